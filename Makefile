@@ -1,0 +1,64 @@
+# Everything a person types. Each target sets up first what it needs, and says so.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The environment is made anew when the locked packages change, never otherwise.
+RUN_LOCK := $(shell cat requirements.txt pyproject.toml | cksum | cut -d' ' -f1)
+DEV_LOCK := $(shell cat requirements.txt requirements-dev.txt pyproject.toml | cksum | cut -d' ' -f1)
+READY := $(VENV)/ready-$(RUN_LOCK)
+DEV_READY := $(VENV)/ready-dev-$(DEV_LOCK)
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate \
+	--no-emit-index-url --no-emit-find-links --override overrides.txt
+
+.PHONY: help setup setup-dev start test test-slow check format demo lock audit
+
+help: ## what can be typed
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
+
+setup: $(READY) ## the virtual environment .venv/ with the locked packages
+
+$(READY):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@echo "Setting up $(VENV)/: torch is large, this takes some minutes the first time …"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --no-deps --requirement requirements.txt
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@rm -f $(VENV)/ready-[0-9]* && touch $@
+	@echo "Set up: $$($(BIN)/python -m pip list 2>/dev/null | tail -n +3 | wc -l) packages in $(VENV)/."
+
+setup-dev: $(DEV_READY)
+
+$(DEV_READY): $(READY)
+	@echo "Adding what tests and checks need …"
+	@$(BIN)/python -m pip install --quiet --no-deps --requirement requirements-dev.txt
+	@rm -f $(VENV)/ready-dev-* && touch $@
+
+start: setup ## the development server on http://127.0.0.1:9090 (HOST, PORT, MODEL_DIR, … from the environment)
+	@exec $(BIN)/python -m my_backend serve
+
+test: setup-dev ## all tests but the slow ones
+	@exec $(BIN)/python -m pytest -m "not slow"
+
+test-slow: setup-dev ## the slow tests: kills, fuzzing, soak
+	@exec $(BIN)/python -m pytest -m slow
+
+check: setup-dev ## lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup-dev ## format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+demo: setup-dev ## a real Label Studio with handwritten digits and this backend, to look at
+	@exec $(BIN)/python -m demo
+
+lock: setup-dev ## renew the locked packages
+	$(COMPILE) --upgrade requirements.in -o requirements.txt
+	$(COMPILE) --upgrade requirements-dev.in -o requirements-dev.txt
+
+audit: setup-dev ## known vulnerabilities in the locked packages, where their database can be reached
+	$(BIN)/pip-audit --no-deps --disable-pip --requirement requirements.txt

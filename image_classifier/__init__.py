@@ -1,0 +1,1 @@
+"""Learns and classifies images. Knows nothing of Label Studio, HTTP or Redis."""

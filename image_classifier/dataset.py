@@ -1,0 +1,75 @@
+"""Labelled images: the torch dataset for training all layers, folders of images, and the stable held-out split."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from image_classifier.inference import ImageFile
+from image_classifier.preprocessing import Source
+
+HELD_OUT = 0.2
+MIN_TRAINING_IMAGES = 2  # of each class, before any image of it is held out
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image and the name of its class."""
+
+    image: ImageFile
+    label: str
+
+
+class ImageClassifierDataset(Dataset[tuple[Tensor, int]]):
+    """Images, as paths or bytes, with their labels; gives (transformed image, index of the class)."""
+
+    def __init__(
+        self,
+        images: Sequence[Source],
+        labels: Sequence[str],
+        classes: Sequence[str],
+        transform: Callable[[Source], Tensor],
+    ) -> None:
+        """Raises ValueError for a label that is none of the classes, or another number of labels than images."""
+        if len(images) != len(labels):
+            raise ValueError(f"{len(images)} images, but {len(labels)} labels")
+        unknown = sorted(set(labels) - set(classes))
+        if unknown:
+            raise ValueError(f"labels that are no class: {', '.join(unknown)}")
+        index = {name: number for number, name in enumerate(classes)}
+        self._images = images
+        self._targets = [index[label] for label in labels]
+        self._transform = transform
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, position: int) -> tuple[Tensor, int]:
+        return self._transform(self._images[position]), self._targets[position]
+
+
+def held_out(samples: Sequence[Sample]) -> list[bool]:
+    """Which samples are kept for evaluation: about a fifth, chosen by the image's content.
+
+    So an image is on the same side in every version. A class of which fewer than two images would be left for
+    training has none held out.
+    """
+    chosen = [int(sample.image.digest[:8], 16) < HELD_OUT * 2**32 for sample in samples]
+    left = Counter(sample.label for sample, out in zip(samples, chosen, strict=True) if not out)
+    return [out and left[sample.label] >= MIN_TRAINING_IMAGES for sample, out in zip(samples, chosen, strict=True)]
+
+
+def samples_of_folder(folder: Path) -> list[Sample]:
+    """The samples of `folder/<class>/<image>`; raises ValueError where there is no class folder."""
+    classes = sorted(path for path in folder.iterdir() if path.is_dir())
+    if not classes:
+        raise ValueError(f"{folder} holds no folders: put the images of each class in a folder named for the class")
+    return [
+        Sample(ImageFile.of(path), directory.name)
+        for directory in classes
+        for path in sorted(directory.iterdir())
+        if path.is_file()
+    ]

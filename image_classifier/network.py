@@ -1,0 +1,286 @@
+"""ResNet18 with a replaceable head: a frozen or fine-tuned backbone that embeds, a linear head that classifies."""
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError  # what torch.load(weights_only=True) raises
+from typing import Any
+from urllib.parse import urlparse
+
+import requests
+import torch
+import torchvision
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from image_classifier.preprocessing import Preprocessing
+
+log = logging.getLogger(__name__)
+
+ARCHITECTURE = "resnet18"
+EMBEDDING_SIZE = 512
+FINE_TUNED = "fine-tuned"  # the origin of a backbone whose layers were trained on the user's images
+RANDOM_SEED = 0  # random weights are the same in every process, so that their embeddings can be shared
+DOWNLOAD_SECONDS = 120
+
+FORMAT = 1
+BACKBONE_FILE = "backbone.safetensors"
+HEAD_FILE = "head.safetensors"
+RECORD_FILE = "model.json"
+
+
+class WeightsError(ValueError):
+    """Weights that cannot be loaded; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """The network without its last layer: images [n, 3, h, w] → embeddings [n, 512]."""
+
+    module: nn.Module
+    preprocessing: Preprocessing
+    origin: str  # imagenet, random, the name of a weights file, or fine-tuned
+    fingerprint: str  # of weights and preprocessing: equal fingerprints give equal embeddings
+    warning: str = ""  # what a user should know, such as that the pretrained weights could not be had
+
+
+@dataclass(frozen=True)
+class Head:
+    """The last layer, with the temperature that makes its softmax a calibrated probability.
+
+    weight [classes, 512], bias [classes].
+    """
+
+    weight: Tensor
+    bias: Tensor
+    temperature: float = 1.0
+
+    def __call__(self, embeddings: Tensor) -> Tensor:
+        """Embeddings [n, 512] → calibrated logits [n, classes]."""
+        return (embeddings @ self.weight.T + self.bias) / self.temperature
+
+
+def resnet18() -> nn.Module:
+    """A bare ResNet18 whose output is the embedding."""
+    module: nn.Module = torchvision.models.resnet18(weights=None)
+    module.fc = nn.Identity()
+    return module
+
+
+def make_backbone(
+    module: nn.Module, preprocessing: Preprocessing, origin: str, *, fingerprint: str = "", warning: str = ""
+) -> Backbone:
+    """A frozen backbone; its fingerprint is computed where it is not known."""
+    module.eval().requires_grad_(False)
+    known = fingerprint or _fingerprint(module, preprocessing)
+    return Backbone(module, preprocessing, origin, known, warning)
+
+
+def _fingerprint(module: nn.Module, preprocessing: Preprocessing) -> str:
+    digest = hashlib.sha256(json.dumps([ARCHITECTURE, preprocessing.record()], sort_keys=True).encode())
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
+def load_backbone(weights: str, image_size: int) -> Backbone:
+    """The backbone that a first version grows from.
+
+    `weights` is `imagenet`, `none` (random), or the path of a .safetensors or .pth file of a ResNet18. Where the
+    ImageNet weights cannot be downloaded the backbone is random and says so in `warning`. Raises WeightsError for
+    a file that does not hold a ResNet18.
+    """
+    preprocessing = Preprocessing(resize_size=image_size, crop_size=image_size)
+    if weights == "imagenet":
+        try:
+            state = _imagenet_weights()
+        except (OSError, WeightsError) as error:
+            warning = (
+                f"The ImageNet weights could not be downloaded ({_reason(error)}); the network starts from random "
+                "weights and learns less from the same labels. Set WEIGHTS to a downloaded resnet18 file, or "
+                "WEIGHTS=none to silence this."
+            )
+            log.warning(warning)
+            return make_backbone(_random_resnet18(), preprocessing, "random", warning=warning)
+        return make_backbone(_with_weights(state, weights), preprocessing, "imagenet")
+    if weights == "none":
+        return make_backbone(_random_resnet18(), preprocessing, "random")
+    path = Path(weights).expanduser()
+    return make_backbone(_with_weights(_read_weights(path), str(path)), preprocessing, path.name)
+
+
+def _random_resnet18() -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(RANDOM_SEED)
+        return resnet18()
+
+
+def _with_weights(state: dict[str, Tensor], name: str) -> nn.Module:
+    module = resnet18()
+    backbone = {key.removeprefix("module."): value for key, value in state.items()}
+    backbone = {key: value for key, value in backbone.items() if not key.startswith("fc.")}
+    try:
+        module.load_state_dict(backbone)
+    except RuntimeError as error:
+        first = str(error).splitlines()[1:2]
+        raise WeightsError(f"WEIGHTS={name} holds no ResNet18: {' '.join(first).strip() or error}") from error
+    return module
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise WeightsError(f"WEIGHTS={path}: there is no such file; give a file, `imagenet` or `none`")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError, EOFError, RuntimeError, ValueError, UnpicklingError) as error:
+        raise WeightsError(f"WEIGHTS={path} cannot be read: {_reason(error)}") from error
+    if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
+        loaded = loaded["state_dict"]
+    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise WeightsError(f"WEIGHTS={path} holds no state dict; save one with torch.save(model.state_dict(), path)")
+    return loaded
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else 'no reason given'}"
+
+
+def _imagenet_weights() -> dict[str, Tensor]:
+    """torchvision's ImageNet weights, from torch's own download cache where they are there.
+
+    torch.hub's download has no time limit, and a server must not hang on a firewall that drops packets.
+    """
+    url = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.url
+    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
+    if not path.is_file():
+        _download(url, path, sha256_prefix=path.stem.rsplit("-", 1)[1])
+    return _read_weights(path)
+
+
+def _download(url: str, path: Path, *, sha256_prefix: str) -> None:
+    log.info("downloading %s to %s", url, path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + DOWNLOAD_SECONDS
+    digest = hashlib.sha256()
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part") as part:
+        with requests.get(url, stream=True, timeout=(5, 20)) as response:
+            response.raise_for_status()
+            for chunk in response.iter_content(1 << 20):
+                digest.update(chunk)
+                part.write(chunk)
+                if time.monotonic() > deadline:
+                    raise WeightsError(f"the download took longer than {DOWNLOAD_SECONDS} s")
+        if not digest.hexdigest().startswith(sha256_prefix):
+            raise WeightsError(f"the download of {url} is damaged: its hash does not fit its name")
+        part.flush()
+        with suppress(FileExistsError):  # another process was faster
+            os.link(part.name, path)
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A trained network: backbone, head, its classes in their order, and the record of how it came about."""
+
+    backbone: Backbone
+    head: Head
+    evaluation_head: Head  # fitted without the held-out images, so that versions can be compared on them
+    classes: tuple[str, ...]
+    record: dict[str, Any]
+
+    def save(self, folder: Path, *, backbone_file: Path | None = None) -> None:
+        """Writes `backbone.safetensors`, `head.safetensors` and `model.json`, the last one last.
+
+        `backbone_file` may name a saved file of the same backbone: it is linked instead of written again.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (backbone_file and _link(backbone_file, folder / BACKBONE_FILE)):
+            save_file(_plain(self.backbone.module.state_dict()), folder / BACKBONE_FILE)
+        heads = {"": self.head, "evaluation.": self.evaluation_head}
+        tensors = {
+            f"{prefix}{name}": tensor
+            for prefix, head in heads.items()
+            for name, tensor in (("weight", head.weight), ("bias", head.bias))
+        }
+        save_file(_plain(tensors), folder / HEAD_FILE)
+        record = {
+            **self.record,
+            "format": FORMAT,
+            "architecture": ARCHITECTURE,
+            "classes": list(self.classes),
+            "temperature": self.head.temperature,
+            "preprocessing": self.backbone.preprocessing.record(),
+            "weights": {"origin": self.backbone.origin, "fingerprint": self.backbone.fingerprint},
+            "warning": self.backbone.warning,
+        }
+        (folder / RECORD_FILE).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """`model.json` of a saved classifier; raises WeightsError."""
+    try:
+        record: dict[str, Any] = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{folder} holds no model: {RECORD_FILE} cannot be read ({_reason(error)})") from error
+    if record.get("format") != FORMAT or record.get("architecture") != ARCHITECTURE:
+        raise WeightsError(f"{folder} holds a model of another kind (format {record.get('format')})")
+    return record
+
+
+def load_saved_backbone(folder: Path) -> Backbone:
+    """The backbone of a saved classifier; raises WeightsError."""
+    record = read_record(folder)
+    module = _with_weights(_read_weights(folder / BACKBONE_FILE), str(folder / BACKBONE_FILE))
+    weights = record["weights"]
+    return make_backbone(
+        module,
+        Preprocessing.from_record(record["preprocessing"]),
+        weights["origin"],
+        fingerprint=weights["fingerprint"],
+        warning=record.get("warning", ""),
+    )
+
+
+def load_classifier(folder: Path, backbone: Backbone) -> Classifier:
+    """A saved classifier on a backbone that is loaded already; raises WeightsError."""
+    record = read_record(folder)
+    tensors = _read_weights(folder / HEAD_FILE)
+    temperature = record["temperature"]
+    return Classifier(
+        backbone,
+        Head(tensors["weight"], tensors["bias"], temperature),
+        Head(tensors["evaluation.weight"], tensors["evaluation.bias"], temperature),
+        tuple(record["classes"]),
+        record,
+    )
+
+
+def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _link(source: Path, target: Path) -> bool:
+    """A second name for an immutable file; False where the file system has none to give."""
+    try:
+        os.link(source, target)
+    except OSError:
+        return False
+    return True
+
+
+def choose_device() -> torch.device:
+    """CUDA, Apple's MPS, or the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")

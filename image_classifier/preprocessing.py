@@ -1,0 +1,101 @@
+"""A file or bytes → a tensor: the one definition for training, evaluation and serving."""
+
+from dataclasses import asdict, dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+Source = Path | bytes
+
+# Formats that Label Studio shows; others (EPS, FITS, PSD, …) only widen what a hostile file can reach.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
+MAX_PIXELS = 178_956_970  # as many as Pillow decodes before it calls an image a decompression bomb
+
+# Pillow's own check warns at half of this; `open_image` refuses by itself, with the remedy.
+Image.MAX_IMAGE_PIXELS = None
+
+
+class ImageError(ValueError):
+    """An image that cannot be decoded; the message says why."""
+
+
+def open_image(source: Source) -> Image.Image:
+    """The image's first frame, upright (EXIF), in RGB, transparency on white.
+
+    Raises ImageError where the bytes are no image of a known format, are cut short, or hold too many pixels.
+    """
+    try:
+        with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise ImageError(f"{width}×{height} is more than {MAX_PIXELS:,} pixels: scale the image down")
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image))
+    except ImageError:
+        raise
+    except UnidentifiedImageError as error:
+        raise ImageError(f"not an image ({', '.join(FORMATS)} are read)") from error
+    except Exception as error:  # Pillow's decoders raise whatever a broken file makes them raise
+        raise ImageError(f"broken image: {error}") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        # convert() would clip 16 bits to 8 instead of scaling them
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        pixels = np.nan_to_num(np.asarray(image, dtype=np.float32))
+        low, high = float(pixels.min()), float(pixels.max())
+        return Image.fromarray(((pixels - low) * (255 / max(high - low, 1e-6))).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Resize the short side, crop the centre, normalize by the statistics of the pretrained weights."""
+
+    resize_size: int = 224
+    crop_size: int = 224
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> "Preprocessing":
+        return cls(record["resize_size"], record["crop_size"], tuple(record["mean"]), tuple(record["std"]))
+
+    def record(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __call__(self, source: Source) -> Tensor:
+        """uint8 [3, crop_size, crop_size]; raises ImageError."""
+        return self.crop(open_image(source))
+
+    def crop(self, image: Image.Image) -> Tensor:
+        """uint8 [3, crop_size, crop_size] from an RGB image of any size."""
+        scale = self.resize_size / min(image.size)
+        width, height = (max(self.crop_size, round(side * scale)) for side in image.size)
+        left, top = (width - self.crop_size) // 2, (height - self.crop_size) // 2
+        # One resampling of just the square that is kept: a 1×20000 strip must not become a huge image.
+        across, down = image.width / width, image.height / height
+        box = (left * across, top * down, (left + self.crop_size) * across, (top + self.crop_size) * down)
+        square = image.resize((self.crop_size, self.crop_size), Image.Resampling.BILINEAR, box=box, reducing_gap=3.0)
+        return to_tensor(square)
+
+    def normalize(self, batch: Tensor) -> Tensor:
+        """uint8 [n, 3, h, w] → float32 of the same shape, on the same device."""
+        mean = torch.tensor(self.mean, device=batch.device)[:, None, None]
+        std = torch.tensor(self.std, device=batch.device)[:, None, None]
+        return (batch.float() / 255 - mean) / std
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """An RGB image as uint8 [3, h, w]."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()

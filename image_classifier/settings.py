@@ -1,0 +1,33 @@
+"""How to learn and classify: the environment, read once by whoever starts a process."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+TrainMode = Literal["auto", "head", "full"]
+Score = Literal["probability", "margin", "entropy"]
+
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+
+
+class ClassifierSettings(BaseSettings):
+    """Each field is the environment variable of the same name in capitals, or a line of `.env`."""
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True)
+
+    weights: str = Field("imagenet", description="`imagenet`, `none` (random), or a .safetensors or .pth file")
+    image_size: PositiveInt = Field(224, description="side in pixels of the square the network sees")
+    train_mode: TrainMode = Field("auto", description="`head`: the last layer; `full`: all layers; `auto` decides")
+    epochs: PositiveInt = Field(25, description="passes over the training images")
+    batch_size: PositiveInt = Field(32, description="images in one step of SGD")
+    learning_rate: PositiveFloat = Field(0.001, description="of the body; the head learns at ten times this rate")
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="of SGD")
+    lr_step_size: PositiveInt = Field(7, description="epochs after which StepLR lowers the learning rate")
+    lr_gamma: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="factor by which StepLR lowers it")
+    score: Score = Field(
+        "probability", description="what a prediction's score says: `probability`, `margin`, `entropy`"
+    )
+    cache_dir: Path = Field(Path("~/.cache/image-classifier"), description="embeddings, per host, never on NFS")

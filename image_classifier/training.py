@@ -1,0 +1,284 @@
+"""SGD + StepLR with explicit arguments: the head alone on embeddings, or all layers on images."""
+
+import copy
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.optim import SGD
+from torch.optim.lr_scheduler import StepLR
+from torch.utils.data import DataLoader
+from torchvision.transforms import v2
+
+from image_classifier.dataset import ImageClassifierDataset, Sample
+from image_classifier.network import EMBEDDING_SIZE, FINE_TUNED, Backbone, Head, choose_device, make_backbone
+from image_classifier.preprocessing import Preprocessing, Source, open_image, to_tensor
+
+log = logging.getLogger(__name__)
+
+STD_FLOOR = 0.01  # of the mean deviation: a feature that hardly varies in training must not explode later
+HEAD_RATE = 10  # the head starts from nothing and learns at ten times the body's rate
+
+Progress = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """What training is told: SGD's and StepLR's, the number of epochs, the batch size, and the random seed."""
+
+    epochs: int = 25
+    batch_size: int = 32
+    learning_rate: float = 0.001
+    momentum: float = 0.9
+    lr_step_size: int = 7
+    lr_gamma: float = 0.1
+    seed: int = 0
+
+    def record(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def train_head(
+    embeddings: Tensor, targets: Tensor, classes: int, hyperparameters: Hyperparameters, progress: Progress
+) -> Head:
+    """A linear layer on standardized embeddings [n, 512] and class indices [n].
+
+    The standardization is folded into the layer, so that it takes embeddings as they are. The same arguments give
+    the same head. `progress` gets a record for each epoch and may raise to stop.
+    """
+    mean, std = embeddings.mean(0), embeddings.std(0, unbiased=False)
+    std = std + 1e-6 + STD_FLOOR * std.mean()
+    inputs = (embeddings - mean) / std
+    generator = torch.Generator().manual_seed(hyperparameters.seed)
+    layer = _new_layer(classes, generator)
+    optimizer = SGD(layer.parameters(), lr=HEAD_RATE * hyperparameters.learning_rate, momentum=hyperparameters.momentum)
+    scheduler = StepLR(optimizer, hyperparameters.lr_step_size, hyperparameters.lr_gamma)
+    clock = _Clock(hyperparameters.epochs)
+    for epoch in range(hyperparameters.epochs):
+        total = 0.0
+        for batch in torch.split(torch.randperm(len(inputs), generator=generator), hyperparameters.batch_size):
+            loss = cross_entropy(layer(inputs[batch]), targets[batch])
+            optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            optimizer.step()
+            total += float(loss.detach()) * len(batch)
+        scheduler.step()
+        progress({"phase": "training the head", "loss": total / len(inputs), **clock.after(epoch)})
+    weight = layer.weight.detach() / std
+    return Head(weight, layer.bias.detach() - weight @ mean)
+
+
+def _new_layer(classes: int, generator: torch.Generator) -> nn.Linear:
+    """As torch initializes a linear layer, but from a generator of its own."""
+    layer: nn.Linear = nn.utils.skip_init(nn.Linear, EMBEDDING_SIZE, classes)  # type: ignore[no-untyped-call]
+    bound = EMBEDDING_SIZE**-0.5
+    with torch.no_grad():
+        layer.weight.uniform_(-bound, bound, generator=generator)
+        layer.bias.uniform_(-bound, bound, generator=generator)
+    return layer
+
+
+class _Clock:
+    """Says how far training is and how long it will take."""
+
+    def __init__(self, epochs: int, done: int = 0) -> None:
+        self._epochs, self._done = epochs, done
+        self._start = time.monotonic()
+
+    def after(self, epoch: int) -> dict[str, Any]:
+        spent = time.monotonic() - self._start
+        left = self._epochs - epoch - 1
+        each = spent / max(1, epoch + 1 - self._done)
+        return {"epoch": epoch + 1, "epochs": self._epochs, "seconds_left": round(each * left, 1)}
+
+
+class Augmentation:
+    """A source → uint8 [3, crop_size, crop_size]: a random part of the image, mirrored half of the time."""
+
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        self._transform = v2.Compose(
+            [
+                v2.RandomResizedCrop(preprocessing.crop_size, scale=(0.35, 1), antialias=True),
+                v2.RandomHorizontalFlip(),
+            ]
+        )
+
+    def __call__(self, source: Source) -> Tensor:
+        tensor: Tensor = self._transform(to_tensor(open_image(source)))
+        return tensor
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """The backbone of the best epoch, and that epoch's accuracy on the held-out images (0 to 1)."""
+
+    backbone: Backbone
+    accuracy: float
+    epoch: int
+
+
+def fine_tune(
+    backbone: Backbone,
+    head: Head,
+    training: Sequence[Sample],
+    held_out: Sequence[Sample],
+    classes: Sequence[str],
+    hyperparameters: Hyperparameters,
+    checkpoint: Path,
+    progress: Progress,
+) -> FineTuned:
+    """Trains all layers from a backbone and its trained head; keeps the epoch that is best on the held-out images.
+
+    After each epoch the whole state goes to `checkpoint`, a safetensors file; where it is there already, training
+    goes on from it and ends with the same weights as if it had never stopped. `progress` gets a record for each
+    epoch and may raise to stop.
+    """
+    device = choose_device()
+    module = copy.deepcopy(backbone.module)
+    module.fc = nn.Linear(EMBEDDING_SIZE, len(classes))
+    with torch.no_grad():
+        module.fc.weight.copy_(head.weight)
+        module.fc.bias.copy_(head.bias)
+    module.requires_grad_(True).to(device)
+    body = [parameter for name, parameter in module.named_parameters() if not name.startswith("fc.")]
+    rate = hyperparameters.learning_rate
+    optimizer = SGD(
+        [{"params": body, "lr": rate}, {"params": list(module.fc.parameters()), "lr": HEAD_RATE * rate}],
+        momentum=hyperparameters.momentum,
+    )
+    scheduler = StepLR(optimizer, hyperparameters.lr_step_size, hyperparameters.lr_gamma)
+    state = _TrainingState(module, optimizer, scheduler)
+    done = state.resume(checkpoint)
+    augmented = _dataset(training, classes, Augmentation(backbone.preprocessing))
+    plain = _dataset(held_out, classes, backbone.preprocessing)
+    clock = _Clock(hyperparameters.epochs, done)
+    for epoch in range(done, hyperparameters.epochs):
+        with torch.random.fork_rng():
+            # Each epoch's shuffling and augmentation hang on the seed and its number alone.
+            torch.manual_seed(hyperparameters.seed * 1_000_003 + epoch)
+            loss = _train_one_epoch(module, optimizer, augmented, backbone.preprocessing, hyperparameters.batch_size)
+        scheduler.step()
+        accuracy = _accuracy(module, plain, backbone.preprocessing, hyperparameters.batch_size)
+        state.finish_epoch(epoch, accuracy)
+        state.save(checkpoint)
+        progress({"phase": "training all layers", "loss": loss, "accuracy": accuracy, **clock.after(epoch)})
+    module.load_state_dict(state.best)
+    module.fc = nn.Identity()
+    tuned = make_backbone(module.cpu(), backbone.preprocessing, FINE_TUNED, warning=backbone.warning)
+    return FineTuned(tuned, state.best_accuracy, state.best_epoch + 1)
+
+
+def _dataset(
+    samples: Sequence[Sample], classes: Sequence[str], transform: Callable[[Source], Tensor]
+) -> ImageClassifierDataset:
+    return ImageClassifierDataset(
+        [sample.image.path for sample in samples], [sample.label for sample in samples], classes, transform
+    )
+
+
+def _train_one_epoch(
+    module: nn.Module,
+    optimizer: SGD,
+    dataset: ImageClassifierDataset,
+    preprocessing: Preprocessing,
+    batch_size: int,
+) -> float:
+    """The mean loss."""
+    module.train()
+    device = next(module.parameters()).device
+    total, images = 0.0, 0
+    # Batch normalization cannot learn from a batch of one.
+    loader = DataLoader(dataset, batch_size, shuffle=True, drop_last=len(dataset) % batch_size == 1)
+    for pixels, targets in loader:
+        logits = module(preprocessing.normalize(pixels.to(device)))
+        loss = cross_entropy(logits, targets.to(device))
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
+        total += float(loss.detach()) * len(targets)
+        images += len(targets)
+    return total / images
+
+
+@torch.inference_mode()
+def _accuracy(
+    module: nn.Module, dataset: ImageClassifierDataset, preprocessing: Preprocessing, batch_size: int
+) -> float:
+    module.eval()
+    device = next(module.parameters()).device
+    hits = 0
+    for pixels, targets in DataLoader(dataset, batch_size):
+        predicted = module(preprocessing.normalize(pixels.to(device))).argmax(1).cpu()
+        hits += int((predicted == targets).sum())
+    return hits / len(dataset)
+
+
+class _TrainingState:
+    """All that training needs to go on: weights, momentum, learning rate, epoch, and the best epoch so far."""
+
+    def __init__(self, module: nn.Module, optimizer: SGD, scheduler: StepLR) -> None:
+        self._module, self._optimizer, self._scheduler = module, optimizer, scheduler
+        self._epochs_done = 0
+        self.best = copy.deepcopy(module.state_dict())
+        self.best_accuracy, self.best_epoch = -1.0, -1
+
+    def finish_epoch(self, epoch: int, accuracy: float) -> None:
+        self._epochs_done = epoch + 1
+        if accuracy > self.best_accuracy:
+            self.best = copy.deepcopy(self._module.state_dict())
+            self.best_accuracy, self.best_epoch = accuracy, epoch
+
+    def save(self, path: Path) -> None:
+        optimizer = self._optimizer.state_dict()
+        tensors = {f"module.{name}": tensor for name, tensor in self._module.state_dict().items()}
+        tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
+        tensors |= {
+            f"momentum.{number}": state["momentum_buffer"]
+            for number, state in optimizer["state"].items()
+            if state.get("momentum_buffer") is not None
+        }
+        facts = {
+            "epochs_done": self._epochs_done,
+            "best_accuracy": self.best_accuracy,
+            "best_epoch": self.best_epoch,
+            "groups": optimizer["param_groups"],
+            "scheduler": self._scheduler.state_dict(),
+        }
+        part = path.with_suffix(".part")
+        save_file(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+            part,
+            metadata={"state": json.dumps(facts)},
+        )
+        os.replace(part, path)
+
+    def resume(self, path: Path) -> int:
+        """How many epochs are done already."""
+        if not path.is_file():
+            return 0
+        with safe_open(path, "pt") as file:
+            facts = json.loads(file.metadata()["state"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no dict
+        self._module.load_state_dict(_of("module.", tensors))
+        self.best = _of("best.", tensors)
+        momentum = {int(name): {"momentum_buffer": tensor} for name, tensor in _of("momentum.", tensors).items()}
+        self._optimizer.load_state_dict({"state": momentum, "param_groups": facts["groups"]})
+        self._scheduler.load_state_dict(facts["scheduler"])
+        self.best_accuracy, self.best_epoch = facts["best_accuracy"], facts["best_epoch"]
+        self._epochs_done = facts["epochs_done"]
+        log.info("going on after epoch %d from %s", self._epochs_done, path.name)
+        return self._epochs_done
+
+
+def _of(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

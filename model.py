@@ -1,0 +1,429 @@
+"""ImageClassifierAPI: Label Studio's tasks and annotations ⇄ images and labels."""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from tempfile import mkdtemp
+from threading import Lock
+from typing import Any
+from weakref import WeakValueDictionary
+
+import numpy as np
+import torch
+from label_studio_ml.model import LabelStudioMLBase
+from torch import Tensor
+
+from image_classifier.dataset import Sample, held_out
+from image_classifier.embeddings import EmbeddingCache
+from image_classifier.evaluation import evaluate, fit_temperature
+from image_classifier.inference import ImageFile, InferenceLane
+from image_classifier.network import (
+    BACKBONE_FILE,
+    FINE_TUNED,
+    Backbone,
+    Classifier,
+    Head,
+    load_backbone,
+    load_classifier,
+    load_saved_backbone,
+    read_record,
+)
+from image_classifier.preprocessing import ImageError
+from image_classifier.settings import ClassifierSettings
+from image_classifier.training import Hyperparameters, fine_tune, train_head
+from my_backend.annotations import label_of
+from my_backend.errors import MediaError, TrainingError
+from my_backend.media import Media, MediaRequest, media_pool, open_media
+from my_backend.settings import Settings
+from my_backend.wire import ImageChoices, Json, parse_label_config, prediction
+
+log = logging.getLogger(__name__)
+
+MIN_CLASSES = 2
+MIN_IMAGES_OF_A_CLASS = 2
+# A version is held back when its accuracy is lower than the live one's by more than this, and by more than
+# two standard errors of the difference.
+CLEARLY_WORSE = 0.02
+
+
+class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base class has no types
+    """A ResNet18 that learns a project's single-choice image labels.
+
+    Instances are cheap: the network's weights are shared by all instances that use the same ones.
+    """
+
+    def __init__(
+        self,
+        label_config: str | None = None,
+        train_output: Json | None = None,
+        *,
+        media: Media | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """`train_output` is what `fit` returned; `media` fetches images, by default as the environment says.
+
+        Raises WeightsError where `train_output` names a model that cannot be loaded.
+        """
+        # The base class parses the labeling config with asserts; ours never raises.
+        super().__init__(label_config=None, train_output=train_output, **kwargs)
+        self.label_config = label_config or ""
+        self._media = media or _default_media()
+        folder = self.train_output.get("model_dir")
+        self._classifier = _load(Path(folder)) if folder else None
+
+    # --- predict ------------------------------------------------------------
+
+    def predict(
+        self,
+        tasks: Sequence[Json],
+        *,
+        label_config: str | None = None,
+        deadline: float = float("inf"),
+        **kwargs: Any,
+    ) -> list[Json | list[Any]]:
+        """For each task, in order, a prediction, or `[]` where there is none.
+
+        `label_config` is the project's today, where it may have changed since; `deadline` (monotonic seconds) is
+        when an answer is due, with `[]` for what is not done.
+        """
+        tag = parse_label_config(label_config or self.label_config).image_choices
+        classifier = self._classifier
+        if tag is None or classifier is None:
+            return [[] for _ in tasks]
+        offered = [i for i, name in enumerate(classifier.classes) if name in tag.choices]
+        if not offered:
+            return [[] for _ in tasks]
+        results: list[Json | list[Any]] = [[] for _ in tasks]
+        positions, embeddings = self._embeddings(tasks, tag, classifier.backbone, deadline)
+        if positions:
+            # Only choices that the project has today, and their probabilities alone
+            probabilities = classifier.head(embeddings)[:, offered].softmax(1)
+            best, scores = probabilities.argmax(1).tolist(), _scores(probabilities, _settings().score)
+            for position, choice, score in zip(positions, best, scores, strict=True):
+                results[position] = prediction(tag, classifier.classes[offered[choice]], score)
+        return results
+
+    def _embeddings(
+        self, tasks: Sequence[Json], tag: ImageChoices, backbone: Backbone, deadline: float
+    ) -> tuple[list[int], Tensor]:
+        """The positions of the tasks whose image could be read, and their embeddings [n, 512]."""
+        fetched = self._fetch(tasks, tag, deadline)
+        readable = {i: file for i, file in enumerate(fetched) if isinstance(file, ImageFile)}
+        embedded = _lane().embed(backbone, list(readable.values()))
+        positions, vectors = [], []
+        for position, vector in zip(readable, embedded, strict=True):
+            if isinstance(vector, ImageError):
+                log.warning("%s", _name(tasks[position], vector))
+            else:
+                positions.append(position)
+                vectors.append(vector)
+        return positions, torch.from_numpy(np.stack(vectors)) if vectors else torch.empty(0)
+
+    def _fetch(
+        self, tasks: Sequence[Json], tag: ImageChoices, deadline: float = float("inf")
+    ) -> list[ImageFile | MediaError]:
+        """Each task's image; failures are logged, with the task and the remedy."""
+        urls = [(task.get("data") or {}).get(tag.field) for task in tasks]
+        wanted = [
+            MediaRequest(url, task.get("id")) for url, task in zip(urls, tasks, strict=True) if isinstance(url, str)
+        ]
+        found = iter(self._media.fetch_all(wanted, deadline))
+        files: list[ImageFile | MediaError] = []
+        for task, url in zip(tasks, urls, strict=True):
+            file = next(found) if isinstance(url, str) else MediaError(_name(task, f"no image URL in {tag.field!r}"))
+            if isinstance(file, MediaError):
+                log.warning("%s", file)
+                files.append(file)
+            else:
+                files.append(ImageFile(file.path, file.digest))
+        return files
+
+    @classmethod
+    def warm_up(cls) -> str:
+        """Loads the network that first versions grow from; returns what a user should know of it, or ""."""
+        return _base_backbone().warning
+
+    def prepare(self, tasks: Sequence[Json]) -> None:
+        """Embeds the tasks' images ahead, so that predicting them later costs nothing."""
+        tag = parse_label_config(self.label_config).image_choices
+        if tag is None:
+            return
+        backbone = self._classifier.backbone if self._classifier else _base_backbone()
+        files = [file for file in self._fetch(tasks, tag) if isinstance(file, ImageFile)]
+        _lane().embed(backbone, files, background=True)
+
+    # --- fit ----------------------------------------------------------------
+
+    def fit(
+        self,
+        completions: Iterable[Json],
+        workdir: str | None = None,
+        *,
+        kind: str = "full",
+        progress: Callable[[Json], None] | None = None,
+        publish: Callable[[Json], None] | None = None,
+        **kwargs: Any,
+    ) -> Json:
+        """Trains on annotated tasks; returns, and gives to `publish`, the resources of the new model.
+
+        `kind` is `head` for a quick training of the last layer, `full` for all that TRAIN_MODE asks for.
+        `progress` gets records with `phase`, `epoch`, `epochs`, `loss`, `accuracy`, `seconds_left`, and may raise to
+        stop. Raises TrainingError, in a labeler's words, where there is too little to learn from.
+        """
+        report = progress or (lambda record: None)
+        folder = Path(workdir or mkdtemp(prefix="image-classifier-"))
+        config = parse_label_config(self.label_config)
+        if config.image_choices is None:
+            raise TrainingError(config.problem)
+        settings = _settings()
+        hyperparameters = _hyperparameters(settings)
+        backbone = self._backbone_to_grow_from()
+        samples, embeddings, used = self._samples(list(completions), config.image_choices, backbone, report)
+        classes = self._ordered_classes(samples, config.choices)
+        classifier = _train_classifier(backbone, embeddings, samples, classes, hyperparameters, report)
+        if settings.train_mode == "full" and kind == "full":
+            # The head that was just trained is where training all layers starts from.
+            backbone = _fine_tune(classifier, samples, hyperparameters, folder / "checkpoint.safetensors", report)
+            report({"phase": "embedding images", "images": len(samples)})
+            embeddings = _embed(backbone, samples)
+            classifier = _train_classifier(backbone, embeddings, samples, classes, hyperparameters, report)
+        held_back = self._why_hold_back(classifier, samples)
+        output = self._save(classifier, folder / "model", used, held_back)
+        if publish:
+            publish(output)
+        return output
+
+    def _backbone_to_grow_from(self) -> Backbone:
+        """The live version's where it was fine-tuned on this project; otherwise what WEIGHTS says today."""
+        if self._classifier and self._classifier.backbone.origin == FINE_TUNED:
+            return self._classifier.backbone
+        return _base_backbone()
+
+    def _samples(
+        self, tasks: list[Json], tag: ImageChoices, backbone: Backbone, report: Callable[[Json], None]
+    ) -> tuple[list[Sample], Tensor, Counter[str]]:
+        """The labelled images, their embeddings [n, 512], and how many tasks were used or left out, by reason.
+
+        A task's image and label stay together from here on, whatever is left out. Raises TrainingError where too
+        little is left.
+        """
+        labels = [label_of(task, tag) for task in tasks]
+        used: Counter[str] = Counter(label.outcome for label in labels)
+        chosen = [(task, label.choice) for task, label in zip(tasks, labels, strict=True) if label.outcome == "used"]
+        report({"phase": "fetching images", "images": len(chosen)})
+        fetched = self._fetch([task for task, _ in chosen], tag)
+        candidates = [
+            (task, Sample(file, choice))
+            for (task, choice), file in zip(chosen, fetched, strict=True)
+            if isinstance(file, ImageFile)
+        ]
+        report({"phase": "embedding images", "images": len(candidates)})
+        samples, vectors = [], []
+        embedded = _lane().embed(backbone, [sample.image for _, sample in candidates], background=True)
+        for (task, sample), vector in zip(candidates, embedded, strict=True):
+            if isinstance(vector, ImageError):
+                log.warning("%s", _name(task, vector))
+            else:
+                samples.append(sample)
+                vectors.append(vector)
+        used["image missing"] = len(chosen) - len(candidates)
+        used["image broken"] = len(candidates) - len(samples)
+        used["used"] = len(samples)
+        _check_enough(samples, used)
+        return samples, torch.from_numpy(np.stack(vectors)), used
+
+    def _ordered_classes(self, samples: Sequence[Sample], choices: Sequence[str]) -> tuple[str, ...]:
+        """The known classes keep their places; new ones follow in the labeling config's order."""
+        learned = {sample.label for sample in samples}
+        known = [name for name in (self._classifier.classes if self._classifier else ()) if name in learned]
+        return (*known, *(name for name in choices if name in learned and name not in known))
+
+    def _why_hold_back(self, new: Classifier, samples: Sequence[Sample]) -> str:
+        """Why a version should not go live by itself: it is clearly worse than the live one on the same images."""
+        live = self._classifier
+        if live is None:
+            return ""
+        judged = [sample for sample, out in zip(samples, held_out(samples), strict=True) if out]
+        # A class that the live version does not know would count against it.
+        judged = [sample for sample in judged if sample.label in live.classes]
+        if not judged:
+            return ""
+        hits = [_hits(classifier, judged) for classifier in (live, new)]
+        before, after = (float(found.mean()) for found in hits)
+        standard_error = float((hits[0] - hits[1]).std(unbiased=False)) / len(judged) ** 0.5
+        if before - after > max(CLEARLY_WORSE, 2 * standard_error):
+            return (
+                f"its accuracy on {len(judged)} held-out images is {after:.3f}, the live version's {before:.3f}; "
+                "look for labels that were changed by mistake, or activate it by hand"
+            )
+        return ""
+
+    def _save(self, classifier: Classifier, folder: Path, used: Counter[str], held_back: str) -> Json:
+        shared = self._classifier is not None and self._classifier.backbone is classifier.backbone
+        backbone_file = Path(self.train_output["model_dir"]) / BACKBONE_FILE if shared else None
+        classifier.save(folder, backbone_file=backbone_file)
+        return {
+            "model_dir": str(folder),
+            "classes": list(classifier.classes),
+            "figures": classifier.record["figures"],
+            "labels": classifier.record["labels"],
+            "annotations": dict(used),
+            "warning": classifier.backbone.warning,
+            "held_back": held_back,
+        }
+
+
+def _check_enough(samples: Sequence[Sample], used: Counter[str]) -> None:
+    counts = Counter(sample.label for sample in samples)
+    learnable = [name for name, count in counts.items() if count >= MIN_IMAGES_OF_A_CLASS]
+    if len(learnable) >= MIN_CLASSES:
+        return
+    left_out = ", ".join(f"{count} {reason}" for reason, count in used.items() if count and reason != "used")
+    have = ", ".join(f"{count} × {name}" for name, count in counts.items()) or "none"
+    raise TrainingError(
+        f"There is too little to learn from yet: label at least {MIN_IMAGES_OF_A_CLASS} images of each of "
+        f"{MIN_CLASSES} choices (labelled so far: {have}{f'; left out: {left_out}' if left_out else ''})."
+    )
+
+
+def _embed(backbone: Backbone, samples: Sequence[Sample]) -> Tensor:
+    """Embeddings [n, 512] of samples whose images were read before; raises ImageError where one is gone since."""
+    vectors = []
+    for vector in _lane().embed(backbone, [sample.image for sample in samples], background=True):
+        if isinstance(vector, ImageError):
+            raise vector
+        vectors.append(vector)
+    return torch.from_numpy(np.stack(vectors))
+
+
+def _train_classifier(
+    backbone: Backbone,
+    embeddings: Tensor,
+    samples: Sequence[Sample],
+    classes: tuple[str, ...],
+    hyperparameters: Hyperparameters,
+    report: Callable[[Json], None],
+) -> Classifier:
+    """Two heads: one without the held-out images, for the figures; one on all, to be served."""
+    targets = torch.tensor([classes.index(sample.label) for sample in samples])
+    out = torch.tensor(held_out(samples))
+    judged = train_head(embeddings[~out], targets[~out], len(classes), hyperparameters, report)
+    figures: Json = {}
+    temperature = 1.0
+    if out.any():
+        temperature = fit_temperature(judged(embeddings[out]), targets[out])
+        judged = Head(judged.weight, judged.bias, temperature)
+        figures = evaluate(judged(embeddings[out]), targets[out], classes).record()
+        report({"phase": "evaluating", "accuracy": figures["accuracy"]})
+    served = train_head(embeddings, targets, len(classes), hyperparameters, report)
+    counts = Counter(sample.label for sample in samples)
+    record = {
+        "figures": figures,
+        "labels": {name: counts[name] for name in classes},
+        "settings": hyperparameters.record(),
+    }
+    return Classifier(backbone, Head(served.weight, served.bias, temperature), judged, classes, record)
+
+
+def _fine_tune(
+    start: Classifier,
+    samples: Sequence[Sample],
+    hyperparameters: Hyperparameters,
+    checkpoint: Path,
+    report: Callable[[Json], None],
+) -> Backbone:
+    out = held_out(samples)
+    training = [sample for sample, is_out in zip(samples, out, strict=True) if not is_out]
+    judged = [sample for sample, is_out in zip(samples, out, strict=True) if is_out]
+    tuned = fine_tune(
+        start.backbone,
+        start.evaluation_head,
+        training,
+        judged or training,  # with too few labels to hold any out, the best that can be said
+        start.classes,
+        hyperparameters,
+        checkpoint,
+        report,
+    )
+    return _share(tuned.backbone)
+
+
+def _hits(classifier: Classifier, samples: Sequence[Sample]) -> Tensor:
+    """[n] of 0 and 1: whether the head that was fitted without them gets the samples right."""
+    predicted = classifier.evaluation_head(_embed(classifier.backbone, samples)).argmax(1).tolist()
+    right = [classifier.classes[choice] == sample.label for choice, sample in zip(predicted, samples, strict=True)]
+    return torch.tensor(right, dtype=torch.float32)
+
+
+def _scores(probabilities: Tensor, score: str) -> list[float]:
+    """From 0 to 1, higher is surer: the choice's probability, its lead over the next, or how far from undecided."""
+    if probabilities.shape[1] == 1 or score == "probability":
+        values = probabilities.max(1).values
+    elif score == "margin":
+        first, second = probabilities.topk(2).values.unbind(1)
+        values = first - second
+    else:
+        entropy = torch.special.entr(probabilities).sum(1)
+        values = 1 - entropy / torch.tensor(float(probabilities.shape[1])).log()
+    return [round(value, 4) for value in values.clamp(0, 1).tolist()]
+
+
+def _name(task: Json, problem: object) -> str:
+    return f"task {task.get('id')}: {problem}"
+
+
+def _hyperparameters(settings: ClassifierSettings) -> Hyperparameters:
+    return Hyperparameters(
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        momentum=settings.momentum,
+        lr_step_size=settings.lr_step_size,
+        lr_gamma=settings.lr_gamma,
+    )
+
+
+# --- one of each for a process ----------------------------------------------
+# Label Studio's stock server makes an instance without any arguments of ours, so these cannot be handed in.
+
+_backbones: WeakValueDictionary[str, Backbone] = WeakValueDictionary()
+_loading = Lock()
+
+
+@lru_cache(maxsize=1)
+def _settings() -> ClassifierSettings:
+    return ClassifierSettings()
+
+
+@lru_cache(maxsize=1)
+def _lane() -> InferenceLane:
+    return InferenceLane(EmbeddingCache(_settings().cache_dir.expanduser() / "embeddings"))
+
+
+@lru_cache(maxsize=1)
+def _default_media() -> Media:
+    return open_media(Settings(), None, media_pool())
+
+
+def _base_backbone() -> Backbone:
+    with _loading:
+        return _read_base_backbone()
+
+
+@lru_cache(maxsize=1)
+def _read_base_backbone() -> Backbone:
+    return _share(load_backbone(_settings().weights, _settings().image_size))
+
+
+def _share(backbone: Backbone) -> Backbone:
+    """The backbone of the same fingerprint that is in memory already, or this one."""
+    return _backbones.setdefault(backbone.fingerprint, backbone)
+
+
+def _load(folder: Path) -> Classifier:
+    with _loading:
+        fingerprint = read_record(folder)["weights"]["fingerprint"]
+        backbone = _backbones.get(fingerprint) or _share(load_saved_backbone(folder))
+        return load_classifier(folder, backbone)

@@ -1,0 +1,5 @@
+"""`python -m my_backend`"""
+
+from my_backend.cli import app
+
+app(prog_name="python -m my_backend")

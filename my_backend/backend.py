@@ -1,0 +1,64 @@
+"""Everything that a process needs, put together once."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+from my_backend import files
+from my_backend.errors import Conflict
+from my_backend.jobs import JobStore, ThreadQueue
+from my_backend.media import media_pool
+from my_backend.model_class import ModelFactory
+from my_backend.projects import Projects
+from my_backend.retraining import Retraining
+from my_backend.serving import Serving
+from my_backend.settings import Settings
+from my_backend.training_job import TrainingJob
+
+
+class Backend:
+    """The parts of a server; nothing runs before `start`."""
+
+    def __init__(self, settings: Settings) -> None:
+        folder = settings.model_dir / "projects"
+        self.settings = settings
+        self.projects = Projects(folder)
+        self._media_pool: ThreadPoolExecutor = media_pool()
+        new_model = ModelFactory(settings, self.projects, self._media_pool)
+        self.serving = Serving(self.projects, new_model)
+        self.job_store = JobStore(folder)
+        self.queue = ThreadQueue(self.job_store, TrainingJob(settings, self.projects, self.job_store, new_model))
+        self.retraining = Retraining(
+            self.projects,
+            settings.retrain_after_annotations,
+            lambda project: self.submit_correction(project),
+        )
+
+    def submit_correction(self, project: str) -> None:
+        """A quick training, as annotation events ask for."""
+        self.queue.submit(project, "head", "annotations changed")
+
+    @contextmanager
+    def running(self) -> Iterator["Backend"]:
+        """Starts the threads, and ends them however the block ends; raises Conflict."""
+        with self._own_model_dir():
+            self.serving.start()
+            self.queue.start()
+            self.retraining.start()
+            try:
+                yield self
+            finally:
+                self.retraining.stop()
+                self.queue.stop()
+                self.serving.stop()
+                self._media_pool.shutdown(cancel_futures=True)
+
+    @contextmanager
+    def _own_model_dir(self) -> Iterator[None]:
+        """Jobs that run in this process would run twice if another process took up the same ones."""
+        folder = self.settings.model_dir
+        try:
+            with files.claimed(folder / ".server"):
+                yield
+        except files.InUse:
+            raise Conflict(f"another server uses MODEL_DIR={folder}: stop it, or set another MODEL_DIR") from None

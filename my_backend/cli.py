@@ -1,0 +1,63 @@
+"""The command line: serve."""
+
+import logging
+import signal
+import threading
+from typing import Annotated
+
+import typer
+from werkzeug.serving import WSGIRequestHandler, make_server
+
+from my_backend.backend import Backend
+from my_backend.console import show_progress
+from my_backend.errors import BackendError
+from my_backend.logs import set_up_logs
+from my_backend.server import create_app
+from my_backend.settings import Settings, read_settings
+
+log = logging.getLogger(__name__)
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="A Label Studio ML backend.")
+
+
+@app.callback()
+def main() -> None:
+    """Settings come from the environment, or from a file .env in the working directory."""
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="address to listen on [HOST]")] = None,
+    port: Annotated[int | None, typer.Option(help="port to listen on [PORT]")] = None,
+) -> None:
+    """Serves, and trains in the same process, until it is stopped."""
+    settings = read_settings()
+    given = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
+    set_up_logs(settings)
+    try:
+        serve_in_this_process(settings.model_copy(update=given))
+    except BackendError as error:
+        raise SystemExit(str(error)) from None
+
+
+def serve_in_this_process(settings: Settings) -> None:
+    """The development server: one process, a thread for each request, until SIGTERM or Ctrl-C."""
+    backend = Backend(settings)
+    with backend.running():
+        try:
+            server = make_server(
+                settings.host, settings.port, create_app(backend), threaded=True, request_handler=_Handler
+            )
+        except OSError as error:
+            raise SystemExit(f"port {settings.port} cannot be used ({error.strerror}): set PORT to another") from None
+        # shutdown() waits for the loop, which runs in this very thread
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: threading.Thread(target=server.shutdown).start())
+        log.info("listening on http://%s:%s, models in %s", settings.host, server.port, settings.model_dir)
+        with server, show_progress(backend.job_store):
+            server.serve_forever(poll_interval=0.1)
+    log.info("stopped")
+
+
+class _Handler(WSGIRequestHandler):
+    protocol_version = "HTTP/1.1"  # keeps connections open between requests

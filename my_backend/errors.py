@@ -1,0 +1,47 @@
+"""What can go wrong, each with its remedy in the message; `server` maps them to HTTP in one place."""
+
+
+class BackendError(Exception):
+    """Something a user can mend; the message says what is wrong and how."""
+
+    status = 500
+
+
+class BadRequest(BackendError):
+    status = 400
+
+
+class NotFound(BackendError):
+    status = 404
+
+
+class Conflict(BackendError):
+    status = 409
+
+
+class Unavailable(BackendError):
+    status = 503
+
+
+class LabelStudioError(BackendError):
+    """Label Studio could not be asked, or refused."""
+
+    status = 502
+
+
+class MediaError(BackendError):
+    """An image that cannot be had."""
+
+    status = 422
+
+
+class TrainingError(BackendError):
+    """Training cannot go on; the message is a sentence for those who label."""
+
+    status = 422
+
+
+class JobStopped(BackendError):
+    """Raised inside a job to end it: it was canceled, or the process shuts down."""
+
+    status = 409

@@ -1,0 +1,155 @@
+"""Calls back to Label Studio: tokens and annotated tasks."""
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jwt
+import requests
+
+from my_backend.errors import LabelStudioError
+from my_backend.projects import Credentials
+from my_backend.safe_http import Origin, SafeSession, read_body, redact
+from my_backend.settings import Settings
+
+log = logging.getLogger(__name__)
+
+EXPORT_SECONDS = 300.0
+EXPORT_BYTES = 2_000_000_000
+ANSWER_BYTES = 50_000_000
+# Label Studio's access tokens live for 300 s; one that is about to end is not used any more.
+TOKEN_MARGIN = 30.0
+
+HOW_TO_MAKE_A_TOKEN = (
+    "make a personal access token in Label Studio (your avatar → Account & Settings → Personal Access Token) "
+    "and set LABEL_STUDIO_API_KEY to it"
+)
+
+
+class LabelStudio:
+    """One Label Studio and the token for it, which goes to its origin and nowhere else."""
+
+    def __init__(self, url: str, token: str, session: SafeSession) -> None:
+        self.url = url.rstrip("/")
+        self.origin = Origin.of(url)
+        self._token = token
+        self._session = session
+        self._lock = threading.Lock()
+        self._access_token, self._expires = "", 0.0
+
+    def headers(self) -> Mapping[str, str]:
+        """The authorization header; a personal access token is exchanged for an access token, which is kept.
+
+        Raises LabelStudioError.
+        """
+        if not self._token:
+            return {}
+        claims = _claims(self._token)
+        if claims is None:
+            return {"Authorization": f"Token {self._token}"}
+        if claims.get("token_type") != "refresh":
+            return {"Authorization": f"Bearer {self._token}"}
+        with self._lock:
+            if time.time() > self._expires - TOKEN_MARGIN:
+                answer = self._json("POST", "/api/token/refresh/", authorize=False, json={"refresh": self._token})
+                self._access_token = str(answer["access"])
+                self._expires = float((_claims(self._access_token) or {}).get("exp", 0))
+            return {"Authorization": f"Bearer {self._access_token}"}
+
+    def annotated_tasks(self, project_id: int) -> list[dict[str, Any]]:
+        """All tasks of the project that have an annotation, skipped ones too, each with its annotations.
+
+        Raises LabelStudioError.
+        """
+        path = f"/api/projects/{project_id}/export?exportType=JSON"
+        tasks = self._json("GET", path, read_seconds=EXPORT_SECONDS, max_bytes=EXPORT_BYTES)
+        if not isinstance(tasks, list):
+            raise LabelStudioError(f"{self.url}{path} answered no list of tasks")
+        return tasks
+
+    def project(self, project_id: int) -> dict[str, Any]:
+        """The project's settings, its labeling config among them; raises LabelStudioError."""
+        answer: dict[str, Any] = self._json("GET", f"/api/projects/{project_id}/")
+        return answer
+
+    def get(self, url: str, read_seconds: float) -> requests.Response:
+        """Any URL, with the token where it is Label Studio's own; raises requests.RequestException."""
+        return self._session.request(
+            "GET", url, headers=self.headers, headers_for=self.origin, read_seconds=read_seconds
+        )
+
+    def _json(
+        self,
+        method: str,
+        path: str,
+        *,
+        authorize: bool = True,
+        read_seconds: float = 20.0,
+        max_bytes: int = ANSWER_BYTES,
+        **arguments: Any,
+    ) -> Any:
+        try:
+            response = self._session.request(
+                method,
+                self.url + path,
+                headers=self.headers if authorize else None,
+                headers_for=self.origin,
+                read_seconds=read_seconds,
+                **arguments,
+            )
+            body = read_body(response, max_bytes=max_bytes, deadline=time.monotonic() + read_seconds)
+        except requests.RequestException as error:
+            raise LabelStudioError(
+                f"Label Studio cannot be reached at {redact(self.url)} ({type(error).__name__}: {error}); "
+                "set LABEL_STUDIO_URL to its address as seen from here"
+            ) from error
+        if response.status_code in (401, 403):
+            raise LabelStudioError(self._refused(response.status_code, body))
+        if not response.ok:
+            raise LabelStudioError(
+                f"Label Studio answered {response.status_code} to {method} {path.partition('?')[0]}"
+                + (
+                    ": it has no such project, or the token's owner may not see it"
+                    if response.status_code == 404
+                    else ""
+                )
+            )
+        try:
+            return json.loads(body)
+        except ValueError as error:
+            raise LabelStudioError(f"{redact(self.url)} answered no JSON: is it a Label Studio?") from error
+
+    def _refused(self, status: int, body: bytes) -> str:
+        if not self._token:
+            return f"Label Studio wants a token (it answered {status}); {HOW_TO_MAKE_A_TOKEN}"
+        if b"legacy token authentication has been disabled" in body:
+            return (
+                "Label Studio does not accept the legacy token: legacy tokens are disabled in this organization; "
+                + HOW_TO_MAKE_A_TOKEN
+            )
+        return f"Label Studio does not accept the token (it answered {status}); {HOW_TO_MAKE_A_TOKEN}"
+
+
+def find_label_studio(settings: Settings, credentials: Credentials | None) -> LabelStudio | None:
+    """The configured Label Studio, else the one that `/setup` named, with the token that came with it."""
+    url, key = settings.label_studio_url, settings.label_studio_api_key.get_secret_value()
+    if not (url and key) and credentials and (not url or Origin.of(url) == Origin.of(credentials.hostname)):
+        url, key = credentials.hostname, credentials.access_token
+    if not url:
+        return None
+    # Images may come from Label Studio itself, even where that is a private address.
+    origin = Origin.of(url)
+    allowed = (*settings.image_hosts, f"{origin.host}:{origin.port}")
+    return LabelStudio(url, key, SafeSession(allowed, ca_bundle=settings.requests_ca_bundle))
+
+
+def _claims(token: str) -> dict[str, Any] | None:
+    """What a JSON web token says of itself, unverified; None for a legacy token."""
+    try:
+        claims: dict[str, Any] = jwt.decode(token, options={"verify_signature": False})
+    except jwt.InvalidTokenError:
+        return None
+    return claims

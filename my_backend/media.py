@@ -1,0 +1,256 @@
+"""A task's URL → a local image file: safe, bounded, cached."""
+
+import base64
+import binascii
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from urllib.parse import quote, unquote_to_bytes, urlsplit
+
+import requests
+
+from my_backend import files
+from my_backend.errors import BackendError, MediaError
+from my_backend.label_studio import LabelStudio, find_label_studio
+from my_backend.projects import Credentials
+from my_backend.safe_http import SafeSession, read_body, redact
+from my_backend.settings import Settings
+
+log = logging.getLogger(__name__)
+
+MAX_IMAGE_BYTES = 100_000_000
+MAX_CACHE_BYTES = 20_000_000_000
+MAX_AGE = 24 * 3600.0  # seconds for which a URL's content is taken to be the same; uploads never change
+IMAGE_SECONDS = 30.0  # for one image, all redirects and the body included
+PARALLEL = 16
+
+_CLOUD = ("s3://", "gs://", "azure-blob://", "azure-spi://")
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+@dataclass(frozen=True)
+class MediaRequest:
+    """A task's image: its URL as the task has it, and the task's id, by which Label Studio signs cloud links."""
+
+    url: str
+    task_id: int | None = None
+
+
+@dataclass(frozen=True)
+class MediaFile:
+    """An image in the cache and the SHA-256 (hexadecimal) of its content."""
+
+    path: Path
+    digest: str
+
+
+class Media:
+    """Fetches the images of one project's tasks.
+
+    The cache is shared by projects and processes: contents by their digest, and for each URL a small file that
+    names its digest.
+    """
+
+    def __init__(
+        self, folder: Path, session: SafeSession, label_studio: LabelStudio | None, pool: ThreadPoolExecutor
+    ) -> None:
+        self._contents, self._urls = folder / "contents", folder / "urls"
+        for directory in (self._contents, self._urls):
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._session = session
+        self._label_studio = label_studio
+        self._known: dict[str, tuple[str, float]] = {}  # URL's key → digest, fetched at
+        self._pool = pool
+        self._trim_lock = threading.Lock()
+        self._written = 0
+
+    def fetch_all(
+        self, requests: Sequence[MediaRequest], deadline: float = float("inf")
+    ) -> list[MediaFile | MediaError]:
+        """One result for each request, in order; what is not there at `deadline` (monotonic) is an error."""
+        results: dict[MediaRequest, MediaFile | MediaError] = {}
+        futures: dict[MediaRequest, Future[MediaFile]] = {}
+        for request in dict.fromkeys(requests):
+            if cached := self._cached(request):
+                results[request] = cached
+            else:
+                futures[request] = self._pool.submit(self.fetch, request, deadline)
+        left = None if deadline == float("inf") else max(0.0, deadline - time.monotonic())
+        wait_for(futures.values(), timeout=left)
+        for request, future in futures.items():
+            results[request] = _outcome(future, request)
+        return [results[request] for request in requests]
+
+    def fetch(self, request: MediaRequest, deadline: float = float("inf")) -> MediaFile:
+        """Raises MediaError that names the task, the URL without its secrets, and the remedy."""
+        if cached := self._cached(request):
+            return cached
+        try:
+            body = self._body(request.url, request.task_id, min(deadline, time.monotonic() + IMAGE_SECONDS))
+            _check_is_image(body)
+            return self._store(request, body)
+        except (requests.RequestException, BackendError, OSError) as error:
+            place = f"task {request.task_id}: " if request.task_id is not None else ""
+            raise MediaError(f"{place}{_short(request.url)}: {error}") from error
+
+    def _body(self, url: str, task_id: int | None, deadline: float) -> bytes:
+        if url.startswith("data:"):
+            return _data_uri(url)
+        if deadline <= time.monotonic():
+            raise MediaError("no time was left to fetch it")
+        target, is_label_studio = self._target(url, task_id)
+        # get() sends the token to Label Studio's origin only, whatever the URL
+        if self._label_studio is not None:
+            response = self._label_studio.get(target, read_seconds=IMAGE_SECONDS)
+        else:
+            response = self._session.request("GET", target, read_seconds=IMAGE_SECONDS)
+        if not response.ok:
+            response.close()
+            raise MediaError(_explain_status(response.status_code, is_label_studio))
+        return read_body(response, max_bytes=MAX_IMAGE_BYTES, deadline=deadline)
+
+    def _target(self, url: str, task_id: int | None) -> tuple[str, bool]:
+        """The http(s) URL to ask for, and whether it is Label Studio's."""
+        if url.startswith(("http://", "https://")):
+            own = self._label_studio is not None and url.startswith(self._label_studio.url + "/")
+            return url, own
+        if self._label_studio is None:
+            raise MediaError("it is kept by Label Studio; set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY")
+        base = self._label_studio.url
+        if url.startswith(_CLOUD):
+            if task_id is None:
+                raise MediaError("cloud storage links are signed for a task, and the task has no id")
+            encoded = base64.urlsafe_b64encode(url.encode()).decode()
+            return f"{base}/tasks/{task_id}/presign/?fileuri={encoded}", True
+        if "://" in url:
+            raise MediaError(f"{url.partition('://')[0]}:// is no scheme that images are read from")
+        # Label Studio under a sub-path already puts that path before /data
+        prefix = urlsplit(base).path
+        path = url if url.startswith("/") else f"/data/{url}" if url.startswith("upload/") else f"/{url}"
+        path = path.removeprefix(prefix) if prefix and path.startswith(prefix + "/") else path
+        return base + quote(path, safe="/?&=%+:;,@!$'()*~"), True
+
+    def _key(self, request: MediaRequest) -> str:
+        base = self._label_studio.url if self._label_studio else ""
+        place = "" if request.url.startswith(("http://", "https://")) else base
+        return sha256(f"{place} {request.url}".encode()).hexdigest()
+
+    def _cached(self, request: MediaRequest) -> MediaFile | None:
+        key = self._key(request)
+        known = self._known.get(key) or files.read_json(self._urls / key)
+        if known is None:
+            return None
+        digest, fetched = known
+        path = self._contents / digest
+        fresh = "/data/upload/" in request.url or time.time() - fetched < MAX_AGE
+        if not fresh or not path.exists():
+            self._known.pop(key, None)
+            return None
+        self._known[key] = (digest, fetched)
+        return MediaFile(path, digest)
+
+    def _store(self, request: MediaRequest, body: bytes) -> MediaFile:
+        digest = sha256(body).hexdigest()
+        path = self._contents / digest
+        if not path.exists():
+            with NamedTemporaryFile(dir=self._contents, prefix=".", delete=False) as part:
+                part.write(body)
+            os.replace(part.name, path)
+        key, known = self._key(request), (digest, time.time())
+        files.write_json(self._urls / key, known, mode=0o600, durable=False)
+        self._known[key] = known
+        self._trim(len(body))
+        return MediaFile(path, digest)
+
+    def _trim(self, added: int) -> None:
+        """Removes the oldest contents where the cache has grown too large; looks after each hundredth of its size."""
+        with self._trim_lock:
+            self._written += added
+            if self._written < MAX_CACHE_BYTES / 100:
+                return
+            self._written = 0
+            stats = sorted((stat.st_mtime, stat.st_size, path) for path, stat in _stats(self._contents))
+            surplus = sum(size for _, size, _ in stats) - MAX_CACHE_BYTES
+            for _, size, path in stats:
+                if surplus <= 0:
+                    return
+                path.unlink(missing_ok=True)
+                surplus -= size
+
+
+def open_media(settings: Settings, credentials: Credentials | None, pool: ThreadPoolExecutor) -> Media:
+    """The images of a project whose Label Studio is configured, or was named by `/setup`."""
+    session = SafeSession(settings.image_hosts, ca_bundle=settings.requests_ca_bundle)
+    return Media(settings.cache_dir / "media", session, find_label_studio(settings, credentials), pool)
+
+
+def media_pool() -> ThreadPoolExecutor:
+    """The threads that fetch images, for all projects of a process."""
+    return ThreadPoolExecutor(PARALLEL, thread_name_prefix="media")
+
+
+def _stats(folder: Path) -> list[tuple[Path, os.stat_result]]:
+    found = []
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # another process trims too
+            found.append((path, path.stat()))
+    return found
+
+
+def _outcome(future: Future[MediaFile], request: MediaRequest) -> MediaFile | MediaError:
+    if not future.done():
+        future.cancel()
+        return MediaError(f"{_short(request.url)}: it took too long")
+    try:
+        return future.result()
+    except MediaError as error:
+        return error
+
+
+def _short(url: str) -> str:
+    return "data: URI" if url.startswith("data:") else redact(url)
+
+
+def _data_uri(url: str) -> bytes:
+    header, comma, data = url.partition(",")
+    if not comma:
+        raise MediaError("a data: URI needs a comma before its data")
+    if len(data) > MAX_IMAGE_BYTES * 4 // 3 + 4:
+        raise MediaError(f"more than {MAX_IMAGE_BYTES / 1e6:.0f} MB")
+    if not header.endswith(";base64"):
+        return unquote_to_bytes(data)
+    try:
+        return base64.b64decode(unquote_to_bytes(data), validate=True)
+    except binascii.Error as error:
+        raise MediaError(f"its base64 is broken: {error}") from error
+
+
+def _check_is_image(body: bytes) -> None:
+    if body.startswith(_SIGNATURES):
+        return
+    if not body:
+        raise MediaError("the file is empty")
+    start = body[:200].lstrip().lower()
+    if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<svg")):
+        raise MediaError("a web page came instead of an image; does its server want a login?")
+    raise MediaError("it is no image (JPEG, PNG, WebP, GIF, TIFF and BMP are read)")
+
+
+def _explain_status(status: int, is_label_studio: bool) -> str:
+    if status in (401, 403) and is_label_studio:
+        return f"Label Studio answered {status}: it wants a token that may see the project; set LABEL_STUDIO_API_KEY"
+    if status == 404 and is_label_studio:
+        return (
+            "Label Studio answered 404: the file is gone or, for local files, no Local Files storage of the project "
+            "covers it"
+        )
+    return f"its server answered {status}"

@@ -1,0 +1,42 @@
+"""The LabelStudioMLBase to serve: found by its name, and made for a project."""
+
+import importlib
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from my_backend.errors import BackendError
+from my_backend.media import open_media
+from my_backend.projects import Project, Projects
+from my_backend.settings import Settings
+from my_backend.versions import Version
+
+
+class ModelFactory:
+    """Makes instances of MODEL_CLASS."""
+
+    def __init__(self, settings: Settings, projects: Projects, media_pool: ThreadPoolExecutor) -> None:
+        self._settings, self._projects, self._media_pool = settings, projects, media_pool
+
+    def load(self) -> Any:
+        """The class; raises BackendError. The first call may take seconds: it imports the network's library."""
+        name = self._settings.model_class
+        module_name, _, class_name = name.partition(":")
+        if not class_name:
+            raise BackendError(f"MODEL_CLASS={name}: write it as module:Class, as in model:ImageClassifierAPI")
+        here = str(Path.cwd())
+        if here not in sys.path:
+            sys.path.append(here)  # a model.py of the user's own lies where the server is started
+        try:
+            return getattr(importlib.import_module(module_name), class_name)
+        except (ImportError, AttributeError) as error:
+            raise BackendError(f"MODEL_CLASS={name} cannot be loaded: {error}") from error
+
+    def __call__(self, project: Project, version: Version | None) -> Any:
+        """An instance for a project, with a version's resources."""
+        return self.load()(
+            label_config=project.label_config,
+            train_output=version.train_output if version else None,
+            media=open_media(self._settings, self._projects.credentials(project.uid), self._media_pool),
+        )

@@ -1,0 +1,139 @@
+"""The Label Studio projects that have been seen, and what is kept of each between restarts."""
+
+import shutil
+import threading
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from my_backend import files
+from my_backend.errors import BadRequest, NotFound
+
+PROJECT_FILE = "project.json"
+CREDENTIALS_FILE = "credentials.json"
+
+
+@dataclass(frozen=True)
+class Project:
+    """What Label Studio says of a project, and how many annotations changed since it was last learned."""
+
+    uid: str  # Label Studio's id, a dot, and the second it was created
+    label_config: str = ""
+    title: str = ""
+    unlearned: int = 0
+
+    @property
+    def id(self) -> int:
+        """Label Studio's own number for it."""
+        return int(self.uid.partition(".")[0])
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """A Label Studio and the token for it, as its `/setup` handed them over."""
+
+    hostname: str
+    access_token: str = field(repr=False)
+
+
+class Projects:
+    """Kept in memory and, each in a folder of its own, under `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._lock = threading.Lock()
+        self._projects: dict[str, Project] = {}
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Learns of projects that another process has added or removed."""
+        found = {path.parent.name for path in self._folder.glob(f"*/{PROJECT_FILE}")}
+        with self._lock:
+            for uid in self._projects.keys() - found:
+                del self._projects[uid]
+            for uid in found - self._projects.keys():
+                self._projects[uid] = Project(**files.read_json(self.folder(uid) / PROJECT_FILE))
+
+    def folder(self, uid: str) -> Path:
+        """Where everything of the project lies."""
+        return self._folder / uid
+
+    def all(self) -> list[Project]:
+        with self._lock:
+            return sorted(self._projects.values(), key=lambda project: project.uid)
+
+    def get(self, uid: str) -> Project:
+        """Raises NotFound."""
+        with self._lock:
+            project = self._projects.get(uid)
+        if project is None:
+            raise NotFound(f"project {uid} is not connected; {self._known()}")
+        return project
+
+    def find(self, name: str | None) -> Project:
+        """The project of that name: its id as in Label Studio's address bar, or id.created.
+
+        Without a name the only project. Raises BadRequest where there are several, NotFound where there is none.
+        """
+        projects = self.all()
+        if name is None:
+            if len(projects) == 1:
+                return projects[0]
+            if not projects:
+                raise NotFound("no project is connected yet: add this backend in Label Studio (Settings → Model)")
+            raise BadRequest(f'project: say which one, {{"project": id}}; {self._known()}')
+        matching = [project for project in projects if name in (project.uid, str(project.id))]
+        if not matching:
+            raise NotFound(f"project {name} is not connected; {self._known()}")
+        if len(matching) > 1:
+            raise BadRequest(f"project {name} is ambiguous; {self._known()}")
+        return matching[0]
+
+    def _known(self) -> str:
+        names = [f"{project.uid} ({project.title})" if project.title else project.uid for project in self.all()]
+        return f"connected are: {', '.join(names)}" if names else "no project is connected yet"
+
+    def remember(self, uid: str, *, label_config: str | None = None, title: str | None = None) -> Project:
+        """Notes what Label Studio said; a new project is added."""
+        with self._lock:
+            known = self._projects.get(uid)
+            project = known or Project(uid)
+            if label_config is not None:
+                project = replace(project, label_config=label_config)
+            if title is not None:
+                project = replace(project, title=title)
+            if project != known:
+                self._keep(project)
+            return project
+
+    def count_changes(self, uid: str, changes: int) -> int:
+        """Adds to the annotations not yet learned; returns how many there are now."""
+        with self._lock:
+            project = self._projects.get(uid, Project(uid))
+            project = replace(project, unlearned=project.unlearned + changes)
+            self._keep(project)
+            return project.unlearned
+
+    def learned(self, uid: str, changes: int) -> None:
+        """Takes off the changes that a job has read."""
+        with self._lock:
+            if project := self._projects.get(uid):
+                self._keep(replace(project, unlearned=max(0, project.unlearned - changes)))
+
+    def _keep(self, project: Project) -> None:
+        files.write_json(self.folder(project.uid) / PROJECT_FILE, asdict(project), durable=False)
+        self._projects[project.uid] = project
+
+    def remember_credentials(self, uid: str, credentials: Credentials) -> None:
+        """Readable by the owner alone."""
+        if self.credentials(uid) != credentials:
+            files.write_json(self.folder(uid) / CREDENTIALS_FILE, asdict(credentials), mode=0o600)
+
+    def credentials(self, uid: str) -> Credentials | None:
+        known = files.read_json(self.folder(uid) / CREDENTIALS_FILE)
+        return Credentials(**known) if known else None
+
+    def delete(self, uid: str) -> None:
+        """Forgets the project and everything learned for it."""
+        with self._lock:
+            self._projects.pop(uid, None)
+            shutil.rmtree(self.folder(uid), ignore_errors=True)

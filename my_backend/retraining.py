@@ -1,0 +1,88 @@
+"""When annotation events become jobs: after so many, or some seconds after the last."""
+
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+from my_backend.projects import Projects
+
+log = logging.getLogger(__name__)
+
+QUIET_SECONDS = 30.0
+REMEMBERED_EVENTS = 10_000
+
+
+class Retraining:
+    """Counts changed annotations; calls `train(project)` when there are enough, or no more come."""
+
+    def __init__(self, projects: Projects, after: int, train: Callable[[str], None]) -> None:
+        self._projects, self._after, self._train = projects, after, train
+        self._due: dict[str, float] = {}  # project → when it is trained if nothing more comes (monotonic)
+        self._seen: OrderedDict[tuple[object, ...], None] = OrderedDict()
+        self._lock = threading.Condition()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="retraining", daemon=True)
+
+    def start(self) -> None:
+        """Also takes up changes that were counted before a restart."""
+        for project in self._projects.all():
+            if project.unlearned and self._after:
+                self._wait_for_quiet(project.uid)
+        self._thread.start()
+
+    def stop(self) -> None:
+        with self._lock:
+            self._stopping = True
+            self._lock.notify_all()
+        self._thread.join()
+
+    def changed(self, project: str, events: Sequence[tuple[object, ...]]) -> None:
+        """Annotations were made, changed or deleted; `events` tells them apart.
+
+        One that has been seen does not count again: a webhook that Label Studio left behind sends everything twice.
+        """
+        fresh = sum(self._is_new((project, *event)) for event in events)
+        if not fresh:
+            return
+        unlearned = self._projects.count_changes(project, fresh)
+        if not self._after:
+            return
+        if unlearned >= self._after:
+            with self._lock:
+                self._due.pop(project, None)
+            self._train(project)
+        else:
+            self._wait_for_quiet(project)
+
+    def _is_new(self, event: tuple[object, ...]) -> bool:
+        with self._lock:
+            known = event in self._seen
+            self._seen[event] = None
+            self._seen.move_to_end(event)
+            if len(self._seen) > REMEMBERED_EVENTS:
+                self._seen.popitem(last=False)
+            return not known
+
+    def _wait_for_quiet(self, project: str) -> None:
+        with self._lock:
+            self._due[project] = time.monotonic() + QUIET_SECONDS
+            self._lock.notify_all()
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                if self._stopping:
+                    return
+                now = time.monotonic()
+                ready = [project for project, due in self._due.items() if due <= now]
+                for project in ready:
+                    del self._due[project]
+                if not ready:
+                    self._lock.wait(min(self._due.values()) - now if self._due else None)
+            for project in ready:
+                try:
+                    self._train(project)
+                except Exception:
+                    log.exception("project %s: training could not be started", project)

@@ -1,0 +1,192 @@
+"""HTTP to places that task data names: only where it may go, within limits, the token only to its own origin."""
+
+import ipaddress
+import socket
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any
+from urllib.parse import SplitResult, urljoin, urlsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import NewConnectionError
+
+REDIRECTS = 5
+CONNECT_SECONDS = 5.0
+READ_SECONDS = 20.0
+POOL_SIZE = 32
+
+# Where clouds hand credentials to whoever asks from inside: never, whatever is allowed otherwise.
+_METADATA = frozenset(
+    ipaddress.ip_address(address)
+    for address in ("169.254.169.254", "169.254.170.2", "fd00:ec2::254", "100.100.100.200", "192.0.0.192")
+)
+
+Headers = Callable[[], Mapping[str, str]]
+
+
+class ForbiddenAddress(requests.RequestException):
+    """A host whose address may not be connected to."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Scheme, host and port: what a token belongs to."""
+
+    scheme: str
+    host: str
+    port: int
+
+    @classmethod
+    def of(cls, url: str) -> "Origin":
+        """Raises ValueError for what is no http(s) URL."""
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"not an http(s) URL: {redact(url)}")
+        return cls(parts.scheme, parts.hostname.lower(), parts.port or (443 if parts.scheme == "https" else 80))
+
+
+def redact(url: str) -> str:
+    """A URL without what may be secret: user, password, query and fragment."""
+    parts = urlsplit(url)
+    if not parts.scheme or not parts.netloc:
+        return url.partition("?")[0][:200]
+    host = parts.netloc.rpartition("@")[2]
+    return SplitResult(parts.scheme, host, parts.path, "…" if parts.query else "", "").geturl()[:200]
+
+
+def check_address(host: str, port: int, address: str, allowed: Collection[str]) -> None:
+    """Raises ForbiddenAddress unless the address is public, or `host` or `host:port` is allowed by name."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address) and (inner := ip.ipv4_mapped or ip.sixtofour):
+        ip = inner
+    if ip in _METADATA:
+        raise ForbiddenAddress(f"{host} is a cloud's metadata address, which is never asked")
+    if (not ip.is_global or ip.is_multicast) and not {host.lower(), f"{host.lower()}:{port}"} & set(allowed):
+        raise ForbiddenAddress(
+            f"{host} is on a private network ({ip}); if its images may be read, set IMAGE_HOSTS={host}"
+        )
+
+
+class SafeSession:
+    """A requests session whose connections are checked on the address that is really connected to.
+
+    What `allowed` names, as `host` or `host:port`, may be private. Redirects are followed here, so that each is
+    checked and none carries a token to another origin. No proxies and no .netrc: the environment must not route around the check.
+    """
+
+    def __init__(self, allowed: Collection[str] = (), *, ca_bundle: str = "") -> None:
+        self._session = requests.Session()
+        self._session.trust_env = False
+        self._session.verify = ca_bundle or True
+        self._session.cookies.set_policy(_NoCookies())
+        adapter = _CheckingAdapter(frozenset(name.lower() for name in allowed))
+        self._session.mount("http://", adapter)
+        self._session.mount("https://", adapter)
+
+    def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Headers | None = None,
+        headers_for: Origin | None = None,
+        read_seconds: float = READ_SECONDS,
+        **arguments: Any,
+    ) -> requests.Response:
+        """A streamed response; `headers` go to `headers_for` alone. Raises requests.RequestException."""
+        for _ in range(REDIRECTS + 1):
+            try:
+                trusted = headers is not None and Origin.of(url) == headers_for
+            except ValueError as error:
+                raise requests.exceptions.InvalidURL(str(error)) from None
+            response = self._session.request(
+                method,
+                url,
+                headers=dict(headers()) if trusted and headers else None,
+                stream=True,
+                allow_redirects=False,
+                timeout=(CONNECT_SECONDS, read_seconds),
+                **arguments,
+            )
+            if not response.is_redirect:
+                return response
+            response.close()
+            url = urljoin(url, response.headers["location"])
+        raise requests.TooManyRedirects(f"more than {REDIRECTS} redirects")
+
+    def close(self) -> None:
+        self._session.close()
+
+
+def read_body(response: requests.Response, *, max_bytes: int, deadline: float) -> bytes:
+    """The body; raises requests.RequestException where it is larger, or comes later than `deadline` (monotonic)."""
+    body = bytearray()
+    with response:
+        for chunk in response.iter_content(1 << 16):
+            body += chunk
+            if len(body) > max_bytes:
+                raise requests.RequestException(f"more than {max_bytes / 1e6:.0f} MB")
+            if time.monotonic() > deadline:
+                raise requests.Timeout("it took too long")
+    return bytes(body)
+
+
+class _NoCookies(DefaultCookiePolicy):
+    """A cookie of one user's image server must not travel with another's request."""
+
+    def set_ok(self, cookie: Any, request: Any) -> bool:
+        return False
+
+
+class _CheckingAdapter(HTTPAdapter):
+    def __init__(self, allowed: frozenset[str]) -> None:
+        self._allowed = allowed
+        super().__init__(pool_maxsize=POOL_SIZE)
+
+    def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **arguments: Any) -> None:
+        allowed = self._allowed
+
+        class Http(HTTPConnection):
+            def _new_conn(self) -> socket.socket:
+                return _connect(self, allowed)
+
+        class Https(HTTPSConnection):
+            def _new_conn(self) -> socket.socket:
+                return _connect(self, allowed)
+
+        class HttpPool(HTTPConnectionPool):
+            ConnectionCls = Http
+
+        class HttpsPool(HTTPSConnectionPool):
+            ConnectionCls = Https
+
+        self.poolmanager = PoolManager(connections, maxsize=maxsize, block=block, **arguments)
+        self.poolmanager.pool_classes_by_scheme = {"http": HttpPool, "https": HttpsPool}
+
+
+def _connect(connection: HTTPConnection, allowed: frozenset[str]) -> socket.socket:
+    """Resolves, checks and connects to the very address that was checked: no second look-up can differ."""
+    host = connection.host.strip("[]")
+    timeout = connection.timeout if isinstance(connection.timeout, int | float) else CONNECT_SECONDS
+    error: OSError | None = None
+    try:
+        found = socket.getaddrinfo(host, connection.port, type=socket.SOCK_STREAM)
+    except OSError as unknown:
+        raise NewConnectionError(connection, f"{host} is not known: {unknown}") from unknown
+    for family, kind, protocol, _, address in found:
+        check_address(host, connection.port, str(address[0]), allowed)
+        candidate = socket.socket(family, kind, protocol)
+        try:
+            candidate.settimeout(timeout)
+            candidate.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            candidate.connect(address)
+            return candidate
+        except OSError as refused:
+            candidate.close()
+            error = refused
+    raise NewConnectionError(connection, f"{host} does not answer: {error}")

@@ -1,0 +1,373 @@
+"""The routes: Label Studio's protocol, and what people and programs ask beside it."""
+
+import hmac
+import logging
+import math
+import time
+from collections.abc import Callable
+from importlib.metadata import version as package_version
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from flask import Flask, Response, jsonify, request
+from pydantic import BaseModel, ValidationError
+from werkzeug.exceptions import HTTPException
+
+from my_backend import status
+from my_backend.backend import Backend
+from my_backend.errors import BackendError, BadRequest, NotFound
+from my_backend.jobs import Job
+from my_backend.metrics import Metrics
+from my_backend.openapi import openapi
+from my_backend.projects import Credentials, Project
+from my_backend.training_job import keep_annotations
+from my_backend.versions import Versions
+from my_backend.wire import (
+    ActivateRequest,
+    DuplicateRequest,
+    JobRequest,
+    Json,
+    PredictRequest,
+    ProjectRequest,
+    SetupRequest,
+    TrainRequest,
+    ValidateRequest,
+    WebhookRequest,
+    parse_label_config,
+    project_uid,
+)
+
+log = logging.getLogger(__name__)
+
+PREDICT_SECONDS = 80.0  # Label Studio waits for 100 s and then drops everything
+MAX_BODY_BYTES = 256_000_000
+ANNOTATION_EVENTS = ("ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_CREATED", "ANNOTATIONS_DELETED")
+
+Body = TypeVar("Body", bound=BaseModel)
+Answer = Json | tuple[Json, int] | Response
+
+
+def create_app(backend: Backend) -> Flask:
+    """The Flask application; the backend's threads are started by whoever serves it."""
+    app = Flask("my_backend")
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    metrics = Metrics()
+    routes = Routes(backend, metrics)
+    for (method, path), handler in routes.table().items():
+        app.add_url_rule(path, f"{method} {path}", handler, methods=[method])
+    _guard(app, backend.settings.basic_auth)
+    _handle_errors(app)
+    _measure(app, metrics)
+    return app
+
+
+class Routes:
+    """A method for each endpoint."""
+
+    def __init__(self, backend: Backend, metrics: Metrics) -> None:
+        self._backend, self._metrics = backend, metrics
+        self._projects, self._serving, self._queue = backend.projects, backend.serving, backend.queue
+
+    def table(self) -> dict[tuple[str, str], Callable[..., Any]]:
+        """The endpoints, by method and path."""
+        return {
+            ("GET", "/"): self.home,
+            ("GET", "/health"): self.health,
+            ("GET", "/ready"): self.ready,
+            ("POST", "/setup"): self.setup,
+            ("POST", "/predict"): self.predict,
+            ("POST", "/webhook"): self.webhook,
+            ("POST", "/train"): self.train,
+            ("POST", "/api/models/train"): self.train,
+            ("POST", "/job_status"): self.job_status,
+            ("POST", "/api/jobs/<job_id>/cancel"): self.cancel_job,
+            ("GET", "/is_training"): self.is_training,
+            ("GET", "/versions"): self.versions_of_the_only_project,
+            ("POST", "/versions"): self.versions,
+            ("POST", "/api/models/activate"): self.activate,
+            ("POST", "/validate"): self.validate,
+            ("POST", "/delete"): self.delete,
+            ("POST", "/duplicate_model"): self.duplicate_model,
+            ("GET", "/metrics"): self._metrics.response,
+            ("GET", "/openapi.json"): lambda: openapi(self.table()),
+        }
+
+    # --- how it is ----------------------------------------------------------
+
+    def home(self) -> Answer | str:
+        """The status page for browsers, the health for programs."""
+        if request.accept_mimetypes.best_match(["application/json", "text/html"]) == "text/html":
+            return status.page(self._backend)
+        return self.health()
+
+    def health(self) -> Json:
+        """200 as long as the process lives; what is amiss stands in `problems`."""
+        return {
+            "status": "UP",
+            "version": package_version("image-classifier-backend"),
+            "model_class": self._backend.settings.model_class,
+            "ready": self._serving.ready,
+            "projects": len(self._projects.all()),
+            "problems": status.problems(self._backend),
+        }
+
+    def ready(self) -> Answer:
+        """200 when every project that has a version can be predicted, else 503."""
+        return ({"ready": True}, 200) if self._serving.ready else ({"ready": False}, 503)
+
+    # --- Label Studio's protocol --------------------------------------------
+
+    def setup(self) -> Json:
+        """Remembers the project and its labeling config; names the live version."""
+        body = _read(SetupRequest)
+        self._projects.remember(body.project, label_config=body.label_config)
+        if self._backend.settings.trusts_setup and body.hostname and body.access_token:
+            self._projects.remember_credentials(body.project, Credentials(body.hostname, body.access_token))
+        return {"model_version": self._serving.version_name(body.project)}
+
+    def predict(self) -> Json:
+        """One result for each task, in order: a prediction, or `[]`."""
+        deadline = time.monotonic() + PREDICT_SECONDS
+        body = _read(PredictRequest)
+        project = self._project_to_predict(body)
+        live = self._serving.live(project.uid, deadline)
+        tasks = [task.model_dump() for task in body.tasks]
+        results: list[Json | list[Any]] = [[] for _ in tasks]
+        if live.model is not None and tasks:
+            label_config = body.label_config or project.label_config
+            results = live.model.predict(tasks, label_config=label_config, deadline=deadline)
+            if len(results) != len(tasks):
+                raise RuntimeError(f"the model gave {len(results)} results for {len(tasks)} tasks")
+            results = [_signed(result, live.name) for result in results]
+        predicted = sum(bool(result) for result in results)
+        self._metrics.tasks.labels("predicted").inc(predicted)
+        self._metrics.tasks.labels("not predicted").inc(len(tasks) - predicted)
+        return {"results": results, "model_version": live.name}
+
+    def _project_to_predict(self, body: PredictRequest) -> Project:
+        if body.project is None:
+            return self._projects.find(None)
+        return self._projects.remember(body.project, label_config=body.label_config)
+
+    def webhook(self) -> Answer:
+        """Events, and the button "Start training"; never waits for training."""
+        body = _read(WebhookRequest)
+        project = self._project_of_event(body.project)
+        if body.action == "START_TRAINING":
+            return _started(self._queue.submit(project.uid, "full", "Start training was pressed"))
+        if body.action in ANNOTATION_EVENTS:
+            events = [(body.action, changed.get("id"), changed.get("updated_at")) for changed in body.changed]
+            self._backend.retraining.changed(project.uid, events)
+        elif body.action == "TASKS_CREATED":
+            self._serving.prepare(project, body.tasks)
+        return {"status": "ok", "action": body.action}
+
+    def _project_of_event(self, described: Json | None) -> Project:
+        """The project that an event describes; a bare event names it as /webhook?project=7, or means the only one."""
+        if described is None or "id" not in described:
+            return self._projects.find(request.args.get("project"))
+        try:
+            uid = project_uid(described)
+        except ValueError as error:
+            raise BadRequest(str(error)) from None
+        config, title = described.get("label_config"), described.get("title")
+        return self._projects.remember(
+            uid,
+            label_config=config if isinstance(config, str) else None,
+            title=title if isinstance(title, str) else None,
+        )
+
+    def train(self) -> Answer:
+        """Starts a training by hand; annotated tasks in the body are what it learns from."""
+        body = _read(TrainRequest)
+        if body.project is not None and body.annotations and "." in body.project:
+            project = self._projects.remember(body.project, label_config=body.label_config)
+        else:
+            project = self._projects.find(body.project)
+        if body.annotations is not None:
+            if not body.annotations:
+                raise BadRequest("annotations: the list is empty; there is nothing to learn from")
+            keep_annotations(self._projects, project.uid, [task.model_dump() for task in body.annotations])
+        return _started(self._queue.submit(project.uid, "full", "asked for by hand"))
+
+    def validate(self) -> Json:
+        """Whether a labeling config has something to learn, and why not."""
+        config = parse_label_config(_read(ValidateRequest).config)
+        return {
+            "valid": config.image_choices is not None,
+            "message": config.problem,
+            "choices": list(config.choices),
+        }
+
+    # --- jobs ---------------------------------------------------------------
+
+    def job_status(self) -> Json:
+        """How a job is going."""
+        return _described(self._backend.job_store.get(_read(JobRequest).job))
+
+    def cancel_job(self, job_id: str) -> Json:
+        """Ends a job; one that runs ends at its next step."""
+        return _described(self._queue.cancel(job_id))
+
+    def is_training(self) -> Json:
+        """Whether a job runs or waits for the project."""
+        project = self._projects.find(request.args.get("project"))
+        jobs = [job for job in self._backend.job_store.of_project(project.uid) if job.unfinished]
+        return {
+            "is_training": bool(jobs),
+            "job": jobs[0].id if jobs else None,
+            "jobs": [_described(job) for job in jobs],
+            "model_version": self._serving.version_name(project.uid),
+        }
+
+    # --- versions -----------------------------------------------------------
+
+    def versions_of_the_only_project(self) -> Json:
+        """Label Studio names no project here; at a 404 it falls back to the version that it knows."""
+        projects = self._projects.all()
+        if len(projects) != 1:
+            raise NotFound('GET /versions names no project, and there is not just one: POST {"project": id}')
+        return self._versions_of(projects[0])
+
+    def versions(self) -> Json:
+        """The versions of a project, the newest first."""
+        return self._versions_of(self._projects.find(_read(ProjectRequest).project))
+
+    def _versions_of(self, project: Project) -> Json:
+        versions = Versions(self._projects.folder(project.uid))
+        names = versions.names()[::-1]
+        return {
+            "versions": names,
+            "live": versions.live_name(),
+            "details": [status.version_record(versions.get(name)) for name in names],
+        }
+
+    def activate(self) -> Json:
+        """Makes a version live, an older one too."""
+        body = _read(ActivateRequest)
+        project = self._projects.find(body.project)
+        version = Versions(self._projects.folder(project.uid)).activate(body.version)
+        return {"live": version.name, "project": project.uid}
+
+    def delete(self) -> Json:
+        """Forgets a project: its jobs are canceled, its versions removed."""
+        project = self._projects.find(_read(ProjectRequest).project)
+        for job in self._backend.job_store.of_project(project.uid):
+            if job.unfinished:
+                self._queue.cancel(job.id)
+        self._projects.delete(project.uid)
+        return {"deleted": project.uid}
+
+    def duplicate_model(self) -> Json:
+        """Gives another project a copy of this one's live version."""
+        body = _read(DuplicateRequest)
+        source = self._projects.get(body.project_src)
+        live = Versions(self._projects.folder(source.uid)).live()
+        if live is None:
+            raise NotFound(f"project {source.uid} has no version to copy yet")
+        target = Versions(self._projects.folder(body.project_dst))
+        copy = target.copy_from(live, cause=f"copied from project {source.uid}", choices=live.choices)
+        self._projects.remember(body.project_dst)
+        return {"live": copy.name, "project": body.project_dst}
+
+
+def _read(model: type[Body]) -> Body:
+    """The request's JSON body; an empty one is `{}`. Raises BadRequest that names the field."""
+    raw = request.get_data()
+    try:
+        return model.model_validate_json(raw if raw.strip() else b"{}")
+    except ValidationError as error:
+        faults = (
+            f"{'.'.join(str(part) for part in fault['loc']) or 'body'}: {fault['msg']}" for fault in error.errors()
+        )
+        raise BadRequest("; ".join(list(faults)[:5])) from None
+
+
+def _signed(result: Any, name: str) -> Json | list[Any]:
+    """A model's result as Label Studio can store it: with the version's name and a finite score, or `[]`."""
+    if not result or not result.get("result"):
+        return []
+    score = result.get("score")
+    if not isinstance(score, int | float) or not math.isfinite(score):
+        result = {key: value for key, value in result.items() if key != "score"}
+    return {**result, "model_version": name}
+
+
+def _started(job: Job) -> tuple[Json, int]:
+    return {"job": job.id, "job_id": job.id, "job_status": job.status}, 201
+
+
+def _described(job: Job) -> Json:
+    return {
+        "job": job.id,
+        "job_status": job.status,
+        "kind": job.kind,
+        "cause": job.cause,
+        "progress": job.progress,
+        "error": job.error or None,
+        "result": job.result or None,
+        "created_at": job.created,
+        "started_at": job.started,
+        "ended_at": job.ended,
+    }
+
+
+def _guard(app: Flask, basic_auth: tuple[str, str] | None) -> None:
+    """Asks for the password where one is set, and refuses what a page of another site sends."""
+
+    @app.before_request
+    def check_password() -> Response | None:
+        if basic_auth is None or request.path == "/ready":
+            return None
+        given = request.authorization
+        user, password = (given.username or "", given.password or "") if given else ("", "")
+        right = hmac.compare_digest(user.encode(), basic_auth[0].encode())
+        if hmac.compare_digest(password.encode(), basic_auth[1].encode()) and right:
+            return None
+        refusal = jsonify(error="this backend wants a password: connect as http://user:password@host:port")
+        refusal.status_code = 401
+        refusal.headers["WWW-Authenticate"] = 'Basic realm="image classifier"'
+        return refusal
+
+    @app.before_request
+    def check_origin() -> tuple[Json, int] | None:
+        # Browsers name the page that sends a form; Label Studio and programs send no Origin.
+        origin = request.headers.get("Origin")
+        if request.method == "GET" or origin is None or urlsplit(origin).netloc == request.host:
+            return None
+        return {"error": f"requests from pages of other sites ({origin[:100]}) are refused"}, 403
+
+
+def _handle_errors(app: Flask) -> None:
+    """Every error is JSON; none shows a traceback."""
+
+    @app.errorhandler(BackendError)
+    def expected(error: BackendError) -> tuple[Json, int]:
+        if error.status >= 500:
+            log.warning("%s %s: %s", request.method, request.path, error)
+        return {"error": str(error)}, error.status
+
+    @app.errorhandler(HTTPException)
+    def http(error: HTTPException) -> tuple[Json, int]:
+        return {"error": f"{error.name}: {request.method} {request.path[:200]}"}, error.code or 500
+
+    @app.errorhandler(Exception)
+    def unexpected(error: Exception) -> tuple[Json, int]:
+        log.exception("%s %s failed", request.method, request.path)
+        return {"error": "an unexpected error, which is in the backend's log"}, 500
+
+
+def _measure(app: Flask, metrics: Metrics) -> None:
+    @app.before_request
+    def begin() -> None:
+        request.environ["my_backend.begin"] = time.perf_counter()
+
+    @app.after_request
+    def end(response: Response) -> Response:
+        # check_password may answer before `begin` has run
+        spent = time.perf_counter() - request.environ.get("my_backend.begin", time.perf_counter())
+        endpoint = request.url_rule.rule if request.url_rule else "unknown"
+        metrics.requests.labels(endpoint, str(response.status_code)).observe(spent)
+        log.debug("%s %s: %s in %.0f ms", request.method, request.path, response.status_code, spent * 1000)
+        return response

@@ -1,0 +1,180 @@
+"""The live model of each project: new versions are loaded aside, then one reference is swapped."""
+
+import logging
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from my_backend.errors import Unavailable
+from my_backend.model_class import ModelFactory
+from my_backend.projects import Project, Projects
+from my_backend.versions import UNTRAINED, Versions
+from my_backend.wire import parse_label_config
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 0.1  # how often pointers are looked at
+REFRESH_SECONDS = 2.0  # how often projects are looked for that another process has added
+
+
+@dataclass(frozen=True)
+class Live:
+    """What answers for a project: a version's name and its model."""
+
+    name: str
+    model: Any  # an instance of the model class; None before the first version
+    choices: tuple[str, ...] = ()  # of the labeling config when the version was published
+    warning: str = ""  # what the version's record warns of
+
+
+class Serving:
+    """Answers from memory; a thread of its own watches the pointers and loads."""
+
+    def __init__(self, projects: Projects, new_model: ModelFactory) -> None:
+        self._projects, self._new_model = projects, new_model
+        self._preparing = ThreadPoolExecutor(1, thread_name_prefix="prepare")
+        self._live: dict[str, Live] = {}
+        self._failed: dict[str, tuple[str, str]] = {}  # project → version, why it could not be loaded
+        self._imported = False
+        self._import_error = ""
+        self._warning = ""
+        self._changed = threading.Condition()
+        self._look = threading.Event()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="serving", daemon=True)
+
+    def start(self) -> None:
+        """Begins to load, behind whatever the process does next."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping = True
+        self._look.set()
+        self._thread.join()
+        self._preparing.shutdown(cancel_futures=True)
+
+    def version_name(self, project: str) -> str:
+        """The name under which predictions are made at this moment."""
+        live = self._live.get(project)
+        # While it loads, the name on disk: it is what the next prediction will carry.
+        return live.name if live else self._versions(project).live_name()
+
+    def live(self, project: str, deadline: float) -> Live:
+        """The project's live model; waits for one that is being loaded, until `deadline` (monotonic).
+
+        Raises Unavailable where it cannot be loaded, or not in time.
+        """
+        live = self._live.get(project)
+        if live is None:
+            with self._changed:
+                self._look.set()
+                self._changed.wait_for(
+                    lambda: project in self._live or self.problem(project), max(0.0, deadline - time.monotonic())
+                )
+                live = self._live.get(project)
+        if live is None:
+            raise Unavailable(self.problem(project) or "the model is still loading: ask again")
+        return live
+
+    def problem(self, project: str | None = None) -> str:
+        """Why the model class, or the project's live version, cannot be loaded; "" where all is well."""
+        if self._import_error or project is None:
+            return self._import_error
+        return self._failed.get(project, ("", ""))[1]
+
+    def problems(self) -> list[str]:
+        """What a user should know of, each once."""
+        warnings = (live.warning for live in list(self._live.values()))
+        failures = (problem for _, problem in list(self._failed.values()))
+        return list(dict.fromkeys(filter(None, (self._import_error, self._warning, *warnings, *failures))))
+
+    @property
+    def ready(self) -> bool:
+        """Whether every project that has a version can be predicted."""
+        return self._imported and all(
+            project.uid in self._live or project.uid in self._failed for project in self._projects.all()
+        )
+
+    def prepare(self, project: Project, tasks: list[Any]) -> None:
+        """Lets the model see imported tasks in the background, so that opening them costs nothing."""
+        self._preparing.submit(self._prepare, project, tasks)
+
+    def _prepare(self, project: Project, tasks: list[Any]) -> None:
+        live = self._live.get(project.uid)
+        model = live.model if live and live.model else self._new_model(project, None)
+        if hasattr(model, "prepare"):
+            try:
+                model.prepare(tasks)
+            except Exception:
+                log.exception("project %s: imported tasks could not be prepared", project.uid)
+
+    def _versions(self, project: str) -> Versions:
+        return Versions(self._projects.folder(project))
+
+    def _run(self) -> None:
+        try:
+            self._new_model.load()
+        except Exception as error:
+            log.exception("the model class cannot be loaded")
+            self._import_error = str(error)
+            with self._changed:
+                self._changed.notify_all()
+            return
+        self._imported = True
+        refreshed = 0.0
+        warmed_up = False
+        while not self._stopping:
+            if time.monotonic() - refreshed > REFRESH_SECONDS:
+                self._projects.refresh()
+                refreshed = time.monotonic()
+            for project in self._projects.all():
+                self._follow(project)
+            for gone in self._live.keys() - {project.uid for project in self._projects.all()}:
+                del self._live[gone]
+            if not warmed_up:  # after the versions, since they are what answers
+                self._preparing.submit(self._warm_up)
+                warmed_up = True
+            self._look.wait(LOOK_SECONDS)
+            self._look.clear()
+
+    def _follow(self, project: Project) -> None:
+        """Swaps the project's model where the pointer has moved, or its choices have changed."""
+        versions = self._versions(project.uid)
+        name = versions.live_name()
+        choices = parse_label_config(project.label_config).choices
+        live = self._live.get(project.uid)
+        if live and live.name == name and (name == UNTRAINED or not choices or live.choices == choices):
+            return
+        if self._failed.get(project.uid, ("", ""))[0] == name:
+            return
+        try:
+            self._live[project.uid] = self._load(project, versions, choices)
+        except Exception as error:
+            log.exception("project %s: version %s cannot be loaded; %s stays", project.uid, name, live and live.name)
+            self._failed[project.uid] = (name, f"version {name} cannot be loaded ({error}); activate another one")
+        else:
+            self._failed.pop(project.uid, None)
+            log.info("project %s: %s is live", project.uid, self._live[project.uid].name)
+        with self._changed:
+            self._changed.notify_all()
+
+    def _load(self, project: Project, versions: Versions, choices: tuple[str, ...]) -> Live:
+        version = versions.live()
+        if version is None:
+            return Live(UNTRAINED, None)
+        if choices and version.choices != choices:
+            # Label Studio never asks again for a version that it has predictions of.
+            version = versions.renew_live(cause="the labeling config's choices changed", choices=choices) or version
+        model = self._new_model(project, version)
+        return Live(version.name, model, version.choices, str(version.train_output.get("warning", "")))
+
+    def _warm_up(self) -> None:
+        model_class = self._new_model.load()
+        if hasattr(model_class, "warm_up"):
+            try:
+                self._warning = model_class.warm_up()
+            except Exception as error:
+                log.exception("the model class cannot be prepared")
+                self._warning = str(error)

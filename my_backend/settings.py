@@ -1,0 +1,96 @@
+"""How to serve: the environment, read once by whoever starts a process."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+class Settings(BaseSettings):
+    """Each field is the environment variable of the same name in capitals, or a line of `.env`."""
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True)
+
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all")
+    port: Annotated[int, Field(ge=1, le=65535)] = Field(9090, description="port to listen on")
+    model_dir: Path = Field(Path("data"), description="versions, jobs and projects: what to back up")
+    cache_dir: Path = Field(
+        Path("~/.cache/image-classifier"), description="images and embeddings; per host, never on NFS"
+    )
+    model_class: str = Field("model:ImageClassifierAPI", description="module:Class of the LabelStudioMLBase to serve")
+    label_studio_url: str = Field("", description="where Label Studio is, as seen from here")
+    label_studio_api_key: SecretStr = Field(
+        SecretStr(""), description="its token (personal access token or legacy token)"
+    )
+    basic_auth_user: str = Field("", description="with BASIC_AUTH_PASS: what callers must present")
+    basic_auth_pass: SecretStr = SecretStr("")
+    image_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="hosts on private networks that images may come from, comma-separated"
+    )
+    requests_ca_bundle: str = Field("", description="file of the authorities that sign your hosts' certificates")
+    retrain_after_annotations: Annotated[int, Field(ge=0)] = Field(
+        10, description="train after so many new or changed annotations, or 30 s after the last; 0: only by hand"
+    )
+    redis_url: str = Field("", description="redis://…: jobs go to RQ workers instead of the server's own process")
+    redis_host: str = Field("", description="another way to say REDIS_URL")
+    redis_port: Annotated[int, Field(ge=1, le=65535)] = 6379
+    rq_queue_name: str = Field("default", description="RQ queue; workers and servers must agree")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["text", "json"] = "text"
+
+    @field_validator("image_hosts", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return (
+            tuple(part.strip().lower() for part in value.split(",") if part.strip())
+            if isinstance(value, str)
+            else value
+        )
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _upper(cls, value: object) -> object:
+        return value.upper() if isinstance(value, str) else value
+
+    @field_validator("label_studio_url")
+    @classmethod
+    def _check_url(cls, value: str) -> str:
+        if value and not value.startswith(("http://", "https://")):
+            raise ValueError("must begin with http:// or https://, as in http://localhost:8080")
+        return value.rstrip("/")
+
+    @field_validator("model_dir", "cache_dir")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @property
+    def basic_auth(self) -> tuple[str, str] | None:
+        """User and password that callers must present."""
+        password = self.basic_auth_pass.get_secret_value()
+        return (self.basic_auth_user, password) if self.basic_auth_user or password else None
+
+    @property
+    def trusts_setup(self) -> bool:
+        """Whether to believe what `/setup` says of its Label Studio: who can call is known, or local."""
+        return self.basic_auth is not None or self.host in LOOPBACK
+
+
+def read_settings() -> Settings:
+    """Raises SystemExit that names each bad variable and its value's fault."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise SystemExit(explain(error)) from None
+
+
+def explain(error: ValidationError) -> str:
+    """One line for each setting that cannot be used."""
+    lines = [
+        f"{'_'.join(str(part) for part in fault['loc']).upper()}: {fault['msg']}, but it is {fault['input']!r}"
+        for fault in error.errors()
+    ]
+    return "Settings that cannot be used (environment or .env):\n  " + "\n  ".join(lines)

@@ -1,0 +1,116 @@
+"""What one job does: from annotations to a published version."""
+
+import json
+import logging
+import shutil
+from typing import Any
+
+from my_backend import files
+from my_backend.errors import TrainingError
+from my_backend.jobs import JobStore, RunningJob
+from my_backend.label_studio import HOW_TO_MAKE_A_TOKEN, find_label_studio
+from my_backend.model_class import ModelFactory
+from my_backend.projects import Project, Projects
+from my_backend.settings import Settings
+from my_backend.versions import Versions
+from my_backend.wire import parse_label_config
+
+log = logging.getLogger(__name__)
+
+# Annotated tasks that came with POST /train; kept until a version has learned them.
+KEPT_ANNOTATIONS = "annotations.json"
+
+Json = dict[str, Any]
+
+
+class TrainingJob:
+    """Trains a project's model and publishes what comes out of it."""
+
+    def __init__(self, settings: Settings, projects: Projects, store: JobStore, new_model: ModelFactory) -> None:
+        self._settings, self._projects, self._store, self._new_model = settings, projects, store, new_model
+
+    def __call__(self, running: RunningJob) -> Json:
+        """The names of the versions that were published and what `fit` said of them; raises BackendError."""
+        job = running.job
+        running.progress({"phase": "reading annotations"})
+        unlearned = self._projects.get(job.project).unlearned
+        kept = self._projects.folder(job.project) / KEPT_ANNOTATIONS
+        kept_text = kept.read_text(encoding="utf-8") if kept.exists() else ""
+        if kept_text:
+            project, tasks = self._projects.get(job.project), json.loads(kept_text)
+        else:
+            project, tasks = self._ask_label_studio(job.project)
+        running.annotations_were_read()
+        result = self._train(running, project, tasks)
+        self._projects.learned(project.uid, unlearned)
+        if kept_text and kept.read_text(encoding="utf-8") == kept_text:
+            kept.unlink()
+        return result
+
+    def _ask_label_studio(self, uid: str) -> tuple[Project, list[Json]]:
+        """The project as it is now, and its annotated tasks."""
+        label_studio = find_label_studio(self._settings, self._projects.credentials(uid))
+        if label_studio is None:
+            raise TrainingError(
+                "It is not known where Label Studio is, so its annotations cannot be read: set LABEL_STUDIO_URL, and "
+                + HOW_TO_MAKE_A_TOKEN
+            )
+        number = self._projects.get(uid).id
+        described = label_studio.project(number)
+        project = self._projects.remember(uid, label_config=described.get("label_config"), title=described.get("title"))
+        return project, label_studio.annotated_tasks(number)
+
+    def _train(self, running: RunningJob, project: Project, tasks: list[Json]) -> Json:
+        versions = Versions(self._projects.folder(project.uid))
+        workdir = self._store.workdir(running.job)
+        workdir.mkdir(parents=True, exist_ok=True)
+        published: list[str] = []
+        outputs: list[Json] = []
+
+        def publish(train_output: Json) -> None:
+            running.check()
+            version = versions.publish(
+                _checked(train_output),
+                workdir,
+                cause=running.job.cause,
+                choices=parse_label_config(project.label_config).choices,
+                held_back=str(train_output.get("held_back", "")),
+            )
+            published.append(version.name)
+            outputs.append(train_output)
+            log.info(
+                "project %s: published %s%s",
+                project.uid,
+                version.name,
+                " (held back)" if version.held_back else "",
+            )
+
+        model = self._new_model(project, versions.live())
+        output = model.fit(
+            tasks,
+            workdir=str(workdir),
+            kind=running.job.kind,
+            progress=running.progress,
+            publish=publish,
+        )
+        # A model that knows nothing of `publish` just returns its resources.
+        if output is not None and output not in outputs:
+            publish(output)
+        shutil.rmtree(workdir, ignore_errors=True)
+        return {"versions": published, **(outputs[-1] if outputs else {})}
+
+
+def keep_annotations(projects: Projects, uid: str, tasks: list[Json]) -> None:
+    """Keeps the annotated tasks of POST /train until a job has learned them."""
+    files.write_json(projects.folder(uid) / KEPT_ANNOTATIONS, tasks)
+
+
+def _checked(train_output: Any) -> Json:
+    """Raises TrainingError unless `fit` returned what can be stored as JSON."""
+    if not isinstance(train_output, dict):
+        raise TrainingError(f"fit() must return a dict of JSON values, not {type(train_output).__name__}")
+    try:
+        checked: Json = json.loads(json.dumps(train_output))
+    except (TypeError, ValueError) as error:
+        raise TrainingError(f"fit() returned what cannot be stored as JSON: {error}") from error
+    return checked

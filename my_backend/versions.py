@@ -1,0 +1,208 @@
+"""Model versions: immutable directories, and for each project one pointer that names the live one."""
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from my_backend import files
+from my_backend.errors import NotFound
+
+UNTRAINED = "untrained"
+VERSION_FILE = "version.json"
+POINTER_FILE = "live"
+# Stands for the version's own directory in a stored train_output, so that MODEL_DIR can be moved.
+HERE = "{version}"
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Version:
+    """A published model: what `fit` returned, and how it came about."""
+
+    name: str
+    folder: Path
+    created: float  # seconds since 1970
+    cause: str
+    choices: tuple[str, ...]  # of the labeling config when it was published
+    train_output: Json  # with the paths of its files as they are here
+    held_back: str = ""  # why it did not go live by itself
+    grew_from: str = ""
+
+
+class Versions:
+    """The versions of one project, under its folder. Any number of processes may read; writers take a lock."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._versions = folder / "versions"
+        self.pointer = folder / POINTER_FILE
+
+    def live_name(self) -> str:
+        """The live version's name, `untrained` before the first."""
+        try:
+            return self.pointer.read_text(encoding="utf-8").strip()
+        except FileNotFoundError:
+            return UNTRAINED
+
+    def live(self) -> Version | None:
+        name = self.live_name()
+        return None if name == UNTRAINED else self.get(name)
+
+    def get(self, name: str) -> Version:
+        """Raises NotFound."""
+        record = files.read_json(self._versions / name / VERSION_FILE) if _NAME.fullmatch(name) else None
+        if record is None:
+            raise NotFound(f"there is no version {name}; there are: {', '.join(self.names()) or 'none'}")
+        folder = self._versions / name
+        record["train_output"] = _with_paths(record["train_output"], HERE, str(folder))
+        record["choices"] = tuple(record["choices"])
+        return Version(folder=folder, **record)
+
+    def names(self) -> list[str]:
+        """From the oldest to the newest."""
+        folders = self._versions.glob(f"v*/{VERSION_FILE}")
+        return sorted((path.parent.name for path in folders), key=_number)
+
+    def publish(
+        self,
+        train_output: Json,
+        workdir: Path,
+        *,
+        cause: str,
+        choices: Sequence[str],
+        held_back: str = "",
+    ) -> Version:
+        """Makes a version of what `fit` returned, and the live one unless it is held back.
+
+        Files and folders under `workdir` that `train_output` names become the version's own (they are moved there).
+        """
+        staging = self._stage()
+        try:
+            for name in _names_under(train_output, workdir):
+                os.replace(workdir / name, staging / name)
+            stored = _with_paths(train_output, str(workdir), HERE)
+            return self._finish(staging, stored, cause=cause, choices=choices, held_back=held_back)
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+
+    def renew_live(self, *, cause: str, choices: Sequence[str]) -> Version | None:
+        """Gives the live version a new name, so that Label Studio asks for predictions again.
+
+        None where there is no live version, or another process has renewed it for the same choices already.
+        """
+        with files.locked(self._folder / ".renew"):
+            live = self.live()
+            if live is None or live.choices == tuple(choices):
+                return None
+            return self.copy_from(live, cause=cause, choices=choices)
+
+    def copy_from(self, version: Version, *, cause: str, choices: Sequence[str]) -> Version:
+        """Makes a live version with the same files, which are linked where the file system can."""
+        staging = self._stage()
+        try:
+            shutil.copytree(version.folder, staging, copy_function=_link_or_copy, dirs_exist_ok=True)
+            (staging / VERSION_FILE).unlink()
+            stored = _with_paths(version.train_output, str(version.folder), HERE)
+            return self._finish(staging, stored, cause=cause, choices=choices)
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+
+    def _stage(self) -> Path:
+        staging = self._versions / f".staging-{uuid4().hex}"
+        staging.mkdir(parents=True)
+        return staging
+
+    def _finish(
+        self, staging: Path, stored: Json, *, cause: str, choices: Sequence[str], held_back: str = ""
+    ) -> Version:
+        with files.locked(self._folder / ".versions"):
+            name, created = self._new_name()
+            before = self.live_name()
+            record = {
+                "name": name,
+                "created": created,
+                "cause": cause,
+                "choices": list(choices),
+                "train_output": stored,
+                "held_back": held_back,
+                "grew_from": "" if before == UNTRAINED else before,
+            }
+            files.write_json(staging / VERSION_FILE, record)
+            _sync_tree(staging)
+            os.replace(staging, self._versions / name)
+            files.sync_folder(self._versions)
+            if not held_back:
+                files.write(self.pointer, name + "\n")
+        return self.get(name)
+
+    def _new_name(self) -> tuple[str, float]:
+        """`v7-20261120T132501`: a number that grows, and the UTC second, so that no name comes twice.
+
+        Not even where MODEL_DIR was emptied, or the clock set back: the second is always after the newest one's.
+        """
+        names = self.names()
+        number, newest = (_number(names[-1]), self.get(names[-1]).created) if names else (0, 0.0)
+        created = max(time.time(), newest + 1)
+        return f"v{number + 1}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime(created))}", created
+
+    def activate(self, name: str) -> Version:
+        """Makes a version live, an older one too; raises NotFound."""
+        with files.locked(self._folder / ".versions"):
+            version = self.get(name)
+            files.write(self.pointer, name + "\n")
+        return version
+
+
+_NAME = re.compile(r"v(\d+)-\d{8}T\d{6}")
+
+
+def _number(name: str) -> int:
+    match = _NAME.fullmatch(name)
+    return int(match[1]) if match else 0
+
+
+def _with_paths(value: Any, old: str, new: str) -> Any:
+    """A JSON value in which paths below `old` are below `new`."""
+    if isinstance(value, str):
+        return new + value.removeprefix(old) if value == old or value.startswith(old + "/") else value
+    if isinstance(value, list):
+        return [_with_paths(item, old, new) for item in value]
+    if isinstance(value, dict):
+        return {key: _with_paths(item, old, new) for key, item in value.items()}
+    return value
+
+
+def _names_under(value: Any, folder: Path) -> set[str]:
+    """The first names below `folder` of the paths in a JSON value."""
+    if isinstance(value, str):
+        prefix = f"{folder}/"
+        return {value.removeprefix(prefix).split("/")[0]} if value.startswith(prefix) else set()
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return set().union(*(_names_under(item, folder) for item in items))
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def _sync_tree(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+    files.sync_folder(folder)
