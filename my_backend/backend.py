@@ -6,13 +6,15 @@ from contextlib import contextmanager
 
 from my_backend import files
 from my_backend.errors import Conflict
-from my_backend.jobs import JobStore, ThreadQueue
+from my_backend.jobs import JobQueue, JobStore
 from my_backend.media import media_pool
 from my_backend.model_class import ModelFactory
 from my_backend.projects import Projects
 from my_backend.retraining import Retraining
+from my_backend.rq_queue import RqQueue
 from my_backend.serving import Serving
 from my_backend.settings import Settings
+from my_backend.thread_queue import ThreadQueue
 from my_backend.training_job import TrainingJob
 
 
@@ -27,12 +29,17 @@ class Backend:
         new_model = ModelFactory(settings, self.projects, self._media_pool)
         self.serving = Serving(self.projects, new_model)
         self.job_store = JobStore(folder)
-        self.queue = ThreadQueue(self.job_store, TrainingJob(settings, self.projects, self.job_store, new_model))
+        self.queue = self._make_queue(new_model)
         self.retraining = Retraining(
             self.projects,
             settings.retrain_after_annotations,
             lambda project: self.submit_correction(project),
         )
+
+    def _make_queue(self, new_model: ModelFactory) -> JobQueue:
+        if self.settings.redis:
+            return RqQueue(self.settings, self.job_store)
+        return ThreadQueue(self.job_store, TrainingJob(self.settings, self.projects, self.job_store, new_model))
 
     def submit_correction(self, project: str) -> None:
         """A quick training, as annotation events ask for."""
@@ -57,6 +64,9 @@ class Backend:
     def _own_model_dir(self) -> Iterator[None]:
         """Jobs that run in this process would run twice if another process took up the same ones."""
         folder = self.settings.model_dir
+        if self.settings.redis:
+            yield
+            return
         try:
             with files.claimed(folder / ".server"):
                 yield

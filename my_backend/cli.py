@@ -1,19 +1,23 @@
-"""The command line: serve."""
+"""The command line: serve, worker."""
 
+import atexit
 import logging
 import signal
 import threading
 from typing import Annotated
 
 import typer
+from flask import Flask
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from my_backend.backend import Backend
 from my_backend.console import show_progress
 from my_backend.errors import BackendError
+from my_backend.jobs import KINDS, Kind
 from my_backend.logs import set_up_logs
 from my_backend.server import create_app
 from my_backend.settings import Settings, read_settings
+from my_backend.worker import work
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +44,19 @@ def serve(
         raise SystemExit(str(error)) from None
 
 
+@app.command()
+def worker(
+    only: Annotated[
+        Kind | None, typer.Option(help="take only jobs of this kind: a worker for `head` lets no correction wait")
+    ] = None,
+) -> None:
+    """Trains for servers that share REDIS_URL and MODEL_DIR, until it is stopped."""
+    settings = read_settings()
+    if not settings.redis:
+        raise SystemExit("A worker needs REDIS_URL (or REDIS_HOST); without Redis the server trains by itself.")
+    work(settings, (only,) if only else KINDS)
+
+
 def serve_in_this_process(settings: Settings) -> None:
     """The development server: one process, a thread for each request, until SIGTERM or Ctrl-C."""
     backend = Backend(settings)
@@ -57,6 +74,16 @@ def serve_in_this_process(settings: Settings) -> None:
         with server, show_progress(backend.job_store):
             server.serve_forever(poll_interval=0.1)
     log.info("stopped")
+
+
+def application_for_uwsgi() -> Flask:
+    """The application for a process of uWSGI, with its threads running; they end with the process."""
+    settings = read_settings()
+    set_up_logs(settings)
+    running = Backend(settings).running()
+    backend = running.__enter__()
+    atexit.register(running.__exit__, None, None, None)
+    return create_app(backend)
 
 
 class _Handler(WSGIRequestHandler):

@@ -1,7 +1,7 @@
-"""Background jobs: their records on disk, and the queue that runs them in the server's own process."""
+"""Background jobs: their records on disk, what a running one may say, and what a queue promises."""
 
 import logging
-import threading
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -22,6 +22,9 @@ UNFINISHED: tuple[Status, ...] = ("queued", "started")
 MAX_ATTEMPTS = 3  # times that a job may take its process down with it
 KEPT_JOBS = 50  # finished records of a project
 PROGRESS_SECONDS = 0.2  # how often progress goes to disk
+
+SHUTDOWN = "the server shuts down"
+CANCELED = "it was canceled"
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,6 @@ class JobStore:
 
     def __init__(self, projects_folder: Path) -> None:
         self._folder = projects_folder
-        self._lock = threading.Lock()
 
     def save(self, job: Job, *, durable: bool = True) -> None:
         files.write_json(self._path(job.project, job.id), asdict(job), durable=durable)
@@ -80,6 +82,18 @@ class JobStore:
         """A folder that the job may fill; it survives the process, so that training can go on from a checkpoint."""
         return self._folder / job.project / "work" / job.id
 
+    def request_cancel(self, job: Job) -> None:
+        """Asks a running job, in whichever process, to end at its next step."""
+        marker = self._cancel_marker(job)
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.touch()
+
+    def cancel_requested(self, job: Job) -> bool:
+        return self._cancel_marker(job).exists()
+
+    def _cancel_marker(self, job: Job) -> Path:
+        return self.workdir(job) / "cancel"
+
     def thin_out(self, project: str) -> None:
         """Removes the records of all but the newest finished jobs."""
         finished = [job for job in self.of_project(project) if not job.unfinished]
@@ -102,20 +116,29 @@ class JobQueue(Protocol):
     def submit(self, project: str, kind: Kind, cause: str) -> Job:
         """The job that will learn what is known now: a new one, or one that has not read the annotations yet.
 
-        At most one runs and one waits, for each project and kind. Raises Unavailable.
+        At most one runs and one waits, for each project and kind.
         """
 
     def cancel(self, job_id: str) -> Job:
         """Ends a job that waits or runs; raises NotFound."""
 
+    def problem(self) -> str:
+        """Why jobs do not run at the moment; "" where all is well."""
+
+    def start(self) -> None:
+        """Begins to run jobs, those first that an earlier process left."""
+
+    def stop(self) -> None:
+        """Ends the threads; unfinished jobs go on later."""
+
 
 class RunningJob:
     """What a job may say of itself while it runs; saying anything raises JobStopped when it must end."""
 
-    def __init__(self, job: Job, store: JobStore, stopping: Callable[[], str]) -> None:
+    def __init__(self, job: Job, store: JobStore, shutting_down: Callable[[], bool]) -> None:
         self.job = job
         self._store = store
-        self._stopping = stopping
+        self._shutting_down = shutting_down
         self._saved = 0.0
         self._told = ""
 
@@ -134,14 +157,17 @@ class RunningJob:
         self._store.save(self.job)
 
     def check(self) -> None:
-        if reason := self._stopping():
-            raise JobStopped(reason)
+        """Raises JobStopped where the job must end."""
+        if self._store.cancel_requested(self.job):
+            raise JobStopped(CANCELED)
+        if self._shutting_down():
+            raise JobStopped(SHUTDOWN)
 
 
 Work = Callable[[RunningJob], dict[str, Any]]
 
 
-def run_job(job: Job, store: JobStore, work: Work, stopping: Callable[[], str]) -> Job:
+def run_job(job: Job, store: JobStore, work: Work, shutting_down: Callable[[], bool]) -> Job:
     """Runs a job and keeps its record; a job that must end because the process does stays queued for the next."""
     if job.attempts >= MAX_ATTEMPTS:
         error = f"the process died {job.attempts} times while this job ran; is there too little memory?"
@@ -149,7 +175,7 @@ def run_job(job: Job, store: JobStore, work: Work, stopping: Callable[[], str]) 
     job = replace(job, status="started", started=time.time(), attempts=job.attempts + 1, annotations_read=False)
     store.save(job)
     log.info("job %s: started (%s)", job.id, job.cause)
-    running = RunningJob(job, store, stopping)
+    running = RunningJob(job, store, shutting_down)
     try:
         result = work(running)
     except JobStopped as stopped:
@@ -167,106 +193,18 @@ def run_job(job: Job, store: JobStore, work: Work, stopping: Callable[[], str]) 
     return _finish(replace(running.job, status="finished", result=result), store)
 
 
-SHUTDOWN = "the server shuts down"
+def cancel_waiting(job: Job, store: JobStore) -> Job:
+    """Ends a job that has not been started."""
+    return _finish(replace(job, status="canceled", error=CANCELED), store)
 
 
 def _finish(job: Job, store: JobStore) -> Job:
     job = replace(job, ended=time.time())
     store.save(job)
+    shutil.rmtree(store.workdir(job), ignore_errors=True)
     store.thin_out(job.project)
     if job.error:
         log.warning("job %s: %s: %s", job.id, job.status, job.error)
     else:
         log.info("job %s: %s", job.id, job.status)
     return job
-
-
-class ThreadQueue:
-    """Runs jobs in the server's own process: one thread for each kind, so that none waits behind a long one."""
-
-    def __init__(self, store: JobStore, work: Work) -> None:
-        self._store, self._work = store, work
-        self._lock = threading.Condition()
-        self._waiting: dict[Kind, list[Job]] = {kind: [] for kind in KINDS}
-        self._running: dict[Kind, RunningJob | None] = dict.fromkeys(KINDS)
-        self._canceled: set[str] = set()
-        self._stopping = False
-        self._threads = [
-            threading.Thread(target=self._run, args=(kind,), name=f"jobs-{kind}", daemon=True) for kind in KINDS
-        ]
-
-    def start(self) -> None:
-        """Takes up what an earlier process left, then what is submitted."""
-        for job in self._store.all():
-            if job.unfinished:
-                if job.status == "started":
-                    log.warning("job %s was running when the process died; it is started again", job.id)
-                self._enqueue(replace(job, status="queued", progress={}))
-        for thread in self._threads:
-            thread.start()
-
-    def stop(self) -> None:
-        """Ends the running jobs at their next step; they go on at the next start."""
-        with self._lock:
-            self._stopping = True
-            self._lock.notify_all()
-        for thread in self._threads:
-            thread.join()
-
-    def submit(self, project: str, kind: Kind, cause: str) -> Job:
-        with self._lock:
-            waiting = next((job for job in self._waiting[kind] if job.project == project), None)
-            if waiting:
-                return waiting
-            running = self._running[kind]
-            if running and running.job.project == project and not running.job.annotations_read:
-                return running.job
-            job = new_job(project, kind, cause)
-            self._enqueue(job)
-            return job
-
-    def _enqueue(self, job: Job) -> None:
-        with self._lock:
-            self._store.save(job)
-            self._waiting[job.kind].append(job)
-            self._lock.notify_all()
-
-    def cancel(self, job_id: str) -> Job:
-        with self._lock:
-            job = self._store.get(job_id)
-            queue = self._waiting[job.kind]
-            if any(waiting.id == job_id for waiting in queue):
-                queue[:] = [waiting for waiting in queue if waiting.id != job_id]
-                return _finish(replace(job, status="canceled", error=CANCELED), self._store)
-            if job.unfinished:
-                self._canceled.add(job_id)
-            return job
-
-    def _run(self, kind: Kind) -> None:
-        while True:
-            with self._lock:
-                self._lock.wait_for(lambda: self._stopping or self._waiting[kind])
-                if self._stopping:
-                    return
-                job = self._waiting[kind].pop(0)
-                self._running[kind] = RunningJob(job, self._store, lambda: "")
-            self._run_one(job)
-
-    def _run_one(self, job: Job) -> None:
-        run_job(job, self._store, self._work_on, lambda: self._why_stop(job.id))
-        with self._lock:
-            self._running[job.kind] = None
-            self._canceled.discard(job.id)
-
-    def _work_on(self, running: RunningJob) -> dict[str, Any]:
-        with self._lock:
-            self._running[running.job.kind] = running
-        return self._work(running)
-
-    def _why_stop(self, job_id: str) -> str:
-        if job_id in self._canceled:
-            return CANCELED
-        return SHUTDOWN if self._stopping else ""
-
-
-CANCELED = "it was canceled"

@@ -9,17 +9,17 @@ from my_backend import files
 from my_backend.errors import BadRequest, NotFound
 
 PROJECT_FILE = "project.json"
+UNLEARNED_FILE = "unlearned.json"
 CREDENTIALS_FILE = "credentials.json"
 
 
 @dataclass(frozen=True)
 class Project:
-    """What Label Studio says of a project, and how many annotations changed since it was last learned."""
+    """What Label Studio says of a project."""
 
     uid: str  # Label Studio's id, a dot, and the second it was created
     label_config: str = ""
     title: str = ""
-    unlearned: int = 0
 
     @property
     def id(self) -> int:
@@ -42,16 +42,19 @@ class Projects:
         self._folder = folder
         self._lock = threading.Lock()
         self._projects: dict[str, Project] = {}
+        self._written: dict[str, int] = {}  # when the file was written that is known here (nanoseconds)
         self.refresh()
 
     def refresh(self) -> None:
-        """Learns of projects that another process has added or removed."""
-        found = {path.parent.name for path in self._folder.glob(f"*/{PROJECT_FILE}")}
+        """Learns what another process has noted."""
+        found = {path.parent.name: path.stat().st_mtime_ns for path in self._folder.glob(f"*/{PROJECT_FILE}")}
         with self._lock:
-            for uid in self._projects.keys() - found:
+            for uid in self._projects.keys() - found.keys():
                 del self._projects[uid]
-            for uid in found - self._projects.keys():
-                self._projects[uid] = Project(**files.read_json(self.folder(uid) / PROJECT_FILE))
+            for uid, written in found.items():
+                if self._written.get(uid) != written:
+                    self._projects[uid] = Project(**files.read_json(self.folder(uid) / PROJECT_FILE))
+                    self._written[uid] = written
 
     def folder(self, uid: str) -> Path:
         """Where everything of the project lies."""
@@ -105,23 +108,23 @@ class Projects:
                 self._keep(project)
             return project
 
-    def count_changes(self, uid: str, changes: int) -> int:
-        """Adds to the annotations not yet learned; returns how many there are now."""
-        with self._lock:
-            project = self._projects.get(uid, Project(uid))
-            project = replace(project, unlearned=project.unlearned + changes)
-            self._keep(project)
-            return project.unlearned
-
-    def learned(self, uid: str, changes: int) -> None:
-        """Takes off the changes that a job has read."""
-        with self._lock:
-            if project := self._projects.get(uid):
-                self._keep(replace(project, unlearned=max(0, project.unlearned - changes)))
-
     def _keep(self, project: Project) -> None:
-        files.write_json(self.folder(project.uid) / PROJECT_FILE, asdict(project), durable=False)
+        path = self.folder(project.uid) / PROJECT_FILE
+        files.write_json(path, asdict(project), durable=False)
         self._projects[project.uid] = project
+        self._written[project.uid] = path.stat().st_mtime_ns
+
+    def unlearned(self, uid: str) -> int:
+        """How many annotations were made, changed or deleted since the project was last learned."""
+        return int(files.read_json(self.folder(uid) / UNLEARNED_FILE) or 0)
+
+    def count_changes(self, uid: str, changes: int) -> int:
+        """Adds to the annotations not yet learned, or takes off; returns how many there are now."""
+        path = self.folder(uid) / UNLEARNED_FILE
+        with files.locked(self.folder(uid) / ".unlearned"):
+            total = max(0, self.unlearned(uid) + changes)
+            files.write_json(path, total, durable=False)
+        return total
 
     def remember_credentials(self, uid: str, credentials: Credentials) -> None:
         """Readable by the owner alone."""

@@ -28,7 +28,7 @@ class Retraining:
     def start(self) -> None:
         """Also takes up changes that were counted before a restart."""
         for project in self._projects.all():
-            if project.unlearned and self._after:
+            if self._after and self._projects.unlearned(project.uid):
                 self._wait_for_quiet(project.uid)
         self._thread.start()
 

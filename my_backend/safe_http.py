@@ -76,7 +76,8 @@ class SafeSession:
     """A requests session whose connections are checked on the address that is really connected to.
 
     What `allowed` names, as `host` or `host:port`, may be private. Redirects are followed here, so that each is
-    checked and none carries a token to another origin. No proxies and no .netrc: the environment must not route around the check.
+    checked and none carries a token to another origin. No proxies and no .netrc: the environment must not route
+    around the check.
     """
 
     def __init__(self, allowed: Collection[str] = (), *, ca_bundle: str = "") -> None:

@@ -74,6 +74,11 @@ class Settings(BaseSettings):
         return (self.basic_auth_user, password) if self.basic_auth_user or password else None
 
     @property
+    def redis(self) -> str:
+        """Redis' URL, or "" where jobs run in the server's own process."""
+        return self.redis_url or (f"redis://{self.redis_host}:{self.redis_port}/0" if self.redis_host else "")
+
+    @property
     def trusts_setup(self) -> bool:
         """Whether to believe what `/setup` says of its Label Studio: who can call is known, or local."""
         return self.basic_auth is not None or self.host in LOOPBACK

@@ -27,6 +27,8 @@ def page(backend: Backend) -> str:
 def problems(backend: Backend) -> list[str]:
     """What is amiss and what to do, in words; from memory."""
     found = backend.serving.problems()
+    if problem := backend.queue.problem():
+        found.append(problem)
     if not backend.settings.label_studio_api_key.get_secret_value():
         found.append(
             "LABEL_STUDIO_API_KEY is not set: only the token that Label Studio hands over when it connects is used, "
@@ -61,6 +63,7 @@ def _project(backend: Backend, project: Project) -> dict[str, Any]:
     jobs = backend.job_store.of_project(project.uid)
     return {
         "project": project,
+        "unlearned": backend.projects.unlearned(project.uid),
         "live": backend.serving.version_name(project.uid),
         "versions": [version_record(versions.get(name)) for name in versions.names()[::-1][:SHOWN_VERSIONS]],
         "jobs": jobs[::-1][:SHOWN_JOBS],

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import shutil
 from typing import Any
 
 from my_backend import files
@@ -33,7 +32,7 @@ class TrainingJob:
         """The names of the versions that were published and what `fit` said of them; raises BackendError."""
         job = running.job
         running.progress({"phase": "reading annotations"})
-        unlearned = self._projects.get(job.project).unlearned
+        unlearned = self._projects.unlearned(job.project)
         kept = self._projects.folder(job.project) / KEPT_ANNOTATIONS
         kept_text = kept.read_text(encoding="utf-8") if kept.exists() else ""
         if kept_text:
@@ -42,7 +41,7 @@ class TrainingJob:
             project, tasks = self._ask_label_studio(job.project)
         running.annotations_were_read()
         result = self._train(running, project, tasks)
-        self._projects.learned(project.uid, unlearned)
+        self._projects.count_changes(project.uid, -unlearned)
         if kept_text and kept.read_text(encoding="utf-8") == kept_text:
             kept.unlink()
         return result
@@ -96,7 +95,6 @@ class TrainingJob:
         # A model that knows nothing of `publish` just returns its resources.
         if output is not None and output not in outputs:
             publish(output)
-        shutil.rmtree(workdir, ignore_errors=True)
         return {"versions": published, **(outputs[-1] if outputs else {})}
 
 
