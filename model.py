@@ -13,6 +13,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 import torch
 from label_studio_ml.model import LabelStudioMLBase
+from pydantic import ValidationError
 from torch import Tensor
 
 from image_classifier.dataset import Sample, held_out
@@ -34,9 +35,9 @@ from image_classifier.preprocessing import ImageError
 from image_classifier.settings import ClassifierSettings
 from image_classifier.training import Hyperparameters, fine_tune, train_head
 from my_backend.annotations import label_of
-from my_backend.errors import MediaError, TrainingError
+from my_backend.errors import BackendError, MediaError, TrainingError
 from my_backend.media import Media, MediaRequest, media_pool, open_media
-from my_backend.settings import Settings
+from my_backend.settings import Settings, explain
 from my_backend.wire import ImageChoices, Json, parse_label_config, prediction
 
 log = logging.getLogger(__name__)
@@ -394,7 +395,10 @@ _loading = Lock()
 
 @lru_cache(maxsize=1)
 def _settings() -> ClassifierSettings:
-    return ClassifierSettings()
+    try:
+        return ClassifierSettings()
+    except ValidationError as error:
+        raise BackendError(explain(error)) from None
 
 
 @lru_cache(maxsize=1)

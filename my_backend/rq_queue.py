@@ -99,8 +99,8 @@ class RqQueue:
                 problem = self._why_no_worker()
             except RedisError as error:
                 problem = (
-                    f"Redis cannot be reached ({type(error).__name__}): predictions go on, jobs are kept and start when "
-                    "it is back; look at REDIS_URL"
+                    f"Redis cannot be reached ({type(error).__name__}): predictions go on, jobs are kept and start "
+                    "when it is back; look at REDIS_URL"
                 )
             except OSError as error:
                 problem = f"The job records cannot be read: {error}"

@@ -26,7 +26,7 @@ class Settings(BaseSettings):
         SecretStr(""), description="its token (personal access token or legacy token)"
     )
     basic_auth_user: str = Field("", description="with BASIC_AUTH_PASS: what callers must present")
-    basic_auth_pass: SecretStr = SecretStr("")
+    basic_auth_pass: SecretStr = Field(SecretStr(""), description="the password; see BASIC_AUTH_USER")
     image_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="hosts on private networks that images may come from, comma-separated"
     )
@@ -36,10 +36,10 @@ class Settings(BaseSettings):
     )
     redis_url: str = Field("", description="redis://…: jobs go to RQ workers instead of the server's own process")
     redis_host: str = Field("", description="another way to say REDIS_URL")
-    redis_port: Annotated[int, Field(ge=1, le=65535)] = 6379
+    redis_port: Annotated[int, Field(ge=1, le=65535)] = Field(6379, description="with REDIS_HOST")
     rq_queue_name: str = Field("default", description="RQ queue; workers and servers must agree")
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    log_format: Literal["text", "json"] = "text"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="what the log has, at least")
+    log_format: Literal["text", "json"] = Field("text", description="`text`, or `json`: an object a line")
 
     @field_validator("image_hosts", mode="before")
     @classmethod
