@@ -59,6 +59,7 @@ demo: setup-dev ## a real Label Studio with handwritten digits and this backend,
 lock: setup-dev ## renew the locked packages
 	$(COMPILE) --upgrade requirements.in -o requirements.txt
 	$(COMPILE) --upgrade requirements-dev.in -o requirements-dev.txt
+	$(COMPILE) --upgrade demo/label-studio-requirements.in -o demo/label-studio-requirements.txt
 
 audit: setup-dev ## known vulnerabilities in the locked packages, where their database can be reached
 	$(BIN)/pip-audit --no-deps --disable-pip --requirement requirements.txt

@@ -1,0 +1,174 @@
+"""`make demo`: Label Studio with 1,797 handwritten digits, and the backend, which learns from 300 of them."""
+
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import requests
+import typer
+from rich.console import Console
+from rich.status import Status
+
+from demo.backend import Backend
+from demo.digits import LABEL_CONFIG, write_digits
+from demo.label_studio import JSON, LabelStudio, environment
+from demo.process import ServerError, free_port
+
+ANNOTATED, PREDICTED = 300, 200
+
+console = Console(highlight=False, markup=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class Project:
+    """The demo's project: its digits as tasks, some annotated, some others to be predicted."""
+
+    id: int
+    labels: dict[int, str]  # of every task
+    to_predict: list[int]
+
+
+def main(
+    port: Annotated[int, typer.Option(help="Port of the backend, if it is free.")] = 9090,
+    label_studio_port: Annotated[int, typer.Option(help="Port of Label Studio, if it is free.")] = 8080,
+    keep: Annotated[Path | None, typer.Option(help="An empty folder to work in and to leave.")] = None,
+    once: Annotated[bool, typer.Option("--once", help="End once the figures are printed.")] = False,
+) -> None:
+    """Shows the whole circle on real images: annotate, train, predict. Then stays, to be looked at."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    try:
+        _demo(port, label_studio_port, keep, once)
+    except KeyboardInterrupt:
+        console.print("Ended.")
+    except (ServerError, requests.RequestException) as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(1) from None
+
+
+def _interrupt(*_: object) -> None:
+    """Ends the demo through its `with` blocks; once: a second Ctrl-C cannot cut the tidying up short."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    raise KeyboardInterrupt
+
+
+def _demo(port: int, label_studio_port: int, keep: Path | None, once: bool) -> None:
+    environment()  # says itself what it does
+    with ExitStack() as stack:
+        folder = stack.enter_context(_folder(keep))
+        label_studio = LabelStudio(folder / "label-studio", port=free_port(label_studio_port))
+        with _step("Start Label Studio"):
+            stack.enter_context(label_studio)
+        with _step(f"Upload 1,797 digits, {ANNOTATED} of them annotated"):
+            project = _make_project(label_studio, folder / "images")
+        backend = Backend(folder / "backend", label_studio, port=free_port(port))
+        with _step("Start the backend"):
+            stack.enter_context(backend)
+        with _step("Connect and train") as status:
+            connection = label_studio.connect(project.id, backend.url, title="digits")
+            _train(label_studio, connection, backend, project, status)
+        with _step(f"Predict {PREDICTED} of the others"):
+            label_studio.retrieve_predictions(project.id, project.to_predict)
+        _show_figures(label_studio, backend, project)
+        if not once:
+            _show_links(label_studio, backend, project)
+            backend.wait()
+
+
+@contextmanager
+def _folder(keep: Path | None) -> Iterator[Path]:
+    if keep is None:
+        with tempfile.TemporaryDirectory(prefix="digits-demo-") as name:
+            yield Path(name)
+    else:
+        keep.mkdir(parents=True, exist_ok=True)
+        if any(keep.iterdir()):
+            raise typer.BadParameter(f"{keep} is not empty", param_hint="--keep")
+        try:
+            yield keep.resolve()
+        finally:
+            console.print(f"Everything is left in {keep}")
+
+
+@contextmanager
+def _step(what: str) -> Iterator[Status]:
+    """Shows that something is going on, and afterwards how long it took."""
+    started = time.monotonic()
+    with console.status(what) as status:
+        yield status
+    console.print(f"{what}: {time.monotonic() - started:.1f} s")
+
+
+def _make_project(label_studio: LabelStudio, folder: Path) -> Project:
+    paths, labels = zip(*write_digits(folder), strict=True)
+    # At random, since the data set goes from writer to writer and mostly counts from 0 to 9.
+    order = random.Random(0).sample(range(len(paths)), len(paths))  # noqa: S311
+    annotated = set(order[:ANNOTATED])
+    project = label_studio.create_project("Handwritten digits", LABEL_CONFIG)
+    known = [label if n in annotated else None for n, label in enumerate(labels)]
+    tasks = label_studio.upload_images(project, paths, known)
+    to_predict = [tasks[n] for n in order[ANNOTATED : ANNOTATED + PREDICTED]]
+    return Project(project, dict(zip(tasks, labels, strict=True)), to_predict)
+
+
+def _train(label_studio: LabelStudio, connection: int, backend: Backend, project: Project, status: Status) -> None:
+    """Presses Start Training, and shows what the job does until it has finished."""
+    label_studio.start_training(connection)
+    job = backend.is_training(project.id)["job"]
+    if job is not None:  # else it has finished already
+        backend.wait_for_job(job, lambda progress: status.update(f"Train: {_progress_line(progress)}"))
+
+
+def _progress_line(progress: JSON) -> str:
+    """The first steps of a job know little; what is not known yet is left out."""
+    known = {name: value for name, value in progress.items() if value is not None}
+    parts = [str(known.get("phase", "waiting"))]
+    if "epoch" in known and "epochs" in known:
+        parts.append(f"epoch {known['epoch']}/{known['epochs']}")
+    if "loss" in known:
+        parts.append(f"loss {known['loss']:.3f}")
+    if "accuracy" in known:
+        parts.append(f"accuracy {known['accuracy']:.1%}")
+    if "seconds_left" in known:
+        parts.append(f"{known['seconds_left']:.0f} s left")
+    return ", ".join(parts)
+
+
+def _show_figures(label_studio: LabelStudio, backend: Backend, project: Project) -> None:
+    predictions = label_studio.predictions(project.id)
+    predicted = {task: predictions[task][-1] for task in project.to_predict if task in predictions}
+    right = sum(_choice(prediction) == project.labels[task] for task, prediction in predicted.items())
+    version = backend.is_training(project.id)["model_version"]
+    console.print(f"Version {version} predicted {len(predicted)} of {PREDICTED} images; {right} are right.")
+
+
+def _choice(prediction: JSON) -> str:
+    return str(prediction["result"][0]["value"]["choices"][0])
+
+
+def _show_links(label_studio: LabelStudio, backend: Backend, project: Project) -> None:
+    data = f"{label_studio.url}/projects/{project.id}/data"
+    console.print(
+        f"""
+Label Studio    {label_studio.url}
+  login         {label_studio.email}
+  password      {label_studio.password}
+  all images    {data}
+  a prediction  {data}?task={project.to_predict[0]}
+Backend         {backend.url}
+
+Correct a prediction and press Submit or Update; the backend's page shows how it learns from that.
+Ctrl-C ends both."""
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,359 @@
+"""A real Label Studio in a virtual environment of its own, and the parts of its HTTP API that we use."""
+
+import fcntl
+import hashlib
+import importlib.util
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import requests
+
+from demo.process import Process, ServerError, answers, direct_session, free_port
+
+ROOT = Path(__file__).resolve().parent.parent
+REQUIREMENTS = Path(__file__).with_name("label-studio-requirements.txt")
+ENVIRONMENT = ROOT / ".venv-label-studio"
+DATABASE = "label_studio.sqlite3"
+
+START_SECONDS = 180
+REQUEST_SECONDS = 120  # Label Studio itself waits up to 100 s for a backend
+UPLOAD_FILES = 100  # in one request; Label Studio refuses more
+PAGE_TASKS = 500  # on SQLite a page of more than 995 tasks is answered with 500
+
+JSON = dict[str, Any]
+# One choice, several, or paths of nested choices
+Choices = str | Sequence[str] | Sequence[Sequence[str]]
+
+
+def environment() -> Path:
+    """The virtual environment with Label Studio, and an empty database beside it; made on the first call."""
+    with REQUIREMENTS.open("rb") as requirements:
+        fcntl.flock(requirements, fcntl.LOCK_EX)  # one process makes it, the others wait
+        lock = hashlib.sha256(requirements.read()).hexdigest()
+        # Scripts in it know its path and its Python.
+        key = f"{lock} {ENVIRONMENT} {sys.version}\n"
+        stamp = ENVIRONMENT / "complete"
+        if not (stamp.is_file() and stamp.read_text() == key):
+            _make_environment()
+            stamp.write_text(key)
+    return ENVIRONMENT
+
+
+def _make_environment() -> None:
+    print(f"Setting up Label Studio in {ENVIRONMENT} (once) ...", flush=True)
+    started = time.monotonic()
+    shutil.rmtree(ENVIRONMENT, ignore_errors=True)  # an outdated one, or one whose making was interrupted
+    python = str(ENVIRONMENT / "bin" / "python")
+    if importlib.util.find_spec("uv"):
+        uv = [sys.executable, "-m", "uv", "--no-progress"]
+        _run([*uv, "venv", "--python", sys.executable, str(ENVIRONMENT)])
+        install = [*uv, "pip", "install", "--python", python]
+    else:
+        _run([sys.executable, "-m", "venv", str(ENVIRONMENT)])
+        install = [python, "-m", "pip", "install"]
+    # The lock is complete: nothing is left to resolve.
+    _run([*install, "--no-deps", "-r", str(REQUIREMENTS)])
+    print(f"Installed in {time.monotonic() - started:.0f} s; making an empty database ...", flush=True)
+    _make_empty_database()
+    print(f"Label Studio is set up after {time.monotonic() - started:.0f} s.", flush=True)
+
+
+def _make_empty_database() -> None:
+    """Runs Label Studio's migrations once (half a minute), so that every later start need not."""
+    folder = ENVIRONMENT / "empty"
+    # Whatever the command, Label Studio first brings the database up to date.
+    _run([_label_studio(), "version"], env=_settings(folder))
+    (folder / "data" / DATABASE).rename(ENVIRONMENT / DATABASE)
+    shutil.rmtree(folder)
+
+
+def _run(command: Sequence[str], env: dict[str, str] | None = None) -> None:
+    result = subprocess.run(command, check=False, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if result.returncode:
+        raise ServerError(f"{' '.join(command)} ended with {result.returncode}:\n{result.stdout[-3000:]}")
+
+
+def _label_studio() -> str:
+    return str(ENVIRONMENT / "bin" / "label-studio")
+
+
+def _settings(folder: Path) -> dict[str, str]:
+    """An environment in which Label Studio writes below `folder` only, and calls nobody but its backends.
+
+    Nothing of ours is passed on: Label Studio also reads names without prefix, such as HOST, PORT and DEBUG.
+    """
+    for name in ("data", "home", "tmp"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    return {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "HOME": str(folder / "home"),
+        "TMPDIR": str(folder / "tmp"),
+        "PYTHONUTF8": "1",
+        "PYTHONUNBUFFERED": "1",
+        "LABEL_STUDIO_BASE_DATA_DIR": str(folder / "data"),
+        "LABEL_STUDIO_COLLECT_ANALYTICS": "false",
+        "LABEL_STUDIO_LATEST_VERSION_CHECK": "false",
+        "LABEL_STUDIO_SENTRY_DSN": "",
+        "LABEL_STUDIO_FRONTEND_SENTRY_DSN": "",
+        # A backend on loopback is refused otherwise.
+        "LABEL_STUDIO_USE_DEFAULT_BANNED_SUBNETS": "false",
+    }
+
+
+class LabelStudio:
+    """A Label Studio on loopback with everything it writes in `folder`; runs inside a `with` block.
+
+    `legacy_tokens`: whether `legacy_token` is accepted; a fresh Label Studio refuses it.
+    `local_files`: the root below which storages may serve local files; without it they may not.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        port: int = 0,
+        legacy_tokens: bool = False,
+        local_files: Path | None = None,
+    ) -> None:
+        self.folder = folder.resolve()
+        self.port = port or free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.email = "demo@example.com"
+        self.password = secrets.token_urlsafe(9)
+        self.legacy_token = secrets.token_hex(20)
+        self.personal_access_token = ""
+        self._legacy_tokens = legacy_tokens
+        self._local_files = local_files
+        self._session = direct_session()
+        self._process: Process | None = None
+
+    def start(self) -> None:
+        """Starts the server and logs in; after `stop` again, on the same port and with all its data."""
+        environment()
+        settings = _settings(self.folder) | self._own_settings()
+        database = self.folder / "data" / DATABASE
+        if not database.exists():
+            shutil.copy(ENVIRONMENT / DATABASE, database)
+        address = ["--internal-host", "127.0.0.1", "--port", str(self.port)]
+        command = [_label_studio(), "start", "--no-browser", *address]
+        log = self.folder / "label-studio.log"
+        self._process = Process(command, env=settings, folder=self.folder, log=log)
+        try:
+            self._process.wait_until(lambda: answers(f"{self.url}/health"), START_SECONDS)
+            self._log_in()
+            if not self.personal_access_token:
+                self.personal_access_token = self.request("POST", "/api/token/").json()["token"]
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Ends the server and all it started; may be called again."""
+        if self._process is not None:
+            self._process.stop()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _own_settings(self) -> dict[str, str]:
+        return {
+            # Label Studio's name for SQLite's write-ahead log: an upload takes half the time.
+            "LABEL_STUDIO_AZURE_MOUNT_FIX": "true",
+            "LABEL_STUDIO_USERNAME": self.email,
+            "LABEL_STUDIO_PASSWORD": self.password,
+            "LABEL_STUDIO_USER_TOKEN": self.legacy_token,
+            "LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN": str(self._legacy_tokens).lower(),
+            # Said even when off: left to itself, Label Studio serves a folder named like "data" beside it.
+            "LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED": str(self._local_files is not None).lower(),
+            "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT": str((self._local_files or self.folder).resolve()),
+        }
+
+    def _log_in(self) -> None:
+        """Logs in as a browser does; the API then takes the session's cookie, whatever tokens are allowed."""
+        self._session = direct_session()
+        self.request("GET", "/user/login/")
+        form = {
+            "email": self.email,
+            "password": self.password,
+            "csrfmiddlewaretoken": self._session.cookies["csrftoken"],
+        }
+        answer = self.request("POST", "/user/login/", data=form, allow_redirects=False)
+        if answer.status_code != 302:  # the form again
+            raise ServerError(f"Label Studio refused the login of {self.email}")
+
+    def request(self, method: str, path: str, **options: Any) -> requests.Response:
+        """A request as the logged-in user, with `requests`' options; raises on an error status."""
+        options.setdefault("timeout", REQUEST_SECONDS)
+        answer = self._session.request(method, self.url + path, **options)
+        if not answer.ok:
+            raise ServerError(f"{method} {path}: {answer.status_code} {answer.text[:500]}")
+        return answer
+
+    # Projects
+
+    def create_project(self, title: str, label_config: str, **settings: Any) -> int:
+        """Creates a project and returns its id."""
+        project = {"title": title, "label_config": label_config, **settings}
+        return int(self.request("POST", "/api/projects/", json=project).json()["id"])
+
+    def project(self, project: int) -> JSON:
+        """The project's settings and counters."""
+        return dict(self.request("GET", f"/api/projects/{project}").json())
+
+    def update_project(self, project: int, **fields: Any) -> None:
+        """Changes settings, for example `label_config`."""
+        self.request("PATCH", f"/api/projects/{project}", json=fields)
+
+    # Tasks
+
+    def import_tasks(self, project: int, tasks: Sequence[JSON]) -> list[int]:
+        """Imports tasks, as `{"data": ...}` with or without `"annotations"`; returns their ids, in order."""
+        path = f"/api/projects/{project}/import?return_task_ids=true"
+        return list(self.request("POST", path, json=tasks).json()["task_ids"])
+
+    def upload_images(
+        self,
+        project: int,
+        paths: Sequence[Path],
+        labels: Sequence[str | None] | None = None,
+        *,
+        from_name: str = "digit",
+        to_name: str = "image",
+    ) -> list[int]:
+        """Uploads images as the page's import does; returns the ids of their tasks, in the order of `paths`.
+
+        Images with a label come annotated with it. That takes milliseconds for each, where `annotate` takes
+        a tenth of a second, but as with every import Label Studio sends no annotation event.
+        """
+        uploads = [upload for some in _batches(paths, UPLOAD_FILES) for upload in self._upload(project, some)]
+        listed = self.request("GET", f"/api/projects/{project}/file-uploads", params={"all": "true"}).json()
+        files = {upload["id"]: upload["file"] for upload in listed}
+        # Under this name Label Studio shows the URL as the field that the labeling config asks for.
+        tasks: list[JSON] = []
+        for upload, label in zip(uploads, labels or [None] * len(uploads), strict=True):
+            task: JSON = {"data": {"$undefined$": f"/data/{files[upload]}"}, "file_upload_id": upload}
+            if label is not None:
+                # Imported annotations count as ground truth unless they say that they do not.
+                result = _result(label, from_name, to_name)
+                task["annotations"] = [{"result": result, "ground_truth": False}]
+            tasks.append(task)
+        return self.import_tasks(project, tasks)
+
+    def _upload(self, project: int, paths: Sequence[Path]) -> list[int]:
+        # Every file needs a field name of its own: of several with one name only the last is taken.
+        files = {f"file{n}": (path.name, path.read_bytes()) for n, path in enumerate(paths)}
+        path = f"/api/projects/{project}/import?commit_to_project=false"
+        return list(self.request("POST", path, files=files).json()["file_upload_ids"])
+
+    def tasks(self, project: int) -> list[JSON]:
+        """All tasks with their annotations and predictions."""
+        query = {"project": project, "fields": "all", "page_size": PAGE_TASKS}
+        tasks: list[JSON] = []
+        page = 1
+        while True:
+            answer = self.request("GET", "/api/tasks/", params={**query, "page": page}).json()
+            tasks += answer["tasks"]
+            if len(tasks) >= answer["total"]:
+                return tasks
+            page += 1
+
+    def export(self, project: int) -> list[JSON]:
+        """The annotated tasks, as Label Studio exports them: skipped and empty ones too."""
+        return list(self.request("GET", f"/api/projects/{project}/export?exportType=JSON").json())
+
+    # Annotations
+
+    def annotate(
+        self, task: int, choices: Choices, *, from_name: str = "digit", to_name: str = "image", **fields: Any
+    ) -> int:
+        """Submits an annotation and returns its id. Skips the task: `annotate(task, [], was_cancelled=True)`."""
+        annotation = {"result": _result(choices, from_name, to_name), **fields}
+        return int(self.request("POST", f"/api/tasks/{task}/annotations/", json=annotation).json()["id"])
+
+    def update_annotation(
+        self,
+        annotation: int,
+        choices: Choices,
+        *,
+        from_name: str = "digit",
+        to_name: str = "image",
+        **fields: Any,
+    ) -> None:
+        """Replaces what an annotation says."""
+        changes = {"result": _result(choices, from_name, to_name), **fields}
+        self.request("PATCH", f"/api/annotations/{annotation}/", json=changes)
+
+    def delete_annotation(self, annotation: int) -> None:
+        """Deletes an annotation."""
+        self.request("DELETE", f"/api/annotations/{annotation}/")
+
+    # The machine learning backend
+
+    def connect(
+        self,
+        project: int,
+        backend_url: str,
+        *,
+        title: str = "backend",
+        basic_auth: tuple[str, str] | None = None,
+    ) -> int:
+        """Connects a backend to a project and returns the connection's id."""
+        backend: JSON = {"project": project, "url": backend_url, "title": title}
+        if basic_auth is not None:
+            user, password = basic_auth
+            backend |= {"auth_method": "BASIC_AUTH", "basic_auth_user": user, "basic_auth_pass": password}
+        return int(self.request("POST", "/api/ml/", json=backend).json()["id"])
+
+    def backend(self, backend: int) -> JSON:
+        """The connection's state. Label Studio calls the backend's /health and /setup to answer."""
+        return dict(self.request("GET", f"/api/ml/{backend}").json())
+
+    def start_training(self, backend: int) -> None:
+        """Presses Start Training. What the backend answered Label Studio does not tell."""
+        self.request("POST", f"/api/ml/{backend}/train", json={})
+
+    def retrieve_predictions(self, project: int, tasks: Iterable[int]) -> None:
+        """Has Label Studio ask the backend for predictions of those tasks that have none of its version."""
+        action = {"selectedItems": {"all": False, "included": list(tasks)}}
+        path = f"/api/dm/actions?id=retrieve_tasks_predictions&project={project}"
+        self.request("POST", path, json=action)
+
+    def predictions(self, project: int) -> dict[int, list[JSON]]:
+        """The stored predictions of each task that has any, oldest first."""
+        by_task: dict[int, list[JSON]] = defaultdict(list)
+        answer = self.request("GET", "/api/predictions/", params={"project": project}).json()
+        for prediction in sorted(answer, key=lambda prediction: int(prediction["id"])):
+            by_task[prediction["task"]].append(prediction)
+        return dict(by_task)
+
+    def webhooks(self, project: int) -> list[JSON]:
+        """The webhooks of a project."""
+        return list(self.request("GET", "/api/webhooks/", params={"project": project}).json())
+
+
+def _result(choices: Choices, from_name: str, to_name: str) -> list[JSON]:
+    """What the page submits: one region with the choices, or none where nothing is ticked."""
+    if not choices:
+        return []
+    value = {"choices": [choices] if isinstance(choices, str) else list(choices)}
+    return [{"from_name": from_name, "to_name": to_name, "type": "choices", "value": value}]
+
+
+def _batches(paths: Sequence[Path], size: int) -> Iterator[Sequence[Path]]:
+    for start in range(0, len(paths), size):
+        yield paths[start : start + size]

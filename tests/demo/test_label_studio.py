@@ -1,0 +1,310 @@
+"""`demo/` on a real Label Studio."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+import requests
+from PIL import Image
+
+from demo.digits import LABEL_CONFIG, LABELS, write_digits
+from demo.label_studio import UPLOAD_FILES, LabelStudio
+from demo.process import Process, ServerError, answers, free_port
+
+ROOT = Path(__file__).resolve().parents[2]
+needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, or only Linux can do it")
+
+
+@pytest.fixture(scope="module")
+def label_studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabelStudio]:
+    with LabelStudio(tmp_path_factory.mktemp("label-studio")) as server:
+        yield server
+
+
+@pytest.fixture
+def project(label_studio: LabelStudio) -> int:
+    return label_studio.create_project("Digits", LABEL_CONFIG)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> list[tuple[Path, str]]:
+    return write_digits(tmp_path / "images", n=3)
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 20) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def running(group: int) -> bool:
+    """Whether a process of the group runs; one that has ended may be listed until its parent asks for it."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # gone since it was listed
+            state, _, its_group = (process / "stat").read_text().rpartition(")")[2].split()[:3]
+            if int(its_group) == group and state != "Z":
+                return True
+    return False
+
+
+# Digits
+
+
+def test_digits_are_the_same_images_in_the_same_order_every_time(tmp_path: Path) -> None:
+    first, second = write_digits(tmp_path / "a", n=20), write_digits(tmp_path / "b", n=20)
+
+    assert [label for _, label in first] == [*LABELS, *LABELS]
+    assert [path.name for path, _ in first][:2] == ["digit-0001.png", "digit-0002.png"]
+    assert [path.read_bytes() for path, _ in first] == [path.read_bytes() for path, _ in second]
+    with Image.open(first[0][0]) as image:
+        assert (image.mode, image.size) == ("L", (64, 64))
+
+
+# Processes
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+def test_process_that_ends_by_itself_is_reported_with_its_log(tmp_path: Path) -> None:
+    command = python("print('what went wrong'); raise SystemExit(3)")
+    with (
+        Process(command, env={}, folder=tmp_path, log=tmp_path / "log") as process,
+        pytest.raises(ServerError, match=r"(?s)exit status 3.*what went wrong"),
+    ):
+        process.wait_until(lambda: False, seconds=30)
+
+
+@needs_proc
+def test_stop_ends_what_ignores_it_and_what_it_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("demo.process.STOP_SECONDS", 0.5)
+    log = tmp_path / "log"
+    stubborn = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); "
+    child = f"{stubborn} signal.pause()"
+    parent = f"{stubborn} import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    process = Process(python(parent), env={}, folder=tmp_path, log=log)
+    process.wait_until(lambda: log.read_text().count("deaf") == 2, seconds=30)
+
+    process.stop()
+    process.stop()
+
+    assert eventually(lambda: not running(process.pid))
+
+
+@needs_proc
+def test_process_does_not_outlive_a_killed_parent(tmp_path: Path) -> None:
+    code = f"""
+import time
+from pathlib import Path
+from demo.process import Process
+folder = Path({str(tmp_path)!r})
+server = Process(["/bin/sh", "-c", "echo up; exec sleep 60"], env={{}}, folder=folder, log=folder / "log")
+print(server.pid, flush=True)
+time.sleep(60)
+"""
+    with subprocess.Popen(python(code), cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert eventually(lambda: "up" in (tmp_path / "log").read_text())
+
+        parent.kill()
+
+    assert eventually(lambda: not running(pid))
+
+
+# Label Studio
+
+
+def test_uploaded_images_are_the_tasks_in_order(label_studio: LabelStudio, project: int, tmp_path: Path) -> None:
+    digits = write_digits(tmp_path, n=UPLOAD_FILES + 2)  # two requests
+    paths = [path for path, _ in reversed(digits)]
+    labels = [label if n % 2 else None for n, (_, label) in enumerate(reversed(digits))]
+
+    ids = label_studio.upload_images(project, paths, labels)
+
+    tasks = {task["id"]: task for task in label_studio.tasks(project)}
+    assert [tasks[task]["data"]["image"].partition("-")[2] for task in ids] == [path.name for path in paths]
+    assert [choice_of(tasks[task]) for task in ids] == labels
+    image = label_studio.request("GET", tasks[ids[0]]["data"]["image"])
+    assert image.content == paths[0].read_bytes()
+
+
+def choice_of(task: dict[str, Any]) -> str | None:
+    for annotation in task["annotations"]:
+        assert annotation["ground_truth"] is False
+        return str(annotation["result"][0]["value"]["choices"][0])
+    return None
+
+
+def test_annotations_come_back_in_the_export(
+    label_studio: LabelStudio, project: int, images: list[tuple[Path, str]]
+) -> None:
+    one, two, three = label_studio.upload_images(project, [path for path, _ in images])
+
+    changed = label_studio.annotate(one, "3", lead_time=1.5)
+    label_studio.update_annotation(changed, "4")
+    label_studio.annotate(two, [], was_cancelled=True)
+    label_studio.delete_annotation(label_studio.annotate(three, ["5"]))
+
+    exported = {task["id"]: task["annotations"] for task in label_studio.export(project)}
+    assert set(exported) == {one, two}
+    assert exported[one][0]["result"] == [
+        {"from_name": "digit", "to_name": "image", "type": "choices", "value": {"choices": ["4"]}}
+    ]
+    assert (exported[two][0]["was_cancelled"], exported[two][0]["result"]) == (True, [])
+
+
+def test_tasks_of_several_pages_are_all_read(
+    label_studio: LabelStudio, project: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("demo.label_studio.PAGE_TASKS", 2)
+
+    ids = label_studio.import_tasks(project, [{"data": {"image": f"/{n}.png"}} for n in range(5)])
+
+    assert [task["id"] for task in label_studio.tasks(project)] == ids
+
+
+def test_project_settings_can_be_changed(label_studio: LabelStudio) -> None:
+    project = label_studio.create_project("Digits", LABEL_CONFIG, min_annotations_to_start_training=5)
+
+    label_studio.update_project(project, title="Numbers")
+
+    settings = label_studio.project(project)
+    assert (settings["title"], settings["min_annotations_to_start_training"]) == ("Numbers", 5)
+
+
+def test_refused_request_raises_with_status_and_reason(label_studio: LabelStudio) -> None:
+    with pytest.raises(ServerError, match=r"POST /api/projects/: 400 .*at least 3 characters"):
+        label_studio.create_project("x", LABEL_CONFIG)
+
+
+# Tokens
+
+
+def status_with(label_studio: LabelStudio, authorization: str) -> int:
+    headers = {"Authorization": authorization}
+    return requests.get(f"{label_studio.url}/api/projects/", headers=headers, timeout=30).status_code
+
+
+def test_fresh_label_studio_takes_only_the_personal_access_token(label_studio: LabelStudio) -> None:
+    token = {"refresh": label_studio.personal_access_token}
+    access = requests.post(f"{label_studio.url}/api/token/refresh", json=token, timeout=30).json()["access"]
+
+    assert status_with(label_studio, f"Bearer {access}") == 200
+    assert status_with(label_studio, f"Token {label_studio.legacy_token}") == 401
+
+
+# The whole life of a second server: with the settings that the other one has not.
+
+
+def test_settings_restart_and_end(tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir()
+    (picture,) = (path for path, _ in write_digits(tmp_path / "files", n=1))
+    with LabelStudio(tmp_path / "ls", legacy_tokens=True, local_files=tmp_path) as server:
+        assert status_with(server, f"Token {server.legacy_token}") == 200
+        project = server.create_project("Digits", LABEL_CONFIG)
+        storage = {"project": project, "path": str(picture.parent), "use_blob_urls": True}
+        server.request("POST", "/api/storages/localfiles", json=storage)
+        served = server.request("GET", "/data/local-files/", params={"d": f"files/{picture.name}"})
+        assert served.content == picture.read_bytes()
+
+        token = server.personal_access_token
+        server.stop()
+        assert not answers(f"{server.url}/health")
+        server.start()
+        assert server.project(project)["title"] == "Digits"
+        assert server.personal_access_token == token
+
+        assert server._process is not None
+        group = server._process.pid
+    server.stop()
+    with pytest.raises(ProcessLookupError):
+        os.killpg(group, 0)
+
+
+# A backend
+
+
+class Stub(BaseHTTPRequestHandler):
+    """Predicts "7" for every task, and remembers what Label Studio sent."""
+
+    seen: list[tuple[str, str | None]]
+
+    def do_GET(self) -> None:
+        self._answer({"status": "UP"})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.seen.append((body.get("action", self.path), self.headers["Authorization"]))
+        result = [{"from_name": "digit", "to_name": "image", "type": "choices", "value": {"choices": ["7"]}}]
+        prediction = {"result": result, "score": 0.5, "model_version": "v1"}
+        results = [prediction for _ in body.get("tasks", [])]
+        self._answer({"model_version": "v1", "results": results, "job": "1"})
+
+    def _answer(self, body: dict[str, Any]) -> None:
+        content = json.dumps(body).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_request(self, code: int | str = 0, size: int | str = 0) -> None:
+        """Nothing is to be printed."""
+
+
+@pytest.fixture
+def stub() -> Iterator[ThreadingHTTPServer]:
+    Stub.seen = []
+    with ThreadingHTTPServer(("127.0.0.1", 0), Stub) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def test_backend_is_connected_trained_and_asked(
+    label_studio: LabelStudio,
+    project: int,
+    images: list[tuple[Path, str]],
+    stub: ThreadingHTTPServer,
+) -> None:
+    url = f"http://127.0.0.1:{stub.server_port}"
+    ids = label_studio.upload_images(project, [path for path, _ in images])
+
+    backend = label_studio.connect(project, url, title="stub", basic_auth=("user", "secret"))
+    label_studio.start_training(backend)
+    label_studio.retrieve_predictions(project, ids[:2])
+    annotation = label_studio.annotate(ids[0], "7")
+    label_studio.delete_annotation(annotation)
+
+    state = label_studio.backend(backend)
+    assert (state["title"], state["readable_state"], state["model_version"]) == ("stub", "Connected", "v1")
+    predictions = label_studio.predictions(project)
+    assert list(predictions) == ids[:2]
+    assert predictions[ids[0]][0]["result"][0]["value"] == {"choices": ["7"]}
+    assert [webhook["url"] for webhook in label_studio.webhooks(project)] == [f"{url}/webhook"]
+    by_action = dict(Stub.seen)
+    assert by_action["START_TRAINING"] is not None
+    # Label Studio sends events without the password.
+    assert by_action["ANNOTATION_CREATED"] is None
+    assert "ANNOTATIONS_DELETED" in by_action
+
+
+def test_free_port_prefers_the_one_asked_for(stub: ThreadingHTTPServer) -> None:
+    free = free_port()
+    assert free_port(free) == free
+    assert free_port(stub.server_port) not in (0, stub.server_port)

@@ -1,0 +1,244 @@
+"""The loop that everything stands on, against a real Label Studio: connect, train, predict, correct."""
+
+import json
+import random
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from demo.backend import Backend
+from demo.digits import LABEL_CONFIG
+from demo.label_studio import LabelStudio
+
+Digits = list[tuple[Path, str]]
+Serve = Callable[..., Backend]
+
+DEADLINE = 120
+
+
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = DEADLINE) -> Any:
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, f"{what}: not within {seconds} s"
+        time.sleep(0.05)
+    return found
+
+
+def live(backend: Backend, project: int) -> str:
+    return str(backend.is_training(project)["model_version"])
+
+
+def wait_for_new_version(backend: Backend, project: int, old: str) -> str:
+    return str(wait_for(lambda: (name := live(backend, project)) != old and name, f"a version after {old}"))
+
+
+def make_project(
+    label_studio: LabelStudio, digits: Digits, annotated: int, others: int, config: str = LABEL_CONFIG
+) -> tuple[int, dict[int, str], list[int]]:
+    """A project, the true label of each task, and the tasks that are not annotated."""
+    chosen = random.Random(0).sample(digits, annotated + others)
+    project = label_studio.create_project("digits", config)
+    labels: list[str | None] = [label if i < annotated else None for i, (_, label) in enumerate(chosen)]
+    ids = label_studio.upload_images(project, [path for path, _ in chosen], labels)
+    truth = {task: label for task, (_, label) in zip(ids, chosen, strict=True)}
+    return project, truth, ids[annotated:]
+
+
+def choice(prediction: dict[str, Any]) -> str:
+    return str(prediction["result"][0]["value"]["choices"][0])
+
+
+def test_train_by_the_button_predict_correct_and_add_a_choice(
+    label_studio: LabelStudio, digits: Digits, serve: Serve
+) -> None:
+    backend = serve(RETRAIN_AFTER_ANNOTATIONS="1")
+    project, truth, others = make_project(label_studio, digits, annotated=300, others=200)
+    connection = label_studio.connect(project, backend.url)
+    assert live(backend, project) == "untrained"
+    label_studio.retrieve_predictions(project, others[:3])
+    assert label_studio.predictions(project) == {}
+
+    label_studio.start_training(connection)
+    first = wait_for_new_version(backend, project, "untrained")
+    label_studio.retrieve_predictions(project, others)
+    predictions = label_studio.predictions(project)
+    assert set(predictions) == set(others)
+    assert all(len(stored) == 1 for stored in predictions.values())
+    right = sum(choice(predictions[task][0]) == truth[task] for task in others)
+    print(f"{right} of {len(others)} digits right")
+    assert right >= 0.9 * len(others)
+    assert all(0 <= stored[0]["score"] <= 1 for stored in predictions.values())
+    assert {stored[0]["model_version"] for stored in predictions.values()} == {first}
+    assert label_studio.backend(connection)["model_version"] == first
+
+    label_studio.retrieve_predictions(project, others)
+    assert label_studio.predictions(project) == predictions, "asking again must store nothing twice"
+
+    wrong = next(task for task in others if choice(predictions[task][0]) != truth[task])
+    label_studio.annotate(wrong, truth[wrong])
+    second = wait_for_new_version(backend, project, first)
+    label_studio.retrieve_predictions(project, [wrong])
+    stored = {
+        prediction["model_version"]: choice(prediction) for prediction in label_studio.predictions(project)[wrong]
+    }
+    assert stored[second] == truth[wrong]
+
+    config = LABEL_CONFIG.replace('<Choice value="9" hotkey="9"/>', '<Choice value="nine" hotkey="9"/>')
+    label_studio.update_project(project, label_config=config)
+    third = wait_for_new_version(backend, project, second)
+    label_studio.retrieve_predictions(project, others)
+    renewed = [
+        p for stored in label_studio.predictions(project).values() for p in stored if p["model_version"] == third
+    ]
+    assert len(renewed) == len(others)
+    assert "9" not in {choice(prediction) for prediction in renewed}
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["personal access token", "legacy token"])
+@pytest.mark.parametrize("basic_auth", [None, ("me", "se:cret")], ids=["open", "basic auth"])
+def test_every_way_to_authenticate(
+    request: pytest.FixtureRequest, digits: Digits, serve: Serve, legacy: bool, basic_auth: tuple[str, str] | None
+) -> None:
+    name = "label_studio_with_legacy_tokens" if legacy else "label_studio"
+    label_studio: LabelStudio = request.getfixturevalue(name)
+    settings = {"IMAGE_SIZE": "64"}
+    if legacy:
+        settings["LABEL_STUDIO_API_KEY"] = label_studio.legacy_token
+    if basic_auth:
+        settings |= {"BASIC_AUTH_USER": basic_auth[0], "BASIC_AUTH_PASS": basic_auth[1]}
+    backend = serve(label_studio, **settings)
+    project, _, others = make_project(label_studio, digits, annotated=30, others=3)
+    connection = label_studio.connect(project, backend.url, basic_auth=basic_auth)
+    label_studio.start_training(connection)
+    version = wait_for_new_version(backend, project, "untrained")
+    label_studio.retrieve_predictions(project, others)
+    assert {p["model_version"] for stored in label_studio.predictions(project).values() for p in stored} == {version}
+
+
+def test_the_token_that_setup_hands_over_is_enough_where_legacy_tokens_are_enabled(
+    label_studio_with_legacy_tokens: LabelStudio, digits: Digits, serve: Serve
+) -> None:
+    label_studio = label_studio_with_legacy_tokens
+    backend = serve(label_studio, IMAGE_SIZE="64", LABEL_STUDIO_URL="", LABEL_STUDIO_API_KEY="")
+    project, _, _ = make_project(label_studio, digits, annotated=30, others=1)
+    label_studio.start_training(label_studio.connect(project, backend.url))
+    wait_for_new_version(backend, project, "untrained")
+
+
+def test_without_a_token_that_works_the_job_says_which_setting_is_missing(
+    label_studio: LabelStudio, digits: Digits, serve: Serve
+) -> None:
+    backend = serve(LABEL_STUDIO_URL="", LABEL_STUDIO_API_KEY="")
+    project, _, _ = make_project(label_studio, digits, annotated=4, others=0)
+    connection = label_studio.connect(project, backend.url)
+    label_studio.start_training(connection)
+    job = wait_for(lambda: backend.is_training(project)["job"] or newest_job(backend, project), "a job")
+    failed = wait_for(lambda: (found := backend.job(job))["job_status"] == "failed" and found, "the job to fail")
+    assert "LABEL_STUDIO_API_KEY" in failed["error"]
+    assert "Personal Access Token" in failed["error"]
+
+
+def newest_job(backend: Backend, project: int) -> str:
+    records = sorted((backend.folder / "models" / "projects").glob(f"{project}.*/jobs/*.json"))
+    return records[-1].stem if records else ""
+
+
+def epochs_of_all_layers(job: dict[str, Any]) -> int:
+    progress = job["progress"]
+    return progress["epoch"] if progress.get("phase") == "training all layers" else 0
+
+
+def test_labels_stay_with_their_images(label_studio: LabelStudio, digits: Digits, serve: Serve) -> None:
+    """Skipped, empty, doubly annotated and deleted annotations in between shift nothing."""
+    backend = serve(IMAGE_SIZE="64", RETRAIN_AFTER_ANNOTATIONS="0")
+    project, truth, _ = make_project(label_studio, digits, annotated=0, others=30)
+    tasks = list(truth)
+    for number, task in enumerate(tasks):
+        if number % 5 == 0:
+            label_studio.annotate(task, [], was_cancelled=True)
+        elif number % 5 == 1:
+            label_studio.annotate(task, [])
+        elif number % 5 == 2:
+            label_studio.annotate(task, "0" if truth[task] != "0" else "1")
+            label_studio.annotate(task, truth[task])  # by the same person, later: it counts
+        elif number % 5 == 3:
+            label_studio.delete_annotation(label_studio.annotate(task, truth[task]))
+        else:
+            label_studio.annotate(task, truth[task])
+    label_studio.start_training(label_studio.connect(project, backend.url))
+    version = wait_for_new_version(backend, project, "untrained")
+    (folder,) = (backend.folder / "models" / "projects").glob(f"{project}.*/versions/{version}/model")
+    learned = {
+        int(sample["name"]): sample["label"] for sample in json.loads((folder / "samples.json").read_text("utf-8"))
+    }
+    assert learned == {task: truth[task] for number, task in enumerate(tasks) if number % 5 in (2, 4)}
+    exported = {
+        task["id"]: submitted[-1]["result"][0]["value"]["choices"][0]
+        for task in label_studio.export(project)
+        if (submitted := [a for a in task["annotations"] if a["result"] and not a["was_cancelled"]])
+    }
+    assert learned == exported
+
+
+def test_everything_answers_while_it_trains(label_studio: LabelStudio, digits: Digits, serve: Serve) -> None:
+    backend = serve(TRAIN_MODE="full", EPOCHS="1000", RETRAIN_AFTER_ANNOTATIONS="0", IMAGE_SIZE="96")
+    project, _, _ = make_project(label_studio, digits, annotated=60, others=2)
+    connection = label_studio.connect(project, backend.url)
+    label_studio.start_training(connection)
+    job = wait_for(lambda: backend.is_training(project)["job"], "a job")
+    wait_for(lambda: epochs_of_all_layers(backend.job(job)), "all layers to be trained")
+
+    uid = next((backend.folder / "models" / "projects").glob(f"{project}.*")).name
+    body = {"project": uid, "label_config": LABEL_CONFIG, "tasks": label_studio.tasks(project)[:1]}
+    failures: list[str] = []
+
+    def ask(times: int, send: Callable[[], requests.Response]) -> None:
+        for _ in range(times):
+            answer = send()
+            if not answer.ok:
+                failures.append(answer.text)
+
+    setup = {"project": uid, "schema": LABEL_CONFIG, "hostname": label_studio.url, "access_token": "x"}
+    asking = [
+        threading.Thread(
+            target=ask, args=(200, lambda: requests.post(f"{backend.url}/predict", json=body, timeout=80))
+        ),
+        threading.Thread(target=ask, args=(50, lambda: requests.get(f"{backend.url}/health", timeout=1))),
+        threading.Thread(target=ask, args=(50, lambda: requests.post(f"{backend.url}/setup", json=setup, timeout=3))),
+    ]
+    for thread in asking:
+        thread.start()
+    for thread in asking:
+        thread.join()
+    assert failures == []
+    assert backend.job(job)["job_status"] == "started", "it was to train all the while"
+    backend.cancel(job)
+    wait_for(lambda: backend.job(job)["job_status"] == "canceled", "the job to end")
+
+
+def test_a_killed_server_serves_at_once_and_ends_the_job(
+    label_studio: LabelStudio, digits: Digits, serve: Serve
+) -> None:
+    settings = {"TRAIN_MODE": "full", "EPOCHS": "6", "RETRAIN_AFTER_ANNOTATIONS": "0", "IMAGE_SIZE": "64"}
+    backend = serve(**settings)
+    project, _, others = make_project(label_studio, digits, annotated=60, others=2)
+    connection = label_studio.connect(project, backend.url)
+    label_studio.start_training(connection)
+    first = wait_for_new_version(backend, project, "untrained")
+    job = newest_job(backend, project)
+    label_studio.start_training(connection)
+    job = wait_for(lambda: (newest := newest_job(backend, project)) != job and newest, "the second job")
+    wait_for(lambda: epochs_of_all_layers(backend.job(job)) >= 2, "the second epoch")
+
+    backend.kill()
+    backend.__enter__()
+    label_studio.retrieve_predictions(project, others)
+    assert {p["model_version"] for s in label_studio.predictions(project).values() for p in s} == {first}
+    finished = wait_for(lambda: (found := backend.job(job))["job_status"] == "finished" and found, "the job to end")
+    assert len(finished["result"]["versions"]) == 1
+    assert "going on after epoch" in (backend.folder / "backend.log").read_text("utf-8")
