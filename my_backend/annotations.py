@@ -43,22 +43,28 @@ def label_of(task: Json, tag: ImageChoices) -> Label:
 
 
 def _newest_by_annotator(annotations: list[Json]) -> list[Json]:
-    newest: dict[Any, Json] = {}
-    for annotation in sorted(annotations, key=lambda a: (str(a.get("updated_at") or ""), a.get("id") or 0)):
+    newest: dict[str, Json] = {}
+    for annotation in sorted(annotations, key=lambda a: (str(a.get("updated_at") or ""), _number(a.get("id")))):
         newest[_annotator(annotation)] = annotation
     return list(newest.values())
 
 
-def _annotator(annotation: Json) -> Any:
+def _number(value: Any) -> float:
+    return value if isinstance(value, int | float) else 0
+
+
+def _annotator(annotation: Json) -> str:
     by = annotation.get("completed_by")
-    return by.get("id") if isinstance(by, dict) else by
+    return str(by.get("id") if isinstance(by, dict) else by)
 
 
 def _choice_of(annotation: Json, tag: ImageChoices) -> str:
     """The annotation's choice for this tag; "" where it has none. Results of other tags stand beside it."""
     for region in annotation.get("result") or []:
-        if region.get("from_name") == tag.from_name and region.get("type") == "choices":
-            choices = (region.get("value") or {}).get("choices") or []
-            if choices:
-                return str(choices[0])
+        if not isinstance(region, dict) or region.get("type") != "choices":
+            continue
+        value = region.get("value")
+        choices = value.get("choices") if isinstance(value, dict) else None
+        if region.get("from_name") == tag.from_name and isinstance(choices, list) and choices:
+            return str(choices[0])
     return ""

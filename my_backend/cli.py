@@ -1,4 +1,4 @@
-"""The command line: serve, worker."""
+"""The command line: serve, worker, uwsgi, production, healthy."""
 
 import atexit
 import logging
@@ -15,9 +15,10 @@ from my_backend.console import show_progress
 from my_backend.errors import BackendError
 from my_backend.jobs import KINDS, Kind
 from my_backend.logs import set_up_logs
+from my_backend.production import run_supervisor, run_uwsgi
 from my_backend.server import create_app
 from my_backend.settings import Settings, read_settings
-from my_backend.worker import work
+from my_backend.worker import is_worker_alive, work
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,26 @@ def worker(
     if not settings.redis:
         raise SystemExit("A worker needs REDIS_URL (or REDIS_HOST); without Redis the server trains by itself.")
     work(settings, (only,) if only else KINDS)
+
+
+@app.command()
+def healthy() -> None:
+    """Exits with 0 where a worker of this host is alive: the container's health check."""
+    settings = read_settings()
+    if not is_worker_alive(settings):
+        raise SystemExit("no worker of this host has been heard of")
+
+
+@app.command()
+def uwsgi() -> None:
+    """Serves under uWSGI; trains in workers where REDIS_URL is set."""
+    run_uwsgi(read_settings())
+
+
+@app.command()
+def production() -> None:
+    """Redis, workers and the server on this machine under supervisor, without Docker."""
+    run_supervisor(read_settings())
 
 
 def serve_in_this_process(settings: Settings) -> None:

@@ -1,6 +1,7 @@
 """Background jobs: their records on disk, what a running one may say, and what a queue promises."""
 
 import logging
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -25,6 +26,9 @@ PROGRESS_SECONDS = 0.2  # how often progress goes to disk
 
 SHUTDOWN = "the server shuts down"
 CANCELED = "it was canceled"
+
+
+_JOB_ID = re.compile(r"[a-z0-9T-]{1,64}")
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class JobStore:
 
     def get(self, job_id: str) -> Job:
         """Raises NotFound."""
-        found = list(self._folder.glob(f"*/jobs/{job_id}.json")) if job_id.replace("-", "").isalnum() else []
+        found = list(self._folder.glob(f"*/jobs/{job_id}.json")) if _JOB_ID.fullmatch(job_id) else []
         record = files.read_json(found[0]) if found else None
         if record is None:
             raise NotFound(f"there is no job {job_id}")
@@ -89,7 +93,11 @@ class JobStore:
         marker.touch()
 
     def cancel_requested(self, job: Job) -> bool:
-        return self._cancel_marker(job).exists()
+        """Whether the job was asked to end; one whose record is gone was deleted with its project."""
+        return self._cancel_marker(job).exists() or not self.has(job)
+
+    def has(self, job: Job) -> bool:
+        return self._path(job.project, job.id).exists()
 
     def _cancel_marker(self, job: Job) -> Path:
         return self.workdir(job) / "cancel"
@@ -200,7 +208,8 @@ def cancel_waiting(job: Job, store: JobStore) -> Job:
 
 def _finish(job: Job, store: JobStore) -> Job:
     job = replace(job, ended=time.time())
-    store.save(job)
+    if store.has(job):
+        store.save(job)
     shutil.rmtree(store.workdir(job), ignore_errors=True)
     store.thin_out(job.project)
     if job.error:

@@ -12,7 +12,7 @@ import requests
 
 from my_backend.errors import LabelStudioError
 from my_backend.projects import Credentials
-from my_backend.safe_http import Origin, SafeSession, read_body, redact
+from my_backend.safe_http import Origin, SafeSession, explain, read_body, redact
 from my_backend.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -55,6 +55,8 @@ class LabelStudio:
         with self._lock:
             if time.time() > self._expires - TOKEN_MARGIN:
                 answer = self._json("POST", "/api/token/refresh/", authorize=False, json={"refresh": self._token})
+                if not isinstance(answer, dict) or "access" not in answer:
+                    raise LabelStudioError(f"{redact(self.url)} gave no access token: is it a Label Studio?")
                 self._access_token = str(answer["access"])
                 self._expires = float((_claims(self._access_token) or {}).get("exp", 0))
             return {"Authorization": f"Bearer {self._access_token}"}
@@ -67,7 +69,7 @@ class LabelStudio:
         path = f"/api/projects/{project_id}/export?exportType=JSON"
         tasks = self._json("GET", path, read_seconds=EXPORT_SECONDS, max_bytes=EXPORT_BYTES)
         if not isinstance(tasks, list):
-            raise LabelStudioError(f"{self.url}{path} answered no list of tasks")
+            raise LabelStudioError(f"{redact(self.url + path)} answered no list of tasks")
         return tasks
 
     def project(self, project_id: int) -> dict[str, Any]:
@@ -75,10 +77,10 @@ class LabelStudio:
         answer: dict[str, Any] = self._json("GET", f"/api/projects/{project_id}/")
         return answer
 
-    def get(self, url: str, read_seconds: float) -> requests.Response:
+    def get(self, url: str, read_seconds: float, deadline: float) -> requests.Response:
         """Any URL, with the token where it is Label Studio's own; raises requests.RequestException."""
         return self._session.request(
-            "GET", url, headers=self.headers, headers_for=self.origin, read_seconds=read_seconds
+            "GET", url, headers=self.headers, headers_for=self.origin, read_seconds=read_seconds, deadline=deadline
         )
 
     def _json(
@@ -103,7 +105,7 @@ class LabelStudio:
             body = read_body(response, max_bytes=max_bytes, deadline=time.monotonic() + read_seconds)
         except requests.RequestException as error:
             raise LabelStudioError(
-                f"Label Studio cannot be reached at {redact(self.url)} ({type(error).__name__}: {error}); "
+                f"Label Studio cannot be reached at {redact(self.url)} ({type(error).__name__}: {explain(error)}); "
                 "set LABEL_STUDIO_URL to its address as seen from here"
             ) from error
         if response.status_code in (401, 403):
@@ -136,7 +138,7 @@ class LabelStudio:
 def find_label_studio(settings: Settings, credentials: Credentials | None) -> LabelStudio | None:
     """The configured Label Studio, else the one that `/setup` named, with the token that came with it."""
     url, key = settings.label_studio_url, settings.label_studio_api_key.get_secret_value()
-    if not (url and key) and credentials and (not url or Origin.of(url) == Origin.of(credentials.hostname)):
+    if not (url and key) and credentials and _is_at(credentials.hostname, url):
         url, key = credentials.hostname, credentials.access_token
     if not url:
         return None
@@ -144,6 +146,14 @@ def find_label_studio(settings: Settings, credentials: Credentials | None) -> La
     origin = Origin.of(url)
     allowed = (*settings.image_hosts, f"{origin.host}:{origin.port}")
     return LabelStudio(url, key, SafeSession(allowed, ca_bundle=settings.requests_ca_bundle))
+
+
+def _is_at(hostname: str, url: str) -> bool:
+    """Whether what `/setup` named is an address, and that one where one is configured."""
+    try:
+        return Origin.of(hostname) == Origin.of(url or hostname)
+    except ValueError:
+        return False
 
 
 def _claims(token: str) -> dict[str, Any] | None:

@@ -22,7 +22,7 @@ from my_backend import files
 from my_backend.errors import BackendError, MediaError
 from my_backend.label_studio import LabelStudio, find_label_studio
 from my_backend.projects import Credentials
-from my_backend.safe_http import SafeSession, read_body, redact
+from my_backend.safe_http import SafeSession, explain, read_body, redact
 from my_backend.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -98,9 +98,9 @@ class Media:
             body = self._body(request.url, request.task_id, min(deadline, time.monotonic() + IMAGE_SECONDS))
             _check_is_image(body)
             return self._store(request, body)
-        except (requests.RequestException, BackendError, OSError) as error:
+        except (requests.RequestException, BackendError, OSError, ValueError) as error:
             place = f"task {request.task_id}: " if request.task_id is not None else ""
-            raise MediaError(f"{place}{_short(request.url)}: {error}") from error
+            raise MediaError(f"{place}{_short(request.url)}: {explain(error)}") from error
 
     def _body(self, url: str, task_id: int | None, deadline: float) -> bytes:
         if url.startswith("data:"):
@@ -110,9 +110,9 @@ class Media:
         target, is_label_studio = self._target(url, task_id)
         # get() sends the token to Label Studio's origin only, whatever the URL
         if self._label_studio is not None:
-            response = self._label_studio.get(target, read_seconds=IMAGE_SECONDS)
+            response = self._label_studio.get(target, read_seconds=IMAGE_SECONDS, deadline=deadline)
         else:
-            response = self._session.request("GET", target, read_seconds=IMAGE_SECONDS)
+            response = self._session.request("GET", target, read_seconds=IMAGE_SECONDS, deadline=deadline)
         if not response.ok:
             response.close()
             raise MediaError(_explain_status(response.status_code, is_label_studio))
@@ -142,14 +142,14 @@ class Media:
     def _key(self, request: MediaRequest) -> str:
         base = self._label_studio.url if self._label_studio else ""
         place = "" if request.url.startswith(("http://", "https://")) else base
-        return sha256(f"{place} {request.url}".encode()).hexdigest()
+        return sha256(f"{place} {request.url}".encode(errors="backslashreplace")).hexdigest()
 
     def _cached(self, request: MediaRequest) -> MediaFile | None:
         key = self._key(request)
-        known = self._known.get(key) or files.read_json(self._urls / key)
-        if known is None:
+        try:
+            digest, fetched = self._known.get(key) or files.read_json(self._urls / key)
+        except (TypeError, ValueError):  # there is none, or a loss of power has cut it short
             return None
-        digest, fetched = known
         path = self._contents / digest
         fresh = "/data/upload/" in request.url or time.time() - fetched < MAX_AGE
         if not fresh or not path.exists():

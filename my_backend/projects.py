@@ -1,5 +1,6 @@
 """The Label Studio projects that have been seen, and what is kept of each between restarts."""
 
+import contextlib
 import shutil
 import threading
 from dataclasses import asdict, dataclass, field, replace
@@ -47,14 +48,20 @@ class Projects:
 
     def refresh(self) -> None:
         """Learns what another process has noted."""
-        found = {path.parent.name: path.stat().st_mtime_ns for path in self._folder.glob(f"*/{PROJECT_FILE}")}
-        with self._lock:
+        with self._lock:  # the look as well, or a project that is noted meanwhile would be taken for a removed one
+            found = {path.parent.name: path for path in self._folder.glob(f"*/{PROJECT_FILE}")}
             for uid in self._projects.keys() - found.keys():
-                del self._projects[uid]
-            for uid, written in found.items():
-                if self._written.get(uid) != written:
-                    self._projects[uid] = Project(**files.read_json(self.folder(uid) / PROJECT_FILE))
-                    self._written[uid] = written
+                self._forget(uid)
+            for uid, path in found.items():
+                with contextlib.suppress(FileNotFoundError):  # another process has just removed it
+                    written = path.stat().st_mtime_ns
+                    if self._written.get(uid) != written and (noted := files.read_json(path)):
+                        self._projects[uid] = Project(**noted)
+                        self._written[uid] = written
+
+    def _forget(self, uid: str) -> None:
+        self._projects.pop(uid, None)
+        self._written.pop(uid, None)
 
     def folder(self, uid: str) -> Path:
         """Where everything of the project lies."""
@@ -138,5 +145,5 @@ class Projects:
     def delete(self, uid: str) -> None:
         """Forgets the project and everything learned for it."""
         with self._lock:
-            self._projects.pop(uid, None)
+            self._forget(uid)
             shutil.rmtree(self.folder(uid), ignore_errors=True)

@@ -1,9 +1,10 @@
 """HTTP to places that task data names: only where it may go, within limits, the token only to its own origin."""
 
 import ipaddress
+import re
 import socket
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
@@ -13,7 +14,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import NewConnectionError
+from urllib3.exceptions import HTTPError, NewConnectionError
 
 REDIRECTS = 5
 CONNECT_SECONDS = 5.0
@@ -23,8 +24,16 @@ POOL_SIZE = 32
 # Where clouds hand credentials to whoever asks from inside: never, whatever is allowed otherwise.
 _METADATA = frozenset(
     ipaddress.ip_address(address)
-    for address in ("169.254.169.254", "169.254.170.2", "fd00:ec2::254", "100.100.100.200", "192.0.0.192")
+    for address in (
+        "169.254.169.254",
+        "169.254.170.2",
+        "fd00:ec2::254",
+        "100.100.100.200",
+        "192.0.0.192",
+        "168.63.129.16",
+    )
 )
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 Headers = Callable[[], Mapping[str, str]]
 
@@ -52,24 +61,40 @@ class Origin:
 
 def redact(url: str) -> str:
     """A URL without what may be secret: user, password, query and fragment."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        parts = SplitResult("", "", "", "", "")
     if not parts.scheme or not parts.netloc:
         return url.partition("?")[0][:200]
     host = parts.netloc.rpartition("@")[2]
     return SplitResult(parts.scheme, host, parts.path, "…" if parts.query else "", "").geturl()[:200]
 
 
+def explain(error: BaseException) -> str:
+    """What went wrong, without the wrapping of the libraries and what may be secret in a URL."""
+    inner = getattr(error, "reason", None) or (error.args[-1] if error.args else None)
+    if isinstance(inner, Exception):
+        return explain(inner)
+    return re.sub(r"\?[^\s'\")>]+", "?…", re.sub(r"//[^\s/@]*@", "//", str(error)))
+
+
 def check_address(host: str, port: int, address: str, allowed: Collection[str]) -> None:
     """Raises ForbiddenAddress unless the address is public, or `host` or `host:port` is allowed by name."""
     ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address) and (inner := ip.ipv4_mapped or ip.sixtofour):
+    if isinstance(ip, ipaddress.IPv6Address) and (inner := ip.ipv4_mapped or ip.sixtofour or _from_nat64(ip)):
         ip = inner
     if ip in _METADATA:
         raise ForbiddenAddress(f"{host} is a cloud's metadata address, which is never asked")
-    if (not ip.is_global or ip.is_multicast) and not {host.lower(), f"{host.lower()}:{port}"} & set(allowed):
+    private = not ip.is_global or ip.is_multicast or getattr(ip, "is_site_local", False)
+    if private and not {host.lower(), f"{host.lower()}:{port}"} & set(allowed):
         raise ForbiddenAddress(
             f"{host} is on a private network ({ip}); if its images may be read, set IMAGE_HOSTS={host}"
         )
+
+
+def _from_nat64(ip: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    return ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF) if ip in _NAT64 else None
 
 
 class SafeSession:
@@ -97,44 +122,71 @@ class SafeSession:
         headers: Headers | None = None,
         headers_for: Origin | None = None,
         read_seconds: float = READ_SECONDS,
+        deadline: float = float("inf"),
         **arguments: Any,
     ) -> requests.Response:
-        """A streamed response; `headers` go to `headers_for` alone. Raises requests.RequestException."""
+        """A streamed response; `headers` go to `headers_for` alone. Raises requests.RequestException.
+
+        All redirects are within `deadline` (monotonic).
+        """
         for _ in range(REDIRECTS + 1):
-            try:
-                trusted = headers is not None and Origin.of(url) == headers_for
-            except ValueError as error:
-                raise requests.exceptions.InvalidURL(str(error)) from None
+            url, origin = _read_url(url)
+            trusted = headers is not None and origin == headers_for
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise requests.Timeout("it took too long")
             response = self._session.request(
                 method,
                 url,
                 headers=dict(headers()) if trusted and headers else None,
                 stream=True,
                 allow_redirects=False,
-                timeout=(CONNECT_SECONDS, read_seconds),
+                timeout=(min(CONNECT_SECONDS, left), min(read_seconds, left)),
                 **arguments,
             )
             if not response.is_redirect:
                 return response
             response.close()
-            url = urljoin(url, response.headers["location"])
+            target = urljoin(url, self._session.get_redirect_target(response) or "")
+            if method != "GET" and _read_url(target)[1] != origin:
+                # Its body may have a token.
+                raise requests.RequestException(f"it redirects to {redact(target)}: use that address")
+            url = target
         raise requests.TooManyRedirects(f"more than {REDIRECTS} redirects")
 
     def close(self) -> None:
         self._session.close()
 
 
+def _read_url(url: str) -> tuple[str, Origin]:
+    """The URL as requests will read it, and its origin; Python's own parser sees another host in some."""
+    try:
+        url = str(requests.Request("GET", url).prepare().url)
+        return url, Origin.of(url)
+    except ValueError as error:
+        raise requests.exceptions.InvalidURL(str(error)) from None
+
+
 def read_body(response: requests.Response, *, max_bytes: int, deadline: float) -> bytes:
     """The body; raises requests.RequestException where it is larger, or comes later than `deadline` (monotonic)."""
     body = bytearray()
     with response:
-        for chunk in response.iter_content(1 << 16):
+        for chunk in _chunks(response):
             body += chunk
             if len(body) > max_bytes:
                 raise requests.RequestException(f"more than {max_bytes / 1e6:.0f} MB")
             if time.monotonic() > deadline:
                 raise requests.Timeout("it took too long")
     return bytes(body)
+
+
+def _chunks(response: requests.Response) -> Iterator[bytes]:
+    """The body as it comes: requests' own iterator waits for whole chunks, for hours where a server dawdles."""
+    try:
+        while chunk := response.raw.read1(1 << 16, decode_content=True):
+            yield chunk
+    except HTTPError as error:
+        raise requests.ConnectionError(error) from error
 
 
 class _NoCookies(DefaultCookiePolicy):
@@ -177,7 +229,7 @@ def _connect(connection: HTTPConnection, allowed: frozenset[str]) -> socket.sock
     error: OSError | None = None
     try:
         found = socket.getaddrinfo(host, connection.port, type=socket.SOCK_STREAM)
-    except OSError as unknown:
+    except (OSError, UnicodeError) as unknown:
         raise NewConnectionError(connection, f"{host} is not known: {unknown}") from unknown
     for family, kind, protocol, _, address in found:
         check_address(host, connection.port, str(address[0]), allowed)

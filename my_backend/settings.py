@@ -2,10 +2,12 @@
 
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+SECRETS_DIR = Path("/run/secrets")
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -41,6 +43,8 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="what the log has, at least")
     log_format: Literal["text", "json"] = Field("text", description="`text`, or `json`: an object a line")
 
+    log_file: Path | None = Field(None, description="a file for the log as well, rotated; the first of several writes")
+
     @field_validator("image_hosts", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
@@ -58,14 +62,14 @@ class Settings(BaseSettings):
     @field_validator("label_studio_url")
     @classmethod
     def _check_url(cls, value: str) -> str:
-        if value and not value.startswith(("http://", "https://")):
+        if value and not (value.startswith(("http://", "https://")) and urlsplit(value).hostname):
             raise ValueError("must begin with http:// or https://, as in http://localhost:8080")
         return value.rstrip("/")
 
-    @field_validator("model_dir", "cache_dir")
+    @field_validator("model_dir", "cache_dir", "log_file")
     @classmethod
-    def _absolute(cls, value: Path) -> Path:
-        return value.expanduser().absolute()
+    def _absolute(cls, value: Path | None) -> Path | None:
+        return value and value.expanduser().absolute()
 
     @property
     def basic_auth(self) -> tuple[str, str] | None:
@@ -86,8 +90,10 @@ class Settings(BaseSettings):
 
 def read_settings() -> Settings:
     """Raises SystemExit that names each bad variable and its value's fault."""
+    # Docker's secrets: a file for each setting, which the environment overrides.
+    secrets = SECRETS_DIR if SECRETS_DIR.is_dir() else None
     try:
-        return Settings()
+        return Settings(_secrets_dir=secrets)
     except ValidationError as error:
         raise SystemExit(explain(error)) from None
 

@@ -84,7 +84,10 @@ class ThreadQueue:
             self._run_one(job)
 
     def _run_one(self, job: Job) -> None:
-        run_job(job, self._store, self._work_on, self._is_stopping)
+        try:
+            run_job(job, self._store, self._work_on, self._is_stopping)
+        except Exception:
+            log.exception("job %s: its record cannot be written; it is started again at the next start", job.id)
         with self._lock:
             self._running[job.kind] = None
 

@@ -83,7 +83,7 @@ def _choices(tag: Element) -> tuple[str, ...]:
 
 # --- projects ---------------------------------------------------------------
 
-_UID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
+_UID = re.compile(r"[0-9]{1,18}(\.[0-9]{1,18})?")
 
 
 def _check_uid(value: str) -> str:
@@ -99,8 +99,8 @@ def project_uid(project: Json) -> str:
     """
     try:
         created = datetime.fromisoformat(project["created_at"])
-        return f"{int(project['id'])}.{int(created.timestamp())}"
-    except (KeyError, TypeError, ValueError) as error:
+        return _check_uid(f"{int(project['id'])}.{int(created.timestamp())}")
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError("project: `id` and `created_at` are needed to know which project this is") from error
 
 

@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import socket
 import threading
 from types import FrameType
 
@@ -13,7 +14,7 @@ from rq.serializers import JSONSerializer
 
 from my_backend import files
 from my_backend.jobs import KINDS, JobStore, Kind, run_job
-from my_backend.logs import set_up_logs
+from my_backend.logs import leave_rotation_to_the_parent, set_up_logs
 from my_backend.media import media_pool
 from my_backend.model_class import ModelFactory
 from my_backend.projects import Projects
@@ -38,6 +39,7 @@ def perform(job_id: str) -> None:
     projects = Projects(settings.model_dir / "projects")
     store = JobStore(settings.model_dir / "projects")
     pool = media_pool()
+    leave_rotation_to_the_parent()
     try:
         work = TrainingJob(settings, projects, store, ModelFactory(settings, projects, pool))
         # A worker that was thought dead may still be at it.
@@ -71,7 +73,7 @@ def _shut_down(number: int, frame: FrameType | None) -> None:
 
 def work(settings: Settings, kinds: tuple[Kind, ...] = KINDS) -> None:
     """Works on jobs of these kinds until it is stopped; the first kinds first."""
-    set_up_logs(settings)
+    set_up_logs(settings, settings.log_file)
     projects = Projects(settings.model_dir / "projects")
     pool = media_pool()
     # Imported here, once: the processes that are forked for jobs start with it. Nothing is computed before the fork.
@@ -88,3 +90,13 @@ def work(settings: Settings, kinds: tuple[Kind, ...] = KINDS) -> None:
         log_job_description=False,
     )
     worker.work(logging_level=settings.log_level)
+
+
+def is_worker_alive(settings: Settings) -> bool:
+    """Whether Redis has lately heard of a worker of this host."""
+    connection = connect(settings)
+    try:
+        workers = Worker.all(connection=connection, serializer=JSONSerializer)
+        return any(worker.hostname == socket.gethostname() for worker in workers)
+    finally:
+        connection.close()

@@ -1,0 +1,43 @@
+# One image, two commands: the server (uWSGI) and the worker (RQ); see docker-compose.yml.
+FROM python:3.11-slim
+
+# Another package index, such as a company's mirror.
+ARG PIP_INDEX_URL=""
+# An index of CPU-only torch builds: the image then comes without CUDA and is a fifth of the size.
+ARG TORCH_INDEX_URL=""
+
+ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+
+# In group 0, so that it can read secrets which belong to root's group alone.
+RUN useradd --uid 1000 --gid 0 --create-home app \
+    && install -d -o app -g 0 /data /cache /app /app/weights
+
+WORKDIR /app
+COPY requirements.txt ./
+RUN set -e; export PIP_INDEX_URL="${PIP_INDEX_URL}"; [ -n "$PIP_INDEX_URL" ] || unset PIP_INDEX_URL; \
+    if [ -n "$TORCH_INDEX_URL" ]; then \
+        grep -E '^torch(vision)?==' requirements.txt > /tmp/torch.txt; \
+        grep -vE '^(torch|torchvision|triton|nvidia-|cuda-)' requirements.txt > /tmp/rest.txt; \
+        pip install --no-cache-dir --no-deps --index-url "$TORCH_INDEX_URL" -r /tmp/torch.txt; \
+        pip install --no-cache-dir --no-deps -r /tmp/rest.txt; \
+    else \
+        pip install --no-cache-dir --no-deps -r requirements.txt; \
+    fi
+
+COPY pyproject.toml README.md LICENSE model.py ./
+COPY image_classifier ./image_classifier
+COPY my_backend ./my_backend
+RUN pip install --no-cache-dir --no-deps --no-build-isolation --editable .
+
+USER app
+# Fetched now, so that containers need no internet; a build without one goes on, and /health says so.
+ENV TORCH_HOME=/app/weights
+RUN python -c "from image_classifier.network import load_backbone; print(load_backbone('imagenet', 224).warning or 'ImageNet weights are in the image')"
+
+ENV HOST=0.0.0.0 PORT=9090 MODEL_DIR=/data CACHE_DIR=/cache
+EXPOSE 9090
+VOLUME ["/data", "/cache"]
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
+    CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:9090/ready', timeout=4)"]
+CMD ["python", "-m", "my_backend", "uwsgi"]
