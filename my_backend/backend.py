@@ -10,6 +10,7 @@ from my_backend.jobs import JobQueue, JobStore
 from my_backend.media import media_pool
 from my_backend.model_class import ModelFactory
 from my_backend.projects import Projects
+from my_backend.reconciliation import Reconciliation
 from my_backend.retraining import Retraining
 from my_backend.rq_queue import RqQueue
 from my_backend.serving import Serving
@@ -30,11 +31,9 @@ class Backend:
         self.serving = Serving(self.projects, new_model)
         self.job_store = JobStore(folder)
         self.queue = self._make_queue(new_model)
-        self.retraining = Retraining(
-            self.projects,
-            settings.retrain_after_annotations,
-            lambda project: self.submit_correction(project),
-        )
+        self.retraining = Retraining(self.projects, settings.retrain_after_annotations, self.submit_correction)
+
+        self.reconciliation = Reconciliation(settings, self.projects, self.submit_correction)
 
     def _make_queue(self, new_model: ModelFactory) -> JobQueue:
         if self.settings.redis:
@@ -52,9 +51,12 @@ class Backend:
             self.serving.start()
             self.queue.start()
             self.retraining.start()
+            if self.settings.retrain_after_annotations:
+                self.reconciliation.start()
             try:
                 yield self
             finally:
+                self.reconciliation.stop()
                 self.retraining.stop()
                 self.queue.stop()
                 self.serving.stop()

@@ -49,12 +49,10 @@ class Retraining:
         unlearned = self._projects.count_changes(project, fresh)
         if not self._after:
             return
+        # In any case: a job that is just reading the annotations may miss this one.
+        self._wait_for_quiet(project)
         if unlearned >= self._after:
-            with self._lock:
-                self._due.pop(project, None)
             self._train(project)
-        else:
-            self._wait_for_quiet(project)
 
     def _is_new(self, event: tuple[object, ...]) -> bool:
         with self._lock:
@@ -83,6 +81,7 @@ class Retraining:
                     self._lock.wait(min(self._due.values()) - now if self._due else None)
             for project in ready:
                 try:
-                    self._train(project)
+                    if self._projects.unlearned(project):
+                        self._train(project)
                 except Exception:
                     log.exception("project %s: training could not be started", project)

@@ -2,6 +2,9 @@
 
 import json
 import logging
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 from my_backend import files
@@ -18,8 +21,22 @@ log = logging.getLogger(__name__)
 
 # Annotated tasks that came with POST /train; kept until a version has learned them.
 KEPT_ANNOTATIONS = "annotations.json"
+LEARNED_FILE = "learned.json"
 
 Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What the newest version was trained on: Label Studio's watermark, and a digest of the annotations."""
+
+    watermark: str = ""
+    digest: str = ""
+
+
+def learned_state(folder: Path) -> Learned:
+    """Of the project in this folder."""
+    return Learned(**(files.read_json(folder / LEARNED_FILE) or {}))
 
 
 class TrainingJob:
@@ -31,23 +48,28 @@ class TrainingJob:
     def __call__(self, running: RunningJob) -> Json:
         """The names of the versions that were published and what `fit` said of them; raises BackendError."""
         job = running.job
+        folder = self._projects.folder(job.project)
         running.progress({"phase": "reading annotations"})
-        unlearned = self._projects.unlearned(job.project)
-        kept = self._projects.folder(job.project) / KEPT_ANNOTATIONS
+        changed = self._projects.changed(job.project)
+        kept = folder / KEPT_ANNOTATIONS
         kept_text = kept.read_text(encoding="utf-8") if kept.exists() else ""
         if kept_text:
-            project, tasks = self._projects.get(job.project), json.loads(kept_text)
+            project, tasks, watermark = self._projects.get(job.project), json.loads(kept_text), ""
         else:
-            project, tasks = self._ask_label_studio(job.project)
+            project, tasks, watermark = self._ask_label_studio(job.project)
         running.annotations_were_read()
-        result = self._train(running, project, tasks)
-        self._projects.count_changes(project.uid, -unlearned)
+        learned = Learned(watermark, _digest(project, tasks))
+        # Events and comparisons may ask for what is learned already; people are never refused.
+        is_new = job.kind == "full" or learned.digest != learned_state(folder).digest
+        result = self._train(running, project, tasks) if is_new else {"versions": []}
+        self._projects.learned(project.uid, changed)
+        files.write_json(folder / LEARNED_FILE, asdict(learned))
         if kept_text and kept.read_text(encoding="utf-8") == kept_text:
             kept.unlink()
         return result
 
-    def _ask_label_studio(self, uid: str) -> tuple[Project, list[Json]]:
-        """The project as it is now, and its annotated tasks."""
+    def _ask_label_studio(self, uid: str) -> tuple[Project, list[Json], str]:
+        """The project as it is now, its annotated tasks, and the watermark from before they were read."""
         label_studio = find_label_studio(self._settings, self._projects.credentials(uid))
         if label_studio is None:
             raise TrainingError(
@@ -55,9 +77,10 @@ class TrainingJob:
                 + HOW_TO_MAKE_A_TOKEN
             )
         number = self._projects.get(uid).id
+        watermark = label_studio.watermark(number)
         described = label_studio.project(number)
         project = self._projects.remember(uid, label_config=described.get("label_config"), title=described.get("title"))
-        return project, label_studio.annotated_tasks(number)
+        return project, label_studio.annotated_tasks(number), watermark
 
     def _train(self, running: RunningJob, project: Project, tasks: list[Json]) -> Json:
         versions = Versions(self._projects.folder(project.uid))
@@ -89,13 +112,29 @@ class TrainingJob:
             tasks,
             workdir=str(workdir),
             kind=running.job.kind,
+            attempt=running.job.attempts,
             progress=running.progress,
             publish=publish,
         )
         # A model that knows nothing of `publish` just returns its resources.
         if output is not None and output not in outputs:
             publish(output)
-        return {"versions": published, **(outputs[-1] if outputs else {})}
+        return {"versions": published, **_shown(outputs)}
+
+
+def _shown(outputs: list[Json]) -> Json:
+    """What the job's record says of the model: what `fit` returned, without its files."""
+    return {key: value for key, value in (outputs[-1] if outputs else {}).items() if key != "model_dir"}
+
+
+def _digest(project: Project, tasks: list[Json]) -> str:
+    """Of all that decides what is learned."""
+    annotations = [
+        [task.get("id"), annotation.get("id"), annotation.get("updated_at"), annotation.get("result")]
+        for task in tasks
+        for annotation in task.get("annotations") or []
+    ]
+    return sha256(json.dumps([project.label_config, annotations], sort_keys=True).encode()).hexdigest()
 
 
 def keep_annotations(projects: Projects, uid: str, tasks: list[Json]) -> None:

@@ -242,3 +242,24 @@ def test_a_killed_server_serves_at_once_and_ends_the_job(
     finished = wait_for(lambda: (found := backend.job(job))["job_status"] == "finished" and found, "the job to end")
     assert len(finished["result"]["versions"]) == 1
     assert "going on after epoch" in (backend.folder / "backend.log").read_text("utf-8")
+
+
+def test_annotations_made_while_the_backend_was_down_are_learned_at_its_start(
+    label_studio: LabelStudio, digits: Digits, serve: Serve
+) -> None:
+    backend = serve(IMAGE_SIZE="64")
+    project, truth, others = make_project(label_studio, digits, annotated=40, others=5)
+    label_studio.start_training(label_studio.connect(project, backend.url))
+    first = wait_for_new_version(backend, project, "untrained")
+    backend.kill()
+    for task in others:
+        label_studio.annotate(task, truth[task])
+
+    backend.__enter__()
+    second = wait_for_new_version(backend, project, first)
+    assert set(others) <= set(map(int, names_of_samples(backend, project, second)))
+
+
+def names_of_samples(backend: Backend, project: int, version: str) -> list[str]:
+    (folder,) = (backend.folder / "models" / "projects").glob(f"{project}.*/versions/{version}/model")
+    return [sample["name"] for sample in json.loads((folder / "samples.json").read_text("utf-8"))]
