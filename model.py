@@ -1,6 +1,7 @@
 """ImageClassifierAPI: Label Studio's tasks and annotations ⇄ images and labels."""
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
@@ -16,7 +17,7 @@ from label_studio_ml.model import LabelStudioMLBase
 from pydantic import ValidationError
 from torch import Tensor
 
-from image_classifier.dataset import Sample, held_out
+from image_classifier.dataset import Sample, held_out, write_samples
 from image_classifier.embeddings import EmbeddingCache
 from image_classifier.evaluation import evaluate, fit_temperature
 from image_classifier.inference import ImageFile, InferenceLane
@@ -42,6 +43,11 @@ from my_backend.wire import ImageChoices, Json, parse_label_config, prediction
 
 log = logging.getLogger(__name__)
 
+# label-studio-ml 1.0.9 takes a missing variable for yes in some places and for no in others, so that its own /train
+# fails after /setup; an empty one is no everywhere. Our server does not read it.
+os.environ.setdefault("LABEL_STUDIO_ML_BACKEND_V2", "")
+
+SAMPLES_FILE = "samples.json"
 MIN_CLASSES = 2
 MIN_IMAGES_OF_A_CLASS = 2
 # A version is held back when its accuracy is lower than the live one's by more than this, and by more than
@@ -126,7 +132,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         self, tasks: Sequence[Json], tag: ImageChoices, deadline: float = float("inf")
     ) -> list[ImageFile | MediaError]:
         """Each task's image; failures are logged, with the task and the remedy."""
-        urls = [(task.get("data") or {}).get(tag.field) for task in tasks]
+        urls = [data.get(tag.field) if isinstance(data := task.get("data"), dict) else None for task in tasks]
         wanted = [
             MediaRequest(url, task.get("id")) for url, task in zip(urls, tasks, strict=True) if isinstance(url, str)
         ]
@@ -192,6 +198,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
             classifier = _train_classifier(backbone, embeddings, samples, classes, hyperparameters, report)
         held_back = self._why_hold_back(classifier, samples)
         output = self._save(classifier, folder / "model", used, held_back)
+        write_samples(folder / "model" / SAMPLES_FILE, samples)
         if publish:
             publish(output)
         return output
@@ -216,7 +223,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         report({"phase": "fetching images", "images": len(chosen)})
         fetched = self._fetch([task for task, _ in chosen], tag)
         candidates = [
-            (task, Sample(file, choice))
+            (task, Sample(file, choice, str(task.get("id", ""))))
             for (task, choice), file in zip(chosen, fetched, strict=True)
             if isinstance(file, ImageFile)
         ]
@@ -391,6 +398,7 @@ def _hyperparameters(settings: ClassifierSettings) -> Hyperparameters:
 
 _backbones: WeakValueDictionary[str, Backbone] = WeakValueDictionary()
 _loading = Lock()
+_opening = Lock()
 
 
 @lru_cache(maxsize=1)
@@ -401,8 +409,13 @@ def _settings() -> ClassifierSettings:
         raise BackendError(explain(error)) from None
 
 
-@lru_cache(maxsize=1)
 def _lane() -> InferenceLane:
+    with _opening:  # requests may come together, and a second lane could not open the same cache
+        return _open_lane()
+
+
+@lru_cache(maxsize=1)
+def _open_lane() -> InferenceLane:
     return InferenceLane(EmbeddingCache(_settings().cache_dir.expanduser() / "embeddings"))
 
 

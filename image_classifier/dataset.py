@@ -1,5 +1,6 @@
 """Labelled images: the torch dataset for training all layers, folders of images, and the stable held-out split."""
 
+import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,10 +18,11 @@ MIN_TRAINING_IMAGES = 2  # of each class, before any image of it is held out
 
 @dataclass(frozen=True)
 class Sample:
-    """An image and the name of its class."""
+    """An image, the name of its class, and what the caller knows it by: a task's id, a file's name."""
 
     image: ImageFile
     label: str
+    name: str = ""
 
 
 class ImageClassifierDataset(Dataset[tuple[Tensor, int]]):
@@ -62,13 +64,19 @@ def held_out(samples: Sequence[Sample]) -> list[bool]:
     return [out and left[sample.label] >= MIN_TRAINING_IMAGES for sample, out in zip(samples, chosen, strict=True)]
 
 
+def write_samples(path: Path, samples: Sequence[Sample]) -> None:
+    """Keeps what a model was trained on: each sample's name, its label, and its content's digest."""
+    records = [{"name": sample.name, "label": sample.label, "digest": sample.image.digest} for sample in samples]
+    path.write_text(json.dumps(records, indent=0, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def samples_of_folder(folder: Path) -> list[Sample]:
     """The samples of `folder/<class>/<image>`; raises ValueError where there is no class folder."""
     classes = sorted(path for path in folder.iterdir() if path.is_dir())
     if not classes:
         raise ValueError(f"{folder} holds no folders: put the images of each class in a folder named for the class")
     return [
-        Sample(ImageFile.of(path), directory.name)
+        Sample(ImageFile.of(path), directory.name, str(path.relative_to(folder)))
         for directory in classes
         for path in sorted(directory.iterdir())
         if path.is_file()

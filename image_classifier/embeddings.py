@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 Embedding = NDArray[np.float32]  # [512]
 
-MAX_ENTRIES = 2_000_000  # at 2 KB each
-MAP_SIZE = 8 << 30  # address space that lmdb may use; the file grows only as it fills
+MAX_ENTRIES = 2_000_000  # at 4.2 KB each: lmdb gives each a page of its own
+MAP_SIZE = 16 << 30  # address space that lmdb may use; the file grows only as it fills
 
 
 class EmbeddingCache:

@@ -8,10 +8,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from image_classifier.acceleration import accelerate
 from image_classifier.embeddings import Embedding, EmbeddingCache
 from image_classifier.network import Backbone, choose_device
 from image_classifier.preprocessing import ImageError
@@ -51,6 +53,7 @@ class InferenceLane:
     def __init__(self, cache: EmbeddingCache, device: torch.device | None = None) -> None:
         self._cache = cache
         self._device = device or choose_device()
+        self._modules: WeakKeyDictionary[Backbone, nn.Module] = WeakKeyDictionary()
         self._decoders = ThreadPoolExecutor(max(2, os.cpu_count() or 2), thread_name_prefix="decode")
         self._queue: queue.Queue[_Waiting | None] = queue.Queue(WAITING_IMAGES)
         self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
@@ -105,15 +108,21 @@ class InferenceLane:
     def _embed_batch(self, backbone: Backbone, batch: list[_Waiting]) -> None:
         try:
             pixels = torch.stack([waiting.pixels for waiting in batch]).to(self._device)
-            module = backbone.module.to(self._device)
             with torch.inference_mode():
-                embeddings = module(backbone.preprocessing.normalize(pixels)).float().cpu().numpy()
+                inputs = backbone.preprocessing.normalize(pixels).contiguous(memory_format=torch.channels_last)
+                embeddings = self._module_of(backbone)(inputs).float().cpu().numpy()
         except Exception as error:
             for waiting in batch:
                 waiting.embedding.set_exception(error)
             return
         for waiting, embedding in zip(batch, embeddings, strict=True):
             waiting.embedding.set_result(embedding.copy())
+
+    def _module_of(self, backbone: Backbone) -> nn.Module:
+        """Made at the backbone's first use; goes when the backbone goes."""
+        if backbone not in self._modules:
+            self._modules[backbone] = accelerate(backbone.module, self._device)
+        return self._modules[backbone]
 
     def close(self) -> None:
         """Ends the threads; what waits is still embedded."""

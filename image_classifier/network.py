@@ -9,16 +9,15 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError  # what torch.load(weights_only=True) raises
 from typing import Any
 from urllib.parse import urlparse
 
 import requests
 import torch
 import torchvision
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from urllib3.exceptions import HTTPError
 
 from image_classifier.preprocessing import Preprocessing
 
@@ -29,6 +28,7 @@ EMBEDDING_SIZE = 512
 FINE_TUNED = "fine-tuned"  # the origin of a backbone whose layers were trained on the user's images
 RANDOM_SEED = 0  # random weights are the same in every process, so that their embeddings can be shared
 DOWNLOAD_SECONDS = 120
+SILENCE_SECONDS = 20  # that the server may keep before its next byte
 
 FORMAT = 1
 BACKBONE_FILE = "backbone.safetensors"
@@ -102,7 +102,7 @@ def load_backbone(weights: str, image_size: int) -> Backbone:
     if weights == "imagenet":
         try:
             state = _imagenet_weights()
-        except (OSError, WeightsError) as error:
+        except (OSError, HTTPError, WeightsError) as error:
             warning = (
                 f"The ImageNet weights could not be downloaded ({_reason(error)}); the network starts from random "
                 "weights and learns less from the same labels. Set WEIGHTS to a downloaded resnet18 file, or "
@@ -142,7 +142,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, EOFError, RuntimeError, ValueError, UnpicklingError) as error:
+    except Exception as error:  # torch.load raises whatever a broken file makes it raise
         raise WeightsError(f"WEIGHTS={path} cannot be read: {_reason(error)}") from error
     if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
         loaded = loaded["state_dict"]
@@ -152,7 +152,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else 'no reason given'}"
+    return f"{type(error).__name__}: {str(error).splitlines()[0][:400] if str(error) else 'no reason given'}"
 
 
 def _imagenet_weights() -> dict[str, Tensor]:
@@ -173,9 +173,10 @@ def _download(url: str, path: Path, *, sha256_prefix: str) -> None:
     deadline = time.monotonic() + DOWNLOAD_SECONDS
     digest = hashlib.sha256()
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part") as part:
-        with requests.get(url, stream=True, timeout=(5, 20)) as response:
+        with requests.get(url, stream=True, timeout=(5, SILENCE_SECONDS)) as response:
             response.raise_for_status()
-            for chunk in response.iter_content(1 << 20):
+            # iter_content() would wait for a whole chunk, however slowly it drips
+            while chunk := response.raw.read1(1 << 20, decode_content=True):
                 digest.update(chunk)
                 part.write(chunk)
                 if time.monotonic() > deadline:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 Source = Path | bytes
@@ -35,7 +35,7 @@ def open_image(source: Source) -> Image.Image:
             if width * height > MAX_PIXELS:
                 raise ImageError(f"{width}×{height} is more than {MAX_PIXELS:,} pixels: scale the image down")
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+            return _to_rgb(_upright(image))
     except ImageError:
         raise
     except UnidentifiedImageError as error:
@@ -44,12 +44,32 @@ def open_image(source: Source) -> Image.Image:
         raise ImageError(f"broken image: {error}") from error
 
 
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """As EXIF says; ImageOps.exif_transpose also writes EXIF anew, and fails where another of its fields is odd."""
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # what cannot be read turns nothing
+        return image
+    return image if turn is None else image.transpose(turn)
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         # convert() would clip 16 bits to 8 instead of scaling them
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
-        pixels = np.nan_to_num(np.asarray(image, dtype=np.float32))
+        pixels = np.nan_to_num(np.asarray(image, dtype=np.float32), posinf=0, neginf=0)
         low, high = float(pixels.min()), float(pixels.max())
         return Image.fromarray(((pixels - low) * (255 / max(high - low, 1e-6))).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:

@@ -157,7 +157,7 @@ def fine_tune(
         momentum=hyperparameters.momentum,
     )
     scheduler = StepLR(optimizer, hyperparameters.lr_step_size, hyperparameters.lr_gamma)
-    state = _TrainingState(module, optimizer, scheduler)
+    state = _TrainingState(module, optimizer, scheduler, classes)
     done = state.resume(checkpoint)
     augmented = _dataset(training, classes, Augmentation(backbone.preprocessing))
     plain = _dataset(held_out, classes, backbone.preprocessing)
@@ -226,8 +226,9 @@ def _accuracy(
 class _TrainingState:
     """All that training needs to go on: weights, momentum, learning rate, epoch, and the best epoch so far."""
 
-    def __init__(self, module: nn.Module, optimizer: SGD, scheduler: StepLR) -> None:
+    def __init__(self, module: nn.Module, optimizer: SGD, scheduler: StepLR, classes: Sequence[str]) -> None:
         self._module, self._optimizer, self._scheduler = module, optimizer, scheduler
+        self._classes = list(classes)
         self._epochs_done = 0
         self.best = copy.deepcopy(module.state_dict())
         self.best_accuracy, self.best_epoch = -1.0, -1
@@ -248,6 +249,7 @@ class _TrainingState:
             if state.get("momentum_buffer") is not None
         }
         facts = {
+            "classes": self._classes,
             "epochs_done": self._epochs_done,
             "best_accuracy": self.best_accuracy,
             "best_epoch": self.best_epoch,
@@ -268,6 +270,9 @@ class _TrainingState:
             return 0
         with safe_open(path, "pt") as file:
             facts = json.loads(file.metadata()["state"])
+            if facts["classes"] != self._classes:
+                log.info("beginning anew: the classes have changed since %s", path.name)
+                return 0
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no dict
         self._module.load_state_dict(_of("module.", tensors))
         self.best = _of("best.", tensors)

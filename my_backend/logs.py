@@ -16,7 +16,7 @@ from my_backend.settings import Settings
 LOG_BYTES = 20_000_000
 
 _SECRET = re.compile(
-    r"(?P<key>\b(?:Token|Bearer|Basic)\s+|[?&](?:token|access_token|sig|signature|X-Amz-[\w-]+|AWSAccessKeyId)=)"
+    r"(?P<key>\b(?:Token|Bearer|Basic)\s+|[?&](?:token|access_token|sig|signature|X-(?:Amz|Goog)-[\w-]+|AWSAccessKeyId)=)"
     r"[\w.~+/%=-]{8,}",
     re.IGNORECASE,
 )
@@ -29,7 +29,8 @@ class Redacting(logging.Formatter):
     def __init__(self, inner: logging.Formatter, secrets: Iterable[str]) -> None:
         super().__init__()
         self._inner = inner
-        self._secrets = [secret for secret in secrets if secret]
+        plain = [secret for secret in secrets if secret]
+        self._secrets = [*plain, *(json.dumps(secret, ensure_ascii=False)[1:-1] for secret in plain)]
 
     def format(self, record: logging.LogRecord) -> str:
         line = self._inner.format(record)

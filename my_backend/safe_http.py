@@ -33,7 +33,8 @@ _METADATA = frozenset(
         "168.63.129.16",
     )
 )
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# IPv6 networks whose addresses end in the IPv4 address that is meant
+_OF_IPV4 = tuple(ipaddress.ip_network(network) for network in ("::/96", "64:ff9b::/96", "64:ff9b:1::/48"))
 
 Headers = Callable[[], Mapping[str, str]]
 
@@ -82,7 +83,7 @@ def explain(error: BaseException) -> str:
 def check_address(host: str, port: int, address: str, allowed: Collection[str]) -> None:
     """Raises ForbiddenAddress unless the address is public, or `host` or `host:port` is allowed by name."""
     ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address) and (inner := ip.ipv4_mapped or ip.sixtofour or _from_nat64(ip)):
+    if isinstance(ip, ipaddress.IPv6Address) and (inner := ip.ipv4_mapped or ip.sixtofour or _last_bits(ip)):
         ip = inner
     if ip in _METADATA:
         raise ForbiddenAddress(f"{host} is a cloud's metadata address, which is never asked")
@@ -93,8 +94,8 @@ def check_address(host: str, port: int, address: str, allowed: Collection[str]) 
         )
 
 
-def _from_nat64(ip: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
-    return ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF) if ip in _NAT64 else None
+def _last_bits(ip: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    return ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF) if any(ip in network for network in _OF_IPV4) else None
 
 
 class SafeSession:
@@ -106,7 +107,7 @@ class SafeSession:
     """
 
     def __init__(self, allowed: Collection[str] = (), *, ca_bundle: str = "") -> None:
-        self._session = requests.Session()
+        self._session = _Session()
         self._session.trust_env = False
         self._session.verify = ca_bundle or True
         self._session.cookies.set_policy(_NoCookies())
@@ -147,11 +148,13 @@ class SafeSession:
             if not response.is_redirect:
                 return response
             response.close()
-            target = urljoin(url, self._session.get_redirect_target(response) or "")
-            if method != "GET" and _read_url(target)[1] != origin:
+            try:
+                url = urljoin(url, self._session.get_redirect_target(response) or "")
+            except ValueError as error:
+                raise requests.exceptions.InvalidURL(str(error)) from None
+            if method != "GET" and _read_url(url)[1] != origin:
                 # Its body may have a token.
-                raise requests.RequestException(f"it redirects to {redact(target)}: use that address")
-            url = target
+                raise requests.RequestException(f"it redirects to {redact(url)}: use that address")
         raise requests.TooManyRedirects(f"more than {REDIRECTS} redirects")
 
     def close(self) -> None:
@@ -187,6 +190,12 @@ def _chunks(response: requests.Response) -> Iterator[bytes]:
             yield chunk
     except HTTPError as error:
         raise requests.ConnectionError(error) from error
+
+
+class _Session(requests.Session):
+    def resolve_redirects(self, *_: Any, **__: Any) -> Iterator[Any]:
+        """None: even where it is not to follow a redirect, requests would read all of its body, without limit."""
+        yield from ()
 
 
 class _NoCookies(DefaultCookiePolicy):

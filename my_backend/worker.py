@@ -89,7 +89,7 @@ def work(settings: Settings, kinds: tuple[Kind, ...] = KINDS) -> None:
         job_monitoring_interval=MONITORING_SECONDS,
         log_job_description=False,
     )
-    worker.work(logging_level=settings.log_level)
+    worker.work(logging_level="WARNING")  # our own lines tell of jobs
 
 
 def is_worker_alive(settings: Settings) -> bool:
