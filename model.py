@@ -4,6 +4,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -17,29 +18,28 @@ from label_studio_ml.model import LabelStudioMLBase
 from pydantic import ValidationError
 from torch import Tensor
 
-from image_classifier.dataset import Sample, held_out, write_samples
+from image_classifier.dataset import Sample, classes_of, held_out, targets_of, write_samples
 from image_classifier.embeddings import EmbeddingCache
-from image_classifier.evaluation import evaluate, fit_temperature
+from image_classifier.evaluation import evaluate, fit_temperature, fit_thresholds, predicted_targets
 from image_classifier.inference import ImageFile, InferenceLane
 from image_classifier.network import (
     BACKBONE_FILE,
     FINE_TUNED,
     Backbone,
     Classifier,
-    Head,
     load_backbone,
     load_classifier,
     load_saved_backbone,
     read_record,
 )
 from image_classifier.preprocessing import ImageError
-from image_classifier.settings import ClassifierSettings
+from image_classifier.settings import ClassifierSettings, Score
 from image_classifier.training import Hyperparameters, fine_tune, train_head
 from my_backend.annotations import label_of
 from my_backend.errors import BackendError, MediaError, TrainingError
+from my_backend.label_config import ImageChoices, Json, parse_label_config
 from my_backend.media import Media, MediaRequest, media_pool, open_media
 from my_backend.settings import Settings, explain
-from my_backend.wire import ImageChoices, Json, parse_label_config, prediction
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ CLEARLY_WORSE = 0.02
 
 
 class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base class has no types
-    """A ResNet18 that learns a project's single-choice image labels.
+    """A ResNet18 that learns the choices of a project's images, one or several for each.
 
     Instances are cheap: the network's weights are shared by all instances that use the same ones.
     """
@@ -95,22 +95,24 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         `label_config` is the project's today, where it may have changed since; `deadline` (monotonic seconds) is
         when an answer is due, with `[]` for what is not done.
         """
-        tag = parse_label_config(label_config or self.label_config).image_choices
+        tag = self._tag(label_config)
         classifier = self._classifier
-        if tag is None or classifier is None:
-            return [[] for _ in tasks]
-        offered = [i for i, name in enumerate(classifier.classes) if name in tag.choices]
-        if not offered:
-            return [[] for _ in tasks]
         results: list[Json | list[Any]] = [[] for _ in tasks]
+        if tag is None or classifier is None:
+            return results
         positions, embeddings = self._embeddings(tasks, tag, classifier.backbone, deadline)
-        if positions:
-            # Only choices that the project has today, and their probabilities alone
-            probabilities = classifier.head(embeddings)[:, offered].softmax(1)
-            best, scores = probabilities.argmax(1).tolist(), _scores(probabilities, _settings().score)
-            for position, choice, score in zip(positions, best, scores, strict=True):
-                results[position] = prediction(tag, classifier.classes[offered[choice]], score)
+        # Mostly one group: only where tasks bring choices of their own are there several.
+        groups: dict[ImageChoices, list[int]] = {}
+        for row, position in enumerate(positions):
+            groups.setdefault(tag.for_task(tasks[position]["data"]), []).append(row)
+        for task_tag, rows in groups.items():
+            predictions = _predict(classifier, task_tag, embeddings[rows], _settings().score)
+            for row, predicted in zip(rows, predictions, strict=True):
+                results[positions[row]] = predicted
         return results
+
+    def _tag(self, label_config: str | None = None) -> ImageChoices | None:
+        return parse_label_config(label_config or self.label_config, _settings().choices).image_choices
 
     def _embeddings(
         self, tasks: Sequence[Json], tag: ImageChoices, backbone: Backbone, deadline: float
@@ -154,7 +156,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
 
     def prepare(self, tasks: Sequence[Json]) -> None:
         """Embeds the tasks' images ahead, so that predicting them later costs nothing."""
-        tag = parse_label_config(self.label_config).image_choices
+        tag = self._tag()
         if tag is None:
             return
         backbone = self._classifier.backbone if self._classifier else _base_backbone()
@@ -181,7 +183,8 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         """
         report = progress or (lambda record: None)
         folder = Path(workdir or mkdtemp(prefix="image-classifier-"))
-        config = parse_label_config(self.label_config)
+        folder.mkdir(parents=True, exist_ok=True)
+        config = parse_label_config(self.label_config, _settings().choices)
         if config.image_choices is None:
             raise TrainingError(config.problem)
         settings = _settings()
@@ -219,12 +222,12 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         """
         labels = [label_of(task, tag) for task in tasks]
         used: Counter[str] = Counter(label.outcome for label in labels)
-        chosen = [(task, label.choice) for task, label in zip(tasks, labels, strict=True) if label.outcome == "used"]
+        chosen = [(task, label) for task, label in zip(tasks, labels, strict=True) if label.outcome == "used"]
         report({"phase": "fetching images", "images": len(chosen)})
         fetched = self._fetch([task for task, _ in chosen], tag)
         candidates = [
-            (task, Sample(file, choice, str(task.get("id", ""))))
-            for (task, choice), file in zip(chosen, fetched, strict=True)
+            (task, Sample(file, label.choices if tag.multiple else min(label.choices), str(task.get("id", ""))))
+            for (task, label), file in zip(chosen, fetched, strict=True)
             if isinstance(file, ImageFile)
         ]
         report({"phase": "embedding images", "images": len(candidates)})
@@ -244,18 +247,19 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
 
     def _ordered_classes(self, samples: Sequence[Sample], choices: Sequence[str]) -> tuple[str, ...]:
         """The known classes keep their places; new ones follow in the labeling config's order."""
-        learned = {sample.label for sample in samples}
+        learned = {name for sample in samples for name in classes_of(sample.label)}
         known = [name for name in (self._classifier.classes if self._classifier else ()) if name in learned]
-        return (*known, *(name for name in choices if name in learned and name not in known))
+        new = [name for name in choices if name in learned] + sorted(learned - set(choices))
+        return (*known, *(name for name in new if name not in known))
 
     def _why_hold_back(self, new: Classifier, samples: Sequence[Sample]) -> str:
         """Why a version should not go live by itself: it is clearly worse than the live one on the same images."""
         live = self._classifier
-        if live is None:
+        if live is None or live.head.multiple != new.head.multiple:
             return ""
         judged = [sample for sample, out in zip(samples, held_out(samples), strict=True) if out]
         # A class that the live version does not know would count against it.
-        judged = [sample for sample in judged if sample.label in live.classes]
+        judged = [sample for sample in judged if classes_of(sample.label) <= set(live.classes)]
         if not judged:
             return ""
         hits = [_hits(classifier, judged) for classifier in (live, new)]
@@ -284,16 +288,65 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
 
 
 def _check_enough(samples: Sequence[Sample], used: Counter[str]) -> None:
-    counts = Counter(sample.label for sample in samples)
-    learnable = [name for name, count in counts.items() if count >= MIN_IMAGES_OF_A_CLASS]
-    if len(learnable) >= MIN_CLASSES:
+    counts = Counter(name for sample in samples for name in classes_of(sample.label))
+    multiple = any(not isinstance(sample.label, str) for sample in samples)
+    # What all images have cannot be told from what none has.
+    most = len(samples) - MIN_IMAGES_OF_A_CLASS if multiple else len(samples)
+    learnable = [name for name, count in counts.items() if MIN_IMAGES_OF_A_CLASS <= count <= most]
+    if len(learnable) >= (1 if multiple else MIN_CLASSES):
         return
     left_out = ", ".join(f"{count} {reason}" for reason, count in used.items() if count and reason != "used")
     have = ", ".join(f"{count} × {name}" for name, count in counts.items()) or "none"
-    raise TrainingError(
-        f"There is too little to learn from yet: label at least {MIN_IMAGES_OF_A_CLASS} images of each of "
-        f"{MIN_CLASSES} choices (labelled so far: {have}{f'; left out: {left_out}' if left_out else ''})."
+    wanted = (
+        f"{MIN_IMAGES_OF_A_CLASS} images with a choice and {MIN_IMAGES_OF_A_CLASS} without it"
+        if multiple
+        else f"{MIN_IMAGES_OF_A_CLASS} images of each of {MIN_CLASSES} choices"
     )
+    raise TrainingError(
+        f"There is too little to learn from yet: label at least {wanted} (labelled so far: {have}"
+        f"{f'; left out: {left_out}' if left_out else ''})."
+    )
+
+
+def _predict(classifier: Classifier, tag: ImageChoices, embeddings: Tensor, score: Score) -> list[Json | list[Any]]:
+    """A prediction for each of the embeddings [n, 512], of the tag's choices alone; `[]` where there is none."""
+    # What a model calls a class may be another name of a choice; several may mean the same.
+    columns: dict[str, list[int]] = {}
+    for number, name in enumerate(classifier.classes):
+        if choice := tag.name_of(name):
+            columns.setdefault(choice, []).append(number)
+    if not columns:
+        return [[] for _ in embeddings]
+    names = list(columns)
+    offered = [number for numbers in columns.values() for number in numbers]
+    logits = classifier.head(embeddings)
+    if classifier.head.multiple:
+        each = logits.sigmoid()
+        probabilities = torch.stack([each[:, numbers].max(1).values for numbers in columns.values()], 1)
+    else:
+        each = torch.zeros_like(logits)
+        each[:, offered] = logits[:, offered].softmax(1)
+        probabilities = torch.stack([each[:, numbers].sum(1) for numbers in columns.values()], 1)
+    if classifier.head.multiple and tag.multiple:
+        thresholds = torch.tensor([min(classifier.head.thresholds[n] for n in numbers) for numbers in columns.values()])
+        return _predict_several(tag, names, probabilities, thresholds)
+    best = probabilities.argmax(1).tolist()
+    return [
+        tag.prediction([names[choice]], sure) for choice, sure in zip(best, _scores(probabilities, score), strict=True)
+    ]
+
+
+def _predict_several(
+    tag: ImageChoices, names: Sequence[str], probabilities: Tensor, thresholds: Tensor
+) -> list[Json | list[Any]]:
+    """All choices over their thresholds; the score is the probability that the least sure of all is right."""
+    ticked = probabilities >= thresholds
+    scores = torch.where(ticked, probabilities, 1 - probabilities).min(1).values.clamp(0, 1).tolist()
+    chosen = [[name for name, tick in zip(names, row, strict=True) if tick] for row in ticked.tolist()]
+    return [
+        tag.prediction(choices, round(score, 4)) if choices else []
+        for choices, score in zip(chosen, scores, strict=True)
+    ]
 
 
 def _embed(backbone: Backbone, samples: Sequence[Sample]) -> Tensor:
@@ -315,24 +368,29 @@ def _train_classifier(
     report: Callable[[Json], None],
 ) -> Classifier:
     """Two heads: one without the held-out images, for the figures; one on all, to be served."""
-    targets = torch.tensor([classes.index(sample.label) for sample in samples])
+    targets = targets_of([sample.label for sample in samples], classes)
     out = torch.tensor(held_out(samples))
     judged = train_head(embeddings[~out], targets[~out], len(classes), hyperparameters, report)
-    figures: Json = {}
+    thresholds = (0.5,) * len(classes) if targets.is_floating_point() else ()
     temperature = 1.0
+    figures: Json = {}
     if out.any():
         temperature = fit_temperature(judged(embeddings[out]), targets[out])
-        judged = Head(judged.weight, judged.bias, temperature)
-        figures = evaluate(judged(embeddings[out]), targets[out], classes).record()
+        judged = replace(judged, temperature=temperature)
+        if thresholds:
+            thresholds = fit_thresholds(judged(embeddings[out]), targets[out])
+        figures = evaluate(judged(embeddings[out]), targets[out], classes, thresholds).record()
         report({"phase": "evaluating", "accuracy": figures["accuracy"]})
     served = train_head(embeddings, targets, len(classes), hyperparameters, report)
-    counts = Counter(sample.label for sample in samples)
+    counts = Counter(name for sample in samples for name in classes_of(sample.label))
     record = {
         "figures": figures,
         "labels": {name: counts[name] for name in classes},
         "settings": hyperparameters.record(),
     }
-    return Classifier(backbone, Head(served.weight, served.bias, temperature), judged, classes, record)
+    served = replace(served, temperature=temperature, thresholds=thresholds)
+    judged = replace(judged, temperature=temperature, thresholds=thresholds)
+    return Classifier(backbone, served, judged, classes, record)
 
 
 def _fine_tune(
@@ -360,12 +418,22 @@ def _fine_tune(
 
 def _hits(classifier: Classifier, samples: Sequence[Sample]) -> Tensor:
     """[n] of 0 and 1: whether the head that was fitted without them gets the samples right."""
-    predicted = classifier.evaluation_head(_embed(classifier.backbone, samples)).argmax(1).tolist()
-    right = [classifier.classes[choice] == sample.label for choice, sample in zip(predicted, samples, strict=True)]
+    head = classifier.evaluation_head
+    logits = head(_embed(classifier.backbone, samples))
+    answers = predicted_targets(logits, head.thresholds)
+    right = [
+        _classes_of_answer(answer, classifier.classes) == classes_of(sample.label)
+        for answer, sample in zip(answers, samples, strict=True)
+    ]
     return torch.tensor(right, dtype=torch.float32)
 
 
-def _scores(probabilities: Tensor, score: str) -> list[float]:
+def _classes_of_answer(answer: Tensor, classes: Sequence[str]) -> frozenset[str]:
+    numbers = answer.nonzero().flatten().tolist() if answer.is_floating_point() else [int(answer)]
+    return frozenset(classes[number] for number in numbers)
+
+
+def _scores(probabilities: Tensor, score: Score) -> list[float]:
     """From 0 to 1, higher is surer: the choice's probability, its lead over the next, or how far from undecided."""
     if probabilities.shape[1] == 1 or score == "probability":
         values = probabilities.max(1).values

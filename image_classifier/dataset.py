@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -16,40 +17,62 @@ HELD_OUT = 0.2
 MIN_TRAINING_IMAGES = 2  # of each class, before any image of it is held out
 
 
+# The image's class or, where several may be right, the set of its classes.
+Label = str | frozenset[str]
+
+
 @dataclass(frozen=True)
 class Sample:
-    """An image, the name of its class, and what the caller knows it by: a task's id, a file's name."""
+    """An image, its label, and what the caller knows it by: a task's id, a file's name."""
 
     image: ImageFile
-    label: str
+    label: Label
     name: str = ""
 
 
-class ImageClassifierDataset(Dataset[tuple[Tensor, int]]):
-    """Images, as paths or bytes, with their labels; gives (transformed image, index of the class)."""
+def classes_of(label: Label) -> frozenset[str]:
+    """The classes that a label names."""
+    return frozenset([label]) if isinstance(label, str) else label
+
+
+def targets_of(labels: Sequence[Label], classes: Sequence[str]) -> Tensor:
+    """What the network is to answer: class indices [n] or, for sets of classes, 0 and 1 as float [n, classes].
+
+    Raises ValueError for a label that is none of the classes.
+    """
+    unknown = sorted(frozenset().union(*map(classes_of, labels)) - set(classes))
+    if unknown:
+        raise ValueError(f"labels that are no class: {', '.join(unknown)}")
+    index = {name: number for number, name in enumerate(classes)}
+    if all(isinstance(label, str) for label in labels):
+        return torch.tensor([index[label] for label in labels if isinstance(label, str)], dtype=torch.long)
+    targets = torch.zeros(len(labels), len(classes))
+    for row, label in zip(targets, labels, strict=True):
+        row[[index[name] for name in classes_of(label)]] = 1
+    return targets
+
+
+class ImageClassifierDataset(Dataset[tuple[Tensor, Tensor]]):
+    """Images, as paths or bytes, with their labels; gives (transformed image, target as of `targets_of`)."""
 
     def __init__(
         self,
         images: Sequence[Source],
-        labels: Sequence[str],
+        labels: Sequence[Label],
         classes: Sequence[str],
         transform: Callable[[Source], Tensor],
     ) -> None:
         """Raises ValueError for a label that is none of the classes, or another number of labels than images."""
         if len(images) != len(labels):
             raise ValueError(f"{len(images)} images, but {len(labels)} labels")
-        unknown = sorted(set(labels) - set(classes))
-        if unknown:
-            raise ValueError(f"labels that are no class: {', '.join(unknown)}")
-        index = {name: number for number, name in enumerate(classes)}
         self._images = images
-        self._targets = [index[label] for label in labels]
+        self._targets = targets_of(labels, classes)
         self._transform = transform
 
     def __len__(self) -> int:
         return len(self._images)
 
-    def __getitem__(self, position: int) -> tuple[Tensor, int]:
+    def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
         return self._transform(self._images[position]), self._targets[position]
 
 
@@ -60,13 +83,25 @@ def held_out(samples: Sequence[Sample]) -> list[bool]:
     training has none held out.
     """
     chosen = [int(sample.image.digest[:8], 16) < HELD_OUT * 2**32 for sample in samples]
-    left = Counter(sample.label for sample, out in zip(samples, chosen, strict=True) if not out)
-    return [out and left[sample.label] >= MIN_TRAINING_IMAGES for sample, out in zip(samples, chosen, strict=True)]
+    left = Counter(
+        name for sample, out in zip(samples, chosen, strict=True) if not out for name in classes_of(sample.label)
+    )
+    return [
+        out and all(left[name] >= MIN_TRAINING_IMAGES for name in classes_of(sample.label))
+        for sample, out in zip(samples, chosen, strict=True)
+    ]
 
 
 def write_samples(path: Path, samples: Sequence[Sample]) -> None:
     """Keeps what a model was trained on: each sample's name, its label, and its content's digest."""
-    records = [{"name": sample.name, "label": sample.label, "digest": sample.image.digest} for sample in samples]
+    records = [
+        {
+            "name": sample.name,
+            "label": sample.label if isinstance(sample.label, str) else sorted(sample.label),
+            "digest": sample.image.digest,
+        }
+        for sample in samples
+    ]
     path.write_text(json.dumps(records, indent=0, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

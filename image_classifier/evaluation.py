@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
 
 CALIBRATION_BINS = 10
 
@@ -26,33 +26,60 @@ class Evaluation:
     """The figures of a classifier on images that it was not trained on."""
 
     images: int
-    accuracy: float
+    accuracy: float  # share of images that are right, with all their classes
+    macro_f1: float  # mean of the classes' F1, of those that the images show
     calibration_error: float  # expected, 0 to 1: how far probabilities are from the share that is right
     per_class: dict[str, ClassFigures]
-    confusion: list[list[int]]  # [true class][predicted class], in the order of the classes
+    confusion: list[list[int]]  # [true class][predicted class], in order; empty where several may be right
 
     def record(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def evaluate(logits: Tensor, targets: Tensor, classes: Sequence[str]) -> Evaluation:
-    """Figures from calibrated logits [n, classes] and class indices [n]; raises ValueError for no images."""
+def predicted_targets(logits: Tensor, thresholds: Sequence[float] = ()) -> Tensor:
+    """What calibrated logits [n, classes] answer, in the form of the targets: class indices [n], or 0 and 1."""
+    return (logits.sigmoid() >= torch.tensor(thresholds)).float() if thresholds else logits.argmax(1)
+
+
+def hits(logits: Tensor, targets: Tensor, thresholds: Sequence[float] = ()) -> Tensor:
+    """bool [n]: whether an image is right, with all its classes."""
+    right = predicted_targets(logits, thresholds) == targets
+    return right.all(1) if targets.is_floating_point() else right
+
+
+def evaluate(logits: Tensor, targets: Tensor, classes: Sequence[str], thresholds: Sequence[float] = ()) -> Evaluation:
+    """Figures from calibrated logits [n, classes] and targets, class indices [n] or 0 and 1 [n, classes].
+
+    Raises ValueError for no images.
+    """
     if len(targets) == 0:
         raise ValueError("no images to evaluate on")
-    probabilities = logits.softmax(1)
-    confidence, predicted = probabilities.max(1)
     size = len(classes)
-    confusion = torch.bincount(targets * size + predicted, minlength=size * size).reshape(size, size)
-    hits = confusion.diagonal()
+    answers = predicted_targets(logits, thresholds)
+    if targets.is_floating_point():
+        truth, predicted = targets.bool(), answers.bool()
+        confusion: list[list[int]] = []
+        probabilities = logits.sigmoid()
+        error = _calibration_error(probabilities.flatten(), truth.flatten())
+    else:
+        truth, predicted = one_hot(targets, size).bool(), one_hot(answers, size).bool()
+        confusion = torch.bincount(targets * size + answers, minlength=size * size).reshape(size, size).tolist()
+        error = _calibration_error(logits.softmax(1).max(1).values, answers == targets)
+    found = (truth & predicted).sum(0).tolist()
+    per_class = {
+        name: _figures(right, said, shown)
+        for name, right, said, shown in zip(
+            classes, found, predicted.sum(0).tolist(), truth.sum(0).tolist(), strict=True
+        )
+    }
+    f1 = [figures.f1 for figures in per_class.values() if figures.images]
     return Evaluation(
         images=len(targets),
-        accuracy=int(hits.sum()) / len(targets),
-        calibration_error=_calibration_error(confidence, predicted == targets),
-        per_class={
-            name: _figures(int(hits[i]), int(confusion[:, i].sum()), int(confusion[i].sum()))
-            for i, name in enumerate(classes)
-        },
-        confusion=confusion.tolist(),
+        accuracy=float(hits(logits, targets, thresholds).float().mean()),
+        macro_f1=sum(f1) / len(f1) if f1 else 0.0,
+        calibration_error=error,
+        per_class=per_class,
+        confusion=confusion,
     )
 
 
@@ -76,5 +103,26 @@ def _calibration_error(confidence: Tensor, correct: Tensor) -> float:
 def fit_temperature(logits: Tensor, targets: Tensor) -> float:
     """The temperature, from 0.05 to 20, under which the logits of held-out images are most likely."""
     temperatures = torch.logspace(-1.301, 1.301, 105)
-    losses = torch.stack([cross_entropy(logits / t, targets) for t in temperatures])
+    losses = torch.stack([loss_of(logits / t, targets) for t in temperatures])
     return float(temperatures[losses.argmin()])
+
+
+def loss_of(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy for class indices [n]; binary cross-entropy, summed over the classes, for 0 and 1 [n, classes]."""
+    if targets.is_floating_point():
+        return binary_cross_entropy_with_logits(logits, targets, reduction="sum") / len(targets)
+    return cross_entropy(logits, targets)
+
+
+def fit_thresholds(logits: Tensor, targets: Tensor) -> tuple[float, ...]:
+    """For each class the probability from which on its F1 is best on these images; 0.5 where nothing tells."""
+    candidates = torch.linspace(0.05, 0.95, 91)
+    thresholds = []
+    for probabilities, truth in zip(logits.sigmoid().T, targets.T, strict=True):
+        said = probabilities >= candidates[:, None]
+        found = (said * truth).sum(1)
+        f1 = 2 * found / (said.sum(1) + truth.sum()).clamp(min=1)
+        best = candidates[f1 == f1.max()]
+        # Of many that are as good, the middle one: it is right for the most others too.
+        thresholds.append(float(best[len(best) // 2]) if found.any() else 0.5)
+    return tuple(thresholds)

@@ -53,18 +53,25 @@ class Backbone:
 
 @dataclass(frozen=True)
 class Head:
-    """The last layer, with the temperature that makes its softmax a calibrated probability.
+    """The last layer, with the temperature that makes its probabilities calibrated ones.
 
-    weight [classes, 512], bias [classes].
+    weight [classes, 512], bias [classes]. Where several classes may be right at once, `thresholds` says for each from
+    which probability on it is; where just one is right there are none.
     """
 
     weight: Tensor
     bias: Tensor
     temperature: float = 1.0
+    thresholds: tuple[float, ...] = ()
 
     def __call__(self, embeddings: Tensor) -> Tensor:
         """Embeddings [n, 512] → calibrated logits [n, classes]."""
         return (embeddings @ self.weight.T + self.bias) / self.temperature
+
+    @property
+    def multiple(self) -> bool:
+        """Whether several classes may be right at once."""
+        return bool(self.thresholds)
 
 
 def resnet18() -> nn.Module:
@@ -219,6 +226,7 @@ class Classifier:
             "architecture": ARCHITECTURE,
             "classes": list(self.classes),
             "temperature": self.head.temperature,
+            "thresholds": list(self.head.thresholds),
             "preprocessing": self.backbone.preprocessing.record(),
             "weights": {"origin": self.backbone.origin, "fingerprint": self.backbone.fingerprint},
             "warning": self.backbone.warning,
@@ -255,11 +263,11 @@ def load_classifier(folder: Path, backbone: Backbone) -> Classifier:
     """A saved classifier on a backbone that is loaded already; raises WeightsError."""
     record = read_record(folder)
     tensors = _read_weights(folder / HEAD_FILE)
-    temperature = record["temperature"]
+    calibration = record["temperature"], tuple(record["thresholds"])
     return Classifier(
         backbone,
-        Head(tensors["weight"], tensors["bias"], temperature),
-        Head(tensors["evaluation.weight"], tensors["evaluation.bias"], temperature),
+        Head(tensors["weight"], tensors["bias"], *calibration),
+        Head(tensors["evaluation.weight"], tensors["evaluation.bias"], *calibration),
         tuple(record["classes"]),
         record,
     )

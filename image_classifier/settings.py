@@ -30,4 +30,5 @@ class ClassifierSettings(BaseSettings):
     score: Score = Field(
         "probability", description="what a prediction's score says: `probability`, `margin`, `entropy`"
     )
+    choices: str = Field("", description="name of the Choices tag to learn, where a labeling config has several")
     cache_dir: Path = Field(Path("~/.cache/image-classifier"), description="embeddings, per host, never on NFS")

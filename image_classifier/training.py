@@ -14,13 +14,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from image_classifier.dataset import ImageClassifierDataset, Sample
+from image_classifier.evaluation import hits, loss_of
 from image_classifier.network import EMBEDDING_SIZE, FINE_TUNED, Backbone, Head, choose_device, make_backbone
 from image_classifier.preprocessing import Preprocessing, Source, open_image, to_tensor
 
@@ -51,7 +51,7 @@ class Hyperparameters:
 def train_head(
     embeddings: Tensor, targets: Tensor, classes: int, hyperparameters: Hyperparameters, progress: Progress
 ) -> Head:
-    """A linear layer on standardized embeddings [n, 512] and class indices [n].
+    """A linear layer on standardized embeddings [n, 512] and targets: class indices [n], or 0 and 1 [n, classes].
 
     The standardization is folded into the layer, so that it takes embeddings as they are. The same arguments give
     the same head. `progress` gets a record for each epoch and may raise to stop.
@@ -67,7 +67,7 @@ def train_head(
     for epoch in range(hyperparameters.epochs):
         total = 0.0
         for batch in torch.split(torch.randperm(len(inputs), generator=generator), hyperparameters.batch_size):
-            loss = cross_entropy(layer(inputs[batch]), targets[batch])
+            loss = loss_of(layer(inputs[batch]), targets[batch])
             optimizer.zero_grad()
             torch.autograd.backward(loss)
             optimizer.step()
@@ -201,7 +201,7 @@ def _train_one_epoch(
     loader = DataLoader(dataset, batch_size, shuffle=True, drop_last=len(dataset) % batch_size == 1)
     for pixels, targets in loader:
         logits = module(preprocessing.normalize(pixels.to(device)))
-        loss = cross_entropy(logits, targets.to(device))
+        loss = loss_of(logits, targets.to(device))
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
@@ -216,11 +216,13 @@ def _accuracy(
 ) -> float:
     module.eval()
     device = next(module.parameters()).device
-    hits = 0
+    right = 0
     for pixels, targets in DataLoader(dataset, batch_size):
-        predicted = module(preprocessing.normalize(pixels.to(device))).argmax(1).cpu()
-        hits += int((predicted == targets).sum())
-    return hits / len(dataset)
+        logits = module(preprocessing.normalize(pixels.to(device))).cpu()
+        # Thresholds are found afterwards, with the head that is trained on the new embeddings.
+        thresholds = (0.5,) * logits.shape[1] if targets.is_floating_point() else ()
+        right += int(hits(logits, targets, thresholds).sum())
+    return right / len(dataset)
 
 
 class _TrainingState:

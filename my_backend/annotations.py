@@ -1,27 +1,32 @@
-"""Which choice a task's annotations stand for."""
+"""Which choices a task's annotations stand for."""
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from my_backend.wire import ImageChoices, Json
+from my_backend.label_config import ImageChoices, Json
 
 Outcome = Literal["used", "skipped", "empty", "unknown choice", "tie", "not annotated"]
 
 
 @dataclass(frozen=True)
 class Label:
-    """What a task's annotations say: a choice, or the reason why they say none."""
+    """What a task's annotations say, by the choices' names, or the reason why they say nothing.
+
+    One name where the config asks for one; where it asks for several, as many as were ticked, perhaps none.
+    """
 
     outcome: Outcome
-    choice: str = ""
+    choices: frozenset[str] = frozenset()
 
 
 def label_of(task: Json, tag: ImageChoices) -> Label:
-    """The choice of a task's annotations.
+    """The choices of a task's annotations.
 
-    A ground truth decides; otherwise each annotator's newest annotation is a vote, and the majority wins. A tie is
-    no label. Skipped (cancelled) and empty annotations are no votes; choices that the labeling config no longer has
-    are none either.
+    A ground truth decides; otherwise each annotator's newest annotation is a vote, and the majority wins: of the
+    votes, or for each choice where several may be ticked. A tie is no label. Skipped (cancelled) annotations are no
+    votes, choices that the labeling config no longer has are none either, and an empty annotation is a vote only
+    where none may be right.
     """
     annotations = [a for a in task.get("annotations") or task.get("completions") or [] if isinstance(a, dict)]
     if not annotations:
@@ -29,42 +34,55 @@ def label_of(task: Json, tag: ImageChoices) -> Label:
     submitted = [a for a in annotations if not (a.get("was_cancelled") or a.get("skipped"))]
     if not submitted:
         return Label("skipped")
-    chosen = [a for a in submitted if a.get("ground_truth")] or list(_newest_by_annotator(submitted))
-    votes = [choice for a in chosen if (choice := _choice_of(a, tag))]
-    if not votes:
+    chosen = [a for a in submitted if a.get("ground_truth")] or _newest_by_annotator(submitted)
+    ticked = [_ticked(annotation, tag) for annotation in chosen]
+    if not tag.multiple and not any(ticked):
         return Label("empty")
-    known = [choice for choice in votes if choice in tag.choices]
-    if not known:
+    data = task.get("data")
+    task_tag = tag.for_task(data if isinstance(data, dict) else {})
+    known = [list(filter(None, map(task_tag.name_of, choices))) for choices in ticked]
+    votes = [names for names, choices in zip(known, ticked, strict=True) if names or (tag.multiple and not choices)]
+    if not votes:
         return Label("unknown choice")
-    counts = sorted(((known.count(choice), choice) for choice in set(known)), reverse=True)
-    if len(counts) > 1 and counts[0][0] == counts[1][0]:
-        return Label("tie")
-    return Label("used", counts[0][1])
+    return _majority_of_each(votes) if tag.multiple else _majority([names[-1] for names in votes])
 
 
 def _newest_by_annotator(annotations: list[Json]) -> list[Json]:
     newest: dict[str, Json] = {}
-    for annotation in sorted(annotations, key=lambda a: (str(a.get("updated_at") or ""), _number(a.get("id")))):
+    for annotation in sorted(annotations, key=_age):
         newest[_annotator(annotation)] = annotation
     return list(newest.values())
 
 
-def _number(value: Any) -> float:
-    return value if isinstance(value, int | float) else 0
+def _age(annotation: Json) -> tuple[str, int]:
+    number = annotation.get("id")
+    return str(annotation.get("updated_at") or ""), number if isinstance(number, int) else 0
 
 
 def _annotator(annotation: Json) -> str:
     by = annotation.get("completed_by")
-    return str(by.get("id") if isinstance(by, dict) else by)
+    return str(by.get("id", by) if isinstance(by, dict) else by)
 
 
-def _choice_of(annotation: Json, tag: ImageChoices) -> str:
-    """The annotation's choice for this tag; "" where it has none. Results of other tags stand beside it."""
+def _ticked(annotation: Json, tag: ImageChoices) -> list[Any]:
+    """What was ticked for this tag, as the annotation spells it; results of other tags stand beside it."""
     for region in annotation.get("result") or []:
-        if not isinstance(region, dict) or region.get("type") != "choices":
-            continue
-        value = region.get("value")
-        choices = value.get("choices") if isinstance(value, dict) else None
-        if region.get("from_name") == tag.from_name and isinstance(choices, list) and choices:
-            return str(choices[0])
-    return ""
+        if isinstance(region, dict) and region.get("from_name") == tag.from_name and region.get("type") == "choices":
+            value = region.get("value")
+            choices = value.get("choices") if isinstance(value, dict) else None
+            return choices if isinstance(choices, list) else []
+    return []
+
+
+def _majority(votes: list[str]) -> Label:
+    (first, count), *others = Counter(votes).most_common(2)
+    if others and others[0][1] == count:
+        return Label("tie")
+    return Label("used", frozenset([first]))
+
+
+def _majority_of_each(votes: list[list[str]]) -> Label:
+    counts = Counter(name for names in votes for name in set(names))
+    if any(2 * count == len(votes) for count in counts.values()):
+        return Label("tie")
+    return Label("used", frozenset(name for name, count in counts.items() if 2 * count > len(votes)))

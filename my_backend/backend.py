@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from tempfile import TemporaryFile
 
 from my_backend import files
-from my_backend.errors import Conflict
+from my_backend.errors import BackendError, Conflict
 from my_backend.jobs import JobQueue, JobStore
 from my_backend.media import media_pool
 from my_backend.model_class import ModelFactory
@@ -23,12 +24,13 @@ class Backend:
     """The parts of a server; nothing runs before `start`."""
 
     def __init__(self, settings: Settings) -> None:
+        _check_folders(settings)
         folder = settings.model_dir / "projects"
         self.settings = settings
         self.projects = Projects(folder)
         self._media_pool: ThreadPoolExecutor = media_pool()
         new_model = ModelFactory(settings, self.projects, self._media_pool)
-        self.serving = Serving(self.projects, new_model)
+        self.serving = Serving(self.projects, new_model, settings.choices)
         self.job_store = JobStore(folder)
         self.queue = self._make_queue(new_model)
         self.retraining = Retraining(self.projects, settings.retrain_after_annotations, self.submit_correction)
@@ -60,7 +62,7 @@ class Backend:
                 self.retraining.stop()
                 self.queue.stop()
                 self.serving.stop()
-                self._media_pool.shutdown(cancel_futures=True)
+                self._media_pool.shutdown(wait=False, cancel_futures=True)
 
     @contextmanager
     def _own_model_dir(self) -> Iterator[None]:
@@ -74,3 +76,14 @@ class Backend:
                 yield
         except files.InUse:
             raise Conflict(f"another server uses MODEL_DIR={folder}: stop it, or set another MODEL_DIR") from None
+
+
+def _check_folders(settings: Settings) -> None:
+    for name, folder in (("MODEL_DIR", settings.model_dir), ("CACHE_DIR", settings.cache_dir)):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise BackendError(
+                f"{name}={folder} cannot be used ({error.strerror}): set it to a folder that can be written"
+            ) from None

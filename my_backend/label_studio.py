@@ -55,8 +55,8 @@ class LabelStudio:
             return {"Authorization": f"Bearer {self._token}"}
         with self._lock:
             if time.time() > self._expires - TOKEN_MARGIN:
-                answer = self._json("POST", "/api/token/refresh/", authorize=False, json={"refresh": self._token})
-                if not isinstance(answer, dict) or "access" not in answer:
+                answer = self._object("POST", "/api/token/refresh/", authorize=False, json={"refresh": self._token})
+                if not answer.get("access"):
                     raise LabelStudioError(f"{redact(self.url)} gave no access token: is it a Label Studio?")
                 self._access_token = str(answer["access"])
                 self._expires = float((_claims(self._access_token) or {}).get("exp", 0))
@@ -79,20 +79,25 @@ class LabelStudio:
         It changes with stored predictions too: Label Studio counts them as updates of the task.
         """
         query = quote(json.dumps({"ordering": ["-tasks:updated_at"]}))
-        page = self._json("GET", f"/api/tasks/?project={project_id}&page=1&page_size=1&query={query}")
-        newest = [task.get("updated_at") for task in page["tasks"]]
-        return json.dumps([newest, page["total"], page["total_annotations"]])
+        page = self._object("GET", f"/api/tasks/?project={project_id}&page=1&page_size=1&query={query}")
+        newest = [task.get("updated_at") for task in page.get("tasks", [])]
+        return json.dumps([newest, page.get("total"), page.get("total_annotations")])
 
     def project(self, project_id: int) -> dict[str, Any]:
         """The project's settings, its labeling config among them; raises LabelStudioError."""
-        answer: dict[str, Any] = self._json("GET", f"/api/projects/{project_id}/")
-        return answer
+        return self._object("GET", f"/api/projects/{project_id}/")
 
     def get(self, url: str, read_seconds: float, deadline: float) -> requests.Response:
         """Any URL, with the token where it is Label Studio's own; raises requests.RequestException."""
         return self._session.request(
             "GET", url, headers=self.headers, headers_for=self.origin, read_seconds=read_seconds, deadline=deadline
         )
+
+    def _object(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
+        answer = self._json(method, path, **arguments)
+        if not isinstance(answer, dict):
+            raise LabelStudioError(f"{redact(self.url + path)} answered no JSON object: is it a Label Studio?")
+        return answer
 
     def _json(
         self,

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version as package_version
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 from flask import Flask, Response, jsonify, request
 from pydantic import BaseModel, ValidationError
@@ -17,6 +16,7 @@ from my_backend import status
 from my_backend.backend import Backend
 from my_backend.errors import BackendError, BadRequest, NotFound
 from my_backend.jobs import Job
+from my_backend.label_config import parse_label_config
 from my_backend.metrics import Metrics
 from my_backend.openapi import openapi
 from my_backend.projects import Credentials, Project
@@ -33,7 +33,6 @@ from my_backend.wire import (
     TrainRequest,
     ValidateRequest,
     WebhookRequest,
-    parse_label_config,
     project_uid,
 )
 
@@ -67,6 +66,7 @@ class Routes:
 
     def __init__(self, backend: Backend, metrics: Metrics) -> None:
         self._backend, self._metrics = backend, metrics
+        self._version = package_version("image-classifier-backend")
         self._projects, self._serving, self._queue = backend.projects, backend.serving, backend.queue
 
     def table(self) -> dict[tuple[str, str], Callable[..., Any]]:
@@ -105,7 +105,7 @@ class Routes:
         """200 as long as the process lives; what is amiss stands in `problems`."""
         return {
             "status": "UP",
-            "version": package_version("image-classifier-backend"),
+            "version": self._version,
             "model_class": self._backend.settings.model_class,
             "ready": self._serving.ready,
             "projects": len(self._projects.all()),
@@ -121,7 +121,7 @@ class Routes:
     def setup(self) -> Json:
         """Remembers the project and its labeling config; names the live version."""
         body = _read(SetupRequest)
-        self._projects.remember(body.project, label_config=body.label_config)
+        self._projects.remember(body.project, label_config=body.label_config or None)
         if self._backend.settings.trusts_setup and body.hostname and body.access_token:
             self._projects.remember_credentials(body.project, Credentials(body.hostname, body.access_token))
         return {"model_version": self._serving.version_name(body.project)}
@@ -146,9 +146,9 @@ class Routes:
         return {"results": results, "model_version": live.name}
 
     def _project_to_predict(self, body: PredictRequest) -> Project:
-        if body.project is None:
-            return self._projects.find(None)
-        return self._projects.remember(body.project, label_config=body.label_config)
+        if body.project is None or "." not in body.project:  # people, not Label Studio
+            return self._projects.find(body.project)
+        return self._projects.remember(body.project, label_config=body.label_config or None)
 
     def webhook(self) -> Answer:
         """Events, and the button "Start training"; never waits for training."""
@@ -157,7 +157,7 @@ class Routes:
         if body.action == "START_TRAINING":
             return _started(self._queue.submit(project.uid, "full", "Start training was pressed"))
         if body.action in ANNOTATION_EVENTS:
-            events = [(body.action, changed.get("id"), changed.get("updated_at")) for changed in body.changed]
+            events = [(body.action, str(one.get("id")), str(one.get("updated_at"))) for one in body.changed]
             self._backend.retraining.changed(project.uid, events)
         elif body.action == "TASKS_CREATED":
             self._serving.prepare(project, body.tasks)
@@ -166,7 +166,7 @@ class Routes:
     def _project_of_event(self, described: Json | None) -> Project:
         """The project that an event describes; a bare event names it as /webhook?project=7, or means the only one."""
         if described is None or "id" not in described:
-            return self._projects.find(request.args.get("project"))
+            return self._projects.find(request.args.get("project") or None)
         try:
             uid = project_uid(described)
         except ValueError as error:
@@ -193,7 +193,7 @@ class Routes:
 
     def validate(self) -> Json:
         """Whether a labeling config has something to learn, and why not."""
-        config = parse_label_config(_read(ValidateRequest).config)
+        config = parse_label_config(_read(ValidateRequest).config, self._backend.settings.choices)
         return {
             "valid": config.image_choices is not None,
             "message": config.problem,
@@ -212,7 +212,7 @@ class Routes:
 
     def is_training(self) -> Json:
         """Whether a job runs or waits for the project."""
-        project = self._projects.find(request.args.get("project"))
+        project = self._projects.find(request.args.get("project") or None)
         jobs = [job for job in self._backend.job_store.of_project(project.uid) if job.unfinished]
         return {
             "is_training": bool(jobs),
@@ -262,14 +262,17 @@ class Routes:
     def duplicate_model(self) -> Json:
         """Gives another project a copy of this one's live version."""
         body = _read(DuplicateRequest)
-        source = self._projects.get(body.project_src)
+        source = self._projects.find(body.project_src)
+        destination = body.project_dst
+        if "." not in destination:  # people, not Label Studio
+            destination = self._projects.find(destination).uid
         live = Versions(self._projects.folder(source.uid)).live()
         if live is None:
             raise NotFound(f"project {source.uid} has no version to copy yet")
-        target = Versions(self._projects.folder(body.project_dst))
+        target = Versions(self._projects.folder(destination))
         copy = target.copy_from(live, cause=f"copied from project {source.uid}", choices=live.choices)
-        self._projects.remember(body.project_dst)
-        return {"live": copy.name, "project": body.project_dst}
+        self._projects.remember(destination)
+        return {"live": copy.name, "project": destination}
 
 
 def _read(model: type[Body]) -> Body:
@@ -334,7 +337,7 @@ def _guard(app: Flask, basic_auth: tuple[str, str] | None) -> None:
     def check_origin() -> tuple[Json, int] | None:
         # Browsers name the page that sends a form; Label Studio and programs send no Origin.
         origin = request.headers.get("Origin")
-        if request.method == "GET" or origin is None or urlsplit(origin).netloc == request.host:
+        if request.method == "GET" or origin is None or origin.partition("://")[2] == request.host:
             return None
         return {"error": f"requests from pages of other sites ({origin[:100]}) are refused"}, 403
 

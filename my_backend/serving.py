@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from my_backend.errors import Unavailable
+from my_backend.label_config import parse_label_config
 from my_backend.model_class import ModelFactory
 from my_backend.projects import Project, Projects
 from my_backend.versions import UNTRAINED, Versions
-from my_backend.wire import parse_label_config
 
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.1  # how often pointers are looked at
+PREPARED_AT_ONCE = 64  # tasks, between looks whether the process is to end
+STOP_SECONDS = 1.0  # the model's library may be slow to import
 REFRESH_SECONDS = 2.0  # how often projects are looked for that another process has added
 
 
@@ -32,8 +34,8 @@ class Live:
 class Serving:
     """Answers from memory; a thread of its own watches the pointers and loads."""
 
-    def __init__(self, projects: Projects, new_model: ModelFactory) -> None:
-        self._projects, self._new_model = projects, new_model
+    def __init__(self, projects: Projects, new_model: ModelFactory, choices_name: str = "") -> None:
+        self._projects, self._new_model, self._choices_name = projects, new_model, choices_name
         self._preparing = ThreadPoolExecutor(1, thread_name_prefix="prepare")
         self._live: dict[str, Live] = {}
         self._failed: dict[str, tuple[str, str]] = {}  # project → version, why it could not be loaded
@@ -52,8 +54,8 @@ class Serving:
     def stop(self) -> None:
         self._stopping = True
         self._look.set()
-        self._thread.join()
-        self._preparing.shutdown(cancel_futures=True)
+        self._thread.join(STOP_SECONDS)
+        self._preparing.shutdown(wait=False, cancel_futures=True)
 
     def version_name(self, project: str) -> str:
         """The name under which predictions are made at this moment."""
@@ -103,12 +105,15 @@ class Serving:
 
     def _prepare(self, project: Project, tasks: list[Any]) -> None:
         live = self._live.get(project.uid)
-        model = live.model if live and live.model else self._new_model(project, None)
-        if hasattr(model, "prepare"):
-            try:
-                model.prepare(tasks)
-            except Exception:
-                log.exception("project %s: imported tasks could not be prepared", project.uid)
+        try:
+            model = live.model if live and live.model else self._new_model(project, None)
+            if hasattr(model, "prepare"):
+                for start in range(0, len(tasks), PREPARED_AT_ONCE):
+                    if self._stopping:
+                        return
+                    model.prepare(tasks[start : start + PREPARED_AT_ONCE])
+        except Exception:
+            log.exception("project %s: imported tasks could not be prepared", project.uid)
 
     def _versions(self, project: str) -> Versions:
         return Versions(self._projects.folder(project))
@@ -126,26 +131,36 @@ class Serving:
         refreshed = 0.0
         warmed_up = False
         while not self._stopping:
-            if time.monotonic() - refreshed > REFRESH_SECONDS:
-                self._projects.refresh()
-                refreshed = time.monotonic()
-            for project in self._projects.all():
-                self._follow(project)
-            for gone in self._live.keys() - {project.uid for project in self._projects.all()}:
-                del self._live[gone]
+            try:
+                if time.monotonic() - refreshed > REFRESH_SECONDS:
+                    self._projects.refresh()
+                    refreshed = time.monotonic()
+                self._follow_all()
+            except Exception:  # a disk that does not answer may answer again
+                log.exception("the projects cannot be looked at")
+                self._look.wait(REFRESH_SECONDS)
             if not warmed_up:  # after the versions, since they are what answers
                 self._preparing.submit(self._warm_up)
                 warmed_up = True
             self._look.wait(LOOK_SECONDS)
             self._look.clear()
 
+    def _follow_all(self) -> None:
+        projects = self._projects.all()
+        for project in projects:
+            self._follow(project)
+        for gone in (self._live.keys() | self._failed.keys()) - {project.uid for project in projects}:
+            self._live.pop(gone, None)
+            self._failed.pop(gone, None)
+
     def _follow(self, project: Project) -> None:
         """Swaps the project's model where the pointer has moved, or its choices have changed."""
         versions = self._versions(project.uid)
         name = versions.live_name()
-        choices = parse_label_config(project.label_config).choices
+        choices = parse_label_config(project.label_config, self._choices_name).choices
         live = self._live.get(project.uid)
         if live and live.name == name and (name == UNTRAINED or not choices or live.choices == choices):
+            self._failed.pop(project.uid, None)
             return
         if self._failed.get(project.uid, ("", ""))[0] == name:
             return
@@ -168,7 +183,7 @@ class Serving:
             # Label Studio never asks again for a version that it has predictions of.
             version = versions.renew_live(cause="the labeling config's choices changed", choices=choices) or version
         model = self._new_model(project, version)
-        return Live(version.name, model, version.choices, str(version.train_output.get("warning", "")))
+        return Live(version.name, model, version.choices, str(version.train_output.get("warning") or ""))
 
     def _warm_up(self) -> None:
         model_class = self._new_model.load()

@@ -29,6 +29,7 @@ class Settings(BaseSettings):
     )
     basic_auth_user: str = Field("", description="with BASIC_AUTH_PASS: what callers must present")
     basic_auth_pass: SecretStr = Field(SecretStr(""), description="the password; see BASIC_AUTH_USER")
+    choices: str = Field("", description="name of the Choices tag to learn, where a labeling config has several")
     image_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="hosts on private networks that images may come from, comma-separated"
     )

@@ -5,9 +5,9 @@ from typing import Any
 from flask import render_template
 
 from my_backend.backend import Backend
+from my_backend.label_config import parse_label_config
 from my_backend.projects import Project
 from my_backend.versions import Version, Versions
-from my_backend.wire import parse_label_config
 
 SHOWN_VERSIONS = 10
 SHOWN_JOBS = 10
@@ -36,7 +36,7 @@ def problems(backend: Backend) -> list[str]:
             "Settings) and set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY."
         )
     for project in backend.projects.all():
-        config = parse_label_config(project.label_config)
+        config = parse_label_config(project.label_config, backend.settings.choices)
         if config.problem:
             found.append(f"Project {project.title or project.id}: {config.problem}")
     return found

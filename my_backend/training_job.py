@@ -10,12 +10,12 @@ from typing import Any
 from my_backend import files
 from my_backend.errors import TrainingError
 from my_backend.jobs import JobStore, RunningJob
+from my_backend.label_config import parse_label_config
 from my_backend.label_studio import HOW_TO_MAKE_A_TOKEN, find_label_studio
 from my_backend.model_class import ModelFactory
 from my_backend.projects import Project, Projects
 from my_backend.settings import Settings
 from my_backend.versions import Versions
-from my_backend.wire import parse_label_config
 
 log = logging.getLogger(__name__)
 
@@ -95,8 +95,8 @@ class TrainingJob:
                 _checked(train_output),
                 workdir,
                 cause=running.job.cause,
-                choices=parse_label_config(project.label_config).choices,
-                held_back=str(train_output.get("held_back", "")),
+                choices=parse_label_config(project.label_config, self._settings.choices).choices,
+                held_back=str(train_output.get("held_back") or ""),
             )
             published.append(version.name)
             outputs.append(train_output)

@@ -1,85 +1,12 @@
-"""Label Studio's JSON and XML ⇄ dataclasses; pure."""
+"""Label Studio's requests: JSON → dataclasses that name a bad field; pure."""
 
 import re
-from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
 from typing import Annotated, Any
-from xml.etree.ElementTree import Element, ParseError
 
-from defusedxml import DefusedXmlException
-from defusedxml.ElementTree import fromstring
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 Json = dict[str, Any]
-
-# --- labeling config --------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class ImageChoices:
-    """The `Choices` tag that labels an `Image` tag, and the tasks' field that holds the image's URL."""
-
-    from_name: str
-    to_name: str
-    field: str
-    choices: tuple[str, ...]  # as annotations hold them: the alias where there is one
-
-
-@dataclass(frozen=True)
-class LabelConfig:
-    """What a labeling config asks for: one choice for an image, or the reason why there is nothing to learn."""
-
-    image_choices: ImageChoices | None
-    problem: str = ""
-
-    @property
-    def choices(self) -> tuple[str, ...]:
-        return self.image_choices.choices if self.image_choices else ()
-
-
-@lru_cache(maxsize=256)
-def parse_label_config(xml: str) -> LabelConfig:
-    """Never raises: a config that cannot be used says why in `problem`."""
-    if not xml.strip():
-        return LabelConfig(None, "The project has no labeling config yet: add an Image and a Choices tag.")
-    try:
-        root = fromstring(xml)
-    except (ParseError, DefusedXmlException, ValueError) as error:
-        return LabelConfig(None, f"The labeling config is no valid XML: {error}.")
-    images = {tag.get("name", ""): tag for tag in root.iter("Image")}
-    fields = {name: tag.get("value", "").removeprefix("$") for name, tag in images.items()}
-    if not any(name and field for name, field in fields.items()):
-        return LabelConfig(None, 'The labeling config has no <Image name="…" value="$…"> to classify.')
-    tags = [tag for tag in root.iter("Choices") if tag.get("toName") in fields]
-    if not tags:
-        return LabelConfig(None, "The labeling config has no <Choices> whose toName is an Image.")
-    problems = []
-    for tag in tags:
-        if problem := _why_unusable(tag):
-            problems.append(f'<Choices name="{tag.get("name", "")}">: {problem}.')
-            continue
-        to_name = tag.get("toName", "")
-        return LabelConfig(ImageChoices(tag.get("name", ""), to_name, fields[to_name], _choices(tag)))
-    return LabelConfig(None, " ".join(problems))
-
-
-def _why_unusable(tag: Element) -> str:
-    if not tag.get("name"):
-        return "it has no name"
-    if tag.get("choice", "single") == "multiple":
-        return 'several choices for an image (choice="multiple") cannot be learned yet; use choice="single"'
-    if tag.get("perRegion", "").lower() == "true" or tag.get("perItem", "").lower() == "true":
-        return "it labels regions or items (perRegion, perItem), not the image"
-    if not _choices(tag):
-        return "it has no <Choice>"
-    return ""
-
-
-def _choices(tag: Element) -> tuple[str, ...]:
-    names = (choice.get("alias") or choice.get("value") or "" for choice in tag.iter("Choice"))
-    return tuple(dict.fromkeys(name for name in names if name))
-
 
 # --- projects ---------------------------------------------------------------
 
@@ -200,18 +127,3 @@ class ValidateRequest(Request):
     """A labeling config that is about to be saved."""
 
     config: str
-
-
-# --- predictions ------------------------------------------------------------
-
-
-def prediction(tag: ImageChoices, choice: str, score: float) -> Json:
-    """One choice as Label Studio stores it; `score` from 0 to 1."""
-    region = {
-        "from_name": tag.from_name,
-        "to_name": tag.to_name,
-        "type": "choices",
-        "value": {"choices": [choice]},
-        "score": score,
-    }
-    return {"result": [region], "score": score}
