@@ -67,6 +67,10 @@ class Backend:
         """`is_training`, `job` and `model_version` of a project."""
         return self._request("GET", "/is_training", params={"project": project})
 
+    def health(self) -> JSON:
+        """What the backend says of itself, `problems` among it."""
+        return self._request("GET", "/health")
+
     def job(self, job: str) -> JSON:
         """`job_status`, `progress` and `error` of a job."""
         return self._request("POST", "/job_status", json={"job": job})

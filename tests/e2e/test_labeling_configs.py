@@ -1,0 +1,152 @@
+"""Labeling configs made in a real Label Studio, annotated there, learned, and answered in the form it stores."""
+
+import base64
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from demo.backend import Backend
+from demo.label_studio import Choices, LabelStudio
+from tests.e2e.test_working_loop import Digits, wait_for_new_version
+
+TASKS, PREDICTED = 40, 6
+IMAGE = '<Image name="image" value="$image"/>'
+
+
+@dataclass(frozen=True)
+class Case:
+    """A config, what a labeler ticks for a digit there, and what is to be learned of it."""
+
+    config: str
+    ticked: Callable[[int], Choices]
+    learned: Callable[[int], Any]
+    answers: tuple[Any, ...]  # what a prediction may hold
+    data: dict[str, Any] | None = None  # that the tasks bring along
+
+
+def parity(digit: int) -> str:
+    return "odd" if digit % 2 else "even"
+
+
+CASES = {
+    "among other tags": Case(
+        f"""<View>{IMAGE}
+          <TextArea name="note" toName="image"/>
+          <Choices name="of-regions" toName="image" perRegion="true"><Choice value="x"/></Choices>
+          <Choices name="digit" toName="image" choice="single-radio">
+            <Choice value="even"/><Choice value="odd"/></Choices></View>""",
+        parity,
+        parity,
+        ("even", "odd"),
+    ),
+    "alias": Case(
+        f"""<View>{IMAGE}<Choices name="digit" toName="image">
+          <Choice value="Even number" alias="even"/><Choice value="Odd number" alias="odd"/></Choices></View>""",
+        parity,
+        parity,
+        ("even", "odd"),
+    ),
+    "the value where the alias came later": Case(
+        f"""<View>{IMAGE}<Choices name="digit" toName="image">
+          <Choice value="Even number" alias="even"/><Choice value="Odd number" alias="odd"/></Choices></View>""",
+        lambda digit: f"{parity(digit).capitalize()} number",
+        parity,
+        ("even", "odd"),
+    ),
+    "several": Case(
+        f"""<View>{IMAGE}<Choices name="digit" toName="image" choice="multiple">
+          <Choice value="even"/><Choice value="large"/></Choices></View>""",
+        lambda digit: [name for name, is_so in (("even", digit % 2 == 0), ("large", digit >= 5)) if is_so],
+        lambda digit: [name for name, is_so in (("even", digit % 2 == 0), ("large", digit >= 5)) if is_so],
+        ("even", "large"),
+    ),
+    "nested": Case(
+        f"""<View>{IMAGE}<Choices name="digit" toName="image" allowNested="true">
+          <Choice value="number"><Choice value="even" alias="e"/><Choice value="odd"/></Choice></Choices></View>""",
+        lambda digit: [["number", "odd" if digit % 2 else "e"]],
+        lambda digit: "odd" if digit % 2 else "e",
+        (["number", "e"], ["number", "odd"]),
+    ),
+    "brought along by the task": Case(
+        f'<View>{IMAGE}<Choices name="digit" toName="image" value="$options"/></View>',
+        parity,
+        parity,
+        ("even", "odd"),
+        {"options": [{"value": "even"}, {"value": "odd"}]},
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def backend(tmp_path_factory: pytest.TempPathFactory, label_studio: LabelStudio) -> Iterator[Backend]:
+    folder = tmp_path_factory.mktemp("backend")
+    settings = {"IMAGE_SIZE": "64", "WEIGHTS": "none", "RETRAIN_AFTER_ANNOTATIONS": "0"}
+    with Backend(folder, label_studio, **settings) as running:
+        yield running
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_config_is_learned_and_answered(name: str, label_studio: LabelStudio, backend: Backend, digits: Digits) -> None:
+    case = CASES[name]
+    project = label_studio.create_project(name, case.config)
+    chosen = digits[:TASKS]
+    ids = make_tasks(label_studio, project, chosen, case.data or {})
+    truth = {task: int(label) for task, (_, label) in zip(ids, chosen, strict=True)}
+    for task in ids[PREDICTED:]:
+        label_studio.annotate(task, case.ticked(truth[task]))
+
+    label_studio.start_training(label_studio.connect(project, backend.url))
+    version = wait_for_new_version(backend, project, "untrained")
+    assert samples(backend, project, version) == {task: case.learned(truth[task]) for task in ids[PREDICTED:]}
+
+    label_studio.retrieve_predictions(project, ids[:PREDICTED])
+    stored = label_studio.predictions(project)
+    assert stored, "at least one image is sure enough"
+    for predictions in stored.values():
+        (region,) = predictions[0]["result"]
+        assert region["value"]["choices"]
+        assert all(choice in case.answers for choice in region["value"]["choices"])
+        assert predictions[0]["model_version"] == version
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ('<View><Text name="text" value="$text"/></View>', "no <Image"),
+        (f"<View>{IMAGE}</View>", "no <Choices>"),
+        (
+            f'<View>{IMAGE}<RectangleLabels name="box" toName="image"><Label value="x"/></RectangleLabels>'
+            '<Choices name="digit" toName="image" perRegion="true"><Choice value="a"/></Choices></View>',
+            "perRegion",
+        ),
+    ],
+    ids=["no image", "no choices", "of regions"],
+)
+def test_config_with_nothing_to_learn_is_connected_and_says_why(
+    config: str, reason: str, label_studio: LabelStudio, backend: Backend
+) -> None:
+    project = label_studio.create_project("nothing to learn", config)
+    connection = label_studio.connect(project, backend.url)
+
+    assert label_studio.backend(connection)["state"] == "CO"
+    assert any(reason in problem for problem in backend.health()["problems"])
+
+
+def make_tasks(label_studio: LabelStudio, project: int, images: Digits, data: dict[str, Any]) -> list[int]:
+    if not data:
+        return label_studio.upload_images(project, [path for path, _ in images])
+    # Tasks with more data than an image come as JSON; their images as text within it.
+    return label_studio.import_tasks(project, [{"data": {"image": as_text(path), **data}} for path, _ in images])
+
+
+def as_text(path: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+def samples(backend: Backend, project: int, version: str) -> dict[int, Any]:
+    (folder,) = (backend.folder / "models" / "projects").glob(f"{project}.*/versions/{version}/model")
+    return {int(sample["name"]): sample["label"] for sample in json.loads((folder / "samples.json").read_text("utf-8"))}
