@@ -18,10 +18,19 @@ from label_studio_ml.model import LabelStudioMLBase
 from pydantic import ValidationError
 from torch import Tensor
 
-from image_classifier.dataset import Sample, classes_of, held_out, targets_of, write_samples
+from image_classifier.dataset import Sample, write_samples
 from image_classifier.embeddings import EmbeddingCache
-from image_classifier.evaluation import evaluate, fit_temperature, fit_thresholds, predicted_targets
 from image_classifier.inference import ImageFile, InferenceLane
+from image_classifier.learning import (
+    TooFewLabels,
+    check_enough,
+    compare,
+    embed,
+    learn_all_layers,
+    learn_head,
+    order_classes,
+    pays_for_all_layers,
+)
 from image_classifier.network import (
     BACKBONE_FILE,
     FINE_TUNED,
@@ -34,7 +43,7 @@ from image_classifier.network import (
 )
 from image_classifier.preprocessing import ImageError
 from image_classifier.settings import ClassifierSettings, Score
-from image_classifier.training import Hyperparameters, fine_tune, train_head
+from image_classifier.training import Hyperparameters
 from my_backend.annotations import label_of
 from my_backend.errors import BackendError, MediaError, TrainingError
 from my_backend.label_config import ImageChoices, Json, parse_label_config
@@ -48,11 +57,7 @@ log = logging.getLogger(__name__)
 os.environ.setdefault("LABEL_STUDIO_ML_BACKEND_V2", "")
 
 SAMPLES_FILE = "samples.json"
-MIN_CLASSES = 2
-MIN_IMAGES_OF_A_CLASS = 2
-# A version is held back when its accuracy is lower than the live one's by more than this, and by more than
-# two standard errors of the difference.
-CLEARLY_WORSE = 0.02
+AUTO_SECONDS = 3600.0  # that TRAIN_MODE=auto gives to training all layers at most
 
 
 class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base class has no types
@@ -171,13 +176,15 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         workdir: str | None = None,
         *,
         kind: str = "full",
+        attempt: int = 1,
         progress: Callable[[Json], None] | None = None,
         publish: Callable[[Json], None] | None = None,
         **kwargs: Any,
     ) -> Json:
         """Trains on annotated tasks; returns, and gives to `publish`, the resources of the new model.
 
-        `kind` is `head` for a quick training of the last layer, `full` for all that TRAIN_MODE asks for.
+        `kind` is `head` for a quick training of the last layer, `full` for all that TRAIN_MODE asks for: then the
+        head is published first. `attempt` is more than 1 where the process died before.
         `progress` gets records with `phase`, `epoch`, `epochs`, `loss`, `accuracy`, `seconds_left`, and may raise to
         stop. Raises TrainingError, in a labeler's words, where there is too little to learn from.
         """
@@ -188,22 +195,39 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         if config.image_choices is None:
             raise TrainingError(config.problem)
         settings = _settings()
-        hyperparameters = _hyperparameters(settings)
+        hyperparameters = _hyperparameters(settings, attempt)
         backbone = self._backbone_to_grow_from()
-        samples, embeddings, used = self._samples(list(completions), config.image_choices, backbone, report)
-        classes = self._ordered_classes(samples, config.choices)
-        classifier = _train_classifier(backbone, embeddings, samples, classes, hyperparameters, report)
-        if settings.train_mode == "full" and kind == "full":
-            # The head that was just trained is where training all layers starts from.
-            backbone = _fine_tune(classifier, samples, hyperparameters, folder / "checkpoint.safetensors", report)
-            report({"phase": "embedding images", "images": len(samples)})
-            embeddings = _embed(backbone, samples)
-            classifier = _train_classifier(backbone, embeddings, samples, classes, hyperparameters, report)
-        held_back = self._why_hold_back(classifier, samples)
-        output = self._save(classifier, folder / "model", used, held_back)
-        write_samples(folder / "model" / SAMPLES_FILE, samples)
-        if publish:
+        samples, used = self._samples(list(completions), config.image_choices, report)
+        try:
+            check_enough(samples)
+            embedded = embed(_lane(), backbone, samples, report)
+        except TooFewLabels as error:
+            raise TrainingError(f"{error} {_left_out(used)}".strip()) from None
+        for sample, broken in embedded.broken.items():
+            log.warning("task %s: %s", sample.name, broken)
+        used["image broken"] = len(embedded.broken)
+        used["used"] = len(embedded.samples)
+        known = self._classifier.classes if self._classifier else ()
+        classes = order_classes(embedded.samples, known, config.choices)
+
+        checkpoint = folder / "checkpoint.safetensors"
+        first = learn_head(backbone, embedded, classes, hyperparameters, report)
+        output = self._save(first, self._classifier, embedded.samples, folder / "head", used)
+        if publish and not checkpoint.exists():  # it was published before the process died
             publish(output)
+        mode = settings.train_mode
+        pays = mode == "full" or (mode == "auto" and pays_for_all_layers(backbone, embedded.samples))
+        if kind == "full" and pays:
+            limit = AUTO_SECONDS if mode == "auto" else float("inf")
+            second = learn_all_layers(
+                _lane(), first, embedded.samples, hyperparameters, checkpoint, report, seconds=limit
+            )
+            second = replace(second, backbone=_share(second.backbone))
+            comparison = compare(_lane(), first, second, embedded.samples)
+            if mode == "full" or (comparison and comparison.better):
+                output = self._save(second, first, embedded.samples, folder / "full", used)
+                if publish:
+                    publish(output)
         return output
 
     def _backbone_to_grow_from(self) -> Backbone:
@@ -213,69 +237,45 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         return _base_backbone()
 
     def _samples(
-        self, tasks: list[Json], tag: ImageChoices, backbone: Backbone, report: Callable[[Json], None]
-    ) -> tuple[list[Sample], Tensor, Counter[str]]:
-        """The labelled images, their embeddings [n, 512], and how many tasks were used or left out, by reason.
+        self, tasks: list[Json], tag: ImageChoices, report: Callable[[Json], None]
+    ) -> tuple[list[Sample], Counter[str]]:
+        """The labelled images, and how many tasks were used or left out, by reason.
 
-        A task's image and label stay together from here on, whatever is left out. Raises TrainingError where too
-        little is left.
+        A task's image and label stay together from here on, whatever is left out.
         """
         labels = [label_of(task, tag) for task in tasks]
         used: Counter[str] = Counter(label.outcome for label in labels)
         chosen = [(task, label) for task, label in zip(tasks, labels, strict=True) if label.outcome == "used"]
         report({"phase": "fetching images", "images": len(chosen)})
         fetched = self._fetch([task for task, _ in chosen], tag)
-        candidates = [
-            (task, Sample(file, label.choices if tag.multiple else min(label.choices), str(task.get("id", ""))))
+        samples = [
+            Sample(file, label.choices if tag.multiple else min(label.choices), str(task.get("id", "")))
             for (task, label), file in zip(chosen, fetched, strict=True)
             if isinstance(file, ImageFile)
         ]
-        report({"phase": "embedding images", "images": len(candidates)})
-        samples, vectors = [], []
-        embedded = _lane().embed(backbone, [sample.image for _, sample in candidates], background=True)
-        for (task, sample), vector in zip(candidates, embedded, strict=True):
-            if isinstance(vector, ImageError):
-                log.warning("%s", _name(task, vector))
-            else:
-                samples.append(sample)
-                vectors.append(vector)
-        used["image missing"] = len(chosen) - len(candidates)
-        used["image broken"] = len(candidates) - len(samples)
-        used["used"] = len(samples)
-        _check_enough(samples, used)
-        return samples, torch.from_numpy(np.stack(vectors)), used
+        used["image missing"] = len(chosen) - len(samples)
+        return samples, used
 
-    def _ordered_classes(self, samples: Sequence[Sample], choices: Sequence[str]) -> tuple[str, ...]:
-        """The known classes keep their places; new ones follow in the labeling config's order."""
-        learned = {name for sample in samples for name in classes_of(sample.label)}
-        known = [name for name in (self._classifier.classes if self._classifier else ()) if name in learned]
-        new = [name for name in choices if name in learned] + sorted(learned - set(choices))
-        return (*known, *(name for name in new if name not in known))
-
-    def _why_hold_back(self, new: Classifier, samples: Sequence[Sample]) -> str:
-        """Why a version should not go live by itself: it is clearly worse than the live one on the same images."""
-        live = self._classifier
-        if live is None or live.head.multiple != new.head.multiple:
-            return ""
-        judged = [sample for sample, out in zip(samples, held_out(samples), strict=True) if out]
-        # A class that the live version does not know would count against it.
-        judged = [sample for sample in judged if classes_of(sample.label) <= set(live.classes)]
-        if not judged:
-            return ""
-        hits = [_hits(classifier, judged) for classifier in (live, new)]
-        before, after = (float(found.mean()) for found in hits)
-        standard_error = float((hits[0] - hits[1]).std(unbiased=False)) / len(judged) ** 0.5
-        if before - after > max(CLEARLY_WORSE, 2 * standard_error):
-            return (
-                f"its accuracy on {len(judged)} held-out images is {after:.3f}, the live version's {before:.3f}; "
-                "look for labels that were changed by mistake, or activate it by hand"
+    def _save(
+        self,
+        classifier: Classifier,
+        before: Classifier | None,
+        samples: Sequence[Sample],
+        folder: Path,
+        used: Counter[str],
+    ) -> Json:
+        """The resources of a version, which is held back where it is clearly worse than the one before it."""
+        comparison = compare(_lane(), before, classifier, samples) if before else None
+        held_back = ""
+        if comparison and comparison.clearly_worse:
+            held_back = (
+                f"its accuracy on {comparison.images} held-out images is {comparison.after:.3f}, the live version's "
+                f"{comparison.before:.3f}; look for labels that were changed by mistake, or activate it by hand"
             )
-        return ""
-
-    def _save(self, classifier: Classifier, folder: Path, used: Counter[str], held_back: str) -> Json:
         shared = self._classifier is not None and self._classifier.backbone is classifier.backbone
         backbone_file = Path(self.train_output["model_dir"]) / BACKBONE_FILE if shared else None
         classifier.save(folder, backbone_file=backbone_file)
+        write_samples(folder / SAMPLES_FILE, samples)
         return {
             "model_dir": str(folder),
             "classes": list(classifier.classes),
@@ -287,25 +287,10 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         }
 
 
-def _check_enough(samples: Sequence[Sample], used: Counter[str]) -> None:
-    counts = Counter(name for sample in samples for name in classes_of(sample.label))
-    multiple = any(not isinstance(sample.label, str) for sample in samples)
-    # What all images have cannot be told from what none has.
-    most = len(samples) - MIN_IMAGES_OF_A_CLASS if multiple else len(samples)
-    learnable = [name for name, count in counts.items() if MIN_IMAGES_OF_A_CLASS <= count <= most]
-    if len(learnable) >= (1 if multiple else MIN_CLASSES):
-        return
-    left_out = ", ".join(f"{count} {reason}" for reason, count in used.items() if count and reason != "used")
-    have = ", ".join(f"{count} × {name}" for name, count in counts.items()) or "none"
-    wanted = (
-        f"{MIN_IMAGES_OF_A_CLASS} images with a choice and {MIN_IMAGES_OF_A_CLASS} without it"
-        if multiple
-        else f"{MIN_IMAGES_OF_A_CLASS} images of each of {MIN_CLASSES} choices"
-    )
-    raise TrainingError(
-        f"There is too little to learn from yet: label at least {wanted} (labelled so far: {have}"
-        f"{f'; left out: {left_out}' if left_out else ''})."
-    )
+def _left_out(used: Counter[str]) -> str:
+    """What was left out, in words."""
+    reasons = ", ".join(f"{count} {reason}" for reason, count in used.items() if count and reason != "used")
+    return f"Left out: {reasons}." if reasons else ""
 
 
 def _predict(classifier: Classifier, tag: ImageChoices, embeddings: Tensor, score: Score) -> list[Json | list[Any]]:
@@ -349,90 +334,6 @@ def _predict_several(
     ]
 
 
-def _embed(backbone: Backbone, samples: Sequence[Sample]) -> Tensor:
-    """Embeddings [n, 512] of samples whose images were read before; raises ImageError where one is gone since."""
-    vectors = []
-    for vector in _lane().embed(backbone, [sample.image for sample in samples], background=True):
-        if isinstance(vector, ImageError):
-            raise vector
-        vectors.append(vector)
-    return torch.from_numpy(np.stack(vectors))
-
-
-def _train_classifier(
-    backbone: Backbone,
-    embeddings: Tensor,
-    samples: Sequence[Sample],
-    classes: tuple[str, ...],
-    hyperparameters: Hyperparameters,
-    report: Callable[[Json], None],
-) -> Classifier:
-    """Two heads: one without the held-out images, for the figures; one on all, to be served."""
-    targets = targets_of([sample.label for sample in samples], classes)
-    out = torch.tensor(held_out(samples))
-    judged = train_head(embeddings[~out], targets[~out], len(classes), hyperparameters, report)
-    thresholds = (0.5,) * len(classes) if targets.is_floating_point() else ()
-    temperature = 1.0
-    figures: Json = {}
-    if out.any():
-        temperature = fit_temperature(judged(embeddings[out]), targets[out])
-        judged = replace(judged, temperature=temperature)
-        if thresholds:
-            thresholds = fit_thresholds(judged(embeddings[out]), targets[out])
-        figures = evaluate(judged(embeddings[out]), targets[out], classes, thresholds).record()
-        report({"phase": "evaluating", "accuracy": figures["accuracy"]})
-    served = train_head(embeddings, targets, len(classes), hyperparameters, report)
-    counts = Counter(name for sample in samples for name in classes_of(sample.label))
-    record = {
-        "figures": figures,
-        "labels": {name: counts[name] for name in classes},
-        "settings": hyperparameters.record(),
-    }
-    served = replace(served, temperature=temperature, thresholds=thresholds)
-    judged = replace(judged, temperature=temperature, thresholds=thresholds)
-    return Classifier(backbone, served, judged, classes, record)
-
-
-def _fine_tune(
-    start: Classifier,
-    samples: Sequence[Sample],
-    hyperparameters: Hyperparameters,
-    checkpoint: Path,
-    report: Callable[[Json], None],
-) -> Backbone:
-    out = held_out(samples)
-    training = [sample for sample, is_out in zip(samples, out, strict=True) if not is_out]
-    judged = [sample for sample, is_out in zip(samples, out, strict=True) if is_out]
-    tuned = fine_tune(
-        start.backbone,
-        start.evaluation_head,
-        training,
-        judged or training,  # with too few labels to hold any out, the best that can be said
-        start.classes,
-        hyperparameters,
-        checkpoint,
-        report,
-    )
-    return _share(tuned.backbone)
-
-
-def _hits(classifier: Classifier, samples: Sequence[Sample]) -> Tensor:
-    """[n] of 0 and 1: whether the head that was fitted without them gets the samples right."""
-    head = classifier.evaluation_head
-    logits = head(_embed(classifier.backbone, samples))
-    answers = predicted_targets(logits, head.thresholds)
-    right = [
-        _classes_of_answer(answer, classifier.classes) == classes_of(sample.label)
-        for answer, sample in zip(answers, samples, strict=True)
-    ]
-    return torch.tensor(right, dtype=torch.float32)
-
-
-def _classes_of_answer(answer: Tensor, classes: Sequence[str]) -> frozenset[str]:
-    numbers = answer.nonzero().flatten().tolist() if answer.is_floating_point() else [int(answer)]
-    return frozenset(classes[number] for number in numbers)
-
-
 def _scores(probabilities: Tensor, score: Score) -> list[float]:
     """From 0 to 1, higher is surer: the choice's probability, its lead over the next, or how far from undecided."""
     if probabilities.shape[1] == 1 or score == "probability":
@@ -450,10 +351,11 @@ def _name(task: Json, problem: object) -> str:
     return f"task {task.get('id')}: {problem}"
 
 
-def _hyperparameters(settings: ClassifierSettings) -> Hyperparameters:
+def _hyperparameters(settings: ClassifierSettings, attempt: int) -> Hyperparameters:
+    """Each attempt after the process died, perhaps for want of memory, takes half the batch."""
     return Hyperparameters(
         epochs=settings.epochs,
-        batch_size=settings.batch_size,
+        batch_size=max(2, settings.batch_size >> (attempt - 1)) if attempt > 1 else settings.batch_size,
         learning_rate=settings.learning_rate,
         momentum=settings.momentum,
         lr_step_size=settings.lr_step_size,

@@ -14,6 +14,7 @@ from image_classifier.inference import ImageFile
 from image_classifier.preprocessing import Source
 
 HELD_OUT = 0.2
+FOLDS = 5
 MIN_TRAINING_IMAGES = 2  # of each class, before any image of it is held out
 
 
@@ -90,6 +91,14 @@ def held_out(samples: Sequence[Sample]) -> list[bool]:
         out and all(left[name] >= MIN_TRAINING_IMAGES for name in classes_of(sample.label))
         for sample, out in zip(samples, chosen, strict=True)
     ]
+
+
+def folds(samples: Sequence[Sample]) -> list[int]:
+    """For each sample one of five folds for cross-validation: each class is spread, the same image is in one."""
+    places: dict[str, int] = {}
+    for sample in sorted(samples, key=lambda sample: (sorted(classes_of(sample.label)), sample.image.digest)):
+        places.setdefault(sample.image.digest, len(places))
+    return [places[sample.image.digest] % FOLDS for sample in samples]
 
 
 def write_samples(path: Path, samples: Sequence[Sample]) -> None:

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 ARCHITECTURE = "resnet18"
 EMBEDDING_SIZE = 512
+RANDOM = "random"  # the origin of a backbone that has seen no image
 FINE_TUNED = "fine-tuned"  # the origin of a backbone whose layers were trained on the user's images
 RANDOM_SEED = 0  # random weights are the same in every process, so that their embeddings can be shared
 DOWNLOAD_SECONDS = 120
@@ -116,10 +117,10 @@ def load_backbone(weights: str, image_size: int) -> Backbone:
                 "WEIGHTS=none to silence this."
             )
             log.warning(warning)
-            return make_backbone(_random_resnet18(), preprocessing, "random", warning=warning)
+            return make_backbone(_random_resnet18(), preprocessing, RANDOM, warning=warning)
         return make_backbone(_with_weights(state, weights), preprocessing, "imagenet")
     if weights == "none":
-        return make_backbone(_random_resnet18(), preprocessing, "random")
+        return make_backbone(_random_resnet18(), preprocessing, RANDOM)
     path = Path(weights).expanduser()
     return make_backbone(_with_weights(_read_weights(path), str(path)), preprocessing, path.name)
 

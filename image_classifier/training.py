@@ -21,12 +21,13 @@ from torchvision.transforms import v2
 
 from image_classifier.dataset import ImageClassifierDataset, Sample
 from image_classifier.evaluation import hits, loss_of
-from image_classifier.network import EMBEDDING_SIZE, FINE_TUNED, Backbone, Head, choose_device, make_backbone
+from image_classifier.network import EMBEDDING_SIZE, FINE_TUNED, RANDOM, Backbone, Head, choose_device, make_backbone
 from image_classifier.preprocessing import Preprocessing, Source, open_image, to_tensor
 
 log = logging.getLogger(__name__)
 
 STD_FLOOR = 0.01  # of the mean deviation: a feature that hardly varies in training must not explode later
+PATIENCE = 8  # epochs without a better one: by then StepLR has lowered the learning rate once
 HEAD_RATE = 10  # the head starts from nothing and learns at ten times the body's rate
 
 Progress = Callable[[dict[str, Any]], None]
@@ -95,10 +96,13 @@ class _Clock:
         self._epochs, self._done = epochs, done
         self._start = time.monotonic()
 
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._start
+
     def after(self, epoch: int) -> dict[str, Any]:
-        spent = time.monotonic() - self._start
         left = self._epochs - epoch - 1
-        each = spent / max(1, epoch + 1 - self._done)
+        each = self.seconds / max(1, epoch + 1 - self._done)
         return {"epoch": epoch + 1, "epochs": self._epochs, "seconds_left": round(each * left, 1)}
 
 
@@ -136,8 +140,12 @@ def fine_tune(
     hyperparameters: Hyperparameters,
     checkpoint: Path,
     progress: Progress,
+    *,
+    seconds: float = float("inf"),
 ) -> FineTuned:
     """Trains all layers from a backbone and its trained head; keeps the epoch that is best on the held-out images.
+
+    Ends early where no epoch has been better for a while, or after `seconds`.
 
     After each epoch the whole state goes to `checkpoint`, a safetensors file; where it is there already, training
     goes on from it and ends with the same weights as if it had never stopped. `progress` gets a record for each
@@ -146,9 +154,13 @@ def fine_tune(
     device = choose_device()
     module = copy.deepcopy(backbone.module)
     module.fc = nn.Linear(EMBEDDING_SIZE, len(classes))
-    with torch.no_grad():
-        module.fc.weight.copy_(head.weight)
-        module.fc.bias.copy_(head.bias)
+    if backbone.origin == RANDOM:
+        # Its batch normalization has no statistics yet: in training it embeds quite differently from what the head saw.
+        module.fc = _new_layer(len(classes), torch.Generator().manual_seed(hyperparameters.seed))
+    else:
+        with torch.no_grad():
+            module.fc.weight.copy_(head.weight)
+            module.fc.bias.copy_(head.bias)
     module.requires_grad_(True).to(device)
     body = [parameter for name, parameter in module.named_parameters() if not name.startswith("fc.")]
     rate = hyperparameters.learning_rate
@@ -163,6 +175,8 @@ def fine_tune(
     plain = _dataset(held_out, classes, backbone.preprocessing)
     clock = _Clock(hyperparameters.epochs, done)
     for epoch in range(done, hyperparameters.epochs):
+        if epoch - 1 - state.best_epoch >= PATIENCE:  # looked at here, since an interruption may come just before
+            break
         with torch.random.fork_rng():
             # Each epoch's shuffling and augmentation hang on the seed and its number alone.
             torch.manual_seed(hyperparameters.seed * 1_000_003 + epoch)
@@ -172,6 +186,8 @@ def fine_tune(
         state.finish_epoch(epoch, accuracy)
         state.save(checkpoint)
         progress({"phase": "training all layers", "loss": loss, "accuracy": accuracy, **clock.after(epoch)})
+        if clock.seconds > seconds:
+            break
     module.load_state_dict(state.best)
     module.fc = nn.Identity()
     tuned = make_backbone(module.cpu(), backbone.preprocessing, FINE_TUNED, warning=backbone.warning)

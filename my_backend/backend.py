@@ -7,7 +7,7 @@ from tempfile import TemporaryFile
 
 from my_backend import files
 from my_backend.errors import BackendError, Conflict
-from my_backend.jobs import JobQueue, JobStore
+from my_backend.jobs import JobQueue, JobStore, submit_correction
 from my_backend.media import media_pool
 from my_backend.model_class import ModelFactory
 from my_backend.projects import Projects
@@ -40,11 +40,12 @@ class Backend:
     def _make_queue(self, new_model: ModelFactory) -> JobQueue:
         if self.settings.redis:
             return RqQueue(self.settings, self.job_store)
-        return ThreadQueue(self.job_store, TrainingJob(self.settings, self.projects, self.job_store, new_model))
+        work = TrainingJob(self.settings, self.projects, self.job_store, new_model, self.submit_correction)
+        return ThreadQueue(self.job_store, work)
 
     def submit_correction(self, project: str) -> None:
         """A quick training, as annotation events ask for."""
-        self.queue.submit(project, "head", "annotations changed")
+        submit_correction(self.queue, project)
 
     @contextmanager
     def running(self) -> Iterator["Backend"]:

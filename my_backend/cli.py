@@ -2,7 +2,9 @@
 
 import atexit
 import logging
+import os
 import signal
+import socket
 import threading
 from typing import Annotated
 
@@ -81,13 +83,15 @@ def production() -> None:
 def serve_in_this_process(settings: Settings) -> None:
     """The development server: one process, a thread for each request, until SIGTERM or Ctrl-C."""
     backend = Backend(settings)
-    with backend.running():
-        try:
-            server = make_server(
-                settings.host, settings.port, create_app(backend), threaded=True, request_handler=_Handler
-            )
-        except OSError as error:
-            raise SystemExit(f"port {settings.port} cannot be used ({error.strerror}): set PORT to another") from None
+    with _listen(settings) as listening, backend.running():
+        server = make_server(
+            settings.host,
+            settings.port,
+            create_app(backend),
+            threaded=True,
+            request_handler=_Handler,
+            fd=listening.fileno(),
+        )
         # shutdown() waits for the loop, which runs in this very thread
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: threading.Thread(target=server.shutdown).start())
@@ -95,6 +99,21 @@ def serve_in_this_process(settings: Settings) -> None:
         with server, show_progress(backend.job_store):
             server.serve_forever(poll_interval=0.1)
     log.info("stopped")
+    logging.shutdown()
+    # What still computes, or waits for another server, need not be waited for: nothing is lost by it.
+    os._exit(0)
+
+
+def _listen(settings: Settings) -> socket.socket:
+    """Before anything else is begun; werkzeug's own way of failing is to print and to exit."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host, settings.port), family=family, backlog=128)
+    except OSError as error:
+        why = str(error.strerror).partition(" (")[0]
+        raise SystemExit(
+            f"{settings.host} port {settings.port} cannot be used ({why}): set HOST or PORT to another"
+        ) from None
 
 
 def application_for_uwsgi() -> Flask:

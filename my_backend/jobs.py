@@ -1,8 +1,11 @@
 """Background jobs: their records on disk, what a running one may say, and what a queue promises."""
 
 import logging
+import os
 import re
 import shutil
+import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -138,6 +141,20 @@ class JobQueue(Protocol):
 
     def stop(self) -> None:
         """Ends the threads; unfinished jobs go on later."""
+
+
+def yield_to_others() -> None:
+    """Gives the calling thread, and those that it starts, the processor only when nobody else wants it.
+
+    Predictions and corrections go before long trainings. Only Linux can do so for a thread.
+    """
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+
+
+def submit_correction(queue: JobQueue, project: str) -> Job:
+    """Asks for a quick training, since annotations changed."""
+    return queue.submit(project, "head", "annotations changed")
 
 
 class RunningJob:

@@ -15,6 +15,7 @@ log = logging.getLogger(__name__)
 
 # Label Studio sends an event once, waits for one second, and forgets it.
 COMPARE_SECONDS = 600.0
+STOP_SECONDS = 1.0  # Label Studio may be slow to answer
 
 
 class Reconciliation:
@@ -32,7 +33,7 @@ class Reconciliation:
         """Also where it was never started."""
         self._stopping.set()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(STOP_SECONDS)
 
     def _run(self) -> None:
         while not self._stopping.is_set():

@@ -2,12 +2,26 @@
 
 import logging
 import threading
+import time
 from dataclasses import replace
 from typing import Any
 
-from my_backend.jobs import KINDS, Job, JobStore, Kind, RunningJob, Work, cancel_waiting, new_job, run_job
+from my_backend.jobs import (
+    KINDS,
+    Job,
+    JobStore,
+    Kind,
+    RunningJob,
+    Work,
+    cancel_waiting,
+    new_job,
+    run_job,
+    yield_to_others,
+)
 
 log = logging.getLogger(__name__)
+
+STOP_SECONDS = 6.0  # for a running job's next step; whoever stops us, as Docker after 10 s, kills what is left
 
 
 class ThreadQueue:
@@ -38,8 +52,13 @@ class ThreadQueue:
         with self._lock:
             self._stopping = True
             self._lock.notify_all()
-        for thread in self._threads:
-            thread.join()
+        deadline = time.monotonic() + STOP_SECONDS
+        for kind, thread in zip(KINDS, self._threads, strict=True):
+            thread.join(max(0.0, deadline - time.monotonic()))
+            running = self._running[kind]
+            if thread.is_alive() and running:
+                log.warning("job %s does not end; it is started again at the next start", running.job.id)
+                self._store.save(replace(running.job, status="queued", attempts=running.job.attempts - 1))
 
     def problem(self) -> str:
         return ""
@@ -74,6 +93,8 @@ class ThreadQueue:
             return job
 
     def _run(self, kind: Kind) -> None:
+        if kind == "full":
+            yield_to_others()
         while True:
             with self._lock:
                 self._lock.wait_for(lambda: self._stopping or self._waiting[kind])

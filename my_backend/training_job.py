@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -42,8 +43,16 @@ def learned_state(folder: Path) -> Learned:
 class TrainingJob:
     """Trains a project's model and publishes what comes out of it."""
 
-    def __init__(self, settings: Settings, projects: Projects, store: JobStore, new_model: ModelFactory) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        projects: Projects,
+        store: JobStore,
+        new_model: ModelFactory,
+        submit_correction: Callable[[str], object],
+    ) -> None:
         self._settings, self._projects, self._store, self._new_model = settings, projects, store, new_model
+        self._submit_correction = submit_correction
 
     def __call__(self, running: RunningJob) -> Json:
         """The names of the versions that were published and what `fit` said of them; raises BackendError."""
@@ -60,9 +69,13 @@ class TrainingJob:
         running.annotations_were_read()
         learned = Learned(watermark, _digest(project, tasks))
         # Events and comparisons may ask for what is learned already; people are never refused.
-        is_new = job.kind == "full" or learned.digest != learned_state(folder).digest
+        before = learned_state(folder)
+        is_new = job.kind == "full" or learned.digest != before.digest
         result = self._train(running, project, tasks) if is_new else {"versions": []}
         self._projects.learned(project.uid, changed)
+        if learned_state(folder) != before:
+            # While this job trained, corrections were learned that its versions do not know.
+            self._submit_correction(project.uid)
         files.write_json(folder / LEARNED_FILE, asdict(learned))
         if kept_text and kept.read_text(encoding="utf-8") == kept_text:
             kept.unlink()

@@ -13,12 +13,12 @@ from rq.job import Job as RqJob
 from rq.serializers import JSONSerializer
 
 from my_backend import files
-from my_backend.jobs import KINDS, JobStore, Kind, run_job
+from my_backend.jobs import KINDS, JobStore, Kind, run_job, submit_correction, yield_to_others
 from my_backend.logs import leave_rotation_to_the_parent, set_up_logs
 from my_backend.media import media_pool
 from my_backend.model_class import ModelFactory
 from my_backend.projects import Projects
-from my_backend.rq_queue import connect, rq_queue
+from my_backend.rq_queue import RqQueue, connect, rq_queue
 from my_backend.settings import Settings, read_settings
 from my_backend.training_job import TrainingJob
 
@@ -41,10 +41,14 @@ def perform(job_id: str) -> None:
     pool = media_pool()
     leave_rotation_to_the_parent()
     try:
-        work = TrainingJob(settings, projects, store, ModelFactory(settings, projects, pool))
+        new_model = ModelFactory(settings, projects, pool)
+        queue = RqQueue(settings, store)  # only to write a record; a server hands it over
+        work = TrainingJob(settings, projects, store, new_model, lambda project: submit_correction(queue, project))
         # A worker that was thought dead may still be at it.
         with files.claimed(store.workdir(store.get(job_id)) / "claim"):
             job = store.get(job_id)
+            if job.kind == "full":
+                yield_to_others()
             if job.unfinished:
                 run_job(job, store, work, _shutting_down.is_set)
     finally:

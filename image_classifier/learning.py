@@ -1,0 +1,223 @@
+"""From labelled images to a classifier: first the head on cached embeddings, then, where it pays, all layers."""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from image_classifier.dataset import FOLDS, Sample, classes_of, folds, held_out, targets_of
+from image_classifier.evaluation import evaluate, fit_temperature, fit_thresholds, predicted_targets
+from image_classifier.inference import InferenceLane
+from image_classifier.network import RANDOM, Backbone, Classifier, Head
+from image_classifier.preprocessing import ImageError
+from image_classifier.training import Hyperparameters, Progress, fine_tune, train_head
+
+log = logging.getLogger(__name__)
+
+MIN_CLASSES = 2
+MIN_IMAGES_OF_A_CLASS = 2
+# With fewer held-out images their figures say little, and all images are judged by cross-validation instead.
+MIN_HELD_OUT = 50
+# With fewer labels all layers learn nothing that the head does not; random ones need many more.
+MIN_IMAGES_FOR_ALL_LAYERS = 200
+MIN_IMAGES_FOR_RANDOM_LAYERS = 2000
+# A version is clearly worse when its accuracy is lower by more than this, and by more than two standard errors.
+CLEARLY_WORSE = 0.02
+
+
+class TooFewLabels(ValueError):
+    """There is too little to learn from; the message says what is missing."""
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Samples whose images could be read, their embeddings [n, 512], and why the others could not."""
+
+    samples: list[Sample]
+    embeddings: Tensor
+    broken: dict[Sample, ImageError]
+
+
+def embed(lane: InferenceLane, backbone: Backbone, samples: Sequence[Sample], progress: Progress) -> Embedded:
+    """Embeds samples in the background; raises TooFewLabels where too few can be read."""
+    progress({"phase": "embedding images", "images": len(samples)})
+    kept, vectors, broken = [], [], {}
+    found = lane.embed(backbone, [sample.image for sample in samples], background=True)
+    for sample, vector in zip(samples, found, strict=True):
+        if isinstance(vector, ImageError):
+            broken[sample] = vector
+        else:
+            kept.append(sample)
+            vectors.append(vector)
+    check_enough(kept)
+    return Embedded(kept, torch.from_numpy(np.stack(vectors)), broken)
+
+
+def check_enough(samples: Sequence[Sample]) -> None:
+    """Raises TooFewLabels where nothing could be told from anything else."""
+    counts = Counter(name for sample in samples for name in classes_of(sample.label))
+    multiple = any(not isinstance(sample.label, str) for sample in samples)
+    # What all images have cannot be told from what none has.
+    most = len(samples) - MIN_IMAGES_OF_A_CLASS if multiple else len(samples)
+    learnable = [name for name, count in counts.items() if MIN_IMAGES_OF_A_CLASS <= count <= most]
+    if len(learnable) >= (1 if multiple else MIN_CLASSES):
+        return
+    wanted = (
+        f"{MIN_IMAGES_OF_A_CLASS} images with a choice and {MIN_IMAGES_OF_A_CLASS} without it"
+        if multiple
+        else f"{MIN_IMAGES_OF_A_CLASS} images of each of {MIN_CLASSES} choices"
+    )
+    have = ", ".join(f"{count} × {name}" for name, count in counts.items()) or "none"
+    raise TooFewLabels(f"There is too little to learn from yet: label at least {wanted} (labelled so far: {have}).")
+
+
+def order_classes(samples: Sequence[Sample], known: Sequence[str], preferred: Sequence[str]) -> tuple[str, ...]:
+    """The classes of the samples: known ones keep their places, new ones follow in the preferred order."""
+    learned = {name for sample in samples for name in classes_of(sample.label)}
+    ordered = [*known, *preferred, *sorted(learned)]
+    return tuple(name for name in dict.fromkeys(ordered) if name in learned)
+
+
+def learn_head(
+    backbone: Backbone,
+    embedded: Embedded,
+    classes: tuple[str, ...],
+    hyperparameters: Hyperparameters,
+    progress: Progress,
+) -> Classifier:
+    """Two heads: one without the held-out images, for comparisons; one on all, so that every label counts.
+
+    The figures are of images that their head has not seen: the held-out ones or, where those are few, all by
+    cross-validation. On these the probabilities are calibrated too.
+    """
+    samples, embeddings = embedded.samples, embedded.embeddings
+    targets = targets_of([sample.label for sample in samples], classes)
+
+    def train(chosen: Tensor) -> Head:
+        return train_head(embeddings[chosen], targets[chosen], len(classes), hyperparameters, progress)
+
+    out = torch.tensor(held_out(samples))
+    judged = train(~out)
+    if out.sum() >= MIN_HELD_OUT:
+        method, seen, logits = "held-out images", out, judged(embeddings[out])
+    else:
+        method, seen, logits = "cross-validation", torch.ones_like(out), torch.empty(len(samples), len(classes))
+        numbers = torch.tensor(folds(samples))
+        for fold in range(FOLDS):
+            if not (numbers == fold).any():
+                continue
+            others = numbers != fold  # none, where all samples are of one image
+            logits[~others] = (train(others) if others.any() else judged)(embeddings[~others])
+    temperature = fit_temperature(logits, targets[seen])
+    thresholds = fit_thresholds(logits / temperature, targets[seen]) if targets.is_floating_point() else ()
+    figures = evaluate(logits / temperature, targets[seen], classes, thresholds).record() | {"judged_by": method}
+    progress({"phase": "evaluating", "accuracy": figures["accuracy"]})
+    served = train(torch.ones_like(out))
+    counts = Counter(name for sample in samples for name in classes_of(sample.label))
+    record: dict[str, Any] = {
+        "figures": figures,
+        "labels": {name: counts[name] for name in classes},
+        "settings": hyperparameters.record(),
+    }
+    served, judged = (replace(head, temperature=temperature, thresholds=thresholds) for head in (served, judged))
+    return Classifier(backbone, served, judged, classes, record)
+
+
+def pays_for_all_layers(backbone: Backbone, samples: Sequence[Sample]) -> bool:
+    """Whether there are enough labels for training all layers to be worth its time."""
+    random = backbone.origin == RANDOM
+    return len(samples) >= (MIN_IMAGES_FOR_RANDOM_LAYERS if random else MIN_IMAGES_FOR_ALL_LAYERS)
+
+
+def learn_all_layers(
+    lane: InferenceLane,
+    start: Classifier,
+    samples: Sequence[Sample],
+    hyperparameters: Hyperparameters,
+    checkpoint: Path,
+    progress: Progress,
+    *,
+    seconds: float = float("inf"),
+) -> Classifier:
+    """Trains all layers from a classifier with a trained head, for at most `seconds`; then a head on the new network.
+
+    Goes on from the checkpoint where there is one.
+    """
+    out = held_out(samples)
+    training = [sample for sample, is_out in zip(samples, out, strict=True) if not is_out]
+    judged = [sample for sample, is_out in zip(samples, out, strict=True) if is_out]
+    tuned = fine_tune(
+        start.backbone,
+        start.evaluation_head,
+        training,
+        judged or training,  # with too few labels to hold any out, the best that can be said
+        start.classes,
+        hyperparameters,
+        checkpoint,
+        progress,
+        seconds=seconds,
+    )
+    embedded = embed(lane, tuned.backbone, samples, progress)
+    return learn_head(tuned.backbone, embedded, start.classes, hyperparameters, progress)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two classifiers on the same held-out images, by the heads that were fitted without them."""
+
+    images: int
+    before: float  # share that is right, 0 to 1
+    after: float
+    standard_error: float  # of the difference
+
+    @property
+    def clearly_worse(self) -> bool:
+        return self.before - self.after > max(CLEARLY_WORSE, 2 * self.standard_error)
+
+    @property
+    def better(self) -> bool:
+        return self.after > self.before
+
+
+def compare(lane: InferenceLane, before: Classifier, after: Classifier, samples: Sequence[Sample]) -> Comparison | None:
+    """None where there is nothing to compare on, or the two answer different questions."""
+    if before.head.multiple != after.head.multiple:
+        return None
+    judged = [
+        sample
+        for sample, out in zip(samples, held_out(samples), strict=True)
+        # A class that only one of them knows would count against the other.
+        if out and classes_of(sample.label) <= set(before.classes) & set(after.classes)
+    ]
+    if not judged:
+        return None
+    old, new = (_right(lane, classifier, judged) for classifier in (before, after))
+    error = float((old - new).std(unbiased=False)) / len(judged) ** 0.5
+    return Comparison(len(judged), float(old.mean()), float(new.mean()), error)
+
+
+def _right(lane: InferenceLane, classifier: Classifier, samples: Sequence[Sample]) -> Tensor:
+    """[n] of 0 and 1: which samples the head that was fitted without them gets right; raises ImageError."""
+    vectors = []
+    for vector in lane.embed(classifier.backbone, [sample.image for sample in samples], background=True):
+        if isinstance(vector, ImageError):
+            raise vector
+        vectors.append(vector)
+    head = classifier.evaluation_head
+    answers = predicted_targets(head(torch.from_numpy(np.stack(vectors))), head.thresholds)
+    right = [
+        _classes_of_answer(answer, classifier.classes) == classes_of(sample.label)
+        for answer, sample in zip(answers, samples, strict=True)
+    ]
+    return torch.tensor(right, dtype=torch.float32)
+
+
+def _classes_of_answer(answer: Tensor, classes: Sequence[str]) -> frozenset[str]:
+    numbers = answer.nonzero().flatten().tolist() if answer.is_floating_point() else [int(answer)]
+    return frozenset(classes[number] for number in numbers)
