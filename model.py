@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -212,7 +213,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
 
         checkpoint = folder / "checkpoint.safetensors"
         first = learn_head(backbone, embedded, classes, hyperparameters, report)
-        output = self._save(first, self._classifier, embedded.samples, folder / "head", used)
+        output = self._save(first, self._classifier, embedded.samples, folder / "model", used)
         if publish and not checkpoint.exists():  # it was published before the process died
             publish(output)
         mode = settings.train_mode
@@ -225,7 +226,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
             second = replace(second, backbone=_share(second.backbone))
             comparison = compare(_lane(), first, second, embedded.samples)
             if mode == "full" or (comparison and comparison.better):
-                output = self._save(second, first, embedded.samples, folder / "full", used)
+                output = self._save(second, first, embedded.samples, folder / "model", used)
                 if publish:
                     publish(output)
         return output
@@ -274,6 +275,8 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
             )
         shared = self._classifier is not None and self._classifier.backbone is classifier.backbone
         backbone_file = Path(self.train_output["model_dir"]) / BACKBONE_FILE if shared else None
+        # Publishing took an earlier one away; where nobody publishes, the last one counts.
+        shutil.rmtree(folder, ignore_errors=True)
         classifier.save(folder, backbone_file=backbone_file)
         write_samples(folder / SAMPLES_FILE, samples)
         return {

@@ -114,6 +114,18 @@ def write_samples(path: Path, samples: Sequence[Sample]) -> None:
     path.write_text(json.dumps(records, indent=0, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def read_samples(path: Path) -> list[Sample]:
+    """What `write_samples` kept. A name is a path only where the samples came from files; the digest always holds."""
+    return [
+        Sample(
+            ImageFile(Path(record["name"]), record["digest"]),
+            record["label"] if isinstance(record["label"], str) else frozenset(record["label"]),
+            record["name"],
+        )
+        for record in json.loads(path.read_text(encoding="utf-8"))
+    ]
+
+
 def samples_of_folder(folder: Path) -> list[Sample]:
     """The samples of `folder/<class>/<image>`; raises ValueError where there is no class folder."""
     classes = sorted(path for path in folder.iterdir() if path.is_dir())

@@ -149,6 +149,21 @@ def learn_all_layers(
 
     Goes on from the checkpoint where there is one.
     """
+    backbone = tune(start, samples, hyperparameters, checkpoint, progress, seconds=seconds)
+    embedded = embed(lane, backbone, samples, progress)
+    return learn_head(backbone, embedded, start.classes, hyperparameters, progress)
+
+
+def tune(
+    start: Classifier,
+    samples: Sequence[Sample],
+    hyperparameters: Hyperparameters,
+    checkpoint: Path,
+    progress: Progress,
+    *,
+    seconds: float = float("inf"),
+) -> Backbone:
+    """The backbone that is best on the held-out images, of all epochs since the checkpoint's first."""
     out = held_out(samples)
     training = [sample for sample, is_out in zip(samples, out, strict=True) if not is_out]
     judged = [sample for sample, is_out in zip(samples, out, strict=True) if is_out]
@@ -163,8 +178,7 @@ def learn_all_layers(
         progress,
         seconds=seconds,
     )
-    embedded = embed(lane, tuned.backbone, samples, progress)
-    return learn_head(tuned.backbone, embedded, start.classes, hyperparameters, progress)
+    return tuned.backbone
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 class ClassifierSettings(BaseSettings):
     """Each field is the environment variable of the same name in capitals, or a line of `.env`."""
 
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
 
     weights: str = Field("imagenet", description="`imagenet`, `none` (random), or a .safetensors or .pth file")
     image_size: PositiveInt = Field(224, description="side in pixels of the square the network sees")

@@ -10,9 +10,10 @@ from tempfile import NamedTemporaryFile
 from typing import Any
 
 
-def write(path: Path, text: str, *, mode: int = 0o644, durable: bool = True) -> None:
+def write(path: Path, text: str, *, mode: int = 0o644, durable: bool = True, make_folder: bool = True) -> None:
     """Replaces `path` in one step. Not `durable`: survives the process's death, but not the power's."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if make_folder:
+        path.parent.mkdir(parents=True, exist_ok=True)
     with NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=".", delete=False) as part:
         try:
             os.fchmod(part.fileno(), mode)
@@ -28,9 +29,9 @@ def write(path: Path, text: str, *, mode: int = 0o644, durable: bool = True) -> 
         sync_folder(path.parent)
 
 
-def write_json(path: Path, value: Any, *, mode: int = 0o644, durable: bool = True) -> None:
+def write_json(path: Path, value: Any, **options: Any) -> None:
     """As `write`, with a JSON text."""
-    write(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", mode=mode, durable=durable)
+    write(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", **options)
 
 
 def read_json(path: Path) -> Any:

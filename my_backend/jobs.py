@@ -1,5 +1,6 @@
 """Background jobs: their records on disk, what a running one may say, and what a queue promises."""
 
+import contextlib
 import logging
 import os
 import re
@@ -7,7 +8,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from secrets import token_hex
@@ -25,6 +26,7 @@ UNFINISHED: tuple[Status, ...] = ("queued", "started")
 
 MAX_ATTEMPTS = 3  # times that a job may take its process down with it
 KEPT_JOBS = 50  # finished records of a project
+REMEMBERED_JOBS = 100_000
 PROGRESS_SECONDS = 0.2  # how often progress goes to disk
 
 SHUTDOWN = "the server shuts down"
@@ -62,9 +64,15 @@ class JobStore:
 
     def __init__(self, projects_folder: Path) -> None:
         self._folder = projects_folder
+        self._ended: set[str] = set()  # files of jobs that ended: they do not change, and there are many
 
     def save(self, job: Job, *, durable: bool = True) -> None:
         files.write_json(self._path(job.project, job.id), asdict(job), durable=durable)
+
+    def update(self, job: Job, *, durable: bool = True) -> None:
+        """As `save`, but brings nothing back of a project that was deleted meanwhile."""
+        with contextlib.suppress(FileNotFoundError):
+            files.write_json(self._path(job.project, job.id), asdict(job), durable=durable, make_folder=False)
 
     def get(self, job_id: str) -> Job:
         """Raises NotFound."""
@@ -76,14 +84,33 @@ class JobStore:
 
     def of_project(self, project: str) -> list[Job]:
         """From the oldest to the newest."""
-        return self._read(f"{project}/jobs/*.json")
+        return self._read(self._folder.glob(f"{project}/jobs/*.json"))
 
     def all(self) -> list[Job]:
-        return self._read("*/jobs/*.json")
+        return self._read(self._folder.glob("*/jobs/*.json"))
 
-    def _read(self, pattern: str) -> list[Job]:
-        records = (files.read_json(path) for path in self._folder.glob(pattern))
+    def unfinished(self, project: str = "*") -> list[Job]:
+        """Of one project or of all, from the oldest to the newest; quick however many have ended."""
+        jobs = self._read(path for path in self._folder.glob(f"{project}/jobs/*.json") if path.name not in self._ended)
+        if len(self._ended) > REMEMBERED_JOBS:
+            self._ended.clear()
+        self._ended.update(f"{job.id}.json" for job in jobs if not job.unfinished)
+        return [job for job in jobs if job.unfinished]
+
+    def _read(self, paths: Iterable[Path]) -> list[Job]:
+        records = (files.read_json(path) for path in paths)
         return sorted((Job(**record) for record in records if record), key=lambda job: (job.created, job.id))
+
+    def changing(self) -> contextlib.AbstractContextManager[None]:
+        """Held by whoever decides by records what becomes of jobs, in whichever process."""
+        return files.locked(self._folder / ".jobs")
+
+    def claimed(self, job: Job) -> contextlib.AbstractContextManager[None]:
+        """Held by the process that runs a job, as long as it lives: no two of a project and kind run at once.
+
+        Raises InUse where another process holds it.
+        """
+        return files.claimed(self._folder / job.project / "work" / f".{job.kind}")
 
     def workdir(self, job: Job) -> Path:
         """A folder that the job may fill; it survives the process, so that training can go on from a checkpoint."""
@@ -173,13 +200,13 @@ class RunningJob:
         same = record.get("phase", self.job.progress.get("phase")) == self.job.progress.get("phase")
         self.job = replace(self.job, progress={**self.job.progress, **record} if same else record)
         if time.monotonic() - self._saved > PROGRESS_SECONDS or not same:
-            self._store.save(self.job, durable=False)
+            self._store.update(self.job, durable=False)
             self._saved = time.monotonic()
 
     def annotations_were_read(self) -> None:
         """From here on, what is annotated needs another job."""
         self.job = replace(self.job, annotations_read=True)
-        self._store.save(self.job)
+        self._store.update(self.job)
 
     def check(self) -> None:
         """Raises JobStopped where the job must end."""
@@ -198,7 +225,7 @@ def run_job(job: Job, store: JobStore, work: Work, shutting_down: Callable[[], b
         error = f"the process died {job.attempts} times while this job ran; is there too little memory?"
         return _finish(replace(job, status="failed", error=error), store)
     job = replace(job, status="started", started=time.time(), attempts=job.attempts + 1, annotations_read=False)
-    store.save(job)
+    store.update(job)
     log.info("job %s: started (%s)", job.id, job.cause)
     running = RunningJob(job, store, shutting_down)
     try:
@@ -207,7 +234,7 @@ def run_job(job: Job, store: JobStore, work: Work, shutting_down: Callable[[], b
         if str(stopped) == SHUTDOWN:
             log.info("job %s: interrupted by the shutdown; it goes on at the next start", job.id)
             interrupted = replace(running.job, status="queued", attempts=job.attempts - 1)
-            store.save(interrupted)
+            store.update(interrupted)
             return interrupted
         return _finish(replace(running.job, status="canceled", error=str(stopped)), store)
     except BackendError as error:
@@ -225,8 +252,11 @@ def cancel_waiting(job: Job, store: JobStore) -> Job:
 
 def _finish(job: Job, store: JobStore) -> Job:
     job = replace(job, ended=time.time())
-    if store.has(job):
-        store.save(job)
+    try:
+        store.update(job)
+    except OSError:  # where the disk is full, what the job worked with makes room for its record
+        shutil.rmtree(store.workdir(job), ignore_errors=True)
+        store.update(job)
     shutil.rmtree(store.workdir(job), ignore_errors=True)
     store.thin_out(job.project)
     if job.error:

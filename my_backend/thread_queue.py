@@ -58,7 +58,7 @@ class ThreadQueue:
             running = self._running[kind]
             if thread.is_alive() and running:
                 log.warning("job %s does not end; it is started again at the next start", running.job.id)
-                self._store.save(replace(running.job, status="queued", attempts=running.job.attempts - 1))
+                self._store.update(replace(running.job, status="queued", attempts=running.job.attempts - 1))
 
     def problem(self) -> str:
         return ""

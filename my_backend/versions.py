@@ -13,6 +13,7 @@ from uuid import uuid4
 from my_backend import files
 from my_backend.errors import NotFound
 
+STAGING_SECONDS = 24 * 3600  # publishing takes less
 UNTRAINED = "untrained"
 VERSION_FILE = "version.json"
 POINTER_FILE = "live"
@@ -117,6 +118,9 @@ class Versions:
             raise
 
     def _stage(self) -> Path:
+        for left in self._versions.glob(".staging-*"):  # by a process that was killed
+            if time.time() - left.stat().st_mtime > STAGING_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
         staging = self._versions / f".staging-{uuid4().hex}"
         staging.mkdir(parents=True)
         return staging

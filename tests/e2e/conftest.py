@@ -22,6 +22,11 @@ def label_studio_with_legacy_tokens(tmp_path_factory: pytest.TempPathFactory) ->
         yield running
 
 
+@pytest.fixture(scope="session", autouse=True)
+def servers(label_studio: LabelStudio, label_studio_with_legacy_tokens: LabelStudio) -> None:
+    """Started before the first test, since each test is checked for processes that it leaves behind."""
+
+
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, str]]:
     return write_digits(tmp_path_factory.mktemp("digits"))

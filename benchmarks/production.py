@@ -1,0 +1,331 @@
+"""How the production mode answers: idle, while a worker trains all layers, and while versions are published.
+
+    python -m benchmarks.production [--json FILE] [--image-size 224] [--seconds 60]
+
+Two servers and two workers on this machine with a Redis of their own, the real model with random weights, and 8 clients
+that ask for predictions of images which have been seen before. It takes some four minutes and uses loopback only.
+"""
+
+import argparse
+import base64
+import json
+import os
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from demo.digits import LABEL_CONFIG, write_digits
+from demo.process import ServerError
+from demo.production import Production, Redis, Server
+from my_backend.versions import Versions
+
+CLIENTS = 8
+CALLS = 1000
+EVENTS = 200  # of each kind, while a worker trains
+VERSIONS = 20
+IMAGES = 60
+WAIT_SECONDS = 300
+TOKEN = "0123456789abcdef0123456789abcdef01234567"
+PROJECT = {"id": 7, "title": "digits", "created_at": "2026-11-20T13:35:51Z", "label_config": LABEL_CONFIG}
+UID = "7.1795181751"
+
+Json = dict[str, Any]
+
+
+@dataclass
+class Calls:
+    """How long answers took, and what went wrong."""
+
+    name: str
+    seconds: list[float] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+    def measure(self, ask: Callable[[], object]) -> None:
+        begun = time.perf_counter()
+        try:
+            ask()
+        except (ServerError, requests.RequestException) as error:
+            self.failures.append(str(error))
+        self.seconds.append(time.perf_counter() - begun)
+
+    def row(self) -> Json:
+        cuts = [1000 * cut for cut in statistics.quantiles(self.seconds, n=100)]
+        facts = {"calls": len(self.seconds), "failures": len(self.failures), "failure": "".join(self.failures[:1])}
+        return {"what": self.name, **facts, "p50_ms": cuts[49], "p90_ms": cuts[89], "p99_ms": cuts[98]}
+
+
+class AnnotatedDigits:
+    """The little of Label Studio that workers ask: a project's annotated tasks, which change with each event."""
+
+    def __init__(self, digits: list[tuple[Path, str]]) -> None:
+        self._changes = 0
+        self.tasks = [
+            {
+                "id": number,
+                "data": {"image": "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()},
+                "annotations": [self._annotation(number, label)],
+            }
+            for number, (path, label) in enumerate(digits, start=1)
+        ]
+
+    def _annotation(self, task: int, label: str) -> Json:
+        self._changes += 1
+        region = {"type": "choices", "from_name": "digit", "to_name": "image", "value": {"choices": [label]}}
+        return {"id": task, "updated_at": f"2026-11-20T13:35:51.{self._changes:06}Z", "result": [region]}
+
+    def event(self) -> Json:
+        """Submits an annotation again; what Label Studio sends then."""
+        task = self.tasks[self._changes % len(self.tasks)]
+        label = task["annotations"][0]["result"][0]["value"]["choices"][0]
+        task["annotations"] = [self._annotation(task["id"], label)]
+        return {"action": "ANNOTATION_UPDATED", "project": PROJECT, "annotation": task["annotations"][0]}
+
+    @contextmanager
+    def served(self) -> Iterator[str]:
+        """Its URL."""
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                body = json.dumps(outer._answer(self.path)).encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *args: object) -> None:
+                """Nothing is to be printed."""
+
+        with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            yield f"http://127.0.0.1:{server.server_port}"
+            server.shutdown()
+
+    def _answer(self, path: str) -> Any:
+        if path.startswith("/api/tasks/"):
+            newest = {"id": 1, "updated_at": str(self._changes)}
+            return {"tasks": [newest], "total": len(self.tasks), "total_annotations": len(self.tasks)}
+        return self.tasks if "/export" in path else PROJECT
+
+
+class Measurement:
+    """One run, from the first version to the last."""
+
+    def __init__(self, servers: list[Server], studio: AnnotatedDigits, model_dir: Path, seconds: float) -> None:
+        self._servers, self._studio, self._seconds = servers, studio, seconds
+        self._server = servers[0]
+        self._versions = Versions(model_dir / "projects" / UID)
+        self.rows: list[Json] = []
+        self.facts: Json = {}
+
+    def run(self) -> None:
+        self._train_the_first_version()
+        for task in self._studio.tasks:
+            self._predict(task)
+        self._idle("idle")
+        job = self._start_training()
+        self._wait(lambda: self._job(job)["progress"].get("phase") == "training all layers", "all layers to be trained")
+        begun = time.monotonic()
+        events = self._send_events()
+        self._calls("training, spread", self._seconds / 2)
+        events()
+        self._calls("training, without pause", 0)
+        publishing = self._publish()
+        self._calls("training and publishing, spread", self._seconds / 2)
+        publishing()
+        self.facts["seconds of training"] = time.monotonic() - begun
+        self.facts["epochs of training"] = self._job(job)["progress"]["epoch"]
+        assert self._job(job)["job_status"] == "started", "it was to train all the while"
+        self._server.post(f"/api/jobs/{job}/cancel", {})
+        self._wait(lambda: self._job(job)["job_status"] == "canceled", "the training to end")
+        self._idle("idle again")  # what else this machine does may have changed
+
+    def _idle(self, name: str) -> None:
+        self._calls(f"{name}, without pause", 0)
+        self._calls(f"{name}, spread", self._seconds / 2)
+
+    def _train_the_first_version(self) -> None:
+        for server in self._servers:
+            server.post("/setup", {"project": UID, "schema": LABEL_CONFIG})
+        for _ in range(10):
+            self._server.post("/webhook", self._studio.event())
+        self._wait(lambda: all(self._named(server) != "untrained" for server in self._servers), "a first version")
+
+    def _start_training(self) -> str:
+        return str(self._server.post("/webhook", {"action": "START_TRAINING", "project": PROJECT})["job"])
+
+    def _predict(self, task: Json) -> None:
+        body = {"project": UID, "label_config": LABEL_CONFIG, "tasks": [task]}
+        (result,) = self._server.post("/predict", body)["results"]
+        if not result:
+            raise ServerError("a task was not predicted")
+
+    def _named(self, server: Server) -> str:
+        return str(server.get("/is_training", params={"project": UID})["model_version"])
+
+    def _job(self, job: str) -> Json:
+        return dict(self._server.post("/job_status", {"job": job}))
+
+    def _calls(self, name: str, seconds: float) -> None:
+        """Predictions for the clients: within these seconds, or as fast as they get answers."""
+        calls = Calls(name)
+        begun = time.monotonic()
+
+        def ask(number: int) -> None:
+            time.sleep(max(0.0, begun + number * seconds / CALLS - time.monotonic()))
+            calls.measure(lambda: self._predict(self._studio.tasks[number % IMAGES]))
+
+        with ThreadPoolExecutor(CLIENTS) as pool:
+            list(pool.map(ask, range(CALLS)))
+        self._note(calls)
+
+    def _note(self, calls: Calls) -> None:
+        self.rows.append(calls.row())
+        print(_line(self.rows[-1]), flush=True)
+
+    def _send_events(self) -> Callable[[], None]:
+        """Sends events meanwhile; returns what waits for their end."""
+        annotations, trainings = Calls("annotation events while it trains"), Calls("START_TRAINING while it trains")
+
+        def send() -> None:
+            pause = self._seconds / 2 / EVENTS
+            for _ in range(EVENTS):
+                annotations.measure(lambda: self._server.post("/webhook", self._studio.event()))
+                trainings.measure(self._start_training)
+                time.sleep(pause)
+
+        return self._meanwhile(send, lambda: [self._note(calls) for calls in (annotations, trainings)])
+
+    def _publish(self) -> Callable[[], None]:
+        """Publishes versions meanwhile; returns what waits for the last."""
+        spent: list[float] = []
+
+        def publish() -> None:
+            live = self._versions.live()
+            assert live is not None
+            for number in range(VERSIONS):
+                name = self._versions.copy_from(live, cause=f"benchmark {number}", choices=live.choices).name
+                published = time.monotonic()
+                with ThreadPoolExecutor(len(self._servers)) as pool:
+                    list(pool.map(self._wait_for_version, self._servers, repeat(name)))
+                spent.append(time.monotonic() - published)
+                time.sleep(self._seconds / 2 / VERSIONS / 2)
+
+        def note() -> None:
+            self.facts["versions published"] = len(spent)
+            self.facts["seconds until both servers named it, median"] = statistics.median(spent)
+            self.facts["seconds until both servers named it, worst"] = max(spent)
+
+        return self._meanwhile(publish, note)
+
+    def _wait_for_version(self, server: Server, name: str) -> None:
+        deadline = time.monotonic() + 30
+        while self._named(server) != name:
+            if time.monotonic() > deadline:
+                raise ServerError(f"{server.url} does not name {name}")
+            time.sleep(0.01)
+
+    def _meanwhile(self, do: Callable[[], None], note: Callable[[], object]) -> Callable[[], None]:
+        errors: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                do()
+            except BaseException as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+
+        def wait() -> None:
+            thread.join()
+            if errors:
+                raise errors[0]
+            note()
+
+        return wait
+
+    def _wait(self, condition: Callable[[], object], what: str) -> None:
+        deadline = time.monotonic() + WAIT_SECONDS
+        while not condition():
+            if time.monotonic() > deadline:
+                raise ServerError(f"waited for {what}: not within {WAIT_SECONDS} s")
+            time.sleep(0.1)
+
+
+def _line(row: Json) -> str:
+    figures = "  ".join(f"{row[name]:8.1f}" for name in ("p50_ms", "p90_ms", "p99_ms"))
+    return f"{row['what']:<42}{row['calls']:>6}{row['failures']:>10}  {figures}  {row['failure']}"
+
+
+def _compare(rows: list[Json]) -> list[Json]:
+    """The figures that the production mode promises, and whether they are kept."""
+    p99 = {row["what"]: row["p99_ms"] for row in rows}
+    spread = min(p99["idle, spread"], p99["idle again, spread"])
+    fast = min(p99["idle, without pause"], p99["idle again, without pause"])
+    training, fast_training = p99["training, spread"], p99["training, without pause"]
+    found = [
+        ("failures", sum(row["failures"] for row in rows), 0),
+        ("p99 while it trains / idle, spread", training / spread, 3),
+        ("p99 while it trains / idle, without pause", fast_training / fast, 3),
+        ("p99 of annotation events while it trains (ms)", p99["annotation events while it trains"], 50),
+        ("p99 of START_TRAINING while it trains (ms)", p99["START_TRAINING while it trains"], 50),
+        ("p99 with publications / without, both training", p99["training and publishing, spread"] / training, 1.5),
+    ]
+    return [{"what": what, "value": value, "at most": limit, "kept": value <= limit} for what, value, limit in found]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measures the production mode on this machine.")
+    parser.add_argument("--json", type=Path, help="file for the figures")
+    parser.add_argument("--image-size", type=int, default=224, help="side of the square the network sees")
+    parser.add_argument("--seconds", type=float, default=60, help="of training")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as name, Redis() as redis:
+        folder = Path(name)
+        studio = AnnotatedDigits(write_digits(folder / "digits", IMAGES))
+        with studio.served() as url:
+            settings = {
+                "LABEL_STUDIO_URL": url,
+                "LABEL_STUDIO_API_KEY": TOKEN,
+                "RETRAIN_AFTER_ANNOTATIONS": "10",
+                "WEIGHTS": "none",
+                "IMAGE_SIZE": str(arguments.image_size),
+                "TRAIN_MODE": "full",
+                "EPOCHS": "1000",
+                "MODEL_CLASS": "model:ImageClassifierAPI",
+            }
+            with Production(folder / "production", redis.url, **settings) as production:
+                server, *_ = production.all()
+                measurement = Measurement(
+                    [server, production.server()], studio, production.model_dir, arguments.seconds
+                )
+                head = f"{'what':<42}{'calls':>6}{'failures':>10}  {'p50 ms':>8}  {'p90 ms':>8}  {'p99 ms':>8}"
+                print(f"{CLIENTS} clients, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}\n{head}", flush=True)
+                measurement.run()
+    promises = _compare(measurement.rows)
+    for name, value in measurement.facts.items():
+        print(f"{name}: {value:.2f}")
+    for promise in promises:
+        kept = "" if promise["kept"] else "  NOT KEPT"
+        print(f"{promise['what']}: {promise['value']:.2f} (at most {promise['at most']}){kept}")
+    if arguments.json:
+        machine = {"cores": os.cpu_count(), "load": os.getloadavg()[0], "python": sys.version.split()[0]}
+        report = {"machine": machine, "calls": measurement.rows, "facts": measurement.facts, "promises": promises}
+        arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,381 @@
+"""The command line: prepare, train, evaluate, predict, retrain, export, on folders of images.
+
+Results go to standard output, all else to standard error. The exit status is 1 where something went wrong, 2 where
+the command was called wrongly, 130 after Ctrl-C.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from image_classifier.console import say, say_all, show_progress
+from image_classifier.correction import correct
+from image_classifier.dataset import Sample
+from image_classifier.errors import UsersError
+from image_classifier.examination import Examination, answers_of, embed_samples, examine_model
+from image_classifier.experiment import Experiment
+from image_classifier.exports import Target, export
+from image_classifier.folders import Finding, examine, list_folder, move, read_files, remove, samples_of, shown
+from image_classifier.json_export import read_export
+from image_classifier.learning import TooFewLabels
+from image_classifier.model_folder import SavedModel, load_model, save_model
+from image_classifier.network import BACKBONE_FILE, WeightsError, load_backbone
+from image_classifier.predictions import Form, find_images, predict, write_predictions
+from image_classifier.preprocessing import ImageError
+from image_classifier.recipe import Recipe, read_recipe, read_settings
+from image_classifier.report import write_report
+from image_classifier.settings import ClassifierSettings, TrainMode
+from image_classifier.workbench import Workbench, still_there, workbench
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Classifies images that lie in folders: the same classifier as the Label Studio backend's.",
+)
+
+INTERRUPTED = 130  # as a shell has it
+
+ModelFolder = Annotated[Path, typer.Argument(help="the folder that `train --output` wrote, or a version's")]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Ends with the exit status; says one sentence for an error that a person can mend."""
+    try:
+        app(arguments)
+    except (UsersError, TooFewLabels, WeightsError, ImageError) as error:
+        _fail(str(error))
+    except OSError as error:
+        _fail(f"{error.strerror or error}{f': {shown(error.filename)}' if error.filename else ''}")
+
+
+def _fail(message: str) -> None:
+    say(f"Error: {message}")
+    raise SystemExit(1)
+
+
+# --- prepare ----------------------------------------------------------------
+
+
+@app.command()
+def prepare(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="images in a folder for each class")],
+    delete: Annotated[
+        bool, typer.Option("--delete", help="delete what is no image, broken, doubled, too small")
+    ] = False,
+    move_to: Annotated[Path | None, typer.Option(metavar="DIR", help="move it there instead")] = None,
+) -> None:
+    """Looks through a folder of images, and says what is amiss. By itself it changes nothing.
+
+    The exit status is 1 while something is amiss.
+    """
+    if delete and move_to:
+        raise typer.BadParameter("give --delete or --move-to, not both")
+    listing = list_folder(folder)
+    examine(listing)
+    for finding in listing.findings:
+        print(finding)
+    surplus = [finding for finding in listing.findings if finding.surplus]
+    if delete:
+        remove(surplus)
+        say(f"{len(surplus)} files deleted")
+    elif move_to:
+        move(surplus, folder, move_to)
+        say(f"{len(surplus)} files moved to {shown(move_to)}")
+    unusable = {finding.path for finding in listing.findings}
+    for name, files in listing.classes.items():
+        print(f"{shown(name)}\t{sum(path not in unusable for path in files)}")
+    left = listing.findings if not (delete or move_to) else [f for f in listing.findings if not f.surplus]
+    if left:
+        raise typer.Exit(1)
+
+
+# --- train ------------------------------------------------------------------
+
+
+@app.command()
+def train(
+    source: Annotated[
+        Path | None, typer.Argument(metavar="DIR|FILE.json", help="images in a folder for each class, or a JSON export")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(metavar="FILE", help="a recipe; options go before it")] = None,
+    output: Annotated[Path, typer.Option(metavar="DIR", help="where the model goes")] = Path("model"),
+    images: Annotated[Path | None, typer.Option(metavar="DIR", help="where the images of a JSON export are")] = None,
+    mode: Annotated[
+        TrainMode | None, typer.Option(help="the last layer, all layers, or what pays [TRAIN_MODE]")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="passes over the images [EPOCHS]")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="images in a step [BATCH_SIZE]")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="of the body; the head's is ten times [LEARNING_RATE]")
+    ] = None,
+    momentum: Annotated[float | None, typer.Option(help="of SGD [MOMENTUM]")] = None,
+    lr_step_size: Annotated[int | None, typer.Option(help="epochs until the rate falls [LR_STEP_SIZE]")] = None,
+    lr_gamma: Annotated[float | None, typer.Option(help="factor by which it falls [LR_GAMMA]")] = None,
+    seed: Annotated[int | None, typer.Option(help="of all randomness; 0 by default")] = None,
+    weights: Annotated[str | None, typer.Option(help="imagenet, none, or a file of a ResNet18 [WEIGHTS]")] = None,
+    image_size: Annotated[int | None, typer.Option(help="pixels that the network sees [IMAGE_SIZE]")] = None,
+    test: Annotated[Path | None, typer.Option(metavar="DIR", help="other images to judge the model on")] = None,
+    report: Annotated[Path | None, typer.Option(metavar="FILE", help="an HTML report on those")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on where a training was interrupted")] = False,
+) -> None:
+    """Trains a classifier. A fifth of the images is held out to judge it; Ctrl-C keeps the best so far."""
+    settings = read_settings()
+    training = {
+        "mode": mode,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "momentum": momentum,
+        "lr_step_size": lr_step_size,
+        "lr_gamma": lr_gamma,
+        "seed": seed,
+    }
+    given: dict[str, dict[str, Any]] = {
+        "data": {"path": source, "images": images},
+        "network": {"weights": weights, "image_size": image_size},
+        "training": training,
+        "testing": {"path": test, "report": report},
+    }
+    recipe = read_recipe(config, {name: _without_none(part) for name, part in given.items()}, settings)
+    if recipe.testing.report and not recipe.testing.path:
+        raise UsersError("a report needs images to judge the model on: give --test too")
+    samples = _training_samples(recipe, output, settings)
+    tests = _folder_samples(recipe.testing.path) if recipe.testing.path else []
+    experiment = Experiment(output, recipe, samples, resume=resume)
+    if experiment.finished:
+        say("This training has finished already.")
+    else:
+        _run(experiment, recipe, settings, output)
+    model = load_model(output)
+    _print_figures(model)
+    if tests:
+        with _bench(settings) as bench:
+            examination = _examine(bench, model, tests)
+        print(f"on {shown(recipe.testing.path or '')}: {_headline(examination.record())}")
+        if recipe.testing.report:
+            write_report(recipe.testing.report, examination, f"{output.name} on {recipe.testing.path}")
+
+
+def _without_none(part: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in part.items() if value is not None}
+
+
+def _training_samples(recipe: Recipe, output: Path, settings: ClassifierSettings) -> list[Sample]:
+    path = recipe.data.path
+    if path.is_file():
+        samples, left_out = read_export(path, recipe.data.images or path.parent, settings.choices)
+        say_all(left_out, "mend them, or leave them out")
+    else:
+        if recipe.data.images:
+            raise UsersError("--images is for a JSON export: a folder has its images in it")
+        if output.resolve().is_relative_to(path.resolve()):
+            raise UsersError(f"{shown(output)} would be a class of {shown(path)}: choose an --output elsewhere")
+        samples = _folder_samples(path)
+    counts: dict[str, int] = {}
+    for sample in samples:
+        counts[str(sample.label)] = counts.get(str(sample.label), 0) + 1
+    if len(counts) < 2:
+        only = f"only the class {shown(next(iter(counts)))}" if counts else "no class with images"
+        raise UsersError(f"{shown(path)} has {only}: a classifier needs two classes of at least two images each")
+    for name, count in counts.items():
+        if count == 1:
+            say(f"{shown(name)} has one image only: it is learned, but nobody can tell how well")
+    return samples
+
+
+def _folder_samples(folder: Path) -> list[Sample]:
+    listing = list_folder(folder)
+    samples = samples_of(listing)
+    say_all(listing.findings, f"`prepare {shown(folder)}` lists them all")
+    return samples
+
+
+def _run(experiment: Experiment, recipe: Recipe, settings: ClassifierSettings, output: Path) -> None:
+    backbone = load_backbone(recipe.network.weights, recipe.network.image_size)
+    with _bench(settings) as bench:
+        try:
+            with show_progress() as progress:
+                broken = experiment.run(bench, backbone, progress)
+        except KeyboardInterrupt:
+            if experiment.best_so_far is None:
+                say(f"Interrupted before there was a model; go on with --resume, or remove {shown(output)}.")
+            else:
+                say(f"Interrupted; {shown(experiment.best_so_far)} has the best so far. Go on with --resume.")
+                _print_figures(load_model(experiment.best_so_far))
+            raise typer.Exit(INTERRUPTED) from None
+    say_all((Finding(s.image.path, str(why)) for s, why in broken.items()), "`prepare` lists them all")
+
+
+def _print_figures(model: SavedModel) -> None:
+    record = model.classifier.record
+    images, classes = sum(record["labels"].values()), len(model.classifier.classes)
+    judged = f"{_headline(record['figures'])}, by {record['figures']['judged_by']}"
+    print(f"{shown(model.folder)}: {classes} classes from {images} images; {judged}")
+
+
+def _headline(figures: dict[str, Any]) -> str:
+    return (
+        f"accuracy {figures['accuracy']:.4f} on {figures['images']} images, mean F1 {figures['macro_f1']:.4f}, "
+        f"calibration error {figures['calibration_error']:.4f}"
+    )
+
+
+# --- evaluate ---------------------------------------------------------------
+
+
+@app.command()
+def evaluate(
+    model: ModelFolder,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="images in a folder for each class")],
+    as_json: Annotated[bool, typer.Option("--json", help="the figures as JSON")] = False,
+    report: Annotated[Path | None, typer.Option(metavar="FILE", help="write an HTML report there")] = None,
+) -> None:
+    """Judges a model on images. Those that it was trained on are left out; held-out ones are not."""
+    saved = load_model(model)
+    samples = _folder_samples(folder)
+    with _bench(read_settings()) as bench:
+        examination = _examine(bench, saved, samples)
+    if report:
+        write_report(report, examination, f"{model.name} on {folder.name}")
+        say(f"the report is in {shown(report)}")
+    if as_json:
+        print(json.dumps(examination.record(), indent=2, ensure_ascii=False))
+    else:
+        _print_examination(examination)
+
+
+def _examine(bench: Workbench, model: SavedModel, samples: list[Sample]) -> Examination:
+    with show_progress() as progress:
+        examination = examine_model(bench.lane, model, samples, progress)
+    say_all((Finding(s.image.path, str(why)) for s, why in examination.broken), "`prepare` lists them all")
+    if examination.trained_on:
+        say(f"{examination.trained_on} images that the model was trained on are left out")
+    return examination
+
+
+def _print_examination(examination: Examination) -> None:
+    evaluation = examination.evaluation
+    print(_headline(evaluation.record()))
+    width = max(len("class"), *(len(shown(name)) for name in examination.classes))
+    print(f"\n{'class':{width}}  images  precision  recall      F1")
+    for name, figures in evaluation.per_class.items():
+        numbers = f"{figures.images:6}  {figures.precision:9.3f}  {figures.recall:6.3f}  {figures.f1:6.3f}"
+        print(f"{shown(name):{width}}  {numbers}")
+    if evaluation.confusion:
+        cell = max(len(str(count)) for row in evaluation.confusion for count in row) + 1
+        print("\nconfusion (rows: true class, columns: predicted class, in the order above)")
+        for name, row in zip(examination.classes, evaluation.confusion, strict=True):
+            print(f"{shown(name):{width}} " + "".join(f"{count:{cell}}" for count in row))
+
+
+# --- predict ----------------------------------------------------------------
+
+
+@app.command("predict")
+def predict_images(
+    model: ModelFolder,
+    images: Annotated[
+        list[str], typer.Argument(metavar="IMAGE…|DIR|-", help="files, folders, or - for names from stdin")
+    ],
+    top: Annotated[int, typer.Option(min=1, help="how many of the likeliest classes to tell")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="an array of objects")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="a table with a header")] = False,
+) -> None:
+    """Prints each image, its label and the label's probability, separated by tabs."""
+    if as_json and as_csv:
+        raise typer.BadParameter("give --json or --csv, not both")
+    form: Form = "json" if as_json else "csv" if as_csv else "text"
+    classifier = load_model(model).classifier
+    with _bench(read_settings()) as bench:
+        predictions = predict(bench.lane, classifier, find_images(images, sys.stdin), top)
+        failed = write_predictions(predictions, form, sys.stdout)
+    for prediction in failed:
+        say(f"{shown(prediction.path)}: {prediction.error}")
+    if failed:
+        raise typer.Exit(1)
+
+
+# --- retrain ----------------------------------------------------------------
+
+
+@app.command()
+def retrain(
+    model: ModelFolder,
+    img: Annotated[Path, typer.Option(metavar="FILE", help="an image that the model gets wrong")],
+    label: Annotated[str, typer.Option(help="its right class")],
+    output: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="where the new model goes, if not in its place")
+    ] = None,
+) -> None:
+    """Teaches a model one corrected image, at once: the last layer is trained again on what it knows."""
+    saved = load_model(model)
+    classifier = saved.classifier
+    if classifier.head.multiple:
+        raise UsersError("this model gives an image several labels: correct it in Label Studio")
+    if label not in classifier.classes:
+        classes = ", ".join(map(shown, classifier.classes))
+        raise UsersError(f"{shown(label)} is none of the model's classes ({classes}); a new class needs a new `train`")
+    if output is None and saved.is_version:
+        raise UsersError(f"{shown(model)} is a version, and versions never change: give --output")
+    if output and output.exists():
+        raise UsersError(f"{shown(output)} is there already: choose another --output")
+    [file] = read_files([img])
+    if isinstance(file, Finding):
+        raise UsersError(str(file))
+    corrected = Sample(file, label, str(img.absolute()))
+    # Steps this small only wait for each other where threads share them.
+    torch.set_num_threads(1)
+    with _bench(read_settings()) as bench:
+        started = time.monotonic()
+        others = [sample for sample in saved.samples if sample.image.digest != file.digest]
+        known = still_there(bench.cache, classifier.backbone, others)
+        with show_progress() as progress:
+            kept, embeddings, broken = embed_samples(bench.lane, classifier, [*known, corrected], progress)
+        if broken:
+            raise UsersError("; ".join(f"{shown(sample.image.path)}: {why}" for sample, why in broken))
+        if lost := len(others) - len(known):
+            say(f"{lost} of {len(others)} known images are neither cached nor where they were: they are forgotten")
+        done = correct(classifier, kept, embeddings, corrected)
+    target = output / saved.folder.name if output else saved.folder
+    save_model(done.classifier, kept, target, saved.folder / BACKBONE_FILE)
+    for when, one, accuracy in (
+        ("before", classifier, done.accuracy_before),
+        ("after", done.classifier, done.accuracy_after),
+    ):
+        [(answer, confidence)] = answers_of(one, one.head(embeddings[-1:]))
+        print(f"{when}\t{shown(answer)}\t{confidence:.4f}\theld-out accuracy {accuracy:.4f} on {done.held_out} images")
+    say(f"{shown(target)} is retrained, in {time.monotonic() - started:.1f} s")
+    if not done.learned:
+        say(f"It still does not say {shown(label)}: images that look the same may have another label.")
+        raise typer.Exit(1)
+
+
+# --- export -----------------------------------------------------------------
+
+
+@app.command("export")
+def export_model(
+    model: ModelFolder,
+    to: Annotated[Target, typer.Option(help="a TorchScript module, or the classes in its order, one a line")],
+    output: Annotated[Path | None, typer.Option(metavar="FILE", help="by default beside the model")] = None,
+) -> None:
+    """Writes a model for other programs, and compares that it answers the same.
+
+    The module takes uint8 images [n, 3, side, side] in RGB and gives probabilities [n, classes].
+    """
+    saved = load_model(model)
+    file = output or model / {"torchscript": "model.pt", "labels": "labels.txt"}[to]
+    export(saved.classifier, to, file)
+    print(shown(file))
+
+
+def _bench(settings: ClassifierSettings) -> AbstractContextManager[Workbench]:
+    return workbench(settings.cache_dir)

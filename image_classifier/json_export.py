@@ -1,0 +1,120 @@
+"""Label Studio's JSON export: tasks with one choice for an image, as a file that was saved from it."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from image_classifier.dataset import Sample
+from image_classifier.errors import UsersError
+from image_classifier.folders import Finding, read_files, shown
+
+Task = dict[str, Any]
+
+
+def read_export(file: Path, images: Path, choices: str) -> tuple[list[Sample], list[str]]:
+    """The samples, and why the other tasks are left out. `choices` names the tag, where there are several.
+
+    A task's last annotation that was not skipped decides. Raises UsersError for what is no such export.
+    """
+    tasks = _read(file)
+    labelled: list[tuple[str, Path, str]] = []
+    left_out: list[str] = []
+    tag = choices or _only_tag(file, tasks)
+    for number, task in enumerate(tasks, start=1):
+        name = f"task {task.get('id', number)}"
+        label = _label(task, tag)
+        path = _image(task, images)
+        if not isinstance(label, str):
+            left_out.append(f"{name}: {label.problem}")
+        elif not isinstance(path, Path):
+            left_out.append(f"{name}: {path.problem}")
+        else:
+            labelled.append((name, path, label))
+    samples = []
+    for (name, path, label), found in zip(labelled, read_files([path for _, path, _ in labelled]), strict=True):
+        if isinstance(found, Finding):
+            left_out.append(f"{name}: {found}")
+        else:
+            samples.append(Sample(found, label, str(path.absolute())))
+    if not samples:
+        why = f"; the first: {left_out[0]}" if left_out else ""
+        raise UsersError(f"{shown(file)} has no image with a choice{why}")
+    return _without_contradictions(samples, left_out), left_out
+
+
+class _Left:
+    """Why a task is left out."""
+
+    def __init__(self, problem: str) -> None:
+        self.problem = problem
+
+
+def _read(file: Path) -> list[Task]:
+    try:
+        tasks = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UsersError(f"{shown(file)} is no JSON ({error}): give a folder, or a JSON export") from None
+    if not isinstance(tasks, list) or not all(
+        isinstance(task, dict) and isinstance(task.get("data"), dict) for task in tasks
+    ):
+        raise UsersError(f"{shown(file)} is no list of tasks: export the project as JSON, not as JSON-MIN")
+    return tasks
+
+
+def _regions(task: Task) -> list[Task]:
+    """The choices of the last annotation that was not skipped."""
+    annotations = [a for a in task.get("annotations") or [] if isinstance(a, dict) and not a.get("was_cancelled")]
+    last = max(annotations, key=lambda a: str(a.get("updated_at") or ""), default={})
+    results = last.get("result") or []
+    return [
+        r for r in results if isinstance(r, dict) and r.get("type") == "choices" and isinstance(r.get("value"), dict)
+    ]
+
+
+def _only_tag(file: Path, tasks: list[Task]) -> str:
+    tags = Counter(str(region.get("from_name")) for task in tasks for region in _regions(task))
+    if len(tags) > 1:
+        raise UsersError(f"{shown(file)} has choices for {', '.join(sorted(tags))}: set CHOICES to the one to learn")
+    return next(iter(tags), "")
+
+
+def _label(task: Task, tag: str) -> str | _Left:
+    chosen = [
+        c for region in _regions(task) if region.get("from_name") == tag for c in region["value"].get("choices", [])
+    ]
+    if not chosen:
+        return _Left("not annotated")
+    if len(chosen) > 1:
+        return _Left(f"several choices ({', '.join(map(str, chosen))}), where one is wanted")
+    return str(chosen[0])
+
+
+def _image(task: Task, images: Path) -> Path | _Left:
+    """The file of the task's image, looked for below `images`."""
+    texts = {name: value for name, value in task["data"].items() if isinstance(value, str)}
+    value = texts.get("image") or (next(iter(texts.values())) if len(texts) == 1 else None)
+    if value is None:
+        return _Left("its data has no `image`")
+    url = urlsplit(value)
+    stored = parse_qs(url.query).get("d", [unquote(url.path)])[0].lstrip("/")
+    root = images.resolve()
+    for candidate in (root / value.lstrip("/"), root / stored, root / Path(stored).name):
+        if candidate.resolve().is_relative_to(root) and candidate.is_file():
+            return candidate
+    return _Left(f"{shown(value)} is not in {shown(images)}: say with --images where the images are")
+
+
+def _without_contradictions(samples: list[Sample], left_out: list[str]) -> list[Sample]:
+    """Each image once; none that is labelled in two ways."""
+    labels: dict[str, set[str]] = {}
+    for sample in samples:
+        labels.setdefault(sample.image.digest, set()).add(str(sample.label))
+    for sample in samples:
+        if len(labels[sample.image.digest]) > 1:
+            left_out.append(
+                f"{sample.name}: the same image is labelled {' and '.join(sorted(labels[sample.image.digest]))}"
+            )
+    unique = {sample.image.digest: sample for sample in samples if len(labels[sample.image.digest]) == 1}
+    return list(unique.values())

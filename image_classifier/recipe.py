@@ -1,0 +1,137 @@
+"""A recipe: all that an experiment is made of, from the environment, a TOML file and the command line."""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from image_classifier.errors import UsersError
+from image_classifier.folders import shown
+from image_classifier.settings import ClassifierSettings, PositiveFloat, PositiveInt, TrainMode
+from image_classifier.training import Hyperparameters
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Data(_Section):
+    """What to learn from."""
+
+    path: Path  # a folder of class folders, or Label Studio's JSON export
+    images: Path | None = None  # where the export's images are
+
+
+class Network(_Section):
+    """What to begin with."""
+
+    weights: str
+    image_size: PositiveInt
+
+
+class Training(_Section):
+    """How to learn."""
+
+    mode: TrainMode
+    epochs: PositiveInt
+    batch_size: PositiveInt
+    learning_rate: PositiveFloat
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+    lr_step_size: PositiveInt
+    lr_gamma: Annotated[float, Field(gt=0, le=1)]
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+
+    def hyperparameters(self) -> Hyperparameters:
+        return Hyperparameters(**self.model_dump(exclude={"mode"}))
+
+
+class Testing(_Section):
+    """What to judge the trained model on, beside the images that are held out of the data."""
+
+    path: Path | None = None  # a folder of class folders
+    report: Path | None = None  # an HTML file
+
+
+class Recipe(_Section):
+    """An experiment's ingredients."""
+
+    data: Data
+    network: Network
+    training: Training
+    testing: Testing = Testing()
+
+    def record(self) -> dict[str, Any]:
+        return self.model_dump(mode="json")
+
+
+_SECTIONS: dict[str, type[_Section]] = {"data": Data, "network": Network, "training": Training, "testing": Testing}
+
+Ingredients = dict[str, dict[str, Any]]
+
+
+def read_recipe(file: Path | None, given: Ingredients, settings: ClassifierSettings) -> Recipe:
+    """What is given goes before what the file says, and that before the environment; raises UsersError.
+
+    Paths in the file are relative to the file.
+    """
+    ingredients: Ingredients = {
+        "data": {},
+        "network": {"weights": settings.weights, "image_size": settings.image_size},
+        "training": {
+            "mode": settings.train_mode,
+            **settings.model_dump(include=set(Training.model_fields) & set(ClassifierSettings.model_fields)),
+        },
+        "testing": {},
+    }
+    for source in (_read(file) if file else {}, given):
+        for section, values in source.items():
+            ingredients.setdefault(section, {}).update(values)
+    try:
+        recipe = Recipe.model_validate(ingredients)
+    except ValidationError as error:
+        where = f"{shown(file)}: " if file else ""
+        raise UsersError(where + "; ".join(_explain(fault) for fault in error.errors())) from None
+    return recipe
+
+
+def _read(file: Path) -> Ingredients:
+    try:
+        read = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsersError(f"{shown(file)} cannot be read ({error.strerror}): give a recipe file") from None
+    except ValueError as error:  # TOML's and UTF-8's errors both are
+        raise UsersError(f"{shown(file)} is no TOML: {error}") from None
+    for name, section in read.items():
+        if not isinstance(section, dict):
+            sections = ", ".join(f"[{known}]" for known in Recipe.model_fields)
+            raise UsersError(f"{shown(file)}: {name} stands in no section; there are {sections}")
+    return {name: {key: _from(file, name, key, value) for key, value in part.items()} for name, part in read.items()}
+
+
+_PATHS = {("data", "path"), ("data", "images"), ("network", "weights"), ("testing", "path"), ("testing", "report")}
+
+
+def _from(file: Path, section: str, key: str, value: Any) -> Any:
+    if (section, key) not in _PATHS or not isinstance(value, str) or value in ("imagenet", "none"):
+        return value
+    return str(file.parent / value)
+
+
+def _explain(fault: Any) -> str:
+    name = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        section = _SECTIONS[fault["loc"][0]] if len(fault["loc"]) > 1 else Recipe
+        return f"{name} is unknown; there are {', '.join(section.model_fields)}"
+    if fault["type"] == "missing":
+        return f"{name} is missing: give the folder of images"
+    return f"{name} = {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
+
+
+def read_settings() -> ClassifierSettings:
+    """The environment; raises UsersError naming the variable."""
+    try:
+        return ClassifierSettings()
+    except ValidationError as error:
+        faults = [f"{str(f['loc'][0]).upper()}={f['input']}: {f['msg']}" for f in error.errors()]
+        raise UsersError(f"a setting in the environment or .env cannot be used: {'; '.join(faults)}") from None

@@ -1,0 +1,87 @@
+"""What a command works with: the cached embeddings, and the network's lane over them."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import lmdb
+import torch
+
+from image_classifier.acceleration import accelerate
+from image_classifier.dataset import Sample
+from image_classifier.embeddings import EmbeddingCache
+from image_classifier.errors import UsersError
+from image_classifier.folders import read_files
+from image_classifier.inference import BATCH_SIZE, ImageFile, InferenceLane
+from image_classifier.network import Backbone, choose_device
+from image_classifier.preprocessing import ImageError
+from image_classifier.training import Progress
+
+
+class Workbench:
+    """The lane and its cache, which a server on this host may use at the same time."""
+
+    def __init__(self, cache: EmbeddingCache, lane: InferenceLane) -> None:
+        self.cache, self.lane = cache, lane
+
+    def embed_ahead(self, backbone: Backbone, images: Sequence[ImageFile], progress: Progress) -> None:
+        """Fills the cache, in batches that are always the same ones.
+
+        The last bits of an embedding depend on its batch's size, and the lane's batches on how threads fall: by this
+        the same images give the same weights, however often training was interrupted. What cannot be decoded is
+        left to whoever asks for it.
+        """
+        ordered = list({image.digest: image for image in images}.values())
+        device = choose_device()
+        module = None
+        with ThreadPoolExecutor() as decoders, torch.inference_mode():
+            for start in range(0, len(ordered), BATCH_SIZE):
+                progress({"phase": "embedding images", "image": start, "images": len(ordered)})
+                batch = ordered[start : start + BATCH_SIZE]
+                if len(self.cache.get(backbone.fingerprint, [image.digest for image in batch])) == len(batch):
+                    continue
+                module = module or accelerate(backbone.module, device)
+                decoded = list(decoders.map(lambda image: _decode(backbone, image), batch))
+                pairs = [(i.digest, pixels) for i, pixels in zip(batch, decoded, strict=True) if pixels is not None]
+                if not pairs:
+                    continue
+                pixels = torch.stack([pixels for _, pixels in pairs]).to(device)
+                inputs = backbone.preprocessing.normalize(pixels).contiguous(memory_format=torch.channels_last)
+                embeddings = module(inputs).float().cpu().numpy()
+                self.cache.put(backbone.fingerprint, zip((digest for digest, _ in pairs), embeddings, strict=True))
+
+
+def still_there(cache: EmbeddingCache, backbone: Backbone, samples: Sequence[Sample]) -> list[Sample]:
+    """The samples whose embedding is cached, or whose file is what it was."""
+    cached = cache.get(backbone.fingerprint, [sample.image.digest for sample in samples])
+    others = [sample for sample in samples if sample.image.digest not in cached]
+    unchanged = {
+        sample.image.digest
+        for sample, file in zip(others, read_files([sample.image.path for sample in others]), strict=True)
+        if isinstance(file, ImageFile) and file.digest == sample.image.digest
+    }
+    return [sample for sample in samples if sample.image.digest in cached or sample.image.digest in unchanged]
+
+
+def _decode(backbone: Backbone, image: ImageFile) -> torch.Tensor | None:
+    try:
+        return backbone.preprocessing(image.path)
+    except ImageError:
+        return None
+
+
+@contextmanager
+def workbench(cache_dir: Path) -> Iterator[Workbench]:
+    """Raises UsersError where the cache cannot be opened."""
+    folder = cache_dir.expanduser() / "embeddings"
+    try:
+        cache = EmbeddingCache(folder)
+    except (OSError, lmdb.Error) as error:
+        raise UsersError(f"CACHE_DIR={cache_dir} cannot be used ({error}): set CACHE_DIR to a local folder") from error
+    lane = InferenceLane(cache)
+    try:
+        yield Workbench(cache, lane)
+    finally:
+        lane.close()
+        cache.close()

@@ -1,0 +1,95 @@
+"""Each test is alone: its own folders and environment, and nothing of it is left behind."""
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from demo.digits import write_digits
+from image_classifier.settings import ClassifierSettings
+from my_backend.settings import Settings
+
+LEFTOVER_SECONDS = 10  # that threads and processes which are told to end may take
+
+
+@pytest.fixture(autouse=True)
+def own_environment(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No setting, cache or model of this machine reaches a test; nothing is downloaded."""
+    folder = tmp_path_factory.mktemp("alone")
+    settings = {name.upper() for name in (*ClassifierSettings.model_fields, *Settings.model_fields)}
+    for name in list(os.environ):
+        if name in settings or name in ("TORCH_HOME", "XDG_CACHE_HOME") or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    for name in ("HOME", "CACHE_DIR", "MODEL_DIR"):
+        (folder / name.lower()).mkdir()
+        monkeypatch.setenv(name, str(folder / name.lower()))
+    monkeypatch.setenv("WEIGHTS", "none")
+    (folder / "work").mkdir()
+    monkeypatch.chdir(folder / "work")
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(own_environment: None) -> Iterator[None]:
+    """Fails a test that leaves a thread that would keep the process from ending, or a child process."""
+    threads, children = _threads(), _children()
+    yield
+    _reset_model()
+    deadline = time.monotonic() + LEFTOVER_SECONDS
+    while left := [*(_threads() - threads), *(_children() - children)]:
+        assert time.monotonic() < deadline, f"left behind: {left}"
+        time.sleep(0.01)
+
+
+def _threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if not thread.daemon}
+
+
+def _children() -> set[psutil.Process]:
+    return {child for child in psutil.Process().children() if _runs(child)}
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _reset_model() -> None:
+    """Ends what model.py keeps for a whole process, where the test has used it."""
+    model: Any = sys.modules.get("model")
+    if not hasattr(model, "ImageClassifierAPI"):
+        return
+    if model._open_lane.cache_info().currsize:
+        model._open_lane().close()
+        model._open_lane()._cache.close()
+    if model._default_media.cache_info().currsize:
+        model._default_media()._pool.shutdown(cancel_futures=True)
+    for once in (model._settings, model._open_lane, model._default_media, model._read_base_backbone):
+        once.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, str]]:
+    """Paths of 64×64 PNGs and the digits that they show."""
+    return write_digits(tmp_path_factory.mktemp("digits"), 200)
+
+
+@pytest.fixture(scope="session")
+def eventually() -> Callable[[Callable[[], Any]], Any]:
+    """Waits for what a condition gives to be true; fails where it never is."""
+
+    def wait(condition: Callable[[], Any], seconds: float = 30) -> Any:
+        deadline = time.monotonic() + seconds
+        while not (found := condition()):
+            assert time.monotonic() < deadline, "it never came"
+            time.sleep(0.01)
+        return found
+
+    return wait

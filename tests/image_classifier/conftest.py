@@ -1,0 +1,31 @@
+"""A network and images, small enough for a processor."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from image_classifier.dataset import Sample
+from image_classifier.inference import ImageFile
+from image_classifier.network import Backbone, load_backbone
+
+# On a busy machine threads that wait for each other cost more than they bring.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def backbone() -> Backbone:
+    """A ResNet18 with random weights for images of 64×64."""
+    return load_backbone("none", 64)
+
+
+@pytest.fixture(scope="session")
+def samples(digits: list[tuple[Path, str]]) -> list[Sample]:
+    """Handwritten zeros, ones and twos in turn."""
+    by_label = {label: [path for path, name in digits if name == label] for label in "012"}
+    pairs = [
+        (path, label)
+        for paths in zip(*by_label.values(), strict=False)
+        for path, label in zip(paths, "012", strict=True)
+    ]
+    return [Sample(ImageFile.of(path), label, path.name) for path, label in pairs]

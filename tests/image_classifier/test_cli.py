@@ -1,0 +1,410 @@
+"""`python -m image_classifier`: what each command prints, and what it says where something is amiss."""
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from io import StringIO
+from pathlib import Path
+
+import pytest
+import torch
+
+from image_classifier.cli import main
+from image_classifier.dataset import held_out, read_samples
+from image_classifier.model_folder import load_model
+from tests.image_classifier.command import Command, command
+
+TRAIN = ("train", "--weights", "none", "--image-size", "64")
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Command:
+    return command(capsys)
+
+
+@pytest.fixture(scope="session")
+def folder(digits: list[tuple[Path, str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Zeros, ones and twos, twelve of each, in a folder for each."""
+    folder = tmp_path_factory.mktemp("folder")
+    for label in "012":
+        for path in [path for path, name in digits if name == label][:12]:
+            (folder / label).mkdir(exist_ok=True)
+            shutil.copy(path, folder / label)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def others(digits: list[tuple[Path, str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Other ones of them."""
+    folder = tmp_path_factory.mktemp("others")
+    for label in "012":
+        for path in [path for path, name in digits if name == label][12:16]:
+            (folder / label).mkdir(exist_ok=True)
+            shutil.copy(path, folder / label)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of the folder, which no test changes."""
+    place = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setenv("CACHE_DIR", str(place / "cache"))
+        main([*TRAIN, str(folder), "--output", str(place / "model"), "--epochs", "8"])
+    assert not ended.value.code
+    return place / "model"
+
+
+@pytest.fixture
+def model(trained: Path, tmp_path: Path) -> Path:
+    """One to change."""
+    return Path(shutil.copytree(trained, tmp_path / "model"))
+
+
+# --- train ------------------------------------------------------------------
+
+
+def test_train_says_how_good_the_model_is_and_keeps_what_it_learned(trained: Path, folder: Path) -> None:
+    saved = load_model(trained)
+    assert saved.classifier.classes == ("0", "1", "2")
+    assert saved.classifier.record["labels"] == {"0": 12, "1": 12, "2": 12}
+    assert saved.classifier.record["settings"]["epochs"] == 8
+    assert {Path(sample.name).parent.parent for sample in saved.samples} == {folder}
+    assert not list(trained.glob("*.safetensors"))
+
+
+def test_results_are_on_stdout_and_all_else_on_stderr(run: Command, folder: Path, others: Path) -> None:
+    said = run(*TRAIN, folder, "--epochs", 2, "--test", others, "--report", "report.html")
+    assert said.status == 0
+    first, second = said.out.splitlines()
+    assert first.startswith("model/head: 3 classes from 36 images; accuracy ")
+    assert second.startswith(f"on {others}: accuracy ")
+    assert "training the head" in said.err
+    assert "<h2>Confusion matrix</h2>" in Path("report.html").read_text()
+    again = run(*TRAIN, folder, "--epochs", 2, "--resume")
+    assert (again.status, again.out) == (0, first + "\n")
+    assert "finished already" in again.err
+
+
+def test_all_layers_are_trained_where_that_is_asked_for(run: Command, folder: Path) -> None:
+    said = run(*TRAIN, folder, "--mode", "full", "--epochs", 1, "--output", "out")
+    assert said.status == 0, said
+    assert said.out.startswith("out/full: 3 classes")
+    assert "training all layers: epoch 1/1" in said.err
+    assert sorted(path.name for path in Path("out").iterdir()) == ["full", "head", "training.json"]
+    assert load_model(Path("out")).classifier.backbone.origin == "fine-tuned"
+
+
+def one_class(folder: Path) -> Path:
+    shutil.copytree(folder / "0", "one/0")
+    return Path("one")
+
+
+def nothing_but_broken(folder: Path) -> Path:
+    for name in "ab":
+        for number in "123":
+            (Path("bad") / name).mkdir(parents=True, exist_ok=True)
+            (Path("bad") / name / number).write_text(name + number)
+    return Path("bad")
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "message"),
+    [
+        (lambda f: "none", [], "there is no such folder"),
+        (lambda f: f / "0", [], "has no folders"),
+        (one_class, [], "only the class 0: a classifier needs two"),
+        (nothing_but_broken, [], "There is too little to learn from yet"),
+        (lambda f: f, ["--output", "{folder}/model"], "would be a class of"),
+        (lambda f: f, ["--output", "{folder}"], "would be a class of"),
+        (lambda f: f, ["--epochs", "0"], "training.epochs = 0: input should be greater than 0"),
+        (lambda f: f, ["--learning-rate", "nan"], "training.learning_rate = nan"),
+        (lambda f: f, ["--images", "."], "--images is for a JSON export"),
+        (lambda f: f, ["--weights", "gone.pth"], "there is no such file; give a file, `imagenet` or `none`"),
+        (lambda f: f, ["--report", "r.html"], "give --test too"),
+        (lambda f: f, ["--config", "gone.toml"], "gone.toml cannot be read"),
+    ],
+)
+def test_train_says_in_one_sentence_what_is_amiss(
+    source: Callable[[Path], object], options: list[str], message: str, run: Command, folder: Path
+) -> None:
+    said = run(*TRAIN, source(folder), *(option.format(folder=folder) for option in options))
+    assert message in said.error
+    assert said.out == ""
+
+
+def test_a_setting_that_cannot_be_used_is_named(run: Command, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EPOCHS", "many")
+    assert "EPOCHS=many" in run(*TRAIN, folder).error
+
+
+@pytest.mark.parametrize("arguments", [["train", "--mode", "all"], ["nonsense"], ["predict"]])
+def test_wrong_usage_ends_with_2(arguments: list[str], run: Command) -> None:
+    assert run(*arguments).status == 2
+
+
+def test_a_training_is_never_written_over(run: Command, folder: Path, model: Path, tmp_path: Path) -> None:
+    assert "has a training already: go on with --resume" in run(*TRAIN, folder, "--output", model).error
+    other = run(*TRAIN, folder, "--output", model, "--epochs", 9, "--seed", 1, "--resume")
+    assert "epochs was 8 and is 9, seed was 0 and is 1" in other.error
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/file").touch()
+    assert "is there already" in run(*TRAIN, folder, "--output", tmp_path / "full").error
+
+
+def test_broken_images_are_named_and_the_others_learned(run: Command, folder: Path, tmp_path: Path) -> None:
+    spoiled = Path(shutil.copytree(folder, tmp_path / "spoiled"))
+    (spoiled / "0/broken.png").write_bytes(b"\x89PNG")
+    (spoiled / "3").mkdir()
+    shutil.move(next((spoiled / "1").iterdir()), spoiled / "3")
+    said = run(*TRAIN, spoiled, "--epochs", 1)
+    assert said.status == 0
+    assert "4 classes from 36 images" in said.out
+    assert "broken.png: not an image" in said.err
+    assert "3 has one image only" in said.err
+
+
+def test_a_label_studio_export_is_learned_like_a_folder(run: Command, folder: Path, trained: Path) -> None:
+    tasks = [
+        {
+            "id": number,
+            "data": {"image": f"/data/upload/1/{path.name}"},
+            "annotations": [
+                {"result": [{"from_name": "digit", "type": "choices", "value": {"choices": [path.parent.name]}}]}
+            ],
+        }
+        for number, path in enumerate(sorted(folder.rglob("*.png")))
+    ]
+    Path("images").mkdir()
+    for path in folder.rglob("*.png"):
+        shutil.copy(path, "images")
+    tasks.append({"id": 99, "data": {"image": "gone.png"}, "annotations": tasks[0]["annotations"]})
+    Path("export.json").write_text(json.dumps(tasks))
+    said = run(*TRAIN, "export.json", "--images", "images", "--epochs", 8)
+    assert said.status == 0, said
+    assert "task 99: gone.png is not in images: say with --images where the images are" in said.err
+    one, two = load_model(Path("model")).classifier, load_model(trained).classifier
+    assert one.classes == two.classes
+    assert one.record["labels"] == two.record["labels"]
+
+
+def test_a_recipe_has_all_that_an_experiment_is_made_of(run: Command, folder: Path, others: Path) -> None:
+    Path("recipe.toml").write_text(
+        f'[data]\npath = "{folder}"\n[network]\nweights = "none"\nimage_size = 64\n'
+        f'[training]\nmode = "head"\nepochs = 3\n[testing]\npath = "{others}"\nreport = "report.html"\n'
+    )
+    said = run("train", "--config", "recipe.toml", "--epochs", 2)
+    assert said.status == 0, said
+    assert load_model(Path("model")).classifier.record["settings"]["epochs"] == 2
+    assert f"on {others}: accuracy" in said.out
+    assert Path("report.html").is_file()
+
+
+# --- evaluate ---------------------------------------------------------------
+
+
+def test_evaluate_judges_on_images_that_the_model_has_not_seen(run: Command, trained: Path, others: Path) -> None:
+    figures = json.loads(run("evaluate", trained, others, "--json").out)
+    assert figures["images"] == 12
+    assert figures["left_out"] == {"trained_on": 0, "broken": 0}
+    assert sum(map(sum, figures["confusion"])) == 12
+    right = sum(row[number] for number, row in enumerate(figures["confusion"]))
+    assert figures["accuracy"] == pytest.approx(right / 12)
+    assert set(figures["per_class"]) == set("012")
+
+
+def test_what_the_model_was_trained_on_does_not_judge_it(run: Command, trained: Path, folder: Path) -> None:
+    held = sum(held_out(read_samples(trained / "head/samples.json")))
+    assert 0 < held < 36
+    said = run("evaluate", trained, folder, "--json")
+    figures = json.loads(said.out)
+    assert (figures["images"], figures["left_out"]["trained_on"]) == (held, 36 - held)
+    assert f"{36 - held} images that the model was trained on are left out" in said.err
+
+
+def test_the_report_shows_mistakes_and_takes_names_as_they_are(
+    run: Command, trained: Path, others: Path, tmp_path: Path
+) -> None:
+    wrong = Path(shutil.copytree(others, tmp_path / "wrong"))
+    (wrong / "0").rename(wrong / "x")
+    (wrong / "1").rename(wrong / "0")  # so that all ones are mistakes
+    shutil.rmtree(wrong / "x")
+    next((wrong / "2").iterdir()).rename(wrong / "2/<b>.png")
+    said = run("evaluate", trained, wrong, "--report", "report.html")
+    assert said.status == 0
+    assert "report.html" in said.err
+    page = Path("report.html").read_text()
+    assert page.count("data:image/jpeg;base64,") >= 8
+    assert 'class="wrong"' in page
+    assert "<b>" not in page
+    assert "&lt;b&gt;.png" in page
+
+
+def test_classes_that_the_model_does_not_know_are_named(
+    run: Command, trained: Path, others: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(others / "0", tmp_path / "odd/zero")
+    assert "does not know zero, but 0, 1, 2" in run("evaluate", trained, tmp_path / "odd").error
+
+
+# --- predict ----------------------------------------------------------------
+
+
+def test_predict_prints_a_line_for_each_image(run: Command, trained: Path, others: Path) -> None:
+    paths = sorted(others.rglob("*.png"))
+    lines = [line.split("\t") for line in run("predict", trained, others).out.splitlines()]
+    assert [line[0] for line in lines] == [str(path) for path in paths]
+    assert sum(label == Path(name).parent.name for name, label, _ in lines) >= 8
+    assert all(0 < float(confidence) <= 1 for *_, confidence in lines)
+
+
+def test_predict_takes_names_from_stdin_and_tells_the_likeliest(
+    run: Command, trained: Path, others: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = sorted(others.rglob("*.png"))[:3]
+    monkeypatch.setattr("sys.stdin", StringIO("".join(f"{path}\n" for path in paths)))
+    found = json.loads(run("predict", trained, "-", "--json", "--top", 2).out)
+    assert [one["image"] for one in found] == [str(path) for path in paths]
+    for one in found:
+        assert one["confidence"] == pytest.approx(max(one["scores"].values()), abs=1e-4)
+        assert next(iter(one["scores"])) == one["prediction"]
+        assert len(one["scores"]) == 2
+    table = list(csv.DictReader(StringIO(run("predict", trained, *paths, "--csv").out)))
+    assert [row["prediction"] for row in table] == [one["prediction"] for one in found]
+
+
+def test_an_image_that_cannot_be_read_does_not_keep_the_others_from_their_answer(
+    run: Command, trained: Path, others: Path, tmp_path: Path
+) -> None:
+    good = sorted(others.rglob("*.png"))[0]
+    (tmp_path / "bad.png").write_text("no")
+    said = run("predict", trained, good, tmp_path / "bad.png", good)
+    assert said.status == 1
+    assert len(said.out.splitlines()) == 2
+    assert f"{tmp_path / 'bad.png'}: not an image" in said.err
+    assert "error" in json.loads(run("predict", trained, good, tmp_path / "bad.png", "--json").out)[1]
+    assert "there is no such file or folder" in run("predict", trained, "gone.png").error
+
+
+@pytest.mark.parametrize("place", ["model", "head", "full", "."])
+def test_a_model_is_found_in_a_versions_folder(
+    place: str, run: Command, trained: Path, others: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(trained / "head", tmp_path / "v1" / place, dirs_exist_ok=True)
+    assert run("predict", tmp_path / "v1", others / "0").out == run("predict", trained, others / "0").out
+
+
+def test_a_folder_without_a_model_is_refused(run: Command, tmp_path: Path, others: Path) -> None:
+    assert "holds no model: give the folder that `train --output` wrote" in run("predict", tmp_path, others).error
+
+
+# --- retrain ----------------------------------------------------------------
+
+
+def test_a_corrected_image_is_right_at_once(run: Command, model: Path, others: Path) -> None:
+    image = sorted((others / "0").iterdir())[0]
+    before = load_model(model)
+    said = run("retrain", model, "--img", image, "--label", "1")
+    assert said.status == 0, said
+    first, second = (line.split("\t") for line in said.out.splitlines())
+    assert (first[:2], second[:2]) == (["before", "0"], ["after", "1"])
+    assert first[3].startswith("held-out accuracy ")
+    after = load_model(model)
+    assert run("predict", model, image).out.split("\t")[1] == "1"
+    assert len(after.samples) == 37
+    assert after.classifier.backbone.fingerprint == before.classifier.backbone.fingerprint
+    assert [path.name for path in model.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_correction_outlasts_the_next_one_and_does_not_judge_the_model(
+    run: Command, model: Path, others: Path
+) -> None:
+    first, second = sorted((others / "0").iterdir())[:2]
+    for image in (first, second):
+        assert run("retrain", model, "--img", image, "--label", "1").status == 0
+    assert [line.split("\t")[1] for line in run("predict", model, first, second).out.splitlines()] == ["1", "1"]
+    assert json.loads(run("evaluate", model, others, "--json").out)["left_out"]["trained_on"] == 2
+
+
+def test_a_label_of_a_known_image_is_corrected_in_its_place(run: Command, model: Path, folder: Path) -> None:
+    image = sorted((folder / "2").iterdir())[0]
+    assert run("retrain", model, "--img", image, "--label", "0", "--output", "new").status == 0
+    changed = load_model(Path("new"))
+    assert len(changed.samples) == 36
+    assert changed.classifier.record["labels"] == {"0": 13, "1": 12, "2": 11}
+    assert len(load_model(model).samples) == 36  # the old one is as it was
+    assert load_model(model).classifier.record["labels"]["0"] == 12
+
+
+def test_images_that_are_gone_are_forgotten_and_that_is_said(
+    run: Command, model: Path, folder: Path, others: Path
+) -> None:
+    samples = json.loads((model / "head/samples.json").read_text())
+    for record in samples[:5]:
+        record["name"] = "gone.png"
+    samples[5]["name"] = samples[6]["name"]  # another image is where it was
+    (model / "head/samples.json").write_text(json.dumps(samples))
+    said = run("retrain", model, "--img", sorted((others / "0").iterdir())[0], "--label", "1")
+    assert "6 of 36 known images are neither cached nor where they were" in said.err
+    assert len(load_model(model).samples) == 31
+
+
+@pytest.mark.parametrize(
+    ("image", "label", "options", "message"),
+    [
+        ("{good}", "7", [], "7 is none of the model's classes (0, 1, 2)"),
+        ("gone.png", "1", [], "gone.png: cannot be read (No such file or directory)"),
+        ("{bad}", "1", [], "not an image"),
+        ("{good}", "1", ["--output", "{here}"], "is there already"),
+    ],
+)
+def test_retrain_says_in_one_sentence_what_is_amiss(
+    image: str, label: str, options: list[str], message: str, run: Command, model: Path, others: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "bad.png").write_text("no")
+    names = {"good": sorted((others / "0").iterdir())[0], "bad": tmp_path / "bad.png", "here": tmp_path}
+    kept = (model / "head/head.safetensors").read_bytes()
+    arguments = ["retrain", model, "--img", image, "--label", label, *options]
+    assert message in run(*(str(argument).format(**names) for argument in arguments)).error
+    assert (model / "head/head.safetensors").read_bytes() == kept
+
+
+def test_a_version_is_never_changed(run: Command, model: Path, others: Path) -> None:
+    (model / "version.json").write_text("{}")
+    image = sorted((others / "0").iterdir())[0]
+    assert "versions never change: give --output" in run("retrain", model, "--img", image, "--label", "1").error
+    assert run("retrain", model, "--img", image, "--label", "1", "--output", "new").status == 0
+
+
+# --- prepare and export -----------------------------------------------------
+
+
+def test_prepare_changes_nothing_unless_told(run: Command, folder: Path, tmp_path: Path) -> None:
+    spoiled = Path(shutil.copytree(folder, tmp_path / "spoiled"))
+    (spoiled / "0/notes.txt").write_text("no")
+    for _ in range(2):
+        said = run("prepare", spoiled)
+        assert said.status == 1
+        assert said.out.splitlines()[0].startswith(f"{spoiled}/0/notes.txt: not an image")
+        assert said.out.splitlines()[1:] == ["0\t12", "1\t12", "2\t12"]
+    assert run("prepare", spoiled, "--delete", "--move-to", tmp_path / "away").status == 2
+    assert run("prepare", spoiled, "--move-to", tmp_path / "away").status == 0
+    assert (tmp_path / "away/0/notes.txt").is_file()
+    (spoiled / "0/notes.txt").write_text("no")
+    assert run("prepare", spoiled, "--delete").status == 0
+    assert run("prepare", spoiled).status == 0
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.load. is deprecated:FutureWarning")
+def test_an_exported_module_answers_as_the_model_does(run: Command, trained: Path, others: Path) -> None:
+    assert run("export", trained, "--to", "torchscript", "--output", "out/model.pt").out == "out/model.pt\n"
+    module = torch.jit.load("out/model.pt")  # type: ignore[no-untyped-call]
+    paths = sorted(others.rglob("*.png"))
+    pixels = torch.stack([load_model(trained).classifier.backbone.preprocessing(path) for path in paths])
+    probabilities = module(pixels)
+    found = json.loads(run("predict", trained, *paths, "--json").out)
+    assert [one["confidence"] for one in found] == pytest.approx(probabilities.max(1).values.tolist(), abs=1e-3)
+    run("export", trained, "--to", "labels", "--output", "labels.txt")
+    labels = Path("labels.txt").read_text().splitlines()
+    assert [one["prediction"] for one in found] == [labels[number] for number in probabilities.argmax(1)]

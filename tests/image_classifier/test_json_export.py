@@ -1,0 +1,127 @@
+"""Label Studio's JSON export: which image has which label, and why a task has none."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from image_classifier.errors import UsersError
+from image_classifier.json_export import read_export
+
+
+def annotation(*choices: str, tag: str = "animal", **facts: Any) -> dict[str, Any]:
+    result = {"from_name": tag, "to_name": "image", "type": "choices", "value": {"choices": list(choices)}}
+    return {"result": [result] if choices else [], "was_cancelled": False, **facts}
+
+
+def task(image: Any, *annotations: dict[str, Any], number: int = 1) -> dict[str, Any]:
+    return {"id": number, "data": {"image": image}, "annotations": list(annotations)}
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    for name in ("a.png", "sub/b c.png", "c.png"):
+        path = tmp_path / "images" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    (tmp_path / "secret.png").write_text("secret")
+    return tmp_path / "images"
+
+
+def export(folder: Path, *tasks: Any) -> Path:
+    file = folder / "export.json"
+    file.write_text(json.dumps(list(tasks)))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        ("a.png", "a.png"),
+        ("sub/b c.png", "sub/b c.png"),
+        ("/data/upload/3/a.png", "a.png"),
+        ("/data/local-files/?d=sub/b%20c.png", "sub/b c.png"),
+        ("https://example.org/pictures/a.png?token=1", "a.png"),
+        ("s3://bucket/pictures/a.png", "a.png"),
+    ],
+)
+def test_an_image_is_found_where_the_images_are(value: str, name: str, images: Path, tmp_path: Path) -> None:
+    samples, left_out = read_export(export(tmp_path, task(value, annotation("Cat"))), images, "")
+    assert [(sample.image.path, sample.label) for sample in samples] == [(images / name, "Cat")]
+    assert left_out == []
+
+
+@pytest.mark.parametrize("value", ["gone.png", "../secret.png", "/data/local-files/?d=../secret.png", "", "."])
+def test_an_image_that_is_not_there_leaves_its_task_out(value: str, images: Path, tmp_path: Path) -> None:
+    file = export(tmp_path, task("a.png", annotation("Cat")), task(value, annotation("Dog"), number=2))
+    samples, [problem] = read_export(file, images, "")
+    assert len(samples) == 1
+    assert problem.startswith("task 2: ")
+
+
+@pytest.mark.parametrize(
+    ("annotations", "label"),
+    [
+        ([annotation("Cat")], "Cat"),
+        ([annotation("Cat", updated_at="2026-01-02"), annotation("Dog", updated_at="2026-01-01")], "Cat"),
+        ([annotation("Cat"), annotation("Dog", was_cancelled=True, updated_at="2026-01-02")], "Cat"),
+        ([annotation("Café 🐻")], "Café 🐻"),
+    ],
+)
+def test_the_last_annotation_that_was_not_skipped_decides(
+    annotations: list[dict[str, Any]], label: str, images: Path, tmp_path: Path
+) -> None:
+    [sample], _ = read_export(export(tmp_path, task("a.png", *annotations)), images, "")
+    assert sample.label == label
+
+
+@pytest.mark.parametrize(
+    ("annotations", "why"),
+    [
+        ([], "not annotated"),
+        ([annotation("Cat", was_cancelled=True)], "not annotated"),
+        ([annotation()], "not annotated"),
+        ([annotation("Cat", "Dog")], "several choices (Cat, Dog)"),
+    ],
+)
+def test_a_task_without_one_choice_is_left_out(
+    annotations: list[dict[str, Any]], why: str, images: Path, tmp_path: Path
+) -> None:
+    file = export(tmp_path, task("c.png", annotation("Cat")), task("a.png", *annotations, number=7))
+    samples, [problem] = read_export(file, images, "")
+    assert len(samples) == 1
+    assert problem.startswith(f"task 7: {why}")
+
+
+def test_of_several_tags_one_must_be_named(images: Path, tmp_path: Path) -> None:
+    both = annotation("Cat")
+    both["result"] += annotation("Blurred", tag="quality")["result"]
+    file = export(tmp_path, task("a.png", both))
+    with pytest.raises(UsersError, match="has choices for animal, quality: set CHOICES"):
+        read_export(file, images, "")
+    [sample], _ = read_export(file, images, "quality")
+    assert sample.label == "Blurred"
+
+
+def test_an_image_that_is_labelled_in_two_ways_is_left_out(images: Path, tmp_path: Path) -> None:
+    tasks = [task("a.png", annotation("Cat")), task("a.png", annotation("Dog")), task("c.png", annotation("Cat"))]
+    samples, left_out = read_export(export(tmp_path, *tasks, tasks[2]), images, "")
+    assert [sample.image.path.name for sample in samples] == ["c.png"]
+    assert len(left_out) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("no", "is no JSON"),
+        ("{}", "is no list of tasks: export the project as JSON"),
+        ('[{"image": "a.png", "choice": "Cat"}]', "not as JSON-MIN"),
+        ("[]", "has no image with a choice"),
+        ('[{"data": {"image": "a.png"}, "annotations": null}]', "the first: task 1: not annotated"),
+    ],
+)
+def test_what_is_no_export_is_refused(text: str, message: str, images: Path, tmp_path: Path) -> None:
+    (tmp_path / "export.json").write_text(text)
+    with pytest.raises(UsersError, match=message):
+        read_export(tmp_path / "export.json", images, "")

@@ -1,0 +1,80 @@
+"""How to learn and classify, as the environment and `.env` say."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from image_classifier.settings import ClassifierSettings
+
+
+def test_without_an_environment_training_is_as_documented(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WEIGHTS")
+    monkeypatch.delenv("CACHE_DIR")
+    assert ClassifierSettings().model_dump() == {
+        "weights": "imagenet",
+        "image_size": 224,
+        "train_mode": "auto",
+        "epochs": 25,
+        "batch_size": 32,
+        "learning_rate": 0.001,
+        "momentum": 0.9,
+        "lr_step_size": 7,
+        "lr_gamma": 0.1,
+        "score": "probability",
+        "choices": "",
+        "cache_dir": Path("~/.cache/image-classifier"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("WEIGHTS", "/models/resnet18.pth", "/models/resnet18.pth"),
+        ("IMAGE_SIZE", "96", 96),
+        ("TRAIN_MODE", "full", "full"),
+        ("EPOCHS", "3", 3),
+        ("BATCH_SIZE", "8", 8),
+        ("LEARNING_RATE", "1e-2", 0.01),
+        ("MOMENTUM", "0", 0.0),
+        ("LR_STEP_SIZE", "2", 2),
+        ("LR_GAMMA", "1", 1.0),
+        ("SCORE", "entropy", "entropy"),
+        ("CACHE_DIR", "/var/cache/images", Path("/var/cache/images")),
+    ],
+)
+def test_each_setting_is_an_environment_variable(
+    name: str, text: str, value: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, text)
+    assert getattr(ClassifierSettings(), name.lower()) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("IMAGE_SIZE", "0"),
+        ("IMAGE_SIZE", "large"),
+        ("TRAIN_MODE", "quick"),
+        ("EPOCHS", "-1"),
+        ("BATCH_SIZE", "1.5"),
+        ("LEARNING_RATE", "0"),
+        ("MOMENTUM", "1"),
+        ("LR_STEP_SIZE", "0"),
+        ("LR_GAMMA", "1.1"),
+        ("SCORE", "loudness"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_named(name: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, text)
+    with pytest.raises(ValidationError) as refused:
+        ClassifierSettings()
+    (error,) = refused.value.errors()
+    assert (error["loc"], error["input"]) == ((name.lower(),), text)
+
+
+def test_a_file_named_env_counts_where_the_environment_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path(".env").write_text("EPOCHS=3\nBATCH_SIZE=4\nPORT=9091\n", encoding="utf-8")
+    monkeypatch.setenv("BATCH_SIZE", "5")
+    settings = ClassifierSettings()
+    assert (settings.epochs, settings.batch_size) == (3, 5)

@@ -1,0 +1,126 @@
+"""A model class without a network: it does what a script says, which tests write to a file."""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+LABEL_CONFIG = """<View>
+  <Image name="image" value="$image"/>
+  <Choices name="animal" toName="image"><Choice value="Cat"/><Choice value="Dog"/></Choices>
+</View>"""
+OTHER_CONFIG = LABEL_CONFIG.replace("Dog", "Bird")
+
+SCRIPT = "FAKE_MODEL_SCRIPT"  # names the file with the script
+
+Json = dict[str, Any]
+
+
+class Script:
+    """What the fake model is to do, and what it did; in any process that knows the file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "script.json"
+        self._calls = folder / "calls.jsonl"
+        self.go = folder / "go"
+
+    def set(self, **orders: Any) -> None:
+        """Replaces the script."""
+        part = self.file.with_suffix(".part")
+        part.write_text(json.dumps(orders))
+        part.replace(self.file)
+
+    def block(self, where: str, **orders: Any) -> None:
+        """Lets `fit`, `predict`, `load` or `import` wait for `release`."""
+        self.go.unlink(missing_ok=True)
+        self.set(block=where, **orders)
+
+    def release(self) -> None:
+        self.go.touch()
+
+    def orders(self) -> Json:
+        return dict(json.loads(self.file.read_text())) if self.file.exists() else {}
+
+    def calls(self, what: str) -> list[Json]:
+        """What was asked of `fit`, `predict`, … so far."""
+        lines = self._calls.read_text().splitlines() if self._calls.exists() else []
+        return [call for line in lines if (call := json.loads(line))["what"] == what]
+
+    def note(self, what: str, **facts: Any) -> None:
+        with self._calls.open("a") as file:
+            file.write(json.dumps({"what": what, **facts}) + "\n")
+
+    def wait_at(self, where: str, step: Callable[[], None] = lambda: None) -> None:
+        while self.orders().get("block") == where and not self.go.exists():
+            step()
+            time.sleep(0.005)
+
+
+def _script() -> Script:
+    return Script(Path(os.environ[SCRIPT]).parent)
+
+
+class FakeModel:
+    """Answers every task with the one choice that it was told to learn."""
+
+    def __init__(self, label_config: str | None = None, train_output: Json | None = None, **kwargs: Any) -> None:
+        self.label_config, self.train_output = label_config, train_output or {}
+        self.script = _script()
+        self.learned = ""
+        if folder := self.train_output.get("model_dir"):
+            self.script.wait_at("load")
+            self.learned = (Path(folder) / "weights.txt").read_text()
+
+    def predict(self, tasks: list[Json], **kwargs: Any) -> list[Any]:
+        self.script.note("predict", tasks=[task["id"] for task in tasks], learned=self.learned)
+        self.script.wait_at("predict")
+        orders = self.script.orders()
+        if "predict_raises" in orders:
+            raise RuntimeError(orders["predict_raises"])
+        if "results" in orders:
+            return list(orders["results"])
+        return [self._result(task) for task in tasks]
+
+    def _result(self, task: Json) -> Any:
+        if task["data"].get("broken"):
+            return []
+        value = {"choices": [self.learned]}
+        region = {"from_name": "animal", "to_name": "image", "type": "choices", "value": value}
+        return {"result": [region], "score": 0.75}
+
+    def fit(
+        self,
+        completions: list[Json],
+        workdir: str,
+        kind: str,
+        progress: Callable[[Json], None],
+        publish: Callable[[Json], None],
+        **kwargs: Any,
+    ) -> Json | None:
+        orders = self.script.orders()
+        tasks = [task.get("id") for task in completions]
+        self.script.note("fit", kind=kind, tasks=tasks, live=self.learned, workdir=workdir)
+        progress({"phase": "training", "epoch": 1, "epochs": 2})
+        self.script.wait_at("fit", lambda: progress({"loss": 0.5}))
+        if "fit_raises" in orders:
+            raise RuntimeError(orders["fit_raises"])
+        folder = Path(workdir) / "model"
+        folder.mkdir(exist_ok=True)
+        (folder / "weights.txt").write_text(orders.get("learn", "Cat"))
+        output = {"model_dir": str(folder), "labels": {"Cat": len(tasks)}, **orders.get("output", {})}
+        publish(output)
+        return orders.get("returns", output)
+
+    def prepare(self, tasks: list[Json]) -> None:
+        self.script.note("prepare", tasks=[task["id"] for task in tasks])
+        self.script.wait_at("prepare")
+
+    @classmethod
+    def warm_up(cls) -> str:
+        return str(_script().orders().get("warning", ""))
+
+
+if os.environ.get(SCRIPT):
+    _script().wait_at("import")

@@ -1,0 +1,169 @@
+"""HTTP servers on loopback: one that does as it is told, and a small Label Studio."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import jwt
+
+JWT_KEY = "a key that is long enough for its algorithm"
+PNG = b"\x89PNG\r\n\x1a\n and the rest of an image"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A request that came."""
+
+    method: str
+    path: str  # with the query
+    headers: Mapping[str, str]
+    body: bytes = b""
+
+
+@dataclass
+class Reply:
+    """What to answer; the parts of the body go out with a pause after each."""
+
+    status: int = 200
+    body: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)
+    parts: list[bytes] | None = None
+    pause: float = 0.0
+    slow_headers: bool = False  # lets them trickle, too
+
+
+def json_reply(value: Any, status: int = 200) -> Reply:
+    return Reply(status, json.dumps(value).encode(), {"Content-Type": "application/json"})
+
+
+Answer = Callable[[Seen], Reply]
+
+
+class FakeServer:
+    """Answers as `answer` says, and remembers what it was asked."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.seen: list[Seen] = []
+        self.closing = threading.Event()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def _handle(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                seen = Seen(self.command, self.path, dict(self.headers), body)
+                outer.seen.append(seen)
+                reply = answer(seen)
+                self.send_response(reply.status)
+                for name, value in reply.headers.items():
+                    self.send_header(name, value)
+                if reply.parts is None:
+                    self.send_header("Content-Length", str(len(reply.body)))
+                if reply.slow_headers:
+                    self.flush_headers()
+                    self._send(Reply(parts=[b"X-Trickle: x\r\n"] * 90, pause=reply.pause))
+                self.end_headers()
+                self._send(reply)
+
+            def _send(self, reply: Reply) -> None:
+                try:
+                    for part in reply.parts or [reply.body]:
+                        self.wfile.write(part)
+                        if outer.closing.wait(reply.pause):
+                            return
+                except OSError:
+                    self.close_connection = True  # the client had enough
+
+            do_GET = do_POST = _handle  # noqa: N815
+
+            def log_message(self, *args: object) -> None:
+                """Nothing is to be printed."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = False
+        self.port = self._server.server_port
+        self.host = f"127.0.0.1:{self.port}"
+        self.url = f"http://{self.host}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
+
+    def __enter__(self) -> "FakeServer":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.closing.set()
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def paths(self) -> list[str]:
+        return [seen.path for seen in self.seen]
+
+
+class FakeLabelStudio:
+    """The little of Label Studio that the backend calls: tokens, a project, its export, and files."""
+
+    def __init__(self, prefix: str = "") -> None:
+        self.prefix = prefix
+        self.pat = jwt.encode({"token_type": "refresh", "exp": time.time() + 1e6}, JWT_KEY)
+        self.legacy = "0123456789abcdef0123456789abcdef01234567"
+        self.legacy_enabled = False
+        self.token_seconds = 300.0
+        self.access_tokens: list[str] = []
+        self.project: Any = {"id": 7, "title": "Pets", "label_config": ""}
+        self.export: Any = []
+        self.updated_at = "2026-11-20T13:35:51Z"
+        self.files: dict[str, bytes | Reply] = {}  # by path and query
+        self.before_export: Callable[[], None] = lambda: None
+
+    @contextmanager
+    def running(self) -> Iterator["FakeLabelStudio"]:
+        with FakeServer(self._answer) as server:
+            self.server, self.url = server, server.url + self.prefix
+            yield self
+
+    def _answer(self, seen: Seen) -> Reply:
+        path = urlsplit(seen.path).path.removeprefix(self.prefix)
+        if path == "/api/token/refresh/":
+            return self._refresh(json.loads(seen.body))
+        if not self._authorized(seen.headers.get("Authorization", "")):
+            return json_reply({"detail": self._refusal(seen)}, 401)
+        if path == "/api/tasks/":
+            return json_reply(self._newest_task(parse_qs(urlsplit(seen.path).query)))
+        if path == "/api/projects/7/":
+            return json_reply(self.project)
+        if path == "/api/projects/7/export":
+            assert parse_qs(urlsplit(seen.path).query) == {"exportType": ["JSON"]}
+            self.before_export()
+            return json_reply(self.export)
+        found = self.files.get(seen.path.removeprefix(self.prefix))
+        if found is None:
+            return Reply(404, b"<html>not found</html>", {"Content-Type": "text/html"})
+        return found if isinstance(found, Reply) else Reply(200, found, {"Content-Type": "image/png"})
+
+    def _newest_task(self, query: dict[str, list[str]]) -> Any:
+        assert (query["project"], query["page_size"]) == (["7"], ["1"])
+        newest = {"id": 1, "updated_at": self.updated_at}
+        return {"tasks": [newest], "total": len(self.export), "total_annotations": len(self.export)}
+
+    def _refresh(self, body: Any) -> Reply:
+        if body != {"refresh": self.pat}:
+            return json_reply({"detail": "Token is invalid"}, 401)
+        claims = {"token_type": "access", "exp": time.time() + self.token_seconds, "n": len(self.access_tokens)}
+        self.access_tokens.append(jwt.encode(claims, JWT_KEY))
+        return json_reply({"access": self.access_tokens[-1]})
+
+    def _authorized(self, header: str) -> bool:
+        if header == f"Token {self.legacy}":
+            return self.legacy_enabled
+        return header in [f"Bearer {token}" for token in self.access_tokens]
+
+    def _refusal(self, seen: Seen) -> str:
+        if seen.headers.get("Authorization", "").startswith("Token "):
+            return "Authentication token no longer valid: legacy token authentication has been disabled"
+        return "Authentication credentials were not provided."

@@ -1,0 +1,335 @@
+"""What a queue promises, held by both: the one in the server's process, and RQ with a real Redis and real workers."""
+
+import os
+import signal
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from demo.process import Process, free_port
+from demo.production import Production, Redis
+from my_backend.errors import NotFound
+from my_backend.jobs import KINDS, Job, JobQueue, JobStore, Kind, submit_correction
+from my_backend.media import media_pool
+from my_backend.model_class import ModelFactory
+from my_backend.projects import Projects
+from my_backend.rq_queue import RqQueue
+from my_backend.settings import Settings
+from my_backend.thread_queue import ThreadQueue
+from my_backend.training_job import TrainingJob
+from my_backend.versions import Versions
+from tests.my_backend.waiting import eventually
+from tests.production.annotated_projects import AnnotatedProjects, described, uid
+from tests.production.conftest import MakeProduction
+from tests.production.scripted_model import Script, learned
+
+DEADLINE = 60.0  # a job whose worker died goes on after half a minute at the latest
+
+
+class Queueing:
+    """A queue with what runs its jobs on a MODEL_DIR, and a Label Studio whose projects have an annotation each."""
+
+    queue: JobQueue
+
+    def __init__(self, settings: Settings, label_studio: AnnotatedProjects) -> None:
+        self.settings = settings
+        self.projects = Projects(settings.model_dir / "projects")
+        self.store = JobStore(settings.model_dir / "projects")
+        for project in (1, 2):
+            self.projects.remember(uid(project), label_config=described(project)["label_config"])
+            label_studio.annotate(project, 1, "Cat")
+
+    def submit(self, project: int, kind: Kind = "full") -> Job:
+        return self.queue.submit(uid(project), kind, "test")
+
+    def job(self, job: Job) -> Job:
+        return self.store.get(job.id)
+
+    def wait_for(self, job: Job, status: str) -> Job:
+        assert eventually(lambda: self.job(job).status == status, DEADLINE), self.job(job)
+        return self.job(job)
+
+    def learned(self, project: int) -> dict[str, str]:
+        """The choices that the live version knows."""
+        return learned(Versions(self.projects.folder(uid(project))).live())
+
+    def kill_what_runs(self, script: Script) -> None:
+        """Lets the process in which a job runs die; something takes its place."""
+        raise NotImplementedError
+
+
+class InThreads(Queueing):
+    """Jobs in the process of the tests."""
+
+    @contextmanager
+    def running(self) -> Iterator["InThreads"]:
+        self._media_pool = media_pool()
+        self._start()
+        try:
+            yield self
+        finally:
+            self.queue.stop()
+            self._media_pool.shutdown()
+
+    def _start(self) -> None:
+        new_model = ModelFactory(self.settings, self.projects, self._media_pool)
+        work = TrainingJob(self.settings, self.projects, self.store, new_model, self._submit_correction)
+        self.queue = ThreadQueue(self.store, work)
+        self.queue.start()
+
+    def _submit_correction(self, project: str) -> Job:
+        return submit_correction(self.queue, project)
+
+    def kill_what_runs(self, script: Script) -> None:
+        """This process has to live, so the job goes on in a server before that dies, and then here again."""
+        self.queue.stop()
+        folder = self.settings.model_dir.parent
+        command = [sys.executable, "-m", "my_backend", "serve", "--port", str(free_port())]
+        environment = {**os.environ, "MODEL_DIR": str(self.settings.model_dir)}
+        server = Process(command, env=environment, folder=folder, log=folder / "server.log")
+        try:
+            server.wait_until(lambda: any(event.pid == server.pid for event in script.events("begin")), DEADLINE)
+        finally:
+            server.kill()
+        self._start()
+
+
+class InWorkers(Queueing):
+    """Jobs in RQ workers, one of them for head jobs only."""
+
+    @contextmanager
+    def running(self, production: Production) -> Iterator["InWorkers"]:
+        self._production = production
+        self._worker, _ = production.workers()
+        self.queue = RqQueue(self.settings, self.store)
+        self.queue.start()
+        try:
+            yield self
+        finally:
+            self.queue.stop()
+
+    def kill_what_runs(self, script: Script) -> None:
+        work_horse = self._worker.work_horse()
+        assert work_horse is not None
+        os.kill(work_horse.pid, signal.SIGKILL)
+        self._worker.kill()
+        self._worker = self._production.worker()
+
+
+@pytest.fixture(params=["threads", "workers"])
+def queueing(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    redis: Redis,
+    production: MakeProduction,
+    script: Script,
+    label_studio: AnnotatedProjects,
+) -> Iterator[Queueing]:
+    if request.param == "threads":
+        (tmp_path / "alone").mkdir()
+        settings = Settings(_env_file=None, model_dir=tmp_path / "alone" / "models")
+        with InThreads(settings, label_studio).running() as running:
+            yield running
+        return
+    shared = production(redis)
+    settings = Settings(_env_file=None, model_dir=shared.model_dir, redis_url=redis.url)
+    with InWorkers(settings, label_studio).running(shared) as running:
+        yield running
+
+
+def test_submitted_job_runs_and_says_what_came_of_it(queueing: Queueing) -> None:
+    for kind in KINDS:
+        job = queueing.wait_for(queueing.submit(1, kind), "finished")
+
+        assert (job.kind, job.cause, job.attempts, job.error) == (kind, "test", 1, "")
+        assert job.result["versions"] == [Versions(queueing.projects.folder(uid(1))).live_name()]
+    assert eventually(lambda: not queueing.store.workdir(job).exists())
+    assert queueing.learned(1) == {"1": "Cat"}
+    assert queueing.queue.problem() == ""
+
+
+def test_second_submit_is_the_same_job_until_it_has_read_then_the_one_that_waits(
+    queueing: Queueing, script: Script, label_studio: AnnotatedProjects
+) -> None:
+    script.hold("full")
+    other = queueing.submit(2)
+    assert eventually(lambda: script.events("begin", 2))
+    first = queueing.submit(1)
+    assert queueing.submit(1).id == first.id
+    queueing.queue.cancel(other.id)
+    assert eventually(lambda: queueing.job(first).annotations_read)
+
+    label_studio.annotate(1, 2, "Dog")
+    second = queueing.submit(1)
+
+    assert second.id != first.id
+    assert queueing.submit(1).id == second.id
+    assert queueing.job(second).status == "queued"
+    script.release("full")
+    queueing.wait_for(first, "finished")
+    queueing.wait_for(second, "finished")
+    assert queueing.learned(1) == {"1": "Cat", "2": "Dog"}
+
+
+def test_what_is_annotated_while_a_job_reads_gets_another_job(
+    queueing: Queueing, label_studio: AnnotatedProjects
+) -> None:
+    has_read, may_answer = threading.Event(), threading.Event()
+
+    def wait(project: int) -> None:
+        has_read.set()
+        may_answer.wait(DEADLINE)
+
+    label_studio.after_reading = wait
+    try:
+        first = queueing.submit(1, "head")
+        assert has_read.wait(DEADLINE)
+        label_studio.annotate(1, 2, "Dog")
+        second = queueing.submit(1, "head")
+    finally:
+        may_answer.set()
+
+    queueing.wait_for(first, "finished")
+    queueing.wait_for(second, "finished")
+    assert queueing.learned(1) == {"1": "Cat", "2": "Dog"}
+
+
+def test_storm_runs_one_job_at_a_time_and_leaves_the_queue_in_order(
+    queueing: Queueing, script: Script, label_studio: AnnotatedProjects
+) -> None:
+    script.order(epochs=1, epoch_seconds=0.1)
+    most: Counter[tuple[str, Kind, str]] = Counter()
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.005):
+            now = Counter((job.project, job.kind, job.status) for job in queueing.store.all() if job.unfinished)
+            for what, count in now.items():
+                most[what] = max(most[what], count)
+
+    def storm(project: int, kind: Kind, number: int) -> None:
+        for round_ in range(25):
+            label_studio.annotate(project, 10 + number, "Cat" if round_ % 2 else "Dog")
+            queueing.submit(project, kind)
+            over.wait(0.03)  # so that it lasts longer than a job
+
+    watching = threading.Thread(target=watch)
+    threads = [
+        threading.Thread(target=storm, args=(project, kind, number))
+        for number, (project, kind) in enumerate([(1, "head"), (1, "head"), (1, "full"), (2, "full")] * 2)
+    ]
+    for thread in (watching, *threads):
+        thread.start()
+    for thread in threads:
+        thread.join()
+    ended = eventually(lambda: not any(job.unfinished for job in queueing.store.all()), DEADLINE)
+    over.set()
+    watching.join()
+
+    assert ended, queueing.store.all()
+    assert {job.status for job in queueing.store.all()} == {"finished"}
+    assert max(most.values()) == 1, most
+    for project in (1, 2):
+        label_studio.annotate(project, 1, "Dog")
+        queueing.wait_for(queueing.submit(project, "head"), "finished")
+        assert queueing.learned(project) == label_studio.annotated(project)
+        for kind in KINDS:
+            moments = sorted(
+                (*script.events("begin", project, kind), *script.events("end", project, kind)),
+                key=lambda event: event.at,
+            )
+            assert all(one.what != other.what for one, other in pairwise(moments)), "two ran at once"
+
+
+def test_head_waits_for_no_full_training(queueing: Queueing, script: Script) -> None:
+    script.hold("full")
+    full = queueing.submit(1)
+    assert eventually(lambda: script.events("begin", 1, "full"))
+    waiting = queueing.submit(2)
+
+    heads = [queueing.submit(project, "head") for project in (1, 2)]
+
+    for head in heads:
+        queueing.wait_for(head, "finished")
+    assert queueing.job(full).status == "started"
+    assert queueing.job(waiting).status == "queued"
+    script.release("full")
+    queueing.wait_for(waiting, "finished")
+
+
+def test_canceled_job_that_waits_never_runs(queueing: Queueing, script: Script) -> None:
+    script.hold("full")
+    running = queueing.submit(1)
+    assert eventually(lambda: script.events("begin", 1))
+    waiting = queueing.submit(2)
+
+    assert queueing.queue.cancel(waiting.id).status == "canceled"
+
+    script.release("full")
+    queueing.wait_for(running, "finished")
+    queueing.wait_for(queueing.submit(2), "finished")
+    assert len(script.events("begin", 2)) == 1
+    assert queueing.job(waiting).status == "canceled"
+    with pytest.raises(NotFound):
+        queueing.queue.cancel("full-unknown")
+
+
+def test_canceled_job_that_runs_ends_and_the_next_one_starts(
+    queueing: Queueing, script: Script, label_studio: AnnotatedProjects
+) -> None:
+    script.hold("full")
+    running = queueing.submit(1)
+    assert eventually(lambda: script.events("begin", 1))
+    label_studio.annotate(1, 2, "Dog")
+    waiting = queueing.submit(1)
+    assert waiting.id != running.id
+
+    queueing.queue.cancel(running.id)
+
+    assert "canceled" in queueing.wait_for(running, "canceled").error
+    script.release("full")
+    queueing.wait_for(waiting, "finished")
+    assert queueing.queue.cancel(waiting.id).status == "finished"
+    assert eventually(lambda: not queueing.store.workdir(running).exists())
+
+
+def test_progress_can_be_read_while_a_job_runs(queueing: Queueing, script: Script) -> None:
+    script.order(epochs=4)
+    script.hold("full")
+    job = queueing.submit(1)
+
+    assert eventually(lambda: queueing.job(job).progress == {"phase": "training", "epoch": 3, "epochs": 4})
+
+    assert queueing.job(job).status == "started"
+    script.release("full")
+    queueing.wait_for(job, "finished")
+
+
+def test_failure_is_kept_in_words_and_the_next_job_runs(queueing: Queueing, script: Script) -> None:
+    script.order(raises="the images are gone")
+    job = queueing.wait_for(queueing.submit(1), "failed")
+
+    assert (job.error, job.attempts) == ("RuntimeError: the images are gone", 1)
+    script.order()
+    queueing.wait_for(queueing.submit(1), "finished")
+
+
+def test_job_survives_the_death_of_what_runs_it(queueing: Queueing, script: Script) -> None:
+    script.order(epochs=4)
+    script.hold("full")
+    job = queueing.submit(1)
+    assert eventually(lambda: queueing.job(job).progress.get("epoch") == 3)
+
+    queueing.kill_what_runs(script)
+
+    script.release("full")
+    finished = queueing.wait_for(job, "finished")
+    assert finished.attempts == 2
+    assert [event.epoch for event in script.events("epoch")] == [1, 2, 3, 4], "it goes on from the checkpoint"
+    assert queueing.learned(1) == {"1": "Cat"}

@@ -1,0 +1,146 @@
+"""The arrows of docs/architecture.md hold: who imports whom, and what starts without the network's library."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Import:
+    """A name that is taken from a module; "" for the module itself."""
+
+    line: int
+    module: str
+    name: str
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+FILES = {
+    module_name(path): path
+    for path in [
+        ROOT / "model.py",
+        *(p for room in ("image_classifier", "my_backend", "demo") for p in (ROOT / room).rglob("*.py")),
+    ]
+}
+TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
+
+
+def imports(tree: ast.AST) -> Iterator[Import]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (Import(node.lineno, alias.name, "") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: imports are absolute"
+            yield from (Import(node.lineno, node.module or "", alias.name) for alias in node.names)
+
+
+def imported_modules(name: str) -> set[str]:
+    """The project's modules that a module needs."""
+    found = set()
+    for one in imports(TREES[name]):
+        inner = f"{one.module}.{one.name}"
+        found |= {inner if inner in FILES else one.module} & FILES.keys()
+    return found
+
+
+def test_every_module_is_looked_at() -> None:
+    assert {"model", "image_classifier.network", "my_backend.server", "demo.digits"} <= FILES.keys()
+    assert "my_backend.media" in imported_modules("model")
+
+
+FORBIDDEN = {
+    # Knows nothing of Label Studio, HTTP or Redis; requests is there for the download of the weights.
+    "image_classifier": {
+        "my_backend",
+        "model",
+        "demo",
+        "flask",
+        "werkzeug",
+        "redis",
+        "rq",
+        "label_studio_ml",
+        "label_studio_sdk",
+    },
+    # Knows nothing of the network.
+    "my_backend": {"image_classifier", "model", "demo", "torch", "torchvision", "PIL", "safetensors", "lmdb"},
+    "model": {"demo", "flask", "werkzeug", "redis", "rq", "requests"},
+}
+
+
+@pytest.mark.parametrize("name", sorted(name for name in FILES if name.partition(".")[0] in FORBIDDEN))
+def test_arrows_point_right_and_down_only(name: str) -> None:
+    forbidden = FORBIDDEN[name.partition(".")[0]]
+    assert [one for one in imports(TREES[name]) if one.module.partition(".")[0] in forbidden] == []
+
+
+def test_requests_is_for_the_download_of_the_weights_alone() -> None:
+    users = {name for name, tree in TREES.items() if any(one.module == "requests" for one in imports(tree))}
+    assert {name for name in users if name.startswith("image_classifier")} <= {"image_classifier.network"}
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_private_names_stay_in_their_module(name: str) -> None:
+    taken = list(imports(TREES[name]))
+    modules = {
+        (one.name or one.module).split(".")[-1]
+        for one in taken
+        if one.module in FILES or f"{one.module}.{one.name}" in FILES
+    }
+    assert [one for one in taken if is_private(one.name) or any(map(is_private, one.module.split(".")))] == []
+    assert [
+        f"line {node.lineno}: {node.value.id}.{node.attr}"
+        for node in ast.walk(TREES[name])
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id in modules
+        and is_private(node.attr)
+    ] == []
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_imports_stand_at_the_top(name: str) -> None:
+    inside = [
+        one
+        for node in ast.walk(TREES[name])
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for one in imports(node)
+    ]
+    assert inside == []
+
+
+def test_no_modules_need_each_other() -> None:
+    graph = {name: imported_modules(name) for name in FILES}
+    try:
+        order = list(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(" → ".join(reversed(error.args[1])))
+    assert order.index("my_backend.media") < order.index("model")
+
+
+@pytest.mark.parametrize(
+    ("module", "unwanted"),
+    [
+        ("my_backend.cli", {"torch", "torchvision", "PIL", "label_studio_ml", "image_classifier", "model"}),
+        ("image_classifier.settings", {"torch", "flask"}),
+    ],
+)
+def test_nothing_is_loaded_that_is_not_needed(module: str, unwanted: set[str]) -> None:
+    code = f"import sys, {module}; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert module in loaded.split()
+    assert unwanted & set(loaded.split()) == set()

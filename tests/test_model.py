@@ -1,0 +1,687 @@
+"""ImageClassifierAPI: tasks and annotations in, predictions and versions out, and no label ever on another image."""
+
+import base64
+import json
+import math
+import re
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import model
+from image_classifier import learning
+from image_classifier.dataset import Sample, held_out
+from image_classifier.inference import ImageFile
+from image_classifier.network import Classifier, WeightsError, load_classifier, load_saved_backbone
+from model import ImageClassifierAPI
+from my_backend.errors import BackendError, TrainingError
+from my_backend.label_config import parse_label_config
+from my_backend.media import open_media
+from my_backend.settings import Settings
+
+Json = dict[str, Any]
+Digits = list[tuple[Path, str]]
+
+torch.set_num_threads(1)  # on a busy machine, threads that wait for each other cost more than they bring
+
+
+def config(*choices: str, view: str = "{}") -> str:
+    tags = "".join(f'<Choice value="{choice}"/>' for choice in choices)
+    inner = f'<Image name="image" value="$image"/><Choices name="digit" toName="image">{tags}</Choices>'
+    return f"<View>{view.format(inner)}</View>"
+
+
+CONFIG = config("0", "1", "2")
+
+
+@pytest.fixture(autouse=True)
+def small_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMAGE_SIZE", "64")
+
+
+@pytest.fixture(scope="session")
+def shown(digits: Digits) -> Digits:
+    """Zeros, ones and twos in turn."""
+    by_label = [[path for path, name in digits if name == label] for label in "012"]
+    return [(path, label) for paths in zip(*by_label, strict=False) for path, label in zip(paths, "012", strict=True)]
+
+
+def data_uri(content: Path | bytes) -> str:
+    body = content if isinstance(content, bytes) else content.read_bytes()
+    return f"data:image/png;base64,{base64.b64encode(body).decode()}"
+
+
+def annotation(*choices: str, by: int = 1, name: str = "digit", **fields: Any) -> Json:
+    region = {"from_name": name, "to_name": "image", "type": "choices", "value": {"choices": list(choices)}}
+    return {"completed_by": by, "result": [region] if choices else [], "was_cancelled": False, **fields}
+
+
+def task(number: int, content: Path | bytes, *annotations: Json) -> Json:
+    return {"id": number, "data": {"image": data_uri(content)}, "annotations": list(annotations)}
+
+
+def labelled(shown: Digits) -> list[Json]:
+    return [task(number, path, annotation(label)) for number, (path, label) in enumerate(shown, start=1)]
+
+
+def asked(shown: Digits) -> list[Json]:
+    return [task(number, path) for number, (path, _) in enumerate(shown, start=1)]
+
+
+@pytest.fixture(scope="session")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Json]:
+    """Versions that many tests look at, and none changes."""
+    return {"folder": {"path": str(tmp_path_factory.mktemp("versions"))}}
+
+
+@pytest.fixture
+def trained(shown: Digits, kept: dict[str, Json]) -> Json:
+    """What `fit` returned for thirty digits."""
+    if "trained" not in kept:
+        kept["trained"] = fit(labelled(shown[:30]), Path(kept["folder"]["path"]) / "trained")
+    return kept["trained"]
+
+
+def fit(tasks: Sequence[Json], folder: Path, live: Json | None = None, label_config: str = CONFIG, **more: Any) -> Json:
+    return ImageClassifierAPI(label_config, live).fit(tasks, workdir=str(folder), **more)
+
+
+def choice(prediction: Any) -> str:
+    return prediction["result"][0]["value"]["choices"][0]
+
+
+@pytest.fixture
+def unsure(shown: Digits, kept: dict[str, Json]) -> Json:
+    """The same for labels of which many are wrong, so that hardly anything is certain."""
+    wrong = {"0": "1", "1": "2", "2": "0"}
+    pairs = [(path, wrong[label] if number % 7 < 3 else label) for number, (path, label) in enumerate(shown[:57])]
+    if "unsure" not in kept:
+        kept["unsure"] = fit(labelled(pairs), Path(kept["folder"]["path"]) / "unsure")
+    return kept["unsure"]
+
+
+def score(prediction: Any) -> float:
+    return prediction["score"]
+
+
+@lru_cache(maxsize=1)
+def saved(folder: Path) -> Classifier:
+    return load_classifier(folder, load_saved_backbone(folder))
+
+
+def probabilities(trained: Json, image: Path, choices: str = "012") -> dict[str, float]:
+    """What the saved model says of an image and these choices, without ImageClassifierAPI."""
+    classifier = saved(Path(trained["model_dir"]))
+    backbone = classifier.backbone
+    pixels = backbone.preprocessing.normalize(backbone.preprocessing(image)[None])
+    logits = dict(zip(classifier.classes, classifier.head(backbone.module(pixels))[0].tolist(), strict=True))
+    whole = sum(math.exp(logits[name]) for name in choices)
+    return {name: math.exp(logits[name]) / whole for name in choices}
+
+
+# --- predict ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("label_config", [CONFIG, "", "<View", "<View/>", config()], ids=repr)
+def test_untrained_there_is_no_prediction_for_any_task(label_config: str, shown: Digits) -> None:
+    assert ImageClassifierAPI(label_config).predict(asked(shown[:3])) == [[], [], []]
+    assert ImageClassifierAPI(label_config).predict([]) == []
+
+
+def test_what_was_learned_is_predicted(trained: Json, shown: Digits) -> None:
+    results = ImageClassifierAPI(CONFIG, trained).predict(asked(shown[30:54]))
+    hits = [choice(result) == label for result, (_, label) in zip(results, shown[30:54], strict=True)]
+    assert sum(hits) / len(hits) > 0.75
+    for result, (path, _) in zip(results, shown[30:54], strict=True):
+        expected = probabilities(trained, path)
+        assert isinstance(result, dict)
+        assert score(result) == pytest.approx(max(expected.values()), abs=3e-3)
+        assert result == {
+            "score": result["score"],
+            "result": [
+                {
+                    "from_name": "digit",
+                    "to_name": "image",
+                    "type": "choices",
+                    "value": {"choices": [max(expected, key=lambda name: expected[name])]},
+                    "score": result["score"],
+                }
+            ],
+        }
+    json.dumps(results, allow_nan=False)
+
+
+def test_a_task_that_cannot_be_predicted_is_empty_and_its_neighbours_are_not(trained: Json, shown: Digits) -> None:
+    whole = shown[0][0].read_bytes()
+    bad = [
+        {},
+        {"data": None},
+        {"data": {}},
+        {"data": ["image"]},
+        {"data": "image"},
+        {"data": {"image": None}},
+        {"data": {"image": 5}},
+        {"data": {"image": []}},
+        {"data": {"image": ""}},
+        {"data": {"text": data_uri(whole)}},
+        {"data": {"image": "data:image/png;base64,???"}},
+        {"data": {"image": "data:"}},
+        {"data": {"image": "data:text/html,<html>no</html>"}},
+        {"data": {"image": data_uri(b"")}},
+        {"data": {"image": data_uri(whole[: len(whole) // 2])}},
+        {"data": {"image": data_uri(b"\x89PNG\r\n\x1a\n" + bytes(100))}},
+        {"data": {"image": "/data/upload/1/gone.png"}},
+        {"data": {"image": "s3://bucket/gone.png"}},
+        {"data": {"image": "file:///etc/passwd"}},
+        {"data": {"image": "http://127.0.0.1:1/gone.png"}},
+    ]
+    api = ImageClassifierAPI(CONFIG, trained)
+    good = asked(shown[30 : 30 + len(bad)])
+    mixed = [one for pair in zip(good, bad, strict=True) for one in pair]
+    results = api.predict(mixed)
+    assert results[1::2] == [[]] * len(bad)
+    assert results[::2] == api.predict(good)
+    assert all(results[::2])
+
+
+def test_the_same_image_in_many_tasks_is_predicted_for_each(trained: Json, shown: Digits) -> None:
+    results = ImageClassifierAPI(CONFIG, trained).predict([asked(shown[n : n + 1])[0] for n in (30, 31, 30, 30, 31)])
+    assert results[0] == results[2] == results[3] != results[1] == results[4]
+
+
+def test_an_image_that_does_not_come_in_time_is_empty_and_its_neighbours_are_not(
+    trained: Json, shown: Digits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ThreadPoolExecutor(2) as pool, socket.create_server(("127.0.0.1", 0)) as silent:
+        host = f"127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setenv("IMAGE_HOSTS", host)
+        api = ImageClassifierAPI(CONFIG, trained, media=open_media(Settings(), None, pool))
+        tasks = [{"id": 1, "data": {"image": f"http://{host}/late.png"}}, *asked(shown[30:31])]
+        results = api.predict(tasks, deadline=time.monotonic() + 1)
+        silent.close()
+    assert results[0] == []
+    assert choice(results[1]) in "012"
+
+
+def test_only_todays_choices_are_predicted_with_their_probabilities_alone(unsure: Json, shown: Digits) -> None:
+    for path, _ in shown[:6]:
+        before = probabilities(unsure, path)
+        left = "".join(sorted(before, key=lambda name: before[name])[:2])
+        expected = probabilities(unsure, path, left)
+        today = config(*left, "a choice that was added")
+        results = ImageClassifierAPI(CONFIG, unsure).predict([task(1, path)], label_config=today)
+        assert results == ImageClassifierAPI(today, unsure).predict([task(1, path)])
+        assert choice(results[0]) == left[1]
+        assert score(results[0]) == pytest.approx(expected[left[1]], abs=3e-3)
+
+
+def test_one_choice_that_is_left_is_certain_and_none_is_no_prediction(trained: Json, shown: Digits) -> None:
+    def predict(label_config: str) -> Any:
+        return ImageClassifierAPI(label_config, trained).predict(asked(shown[30:32]))
+
+    assert [(choice(result), score(result)) for result in predict(config("2"))] == [("2", 1.0)] * 2
+    assert predict(config("cat", "dog")) == [[], []]
+    assert predict(CONFIG.replace("<Choices", "<Labels").replace("</Choices", "</Labels")) == [[], []]
+
+
+def test_a_choice_that_was_added_or_moved_changes_nothing(trained: Json, shown: Digits) -> None:
+    before = ImageClassifierAPI(CONFIG, trained).predict(asked(shown[30:40]))
+    assert ImageClassifierAPI(config("2", "new", "1", "0"), trained).predict(asked(shown[30:40])) == before
+
+
+def test_tags_and_fields_have_the_names_of_today(trained: Json, shown: Digits) -> None:
+    renamed = CONFIG.replace('"digit"', '"label"').replace('"image"', '"picture"').replace("$image", "$url")
+    tasks = [{"id": 1, "data": {"url": data_uri(shown[30][0])}}]
+    (result,) = ImageClassifierAPI(CONFIG, trained).predict(tasks, label_config=renamed)
+    assert isinstance(result, dict)
+    assert (result["result"][0]["from_name"], result["result"][0]["to_name"]) == ("label", "picture")
+
+
+def margin(values: list[float]) -> float:
+    first, second, *_ = sorted(values, reverse=True)
+    return first - second
+
+
+def certainty(values: list[float]) -> float:
+    return 1 + sum(value * math.log(value) for value in values) / math.log(len(values))
+
+
+@pytest.mark.parametrize(("mode", "expected"), [("probability", max), ("margin", margin), ("entropy", certainty)])
+def test_the_score_says_what_it_is_set_to(
+    mode: str, expected: Any, unsure: Json, shown: Digits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SCORE", mode)
+    model._settings.cache_clear()
+    scores = [score(result) for result in ImageClassifierAPI(CONFIG, unsure).predict(asked(shown[:9]))]
+    wanted = [expected(list(probabilities(unsure, path).values())) for path, _ in shown[:9]]
+    assert scores == pytest.approx(wanted, abs=3e-3)
+    assert min(scores) < 0.9
+    (alone,) = ImageClassifierAPI(config("1"), unsure).predict(asked(shown[:1]))
+    assert score(alone) == 1
+
+
+def test_first_requests_that_come_together_are_all_answered(trained: Json, shown: Digits) -> None:
+    model._open_lane().close()
+    model._open_lane()._cache.close()
+    model._open_lane.cache_clear()
+    together = threading.Barrier(8)
+
+    def predict(number: int) -> Any:
+        together.wait(30)
+        return api.predict(asked(shown[30 + number : 32 + number]))
+
+    api = ImageClassifierAPI(CONFIG, trained)
+    with ThreadPoolExecutor(8) as callers:
+        answers = list(callers.map(predict, range(8)))
+    everything = api.predict(asked(shown[30:39]))
+    assert answers == [everything[number : number + 2] for number in range(8)]
+
+
+def test_what_was_prepared_is_not_embedded_again(shown: Digits, tmp_path: Path) -> None:
+    tasks = labelled(shown[:9])
+    ImageClassifierAPI(CONFIG).prepare([*tasks, {"data": {}}, task(99, b"no image")])
+    assert len(model._lane()._cache) == 9
+    output = fit(tasks, tmp_path)
+    ImageClassifierAPI(CONFIG, output).predict(tasks)
+    assert len(model._lane()._cache) == 9
+    ImageClassifierAPI("").prepare(tasks)  # there is nothing to prepare for
+
+
+def test_nothing_is_amiss_with_random_weights_that_were_asked_for() -> None:
+    assert ImageClassifierAPI.warm_up() == ""
+
+
+def test_a_version_that_is_gone_is_named(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=f"{tmp_path / 'gone'} holds no model"):
+        ImageClassifierAPI(CONFIG, {"model_dir": str(tmp_path / "gone")})
+
+
+def test_versions_of_the_same_network_share_it_in_memory(trained: Json, shown: Digits, tmp_path: Path) -> None:
+    again = fit(labelled(shown[:12]), tmp_path / "second")
+    one, two = ImageClassifierAPI(CONFIG, trained), ImageClassifierAPI(CONFIG, again)
+    assert one._classifier
+    assert two._classifier
+    assert one._classifier.backbone is two._classifier.backbone
+
+
+def test_a_setting_that_cannot_be_used_is_named(shown: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EPOCHS", "many")
+    with pytest.raises(BackendError, match=r"EPOCHS.*'many'"):
+        fit(labelled(shown[:12]), tmp_path)
+
+
+# --- labels stay with their images ------------------------------------------
+
+
+def project(shown: Digits) -> tuple[list[Json], list[tuple[int, str]]]:
+    """Tasks of every kind, among plain ones, and the ids and labels of those that say something."""
+    other = annotation("0", name="quality")
+    special: list[tuple[list[Json], str]] = [
+        ([annotation("0", was_cancelled=True)], ""),
+        ([], ""),  # its annotations were deleted
+        ([annotation()], ""),
+        ([annotation("1", id=1), annotation("2", id=2)], "2"),  # annotated again
+        ([annotation("1", id=7, updated_at="2026-02-02"), annotation("2", id=9, updated_at="2026-01-01")], "1"),
+        ([annotation("1", by=1), annotation("2", by=2), annotation("2", by=3)], "2"),
+        ([annotation("1", by=1), annotation("2", by=2)], ""),  # a tie
+        ([annotation("1", by=1), annotation("1", by=2), annotation("0", by=3, ground_truth=True)], "0"),
+        ([annotation("7")], ""),  # no choice any more
+        ([annotation("7", by=1), annotation("1", by=2)], "1"),
+        ([annotation("0", by=1, was_cancelled=True), annotation("2", by=2)], "2"),
+        ([other], ""),
+        ([{**annotation("1"), "result": [*other["result"], *annotation("1")["result"]]}], "1"),
+    ]
+    images = iter(shown)
+    tasks, expected = [], []
+    for annotations, label in special:
+        path, plain = next(images)
+        tasks.append(task(len(tasks) + 1, path, annotation(plain)))
+        expected.append((len(tasks), plain))
+        tasks.append(task(len(tasks) + 1, next(images)[0], *annotations))
+        expected += [(len(tasks), label)] if label else []
+    whole = shown[0][0].read_bytes()
+    for content in (b"", whole[: len(whole) // 2]):
+        tasks.append(task(len(tasks) + 1, content, annotation("0")))
+    tasks.append({"id": len(tasks) + 1, "data": {}, "annotations": [annotation("0")]})
+    tasks.append({"id": len(tasks) + 1, "data": None, "annotations": [annotation("0")]})
+    old = task(len(tasks) + 1, next(images)[0])
+    tasks.append({"id": old["id"], "data": old["data"], "completions": [annotation("2")]})
+    expected.append((len(tasks), "2"))
+    return tasks, expected
+
+
+def digest(one: Json) -> str:
+    return sha256(base64.b64decode(one["data"]["image"].partition(",")[2])).hexdigest()
+
+
+@pytest.mark.parametrize("seed", [None, 0, 1])
+def test_fit_trains_on_exactly_the_images_and_labels_of_the_annotations(
+    seed: int | None, shown: Digits, tmp_path: Path
+) -> None:
+    tasks, expected = project(shown)
+    by_id = {one["id"]: one for one in tasks}
+    if seed is not None:
+        tasks = [tasks[position] for position in np.random.default_rng(seed).permutation(len(tasks))]
+        expected.sort(key=lambda pair: tasks.index(by_id[pair[0]]))
+    output = fit(tasks, tmp_path)
+    learned = json.loads((Path(output["model_dir"]) / "samples.json").read_text(encoding="utf-8"))
+    assert learned == [
+        {"name": str(number), "label": label, "digest": digest(by_id[number])} for number, label in expected
+    ]
+    assert output["annotations"] == {
+        "used": len(expected),
+        "skipped": 1,
+        "not annotated": 1,
+        "empty": 2,
+        "tie": 1,
+        "unknown choice": 1,
+        "image missing": 3,
+        "image broken": 1,
+    }
+    assert output["labels"] == {name: [label for _, label in expected].count(name) for name in "012"}
+
+
+# --- fit --------------------------------------------------------------------
+
+
+def test_what_fit_returns_is_json_and_enough_to_predict(trained: Json, shown: Digits) -> None:
+    again = json.loads(json.dumps(trained, allow_nan=False))
+    assert again == trained
+    assert trained["classes"] == ["0", "1", "2"]
+    assert trained["labels"] == {"0": 10, "1": 10, "2": 10}
+    assert (trained["warning"], trained["held_back"]) == ("", "")
+    assert trained["figures"]["images"] == 30
+    assert sorted(path.name for path in Path(trained["model_dir"]).iterdir()) == [
+        "backbone.safetensors", "head.safetensors", "model.json", "samples.json",
+    ]  # fmt: skip
+
+
+def samples(shown: Digits) -> list[Sample]:
+    return [Sample(ImageFile.of(path), label) for path, label in shown]
+
+
+def test_the_same_annotations_give_the_same_version(trained: Json, shown: Digits, tmp_path: Path) -> None:
+    again = fit(labelled(shown[:30]), tmp_path / "again")
+    one, two = (load_file(Path(output["model_dir"]) / "head.safetensors") for output in (trained, again))
+    assert one.keys() == two.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, atol=1e-3, rtol=1e-3)  # batches differ, and so does rounding
+
+
+def test_without_a_workdir_fit_finds_itself_one(shown: Digits) -> None:
+    output = ImageClassifierAPI(CONFIG).fit(labelled(shown[:12]))
+    assert all(ImageClassifierAPI(CONFIG, output).predict(asked(shown[:2])))
+
+
+@pytest.mark.parametrize(
+    ("labels", "left_out", "message"),
+    [
+        ("", 0, "labelled so far: none)"),
+        ("00000", 0, "labelled so far: 5 × 0)"),
+        ("0001", 0, "labelled so far: 3 × 0, 1 × 1)"),
+        ("0120", 2, "labelled so far: 2 × 0, 1 × 1, 1 × 2). Left out: 2 skipped."),
+    ],
+)
+def test_too_little_to_learn_from_is_said_in_a_sentence(
+    labels: str, left_out: int, message: str, shown: Digits, tmp_path: Path
+) -> None:
+    tasks = [task(n, path, annotation(label)) for n, ((path, _), label) in enumerate(zip(shown, labels, strict=False))]
+    tasks += [task(90 + n, shown[n][0], annotation("0", was_cancelled=True)) for n in range(left_out)]
+    with pytest.raises(TrainingError) as refused:
+        fit(tasks, tmp_path)
+    assert str(refused.value).startswith("There is too little to learn from yet: label at least 2 images of each of 2")
+    assert message in str(refused.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_images_of_two_choices_are_enough(shown: Digits, tmp_path: Path) -> None:
+    output = fit(labelled([shown[0], shown[1], shown[3], shown[4]]), tmp_path)
+    assert output["classes"] == ["0", "1"]
+    assert output["figures"]["images"] == 4
+    assert output["held_back"] == ""
+
+
+def test_a_class_with_a_single_image_is_learned_beside_others(shown: Digits, tmp_path: Path) -> None:
+    output = fit(labelled([*(one for one in shown[:20] if one[1] != "2"), shown[2]]), tmp_path)
+    assert output["labels"]["2"] == 1
+    (result,) = ImageClassifierAPI(CONFIG, output).predict(asked([shown[2]]))
+    assert choice(result) == "2"
+
+
+@pytest.mark.parametrize(
+    "label_config", ["", "<View", config("0", "1").replace("<Choices", '<Choices perRegion="true"')]
+)
+def test_a_labeling_config_without_image_choices_is_explained(label_config: str, shown: Digits, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError) as refused:
+        fit(labelled(shown[:12]), tmp_path, label_config=label_config)
+    assert str(refused.value) == parse_label_config(label_config).problem != ""
+
+
+def test_progress_is_told_and_the_version_published_once(shown: Digits, tmp_path: Path) -> None:
+    records: list[Json] = []
+    published: list[Json] = []
+    output = fit(labelled(shown[:30]), tmp_path, progress=records.append, publish=published.append)
+    assert published == [output]
+    phases = list(dict.fromkeys(record["phase"] for record in records))
+    assert phases == ["fetching images", "embedding images", "training the head", "evaluating"]
+    assert [record["images"] for record in records[:2]] == [30, 30]
+    epochs = [record["epoch"] for record in records if record["phase"] == "training the head"]
+    assert epochs == list(range(1, 26)) * (len(epochs) // 25)
+    (judged,) = [record["accuracy"] for record in records if record["phase"] == "evaluating"]
+    assert judged == output["figures"]["accuracy"]
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize("phase", ["fetching images", "embedding images", "training the head", "evaluating"])
+def test_progress_that_raises_ends_fit_and_nothing_is_published(phase: str, shown: Digits, tmp_path: Path) -> None:
+    def stop(record: Json) -> None:
+        if record["phase"] == phase:
+            raise Stopped
+
+    published: list[Json] = []
+    with pytest.raises(Stopped):
+        fit(labelled(shown[:30]), tmp_path, progress=stop, publish=published.append)
+    assert published == []
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- the next version -------------------------------------------------------
+
+
+def test_the_next_version_links_the_network_it_shares(trained: Json, shown: Digits, tmp_path: Path) -> None:
+    again = fit(labelled(shown[:33]), tmp_path / "second", trained)
+    first, second = (Path(output["model_dir"]) / "backbone.safetensors" for output in (trained, again))
+    assert second.samefile(first)
+    assert again["labels"] == {"0": 11, "1": 11, "2": 11}
+    assert all(ImageClassifierAPI(CONFIG, again).predict(asked(shown[:2])))
+
+
+def test_a_network_whose_file_is_gone_is_written(shown: Digits, tmp_path: Path) -> None:
+    first = fit(labelled(shown[:30]), tmp_path / "first")
+    live = ImageClassifierAPI(CONFIG, first)
+    shutil.rmtree(first["model_dir"])
+    again = live.fit(labelled(shown[:30]), workdir=str(tmp_path / "second"))
+    assert all(ImageClassifierAPI(CONFIG, again).predict(asked(shown[:2])))
+
+
+def test_known_classes_keep_their_places_and_new_ones_follow(trained: Json, digits: Digits, tmp_path: Path) -> None:
+    tasks = labelled([one for one in digits[:80] if one[1] in "01245"])
+    today = config("5", "2", "4", "1", "0", "never used")
+    more = fit(tasks, tmp_path / "more", trained, today)
+    assert more["classes"] == ["0", "1", "2", "5", "4"]
+    results = ImageClassifierAPI(today, more).predict(tasks)
+    hits = [choice(result) == choice(one["annotations"][0]) for result, one in zip(results, tasks, strict=True)]
+    assert sum(hits) / len(hits) > 0.9
+    fewer = fit(tasks, tmp_path / "fewer", more, config("4", "2", "0"))
+    assert fewer["classes"] == ["0", "2", "4"]
+    assert fewer["annotations"]["unknown choice"] == sum(one[1] in "15" for one in digits[:80])
+
+
+def test_a_better_version_is_not_held_back(trained: Json, shown: Digits, tmp_path: Path) -> None:
+    assert fit(labelled(shown[:57]), tmp_path, trained)["held_back"] == ""
+    assert fit(labelled(shown[:30]), tmp_path / "same", trained)["held_back"] == ""
+
+
+def test_a_version_that_learned_scrambled_labels_is_held_back(shown: Digits, tmp_path: Path) -> None:
+    live = fit(labelled(shown[:57]), tmp_path / "live")
+    wrong = {"0": "1", "1": "2", "2": "0"}
+    sides = held_out(samples(shown[:57]))
+    mixed_up = [(path, label if out else wrong[label]) for (path, label), out in zip(shown[:57], sides, strict=True)]
+    published: list[Json] = []
+    output = fit(labelled(mixed_up), tmp_path / "worse", live, publish=published.append)
+    assert published == [output]  # to be kept, not to go live
+    start = f"its accuracy on {sum(sides)} held-out images is "
+    assert output["held_back"].startswith(start)
+    after, before = re.findall(r"[01]\.\d{3}", output["held_back"])
+    assert float(after) < float(before) - 0.3
+    # Whoever grows from it is compared with it, and may well be better.
+    assert fit(labelled(shown[:57]), tmp_path / "mended", output)["held_back"] == ""
+
+
+# --- all layers -------------------------------------------------------------
+
+
+@pytest.fixture
+def all_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRAIN_MODE", "full")
+    monkeypatch.setenv("EPOCHS", "2")
+    monkeypatch.setenv("BATCH_SIZE", "4")
+
+
+def weights(output: Json) -> Json:
+    record: Json = json.loads((Path(output["model_dir"]) / "model.json").read_text(encoding="utf-8"))
+    found: Json = record["weights"]
+    return found
+
+
+def all_layers_epochs(records: list[Json]) -> list[int]:
+    return [record["epoch"] for record in records if record["phase"] == "training all layers"]
+
+
+@pytest.mark.usefixtures("all_layers")
+def test_first_the_head_is_published_then_all_layers_and_the_next_version_goes_on_from_there(
+    shown: Digits, tmp_path: Path
+) -> None:
+    tasks = labelled(shown[:12])
+    records: list[Json] = []
+    published: list[Json] = []
+    full = fit(tasks, tmp_path / "full", progress=records.append, publish=published.append)
+    assert [weights(output)["origin"] for output in published] == ["random", "fine-tuned"]
+    assert published[1] == full
+    assert weights(published[0])["fingerprint"] != weights(full)["fingerprint"]
+    assert all_layers_epochs(records) == [1, 2]
+    quick = fit(tasks, tmp_path / "quick", full, kind="head", progress=records.append)
+    assert all_layers_epochs(records) == [1, 2]
+    assert weights(quick) == weights(full)
+    first, second = (Path(output["model_dir"]) / "backbone.safetensors" for output in (full, quick))
+    assert second.samefile(first)
+    for output in (*published, quick):
+        assert all(ImageClassifierAPI(CONFIG, output).predict(asked(shown[:3])))
+
+
+@pytest.mark.usefixtures("all_layers")
+def test_training_of_all_layers_goes_on_after_an_interruption(shown: Digits, tmp_path: Path) -> None:
+    def stop(record: Json) -> None:
+        if record["phase"] == "training all layers":
+            raise Stopped
+
+    tasks = labelled(shown[:12])
+    whole = fit(tasks, tmp_path / "whole")
+    records: list[Json] = []
+    published: list[Json] = []
+    with pytest.raises(Stopped):
+        fit(tasks, tmp_path / "interrupted", progress=stop, publish=published.append)
+    resumed = fit(tasks, tmp_path / "interrupted", progress=records.append, publish=published.append)
+    assert all_layers_epochs(records) == [2]
+    assert weights(resumed) == weights(whole)
+    assert resumed["figures"] == whole["figures"]
+    assert [weights(output)["origin"] for output in published] == ["random", "fine-tuned"]
+
+
+@pytest.mark.usefixtures("all_layers")
+def test_a_choice_that_came_up_while_training_was_interrupted_is_learned(shown: Digits, tmp_path: Path) -> None:
+    def stop(record: Json) -> None:
+        if record["phase"] == "training all layers":
+            raise Stopped
+
+    tasks = labelled(shown[:12])
+    with pytest.raises(Stopped):
+        fit(tasks, tmp_path, progress=stop)
+    tasks[-1]["annotations"] = [annotation("new")]
+    assert fit(tasks, tmp_path, label_config=config("0", "1", "2", "new"))["classes"] == ["0", "1", "2", "new"]
+
+
+@pytest.mark.parametrize("enough", [False, True])
+def test_by_itself_it_trains_all_layers_where_there_are_enough_labels_and_keeps_what_is_better(
+    enough: bool, shown: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EPOCHS", "1")
+    monkeypatch.setattr(learning, "MIN_IMAGES_FOR_RANDOM_LAYERS", 12 if enough else 13)
+    records: list[Json] = []
+    published: list[Json] = []
+    output = fit(labelled(shown[:12]), tmp_path, progress=records.append, publish=published.append)
+    assert all_layers_epochs(records) == ([1] if enough else [])
+    # One epoch from random weights makes nothing better.
+    assert published == [output]
+    assert weights(output)["origin"] == "random"
+
+
+@pytest.mark.parametrize(("attempt", "batch_size"), [(1, 8), (2, 4), (3, 2), (9, 2)])
+def test_after_the_process_died_less_memory_is_taken(
+    attempt: int, batch_size: int, shown: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BATCH_SIZE", "8")
+    monkeypatch.setenv("EPOCHS", "1")
+    output = fit(labelled(shown[:6]), tmp_path, attempt=attempt)
+    record = json.loads((Path(output["model_dir"]) / "model.json").read_text(encoding="utf-8"))
+    assert record["settings"]["batch_size"] == batch_size
+
+
+# --- several choices, and choices of a task's own ---------------------------
+
+SEVERAL = config("even", "round").replace("<Choices", '<Choices choice="multiple"')
+ATTRIBUTES = {"0": ("even", "round"), "1": (), "2": ("even",)}
+
+
+def test_several_choices_are_learned_and_none_is_no_prediction(shown: Digits, tmp_path: Path) -> None:
+    tasks = [task(n, path, annotation(*ATTRIBUTES[label])) for n, (path, label) in enumerate(shown[:45])]
+    output = fit(tasks, tmp_path, label_config=SEVERAL)
+    assert output["labels"] == {"even": 30, "round": 15}
+    results = ImageClassifierAPI(SEVERAL, output).predict(tasks)
+    answers = [result["result"][0]["value"]["choices"] if isinstance(result, dict) else [] for result in results]
+    hits = [set(answer) == set(ATTRIBUTES[label]) for answer, (_, label) in zip(answers, shown, strict=False)]
+    assert sum(hits) / len(hits) > 0.9
+    assert [] in results
+    assert all(0 <= score(result) <= 1 for result in results if result)
+    learned = json.loads((Path(output["model_dir"]) / "samples.json").read_text(encoding="utf-8"))
+    assert [record["label"] for record in learned] == [sorted(ATTRIBUTES[label]) for _, label in shown[:45]]
+
+
+def test_a_task_is_predicted_with_the_choices_that_it_brings(shown: Digits, tmp_path: Path) -> None:
+    label_config = config().replace('toName="image"', 'toName="image" value="$options"')
+    tasks = labelled(shown[:30])
+    for one in tasks:
+        one["data"]["options"] = [{"value": "0"}, {"value": "1"}, {"value": "2"}]
+    output = fit(tasks, tmp_path, label_config=label_config)
+    assert output["labels"] == {"0": 10, "1": 10, "2": 10}
+    brought = [["0", "1"], ["2"], ["cat"], None, ["1", "0", "2"]]
+    mixed = [{**one, "data": {**one["data"], "options": options}} for one, options in zip(tasks, brought, strict=False)]
+    results = ImageClassifierAPI(label_config, output).predict(mixed)
+    assert [bool(result) for result in results] == [True, True, False, False, True]
+    assert [choice(results[n]) for n in (0, 1, 4)] == ["0", "2", "1"]
+    assert score(results[1]) == 1
