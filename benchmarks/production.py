@@ -308,7 +308,7 @@ def main() -> None:
                 "MODEL_CLASS": "model:ImageClassifierAPI",
             }
             with Production(folder / "production", redis.url, **settings) as production:
-                server, *_ = production.all()
+                server, _ = production.all()
                 measurement = Measurement(
                     [server, production.server()], studio, production.model_dir, arguments.seconds
                 )

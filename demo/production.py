@@ -6,6 +6,8 @@ import signal
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -155,16 +157,16 @@ class Production:
         self._wait_for_worker(worker)
         return worker
 
-    def all(self, **settings: str) -> tuple[Server, Worker, Worker]:
-        """Starts a server, a worker for all jobs and one for head jobs, as `make production` does."""
+    def all(self, only: Sequence[str] = ("", "head"), **settings: str) -> tuple[Server, list[Worker]]:
+        """Starts a server and workers, by default those that `make production` starts."""
         server = self._begin_server(settings)
-        workers = self.workers(**settings)
+        workers = self.workers(only, **settings)
         self._wait_for_server(server)
-        return server, *workers
+        return server, workers
 
-    def workers(self, **settings: str) -> tuple[Worker, Worker]:
-        """Starts a worker for all jobs and one for head jobs; returns once they listen."""
-        workers = self._begin_worker("", settings), self._begin_worker("head", settings)
+    def workers(self, only: Sequence[str] = ("", "head"), **settings: str) -> list[Worker]:
+        """Starts several workers; returns once they listen."""
+        workers = [self._begin_worker(kind, settings) for kind in only]
         for worker in workers:
             self._wait_for_worker(worker)
         return workers
@@ -207,8 +209,12 @@ class Production:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for process in self._processes:
-            process.stop()
+        with ThreadPoolExecutor() as pool:  # each takes its second
+            list(pool.map(_stop, self._processes))
+
+
+def _stop(process: Process) -> None:
+    process.stop()
 
 
 def _pids_of_workers(client: redis.Redis) -> set[int]:

@@ -1,6 +1,6 @@
 """Writes scikit-learn's 1,797 handwritten digits as images in a folder for each: python examples/digits.py digits
 
-1,400 are for training, under `train/`; the others, by other writers, are for testing, under `test/`.
+1,400 are for training, under `train/`; the others, mostly by other writers, are for testing, under `test/`.
 """
 
 import sys

@@ -2,12 +2,15 @@
 
 import fcntl
 import json
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
+
+log = logging.getLogger(__name__)
 
 
 def write(path: Path, text: str, *, mode: int = 0o644, durable: bool = True, make_folder: bool = True) -> None:
@@ -35,10 +38,13 @@ def write_json(path: Path, value: Any, **options: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """None where there is no such file."""
+    """None where there is no such file, or one that a loss of power has left empty or cut short."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
+        return None
+    except ValueError:
+        log.warning("%s is damaged and ignored", path)
         return None
 
 

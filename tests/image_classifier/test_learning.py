@@ -1,5 +1,6 @@
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -7,10 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from image_classifier.dataset import Sample
+from image_classifier.dataset import Label, Sample, held_out
 from image_classifier.embeddings import EmbeddingCache
 from image_classifier.inference import ImageFile, InferenceLane
 from image_classifier.learning import (
+    Comparison,
+    Embedded,
     TooFewLabels,
     check_enough,
     compare,
@@ -20,7 +23,7 @@ from image_classifier.learning import (
     order_classes,
     pays_for_all_layers,
 )
-from image_classifier.network import FINE_TUNED, Backbone, Head, load_backbone
+from image_classifier.network import FINE_TUNED, Backbone, Classifier, Head, load_backbone
 from image_classifier.training import Hyperparameters
 
 QUICK = Hyperparameters(epochs=8)
@@ -172,3 +175,126 @@ def test_random_layers_need_more_labels(backbone: Backbone, origin: str, images:
     sample = Sample(ImageFile(Path("x"), "0" * 64), "a")
 
     assert pays_for_all_layers(replace(backbone, origin=origin), [sample] * images) is pays
+
+
+# --- embeddings without images ----------------------------------------------
+
+
+def around(labels: Sequence[Label], noise: float = 0.3) -> Embedded:
+    """Embeddings around a centre for each class, of images that need not be there."""
+    centres = torch.rand(3, 512, generator=torch.Generator().manual_seed(0))
+    rows = torch.stack([sum((centres["abc".index(name)] for name in label), torch.zeros(512)) for label in labels])
+    spread = torch.randn(len(labels), 512, generator=torch.Generator().manual_seed(1))
+    images = [ImageFile(Path("x"), sha256(str(number).encode()).hexdigest()) for number in range(len(labels))]
+    return Embedded([Sample(i, label) for i, label in zip(images, labels, strict=True)], rows + noise * spread, {})
+
+
+def learn(backbone: Backbone, embedded: Embedded, told: Hyperparameters = QUICK) -> Classifier:
+    return learn_head(backbone, embedded, order_classes(embedded.samples, (), "abc"), told, silent)
+
+
+def test_the_figures_are_of_heads_that_have_not_seen_the_images(backbone: Backbone) -> None:
+    embedded = around("abc" * 10, noise=20)  # nothing but noise: right by chance only
+    found = learn(backbone, embedded, Hyperparameters())
+    figures = found.record["figures"]
+    assert figures["accuracy"] < 0.65
+    assert figures["calibration_error"] < 0.25
+    wanted = torch.tensor(["abc".index(str(sample.label)) for sample in embedded.samples])
+    assert (found.head(embedded.embeddings).argmax(1) == wanted).float().mean() > 0.95  # it knows them by heart
+
+
+def test_the_head_that_compares_has_not_seen_the_held_out_images_and_the_served_one_has(backbone: Backbone) -> None:
+    embedded = around("abc" * 20)
+    out = held_out(embedded.samples)
+    assert any(out)
+    relabelled = [
+        replace(sample, label="b" if sample.label == "a" else "a") if is_out else sample
+        for sample, is_out in zip(embedded.samples, out, strict=True)
+    ]
+    one, two = learn(backbone, embedded), learn(backbone, replace(embedded, samples=relabelled))
+    assert torch.equal(one.evaluation_head.weight, two.evaluation_head.weight)
+    assert not torch.equal(one.head.weight, two.head.weight)
+
+
+def test_each_correction_counts_that_of_a_held_out_image_too(backbone: Backbone) -> None:
+    embedded = around("abc" * 20)
+    position = held_out(embedded.samples).index(True)
+    label = str(embedded.samples[position].label)
+    corrected = list(embedded.samples)
+    corrected[position] = replace(corrected[position], label="abc"["abc".index(label) - 1])
+
+    def probability(classifier: Classifier) -> float:
+        logits = classifier.head(embedded.embeddings[position : position + 1]) * classifier.head.temperature
+        return float(logits.softmax(1)[0, classifier.classes.index(label)])
+
+    before, after = learn(backbone, embedded), learn(backbone, replace(embedded, samples=corrected))
+    assert probability(after) < probability(before) - 0.05
+
+
+@pytest.mark.parametrize(
+    "embedded",
+    [
+        around("aabb"),
+        around("aabbc"),
+        replace(around("aabb"), samples=[replace(s, image=ImageFile(Path("x"), "00")) for s in around("aabb").samples]),
+        replace(around("aabb"), embeddings=torch.ones(4, 512)),
+        around([frozenset("a"), frozenset("a"), frozenset[str](), frozenset[str]()]),
+    ],
+    ids=["two of each", "a single one", "one image four times", "images that look the same", "one class or none"],
+)
+def test_the_least_that_is_enough_gives_a_classifier_with_figures(embedded: Embedded, backbone: Backbone) -> None:
+    found = learn(backbone, embedded)
+    assert found.record["figures"]["images"] == len(embedded.samples)
+    assert found.head(embedded.embeddings).isfinite().all()
+
+
+# --- comparison -------------------------------------------------------------
+
+
+def test_each_sample_keeps_the_embedding_of_its_own_image(
+    lane: InferenceLane, backbone: Backbone, samples: list[Sample], tmp_path: Path
+) -> None:
+    gone = Sample(ImageFile(tmp_path / "gone", "00" * 32), "red", "gone")
+    found = embed(lane, backbone, [samples[0], gone, *samples[1:9]], silent)
+    for sample, embedding in zip(found.samples, found.embeddings, strict=True):
+        pixels = backbone.preprocessing.normalize(backbone.preprocessing(sample.image.path)[None])
+        torch.testing.assert_close(embedding, backbone.module(pixels)[0], rtol=1e-3, atol=1e-4)
+
+
+def test_classes_are_compared_by_name_on_held_out_images_of_classes_that_both_know(
+    lane: InferenceLane, backbone: Backbone, samples: list[Sample]
+) -> None:
+    all_three = learn_head(backbone, embed(lane, backbone, samples, silent), ("red", "green", "blue"), QUICK, silent)
+    some = [sample for sample in samples if sample.label != "green"]
+    other = learn_head(backbone, embed(lane, backbone, some, silent), ("blue", "red"), QUICK, silent)
+    out = [sample for sample, is_out in zip(samples, held_out(samples), strict=True) if is_out]
+    for before, after in ((all_three, other), (other, all_three)):
+        found = compare(lane, before, after, samples)
+        assert found
+        assert found.images == sum(sample.label != "green" for sample in out) < len(out)
+        assert min(found.before, found.after) > 0.9
+
+
+def test_there_is_nothing_to_compare_where_nothing_is_held_out_or_the_questions_differ(
+    lane: InferenceLane, backbone: Backbone, samples: list[Sample]
+) -> None:
+    one = learn_head(backbone, embed(lane, backbone, samples, silent), ("red", "green", "blue"), QUICK, silent)
+    several = replace(one, head=replace(one.head, thresholds=(0.5,) * 3))
+    assert compare(lane, one, one, samples[:4]) is None
+    assert compare(lane, one, several, samples) is None
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "error", "clearly_worse"),
+    [
+        (0.9, 0.85, 0.01, True),
+        (0.9, 0.85, 0.03, False),  # within two standard errors
+        (0.9, 0.89, 0.0, False),  # within 0.02
+        (0.8, 0.9, 0.0, False),
+        (1.0, 0.0, 0.0, True),
+    ],
+)
+def test_clearly_worse_is_more_than_chance_and_more_than_little(
+    before: float, after: float, error: float, clearly_worse: bool
+) -> None:
+    assert Comparison(100, before, after, error).clearly_worse is clearly_worse

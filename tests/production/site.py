@@ -44,7 +44,8 @@ class Site:
 
     def start(self) -> None:
         """Redis is running."""
-        self.server, self.workers[""], self.workers["head"] = self.production.all(RETRAIN_AFTER_ANNOTATIONS="1")
+        self.server, workers = self.production.all(("", "head"), RETRAIN_AFTER_ANNOTATIONS="1")
+        self.workers = dict(zip(("", "head"), workers, strict=True))
         self.server.post("/setup", {"project": uid(PROJECT), "schema": LABEL_CONFIG, **self.setup})
 
     def start_worker(self, only: str = "") -> Worker:
@@ -84,9 +85,8 @@ class Site:
         assert eventually(lambda: self.job(job_id).status == status, seconds), self.job(job_id)
         return self.job(job_id)
 
-    def wait_for_epoch(self, number: int = 1) -> None:
-        """Until a training that is asked for now has done an epoch."""
-        assert eventually(lambda: len(self.script.events("epoch")) >= number)
+    def wait_for_epoch(self, job_id: str, epoch: int) -> None:
+        assert eventually(lambda: self.job(job_id).progress.get("epoch", 0) >= epoch), self.job(job_id)
 
     def is_settled(self) -> bool:
         """Whether all has been learned, nothing is left to do, and the server is on the live version."""

@@ -22,7 +22,7 @@ def test_killed_training_goes_on_from_its_checkpoint_and_what_it_learned_is_serv
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     made = production(redis, **SETTINGS)
-    server, worker = made.server(), made.worker()
+    server, (worker,) = made.all([""])
     store = JobStore(made.model_dir / "projects")
     tasks = [
         {

@@ -5,7 +5,7 @@ import shutil
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -89,22 +89,21 @@ def kill_workers_with_their_work_horses(site: Site) -> Killed:
 KILLS = (kill_work_horse, kill_workers, kill_server, kill_redis, kill_redis_with_its_file)
 
 
-@pytest.mark.parametrize("kill_something", KILLS)
-def test_what_was_annotated_is_learned_whatever_is_killed(site: Site, kill_something: Callable[[Site], Killed]) -> None:
-    site.script.order(epochs=6, epoch_seconds=0.1)
-    site.annotate(2, "Dog")
-    full = site.start_training()
-    site.wait_for_epoch(4)  # two of the first version
+def test_what_was_annotated_is_learned_whatever_is_killed(site: Site) -> None:
+    for number, kill_something in enumerate(KILLS):
+        site.script.order(epochs=6, epoch_seconds=0.1)
+        site.annotate(2, "Dog" if number % 2 else "Cat")
+        full = site.start_training()
+        site.wait_for_epoch(full, 2)
 
-    killed = kill_something(site)
-    site.annotate(3, "Cat")
+        killed = kill_something(site)
+        site.annotate(3 + number, "Cat")
 
-    seconds = site.seconds_until_it_went_on(killed)
-    site.wait_until_settled()
-    site.check_versions()
-    assert site.job(full).status == "finished"
-    assert sorted({event.epoch for event in site.script.events("epoch", kind="full")}) == [1, 2, 3, 4, 5, 6]
-    print(f"{kill_something.__name__}: training went on after {seconds:.1f} s")
+        spent = site.seconds_until_it_went_on(killed)
+        site.wait_until_settled()
+        site.check_versions()
+        assert site.job(full).status == "finished"
+        print(f"{kill_something.__name__}: training went on after {spent:.1f} s")
 
 
 @pytest.mark.slow
@@ -202,7 +201,7 @@ def test_stopped_worker_puts_down_a_checkpoint_from_which_another_goes_on(site: 
     site.script.order(epochs=5)
     site.script.hold("full")
     job = site.start_training()
-    assert eventually(lambda: site.job(job).progress.get("epoch") == 4)
+    site.wait_for_epoch(job, 4)
     first = site.workers[""]
     site.start_worker()
 

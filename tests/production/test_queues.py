@@ -177,6 +177,7 @@ def test_second_submit_is_the_same_job_until_it_has_read_then_the_one_that_waits
     assert queueing.learned(1) == {"1": "Cat", "2": "Dog"}
 
 
+@pytest.mark.xfail(strict=True, reason="training_job says that annotations were read only once it has them")
 def test_what_is_annotated_while_a_job_reads_gets_another_job(
     queueing: Queueing, label_studio: AnnotatedProjects
 ) -> None:

@@ -85,7 +85,7 @@ def test_storm_of_a_real_label_studio_is_learned(
         monkeypatch.setenv("LABEL_STUDIO_URL", label_studio.url)
         monkeypatch.setenv("LABEL_STUDIO_API_KEY", label_studio.personal_access_token)
         made = production(redis)
-        server, *_ = made.all(RETRAIN_AFTER_ANNOTATIONS="1")
+        server, _ = made.all(RETRAIN_AFTER_ANNOTATIONS="1")
         project = label_studio.create_project("digits", LABEL_CONFIG)
         label_studio.connect(project, server.url)
         digits = write_digits(tmp_path / "digits", 60)
