@@ -69,7 +69,8 @@ def _demo(port: int, label_studio_port: int, keep: Path | None, once: bool) -> N
             stack.enter_context(label_studio)
         with _step(f"Upload 1,797 digits, {ANNOTATED} of them annotated"):
             project = _make_project(label_studio, folder / "images")
-        backend = Backend(folder / "backend", label_studio, port=free_port(port))
+        # Training all layers as well would take minutes, and keep the machine busy meanwhile.
+        backend = Backend(folder / "backend", label_studio, port=free_port(port), TRAIN_MODE="head")
         with _step("Start the backend"):
             stack.enter_context(backend)
         with _step("Connect and train") as status:

@@ -280,15 +280,18 @@ def test_a_network_that_fails_tells_those_who_wait_and_goes_on(
 
 
 def test_a_network_that_nobody_needs_any_more_is_forgotten(
-    lane: InferenceLane, network: Backbone, gate: Gate, grey: list[ImageFile]
+    lane: InferenceLane, network: Backbone, gate: Gate, grey: list[ImageFile], eventually: Eventually
 ) -> None:
     backbone, its_gate = gated("short-lived")
-    gate.open.set()
     its_gate.open.set()
     lane.embed(backbone, grey[:3])
     module = weakref.ref(backbone.module)
-    lane.embed(network, grey[:3])  # until then the last one is at hand
     del backbone
+    with callers_of_gates(1) as callers:  # until a batch of another comes, the last one is at hand
+        waiting = callers.submit(lane.embed, network, grey[:5])
+        eventually(lambda: len(gate.seen) + lane._queue.qsize() == 5)
+        gate.open.set()
+        waiting.result(60)
     gc.collect()
     assert module() is None
     assert list(lane._modules) == [network]
