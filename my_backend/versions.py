@@ -5,6 +5,7 @@ import re
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,8 +120,9 @@ class Versions:
 
     def _stage(self) -> Path:
         for left in self._versions.glob(".staging-*"):  # by a process that was killed
-            if time.time() - left.stat().st_mtime > STAGING_SECONDS:
-                shutil.rmtree(left, ignore_errors=True)
+            with suppress(FileNotFoundError):  # another process is just done with it
+                if time.time() - left.stat().st_mtime > STAGING_SECONDS:
+                    shutil.rmtree(left, ignore_errors=True)
         staging = self._versions / f".staging-{uuid4().hex}"
         staging.mkdir(parents=True)
         return staging

@@ -221,10 +221,11 @@ def test_everything_answers_while_it_trains(label_studio: LabelStudio, digits: D
     wait_for(lambda: backend.job(job)["job_status"] == "canceled", "the job to end")
 
 
+@pytest.mark.timeout(900)
 def test_a_killed_server_serves_at_once_and_ends_the_job(
     label_studio: LabelStudio, digits: Digits, serve: Serve
 ) -> None:
-    settings = {"TRAIN_MODE": "full", "EPOCHS": "6", "RETRAIN_AFTER_ANNOTATIONS": "0", "IMAGE_SIZE": "64"}
+    settings = {"TRAIN_MODE": "full", "EPOCHS": "4", "RETRAIN_AFTER_ANNOTATIONS": "0", "IMAGE_SIZE": "64"}
     backend = serve(**settings)
     project, _, others = make_project(label_studio, digits, annotated=60, others=2)
     connection = label_studio.connect(project, backend.url)
@@ -232,15 +233,15 @@ def test_a_killed_server_serves_at_once_and_ends_the_job(
     wait_for_new_version(backend, project, "untrained")
     job = newest_job(backend, project)
     label_studio.start_training(connection)
-    job = wait_for(lambda: (newest := newest_job(backend, project)) != job and newest, "the second job")
-    wait_for(lambda: epochs_of_all_layers(backend.job(job)) >= 2, "the second epoch")
+    job = wait_for(lambda: (newest := newest_job(backend, project)) != job and newest, "the second job", 300)
+    wait_for(lambda: epochs_of_all_layers(backend.job(job)) >= 2, "the second epoch", 300)
 
     before = live(backend, project)
     backend.kill()
     backend.__enter__()
     label_studio.retrieve_predictions(project, others)
     assert {p["model_version"] for s in label_studio.predictions(project).values() for p in s} == {before}
-    finished = wait_for(lambda: (found := backend.job(job))["job_status"] == "finished" and found, "the job to end")
+    finished = wait_for(lambda: (found := backend.job(job))["job_status"] == "finished" and found, "its end", 300)
     assert len(finished["result"]["versions"]) == 1, "the head was published before the server died"
     assert "going on after epoch" in (backend.folder / "backend.log").read_text("utf-8")
 

@@ -177,30 +177,6 @@ def test_second_submit_is_the_same_job_until_it_has_read_then_the_one_that_waits
     assert queueing.learned(1) == {"1": "Cat", "2": "Dog"}
 
 
-@pytest.mark.xfail(strict=True, reason="training_job says that annotations were read only once it has them")
-def test_what_is_annotated_while_a_job_reads_gets_another_job(
-    queueing: Queueing, label_studio: AnnotatedProjects
-) -> None:
-    has_read, may_answer = threading.Event(), threading.Event()
-
-    def wait(project: int) -> None:
-        has_read.set()
-        may_answer.wait(DEADLINE)
-
-    label_studio.after_reading = wait
-    try:
-        first = queueing.submit(1, "head")
-        assert has_read.wait(DEADLINE)
-        label_studio.annotate(1, 2, "Dog")
-        second = queueing.submit(1, "head")
-    finally:
-        may_answer.set()
-
-    queueing.wait_for(first, "finished")
-    queueing.wait_for(second, "finished")
-    assert queueing.learned(1) == {"1": "Cat", "2": "Dog"}
-
-
 def test_storm_runs_one_job_at_a_time_and_leaves_the_queue_in_order(
     queueing: Queueing, script: Script, label_studio: AnnotatedProjects
 ) -> None:
