@@ -11,7 +11,7 @@ DEV_READY := $(VENV)/ready-dev-$(DEV_LOCK)
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate \
 	--no-emit-index-url --no-emit-find-links --override overrides.txt
 
-.PHONY: help setup setup-dev start production test test-slow check format demo lock audit
+.PHONY: help setup setup-dev start production test test-slow check format demo bench lock audit
 
 help: ## what can be typed
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -58,6 +58,9 @@ production: setup ## Redis, workers and uWSGI on this machine under supervisor
 
 demo: setup-dev ## a real Label Studio with handwritten digits and this backend, to look at
 	@exec $(BIN)/python -m demo
+
+bench: setup-dev ## how fast production answers, idle and while it trains
+	@exec $(BIN)/python -m benchmarks.production
 
 lock: setup-dev ## renew the locked packages
 	$(COMPILE) --upgrade requirements.in -o requirements.txt

@@ -230,6 +230,19 @@ def test_deleted_project_ends_its_jobs_and_leaves_nothing(site: Site) -> None:
     site.wait_until_settled()
 
 
+@pytest.mark.slow
+def test_workers_take_up_what_died_where_no_server_is_there(site: Site) -> None:
+    site.script.hold("full")
+    job = site.start_training()
+    assert eventually(lambda: site.script.events("begin", kind="full"))
+    site.server.process.stop()
+
+    kill_work_horse(site)
+
+    site.script.release("full")
+    assert site.wait_for(job, "finished").attempts == 2
+
+
 # --- full disk --------------------------------------------------------------------
 
 
