@@ -1,7 +1,7 @@
 """A small Label Studio over HTTP with projects that are annotated while others read them."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -33,7 +33,6 @@ class AnnotatedProjects:
     """Projects 1, 2, 3, …, each with the annotations that tests make; asks for TOKEN."""
 
     def __init__(self) -> None:
-        self.after_reading: Callable[[int], None] = lambda project: None  # before the answer is sent
         self._lock = threading.Lock()
         self._annotations: dict[int, dict[int, Json]] = {}
         self._changes = 0
@@ -71,9 +70,7 @@ class AnnotatedProjects:
             return json_reply(self._newest_task(int(query["project"][0])))
         project = int(address.path.split("/")[3])
         if address.path.endswith("/export"):
-            tasks = self._export(project)
-            self.after_reading(project)
-            return json_reply(tasks)
+            return json_reply(self._export(project))
         return json_reply(described(project))
 
     def _newest_task(self, project: int) -> Json:
