@@ -3,7 +3,7 @@ FROM python:3.11-slim
 
 # Another package index, such as a company's mirror.
 ARG PIP_INDEX_URL=""
-# An index of CPU-only torch builds: the image then comes without CUDA and is a fifth of the size.
+# An index of CPU-only torch builds: the image then comes without CUDA, and much smaller.
 ARG TORCH_INDEX_URL=""
 
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
