@@ -1,4 +1,4 @@
-"""Labelled images: the torch dataset for training all layers, folders of images, and the stable held-out split."""
+"""Labelled images: the torch dataset for training all layers, and the stable held-out split."""
 
 import json
 from collections import Counter
@@ -123,17 +123,4 @@ def read_samples(path: Path) -> list[Sample]:
             record["name"],
         )
         for record in json.loads(path.read_text(encoding="utf-8"))
-    ]
-
-
-def samples_of_folder(folder: Path) -> list[Sample]:
-    """The samples of `folder/<class>/<image>`; raises ValueError where there is no class folder."""
-    classes = sorted(path for path in folder.iterdir() if path.is_dir())
-    if not classes:
-        raise ValueError(f"{folder} holds no folders: put the images of each class in a folder named for the class")
-    return [
-        Sample(ImageFile.of(path), directory.name, str(path.relative_to(folder)))
-        for directory in classes
-        for path in sorted(directory.iterdir())
-        if path.is_file()
     ]

@@ -18,7 +18,6 @@ from image_classifier.dataset import (
     Sample,
     folds,
     held_out,
-    samples_of_folder,
     targets_of,
     write_samples,
 )
@@ -126,26 +125,6 @@ def test_folds_spread_each_class_and_keep_an_image_together(pairs: list[tuple[in
         digests = {s.image.digest for s in samples if s.label == label}
         counts = Counter(fold_of[digest] for digest in digests)
         assert all(count <= -(-len(digests) // FOLDS) for count in counts.values())
-
-
-# --- folders ----------------------------------------------------------------
-
-
-def test_a_folder_for_each_class_gives_its_samples(tmp_path: Path) -> None:
-    for name in ("dog/b.png", "dog/a.png", "cat/c.png", "cat/more/d.png", "readme.txt"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(name.encode())
-    (tmp_path / "empty").mkdir()
-    found = samples_of_folder(tmp_path)
-    assert [(s.name, s.label) for s in found] == [("cat/c.png", "cat"), ("dog/a.png", "dog"), ("dog/b.png", "dog")]
-    assert [s.image.digest for s in found] == [sha256(s.name.encode()).hexdigest() for s in found]
-    assert [s.image.path for s in found] == [tmp_path / s.name for s in found]
-
-
-def test_a_folder_without_class_folders_says_what_is_expected(tmp_path: Path) -> None:
-    (tmp_path / "a.png").touch()
-    with pytest.raises(ValueError, match="put the images of each class in a folder named for the class"):
-        samples_of_folder(tmp_path)
 
 
 def test_what_was_learned_is_kept_with_names_and_digests(tmp_path: Path) -> None:
