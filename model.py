@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -42,7 +43,7 @@ from image_classifier.network import (
     load_saved_backbone,
     read_record,
 )
-from image_classifier.preprocessing import ImageError
+from image_classifier.preprocessing import ImageError, limit_pixels
 from image_classifier.settings import ClassifierSettings, Score
 from image_classifier.training import Hyperparameters
 from my_backend.annotations import label_of
@@ -124,9 +125,11 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         self, tasks: Sequence[Json], tag: ImageChoices, backbone: Backbone, deadline: float
     ) -> tuple[list[int], Tensor]:
         """The positions of the tasks whose image could be read, and their embeddings [n, 512]."""
-        fetched = self._fetch(tasks, tag, deadline)
+        # A quarter of the time is kept for the network, or slow images would cost their neighbours the answer.
+        left = deadline - time.monotonic()
+        fetched = self._fetch(tasks, tag, deadline - left / 4 if left < float("inf") else deadline)
         readable = {i: file for i, file in enumerate(fetched) if isinstance(file, ImageFile)}
-        embedded = _lane().embed(backbone, list(readable.values()))
+        embedded = _lane().embed(backbone, list(readable.values()), deadline=deadline)
         positions, vectors = [], []
         for position, vector in zip(readable, embedded, strict=True):
             if isinstance(vector, ImageError):
@@ -389,6 +392,7 @@ def _lane() -> InferenceLane:
 
 @lru_cache(maxsize=1)
 def _open_lane() -> InferenceLane:
+    limit_pixels(_settings().max_image_pixels)
     return InferenceLane(EmbeddingCache(_settings().cache_dir.expanduser() / "embeddings"))
 
 

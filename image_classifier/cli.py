@@ -28,7 +28,7 @@ from image_classifier.learning import TooFewLabels
 from image_classifier.model_folder import SavedModel, load_model, save_model
 from image_classifier.network import BACKBONE_FILE, WeightsError, load_backbone
 from image_classifier.predictions import Form, find_images, predict, write_predictions
-from image_classifier.preprocessing import ImageError
+from image_classifier.preprocessing import ImageError, limit_pixels
 from image_classifier.recipe import Recipe, read_recipe, read_settings
 from image_classifier.report import write_report
 from image_classifier.settings import ClassifierSettings, TrainMode
@@ -78,6 +78,7 @@ def prepare(
     """
     if delete and move_to:
         raise typer.BadParameter("give --delete or --move-to, not both")
+    limit_pixels(read_settings().max_image_pixels)
     listing = list_folder(folder)
     examine(listing)
     for finding in listing.findings:
@@ -378,4 +379,5 @@ def export_model(
 
 
 def _bench(settings: ClassifierSettings) -> AbstractContextManager[Workbench]:
+    limit_pixels(settings.max_image_pixels)
     return workbench(settings.cache_dir)

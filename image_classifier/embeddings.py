@@ -1,12 +1,19 @@
 """The embedding of an image, cached on disk by the image's content and the network's fingerprint."""
 
+import contextlib
+import logging
+import os
 import struct
-from collections.abc import Iterable, Sequence
+import threading
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import lmdb
 import numpy as np
 from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
 
 Embedding = NDArray[np.float32]  # [512]
 
@@ -14,37 +21,92 @@ MAX_ENTRIES = 2_000_000  # at 4.2 KB each: lmdb gives each a page of its own
 MAP_SIZE = 16 << 30  # address space that lmdb may use; the file grows only as it fills
 
 
+_CHECKSUM = struct.Struct(">I")  # behind each embedding: a page that a loss of power left empty must not be believed
+_DAMAGED = (
+    lmdb.CorruptedError,
+    lmdb.InvalidError,
+    lmdb.PageNotFoundError,
+    lmdb.PanicError,
+    lmdb.VersionMismatchError,
+)
+
+
 class EmbeddingCache:
     """Shared by all processes of a host: lmdb lets many read while one writes.
 
-    Bounded: beyond `max_entries` the oldest entries go. Must lie on a local disk.
+    Bounded: beyond `max_entries` the oldest entries go. Must lie on a local disk. It only saves time: where its file
+    is damaged it is made anew, and where the disk is full nothing is added; the log says so.
     """
 
     def __init__(self, folder: Path, *, max_entries: int = MAX_ENTRIES) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._max_entries = max_entries
+        self._folder, self._max_entries = folder, max_entries
+        self._mending = threading.Lock()
+        try:
+            self._open()
+        except _DAMAGED as error:
+            self._make_anew(error, self._inode())
+
+    def _open(self) -> None:
         # A lost cache is only recomputed, so nothing waits for the disk (sync=False).
-        self._env = lmdb.open(
-            str(folder), map_size=MAP_SIZE, max_dbs=2, sync=False, metasync=False, max_readers=512, mode=0o600
+        env = lmdb.open(
+            str(self._folder), map_size=MAP_SIZE, max_dbs=2, sync=False, metasync=False, max_readers=512, mode=0o600
         )
-        self._embeddings = self._env.open_db(b"embeddings")
-        self._order = self._env.open_db(b"order")  # sequence number → key, to find the oldest
+        try:
+            _fill_up(env, self._folder / "data.mdb")
+            self._embeddings = env.open_db(b"embeddings")
+            self._order = env.open_db(b"order")  # sequence number → key, to find the oldest
+        except BaseException:
+            env.close()
+            raise
+        self._env, self._opened = env, self._inode()
+
+    def _inode(self) -> int:
+        return (self._folder / "data.mdb").stat().st_ino
+
+    def _make_anew(self, error: lmdb.Error, damaged: int) -> None:
+        """Replaces the file of that inode; another thread or process may have done so already."""
+        with self._mending:
+            if self._inode() == damaged:
+                log.warning("the cached embeddings in %s are damaged (%s) and are made anew", self._folder, error)
+                for name in ("data.mdb", "lock.mdb"):
+                    (self._folder / name).unlink(missing_ok=True)
+            elif getattr(self, "_opened", damaged) != damaged:
+                return
+            # The old environment is not closed: other threads may be reading it. It goes with the last of them.
+            self._open()
+
+    @contextlib.contextmanager
+    def _mended(self) -> Iterator[None]:
+        """What goes wrong inside costs what is cached, and nothing else."""
+        opened = self._opened
+        try:
+            yield
+        except _DAMAGED as error:
+            self._make_anew(error, opened)
+        except lmdb.Error as error:
+            log.warning("embeddings are not cached in %s: %s", self._folder, error)
 
     def get(self, fingerprint: str, digests: Sequence[str]) -> dict[str, Embedding]:
         """The embeddings that are there, by the image's digest (hexadecimal SHA-256)."""
-        with self._env.begin(self._embeddings) as transaction:
-            found = ((digest, transaction.get(_key(fingerprint, digest))) for digest in digests)
-            return {digest: np.frombuffer(value, np.float32) for digest, value in found if value is not None}
+        found: dict[str, Embedding] = {}
+        with self._mended(), self._env.begin(self._embeddings) as transaction:
+            for digest in digests:
+                if (embedding := _unpack(transaction.get(_key(fingerprint, digest)))) is not None:
+                    found[digest] = embedding
+        return found
 
     def put(self, fingerprint: str, embeddings: Iterable[tuple[str, Embedding]]) -> None:
         """Adds embeddings by the image's digest."""
-        with self._env.begin(write=True) as transaction:
+        with self._mended(), self._env.begin(write=True) as transaction:
             last = transaction.cursor(self._order)
             sequence = struct.unpack(">Q", last.key())[0] if last.last() else 0
             for digest, embedding in embeddings:
                 key = _key(fingerprint, digest)
-                value = np.ascontiguousarray(embedding, np.float32).tobytes()
-                if transaction.put(key, value, db=self._embeddings, overwrite=False):
+                known = transaction.get(key, db=self._embeddings)
+                if _unpack(known) is None:
+                    transaction.put(key, _pack(embedding), db=self._embeddings)
+                if known is None:
                     sequence += 1
                     transaction.put(struct.pack(">Q", sequence), key, db=self._order, append=True)
             self._drop_oldest(transaction)
@@ -68,3 +130,22 @@ class EmbeddingCache:
 
 def _key(fingerprint: str, digest: str) -> bytes:
     return bytes.fromhex(fingerprint) + bytes.fromhex(digest)
+
+
+def _pack(embedding: Embedding) -> bytes:
+    value = np.ascontiguousarray(embedding, np.float32).tobytes()
+    return value + _CHECKSUM.pack(zlib.crc32(value))
+
+
+def _unpack(stored: bytes | None) -> Embedding | None:
+    """None for what is not there, or not as it was put."""
+    value, checksum = (stored or b"")[: -_CHECKSUM.size], (stored or b"")[-_CHECKSUM.size :]
+    return np.frombuffer(value, np.float32) if value and _CHECKSUM.pack(zlib.crc32(value)) == checksum else None
+
+
+def _fill_up(env: lmdb.Environment, path: Path) -> None:
+    """Lengthens a file that was cut short: what is mapped and not there would kill the process that reads it."""
+    with env.begin(write=True):  # nobody else writes
+        needed = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
+        if path.stat().st_size < needed:
+            os.truncate(path, needed)

@@ -3,6 +3,7 @@
 import os
 import queue
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -60,35 +61,48 @@ class InferenceLane:
         self._thread.start()
 
     def embed(
-        self, backbone: Backbone, images: Sequence[ImageFile], *, background: bool = False
+        self,
+        backbone: Backbone,
+        images: Sequence[ImageFile],
+        *,
+        background: bool = False,
+        deadline: float = float("inf"),
     ) -> list[Embedding | ImageError]:
         """One embedding for each image, in order; an ImageError for one that cannot be decoded.
 
         In the `background` only a few images enter at a time, so that those of a request wait behind few.
+        What is not done at `deadline` (monotonic seconds) is an ImageError too.
         """
         embeddings: dict[str, Embedding | ImageError] = {}
         embeddings.update(self._cache.get(backbone.fingerprint, [image.digest for image in images]))
         missing = list({image.digest: image for image in images if image.digest not in embeddings}.values())
         at_once = BACKGROUND_IMAGES if background else KEPT_TOGETHER
         for start in range(0, len(missing), at_once):
-            embeddings.update(self._embed_missing(backbone, missing[start : start + at_once]))
+            embeddings.update(self._embed_missing(backbone, missing[start : start + at_once], deadline))
         return [embeddings[image.digest] for image in images]
 
-    def _embed_missing(self, backbone: Backbone, images: Sequence[ImageFile]) -> dict[str, Embedding | ImageError]:
-        futures = [(image.digest, self._decoders.submit(self._enter, backbone, image)) for image in images]
+    def _embed_missing(
+        self, backbone: Backbone, images: Sequence[ImageFile], deadline: float
+    ) -> dict[str, Embedding | ImageError]:
+        futures = [(image.digest, self._decoders.submit(self._enter, backbone, image, deadline)) for image in images]
         embeddings: dict[str, Embedding | ImageError] = {}
         fresh: list[tuple[str, Embedding]] = []
         for digest, future in futures:
             try:
-                embedding = future.result().result()
+                embedding = future.result(_left(deadline)).result(_left(deadline))
                 embeddings[digest] = embedding
                 fresh.append((digest, embedding))
             except ImageError as error:
                 embeddings[digest] = error
+            except TimeoutError:
+                future.cancel()
+                embeddings[digest] = _too_late()
         self._cache.put(backbone.fingerprint, fresh)
         return embeddings
 
-    def _enter(self, backbone: Backbone, image: ImageFile) -> Future[Embedding]:
+    def _enter(self, backbone: Backbone, image: ImageFile, deadline: float) -> Future[Embedding]:
+        if time.monotonic() > deadline:
+            raise _too_late()
         waiting = _Waiting(backbone, backbone.preprocessing(image.path), Future())
         self._queue.put(waiting)
         return waiting.embedding
@@ -129,3 +143,11 @@ class InferenceLane:
         self._decoders.shutdown()
         self._queue.put(None)
         self._thread.join()
+
+
+def _left(deadline: float) -> float | None:
+    return None if deadline == float("inf") else max(0.0, deadline - time.monotonic())
+
+
+def _too_late() -> ImageError:
+    return ImageError("no time was left to embed the image: ask again")

@@ -14,14 +14,21 @@ Source = Path | bytes
 
 # Formats that Label Studio shows; others (EPS, FITS, PSD, …) only widen what a hostile file can reach.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
-MAX_PIXELS = 178_956_970  # as many as Pillow decodes before it calls an image a decompression bomb
+MAX_PIXELS = 178_956_970  # by default: as many as Pillow decodes before it calls an image a decompression bomb
 
 # Pillow's own check warns at half of this; `open_image` refuses by itself, with the remedy.
 Image.MAX_IMAGE_PIXELS = None
+_max_pixels = MAX_PIXELS
 
 
 class ImageError(ValueError):
     """An image that cannot be decoded; the message says why."""
+
+
+def limit_pixels(max_pixels: int) -> None:
+    """How large an image this process decodes: like Pillow's own limit it guards the memory of the whole process."""
+    global _max_pixels
+    _max_pixels = max_pixels
 
 
 def open_image(source: Source) -> Image.Image:
@@ -32,8 +39,10 @@ def open_image(source: Source) -> Image.Image:
     try:
         with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
             width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise ImageError(f"{width}×{height} is more than {MAX_PIXELS:,} pixels: scale the image down")
+            if width * height > _max_pixels:
+                raise ImageError(
+                    f"{width}×{height} is more than {_max_pixels:,} pixels: scale it down or raise MAX_IMAGE_PIXELS"
+                )
             image.load()
             return _to_rgb(_upright(image))
     except ImageError:

@@ -27,6 +27,9 @@ class ClassifierSettings(BaseSettings):
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="of SGD")
     lr_step_size: PositiveInt = Field(7, description="epochs after which StepLR lowers the learning rate")
     lr_gamma: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="factor by which StepLR lowers it")
+    max_image_pixels: PositiveInt = Field(
+        178_956_970, description="larger images are refused; each pixel takes 4 bytes of memory or more"
+    )
     score: Score = Field(
         "probability", description="what a prediction's score says: `probability`, `margin`, `entropy`"
     )

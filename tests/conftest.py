@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from demo.digits import write_digits
+from image_classifier.preprocessing import MAX_PIXELS, limit_pixels
 from image_classifier.settings import ClassifierSettings
 from my_backend.settings import Settings
 
@@ -71,6 +72,7 @@ def _reset_model() -> None:
         model._open_lane()._cache.close()
     if model._default_media.cache_info().currsize:
         model._default_media()._pool.shutdown(cancel_futures=True)
+    limit_pixels(MAX_PIXELS)
     for once in (model._settings, model._open_lane, model._default_media, model._read_base_backbone):
         once.cache_clear()
 

@@ -215,6 +215,29 @@ def test_an_image_that_does_not_come_in_time_is_empty_and_its_neighbours_are_not
     assert choice(results[1]) in "012"
 
 
+def test_where_the_network_is_busy_the_answer_comes_in_time(trained: Json, shown: Digits) -> None:
+    api = ImageClassifierAPI(CONFIG, trained)
+    known, new = asked(shown[30:31]), asked(shown[31:32])
+    api.predict(known)
+    busy, lane = threading.Event(), model._lane()
+    try:
+        for _ in range(lane._decoders._max_workers):
+            lane._decoders.submit(busy.wait)
+        first, second = api.predict(known + new, deadline=time.monotonic() + 1)
+    finally:
+        busy.set()
+    assert choice(first) in "012"
+    assert second == []
+
+
+def test_an_image_larger_than_the_setting_says_is_not_decoded(
+    trained: Json, shown: Digits, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MAX_IMAGE_PIXELS", str(64 * 64 - 1))
+    assert ImageClassifierAPI(CONFIG, trained).predict(asked(shown[40:41])) == [[]]
+    assert "64×64 is more than 4,095 pixels: scale it down or raise MAX_IMAGE_PIXELS" in caplog.text
+
+
 def test_only_todays_choices_are_predicted_with_their_probabilities_alone(unsure: Json, shown: Digits) -> None:
     for path, _ in shown[:6]:
         before = probabilities(unsure, path)

@@ -140,3 +140,71 @@ def test_processes_share_it_and_write_at_once(cache: EmbeddingCache, tmp_path: P
     found = cache.get(NETWORK, [digest(number) for number in range(350)])
     assert [found[digest(number)][0] for number in range(350)] == list(range(350))
     assert len(cache) == 351
+
+
+def damage(path: Path, how: str) -> None:
+    """As a loss of power, a full disk or a failing one may leave it."""
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    if how == "cut short":
+        data = data[: middle + 100]
+    elif how == "no head":
+        data[:8192] = bytes(8192)
+    elif how == "empty":
+        data.clear()
+    else:
+        filling = bytes(4096) if how == "empty pages" else os.urandom(4096)
+        for start in range(8192, len(data), 8192):
+            data[start : start + 4096] = filling
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("how", ["cut short", "no head", "empty", "empty pages", "random pages"])
+def test_what_is_damaged_is_recomputed_and_never_believed(
+    how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = [digest(number) for number in range(300)]
+    cache = EmbeddingCache(tmp_path)
+    cache.put(NETWORK, [(name, embedding(number)) for number, name in enumerate(names)])
+    cache.close()
+    damage(tmp_path / "data.mdb", how)
+
+    for _ in range(2):  # a second time nothing is amiss any more
+        cache = EmbeddingCache(tmp_path)
+        found = cache.get(NETWORK, names)
+        assert all((found[name] == number).all() for number, name in enumerate(names) if name in found)
+        cache.put(NETWORK, [(name, embedding(number)) for number, name in enumerate(names)])
+        cache.put(NETWORK, [(name, embedding(number)) for number, name in enumerate(names)])
+        assert len(cache.get(NETWORK, names)) == len(names)
+        cache.close()
+    if how != "empty pages":  # which may be found one by one
+        assert sum("made anew" in record.message for record in caplog.records) == (how != "empty")
+
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from hashlib import sha256
+from image_classifier.embeddings import EmbeddingCache
+
+cache = EmbeddingCache(Path(sys.argv[1]))
+resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY))
+for number in range(100):
+    some = [(sha256(f"{number} {n}".encode()).hexdigest(), np.zeros(512, np.float32)) for n in range(10)]
+    cache.put("ab" * 16, some)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+before = len(cache)
+cache.put("ab" * 16, some)
+print(before, len(cache))
+"""
+
+
+def test_where_the_disk_is_full_nothing_is_added_and_nothing_fails(tmp_path: Path) -> None:
+    written = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(tmp_path)], capture_output=True, text=True, timeout=60, check=True
+    )
+    before, after = map(int, written.stdout.split())
+    assert 0 < before < 1000
+    assert after == before + 10
+    assert "embeddings are not cached" in written.stderr

@@ -2,6 +2,7 @@
 
 import gc
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -265,6 +266,25 @@ def test_a_request_waits_behind_few_images_of_a_training(
         assert shades(fast.result(60)) == [255]
         assert shades(slow.result(60)) == list(range(200))
     assert gate.seen.index(255) <= BACKGROUND_IMAGES
+
+
+def test_at_the_deadline_what_is_done_is_answered(
+    lane: InferenceLane, network: Backbone, gate: Gate, grey: list[ImageFile], eventually: Eventually
+) -> None:
+    gate.open.set()
+    lane.embed(network, grey[:1])
+    gate.open.clear()
+    with callers_of_gates(1) as callers:
+        busy = callers.submit(lane.embed, network, grey[1:60])
+        eventually(lambda: len(gate.batches) == 2)
+        found = lane.embed(network, [grey[0], grey[100]], deadline=time.monotonic() + 0.2)
+        assert not busy.done()
+        assert shades(found[:1]) == [0]
+        assert isinstance(found[1], ImageError)
+        assert "no time was left" in str(found[1])
+        gate.open.set()
+        assert shades(busy.result(60)) == list(range(1, 60))
+    assert shades(lane.embed(network, grey[100:101])) == [100]
 
 
 def test_a_network_that_fails_tells_those_who_wait_and_goes_on(

@@ -5,7 +5,7 @@ import json
 import struct
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,14 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, TiffImagePlugin
 from torchvision.transforms.v2 import functional
 
-from image_classifier import preprocessing
-from image_classifier.preprocessing import MAX_PIXELS, ImageError, Preprocessing, open_image, to_tensor
+from image_classifier.preprocessing import (
+    MAX_PIXELS,
+    ImageError,
+    Preprocessing,
+    limit_pixels,
+    open_image,
+    to_tensor,
+)
 
 RED, GREEN, BLUE, YELLOW, WHITE, BLACK = (
     (220, 30, 30), (30, 200, 40), (20, 40, 210), (230, 220, 40), (255, 255, 255), (0, 0, 0),
@@ -341,16 +347,29 @@ def test_any_damage_gives_an_image_or_an_image_error() -> None:
 
 def test_more_pixels_than_memory_holds_are_refused_before_they_are_decoded() -> None:
     side = 20_000
-    with pytest.raises(ImageError, match=r"^20000×20000 is more than 178,956,970 pixels: scale the image down$"):
+    with pytest.raises(ImageError, match=r"^20000×20000 is more than 178,956,970 pixels: .*MAX_IMAGE_PIXELS$"):
         open_image(png(side, side, b""))  # decoded, it would be called broken
     assert side * side > MAX_PIXELS
 
 
-def test_as_many_pixels_as_allowed_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preprocessing, "MAX_PIXELS", 12)
+@pytest.fixture
+def own_limit() -> Iterator[None]:
+    yield
+    limit_pixels(MAX_PIXELS)
+
+
+def test_as_many_pixels_as_allowed_are_read(own_limit: None) -> None:
+    limit_pixels(12)
     open_image(encode(noise(4, 3), "PNG"))
-    with pytest.raises(ImageError, match="scale the image down"):
+    with pytest.raises(ImageError, match="scale it down"):
         open_image(encode(noise(13, 1), "PNG"))
+
+
+@pytest.mark.slow  # it takes 2 GB of memory
+def test_a_huge_image_is_read_where_that_is_allowed(own_limit: None) -> None:
+    side = 20_000
+    limit_pixels(side * side)
+    assert open_image(png(side, side, bytes(1 + side // 8) * side, depth=1, color=0)).size == (side, side)
 
 
 def test_a_missing_file_is_an_image_error(tmp_path: Path) -> None:
