@@ -13,7 +13,7 @@ import requests
 
 from my_backend.errors import LabelStudioError
 from my_backend.projects import Credentials
-from my_backend.safe_http import Origin, SafeSession, explain, read_body, redact
+from my_backend.safe_http import Limits, Origin, SafeSession, explain, read_body, redact
 from my_backend.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -87,10 +87,10 @@ class LabelStudio:
         """The project's settings, its labeling config among them; raises LabelStudioError."""
         return self._object("GET", f"/api/projects/{project_id}/")
 
-    def get(self, url: str, read_seconds: float, deadline: float) -> requests.Response:
+    def get(self, url: str, limits: Limits, deadline: float) -> requests.Response:
         """Any URL, with the token where it is Label Studio's own; raises requests.RequestException."""
         return self._session.request(
-            "GET", url, headers=self.headers, headers_for=self.origin, read_seconds=read_seconds, deadline=deadline
+            "GET", url, headers=self.headers, headers_for=self.origin, limits=limits, deadline=deadline
         )
 
     def _object(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
@@ -115,7 +115,7 @@ class LabelStudio:
                 self.url + path,
                 headers=self.headers if authorize else None,
                 headers_for=self.origin,
-                read_seconds=read_seconds,
+                limits=Limits(read_seconds=read_seconds),
                 **arguments,
             )
             body = read_body(response, max_bytes=max_bytes, deadline=time.monotonic() + read_seconds)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -22,19 +22,26 @@ from my_backend import files
 from my_backend.errors import BackendError, MediaError
 from my_backend.label_studio import LabelStudio, find_label_studio
 from my_backend.projects import Credentials
-from my_backend.safe_http import SafeSession, explain, read_body, redact
+from my_backend.safe_http import Limits, SafeSession, TooLarge, explain, read_body, redact
 from my_backend.settings import Settings
 
 log = logging.getLogger(__name__)
 
-MAX_IMAGE_BYTES = 100_000_000
 MAX_CACHE_BYTES = 20_000_000_000
 MAX_AGE = 24 * 3600.0  # seconds for which a URL's content is taken to be the same; uploads never change
-IMAGE_SECONDS = 30.0  # for one image, all redirects and the body included
 PARALLEL = 16
 
 _CLOUD = ("s3://", "gs://", "azure-blob://", "azure-spi://")
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+@dataclass(frozen=True)
+class ImageLimits:
+    """What one image may cost: its size, the seconds for it with all redirects, and what `Limits` has."""
+
+    max_bytes: int = 100_000_000
+    seconds: float = 30.0
+    http: Limits = field(default_factory=Limits)
 
 
 @dataclass(frozen=True)
@@ -61,12 +68,17 @@ class Media:
     """
 
     def __init__(
-        self, folder: Path, session: SafeSession, label_studio: LabelStudio | None, pool: ThreadPoolExecutor
+        self,
+        folder: Path,
+        session: SafeSession,
+        label_studio: LabelStudio | None,
+        pool: ThreadPoolExecutor,
+        limits: ImageLimits = ImageLimits(),
     ) -> None:
         self._contents, self._urls = folder / "contents", folder / "urls"
         for directory in (self._contents, self._urls):
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._session = session
+        self._session, self._limits = session, limits
         self._label_studio = label_studio
         self._known: dict[str, tuple[str, float]] = {}  # URL's key → digest, fetched at
         self._pool = pool
@@ -95,28 +107,28 @@ class Media:
         if cached := self._cached(request):
             return cached
         try:
-            body = self._body(request.url, request.task_id, min(deadline, time.monotonic() + IMAGE_SECONDS))
+            body = self._body(request.url, request.task_id, min(deadline, time.monotonic() + self._limits.seconds))
             _check_is_image(body)
             return self._store(request, body)
         except (requests.RequestException, BackendError, OSError, ValueError) as error:
             place = f"task {request.task_id}: " if request.task_id is not None else ""
-            raise MediaError(f"{place}{_short(request.url)}: {explain(error)}") from error
+            raise MediaError(f"{place}{_short(request.url)}: {explain(error)}{_remedy(error)}") from error
 
     def _body(self, url: str, task_id: int | None, deadline: float) -> bytes:
         if url.startswith("data:"):
-            return _data_uri(url)
+            return _data_uri(url, self._limits.max_bytes)
         if deadline <= time.monotonic():
             raise MediaError("no time was left to fetch it")
         target, is_label_studio = self._target(url, task_id)
         # get() sends the token to Label Studio's origin only, whatever the URL
         if self._label_studio is not None:
-            response = self._label_studio.get(target, read_seconds=IMAGE_SECONDS, deadline=deadline)
+            response = self._label_studio.get(target, limits=self._limits.http, deadline=deadline)
         else:
-            response = self._session.request("GET", target, read_seconds=IMAGE_SECONDS, deadline=deadline)
+            response = self._session.request("GET", target, limits=self._limits.http, deadline=deadline)
         if not response.ok:
             response.close()
             raise MediaError(_explain_status(response.status_code, is_label_studio))
-        return read_body(response, max_bytes=MAX_IMAGE_BYTES, deadline=deadline)
+        return read_body(response, max_bytes=self._limits.max_bytes, deadline=deadline)
 
     def _target(self, url: str, task_id: int | None) -> tuple[str, bool]:
         """The http(s) URL to ask for, and whether it is Label Studio's."""
@@ -190,7 +202,12 @@ class Media:
 def open_media(settings: Settings, credentials: Credentials | None, pool: ThreadPoolExecutor) -> Media:
     """The images of a project whose Label Studio is configured, or was named by `/setup`."""
     session = SafeSession(settings.image_hosts, ca_bundle=settings.requests_ca_bundle)
-    return Media(settings.cache_dir / "media", session, find_label_studio(settings, credentials), pool)
+    limits = ImageLimits(
+        settings.max_image_bytes,
+        settings.image_seconds,
+        Limits(settings.image_connect_seconds, settings.image_read_seconds, settings.image_redirects),
+    )
+    return Media(settings.cache_dir / "media", session, find_label_studio(settings, credentials), pool, limits)
 
 
 def media_pool() -> ThreadPoolExecutor:
@@ -216,22 +233,36 @@ def _outcome(future: Future[MediaFile], request: MediaRequest) -> MediaFile | Me
         return error
 
 
+def _remedy(error: BaseException) -> str:
+    """The setting that allows more; "" where it is no limit of ours."""
+    if isinstance(error, TooLarge):
+        return "; MAX_IMAGE_BYTES allows more"
+    if isinstance(error, requests.TooManyRedirects):
+        return "; IMAGE_REDIRECTS allows more"
+    if isinstance(error, requests.ConnectTimeout):
+        return "; IMAGE_CONNECT_SECONDS allows more"
+    if isinstance(error, requests.Timeout):
+        return "; IMAGE_SECONDS and IMAGE_READ_SECONDS allow more"
+    return ""
+
+
 def _short(url: str) -> str:
     return "data: URI" if url.startswith("data:") else redact(url)
 
 
-def _data_uri(url: str) -> bytes:
+def _data_uri(url: str, max_bytes: int) -> bytes:
     header, comma, data = url.partition(",")
     if not comma:
         raise MediaError("a data: URI needs a comma before its data")
-    if len(data) > MAX_IMAGE_BYTES * 4 // 3 + 4:
-        raise MediaError(f"more than {MAX_IMAGE_BYTES / 1e6:.0f} MB")
-    if not header.endswith(";base64"):
-        return unquote_to_bytes(data)
-    try:
-        return base64.b64decode(unquote_to_bytes(data), validate=True)
-    except binascii.Error as error:
-        raise MediaError(f"its base64 is broken: {error}") from error
+    raw = unquote_to_bytes(data)
+    if header.endswith(";base64"):
+        try:
+            raw = base64.b64decode(raw, validate=True)
+        except binascii.Error as error:
+            raise MediaError(f"its base64 is broken: {error}") from error
+    if len(raw) > max_bytes:
+        raise TooLarge(f"more than {max_bytes:,} bytes")
+    return raw
 
 
 def _check_is_image(body: bytes) -> None:

@@ -14,11 +14,8 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import HTTPError, NewConnectionError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ReadTimeoutError
 
-REDIRECTS = 5
-CONNECT_SECONDS = 5.0
-READ_SECONDS = 20.0
 POOL_SIZE = 32
 
 # Where clouds hand credentials to whoever asks from inside: never, whatever is allowed otherwise.
@@ -39,8 +36,21 @@ _OF_IPV4 = tuple(ipaddress.ip_network(network) for network in ("::/96", "64:ff9b
 Headers = Callable[[], Mapping[str, str]]
 
 
+@dataclass(frozen=True)
+class Limits:
+    """How long to wait for a server, to connect and for each part of its answer, and how often it may redirect."""
+
+    connect_seconds: float = 5.0
+    read_seconds: float = 20.0
+    redirects: int = 5
+
+
 class ForbiddenAddress(requests.RequestException):
     """A host whose address may not be connected to."""
+
+
+class TooLarge(requests.RequestException):
+    """An answer of more bytes than were allowed."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +132,7 @@ class SafeSession:
         *,
         headers: Headers | None = None,
         headers_for: Origin | None = None,
-        read_seconds: float = READ_SECONDS,
+        limits: Limits = Limits(),
         deadline: float = float("inf"),
         **arguments: Any,
     ) -> requests.Response:
@@ -130,7 +140,7 @@ class SafeSession:
 
         All redirects are within `deadline` (monotonic).
         """
-        for _ in range(REDIRECTS + 1):
+        for _ in range(limits.redirects + 1):
             url, origin = _read_url(url)
             trusted = headers is not None and origin == headers_for
             left = deadline - time.monotonic()
@@ -142,7 +152,7 @@ class SafeSession:
                 headers=dict(headers()) if trusted and headers else None,
                 stream=True,
                 allow_redirects=False,
-                timeout=(min(CONNECT_SECONDS, left), min(read_seconds, left)),
+                timeout=(min(limits.connect_seconds, left), min(limits.read_seconds, left)),
                 **arguments,
             )
             if not response.is_redirect:
@@ -155,7 +165,7 @@ class SafeSession:
             if method != "GET" and _read_url(url)[1] != origin:
                 # Its body may have a token.
                 raise requests.RequestException(f"it redirects to {redact(url)}: use that address")
-        raise requests.TooManyRedirects(f"more than {REDIRECTS} redirects")
+        raise requests.TooManyRedirects(f"more than {limits.redirects} redirects")
 
     def close(self) -> None:
         self._session.close()
@@ -177,7 +187,7 @@ def read_body(response: requests.Response, *, max_bytes: int, deadline: float) -
         for chunk in _chunks(response):
             body += chunk
             if len(body) > max_bytes:
-                raise requests.RequestException(f"more than {max_bytes / 1e6:.0f} MB")
+                raise TooLarge(f"more than {max_bytes:,} bytes")
             if time.monotonic() > deadline:
                 raise requests.Timeout("it took too long")
     return bytes(body)
@@ -188,6 +198,8 @@ def _chunks(response: requests.Response) -> Iterator[bytes]:
     try:
         while chunk := response.raw.read1(1 << 16, decode_content=True):
             yield chunk
+    except ReadTimeoutError as error:
+        raise requests.ReadTimeout(error) from error
     except HTTPError as error:
         raise requests.ConnectionError(error) from error
 
@@ -234,7 +246,6 @@ class _CheckingAdapter(HTTPAdapter):
 def _connect(connection: HTTPConnection, allowed: frozenset[str]) -> socket.socket:
     """Resolves, checks and connects to the very address that was checked: no second look-up can differ."""
     host = connection.host.strip("[]")
-    timeout = connection.timeout if isinstance(connection.timeout, int | float) else CONNECT_SECONDS
     error: OSError | None = None
     try:
         found = socket.getaddrinfo(host, connection.port, type=socket.SOCK_STREAM)
@@ -244,11 +255,13 @@ def _connect(connection: HTTPConnection, allowed: frozenset[str]) -> socket.sock
         check_address(host, connection.port, str(address[0]), allowed)
         candidate = socket.socket(family, kind, protocol)
         try:
-            candidate.settimeout(timeout)
+            candidate.settimeout(float(connection.timeout))  # type: ignore[arg-type]  # SafeSession always sets it
             candidate.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             candidate.connect(address)
             return candidate
         except OSError as refused:
             candidate.close()
             error = refused
+    if isinstance(error, TimeoutError):
+        raise ConnectTimeoutError(connection, f"{host} does not answer: {error}")
     raise NewConnectionError(connection, f"{host} does not answer: {error}")

@@ -10,6 +10,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 SECRETS_DIR = Path("/run/secrets")
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+
 
 class Settings(BaseSettings):
     """Each field is the environment variable of the same name in capitals, or a line of `.env`."""
@@ -33,6 +36,11 @@ class Settings(BaseSettings):
     image_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="hosts on private networks that images may come from, comma-separated"
     )
+    max_image_bytes: PositiveInt = Field(100_000_000, description="larger images are not fetched")
+    image_connect_seconds: PositiveFloat = Field(5.0, description="to connect to the server of an image")
+    image_read_seconds: PositiveFloat = Field(20.0, description="without a byte from it")
+    image_seconds: PositiveFloat = Field(30.0, description="for an image in all, redirects included")
+    image_redirects: Annotated[int, Field(ge=0)] = Field(5, description="that are followed to an image")
     requests_ca_bundle: str = Field("", description="file of the authorities that sign your hosts' certificates")
     retrain_after_annotations: Annotated[int, Field(ge=0)] = Field(
         10, description="train after so many new or changed annotations, or 30 s after the last; 0: only by hand"

@@ -10,7 +10,7 @@ import pytest
 from my_backend.errors import LabelStudioError
 from my_backend.label_studio import LabelStudio, find_label_studio
 from my_backend.projects import Credentials
-from my_backend.safe_http import SafeSession
+from my_backend.safe_http import Limits, SafeSession
 from tests.my_backend.conftest import MakeSettings
 from tests.my_backend.fake_server import JWT_KEY, FakeLabelStudio, FakeServer, Reply, json_reply
 
@@ -218,4 +218,4 @@ def test_label_studio_itself_may_be_private_but_not_the_other_ports_of_its_host(
     assert found.project(7)["id"] == 7
 
     with FakeServer(lambda seen: Reply()) as other, pytest.raises(OSError, match="private network"):
-        found.get(other.url, 5, time.monotonic() + 5)
+        found.get(other.url, Limits(), time.monotonic() + 5)

@@ -14,8 +14,10 @@ import pytest
 from my_backend import media as media_module
 from my_backend.errors import MediaError
 from my_backend.label_studio import LabelStudio
-from my_backend.media import Media, MediaFile, MediaRequest, media_pool
+from my_backend.media import ImageLimits, Media, MediaFile, MediaRequest, media_pool
+from my_backend.media import open_media as open_media_as_set
 from my_backend.safe_http import SafeSession
+from tests.my_backend.conftest import MakeSettings
 from tests.my_backend.fake_server import PNG, FakeLabelStudio, FakeServer, Reply, Seen
 
 UPLOAD = "/data/upload/7/a.png"
@@ -32,13 +34,18 @@ OpenMedia = Callable[..., Media]
 
 @pytest.fixture
 def open_media(tmp_path: Path, pool: ThreadPoolExecutor) -> OpenMedia:
-    def open_media(server: FakeLabelStudio | None = None, *allowed: str, token: str | None = None) -> Media:
+    def open_media(
+        server: FakeLabelStudio | None = None,
+        *allowed: str,
+        token: str | None = None,
+        limits: ImageLimits = ImageLimits(),  # noqa: B008  # frozen
+    ) -> Media:
         session = SafeSession(allowed)
         label_studio = None
         if server is not None:
             key = server.pat if token is None else token
             label_studio = LabelStudio(server.url, key, SafeSession([server.server.host, *allowed]))
-        return Media(tmp_path / "media", session, label_studio, pool)
+        return Media(tmp_path / "media", session, label_studio, pool, limits)
 
     return open_media
 
@@ -256,12 +263,9 @@ def test_what_is_no_image_is_not_stored(
     assert stored(tmp_path) == []
 
 
-def test_image_that_is_too_large_is_not_stored(
-    open_media: OpenMedia, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(media_module, "MAX_IMAGE_BYTES", 1000)
+def test_image_that_is_too_large_is_not_stored(open_media: OpenMedia, start: Start, tmp_path: Path) -> None:
     server = start(lambda seen: Reply(200, PNG * 1000))
-    media = open_media(None, server.host)
+    media = open_media(None, server.host, limits=ImageLimits(max_bytes=1000))
 
     assert "more than" in why_not(media, server.url)
     assert "more than" in why_not(media, "data:image/png;base64," + "A" * 2000)
@@ -422,11 +426,7 @@ def test_past_the_deadline_only_what_is_known_is_answered(open_media: OpenMedia,
 
 
 @pytest.mark.parametrize("path", ["/slow", "/endless"])
-def test_one_image_may_take_only_so_long(
-    open_media: OpenMedia, start: Start, monkeypatch: pytest.MonkeyPatch, path: str
-) -> None:
-    monkeypatch.setattr(media_module, "IMAGE_SECONDS", 0.4)
-
+def test_one_image_may_take_only_so_long(open_media: OpenMedia, start: Start, path: str) -> None:
     def answer(seen: Seen) -> Reply:
         if path == "/slow":
             return slow(seen)
@@ -436,7 +436,7 @@ def test_one_image_may_take_only_so_long(
     server = start(answer)
     begun = time.monotonic()
 
-    assert why_not(open_media(None, server.host), server.url + path)
+    assert why_not(open_media(None, server.host, limits=ImageLimits(seconds=0.4)), server.url + path)
     assert time.monotonic() - begun < 5
 
 
@@ -446,3 +446,23 @@ def test_cached_images_are_not_readable_by_others(open_media: OpenMedia, start: 
 
     folders: list[Any] = list((tmp_path / "media").iterdir())
     assert [oct(folder.stat().st_mode & 0o077) for folder in folders] == ["0o0", "0o0"]
+
+
+def test_limits_are_settings(make_settings: MakeSettings, pool: ThreadPoolExecutor, start: Start) -> None:
+    def answer(seen: Seen) -> Reply:
+        if seen.path == "/redirect":
+            return Reply(302, b"", {"Location": "/"})
+        return slow(seen) if seen.path == "/slow" else Reply(200, PNG)
+
+    server = start(answer)
+
+    def why_not_with(path: str, **given: object) -> str:
+        settings = make_settings(image_hosts=("127.0.0.1",), **given)
+        return why_not(open_media_as_set(settings, None, pool), server.url + path)
+
+    assert "MAX_IMAGE_BYTES" in why_not_with("/", max_image_bytes=len(PNG) - 1)
+    assert "more than 0 redirects; IMAGE_REDIRECTS" in why_not_with("/redirect", image_redirects=0)
+    assert "IMAGE_SECONDS" in why_not_with("/slow", image_seconds=0.2)
+    assert "IMAGE_READ_SECONDS" in why_not_with("/slow", image_read_seconds=0.05)
+    allowed = make_settings(image_hosts=("127.0.0.1",), max_image_bytes=len(PNG), image_redirects=1)
+    open_media_as_set(allowed, None, pool).fetch(MediaRequest(f"{server.url}/redirect"))

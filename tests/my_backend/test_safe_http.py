@@ -393,7 +393,7 @@ def test_body_of_the_allowed_size_is_read_and_a_larger_one_is_not(start: Start, 
     session = open_session("127.0.0.1")
 
     assert read(session.request("GET", server.url), max_bytes=5000) == b"x" * 5000
-    with pytest.raises(requests.RequestException, match="more than 0 MB"):
+    with pytest.raises(requests.RequestException, match=r"more than [0-9,]+ bytes"):
         read(session.request("GET", server.url), max_bytes=4999)
 
 
@@ -401,7 +401,7 @@ def test_compressed_body_is_limited_by_its_real_size(start: Start, open_session:
     packed = zlib.compress(b"x" * 20_000_000)
     server = start(lambda seen: Reply(200, packed, {"Content-Encoding": "deflate"}))
 
-    with pytest.raises(requests.RequestException, match="more than 1 MB"):
+    with pytest.raises(requests.RequestException, match=r"more than [0-9,]+ bytes"):
         read(open_session("127.0.0.1").request("GET", server.url), max_bytes=1_000_000)
 
 
