@@ -6,7 +6,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -20,10 +20,13 @@ from label_studio_ml.model import LabelStudioMLBase
 from pydantic import ValidationError
 from torch import Tensor
 
-from image_classifier.dataset import Sample, write_samples
-from image_classifier.embeddings import EmbeddingCache
+from image_classifier.correction import correct
+from image_classifier.dataset import Sample, targets_of, write_samples
+from image_classifier.embeddings import Embedding, EmbeddingCache
+from image_classifier.evaluation import hits
 from image_classifier.inference import ImageFile, InferenceLane
 from image_classifier.learning import (
+    Embedded,
     TooFewLabels,
     check_enough,
     compare,
@@ -107,7 +110,11 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         results: list[Json | list[Any]] = [[] for _ in tasks]
         if tag is None or classifier is None:
             return results
-        positions, embeddings = self._embeddings(tasks, tag, classifier.backbone, deadline)
+        vectors = self._embeddings(tasks, tag, classifier.backbone, deadline)
+        embedded = {position: vector for position, vector in enumerate(vectors) if not isinstance(vector, Exception)}
+        if not embedded:
+            return results
+        positions, embeddings = list(embedded), torch.from_numpy(np.stack(list(embedded.values())))
         # Mostly one group: only where tasks bring choices of their own are there several.
         groups: dict[ImageChoices, list[int]] = {}
         for row, position in enumerate(positions):
@@ -121,23 +128,44 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
     def _tag(self, label_config: str | None = None) -> ImageChoices | None:
         return parse_label_config(label_config or self.label_config, _settings().choices).image_choices
 
+    def classify(
+        self,
+        tasks: Sequence[Json],
+        *,
+        label_config: str | None = None,
+        deadline: float = float("inf"),
+    ) -> list[Json]:
+        """For each task, in order, `prediction`, `confidence` and `scores` by choice; or `error`, in a sentence.
+
+        Scores are calibrated probabilities, the likeliest first; `prediction` is a list where the labeling config
+        asks for several choices. The other arguments are `predict`'s.
+        """
+        tag = self._tag(label_config)
+        classifier = self._classifier
+        if tag is None or classifier is None:
+            return [{"error": "the model has learned nothing yet"} for _ in tasks]
+        vectors = self._embeddings(tasks, tag, classifier.backbone, deadline)
+        return [
+            {"error": str(vector)}
+            if isinstance(vector, Exception)
+            else _classified(_answer(classifier, tag.for_task(task["data"]), torch.tensor(vector)[None]))
+            for task, vector in zip(tasks, vectors, strict=True)
+        ]
+
     def _embeddings(
         self, tasks: Sequence[Json], tag: ImageChoices, backbone: Backbone, deadline: float
-    ) -> tuple[list[int], Tensor]:
-        """The positions of the tasks whose image could be read, and their embeddings [n, 512]."""
+    ) -> list[Embedding | ImageError | MediaError]:
+        """For each task, in order, its image's embedding [512], or why there is none, which is logged."""
         # A quarter of the time is kept for the network, or slow images would cost their neighbours the answer.
         left = deadline - time.monotonic()
         fetched = self._fetch(tasks, tag, deadline - left / 4 if left < float("inf") else deadline)
-        readable = {i: file for i, file in enumerate(fetched) if isinstance(file, ImageFile)}
-        embedded = _lane().embed(backbone, list(readable.values()), deadline=deadline)
-        positions, vectors = [], []
-        for position, vector in zip(readable, embedded, strict=True):
+        readable = [file for file in fetched if isinstance(file, ImageFile)]
+        embedded = iter(_lane().embed(backbone, readable, deadline=deadline))
+        vectors = [next(embedded) if isinstance(file, ImageFile) else file for file in fetched]
+        for task, vector in zip(tasks, vectors, strict=True):
             if isinstance(vector, ImageError):
-                log.warning("%s", _name(tasks[position], vector))
-            else:
-                positions.append(position)
-                vectors.append(vector)
-        return positions, torch.from_numpy(np.stack(vectors)) if vectors else torch.empty(0)
+                log.warning("%s", _name(task, vector))
+        return vectors
 
     def _fetch(
         self, tasks: Sequence[Json], tag: ImageChoices, deadline: float = float("inf")
@@ -201,10 +229,11 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         settings = _settings()
         hyperparameters = _hyperparameters(settings, attempt)
         backbone = self._backbone_to_grow_from()
-        samples, used = self._samples(list(completions), config.image_choices, report)
+        labelled = self._labelled(list(completions), config.image_choices, report)
+        used = labelled.used
         try:
-            check_enough(samples)
-            embedded = embed(_lane(), backbone, samples, report)
+            check_enough(labelled.samples)
+            embedded = embed(_lane(), backbone, labelled.samples, report)
         except TooFewLabels as error:
             raise TrainingError(f"{error} {_left_out(used)}".strip()) from None
         for sample, broken in embedded.broken.items():
@@ -216,6 +245,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
 
         checkpoint = folder / "checkpoint.safetensors"
         first = learn_head(backbone, embedded, classes, hyperparameters, report)
+        first = _with_corrections(first, embedded, labelled.corrected)
         output = self._save(first, self._classifier, embedded.samples, folder / "model", used)
         if publish and not checkpoint.exists():  # it was published before the process died
             publish(output)
@@ -227,6 +257,9 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
                 _lane(), first, embedded.samples, hyperparameters, checkpoint, report, seconds=limit
             )
             second = replace(second, backbone=_share(second.backbone))
+            if labelled.corrected:
+                tuned = embed(_lane(), second.backbone, embedded.samples, report)
+                second = _with_corrections(second, tuned, labelled.corrected)
             comparison = compare(_lane(), first, second, embedded.samples)
             if mode == "full" or (comparison and comparison.better):
                 output = self._save(second, first, embedded.samples, folder / "model", used)
@@ -240,25 +273,24 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
             return self._classifier.backbone
         return _base_backbone()
 
-    def _samples(
-        self, tasks: list[Json], tag: ImageChoices, report: Callable[[Json], None]
-    ) -> tuple[list[Sample], Counter[str]]:
-        """The labelled images, and how many tasks were used or left out, by reason.
-
-        A task's image and label stay together from here on, whatever is left out.
-        """
+    def _labelled(self, tasks: list[Json], tag: ImageChoices, report: Callable[[Json], None]) -> "_Labelled":
+        """A task's image and label stay together from here on, whatever is left out."""
         labels = [label_of(task, tag) for task in tasks]
         used: Counter[str] = Counter(label.outcome for label in labels)
         chosen = [(task, label) for task, label in zip(tasks, labels, strict=True) if label.outcome == "used"]
         report({"phase": "fetching images", "images": len(chosen)})
         fetched = self._fetch([task for task, _ in chosen], tag)
-        samples = [
-            Sample(file, label.choices if tag.multiple else min(label.choices), str(task.get("id", "")))
+        pairs = [
+            (task, Sample(file, label.choices if tag.multiple else min(label.choices), str(task.get("id") or "")))
             for (task, label), file in zip(chosen, fetched, strict=True)
             if isinstance(file, ImageFile)
         ]
-        used["image missing"] = len(chosen) - len(samples)
-        return samples, used
+        used["image missing"] = len(chosen) - len(pairs)
+        valid = _last_words(pairs)
+        if len(valid) < len(pairs):
+            used["labelled otherwise later"] = len(pairs) - len(valid)
+        corrected = frozenset(sample.image.digest for task, sample in valid if task.get("corrected"))
+        return _Labelled([sample for _, sample in valid], used, corrected)
 
     def _save(
         self,
@@ -293,22 +325,71 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         }
 
 
+@dataclass(frozen=True)
+class _Labelled:
+    """The labelled images; how many tasks were used or left out, by reason; which images were corrected by hand."""
+
+    samples: list[Sample]
+    used: Counter[str]
+    corrected: frozenset[str]  # their digests
+
+
+def _last_words(pairs: list[tuple[Json, Sample]]) -> list[tuple[Json, Sample]]:
+    """Without labels that contradict a later one, of images that a person corrected outside of Label Studio."""
+    corrected = {sample.image.digest for task, sample in pairs if task.get("corrected")}
+    last = {
+        sample.image.digest: sample.label
+        for task, sample in sorted(pairs, key=lambda pair: _annotated_at(pair[0]))
+        if sample.image.digest in corrected
+    }
+    return [pair for pair in pairs if last.get(pair[1].image.digest, pair[1].label) == pair[1].label]
+
+
+def _annotated_at(task: Json) -> str:
+    return max((str(a.get("updated_at") or "") for a in task.get("annotations") or []), default="")
+
+
+def _with_corrections(classifier: Classifier, embedded: Embedded, corrected: frozenset[str]) -> Classifier:
+    """Its served head gets the corrected images right where it can; figures and comparisons stay as they are."""
+    known = [row for row, sample in enumerate(embedded.samples) if sample.image.digest in corrected]
+    if not known:
+        return classifier
+    targets = targets_of([embedded.samples[row].label for row in known], classifier.classes)
+    record = {**classifier.record, "corrections": dict.fromkeys(corrected, 1)}
+    classifier = replace(classifier, record=record)
+    if hits(classifier.head(embedded.embeddings[known]), targets, classifier.head.thresholds).all():
+        return classifier
+    done = correct(classifier, embedded.samples, embedded.embeddings, embedded.samples[known[-1]]).classifier
+    return replace(classifier, head=done.head, record=done.record)
+
+
 def _left_out(used: Counter[str]) -> str:
     """What was left out, in words."""
     reasons = ", ".join(f"{count} {reason}" for reason, count in used.items() if count and reason != "used")
     return f"Left out: {reasons}." if reasons else ""
 
 
-def _predict(classifier: Classifier, tag: ImageChoices, embeddings: Tensor, score: Score) -> list[Json | list[Any]]:
-    """A prediction for each of the embeddings [n, 512], of the tag's choices alone; `[]` where there is none."""
+@dataclass(frozen=True)
+class _Answer:
+    """What a model says of n images: the choices that it knows, and the probability of each [n, choices].
+
+    `thresholds` [choices] says from which probability on a choice is right, where several may be.
+    """
+
+    names: list[str]
+    probabilities: Tensor
+    thresholds: Tensor | None
+
+
+def _answer(classifier: Classifier, tag: ImageChoices, embeddings: Tensor) -> _Answer:
+    """For embeddings [n, 512], of the tag's choices alone."""
     # What a model calls a class may be another name of a choice; several may mean the same.
     columns: dict[str, list[int]] = {}
     for number, name in enumerate(classifier.classes):
         if choice := tag.name_of(name):
             columns.setdefault(choice, []).append(number)
     if not columns:
-        return [[] for _ in embeddings]
-    names = list(columns)
+        return _Answer([], torch.empty(len(embeddings), 0), None)
     offered = [number for numbers in columns.values() for number in numbers]
     logits = classifier.head(embeddings)
     if classifier.head.multiple:
@@ -318,26 +399,55 @@ def _predict(classifier: Classifier, tag: ImageChoices, embeddings: Tensor, scor
         each = torch.zeros_like(logits)
         each[:, offered] = logits[:, offered].softmax(1)
         probabilities = torch.stack([each[:, numbers].sum(1) for numbers in columns.values()], 1)
-    if classifier.head.multiple and tag.multiple:
-        thresholds = torch.tensor([min(classifier.head.thresholds[n] for n in numbers) for numbers in columns.values()])
-        return _predict_several(tag, names, probabilities, thresholds)
-    best = probabilities.argmax(1).tolist()
+    if not (classifier.head.multiple and tag.multiple):
+        return _Answer(list(columns), probabilities, None)
+    thresholds = [min(classifier.head.thresholds[number] for number in numbers) for numbers in columns.values()]
+    return _Answer(list(columns), probabilities, torch.tensor(thresholds))
+
+
+def _predict(classifier: Classifier, tag: ImageChoices, embeddings: Tensor, score: Score) -> list[Json | list[Any]]:
+    """A prediction for each of the embeddings [n, 512], of the tag's choices alone; `[]` where there is none."""
+    answer = _answer(classifier, tag, embeddings)
+    if not answer.names:
+        return [[] for _ in embeddings]
+    if answer.thresholds is not None:
+        return [
+            tag.prediction(choices, round(sure, 4)) if choices else []
+            for choices, sure in _ticked(answer, answer.thresholds)
+        ]
+    best = answer.probabilities.argmax(1).tolist()
     return [
-        tag.prediction([names[choice]], sure) for choice, sure in zip(best, _scores(probabilities, score), strict=True)
+        tag.prediction([answer.names[choice]], sure)
+        for choice, sure in zip(best, _scores(answer.probabilities, score), strict=True)
     ]
 
 
-def _predict_several(
-    tag: ImageChoices, names: Sequence[str], probabilities: Tensor, thresholds: Tensor
-) -> list[Json | list[Any]]:
-    """All choices over their thresholds; the score is the probability that the least sure of all is right."""
-    ticked = probabilities >= thresholds
-    scores = torch.where(ticked, probabilities, 1 - probabilities).min(1).values.clamp(0, 1).tolist()
-    chosen = [[name for name, tick in zip(names, row, strict=True) if tick] for row in ticked.tolist()]
+def _ticked(answer: _Answer, thresholds: Tensor) -> list[tuple[list[str], float]]:
+    """All choices over their thresholds, and the probability that the least sure of all choices is right."""
+    ticked = answer.probabilities >= thresholds
+    sure = torch.where(ticked, answer.probabilities, 1 - answer.probabilities).min(1).values.clamp(0, 1)
     return [
-        tag.prediction(choices, round(score, 4)) if choices else []
-        for choices, score in zip(chosen, scores, strict=True)
+        ([name for name, tick in zip(answer.names, row, strict=True) if tick], score)
+        for row, score in zip(ticked.tolist(), sure.tolist(), strict=True)
     ]
+
+
+def _classified(answer: _Answer) -> Json:
+    """One image's answer, as `classify` gives it."""
+    if not answer.names:
+        return {"error": "the model knows none of the labeling config's choices"}
+    probabilities = answer.probabilities[0].clamp(0, 1).tolist()
+    scores = sorted(zip(answer.names, probabilities, strict=True), key=lambda pair: -pair[1])
+    prediction: str | list[str]
+    if answer.thresholds is None:
+        prediction, confidence = scores[0]
+    else:
+        [(prediction, confidence)] = _ticked(answer, answer.thresholds)
+    return {
+        "prediction": prediction,
+        "confidence": round(confidence, 4),
+        "scores": {name: round(score, 4) for name, score in scores},
+    }
 
 
 def _scores(probabilities: Tensor, score: Score) -> list[float]:
@@ -354,7 +464,7 @@ def _scores(probabilities: Tensor, score: Score) -> list[float]:
 
 
 def _name(task: Json, problem: object) -> str:
-    return f"task {task.get('id')}: {problem}"
+    return str(problem) if task.get("id") is None else f"task {task['id']}: {problem}"
 
 
 def _hyperparameters(settings: ClassifierSettings, attempt: int) -> Hyperparameters:

@@ -42,10 +42,10 @@ def correct(classifier: Classifier, samples: Sequence[Sample], embeddings: Tenso
         repeats = torch.tensor([weights.get(digest, 1) for digest in digests])[chosen]
         rows = torch.arange(len(digests))[chosen].repeat_interleave(repeats)
         head = train_head(embeddings[rows], targets[rows], len(classifier.classes), told, lambda record: None)
-        return replace(head, temperature=classifier.head.temperature)
+        return replace(head, temperature=classifier.head.temperature, thresholds=classifier.head.thresholds)
 
     def wrong(head: Head) -> list[str]:
-        right = hits(head(embeddings), targets).tolist()
+        right = hits(head(embeddings), targets, head.thresholds).tolist()
         return [digest for digest, is_right in zip(digests, right, strict=True) if digest in weights and not is_right]
 
     everything = torch.ones(len(digests), dtype=torch.bool)
@@ -71,4 +71,4 @@ def correct(classifier: Classifier, samples: Sequence[Sample], embeddings: Tenso
 
 
 def _accuracy(head: Head, embeddings: Tensor, targets: Tensor) -> float:
-    return float(hits(head(embeddings), targets).float().mean()) if len(targets) else float("nan")
+    return float(hits(head(embeddings), targets, head.thresholds).float().mean()) if len(targets) else float("nan")

@@ -30,6 +30,7 @@ class Backend:
         self.projects = Projects(folder)
         self._media_pool: ThreadPoolExecutor = media_pool()
         new_model = ModelFactory(settings, self.projects, self._media_pool)
+        self.open_media = new_model.open_media
         self.serving = Serving(self.projects, new_model, settings.choices)
         self.job_store = JobStore(folder)
         self.queue = self._make_queue(new_model)

@@ -13,14 +13,16 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 
-def write(path: Path, text: str, *, mode: int = 0o644, durable: bool = True, make_folder: bool = True) -> None:
+def write(
+    path: Path, content: str | bytes, *, mode: int = 0o644, durable: bool = True, make_folder: bool = True
+) -> None:
     """Replaces `path` in one step. Not `durable`: survives the process's death, but not the power's."""
     if make_folder:
         path.parent.mkdir(parents=True, exist_ok=True)
-    with NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=".", delete=False) as part:
+    with NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as part:
         try:
             os.fchmod(part.fileno(), mode)
-            part.write(text)
+            part.write(content.encode() if isinstance(content, str) else content)
             part.flush()
             if durable:
                 os.fsync(part.fileno())

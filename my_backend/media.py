@@ -5,6 +5,7 @@ import binascii
 import contextlib
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Sequence
@@ -31,7 +32,11 @@ MAX_CACHE_BYTES = 20_000_000_000
 MAX_AGE = 24 * 3600.0  # seconds for which a URL's content is taken to be the same; uploads never change
 PARALLEL = 16
 
+# Begins the URL of an image that came with a request; its digest follows.
+KEPT = "kept:"
+
 _CLOUD = ("s3://", "gs://", "azure-blob://", "azure-spi://")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
@@ -74,12 +79,15 @@ class Media:
         label_studio: LabelStudio | None,
         pool: ThreadPoolExecutor,
         limits: ImageLimits = ImageLimits(),
+        kept: Path | None = None,
     ) -> None:
+        """`kept` is a folder of images, by their digests, that tasks name as `kept:<digest>`."""
         self._contents, self._urls = folder / "contents", folder / "urls"
         for directory in (self._contents, self._urls):
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._session, self._limits = session, limits
         self._label_studio = label_studio
+        self._kept = kept
         self._known: dict[str, tuple[str, float]] = {}  # URL's key → digest, fetched at
         self._pool = pool
         self._trim_lock = threading.Lock()
@@ -114,9 +122,21 @@ class Media:
             place = f"task {request.task_id}: " if request.task_id is not None else ""
             raise MediaError(f"{place}{_short(request.url)}: {explain(error)}{_remedy(error)}") from error
 
+    def take_in(self, body: bytes) -> MediaFile:
+        """An image that came with a request, within the limits of any other; tasks name it as `kept:<digest>`.
+
+        It stays as long as the cache has room. Raises MediaError.
+        """
+        if len(body) > self._limits.max_bytes:
+            raise MediaError(f"more than {self._limits.max_bytes:,} bytes; MAX_IMAGE_BYTES allows more")
+        _check_is_image(body)
+        return self._store(MediaRequest(KEPT + sha256(body).hexdigest()), body)
+
     def _body(self, url: str, task_id: int | None, deadline: float) -> bytes:
         if url.startswith("data:"):
             return _data_uri(url, self._limits.max_bytes)
+        if url.startswith(KEPT):
+            return self._read_kept(url.removeprefix(KEPT))
         if deadline <= time.monotonic():
             raise MediaError("no time was left to fetch it")
         target, is_label_studio = self._target(url, task_id)
@@ -129,6 +149,11 @@ class Media:
             response.close()
             raise MediaError(_explain_status(response.status_code, is_label_studio))
         return read_body(response, max_bytes=self._limits.max_bytes, deadline=deadline)
+
+    def _read_kept(self, digest: str) -> bytes:
+        if self._kept is None or not _DIGEST.fullmatch(digest) or not (self._kept / digest).is_file():
+            raise MediaError("no such image is kept")
+        return (self._kept / digest).read_bytes()
 
     def _target(self, url: str, task_id: int | None) -> tuple[str, bool]:
         """The http(s) URL to ask for, and whether it is Label Studio's."""
@@ -153,7 +178,7 @@ class Media:
 
     def _key(self, request: MediaRequest) -> str:
         base = self._label_studio.url if self._label_studio else ""
-        place = "" if request.url.startswith(("http://", "https://")) else base
+        place = "" if request.url.startswith(("http://", "https://", KEPT)) else base
         return sha256(f"{place} {request.url}".encode(errors="backslashreplace")).hexdigest()
 
     def _cached(self, request: MediaRequest) -> MediaFile | None:
@@ -199,15 +224,17 @@ class Media:
                 surplus -= size
 
 
-def open_media(settings: Settings, credentials: Credentials | None, pool: ThreadPoolExecutor) -> Media:
-    """The images of a project whose Label Studio is configured, or was named by `/setup`."""
+def open_media(
+    settings: Settings, credentials: Credentials | None, pool: ThreadPoolExecutor, kept: Path | None = None
+) -> Media:
+    """The images of a project whose Label Studio is configured, or was named by `/setup`; `kept` as in Media."""
     session = SafeSession(settings.image_hosts, ca_bundle=settings.requests_ca_bundle)
     limits = ImageLimits(
         settings.max_image_bytes,
         settings.image_seconds,
         Limits(settings.image_connect_seconds, settings.image_read_seconds, settings.image_redirects),
     )
-    return Media(settings.cache_dir / "media", session, find_label_studio(settings, credentials), pool, limits)
+    return Media(settings.cache_dir / "media", session, find_label_studio(settings, credentials), pool, limits, kept)
 
 
 def media_pool() -> ThreadPoolExecutor:

@@ -6,8 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from my_backend.corrections import corrections_folder
 from my_backend.errors import BackendError
-from my_backend.media import open_media
+from my_backend.media import Media, open_media
 from my_backend.projects import Project, Projects
 from my_backend.settings import Settings
 from my_backend.versions import Version
@@ -38,5 +39,10 @@ class ModelFactory:
         return self.load()(
             label_config=project.label_config,
             train_output=version.train_output if version else None,
-            media=open_media(self._settings, self._projects.credentials(project.uid), self._media_pool),
+            media=self.open_media(project),
         )
+
+    def open_media(self, project: Project) -> Media:
+        """The images of a project's tasks, and those that were corrected by hand."""
+        kept = corrections_folder(self._projects.folder(project.uid))
+        return open_media(self._settings, self._projects.credentials(project.uid), self._media_pool, kept)

@@ -8,7 +8,9 @@ from pydantic import BaseModel
 
 from my_backend.wire import (
     ActivateRequest,
+    CorrectionRequest,
     DuplicateRequest,
+    ImageRequest,
     JobRequest,
     PredictRequest,
     ProjectRequest,
@@ -24,6 +26,8 @@ _BODIES: dict[str, type[BaseModel]] = {
     "/webhook": WebhookRequest,
     "/train": TrainRequest,
     "/api/models/train": TrainRequest,
+    "/api/models/predict": ImageRequest,
+    "/api/models/retrain": CorrectionRequest,
     "/job_status": JobRequest,
     "/versions": ProjectRequest,
     "/api/models/activate": ActivateRequest,
@@ -31,6 +35,16 @@ _BODIES: dict[str, type[BaseModel]] = {
     "/delete": ProjectRequest,
     "/duplicate_model": DuplicateRequest,
 }
+
+
+def _content(body: type[BaseModel]) -> dict[str, Any]:
+    schema = body.model_json_schema()
+    content = {"application/json": {"schema": schema}}
+    if issubclass(body, ImageRequest):
+        upload = {"type": "string", "format": "binary", "description": "an image file, in the place of `url`"}
+        form = {**schema, "properties": {"image": upload, **schema["properties"]}}
+        content["multipart/form-data"] = {"schema": form}
+    return content
 
 
 def openapi(routes: dict[tuple[str, str], Callable[..., Any]]) -> dict[str, Any]:
@@ -44,7 +58,7 @@ def openapi(routes: dict[tuple[str, str], Callable[..., Any]]) -> dict[str, Any]
             },
         }
         if method == "POST" and (body := _BODIES.get(path)):
-            operation["requestBody"] = {"content": {"application/json": {"schema": body.model_json_schema()}}}
+            operation["requestBody"] = {"content": _content(body)}
         if names := re.findall(r"<(\w+)>", path):
             operation["parameters"] = [
                 {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names

@@ -20,11 +20,14 @@ from my_backend.label_config import parse_label_config
 from my_backend.metrics import Metrics
 from my_backend.openapi import openapi
 from my_backend.projects import Credentials, Project
+from my_backend.single_image import Image, SingleImage
 from my_backend.training_job import keep_annotations
 from my_backend.versions import Versions
 from my_backend.wire import (
     ActivateRequest,
+    CorrectionRequest,
     DuplicateRequest,
+    ImageRequest,
     JobRequest,
     Json,
     PredictRequest,
@@ -67,6 +70,7 @@ class Routes:
     def __init__(self, backend: Backend, metrics: Metrics) -> None:
         self._backend, self._metrics = backend, metrics
         self._version = package_version("image-classifier-backend")
+        self._single_image = SingleImage(backend)
         self._projects, self._serving, self._queue = backend.projects, backend.serving, backend.queue
 
     def table(self) -> dict[tuple[str, str], Callable[..., Any]]:
@@ -80,6 +84,8 @@ class Routes:
             ("POST", "/webhook"): self.webhook,
             ("POST", "/train"): self.train,
             ("POST", "/api/models/train"): self.train,
+            ("POST", "/api/models/predict"): self.predict_image,
+            ("POST", "/api/models/retrain"): self.correct_image,
             ("POST", "/job_status"): self.job_status,
             ("POST", "/api/jobs/<job_id>/cancel"): self.cancel_job,
             ("GET", "/is_training"): self.is_training,
@@ -191,6 +197,22 @@ class Routes:
             keep_annotations(self._projects, project.uid, [task.model_dump() for task in body.annotations])
         return _started(self._queue.submit(project.uid, "full", "asked for by hand"))
 
+    # --- one image ----------------------------------------------------------
+
+    def predict_image(self) -> Json:
+        """What one image shows: the likeliest choice, and the probability of each."""
+        deadline = time.monotonic() + PREDICT_SECONDS
+        body, image = _read_with_image(ImageRequest, self._backend.settings.max_image_bytes)
+        return self._single_image.predict(self._projects.find(body.project), image, deadline)
+
+    def correct_image(self) -> Answer:
+        """Teaches the right label of one image, which is kept for later trainings too; starts a training."""
+        deadline = time.monotonic() + PREDICT_SECONDS
+        body, image = _read_with_image(CorrectionRequest, self._backend.settings.max_image_bytes)
+        return _started(self._single_image.correct(self._projects.find(body.project), image, body.label, deadline))
+
+    # --- labeling configs ---------------------------------------------------
+
     def validate(self) -> Json:
         """Whether a labeling config has something to learn, and why not."""
         config = parse_label_config(_read(ValidateRequest).config, self._backend.settings.choices)
@@ -282,10 +304,33 @@ def _read(model: type[Body]) -> Body:
     try:
         return model.model_validate_json(raw if raw.strip() else b"{}")
     except ValidationError as error:
-        faults = (
-            f"{'.'.join(str(part) for part in fault['loc']) or 'body'}: {fault['msg']}" for fault in error.errors()
-        )
-        raise BadRequest("; ".join(list(faults)[:5])) from None
+        raise _named(error) from None
+
+
+def _named(error: ValidationError) -> BadRequest:
+    faults = (f"{'.'.join(str(part) for part in fault['loc']) or 'body'}: {fault['msg']}" for fault in error.errors())
+    return BadRequest("; ".join(list(faults)[:5]))
+
+
+ImageBody = TypeVar("ImageBody", bound=ImageRequest)
+
+
+def _read_with_image(model: type[ImageBody], max_bytes: int) -> tuple[ImageBody, Image]:
+    """The fields of a form with an uploaded image, or of a JSON body with its URL; raises BadRequest."""
+    upload = None
+    if request.mimetype == "multipart/form-data":
+        fields = {name: values if len(values) > 1 else values[0] for name, values in request.form.lists()}
+        try:
+            body = model.model_validate(fields)
+        except ValidationError as error:
+            raise _named(error) from None
+        upload = request.files.get("image")
+    else:
+        body = _read(model)
+    if bool(upload) is bool(body.url):
+        raise BadRequest("image: upload one as the field `image` of a multipart form, or give its address as `url`")
+    # One byte more than is allowed tells that it is too large.
+    return body, upload.stream.read(max_bytes + 1) if upload else body.url or ""
 
 
 def _signed(result: Any, name: str) -> Json | list[Any]:

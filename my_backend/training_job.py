@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from my_backend import files
+from my_backend.corrections import Corrections
 from my_backend.errors import TrainingError
 from my_backend.jobs import JobStore, RunningJob
 from my_backend.label_config import parse_label_config
@@ -66,6 +67,8 @@ class TrainingJob:
             project, tasks, watermark = self._projects.get(job.project), json.loads(kept_text), ""
         else:
             project, tasks, watermark = self._ask_label_studio(job.project)
+        tag = parse_label_config(project.label_config, self._settings.choices).image_choices
+        tasks = [*tasks, *(Corrections(folder).tasks(tag) if tag else [])]
         running.annotations_were_read()
         learned = Learned(watermark, _digest(project, tasks))
         # Events and comparisons may ask for what is learned already; people are never refused.

@@ -116,6 +116,18 @@ class ActivateRequest(ProjectRequest):
     version: str
 
 
+class ImageRequest(ProjectRequest):
+    """One image: an upload in the field `image`, or its address."""
+
+    url: str | None = None
+
+
+class CorrectionRequest(ImageRequest):
+    """One image and its right label, or labels where the labeling config asks for several."""
+
+    label: Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
+
+
 class DuplicateRequest(Request):
     """Copies a project's live version to another project."""
 

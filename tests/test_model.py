@@ -720,3 +720,91 @@ def test_a_task_is_predicted_with_the_choices_that_it_brings(shown: Digits, tmp_
     assert [bool(result) for result in results] == [True, True, False, False, True]
     assert [choice(results[n]) for n in (0, 1, 4)] == ["0", "2", "1"]
     assert score(results[1]) == 1
+
+
+# --- one image --------------------------------------------------------------
+
+
+def test_classify_tells_the_probability_of_every_choice(trained: Json, shown: Digits) -> None:
+    api = ImageClassifierAPI(CONFIG, trained)
+    for asked_for, (path, _) in zip(api.classify(asked(shown[30:33])), shown[30:33], strict=True):
+        expected = sorted(probabilities(trained, path).items(), key=lambda pair: -pair[1])
+        assert list(asked_for["scores"]) == [name for name, _ in expected]
+        assert list(asked_for["scores"].values()) == pytest.approx([score for _, score in expected], abs=3e-3)
+        assert (asked_for["prediction"], asked_for["confidence"]) == next(iter(asked_for["scores"].items()))
+
+
+def test_classify_says_why_an_image_has_no_answer(trained: Json, shown: Digits) -> None:
+    whole = shown[0][0].read_bytes()
+    tasks = [task(1, whole[: len(whole) // 2]), *asked(shown[30:31]), {"id": None, "data": {"image": "/gone.png"}}]
+
+    answers = ImageClassifierAPI(CONFIG, trained).classify(tasks)
+
+    assert "truncated" in answers[0]["error"]
+    assert answers[1]["prediction"]
+    assert "LABEL_STUDIO_URL" in answers[2]["error"]
+    assert "nothing yet" in ImageClassifierAPI(CONFIG).classify(tasks[1:2])[0]["error"]
+    other = ImageClassifierAPI(config("a", "b"), trained).classify(tasks[1:2])
+    assert other == [{"error": "the model knows none of the labeling config's choices"}]
+
+
+def test_classify_gives_several_choices_where_several_are_asked_for(shown: Digits, tmp_path: Path) -> None:
+    several = CONFIG.replace("<Choices", '<Choices choice="multiple"')
+    tasks = [
+        task(n, path, annotation(label, *(["1"] if label == "0" else []))) for n, (path, label) in enumerate(shown[:30])
+    ]
+    trained = fit(tasks, tmp_path, label_config=several)
+
+    [answer] = ImageClassifierAPI(several, trained).classify(asked(shown[:1]))
+
+    assert sorted(answer["prediction"]) == ["0", "1"]
+    assert set(answer["scores"]) == {"0", "1", "2"}
+    assert 0 < answer["confidence"] < 1
+
+
+def wrong_one(trained: Json, shown: Digits) -> tuple[Path, str]:
+    """An image that the model gets wrong, or at least one with another label than it shows."""
+    results = ImageClassifierAPI(CONFIG, trained).predict(asked(shown[30:57]))
+    for (path, label), result in zip(shown[30:57], results, strict=True):
+        if choice(result) != label:
+            return path, label
+    path, label = shown[30]
+    return path, "2" if label != "2" else "1"
+
+
+def corrected(path: Path, label: str, at: str = "2026-11-20T10:00:00.000000Z") -> Json:
+    return {"data": {"image": data_uri(path)}, "annotations": [annotation(label, updated_at=at)], "corrected": True}
+
+
+def test_corrected_image_is_right_afterwards_and_in_later_versions(
+    trained: Json, shown: Digits, tmp_path: Path
+) -> None:
+    path, label = wrong_one(trained, shown)
+    others = [(other, name) for other, name in shown[30:57] if other != path]
+    tasks = [*labelled(shown[:30]), corrected(path, label)]
+
+    version = fit(tasks, tmp_path / "1", trained, kind="head")
+    later = fit([*tasks[:-1], *labelled(shown[30:33]), tasks[-1]], tmp_path / "2", version)
+
+    def right(output: Json, pairs: Digits) -> int:
+        results = ImageClassifierAPI(CONFIG, output).predict(asked(pairs))
+        return sum(choice(result) == name for result, (_, name) in zip(results, pairs, strict=True))
+
+    assert right(trained, [(path, label)]) == 0
+    assert right(version, [(path, label)]) == right(later, [(path, label)]) == 1
+    assert right(version, others) >= right(trained, others) - 3
+
+
+@pytest.mark.parametrize(("in_label_studio", "counts"), [("2026-11-20T09:00:00Z", "2"), ("2026-11-20T11:00:00Z", "0")])
+def test_of_a_correction_and_an_annotation_of_the_same_image_the_later_counts(
+    shown: Digits, tmp_path: Path, in_label_studio: str, counts: str
+) -> None:
+    path, label = shown[0]
+    tasks = [task(1, path, annotation(label, updated_at=in_label_studio)), *labelled(shown[1:30])]
+
+    output = fit([*tasks, corrected(path, "2")], tmp_path)
+
+    samples = json.loads((Path(output["model_dir"]) / "samples.json").read_text())
+    digest = sha256(path.read_bytes()).hexdigest()
+    assert [sample["label"] for sample in samples if sample["digest"] == digest] == [counts]
+    assert output["annotations"]["labelled otherwise later"] == 1

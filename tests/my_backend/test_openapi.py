@@ -35,3 +35,13 @@ def test_every_post_with_a_body_says_so(client: Client) -> None:
     without = {path for path, methods in paths.items() if "post" in methods and "requestBody" not in methods["post"]}
 
     assert without == {"/api/jobs/{job_id}/cancel"}
+
+
+def test_image_may_be_uploaded_or_named(client: Client) -> None:
+    paths = client.get("/openapi.json")["paths"]
+
+    content = paths["/api/models/retrain"]["post"]["requestBody"]["content"]
+    form = content["multipart/form-data"]["schema"]["properties"]
+    assert form["image"]["format"] == "binary"
+    assert set(form) - {"image"} == set(content["application/json"]["schema"]["properties"])
+    assert set(form) == {"image", "url", "label", "project"}

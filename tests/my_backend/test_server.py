@@ -561,6 +561,8 @@ ASKS: list[tuple[str, str, dict[str, Any]]] = [
     ("POST", "/versions", {}),
     ("POST", "/train", {}),
     ("POST", "/api/models/train", {}),
+    ("POST", "/api/models/predict", {"url": "data:,x"}),
+    ("POST", "/api/models/retrain", {"url": "data:,x", "label": "Cat"}),
     ("POST", "/api/models/activate", {"version": "v1-20261120T132501"}),
     ("POST", "/delete", {}),
     ("POST", "/predict", {"tasks": []}),
@@ -654,6 +656,11 @@ def test_predict_for_the_number_of_a_connected_project_means_that_project(client
         ("/api/jobs/none/cancel", {}, 404, "no job"),
         ("/api/models/activate", {}, 400, "version"),
         ("/api/models/activate", {"version": "../.."}, 404, "no version ../.."),
+        ("/api/models/predict", {}, 400, "url"),
+        ("/api/models/predict", {"url": 5}, 400, "url"),
+        ("/api/models/retrain", {"url": "data:,x"}, 400, "label"),
+        ("/api/models/retrain", {"url": "data:,x", "label": 5}, 400, "label"),
+        ("/api/models/retrain", {"label": "Cat"}, 400, "url"),
         ("/validate", {}, 400, "config"),
         ("/duplicate_model", {}, 400, "project_src"),
         ("/duplicate_model", {"project_src": "../x", "project_dst": "8.1"}, 400, "project_src"),
@@ -688,7 +695,7 @@ VALUES = st.recursive(
     max_leaves=6,
 )
 NAMES = ("project", "tasks", "label_config", "schema", "hostname", "access_token", "action", "annotation")
-MORE_NAMES = ("annotations", "job", "version", "config", "project_src", "project_dst")
+MORE_NAMES = ("annotations", "url", "label", "job", "version", "config", "project_src", "project_dst")
 FIELDS = st.sampled_from((*NAMES, *MORE_NAMES))
 BODIES = st.dictionaries(FIELDS, VALUES, max_size=5)
 
