@@ -1,7 +1,7 @@
 """`python -m image_classifier`."""
 
-from image_classifier.cli import main
-from image_classifier.console import log_to_console
+from image_classifier.recipes.cli import main
+from image_classifier.recipes.console import log_to_console
 
 if __name__ == "__main__":
     log_to_console()

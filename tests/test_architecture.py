@@ -55,7 +55,13 @@ def imported_modules(name: str) -> set[str]:
 
 
 def test_every_module_is_looked_at() -> None:
-    assert {"model", "image_classifier.network", "my_backend.server", "demo.digits"} <= FILES.keys()
+    assert {
+        "model",
+        "image_classifier.network",
+        "image_classifier.recipes.cli",
+        "my_backend.server",
+        "demo.digits",
+    } <= FILES.keys()
     assert "my_backend.media" in imported_modules("model")
 
 
@@ -82,6 +88,13 @@ FORBIDDEN = {
 def test_arrows_point_right_and_down_only(name: str) -> None:
     forbidden = FORBIDDEN[name.partition(".")[0]]
     assert [one for one in imports(TREES[name]) if one.module.partition(".")[0] in forbidden] == []
+
+
+def test_recipes_are_cooked_from_the_rest_and_nothing_else_needs_them() -> None:
+    users = {
+        name for name in FILES if any(one.startswith("image_classifier.recipes") for one in imported_modules(name))
+    }
+    assert {name for name in users if not name.startswith("image_classifier.recipes.")} == {"image_classifier.__main__"}
 
 
 def test_requests_is_for_the_download_of_the_weights_alone() -> None:

@@ -46,7 +46,7 @@ def test_every_module_is_in_the_picture_of_the_house() -> None:
     modules = [
         path.stem
         for package in ("image_classifier", "my_backend")
-        for path in (ROOT / package).glob("*.py")
+        for path in (ROOT / package).rglob("*.py")
         if path.stem not in ("__init__", "__main__")
     ]
     assert [module for module in modules if not re.search(rf"\b{module}\b", picture)] == []

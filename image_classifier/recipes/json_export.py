@@ -7,8 +7,8 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from image_classifier.dataset import Sample
-from image_classifier.errors import UsersError
-from image_classifier.folders import Finding, read_files, shown
+from image_classifier.recipes.errors import UsersError
+from image_classifier.recipes.folders import Finding, read_files, shown
 
 Task = dict[str, Any]
 

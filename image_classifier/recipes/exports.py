@@ -7,9 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from image_classifier.errors import UsersError
 from image_classifier.network import Classifier, Head
 from image_classifier.preprocessing import Preprocessing
+from image_classifier.recipes.errors import UsersError
 
 Target = Literal["torchscript", "labels"]
 TOLERANCE = 1e-5  # of a probability

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_classifier.errors import UsersError
-from image_classifier.folders import (
+from image_classifier.recipes.errors import UsersError
+from image_classifier.recipes.folders import (
     Listing,
     examine,
     files_below,

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from image_classifier.errors import UsersError
-from image_classifier.recipe import Ingredients, Recipe, read_recipe
+from image_classifier.recipes.errors import UsersError
+from image_classifier.recipes.recipe import Ingredients, Recipe, read_recipe
 from image_classifier.settings import ClassifierSettings
 
 WHOLE = """

@@ -15,24 +15,24 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from image_classifier.console import say, say_all, show_progress
 from image_classifier.correction import correct
 from image_classifier.dataset import Sample
-from image_classifier.errors import UsersError
-from image_classifier.examination import Examination, answers_of, embed_samples, examine_model
-from image_classifier.experiment import Experiment
-from image_classifier.exports import Target, export
-from image_classifier.folders import Finding, examine, list_folder, move, read_files, remove, samples_of, shown
-from image_classifier.json_export import read_export
 from image_classifier.learning import TooFewLabels
-from image_classifier.model_folder import SavedModel, load_model, save_model
 from image_classifier.network import BACKBONE_FILE, WeightsError, load_backbone
-from image_classifier.predictions import Form, find_images, predict, write_predictions
 from image_classifier.preprocessing import ImageError, limit_pixels
-from image_classifier.recipe import Recipe, read_recipe, read_settings
-from image_classifier.report import write_report
+from image_classifier.recipes.console import say, say_all, show_progress
+from image_classifier.recipes.errors import UsersError
+from image_classifier.recipes.examination import Examination, answers_of, embed_samples, examine_model
+from image_classifier.recipes.experiment import Experiment
+from image_classifier.recipes.exports import Target, export
+from image_classifier.recipes.folders import Finding, examine, list_folder, move, read_files, remove, samples_of, shown
+from image_classifier.recipes.json_export import read_export
+from image_classifier.recipes.model_folder import SavedModel, load_model, save_model
+from image_classifier.recipes.predictions import Form, find_images, predict, write_predictions
+from image_classifier.recipes.recipe import Recipe, read_recipe, read_settings
+from image_classifier.recipes.report import write_report
+from image_classifier.recipes.workbench import Workbench, still_there, workbench
 from image_classifier.settings import ClassifierSettings, TrainMode
-from image_classifier.workbench import Workbench, still_there, workbench
 
 app = typer.Typer(
     no_args_is_help=True,

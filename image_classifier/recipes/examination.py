@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from image_classifier.dataset import Sample, classes_of, held_out, targets_of
-from image_classifier.errors import UsersError
 from image_classifier.evaluation import Evaluation, evaluate
 from image_classifier.inference import InferenceLane
-from image_classifier.model_folder import SavedModel
 from image_classifier.network import Classifier
 from image_classifier.preprocessing import ImageError
+from image_classifier.recipes.errors import UsersError
+from image_classifier.recipes.model_folder import SavedModel
 from image_classifier.training import Progress
 
 AT_ONCE = 256  # images between two looks at the progress

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from image_classifier.cli import main
+from image_classifier.recipes.cli import main
 
 
 @dataclass(frozen=True)

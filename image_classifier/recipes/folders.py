@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from image_classifier.dataset import Sample
-from image_classifier.errors import UsersError
 from image_classifier.inference import ImageFile
 from image_classifier.preprocessing import ImageError, open_image
+from image_classifier.recipes.errors import UsersError
 
 MIN_SIDE = 16  # pixels; what is smaller is an icon or a tracking pixel rather than a photo
 READERS = 8  # files that are read at once, since disks and networks answer slowly

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from image_classifier.dataset import Sample, held_out
-from image_classifier.errors import UsersError
-from image_classifier.examination import examine_model
-from image_classifier.model_folder import SavedModel
 from image_classifier.network import Backbone, Classifier, Head
-from image_classifier.workbench import Workbench, workbench
+from image_classifier.recipes.errors import UsersError
+from image_classifier.recipes.examination import examine_model
+from image_classifier.recipes.model_folder import SavedModel
+from image_classifier.recipes.workbench import Workbench, workbench
 
 
 def ignore(record: dict[str, Any]) -> None:

@@ -11,11 +11,11 @@ import torch
 from image_classifier.acceleration import accelerate
 from image_classifier.dataset import Sample
 from image_classifier.embeddings import EmbeddingCache
-from image_classifier.errors import UsersError
-from image_classifier.folders import read_files
 from image_classifier.inference import BATCH_SIZE, ImageFile, InferenceLane
 from image_classifier.network import Backbone, choose_device
 from image_classifier.preprocessing import ImageError
+from image_classifier.recipes.errors import UsersError
+from image_classifier.recipes.folders import read_files
 from image_classifier.training import Progress
 
 

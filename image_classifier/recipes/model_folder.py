@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from image_classifier.dataset import Sample, read_samples, write_samples
-from image_classifier.errors import UsersError
-from image_classifier.folders import shown
 from image_classifier.network import RECORD_FILE, Classifier, load_classifier, load_saved_backbone
+from image_classifier.recipes.errors import UsersError
+from image_classifier.recipes.folders import shown
 
 SAMPLES_FILE = "samples.json"
 VERSION_FILE = "version.json"

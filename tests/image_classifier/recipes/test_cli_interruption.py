@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from image_classifier.cli import main
-from image_classifier.model_folder import load_model
+from image_classifier.recipes.cli import main
+from image_classifier.recipes.model_folder import load_model
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 EPOCHS = 4
 
 

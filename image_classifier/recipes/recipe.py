@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from image_classifier.errors import UsersError
-from image_classifier.folders import shown
+from image_classifier.recipes.errors import UsersError
+from image_classifier.recipes.folders import shown
 from image_classifier.settings import ClassifierSettings, PositiveFloat, PositiveInt, TrainMode
 from image_classifier.training import Hyperparameters
 

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from image_classifier.dataset import Sample
-from image_classifier.errors import UsersError
-from image_classifier.folders import shown
 from image_classifier.learning import (
     Embedded,
     compare,
@@ -21,12 +19,14 @@ from image_classifier.learning import (
     pays_for_all_layers,
     tune,
 )
-from image_classifier.model_folder import FULL, HEAD, save_model
 from image_classifier.network import Backbone, Classifier
 from image_classifier.preprocessing import ImageError
-from image_classifier.recipe import Recipe
+from image_classifier.recipes.errors import UsersError
+from image_classifier.recipes.folders import shown
+from image_classifier.recipes.model_folder import FULL, HEAD, save_model
+from image_classifier.recipes.recipe import Recipe
+from image_classifier.recipes.workbench import Workbench
 from image_classifier.training import Hyperparameters, Progress
-from image_classifier.workbench import Workbench
 
 STATE_FILE = "training.json"
 CHECKPOINT_FILE = "checkpoint.safetensors"

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from image_classifier.cli import main
 from image_classifier.dataset import held_out, read_samples
-from image_classifier.model_folder import load_model
-from tests.image_classifier.command import Command, command
+from image_classifier.recipes.cli import main
+from image_classifier.recipes.model_folder import load_model
+from tests.image_classifier.recipes.command import Command, command
 
 TRAIN = ("train", "--weights", "none", "--image-size", "64")
 

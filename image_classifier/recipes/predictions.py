@@ -10,12 +10,12 @@ from typing import Any, Literal, TextIO
 
 import torch
 
-from image_classifier.errors import UsersError
-from image_classifier.examination import AT_ONCE, answers_of, probabilities_of
-from image_classifier.folders import Finding, files_below, read_files, shown
 from image_classifier.inference import ImageFile, InferenceLane
 from image_classifier.network import Classifier
 from image_classifier.preprocessing import ImageError
+from image_classifier.recipes.errors import UsersError
+from image_classifier.recipes.examination import AT_ONCE, answers_of, probabilities_of
+from image_classifier.recipes.folders import Finding, files_below, read_files, shown
 
 Form = Literal["text", "csv", "json"]
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from image_classifier.errors import UsersError
-from image_classifier.json_export import read_export
+from image_classifier.recipes.errors import UsersError
+from image_classifier.recipes.json_export import read_export
 
 
 def annotation(*choices: str, tag: str = "animal", **facts: Any) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader
 
-from image_classifier.examination import Answer, Examination
-from image_classifier.folders import shown
 from image_classifier.preprocessing import open_image
+from image_classifier.recipes.examination import Answer, Examination
+from image_classifier.recipes.folders import shown
 
 WORST = 24
 SHOWN = 48
