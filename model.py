@@ -4,7 +4,6 @@ import logging
 import os
 import shutil
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -54,6 +53,7 @@ from my_backend.errors import BackendError, MediaError, TrainingError
 from my_backend.label_config import ImageChoices, Json, parse_label_config
 from my_backend.media import Media, MediaRequest, media_pool, open_media
 from my_backend.settings import Settings, explain
+from my_backend.usage import Usage
 
 log = logging.getLogger(__name__)
 
@@ -235,18 +235,20 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
             check_enough(labelled.samples)
             embedded = embed(_lane(), backbone, labelled.samples, report)
         except TooFewLabels as error:
-            raise TrainingError(f"{error} {_left_out(used)}".strip()) from None
+            raise TrainingError(f"{error} {used.left_out()}".strip()) from None
         for sample, broken in embedded.broken.items():
             log.warning("task %s: %s", sample.name, broken)
-        used["image broken"] = len(embedded.broken)
-        used["used"] = len(embedded.samples)
+        used.counts["image broken"] = len(embedded.broken)
+        used.counts["used"] = len(embedded.samples)
         known = self._classifier.classes if self._classifier else ()
         classes = order_classes(embedded.samples, known, config.choices)
+        told = {**used.record(), "summary": used.summary(known, classes, config.choices)}
+        log.info("%s", told["summary"])
 
         checkpoint = folder / "checkpoint.safetensors"
         first = learn_head(backbone, embedded, classes, hyperparameters, report)
         first = _with_corrections(first, embedded, labelled.corrected)
-        output = self._save(first, self._classifier, embedded.samples, folder / "model", used)
+        output = self._save(first, self._classifier, embedded.samples, folder / "model", told)
         if publish and not checkpoint.exists():  # it was published before the process died
             publish(output)
         mode = settings.train_mode
@@ -262,7 +264,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
                 second = _with_corrections(second, tuned, labelled.corrected)
             comparison = compare(_lane(), first, second, embedded.samples)
             if mode == "full" or (comparison and comparison.better):
-                output = self._save(second, first, embedded.samples, folder / "model", used)
+                output = self._save(second, first, embedded.samples, folder / "model", told)
                 if publish:
                     publish(output)
         return output
@@ -276,7 +278,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
     def _labelled(self, tasks: list[Json], tag: ImageChoices, report: Callable[[Json], None]) -> "_Labelled":
         """A task's image and label stay together from here on, whatever is left out."""
         labels = [label_of(task, tag) for task in tasks]
-        used: Counter[str] = Counter(label.outcome for label in labels)
+        used = Usage(labels)
         chosen = [(task, label) for task, label in zip(tasks, labels, strict=True) if label.outcome == "used"]
         report({"phase": "fetching images", "images": len(chosen)})
         fetched = self._fetch([task for task, _ in chosen], tag)
@@ -285,10 +287,10 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
             for (task, label), file in zip(chosen, fetched, strict=True)
             if isinstance(file, ImageFile)
         ]
-        used["image missing"] = len(chosen) - len(pairs)
+        used.counts["image missing"] = len(chosen) - len(pairs)
         valid = _last_words(pairs)
         if len(valid) < len(pairs):
-            used["labelled otherwise later"] = len(pairs) - len(valid)
+            used.counts["labelled otherwise later"] = len(pairs) - len(valid)
         corrected = frozenset(sample.image.digest for task, sample in valid if task.get("corrected"))
         return _Labelled([sample for _, sample in valid], used, corrected)
 
@@ -298,9 +300,9 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         before: Classifier | None,
         samples: Sequence[Sample],
         folder: Path,
-        used: Counter[str],
+        told: Json,
     ) -> Json:
-        """The resources of a version, which is held back where it is clearly worse than the one before it."""
+        """The resources of a version with what is `told` of it; held back where it is clearly worse than before."""
         comparison = compare(_lane(), before, classifier, samples) if before else None
         held_back = ""
         if comparison and comparison.clearly_worse:
@@ -319,7 +321,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
             "classes": list(classifier.classes),
             "figures": classifier.record["figures"],
             "labels": classifier.record["labels"],
-            "annotations": dict(used),
+            **told,
             "warning": classifier.backbone.warning,
             "held_back": held_back,
         }
@@ -327,10 +329,10 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
 
 @dataclass(frozen=True)
 class _Labelled:
-    """The labelled images; how many tasks were used or left out, by reason; which images were corrected by hand."""
+    """The labelled images; which tasks were used or left out; which images were corrected by hand."""
 
     samples: list[Sample]
-    used: Counter[str]
+    used: Usage
     corrected: frozenset[str]  # their digests
 
 
@@ -361,12 +363,6 @@ def _with_corrections(classifier: Classifier, embedded: Embedded, corrected: fro
         return classifier
     done = correct(classifier, embedded.samples, embedded.embeddings, embedded.samples[known[-1]]).classifier
     return replace(classifier, head=done.head, record=done.record)
-
-
-def _left_out(used: Counter[str]) -> str:
-    """What was left out, in words."""
-    reasons = ", ".join(f"{count} {reason}" for reason, count in used.items() if count and reason != "used")
-    return f"Left out: {reasons}." if reasons else ""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Which choices a task's annotations stand for."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from my_backend.label_config import ImageChoices, Json
@@ -14,10 +14,12 @@ class Label:
     """What a task's annotations say, by the choices' names, or the reason why they say nothing.
 
     One name where the config asks for one; where it asks for several, as many as were ticked, perhaps none.
+    `unknown` is what was ticked and is no choice, as the annotations spell it.
     """
 
     outcome: Outcome
     choices: frozenset[str] = frozenset()
+    unknown: frozenset[str] = frozenset()
 
 
 def label_of(task: Json, tag: ImageChoices) -> Label:
@@ -41,10 +43,16 @@ def label_of(task: Json, tag: ImageChoices) -> Label:
     data = task.get("data")
     task_tag = tag.for_task(data if isinstance(data, dict) else {})
     known = [list(filter(None, map(task_tag.name_of, choices))) for choices in ticked]
+    unknown = frozenset(_spelled(called) for choices in ticked for called in choices if not task_tag.name_of(called))
     votes = [names for names, choices in zip(known, ticked, strict=True) if names or (tag.multiple and not choices)]
     if not votes:
-        return Label("unknown choice")
-    return _majority_of_each(votes) if tag.multiple else _majority([names[-1] for names in votes])
+        return Label("unknown choice", unknown=unknown)
+    label = _majority_of_each(votes) if tag.multiple else _majority([names[-1] for names in votes])
+    return replace(label, unknown=unknown)
+
+
+def _spelled(called: Any) -> str:
+    return "/".join(map(str, called)) if isinstance(called, list) else str(called)
 
 
 def _newest_by_annotator(annotations: list[Json]) -> list[Json]:

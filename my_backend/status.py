@@ -54,6 +54,8 @@ def version_record(version: Version) -> dict[str, Any]:
         "figures": output.get("figures"),
         "labels": output.get("labels"),
         "annotations": output.get("annotations"),
+        "unknown_choices": output.get("unknown_choices"),
+        "summary": output.get("summary"),
         "warning": output.get("warning") or None,
     }
 

@@ -208,7 +208,9 @@ def test_an_image_that_does_not_come_in_time_is_empty_and_its_neighbours_are_not
         host = f"127.0.0.1:{silent.getsockname()[1]}"
         monkeypatch.setenv("IMAGE_HOSTS", host)
         api = ImageClassifierAPI(CONFIG, trained, media=open_media(Settings(), None, pool))
-        tasks = [{"id": 1, "data": {"image": f"http://{host}/late.png"}}, *asked(shown[30:31])]
+        neighbour = asked(shown[30:31])
+        api.predict(neighbour)  # what is known needs no time
+        tasks = [{"id": 1, "data": {"image": f"http://{host}/late.png"}}, *neighbour]
         results = api.predict(tasks, deadline=time.monotonic() + 1)
         silent.close()
     assert results[0] == []
@@ -413,6 +415,8 @@ def test_fit_trains_on_exactly_the_images_and_labels_of_the_annotations(
         "image missing": 3,
         "image broken": 1,
     }
+    assert output["unknown_choices"] == {"7": 2}
+    assert output["summary"].startswith(f"Learned from {len(expected)} of {len(tasks)} annotated tasks. Left out: ")
     assert output["labels"] == {name: [label for _, label in expected].count(name) for name in "012"}
 
 
@@ -552,7 +556,17 @@ def test_known_classes_keep_their_places_and_new_ones_follow(trained: Json, digi
     assert sum(hits) / len(hits) > 0.9
     fewer = fit(tasks, tmp_path / "fewer", more, config("4", "2", "0"))
     assert fewer["classes"] == ["0", "2", "4"]
-    assert fewer["annotations"]["unknown choice"] == sum(one[1] in "15" for one in digits[:80])
+    assert "New since the version before: 5, 4. Without an annotation yet: never used." in more["summary"]
+    gone = {name: sum(one[1] == name for one in digits[:80]) for name in "15"}
+    assert fewer["annotations"]["unknown choice"] == sum(gone.values())
+    assert fewer["unknown_choices"] == gone
+    assert "No longer predicted: 1, 5." in fewer["summary"]
+    renamed = fit(tasks, tmp_path / "renamed", more, config("2", "0", "four", "1", "5"))
+    assert "no choice any more: 4 (" in renamed["summary"]
+    assert "No longer predicted: 4. Without an annotation yet: four." in renamed["summary"]
+    for output, names in ((fewer, "024"), (renamed, "0125")):
+        api = ImageClassifierAPI(config(*output["classes"]), output)
+        assert {choice(result) for result in api.predict(tasks)} <= set(names)
 
 
 def test_a_better_version_is_not_held_back(trained: Json, shown: Digits, tmp_path: Path) -> None:

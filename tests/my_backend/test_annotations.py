@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,8 +11,8 @@ TAG = ImageChoices("animal", "image", "image", (Choice(("Cat",)), Choice(("Dog",
 MULTIPLE = replace(TAG, multiple=True)
 
 
-def used(*names: str) -> Label:
-    return Label("used", frozenset(names))
+def used(*names: str, unknown: Sequence[str] = ()) -> Label:
+    return Label("used", frozenset(names), frozenset(unknown))
 
 
 def said(choice: Any, **fields: Any) -> dict[str, Any]:
@@ -39,8 +40,8 @@ SKIPPED = {"result": [], "was_cancelled": True}
         ([said([])], Label("empty")),
         ([{"result": [RATING]}], Label("empty")),
         ([{"result": [OTHER_TAG, RATING, *said("Cat")["result"]]}], used("Cat")),
-        ([said("Bird")], Label("unknown choice")),
-        ([said("Bird"), said("Cat")], used("Cat")),
+        ([said("Bird")], Label("unknown choice", unknown=frozenset(["Bird"]))),
+        ([said("Bird"), said("Cat")], used("Cat", unknown=["Bird"])),
         ([said("Cat"), said("Dog")], Label("tie")),
         ([said("Cat"), said("Dog"), said("Dog")], used("Dog")),
         ([said("Cat", ground_truth=True), said("Dog"), said("Dog")], used("Cat")),
@@ -76,8 +77,9 @@ def test_older_label_studios_call_annotations_completions() -> None:
         ([said(["Cat"]), said(["Cat", "Dog"]), said(["Cat", "Dog"])], used("Cat", "Dog")),
         ([said(["Cat"]), said(["Cat", "Dog"])], Label("tie")),
         ([said(["Cat"]), said([]), said([])], used()),
-        ([said(["Bird"])], Label("unknown choice")),
-        ([said(["Bird", "Cat"])], used("Cat")),
+        ([said(["Bird"])], Label("unknown choice", unknown=frozenset(["Bird"]))),
+        ([said(["Bird", "Cat"])], used("Cat", unknown=["Bird"])),
+        ([said([["Animal", "Bird"], "Cat"])], used("Cat", unknown=["Animal/Bird"])),
     ],
 )
 def test_where_several_may_be_ticked_each_choice_has_a_majority(annotations: list[Any], expected: Label) -> None:
