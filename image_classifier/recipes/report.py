@@ -18,7 +18,7 @@ SHOWN = 48
 THUMBNAIL = 112  # pixels
 
 _environment = Environment(
-    loader=PackageLoader("image_classifier", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    loader=PackageLoader("image_classifier.recipes", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
 )
 
 
