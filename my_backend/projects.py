@@ -4,16 +4,15 @@ import contextlib
 import os
 import shutil
 import threading
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from secrets import token_hex
 
 from my_backend import files
+from my_backend.changes import Changes
 from my_backend.errors import BadRequest, NotFound
 
 PROJECT_FILE = "project.json"
-UNLEARNED_FILE = "unlearned.json"
 CREDENTIALS_FILE = "credentials.json"
 
 
@@ -124,37 +123,9 @@ class Projects:
         self._projects[project.uid] = project
         self._written[project.uid] = path.stat().st_mtime_ns
 
-    def unlearned(self, uid: str) -> int:
-        """How many annotations were made, changed or deleted since the project was last learned."""
-        changed, learned = self._changes(uid)
-        return changed - learned
-
-    def changed(self, uid: str) -> int:
-        """How many annotations were ever made, changed or deleted."""
-        return self._changes(uid)[0]
-
-    def _changes(self, uid: str) -> tuple[int, int]:
-        changed, learned = files.read_json(self.folder(uid) / UNLEARNED_FILE) or (0, 0)
-        return changed, learned
-
-    def count_changes(self, uid: str, changes: int) -> int:
-        """Adds to the annotations not yet learned; returns how many there are now."""
-        with self._counting(uid) as (changed, learned):
-            self._keep_changes(uid, changed + changes, learned)
-        return changed + changes - learned
-
-    def learned(self, uid: str, changed: int) -> None:
-        """A job has learned what had changed when `changed` said so; another one may have learned more."""
-        with self._counting(uid) as (now, learned):
-            self._keep_changes(uid, now, max(learned, min(changed, now)))
-
-    @contextlib.contextmanager
-    def _counting(self, uid: str) -> Iterator[tuple[int, int]]:
-        with files.locked(self.folder(uid) / ".unlearned"):
-            yield self._changes(uid)
-
-    def _keep_changes(self, uid: str, changed: int, learned: int) -> None:
-        files.write_json(self.folder(uid) / UNLEARNED_FILE, (changed, learned), durable=False)
+    def changes(self, uid: str) -> Changes:
+        """The project's annotation events."""
+        return Changes(self.folder(uid))
 
     def remember_credentials(self, uid: str, credentials: Credentials) -> None:
         """Readable by the owner alone."""

@@ -40,6 +40,7 @@ class Reconciliation:
             for project in self._projects.all():
                 try:
                     if not self._stopping.is_set() and self._is_behind(project):
+                        self._projects.changes(project.uid).forget_tasks()
                         self._train(project.uid)
                 except LabelStudioError as error:
                     log.info("project %s cannot be compared with Label Studio: %s", project.uid, error)

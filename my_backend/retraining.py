@@ -6,6 +6,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
+from my_backend.events import Change
 from my_backend.projects import Projects
 
 log = logging.getLogger(__name__)
@@ -20,7 +21,7 @@ class Retraining:
     def __init__(self, projects: Projects, after: int, train: Callable[[str], None]) -> None:
         self._projects, self._after, self._train = projects, after, train
         self._due: dict[str, float] = {}  # project → when it is trained if nothing more comes (monotonic)
-        self._seen: OrderedDict[tuple[object, ...], None] = OrderedDict()
+        self._seen: OrderedDict[tuple[str, ...], None] = OrderedDict()
         self._lock = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="retraining", daemon=True)
@@ -28,7 +29,7 @@ class Retraining:
     def start(self) -> None:
         """Also takes up changes that were counted before a restart."""
         for project in self._projects.all():
-            if self._after and self._projects.unlearned(project.uid):
+            if self._after and self._projects.changes(project.uid).unlearned():
                 self._wait_for_quiet(project.uid)
         self._thread.start()
 
@@ -38,15 +39,15 @@ class Retraining:
             self._lock.notify_all()
         self._thread.join()
 
-    def changed(self, project: str, events: Sequence[tuple[object, ...]]) -> None:
-        """Annotations were made, changed or deleted; `events` tells them apart.
+    def changed(self, project: str, action: str, changes: Sequence[Change]) -> None:
+        """Annotations were made, changed or deleted.
 
         One that has been seen does not count again: a webhook that Label Studio left behind sends everything twice.
         """
-        fresh = sum(self._is_new((project, *event)) for event in events)
+        fresh = [change for change in changes if self._is_new((project, action, *_identity(change)))]
         if not fresh:
             return
-        unlearned = self._projects.count_changes(project, fresh)
+        unlearned = self._projects.changes(project).add(fresh)
         if not self._after:
             return
         # In any case: a job that is just reading the annotations may miss this one.
@@ -54,7 +55,7 @@ class Retraining:
         if unlearned >= self._after:
             self._train(project)
 
-    def _is_new(self, event: tuple[object, ...]) -> bool:
+    def _is_new(self, event: tuple[str, ...]) -> bool:
         with self._lock:
             known = event in self._seen
             self._seen[event] = None
@@ -81,7 +82,11 @@ class Retraining:
                     self._lock.wait(min(self._due.values()) - now if self._due else None)
             for project in ready:
                 try:
-                    if self._projects.unlearned(project):
+                    if self._projects.changes(project).unlearned():
                         self._train(project)
                 except Exception:
                     log.exception("project %s: training could not be started", project)
+
+
+def _identity(change: Change) -> tuple[str, str]:
+    return str(change.annotation.get("id")), str(change.annotation.get("updated_at"))

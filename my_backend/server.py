@@ -163,8 +163,9 @@ class Routes:
         if body.action == "START_TRAINING":
             return _started(self._queue.submit(project.uid, "full", "Start training was pressed"))
         if body.action in ANNOTATION_EVENTS:
-            events = [(body.action, str(one.get("id")), str(one.get("updated_at"))) for one in body.changed]
-            self._backend.retraining.changed(project.uid, events)
+            self._backend.retraining.changed(project.uid, body.action, body.changes)
+        elif body.action == "TASKS_DELETED":
+            self._projects.changes(project.uid).forget_tasks()  # their annotations go without an event of their own
         elif body.action == "TASKS_CREATED":
             self._serving.prepare(project, body.tasks)
         return {"status": "ok", "action": body.action}

@@ -65,7 +65,7 @@ def _project(backend: Backend, project: Project) -> dict[str, Any]:
     jobs = backend.job_store.of_project(project.uid)
     return {
         "project": project,
-        "unlearned": backend.projects.unlearned(project.uid),
+        "unlearned": backend.projects.changes(project.uid).unlearned(),
         "live": backend.serving.version_name(project.uid),
         "versions": [version_record(versions.get(name)) for name in versions.names()[::-1][:SHOWN_VERSIONS]],
         "jobs": jobs[::-1][:SHOWN_JOBS],

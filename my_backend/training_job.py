@@ -60,22 +60,28 @@ class TrainingJob:
         job = running.job
         folder = self._projects.folder(job.project)
         running.progress({"phase": "reading annotations"})
-        changed = self._projects.changed(job.project)
+        changes = self._projects.changes(job.project)
+        changed = changes.count()
         kept = folder / KEPT_ANNOTATIONS
         kept_text = kept.read_text(encoding="utf-8") if kept.exists() else ""
+        before = learned_state(folder)
         if kept_text:
             project, tasks, watermark = self._projects.get(job.project), json.loads(kept_text), ""
+        elif job.kind == "head" and (known := changes.tasks()) is not None:
+            # What events told needs no asking. Whether they told all is compared from time to time, by the watermark.
+            project, tasks, watermark = self._projects.get(job.project), known, before.watermark
         else:
             project, tasks, watermark = self._ask_label_studio(job.project)
         tag = parse_label_config(project.label_config, self._settings.choices).image_choices
         tasks = [*tasks, *(Corrections(folder).tasks(tag) if tag else [])]
         running.annotations_were_read()
+        if 0 < self._settings.retrain_after_annotations <= changes.count() - changed:
+            self._submit_correction(project.uid)  # came while others were read, and were told that this job reads them
         learned = Learned(watermark, _digest(project, tasks))
         # Events and comparisons may ask for what is learned already; people are never refused.
-        before = learned_state(folder)
         is_new = job.kind == "full" or learned.digest != before.digest
         result = self._train(running, project, tasks) if is_new else {"versions": []}
-        self._projects.learned(project.uid, changed)
+        changes.learned(changed)
         if learned_state(folder) != before:
             # While this job trained, corrections were learned that its versions do not know.
             self._submit_correction(project.uid)
@@ -93,10 +99,14 @@ class TrainingJob:
                 + HOW_TO_MAKE_A_TOKEN
             )
         number = self._projects.get(uid).id
+        changes = self._projects.changes(uid)
+        count = changes.begin_reading()
         watermark = label_studio.watermark(number)
         described = label_studio.project(number)
         project = self._projects.remember(uid, label_config=described.get("label_config"), title=described.get("title"))
-        return project, label_studio.annotated_tasks(number), watermark
+        tasks = label_studio.annotated_tasks(number)
+        changes.keep_tasks(tasks, count)
+        return project, tasks, watermark
 
     def _train(self, running: RunningJob, project: Project, tasks: list[Json]) -> Json:
         versions = Versions(self._projects.folder(project.uid))
@@ -144,13 +154,13 @@ def _shown(outputs: list[Json]) -> Json:
 
 
 def _digest(project: Project, tasks: list[Json]) -> str:
-    """Of all that decides what is learned."""
-    annotations = [
-        [task.get("id"), annotation.get("id"), annotation.get("updated_at"), annotation.get("result")]
+    """Of all that decides what is learned, in whichever order it came."""
+    annotations = sorted(
+        json.dumps([task.get("id"), annotation.get("id"), annotation.get("updated_at"), annotation.get("result")])
         for task in tasks
         for annotation in task.get("annotations") or []
-    ]
-    return sha256(json.dumps([project.label_config, annotations], sort_keys=True).encode()).hexdigest()
+    )
+    return sha256(json.dumps([project.label_config, annotations]).encode()).hexdigest()
 
 
 def keep_annotations(projects: Projects, uid: str, tasks: list[Json]) -> None:

@@ -2,9 +2,12 @@
 
 import re
 from datetime import datetime
+from itertools import zip_longest
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from my_backend.events import Change
 
 Json = dict[str, Any]
 
@@ -81,13 +84,20 @@ class WebhookRequest(Request):
     project: Json | None = None
     annotation: Json | list[Json] | None = None
     annotations: list[Json] | None = None
+    task: Json | list[Json] | None = None
     tasks: list[Json] = []
 
     @property
-    def changed(self) -> list[Json]:
+    def changes(self) -> list[Change]:
         """The annotations that the event is about."""
-        found = self.annotation if self.annotation is not None else self.annotations
-        return [found] if isinstance(found, dict) else found or []
+        found = _as_list(self.annotation if self.annotation is not None else self.annotations)
+        tasks = _as_list(self.task)
+        deleted = self.action == "ANNOTATIONS_DELETED"
+        return [Change(one, task, deleted) for one, task in zip_longest(found, tasks[: len(found)])]
+
+
+def _as_list(value: Json | list[Json] | None) -> list[Json]:
+    return [value] if isinstance(value, dict) else value or []
 
 
 class TrainRequest(Request):

@@ -14,6 +14,7 @@ import requests
 from demo.backend import Backend
 from demo.digits import LABEL_CONFIG
 from demo.label_studio import LabelStudio
+from my_backend.changes import Changes
 
 Digits = list[tuple[Path, str]]
 Serve = Callable[..., Backend]
@@ -183,6 +184,36 @@ def test_labels_stay_with_their_images(label_studio: LabelStudio, digits: Digits
         if (submitted := [a for a in task["annotations"] if a["result"] and not a["was_cancelled"]])
     }
     assert learned == exported
+
+
+def test_events_keep_the_annotated_tasks_as_label_studio_has_them(
+    label_studio: LabelStudio, digits: Digits, serve: Serve
+) -> None:
+    backend = serve(IMAGE_SIZE="64", RETRAIN_AFTER_ANNOTATIONS="0")
+    project, truth, others = make_project(label_studio, digits, annotated=20, others=8)
+    label_studio.start_training(label_studio.connect(project, backend.url))
+    wait_for_new_version(backend, project, "untrained")
+    first = label_studio.annotate(others[0], "1")
+    label_studio.annotate(others[0], "2")  # a second one, of the same person
+    label_studio.annotate(others[1], [], was_cancelled=True)
+    label_studio.annotate(others[2], [])
+    label_studio.delete_annotation(label_studio.annotate(others[3], "3"))
+    label_studio.update_annotation(first, "4")
+    (folder,) = (backend.folder / "models" / "projects").glob(f"{project}.*")
+
+    known = Changes(folder).tasks()
+
+    def facts(tasks: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+        looked_at = ("id", "updated_at", "was_cancelled", "ground_truth", "completed_by", "result")
+        return sorted(
+            (task["id"], task["data"], *(annotation[name] for name in looked_at))
+            for task in tasks
+            for annotation in task["annotations"]
+        )
+
+    assert known is not None
+    assert facts(known) == facts(label_studio.export(project))
+    assert len(known) == len(truth) - len(others) + 3
 
 
 def test_everything_answers_while_it_trains(label_studio: LabelStudio, digits: Digits, serve: Serve) -> None:

@@ -54,6 +54,34 @@ def test_the_head_learns_several_classes_of_an_image() -> None:
     assert right.float().mean() > 0.95
 
 
+@pytest.mark.parametrize("multiple", [False, True])
+def test_the_head_learns_as_autograd_would_have_it(multiple: bool) -> None:
+    embeddings, indices = clusters(0, images=70)
+    targets = torch.nn.functional.one_hot(indices, 3).float() if multiple else indices
+    losses: list[float] = []
+    told = Hyperparameters(epochs=9, batch_size=16, learning_rate=0.01)
+
+    head = train_head(embeddings, targets, 3, told, lambda record: losses.append(record["loss"]))
+
+    generator = torch.Generator().manual_seed(told.seed)
+    std = embeddings.std(0, unbiased=False)
+    inputs = (embeddings - embeddings.mean(0)) / (std + 1e-6 + training.STD_FLOOR * std.mean())
+    layer = torch.nn.Linear(512, 3)
+    with torch.no_grad():
+        for parameter in (layer.weight, layer.bias):
+            parameter.uniform_(-(512**-0.5), 512**-0.5, generator=generator)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1, momentum=0.9)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 7, 0.1)
+    for _ in range(9):
+        for batch in torch.randperm(70, generator=generator).split(16):
+            optimizer.zero_grad()
+            torch.autograd.backward(training.loss_of(layer(inputs[batch]), targets[batch]))
+            optimizer.step()
+        scheduler.step()
+    torch.testing.assert_close(head(embeddings), layer(inputs).detach(), rtol=1e-3, atol=1e-3)
+    assert losses[-1] == pytest.approx(float(training.loss_of(layer(inputs).detach(), targets)), rel=1e-3)
+
+
 def test_the_same_arguments_give_the_same_head_and_another_seed_another() -> None:
     def train(seed: int) -> Head:
         torch.rand(seed + 7)  # torch's own randomness has no part in it

@@ -6,6 +6,7 @@ import pytest
 
 from my_backend import files
 from my_backend.errors import BadRequest, NotFound
+from my_backend.events import Change
 from my_backend.projects import Credentials, Project, Projects
 
 
@@ -17,13 +18,13 @@ def projects(tmp_path: Path) -> Projects:
 def test_what_label_studio_said_outlives_the_process(projects: Projects, tmp_path: Path) -> None:
     projects.remember("7.1", label_config="<View/>")
     projects.remember("7.1", title="Pets")
-    projects.count_changes("7.1", 3)
+    projects.changes("7.1").add([Change({"id": 1})])
 
     again = Projects(tmp_path)
 
     assert again.all() == [Project("7.1", "<View/>", "Pets")]
     assert again.get("7.1").id == 7
-    assert again.unlearned("7.1") == 3
+    assert again.changes("7.1").unlearned() == 1
 
 
 @pytest.mark.parametrize(("name", "found"), [("7", "7.1"), ("7.1", "7.1"), ("8", "8.2")])
@@ -72,40 +73,12 @@ def test_credentials_are_readable_by_the_owner_alone(projects: Projects, tmp_pat
 def test_deleted_project_leaves_nothing(projects: Projects, tmp_path: Path) -> None:
     projects.remember("7.1")
     projects.remember_credentials("7.1", Credentials("http://label-studio:8080", "a-token"))
-    projects.count_changes("7.1", 1)
+    projects.changes("7.1").add([Change({"id": 1})])
 
     projects.delete("7.1")
 
     assert projects.all() == []
     assert list(tmp_path.iterdir()) == []
-
-
-def test_changes_are_all_counted_by_many_threads(projects: Projects, tmp_path: Path) -> None:
-    other = Projects(tmp_path)
-
-    def count(place: Projects) -> None:
-        for _ in range(25):
-            place.count_changes("7.1", 1)
-
-    threads = [threading.Thread(target=count, args=(place,)) for place in (projects, other) * 2]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-
-    assert projects.unlearned("7.1") == projects.changed("7.1") == 100
-
-
-def test_two_jobs_that_learn_the_same_changes_do_not_take_them_off_twice(projects: Projects) -> None:
-    projects.count_changes("7.1", 5)
-    full = head = projects.changed("7.1")
-    projects.learned("7.1", head)
-    assert projects.unlearned("7.1") == 0
-
-    assert projects.count_changes("7.1", 3) == 3
-    projects.learned("7.1", full)
-
-    assert projects.unlearned("7.1") == 3
 
 
 def test_what_another_process_notes_is_learned(projects: Projects, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from my_backend.events import Change
 from my_backend.projects import Projects
 from my_backend.retraining import Retraining
 from tests.my_backend.waiting import eventually
@@ -41,35 +42,38 @@ def start(projects: Projects, trained: list[str], monkeypatch: pytest.MonkeyPatc
         retraining.stop()
 
 
-def event(number: int, action: str = "ANNOTATION_CREATED", at: str = "t") -> tuple[str, int, str]:
-    return (action, number, at)
+CREATED = "ANNOTATION_CREATED"
+
+
+def event(number: int, at: str = "t") -> Change:
+    return Change({"id": number, "updated_at": at})
 
 
 def test_training_begins_with_the_nth_change(start: Start, trained: list[str], projects: Projects) -> None:
     retraining = start(3)
     for number in range(2):
-        retraining.changed("7.1", [event(number)])
+        retraining.changed("7.1", CREATED, [event(number)])
     assert trained == []
 
-    retraining.changed("7.1", [event(2)])
+    retraining.changed("7.1", CREATED, [event(2)])
 
     assert trained == ["7.1"]
-    assert projects.unlearned("7.1") == 3
+    assert projects.changes("7.1").unlearned() == 3
 
 
 def test_several_changes_may_come_in_one_event(start: Start, trained: list[str]) -> None:
-    start(3).changed("7.1", [event(1), event(2), event(3)])
+    start(3).changed("7.1", CREATED, [event(1), event(2), event(3)])
 
     assert trained == ["7.1"]
 
 
 def test_projects_are_counted_apart(start: Start, trained: list[str]) -> None:
     retraining = start(2)
-    retraining.changed("7.1", [event(1)])
-    retraining.changed("8.1", [event(1)])
+    retraining.changed("7.1", CREATED, [event(1)])
+    retraining.changed("8.1", CREATED, [event(1)])
     assert trained == []
 
-    retraining.changed("8.1", [event(2)])
+    retraining.changed("8.1", CREATED, [event(2)])
 
     assert trained == ["8.1"]
 
@@ -78,11 +82,11 @@ def test_event_that_comes_twice_counts_once(start: Start, trained: list[str], pr
     retraining = start(2)
 
     for _ in range(3):
-        retraining.changed("7.1", [event(1)])
+        retraining.changed("7.1", CREATED, [event(1)])
 
-    assert (trained, projects.unlearned("7.1")) == ([], 1)
-    retraining.changed("7.1", [event(1, "ANNOTATION_UPDATED", "later")])
-    assert (trained, projects.unlearned("7.1")) == (["7.1"], 2)
+    assert (trained, projects.changes("7.1").unlearned()) == ([], 1)
+    retraining.changed("7.1", "ANNOTATION_UPDATED", [event(1, "later")])
+    assert (trained, projects.changes("7.1").unlearned()) == (["7.1"], 2)
 
 
 def test_only_so_many_events_are_remembered(start: Start, projects: Projects, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,9 +94,9 @@ def test_only_so_many_events_are_remembered(start: Start, projects: Projects, mo
     retraining = start(0)
 
     for number in (1, 2, 1, 3, 1, 2):
-        retraining.changed("7.1", [event(number)])
+        retraining.changed("7.1", CREATED, [event(number)])
 
-    assert projects.unlearned("7.1") == 4  # 2 was forgotten when 3 came
+    assert projects.changes("7.1").unlearned() == 4  # 2 was forgotten when 3 came
 
 
 def test_quiet_after_the_last_change_begins_a_training(
@@ -101,10 +105,10 @@ def test_quiet_after_the_last_change_begins_a_training(
     monkeypatch.setattr("my_backend.retraining.QUIET_SECONDS", 0.02)
     retraining = start(100)
 
-    retraining.changed("7.1", [event(1)])
+    retraining.changed("7.1", CREATED, [event(1)])
 
     assert eventually(lambda: trained == ["7.1"])
-    retraining.changed("7.1", [event(2)])
+    retraining.changed("7.1", CREATED, [event(2)])
     assert eventually(lambda: trained == ["7.1", "7.1"])
 
 
@@ -113,15 +117,15 @@ def test_each_change_puts_off_the_quiet(start: Start, trained: list[str], monkey
     monkeypatch.setattr("my_backend.retraining.time.monotonic", lambda: now)
     monkeypatch.setattr("my_backend.retraining.QUIET_SECONDS", 30.0)
     retraining = start(100)
-    retraining.changed("7.1", [event(1)])
+    retraining.changed("7.1", CREATED, [event(1)])
     now = 1029.0
-    retraining.changed("7.1", [event(2)])
+    retraining.changed("7.1", CREATED, [event(2)])
     now = 1058.0
-    retraining.changed("8.1", [event(1)])  # wakes the thread
+    retraining.changed("8.1", CREATED, [event(1)])  # wakes the thread
     assert trained == []
 
     now = 1059.5
-    retraining.changed("8.1", [event(2)])
+    retraining.changed("8.1", CREATED, [event(2)])
 
     assert eventually(lambda: trained == ["7.1"])
 
@@ -131,11 +135,11 @@ def test_what_a_job_has_learned_is_not_trained_again_when_it_is_quiet(
 ) -> None:
     monkeypatch.setattr("my_backend.retraining.QUIET_SECONDS", 0.02)
     retraining = start(2)
-    retraining.changed("7.1", [event(1), event(2)])
+    retraining.changed("7.1", CREATED, [event(1), event(2)])
     assert trained == ["7.1"]
-    projects.learned("7.1", projects.changed("7.1"))
+    projects.changes("7.1").learned(projects.changes("7.1").count())
 
-    retraining.changed("8.1", [event(1)])
+    retraining.changed("8.1", CREATED, [event(1)])
 
     assert eventually(lambda: "8.1" in trained)
     assert trained == ["7.1", "8.1"]
@@ -146,10 +150,10 @@ def test_change_that_a_job_missed_while_it_read_is_trained_when_it_is_quiet(
 ) -> None:
     monkeypatch.setattr("my_backend.retraining.QUIET_SECONDS", 0.05)
     retraining = start(1)
-    retraining.changed("7.1", [event(1)])
-    read = projects.changed("7.1")
-    retraining.changed("7.1", [event(2)])  # the queue answers the job that is just reading
-    projects.learned("7.1", read)
+    retraining.changed("7.1", CREATED, [event(1)])
+    read = projects.changes("7.1").count()
+    retraining.changed("7.1", CREATED, [event(2)])  # the queue answers the job that is just reading
+    projects.changes("7.1").learned(read)
 
     assert eventually(lambda: trained == ["7.1"] * 3)
 
@@ -160,17 +164,17 @@ def test_zero_counts_but_never_trains(
     monkeypatch.setattr("my_backend.retraining.QUIET_SECONDS", 0.0)
     retraining = start(0)
 
-    retraining.changed("7.1", [event(1)])
+    retraining.changed("7.1", CREATED, [event(1)])
     retraining.stop()
 
-    assert (trained, projects.unlearned("7.1")) == ([], 1)
+    assert (trained, projects.changes("7.1").unlearned()) == ([], 1)
 
 
 def test_changes_from_before_a_restart_are_trained_when_it_is_quiet(
     start: Start, trained: list[str], projects: Projects, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     projects.remember("8.1")
-    start(100).changed("7.1", [event(1)])
+    start(100).changed("7.1", CREATED, [event(1)])
     monkeypatch.setattr("my_backend.retraining.QUIET_SECONDS", 0.02)
 
     start(100)
@@ -191,9 +195,9 @@ def test_training_that_cannot_be_started_does_not_end_the_thread(
 
     retraining = Retraining(projects, 100, train)
     retraining.start()
-    retraining.changed("7.1", [event(1)])
+    retraining.changed("7.1", CREATED, [event(1)])
     assert eventually(lambda: asked == ["7.1"])
-    retraining.changed("8.1", [event(1)])
+    retraining.changed("8.1", CREATED, [event(1)])
 
     assert eventually(lambda: asked == ["7.1", "8.1"])
     retraining.stop()
@@ -205,7 +209,7 @@ def test_events_from_many_threads_are_all_counted(start: Start, projects: Projec
 
     def send(first: int) -> None:
         for number in range(first, first + 10):
-            retraining.changed("7.1", [event(number)])
+            retraining.changed("7.1", CREATED, [event(number)])
 
     threads = [threading.Thread(target=send, args=(first,)) for first in (0, 10, 20, 30)]
     for thread in threads:
@@ -213,5 +217,5 @@ def test_events_from_many_threads_are_all_counted(start: Start, projects: Projec
     for thread in threads:
         thread.join()
 
-    assert projects.unlearned("7.1") == 40
+    assert projects.changes("7.1").unlearned() == 40
     assert trained == ["7.1"]

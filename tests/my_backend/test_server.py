@@ -356,7 +356,7 @@ def test_events_become_a_training_after_so_many(serve: Serve, script: Script, la
 def test_event_counts_the_annotations_that_it_is_about(client: Client, payload: dict[str, Any], changes: int) -> None:
     client.post("/webhook", payload)
 
-    assert client.backend.projects.unlearned(PROJECT) == changes
+    assert client.backend.projects.changes(PROJECT).unlearned() == changes
 
 
 def test_event_tells_the_projects_title_and_config(client: Client) -> None:
@@ -373,7 +373,7 @@ def test_event_without_a_project_means_the_named_or_the_only_one(client: Client)
     client.setup("8.1")
     client.post("/webhook?project=8", bare)
 
-    counted = [client.backend.projects.unlearned(uid) for uid in (PROJECT, "8.1")]
+    counted = [client.backend.projects.changes(uid).unlearned() for uid in (PROJECT, "8.1")]
     assert counted == [2, 1]
     client.post("/webhook", bare, 400)
 

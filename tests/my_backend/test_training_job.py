@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from my_backend.events import Change
 from my_backend.projects import Credentials
 from my_backend.training_job import learned_state
 from my_backend.versions import Versions
@@ -12,6 +13,7 @@ from tests.my_backend.fake_model import LABEL_CONFIG, OTHER_CONFIG, Script
 from tests.my_backend.fake_server import FakeLabelStudio
 from tests.my_backend.waiting import eventually
 
+CHANGE = Change({"id": 5})
 TASK = {"id": 1, "data": {"image": "/a.png"}, "annotations": [{"id": 5, "updated_at": "t", "result": [{"a": 1}]}]}
 
 
@@ -95,20 +97,20 @@ def test_version_is_held_back_where_the_model_says_why(connected: Client, script
 
 def test_changes_that_were_learned_count_no_more(connected: Client, label_studio: FakeLabelStudio) -> None:
     projects = connected.backend.projects
-    projects.count_changes(PROJECT, 3)
-    label_studio.before_export = lambda: projects.count_changes(PROJECT, 2) and None
+    projects.changes(PROJECT).add(3 * [CHANGE])
+    label_studio.before_export = lambda: projects.changes(PROJECT).add(2 * [CHANGE]) and None
 
     connected.ended(start(connected))
 
-    assert eventually(lambda: projects.unlearned(PROJECT) == 2)
+    assert eventually(lambda: projects.changes(PROJECT).unlearned() == 2)
 
 
 def test_failed_training_keeps_the_changes(connected: Client, script: Script) -> None:
-    connected.backend.projects.count_changes(PROJECT, 3)
+    connected.backend.projects.changes(PROJECT).add(3 * [CHANGE])
     script.set(fit_raises="no luck")
 
     assert connected.ended(start(connected)).status == "failed"
-    assert connected.backend.projects.unlearned(PROJECT) == 3
+    assert connected.backend.projects.changes(PROJECT).unlearned() == 3
 
 
 def test_what_is_learned_already_is_not_learned_again_unless_a_person_asks(
@@ -121,9 +123,83 @@ def test_what_is_learned_already_is_not_learned_again_unless_a_person_asks(
 
     changed = [{**TASK["annotations"][0], "updated_at": "later"}]
     label_studio.export = [{**TASK, "annotations": changed}]
+    connected.backend.projects.changes(PROJECT).forget_tasks()
 
     assert connected.ended(start(connected, "head")).result["versions"] != []
     assert [call["kind"] for call in script.calls("fit")] == ["head", "full", "head"]
+
+
+def annotation(task: int, choice: str, at: str = "u", number: int = 0) -> dict[str, Any]:
+    """As an event has it; the annotation has the task's number, or another one."""
+    value = {"from_name": "c", "type": "choices", "value": {"choices": [choice]}}
+    return {"id": number or task + 4, "task": task, "updated_at": at, "result": [value]}
+
+
+def test_correction_is_learned_from_its_event_without_asking_label_studio(
+    connected: Client, script: Script, label_studio: FakeLabelStudio
+) -> None:
+    connected.ended(start(connected))
+    label_studio.project = label_studio.export = None  # whoever asks fails
+    changes = connected.backend.projects.changes(PROJECT)
+    changes.add([Change(annotation(2, "Dog"), {"id": 2, "data": {"image": "/b.png"}, "total_annotations": 1})])
+
+    job = connected.ended(start(connected, "head"))
+
+    assert len(job.result["versions"]) == 1
+    assert [call["tasks"] for call in script.calls("fit")] == [[1], [1, 2]]
+    assert changes.unlearned() == 0
+
+
+def test_event_that_does_not_tell_all_has_label_studio_asked(
+    connected: Client, script: Script, label_studio: FakeLabelStudio
+) -> None:
+    connected.ended(start(connected))
+    connected.backend.projects.changes(PROJECT).add([Change(annotation(2, "Dog"))])
+    label_studio.export = [TASK, {"id": 2, "data": {"image": "/b.png"}, "annotations": [annotation(2, "Dog")]}]
+
+    connected.ended(start(connected, "head"))
+
+    assert [call["tasks"] for call in script.calls("fit")] == [[1], [1, 2]]
+    assert connected.backend.projects.changes(PROJECT).tasks() == label_studio.export
+
+
+def test_what_events_told_is_the_same_as_what_label_studio_has(
+    connected: Client, script: Script, label_studio: FakeLabelStudio
+) -> None:
+    connected.ended(start(connected))
+    second = {"id": 2, "data": {"image": "/b.png"}, "annotations": [annotation(2, "Dog")]}
+    changes = connected.backend.projects.changes(PROJECT)
+    changes.add([Change(annotation(2, "Dog"), {"id": 2, "data": {"image": "/b.png"}})])
+    connected.ended(start(connected, "head"))
+    label_studio.export = [second, TASK]
+    changes.forget_tasks()
+
+    again = connected.ended(start(connected, "head"))
+
+    assert again.result["versions"] == []
+    assert len(script.calls("fit")) == 2
+
+
+def test_event_of_an_annotation_that_a_job_just_missed_starts_another(
+    serve: Serve, script: Script, label_studio: FakeLabelStudio
+) -> None:
+    label_studio.export = [TASK]
+    with serve(
+        label_studio_url=label_studio.url, label_studio_api_key=label_studio.pat, retrain_after_annotations=1
+    ) as client:
+        client.setup()
+        changes = client.backend.projects.changes(PROJECT)
+        told = [Change(annotation(2, "Dog"), {"id": 2, "data": {"image": "/b.png"}})]
+
+        def miss() -> None:
+            label_studio.before_export = lambda: None
+            changes.add(told)
+
+        label_studio.before_export = miss
+        client.ended(start(client))
+
+        assert eventually(lambda: [call["tasks"] for call in script.calls("fit")] == [[1], [1, 2]])
+        assert eventually(lambda: changes.unlearned() == 0)
 
 
 def test_watermark_is_from_before_the_annotations_were_read(connected: Client, label_studio: FakeLabelStudio) -> None:

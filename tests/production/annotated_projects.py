@@ -52,8 +52,9 @@ class AnnotatedProjects:
             value = {"choices": [choice]}
             region = {"from_name": "animal", "to_name": "image", "type": "choices", "value": value}
             action = "ANNOTATION_UPDATED" if task in annotations else "ANNOTATION_CREATED"
-            annotations[task] = {"id": task, "updated_at": at.isoformat(), "result": [region]}
-            return {"action": action, "project": described(project), "annotation": dict(annotations[task])}
+            annotations[task] = {"id": task, "task": task, "updated_at": at.isoformat(), "result": [region]}
+            event = {"annotation": dict(annotations[task]), "task": {"id": task, "data": {"image": "/x.png"}}}
+            return {"action": action, "project": described(project), **event}
 
     def annotated(self, project: int) -> dict[str, str]:
         """The choice of each task, by its id."""
