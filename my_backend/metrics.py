@@ -18,4 +18,5 @@ class Metrics:
         self.tasks = Counter("tasks", "Tasks asked for, by outcome", ("outcome",), registry=self._registry)
 
     def response(self) -> Response:
+        """Figures of this process for Prometheus."""
         return Response(generate_latest(self._registry), content_type=CONTENT_TYPE_LATEST)

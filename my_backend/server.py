@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from flask import Flask, Response, jsonify, request
 from pydantic import BaseModel, ValidationError
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from my_backend import status
 from my_backend.backend import Backend
@@ -96,7 +96,7 @@ class Routes:
             ("POST", "/delete"): self.delete,
             ("POST", "/duplicate_model"): self.duplicate_model,
             ("GET", "/metrics"): self._metrics.response,
-            ("GET", "/openapi.json"): lambda: openapi(self.table()),
+            ("GET", "/openapi.json"): self.description,
         }
 
     # --- how it is ----------------------------------------------------------
@@ -121,6 +121,10 @@ class Routes:
     def ready(self) -> Answer:
         """200 when every project that has a version can be predicted, else 503."""
         return ({"ready": True}, 200) if self._serving.ready else ({"ready": False}, 503)
+
+    def description(self) -> Json:
+        """This description of the endpoints."""
+        return openapi(self.table(), protected=self._backend.settings.basic_auth is not None)
 
     # --- Label Studio's protocol --------------------------------------------
 
@@ -193,8 +197,6 @@ class Routes:
         else:
             project = self._projects.find(body.project)
         if body.annotations is not None:
-            if not body.annotations:
-                raise BadRequest("annotations: the list is empty; there is nothing to learn from")
             keep_annotations(self._projects, project.uid, [task.model_dump() for task in body.annotations])
         return _started(self._queue.submit(project.uid, "full", "asked for by hand"))
 
@@ -399,8 +401,9 @@ def _handle_errors(app: Flask) -> None:
         return {"error": str(error)}, error.status
 
     @app.errorhandler(HTTPException)
-    def http(error: HTTPException) -> tuple[Json, int]:
-        return {"error": f"{error.name}: {request.method} {request.path[:200]}"}, error.code or 500
+    def http(error: HTTPException) -> tuple[Json, int, dict[str, str]]:
+        headers = {"Allow": ", ".join(sorted(error.valid_methods or ()))} if isinstance(error, MethodNotAllowed) else {}
+        return {"error": f"{error.name}: {request.method} {request.path[:200]}"}, error.code or 500, headers
 
     @app.errorhandler(Exception)
     def unexpected(error: Exception) -> tuple[Json, int]:

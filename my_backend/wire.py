@@ -5,7 +5,7 @@ from datetime import datetime
 from itertools import zip_longest
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from my_backend.events import Change
 
@@ -14,6 +14,11 @@ Json = dict[str, Any]
 # --- projects ---------------------------------------------------------------
 
 _UID = re.compile(r"[0-9]{1,18}(\.[0-9]{1,18})?")
+
+
+def _read_uid(value: Any) -> Any:
+    # No floating-point number: of 7.10 the last digit would be lost.
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _check_uid(value: str) -> str:
@@ -29,18 +34,46 @@ def project_uid(project: Json) -> str:
     """
     try:
         created = datetime.fromisoformat(project["created_at"])
-        return _check_uid(f"{int(project['id'])}.{int(created.timestamp())}")
+        return _check_uid(f"{_read_uid(project['id'])}.{int(created.timestamp())}")
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError("project: `id` and `created_at` are needed to know which project this is") from error
 
 
 # The name becomes a folder's name, hence the check. None and "" come from callers that know just one project.
-ProjectUid = Annotated[str, BeforeValidator(lambda value: str(value)), AfterValidator(_check_uid)]
+_UID_SCHEMA: Json = {
+    "anyOf": [
+        {"type": "string", "pattern": f"^{_UID.pattern}$"},
+        {"type": "integer", "minimum": 0, "maximum": 10**18 - 1},
+    ]
+}
+ProjectUid = Annotated[str, BeforeValidator(_read_uid), AfterValidator(_check_uid), WithJsonSchema(_UID_SCHEMA)]
 OptionalProject = Annotated[
-    ProjectUid | None, BeforeValidator(lambda value: None if value in ("", None) else str(value))
+    ProjectUid | None,
+    BeforeValidator(lambda value: None if value == "" else value),
+    WithJsonSchema({"anyOf": [*_UID_SCHEMA["anyOf"], {"type": "null"}, {"const": ""}]}),
 ]
 
-Text = Annotated[str, BeforeValidator(lambda value: "" if value is None else value)]
+Text = Annotated[
+    str,
+    BeforeValidator(lambda value: "" if value is None else value),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "null"}]}),
+]
+
+# Of the project that an event describes: the rest is not looked at.
+_DESCRIBED: Json = {
+    "anyOf": [
+        {"type": "null"},
+        {"type": "object", "not": {"required": ["id"]}},
+        {
+            "type": "object",
+            "properties": {
+                "id": {"anyOf": [{"type": "integer", "minimum": 0, "maximum": 10**18 - 1}, {"type": "string"}]},
+                "created_at": {"type": "string"},
+            },
+            "required": ["id", "created_at"],
+        },
+    ]
+}
 
 # --- requests ---------------------------------------------------------------
 
@@ -48,7 +81,7 @@ Text = Annotated[str, BeforeValidator(lambda value: "" if value is None else val
 class Request(BaseModel):
     """A request body; fields that are not named here are Label Studio's business."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
 
 
 class SetupRequest(Request):
@@ -63,7 +96,7 @@ class SetupRequest(Request):
 class TaskData(Request):
     """A task: its id and its data, by the labeling config's fields."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
     id: int | None = None
     data: Json
@@ -81,7 +114,7 @@ class WebhookRequest(Request):
     """An event of Label Studio, or the button "Start training"."""
 
     action: str
-    project: Json | None = None
+    project: Annotated[Json | None, WithJsonSchema(_DESCRIBED)] = None
     annotation: Json | list[Json] | None = None
     annotations: list[Json] | None = None
     task: Json | list[Json] | None = None
@@ -105,7 +138,7 @@ class TrainRequest(Request):
 
     project: OptionalProject = None
     label_config: str | None = None
-    annotations: list[TaskData] | None = None
+    annotations: Annotated[list[TaskData], Field(min_length=1)] | None = None
 
 
 class JobRequest(Request):
@@ -135,7 +168,11 @@ class ImageRequest(ProjectRequest):
 class CorrectionRequest(ImageRequest):
     """One image and its right label, or labels where the labeling config asks for several."""
 
-    label: Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
+    label: Annotated[
+        list[str],
+        BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+        WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+    ]
 
 
 class DuplicateRequest(Request):

@@ -1,6 +1,7 @@
 import re
+from typing import Any
 
-from tests.my_backend.conftest import Client
+from tests.my_backend.conftest import Client, Serve, basic
 
 
 def test_every_route_is_described_and_nothing_else(client: Client) -> None:
@@ -19,10 +20,33 @@ def test_every_route_is_described_and_nothing_else(client: Client) -> None:
     assert document["openapi"].startswith("3.")
 
 
+def schema_of(client: Client, reference: dict[str, str]) -> Any:
+    return client.get("/openapi.json")["components"]["schemas"][reference["$ref"].rpartition("/")[2]]
+
+
+def test_every_answer_is_described_errors_too(client: Client) -> None:
+    for path, methods in client.get("/openapi.json")["paths"].items():
+        for operation in methods.values():
+            answers = operation["responses"]
+            assert operation["summary"]
+            assert any(status.startswith("2") for status in answers)
+            assert all(answer["content"] and answer["description"] is not None for answer in answers.values()), path
+
+
+def test_password_is_described_where_one_is_wanted(serve: Serve) -> None:
+    with serve() as client:
+        assert "securitySchemes" not in client.get("/openapi.json")["components"]
+    with serve(basic_auth_user="user", basic_auth_pass="password") as client:
+        document = client.get("/openapi.json", headers=basic("user", "password"))
+    assert document["components"]["securitySchemes"]["password"]["scheme"] == "basic"
+    wanted = {path for path, methods in document["paths"].items() if any("security" in one for one in methods.values())}
+    assert set(document["paths"]) - wanted == {"/ready"}
+
+
 def test_requests_are_described_with_label_studios_names(client: Client) -> None:
     paths = client.get("/openapi.json")["paths"]
 
-    setup = paths["/setup"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    setup = schema_of(client, paths["/setup"]["post"]["requestBody"]["content"]["application/json"]["schema"])
     assert setup["required"] == ["project"]
     assert set(setup["properties"]) == {"project", "schema", "hostname", "access_token"}
     assert paths["/api/jobs/{job_id}/cancel"]["post"]["parameters"][0]["name"] == "job_id"
@@ -43,5 +67,6 @@ def test_image_may_be_uploaded_or_named(client: Client) -> None:
     content = paths["/api/models/retrain"]["post"]["requestBody"]["content"]
     form = content["multipart/form-data"]["schema"]["properties"]
     assert form["image"]["format"] == "binary"
-    assert set(form) - {"image"} == set(content["application/json"]["schema"]["properties"])
+    named = schema_of(client, content["application/json"]["schema"]["allOf"][0])
+    assert set(form) - {"image"} == set(named["properties"])
     assert set(form) == {"image", "url", "label", "project"}
