@@ -1,12 +1,14 @@
 """ImageClassifierAPI: Label Studio's tasks and annotations ⇄ images and labels."""
 
+import json
 import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence, Sized
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 from tempfile import mkdtemp
 from threading import Lock
@@ -45,8 +47,9 @@ from image_classifier.network import (
     load_saved_backbone,
     read_record,
 )
-from image_classifier.preprocessing import ImageError, limit_pixels
-from image_classifier.settings import ClassifierSettings, Score
+from image_classifier.preprocessing import ImageError, limit_pixels, open_image
+from image_classifier.settings import ClassifierSettings, Score, TrainMode
+from image_classifier.stages import Stages
 from image_classifier.training import Hyperparameters
 from my_backend.annotations import label_of
 from my_backend.errors import BackendError, MediaError, TrainingError
@@ -62,7 +65,12 @@ log = logging.getLogger(__name__)
 os.environ.setdefault("LABEL_STUDIO_ML_BACKEND_V2", "")
 
 SAMPLES_FILE = "samples.json"
+MISTAKES_FILE = "mistakes.json"
+THUMBNAIL = 256  # pixels of the longer side
 AUTO_SECONDS = 3600.0  # that TRAIN_MODE=auto gives to training all layers at most
+
+
+Failed = Callable[[int, str], None]  # a task's position, and why it has no prediction
 
 
 class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base class has no types
@@ -98,12 +106,13 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         *,
         label_config: str | None = None,
         deadline: float = float("inf"),
+        failed: Failed = lambda position, why: None,
         **kwargs: Any,
     ) -> list[Json | list[Any]]:
         """For each task, in order, a prediction, or `[]` where there is none.
 
         `label_config` is the project's today, where it may have changed since; `deadline` (monotonic seconds) is
-        when an answer is due, with `[]` for what is not done.
+        when an answer is due, with `[]` for what is not done; `failed` is told why an image could not be read.
         """
         tag = self._tag(label_config)
         classifier = self._classifier
@@ -111,6 +120,9 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         if tag is None or classifier is None:
             return results
         vectors = self._embeddings(tasks, tag, classifier.backbone, deadline)
+        for position, vector in enumerate(vectors):
+            if isinstance(vector, Exception):
+                failed(position, str(vector))
         embedded = {position: vector for position, vector in enumerate(vectors) if not isinstance(vector, Exception)}
         if not embedded:
             return results
@@ -186,6 +198,15 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
                 files.append(ImageFile(file.path, file.digest))
         return files
 
+    @staticmethod
+    def thumbnail(path: Path) -> bytes:
+        """A small JPEG of an image file, decoded and encoded anew; raises ImageError."""
+        image = open_image(path)
+        image.thumbnail((THUMBNAIL, THUMBNAIL))
+        data = BytesIO()
+        image.save(data, "JPEG", quality=82)
+        return data.getvalue()
+
     @classmethod
     def warm_up(cls) -> str:
         """Loads the network that first versions grow from; returns what a user should know of it, or ""."""
@@ -229,7 +250,9 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         settings = _settings()
         hyperparameters = _hyperparameters(settings, attempt)
         backbone = self._backbone_to_grow_from()
-        labelled = self._labelled(list(completions), config.image_choices, report)
+        tasks, mode = list(completions), settings.train_mode
+        report = Stages(report, all_layers=kind == "full" and _tunes(mode, backbone, tasks))
+        labelled = self._labelled(tasks, config.image_choices, report)
         used = labelled.used
         try:
             check_enough(labelled.samples)
@@ -251,9 +274,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         output = self._save(first, self._classifier, embedded.samples, folder / "model", told)
         if publish and not checkpoint.exists():  # it was published before the process died
             publish(output)
-        mode = settings.train_mode
-        pays = mode == "full" or (mode == "auto" and pays_for_all_layers(backbone, embedded.samples))
-        if kind == "full" and pays:
+        if kind == "full" and _tunes(mode, backbone, embedded.samples):
             limit = AUTO_SECONDS if mode == "auto" else float("inf")
             second = learn_all_layers(
                 _lane(), first, embedded.samples, hyperparameters, checkpoint, report, seconds=limit
@@ -316,12 +337,15 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         shutil.rmtree(folder, ignore_errors=True)
         classifier.save(folder, backbone_file=backbone_file)
         write_samples(folder / SAMPLES_FILE, samples)
+        mistakes = [asdict(mistake) for mistake in classifier.mistakes]
+        (folder / MISTAKES_FILE).write_text(json.dumps(mistakes, ensure_ascii=False) + "\n", encoding="utf-8")
         return {
             "model_dir": str(folder),
             "classes": list(classifier.classes),
             "figures": classifier.record["figures"],
             "labels": classifier.record["labels"],
             **told,
+            "mistakes": str(folder / MISTAKES_FILE),
             "warning": classifier.backbone.warning,
             "held_back": held_back,
         }
@@ -334,6 +358,11 @@ class _Labelled:
     samples: list[Sample]
     used: Usage
     corrected: frozenset[str]  # their digests
+
+
+def _tunes(mode: TrainMode, backbone: Backbone, images: Sized) -> bool:
+    """Whether so many images are to train all layers."""
+    return mode == "full" or (mode == "auto" and pays_for_all_layers(backbone, images))
 
 
 def _last_words(pairs: list[tuple[Json, Sample]]) -> list[tuple[Json, Sample]]:

@@ -22,6 +22,15 @@ class ClassFigures:
 
 
 @dataclass(frozen=True)
+class Bin:
+    """Answers of about the same probability: their number, mean probability, and the share that is right."""
+
+    answers: int
+    confidence: float
+    right: float
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """The figures of a classifier on images that it was not trained on."""
 
@@ -31,6 +40,7 @@ class Evaluation:
     calibration_error: float  # expected, 0 to 1: how far probabilities are from the share that is right
     per_class: dict[str, ClassFigures]
     confusion: list[list[int]]  # [true class][predicted class], in order; empty where several may be right
+    calibration: list[Bin]  # in the order of their probability; empty ones are left out
 
     def record(self) -> dict[str, Any]:
         return asdict(self)
@@ -47,6 +57,16 @@ def hits(logits: Tensor, targets: Tensor, thresholds: Sequence[float] = ()) -> T
     return right.all(1) if targets.is_floating_point() else right
 
 
+def confidence_of_mistakes(logits: Tensor, targets: Tensor, thresholds: Sequence[float] = ()) -> Tensor:
+    """[n]: for a wrong answer the probability of what is wrong in it, 0 for a right one."""
+    answers = predicted_targets(logits, thresholds)
+    if not targets.is_floating_point():
+        return torch.where(answers == targets, 0.0, logits.softmax(1).max(1).values)
+    probabilities = logits.sigmoid()
+    said = torch.where(answers.bool(), probabilities, 1 - probabilities)
+    return torch.where(answers == targets, 0.0, said).max(1).values
+
+
 def evaluate(logits: Tensor, targets: Tensor, classes: Sequence[str], thresholds: Sequence[float] = ()) -> Evaluation:
     """Figures from calibrated logits [n, classes] and targets, class indices [n] or 0 and 1 [n, classes].
 
@@ -60,11 +80,11 @@ def evaluate(logits: Tensor, targets: Tensor, classes: Sequence[str], thresholds
         truth, predicted = targets.bool(), answers.bool()
         confusion: list[list[int]] = []
         probabilities = logits.sigmoid()
-        error = _calibration_error(probabilities.flatten(), truth.flatten())
+        bins = _calibration(probabilities.flatten(), truth.flatten())
     else:
         truth, predicted = one_hot(targets, size).bool(), one_hot(answers, size).bool()
         confusion = torch.bincount(targets * size + answers, minlength=size * size).reshape(size, size).tolist()
-        error = _calibration_error(logits.softmax(1).max(1).values, answers == targets)
+        bins = _calibration(logits.softmax(1).max(1).values, answers == targets)
     found = (truth & predicted).sum(0).tolist()
     per_class = {
         name: _figures(right, said, shown)
@@ -77,9 +97,10 @@ def evaluate(logits: Tensor, targets: Tensor, classes: Sequence[str], thresholds
         images=len(targets),
         accuracy=float(hits(logits, targets, thresholds).float().mean()),
         macro_f1=sum(f1) / len(f1) if f1 else 0.0,
-        calibration_error=error,
+        calibration_error=_calibration_error(bins),
         per_class=per_class,
         confusion=confusion,
+        calibration=bins,
     )
 
 
@@ -90,14 +111,19 @@ def _figures(hits: int, predicted: int, images: int) -> ClassFigures:
     return ClassFigures(precision, recall, f1, images)
 
 
-def _calibration_error(confidence: Tensor, correct: Tensor) -> float:
-    bins = (confidence * CALIBRATION_BINS).long().clamp(max=CALIBRATION_BINS - 1)
-    gaps = [
-        abs(float(confidence[inside].mean() - correct[inside].float().mean())) * int(inside.sum())
-        for inside in (bins == number for number in range(CALIBRATION_BINS))
+def _calibration(confidence: Tensor, correct: Tensor) -> list[Bin]:
+    numbers = (confidence * CALIBRATION_BINS).long().clamp(max=CALIBRATION_BINS - 1)
+    members = (numbers == number for number in range(CALIBRATION_BINS))
+    return [
+        Bin(int(inside.sum()), float(confidence[inside].mean()), float(correct[inside].float().mean()))
+        for inside in members
         if inside.any()
     ]
-    return sum(gaps) / len(confidence)
+
+
+def _calibration_error(bins: Sequence[Bin]) -> float:
+    answers = sum(one.answers for one in bins)
+    return sum(abs(one.confidence - one.right) * one.answers for one in bins) / answers
 
 
 def fit_temperature(logits: Tensor, targets: Tensor) -> float:

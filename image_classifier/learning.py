@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,15 @@ import torch
 from torch import Tensor
 
 from image_classifier.dataset import FOLDS, Sample, classes_of, folds, held_out, targets_of
-from image_classifier.evaluation import evaluate, fit_temperature, fit_thresholds, predicted_targets
+from image_classifier.evaluation import (
+    confidence_of_mistakes,
+    evaluate,
+    fit_temperature,
+    fit_thresholds,
+    predicted_targets,
+)
 from image_classifier.inference import InferenceLane
-from image_classifier.network import RANDOM, Backbone, Classifier, Head
+from image_classifier.network import RANDOM, Backbone, Classifier, Head, Mistake
 from image_classifier.preprocessing import ImageError
 from image_classifier.training import Hyperparameters, Progress, fine_tune, train_head
 
@@ -27,6 +33,8 @@ MIN_HELD_OUT = 50
 # With fewer labels all layers learn nothing that the head does not; random ones need many more.
 MIN_IMAGES_FOR_ALL_LAYERS = 200
 MIN_IMAGES_FOR_RANDOM_LAYERS = 2000
+MAX_MISTAKES = 200  # that are kept, the surest ones
+AT_ONCE = 256  # images that are embedded between two reports
 # A version is clearly worse when its accuracy is lower by more than this, and by more than two standard errors.
 CLEARLY_WORSE = 0.02
 
@@ -46,15 +54,17 @@ class Embedded:
 
 def embed(lane: InferenceLane, backbone: Backbone, samples: Sequence[Sample], progress: Progress) -> Embedded:
     """Embeds samples in the background; raises TooFewLabels where too few can be read."""
-    progress({"phase": "embedding images", "images": len(samples)})
     kept, vectors, broken = [], [], {}
-    found = lane.embed(backbone, [sample.image for sample in samples], background=True)
-    for sample, vector in zip(samples, found, strict=True):
-        if isinstance(vector, ImageError):
-            broken[sample] = vector
-        else:
-            kept.append(sample)
-            vectors.append(vector)
+    for start in range(0, len(samples), AT_ONCE):
+        progress({"phase": "embedding images", "image": start, "images": len(samples)})
+        some = samples[start : start + AT_ONCE]
+        found = lane.embed(backbone, [sample.image for sample in some], background=True)
+        for sample, vector in zip(some, found, strict=True):
+            if isinstance(vector, ImageError):
+                broken[sample] = vector
+            else:
+                kept.append(sample)
+                vectors.append(vector)
     check_enough(kept)
     return Embedded(kept, torch.from_numpy(np.stack(vectors)), broken)
 
@@ -99,13 +109,17 @@ def learn_head(
     samples, embeddings = embedded.samples, embedded.embeddings
     targets = targets_of([sample.label for sample in samples], classes)
 
-    def train(chosen: Tensor) -> Head:
-        return train_head(embeddings[chosen], targets[chosen], len(classes), hyperparameters, progress)
-
     out = torch.tensor(held_out(samples))
+    few = bool(out.sum() < MIN_HELD_OUT)
+    fits = _Fits(2 + few * FOLDS, progress)
+
+    def train(chosen: Tensor) -> Head:
+        return train_head(embeddings[chosen], targets[chosen], len(classes), hyperparameters, fits.next())
+
     judged = train(~out)
-    if out.sum() >= MIN_HELD_OUT:
-        method, seen, logits = "held-out images", out, judged(embeddings[out])
+    everything = judged(embeddings)
+    if not few:
+        method, seen, logits = "held-out images", out, everything[out]
     else:
         method, seen, logits = "cross-validation", torch.ones_like(out), torch.empty(len(samples), len(classes))
         numbers = torch.tensor(folds(samples))
@@ -126,10 +140,50 @@ def learn_head(
         "settings": hyperparameters.record(),
     }
     served, judged = (replace(head, temperature=temperature, thresholds=thresholds) for head in (served, judged))
-    return Classifier(backbone, served, judged, classes, record)
+    everything[seen] = logits
+    mistakes = _mistakes(samples, everything / temperature, targets, seen, classes, thresholds)
+    return Classifier(backbone, served, judged, classes, record, mistakes)
 
 
-def pays_for_all_layers(backbone: Backbone, samples: Sequence[Sample]) -> bool:
+class _Fits:
+    """Says of each of several fits of a head which one it is, so that a reader knows how far all of them are."""
+
+    def __init__(self, fits: int, progress: Progress) -> None:
+        self._fits, self._progress, self._done = fits, progress, 0
+
+    def next(self) -> Progress:
+        number = self._done
+        self._done += 1
+        return lambda record: self._progress({**record, "fit": number + 1, "fits": self._fits})
+
+
+def _mistakes(
+    samples: Sequence[Sample],
+    logits: Tensor,
+    targets: Tensor,
+    seen: Tensor,
+    classes: Sequence[str],
+    thresholds: Sequence[float],
+) -> tuple[Mistake, ...]:
+    """Those of calibrated logits [n, classes]; `seen` [n] tells which are of a head that was fitted without them."""
+    answers = predicted_targets(logits, thresholds)
+    sure = confidence_of_mistakes(logits, targets, thresholds)
+    rows = sure.argsort(descending=True)[:MAX_MISTAKES].tolist()
+    return tuple(
+        Mistake(
+            samples[row].name,
+            samples[row].image.digest,
+            tuple(sorted(classes_of(samples[row].label))),
+            tuple(sorted(_classes_of_answer(answers[row], classes))),
+            round(float(sure[row]), 4),
+            not bool(seen[row]),
+        )
+        for row in rows
+        if sure[row] > 0
+    )
+
+
+def pays_for_all_layers(backbone: Backbone, samples: Sized) -> bool:
     """Whether there are enough labels for training all layers to be worth its time."""
     random = backbone.origin == RANDOM
     return len(samples) >= (MIN_IMAGES_FOR_RANDOM_LAYERS if random else MIN_IMAGES_FOR_ALL_LAYERS)

@@ -197,6 +197,18 @@ def _download(url: str, path: Path, *, sha256_prefix: str) -> None:
 
 
 @dataclass(frozen=True)
+class Mistake:
+    """A labelled image on which the model says something else: a wrong answer, or a wrong label."""
+
+    name: str  # of the sample: a task's id, a file's name
+    digest: str
+    label: tuple[str, ...]
+    predicted: tuple[str, ...]
+    confidence: float  # the probability of what is wrong, 0 to 1
+    learned: bool  # whether it was among the images that the answering head was fitted on
+
+
+@dataclass(frozen=True)
 class Classifier:
     """A trained network: backbone, head, its classes in their order, and the record of how it came about."""
 
@@ -205,6 +217,7 @@ class Classifier:
     evaluation_head: Head  # fitted without the held-out images, so that versions can be compared on them
     classes: tuple[str, ...]
     record: dict[str, Any]
+    mistakes: tuple[Mistake, ...] = ()  # of the training that has just ended, the surest first; not saved with it
 
     def save(self, folder: Path, *, backbone_file: Path | None = None) -> None:
         """Writes `backbone.safetensors`, `head.safetensors` and `model.json`, the last one last.
