@@ -32,6 +32,28 @@ class Health(Answer):
     problems: list[str]
 
 
+class TroubleRecord(Answer):
+    """Something that a person can mend; `code` is the same for the same kind of trouble."""
+
+    code: str
+    what: str
+    remedy: str
+    project: str
+    details: list[str]
+
+
+class Troubles(Answer):
+    """All that is known to be wrong."""
+
+    troubles: list[TroubleRecord]
+
+
+class Asked(Answer):
+    """What was asked for happens in the background."""
+
+    status: Literal["asked"]
+
+
 class Readiness(Answer):
     """Whether every project that has a version can be predicted."""
 

@@ -6,11 +6,13 @@ from contextlib import contextmanager
 from tempfile import TemporaryFile
 
 from my_backend import files
+from my_backend.checkup import Checkup
 from my_backend.errors import BackendError, Conflict
 from my_backend.jobs import JobQueue, JobStore, submit_correction
 from my_backend.media import media_pool
 from my_backend.model_class import ModelFactory
 from my_backend.projects import Projects
+from my_backend.recent import Recent
 from my_backend.reconciliation import Reconciliation
 from my_backend.retraining import Retraining
 from my_backend.rq_queue import RqQueue
@@ -37,6 +39,8 @@ class Backend:
         self.retraining = Retraining(self.projects, settings.retrain_after_annotations, self.submit_correction)
 
         self.reconciliation = Reconciliation(settings, self.projects, self.submit_correction)
+        self.recent = Recent(self.projects)
+        self.checkup = Checkup(settings, self.projects)
 
     def _make_queue(self, new_model: ModelFactory) -> JobQueue:
         if self.settings.redis:
@@ -55,12 +59,16 @@ class Backend:
             self.serving.start()
             self.queue.start()
             self.retraining.start()
+            self.recent.start()
+            self.checkup.start()
             if self.settings.retrain_after_annotations:
                 self.reconciliation.start()
             try:
                 yield self
             finally:
+                self.checkup.stop()
                 self.reconciliation.stop()
+                self.recent.stop()
                 self.retraining.stop()
                 self.queue.stop()
                 self.serving.stop()

@@ -31,7 +31,7 @@ def show_progress(store: JobStore) -> Iterator[None]:
 
 
 def _running(store: JobStore) -> list[Job]:
-    return [job for job in store.all() if job.status == "started"]
+    return [job for job in store.unfinished() if job.status == "started"]
 
 
 def describe(job: Job) -> str:

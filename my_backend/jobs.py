@@ -28,6 +28,7 @@ MAX_ATTEMPTS = 3  # times that a job may take its process down with it
 KEPT_JOBS = 50  # finished records of a project
 REMEMBERED_JOBS = 100_000
 PROGRESS_SECONDS = 0.2  # how often progress goes to disk
+MAX_POINTS = 400  # of the curves of loss and accuracy; of more, every other one is left out
 
 SHUTDOWN = "the server shuts down"
 CANCELED = "it was canceled"
@@ -38,7 +39,11 @@ _JOB_ID = re.compile(r"[a-z0-9T-]{1,64}")
 
 @dataclass(frozen=True)
 class Job:
-    """What is known of a job; `progress` has `phase`, `epoch`, `epochs`, `loss`, `accuracy`, `seconds_left`."""
+    """What is known of a job.
+
+    `progress` has `phase`, `epoch`, `epochs`, `loss`, `accuracy`, `seconds_left`, and `done`, the share of the whole
+    job (0 to 1); `history` has the phase, epoch, loss and accuracy of each epoch.
+    """
 
     id: str
     project: str
@@ -51,6 +56,7 @@ class Job:
     attempts: int = 0
     annotations_read: bool = False
     progress: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
     error: str = ""
     result: dict[str, Any] = field(default_factory=dict)
 
@@ -85,6 +91,11 @@ class JobStore:
     def of_project(self, project: str) -> list[Job]:
         """From the oldest to the newest."""
         return self._read(self._folder.glob(f"{project}/jobs/*.json"))
+
+    def newest(self, project: str, count: int) -> list[Job]:
+        """The newest first; reads no more records than these, however many there are."""
+        names = sorted(self._folder.glob(f"{project}/jobs/*.json"), key=_age, reverse=True)
+        return self._read(names[:count])[::-1]
 
     def all(self) -> list[Job]:
         return self._read(self._folder.glob("*/jobs/*.json"))
@@ -140,6 +151,11 @@ class JobStore:
 
     def _path(self, project: str, job_id: str) -> Path:
         return self._folder / project / "jobs" / f"{job_id}.json"
+
+
+def _age(path: Path) -> str:
+    """What follows the kind in a job's name: the second of its creation."""
+    return path.name.partition("-")[2]
 
 
 def new_job(project: str, kind: Kind, cause: str) -> Job:
@@ -198,7 +214,8 @@ class RunningJob:
         """Notes where the job is; keeps what an earlier record said of the same phase."""
         self.check()
         same = record.get("phase", self.job.progress.get("phase")) == self.job.progress.get("phase")
-        self.job = replace(self.job, progress={**self.job.progress, **record} if same else record)
+        progress = {**self.job.progress, **record} if same else record
+        self.job = replace(self.job, progress=progress, history=_lengthened(self.job.history, progress, record))
         if time.monotonic() - self._saved > PROGRESS_SECONDS or not same:
             self._store.update(self.job, durable=False)
             self._saved = time.monotonic()
@@ -214,6 +231,24 @@ class RunningJob:
             raise JobStopped(CANCELED)
         if self._shutting_down():
             raise JobStopped(SHUTDOWN)
+
+
+def _lengthened(
+    history: list[dict[str, Any]], progress: dict[str, Any], record: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """The history with the epoch that a record tells of; where a phase begins again, so does its curve."""
+    epoch = record.get("epoch")
+    if not isinstance(epoch, int):
+        return history
+    phase = progress.get("phase")
+    point: dict[str, Any] = {
+        "phase": phase,
+        "epoch": epoch,
+        **{name: record[name] for name in ("loss", "accuracy") if name in record},
+    }
+    if any(one["phase"] == phase and one["epoch"] >= epoch for one in history):
+        history = [one for one in history if one["phase"] != phase]
+    return [*(history if len(history) < MAX_POINTS else history[::2]), point]
 
 
 Work = Callable[[RunningJob], dict[str, Any]]

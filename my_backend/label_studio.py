@@ -87,6 +87,17 @@ class LabelStudio:
         """The project's settings, its labeling config among them; raises LabelStudioError."""
         return self._object("GET", f"/api/projects/{project_id}/")
 
+    def backends(self, project_id: int) -> list[dict[str, Any]]:
+        """The models that are connected to the project; Label Studio calls each to know its state.
+
+        Raises LabelStudioError.
+        """
+        return self._list(f"/api/ml/?project={project_id}")
+
+    def webhooks(self, project_id: int) -> list[dict[str, Any]]:
+        """The project's webhooks, with their headers; raises LabelStudioError."""
+        return self._list(f"/api/webhooks/?project={project_id}")
+
     def get(self, url: str, limits: Limits, deadline: float) -> requests.Response:
         """Any URL, with the token where it is Label Studio's own; raises requests.RequestException."""
         return self._session.request(
@@ -98,6 +109,12 @@ class LabelStudio:
         if not isinstance(answer, dict):
             raise LabelStudioError(f"{redact(self.url + path)} answered no JSON object: is it a Label Studio?")
         return answer
+
+    def _list(self, path: str) -> list[dict[str, Any]]:
+        answer = self._json("GET", path)
+        if not isinstance(answer, list):
+            raise LabelStudioError(f"{redact(self.url + path)} answered no list")
+        return [one for one in answer if isinstance(one, dict)]
 
     def _json(
         self,

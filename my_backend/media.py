@@ -100,7 +100,7 @@ class Media:
         results: dict[MediaRequest, MediaFile | MediaError] = {}
         futures: dict[MediaRequest, Future[MediaFile]] = {}
         for request in dict.fromkeys(requests):
-            if cached := self._cached(request):
+            if cached := self.cached(request):
                 results[request] = cached
             else:
                 futures[request] = self._pool.submit(self.fetch, request, deadline)
@@ -112,7 +112,7 @@ class Media:
 
     def fetch(self, request: MediaRequest, deadline: float = float("inf")) -> MediaFile:
         """Raises MediaError that names the task, the URL without its secrets, and the remedy."""
-        if cached := self._cached(request):
+        if cached := self.cached(request):
             return cached
         try:
             body = self._body(request.url, request.task_id, min(deadline, time.monotonic() + self._limits.seconds))
@@ -181,7 +181,13 @@ class Media:
         place = "" if request.url.startswith(("http://", "https://", KEPT)) else base
         return sha256(f"{place} {request.url}".encode(errors="backslashreplace")).hexdigest()
 
-    def _cached(self, request: MediaRequest) -> MediaFile | None:
+    def content(self, digest: str) -> Path | None:
+        """The file with the content of that SHA-256, if it is in the cache."""
+        path = self._contents / digest
+        return path if path.exists() else None
+
+    def cached(self, request: MediaRequest) -> MediaFile | None:
+        """What is in the cache already; nobody is asked for it."""
         key = self._key(request)
         try:
             digest, fetched = self._known.get(key) or files.read_json(self._urls / key)

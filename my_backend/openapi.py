@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from my_backend.answers import (
+    Asked,
     Deleted,
     Error,
     EventTaken,
@@ -21,6 +22,7 @@ from my_backend.answers import (
     Readiness,
     StartedJob,
     Training,
+    Troubles,
     Validity,
     VersionList,
 )
@@ -63,6 +65,8 @@ class Described:
 _ROUTES: dict[Route, Described] = {
     ("GET", "/"): Described({200: Health}),
     ("GET", "/health"): Described({200: Health}),
+    ("GET", "/troubles"): Described({200: Troubles}),
+    ("POST", "/api/troubles/check"): Described({202: Asked}),
     ("GET", "/ready"): Described({200: Readiness, 503: Readiness}),
     ("POST", "/setup"): Described({200: ModelVersion}, SetupRequest),
     ("POST", "/predict"): Described({200: Predictions}, PredictRequest, (404, 503)),
@@ -85,7 +89,12 @@ _ROUTES: dict[Route, Described] = {
     ("GET", "/metrics"): Described({200: None}),
     ("GET", "/openapi.json"): Described({200: None}),
 }
-_OTHER_CONTENT = {"/": ["text/html"], "/metrics": ["text/plain"], "/openapi.json": ["application/json"]}
+_OTHER_CONTENT = {
+    "/": ["text/html"],
+    "/troubles": ["text/html"],
+    "/metrics": ["text/plain"],
+    "/openapi.json": ["application/json"],
+}
 _SAID = {
     400: "What came cannot be used",
     401: "The password is missing or wrong",

@@ -4,7 +4,7 @@ import hmac
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.metadata import version as package_version
 from typing import Any, TypeVar
 
@@ -12,14 +12,16 @@ from flask import Flask, Response, jsonify, request
 from pydantic import BaseModel, ValidationError
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-from my_backend import status
 from my_backend.backend import Backend
+from my_backend.diagnosis import diagnose
 from my_backend.errors import BackendError, BadRequest, NotFound
 from my_backend.jobs import Job
 from my_backend.label_config import parse_label_config
 from my_backend.metrics import Metrics
 from my_backend.openapi import openapi
+from my_backend.page.routes import Page, wants_page
 from my_backend.projects import Credentials, Project
+from my_backend.recent import sightings
 from my_backend.single_image import Image, SingleImage
 from my_backend.training_job import keep_annotations
 from my_backend.versions import Versions
@@ -51,11 +53,13 @@ Answer = Json | tuple[Json, int] | Response
 
 def create_app(backend: Backend) -> Flask:
     """The Flask application; the backend's threads are started by whoever serves it."""
-    app = Flask("my_backend")
+    app = Flask("my_backend", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.json.sort_keys = False  # type: ignore[attr-defined]
     metrics = Metrics()
-    routes = Routes(backend, metrics)
+    page = Page(backend)
+    app.register_blueprint(page.blueprint())
+    routes = Routes(backend, metrics, page)
     for (method, path), handler in routes.table().items():
         app.add_url_rule(path, f"{method} {path}", handler, methods=[method])
     _guard(app, backend.settings.basic_auth)
@@ -67,8 +71,8 @@ def create_app(backend: Backend) -> Flask:
 class Routes:
     """A method for each endpoint."""
 
-    def __init__(self, backend: Backend, metrics: Metrics) -> None:
-        self._backend, self._metrics = backend, metrics
+    def __init__(self, backend: Backend, metrics: Metrics, page: Page) -> None:
+        self._backend, self._metrics, self._page = backend, metrics, page
         self._version = package_version("image-classifier-backend")
         self._single_image = SingleImage(backend)
         self._projects, self._serving, self._queue = backend.projects, backend.serving, backend.queue
@@ -78,6 +82,8 @@ class Routes:
         return {
             ("GET", "/"): self.home,
             ("GET", "/health"): self.health,
+            ("GET", "/troubles"): self.troubles,
+            ("POST", "/api/troubles/check"): self.check_troubles,
             ("GET", "/ready"): self.ready,
             ("POST", "/setup"): self.setup,
             ("POST", "/predict"): self.predict,
@@ -101,11 +107,9 @@ class Routes:
 
     # --- how it is ----------------------------------------------------------
 
-    def home(self) -> Answer | str:
-        """The status page for browsers, the health for programs."""
-        if request.accept_mimetypes.best_match(["application/json", "text/html"]) == "text/html":
-            return status.page(self._backend)
-        return self.health()
+    def home(self) -> Answer:
+        """The page for browsers, the health for programs."""
+        return self._page.projects() if wants_page() else self.health()
 
     def health(self) -> Json:
         """200 as long as the process lives; what is amiss stands in `problems`."""
@@ -115,8 +119,19 @@ class Routes:
             "model_class": self._backend.settings.model_class,
             "ready": self._serving.ready,
             "projects": len(self._projects.all()),
-            "problems": status.problems(self._backend),
+            "problems": [str(trouble) for trouble in diagnose(self._backend)],
         }
+
+    def troubles(self) -> Answer:
+        """What is wrong and what to do; a page for browsers, objects with a stable `code` for programs."""
+        if wants_page():
+            return self._page.troubles()
+        return {"troubles": [trouble.record() for trouble in diagnose(self._backend)]}
+
+    def check_troubles(self) -> tuple[Json, int]:
+        """Has Label Studio asked again, in the background, how it sees this backend."""
+        self._backend.checkup.look_again()
+        return {"status": "asked"}, 202
 
     def ready(self) -> Answer:
         """200 when every project that has a version can be predicted, else 503."""
@@ -146,10 +161,16 @@ class Routes:
         results: list[Json | list[Any]] = [[] for _ in tasks]
         if live.model is not None and tasks:
             label_config = body.label_config or project.label_config
-            results = live.model.predict(tasks, label_config=label_config, deadline=deadline)
+            reasons: dict[int, str] = {}
+            results = live.model.predict(
+                tasks, label_config=label_config, deadline=deadline, failed=reasons.__setitem__
+            )
             if len(results) != len(tasks):
                 raise RuntimeError(f"the model gave {len(results)} results for {len(tasks)} tasks")
             results = [_signed(result, live.name) for result in results]
+            if tag := parse_label_config(label_config, self._backend.settings.choices).image_choices:
+                seen = sightings(tasks, results, reasons, tag.field, live.name)
+                self._backend.recent.note(project.uid, seen)
         predicted = sum(bool(result) for result in results)
         self._metrics.tasks.labels("predicted").inc(predicted)
         self._metrics.tasks.labels("not predicted").inc(len(tasks) - predicted)
@@ -168,10 +189,12 @@ class Routes:
             return _started(self._queue.submit(project.uid, "full", "Start training was pressed"))
         if body.action in ANNOTATION_EVENTS:
             self._backend.retraining.changed(project.uid, body.action, body.changes)
-        elif body.action == "TASKS_DELETED":
-            self._projects.changes(project.uid).forget_tasks()  # their annotations go without an event of their own
+            self._backend.recent.forget(project.uid, _numbers(one.annotation.get("task") for one in body.changes))
         elif body.action == "TASKS_CREATED":
             self._serving.prepare(project, body.tasks)
+        elif body.action == "TASKS_DELETED":
+            self._projects.changes(project.uid).forget_tasks()  # their annotations go without an event of their own
+            self._backend.recent.forget(project.uid, _numbers(task.get("id") for task in body.tasks))
         return {"status": "ok", "action": body.action}
 
     def _project_of_event(self, described: Json | None) -> Project:
@@ -265,7 +288,7 @@ class Routes:
         return {
             "versions": names,
             "live": versions.live_name(),
-            "details": [status.version_record(versions.get(name)) for name in names],
+            "details": [versions.get(name).record() for name in names],
         }
 
     def activate(self) -> Json:
@@ -336,6 +359,11 @@ def _read_with_image(model: type[ImageBody], max_bytes: int) -> tuple[ImageBody,
     return body, upload.stream.read(max_bytes + 1) if upload else body.url or ""
 
 
+def _numbers(values: Iterable[Any]) -> list[int]:
+    """Of what names tasks, what can be a task's id."""
+    return [value for value in values if isinstance(value, int)]
+
+
 def _signed(result: Any, name: str) -> Json | list[Any]:
     """A model's result as Label Studio can store it: with the version's name and a finite score, or `[]`."""
     if not result or not result.get("result"):
@@ -386,9 +414,13 @@ def _guard(app: Flask, basic_auth: tuple[str, str] | None) -> None:
     def check_origin() -> tuple[Json, int] | None:
         # Browsers name the page that sends a form; Label Studio and programs send no Origin.
         origin = request.headers.get("Origin")
-        if request.method == "GET" or origin is None or origin.partition("://")[2] == request.host:
+        if request.method in ("GET", "HEAD", "OPTIONS"):
             return None
-        return {"error": f"requests from pages of other sites ({origin[:100]}) are refused"}, 403
+        if origin is None and request.headers.get("Sec-Fetch-Site", "none") in ("none", "same-origin"):
+            return None
+        if origin is not None and origin.partition("://")[2] == request.host:
+            return None
+        return {"error": f"requests from pages of other sites ({(origin or 'not named')[:100]}) are refused"}, 403
 
 
 def _handle_errors(app: Flask) -> None:

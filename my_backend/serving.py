@@ -99,6 +99,11 @@ class Serving:
             project.uid in self._live or project.uid in self._failed for project in self._projects.all()
         )
 
+    @property
+    def model_class(self) -> Any:
+        """The class that is served; None until it is loaded."""
+        return self._new_model.load() if self._imported else None
+
     def prepare(self, project: Project, tasks: list[Any]) -> None:
         """Lets the model see imported tasks in the background, so that opening them costs nothing."""
         self._preparing.submit(self._prepare, project, tasks)

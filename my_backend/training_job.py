@@ -150,7 +150,8 @@ class TrainingJob:
 
 def _shown(outputs: list[Json]) -> Json:
     """What the job's record says of the model: what `fit` returned, without its files."""
-    return {key: value for key, value in (outputs[-1] if outputs else {}).items() if key != "model_dir"}
+    last = outputs[-1] if outputs else {}
+    return {key: value for key, value in last.items() if key not in ("model_dir", "mistakes")}
 
 
 def _digest(project: Project, tasks: list[Json]) -> str:

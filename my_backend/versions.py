@@ -37,6 +37,23 @@ class Version:
     held_back: str = ""  # why it did not go live by itself
     grew_from: str = ""
 
+    def record(self) -> Json:
+        """For programs."""
+        output = self.train_output
+        return {
+            "version": self.name,
+            "created_at": self.created,
+            "cause": self.cause,
+            "held_back": self.held_back or None,
+            "grew_from": self.grew_from or None,
+            "figures": output.get("figures"),
+            "labels": output.get("labels"),
+            "annotations": output.get("annotations"),
+            "unknown_choices": output.get("unknown_choices"),
+            "summary": output.get("summary"),
+            "warning": output.get("warning") or None,
+        }
+
 
 class Versions:
     """The versions of one project, under its folder. Any number of processes may read; writers take a lock."""

@@ -89,6 +89,8 @@ class FakeModel:
         orders = self.script.orders()
         if "predict_raises" in orders:
             raise RuntimeError(orders["predict_raises"])
+        for position, why in orders.get("failed", {}).items():
+            kwargs["failed"](int(position), why)
         if "results" in orders:
             return list(orders["results"])
         return [self._result(task) for task in tasks]
@@ -124,19 +126,31 @@ class FakeModel:
             facts["read"] = [file.path.read_bytes().decode("latin-1") for file in files]
         self.script.note("fit", kind=kind, tasks=tasks, live=self.learned, workdir=workdir, **facts)
         progress({"phase": "training", "epoch": 1, "epochs": 2})
+        for number, record in enumerate(orders.get("epochs", ()), start=1):
+            progress({"phase": "training", "epoch": number, "epochs": 2, **record})
         self.script.wait_at("fit", lambda: progress({"loss": 0.5}))
         if "fit_raises" in orders:
             raise RuntimeError(orders["fit_raises"])
         folder = Path(workdir) / "model"
         folder.mkdir(exist_ok=True)
         (folder / "weights.txt").write_text(orders.get("learn", "Cat"))
-        output = {"model_dir": str(folder), "labels": {"Cat": len(tasks)}, **orders.get("output", {})}
+        (folder / "mistakes.json").write_text(json.dumps(orders.get("mistakes", [])))
+        output = {
+            "model_dir": str(folder),
+            "mistakes": str(folder / "mistakes.json"),
+            "labels": {"Cat": len(tasks)},
+            **orders.get("output", {}),
+        }
         publish(output)
         return orders.get("returns", output)
 
     def prepare(self, tasks: list[Json]) -> None:
         self.script.note("prepare", tasks=[task["id"] for task in tasks])
         self.script.wait_at("prepare")
+
+    @staticmethod
+    def thumbnail(path: Path) -> bytes:
+        return f"thumbnail of {path.stat().st_size} bytes".encode()
 
     @classmethod
     def warm_up(cls) -> str:

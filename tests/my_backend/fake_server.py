@@ -119,6 +119,10 @@ class FakeLabelStudio:
         self.export: Any = []
         self.updated_at = "2026-11-20T13:35:51Z"
         self.files: dict[str, bytes | Reply] = {}  # by path and query
+        self.backends: Any = [{"id": 1, "url": "http://127.0.0.1:9090", "state": "CO"}]
+        self.webhooks: Any = [
+            {"url": "http://127.0.0.1:9090/webhook", "is_active": True, "send_for_all_actions": True, "headers": {}}
+        ]
         self.before_export: Callable[[], None] = lambda: None
 
     @contextmanager
@@ -135,6 +139,9 @@ class FakeLabelStudio:
             return json_reply({"detail": self._refusal(seen)}, 401)
         if path == "/api/tasks/":
             return json_reply(self._newest_task(parse_qs(urlsplit(seen.path).query)))
+        if path in ("/api/ml/", "/api/webhooks/"):
+            assert parse_qs(urlsplit(seen.path).query) == {"project": ["7"]}
+            return json_reply(self.backends if path == "/api/ml/" else self.webhooks)
         if path == "/api/projects/7/":
             return json_reply(self.project)
         if path == "/api/projects/7/export":

@@ -111,7 +111,7 @@ def test_version_has_one_name_everywhere(client: Client) -> None:
         *(path.name for path in (folder / "versions").iterdir()),
     }
     assert names == {name}
-    assert name in client.http.get("/", headers={"Accept": "text/html"}).text
+    assert name in client.http.get(f"/projects/{PROJECT}", headers={"Accept": "text/html"}).text
 
 
 def test_predict_waits_for_a_version_that_is_being_loaded(serve: Serve, script: Script) -> None:

@@ -1,0 +1,29 @@
+"""All that is known to be wrong, from memory: for the page, `/health` and programs."""
+
+from my_backend.backend import Backend
+from my_backend.label_config import parse_label_config
+from my_backend.troubles import Trouble
+
+
+def diagnose(backend: Backend) -> list[Trouble]:
+    """What concerns everything first, then project by project; nothing and nobody is asked for it."""
+    troubles = [Trouble("model", problem) for problem in backend.serving.problems()]
+    if problem := backend.queue.problem():
+        troubles.append(Trouble("no-worker", problem))
+    if not backend.settings.label_studio_api_key.get_secret_value():
+        troubles.append(_no_token())
+    for project in backend.projects.all():
+        config = parse_label_config(project.label_config, backend.settings.choices)
+        if config.problem:
+            troubles.append(Trouble("labeling-config", config.problem, project=project.uid))
+    return [*troubles, *backend.checkup.troubles(), *backend.recent.troubles()]
+
+
+def _no_token() -> Trouble:
+    return Trouble(
+        "no-token",
+        "LABEL_STUDIO_API_KEY is not set: only the token that Label Studio hands over when it connects is used, "
+        "which works where legacy tokens are enabled.",
+        "Make a personal access token in Label Studio (Account & Settings) and set LABEL_STUDIO_URL and "
+        "LABEL_STUDIO_API_KEY.",
+    )

@@ -1,0 +1,66 @@
+// Asks the server whether the page has changed, and brings what has changed into it without losing focus or input.
+
+import { Idiomorph } from "./idiomorph.js";
+import { tellAges } from "./ages.js";
+import { say } from "./say.js";
+
+const BUSY = 1000, REST = 4000, HIDDEN = 60000;  // milliseconds
+const UNREACHED = "The backend does not answer. The page goes on trying.";
+
+export function follow(changed) {
+  let tag = "", timer, unreached = false, asking = false;
+  const place = () => document.getElementById("live");
+
+  async function look() {
+    if (asking) return;
+    asking = true;
+    clearTimeout(timer);
+    try {
+      const answer = await fetch(location.href, { headers: { Accept: "text/html", "If-None-Match": tag }, cache: "no-store" });
+      if (answer.status === 200) {
+        tag = answer.headers.get("ETag") ?? "";
+        change(new DOMParser().parseFromString(await answer.text(), "text/html"));
+      } else if (answer.status !== 304) throw new Error(`${answer.status}`);
+      if (unreached) say("The backend answers again.");
+      unreached = false;
+    } catch {
+      if (!unreached) say(UNREACHED);
+      unreached = true;
+    }
+    asking = false;
+    wait();
+  }
+
+  function wait() {
+    clearTimeout(timer);
+    timer = setTimeout(look, document.hidden ? HIDDEN : place().dataset.busy === "yes" ? BUSY : REST);
+  }
+
+  function change(fresh) {
+    tellAges(fresh);
+    const wasBusy = place().dataset.busy === "yes";
+    for (const id of ["live", "nav-trouble"]) morph(document.getElementById(id), fresh.getElementById(id));
+    changed();
+    if (wasBusy && place().dataset.busy === "no") say(finished());
+  }
+
+  document.addEventListener("visibilitychange", () => document.hidden ? wait() : look());
+  setInterval(() => document.hidden || tellAges(document), 30000);
+  wait();
+  return look;
+}
+
+function morph(old, fresh) {
+  if (!old || !fresh) return;
+  Idiomorph.morph(old, fresh, {
+    callbacks: {
+      beforeNodeMorphed: (node) => !(node.dataset && "keep" in node.dataset),
+      beforeAttributeUpdated: (name, node) => !(name === "open" && node.tagName === "DETAILS"),
+    },
+  });
+}
+
+function finished() {
+  const failed = document.querySelector("[data-outcome=failed], .card .failed");
+  return failed ? "The training has failed." : "The training has ended.";
+}

@@ -1,0 +1,31 @@
+// Buttons that change something: they post to the API, say what came of it, and have the page looked at again.
+
+import { say } from "./say.js";
+
+export async function post(url, body) {
+  const form = body instanceof FormData;
+  const answer = await fetch(url, {
+    method: "POST",
+    headers: form ? { Accept: "application/json" } : { "Content-Type": "application/json", Accept: "application/json" },
+    body: form ? body : JSON.stringify(body ?? {}),
+  });
+  const said = await answer.json().catch(() => ({}));
+  if (!answer.ok) throw new Error(said.error ?? `The backend answered ${answer.status}.`);
+  return said;
+}
+
+export function press(look) {
+  document.addEventListener("click", async (event) => {
+    const button = event.target.closest("button[data-post]");
+    if (!button || button.getAttribute("aria-disabled") === "true") return;
+    button.setAttribute("aria-disabled", "true");
+    try {
+      await post(button.dataset.post, JSON.parse(button.dataset.body ?? "{}"));
+      say(button.dataset.said);
+    } catch (error) {
+      say(error.message);
+    }
+    button.removeAttribute("aria-disabled");
+    look();
+  });
+}

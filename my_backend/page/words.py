@@ -1,0 +1,48 @@
+"""Numbers and times as people read them: the templates' filters."""
+
+import time
+
+from flask import Blueprint
+from markupsafe import Markup, escape
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """`93.8 %` of 0.938; a dash where it is not known."""
+    return "–" if share is None else f"{100 * share:.{digits}f} %"
+
+
+def points(difference: float) -> str:
+    """The difference of two shares: `+1.5`, in percentage points."""
+    return f"{100 * difference:+.1f}".replace("-", "−")
+
+
+def duration(seconds: float | None) -> str:
+    """`1 min 20 s`; a dash where it is not known."""
+    if seconds is None:
+        return "–"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def moment(seconds: float) -> Markup:
+    """A time element in UTC; the script says how long ago that was."""
+    stamp = time.gmtime(seconds)
+    text = time.strftime("%Y-%m-%d %H:%M UTC", stamp)
+    return Markup('<time datetime="{}" data-ago>{}</time>').format(time.strftime("%Y-%m-%dT%H:%M:%SZ", stamp), text)
+
+
+def names(choices: tuple[str, ...]) -> Markup:
+    """Choices, each isolated from its neighbours: they may be in scripts that run from right to left."""
+    if not choices:
+        return Markup("nothing")
+    return Markup(" + ").join(Markup("<bdi>{}</bdi>").format(escape(choice)) for choice in choices)
+
+
+def add_filters(blueprint: Blueprint) -> None:
+    for function in (percent, points, duration, moment, names):
+        blueprint.add_app_template_filter(function, function.__name__)
