@@ -167,7 +167,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
     def _embeddings(
         self, tasks: Sequence[Json], tag: ImageChoices, backbone: Backbone, deadline: float
     ) -> list[Embedding | ImageError | MediaError]:
-        """For each task, in order, its image's embedding [512], or why there is none, which is logged."""
+        """For each task, in order, its image's embedding, or why there is none, which is logged."""
         # A quarter of the time is kept for the network, or slow images would cost their neighbours the answer.
         left = deadline - time.monotonic()
         fetched = self._fetch(tasks, tag, deadline - left / 4 if left < float("inf") else deadline)
@@ -291,9 +291,10 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         return output
 
     def _backbone_to_grow_from(self) -> Backbone:
-        """The live version's where it was fine-tuned on this project; otherwise what WEIGHTS says today."""
-        if self._classifier and self._classifier.backbone.origin == FINE_TUNED:
-            return self._classifier.backbone
+        """The live version's where it was fine-tuned and is of today's NETWORK; otherwise what WEIGHTS says today."""
+        live = self._classifier.backbone if self._classifier else None
+        if live and live.origin == FINE_TUNED and live.network == _settings().network:
+            return live
         return _base_backbone()
 
     def _labelled(self, tasks: list[Json], tag: ImageChoices, report: Callable[[Json], None]) -> "_Labelled":
@@ -407,7 +408,7 @@ class _Answer:
 
 
 def _answer(classifier: Classifier, tag: ImageChoices, embeddings: Tensor) -> _Answer:
-    """For embeddings [n, 512], of the tag's choices alone."""
+    """For embeddings [n, size], of the tag's choices alone."""
     # What a model calls a class may be another name of a choice; several may mean the same.
     columns: dict[str, list[int]] = {}
     for number, name in enumerate(classifier.classes):
@@ -431,7 +432,7 @@ def _answer(classifier: Classifier, tag: ImageChoices, embeddings: Tensor) -> _A
 
 
 def _predict(classifier: Classifier, tag: ImageChoices, embeddings: Tensor, score: Score) -> list[Json | list[Any]]:
-    """A prediction for each of the embeddings [n, 512], of the tag's choices alone; `[]` where there is none."""
+    """A prediction for each of the embeddings [n, size], of the tag's choices alone; `[]` where there is none."""
     answer = _answer(classifier, tag, embeddings)
     if not answer.names:
         return [[] for _ in embeddings]
@@ -543,7 +544,7 @@ def _base_backbone() -> Backbone:
 
 @lru_cache(maxsize=1)
 def _read_base_backbone() -> Backbone:
-    return _share(load_backbone(_settings().weights, _settings().image_size))
+    return _share(load_backbone(_settings().weights, _settings().image_size, _settings().network))
 
 
 def _share(backbone: Backbone) -> Backbone:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
 
-Embedding = NDArray[np.float32]  # [512]
+Embedding = NDArray[np.float32]  # [512] for ResNet18
 
 MAX_ENTRIES = 2_000_000  # at 4.2 KB each: lmdb gives each a page of its own
 MAP_SIZE = 16 << 30  # address space that lmdb may use; the file grows only as it fills

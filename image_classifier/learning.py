@@ -45,7 +45,7 @@ class TooFewLabels(ValueError):
 
 @dataclass(frozen=True)
 class Embedded:
-    """Samples whose images could be read, their embeddings [n, 512], and why the others could not."""
+    """Samples whose images could be read, their embeddings [n, size], and why the others could not."""
 
     samples: list[Sample]
     embeddings: Tensor

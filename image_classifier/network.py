@@ -1,4 +1,4 @@
-"""ResNet18 with a replaceable head: a frozen or fine-tuned backbone that embeds, a linear head that classifies."""
+"""A network with a replaceable head: a frozen or fine-tuned backbone that embeds, a linear head that classifies."""
 
 import hashlib
 import json
@@ -14,17 +14,24 @@ from urllib.parse import urlparse
 
 import requests
 import torch
-import torchvision
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from urllib3.exceptions import HTTPError
 
+from image_classifier.architectures import (
+    RESNET18,
+    Bare,
+    UnknownNetwork,
+    build,
+    check_size,
+    load_weights,
+    preprocessing_of,
+    weights_url,
+)
 from image_classifier.preprocessing import Preprocessing
 
 log = logging.getLogger(__name__)
 
-ARCHITECTURE = "resnet18"
-EMBEDDING_SIZE = 512
 RANDOM = "random"  # the origin of a backbone that has seen no image
 FINE_TUNED = "fine-tuned"  # the origin of a backbone whose layers were trained on the user's images
 RANDOM_SEED = 0  # random weights are the same in every process, so that their embeddings can be shared
@@ -43,12 +50,14 @@ class WeightsError(ValueError):
 
 @dataclass(frozen=True)
 class Backbone:
-    """The network without its last layer: images [n, 3, h, w] → embeddings [n, 512]."""
+    """The network without its last layer: images [n, 3, h, w] → embeddings [n, size], 512 numbers for ResNet18."""
 
     module: nn.Module
     preprocessing: Preprocessing
     origin: str  # imagenet, random, the name of a weights file, or fine-tuned
     fingerprint: str  # of weights and preprocessing: equal fingerprints give equal embeddings
+    network: str = RESNET18  # torchvision's name for it
+    last_layer: str = "fc"  # where in the module the head belongs
     warning: str = ""  # what a user should know, such as that the pretrained weights could not be had
 
 
@@ -56,7 +65,7 @@ class Backbone:
 class Head:
     """The last layer, with the temperature that makes its probabilities calibrated ones.
 
-    weight [classes, 512], bias [classes]. Where several classes may be right at once, `thresholds` says for each from
+    weight [classes, size], bias [classes]. Where several classes may be right at once, `thresholds` says for each from
     which probability on it is; where just one is right there are none.
     """
 
@@ -66,7 +75,7 @@ class Head:
     thresholds: tuple[float, ...] = ()
 
     def __call__(self, embeddings: Tensor) -> Tensor:
-        """Embeddings [n, 512] → calibrated logits [n, classes]."""
+        """Embeddings [n, size] → calibrated logits [n, classes]."""
         return (embeddings @ self.weight.T + self.bias) / self.temperature
 
     @property
@@ -75,72 +84,75 @@ class Head:
         return bool(self.thresholds)
 
 
-def resnet18() -> nn.Module:
-    """A bare ResNet18 whose output is the embedding."""
-    module: nn.Module = torchvision.models.resnet18(weights=None)
-    module.fc = nn.Identity()
-    return module
-
-
 def make_backbone(
-    module: nn.Module, preprocessing: Preprocessing, origin: str, *, fingerprint: str = "", warning: str = ""
+    bare: Bare,
+    network: str,
+    preprocessing: Preprocessing,
+    origin: str,
+    *,
+    fingerprint: str = "",
+    warning: str = "",
 ) -> Backbone:
     """A frozen backbone; its fingerprint is computed where it is not known."""
-    module.eval().requires_grad_(False)
-    known = fingerprint or _fingerprint(module, preprocessing)
-    return Backbone(module, preprocessing, origin, known, warning)
+    bare.module.eval().requires_grad_(False)
+    known = fingerprint or _fingerprint(bare.module, network, preprocessing)
+    return Backbone(bare.module, preprocessing, origin, known, network, bare.last_layer, warning)
 
 
-def _fingerprint(module: nn.Module, preprocessing: Preprocessing) -> str:
-    digest = hashlib.sha256(json.dumps([ARCHITECTURE, preprocessing.record()], sort_keys=True).encode())
+def _fingerprint(module: nn.Module, network: str, preprocessing: Preprocessing) -> str:
+    digest = hashlib.sha256(json.dumps([network, preprocessing.record()], sort_keys=True).encode())
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:32]
 
 
-def load_backbone(weights: str, image_size: int) -> Backbone:
+def load_backbone(weights: str, image_size: int | None = None, network: str = RESNET18) -> Backbone:
     """The backbone that a first version grows from.
 
-    `weights` is `imagenet`, `none` (random), or the path of a .safetensors or .pth file of a ResNet18. Where the
+    `weights` is `imagenet`, `none` (random), or the path of a .safetensors or .pth file of the network, which is one
+    of torchvision's by its name; `image_size` in pixels is the network's own where it is not given. Where the
     ImageNet weights cannot be downloaded the backbone is random and says so in `warning`. Raises WeightsError for
-    a file that does not hold a ResNet18.
+    a file that does not hold the network, and for a network that there is not.
     """
-    preprocessing = Preprocessing(resize_size=image_size, crop_size=image_size)
+    try:
+        preprocessing = preprocessing_of(network, image_size)
+        bare = _random(network, preprocessing.crop_size)
+        check_size(bare, network, preprocessing.crop_size)
+    except UnknownNetwork as error:
+        raise WeightsError(f"NETWORK={network}: {error}") from error
+    if weights == "none":
+        return make_backbone(bare, network, preprocessing, RANDOM)
     if weights == "imagenet":
         try:
-            state = _imagenet_weights()
+            state = _imagenet_weights(network)
         except (OSError, HTTPError, WeightsError) as error:
             warning = (
                 f"The ImageNet weights could not be downloaded ({_reason(error)}); the network starts from random "
-                "weights and learns less from the same labels. Set WEIGHTS to a downloaded resnet18 file, or "
+                f"weights and learns less from the same labels. Set WEIGHTS to a downloaded {network} file, or "
                 "WEIGHTS=none to silence this."
             )
             log.warning(warning)
-            return make_backbone(_random_resnet18(), preprocessing, RANDOM, warning=warning)
-        return make_backbone(_with_weights(state, weights), preprocessing, "imagenet")
-    if weights == "none":
-        return make_backbone(_random_resnet18(), preprocessing, RANDOM)
+            return make_backbone(bare, network, preprocessing, RANDOM, warning=warning)
+        _load(bare, network, state, weights)
+        return make_backbone(bare, network, preprocessing, "imagenet")
     path = Path(weights).expanduser()
-    return make_backbone(_with_weights(_read_weights(path), str(path)), preprocessing, path.name)
+    _load(bare, network, _read_weights(path), str(path))
+    return make_backbone(bare, network, preprocessing, path.name)
 
 
-def _random_resnet18() -> nn.Module:
+def _random(network: str, image_size: int) -> Bare:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_SEED)
-        return resnet18()
+        return build(network, image_size)
 
 
-def _with_weights(state: dict[str, Tensor], name: str) -> nn.Module:
-    module = resnet18()
-    backbone = {key.removeprefix("module."): value for key, value in state.items()}
-    backbone = {key: value for key, value in backbone.items() if not key.startswith("fc.")}
+def _load(bare: Bare, network: str, state: dict[str, Tensor], name: str) -> None:
     try:
-        module.load_state_dict(backbone)
+        load_weights(bare, state)
     except RuntimeError as error:
         first = str(error).splitlines()[1:2]
-        raise WeightsError(f"WEIGHTS={name} holds no ResNet18: {' '.join(first).strip() or error}") from error
-    return module
+        raise WeightsError(f"WEIGHTS={name} holds no {network}: {' '.join(first).strip() or error}") from error
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
@@ -163,12 +175,12 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).splitlines()[0][:400] if str(error) else 'no reason given'}"
 
 
-def _imagenet_weights() -> dict[str, Tensor]:
+def _imagenet_weights(network: str) -> dict[str, Tensor]:
     """torchvision's ImageNet weights, from torch's own download cache where they are there.
 
     torch.hub's download has no time limit, and a server must not hang on a firewall that drops packets.
     """
-    url = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.url
+    url = weights_url(network)
     path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
     if not path.is_file():
         _download(url, path, sha256_prefix=path.stem.rsplit("-", 1)[1])
@@ -237,7 +249,7 @@ class Classifier:
         record = {
             **self.record,
             "format": FORMAT,
-            "architecture": ARCHITECTURE,
+            "architecture": self.backbone.network,
             "classes": list(self.classes),
             "temperature": self.head.temperature,
             "thresholds": list(self.head.thresholds),
@@ -254,7 +266,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         record: dict[str, Any] = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise WeightsError(f"{folder} holds no model: {RECORD_FILE} cannot be read ({_reason(error)})") from error
-    if record.get("format") != FORMAT or record.get("architecture") != ARCHITECTURE:
+    if record.get("format") != FORMAT:
         raise WeightsError(f"{folder} holds a model of another kind (format {record.get('format')})")
     return record
 
@@ -262,11 +274,17 @@ def read_record(folder: Path) -> dict[str, Any]:
 def load_saved_backbone(folder: Path) -> Backbone:
     """The backbone of a saved classifier; raises WeightsError."""
     record = read_record(folder)
-    module = _with_weights(_read_weights(folder / BACKBONE_FILE), str(folder / BACKBONE_FILE))
+    try:
+        network, preprocessing = record["architecture"], Preprocessing.from_record(record["preprocessing"])
+        bare = build(network, preprocessing.crop_size)
+    except (KeyError, UnknownNetwork) as error:
+        raise WeightsError(f"{folder} holds a model of another kind: {error}") from error
+    _load(bare, network, _read_weights(folder / BACKBONE_FILE), str(folder / BACKBONE_FILE))
     weights = record["weights"]
     return make_backbone(
-        module,
-        Preprocessing.from_record(record["preprocessing"]),
+        bare,
+        network,
+        preprocessing,
         weights["origin"],
         fingerprint=weights["fingerprint"],
         warning=record.get("warning", ""),

@@ -95,10 +95,12 @@ class Preprocessing:
     crop_size: int = 224
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    interpolation: str = "bilinear"  # or bicubic
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> "Preprocessing":
-        return cls(record["resize_size"], record["crop_size"], tuple(record["mean"]), tuple(record["std"]))
+        statistics = tuple(record["mean"]), tuple(record["std"])
+        return cls(record["resize_size"], record["crop_size"], *statistics, record.get("interpolation", "bilinear"))
 
     def record(self) -> dict[str, Any]:
         return asdict(self)
@@ -115,7 +117,8 @@ class Preprocessing:
         # One resampling of just the square that is kept: a 1×20000 strip must not become a huge image.
         across, down = image.width / width, image.height / height
         box = (left * across, top * down, (left + self.crop_size) * across, (top + self.crop_size) * down)
-        square = image.resize((self.crop_size, self.crop_size), Image.Resampling.BILINEAR, box=box, reducing_gap=3.0)
+        resampling = Image.Resampling[self.interpolation.upper()]
+        square = image.resize((self.crop_size, self.crop_size), resampling, box=box, reducing_gap=3.0)
         return to_tensor(square)
 
     def normalize(self, batch: Tensor) -> Tensor:

@@ -18,8 +18,15 @@ class ClassifierSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
 
-    weights: str = Field("imagenet", description="`imagenet`, `none` (random), or a .safetensors or .pth file")
-    image_size: PositiveInt = Field(224, description="side in pixels of the square the network sees")
+    network: str = Field(
+        "resnet18", description="a classification network of torchvision: resnet50, efficientnet_b0, vit_b_16, …"
+    )
+    weights: str = Field(
+        "imagenet", description="`imagenet`, `none` (random), or a .safetensors or .pth file of the network"
+    )
+    image_size: PositiveInt | None = Field(
+        None, description="side in pixels of the square the network sees; by default its own, 224 for resnet18"
+    )
     train_mode: TrainMode = Field("auto", description="`head`: the last layer; `full`: all layers; `auto` decides")
     epochs: PositiveInt = Field(25, description="passes over the training images")
     batch_size: PositiveInt = Field(32, description="images in one step of SGD")

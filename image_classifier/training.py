@@ -20,9 +20,10 @@ from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
+from image_classifier.architectures import Bare
 from image_classifier.dataset import ImageClassifierDataset, Sample
 from image_classifier.evaluation import hits, loss_of
-from image_classifier.network import EMBEDDING_SIZE, FINE_TUNED, RANDOM, Backbone, Head, choose_device, make_backbone
+from image_classifier.network import FINE_TUNED, RANDOM, Backbone, Head, choose_device, make_backbone
 from image_classifier.preprocessing import Preprocessing, Source, open_image, to_tensor
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ class Hyperparameters:
     lr_step_size: int = 7
     lr_gamma: float = 0.1
     seed: int = 0
+    freeze_epochs: int = 0  # of those of all layers, the first ones, in which the head alone learns
 
     def record(self) -> dict[str, Any]:
         return asdict(self)
@@ -53,7 +55,7 @@ class Hyperparameters:
 def train_head(
     embeddings: Tensor, targets: Tensor, classes: int, hyperparameters: Hyperparameters, progress: Progress
 ) -> Head:
-    """A linear layer on standardized embeddings [n, 512] and targets: class indices [n], or 0 and 1 [n, classes].
+    """A linear layer on standardized embeddings [n, size] and targets: class indices [n], or 0 and 1 [n, classes].
 
     The standardization is folded into the layer, so that it takes embeddings as they are. The same arguments give
     the same head. `progress` gets a record for each epoch and may raise to stop.
@@ -62,7 +64,7 @@ def train_head(
     std = std + 1e-6 + STD_FLOOR * std.mean()
     inputs = (embeddings - mean) / std
     generator = torch.Generator().manual_seed(hyperparameters.seed)
-    layer = _new_layer(classes, generator)
+    layer = _new_layer(embeddings.shape[1], classes, generator)
     optimizer = SGD(layer.parameters(), lr=HEAD_RATE * hyperparameters.learning_rate, momentum=hyperparameters.momentum)
     scheduler = StepLR(optimizer, hyperparameters.lr_step_size, hyperparameters.lr_gamma)
     multiple = targets.is_floating_point()
@@ -82,7 +84,7 @@ def train_head(
 
 @torch.no_grad()
 def _set_gradient(layer: nn.Linear, inputs: Tensor, wanted: Tensor, multiple: bool) -> None:
-    """That of `loss_of` for a batch [b, 512] and what is wanted, 0 and 1 [b, classes].
+    """That of `loss_of` for a batch [b, size] and what is wanted, 0 and 1 [b, classes].
 
     A correction waits for thousands of these, and autograd would take three times as long: of both losses the gradient
     at the logits is what is answered less what is wanted.
@@ -92,10 +94,10 @@ def _set_gradient(layer: nn.Linear, inputs: Tensor, wanted: Tensor, multiple: bo
     layer.weight.grad, layer.bias.grad = gradient.T @ inputs, gradient.sum(0)
 
 
-def _new_layer(classes: int, generator: torch.Generator) -> nn.Linear:
+def _new_layer(size: int, classes: int, generator: torch.Generator) -> nn.Linear:
     """As torch initializes a linear layer, but from a generator of its own."""
-    layer: nn.Linear = nn.utils.skip_init(nn.Linear, EMBEDDING_SIZE, classes)  # type: ignore[no-untyped-call]
-    bound = EMBEDDING_SIZE**-0.5
+    layer: nn.Linear = nn.utils.skip_init(nn.Linear, size, classes)  # type: ignore[no-untyped-call]
+    bound = size**-0.5
     with torch.no_grad():
         layer.weight.uniform_(-bound, bound, generator=generator)
         layer.bias.uniform_(-bound, bound, generator=generator)
@@ -166,19 +168,20 @@ def fine_tune(
     """
     device = choose_device()
     module = copy.deepcopy(backbone.module)
-    module.fc = nn.Linear(EMBEDDING_SIZE, len(classes))
-    if backbone.origin == RANDOM:
-        # Its batch normalization has no statistics yet: in training it embeds quite differently from what the head saw.
-        module.fc = _new_layer(len(classes), torch.Generator().manual_seed(hyperparameters.seed))
-    else:
+    layer = _new_layer(head.weight.shape[1], len(classes), torch.Generator().manual_seed(hyperparameters.seed))
+    # Random layers' batch normalization has no statistics yet: in training they embed quite differently from what the
+    # head saw.
+    if backbone.origin != RANDOM:
         with torch.no_grad():
-            module.fc.weight.copy_(head.weight)
-            module.fc.bias.copy_(head.bias)
+            layer.weight.copy_(head.weight)
+            layer.bias.copy_(head.bias)
+    module.set_submodule(backbone.last_layer, layer)
     module.requires_grad_(True).to(device)
-    body = [parameter for name, parameter in module.named_parameters() if not name.startswith("fc.")]
+    last = {id(parameter) for parameter in layer.parameters()}
+    body = [parameter for parameter in module.parameters() if id(parameter) not in last]
     rate = hyperparameters.learning_rate
     optimizer = SGD(
-        [{"params": body, "lr": rate}, {"params": list(module.fc.parameters()), "lr": HEAD_RATE * rate}],
+        [{"params": body, "lr": rate}, {"params": list(layer.parameters()), "lr": HEAD_RATE * rate}],
         momentum=hyperparameters.momentum,
     )
     scheduler = StepLR(optimizer, hyperparameters.lr_step_size, hyperparameters.lr_gamma)
@@ -188,8 +191,14 @@ def fine_tune(
     plain = _dataset(held_out, classes, backbone.preprocessing)
     clock = _Clock(hyperparameters.epochs, done)
     for epoch in range(done, hyperparameters.epochs):
-        if epoch - 1 - state.best_epoch >= PATIENCE:  # looked at here, since an interruption may come just before
+        if epoch - 1 - max(state.best_epoch, hyperparameters.freeze_epochs - 1) >= PATIENCE:
+            # Looked at here, since an interruption may come just before.
             break
+        frozen = epoch < hyperparameters.freeze_epochs
+        for parameter in body:
+            parameter.requires_grad_(not frozen)
+        # What is frozen keeps its batch statistics too.
+        module.train(not frozen)
         with torch.random.fork_rng():
             # Each epoch's shuffling and augmentation hang on the seed and its number alone.
             torch.manual_seed(hyperparameters.seed * 1_000_003 + epoch)
@@ -202,8 +211,9 @@ def fine_tune(
         if clock.seconds > seconds:
             break
     module.load_state_dict(state.best)
-    module.fc = nn.Identity()
-    tuned = make_backbone(module.cpu(), backbone.preprocessing, FINE_TUNED, warning=backbone.warning)
+    module.set_submodule(backbone.last_layer, nn.Identity())
+    bare = Bare(module.cpu(), backbone.last_layer)
+    tuned = make_backbone(bare, backbone.network, backbone.preprocessing, FINE_TUNED, warning=backbone.warning)
     return FineTuned(tuned, state.best_accuracy, state.best_epoch + 1)
 
 
@@ -222,8 +232,7 @@ def _train_one_epoch(
     preprocessing: Preprocessing,
     batch_size: int,
 ) -> float:
-    """The mean loss."""
-    module.train()
+    """The mean loss of an epoch, in whichever mode the module is."""
     device = next(module.parameters()).device
     total, images = 0.0, 0
     # Batch normalization cannot learn from a batch of one.

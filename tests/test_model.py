@@ -822,3 +822,22 @@ def test_of_a_correction_and_an_annotation_of_the_same_image_the_later_counts(
     digest = sha256(path.read_bytes()).hexdigest()
     assert [sample["label"] for sample in samples if sample["digest"] == digest] == [counts]
     assert output["annotations"]["labelled otherwise later"] == 1
+
+
+# --- another network --------------------------------------------------------
+
+
+def test_another_network_is_trained_and_served(shown: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NETWORK", "mobilenet_v3_small")
+    first = fit(labelled(shown[:12]), tmp_path / "1")
+    monkeypatch.delenv("NETWORK")
+    model._settings.cache_clear()
+    model._read_base_backbone.cache_clear()
+
+    assert all(ImageClassifierAPI(CONFIG, first).predict(asked(shown[12:15])))  # whatever NETWORK says by now
+    later = fit(labelled(shown[:12]), tmp_path / "2", first)
+
+    networks = [
+        json.loads((Path(one["model_dir"]) / "model.json").read_text())["architecture"] for one in (first, later)
+    ]
+    assert networks == ["mobilenet_v3_small", "resnet18"]

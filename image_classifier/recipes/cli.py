@@ -120,8 +120,15 @@ def train(
     momentum: Annotated[float | None, typer.Option(help="of SGD [MOMENTUM]")] = None,
     lr_step_size: Annotated[int | None, typer.Option(help="epochs until the rate falls [LR_STEP_SIZE]")] = None,
     lr_gamma: Annotated[float | None, typer.Option(help="factor by which it falls [LR_GAMMA]")] = None,
+    freeze_epochs: Annotated[
+        int | None, typer.Option(metavar="N", help="first epochs of all layers in which only the last one learns")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="of all randomness; 0 by default")] = None,
-    weights: Annotated[str | None, typer.Option(help="imagenet, none, or a file of a ResNet18 [WEIGHTS]")] = None,
+    network: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="of torchvision: resnet18, resnet50, vit_b_16 … [NETWORK]"),
+    ] = None,
+    weights: Annotated[str | None, typer.Option(help="imagenet, none, or a file of the network [WEIGHTS]")] = None,
     image_size: Annotated[int | None, typer.Option(help="pixels that the network sees [IMAGE_SIZE]")] = None,
     test: Annotated[Path | None, typer.Option(metavar="DIR", help="other images to judge the model on")] = None,
     report: Annotated[Path | None, typer.Option(metavar="FILE", help="an HTML report on those")] = None,
@@ -137,11 +144,12 @@ def train(
         "momentum": momentum,
         "lr_step_size": lr_step_size,
         "lr_gamma": lr_gamma,
+        "freeze_epochs": freeze_epochs,
         "seed": seed,
     }
     given: dict[str, dict[str, Any]] = {
         "data": {"path": source, "images": images},
-        "network": {"weights": weights, "image_size": image_size},
+        "network": {"name": network, "weights": weights, "image_size": image_size},
         "training": training,
         "testing": {"path": test, "report": report},
     }
@@ -200,7 +208,7 @@ def _folder_samples(folder: Path) -> list[Sample]:
 
 
 def _run(experiment: Experiment, recipe: Recipe, settings: ClassifierSettings, output: Path) -> None:
-    backbone = load_backbone(recipe.network.weights, recipe.network.image_size)
+    backbone = load_backbone(recipe.network.weights, recipe.network.image_size, recipe.network.name)
     with _bench(settings) as bench:
         try:
             with show_progress() as progress:

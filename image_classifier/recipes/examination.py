@@ -51,7 +51,7 @@ class Examination:
 def embed_samples(
     lane: InferenceLane, classifier: Classifier, samples: Sequence[Sample], progress: Progress
 ) -> tuple[list[Sample], Tensor, list[tuple[Sample, ImageError]]]:
-    """The samples that can be read, their embeddings [n, 512], and why the others cannot."""
+    """The samples that can be read, their embeddings [n, size], and why the others cannot."""
     kept, vectors, broken = [], [], []
     for start in range(0, len(samples), AT_ONCE):
         progress({"phase": "looking at images", "image": start, "images": len(samples)})
@@ -63,7 +63,11 @@ def embed_samples(
             else:
                 kept.append(sample)
                 vectors.append(vector)
-    return kept, torch.from_numpy(np.stack(vectors)) if vectors else torch.empty(0, 512), broken
+    return (
+        kept,
+        torch.from_numpy(np.stack(vectors)) if vectors else torch.empty(0, classifier.head.weight.shape[1]),
+        broken,
+    )
 
 
 def examine_model(lane: InferenceLane, model: SavedModel, samples: Sequence[Sample], progress: Progress) -> Examination:

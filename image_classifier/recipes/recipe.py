@@ -26,8 +26,9 @@ class Data(_Section):
 class Network(_Section):
     """What to begin with."""
 
+    name: str  # of a classification network of torchvision
     weights: str
-    image_size: PositiveInt
+    image_size: PositiveInt | None = None  # its own where none is given
 
 
 class Training(_Section):
@@ -40,6 +41,7 @@ class Training(_Section):
     momentum: Annotated[float, Field(ge=0, lt=1)]
     lr_step_size: PositiveInt
     lr_gamma: Annotated[float, Field(gt=0, le=1)]
+    freeze_epochs: Annotated[int, Field(ge=0)] = 0
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
 
     def hyperparameters(self) -> Hyperparameters:
@@ -77,7 +79,7 @@ def read_recipe(file: Path | None, given: Ingredients, settings: ClassifierSetti
     """
     ingredients: Ingredients = {
         "data": {},
-        "network": {"weights": settings.weights, "image_size": settings.image_size},
+        "network": {"name": settings.network, "weights": settings.weights, "image_size": settings.image_size},
         "training": {
             "mode": settings.train_mode,
             **settings.model_dump(include=set(Training.model_fields) & set(ClassifierSettings.model_fields)),

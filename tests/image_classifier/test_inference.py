@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from image_classifier.architectures import Bare
 from image_classifier.embeddings import EmbeddingCache
 from image_classifier.inference import BACKGROUND_IMAGES, BATCH_SIZE, ImageFile, InferenceLane
 from image_classifier.network import Backbone, make_backbone
@@ -107,7 +108,7 @@ def gated(name: str, mean: float = 0.0) -> tuple[Backbone, Gate]:
     gate = GATES[name] = Gate()
     preprocessing = Watched(8, 8, mean=(mean,) * 3, std=(1.0,) * 3)
     fingerprint = sha256(name.encode()).hexdigest()[:32]
-    return make_backbone(MeanColour(name), preprocessing, name, fingerprint=fingerprint), gate
+    return make_backbone(Bare(MeanColour(name), ""), "mean colour", preprocessing, name, fingerprint=fingerprint), gate
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from image_classifier import network
+from image_classifier.architectures import Bare, build
 from image_classifier.network import (
     Backbone,
     Classifier,
@@ -34,7 +35,6 @@ from image_classifier.network import (
     load_classifier,
     load_saved_backbone,
     make_backbone,
-    resnet18,
 )
 from image_classifier.preprocessing import Preprocessing
 
@@ -80,12 +80,13 @@ def test_random_weights_leave_torchs_own_randomness_alone() -> None:
 def test_the_fingerprint_tells_weights_and_image_sizes_apart(backbone: Backbone) -> None:
     assert load_backbone("none", 64).fingerprint == backbone.fingerprint
     assert load_backbone("none", 96).fingerprint != backbone.fingerprint
-    module = resnet18()
-    module.load_state_dict(backbone.module.state_dict())
-    assert make_backbone(module, backbone.preprocessing, "another origin").fingerprint == backbone.fingerprint
-    first = next(module.parameters()).data.view(-1)
+    bare = build("resnet18", 64)
+    bare.module.load_state_dict(backbone.module.state_dict())
+    other = make_backbone(bare, "resnet18", backbone.preprocessing, "another origin")
+    assert other.fingerprint == backbone.fingerprint
+    first = next(bare.module.parameters()).data.view(-1)
     first[0] = torch.nextafter(first[0], torch.tensor(9.0))
-    assert make_backbone(module, backbone.preprocessing, "random").fingerprint != backbone.fingerprint
+    assert make_backbone(bare, "resnet18", backbone.preprocessing, "random").fingerprint != backbone.fingerprint
 
 
 def test_a_backbone_is_frozen_and_embeds_in_512_numbers(backbone: Backbone) -> None:
@@ -180,9 +181,9 @@ def test_a_pickle_that_runs_code_is_refused_and_its_code_not_run(
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (lambda state: nn.Linear(3, 4).state_dict(), "holds no ResNet18: Missing key.*conv1.weight"),
-        (lambda state: torchvision.models.resnet34(weights=None).state_dict(), "holds no ResNet18: Unexpected key"),
-        (lambda state: {**state, "conv1.weight": torch.zeros(64, 1, 7, 7)}, "holds no ResNet18: size mismatch.*conv1"),
+        (lambda state: nn.Linear(3, 4).state_dict(), "holds no resnet18: Missing key.*conv1.weight"),
+        (lambda state: torchvision.models.resnet34(weights=None).state_dict(), "holds no resnet18: Unexpected key"),
+        (lambda state: {**state, "conv1.weight": torch.zeros(64, 1, 7, 7)}, "holds no resnet18: size mismatch.*conv1"),
         (lambda state: {"state_dict": [1, 2]}, "holds no state dict"),
         (lambda state: [1, 2], "holds no state dict"),
         (lambda state: torch.zeros(3), "holds no state dict"),
@@ -389,11 +390,16 @@ def test_a_saved_classifier_is_the_same_bit_by_bit(classifier: Classifier, tmp_p
     assert {key: loaded.record[key] for key in classifier.record} == classifier.record
     images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
     assert torch.equal(backbone.module(images), classifier.backbone.module(images))
-    assert make_backbone(backbone.module, backbone.preprocessing, "").fingerprint == backbone.fingerprint
+    assert (
+        make_backbone(Bare(backbone.module, "fc"), "resnet18", backbone.preprocessing, "").fingerprint
+        == backbone.fingerprint
+    )
 
 
 def test_a_warning_and_another_image_size_are_kept(backbone: Backbone, classifier: Classifier, tmp_path: Path) -> None:
-    other = make_backbone(backbone.module, Preprocessing(73, 64), "weights.pth", warning="look out")
+    other = make_backbone(
+        Bare(backbone.module, "fc"), "resnet18", Preprocessing(73, 64), "weights.pth", warning="look out"
+    )
     replace(classifier, backbone=other).save(tmp_path)
     loaded = load_saved_backbone(tmp_path)
     assert (loaded.preprocessing, loaded.origin, loaded.warning) == (Preprocessing(73, 64), "weights.pth", "look out")
@@ -419,7 +425,7 @@ def test_saving_again_over_a_link_leaves_the_other_file_alone(classifier: Classi
     first = tmp_path / "one/backbone.safetensors"
     whole = first.read_bytes()
     classifier.save(tmp_path / "two", backbone_file=first)
-    other = replace(classifier, backbone=make_backbone(resnet18(), Preprocessing(), "other"))
+    other = replace(classifier, backbone=make_backbone(build("resnet18", 64), "resnet18", Preprocessing(), "other"))
     other.save(tmp_path / "two")
     assert first.read_bytes() == whole
     assert same_weights(load_saved_backbone(tmp_path / "two").module, other.backbone.module.state_dict())
@@ -432,9 +438,10 @@ def test_saving_again_over_a_link_leaves_the_other_file_alone(classifier: Classi
         "",
         "{",
         json.dumps({"format": 2, "architecture": "resnet18"}),
-        json.dumps({"format": 1, "architecture": "vit"}),
+        json.dumps({"format": 1, "architecture": "vit", "preprocessing": Preprocessing().record()}),
+        json.dumps({"format": 1}),
     ],
-    ids=["missing", "empty", "cut short", "another format", "another architecture"],
+    ids=["missing", "empty", "cut short", "another format", "another architecture", "no architecture"],
 )
 def test_a_folder_without_a_model_is_named(classifier: Classifier, tmp_path: Path, record: str | None) -> None:
     classifier.save(tmp_path)

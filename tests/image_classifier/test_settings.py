@@ -12,8 +12,9 @@ def test_without_an_environment_training_is_as_documented(monkeypatch: pytest.Mo
     monkeypatch.delenv("WEIGHTS")
     monkeypatch.delenv("CACHE_DIR")
     assert ClassifierSettings().model_dump() == {
+        "network": "resnet18",
         "weights": "imagenet",
-        "image_size": 224,
+        "image_size": None,
         "train_mode": "auto",
         "epochs": 25,
         "batch_size": 32,
@@ -31,6 +32,7 @@ def test_without_an_environment_training_is_as_documented(monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("name", "text", "value"),
     [
+        ("NETWORK", "resnet50", "resnet50"),
         ("WEIGHTS", "/models/resnet18.pth", "/models/resnet18.pth"),
         ("IMAGE_SIZE", "96", 96),
         ("TRAIN_MODE", "full", "full"),

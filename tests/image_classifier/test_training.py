@@ -14,6 +14,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from image_classifier import training
+from image_classifier.architectures import Bare
 from image_classifier.dataset import ImageClassifierDataset, Sample
 from image_classifier.inference import ImageFile
 from image_classifier.network import FINE_TUNED, Backbone, Head, make_backbone
@@ -336,7 +337,9 @@ def test_any_number_of_images_can_be_trained_on(
 def test_a_last_batch_of_one_is_left_out_where_batch_normalization_could_not_learn_from_it(
     backbone: Backbone, samples: list[Sample], tmp_path: Path
 ) -> None:
-    small = make_backbone(backbone.module, Preprocessing(32, 32), "random")  # one pixel is left at the end
+    small = make_backbone(
+        Bare(backbone.module, "fc"), "resnet18", Preprocessing(32, 32), "random"
+    )  # one pixel is left at the end
     records: list[dict[str, Any]] = []
     tune(small, samples[:5], tmp_path, Hyperparameters(epochs=1, batch_size=4), records.append)
     assert records[0]["loss"] > 0
@@ -378,3 +381,27 @@ def test_each_look_at_an_image_differs_and_hangs_on_the_seed(samples: list[Sampl
     assert {(look.dtype, look.shape) for look in first} == {(torch.uint8, (3, 48, 48))}
     assert not any(torch.equal(first[0], other) for other in first[1:])
     assert all(torch.equal(a, b) for a, b in zip(first, looks(0), strict=True))
+
+
+def test_frozen_layers_wait_for_their_epoch_and_an_interruption_changes_nothing(
+    backbone: Backbone, samples: list[Sample], tmp_path: Path
+) -> None:
+    told = replace(FAST, freeze_epochs=2)
+    bodies: list[dict[str, Any]] = []
+
+    def look(record: dict[str, Any]) -> None:
+        bodies.append({name: t for name, t in whole_state(tmp_path).items() if name.startswith("module.")})
+        if len(bodies) == 2:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        tune(backbone, samples[:8], tmp_path, told, look)
+    tuned = tune(backbone, samples[:8], tmp_path, told, look)
+
+    heads = [[body.pop(name) for name in list(body) if name.startswith("module.fc.")] for body in bodies]
+    start = {f"module.{name}": tensor for name, tensor in weights(backbone).items()}
+    assert bodies[0] == bodies[1] == start
+    assert bodies[2] != start
+    assert heads[0] != heads[1]
+    (tmp_path / "whole").mkdir()
+    assert weights(tune(backbone, samples[:8], tmp_path / "whole", told).backbone) == weights(tuned.backbone)

@@ -96,6 +96,17 @@ def test_all_layers_are_trained_where_that_is_asked_for(run: Command, folder: Pa
     assert load_model(Path("out")).classifier.backbone.origin == "fine-tuned"
 
 
+def test_another_network_is_trained_and_answers_for_itself(run: Command, folder: Path, others: Path) -> None:
+    trained = run(*TRAIN, folder, "--network", "mobilenet_v3_small", "--mode", "full", "--epochs", 1)
+    assert (trained.status, load_model(Path("model")).classifier.backbone.network) == (0, "mobilenet_v3_small")
+
+    [said, again] = [run("predict", "model", others, "--json") for _ in range(2)]
+
+    assert said.status == 0
+    assert (len(json.loads(said.out)), said.out) == (12, again.out)
+    assert "perhaps you mean mobilenet" in run(*TRAIN, folder, "--network", "mobilenet", "--output", "x").error
+
+
 def one_class(folder: Path) -> Path:
     shutil.copytree(folder / "0", "one/0")
     return Path("one")

@@ -46,6 +46,7 @@ def test_the_file_goes_before_the_environment_and_the_command_line_before_both(
         "lr_step_size": 7,
         "lr_gamma": 0.1,
         "seed": 3,
+        "freeze_epochs": 0,
     }
     assert recipe.data.path == Path("mine")
 
@@ -61,7 +62,7 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
 
 def test_without_a_file_the_environment_says_all_but_the_data() -> None:
     recipe = read_recipe(None, {"data": {"path": "images"}}, ClassifierSettings())
-    assert (recipe.training.mode, recipe.training.epochs, recipe.network.image_size) == ("auto", 25, 224)
+    assert (recipe.training.mode, recipe.training.epochs, recipe.network.image_size) == ("auto", 25, None)
     with pytest.raises(UsersError, match=r"data.path is missing: give the folder of images"):
         read_recipe(None, {}, ClassifierSettings())
 
