@@ -20,6 +20,7 @@ from my_backend.serving import Serving
 from my_backend.settings import Settings
 from my_backend.thread_queue import ThreadQueue
 from my_backend.training_job import TrainingJob
+from my_backend.webhook_password import WebhookPassword
 
 
 class Backend:
@@ -38,6 +39,7 @@ class Backend:
         self.queue = self._make_queue(new_model)
         self.retraining = Retraining(self.projects, settings.retrain_after_annotations, self.submit_correction)
 
+        self.webhook_password = WebhookPassword(settings, self.projects)
         self.reconciliation = Reconciliation(settings, self.projects, self.submit_correction)
         self.recent = Recent(self.projects)
         self.checkup = Checkup(settings, self.projects)
@@ -61,6 +63,7 @@ class Backend:
             self.retraining.start()
             self.recent.start()
             self.checkup.start()
+            self.webhook_password.start()
             if self.settings.retrain_after_annotations:
                 self.reconciliation.start()
             try:
@@ -69,6 +72,7 @@ class Backend:
                 self.checkup.stop()
                 self.reconciliation.stop()
                 self.recent.stop()
+                self.webhook_password.stop()
                 self.retraining.stop()
                 self.queue.stop()
                 self.serving.stop()

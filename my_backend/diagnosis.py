@@ -16,6 +16,11 @@ def diagnose(backend: Backend) -> list[Trouble]:
         config = parse_label_config(project.label_config, backend.settings.choices)
         if config.problem:
             troubles.append(Trouble("labeling-config", config.problem, project=project.uid))
+    for trouble in backend.webhook_password.troubles():
+        # Where Label Studio could be asked, it has told how its webhook is.
+        finding = backend.checkup.finding(trouble.project)
+        if finding is None or finding.connected is None:
+            troubles.append(trouble)
     return [*troubles, *backend.checkup.troubles(), *backend.recent.troubles()]
 
 

@@ -98,6 +98,10 @@ class LabelStudio:
         """The project's webhooks, with their headers; raises LabelStudioError."""
         return self._list(f"/api/webhooks/?project={project_id}")
 
+    def set_webhook_headers(self, webhook_id: int, headers: dict[str, Any]) -> None:
+        """What Label Studio sends along with each event; raises LabelStudioError."""
+        self._object("PATCH", f"/api/webhooks/{webhook_id}/", json={"headers": headers})
+
     def get(self, url: str, limits: Limits, deadline: float) -> requests.Response:
         """Any URL, with the token where it is Label Studio's own; raises requests.RequestException."""
         return self._session.request(

@@ -147,6 +147,7 @@ class Routes:
         """Remembers the project and its labeling config; names the live version."""
         body = _read(SetupRequest)
         self._projects.remember(body.project, label_config=body.label_config or None)
+        self._backend.webhook_password.called(body.project, request.host)
         if self._backend.settings.trusts_setup and body.hostname and body.access_token:
             self._projects.remember_credentials(body.project, Credentials(body.hostname, body.access_token))
         return {"model_version": self._serving.version_name(body.project)}
@@ -188,6 +189,7 @@ class Routes:
         if body.action == "START_TRAINING":
             return _started(self._queue.submit(project.uid, "full", "Start training was pressed"))
         if body.action in ANNOTATION_EVENTS:
+            self._backend.webhook_password.heard(project.uid)
             self._backend.retraining.changed(project.uid, body.action, body.changes)
             self._backend.recent.forget(project.uid, _numbers(one.annotation.get("task") for one in body.changes))
         elif body.action == "TASKS_CREATED":
@@ -418,9 +420,23 @@ def _guard(app: Flask, basic_auth: tuple[str, str] | None) -> None:
             return None
         if origin is None and request.headers.get("Sec-Fetch-Site", "none") in ("none", "same-origin"):
             return None
-        if origin is not None and origin.partition("://")[2] == request.host:
-            return None
-        return {"error": f"requests from pages of other sites ({(origin or 'not named')[:100]}) are refused"}, 403
+        if origin is None or origin.partition("://")[2] != request.host:
+            return {"error": f"requests from pages of other sites ({(origin or 'not named')[:100]}) are refused"}, 403
+        if basic_auth is None and _anyone_may_own(request.host):
+            said = f"requests from pages under a name like {request.host[:100]} are refused where no password is set"
+            return {"error": f"{said}: set BASIC_AUTH_USER and BASIC_AUTH_PASS"}, 403
+        return None
+
+
+def _anyone_may_own(host: str) -> bool:
+    """Whether it is a name that its owner can bind to this machine's address, so that his page passes for ours.
+
+    An address is none, nor is a name without a dot (`localhost`, or a service of compose).
+    """
+    name = host.rpartition(":")[0] or host
+    if name.startswith("[") or name.replace(".", "").isdigit():
+        return False
+    return "." in name.rstrip(".")
 
 
 def _handle_errors(app: Flask) -> None:

@@ -79,7 +79,7 @@ class FakeServer:
                 except OSError:
                     self.close_connection = True  # the client had enough
 
-            do_GET = do_POST = _handle  # noqa: N815
+            do_GET = do_POST = do_PATCH = _handle  # noqa: N815
 
             def log_message(self, *args: object) -> None:
                 """Nothing is to be printed."""
@@ -117,6 +117,7 @@ class FakeLabelStudio:
         self.access_tokens: list[str] = []
         self.project: Any = {"id": 7, "title": "Pets", "label_config": ""}
         self.export: Any = []
+        self.patched: list[tuple[str, Any]] = []
         self.updated_at = "2026-11-20T13:35:51Z"
         self.files: dict[str, bytes | Reply] = {}  # by path and query
         self.backends: Any = [{"id": 1, "url": "http://127.0.0.1:9090", "state": "CO"}]
@@ -142,6 +143,9 @@ class FakeLabelStudio:
         if path in ("/api/ml/", "/api/webhooks/"):
             assert parse_qs(urlsplit(seen.path).query) == {"project": ["7"]}
             return json_reply(self.backends if path == "/api/ml/" else self.webhooks)
+        if seen.method == "PATCH":
+            self.patched.append((path, json.loads(seen.body)))
+            return json_reply({})
         if path == "/api/projects/7/":
             return json_reply(self.project)
         if path == "/api/projects/7/export":

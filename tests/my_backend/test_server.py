@@ -816,13 +816,20 @@ def test_page_of_another_site_may_send_nothing(client: Client, origin: str) -> N
 
 
 def test_own_page_and_programs_may_send(client: Client) -> None:
-    for headers in (
-        {},
-        {"Origin": "http://localhost"},
-        {"Origin": "https://backend.example", "Host": "backend.example"},
-    ):
-        client.post("/versions", {}, headers=headers)
+    for host in ("localhost", "server:9090", "127.0.0.1:9090", "[::1]:9090", "10.1.2.3"):
+        client.post("/versions", {}, headers={"Origin": f"http://{host}", "Host": host})
+    client.post("/versions", {}, headers={"Host": "backend.example"})
     client.get("/health", headers={"Origin": "http://evil.example"})
+
+
+def test_page_under_a_name_that_anyone_may_own_needs_a_password(serve: Serve) -> None:
+    # Its owner could have bound the name to this machine's address: to the browser the page would be ours.
+    page = {"Origin": "http://rebound.example:9090", "Host": "rebound.example:9090"}
+    with serve() as client:
+        assert "BASIC_AUTH_PASS" in client.post("/validate", {"config": ""}, 403, headers=page)["error"]
+    with serve(basic_auth_user="user", basic_auth_pass="password") as client:
+        client.post("/validate", {"config": ""}, 401, headers=page)
+        client.post("/validate", {"config": ""}, headers={**page, **basic("user", "password")})
 
 
 def test_no_answer_allows_other_sites_to_read_it(client: Client) -> None:

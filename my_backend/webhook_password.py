@@ -1,0 +1,136 @@
+"""The password of annotation events: Label Studio sends none with them, so the backend puts it on its own webhook."""
+
+import base64
+import logging
+import threading
+import time
+from typing import Any
+from urllib.parse import urlsplit
+
+from my_backend.errors import LabelStudioError
+from my_backend.label_studio import LabelStudio, find_label_studio
+from my_backend.projects import Projects
+from my_backend.settings import Settings
+from my_backend.troubles import Trouble
+
+Json = dict[str, Any]
+
+log = logging.getLogger(__name__)
+
+# Label Studio makes the webhook just after it has called /setup, and keeps it when the backend is removed.
+RETRY_SECONDS = (1.0, 3.0, 10.0, 30.0)
+AGAIN_SECONDS = 600.0
+STOP_SECONDS = 1.0  # Label Studio may be slow to answer
+
+
+class WebhookPassword:
+    """A thread of its own sets the header of each project's webhook; nothing runs where no password is wanted."""
+
+    def __init__(self, settings: Settings, projects: Projects) -> None:
+        self._settings, self._projects = settings, projects
+        self._hosts: dict[str, str] = {}  # project → this backend's host and port, as Label Studio calls it
+        self._tries: dict[str, int] = {}
+        self._due: dict[str, float] = {}  # project → when to look (monotonic)
+        self._known: set[str] = set()  # projects whose events carry the password
+        self._lock = threading.Condition()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="webhook password", daemon=True)
+
+    def start(self) -> None:
+        if self._settings.basic_auth:
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Also where it was never started."""
+        with self._lock:
+            self._stopping = True
+            self._lock.notify_all()
+        if self._thread.is_alive():
+            self._thread.join(STOP_SECONDS)
+
+    def called(self, project: str, host: str) -> None:
+        """Label Studio has called this backend, by this `host` or `host:port`, for the project."""
+        with self._lock:
+            if self._hosts.get(project) != host:
+                self._hosts[project], self._tries[project] = host, 0
+                self._due[project] = time.monotonic()
+                self._lock.notify_all()
+
+    def heard(self, project: str) -> None:
+        """An annotation event came with the password, however it got there."""
+        if self._settings.basic_auth:
+            with self._lock:
+                self._known.add(project)
+
+    def troubles(self) -> list[Trouble]:
+        """For each project whose events come without the password, as far as is known, what to do; from memory."""
+        if not self._settings.basic_auth:
+            return []
+        with self._lock:
+            return [_not_heard(project.uid) for project in self._projects.all() if project.uid not in self._known]
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                if self._stopping:
+                    return
+                now = time.monotonic()
+                ready = [project for project, due in self._due.items() if due <= now]
+                if not ready:
+                    self._lock.wait(min(self._due.values()) - now if self._due else None)
+            for project in ready:
+                self._look(project)
+
+    def _look(self, uid: str) -> None:
+        with self._lock:
+            host, tries = self._hosts[uid], self._tries[uid]
+        try:
+            found = self._set(uid, host)
+        except LabelStudioError as error:
+            found = False
+            log.info("project %s: the password could not be put on the webhook: %s", uid, error)
+        except Exception:
+            found = False
+            log.exception("project %s: the password could not be put on the webhook", uid)
+        with self._lock:
+            pause = AGAIN_SECONDS if found or tries >= len(RETRY_SECONDS) else RETRY_SECONDS[tries]
+            self._tries[uid], self._due[uid] = tries + 1, time.monotonic() + pause
+            if found:
+                self._known.add(uid)
+
+    def _set(self, uid: str, host: str) -> bool:
+        """Whether the project's webhook carries the password now; raises LabelStudioError."""
+        label_studio = find_label_studio(self._settings, self._projects.credentials(uid))
+        if label_studio is None or self._settings.basic_auth is None:
+            return False
+        user, password = self._settings.basic_auth
+        header = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+        number = int(uid.partition(".")[0])
+        own = _own_webhooks(label_studio, number, host, user)
+        for webhook in own:
+            headers = webhook.get("headers") or {}
+            if headers.get("Authorization") != header:
+                label_studio.set_webhook_headers(webhook["id"], {**headers, "Authorization": header})
+                log.info("project %s: the password is on the webhook now", uid)
+        return bool(own)
+
+
+def _not_heard(uid: str) -> Trouble:
+    return Trouble(
+        "events-without-password",
+        "Label Studio sends no password with annotation events; they are refused unless it is connected as "
+        "http://user:password@host:9090.",
+        "Connect it so, or set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY: then the backend puts the password on its "
+        "webhook by itself.",
+        uid,
+    )
+
+
+def _own_webhooks(label_studio: LabelStudio, project: int, host: str, user: str) -> list[Json]:
+    """Those of the project that lead to this backend: to a connection with its user, at the host that was called."""
+    own = {
+        str(backend.get("url")).rstrip("/") + "/webhook"
+        for backend in label_studio.backends(project)
+        if backend.get("basic_auth_user") == user and urlsplit(str(backend.get("url"))).netloc.lower() == host.lower()
+    }
+    return [webhook for webhook in label_studio.webhooks(project) if webhook.get("url") in own]
