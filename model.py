@@ -47,6 +47,7 @@ from image_classifier.network import (
     load_saved_backbone,
     read_record,
 )
+from image_classifier.precision import Precisions
 from image_classifier.preprocessing import ImageError, limit_pixels, open_image
 from image_classifier.settings import ClassifierSettings, Score, TrainMode
 from image_classifier.stages import Stages
@@ -210,7 +211,9 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
     @classmethod
     def warm_up(cls) -> str:
         """Loads the network that first versions grow from; returns what a user should know of it, or ""."""
-        return _base_backbone().warning
+        backbone = _base_backbone()
+        _lane().warm_up(backbone)
+        return backbone.warning
 
     def prepare(self, tasks: Sequence[Json]) -> None:
         """Embeds the tasks' images ahead, so that predicting them later costs nothing."""
@@ -529,7 +532,8 @@ def _lane() -> InferenceLane:
 @lru_cache(maxsize=1)
 def _open_lane() -> InferenceLane:
     limit_pixels(_settings().max_image_pixels)
-    return InferenceLane(EmbeddingCache(_settings().cache_dir.expanduser() / "embeddings"))
+    folder = _settings().cache_dir.expanduser()
+    return InferenceLane(EmbeddingCache(folder / "embeddings"), choose_precision=Precisions(folder / "precisions"))
 
 
 @lru_cache(maxsize=1)

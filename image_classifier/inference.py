@@ -1,10 +1,12 @@
 """The one lane to the network: images are decoded in parallel and embedded in batches, whoever asks."""
 
+import itertools
 import os
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
@@ -19,10 +21,18 @@ from image_classifier.embeddings import Embedding, EmbeddingCache
 from image_classifier.network import Backbone, choose_device
 from image_classifier.preprocessing import ImageError
 
-BATCH_SIZE = 32
-BACKGROUND_IMAGES = 16  # of a training or an import that are ahead of a request's
+# On a processor larger batches are no faster, and whoever comes next waits for them.
+BATCH_SIZE = 8
+GPU_BATCH_SIZE = 64
+BATCHES_AHEAD = 2  # of one caller, decoded or waiting: enough to keep the lane busy, few to wait behind
 KEPT_TOGETHER = 512  # images after which embeddings are put into the cache
-WAITING_IMAGES = 128  # decoded images in memory at 150 KB each, before those who bring more must wait
+
+ChoosePrecision = Callable[[Backbone, torch.device], torch.dtype]
+
+
+def exact(backbone: Backbone, device: torch.device) -> torch.dtype:
+    """Computes as the network was trained."""
+    return torch.float32
 
 
 @dataclass(frozen=True)
@@ -39,24 +49,36 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class _Waiting:
+    """An image before the network."""
+
     backbone: Backbone
     pixels: Tensor
     embedding: Future[Embedding]
+
+
+# What comes first: images of requests, those of the background, the end; each as they came.
+REQUEST, BACKGROUND, END = range(3)
+_Decoded = Future[Future[Embedding]]
 
 
 class InferenceLane:
     """One thread runs the network, so that requests do not fight over the processor; a pool decodes for it.
 
     Images of concurrent requests are joined into batches: the lane takes what waits, up to a batch, and never waits
-    for more.
+    for more. A caller has only some batches in flight, so that one who comes later waits behind few.
     """
 
-    def __init__(self, cache: EmbeddingCache, device: torch.device | None = None) -> None:
+    def __init__(
+        self, cache: EmbeddingCache, device: torch.device | None = None, choose_precision: ChoosePrecision = exact
+    ) -> None:
         self._cache = cache
         self._device = device or choose_device()
-        self._modules: WeakKeyDictionary[Backbone, nn.Module] = WeakKeyDictionary()
+        self._batch_size = BATCH_SIZE if self._device.type == "cpu" else GPU_BATCH_SIZE
+        self._choose_precision = choose_precision
+        self._modules: WeakKeyDictionary[Backbone, tuple[nn.Module, torch.dtype]] = WeakKeyDictionary()
         self._decoders = ThreadPoolExecutor(max(2, os.cpu_count() or 2), thread_name_prefix="decode")
-        self._queue: queue.Queue[_Waiting | None] = queue.Queue(WAITING_IMAGES)
+        self._queue: queue.PriorityQueue[tuple[int, int, _Waiting | None]] = queue.PriorityQueue()
+        self._numbers = itertools.count()
         self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
         self._thread.start()
 
@@ -70,61 +92,70 @@ class InferenceLane:
     ) -> list[Embedding | ImageError]:
         """One embedding for each image, in order; an ImageError for one that cannot be decoded.
 
-        In the `background` only a few images enter at a time, so that those of a request wait behind few.
-        What is not done at `deadline` (monotonic seconds) is an ImageError too.
+        Those of the `background` go after those of requests. What is not done at `deadline` (monotonic seconds) is an
+        ImageError too.
         """
         embeddings: dict[str, Embedding | ImageError] = {}
         embeddings.update(self._cache.get(backbone.fingerprint, [image.digest for image in images]))
         missing = list({image.digest: image for image in images if image.digest not in embeddings}.values())
-        at_once = BACKGROUND_IMAGES if background else KEPT_TOGETHER
-        for start in range(0, len(missing), at_once):
-            embeddings.update(self._embed_missing(backbone, missing[start : start + at_once], deadline))
+        priority = BACKGROUND if background else REQUEST
+        for start in range(0, len(missing), KEPT_TOGETHER):
+            found = dict(self._embed_missing(backbone, missing[start : start + KEPT_TOGETHER], priority, deadline))
+            fresh = [(digest, vector) for digest, vector in found.items() if not isinstance(vector, ImageError)]
+            self._cache.put(backbone.fingerprint, fresh)
+            embeddings.update(found)
         return [embeddings[image.digest] for image in images]
 
-    def _embed_missing(
-        self, backbone: Backbone, images: Sequence[ImageFile], deadline: float
-    ) -> dict[str, Embedding | ImageError]:
-        futures = [(image.digest, self._decoders.submit(self._enter, backbone, image, deadline)) for image in images]
-        embeddings: dict[str, Embedding | ImageError] = {}
-        fresh: list[tuple[str, Embedding]] = []
-        for digest, future in futures:
-            try:
-                embedding = future.result(_left(deadline)).result(_left(deadline))
-                embeddings[digest] = embedding
-                fresh.append((digest, embedding))
-            except ImageError as error:
-                embeddings[digest] = error
-            except TimeoutError:
-                future.cancel()
-                embeddings[digest] = _too_late()
-        self._cache.put(backbone.fingerprint, fresh)
-        return embeddings
+    def warm_up(self, backbone: Backbone) -> None:
+        """Makes the network ready, so that the first image does not wait for it."""
+        size = backbone.preprocessing.crop_size
+        self._put(BACKGROUND, backbone, torch.zeros(3, size, size, dtype=torch.uint8)).result()
 
-    def _enter(self, backbone: Backbone, image: ImageFile, deadline: float) -> Future[Embedding]:
+    def _embed_missing(
+        self, backbone: Backbone, images: Sequence[ImageFile], priority: int, deadline: float
+    ) -> Iterator[tuple[str, Embedding | ImageError]]:
+        in_flight: deque[tuple[str, _Decoded]] = deque()
+        for image in images:
+            if len(in_flight) >= BATCHES_AHEAD * self._batch_size:
+                yield _outcome(*in_flight.popleft(), deadline)
+            in_flight.append((image.digest, self._decoders.submit(self._enter, priority, backbone, image, deadline)))
+        while in_flight:
+            yield _outcome(*in_flight.popleft(), deadline)
+
+    def _enter(self, priority: int, backbone: Backbone, image: ImageFile, deadline: float) -> Future[Embedding]:
         if time.monotonic() > deadline:
             raise _too_late()
-        waiting = _Waiting(backbone, backbone.preprocessing(image.path), Future())
-        self._queue.put(waiting)
+        return self._put(priority, backbone, backbone.preprocessing(image.path))
+
+    def _put(self, priority: int, backbone: Backbone, pixels: Tensor) -> Future[Embedding]:
+        waiting = _Waiting(backbone, pixels, Future())
+        self._queue.put((priority, next(self._numbers), waiting))
         return waiting.embedding
 
     def _run(self) -> None:
-        while (first := self._queue.get()) is not None:
-            batch = [first]
-            while len(batch) < BATCH_SIZE and not self._queue.empty():
-                following = self._queue.get()
-                if following is None:
-                    self._queue.put(None)
-                    break
-                batch.append(following)
+        while batch := self._next_batch():
             for backbone in {id(waiting.backbone): waiting.backbone for waiting in batch}.values():
                 self._embed_batch(backbone, [waiting for waiting in batch if waiting.backbone is backbone])
+
+    def _next_batch(self) -> list[_Waiting]:
+        """What waits, of one priority: an image that somebody waits for does not share the time of the others'."""
+        priority, _, first = self._queue.get()
+        batch = [first] if first else []
+        while batch and len(batch) < self._batch_size and not self._queue.empty():
+            following = self._queue.get()
+            if following[0] != priority or following[2] is None:
+                self._queue.put(following)
+                break
+            batch.append(following[2])
+        return batch
 
     def _embed_batch(self, backbone: Backbone, batch: list[_Waiting]) -> None:
         try:
             pixels = torch.stack([waiting.pixels for waiting in batch]).to(self._device)
             with torch.inference_mode():
-                inputs = backbone.preprocessing.normalize(pixels).contiguous(memory_format=torch.channels_last)
-                embeddings = self._module_of(backbone)(inputs).float().cpu().numpy()
+                module, precision = self._module_of(backbone)
+                inputs = backbone.preprocessing.normalize(pixels).to(precision, memory_format=torch.channels_last)
+                embeddings = module(inputs).float().cpu().numpy()
         except Exception as error:
             for waiting in batch:
                 waiting.embedding.set_exception(error)
@@ -132,17 +163,28 @@ class InferenceLane:
         for waiting, embedding in zip(batch, embeddings, strict=True):
             waiting.embedding.set_result(embedding.copy())
 
-    def _module_of(self, backbone: Backbone) -> nn.Module:
+    def _module_of(self, backbone: Backbone) -> tuple[nn.Module, torch.dtype]:
         """Made at the backbone's first use; goes when the backbone goes."""
         if backbone not in self._modules:
-            self._modules[backbone] = accelerate(backbone.module, self._device)
+            precision = self._choose_precision(backbone, self._device)
+            self._modules[backbone] = (accelerate(backbone.module, self._device, precision), precision)
         return self._modules[backbone]
 
     def close(self) -> None:
-        """Ends the threads; what waits is still embedded."""
+        """Ends the threads; nobody may be asking any more."""
         self._decoders.shutdown()
-        self._queue.put(None)
+        self._queue.put((END, next(self._numbers), None))
         self._thread.join()
+
+
+def _outcome(digest: str, decoded: _Decoded, deadline: float) -> tuple[str, Embedding | ImageError]:
+    try:
+        return digest, decoded.result(_left(deadline)).result(_left(deadline))
+    except ImageError as error:
+        return digest, error
+    except TimeoutError:
+        decoded.cancel()
+        return digest, _too_late()
 
 
 def _left(deadline: float) -> float | None:

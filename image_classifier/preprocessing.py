@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from io import BytesIO
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ MAX_PIXELS = 178_956_970  # by default: as many as Pillow decodes before it call
 # Pillow's own check warns at half of this; `open_image` refuses by itself, with the remedy.
 Image.MAX_IMAGE_PIXELS = None
 _max_pixels = MAX_PIXELS
+REDUCING_GAP = 2  # that a JPEG is decoded larger than needed, at least
 
 
 class ImageError(ValueError):
@@ -31,9 +33,11 @@ def limit_pixels(max_pixels: int) -> None:
     _max_pixels = max_pixels
 
 
-def open_image(source: Source) -> Image.Image:
+def open_image(source: Source, wanted: int | None = None) -> Image.Image:
     """The image's first frame, upright (EXIF), in RGB, transparency on white.
 
+    Where only `wanted` pixels of its short side are needed, a JPEG may come at a half, a quarter or an eighth of its
+    size, with twice as many at least: that much faster, and scaled down it differs by less than one of 255 on average.
     Raises ImageError where the bytes are no image of a known format, are cut short, or hold too many pixels.
     """
     try:
@@ -43,6 +47,9 @@ def open_image(source: Source) -> Image.Image:
                 raise ImageError(
                     f"{width}×{height} is more than {_max_pixels:,} pixels: scale it down or raise MAX_IMAGE_PIXELS"
                 )
+            if wanted:
+                scale = REDUCING_GAP * wanted / min(width, height)
+                image.draft(None, (ceil(width * scale), ceil(height * scale)))
             image.load()
             return _to_rgb(_upright(image))
     except ImageError:
@@ -107,7 +114,7 @@ class Preprocessing:
 
     def __call__(self, source: Source) -> Tensor:
         """uint8 [3, crop_size, crop_size]; raises ImageError."""
-        return self.crop(open_image(source))
+        return self.crop(open_image(source, self.resize_size))
 
     def crop(self, image: Image.Image) -> Tensor:
         """uint8 [3, crop_size, crop_size] from an RGB image of any size."""

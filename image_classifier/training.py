@@ -125,6 +125,7 @@ class Augmentation:
     """A source → uint8 [3, crop_size, crop_size]: a random part of the image, mirrored half of the time."""
 
     def __init__(self, preprocessing: Preprocessing) -> None:
+        self._size = preprocessing.crop_size
         self._transform = v2.Compose(
             [
                 v2.RandomResizedCrop(preprocessing.crop_size, scale=(0.35, 1), antialias=True),
@@ -133,7 +134,7 @@ class Augmentation:
         )
 
     def __call__(self, source: Source) -> Tensor:
-        tensor: Tensor = self._transform(to_tensor(open_image(source)))
+        tensor: Tensor = self._transform(to_tensor(open_image(source, self._size)))
         return tensor
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from image_classifier.architectures import Bare
 from image_classifier.embeddings import EmbeddingCache
-from image_classifier.inference import BACKGROUND_IMAGES, BATCH_SIZE, ImageFile, InferenceLane
+from image_classifier.inference import BATCH_SIZE, BATCHES_AHEAD, ImageFile, InferenceLane
 from image_classifier.network import Backbone, make_backbone
 from image_classifier.preprocessing import ImageError, Preprocessing, Source
 
@@ -235,7 +235,7 @@ def test_images_of_many_callers_are_embedded_together(
         eventually(lambda: lane._queue.qsize() == 10)
         gate.open.set()
         assert [shades(other.result(60)) for other in (first, *others)] == [[shade] for shade in range(11)]
-    assert [sorted(batch) for batch in gate.batches] == [[0], list(range(1, 11))]
+    assert [len(batch) for batch in gate.batches] == [1, BATCH_SIZE, 10 - BATCH_SIZE]
 
 
 def test_networks_are_not_mixed_in_a_batch(
@@ -253,20 +253,59 @@ def test_networks_are_not_mixed_in_a_batch(
     assert found == pytest.approx([0, 200, 201 - 127.5, 202, 203 - 127.5], abs=1)
 
 
-def test_a_request_waits_behind_few_images_of_a_training(
-    lane: InferenceLane, network: Backbone, gate: Gate, grey: list[ImageFile], eventually: Eventually
+@pytest.mark.parametrize("background", [False, True])
+def test_a_request_waits_behind_few_images_of_who_came_before(
+    background: bool,
+    lane: InferenceLane,
+    network: Backbone,
+    gate: Gate,
+    grey: list[ImageFile],
+    eventually: Eventually,
 ) -> None:
-    training, request = grey[:200], grey[255]
+    ahead = BATCHES_AHEAD * BATCH_SIZE
+    many, request = grey[:200], grey[255]
     with callers_of_gates(2) as callers:
-        slow = callers.submit(lane.embed, network, training, background=True)
-        eventually(lambda: len(network.preprocessing.decoded) == BACKGROUND_IMAGES)
+        slow = callers.submit(lane.embed, network, many, background=background)
+        eventually(lambda: len(gate.seen) + lane._queue.qsize() == ahead)
         fast = callers.submit(lane.embed, network, [request])
-        eventually(lambda: lane._queue.qsize() + len(gate.seen) == BACKGROUND_IMAGES + 1)
-        assert len(network.preprocessing.decoded) == BACKGROUND_IMAGES + 1  # no more of the training's have entered
+        eventually(lambda: len(gate.seen) + lane._queue.qsize() == ahead + 1)
+        assert len(network.preprocessing.decoded) == ahead + 1  # no more of the many have entered
         gate.open.set()
         assert shades(fast.result(60)) == [255]
         assert shades(slow.result(60)) == list(range(200))
-    assert gate.seen.index(255) <= BACKGROUND_IMAGES
+    (batch,) = (batch for batch in gate.batches if 255 in batch)
+    if background:
+        assert batch == [255]
+        assert gate.batches.index(batch) == 1  # behind the batch that was running
+    else:
+        assert gate.seen.index(255) <= ahead
+
+
+def test_a_network_is_ready_after_it_was_warmed_up(lane: InferenceLane, network: Backbone, gate: Gate) -> None:
+    gate.open.set()
+    lane.warm_up(network)
+    assert list(lane._modules) == [network]
+    assert len(lane._cache) == 0
+
+
+def test_the_network_computes_in_the_precision_that_was_chosen(
+    cache: EmbeddingCache, backbone: Backbone, images: list[ImageFile]
+) -> None:
+    asked = []
+
+    def choose(network: Backbone, device: torch.device) -> torch.dtype:
+        asked.append((network, device.type))
+        return torch.bfloat16
+
+    lane = InferenceLane(cache, torch.device("cpu"), choose)
+    try:
+        found = lane.embed(backbone, images)
+    finally:
+        lane.close()
+    assert asked == [(backbone, "cpu")]
+    exact = np.stack([alone(backbone, image) for image in images])
+    assert np.stack(found).dtype == np.float32
+    assert 0 < np.abs(np.stack(found) - exact).max() < 0.05 * np.abs(exact).max()
 
 
 def test_at_the_deadline_what_is_done_is_answered(
@@ -318,18 +357,12 @@ def test_a_network_that_nobody_needs_any_more_is_forgotten(
     assert list(lane._modules) == [network]
 
 
-def test_closing_answers_those_who_wait_and_leaves_no_thread(
-    cache: EmbeddingCache, network: Backbone, gate: Gate, grey: list[ImageFile], eventually: Eventually
-) -> None:
+def test_closing_leaves_no_thread(cache: EmbeddingCache, network: Backbone, gate: Gate, grey: list[ImageFile]) -> None:
     before = set(threading.enumerate())
+    gate.open.set()
     lane = InferenceLane(cache)
-    with callers_of_gates(2) as callers:
-        waiting = callers.submit(lane.embed, network, grey[:100])
-        eventually(lambda: len(network.preprocessing.decoded) == 100)
-        closing = callers.submit(lane.close)
-        gate.open.set()
-        assert shades(waiting.result(60)) == list(range(100))
-        closing.result(60)
+    assert shades(lane.embed(network, grey[:100])) == list(range(100))
+    lane.close()
     assert set(threading.enumerate()) == before
     with pytest.raises(RuntimeError, match="shutdown"):
         lane.embed(network, grey[100:101])

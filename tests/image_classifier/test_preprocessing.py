@@ -15,6 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, TiffImagePlugin
+from sklearn.datasets import load_sample_image
 from torchvision.transforms.v2 import functional
 
 from image_classifier.preprocessing import (
@@ -467,3 +468,46 @@ def test_normalizing_subtracts_the_mean_and_divides_by_the_deviation() -> None:
 def test_the_record_gives_the_same_preprocessing() -> None:
     preprocess = Preprocessing(73, 64, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     assert Preprocessing.from_record(json.loads(json.dumps(preprocess.record()))) == preprocess
+
+
+# --- JPEG at reduced size ---------------------------------
+
+
+def photograph(size: tuple[int, int], mode: str = "RGB", orientation: int = 1, **options: Any) -> bytes:
+    """A real one, with as much detail at its full size as it has."""
+    picture = Image.fromarray(load_sample_image("china.jpg")).resize((640, 480))
+    image = Image.new("RGB", size)
+    for left in range(0, size[0], 640):
+        for top in range(0, size[1], 480):
+            image.paste(picture, (left, top))
+    data = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image.convert(mode).save(data, "JPEG", quality=90, exif=exif, **options)
+    return data.getvalue()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"orientation": 6}], ids=["", "progressive", "turned"])
+@pytest.mark.parametrize(("size", "decoded"), [((1280, 960), (640, 480)), ((2560, 3840), (640, 960))])
+def test_a_large_jpeg_is_decoded_smaller_and_looks_the_same(
+    size: tuple[int, int], decoded: tuple[int, int], mode: str, options: dict[str, Any]
+) -> None:
+    data = photograph(size, mode, **options)
+    image = open_image(data, 224)
+    assert image.size == (decoded[::-1] if "orientation" in options else decoded)
+
+    preprocessing = Preprocessing()
+    difference = (preprocessing(data).float() - preprocessing.crop(open_image(data)).float()).abs()
+    assert float(difference.mean()) < 1
+    assert float(difference.max()) < 24
+
+
+@pytest.mark.parametrize("size", [(640, 480), (895, 895), (447, 2000)])
+def test_a_jpeg_that_is_not_twice_as_large_as_needed_is_decoded_as_it_is(size: tuple[int, int]) -> None:
+    assert open_image(photograph(size), 224).size == size
+
+
+def test_all_of_a_file_is_read_where_it_is_decoded_smaller() -> None:
+    with pytest.raises(ImageError, match="truncated"):
+        open_image(photograph((1280, 960))[:-5000], 224)
