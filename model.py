@@ -49,6 +49,7 @@ from image_classifier.network import (
 )
 from image_classifier.precision import Precisions
 from image_classifier.preprocessing import ImageError, limit_pixels, open_image
+from image_classifier.recipes.model_folder import load_model
 from image_classifier.settings import ClassifierSettings, Score, TrainMode
 from image_classifier.stages import Stages
 from image_classifier.training import Hyperparameters
@@ -292,6 +293,27 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
                 if publish:
                     publish(output)
         return output
+
+    @classmethod
+    def adopt(cls, folder: Path, workdir: Path) -> Json:
+        """The resources of a model that `python -m image_classifier` trained, copied below `workdir`.
+
+        Raises UsersError and WeightsError, in a sentence, for what is no such model.
+        """
+        saved = load_model(folder)
+        output = shutil.copytree(saved.folder, workdir / "model")
+        record = saved.classifier.record
+        warning = saved.classifier.backbone.warning
+        if (network := saved.classifier.backbone.network) != _settings().network:
+            also = f"It is a {network}, and the next training begins with {_settings().network}: set NETWORK={network}."
+            warning = f"{warning} {also}".strip()
+        return {
+            "model_dir": str(output),
+            "classes": list(saved.classifier.classes),
+            "figures": record["figures"],
+            "labels": record["labels"],
+            "warning": warning,
+        }
 
     def _backbone_to_grow_from(self) -> Backbone:
         """The live version's where it was fine-tuned and is of today's NETWORK; otherwise what WEIGHTS says today."""

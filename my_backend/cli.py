@@ -1,4 +1,4 @@
-"""The command line: serve, worker, uwsgi, production, healthy."""
+"""The command line: serve, worker, uwsgi, production, publish, healthy."""
 
 import atexit
 import logging
@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import threading
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,6 +19,7 @@ from my_backend.errors import BackendError
 from my_backend.jobs import KINDS, Kind
 from my_backend.logs import set_up_logs
 from my_backend.production import run_supervisor, run_uwsgi
+from my_backend.publishing import publish_model
 from my_backend.server import create_app
 from my_backend.settings import Settings, read_settings
 from my_backend.worker import is_worker_alive, work
@@ -78,6 +80,26 @@ def uwsgi() -> None:
 def production() -> None:
     """Redis, workers and the server on this machine under supervisor, without Docker."""
     run_supervisor(read_settings())
+
+
+@app.command()
+def publish(
+    model: Annotated[Path, typer.Argument(help="the folder that `python -m image_classifier train` wrote")],
+    project: Annotated[
+        str | None, typer.Option(metavar="ID", help="as in Label Studio's address; needed where there are several")
+    ] = None,
+) -> None:
+    """Makes a model that was trained at the command line the live version of a project, whatever was live before.
+
+    The backend must have been connected to the project. It may be running: it answers with the model at once.
+    """
+    try:
+        done = publish_model(read_settings(), model, project)
+    except (BackendError, OSError, ValueError) as error:
+        raise SystemExit(f"Error: {error}") from None
+    if done.unknown:
+        typer.echo(f"The labeling config does not offer {', '.join(done.unknown)}: these are not predicted.", err=True)
+    typer.echo(f"{done.version.name} is live in project {done.project.uid}")
 
 
 def serve_in_this_process(settings: Settings) -> None:

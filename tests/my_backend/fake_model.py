@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -151,6 +152,13 @@ class FakeModel:
     @staticmethod
     def thumbnail(path: Path) -> bytes:
         return f"thumbnail of {path.stat().st_size} bytes".encode()
+
+    @classmethod
+    def adopt(cls, folder: Path, workdir: Path) -> Json:
+        if not (folder / "weights.txt").exists():
+            raise ValueError(f"{folder} holds no model")
+        shutil.copytree(folder, workdir / "model")
+        return {"model_dir": str(workdir / "model"), "classes": (folder / "weights.txt").read_text().split()}
 
     @classmethod
     def warm_up(cls) -> str:
