@@ -230,7 +230,7 @@ class LabelStudio:
         self,
         project: int,
         paths: Sequence[Path],
-        labels: Sequence[str | None] | None = None,
+        labels: Sequence[Choices | None] | None = None,
         *,
         from_name: str = "digit",
         to_name: str = "image",

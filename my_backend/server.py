@@ -222,7 +222,9 @@ class Routes:
         else:
             project = self._projects.find(body.project)
         if body.annotations is not None:
-            keep_annotations(self._projects, project.uid, [task.model_dump() for task in body.annotations])
+            keep_annotations(
+                self._projects, project.uid, [task.model_dump(exclude_unset=True) for task in body.annotations]
+            )
         return _started(self._queue.submit(project.uid, "full", "asked for by hand"))
 
     # --- one image ----------------------------------------------------------

@@ -80,14 +80,18 @@ class TrainingJob:
         learned = Learned(watermark, _digest(project, tasks))
         # Events and comparisons may ask for what is learned already; people are never refused.
         is_new = job.kind == "full" or learned.digest != before.digest
-        result = self._train(running, project, tasks) if is_new else {"versions": []}
+        try:
+            result = self._train(running, project, tasks) if is_new else {"versions": []}
+        except TrainingError:
+            # What nobody can learn must not stand before Label Studio's annotations for ever.
+            _forget_kept(kept, kept_text)
+            raise
         changes.learned(changed)
         if learned_state(folder) != before:
             # While this job trained, corrections were learned that its versions do not know.
             self._submit_correction(project.uid)
         files.write_json(folder / LEARNED_FILE, asdict(learned))
-        if kept_text and kept.read_text(encoding="utf-8") == kept_text:
-            kept.unlink()
+        _forget_kept(kept, kept_text)
         return result
 
     def _ask_label_studio(self, uid: str) -> tuple[Project, list[Json], str]:
@@ -146,6 +150,12 @@ class TrainingJob:
         if output is not None and output not in outputs:
             publish(output)
         return {"versions": published, **_shown(outputs)}
+
+
+def _forget_kept(kept: Path, text: str) -> None:
+    """Removes the annotations that came with a request, unless others have come since."""
+    if text and kept.read_text(encoding="utf-8") == text:
+        kept.unlink()
 
 
 def _shown(outputs: list[Json]) -> Json:

@@ -102,6 +102,13 @@ class TaskData(Request):
     data: Json
 
 
+class AnnotatedTask(TaskData):
+    """A task with its annotations, which older Label Studios call completions."""
+
+    annotations: list[Json] | None = None
+    completions: list[Json] | None = None
+
+
 class PredictRequest(Request):
     """Tasks to predict."""
 
@@ -138,7 +145,7 @@ class TrainRequest(Request):
 
     project: OptionalProject = None
     label_config: str | None = None
-    annotations: Annotated[list[TaskData], Field(min_length=1)] | None = None
+    annotations: Annotated[list[AnnotatedTask], Field(min_length=1)] | None = None
 
 
 class JobRequest(Request):

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from my_backend.errors import TrainingError
 from my_backend.media import MediaRequest
 
 LABEL_CONFIG = """<View>
@@ -130,6 +131,8 @@ class FakeModel:
         for number, record in enumerate(orders.get("epochs", ()), start=1):
             progress({"phase": "training", "epoch": number, "epochs": 2, **record})
         self.script.wait_at("fit", lambda: progress({"loss": 0.5}))
+        if "fit_says" in orders:
+            raise TrainingError(orders["fit_says"])
         if "fit_raises" in orders:
             raise RuntimeError(orders["fit_raises"])
         folder = Path(workdir) / "model"
@@ -146,7 +149,7 @@ class FakeModel:
         return orders.get("returns", output)
 
     def prepare(self, tasks: list[Json]) -> None:
-        self.script.note("prepare", tasks=[task["id"] for task in tasks])
+        self.script.note("prepare", tasks=[task.get("id") for task in tasks])
         self.script.wait_at("prepare")
 
     @staticmethod

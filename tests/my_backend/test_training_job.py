@@ -268,6 +268,19 @@ def test_annotations_of_a_train_request_go_before_label_studios_until_they_are_l
     assert [call["tasks"] for call in script.calls("fit")] == [[9], [9], [1]]
 
 
+def test_annotations_of_a_train_request_that_cannot_be_learned_do_not_stand_in_the_way(
+    connected: Client, script: Script
+) -> None:
+    script.set(fit_says="label more images")
+    failed = connected.ended(connected.post("/train", {"annotations": [{"id": 9, "data": {}}]}, 201)["job"])
+    assert (failed.status, failed.error) == ("failed", "label more images")
+
+    script.set()
+    connected.ended(start(connected))
+
+    assert [call["tasks"] for call in script.calls("fit")] == [[9], [1]]
+
+
 def test_annotations_that_come_while_others_are_learned_are_kept(connected: Client, script: Script) -> None:
     first, second = ({"annotations": [{"id": number, "data": {}}]} for number in (8, 9))
     script.block("fit")

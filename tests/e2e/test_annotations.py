@@ -1,0 +1,177 @@
+"""Every kind of annotation, made in a real Label Studio: what a training uses, what it leaves out, and what it says."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from demo.backend import Backend
+from demo.label_studio import LabelStudio
+from tests.e2e.test_labeling_configs import IMAGE, as_text, samples
+from tests.e2e.test_working_loop import Digits, Serve, wait_for, wait_for_new_version
+
+CONFIG = f"""<View>{IMAGE}
+  <Choices name="digit" toName="image"><Choice value="even"/><Choice value="odd"/><Choice value="none of it"/></Choices>
+  <Choices name="quality" toName="image"><Choice value="good"/><Choice value="bad"/></Choices>
+  <TextArea name="note" toName="image"/></View>"""
+WITHOUT_A_CHOICE = CONFIG.replace('<Choice value="none of it"/>', '<Choice value="neither"/>')
+RETRAIN_BY_HAND = {"RETRAIN_AFTER_ANNOTATIONS": "0", "IMAGE_SIZE": "64"}
+
+Annotation = dict[str, Any]
+
+
+def said(name: str, *, by: int | None = None, tag: str = "digit", **fields: Any) -> Annotation:
+    region = {"from_name": tag, "to_name": "image", "type": "choices", "value": {"choices": [name]}}
+    return {"result": [region], "ground_truth": False, **({"completed_by": by} if by else {}), **fields}
+
+
+def note(text: str) -> Annotation:
+    region = {"from_name": "note", "to_name": "image", "type": "textarea", "value": {"text": [text]}}
+    return {"result": [region], "ground_truth": False}
+
+
+@pytest.fixture(scope="module")
+def people(label_studio: LabelStudio) -> list[int]:
+    """The ids of three annotators."""
+    found = [int(user["id"]) for user in label_studio.request("GET", "/api/users/").json()]
+    for number in range(3 - len(found)):
+        address = f"annotator{number}@example.com"
+        user = {"email": address, "username": address, "first_name": "A", "last_name": "B", "password": "a password"}
+        found.append(int(label_studio.request("POST", "/api/users/", json=user).json()["id"]))
+    return found[:3]
+
+
+# By name: the annotations of a task, in the order they are made, and what is learned of it ("": nothing).
+Case = tuple[Callable[[Sequence[int]], list[Annotation]], str]
+CASES: dict[str, Case] = {
+    "one annotation": (lambda by: [said("even")], "even"),
+    "skipped": (lambda by: [{"result": [], "was_cancelled": True, "ground_truth": False}], ""),
+    "skipped with something ticked": (lambda by: [said("even", was_cancelled=True)], ""),
+    "submitted with nothing ticked": (lambda by: [{"result": [], "ground_truth": False}], ""),
+    "only another tag": (lambda by: [said("good", tag="quality")], ""),
+    "only a note": (lambda by: [note("blurred")], ""),
+    "another tag beside ours": (
+        lambda by: [{**said("odd"), "result": [*said("bad", tag="quality")["result"], *said("odd")["result"]]}],
+        "odd",
+    ),
+    "a majority": (lambda by: [said("odd", by=by[0]), said("even", by=by[1]), said("odd", by=by[2])], "odd"),
+    "a tie": (lambda by: [said("odd", by=by[0]), said("even", by=by[1])], ""),
+    "a ground truth against the majority": (
+        lambda by: [said("odd", by=by[0]), said("odd", by=by[1]), said("even", by=by[2], ground_truth=True)],
+        "even",
+    ),
+    "the newest of one annotator": (lambda by: [said("odd", by=by[0]), said("even", by=by[0])], "even"),
+    "one skipped and one annotated": (
+        lambda by: [said("odd", by=by[0], was_cancelled=True), said("even", by=by[1])],
+        "even",
+    ),
+    "a prediction accepted": (
+        lambda by: [{**said("even"), "result": [{**said("even")["result"][0], "origin": "prediction", "score": 0.9}]}],
+        "even",
+    ),
+    "a prediction changed": (
+        lambda by: [{**said("odd"), "result": [{**said("odd")["result"][0], "origin": "prediction-changed"}]}],
+        "odd",
+    ),
+    "imported": (lambda by: [said("odd", ground_truth=True)], "odd"),
+    "a choice that goes later": (lambda by: [said("none of it")], "none of it"),
+    "a choice that goes later, again": (lambda by: [said("none of it")], "none of it"),
+}
+LEFT_OUT = {"skipped": 2, "empty": 3, "tie": 1}
+
+
+def test_every_kind_of_annotation_is_used_or_left_out_as_it_should(
+    label_studio: LabelStudio, digits: Digits, serve: Serve, people: list[int]
+) -> None:
+    backend = serve(**RETRAIN_BY_HAND)
+    project = label_studio.create_project("annotations", CONFIG)
+    plain = [said("odd" if int(label) % 2 else "even") for _, label in digits[50:60]]
+    annotated = [[one] for one in plain] + [make(people) for make, _ in CASES.values()] + [[], []]
+    tasks = label_studio.import_tasks(
+        project,
+        [
+            {"data": {"image": as_text(path)}, "annotations": made}
+            for (path, _), made in zip(digits[100:], annotated, strict=False)
+        ],
+    )
+    by_case = dict(zip(CASES, tasks[len(plain) :], strict=False))
+    draft = tasks[-1]
+    label_studio.request("POST", f"/api/tasks/{draft}/drafts", json={**said("even"), "lead_time": 1.0})
+    connection = label_studio.connect(project, backend.url)
+
+    job, version = train(label_studio, backend, connection, project, "untrained")
+
+    learned = samples(backend, project, version)
+    assert {case: learned.get(by_case[case], "") for case in CASES} == {
+        case: label for case, (_, label) in CASES.items()
+    }
+    assert draft not in learned
+    used = len(plain) + sum(bool(label) for _, label in CASES.values())
+    counted = {reason: count for reason, count in job["annotations"].items() if count}
+    assert counted == {"used": used, **LEFT_OUT}
+    assert job["summary"].startswith(f"Learned from {used} of {used + sum(LEFT_OUT.values())} annotated tasks.")
+    assert "New since" not in job["summary"]
+
+    label_studio.update_project(project, label_config=WITHOUT_A_CHOICE)
+    version = wait_for_new_version(backend, project, version)  # the same network, of today's choices
+    job, version = train(label_studio, backend, connection, project, version)
+    assert job["annotations"]["unknown choice"] == 2
+    assert job["unknown_choices"] == {"none of it": 2}
+    assert "no choice any more: none of it (2 ×)" in job["summary"]
+    assert "No longer predicted: none of it. Without an annotation yet: neither." in job["summary"]
+    label_studio.retrieve_predictions(project, tasks)
+    stored = [one for predictions in label_studio.predictions(project).values() for one in predictions]
+    assert {choice for one in stored for region in one["result"] for choice in region["value"]["choices"]} <= {
+        "even",
+        "odd",
+    }
+
+
+def test_too_little_to_learn_from_is_said_and_the_live_version_stays(
+    label_studio: LabelStudio, digits: Digits, serve: Serve
+) -> None:
+    backend = serve(**RETRAIN_BY_HAND)
+    project = label_studio.create_project("too little", CONFIG)
+    made = [said("even"), said("odd"), said("even"), {"result": [], "was_cancelled": True, "ground_truth": False}]
+    tasks = [
+        {"data": {"image": as_text(path)}, "annotations": [one]} for (path, _), one in zip(digits, made, strict=False)
+    ]
+    ids = label_studio.import_tasks(project, tasks)
+    connection = label_studio.connect(project, backend.url)
+
+    failed = ended_job(label_studio, backend, connection, project)
+    assert failed["job_status"] == "failed"
+    assert failed["error"].startswith(
+        "There is too little to learn from yet: label at least 2 images of each of 2 choices"
+    )
+    assert "(labelled so far: 2 × even, 1 × odd)" in failed["error"]
+    assert "Left out: 1 skipped." in failed["error"]
+
+    label_studio.annotate(ids[3], "odd")
+    _, version = train(label_studio, backend, connection, project, "untrained")
+    for task in ids[1:]:
+        for annotation in label_studio.request("GET", f"/api/tasks/{task}/annotations/").json():
+            label_studio.delete_annotation(annotation["id"])
+    assert ended_job(label_studio, backend, connection, project)["job_status"] == "failed"
+    assert backend.is_training(project)["model_version"] == version
+
+
+def ended_job(label_studio: LabelStudio, backend: Backend, connection: int, project: int) -> dict[str, Any]:
+    """Presses "Start training" and waits for its job."""
+    before = set(jobs(backend, project))
+    label_studio.start_training(connection)
+    name = wait_for(lambda: set(jobs(backend, project)) - before, "a job").pop()
+    return dict(wait_for(lambda: (job := backend.job(name))["ended_at"] and job, "the job's end"))
+
+
+def jobs(backend: Backend, project: int) -> list[str]:
+    return [path.stem for path in (backend.folder / "models" / "projects").glob(f"{project}.*/jobs/full-*.json")]
+
+
+def train(
+    label_studio: LabelStudio, backend: Backend, connection: int, project: int, before: str
+) -> tuple[dict[str, Any], str]:
+    """What the job says, and the version that is live then."""
+    job = ended_job(label_studio, backend, connection, project)
+    assert job["job_status"] == "finished", job
+    return job["result"], wait_for_new_version(backend, project, before)
