@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,6 +76,11 @@ class ImageClassifierDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
         return self._transform(self._images[position]), self._targets[position]
+
+    def __getitems__(self, positions: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+        """A batch at once, as torch's DataLoader asks for it: decoded on all processors."""
+        with ThreadPoolExecutor(thread_name_prefix="decode") as pool:
+            return list(pool.map(self.__getitem__, positions))
 
 
 def held_out(samples: Sequence[Sample]) -> list[bool]:

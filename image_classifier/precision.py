@@ -3,14 +3,13 @@
 import json
 import logging
 import os
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from image_classifier.acceleration import accelerate
+from image_classifier.acceleration import accelerate, half_precisions
 from image_classifier.network import Backbone
 from image_classifier.training import Hyperparameters, train_head
 
@@ -28,7 +27,6 @@ BATCH_SIZE = 8
 class Trial:
     """How the answers in a precision compare with those in float32, on images that the head has not seen."""
 
-    precision: str
     agreement: float
     difference: float
 
@@ -45,29 +43,18 @@ class Precisions:
 
     def __call__(self, backbone: Backbone, device: torch.device) -> torch.dtype:
         """Takes a second or two where it was never tried."""
-        candidates = _candidates(device)
+        candidates = {str(precision).removeprefix("torch."): precision for precision in half_precisions(device)}
         if not candidates:
             return torch.float32
         path = self._folder / f"{backbone.fingerprint}-{device.type}-torch{torch.__version__}.json"
         try:
             chosen = json.loads(path.read_text(encoding="utf-8"))["chosen"]
         except (OSError, ValueError, KeyError, TypeError):
-            trials = [try_precision(backbone, device, precision) for precision in candidates]
-            chosen = next((trial.precision for trial in trials if trial.passed), "float32")
+            trials = {name: try_precision(backbone, device, precision) for name, precision in candidates.items()}
+            chosen = next((name for name, trial in trials.items() if trial.passed), "float32")
             log.info("network %s computes in %s: %s", backbone.fingerprint[:8], chosen, trials)
-            _keep(path, {"chosen": chosen, "trials": [asdict(trial) for trial in trials]})
-        return _PRECISIONS[chosen]
-
-
-_PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-def _candidates(device: torch.device) -> Sequence[str]:
-    """What the device computes natively, the most exact first."""
-    if device.type != "cpu":
-        return ("float16", "bfloat16")
-    native = any(there for name, there in torch.cpu.get_capabilities().items() if name.endswith("bf16"))
-    return ("bfloat16",) if native else ()
+            _keep(path, {"chosen": chosen, "trials": {name: asdict(trial) for name, trial in trials.items()}})
+        return candidates.get(chosen, torch.float32)
 
 
 def _keep(path: Path, record: object) -> None:
@@ -81,20 +68,20 @@ def _keep(path: Path, record: object) -> None:
 
 
 @torch.inference_mode()
-def try_precision(backbone: Backbone, device: torch.device, precision: str) -> Trial:
+def try_precision(backbone: Backbone, device: torch.device, precision: torch.dtype) -> Trial:
     """Compares a precision with float32 on drawn images, at the size that the network sees."""
     exact = accelerate(backbone.module, device)
-    fast = accelerate(backbone.module, device, _PRECISIONS[precision])
+    fast = accelerate(backbone.module, device, precision)
     pixels, targets = _draw(backbone.preprocessing.crop_size)
     inputs = backbone.preprocessing.normalize(pixels).to(device).contiguous(memory_format=torch.channels_last)
     embeddings = _embed(exact, inputs)
     learned, judged = slice(0, None, 2), slice(1, None, 2)
     head = train_head(embeddings[learned], targets[learned], CLASSES, Hyperparameters(), lambda record: None)
     wanted = head(embeddings[judged]).softmax(1)
-    found = head(_embed(fast, inputs[judged].to(_PRECISIONS[precision]))).softmax(1)
+    found = head(_embed(fast, inputs[judged].to(precision))).softmax(1)
     agreement = float((wanted.argmax(1) == found.argmax(1)).float().mean())
     difference = float((wanted - found).abs().max(1).values.quantile(0.99))
-    return Trial(precision, agreement, difference)
+    return Trial(agreement, difference)
 
 
 def _embed(module: nn.Module, inputs: Tensor) -> Tensor:

@@ -3,14 +3,18 @@
 import copy
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
+import numpy as np
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -18,8 +22,8 @@ from torch.nn.functional import one_hot
 from torch.optim import SGD
 from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import DataLoader
-from torchvision.transforms import v2
 
+from image_classifier.acceleration import mixed_precision
 from image_classifier.architectures import Bare
 from image_classifier.dataset import ImageClassifierDataset, Sample
 from image_classifier.evaluation import hits, loss_of
@@ -122,20 +126,34 @@ class _Clock:
 
 
 class Augmentation:
-    """A source → uint8 [3, crop_size, crop_size]: a random part of the image, mirrored half of the time."""
+    """A source → uint8 [3, crop_size, crop_size]: a random part of the image, mirrored half of the time.
 
-    def __init__(self, preprocessing: Preprocessing) -> None:
-        self._size = preprocessing.crop_size
-        self._transform = v2.Compose(
-            [
-                v2.RandomResizedCrop(preprocessing.crop_size, scale=(0.35, 1), antialias=True),
-                v2.RandomHorizontalFlip(),
-            ]
-        )
+    Which part hangs on the seed and the image's name alone, whichever thread asks and in whichever order.
+    """
+
+    SHARE = (0.35, 1.0)  # of the image's area
+    LOG_RATIO = (math.log(3 / 4), math.log(4 / 3))  # of its sides
+
+    def __init__(self, preprocessing: Preprocessing, seed: str) -> None:
+        self._size, self._seed = preprocessing.crop_size, seed
 
     def __call__(self, source: Source) -> Tensor:
-        tensor: Tensor = self._transform(to_tensor(open_image(source, self._size)))
-        return tensor
+        name = source.name.encode() if isinstance(source, Path) else source
+        choose = np.random.default_rng(crc32(name, crc32(self._seed.encode())))
+        image = open_image(source, self._size)
+        size = (self._size, self._size)
+        part = image.resize(size, Image.Resampling.BILINEAR, box=self._box(image.size, choose), reducing_gap=3.0)
+        mirrored = part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if choose.random() < 0.5 else part
+        return to_tensor(mirrored)
+
+    def _box(self, size: tuple[int, int], choose: np.random.Generator) -> tuple[float, float, float, float]:
+        """As torchvision's RandomResizedCrop, which cannot be told a generator."""
+        width, height = size
+        area = width * height * choose.uniform(*self.SHARE)
+        ratio = math.exp(choose.uniform(*self.LOG_RATIO))
+        across, down = min(width, math.sqrt(area * ratio)), min(height, math.sqrt(area / ratio))
+        left, top = choose.uniform(0, width - across), choose.uniform(0, height - down)
+        return (left, top, left + across, top + down)
 
 
 @dataclass(frozen=True)
@@ -177,7 +195,7 @@ def fine_tune(
             layer.weight.copy_(head.weight)
             layer.bias.copy_(head.bias)
     module.set_submodule(backbone.last_layer, layer)
-    module.requires_grad_(True).to(device)
+    module.requires_grad_(True).to(device).to(memory_format=torch.channels_last)
     last = {id(parameter) for parameter in layer.parameters()}
     body = [parameter for parameter in module.parameters() if id(parameter) not in last]
     rate = hyperparameters.learning_rate
@@ -188,7 +206,6 @@ def fine_tune(
     scheduler = StepLR(optimizer, hyperparameters.lr_step_size, hyperparameters.lr_gamma)
     state = _TrainingState(module, optimizer, scheduler, classes)
     done = state.resume(checkpoint)
-    augmented = _dataset(training, classes, Augmentation(backbone.preprocessing))
     plain = _dataset(held_out, classes, backbone.preprocessing)
     clock = _Clock(hyperparameters.epochs, done)
     for epoch in range(done, hyperparameters.epochs):
@@ -200,8 +217,10 @@ def fine_tune(
             parameter.requires_grad_(not frozen)
         # What is frozen keeps its batch statistics too.
         module.train(not frozen)
+        # Each epoch's shuffling and augmentation hang on the seed and its number alone.
+        augmentation = Augmentation(backbone.preprocessing, f"{hyperparameters.seed} {epoch}")
+        augmented = _dataset(training, classes, augmentation)
         with torch.random.fork_rng():
-            # Each epoch's shuffling and augmentation hang on the seed and its number alone.
             torch.manual_seed(hyperparameters.seed * 1_000_003 + epoch)
             loss = _train_one_epoch(module, optimizer, augmented, backbone.preprocessing, hyperparameters.batch_size)
         scheduler.step()
@@ -213,7 +232,7 @@ def fine_tune(
             break
     module.load_state_dict(state.best)
     module.set_submodule(backbone.last_layer, nn.Identity())
-    bare = Bare(module.cpu(), backbone.last_layer)
+    bare = Bare(module.cpu().to(memory_format=torch.contiguous_format), backbone.last_layer)
     tuned = make_backbone(bare, backbone.network, backbone.preprocessing, FINE_TUNED, warning=backbone.warning)
     return FineTuned(tuned, state.best_accuracy, state.best_epoch + 1)
 
@@ -239,8 +258,9 @@ def _train_one_epoch(
     # Batch normalization cannot learn from a batch of one.
     loader = DataLoader(dataset, batch_size, shuffle=True, drop_last=len(dataset) % batch_size == 1)
     for pixels, targets in loader:
-        logits = module(preprocessing.normalize(pixels.to(device)))
-        loss = loss_of(logits, targets.to(device))
+        with mixed_precision(device):
+            logits = module(_inputs(pixels, preprocessing, device))
+        loss = loss_of(logits.float(), targets.to(device))
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
@@ -257,11 +277,16 @@ def _accuracy(
     device = next(module.parameters()).device
     right = 0
     for pixels, targets in DataLoader(dataset, batch_size):
-        logits = module(preprocessing.normalize(pixels.to(device))).cpu()
+        with mixed_precision(device):
+            logits = module(_inputs(pixels, preprocessing, device)).float().cpu()
         # Thresholds are found afterwards, with the head that is trained on the new embeddings.
         thresholds = (0.5,) * logits.shape[1] if targets.is_floating_point() else ()
         right += int(hits(logits, targets, thresholds).sum())
     return right / len(dataset)
+
+
+def _inputs(pixels: Tensor, preprocessing: Preprocessing, device: torch.device) -> Tensor:
+    return preprocessing.normalize(pixels.to(device)).contiguous(memory_format=torch.channels_last)
 
 
 class _TrainingState:

@@ -22,11 +22,11 @@ def native(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("agreement", "difference", "passed"), [(1, 0.05, True), (0.99, 0, False), (1, 0.051, False)])
 def test_trial_is_passed_where_answers_and_scores_stay(agreement: float, difference: float, passed: bool) -> None:
-    assert Trial("bfloat16", agreement, difference).passed is passed
+    assert Trial(agreement, difference).passed is passed
 
 
 def test_bfloat16_is_tried_on_a_network_and_passes(backbone: Backbone) -> None:
-    trial = try_precision(backbone, CPU, "bfloat16")
+    trial = try_precision(backbone, CPU, torch.bfloat16)
 
     assert trial.passed, trial
     assert trial.difference > 0
@@ -40,7 +40,7 @@ def test_network_that_rounding_upsets_is_found_out(backbone: Backbone, monkeypat
     monkeypatch.setattr(precision, "accelerate", upset)
     torch.manual_seed(0)
 
-    assert not try_precision(backbone, CPU, "bfloat16").passed
+    assert not try_precision(backbone, CPU, torch.bfloat16).passed
 
 
 def test_head_tells_the_drawn_images_apart(backbone: Backbone) -> None:
@@ -60,18 +60,18 @@ def test_head_tells_the_drawn_images_apart(backbone: Backbone) -> None:
 def test_choice_is_kept_with_its_figures(backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tried = []
 
-    def attempt(backbone: Backbone, device: torch.device, name: str) -> Trial:
-        tried.append(name)
-        return Trial(name, 1.0, 0.01)
+    def attempt(backbone: Backbone, device: torch.device, precision: torch.dtype) -> Trial:
+        tried.append(precision)
+        return Trial(1.0, 0.01)
 
     monkeypatch.setattr(precision, "try_precision", attempt)
     assert Precisions(tmp_path)(backbone, CPU) == torch.bfloat16
     assert Precisions(tmp_path)(backbone, CPU) == torch.bfloat16
-    assert tried == ["bfloat16"]
+    assert tried == [torch.bfloat16]
     (path,) = tmp_path.iterdir()
     assert json.loads(path.read_text()) == {
         "chosen": "bfloat16",
-        "trials": [{"precision": "bfloat16", "agreement": 1.0, "difference": 0.01}],
+        "trials": {"bfloat16": {"agreement": 1.0, "difference": 0.01}},
     }
 
     path.write_text("damaged")
@@ -80,7 +80,7 @@ def test_choice_is_kept_with_its_figures(backbone: Backbone, tmp_path: Path, mon
 
 
 def test_what_fails_the_trial_is_not_used(backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "try_precision", lambda backbone, device, name: Trial(name, 0.9, 0.0))
+    monkeypatch.setattr(precision, "try_precision", lambda backbone, device, precision: Trial(0.9, 0.0))
 
     assert Precisions(tmp_path)(backbone, CPU) == torch.float32
 

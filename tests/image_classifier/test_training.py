@@ -1,5 +1,6 @@
 """SGD + StepLR: what is learned, at which rate, and that an interruption changes nothing."""
 
+import io
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -371,16 +372,34 @@ def test_an_image_that_vanished_ends_training_with_its_reason(
 # --- augmentation -----------------------------------------------------------
 
 
-def test_each_look_at_an_image_differs_and_hangs_on_the_seed(samples: list[Sample]) -> None:
-    def looks(seed: int) -> list[Tensor]:
-        torch.manual_seed(seed)
-        dataset = ImageClassifierDataset([samples[0].image.path], ["0"], "0", Augmentation(Preprocessing(64, 48)))
-        return [dataset[0][0] for _ in range(4)]
+def test_each_look_at_an_image_differs_and_hangs_on_the_seed_and_the_name_alone(samples: list[Sample]) -> None:
+    paths = [sample.image.path for sample in samples[:20]]
 
-    first = looks(0)
+    def looks(seed: str) -> list[Tensor]:
+        augmentation = Augmentation(Preprocessing(64, 48), seed)
+        dataset = ImageClassifierDataset(paths, ["0"] * 20, "0", augmentation)
+        return [pixels for pixels, _ in dataset.__getitems__(range(20))]
+
+    first = looks("0 1")
     assert {(look.dtype, look.shape) for look in first} == {(torch.uint8, (3, 48, 48))}
-    assert not any(torch.equal(first[0], other) for other in first[1:])
-    assert all(torch.equal(a, b) for a, b in zip(first, looks(0), strict=True))
+    assert not any(torch.equal(one, other) for one, other in zip(first, looks("0 2"), strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(first, looks("0 1"), strict=True))
+    alone = Augmentation(Preprocessing(64, 48), "0 1")
+    assert all(torch.equal(look, alone(path)) for look, path in zip(first, paths, strict=True))
+
+
+def test_a_look_is_a_part_of_the_image_and_mirrored_half_of_the_time() -> None:
+    ramp = Image.fromarray(np.tile(np.linspace(0, 255, 200, dtype=np.uint8), (100, 1))).convert("RGB")
+    file = io.BytesIO()
+    ramp.save(file, "PNG")
+    looks = [Augmentation(Preprocessing(32, 32), str(seed))(file.getvalue())[0].float() for seed in range(200)]
+    shares = torch.stack([(look[:, -1] - look[:, 0]).mean() / 255 for look in looks])
+    assert 70 < int((shares < 0).sum()) < 130
+    assert 0.35**0.5 * 0.85 * 0.5 < float(shares.abs().min()) < 0.6
+    assert float(shares.abs().max()) < 1
+    middles = torch.stack([look.mean() / 255 for look in looks])
+    assert float(middles.min()) < 0.4
+    assert float(middles.max()) > 0.6
 
 
 def test_frozen_layers_wait_for_their_epoch_and_an_interruption_changes_nothing(
