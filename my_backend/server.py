@@ -288,11 +288,11 @@ class Routes:
 
     def _versions_of(self, project: Project) -> Json:
         versions = Versions(self._projects.folder(project.uid))
-        names = versions.names()[::-1]
+        newest_first = versions.all()[::-1]
         return {
-            "versions": names,
+            "versions": [version.name for version in newest_first],
             "live": versions.live_name(),
-            "details": [versions.get(name).record() for name in names],
+            "details": [version.record() for version in newest_first],
         }
 
     def activate(self) -> Json:

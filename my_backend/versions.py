@@ -15,6 +15,7 @@ from my_backend import files
 from my_backend.errors import NotFound
 
 STAGING_SECONDS = 24 * 3600  # publishing takes less
+KEPT_VERSIONS = 10
 UNTRAINED = "untrained"
 VERSION_FILE = "version.json"
 POINTER_FILE = "live"
@@ -89,6 +90,14 @@ class Versions:
         folders = self._versions.glob(f"v*/{VERSION_FILE}")
         return sorted((path.parent.name for path in folders), key=_number)
 
+    def all(self) -> list[Version]:
+        """From the oldest to the newest."""
+        found = []
+        for name in self.names():
+            with suppress(NotFound):  # thinned out meanwhile
+                found.append(self.get(name))
+        return found
+
     def publish(
         self,
         train_output: Json,
@@ -136,7 +145,10 @@ class Versions:
             raise
 
     def _stage(self) -> Path:
-        for left in self._versions.glob(".staging-*"):  # by a process that was killed
+        for left in (
+            *self._versions.glob(".staging-*"),
+            *self._versions.glob(".removed-*"),
+        ):  # by a process that was killed
             with suppress(FileNotFoundError):  # another process is just done with it
                 if time.time() - left.stat().st_mtime > STAGING_SECONDS:
                     shutil.rmtree(left, ignore_errors=True)
@@ -165,7 +177,18 @@ class Versions:
             files.sync_folder(self._versions)
             if not held_back:
                 files.write(self.pointer, name + "\n")
+            self._thin_out()
         return self.get(name)
+
+    def _thin_out(self) -> None:
+        """Removes all versions but the live one, the newest, and the one with the best accuracy."""
+        versions = self.all()
+        best = max(versions, key=lambda version: (_accuracy(version), _number(version.name)))
+        for version in versions[:-KEPT_VERSIONS]:
+            if version.name not in (best.name, self.live_name()):
+                gone = self._versions / f".removed-{version.name}"
+                os.replace(version.folder, gone)  # in one step: no version is ever half there
+                shutil.rmtree(gone, ignore_errors=True)
 
     def _new_name(self) -> tuple[str, float]:
         """`v7-20261120T132501`: a number that grows, and the UTC second, so that no name comes twice.
@@ -186,6 +209,13 @@ class Versions:
 
 
 _NAME = re.compile(r"v(\d+)-\d{8}T\d{6}")
+
+
+def _accuracy(version: Version) -> float:
+    """As far as the model class says."""
+    figures = version.train_output.get("figures")
+    accuracy = figures.get("accuracy") if isinstance(figures, dict) else None
+    return accuracy if isinstance(accuracy, int | float) else -1.0
 
 
 def _number(name: str) -> int:

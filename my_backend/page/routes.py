@@ -1,13 +1,14 @@
 """The routes of the page. They read what the backend keeps; nobody is asked in a request."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from flask import Blueprint, Response, make_response, render_template, request
 
 from my_backend.backend import Backend
 from my_backend.diagnosis import diagnose
-from my_backend.errors import BackendError
+from my_backend.errors import BackendError, NotFound
 from my_backend.label_config import parse_label_config
 from my_backend.page import charts, history
 from my_backend.page.freshness import entity_tag
@@ -176,7 +177,11 @@ class Page:
     def _version_views(self, project: Project) -> list[history.VersionView]:
         """From the oldest to the newest."""
         folder = self._backend.projects.folder(project.uid)
-        return [history.read_version(folder, name) for name in Versions(folder).names()[-CHARTED_VERSIONS:]]
+        views = []
+        for name in Versions(folder).names()[-CHARTED_VERSIONS:]:
+            with suppress(NotFound):  # thinned out meanwhile
+                views.append(history.read_version(folder, name))
+        return views
 
     def _tasks_url(self, project: Project) -> str:
         """By the address that Label Studio gives itself: the browser's is rather that one than ours."""

@@ -14,7 +14,7 @@ import pytest
 
 from my_backend import files
 from my_backend.errors import NotFound
-from my_backend.versions import UNTRAINED, Version, Versions
+from my_backend.versions import KEPT_VERSIONS, UNTRAINED, Version, Versions
 
 ROOT = Path(__file__).resolve().parents[2]
 CHOICES = ("Cat", "Dog")
@@ -83,7 +83,7 @@ def test_version_needs_no_files(versions: Versions, tmp_path: Path) -> None:
 def test_names_grow_by_number(versions: Versions) -> None:
     published = [publish(versions).name for _ in range(11)]
 
-    assert versions.names() == published
+    assert versions.names()[-KEPT_VERSIONS:] == published[-KEPT_VERSIONS:]
     assert [name.partition("-")[0] for name in published] == [f"v{number}" for number in range(1, 12)]
     assert [name.partition("-")[2] for name in published] == sorted({name.partition("-")[2] for name in published})
 
@@ -165,6 +165,35 @@ def test_moved_folder_still_knows_its_files(versions: Versions, tmp_path: Path) 
     assert weights(moved) == "kept"
 
 
+def test_old_versions_go_but_for_the_live_and_the_best_one(versions: Versions) -> None:
+    def learned(accuracy: Any) -> str:
+        workdir = versions.pointer.parent / "work" / str(random.random())
+        return versions.publish({"figures": {"accuracy": accuracy}}, workdir, cause="test", choices=CHOICES).name
+
+    first = [learned(accuracy) for accuracy in (0.5, 0.9, 0.7, None)]
+    versions.activate(first[2])
+    newer = [
+        versions.publish({}, versions.pointer.parent / "work", cause="test", choices=CHOICES, held_back="worse").name
+        for _ in range(KEPT_VERSIONS)
+    ]
+
+    assert versions.names() == [first[1], first[2], *newer]
+    assert [version.name for version in versions.all()] == versions.names()
+    assert versions.live_name() == first[2]
+    assert folders(versions) == sorted(versions.names())
+    with pytest.raises(NotFound):
+        versions.activate(first[0])
+
+
+def test_version_that_is_thinned_out_while_versions_are_listed_is_left_out(
+    versions: Versions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = publish(versions)
+    monkeypatch.setattr(versions, "names", lambda: ["v9-20260101T000000", kept.name])
+
+    assert versions.all() == [kept]
+
+
 def test_changed_choices_give_the_live_version_a_new_name_once(versions: Versions) -> None:
     old = publish(versions, "kept")
 
@@ -240,11 +269,16 @@ def run_all(works: list[Any]) -> None:
 def test_concurrent_publishers_in_threads_and_processes_make_no_name_twice(versions: Versions) -> None:
     each = 12
     with publisher(versions, each) as one, publisher(versions, each) as two:
-        run_all([lambda: [publish(versions) for _ in range(each)]] * 2)
+        published: list[str] = []
+        run_all([lambda: published.extend(publish(versions).name for _ in range(each))] * 2)
+        for process in (one, two):
+            assert process.stdout is not None
+            published += process.stdout.read().decode().split()
         assert (one.wait(60), two.wait(60)) == (0, 0)
 
+    assert len(published) == len({name.partition("-")[2] for name in published}) == 4 * each
     names = versions.names()
-    assert len(names) == len({name.partition("-")[2] for name in names}) == 4 * each
+    assert set(names) < set(published)
     assert {weights(versions.get(name)) for name in names} == {"weights"}
     assert versions.live_name() in names
 
@@ -259,15 +293,16 @@ print("ready", flush=True)
 for number in range(rounds):
     (workdir / "model").mkdir(parents=True, exist_ok=True)
     (workdir / "model" / "weights").write_text("weights")
-    versions.publish({"model_dir": str(workdir / "model")}, workdir, cause="test", choices=["Cat"])
+    version = versions.publish({"model_dir": str(workdir / "model")}, workdir, cause="test", choices=["Cat"])
+    print(version.name, flush=True)
     if number % 3 == 2:
-        versions.activate(versions.names()[0])
+        versions.activate(versions.names()[-2])
 """
 
 
 @contextmanager
 def publisher(versions: Versions, rounds: int) -> Iterator["subprocess.Popen[bytes]"]:
-    """A process that publishes, and now and then activates the first version; killed at the end."""
+    """A process that publishes, and now and then activates an older version; killed at the end."""
     folder = str(versions.pointer.parent)
     command = [sys.executable, "-c", PUBLISHER, folder, str(rounds), str(random.random())]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
