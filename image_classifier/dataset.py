@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,6 +20,9 @@ FOLDS = 5
 MIN_TRAINING_IMAGES = 2  # of each class, before any image of it is held out
 
 
+# On which side of a split that somebody has made an image is; "" where the content decides.
+Part = Literal["", "train", "val"]
+
 # The image's class or, where several may be right, the set of its classes.
 Label = str | frozenset[str]
 
@@ -30,6 +34,7 @@ class Sample:
     image: ImageFile
     label: Label
     name: str = ""
+    part: Part = ""
 
 
 def classes_of(label: Label) -> frozenset[str]:
@@ -87,8 +92,10 @@ def held_out(samples: Sequence[Sample]) -> list[bool]:
     """Which samples are kept for evaluation: about a fifth, chosen by the image's content.
 
     So an image is on the same side in every version. A class of which fewer than two images would be left for
-    training has none held out.
+    training has none held out. Where somebody has split the images, that counts instead.
     """
+    if is_split(samples):
+        return [sample.part == "val" for sample in samples]
     chosen = [int(sample.image.digest[:8], 16) < HELD_OUT * 2**32 for sample in samples]
     left = Counter(
         name for sample, out in zip(samples, chosen, strict=True) if not out for name in classes_of(sample.label)
@@ -97,6 +104,11 @@ def held_out(samples: Sequence[Sample]) -> list[bool]:
         out and all(left[name] >= MIN_TRAINING_IMAGES for name in classes_of(sample.label))
         for sample, out in zip(samples, chosen, strict=True)
     ]
+
+
+def is_split(samples: Sequence[Sample]) -> bool:
+    """Whether somebody has said which images are for training, and which for evaluation."""
+    return any(sample.part for sample in samples)
 
 
 def folds(samples: Sequence[Sample]) -> list[int]:
@@ -108,12 +120,13 @@ def folds(samples: Sequence[Sample]) -> list[int]:
 
 
 def write_samples(path: Path, samples: Sequence[Sample]) -> None:
-    """Keeps what a model was trained on: each sample's name, its label, and its content's digest."""
+    """Keeps what a model was trained on: each sample's name, label, digest and side of a split."""
     records = [
         {
             "name": sample.name,
             "label": sample.label if isinstance(sample.label, str) else sorted(sample.label),
             "digest": sample.image.digest,
+            **({"part": sample.part} if sample.part else {}),
         }
         for sample in samples
     ]
@@ -127,6 +140,7 @@ def read_samples(path: Path) -> list[Sample]:
             ImageFile(Path(record["name"]), record["digest"]),
             record["label"] if isinstance(record["label"], str) else frozenset(record["label"]),
             record["name"],
+            record.get("part", ""),
         )
         for record in json.loads(path.read_text(encoding="utf-8"))
     ]

@@ -7,8 +7,10 @@ the command was called wrongly, 130 after Ctrl-C.
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,16 +18,27 @@ import torch
 import typer
 
 from image_classifier.correction import correct
-from image_classifier.dataset import Sample
+from image_classifier.dataset import Label, Sample, classes_of
 from image_classifier.learning import TooFewLabels
-from image_classifier.network import BACKBONE_FILE, WeightsError, load_backbone
+from image_classifier.network import BACKBONE_FILE, Classifier, WeightsError, load_backbone
 from image_classifier.preprocessing import ImageError, limit_pixels
 from image_classifier.recipes.console import say, say_all, show_progress
 from image_classifier.recipes.errors import UsersError
 from image_classifier.recipes.examination import Examination, answers_of, embed_samples, examine_model
 from image_classifier.recipes.experiment import Experiment
 from image_classifier.recipes.exports import Target, export
-from image_classifier.recipes.folders import Finding, examine, list_folder, move, read_files, remove, samples_of, shown
+from image_classifier.recipes.folders import (
+    Finding,
+    Split,
+    examine,
+    find_split,
+    list_folder,
+    move,
+    read_files,
+    remove,
+    samples_of,
+    shown,
+)
 from image_classifier.recipes.json_export import read_export
 from image_classifier.recipes.model_folder import SavedModel, load_model, save_model
 from image_classifier.recipes.predictions import Form, find_images, predict, write_predictions
@@ -154,10 +167,11 @@ def train(
         "testing": {"path": test, "report": report},
     }
     recipe = read_recipe(config, {name: _without_none(part) for name, part in given.items()}, settings)
-    if recipe.testing.report and not recipe.testing.path:
-        raise UsersError("a report needs images to judge the model on: give --test too")
     samples = _training_samples(recipe, output, settings)
-    tests = _folder_samples(recipe.testing.path) if recipe.testing.path else []
+    test_path = recipe.testing.path or _given_tests(recipe.data.path)
+    if recipe.testing.report and not test_path:
+        raise UsersError("a report needs images to judge the model on: give --test too")
+    tests = _samples_at(test_path, None, settings) if test_path else []
     experiment = Experiment(output, recipe, samples, resume=resume)
     if experiment.finished:
         say("This training has finished already.")
@@ -168,9 +182,9 @@ def train(
     if tests:
         with _bench(settings) as bench:
             examination = _examine(bench, model, tests)
-        print(f"on {shown(recipe.testing.path or '')}: {_headline(examination.record())}")
+        print(f"on {shown(test_path or '')}: {_headline(examination.record())}")
         if recipe.testing.report:
-            write_report(recipe.testing.report, examination, f"{output.name} on {recipe.testing.path}")
+            write_report(recipe.testing.report, examination, f"{output.name} on {test_path}")
 
 
 def _without_none(part: dict[str, Any]) -> dict[str, Any]:
@@ -179,24 +193,48 @@ def _without_none(part: dict[str, Any]) -> dict[str, Any]:
 
 def _training_samples(recipe: Recipe, output: Path, settings: ClassifierSettings) -> list[Sample]:
     path = recipe.data.path
-    if path.is_file():
-        samples, left_out = read_export(path, recipe.data.images or path.parent, settings.choices)
-        say_all(left_out, "mend them, or leave them out")
-    else:
-        if recipe.data.images:
-            raise UsersError("--images is for a JSON export: a folder has its images in it")
+    if path.is_dir():
         if output.resolve().is_relative_to(path.resolve()):
             raise UsersError(f"{shown(output)} would be a class of {shown(path)}: choose an --output elsewhere")
-        samples = _folder_samples(path)
-    counts: dict[str, int] = {}
-    for sample in samples:
-        counts[str(sample.label)] = counts.get(str(sample.label), 0) + 1
-    if len(counts) < 2:
+        split = find_split(path)
+    else:
+        split = None
+    samples = _split_samples(split) if split else _samples_at(path, recipe.data.images, settings)
+    multiple = any(not isinstance(sample.label, str) for sample in samples)
+    counts = Counter(name for sample in samples for name in sorted(classes_of(sample.label)))
+    if len(counts) < 2 and not multiple:
         only = f"only the class {shown(next(iter(counts)))}" if counts else "no class with images"
         raise UsersError(f"{shown(path)} has {only}: a classifier needs two classes of at least two images each")
     for name, count in counts.items():
         if count == 1:
             say(f"{shown(name)} has one image only: it is learned, but nobody can tell how well")
+    return samples
+
+
+def _given_tests(path: Path) -> Path | None:
+    split = find_split(path) if path.is_dir() else None
+    return split.test if split else None
+
+
+def _split_samples(split: Split) -> list[Sample]:
+    """Those to train on and those to judge by, each marked; an image of both counts as one to train on."""
+    training = [replace(sample, part="train") for sample in _folder_samples(split.train)]
+    known = {sample.image.digest for sample in training}
+    judged = [replace(sample, part="val") for sample in _folder_samples(split.val)]
+    kept = [sample for sample in judged if sample.image.digest not in known]
+    if len(kept) < len(judged):
+        say(f"{len(judged) - len(kept)} images of {shown(split.val)} are in {shown(split.train)} too: left out there")
+    return [*training, *kept]
+
+
+def _samples_at(path: Path, images: Path | None, settings: ClassifierSettings) -> list[Sample]:
+    """Of a folder of class folders, or of a JSON export whose images are below `images`."""
+    if not path.is_file():
+        if images:
+            raise UsersError("--images is for a JSON export: a folder has its images in it")
+        return _folder_samples(path)
+    samples, left_out = read_export(path, images or path.parent, settings.choices)
+    say_all(left_out, "mend them, or leave them out")
     return samples
 
 
@@ -243,17 +281,21 @@ def _headline(figures: dict[str, Any]) -> str:
 @app.command()
 def evaluate(
     model: ModelFolder,
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="images in a folder for each class")],
+    source: Annotated[
+        Path, typer.Argument(metavar="DIR|FILE.json", help="images in a folder for each class, or a JSON export")
+    ],
+    images: Annotated[Path | None, typer.Option(metavar="DIR", help="where the images of a JSON export are")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="the figures as JSON")] = False,
     report: Annotated[Path | None, typer.Option(metavar="FILE", help="write an HTML report there")] = None,
 ) -> None:
     """Judges a model on images. Those that it was trained on are left out; held-out ones are not."""
     saved = load_model(model)
-    samples = _folder_samples(folder)
-    with _bench(read_settings()) as bench:
+    settings = read_settings()
+    samples = _samples_at(source, images, settings)
+    with _bench(settings) as bench:
         examination = _examine(bench, saved, samples)
     if report:
-        write_report(report, examination, f"{model.name} on {folder.name}")
+        write_report(report, examination, f"{model.name} on {source.name}")
         say(f"the report is in {shown(report)}")
     if as_json:
         print(json.dumps(examination.record(), indent=2, ensure_ascii=False))
@@ -319,7 +361,7 @@ def predict_images(
 def retrain(
     model: ModelFolder,
     img: Annotated[Path, typer.Option(metavar="FILE", help="an image that the model gets wrong")],
-    label: Annotated[str, typer.Option(help="its right class")],
+    label: Annotated[list[str], typer.Option(help="its right class; repeat it where the model gives an image several")],
     output: Annotated[
         Path | None, typer.Option(metavar="DIR", help="where the new model goes, if not in its place")
     ] = None,
@@ -327,11 +369,7 @@ def retrain(
     """Teaches a model one corrected image, at once: the last layer is trained again on what it knows."""
     saved = load_model(model)
     classifier = saved.classifier
-    if classifier.head.multiple:
-        raise UsersError("this model gives an image several labels: correct it in Label Studio")
-    if label not in classifier.classes:
-        classes = ", ".join(map(shown, classifier.classes))
-        raise UsersError(f"{shown(label)} is none of the model's classes ({classes}); a new class needs a new `train`")
+    said = _right_label(label, classifier)
     if output is None and saved.is_version:
         raise UsersError(f"{shown(model)} is a version, and versions never change: give --output")
     if output and output.exists():
@@ -339,7 +377,7 @@ def retrain(
     [file] = read_files([img])
     if isinstance(file, Finding):
         raise UsersError(str(file))
-    corrected = Sample(file, label, str(img.absolute()))
+    corrected = Sample(file, said, str(img.absolute()))
     # Steps this small only wait for each other where threads share them.
     torch.set_num_threads(1)
     with _bench(read_settings()) as bench:
@@ -363,8 +401,22 @@ def retrain(
         print(f"{when}\t{shown(answer)}\t{confidence:.4f}\theld-out accuracy {accuracy:.4f} on {done.held_out} images")
     say(f"{shown(target)} is retrained, in {time.monotonic() - started:.1f} s")
     if not done.learned:
-        say(f"It still does not say {shown(label)}: images that look the same may have another label.")
+        say(f"It still does not say {shown(' + '.join(label))}: images that look the same may have another label.")
         raise typer.Exit(1)
+
+
+def _right_label(label: list[str], classifier: Classifier) -> Label:
+    unknown = [name for name in label if name not in classifier.classes]
+    if unknown:
+        classes = ", ".join(map(shown, classifier.classes))
+        raise UsersError(
+            f"{shown(', '.join(unknown))} is none of the model's classes ({classes}); a new class needs a new `train`"
+        )
+    if classifier.head.multiple:
+        return frozenset(label)
+    if len(label) > 1:
+        raise UsersError("this model gives an image one class: give --label once")
+    return label[0]
 
 
 # --- export -----------------------------------------------------------------

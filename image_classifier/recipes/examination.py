@@ -76,7 +76,9 @@ def examine_model(lane: InferenceLane, model: SavedModel, samples: Sequence[Samp
     Raises UsersError for classes that the model does not know, and where nothing is left.
     """
     classifier = model.classifier
-    unknown = sorted({str(sample.label) for sample in samples} - set(classifier.classes))
+    unknown = sorted({name for sample in samples for name in classes_of(sample.label)} - set(classifier.classes))
+    if not classifier.head.multiple and any(len(classes_of(sample.label)) > 1 for sample in samples):
+        raise UsersError("the model gives an image one class, and these images have several: judge it on others")
     if unknown:
         raise UsersError(
             f"the model does not know {', '.join(unknown)}, but {', '.join(classifier.classes)}: "

@@ -9,7 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from image_classifier.dataset import Sample
+from image_classifier.dataset import Sample, classes_of
 from image_classifier.learning import (
     Embedded,
     compare,
@@ -39,9 +39,10 @@ class Experiment:
     def __init__(self, folder: Path, recipe: Recipe, samples: Sequence[Sample], *, resume: bool) -> None:
         """Raises UsersError where the folder is taken, or another experiment was begun in it."""
         self._folder, self._recipe, self._samples = folder, recipe, samples
+        facts = [(s.image.digest, sorted(classes_of(s.label)), s.part) for s in samples]
         self._state: dict[str, Any] = {
             "recipe": {"network": recipe.network.model_dump(), "training": recipe.training.model_dump()},
-            "images": sha256(json.dumps([(s.image.digest, str(s.label)) for s in samples]).encode()).hexdigest(),
+            "images": sha256(json.dumps(facts).encode()).hexdigest(),
             "finished": False,
         }
         begun = self._read_state()

@@ -40,6 +40,25 @@ class Listing:
     findings: list[Finding]
 
 
+@dataclass(frozen=True)
+class Split:
+    """Folders of images that somebody has split: each holds a folder for each class."""
+
+    train: Path
+    val: Path
+    test: Path | None
+
+
+def find_split(folder: Path) -> Split | None:
+    """`folder/train`, `folder/val` (or `valid`, `validation`) and perhaps `folder/test`; None for any others."""
+    found = {path.name: path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")}
+    train, test = found.pop("train", None), found.pop("test", None)
+    if train is None or len(found) != 1:
+        return None
+    [(name, val)] = found.items()
+    return Split(train, val, test) if name in ("val", "valid", "validation") else None
+
+
 def shown(path: Path | str) -> str:
     """A name on one line that every terminal can print."""
     text = str(path).encode("utf-8", "backslashreplace").decode()

@@ -1,4 +1,4 @@
-"""Label Studio's JSON export: tasks with one choice for an image, as a file that was saved from it."""
+"""Label Studio's JSON export: tasks with choices for an image, as a file that was saved from it."""
 
 import json
 from collections import Counter
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from image_classifier.dataset import Sample
+from image_classifier.dataset import Sample, classes_of
 from image_classifier.recipes.errors import UsersError
 from image_classifier.recipes.folders import Finding, read_files, shown
 
@@ -16,28 +16,30 @@ Task = dict[str, Any]
 def read_export(file: Path, images: Path, choices: str) -> tuple[list[Sample], list[str]]:
     """The samples, and why the other tasks are left out. `choices` names the tag, where there are several.
 
-    A task's last annotation that was not skipped decides. Raises UsersError for what is no such export.
+    A task's last annotation that was not skipped decides. Where any has several choices, labels are sets of them.
+    Raises UsersError for what is no such export.
     """
     tasks = _read(file)
-    labelled: list[tuple[str, Path, str]] = []
+    labelled: list[tuple[str, Path, frozenset[str]]] = []
     left_out: list[str] = []
     tag = choices or _only_tag(file, tasks)
     for number, task in enumerate(tasks, start=1):
         name = f"task {task.get('id', number)}"
-        label = _label(task, tag)
+        chosen = _chosen(task, tag)
         path = _image(task, images)
-        if not isinstance(label, str):
-            left_out.append(f"{name}: {label.problem}")
+        if not chosen:
+            left_out.append(f"{name}: not annotated")
         elif not isinstance(path, Path):
             left_out.append(f"{name}: {path.problem}")
         else:
-            labelled.append((name, path, label))
+            labelled.append((name, path, chosen))
+    multiple = any(len(chosen) > 1 for _, _, chosen in labelled)
     samples = []
-    for (name, path, label), found in zip(labelled, read_files([path for _, path, _ in labelled]), strict=True):
+    for (name, path, chosen), found in zip(labelled, read_files([path for _, path, _ in labelled]), strict=True):
         if isinstance(found, Finding):
             left_out.append(f"{name}: {found}")
         else:
-            samples.append(Sample(found, label, str(path.absolute())))
+            samples.append(Sample(found, chosen if multiple else min(chosen), str(path.absolute())))
     if not samples:
         why = f"; the first: {left_out[0]}" if left_out else ""
         raise UsersError(f"{shown(file)} has no image with a choice{why}")
@@ -80,15 +82,11 @@ def _only_tag(file: Path, tasks: list[Task]) -> str:
     return next(iter(tags), "")
 
 
-def _label(task: Task, tag: str) -> str | _Left:
-    chosen = [
-        c for region in _regions(task) if region.get("from_name") == tag for c in region["value"].get("choices", [])
-    ]
-    if not chosen:
-        return _Left("not annotated")
-    if len(chosen) > 1:
-        return _Left(f"several choices ({', '.join(map(str, chosen))}), where one is wanted")
-    return str(chosen[0])
+def _chosen(task: Task, tag: str) -> frozenset[str]:
+    """The names of the task's choices; of a nested one, which is a path, the last part."""
+    regions = (region for region in _regions(task) if region.get("from_name") == tag)
+    choices = (choice for region in regions for choice in region["value"].get("choices") or [])
+    return frozenset(str(choice[-1] if isinstance(choice, list) and choice else choice) for choice in choices)
 
 
 def _image(task: Task, images: Path) -> Path | _Left:
@@ -108,13 +106,12 @@ def _image(task: Task, images: Path) -> Path | _Left:
 
 def _without_contradictions(samples: list[Sample], left_out: list[str]) -> list[Sample]:
     """Each image once; none that is labelled in two ways."""
-    labels: dict[str, set[str]] = {}
+    labels: dict[str, set[frozenset[str]]] = {}
     for sample in samples:
-        labels.setdefault(sample.image.digest, set()).add(str(sample.label))
+        labels.setdefault(sample.image.digest, set()).add(classes_of(sample.label))
     for sample in samples:
         if len(labels[sample.image.digest]) > 1:
-            left_out.append(
-                f"{sample.name}: the same image is labelled {' and '.join(sorted(labels[sample.image.digest]))}"
-            )
+            said = sorted(" + ".join(sorted(names)) for names in labels[sample.image.digest])
+            left_out.append(f"{sample.name}: the same image is labelled {' and '.join(said)}")
     unique = {sample.image.digest: sample for sample in samples if len(labels[sample.image.digest]) == 1}
     return list(unique.values())

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from demo.backend import Backend
 from demo.digits import LABEL_CONFIG
 from demo.label_studio import LabelStudio
@@ -58,7 +60,7 @@ def test_model_of_the_command_line_is_served_and_a_version_is_evaluated(
 
     folder = next((backend.folder / "models" / "projects").glob(f"*/versions/{version}"))
     figures = json.loads(run("image_classifier", "evaluate", folder, tmp_path / "test", "--json"))
-    assert figures["accuracy"] == right / 40
+    assert figures["accuracy"] == pytest.approx(right / 40)
     images = [path for path, _ in digits[400:440]]
     answers = json.loads(run("image_classifier", "predict", folder, *images, "--json"))
     assert [answer["prediction"] for answer in answers] == in_label_studio

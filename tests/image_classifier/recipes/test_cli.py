@@ -62,6 +62,23 @@ def model(trained: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "model"))
 
 
+@pytest.fixture
+def several(folder: Path, tmp_path: Path) -> Path:
+    """An export in which a 0 is also `round`, and a 2 too, but for one each."""
+    tasks = []
+    for number, path in enumerate(sorted(folder.rglob("*.png"))):
+        digit = path.parent.name
+        result = {
+            "from_name": "digit",
+            "type": "choices",
+            "value": {"choices": [digit, *("round" for _ in digit if digit != "1")]},
+        }
+        tasks.append({"id": number, "data": {"image": f"{digit}/{path.name}"}, "annotations": [{"result": [result]}]})
+    file = tmp_path / "export.json"
+    file.write_text(json.dumps(tasks))
+    return file
+
+
 # --- train ------------------------------------------------------------------
 
 
@@ -94,6 +111,44 @@ def test_all_layers_are_trained_where_that_is_asked_for(run: Command, folder: Pa
     assert "training all layers: epoch 1/1" in said.err
     assert sorted(path.name for path in Path("out").iterdir()) == ["full", "head", "training.json"]
     assert load_model(Path("out")).classifier.backbone.origin == "fine-tuned"
+
+
+def test_several_labels_of_an_image_are_learned_judged_and_corrected(
+    run: Command, several: Path, folder: Path, others: Path
+) -> None:
+    assert run(*TRAIN, several, "--images", folder, "--epochs", 8).status == 0
+    saved = load_model(Path("model"))
+    assert (saved.classifier.head.multiple, saved.classifier.classes) == (True, ("0", "1", "2", "round"))
+
+    image = next((others / "0").iterdir())
+    said = run("retrain", "model", "--img", image, "--label", "1", "--label", "round")
+    assert (said.status, said.out.splitlines()[1].split("\t")[1]) == (0, "1 + round"), said
+    [answer] = json.loads(run("predict", "model", image, "--json").out)
+    assert answer["prediction"] == "1 + round"
+    assert "twelve is none of the model's classes" in run("retrain", "model", "--img", image, "--label", "twelve").error
+
+    figures = json.loads(run("evaluate", "model", several, "--images", folder, "--json").out)
+    assert set(figures["per_class"]) == {"0", "1", "2", "round"}
+    assert figures["images"] == sum(held_out(saved.samples))
+
+
+def test_given_folders_split_the_images(run: Command, folder: Path, others: Path, tmp_path: Path) -> None:
+    given = tmp_path / "given"
+    for name, source in (("train", folder), ("val", others), ("test", others)):
+        shutil.copytree(source, given / name)
+    shutil.copy(next((folder / "0").iterdir()), given / "val/0/again.png")
+
+    said = run(*TRAIN, given, "--epochs", 2)
+
+    assert said.status == 0
+    assert "on 12 images" in said.out.splitlines()[0]
+    assert "by held-out images" in said.out.splitlines()[0]
+    assert said.out.splitlines()[1].startswith(f"on {given}/test: accuracy")
+    assert "1 images of" in said.err
+    saved = load_model(Path("model"))
+    assert sum(held_out(saved.samples)) == 12
+    figures = json.loads(run("evaluate", "model", given / "val", "--json").out)
+    assert (figures["images"], figures["left_out"]["trained_on"]) == (12, 1)
 
 
 def test_another_network_is_trained_and_answers_for_itself(run: Command, folder: Path, others: Path) -> None:

@@ -82,16 +82,29 @@ def test_the_last_annotation_that_was_not_skipped_decides(
         ([], "not annotated"),
         ([annotation("Cat", was_cancelled=True)], "not annotated"),
         ([annotation()], "not annotated"),
-        ([annotation("Cat", "Dog")], "several choices (Cat, Dog)"),
     ],
 )
-def test_a_task_without_one_choice_is_left_out(
+def test_a_task_without_a_choice_is_left_out(
     annotations: list[dict[str, Any]], why: str, images: Path, tmp_path: Path
 ) -> None:
     file = export(tmp_path, task("c.png", annotation("Cat")), task("a.png", *annotations, number=7))
     samples, [problem] = read_export(file, images, "")
     assert len(samples) == 1
     assert problem.startswith(f"task 7: {why}")
+
+
+def test_where_a_task_has_several_choices_labels_are_sets(images: Path, tmp_path: Path) -> None:
+    file = export(tmp_path, task("a.png", annotation("Cat", "Dog")), task("c.png", annotation("Cat"), number=2))
+    samples, left_out = read_export(file, images, "")
+    assert [sample.label for sample in samples] == [frozenset({"Cat", "Dog"}), frozenset({"Cat"})]
+    assert left_out == []
+
+
+def test_of_a_nested_choice_the_last_part_counts(images: Path, tmp_path: Path) -> None:
+    nested = annotation("Cat")
+    nested["result"][0]["value"]["choices"] = [["Animal", "Cat"]]
+    [sample], _ = read_export(export(tmp_path, task("a.png", nested)), images, "")
+    assert sample.label == "Cat"
 
 
 def test_of_several_tags_one_must_be_named(images: Path, tmp_path: Path) -> None:
