@@ -128,7 +128,10 @@ def train(
     epochs: Annotated[int | None, typer.Option(help="passes over the images [EPOCHS]")] = None,
     batch_size: Annotated[int | None, typer.Option(help="images in a step [BATCH_SIZE]")] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(help="of the body; the head's is ten times [LEARNING_RATE]")
+        str | None,
+        typer.Option(
+            "--learning-rate", "--lr", metavar="RATE|auto", help="of the body; the head's is ten times [LEARNING_RATE]"
+        ),
     ] = None,
     momentum: Annotated[float | None, typer.Option(help="of SGD [MOMENTUM]")] = None,
     lr_step_size: Annotated[int | None, typer.Option(help="epochs until the rate falls [LR_STEP_SIZE]")] = None,
@@ -177,6 +180,8 @@ def train(
         say("This training has finished already.")
     else:
         _run(experiment, recipe, settings, output)
+    if experiment.found_rate is not None:
+        say(f"learning rate {experiment.found_rate:g}, as found; {shown(experiment.rate_chart)} has the curve")
     model = load_model(output)
     _print_figures(model)
     if tests:

@@ -9,7 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from image_classifier.dataset import Sample, classes_of
+from image_classifier.dataset import Sample, classes_of, held_out, targets_of
 from image_classifier.learning import (
     Embedded,
     compare,
@@ -21,14 +21,17 @@ from image_classifier.learning import (
 )
 from image_classifier.network import Backbone, Classifier
 from image_classifier.preprocessing import ImageError
+from image_classifier.rate_range import range_of_all_layers, range_of_head
 from image_classifier.recipes.errors import UsersError
 from image_classifier.recipes.folders import shown
 from image_classifier.recipes.model_folder import FULL, HEAD, save_model
+from image_classifier.recipes.rate_chart import write_rate_chart
 from image_classifier.recipes.recipe import Recipe
 from image_classifier.recipes.workbench import Workbench
-from image_classifier.training import Hyperparameters, Progress
+from image_classifier.training import Hyperparameters, Progress, train_head
 
 STATE_FILE = "training.json"
+RATE_CHART = "learning-rate.svg"
 CHECKPOINT_FILE = "checkpoint.safetensors"
 AUTO_SECONDS = 3600.0  # that the mode auto gives to training all layers at most
 
@@ -90,24 +93,62 @@ class Experiment:
 
         After KeyboardInterrupt the folder holds the best so far, if there is any.
         """
-        hyperparameters = self._recipe.training.hyperparameters()
         embedded = self._embed(bench, backbone, self._samples, progress)
         classes = order_classes(embedded.samples, (), ())
+        mode = self._recipe.training.mode
+        all_layers = mode == "full" or (mode == "auto" and pays_for_all_layers(backbone, embedded.samples))
+        hyperparameters = self._told(backbone, embedded, classes, all_layers, progress)
         best = learn_head(backbone, embedded, classes, hyperparameters, progress)
         save_model(best, embedded.samples, self._folder / HEAD)
-        mode = self._recipe.training.mode
-        if mode == "full" or (mode == "auto" and pays_for_all_layers(backbone, embedded.samples)):
+        if all_layers:
             try:
-                self._all_layers(bench, best, embedded, hyperparameters, progress)
+                self._all_layers(bench, best, embedded, hyperparameters, hyperparameters.epochs, progress)
             except KeyboardInterrupt:
                 if self._checkpoint.exists():
                     # No more epochs: what the checkpoint has is made a model of.
-                    self._all_layers(bench, best, embedded, replace(hyperparameters, epochs=0), progress)
+                    self._all_layers(bench, best, embedded, hyperparameters, 0, progress)
                 raise
         self._state["finished"] = True
         self._write_state()
         self._checkpoint.unlink(missing_ok=True)
         return embedded.broken
+
+    def _told(
+        self,
+        backbone: Backbone,
+        embedded: Embedded,
+        classes: Sequence[str],
+        all_layers: bool,
+        progress: Progress,
+    ) -> Hyperparameters:
+        """The recipe's; a learning rate that is to be found is found once, on the images that are not held out."""
+        told = self._recipe.training.hyperparameters()
+        if self._recipe.training.learning_rate != "auto":
+            return told
+        if "learning_rate" not in self._state:
+            rows = [row for row, out in enumerate(held_out(embedded.samples)) if not out]
+            samples, embeddings = [embedded.samples[row] for row in rows], embedded.embeddings[rows]
+            if all_layers:
+                targets = targets_of([sample.label for sample in samples], classes)
+                head = train_head(embeddings, targets, len(classes), told, progress)
+                found = range_of_all_layers(backbone, head, samples, classes, told, progress)
+            else:
+                found = range_of_head(embeddings, samples, classes, told, progress)
+            write_rate_chart(self.rate_chart, found)
+            self._state["learning_rate"] = found.chosen
+            self._write_state()
+        return replace(told, learning_rate=self._state["learning_rate"])
+
+    @property
+    def rate_chart(self) -> Path:
+        """The picture of how it was found."""
+        return self._folder / RATE_CHART
+
+    @property
+    def found_rate(self) -> float | None:
+        """The learning rate, where it was to be found."""
+        rate = self._state.get("learning_rate")
+        return None if rate is None else float(rate)
 
     def _embed(self, bench: Workbench, backbone: Backbone, samples: Sequence[Sample], progress: Progress) -> Embedded:
         bench.embed_ahead(backbone, [sample.image for sample in samples], progress)
@@ -119,14 +160,16 @@ class Experiment:
         start: Classifier,
         embedded: Embedded,
         told: Hyperparameters,
+        epochs: int,
         progress: Progress,
     ) -> Classifier:
         """The better one of `start` and what training all layers makes of it; in the mode full always the latter."""
         auto = self._recipe.training.mode == "auto"
         seconds = AUTO_SECONDS if auto else float("inf")
-        backbone = tune(start, embedded.samples, told, self._checkpoint, progress, seconds=seconds)
+        tuning = replace(told, epochs=epochs)
+        backbone = tune(start, embedded.samples, tuning, self._checkpoint, progress, seconds=seconds)
         again = self._embed(bench, backbone, embedded.samples, progress)
-        tuned = learn_head(backbone, again, start.classes, self._recipe.training.hyperparameters(), progress)
+        tuned = learn_head(backbone, again, start.classes, told, progress)
         comparison = compare(bench.lane, start, tuned, embedded.samples)
         if auto and not (comparison and comparison.better):
             shutil.rmtree(self._folder / FULL, ignore_errors=True)

@@ -2,14 +2,25 @@
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from image_classifier.recipes.errors import UsersError
 from image_classifier.recipes.folders import shown
 from image_classifier.settings import ClassifierSettings, PositiveFloat, PositiveInt, TrainMode
 from image_classifier.training import Hyperparameters
+
+
+def _rate(value: Any) -> Any:
+    """A number greater than 0, or the word; said in one sentence where it is neither."""
+    try:
+        if value == "auto" or 0 < float(value) < float("inf"):
+            return value
+    except (TypeError, ValueError):
+        pass
+    raise PydanticCustomError("rate", "give a finite number greater than 0, or auto")
 
 
 class _Section(BaseModel):
@@ -37,7 +48,7 @@ class Training(_Section):
     mode: TrainMode
     epochs: PositiveInt
     batch_size: PositiveInt
-    learning_rate: PositiveFloat
+    learning_rate: Annotated[PositiveFloat | Literal["auto"], BeforeValidator(_rate)]
     momentum: Annotated[float, Field(ge=0, lt=1)]
     lr_step_size: PositiveInt
     lr_gamma: Annotated[float, Field(gt=0, le=1)]
@@ -45,7 +56,9 @@ class Training(_Section):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
 
     def hyperparameters(self) -> Hyperparameters:
-        return Hyperparameters(**self.model_dump(exclude={"mode"}))
+        """The usual learning rate stands where it is yet to be found."""
+        left_out = {"mode", "learning_rate"} if self.learning_rate == "auto" else {"mode"}
+        return Hyperparameters(**self.model_dump(exclude=left_out))
 
 
 class Testing(_Section):

@@ -151,6 +151,23 @@ def test_given_folders_split_the_images(run: Command, folder: Path, others: Path
     assert (figures["images"], figures["left_out"]["trained_on"]) == (12, 1)
 
 
+@pytest.mark.parametrize("mode", ["head", "full"])
+def test_the_learning_rate_is_found_and_its_curve_kept(run: Command, folder: Path, mode: str) -> None:
+    said = run(*TRAIN, folder, "--lr", "auto", "--mode", mode, "--epochs", 1)
+    assert said.status == 0
+    rate = json.loads(Path("model/training.json").read_text())["learning_rate"]
+    assert f"learning rate {rate:g}, as found; model/learning-rate.svg has the curve" in said.err
+    assert load_model(Path("model")).classifier.record["settings"]["learning_rate"] == rate
+    assert Path("model/learning-rate.svg").read_text().count("<circle") > 10
+    assert run(*TRAIN, folder, "--lr", "auto", "--mode", mode, "--epochs", 1, "--resume").status == 0
+
+
+@pytest.mark.parametrize("rate", ["fast", "0", "-1", "nan"])
+def test_a_learning_rate_of_no_sense_is_named(run: Command, folder: Path, rate: str) -> None:
+    error = run(*TRAIN, folder, "--lr", rate).error
+    assert f"training.learning_rate = '{rate}': give a finite number greater than 0, or auto" in error
+
+
 def test_another_network_is_trained_and_answers_for_itself(run: Command, folder: Path, others: Path) -> None:
     trained = run(*TRAIN, folder, "--network", "mobilenet_v3_small", "--mode", "full", "--epochs", 1)
     assert (trained.status, load_model(Path("model")).classifier.backbone.network) == (0, "mobilenet_v3_small")
@@ -185,7 +202,7 @@ def nothing_but_broken(folder: Path) -> Path:
         (lambda f: f, ["--output", "{folder}/model"], "would be a class of"),
         (lambda f: f, ["--output", "{folder}"], "would be a class of"),
         (lambda f: f, ["--epochs", "0"], "training.epochs = 0: input should be greater than 0"),
-        (lambda f: f, ["--learning-rate", "nan"], "training.learning_rate = nan"),
+        (lambda f: f, ["--learning-rate", "nan"], "training.learning_rate = 'nan'"),
         (lambda f: f, ["--images", "."], "--images is for a JSON export"),
         (lambda f: f, ["--weights", "gone.pth"], "there is no such file; give a file, `imagenet` or `none`"),
         (lambda f: f, ["--report", "r.html"], "give --test too"),

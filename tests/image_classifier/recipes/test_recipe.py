@@ -75,7 +75,7 @@ def test_without_a_file_the_environment_says_all_but_the_data() -> None:
         ("epochs = 3", r"epochs stands in no section; there are \[data\], \[network\]"),
         ("[training]\nepochs = 0", "training.epochs = 0: input should be greater than 0"),
         ("[training]\nepochs = 1.5", "training.epochs = 1.5: input should be a valid integer"),
-        ("[training]\nlearning_rate = inf", "training.learning_rate = inf: input should be a finite number"),
+        ("[training]\nlearning_rate = inf", "training.learning_rate = inf: give a finite number"),
         ("[training]\nmomentum = 1", "training.momentum = 1: input should be less than 1"),
         ("[training]\nmode = 'all'", "training.mode = 'all': input should be 'auto', 'head' or 'full'"),
         ("[network]\nweights = 3", "network.weights = 3: input should be a valid string"),
