@@ -29,6 +29,8 @@ from my_backend.settings import Settings
 log = logging.getLogger(__name__)
 
 MAX_CACHE_BYTES = 20_000_000_000
+MAX_URLS = 1_000_000  # that the cache on disk knows the content of
+MAX_KNOWN = 100_000  # of them in memory
 MAX_AGE = 24 * 3600.0  # seconds for which a URL's content is taken to be the same; uploads never change
 PARALLEL = 16
 
@@ -206,21 +208,31 @@ class Media:
         path = self._contents / digest
         if not path.exists():
             with NamedTemporaryFile(dir=self._contents, prefix=".", delete=False) as part:
-                part.write(body)
+                try:
+                    part.write(body)
+                    part.flush()
+                except OSError:  # the disk is full: what is there of it must not stay
+                    os.unlink(part.name)
+                    raise
             os.replace(part.name, path)
         key, known = self._key(request), (digest, time.time())
         files.write_json(self._urls / key, known, mode=0o600, durable=False)
+        if len(self._known) >= MAX_KNOWN:
+            self._known.clear()
         self._known[key] = known
         self._trim(len(body))
         return MediaFile(path, digest)
 
     def _trim(self, added: int) -> None:
-        """Removes the oldest contents where the cache has grown too large; looks after each hundredth of its size."""
+        """Removes the oldest where the cache has grown too large; looks after each hundredth of its size."""
         with self._trim_lock:
             self._written += added
             if self._written < MAX_CACHE_BYTES / 100:
                 return
             self._written = 0
+            notes = sorted((stat.st_mtime, path) for path, stat in _stats(self._urls))
+            for _, path in notes[: max(0, len(notes) - MAX_URLS)]:
+                path.unlink(missing_ok=True)
             stats = sorted((stat.st_mtime, stat.st_size, path) for path, stat in _stats(self._contents))
             surplus = sum(size for _, size, _ in stats) - MAX_CACHE_BYTES
             for _, size, path in stats:
@@ -317,4 +329,6 @@ def _explain_status(status: int, is_label_studio: bool) -> str:
             "Label Studio answered 404: the file is gone or, for local files, no Local Files storage of the project "
             "covers it"
         )
+    if status >= 500 and is_label_studio:
+        return f"Label Studio answered {status}, as it does for an upload that is gone; its own log says why"
     return f"its server answered {status}"

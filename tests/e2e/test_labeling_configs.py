@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from demo.backend import Backend
 from demo.label_studio import Choices, LabelStudio
@@ -56,6 +57,22 @@ CASES = {
         lambda digit: f"{parity(digit).capitalize()} number",
         parity,
         ("even", "odd"),
+    ),
+    "predicted values": Case(
+        f"""<View>{IMAGE}<Choices name="digit" toName="image">
+          <Choice value="even" predicted_values="gerade,pair"/><Choice value="odd" predicted_values="ungerade"/>
+          </Choices></View>""",
+        lambda digit: "ungerade" if digit % 2 else "Gerade",
+        parity,
+        ("even", "odd"),
+    ),
+    "several images": Case(
+        f"""<View><Image name="other" value="$other"/>{IMAGE}
+          <Choices name="digit" toName="image"><Choice value="even"/><Choice value="odd"/></Choices></View>""",
+        parity,
+        parity,
+        ("even", "odd"),
+        {"other": "http://10.0.0.1/never-asked.png"},
     ),
     "several": Case(
         f"""<View>{IMAGE}<Choices name="digit" toName="image" choice="multiple">
@@ -129,6 +146,9 @@ def test_config_is_learned_and_answered(name: str, label_studio: LabelStudio, ba
 def test_config_with_nothing_to_learn_is_connected_and_says_why(
     config: str, reason: str, label_studio: LabelStudio, backend: Backend
 ) -> None:
+    checked = requests.post(f"{backend.url}/validate", json={"config": config}, timeout=30).json()
+    assert not checked["valid"]
+    assert reason in checked["message"]
     project = label_studio.create_project("nothing to learn", config)
     connection = label_studio.connect(project, backend.url)
 

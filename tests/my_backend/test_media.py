@@ -1,5 +1,6 @@
 import base64
 import os
+import resource
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -466,3 +467,35 @@ def test_limits_are_settings(make_settings: MakeSettings, pool: ThreadPoolExecut
     assert "IMAGE_READ_SECONDS" in why_not_with("/slow", image_read_seconds=0.05)
     allowed = make_settings(image_hosts=("127.0.0.1",), max_image_bytes=len(PNG), image_redirects=1)
     open_media_as_set(allowed, None, pool).fetch(MediaRequest(f"{server.url}/redirect"))
+
+
+def test_oldest_urls_go_when_there_are_too_many(
+    open_media: OpenMedia, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(media_module, "MAX_CACHE_BYTES", 100 * len(PNG))  # looks after each image
+    monkeypatch.setattr(media_module, "MAX_URLS", 3)
+    monkeypatch.setattr(media_module, "MAX_KNOWN", 2)
+    server = start()
+    media = open_media(None, server.host)
+
+    for number in range(8):
+        media.fetch(MediaRequest(f"{server.url}/?signature={number}"))
+
+    assert len(list((tmp_path / "media" / "urls").iterdir())) == 3
+    assert len(list((tmp_path / "media" / "contents").iterdir())) == 1
+    asked = len(server.seen)
+    assert content(media.fetch(MediaRequest(f"{server.url}/?signature=7"))) == PNG
+    assert len(server.seen) == asked
+
+
+def test_on_a_full_disk_nothing_is_left_of_an_image(open_media: OpenMedia, start: Start, tmp_path: Path) -> None:
+    server = start(lambda seen: Reply(200, PNG.ljust(200_000)))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        said = why_not(open_media(None, server.host), server.url)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    assert "File too large" in said
+    assert stored(tmp_path) == []
