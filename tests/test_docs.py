@@ -9,6 +9,7 @@ from image_classifier.settings import ClassifierSettings
 from my_backend.settings import Settings
 
 ROOT = Path(__file__).parents[1]
+COMPATIBILITY = (ROOT / "docs" / "compatibility.md").read_text("utf-8")
 SETTINGS = sorted({name.upper() for model in (Settings, ClassifierSettings) for name in model.model_fields})
 
 
@@ -50,3 +51,21 @@ def test_every_module_is_in_the_picture_of_the_house() -> None:
         if path.stem not in ("__init__", "__main__")
     ]
     assert [module for module in modules if not re.search(rf"\b{module}\b", picture)] == []
+
+
+def test_every_test_that_is_named_exists() -> None:
+    named = re.findall(r"`(tests/[a-z_0-9/]+\.py)::(test_\w+)(?:\[([^\]]+)\])?`", COMPATIBILITY)
+    assert len(named) > 40
+    for path, test, case in named:
+        text = (ROOT / path).read_text("utf-8")
+        assert re.search(rf"^def {test}\(", text, re.MULTILINE), f"{path}::{test}"
+        assert not case or f'"{case}"' in text, f"{path}::{test}[{case}]"
+
+
+def test_every_row_of_compatibility_names_a_test() -> None:
+    section = ""
+    for line in COMPATIBILITY.splitlines():
+        if line.startswith("## "):
+            section = line
+        if line.startswith("| ") and not line.startswith("| what |"):
+            assert "`tests/" in line or section == "## Annotations", line
