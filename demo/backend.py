@@ -79,6 +79,10 @@ class Backend:
         """Ends a job."""
         self._request("POST", f"/api/jobs/{job}/cancel")
 
+    def set(self, **settings: str) -> None:
+        """Changes settings; they hold from the next start."""
+        self._settings |= settings
+
     def kill(self) -> None:
         """Ends the server as a crash does (kill -9); entering the block again starts it on the same folder."""
         self._process.kill()

@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,7 +16,7 @@ from my_backend.troubles import Trouble
 log = logging.getLogger(__name__)
 
 WELL_SECONDS = 600.0  # between two looks at a project that had no trouble
-TROUBLED_SECONDS = 20.0
+TROUBLED_SECONDS = 20.0  # where there is some; each time twice as long as before
 LOOK_SECONDS = 1.0  # how soon a new project is looked at
 STOP_SECONDS = 1.0  # Label Studio may be slow to answer
 
@@ -29,6 +29,7 @@ class Finding:
 
     connected: bool | None  # None where Label Studio could not be asked
     troubles: tuple[Trouble, ...]
+    pause: float  # seconds until the next look
     next_look: float  # monotonic
 
 
@@ -39,6 +40,7 @@ class Checkup:
         self._settings, self._projects = settings, projects
         self._found: dict[str, Finding] = {}
         self._wanted = threading.Event()
+        self._presses = 0
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="checkup", daemon=True)
 
@@ -61,7 +63,8 @@ class Checkup:
 
     def look_again(self) -> None:
         """Asks about all projects soon, and returns at once."""
-        self._found = {uid: Finding(one.connected, one.troubles, 0.0) for uid, one in self._found.items()}
+        self._presses += 1  # what is just being asked may be answered with what was before
+        self._found = {uid: replace(one, pause=0.0, next_look=0.0) for uid, one in list(self._found.items())}
         self._wanted.set()
 
     def _run(self) -> None:
@@ -70,13 +73,15 @@ class Checkup:
             for project in projects:
                 known = self._found.get(project.uid)
                 if not self._stopping and (known is None or known.next_look < time.monotonic()):
-                    self._found[project.uid] = self._look(project)
+                    presses = self._presses
+                    found = self._look(project, known.pause if known else 0.0)
+                    self._found[project.uid] = found if presses == self._presses else replace(found, next_look=0.0)
             for gone in self._found.keys() - {project.uid for project in projects}:
                 del self._found[gone]
             self._wanted.wait(LOOK_SECONDS)
             self._wanted.clear()
 
-    def _look(self, project: Project) -> Finding:
+    def _look(self, project: Project, before: float) -> Finding:
         connected: bool | None = None
         try:
             label_studio = find_label_studio(self._settings, self._projects.credentials(project.uid))
@@ -89,10 +94,13 @@ class Checkup:
         except Exception:
             log.exception("project %s could not be looked up in Label Studio", project.uid)
             troubles = []
-        pause = TROUBLED_SECONDS if troubles else WELL_SECONDS
-        return Finding(connected, tuple(troubles), time.monotonic() + pause)
+        pause = min(WELL_SECONDS, max(TROUBLED_SECONDS, 2 * before)) if troubles else WELL_SECONDS
+        return Finding(connected, tuple(troubles), pause if troubles else 0.0, time.monotonic() + pause)
 
     def _ask(self, label_studio: LabelStudio, project: Project) -> tuple[bool, list[Trouble]]:
+        title = label_studio.project(project.id).get("title")
+        if isinstance(title, str):  # /setup does not tell it
+            self._projects.remember(project.uid, title=title)
         backends = label_studio.backends(project.id)
         if not backends:
             return False, [

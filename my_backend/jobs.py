@@ -93,9 +93,10 @@ class JobStore:
         return self._read(self._folder.glob(f"{project}/jobs/*.json"))
 
     def newest(self, project: str, count: int) -> list[Job]:
-        """The newest first; reads no more records than these, however many there are."""
-        names = sorted(self._folder.glob(f"{project}/jobs/*.json"), key=_age, reverse=True)
-        return self._read(names[:count])[::-1]
+        """The newest first; reads no more records than these, and others of the same second, however many there are."""
+        paths = sorted(self._folder.glob(f"{project}/jobs/*.json"), key=_second, reverse=True)
+        oldest = _second(paths[count - 1]) if len(paths) >= count else ""
+        return self._read(path for path in paths if _second(path) >= oldest)[::-1][:count]
 
     def all(self) -> list[Job]:
         return self._read(self._folder.glob("*/jobs/*.json"))
@@ -153,9 +154,9 @@ class JobStore:
         return self._folder / project / "jobs" / f"{job_id}.json"
 
 
-def _age(path: Path) -> str:
-    """What follows the kind in a job's name: the second of its creation."""
-    return path.name.partition("-")[2]
+def _second(path: Path) -> str:
+    """The second of a job's creation, as its name has it after the kind."""
+    return path.name.partition("-")[2].partition("-")[0]
 
 
 def new_job(project: str, kind: Kind, cause: str) -> Job:

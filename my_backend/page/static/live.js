@@ -9,7 +9,7 @@ const UNREACHED = "The backend does not answer. The page goes on trying.";
 
 export function follow(changed) {
   let tag = "", timer, unreached = false, asking = false;
-  const place = () => document.getElementById("live");
+  const place = () => document.getElementById("content");
 
   async function look() {
     if (asking) return;
@@ -39,7 +39,7 @@ export function follow(changed) {
   function change(fresh) {
     tellAges(fresh);
     const wasBusy = place().dataset.busy === "yes";
-    for (const id of ["live", "nav-trouble"]) morph(document.getElementById(id), fresh.getElementById(id));
+    for (const id of ["content", "nav-trouble"]) morph(document.getElementById(id), fresh.getElementById(id));
     changed();
     if (wasBusy && place().dataset.busy === "no") say(finished());
   }

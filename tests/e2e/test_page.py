@@ -1,0 +1,378 @@
+"""The page in a real browser, on a real backend and a real Label Studio."""
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect
+
+from demo.backend import Backend
+from demo.label_studio import LabelStudio
+from tests.e2e.browser import WAIT, chromium, opened
+from tests.e2e.test_working_loop import live, make_project, wait_for, wait_for_new_version
+
+Digits = list[tuple[Path, str]]
+Serve = Callable[..., Backend]
+
+expect.set_options(timeout=WAIT)
+QUICK = {"IMAGE_SIZE": "64", "RETRAIN_AFTER_ANNOTATIONS": "0", "WEIGHTS": "none"}
+EVIL = '<img src=x onerror="alert(1)">'
+ARABIC = "قطة"  # runs from right to left
+CONFIG = f"""<View><Image name="image" value="$image"/>
+<Choices name="digit" toName="image" choice="single">
+<Choice value="{EVIL.replace("<", "&lt;").replace('"', "&quot;")}"/><Choice value="{ARABIC}"/><Choice value="2"/>
+</Choices></View>"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
+
+
+@dataclass(frozen=True)
+class Site:
+    """A project with two versions, some predictions, and an image that cannot be had."""
+
+    backend: Backend
+    project: int
+    versions: tuple[str, str]
+
+    @property
+    def url(self) -> str:
+        return f"{self.backend.url}/projects/{self.project}"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, label_studio: LabelStudio, digits: Digits) -> Iterator[Site]:
+    with Backend(tmp_path_factory.mktemp("site"), label_studio, **QUICK, TRAIN_MODE="head") as backend:
+        project, truth, others = make_project(label_studio, digits, annotated=60, others=12)
+        connection = label_studio.connect(project, backend.url)
+        label_studio.start_training(connection)
+        first = wait_for_new_version(backend, project, "untrained")
+        label_studio.annotate(others[0], truth[others[0]])
+        label_studio.start_training(connection)
+        second = wait_for_new_version(backend, project, first)
+        label_studio.retrieve_predictions(project, others[1:])
+        yield Site(backend, project, (first, second))
+
+
+def test_a_training_is_watched_from_the_first_step_to_the_last(
+    browser: Browser, label_studio: LabelStudio, digits: Digits, serve: Serve
+) -> None:
+    backend = serve(**QUICK, TRAIN_MODE="full", EPOCHS="8")
+    with opened(browser, backend.url) as page:
+        expect(page.get_by_role("heading", name="No project is connected yet")).to_be_visible()
+        project, _, _ = make_project(label_studio, digits, annotated=120, others=2)
+        connection = label_studio.connect(project, backend.url)
+        page.get_by_role("link", name="digits").click()
+        expect(page.get_by_text("Nothing is learned yet")).to_be_visible()
+        # What the page shows meanwhile, looked at whenever it changes.
+        page.evaluate("""() => {
+            window.seen = {done: [], svgs: 0, points: 0, left: 0};
+            new MutationObserver(() => {
+                const bar = document.querySelector('.training progress');
+                if (bar && bar.hasAttribute('value')) seen.done.push(bar.value);
+                seen.svgs = Math.max(seen.svgs, document.querySelectorAll('.training svg').length);
+                seen.points = Math.max(seen.points, document.querySelectorAll('.training .dot').length);
+                if (/ left in this step/.test(document.body.innerText)) seen.left++;
+            }).observe(document.body, {subtree: true, childList: true, attributes: true, characterData: true});
+        }""")
+        page.get_by_role("button", name="Train now").click()
+        expect(page.locator("#said")).to_contain_text("A training was started.")
+        expect(page.get_by_role("cell", name="Finished")).to_be_visible(timeout=3 * WAIT)
+
+        seen = page.evaluate("window.seen")
+        assert seen["done"] == sorted(seen["done"]), "it never goes back"
+        assert seen["done"][0] < 0.3
+        assert seen["done"][-1] > 0.85
+        assert seen["svgs"] == 2, "the curves of loss and accuracy"
+        assert seen["points"] > 6
+        assert seen["left"] > 0
+        expect(page.locator("#said")).to_contain_text("The training has ended.")
+        expect(page.get_by_role("heading", name="Live v")).to_be_visible()
+
+        page.get_by_role("button", name="Train now").click()
+        page.get_by_role("button", name="Cancel").first.click()
+        expect(page.get_by_role("cell", name="Canceled")).to_be_visible()
+        label_studio.backend(connection)
+
+
+def test_an_older_version_is_made_live_and_two_are_compared(browser: Browser, site: Site) -> None:
+    first, second = site.versions
+    with opened(browser, f"{site.url}/versions") as page:
+        expect(page.locator(f"#version-{second} .chip")).to_have_text("live")
+        page.get_by_role("button", name="Make live: v1").click()
+        expect(page.locator(f"#version-{first} .chip")).to_have_text("live")
+        assert wait_for(lambda: live(site.backend, site.project) == first, "the rollback")
+        expect(page.locator("#said")).to_have_text("v1 is live.")
+
+        page.get_by_role("link", name="v2", exact=True).click()
+        page.get_by_role("button", name="Compare").click()
+        expect(page.locator("#comparison thead")).to_contain_text("v1")
+        expect(page.locator("#comparison")).to_contain_text("Accuracy")
+        expect(page.locator(".confusion tbody tr")).to_have_count(10)
+        page.get_by_role("button", name="Make live").click()
+        expect(page.locator("#version-title .chip")).to_have_text("live")
+        assert wait_for(lambda: live(site.backend, site.project) == second, "the newer one again")
+
+
+DROP = """([bytes, name]) => {
+    const data = new DataTransfer();
+    data.items.add(new File([new Uint8Array(bytes)], name, {type: "image/png"}));
+    document.getElementById("drop").dispatchEvent(new DragEvent("drop", {dataTransfer: data, bubbles: true}));
+}"""
+
+
+def test_an_image_is_dropped_and_corrected(browser: Browser, site: Site, digits: Digits) -> None:
+    path, label = random.Random(1).choice(digits)
+    wrong = str((int(label) + 1) % 10)  # so that there is something to learn in any case
+    with opened(browser, f"{site.url}/try") as page:
+        page.evaluate(DROP, [list(path.read_bytes()), path.name])
+        expect(page.locator("#scores tbody tr")).to_have_count(10)
+        page.get_by_role("radio", name=wrong, exact=True).check()
+        page.get_by_role("button", name="Teach it").click()
+
+        expect(page.locator("#took")).to_contain_text("Learned in ")
+        expect(page.locator("#prediction")).to_have_text(wrong)
+        expect(page.locator("#before-after tbody tr")).to_have_count(10)
+        before, after = page.locator(f"#before-after tr:has(bdi:text-is('{wrong}')) td").all_inner_texts()
+        print(page.locator("#took").inner_text(), before, "→", after)
+        assert float(after.split()[0]) > float(before.split()[0])
+
+        page.get_by_label("or its address").fill(f"{site.backend.url}/nothing.png")
+        page.get_by_role("button", name="Predict").click()
+        expect(page.get_by_role("alert")).to_contain_text("nothing.png")
+
+        page.evaluate(DROP, [[60, 115, 118, 103, 62], "evil.png"])
+        expect(page.get_by_role("alert")).to_contain_text("a web page came instead of an image")
+
+
+def test_doubtful_images_lead_to_their_tasks(browser: Browser, site: Site, label_studio: LabelStudio) -> None:
+    with opened(browser, f"{site.url}/look") as page:
+        tiles = page.locator("section:has(#unsure-title) .tile")
+        expect(tiles).to_have_count(11)
+        sure = [float(text.split()[0]) for text in tiles.locator(".tile-words .number").all_inner_texts()]
+        assert sure == sorted(sure)
+        link = str(tiles.first.locator("a").get_attribute("href"))
+        own = label_studio.url.replace("127.0.0.1", "localhost")  # as Label Studio calls itself
+        assert link.startswith(f"{own}/projects/{site.project}/data?task=")
+        expect(tiles.first.locator("img")).to_have_js_property("complete", True)
+        assert tiles.first.locator("img").evaluate("image => image.naturalWidth") > 0
+        expect(page.locator("section:has(#mistakes-title) .tile").first).to_contain_text("labelled")
+
+
+# --- trouble --------------------------------------------------------------------
+
+
+def shows(page: Page, text: str) -> None:
+    page.get_by_role("button", name="Look again").click()
+    expect(page.locator(".troubles")).to_contain_text(text)
+
+
+def is_well(page: Page) -> None:
+    page.get_by_role("button", name="Look again").click()
+    expect(page.get_by_text("Nothing is wrong.")).to_be_visible()
+
+
+def test_each_trouble_of_the_connection_is_shown_until_it_is_mended(
+    browser: Browser, label_studio: LabelStudio, digits: Digits, serve: Serve
+) -> None:
+    password = {"BASIC_AUTH_USER": "me", "BASIC_AUTH_PASS": "secret"}
+    backend = serve(**QUICK, **password)
+    project, _, others = make_project(label_studio, digits, annotated=30, others=2)
+    connection = label_studio.connect(project, backend.url, basic_auth=("me", "secret"))
+    credentials = {"username": "me", "password": "secret"}
+    with opened(browser, f"{backend.url}/troubles", http_credentials=credentials) as page:
+        [hook] = wait_for(lambda: [one for one in label_studio.webhooks(project) if one["headers"]], "the password")
+        is_well(page)
+        address = f"/api/webhooks/{hook['id']}/"
+        label_studio.request("PATCH", address, json={"headers": {}})
+        shows(page, "its webhook carries no password")
+        label_studio.request("PATCH", address, json={"headers": hook["headers"]})
+        is_well(page)
+
+        label_studio.request("DELETE", address)
+        shows(page, "no active webhook")
+        webhook = {
+            "project": project,
+            "url": f"{backend.url}/webhook",
+            "send_for_all_actions": True,
+            "headers": hook["headers"],
+        }
+        label_studio.request("POST", "/api/webhooks/", json=webhook)
+        is_well(page)
+
+        label_studio.start_training(connection)
+        wait_for_new_version(backend, project, "untrained")
+        task = others[0]
+        # Asked for by itself, the task would be predicted at once.
+        image = next(one["data"]["image"] for one in label_studio.tasks(project) if one["id"] == task)
+        label_studio.request("PATCH", f"/api/tasks/{task}/", json={"data": {"image": "/data/upload/gone.png"}})
+        label_studio.retrieve_predictions(project, [task])
+        expect(page.locator(".troubles")).to_contain_text("1 image has no prediction")
+        page.get_by_text("Reasons", exact=True).click()
+        expect(page.locator(".troubles details li")).to_contain_text(f"task {task}: ")
+        label_studio.request("PATCH", f"/api/tasks/{task}/", json={"data": {"image": image}})
+        label_studio.retrieve_predictions(project, [task])
+        is_well(page)
+
+        label_studio.request("DELETE", f"/api/ml/{connection}")
+        shows(page, "no model connected")
+        label_studio.connect(project, backend.url, basic_auth=("me", "secret"))
+        is_well(page)
+
+
+def test_a_label_studio_that_is_away_is_shown_until_it_is_back(
+    browser: Browser, tmp_path: Path, digits: Digits, serve: Serve
+) -> None:
+    with LabelStudio(tmp_path / "label-studio") as label_studio:
+        backend = serve(label_studio, **QUICK)
+        project, _, _ = make_project(label_studio, digits, annotated=2, others=1)
+        label_studio.connect(project, backend.url)
+        with opened(browser, f"{backend.url}/troubles") as page:
+            is_well(page)
+            label_studio.stop()
+            shows(page, "Label Studio cannot be reached")
+            label_studio.start()
+            is_well(page)
+
+
+def test_each_trouble_of_the_setup_is_shown_until_it_is_mended(
+    browser: Browser, label_studio: LabelStudio, digits: Digits, serve: Serve
+) -> None:
+    backend = serve(**QUICK | {"WEIGHTS": "imagenet"}, LABEL_STUDIO_API_KEY="", HTTPS_PROXY="http://127.0.0.1:9")
+    with opened(browser, f"{backend.url}/troubles") as page:
+        expect(page.locator(".troubles")).to_contain_text("LABEL_STUDIO_API_KEY is not set")
+        expect(page.locator(".troubles")).to_contain_text("weights could not be downloaded")
+        backend.kill()
+        expect(page.locator("#said")).to_contain_text("The backend does not answer")
+
+        backend.set(WEIGHTS="none", LABEL_STUDIO_API_KEY=label_studio.personal_access_token)
+        backend.__enter__()
+        expect(page.get_by_text("Nothing is wrong.")).to_be_visible()
+        expect(page.locator("#said")).to_contain_text("The backend answers again")
+
+
+# --- for everyone ---------------------------------------------------------------
+
+
+def test_markup_and_right_to_left_text_are_shown_as_text(
+    browser: Browser, label_studio: LabelStudio, digits: Digits, serve: Serve, tmp_path: Path
+) -> None:
+    backend = serve(**QUICK, TRAIN_MODE="head")
+    project = label_studio.create_project(f"{EVIL} {ARABIC}", CONFIG)
+    labels = (EVIL, ARABIC, "2")
+    chosen = [(path, labels[int(label)]) for path, label in digits if int(label) < 3][:40]
+    renamed = []
+    for number, (path, _) in enumerate(chosen):
+        renamed.append(tmp_path / f"{number} <b>bold<|b> {ARABIC}.png".replace("|", "∕"))
+        renamed[-1].write_bytes(path.read_bytes())
+    known = [label if number < 36 else None for number, (_, label) in enumerate(chosen)]
+    tasks = label_studio.upload_images(project, renamed, known)
+    label_studio.start_training(label_studio.connect(project, backend.url, title=EVIL))
+    version = wait_for_new_version(backend, project, "untrained")
+    label_studio.retrieve_predictions(project, tasks[36:])
+
+    here = f"{backend.url}/projects/{project}"
+    for path in ("", "/versions", f"/versions/{version}", "/try", "/look"):
+        with opened(browser, here + path) as page:
+            expect(page.locator("h1 bdi")).to_have_text(f"{EVIL} {ARABIC}")
+            assert page.locator("img[onerror], b").count() == 0
+            assert page.locator("bdi").filter(has_text=ARABIC).count() > 1 or path == "/versions"
+    with opened(browser, backend.url) as page:
+        expect(page.locator(".card h2")).to_have_text(f"{EVIL} {ARABIC}")
+    with opened(browser, f"{here}/try") as page:
+        page.evaluate(DROP, [list(chosen[0][0].read_bytes()), "x.png"])
+        expect(page.locator("#scores bdi").filter(has_text=EVIL)).to_be_visible()
+
+
+LOOKS: dict[str, dict[str, Any]] = {
+    "light": {"color_scheme": "light"},
+    "dark": {"color_scheme": "dark"},
+    "narrow": {"viewport": {"width": 320, "height": 640}},
+}
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_axe_finds_nothing(browser: Browser, site: Site, digits: Digits, look: str) -> None:
+    first, second = site.versions
+    pages = ["", "/versions", f"/versions/{second}?with={first}", "/try", "/look"]
+    for url in (site.backend.url, f"{site.backend.url}/troubles", *(site.url + path for path in pages)):
+        with opened(browser, url, **LOOKS[look]) as page:
+            if url.endswith("/try"):
+                page.evaluate(DROP, [list(digits[0][0].read_bytes()), "x.png"])
+                expect(page.locator("#answer")).to_be_visible()
+            found = Axe().run(page)
+            assert found.violations_count == 0, f"{url}: {found.generate_report()}"
+            sideways = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+            assert sideways <= 0, f"{url} scrolls sideways"
+
+
+def test_everything_can_be_done_with_the_keyboard(browser: Browser, site: Site, digits: Digits) -> None:
+    with opened(browser, site.backend.url) as page:
+        page.keyboard.press("Tab")
+        expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+        page.keyboard.press("Enter")
+        tab_to(page, "digits")
+        page.keyboard.press("Enter")
+        expect(page.locator(".tabs [aria-current]")).to_have_text("Now")
+        tab_to(page, "Versions")
+        page.keyboard.press("Enter")
+        expect(page.locator(".tabs [aria-current]")).to_have_text("Versions")
+        tab_to(page, "Make live")
+        name = page.evaluate("document.activeElement.id.replace('activate-', '')")
+        page.keyboard.press("Enter")
+        expect(page.locator(f"#version-{name} .chip")).to_have_text("live")
+
+        page.goto(f"{site.url}/try")
+        tab_to(page, "", "file")
+        page.locator("#file").set_input_files(digits[0][0])
+        expect(page.locator("#answer")).to_be_visible()
+        tab_to(page, "", "label")
+        page.keyboard.press("ArrowRight")
+        tab_to(page, "Teach it")
+        page.keyboard.press("Enter")
+        expect(page.locator("#took")).to_contain_text("Learned in ")
+
+
+def tab_to(page: Page, text: str, id_or_name: str = "") -> None:
+    """Presses Tab until what has this text, or this id or name, has the focus; it must be visible that it has."""
+    for _ in range(80):
+        page.keyboard.press("Tab")
+        where = page.evaluate(
+            "(() => { const e = document.activeElement; return [e.innerText ?? '', e.id, e.name ?? '']; })()"
+        )
+        if (text and where[0].startswith(text)) or (id_or_name and id_or_name in where[1:]):
+            return
+    raise AssertionError(f"no way to {text or id_or_name} with Tab")
+
+
+def test_it_can_be_read_without_javascript(browser: Browser, site: Site) -> None:
+    with opened(browser, site.url, java_script_enabled=False) as page:
+        expect(page.get_by_text("Labels learned")).to_be_visible()
+        assert page.get_by_role("button").count() == 0
+        page.get_by_role("link", name="Versions").click()
+        expect(page.locator("#accuracy-chart svg")).to_be_visible()
+        page.get_by_role("link", name="v2", exact=True).click()
+        page.get_by_role("button", name="Compare").click()
+        expect(page.locator("#comparison")).to_be_visible()
+
+
+def test_what_a_person_has_begun_stays_while_the_page_changes(
+    browser: Browser, site: Site, label_studio: LabelStudio
+) -> None:
+    with opened(browser, f"{site.url}/try") as page:
+        page.get_by_label("or its address").fill("https://half.example/typed")
+        title = label_studio.project(site.project)["title"]
+        label_studio.update_project(site.project, title="renamed digits")
+        expect(page.locator("h1 bdi")).to_have_text("renamed digits")
+        label_studio.update_project(site.project, title=title)
+
+        expect(page.locator("h1 bdi")).to_have_text(title)
+        expect(page.get_by_label("or its address")).to_have_value("https://half.example/typed")
+        expect(page.get_by_label("or its address")).to_be_focused()
