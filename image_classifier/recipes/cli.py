@@ -39,10 +39,11 @@ from image_classifier.recipes.folders import (
     samples_of,
     shown,
 )
+from image_classifier.recipes.hooks import load_hook, postprocessed
 from image_classifier.recipes.json_export import read_export
 from image_classifier.recipes.model_folder import SavedModel, load_model, save_model
 from image_classifier.recipes.predictions import Form, find_images, predict, write_predictions
-from image_classifier.recipes.recipe import Recipe, read_recipe, read_settings
+from image_classifier.recipes.recipe import Recipe, read_hook_name, read_recipe, read_settings
 from image_classifier.recipes.report import write_report
 from image_classifier.recipes.workbench import Workbench, still_there, workbench
 from image_classifier.settings import ClassifierSettings, TrainMode
@@ -344,14 +345,20 @@ def predict_images(
     top: Annotated[int, typer.Option(min=1, help="how many of the likeliest classes to tell")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="an array of objects")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="a table with a header")] = False,
+    config: Annotated[Path | None, typer.Option(metavar="FILE", help="a recipe, whose hook has the last word")] = None,
 ) -> None:
     """Prints each image, its label and the label's probability, separated by tabs."""
     if as_json and as_csv:
         raise typer.BadParameter("give --json or --csv, not both")
     form: Form = "json" if as_json else "csv" if as_csv else "text"
     classifier = load_model(model).classifier
-    with _bench(read_settings()) as bench:
+    settings = read_settings()
+    name = read_hook_name(config) if config else None
+    hook = load_hook(name) if name else None
+    with _bench(settings) as bench:
         predictions = predict(bench.lane, classifier, find_images(images, sys.stdin), top)
+        if hook and name:
+            predictions = postprocessed(predictions, hook, name)
         failed = write_predictions(predictions, form, sys.stdout)
     for prediction in failed:
         say(f"{shown(prediction.path)}: {prediction.error}")
@@ -430,7 +437,7 @@ def _right_label(label: list[str], classifier: Classifier) -> Label:
 @app.command("export")
 def export_model(
     model: ModelFolder,
-    to: Annotated[Target, typer.Option(help="a TorchScript module, or the classes in its order, one a line")],
+    to: Annotated[Target, typer.Option(help="an ONNX or TorchScript module, or the classes in its order, one a line")],
     output: Annotated[Path | None, typer.Option(metavar="FILE", help="by default beside the model")] = None,
 ) -> None:
     """Writes a model for other programs, and compares that it answers the same.
@@ -438,7 +445,7 @@ def export_model(
     The module takes uint8 images [n, 3, side, side] in RGB and gives probabilities [n, classes].
     """
     saved = load_model(model)
-    file = output or model / {"torchscript": "model.pt", "labels": "labels.txt"}[to]
+    file = output or model / {"onnx": "model.onnx", "torchscript": "model.pt", "labels": "labels.txt"}[to]
     export(saved.classifier, to, file)
     print(shown(file))
 

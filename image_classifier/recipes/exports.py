@@ -1,6 +1,8 @@
 """A model in the forms that other programs read."""
 
+import importlib
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -11,8 +13,8 @@ from image_classifier.network import Classifier, Head
 from image_classifier.preprocessing import Preprocessing
 from image_classifier.recipes.errors import UsersError
 
-Target = Literal["torchscript", "labels"]
-TOLERANCE = 1e-5  # of a probability
+Target = Literal["onnx", "torchscript", "labels"]
+TOLERANCE = 1e-4  # of a probability; other programs add up in another order
 
 
 class Portable(nn.Module):
@@ -39,14 +41,44 @@ def export(classifier: Classifier, target: Target, file: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     example, other = (torch.randint(256, (n, 3, side, side), dtype=torch.uint8, generator=generator) for n in (2, 3))
     portable = Portable(classifier).eval()
+    write = _write_onnx if target == "onnx" else _write_torchscript
     with warnings.catch_warnings(), torch.inference_mode():
+        if target == "onnx":
+            warnings.simplefilter("ignore")  # of torch's exporter, about its own ways
         # TorchScript is no longer developed, but it is what the programs that ask for it read.
         warnings.filterwarnings("ignore", category=FutureWarning, message=".*torch.jit.*")
         # Mean and deviation are meant as constants.
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]
-        torch.jit.save(torch.jit.trace(portable, example), file)  # type: ignore[no-untyped-call]
-        loaded = torch.jit.load(file)  # type: ignore[no-untyped-call]
-        difference = float((loaded(other) - portable(other)).abs().max())
+        answer = write(portable, example, file)
+        difference = float((answer(other) - portable(other)).abs().max())
     if difference > TOLERANCE:
         file.unlink()
         raise UsersError(f"the exported model's probabilities differ by {difference:.1e}: nothing was written")
+
+
+def _write_torchscript(portable: Portable, example: Tensor, file: Path) -> Callable[[Tensor], Tensor]:
+    """Writes the module; returns what reads it."""
+    torch.jit.save(torch.jit.trace(portable, example), file)  # type: ignore[no-untyped-call]
+    loaded: Callable[[Tensor], Tensor] = torch.jit.load(file)  # type: ignore[no-untyped-call]
+    return loaded
+
+
+def _write_onnx(portable: Portable, example: Tensor, file: Path) -> Callable[[Tensor], Tensor]:
+    """The same, by torch's exporter and the reference implementation of ONNX, which few need and are not small."""
+    try:
+        reference = importlib.import_module("onnx.reference")
+        importlib.import_module("onnxscript")
+    except ImportError as error:
+        raise UsersError(f"ONNX needs more packages ({error}): pip install onnx onnxscript") from error
+    torch.onnx.export(
+        portable,
+        (example,),
+        file,
+        input_names=["images"],
+        output_names=["probabilities"],
+        dynamic_shapes={"pixels": {0: torch.export.Dim("n", min=1)}},
+        external_data=False,
+        verbose=False,
+    )
+    evaluator = reference.ReferenceEvaluator(str(file))
+    return lambda pixels: torch.from_numpy(evaluator.run(None, {"images": pixels.numpy()})[0])

@@ -68,6 +68,12 @@ class Testing(_Section):
     report: Path | None = None  # an HTML file
 
 
+class Prediction(_Section):
+    """What happens to predictions."""
+
+    postprocess: str | None = None  # the dotted path of a function that has the last word
+
+
 class Recipe(_Section):
     """An experiment's ingredients."""
 
@@ -75,12 +81,19 @@ class Recipe(_Section):
     network: Network
     training: Training
     testing: Testing = Testing()
+    prediction: Prediction = Prediction()
 
     def record(self) -> dict[str, Any]:
         return self.model_dump(mode="json")
 
 
-_SECTIONS: dict[str, type[_Section]] = {"data": Data, "network": Network, "training": Training, "testing": Testing}
+_SECTIONS: dict[str, type[_Section]] = {
+    "data": Data,
+    "network": Network,
+    "training": Training,
+    "testing": Testing,
+    "prediction": Prediction,
+}
 
 Ingredients = dict[str, dict[str, Any]]
 
@@ -98,16 +111,29 @@ def read_recipe(file: Path | None, given: Ingredients, settings: ClassifierSetti
             **settings.model_dump(include=set(Training.model_fields) & set(ClassifierSettings.model_fields)),
         },
         "testing": {},
+        "prediction": {},
     }
     for source in (_read(file) if file else {}, given):
         for section, values in source.items():
             ingredients.setdefault(section, {}).update(values)
     try:
-        recipe = Recipe.model_validate(ingredients)
+        return Recipe.model_validate(ingredients)
     except ValidationError as error:
-        where = f"{shown(file)}: " if file else ""
-        raise UsersError(where + "; ".join(_explain(fault) for fault in error.errors())) from None
-    return recipe
+        raise _named(error, file) from None
+
+
+def read_hook_name(file: Path) -> str | None:
+    """The post-processing hook of a recipe, which need have nothing else; raises UsersError."""
+    try:
+        return Prediction.model_validate(_read(file).get("prediction", {})).postprocess
+    except ValidationError as error:
+        raise _named(error, file, "prediction") from None
+
+
+def _named(error: ValidationError, file: Path | None, *section: str) -> UsersError:
+    where = f"{shown(file)}: " if file else ""
+    faults = ({**fault, "loc": (*section, *fault["loc"])} for fault in error.errors())
+    return UsersError(where + "; ".join(_explain(fault) for fault in faults))
 
 
 def _read(file: Path) -> Ingredients:

@@ -3,17 +3,19 @@
 import csv
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
 
 import pytest
 import torch
+from onnx.reference import ReferenceEvaluator
 
 from image_classifier.dataset import held_out, read_samples
 from image_classifier.recipes.cli import main
 from image_classifier.recipes.model_folder import load_model
-from tests.image_classifier.recipes.command import Command, command
+from tests.image_classifier.recipes.command import Command, Said, command
 
 TRAIN = ("train", "--weights", "none", "--image-size", "64")
 
@@ -480,6 +482,29 @@ def test_prepare_changes_nothing_unless_told(run: Command, folder: Path, tmp_pat
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.load. is deprecated:FutureWarning")
+def test_a_hook_has_the_last_word_on_predictions(run: Command, trained: Path, others: Path) -> None:
+    Path("my_hook.py").write_text(
+        "def shout(answer):\n    return {**answer, 'prediction': answer['prediction'] + '!', 'confidence': 1}\n"
+        "def forget(answer):\n    pass\n"
+        "def fail(answer):\n    return 1 / 0\n"
+    )
+
+    def with_hook(name: str) -> Said:
+        Path("recipe.toml").write_text(f'[prediction]\npostprocess = "{name}"\n')
+        return run("predict", trained, others, "--json", "--config", "recipe.toml")
+
+    found = json.loads(with_hook("my_hook.shout").out)
+    plain = json.loads(run("predict", trained, others, "--json").out)
+    assert [one["prediction"] for one in found] == [f"{one['prediction']}!" for one in plain]
+    assert {one["confidence"] for one in found} == {1.0}
+    assert [one["scores"] for one in found] == [one["scores"] for one in plain]
+    assert "my_hook.forget returned None: return the dict" in with_hook("my_hook.forget").error
+    assert "my_hook.fail failed for" in with_hook("my_hook.fail").error
+    assert "postprocess = my_hook.gone cannot be loaded" in with_hook("my_hook.gone").error
+    assert "postprocess = nowhere cannot be loaded" in with_hook("nowhere").error
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.load:FutureWarning")
 def test_an_exported_module_answers_as_the_model_does(run: Command, trained: Path, others: Path) -> None:
     assert run("export", trained, "--to", "torchscript", "--output", "out/model.pt").out == "out/model.pt\n"
     module = torch.jit.load("out/model.pt")  # type: ignore[no-untyped-call]
@@ -491,3 +516,26 @@ def test_an_exported_module_answers_as_the_model_does(run: Command, trained: Pat
     run("export", trained, "--to", "labels", "--output", "labels.txt")
     labels = Path("labels.txt").read_text().splitlines()
     assert [one["prediction"] for one in found] == [labels[number] for number in probabilities.argmax(1)]
+
+
+@pytest.mark.parametrize("network", ["resnet18", "convnext_tiny"])
+def test_an_exported_onnx_module_answers_as_the_model_does(
+    run: Command, trained: Path, folder: Path, others: Path, network: str
+) -> None:
+    model = trained
+    if network != "resnet18":
+        model = Path("model")
+        assert run(*TRAIN, folder, "--network", network, "--epochs", 1).status == 0
+    assert run("export", model, "--to", "onnx", "--output", "model.onnx").out == "model.onnx\n"
+    paths = sorted(others.rglob("*.png"))[:3]
+    pixels = torch.stack([load_model(model).classifier.backbone.preprocessing(path) for path in paths])
+    module = ReferenceEvaluator("model.onnx")
+    [probabilities] = module.run(None, {"images": pixels.numpy()})
+    found = json.loads(run("predict", model, *paths, "--json").out)
+    assert [one["confidence"] for one in found] == pytest.approx(probabilities.max(1).tolist(), abs=1e-3)
+
+
+def test_without_its_packages_onnx_says_which(run: Command, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    assert "pip install onnx onnxscript" in run("export", trained, "--to", "onnx", "--output", "x.onnx").error
+    assert not Path("x.onnx").exists()

@@ -71,7 +71,7 @@ def test_without_a_file_the_environment_says_all_but_the_data() -> None:
     ("text", "message"),
     [
         ("[training]\nepoch = 3", "training.epoch is unknown; there are mode, epochs, batch_size"),
-        ("[trainig]\nepochs = 3", "trainig is unknown; there are data, network, training, testing"),
+        ("[trainig]\nepochs = 3", "trainig is unknown; there are data, network, training, testing, prediction"),
         ("epochs = 3", r"epochs stands in no section; there are \[data\], \[network\]"),
         ("[training]\nepochs = 0", "training.epochs = 0: input should be greater than 0"),
         ("[training]\nepochs = 1.5", "training.epochs = 1.5: input should be a valid integer"),
