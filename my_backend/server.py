@@ -62,7 +62,7 @@ def create_app(backend: Backend) -> Flask:
     routes = Routes(backend, metrics, page)
     for (method, path), handler in routes.table().items():
         app.add_url_rule(path, f"{method} {path}", handler, methods=[method])
-    _guard(app, backend.settings.basic_auth)
+    _guard(app, backend.settings.basic_auth, backend.webhook_password.refused)
     _handle_errors(app)
     _measure(app, metrics)
     return app
@@ -397,7 +397,7 @@ def _described(job: Job) -> Json:
     }
 
 
-def _guard(app: Flask, basic_auth: tuple[str, str] | None) -> None:
+def _guard(app: Flask, basic_auth: tuple[str, str] | None, event_refused: Callable[[], None]) -> None:
     """Asks for the password where one is set, and refuses what a page of another site sends."""
 
     @app.before_request
@@ -409,6 +409,8 @@ def _guard(app: Flask, basic_auth: tuple[str, str] | None) -> None:
         right = hmac.compare_digest(user.encode(), basic_auth[0].encode())
         if hmac.compare_digest(password.encode(), basic_auth[1].encode()) and right:
             return None
+        if given is None and request.path == "/webhook":
+            event_refused()
         refusal = jsonify(error="this backend wants a password: connect as http://user:password@host:port")
         refusal.status_code = 401
         refusal.headers["WWW-Authenticate"] = 'Basic realm="image classifier"'

@@ -20,7 +20,13 @@ log = logging.getLogger(__name__)
 # Label Studio makes the webhook just after it has called /setup, and keeps it when the backend is removed.
 RETRY_SECONDS = (1.0, 3.0, 10.0, 30.0)
 AGAIN_SECONDS = 600.0
+TELL_SECONDS = 60.0
 STOP_SECONDS = 1.0  # Label Studio may be slow to answer
+
+REMEDY = (
+    "connect the backend as http://user:password@host:9090, or set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY: then it "
+    "puts the password on its webhook by itself"
+)
 
 
 class WebhookPassword:
@@ -32,6 +38,7 @@ class WebhookPassword:
         self._tries: dict[str, int] = {}
         self._due: dict[str, float] = {}  # project → when to look (monotonic)
         self._known: set[str] = set()  # projects whose events carry the password
+        self._told = float("-inf")  # when the log last said that an event was refused (monotonic)
         self._lock = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="webhook password", daemon=True)
@@ -61,6 +68,15 @@ class WebhookPassword:
         if self._settings.basic_auth:
             with self._lock:
                 self._known.add(project)
+
+    def refused(self) -> None:
+        """An event came without any password; the log says so once a minute at most."""
+        now = time.monotonic()
+        with self._lock:
+            if now < self._told + TELL_SECONDS:
+                return
+            self._told = now
+        log.warning("an event came to /webhook without the password and was refused; %s", REMEDY)
 
     def troubles(self) -> list[Trouble]:
         """For each project whose events come without the password, as far as is known, what to do; from memory."""
@@ -118,10 +134,8 @@ class WebhookPassword:
 def _not_heard(uid: str) -> Trouble:
     return Trouble(
         "events-without-password",
-        "Label Studio sends no password with annotation events; they are refused unless it is connected as "
-        "http://user:password@host:9090.",
-        "Connect it so, or set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY: then the backend puts the password on its "
-        "webhook by itself.",
+        "Label Studio sends no password with annotation events; as far as is known they are refused.",
+        f"{REMEDY[0].upper()}{REMEDY[1:]}.",
         uid,
     )
 

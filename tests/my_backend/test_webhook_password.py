@@ -68,13 +68,20 @@ def test_webhook_that_is_made_after_the_first_look_is_found(guarded: Client, lab
     assert eventually(lambda: label_studio.patched)
 
 
-def test_without_a_token_the_remedy_is_told_until_an_event_has_come(serve: Serve) -> None:
+def test_without_a_token_the_remedy_is_told_until_an_event_has_come(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
     with serve(basic_auth_user="user", basic_auth_pass="pässword") as client:
         client.post("/setup", SETUP, headers={**PASSWORD, "Host": HOST})
         assert len(remedies(client)) == 1
         assert "http://user:password@host:9090" in remedies(client)[0]
-        client.post("/webhook", EVENT, 401)
+        for _ in range(3):
+            client.post("/webhook", EVENT, 401)
+        client.post("/webhook", EVENT, 401, headers=basic("user", "wrong"))
         assert remedies(client)
+        told = [record.getMessage() for record in caplog.records if "was refused" in record.getMessage()]
+        assert len(told) == 1
+        assert "http://user:password@host:9090" in told[0]
         client.post("/webhook", EVENT, headers=PASSWORD)
         assert remedies(client) == []
 
