@@ -57,6 +57,9 @@ app = typer.Typer(
 
 INTERRUPTED = 130  # as a shell has it
 
+# Under which heading `train --help` has its options; a recipe has sections of the same names.
+_IMAGES, _NETWORK, _TRAINING, _JUDGING = "Data", "Network", "Training", "Testing"
+
 ModelFolder = Annotated[Path, typer.Argument(help="the folder that `train --output` wrote, or a version's")]
 
 
@@ -122,33 +125,61 @@ def train(
     ] = None,
     config: Annotated[Path | None, typer.Option(metavar="FILE", help="a recipe; options go before it")] = None,
     output: Annotated[Path, typer.Option(metavar="DIR", help="where the model goes")] = Path("model"),
-    images: Annotated[Path | None, typer.Option(metavar="DIR", help="where the images of a JSON export are")] = None,
-    mode: Annotated[
-        TrainMode | None, typer.Option(help="the last layer, all layers, or what pays [TRAIN_MODE]")
+    images: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="where the images of a JSON export are", rich_help_panel=_IMAGES)
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="passes over the images [EPOCHS]")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="images in a step [BATCH_SIZE]")] = None,
+    mode: Annotated[
+        TrainMode | None,
+        typer.Option(help="the last layer, all layers, or what pays [TRAIN_MODE]", rich_help_panel=_TRAINING),
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="passes over the images [EPOCHS]", rich_help_panel=_TRAINING)
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="images in a step [BATCH_SIZE]", rich_help_panel=_TRAINING)
+    ] = None,
     learning_rate: Annotated[
         str | None,
         typer.Option(
-            "--learning-rate", "--lr", metavar="RATE|auto", help="of the body; the head's is ten times [LEARNING_RATE]"
+            "--learning-rate",
+            "--lr",
+            metavar="RATE|auto",
+            help="of the body; the head's is ten times [LEARNING_RATE]",
+            rich_help_panel=_TRAINING,
         ),
     ] = None,
-    momentum: Annotated[float | None, typer.Option(help="of SGD [MOMENTUM]")] = None,
-    lr_step_size: Annotated[int | None, typer.Option(help="epochs until the rate falls [LR_STEP_SIZE]")] = None,
-    lr_gamma: Annotated[float | None, typer.Option(help="factor by which it falls [LR_GAMMA]")] = None,
-    freeze_epochs: Annotated[
-        int | None, typer.Option(metavar="N", help="first epochs of all layers in which only the last one learns")
+    momentum: Annotated[float | None, typer.Option(help="of SGD [MOMENTUM]", rich_help_panel=_TRAINING)] = None,
+    lr_step_size: Annotated[
+        int | None, typer.Option(help="epochs until the rate falls [LR_STEP_SIZE]", rich_help_panel=_TRAINING)
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="of all randomness; 0 by default")] = None,
+    lr_gamma: Annotated[
+        float | None, typer.Option(help="factor by which it falls [LR_GAMMA]", rich_help_panel=_TRAINING)
+    ] = None,
+    freeze_epochs: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="first epochs of all layers in which only the last one learns", rich_help_panel=_TRAINING
+        ),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="of all randomness; 0 by default", rich_help_panel=_TRAINING)] = None,
     network: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="of torchvision: resnet18, resnet50, vit_b_16 … [NETWORK]"),
+        typer.Option(
+            metavar="NAME", help="of torchvision: resnet18, resnet50, vit_b_16 … [NETWORK]", rich_help_panel=_NETWORK
+        ),
     ] = None,
-    weights: Annotated[str | None, typer.Option(help="imagenet, none, or a file of the network [WEIGHTS]")] = None,
-    image_size: Annotated[int | None, typer.Option(help="pixels that the network sees [IMAGE_SIZE]")] = None,
-    test: Annotated[Path | None, typer.Option(metavar="DIR", help="other images to judge the model on")] = None,
-    report: Annotated[Path | None, typer.Option(metavar="FILE", help="an HTML report on those")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="imagenet, none, or a file of the network [WEIGHTS]", rich_help_panel=_NETWORK)
+    ] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="pixels that the network sees [IMAGE_SIZE]", rich_help_panel=_NETWORK)
+    ] = None,
+    test: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="other images to judge the model on", rich_help_panel=_JUDGING)
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="an HTML report on those", rich_help_panel=_JUDGING)
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on where a training was interrupted")] = False,
 ) -> None:
     """Trains a classifier. A fifth of the images is held out to judge it; Ctrl-C keeps the best so far."""

@@ -96,7 +96,7 @@ def test_a_killed_training_that_is_resumed_ends_with_the_same_weights(folder: Pa
 def test_whenever_it_is_killed(folder: Path, tmp_path: Path) -> None:
     expected = whole(folder, tmp_path / "whole")
     chance = random.Random()
-    for number in range(8):
+    for number in range(5):
         epoch, seconds = chance.randrange(EPOCHS), chance.uniform(0, 0.7)
         assert kill_and_resume(folder, tmp_path / str(number), epoch, seconds) == expected, (epoch, seconds)
 

@@ -142,13 +142,20 @@ def test_what_has_no_classes_is_refused_with_the_remedy(
         list_folder(spoil(folder))
 
 
-def test_a_thousand_files_are_listed_in_order(tmp_path: Path) -> None:
-    for number in range(1000):
-        path = tmp_path / "ab"[number % 2] / f"{number:04d}.png"
+def test_ten_thousand_files_are_listed_in_order(tmp_path: Path) -> None:
+    whole = picture(tmp_path / "one.bmp", 0, side=16, kind="BMP").read_bytes()
+    (tmp_path / "one.bmp").unlink()
+    for number in range(10_000):
+        path = tmp_path / "ab"[number % 2] / f"{number:05d}.bmp"
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(str(number).encode())
-    samples = samples_of(list_folder(tmp_path))
-    assert len(samples) == 1000
+        path.write_bytes(whole[:-2] + number.to_bytes(2, "big"))  # another last pixel
+    (tmp_path / "a/00002.bmp").write_bytes(whole[:100])
+    listing = looked_through(tmp_path)
+    [finding] = listing.findings
+    assert finding.path == tmp_path / "a/00002.bmp"
+    assert "image" in finding.problem
+    samples = samples_of(listing)
+    assert len(samples) == 10_000
     assert [s.name for s in samples] == sorted(s.name for s in samples)
 
 
