@@ -132,8 +132,8 @@ def learn_head(
     temperature = fit_temperature(logits, targets[seen])
     thresholds = fit_thresholds(logits / temperature, targets[seen]) if targets.is_floating_point() else ()
     figures = evaluate(logits / temperature, targets[seen], classes, thresholds).record() | {"judged_by": method}
-    progress({"phase": "evaluating", "accuracy": figures["accuracy"]})
     served = train(torch.ones_like(out))
+    progress({"phase": "evaluating", "accuracy": figures["accuracy"]})
     counts = Counter(name for sample in samples for name in classes_of(sample.label))
     record: dict[str, Any] = {
         "figures": figures,

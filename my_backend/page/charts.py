@@ -25,6 +25,7 @@ def _chart(kind: Callable[..., Any], **options: Any) -> Any:
         width=WIDTH,
         height=HEIGHT,
         margin=4,
+        margin_left=12,
         margin_right=22,  # for half of the last label
         spacing=6,
         show_legend=False,

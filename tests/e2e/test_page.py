@@ -73,10 +73,11 @@ def test_a_training_is_watched_from_the_first_step_to_the_last(
         expect(page.get_by_text("Nothing is learned yet")).to_be_visible()
         # What the page shows meanwhile, looked at whenever it changes.
         page.evaluate("""() => {
-            window.seen = {done: [], svgs: 0, points: 0, left: 0};
+            window.seen = {done: [], half: [], svgs: 0, points: 0, left: 0};
             new MutationObserver(() => {
                 const bar = document.querySelector('.training progress');
                 if (bar && bar.hasAttribute('value')) seen.done.push(bar.value);
+                if (/all layers epoch 4 of 8/i.test(bar?.closest('.progress').innerText)) seen.half.push(bar.value);
                 seen.svgs = Math.max(seen.svgs, document.querySelectorAll('.training svg').length);
                 seen.points = Math.max(seen.points, document.querySelectorAll('.training .dot').length);
                 if (/ left in this step/.test(document.body.innerText)) seen.left++;
@@ -90,6 +91,8 @@ def test_a_training_is_watched_from_the_first_step_to_the_last(
         assert seen["done"] == sorted(seen["done"]), "it never goes back"
         assert seen["done"][0] < 0.3
         assert seen["done"][-1] > 0.85
+        assert seen["half"]
+        assert all(0.4 < done < 0.65 for done in seen["half"]), "half of the epochs are about half of the way"
         assert seen["svgs"] == 2, "the curves of loss and accuracy"
         assert seen["points"] > 6
         assert seen["left"] > 0

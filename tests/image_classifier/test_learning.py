@@ -298,3 +298,16 @@ def test_clearly_worse_is_more_than_chance_and_more_than_little(
     before: float, after: float, error: float, clearly_worse: bool
 ) -> None:
     assert Comparison(100, before, after, error).clearly_worse is clearly_worse
+
+
+def test_a_wrong_label_is_the_surest_mistake(lane: InferenceLane, backbone: Backbone, samples: list[Sample]) -> None:
+    classes = ("red", "green", "blue")
+    wrong = replace(samples[0], label=next(name for name in classes if name != samples[0].label))
+
+    found = learn_head(backbone, embed(lane, backbone, [wrong, *samples[1:]], silent), classes, QUICK, silent).mistakes
+
+    assert (found[0].name, found[0].digest) == (wrong.name, wrong.image.digest)
+    assert (found[0].label, found[0].predicted) == ((wrong.label,), (samples[0].label,))
+    assert found[0].confidence > 0.4
+    assert not found[0].learned, "cross-validation judges each image by a head that has not seen it"
+    assert [one.confidence for one in found] == sorted((one.confidence for one in found), reverse=True)

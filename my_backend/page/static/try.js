@@ -57,11 +57,18 @@ export function tryImages(place) {
   }
 
   function bar(name, share, first) {
-    const meter = Object.assign(document.createElement("meter"), { max: 1, value: share ?? 0 });
-    meter.setAttribute("aria-label", "probability");
-    const row = cells(name, meter, share == null ? "–" : percent(share));
+    const row = cells(name, drawn(share ?? 0), share == null ? "–" : percent(share));
+    row.cells[1].ariaHidden = "true";
     row.classList.toggle("first", first);
     return row;
+  }
+
+  function drawn(share) {
+    const [svg, rect] = ["svg", "rect"].map((tag) => document.createElementNS("http://www.w3.org/2000/svg", tag));
+    svg.classList.add("share");
+    for (const [attribute, value] of [["width", `${100 * share}%`], ["height", "100%"], ["rx", "4"]]) rect.setAttribute(attribute, value);
+    svg.append(rect);
+    return svg;
   }
 
   function cells(name, ...values) {
