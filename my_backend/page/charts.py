@@ -61,9 +61,9 @@ def _drawn(chart: Any) -> Markup:
 def accuracy_chart(versions: Sequence[tuple[str, float]]) -> Markup:
     """The accuracy (0 to 1) of versions, from the oldest to the newest."""
     lowest = min(accuracy for _, accuracy in versions)
-    floor = max(0.0, int(lowest * 10 - 0.5) / 10)
-    chart = _chart(pygal.Line, range=(floor, 1.0), include_x_axis=False)
-    chart.y_labels = _steps(floor, 1.0)
+    floor = int(lowest * 10 - 0.5) if lowest > 0.55 else 0  # tenths
+    chart = _chart(pygal.Line, range=(floor / 10, 1.0), include_x_axis=False)
+    chart.y_labels = [tenths / 10 for tenths in range(floor, 11, 1 if floor else 2)]
     chart.x_labels = _thinned([name for name, _ in versions])
     chart.value_formatter = _percent
     chart.add("accuracy", [accuracy for _, accuracy in versions])

@@ -137,6 +137,9 @@ def test_an_image_is_dropped_and_corrected(browser: Browser, site: Site, digits:
     with opened(browser, f"{site.url}/try") as page:
         page.evaluate(DROP, [list(path.read_bytes()), path.name])
         expect(page.locator("#scores tbody tr")).to_have_count(10)
+        shares = [float(text.split()[0]) for text in page.locator("#scores .number").all_inner_texts() if "%" in text]
+        assert len(shares) == 10
+        assert shares == sorted(shares, reverse=True)
         page.get_by_role("radio", name=wrong, exact=True).check()
         page.get_by_role("button", name="Teach it").click()
 

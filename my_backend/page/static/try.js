@@ -41,6 +41,9 @@ export function tryImages(place) {
     place.removeAttribute("aria-busy");
   }
 
+  // Names that are numbers come in their own order otherwise.
+  const sorted = (scores) => Object.entries(scores).sort(([, one], [, other]) => other - one);
+
   function show(id, shown) {
     find(id).hidden = !shown;
   }
@@ -50,7 +53,7 @@ export function tryImages(place) {
     show("answer", true);
     find("prediction").textContent = [said.prediction].flat().join(" + ") || "nothing";
     find("by-version").textContent = `${said.confidence == null ? "" : percent(said.confidence) + " sure, "}${said.model_version.split("-")[0]}`;
-    find("scores").tBodies[0].replaceChildren(...Object.entries(said.scores).map(([name, share], row) => bar(name, share, row === 0)));
+    find("scores").tBodies[0].replaceChildren(...sorted(said.scores).map(([name, share], row) => bar(name, share, row === 0)));
     for (const input of find("correction").elements) {
       if (input.name === "label") input.checked = [said.prediction].flat().includes(input.value);
     }
@@ -98,7 +101,7 @@ export function tryImages(place) {
       const seconds = ((performance.now() - started) / 1000).toFixed(1);
       answer(after);
       find("before-after").tBodies[0].replaceChildren(
-        ...Object.keys(after.scores).map((name) => cells(name, percent(before.scores[name]), percent(after.scores[name]))),
+        ...sorted(after.scores).map(([name, share]) => cells(name, percent(before.scores[name]), percent(share))),
       );
       const held = ended.result?.held_back ? ` The new version was held back: ${ended.result.held_back}` : "";
       find("took").textContent = `Learned in ${seconds} s; ${after.model_version.split("-")[0]} answers now.${held}`;
