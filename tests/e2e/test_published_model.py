@@ -7,8 +7,10 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import requests
 
 from demo.backend import Backend
 from demo.digits import LABEL_CONFIG
@@ -64,3 +66,29 @@ def test_model_of_the_command_line_is_served_and_a_version_is_evaluated(
     images = [path for path, _ in digits[400:440]]
     answers = json.loads(run("image_classifier", "predict", folder, *images, "--json"))
     assert [answer["prediction"] for answer in answers] == in_label_studio
+
+    # The same by HTTP, and a correction as soon as there is something to learn beside it.
+    wrong = next(
+        n for n, (said, (_, label)) in enumerate(zip(in_label_studio, digits[400:440], strict=True)) if said != label
+    )
+    path, label = digits[400 + wrong]
+    told = ask(backend, "predict", path)
+    assert (told["prediction"], told["model_version"]) == (in_label_studio[wrong], version)
+    assert told["confidence"] == max(told["scores"].values())
+    for task, (_, truth) in zip(tasks[:39], digits[400:439], strict=True):
+        if task != tasks[wrong]:
+            label_studio.annotate(task, truth)
+    assert ask(backend, "retrain", path, label=label)["job"]
+    later = wait_for_new_version(backend, project, version)
+    assert ask(backend, "predict", path)["prediction"] == label
+    assert ask(backend, "predict", path)["model_version"] == later
+
+
+def ask(backend: Backend, what: str, path: Path, **fields: str) -> dict[str, Any]:
+    with requests.Session() as session:
+        session.trust_env = False
+        url = f"{backend.url}/api/models/{what}"
+        with path.open("rb") as image:
+            response = session.post(url, files={"image": image}, data=fields, timeout=60)
+    response.raise_for_status()
+    return dict(response.json())
