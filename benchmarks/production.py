@@ -15,18 +15,17 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import requests
 
-from demo.digits import LABEL_CONFIG, write_digits
+from benchmarks.studio import LABEL_CONFIG, PROJECT, TOKEN, UID, Studio
+from demo.digits import write_digits
 from demo.process import ServerError
 from demo.production import Production, Redis, Server
 from my_backend.versions import Versions
@@ -37,9 +36,6 @@ EVENTS = 200  # of each kind, while a worker trains
 VERSIONS = 20
 IMAGES = 60
 WAIT_SECONDS = 300
-TOKEN = "0123456789abcdef0123456789abcdef01234567"
-PROJECT = {"id": 7, "title": "digits", "created_at": "2026-11-20T13:35:51Z", "label_config": LABEL_CONFIG}
-UID = "7.1795181751"
 
 Json = dict[str, Any]
 
@@ -66,64 +62,10 @@ class Calls:
         return {"what": self.name, **facts, "p50_ms": cuts[49], "p90_ms": cuts[89], "p99_ms": cuts[98]}
 
 
-class AnnotatedDigits:
-    """The little of Label Studio that workers ask: a project's annotated tasks, which change with each event."""
-
-    def __init__(self, digits: list[tuple[Path, str]]) -> None:
-        self._changes = 0
-        self.tasks = [
-            {
-                "id": number,
-                "data": {"image": "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()},
-                "annotations": [self._annotation(number, label)],
-            }
-            for number, (path, label) in enumerate(digits, start=1)
-        ]
-
-    def _annotation(self, task: int, label: str) -> Json:
-        self._changes += 1
-        region = {"type": "choices", "from_name": "digit", "to_name": "image", "value": {"choices": [label]}}
-        return {"id": task, "updated_at": f"2026-11-20T13:35:51.{self._changes:06}Z", "result": [region]}
-
-    def event(self) -> Json:
-        """Submits an annotation again; what Label Studio sends then."""
-        task = self.tasks[self._changes % len(self.tasks)]
-        label = task["annotations"][0]["result"][0]["value"]["choices"][0]
-        task["annotations"] = [self._annotation(task["id"], label)]
-        return {"action": "ANNOTATION_UPDATED", "project": PROJECT, "annotation": task["annotations"][0]}
-
-    @contextmanager
-    def served(self) -> Iterator[str]:
-        """Its URL."""
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                body = json.dumps(outer._answer(self.path)).encode()
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *args: object) -> None:
-                """Nothing is to be printed."""
-
-        with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-            threading.Thread(target=server.serve_forever, daemon=True).start()
-            yield f"http://127.0.0.1:{server.server_port}"
-            server.shutdown()
-
-    def _answer(self, path: str) -> Any:
-        if path.startswith("/api/tasks/"):
-            newest = {"id": 1, "updated_at": str(self._changes)}
-            return {"tasks": [newest], "total": len(self.tasks), "total_annotations": len(self.tasks)}
-        return self.tasks if "/export" in path else PROJECT
-
-
 class Measurement:
     """One run, from the first version to the last."""
 
-    def __init__(self, servers: list[Server], studio: AnnotatedDigits, model_dir: Path, seconds: float) -> None:
+    def __init__(self, servers: list[Server], studio: Studio, model_dir: Path, seconds: float) -> None:
         self._servers, self._studio, self._seconds = servers, studio, seconds
         self._server = servers[0]
         self._versions = Versions(model_dir / "projects" / UID)
@@ -213,9 +155,9 @@ class Measurement:
         spent: list[float] = []
 
         def publish() -> None:
-            live = self._versions.live()
-            assert live is not None
             for number in range(VERSIONS):
+                live = self._versions.live()
+                assert live is not None
                 name = self._versions.copy_from(live, cause=f"benchmark {number}", choices=live.choices).name
                 published = time.monotonic()
                 with ThreadPoolExecutor(len(self._servers)) as pool:
@@ -265,6 +207,10 @@ class Measurement:
             time.sleep(0.1)
 
 
+def _data_uri(path: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
 def _line(row: Json) -> str:
     figures = "  ".join(f"{row[name]:8.1f}" for name in ("p50_ms", "p90_ms", "p99_ms"))
     return f"{row['what']:<42}{row['calls']:>6}{row['failures']:>10}  {figures}  {row['failure']}"
@@ -287,44 +233,47 @@ def _compare(rows: list[Json]) -> list[Json]:
     return [{"what": what, "value": value, "at most": limit, "kept": value <= limit} for what, value, limit in found]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Measures the production mode on this machine.")
-    parser.add_argument("--json", type=Path, help="file for the figures")
-    parser.add_argument("--image-size", type=int, default=224, help="side of the square the network sees")
-    parser.add_argument("--seconds", type=float, default=60, help="of training")
-    arguments = parser.parse_args()
+def measure(image_size: int, seconds: float) -> Json:
+    """The calls, the facts and the promises of a run that trains for so many seconds."""
     with tempfile.TemporaryDirectory(prefix="benchmark-") as name, Redis() as redis:
         folder = Path(name)
-        studio = AnnotatedDigits(write_digits(folder / "digits", IMAGES))
+        digits = write_digits(folder / "digits", IMAGES)
+        studio = Studio([(_data_uri(path), label) for path, label in digits])
         with studio.served() as url:
             settings = {
                 "LABEL_STUDIO_URL": url,
                 "LABEL_STUDIO_API_KEY": TOKEN,
                 "RETRAIN_AFTER_ANNOTATIONS": "10",
                 "WEIGHTS": "none",
-                "IMAGE_SIZE": str(arguments.image_size),
+                "IMAGE_SIZE": str(image_size),
                 "TRAIN_MODE": "full",
                 "EPOCHS": "1000",
                 "MODEL_CLASS": "model:ImageClassifierAPI",
             }
             with Production(folder / "production", redis.url, **settings) as production:
                 server, _ = production.all()
-                measurement = Measurement(
-                    [server, production.server()], studio, production.model_dir, arguments.seconds
-                )
+                measurement = Measurement([server, production.server()], studio, production.model_dir, seconds)
                 head = f"{'what':<42}{'calls':>6}{'failures':>10}  {'p50 ms':>8}  {'p90 ms':>8}  {'p99 ms':>8}"
                 print(f"{CLIENTS} clients, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}\n{head}", flush=True)
                 measurement.run()
-    promises = _compare(measurement.rows)
     for name, value in measurement.facts.items():
         print(f"{name}: {value:.2f}")
-    for promise in promises:
+    return {"calls": measurement.rows, "facts": measurement.facts, "promises": _compare(measurement.rows)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measures the production mode on this machine.")
+    parser.add_argument("--json", type=Path, help="file for the figures")
+    parser.add_argument("--image-size", type=int, default=224, help="side of the square the network sees")
+    parser.add_argument("--seconds", type=float, default=60, help="of training")
+    arguments = parser.parse_args()
+    report = measure(arguments.image_size, arguments.seconds)
+    for promise in report["promises"]:
         kept = "" if promise["kept"] else "  NOT KEPT"
         print(f"{promise['what']}: {promise['value']:.2f} (at most {promise['at most']}){kept}")
     if arguments.json:
         machine = {"cores": os.cpu_count(), "load": os.getloadavg()[0], "python": sys.version.split()[0]}
-        report = {"machine": machine, "calls": measurement.rows, "facts": measurement.facts, "promises": promises}
-        arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        arguments.json.write_text(json.dumps({"machine": machine, **report}, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

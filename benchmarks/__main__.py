@@ -1,0 +1,384 @@
+"""How fast everything is, beside the bare cost, a plain baseline and LitServe, in one run.
+
+    python -m benchmarks [--json FILE] [--quick]
+
+It takes some 18 minutes on two cores and uses loopback only. Promises are ratios within the run; `--quick` measures so
+little that its figures mean nothing, and shows that all of it runs.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks import bare, rivals
+from benchmarks.ours import Ours, development, production, settings
+from benchmarks.photographs import LABELS, SMALL, served, write_photographs
+from benchmarks.production import measure
+from benchmarks.studio import UID, Studio, label_of
+from demo.digits import write_digits
+from demo.process import direct_session
+from image_classifier.embeddings import EmbeddingCache
+
+EPOCHS = 25
+BASELINE_EPOCHS = 3  # from which its 25 are extrapolated
+CLIENTS = 32
+SETTLE_SECONDS = 3  # after which the server has given back what it no longer needs
+
+Json = dict[str, Any]
+Samples = list[tuple[str, str]]  # URLs and labels
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured."""
+
+    labelled: int = 1000
+    baseline_labelled: int = 160
+    unseen: int = 1000
+    seen: int = 10_000
+    single: int = 60
+    corrections: int = 30
+    clients_each: int = 8
+    digits: int = 300
+    production_seconds: float = 40
+    digits_epochs: int = EPOCHS
+
+
+QUICK = Size(60, 30, 40, 80, 5, 3, 1, 40, 4, 1)
+
+
+@dataclass
+class Report:
+    """What was measured, and which promises are kept."""
+
+    rows: list[Json] = field(default_factory=list)
+    promises: list[Json] = field(default_factory=list)
+    facts: Json = field(default_factory=dict)
+
+    def note(self, what: str, values: float | Sequence[float], unit: str) -> float:
+        """The median, with the spread where there are several."""
+        several = [values] if isinstance(values, int | float) else list(values)
+        row = {"what": what, "median": statistics.median(several), "unit": unit, "n": len(several)}
+        if len(several) > 1:
+            row |= {"low": min(several), "high": max(several), "p95": statistics.quantiles(several, n=20)[18]}
+        self.rows.append(row)
+        spread = f"  ({row['low']:.4g} to {row['high']:.4g}, {row['n']} times)" if len(several) > 1 else ""
+        print(f"{what:<66}{row['median']:>10.4g} {unit}{spread}", flush=True)
+        return float(row["median"])
+
+    def promise(self, what: str, value: float, *, at_most: float | None = None, at_least: float | None = None) -> None:
+        kept = (at_most is None or value <= at_most) and (at_least is None or value >= at_least)
+        limit = f"at most {at_most:g}" if at_most is not None else f"at least {at_least:g}"
+        self.promises.append({"what": what, "value": value, "limit": limit, "kept": kept})
+
+    def markdown(self) -> str:
+        lines = ["| promise | limit | measured | |", "|---|---|---:|---|"]
+        lines += [
+            f"| {one['what']} | {one['limit']} | {one['value']:.3g} | {'kept' if one['kept'] else '**missed**'} |"
+            for one in self.promises
+        ]
+        lines += ["", "| figure | median | unit | spread |", "|---|---:|---|---|"]
+        for row in self.rows:
+            spread = f"{row['low']:.4g} to {row['high']:.4g}, {row['n']} times" if row["n"] > 1 else ""
+            lines.append(f"| {row['what']} | {row['median']:.4g} | {row['unit']} | {spread} |")
+        return "\n".join(lines)
+
+
+def timed(do: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    do()
+    return time.perf_counter() - begun
+
+
+class Benchmark:
+    """One run; each part needs what the parts before it have measured."""
+
+    def __init__(self, size: Size, folder: Path, images: Path, url: str) -> None:
+        self._size, self._folder, self._images, self._url = size, folder, images, url
+        self._report = Report()
+        self._note, self._promise = self._report.note, self._report.promise
+        self._seed = 0
+
+    def _photographs(self, n: int, **options: Any) -> Samples:
+        """New ones, that nobody has seen."""
+        self._seed += 1
+        written = write_photographs(self._images, n, seed=self._seed, **options)
+        return [(f"{self._url}/{name}", label) for name, label in written]
+
+    def _paths(self, samples: Samples) -> list[Path]:
+        return [self._images / url.rpartition("/")[2] for url, _ in samples]
+
+    def run(self) -> Report:
+        self._bare()
+        self._labelled = self._photographs(self._size.labelled)
+        self._studio = Studio(self._labelled)
+        self._baseline()
+        with self._studio.served() as studio:
+            environment = settings(studio, self._url)
+            with development(self._folder / "development", environment) as (ours, healthy):
+                self._promise("/health after the start (s)", self._note("/health", healthy, "s"), at_most=1)
+                self._first_training_of_unseen_images(ours)
+                self._unseen(ours)
+                self._seen(ours)
+                self._corrections(ours, "development")
+            with development(self._folder / "imported", environment) as (ours, _):
+                self._first_training_of_imported_images(ours)
+            with production(self._folder / "production", environment) as ours:
+                self._production(ours)
+            all_layers = settings(studio, self._url, TRAIN_MODE="full", EPOCHS=str(BASELINE_EPOCHS))
+            with development(self._folder / "all-layers", all_layers) as (ours, _):
+                self._all_layers(ours)
+        self._litserve()
+        self._accuracy()
+        self._while_training()
+        return self._report
+
+    # --- the others ---------------------------------------------------------
+
+    def _bare(self) -> None:
+        paths = self._paths(self._photographs(self._size.single + 5 * bare.BATCH_SIZE))
+        alone = [1000 * spent for spent in bare.one_by_one(paths[: self._size.single])]
+        self._bare_one = self._note("bare loop, one image in float32", alone, "ms")
+        self._bare_bulk = self._note("bare loop, batches of 32 in float32", bare.in_batches(paths), "images/s")
+        self._bare_best = self._note("best bare pipeline", [bare.best(paths) for _ in range(3)], "images/s")
+
+    def _baseline(self) -> None:
+        size = self._size
+        tasks = self._studio.tasks[: size.baseline_labelled]
+        with rivals.baseline(self._folder / "baseline", BASELINE_EPOCHS) as baseline:
+            spent = baseline.train(tasks)
+            epoch = statistics.median(spent["epochs"]) / len(tasks)
+            self._baseline_rate = self._note("baseline, training", 1 / epoch, "images/s")
+            whole = (spent["loading"] / len(tasks) + EPOCHS * epoch) * size.labelled
+            self._baseline_training = self._note(
+                f"baseline, training {size.labelled} for {EPOCHS} epochs (extrapolated from {len(tasks)} for 3)",
+                whole,
+                "s",
+            )
+            baseline.predict(tasks[:1])
+            alone = [1000 * timed(lambda: baseline.predict([task])) for task in tasks[: size.single]]  # noqa: B023
+            self._baseline_one = self._note("baseline, one prediction", alone, "ms")
+            hundred = [timed(lambda: baseline.predict(tasks[:100])) for _ in range(3)]
+            self._note("baseline, 100 tasks", hundred, "s")
+            many = self._studio.tasks[: size.unseen]
+            self._baseline_bulk = self._note(
+                f"baseline, {len(many)} tasks", len(many) / timed(lambda: baseline.predict(many)), "tasks/s"
+            )
+
+    def _litserve(self) -> None:
+        images = [url for url, _ in self._photographs(CLIENTS * self._size.clients_each)]
+        with rivals.litserve(self._folder / "litserve") as url:
+            session = direct_session()
+            rivals.ask_litserve(session, url, images[0])
+            rate = _rate(images, lambda image: rivals.ask_litserve(direct_session(), url, image))
+        theirs = self._note(f"LitServe, {CLIENTS} clients, images never seen", rate, "images/s")
+        self._promise(f"{CLIENTS} clients, images never seen / LitServe's rate", self._clients / theirs, at_least=1.5)
+
+    # --- ours ---------------------------------------------------------------
+
+    def _first_training_of_unseen_images(self, ours: Ours) -> None:
+        spent = self._note(
+            f"first training of {self._size.labelled} images never seen",
+            ours.seconds_until_a_new_version(ours.start_training),
+            "s",
+        )
+        self._promise(
+            "first version, never seen: times faster than the baseline", self._baseline_training / spent, at_least=100
+        )
+
+    def _first_training_of_imported_images(self, ours: Ours) -> None:
+        cache = EmbeddingCache(self._folder / "imported" / "cache" / "embeddings")
+        ours.import_tasks(self._studio.tasks)
+        ours.wait(lambda: len(cache) >= len(self._studio.tasks), "the imported tasks to be embedded")
+        cache.close()
+        spent = self._note(
+            f"first training of {self._size.labelled} images embedded at their import",
+            ours.seconds_until_a_new_version(ours.start_training),
+            "s",
+        )
+        self._promise(
+            "first version, imported before: times faster than the baseline",
+            self._baseline_training / spent,
+            at_least=200,
+        )
+
+    def _unseen(self, ours: Ours) -> None:
+        size = self._size
+        tasks = _tasks(self._photographs(size.single))
+        alone = [1000 * timed(lambda: ours.predict([task])) for task in tasks]  # noqa: B023
+        one = self._note("one prediction, never seen, over HTTP", alone, "ms")
+        self._promise("one prediction, never seen / bare loop in float32", one / self._bare_one, at_most=0.8)
+        tasks = _tasks(self._photographs(100))
+        self._note("100 tasks, never seen", timed(lambda: ours.predict(tasks)), "s")
+        tasks = _tasks(self._photographs(size.unseen))
+        rate = self._note(
+            f"{size.unseen} tasks, never seen", size.unseen / timed(lambda: ours.predict(tasks)), "tasks/s"
+        )
+        self._promise("bulk, never seen / bare loop in float32, batches of 32", rate / self._bare_bulk, at_least=2.5)
+        self._promise("bulk, never seen / best bare pipeline", rate / self._bare_best, at_least=0.8)
+        tasks = _tasks(self._photographs(CLIENTS * size.clients_each))
+        self._clients = self._note(
+            f"{CLIENTS} clients, one task each, never seen", _rate(tasks, lambda task: ours.predict([task])), "tasks/s"
+        )
+
+    def _seen(self, ours: Ours) -> None:
+        size = self._size
+        tasks = self._studio.tasks
+        one = self._note(
+            "one prediction, seen, over HTTP",
+            [1000 * timed(lambda: ours.predict([task])) for task in tasks[:200]],  # noqa: B023
+            "ms",
+        )
+        self._promise("one prediction, seen / baseline's", one / self._baseline_one, at_most=1 / 8)
+        self._note("100 tasks, seen", [timed(lambda: ours.predict(tasks[:100])) for _ in range(5)], "s")
+        spent = self._note(f"{len(tasks)} tasks, seen", [timed(lambda: ours.predict(tasks)) for _ in range(5)], "s")
+        self._promise("bulk, seen: times the baseline's rate", len(tasks) / spent / self._baseline_bulk, at_least=50)
+        many = _tasks(self._photographs(size.seen, size=SMALL))
+        parts = [many[start : start + 500] for start in range(0, len(many), 500)]
+        spent = timed(lambda: [ours.predict(part) for part in parts])
+        self._note(f"{size.seen} tasks of 320×240, never seen, in parts of 500", size.seen / spent, "tasks/s")
+        before = self._note(f"{size.seen} tasks, seen", [timed(lambda: ours.predict(many)) for _ in range(3)], "s")
+        self._promise(f"{size.seen} tasks, seen (s)", before, at_most=5)
+        ours.seconds_until_a_new_version(lambda: ours.send(self._correction()))
+        after = self._note(
+            f"{size.seen} tasks, seen, after a new version", [timed(lambda: ours.predict(many)) for _ in range(3)], "s"
+        )
+        self._promise(f"{size.seen} tasks after a new version / before", after / before, at_most=1.2)
+
+    def _correction(self) -> Json:
+        """Another label for a task than it had."""
+        self._corrected = getattr(self, "_corrected", 0) + 1
+        task = self._studio.tasks[self._corrected % len(self._studio.tasks)]
+        other = LABELS[(LABELS.index(label_of(task)) + 1) % len(LABELS)]
+        return self._studio.event(task, other)
+
+    def _corrections(self, ours: Ours, mode: str) -> None:
+        def correct() -> None:
+            event = self._correction()
+            task = self._studio.tasks[event["task"]["id"] - 1]
+            before = ours.version()
+            ours.send(event)
+            ours.wait(lambda: ours.predict([task])["model_version"] != before, "the correction to be learned")
+
+        spent = [timed(correct) for _ in range(self._size.corrections)]
+        self._note(f"correction until predicted with it, {self._size.labelled} labelled, {mode}", spent, "s")
+        p95 = statistics.quantiles(spent, n=20)[18]
+        self._promise(f"correction until predicted with it, p95, {mode} (s)", p95, at_most=1)
+
+    def _production(self, ours: Ours) -> None:
+        ours.seconds_until_a_new_version(ours.start_training)
+        ours.predict(self._studio.tasks[:100])
+        self._corrections(ours, "production")
+        bare_process = self._note(
+            "memory of a bare process that predicted once", rivals.resident_megabytes_of_a_bare_process(), "MB"
+        )
+        time.sleep(SETTLE_SECONDS)
+        one = self._note("memory of the server, one project", ours.megabytes(), "MB")
+        self._promise("memory of the server above the bare process, one project (MB)", one - bare_process, at_most=150)
+        for number in range(8, 17):
+            uid = UID.replace("7.", f"{number}.", 1)
+            ours.connect(uid)
+            ours.server.post("/api/models/train", {"project": str(number)})
+            ours.wait(lambda: ours.version(uid) != "untrained", "a version of another project")  # noqa: B023
+            ours.predict(self._studio.tasks[:100], uid)
+        time.sleep(SETTLE_SECONDS)
+        ten = self._note("memory of the server, ten projects", ours.megabytes(), "MB")
+        self._promise("memory for each further project (MB)", (ten - one) / 9, at_most=30)
+
+    def _all_layers(self, ours: Ours) -> None:
+        """By the epochs that its job tells of, with their evaluation and checkpoint."""
+        job = ours.start_training()
+        ended: dict[int, float] = {}
+
+        def look() -> bool:
+            state = ours.job(job)
+            progress = state["progress"]
+            if progress.get("phase") == "training all layers" and progress.get("epoch"):
+                ended.setdefault(progress["epoch"], time.perf_counter())
+            return state["job_status"] not in ("queued", "started") or len(ended) == BASELINE_EPOCHS
+
+        ours.wait(look, "all layers to be trained")
+        first, *_, last = sorted(ended)
+        images = self._size.labelled * (last - first)
+        rate = self._note(
+            "all layers, evaluation and checkpoint included", images / (ended[last] - ended[first]), "images/s"
+        )
+        self._promise("all layers: times the baseline's images a second", rate / self._baseline_rate, at_least=2.5)
+
+    def _accuracy(self) -> None:
+        """Of both after the same digits, on the same others; random weights."""
+        size = self._size
+        digits = write_digits(self._images / "digits", 2 * size.digits)
+        samples = [(f"{self._url}/digits/{path.name}", label) for path, label in digits]
+        studio, others = Studio(samples[: size.digits]), Studio(samples[size.digits :])
+        truth = [label for _, label in samples[size.digits :]]
+        with rivals.baseline(self._folder / "baseline-digits", size.digits_epochs) as baseline:
+            baseline.train(studio.tasks)
+            theirs = _share(baseline.predict(others.tasks), truth)
+        with (
+            studio.served() as url,
+            development(self._folder / "digits", settings(url, self._url, TRAIN_MODE="auto")) as (ours, _),
+        ):
+            ours.seconds_until_a_new_version(ours.start_training)
+            results = ours.predict(others.tasks)["results"]
+            mine = _share([result["result"][0]["value"]["choices"][0] for result in results], truth)
+        self._note(f"baseline's accuracy after {size.digits} digits", theirs, "")
+        self._note(f"our first version's accuracy after {size.digits} digits", mine, "")
+        self._promise("accuracy of the first version less the baseline's", mine - theirs, at_least=0)
+
+    def _while_training(self) -> None:
+        report = measure(224, self._size.production_seconds)
+        self._report.facts["production"] = report
+        for promise in report["promises"]:
+            self._report.promises.append(
+                {**promise, "limit": f"at most {promise['at most']:g}", "what": f"production: {promise['what']}"}
+            )
+
+
+def _tasks(samples: Samples) -> list[Json]:
+    return [{"id": 1_000_000 + number, "data": {"image": url}} for number, (url, _) in enumerate(samples)]
+
+
+def _rate(items: Sequence[Any], ask: Callable[[Any], object]) -> float:
+    """Items a second, by clients that ask one after the other."""
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        together = threading.Barrier(CLIENTS)
+        list(pool.map(lambda _: together.wait(), range(CLIENTS)))  # so that all of them are there
+        return len(items) / timed(lambda: list(pool.map(ask, items)))
+
+
+def _share(answers: Sequence[str], truth: Sequence[str]) -> float:
+    return sum(answer == label for answer, label in zip(answers, truth, strict=True)) / len(truth)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measures everything on this machine, beside others.")
+    parser.add_argument("--json", type=Path, help="file for the figures")
+    parser.add_argument("--quick", action="store_true", help="only to see that all of it runs")
+    arguments = parser.parse_args()
+    load = os.getloadavg()[0]
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as name:
+        images = Path(name) / "images"
+        images.mkdir()
+        with served(images) as url:
+            report = Benchmark(QUICK if arguments.quick else Size(), Path(name), images, url).run()
+    machine = {"cores": os.cpu_count(), "processor": platform.processor(), "load at the start": load}
+    report.facts |= {"machine": machine, "minutes": round((time.monotonic() - begun) / 60, 1)}
+    print(f"\n{report.markdown()}\n\n{machine}, {report.facts['minutes']} minutes")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

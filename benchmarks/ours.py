@@ -1,0 +1,114 @@
+"""Our server as a user runs it: the development server, or production with Redis, uWSGI and workers."""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil  # type: ignore[import-untyped]  # has no stubs here
+
+from benchmarks.studio import LABEL_CONFIG, PROJECT, TOKEN, UID
+from demo.process import Process, ServerError, answers, free_port
+from demo.production import Production, Redis, Server
+
+WAIT_SECONDS = 600
+POLL_SECONDS = 0.01
+TRAINING_POLL_SECONDS = 0.1  # asking takes time from what is measured
+
+Json = dict[str, Any]
+
+
+class Ours:
+    """A server and the process that answers."""
+
+    def __init__(self, server: Server, process: psutil.Process) -> None:
+        self.server, self._process = server, process
+
+    def connect(self, project: str = UID) -> None:
+        self.server.post("/setup", {"project": project, "schema": LABEL_CONFIG})
+
+    def predict(self, tasks: Sequence[Json], project: str = UID) -> Json:
+        """The answer; raises ServerError where a task was not predicted."""
+        answer = self.server.post("/predict", {"project": project, "label_config": LABEL_CONFIG, "tasks": list(tasks)})
+        if not all(answer["results"]):
+            raise ServerError(f"{answer['results'].count([])} of {len(tasks)} tasks were not predicted")
+        return dict(answer)
+
+    def send(self, event: Json) -> Json:
+        return dict(self.server.post("/webhook", event))
+
+    def import_tasks(self, tasks: Sequence[Json]) -> None:
+        self.send({"action": "TASKS_CREATED", "project": PROJECT, "tasks": list(tasks)})
+
+    def start_training(self) -> str:
+        return str(self.send({"action": "START_TRAINING", "project": PROJECT})["job"])
+
+    def job(self, job: str) -> Json:
+        return dict(self.server.post("/job_status", {"job": job}))
+
+    def version(self, project: str = UID) -> str:
+        number = project.partition(".")[0]
+        return str(self.server.get("/is_training", params={"project": number})["model_version"])
+
+    def wait(self, condition: Callable[[], object], what: str, pause: float = POLL_SECONDS) -> None:
+        deadline = time.monotonic() + WAIT_SECONDS
+        while not condition():
+            if time.monotonic() > deadline:
+                raise ServerError(f"waited for {what}: not within {WAIT_SECONDS} s")
+            time.sleep(pause)
+
+    def seconds_until_a_new_version(self, cause: Callable[[], object]) -> float:
+        """From what causes it until `/predict` would answer with it."""
+        before = self.version()
+        begun = time.perf_counter()
+        cause()
+        self.wait(lambda: self.version() != before, "a new version", TRAINING_POLL_SECONDS)
+        return time.perf_counter() - begun
+
+    def megabytes(self) -> float:
+        return float(self._process.memory_info().rss / 1e6)
+
+
+def settings(studio: str, images: str, **others: str) -> dict[str, str]:
+    return {
+        "LABEL_STUDIO_URL": studio,
+        "LABEL_STUDIO_API_KEY": TOKEN,
+        "IMAGE_HOSTS": images.removeprefix("http://"),
+        "RETRAIN_AFTER_ANNOTATIONS": "1",
+        "WEIGHTS": "none",
+        "TRAIN_MODE": "head",
+        "MODEL_CLASS": "model:ImageClassifierAPI",
+        **others,
+    }
+
+
+@contextmanager
+def development(folder: Path, environment: dict[str, str]) -> Iterator[tuple[Ours, float]]:
+    """With the seconds from its start until `/health` answered."""
+    folder.mkdir(parents=True)
+    port = free_port()
+    own = {"PORT": str(port), "MODEL_DIR": str(folder / "models"), "CACHE_DIR": str(folder / "cache")}
+    command = [sys.executable, "-m", "my_backend", "serve"]
+    begun = time.perf_counter()
+    with Process(command, env=os.environ | own | environment, folder=folder, log=folder / "server.log") as process:
+        url = f"http://127.0.0.1:{port}"
+        while not answers(f"{url}/health"):
+            time.sleep(0.01)
+        healthy = time.perf_counter() - begun
+        process.wait_until(lambda: answers(f"{url}/ready"), WAIT_SECONDS)
+        ours = Ours(Server(process, url), psutil.Process(process.pid))
+        ours.connect()
+        yield ours, healthy
+
+
+@contextmanager
+def production(folder: Path, environment: dict[str, str]) -> Iterator[Ours]:
+    """uWSGI, a worker for all jobs and one for corrections alone."""
+    with Redis() as redis, Production(folder, redis.url, **environment) as site:
+        server, _ = site.all()
+        ours = Ours(server, server.worker_process())
+        ours.connect()
+        yield ours

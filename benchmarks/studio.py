@@ -1,0 +1,81 @@
+"""The little of Label Studio that the backend asks for: projects' annotated tasks, which change with each event."""
+
+import json
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from demo.digits import LABEL_CONFIG
+
+TOKEN = "0123456789abcdef0123456789abcdef01234567"
+CREATED = "2026-11-20T13:35:51Z"
+PROJECT = {"id": 7, "title": "digits", "created_at": CREATED, "label_config": LABEL_CONFIG}
+UID = "7.1795181751"
+
+Json = dict[str, Any]
+
+
+class Studio:
+    """Every project has the same tasks: an image each and, from the start, its annotation."""
+
+    def __init__(self, samples: Sequence[tuple[str, str]]) -> None:
+        """`samples` are URLs and labels."""
+        self._changes = 0
+        self.tasks = [
+            {"id": number, "data": {"image": url}, "annotations": [self._annotation(number, label)]}
+            for number, (url, label) in enumerate(samples, start=1)
+        ]
+
+    def _annotation(self, task: int, label: str) -> Json:
+        self._changes += 1
+        region = {"type": "choices", "from_name": "digit", "to_name": "image", "value": {"choices": [label]}}
+        at = f"2026-11-20T13:35:51.{self._changes:06}Z"
+        return {"id": task, "task": task, "updated_at": at, "result": [region]}
+
+    def event(self, task: Json | None = None, label: str = "") -> Json:
+        """Submits an annotation, by default one that is there again; what Label Studio sends then."""
+        task = task or self.tasks[self._changes % len(self.tasks)]
+        label = label or label_of(task)
+        task["annotations"] = [self._annotation(task["id"], label)]
+        described = {"id": task["id"], "data": task["data"], "total_annotations": 1}
+        return {
+            "action": "ANNOTATION_UPDATED",
+            "project": PROJECT,
+            "annotation": task["annotations"][0],
+            "task": described,
+        }
+
+    @contextmanager
+    def served(self) -> Iterator[str]:
+        """Its URL."""
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                body = json.dumps(outer._answer(self.path)).encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *args: object) -> None:
+                """Nothing is to be printed."""
+
+        with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            yield f"http://127.0.0.1:{server.server_port}"
+            server.shutdown()
+
+    def _answer(self, path: str) -> Any:
+        if path.startswith("/api/tasks/"):
+            newest = {"id": 1, "updated_at": str(self._changes)}
+            return {"tasks": [newest], "total": len(self.tasks), "total_annotations": len(self.tasks)}
+        return self.tasks if "/export" in path else PROJECT
+
+
+def label_of(task: Json) -> str:
+    """The choice of a task's annotation."""
+    choice: str = task["annotations"][0]["result"][0]["value"]["choices"][0]
+    return choice
