@@ -5,7 +5,8 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from io import BytesIO
@@ -69,9 +70,11 @@ os.environ.setdefault("LABEL_STUDIO_ML_BACKEND_V2", "")
 SAMPLES_FILE = "samples.json"
 MISTAKES_FILE = "mistakes.json"
 THUMBNAIL = 256  # pixels of the longer side
+READ_AT_ONCE = 128  # tasks whose images are fetched while those before them are embedded
 AUTO_SECONDS = 3600.0  # that TRAIN_MODE=auto gives to training all layers at most
 
 
+Fetched = list[ImageFile | MediaError]
 Failed = Callable[[int, str], None]  # a task's position, and why it has no prediction
 
 
@@ -170,16 +173,31 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         self, tasks: Sequence[Json], tag: ImageChoices, backbone: Backbone, deadline: float
     ) -> list[Embedding | ImageError | MediaError]:
         """For each task, in order, its image's embedding, or why there is none, which is logged."""
-        # A quarter of the time is kept for the network, or slow images would cost their neighbours the answer.
-        left = deadline - time.monotonic()
-        fetched = self._fetch(tasks, tag, deadline - left / 4 if left < float("inf") else deadline)
-        readable = [file for file in fetched if isinstance(file, ImageFile)]
-        embedded = iter(_lane().embed(backbone, readable, deadline=deadline))
-        vectors = [next(embedded) if isinstance(file, ImageFile) else file for file in fetched]
+        read = self._read(tasks, tag, backbone, deadline, background=False)
+        vectors = [vector for some in read for _, vector in some]
         for task, vector in zip(tasks, vectors, strict=True):
             if isinstance(vector, ImageError):
                 log.warning("%s", _name(task, vector))
         return vectors
+
+    def _read(
+        self,
+        tasks: Sequence[Json],
+        tag: ImageChoices,
+        backbone: Backbone,
+        deadline: float = float("inf"),
+        *,
+        background: bool = True,
+    ) -> Iterator[list[tuple[ImageFile | MediaError, Embedding | ImageError | MediaError]]]:
+        """For each task, in order and some at a time, its image and the image's embedding, or why there is none."""
+        # A quarter of the time is kept for the network, or slow images would cost their neighbours the answer.
+        left = deadline - time.monotonic()
+        latest = deadline - left / 4 if left < float("inf") else deadline
+        pieces = [tasks[start : start + READ_AT_ONCE] for start in range(0, len(tasks), READ_AT_ONCE)]
+        for fetched in _ahead(lambda piece: self._fetch(piece, tag, latest), pieces):
+            readable = [file for file in fetched if isinstance(file, ImageFile)]
+            embedded = iter(_lane().embed(backbone, readable, background=background, deadline=deadline))
+            yield [(file, next(embedded)) if isinstance(file, ImageFile) else (file, file) for file in fetched]
 
     def _fetch(
         self, tasks: Sequence[Json], tag: ImageChoices, deadline: float = float("inf")
@@ -222,8 +240,8 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         if tag is None:
             return
         backbone = self._classifier.backbone if self._classifier else _base_backbone()
-        files = [file for file in self._fetch(tasks, tag) if isinstance(file, ImageFile)]
-        _lane().embed(backbone, files, background=True)
+        for _ in self._read(tasks, tag, backbone):
+            pass  # the embeddings are cached
 
     # --- fit ----------------------------------------------------------------
 
@@ -253,10 +271,10 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
             raise TrainingError(config.problem)
         settings = _settings()
         hyperparameters = _hyperparameters(settings, attempt)
-        backbone = self._backbone_to_grow_from()
+        backbone = self._backbone_to_grow_from(kind)
         tasks, mode = list(completions), settings.train_mode
         report = Stages(report, all_layers=kind == "full" and _tunes(mode, backbone, tasks))
-        labelled = self._labelled(tasks, config.image_choices, report)
+        labelled = self._labelled(tasks, config.image_choices, backbone, report)
         used = labelled.used
         try:
             check_enough(labelled.samples)
@@ -315,20 +333,31 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
             "warning": warning,
         }
 
-    def _backbone_to_grow_from(self) -> Backbone:
-        """The live version's where it was fine-tuned and is of today's NETWORK; otherwise what WEIGHTS says today."""
-        live = self._classifier.backbone if self._classifier else None
-        if live and live.origin == FINE_TUNED and live.network == _settings().network:
+    def _backbone_to_grow_from(self, kind: str) -> Backbone:
+        """The live version's where it was fine-tuned, or for a quick training; otherwise what WEIGHTS says today.
+
+        So a correction loads nothing; what was changed in the settings counts when all is trained again.
+        """
+        live, today = self._classifier.backbone if self._classifier else None, _settings()
+        if live is None or live.network != today.network:
+            return _base_backbone()
+        same_size = live.preprocessing.crop_size == (today.image_size or live.preprocessing.crop_size)
+        if live.origin == FINE_TUNED or (kind == "head" and same_size and not live.warning):
             return live
         return _base_backbone()
 
-    def _labelled(self, tasks: list[Json], tag: ImageChoices, report: Callable[[Json], None]) -> "_Labelled":
-        """A task's image and label stay together from here on, whatever is left out."""
+    def _labelled(
+        self, tasks: list[Json], tag: ImageChoices, backbone: Backbone, report: Callable[[Json], None]
+    ) -> "_Labelled":
+        """A task's image and label stay together from here on, whatever is left out; what is new is embedded too."""
         labels = [label_of(task, tag) for task in tasks]
         used = Usage(labels)
         chosen = [(task, label) for task, label in zip(tasks, labels, strict=True) if label.outcome == "used"]
-        report({"phase": "fetching images", "images": len(chosen)})
-        fetched = self._fetch([task for task, _ in chosen], tag)
+        fetched: list[ImageFile | MediaError] = []
+        report({"phase": "fetching images", "image": 0, "images": len(chosen)})
+        for some in self._read([task for task, _ in chosen], tag, backbone):
+            fetched += [file for file, _ in some]
+            report({"phase": "fetching images", "image": len(fetched), "images": len(chosen)})
         pairs = [
             (task, Sample(file, label.choices if tag.multiple else min(label.choices), str(task.get("id") or "")))
             for (task, label), file in zip(chosen, fetched, strict=True)
@@ -512,6 +541,19 @@ def _scores(probabilities: Tensor, score: Score) -> list[float]:
         entropy = torch.special.entr(probabilities).sum(1)
         values = 1 - entropy / torch.tensor(float(probabilities.shape[1])).log()
     return [round(value, 4) for value in values.clamp(0, 1).tolist()]
+
+
+def _ahead(fetch: Callable[[Sequence[Json]], Fetched], pieces: Sequence[Sequence[Json]]) -> Iterator[Fetched]:
+    """What `fetch` gives for each piece; the next one is fetched while the caller is busy with this one."""
+    if len(pieces) < 2:
+        yield from map(fetch, pieces)
+        return
+    with ThreadPoolExecutor(1, thread_name_prefix="fetch-ahead") as pool:
+        coming = pool.submit(fetch, pieces[0])
+        for following in pieces[1:]:
+            fetched, coming = coming.result(), pool.submit(fetch, following)
+            yield fetched
+        yield coming.result()
 
 
 def _name(task: Json, problem: object) -> str:

@@ -1,13 +1,16 @@
 """The one lane to the network: images are decoded in parallel and embedded in batches, whoever asks."""
 
+import ctypes
 import itertools
 import os
 import queue
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -25,6 +28,7 @@ from image_classifier.preprocessing import ImageError
 BATCH_SIZE = 8
 GPU_BATCH_SIZE = 64
 BATCHES_AHEAD = 2  # of one caller, decoded or waiting: enough to keep the lane busy, few to wait behind
+IDLE_SECONDS = 1.0  # after which memory that the last images took goes back
 KEPT_TOGETHER = 512  # images after which embeddings are put into the cache
 
 ChoosePrecision = Callable[[Backbone, torch.device], torch.dtype]
@@ -139,7 +143,7 @@ class InferenceLane:
 
     def _next_batch(self) -> list[_Waiting]:
         """What waits, of one priority: an image that somebody waits for does not share the time of the others'."""
-        priority, _, first = self._queue.get()
+        priority, _, first = self._next()
         batch = [first] if first else []
         while batch and len(batch) < self._batch_size and not self._queue.empty():
             following = self._queue.get()
@@ -149,12 +153,20 @@ class InferenceLane:
             batch.append(following[2])
         return batch
 
+    def _next(self) -> tuple[int, int, _Waiting | None]:
+        try:
+            return self._queue.get(timeout=IDLE_SECONDS if self._modules else None)
+        except queue.Empty:
+            _give_back_memory()
+            return self._queue.get()
+
     def _embed_batch(self, backbone: Backbone, batch: list[_Waiting]) -> None:
         try:
-            pixels = torch.stack([waiting.pixels for waiting in batch]).to(self._device)
+            # While it is bytes, changing the order in memory costs least.
+            pixels = torch.stack([waiting.pixels for waiting in batch]).contiguous(memory_format=torch.channels_last)
             with torch.inference_mode():
                 module, precision = self._module_of(backbone)
-                inputs = backbone.preprocessing.normalize(pixels).to(precision, memory_format=torch.channels_last)
+                inputs = backbone.preprocessing.normalize(pixels.to(self._device)).to(precision)
                 embeddings = module(inputs).float().cpu().numpy()
         except Exception as error:
             for waiting in batch:
@@ -193,3 +205,10 @@ def _left(deadline: float) -> float | None:
 
 def _too_late() -> ImageError:
     return ImageError("no time was left to embed the image: ask again")
+
+
+def _give_back_memory() -> None:
+    """What was freed; C libraries keep it, here 100 to 250 MB. Only glibc's can be asked."""
+    if sys.platform == "linux":
+        with suppress(AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)

@@ -276,7 +276,9 @@ def load_saved_backbone(folder: Path) -> Backbone:
     record = read_record(folder)
     try:
         network, preprocessing = record["architecture"], Preprocessing.from_record(record["preprocessing"])
-        bare = build(network, preprocessing.crop_size)
+        with torch.device("meta"):  # nothing is drawn that the weights replace
+            bare = build(network, preprocessing.crop_size)
+        bare.module.to_empty(device="cpu")
     except (KeyError, UnknownNetwork) as error:
         raise WeightsError(f"{folder} holds a model of another kind: {error}") from error
     _load(bare, network, _read_weights(folder / BACKBONE_FILE), str(folder / BACKBONE_FILE))

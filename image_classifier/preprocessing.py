@@ -130,9 +130,8 @@ class Preprocessing:
 
     def normalize(self, batch: Tensor) -> Tensor:
         """uint8 [n, 3, h, w] → float32 of the same shape, on the same device."""
-        mean = torch.tensor(self.mean, device=batch.device)[:, None, None]
-        std = torch.tensor(self.std, device=batch.device)[:, None, None]
-        return (batch.float() / 255 - mean) / std
+        mean, std = (torch.tensor(values, device=batch.device)[:, None, None] for values in (self.mean, self.std))
+        return torch.addcmul(-mean / std, batch.float(), 1 / (255 * std))  # one pass instead of three
 
 
 def to_tensor(image: Image.Image) -> Tensor:

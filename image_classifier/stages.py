@@ -8,14 +8,14 @@ Record = dict[str, Any]
 
 # (phase, where it ends, from 0 to 1), in their order
 HEAD = (
-    ("fetching images", 0.10),
-    ("embedding images", 0.60),
+    ("fetching images", 0.60),
+    ("embedding images", 0.65),
     ("training the head", 0.95),
     ("evaluating", 0.99),
 )
 ALL_LAYERS = (
-    ("fetching images", 0.02),
-    ("embedding images", 0.08),
+    ("fetching images", 0.08),
+    ("embedding images", 0.09),
     ("training the head", 0.12),
     ("evaluating", 0.13),
     ("training all layers", 0.90),

@@ -6,7 +6,8 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import DataLoader
 
 from image_classifier.acceleration import mixed_precision
-from image_classifier.architectures import Bare
+from image_classifier.architectures import Bare, UnknownNetwork, check_size
 from image_classifier.dataset import ImageClassifierDataset, Sample
 from image_classifier.evaluation import hits, loss_of
 from image_classifier.network import FINE_TUNED, RANDOM, Backbone, Head, choose_device, make_backbone
@@ -34,6 +35,8 @@ log = logging.getLogger(__name__)
 
 STD_FLOOR = 0.01  # of the mean deviation: a feature that hardly varies in training must not explode later
 PATIENCE = 8  # epochs without a better one: by then StepLR has lowered the learning rate once
+SMALL_IMAGE = 160  # pixels; from here on all layers are trained on a smaller square
+TRAINING_SHARE = 0.79  # of the square that the network sees later
 HEAD_RATE = 10  # the head starts from nothing and learns at ten times the body's rate
 
 Progress = Callable[[dict[str, Any]], None]
@@ -75,15 +78,27 @@ def train_head(
     wanted = targets if multiple else one_hot(targets, classes).float()
     clock = _Clock(hyperparameters.epochs)
     for epoch in range(hyperparameters.epochs):
-        for batch in torch.split(torch.randperm(len(inputs), generator=generator), hyperparameters.batch_size):
-            _set_gradient(layer, inputs[batch], wanted[batch], multiple)
-            optimizer.step()
+        with _one_thread():
+            for batch in torch.split(torch.randperm(len(inputs), generator=generator), hyperparameters.batch_size):
+                _set_gradient(layer, inputs[batch], wanted[batch], multiple)
+                optimizer.step()
         scheduler.step()
         with torch.no_grad():
             loss = float(loss_of(layer(inputs), targets))
         progress({"phase": "training the head", "loss": loss, **clock.after(epoch)})
     weight = layer.weight.detach() / std
     return Head(weight, layer.bias.detach() - weight @ mean)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """For work in pieces so small that sharing them costs more than it saves, ten times more on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @torch.no_grad()
@@ -126,7 +141,7 @@ class _Clock:
 
 
 class Augmentation:
-    """A source → uint8 [3, crop_size, crop_size]: a random part of the image, mirrored half of the time.
+    """A source → uint8 [3, size, size]: a random part of the image, mirrored half of the time.
 
     Which part hangs on the seed and the image's name alone, whichever thread asks and in whichever order.
     """
@@ -134,8 +149,8 @@ class Augmentation:
     SHARE = (0.35, 1.0)  # of the image's area
     LOG_RATIO = (math.log(3 / 4), math.log(4 / 3))  # of its sides
 
-    def __init__(self, preprocessing: Preprocessing, seed: str) -> None:
-        self._size, self._seed = preprocessing.crop_size, seed
+    def __init__(self, size: int, seed: str) -> None:
+        self._size, self._seed = size, seed
 
     def __call__(self, source: Source) -> Tensor:
         name = source.name.encode() if isinstance(source, Path) else source
@@ -207,6 +222,7 @@ def fine_tune(
     state = _TrainingState(module, optimizer, scheduler, classes)
     done = state.resume(checkpoint)
     plain = _dataset(held_out, classes, backbone.preprocessing)
+    size = _training_size(backbone)
     clock = _Clock(hyperparameters.epochs, done)
     for epoch in range(done, hyperparameters.epochs):
         if epoch - 1 - max(state.best_epoch, hyperparameters.freeze_epochs - 1) >= PATIENCE:
@@ -218,7 +234,7 @@ def fine_tune(
         # What is frozen keeps its batch statistics too.
         module.train(not frozen)
         # Each epoch's shuffling and augmentation hang on the seed and its number alone.
-        augmentation = Augmentation(backbone.preprocessing, f"{hyperparameters.seed} {epoch}")
+        augmentation = Augmentation(size, f"{hyperparameters.seed} {epoch}")
         augmented = _dataset(training, classes, augmentation)
         with torch.random.fork_rng():
             torch.manual_seed(hyperparameters.seed * 1_000_003 + epoch)
@@ -235,6 +251,24 @@ def fine_tune(
     bare = Bare(module.cpu().to(memory_format=torch.contiguous_format), backbone.last_layer)
     tuned = make_backbone(bare, backbone.network, backbone.preprocessing, FINE_TUNED, warning=backbone.warning)
     return FineTuned(tuned, state.best_accuracy, state.best_epoch + 1)
+
+
+def _training_size(backbone: Backbone) -> int:
+    """Of the square that all layers are trained on, in pixels.
+
+    A random part shows things larger than they are in the whole image; on parts that are a fifth smaller they are
+    trained at the size at which they are seen later, in two thirds of the time (Touvron et al., 2019, as torchvision's
+    own weights: 176 for 224). Small images, and networks that take one size only, stay as they are.
+    """
+    full = backbone.preprocessing.crop_size
+    if full < SMALL_IMAGE:
+        return full
+    smaller = round(full * TRAINING_SHARE / 16) * 16
+    try:
+        check_size(Bare(backbone.module, backbone.last_layer), backbone.network, smaller)
+    except UnknownNetwork:
+        return full
+    return smaller
 
 
 def _dataset(

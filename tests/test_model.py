@@ -141,6 +141,37 @@ def test_untrained_there_is_no_prediction_for_any_task(label_config: str, shown:
     assert ImageClassifierAPI(label_config).predict([]) == []
 
 
+def test_many_tasks_are_read_some_at_a_time_in_order(
+    trained: Json, shown: Digits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = asked(shown[30:41])
+    tasks[4] = task(5, b"broken")
+    at_once = ImageClassifierAPI(CONFIG, trained).predict(tasks)
+    assert at_once[4] == []
+
+    monkeypatch.setattr(model, "READ_AT_ONCE", 3)
+
+    assert ImageClassifierAPI(CONFIG, trained).predict(tasks) == at_once
+
+
+def test_the_next_images_are_fetched_while_these_are_embedded() -> None:
+    begun: list[int] = []
+    third = threading.Event()
+
+    def fetch(piece: Sequence[Json]) -> list[Any]:
+        begun.append(len(piece))
+        if len(begun) == 2:
+            third.set()
+        return list(piece)
+
+    pieces = [[{}], [{}, {}], [{}, {}, {}]]
+    fetched = model._ahead(fetch, pieces)
+    assert next(fetched) == pieces[0]
+    assert third.wait(30)  # though nobody has asked for the second
+    assert [*fetched] == pieces[1:]
+    assert begun == [1, 2, 3]
+
+
 def test_what_was_learned_is_predicted(trained: Json, shown: Digits) -> None:
     results = ImageClassifierAPI(CONFIG, trained).predict(asked(shown[30:54]))
     hits = [choice(result) == label for result, (_, label) in zip(results, shown[30:54], strict=True)]
@@ -513,6 +544,22 @@ def test_progress_is_told_and_the_version_published_once(shown: Digits, tmp_path
 
 class Stopped(Exception):
     pass
+
+
+def test_a_correction_keeps_the_live_network_and_loads_no_other(
+    trained: Json, shown: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise AssertionError("the network that WEIGHTS names was loaded")
+
+    live = ImageClassifierAPI(CONFIG, trained)
+    monkeypatch.setattr(model, "_base_backbone", fail)
+
+    corrected = live.fit(labelled(shown[:33]), workdir=str(tmp_path), kind="head")
+
+    assert sum(corrected["labels"].values()) == 33
+    with pytest.raises(AssertionError, match="was loaded"):
+        live.fit(labelled(shown[:33]), workdir=str(tmp_path), kind="full")
 
 
 @pytest.mark.parametrize("phase", ["fetching images", "embedding images", "training the head", "evaluating"])

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from image_classifier import inference
 from image_classifier.architectures import Bare
 from image_classifier.embeddings import EmbeddingCache
 from image_classifier.inference import BATCH_SIZE, BATCHES_AHEAD, ImageFile, InferenceLane
@@ -355,6 +356,29 @@ def test_a_network_that_nobody_needs_any_more_is_forgotten(
     gc.collect()
     assert module() is None
     assert list(lane._modules) == [network]
+
+
+def test_memory_is_given_back_when_nobody_asks_any_more(
+    cache: EmbeddingCache,
+    network: Backbone,
+    gate: Gate,
+    grey: list[ImageFile],
+    eventually: Eventually,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given_back: list[int] = []
+    monkeypatch.setattr(inference, "IDLE_SECONDS", 0.01)
+    monkeypatch.setattr(inference, "_give_back_memory", lambda: given_back.append(len(gate.seen)))
+    gate.open.set()
+    lane = InferenceLane(cache)
+    try:
+        assert given_back == []
+        lane.embed(network, grey[:3])
+        eventually(lambda: given_back)
+        assert shades(lane.embed(network, grey[3:5])) == [3, 4]
+        eventually(lambda: given_back[-1] == 5)
+    finally:
+        lane.close()
 
 
 def test_closing_leaves_no_thread(cache: EmbeddingCache, network: Backbone, gate: Gate, grey: list[ImageFile]) -> None:

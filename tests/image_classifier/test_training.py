@@ -18,7 +18,7 @@ from image_classifier import training
 from image_classifier.architectures import Bare
 from image_classifier.dataset import ImageClassifierDataset, Sample
 from image_classifier.inference import ImageFile
-from image_classifier.network import FINE_TUNED, Backbone, Head, make_backbone
+from image_classifier.network import FINE_TUNED, Backbone, Head, load_backbone, make_backbone
 from image_classifier.preprocessing import ImageError, Preprocessing
 from image_classifier.training import Augmentation, FineTuned, Hyperparameters, fine_tune, train_head
 
@@ -127,6 +127,22 @@ def test_the_head_learns_from_few_images(images: int, batch_size: int) -> None:
     embeddings, targets = clusters(1, images)
     head = train_head(embeddings, targets, 3, Hyperparameters(batch_size=batch_size), ignore)
     assert torch.equal(head(embeddings).argmax(1), targets)
+
+
+def test_the_head_is_trained_by_one_thread_and_others_keep_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    embeddings, targets = clusters(0)
+    threads: list[int] = []
+    step = training._set_gradient
+
+    def count(*arguments: Any) -> None:
+        threads.append(torch.get_num_threads())
+        step(*arguments)
+
+    monkeypatch.setattr(training, "_set_gradient", count)
+    before = torch.get_num_threads()
+    train_head(embeddings, targets, 3, FAST, ignore)
+    assert set(threads) == {1}
+    assert torch.get_num_threads() == before
 
 
 def test_progress_tells_each_epoch_and_may_end_training() -> None:
@@ -376,7 +392,7 @@ def test_each_look_at_an_image_differs_and_hangs_on_the_seed_and_the_name_alone(
     paths = [sample.image.path for sample in samples[:20]]
 
     def looks(seed: str) -> list[Tensor]:
-        augmentation = Augmentation(Preprocessing(64, 48), seed)
+        augmentation = Augmentation(48, seed)
         dataset = ImageClassifierDataset(paths, ["0"] * 20, "0", augmentation)
         return [pixels for pixels, _ in dataset.__getitems__(range(20))]
 
@@ -384,7 +400,7 @@ def test_each_look_at_an_image_differs_and_hangs_on_the_seed_and_the_name_alone(
     assert {(look.dtype, look.shape) for look in first} == {(torch.uint8, (3, 48, 48))}
     assert not any(torch.equal(one, other) for one, other in zip(first, looks("0 2"), strict=True))
     assert all(torch.equal(one, other) for one, other in zip(first, looks("0 1"), strict=True))
-    alone = Augmentation(Preprocessing(64, 48), "0 1")
+    alone = Augmentation(48, "0 1")
     assert all(torch.equal(look, alone(path)) for look, path in zip(first, paths, strict=True))
 
 
@@ -392,7 +408,7 @@ def test_a_look_is_a_part_of_the_image_and_mirrored_half_of_the_time() -> None:
     ramp = Image.fromarray(np.tile(np.linspace(0, 255, 200, dtype=np.uint8), (100, 1))).convert("RGB")
     file = io.BytesIO()
     ramp.save(file, "PNG")
-    looks = [Augmentation(Preprocessing(32, 32), str(seed))(file.getvalue())[0].float() for seed in range(200)]
+    looks = [Augmentation(32, str(seed))(file.getvalue())[0].float() for seed in range(200)]
     shares = torch.stack([(look[:, -1] - look[:, 0]).mean() / 255 for look in looks])
     assert 70 < int((shares < 0).sum()) < 130
     assert 0.35**0.5 * 0.85 * 0.5 < float(shares.abs().min()) < 0.6
@@ -400,6 +416,16 @@ def test_a_look_is_a_part_of_the_image_and_mirrored_half_of_the_time() -> None:
     middles = torch.stack([look.mean() / 255 for look in looks])
     assert float(middles.min()) < 0.4
     assert float(middles.max()) > 0.6
+
+
+@pytest.mark.parametrize(
+    ("network", "size", "trained"),
+    [("resnet18", 224, 176), ("resnet18", 96, 96), ("resnet18", 320, 256), ("vit_b_16", 224, 224)],
+)
+def test_large_images_are_trained_on_smaller_parts_where_the_network_takes_them(
+    network: str, size: int, trained: int
+) -> None:
+    assert training._training_size(load_backbone("none", size, network)) == trained
 
 
 def test_frozen_layers_wait_for_their_epoch_and_an_interruption_changes_nothing(
