@@ -34,10 +34,11 @@ class Backend:
         if "BASIC_AUTH_USER" in settings:
             self._session.auth = (settings["BASIC_AUTH_USER"], settings["BASIC_AUTH_PASS"])
 
-    def __enter__(self) -> Self:
-        self.folder.mkdir(parents=True, exist_ok=True)
+    @property
+    def environment(self) -> dict[str, str]:
+        """The settings that it runs with."""
         settings = {name: value for name, value in os.environ.items() if name not in NOT_PASSED_ON}
-        settings |= {
+        return settings | {
             "PORT": str(self.port),
             "MODEL_DIR": str(self.folder / "models"),
             "CACHE_DIR": str(self.folder / "cache"),
@@ -45,8 +46,11 @@ class Backend:
             "LABEL_STUDIO_API_KEY": self._label_studio.personal_access_token,
             **self._settings,
         }
+
+    def __enter__(self) -> Self:
+        self.folder.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "my_backend", "serve"]
-        self._process = Process(command, env=settings, folder=self.folder, log=self.folder / "backend.log")
+        self._process = Process(command, env=self.environment, folder=self.folder, log=self.folder / "backend.log")
         try:
             self._process.wait_until(lambda: answers(f"{self.url}/ready"), START_SECONDS)
         except BaseException:

@@ -27,7 +27,7 @@ class Backend:
     """The parts of a server; nothing runs before `start`."""
 
     def __init__(self, settings: Settings) -> None:
-        _check_folders(settings)
+        check_folders(settings)
         folder = settings.model_dir / "projects"
         self.settings = settings
         self.projects = Projects(folder)
@@ -92,7 +92,8 @@ class Backend:
             raise Conflict(f"another server uses MODEL_DIR={folder}: stop it, or set another MODEL_DIR") from None
 
 
-def _check_folders(settings: Settings) -> None:
+def check_folders(settings: Settings) -> None:
+    """Makes MODEL_DIR and CACHE_DIR where they are missing; raises BackendError where they cannot be written."""
     for name, folder in (("MODEL_DIR", settings.model_dir), ("CACHE_DIR", settings.cache_dir)):
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -4,9 +4,8 @@ import logging
 import threading
 import time
 from dataclasses import dataclass, replace
-from typing import Any
-from urllib.parse import urlsplit
 
+from my_backend.connection import examine_connection
 from my_backend.errors import LabelStudioError
 from my_backend.label_studio import HOW_TO_MAKE_A_TOKEN, LabelStudio, find_label_studio
 from my_backend.projects import Project, Projects
@@ -19,8 +18,6 @@ WELL_SECONDS = 600.0  # between two looks at a project that had no trouble
 TROUBLED_SECONDS = 20.0  # where there is some; each time twice as long as before
 LOOK_SECONDS = 1.0  # how soon a new project is looked at
 STOP_SECONDS = 1.0  # Label Studio may be slow to answer
-
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -86,11 +83,11 @@ class Checkup:
         try:
             label_studio = find_label_studio(self._settings, self._projects.credentials(project.uid))
             if label_studio is None:
-                troubles = [_no_address(project)]
+                troubles = [no_address(project)]
             else:
                 connected, troubles = self._ask(label_studio, project)
         except LabelStudioError as error:
-            troubles = [Trouble("label-studio", f"Label Studio could not be asked: {error}.", project=project.uid)]
+            troubles = [not_asked(project, error)]
         except Exception:
             log.exception("project %s could not be looked up in Label Studio", project.uid)
             troubles = []
@@ -98,68 +95,19 @@ class Checkup:
         return Finding(connected, tuple(troubles), pause if troubles else 0.0, time.monotonic() + pause)
 
     def _ask(self, label_studio: LabelStudio, project: Project) -> tuple[bool, list[Trouble]]:
-        title = label_studio.project(project.id).get("title")
+        found = examine_connection(label_studio, project, self._settings.basic_auth)
+        title = found.project.get("title")
         if isinstance(title, str):  # /setup does not tell it
             self._projects.remember(project.uid, title=title)
-        backends = label_studio.backends(project.id)
-        if not backends:
-            return False, [
-                Trouble(
-                    "not-connected",
-                    "Label Studio has no model connected to this project.",
-                    "Connect this backend: Settings → Model → Connect Model.",
-                    project.uid,
-                )
-            ]
-        # Label Studio has just called each of them to know its state.
-        if not any(backend.get("state") in ("CO", "TR", "PR") for backend in backends):
-            return False, [_disconnected(project, backends[0])]
-        urls = [str(backend.get("url") or "").rstrip("/") + "/webhook" for backend in backends]
-        hooks = [
-            hook for hook in label_studio.webhooks(project.id) if hook.get("is_active") and hook.get("url") in urls
-        ]
-        return True, self._trouble_with_events(project, hooks, urls[0])
-
-    def _trouble_with_events(self, project: Project, hooks: list[Json], url: str) -> list[Trouble]:
-        where = "In the project's Settings → Webhooks"
-        if not any(_sends_annotations(hook) for hook in hooks):
-            what = "Label Studio does not tell this backend of annotations: there is no active webhook for them."
-            remedy = f"{where}, add one for all actions with the URL {_without_password(url)}, or reconnect the model."
-            return [Trouble("webhook-missing", what, remedy, project.uid)]
-        if self._settings.basic_auth and not any(map(_has_credentials, hooks)):
-            what = "Label Studio's events are refused, since its webhook carries no password."
-            remedy = (
-                f"{where}, give it a header Authorization with the value “Basic …”, or connect the model anew with "
-            )
-            return [
-                Trouble("webhook-credentials", what, remedy + "a URL like http://user:password@host:9090.", project.uid)
-            ]
-        return []
+        return found.connected, list(found.troubles)
 
 
-def _no_address(project: Project) -> Trouble:
+def no_address(project: Project) -> Trouble:
+    """Neither the settings nor `/setup` have named a Label Studio."""
     what = "It is not known where Label Studio is, so that its annotations cannot be read."
     return Trouble("label-studio-unknown", what, f"Set LABEL_STUDIO_URL, and {HOW_TO_MAKE_A_TOKEN}.", project.uid)
 
 
-def _disconnected(project: Project, backend: Json) -> Trouble:
-    said = str(backend.get("error_message") or backend.get("readable_state") or "disconnected").strip()
-    what = f"Label Studio does not reach this backend: {said[:400].rstrip('.')}."
-    remedy = (
-        "In the project's Settings → Model, look at the URL and the password, and whether Label Studio may call it."
-    )
-    return Trouble("disconnected", what, remedy, project.uid)
-
-
-def _sends_annotations(hook: Json) -> bool:
-    return bool(hook.get("send_for_all_actions")) or "ANNOTATION_CREATED" in (hook.get("actions") or [])
-
-
-def _has_credentials(hook: Json) -> bool:
-    headers = hook.get("headers") or {}
-    return "@" in urlsplit(str(hook.get("url"))).netloc or "authorization" in map(str.lower, headers)
-
-
-def _without_password(url: str) -> str:
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+def not_asked(project: Project, error: LabelStudioError) -> Trouble:
+    """The error's message has the remedy."""
+    return Trouble("label-studio", f"Label Studio could not be asked: {error}.", project=project.uid)

@@ -1,4 +1,4 @@
-"""The command line: serve, worker, uwsgi, production, publish, healthy."""
+"""The command line: serve, worker, uwsgi, production, publish, versions, doctor, healthy."""
 
 import atexit
 import logging
@@ -15,6 +15,7 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 
 from my_backend.backend import Backend
 from my_backend.console import show_progress
+from my_backend.consultation import consult
 from my_backend.errors import BackendError
 from my_backend.jobs import KINDS, Kind
 from my_backend.logs import set_up_logs
@@ -22,11 +23,15 @@ from my_backend.production import run_supervisor, run_uwsgi
 from my_backend.publishing import publish_model
 from my_backend.server import create_app
 from my_backend.settings import Settings, read_settings
+from my_backend.version_commands import commands
 from my_backend.worker import is_worker_alive, work
 
 log = logging.getLogger(__name__)
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="A Label Studio ML backend.")
+
+
+app.add_typer(commands, name="versions")
 
 
 @app.callback()
@@ -100,6 +105,22 @@ def publish(
     if done.unknown:
         typer.echo(f"The labeling config does not offer {', '.join(done.unknown)}: these are not predicted.", err=True)
     typer.echo(f"{done.version.name} is live in project {done.project.uid}")
+
+
+@app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="for programs: one object, nothing is asked")] = False,
+    fix: Annotated[
+        bool, typer.Option("--fix", help="mend in Label Studio what can be mended, asking before each")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="with --fix: mend without asking")] = False,
+) -> None:
+    """Says what is wrong and what to do, here and in Label Studio. Exits with 0 where nothing is wrong."""
+    if yes and not fix:
+        raise typer.BadParameter("--yes answers what --fix asks: add --fix")
+    if fix and as_json and not yes:
+        raise typer.BadParameter("--json asks nothing: add --yes, or leave --json out")
+    raise typer.Exit(consult(as_json=as_json, ask=(lambda offer: yes or typer.confirm(offer)) if fix else None))
 
 
 def serve_in_this_process(settings: Settings) -> None:

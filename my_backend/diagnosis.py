@@ -11,7 +11,7 @@ def diagnose(backend: Backend) -> list[Trouble]:
     if problem := backend.queue.problem():
         troubles.append(Trouble("no-worker", problem))
     if not backend.settings.label_studio_api_key.get_secret_value():
-        troubles.append(_no_token())
+        troubles.append(no_token())
     for project in backend.projects.all():
         config = parse_label_config(project.label_config, backend.settings.choices)
         if config.problem:
@@ -24,7 +24,8 @@ def diagnose(backend: Backend) -> list[Trouble]:
     return [*troubles, *backend.checkup.troubles(), *backend.recent.troubles()]
 
 
-def _no_token() -> Trouble:
+def no_token() -> Trouble:
+    """Only what `/setup` hands over can be used."""
     return Trouble(
         "no-token",
         "LABEL_STUDIO_API_KEY is not set: only the token that Label Studio hands over when it connects is used, "

@@ -5,6 +5,8 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -28,6 +30,18 @@ HOW_TO_MAKE_A_TOKEN = (
     "make a personal access token in Label Studio (your avatar → Account & Settings → Personal Access Token) "
     "and set LABEL_STUDIO_API_KEY to it"
 )
+HOW_TO_ALLOW_PRIVATE = (
+    "start Label Studio with USE_DEFAULT_BANNED_SUBNETS=false, or with both ML_BLOCK_LOCAL_IP=false and "
+    "SSRF_PROTECTION_ENABLED=false"
+)
+
+
+@dataclass(frozen=True)
+class Token:
+    """Of what kind it is ("" for none), and until when it is valid (seconds since 1970)."""
+
+    kind: str
+    expires: float
 
 
 class LabelStudio:
@@ -87,6 +101,37 @@ class LabelStudio:
         """The project's settings, its labeling config among them; raises LabelStudioError."""
         return self._object("GET", f"/api/projects/{project_id}/")
 
+    def projects(self, count: int) -> list[dict[str, Any]]:
+        """The newest projects that the token's owner may see; raises LabelStudioError."""
+        return list(self._object("GET", f"/api/projects/?page=1&page_size={count}&ordering=-id").get("results", []))
+
+    def tasks(self, project_id: int, count: int) -> list[dict[str, Any]]:
+        """Some tasks of the project, the oldest and the newest, each with its `data`; raises LabelStudioError."""
+        found: dict[Any, dict[str, Any]] = {}
+        for ordering in ("tasks:id", "-tasks:id"):
+            query = quote(json.dumps({"ordering": [ordering]}))
+            path = f"/api/tasks/?project={project_id}&page=1&page_size={count}&query={query}"
+            found |= {task.get("id"): task for task in self._object("GET", path).get("tasks", [])}
+        return list(found.values())
+
+    def release(self) -> str:
+        """Its version, as in 1.23.2; needs no token. Raises LabelStudioError."""
+        return str(self._object("GET", "/api/version/", authorize=False).get("release") or "")
+
+    def seconds_ahead(self) -> float:
+        """By how much Label Studio's clock is ahead of ours, to a second or so; raises LabelStudioError."""
+        response, _ = self._ask("GET", "/api/version/", authorize=False)
+        said = response.headers.get("Date")
+        return parsedate_to_datetime(said).timestamp() - time.time() if said else 0.0
+
+    def token(self) -> Token:
+        """What the token says of itself; nobody is asked."""
+        claims = _claims(self._token) if self._token else None
+        if claims is None:
+            return Token("legacy token" if self._token else "", float("inf"))
+        kind = "personal access token" if claims.get("token_type") == "refresh" else "access token"
+        return Token(kind, float(claims.get("exp", "inf")))
+
     def backends(self, project_id: int) -> list[dict[str, Any]]:
         """The models that are connected to the project; Label Studio calls each to know its state.
 
@@ -98,9 +143,18 @@ class LabelStudio:
         """The project's webhooks, with their headers; raises LabelStudioError."""
         return self._list(f"/api/webhooks/?project={project_id}")
 
-    def set_webhook_headers(self, webhook_id: int, headers: dict[str, Any]) -> None:
-        """What Label Studio sends along with each event; raises LabelStudioError."""
-        self._object("PATCH", f"/api/webhooks/{webhook_id}/", json={"headers": headers})
+    def add_webhook(self, project_id: int, url: str, headers: Mapping[str, str]) -> None:
+        """As Label Studio makes one when a model is connected: all actions, with payload; raises LabelStudioError."""
+        hook = {"project": project_id, "url": url, "send_payload": True, "send_for_all_actions": True}
+        self._object("POST", "/api/webhooks/", json={**hook, "headers": dict(headers)})
+
+    def change_webhook(self, webhook_id: int, **fields: Any) -> None:
+        """For example `headers`, what Label Studio sends along with each event; raises LabelStudioError."""
+        self._object("PATCH", f"/api/webhooks/{webhook_id}/", json=fields)
+
+    def delete_webhook(self, webhook_id: int) -> None:
+        """Raises LabelStudioError."""
+        self._json("DELETE", f"/api/webhooks/{webhook_id}/")
 
     def get(self, url: str, limits: Limits, deadline: float) -> requests.Response:
         """Any URL, with the token where it is Label Studio's own; raises requests.RequestException."""
@@ -120,7 +174,14 @@ class LabelStudio:
             raise LabelStudioError(f"{redact(self.url + path)} answered no list")
         return [one for one in answer if isinstance(one, dict)]
 
-    def _json(
+    def _json(self, method: str, path: str, **arguments: Any) -> Any:
+        _, body = self._ask(method, path, **arguments)
+        try:
+            return json.loads(body) if body or method != "DELETE" else None
+        except ValueError as error:
+            raise LabelStudioError(f"{redact(self.url)} answered no JSON: is it a Label Studio?") from error
+
+    def _ask(
         self,
         method: str,
         path: str,
@@ -129,7 +190,7 @@ class LabelStudio:
         read_seconds: float = 20.0,
         max_bytes: int = ANSWER_BYTES,
         **arguments: Any,
-    ) -> Any:
+    ) -> tuple[requests.Response, bytes]:
         try:
             response = self._session.request(
                 method,
@@ -145,6 +206,8 @@ class LabelStudio:
                 f"Label Studio cannot be reached at {redact(self.url)} ({type(error).__name__}: {explain(error)}); "
                 "set LABEL_STUDIO_URL to its address as seen from here"
             ) from error
+        if b"reserved network address" in body and not response.ok:
+            raise LabelStudioError(f"Label Studio refuses addresses on private networks: {HOW_TO_ALLOW_PRIVATE}")
         if response.status_code in (401, 403):
             raise LabelStudioError(self._refused(response.status_code, body))
         if not response.ok:
@@ -156,10 +219,7 @@ class LabelStudio:
                     else ""
                 )
             )
-        try:
-            return json.loads(body)
-        except ValueError as error:
-            raise LabelStudioError(f"{redact(self.url)} answered no JSON: is it a Label Studio?") from error
+        return response, body
 
     def _refused(self, status: int, body: bytes) -> str:
         if not self._token:

@@ -7,6 +7,7 @@ workers compare the two and hand over what Redis does not have: new jobs, those 
 import logging
 import threading
 import time
+from collections.abc import Mapping
 from typing import cast
 
 from redis import Redis
@@ -163,20 +164,36 @@ class RqQueue:
         """Hands over what is to be handed over; why that does not help, or ""."""
         try:
             self._hand_over()
-            return self._why_no_worker()
+            return _why_no_worker(self._hand_over.queues, self._connection)
         except RedisError as error:
-            return (
-                f"Redis cannot be reached ({type(error).__name__}): predictions go on, jobs are kept and start "
-                "when it is back; look at REDIS_URL"
-            )
+            return _unreachable(error)
         except Exception as error:
             log.exception("the job records cannot be compared with Redis")
             return f"The job records cannot be compared with Redis: {error}"
 
-    def _why_no_worker(self) -> str:
-        for kind, queue in self._hand_over.queues.items():
-            # The keys of workers that were killed expire; their names stay.
-            names = Worker.all_keys(queue=queue)
-            if not (names and self._connection.exists(*names)):
-                return f"No worker listens for {kind} jobs: start one with `python -m my_backend worker`"
-        return ""
+
+def _unreachable(error: RedisError) -> str:
+    return (
+        f"Redis cannot be reached ({type(error).__name__}): predictions go on, jobs are kept and start "
+        "when it is back; look at REDIS_URL"
+    )
+
+
+def _why_no_worker(queues: Mapping[Kind, Queue], connection: Redis) -> str:
+    for kind, queue in queues.items():
+        # The keys of workers that were killed expire; their names stay.
+        names = Worker.all_keys(queue=queue)
+        if not (names and connection.exists(*names)):
+            return f"No worker listens for {kind} jobs: start one with `python -m my_backend worker`"
+    return ""
+
+
+def why_jobs_wait(settings: Settings) -> str:
+    """What `RqQueue.problem` says, for a process without a queue of its own: asked now, and nothing handed over."""
+    connection = connect(settings)
+    try:
+        return _why_no_worker({kind: rq_queue(settings, kind, connection) for kind in KINDS}, connection)
+    except RedisError as error:
+        return _unreachable(error)
+    finally:
+        connection.close()

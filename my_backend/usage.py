@@ -1,7 +1,7 @@
 """What a training used of the annotated tasks and what it left out, in numbers and in a sentence."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from my_backend.annotations import Label
@@ -28,11 +28,8 @@ class Usage:
         reasons = ", ".join(f"{count} {why}" for why, count in self.counts.items() if count and why != "used")
         said = [f"Left out: {reasons}."] if reasons else []
         if self.unknown:
-            counted = [f"{_shown(name)} ({count} ×)" for name, count in self.unknown.most_common()]
-            said.append(
-                f"Annotated, but no choice any more: {_listed(counted)}. Where one was renamed, predicted_values with "
-                "its old name on the new Choice keeps what was labelled."
-            )
+            what, remedy = no_choice_any_more(dict(self.unknown.most_common()))
+            said.append(f"{what} {remedy}")
         return " ".join(said)
 
     def summary(self, before: Sequence[str], learned: Sequence[str], offered: Sequence[str]) -> str:
@@ -43,6 +40,15 @@ class Usage:
             said.append(_named("No longer predicted", set(before) - set(learned), before))
         said.append(_named("Without an annotation yet", set(offered) - set(learned), offered))
         return " ".join(filter(None, said))
+
+
+def no_choice_any_more(unknown: Mapping[str, int]) -> tuple[str, str]:
+    """What is annotated with names that no Choice has, as in a version's `unknown_choices`, and what to do."""
+    counted = [f"{_shown(name)} ({count} ×)" for name, count in unknown.items()]
+    return (
+        f"Annotated, but no choice any more: {_listed(counted)}.",
+        "Where one was renamed, predicted_values with its old name on the new Choice keeps what was labelled.",
+    )
 
 
 def _named(what: str, names: set[str], order: Sequence[str]) -> str:

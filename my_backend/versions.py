@@ -12,13 +12,15 @@ from typing import Any
 from uuid import uuid4
 
 from my_backend import files
-from my_backend.errors import NotFound
+from my_backend.errors import Conflict, NotFound
 
 STAGING_SECONDS = 24 * 3600  # publishing takes less
 KEPT_VERSIONS = 10
 UNTRAINED = "untrained"
 VERSION_FILE = "version.json"
 POINTER_FILE = "live"
+PINNED_FILE = "pinned.json"
+REMOVED_FILE = "removed.json"  # the newest of those removed by hand: its number is not given again
 # Stands for the version's own directory in a stored train_output, so that MODEL_DIR can be moved.
 HERE = "{version}"
 
@@ -181,14 +183,52 @@ class Versions:
         return self.get(name)
 
     def _thin_out(self) -> None:
-        """Removes all versions but the live one, the newest, and the one with the best accuracy."""
+        """Removes all versions but the live one, the newest, those pinned, and the one with the best accuracy."""
         versions = self.all()
         best = max(versions, key=lambda version: (_accuracy(version), _number(version.name)))
         for version in versions[:-KEPT_VERSIONS]:
-            if version.name not in (best.name, self.live_name()):
-                gone = self._versions / f".removed-{version.name}"
-                os.replace(version.folder, gone)  # in one step: no version is ever half there
-                shutil.rmtree(gone, ignore_errors=True)
+            if version.name not in (best.name, self.live_name(), *self.pinned()):
+                self._remove(version.folder)
+
+    def _remove(self, version: Path) -> None:
+        gone = self._versions / f".removed-{version.name}"
+        os.replace(version, gone)  # in one step: no version is ever half there
+        shutil.rmtree(gone, ignore_errors=True)
+
+    def pinned(self) -> list[str]:
+        """The versions that stay however many come after them."""
+        return list(files.read_json(self._folder / PINNED_FILE) or [])
+
+    def pin(self, name: str, pinned: bool = True) -> None:
+        """Keeps a version from being removed, or no longer; raises NotFound."""
+        with files.locked(self._folder / ".versions"):
+            self.get(name)
+            names = {*self.pinned(), name} if pinned else set(self.pinned()) - {name}
+            files.write_json(self._folder / PINNED_FILE, sorted(names, key=_number))
+
+    def delete(self, name: str) -> None:
+        """Removes a version for good; raises NotFound, and Conflict where it is live or pinned."""
+        with files.locked(self._folder / ".versions"):
+            version = self.get(name)
+            if name == self.live_name():
+                raise Conflict(f"{name} is live: activate another version first")
+            if name in self.pinned():
+                raise Conflict(f"{name} is pinned: unpin it first")
+            if name == self.names()[-1]:
+                files.write_json(self._folder / REMOVED_FILE, [_number(name), version.created])
+            self._remove(version.folder)
+
+    def export(self, name: str, target: Path) -> None:
+        """Copies a version's folder, which needs nothing beside it; raises NotFound and Conflict."""
+        version = self.get(name)
+        if target.exists():
+            raise Conflict(f"{target} is there already: name a folder that is not")
+        part = target.with_name(f".{target.name}.{uuid4().hex}")
+        try:
+            shutil.copytree(version.folder, part)
+            os.replace(part, target)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
 
     def _new_name(self) -> tuple[str, float]:
         """`v7-20261120T132501`: a number that grows, and the UTC second, so that no name comes twice.
@@ -197,6 +237,8 @@ class Versions:
         """
         names = self.names()
         number, newest = (_number(names[-1]), self.get(names[-1]).created) if names else (0, 0.0)
+        removed, when = files.read_json(self._folder / REMOVED_FILE) or (0, 0.0)
+        number, newest = max(number, removed), max(newest, when)
         created = max(time.time(), newest + 1)
         return f"v{number + 1}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime(created))}", created
 

@@ -119,16 +119,20 @@ class WebhookPassword:
         label_studio = find_label_studio(self._settings, self._projects.credentials(uid))
         if label_studio is None or self._settings.basic_auth is None:
             return False
-        user, password = self._settings.basic_auth
-        header = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+        user, header = self._settings.basic_auth[0], password_header(*self._settings.basic_auth)
         number = int(uid.partition(".")[0])
         own = _own_webhooks(label_studio, number, host, user)
         for webhook in own:
             headers = webhook.get("headers") or {}
             if headers.get("Authorization") != header:
-                label_studio.set_webhook_headers(webhook["id"], {**headers, "Authorization": header})
+                label_studio.change_webhook(webhook["id"], headers={**headers, "Authorization": header})
                 log.info("project %s: the password is on the webhook now", uid)
         return bool(own)
+
+
+def password_header(user: str, password: str) -> str:
+    """The value of the header Authorization."""
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
 def _not_heard(uid: str) -> Trouble:

@@ -1,5 +1,6 @@
 """The documentation says what the code does."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -69,3 +70,45 @@ def test_every_row_of_compatibility_names_a_test() -> None:
             section = line
         if line.startswith("| ") and not line.startswith("| what |"):
             assert "`tests/" in line or section == "## Annotations", line
+
+
+TROUBLESHOOTING = (ROOT / "docs" / "troubleshooting.md").read_text("utf-8")
+
+
+def test_what_troubleshooting_quotes_stands_in_the_code() -> None:
+    trees = [ast.parse(path.read_text("utf-8")) for path in (ROOT / "my_backend").rglob("*.py")]
+    texts = [
+        node.value
+        for tree in trees
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and type(node.value) is str
+    ]
+    headers = ("| code |", "| what it says |")
+    quoted = []
+    section = ""
+    for line in TROUBLESHOOTING.splitlines():
+        section = line if line.startswith(headers) else section if line.startswith("|") else ""
+        if section and line.startswith("| `"):
+            said = line.split(" | ")[1 if section.startswith("| code |") else 0]
+            quoted += re.findall(r"`([^`]+)`", said)
+    assert len(quoted) > 30
+    fragments = [part.strip() for quote in quoted for part in quote.split("…") if part.strip(" ().,;:=")]
+    assert [part for part in fragments if not any(part in text for text in texts)] == []
+
+
+def test_every_trouble_is_in_troubleshooting() -> None:
+    codes = {
+        code
+        for path in (ROOT / "my_backend").rglob("*.py")
+        for code in re.findall(r'Trouble\(\s*"([a-z-]+)"', path.read_text("utf-8"))
+    }
+    assert {"webhook-missing", "image"} < codes
+    assert set(re.findall(r"^\| `([a-z-]+)` \|", TROUBLESHOOTING, re.MULTILINE)) == codes
+
+
+def test_every_symptom_leads_to_a_trouble() -> None:
+    table = TROUBLESHOOTING.partition("## By what you see")[2].partition("\n## ")[0]
+    named = [code for line in table.splitlines() for code in re.findall(r"`([a-z-]+)`", line.rpartition(" | ")[2])]
+    known = re.findall(r"^\| `([a-z-]+)` \|", TROUBLESHOOTING, re.MULTILINE)
+    assert len(set(named)) > 15
+    assert set(named) <= set(known)

@@ -51,6 +51,7 @@ class FakeServer:
     def __init__(self, answer: Answer) -> None:
         self.seen: list[Seen] = []
         self.closing = threading.Event()
+        self.seconds_ahead = 0.0  # of its clock, as its answers say
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -79,7 +80,10 @@ class FakeServer:
                 except OSError:
                     self.close_connection = True  # the client had enough
 
-            do_GET = do_POST = do_PATCH = _handle  # noqa: N815
+            do_GET = do_POST = do_PATCH = do_DELETE = _handle  # noqa: N815
+
+            def date_time_string(self, timestamp: float | None = None) -> str:
+                return super().date_time_string((timestamp or time.time()) + outer.seconds_ahead)
 
             def log_message(self, *args: object) -> None:
                 """Nothing is to be printed."""
@@ -117,12 +121,21 @@ class FakeLabelStudio:
         self.access_tokens: list[str] = []
         self.project: Any = {"id": 7, "title": "Pets", "label_config": ""}
         self.export: Any = []
+        self.tasks: Any = []
         self.patched: list[tuple[str, Any]] = []
+        self.added: list[Any] = []  # webhooks
+        self.deleted: list[str] = []
         self.updated_at = "2026-11-20T13:35:51Z"
         self.files: dict[str, bytes | Reply] = {}  # by path and query
         self.backends: Any = [{"id": 1, "url": "http://127.0.0.1:9090", "state": "CO"}]
         self.webhooks: Any = [
-            {"url": "http://127.0.0.1:9090/webhook", "is_active": True, "send_for_all_actions": True, "headers": {}}
+            {
+                "id": 3,
+                "url": "http://127.0.0.1:9090/webhook",
+                "is_active": True,
+                "send_for_all_actions": True,
+                "headers": {},
+            }
         ]
         self.before_export: Callable[[], None] = lambda: None
 
@@ -136,10 +149,17 @@ class FakeLabelStudio:
         path = urlsplit(seen.path).path.removeprefix(self.prefix)
         if path == "/api/token/refresh/":
             return self._refresh(json.loads(seen.body))
+        if path == "/api/version/":
+            return json_reply({"release": "1.23.2"})
         if not self._authorized(seen.headers.get("Authorization", "")):
             return json_reply({"detail": self._refusal(seen)}, 401)
+        if path == "/api/projects/":
+            return json_reply({"results": [self.project]})
         if path == "/api/tasks/":
-            return json_reply(self._newest_task(parse_qs(urlsplit(seen.path).query)))
+            query = parse_qs(urlsplit(seen.path).query)
+            return json_reply({"tasks": self.tasks} if query["page_size"] != ["1"] else self._newest_task(query))
+        if seen.method in ("POST", "DELETE"):
+            return self._change(seen.method, path, seen.body)
         if path in ("/api/ml/", "/api/webhooks/"):
             assert parse_qs(urlsplit(seen.path).query) == {"project": ["7"]}
             return json_reply(self.backends if path == "/api/ml/" else self.webhooks)
@@ -156,6 +176,13 @@ class FakeLabelStudio:
         if found is None:
             return Reply(404, b"<html>not found</html>", {"Content-Type": "text/html"})
         return found if isinstance(found, Reply) else Reply(200, found, {"Content-Type": "image/png"})
+
+    def _change(self, method: str, path: str, body: bytes) -> Reply:
+        if method == "DELETE":
+            self.deleted.append(path)
+            return Reply(204)
+        self.added.append(json.loads(body))
+        return json_reply({"id": 99}, 201)
 
     def _newest_task(self, query: dict[str, list[str]]) -> Any:
         assert (query["project"], query["page_size"]) == (["7"], ["1"])

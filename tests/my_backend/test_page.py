@@ -440,7 +440,7 @@ def codes(client: Client) -> list[str]:
 @pytest.mark.parametrize(
     ("change", "code"),
     [
-        ({"backends": []}, "not-connected"),
+        ({"backends": [], "webhooks": []}, "not-connected"),
         ({"backends": [{"url": "http://127.0.0.1:9090", "state": "ER", "error_message": "no luck"}]}, "disconnected"),
         ({"webhooks": []}, "webhook-missing"),
         ({"pat": "another"}, "label-studio"),

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from my_backend import files
-from my_backend.errors import NotFound
+from my_backend.errors import Conflict, NotFound
 from my_backend.versions import KEPT_VERSIONS, UNTRAINED, Version, Versions
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -183,6 +183,46 @@ def test_old_versions_go_but_for_the_live_and_the_best_one(versions: Versions) -
     assert folders(versions) == sorted(versions.names())
     with pytest.raises(NotFound):
         versions.activate(first[0])
+
+
+def test_pinned_versions_stay_until_they_are_unpinned(versions: Versions) -> None:
+    kept, other = publish(versions).name, publish(versions).name
+    versions.pin(kept)
+    newer = [publish(versions).name for _ in range(KEPT_VERSIONS)]
+    assert versions.names() == [kept, *newer]
+    with pytest.raises(NotFound):
+        versions.pin(other)
+
+    versions.pin(kept, pinned=False)
+    newer.append(publish(versions).name)
+    assert versions.names() == newer[-KEPT_VERSIONS:]
+
+
+def test_deleted_version_is_gone_and_its_number_never_comes_again(versions: Versions) -> None:
+    first, second = publish(versions), publish(versions)
+    with pytest.raises(Conflict, match="is live"):
+        versions.delete(second.name)
+    versions.activate(first.name)
+    versions.pin(second.name)
+    with pytest.raises(Conflict, match="is pinned"):
+        versions.delete(second.name)
+    versions.pin(second.name, pinned=False)
+    versions.delete(second.name)
+
+    assert folders(versions) == [first.name]
+    third = publish(versions)
+    assert third.name.startswith("v3-")
+    assert third.created > second.created
+
+
+def test_exported_version_is_whole_and_never_over_another(versions: Versions, tmp_path: Path) -> None:
+    version = publish(versions)
+    versions.export(version.name, tmp_path / "exported")
+
+    assert (tmp_path / "exported" / "model" / "weights").read_text() == "weights"
+    with pytest.raises(Conflict, match="is there already"):
+        versions.export(version.name, tmp_path / "exported")
+    assert sorted(path.name for path in tmp_path.iterdir() if "exported" in path.name) == ["exported"]
 
 
 def test_version_that_is_thinned_out_while_versions_are_listed_is_left_out(
