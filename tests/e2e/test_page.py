@@ -64,7 +64,8 @@ def site(tmp_path_factory: pytest.TempPathFactory, label_studio: LabelStudio, di
 def test_a_training_is_watched_from_the_first_step_to_the_last(
     browser: Browser, label_studio: LabelStudio, digits: Digits, serve: Serve
 ) -> None:
-    backend = serve(**QUICK, TRAIN_MODE="full", EPOCHS="8")
+    # Epochs that last longer than the page waits between its looks.
+    backend = serve(**{**QUICK, "IMAGE_SIZE": "224"}, TRAIN_MODE="full", EPOCHS="8")
     with opened(browser, backend.url) as page:
         expect(page.get_by_role("heading", name="No project is connected yet")).to_be_visible()
         project, _, _ = make_project(label_studio, digits, annotated=120, others=2)
