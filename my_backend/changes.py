@@ -75,8 +75,9 @@ class Changes:
     def keep_tasks(self, tasks: Sequence[Json], count: int) -> None:
         """Keeps the annotated tasks that were read after `begin_reading` gave this count."""
         with self._changing():
-            if not self._tasks.exists():
-                return  # doubted meanwhile
+            kept = files.read_json(self._tasks)
+            if kept is None or kept["count"] > count:
+                return  # doubted meanwhile, or another job has begun to read later: its events are all that is kept
             files.write_json(self._tasks, {"count": count, "tasks": tasks}, durable=False)
             for number, path in self._event_files():
                 if number <= count:

@@ -108,6 +108,17 @@ def test_what_is_doubted_is_forgotten_even_while_it_is_read(changes: Changes) ->
     assert changes.tasks() is None
 
 
+def test_reading_that_ends_late_does_not_replace_a_newer_one(changes: Changes) -> None:
+    older = changes.begin_reading()
+    changes.add([created(1)])
+    newer = changes.begin_reading()
+    changes.keep_tasks([annotated(1)], newer)
+
+    changes.keep_tasks([], older)
+
+    assert changes.tasks() == [annotated(1)]
+
+
 def test_more_events_than_reading_would_cost_are_not_kept(changes: Changes, tmp_path: Path) -> None:
     changes.keep_tasks([], changes.begin_reading())
     for number in range(MAX_EVENTS):
