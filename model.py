@@ -14,7 +14,6 @@ from pathlib import Path
 from tempfile import mkdtemp
 from threading import Lock
 from typing import Any
-from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -22,11 +21,12 @@ from label_studio_ml.model import LabelStudioMLBase
 from pydantic import ValidationError
 from torch import Tensor
 
+from image_classifier.choosing import Answer, choose
 from image_classifier.correction import correct
 from image_classifier.dataset import Sample, targets_of, write_samples
-from image_classifier.embeddings import Embedding, EmbeddingCache
+from image_classifier.embeddings import Embedding
 from image_classifier.evaluation import hits
-from image_classifier.inference import ImageFile, InferenceLane
+from image_classifier.inference import ImageFile
 from image_classifier.learning import (
     Embedded,
     TooFewLabels,
@@ -38,20 +38,11 @@ from image_classifier.learning import (
     order_classes,
     pays_for_all_layers,
 )
-from image_classifier.network import (
-    BACKBONE_FILE,
-    FINE_TUNED,
-    Backbone,
-    Classifier,
-    load_backbone,
-    load_classifier,
-    load_saved_backbone,
-    read_record,
-)
-from image_classifier.precision import Precisions
-from image_classifier.preprocessing import ImageError, limit_pixels, open_image
+from image_classifier.network import BACKBONE_FILE, FINE_TUNED, Backbone, Classifier
+from image_classifier.preprocessing import ImageError, open_image
 from image_classifier.recipes.model_folder import load_model
 from image_classifier.settings import ClassifierSettings, Score, TrainMode
+from image_classifier.sharing import SharedNetworks
 from image_classifier.stages import Stages
 from image_classifier.training import Hyperparameters
 from my_backend.annotations import label_of
@@ -101,7 +92,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         self.label_config = label_config or ""
         self._media = media or _default_media()
         folder = self.train_output.get("model_dir")
-        self._classifier = _load(Path(folder)) if folder else None
+        self._classifier = _networks().load(Path(folder)) if folder else None
 
     # --- predict ------------------------------------------------------------
 
@@ -137,7 +128,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         for row, position in enumerate(positions):
             groups.setdefault(tag.for_task(tasks[position]["data"]), []).append(row)
         for task_tag, rows in groups.items():
-            predictions = _predict(classifier, task_tag, embeddings[rows], _settings().score)
+            predictions = _predictions(task_tag, _answer(classifier, task_tag, embeddings[rows]), _settings().score)
             for row, predicted in zip(rows, predictions, strict=True):
                 results[positions[row]] = predicted
         return results
@@ -196,7 +187,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         pieces = [tasks[start : start + READ_AT_ONCE] for start in range(0, len(tasks), READ_AT_ONCE)]
         for fetched in _ahead(lambda piece: self._fetch(piece, tag, latest), pieces):
             readable = [file for file in fetched if isinstance(file, ImageFile)]
-            embedded = iter(_lane().embed(backbone, readable, background=background, deadline=deadline))
+            embedded = iter(_networks().lane.embed(backbone, readable, background=background, deadline=deadline))
             yield [(file, next(embedded)) if isinstance(file, ImageFile) else (file, file) for file in fetched]
 
     def _fetch(
@@ -230,8 +221,8 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
     @classmethod
     def warm_up(cls) -> str:
         """Loads the network that first versions grow from; returns what a user should know of it, or ""."""
-        backbone = _base_backbone()
-        _lane().warm_up(backbone)
+        backbone = _networks().base
+        _networks().lane.warm_up(backbone)
         return backbone.warning
 
     def prepare(self, tasks: Sequence[Json]) -> None:
@@ -239,7 +230,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         tag = self._tag()
         if tag is None:
             return
-        backbone = self._classifier.backbone if self._classifier else _base_backbone()
+        backbone = self._classifier.backbone if self._classifier else _networks().base
         for _ in self._read(tasks, tag, backbone):
             pass  # the embeddings are cached
 
@@ -278,7 +269,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         used = labelled.used
         try:
             check_enough(labelled.samples)
-            embedded = embed(_lane(), backbone, labelled.samples, report)
+            embedded = embed(_networks().lane, backbone, labelled.samples, report)
         except TooFewLabels as error:
             raise TrainingError(f"{error} {used.left_out()}".strip()) from None
         for sample, broken in embedded.broken.items():
@@ -299,13 +290,13 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         if kind == "full" and _tunes(mode, backbone, embedded.samples):
             limit = AUTO_SECONDS if mode == "auto" else float("inf")
             second = learn_all_layers(
-                _lane(), first, embedded.samples, hyperparameters, checkpoint, report, seconds=limit
+                _networks().lane, first, embedded.samples, hyperparameters, checkpoint, report, seconds=limit
             )
-            second = replace(second, backbone=_share(second.backbone))
+            second = replace(second, backbone=_networks().share(second.backbone))
             if labelled.corrected:
-                tuned = embed(_lane(), second.backbone, embedded.samples, report)
+                tuned = embed(_networks().lane, second.backbone, embedded.samples, report)
                 second = _with_corrections(second, tuned, labelled.corrected)
-            comparison = compare(_lane(), first, second, embedded.samples)
+            comparison = compare(_networks().lane, first, second, embedded.samples)
             if mode == "full" or (comparison and comparison.better):
                 output = self._save(second, first, embedded.samples, folder / "model", told)
                 if publish:
@@ -340,11 +331,11 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         """
         live, today = self._classifier.backbone if self._classifier else None, _settings()
         if live is None or live.network != today.network:
-            return _base_backbone()
+            return _networks().base
         same_size = live.preprocessing.crop_size == (today.image_size or live.preprocessing.crop_size)
         if live.origin == FINE_TUNED or (kind == "head" and same_size and not live.warning):
             return live
-        return _base_backbone()
+        return _networks().base
 
     def _labelled(
         self, tasks: list[Json], tag: ImageChoices, backbone: Backbone, report: Callable[[Json], None]
@@ -379,7 +370,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         told: Json,
     ) -> Json:
         """The resources of a version with what is `told` of it; held back where it is clearly worse than before."""
-        comparison = compare(_lane(), before, classifier, samples) if before else None
+        comparison = compare(_networks().lane, before, classifier, samples) if before else None
         held_back = ""
         if comparison and comparison.clearly_worse:
             held_back = (
@@ -449,98 +440,29 @@ def _with_corrections(classifier: Classifier, embedded: Embedded, corrected: fro
     return replace(classifier, head=done.head, record=done.record)
 
 
-@dataclass(frozen=True)
-class _Answer:
-    """What a model says of n images: the choices that it knows, and the probability of each [n, choices].
-
-    `thresholds` [choices] says from which probability on a choice is right, where several may be.
-    """
-
-    names: list[str]
-    probabilities: Tensor
-    thresholds: Tensor | None
+def _answer(classifier: Classifier, tag: ImageChoices, embeddings: Tensor) -> Answer:
+    return choose(classifier, tag.name_of, multiple=tag.multiple, embeddings=embeddings)
 
 
-def _answer(classifier: Classifier, tag: ImageChoices, embeddings: Tensor) -> _Answer:
-    """For embeddings [n, size], of the tag's choices alone."""
-    # What a model calls a class may be another name of a choice; several may mean the same.
-    columns: dict[str, list[int]] = {}
-    for number, name in enumerate(classifier.classes):
-        if choice := tag.name_of(name):
-            columns.setdefault(choice, []).append(number)
-    if not columns:
-        return _Answer([], torch.empty(len(embeddings), 0), None)
-    offered = [number for numbers in columns.values() for number in numbers]
-    logits = classifier.head(embeddings)
-    if classifier.head.multiple:
-        each = logits.sigmoid()
-        probabilities = torch.stack([each[:, numbers].max(1).values for numbers in columns.values()], 1)
-    else:
-        each = torch.zeros_like(logits)
-        each[:, offered] = logits[:, offered].softmax(1)
-        probabilities = torch.stack([each[:, numbers].sum(1) for numbers in columns.values()], 1)
-    if not (classifier.head.multiple and tag.multiple):
-        return _Answer(list(columns), probabilities, None)
-    thresholds = [min(classifier.head.thresholds[number] for number in numbers) for numbers in columns.values()]
-    return _Answer(list(columns), probabilities, torch.tensor(thresholds))
-
-
-def _predict(classifier: Classifier, tag: ImageChoices, embeddings: Tensor, score: Score) -> list[Json | list[Any]]:
-    """A prediction for each of the embeddings [n, size], of the tag's choices alone; `[]` where there is none."""
-    answer = _answer(classifier, tag, embeddings)
+def _predictions(tag: ImageChoices, answer: Answer, score: Score) -> list[Json | list[Any]]:
+    """A prediction for each image; `[]` where the answer is none of the tag's choices."""
     if not answer.names:
-        return [[] for _ in embeddings]
-    if answer.thresholds is not None:
-        return [
-            tag.prediction(choices, round(sure, 4)) if choices else []
-            for choices, sure in _ticked(answer, answer.thresholds)
-        ]
-    best = answer.probabilities.argmax(1).tolist()
-    return [
-        tag.prediction([answer.names[choice]], sure)
-        for choice, sure in zip(best, _scores(answer.probabilities, score), strict=True)
-    ]
+        return [[] for _ in answer.probabilities]
+    return [tag.prediction(names, sure) if names else [] for names, sure in answer.chosen(score)]
 
 
-def _ticked(answer: _Answer, thresholds: Tensor) -> list[tuple[list[str], float]]:
-    """All choices over their thresholds, and the probability that the least sure of all choices is right."""
-    ticked = answer.probabilities >= thresholds
-    sure = torch.where(ticked, answer.probabilities, 1 - answer.probabilities).min(1).values.clamp(0, 1)
-    return [
-        ([name for name, tick in zip(answer.names, row, strict=True) if tick], score)
-        for row, score in zip(ticked.tolist(), sure.tolist(), strict=True)
-    ]
-
-
-def _classified(answer: _Answer) -> Json:
+def _classified(answer: Answer) -> Json:
     """One image's answer, as `classify` gives it."""
     if not answer.names:
         return {"error": "the model knows none of the labeling config's choices"}
+    [(chosen, confidence)] = answer.chosen("probability")
     probabilities = answer.probabilities[0].clamp(0, 1).tolist()
     scores = sorted(zip(answer.names, probabilities, strict=True), key=lambda pair: -pair[1])
-    prediction: str | list[str]
-    if answer.thresholds is None:
-        prediction, confidence = scores[0]
-    else:
-        [(prediction, confidence)] = _ticked(answer, answer.thresholds)
     return {
-        "prediction": prediction,
-        "confidence": round(confidence, 4),
-        "scores": {name: round(score, 4) for name, score in scores},
+        "prediction": chosen if answer.thresholds is not None else chosen[0],
+        "confidence": confidence,
+        "scores": {name: round(probability, 4) for name, probability in scores},
     }
-
-
-def _scores(probabilities: Tensor, score: Score) -> list[float]:
-    """From 0 to 1, higher is surer: the choice's probability, its lead over the next, or how far from undecided."""
-    if probabilities.shape[1] == 1 or score == "probability":
-        values = probabilities.max(1).values
-    elif score == "margin":
-        first, second = probabilities.topk(2).values.unbind(1)
-        values = first - second
-    else:
-        entropy = torch.special.entr(probabilities).sum(1)
-        values = 1 - entropy / torch.tensor(float(probabilities.shape[1])).log()
-    return [round(value, 4) for value in values.clamp(0, 1).tolist()]
 
 
 def _ahead(fetch: Callable[[Sequence[Json]], Fetched], pieces: Sequence[Sequence[Json]]) -> Iterator[Fetched]:
@@ -575,9 +497,7 @@ def _hyperparameters(settings: ClassifierSettings, attempt: int) -> Hyperparamet
 # --- one of each for a process ----------------------------------------------
 # Label Studio's stock server makes an instance without any arguments of ours, so these cannot be handed in.
 
-_backbones: WeakValueDictionary[str, Backbone] = WeakValueDictionary()
-_loading = Lock()
-_opening = Lock()
+_making = Lock()
 
 
 @lru_cache(maxsize=1)
@@ -588,40 +508,16 @@ def _settings() -> ClassifierSettings:
         raise BackendError(explain(error)) from None
 
 
-def _lane() -> InferenceLane:
-    with _opening:  # requests may come together, and a second lane could not open the same cache
-        return _open_lane()
+def _networks() -> SharedNetworks:
+    with _making:  # requests may come together
+        return _make_networks()
 
 
 @lru_cache(maxsize=1)
-def _open_lane() -> InferenceLane:
-    limit_pixels(_settings().max_image_pixels)
-    folder = _settings().cache_dir.expanduser()
-    return InferenceLane(EmbeddingCache(folder / "embeddings"), choose_precision=Precisions(folder / "precisions"))
+def _make_networks() -> SharedNetworks:
+    return SharedNetworks(_settings())
 
 
 @lru_cache(maxsize=1)
 def _default_media() -> Media:
     return open_media(Settings(), None, media_pool())
-
-
-def _base_backbone() -> Backbone:
-    with _loading:
-        return _read_base_backbone()
-
-
-@lru_cache(maxsize=1)
-def _read_base_backbone() -> Backbone:
-    return _share(load_backbone(_settings().weights, _settings().image_size, _settings().network))
-
-
-def _share(backbone: Backbone) -> Backbone:
-    """The backbone of the same fingerprint that is in memory already, or this one."""
-    return _backbones.setdefault(backbone.fingerprint, backbone)
-
-
-def _load(folder: Path) -> Classifier:
-    with _loading:
-        fingerprint = read_record(folder)["weights"]["fingerprint"]
-        backbone = _backbones.get(fingerprint) or _share(load_saved_backbone(folder))
-        return load_classifier(folder, backbone)

@@ -67,13 +67,12 @@ def _reset_model() -> None:
     model: Any = sys.modules.get("model")
     if not hasattr(model, "ImageClassifierAPI"):
         return
-    if model._open_lane.cache_info().currsize:
-        model._open_lane().close()
-        model._open_lane()._cache.close()
+    if model._make_networks.cache_info().currsize:
+        model._networks().close()
     if model._default_media.cache_info().currsize:
         model._default_media()._pool.shutdown(cancel_futures=True)
     limit_pixels(MAX_PIXELS)
-    for once in (model._settings, model._open_lane, model._default_media, model._read_base_backbone):
+    for once in (model._settings, model._make_networks, model._default_media):
         once.cache_clear()
 
 

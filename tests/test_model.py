@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file
 
 import model
-from image_classifier import learning
+from image_classifier import learning, sharing
 from image_classifier.dataset import Sample, held_out
 from image_classifier.inference import ImageFile
 from image_classifier.network import Classifier, WeightsError, load_classifier, load_saved_backbone
@@ -253,7 +253,7 @@ def test_where_the_network_is_busy_the_answer_comes_in_time(trained: Json, shown
     api = ImageClassifierAPI(CONFIG, trained)
     known, new = asked(shown[30:31]), asked(shown[31:32])
     api.predict(known)
-    busy, lane = threading.Event(), model._lane()
+    busy, lane = threading.Event(), model._networks().lane
     try:
         for _ in range(lane._decoders._max_workers):
             lane._decoders.submit(busy.wait)
@@ -330,9 +330,8 @@ def test_the_score_says_what_it_is_set_to(
 
 
 def test_first_requests_that_come_together_are_all_answered(trained: Json, shown: Digits) -> None:
-    model._open_lane().close()
-    model._open_lane()._cache.close()
-    model._open_lane.cache_clear()
+    model._networks().close()
+    model._make_networks.cache_clear()
     together = threading.Barrier(8)
 
     def predict(number: int) -> Any:
@@ -349,10 +348,10 @@ def test_first_requests_that_come_together_are_all_answered(trained: Json, shown
 def test_what_was_prepared_is_not_embedded_again(shown: Digits, tmp_path: Path) -> None:
     tasks = labelled(shown[:9])
     ImageClassifierAPI(CONFIG).prepare([*tasks, {"data": {}}, task(99, b"no image")])
-    assert len(model._lane()._cache) == 9
+    assert len(model._networks().lane._cache) == 9
     output = fit(tasks, tmp_path)
     ImageClassifierAPI(CONFIG, output).predict(tasks)
-    assert len(model._lane()._cache) == 9
+    assert len(model._networks().lane._cache) == 9
     ImageClassifierAPI("").prepare(tasks)  # there is nothing to prepare for
 
 
@@ -549,11 +548,12 @@ class Stopped(Exception):
 def test_a_correction_keeps_the_live_network_and_loads_no_other(
     trained: Json, shown: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail() -> None:
+    def fail(*arguments: Any) -> None:
         raise AssertionError("the network that WEIGHTS names was loaded")
 
     live = ImageClassifierAPI(CONFIG, trained)
-    monkeypatch.setattr(model, "_base_backbone", fail)
+    monkeypatch.setattr(sharing, "load_backbone", fail)
+    model._make_networks.cache_clear()
 
     corrected = live.fit(labelled(shown[:33]), workdir=str(tmp_path), kind="head")
 
@@ -880,7 +880,8 @@ def test_another_network_is_trained_and_served(shown: Digits, tmp_path: Path, mo
     first = fit(labelled(shown[:12]), tmp_path / "1")
     monkeypatch.delenv("NETWORK")
     model._settings.cache_clear()
-    model._read_base_backbone.cache_clear()
+    model._networks().close()
+    model._make_networks.cache_clear()
 
     assert all(ImageClassifierAPI(CONFIG, first).predict(asked(shown[12:15])))  # whatever NETWORK says by now
     later = fit(labelled(shown[:12]), tmp_path / "2", first)
