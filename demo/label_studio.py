@@ -113,7 +113,8 @@ class LabelStudio:
     """A Label Studio on loopback with everything it writes in `folder`; runs inside a `with` block.
 
     `legacy_tokens`: whether `legacy_token` is accepted; a fresh Label Studio refuses it.
-    `blocks_webhooks`: whether a webhook to a private address is refused, but no model there.
+    `blocks_webhooks`: whether a webhook to a private address is refused, but no model there; may be changed for the
+    next start.
     `local_files`: the root below which storages may serve local files; without it they may not.
     """
 
@@ -134,7 +135,7 @@ class LabelStudio:
         self.legacy_token = secrets.token_hex(20)
         self.personal_access_token = ""
         self._legacy_tokens = legacy_tokens
-        self._blocks_webhooks = blocks_webhooks
+        self.blocks_webhooks = blocks_webhooks
         self._local_files = local_files
         self._session = direct_session()
         self._process: Process | None = None
@@ -175,7 +176,7 @@ class LabelStudio:
 
     def _own_settings(self) -> dict[str, str]:
         blocking = {"LABEL_STUDIO_USE_DEFAULT_BANNED_SUBNETS": "true", "LABEL_STUDIO_ML_BLOCK_LOCAL_IP": "false"}
-        return (blocking if self._blocks_webhooks else {}) | {
+        return (blocking if self.blocks_webhooks else {}) | {
             # Label Studio's name for SQLite's write-ahead log: an upload takes half the time.
             "LABEL_STUDIO_AZURE_MOUNT_FIX": "true",
             "LABEL_STUDIO_USERNAME": self.email,

@@ -54,6 +54,11 @@ class Checkup:
         """None before the first look."""
         return self._found.get(project)
 
+    @property
+    def asking(self) -> bool:
+        """Whether a project is still to be asked about since `look_again`."""
+        return any(finding.next_look == 0.0 for finding in list(self._found.values()))
+
     def troubles(self) -> list[Trouble]:
         """Of all projects, from memory."""
         return [trouble for finding in list(self._found.values()) for trouble in finding.troubles]

@@ -18,7 +18,7 @@ SETTLED_NS = 1_000_000_000  # file times are coarse: of two changes at once the 
 def entity_tag(backend: Backend, projects: Iterable[Project], *shown: str) -> str:
     """The same text as long as the page of these projects, with the parameters `shown`, would be the same."""
     now = time.time_ns()
-    facts: list[object] = [*shown, backend.serving.ready, diagnose(backend)]
+    facts: list[object] = [*shown, backend.serving.ready, backend.checkup.asking, diagnose(backend)]
     for project in projects:
         times = [_changed(backend.projects.folder(project.uid) / name) for name in WATCHED]
         finding = backend.checkup.finding(project.uid)

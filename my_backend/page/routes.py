@@ -193,7 +193,12 @@ class Page:
 
     def _render(self, template: str, *, busy: bool = False, **values: Any) -> str:
         return render_template(
-            f"page/{template}", troubles=diagnose(self._backend), busy=busy, untrained=UNTRAINED, **values
+            f"page/{template}",
+            troubles=diagnose(self._backend),
+            busy=busy,
+            asking=self._backend.checkup.asking,
+            untrained=UNTRAINED,
+            **values,
         )
 
     def _answer(self, projects: Sequence[Project], render: Any, *shown: str) -> Response:

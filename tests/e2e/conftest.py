@@ -4,10 +4,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser
 
 from demo.backend import Backend
 from demo.digits import write_digits
 from demo.label_studio import LabelStudio
+from tests.e2e.browser import chromium
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +32,12 @@ def servers(label_studio: LabelStudio, label_studio_with_legacy_tokens: LabelStu
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, str]]:
     return write_digits(tmp_path_factory.mktemp("digits"))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from demo.backend import Backend
 from demo.label_studio import LabelStudio
-from tests.e2e.browser import WAIT, chromium, opened
+from tests.e2e.browser import WAIT, opened
 from tests.e2e.test_working_loop import live, make_project, wait_for, wait_for_new_version
 
 Digits = list[tuple[Path, str]]
@@ -26,12 +26,6 @@ CONFIG = f"""<View><Image name="image" value="$image"/>
 <Choices name="digit" toName="image" choice="single">
 <Choice value="{EVIL.replace("<", "&lt;").replace('"', "&quot;")}"/><Choice value="{ARABIC}"/><Choice value="2"/>
 </Choices></View>"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
 
 
 @dataclass(frozen=True)
@@ -171,98 +165,6 @@ def test_doubtful_images_lead_to_their_tasks(browser: Browser, site: Site, label
         expect(tiles.first.locator("img")).to_have_js_property("complete", True)
         assert tiles.first.locator("img").evaluate("image => image.naturalWidth") > 0
         expect(page.locator("section:has(#mistakes-title) .tile").first).to_contain_text("labelled")
-
-
-# --- trouble --------------------------------------------------------------------
-
-
-def shows(page: Page, text: str) -> None:
-    page.get_by_role("button", name="Look again").click()
-    expect(page.locator(".troubles")).to_contain_text(text)
-
-
-def is_well(page: Page) -> None:
-    page.get_by_role("button", name="Look again").click()
-    expect(page.get_by_text("Nothing is wrong.")).to_be_visible()
-
-
-def test_each_trouble_of_the_connection_is_shown_until_it_is_mended(
-    browser: Browser, label_studio: LabelStudio, digits: Digits, serve: Serve
-) -> None:
-    password = {"BASIC_AUTH_USER": "me", "BASIC_AUTH_PASS": "secret"}
-    backend = serve(**QUICK, **password)
-    project, _, others = make_project(label_studio, digits, annotated=30, others=2)
-    connection = label_studio.connect(project, backend.url, basic_auth=("me", "secret"))
-    credentials = {"username": "me", "password": "secret"}
-    with opened(browser, f"{backend.url}/troubles", http_credentials=credentials) as page:
-        [hook] = wait_for(lambda: [one for one in label_studio.webhooks(project) if one["headers"]], "the password")
-        is_well(page)
-        address = f"/api/webhooks/{hook['id']}/"
-        label_studio.request("PATCH", address, json={"headers": {}})
-        shows(page, "its webhook carries no password")
-        label_studio.request("PATCH", address, json={"headers": hook["headers"]})
-        is_well(page)
-
-        label_studio.request("DELETE", address)
-        shows(page, "no active webhook")
-        webhook = {
-            "project": project,
-            "url": f"{backend.url}/webhook",
-            "send_for_all_actions": True,
-            "headers": hook["headers"],
-        }
-        label_studio.request("POST", "/api/webhooks/", json=webhook)
-        is_well(page)
-
-        label_studio.start_training(connection)
-        wait_for_new_version(backend, project, "untrained")
-        task = others[0]
-        # Asked for by itself, the task would be predicted at once.
-        image = next(one["data"]["image"] for one in label_studio.tasks(project) if one["id"] == task)
-        label_studio.request("PATCH", f"/api/tasks/{task}/", json={"data": {"image": "/data/upload/gone.png"}})
-        label_studio.retrieve_predictions(project, [task])
-        expect(page.locator(".troubles")).to_contain_text("1 image has no prediction")
-        page.get_by_text("Reasons", exact=True).click()
-        expect(page.locator(".troubles details li")).to_contain_text(f"task {task}: ")
-        label_studio.request("PATCH", f"/api/tasks/{task}/", json={"data": {"image": image}})
-        label_studio.retrieve_predictions(project, [task])
-        is_well(page)
-
-        label_studio.request("DELETE", f"/api/ml/{connection}")
-        shows(page, "no model connected")
-        label_studio.connect(project, backend.url, basic_auth=("me", "secret"))
-        is_well(page)
-
-
-def test_a_label_studio_that_is_away_is_shown_until_it_is_back(
-    browser: Browser, tmp_path: Path, digits: Digits, serve: Serve
-) -> None:
-    with LabelStudio(tmp_path / "label-studio") as label_studio:
-        backend = serve(label_studio, **QUICK)
-        project, _, _ = make_project(label_studio, digits, annotated=2, others=1)
-        label_studio.connect(project, backend.url)
-        with opened(browser, f"{backend.url}/troubles") as page:
-            is_well(page)
-            label_studio.stop()
-            shows(page, "Label Studio cannot be reached")
-            label_studio.start()
-            is_well(page)
-
-
-def test_each_trouble_of_the_setup_is_shown_until_it_is_mended(
-    browser: Browser, label_studio: LabelStudio, digits: Digits, serve: Serve
-) -> None:
-    backend = serve(**QUICK | {"WEIGHTS": "imagenet"}, LABEL_STUDIO_API_KEY="", HTTPS_PROXY="http://127.0.0.1:9")
-    with opened(browser, f"{backend.url}/troubles") as page:
-        expect(page.locator(".troubles")).to_contain_text("LABEL_STUDIO_API_KEY is not set")
-        expect(page.locator(".troubles")).to_contain_text("weights could not be downloaded")
-        backend.kill()
-        expect(page.locator("#said")).to_contain_text("The backend does not answer")
-
-        backend.set(WEIGHTS="none", LABEL_STUDIO_API_KEY=label_studio.personal_access_token)
-        backend.__enter__()
-        expect(page.get_by_text("Nothing is wrong.")).to_be_visible()
-        expect(page.locator("#said")).to_contain_text("The backend answers again")
 
 
 # --- for everyone ---------------------------------------------------------------

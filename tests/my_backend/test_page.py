@@ -1,6 +1,7 @@
 import json
 import re
 import shutil
+import threading
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from my_backend import files
+from my_backend.connection import examine_connection
 from my_backend.diagnosis import diagnose
 from my_backend.jobs import new_job
 from my_backend.page import freshness
@@ -125,7 +127,7 @@ def test_page_shows_how_a_running_job_goes_and_what_waits(client: Client, script
     assert f'data-post="/api/jobs/{running}/cancel"' in shown
     assert "Waiting" in shown
     assert "once more" in shown
-    assert 'data-busy="yes"' in shown
+    assert 'data-busy="training"' in shown
     script.release()
 
 
@@ -467,6 +469,31 @@ def test_what_label_studio_says_is_looked_at_again_until_it_is_mended(
             return  # the kept access token is the old one's
         client.post("/api/troubles/check", status=202)
         assert eventually(lambda: codes(client) == [])
+
+
+def test_page_says_while_label_studio_is_asked(
+    serve: Serve, label_studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serve(label_studio_url=label_studio.url, label_studio_api_key=label_studio.pat) as client:
+        client.setup()
+        assert eventually(lambda: client.backend.checkup.finding(PROJECT))
+        assert 'data-busy="no"' in page(client, "/troubles")
+        answers = threading.Event()
+
+        def slowly(*asked: Any) -> Any:
+            answers.wait(20)
+            return examine_connection(*asked)
+
+        monkeypatch.setattr("my_backend.checkup.examine_connection", slowly)
+        tag = tag_of(client, "/troubles")
+        client.post("/api/troubles/check", status=202)
+
+        shown = page(client, "/troubles")
+        assert 'data-busy="asking"' in shown
+        assert "Asking …" in shown
+        assert tag_of(client, "/troubles") != tag
+        answers.set()
+        assert eventually(lambda: 'data-busy="no"' in page(client, "/troubles"))
 
 
 @pytest.mark.parametrize(

@@ -33,15 +33,15 @@ export function follow(changed) {
 
   function wait() {
     clearTimeout(timer);
-    timer = setTimeout(look, document.hidden ? HIDDEN : place().dataset.busy === "yes" ? BUSY : REST);
+    timer = setTimeout(look, document.hidden ? HIDDEN : place().dataset.busy === "no" ? REST : BUSY);
   }
 
   function change(fresh) {
     tellAges(fresh);
-    const wasBusy = place().dataset.busy === "yes";
+    const wasBusy = place().dataset.busy;
     for (const id of ["content", "nav-trouble"]) morph(document.getElementById(id), fresh.getElementById(id));
     changed();
-    if (wasBusy && place().dataset.busy === "no") say(finished());
+    if (wasBusy === "training" && place().dataset.busy !== "training") say(finished());
   }
 
   document.addEventListener("visibilitychange", () => document.hidden ? wait() : look());

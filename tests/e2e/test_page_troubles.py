@@ -1,0 +1,255 @@
+"""Each trouble that the page can show, made on purpose: it is shown, it is mended, and it is gone."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect
+
+from demo.backend import Backend
+from demo.digits import LABEL_CONFIG
+from demo.label_studio import LabelStudio
+from demo.process import ServerError
+from demo.production import Production, Redis
+from tests.e2e.browser import WAIT, opened
+from tests.e2e.test_working_loop import Digits, Serve, make_project, wait_for, wait_for_new_version
+
+expect.set_options(timeout=WAIT)
+QUICK = {"IMAGE_SIZE": "64", "RETRAIN_AFTER_ANNOTATIONS": "0", "WEIGHTS": "none", "TRAIN_MODE": "head"}
+USER, PASSWORD = "me", "secret"
+LOCKED = {"BASIC_AUTH_USER": USER, "BASIC_AUTH_PASS": PASSWORD}
+LOGIN: dict[str, Any] = {"http_credentials": {"username": USER, "password": PASSWORD}}
+
+
+def shows(page: Page, text: str) -> None:
+    page.locator("#look-again").click()
+    expect(page.locator(".troubles")).to_contain_text(text)
+
+
+def is_well(page: Page) -> None:
+    page.locator("#look-again").click()
+    expect(page.get_by_text("Nothing is wrong.")).to_be_visible()
+
+
+# --- how a project is connected ---------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Connected:
+    """A project of its own, connected with a password, and the page that shows its troubles among all others."""
+
+    label_studio: LabelStudio
+    backend: Backend
+    page: Page
+    project: int
+    title: str
+    connection: int
+    webhook: dict[str, Any]
+
+    @property
+    def troubles(self) -> Locator:
+        return self.page.locator(".trouble").filter(has_text=self.title)
+
+    def shows(self, text: str) -> None:
+        self.page.locator("#look-again").click()
+        expect(self.troubles.filter(has_text=text)).to_have_count(1)
+
+    def is_well(self) -> None:
+        self.page.locator("#look-again").click()
+        expect(self.troubles).to_have_count(0)
+
+    def change_webhook(self, **fields: Any) -> None:
+        self.label_studio.request("PATCH", f"/api/webhooks/{self.webhook['id']}/", json=fields)
+
+
+@pytest.fixture(scope="module")
+def locked_backend(tmp_path_factory: pytest.TempPathFactory, label_studio: LabelStudio) -> Iterator[Backend]:
+    with Backend(tmp_path_factory.mktemp("locked"), label_studio, **QUICK, **LOCKED) as backend:
+        yield backend
+
+
+@pytest.fixture
+def connected(
+    request: pytest.FixtureRequest, browser: Browser, label_studio: LabelStudio, locked_backend: Backend
+) -> Iterator[Connected]:
+    title = request.node.name[-50:]  # Label Studio takes no longer one
+    project = label_studio.create_project(title, LABEL_CONFIG)
+    connection = label_studio.connect(project, locked_backend.url, basic_auth=(USER, PASSWORD))
+    [webhook] = wait_for(lambda: [one for one in label_studio.webhooks(project) if one["headers"]], "the password")
+    with opened(browser, f"{locked_backend.url}/troubles", **LOGIN) as page:
+        yield Connected(label_studio, locked_backend, page, project, title, connection, webhook)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"headers": {}}, "its webhook carries no password"),
+        ({"is_active": False}, "no active webhook"),
+        ({"send_payload": False}, "without their payload"),
+    ],
+    ids=["password", "active", "payload"],
+)
+def test_a_changed_webhook(connected: Connected, wrong: dict[str, Any], said: str) -> None:
+    connected.change_webhook(**wrong)
+    connected.shows(said)
+    connected.change_webhook(**{name: connected.webhook[name] for name in wrong})
+    connected.is_well()
+
+
+def test_a_webhook_that_is_gone_and_one_that_is_left_over(connected: Connected) -> None:
+    hook = {name: connected.webhook[name] for name in ("url", "headers", "send_for_all_actions")}
+    connected.label_studio.request("DELETE", f"/api/webhooks/{connected.webhook['id']}/")
+    connected.shows("no active webhook")
+    connected.label_studio.request("POST", "/api/webhooks/", json={"project": connected.project, **hook})
+    connected.is_well()
+
+    other = {"project": connected.project, **hook, "url": "http://127.0.0.1:1/webhook"}
+    left = connected.label_studio.request("POST", "/api/webhooks/", json=other).json()
+    connected.shows("still sends events to http://127.0.0.1:1/webhook")
+    connected.label_studio.request("DELETE", f"/api/webhooks/{left['id']}/")
+    connected.is_well()
+
+
+def test_a_model_that_is_removed(connected: Connected) -> None:
+    connected.label_studio.request("DELETE", f"/api/ml/{connected.connection}")
+    connected.shows("no model connected")
+    connected.shows("is no model of this project any more")
+    connected.label_studio.connect(connected.project, connected.backend.url, basic_auth=(USER, PASSWORD))
+    connected.is_well()
+
+
+def test_a_labeling_config_that_cannot_be_used(connected: Connected) -> None:
+    connected.label_studio.update_project(connected.project, label_config='<View><Image name="i" value="$i"/></View>')
+    expect(connected.troubles.filter(has_text="no <Choices> whose toName is an Image")).to_have_count(1)
+    connected.label_studio.update_project(connected.project, label_config=LABEL_CONFIG)
+    expect(connected.troubles).to_have_count(0)
+
+
+def test_a_label_studio_that_refuses_private_addresses_and_is_away(
+    browser: Browser, tmp_path: Path, serve: Serve
+) -> None:
+    with LabelStudio(tmp_path / "label-studio", blocks_webhooks=True) as label_studio:
+        backend = serve(label_studio, **QUICK)
+        project = label_studio.create_project("digits", LABEL_CONFIG)
+        with pytest.raises(ServerError, match="403"):
+            label_studio.connect(project, backend.url)
+        with opened(browser, f"{backend.url}/troubles") as page:
+            shows(page, "SSRF_PROTECTION_ENABLED=false")
+            label_studio.stop()
+            shows(page, "Label Studio cannot be reached")
+            label_studio.blocks_webhooks = False
+            label_studio.start()
+            shows(page, "Label Studio does not tell this backend of annotations")
+            [half_made] = label_studio.request("GET", "/api/ml/", params={"project": project}).json()
+            label_studio.request("DELETE", f"/api/ml/{half_made['id']}")
+            label_studio.connect(project, backend.url)
+            is_well(page)
+
+
+# --- images and versions ----------------------------------------------------------
+
+
+def test_an_image_that_cannot_be_read_and_a_version_that_cannot_be_loaded(
+    browser: Browser, label_studio: LabelStudio, digits: Digits, serve: Serve
+) -> None:
+    backend = serve(**QUICK)
+    project, truth, others = make_project(label_studio, digits, annotated=30, others=2)
+    connection = label_studio.connect(project, backend.url)
+    label_studio.start_training(connection)
+    first = wait_for_new_version(backend, project, "untrained")
+    label_studio.annotate(others[1], truth[others[1]])
+    label_studio.start_training(connection)
+    second = wait_for_new_version(backend, project, first)
+    task = others[0]
+    with opened(browser, f"{backend.url}/troubles") as page:
+        # Asked for by itself, the task would be predicted at once.
+        image = next(one["data"]["image"] for one in label_studio.tasks(project) if one["id"] == task)
+        label_studio.request("PATCH", f"/api/tasks/{task}/", json={"data": {"image": "/data/upload/gone.png"}})
+        label_studio.retrieve_predictions(project, [task])
+        expect(page.locator(".troubles")).to_contain_text("1 image has no prediction")
+        page.get_by_text("Reasons", exact=True).click()
+        expect(page.locator(".troubles details li")).to_contain_text(f"task {task}: ")
+        label_studio.request("PATCH", f"/api/tasks/{task}/", json={"data": {"image": image}})
+        label_studio.retrieve_predictions(project, [task])
+        is_well(page)
+
+        backend.kill()
+        [folder] = (backend.folder / "models" / "projects").glob(f"{project}.*/versions/{second}/model")
+        shutil.rmtree(folder)
+        backend.__enter__()
+        expect(page.locator(".troubles")).to_contain_text(f"version {second} cannot be loaded")
+        page.goto(f"{backend.url}/projects/{project}/versions")
+        page.get_by_role("button", name="Make live: v1").click()
+        page.get_by_role("link", name="Trouble").click()
+        expect(page.get_by_text("Nothing is wrong.")).to_be_visible()
+
+
+# --- settings and processes -------------------------------------------------------
+
+
+def test_settings_that_are_missing_or_wrong(browser: Browser, label_studio: LabelStudio, serve: Serve) -> None:
+    nothing = {"LABEL_STUDIO_URL": "", "LABEL_STUDIO_API_KEY": "", "HOST": "0.0.0.0"}
+    backend = serve(**QUICK | nothing | {"WEIGHTS": "imagenet"}, HTTPS_PROXY="http://127.0.0.1:9")
+    project = label_studio.create_project("digits", LABEL_CONFIG)
+    connection = label_studio.connect(project, backend.url)
+
+    def restart(**settings: str) -> None:
+        backend.kill()
+        backend.set(**settings)
+        backend.__enter__()
+
+    with opened(browser, f"{backend.url}/troubles", **LOGIN) as page:
+        expect(page.locator(".troubles")).to_contain_text("LABEL_STUDIO_API_KEY is not set")
+        expect(page.locator(".troubles")).to_contain_text("weights could not be downloaded")
+        expect(page.locator(".troubles")).to_contain_text("It is not known where Label Studio is")
+        backend.kill()
+        expect(page.locator("#said")).to_contain_text("The backend does not answer")
+
+        # A token that is refused, and a password that Label Studio has not been given
+        wrong = {"LABEL_STUDIO_URL": label_studio.url, "LABEL_STUDIO_API_KEY": label_studio.legacy_token}
+        restart(WEIGHTS="none", **wrong, **LOCKED)
+        expect(page.locator("#said")).to_contain_text("The backend answers again")
+        expect(page.locator(".troubles")).to_contain_text("does not accept the legacy token")
+        expect(page.locator(".troubles")).to_contain_text("sends no password with annotation events")
+        expect(page.locator(".trouble")).to_have_count(2)
+
+        restart(LABEL_STUDIO_API_KEY=label_studio.personal_access_token)
+        expect(page.locator(".troubles")).to_contain_text("Label Studio does not reach this backend")
+        expect(page.locator(".trouble")).to_have_count(1)
+        page.get_by_role("link", name="digits").click()
+        expect(page.locator("h1 .chip")).to_have_text("not connected")
+
+        label_studio.request("DELETE", f"/api/ml/{connection}")
+        label_studio.connect(project, backend.url, basic_auth=(USER, PASSWORD))
+        page.get_by_role("link", name="Trouble").click()
+        is_well(page)
+        page.get_by_role("link", name="Projects").click()
+        expect(page.locator(".card .chip")).to_have_text("connected")
+
+
+def test_jobs_without_a_worker_and_without_redis(
+    browser: Browser, label_studio: LabelStudio, digits: Digits, tmp_path: Path
+) -> None:
+    token = {"LABEL_STUDIO_URL": label_studio.url, "LABEL_STUDIO_API_KEY": label_studio.personal_access_token}
+    with Redis() as redis, Production(tmp_path / "production", redis.url, **QUICK, **token) as production:
+        server = production.server()
+        project, _, _ = make_project(label_studio, digits, annotated=20, others=1)
+        label_studio.connect(project, server.url)
+        with opened(browser, f"{server.url}/projects/{project}") as page:
+            page.get_by_role("button", name="Train now").click()
+            expect(page.locator(".waiting")).to_contain_text("Waiting")
+            page.get_by_role("link", name="Trouble").click()
+            expect(page.locator(".troubles")).to_contain_text("No worker listens for")
+            production.worker()
+            expect(page.get_by_text("Nothing is wrong.")).to_be_visible()
+            page.goto(f"{server.url}/projects/{project}")
+            expect(page.get_by_role("cell", name="Finished")).to_be_visible()
+
+            page.goto(f"{server.url}/troubles")
+            redis.kill()
+            expect(page.locator(".troubles")).to_contain_text("Redis cannot be reached")
+            redis.start()
+            expect(page.get_by_text("Nothing is wrong.")).to_be_visible()
