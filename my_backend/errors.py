@@ -45,3 +45,7 @@ class JobStopped(BackendError):
     """Raised inside a job to end it: it was canceled, or the process shuts down."""
 
     status = 409
+
+
+class TakenOver(JobStopped):
+    """Raised inside a job that another process runs by now."""

@@ -15,7 +15,7 @@ from secrets import token_hex
 from typing import Any, Literal, Protocol
 
 from my_backend import files
-from my_backend.errors import BackendError, JobStopped, NotFound
+from my_backend.errors import BackendError, JobStopped, NotFound, TakenOver
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +54,7 @@ class Job:
     started: float | None = None
     ended: float | None = None
     attempts: int = 0
+    runner: str = ""  # made up anew for each run: the one that stands in the record may write it, and publish
     annotations_read: bool = False
     progress: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -79,6 +80,17 @@ class JobStore:
         """As `save`, but brings nothing back of a project that was deleted meanwhile."""
         with contextlib.suppress(FileNotFoundError):
             files.write_json(self._path(job.project, job.id), asdict(job), durable=durable, make_folder=False)
+
+    def keep(self, job: Job, *, durable: bool = True) -> None:
+        """As `update`, for the process that runs the job; raises TakenOver where another one does by now."""
+        self.check_runner(job)
+        self.update(job, durable=durable)
+
+    def check_runner(self, job: Job) -> None:
+        """Raises TakenOver where another process runs the job by now, as after a loss of the file system's locks."""
+        record = files.read_json(self._path(job.project, job.id))
+        if record and record.get("runner", "") != job.runner:
+            raise TakenOver("another process has taken the job over")
 
     def get(self, job_id: str) -> Job:
         """Raises NotFound."""
@@ -125,14 +137,23 @@ class JobStore:
         return files.claimed(self._folder / job.project / "work" / f".{job.kind}")
 
     def workdir(self, job: Job) -> Path:
-        """A folder that the job may fill; it survives the process, so that training can go on from a checkpoint."""
-        return self._folder / job.project / "work" / job.id
+        """A folder that the job's runner may fill; what it puts there survives the process."""
+        return self._folder / job.project / "work" / f"{job.id}.{job.runner}"
+
+    def take_over(self, job: Job) -> None:
+        """Gives the runner what earlier ones put down, so that training goes on from their checkpoint.
+
+        One that is still at it, unknown to all, finds its folder no more, and so mixes nothing with what comes now.
+        """
+        mine = self.workdir(job)
+        for left in mine.parent.glob(f"{job.id}*"):
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(left, mine)
 
     def request_cancel(self, job: Job) -> None:
         """Asks a running job, in whichever process, to end at its next step."""
-        marker = self._cancel_marker(job)
-        marker.parent.mkdir(parents=True, exist_ok=True)
-        marker.touch()
+        with contextlib.suppress(FileNotFoundError):  # the project was deleted, which ends it, too
+            self._cancel_marker(job).touch()
 
     def cancel_requested(self, job: Job) -> bool:
         """Whether the job was asked to end; one whose record is gone was deleted with its project."""
@@ -142,7 +163,12 @@ class JobStore:
         return self._path(job.project, job.id).exists()
 
     def _cancel_marker(self, job: Job) -> Path:
-        return self.workdir(job) / "cancel"
+        return self._path(job.project, job.id).with_suffix(".cancel")
+
+    def clear(self, job: Job) -> None:
+        """Removes what only a job that has not ended needs."""
+        shutil.rmtree(self.workdir(job), ignore_errors=True)
+        self._cancel_marker(job).unlink(missing_ok=True)
 
     def thin_out(self, project: str) -> None:
         """Removes the records of all but the newest finished jobs."""
@@ -218,13 +244,13 @@ class RunningJob:
         progress = {**self.job.progress, **record} if same else record
         self.job = replace(self.job, progress=progress, history=_lengthened(self.job.history, progress, record))
         if time.monotonic() - self._saved > PROGRESS_SECONDS or not same:
-            self._store.update(self.job, durable=False)
+            self._store.keep(self.job, durable=False)
             self._saved = time.monotonic()
 
     def annotations_were_read(self) -> None:
         """From here on, what is annotated needs another job."""
         self.job = replace(self.job, annotations_read=True)
-        self._store.update(self.job)
+        self._store.keep(self.job)
 
     def check(self) -> None:
         """Raises JobStopped where the job must end."""
@@ -232,6 +258,10 @@ class RunningJob:
             raise JobStopped(CANCELED)
         if self._shutting_down():
             raise JobStopped(SHUTDOWN)
+
+    def check_runner(self) -> None:
+        """Raises TakenOver where another process runs the job by now."""
+        self._store.check_runner(self.job)
 
 
 def _lengthened(
@@ -261,24 +291,40 @@ def run_job(job: Job, store: JobStore, work: Work, shutting_down: Callable[[], b
         error = f"the process died {job.attempts} times while this job ran; is there too little memory?"
         return _finish(replace(job, status="failed", error=error), store)
     job = replace(job, status="started", started=time.time(), attempts=job.attempts + 1, annotations_read=False)
-    store.update(job)
+    running = RunningJob(replace(job, runner=token_hex(4)), store, shutting_down)
+    store.update(running.job)
+    store.take_over(running.job)
     log.info("job %s: started (%s)", job.id, job.cause)
-    running = RunningJob(job, store, shutting_down)
+    try:
+        after = _work_on(running, work)
+        if after.unfinished:
+            store.keep(after)
+            return after
+        return _finish(after, store)
+    except TakenOver as taken:
+        log.warning("job %s: %s; what this one did is dropped", job.id, taken)
+        shutil.rmtree(store.workdir(running.job), ignore_errors=True)
+        return running.job
+
+
+def _work_on(running: RunningJob, work: Work) -> Job:
+    """The job as it is to be kept after the work; raises TakenOver."""
     try:
         result = work(running)
+    except TakenOver:
+        raise
     except JobStopped as stopped:
         if str(stopped) == SHUTDOWN:
-            log.info("job %s: interrupted by the shutdown; it goes on at the next start", job.id)
-            interrupted = replace(running.job, status="queued", attempts=job.attempts - 1)
-            store.update(interrupted)
-            return interrupted
-        return _finish(replace(running.job, status="canceled", error=str(stopped)), store)
+            log.info("job %s: interrupted by the shutdown; it goes on at the next start", running.job.id)
+            return replace(running.job, status="queued", attempts=running.job.attempts - 1)
+        return replace(running.job, status="canceled", error=str(stopped))
     except BackendError as error:
-        return _finish(replace(running.job, status="failed", error=str(error)), store)
+        return replace(running.job, status="failed", error=str(error))
     except Exception as error:
-        log.exception("job %s failed", job.id)
-        return _finish(replace(running.job, status="failed", error=f"{type(error).__name__}: {error}"), store)
-    return _finish(replace(running.job, status="finished", result=result), store)
+        running.check_runner()  # another one has taken its folder away
+        log.exception("job %s failed", running.job.id)
+        return replace(running.job, status="failed", error=f"{type(error).__name__}: {error}")
+    return replace(running.job, status="finished", result=result)
 
 
 def cancel_waiting(job: Job, store: JobStore) -> Job:
@@ -289,11 +335,11 @@ def cancel_waiting(job: Job, store: JobStore) -> Job:
 def _finish(job: Job, store: JobStore) -> Job:
     job = replace(job, ended=time.time())
     try:
-        store.update(job)
+        store.keep(job)
     except OSError:  # where the disk is full, what the job worked with makes room for its record
         shutil.rmtree(store.workdir(job), ignore_errors=True)
-        store.update(job)
-    shutil.rmtree(store.workdir(job), ignore_errors=True)
+        store.keep(job)
+    store.clear(job)
     store.thin_out(job.project)
     if job.error:
         log.warning("job %s: %s: %s", job.id, job.status, job.error)

@@ -58,6 +58,7 @@ class Handover:
 
     def __call__(self) -> None:
         """Raises RedisError."""
+        self._connection.ping()  # or one that Redis does not answer would keep the lock from those that it does
         with files.locked(self._lock_file):  # servers and workers do this by turns
             turns: dict[tuple[str, Kind], Job] = {}
             for job in self._store.unfinished():  # of each project and kind only the oldest, so that one runs at a time

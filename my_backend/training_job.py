@@ -127,6 +127,7 @@ class TrainingJob:
                 cause=running.job.cause,
                 choices=parse_label_config(project.label_config, self._settings.choices).choices,
                 held_back=str(train_output.get("held_back") or ""),
+                confirm=running.check_runner,
             )
             published.append(version.name)
             outputs.append(train_output)

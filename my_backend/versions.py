@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,17 +108,19 @@ class Versions:
         cause: str,
         choices: Sequence[str],
         held_back: str = "",
+        confirm: Callable[[], None] = lambda: None,
     ) -> Version:
         """Makes a version of what `fit` returned, and the live one unless it is held back.
 
         Files and folders under `workdir` that `train_output` names become the version's own (they are moved there).
+        `confirm` is called when nobody else can publish any more, and raises where this one must not either.
         """
         staging = self._stage()
         try:
             for name in _names_under(train_output, workdir):
                 os.replace(workdir / name, staging / name)
             stored = _with_paths(train_output, str(workdir), HERE)
-            return self._finish(staging, stored, cause=cause, choices=choices, held_back=held_back)
+            return self._finish(staging, stored, cause=cause, choices=choices, held_back=held_back, confirm=confirm)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
@@ -159,9 +161,17 @@ class Versions:
         return staging
 
     def _finish(
-        self, staging: Path, stored: Json, *, cause: str, choices: Sequence[str], held_back: str = ""
+        self,
+        staging: Path,
+        stored: Json,
+        *,
+        cause: str,
+        choices: Sequence[str],
+        held_back: str = "",
+        confirm: Callable[[], None] = lambda: None,
     ) -> Version:
         with files.locked(self._folder / ".versions"):
+            confirm()
             name, created = self._new_name()
             before = self.live_name()
             record = {

@@ -48,7 +48,7 @@ Answer = Callable[[Seen], Reply]
 class FakeServer:
     """Answers as `answer` says, and remembers what it was asked."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: Answer, host: str = "127.0.0.1") -> None:
         self.seen: list[Seen] = []
         self.closing = threading.Event()
         self.seconds_ahead = 0.0  # of its clock, as its answers say
@@ -88,10 +88,10 @@ class FakeServer:
             def log_message(self, *args: object) -> None:
                 """Nothing is to be printed."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer((host, 0), Handler)
         self._server.daemon_threads = False
         self.port = self._server.server_port
-        self.host = f"127.0.0.1:{self.port}"
+        self.host = f"{host}:{self.port}"
         self.url = f"http://{self.host}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
 

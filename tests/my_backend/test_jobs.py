@@ -1,3 +1,6 @@
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -92,8 +95,8 @@ def test_shutdown_leaves_the_job_queued_with_its_folder_and_costs_no_attempt(sto
     job = submitted(store, attempts=1)
 
     def work(running: RunningJob) -> dict[str, Any]:
-        store.workdir(job).mkdir(parents=True)
-        (store.workdir(job) / "checkpoint").touch()
+        store.workdir(running.job).mkdir(parents=True)
+        (store.workdir(running.job) / "checkpoint").touch()
         running.check()
         raise AssertionError("the check must end the job")
 
@@ -101,7 +104,7 @@ def test_shutdown_leaves_the_job_queued_with_its_folder_and_costs_no_attempt(sto
 
     kept = store.get(job.id)
     assert (kept.status, kept.attempts, kept.ended) == ("queued", 1, None)
-    assert (store.workdir(job) / "checkpoint").exists()
+    assert (store.workdir(kept) / "checkpoint").exists()
 
 
 def test_job_that_took_its_process_down_too_often_is_given_up(store: JobStore) -> None:
@@ -118,12 +121,63 @@ def test_ended_job_leaves_no_folder(store: JobStore, fails: bool) -> None:
     job = submitted(store)
 
     def work(running: RunningJob) -> dict[str, Any]:
-        store.workdir(job).mkdir(parents=True)
+        store.workdir(running.job).mkdir(parents=True)
+        store.request_cancel(running.job)  # too late
         return {"a": 1 / (not fails)}
 
-    run(job, store, work)
+    ended = run(job, store, work)
 
-    assert not store.workdir(job).exists()
+    assert list(store.workdir(ended).parent.iterdir()) == []
+    assert [path.name for path in store.workdir(ended).parents[1].glob("jobs/*")] == [f"{job.id}.json"]
+
+
+def checkpoint(store: JobStore, running: RunningJob) -> Path:
+    return store.workdir(running.job) / "checkpoint"
+
+
+@pytest.mark.parametrize(
+    "comes_back",
+    [
+        pytest.param(lambda running, store: running.progress({"phase": "another"}), id="tells of progress"),
+        pytest.param(lambda running, store: running.annotations_were_read(), id="has read"),
+        pytest.param(lambda running, store: running.check_runner(), id="would publish"),
+        pytest.param(lambda running, store: checkpoint(store, running).write_text("old"), id="writes"),
+        pytest.param(lambda running, store: {"versions": []}, id="ends"),
+        pytest.param(lambda running, store: 1 / 0, id="fails"),
+        pytest.param(lambda running, store: store.request_cancel(running.job) or running.check(), id="is canceled"),
+    ],
+)
+def test_job_that_another_took_over_changes_nothing_any_more(
+    store: JobStore, comes_back: Callable[[RunningJob, JobStore], Any]
+) -> None:
+    """As where a file server gave up the locks of a host that it did not hear of."""
+    at_it, may_end = threading.Event(), threading.Event()
+
+    def second(running: RunningJob) -> dict[str, Any]:
+        assert checkpoint(store, running).read_text() == "of the first"
+        checkpoint(store, running).write_text("of the second")
+        at_it.set()
+        assert may_end.wait(20)
+        assert checkpoint(store, running).read_text() == "of the second"
+        running.check_runner()
+        return {"versions": ["v2"]}
+
+    def first(running: RunningJob) -> Any:
+        store.workdir(running.job).mkdir(parents=True)
+        checkpoint(store, running).write_text("of the first")
+        other.submit(run, store.get(running.job.id), store, second)
+        assert at_it.wait(20)
+        return comes_back(running, store)
+
+    with ThreadPoolExecutor(1) as other:
+        job = submitted(store)
+        run(job, store, first)
+        kept = store.get(job.id)
+        may_end.set()
+    assert (kept.status, kept.attempts) == ("started", 2)
+    ended = store.get(job.id)
+    assert (ended.status, ended.result, ended.error) == ("finished", {"versions": ["v2"]}, "")
+    assert list(store.workdir(ended).parent.iterdir()) == []
 
 
 def test_cancel_ends_a_running_job_at_its_next_step(store: JobStore) -> None:

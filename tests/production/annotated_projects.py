@@ -38,8 +38,8 @@ class AnnotatedProjects:
         self._changes = 0
 
     @contextmanager
-    def running(self) -> Iterator["AnnotatedProjects"]:
-        with FakeServer(self._answer) as server:
+    def running(self, host: str = "127.0.0.1") -> Iterator["AnnotatedProjects"]:
+        with FakeServer(self._answer, host) as server:
             self.url = server.url
             yield self
 
@@ -69,6 +69,8 @@ class AnnotatedProjects:
         query = parse_qs(address.query)
         if address.path == "/api/tasks/":
             return json_reply(self._newest_task(int(query["project"][0])))
+        if not address.path.startswith("/api/projects/"):
+            return json_reply([])  # of backends and webhooks it knows none
         project = int(address.path.split("/")[3])
         if address.path.endswith("/export"):
             return json_reply(self._export(project))

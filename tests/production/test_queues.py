@@ -150,7 +150,7 @@ def test_submitted_job_runs_and_says_what_came_of_it(queueing: Queueing) -> None
 
         assert (job.kind, job.cause, job.attempts, job.error) == (kind, "test", 1, "")
         assert job.result["versions"] == [Versions(queueing.projects.folder(uid(1))).live_name()]
-    assert eventually(lambda: not queueing.store.workdir(job).exists())
+    assert eventually(lambda: not queueing.store.workdir(queueing.job(job)).exists())
     assert queueing.learned(1) == {"1": "Cat"}
     assert queueing.queue.problem() == ""
 
@@ -274,7 +274,7 @@ def test_canceled_job_that_runs_ends_and_the_next_one_starts(
     script.release("full")
     queueing.wait_for(waiting, "finished")
     assert queueing.queue.cancel(waiting.id).status == "finished"
-    assert eventually(lambda: not queueing.store.workdir(running).exists())
+    assert eventually(lambda: not queueing.store.workdir(queueing.job(running)).exists())
 
 
 def test_progress_can_be_read_while_a_job_runs(queueing: Queueing, script: Script) -> None:
