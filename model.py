@@ -26,7 +26,7 @@ from image_classifier.correction import correct
 from image_classifier.dataset import Sample, targets_of, write_samples
 from image_classifier.embeddings import Embedding
 from image_classifier.evaluation import hits
-from image_classifier.inference import ImageFile
+from image_classifier.inference import ImageFile, TooLate
 from image_classifier.learning import (
     Embedded,
     TooFewLabels,
@@ -66,7 +66,7 @@ AUTO_SECONDS = 3600.0  # that TRAIN_MODE=auto gives to training all layers at mo
 
 
 Fetched = list[ImageFile | MediaError]
-Failed = Callable[[int, str], None]  # a task's position, and why it has no prediction
+Failed = Callable[[int, str, str], None]  # a task's position, why it has no prediction, and that in a word
 
 
 class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base class has no types
@@ -102,13 +102,14 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         *,
         label_config: str | None = None,
         deadline: float = float("inf"),
-        failed: Failed = lambda position, why: None,
+        failed: Failed = lambda position, why, reason: None,
         **kwargs: Any,
     ) -> list[Json | list[Any]]:
         """For each task, in order, a prediction, or `[]` where there is none.
 
         `label_config` is the project's today, where it may have changed since; `deadline` (monotonic seconds) is
-        when an answer is due, with `[]` for what is not done; `failed` is told why an image could not be read.
+        when an answer is due, with `[]` for what is not done; `failed` is told why an image could not be read, in a
+        sentence and in one of few words.
         """
         tag = self._tag(label_config)
         classifier = self._classifier
@@ -118,7 +119,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         vectors = self._embeddings(tasks, tag, classifier.backbone, deadline)
         for position, vector in enumerate(vectors):
             if isinstance(vector, Exception):
-                failed(position, str(vector))
+                failed(position, str(vector), _reason(vector))
         embedded = {position: vector for position, vector in enumerate(vectors) if not isinstance(vector, Exception)}
         if not embedded:
             return results
@@ -201,7 +202,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         found = iter(self._media.fetch_all(wanted, deadline))
         files: list[ImageFile | MediaError] = []
         for task, url in zip(tasks, urls, strict=True):
-            file = next(found) if isinstance(url, str) else MediaError(_name(task, f"no image URL in {tag.field!r}"))
+            file = next(found) if isinstance(url, str) else _no_url(task, tag)
             if isinstance(file, MediaError):
                 log.warning("%s", file)
                 files.append(file)
@@ -217,6 +218,11 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         data = BytesIO()
         image.save(data, "JPEG", quality=82)
         return data.getvalue()
+
+    @classmethod
+    def cache_lookups(cls) -> dict[str, int]:
+        """How many images' embeddings this process has found in its cache, `hit`, and how many not, `miss`."""
+        return _networks().lookups if _make_networks.cache_info().currsize else {}
 
     @classmethod
     def warm_up(cls) -> str:
@@ -480,6 +486,17 @@ def _ahead(fetch: Callable[[Sequence[Json]], Fetched], pieces: Sequence[Sequence
 
 def _name(task: Json, problem: object) -> str:
     return str(problem) if task.get("id") is None else f"task {task['id']}: {problem}"
+
+
+def _no_url(task: Json, tag: ImageChoices) -> MediaError:
+    return MediaError(_name(task, f"no image URL in {tag.field!r}"), "no_url")
+
+
+def _reason(error: ImageError | MediaError) -> str:
+    """The word to count it by."""
+    if isinstance(error, MediaError):
+        return error.reason
+    return "too_late" if isinstance(error, TooLate) else "unreadable"
 
 
 def _hyperparameters(settings: ClassifierSettings, attempt: int) -> Hyperparameters:

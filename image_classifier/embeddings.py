@@ -42,6 +42,8 @@ class EmbeddingCache:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._folder, self._max_entries = folder, max_entries
         self._mending = threading.Lock()
+        self._counting = threading.Lock()
+        self.hits = self.misses = 0  # of all that was looked up here
         try:
             self._open()
         except _DAMAGED as error:
@@ -94,6 +96,9 @@ class EmbeddingCache:
             for digest in digests:
                 if (embedding := _unpack(transaction.get(_key(fingerprint, digest)))) is not None:
                     found[digest] = embedding
+        with self._counting:
+            self.hits += len(found)
+            self.misses += len(set(digests)) - len(found)
         return found
 
     def put(self, fingerprint: str, embeddings: Iterable[tuple[str, Embedding]]) -> None:

@@ -65,6 +65,10 @@ REQUEST, BACKGROUND, END = range(3)
 _Decoded = Future[Future[Embedding]]
 
 
+class TooLate(ImageError):
+    """The deadline came first."""
+
+
 class InferenceLane:
     """One thread runs the network, so that requests do not fight over the processor; a pool decodes for it.
 
@@ -203,8 +207,8 @@ def _left(deadline: float) -> float | None:
     return None if deadline == float("inf") else max(0.0, deadline - time.monotonic())
 
 
-def _too_late() -> ImageError:
-    return ImageError("no time was left to embed the image: ask again")
+def _too_late() -> TooLate:
+    return TooLate("no time was left to embed the image: ask again")
 
 
 def _give_back_memory() -> None:

@@ -65,6 +65,12 @@ class SharedNetworks:
             backbone = self._backbones.get(fingerprint) or self.share(load_saved_backbone(folder))
             return load_classifier(folder, backbone)
 
+    @property
+    def lookups(self) -> dict[str, int]:
+        """How often an embedding was found in the cache (`hit`), and how often not (`miss`)."""
+        cache = self.__dict__.get("_cache")  # nothing is opened for it
+        return {"hit": cache.hits, "miss": cache.misses} if cache is not None else {}
+
     def close(self) -> None:
         """Ends the lane, where it was opened, and closes its cache."""
         if "_lane" in self.__dict__:

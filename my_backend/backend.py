@@ -32,11 +32,11 @@ class Backend:
         self.settings = settings
         self.projects = Projects(folder)
         self._media_pool: ThreadPoolExecutor = media_pool()
-        new_model = ModelFactory(settings, self.projects, self._media_pool)
-        self.open_media = new_model.open_media
-        self.serving = Serving(self.projects, new_model, settings.choices)
+        self.new_model = ModelFactory(settings, self.projects, self._media_pool)
+        self.open_media = self.new_model.open_media
+        self.serving = Serving(self.projects, self.new_model, settings.choices)
         self.job_store = JobStore(folder)
-        self.queue = self._make_queue(new_model)
+        self.queue = self._make_queue()
         self.retraining = Retraining(self.projects, settings.retrain_after_annotations, self.submit_correction)
 
         self.webhook_password = WebhookPassword(settings, self.projects)
@@ -44,10 +44,10 @@ class Backend:
         self.recent = Recent(self.projects)
         self.checkup = Checkup(settings, self.projects)
 
-    def _make_queue(self, new_model: ModelFactory) -> JobQueue:
+    def _make_queue(self) -> JobQueue:
         if self.settings.redis:
             return RqQueue(self.settings, self.job_store)
-        work = TrainingJob(self.settings, self.projects, self.job_store, new_model, self.submit_correction)
+        work = TrainingJob(self.settings, self.projects, self.job_store, self.new_model, self.submit_correction)
         return ThreadQueue(self.job_store, work)
 
     def submit_correction(self, project: str) -> None:

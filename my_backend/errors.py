@@ -30,9 +30,13 @@ class LabelStudioError(BackendError):
 
 
 class MediaError(BackendError):
-    """An image that cannot be had."""
+    """An image that cannot be had; `reason` is one of few words, to count by (`metrics.IMAGE_REASONS`)."""
 
     status = 422
+
+    def __init__(self, message: str, reason: str = "other") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class TrainingError(BackendError):

@@ -4,13 +4,18 @@ import fcntl
 import json
 import logging
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Any
+from typing import Any, TypeVar
+
+Value = TypeVar("Value")
 
 log = logging.getLogger(__name__)
+
+SETTLED_NS = 1_000_000_000  # file times are coarse: of two changes at once the second may not show
 
 
 def write(
@@ -48,6 +53,43 @@ def read_json(path: Path) -> Any:
     except ValueError:
         log.warning("%s is damaged and ignored", path)
         return None
+
+
+def changed_ns(path: Path) -> int:
+    """When a file was put there, or a folder's entries changed (nanoseconds since 1970); 0 where there is none."""
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
+class Unchanged:
+    """Values that were read from files or folders that are as they were; use it inside its block.
+
+    What is not asked for in a block is forgotten at its end.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[Path, tuple[int, Any]] = {}
+        self._used: dict[Path, tuple[int, Any]] = {}
+
+    def __call__(self, path: Path, read: Callable[[], Value]) -> Value:
+        """What `read` gives, or gave when `path` had last changed."""
+        changed = changed_ns(path)
+        known = self._known.get(path)
+        if known is None or known[0] != changed:
+            # A file time that is too new to tell is not believed the next time.
+            settled = time.time_ns() - changed > SETTLED_NS
+            known = (changed if settled else -1, read())
+        self._used[path] = known
+        value: Value = known[1]
+        return value
+
+    def __enter__(self) -> "Unchanged":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._known, self._used = self._used, {}
 
 
 def sync_folder(folder: Path) -> None:

@@ -8,7 +8,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from secrets import token_hex
@@ -16,6 +16,8 @@ from typing import Any, Literal, Protocol
 
 from my_backend import files
 from my_backend.errors import BackendError, JobStopped, NotFound, TakenOver
+from my_backend.metrics import JobCounts
+from my_backend.tally import Tally
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +25,7 @@ Kind = Literal["head", "full"]
 Status = Literal["queued", "started", "finished", "failed", "canceled", "stopped"]
 KINDS: tuple[Kind, ...] = ("head", "full")
 UNFINISHED: tuple[Status, ...] = ("queued", "started")
+OUTCOMES: tuple[Status, ...] = ("finished", "failed", "canceled")
 
 MAX_ATTEMPTS = 3  # times that a job may take its process down with it
 KEPT_JOBS = 50  # finished records of a project
@@ -71,6 +74,7 @@ class JobStore:
 
     def __init__(self, projects_folder: Path) -> None:
         self._folder = projects_folder
+        self.tally = Tally(projects_folder)
         self._ended: set[str] = set()  # files of jobs that ended: they do not change, and there are many
 
     def save(self, job: Job, *, durable: bool = True) -> None:
@@ -205,6 +209,9 @@ class JobQueue(Protocol):
 
     def problem(self) -> str:
         """Why jobs do not run at the moment; "" where all is well."""
+
+    def workers(self) -> Mapping[Kind, int]:
+        """How many take jobs of each kind, as far as is known; none where nobody can be asked."""
 
     def start(self) -> None:
         """Begins to run jobs, those first that an earlier process left."""
@@ -341,8 +348,17 @@ def _finish(job: Job, store: JobStore) -> Job:
         store.keep(job)
     store.clear(job)
     store.thin_out(job.project)
+    store.tally.add([_counted(job).registry])
     if job.error:
         log.warning("job %s: %s: %s", job.id, job.status, job.error)
     else:
         log.info("job %s: %s", job.id, job.status)
     return job
+
+
+def _counted(job: Job) -> JobCounts:
+    counts = JobCounts()
+    waited = None if job.started is None else job.started - job.created
+    ran = None if job.started is None or job.ended is None else job.ended - job.started
+    counts.ended(job.project, job.kind, job.status, waited=waited, ran=ran)
+    return counts

@@ -22,8 +22,9 @@ import requests
 from my_backend import files
 from my_backend.errors import BackendError, MediaError
 from my_backend.label_studio import LabelStudio, find_label_studio
+from my_backend.metrics import ImageCounts
 from my_backend.projects import Credentials
-from my_backend.safe_http import Limits, SafeSession, TooLarge, explain, read_body, redact
+from my_backend.safe_http import ForbiddenAddress, Limits, SafeSession, TooLarge, explain, innermost, read_body, redact
 from my_backend.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -82,6 +83,7 @@ class Media:
         pool: ThreadPoolExecutor,
         limits: ImageLimits = ImageLimits(),
         kept: Path | None = None,
+        counts: ImageCounts | None = None,
     ) -> None:
         """`kept` is a folder of images, by their digests, that tasks name as `kept:<digest>`."""
         self._contents, self._urls = folder / "contents", folder / "urls"
@@ -90,6 +92,7 @@ class Media:
         self._session, self._limits = session, limits
         self._label_studio = label_studio
         self._kept = kept
+        self._counts = counts or ImageCounts()
         self._known: dict[str, tuple[str, float]] = {}  # URL's key → digest, fetched at
         self._pool = pool
         self._trim_lock = threading.Lock()
@@ -102,10 +105,10 @@ class Media:
         results: dict[MediaRequest, MediaFile | MediaError] = {}
         futures: dict[MediaRequest, Future[MediaFile]] = {}
         for request in dict.fromkeys(requests):
-            if cached := self.cached(request):
+            if cached := self._looked_up(request):
                 results[request] = cached
             else:
-                futures[request] = self._pool.submit(self.fetch, request, deadline)
+                futures[request] = self._pool.submit(self._fetch_once, request, deadline)
         left = None if deadline == float("inf") else max(0.0, deadline - time.monotonic())
         wait_for(futures.values(), timeout=left)
         for request, future in futures.items():
@@ -114,15 +117,33 @@ class Media:
 
     def fetch(self, request: MediaRequest, deadline: float = float("inf")) -> MediaFile:
         """Raises MediaError that names the task, the URL without its secrets, and the remedy."""
-        if cached := self.cached(request):
-            return cached
+        return self._looked_up(request) or self._fetch(request, deadline)
+
+    def _fetch_once(self, request: MediaRequest, deadline: float) -> MediaFile:
+        """Unless another request has fetched it while this one waited for a thread."""
+        return self.cached(request) or self._fetch(request, deadline)
+
+    def _looked_up(self, request: MediaRequest) -> MediaFile | None:
+        cached = self.cached(request)
+        self._counts.looked_up(cached is not None)
+        return cached
+
+    def _fetch(self, request: MediaRequest, deadline: float) -> MediaFile:
+        started = time.perf_counter()
+        outcome, size = "ok", 0
         try:
             body = self._body(request.url, request.task_id, min(deadline, time.monotonic() + self._limits.seconds))
+            size = len(body)
             _check_is_image(body)
             return self._store(request, body)
         except (requests.RequestException, BackendError, OSError, ValueError) as error:
+            outcome = _reason(error)
             place = f"task {request.task_id}: " if request.task_id is not None else ""
-            raise MediaError(f"{place}{_short(request.url)}: {explain(error)}{_remedy(error)}") from error
+            said = f"{place}{_short(request.url)}: {explain(error)}{_remedy(error)}"
+            raise MediaError(said, outcome) from error
+        finally:
+            if not request.url.startswith(("data:", KEPT)):
+                self._counts.fetched(outcome, time.perf_counter() - started, size)
 
     def take_in(self, body: bytes) -> MediaFile:
         """An image that came with a request, within the limits of any other; tasks name it as `kept:<digest>`.
@@ -130,7 +151,7 @@ class Media:
         It stays as long as the cache has room. Raises MediaError.
         """
         if len(body) > self._limits.max_bytes:
-            raise MediaError(f"more than {self._limits.max_bytes:,} bytes; MAX_IMAGE_BYTES allows more")
+            raise MediaError(f"more than {self._limits.max_bytes:,} bytes; MAX_IMAGE_BYTES allows more", "too_large")
         _check_is_image(body)
         return self._store(MediaRequest(KEPT + sha256(body).hexdigest()), body)
 
@@ -140,7 +161,7 @@ class Media:
         if url.startswith(KEPT):
             return self._read_kept(url.removeprefix(KEPT))
         if deadline <= time.monotonic():
-            raise MediaError("no time was left to fetch it")
+            raise MediaError("no time was left to fetch it", "too_late")
         target, is_label_studio = self._target(url, task_id)
         # get() sends the token to Label Studio's origin only, whatever the URL
         if self._label_studio is not None:
@@ -149,12 +170,13 @@ class Media:
             response = self._session.request("GET", target, limits=self._limits.http, deadline=deadline)
         if not response.ok:
             response.close()
-            raise MediaError(_explain_status(response.status_code, is_label_studio))
+            status = response.status_code
+            raise MediaError(_explain_status(status, is_label_studio), _reason_of_status(status))
         return read_body(response, max_bytes=self._limits.max_bytes, deadline=deadline)
 
     def _read_kept(self, digest: str) -> bytes:
         if self._kept is None or not _DIGEST.fullmatch(digest) or not (self._kept / digest).is_file():
-            raise MediaError("no such image is kept")
+            raise MediaError("no such image is kept", "not_found")
         return (self._kept / digest).read_bytes()
 
     def _target(self, url: str, task_id: int | None) -> tuple[str, bool]:
@@ -243,16 +265,21 @@ class Media:
 
 
 def open_media(
-    settings: Settings, credentials: Credentials | None, pool: ThreadPoolExecutor, kept: Path | None = None
+    settings: Settings,
+    credentials: Credentials | None,
+    pool: ThreadPoolExecutor,
+    kept: Path | None = None,
+    counts: ImageCounts | None = None,
 ) -> Media:
-    """The images of a project whose Label Studio is configured, or was named by `/setup`; `kept` as in Media."""
+    """The images of a project whose Label Studio is configured, or was named by `/setup`; the rest as in Media."""
     session = SafeSession(settings.image_hosts, ca_bundle=settings.requests_ca_bundle)
     limits = ImageLimits(
         settings.max_image_bytes,
         settings.image_seconds,
         Limits(settings.image_connect_seconds, settings.image_read_seconds, settings.image_redirects),
     )
-    return Media(settings.cache_dir / "media", session, find_label_studio(settings, credentials), pool, limits, kept)
+    label_studio = find_label_studio(settings, credentials)
+    return Media(settings.cache_dir / "media", session, label_studio, pool, limits, kept, counts)
 
 
 def media_pool() -> ThreadPoolExecutor:
@@ -271,7 +298,7 @@ def _stats(folder: Path) -> list[tuple[Path, os.stat_result]]:
 def _outcome(future: Future[MediaFile], request: MediaRequest) -> MediaFile | MediaError:
     if not future.done():
         future.cancel()
-        return MediaError(f"{_short(request.url)}: it took too long")
+        return MediaError(f"{_short(request.url)}: it took too long", "too_late")
     try:
         return future.result()
     except MediaError as error:
@@ -289,6 +316,27 @@ def _remedy(error: BaseException) -> str:
     if isinstance(error, requests.Timeout):
         return "; IMAGE_SECONDS and IMAGE_READ_SECONDS allow more"
     return ""
+
+
+def _reason(error: BaseException) -> str:
+    """The word to count it by."""
+    if isinstance(error, MediaError):
+        return error.reason
+    if isinstance(innermost(error), ForbiddenAddress):
+        return "forbidden_address"
+    words: tuple[tuple[type[BaseException], str], ...] = (
+        (TooLarge, "too_large"),
+        (requests.TooManyRedirects, "too_many_redirects"),
+        (requests.Timeout, "timeout"),
+        (requests.RequestException, "unreachable"),
+    )
+    return next((word for kind, word in words if isinstance(error, kind)), "other")
+
+
+def _reason_of_status(status: int) -> str:
+    if status in (401, 403):
+        return "refused"
+    return "not_found" if status in (404, 410) else "server_error"
 
 
 def _short(url: str) -> str:
@@ -314,11 +362,11 @@ def _check_is_image(body: bytes) -> None:
     if body.startswith(_SIGNATURES):
         return
     if not body:
-        raise MediaError("the file is empty")
+        raise MediaError("the file is empty", "not_an_image")
     start = body[:200].lstrip().lower()
     if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<svg")):
-        raise MediaError("a web page came instead of an image; does its server want a login?")
-    raise MediaError("it is no image (JPEG, PNG, WebP, GIF, TIFF and BMP are read)")
+        raise MediaError("a web page came instead of an image; does its server want a login?", "not_an_image")
+    raise MediaError("it is no image (JPEG, PNG, WebP, GIF, TIFF and BMP are read)", "not_an_image")
 
 
 def _explain_status(status: int, is_label_studio: bool) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from my_backend.corrections import corrections_folder
 from my_backend.errors import BackendError
 from my_backend.media import Media, open_media
+from my_backend.metrics import EmbeddingCounts, ImageCounts
 from my_backend.projects import Project, Projects
 from my_backend.settings import Settings
 from my_backend.versions import Version
@@ -19,6 +20,7 @@ class ModelFactory:
 
     def __init__(self, settings: Settings, projects: Projects, media_pool: ThreadPoolExecutor) -> None:
         self._settings, self._projects, self._media_pool = settings, projects, media_pool
+        self.images = ImageCounts()  # of all that its instances fetch
 
     def load(self) -> Any:
         """The class; raises BackendError. The first call may take seconds: it imports the network's library."""
@@ -45,4 +47,11 @@ class ModelFactory:
     def open_media(self, project: Project) -> Media:
         """The images of a project's tasks, and those that were corrected by hand."""
         kept = corrections_folder(self._projects.folder(project.uid))
-        return open_media(self._settings, self._projects.credentials(project.uid), self._media_pool, kept)
+        return open_media(self._settings, self._projects.credentials(project.uid), self._media_pool, kept, self.images)
+
+    def embeddings(self) -> EmbeddingCounts:
+        """What the class, where it is loaded and counts them, has looked up in its cache in this process."""
+        loaded = sys.modules.get(self._settings.model_class.partition(":")[0])
+        model_class = getattr(loaded, self._settings.model_class.partition(":")[2], None)
+        tells = getattr(model_class, "cache_lookups", None)
+        return EmbeddingCounts(tells() if tells else {})

@@ -110,6 +110,7 @@ class RqQueue:
         self._connection = connect(settings)
         self._hand_over = Handover(settings, store, self._connection)
         self._problem = ""
+        self._workers: Mapping[Kind, int] = {}
         self._wake = threading.Event()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
@@ -127,6 +128,9 @@ class RqQueue:
     def problem(self) -> str:
         """Why jobs do not run at the moment; "" where all is well."""
         return self._problem
+
+    def workers(self) -> Mapping[Kind, int]:
+        return self._workers
 
     def submit(self, project: str, kind: Kind, cause: str) -> Job:
         with self._store.changing():
@@ -163,14 +167,18 @@ class RqQueue:
 
     def _compare(self) -> str:
         """Hands over what is to be handed over; why that does not help, or ""."""
+        workers: Mapping[Kind, int] = {}
         try:
             self._hand_over()
-            return _why_no_worker(self._hand_over.queues, self._connection)
+            workers = _workers(self._hand_over.queues, self._connection)
+            return _why_no_worker(workers)
         except RedisError as error:
             return _unreachable(error)
         except Exception as error:
             log.exception("the job records cannot be compared with Redis")
             return f"The job records cannot be compared with Redis: {error}"
+        finally:
+            self._workers = workers
 
 
 def _unreachable(error: RedisError) -> str:
@@ -180,11 +188,16 @@ def _unreachable(error: RedisError) -> str:
     )
 
 
-def _why_no_worker(queues: Mapping[Kind, Queue], connection: Redis) -> str:
-    for kind, queue in queues.items():
-        # The keys of workers that were killed expire; their names stay.
-        names = Worker.all_keys(queue=queue)
-        if not (names and connection.exists(*names)):
+def _workers(queues: Mapping[Kind, Queue], connection: Redis) -> dict[Kind, int]:
+    """How many listen for each kind; raises RedisError."""
+    # The keys of workers that were killed expire; their names stay.
+    names = {kind: Worker.all_keys(queue=queue) for kind, queue in queues.items()}
+    return {kind: int(connection.exists(*some)) if some else 0 for kind, some in names.items()}
+
+
+def _why_no_worker(workers: Mapping[Kind, int]) -> str:
+    for kind, listening in workers.items():
+        if not listening:
             return f"No worker listens for {kind} jobs: start one with `python -m my_backend worker`"
     return ""
 
@@ -193,7 +206,7 @@ def why_jobs_wait(settings: Settings) -> str:
     """What `RqQueue.problem` says, for a process without a queue of its own: asked now, and nothing handed over."""
     connection = connect(settings)
     try:
-        return _why_no_worker({kind: rq_queue(settings, kind, connection) for kind in KINDS}, connection)
+        return _why_no_worker(_workers({kind: rq_queue(settings, kind, connection) for kind in KINDS}, connection))
     except RedisError as error:
         return _unreachable(error)
     finally:

@@ -84,10 +84,13 @@ def redact(url: str) -> str:
 
 def explain(error: BaseException) -> str:
     """What went wrong, without the wrapping of the libraries and what may be secret in a URL."""
+    return re.sub(r"\?[^\s'\")>]+", "?…", re.sub(r"//[^\s/@]*@", "//", str(innermost(error))))
+
+
+def innermost(error: BaseException) -> BaseException:
+    """What the libraries have wrapped."""
     inner = getattr(error, "reason", None) or (error.args[-1] if error.args else None)
-    if isinstance(inner, Exception):
-        return explain(inner)
-    return re.sub(r"\?[^\s'\")>]+", "?…", re.sub(r"//[^\s/@]*@", "//", str(error)))
+    return innermost(inner) if isinstance(inner, Exception) else error
 
 
 def check_address(host: str, port: int, address: str, allowed: Collection[str]) -> None:

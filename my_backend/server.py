@@ -15,9 +15,10 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from my_backend.backend import Backend
 from my_backend.diagnosis import diagnose
 from my_backend.errors import BackendError, BadRequest, NotFound
+from my_backend.exposition import Exposition
 from my_backend.jobs import Job
 from my_backend.label_config import parse_label_config
-from my_backend.metrics import Metrics
+from my_backend.metrics import RequestCounts
 from my_backend.openapi import openapi
 from my_backend.page.routes import Page, wants_page
 from my_backend.projects import Credentials, Project
@@ -56,23 +57,24 @@ def create_app(backend: Backend) -> Flask:
     app = Flask("my_backend", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.json.sort_keys = False  # type: ignore[attr-defined]
-    metrics = Metrics()
+    counts = RequestCounts()
     page = Page(backend)
     app.register_blueprint(page.blueprint())
-    routes = Routes(backend, metrics, page)
+    routes = Routes(backend, counts, page)
+    _measure(app, counts)
     for (method, path), handler in routes.table().items():
         app.add_url_rule(path, f"{method} {path}", handler, methods=[method])
     _guard(app, backend.settings.basic_auth, backend.webhook_password.refused)
-    _handle_errors(app)
-    _measure(app, metrics)
+    _handle_errors(app, counts)
     return app
 
 
 class Routes:
     """A method for each endpoint."""
 
-    def __init__(self, backend: Backend, metrics: Metrics, page: Page) -> None:
-        self._backend, self._metrics, self._page = backend, metrics, page
+    def __init__(self, backend: Backend, counts: RequestCounts, page: Page) -> None:
+        self._backend, self._counts, self._page = backend, counts, page
+        self._exposition = Exposition(backend, counts)
         self._version = package_version("image-classifier-backend")
         self._single_image = SingleImage(backend)
         self._projects, self._serving, self._queue = backend.projects, backend.serving, backend.queue
@@ -101,7 +103,7 @@ class Routes:
             ("POST", "/validate"): self.validate,
             ("POST", "/delete"): self.delete,
             ("POST", "/duplicate_model"): self.duplicate_model,
-            ("GET", "/metrics"): self._metrics.response,
+            ("GET", "/metrics"): self._exposition.response,
             ("GET", "/openapi.json"): self.description,
         }
 
@@ -159,22 +161,31 @@ class Routes:
         project = self._project_to_predict(body)
         live = self._serving.live(project.uid, deadline)
         tasks = [task.model_dump() for task in body.tasks]
-        results: list[Json | list[Any]] = [[] for _ in tasks]
-        if live.model is not None and tasks:
-            label_config = body.label_config or project.label_config
-            reasons: dict[int, str] = {}
-            results = live.model.predict(
-                tasks, label_config=label_config, deadline=deadline, failed=reasons.__setitem__
-            )
-            if len(results) != len(tasks):
-                raise RuntimeError(f"the model gave {len(results)} results for {len(tasks)} tasks")
-            results = [_signed(result, live.name) for result in results]
-            if tag := parse_label_config(label_config, self._backend.settings.choices).image_choices:
-                seen = sightings(tasks, results, reasons, tag.field, live.name)
-                self._backend.recent.note(project.uid, seen)
-        predicted = sum(bool(result) for result in results)
-        self._metrics.tasks.labels("predicted").inc(predicted)
-        self._metrics.tasks.labels("not predicted").inc(len(tasks) - predicted)
+        if live.model is None or not tasks:
+            self._counts.failed("untrained", len(tasks))
+            return {"results": [[] for _ in tasks], "model_version": live.name}
+        tag = parse_label_config(
+            body.label_config or project.label_config, self._backend.settings.choices
+        ).image_choices
+        why: dict[int, str] = {}
+        reasons: dict[int, str] = {}
+
+        def failed(position: int, said: str, reason: str = "other") -> None:
+            why[position], reasons[position] = said, reason
+
+        results = live.model.predict(
+            tasks, label_config=body.label_config or project.label_config, deadline=deadline, failed=failed
+        )
+        if len(results) != len(tasks):
+            raise RuntimeError(f"the model gave {len(results)} results for {len(tasks)} tasks")
+        results = [_signed(result, live.name) for result in results]
+        if tag:
+            self._backend.recent.note(project.uid, sightings(tasks, results, why, tag.field, live.name))
+        for position, result in enumerate(results):
+            if result:
+                self._counts.predicted.inc()
+            else:
+                self._counts.failed(reasons.get(position, "no_answer" if tag else "no_choices"))
         return {"results": results, "model_version": live.name}
 
     def _project_to_predict(self, body: PredictRequest) -> Project:
@@ -443,7 +454,7 @@ def _anyone_may_own(host: str) -> bool:
     return "." in name.rstrip(".")
 
 
-def _handle_errors(app: Flask) -> None:
+def _handle_errors(app: Flask, counts: RequestCounts) -> None:
     """Every error is JSON; none shows a traceback."""
 
     @app.errorhandler(BackendError)
@@ -459,20 +470,33 @@ def _handle_errors(app: Flask) -> None:
 
     @app.errorhandler(Exception)
     def unexpected(error: Exception) -> tuple[Json, int]:
+        counts.errors.inc()
         log.exception("%s %s failed", request.method, request.path)
         return {"error": "an unexpected error, which is in the backend's log"}, 500
 
 
-def _measure(app: Flask, metrics: Metrics) -> None:
+def _measure(app: Flask, counts: RequestCounts) -> None:
+    """Every request, those too that are refused."""
+
     @app.before_request
     def begin() -> None:
         request.environ["my_backend.begin"] = time.perf_counter()
+        counts.in_progress.inc()
 
     @app.after_request
     def end(response: Response) -> Response:
-        # check_password may answer before `begin` has run
-        spent = time.perf_counter() - request.environ.get("my_backend.begin", time.perf_counter())
+        spent = time.perf_counter() - request.environ["my_backend.begin"]
         endpoint = request.url_rule.rule if request.url_rule else "unknown"
-        metrics.requests.labels(endpoint, str(response.status_code)).observe(spent)
+        counts.requests.labels(endpoint, _method(), str(response.status_code)).inc()
+        counts.seconds.labels(endpoint).observe(spent)
         log.debug("%s %s: %s in %.0f ms", request.method, request.path, response.status_code, spent * 1000)
         return response
+
+    @app.teardown_request
+    def leave(error: BaseException | None) -> None:
+        counts.in_progress.dec()
+
+
+def _method() -> str:
+    """Anybody may make one up."""
+    return request.method if request.method in ("GET", "HEAD", "POST", "OPTIONS") else "other"

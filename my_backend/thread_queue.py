@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -62,6 +63,9 @@ class ThreadQueue:
 
     def problem(self) -> str:
         return ""
+
+    def workers(self) -> Mapping[Kind, int]:
+        return {kind: int(thread.is_alive()) for kind, thread in zip(KINDS, self._threads, strict=True)}
 
     def submit(self, project: str, kind: Kind, cause: str) -> Job:
         with self._lock:

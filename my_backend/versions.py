@@ -40,6 +40,11 @@ class Version:
     held_back: str = ""  # why it did not go live by itself
     grew_from: str = ""
 
+    @property
+    def number(self) -> int:
+        """7 for v7-20261120T132501."""
+        return _number(self.name)
+
     def record(self) -> Json:
         """For programs."""
         output = self.train_output

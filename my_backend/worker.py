@@ -62,7 +62,10 @@ def perform(job_id: str) -> None:
             new_model = ModelFactory(settings, projects, pool)
             queue = RqQueue(settings, store)  # only to write a record; a server hands it over
             work = TrainingJob(settings, projects, store, new_model, lambda project: submit_correction(queue, project))
-            run_job(job, store, work, _shutting_down.is_set)
+            try:
+                run_job(job, store, work, _shutting_down.is_set)
+            finally:  # this process ends with the job, and is never asked for its figures
+                store.tally.add([new_model.images.registry, new_model.embeddings().registry])
 
 
 def _begin(job_id: str, store: JobStore, held: ExitStack) -> Job | None:

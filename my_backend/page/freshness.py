@@ -1,18 +1,16 @@
 """Whether anything that the page shows has changed: looked up without reading anything."""
 
-import os
 import time
 from collections.abc import Iterable
 from hashlib import sha256
-from pathlib import Path
 
+from my_backend import files
 from my_backend.backend import Backend
 from my_backend.diagnosis import diagnose
 from my_backend.projects import Project
 
 # Each changes when a file is put there, or with the file itself: files are replaced, never written into.
 WATCHED = ("project.json", "live", "versions", "jobs", "unlearned.json", "recent.json")
-SETTLED_NS = 1_000_000_000  # file times are coarse: of two changes at once the second may not show
 
 
 def entity_tag(backend: Backend, projects: Iterable[Project], *shown: str) -> str:
@@ -20,16 +18,9 @@ def entity_tag(backend: Backend, projects: Iterable[Project], *shown: str) -> st
     now = time.time_ns()
     facts: list[object] = [*shown, backend.serving.ready, backend.checkup.asking, diagnose(backend)]
     for project in projects:
-        times = [_changed(backend.projects.folder(project.uid) / name) for name in WATCHED]
+        times = [files.changed_ns(backend.projects.folder(project.uid) / name) for name in WATCHED]
         finding = backend.checkup.finding(project.uid)
         facts += [project.uid, backend.serving.version_name(project.uid), finding and finding.connected, times]
-        if now - max(times) < SETTLED_NS:
+        if now - max(times) < files.SETTLED_NS:
             facts.append(now)
     return sha256(repr(facts).encode()).hexdigest()[:32]
-
-
-def _changed(path: Path) -> int:
-    try:
-        return os.stat(path).st_mtime_ns
-    except FileNotFoundError:
-        return 0

@@ -13,7 +13,6 @@ from my_backend import files
 from my_backend.connection import examine_connection
 from my_backend.diagnosis import diagnose
 from my_backend.jobs import new_job
-from my_backend.page import freshness
 from my_backend.recent import Sighting
 from tests.my_backend.conftest import PROJECT, Client, Serve
 from tests.my_backend.fake_model import LABEL_CONFIG, Script
@@ -389,7 +388,7 @@ def tag_of(client: Client, path: str) -> str:
 def test_a_page_that_has_not_changed_is_not_made_again(
     client: Client, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
-    monkeypatch.setattr(freshness, "SETTLED_NS", 0)
+    monkeypatch.setattr(files, "SETTLED_NS", 0)
     assert eventually(lambda: client.backend.serving.ready and client.backend.checkup.finding(PROJECT))
     tag = tag_of(client, path)
 

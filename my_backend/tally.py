@@ -1,0 +1,47 @@
+"""What short-lived processes have counted, added up on disk: it outlives them, and every server shows the same."""
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.samples import Sample
+
+from my_backend import files
+
+log = logging.getLogger(__name__)
+
+
+class Tally:
+    """Sums by a sample's name and labels, for all processes that share MODEL_DIR. They only grow."""
+
+    def __init__(self, projects_folder: Path) -> None:
+        self._folder = projects_folder
+        self.path = projects_folder / ".tally.json"
+
+    def add(self, registries: Sequence[CollectorRegistry]) -> None:
+        """Adds what these have counted; leaves out projects that were deleted. A full disk costs the count alone."""
+        counted = [sample for registry in registries for family in registry.collect() for sample in family.samples]
+        try:
+            with files.locked(self._folder / ".tally"):
+                sums = self._read()
+                for sample in counted:
+                    key = json.dumps([sample.name, sample.labels], sort_keys=True)
+                    sums[key] = sums.get(key, 0.0) + sample.value
+                kept = {key: value for key, value in sums.items() if self._has(json.loads(key)[1].get("project"))}
+                files.write_json(self.path, kept, durable=False)
+        except OSError as error:
+            log.warning("what was counted for /metrics could not be added up: %s", error)
+
+    def samples(self) -> list[Sample]:
+        """All sums."""
+        named = ((*json.loads(key), value) for key, value in self._read().items())
+        return [Sample(name, labels, value) for name, labels, value in named]
+
+    def _read(self) -> dict[str, float]:
+        sums = files.read_json(self.path)
+        return sums if isinstance(sums, dict) else {}
+
+    def _has(self, project: str | None) -> bool:
+        return project is None or (self._folder / project).is_dir()
