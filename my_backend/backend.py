@@ -29,6 +29,7 @@ class Backend:
     def __init__(self, settings: Settings) -> None:
         check_folders(settings)
         folder = settings.model_dir / "projects"
+        files.make_private(folder)  # images, annotations and tokens are nobody else's on this machine
         self.settings = settings
         self.projects = Projects(folder)
         self._media_pool: ThreadPoolExecutor = media_pool()

@@ -1,4 +1,4 @@
-"""The command line: serve, worker, uwsgi, production, publish, versions, doctor, healthy."""
+"""The command line: serve, worker, uwsgi, production, publish, versions, backup, doctor, healthy."""
 
 import atexit
 import logging
@@ -14,6 +14,7 @@ from flask import Flask
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from my_backend.backend import Backend
+from my_backend.backup import back_up
 from my_backend.console import show_progress
 from my_backend.consultation import consult
 from my_backend.errors import BackendError
@@ -105,6 +106,16 @@ def publish(
     if done.unknown:
         typer.echo(f"The labeling config does not offer {', '.join(done.unknown)}: these are not predicted.", err=True)
     typer.echo(f"{done.version.name} is live in project {done.project.uid}")
+
+
+@app.command()
+def backup(folder: Annotated[Path, typer.Argument(help="a folder that is not there yet")]) -> None:
+    """Copies MODEL_DIR as it is at this moment, while everything runs. To restore it, start on a copy of the copy."""
+    try:
+        done = back_up(read_settings().model_dir, folder)
+    except (BackendError, OSError) as error:
+        raise SystemExit(f"Error: {error}") from None
+    typer.echo(f"{folder}: projects: {done.projects}, versions: {done.versions}")
 
 
 @app.command()

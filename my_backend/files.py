@@ -7,11 +7,13 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any, TypeVar
 
 Value = TypeVar("Value")
+Record = TypeVar("Record")
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +92,19 @@ class Unchanged:
 
     def __exit__(self, *_: object) -> None:
         self._known, self._used = self._used, {}
+
+
+def from_record(kind: type[Record], record: dict[str, Any]) -> Record:
+    """The dataclass that `record` was written from, without what a newer release has noted beside it."""
+    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]  # mypy has no type for dataclasses
+    return kind(**{key: value for key, value in record.items() if key in known})
+
+
+def make_private(folder: Path) -> None:
+    """Makes the folder, and has nobody but its owner look into it."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.stat().st_uid == os.getuid():
+        folder.chmod(0o700)
 
 
 def sync_folder(folder: Path) -> None:

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 Kind = Literal["head", "full"]
 Status = Literal["queued", "started", "finished", "failed", "canceled", "stopped"]
 KINDS: tuple[Kind, ...] = ("head", "full")
+WORK_FOLDER = "work"  # in a project's folder
 UNFINISHED: tuple[Status, ...] = ("queued", "started")
 OUTCOMES: tuple[Status, ...] = ("finished", "failed", "canceled")
 
@@ -102,7 +103,7 @@ class JobStore:
         record = files.read_json(found[0]) if found else None
         if record is None:
             raise NotFound(f"there is no job {job_id}")
-        return Job(**record)
+        return files.from_record(Job, record)
 
     def of_project(self, project: str) -> list[Job]:
         """From the oldest to the newest."""
@@ -127,7 +128,8 @@ class JobStore:
 
     def _read(self, paths: Iterable[Path]) -> list[Job]:
         records = (files.read_json(path) for path in paths)
-        return sorted((Job(**record) for record in records if record), key=lambda job: (job.created, job.id))
+        jobs = (files.from_record(Job, record) for record in records if record)
+        return sorted(jobs, key=lambda job: (job.created, job.id))
 
     def changing(self) -> contextlib.AbstractContextManager[None]:
         """Held by whoever decides by records what becomes of jobs, in whichever process."""
@@ -138,11 +140,11 @@ class JobStore:
 
         Raises InUse where another process holds it.
         """
-        return files.claimed(self._folder / job.project / "work" / f".{job.kind}")
+        return files.claimed(self._folder / job.project / WORK_FOLDER / f".{job.kind}")
 
     def workdir(self, job: Job) -> Path:
         """A folder that the job's runner may fill; what it puts there survives the process."""
-        return self._folder / job.project / "work" / f"{job.id}.{job.runner}"
+        return self._folder / job.project / WORK_FOLDER / f"{job.id}.{job.runner}"
 
     def take_over(self, job: Job) -> None:
         """Gives the runner what earlier ones put down, so that training goes on from their checkpoint.

@@ -58,7 +58,7 @@ class Projects:
                 with contextlib.suppress(FileNotFoundError):  # another process has just removed it
                     written = path.stat().st_mtime_ns
                     if self._written.get(uid) != written and (noted := files.read_json(path)):
-                        self._projects[uid] = Project(**noted)
+                        self._projects[uid] = files.from_record(Project, noted)
                         self._written[uid] = written
 
     def _forget(self, uid: str) -> None:
@@ -134,7 +134,7 @@ class Projects:
 
     def credentials(self, uid: str) -> Credentials | None:
         known = files.read_json(self.folder(uid) / CREDENTIALS_FILE)
-        return Credentials(**known) if known else None
+        return files.from_record(Credentials, known) if known else None
 
     def delete(self, uid: str) -> None:
         """Forgets the project and everything learned for it."""

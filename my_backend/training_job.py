@@ -38,7 +38,7 @@ class Learned:
 
 def learned_state(folder: Path) -> Learned:
     """Of the project in this folder."""
-    return Learned(**(files.read_json(folder / LEARNED_FILE) or {}))
+    return files.from_record(Learned, files.read_json(folder / LEARNED_FILE) or {})
 
 
 class TrainingJob:

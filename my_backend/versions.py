@@ -4,8 +4,8 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ STAGING_SECONDS = 24 * 3600  # publishing takes less
 KEPT_VERSIONS = 10
 UNTRAINED = "untrained"
 VERSION_FILE = "version.json"
+VERSIONS_FOLDER = "versions"
 POINTER_FILE = "live"
 PINNED_FILE = "pinned.json"
 REMOVED_FILE = "removed.json"  # the newest of those removed by hand: its number is not given again
@@ -68,7 +69,7 @@ class Versions:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._versions = folder / "versions"
+        self._versions = folder / VERSIONS_FOLDER
         self.pointer = folder / POINTER_FILE
 
     def live_name(self) -> str:
@@ -90,7 +91,7 @@ class Versions:
         folder = self._versions / name
         record["train_output"] = _with_paths(record["train_output"], HERE, str(folder))
         record["choices"] = tuple(record["choices"])
-        return Version(folder=folder, **record)
+        return files.from_record(Version, {**record, "folder": folder})
 
     def names(self) -> list[str]:
         """From the oldest to the newest."""
@@ -244,6 +245,12 @@ class Versions:
             os.replace(part, target)
         finally:
             shutil.rmtree(part, ignore_errors=True)
+
+    @contextmanager
+    def unchanging(self) -> Iterator[None]:
+        """No version comes or goes meanwhile, and none becomes live: whoever wants that waits."""
+        with files.locked(self._folder / ".versions"):
+            yield
 
     def _new_name(self) -> tuple[str, float]:
         """`v7-20261120T132501`: a number that grows, and the UTC second, so that no name comes twice.

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from my_backend import files
+from my_backend.jobs import Job
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -103,6 +104,7 @@ def test_claim_is_refused_while_another_holds_it_and_free_after_its_death(tmp_pa
 import sys
 from pathlib import Path
 from my_backend import files
+from my_backend.jobs import Job
 with files.claimed(Path({str(lock)!r})):
     print("held", flush=True)
     sys.stdin.read()
@@ -117,3 +119,18 @@ with files.claimed(Path({str(lock)!r})):
     for _ in range(2):  # it also ends with the block
         with files.claimed(lock):
             pass
+
+
+def test_record_of_a_newer_release_is_read() -> None:
+    job = files.from_record(Job, {"id": "head-1", "project": "7.1", "kind": "head", "cause": "test", "mood": "good"})
+
+    assert job == Job("head-1", "7.1", "head", "test")
+
+
+def test_private_folder_is_the_owners_alone_also_where_it_was_open(tmp_path: Path) -> None:
+    open_to_all = tmp_path / "open"
+    open_to_all.mkdir(mode=0o755)
+
+    for folder in (open_to_all, tmp_path / "new" / "folder"):
+        files.make_private(folder)
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700

@@ -1,5 +1,6 @@
 import json
 import logging
+import stat
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 from my_backend import server
 from my_backend.jobs import Job
 from my_backend.projects import Credentials
-from tests.my_backend.conftest import PROJECT, Client, Serve, basic
+from tests.my_backend.conftest import PROJECT, Client, MakeSettings, Serve, basic
 from tests.my_backend.fake_model import LABEL_CONFIG, OTHER_CONFIG, Script
 from tests.my_backend.fake_server import FakeLabelStudio
 from tests.my_backend.waiting import eventually
@@ -813,3 +814,11 @@ def test_nothing_secret_is_logged_or_answered(serve: Serve, caplog: pytest.LogCa
 
     assert failed.status == "failed"
     assert [secret for secret in secrets if secret in caplog.text + str(answers)] == []
+
+
+def test_nobody_else_may_look_into_what_is_kept(serve: Serve, make_settings: MakeSettings) -> None:
+    folder = make_settings().model_dir / "projects"
+    folder.mkdir(parents=True, mode=0o755)
+
+    with serve():
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
