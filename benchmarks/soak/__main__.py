@@ -1,0 +1,258 @@
+"""A soak: the production mode under the load of a team, while workers and Redis are killed.
+
+    python -m benchmarks.soak [--minutes 60] [--json FILE] [--picture FILE.svg]
+
+A real Label Studio, the real classifier, Redis, the server under uWSGI and two RQ workers under supervisor, all on this
+machine and on loopback. Eight clients predict, a person labels, "Start training" is pressed every two minutes, a worker
+is killed every five, and Redis is restarted twice, once with the loss of its data. It ends with exit status 0 where no
+prediction failed, all annotations are in the live version, and memory, open files and threads are flat.
+"""
+
+import argparse
+import json
+import os
+import platform
+import signal
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.soak.faults import Faults
+from benchmarks.soak.judgement import trends, unlearned
+from benchmarks.soak.people import Client, Person, Record, every
+from benchmarks.soak.photographs import Photographs
+from benchmarks.soak.picture import draw
+from benchmarks.soak.series import Sample, Series
+from benchmarks.soak.site import Site
+from demo.digits import LABEL_CONFIG, write_digits
+from demo.label_studio import LabelStudio, environment
+from demo.process import ServerError
+from my_backend.jobs import JobStore
+from my_backend.projects import Projects
+from my_backend.versions import Version, Versions
+
+CLIENTS = 8
+ANNOTATED = 200  # tasks, before it begins
+SAMPLE_SECONDS = 10.0
+SETTLE_SECONDS = 600.0
+FIRST_VERSION_SECONDS = 300.0
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds between two of each."""
+
+    minutes: float
+    predictions: float
+    annotations: float
+    trainings: float
+    kills: float
+
+
+def soak(pace: Pace, folder: Path) -> tuple[Json, Series, Record]:
+    """What came of it, and everything that was measured."""
+    environment()
+    with ExitStack() as stack:
+        photographs = Photographs(folder / "photographs")
+        stack.enter_context(photographs.served())
+        label_studio = stack.enter_context(LabelStudio(folder / "label-studio"))
+        digits = write_digits(folder / "digits")
+        wanted = min(len(digits), ANNOTATED + int(pace.minutes * 60 / pace.annotations) + 20)
+        project = label_studio.create_project("Soak", LABEL_CONFIG)
+        paths, labels = [path for path, _ in digits[:wanted]], [label for _, label in digits[:wanted]]
+        given = [label if number < ANNOTATED else None for number, label in enumerate(labels)]
+        tasks = label_studio.upload_images(project, paths, given)
+        settings = {
+            "LABEL_STUDIO_URL": label_studio.url,
+            "LABEL_STUDIO_API_KEY": label_studio.personal_access_token,
+            "IMAGE_HOSTS": photographs.host,
+            "WEIGHTS": "none",
+            "IMAGE_SIZE": "64",
+            "TRAIN_MODE": "full",
+            "EPOCHS": "2",
+        }
+        site = stack.enter_context(Site(folder / "site", settings))
+        backend = label_studio.connect(project, site.url, title="soak")
+        (known,) = Projects(site.model_dir / "projects").all()
+        store = JobStore(site.model_dir / "projects")
+        versions = Versions(site.model_dir / "projects" / known.uid)
+        label_studio.start_training(backend)
+        _wait(lambda: versions.live() and not store.unfinished(), "the first version", FIRST_VERSION_SECONDS)
+
+        told = [{"id": task["id"], "data": task["data"]} for task in label_studio.tasks(project)]
+        clients = [Client(site.url, known.uid, told, photographs, seed) for seed in range(CLIENTS)]
+        person = Person(label_studio, project, backend, list(zip(tasks, labels, strict=True))[ANNOTATED:], store)
+        record = Record()
+        series = Series(site, known.uid, record, folder / "series.jsonl")
+        _run(pace, site, clients, person, record, series)
+        settled = _settle(store, versions, label_studio.export(project), series)
+        return _report(pace, series, record, settled), series, record
+
+
+def _run(pace: Pace, site: Site, clients: Sequence[Client], person: Person, record: Record, series: Series) -> None:
+    """Everything at once, for so many minutes; raises what goes wrong with the harness itself."""
+    ended, errors = threading.Event(), []
+
+    def begin(work: Callable[[], None]) -> threading.Thread:
+        def run() -> None:
+            try:
+                work()
+            except BaseException as error:
+                errors.append(error)
+                ended.set()
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        return thread
+
+    def predict(client: Client) -> Callable[[], None]:
+        return lambda: every(pace.predictions, lambda: client.ask(record), ended)
+
+    faults = Faults(site, record, pace.minutes * 60, pace.kills)
+    threads = [
+        *(begin(predict(client)) for client in clients),
+        begin(lambda: every(pace.annotations, lambda: person.label(record), ended)),
+        begin(lambda: every(pace.trainings, lambda: person.press_start_training(record), ended, jitter=0)),
+        begin(lambda: faults.run(ended)),
+    ]
+    while record.now() < pace.minutes * 60 and not ended.wait(SAMPLE_SECONDS - record.now() % SAMPLE_SECONDS):
+        _look_as_a_monitor(site, record)
+        _say(series.take(), record)
+    ended.set()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+def _look_as_a_monitor(site: Site, record: Record) -> None:
+    """What a monitor asks for, and a person's browser."""
+    for path in ("/health", "/metrics", "/is_training", "/"):
+        site.get(path)
+
+
+def _say(sample: Sample, record: Record) -> None:
+    server = sample.processes.get("server")
+    used = f"{server.megabytes:.0f} MB {server.files} files {server.threads} threads" if server else "away"
+    calls = f"{len(record.calls)} predictions, {len(record.failed)} failed, p99 {sample.p99} ms"
+    jobs = f"v{sample.versions}, {sample.waiting} waiting, {sample.running} running"
+    print(f"{sample.at:7.0f} s  server {used}; {calls}; {jobs}; {record.annotated} annotations", flush=True)
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What was live once nothing was left to do; what it does not know, of how many annotated tasks."""
+
+    live: Version
+    missing: list[str]
+    annotated: int
+    seconds: float
+
+
+def _settle(store: JobStore, versions: Versions, truth: list[Json], series: Series) -> Settled:
+    """Nobody does anything any more: the last annotation is learned by itself."""
+    begun = time.monotonic()
+
+    def settled() -> bool:
+        live = versions.live()
+        return live is not None and not store.unfinished() and not unlearned(live, truth)
+
+    while not settled() and time.monotonic() - begun < SETTLE_SECONDS:
+        series.take()
+        time.sleep(SAMPLE_SECONDS)
+    series.take()
+    live = versions.live()
+    if live is None:
+        raise ServerError("no version is live")
+    return Settled(live, unlearned(live, truth), len(truth), time.monotonic() - begun)
+
+
+def _report(pace: Pace, series: Series, record: Record, settled: Settled) -> Json:
+    found = trends(series.samples)
+    milliseconds = sorted(1000 * call.seconds for call in record.calls)
+    percentiles = statistics.quantiles(milliseconds, n=1000)
+    kept = not (record.failed or settled.missing or series.failed_jobs) and all(trend.flat for trend in found)
+    return {
+        "kept": kept,
+        "pace": asdict(pace),
+        "machine": {"cores": os.cpu_count(), "python": platform.python_version(), "load": os.getloadavg()[2]},
+        "predictions": {
+            "requests": len(record.calls),
+            "tasks": sum(call.tasks for call in record.calls),
+            "opened in Label Studio": record.opened,
+            "failed": record.failed,
+            "p50 ms": round(percentiles[499], 1),
+            "p99 ms": round(percentiles[989], 1),
+            "worst ms": round(milliseconds[-1], 1),
+        },
+        "annotations": {
+            "changes": record.annotated,
+            "annotated tasks": settled.annotated,
+            "not learned": settled.missing,
+            "seconds until all were": round(settled.seconds),
+        },
+        "trainings": {
+            "Start training pressed": record.pressed,
+            "versions": series.samples[-1].versions,
+            "finished, of all layers": len(series.finished),
+            "live": settled.live.name,
+            "jobs failed": series.failed_jobs,
+        },
+        "killed": record.events,
+        "trends over the second half": [
+            {**{key: round(value, 2) if isinstance(value, float) else value for key, value in asdict(trend).items()},
+             "flat": trend.flat}
+            for trend in found
+        ],
+    }  # fmt: skip
+
+
+def _wait(condition: Callable[[], object], what: str, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise ServerError(f"waited for {what}: not within {seconds:.0f} s")
+        time.sleep(0.2)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="benchmarks.soak", description="The production mode under load and kills.")
+    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--predictions", type=float, default=0.8, help="seconds between a client's")
+    parser.add_argument("--annotations", type=float, default=5, help="seconds between two")
+    parser.add_argument("--trainings", type=float, default=120, help="seconds between two")
+    parser.add_argument("--kills", type=float, default=300, help="seconds between two, of a worker")
+    parser.add_argument("--json", type=Path, help="file for what came of it")
+    parser.add_argument("--picture", type=Path, help="file for the picture (SVG)")
+    parser.add_argument("--folder", type=Path, help="empty folder to work in and to leave")
+    given = parser.parse_args()
+    pace = Pace(given.minutes, given.predictions, given.annotations, given.trainings, given.kills)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)  # so that all that was started ends as well
+    with ExitStack() as stack:
+        folder = given.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="soak-")))
+        folder.mkdir(parents=True, exist_ok=True)
+        report, series, record = soak(pace, folder)
+        if given.json:
+            given.json.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        if given.picture:
+            draw(series.samples, record, given.picture)
+    print(json.dumps(report, indent=2, ensure_ascii=False))
+    sys.exit(not report["kept"])
+
+
+if __name__ == "__main__":
+    main()

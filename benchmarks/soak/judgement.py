@@ -1,0 +1,83 @@
+"""Whether what was measured is flat, and whether everything that was to be shown was."""
+
+import json
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.soak.series import STEADY, Sample, Usage
+from demo.process import ServerError
+from my_backend.versions import Version
+
+# Flat: over the second half of the run, at this slope at most (the median of the slopes between all samples).
+MEMORY_PERCENT_AN_HOUR = 5.0
+MEMORY_AN_HOUR = 2.0  # MB, where these percent are less
+COUNT_AN_HOUR = 1.0  # of open files, and of threads
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Trend:
+    """Of one figure of one process, over the second half of the run."""
+
+    process: str
+    figure: str
+    median: float
+    an_hour: float
+    limit: float
+
+    @property
+    def flat(self) -> bool:
+        return self.an_hour <= self.limit
+
+
+def trends(samples: Sequence[Sample]) -> list[Trend]:
+    """Of the processes that are there all the time; one that was killed goes on with its successor."""
+    half = [sample for sample in samples if sample.at >= samples[-1].at / 2]
+    figures: dict[str, Callable[[Usage], float]] = {
+        "memory, MB": lambda usage: usage.megabytes,
+        "own memory, MB": lambda usage: usage.own_megabytes,
+        "open files": lambda usage: usage.files,
+        "threads": lambda usage: usage.threads,
+    }
+    found = []
+    for process in STEADY:
+        known = [(sample.at, sample.processes[process]) for sample in half if process in sample.processes]
+        if not known:
+            raise ServerError(f"{process} was never there")
+        for figure, take in figures.items():
+            points = [(at, take(usage)) for at, usage in known]
+            median = statistics.median(value for _, value in points)
+            of_memory = max(median * MEMORY_PERCENT_AN_HOUR / 100, MEMORY_AN_HOUR)
+            limit = of_memory if "memory" in figure else COUNT_AN_HOUR
+            found.append(Trend(process, figure, median, 3600 * slope(points), limit))
+    return found
+
+
+def slope(points: Sequence[tuple[float, float]]) -> float:
+    """Theil and Sen's: single outliers, such as the seconds after a restart, do not count."""
+    pairs = [
+        (second[1] - first[1]) / (second[0] - first[0])
+        for number, first in enumerate(points)
+        for second in points[number + 1 :]
+    ]
+    return statistics.median(pairs) if pairs else 0.0
+
+
+def unlearned(version: Version, exported: Sequence[Json]) -> list[str]:
+    """What Label Studio has and the version does not know, or knows otherwise, by the samples it was trained on."""
+    samples = json.loads((Path(version.train_output["model_dir"]) / "samples.json").read_text(encoding="utf-8"))
+    known = {sample["name"]: sample["label"] for sample in samples}
+    said = {str(task["id"]): _newest_choice(task) for task in exported}
+    missing = [f"task {task} is {choice}, learned as {known.get(task)}" for task, choice in said.items()
+               if known.get(task) != choice]  # fmt: skip
+    return missing + [f"task {task} is learned and not annotated" for task in known.keys() - said.keys()]
+
+
+def _newest_choice(task: Json) -> str:
+    newest = max(task["annotations"], key=lambda annotation: str(annotation["updated_at"]))
+    [choice] = newest["result"][0]["value"]["choices"]
+    return str(choice)

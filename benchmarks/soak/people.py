@@ -1,0 +1,157 @@
+"""Who uses the site: clients that predict, a person who labels, and one who presses Start training."""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import requests
+
+from benchmarks.soak.photographs import Photographs
+from demo.digits import LABEL_CONFIG, LABELS
+from demo.label_studio import LabelStudio
+from my_backend.jobs import JobStore
+
+PREDICT_TIMEOUT = 100  # Label Studio's own
+BATCHES = (1, 1, 1, 1, 5, 25)  # tasks of a request
+PHOTOGRAPHS = 0.1  # of the requests bring one that nobody has seen
+BROKEN = 0.02  # of the requests bring one that cannot be read
+CORRECTED = 0.2  # of the annotations are wrong at first, and corrected with the next
+DELETED = 0.03  # of the annotations go again
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One `/predict`: when it was answered (seconds from the start), how long that took, and for how many tasks."""
+
+    at: float
+    seconds: float
+    tasks: int
+
+
+@dataclass
+class Record:
+    """What happened, from all threads."""
+
+    begun: float = field(default_factory=time.monotonic)
+    calls: list[Call] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)  # predictions
+    opened: int = 0  # tasks in Label Studio, which came with a prediction
+    annotated: int = 0  # made, changed or deleted
+    pressed: int = 0
+    events: list[Json] = field(default_factory=list)  # what was killed, and when
+
+    def now(self) -> float:
+        return time.monotonic() - self.begun
+
+
+class Client:
+    """Asks for predictions as Label Studio does, and looks at each answer. It never asks twice."""
+
+    def __init__(self, url: str, project: str, tasks: Sequence[Json], photographs: Photographs, seed: int) -> None:
+        self._url, self._project, self._tasks, self._photographs = url, project, tasks, photographs
+        self._random = random.Random(seed)  # noqa: S311  no secret
+        self._newest = 0
+
+    def ask(self, record: Record) -> None:
+        tasks, expected = self._choose()
+        body = {"tasks": tasks, "project": self._project, "label_config": LABEL_CONFIG, "params": {"context": None}}
+        begun = time.perf_counter()
+        try:
+            answer = requests.post(f"{self._url}/predict", json=body, timeout=PREDICT_TIMEOUT)
+            problem = self._problem(answer, expected)
+        except (requests.RequestException, ValueError, LookupError) as error:
+            problem = f"{type(error).__name__}: {error}"
+        record.calls.append(Call(record.now(), time.perf_counter() - begun, len(tasks)))
+        if problem:
+            record.failed.append(f"after {record.now():.0f} s: {problem[:500]}")
+
+    def _choose(self) -> tuple[list[Json], list[bool]]:
+        """Tasks, and whether each is to be predicted."""
+        tasks = self._random.sample(self._tasks, self._random.choice(BATCHES))
+        expected = [True] * len(tasks)
+        if self._random.random() < PHOTOGRAPHS:
+            tasks, expected = [*tasks, _task(self._photographs.unseen())], [*expected, True]
+        if self._random.random() < BROKEN:
+            tasks, expected = [_task(self._photographs.broken()), *tasks], [False, *expected]
+        return tasks, expected
+
+    def _problem(self, answer: requests.Response, expected: Sequence[bool]) -> str:
+        if answer.status_code != 200:
+            return f"{answer.status_code} {answer.text}"
+        results, version = answer.json()["results"], answer.json()["model_version"]
+        if [bool(result) for result in results] != list(expected):
+            return f"of {len(expected)} tasks these were answered: {[bool(result) for result in results]}"
+        for result in filter(None, results):
+            [choice] = result["result"][0]["value"]["choices"]
+            if choice not in LABELS or not 0 <= result["score"] <= 1 or result["model_version"] != version:
+                return f"{version} answered {result}"
+        number = int(version[1:].partition("-")[0])
+        if number < self._newest:
+            return f"after v{self._newest} came {version}"
+        self._newest = number
+        return ""
+
+
+def _task(url: str) -> Json:
+    return {"id": 1_000_000_000, "data": {"image": url}}
+
+
+class Person:
+    """Works in Label Studio: opens a task, which Label Studio has predicted, and labels it."""
+
+    def __init__(
+        self,
+        label_studio: LabelStudio,
+        project: int,
+        backend: int,
+        to_label: Sequence[tuple[int, str]],
+        store: JobStore,
+    ) -> None:
+        self._label_studio, self._project, self._backend, self._store = label_studio, project, backend, store
+        self._to_label = list(to_label)
+        self._wrong: list[tuple[int, str]] = []  # annotation, and what it should say
+        self._random = random.Random(0)  # noqa: S311
+        self._busy = threading.Lock()  # SQLite lets one write at a time
+
+    def label(self, record: Record) -> None:
+        """One annotation is made, changed or deleted."""
+        with self._busy:
+            if self._wrong:
+                self._label_studio.update_annotation(*self._wrong.pop())
+            elif self._to_label:
+                self._label_next(record)
+            record.annotated += 1
+
+    def _label_next(self, record: Record) -> None:
+        task, label = self._to_label.pop()
+        opened = self._label_studio.request("GET", f"/api/tasks/{task}").json()
+        if not opened["predictions"]:
+            record.failed.append(f"after {record.now():.0f} s: Label Studio opened task {task} without a prediction")
+        record.opened += 1
+        wrong = self._random.random() < CORRECTED
+        said = LABELS[(LABELS.index(label) + 1) % len(LABELS)] if wrong else label
+        annotation = self._label_studio.annotate(task, said)
+        if wrong:
+            self._wrong.append((annotation, label))
+        elif self._random.random() < DELETED:
+            self._label_studio.delete_annotation(annotation)
+
+    def press_start_training(self, record: Record) -> None:
+        """Label Studio does not tell what came of it; a job has to be there."""
+        with self._busy:
+            self._label_studio.start_training(self._backend)
+        if not any(job.kind == "full" for job in self._store.unfinished()):
+            record.failed.append(f"after {record.now():.0f} s: Start training was pressed, and no job is there")
+        record.pressed += 1
+
+
+def every(seconds: float, do: Callable[[], None], ended: threading.Event, jitter: float = 0.2) -> None:
+    """Again and again until the end; a call that takes longer delays the next one."""
+    chance = random.Random()  # noqa: S311
+    while not ended.wait(seconds * chance.uniform(1 - jitter, 1 + jitter)):
+        do()
