@@ -32,7 +32,6 @@ log = logging.getLogger(__name__)
 MAX_CACHE_BYTES = 20_000_000_000
 MAX_URLS = 1_000_000  # that the cache on disk knows the content of
 MAX_KNOWN = 100_000  # of them in memory
-MAX_AGE = 24 * 3600.0  # seconds for which a URL's content is taken to be the same; uploads never change
 PARALLEL = 16
 
 # Begins the URL of an image that came with a request; its digest follows.
@@ -45,10 +44,14 @@ _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"RIFF", b"BM", b"II*\0
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """What one image may cost: its size, the seconds for it with all redirects, and what `Limits` has."""
+    """What one image may cost: its size, the seconds for it with all redirects, and what `Limits` has.
+
+    For `trust_seconds` a URL's content is taken to be the same; uploads never change.
+    """
 
     max_bytes: int = 100_000_000
     seconds: float = 30.0
+    trust_seconds: float = 86_400.0
     http: Limits = field(default_factory=Limits)
 
 
@@ -218,7 +221,7 @@ class Media:
         except (TypeError, ValueError):  # there is none, or a loss of power has cut it short
             return None
         path = self._contents / digest
-        fresh = "/data/upload/" in request.url or time.time() - fetched < MAX_AGE
+        fresh = "/data/upload/" in request.url or time.time() - fetched < self._limits.trust_seconds
         if not fresh or not path.exists():
             self._known.pop(key, None)
             return None
@@ -276,6 +279,7 @@ def open_media(
     limits = ImageLimits(
         settings.max_image_bytes,
         settings.image_seconds,
+        settings.image_trust_seconds,
         Limits(settings.image_connect_seconds, settings.image_read_seconds, settings.image_redirects),
     )
     label_studio = find_label_studio(settings, credentials)

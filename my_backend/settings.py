@@ -41,6 +41,9 @@ class Settings(BaseSettings):
     image_read_seconds: PositiveFloat = Field(20.0, description="without a byte from it")
     image_seconds: PositiveFloat = Field(30.0, description="for an image in all, redirects included")
     image_redirects: Annotated[int, Field(ge=0)] = Field(5, description="that are followed to an image")
+    image_trust_seconds: Annotated[float, Field(ge=0)] = Field(
+        86_400.0, description="for which an image is not fetched from its URL again; uploads never are"
+    )
     requests_ca_bundle: str = Field("", description="file of the authorities that sign your hosts' certificates")
     retrain_after_annotations: Annotated[int, Field(ge=0)] = Field(
         10, description="train after so many new or changed annotations, or 30 s after the last; 0: only by hand"

@@ -287,14 +287,14 @@ def test_image_that_is_known_is_not_asked_for_again_also_by_another_process(
 
 
 @pytest.mark.parametrize(("path", "again"), [("/a.png", True), (UPLOAD, False)])
-def test_image_is_asked_for_again_after_a_day_unless_it_is_an_upload(
+def test_image_is_asked_for_again_when_its_url_is_no_longer_trusted_unless_it_is_an_upload(
     open_media: OpenMedia, start: Start, monkeypatch: pytest.MonkeyPatch, path: str, again: bool
 ) -> None:
     bodies = iter([PNG, PNG + b"changed"])
     server = start(lambda seen: Reply(200, next(bodies)))
-    media = open_media(None, server.host)
+    media = open_media(None, server.host, limits=ImageLimits(trust_seconds=60))
     media.fetch(MediaRequest(server.url + path))
-    later = time.time() + media_module.MAX_AGE + 1
+    later = time.time() + 61
     monkeypatch.setattr("my_backend.media.time.time", lambda: later)
 
     assert content(media.fetch(MediaRequest(server.url + path))) == (PNG + b"changed" if again else PNG)
@@ -465,6 +465,11 @@ def test_limits_are_settings(make_settings: MakeSettings, pool: ThreadPoolExecut
     assert "more than 0 redirects; IMAGE_REDIRECTS" in why_not_with("/redirect", image_redirects=0)
     assert "IMAGE_SECONDS" in why_not_with("/slow", image_seconds=0.2)
     assert "IMAGE_READ_SECONDS" in why_not_with("/slow", image_read_seconds=0.05)
+    server.seen.clear()
+    doubted = open_media_as_set(make_settings(image_hosts=("127.0.0.1",), image_trust_seconds=0), None, pool)
+    for _ in range(2):
+        doubted.fetch(MediaRequest(f"{server.url}/"))
+    assert len(server.seen) == 2
     allowed = make_settings(image_hosts=("127.0.0.1",), max_image_bytes=len(PNG), image_redirects=1)
     open_media_as_set(allowed, None, pool).fetch(MediaRequest(f"{server.url}/redirect"))
 
