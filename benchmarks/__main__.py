@@ -14,8 +14,9 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,12 +50,13 @@ class Size:
     single: int = 60
     corrections: int = 30
     clients_each: int = 8
-    digits: int = 300
+    digits: int = 150
+    repeats: int = 7
     production_seconds: float = 40
     digits_epochs: int = EPOCHS
 
 
-QUICK = Size(60, 30, 40, 80, 5, 3, 1, 40, 4, 1)
+QUICK = Size(60, 30, 40, 80, 5, 3, 1, 40, 2, 4, 1)
 
 
 @dataclass
@@ -119,29 +121,43 @@ class Benchmark:
         return [self._images / url.rpartition("/")[2] for url, _ in samples]
 
     def run(self) -> Report:
-        self._bare()
+        with self._part("bare loops"):
+            self._bare()
         self._labelled = self._photographs(self._size.labelled)
         self._studio = Studio(self._labelled)
-        self._baseline()
+        with self._part("baseline"):
+            self._baseline()
         with self._studio.served() as studio:
             environment = settings(studio, self._url)
-            with development(self._folder / "development", environment) as (ours, healthy):
+            with (
+                self._part("development server"),
+                development(self._folder / "development", environment) as (ours, healthy),
+            ):
                 self._promise("/health after the start (s)", self._note("/health", healthy, "s"), at_most=1)
                 self._first_training_of_unseen_images(ours)
                 self._unseen(ours)
                 self._seen(ours)
                 self._corrections(ours, "development")
-            with development(self._folder / "imported", environment) as (ours, _):
+            with self._part("imported images"), development(self._folder / "imported", environment) as (ours, _):
                 self._first_training_of_imported_images(ours)
-            with production(self._folder / "production", environment) as ours:
+            with self._part("production"), production(self._folder / "production", environment) as ours:
                 self._production(ours)
             all_layers = settings(studio, self._url, TRAIN_MODE="full", EPOCHS=str(BASELINE_EPOCHS))
-            with development(self._folder / "all-layers", all_layers) as (ours, _):
+            with self._part("all layers"), development(self._folder / "all-layers", all_layers) as (ours, _):
                 self._all_layers(ours)
-        self._litserve()
-        self._accuracy()
-        self._while_training()
+        with self._part("LitServe"):
+            self._litserve()
+        with self._part("accuracy"):
+            self._accuracy()
+        with self._part("predictions while training"):
+            self._while_training()
         return self._report
+
+    @contextmanager
+    def _part(self, name: str) -> Iterator[None]:
+        begun = time.monotonic()
+        yield
+        self._report.facts.setdefault("seconds of each part", {})[name] = round(time.monotonic() - begun)
 
     # --- the others ---------------------------------------------------------
 
@@ -187,6 +203,7 @@ class Benchmark:
     # --- ours ---------------------------------------------------------------
 
     def _first_training_of_unseen_images(self, ours: Ours) -> None:
+        self._import(ours, "development", _tasks(self._photographs(1)))  # so the network is there, as minutes later
         spent = self._note(
             f"first training of {self._size.labelled} images never seen",
             ours.seconds_until_a_new_version(ours.start_training),
@@ -196,11 +213,15 @@ class Benchmark:
             "first version, never seen: times faster than the baseline", self._baseline_training / spent, at_least=100
         )
 
-    def _first_training_of_imported_images(self, ours: Ours) -> None:
-        cache = EmbeddingCache(self._folder / "imported" / "cache" / "embeddings")
-        ours.import_tasks(self._studio.tasks)
-        ours.wait(lambda: len(cache) >= len(self._studio.tasks), "the imported tasks to be embedded")
+    def _import(self, ours: Ours, server: str, tasks: Sequence[Json]) -> None:
+        """Returns when they are embedded."""
+        cache = EmbeddingCache(self._folder / server / "cache" / "embeddings")
+        ours.import_tasks(tasks)
+        ours.wait(lambda: len(cache) >= len(tasks), "the imported tasks to be embedded")
         cache.close()
+
+    def _first_training_of_imported_images(self, ours: Ours) -> None:
+        self._import(ours, "imported", self._studio.tasks)
         spent = self._note(
             f"first training of {self._size.labelled} images embedded at their import",
             ours.seconds_until_a_new_version(ours.start_training),
@@ -247,13 +268,16 @@ class Benchmark:
         parts = [many[start : start + 500] for start in range(0, len(many), 500)]
         spent = timed(lambda: [ours.predict(part) for part in parts])
         self._note(f"{size.seen} tasks of 320×240, never seen, in parts of 500", size.seen / spent, "tasks/s")
-        before = self._note(f"{size.seen} tasks, seen", [timed(lambda: ours.predict(many)) for _ in range(3)], "s")
+        before = self._note(f"{size.seen} tasks, seen", self._repeated(lambda: ours.predict(many)), "s")
         self._promise(f"{size.seen} tasks, seen (s)", before, at_most=5)
         ours.seconds_until_a_new_version(lambda: ours.send(self._correction()))
         after = self._note(
-            f"{size.seen} tasks, seen, after a new version", [timed(lambda: ours.predict(many)) for _ in range(3)], "s"
+            f"{size.seen} tasks, seen, after a new version", self._repeated(lambda: ours.predict(many)), "s"
         )
         self._promise(f"{size.seen} tasks after a new version / before", after / before, at_most=1.2)
+
+    def _repeated(self, do: Callable[[], object]) -> list[float]:
+        return [timed(do) for _ in range(self._size.repeats)]
 
     def _correction(self) -> Json:
         """Another label for a task than it had."""

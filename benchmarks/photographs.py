@@ -40,10 +40,13 @@ def write_photographs(folder: Path, n: int, size: tuple[int, int] = CAMERA, *, s
 
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
-    """The URL under which the folder's files are there, from a process of its own."""
+    """The URL under which the folder's files are there, from a process that takes little of the processors."""
     port = free_port()
-    command = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1", "--directory", str(folder)]
+    command = [str(Path(sys.executable).with_name("uwsgi")), "--http-socket", f"127.0.0.1:{port}", "--master"]
+    command += ["--check-static", str(folder), "--threads", "4", "--listen", "64", "--disable-logging"]
+    command += ["--add-header", "Connection: close"]  # uWSGI does so, and does not say it by itself
+    (folder / "ready").touch()
     with Process(command, env={}, folder=folder, log=folder.with_suffix(".log")) as process:
         url = f"http://127.0.0.1:{port}"
-        process.wait_until(lambda: answers(url), 30)
+        process.wait_until(lambda: answers(f"{url}/ready"), 30)
         yield url

@@ -14,7 +14,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ReadTimeoutError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ProtocolError, ReadTimeoutError
 
 POOL_SIZE = 32
 
@@ -149,12 +149,10 @@ class SafeSession:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise requests.Timeout("it took too long")
-            response = self._session.request(
+            response = self._send(
                 method,
                 url,
                 headers=dict(headers()) if trusted and headers else None,
-                stream=True,
-                allow_redirects=False,
                 timeout=(min(limits.connect_seconds, left), min(limits.read_seconds, left)),
                 **arguments,
             )
@@ -170,8 +168,22 @@ class SafeSession:
                 raise requests.RequestException(f"it redirects to {redact(url)}: use that address")
         raise requests.TooManyRedirects(f"more than {limits.redirects} redirects")
 
+    def _send(self, method: str, url: str, **arguments: Any) -> requests.Response:
+        try:
+            return self._session.request(method, url, stream=True, allow_redirects=False, **arguments)
+        except requests.ConnectionError as error:
+            # A server may close a connection that was kept for more at the moment at which more is asked.
+            if method != "GET" or not _was_closed(error):
+                raise
+            return self._session.request(method, url, stream=True, allow_redirects=False, **arguments)
+
     def close(self) -> None:
         self._session.close()
+
+
+def _was_closed(error: requests.ConnectionError) -> bool:
+    reasons = [inner for reason in error.args if isinstance(reason, ProtocolError) for inner in reason.args]
+    return any(isinstance(inner, ConnectionError) for inner in reasons)
 
 
 def _read_url(url: str) -> tuple[str, Origin]:

@@ -1,4 +1,5 @@
 import socket
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -440,6 +441,38 @@ def test_redirects_share_one_deadline(start: Start, open_session: OpenSession) -
         open_session("127.0.0.1").request("GET", server.url, deadline=time.monotonic() + 0.3)
 
     assert len(server.seen) <= 2
+
+
+@pytest.mark.parametrize(("method", "succeeds"), [("GET", True), ("POST", False)])
+def test_connection_that_was_kept_and_is_closed_is_opened_again(
+    open_session: OpenSession, method: str, succeeds: bool
+) -> None:
+    connections = []
+
+    def serve(listener: socket.socket) -> None:
+        for reads_one_more in (True, False):
+            with listener.accept()[0] as connection:
+                connections.append(connection)
+                if connection.recv(10_000):
+                    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfine")
+                if reads_one_more:
+                    connection.recv(10_000)  # and does not answer it
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        thread = threading.Thread(target=serve, args=[listener], daemon=True)
+        thread.start()
+        session = open_session("127.0.0.1")
+        assert read(session.request("GET", url)) == b"fine"
+        if succeeds:
+            assert read(session.request(method, url)) == b"fine"
+        else:
+            with pytest.raises(requests.ConnectionError):
+                session.request(method, url)
+            socket.create_connection(listener.getsockname()).close()  # what the server waits for
+        session.close()
+        thread.join(10)
+    assert len(connections) == 2
 
 
 def test_body_that_is_cut_short_is_an_error(start: Start, open_session: OpenSession) -> None:
