@@ -68,6 +68,11 @@ class Ours:
         self.wait(lambda: self.version() != before, "a new version", TRAINING_POLL_SECONDS)
         return time.perf_counter() - begun
 
+    @property
+    def pid(self) -> int:
+        """Of the process that answers."""
+        return int(self._process.pid)
+
     def megabytes(self) -> float:
         return float(self._process.memory_info().rss / 1e6)
 
