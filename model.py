@@ -38,7 +38,7 @@ from image_classifier.learning import (
     order_classes,
     pays_for_all_layers,
 )
-from image_classifier.network import BACKBONE_FILE, FINE_TUNED, Backbone, Classifier
+from image_classifier.network import BACKBONE_FILE, FINE_TUNED, Backbone, Classifier, choose_device
 from image_classifier.preprocessing import ImageError, open_image
 from image_classifier.recipes.model_folder import load_model
 from image_classifier.settings import ClassifierSettings, Score, TrainMode
@@ -230,6 +230,13 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         backbone = _networks().base
         _networks().lane.warm_up(backbone)
         return backbone.warning
+
+    @classmethod
+    def describe(cls) -> Json:
+        """What predictions are computed with, once it is warm; `cuda` is the CUDA that torch was built for."""
+        backbone = _networks().base
+        device, cuda = choose_device().type, torch.version.cuda or ""
+        return {"network": backbone.network, "weights": backbone.origin, "device": device, "cuda": cuda}
 
     def prepare(self, tasks: Sequence[Json]) -> None:
         """Embeds the tasks' images ahead, so that predicting them later costs nothing."""

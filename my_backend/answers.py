@@ -27,6 +27,7 @@ class Health(Answer):
     status: Literal["UP"]
     version: str
     model_class: str
+    model: Json  # what it says it computes with: network, weights, device; empty while it loads
     ready: bool
     projects: int
     problems: list[str]

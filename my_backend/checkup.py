@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, replace
 
 from my_backend.connection import examine_connection
-from my_backend.errors import LabelStudioError
+from my_backend.errors import LabelStudioError, TokenRefused
 from my_backend.label_studio import HOW_TO_MAKE_A_TOKEN, LabelStudio, find_label_studio
 from my_backend.projects import Project, Projects
 from my_backend.settings import Settings
@@ -17,6 +17,10 @@ log = logging.getLogger(__name__)
 WELL_SECONDS = 600.0  # between two looks at a project that had no trouble
 TROUBLED_SECONDS = 20.0  # where there is some; each time twice as long as before
 LOOK_SECONDS = 1.0  # how soon a new project is looked at
+WHERE_IT_IS = (
+    "Look whether it runs, and set LABEL_STUDIO_URL to its address as seen from here, with the sub-path if it has one; "
+    "in a container localhost is the container itself."
+)
 STOP_SECONDS = 1.0  # Label Studio may be slow to answer
 
 
@@ -92,7 +96,7 @@ class Checkup:
             else:
                 connected, troubles = self._ask(label_studio, project)
         except LabelStudioError as error:
-            troubles = [not_asked(project, error)]
+            troubles = [not_asked(error, project.uid)]
         except Exception:
             log.exception("project %s could not be looked up in Label Studio", project.uid)
             troubles = []
@@ -113,6 +117,10 @@ def no_address(project: Project) -> Trouble:
     return Trouble("label-studio-unknown", what, f"Set LABEL_STUDIO_URL, and {HOW_TO_MAKE_A_TOKEN}.", project.uid)
 
 
-def not_asked(project: Project, error: LabelStudioError) -> Trouble:
-    """The error's message has the remedy."""
-    return Trouble("label-studio", f"Label Studio could not be asked: {error}.", project=project.uid)
+def not_asked(error: LabelStudioError, project: str = "") -> Trouble:
+    """What is to be done where Label Studio does not answer as it should, or refuses the token."""
+    # The message's second half is the remedy, for those who see nothing else.
+    what, _, remedy = str(error).partition("; ")
+    if isinstance(error, TokenRefused):
+        return Trouble("token", f"{what}.", f"{remedy[:1].upper()}{remedy[1:]}.", project)
+    return Trouble("label-studio", f"{what}.", WHERE_IT_IS, project)

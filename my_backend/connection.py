@@ -1,20 +1,19 @@
 """How a project in Label Studio is connected to this backend: what is wrong with it, and what the API can mend."""
 
-import ipaddress
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
-from my_backend.label_studio import HOW_TO_ALLOW_PRIVATE, LabelStudio
+from my_backend.label_studio import HOW_TO_ALLOW_PRIVATE, Blocking, LabelStudio
 from my_backend.projects import Project
 from my_backend.settings import LOOPBACK
 from my_backend.troubles import Trouble
 from my_backend.webhook_password import password_header
 
 CONNECTED = ("CO", "TR", "PR")  # states of a model in Label Studio that answers
+PRIVATE_EXAMPLE = "http://127.0.0.1:9090"  # its address blocking refuses all private addresses, or none
 
 Json = dict[str, Any]
 BasicAuth = tuple[str, str] | None
@@ -37,67 +36,99 @@ class Connection:
     connected: bool
     troubles: tuple[Trouble, ...]
     mends: tuple[Mend, ...]  # for those of the troubles that the API can mend
+    backends: tuple[Json, ...] = ()  # the project's models, the first the one that Label Studio asks
 
 
-def examine_connection(label_studio: LabelStudio, project: Project, basic_auth: BasicAuth) -> Connection:
-    """Asks for the project, its models and its webhooks; raises LabelStudioError."""
+def examine_connection(
+    label_studio: LabelStudio, project: Project, basic_auth: BasicAuth, *, thoroughly: bool = False
+) -> Connection:
+    """Asks for the project, its models and its webhooks; raises LabelStudioError.
+
+    Where something is wrong, or `thoroughly`, it is tried whether address blocking is the reason: each time Label
+    Studio's log gets a line for a request that it refuses.
+    """
     described = label_studio.project(project.id)
-    backends = label_studio.backends(project.id)
+    backends = sorted(label_studio.backends(project.id), key=lambda one: int(one.get("id") or 0))
     hooks = label_studio.webhooks(project.id)
     # Label Studio has just called each model to know its state.
     connected = any(backend.get("state") in CONNECTED for backend in backends)
     orphans = [_orphaned(label_studio, project, hook) for hook in hooks if _is_orphan(hook, backends)]
+    more = _more_than_one(label_studio, project, hooks, backends)
     main: tuple[Trouble | None, Mend | None] = (None, None)
     if not backends:
-        main = _not_connected(project), None
+        main = not_connected(label_studio, project), None
     elif not connected:
-        main = _disconnected(project, backends[0], hooks), None
+        main = _disconnected(label_studio, project, backends[0]), None
     else:
-        main = _events(label_studio, project, backends, hooks, basic_auth)
-    troubles = [*([main[0]] if main[0] else []), *(mend.trouble for mend in orphans)]
-    mends = [*([main[1]] if main[1] else []), *orphans]
-    return Connection(described, connected, tuple(troubles), tuple(mends))
+        main = _events(label_studio, project, backends, hooks, basic_auth, thoroughly=thoroughly)
+    troubles = [*([main[0]] if main[0] else []), *dict.fromkeys(mend.trouble for mend in (*more, *orphans))]
+    mends = [*([main[1]] if main[1] else []), *more, *orphans]
+    return Connection(described, connected, tuple(troubles), tuple(mends), tuple(backends))
 
 
-def _not_connected(project: Project) -> Trouble:
-    return Trouble(
-        "not-connected",
-        "Label Studio has no model connected to this project.",
-        "Connect this backend: Settings → Model → Connect Model. Where Label Studio refuses its address as a reserved "
-        f"network address, {HOW_TO_ALLOW_PRIVATE}.",
-        project.uid,
-    )
-
-
-def _disconnected(project: Project, backend: Json, hooks: list[Json]) -> Trouble:
-    url = str(backend.get("url") or "")
-    if _is_private(url) and not any(hook.get("url") == _webhook_of(backend) for hook in hooks):
-        # What is left when Label Studio accepts the model's address, but not the webhook's.
-        what = f"Label Studio's address blocking keeps it from this backend: {_without_password(url)} is private."
-        remedy = f"{HOW_TO_ALLOW_PRIVATE[0].upper()}{HOW_TO_ALLOW_PRIVATE[1:]}; then remove the model and connect anew."
+def not_connected(label_studio: LabelStudio, project: Project) -> Trouble:
+    """Nobody has connected a model, or nobody could; raises LabelStudioError."""
+    what = "Label Studio has no model connected to this project"
+    how = "connect this backend in the project: Settings → Model → Connect Model"
+    if blocking := label_studio.blocking(PRIVATE_EXAMPLE):
+        what += (
+            ", and its address blocking refuses private addresses: localhost, those of containers, 10.…, 172.16.…, "
+            "192.168.…."
+        )
+        remedy = f"{_sentence(_how_to_allow(blocking))}; then {how}. A public address can be connected at once."
         return Trouble("address-blocked", what, remedy, project.uid)
+    return Trouble("not-connected", f"{what}.", f"{_sentence(how)}.", project.uid)
+
+
+def _disconnected(label_studio: LabelStudio, project: Project, backend: Json) -> Trouble:
+    url = str(backend.get("url") or "")
+    blocking = label_studio.blocking(url)
+    if blocking.models:
+        return _blocked(project, url, blocking)
     said = str(backend.get("error_message") or backend.get("readable_state") or "disconnected").strip()
     what = f"Label Studio does not reach this backend: {said[:400].rstrip('.')}."
-    remedy = (
-        f"In the project's Settings → Model, look at the URL ({_without_password(url)}) and the password, and whether "
-        "Label Studio may call it"
-    )
+    remedy = f"In the project's Settings → Model, look at the URL ({_without_password(url)}) and the password"
     if (urlsplit(url).hostname or "") in LOOPBACK:
         remedy += "; where Label Studio runs in a container, localhost is the container itself, and this machine is "
         remedy += "host.docker.internal or the name of a service"
-    if _is_private(url):
-        remedy += f"; if its address blocking is on, {HOW_TO_ALLOW_PRIVATE}"
     return Trouble("disconnected", what, remedy + ".", project.uid)
 
 
+def _blocked(project: Project, url: str, blocking: Blocking) -> Trouble:
+    kept = "calling this backend" if blocking.models else "telling this backend of annotations"
+    what = f"Label Studio's address blocking keeps it from {kept}: {_without_password(url)} is private."
+    return Trouble("address-blocked", what, f"{_sentence(_how_to_allow(blocking))}.", project.uid)
+
+
+def _how_to_allow(blocking: Blocking) -> str:
+    if blocking.models and blocking.webhooks:
+        return HOW_TO_ALLOW_PRIVATE
+    missing = "ML_BLOCK_LOCAL_IP" if blocking.models else "SSRF_PROTECTION_ENABLED"
+    return f"start Label Studio with {missing}=false as well, or with USE_DEFAULT_BANNED_SUBNETS=false alone"
+
+
+def _sentence(words: str) -> str:
+    return words[0].upper() + words[1:]
+
+
 def _events(
-    label_studio: LabelStudio, project: Project, backends: list[Json], hooks: list[Json], basic_auth: BasicAuth
+    label_studio: LabelStudio,
+    project: Project,
+    backends: list[Json],
+    hooks: list[Json],
+    basic_auth: BasicAuth,
+    *,
+    thoroughly: bool,
 ) -> tuple[Trouble | None, Mend | None]:
     """What keeps annotation events from getting here."""
     # The password goes only where Label Studio sends it already, not to another model of the project.
     ours = [one for one in backends if not basic_auth or one.get("basic_auth_user") == basic_auth[0]]
     own = [hook for hook in hooks if str(hook.get("url")) in map(_webhook_of, backends)]
     active = [hook for hook in own if hook.get("is_active") and _sends_annotations(hook)]
+    if thoroughly or not active:
+        url = str((ours or backends)[0].get("url") or "")
+        if (blocking := label_studio.blocking(url)).webhooks:
+            return _blocked(project, url, blocking), None
     if not active:
         return _webhook_missing(label_studio, project, backends, ours, own, basic_auth)
     where = "In the project's Settings → Webhooks"
@@ -130,12 +161,9 @@ def _webhook_missing(
     what = "Label Studio does not tell this backend of annotations: there is no active webhook for them."
     remedy = (
         "In the project's Settings → Webhooks, add one for all actions with the URL "
-        f"{_without_password(url)}, or reconnect the model"
+        f"{_without_password(url)}, or reconnect the model."
     )
-    if not own and _is_private(url):
-        # Where Label Studio blocks only webhooks it calls the model connected, once it has looked at it again.
-        remedy += f"; where it refuses that address, {HOW_TO_ALLOW_PRIVATE}"
-    trouble = Trouble("webhook-missing", what, f"{remedy}.", project.uid)
+    trouble = Trouble("webhook-missing", what, remedy, project.uid)
     if own:
         on = {"is_active": True, "send_for_all_actions": True}
         return trouble, _mend_hook(label_studio, trouble, own[0], "switch on, for all actions,", **on)
@@ -158,6 +186,26 @@ def _orphaned(label_studio: LabelStudio, project: Project, hook: Json) -> Mend:
         project.uid,
     )
     return Mend(trouble, f"delete the webhook {url}", partial(label_studio.delete_webhook, hook["id"]))
+
+
+def _more_than_one(label_studio: LabelStudio, project: Project, hooks: list[Json], backends: list[Json]) -> list[Mend]:
+    """Of webhooks with one URL all but the best."""
+    by_url: dict[str, list[Json]] = {}
+    for hook in hooks:
+        url = str(hook.get("url"))
+        if url in map(_webhook_of, backends) and hook.get("is_active") and _sends_annotations(hook):
+            by_url.setdefault(_without_password(url), []).append(hook)
+    mends = []
+    for url, same in by_url.items():
+        what = f"Label Studio has {len(same)} webhooks with the URL {url}, and sends each event as often."
+        remedy = "In the project's Settings → Webhooks, delete all but one."
+        trouble = Trouble("webhook-twice", what, remedy, project.uid)
+        best = max(same, key=lambda hook: (_has_credentials(hook), bool(hook.get("send_payload", True))))
+        for hook in same:
+            if hook is not best:
+                delete = partial(label_studio.delete_webhook, hook["id"])
+                mends.append(Mend(trouble, f"delete one of the webhooks {url}", delete))
+    return mends
 
 
 def _is_orphan(hook: Json, backends: list[Json]) -> bool:
@@ -183,12 +231,3 @@ def _has_credentials(hook: Json) -> bool:
 def _without_password(url: str) -> str:
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-
-
-def _is_private(url: str) -> bool:
-    """Whether the URL's host is on a private network, as far as can be told from here."""
-    try:
-        addresses = socket.getaddrinfo(urlsplit(url).hostname, None, type=socket.SOCK_STREAM)
-    except (OSError, ValueError):
-        return False
-    return any(not ipaddress.ip_address(str(address[0]).partition("%")[0]).is_global for *_, address in addresses)

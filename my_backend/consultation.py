@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import typer
 
-from my_backend.doctor import Check, check_settings_file, examine
+from my_backend.check import CODES, Check
+from my_backend.doctor import check_settings_file, examine
 from my_backend.errors import LabelStudioError
 from my_backend.settings import read_settings
 from my_backend.troubles import Trouble
@@ -13,11 +15,7 @@ from my_backend.troubles import Trouble
 
 def consult(*, as_json: bool, ask: Callable[[str], bool] | None) -> int:
     """Examines, prints, and mends what `ask` says yes to; the exit status: 0 where nothing is wrong any more."""
-    checks = []
-    for check in _examined():
-        checks.append(check)
-        if not as_json:
-            _print(check)
+    checks = _look(quietly=as_json)
     failed: list[str] = []
     mended: list[str] = []
     if ask is not None:
@@ -27,18 +25,27 @@ def consult(*, as_json: bool, ask: Callable[[str], bool] | None) -> int:
                 typer.echo(line)
         if mended:
             checks = list(_examined())
-            if not as_json:
-                typer.echo("After that:")
-                for check in checks:
-                    if check.troubles:
-                        _print(check)
     troubles = [trouble for check in checks for trouble in check.troubles]
     if as_json:
         found = {"ok": not troubles, "checks": [check.record() for check in checks]}
         typer.echo(json.dumps({**found, "mended": mended, "failed": failed}, indent=2, ensure_ascii=False))
     else:
-        typer.echo(_summary(troubles, can_mend=ask is None and any(check.mends for check in checks)))
+        _print_troubles(checks, can_mend=ask is None)
     return 1 if troubles else 0
+
+
+def _look(*, quietly: bool) -> list[Check]:
+    """All checks; those that found nothing wrong are told as they come, since some take a while."""
+    checks = []
+    for check in _examined():
+        checks.append(check)
+        if not quietly:
+            typer.echo(f"{'WRONG' if check.troubles else 'ok':7} {check.name}{'' if check.troubles else _said(check)}")
+    return checks
+
+
+def _said(check: Check) -> str:
+    return f": {check.said}" if check.said else ""
 
 
 def _examined() -> Iterator[Check]:
@@ -64,17 +71,25 @@ def _mend(checks: list[Check], ask: Callable[[str], bool]) -> tuple[list[str], l
     return mended, failed
 
 
-def _print(check: Check) -> None:
-    if not check.troubles:
-        typer.echo(f"ok      {check.name}: {check.said}")
-    for trouble in check.troubles:
-        typer.echo(f"WRONG   {check.name}: {trouble.what} [{trouble.code}]")
-        for line in (*trouble.details, *([trouble.remedy] if trouble.remedy else [])):
-            typer.echo(f"        {line}")
-
-
-def _summary(troubles: list[Trouble], *, can_mend: bool) -> str:
-    if not troubles:
-        return "Nothing is wrong."
-    count = "1 thing is wrong." if len(troubles) == 1 else f"{len(troubles)} things are wrong."
-    return f"{count} `python -m my_backend doctor --fix` mends some of it, asking first." if can_mend else count
+def _print_troubles(checks: list[Check], *, can_mend: bool) -> None:
+    """Each once, whatever the number of projects that have it, and what comes first first."""
+    where: dict[Trouble, list[str]] = {}
+    for check in checks:
+        for trouble in check.troubles:
+            where.setdefault(replace(trouble, project=""), []).append(check.name.partition(": ")[0])
+    if not where:
+        typer.echo("\nNothing is wrong.")
+        return
+    count = "1 thing is wrong:" if len(where) == 1 else f"{len(where)} things are wrong. Mend them in this order:"
+    typer.echo(f"\n{count}")
+    for number, trouble in enumerate(sorted(where, key=lambda one: CODES.index(one.code)), 1):
+        projects = [name for name in where[trouble] if name.startswith("project ")]
+        place = f"{', '.join(projects)[:1].upper()}{', '.join(projects)[1:]}: " if projects else ""
+        typer.echo(f"\n{number}. {place}{trouble.what} [{trouble.code}]")
+        for detail in trouble.details:
+            typer.echo(f"   {detail}")
+        if trouble.remedy:
+            typer.echo(f"   → {trouble.remedy}")
+    if can_mend and (mends := [mend for check in checks for mend in check.mends]):
+        codes = ", ".join(dict.fromkeys(mend.trouble.code for mend in mends))
+        typer.echo(f"\n`python -m my_backend doctor --fix` mends {codes}, and asks before it does.")

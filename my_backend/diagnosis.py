@@ -8,8 +8,8 @@ from my_backend.troubles import Trouble
 def diagnose(backend: Backend) -> list[Trouble]:
     """What concerns everything first, then project by project; nothing and nobody is asked for it."""
     troubles = [Trouble("model", problem) for problem in backend.serving.problems()]
-    if problem := backend.queue.problem():
-        troubles.append(Trouble("no-worker", problem))
+    if trouble := backend.queue.trouble():
+        troubles.append(trouble)
     if not backend.settings.label_studio_api_key.get_secret_value():
         troubles.append(no_token())
     for project in backend.projects.all():

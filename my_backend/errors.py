@@ -29,6 +29,10 @@ class LabelStudioError(BackendError):
     status = 502
 
 
+class TokenRefused(LabelStudioError):
+    """Label Studio wants a token, or another one."""
+
+
 class MediaError(BackendError):
     """An image that cannot be had; `reason` is one of few words, to count by (`metrics.IMAGE_REASONS`)."""
 

@@ -18,6 +18,7 @@ from my_backend import files
 from my_backend.errors import BackendError, JobStopped, NotFound, TakenOver
 from my_backend.metrics import JobCounts
 from my_backend.tally import Tally
+from my_backend.troubles import Trouble
 
 log = logging.getLogger(__name__)
 
@@ -209,8 +210,8 @@ class JobQueue(Protocol):
     def cancel(self, job_id: str) -> Job:
         """Ends a job that waits or runs; raises NotFound."""
 
-    def problem(self) -> str:
-        """Why jobs do not run at the moment; "" where all is well."""
+    def trouble(self) -> Trouble | None:
+        """Why jobs do not run at the moment; None where all is well."""
 
     def workers(self) -> Mapping[Kind, int]:
         """How many take jobs of each kind, as far as is known; none where nobody can be asked."""

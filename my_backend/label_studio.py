@@ -13,7 +13,7 @@ from urllib.parse import quote
 import jwt
 import requests
 
-from my_backend.errors import LabelStudioError
+from my_backend.errors import LabelStudioError, TokenRefused
 from my_backend.projects import Credentials
 from my_backend.safe_http import Limits, Origin, SafeSession, explain, read_body, redact
 from my_backend.settings import Settings
@@ -34,6 +34,7 @@ HOW_TO_ALLOW_PRIVATE = (
     "start Label Studio with USE_DEFAULT_BANNED_SUBNETS=false, or with both ML_BLOCK_LOCAL_IP=false and "
     "SSRF_PROTECTION_ENABLED=false"
 )
+BLOCKED = b"reserved network address"  # what Label Studio answers where it refuses an address
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,17 @@ class Token:
 
     kind: str
     expires: float
+
+
+@dataclass(frozen=True)
+class Blocking:
+    """What Label Studio's address blocking keeps it from calling."""
+
+    models: bool
+    webhooks: bool
+
+    def __bool__(self) -> bool:
+        return self.models or self.webhooks
 
 
 class LabelStudio:
@@ -101,6 +113,10 @@ class LabelStudio:
         """The project's settings, its labeling config among them; raises LabelStudioError."""
         return self._object("GET", f"/api/projects/{project_id}/")
 
+    def change_project(self, project_id: int, **fields: Any) -> None:
+        """Changes settings of the project; raises LabelStudioError."""
+        self._object("PATCH", f"/api/projects/{project_id}/", json=fields)
+
     def projects(self, count: int) -> list[dict[str, Any]]:
         """The newest projects that the token's owner may see; raises LabelStudioError."""
         return list(self._object("GET", f"/api/projects/?page=1&page_size={count}&ordering=-id").get("results", []))
@@ -156,6 +172,31 @@ class LabelStudio:
         """Raises LabelStudioError."""
         self._json("DELETE", f"/api/webhooks/{webhook_id}/")
 
+    def blocking(self, url: str) -> Blocking:
+        """Whether it would refuse a model at `url`, and its webhook; raises LabelStudioError.
+
+        Nothing is made: both requests ask for something else that no Label Studio knows.
+        """
+        model = {"url": url, "auth_method": "none that there is"}
+        hook = {"url": f"{url.rstrip('/')}/webhook", "actions": ["NONE_THAT_THERE_IS"]}
+        return Blocking(self._is_blocked("/api/ml/", model), self._is_blocked("/api/webhooks/", hook))
+
+    def _is_blocked(self, path: str, body: dict[str, Any]) -> bool:
+        response, answer = self._send("POST", path, json=body)
+        return not response.ok and BLOCKED in answer
+
+    def permissions(self) -> frozenset[str] | None:
+        """What the token's owner may do, as in `webhooks.change`; None where Label Studio does not say.
+
+        Raises LabelStudioError.
+        """
+        told = self._object("GET", "/api/current-user/whoami").get("permissions")
+        return frozenset(map(str, told)) if isinstance(told, list) else None
+
+    def predicted_versions(self, project_id: int) -> list[str]:
+        """The versions of which the project has stored predictions; raises LabelStudioError."""
+        return list(self._object("GET", f"/api/projects/{project_id}/model-versions/"))
+
     def get(self, url: str, limits: Limits, deadline: float) -> requests.Response:
         """Any URL, with the token where it is Label Studio's own; raises requests.RequestException."""
         return self._session.request(
@@ -181,35 +222,12 @@ class LabelStudio:
         except ValueError as error:
             raise LabelStudioError(f"{redact(self.url)} answered no JSON: is it a Label Studio?") from error
 
-    def _ask(
-        self,
-        method: str,
-        path: str,
-        *,
-        authorize: bool = True,
-        read_seconds: float = 20.0,
-        max_bytes: int = ANSWER_BYTES,
-        **arguments: Any,
-    ) -> tuple[requests.Response, bytes]:
-        try:
-            response = self._session.request(
-                method,
-                self.url + path,
-                headers=self.headers if authorize else None,
-                headers_for=self.origin,
-                limits=Limits(read_seconds=read_seconds),
-                **arguments,
-            )
-            body = read_body(response, max_bytes=max_bytes, deadline=time.monotonic() + read_seconds)
-        except requests.RequestException as error:
-            raise LabelStudioError(
-                f"Label Studio cannot be reached at {redact(self.url)} ({type(error).__name__}: {explain(error)}); "
-                "set LABEL_STUDIO_URL to its address as seen from here"
-            ) from error
-        if b"reserved network address" in body and not response.ok:
+    def _ask(self, method: str, path: str, **arguments: Any) -> tuple[requests.Response, bytes]:
+        response, body = self._send(method, path, **arguments)
+        if BLOCKED in body and not response.ok:
             raise LabelStudioError(f"Label Studio refuses addresses on private networks: {HOW_TO_ALLOW_PRIVATE}")
         if response.status_code in (401, 403):
-            raise LabelStudioError(self._refused(response.status_code, body))
+            raise TokenRefused(self._refused(response.status_code, body))
         if not response.ok:
             raise LabelStudioError(
                 f"Label Studio answered {response.status_code} to {method} {path.partition('?')[0]}"
@@ -220,6 +238,33 @@ class LabelStudio:
                 )
             )
         return response, body
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        authorize: bool = True,
+        read_seconds: float = 20.0,
+        max_bytes: int = ANSWER_BYTES,
+        **arguments: Any,
+    ) -> tuple[requests.Response, bytes]:
+        """Whatever the answer's status is."""
+        try:
+            response = self._session.request(
+                method,
+                self.url + path,
+                headers=self.headers if authorize else None,
+                headers_for=self.origin,
+                limits=Limits(read_seconds=read_seconds),
+                **arguments,
+            )
+            return response, read_body(response, max_bytes=max_bytes, deadline=time.monotonic() + read_seconds)
+        except requests.RequestException as error:
+            raise LabelStudioError(
+                f"Label Studio cannot be reached at {redact(self.url)} ({type(error).__name__}: {explain(error)}); "
+                "set LABEL_STUDIO_URL to its address as seen from here"
+            ) from error
 
     def _refused(self, status: int, body: bytes) -> str:
         if not self._token:

@@ -22,6 +22,7 @@ from my_backend import files
 from my_backend.errors import NotFound
 from my_backend.jobs import KINDS, Job, JobStore, Kind, cancel_waiting, new_job
 from my_backend.settings import Settings
+from my_backend.troubles import Trouble
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +110,7 @@ class RqQueue:
         self._store = store
         self._connection = connect(settings)
         self._hand_over = Handover(settings, store, self._connection)
-        self._problem = ""
+        self._trouble: Trouble | None = None
         self._workers: Mapping[Kind, int] = {}
         self._wake = threading.Event()
         self._stopping = False
@@ -125,9 +126,9 @@ class RqQueue:
         self._thread.join()
         self._connection.close()
 
-    def problem(self) -> str:
-        """Why jobs do not run at the moment; "" where all is well."""
-        return self._problem
+    def trouble(self) -> Trouble | None:
+        """Why jobs do not run at the moment; None where all is well."""
+        return self._trouble
 
     def workers(self) -> Mapping[Kind, int]:
         return self._workers
@@ -158,56 +159,52 @@ class RqQueue:
 
     def _run(self) -> None:
         while not self._stopping:
-            problem = self._compare()
-            if problem != self._problem:
-                log.warning(problem or "jobs run again")
-                self._problem = problem
+            trouble = self._compare()
+            if trouble != self._trouble:
+                log.warning("%s", trouble or "jobs run again")
+                self._trouble = trouble
             self._wake.wait(COMPARE_SECONDS)
             self._wake.clear()
 
-    def _compare(self) -> str:
-        """Hands over what is to be handed over; why that does not help, or ""."""
+    def _compare(self) -> Trouble | None:
+        """Hands over what is to be handed over; why that does not help, or None."""
         workers: Mapping[Kind, int] = {}
         try:
             self._hand_over()
-            workers = _workers(self._hand_over.queues, self._connection)
-            return _why_no_worker(workers)
+            workers = workers_of(self._hand_over.queues, self._connection)
+            return no_worker(workers)
         except RedisError as error:
-            return _unreachable(error)
+            return redis_unreachable(error)
         except Exception as error:
             log.exception("the job records cannot be compared with Redis")
-            return f"The job records cannot be compared with Redis: {error}"
+            return Trouble("redis", f"The job records cannot be compared with Redis: {error}.")
         finally:
             self._workers = workers
 
 
-def _unreachable(error: RedisError) -> str:
-    return (
-        f"Redis cannot be reached ({type(error).__name__}): predictions go on, jobs are kept and start "
-        "when it is back; look at REDIS_URL"
+def redis_unreachable(error: RedisError) -> Trouble:
+    """Or it does not answer as it should."""
+    return Trouble(
+        "redis",
+        f"Redis cannot be reached ({type(error).__name__}): predictions go on, trainings start when it is back.",
+        "Look whether it runs, and at REDIS_URL.",
     )
 
 
-def _workers(queues: Mapping[Kind, Queue], connection: Redis) -> dict[Kind, int]:
+def workers_of(queues: Mapping[Kind, Queue], connection: Redis) -> dict[Kind, int]:
     """How many listen for each kind; raises RedisError."""
     # The keys of workers that were killed expire; their names stay.
     names = {kind: Worker.all_keys(queue=queue) for kind, queue in queues.items()}
     return {kind: int(connection.exists(*some)) if some else 0 for kind, some in names.items()}
 
 
-def _why_no_worker(workers: Mapping[Kind, int]) -> str:
-    for kind, listening in workers.items():
-        if not listening:
-            return f"No worker listens for {kind} jobs: start one with `python -m my_backend worker`"
-    return ""
-
-
-def why_jobs_wait(settings: Settings) -> str:
-    """What `RqQueue.problem` says, for a process without a queue of its own: asked now, and nothing handed over."""
-    connection = connect(settings)
-    try:
-        return _why_no_worker(_workers({kind: rq_queue(settings, kind, connection) for kind in KINDS}, connection))
-    except RedisError as error:
-        return _unreachable(error)
-    finally:
-        connection.close()
+def no_worker(workers: Mapping[Kind, int]) -> Trouble | None:
+    """Where nobody takes jobs of some kind."""
+    kinds = [kind for kind, listening in workers.items() if not listening]
+    if not kinds:
+        return None
+    return Trouble(
+        "no-worker",
+        f"No worker listens for {' and '.join(kinds)} jobs, so that none of them is trained.",
+        "Start one with `python -m my_backend worker`; it needs the server's REDIS_URL, RQ_QUEUE_NAME and MODEL_DIR.",
+    )

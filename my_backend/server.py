@@ -119,6 +119,7 @@ class Routes:
             "status": "UP",
             "version": self._version,
             "model_class": self._backend.settings.model_class,
+            "model": self._serving.description,
             "ready": self._serving.ready,
             "projects": len(self._projects.all()),
             "problems": [str(trouble) for trouble in diagnose(self._backend)],

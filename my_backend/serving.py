@@ -42,6 +42,7 @@ class Serving:
         self._imported = False
         self._import_error = ""
         self._warning = ""
+        self.description: dict[str, Any] = {}  # what the model class says it computes with, once it is warm
         self._changed = threading.Condition()
         self._look = threading.Event()
         self._stopping = False
@@ -198,3 +199,6 @@ class Serving:
             except Exception as error:
                 log.exception("the model class cannot be prepared")
                 self._warning = str(error)
+                return
+        if hasattr(model_class, "describe"):
+            self.description = model_class.describe()

@@ -19,6 +19,7 @@ from my_backend.jobs import (
     run_job,
     yield_to_others,
 )
+from my_backend.troubles import Trouble
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +62,8 @@ class ThreadQueue:
                 log.warning("job %s does not end; it is started again at the next start", running.job.id)
                 self._store.update(replace(running.job, status="queued", attempts=running.job.attempts - 1))
 
-    def problem(self) -> str:
-        return ""
+    def trouble(self) -> Trouble | None:
+        return None
 
     def workers(self) -> Mapping[Kind, int]:
         return {kind: int(thread.is_alive()) for kind, thread in zip(KINDS, self._threads, strict=True)}

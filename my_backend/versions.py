@@ -275,6 +275,11 @@ class Versions:
 _NAME = re.compile(r"v(\d+)-\d{8}T\d{6}")
 
 
+def is_version_name(name: str) -> bool:
+    """Whether it is named as versions are, whoever made it."""
+    return bool(_NAME.fullmatch(name))
+
+
 def _accuracy(version: Version) -> float:
     """As far as the model class says."""
     figures = version.train_output.get("figures")

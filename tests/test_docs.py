@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from image_classifier.settings import ClassifierSettings
+from my_backend.check import CODES
 from my_backend.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -103,7 +104,8 @@ def test_every_trouble_is_in_troubleshooting() -> None:
         for code in re.findall(r'Trouble\(\s*"([a-z-]+)"', path.read_text("utf-8"))
     }
     assert {"webhook-missing", "image"} < codes
-    assert set(re.findall(r"^\| `([a-z-]+)` \|", TROUBLESHOOTING, re.MULTILINE)) == codes
+    assert set(re.findall(r"^\| `([a-z-]+)` \|", TROUBLESHOOTING, re.MULTILINE)) == codes == set(CODES)
+    assert len(CODES) == len(set(CODES))
 
 
 def test_every_symptom_leads_to_a_trouble() -> None:

@@ -357,6 +357,12 @@ def test_what_was_prepared_is_not_embedded_again(shown: Digits, tmp_path: Path) 
 
 def test_nothing_is_amiss_with_random_weights_that_were_asked_for() -> None:
     assert ImageClassifierAPI.warm_up() == ""
+    said = ImageClassifierAPI.describe()
+    assert (said["network"], said["weights"], said.keys()) == (
+        "resnet18",
+        "random",
+        {"network", "weights", "device", "cuda"},
+    )
 
 
 def test_a_version_that_is_gone_is_named(tmp_path: Path) -> None:

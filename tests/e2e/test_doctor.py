@@ -99,8 +99,8 @@ def test_settings_that_do_not_fit_are_named(label_studio: LabelStudio, digits: D
         ({"LABEL_STUDIO_API_KEY": access}, "token-short", "lives for minutes only"),
         ({"LABEL_STUDIO_API_KEY": "", "LABEL_STUDIO_URL": ""}, "no-token", "personal access token"),
         ({"LABEL_STUDIO_URL": f"http://127.0.0.1:{free_port()}"}, "label-studio", "as seen from here"),
-        ({"LABEL_STUDIO_URL": f"{label_studio.url}/label-studio"}, "label-studio", "Label Studio could not be asked"),
-        ({"REDIS_URL": f"redis://127.0.0.1:{free_port()}"}, "no-worker", "look at REDIS_URL"),
+        ({"LABEL_STUDIO_URL": f"{label_studio.url}/label-studio"}, "label-studio", "with the sub-path"),
+        ({"REDIS_URL": f"redis://127.0.0.1:{free_port()}"}, "redis", "at REDIS_URL"),
         ({"EPOCHS": "25", "PORT": "http"}, "settings", "PORT: Input should be a valid integer"),
         ({"MODEL_CLASS": "no_such:Model", "PORT": str(free_port())}, "model", "cannot be loaded"),
     ]

@@ -114,7 +114,7 @@ class FakeLabelStudio:
 
     def __init__(self, prefix: str = "") -> None:
         self.prefix = prefix
-        self.pat = jwt.encode({"token_type": "refresh", "exp": time.time() + 1e6}, JWT_KEY)
+        self.pat = jwt.encode({"token_type": "refresh", "exp": time.time() + 1e8}, JWT_KEY)
         self.legacy = "0123456789abcdef0123456789abcdef01234567"
         self.legacy_enabled = False
         self.token_seconds = 300.0
@@ -137,6 +137,10 @@ class FakeLabelStudio:
                 "headers": {},
             }
         ]
+        self.release = "1.23.2"
+        self.blocks: set[str] = set()  # the paths of the API that refuse private addresses
+        self.permissions: list[str] | None = None
+        self.model_versions: dict[str, int] = {}  # of the stored predictions, with their number
         self.before_export: Callable[[], None] = lambda: None
 
     @contextmanager
@@ -150,7 +154,7 @@ class FakeLabelStudio:
         if path == "/api/token/refresh/":
             return self._refresh(json.loads(seen.body))
         if path == "/api/version/":
-            return json_reply({"release": "1.23.2"})
+            return json_reply({"release": self.release})
         if not self._authorized(seen.headers.get("Authorization", "")):
             return json_reply({"detail": self._refusal(seen)}, 401)
         if path == "/api/projects/":
@@ -168,6 +172,10 @@ class FakeLabelStudio:
             return json_reply({})
         if path == "/api/projects/7/":
             return json_reply(self.project)
+        if path == "/api/projects/7/model-versions/":
+            return json_reply(self.model_versions)
+        if path == "/api/current-user/whoami":
+            return json_reply({"id": 1} if self.permissions is None else {"id": 1, "permissions": self.permissions})
         if path == "/api/projects/7/export":
             assert parse_qs(urlsplit(seen.path).query) == {"exportType": ["JSON"]}
             self.before_export()
@@ -181,6 +189,10 @@ class FakeLabelStudio:
         if method == "DELETE":
             self.deleted.append(path)
             return Reply(204)
+        if path in self.blocks:
+            return json_reply({"detail": "URL resolves to a reserved network address (block: 127.0.0.0/8)"}, 403)
+        if {"auth_method", "actions"} & set(json.loads(body)):
+            return json_reply({"detail": "Validation error"}, 400)
         self.added.append(json.loads(body))
         return json_reply({"id": 99}, 201)
 

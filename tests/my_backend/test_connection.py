@@ -90,6 +90,16 @@ def test_password_is_offered_to_no_model_that_has_another(label_studio: FakeLabe
     assert label_studio.added[0]["headers"] == {}
 
 
+def test_of_webhooks_with_one_url_the_best_stays(label_studio: FakeLabelStudio) -> None:
+    label_studio.webhooks = [hook(id=7), hook(id=8, headers=HEADERS), hook(id=9, is_active=False)]
+    found = examine(label_studio)
+    for mend in found.mends:
+        mend.do()
+
+    assert codes(found) == ["webhook-twice"]
+    assert label_studio.deleted == ["/api/webhooks/7/"]
+
+
 def test_webhook_of_a_removed_model_is_deleted_and_no_other(label_studio: FakeLabelStudio) -> None:
     left = hook("http://me:secret@10.0.0.9:9090/webhook", id=8)
     others = [hook("http://ci.example/hooks/labels", id=9), hook("http://x.example/webhook", headers={"X-Key": "1"})]
@@ -103,34 +113,70 @@ def test_webhook_of_a_removed_model_is_deleted_and_no_other(label_studio: FakeLa
     assert label_studio.deleted == ["/api/webhooks/8/"]
 
 
-def test_project_without_a_model_tells_of_the_address_blocking(label_studio: FakeLabelStudio) -> None:
-    label_studio.backends = []
-    found = examine(label_studio)
-
-    assert not found.connected
-    assert codes(found) == ["not-connected", "webhook-orphaned"]
-    assert "USE_DEFAULT_BANNED_SUBNETS=false" in found.troubles[0].remedy
+ALL = {"/api/ml/", "/api/webhooks/"}
+BOTH = "USE_DEFAULT_BANNED_SUBNETS=false, or with both"
 
 
 @pytest.mark.parametrize(
-    ("url", "hooks", "code", "remedy"),
+    ("blocks", "code", "remedy"),
     [
-        ("http://127.0.0.1:9090", [], "address-blocked", "USE_DEFAULT_BANNED_SUBNETS=false"),
-        ("http://127.0.0.1:9090", [hook()], "disconnected", "host.docker.internal"),
-        ("http://8.8.8.8:9090", [], "disconnected", "look at the URL"),
+        (set(), "not-connected", "Connect Model"),
+        (ALL, "address-blocked", BOTH),
+        ({"/api/ml/"}, "address-blocked", "ML_BLOCK_LOCAL_IP=false as well, or with USE_DEFAULT_BANNED_SUBNETS=false"),
+        ({"/api/webhooks/"}, "address-blocked", "SSRF_PROTECTION_ENABLED=false as well, or with USE_DEFAULT_BANNED"),
+    ],
+)
+def test_project_without_a_model(label_studio: FakeLabelStudio, blocks: set[str], code: str, remedy: str) -> None:
+    label_studio.backends = []
+    label_studio.blocks = blocks
+    found = examine(label_studio)
+
+    assert not found.connected
+    assert codes(found) == [code, "webhook-orphaned"]
+    assert remedy in found.troubles[0].remedy
+    assert label_studio.added == []
+
+
+@pytest.mark.parametrize(
+    ("url", "blocks", "code", "remedy"),
+    [
+        ("http://127.0.0.1:9090", ALL, "address-blocked", BOTH),
+        ("http://127.0.0.1:9090", set(), "disconnected", "host.docker.internal"),
+        ("http://8.8.8.8:9090", {"/api/webhooks/"}, "disconnected", "look at the URL"),
     ],
 )
 def test_model_that_is_not_reached(
-    label_studio: FakeLabelStudio, url: str, hooks: list[Any], code: str, remedy: str
+    label_studio: FakeLabelStudio, url: str, blocks: set[str], code: str, remedy: str
 ) -> None:
     label_studio.backends = [{"id": 1, "url": url, "state": "DI"}]
-    label_studio.webhooks = hooks
+    label_studio.webhooks = []
+    label_studio.blocks = blocks
     found = examine(label_studio)
 
     assert not found.connected
     assert codes(found) == [code]
     assert remedy in found.troubles[0].remedy
     assert ("host.docker.internal" in found.troubles[0].remedy) == (remedy == "host.docker.internal")
+
+
+@pytest.mark.parametrize("hooks", [[], [hook()]], ids=["half made", "blocked since"])
+def test_webhook_that_address_blocking_stops_is_not_offered_to_be_added(
+    label_studio: FakeLabelStudio, hooks: list[Any]
+) -> None:
+    label_studio.webhooks = hooks
+    label_studio.blocks = {"/api/webhooks/"}
+    client = LabelStudio(label_studio.url, label_studio.pat, SafeSession(["127.0.0.1"]))
+    found = examine_connection(client, Project(PROJECT), None, thoroughly=True)
+
+    assert (found.connected, codes(found), found.mends) == (True, ["address-blocked"], ())
+    assert found.troubles[0].what.startswith("Label Studio's address blocking keeps it from telling this backend")
+
+
+def test_where_all_looks_well_only_the_doctor_tries_address_blocking(label_studio: FakeLabelStudio) -> None:
+    label_studio.blocks = {"/api/webhooks/"}
+
+    assert codes(examine(label_studio)) == []
+    assert [seen.path for seen in label_studio.server.seen if seen.method == "POST"] == ["/api/token/refresh/"]
 
 
 def test_refused_address_is_named_when_the_webhook_is_to_be_added(label_studio: FakeLabelStudio) -> None:

@@ -444,7 +444,7 @@ def codes(client: Client) -> list[str]:
         ({"backends": [], "webhooks": []}, "not-connected"),
         ({"backends": [{"url": "http://127.0.0.1:9090", "state": "ER", "error_message": "no luck"}]}, "disconnected"),
         ({"webhooks": []}, "webhook-missing"),
-        ({"pat": "another"}, "label-studio"),
+        ({"pat": "another"}, "token"),
     ],
 )
 def test_what_label_studio_says_is_looked_at_again_until_it_is_mended(
@@ -456,7 +456,7 @@ def test_what_label_studio_says_is_looked_at_again_until_it_is_mended(
         assert eventually(lambda: client.backend.checkup.finding(PROJECT) and codes(client) == [])
         for name, value in change.items():
             setattr(label_studio, name, value)
-        if code == "label-studio":
+        if code == "token":
             label_studio.access_tokens.clear()
         client.post("/api/troubles/check", status=202)
         assert eventually(lambda: codes(client) == [code])
@@ -464,7 +464,7 @@ def test_what_label_studio_says_is_looked_at_again_until_it_is_mended(
 
         for name, value in before.items():
             setattr(label_studio, name, value)
-        if code == "label-studio":
+        if code == "token":
             return  # the kept access token is the old one's
         client.post("/api/troubles/check", status=202)
         assert eventually(lambda: codes(client) == [])

@@ -192,7 +192,7 @@ def test_health_says_that_no_worker_listens(site: Site) -> None:
     site.workers[""].stop()
 
     assert eventually(lambda: "No worker listens for full jobs" in site.problems())
-    assert eventually(lambda: "No worker listens for head jobs" in site.problems(), 30)
+    assert eventually(lambda: "No worker listens for head and full jobs" in site.problems(), 30)
     site.start_worker()
     assert eventually(lambda: "worker" not in site.problems())
 
