@@ -24,6 +24,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import requests
+
 from benchmarks.soak.faults import Faults
 from benchmarks.soak.judgement import trends, unlearned
 from benchmarks.soak.people import Client, Person, Record, every
@@ -41,8 +43,8 @@ from my_backend.versions import Version, Versions
 CLIENTS = 8
 ANNOTATED = 200  # tasks, before it begins
 SAMPLE_SECONDS = 10.0
-SETTLE_SECONDS = 600.0
-FIRST_VERSION_SECONDS = 300.0
+SETTLE_SECONDS = 900.0
+FIRST_VERSION_SECONDS = 900.0
 
 Json = dict[str, Any]
 
@@ -136,14 +138,19 @@ def _run(pace: Pace, site: Site, clients: Sequence[Client], person: Person, reco
 
 def _look_as_a_monitor(site: Site, record: Record) -> None:
     """What a monitor asks for, and a person's browser."""
-    for path in ("/health", "/metrics", "/is_training", "/"):
-        site.get(path)
+    asked = (("/health", "application/json"), ("/metrics", "text/plain"), ("/is_training", "*/*"), ("/", "text/html"))
+    for path, accept in asked:
+        try:
+            site.get(path, accept)
+        except requests.RequestException as error:
+            record.failed.append(f"after {record.now():.0f} s: GET {path}: {error}")
 
 
 def _say(sample: Sample, record: Record) -> None:
     server = sample.processes.get("server")
     used = f"{server.megabytes:.0f} MB {server.files} files {server.threads} threads" if server else "away"
-    calls = f"{len(record.calls)} predictions, {len(record.failed)} failed, p99 {sample.p99} ms"
+    last = f" (the last {record.failed[-1][:200]})" if record.failed else ""
+    calls = f"{len(record.calls)} predictions, {len(record.failed)} failed{last}, p99 {sample.p99} ms"
     jobs = f"v{sample.versions}, {sample.waiting} waiting, {sample.running} running"
     print(f"{sample.at:7.0f} s  server {used}; {calls}; {jobs}; {record.annotated} annotations", flush=True)
 
@@ -189,6 +196,7 @@ def _report(pace: Pace, series: Series, record: Record, settled: Settled) -> Jso
             "requests": len(record.calls),
             "tasks": sum(call.tasks for call in record.calls),
             "opened in Label Studio": record.opened,
+            "refused by Label Studio": record.refused,
             "failed": record.failed,
             "p50 ms": round(percentiles[499], 1),
             "p99 ms": round(percentiles[989], 1),

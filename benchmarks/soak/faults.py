@@ -14,8 +14,8 @@ from benchmarks.soak.site import Site
 from demo.process import ServerError
 
 HORSE = "worker's work-horse"  # the process of a training
-WAIT_SECONDS = 150  # for a training that can be interrupted
-RESTART_SECONDS = 120
+WAIT_SECONDS = 300  # for a training that can be interrupted
+RESTART_SECONDS = 300
 POLL_SECONDS = 0.05
 
 
@@ -53,9 +53,13 @@ class Faults:
         for fault in self._plan:
             if ended.wait(max(0.0, fault.at - self._record.now())):
                 return
-            killed = fault.do()
-            at = self._record.now()
-            self._wait_until_replaced(killed)
+            try:
+                killed = fault.do()
+                at = self._record.now()
+                self._wait_until_replaced(killed)
+            except (ServerError, psutil.Error, LookupError, OSError) as error:
+                self._record.failed.append(f"after {self._record.now():.0f} s: {fault.name}: {error!r}")
+                continue
             event = {"at": round(at, 1), "what": fault.name, "back after": round(self._record.now() - at, 1)}
             self._record.events.append(event)
             print(f"{at:7.0f} s  {fault.name}; back after {event['back after']} s", flush=True)

@@ -3,7 +3,8 @@
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,7 @@ import requests
 from benchmarks.soak.photographs import Photographs
 from demo.digits import LABEL_CONFIG, LABELS
 from demo.label_studio import LabelStudio
+from demo.process import ServerError
 from my_backend.jobs import JobStore
 
 PREDICT_TIMEOUT = 100  # Label Studio's own
@@ -43,6 +45,7 @@ class Record:
     opened: int = 0  # tasks in Label Studio, which came with a prediction
     annotated: int = 0  # made, changed or deleted
     pressed: int = 0
+    refused: list[str] = field(default_factory=list)  # by Label Studio itself, whose SQLite may be locked
     events: list[Json] = field(default_factory=list)  # what was killed, and when
 
     def now(self) -> float:
@@ -120,7 +123,7 @@ class Person:
 
     def label(self, record: Record) -> None:
         """One annotation is made, changed or deleted."""
-        with self._busy:
+        with self._busy, _going_on(record):
             if self._wrong:
                 self._label_studio.update_annotation(*self._wrong.pop())
             elif self._to_label:
@@ -143,11 +146,20 @@ class Person:
 
     def press_start_training(self, record: Record) -> None:
         """Label Studio does not tell what came of it; a job has to be there."""
-        with self._busy:
+        with self._busy, _going_on(record):
             self._label_studio.start_training(self._backend)
-        if not any(job.kind == "full" for job in self._store.unfinished()):
-            record.failed.append(f"after {record.now():.0f} s: Start training was pressed, and no job is there")
-        record.pressed += 1
+            if not any(job.kind == "full" for job in self._store.unfinished()):
+                record.failed.append(f"after {record.now():.0f} s: Start training was pressed, and no job is there")
+            record.pressed += 1
+
+
+@contextmanager
+def _going_on(record: Record) -> Iterator[None]:
+    """A person whom Label Studio refuses something goes on with the next; what it has in the end is what counts."""
+    try:
+        yield
+    except (ServerError, requests.RequestException) as error:
+        record.refused.append(f"after {record.now():.0f} s: {str(error)[:300]}")
 
 
 def every(seconds: float, do: Callable[[], None], ended: threading.Event, jitter: float = 0.2) -> None:

@@ -1,6 +1,7 @@
 """All that a team runs: the production mode under supervisor, as `make production` starts it."""
 
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Mapping
@@ -55,9 +56,9 @@ class Site:
     def __exit__(self, *_: object) -> None:
         self.process.stop()
 
-    def get(self, path: str) -> requests.Response:
+    def get(self, path: str, accept: str = "application/json") -> requests.Response:
         """Raises on an error status."""
-        answer = requests.get(self.url + path, timeout=30)
+        answer = requests.get(self.url + path, headers={"Accept": accept}, timeout=30)
         answer.raise_for_status()
         return answer
 
@@ -80,7 +81,8 @@ class Site:
 
     def lose_redis_data(self) -> None:
         """What Redis would find again after a restart."""
-        (self.model_dir / "production" / "appendonly.aof").unlink()
+        for path in (self.model_dir / "production").glob("appendonly*"):  # a file, since Redis 7 a folder
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _name(process: psutil.Process) -> str:
