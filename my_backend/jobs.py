@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol
 
 from my_backend import files
 from my_backend.errors import BackendError, JobStopped, NotFound, TakenOver
+from my_backend.logs import without_secrets
 from my_backend.metrics import JobCounts
 from my_backend.tally import Tally
 from my_backend.troubles import Trouble
@@ -333,7 +334,8 @@ def _work_on(running: RunningJob, work: Work) -> Job:
     except Exception as error:
         running.check_runner()  # another one has taken its folder away
         log.exception("job %s failed", running.job.id)
-        return replace(running.job, status="failed", error=f"{type(error).__name__}: {error}")
+        said = without_secrets(f"{type(error).__name__}: {error}")  # it is shown, and may quote a request
+        return replace(running.job, status="failed", error=said)
     return replace(running.job, status="finished", result=result)
 
 

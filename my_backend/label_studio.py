@@ -2,13 +2,14 @@
 
 import json
 import logging
+import posixpath
 import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlsplit
 
 import jwt
 import requests
@@ -198,10 +199,25 @@ class LabelStudio:
         return list(self._object("GET", f"/api/projects/{project_id}/model-versions/"))
 
     def get(self, url: str, limits: Limits, deadline: float) -> requests.Response:
-        """Any URL, with the token where it is Label Studio's own; raises requests.RequestException."""
+        """Any URL, with the token where it is Label Studio's own; raises requests.RequestException.
+
+        But none of Label Studio's API: who names an image must not act in the name of the token's owner.
+        """
         return self._session.request(
-            "GET", url, headers=self.headers, headers_for=self.origin, limits=limits, deadline=deadline
+            "GET",
+            url,
+            headers=self.headers,
+            headers_for=self.origin,
+            refuse=self._why_no_file,
+            limits=limits,
+            deadline=deadline,
         )
+
+    def _why_no_file(self, url: str) -> str:
+        path = posixpath.normpath("/" + unquote(urlsplit(url).path).lstrip("/"))
+        below = path.removeprefix(urlsplit(self.url).path)
+        is_api = Origin.of(url) == self.origin and (below == "/api" or below.startswith("/api/"))
+        return "it is no file but Label Studio's API, which no task may ask" if is_api else ""
 
     def _object(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
         answer = self._json(method, path, **arguments)

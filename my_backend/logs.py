@@ -23,6 +23,11 @@ _SECRET = re.compile(
 _PASSWORD = re.compile(r"(?P<key>://[^/\s:@]*:)[^/\s@]+(?=@)")
 
 
+def without_secrets(text: str) -> str:
+    """The text without tokens, presigned queries and passwords in URLs, as far as they can be told by their form."""
+    return _PASSWORD.sub(r"\g<key>***", _SECRET.sub(r"\g<key>***", text))
+
+
 class Redacting(logging.Formatter):
     """Takes known secrets, tokens and presigned queries out of what another formatter makes."""
 
@@ -36,7 +41,7 @@ class Redacting(logging.Formatter):
         line = self._inner.format(record)
         for secret in self._secrets:
             line = line.replace(secret, "***")
-        return _PASSWORD.sub(r"\g<key>***", _SECRET.sub(r"\g<key>***", line))
+        return without_secrets(line)
 
 
 class JsonLines(logging.Formatter):

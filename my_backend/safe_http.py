@@ -34,6 +34,7 @@ _METADATA = frozenset(
 _OF_IPV4 = tuple(ipaddress.ip_network(network) for network in ("::/96", "64:ff9b::/96", "64:ff9b:1::/48"))
 
 Headers = Callable[[], Mapping[str, str]]
+Refusal = Callable[[str], str]  # why a URL must not be asked; "" where it may be
 
 
 @dataclass(frozen=True)
@@ -135,16 +136,19 @@ class SafeSession:
         *,
         headers: Headers | None = None,
         headers_for: Origin | None = None,
+        refuse: Refusal = lambda url: "",
         limits: Limits = Limits(),
         deadline: float = float("inf"),
         **arguments: Any,
     ) -> requests.Response:
         """A streamed response; `headers` go to `headers_for` alone. Raises requests.RequestException.
 
-        All redirects are within `deadline` (monotonic).
+        All redirects are within `deadline` (monotonic), and each is put to `refuse`.
         """
         for _ in range(limits.redirects + 1):
             url, origin = _read_url(url)
+            if why := refuse(url):
+                raise ForbiddenAddress(why)
             trusted = headers is not None and origin == headers_for
             left = deadline - time.monotonic()
             if left <= 0:

@@ -143,6 +143,35 @@ def test_token_goes_to_label_studio_and_not_to_other_ports_of_its_host(
     assert ["Authorization" in seen.headers for seen in other.seen] == [False, False]
 
 
+@pytest.mark.parametrize("prefix", ["", "/label-studio"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "/api/projects/7/export?exportType=JSON",
+        "api/projects/",
+        "{label_studio}/api/projects/",
+        "{label_studio}//api/projects/",
+        "{label_studio}/data/../api/projects/",
+        "{label_studio}/%61pi/projects/",
+        "{label_studio}/data/upload/7/leads-to-the-api.png",
+        "{stranger}/leads-to-the-api.png",
+    ],
+)
+def test_task_cannot_use_the_token_for_label_studios_api(
+    open_media: OpenMedia, start: Start, prefix: str, url: str
+) -> None:
+    with FakeLabelStudio(prefix).running() as server:
+        to_the_api = Reply(302, b"", {"Location": f"{server.url}/api/projects/"})
+        server.files["/data/upload/7/leads-to-the-api.png"] = to_the_api
+        stranger = start(lambda seen: to_the_api)
+        written = url.format(label_studio=server.url, stranger=stranger.url)
+
+        with pytest.raises(MediaError, match="Label Studio's API, which no task may ask"):
+            open_media(server, stranger.host).fetch(MediaRequest(written))
+
+        assert [path for path in server.server.paths() if "projects" in path] == []
+
+
 def test_url_of_another_server_needs_no_label_studio(open_media: OpenMedia, start: Start) -> None:
     server = start()
 
