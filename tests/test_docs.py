@@ -11,7 +11,7 @@ from my_backend.check import CODES
 from my_backend.settings import Settings
 
 ROOT = Path(__file__).parents[1]
-COMPATIBILITY = (ROOT / "docs" / "compatibility.md").read_text("utf-8")
+WITH_TESTS = ["compatibility.md", "security.md"]  # their rows name the tests that show them
 SETTINGS = sorted({name.upper() for model in (Settings, ClassifierSettings) for name in model.model_fields})
 
 
@@ -24,6 +24,11 @@ def test_setting_is_in_the_table_and_in_the_example(name: str) -> None:
 def test_nothing_is_in_the_table_that_is_no_setting() -> None:
     documented = re.findall(r"^\| `([A-Z_]+)` \|", (ROOT / "docs" / "settings.md").read_text("utf-8"), re.MULTILINE)
     assert sorted(documented) == SETTINGS
+
+
+def test_readme_leads_to_every_page() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert [page.name for page in (ROOT / "docs").glob("*.md") if f"](docs/{page.name})" not in readme] == []
 
 
 def test_every_target_that_is_named_exists() -> None:
@@ -44,6 +49,15 @@ def test_links_lead_somewhere(page: str) -> None:
         assert link.startswith("https://") or (path.parent / link).exists(), link
 
 
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))])
+def test_headings_that_links_name_exist(page: str) -> None:
+    path = ROOT / page
+    for link, heading in re.findall(r"\]\(([^)#]*\.md)#([^)]+)\)", path.read_text("utf-8")):
+        if not link.startswith("https://"):
+            titles = re.findall(r"^#+ (.+)$", (path.parent / link).read_text("utf-8"), re.MULTILINE)
+            assert heading in [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles], heading
+
+
 def test_every_module_is_in_the_picture_of_the_house() -> None:
     picture = (ROOT / "docs" / "architecture.md").read_text("utf-8")
     modules = [
@@ -55,18 +69,21 @@ def test_every_module_is_in_the_picture_of_the_house() -> None:
     assert [module for module in modules if not re.search(rf"\b{module}\b", picture)] == []
 
 
-def test_every_test_that_is_named_exists() -> None:
-    named = re.findall(r"`(tests/[a-z_0-9/]+\.py)::(test_\w+)(?:\[([^\]]+)\])?`", COMPATIBILITY)
-    assert len(named) > 40
+@pytest.mark.parametrize("page", WITH_TESTS)
+def test_every_test_that_is_named_exists(page: str) -> None:
+    text = (ROOT / "docs" / page).read_text("utf-8")
+    named = re.findall(r"`(tests/[a-z_0-9/]+\.py)::(test_\w+)(?:\[([^\]]+)\])?`", text)
+    assert len(named) > 30
     for path, test, case in named:
         text = (ROOT / path).read_text("utf-8")
         assert re.search(rf"^def {test}\(", text, re.MULTILINE), f"{path}::{test}"
         assert not case or f'"{case}"' in text, f"{path}::{test}[{case}]"
 
 
-def test_every_row_of_compatibility_names_a_test() -> None:
+@pytest.mark.parametrize("page", WITH_TESTS)
+def test_every_row_names_a_test(page: str) -> None:
     section = ""
-    for line in COMPATIBILITY.splitlines():
+    for line in (ROOT / "docs" / page).read_text("utf-8").splitlines():
         if line.startswith("## "):
             section = line
         if line.startswith("| ") and not line.startswith("| what |"):
