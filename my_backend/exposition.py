@@ -15,6 +15,7 @@ from my_backend.backend import Backend
 from my_backend.gauges import Gauges, newest
 from my_backend.jobs import KINDS, OUTCOMES
 from my_backend.metrics import JobCounts, RequestCounts
+from my_backend.tally import Sums, key_of
 
 
 class Exposition(Collector):
@@ -37,46 +38,35 @@ class Exposition(Collector):
     def collect(self) -> Iterable[Metric]:
         with self._unchanged:
             tally = self._backend.job_store.tally
-            tallied = self._unchanged(tally.path, tally.samples)
+            sums = self._unchanged(tally.path, tally.sums)
             yield from self._process.collect()
             yield from self._requests.registry.collect()
-            yield from self._images(tallied)
-            yield from self._jobs(tallied)
+            yield from self._images(sums)
+            yield from self._jobs(sums)
             yield from self._gauges.collect()
 
-    def _images(self, tallied: list[Sample]) -> Iterator[Metric]:
+    def _images(self, sums: Sums) -> Iterator[Metric]:
         """Counted wherever images are read: in this server, and in workers, which add theirs when a job ends."""
         for registry in (self._backend.new_model.images.registry, self._backend.new_model.embeddings().registry):
             for family in registry.collect():
                 here = [_labelled(sample, "server") for sample in family.samples]
-                yield _with(family, [*here, *(_labelled(sample, "worker") for sample in _of(family, tallied))])
+                family.samples = [*here, *(_labelled(sample, "worker") for sample in _tallied(family, sums))]
+                yield family
 
-    def _jobs(self, tallied: list[Sample]) -> Iterator[Metric]:
+    def _jobs(self, sums: Sums) -> Iterator[Metric]:
         """The same in every server, whoever ran the jobs; projects that were deleted are left out."""
-        shown = {project.uid for project in newest(self._backend.projects.all())}
-        expected = JobCounts()
-        for project in shown:
+        counts = JobCounts()
+        for project in newest(self._backend.projects.all()):
             for kind in KINDS:
-                expected.expect(project, kind, OUTCOMES)
-        counted = [sample for sample in tallied if sample.labels.get("project", "") in {"", *shown}]
-        for family in expected.registry.collect():
-            there = _of(family, counted)
-            known = {frozenset(sample.labels.items()) for sample in there}
-            zeros = [sample for sample in family.samples if frozenset(sample.labels.items()) not in known]
-            yield _with(family, [*there, *zeros])
+                counts.expect(project.uid, kind, OUTCOMES)
+        for family in counts.registry.collect():
+            family.samples = _tallied(family, sums)
+            yield family
 
 
-def _of(family: Metric, samples: list[Sample]) -> list[Sample]:
-    """The samples of that family."""
-    names = {family.name + ending for ending in ("", "_total", "_bucket", "_count", "_sum")}
-    return [sample for sample in samples if sample.name in names]
-
-
-def _with(family: Metric, samples: list[Sample]) -> Metric:
-    """The family with other samples, in the order that the text format wants: bucket by bucket."""
-    copy = Metric(family.name, family.documentation, family.type, family.unit)
-    copy.samples = samples
-    return copy
+def _tallied(family: Metric, sums: Sums) -> list[Sample]:
+    """The family's samples with the sums that stand for them, from zero on: a first one would show as no increase."""
+    return [sample._replace(value=sums.get(key_of(sample), 0.0)) for sample in family.samples]
 
 
 def _labelled(sample: Sample, process: str) -> Sample:

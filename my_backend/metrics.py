@@ -150,9 +150,11 @@ class JobCounts:
         )
 
     def expect(self, project: str, kind: str, outcomes: Iterable[str]) -> None:
-        """Outcomes that count from zero on, or the first one would not show as an increase."""
+        """Makes samples for what may come, with nothing counted yet."""
         for outcome in outcomes:
             self._ended.labels(project, kind, outcome)
+        self._seconds.labels(kind)
+        self._wait.labels(kind)
 
     def ended(self, project: str, kind: str, outcome: str, *, waited: float | None, ran: float | None) -> None:
         """In seconds; None where it was never started."""

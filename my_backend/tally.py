@@ -12,6 +12,13 @@ from my_backend import files
 
 log = logging.getLogger(__name__)
 
+Sums = dict[str, float]
+
+
+def key_of(sample: Sample) -> str:
+    """Its name and its labels."""
+    return json.dumps([sample.name, sample.labels], sort_keys=True)
+
 
 class Tally:
     """Sums by a sample's name and labels, for all processes that share MODEL_DIR. They only grow."""
@@ -25,21 +32,16 @@ class Tally:
         counted = [sample for registry in registries for family in registry.collect() for sample in family.samples]
         try:
             with files.locked(self._folder / ".tally"):
-                sums = self._read()
+                sums = self.sums()
                 for sample in counted:
-                    key = json.dumps([sample.name, sample.labels], sort_keys=True)
-                    sums[key] = sums.get(key, 0.0) + sample.value
+                    sums[key_of(sample)] = sums.get(key_of(sample), 0.0) + sample.value
                 kept = {key: value for key, value in sums.items() if self._has(json.loads(key)[1].get("project"))}
                 files.write_json(self.path, kept, durable=False)
         except OSError as error:
             log.warning("what was counted for /metrics could not be added up: %s", error)
 
-    def samples(self) -> list[Sample]:
-        """All sums."""
-        named = ((*json.loads(key), value) for key, value in self._read().items())
-        return [Sample(name, labels, value) for name, labels, value in named]
-
-    def _read(self) -> dict[str, float]:
+    def sums(self) -> Sums:
+        """By the key of their samples."""
         sums = files.read_json(self.path)
         return sums if isinstance(sums, dict) else {}
 

@@ -7,6 +7,7 @@ import pytest
 
 from demo.production import Production, Redis
 from tests.production.annotated_projects import TOKEN, AnnotatedProjects
+from tests.production.digit_images import SETTINGS, DigitImages
 from tests.production.scripted_model import FOLDER, MODEL_CLASS, Script
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,3 +67,17 @@ def production(tmp_path: Path) -> Iterator[MakeProduction]:
     yield make
     for production in made:
         production.__exit__(None, None, None)
+
+
+@pytest.fixture
+def images(digits: list[tuple[Path, str]]) -> Iterator[DigitImages]:
+    """Digits on an HTTP server."""
+    with DigitImages(digits).served() as served:
+        yield served
+
+
+@pytest.fixture
+def classifier(redis: Redis, production: MakeProduction, monkeypatch: pytest.MonkeyPatch) -> Production:
+    """The production mode with the model class that is really served; nothing is started yet."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    return production(redis, **SETTINGS)

@@ -1,26 +1,15 @@
 """The figures of `/metrics` in production: a server with threads, and workers whose processes end with their jobs."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
 
-import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from demo.digits import LABEL_CONFIG
-from demo.production import Production, Redis, Server
+from demo.production import Production, Server
 from my_backend.jobs import JobStore
-from tests.my_backend.fake_server import FakeServer, Reply, Seen
 from tests.my_backend.waiting import eventually
-from tests.production.conftest import ROOT, MakeProduction
+from tests.production.digit_images import IMAGES, PROJECT, DigitImages
 from tests.production.site import DEADLINE, kill
 
-PROJECT = "7.1795181751"
-IMAGES = 12
-SETTINGS = {"IMAGE_SIZE": "64", "WEIGHTS": "none", "TRAIN_MODE": "head", "IMAGE_HOSTS": "127.0.0.1"}
-
-Json = dict[str, Any]
 Samples = dict[tuple[str, ...], float]
 
 
@@ -34,63 +23,18 @@ def samples(server: Server) -> Samples:
     }
 
 
-@pytest.fixture
-def images(digits: list[tuple[Path, str]]) -> Iterator[FakeServer]:
-    """Images of digits at /0, /1, …; what else is asked for is gone."""
-    files = {f"/{number}": path for number, (path, _) in enumerate(digits)}
+def test_figures_are_right_with_threads_workers_and_restarts(classifier: Production, images: DigitImages) -> None:
+    server, (worker,) = classifier.all([""])
+    store = JobStore(classifier.model_dir / "projects")
 
-    def answer(seen: Seen) -> Reply:
-        return Reply(200, files[seen.path].read_bytes()) if seen.path in files else Reply(404)
-
-    with FakeServer(answer) as server:
-        yield server
-
-
-@pytest.fixture
-def made(redis: Redis, production: MakeProduction, monkeypatch: pytest.MonkeyPatch) -> Production:
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    return production(redis, **SETTINGS)
-
-
-def tasks(images: FakeServer, digits: list[tuple[Path, str]]) -> list[Json]:
-    """Annotated."""
-    region = {"type": "choices", "from_name": "digit", "to_name": "image"}
-    return [
-        {
-            "id": number,
-            "data": {"image": f"{images.url}/{number}"},
-            "annotations": [{"id": number, "result": [{**region, "value": {"choices": [label]}}]}],
-        }
-        for number, (_, label) in enumerate(digits[:IMAGES])
-    ]
-
-
-def train(server: Server, store: JobStore, annotated: list[Json]) -> str:
-    """The version that comes of it."""
-    body = {"project": PROJECT, "label_config": LABEL_CONFIG, "annotations": annotated}
-    job = server.post("/train", body)["job"]
-    assert eventually(lambda: not store.get(job).unfinished, DEADLINE), store.get(job)
-    [version] = store.get(job).result["versions"]
-    assert eventually(lambda: server.get("/is_training")["model_version"] == version)
-    return str(version)
-
-
-def test_figures_are_right_with_threads_workers_and_restarts(
-    made: Production, images: FakeServer, digits: list[tuple[Path, str]]
-) -> None:
-    server, (worker,) = made.all([""])
-    store = JobStore(made.model_dir / "projects")
-    annotated = tasks(images, digits)
-
-    train(server, store, annotated)
+    images.train(server, store)
     assert eventually(lambda: samples(server)["ml_backend_jobs_ended_total", "full", "finished", PROJECT] == 1)
 
     # What the worker's process for the job has counted is there though that process has ended.
     trained = samples(server)
     assert trained["ml_backend_image_fetches_total", "ok", "worker"] == IMAGES
     assert trained["ml_backend_image_fetch_duration_seconds_count", "worker"] == IMAGES
-    sizes = sum(path.stat().st_size for path, _ in digits[:IMAGES])
-    assert trained["ml_backend_image_fetch_bytes_total", "worker"] == sizes
+    assert trained["ml_backend_image_fetch_bytes_total", "worker"] == images.bytes
     assert trained["ml_backend_image_cache_lookups_total", "worker", "miss"] == IMAGES
     assert trained["ml_backend_embedding_cache_lookups_total", "worker", "miss"] == IMAGES
     assert trained["ml_backend_image_fetches_total", "ok", "server"] == 0
@@ -99,10 +43,8 @@ def test_figures_are_right_with_threads_workers_and_restarts(
     assert sum(n for key, n in trained.items() if key[0] == "ml_backend_live_labels") == IMAGES
 
     # As many requests at once as the server has threads: nothing is lost.
-    gone = {"id": 99, "data": {"image": f"{images.url}/gone"}}
-    body = {"project": PROJECT, "tasks": [*annotated, gone]}
     with ThreadPoolExecutor(32) as pool:
-        answers = list(pool.map(lambda _: server.post("/predict", body), range(100)))
+        answers = list(pool.map(lambda _: images.predict(server), range(100)))
     assert {len(answer["results"]) for answer in answers} == {IMAGES + 1}
 
     found = samples(server)
@@ -117,7 +59,7 @@ def test_figures_are_right_with_threads_workers_and_restarts(
     # What jobs were and did outlives the server's process; its own counts begin anew, as Prometheus expects.
     kill(server.worker_process().pid)
     assert eventually(lambda: samples_or_none(server), DEADLINE)
-    train(server, store, annotated)
+    images.train(server, store)
     assert eventually(lambda: samples(server)["ml_backend_jobs_ended_total", "full", "finished", PROJECT] == 2)
     again = samples(server)
     assert again["ml_backend_image_cache_lookups_total", "worker", "hit"] == IMAGES
