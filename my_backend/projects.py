@@ -43,14 +43,16 @@ class Projects:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._on_disk = threading.Lock()  # held as long as the disk takes: requests wait for `_lock` alone
         self._lock = threading.Lock()
         self._projects: dict[str, Project] = {}
+        self._credentials: dict[str, Credentials] = {}  # as they were handed over to this process
         self._written: dict[str, int] = {}  # when the file was written that is known here (nanoseconds)
         self.refresh()
 
     def refresh(self) -> None:
         """Learns what another process has noted."""
-        with self._lock:  # the look as well, or a project that is noted meanwhile would be taken for a removed one
+        with self._on_disk:  # the look as well, or a project that is noted meanwhile would be taken for a removed one
             found = {path.parent.name: path for path in self._folder.glob(f"*/{PROJECT_FILE}")}
             for uid in self._projects.keys() - found.keys():
                 self._forget(uid)
@@ -58,12 +60,17 @@ class Projects:
                 with contextlib.suppress(FileNotFoundError):  # another process has just removed it
                     written = path.stat().st_mtime_ns
                     if self._written.get(uid) != written and (noted := files.read_json(path)):
-                        self._projects[uid] = files.from_record(Project, noted)
-                        self._written[uid] = written
+                        self._set(files.from_record(Project, noted), written)
+
+    def _set(self, project: Project, written: int) -> None:
+        with self._lock:
+            self._projects[project.uid] = project
+            self._written[project.uid] = written
 
     def _forget(self, uid: str) -> None:
-        self._projects.pop(uid, None)
-        self._written.pop(uid, None)
+        with self._lock:
+            for known in (self._projects, self._written, self._credentials):
+                known.pop(uid, None)
 
     def folder(self, uid: str) -> Path:
         """Where everything of the project lies."""
@@ -106,22 +113,18 @@ class Projects:
 
     def remember(self, uid: str, *, label_config: str | None = None, title: str | None = None) -> Project:
         """Notes what Label Studio said; a new project is added."""
+        given = {"label_config": label_config, "title": title}
+        said = {name: value for name, value in given.items() if value is not None}
         with self._lock:
             known = self._projects.get(uid)
-            project = known or Project(uid)
-            if label_config is not None:
-                project = replace(project, label_config=label_config)
-            if title is not None:
-                project = replace(project, title=title)
-            if project != known:
-                self._keep(project)
+        if known is not None and replace(known, **said) == known:
+            return known
+        with self._on_disk:
+            project = replace(self._projects.get(uid) or Project(uid), **said)
+            path = self.folder(uid) / PROJECT_FILE
+            files.write_json(path, asdict(project), durable=False)
+            self._set(project, path.stat().st_mtime_ns)
             return project
-
-    def _keep(self, project: Project) -> None:
-        path = self.folder(project.uid) / PROJECT_FILE
-        files.write_json(path, asdict(project), durable=False)
-        self._projects[project.uid] = project
-        self._written[project.uid] = path.stat().st_mtime_ns
 
     def changes(self, uid: str) -> Changes:
         """The project's annotation events."""
@@ -129,8 +132,11 @@ class Projects:
 
     def remember_credentials(self, uid: str, credentials: Credentials) -> None:
         """Readable by the owner alone."""
+        if self._credentials.get(uid) == credentials:
+            return  # Label Studio says it before each of its requests
         if self.credentials(uid) != credentials:
             files.write_json(self.folder(uid) / CREDENTIALS_FILE, asdict(credentials), mode=0o600)
+        self._credentials[uid] = credentials
 
     def credentials(self, uid: str) -> Credentials | None:
         known = files.read_json(self.folder(uid) / CREDENTIALS_FILE)
@@ -138,7 +144,7 @@ class Projects:
 
     def delete(self, uid: str) -> None:
         """Forgets the project and everything learned for it."""
-        with self._lock:
+        with self._on_disk:
             self._forget(uid)
             # In one step, so that a job that is just ending brings nothing back.
             gone = self._folder.with_name(f".deleted-{uid}-{token_hex(4)}")

@@ -1,3 +1,4 @@
+import os
 import stat
 import threading
 from pathlib import Path
@@ -133,3 +134,25 @@ def test_project_that_another_process_removes_meanwhile_is_passed_over(
     projects.refresh()
 
     assert [project.uid for project in projects.all()] == ["8.1"]
+
+
+def test_what_is_known_is_answered_while_the_disk_does_not_answer(projects: Projects, tmp_path: Path) -> None:
+    credentials = Credentials("http://label-studio:8080", "a-token")
+    projects.remember("7.1", title="Pets")
+    projects.remember_credentials("7.1", credentials)
+    (tmp_path / "8.1").mkdir()
+    os.mkfifo(tmp_path / "8.1" / "project.json")  # whoever opens it waits for a writer
+    looking = threading.Thread(target=projects.refresh)
+    looking.start()
+    (tmp_path / "7.1" / "credentials.json").rename(tmp_path / "gone")
+    looking.join(0.1)
+    assert looking.is_alive()
+
+    assert projects.all() == [projects.get("7.1")] == [projects.remember("7.1", title="Pets")]
+    projects.remember_credentials("7.1", credentials)
+
+    assert not (tmp_path / "7.1" / "credentials.json").exists(), "nothing was read or written"
+    with (tmp_path / "8.1" / "project.json").open("w") as file:
+        file.write('{"uid": "8.1"}')
+    looking.join()
+    assert [project.uid for project in projects.all()] == ["7.1", "8.1"]
