@@ -32,7 +32,7 @@ class Orders:
 class Event:
     """What a training did, and when (monotonic seconds, the same clock in all processes)."""
 
-    what: str  # begin, epoch, end
+    what: str  # begin, epoch, end; predict, where predictions are held
     at: float
     pid: int
     project: int
@@ -58,7 +58,7 @@ class Script:
         return Orders(**json.loads(self._orders.read_text())) if self._orders.exists() else Orders()
 
     def hold(self, kind: str) -> None:
-        """Lets trainings of a kind stay in their last epoch."""
+        """Lets trainings of a kind stay in their last epoch; `predict` lets predictions wait."""
         (self.folder / f"hold-{kind}").touch()
 
     def release(self, kind: str) -> None:
@@ -91,6 +91,11 @@ class ScriptedModel:
         self.learned: dict[str, str] = json.loads((Path(folder) / "learned.json").read_text()) if folder else {}
 
     def predict(self, tasks: list[Json], **kwargs: Any) -> list[Any]:
+        script = Script(Path(os.environ[FOLDER]))
+        if script.is_held("predict"):
+            script.note(Event("predict", time.monotonic(), os.getpid(), 0, "", 0, 0))
+            while script.is_held("predict"):
+                time.sleep(0.01)
         return [self._result(task) for task in tasks]
 
     def _result(self, task: Json) -> Any:

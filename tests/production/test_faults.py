@@ -6,6 +6,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -212,6 +213,23 @@ def test_stopped_worker_puts_down_a_checkpoint_from_which_another_goes_on(site: 
     begun = site.script.events("begin", kind="full")
     assert [event.epoch for event in begun] == [0, 4]
     assert begun[0].pid != begun[1].pid
+
+
+def test_stopped_server_answers_first_what_it_is_at(site: Site) -> None:
+    site.script.hold("predict")
+    with ThreadPoolExecutor(3) as clients:
+        asked = [clients.submit(site.predict, 1) for _ in range(3)]
+        assert eventually(lambda: len(site.script.events("predict")) == 3)
+
+        server = psutil.Process(site.server.process.pid)
+        server.terminate()
+        cut_short = eventually(lambda: any(one.done() for one in asked), 2)  # without mercy it takes one second
+        site.script.release("predict")
+
+        assert not cut_short
+        for one in asked:
+            assert one.result()["results"][0]["result"][0]["value"] == {"choices": ["Cat"]}
+    assert eventually(lambda: server.status() == psutil.STATUS_ZOMBIE), "nobody has waited for it yet"
 
 
 def test_deleted_project_ends_its_jobs_and_leaves_nothing(site: Site) -> None:
