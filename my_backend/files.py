@@ -1,5 +1,6 @@
 """Files that are whole or not there, whatever dies in between."""
 
+import errno
 import fcntl
 import json
 import logging
@@ -17,6 +18,7 @@ Record = TypeVar("Record")
 
 log = logging.getLogger(__name__)
 
+STALE_TRIES = 10
 SETTLED_NS = 1_000_000_000  # file times are coarse: of two changes at once the second may not show
 
 
@@ -46,10 +48,21 @@ def write_json(path: Path, value: Any, **options: Any) -> None:
     write(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", **options)
 
 
+def read_text(path: Path) -> str:
+    """Raises FileNotFoundError. Where another host replaces the file just then, NFS 3 loses it for a moment."""
+    for _ in range(STALE_TRIES):
+        try:
+            return path.read_text(encoding="utf-8")
+        except OSError as error:
+            if error.errno != errno.ESTALE:
+                raise
+    return path.read_text(encoding="utf-8")
+
+
 def read_json(path: Path) -> Any:
     """None where there is no such file, or one that a loss of power has left empty or cut short."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_text(path))
     except FileNotFoundError:
         return None
     except ValueError:
@@ -118,10 +131,12 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Holds a lock between processes and threads; waits for it."""
+    """Holds a lock between processes and threads, on other hosts too; waits for it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
+        # Opening a folder has NFS look anew at what another host has put there before it gave the lock away.
+        os.close(os.open(path.parent, os.O_RDONLY))
         yield
 
 

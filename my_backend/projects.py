@@ -42,7 +42,7 @@ class Projects:
     """Kept in memory and, each in a folder of its own, under `folder`."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.root = folder
         self._on_disk = threading.Lock()  # held as long as the disk takes: requests wait for `_lock` alone
         self._lock = threading.Lock()
         self._projects: dict[str, Project] = {}
@@ -53,7 +53,7 @@ class Projects:
     def refresh(self) -> None:
         """Learns what another process has noted."""
         with self._on_disk:  # the look as well, or a project that is noted meanwhile would be taken for a removed one
-            found = {path.parent.name: path for path in self._folder.glob(f"*/{PROJECT_FILE}")}
+            found = {path.parent.name: path for path in self.root.glob(f"*/{PROJECT_FILE}")}
             for uid in self._projects.keys() - found.keys():
                 self._forget(uid)
             for uid, path in found.items():
@@ -74,7 +74,7 @@ class Projects:
 
     def folder(self, uid: str) -> Path:
         """Where everything of the project lies."""
-        return self._folder / uid
+        return self.root / uid
 
     def all(self) -> list[Project]:
         with self._lock:
@@ -147,7 +147,7 @@ class Projects:
         with self._on_disk:
             self._forget(uid)
             # In one step, so that a job that is just ending brings nothing back.
-            gone = self._folder.with_name(f".deleted-{uid}-{token_hex(4)}")
+            gone = self.root.with_name(f".deleted-{uid}-{token_hex(4)}")
             with contextlib.suppress(FileNotFoundError):
                 os.replace(self.folder(uid), gone)
             shutil.rmtree(gone, ignore_errors=True)

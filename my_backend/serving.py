@@ -11,14 +11,14 @@ from my_backend.errors import Unavailable
 from my_backend.label_config import parse_label_config
 from my_backend.model_class import ModelFactory
 from my_backend.projects import Project, Projects
-from my_backend.versions import UNTRAINED, Versions
+from my_backend.versions import UNTRAINED, Versions, last_move
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 0.1  # how often pointers are looked at
+LOOK_SECONDS = 0.1  # how often it is looked whether a pointer was moved
 PREPARED_AT_ONCE = 64  # tasks, between looks whether the process is to end
 STOP_SECONDS = 1.0  # the model's library may be slow to import
-REFRESH_SECONDS = 2.0  # how often projects are looked for that another process has added
+REFRESH_SECONDS = 2.0  # how often projects are looked for that another process has added, and at all pointers
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class Serving:
         self._preparing = ThreadPoolExecutor(1, thread_name_prefix="prepare")
         self._live: dict[str, Live] = {}
         self._failed: dict[str, tuple[str, str]] = {}  # project → version, why it could not be loaded
+        self._pointed: dict[str, str] = {}  # project → the version that its pointer named
+        self._told, self._read_at = "", float("-inf")  # what was told of pointers when they were read (monotonic)
         self._imported = False
         self._import_error = ""
         self._warning = ""
@@ -153,16 +155,26 @@ class Serving:
 
     def _follow_all(self) -> None:
         projects = self._projects.all()
+        moved = self._may_have_moved()
         for project in projects:
+            if moved or project.uid not in self._pointed:
+                self._pointed[project.uid] = self._versions(project.uid).live_name()
             self._follow(project)
-        for gone in (self._live.keys() | self._failed.keys()) - {project.uid for project in projects}:
-            self._live.pop(gone, None)
-            self._failed.pop(gone, None)
+        for gone in self._pointed.keys() - {project.uid for project in projects}:
+            for known in (self._live, self._failed, self._pointed):
+                known.pop(gone, None)
+
+    def _may_have_moved(self) -> bool:
+        """Whether to read the pointers: one file tells of all, since there may be thousands."""
+        told, now = last_move(self._projects.root), time.monotonic()
+        if told == self._told and now < self._read_at + REFRESH_SECONDS:
+            return False
+        self._told, self._read_at = told, now
+        return True
 
     def _follow(self, project: Project) -> None:
         """Swaps the project's model where the pointer has moved, or its choices have changed."""
-        versions = self._versions(project.uid)
-        name = versions.live_name()
+        versions, name = self._versions(project.uid), self._pointed[project.uid]
         choices = parse_label_config(project.label_config, self._choices_name).choices
         live = self._live.get(project.uid)
         if live and live.name == name and (name == UNTRAINED or not choices or live.choices == choices):

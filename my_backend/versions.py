@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 from uuid import uuid4
 
@@ -20,6 +21,7 @@ UNTRAINED = "untrained"
 VERSION_FILE = "version.json"
 VERSIONS_FOLDER = "versions"
 POINTER_FILE = "live"
+MOVED_FILE = ".moved"  # beside the projects' folders: another text whenever one of their pointers was moved
 PINNED_FILE = "pinned.json"
 REMOVED_FILE = "removed.json"  # the newest of those removed by hand: its number is not given again
 # Stands for the version's own directory in a stored train_output, so that MODEL_DIR can be moved.
@@ -75,7 +77,7 @@ class Versions:
     def live_name(self) -> str:
         """The live version's name, `untrained` before the first."""
         try:
-            return self.pointer.read_text(encoding="utf-8").strip()
+            return files.read_text(self.pointer).strip()
         except FileNotFoundError:
             return UNTRAINED
 
@@ -194,7 +196,7 @@ class Versions:
             os.replace(staging, self._versions / name)
             files.sync_folder(self._versions)
             if not held_back:
-                files.write(self.pointer, name + "\n")
+                self._point_to(name)
             self._thin_out()
         return self.get(name)
 
@@ -268,8 +270,20 @@ class Versions:
         """Makes a version live, an older one too; raises NotFound."""
         with files.locked(self._folder / ".versions"):
             version = self.get(name)
-            files.write(self.pointer, name + "\n")
+            self._point_to(name)
         return version
+
+    def _point_to(self, name: str) -> None:
+        files.write(self.pointer, name + "\n")
+        files.write(self._folder.parent / MOVED_FILE, token_hex(8), durable=False)
+
+
+def last_move(projects_folder: Path) -> str:
+    """A text that is another one whenever a pointer of any of the projects has been moved."""
+    try:
+        return files.read_text(projects_folder / MOVED_FILE)
+    except FileNotFoundError:
+        return ""
 
 
 _NAME = re.compile(r"v(\d+)-\d{8}T\d{6}")

@@ -1,3 +1,4 @@
+import errno
 import os
 import stat
 import subprocess
@@ -25,6 +26,25 @@ def test_written_json_is_read_again(tmp_path: Path, durable: bool) -> None:
 
 def test_missing_file_is_none(tmp_path: Path) -> None:
     assert files.read_json(tmp_path / "missing") is None
+
+
+def test_file_that_another_host_replaces_just_then_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    files.write_json(path, "new")
+    read_text, stale = Path.read_text, [OSError(errno.ESTALE, "Stale file handle")] * 2
+
+    def read(self: Path, encoding: str) -> str:
+        if stale:
+            raise stale.pop()
+        return read_text(self, encoding=encoding)
+
+    monkeypatch.setattr(Path, "read_text", read)
+    assert files.read_json(path) == "new"
+    stale[:] = [OSError(errno.EIO, "Input/output error")]
+    with pytest.raises(OSError, match="Input/output"):
+        files.read_json(path)
 
 
 def test_secret_file_is_the_owners_alone(tmp_path: Path) -> None:

@@ -93,6 +93,15 @@ def test_version_that_another_process_publishes_goes_live(client: Client, tmp_pa
     assert client.predict()["results"][0]["result"][0]["value"]["choices"] == ["Bird"]
 
 
+def test_pointer_that_was_moved_by_hand_is_followed_too(client: Client, script: Script) -> None:
+    first, second = client.train(), client.train()
+    assert client.setup() == second
+
+    Versions(client.backend.projects.folder(PROJECT)).pointer.write_text(first)
+
+    assert eventually(lambda: client.setup() == first)
+
+
 def test_project_that_another_process_adds_is_served_and_one_that_it_removes_is_forgotten(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from my_backend import files
-from my_backend.errors import Conflict, NotFound
-from my_backend.versions import KEPT_VERSIONS, UNTRAINED, Version, Versions
+from my_backend.errors import Conflict, NotFound, TakenOver
+from my_backend.versions import KEPT_VERSIONS, UNTRAINED, Version, Versions, last_move
 
 ROOT = Path(__file__).resolve().parents[2]
 CHOICES = ("Cat", "Dog")
@@ -60,6 +60,34 @@ def test_published_version_is_live_and_has_its_files(versions: Versions) -> None
     assert second.train_output["list"] == [f"{second.folder}/model/weights"]
     assert second.train_output["figures"] == {"n": 1}
     assert sorted(path.name for path in second.folder.iterdir()) == ["model", "version.json"]
+
+
+def test_who_follows_many_projects_is_told_that_a_pointer_was_moved(versions: Versions) -> None:
+    projects = versions.pointer.parents[1]
+    told = [last_move(projects)]
+    first = publish(versions)
+    told.append(last_move(projects))
+    publish(versions)
+    told.append(last_move(projects))
+    versions.activate(first.name)
+    told.append(last_move(projects))
+
+    assert len(set(told)) == 4
+    publish(versions, held_back="it is worse")
+    assert last_move(projects) == told[-1]
+
+
+def test_version_that_must_not_be_published_leaves_nothing(versions: Versions) -> None:
+    first = publish(versions, "first")
+
+    def refuse() -> None:
+        raise TakenOver("another process is at it")
+
+    with pytest.raises(TakenOver):
+        publish(versions, "second", confirm=refuse)
+
+    assert versions.live() == first
+    assert folders(versions) == [first.name]
 
 
 def test_fit_may_publish_twice_from_one_work_folder(versions: Versions, tmp_path: Path) -> None:
