@@ -14,11 +14,13 @@ from my_backend.model_class import ModelFactory
 from my_backend.projects import Projects
 from my_backend.recent import Recent
 from my_backend.reconciliation import Reconciliation
+from my_backend.renewal import Renewal
 from my_backend.retraining import Retraining
 from my_backend.rq_queue import RqQueue
 from my_backend.serving import Serving
 from my_backend.settings import Settings
 from my_backend.thread_queue import ThreadQueue
+from my_backend.title_keeper import TitleKeeper
 from my_backend.training_job import TrainingJob
 from my_backend.webhook_password import WebhookPassword
 
@@ -44,6 +46,8 @@ class Backend:
         self.reconciliation = Reconciliation(settings, self.projects, self.submit_correction)
         self.recent = Recent(self.projects)
         self.checkup = Checkup(settings, self.projects)
+        self.title_keeper = TitleKeeper(settings, self.projects, self.serving)
+        self.renewal = Renewal(settings, self.projects, self.serving, self.title_keeper.predicted)
 
     def _make_queue(self) -> JobQueue:
         if self.settings.redis:
@@ -65,11 +69,15 @@ class Backend:
             self.recent.start()
             self.checkup.start()
             self.webhook_password.start()
+            self.title_keeper.start()
+            self.renewal.start()
             if self.settings.retrain_after_annotations:
                 self.reconciliation.start()
             try:
                 yield self
             finally:
+                self.renewal.stop()
+                self.title_keeper.stop()
                 self.checkup.stop()
                 self.reconciliation.stop()
                 self.recent.stop()

@@ -9,6 +9,7 @@ from my_backend.connection import examine_connection
 from my_backend.errors import LabelStudioError, TokenRefused
 from my_backend.label_studio import HOW_TO_MAKE_A_TOKEN, LabelStudio, find_label_studio
 from my_backend.projects import Project, Projects
+from my_backend.scores import examine_scores
 from my_backend.settings import Settings
 from my_backend.troubles import Trouble
 
@@ -108,7 +109,11 @@ class Checkup:
         title = found.project.get("title")
         if isinstance(title, str):  # /setup does not tell it
             self._projects.remember(project.uid, title=title)
-        return found.connected, list(found.troubles)
+        troubles = list(found.troubles)
+        if not self._settings.title_is_version:  # else the title's keeper tells
+            folder = self._projects.folder(project.uid)
+            troubles += examine_scores(self._settings, label_studio, project, folder, found).troubles
+        return found.connected, troubles
 
 
 def no_address(project: Project) -> Trouble:

@@ -21,7 +21,8 @@ def diagnose(backend: Backend) -> list[Trouble]:
         finding = backend.checkup.finding(trouble.project)
         if finding is None or finding.connected is None:
             troubles.append(trouble)
-    return [*troubles, *backend.checkup.troubles(), *backend.recent.troubles()]
+    by_threads = (backend.checkup, backend.title_keeper, backend.renewal, backend.recent)
+    return [*troubles, *(trouble for one in by_threads for trouble in one.troubles())]
 
 
 def no_token() -> Trouble:

@@ -95,7 +95,7 @@ class LabelStudio:
         Raises LabelStudioError.
         """
         path = f"/api/projects/{project_id}/export?exportType=JSON"
-        tasks = self._json("GET", path, read_seconds=EXPORT_SECONDS, max_bytes=EXPORT_BYTES)
+        tasks = self.call("GET", path, read_seconds=EXPORT_SECONDS, max_bytes=EXPORT_BYTES)
         if not isinstance(tasks, list):
             raise LabelStudioError(f"{redact(self.url + path)} answered no list of tasks")
         return tasks
@@ -103,9 +103,12 @@ class LabelStudio:
     def watermark(self, project_id: int) -> str:
         """A text that changes whenever an annotation of the project does; cheap. Raises LabelStudioError.
 
-        It changes with stored predictions too: Label Studio counts them as updates of the task.
+        Label Studio counts stored predictions as updates of the task too: those of tasks without an annotation are
+        left out.
         """
-        query = quote(json.dumps({"ordering": ["-tasks:updated_at"]}))
+        annotated = {"filter": "filter:tasks:total_annotations", "operator": "greater", "type": "Number", "value": 0}
+        filters = {"conjunction": "and", "items": [annotated]}
+        query = quote(json.dumps({"filters": filters, "ordering": ["-tasks:updated_at"]}))
         page = self._object("GET", f"/api/tasks/?project={project_id}&page=1&page_size=1&query={query}")
         newest = [task.get("updated_at") for task in page.get("tasks", [])]
         return json.dumps([newest, page.get("total"), page.get("total_annotations")])
@@ -171,7 +174,20 @@ class LabelStudio:
 
     def delete_webhook(self, webhook_id: int) -> None:
         """Raises LabelStudioError."""
-        self._json("DELETE", f"/api/webhooks/{webhook_id}/")
+        self.call("DELETE", f"/api/webhooks/{webhook_id}/")
+
+    def rename_backend(self, backend: Mapping[str, Any], title: str) -> None:
+        """Gives a connected model, as `backends` describes it, another title; raises LabelStudioError.
+
+        Label Studio calls it to try the connection, and moves the project's `model_version` along where that was the
+        old title.
+        """
+        # It tries the connection with what is sent, not with what it has; an empty password means the one it has.
+        fields = {"title": title, "url": backend["url"], "project": backend["project"]}
+        if backend.get("auth_method") == "BASIC_AUTH":
+            user = backend.get("basic_auth_user")
+            fields |= {"auth_method": "BASIC_AUTH", "basic_auth_user": user, "basic_auth_pass": ""}
+        self._object("PATCH", f"/api/ml/{backend['id']}", json=fields)
 
     def blocking(self, url: str) -> Blocking:
         """Whether it would refuse a model at `url`, and its webhook; raises LabelStudioError.
@@ -220,18 +236,19 @@ class LabelStudio:
         return "it is no file but Label Studio's API, which no task may ask" if is_api else ""
 
     def _object(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
-        answer = self._json(method, path, **arguments)
+        answer = self.call(method, path, **arguments)
         if not isinstance(answer, dict):
             raise LabelStudioError(f"{redact(self.url + path)} answered no JSON object: is it a Label Studio?")
         return answer
 
     def _list(self, path: str) -> list[dict[str, Any]]:
-        answer = self._json("GET", path)
+        answer = self.call("GET", path)
         if not isinstance(answer, list):
             raise LabelStudioError(f"{redact(self.url + path)} answered no list")
         return [one for one in answer if isinstance(one, dict)]
 
-    def _json(self, method: str, path: str, **arguments: Any) -> Any:
+    def call(self, method: str, path: str, **arguments: Any) -> Any:
+        """What the API answers, as JSON; None for an empty answer to DELETE. Raises LabelStudioError."""
         _, body = self._ask(method, path, **arguments)
         try:
             return json.loads(body) if body or method != "DELETE" else None
@@ -242,6 +259,12 @@ class LabelStudio:
         response, body = self._send(method, path, **arguments)
         if BLOCKED in body and not response.ok:
             raise LabelStudioError(f"Label Studio refuses addresses on private networks: {HOW_TO_ALLOW_PRIVATE}")
+        if response.status_code == 403 and method != "GET" and self._token:
+            raise LabelStudioError(
+                f"Label Studio does not let the token's owner change this (it answered 403 to {method} "
+                f"{path.partition('?')[0]}): set LABEL_STUDIO_API_KEY to the token of somebody who may change the "
+                "project's settings"
+            )
         if response.status_code in (401, 403):
             raise TokenRefused(self._refused(response.status_code, body))
         if not response.ok:

@@ -13,6 +13,7 @@ from my_backend.image_samples import fetch_samples, samples_of
 from my_backend.label_config import parse_label_config
 from my_backend.label_studio import LabelStudio, find_label_studio
 from my_backend.projects import Project, Projects
+from my_backend.scores import examine_scores
 from my_backend.settings import Settings
 from my_backend.troubles import Trouble
 from my_backend.usage import no_choice_any_more
@@ -41,6 +42,7 @@ def _asked(settings: Settings, projects: Projects, project: Project) -> Iterator
     versions = Versions(projects.folder(project.uid))
     try:
         connection = examine_connection(label_studio, project, settings.basic_auth, thoroughly=True)
+        scores = examine_scores(settings, label_studio, project, projects.folder(project.uid), connection)
         predicted = label_studio.predicted_versions(project.id)
         tasks = label_studio.tasks(project.id, SAMPLED_TASKS)
     except LabelStudioError as error:
@@ -50,6 +52,7 @@ def _asked(settings: Settings, projects: Projects, project: Project) -> Iterator
     yield check_models(project, connection, versions.live_name())
     yield check_lost_versions(project, versions, predicted)
     yield check_shown(label_studio, project, connection, versions.live_name())
+    yield Check("scores", scores.said, scores.troubles, scores.mends)
     yield check_training_rule(project, connection)
     config = parse_label_config(str(connection.project.get("label_config") or ""), settings.choices)
     if config.image_choices is None:

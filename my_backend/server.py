@@ -2,7 +2,6 @@
 
 import hmac
 import logging
-import math
 import time
 from collections.abc import Callable, Iterable
 from importlib.metadata import version as package_version
@@ -160,26 +159,23 @@ class Routes:
         deadline = time.monotonic() + PREDICT_SECONDS
         body = _read(PredictRequest)
         project = self._project_to_predict(body)
+        self._backend.renewal.asked(project.uid, _numbers(task.id for task in body.tasks))
         live = self._serving.live(project.uid, deadline)
         tasks = [task.model_dump() for task in body.tasks]
         if live.model is None or not tasks:
             self._counts.failed("untrained", len(tasks))
             return {"results": [[] for _ in tasks], "model_version": live.name}
-        tag = parse_label_config(
-            body.label_config or project.label_config, self._backend.settings.choices
-        ).image_choices
+        label_config = body.label_config or project.label_config
+        tag = parse_label_config(label_config, self._backend.settings.choices).image_choices
         why: dict[int, str] = {}
         reasons: dict[int, str] = {}
 
         def failed(position: int, said: str, reason: str = "other") -> None:
             why[position], reasons[position] = said, reason
 
-        results = live.model.predict(
-            tasks, label_config=body.label_config or project.label_config, deadline=deadline, failed=failed
-        )
-        if len(results) != len(tasks):
-            raise RuntimeError(f"the model gave {len(results)} results for {len(tasks)} tasks")
-        results = [_signed(result, live.name) for result in results]
+        results = live.predict(tasks, label_config=label_config, deadline=deadline, failed=failed)
+        if any(results):
+            self._backend.title_keeper.predicted(project.uid)
         if tag:
             self._backend.recent.note(project.uid, sightings(tasks, results, why, tag.field, live.name))
         for position, result in enumerate(results):
@@ -206,6 +202,7 @@ class Routes:
             self._backend.recent.forget(project.uid, _numbers(one.annotation.get("task") for one in body.changes))
         elif body.action == "TASKS_CREATED":
             self._serving.prepare(project, body.tasks)
+            self._backend.renewal.imported(project.uid)
         elif body.action == "TASKS_DELETED":
             self._projects.changes(project.uid).forget_tasks()  # their annotations go without an event of their own
             self._backend.recent.forget(project.uid, _numbers(task.get("id") for task in body.tasks))
@@ -378,16 +375,6 @@ def _read_with_image(model: type[ImageBody], max_bytes: int) -> tuple[ImageBody,
 def _numbers(values: Iterable[Any]) -> list[int]:
     """Of what names tasks, what can be a task's id."""
     return [value for value in values if isinstance(value, int)]
-
-
-def _signed(result: Any, name: str) -> Json | list[Any]:
-    """A model's result as Label Studio can store it: with the version's name and a finite score, or `[]`."""
-    if not result or not result.get("result"):
-        return []
-    score = result.get("score")
-    if not isinstance(score, int | float) or not math.isfinite(score):
-        result = {key: value for key, value in result.items() if key != "score"}
-    return {**result, "model_version": name}
 
 
 def _started(job: Job) -> tuple[Json, int]:

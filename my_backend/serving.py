@@ -1,8 +1,10 @@
 """The live model of each project: new versions are loaded aside, then one reference is swapped."""
 
 import logging
+import math
 import threading
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +14,8 @@ from my_backend.label_config import parse_label_config
 from my_backend.model_class import ModelFactory
 from my_backend.projects import Project, Projects
 from my_backend.versions import UNTRAINED, Versions, last_move
+
+Json = dict[str, Any]
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +33,36 @@ class Live:
     model: Any  # an instance of the model class; None before the first version
     choices: tuple[str, ...] = ()  # of the labeling config when the version was published
     warning: str = ""  # what the version's record warns of
+
+    def predict(
+        self,
+        tasks: Sequence[Json],
+        *,
+        label_config: str,
+        deadline: float,
+        failed: Callable[..., None] = lambda position, *why: None,
+    ) -> list[Json | list[Any]]:
+        """For each task, in order, what Label Studio can store: a prediction under the version's name, or `[]`.
+
+        `deadline` (monotonic) is when an answer is due; `failed(position, why, reason)` is told of images that cannot
+        be read.
+        """
+        if self.model is None or not tasks:
+            return [[] for _ in tasks]
+        results = self.model.predict(tasks, label_config=label_config, deadline=deadline, failed=failed)
+        if len(results) != len(tasks):
+            raise RuntimeError(f"the model gave {len(results)} results for {len(tasks)} tasks")
+        return [_signed(result, self.name) for result in results]
+
+
+def _signed(result: Any, name: str) -> Json | list[Any]:
+    """A model's result with the version's name and a finite score, or `[]`."""
+    if not result or not result.get("result"):
+        return []
+    score = result.get("score")
+    if not isinstance(score, int | float) or not math.isfinite(score):
+        result = {key: value for key, value in result.items() if key != "score"}
+    return {**result, "model_version": name}
 
 
 class Serving:

@@ -48,6 +48,12 @@ class Settings(BaseSettings):
     retrain_after_annotations: Annotated[int, Field(ge=0)] = Field(
         10, description="train after so many new or changed annotations, or 30 s after the last; 0: only by hand"
     )
+    title_is_version: bool = Field(
+        False, description="rename the model in Label Studio to the live version, so that scores show and order tasks"
+    )
+    renew_predictions: bool = Field(
+        False, description="store predictions of each new version for all unlabelled tasks, in the background"
+    )
     redis_url: str = Field("", description="redis://…: jobs go to RQ workers instead of the server's own process")
     redis_host: str = Field("", description="another way to say REDIS_URL")
     redis_port: Annotated[int, Field(ge=1, le=65535)] = Field(6379, description="with REDIS_HOST")

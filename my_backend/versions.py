@@ -294,6 +294,11 @@ def is_version_name(name: str) -> bool:
     return bool(_NAME.fullmatch(name))
 
 
+def is_newer(name: str, other: str) -> bool:
+    """Whether a version came after another one of the same project, by their names."""
+    return _number(name) > _number(other)
+
+
 def _accuracy(version: Version) -> float:
     """As far as the model class says."""
     figures = version.train_output.get("figures")

@@ -109,6 +109,72 @@ class FakeServer:
         return [seen.path for seen in self.seen]
 
 
+class FakeTasks:
+    """A project's tasks with their predictions: the filters that the backend asks for, and what it stores."""
+
+    def __init__(self) -> None:
+        self.all: list[Any] = []
+        self.refused: set[int] = set()  # tasks whose predictions are not taken
+        self.stored: list[int] = []  # tasks, as their predictions came
+
+    def add(self, *predictions: tuple[str, float], is_labeled: bool = False, **fields: Any) -> int:
+        """A task with predictions of these versions and scores; returns its id."""
+        number = len(self.all) + 1
+        task = {"id": number, "data": {"image": f"{number}.png"}, "is_labeled": is_labeled, "predictions": []}
+        self.all.append({**task, "annotations": [], **fields})
+        for version, score in predictions:
+            self._store(number, {"model_version": version, "score": score})
+        return number
+
+    def versions(self, task: int) -> list[tuple[int, str]]:
+        """Ids and versions of the task's predictions."""
+        return [(one["id"], one["model_version"]) for one in self.all[task - 1]["predictions"]]
+
+    def page(self, query: dict[str, list[str]]) -> Any:
+        asked = json.loads(query["query"][0])
+        found = [task for task in self.all if all(_fits(task, one) for one in asked["filters"]["items"])]
+        page, size = int(query["page"][0]), int(query["page_size"][0])
+        return {"tasks": found[(page - 1) * size : page * size], "total": len(found)}
+
+    def change(self, method: str, path: str, body: Any) -> Reply:
+        if method == "POST":
+            if body["task"] in self.refused:
+                return json_reply({"detail": "no"}, 400)
+            self.stored.append(body["task"])
+            self._store(body["task"], {name: value for name, value in body.items() if name != "task"})
+            return json_reply({}, 201)
+        number = int(path.strip("/").split("/")[-1])
+        for task in self.all:
+            for prediction in task["predictions"]:
+                if prediction["id"] == number:
+                    if method == "DELETE":
+                        task["predictions"].remove(prediction)
+                        return Reply(204)
+                    if task["id"] in self.refused:
+                        return json_reply({"detail": "no"}, 400)
+                    self.stored.append(task["id"])
+                    prediction.update(body)
+                    return json_reply(prediction)
+        return json_reply({"detail": "not found"}, 404)
+
+    def _store(self, task: int, prediction: Any) -> None:
+        number = 100 + sum(len(one["predictions"]) for one in self.all)
+        self.all[task - 1]["predictions"].append({"id": number, **prediction})
+
+
+def _fits(task: Any, asked: Any) -> bool:
+    versions = [one["model_version"] for one in task["predictions"]]
+    name, operator, value = asked["filter"].removeprefix("filter:tasks:"), asked["operator"], asked["value"]
+    fits: dict[tuple[str, str], Callable[[], bool]] = {
+        ("is_labeled", "equal"): lambda: task["is_labeled"] is value,
+        ("id", "in_list"): lambda: task["id"] in value,
+        ("predictions_model_versions", "contains"): lambda: value[0] in versions,
+        ("predictions_model_versions", "not_contains"): lambda: value[0] not in versions,
+        ("total_predictions", "greater"): lambda: len(versions) > value,
+    }
+    return fits[name, operator]()
+
+
 class FakeLabelStudio:
     """The little of Label Studio that the backend calls: tokens, a project, its export, and files."""
 
@@ -142,6 +208,8 @@ class FakeLabelStudio:
         self.permissions: list[str] | None = None
         self.model_versions: dict[str, int] = {}  # of the stored predictions, with their number
         self.before_export: Callable[[], None] = lambda: None
+        self.predicted = FakeTasks()
+        self.forbids: set[str] = set()  # paths that the token's owner may not change
 
     @contextmanager
     def running(self) -> Iterator["FakeLabelStudio"]:
@@ -159,8 +227,14 @@ class FakeLabelStudio:
             return json_reply({"detail": self._refusal(seen)}, 401)
         if path == "/api/projects/":
             return json_reply({"results": [self.project]})
+        if path in self.forbids and seen.method != "GET":
+            return json_reply({"detail": "You do not have permission to perform this action."}, 403)
+        if path.startswith("/api/predictions/"):
+            return self.predicted.change(seen.method, path, json.loads(seen.body or "{}"))
         if path == "/api/tasks/":
             query = parse_qs(urlsplit(seen.path).query)
+            if "is_labeled" in query.get("query", [""])[0]:
+                return json_reply(self.predicted.page(query))
             return json_reply({"tasks": self.tasks} if query["page_size"] != ["1"] else self._newest_task(query))
         if seen.method in ("POST", "DELETE"):
             return self._change(seen.method, path, seen.body)
@@ -169,6 +243,7 @@ class FakeLabelStudio:
             return json_reply(self.backends if path == "/api/ml/" else self.webhooks)
         if seen.method == "PATCH":
             self.patched.append((path, json.loads(seen.body)))
+            self._patch(path, json.loads(seen.body))
             return json_reply({})
         if path == "/api/projects/7/":
             return json_reply(self.project)
@@ -195,6 +270,16 @@ class FakeLabelStudio:
             return json_reply({"detail": "Validation error"}, 400)
         self.added.append(json.loads(body))
         return json_reply({"id": 99}, 201)
+
+    def _patch(self, path: str, body: Any) -> None:
+        """A model's title and the project's `model_version`, as Label Studio changes them."""
+        for backend in self.backends:
+            if path == f"/api/ml/{backend['id']}":
+                if self.project.get("model_version") == backend.get("title"):
+                    self.project["model_version"] = body["title"]
+                backend["title"] = body["title"]
+        if path == "/api/projects/7/":
+            self.project.update(body)
 
     def _newest_task(self, query: dict[str, list[str]]) -> Any:
         assert (query["project"], query["page_size"]) == (["7"], ["1"])

@@ -1,0 +1,97 @@
+"""The thread that keeps the model's title in Label Studio the live version, and gives the user's back."""
+
+import threading
+from typing import Any
+
+import pytest
+
+from tests.my_backend.conftest import PROJECT, Client, Serve
+from tests.my_backend.fake_server import FakeLabelStudio
+from tests.my_backend.waiting import eventually
+
+
+@pytest.fixture
+def connected(label_studio: FakeLabelStudio) -> dict[str, Any]:
+    """The settings; in Label Studio the user calls the model “Mine”, and there is a task."""
+    label_studio.backends = [{"id": 1, "url": "http://127.0.0.1:9090", "project": 7, "title": "Mine", "state": "CO"}]
+    label_studio.project |= {"model_version": "Mine", "show_collab_predictions": True}
+    label_studio.predicted.add()
+    return {"label_studio_url": label_studio.url, "label_studio_api_key": label_studio.pat, "title_is_version": True}
+
+
+def title(label_studio: FakeLabelStudio) -> str:
+    return str(label_studio.backends[0]["title"])
+
+
+def train(client: Client, label_studio: FakeLabelStudio) -> str:
+    """Trains; Label Studio knows the new version, as it does whenever it asks."""
+    version = client.train()
+    label_studio.backends[0]["model_version"] = version
+    return version
+
+
+def predict(client: Client, label_studio: FakeLabelStudio) -> None:
+    """Label Studio asks for a prediction, and stores it."""
+    [result] = client.predict({"image": "1.png"})["results"]
+    label_studio.predicted.all[0]["predictions"].append({"id": 1, **result})
+
+
+def test_title_follows_the_versions_and_comes_back_after_a_restart(
+    serve: Serve, label_studio: FakeLabelStudio, connected: dict[str, Any]
+) -> None:
+    with serve(**connected) as client:
+        client.setup()
+        first = train(client, label_studio)
+        assert title(label_studio) == "Mine"
+        predict(client, label_studio)
+        assert eventually(lambda: title(label_studio) == first)
+        second = train(client, label_studio)
+        predict(client, label_studio)
+        assert eventually(lambda: title(label_studio) == second)
+
+        client.post("/api/models/activate", {"project": PROJECT, "version": first})
+        label_studio.backends[0]["model_version"] = first
+        assert eventually(lambda: title(label_studio) == first)
+
+    with serve(**{**connected, "title_is_version": False}):
+        assert eventually(lambda: title(label_studio) == "Mine")
+        assert eventually(lambda: "title keeper" not in {thread.name for thread in threading.enumerate()})
+
+
+def test_title_is_given_back_once_label_studio_answers_again(
+    serve: Serve, label_studio: FakeLabelStudio, connected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serve(**connected) as client:
+        client.setup()
+        version = train(client, label_studio)
+        predict(client, label_studio)
+        assert eventually(lambda: title(label_studio) == version)
+
+    label_studio.forbids = {"/api/ml/1"}
+    with serve(**{**connected, "title_is_version": False}) as client:
+        assert eventually(lambda: troubles(client))
+        assert "403 to PATCH /api/ml/1" in troubles(client)[0]["what"]
+        label_studio.forbids = set()
+        assert eventually(lambda: title(label_studio) == "Mine")
+        assert eventually(lambda: not troubles(client))
+
+
+def test_project_that_uses_another_models_predictions_is_named(
+    serve: Serve, label_studio: FakeLabelStudio, connected: dict[str, Any]
+) -> None:
+    label_studio.project["model_version"] = "Other"
+    with serve(**connected) as client:
+        client.setup()
+        train(client, label_studio)
+        predict(client, label_studio)
+        assert eventually(lambda: troubles(client, "scores-elsewhere"))
+        assert "the predictions of “Other”" in troubles(client, "scores-elsewhere")[0]["what"]
+        assert label_studio.patched == []
+
+
+def test_nothing_runs_where_the_setting_is_off(client: Client) -> None:
+    assert "title keeper" not in {thread.name for thread in threading.enumerate()}
+
+
+def troubles(client: Client, code: str = "title") -> list[Any]:
+    return [one for one in client.get("/troubles")["troubles"] if one["code"] == code]
