@@ -1,6 +1,7 @@
 """The one lane to the network: images are decoded in parallel and embedded in batches, whoever asks."""
 
 import ctypes
+import gc
 import itertools
 import os
 import queue
@@ -184,6 +185,7 @@ class InferenceLane:
         if backbone not in self._modules:
             precision = self._choose_precision(backbone, self._device)
             self._modules[backbone] = (accelerate(backbone.module, self._device, precision), precision)
+            gc.collect()  # the trial and the folding leave copies of the network in circles
         return self._modules[backbone]
 
     def close(self) -> None:

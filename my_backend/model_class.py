@@ -1,5 +1,6 @@
 """The LabelStudioMLBase to serve: found by its name, and made for a project."""
 
+import gc
 import importlib
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -31,8 +32,14 @@ class ModelFactory:
         here = str(Path.cwd())
         if here not in sys.path:
             sys.path.append(here)  # a model.py of the user's own lies where the server is started
+        first = module_name not in sys.modules
         try:
-            return getattr(importlib.import_module(module_name), class_name)
+            module = importlib.import_module(module_name)
+            if first:
+                # A network's library is half a million objects that stay. Looking at each of them again and again
+                # would stop all threads for some tenths of a second, and copy their memory in each forked process.
+                gc.freeze()
+            return getattr(module, class_name)
         except (ImportError, AttributeError) as error:
             raise BackendError(f"MODEL_CLASS={name} cannot be loaded: {error}") from error
 

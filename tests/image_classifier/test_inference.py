@@ -358,6 +358,24 @@ def test_a_network_that_nobody_needs_any_more_is_forgotten(
     assert list(lane._modules) == [network]
 
 
+def test_no_other_copy_of_a_network_is_kept_than_the_one_that_computes(
+    cache: EmbeddingCache, backbone: Backbone, images: list[ImageFile]
+) -> None:
+    def convolutions() -> int:
+        return sum(type(one) is nn.Conv2d for one in gc.get_objects())
+
+    gc.collect()
+    before = convolutions()
+    gc.disable()
+    lane = InferenceLane(cache, torch.device("cpu"))
+    try:
+        lane.embed(backbone, images)
+        assert convolutions() - before == sum(type(one) is nn.Conv2d for one in backbone.module.modules())
+    finally:
+        gc.enable()
+        lane.close()
+
+
 def test_memory_is_given_back_when_nobody_asks_any_more(
     cache: EmbeddingCache,
     network: Backbone,
