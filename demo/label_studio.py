@@ -115,6 +115,7 @@ class LabelStudio:
     `legacy_tokens`: whether `legacy_token` is accepted; a fresh Label Studio refuses it.
     `blocks_webhooks`: whether a webhook to a private address is refused, but no model there; may be changed for the
     next start.
+    `blocks_models`: whether both are refused, as a fresh Label Studio does; may be changed for the next start.
     `local_files`: the root below which storages may serve local files; without it they may not.
     """
 
@@ -125,6 +126,7 @@ class LabelStudio:
         port: int = 0,
         legacy_tokens: bool = False,
         blocks_webhooks: bool = False,
+        blocks_models: bool = False,
         local_files: Path | None = None,
     ) -> None:
         self.folder = folder.resolve()
@@ -136,6 +138,7 @@ class LabelStudio:
         self.personal_access_token = ""
         self._legacy_tokens = legacy_tokens
         self.blocks_webhooks = blocks_webhooks
+        self.blocks_models = blocks_models
         self._local_files = local_files
         self._session = direct_session()
         self._process: Process | None = None
@@ -175,8 +178,11 @@ class LabelStudio:
         self.stop()
 
     def _own_settings(self) -> dict[str, str]:
-        blocking = {"LABEL_STUDIO_USE_DEFAULT_BANNED_SUBNETS": "true", "LABEL_STUDIO_ML_BLOCK_LOCAL_IP": "false"}
-        return (blocking if self.blocks_webhooks else {}) | {
+        blocking = {}
+        if self.blocks_webhooks or self.blocks_models:
+            blocking["LABEL_STUDIO_USE_DEFAULT_BANNED_SUBNETS"] = "true"
+            blocking["LABEL_STUDIO_ML_BLOCK_LOCAL_IP"] = str(self.blocks_models).lower()
+        return blocking | {
             # Label Studio's name for SQLite's write-ahead log: an upload takes half the time.
             "LABEL_STUDIO_AZURE_MOUNT_FIX": "true",
             "LABEL_STUDIO_USERNAME": self.email,

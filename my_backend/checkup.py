@@ -33,6 +33,7 @@ class Finding:
     troubles: tuple[Trouble, ...]
     pause: float  # seconds until the next look
     next_look: float  # monotonic
+    url: str = ""  # of Label Studio, where one is known
 
 
 class Checkup:
@@ -64,6 +65,17 @@ class Checkup:
         """Whether a project is still to be asked about since `look_again`."""
         return any(finding.next_look == 0.0 for finding in list(self._found.values()))
 
+    @property
+    def url(self) -> str:
+        """Where a Label Studio is, as far as is known."""
+        return next((finding.url for finding in list(self._found.values()) if finding.url), "")
+
+    @property
+    def reads_all(self) -> bool:
+        """Whether Label Studio could be asked about every project, and there is one."""
+        found = list(self._found.values())
+        return bool(found) and all(finding.connected is not None for finding in found)
+
     def troubles(self) -> list[Trouble]:
         """Of all projects, from memory."""
         return [trouble for finding in list(self._found.values()) for trouble in finding.troubles]
@@ -90,11 +102,13 @@ class Checkup:
 
     def _look(self, project: Project, before: float) -> Finding:
         connected: bool | None = None
+        url = ""
         try:
             label_studio = find_label_studio(self._settings, self._projects.credentials(project.uid))
             if label_studio is None:
                 troubles = [no_address(project)]
             else:
+                url = label_studio.url
                 connected, troubles = self._ask(label_studio, project)
         except LabelStudioError as error:
             troubles = [not_asked(error, project.uid)]
@@ -102,7 +116,7 @@ class Checkup:
             log.exception("project %s could not be looked up in Label Studio", project.uid)
             troubles = []
         pause = min(WELL_SECONDS, max(TROUBLED_SECONDS, 2 * before)) if troubles else WELL_SECONDS
-        return Finding(connected, tuple(troubles), pause if troubles else 0.0, time.monotonic() + pause)
+        return Finding(connected, tuple(troubles), pause if troubles else 0.0, time.monotonic() + pause, url)
 
     def _ask(self, label_studio: LabelStudio, project: Project) -> tuple[bool, list[Trouble]]:
         found = examine_connection(label_studio, project, self._settings.basic_auth)

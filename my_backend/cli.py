@@ -149,7 +149,8 @@ def serve_in_this_process(settings: Settings) -> None:
         # shutdown() waits for the loop, which runs in this very thread
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: threading.Thread(target=server.shutdown).start())
-        log.info("listening on http://%s:%s, models in %s", settings.host, server.port, settings.model_dir)
+        here = f"http://{settings.host}:{server.port}"
+        log.info("listening on %s, models in %s; open %s/ in a browser", here, settings.model_dir, here)
         with server, show_progress(backend.job_store):
             server.serve_forever(poll_interval=0.1)
     log.info("stopped")

@@ -10,8 +10,11 @@ def diagnose(backend: Backend) -> list[Trouble]:
     troubles = [Trouble("model", problem) for problem in backend.serving.problems()]
     if trouble := backend.queue.trouble():
         troubles.append(trouble)
+    found = backend.checkup.troubles()
     if not backend.settings.label_studio_api_key.get_secret_value():
-        troubles.append(no_token())
+        if not backend.checkup.reads_all:  # or what `/setup` hands over is enough
+            troubles.append(no_token(backend.checkup.url))
+        found = [trouble for trouble in found if trouble.code != "token"]
     for project in backend.projects.all():
         config = parse_label_config(project.label_config, backend.settings.choices)
         if config.problem:
@@ -21,16 +24,17 @@ def diagnose(backend: Backend) -> list[Trouble]:
         finding = backend.checkup.finding(trouble.project)
         if finding is None or finding.connected is None:
             troubles.append(trouble)
-    by_threads = (backend.checkup, backend.title_keeper, backend.renewal, backend.recent)
-    return [*troubles, *(trouble for one in by_threads for trouble in one.troubles())]
+    by_threads = (backend.title_keeper, backend.renewal, backend.recent)
+    return [*troubles, *found, *(trouble for one in by_threads for trouble in one.troubles())]
 
 
-def no_token() -> Trouble:
-    """Only what `/setup` hands over can be used."""
+def no_token(url: str = "") -> Trouble:
+    """Only what `/setup` hands over can be used; `url` is Label Studio's, where it is known."""
     return Trouble(
         "no-token",
         "LABEL_STUDIO_API_KEY is not set: only the token that Label Studio hands over when it connects is used, "
         "which works where legacy tokens are enabled.",
-        "Make a personal access token in Label Studio (Account & Settings) and set LABEL_STUDIO_URL and "
-        "LABEL_STUDIO_API_KEY.",
+        "In Label Studio, your avatar → Account & Settings → Personal Access Token → Create New Token. Then start the "
+        f"backend again with `LABEL_STUDIO_URL={url or 'http://localhost:8080'} LABEL_STUDIO_API_KEY=<the token>` "
+        "before its command, or with these two as lines of a file `.env` where it is started.",
     )

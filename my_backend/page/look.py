@@ -65,13 +65,13 @@ def _mistake_tile(mistake: Mistake, tasks_url: str) -> Tile:
     )
 
 
-def tasks_url(hostname: str, project_id: int) -> str:
-    """Where Label Studio shows the project's tasks; "" for what is no address of the web."""
+def page_of_label_studio(hostname: str, path: str) -> str:
+    """The address of one of its pages; "" for what is no address of the web."""
     try:
         Origin.of(hostname)
     except ValueError:
         return ""
-    return f"{hostname.rstrip('/')}/projects/{project_id}/data"
+    return f"{hostname.rstrip('/')}/{path}"
 
 
 def task_link(tasks_url: str, task: str) -> str:

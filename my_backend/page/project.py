@@ -84,5 +84,5 @@ def _connection(backend: Backend, project: Project) -> Connection:
     if finding is None:
         return Connection("not looked up yet", "unknown")
     if finding.connected is None:
-        return Connection("Label Studio could not be asked", "bad")
+        return Connection("no access to Label Studio", "bad")
     return Connection("connected", "good") if finding.connected else Connection("not connected", "bad")

@@ -12,7 +12,7 @@ from my_backend.errors import BackendError, NotFound
 from my_backend.label_config import parse_label_config
 from my_backend.page import charts, history
 from my_backend.page.freshness import entity_tag
-from my_backend.page.look import mistake_tiles, tasks_url, unsure_tiles
+from my_backend.page.look import mistake_tiles, page_of_label_studio, unsure_tiles
 from my_backend.page.project import project_view
 from my_backend.page.thumbnails import Thumbnails
 from my_backend.page.words import add_filters
@@ -21,6 +21,7 @@ from my_backend.versions import UNTRAINED, Versions
 
 CHARTED_VERSIONS = 200
 LISTED_VERSIONS = 50
+MANY_PROJECTS = 8  # from which on one is looked for by its name
 THUMBNAIL_SECONDS = 24 * 3600  # an image's name is the hash of its content
 POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' blob:; connect-src 'self'; "
@@ -61,19 +62,24 @@ class Page:
     # --- all projects -------------------------------------------------------
 
     def projects(self) -> Response:
-        """The first page: every project, and what is wrong."""
+        """The first page: every project, or those that are looked for, and what is wrong."""
         projects = self._backend.projects.all()
+        wanted = (request.args.get("find") or "").strip()
+        found = [one for one in projects if wanted.casefold() in f"{one.title} project {one.id}".casefold()]
 
         def render() -> str:
-            views = [project_view(self._backend, project, shown_jobs=1) for project in projects]
+            views = [project_view(self._backend, project, shown_jobs=1) for project in found]
             return self._render(
                 "projects.html",
                 projects=sorted(views, key=lambda view: (not view.busy, view.title.casefold(), view.id)),
+                total=len(projects),
+                wanted=wanted,
+                many=len(projects) > MANY_PROJECTS,
                 protected=self._backend.settings.basic_auth is not None,
                 busy=any(view.busy for view in views),
             )
 
-        return self._answer(projects, render)
+        return self._answer(found, render)
 
     def troubles(self) -> Response:
         """What is wrong and what to do."""
@@ -93,7 +99,13 @@ class Page:
                 }
                 for job in view.running
             }
-            return self._render("now.html", view=view, charts=drawn, busy=view.busy)
+            return self._render(
+                "now.html",
+                view=view,
+                charts=drawn,
+                busy=view.busy,
+                studio=self._label_studio_page(project, ""),
+            )
 
         return self._answer([project], render)
 
@@ -184,10 +196,13 @@ class Page:
         return views
 
     def _tasks_url(self, project: Project) -> str:
+        return self._label_studio_page(project, f"projects/{project.id}/data")
+
+    def _label_studio_page(self, project: Project, path: str) -> str:
         """By the address that Label Studio gives itself: the browser's is rather that one than ours."""
         credentials = self._backend.projects.credentials(project.uid)
         hostname = credentials.hostname if credentials else self._backend.settings.label_studio_url
-        return tasks_url(hostname, project.id)
+        return page_of_label_studio(hostname, path)
 
     # --- how a page is answered ---------------------------------------------
 

@@ -43,6 +43,16 @@ def names(choices: tuple[str, ...]) -> Markup:
     return Markup(" + ").join(Markup("<bdi>{}</bdi>").format(escape(choice)) for choice in choices)
 
 
+def code(text: str) -> Markup:
+    """What stands between backticks as code: something to type or to copy."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:  # one that is not closed
+        return escape(text)
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if number % 2 else escape(part) for number, part in enumerate(parts)
+    )
+
+
 def add_filters(blueprint: Blueprint) -> None:
-    for function in (percent, points, duration, moment, names):
+    for function in (percent, points, duration, moment, names, code):
         blueprint.add_app_template_filter(function, function.__name__)

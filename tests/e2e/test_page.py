@@ -12,6 +12,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from demo.backend import Backend
 from demo.label_studio import LabelStudio
+from my_backend.projects import Projects
 from tests.e2e.browser import WAIT, opened
 from tests.e2e.test_working_loop import live, make_project, wait_for, wait_for_new_version
 
@@ -216,10 +217,35 @@ def test_axe_finds_nothing(browser: Browser, site: Site, digits: Digits, look: s
             if url.endswith("/try"):
                 page.evaluate(DROP, [list(digits[0][0].read_bytes()), "x.png"])
                 expect(page.locator("#answer")).to_be_visible()
-            found = Axe().run(page)
-            assert found.violations_count == 0, f"{url}: {found.generate_report()}"
-            sideways = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-            assert sideways <= 0, f"{url} scrolls sideways"
+            all_can_use(page)
+
+
+def all_can_use(page: Page) -> None:
+    found = Axe().run(page)
+    assert found.violations_count == 0, f"{page.url}: {found.generate_report()}"
+    sideways = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert sideways <= 0, f"{page.url} scrolls sideways"
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_first_steps_and_a_project_among_many(browser: Browser, serve: Serve, look: str) -> None:
+    backend = serve(**QUICK, LABEL_STUDIO_API_KEY="")
+    with opened(browser, backend.url, **LOOKS[look]) as page:
+        expect(page.locator(".next")).to_contain_text("Give the backend a token")
+        all_can_use(page)
+        projects = Projects(backend.folder / "models" / "projects")
+        for number in range(1, 13):
+            projects.remember(f"{number}.1795181751", label_config=CONFIG, title=f"Cats {number}")
+        expect(page.locator(".card")).to_have_count(12)
+        tab_to(page, "", "find")
+        page.keyboard.type("cats 12")
+        page.keyboard.press("Enter")
+        expect(page.locator(".card h2")).to_have_text("Cats 12")
+        all_can_use(page)
+        tab_to(page, "Cats 12")
+        page.keyboard.press("Enter")
+        expect(page.locator(".next")).to_contain_text("Give the backend a token")
+        all_can_use(page)
 
 
 def test_everything_can_be_done_with_the_keyboard(browser: Browser, site: Site, digits: Digits) -> None:

@@ -13,6 +13,7 @@ from my_backend import files
 from my_backend.connection import examine_connection
 from my_backend.diagnosis import diagnose
 from my_backend.jobs import new_job
+from my_backend.page.words import code
 from my_backend.recent import Sighting
 from tests.my_backend.conftest import PROJECT, Client, Serve
 from tests.my_backend.fake_model import LABEL_CONFIG, Script
@@ -54,8 +55,60 @@ def test_page_without_projects_says_how_to_connect_one(serve: Serve) -> None:
     with serve() as client:
         shown = words(client, "/")
 
-    assert "No project is connected yet In Label Studio, open a project" in shown
-    assert "Give it a name and this address: http://localhost" in shown
+    assert "No project is connected yet Give the backend a token In Label Studio, your avatar" in shown
+    assert "Settings → Model → Connect Model : any name, and as Backend URL http://localhost" in shown
+    assert "LABEL_STUDIO_API_KEY is not set" not in shown, "the first step says it"
+
+
+def test_first_steps_are_ticked_as_they_are_done(serve: Serve, label_studio: FakeLabelStudio, script: Script) -> None:
+    def done(client: Client) -> list[str]:
+        return re.findall(r"Done: </span>\s*<strong>([^<]*)", page(client))
+
+    with serve() as client:
+        client.setup()
+        assert eventually(lambda: client.backend.checkup.finding(PROJECT))
+        assert done(client) == ["Connect it to a project"]
+        assert 'class="next" aria-current="step"><strong>Give the backend a token' in page(client)
+        assert page(client).count('aria-current="step"') == 1
+    with serve(label_studio_url=label_studio.url, label_studio_api_key=label_studio.pat) as client:
+        assert eventually(lambda: client.backend.checkup.finding(PROJECT))
+        assert done(client) == ["Give the backend a token", "Connect it to a project"]
+        assert f'href="{label_studio.url}/projects/7/data"' in page(client)
+        client.post("/webhook", {"action": "ANNOTATION_CREATED", "annotation": {"id": 1}})
+        assert done(client)[2:] == ["Label a few images of each choice"]
+        assert "1 annotation so far." in words(client)
+        client.train()
+        assert done(client) == []
+
+
+def test_projects_are_looked_for_where_there_are_many(client: Client) -> None:
+    assert "Find a project" not in page(client, "/")
+    for number in range(10, 20):
+        client.backend.projects.remember(f"{number}.1795181751", label_config=LABEL_CONFIG, title=f"Cats {number}")
+
+    assert "Find a project" in page(client, "/")
+    shown = words(client, "/?find=cats+12")
+    assert "1 of 11 projects match “ cats 12 ”" in shown
+    assert "Cats 12" in shown
+    assert "Cats 13" not in shown
+    assert "0 of 11 projects match" in words(client, "/?find=dogs")
+    assert EVIL not in page(client, f"/?find={EVIL}")
+
+
+def test_a_project_shows_its_own_troubles_and_why_its_training_failed(client: Client, script: Script) -> None:
+    client.setup("8.1795181751", config="<View/>")
+    assert "no &lt;Image" not in page(client)
+    assert "1 thing needs attention The labeling config has no &lt;Image" in words(client, "/projects/8")
+
+    script.set(fit_raises="no luck")
+    client.ended(client.submit_training())
+    assert "The last training failed RuntimeError: no luck" in words(client)
+    assert 'data-outcome="failed"' in page(client, f"{HERE}/versions")
+
+
+def test_what_is_to_be_typed_is_shown_as_code() -> None:
+    assert code("start `a <b>` & `c`") == "start <code>a &lt;b&gt;</code> &amp; <code>c</code>"
+    assert code("an `open <end") == "an `open &lt;end"
 
 
 def test_first_page_shows_each_project_with_what_is_live(client: Client, script: Script) -> None:
@@ -426,7 +479,7 @@ def test_problems_name_what_is_missing(serve: Serve, label_studio: FakeLabelStud
         assert codes(client) == ["no-token", "labeling-config", "label-studio-unknown"]
         shown = words(client, "/troubles")
         assert "Pets : The labeling config has no &lt;Image" in shown
-        assert "Make a personal access token in Label Studio" in shown
+        assert "your avatar → Account &amp; Settings → Personal Access Token" in shown
 
     with serve(label_studio_url=label_studio.url, label_studio_api_key=label_studio.pat) as client:
         client.setup(config=LABEL_CONFIG)
@@ -439,7 +492,7 @@ def codes(client: Client) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("change", "code"),
+    ("change", "found"),
     [
         ({"backends": [], "webhooks": []}, "not-connected"),
         ({"backends": [{"url": "http://127.0.0.1:9090", "state": "ER", "error_message": "no luck"}]}, "disconnected"),
@@ -448,7 +501,7 @@ def codes(client: Client) -> list[str]:
     ],
 )
 def test_what_label_studio_says_is_looked_at_again_until_it_is_mended(
-    serve: Serve, label_studio: FakeLabelStudio, change: dict[str, Any], code: str
+    serve: Serve, label_studio: FakeLabelStudio, change: dict[str, Any], found: str
 ) -> None:
     before = {name: getattr(label_studio, name) for name in change}
     with serve(label_studio_url=label_studio.url, label_studio_api_key=label_studio.pat) as client:
@@ -456,16 +509,32 @@ def test_what_label_studio_says_is_looked_at_again_until_it_is_mended(
         assert eventually(lambda: client.backend.checkup.finding(PROJECT) and codes(client) == [])
         for name, value in change.items():
             setattr(label_studio, name, value)
-        if code == "token":
+        if found == "token":
             label_studio.access_tokens.clear()
         client.post("/api/troubles/check", status=202)
-        assert eventually(lambda: codes(client) == [code])
+        assert eventually(lambda: codes(client) == [found])
         assert client.get("/health")["problems"] == [str(diagnose(client.backend)[0])]
 
         for name, value in before.items():
             setattr(label_studio, name, value)
-        if code == "token":
+        if found == "token":
             return  # the kept access token is the old one's
+        client.post("/api/troubles/check", status=202)
+        assert eventually(lambda: codes(client) == [])
+
+
+def test_without_a_token_one_trouble_says_it_unless_the_one_of_setup_is_enough(
+    serve: Serve, label_studio: FakeLabelStudio
+) -> None:
+    with serve() as client:
+        handed_over = {"hostname": label_studio.url, "access_token": label_studio.legacy}
+        client.post("/setup", {"project": PROJECT, "schema": LABEL_CONFIG, **handed_over})
+        assert eventually(lambda: client.backend.checkup.finding(PROJECT))
+        assert codes(client) == ["no-token"]
+        command = f"<code>LABEL_STUDIO_URL={label_studio.url} LABEL_STUDIO_API_KEY=&lt;the token&gt;</code>"
+        assert command in page(client, "/troubles")
+
+        label_studio.legacy_enabled = True
         client.post("/api/troubles/check", status=202)
         assert eventually(lambda: codes(client) == [])
 
