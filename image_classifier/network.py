@@ -296,7 +296,8 @@ def load_saved_backbone(folder: Path) -> Backbone:
 def load_classifier(folder: Path, backbone: Backbone) -> Classifier:
     """A saved classifier on a backbone that is loaded already; raises WeightsError."""
     record = read_record(folder)
-    tensors = _read_weights(folder / HEAD_FILE)
+    # Copied: what is only mapped kills the process where a file server loses the file.
+    tensors = {name: tensor.clone() for name, tensor in _read_weights(folder / HEAD_FILE).items()}
     calibration = record["temperature"], tuple(record["thresholds"])
     return Classifier(
         backbone,

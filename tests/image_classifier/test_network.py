@@ -396,6 +396,16 @@ def test_a_saved_classifier_is_the_same_bit_by_bit(classifier: Classifier, tmp_p
     )
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what is mapped")
+def test_loaded_classifier_needs_its_files_no_more(classifier: Classifier, tmp_path: Path) -> None:
+    classifier.save(tmp_path)
+
+    loaded = load_classifier(tmp_path, load_saved_backbone(tmp_path))
+
+    assert loaded.classes == classifier.classes
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()
+
+
 def test_a_warning_and_another_image_size_are_kept(backbone: Backbone, classifier: Classifier, tmp_path: Path) -> None:
     other = make_backbone(
         Bare(backbone.module, "fc"), "resnet18", Preprocessing(73, 64), "weights.pth", warning="look out"
