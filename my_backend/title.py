@@ -116,7 +116,7 @@ class Title:
 def remembered_title(folder: Path) -> Remembered | None:
     """What is remembered for the project of that folder."""
     noted = files.read_json(folder / TITLE_FILE)
-    return Remembered(**noted) if noted else None
+    return files.from_record(Remembered, noted) if noted else None
 
 
 def _own(backends: Sequence[Json], live: str, uses: str) -> Json | None:

@@ -1,8 +1,10 @@
+import json
 import socket
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import jwt
 import pytest
@@ -112,6 +114,19 @@ def test_watermark_changes_with_the_newest_task_and_the_numbers(label_studio: Fa
     label_studio.export = [{}]
 
     assert len({first, second, client.watermark(7)}) == 3
+
+
+def test_watermark_looks_at_annotated_tasks_alone(label_studio: FakeLabelStudio) -> None:
+    connect(label_studio).watermark(7)
+
+    [path] = [path for path in label_studio.server.paths() if path.startswith("/api/tasks/")]
+    asked = json.loads(parse_qs(urlsplit(path).query)["query"][0])
+    [annotated] = asked["filters"]["items"]
+    assert (annotated["filter"], annotated["operator"], annotated["value"]) == (
+        "filter:tasks:total_annotations",
+        "greater",
+        0,
+    )
 
 
 def test_unknown_project_is_explained(label_studio: FakeLabelStudio) -> None:

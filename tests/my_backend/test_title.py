@@ -132,6 +132,8 @@ def test_title_that_the_doctor_set_once_stays_the_doctors(titled: FakeLabelStudi
     titled.predicted.add((THIRD, 0.5))
     title.put(title.look(THIRD, renewing=True), THIRD, kept=True)
     assert title.remembered() == Remembered(1, "Mine", kept=True)
+    title.put(Sight("apart", titled.backends[0], THIRD), THIRD, kept=False)
+    assert title.remembered() == Remembered(1, "Mine", kept=True), "the server still gives it back"
 
 
 def test_password_that_label_studio_has_is_neither_needed_nor_sent(titled: FakeLabelStudio, tmp_path: Path) -> None:
