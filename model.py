@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from io import BytesIO
@@ -484,9 +485,9 @@ def _ahead(fetch: Callable[[Sequence[Json]], Fetched], pieces: Sequence[Sequence
         yield from map(fetch, pieces)
         return
     with ThreadPoolExecutor(1, thread_name_prefix="fetch-ahead") as pool:
-        coming = pool.submit(fetch, pieces[0])
+        coming = pool.submit(copy_context().run, fetch, pieces[0])  # its log lines are of the same request
         for following in pieces[1:]:
-            fetched, coming = coming.result(), pool.submit(fetch, following)
+            fetched, coming = coming.result(), pool.submit(copy_context().run, fetch, following)
             yield fetched
         yield coming.result()
 

@@ -19,6 +19,7 @@ class Error(Answer):
     """What is wrong, and what to do."""
 
     error: str
+    request_id: str
 
 
 class Health(Answer):
@@ -113,6 +114,7 @@ class JobRecord(Answer):
     job_status: Status
     kind: Kind
     cause: str
+    request_id: str | None
     progress: Json
     error: str | None
     result: Json | None
@@ -143,6 +145,7 @@ class VersionRecord(Answer):
     unknown_choices: Any
     summary: Any
     warning: Any
+    made_by: dict[str, str]
 
 
 class VersionList(Answer):

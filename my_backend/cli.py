@@ -19,7 +19,7 @@ from my_backend.console import show_progress
 from my_backend.consultation import consult
 from my_backend.errors import BackendError
 from my_backend.jobs import KINDS, Kind
-from my_backend.logs import set_up_logs
+from my_backend.logs import collect_output, set_up_logs
 from my_backend.production import run_supervisor, run_uwsgi
 from my_backend.publishing import publish_model
 from my_backend.server import create_app
@@ -48,6 +48,7 @@ def serve(
     """Serves, and trains in the same process, until it is stopped."""
     settings = read_settings()
     given = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
+    collect_output(settings, "server", settings.log_file)
     set_up_logs(settings)
     try:
         serve_in_this_process(settings.model_copy(update=given))

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from my_backend.jobs import Job, JobStore
+from my_backend.jobs import Job, JobStore, working_for
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,8 @@ def _lines(store: JobStore, ended: threading.Event) -> None:
             line = describe(job)
             if said.get(job.id) != line:
                 said[job.id] = line
-                log.info("job %s: %s", job.id, line)
+                with working_for(job):
+                    log.info("job %s: %s", job.id, line)
 
 
 def _bars(store: JobStore, ended: threading.Event) -> None:

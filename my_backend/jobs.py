@@ -14,10 +14,10 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any, Literal, Protocol
 
-from my_backend import files
+from my_backend import context, files
 from my_backend.errors import BackendError, JobStopped, NotFound, TakenOver
-from my_backend.logs import without_secrets
 from my_backend.metrics import JobCounts
+from my_backend.redaction import Redactor
 from my_backend.tally import Tally
 from my_backend.troubles import Trouble
 
@@ -66,6 +66,7 @@ class Job:
     history: list[dict[str, Any]] = field(default_factory=list)
     error: str = ""
     result: dict[str, Any] = field(default_factory=dict)
+    request_id: str = ""  # of the HTTP request that asked for it
 
     @property
     def unfinished(self) -> bool:
@@ -196,7 +197,13 @@ def _second(path: Path) -> str:
 def new_job(project: str, kind: Kind, cause: str) -> Job:
     created = time.time()
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(created))
-    return Job(f"{kind}-{stamp}-{token_hex(3)}", project, kind, cause, created=created)
+    request_id = context.ids().get("request_id", "")
+    return Job(f"{kind}-{stamp}-{token_hex(3)}", project, kind, cause, created=created, request_id=request_id)
+
+
+def working_for(job: Job) -> contextlib.AbstractContextManager[None]:
+    """Log lines in the block, and what is made there, are the job's."""
+    return context.working_for(job=job.id, project=job.project, request_id=job.request_id)
 
 
 class JobQueue(Protocol):
@@ -298,6 +305,11 @@ Work = Callable[[RunningJob], dict[str, Any]]
 
 def run_job(job: Job, store: JobStore, work: Work, shutting_down: Callable[[], bool]) -> Job:
     """Runs a job and keeps its record; a job that must end because the process does stays queued for the next."""
+    with working_for(job):
+        return _run(job, store, work, shutting_down)
+
+
+def _run(job: Job, store: JobStore, work: Work, shutting_down: Callable[[], bool]) -> Job:
     if job.attempts >= MAX_ATTEMPTS:
         error = f"the process died {job.attempts} times while this job ran; is there too little memory?"
         return _finish(replace(job, status="failed", error=error), store)
@@ -334,7 +346,7 @@ def _work_on(running: RunningJob, work: Work) -> Job:
     except Exception as error:
         running.check_runner()  # another one has taken its folder away
         log.exception("job %s failed", running.job.id)
-        said = without_secrets(f"{type(error).__name__}: {error}")  # it is shown, and may quote a request
+        said = Redactor()(f"{type(error).__name__}: {error}")  # it is shown, and may quote a request
         return replace(running.job, status="failed", error=said)
     return replace(running.job, status="finished", result=result)
 

@@ -1,92 +1,77 @@
-"""One line an event, as text or JSON, without secrets."""
+"""The log of a process: all that it says, in the form of LOG_FORMAT, on standard error and in LOG_FILE."""
 
-import fcntl
 import json
 import logging
 import os
-import re
+import subprocess
 import sys
-import time
-from collections.abc import Iterable
-from logging.handlers import RotatingFileHandler
+import threading
 from pathlib import Path
+from types import TracebackType
+from urllib.parse import unquote, urlsplit
 
+from my_backend.log_lines import lines
+from my_backend.redaction import Redactor, basic_authorization
 from my_backend.settings import Settings
 
-LOG_BYTES = 20_000_000
+log = logging.getLogger(__name__)
 
-_SECRET = re.compile(
-    r"(?P<key>\b(?:Token|Bearer|Basic)\s+|[?&](?:token|access_token|sig|signature|X-(?:Amz|Goog)-[\w-]+|AWSAccessKeyId)=)"
-    r"[\w.~+/%=-]{8,}",
-    re.IGNORECASE,
-)
-_PASSWORD = re.compile(r"(?P<key>://[^/\s:@]*:)[^/\s@]+(?=@)")
+COLLECTOR = "import sys; sys.path.append(sys.argv[1]); from my_backend.log_collector import main; main(sys.argv[2])"
 
 
-def without_secrets(text: str) -> str:
-    """The text without tokens, presigned queries and passwords in URLs, as far as they can be told by their form."""
-    return _PASSWORD.sub(r"\g<key>***", _SECRET.sub(r"\g<key>***", text))
-
-
-class Redacting(logging.Formatter):
-    """Takes known secrets, tokens and presigned queries out of what another formatter makes."""
-
-    def __init__(self, inner: logging.Formatter, secrets: Iterable[str]) -> None:
-        super().__init__()
-        self._inner = inner
-        plain = [secret for secret in secrets if secret]
-        self._secrets = [*plain, *(json.dumps(secret, ensure_ascii=False)[1:-1] for secret in plain)]
-
-    def format(self, record: logging.LogRecord) -> str:
-        line = self._inner.format(record)
-        for secret in self._secrets:
-            line = line.replace(secret, "***")
-        return without_secrets(line)
-
-
-class JsonLines(logging.Formatter):
-    """An object a line: time, level, logger, message, and the traceback where there is one."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        event = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03}Z",
-            "level": record.levelname,
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        if record.exc_info:
-            event["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(event, ensure_ascii=False)
-
-
-def set_up_logs(settings: Settings, log_file: Path | None = None) -> None:
-    """Sends the process's log to standard error and, where no other process has it already, to a file."""
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
-    if log_file and claim_log(log_file):
-        handlers.append(RotatingFileHandler(log_file, maxBytes=LOG_BYTES, backupCount=1, encoding="utf-8"))
-    text = logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
-    secrets = (settings.label_studio_api_key.get_secret_value(), settings.basic_auth_pass.get_secret_value())
-    for handler in handlers:
-        handler.setFormatter(Redacting(JsonLines() if settings.log_format == "json" else text, secrets))
-    logging.basicConfig(level=settings.log_level, handlers=handlers, force=True)
+def set_up_logs(settings: Settings) -> None:
+    """Sends this process's log to standard error; exceptions and warnings that nobody catches too."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(lines(settings.log_format, Redactor(secrets_of(settings))))
+    logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
     logging.getLogger("werkzeug").setLevel("WARNING")  # our own log has the requests
+    logging.captureWarnings(True)
+    sys.excepthook = _uncaught
+    threading.excepthook = lambda args: _uncaught(args.exc_type, args.exc_value, args.exc_traceback)
+    sys.unraisablehook = lambda args: _uncaught(args.exc_type, args.exc_value, args.exc_traceback)
 
 
-def claim_log(path: Path) -> bool:
-    """Whether this process may write the log file; another replica may have it. Holds for the process's life."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o644)
-    os.set_inheritable(descriptor, True)  # uWSGI keeps it when this process becomes uWSGI
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return False
-    return True
+def _uncaught(kind: type[BaseException], error: BaseException | None, traceback: TracebackType | None) -> None:
+    if error is not None and not issubclass(kind, KeyboardInterrupt | SystemExit):
+        log.critical("an exception was not caught", exc_info=(kind, error, traceback))
 
 
-def leave_rotation_to_the_parent() -> None:
-    """In a forked process: two that rotate one file lose lines."""
-    for handler in logging.getLogger().handlers:
-        if isinstance(handler, RotatingFileHandler):
-            handler.maxBytes = 0
+def secrets_of(settings: Settings) -> list[str]:
+    """What no line may have."""
+    password = settings.basic_auth_pass.get_secret_value()
+    secrets = [settings.label_studio_api_key.get_secret_value(), password]
+    if password:
+        secrets.append(basic_authorization(settings.basic_auth_user, password))
+    for url in (settings.redis, settings.label_studio_url):
+        if written := urlsplit(url).password:
+            secrets += [written, unquote(written)]
+    return [secret for secret in secrets if secret]
+
+
+def collect_output(settings: Settings, name: str, log_file: Path | None = None) -> None:
+    """From here on a process of its own writes down what this one, and what it becomes, sends to its outputs.
+
+    So that lines of libraries, of uWSGI and of supervisor have the form of the others, LOG_FILE is rotated by one
+    process alone, and no secret gets through. Does nothing where the log is text for standard error only. `name` is
+    what raw lines get as their logger.
+    """
+    if settings.log_format == "text" and log_file is None:
+        return
+    reading, writing = os.pipe()
+    orders = {
+        "format": settings.log_format,
+        "name": name,
+        "secrets": secrets_of(settings),
+        "log_file": str(log_file) if log_file else "",
+    }
+    root = str(Path(__file__).resolve().parent.parent)
+    with os.fdopen(reading):
+        command = [sys.executable, "-c", COLLECTOR, root, str(reading)]
+        # It outlives us, to write what we say last, and is nobody's child, so that nobody waits for it.
+        subprocess.run(command, stdin=subprocess.DEVNULL, stdout=2, pass_fds=[reading], check=True)
+    os.write(writing, json.dumps(orders).encode() + b"\n")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    for output in (1, 2):
+        os.dup2(writing, output)
+    os.close(writing)

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from my_backend.errors import BackendError
-from my_backend.logs import LOG_BYTES, claim_log
+from my_backend.logs import collect_output
 from my_backend.settings import Settings
 
 HERE = Path(__file__).parent
@@ -17,15 +17,13 @@ def run_uwsgi(settings: Settings) -> None:
     """Becomes uWSGI."""
     command = [_beside_python("uwsgi"), "--ini", str(HERE / "uwsgi.ini")]
     command += ["--http-socket", f"{settings.host}:{settings.port}"]
-    if settings.log_file and claim_log(settings.log_file):
-        backup = settings.log_file.with_suffix(settings.log_file.suffix + ".1")
-        command += ["--logger", f"file:logfile={settings.log_file},maxsize={LOG_BYTES},backupname={backup}"]
+    collect_output(settings, "uwsgi", settings.log_file)
     os.execv(command[0], command)  # noqa: S606  no shell is wanted
 
 
-def run_supervisor(settings: Settings) -> None:
-    """Becomes supervisor, which runs Redis, the workers and the server on this machine."""
-    folder, logs = settings.model_dir / "production", HERE / "logs"
+def run_supervisor(settings: Settings, logs: Path = HERE / "logs") -> None:
+    """Becomes supervisor, which runs Redis, the workers and the server on this machine; `logs` is for their files."""
+    folder = settings.model_dir / "production"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     logs.mkdir(exist_ok=True)
     environment = {
@@ -40,6 +38,7 @@ def run_supervisor(settings: Settings) -> None:
         "CACHE_DIR": str(settings.cache_dir),
     }
     command = [_beside_python("supervisord"), "-c", str(HERE / "supervisord.conf")]
+    collect_output(settings, "supervisor")
     os.execve(command[0], command, os.environ | environment)  # noqa: S606
 
 

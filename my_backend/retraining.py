@@ -4,8 +4,9 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from my_backend import context
 from my_backend.events import Change
 from my_backend.projects import Projects
 
@@ -20,7 +21,8 @@ class Retraining:
 
     def __init__(self, projects: Projects, after: int, train: Callable[[str], None]) -> None:
         self._projects, self._after, self._train = projects, after, train
-        self._due: dict[str, float] = {}  # project → when it is trained if nothing more comes (monotonic)
+        # project → when it is trained if nothing more comes (monotonic), and the ids of the event that came last
+        self._due: dict[str, tuple[float, Mapping[str, str]]] = {}
         self._seen: OrderedDict[tuple[str, ...], None] = OrderedDict()
         self._lock = threading.Condition()
         self._stopping = False
@@ -66,7 +68,7 @@ class Retraining:
 
     def _wait_for_quiet(self, project: str) -> None:
         with self._lock:
-            self._due[project] = time.monotonic() + QUIET_SECONDS
+            self._due[project] = (time.monotonic() + QUIET_SECONDS, context.ids())
             self._lock.notify_all()
 
     def _run(self) -> None:
@@ -75,17 +77,21 @@ class Retraining:
                 if self._stopping:
                     return
                 now = time.monotonic()
-                ready = [project for project, due in self._due.items() if due <= now]
+                ready = {project: ids for project, (due, ids) in self._due.items() if due <= now}
                 for project in ready:
                     del self._due[project]
                 if not ready:
-                    self._lock.wait(min(self._due.values()) - now if self._due else None)
-            for project in ready:
-                try:
-                    if self._projects.changes(project).unlearned():
-                        self._train(project)
-                except Exception:
-                    log.exception("project %s: training could not be started", project)
+                    self._lock.wait(min(due for due, _ in self._due.values()) - now if self._due else None)
+            for project, ids in ready.items():
+                with context.working_for(**ids):
+                    self._train_what_is_left(project)
+
+    def _train_what_is_left(self, project: str) -> None:
+        try:
+            if self._projects.changes(project).unlearned():
+                self._train(project)
+        except Exception:
+            log.exception("project %s: training could not be started", project)
 
 
 def _identity(change: Change) -> tuple[str, str]:

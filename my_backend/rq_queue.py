@@ -20,7 +20,7 @@ from rq.serializers import JSONSerializer
 
 from my_backend import files
 from my_backend.errors import NotFound
-from my_backend.jobs import KINDS, Job, JobStore, Kind, cancel_waiting, new_job
+from my_backend.jobs import KINDS, Job, JobStore, Kind, cancel_waiting, new_job, working_for
 from my_backend.settings import Settings
 from my_backend.troubles import Trouble
 
@@ -90,7 +90,8 @@ class Handover:
         if not self._connection.set(f"{self.queues[job.kind].key}:handed:{job.id}", 1, nx=True, px=HANDED_MILLISECONDS):
             return
         if job.status == "started":
-            log.warning("job %s: its worker is gone; it is handed to another", job.id)
+            with working_for(job):
+                log.warning("job %s: its worker is gone; it is handed to another", job.id)
         self._connection.delete(RqJob.key_for(job.id))  # what is left of it would expire while it waits
         self.queues[job.kind].enqueue_call(
             WORK,

@@ -2,15 +2,19 @@
 
 import hmac
 import logging
+import re
 import time
 from collections.abc import Callable, Iterable
 from importlib.metadata import version as package_version
+from secrets import token_hex
 from typing import Any, TypeVar
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from flask import Flask, Response, jsonify, request
 from pydantic import BaseModel, ValidationError
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
+from my_backend import context
 from my_backend.backend import Backend
 from my_backend.diagnosis import diagnose
 from my_backend.errors import BackendError, BadRequest, NotFound
@@ -65,6 +69,7 @@ def create_app(backend: Backend) -> Flask:
         app.add_url_rule(path, f"{method} {path}", handler, methods=[method])
     _guard(app, backend.settings.basic_auth, backend.webhook_password.refused)
     _handle_errors(app, counts)
+    app.wsgi_app = _with_request_id(app.wsgi_app)  # type: ignore[method-assign, assignment]
     return app
 
 
@@ -148,7 +153,7 @@ class Routes:
     def setup(self) -> Json:
         """Remembers the project and its labeling config; names the live version."""
         body = _read(SetupRequest)
-        self._projects.remember(body.project, label_config=body.label_config or None)
+        self._remember(body.project, label_config=body.label_config or None)
         self._backend.webhook_password.called(body.project, request.host)
         if self._backend.settings.trusts_setup and body.hostname and body.access_token:
             self._projects.remember_credentials(body.project, Credentials(body.hostname, body.access_token))
@@ -187,8 +192,18 @@ class Routes:
 
     def _project_to_predict(self, body: PredictRequest) -> Project:
         if body.project is None or "." not in body.project:  # people, not Label Studio
-            return self._projects.find(body.project)
-        return self._projects.remember(body.project, label_config=body.label_config or None)
+            return self._find(body.project)
+        return self._remember(body.project, label_config=body.label_config or None)
+
+    def _find(self, name: str | None) -> Project:
+        """As `Projects.find`; from here on log lines name the project, as after `_remember`."""
+        project = self._projects.find(name)
+        context.now_for(project=project.uid)
+        return project
+
+    def _remember(self, uid: str, *, label_config: str | None = None, title: str | None = None) -> Project:
+        context.now_for(project=uid)
+        return self._projects.remember(uid, label_config=label_config, title=title)
 
     def webhook(self) -> Answer:
         """Events, and the button "Start training"; never waits for training."""
@@ -211,13 +226,13 @@ class Routes:
     def _project_of_event(self, described: Json | None) -> Project:
         """The project that an event describes; a bare event names it as /webhook?project=7, or means the only one."""
         if described is None or "id" not in described:
-            return self._projects.find(request.args.get("project") or None)
+            return self._find(request.args.get("project") or None)
         try:
             uid = project_uid(described)
         except ValueError as error:
             raise BadRequest(str(error)) from None
         config, title = described.get("label_config"), described.get("title")
-        return self._projects.remember(
+        return self._remember(
             uid,
             label_config=config if isinstance(config, str) else None,
             title=title if isinstance(title, str) else None,
@@ -227,9 +242,9 @@ class Routes:
         """Starts a training by hand; annotated tasks in the body are what it learns from."""
         body = _read(TrainRequest)
         if body.project is not None and body.annotations and "." in body.project:
-            project = self._projects.remember(body.project, label_config=body.label_config)
+            project = self._remember(body.project, label_config=body.label_config)
         else:
-            project = self._projects.find(body.project)
+            project = self._find(body.project)
         if body.annotations is not None:
             keep_annotations(
                 self._projects, project.uid, [task.model_dump(exclude_unset=True) for task in body.annotations]
@@ -242,13 +257,13 @@ class Routes:
         """What one image shows: the likeliest choice, and the probability of each."""
         deadline = time.monotonic() + PREDICT_SECONDS
         body, image = _read_with_image(ImageRequest, self._backend.settings.max_image_bytes)
-        return self._single_image.predict(self._projects.find(body.project), image, deadline)
+        return self._single_image.predict(self._find(body.project), image, deadline)
 
     def correct_image(self) -> Answer:
         """Teaches the right label of one image, which is kept for later trainings too; starts a training."""
         deadline = time.monotonic() + PREDICT_SECONDS
         body, image = _read_with_image(CorrectionRequest, self._backend.settings.max_image_bytes)
-        return _started(self._single_image.correct(self._projects.find(body.project), image, body.label, deadline))
+        return _started(self._single_image.correct(self._find(body.project), image, body.label, deadline))
 
     # --- labeling configs ---------------------------------------------------
 
@@ -269,7 +284,9 @@ class Routes:
 
     def cancel_job(self, job_id: str) -> Json:
         """Ends a job; one that runs ends at its next step."""
-        return _described(self._queue.cancel(job_id))
+        job = self._queue.cancel(job_id)
+        context.now_for(project=job.project, job=job.id)
+        return _described(job)
 
     def is_training(self) -> Json:
         """Whether a job runs or waits for the project."""
@@ -307,13 +324,13 @@ class Routes:
     def activate(self) -> Json:
         """Makes a version live, an older one too."""
         body = _read(ActivateRequest)
-        project = self._projects.find(body.project)
+        project = self._find(body.project)
         version = Versions(self._projects.folder(project.uid)).activate(body.version)
         return {"live": version.name, "project": project.uid}
 
     def delete(self) -> Json:
         """Forgets a project: its jobs are canceled, its versions removed."""
-        project = self._projects.find(_read(ProjectRequest).project)
+        project = self._find(_read(ProjectRequest).project)
         # The newest first: what waits must not start when what runs is ended.
         for job in self._backend.job_store.of_project(project.uid)[::-1]:
             if job.unfinished:
@@ -324,7 +341,7 @@ class Routes:
     def duplicate_model(self) -> Json:
         """Gives another project a copy of this one's live version."""
         body = _read(DuplicateRequest)
-        source = self._projects.find(body.project_src)
+        source = self._find(body.project_src)
         destination = body.project_dst
         if "." not in destination:  # people, not Label Studio
             destination = self._projects.find(destination).uid
@@ -378,6 +395,7 @@ def _numbers(values: Iterable[Any]) -> list[int]:
 
 
 def _started(job: Job) -> tuple[Json, int]:
+    context.now_for(job=job.id)
     return {"job": job.id, "job_id": job.id, "job_status": job.status}, 201
 
 
@@ -387,6 +405,7 @@ def _described(job: Job) -> Json:
         "job_status": job.status,
         "kind": job.kind,
         "cause": job.cause,
+        "request_id": job.request_id or None,
         "progress": job.progress,
         "error": job.error or None,
         "result": job.result or None,
@@ -410,7 +429,7 @@ def _guard(app: Flask, basic_auth: tuple[str, str] | None, event_refused: Callab
             return None
         if given is None and request.path == "/webhook":
             event_refused()
-        refusal = jsonify(error="this backend wants a password: connect as http://user:password@host:port")
+        refusal = jsonify(_said("this backend wants a password: connect as http://user:password@host:port"))
         refusal.status_code = 401
         refusal.headers["WWW-Authenticate"] = 'Basic realm="image classifier"'
         return refusal
@@ -424,10 +443,10 @@ def _guard(app: Flask, basic_auth: tuple[str, str] | None, event_refused: Callab
         if origin is None and request.headers.get("Sec-Fetch-Site", "none") in ("none", "same-origin"):
             return None
         if origin is None or origin.partition("://")[2] != request.host:
-            return {"error": f"requests from pages of other sites ({(origin or 'not named')[:100]}) are refused"}, 403
+            return _said(f"requests from pages of other sites ({(origin or 'not named')[:100]}) are refused"), 403
         if basic_auth is None and _anyone_may_own(request.host):
             said = f"requests from pages under a name like {request.host[:100]} are refused where no password is set"
-            return {"error": f"{said}: set BASIC_AUTH_USER and BASIC_AUTH_PASS"}, 403
+            return _said(f"{said}: set BASIC_AUTH_USER and BASIC_AUTH_PASS"), 403
         return None
 
 
@@ -449,18 +468,42 @@ def _handle_errors(app: Flask, counts: RequestCounts) -> None:
     def expected(error: BackendError) -> tuple[Json, int]:
         if error.status >= 500:
             log.warning("%s %s: %s", request.method, request.path, error)
-        return {"error": str(error)}, error.status
+        return _said(str(error)), error.status
 
     @app.errorhandler(HTTPException)
     def http(error: HTTPException) -> tuple[Json, int, dict[str, str]]:
         headers = {"Allow": ", ".join(sorted(error.valid_methods or ()))} if isinstance(error, MethodNotAllowed) else {}
-        return {"error": f"{error.name}: {request.method} {request.path[:200]}"}, error.code or 500, headers
+        return _said(f"{error.name}: {request.method} {request.path[:200]}"), error.code or 500, headers
 
     @app.errorhandler(Exception)
     def unexpected(error: Exception) -> tuple[Json, int]:
         counts.errors.inc()
         log.exception("%s %s failed", request.method, request.path)
-        return {"error": "an unexpected error, which is in the backend's log"}, 500
+        return _said("an unexpected error, which is in the backend's log"), 500
+
+
+def _said(error: str) -> Json:
+    """An error's answer: what is wrong, and by which id the log's lines are found."""
+    return {"error": error, "request_id": context.ids().get("request_id", "")}
+
+
+def _with_request_id(app: WSGIApplication) -> WSGIApplication:
+    """Around everything, so that each line and each answer has it; a caller's own id goes on."""
+
+    def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        given = str(environ.get("HTTP_X_REQUEST_ID", ""))
+        request_id = given if _REQUEST_ID.fullmatch(given) else token_hex(8)
+
+        def start(status: str, headers: list[tuple[str, str]], *more: Any) -> Any:
+            return start_response(status, [*headers, ("X-Request-ID", request_id)], *more)
+
+        with context.working_for(request_id=request_id):
+            return app(environ, start)
+
+    return answer
+
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 def _measure(app: Flask, counts: RequestCounts) -> None:
@@ -477,12 +520,21 @@ def _measure(app: Flask, counts: RequestCounts) -> None:
         endpoint = request.url_rule.rule if request.url_rule else "unknown"
         counts.requests.labels(endpoint, _method(), str(response.status_code)).inc()
         counts.seconds.labels(endpoint).observe(spent)
-        log.debug("%s %s: %s in %.0f ms", request.method, request.path, response.status_code, spent * 1000)
+        _tell(response.status_code, spent)
         return response
 
     @app.teardown_request
     def leave(error: BaseException | None) -> None:
         counts.in_progress.dec()
+
+
+def _tell(status: int, seconds: float) -> None:
+    """One line a request; those that only look and find what they look for are many, and seldom of interest."""
+    level = logging.DEBUG if request.method in ("GET", "HEAD") and status < 400 else logging.INFO
+    milliseconds = round(seconds * 1000, 1)
+    fields = {"method": request.method, "path": request.path, "status": status, "milliseconds": milliseconds}
+    text = "%s %s: %s in %.1f ms"
+    log.log(level, text, request.method, request.path, status, milliseconds, extra={"fields": fields})
 
 
 def _method() -> str:

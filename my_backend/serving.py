@@ -6,9 +6,11 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextvars import copy_context
+from dataclasses import dataclass, field
 from typing import Any
 
+from my_backend import context
 from my_backend.errors import Unavailable
 from my_backend.label_config import parse_label_config
 from my_backend.model_class import ModelFactory
@@ -33,6 +35,7 @@ class Live:
     model: Any  # an instance of the model class; None before the first version
     choices: tuple[str, ...] = ()  # of the labeling config when the version was published
     warning: str = ""  # what the version's record warns of
+    made_by: dict[str, str] = field(default_factory=dict)  # as in the version's record
 
     def predict(
         self,
@@ -143,7 +146,7 @@ class Serving:
 
     def prepare(self, project: Project, tasks: list[Any]) -> None:
         """Lets the model see imported tasks in the background, so that opening them costs nothing."""
-        self._preparing.submit(self._prepare, project, tasks)
+        self._preparing.submit(copy_context().run, self._prepare, project, tasks)
 
     def _prepare(self, project: Project, tasks: list[Any]) -> None:
         live = self._live.get(project.uid)
@@ -193,7 +196,8 @@ class Serving:
         for project in projects:
             if moved or project.uid not in self._pointed:
                 self._pointed[project.uid] = self._versions(project.uid).live_name()
-            self._follow(project)
+            with context.working_for(project=project.uid):
+                self._follow(project)
         for gone in self._pointed.keys() - {project.uid for project in projects}:
             for known in (self._live, self._failed, self._pointed):
                 known.pop(gone, None)
@@ -223,7 +227,9 @@ class Serving:
             self._failed[project.uid] = (name, f"version {name} cannot be loaded ({error}); activate another one")
         else:
             self._failed.pop(project.uid, None)
-            log.info("project %s: %s is live", project.uid, self._live[project.uid].name)
+            live = self._live[project.uid]
+            with context.working_for(**live.made_by):
+                log.info("project %s: %s is live", project.uid, live.name)
         with self._changed:
             self._changed.notify_all()
 
@@ -235,7 +241,8 @@ class Serving:
             # Label Studio never asks again for a version that it has predictions of.
             version = versions.renew_live(cause="the labeling config's choices changed", choices=choices) or version
         model = self._new_model(project, version)
-        return Live(version.name, model, version.choices, str(version.train_output.get("warning") or ""))
+        warning = str(version.train_output.get("warning") or "")
+        return Live(version.name, model, version.choices, warning, version.made_by)
 
     def _warm_up(self) -> None:
         model_class = self._new_model.load()

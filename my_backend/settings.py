@@ -7,6 +7,8 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from my_backend.redaction import Redactor
+
 SECRETS_DIR = Path("/run/secrets")
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -122,4 +124,5 @@ def explain(error: ValidationError) -> str:
         f"{'_'.join(str(part) for part in fault['loc']).upper()}: {fault['msg']}, but it is {fault['input']!r}"
         for fault in error.errors()
     ]
-    return "Settings that cannot be used (environment or .env):\n  " + "\n  ".join(lines)
+    # Where a URL has a password, its name alone must do.
+    return "Settings that cannot be used (environment or .env):\n  " + "\n  ".join(map(Redactor(), lines))

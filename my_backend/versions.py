@@ -6,13 +6,13 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
 from uuid import uuid4
 
-from my_backend import files
+from my_backend import context, files
 from my_backend.errors import Conflict, NotFound
 
 STAGING_SECONDS = 24 * 3600  # publishing takes less
@@ -42,6 +42,7 @@ class Version:
     train_output: Json  # with the paths of its files as they are here
     held_back: str = ""  # why it did not go live by itself
     grew_from: str = ""
+    made_by: dict[str, str] = field(default_factory=dict)  # ids of the job and the HTTP request that it came of
 
     @property
     def number(self) -> int:
@@ -63,6 +64,7 @@ class Version:
             "unknown_choices": output.get("unknown_choices"),
             "summary": output.get("summary"),
             "warning": output.get("warning") or None,
+            "made_by": self.made_by,
         }
 
 
@@ -190,6 +192,7 @@ class Versions:
                 "train_output": stored,
                 "held_back": held_back,
                 "grew_from": "" if before == UNTRAINED else before,
+                "made_by": {name: context.ids()[name] for name in ("job", "request_id") if name in context.ids()},
             }
             files.write_json(staging / VERSION_FILE, record)
             _sync_tree(staging)

@@ -19,10 +19,10 @@ from rq import Worker, worker_registration
 from rq.job import Job as RqJob
 from rq.serializers import JSONSerializer
 
-from my_backend import files
+from my_backend import context, files
 from my_backend.errors import NotFound
 from my_backend.jobs import KINDS, Job, JobStore, Kind, run_job, submit_correction, yield_to_others
-from my_backend.logs import leave_rotation_to_the_parent, set_up_logs
+from my_backend.logs import collect_output, set_up_logs
 from my_backend.media import media_pool
 from my_backend.model_class import ModelFactory
 from my_backend.projects import Projects
@@ -51,8 +51,7 @@ def perform(job_id: str) -> None:
     settings = read_settings()
     projects = Projects(settings.model_dir / "projects")
     store = JobStore(settings.model_dir / "projects")
-    leave_rotation_to_the_parent()
-    with ExitStack() as held:
+    with ExitStack() as held, context.working_for(job=job_id):
         job = _begin(job_id, store, held)
         if job:
             if job.kind == "full":
@@ -173,7 +172,8 @@ def _shut_down(number: int, frame: FrameType | None) -> None:
 
 def work(settings: Settings, kinds: tuple[Kind, ...] = KINDS) -> None:
     """Works on jobs of these kinds until it is stopped; the first kinds first. Waits for a Redis that is gone."""
-    set_up_logs(settings, settings.log_file)
+    collect_output(settings, "worker", settings.log_file)
+    set_up_logs(settings)
     projects = Projects(settings.model_dir / "projects")
     pool = media_pool()
     # Imported here, once: the processes that are forked for jobs start with it. Nothing is computed before the fork.

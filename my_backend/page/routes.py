@@ -6,6 +6,7 @@ from typing import Any
 
 from flask import Blueprint, Response, make_response, render_template, request
 
+from my_backend import context
 from my_backend.backend import Backend
 from my_backend.diagnosis import diagnose
 from my_backend.errors import BackendError, NotFound
@@ -225,7 +226,7 @@ class Page:
 
     def _error(self, error: BackendError) -> tuple[Response | dict[str, str], int]:
         if not wants_page():
-            return {"error": str(error)}, error.status
+            return {"error": str(error), "request_id": context.ids().get("request_id", "")}, error.status
         return _guarded(make_response(self._render("error.html", error=error))), error.status
 
 

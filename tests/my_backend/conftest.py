@@ -60,7 +60,8 @@ class Client:
     def _checked(self, response: Any, status: int) -> Any:
         assert response.status_code == status, (response.status_code, response.text)
         if status >= 400:
-            assert set(response.json) == {"error"}
+            assert set(response.json) == {"error", "request_id"}
+            assert response.json["request_id"] == response.headers["X-Request-ID"]
             assert "Traceback" not in response.text
         return response.json if response.is_json else response.text
 

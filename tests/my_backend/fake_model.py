@@ -151,6 +151,8 @@ class FakeModel:
     def prepare(self, tasks: list[Json]) -> None:
         self.script.note("prepare", tasks=[task.get("id") for task in tasks])
         self.script.wait_at("prepare")
+        if "prepare_raises" in self.script.orders():
+            raise RuntimeError(self.script.orders()["prepare_raises"])
 
     @staticmethod
     def thumbnail(path: Path) -> bytes:

@@ -677,7 +677,7 @@ def test_request_of_no_sense_is_refused_and_the_field_named(
     response = client.http.post(path, **options)
 
     assert response.status_code == status, response.text
-    assert set(response.json) == {"error"}
+    assert set(response.json) == {"error", "request_id"}
     assert named in response.json["error"]
     assert client.predict()["results"] == [[]]  # and nothing is broken by it
 
