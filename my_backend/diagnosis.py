@@ -1,7 +1,7 @@
 """All that is known to be wrong, from memory: for the page, `/health` and programs."""
 
 from my_backend.backend import Backend
-from my_backend.label_config import parse_label_config
+from my_backend.label_config import HOW_TO_MAKE_IT_USABLE, parse_label_config
 from my_backend.troubles import Trouble
 
 
@@ -18,7 +18,7 @@ def diagnose(backend: Backend) -> list[Trouble]:
     for project in backend.projects.all():
         config = parse_label_config(project.label_config, backend.settings.choices)
         if config.problem:
-            troubles.append(Trouble("labeling-config", config.problem, project=project.uid))
+            troubles.append(Trouble("labeling-config", config.problem, HOW_TO_MAKE_IT_USABLE, project.uid))
     for trouble in backend.webhook_password.troubles():
         # Where Label Studio could be asked, it has told how its webhook is.
         finding = backend.checkup.finding(trouble.project)

@@ -10,6 +10,11 @@ from xml.etree.ElementTree import Element, ParseError
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
+HOW_TO_MAKE_IT_USABLE = (
+    "In the project's Settings → Labeling Interface, take the template Computer Vision → Image Classification, or add "
+    "a Choices tag whose toName is the name of an Image."
+)
+
 Json = dict[str, Any]
 
 

@@ -10,7 +10,7 @@ from my_backend.checkup import no_address, not_asked
 from my_backend.connection import Connection, Mend, examine_connection
 from my_backend.errors import LabelStudioError, NotFound
 from my_backend.image_samples import fetch_samples, samples_of
-from my_backend.label_config import parse_label_config
+from my_backend.label_config import HOW_TO_MAKE_IT_USABLE, parse_label_config
 from my_backend.label_studio import LabelStudio, find_label_studio
 from my_backend.projects import Project, Projects
 from my_backend.scores import examine_scores
@@ -56,7 +56,10 @@ def _asked(settings: Settings, projects: Projects, project: Project) -> Iterator
     yield check_training_rule(project, connection)
     config = parse_label_config(str(connection.project.get("label_config") or ""), settings.choices)
     if config.image_choices is None:
-        yield Check("labeling config", troubles=(Trouble("labeling-config", config.problem, project=project.uid),))
+        yield Check(
+            "labeling config",
+            troubles=(Trouble("labeling-config", config.problem, HOW_TO_MAKE_IT_USABLE, project.uid),),
+        )
         return
     yield Check("labeling config", f"{len(config.choices)} choices in {config.image_choices.from_name}")
     samples = samples_of(tasks, config.image_choices.field)

@@ -14,16 +14,17 @@ from my_backend.page.figures import Bin
 sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, pygal.PluginImportFixer)]
 
 WIDTH, HEIGHT = 640, 200
+CURVE_WIDTH, CURVE_HEIGHT = 400, 160  # two stand side by side: about the size at which they are shown
 MAX_LABELS = 8  # below the horizontal axis
 
 
-def _chart(kind: Callable[..., Any], **options: Any) -> Any:
+def _chart(kind: Callable[..., Any], *, width: int = WIDTH, height: int = HEIGHT, **options: Any) -> Any:
     chart = kind(
         no_prefix=True,
         css=(),
         js=(),
-        width=WIDTH,
-        height=HEIGHT,
+        width=width,
+        height=height,
         margin=4,
         margin_left=12,
         margin_right=22,  # for half of the last label
@@ -73,7 +74,8 @@ def accuracy_chart(versions: Sequence[tuple[str, float]]) -> Markup:
 def curve(points: Sequence[tuple[int, float]], *, share: bool) -> Markup:
     """Loss, or accuracy as a `share` from 0 to 1, by epoch."""
     highest = 1.0 if share else max(max(value for _, value in points), 1e-6)
-    chart = _chart(pygal.Line, range=(0.0, highest), show_dots=len(points) < 30)
+    size = {"width": CURVE_WIDTH, "height": CURVE_HEIGHT}
+    chart = _chart(pygal.Line, **size, range=(0.0, highest), show_dots=len(points) < 30)
     chart.y_labels = _steps(0.0, highest)
     chart.value_formatter = _percent if share else "{:.2f}".format
     chart.x_labels = _thinned([str(epoch) for epoch, _ in points])

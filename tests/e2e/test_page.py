@@ -199,6 +199,7 @@ def test_markup_and_right_to_left_text_are_shown_as_text(
     with opened(browser, f"{here}/try") as page:
         page.evaluate(DROP, [list(chosen[0][0].read_bytes()), "x.png"])
         expect(page.locator("#scores bdi").filter(has_text=EVIL)).to_be_visible()
+        expect(page.locator("#prediction")).to_have_css("unicode-bidi", "isolate")
 
 
 LOOKS: dict[str, dict[str, Any]] = {
