@@ -3,6 +3,7 @@
 import hmac
 import logging
 import re
+import threading
 import time
 from collections.abc import Callable, Iterable
 from importlib.metadata import version as package_version
@@ -49,6 +50,10 @@ log = logging.getLogger(__name__)
 
 PREDICT_SECONDS = 80.0  # Label Studio waits for 100 s and then drops everything
 MAX_BODY_BYTES = 256_000_000
+# They need no disk but that of CACHE_DIR.
+FROM_MEMORY = ("/health", "/ready", "/setup", "/predict", "/api/models/predict")
+OTHERS_AT_ONCE = 16  # half of uWSGI's threads
+OTHERS_WAIT_SECONDS = 0.8  # Label Studio gives an event up after a second
 ANNOTATION_EVENTS = ("ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_CREATED", "ANNOTATIONS_DELETED")
 
 Body = TypeVar("Body", bound=BaseModel)
@@ -68,6 +73,7 @@ def create_app(backend: Backend) -> Flask:
     for (method, path), handler in routes.table().items():
         app.add_url_rule(path, f"{method} {path}", handler, methods=[method])
     _guard(app, backend.settings.basic_auth, backend.webhook_password.refused)
+    _keep_threads_for_predictions(app)
     _handle_errors(app, counts)
     app.wsgi_app = _with_request_id(app.wsgi_app)  # type: ignore[method-assign, assignment]
     return app
@@ -459,6 +465,25 @@ def _anyone_may_own(host: str) -> bool:
     if name.startswith("[") or name.replace(".", "").isdigit():
         return False
     return "." in name.rstrip(".")
+
+
+def _keep_threads_for_predictions(app: Flask) -> None:
+    """Where the disk of MODEL_DIR hangs, what waits for it must not take all of uWSGI's threads."""
+    others = threading.BoundedSemaphore(OTHERS_AT_ONCE)
+
+    @app.before_request
+    def enter() -> tuple[Json, int] | None:
+        if request.path in FROM_MEMORY:
+            return None
+        if not others.acquire(timeout=OTHERS_WAIT_SECONDS):
+            return {"error": f"{OTHERS_AT_ONCE} requests wait already: does the disk of MODEL_DIR answer?"}, 503
+        request.environ["my_backend.entered"] = True
+        return None
+
+    @app.teardown_request
+    def leave(error: BaseException | None) -> None:
+        if request.environ.pop("my_backend.entered", False):
+            others.release()
 
 
 def _handle_errors(app: Flask, counts: RequestCounts) -> None:

@@ -1,8 +1,10 @@
 import json
 import logging
+import os
 import stat
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -822,3 +824,27 @@ def test_nobody_else_may_look_into_what_is_kept(serve: Serve, make_settings: Mak
 
     with serve():
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_predictions_are_answered_while_the_disk_hangs_on_which_events_wait(client: Client) -> None:
+    client.train()
+    lock = client.backend.projects.folder(PROJECT) / ".unlearned"
+    lock.unlink()
+    os.mkfifo(lock)  # whoever opens it waits for a reader
+
+    def send(number: int) -> int:
+        return client.http.application.test_client().post("/webhook", json=annotated(number)).status_code
+
+    with ThreadPoolExecutor(server.OTHERS_AT_ONCE) as clients:
+        sent = [clients.submit(send, number) for number in range(server.OTHERS_AT_ONCE)]
+        assert eventually(lambda: sum(thread.name.startswith("ThreadPool") for thread in threading.enumerate()) >= 16)
+        assert send(100) == 503
+
+        assert client.predict()["results"][0]
+        assert client.setup() != "untrained"
+        assert client.get("/health")["status"] == "UP"
+        assert not any(one.done() for one in sent)
+        reader = os.open(lock, os.O_RDONLY | os.O_NONBLOCK)
+        assert {one.result() for one in sent} == {200}
+        assert send(101) == 200
+        os.close(reader)
