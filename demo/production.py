@@ -136,7 +136,9 @@ class Production:
         self._settings = settings
         self._processes: list[Process] = []
 
-    def _environment(self) -> dict[str, str]:
+    @property
+    def environment(self) -> dict[str, str]:
+        """The settings that all of it runs with."""
         settings = {name: value for name, value in os.environ.items() if name not in NOT_PASSED_ON}
         return settings | {
             "REDIS_URL": self._redis_url,
@@ -174,7 +176,7 @@ class Production:
     def _begin_server(self, settings: dict[str, str]) -> Server:
         port = free_port()
         command = [sys.executable, "-m", "my_backend", "uwsgi"]
-        environment = self._environment() | {"HOST": "127.0.0.1", "PORT": str(port), **settings}
+        environment = self.environment | {"HOST": "127.0.0.1", "PORT": str(port), **settings}
         process = _Uwsgi(command, env=environment, folder=self.folder, log=self._log("server"))
         self._processes.append(process)
         user = environment.get("BASIC_AUTH_USER")
@@ -186,7 +188,7 @@ class Production:
 
     def _begin_worker(self, only: str, settings: dict[str, str]) -> Worker:
         command = [sys.executable, "-m", "my_backend", "worker", *(["--only", only] if only else [])]
-        environment = self._environment() | settings
+        environment = self.environment | settings
         worker = Worker(command, env=environment, folder=self.folder, log=self._log("worker"))
         self._processes.append(worker)
         return worker

@@ -83,7 +83,7 @@ def check_server(settings: Settings) -> tuple[Check, Json]:
     except (requests.RequestException, ValueError, KeyError, TypeError) as error:
         status = error.response.status_code if isinstance(error, requests.HTTPError) else None
         why = f"it answered {status}" if status else "nothing answers" if _refused(error) else "another program answers"
-        what = f"This backend's server is not to be had at {url}: {why}."
+        what = f"The backend's server was not found at {url}: {why}."
         remedy = (
             "Start it (`make start`, `make production`), or give the doctor the server's own settings: HOST, PORT, "
             "BASIC_AUTH_USER and BASIC_AUTH_PASS."

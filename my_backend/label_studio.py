@@ -272,7 +272,7 @@ class LabelStudio:
                 f"Label Studio answered {response.status_code} to {method} {path.partition('?')[0]}"
                 + (
                     ": it has no such project, or the token's owner may not see it"
-                    if response.status_code == 404
+                    if response.status_code == 404 and "project" in path
                     else ""
                 )
             )

@@ -174,7 +174,7 @@ class Media:
         if not response.ok:
             response.close()
             status = response.status_code
-            raise MediaError(_explain_status(status, is_label_studio), _reason_of_status(status))
+            raise MediaError(_explain_status(status, url, is_label_studio), _reason_of_status(status))
         return read_body(response, max_bytes=self._limits.max_bytes, deadline=deadline)
 
     def _read_kept(self, digest: str) -> bytes:
@@ -373,9 +373,19 @@ def _check_is_image(body: bytes) -> None:
     raise MediaError("it is no image (JPEG, PNG, WebP, GIF, TIFF and BMP are read)", "not_an_image")
 
 
-def _explain_status(status: int, is_label_studio: bool) -> str:
+def _explain_status(status: int, url: str, is_label_studio: bool) -> str:
+    if status == 403 and is_label_studio and "/data/local-files/" in url:
+        return (
+            "Label Studio answered 403: it serves no local files unless it is started with "
+            "LOCAL_FILES_SERVING_ENABLED=true"
+        )
     if status in (401, 403) and is_label_studio:
         return f"Label Studio answered {status}: it wants a token that may see the project; set LABEL_STUDIO_API_KEY"
+    if is_label_studio and url.startswith(_CLOUD):
+        return (
+            f"Label Studio answered {status}: no storage of the project covers it, or its credentials are refused; "
+            "look at the project's Settings → Cloud Storage"
+        )
     if status == 404 and is_label_studio:
         return (
             "Label Studio answered 404: the file is gone or, for local files, no Local Files storage of the project "

@@ -80,6 +80,25 @@ def test_every_test_that_is_named_exists(page: str) -> None:
         assert not case or f'"{case}"' in text, f"{path}::{test}[{case}]"
 
 
+COMPLAINTS = (ROOT / "docs" / "complaints.md").read_text("utf-8")
+
+
+def test_every_complaint_has_its_test_and_what_the_doctor_says() -> None:
+    rows = [line.split("|")[1:-1] for line in COMPLAINTS.splitlines() if re.match(r"\| \d+ \|", line)]
+    assert [int(row[0]) for row in rows] == list(range(1, 31))
+    for number, _, _, still, said, tests in rows:
+        found = re.findall(r"`(tests/[a-z_0-9/]+\.py)::(test_\w+)`", tests)
+        assert found, number
+        for path, test in found:
+            assert re.search(rf"^def {test}\(", (ROOT / path).read_text("utf-8"), re.MULTILINE), f"{path}::{test}"
+        codes = set(re.findall(r"`([a-z-]+)`", said))
+        assert codes <= set(CODES), number
+        # What users can still cause the doctor names; and no test of it is a test of something else.
+        assert bool(codes) is (not still.startswith(" no: ")), number
+        text = (ROOT / found[0][0]).read_text("utf-8")
+        assert not codes or any(f'"{code}"' in text for code in codes), number
+
+
 @pytest.mark.parametrize("page", WITH_TESTS)
 def test_every_row_names_a_test(page: str) -> None:
     section = ""

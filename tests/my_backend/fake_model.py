@@ -82,6 +82,7 @@ class FakeModel:
         self.script = _script()
         self.learned = ""
         if folder := self.train_output.get("model_dir"):
+            self.script.note("load")
             self.script.wait_at("load")
             self.learned = (Path(folder) / "weights.txt").read_text()
 

@@ -19,6 +19,7 @@ from tests.my_backend.conftest import FAKE_MODEL, PROJECT, MakeSettings
 from tests.my_backend.fake_model import LABEL_CONFIG, Script
 from tests.my_backend.fake_server import JWT_KEY, FakeLabelStudio, FakeServer, json_reply
 
+TROUBLESHOOTING = (Path(__file__).parents[2] / "docs" / "troubleshooting.md").read_text("utf-8")
 NOBODY = 1  # a port on which nothing listens
 
 
@@ -36,7 +37,7 @@ def connect(server: FakeLabelStudio, token: str | None = None) -> LabelStudio:
 def test_server_that_is_not_there(make_settings: MakeSettings) -> None:
     [trouble] = doctor.check_server(make_settings(port=NOBODY))[0].troubles
 
-    assert trouble.what == "This backend's server is not to be had at http://127.0.0.1:1: nothing answers."
+    assert trouble.what == "The backend's server was not found at http://127.0.0.1:1: nothing answers."
 
 
 @pytest.mark.parametrize(("body", "status", "said"), [({}, 401, "it answered 401"), ([], 200, "another program")])
@@ -105,7 +106,7 @@ def test_command_names_what_is_wrong_and_mends_it_after_asking(environment: Fake
     assert "WRONG   project 7 (Pets): connection" in output
     assert "ok      token: a personal access token that Label Studio takes" in output
     # What nothing else hangs on comes first.
-    assert "2 things are wrong. Mend them in this order:\n\n1. This backend's server is not to be had" in output
+    assert "2 things are wrong. Mend them in this order:\n\n1. The backend's server was not found" in output
     assert "2. Project 7 (Pets): Label Studio does not tell this backend of annotations" in output
     assert "   → In the project's Settings → Webhooks, add one for all actions" in output
     assert "doctor --fix" in output
@@ -122,6 +123,12 @@ def test_json_is_for_scripts_and_asks_nothing(environment: FakeLabelStudio) -> N
     status, output = run("--json", "--fix", "--yes")
 
     found = json.loads(output)
+    described = json.loads(TROUBLESHOOTING.partition("```json")[2].partition("```")[0])
+    assert found.keys() == described.keys()
+    [check] = described["checks"]
+    assert all(one.keys() == check.keys() for one in found["checks"])
+    troubles = [one for check in found["checks"] for one in check["troubles"]]
+    assert all(one.keys() == check["troubles"][0].keys() for one in troubles)
     assert (status, found["ok"], len(environment.added)) == (1, False, 1)
     assert found["mended"] == ["add the webhook http://127.0.0.1:9090/webhook"]
     assert [one["code"] for check in found["checks"] for one in check["troubles"]] == ["server", "webhook-missing"]

@@ -203,3 +203,24 @@ def test_model_that_cannot_prepare_tasks_hurts_nothing(
     assert eventually(lambda: "cannot prepare" in caplog.text)
     monkeypatch.undo()
     assert client.predict()["results"] == [[]]
+
+
+def test_model_is_made_once_for_each_version(client: Client, script: Script) -> None:
+    client.train()
+    for _ in range(3):
+        client.setup()
+        assert client.predict()["results"][0]
+
+    assert len(script.calls("load")) == 1
+
+
+def test_connecting_waits_for_no_model(serve: Serve, script: Script) -> None:
+    with serve() as client:
+        client.setup()
+        version = client.train()
+    script.block("load")
+
+    with serve() as client:
+        assert client.setup() == version
+        assert client.http.get("/ready").status_code == 503
+        script.release()

@@ -1,0 +1,59 @@
+"""The doctor as a command, with a backend's settings: what it finds."""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+SECONDS = 120
+
+
+class Examined(Protocol):
+    """A backend, as the doctor needs to know it."""
+
+    @property
+    def folder(self) -> Path: ...
+
+    @property
+    def environment(self) -> dict[str, str]: ...
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the doctor said, to programs and to people."""
+
+    status: int
+    record: dict[str, Any]
+    text: str  # "" where something was mended
+
+    @property
+    def troubles(self) -> dict[str, str]:
+        """All that is said of each, by its code."""
+        told: dict[str, list[str]] = {}
+        for one in (trouble for check in self.record["checks"] for trouble in check["troubles"]):
+            told.setdefault(one["code"], []).extend([one["what"], *one["details"], one["remedy"]])
+        return {code: " ".join(words) for code, words in told.items()}
+
+
+def consult(backend: Examined, *arguments: str, **settings: str) -> Found:
+    """Both ways to ask at once, but where something is to be mended."""
+    command = [sys.executable, "-m", "my_backend", "doctor"]
+    environment = {**backend.environment, **settings}
+    asked = [[*command, "--json", *arguments], *([] if arguments else [command])]
+    running = [
+        subprocess.Popen(
+            one, env=environment, cwd=backend.folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        for one in asked
+    ]
+    try:
+        said = [process.communicate(timeout=SECONDS) for process in running]
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+    assert [errors for _, errors in said if "Traceback" in errors] == []
+    assert len({process.returncode for process in running}) == 1
+    return Found(running[0].returncode, json.loads(said[0][0]), "".join(text for text, _ in said[1:]))

@@ -1,0 +1,338 @@
+"""What users complain of most, made on purpose with a real Label Studio: the doctor names it, and its remedy ends it.
+
+`docs/complaints.md` has all thirty; those that nobody can cause any more have their tests elsewhere, which it names.
+"""
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import jwt
+import pytest
+import requests
+
+from demo.backend import Backend
+from demo.digits import LABEL_CONFIG
+from demo.label_studio import LabelStudio
+from demo.process import free_port
+from demo.production import Production, Redis
+from tests.e2e.consultations import Examined, consult
+from tests.e2e.test_working_loop import Digits, Serve, make_project, wait_for, wait_for_new_version
+
+QUICK = {"IMAGE_SIZE": "64", "RETRAIN_AFTER_ANNOTATIONS": "0", "WEIGHTS": "none", "TRAIN_MODE": "head"}
+
+
+def says(backend: Examined, code: str, *words: str, **settings: str) -> None:
+    """The doctor names the trouble, to people and to programs, and how to end it."""
+    found = consult(backend, **settings)
+    assert found.status == 1
+    assert code in found.troubles, found.troubles
+    assert [word for word in words if word not in found.troubles[code]] == [], found.troubles
+    assert f"[{code}]" in found.text
+
+
+def is_well(backend: Examined, *arguments: str, but: str = "", **settings: str) -> None:
+    """Nothing is wrong, `but` for what may be."""
+    found = consult(backend, *arguments, **settings)
+    assert found.troubles.keys() <= {but}, found.troubles
+    assert found.record["ok"] is (found.status == 0) is (not found.troubles)
+
+
+@dataclass
+class Site:
+    """A project of its own, connected to a backend that several tests share; all is well when it begins and ends."""
+
+    label_studio: LabelStudio
+    backend: Backend
+    project: int
+    connection: int
+    others: list[int]  # tasks that are not annotated
+
+    def train(self, before: str) -> str:
+        self.label_studio.start_training(self.connection)
+        return wait_for_new_version(self.backend, self.project, before)
+
+
+@pytest.fixture(scope="module")
+def shared_backend(tmp_path_factory: pytest.TempPathFactory, label_studio: LabelStudio) -> Iterator[Backend]:
+    with Backend(tmp_path_factory.mktemp("complaints"), label_studio, **QUICK) as backend:
+        yield backend
+
+
+def connected(label_studio: LabelStudio, backend: Backend, digits: Digits) -> Site:
+    project, _, others = make_project(label_studio, digits, annotated=20, others=2)
+    return Site(label_studio, backend, project, label_studio.connect(project, backend.url), others)
+
+
+@pytest.fixture
+def site(label_studio: LabelStudio, shared_backend: Backend, digits: Digits) -> Iterator[Site]:
+    site = connected(label_studio, shared_backend, digits)
+    yield site
+    remove(site, site.project)
+
+
+def remove(site: Site, project: int) -> None:
+    site.label_studio.request("DELETE", f"/api/projects/{project}")
+    url, body = f"{site.backend.url}/delete", {"project": str(project)}
+    requests.post(url, json=body, timeout=30).raise_for_status()
+
+
+def jobs(site: Site) -> list[str]:
+    """All that there ever were."""
+    projects = site.backend.folder / "models" / "projects"
+    return [path.stem for path in projects.glob(f"{site.project}.*/jobs/*.json")]
+
+
+# --- training ---------------------------------------------------------------------
+
+
+def test_start_training_does_nothing_and_localhost_is_somewhere_else(
+    label_studio: LabelStudio, digits: Digits, serve: Serve
+) -> None:
+    """2 and 27"""
+    site = connected(label_studio, serve(**QUICK), digits)
+    site.backend.kill()
+    site.label_studio.start_training(site.connection)  # the browser is told nothing
+    says(site.backend, "server", "Start it")
+    says(site.backend, "disconnected", "localhost is the container itself", "host.docker.internal")
+    nowhere = {"LABEL_STUDIO_URL": f"http://localhost:{free_port()}"}
+    says(site.backend, "label-studio", "in a container localhost is the container itself", **nowhere)
+
+    site.backend.__enter__()
+    is_well(site.backend)
+
+
+def test_training_without_annotations_and_tokens_of_the_wrong_kind(
+    label_studio: LabelStudio, digits: Digits, serve: Serve
+) -> None:
+    """3 and 22"""
+    backend = serve(**QUICK, LABEL_STUDIO_API_KEY=label_studio.legacy_token)
+    site = connected(label_studio, backend, digits)
+    label_studio.start_training(site.connection)
+    [job] = jobs(site)
+    wait_for(lambda: backend.job(job)["job_status"] == "failed", "the failure")
+    assert "legacy tokens are disabled" in str(backend.job(job)["error"])
+    says(site.backend, "token", "legacy tokens are disabled", "Make a personal access token")
+
+    refresh = {"refresh": label_studio.personal_access_token}
+    access = label_studio.request("POST", "/api/token/refresh/", json=refresh).json()["access"]
+    says(site.backend, "token-short", "lives for minutes only", LABEL_STUDIO_API_KEY=access)
+    other = jwt.encode({"token_type": "refresh", "exp": 4e9}, "a key of another Label Studio, long enough")
+    says(site.backend, "token", "does not accept the token", LABEL_STUDIO_API_KEY=other)
+
+    backend.kill()
+    backend.set(LABEL_STUDIO_API_KEY=label_studio.personal_access_token)
+    backend.__enter__()
+    site.train("untrained")
+    is_well(site.backend)
+
+
+def test_production_never_trains(label_studio: LabelStudio, digits: Digits, tmp_path: Path) -> None:
+    """6"""
+    token = {"LABEL_STUDIO_URL": label_studio.url, "LABEL_STUDIO_API_KEY": label_studio.personal_access_token}
+    with Redis() as redis, Production(tmp_path / "production", redis.url, **QUICK, **token) as production:
+        server = production.server()
+        project, _, _ = make_project(label_studio, digits, annotated=20, others=0)
+        connection = label_studio.connect(project, server.url)
+        label_studio.start_training(connection)
+        port = {"PORT": server.url.rpartition(":")[2]}
+        says(production, "no-worker", "python -m my_backend worker", **port)
+
+        production.worker()
+        wait_for(lambda: server.get(f"/is_training?project={project}")["model_version"] != "untrained", "a version")
+        is_well(production, **port)
+        says(production, "no-worker", "is their RQ_QUEUE_NAME the server's?", **port, RQ_QUEUE_NAME="another")
+
+
+def test_every_annotation_starts_a_training(site: Site) -> None:
+    """7"""
+    site.label_studio.update_project(site.project, min_annotations_to_start_training=1)
+    site.label_studio.annotate(site.others[0], "1")
+    assert jobs(site), "RETRAIN_AFTER_ANNOTATIONS is 0: only Label Studio asks"
+    says(site.backend, "trains-on-submission", "Start model training on annotation submission", "switch off")
+
+    site.label_studio.update_project(site.project, min_annotations_to_start_training=0)
+    is_well(site.backend)
+
+
+def test_events_without_payload(site: Site) -> None:
+    """9"""
+    [hook] = site.label_studio.webhooks(site.project)
+    site.label_studio.request("PATCH", f"/api/webhooks/{hook['id']}/", json={"send_payload": False})
+    says(site.backend, "webhook-payload", "switch on “Send payload”")
+
+    is_well(site.backend, "--fix", "--yes")
+    [mended] = site.label_studio.webhooks(site.project)
+    assert (mended["id"], mended["send_payload"]) == (hook["id"], True)
+
+
+def test_events_of_other_kinds_start_nothing(site: Site) -> None:
+    """10"""
+    site.label_studio.import_tasks(site.project, [{"data": {"image": "/data/upload/gone.png"}}])
+    [record] = (site.backend.folder / "models" / "projects").glob(f"{site.project}.*/project.json")
+
+    def told() -> bool:  # Label Studio gives an event one second, and never sends it again
+        site.label_studio.update_project(site.project, title="another title")
+        return bool(json.loads(record.read_text("utf-8"))["title"] == "another title")
+
+    wait_for(told, "the event")
+    assert jobs(site) == []
+
+
+def test_webhook_of_a_model_that_was_removed_trains_twice(site: Site) -> None:
+    """11"""
+    other = site.backend.url.replace("127.0.0.1", "localhost")
+    first = site.label_studio.connect(site.project, other)
+    site.label_studio.request("DELETE", f"/api/ml/{first}")
+    assert len(site.label_studio.webhooks(site.project)) == 2
+    says(site.backend, "webhook-orphaned", f"{other}/webhook", "delete it")
+
+    is_well(site.backend, "--fix", "--yes")
+    [left] = site.label_studio.webhooks(site.project)
+    assert left["url"] == f"{site.backend.url}/webhook"
+
+
+# --- versions -----------------------------------------------------------------------
+
+
+def test_versions_that_are_gone_old_predictions_and_a_renamed_choice(
+    label_studio: LabelStudio, digits: Digits, serve: Serve
+) -> None:
+    """16, 18 and 30"""
+    # By Label Studio's own default the scores of stored predictions are blank, which is none of the three.
+    site = connected(label_studio, serve(**QUICK), digits)
+    first = site.train("untrained")
+    site.label_studio.retrieve_predictions(site.project, site.others)
+    is_well(site.backend, but="scores-blank")
+
+    models = site.backend.folder / "models"
+    site.backend.kill()
+    models.rename(models.with_name("unmounted"))
+    site.backend.__enter__()
+    site.label_studio.backend(site.connection)
+    says(site.backend, "version-missing", first, "Bring MODEL_DIR back")
+    site.backend.kill()
+    for name, left in (("mistaken", models), ("models", models.with_name("unmounted"))):
+        left.rename(models.with_name(name))
+    site.backend.__enter__()
+    is_well(site.backend, but="scores-blank")
+
+    second = site.train(first)
+    site.label_studio.update_project(site.project, model_version=first)
+    says(site.backend, "predictions-pinned", first, "choose the model “backend”")
+    is_well(site.backend, "--fix", "--yes", but="scores-blank")
+    site.label_studio.retrieve_predictions(site.project, site.others)
+    stored = site.label_studio.predictions(site.project)[site.others[0]]
+    assert {one["model_version"] for one in stored} == {first, second}
+
+    site.label_studio.annotate(site.others[0], "0")
+    half = LABEL_CONFIG.replace('<Choice value="0" ', '<Choice value="zero" ')
+    site.label_studio.update_project(site.project, label_config=half)
+    third = wait_for_new_version(site.backend, site.project, second)  # the same model, under today's choices
+    fourth = site.train(third)
+    says(site.backend, "choices-unknown", "no choice any more: 0 (", "predicted_values")
+    kept = LABEL_CONFIG.replace('<Choice value="0" ', '<Choice value="zero" predicted_values="0" ')
+    site.label_studio.update_project(site.project, label_config=kept)
+    site.train(fourth)
+    is_well(site.backend, but="scores-blank")
+
+
+# --- settings and labeling configs ----------------------------------------------------
+
+
+def test_settings_that_contradict_themselves(site: Site) -> None:
+    """19"""
+    wrong = {"RETRAIN_AFTER_ANNOTATIONS": "true", "PORT": "http"}
+    serve = [sys.executable, "-m", "my_backend", "serve"]
+    environment = {**site.backend.environment, **wrong}
+    refused = subprocess.run(
+        serve, env=environment, cwd=site.backend.folder, capture_output=True, text=True, timeout=60
+    )
+    assert refused.returncode == 1
+    assert "RETRAIN_AFTER_ANNOTATIONS: Input should be a valid integer" in refused.stderr
+    says(site.backend, "settings", "RETRAIN_AFTER_ANNOTATIONS: Input should be a valid integer", "PORT: ", **wrong)
+
+    is_well(site.backend)
+
+
+def test_connecting_before_there_are_labels(site: Site) -> None:
+    """29"""
+    project = site.label_studio.create_project("no labels yet", "<View></View>")
+    site.label_studio.connect(project, site.backend.url)
+    says(site.backend, "labeling-config", "no <Image name=")
+
+    site.label_studio.update_project(project, label_config=LABEL_CONFIG)
+    is_well(site.backend)
+    remove(site, project)
+
+
+# --- images -------------------------------------------------------------------------
+
+
+def test_images_behind_a_login_local_files_and_clouds(site: Site) -> None:
+    """21, 23 and 24"""
+    wrong = {
+        f"{site.label_studio.url}/user/login/": "a web page came instead of an image; does its server want a login?",
+        "/data/local-files/?d=pets/cat.png": "it is started with LOCAL_FILES_SERVING_ENABLED=true",
+        "s3://no-such-bucket/cat.png": "no storage of the project covers it, or its credentials are refused",
+    }
+    tasks = site.label_studio.import_tasks(site.project, [{"data": {"image": url}} for url in wrong])
+    says(site.backend, "image", *wrong.values())
+
+    for task in tasks:
+        site.label_studio.request("DELETE", f"/api/tasks/{task}/")
+    is_well(site.backend)
+
+
+# --- where Label Studio is --------------------------------------------------------------
+
+
+def test_label_studio_under_a_sub_path(site: Site) -> None:
+    """26"""
+    with _under_a_path(site.label_studio.url, "/label-studio") as origin:
+        says(site.backend, "label-studio", "with the sub-path if it has one", LABEL_STUDIO_URL=origin)
+
+        is_well(site.backend, LABEL_STUDIO_URL=f"{origin}/label-studio")
+
+
+@contextmanager
+def _under_a_path(target: str, path: str) -> Iterator[str]:
+    """What stands before a Label Studio whose pages are below `path`: its origin."""
+
+    class Proxy(BaseHTTPRequestHandler):
+        def _forward(self) -> None:
+            if not self.path.startswith(f"{path}/"):
+                self.send_error(404)
+                return
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            headers = {name: value for name, value in self.headers.items() if name != "Host"}
+            with requests.Session() as session:
+                session.trust_env = False
+                url = target + self.path.removeprefix(path)
+                answer = session.request(self.command, url, data=body, headers=headers, timeout=60)
+            self.send_response(answer.status_code)
+            self.send_header("Content-Type", answer.headers.get("Content-Type", ""))
+            self.send_header("Content-Length", str(len(answer.content)))
+            self.end_headers()
+            self.wfile.write(answer.content)
+
+        do_GET = do_POST = do_PATCH = do_DELETE = _forward  # noqa: N815
+
+        def log_message(self, *args: object) -> None:
+            """Nothing is to be printed."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
