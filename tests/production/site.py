@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -121,10 +122,16 @@ class Site:
         def look() -> bool:
             later = (e for what in ("begin", "epoch", "end") for e in self.script.events(what, kind=kind))
             events[:] = [event for event in later if event.at > killed.at and event.pid not in killed.work_horses]
-            return bool(events)
+            # A job that is tried again may find that another one has learned all meanwhile.
+            return bool(events) or self._is_settled_at_last()
 
         assert eventually(look, DEADLINE), self.jobs()
-        return min(event.at for event in events) - killed.at
+        return min((event.at for event in events), default=time.monotonic()) - killed.at
+
+    def _is_settled_at_last(self) -> bool:
+        with suppress(requests.RequestException, ServerError):  # the server may be what was killed
+            return self.is_settled()
+        return False
 
 
 def kill(pid: int) -> None:
