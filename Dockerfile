@@ -1,4 +1,4 @@
-# One image, two commands: the server (uWSGI) and the worker (RQ); see docker-compose.yml.
+# One image, of which the server (uWSGI) and the workers (RQ) are commands; see docker-compose.yml.
 FROM python:3.11-slim
 
 # Another package index, such as a company's mirror.

@@ -28,7 +28,7 @@ $(READY):
 	@rm -f $(VENV)/ready-[0-9]* && touch $@
 	@echo "Set up: $$($(BIN)/python -m pip list 2>/dev/null | tail -n +3 | wc -l) packages in $(VENV)/."
 
-setup-dev: $(DEV_READY)
+setup-dev: $(DEV_READY) ## the same, and what tests, checks and the examples need
 
 $(DEV_READY): $(READY)
 	@echo "Adding what tests and checks need …"

@@ -8,7 +8,11 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from sklearn.datasets import load_digits
+
+try:
+    from sklearn.datasets import load_digits
+except ModuleNotFoundError:
+    sys.exit("scikit-learn has the digits: run `make setup-dev` first")
 
 SIDE = 64  # pixels; the originals have 8
 TRAINING = 1400
