@@ -63,7 +63,7 @@ def test_a_training_is_watched_from_the_first_step_to_the_last(
     backend = serve(**{**QUICK, "IMAGE_SIZE": "224"}, TRAIN_MODE="full", EPOCHS="8")
     with opened(browser, backend.url) as page:
         expect(page.get_by_role("heading", name="No project is connected yet")).to_be_visible()
-        project, _, _ = make_project(label_studio, digits, annotated=120, others=2)
+        project, _, _ = make_project(label_studio, digits, annotated=80, others=2)
         connection = label_studio.connect(project, backend.url)
         page.get_by_role("link", name="digits").click()
         expect(page.get_by_text("Nothing is learned yet")).to_be_visible()
