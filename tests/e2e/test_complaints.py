@@ -20,7 +20,7 @@ import requests
 from demo.backend import Backend
 from demo.digits import LABEL_CONFIG
 from demo.label_studio import LabelStudio
-from demo.process import free_port
+from demo.process import ServerError, free_port
 from demo.production import Production, Redis
 from tests.e2e.consultations import Examined, consult
 from tests.e2e.test_working_loop import Digits, Serve, make_project, wait_for, wait_for_new_version
@@ -336,3 +336,70 @@ def _under_a_path(target: str, path: str) -> Iterator[str]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@pytest.mark.slow  # starts a Label Studio of its own, four times
+def test_address_blocking_in_each_of_its_forms(tmp_path: Path, digits: Digits, serve: Serve) -> None:
+    """23 by its own remedy, 27 and 28"""
+    files = tmp_path / "files"
+    (files / "pets").mkdir(parents=True)
+    (files / "pets" / "cat.png").write_bytes(digits[0][0].read_bytes())
+    label_studio = LabelStudio(tmp_path / "blocking", blocks_models=True, local_files=files)
+    with label_studio:
+        backend = serve(label_studio, **QUICK)
+        project, _, _ = make_project(label_studio, digits, annotated=0, others=1)
+        site = Site(label_studio, backend, project, 0, [])
+
+        def restart(*blocks: str) -> None:
+            label_studio.stop()
+            label_studio.blocks_models = "models" in blocks
+            label_studio.blocks_webhooks = "webhooks" in blocks
+            label_studio.start()
+
+        # As it is installed: refused, and nothing is left of it.
+        with pytest.raises(ServerError, match="403"):
+            label_studio.connect(project, backend.url)
+        says(
+            site.backend,
+            "address-blocked",
+            "USE_DEFAULT_BANNED_SUBNETS=false, or with both ML_BLOCK_LOCAL_IP=false and",
+        )
+
+        # Half of the remedy: half a connection is left.
+        restart("webhooks")
+        with pytest.raises(ServerError, match="403"):
+            label_studio.connect(project, backend.url)
+        says(site.backend, "address-blocked", "from telling this backend", "SSRF_PROTECTION_ENABLED=false as well")
+
+        restart()
+        says(site.backend, "webhook-missing", "add one for all actions")
+        is_well(site.backend, "--fix", "--yes")
+
+        # An upgrade to a Label Studio that blocks: all is there, and nothing comes.
+        restart("models", "webhooks")
+        says(site.backend, "address-blocked", "keeps it from calling this backend")
+        restart("webhooks")
+        says(site.backend, "address-blocked", "from telling this backend")
+        restart()
+        is_well(site.backend)
+
+        label_studio.import_tasks(project, [{"data": {"image": "/data/local-files/?d=pets/cat.png"}}])
+        says(site.backend, "image", "no Local Files storage of the project covers it")
+        storage = {"project": project, "path": str(files / "pets"), "use_blob_urls": True}
+        label_studio.request("POST", "/api/storages/localfiles", json=storage)
+        is_well(site.backend)
+
+
+@pytest.mark.slow  # starts a Label Studio of its own
+def test_url_that_only_this_machine_knows(tmp_path: Path, serve: Serve) -> None:
+    """27, where the model could never be connected"""
+    with LabelStudio(tmp_path / "label-studio") as label_studio:
+        backend = serve(label_studio, **QUICK)
+        project = label_studio.create_project("digits", LABEL_CONFIG)
+        site = Site(label_studio, backend, project, 0, [])
+        with pytest.raises(ServerError, match="health check failed"):
+            label_studio.connect(project, f"http://localhost:{free_port()}")
+        says(site.backend, "no-project", "Connect Model", "not localhost, but host.docker.internal")
+
+        label_studio.connect(project, backend.url)
+        is_well(site.backend)

@@ -3,7 +3,7 @@
 from demo.label_studio import LabelStudio
 from demo.process import free_port
 from tests.e2e.consultations import consult
-from tests.e2e.test_working_loop import Digits, Serve, make_project
+from tests.e2e.test_working_loop import Digits, Serve, make_project, wait_for_new_version
 
 QUICK = {"IMAGE_SIZE": "64", "WEIGHTS": "none"}
 
@@ -67,3 +67,19 @@ def test_settings_that_do_not_fit_are_named(label_studio: LabelStudio, digits: D
         found = consult(backend, **settings)
         assert found.status == 1
         assert said in found.troubles.get(code, ""), (settings, found.troubles)
+
+
+def test_of_several_models_it_is_said_which_one_is_asked(
+    label_studio: LabelStudio, digits: Digits, serve: Serve
+) -> None:
+    another, ours = serve(**QUICK), serve(**QUICK, TRAIN_MODE="head")
+    project, _, _ = make_project(label_studio, digits, annotated=20, others=0)
+    first = label_studio.connect(project, another.url, title="another")
+    label_studio.start_training(label_studio.connect(project, ours.url))
+    wait_for_new_version(ours, project, "untrained")
+    found = consult(ours)
+    assert set(found.troubles) == {"several-models"}
+    assert f"another at {another.url.removeprefix('http://')}" in found.troubles["several-models"]
+
+    label_studio.request("DELETE", f"/api/ml/{first}")
+    assert set(consult(ours, "--fix", "--yes").troubles) == set()
