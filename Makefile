@@ -59,7 +59,7 @@ production: setup ## Redis, workers and uWSGI on this machine under supervisor
 demo: setup-dev ## a real Label Studio with handwritten digits and this backend, to look at
 	@exec $(BIN)/python -m demo
 
-bench: setup-dev ## how fast everything is, beside a plain baseline and LitServe (some 20 minutes)
+bench: setup-dev ## how fast everything is, beside a plain baseline and LitServe (some 16 minutes)
 	@exec $(BIN)/python -m benchmarks --json benchmark.json
 
 lock: setup-dev ## renew the locked packages

@@ -2,7 +2,7 @@
 
     python -m benchmarks [--json FILE] [--quick]
 
-It takes some 18 minutes on two cores and uses loopback only. Promises are ratios within the run; `--quick` measures so
+It takes some 16 minutes on two cores and uses loopback only. Promises are ratios within the run; `--quick` measures so
 little that its figures mean nothing, and shows that all of it runs.
 """
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import tempfile
 import time
 from contextlib import suppress
@@ -171,8 +172,13 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     return loaded
 
 
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).splitlines()[0][:400] if str(error) else 'no reason given'}"
+def _reason(error: BaseException) -> str:
+    """The innermost cause: requests and urllib3 wrap it twice, in words for programmers."""
+    inner = getattr(error, "reason", None) or (error.args[-1] if error.args else None)
+    if isinstance(inner, BaseException):
+        return _reason(inner)
+    said = re.sub(r"^HTTPS?Connection\(.*?\): ", "", str(error))
+    return f"{type(error).__name__}: {said.splitlines()[0][:400] if said else 'no reason given'}"
 
 
 def _imagenet_weights(network: str) -> dict[str, Tensor]:

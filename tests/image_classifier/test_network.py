@@ -319,7 +319,7 @@ def drip(handler: http.server.BaseHTTPRequestHandler) -> None:
         (lambda handler: send(handler, b"<html>Please log in</html>"), "its hash does not fit its name"),
         (lambda handler: send(handler, b""), "its hash does not fit its name"),
         (lambda handler: send(handler, b"half", length=8), "IncompleteRead"),
-        (lambda handler: handler.wfile.write(b"nonsense\r\n\r\n"), "Connection"),
+        (lambda handler: handler.wfile.write(b"nonsense\r\n\r\n"), "BadStatusLine"),
         (stall, "(?i)timeout"),
         (drip, "longer than 0.5 s"),
     ],
