@@ -7,7 +7,7 @@ import pytest
 from demo.backend import Backend
 from demo.label_studio import LabelStudio
 from demo.process import direct_session
-from tests.e2e.test_doctor import consult, troubles
+from tests.e2e.consultations import consult
 from tests.e2e.test_working_loop import Digits, Serve, make_project, wait_for, wait_for_new_version
 
 SETTINGS = {"IMAGE_SIZE": "64", "RETRAIN_AFTER_ANNOTATIONS": "0", "TRAIN_MODE": "head", "TITLE_IS_VERSION": "true"}
@@ -196,14 +196,14 @@ def test_new_version_brings_all_stored_predictions_up_to_date_the_least_sure_fir
 
 def test_doctor_names_blank_scores_and_mends_them(start: Any, label_studio: LabelStudio) -> None:
     backend, watched, _, truth, others, version = start(TITLE_IS_VERSION="false")
-    assert troubles(consult(backend)) == {}
+    assert consult(backend).troubles == {}
     label_studio.retrieve_predictions(watched.project, others)
 
     found = consult(backend)
-    assert set(troubles(found)) == {"scores-blank"}
-    assert "TITLE_IS_VERSION=true" in troubles(found)["scores-blank"]
+    assert set(found.troubles) == {"scores-blank"}
+    assert "TITLE_IS_VERSION=true" in found.troubles["scores-blank"]
     found = consult(backend, "--fix", "--yes")
-    assert (found["mended"], troubles(found)) == ([f"rename the model “{TITLE}” to {version}"], {})
+    assert (found.record["mended"], found.troubles) == ([f"rename the model “{TITLE}” to {version}"], {})
     watched.wait_for_title(version)
     watched.serves_the_least_sure(1, truth)
 
