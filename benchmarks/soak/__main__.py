@@ -67,12 +67,8 @@ def soak(pace: Pace, folder: Path) -> tuple[Json, Series, Record]:
         photographs = Photographs(folder / "photographs")
         stack.enter_context(photographs.served())
         label_studio = stack.enter_context(LabelStudio(folder / "label-studio"))
-        digits = write_digits(folder / "digits")
-        wanted = min(len(digits), ANNOTATED + int(pace.minutes * 60 / pace.annotations) + 20)
-        project = label_studio.create_project("Soak", LABEL_CONFIG)
-        paths, labels = [path for path, _ in digits[:wanted]], [label for _, label in digits[:wanted]]
-        given = [label if number < ANNOTATED else None for number, label in enumerate(labels)]
-        tasks = label_studio.upload_images(project, paths, given)
+        to_be_labelled = int(pace.minutes * 60 / pace.annotations) + 20
+        project, to_label = _make_project(label_studio, write_digits(folder / "digits", ANNOTATED + to_be_labelled))
         settings = {
             "LABEL_STUDIO_URL": label_studio.url,
             "LABEL_STUDIO_API_KEY": label_studio.personal_access_token,
@@ -92,12 +88,20 @@ def soak(pace: Pace, folder: Path) -> tuple[Json, Series, Record]:
 
         told = [{"id": task["id"], "data": task["data"]} for task in label_studio.tasks(project)]
         clients = [Client(site.url, known.uid, told, photographs, seed) for seed in range(CLIENTS)]
-        person = Person(label_studio, project, backend, list(zip(tasks, labels, strict=True))[ANNOTATED:], store)
+        person = Person(label_studio, project, backend, to_label, store)
         record = Record()
         series = Series(site, known.uid, record, folder / "series.jsonl")
         _run(pace, site, clients, person, record, series)
         settled = _settle(store, versions, label_studio.export(project), series)
         return _report(pace, series, record, settled), series, record
+
+
+def _make_project(label_studio: LabelStudio, digits: Sequence[tuple[Path, str]]) -> tuple[int, list[tuple[int, str]]]:
+    """Of digits, the first of them annotated; the others' tasks, and what they are to be labelled as."""
+    project = label_studio.create_project("Soak", LABEL_CONFIG)
+    given = [label if number < ANNOTATED else None for number, (_, label) in enumerate(digits)]
+    tasks = label_studio.upload_images(project, [path for path, _ in digits], given)
+    return project, [(task, label) for task, (_, label) in zip(tasks, digits, strict=True)][ANNOTATED:]
 
 
 def _run(pace: Pace, site: Site, clients: Sequence[Client], person: Person, record: Record, series: Series) -> None:
