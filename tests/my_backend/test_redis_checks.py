@@ -98,9 +98,12 @@ def test_clock_is_compared(ahead: float, said: str) -> None:
     assert said in "".join(map(str, clock_troubles(ahead)))
 
 
+NOW = time.time()  # of these records, which are made long before they are looked at
+
+
 def job(age: float, status: str = "queued", kind: str = "head", project: str = PROJECT) -> Job:
     made = new_job(project, kind, "test")  # type: ignore[arg-type]
-    return Job(**{**vars(made), "status": status, "created": time.time() - age})
+    return Job(**{**vars(made), "status": status, "created": NOW - age})
 
 
 @pytest.mark.parametrize(
@@ -116,7 +119,7 @@ def job(age: float, status: str = "queued", kind: str = "head", project: str = P
     ],
 )
 def test_jobs_that_wait(jobs: list[Job], idle: set[str], code: str) -> None:
-    assert [trouble.code for trouble in waiting_troubles(jobs, idle, time.time())] == ([code] if code else [])
+    assert [trouble.code for trouble in waiting_troubles(jobs, idle, NOW)] == ([code] if code else [])
 
 
 def test_waiting_jobs_are_read_from_their_records(make_settings: MakeSettings, redis: Redis, tmp_path: Path) -> None:
