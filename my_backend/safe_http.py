@@ -150,16 +150,14 @@ class SafeSession:
             if why := refuse(url):
                 raise ForbiddenAddress(why)
             trusted = headers is not None and origin == headers_for
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise requests.Timeout("it took too long")
-            response = self._send(
-                method,
-                url,
-                headers=dict(headers()) if trusted and headers else None,
-                timeout=(min(limits.connect_seconds, left), min(limits.read_seconds, left)),
-                **arguments,
-            )
+            arguments["headers"] = dict(headers()) if trusted and headers else None
+            try:
+                response = self._send(method, url, limits, deadline, **arguments)
+            except requests.ConnectionError as error:
+                # A server may close a connection that was kept for more at the moment at which more is asked.
+                if method != "GET" or not _was_closed(error):
+                    raise
+                response = self._send(method, url, limits, deadline, **arguments)
             if not response.is_redirect:
                 return response
             response.close()
@@ -172,14 +170,12 @@ class SafeSession:
                 raise requests.RequestException(f"it redirects to {redact(url)}: use that address")
         raise requests.TooManyRedirects(f"more than {limits.redirects} redirects")
 
-    def _send(self, method: str, url: str, **arguments: Any) -> requests.Response:
-        try:
-            return self._session.request(method, url, stream=True, allow_redirects=False, **arguments)
-        except requests.ConnectionError as error:
-            # A server may close a connection that was kept for more at the moment at which more is asked.
-            if method != "GET" or not _was_closed(error):
-                raise
-            return self._session.request(method, url, stream=True, allow_redirects=False, **arguments)
+    def _send(self, method: str, url: str, limits: Limits, deadline: float, **arguments: Any) -> requests.Response:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise requests.Timeout("it took too long")
+        timeout = (min(limits.connect_seconds, left), min(limits.read_seconds, left))
+        return self._session.request(method, url, stream=True, allow_redirects=False, timeout=timeout, **arguments)
 
     def close(self) -> None:
         self._session.close()

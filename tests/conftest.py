@@ -1,6 +1,7 @@
 """Each test is alone: its own folders and environment, and nothing of it is left behind."""
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -17,6 +18,13 @@ from image_classifier.settings import ClassifierSettings
 from my_backend.settings import Settings
 
 LEFTOVER_SECONDS = 10  # that threads and processes which are told to end may take
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c_is_heard() -> None:
+    """A script that starts the tests in the background has them ignore it, and so would all that they start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
