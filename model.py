@@ -264,7 +264,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         """Trains on annotated tasks; returns, and gives to `publish`, the resources of the new model.
 
         `kind` is `head` for a quick training of the last layer, `full` for all that TRAIN_MODE asks for: then the
-        head is published first. `attempt` is more than 1 where the process died before.
+        head is published first. `attempt` is more than 1 where the process died before an epoch was done.
         `progress` gets records with `phase`, `epoch`, `epochs`, `loss`, `accuracy`, `seconds_left`, and may raise to
         stop. Raises TrainingError, in a labeler's words, where there is too little to learn from.
         """

@@ -30,7 +30,7 @@ WORK_FOLDER = "work"  # in a project's folder
 UNFINISHED: tuple[Status, ...] = ("queued", "started")
 OUTCOMES: tuple[Status, ...] = ("finished", "failed", "canceled")
 
-MAX_ATTEMPTS = 3  # times that a job may take its process down with it
+MAX_ATTEMPTS = 3  # times that a job may take its process down with it before it comes an epoch further
 KEPT_JOBS = 50  # finished records of a project
 REMEMBERED_JOBS = 100_000
 PROGRESS_SECONDS = 0.2  # how often progress goes to disk
@@ -59,7 +59,8 @@ class Job:
     created: float = 0.0  # seconds since 1970, as the other times
     started: float | None = None
     ended: float | None = None
-    attempts: int = 0
+    attempts: int = 0  # how often it was begun
+    futile: int = 0  # of these, the last ones in a row that came no epoch further
     runner: str = ""  # made up anew for each run: the one that stands in the record may write it, and publish
     annotations_read: bool = False
     progress: dict[str, Any] = field(default_factory=dict)
@@ -252,8 +253,8 @@ class RunningJob:
         self.job = job
         self._store = store
         self._shutting_down = shutting_down
+        self._reached = _epochs(job)
         self._saved = 0.0
-        self._told = ""
 
     def progress(self, record: dict[str, Any]) -> None:
         """Notes where the job is; keeps what an earlier record said of the same phase."""
@@ -261,9 +262,16 @@ class RunningJob:
         same = record.get("phase", self.job.progress.get("phase")) == self.job.progress.get("phase")
         progress = {**self.job.progress, **record} if same else record
         self.job = replace(self.job, progress=progress, history=_lengthened(self.job.history, progress, record))
+        if self._is_further(progress):
+            self.job = replace(self.job, futile=0)
         if time.monotonic() - self._saved > PROGRESS_SECONDS or not same:
             self._store.keep(self.job, durable=False)
             self._saved = time.monotonic()
+
+    def _is_further(self, progress: dict[str, Any]) -> bool:
+        """Whether an epoch ended that no earlier run of the job came to."""
+        epoch = progress.get("epoch")
+        return isinstance(epoch, int) and epoch > self._reached.get(progress.get("phase"), 0)
 
     def annotations_were_read(self) -> None:
         """From here on, what is annotated needs another job."""
@@ -280,6 +288,11 @@ class RunningJob:
     def check_runner(self) -> None:
         """Raises TakenOver where another process runs the job by now."""
         self._store.check_runner(self.job)
+
+
+def _epochs(job: Job) -> dict[Any, int]:
+    """The last epoch of each phase."""
+    return {one["phase"]: one["epoch"] for one in sorted(job.history, key=lambda one: int(one["epoch"]))}
 
 
 def _lengthened(
@@ -310,10 +323,12 @@ def run_job(job: Job, store: JobStore, work: Work, shutting_down: Callable[[], b
 
 
 def _run(job: Job, store: JobStore, work: Work, shutting_down: Callable[[], bool]) -> Job:
-    if job.attempts >= MAX_ATTEMPTS:
-        error = f"the process died {job.attempts} times while this job ran; is there too little memory?"
+    if job.futile >= MAX_ATTEMPTS:
+        died = f"the process died {job.futile} times in a row while this job ran, with no epoch done"
+        error = f"{died}; is there too little memory?"
         return _finish(replace(job, status="failed", error=error), store)
-    job = replace(job, status="started", started=time.time(), attempts=job.attempts + 1, annotations_read=False)
+    job = replace(job, status="started", started=time.time(), annotations_read=False)
+    job = replace(job, attempts=job.attempts + 1, futile=job.futile + 1)
     running = RunningJob(replace(job, runner=token_hex(4)), store, shutting_down)
     store.update(running.job)
     store.take_over(running.job)
@@ -339,7 +354,7 @@ def _work_on(running: RunningJob, work: Work) -> Job:
     except JobStopped as stopped:
         if str(stopped) == SHUTDOWN:
             log.info("job %s: interrupted by the shutdown; it goes on at the next start", running.job.id)
-            return replace(running.job, status="queued", attempts=running.job.attempts - 1)
+            return interrupted(running.job)
         return replace(running.job, status="canceled", error=str(stopped))
     except BackendError as error:
         return replace(running.job, status="failed", error=str(error))
@@ -349,6 +364,11 @@ def _work_on(running: RunningJob, work: Work) -> Job:
         said = Redactor()(f"{type(error).__name__}: {error}")  # it is shown, and may quote a request
         return replace(running.job, status="failed", error=said)
     return replace(running.job, status="finished", result=result)
+
+
+def interrupted(job: Job) -> Job:
+    """The job, waiting to go on, with no attempt counted."""
+    return replace(job, status="queued", attempts=job.attempts - 1, futile=max(0, job.futile - 1))
 
 
 def cancel_waiting(job: Job, store: JobStore) -> Job:

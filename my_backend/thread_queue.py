@@ -15,6 +15,7 @@ from my_backend.jobs import (
     RunningJob,
     Work,
     cancel_waiting,
+    interrupted,
     new_job,
     run_job,
     yield_to_others,
@@ -60,7 +61,7 @@ class ThreadQueue:
             running = self._running[kind]
             if thread.is_alive() and running:
                 log.warning("job %s does not end; it is started again at the next start", running.job.id)
-                self._store.update(replace(running.job, status="queued", attempts=running.job.attempts - 1))
+                self._store.update(interrupted(running.job))
 
     def trouble(self) -> Trouble | None:
         return None

@@ -143,7 +143,7 @@ class TrainingJob:
             tasks,
             workdir=str(workdir),
             kind=running.job.kind,
-            attempt=running.job.attempts,
+            attempt=running.job.futile,
             progress=running.progress,
             publish=publish,
         )

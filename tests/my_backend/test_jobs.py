@@ -92,7 +92,7 @@ def test_job_that_ends_badly_says_why_in_one_line(store: JobStore, error: Except
 
 
 def test_shutdown_leaves_the_job_queued_with_its_folder_and_costs_no_attempt(store: JobStore) -> None:
-    job = submitted(store, attempts=1)
+    job = submitted(store, attempts=1, futile=1)
 
     def work(running: RunningJob) -> dict[str, Any]:
         store.workdir(running.job).mkdir(parents=True)
@@ -103,17 +103,40 @@ def test_shutdown_leaves_the_job_queued_with_its_folder_and_costs_no_attempt(sto
     run(job, store, work, shutting_down=True)
 
     kept = store.get(job.id)
-    assert (kept.status, kept.attempts, kept.ended) == ("queued", 1, None)
+    assert (kept.status, kept.attempts, kept.futile, kept.ended) == ("queued", 1, 1, None)
     assert (store.workdir(kept) / "checkpoint").exists()
 
 
 def test_job_that_took_its_process_down_too_often_is_given_up(store: JobStore) -> None:
-    job = submitted(store, status="started", attempts=MAX_ATTEMPTS)
+    job = submitted(store, status="started", attempts=5, futile=MAX_ATTEMPTS)
 
     ended = run(job, store, lambda running: pytest.fail("must not run"))
 
     assert ended.status == "failed"
     assert f"died {MAX_ATTEMPTS} times" in ended.error
+
+
+def test_job_that_is_killed_now_and_then_goes_on_as_long_as_it_comes_further(store: JobStore) -> None:
+    """As where workers are taken away at any time, hour after hour."""
+    job = submitted(store)
+
+    def runs_to(*epochs: int) -> int:
+        def killed(running: RunningJob) -> dict[str, Any]:
+            for epoch in epochs:
+                running.progress({"phase": "all layers", "epoch": epoch})
+            store.save(running.job)
+            raise KeyboardInterrupt  # nothing is written after it, as after a kill
+
+        with pytest.raises(KeyboardInterrupt):
+            run(store.get(job.id), store, killed)
+        return store.get(job.id).futile
+
+    further = [runs_to(1), runs_to(2), runs_to(3, 4), runs_to(5)]
+    stuck = [runs_to(), runs_to(4, 5), runs_to(5)]
+
+    assert (further, stuck) == ([0, 0, 0, 0], [1, 2, 3])
+    assert run(store.get(job.id), store).status == "failed"
+    assert store.get(job.id).attempts == 7
 
 
 @pytest.mark.parametrize("fails", [False, True])

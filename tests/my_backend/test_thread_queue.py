@@ -212,7 +212,7 @@ def test_start_takes_up_what_a_killed_process_left(
     start_queue: StartQueue, work: Work, store: JobStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     killed = replace(new_job("7.1", "full", "test"), status="started", attempts=1, progress={"epoch": 3})
-    hopeless = replace(new_job("8.1", "head", "test"), status="started", attempts=3)
+    hopeless = replace(new_job("8.1", "head", "test"), status="started", attempts=3, futile=3)
     ended = replace(new_job("9.1", "head", "test"), status="failed")
     for job in (killed, hopeless, ended):
         store.save(job)
