@@ -1,10 +1,10 @@
 """How Label Studio sees this backend: asked in the background, so that no request waits for it."""
 
 import logging
-import threading
 import time
 from dataclasses import dataclass, replace
 
+from my_backend.background import Background
 from my_backend.connection import examine_connection
 from my_backend.errors import LabelStudioError, TokenRefused
 from my_backend.label_studio import HOW_TO_MAKE_A_TOKEN, LabelStudio, find_label_studio
@@ -22,7 +22,6 @@ WHERE_IT_IS = (
     "Look whether it runs, and set LABEL_STUDIO_URL to its address as seen from here, with the sub-path if it has one; "
     "in a container localhost is the container itself."
 )
-STOP_SECONDS = 1.0  # Label Studio may be slow to answer
 
 
 @dataclass(frozen=True)
@@ -36,25 +35,14 @@ class Finding:
     url: str = ""  # of Label Studio, where one is known
 
 
-class Checkup:
+class Checkup(Background):
     """Asks Label Studio about each project: whether it is there, the backend connected, and its events sent."""
 
     def __init__(self, settings: Settings, projects: Projects) -> None:
+        super().__init__("checkup")
         self._settings, self._projects = settings, projects
         self._found: dict[str, Finding] = {}
-        self._wanted = threading.Event()
         self._presses = 0
-        self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="checkup", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stopping = True
-        self._wanted.set()
-        if self._thread.is_alive():
-            self._thread.join(STOP_SECONDS)
 
     def finding(self, project: str) -> Finding | None:
         """None before the first look."""
@@ -84,23 +72,21 @@ class Checkup:
         """Asks about all projects soon, and returns at once."""
         self._presses += 1  # what is just being asked may be answered with what was before
         self._found = {uid: replace(one, pause=0.0, next_look=0.0) for uid, one in list(self._found.items())}
-        self._wanted.set()
+        self._wake()
 
-    def _run(self) -> None:
-        while not self._stopping:
-            projects = self._projects.all()
-            for project in projects:
-                known = self._found.get(project.uid)
-                if not self._stopping and (known is None or known.next_look < time.monotonic()):
-                    presses = self._presses
-                    found = self._look(project, known.pause if known else 0.0)
-                    self._found[project.uid] = found if presses == self._presses else replace(found, next_look=0.0)
-            for gone in self._found.keys() - {project.uid for project in projects}:
-                del self._found[gone]
-            self._wanted.wait(LOOK_SECONDS)
-            self._wanted.clear()
+    def _look(self) -> float:
+        projects = self._projects.all()
+        for project in projects:
+            known = self._found.get(project.uid)
+            if not self._stopping and (known is None or known.next_look < time.monotonic()):
+                presses = self._presses
+                found = self._look_at(project, known.pause if known else 0.0)
+                self._found[project.uid] = found if presses == self._presses else replace(found, next_look=0.0)
+        for gone in self._found.keys() - {project.uid for project in projects}:
+            del self._found[gone]
+        return LOOK_SECONDS
 
-    def _look(self, project: Project, before: float) -> Finding:
+    def _look_at(self, project: Project, before: float) -> Finding:
         connected: bool | None = None
         url = ""
         try:

@@ -1,6 +1,6 @@
 """The tasks that were predicted lately, and what came of them: what the page shows without asking Label Studio."""
 
-import logging
+import math
 import re
 import threading
 import time
@@ -11,10 +11,9 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from my_backend import files
+from my_backend.background import Background
 from my_backend.projects import Projects
 from my_backend.troubles import Trouble
-
-log = logging.getLogger(__name__)
 
 RECENT_FILE = "recent.json"
 KEPT_TASKS = 500  # of a project, the newest
@@ -43,26 +42,23 @@ class Sighting:
         return name_of_url(self.url) or f"task {self.task}"
 
 
-class Recent:
+class Recent(Background):
     """Noted in memory, and written by a thread of its own: no prediction waits for the disk."""
 
     def __init__(self, projects: Projects) -> None:
+        super().__init__("recent predictions", patience=math.inf)
         self._projects = projects
         self._lock = threading.Lock()
         self._noted: dict[str, dict[int, Sighting | None]] = defaultdict(dict)  # None: it is to be forgotten
         self._failed: dict[str, tuple[Trouble, ...]] = {}
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="recent", daemon=True)
 
     def start(self) -> None:
         for project in self._projects.all():
             self._follow_failures(project.uid, self.of(project.uid))
-        self._thread.start()
+        super().start()
 
     def stop(self) -> None:
-        self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        super().stop()
         self._write()
 
     def note(self, project: str, sightings: Iterable[Sighting]) -> None:
@@ -84,12 +80,9 @@ class Recent:
         """The images that could not be read, of all projects; from memory."""
         return [trouble for troubles in list(self._failed.values()) for trouble in troubles]
 
-    def _run(self) -> None:
-        while not self._stopping.wait(WRITE_SECONDS):
-            try:
-                self._write()
-            except Exception:
-                log.exception("what was predicted lately could not be written")
+    def _look(self) -> float:
+        self._write()
+        return WRITE_SECONDS
 
     def _write(self) -> None:
         with self._lock:

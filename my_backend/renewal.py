@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from my_backend import files
+from my_backend.background import Background
 from my_backend.errors import BackendError
 from my_backend.label_studio import find_label_studio
 from my_backend.projects import Project, Projects
@@ -24,7 +25,6 @@ LOAD_SECONDS = 60.0
 ASKED_SECONDS = 120.0  # Label Studio waits for predictions for 100 s, and then stores them one by one
 RETRY_SECONDS = 30.0  # after Label Studio could not be asked; each time twice as long
 LONGEST_SECONDS = 600.0
-STOP_SECONDS = 1.0  # Label Studio may be slow to answer
 
 
 class Cancelled(Exception):
@@ -42,27 +42,20 @@ class _Turn:
     asked: dict[int, float] = field(default_factory=dict)  # tasks that Label Studio asks for, and when (monotonic)
 
 
-class Renewal:
+class Renewal(Background):
     """A thread of its own takes a batch of each project in turn; nothing runs where the setting is off."""
 
     def __init__(self, settings: Settings, projects: Projects, serving: Serving, stored: Callable[[str], None]) -> None:
         """`stored` is told of a project when predictions of its live version have been stored."""
+        super().__init__("renewal")
         self._settings, self._projects, self._serving, self._stored = settings, projects, serving, stored
         self._turns: dict[str, _Turn] = {}
         self._troubles: dict[str, Trouble] = {}
         self._lock = threading.Lock()
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="renewal", daemon=True)
 
     def start(self) -> None:
         if self._settings.renew_predictions:
-            self._thread.start()
-
-    def stop(self) -> None:
-        """Also where it was never started."""
-        self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join(STOP_SECONDS)
+            super().start()
 
     def asked(self, project: str, tasks: Iterable[int]) -> None:
         """Label Studio asks for these tasks' predictions, and will store them itself."""
@@ -81,20 +74,15 @@ class Renewal:
         """What keeps predictions from being renewed; from memory."""
         return list(self._troubles.values())
 
-    def _work(self) -> None:
-        while not self._stopping.is_set():
-            due = float("inf")
-            try:
-                due = self._take_turns(self._projects.all())
-            except Exception:  # a disk that does not answer may answer again
-                log.exception("the stored predictions cannot be looked at")
-            self._stopping.wait(min(LOOK_SECONDS, max(0.0, due - time.monotonic())))
+    def _look(self) -> float:
+        due = self._take_turns(self._projects.all())
+        return min(LOOK_SECONDS, due - time.monotonic())
 
     def _take_turns(self, projects: Sequence[Project]) -> float:
         """A batch of each project that is due; returns when the next one is."""
         turns = [(project, self._turn_of(project)) for project in projects]
         for project, turn in turns:
-            if turn.due <= time.monotonic() and not self._stopping.is_set():
+            if turn.due <= time.monotonic() and not self._stopping:
                 self._take(project, turn)
         with self._lock:
             for gone in self._turns.keys() - {project.uid for project in projects}:
@@ -147,7 +135,7 @@ class Renewal:
         live = self._serving.live(project.uid, time.monotonic() + LOAD_SECONDS)
 
         def check() -> None:
-            if self._stopping.is_set() or self._serving.version_name(project.uid) != turn.version:
+            if self._stopping or self._serving.version_name(project.uid) != turn.version:
                 raise Cancelled
 
         check()

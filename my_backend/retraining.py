@@ -1,12 +1,14 @@
 """When annotation events become jobs: after so many, or some seconds after the last."""
 
 import logging
+import math
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 
 from my_backend import context
+from my_backend.background import Background
 from my_backend.events import Change
 from my_backend.projects import Projects
 
@@ -16,30 +18,23 @@ QUIET_SECONDS = 30.0
 REMEMBERED_EVENTS = 10_000
 
 
-class Retraining:
+class Retraining(Background):
     """Counts changed annotations; calls `train(project)` when there are enough, or no more come."""
 
     def __init__(self, projects: Projects, after: int, train: Callable[[str], None]) -> None:
+        super().__init__("retraining", patience=math.inf)
         self._projects, self._after, self._train = projects, after, train
         # project → when it is trained if nothing more comes (monotonic), and the ids of the event that came last
         self._due: dict[str, tuple[float, Mapping[str, str]]] = {}
         self._seen: OrderedDict[tuple[str, ...], None] = OrderedDict()
-        self._lock = threading.Condition()
-        self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="retraining", daemon=True)
+        self._lock = threading.Lock()
 
     def start(self) -> None:
         """Also takes up changes that were counted before a restart."""
         for project in self._projects.all():
             if self._after and self._projects.changes(project.uid).unlearned():
                 self._wait_for_quiet(project.uid)
-        self._thread.start()
-
-    def stop(self) -> None:
-        with self._lock:
-            self._stopping = True
-            self._lock.notify_all()
-        self._thread.join()
+        super().start()
 
     def changed(self, project: str, action: str, changes: Sequence[Change]) -> None:
         """Annotations were made, changed or deleted.
@@ -69,22 +64,19 @@ class Retraining:
     def _wait_for_quiet(self, project: str) -> None:
         with self._lock:
             self._due[project] = (time.monotonic() + QUIET_SECONDS, context.ids())
-            self._lock.notify_all()
+        self._wake()
 
-    def _run(self) -> None:
-        while True:
-            with self._lock:
-                if self._stopping:
-                    return
-                now = time.monotonic()
-                ready = {project: ids for project, (due, ids) in self._due.items() if due <= now}
-                for project in ready:
-                    del self._due[project]
-                if not ready:
-                    self._lock.wait(min(due for due, _ in self._due.values()) - now if self._due else None)
-            for project, ids in ready.items():
-                with context.working_for(**ids):
-                    self._train_what_is_left(project)
+    def _look(self) -> float:
+        with self._lock:
+            now = time.monotonic()
+            ready = {project: ids for project, (due, ids) in self._due.items() if due <= now}
+            for project in ready:
+                del self._due[project]
+            next_due = min((due for due, _ in self._due.values()), default=math.inf)
+        for project, ids in ready.items():
+            with context.working_for(**ids):
+                self._train_what_is_left(project)
+        return next_due - time.monotonic()
 
     def _train_what_is_left(self, project: str) -> None:
         try:

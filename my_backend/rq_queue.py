@@ -5,7 +5,7 @@ workers compare the two and hand over what Redis does not have: new jobs, those 
 """
 
 import logging
-import threading
+import math
 import time
 from collections.abc import Mapping
 from typing import cast
@@ -19,6 +19,7 @@ from rq.job import Job as RqJob
 from rq.serializers import JSONSerializer
 
 from my_backend import files
+from my_backend.background import Background
 from my_backend.errors import NotFound
 from my_backend.jobs import KINDS, Job, JobStore, Kind, cancel_waiting, new_job, working_for
 from my_backend.settings import Settings
@@ -104,27 +105,20 @@ class Handover:
         )
 
 
-class RqQueue:
+class RqQueue(Background):
     """Submits by writing a record; a thread of its own talks to Redis, so that no request waits for it."""
 
     def __init__(self, settings: Settings, store: JobStore) -> None:
+        super().__init__("jobs", patience=math.inf)
         self._store = store
         self._connection = connect(settings)
         self._hand_over = Handover(settings, store, self._connection)
         self._trouble: Trouble | None = None
         self._workers: Mapping[Kind, int] = {}
-        self._wake = threading.Event()
-        self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
 
     def stop(self) -> None:
         """Workers go on."""
-        self._stopping = True
-        self._wake.set()
-        self._thread.join()
+        super().stop()
         self._connection.close()
 
     def trouble(self) -> Trouble | None:
@@ -146,7 +140,7 @@ class RqQueue:
             if job is None:
                 job = new_job(project, kind, cause)
                 self._store.save(job)
-        self._wake.set()
+        self._wake()
         return job
 
     def cancel(self, job_id: str) -> Job:
@@ -158,14 +152,12 @@ class RqQueue:
                 self._store.request_cancel(job)
             return job
 
-    def _run(self) -> None:
-        while not self._stopping:
-            trouble = self._compare()
-            if trouble != self._trouble:
-                log.warning("%s", trouble or "jobs run again")
-                self._trouble = trouble
-            self._wake.wait(COMPARE_SECONDS)
-            self._wake.clear()
+    def _look(self) -> float:
+        trouble = self._compare()
+        if trouble != self._trouble:
+            log.warning("%s", trouble or "jobs run again")
+            self._trouble = trouble
+        return COMPARE_SECONDS
 
     def _compare(self) -> Trouble | None:
         """Hands over what is to be handed over; why that does not help, or None."""

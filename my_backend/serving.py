@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from my_backend import context
+from my_backend.background import Background
 from my_backend.errors import Unavailable
 from my_backend.label_config import parse_label_config
 from my_backend.model_class import ModelFactory
@@ -23,7 +24,6 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.1  # how often it is looked whether a pointer was moved
 PREPARED_AT_ONCE = 64  # tasks, between looks whether the process is to end
-STOP_SECONDS = 1.0  # the model's library may be slow to import
 REFRESH_SECONDS = 2.0  # how often projects are looked for that another process has added, and at all pointers
 
 
@@ -68,10 +68,11 @@ def _signed(result: Any, name: str) -> Json | list[Any]:
     return {**result, "model_version": name}
 
 
-class Serving:
+class Serving(Background):
     """Answers from memory; a thread of its own watches the pointers and loads."""
 
     def __init__(self, projects: Projects, new_model: ModelFactory, choices_name: str = "") -> None:
+        super().__init__("serving")
         self._projects, self._new_model, self._choices_name = projects, new_model, choices_name
         self._preparing = ThreadPoolExecutor(1, thread_name_prefix="prepare")
         self._live: dict[str, Live] = {}
@@ -83,18 +84,11 @@ class Serving:
         self._warning = ""
         self.description: dict[str, Any] = {}  # what the model class says it computes with, once it is warm
         self._changed = threading.Condition()
-        self._look = threading.Event()
-        self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="serving", daemon=True)
-
-    def start(self) -> None:
-        """Begins to load, behind whatever the process does next."""
-        self._thread.start()
+        self._refreshed = float("-inf")  # (monotonic)
+        self._warmed_up = False
 
     def stop(self) -> None:
-        self._stopping = True
-        self._look.set()
-        self._thread.join(STOP_SECONDS)
+        super().stop()
         self._preparing.shutdown(wait=False, cancel_futures=True)
 
     def version_name(self, project: str) -> str:
@@ -111,7 +105,7 @@ class Serving:
         live = self._live.get(project)
         if live is None:
             with self._changed:
-                self._look.set()
+                self._wake()
                 self._changed.wait_for(
                     lambda: project in self._live or self.problem(project), max(0.0, deadline - time.monotonic())
                 )
@@ -163,32 +157,29 @@ class Serving:
     def _versions(self, project: str) -> Versions:
         return Versions(self._projects.folder(project))
 
-    def _run(self) -> None:
+    def _look(self) -> float | None:
+        if not self._imported:
+            self._import()
+        if self._import_error:
+            return None
+        if time.monotonic() - self._refreshed > REFRESH_SECONDS:
+            self._projects.refresh()
+            self._refreshed = time.monotonic()
+        self._follow_all()
+        if not self._warmed_up:  # after the versions, since they are what answers
+            self._preparing.submit(self._warm_up)
+            self._warmed_up = True
+        return LOOK_SECONDS
+
+    def _import(self) -> None:
         try:
             self._new_model.load()
+            self._imported = True
         except Exception as error:
             log.exception("the model class cannot be loaded")
             self._import_error = str(error)
             with self._changed:
                 self._changed.notify_all()
-            return
-        self._imported = True
-        refreshed = 0.0
-        warmed_up = False
-        while not self._stopping:
-            try:
-                if time.monotonic() - refreshed > REFRESH_SECONDS:
-                    self._projects.refresh()
-                    refreshed = time.monotonic()
-                self._follow_all()
-            except Exception:  # a disk that does not answer may answer again
-                log.exception("the projects cannot be looked at")
-                self._look.wait(REFRESH_SECONDS)
-            if not warmed_up:  # after the versions, since they are what answers
-                self._preparing.submit(self._warm_up)
-                warmed_up = True
-            self._look.wait(LOOK_SECONDS)
-            self._look.clear()
 
     def _follow_all(self) -> None:
         projects = self._projects.all()

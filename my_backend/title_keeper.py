@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from my_backend.background import Background
 from my_backend.errors import LabelStudioError
 from my_backend.label_studio import find_label_studio
 from my_backend.projects import Project, Projects
@@ -21,7 +22,6 @@ LOOK_SECONDS = 0.5  # how soon a version that has gone live is noticed
 SOON_SECONDS = 1.0  # Label Studio stores predictions just after it has got them
 LONGEST_SECONDS = 60.0  # between two looks as long as something is missing; each time twice as long
 AGAIN_SECONDS = 600.0  # a user may rename the model at any time
-STOP_SECONDS = 1.0  # Label Studio may be slow to answer
 
 
 @dataclass
@@ -35,26 +35,19 @@ class _Watch:
     in_order: bool = False
 
 
-class TitleKeeper:
+class TitleKeeper(Background):
     """A thread of its own; nothing runs where the setting is off and no title is to be given back."""
 
     def __init__(self, settings: Settings, projects: Projects, serving: Serving) -> None:
+        super().__init__("title keeper")
         self._settings, self._projects, self._serving = settings, projects, serving
         self._watched: dict[str, _Watch] = {}
         self._troubles: dict[str, Trouble] = {}
         self._lock = threading.Lock()
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="title keeper", daemon=True)
 
     def start(self) -> None:
         if self._settings.title_is_version or self._to_give_back():
-            self._thread.start()
-
-    def stop(self) -> None:
-        """Also where it was never started."""
-        self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join(STOP_SECONDS)
+            super().start()
 
     def predicted(self, project: str) -> None:
         """Label Studio has got predictions, or been given some: soon they are stored there."""
@@ -69,20 +62,14 @@ class TitleKeeper:
         """What keeps titles from being as they should; from memory."""
         return list(self._troubles.values())
 
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                projects = self._projects.all() if self._settings.title_is_version else self._to_give_back()
-                self._look_at(projects)
-                if not (projects or self._settings.title_is_version):
-                    return
-            except Exception:  # a disk that does not answer may answer again
-                log.exception("the models' titles cannot be looked at")
-            self._stopping.wait(LOOK_SECONDS)
+    def _look(self) -> float | None:
+        projects = self._projects.all() if self._settings.title_is_version else self._to_give_back()
+        self._look_at(projects)
+        return LOOK_SECONDS if projects or self._settings.title_is_version else None
 
     def _look_at(self, projects: Sequence[Project]) -> None:
         for project in projects:
-            if not self._stopping.is_set() and self._is_due(project):
+            if not self._stopping and self._is_due(project):
                 self._try(project)
         for gone in self._watched.keys() - {project.uid for project in projects}:
             with self._lock:

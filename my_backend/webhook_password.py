@@ -2,11 +2,13 @@
 
 import base64
 import logging
+import math
 import threading
 import time
 from typing import Any
 from urllib.parse import urlsplit
 
+from my_backend.background import Background
 from my_backend.errors import LabelStudioError
 from my_backend.label_studio import LabelStudio, find_label_studio
 from my_backend.projects import Projects
@@ -21,7 +23,6 @@ log = logging.getLogger(__name__)
 RETRY_SECONDS = (1.0, 3.0, 10.0, 30.0)
 AGAIN_SECONDS = 600.0
 TELL_SECONDS = 60.0
-STOP_SECONDS = 1.0  # Label Studio may be slow to answer
 
 REMEDY = (
     "connect the backend as http://user:password@host:9090, or set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY: then it "
@@ -29,31 +30,22 @@ REMEDY = (
 )
 
 
-class WebhookPassword:
+class WebhookPassword(Background):
     """A thread of its own sets the header of each project's webhook; nothing runs where no password is wanted."""
 
     def __init__(self, settings: Settings, projects: Projects) -> None:
+        super().__init__("webhook password")
         self._settings, self._projects = settings, projects
         self._hosts: dict[str, str] = {}  # project → this backend's host and port, as Label Studio calls it
         self._tries: dict[str, int] = {}
         self._due: dict[str, float] = {}  # project → when to look (monotonic)
         self._known: set[str] = set()  # projects whose events carry the password
         self._told = float("-inf")  # when the log last said that an event was refused (monotonic)
-        self._lock = threading.Condition()
-        self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="webhook password", daemon=True)
+        self._lock = threading.Lock()
 
     def start(self) -> None:
         if self._settings.basic_auth:
-            self._thread.start()
-
-    def stop(self) -> None:
-        """Also where it was never started."""
-        with self._lock:
-            self._stopping = True
-            self._lock.notify_all()
-        if self._thread.is_alive():
-            self._thread.join(STOP_SECONDS)
+            super().start()
 
     def called(self, project: str, host: str) -> None:
         """Label Studio has called this backend, by this `host` or `host:port`, for the project."""
@@ -61,7 +53,7 @@ class WebhookPassword:
             if self._hosts.get(project) != host:
                 self._hosts[project], self._tries[project] = host, 0
                 self._due[project] = time.monotonic()
-                self._lock.notify_all()
+        self._wake()
 
     def heard(self, project: str) -> None:
         """An annotation event came with the password, however it got there."""
@@ -85,19 +77,16 @@ class WebhookPassword:
         with self._lock:
             return [_not_heard(project.uid) for project in self._projects.all() if project.uid not in self._known]
 
-    def _run(self) -> None:
-        while True:
-            with self._lock:
-                if self._stopping:
-                    return
-                now = time.monotonic()
-                ready = [project for project, due in self._due.items() if due <= now]
-                if not ready:
-                    self._lock.wait(min(self._due.values()) - now if self._due else None)
-            for project in ready:
-                self._look(project)
+    def _look(self) -> float:
+        with self._lock:
+            now = time.monotonic()
+            ready = [project for project, due in self._due.items() if due <= now]
+        for project in ready:
+            self._look_at(project)
+        with self._lock:
+            return min(self._due.values(), default=math.inf) - time.monotonic()
 
-    def _look(self, uid: str) -> None:
+    def _look_at(self, uid: str) -> None:
         with self._lock:
             host, tries = self._hosts[uid], self._tries[uid]
         try:
