@@ -15,7 +15,7 @@ from types import FrameType
 from redis import Redis
 from redis.client import Pipeline
 from redis.exceptions import RedisError
-from rq import Worker, worker_registration
+from rq import Queue, Worker, worker_registration
 from rq.job import Job as RqJob
 from rq.serializers import JSONSerializer
 
@@ -144,6 +144,11 @@ class TrainingWorker(Worker):
 
     def subscribe(self) -> None:
         """Takes no orders through Redis: jobs are canceled by their records."""
+
+    def execute_job(self, job: RqJob, queue: Queue) -> None:
+        super().execute_job(job, queue)
+        with suppress(RedisError):
+            self.hand_over()  # what was to wait for the end of this one has waited long enough
 
     def run_maintenance_tasks(self) -> None:
         super().run_maintenance_tasks()  # type: ignore[no-untyped-call]
