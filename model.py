@@ -46,12 +46,12 @@ from image_classifier.settings import ClassifierSettings, Score, TrainMode
 from image_classifier.sharing import SharedNetworks
 from image_classifier.stages import Stages
 from image_classifier.training import Hyperparameters
-from my_backend.annotations import label_of
 from my_backend.errors import BackendError, MediaError, TrainingError
-from my_backend.label_config import ImageChoices, Json, parse_label_config
-from my_backend.media import Media, MediaRequest, media_pool, open_media
+from my_backend.label_studio.media import Media, MediaRequest, media_pool, open_media
+from my_backend.protocol.annotations import label_of
+from my_backend.protocol.label_config import ImageChoices, Json, parse_label_config
+from my_backend.protocol.usage import Usage
 from my_backend.settings import Settings, explain
-from my_backend.usage import Usage
 
 log = logging.getLogger(__name__)
 

@@ -30,11 +30,11 @@ from image_classifier.inference import ImageFile
 from image_classifier.learning import Embedded, learn_head
 from image_classifier.network import load_backbone
 from image_classifier.training import Hyperparameters
-from my_backend.jobs import JobStore, new_job
-from my_backend.projects import Projects
-from my_backend.rq_queue import connect, rq_queue
+from my_backend.jobs.job import JobStore, new_job
+from my_backend.jobs.rq_queue import WORK, connect, rq_queue
 from my_backend.settings import Settings
-from my_backend.versions import Versions
+from my_backend.store.projects import Projects
+from my_backend.store.versions import Versions
 
 FINGERPRINT = "ab" * 16
 SIZE = 512  # numbers in an embedding of ResNet18
@@ -110,7 +110,11 @@ def measure_redis(folder: Path) -> None:
                 job = new_job(f"{number}.1795181751", "head", "annotations changed")
                 description = f"head training of project {job.project}"
                 queue.enqueue_call(
-                    "my_backend.worker.perform", args=(job.id,), timeout=3600, job_id=job.id, description=description
+                    WORK,
+                    args=(job.id,),
+                    timeout=3600,
+                    job_id=job.id,
+                    description=description,
                 )
             after = redis.client.info("memory")["used_memory"]
             say("Redis, waiting jobs", jobs=WAITING, bytes_each=round((after - before) / WAITING))

@@ -18,7 +18,7 @@ import redis
 import requests
 
 from demo.process import STOP_SECONDS, Process, ServerError, answers, direct_session, free_port
-from my_backend.production import redis_server
+from my_backend.commands.production import redis_server
 
 START_SECONDS = 120
 REQUEST_SECONDS = 30

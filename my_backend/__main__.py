@@ -1,5 +1,5 @@
 """`python -m my_backend`"""
 
-from my_backend.cli import app
+from my_backend.commands.cli import app
 
 app(prog_name="python -m my_backend")

@@ -10,7 +10,7 @@ sys.path[:] = [path for path in sys.path if Path(path or ".").resolve() != HERE]
 if str(HERE.parent) not in sys.path:
     sys.path.insert(0, str(HERE.parent))
 
-from my_backend.cli import application_for_uwsgi, serve  # noqa: E402
+from my_backend.commands.cli import application_for_uwsgi, serve  # noqa: E402
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="A Label Studio ML backend; see also `python -m my_backend --help`.")

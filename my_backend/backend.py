@@ -6,23 +6,23 @@ from contextlib import contextmanager
 from tempfile import TemporaryFile
 
 from my_backend import files
+from my_backend.active_learning.renewal import Renewal
+from my_backend.active_learning.title_keeper import TitleKeeper
 from my_backend.checkup import Checkup
 from my_backend.errors import BackendError, Conflict
-from my_backend.jobs import JobQueue, JobStore, submit_correction
-from my_backend.media import media_pool
-from my_backend.model_class import ModelFactory
-from my_backend.projects import Projects
-from my_backend.recent import Recent
-from my_backend.reconciliation import Reconciliation
-from my_backend.renewal import Renewal
-from my_backend.retraining import Retraining
-from my_backend.rq_queue import RqQueue
-from my_backend.serving import Serving
+from my_backend.jobs.job import JobQueue, JobStore, submit_correction
+from my_backend.jobs.reconciliation import Reconciliation
+from my_backend.jobs.retraining import Retraining
+from my_backend.jobs.rq_queue import RqQueue
+from my_backend.jobs.thread_queue import ThreadQueue
+from my_backend.jobs.training_job import TrainingJob
+from my_backend.label_studio.media import media_pool
+from my_backend.label_studio.webhook_password import WebhookPassword
+from my_backend.models.model_class import ModelFactory
+from my_backend.models.serving import Serving
 from my_backend.settings import Settings
-from my_backend.thread_queue import ThreadQueue
-from my_backend.title_keeper import TitleKeeper
-from my_backend.training_job import TrainingJob
-from my_backend.webhook_password import WebhookPassword
+from my_backend.store.projects import Projects
+from my_backend.store.recent import Recent
 
 
 class Backend:

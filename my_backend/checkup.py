@@ -4,13 +4,13 @@ import logging
 import time
 from dataclasses import dataclass, replace
 
+from my_backend.active_learning.scores import examine_scores
 from my_backend.background import Background
-from my_backend.connection import examine_connection
 from my_backend.errors import LabelStudioError, TokenRefused
-from my_backend.label_studio import HOW_TO_MAKE_A_TOKEN, LabelStudio, find_label_studio
-from my_backend.projects import Project, Projects
-from my_backend.scores import examine_scores
+from my_backend.label_studio.client import HOW_TO_MAKE_A_TOKEN, LabelStudio, find_label_studio
+from my_backend.label_studio.connection import examine_connection
 from my_backend.settings import Settings
+from my_backend.store.projects import Project, Projects
 from my_backend.troubles import Trouble
 
 log = logging.getLogger(__name__)

@@ -1,7 +1,7 @@
 """All that is known to be wrong, from memory: for the page, `/health` and programs."""
 
 from my_backend.backend import Backend
-from my_backend.label_config import HOW_TO_MAKE_IT_USABLE, parse_label_config
+from my_backend.protocol.label_config import HOW_TO_MAKE_IT_USABLE, parse_label_config
 from my_backend.troubles import Trouble
 
 

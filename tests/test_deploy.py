@@ -24,11 +24,11 @@ from werkzeug.serving import make_server
 from demo import production
 from image_classifier.settings import ClassifierSettings
 from my_backend.backend import Backend
-from my_backend.cli import app as command_line
-from my_backend.jobs import KINDS
-from my_backend.rq_queue import connect, rq_queue
-from my_backend.server import PREDICT_SECONDS, create_app
+from my_backend.commands.cli import app as command_line
+from my_backend.jobs.job import KINDS
+from my_backend.jobs.rq_queue import connect, rq_queue
 from my_backend.settings import Settings
+from my_backend.web.server import PREDICT_SECONDS, create_app
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "deploy" / "kubernetes"

@@ -28,8 +28,8 @@ from image_classifier.network import Classifier, WeightsError, load_classifier, 
 from image_classifier.precision import MAX_DIFFERENCE
 from model import ImageClassifierAPI
 from my_backend.errors import BackendError, TrainingError
-from my_backend.label_config import parse_label_config
-from my_backend.media import open_media
+from my_backend.label_studio.media import open_media
+from my_backend.protocol.label_config import parse_label_config
 from my_backend.settings import Settings
 
 Json = dict[str, Any]

@@ -36,9 +36,9 @@ from benchmarks.soak.site import Site
 from demo.digits import LABEL_CONFIG, write_digits
 from demo.label_studio import LabelStudio, environment
 from demo.process import ServerError
-from my_backend.jobs import JobStore
-from my_backend.projects import Projects
-from my_backend.versions import Version, Versions
+from my_backend.jobs.job import JobStore
+from my_backend.store.projects import Projects
+from my_backend.store.versions import Version, Versions
 
 CLIENTS = 8
 ANNOTATED = 200  # tasks, before it begins

@@ -7,7 +7,7 @@ from hashlib import sha256
 from my_backend import files
 from my_backend.backend import Backend
 from my_backend.diagnosis import diagnose
-from my_backend.projects import Project
+from my_backend.store.projects import Project
 
 # Each changes when a file is put there, or with the file itself: files are replaced, never written into.
 WATCHED = ("project.json", "live", "versions", "jobs", "unlearned.json", "recent.json")

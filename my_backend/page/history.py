@@ -8,7 +8,7 @@ from typing import Any
 
 from my_backend import files
 from my_backend.page.figures import ClassFigures, Figures, read_figures, read_labels
-from my_backend.versions import Version, Versions
+from my_backend.store.versions import Version, Versions
 
 SHADES = 9
 REMEMBERED = 2000  # versions; they never change

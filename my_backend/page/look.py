@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from my_backend.media import Media, MediaFile, MediaRequest
+from my_backend.label_studio.media import Media, MediaFile, MediaRequest
+from my_backend.label_studio.safe_http import Origin
 from my_backend.page.history import Mistake, VersionView, mistakes
-from my_backend.recent import Sighting
-from my_backend.safe_http import Origin
+from my_backend.store.recent import Sighting
 
 SHOWN = 60
 

@@ -6,8 +6,8 @@ from my_backend.backend import Backend
 from my_backend.errors import NotFound
 from my_backend.page.history import VersionView, read_version
 from my_backend.page.training import TrainingView, training_view
-from my_backend.projects import Project
-from my_backend.versions import UNTRAINED
+from my_backend.store.projects import Project
+from my_backend.store.versions import UNTRAINED
 
 SHOWN_JOBS = 10
 

@@ -10,15 +10,15 @@ from my_backend import context
 from my_backend.backend import Backend
 from my_backend.diagnosis import diagnose
 from my_backend.errors import BackendError, NotFound
-from my_backend.label_config import parse_label_config
 from my_backend.page import charts, history
 from my_backend.page.freshness import entity_tag
 from my_backend.page.look import mistake_tiles, page_of_label_studio, unsure_tiles
 from my_backend.page.project import project_view
 from my_backend.page.thumbnails import Thumbnails
 from my_backend.page.words import add_filters
-from my_backend.projects import Project
-from my_backend.versions import UNTRAINED, Versions
+from my_backend.protocol.label_config import parse_label_config
+from my_backend.store.projects import Project
+from my_backend.store.versions import UNTRAINED, Versions
 
 CHARTED_VERSIONS = 200
 LISTED_VERSIONS = 50

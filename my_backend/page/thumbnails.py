@@ -7,7 +7,7 @@ from pathlib import Path
 
 from my_backend.backend import Backend
 from my_backend.errors import NotFound, Unavailable
-from my_backend.projects import Project
+from my_backend.store.projects import Project
 
 AT_ONCE = 2  # decoding a large image takes much memory
 REMEMBERED = 2000  # of some KB each

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from my_backend.jobs import Job
+from my_backend.jobs.job import Job
 
 WORDS = {
     "queued": "Waiting",

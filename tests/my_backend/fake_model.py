@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from my_backend.errors import TrainingError
-from my_backend.media import MediaRequest
+from my_backend.label_studio.media import MediaRequest
 
 LABEL_CONFIG = """<View>
   <Image name="image" value="$image"/>

@@ -6,10 +6,10 @@ import re
 import pytest
 
 from my_backend import context
-from my_backend.events import Change
-from my_backend.projects import Projects
-from my_backend.retraining import Retraining
-from my_backend.versions import Versions
+from my_backend.jobs.retraining import Retraining
+from my_backend.protocol.events import Change
+from my_backend.store.projects import Projects
+from my_backend.store.versions import Versions
 from tests.my_backend.conftest import PROJECT, Client, Serve, basic
 from tests.my_backend.fake_model import Script
 from tests.my_backend.waiting import eventually
@@ -102,7 +102,7 @@ def test_imported_tasks_are_prepared_for_their_request(
 def test_training_after_a_while_is_for_the_event_that_came_last(
     projects_of_7: Projects, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("my_backend.retraining.QUIET_SECONDS", 0.05)
+    monkeypatch.setattr("my_backend.jobs.retraining.QUIET_SECONDS", 0.05)
     trained: list[dict[str, str]] = []
     retraining = Retraining(projects_of_7, 10, lambda project: trained.append(dict(context.ids())))
     retraining.start()

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from redis.exceptions import RedisError
 
-from my_backend import files, rq_queue
-from my_backend.jobs import JobStore, new_job
-from my_backend.rq_queue import Handover, connect
+from my_backend import files
+from my_backend.jobs import rq_queue
+from my_backend.jobs.job import JobStore, new_job
+from my_backend.jobs.rq_queue import Handover, connect
 from my_backend.settings import Settings
 
 

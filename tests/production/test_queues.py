@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 from collections import Counter
@@ -15,15 +16,15 @@ import pytest
 from demo.process import Process, free_port
 from demo.production import Production, Redis
 from my_backend.errors import NotFound
-from my_backend.jobs import KINDS, Job, JobQueue, JobStore, Kind, submit_correction
-from my_backend.media import media_pool
-from my_backend.model_class import ModelFactory
-from my_backend.projects import Projects
-from my_backend.rq_queue import RqQueue
+from my_backend.jobs.job import KINDS, Job, JobQueue, JobStore, Kind, new_job, submit_correction
+from my_backend.jobs.rq_queue import RqQueue
+from my_backend.jobs.thread_queue import ThreadQueue
+from my_backend.jobs.training_job import TrainingJob
+from my_backend.label_studio.media import media_pool
+from my_backend.models.model_class import ModelFactory
 from my_backend.settings import Settings
-from my_backend.thread_queue import ThreadQueue
-from my_backend.training_job import TrainingJob
-from my_backend.versions import Versions
+from my_backend.store.projects import Projects
+from my_backend.store.versions import Versions
 from tests.my_backend.waiting import eventually
 from tests.production.annotated_projects import AnnotatedProjects, described, uid
 from tests.production.conftest import MakeProduction
@@ -311,3 +312,28 @@ def test_job_survives_the_death_of_what_runs_it(queueing: Queueing, script: Scri
     assert finished.attempts == 2
     assert [event.epoch for event in script.events("epoch")] == [1, 2, 3, 4], "it goes on from the checkpoint"
     assert queueing.learned(1) == {"1": "Cat"}
+
+
+# As the worker's command does, but it ends as soon as no job waits in Redis.
+IN_A_BURST = """
+from functools import partialmethod
+from my_backend.jobs import worker
+from my_backend.settings import read_settings
+
+worker.TrainingWorker.work = partialmethod(worker.TrainingWorker.work, burst=True)
+worker._work_until_redis_goes(read_settings(), ("head",))
+"""
+
+
+def test_worker_hands_over_what_waited_for_the_end_of_its_job(
+    redis: Redis, production: MakeProduction, script: Script, label_studio: AnnotatedProjects
+) -> None:
+    shared = production(redis)
+    queueing = Queueing(Settings(_env_file=None, model_dir=shared.model_dir), label_studio)
+    for _ in range(3):  # one after the other, though no server looks for them
+        queueing.store.save(new_job(uid(1), "head", "test"))
+
+    command = [sys.executable, "-c", IN_A_BURST]
+    subprocess.run(command, cwd=Path.cwd(), env=shared.environment, check=True, timeout=DEADLINE)
+
+    assert [job.status for job in queueing.store.all()] == ["finished"] * 3

@@ -53,7 +53,7 @@ def test_redis_has_no_pickles_and_no_secrets(
     data = check(redis)
 
     called = [json.loads(text) for text in data if text.startswith(b'["my_backend')]
-    assert ["my_backend.worker.perform", None, [running], {}] in called, "a dotted path and JSON facts"
+    assert ["my_backend.jobs.worker.perform", None, [running], {}] in called, "a dotted path and JSON facts"
 
 
 def check(redis: Redis) -> list[bytes]:

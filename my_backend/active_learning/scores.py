@@ -1,0 +1,53 @@
+"""Whether Label Studio shows the live version's scores, for the page and the doctor."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from my_backend.active_learning.title import Title, apart, not_used
+from my_backend.label_studio.client import LabelStudio
+from my_backend.label_studio.connection import Connection, Mend
+from my_backend.settings import Settings
+from my_backend.store.projects import Project
+from my_backend.store.versions import UNTRAINED, Versions
+from my_backend.troubles import Trouble
+
+UNCERTAINTY = "Uncertainty sampling"  # what a project's `sampling` says
+
+SAID = {
+    "default": "blank in Label Studio, as by default; TITLE_IS_VERSION=true shows them",
+    "right": "the live version's, in Label Studio as well",
+    "waits": "Label Studio has few predictions of the live version, or none: Actions → Retrieve Predictions",
+    "unknown": "Label Studio has not heard of the live version yet",
+    "elsewhere": "another model's, as the project is set",
+    "unused": "none, as the project is set",
+}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """`said` is what there is to say where nothing is wrong."""
+
+    said: str
+    troubles: tuple[Trouble, ...] = ()
+    mends: tuple[Mend, ...] = ()
+
+
+def examine_scores(
+    settings: Settings, label_studio: LabelStudio, project: Project, folder: Path, connection: Connection
+) -> Scores:
+    """Asks how many predictions are stored, where that matters; `folder` is the project's. Raises LabelStudioError."""
+    live, kept = Versions(folder).live_name(), settings.title_is_version
+    if live == UNTRAINED:
+        return Scores("none before the first training")
+    if not kept and connection.project.get("sampling") != UNCERTAINTY:
+        return Scores(SAID["right" if connection.project.get("model_version") == live else "default"])
+    title = Title(label_studio, project, folder)
+    sight = title.judge(connection.backends, connection.project, live, renewing=settings.renew_predictions)
+    if kept and (trouble := not_used(project, sight)):
+        return Scores("", (trouble,))
+    if sight.state != "apart":
+        return Scores(SAID[sight.state])
+    trouble = apart(project, sight, live, kept=kept)
+    offer = f"rename the model “{(sight.backend or {}).get('title')}” to {live}"
+    return Scores("", (trouble,), (Mend(trouble, offer, partial(title.put, sight, live, kept=kept)),))

@@ -1,0 +1,186 @@
+"""The command line: serve, worker, uwsgi, production, publish, versions, backup, doctor, healthy."""
+
+import atexit
+import logging
+import os
+import signal
+import socket
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from flask import Flask
+from werkzeug.serving import WSGIRequestHandler, make_server
+
+from my_backend.backend import Backend
+from my_backend.commands.backup import back_up
+from my_backend.commands.console import show_progress
+from my_backend.commands.production import run_supervisor, run_uwsgi
+from my_backend.commands.versions import commands
+from my_backend.doctor.consultation import consult
+from my_backend.errors import BackendError
+from my_backend.jobs.job import KINDS, Kind
+from my_backend.jobs.worker import is_worker_alive, work
+from my_backend.log.setup import collect_output, set_up_logs
+from my_backend.models.publishing import publish_model
+from my_backend.settings import Settings, read_settings
+from my_backend.web.server import create_app
+
+log = logging.getLogger(__name__)
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="A Label Studio ML backend.")
+
+
+app.add_typer(commands, name="versions")
+
+
+@app.callback()
+def main() -> None:
+    """Settings come from the environment, or from a file .env in the working directory."""
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="address to listen on [HOST]")] = None,
+    port: Annotated[int | None, typer.Option(help="port to listen on [PORT]")] = None,
+) -> None:
+    """Serves, and trains in the same process, until it is stopped."""
+    settings = read_settings()
+    given = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
+    collect_output(settings, "server", settings.log_file)
+    set_up_logs(settings)
+    try:
+        serve_in_this_process(settings.model_copy(update=given))
+    except BackendError as error:
+        raise SystemExit(str(error)) from None
+
+
+@app.command()
+def worker(
+    only: Annotated[
+        Kind | None, typer.Option(help="take only jobs of this kind: a worker for `head` lets no correction wait")
+    ] = None,
+) -> None:
+    """Trains for servers that share REDIS_URL and MODEL_DIR, until it is stopped."""
+    settings = read_settings()
+    if not settings.redis:
+        raise SystemExit("A worker needs REDIS_URL (or REDIS_HOST); without Redis the server trains by itself.")
+    work(settings, (only,) if only else KINDS)
+
+
+@app.command()
+def healthy() -> None:
+    """Exits with 0 where a worker of this host is alive: the container's health check."""
+    settings = read_settings()
+    if not is_worker_alive(settings):
+        raise SystemExit("no worker of this host has been heard of")
+
+
+@app.command()
+def uwsgi() -> None:
+    """Serves under uWSGI; trains in workers where REDIS_URL is set."""
+    run_uwsgi(read_settings())
+
+
+@app.command()
+def production() -> None:
+    """Redis, workers and the server on this machine under supervisor, without Docker."""
+    run_supervisor(read_settings())
+
+
+@app.command()
+def publish(
+    model: Annotated[Path, typer.Argument(help="the folder that `python -m image_classifier train` wrote")],
+    project: Annotated[
+        str | None, typer.Option(metavar="ID", help="as in Label Studio's address; needed where there are several")
+    ] = None,
+) -> None:
+    """Makes a model that was trained at the command line the live version of a project, whatever was live before.
+
+    The backend must have been connected to the project. It may be running: it answers with the model at once.
+    """
+    try:
+        done = publish_model(read_settings(), model, project)
+    except (BackendError, OSError, ValueError) as error:
+        raise SystemExit(f"Error: {error}") from None
+    if done.unknown:
+        typer.echo(f"The labeling config does not offer {', '.join(done.unknown)}: these are not predicted.", err=True)
+    typer.echo(f"{done.version.name} is live in project {done.project.uid}")
+
+
+@app.command()
+def backup(folder: Annotated[Path, typer.Argument(help="a folder that is not there yet")]) -> None:
+    """Copies MODEL_DIR as it is at this moment, while everything runs. To restore it, start on a copy of the copy."""
+    try:
+        done = back_up(read_settings().model_dir, folder)
+    except (BackendError, OSError) as error:
+        raise SystemExit(f"Error: {error}") from None
+    typer.echo(f"{folder}: projects: {done.projects}, versions: {done.versions}")
+
+
+@app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="for programs: one object, nothing is asked")] = False,
+    fix: Annotated[
+        bool, typer.Option("--fix", help="mend in Label Studio what can be mended, asking before each")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="with --fix: mend without asking")] = False,
+) -> None:
+    """Says what is wrong and what to do, here and in Label Studio. Exits with 0 where nothing is wrong."""
+    if yes and not fix:
+        raise typer.BadParameter("--yes answers what --fix asks: add --fix")
+    if fix and as_json and not yes:
+        raise typer.BadParameter("--json asks nothing: add --yes, or leave --json out")
+    raise typer.Exit(consult(as_json=as_json, ask=(lambda offer: yes or typer.confirm(offer)) if fix else None))
+
+
+def serve_in_this_process(settings: Settings) -> None:
+    """The development server: one process, a thread for each request, until SIGTERM or Ctrl-C."""
+    backend = Backend(settings)
+    with _listen(settings) as listening, backend.running():
+        server = make_server(
+            settings.host,
+            settings.port,
+            create_app(backend),
+            threaded=True,
+            request_handler=_Handler,
+            fd=listening.fileno(),
+        )
+        # shutdown() waits for the loop, which runs in this very thread
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: threading.Thread(target=server.shutdown).start())
+        here = f"http://{settings.host}:{server.port}"
+        log.info("listening on %s, models in %s; open %s/ in a browser", here, settings.model_dir, here)
+        with server, show_progress(backend.job_store):
+            server.serve_forever(poll_interval=0.1)
+    log.info("stopped")
+    logging.shutdown()
+    # What still computes, or waits for another server, need not be waited for: nothing is lost by it.
+    os._exit(0)
+
+
+def _listen(settings: Settings) -> socket.socket:
+    """Before anything else is begun; werkzeug's own way of failing is to print and to exit."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host, settings.port), family=family, backlog=128)
+    except OSError as error:
+        why = str(error.strerror).partition(" (")[0]
+        raise SystemExit(
+            f"{settings.host} port {settings.port} cannot be used ({why}): set HOST or PORT to another"
+        ) from None
+
+
+def application_for_uwsgi() -> Flask:
+    """The application for a process of uWSGI, with its threads running; they end with the process."""
+    settings = read_settings()
+    set_up_logs(settings)
+    running = Backend(settings).running()
+    backend = running.__enter__()
+    atexit.register(running.__exit__, None, None, None)
+    return create_app(backend)
+
+
+class _Handler(WSGIRequestHandler):
+    protocol_version = "HTTP/1.1"  # keeps connections open between requests

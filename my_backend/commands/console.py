@@ -1,0 +1,82 @@
+"""A progress bar where people look at a terminal, log lines where they do not."""
+
+import logging
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from my_backend.jobs.job import Job, JobStore, working_for
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 0.5
+
+
+@contextmanager
+def show_progress(store: JobStore) -> Iterator[None]:
+    """Shows the running jobs for as long as the block lasts."""
+    ended = threading.Event()
+    show = _bars if sys.stderr.isatty() else _lines
+    thread = threading.Thread(target=show, args=(store, ended), name="console", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _running(store: JobStore) -> list[Job]:
+    return [job for job in store.unfinished() if job.status == "started"]
+
+
+def describe(job: Job) -> str:
+    """Where a job is, in a few words."""
+    progress = job.progress
+    words = [str(progress.get("phase", ""))]
+    if "epoch" in progress:
+        words.append(f"epoch {progress['epoch']} of {progress['epochs']}")
+    words += [f"{name} {progress[name]:.3f}" for name in ("loss", "accuracy") if name in progress]
+    if "seconds_left" in progress:
+        words.append(f"{progress['seconds_left']:.0f} s left")
+    return ", ".join(word for word in words if word)
+
+
+def _lines(store: JobStore, ended: threading.Event) -> None:
+    said: dict[str, str] = {}
+    while not ended.wait(LOOK_SECONDS):
+        for job in _running(store):
+            line = describe(job)
+            if said.get(job.id) != line:
+                said[job.id] = line
+                with working_for(job):
+                    log.info("job %s: %s", job.id, line)
+
+
+def _bars(store: JobStore, ended: threading.Event) -> None:
+    bar = Progress(
+        TextColumn("{task.fields[job]}"),
+        BarColumn(),
+        TextColumn("{task.description}"),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    shown: dict[str, TaskID] = {}
+    with bar:
+        while not ended.wait(LOOK_SECONDS):
+            running = {job.id: job for job in _running(store)}
+            for gone in shown.keys() - running.keys():
+                bar.remove_task(shown.pop(gone))
+            for job in running.values():
+                if job.id not in shown:
+                    shown[job.id] = bar.add_task("", job=job.id)
+                bar.update(
+                    shown[job.id],
+                    description=describe(job),
+                    completed=job.progress.get("epoch", 0),
+                    total=job.progress.get("epochs"),
+                )

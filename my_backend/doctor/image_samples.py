@@ -1,0 +1,56 @@
+"""One image of each kind of URL in a project, really fetched."""
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from urllib.parse import urlsplit
+
+from my_backend.errors import MediaError
+from my_backend.label_studio.media import MediaRequest, open_media
+from my_backend.settings import Settings
+from my_backend.store.projects import Credentials
+
+
+def samples_of(tasks: Iterable[dict[str, Any]], field: str) -> dict[str, MediaRequest]:
+    """The first image of each kind, by the kind's name; tasks without one are passed over."""
+    found: dict[str, MediaRequest] = {}
+    for task in tasks:
+        data = task.get("data")
+        # Label Studio shows an upload as the labeling config's field, but keeps it under a name of its own.
+        url = (data.get(field) or data.get("$undefined$")) if isinstance(data, dict) else None
+        if isinstance(url, str) and url:
+            number = task.get("id")
+            found.setdefault(kind_of(url), MediaRequest(url, number if isinstance(number, int) else None))
+    return found
+
+
+def kind_of(url: str) -> str:
+    """Where an image comes from, as a person would name it."""
+    for mark, name in (
+        ("data:", "data: URIs"),
+        ("/data/upload/", "uploads"),
+        ("/data/local-files/", "local files"),
+        ("/storage-data/", "storage proxied by Label Studio"),
+    ):
+        if url.startswith(mark) or (mark.startswith("/") and mark in urlsplit(url).path):
+            return name
+    parts = urlsplit(url)
+    if parts.scheme in ("http", "https"):
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    return f"{parts.scheme}://" if parts.scheme else "paths without a host"
+
+
+def fetch_samples(
+    settings: Settings, credentials: Credentials | None, samples: dict[str, MediaRequest]
+) -> dict[str, str]:
+    """Why the kind's image cannot be had, "" where it can; nothing of it is taken from the cache, nothing kept."""
+    with TemporaryDirectory(prefix="image-samples-") as folder, ThreadPoolExecutor(4) as pool:
+        apart = settings.model_copy(update={"cache_dir": Path(folder)})
+        media = open_media(apart, credentials, pool)
+        results = media.fetch_all(list(samples.values()))
+    return {
+        kind: str(result) if isinstance(result, MediaError) else ""
+        for kind, result in zip(samples, results, strict=True)
+    }

@@ -1,0 +1,401 @@
+"""Background jobs: their records on disk, what a running one may say, and what a queue promises."""
+
+import contextlib
+import logging
+import os
+import re
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from secrets import token_hex
+from typing import Any, Literal, Protocol
+
+from my_backend import context, files
+from my_backend.errors import BackendError, JobStopped, NotFound, TakenOver
+from my_backend.metrics.counts import JobCounts
+from my_backend.metrics.tally import Tally
+from my_backend.redaction import Redactor
+from my_backend.troubles import Trouble
+
+log = logging.getLogger(__name__)
+
+Kind = Literal["head", "full"]
+Status = Literal["queued", "started", "finished", "failed", "canceled", "stopped"]
+KINDS: tuple[Kind, ...] = ("head", "full")
+WORK_FOLDER = "work"  # in a project's folder
+UNFINISHED: tuple[Status, ...] = ("queued", "started")
+OUTCOMES: tuple[Status, ...] = ("finished", "failed", "canceled")
+
+MAX_ATTEMPTS = 3  # times that a job may take its process down with it before it comes an epoch further
+KEPT_JOBS = 50  # finished records of a project
+REMEMBERED_JOBS = 100_000
+PROGRESS_SECONDS = 0.2  # how often progress goes to disk
+MAX_POINTS = 400  # of the curves of loss and accuracy; of more, every other one is left out
+
+SHUTDOWN = "the server shuts down"
+CANCELED = "it was canceled"
+
+
+_JOB_ID = re.compile(r"[a-z0-9T-]{1,64}")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is known of a job.
+
+    `progress` has `phase`, `epoch`, `epochs`, `loss`, `accuracy`, `seconds_left`, and `done`, the share of the whole
+    job (0 to 1); `history` has the phase, epoch, loss and accuracy of each epoch.
+    """
+
+    id: str
+    project: str
+    kind: Kind
+    cause: str
+    status: Status = "queued"
+    created: float = 0.0  # seconds since 1970, as the other times
+    started: float | None = None
+    ended: float | None = None
+    attempts: int = 0  # how often it was begun
+    futile: int = 0  # of these, the last ones in a row that came no epoch further
+    runner: str = ""  # made up anew for each run: the one that stands in the record may write it, and publish
+    annotations_read: bool = False
+    progress: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    error: str = ""
+    result: dict[str, Any] = field(default_factory=dict)
+    request_id: str = ""  # of the HTTP request that asked for it
+
+    @property
+    def unfinished(self) -> bool:
+        return self.status in UNFINISHED
+
+
+class JobStore:
+    """Job records, a JSON file each: they outlive every process."""
+
+    def __init__(self, projects_folder: Path) -> None:
+        self._folder = projects_folder
+        self.tally = Tally(projects_folder)
+        self._ended: set[str] = set()  # files of jobs that ended: they do not change, and there are many
+
+    def save(self, job: Job, *, durable: bool = True) -> None:
+        files.write_json(self._path(job.project, job.id), asdict(job), durable=durable)
+
+    def update(self, job: Job, *, durable: bool = True) -> None:
+        """As `save`, but brings nothing back of a project that was deleted meanwhile."""
+        with contextlib.suppress(FileNotFoundError):
+            files.write_json(self._path(job.project, job.id), asdict(job), durable=durable, make_folder=False)
+
+    def keep(self, job: Job, *, durable: bool = True) -> None:
+        """As `update`, for the process that runs the job; raises TakenOver where another one does by now."""
+        self.check_runner(job)
+        self.update(job, durable=durable)
+
+    def check_runner(self, job: Job) -> None:
+        """Raises TakenOver where another process runs the job by now, as after a loss of the file system's locks."""
+        record = files.read_json(self._path(job.project, job.id))
+        if record and record.get("runner", "") != job.runner:
+            raise TakenOver("another process has taken the job over")
+
+    def get(self, job_id: str) -> Job:
+        """Raises NotFound."""
+        found = list(self._folder.glob(f"*/jobs/{job_id}.json")) if _JOB_ID.fullmatch(job_id) else []
+        record = files.read_json(found[0]) if found else None
+        if record is None:
+            raise NotFound(f"there is no job {job_id}")
+        return files.from_record(Job, record)
+
+    def of_project(self, project: str) -> list[Job]:
+        """From the oldest to the newest."""
+        return self._read(self._folder.glob(f"{project}/jobs/*.json"))
+
+    def newest(self, project: str, count: int) -> list[Job]:
+        """The newest first; reads no more records than these, and others of the same second, however many there are."""
+        paths = sorted(self._folder.glob(f"{project}/jobs/*.json"), key=_second, reverse=True)
+        oldest = _second(paths[count - 1]) if len(paths) >= count else ""
+        return self._read(path for path in paths if _second(path) >= oldest)[::-1][:count]
+
+    def all(self) -> list[Job]:
+        return self._read(self._folder.glob("*/jobs/*.json"))
+
+    def unfinished(self, project: str = "*") -> list[Job]:
+        """Of one project or of all, from the oldest to the newest; quick however many have ended."""
+        jobs = self._read(path for path in self._folder.glob(f"{project}/jobs/*.json") if path.name not in self._ended)
+        if len(self._ended) > REMEMBERED_JOBS:
+            self._ended.clear()
+        self._ended.update(f"{job.id}.json" for job in jobs if not job.unfinished)
+        return [job for job in jobs if job.unfinished]
+
+    def _read(self, paths: Iterable[Path]) -> list[Job]:
+        records = (files.read_json(path) for path in paths)
+        jobs = (files.from_record(Job, record) for record in records if record)
+        return sorted(jobs, key=lambda job: (job.created, job.id))
+
+    def changing(self) -> contextlib.AbstractContextManager[None]:
+        """Held by whoever decides by records what becomes of jobs, in whichever process."""
+        return files.locked(self._folder / ".jobs")
+
+    def claimed(self, job: Job) -> contextlib.AbstractContextManager[None]:
+        """Held by the process that runs a job, as long as it lives: no two of a project and kind run at once.
+
+        Raises InUse where another process holds it.
+        """
+        return files.claimed(self._folder / job.project / WORK_FOLDER / f".{job.kind}")
+
+    def workdir(self, job: Job) -> Path:
+        """A folder that the job's runner may fill; what it puts there survives the process."""
+        return self._folder / job.project / WORK_FOLDER / f"{job.id}.{job.runner}"
+
+    def take_over(self, job: Job) -> None:
+        """Gives the runner what earlier ones put down, so that training goes on from their checkpoint.
+
+        One that is still at it, unknown to all, finds its folder no more, and so mixes nothing with what comes now.
+        """
+        mine = self.workdir(job)
+        for left in mine.parent.glob(f"{job.id}*"):
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(left, mine)
+
+    def request_cancel(self, job: Job) -> None:
+        """Asks a running job, in whichever process, to end at its next step."""
+        with contextlib.suppress(FileNotFoundError):  # the project was deleted, which ends it, too
+            self._cancel_marker(job).touch()
+
+    def cancel_requested(self, job: Job) -> bool:
+        """Whether the job was asked to end; one whose record is gone was deleted with its project."""
+        return self._cancel_marker(job).exists() or not self.has(job)
+
+    def has(self, job: Job) -> bool:
+        return self._path(job.project, job.id).exists()
+
+    def _cancel_marker(self, job: Job) -> Path:
+        return self._path(job.project, job.id).with_suffix(".cancel")
+
+    def clear(self, job: Job) -> None:
+        """Removes what only a job that has not ended needs."""
+        shutil.rmtree(self.workdir(job), ignore_errors=True)
+        self._cancel_marker(job).unlink(missing_ok=True)
+
+    def thin_out(self, project: str) -> None:
+        """Removes the records of all but the newest finished jobs."""
+        finished = [job for job in self.of_project(project) if not job.unfinished]
+        for job in finished[:-KEPT_JOBS]:
+            self._path(project, job.id).unlink(missing_ok=True)
+
+    def _path(self, project: str, job_id: str) -> Path:
+        return self._folder / project / "jobs" / f"{job_id}.json"
+
+
+def _second(path: Path) -> str:
+    """The second of a job's creation, as its name has it after the kind."""
+    return path.name.partition("-")[2].partition("-")[0]
+
+
+def new_job(project: str, kind: Kind, cause: str) -> Job:
+    created = time.time()
+    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(created))
+    request_id = context.ids().get("request_id", "")
+    return Job(f"{kind}-{stamp}-{token_hex(3)}", project, kind, cause, created=created, request_id=request_id)
+
+
+def working_for(job: Job) -> contextlib.AbstractContextManager[None]:
+    """Log lines in the block, and what is made there, are the job's."""
+    return context.working_for(job=job.id, project=job.project, request_id=job.request_id)
+
+
+class JobQueue(Protocol):
+    """Where jobs wait and run: in this process, or in workers."""
+
+    def submit(self, project: str, kind: Kind, cause: str) -> Job:
+        """The job that will learn what is known now: a new one, or one that has not read the annotations yet.
+
+        At most one runs and one waits, for each project and kind.
+        """
+
+    def cancel(self, job_id: str) -> Job:
+        """Ends a job that waits or runs; raises NotFound."""
+
+    def trouble(self) -> Trouble | None:
+        """Why jobs do not run at the moment; None where all is well."""
+
+    def workers(self) -> Mapping[Kind, int]:
+        """How many take jobs of each kind, as far as is known; none where nobody can be asked."""
+
+    def start(self) -> None:
+        """Begins to run jobs, those first that an earlier process left."""
+
+    def stop(self) -> None:
+        """Ends the threads; unfinished jobs go on later."""
+
+
+def yield_to_others() -> None:
+    """Gives the calling thread, and those that it starts, the processor only when nobody else wants it.
+
+    Predictions and corrections go before long trainings. Only Linux can do so for a thread.
+    """
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+
+
+def submit_correction(queue: JobQueue, project: str) -> Job:
+    """Asks for a quick training, since annotations changed."""
+    return queue.submit(project, "head", "annotations changed")
+
+
+class RunningJob:
+    """What a job may say of itself while it runs; saying anything raises JobStopped when it must end."""
+
+    def __init__(self, job: Job, store: JobStore, shutting_down: Callable[[], bool]) -> None:
+        self.job = job
+        self._store = store
+        self._shutting_down = shutting_down
+        self._reached = _epochs(job)
+        self._saved = 0.0
+
+    def progress(self, record: dict[str, Any]) -> None:
+        """Notes where the job is; keeps what an earlier record said of the same phase."""
+        self.check()
+        same = record.get("phase", self.job.progress.get("phase")) == self.job.progress.get("phase")
+        progress = {**self.job.progress, **record} if same else record
+        self.job = replace(self.job, progress=progress, history=_lengthened(self.job.history, progress, record))
+        if self._is_further(progress):
+            self.job = replace(self.job, futile=0)
+        if time.monotonic() - self._saved > PROGRESS_SECONDS or not same:
+            self._store.keep(self.job, durable=False)
+            self._saved = time.monotonic()
+
+    def _is_further(self, progress: dict[str, Any]) -> bool:
+        """Whether an epoch ended that no earlier run of the job came to."""
+        epoch = progress.get("epoch")
+        return isinstance(epoch, int) and epoch > self._reached.get(progress.get("phase"), 0)
+
+    def annotations_were_read(self) -> None:
+        """From here on, what is annotated needs another job."""
+        self.job = replace(self.job, annotations_read=True)
+        self._store.keep(self.job)
+
+    def check(self) -> None:
+        """Raises JobStopped where the job must end."""
+        if self._store.cancel_requested(self.job):
+            raise JobStopped(CANCELED)
+        if self._shutting_down():
+            raise JobStopped(SHUTDOWN)
+
+    def check_runner(self) -> None:
+        """Raises TakenOver where another process runs the job by now."""
+        self._store.check_runner(self.job)
+
+
+def _epochs(job: Job) -> dict[Any, int]:
+    """The last epoch of each phase."""
+    return {one["phase"]: one["epoch"] for one in sorted(job.history, key=lambda one: int(one["epoch"]))}
+
+
+def _lengthened(
+    history: list[dict[str, Any]], progress: dict[str, Any], record: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """The history with the epoch that a record tells of; where a phase begins again, so does its curve."""
+    epoch = record.get("epoch")
+    if not isinstance(epoch, int):
+        return history
+    phase = progress.get("phase")
+    point: dict[str, Any] = {
+        "phase": phase,
+        "epoch": epoch,
+        **{name: record[name] for name in ("loss", "accuracy") if name in record},
+    }
+    if any(one["phase"] == phase and one["epoch"] >= epoch for one in history):
+        history = [one for one in history if one["phase"] != phase]
+    return [*(history if len(history) < MAX_POINTS else history[::2]), point]
+
+
+Work = Callable[[RunningJob], dict[str, Any]]
+
+
+def run_job(job: Job, store: JobStore, work: Work, shutting_down: Callable[[], bool]) -> Job:
+    """Runs a job and keeps its record; a job that must end because the process does stays queued for the next."""
+    with working_for(job):
+        return _run(job, store, work, shutting_down)
+
+
+def _run(job: Job, store: JobStore, work: Work, shutting_down: Callable[[], bool]) -> Job:
+    if job.futile >= MAX_ATTEMPTS:
+        died = f"the process died {job.futile} times in a row while this job ran, with no epoch done"
+        error = f"{died}; is there too little memory?"
+        return _finish(replace(job, status="failed", error=error), store)
+    job = replace(job, status="started", started=time.time(), annotations_read=False)
+    job = replace(job, attempts=job.attempts + 1, futile=job.futile + 1)
+    running = RunningJob(replace(job, runner=token_hex(4)), store, shutting_down)
+    store.update(running.job)
+    store.take_over(running.job)
+    log.info("job %s: started (%s)", job.id, job.cause)
+    try:
+        after = _work_on(running, work)
+        if after.unfinished:
+            store.keep(after)
+            return after
+        return _finish(after, store)
+    except TakenOver as taken:
+        log.warning("job %s: %s; what this one did is dropped", job.id, taken)
+        shutil.rmtree(store.workdir(running.job), ignore_errors=True)
+        return running.job
+
+
+def _work_on(running: RunningJob, work: Work) -> Job:
+    """The job as it is to be kept after the work; raises TakenOver."""
+    try:
+        result = work(running)
+    except TakenOver:
+        raise
+    except JobStopped as stopped:
+        if str(stopped) == SHUTDOWN:
+            log.info("job %s: interrupted by the shutdown; it goes on at the next start", running.job.id)
+            return interrupted(running.job)
+        return replace(running.job, status="canceled", error=str(stopped))
+    except BackendError as error:
+        return replace(running.job, status="failed", error=str(error))
+    except Exception as error:
+        running.check_runner()  # another one has taken its folder away
+        log.exception("job %s failed", running.job.id)
+        said = Redactor()(f"{type(error).__name__}: {error}")  # it is shown, and may quote a request
+        return replace(running.job, status="failed", error=said)
+    return replace(running.job, status="finished", result=result)
+
+
+def interrupted(job: Job) -> Job:
+    """The job, waiting to go on, with no attempt counted."""
+    return replace(job, status="queued", attempts=job.attempts - 1, futile=max(0, job.futile - 1))
+
+
+def cancel_waiting(job: Job, store: JobStore) -> Job:
+    """Ends a job that has not been started."""
+    return _finish(replace(job, status="canceled", error=CANCELED), store)
+
+
+def _finish(job: Job, store: JobStore) -> Job:
+    job = replace(job, ended=time.time())
+    try:
+        store.keep(job)
+    except OSError:  # where the disk is full, what the job worked with makes room for its record
+        shutil.rmtree(store.workdir(job), ignore_errors=True)
+        store.keep(job)
+    store.clear(job)
+    store.thin_out(job.project)
+    store.tally.add([_counted(job).registry])
+    if job.error:
+        log.warning("job %s: %s: %s", job.id, job.status, job.error)
+    else:
+        log.info("job %s: %s", job.id, job.status)
+    return job
+
+
+def _counted(job: Job) -> JobCounts:
+    counts = JobCounts()
+    waited = None if job.started is None else job.started - job.created
+    ran = None if job.started is None or job.ended is None else job.ended - job.started
+    counts.ended(job.project, job.kind, job.status, waited=waited, ran=ran)
+    return counts

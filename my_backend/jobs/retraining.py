@@ -1,0 +1,90 @@
+"""When annotation events become jobs: after so many, or some seconds after the last."""
+
+import logging
+import math
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+
+from my_backend import context
+from my_backend.background import Background
+from my_backend.protocol.events import Change
+from my_backend.store.projects import Projects
+
+log = logging.getLogger(__name__)
+
+QUIET_SECONDS = 30.0
+REMEMBERED_EVENTS = 10_000
+
+
+class Retraining(Background):
+    """Counts changed annotations; calls `train(project)` when there are enough, or no more come."""
+
+    def __init__(self, projects: Projects, after: int, train: Callable[[str], None]) -> None:
+        super().__init__("retraining", patience=math.inf)
+        self._projects, self._after, self._train = projects, after, train
+        # project → when it is trained if nothing more comes (monotonic), and the ids of the event that came last
+        self._due: dict[str, tuple[float, Mapping[str, str]]] = {}
+        self._seen: OrderedDict[tuple[str, ...], None] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def start(self) -> None:
+        """Also takes up changes that were counted before a restart."""
+        for project in self._projects.all():
+            if self._after and self._projects.changes(project.uid).unlearned():
+                self._wait_for_quiet(project.uid)
+        super().start()
+
+    def changed(self, project: str, action: str, changes: Sequence[Change]) -> None:
+        """Annotations were made, changed or deleted.
+
+        One that has been seen does not count again: a webhook that Label Studio left behind sends everything twice.
+        """
+        fresh = [change for change in changes if self._is_new((project, action, *_identity(change)))]
+        if not fresh:
+            return
+        unlearned = self._projects.changes(project).add(fresh)
+        if not self._after:
+            return
+        # In any case: a job that is just reading the annotations may miss this one.
+        self._wait_for_quiet(project)
+        if unlearned >= self._after:
+            self._train(project)
+
+    def _is_new(self, event: tuple[str, ...]) -> bool:
+        with self._lock:
+            known = event in self._seen
+            self._seen[event] = None
+            self._seen.move_to_end(event)
+            if len(self._seen) > REMEMBERED_EVENTS:
+                self._seen.popitem(last=False)
+            return not known
+
+    def _wait_for_quiet(self, project: str) -> None:
+        with self._lock:
+            self._due[project] = (time.monotonic() + QUIET_SECONDS, context.ids())
+        self._wake()
+
+    def _look(self) -> float:
+        with self._lock:
+            now = time.monotonic()
+            ready = {project: ids for project, (due, ids) in self._due.items() if due <= now}
+            for project in ready:
+                del self._due[project]
+            next_due = min((due for due, _ in self._due.values()), default=math.inf)
+        for project, ids in ready.items():
+            with context.working_for(**ids):
+                self._train_what_is_left(project)
+        return next_due - time.monotonic()
+
+    def _train_what_is_left(self, project: str) -> None:
+        try:
+            if self._projects.changes(project).unlearned():
+                self._train(project)
+        except Exception:
+            log.exception("project %s: training could not be started", project)
+
+
+def _identity(change: Change) -> tuple[str, str]:
+    return str(change.annotation.get("id")), str(change.annotation.get("updated_at"))

@@ -1,0 +1,127 @@
+"""The queue that runs jobs in the server's own process."""
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from my_backend.jobs.job import (
+    KINDS,
+    Job,
+    JobStore,
+    Kind,
+    RunningJob,
+    Work,
+    cancel_waiting,
+    interrupted,
+    new_job,
+    run_job,
+    yield_to_others,
+)
+from my_backend.troubles import Trouble
+
+log = logging.getLogger(__name__)
+
+STOP_SECONDS = 6.0  # for a running job's next step; whoever stops us, as Docker after 10 s, kills what is left
+
+
+class ThreadQueue:
+    """Runs jobs in the server's own process: one thread for each kind, so that none waits behind a long one."""
+
+    def __init__(self, store: JobStore, work: Work) -> None:
+        self._store, self._work = store, work
+        self._lock = threading.Condition()
+        self._waiting: dict[Kind, list[Job]] = {kind: [] for kind in KINDS}
+        self._running: dict[Kind, RunningJob | None] = dict.fromkeys(KINDS)
+        self._stopping = False
+        self._threads = [
+            threading.Thread(target=self._run, args=(kind,), name=f"jobs-{kind}", daemon=True) for kind in KINDS
+        ]
+
+    def start(self) -> None:
+        """Takes up what an earlier process left, then what is submitted."""
+        for job in self._store.all():
+            if job.unfinished:
+                if job.status == "started":
+                    log.warning("job %s was running when the process died; it is started again", job.id)
+                self._enqueue(replace(job, status="queued", progress={}))
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Ends the running jobs at their next step; they go on at the next start."""
+        with self._lock:
+            self._stopping = True
+            self._lock.notify_all()
+        deadline = time.monotonic() + STOP_SECONDS
+        for kind, thread in zip(KINDS, self._threads, strict=True):
+            thread.join(max(0.0, deadline - time.monotonic()))
+            running = self._running[kind]
+            if thread.is_alive() and running:
+                log.warning("job %s does not end; it is started again at the next start", running.job.id)
+                self._store.update(interrupted(running.job))
+
+    def trouble(self) -> Trouble | None:
+        return None
+
+    def workers(self) -> Mapping[Kind, int]:
+        return {kind: int(thread.is_alive()) for kind, thread in zip(KINDS, self._threads, strict=True)}
+
+    def submit(self, project: str, kind: Kind, cause: str) -> Job:
+        with self._lock:
+            waiting = next((job for job in self._waiting[kind] if job.project == project), None)
+            if waiting:
+                return waiting
+            running = self._running[kind]
+            if running and running.job.project == project and not running.job.annotations_read:
+                return running.job
+            job = new_job(project, kind, cause)
+            self._enqueue(job)
+            return job
+
+    def _enqueue(self, job: Job) -> None:
+        with self._lock:
+            self._store.save(job)
+            self._waiting[job.kind].append(job)
+            self._lock.notify_all()
+
+    def cancel(self, job_id: str) -> Job:
+        with self._lock:
+            job = self._store.get(job_id)
+            queue = self._waiting[job.kind]
+            if any(waiting.id == job_id for waiting in queue):
+                queue[:] = [waiting for waiting in queue if waiting.id != job_id]
+                return cancel_waiting(job, self._store)
+            if job.unfinished:
+                self._store.request_cancel(job)
+            return job
+
+    def _run(self, kind: Kind) -> None:
+        if kind == "full":
+            yield_to_others()
+        while True:
+            with self._lock:
+                self._lock.wait_for(lambda: self._stopping or self._waiting[kind])
+                if self._stopping:
+                    return
+                job = self._waiting[kind].pop(0)
+                self._running[kind] = RunningJob(job, self._store, self._is_stopping)
+            self._run_one(job)
+
+    def _run_one(self, job: Job) -> None:
+        try:
+            run_job(job, self._store, self._work_on, self._is_stopping)
+        except Exception:
+            log.exception("job %s: its record cannot be written; it is started again at the next start", job.id)
+        with self._lock:
+            self._running[job.kind] = None
+
+    def _work_on(self, running: RunningJob) -> dict[str, Any]:
+        with self._lock:
+            self._running[running.job.kind] = running
+        return self._work(running)
+
+    def _is_stopping(self) -> bool:
+        return self._stopping

@@ -1,0 +1,191 @@
+"""What one job does: from annotations to a published version."""
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from my_backend import files
+from my_backend.errors import TrainingError
+from my_backend.jobs.job import JobStore, RunningJob
+from my_backend.label_studio.client import HOW_TO_MAKE_A_TOKEN, find_label_studio
+from my_backend.models.model_class import ModelFactory
+from my_backend.protocol.label_config import parse_label_config
+from my_backend.settings import Settings
+from my_backend.store.corrections import Corrections
+from my_backend.store.projects import Project, Projects
+from my_backend.store.versions import Versions
+
+log = logging.getLogger(__name__)
+
+# Annotated tasks that came with POST /train; kept until a version has learned them.
+KEPT_ANNOTATIONS = "annotations.json"
+LEARNED_FILE = "learned.json"
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What the newest version was trained on: Label Studio's watermark, and a digest of the annotations."""
+
+    watermark: str = ""
+    digest: str = ""
+
+
+def learned_state(folder: Path) -> Learned:
+    """Of the project in this folder."""
+    return files.from_record(Learned, files.read_json(folder / LEARNED_FILE) or {})
+
+
+class TrainingJob:
+    """Trains a project's model and publishes what comes out of it."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        projects: Projects,
+        store: JobStore,
+        new_model: ModelFactory,
+        submit_correction: Callable[[str], object],
+    ) -> None:
+        self._settings, self._projects, self._store, self._new_model = settings, projects, store, new_model
+        self._submit_correction = submit_correction
+
+    def __call__(self, running: RunningJob) -> Json:
+        """The names of the versions that were published and what `fit` said of them; raises BackendError."""
+        job = running.job
+        folder = self._projects.folder(job.project)
+        running.progress({"phase": "reading annotations"})
+        changes = self._projects.changes(job.project)
+        changed = changes.count()
+        kept = folder / KEPT_ANNOTATIONS
+        kept_text = kept.read_text(encoding="utf-8") if kept.exists() else ""
+        before = learned_state(folder)
+        if kept_text:
+            project, tasks, watermark = self._projects.get(job.project), json.loads(kept_text), ""
+        elif job.kind == "head" and (known := changes.tasks()) is not None:
+            # What events told needs no asking. Whether they told all is compared from time to time, by the watermark.
+            project, tasks, watermark = self._projects.get(job.project), known, before.watermark
+        else:
+            project, tasks, watermark = self._ask_label_studio(job.project)
+        tag = parse_label_config(project.label_config, self._settings.choices).image_choices
+        tasks = [*tasks, *(Corrections(folder).tasks(tag) if tag else [])]
+        running.annotations_were_read()
+        if 0 < self._settings.retrain_after_annotations <= changes.count() - changed:
+            self._submit_correction(project.uid)  # came while others were read, and were told that this job reads them
+        learned = Learned(watermark, _digest(project, tasks))
+        # Events and comparisons may ask for what is learned already; people are never refused.
+        is_new = job.kind == "full" or learned.digest != before.digest
+        try:
+            result = self._train(running, project, tasks) if is_new else {"versions": []}
+        except TrainingError:
+            # What nobody can learn must not stand before Label Studio's annotations for ever.
+            _forget_kept(kept, kept_text)
+            raise
+        changes.learned(changed)
+        if learned_state(folder) != before:
+            # While this job trained, corrections were learned that its versions do not know.
+            self._submit_correction(project.uid)
+        files.write_json(folder / LEARNED_FILE, asdict(learned))
+        _forget_kept(kept, kept_text)
+        return result
+
+    def _ask_label_studio(self, uid: str) -> tuple[Project, list[Json], str]:
+        """The project as it is now, its annotated tasks, and the watermark from before they were read."""
+        label_studio = find_label_studio(self._settings, self._projects.credentials(uid))
+        if label_studio is None:
+            raise TrainingError(
+                "It is not known where Label Studio is, so its annotations cannot be read: set LABEL_STUDIO_URL, and "
+                + HOW_TO_MAKE_A_TOKEN
+            )
+        number = self._projects.get(uid).id
+        changes = self._projects.changes(uid)
+        count = changes.begin_reading()
+        watermark = label_studio.watermark(number)
+        described = label_studio.project(number)
+        project = self._projects.remember(uid, label_config=described.get("label_config"), title=described.get("title"))
+        tasks = label_studio.annotated_tasks(number)
+        changes.keep_tasks(tasks, count)
+        return project, tasks, watermark
+
+    def _train(self, running: RunningJob, project: Project, tasks: list[Json]) -> Json:
+        versions = Versions(self._projects.folder(project.uid))
+        workdir = self._store.workdir(running.job)
+        workdir.mkdir(parents=True, exist_ok=True)
+        published: list[str] = []
+        outputs: list[Json] = []
+
+        def publish(train_output: Json) -> None:
+            running.check()
+            version = versions.publish(
+                _checked(train_output),
+                workdir,
+                cause=running.job.cause,
+                choices=parse_label_config(project.label_config, self._settings.choices).choices,
+                held_back=str(train_output.get("held_back") or ""),
+                confirm=running.check_runner,
+            )
+            published.append(version.name)
+            outputs.append(train_output)
+            log.info(
+                "project %s: published %s%s",
+                project.uid,
+                version.name,
+                " (held back)" if version.held_back else "",
+            )
+
+        model = self._new_model(project, versions.live())
+        output = model.fit(
+            tasks,
+            workdir=str(workdir),
+            kind=running.job.kind,
+            attempt=running.job.futile,
+            progress=running.progress,
+            publish=publish,
+        )
+        # A model that knows nothing of `publish` just returns its resources.
+        if output is not None and output not in outputs:
+            publish(output)
+        return {"versions": published, **_shown(outputs)}
+
+
+def _forget_kept(kept: Path, text: str) -> None:
+    """Removes the annotations that came with a request, unless others have come since."""
+    if text and kept.read_text(encoding="utf-8") == text:
+        kept.unlink()
+
+
+def _shown(outputs: list[Json]) -> Json:
+    """What the job's record says of the model: what `fit` returned, without its files."""
+    last = outputs[-1] if outputs else {}
+    return {key: value for key, value in last.items() if key not in ("model_dir", "mistakes")}
+
+
+def _digest(project: Project, tasks: list[Json]) -> str:
+    """Of all that decides what is learned, in whichever order it came."""
+    annotations = sorted(
+        json.dumps([task.get("id"), annotation.get("id"), annotation.get("updated_at"), annotation.get("result")])
+        for task in tasks
+        for annotation in task.get("annotations") or []
+    )
+    return sha256(json.dumps([project.label_config, annotations]).encode()).hexdigest()
+
+
+def keep_annotations(projects: Projects, uid: str, tasks: list[Json]) -> None:
+    """Keeps the annotated tasks of POST /train until a job has learned them."""
+    files.write_json(projects.folder(uid) / KEPT_ANNOTATIONS, tasks)
+
+
+def _checked(train_output: Any) -> Json:
+    """Raises TrainingError unless `fit` returned what can be stored as JSON."""
+    if not isinstance(train_output, dict):
+        raise TrainingError(f"fit() must return a dict of JSON values, not {type(train_output).__name__}")
+    try:
+        checked: Json = json.loads(json.dumps(train_output))
+    except (TypeError, ValueError) as error:
+        raise TrainingError(f"fit() returned what cannot be stored as JSON: {error}") from error
+    return checked

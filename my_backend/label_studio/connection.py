@@ -1,0 +1,233 @@
+"""How a project in Label Studio is connected to this backend: what is wrong with it, and what the API can mend."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from urllib.parse import urlsplit
+
+from my_backend.label_studio.client import HOW_TO_ALLOW_PRIVATE, Blocking, LabelStudio
+from my_backend.label_studio.webhook_password import password_header
+from my_backend.settings import LOOPBACK
+from my_backend.store.projects import Project
+from my_backend.troubles import Trouble
+
+CONNECTED = ("CO", "TR", "PR")  # states of a model in Label Studio that answers
+PRIVATE_EXAMPLE = "http://127.0.0.1:9090"  # its address blocking refuses all private addresses, or none
+
+Json = dict[str, Any]
+BasicAuth = tuple[str, str] | None
+
+
+@dataclass(frozen=True)
+class Mend:
+    """What ends a trouble, through Label Studio's API."""
+
+    trouble: Trouble
+    offer: str  # what would be done, as in "add the webhook …"
+    do: Callable[[], None]  # raises LabelStudioError
+
+
+@dataclass(frozen=True)
+class Connection:
+    """What Label Studio says of one project."""
+
+    project: Json
+    connected: bool
+    troubles: tuple[Trouble, ...]
+    mends: tuple[Mend, ...]  # for those of the troubles that the API can mend
+    backends: tuple[Json, ...] = ()  # the project's models, the first the one that Label Studio asks
+
+
+def examine_connection(
+    label_studio: LabelStudio, project: Project, basic_auth: BasicAuth, *, thoroughly: bool = False
+) -> Connection:
+    """Asks for the project, its models and its webhooks; raises LabelStudioError.
+
+    Where something is wrong, or `thoroughly`, it is tried whether address blocking is the reason: each time Label
+    Studio's log gets a line for a request that it refuses.
+    """
+    described = label_studio.project(project.id)
+    backends = sorted(label_studio.backends(project.id), key=lambda one: int(one.get("id") or 0))
+    hooks = label_studio.webhooks(project.id)
+    # Label Studio has just called each model to know its state.
+    connected = any(backend.get("state") in CONNECTED for backend in backends)
+    orphans = [_orphaned(label_studio, project, hook) for hook in hooks if _is_orphan(hook, backends)]
+    more = _more_than_one(label_studio, project, hooks, backends)
+    main: tuple[Trouble | None, Mend | None] = (None, None)
+    if not backends:
+        main = not_connected(label_studio, project), None
+    elif not connected:
+        main = _disconnected(label_studio, project, backends[0]), None
+    else:
+        main = _events(label_studio, project, backends, hooks, basic_auth, thoroughly=thoroughly)
+    troubles = [*([main[0]] if main[0] else []), *dict.fromkeys(mend.trouble for mend in (*more, *orphans))]
+    mends = [*([main[1]] if main[1] else []), *more, *orphans]
+    return Connection(described, connected, tuple(troubles), tuple(mends), tuple(backends))
+
+
+def not_connected(label_studio: LabelStudio, project: Project) -> Trouble:
+    """Nobody has connected a model, or nobody could; raises LabelStudioError."""
+    what = "Label Studio has no model connected to this project"
+    how = "connect this backend in the project: Settings → Model → Connect Model"
+    if blocking := label_studio.blocking(PRIVATE_EXAMPLE):
+        what += (
+            ", and its address blocking refuses private addresses: localhost, those of containers, 10.…, 172.16.…, "
+            "192.168.…."
+        )
+        remedy = f"{_sentence(_how_to_allow(blocking))}; then {how}. A public address can be connected at once."
+        return Trouble("address-blocked", what, remedy, project.uid)
+    return Trouble("not-connected", f"{what}.", f"{_sentence(how)}.", project.uid)
+
+
+def _disconnected(label_studio: LabelStudio, project: Project, backend: Json) -> Trouble:
+    url = str(backend.get("url") or "")
+    blocking = label_studio.blocking(url)
+    if blocking.models:
+        return _blocked(project, url, blocking)
+    said = str(backend.get("error_message") or backend.get("readable_state") or "disconnected").strip()
+    what = f"Label Studio does not reach this backend: {said[:400].rstrip('.')}."
+    remedy = f"In the project's Settings → Model, look at the URL ({_without_password(url)}) and the password"
+    if (urlsplit(url).hostname or "") in LOOPBACK:
+        remedy += "; where Label Studio runs in a container, localhost is the container itself, and this machine is "
+        remedy += "host.docker.internal or the name of a service"
+    return Trouble("disconnected", what, remedy + ".", project.uid)
+
+
+def _blocked(project: Project, url: str, blocking: Blocking) -> Trouble:
+    kept = "calling this backend" if blocking.models else "telling this backend of annotations"
+    what = f"Label Studio's address blocking keeps it from {kept}: {_without_password(url)} is private."
+    return Trouble("address-blocked", what, f"{_sentence(_how_to_allow(blocking))}.", project.uid)
+
+
+def _how_to_allow(blocking: Blocking) -> str:
+    if blocking.models and blocking.webhooks:
+        return HOW_TO_ALLOW_PRIVATE
+    missing = "ML_BLOCK_LOCAL_IP" if blocking.models else "SSRF_PROTECTION_ENABLED"
+    return f"start Label Studio with {missing}=false as well, or with USE_DEFAULT_BANNED_SUBNETS=false alone"
+
+
+def _sentence(words: str) -> str:
+    return words[0].upper() + words[1:]
+
+
+def _events(
+    label_studio: LabelStudio,
+    project: Project,
+    backends: list[Json],
+    hooks: list[Json],
+    basic_auth: BasicAuth,
+    *,
+    thoroughly: bool,
+) -> tuple[Trouble | None, Mend | None]:
+    """What keeps annotation events from getting here."""
+    # The password goes only where Label Studio sends it already, not to another model of the project.
+    ours = [one for one in backends if not basic_auth or one.get("basic_auth_user") == basic_auth[0]]
+    own = [hook for hook in hooks if str(hook.get("url")) in map(_webhook_of, backends)]
+    active = [hook for hook in own if hook.get("is_active") and _sends_annotations(hook)]
+    if thoroughly or not active:
+        url = str((ours or backends)[0].get("url") or "")
+        if (blocking := label_studio.blocking(url)).webhooks:
+            return _blocked(project, url, blocking), None
+    if not active:
+        return _webhook_missing(label_studio, project, backends, ours, own, basic_auth)
+    where = "In the project's Settings → Webhooks"
+    mine = [hook for hook in active if str(hook.get("url")) in map(_webhook_of, ours)]
+    if basic_auth and not any(map(_has_credentials, active)):
+        what = "Label Studio's events are refused, since its webhook carries no password."
+        remedy = f"{where}, give it a header Authorization with the value “Basic …”, or connect the model anew with "
+        remedy += "a URL like http://user:password@host:9090."
+        trouble = Trouble("webhook-credentials", what, remedy, project.uid)
+        if not mine:
+            return trouble, None
+        headers = {**(mine[0].get("headers") or {}), "Authorization": password_header(*basic_auth)}
+        return trouble, _mend_hook(label_studio, trouble, mine[0], "put the password on", headers=headers)
+    if not any(hook.get("send_payload", True) for hook in active):
+        what = "Label Studio's events come without their payload, so that each has all annotations read anew."
+        trouble = Trouble("webhook-payload", what, f"{where}, switch on “Send payload”.", project.uid)
+        return trouble, _mend_hook(label_studio, trouble, active[0], "switch on the payload of", send_payload=True)
+    return None, None
+
+
+def _webhook_missing(
+    label_studio: LabelStudio,
+    project: Project,
+    backends: list[Json],
+    ours: list[Json],
+    own: list[Json],
+    basic_auth: BasicAuth,
+) -> tuple[Trouble, Mend]:
+    url = _webhook_of((ours or backends)[0])
+    what = "Label Studio does not tell this backend of annotations: there is no active webhook for them."
+    remedy = (
+        "In the project's Settings → Webhooks, add one for all actions with the URL "
+        f"{_without_password(url)}, or reconnect the model."
+    )
+    trouble = Trouble("webhook-missing", what, remedy, project.uid)
+    if own:
+        on = {"is_active": True, "send_for_all_actions": True}
+        return trouble, _mend_hook(label_studio, trouble, own[0], "switch on, for all actions,", **on)
+    headers = {"Authorization": password_header(*basic_auth)} if basic_auth and ours else {}
+    add = partial(label_studio.add_webhook, project.id, url, headers)
+    return trouble, Mend(trouble, f"add the webhook {_without_password(url)}", add)
+
+
+def _mend_hook(label_studio: LabelStudio, trouble: Trouble, hook: Json, what: str, **fields: Any) -> Mend:
+    offer = f"{what} the webhook {_without_password(str(hook['url']))}"
+    return Mend(trouble, offer, partial(label_studio.change_webhook, hook["id"], **fields))
+
+
+def _orphaned(label_studio: LabelStudio, project: Project, hook: Json) -> Mend:
+    url = _without_password(str(hook["url"]))
+    trouble = Trouble(
+        "webhook-orphaned",
+        f"Label Studio still sends events to {url}, which is no model of this project any more.",
+        "In the project's Settings → Webhooks, delete it, unless it serves something else.",
+        project.uid,
+    )
+    return Mend(trouble, f"delete the webhook {url}", partial(label_studio.delete_webhook, hook["id"]))
+
+
+def _more_than_one(label_studio: LabelStudio, project: Project, hooks: list[Json], backends: list[Json]) -> list[Mend]:
+    """Of webhooks with one URL all but the best."""
+    by_url: dict[str, list[Json]] = {}
+    for hook in hooks:
+        url = str(hook.get("url"))
+        if url in map(_webhook_of, backends) and hook.get("is_active") and _sends_annotations(hook):
+            by_url.setdefault(_without_password(url), []).append(hook)
+    mends = []
+    for url, same in by_url.items():
+        what = f"Label Studio has {len(same)} webhooks with the URL {url}, and sends each event as often."
+        remedy = "In the project's Settings → Webhooks, delete all but one."
+        trouble = Trouble("webhook-twice", what, remedy, project.uid)
+        best = max(same, key=lambda hook: (_has_credentials(hook), bool(hook.get("send_payload", True))))
+        for hook in same:
+            if hook is not best:
+                delete = partial(label_studio.delete_webhook, hook["id"])
+                mends.append(Mend(trouble, f"delete one of the webhooks {url}", delete))
+    return mends
+
+
+def _is_orphan(hook: Json, backends: list[Json]) -> bool:
+    """Whether it looks like those that Label Studio makes for a model, and keeps when the model is removed."""
+    as_made = hook.get("send_for_all_actions") and set(hook.get("headers") or {}) <= {"Authorization"}
+    url = str(hook.get("url"))
+    return bool(as_made) and url.endswith("/webhook") and url not in map(_webhook_of, backends)
+
+
+def _webhook_of(backend: Json) -> str:
+    return str(backend.get("url") or "").rstrip("/") + "/webhook"
+
+
+def _sends_annotations(hook: Json) -> bool:
+    return bool(hook.get("send_for_all_actions")) or "ANNOTATION_CREATED" in (hook.get("actions") or [])
+
+
+def _has_credentials(hook: Json) -> bool:
+    headers = hook.get("headers") or {}
+    return "@" in urlsplit(str(hook.get("url"))).netloc or "authorization" in map(str.lower, headers)
+
+
+def _without_password(url: str) -> str:
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

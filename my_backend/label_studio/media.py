@@ -1,0 +1,403 @@
+"""A task's URL → a local image file: safe, bounded, cached."""
+
+import base64
+import binascii
+import contextlib
+import logging
+import os
+import re
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from urllib.parse import quote, unquote_to_bytes, urlsplit
+
+import requests
+
+from my_backend import files
+from my_backend.errors import BackendError, MediaError
+from my_backend.label_studio.client import LabelStudio, find_label_studio
+from my_backend.label_studio.safe_http import (
+    ForbiddenAddress,
+    Limits,
+    SafeSession,
+    TooLarge,
+    explain,
+    innermost,
+    read_body,
+    redact,
+)
+from my_backend.metrics.counts import ImageCounts
+from my_backend.settings import Settings
+from my_backend.store.corrections import KEPT
+from my_backend.store.projects import Credentials
+
+log = logging.getLogger(__name__)
+
+MAX_CACHE_BYTES = 20_000_000_000
+MAX_URLS = 1_000_000  # that the cache on disk knows the content of
+MAX_KNOWN = 100_000  # of them in memory
+PARALLEL = 16
+
+_CLOUD = ("s3://", "gs://", "azure-blob://", "azure-spi://")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+@dataclass(frozen=True)
+class ImageLimits:
+    """What one image may cost: its size, the seconds for it with all redirects, and what `Limits` has.
+
+    For `trust_seconds` a URL's content is taken to be the same; uploads never change.
+    """
+
+    max_bytes: int = 100_000_000
+    seconds: float = 30.0
+    trust_seconds: float = 86_400.0
+    http: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True)
+class MediaRequest:
+    """A task's image: its URL as the task has it, and the task's id, by which Label Studio signs cloud links."""
+
+    url: str
+    task_id: int | None = None
+
+
+@dataclass(frozen=True)
+class MediaFile:
+    """An image in the cache and the SHA-256 (hexadecimal) of its content."""
+
+    path: Path
+    digest: str
+
+
+class Media:
+    """Fetches the images of one project's tasks.
+
+    The cache is shared by projects and processes: contents by their digest, and for each URL a small file that
+    names its digest.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        session: SafeSession,
+        label_studio: LabelStudio | None,
+        pool: ThreadPoolExecutor,
+        limits: ImageLimits = ImageLimits(),
+        kept: Path | None = None,
+        counts: ImageCounts | None = None,
+    ) -> None:
+        """`kept` is a folder of images, by their digests, that tasks name as `kept:<digest>`."""
+        self._contents, self._urls = folder / "contents", folder / "urls"
+        for directory in (self._contents, self._urls):
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._session, self._limits = session, limits
+        self._label_studio = label_studio
+        self._kept = kept
+        self._counts = counts or ImageCounts()
+        self._known: dict[str, tuple[str, float]] = {}  # URL's key → digest, fetched at
+        self._pool = pool
+        self._trim_lock = threading.Lock()
+        self._written = 0
+
+    def fetch_all(
+        self, requests: Sequence[MediaRequest], deadline: float = float("inf")
+    ) -> list[MediaFile | MediaError]:
+        """One result for each request, in order; what is not there at `deadline` (monotonic) is an error."""
+        results: dict[MediaRequest, MediaFile | MediaError] = {}
+        futures: dict[MediaRequest, Future[MediaFile]] = {}
+        for request in dict.fromkeys(requests):
+            if cached := self._looked_up(request):
+                results[request] = cached
+            else:
+                futures[request] = self._pool.submit(self._fetch_once, request, deadline)
+        left = None if deadline == float("inf") else max(0.0, deadline - time.monotonic())
+        wait_for(futures.values(), timeout=left)
+        for request, future in futures.items():
+            results[request] = _outcome(future, request)
+        return [results[request] for request in requests]
+
+    def fetch(self, request: MediaRequest, deadline: float = float("inf")) -> MediaFile:
+        """Raises MediaError that names the task, the URL without its secrets, and the remedy."""
+        return self._looked_up(request) or self._fetch(request, deadline)
+
+    def _fetch_once(self, request: MediaRequest, deadline: float) -> MediaFile:
+        """Unless another request has fetched it while this one waited for a thread."""
+        return self.cached(request) or self._fetch(request, deadline)
+
+    def _looked_up(self, request: MediaRequest) -> MediaFile | None:
+        cached = self.cached(request)
+        self._counts.looked_up(cached is not None)
+        return cached
+
+    def _fetch(self, request: MediaRequest, deadline: float) -> MediaFile:
+        started = time.perf_counter()
+        outcome, size = "ok", 0
+        try:
+            body = self._body(request.url, request.task_id, min(deadline, time.monotonic() + self._limits.seconds))
+            size = len(body)
+            _check_is_image(body)
+            return self._store(request, body)
+        except (requests.RequestException, BackendError, OSError, ValueError) as error:
+            outcome = _reason(error)
+            place = f"task {request.task_id}: " if request.task_id is not None else ""
+            said = f"{place}{_short(request.url)}: {explain(error)}{_remedy(error)}"
+            raise MediaError(said, outcome) from error
+        finally:
+            if not request.url.startswith(("data:", KEPT)):
+                self._counts.fetched(outcome, time.perf_counter() - started, size)
+
+    def take_in(self, body: bytes) -> MediaFile:
+        """An image that came with a request, within the limits of any other; tasks name it as `kept:<digest>`.
+
+        It stays as long as the cache has room. Raises MediaError.
+        """
+        if len(body) > self._limits.max_bytes:
+            raise MediaError(f"more than {self._limits.max_bytes:,} bytes; MAX_IMAGE_BYTES allows more", "too_large")
+        _check_is_image(body)
+        return self._store(MediaRequest(KEPT + sha256(body).hexdigest()), body)
+
+    def _body(self, url: str, task_id: int | None, deadline: float) -> bytes:
+        if url.startswith("data:"):
+            return _data_uri(url, self._limits.max_bytes)
+        if url.startswith(KEPT):
+            return self._read_kept(url.removeprefix(KEPT))
+        if deadline <= time.monotonic():
+            raise MediaError("no time was left to fetch it", "too_late")
+        target, is_label_studio = self._target(url, task_id)
+        # get() sends the token to Label Studio's origin only, whatever the URL
+        if self._label_studio is not None:
+            response = self._label_studio.get(target, limits=self._limits.http, deadline=deadline)
+        else:
+            response = self._session.request("GET", target, limits=self._limits.http, deadline=deadline)
+        if not response.ok:
+            response.close()
+            status = response.status_code
+            raise MediaError(_explain_status(status, url, is_label_studio), _reason_of_status(status))
+        return read_body(response, max_bytes=self._limits.max_bytes, deadline=deadline)
+
+    def _read_kept(self, digest: str) -> bytes:
+        if self._kept is None or not _DIGEST.fullmatch(digest) or not (self._kept / digest).is_file():
+            raise MediaError("no such image is kept", "not_found")
+        return (self._kept / digest).read_bytes()
+
+    def _target(self, url: str, task_id: int | None) -> tuple[str, bool]:
+        """The http(s) URL to ask for, and whether it is Label Studio's."""
+        if url.startswith(("http://", "https://")):
+            own = self._label_studio is not None and url.startswith(self._label_studio.url + "/")
+            return url, own
+        if self._label_studio is None:
+            raise MediaError("it is kept by Label Studio; set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY")
+        base = self._label_studio.url
+        if url.startswith(_CLOUD):
+            if task_id is None:
+                raise MediaError("cloud storage links are signed for a task, and the task has no id")
+            encoded = base64.urlsafe_b64encode(url.encode()).decode()
+            return f"{base}/tasks/{task_id}/presign/?fileuri={encoded}", True
+        if "://" in url:
+            raise MediaError(f"{url.partition('://')[0]}:// is no scheme that images are read from")
+        # Label Studio under a sub-path already puts that path before /data
+        prefix = urlsplit(base).path
+        path = url if url.startswith("/") else f"/data/{url}" if url.startswith("upload/") else f"/{url}"
+        path = path.removeprefix(prefix) if prefix and path.startswith(prefix + "/") else path
+        return base + quote(path, safe="/?&=%+:;,@!$'()*~"), True
+
+    def _key(self, request: MediaRequest) -> str:
+        base = self._label_studio.url if self._label_studio else ""
+        place = "" if request.url.startswith(("http://", "https://", KEPT)) else base
+        return sha256(f"{place} {request.url}".encode(errors="backslashreplace")).hexdigest()
+
+    def content(self, digest: str) -> Path | None:
+        """The file with the content of that SHA-256, if it is in the cache."""
+        path = self._contents / digest
+        return path if path.exists() else None
+
+    def cached(self, request: MediaRequest) -> MediaFile | None:
+        """What is in the cache already; nobody is asked for it."""
+        key = self._key(request)
+        try:
+            digest, fetched = self._known.get(key) or files.read_json(self._urls / key)
+        except (TypeError, ValueError):  # there is none, or a loss of power has cut it short
+            return None
+        path = self._contents / digest
+        fresh = "/data/upload/" in request.url or time.time() - fetched < self._limits.trust_seconds
+        if not fresh or not path.exists():
+            self._known.pop(key, None)
+            return None
+        self._known[key] = (digest, fetched)
+        return MediaFile(path, digest)
+
+    def _store(self, request: MediaRequest, body: bytes) -> MediaFile:
+        digest = sha256(body).hexdigest()
+        path = self._contents / digest
+        if not path.exists():
+            with NamedTemporaryFile(dir=self._contents, prefix=".", delete=False) as part:
+                try:
+                    part.write(body)
+                    part.flush()
+                except OSError:  # the disk is full: what is there of it must not stay
+                    os.unlink(part.name)
+                    raise
+            os.replace(part.name, path)
+        key, known = self._key(request), (digest, time.time())
+        files.write_json(self._urls / key, known, mode=0o600, durable=False)
+        if len(self._known) >= MAX_KNOWN:
+            self._known.clear()
+        self._known[key] = known
+        self._trim(len(body))
+        return MediaFile(path, digest)
+
+    def _trim(self, added: int) -> None:
+        """Removes the oldest where the cache has grown too large; looks after each hundredth of its size."""
+        with self._trim_lock:
+            self._written += added
+            if self._written < MAX_CACHE_BYTES / 100:
+                return
+            self._written = 0
+            notes = sorted((stat.st_mtime, path) for path, stat in _stats(self._urls))
+            for _, path in notes[: max(0, len(notes) - MAX_URLS)]:
+                path.unlink(missing_ok=True)
+            stats = sorted((stat.st_mtime, stat.st_size, path) for path, stat in _stats(self._contents))
+            surplus = sum(size for _, size, _ in stats) - MAX_CACHE_BYTES
+            for _, size, path in stats:
+                if surplus <= 0:
+                    return
+                path.unlink(missing_ok=True)
+                surplus -= size
+
+
+def open_media(
+    settings: Settings,
+    credentials: Credentials | None,
+    pool: ThreadPoolExecutor,
+    kept: Path | None = None,
+    counts: ImageCounts | None = None,
+) -> Media:
+    """The images of a project whose Label Studio is configured, or was named by `/setup`; the rest as in Media."""
+    session = SafeSession(settings.image_hosts, ca_bundle=settings.requests_ca_bundle)
+    limits = ImageLimits(
+        settings.max_image_bytes,
+        settings.image_seconds,
+        settings.image_trust_seconds,
+        Limits(settings.image_connect_seconds, settings.image_read_seconds, settings.image_redirects),
+    )
+    label_studio = find_label_studio(settings, credentials)
+    return Media(settings.cache_dir / "media", session, label_studio, pool, limits, kept, counts)
+
+
+def media_pool() -> ThreadPoolExecutor:
+    """The threads that fetch images, for all projects of a process."""
+    return ThreadPoolExecutor(PARALLEL, thread_name_prefix="media")
+
+
+def _stats(folder: Path) -> list[tuple[Path, os.stat_result]]:
+    found = []
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # another process trims too
+            found.append((path, path.stat()))
+    return found
+
+
+def _outcome(future: Future[MediaFile], request: MediaRequest) -> MediaFile | MediaError:
+    if not future.done():
+        future.cancel()
+        return MediaError(f"{_short(request.url)}: it took too long", "too_late")
+    try:
+        return future.result()
+    except MediaError as error:
+        return error
+
+
+def _remedy(error: BaseException) -> str:
+    """The setting that allows more; "" where it is no limit of ours."""
+    if isinstance(error, TooLarge):
+        return "; MAX_IMAGE_BYTES allows more"
+    if isinstance(error, requests.TooManyRedirects):
+        return "; IMAGE_REDIRECTS allows more"
+    if isinstance(error, requests.ConnectTimeout):
+        return "; IMAGE_CONNECT_SECONDS allows more"
+    if isinstance(error, requests.Timeout):
+        return "; IMAGE_SECONDS and IMAGE_READ_SECONDS allow more"
+    return ""
+
+
+def _reason(error: BaseException) -> str:
+    """The word to count it by."""
+    if isinstance(error, MediaError):
+        return error.reason
+    if isinstance(innermost(error), ForbiddenAddress):
+        return "forbidden_address"
+    words: tuple[tuple[type[BaseException], str], ...] = (
+        (TooLarge, "too_large"),
+        (requests.TooManyRedirects, "too_many_redirects"),
+        (requests.Timeout, "timeout"),
+        (requests.RequestException, "unreachable"),
+    )
+    return next((word for kind, word in words if isinstance(error, kind)), "other")
+
+
+def _reason_of_status(status: int) -> str:
+    if status in (401, 403):
+        return "refused"
+    return "not_found" if status in (404, 410) else "server_error"
+
+
+def _short(url: str) -> str:
+    return "data: URI" if url.startswith("data:") else redact(url)
+
+
+def _data_uri(url: str, max_bytes: int) -> bytes:
+    header, comma, data = url.partition(",")
+    if not comma:
+        raise MediaError("a data: URI needs a comma before its data")
+    raw = unquote_to_bytes(data)
+    if header.endswith(";base64"):
+        try:
+            raw = base64.b64decode(raw, validate=True)
+        except binascii.Error as error:
+            raise MediaError(f"its base64 is broken: {error}") from error
+    if len(raw) > max_bytes:
+        raise TooLarge(f"more than {max_bytes:,} bytes")
+    return raw
+
+
+def _check_is_image(body: bytes) -> None:
+    if body.startswith(_SIGNATURES):
+        return
+    if not body:
+        raise MediaError("the file is empty", "not_an_image")
+    start = body[:200].lstrip().lower()
+    if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<svg")):
+        raise MediaError("a web page came instead of an image; does its server want a login?", "not_an_image")
+    raise MediaError("it is no image (JPEG, PNG, WebP, GIF, TIFF and BMP are read)", "not_an_image")
+
+
+def _explain_status(status: int, url: str, is_label_studio: bool) -> str:
+    if status == 403 and is_label_studio and "/data/local-files/" in url:
+        return (
+            "Label Studio answered 403: it serves no local files unless it is started with "
+            "LOCAL_FILES_SERVING_ENABLED=true"
+        )
+    if status in (401, 403) and is_label_studio:
+        return f"Label Studio answered {status}: it wants a token that may see the project; set LABEL_STUDIO_API_KEY"
+    if is_label_studio and url.startswith(_CLOUD):
+        return (
+            f"Label Studio answered {status}: no storage of the project covers it, or its credentials are refused; "
+            "look at the project's Settings → Cloud Storage"
+        )
+    if status == 404 and is_label_studio:
+        return (
+            "Label Studio answered 404: the file is gone or, for local files, no Local Files storage of the project "
+            "covers it"
+        )
+    if status >= 500 and is_label_studio:
+        return f"Label Studio answered {status}, as it does for an upload that is gone; its own log says why"
+    return f"its server answered {status}"

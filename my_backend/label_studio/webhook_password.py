@@ -1,0 +1,143 @@
+"""The password of annotation events: Label Studio sends none with them, so the backend puts it on its own webhook."""
+
+import base64
+import logging
+import math
+import threading
+import time
+from typing import Any
+from urllib.parse import urlsplit
+
+from my_backend.background import Background
+from my_backend.errors import LabelStudioError
+from my_backend.label_studio.client import LabelStudio, find_label_studio
+from my_backend.settings import Settings
+from my_backend.store.projects import Projects
+from my_backend.troubles import Trouble
+
+Json = dict[str, Any]
+
+log = logging.getLogger(__name__)
+
+# Label Studio makes the webhook just after it has called /setup, and keeps it when the backend is removed.
+RETRY_SECONDS = (1.0, 3.0, 10.0, 30.0)
+AGAIN_SECONDS = 600.0
+TELL_SECONDS = 60.0
+
+REMEDY = (
+    "connect the backend as http://user:password@host:9090, or set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY: then it "
+    "puts the password on its webhook by itself"
+)
+
+
+class WebhookPassword(Background):
+    """A thread of its own sets the header of each project's webhook; nothing runs where no password is wanted."""
+
+    def __init__(self, settings: Settings, projects: Projects) -> None:
+        super().__init__("webhook password")
+        self._settings, self._projects = settings, projects
+        self._hosts: dict[str, str] = {}  # project → this backend's host and port, as Label Studio calls it
+        self._tries: dict[str, int] = {}
+        self._due: dict[str, float] = {}  # project → when to look (monotonic)
+        self._known: set[str] = set()  # projects whose events carry the password
+        self._told = float("-inf")  # when the log last said that an event was refused (monotonic)
+        self._lock = threading.Lock()
+
+    def start(self) -> None:
+        if self._settings.basic_auth:
+            super().start()
+
+    def called(self, project: str, host: str) -> None:
+        """Label Studio has called this backend, by this `host` or `host:port`, for the project."""
+        with self._lock:
+            if self._hosts.get(project) != host:
+                self._hosts[project], self._tries[project] = host, 0
+                self._due[project] = time.monotonic()
+        self._wake()
+
+    def heard(self, project: str) -> None:
+        """An annotation event came with the password, however it got there."""
+        if self._settings.basic_auth:
+            with self._lock:
+                self._known.add(project)
+
+    def refused(self) -> None:
+        """An event came without any password; the log says so once a minute at most."""
+        now = time.monotonic()
+        with self._lock:
+            if now < self._told + TELL_SECONDS:
+                return
+            self._told = now
+        log.warning("an event came to /webhook without the password and was refused; %s", REMEDY)
+
+    def troubles(self) -> list[Trouble]:
+        """For each project whose events come without the password, as far as is known, what to do; from memory."""
+        if not self._settings.basic_auth:
+            return []
+        with self._lock:
+            return [_not_heard(project.uid) for project in self._projects.all() if project.uid not in self._known]
+
+    def _look(self) -> float:
+        with self._lock:
+            now = time.monotonic()
+            ready = [project for project, due in self._due.items() if due <= now]
+        for project in ready:
+            self._look_at(project)
+        with self._lock:
+            return min(self._due.values(), default=math.inf) - time.monotonic()
+
+    def _look_at(self, uid: str) -> None:
+        with self._lock:
+            host, tries = self._hosts[uid], self._tries[uid]
+        try:
+            found = self._set(uid, host)
+        except LabelStudioError as error:
+            found = False
+            log.info("project %s: the password could not be put on the webhook: %s", uid, error)
+        except Exception:
+            found = False
+            log.exception("project %s: the password could not be put on the webhook", uid)
+        with self._lock:
+            pause = AGAIN_SECONDS if found or tries >= len(RETRY_SECONDS) else RETRY_SECONDS[tries]
+            self._tries[uid], self._due[uid] = tries + 1, time.monotonic() + pause
+            if found:
+                self._known.add(uid)
+
+    def _set(self, uid: str, host: str) -> bool:
+        """Whether the project's webhook carries the password now; raises LabelStudioError."""
+        label_studio = find_label_studio(self._settings, self._projects.credentials(uid))
+        if label_studio is None or self._settings.basic_auth is None:
+            return False
+        user, header = self._settings.basic_auth[0], password_header(*self._settings.basic_auth)
+        number = int(uid.partition(".")[0])
+        own = _own_webhooks(label_studio, number, host, user)
+        for webhook in own:
+            headers = webhook.get("headers") or {}
+            if headers.get("Authorization") != header:
+                label_studio.change_webhook(webhook["id"], headers={**headers, "Authorization": header})
+                log.info("project %s: the password is on the webhook now", uid)
+        return bool(own)
+
+
+def password_header(user: str, password: str) -> str:
+    """The value of the header Authorization."""
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+def _not_heard(uid: str) -> Trouble:
+    return Trouble(
+        "events-without-password",
+        "Label Studio sends no password with annotation events; as far as is known they are refused.",
+        f"{REMEDY[0].upper()}{REMEDY[1:]}.",
+        uid,
+    )
+
+
+def _own_webhooks(label_studio: LabelStudio, project: int, host: str, user: str) -> list[Json]:
+    """Those of the project that lead to this backend: to a connection with its user, at the host that was called."""
+    own = {
+        str(backend.get("url")).rstrip("/") + "/webhook"
+        for backend in label_studio.backends(project)
+        if backend.get("basic_auth_user") == user and urlsplit(str(backend.get("url"))).netloc.lower() == host.lower()
+    }
+    return [webhook for webhook in label_studio.webhooks(project) if webhook.get("url") in own]

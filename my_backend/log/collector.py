@@ -1,0 +1,111 @@
+"""Writes down what another process sends to its outputs. A process of its own: it does nothing else, and needs little.
+
+Lines that have their form already pass; others get it: those of libraries, of uWSGI and of supervisor.
+"""
+
+import fcntl
+import json
+import logging
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import Any
+
+from my_backend.log.lines import utc, without_secrets
+from my_backend.redaction import Redactor
+
+LOG_BYTES = 20_000_000
+LONGEST_LINE = 1_000_000  # bytes; what is longer is several
+EVENT = '{"time": "'  # begins what JsonLines makes
+
+_ENDS = re.compile(rb"[\r\n]+")  # a progress bar's too
+
+
+class Collector:
+    """Of one process's outputs."""
+
+    def __init__(self, orders: dict[str, Any]) -> None:
+        self._is_json = orders["format"] == "json"
+        self._name = orders["name"]
+        self._redact = Redactor(orders["secrets"])
+        self._file = _open(Path(orders["log_file"])) if orders["log_file"] else None
+        self._output = True
+
+    def write(self, line: bytes) -> None:
+        """On standard output and, where no other process has it, into the file."""
+        for text in self._shaped(line.decode(errors="backslashreplace")):
+            if self._output:
+                try:
+                    sys.stdout.write(text + "\n")
+                    sys.stdout.flush()
+                except OSError:  # nobody reads it any more; whoever writes to us must not come to a stop
+                    self._output = False
+            if self._file:
+                self._file.emit(logging.makeLogRecord({"msg": text}))
+
+    def _shaped(self, text: str) -> list[str]:
+        if not self._is_json:
+            return [self._redact(text)]
+        event = _read(text)
+        if event is not None:
+            return [text if self._redact(text) == text else self._written(event)]
+        # A progress bar, as one, ends without the end of a line, and an event may follow.
+        begin = text.rfind(EVENT)
+        if begin > 0 and _read(text[begin:]) is not None:
+            return [*self._shaped(text[:begin]), *self._shaped(text[begin:])]
+        raw = {"time": utc(time.time()), "level": "INFO", "logger": self._name, "message": text.strip()}
+        return [self._written(raw)]
+
+    def _written(self, event: Any) -> str:
+        return json.dumps(without_secrets(event, self._redact), ensure_ascii=False)
+
+
+def _read(text: str) -> Any:
+    """An event that has its form, or None."""
+    with suppress(ValueError):
+        event = json.loads(text)
+        if isinstance(event, dict) and {"time", "level", "logger", "message"} <= event.keys():
+            return event
+    return None
+
+
+def _open(path: Path) -> RotatingFileHandler | None:
+    """None where another process has it, as that of another replica. Held for the process's life."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=1, encoding="utf-8")
+
+
+def read_lines(descriptor: int) -> Iterator[bytes]:
+    """Until all who write have ended; without empty ones."""
+    rest = b""
+    while chunk := os.read(descriptor, 1 << 16):
+        *lines, rest = _ENDS.split(rest + chunk)
+        if len(rest) > LONGEST_LINE:
+            lines, rest = [*lines, rest], b""
+        yield from filter(bytes.strip, lines)
+    if rest.strip():
+        yield rest
+
+
+def main(descriptor: str) -> None:
+    """Goes on in the background, until all who write to the pipe have ended. Its first line says what to do."""
+    if os.fork():
+        os._exit(0)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # sent to all of a terminal or a group; the others may still speak
+    lines = read_lines(int(descriptor))
+    collector = Collector(json.loads(next(lines)))
+    for line in lines:
+        collector.write(line)

@@ -1,0 +1,77 @@
+"""The log of a process: all that it says, in the form of LOG_FORMAT, on standard error and in LOG_FILE."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import TracebackType
+from urllib.parse import unquote, urlsplit
+
+from my_backend.log.lines import lines
+from my_backend.redaction import Redactor, basic_authorization
+from my_backend.settings import Settings
+
+log = logging.getLogger(__name__)
+
+COLLECTOR = "import sys; sys.path.append(sys.argv[1]); from my_backend.log.collector import main; main(sys.argv[2])"
+
+
+def set_up_logs(settings: Settings) -> None:
+    """Sends this process's log to standard error; exceptions and warnings that nobody catches too."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(lines(settings.log_format, Redactor(secrets_of(settings))))
+    logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
+    logging.getLogger("werkzeug").setLevel("WARNING")  # our own log has the requests
+    logging.captureWarnings(True)
+    sys.excepthook = _uncaught
+    threading.excepthook = lambda args: _uncaught(args.exc_type, args.exc_value, args.exc_traceback)
+    sys.unraisablehook = lambda args: _uncaught(args.exc_type, args.exc_value, args.exc_traceback)
+
+
+def _uncaught(kind: type[BaseException], error: BaseException | None, traceback: TracebackType | None) -> None:
+    if error is not None and not issubclass(kind, KeyboardInterrupt | SystemExit):
+        log.critical("an exception was not caught", exc_info=(kind, error, traceback))
+
+
+def secrets_of(settings: Settings) -> list[str]:
+    """What no line may have."""
+    password = settings.basic_auth_pass.get_secret_value()
+    secrets = [settings.label_studio_api_key.get_secret_value(), password]
+    if password:
+        secrets.append(basic_authorization(settings.basic_auth_user, password))
+    for url in (settings.redis, settings.label_studio_url):
+        if written := urlsplit(url).password:
+            secrets += [written, unquote(written)]
+    return [secret for secret in secrets if secret]
+
+
+def collect_output(settings: Settings, name: str, log_file: Path | None = None) -> None:
+    """From here on a process of its own writes down what this one, and what it becomes, sends to its outputs.
+
+    So that lines of libraries, of uWSGI and of supervisor have the form of the others, LOG_FILE is rotated by one
+    process alone, and no secret gets through. Does nothing where the log is text for standard error only. `name` is
+    what raw lines get as their logger.
+    """
+    if settings.log_format == "text" and log_file is None:
+        return
+    reading, writing = os.pipe()
+    orders = {
+        "format": settings.log_format,
+        "name": name,
+        "secrets": secrets_of(settings),
+        "log_file": str(log_file) if log_file else "",
+    }
+    root = str(Path(__file__).resolve().parents[2])
+    with os.fdopen(reading):
+        command = [sys.executable, "-c", COLLECTOR, root, str(reading)]
+        # It outlives us, to write what we say last, and is nobody's child, so that nobody waits for it.
+        subprocess.run(command, stdin=subprocess.DEVNULL, stdout=2, pass_fds=[reading], check=True)
+    os.write(writing, json.dumps(orders).encode() + b"\n")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    for output in (1, 2):
+        os.dup2(writing, output)
+    os.close(writing)

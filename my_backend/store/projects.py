@@ -1,0 +1,153 @@
+"""The Label Studio projects that have been seen, and what is kept of each between restarts."""
+
+import contextlib
+import os
+import shutil
+import threading
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from secrets import token_hex
+
+from my_backend import files
+from my_backend.errors import BadRequest, NotFound
+from my_backend.store.changes import Changes
+
+PROJECT_FILE = "project.json"
+CREDENTIALS_FILE = "credentials.json"
+
+
+@dataclass(frozen=True)
+class Project:
+    """What Label Studio says of a project."""
+
+    uid: str  # Label Studio's id, a dot, and the second it was created
+    label_config: str = ""
+    title: str = ""
+
+    @property
+    def id(self) -> int:
+        """Label Studio's own number for it."""
+        return int(self.uid.partition(".")[0])
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """A Label Studio and the token for it, as its `/setup` handed them over."""
+
+    hostname: str
+    access_token: str = field(repr=False)
+
+
+class Projects:
+    """Kept in memory and, each in a folder of its own, under `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder
+        self._on_disk = threading.Lock()  # held as long as the disk takes: requests wait for `_lock` alone
+        self._lock = threading.Lock()
+        self._projects: dict[str, Project] = {}
+        self._credentials: dict[str, Credentials] = {}  # as they were handed over to this process
+        self._written: dict[str, int] = {}  # when the file was written that is known here (nanoseconds)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Learns what another process has noted."""
+        with self._on_disk:  # the look as well, or a project that is noted meanwhile would be taken for a removed one
+            found = {path.parent.name: path for path in self.root.glob(f"*/{PROJECT_FILE}")}
+            for uid in self._projects.keys() - found.keys():
+                self._forget(uid)
+            for uid, path in found.items():
+                with contextlib.suppress(FileNotFoundError):  # another process has just removed it
+                    written = path.stat().st_mtime_ns
+                    if self._written.get(uid) != written and (noted := files.read_json(path)):
+                        self._set(files.from_record(Project, noted), written)
+
+    def _set(self, project: Project, written: int) -> None:
+        with self._lock:
+            self._projects[project.uid] = project
+            self._written[project.uid] = written
+
+    def _forget(self, uid: str) -> None:
+        with self._lock:
+            for known in (self._projects, self._written, self._credentials):
+                known.pop(uid, None)
+
+    def folder(self, uid: str) -> Path:
+        """Where everything of the project lies."""
+        return self.root / uid
+
+    def all(self) -> list[Project]:
+        with self._lock:
+            return sorted(self._projects.values(), key=lambda project: project.uid)
+
+    def get(self, uid: str) -> Project:
+        """Raises NotFound."""
+        with self._lock:
+            project = self._projects.get(uid)
+        if project is None:
+            raise NotFound(f"project {uid} is not connected; {self._known()}")
+        return project
+
+    def find(self, name: str | None) -> Project:
+        """The project of that name: its id as in Label Studio's address bar, or id.created.
+
+        Without a name the only project. Raises BadRequest where there are several, NotFound where there is none.
+        """
+        projects = self.all()
+        if name is None:
+            if len(projects) == 1:
+                return projects[0]
+            if not projects:
+                raise NotFound("no project is connected yet: add this backend in Label Studio (Settings → Model)")
+            raise BadRequest(f'project: say which one, {{"project": id}}; {self._known()}')
+        matching = [project for project in projects if name in (project.uid, str(project.id))]
+        if not matching:
+            raise NotFound(f"project {name} is not connected; {self._known()}")
+        if len(matching) > 1:
+            raise BadRequest(f"project {name} is ambiguous; {self._known()}")
+        return matching[0]
+
+    def _known(self) -> str:
+        names = [f"{project.uid} ({project.title})" if project.title else project.uid for project in self.all()]
+        return f"connected are: {', '.join(names)}" if names else "no project is connected yet"
+
+    def remember(self, uid: str, *, label_config: str | None = None, title: str | None = None) -> Project:
+        """Notes what Label Studio said; a new project is added."""
+        given = {"label_config": label_config, "title": title}
+        said = {name: value for name, value in given.items() if value is not None}
+        with self._lock:
+            known = self._projects.get(uid)
+        if known is not None and replace(known, **said) == known:
+            return known
+        with self._on_disk:
+            project = replace(self._projects.get(uid) or Project(uid), **said)
+            path = self.folder(uid) / PROJECT_FILE
+            files.write_json(path, asdict(project), durable=False)
+            self._set(project, path.stat().st_mtime_ns)
+            return project
+
+    def changes(self, uid: str) -> Changes:
+        """The project's annotation events."""
+        return Changes(self.folder(uid))
+
+    def remember_credentials(self, uid: str, credentials: Credentials) -> None:
+        """Readable by the owner alone."""
+        if self._credentials.get(uid) == credentials:
+            return  # Label Studio says it before each of its requests
+        if self.credentials(uid) != credentials:
+            files.write_json(self.folder(uid) / CREDENTIALS_FILE, asdict(credentials), mode=0o600)
+        self._credentials[uid] = credentials
+
+    def credentials(self, uid: str) -> Credentials | None:
+        known = files.read_json(self.folder(uid) / CREDENTIALS_FILE)
+        return files.from_record(Credentials, known) if known else None
+
+    def delete(self, uid: str) -> None:
+        """Forgets the project and everything learned for it."""
+        with self._on_disk:
+            self._forget(uid)
+            # In one step, so that a job that is just ending brings nothing back.
+            gone = self.root.with_name(f".deleted-{uid}-{token_hex(4)}")
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(self.folder(uid), gone)
+            shutil.rmtree(gone, ignore_errors=True)

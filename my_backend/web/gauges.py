@@ -1,0 +1,162 @@
+"""How jobs, versions, projects and this server are, for Prometheus. Nobody is asked for it."""
+
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version as package_version
+
+from prometheus_client.core import GaugeMetricFamily
+
+from my_backend import files
+from my_backend.backend import Backend
+from my_backend.diagnosis import diagnose
+from my_backend.errors import NotFound
+from my_backend.jobs.job import KINDS, UNFINISHED, Job
+from my_backend.page.figures import Figures, read_figures, read_labels
+from my_backend.store.changes import COUNT_FILE
+from my_backend.store.projects import Project
+from my_backend.store.versions import UNTRAINED, Versions
+
+# Each adds series to Prometheus' memory.
+MAX_PROJECTS = 200
+MAX_CLASSES = 50  # of a project, the most frequent
+OTHER_CLASSES = "(others)"
+
+
+def newest(projects: Sequence[Project]) -> list[Project]:
+    """Those that have figures of their own."""
+    return sorted(projects, key=lambda project: project.id, reverse=True)[:MAX_PROJECTS]
+
+
+class Gauges:
+    """From memory, and from files that `unchanged` reads only where they have changed."""
+
+    def __init__(self, backend: Backend, unchanged: files.Unchanged) -> None:
+        self._backend, self._unchanged = backend, unchanged
+        self._version = package_version("image-classifier-backend")
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        projects = self._backend.projects.all()
+        yield from self._server(len(projects))
+        yield from self._jobs(projects)
+        yield from self._versions(newest(projects))
+        yield from self._unlearned(newest(projects))
+
+    def _server(self, projects: int) -> Iterator[GaugeMetricFamily]:
+        settings = self._backend.settings
+        about = _gauge("ml_backend_info", "What runs.", "version", "model_class")
+        about.add_metric([self._version, settings.model_class], 1)
+        troubles = _gauge("ml_backend_troubles", "What is wrong, by its code in docs/troubleshooting.md.", "code")
+        for code, count in Counter(trouble.code for trouble in diagnose(self._backend)).items():
+            troubles.add_metric([code], count)
+        free = _gauge(
+            "ml_backend_disk_free_bytes", "Room that is left, by the setting that names the folder.", "folder"
+        )
+        for name, folder in (("MODEL_DIR", settings.model_dir), ("CACHE_DIR", settings.cache_dir)):
+            free.add_metric([name], shutil.disk_usage(folder).free)
+        ready = _gauge("ml_backend_ready", "Whether every project that has a version can be predicted.")
+        ready.add_metric([], self._backend.serving.ready)
+        connected = _gauge("ml_backend_projects", "Projects that are connected.")
+        connected.add_metric([], projects)
+        yield from (about, troubles, free, ready, connected)
+
+    def _jobs(self, projects: Sequence[Project]) -> Iterator[GaugeMetricFamily]:
+        jobs = [job for project in projects for job in self._unfinished(project)]
+        number = _gauge("ml_backend_jobs", "Jobs that wait (queued) or run (started).", "kind", "status")
+        age = _gauge("ml_backend_queue_age_seconds", "For how long the oldest of the waiting jobs has waited.", "kind")
+        workers = _gauge(
+            "ml_backend_workers", "Workers that take jobs of a kind, as far as they have been heard of.", "kind"
+        )
+        listening = self._backend.queue.workers()
+        for kind in KINDS:
+            for status in UNFINISHED:
+                number.add_metric([kind, status], sum((job.kind, job.status) == (kind, status) for job in jobs))
+            since = [job.created for job in jobs if (job.kind, job.status) == (kind, "queued")]
+            age.add_metric([kind], max(0.0, time.time() - min(since)) if since else 0)
+            workers.add_metric([kind], listening.get(kind, 0))
+        yield from (number, age, workers)
+        if self._backend.settings.redis:
+            redis = _gauge("ml_backend_redis_up", "Whether Redis answers.")
+            redis.add_metric([], bool(listening))
+            yield redis
+
+    def _unfinished(self, project: Project) -> list[Job]:
+        folder = self._backend.projects.folder(project.uid) / "jobs"
+        return self._unchanged(folder, lambda: self._backend.job_store.unfinished(project.uid))
+
+    def _versions(self, projects: Sequence[Project]) -> Iterator[GaugeMetricFamily]:
+        """Of the versions that answer. A model class that tells no accuracy has none here."""
+        number = _gauge("ml_backend_live_version", "The live version's number: 7 for v7-20261120T132501.", "project")
+        created = _gauge(
+            "ml_backend_live_version_created_timestamp_seconds", "When the live version was made.", "project"
+        )
+        failed = _gauge("ml_backend_live_version_failed", "Whether the live version cannot be loaded.", "project")
+        accuracy = _gauge("ml_backend_live_accuracy_ratio", "Accuracy on images that it has not learned.", "project")
+        judged = _gauge("ml_backend_live_judged_images", "How many images its accuracy is judged by.", "project")
+        labels = _gauge("ml_backend_live_labels", "Labels that the live version has learned.", "project", "class")
+        for project in projects:
+            live = self._live(project.uid)
+            number.add_metric([project.uid], live.number)
+            failed.add_metric([project.uid], bool(self._backend.serving.problem(project.uid)))
+            if live.number:
+                created.add_metric([project.uid], live.created)
+            if live.figures.accuracy is not None:
+                accuracy.add_metric([project.uid], live.figures.accuracy)
+            if live.figures.images is not None:
+                judged.add_metric([project.uid], live.figures.images)
+            for name, count in live.labels.items():
+                labels.add_metric([project.uid, name], count)
+        yield from (number, created, failed, accuracy, judged, labels)
+
+    def _live(self, uid: str) -> "_Live":
+        name = self._backend.serving.version_name(uid)
+        if name == UNTRAINED:
+            return _Live()
+        folder = self._backend.projects.folder(uid)
+        return self._unchanged(folder / "versions" / name, lambda: _read_live(Versions(folder), name))
+
+    def _unlearned(self, projects: Sequence[Project]) -> Iterator[GaugeMetricFamily]:
+        waiting = _gauge(
+            "ml_backend_unlearned_annotations", "Annotations that changed since the project was learned.", "project"
+        )
+        for project in projects:
+            file = self._backend.projects.folder(project.uid) / COUNT_FILE
+            waiting.add_metric(
+                [project.uid], self._unchanged(file, self._backend.projects.changes(project.uid).unlearned)
+            )
+        yield waiting
+
+
+@dataclass(frozen=True)
+class _Live:
+    """What a version's record says of it; number 0 before the first."""
+
+    number: int = 0
+    created: float = 0.0
+    figures: Figures = field(default_factory=Figures)
+    labels: dict[str, int] = field(default_factory=dict)
+
+
+def _read_live(versions: Versions, name: str) -> _Live:
+    try:
+        version = versions.get(name)
+    except NotFound:  # removed just now
+        return _Live()
+    output = version.train_output
+    return _Live(
+        version.number, version.created, read_figures(output.get("figures")), _most(read_labels(output.get("labels")))
+    )
+
+
+def _most(labels: dict[str, int]) -> dict[str, int]:
+    """Of many classes the most frequent, and the sum of the others."""
+    if len(labels) <= MAX_CLASSES:
+        return labels
+    most = sorted(labels.items(), key=lambda item: (-item[1], item[0]))
+    return {**dict(most[:MAX_CLASSES]), OTHER_CLASSES: sum(count for _, count in most[MAX_CLASSES:])}
+
+
+def _gauge(name: str, documentation: str, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, documentation, labels=labels)

@@ -1,0 +1,169 @@
+"""Whether the model's title in Label Studio is to be the live version, and what becomes of the user's."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from my_backend.active_learning.title import Remembered, Sight, Title
+from my_backend.errors import LabelStudioError
+from my_backend.label_studio.client import LabelStudio
+from my_backend.label_studio.safe_http import SafeSession
+from my_backend.store.projects import Project
+from tests.my_backend.conftest import PROJECT
+from tests.my_backend.fake_server import FakeLabelStudio
+
+FIRST, SECOND, THIRD = (f"v{n}-20261120T13250{n}" for n in (1, 2, 3))
+URL = "http://127.0.0.1:9090"
+
+
+def backend(number: int, title: str, version: str, **fields: Any) -> dict[str, Any]:
+    return {"id": number, "url": URL, "project": 7, "title": title, "model_version": version, **fields}
+
+
+def title_of(server: FakeLabelStudio, folder: Path) -> Title:
+    client = LabelStudio(server.url, server.pat, SafeSession(["127.0.0.1"]))
+    return Title(client, Project(PROJECT), folder)
+
+
+@pytest.fixture
+def titled(label_studio: FakeLabelStudio) -> FakeLabelStudio:
+    """A model that the user calls “Mine”, with a prediction of its second version for one of two tasks."""
+    label_studio.backends = [backend(1, "Mine", SECOND)]
+    label_studio.project |= {"model_version": "Mine", "show_collab_predictions": True}
+    label_studio.predicted.add((SECOND, 0.5))
+    label_studio.predicted.add()
+    return label_studio
+
+
+def test_title_waits_for_the_first_stored_prediction(titled: FakeLabelStudio, tmp_path: Path) -> None:
+    title = title_of(titled, tmp_path)
+    assert title.look(SECOND, renewing=False).state == "apart"
+
+    titled.predicted.all[0]["is_labeled"] = True
+    assert title.look(SECOND, renewing=False).state == "waits"
+
+
+@pytest.mark.parametrize(
+    ("live", "stored", "renewing", "state"),
+    [
+        (SECOND, 4, False, "waits"),
+        (SECOND, 5, False, "apart"),
+        (SECOND, 1, True, "apart"),
+        (SECOND, 0, True, "waits"),
+        (FIRST, 1, False, "apart"),
+    ],
+    ids=["few", "half", "renewing", "none", "rolled back"],
+)
+def test_older_scores_order_until_there_are_half_as_many_new_ones(
+    label_studio: FakeLabelStudio, tmp_path: Path, live: str, stored: int, renewing: bool, state: str
+) -> None:
+    now = FIRST if live == SECOND else SECOND
+    label_studio.backends = [backend(1, now, live)]
+    label_studio.project["model_version"] = now
+    for number in range(10):
+        label_studio.predicted.add((now, 0.5), *([(live, 0.5)] if number < stored else []))
+
+    assert title_of(label_studio, tmp_path).look(live, renewing=renewing).state == state
+
+
+@pytest.mark.parametrize(
+    ("backends", "project", "sight"),
+    [
+        ([backend(1, SECOND, SECOND)], {"model_version": SECOND}, ("right", 1)),
+        ([backend(1, SECOND, SECOND)], {"model_version": ""}, ("apart", 1)),
+        ([backend(1, SECOND, SECOND)], {"model_version": None}, ("apart", 1)),
+        ([backend(1, "Mine", SECOND)], {"model_version": FIRST}, ("apart", 1)),
+        ([backend(1, "Mine", SECOND)], {"model_version": "yolo-8"}, ("elsewhere", 1)),
+        ([backend(1, "Mine", SECOND)], {"show_collab_predictions": False}, ("unused", 1)),
+        ([backend(1, "Mine", FIRST)], {}, ("unknown", None)),
+        ([backend(1, "Mine", "0.0.1"), backend(2, "Other", SECOND)], {"model_version": "Mine"}, ("elsewhere", 2)),
+        ([backend(1, FIRST, FIRST), backend(2, "Other", SECOND)], {"model_version": FIRST}, ("elsewhere", 2)),
+        ([backend(1, "Mine", SECOND), backend(2, SECOND, SECOND)], {"model_version": SECOND}, ("right", 2)),
+        ([], {}, ("unknown", None)),
+    ],
+)
+def test_only_the_own_title_counts_and_other_choices_of_the_user_stay(
+    titled: FakeLabelStudio, tmp_path: Path, backends: list[Any], project: Any, sight: tuple[str, int | None]
+) -> None:
+    titled.backends, titled.project = backends, {**titled.project, **project}
+    found = title_of(titled, tmp_path).look(SECOND, renewing=False)
+
+    assert (found.state, found.backend and found.backend["id"]) == sight
+
+
+def test_title_becomes_the_version_and_the_users_comes_back(titled: FakeLabelStudio, tmp_path: Path) -> None:
+    title = title_of(titled, tmp_path)
+    title.put(title.look(SECOND, renewing=False), SECOND, kept=True)
+
+    assert titled.patched == [("/api/ml/1", {"title": SECOND, "url": URL, "project": 7})]
+    assert titled.project["model_version"] == SECOND
+    assert title.remembered() == Remembered(1, "Mine", kept=True)
+    titled.backends[0]["model_version"] = THIRD
+    titled.predicted.add((THIRD, 0.5))
+    title.put(title.look(THIRD, renewing=True), THIRD, kept=True)
+    assert title.remembered() == Remembered(1, "Mine", kept=True)
+
+    assert title_of(titled, tmp_path).give_back() == "Mine"
+    assert (titled.backends[0]["title"], titled.project["model_version"]) == ("Mine", "Mine")
+    assert title.remembered() is None
+    assert title.give_back() == ""
+
+
+def test_title_that_the_user_gave_meanwhile_is_the_one_to_remember(titled: FakeLabelStudio, tmp_path: Path) -> None:
+    title = title_of(titled, tmp_path)
+    title.put(title.look(SECOND, renewing=False), SECOND, kept=True)
+    titled.backends[0]["title"] = titled.project["model_version"] = "Renamed"
+    title.put(title.look(SECOND, renewing=False), SECOND, kept=True)
+    assert title.remembered() == Remembered(1, "Renamed", kept=True)
+
+    titled.backends[0]["title"] = "Renamed again"
+    assert title.give_back() == ""
+    assert titled.backends[0]["title"] == "Renamed again"
+    assert title.remembered() is None
+
+
+def test_title_that_the_doctor_set_once_stays_the_doctors(titled: FakeLabelStudio, tmp_path: Path) -> None:
+    title = title_of(titled, tmp_path)
+    title.put(title.look(SECOND, renewing=False), SECOND, kept=False)
+    assert title.remembered() == Remembered(1, "Mine", kept=False)
+
+    titled.backends[0]["model_version"] = THIRD
+    titled.predicted.add((THIRD, 0.5))
+    title.put(title.look(THIRD, renewing=True), THIRD, kept=True)
+    assert title.remembered() == Remembered(1, "Mine", kept=True)
+    title.put(Sight("apart", titled.backends[0], THIRD), THIRD, kept=False)
+    assert title.remembered() == Remembered(1, "Mine", kept=True), "the server still gives it back"
+
+
+def test_password_that_label_studio_has_is_neither_needed_nor_sent(titled: FakeLabelStudio, tmp_path: Path) -> None:
+    titled.backends[0] |= {"auth_method": "BASIC_AUTH", "basic_auth_user": "me"}
+    title = title_of(titled, tmp_path)
+    title.put(title.look(SECOND, renewing=False), SECOND, kept=True)
+
+    [(_, sent)] = titled.patched
+    auth = {"auth_method": "BASIC_AUTH", "basic_auth_user": "me", "basic_auth_pass": ""}
+    assert sent == {"title": SECOND, "url": URL, "project": 7, **auth}
+
+
+@pytest.mark.parametrize("uses", ["", FIRST])
+def test_project_that_uses_no_title_of_ours_is_told_to(titled: FakeLabelStudio, tmp_path: Path, uses: str) -> None:
+    titled.project["model_version"] = uses
+    title = title_of(titled, tmp_path)
+    title.put(title.look(SECOND, renewing=True), SECOND, kept=True)
+
+    assert [path for path, _ in titled.patched] == ["/api/ml/1", "/api/projects/7/"]
+    assert titled.project["model_version"] == SECOND
+
+
+def test_title_is_remembered_before_it_is_changed_and_missing_rights_are_named(
+    titled: FakeLabelStudio, tmp_path: Path
+) -> None:
+    titled.forbids = {"/api/ml/1"}
+    title = title_of(titled, tmp_path)
+    sight = title.look(SECOND, renewing=False)
+    with pytest.raises(LabelStudioError, match=r"403 to PATCH /api/ml/1.*who may change the project's settings"):
+        title.put(sight, SECOND, kept=True)
+
+    assert title.remembered() == Remembered(1, "Mine", kept=True)
+    assert isinstance(sight, Sight)

@@ -1,0 +1,149 @@
+"""`python -m my_backend backup`: whole, whatever happens meanwhile."""
+
+import json
+import os
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from my_backend.commands.backup import BackedUp, back_up
+from my_backend.commands.cli import app
+from my_backend.errors import Conflict, NotFound
+from my_backend.protocol.events import Change
+from my_backend.store.projects import Credentials, Projects
+from my_backend.store.versions import Version, Versions
+
+UID = "7.1795181751"
+
+
+@pytest.fixture
+def model_dir(tmp_path: Path) -> Path:
+    """With a project that has two versions, which share a file, and everything else that there may be."""
+    folder = tmp_path / "models"
+    projects = Projects(folder / "projects")
+    projects.remember(UID, title="Pets")
+    projects.remember_credentials(UID, Credentials("http://label-studio:8080", "a-token"))
+    publish(folder)
+    versions = versions_in(folder)
+    versions.copy_from(live_in(folder), cause="the same again", choices=("Cat",))
+    versions.pin(versions.names()[0])
+    changes = projects.changes(UID)
+    changes.keep_tasks([], changes.begin_reading())
+    changes.add([Change({"id": 1})])
+    for name in ("corrections/0123.json", "jobs/head-1.json", "work/head-1/checkpoint", ".lock"):
+        path = projects.folder(UID) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    return folder
+
+
+def versions_in(model_dir: Path) -> Versions:
+    return Versions(model_dir / "projects" / UID)
+
+
+def live_in(model_dir: Path) -> Version:
+    live = versions_in(model_dir).live()
+    assert live is not None
+    return live
+
+
+def publish(model_dir: Path) -> Version:
+    workdir = model_dir / "projects" / UID / "work" / "publish"
+    (workdir / "model").mkdir(parents=True, exist_ok=True)
+    (workdir / "model" / "weights").write_bytes(os.urandom(1000))
+    output = {"model_dir": str(workdir / "model")}
+    return versions_in(model_dir).publish(output, workdir, cause="test", choices=("Cat",))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_backup_is_a_model_dir_with_all_but_what_label_studio_tells_again(model_dir: Path, tmp_path: Path) -> None:
+    backup = tmp_path / "backups" / "monday"
+
+    assert back_up(model_dir, backup) == BackedUp(projects=1, versions=2)
+
+    left_out = ("annotated.json", "events/", "work/")
+    expected = {
+        name: content
+        for name, content in contents(model_dir).items()
+        if not name.removeprefix(f"projects/{UID}/").startswith(left_out) and "/." not in name
+    }
+    assert contents(backup) == expected
+    assert Projects(backup / "projects").get(UID).title == "Pets"
+    assert Projects(backup / "projects").changes(UID).unlearned() == 1
+    assert Projects(backup / "projects").changes(UID).tasks() is None
+    assert versions_in(backup).live_name() == versions_in(model_dir).live_name()
+    assert versions_in(backup).pinned() == versions_in(model_dir).pinned()
+    assert str(backup) in live_in(backup).train_output["model_dir"]
+
+
+def test_files_that_versions_share_take_their_room_once(model_dir: Path, tmp_path: Path) -> None:
+    back_up(model_dir, tmp_path / "backup")
+
+    first, second = (tmp_path / "backup" / "projects" / UID / "versions").glob("v*/model/weights")
+    assert first.stat().st_ino == second.stat().st_ino
+    assert first.stat().st_ino != (live_in(model_dir).folder / "model" / "weights").stat().st_ino
+
+
+def test_backup_is_the_owners_alone(model_dir: Path, tmp_path: Path) -> None:
+    back_up(model_dir, tmp_path / "backup")
+
+    assert stat.S_IMODE((tmp_path / "backup").stat().st_mode) == 0o700
+
+
+def test_backup_while_versions_are_published_has_the_live_one(model_dir: Path, tmp_path: Path) -> None:
+    ended = threading.Event()
+
+    def publish_on() -> None:
+        while not ended.is_set():
+            publish(model_dir)
+
+    publishing = threading.Thread(target=publish_on)
+    publishing.start()
+    try:
+        for number in range(20):
+            backup = tmp_path / f"backup-{number}"
+            back_up(model_dir, backup)
+            versions = versions_in(backup)
+            assert versions.live_name() == versions.names()[-1]
+            for version in versions.all():
+                assert len((version.folder / "model" / "weights").read_bytes()) == 1000
+                assert json.loads((version.folder / "version.json").read_text())["name"] == version.name
+    finally:
+        ended.set()
+        publishing.join()
+
+
+def test_backup_replaces_nothing_and_wants_something_to_back_up(model_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(Conflict, match="there already"):
+        back_up(model_dir, model_dir)
+    with pytest.raises(NotFound, match="nothing to back up"):
+        back_up(tmp_path / "elsewhere", tmp_path / "backup")
+    assert not (tmp_path / "backup").exists()
+
+
+def test_backup_that_fails_leaves_nothing(model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("my_backend.commands.backup.shutil.copy2", fail)
+    with pytest.raises(OSError, match="disk full"):
+        back_up(model_dir, tmp_path / "backups" / "monday")
+
+    assert list((tmp_path / "backups").iterdir()) == []
+
+
+def test_command_says_what_it_did(model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODEL_DIR", str(model_dir))
+
+    done = CliRunner().invoke(app, ["backup", str(tmp_path / "backup")])
+    again = CliRunner().invoke(app, ["backup", str(tmp_path / "backup")])
+
+    assert (done.exit_code, done.output) == (0, f"{tmp_path / 'backup'}: projects: 1, versions: 2\n")
+    assert again.exit_code == 1
+    assert "there already" in again.output

@@ -1,0 +1,360 @@
+"""`python -m my_backend` as a process of its own."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from tests.my_backend.conftest import FAKE_MODEL, PROJECT, basic
+from tests.my_backend.fake_model import LABEL_CONFIG, SCRIPT, Script
+from tests.my_backend.fake_server import FakeLabelStudio
+from tests.my_backend.waiting import SECONDS, eventually
+
+ROOT = Path(__file__).resolve().parents[3]
+MODULE = [sys.executable, "-m", "my_backend"]
+STOP_SECONDS = 12.0  # what a process may take to end; it takes well below a second on an idle machine
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+class Server:
+    """A server that runs, and what it says."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
+        self.process, self.port, self._log = process, port, log
+        self._session = requests.Session()
+        self._session.trust_env = False
+
+    def ask(self, method: str, path: str, **options: Any) -> requests.Response:
+        return self._session.request(method, f"http://127.0.0.1:{self.port}{path}", timeout=SECONDS, **options)
+
+    def answers(self) -> bool:
+        assert self.process.poll() is None, self.log
+        try:
+            return self.ask("GET", "/health").status_code in (200, 401)
+        except requests.ConnectionError:
+            return False
+
+    def job(self, job: str) -> Any:
+        return self.ask("POST", "/job_status", json={"job": job}).json()
+
+    def train(self) -> str:
+        """Starts a training once the project is connected; returns the job."""
+        self.ask("POST", "/setup", json={"project": PROJECT, "schema": LABEL_CONFIG}).raise_for_status()
+        body = {"annotations": [{"id": 1, "data": {}}]}
+        return str(self.ask("POST", "/train", json=body).json()["job"])
+
+    def end(self, number: signal.Signals) -> int:
+        """Sends a signal; returns the exit status and fails where it does not end in time."""
+        self.process.send_signal(number)
+        assert eventually(lambda: self.process.poll() is not None, STOP_SECONDS), self.log
+        assert self.process.returncode in (0, -signal.SIGKILL), self.log
+        return self.process.returncode
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def close(self) -> None:
+        self._session.close()
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def environment(tmp_path: Path, script: Script) -> dict[str, str]:
+    """The settings of the processes."""
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": os.environ["HOME"],
+        "PYTHONPATH": str(ROOT),
+        "MODEL_CLASS": FAKE_MODEL,
+        "MODEL_DIR": str(tmp_path / "models"),
+        "CACHE_DIR": str(tmp_path / "cache"),
+        SCRIPT: str(script.file),
+    }
+
+
+Start = Callable[..., Server]
+
+
+@pytest.fixture
+def start(tmp_path: Path, environment: dict[str, str], script: Script) -> Iterator[Start]:
+    """Starts a server and waits until it answers; the settings are its arguments."""
+    with ExitStack() as stack:
+
+        def start(command: list[str] = [*MODULE, "serve"], **settings: str) -> Server:  # noqa: B006
+            port = int(settings.pop("PORT", free_port()))
+            log = tmp_path / f"{port}.log"
+            with log.open("wb") as output:
+                process = subprocess.Popen(
+                    command,
+                    env={**environment, "PORT": str(port), **settings},
+                    cwd=tmp_path,
+                    stdout=output,
+                    stderr=output,
+                )
+            server = Server(process, port, log)
+            stack.callback(server.close)
+            assert eventually(server.answers), server.log
+            return server
+
+        yield start
+        script.release()
+
+
+def run(environment: dict[str, str], *arguments: str, cwd: Path, **settings: str) -> tuple[int, str]:
+    """The exit status of a command that is to end by itself, and what it said."""
+    process = subprocess.run(
+        [*MODULE, *arguments], env={**environment, **settings}, cwd=cwd, capture_output=True, text=True, timeout=60
+    )
+    return process.returncode, process.stdout + process.stderr
+
+
+# Start
+
+
+def test_health_answers_before_the_model_class_is_imported_and_predict_waits_for_it(
+    start: Start, script: Script, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script.block("import")
+    begun = time.monotonic()
+    server = start()
+    with capsys.disabled():
+        print(f" [health after {time.monotonic() - begun:.2f} s]", end="")
+
+    assert server.ask("GET", "/ready").status_code == 503
+    assert server.ask("POST", "/setup", json={"project": PROJECT, "schema": LABEL_CONFIG}).ok
+    script.release()
+    predicted = server.ask("POST", "/predict", json={"project": PROJECT, "tasks": [{"data": {}}]})
+
+    assert predicted.json()["results"] == [[]]
+    assert eventually(lambda: server.ask("GET", "/ready").ok)
+
+
+def test_many_requests_on_one_session_are_answered(start: Start) -> None:
+    server = start()
+
+    for _ in range(30):
+        assert server.ask("GET", "/health").ok
+        assert server.ask("POST", "/predict", data=b"{").status_code == 400
+
+
+def test_host_and_port_of_the_command_line_go_before_the_environment(start: Start) -> None:
+    port = free_port()
+    server = start([*MODULE, "serve", "--port", str(port), "--host", "localhost"], HOST="192.0.2.1", PORT=str(port))
+
+    assert f"listening on http://localhost:{port}" in server.log
+
+
+def test_door_of_label_studio_ml_serves_too(start: Start) -> None:
+    port = free_port()
+    server = start([sys.executable, str(ROOT / "my_backend" / "_wsgi.py"), "--port", str(port)], PORT=str(port))
+
+    assert server.ask("GET", "/health").json()["model_class"] == FAKE_MODEL
+
+
+def test_env_file_of_the_working_directory_is_read(start: Start, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("BASIC_AUTH_USER=user\nBASIC_AUTH_PASS=password\nEPOCHS=3\n")
+    server = start()
+
+    assert server.ask("GET", "/health").status_code == 401
+    assert server.ask("GET", "/health", headers=basic("user", "password")).ok
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"PORT": "http"}, "PORT: Input should be a valid integer"),
+        ({"LABEL_STUDIO_URL": "localhost"}, "LABEL_STUDIO_URL: Value error, must begin with http://"),
+        ({"LOG_LEVEL": "loud", "RETRAIN_AFTER_ANNOTATIONS": "-1"}, "RETRAIN_AFTER_ANNOTATIONS: "),
+    ],
+)
+def test_bad_setting_is_named_and_ends_the_start(
+    environment: dict[str, str], tmp_path: Path, settings: dict[str, str], said: str
+) -> None:
+    status, output = run(environment, "serve", cwd=tmp_path, **settings)
+
+    assert status == 1
+    assert said in output
+    assert "Traceback" not in output
+    assert len(output.splitlines()) == 1 + len(settings)
+
+
+def test_port_in_use_is_one_clear_line(environment: dict[str, str], tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        status, output = run(environment, "serve", cwd=tmp_path, PORT=port)
+
+    said = f"127.0.0.1 port {port} cannot be used (Address already in use): set HOST or PORT to another\n"
+    assert (status, output) == (1, said)
+
+
+def test_host_that_is_not_this_machines_is_one_clear_line(environment: dict[str, str], tmp_path: Path) -> None:
+    status, output = run(environment, "serve", "--host", "192.0.2.1", cwd=tmp_path, PORT=str(free_port()))
+
+    assert status == 1
+    assert len(output.splitlines()) == 1
+    assert "192.0.2.1" in output
+
+
+def test_second_server_on_one_model_dir_is_refused(start: Start, environment: dict[str, str], tmp_path: Path) -> None:
+    server = start()
+
+    status, output = run(environment, "serve", cwd=tmp_path, PORT=str(free_port()))
+
+    folder = environment["MODEL_DIR"]
+    assert (status, output) == (
+        1,
+        f"another server uses MODEL_DIR={folder}: stop it, or set another MODEL_DIR\n",
+    )
+    assert server.answers()
+
+
+@pytest.mark.parametrize("name", ["MODEL_DIR", "CACHE_DIR"])
+def test_folder_that_cannot_be_made_is_one_clear_line(environment: dict[str, str], tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+
+    status, output = run(
+        environment, "serve", cwd=tmp_path, PORT=str(free_port()), **{name: str(tmp_path / "file" / "x")}
+    )
+
+    assert status == 1
+    assert len(output.splitlines()) == 1
+    assert f"{name}={tmp_path}/file/x cannot be used" in output
+
+
+def test_worker_needs_redis(environment: dict[str, str], tmp_path: Path) -> None:
+    status, output = run(environment, "worker", cwd=tmp_path)
+
+    assert status == 1
+    assert output.startswith("A worker needs REDIS_URL")
+    assert len(output.splitlines()) == 1
+
+
+# End
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_ends_an_idle_server(start: Start, number: signal.Signals) -> None:
+    server = start()
+
+    assert server.end(number) == 0
+    assert "stopped" in server.log
+    assert "Traceback" not in server.log
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_during_a_job_leaves_it_for_the_next_start(start: Start, script: Script, number: signal.Signals) -> None:
+    script.block("fit")
+    server = start()
+    job = server.train()
+    assert eventually(lambda: server.job(job)["progress"].get("phase") == "training")
+
+    assert server.end(number) == 0
+
+    script.release()
+    again = start()
+    assert eventually(lambda: again.job(job)["job_status"] == "finished")
+    assert "Traceback" not in server.log + again.log
+
+
+REQUESTS = {
+    "predict": ("/predict", b'{"tasks": [{"id": 1, "data": {}}]}'),
+    "prepare": ("/webhook", b'{"action": "TASKS_CREATED", "tasks": [%s]}' % b", ".join([b'{"id": 1}'] * 1000)),
+}
+
+
+@pytest.mark.parametrize("busy_with", REQUESTS)
+def test_signal_ends_a_server_that_is_busy(start: Start, script: Script, busy_with: str) -> None:
+    server = start()
+    server.train()
+    setup = {"project": PROJECT, "schema": LABEL_CONFIG}
+    assert eventually(lambda: server.ask("POST", "/setup", json=setup).json()["model_version"] != "untrained")
+    script.block(busy_with)
+    path, body = REQUESTS[busy_with]
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.sendall(head.encode() + body)
+        assert eventually(lambda: script.calls(busy_with))
+
+        assert server.end(signal.SIGTERM) == 0
+
+
+def test_signal_ends_a_server_whose_label_studio_hangs(
+    start: Start, label_studio: FakeLabelStudio, script: Script
+) -> None:
+    asked = []
+
+    def hang() -> None:
+        asked.append(True)
+        label_studio.server.closing.wait(60)
+
+    label_studio.before_export = hang
+    server = start(LABEL_STUDIO_URL=label_studio.url, LABEL_STUDIO_API_KEY=label_studio.pat)
+    server.ask("POST", "/setup", json={"project": PROJECT, "schema": LABEL_CONFIG})
+    server.ask("POST", "/webhook?project=7", json={"action": "START_TRAINING"})
+    assert eventually(lambda: asked)
+
+    assert server.end(signal.SIGTERM) == 0
+
+
+def test_killed_server_takes_its_job_up_again(start: Start, script: Script) -> None:
+    script.block("fit")
+    server = start()
+    job = server.train()
+    assert eventually(lambda: server.job(job)["progress"].get("phase") == "training")
+
+    server.end(signal.SIGKILL)
+
+    script.release()
+    again = start()
+    assert eventually(lambda: again.job(job)["job_status"] == "finished")
+    assert "it is started again" in again.log
+    assert [call["kind"] for call in script.calls("fit")] == ["full", "full"]
+    name = again.ask("GET", "/versions").json()["live"]
+    assert eventually(lambda: again.ask("POST", "/setup", json={"project": PROJECT}).json()["model_version"] == name)
+
+
+# What it says
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_log_has_what_happens_and_no_secrets(start: Start, log_format: str, label_studio: FakeLabelStudio) -> None:
+    label_studio.legacy_enabled = True
+    secrets = ["s3cret-password", label_studio.pat, label_studio.legacy, "s3cret-signature"]
+    server = start(
+        LOG_LEVEL="DEBUG",
+        LOG_FORMAT=log_format,
+        BASIC_AUTH_USER="user",
+        BASIC_AUTH_PASS=secrets[0],
+        LABEL_STUDIO_URL=label_studio.url,
+        LABEL_STUDIO_API_KEY=label_studio.pat,
+    )
+    auth = {"headers": basic("user", secrets[0])}
+    told = {"project": PROJECT, "schema": LABEL_CONFIG, "hostname": label_studio.url, "access_token": secrets[2]}
+    server.ask("POST", "/setup", json=told, **auth).raise_for_status()
+    job = server.ask("POST", "/webhook?project=7", json={"action": "START_TRAINING"}, **auth).json()["job"]
+    image = f"{label_studio.url}/a.png?X-Amz-Signature={secrets[3]}"
+    server.ask("POST", "/predict", json={"tasks": [{"data": {"image": image}}]}, **auth).raise_for_status()
+    server.ask("GET", "/health", headers=basic("user", "wrong-s3cret-password"))
+    assert eventually(lambda: f"job {job}: finished" in server.log)
+    server.end(signal.SIGTERM)
+
+    access = [token.partition(".")[0] + "." + token.split(".")[1] for token in label_studio.access_tokens]
+    assert access
+    assert [secret for secret in (*secrets, *access) if secret in server.log] == []
+    assert "POST /predict: 200 in" in server.log

@@ -1,0 +1,62 @@
+"""`python -m my_backend versions`: a running server follows."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from my_backend.commands.cli import app
+from my_backend.store.versions import UNTRAINED
+from tests.my_backend.conftest import FAKE_MODEL, PROJECT, Client, MakeSettings
+from tests.my_backend.waiting import eventually
+
+
+@pytest.fixture(autouse=True)
+def settings(make_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands' environment names the folders of the server that runs in the test."""
+    for name, value in (("MODEL_DIR", make_settings().model_dir), ("MODEL_CLASS", FAKE_MODEL)):
+        monkeypatch.setenv(name, str(value))
+
+
+def versions(*arguments: object, answer: str = "") -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["versions", *map(str, arguments)], input=answer)
+    return result.exit_code, result.output
+
+
+def listed() -> dict[str, tuple[bool, bool]]:
+    """Whether each version is live, and pinned."""
+    _, output = versions("list", "--json")
+    return {one["version"]: (one["live"], one["pinned"]) for one in json.loads(output)}
+
+
+def test_versions_are_listed_shown_activated_pinned_deleted_and_exported(client: Client, tmp_path: Path) -> None:
+    assert versions("list", "--json") == (0, "[]\n")
+    first, second = client.train(), client.train()
+    assert listed() == {second: (True, False), first: (False, False)}
+    lines = versions("list")[1].splitlines()
+    assert [line.split()[0] for line in lines] == [second, first]
+    assert "live" in lines[0]
+    assert json.loads(versions("show", first)[1])["version"] == first
+
+    assert versions("activate", first) == (0, f"{first} is live\n")
+    assert eventually(lambda: client.backend.serving.version_name(PROJECT) == first)
+    assert versions("pin", second) == (0, f"{second} stays\n")
+    assert listed() == {second: (False, True), first: (True, False)}
+    assert versions("delete", second, "--yes") == (1, f"Error: {second} is pinned: unpin it first\n")
+    assert versions("unpin", second)[0] == 0
+    assert versions("export", second, tmp_path / "out")[0] == 0
+    assert (tmp_path / "out" / "version.json").is_file()
+    assert versions("delete", second, answer="n\n")[0] == 1
+    assert second in listed()
+    assert versions("delete", second, answer="y\n")[0] == 0
+    assert list(listed()) == [first]
+
+
+def test_what_is_not_there_is_one_sentence(client: Client) -> None:
+    assert client.backend.serving.version_name(PROJECT) == UNTRAINED
+    assert versions("show", "v9-20260101T000000") == (
+        1,
+        "Error: there is no version v9-20260101T000000; there are: none\n",
+    )
+    assert "connected are: " in versions("list", "--project", "8")[1]

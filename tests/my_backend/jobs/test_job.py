@@ -1,0 +1,295 @@
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from my_backend.errors import JobStopped, NotFound, TrainingError
+from my_backend.jobs.job import (
+    CANCELED,
+    KEPT_JOBS,
+    MAX_ATTEMPTS,
+    Job,
+    JobStore,
+    RunningJob,
+    Work,
+    cancel_waiting,
+    new_job,
+    run_job,
+)
+from my_backend.store.projects import Projects
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> JobStore:
+    return JobStore(tmp_path)
+
+
+def submitted(store: JobStore, project: str = "7.1", **fields: Any) -> Job:
+    job = Job(**{**vars(new_job(project, "head", "test")), **fields})
+    store.save(job)
+    return job
+
+
+def run(job: Job, store: JobStore, work: Work = lambda running: {}, shutting_down: bool = False) -> Job:
+    return run_job(job, store, work, lambda: shutting_down)
+
+
+def test_records_outlive_the_process(store: JobStore, tmp_path: Path) -> None:
+    first = submitted(store, progress={"phase": "training", "loss": 0.5}, status="started", attempts=2)
+    second = submitted(store)
+    other = submitted(store, project="8.1")
+
+    again = JobStore(tmp_path)
+
+    assert again.of_project("7.1") == [first, second]
+    assert again.all() == [first, second, other]
+    assert again.get(other.id) == other
+
+
+@pytest.mark.parametrize("job_id", ["head-1", "", "*", "../x", "a/b", "[a-z]*", "x" * 5000, "\0", "é", "a\n"])
+def test_unknown_job_is_refused(store: JobStore, job_id: str) -> None:
+    submitted(store)
+
+    with pytest.raises(NotFound, match="no job"):
+        store.get(job_id)
+
+
+def test_ids_differ_within_a_second() -> None:
+    assert len({new_job("7.1", "head", "test").id for _ in range(200)}) == 200
+
+
+def test_job_that_ends_well_keeps_its_result(store: JobStore) -> None:
+    job = submitted(store)
+
+    ended = run(job, store, lambda running: {"versions": ["v1"]})
+
+    assert (ended.status, ended.result, ended.error, ended.attempts) == ("finished", {"versions": ["v1"]}, "", 1)
+    assert ended.started is not None
+    assert ended.ended is not None
+    assert job.created <= ended.started <= ended.ended
+    assert store.get(job.id) == ended
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (TrainingError("Label more images."), "Label more images."),
+        (KeyError("x"), "KeyError: 'x'"),
+        (JobStopped(CANCELED), CANCELED),
+    ],
+)
+def test_job_that_ends_badly_says_why_in_one_line(store: JobStore, error: Exception, said: str) -> None:
+    def fail(running: RunningJob) -> dict[str, Any]:
+        raise error
+
+    ended = run(submitted(store), store, fail)
+
+    assert ended.status == ("canceled" if said == CANCELED else "failed")
+    assert (ended.error, store.get(ended.id)) == (said, ended)
+
+
+def test_shutdown_leaves_the_job_queued_with_its_folder_and_costs_no_attempt(store: JobStore) -> None:
+    job = submitted(store, attempts=1, futile=1)
+
+    def work(running: RunningJob) -> dict[str, Any]:
+        store.workdir(running.job).mkdir(parents=True)
+        (store.workdir(running.job) / "checkpoint").touch()
+        running.check()
+        raise AssertionError("the check must end the job")
+
+    run(job, store, work, shutting_down=True)
+
+    kept = store.get(job.id)
+    assert (kept.status, kept.attempts, kept.futile, kept.ended) == ("queued", 1, 1, None)
+    assert (store.workdir(kept) / "checkpoint").exists()
+
+
+def test_job_that_took_its_process_down_too_often_is_given_up(store: JobStore) -> None:
+    job = submitted(store, status="started", attempts=5, futile=MAX_ATTEMPTS)
+
+    ended = run(job, store, lambda running: pytest.fail("must not run"))
+
+    assert ended.status == "failed"
+    assert f"died {MAX_ATTEMPTS} times" in ended.error
+
+
+def test_job_that_is_killed_now_and_then_goes_on_as_long_as_it_comes_further(store: JobStore) -> None:
+    """As where workers are taken away at any time, hour after hour."""
+    job = submitted(store)
+
+    def runs_to(*epochs: int) -> int:
+        def killed(running: RunningJob) -> dict[str, Any]:
+            for epoch in epochs:
+                running.progress({"phase": "all layers", "epoch": epoch})
+            store.save(running.job)
+            raise KeyboardInterrupt  # nothing is written after it, as after a kill
+
+        with pytest.raises(KeyboardInterrupt):
+            run(store.get(job.id), store, killed)
+        return store.get(job.id).futile
+
+    further = [runs_to(1), runs_to(2), runs_to(3, 4), runs_to(5)]
+    stuck = [runs_to(), runs_to(4, 5), runs_to(5)]
+
+    assert (further, stuck) == ([0, 0, 0, 0], [1, 2, 3])
+    assert run(store.get(job.id), store).status == "failed"
+    assert store.get(job.id).attempts == 7
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_ended_job_leaves_no_folder(store: JobStore, fails: bool) -> None:
+    job = submitted(store)
+
+    def work(running: RunningJob) -> dict[str, Any]:
+        store.workdir(running.job).mkdir(parents=True)
+        store.request_cancel(running.job)  # too late
+        return {"a": 1 / (not fails)}
+
+    ended = run(job, store, work)
+
+    assert list(store.workdir(ended).parent.iterdir()) == []
+    assert [path.name for path in store.workdir(ended).parents[1].glob("jobs/*")] == [f"{job.id}.json"]
+
+
+def checkpoint(store: JobStore, running: RunningJob) -> Path:
+    return store.workdir(running.job) / "checkpoint"
+
+
+@pytest.mark.parametrize(
+    "comes_back",
+    [
+        pytest.param(lambda running, store: running.progress({"phase": "another"}), id="tells of progress"),
+        pytest.param(lambda running, store: running.annotations_were_read(), id="has read"),
+        pytest.param(lambda running, store: running.check_runner(), id="would publish"),
+        pytest.param(lambda running, store: checkpoint(store, running).write_text("old"), id="writes"),
+        pytest.param(lambda running, store: {"versions": []}, id="ends"),
+        pytest.param(lambda running, store: 1 / 0, id="fails"),
+        pytest.param(lambda running, store: store.request_cancel(running.job) or running.check(), id="is canceled"),
+    ],
+)
+def test_job_that_another_took_over_changes_nothing_any_more(
+    store: JobStore, comes_back: Callable[[RunningJob, JobStore], Any]
+) -> None:
+    """As where a file server gave up the locks of a host that it did not hear of."""
+    at_it, may_end = threading.Event(), threading.Event()
+
+    def second(running: RunningJob) -> dict[str, Any]:
+        assert checkpoint(store, running).read_text() == "of the first"
+        checkpoint(store, running).write_text("of the second")
+        at_it.set()
+        assert may_end.wait(20)
+        assert checkpoint(store, running).read_text() == "of the second"
+        running.check_runner()
+        return {"versions": ["v2"]}
+
+    def first(running: RunningJob) -> Any:
+        store.workdir(running.job).mkdir(parents=True)
+        checkpoint(store, running).write_text("of the first")
+        other.submit(run, store.get(running.job.id), store, second)
+        assert at_it.wait(20)
+        return comes_back(running, store)
+
+    with ThreadPoolExecutor(1) as other:
+        job = submitted(store)
+        run(job, store, first)
+        kept = store.get(job.id)
+        may_end.set()
+    assert (kept.status, kept.attempts) == ("started", 2)
+    ended = store.get(job.id)
+    assert (ended.status, ended.result, ended.error) == ("finished", {"versions": ["v2"]}, "")
+    assert list(store.workdir(ended).parent.iterdir()) == []
+
+
+def test_cancel_ends_a_running_job_at_its_next_step(store: JobStore) -> None:
+    def work(running: RunningJob) -> dict[str, Any]:
+        running.progress({"phase": "training"})
+        store.request_cancel(running.job)
+        running.progress({"loss": 1})
+        raise AssertionError("the step must end the job")
+
+    ended = run(submitted(store), store, work)
+
+    assert (ended.status, ended.error, ended.progress) == ("canceled", CANCELED, {"phase": "training"})
+
+
+def test_cancel_goes_before_a_shutdown(store: JobStore) -> None:
+    job = submitted(store)
+    store.request_cancel(job)
+
+    def work(running: RunningJob) -> dict[str, Any]:
+        running.check()
+        return {}
+
+    assert run(job, store, work, shutting_down=True).status == "canceled"
+
+
+def test_cancelled_job_that_waits_is_never_run(store: JobStore) -> None:
+    job = submitted(store)
+
+    assert cancel_waiting(job, store).status == "canceled"
+    assert store.get(job.id).status == "canceled"
+
+
+def test_job_of_a_deleted_project_ends_and_leaves_nothing(store: JobStore, tmp_path: Path) -> None:
+    projects = Projects(tmp_path)
+
+    def work(running: RunningJob) -> dict[str, Any]:
+        running.progress({"phase": "training"})
+        projects.delete("7.1")
+        running.progress({"phase": "evaluating"})
+        raise AssertionError("the step must end the job")
+
+    assert run(submitted(store), store, work).status == "canceled"
+    assert run(new_job("7.1", "head", "test"), store, work).status == "canceled"
+    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".tally")] == []
+
+
+def test_progress_keeps_what_was_said_of_the_same_phase(store: JobStore) -> None:
+    running = RunningJob(submitted(store), store, lambda: False)
+
+    running.progress({"phase": "training", "epoch": 1, "epochs": 2})
+    running.progress({"loss": 0.5})
+    assert running.job.progress == {"phase": "training", "epoch": 1, "epochs": 2, "loss": 0.5}
+    running.progress({"phase": "evaluating"})
+
+    assert running.job.progress == store.get(running.job.id).progress == {"phase": "evaluating"}
+
+
+def test_progress_does_not_wear_out_the_disk(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    running = RunningJob(submitted(store), store, lambda: False)
+    monkeypatch.setattr("my_backend.jobs.job.time.monotonic", lambda: 1000.0)
+    for step in range(100):
+        running.progress({"phase": "training", "epoch": step})
+    assert store.get(running.job.id).progress["epoch"] == 0
+
+    monkeypatch.setattr("my_backend.jobs.job.time.monotonic", lambda: 1001.0)
+    running.progress({"epoch": 100})
+
+    assert store.get(running.job.id).progress["epoch"] == 100
+
+
+def test_annotations_that_were_read_are_noted_until_the_job_starts_again(store: JobStore) -> None:
+    running = RunningJob(submitted(store), store, lambda: False)
+    running.annotations_were_read()
+    assert store.get(running.job.id).annotations_read
+
+    seen: list[bool] = []
+    run(running.job, store, lambda running: {"n": seen.append(store.get(running.job.id).annotations_read)})
+
+    assert seen == [False]
+
+
+def test_only_the_newest_ended_records_are_kept(store: JobStore) -> None:
+    waiting = submitted(store, created=0.5)
+    other = submitted(store, project="8.1", created=0.5, status="finished")
+    for number in range(KEPT_JOBS + 5):
+        submitted(store, created=float(number + 1), status="finished")
+
+    newest = run(submitted(store, created=1000.0), store)
+
+    kept = store.of_project("7.1")
+    assert (kept[0], kept[-1], len(kept)) == (waiting, newest, KEPT_JOBS + 1)
+    assert store.get(other.id) == other

@@ -1,0 +1,221 @@
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from my_backend.jobs.retraining import Retraining
+from my_backend.protocol.events import Change
+from my_backend.store.projects import Projects
+from tests.my_backend.waiting import eventually
+
+
+@pytest.fixture
+def projects(tmp_path: Path) -> Projects:
+    projects = Projects(tmp_path)
+    projects.remember("7.1")
+    return projects
+
+
+@pytest.fixture
+def trained() -> list[str]:
+    """The projects that were trained, in order."""
+    return []
+
+
+Start = Callable[[int], Retraining]
+
+
+@pytest.fixture
+def start(projects: Projects, trained: list[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
+    """Starts with the number of changes that make a training; it is never quiet unless a test says so."""
+    monkeypatch.setattr("my_backend.jobs.retraining.QUIET_SECONDS", 1000.0)
+    started: list[Retraining] = []
+
+    def start(after: int) -> Retraining:
+        started.append(Retraining(projects, after, trained.append))
+        started[-1].start()
+        return started[-1]
+
+    yield start
+    for retraining in started:
+        retraining.stop()
+
+
+CREATED = "ANNOTATION_CREATED"
+
+
+def event(number: int, at: str = "t") -> Change:
+    return Change({"id": number, "updated_at": at})
+
+
+def test_training_begins_with_the_nth_change(start: Start, trained: list[str], projects: Projects) -> None:
+    retraining = start(3)
+    for number in range(2):
+        retraining.changed("7.1", CREATED, [event(number)])
+    assert trained == []
+
+    retraining.changed("7.1", CREATED, [event(2)])
+
+    assert trained == ["7.1"]
+    assert projects.changes("7.1").unlearned() == 3
+
+
+def test_several_changes_may_come_in_one_event(start: Start, trained: list[str]) -> None:
+    start(3).changed("7.1", CREATED, [event(1), event(2), event(3)])
+
+    assert trained == ["7.1"]
+
+
+def test_projects_are_counted_apart(start: Start, trained: list[str]) -> None:
+    retraining = start(2)
+    retraining.changed("7.1", CREATED, [event(1)])
+    retraining.changed("8.1", CREATED, [event(1)])
+    assert trained == []
+
+    retraining.changed("8.1", CREATED, [event(2)])
+
+    assert trained == ["8.1"]
+
+
+def test_event_that_comes_twice_counts_once(start: Start, trained: list[str], projects: Projects) -> None:
+    retraining = start(2)
+
+    for _ in range(3):
+        retraining.changed("7.1", CREATED, [event(1)])
+
+    assert (trained, projects.changes("7.1").unlearned()) == ([], 1)
+    retraining.changed("7.1", "ANNOTATION_UPDATED", [event(1, "later")])
+    assert (trained, projects.changes("7.1").unlearned()) == (["7.1"], 2)
+
+
+def test_only_so_many_events_are_remembered(start: Start, projects: Projects, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("my_backend.jobs.retraining.REMEMBERED_EVENTS", 2)
+    retraining = start(0)
+
+    for number in (1, 2, 1, 3, 1, 2):
+        retraining.changed("7.1", CREATED, [event(number)])
+
+    assert projects.changes("7.1").unlearned() == 4  # 2 was forgotten when 3 came
+
+
+def test_quiet_after_the_last_change_begins_a_training(
+    start: Start, trained: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("my_backend.jobs.retraining.QUIET_SECONDS", 0.02)
+    retraining = start(100)
+
+    retraining.changed("7.1", CREATED, [event(1)])
+
+    assert eventually(lambda: trained == ["7.1"])
+    retraining.changed("7.1", CREATED, [event(2)])
+    assert eventually(lambda: trained == ["7.1", "7.1"])
+
+
+def test_each_change_puts_off_the_quiet(start: Start, trained: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("my_backend.jobs.retraining.time.monotonic", lambda: now)
+    monkeypatch.setattr("my_backend.jobs.retraining.QUIET_SECONDS", 30.0)
+    retraining = start(100)
+    retraining.changed("7.1", CREATED, [event(1)])
+    now = 1029.0
+    retraining.changed("7.1", CREATED, [event(2)])
+    now = 1058.0
+    retraining.changed("8.1", CREATED, [event(1)])  # wakes the thread
+    assert trained == []
+
+    now = 1059.5
+    retraining.changed("8.1", CREATED, [event(2)])
+
+    assert eventually(lambda: trained == ["7.1"])
+
+
+def test_what_a_job_has_learned_is_not_trained_again_when_it_is_quiet(
+    start: Start, trained: list[str], projects: Projects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("my_backend.jobs.retraining.QUIET_SECONDS", 0.02)
+    retraining = start(2)
+    retraining.changed("7.1", CREATED, [event(1), event(2)])
+    assert trained == ["7.1"]
+    projects.changes("7.1").learned(projects.changes("7.1").count())
+
+    retraining.changed("8.1", CREATED, [event(1)])
+
+    assert eventually(lambda: "8.1" in trained)
+    assert trained == ["7.1", "8.1"]
+
+
+def test_change_that_a_job_missed_while_it_read_is_trained_when_it_is_quiet(
+    start: Start, trained: list[str], projects: Projects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("my_backend.jobs.retraining.QUIET_SECONDS", 0.05)
+    retraining = start(1)
+    retraining.changed("7.1", CREATED, [event(1)])
+    read = projects.changes("7.1").count()
+    retraining.changed("7.1", CREATED, [event(2)])  # the queue answers the job that is just reading
+    projects.changes("7.1").learned(read)
+
+    assert eventually(lambda: trained == ["7.1"] * 3)
+
+
+def test_zero_counts_but_never_trains(
+    start: Start, trained: list[str], projects: Projects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("my_backend.jobs.retraining.QUIET_SECONDS", 0.0)
+    retraining = start(0)
+
+    retraining.changed("7.1", CREATED, [event(1)])
+    retraining.stop()
+
+    assert (trained, projects.changes("7.1").unlearned()) == ([], 1)
+
+
+def test_changes_from_before_a_restart_are_trained_when_it_is_quiet(
+    start: Start, trained: list[str], projects: Projects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    projects.remember("8.1")
+    start(100).changed("7.1", CREATED, [event(1)])
+    monkeypatch.setattr("my_backend.jobs.retraining.QUIET_SECONDS", 0.02)
+
+    start(100)
+
+    assert eventually(lambda: trained == ["7.1"])
+
+
+def test_training_that_cannot_be_started_does_not_end_the_thread(
+    projects: Projects, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("my_backend.jobs.retraining.QUIET_SECONDS", 0.02)
+    asked: list[str] = []
+
+    def train(project: str) -> None:
+        asked.append(project)
+        if project == "7.1":
+            raise OSError("disk full")
+
+    retraining = Retraining(projects, 100, train)
+    retraining.start()
+    retraining.changed("7.1", CREATED, [event(1)])
+    assert eventually(lambda: asked == ["7.1"])
+    retraining.changed("8.1", CREATED, [event(1)])
+
+    assert eventually(lambda: asked == ["7.1", "8.1"])
+    retraining.stop()
+    assert "project 7.1: training could not be started" in caplog.text
+
+
+def test_events_from_many_threads_are_all_counted(start: Start, projects: Projects, trained: list[str]) -> None:
+    retraining = start(40)
+
+    def send(first: int) -> None:
+        for number in range(first, first + 10):
+            retraining.changed("7.1", CREATED, [event(number)])
+
+    threads = [threading.Thread(target=send, args=(first,)) for first in (0, 10, 20, 30)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert projects.changes("7.1").unlearned() == 40
+    assert trained == ["7.1"]

@@ -1,0 +1,248 @@
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from my_backend.errors import NotFound
+from my_backend.jobs.job import Job, JobStore, Kind, RunningJob, new_job
+from my_backend.jobs.thread_queue import ThreadQueue
+from tests.my_backend.waiting import eventually
+
+
+class Work:
+    """Jobs that go from step to step as the test says."""
+
+    def __init__(self) -> None:
+        self.runs: list[RunningJob] = []
+        self.may_read, self.may_end = threading.Event(), threading.Event()
+
+    def __call__(self, running: RunningJob) -> dict[str, Any]:
+        self.runs.append(running)
+        self._wait(self.may_read, running)
+        running.annotations_were_read()
+        self._wait(self.may_end, running)
+        return {"done": True}
+
+    def _wait(self, event: threading.Event, running: RunningJob) -> None:
+        while not event.wait(0.005):
+            running.check()
+
+    def release(self) -> None:
+        self.may_read.set()
+        self.may_end.set()
+
+    @property
+    def started(self) -> list[str]:
+        return [running.job.id for running in self.runs]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> JobStore:
+    return JobStore(tmp_path)
+
+
+@pytest.fixture
+def work() -> Work:
+    return Work()
+
+
+StartQueue = Callable[..., ThreadQueue]
+
+
+@pytest.fixture
+def start_queue(store: JobStore) -> Iterator[StartQueue]:
+    queues: list[ThreadQueue] = []
+
+    def start(work: Callable[[RunningJob], dict[str, Any]]) -> ThreadQueue:
+        queues.append(ThreadQueue(store, work))
+        queues[-1].start()
+        return queues[-1]
+
+    yield start
+    for queue in queues:
+        queue.stop()
+
+
+@pytest.fixture
+def queue(start_queue: StartQueue, work: Work) -> ThreadQueue:
+    return start_queue(work)
+
+
+def status(store: JobStore, job: Job) -> str:
+    return store.get(job.id).status
+
+
+def test_second_submit_is_the_same_job_until_it_has_read_then_the_one_that_waits(
+    queue: ThreadQueue, work: Work
+) -> None:
+    first = queue.submit("7.1", "full", "test")
+    assert eventually(lambda: work.started == [first.id])
+    assert queue.submit("7.1", "full", "test").id == first.id
+    work.may_read.set()
+    assert eventually(lambda: work.runs[0].job.annotations_read)
+
+    second = queue.submit("7.1", "full", "test")
+
+    assert second.id != first.id
+    assert queue.submit("7.1", "full", "test").id == second.id
+    work.may_end.set()
+    assert eventually(lambda: work.started == [first.id, second.id])
+
+
+def test_head_does_not_wait_behind_full(queue: ThreadQueue, work: Work, store: JobStore) -> None:
+    full = queue.submit("7.1", "full", "test")
+    head = queue.submit("7.1", "head", "test")
+    other = queue.submit("8.1", "full", "test")
+
+    assert eventually(lambda: set(work.started) == {full.id, head.id})
+    assert status(store, other) == "queued"
+    work.release()
+    assert eventually(lambda: status(store, other) == "finished")
+
+
+def test_storm_of_submits_runs_one_at_a_time_and_each_is_learned(start_queue: StartQueue, store: JobStore) -> None:
+    count = threading.Lock()
+    running_now: Counter[tuple[str, Kind]] = Counter()
+    most_running, most_waiting = 0, 0
+    read_at: dict[str, float] = {}
+
+    def work(running: RunningJob) -> dict[str, Any]:
+        nonlocal most_running
+        key = (running.job.project, running.job.kind)
+        with count:
+            running_now[key] += 1
+            most_running = max(most_running, running_now[key])
+        running.annotations_were_read()
+        read_at[running.job.id] = time.monotonic()
+        time.sleep(0.002)
+        with count:
+            running_now[key] -= 1
+        return {}
+
+    queue = start_queue(work)
+    asked: list[tuple[str, float]] = []
+    start = threading.Barrier(8)
+
+    def storm(project: str, kind: Kind) -> None:
+        nonlocal most_waiting
+        start.wait()
+        for _ in range(25):
+            at = time.monotonic()
+            asked.append((queue.submit(project, kind, "storm").id, at))
+            with queue._lock:
+                waiting = Counter(job.project for job in queue._waiting[kind])
+            most_waiting = max(most_waiting, *waiting.values(), 0)
+
+    places: list[tuple[str, Kind]] = [("7.1", "head"), ("7.1", "full"), ("8.1", "head"), ("8.1", "full")]
+    threads = [threading.Thread(target=storm, args=place) for place in places * 2]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert eventually(lambda: all(not job.unfinished for job in store.all()))
+    assert (len(asked), most_running, most_waiting) == (200, 1, 1)
+    assert [job for job, at in asked if read_at[job] < at] == []
+
+
+def test_cancelled_job_that_waits_never_runs(queue: ThreadQueue, work: Work, store: JobStore) -> None:
+    running = queue.submit("7.1", "full", "test")
+    assert eventually(lambda: work.started == [running.id])
+    waiting = queue.submit("8.1", "full", "test")
+
+    assert queue.cancel(waiting.id).status == "canceled"
+
+    work.release()
+    assert eventually(lambda: status(store, running) == "finished")
+    last = queue.submit("8.1", "full", "test")
+    assert eventually(lambda: status(store, last) == "finished")
+    assert waiting.id not in work.started
+    assert status(store, waiting) == "canceled"
+
+
+def test_cancelled_job_that_runs_ends_and_the_next_one_starts(queue: ThreadQueue, work: Work, store: JobStore) -> None:
+    running = queue.submit("7.1", "full", "test")
+    assert eventually(lambda: work.started == [running.id])
+    waiting = queue.submit("8.1", "full", "test")
+
+    queue.cancel(running.id)
+
+    assert eventually(lambda: status(store, running) == "canceled")
+    assert eventually(lambda: work.started == [running.id, waiting.id])
+
+
+def test_cancel_of_an_ended_job_changes_nothing(
+    queue: ThreadQueue, work: Work, store: JobStore, tmp_path: Path
+) -> None:
+    work.release()
+    job = queue.submit("7.1", "full", "test")
+    assert eventually(lambda: status(store, job) == "finished")
+
+    assert queue.cancel(job.id).status == "finished"
+    assert not list(store.workdir(job).parent.glob(f"{job.id}*"))
+    with pytest.raises(NotFound):
+        queue.cancel("head-unknown")
+
+
+def test_shutdown_keeps_jobs_and_the_next_start_takes_them_up_in_order(
+    start_queue: StartQueue, queue: ThreadQueue, work: Work, store: JobStore
+) -> None:
+    running = queue.submit("7.1", "full", "test")
+    assert eventually(lambda: work.started == [running.id])
+    waiting = queue.submit("8.1", "full", "test")
+
+    queue.stop()
+
+    assert [(job.id, job.status) for job in store.all()] == [(running.id, "queued"), (waiting.id, "queued")]
+    again = Work()
+    again.release()
+    start_queue(again)
+    assert eventually(lambda: status(store, waiting) == "finished")
+    assert again.started == [running.id, waiting.id]
+    assert [job.attempts for job in store.all()] == [1, 1]
+
+
+def test_start_takes_up_what_a_killed_process_left(
+    start_queue: StartQueue, work: Work, store: JobStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    killed = replace(new_job("7.1", "full", "test"), status="started", attempts=1, progress={"epoch": 3})
+    hopeless = replace(new_job("8.1", "head", "test"), status="started", attempts=3, futile=3)
+    ended = replace(new_job("9.1", "head", "test"), status="failed")
+    for job in (killed, hopeless, ended):
+        store.save(job)
+    work.release()
+
+    with caplog.at_level(logging.WARNING):
+        start_queue(work)
+
+    assert eventually(lambda: status(store, killed) == "finished" and status(store, hopeless) == "failed")
+    assert work.started == [killed.id]
+    assert (store.get(killed.id).attempts, store.get(killed.id).progress) == (2, {})
+    assert store.get(ended.id) == ended
+    assert f"{killed.id} was running when the process died" in caplog.text
+
+
+def test_job_whose_record_cannot_be_written_does_not_end_the_queue(
+    queue: ThreadQueue, work: Work, store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work.may_read.set()
+    first = queue.submit("7.1", "full", "test")
+    assert eventually(lambda: work.runs and work.runs[0].job.annotations_read)
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "save", fail)
+        work.may_end.set()
+        assert eventually(lambda: queue._running["full"] is None)
+
+    second = queue.submit("7.1", "full", "test")
+    assert eventually(lambda: status(store, second) == "finished")
+    assert first.id != second.id

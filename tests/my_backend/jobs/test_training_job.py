@@ -1,0 +1,317 @@
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from my_backend.jobs.training_job import learned_state
+from my_backend.protocol.events import Change
+from my_backend.store.projects import Credentials
+from my_backend.store.versions import Versions
+from tests.my_backend.conftest import PROJECT, Client, Serve
+from tests.my_backend.fake_model import LABEL_CONFIG, OTHER_CONFIG, Script
+from tests.my_backend.fake_server import FakeLabelStudio
+from tests.my_backend.waiting import eventually
+
+CHANGE = Change({"id": 5})
+TASK = {"id": 1, "data": {"image": "/a.png"}, "annotations": [{"id": 5, "updated_at": "t", "result": [{"a": 1}]}]}
+
+
+@pytest.fixture
+def connected(serve: Serve, label_studio: FakeLabelStudio) -> Iterator[Client]:
+    """A backend that knows where Label Studio is."""
+    label_studio.export = [TASK]
+    url, key = label_studio.url, label_studio.pat
+    with serve(label_studio_url=url, label_studio_api_key=key, retrain_after_annotations=0) as client:
+        client.setup()
+        yield client
+
+
+def start(client: Client, kind: Any = "full") -> str:
+    return client.backend.queue.submit(PROJECT, kind, "test").id
+
+
+def test_job_learns_label_studios_annotated_tasks(connected: Client, script: Script) -> None:
+    job = connected.ended(start(connected))
+
+    assert (job.status, job.annotations_read, job.progress["phase"]) == ("finished", True, "training")
+    assert [(call["kind"], call["tasks"]) for call in script.calls("fit")] == [("full", [1])]
+    live = Versions(connected.backend.projects.folder(PROJECT)).live()
+    assert live is not None
+    assert (job.result["versions"], live.cause, live.choices) == ([live.name], "test", ("Cat", "Dog"))
+    assert job.result["labels"] == {"Cat": 1}
+    assert str(connected.backend.projects.folder(PROJECT)) not in str(job.result)
+
+
+def test_project_is_learned_as_label_studio_has_it_now(connected: Client, label_studio: FakeLabelStudio) -> None:
+    label_studio.project |= {"label_config": OTHER_CONFIG, "title": "Birds"}
+
+    connected.ended(start(connected))
+
+    project = connected.backend.projects.get(PROJECT)
+    assert (project.label_config, project.title) == (OTHER_CONFIG, "Birds")
+    live = Versions(connected.backend.projects.folder(PROJECT)).live()
+    assert live is not None
+    assert live.choices == ("Cat", "Bird")
+
+
+def test_training_grows_from_the_live_version(connected: Client, script: Script, label_studio: FakeLabelStudio) -> None:
+    script.set(learn="Dog")
+    connected.ended(start(connected))
+    connected.ended(start(connected))
+
+    assert [call["live"] for call in script.calls("fit")] == ["", "Dog"]
+
+
+def test_model_that_knows_nothing_of_publish_just_returns(connected: Client, script: Script) -> None:
+    script.set(returns={"threshold": 0.5})
+
+    job = connected.ended(start(connected))
+
+    versions = Versions(connected.backend.projects.folder(PROJECT))
+    assert job.result["versions"] == versions.names()
+    assert len(versions.names()) == 2
+    assert versions.get(versions.live_name()).train_output == {"threshold": 0.5}
+
+
+@pytest.mark.parametrize("returned", [["a list"], "text", 5])
+def test_model_that_returns_no_dict_fails_with_words(connected: Client, script: Script, returned: Any) -> None:
+    script.set(returns=returned)
+
+    job = connected.ended(start(connected))
+
+    assert job.status == "failed"
+    assert "fit() must return a dict" in job.error
+
+
+@pytest.mark.parametrize("held_back", [None, "", "clearly worse"])
+def test_version_is_held_back_where_the_model_says_why(connected: Client, script: Script, held_back: Any) -> None:
+    script.set(output={"held_back": held_back})
+
+    connected.ended(start(connected))
+
+    versions = Versions(connected.backend.projects.folder(PROJECT))
+    assert (versions.live() is None) is bool(held_back)
+    assert versions.get(versions.names()[0]).held_back == (held_back or "")
+
+
+def test_changes_that_were_learned_count_no_more(connected: Client, label_studio: FakeLabelStudio) -> None:
+    projects = connected.backend.projects
+    projects.changes(PROJECT).add(3 * [CHANGE])
+    label_studio.before_export = lambda: projects.changes(PROJECT).add(2 * [CHANGE]) and None
+
+    connected.ended(start(connected))
+
+    assert eventually(lambda: projects.changes(PROJECT).unlearned() == 2)
+
+
+def test_failed_training_keeps_the_changes(connected: Client, script: Script) -> None:
+    connected.backend.projects.changes(PROJECT).add(3 * [CHANGE])
+    script.set(fit_raises="no luck")
+
+    assert connected.ended(start(connected)).status == "failed"
+    assert connected.backend.projects.changes(PROJECT).unlearned() == 3
+
+
+def test_what_is_learned_already_is_not_learned_again_unless_a_person_asks(
+    connected: Client, script: Script, label_studio: FakeLabelStudio
+) -> None:
+    connected.ended(start(connected, "head"))
+    again = connected.ended(start(connected, "head"))
+    assert (again.status, again.result["versions"]) == ("finished", [])
+    assert connected.ended(start(connected, "full")).result["versions"] != []
+
+    changed = [{**TASK["annotations"][0], "updated_at": "later"}]
+    label_studio.export = [{**TASK, "annotations": changed}]
+    connected.backend.projects.changes(PROJECT).forget_tasks()
+
+    assert connected.ended(start(connected, "head")).result["versions"] != []
+    assert [call["kind"] for call in script.calls("fit")] == ["head", "full", "head"]
+
+
+def annotation(task: int, choice: str, at: str = "u", number: int = 0) -> dict[str, Any]:
+    """As an event has it; the annotation has the task's number, or another one."""
+    value = {"from_name": "c", "type": "choices", "value": {"choices": [choice]}}
+    return {"id": number or task + 4, "task": task, "updated_at": at, "result": [value]}
+
+
+def test_correction_is_learned_from_its_event_without_asking_label_studio(
+    connected: Client, script: Script, label_studio: FakeLabelStudio
+) -> None:
+    connected.ended(start(connected))
+    label_studio.project = label_studio.export = None  # whoever asks fails
+    changes = connected.backend.projects.changes(PROJECT)
+    changes.add([Change(annotation(2, "Dog"), {"id": 2, "data": {"image": "/b.png"}, "total_annotations": 1})])
+
+    job = connected.ended(start(connected, "head"))
+
+    assert len(job.result["versions"]) == 1
+    assert [call["tasks"] for call in script.calls("fit")] == [[1], [1, 2]]
+    assert changes.unlearned() == 0
+
+
+def test_event_that_does_not_tell_all_has_label_studio_asked(
+    connected: Client, script: Script, label_studio: FakeLabelStudio
+) -> None:
+    connected.ended(start(connected))
+    connected.backend.projects.changes(PROJECT).add([Change(annotation(2, "Dog"))])
+    label_studio.export = [TASK, {"id": 2, "data": {"image": "/b.png"}, "annotations": [annotation(2, "Dog")]}]
+
+    connected.ended(start(connected, "head"))
+
+    assert [call["tasks"] for call in script.calls("fit")] == [[1], [1, 2]]
+    assert connected.backend.projects.changes(PROJECT).tasks() == label_studio.export
+
+
+def test_what_events_told_is_the_same_as_what_label_studio_has(
+    connected: Client, script: Script, label_studio: FakeLabelStudio
+) -> None:
+    connected.ended(start(connected))
+    second = {"id": 2, "data": {"image": "/b.png"}, "annotations": [annotation(2, "Dog")]}
+    changes = connected.backend.projects.changes(PROJECT)
+    changes.add([Change(annotation(2, "Dog"), {"id": 2, "data": {"image": "/b.png"}})])
+    connected.ended(start(connected, "head"))
+    label_studio.export = [second, TASK]
+    changes.forget_tasks()
+
+    again = connected.ended(start(connected, "head"))
+
+    assert again.result["versions"] == []
+    assert len(script.calls("fit")) == 2
+
+
+def test_event_of_an_annotation_that_a_job_just_missed_starts_another(
+    serve: Serve, script: Script, label_studio: FakeLabelStudio
+) -> None:
+    label_studio.export = [TASK]
+    with serve(
+        label_studio_url=label_studio.url, label_studio_api_key=label_studio.pat, retrain_after_annotations=1
+    ) as client:
+        client.setup()
+        changes = client.backend.projects.changes(PROJECT)
+        told = [Change(annotation(2, "Dog"), {"id": 2, "data": {"image": "/b.png"}})]
+
+        def miss() -> None:
+            label_studio.before_export = lambda: None
+            changes.add(told)
+
+        label_studio.before_export = miss
+        client.ended(start(client))
+
+        assert eventually(lambda: [call["tasks"] for call in script.calls("fit")] == [[1], [1, 2]])
+        assert eventually(lambda: changes.unlearned() == 0)
+
+
+def test_watermark_is_from_before_the_annotations_were_read(connected: Client, label_studio: FakeLabelStudio) -> None:
+    label_studio.before_export = lambda: setattr(label_studio, "updated_at", "later")
+
+    connected.ended(start(connected))
+
+    noted = learned_state(connected.backend.projects.folder(PROJECT)).watermark
+    assert "2026-11-20T13:35:51Z" in noted
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, "It is not known where Label Studio is"),
+        (
+            {"label_studio_url": "http://127.0.0.1:1", "label_studio_api_key": "x"},
+            "cannot be reached at http://127.0.0.1:1",
+        ),
+    ],
+)
+def test_job_without_label_studio_fails_with_the_remedy(serve: Serve, given: dict[str, str], said: str) -> None:
+    with serve(**given) as client:
+        client.setup()
+
+        job = client.ended(start(client))
+
+    assert job.status == "failed"
+    assert said in job.error
+    assert "LABEL_STUDIO_URL" in job.error
+
+
+def test_label_studio_that_setup_named_is_asked_with_its_token(
+    serve: Serve, label_studio: FakeLabelStudio, script: Script
+) -> None:
+    label_studio.legacy_enabled = True
+    with serve() as client:
+        client.setup()
+        credentials = Credentials(label_studio.url, label_studio.legacy)
+        client.backend.projects.remember_credentials(PROJECT, credentials)
+
+        assert client.ended(start(client)).status == "finished"
+
+
+def test_refused_token_is_in_the_jobs_error(serve: Serve, label_studio: FakeLabelStudio) -> None:
+    with serve(label_studio_url=label_studio.url, label_studio_api_key=label_studio.legacy) as client:
+        client.setup()
+
+        job = client.ended(start(client))
+
+    assert "legacy tokens are disabled" in job.error
+    assert label_studio.legacy not in job.error
+
+
+def test_annotations_of_a_train_request_go_before_label_studios_until_they_are_learned(
+    connected: Client, script: Script
+) -> None:
+    body = {"project": PROJECT, "annotations": [{"id": 9, "data": {}}]}
+    script.set(fit_raises="no luck")
+    connected.ended(connected.post("/train", body, 201)["job"])
+
+    script.set()
+    connected.ended(start(connected))
+    connected.ended(start(connected))
+
+    assert [call["tasks"] for call in script.calls("fit")] == [[9], [9], [1]]
+
+
+def test_annotations_of_a_train_request_that_cannot_be_learned_do_not_stand_in_the_way(
+    connected: Client, script: Script
+) -> None:
+    script.set(fit_says="label more images")
+    failed = connected.ended(connected.post("/train", {"annotations": [{"id": 9, "data": {}}]}, 201)["job"])
+    assert (failed.status, failed.error) == ("failed", "label more images")
+
+    script.set()
+    connected.ended(start(connected))
+
+    assert [call["tasks"] for call in script.calls("fit")] == [[9], [1]]
+
+
+def test_annotations_that_come_while_others_are_learned_are_kept(connected: Client, script: Script) -> None:
+    first, second = ({"annotations": [{"id": number, "data": {}}]} for number in (8, 9))
+    script.block("fit")
+    running = connected.post("/train", first, 201)["job"]
+    connected.started(running)
+
+    waiting = connected.post("/train", second, 201)["job"]
+    script.release()
+
+    assert connected.ended(waiting).status == "finished"
+    assert waiting != running
+    assert [call["tasks"] for call in script.calls("fit")] == [[8], [9]]
+
+
+def test_cancelled_job_publishes_nothing(connected: Client, script: Script) -> None:
+    script.block("fit")
+    job = start(connected)
+    connected.started(job)
+
+    connected.backend.queue.cancel(job)
+
+    assert connected.ended(job).status == "canceled"
+    versions = Versions(connected.backend.projects.folder(PROJECT))
+    assert versions.names() == []
+    assert eventually(lambda: not Path(script.calls("fit")[0]["workdir"]).exists())
+
+
+def test_config_that_label_studio_has_lost_is_no_reason_to_fail(
+    connected: Client, label_studio: FakeLabelStudio
+) -> None:
+    label_studio.project = {"id": 7}
+
+    assert connected.ended(start(connected)).status == "finished"
+    assert connected.backend.projects.get(PROJECT).label_config == LABEL_CONFIG

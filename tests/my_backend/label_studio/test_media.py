@@ -1,0 +1,535 @@
+import base64
+import os
+import resource
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from my_backend.errors import MediaError
+from my_backend.label_studio import media as media_module
+from my_backend.label_studio.client import LabelStudio
+from my_backend.label_studio.media import ImageLimits, Media, MediaFile, MediaRequest, media_pool
+from my_backend.label_studio.media import open_media as open_media_as_set
+from my_backend.label_studio.safe_http import SafeSession
+from tests.my_backend.conftest import MakeSettings
+from tests.my_backend.fake_server import PNG, FakeLabelStudio, FakeServer, Reply, Seen
+
+UPLOAD = "/data/upload/7/a.png"
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with media_pool() as pool:
+        yield pool
+
+
+OpenMedia = Callable[..., Media]
+
+
+@pytest.fixture
+def open_media(tmp_path: Path, pool: ThreadPoolExecutor) -> OpenMedia:
+    def open_media(
+        server: FakeLabelStudio | None = None,
+        *allowed: str,
+        token: str | None = None,
+        limits: ImageLimits = ImageLimits(),  # noqa: B008  # frozen
+    ) -> Media:
+        session = SafeSession(allowed)
+        label_studio = None
+        if server is not None:
+            key = server.pat if token is None else token
+            label_studio = LabelStudio(server.url, key, SafeSession([server.server.host, *allowed]))
+        return Media(tmp_path / "media", session, label_studio, pool, limits)
+
+    return open_media
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., FakeServer]]:
+    """Starts servers of images."""
+    with ExitStack() as stack:
+        yield lambda answer=lambda seen: Reply(200, PNG): stack.enter_context(FakeServer(answer))
+
+
+Start = Callable[..., FakeServer]
+
+
+def content(file: MediaFile | MediaError) -> bytes:
+    assert isinstance(file, MediaFile), file
+    body = file.path.read_bytes()
+    assert file.digest == sha256(body).hexdigest()
+    return body
+
+
+def why_not(media: Media, url: str, task_id: int | None = 3) -> str:
+    with pytest.raises(MediaError) as failed:
+        media.fetch(MediaRequest(url, task_id))
+    return str(failed.value)
+
+
+def stored(tmp_path: Path) -> list[str]:
+    return sorted(path.name for path in (tmp_path / "media").rglob("*") if path.is_file())
+
+
+# What a task's URL means
+
+
+@pytest.mark.parametrize("prefix", ["", "/label-studio"])
+@pytest.mark.parametrize(
+    ("url", "asked"),
+    [
+        (UPLOAD, UPLOAD),
+        ("upload/7/a.png", UPLOAD),
+        ("data/upload/7/a.png", UPLOAD),
+        ("/data/local-files/?d=a%20b/c.png", "/data/local-files/?d=a%20b/c.png"),
+        ("/data/upload/7/ü b#c.png", "/data/upload/7/%C3%BC%20b%23c.png"),
+        ("/data/upload/7/Привет (1), [2].png", f"/data/upload/7/{quote('Привет')}%20(1),%20%5B2%5D.png"),
+        ("s3://bucket/a b.png", None),
+        ("gs://bucket/ü.png", None),
+        ("azure-blob://bucket/a.png", None),
+        ("azure-spi://bucket/a.png", None),
+    ],
+)
+def test_url_that_label_studio_keeps_is_asked_there_with_a_token(
+    open_media: OpenMedia, prefix: str, url: str, asked: str | None
+) -> None:
+    asked = asked or f"/tasks/3/presign/?fileuri={base64.urlsafe_b64encode(url.encode()).decode()}"
+    with FakeLabelStudio(prefix).running() as server:
+        server.files[asked] = PNG
+
+        assert content(open_media(server).fetch(MediaRequest(url, 3))) == PNG
+        assert server.server.paths()[-1] == prefix + asked
+
+
+def test_sub_path_is_not_put_before_a_url_that_has_it(open_media: OpenMedia) -> None:
+    with FakeLabelStudio("/label-studio").running() as server:
+        server.files[UPLOAD] = PNG
+
+        for url in (f"/label-studio{UPLOAD}", server.url + UPLOAD):
+            assert content(open_media(server).fetch(MediaRequest(url))) == PNG
+
+
+def test_presigned_link_is_followed_without_the_token(
+    label_studio: FakeLabelStudio, open_media: OpenMedia, start: Start
+) -> None:
+    storage = start()
+    link = f"{storage.url}/a.png?X-Amz-Signature=secret"
+    encoded = base64.urlsafe_b64encode(b"s3://bucket/a.png").decode()
+    label_studio.files[f"/tasks/3/presign/?fileuri={encoded}"] = Reply(303, b"", {"Location": link})
+
+    assert content(open_media(label_studio, storage.host).fetch(MediaRequest("s3://bucket/a.png", 3))) == PNG
+    assert storage.paths() == ["/a.png?X-Amz-Signature=secret"]
+    assert "Authorization" not in storage.seen[0].headers
+
+
+def test_token_goes_to_label_studio_and_not_to_other_ports_of_its_host(
+    label_studio: FakeLabelStudio, open_media: OpenMedia, start: Start
+) -> None:
+    label_studio.files[UPLOAD] = PNG
+    other = start()
+    media = open_media(label_studio, "127.0.0.1")
+
+    for url in (label_studio.url + UPLOAD, other.url, f"{other.url}\\@{label_studio.server.host}/"):
+        media.fetch(MediaRequest(url))
+
+    assert label_studio.server.seen[-1].headers["Authorization"].startswith("Bearer ")
+    assert ["Authorization" in seen.headers for seen in other.seen] == [False, False]
+
+
+@pytest.mark.parametrize("prefix", ["", "/label-studio"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "/api/projects/7/export?exportType=JSON",
+        "api/projects/",
+        "{label_studio}/api/projects/",
+        "{label_studio}//api/projects/",
+        "{label_studio}/data/../api/projects/",
+        "{label_studio}/%61pi/projects/",
+        "{label_studio}/data/upload/7/leads-to-the-api.png",
+        "{stranger}/leads-to-the-api.png",
+    ],
+)
+def test_task_cannot_use_the_token_for_label_studios_api(
+    open_media: OpenMedia, start: Start, prefix: str, url: str
+) -> None:
+    with FakeLabelStudio(prefix).running() as server:
+        to_the_api = Reply(302, b"", {"Location": f"{server.url}/api/projects/"})
+        server.files["/data/upload/7/leads-to-the-api.png"] = to_the_api
+        stranger = start(lambda seen: to_the_api)
+        written = url.format(label_studio=server.url, stranger=stranger.url)
+
+        with pytest.raises(MediaError, match="Label Studio's API, which no task may ask"):
+            open_media(server, stranger.host).fetch(MediaRequest(written))
+
+        assert [path for path in server.server.paths() if "projects" in path] == []
+
+
+def test_url_of_another_server_needs_no_label_studio(open_media: OpenMedia, start: Start) -> None:
+    server = start()
+
+    assert content(open_media(None, server.host).fetch(MediaRequest(f"{server.url}/a.png"))) == PNG
+
+
+@pytest.mark.parametrize(
+    ("url", "body"),
+    [
+        (f"data:image/png;base64,{base64.b64encode(PNG).decode()}", PNG),
+        (f"data:image/png;base64,{quote(base64.b64encode(PNG).decode())}", PNG),
+        (f"data:,{quote(PNG)}", PNG),
+    ],
+)
+def test_data_uri_is_the_image(open_media: OpenMedia, url: str, body: bytes) -> None:
+    assert content(open_media().fetch(MediaRequest(url))) == body
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        (UPLOAD, "set LABEL_STUDIO_URL"),
+        ("", "set LABEL_STUDIO_URL"),
+        ("file:///etc/hosts", "set LABEL_STUDIO_URL"),
+        ("data:image/png;base64", "needs a comma"),
+        ("data:image/png;base64,a", "base64 is broken"),
+        ("data:image/png;base64,%%%", "base64 is broken"),
+        ("http://[", "not a valid host"),
+        ("http://a..b/", "not known"),
+        ("http://" + "a" * 70 + ".com/", "not known"),
+        ("http://h:99999/", "Failed to parse"),
+        ("http://\ud800/", ""),
+        ("http://127.0.0.1:1/?sig=secret", "private network"),
+    ],
+)
+def test_url_that_cannot_be_read_says_why_and_of_which_task(open_media: OpenMedia, url: str, said: str) -> None:
+    problem = why_not(open_media(), url)
+
+    assert problem.startswith("task 3: ")
+    assert said in problem
+    assert "secret" not in problem
+
+
+@pytest.mark.parametrize("url", ["file:///etc/hosts", "ftp://127.0.0.1/a.png", "javascript://a"])
+def test_scheme_that_is_not_read_is_refused(label_studio: FakeLabelStudio, open_media: OpenMedia, url: str) -> None:
+    assert "is no scheme" in why_not(open_media(label_studio), url)
+    assert label_studio.server.seen == []
+
+
+def test_cloud_link_needs_the_tasks_id(label_studio: FakeLabelStudio, open_media: OpenMedia) -> None:
+    assert "the task has no id" in why_not(open_media(label_studio), "s3://bucket/a.png", None)
+
+
+@pytest.mark.parametrize(
+    ("token", "path", "said"),
+    [
+        ("", UPLOAD, "Label Studio answered 401: it wants a token"),
+        (None, "/data/local-files/?d=a.png", "no Local Files storage of the project covers it"),
+        ("0123456789abcdef0123456789abcdef01234567", UPLOAD, "set LABEL_STUDIO_API_KEY"),
+    ],
+)
+def test_refusal_of_label_studio_names_the_remedy(
+    label_studio: FakeLabelStudio, open_media: OpenMedia, token: str | None, path: str, said: str
+) -> None:
+    problem = why_not(open_media(label_studio, token=token), path)
+
+    assert said in problem
+    assert not token or token not in problem
+
+
+def test_refusal_of_another_server_is_not_label_studios(
+    label_studio: FakeLabelStudio, open_media: OpenMedia, start: Start
+) -> None:
+    server = start(lambda seen: Reply(403))
+
+    assert "its server answered 403" in why_not(open_media(label_studio, server.host), server.url)
+
+
+def test_secrets_of_a_url_are_not_in_the_error(open_media: OpenMedia, start: Start) -> None:
+    server = start(lambda seen: Reply(302, b"", {"Location": "http://127.0.0.1:1/?X-Amz-Signature=secret"}))
+    media = open_media(None, "127.0.0.1")
+    with_password = server.url.replace("http://", "http://user:secret@")
+
+    for url in (f"{with_password}/a.png?sig=secret#secret", "http://127.0.0.1:1/a.png?sig=secret"):
+        assert "secret" not in why_not(media, url)
+
+
+# What is stored
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"\xff\xd8\xff\xe0", PNG, b"GIF89a", b"RIFF....WEBP", b"BM......", b"II*\0", b"MM\0*"],
+    ids=["jpeg", "png", "gif", "webp", "bmp", "tiff", "tiff, big-endian"],
+)
+def test_images_are_known_by_their_first_bytes(open_media: OpenMedia, start: Start, body: bytes) -> None:
+    server = start(lambda seen: Reply(200, body, {"Content-Type": "text/plain"}))
+
+    assert content(open_media(None, server.host).fetch(MediaRequest(server.url))) == body
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"", "the file is empty"),
+        (b"<!DOCTYPE html><html>Log in</html>", "a web page came"),
+        (b"\n  <HTML>", "a web page came"),
+        (b"just text", "it is no image"),
+        (b'{"detail": "not found"}', "it is no image"),
+        (b"%PDF-1.7", "it is no image"),
+    ],
+)
+def test_what_is_no_image_is_not_stored(
+    open_media: OpenMedia, start: Start, tmp_path: Path, body: bytes, said: str
+) -> None:
+    server = start(lambda seen: Reply(200, body, {"Content-Type": "image/png"}))
+
+    assert said in why_not(open_media(None, server.host), server.url)
+    assert stored(tmp_path) == []
+
+
+def test_image_that_is_too_large_is_not_stored(open_media: OpenMedia, start: Start, tmp_path: Path) -> None:
+    server = start(lambda seen: Reply(200, PNG * 1000))
+    media = open_media(None, server.host, limits=ImageLimits(max_bytes=1000))
+
+    assert "more than" in why_not(media, server.url)
+    assert "more than" in why_not(media, "data:image/png;base64," + "A" * 2000)
+    assert stored(tmp_path) == []
+
+
+def test_image_that_is_known_is_not_asked_for_again_also_by_another_process(
+    label_studio: FakeLabelStudio, open_media: OpenMedia, pool: ThreadPoolExecutor
+) -> None:
+    label_studio.files[UPLOAD] = PNG
+    media = open_media(label_studio)
+    first = media.fetch(MediaRequest(UPLOAD, 3))
+    asked = len(label_studio.server.seen)
+
+    assert media.fetch(MediaRequest(UPLOAD, 4)) == first
+    assert open_media(label_studio).fetch_all([MediaRequest(UPLOAD, 3)]) == [first]
+    assert len(label_studio.server.seen) == asked
+
+
+@pytest.mark.parametrize(("path", "again"), [("/a.png", True), (UPLOAD, False)])
+def test_image_is_asked_for_again_when_its_url_is_no_longer_trusted_unless_it_is_an_upload(
+    open_media: OpenMedia, start: Start, monkeypatch: pytest.MonkeyPatch, path: str, again: bool
+) -> None:
+    bodies = iter([PNG, PNG + b"changed"])
+    server = start(lambda seen: Reply(200, next(bodies)))
+    media = open_media(None, server.host, limits=ImageLimits(trust_seconds=60))
+    media.fetch(MediaRequest(server.url + path))
+    later = time.time() + 61
+    monkeypatch.setattr("my_backend.label_studio.media.time.time", lambda: later)
+
+    assert content(media.fetch(MediaRequest(server.url + path))) == (PNG + b"changed" if again else PNG)
+
+
+def test_same_image_at_two_urls_is_stored_once(open_media: OpenMedia, start: Start, tmp_path: Path) -> None:
+    server = start()
+    media = open_media(None, server.host)
+
+    one, two = media.fetch_all([MediaRequest(f"{server.url}/1"), MediaRequest(f"{server.url}/2")])
+
+    assert one == two
+    assert len(list((tmp_path / "media" / "contents").iterdir())) == 1
+
+
+def test_same_path_in_two_label_studios_is_two_images(open_media: OpenMedia) -> None:
+    with FakeLabelStudio().running() as one, FakeLabelStudio().running() as two:
+        one.files[UPLOAD], two.files[UPLOAD] = PNG + b"1", PNG + b"2"
+
+        bodies = [content(open_media(server).fetch(MediaRequest(UPLOAD))) for server in (one, two)]
+
+    assert bodies == [PNG + b"1", PNG + b"2"]
+
+
+def test_content_that_was_removed_is_fetched_again(open_media: OpenMedia, start: Start) -> None:
+    server = start()
+    media = open_media(None, server.host)
+    file = media.fetch(MediaRequest(server.url))
+    file.path.unlink()
+
+    assert content(media.fetch(MediaRequest(server.url))) == PNG
+
+
+@pytest.mark.parametrize("text", ["", "null", "[1]", "{"])
+def test_note_that_a_loss_of_power_has_cut_short_is_fetched_again(
+    open_media: OpenMedia, start: Start, tmp_path: Path, text: str
+) -> None:
+    server = start()
+    open_media(None, server.host).fetch(MediaRequest(server.url))
+    (note,) = (tmp_path / "media" / "urls").iterdir()
+    note.write_text(text)
+
+    assert content(open_media(None, server.host).fetch(MediaRequest(server.url))) == PNG
+
+
+def test_oldest_images_go_when_the_cache_is_full(
+    open_media: OpenMedia, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(media_module, "MAX_CACHE_BYTES", 5 * 1000)
+    server = start(lambda seen: Reply(200, (PNG + seen.path.encode()).ljust(1000)))
+    media = open_media(None, server.host)
+
+    files = []
+    for number in range(8):
+        file = media.fetch(MediaRequest(f"{server.url}/{number}"))
+        os.utime(file.path, (number, number))
+        files.append(file)
+
+    left = [file.path.exists() for file in files]
+    assert left == [False] * 3 + [True] * 5
+
+
+# Many at once, and deadlines
+
+
+def test_results_are_in_the_order_of_the_requests_with_an_error_for_each_that_failed(
+    open_media: OpenMedia, start: Start
+) -> None:
+    def answer(seen: Seen) -> Reply:
+        return Reply(404) if "missing" in seen.path else Reply(200, PNG + seen.path.encode())
+
+    server = start(answer)
+    paths = ["/1", "/missing", "/2", "/1", "/3"]
+
+    found = open_media(None, server.host).fetch_all([MediaRequest(server.url + path) for path in paths])
+
+    assert isinstance(found[1], MediaError)
+    assert [content(found[position]) for position in (0, 2, 3, 4)] == [
+        PNG + p.encode() for p in ("/1", "/2", "/1", "/3")
+    ]
+    assert sorted(server.paths()) == ["/1", "/2", "/3", "/missing"]
+
+
+@pytest.mark.parametrize("url", ["http://[", "http://a..b/", "http://\ud800/", "data:", "\0", "http://h:99999/"])
+def test_url_of_no_sense_does_not_hurt_its_neighbours(open_media: OpenMedia, start: Start, url: str) -> None:
+    server = start()
+
+    broken, fine = open_media(None, server.host).fetch_all([MediaRequest(url, 1), MediaRequest(server.url, 2)])
+
+    assert isinstance(broken, MediaError)
+    assert content(fine) == PNG
+
+
+def slow(seen: Seen) -> Reply:
+    """The first bytes at once, the rest never."""
+    if seen.path == "/headers":
+        return Reply(200, PNG, pause=0.03, slow_headers=True)
+    if seen.path != "/slow":
+        return Reply(200, PNG)
+    return Reply(200, parts=[b"x"] * 10_000, pause=0.02)
+
+
+@pytest.mark.parametrize("path", ["/slow", "/headers"])
+def test_at_the_deadline_what_is_there_is_answered(open_media: OpenMedia, start: Start, path: str) -> None:
+    server = start(slow)
+    begun = time.monotonic()
+
+    found = open_media(None, server.host).fetch_all(
+        [MediaRequest(server.url + path, 1), MediaRequest(f"{server.url}/fast", 2)], begun + 0.3
+    )
+
+    assert time.monotonic() - begun < 2
+    assert "too long" in str(found[0])
+    assert content(found[1]) == PNG
+
+
+def test_past_the_deadline_only_what_is_known_is_answered(open_media: OpenMedia, start: Start) -> None:
+    server = start()
+    media = open_media(None, server.host)
+    media.fetch(MediaRequest(f"{server.url}/known"))
+    asked = len(server.seen)
+
+    known, unknown = media.fetch_all(
+        [MediaRequest(f"{server.url}/known"), MediaRequest(f"{server.url}/unknown")], time.monotonic() - 1
+    )
+
+    assert content(known) == PNG
+    assert isinstance(unknown, MediaError)
+    assert len(server.seen) == asked
+
+
+@pytest.mark.parametrize("path", ["/slow", "/endless"])
+def test_one_image_may_take_only_so_long(open_media: OpenMedia, start: Start, path: str) -> None:
+    def answer(seen: Seen) -> Reply:
+        if path == "/slow":
+            return slow(seen)
+        server.closing.wait(0.1)
+        return Reply(302, b"", {"Location": path})
+
+    server = start(answer)
+    begun = time.monotonic()
+
+    assert why_not(open_media(None, server.host, limits=ImageLimits(seconds=0.4)), server.url + path)
+    assert time.monotonic() - begun < 5
+
+
+def test_cached_images_are_not_readable_by_others(open_media: OpenMedia, start: Start, tmp_path: Path) -> None:
+    server = start()
+    open_media(None, server.host).fetch(MediaRequest(f"{server.url}/?token=secret"))
+
+    folders: list[Any] = list((tmp_path / "media").iterdir())
+    assert [oct(folder.stat().st_mode & 0o077) for folder in folders] == ["0o0", "0o0"]
+
+
+def test_limits_are_settings(make_settings: MakeSettings, pool: ThreadPoolExecutor, start: Start) -> None:
+    def answer(seen: Seen) -> Reply:
+        if seen.path == "/redirect":
+            return Reply(302, b"", {"Location": "/"})
+        return slow(seen) if seen.path == "/slow" else Reply(200, PNG)
+
+    server = start(answer)
+
+    def why_not_with(path: str, **given: object) -> str:
+        settings = make_settings(image_hosts=("127.0.0.1",), **given)
+        return why_not(open_media_as_set(settings, None, pool), server.url + path)
+
+    assert "MAX_IMAGE_BYTES" in why_not_with("/", max_image_bytes=len(PNG) - 1)
+    assert "more than 0 redirects; IMAGE_REDIRECTS" in why_not_with("/redirect", image_redirects=0)
+    assert "IMAGE_SECONDS" in why_not_with("/slow", image_seconds=0.2)
+    assert "IMAGE_READ_SECONDS" in why_not_with("/slow", image_read_seconds=0.05)
+    server.seen.clear()
+    doubted = open_media_as_set(make_settings(image_hosts=("127.0.0.1",), image_trust_seconds=0), None, pool)
+    for _ in range(2):
+        doubted.fetch(MediaRequest(f"{server.url}/"))
+    assert len(server.seen) == 2
+    allowed = make_settings(image_hosts=("127.0.0.1",), max_image_bytes=len(PNG), image_redirects=1)
+    open_media_as_set(allowed, None, pool).fetch(MediaRequest(f"{server.url}/redirect"))
+
+
+def test_oldest_urls_go_when_there_are_too_many(
+    open_media: OpenMedia, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(media_module, "MAX_CACHE_BYTES", 100 * len(PNG))  # looks after each image
+    monkeypatch.setattr(media_module, "MAX_URLS", 3)
+    monkeypatch.setattr(media_module, "MAX_KNOWN", 2)
+    server = start()
+    media = open_media(None, server.host)
+
+    for number in range(8):
+        media.fetch(MediaRequest(f"{server.url}/?signature={number}"))
+
+    assert len(list((tmp_path / "media" / "urls").iterdir())) == 3
+    assert len(list((tmp_path / "media" / "contents").iterdir())) == 1
+    asked = len(server.seen)
+    assert content(media.fetch(MediaRequest(f"{server.url}/?signature=7"))) == PNG
+    assert len(server.seen) == asked
+
+
+def test_on_a_full_disk_nothing_is_left_of_an_image(open_media: OpenMedia, start: Start, tmp_path: Path) -> None:
+    server = start(lambda seen: Reply(200, PNG.ljust(200_000)))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        said = why_not(open_media(None, server.host), server.url)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    assert "File too large" in said
+    assert stored(tmp_path) == []

@@ -1,0 +1,539 @@
+import socket
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from my_backend.label_studio.safe_http import (
+    ForbiddenAddress,
+    Origin,
+    SafeSession,
+    check_address,
+    explain,
+    read_body,
+    redact,
+)
+from tests.my_backend.fake_server import Answer, FakeServer, Reply, Seen
+
+TOKEN = {"Authorization": "Token secret"}
+
+Start = Callable[[Answer], FakeServer]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    with ExitStack() as stack:
+        yield lambda answer: stack.enter_context(FakeServer(answer))
+
+
+@pytest.fixture
+def open_session() -> Iterator[Callable[..., SafeSession]]:
+    with ExitStack() as stack:
+
+        def open_session(*allowed: str) -> SafeSession:
+            session = SafeSession(allowed)
+            stack.callback(session.close)
+            return session
+
+        yield open_session
+
+
+OpenSession = Callable[..., SafeSession]
+
+
+def ok(seen: Seen) -> Reply:
+    return Reply(200, b"fine")
+
+
+def read(response: requests.Response, max_bytes: int = 1000, seconds: float = 10) -> bytes:
+    return read_body(response, max_bytes=max_bytes, deadline=time.monotonic() + seconds)
+
+
+# Addresses
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1",
+        "127.8.8.8",
+        "0.0.0.0",
+        "10.0.0.1",
+        "172.16.0.1",
+        "192.168.1.1",
+        "169.254.1.1",
+        "100.64.0.1",
+        "198.18.0.1",
+        "224.0.0.1",
+        "239.1.1.1",
+        "240.0.0.1",
+        "255.255.255.255",
+        "::",
+        "::1",
+        "::127.0.0.1",
+        "fe80::1",
+        "fe80::1%eth0",
+        "fec0::1",
+        "fc00::1",
+        "fd12::1",
+        "ff02::1",
+        "2001:db8::1",
+        "::ffff:127.0.0.1",
+        "::ffff:10.0.0.1",
+        "2002:7f00:1::",
+        "2002:c0a8:101::1",
+        "64:ff9b::10.0.0.1",
+        "64:ff9b:1::10.0.0.1",
+    ],
+)
+def test_address_that_is_not_public_is_refused_with_the_remedy(address: str) -> None:
+    with pytest.raises(ForbiddenAddress, match="IMAGE_HOSTS=images"):
+        check_address("images", 80, address, ())
+    check_address("images", 80, address, ("images",))
+
+
+@pytest.mark.parametrize(
+    "address", ["93.184.215.14", "8.8.8.8", "2606:2800:21f:cb07:6820:80da:af6b:8b2c", "::ffff:8.8.8.8"]
+)
+def test_public_address_is_allowed(address: str) -> None:
+    check_address("images", 80, address, ())
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "169.254.169.254",
+        "169.254.170.2",
+        "100.100.100.200",
+        "168.63.129.16",
+        "fd00:ec2::254",
+        "::ffff:169.254.169.254",
+        "2002:a9fe:a9fe::",
+        "64:ff9b::169.254.169.254",
+    ],
+)
+def test_metadata_address_is_refused_whatever_is_allowed(address: str) -> None:
+    with pytest.raises(ForbiddenAddress, match="metadata"):
+        check_address("images", 80, address, ("images", address))
+
+
+def test_host_may_be_allowed_for_one_port() -> None:
+    check_address("Images", 9000, "10.0.0.1", ("images:9000",))
+    with pytest.raises(ForbiddenAddress):
+        check_address("Images", 9001, "10.0.0.1", ("images:9000",))
+
+
+# Where a session goes
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1",
+        "localhost",
+        "LOCALHOST",
+        "127.1",
+        "0",
+        "0.0.0.0",
+        "2130706433",
+        "0x7f000001",
+        "0x7f.0.0.1",
+        "0177.0.0.1",
+        "017700000001",
+        "[::ffff:127.0.0.1]",
+        "[::ffff:7f00:1]",
+        "user@127.0.0.1",
+        "example.com@127.0.0.1",
+        "example.com:80@127.0.0.1",
+        "127.0.0.1.",
+        "①②⑦.0.0.1",
+    ],
+)
+def test_loopback_is_never_asked_however_it_is_written(start: Start, open_session: OpenSession, host: str) -> None:
+    server = start(ok)
+
+    with pytest.raises(requests.RequestException) as refused:
+        open_session("example.com").request("GET", f"http://{host}:{server.port}/")
+
+    assert server.seen == []
+    assert any(words in explain(refused.value) for words in ("private network", "not known", "not a valid IDNA"))
+
+
+def answers_of_dns(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> list[str]:
+    """Lets the next look-ups answer these addresses; returns the names that were looked up."""
+    looked_up: list[str] = []
+
+    def getaddrinfo(host: str, port: int, **_: object) -> list[Any]:
+        looked_up.append(host)
+        addresses = answers[min(len(looked_up), len(answers)) - 1]
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    return looked_up
+
+
+def test_name_that_resolves_to_a_private_address_is_refused(
+    start: Start, open_session: OpenSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = start(ok)
+    looked_up = answers_of_dns(monkeypatch, ["127.0.0.1"])
+
+    with pytest.raises(requests.RequestException) as refused:
+        open_session().request("GET", f"http://images.example.com:{server.port}/")
+
+    assert explain(refused.value).startswith("images.example.com is on a private network (127.0.0.1)")
+    assert (looked_up, server.seen) == (["images.example.com"], [])
+
+
+def test_name_is_looked_up_once_and_that_very_address_is_connected_to(
+    start: Start, open_session: OpenSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = start(ok)
+    looked_up = answers_of_dns(monkeypatch, ["127.0.0.1"], ["10.0.0.1"])
+
+    response = open_session("rebound.example.com").request("GET", f"http://rebound.example.com:{server.port}/")
+
+    assert read(response) == b"fine"
+    assert looked_up == ["rebound.example.com"]
+    assert server.seen[0].headers["Host"] == f"rebound.example.com:{server.port}"
+
+
+def test_second_address_is_tried_where_the_first_does_not_answer(
+    start: Start, open_session: OpenSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = start(ok)
+    answers_of_dns(monkeypatch, ["127.0.0.9", "127.0.0.1"])
+
+    assert read(open_session("images").request("GET", f"http://images:{server.port}/")) == b"fine"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "file:///etc/hosts",
+        "ftp://127.0.0.1/",
+        "gopher://127.0.0.1/",
+        "http://",
+        "http://[",
+        "http://h:99999/",
+        "//127.0.0.1/",
+        "",
+        "http://" + "a" * 70 + ".com/",
+        "http://a..b/",
+        "http://%00/",
+        "http://\ud800/",
+        "no url",
+    ],
+)
+def test_what_is_no_url_is_a_request_error(open_session: OpenSession, url: str) -> None:
+    with pytest.raises(requests.RequestException):
+        open_session().request("GET", url)
+
+
+def test_environment_does_not_lead_around_the_check(
+    start: Start, open_session: OpenSession, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    server, proxy = start(ok), start(ok)
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login someone password secret\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, proxy.url)
+
+    read(open_session("127.0.0.1").request("GET", server.url))
+
+    assert (len(server.seen), proxy.seen) == (1, [])
+    assert "Authorization" not in server.seen[0].headers
+
+
+# Redirects, tokens, cookies
+
+
+def redirect(to: str, status: int = 302) -> Answer:
+    return lambda seen: Reply(status, b"", {"Location": to})
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_redirect_is_followed(start: Start, open_session: OpenSession, status: int) -> None:
+    def answer(seen: Seen) -> Reply:
+        return Reply(status, b"", {"Location": "b?c=d"}) if seen.path == "/a" else ok(seen)
+
+    server = start(answer)
+
+    assert read(open_session(server.host).request("GET", f"{server.url}/a")) == b"fine"
+    assert server.paths() == ["/a", "/b?c=d"]
+
+
+def test_redirect_to_a_name_in_unicode_is_followed(start: Start, open_session: OpenSession) -> None:
+    location = "/übung 1.png".encode().decode("latin-1")
+
+    def answer(seen: Seen) -> Reply:
+        return Reply(302, b"", {"Location": location}) if seen.path == "/a" else ok(seen)
+
+    server = start(answer)
+
+    assert read(open_session(server.host).request("GET", f"{server.url}/a")) == b"fine"
+    assert server.paths()[1] == "/%C3%BCbung%201.png"
+
+
+@pytest.mark.parametrize(
+    "target", ["http://127.0.0.1:{port}/", "http://169.254.169.254/", "file:///etc/hosts", "http://["]
+)
+def test_redirect_to_a_forbidden_place_is_refused(start: Start, open_session: OpenSession, target: str) -> None:
+    private = start(ok)
+    server = start(redirect(target.format(port=private.port)))
+
+    with pytest.raises(requests.RequestException):
+        open_session(server.host).request("GET", server.url)
+
+    assert (len(server.seen), private.seen) == (1, [])
+
+
+def test_redirects_without_end_are_given_up(start: Start, open_session: OpenSession) -> None:
+    server = start(redirect("/"))
+
+    with pytest.raises(requests.TooManyRedirects):
+        open_session(server.host).request("GET", server.url)
+
+    assert len(server.seen) == 6
+
+
+def test_body_of_a_redirect_is_not_read(start: Start, open_session: OpenSession) -> None:
+    def answer(seen: Seen) -> Reply:
+        if seen.path == "/b":
+            return ok(seen)
+        return Reply(302, headers={"Location": "/b"}, parts=[b"x" * 1000] * 10_000, pause=0.02)
+
+    server = start(answer)
+    begun = time.monotonic()
+
+    assert read(open_session("127.0.0.1").request("GET", server.url)) == b"fine"
+    assert time.monotonic() - begun < 5
+
+
+def ask_with_token(session: SafeSession, url: str, owner: FakeServer, method: str = "GET", **more: Any) -> None:
+    options = {"headers": lambda: TOKEN, "headers_for": Origin.of(owner.url), **more}
+    session.request(method, url, **options).close()
+
+
+def test_token_goes_to_its_own_origin_only_also_across_redirects(start: Start, open_session: OpenSession) -> None:
+    stranger = start(ok)
+    owner = start(redirect(stranger.url))
+    first = start(redirect(owner.url))
+
+    ask_with_token(open_session("127.0.0.1"), first.url, owner)
+
+    tokens = [server.seen[0].headers.get("Authorization") for server in (first, owner, stranger)]
+    assert tokens == [None, "Token secret", None]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:{stranger}/",
+        "http://127.0.0.1:{stranger}/?http://127.0.0.1:{owner}/",
+        "http://127.0.0.1:{stranger}/#@127.0.0.1:{owner}/",
+        "http://127.0.0.1:{stranger}\\@127.0.0.1:{owner}/",
+        "http://127.0.0.1:{stranger}/\\@127.0.0.1:{owner}/",
+        "http://127.0.0.1:{owner}@127.0.0.1:{stranger}/",
+        "http://localhost:{owner}/",
+        "http://127.0.0.1:{stranger}\t@127.0.0.1:{owner}/",
+        "http://127.0.0.1:{stranger}\n@127.0.0.1:{owner}/",
+        "HTTP://127.1:{owner}/",
+    ],
+)
+def test_no_other_origin_gets_the_token_by_a_trick(start: Start, open_session: OpenSession, url: str) -> None:
+    owner, stranger = start(ok), start(ok)
+    written = url.format(owner=owner.port, stranger=stranger.port)
+    session = open_session("127.0.0.1", "localhost", "127.1")
+    try:
+        ask_with_token(session, written, owner)
+    except requests.RequestException:
+        assert (owner.seen, stranger.seen) == ([], [])
+        return
+
+    sent = [
+        ("Token secret", seen) for server in (owner, stranger) for seen in server.seen if "Token" in str(seen.headers)
+    ]
+    assert sent == []
+
+
+@pytest.mark.parametrize("spelling", ["http://127.0.0.1:{}/", "HTTP://127.0.0.1:{}", "http://x@127.0.0.1:{}/"])
+def test_own_origin_gets_the_token_however_it_is_written(
+    start: Start, open_session: OpenSession, spelling: str
+) -> None:
+    owner = start(ok)
+
+    ask_with_token(open_session("127.0.0.1"), spelling.format(owner.port), owner)
+
+    assert owner.seen[0].headers["Authorization"] in ("Token secret", "Basic eDo=")
+
+
+def test_post_is_not_sent_on_to_another_origin(start: Start, open_session: OpenSession) -> None:
+    stranger = start(ok)
+    owner = start(redirect(stranger.url, 307))
+
+    with pytest.raises(requests.RequestException, match=stranger.url):
+        ask_with_token(open_session("127.0.0.1"), owner.url, owner, "POST", json={"refresh": "secret"})
+
+    assert stranger.seen == []
+
+
+def test_cookies_are_not_kept(start: Start, open_session: OpenSession) -> None:
+    server = start(lambda seen: Reply(200, b"", {"Set-Cookie": "session=of-one-user"}))
+    session = open_session("127.0.0.1")
+
+    for _ in range(2):
+        session.request("GET", server.url).close()
+
+    assert ["Cookie" in seen.headers for seen in server.seen] == [False, False]
+
+
+# Limits
+
+
+def test_body_of_the_allowed_size_is_read_and_a_larger_one_is_not(start: Start, open_session: OpenSession) -> None:
+    server = start(lambda seen: Reply(200, b"x" * 5000))
+    session = open_session("127.0.0.1")
+
+    assert read(session.request("GET", server.url), max_bytes=5000) == b"x" * 5000
+    with pytest.raises(requests.RequestException, match=r"more than [0-9,]+ bytes"):
+        read(session.request("GET", server.url), max_bytes=4999)
+
+
+def test_compressed_body_is_limited_by_its_real_size(start: Start, open_session: OpenSession) -> None:
+    packed = zlib.compress(b"x" * 20_000_000)
+    server = start(lambda seen: Reply(200, packed, {"Content-Encoding": "deflate"}))
+
+    with pytest.raises(requests.RequestException, match=r"more than [0-9,]+ bytes"):
+        read(open_session("127.0.0.1").request("GET", server.url), max_bytes=1_000_000)
+
+
+def test_body_that_trickles_ends_at_the_deadline(start: Start, open_session: OpenSession) -> None:
+    server = start(lambda seen: Reply(200, parts=[b"x"] * 10_000, pause=0.02))
+    begun = time.monotonic()
+
+    with pytest.raises(requests.Timeout):
+        read(open_session("127.0.0.1").request("GET", server.url), seconds=0.3)
+
+    assert time.monotonic() - begun < 5
+
+
+def test_server_that_says_nothing_ends_at_the_deadline(start: Start, open_session: OpenSession) -> None:
+    def hang(seen: Seen) -> Reply:
+        server.closing.wait(30)
+        return Reply()
+
+    server = start(hang)
+    begun = time.monotonic()
+
+    with pytest.raises(requests.RequestException):
+        open_session("127.0.0.1").request("GET", server.url, deadline=begun + 0.3)
+
+    assert time.monotonic() - begun < 5
+
+
+def test_redirects_share_one_deadline(start: Start, open_session: OpenSession) -> None:
+    def slow(seen: Seen) -> Reply:
+        server.closing.wait(0.2)
+        return Reply(302, b"", {"Location": "/"})
+
+    server = start(slow)
+
+    with pytest.raises(requests.Timeout):
+        open_session("127.0.0.1").request("GET", server.url, deadline=time.monotonic() + 0.3)
+
+    assert len(server.seen) <= 2
+
+
+@pytest.mark.parametrize(("method", "succeeds"), [("GET", True), ("POST", False)])
+def test_connection_that_was_kept_and_is_closed_is_opened_again(
+    open_session: OpenSession, method: str, succeeds: bool
+) -> None:
+    connections = []
+
+    def serve(listener: socket.socket) -> None:
+        for reads_one_more in (True, False):
+            with listener.accept()[0] as connection:
+                connections.append(connection)
+                if connection.recv(10_000):
+                    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfine")
+                if reads_one_more:
+                    connection.recv(10_000)  # and does not answer it
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        thread = threading.Thread(target=serve, args=[listener], daemon=True)
+        thread.start()
+        session = open_session("127.0.0.1")
+        assert read(session.request("GET", url)) == b"fine"
+        if succeeds:
+            assert read(session.request(method, url)) == b"fine"
+        else:
+            with pytest.raises(requests.ConnectionError):
+                session.request(method, url)
+            socket.create_connection(listener.getsockname()).close()  # what the server waits for
+        session.close()
+        thread.join(10)
+    assert len(connections) == 2
+
+
+def test_body_that_is_cut_short_is_an_error(start: Start, open_session: OpenSession) -> None:
+    server = start(lambda seen: Reply(200, headers={"Content-Length": "1000"}, parts=[b"x" * 10]))
+
+    with pytest.raises(requests.RequestException):
+        read(open_session("127.0.0.1").request("GET", server.url))
+
+
+# Words
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://user:secret@host:1/a.png?sig=secret#secret", "https://host:1/a.png?…"),
+        ("https://host/a.png", "https://host/a.png"),
+        ("/data/upload/1/a.png?token=secret", "/data/upload/1/a.png"),
+        ("http://[?secret", "http://["),
+        ("x" * 500, "x" * 200),
+    ],
+)
+def test_url_is_shown_without_what_may_be_secret(url: str, shown: str) -> None:
+    assert redact(url) == shown
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://user:secret@127.0.0.1:{}/a.png?X-Amz-Signature=secret&x=secret",
+        "http://user:secret@nowhere.invalid/?secret",
+        "http://127.0.0.1:99999/a?sig=secret",
+        "http:///a?sig=secret",
+    ],
+)
+def test_error_is_explained_without_secrets(open_session: OpenSession, url: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+
+    with pytest.raises(requests.RequestException) as failed:
+        open_session("127.0.0.1").request("GET", url.format(port))
+
+    assert "secret" not in explain(failed.value)
+    assert "Max retries" not in explain(failed.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "origin"),
+    [
+        ("http://Host/a", Origin("http", "host", 80)),
+        ("https://host", Origin("https", "host", 443)),
+        ("http://u:p@[::1]:8080/", Origin("http", "::1", 8080)),
+    ],
+)
+def test_origin_is_scheme_host_and_port(url: str, origin: Origin) -> None:
+    assert Origin.of(url) == origin

@@ -1,0 +1,226 @@
+import logging
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from my_backend.errors import Unavailable
+from my_backend.store.projects import Projects
+from my_backend.store.versions import Versions
+from tests.my_backend.conftest import PROJECT, Client, Serve, in_time
+from tests.my_backend.fake_model import LABEL_CONFIG, OTHER_CONFIG, FakeModel, Script
+from tests.my_backend.waiting import eventually
+
+
+def problems(client: Client) -> str:
+    return "\n".join(client.backend.serving.problems())
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("no_such_module:Model", "MODEL_CLASS=no_such_module:Model cannot be loaded"),
+        ("tests.my_backend.fake_model:NoClass", "cannot be loaded"),
+        ("tests.my_backend.fake_model", "write it as module:Class"),
+        (":Model", "Empty module name"),
+    ],
+)
+def test_model_class_that_cannot_be_loaded_is_said_everywhere_and_the_server_lives(
+    serve: Serve, name: str, said: str
+) -> None:
+    with serve(model_class=name) as client:
+        client.setup()
+
+        assert said in client.post("/predict", {"tasks": [], "project": PROJECT}, 503)["error"]
+        health = client.get("/health")
+        assert (health["status"], health["ready"]) == ("UP", False)
+        assert said in str(health["problems"])
+
+
+def test_model_class_is_found_where_the_server_is_started(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_own_model.py").write_text("from tests.my_backend.fake_model import FakeModel as MyModel\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", sys.path[:])
+
+    with serve(model_class="my_own_model:MyModel") as client:
+        client.setup()
+        assert client.predict()["results"] == [[]]
+
+
+def test_version_that_cannot_be_loaded_leaves_the_live_one_and_says_so_until_another_is_activated(
+    client: Client, script: Script
+) -> None:
+    good = client.train()
+    script.set(output={"model_dir": "/nowhere"})
+    bad = client.ended(client.submit_training()).result["versions"][0]
+    assert eventually(lambda: f"version {bad} cannot be loaded" in problems(client))
+
+    assert client.predict()["model_version"] == client.setup() == good
+
+    client.post("/api/models/activate", {"version": good})
+    assert eventually(lambda: problems(client) == "")
+    script.set()
+    assert client.train() != bad
+
+
+def test_first_version_that_cannot_be_loaded_is_an_answer_at_once_and_not_a_wait(
+    client: Client, script: Script
+) -> None:
+    script.set(output={"model_dir": "/nowhere"})
+    bad = client.ended(client.submit_training()).result["versions"][0]
+    assert eventually(lambda: bad in problems(client))
+    client.backend.serving._live.clear()  # as after a restart
+
+    begun = time.monotonic()
+    with pytest.raises(Unavailable, match=f"version {bad} cannot be loaded"):
+        client.backend.serving.live(PROJECT, in_time())
+    assert time.monotonic() - begun < 10
+
+
+def test_version_that_another_process_publishes_goes_live(client: Client, tmp_path: Path) -> None:
+    versions = Versions(client.backend.projects.folder(PROJECT))
+    (tmp_path / "work" / "model").mkdir(parents=True)
+    (tmp_path / "work" / "model" / "weights.txt").write_text("Bird")
+    output = {"model_dir": str(tmp_path / "work" / "model")}
+
+    name = versions.publish(output, tmp_path / "work", cause="elsewhere", choices=("Cat", "Dog")).name
+
+    assert eventually(lambda: client.setup() == name)
+    assert client.predict()["results"][0]["result"][0]["value"]["choices"] == ["Bird"]
+
+
+def test_pointer_that_was_moved_by_hand_is_followed_too(client: Client, script: Script) -> None:
+    first, second = client.train(), client.train()
+    assert client.setup() == second
+
+    Versions(client.backend.projects.folder(PROJECT)).pointer.write_text(first)
+
+    assert eventually(lambda: client.setup() == first)
+
+
+def test_project_that_another_process_adds_is_served_and_one_that_it_removes_is_forgotten(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("my_backend.models.serving.REFRESH_SECONDS", 0.0)
+    other = Projects(client.backend.projects.folder(PROJECT).parent)
+
+    other.remember("8.1", label_config=LABEL_CONFIG)
+    assert eventually(lambda: "8.1" in client.backend.serving._live)
+
+    other.delete("8.1")
+    assert eventually(lambda: "8.1" not in client.backend.serving._live)
+
+
+def test_problem_of_a_version_goes_with_its_project(client: Client, script: Script) -> None:
+    script.set(output={"model_dir": "/nowhere"})
+    client.submit_training()
+    assert eventually(lambda: "cannot be loaded" in problems(client))
+
+    client.post("/delete", {"project": 7})
+
+    assert eventually(lambda: problems(client) == "")
+
+
+def test_disk_that_does_not_answer_for_a_while_does_not_end_the_loading(
+    client: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(self: Versions) -> str:
+        raise OSError("stale file handle")
+
+    monkeypatch.setattr("my_backend.models.serving.REFRESH_SECONDS", 0.01)
+    with monkeypatch.context() as patch:
+        patch.setattr(Versions, "live_name", fail)
+        assert eventually(lambda: "stale file handle" in caplog.text)
+
+    assert client.train().startswith("v1-")
+
+
+def test_restored_folder_is_served(client: Client, tmp_path: Path) -> None:
+    name = client.train()
+    folder = client.backend.projects.folder(PROJECT)
+    shutil.copytree(folder, tmp_path / "backup")
+    client.post("/delete", {})
+    assert eventually(lambda: client.setup() == "untrained")
+
+    shutil.copytree(tmp_path / "backup", folder, dirs_exist_ok=True)
+
+    assert eventually(lambda: client.setup() == name)
+    assert client.predict()["model_version"] == name
+
+
+def test_moved_model_dir_is_served_under_the_same_name(serve: Serve, tmp_path: Path) -> None:
+    with serve(model_dir=tmp_path / "here") as client:
+        client.setup()
+        name = client.train()
+    (tmp_path / "here").rename(tmp_path / "there")
+
+    with serve(model_dir=tmp_path / "there") as client:
+        answer = client.predict()
+
+    assert (answer["model_version"], len(answer["results"][0]["result"])) == (name, 1)
+
+
+def test_changed_choices_while_the_server_was_down_get_a_new_version(serve: Serve) -> None:
+    with serve() as client:
+        client.setup()
+        first = client.train()
+    with serve() as client:
+        client.setup(config=OTHER_CONFIG)
+        assert eventually(lambda: client.setup(config=OTHER_CONFIG).startswith("v2-"))
+        assert client.predict(label_config=OTHER_CONFIG)["model_version"] != first
+
+
+def test_warning_of_the_model_class_is_shown(serve: Serve, script: Script) -> None:
+    script.set(warning="random weights")
+
+    with serve() as client:
+        assert eventually(lambda: "random weights" in problems(client))
+
+
+def test_warning_of_the_live_version_is_shown(client: Client, script: Script) -> None:
+    script.set(output={"warning": "grown from random weights"})
+
+    client.train()
+
+    assert problems(client) == "grown from random weights"
+
+
+def test_model_that_cannot_prepare_tasks_hurts_nothing(
+    client: Client, script: Script, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(self: FakeModel, tasks: object) -> None:
+        raise RuntimeError("cannot prepare")
+
+    monkeypatch.setattr(FakeModel, "prepare", fail)
+    caplog.set_level(logging.ERROR)
+
+    client.post("/webhook?project=7", {"action": "TASKS_CREATED", "tasks": [{"id": 1}]})
+
+    assert eventually(lambda: "cannot prepare" in caplog.text)
+    monkeypatch.undo()
+    assert client.predict()["results"] == [[]]
+
+
+def test_model_is_made_once_for_each_version(client: Client, script: Script) -> None:
+    client.train()
+    for _ in range(3):
+        client.setup()
+        assert client.predict()["results"][0]
+
+    assert len(script.calls("load")) == 1
+
+
+def test_connecting_waits_for_no_model(serve: Serve, script: Script) -> None:
+    with serve() as client:
+        client.setup()
+        version = client.train()
+    script.block("load")
+
+    with serve() as client:
+        assert client.setup() == version
+        assert client.http.get("/ready").status_code == 503
+        script.release()

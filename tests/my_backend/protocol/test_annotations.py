@@ -1,0 +1,104 @@
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from my_backend.protocol.annotations import Label, label_of
+from my_backend.protocol.label_config import Choice, ImageChoices
+
+TAG = ImageChoices("animal", "image", "image", (Choice(("Cat",)), Choice(("Dog",))))
+MULTIPLE = replace(TAG, multiple=True)
+
+
+def used(*names: str, unknown: Sequence[str] = ()) -> Label:
+    return Label("used", frozenset(names), frozenset(unknown))
+
+
+def said(choice: Any, **fields: Any) -> dict[str, Any]:
+    """An annotation of its own annotator."""
+    choices = choice if isinstance(choice, list) else [choice]
+    region = {"from_name": "animal", "to_name": "image", "type": "choices", "value": {"choices": choices}}
+    return {"result": [region], "completed_by": object(), **fields}
+
+
+OTHER_TAG = {"from_name": "other", "to_name": "image", "type": "choices", "value": {"choices": ["Dog"]}}
+RATING = {"from_name": "animal", "to_name": "image", "type": "rating", "value": {"rating": 4}}
+SKIPPED = {"result": [], "was_cancelled": True}
+
+
+@pytest.mark.parametrize(
+    ("annotations", "expected"),
+    [
+        ([], Label("not annotated")),
+        ([said("Cat")], used("Cat")),
+        ([SKIPPED], Label("skipped")),
+        ([said("Cat", was_cancelled=True)], Label("skipped")),
+        ([SKIPPED, said("Dog")], used("Dog")),
+        ([{"result": []}], Label("empty")),
+        ([{}], Label("empty")),
+        ([said([])], Label("empty")),
+        ([{"result": [RATING]}], Label("empty")),
+        ([{"result": [OTHER_TAG, RATING, *said("Cat")["result"]]}], used("Cat")),
+        ([said("Bird")], Label("unknown choice", unknown=frozenset(["Bird"]))),
+        ([said("Bird"), said("Cat")], used("Cat", unknown=["Bird"])),
+        ([said("Cat"), said("Dog")], Label("tie")),
+        ([said("Cat"), said("Dog"), said("Dog")], used("Dog")),
+        ([said("Cat", ground_truth=True), said("Dog"), said("Dog")], used("Cat")),
+        ([said("Cat", ground_truth=True), said("Dog", ground_truth=True)], Label("tie")),
+        (["not a dict", said("Cat")], used("Cat")),
+    ],
+)
+def test_label_of_a_task(annotations: list[Any], expected: Label) -> None:
+    assert label_of({"annotations": annotations}, TAG) == expected
+
+
+@pytest.mark.parametrize("by", [5, {"id": 5, "email": "a@example.com"}, None])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_newest_annotation_of_an_annotator_is_his_vote(by: Any, reverse: bool) -> None:
+    older = said("Cat", completed_by=by, updated_at="2026-11-20T13:35:51Z", id=2)
+    newer = said("Dog", completed_by=by, updated_at="2026-11-20T13:35:52Z", id=1)
+    annotations = [newer, older] if reverse else [older, newer]
+
+    assert label_of({"annotations": annotations}, TAG) == used("Dog")
+
+
+def test_older_label_studios_call_annotations_completions() -> None:
+    assert label_of({"completions": [said("Cat"), said("Dog", skipped=True)]}, TAG) == used("Cat")
+
+
+@pytest.mark.parametrize(
+    ("annotations", "expected"),
+    [
+        ([said(["Cat", "Dog"])], used("Cat", "Dog")),
+        ([said([])], used()),
+        ([{"result": []}], used()),
+        ([SKIPPED], Label("skipped")),
+        ([said(["Cat"]), said(["Cat", "Dog"]), said(["Cat", "Dog"])], used("Cat", "Dog")),
+        ([said(["Cat"]), said(["Cat", "Dog"])], Label("tie")),
+        ([said(["Cat"]), said([]), said([])], used()),
+        ([said(["Bird"])], Label("unknown choice", unknown=frozenset(["Bird"]))),
+        ([said(["Bird", "Cat"])], used("Cat", unknown=["Bird"])),
+        ([said([["Animal", "Bird"], "Cat"])], used("Cat", unknown=["Animal/Bird"])),
+    ],
+)
+def test_where_several_may_be_ticked_each_choice_has_a_majority(annotations: list[Any], expected: Label) -> None:
+    assert label_of({"annotations": annotations}, MULTIPLE) == expected
+
+
+@pytest.mark.parametrize(
+    "annotation",
+    [
+        {"result": [None]},
+        {"result": ["text"]},
+        {"result": {"a": 1}},
+        {"result": [{"from_name": "animal", "type": "choices", "value": None}]},
+        {"result": [{"from_name": "animal", "type": "choices", "value": {"choices": "Cat"}}]},
+        {"result": [{"from_name": "animal", "type": "choices", "value": {"choices": [None]}}]},
+        {"result": [], "completed_by": {"email": "a@example.com"}},
+        {"result": [], "completed_by": ["unhashable"]},
+        {"result": [], "id": "text"},
+    ],
+)
+def test_annotation_of_another_shape_is_no_error(annotation: dict[str, Any]) -> None:
+    assert label_of({"annotations": [annotation, {"id": 1, "result": []}]}, TAG).outcome != "used"

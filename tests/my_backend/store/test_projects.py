@@ -1,0 +1,158 @@
+import os
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from my_backend import files
+from my_backend.errors import BadRequest, NotFound
+from my_backend.protocol.events import Change
+from my_backend.store.projects import Credentials, Project, Projects
+
+
+@pytest.fixture
+def projects(tmp_path: Path) -> Projects:
+    return Projects(tmp_path)
+
+
+def test_what_label_studio_said_outlives_the_process(projects: Projects, tmp_path: Path) -> None:
+    projects.remember("7.1", label_config="<View/>")
+    projects.remember("7.1", title="Pets")
+    projects.changes("7.1").add([Change({"id": 1})])
+
+    again = Projects(tmp_path)
+
+    assert again.all() == [Project("7.1", "<View/>", "Pets")]
+    assert again.get("7.1").id == 7
+    assert again.changes("7.1").unlearned() == 1
+
+
+@pytest.mark.parametrize(("name", "found"), [("7", "7.1"), ("7.1", "7.1"), ("8", "8.2")])
+def test_project_is_found_by_its_id_or_its_full_name(projects: Projects, name: str, found: str) -> None:
+    projects.remember("7.1")
+    projects.remember("8.2")
+
+    assert projects.find(name).uid == found
+
+
+def test_only_project_needs_no_name(projects: Projects) -> None:
+    projects.remember("7.1")
+
+    assert projects.find(None).uid == "7.1"
+
+
+@pytest.mark.parametrize("name", [None, "7"])
+def test_project_that_is_not_clear_is_refused_with_the_list(projects: Projects, name: str | None) -> None:
+    projects.remember("7.1", title="Pets")
+    projects.remember("7.2")
+
+    with pytest.raises(BadRequest, match=r"7\.1 \(Pets\), 7\.2"):
+        projects.find(name)
+
+
+def test_unknown_project_is_refused_with_the_list(projects: Projects) -> None:
+    with pytest.raises(NotFound, match="no project is connected yet"):
+        projects.find(None)
+    projects.remember("7.1")
+    for look in (projects.find, projects.get):
+        with pytest.raises(NotFound, match=r"project 9 is not connected; connected are: 7\.1"):
+            look("9")
+
+
+def test_credentials_are_readable_by_the_owner_alone(projects: Projects, tmp_path: Path) -> None:
+    credentials = Credentials("http://label-studio:8080", "a-token")
+    projects.remember("7.1")
+    projects.remember_credentials("7.1", credentials)
+
+    assert Projects(tmp_path).credentials("7.1") == credentials
+    assert stat.S_IMODE((tmp_path / "7.1" / "credentials.json").stat().st_mode) == 0o600
+    assert "a-token" not in repr(credentials)
+    assert projects.credentials("8.1") is None
+
+
+def test_deleted_project_leaves_nothing(projects: Projects, tmp_path: Path) -> None:
+    projects.remember("7.1")
+    projects.remember_credentials("7.1", Credentials("http://label-studio:8080", "a-token"))
+    projects.changes("7.1").add([Change({"id": 1})])
+
+    projects.delete("7.1")
+
+    assert projects.all() == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_another_process_notes_is_learned(projects: Projects, tmp_path: Path) -> None:
+    other = Projects(tmp_path)
+    other.remember("7.1", title="Pets")
+    other.remember("8.1")
+    projects.refresh()
+    assert [project.title for project in projects.all()] == ["Pets", ""]
+
+    other.remember("7.1", title="Animals")
+    other.delete("8.1")
+    projects.refresh()
+
+    assert [project.title for project in projects.all()] == ["Animals"]
+
+
+def test_project_that_comes_while_others_changes_are_looked_for_is_not_taken_for_a_removed_one(
+    projects: Projects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coming = threading.Thread(target=projects.remember, args=("8.1",))
+    glob = Path.glob
+
+    def glob_and_remember(self: Path, pattern: str) -> list[Path]:
+        found = list(glob(self, pattern))
+        coming.start()
+        coming.join(0.1)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "glob", glob_and_remember)
+        projects.refresh()
+    coming.join()
+
+    assert [project.uid for project in projects.all()] == ["8.1"]
+    projects.refresh()
+    assert [project.uid for project in projects.all()] == ["8.1"]
+
+
+def test_project_that_another_process_removes_meanwhile_is_passed_over(
+    projects: Projects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Projects(tmp_path)
+    other.remember("7.1")
+    other.remember("8.1")
+    read_json = files.read_json
+
+    def delete_and_read(path: Path) -> object:
+        other.delete("7.1")
+        return read_json(path)
+
+    monkeypatch.setattr(files, "read_json", delete_and_read)
+    projects.refresh()
+
+    assert [project.uid for project in projects.all()] == ["8.1"]
+
+
+def test_what_is_known_is_answered_while_the_disk_does_not_answer(projects: Projects, tmp_path: Path) -> None:
+    credentials = Credentials("http://label-studio:8080", "a-token")
+    projects.remember("7.1", title="Pets")
+    projects.remember_credentials("7.1", credentials)
+    (tmp_path / "8.1").mkdir()
+    os.mkfifo(tmp_path / "8.1" / "project.json")  # whoever opens it waits for a writer
+    looking = threading.Thread(target=projects.refresh)
+    looking.start()
+    (tmp_path / "7.1" / "credentials.json").rename(tmp_path / "gone")
+    looking.join(0.1)
+    assert looking.is_alive()
+
+    assert projects.all() == [projects.get("7.1")] == [projects.remember("7.1", title="Pets")]
+    projects.remember_credentials("7.1", credentials)
+
+    assert not (tmp_path / "7.1" / "credentials.json").exists(), "nothing was read or written"
+    with (tmp_path / "8.1" / "project.json").open("w") as file:
+        file.write('{"uid": "8.1"}')
+    looking.join()
+    assert [project.uid for project in projects.all()] == ["7.1", "8.1"]
