@@ -11,7 +11,7 @@ import pytest
 
 from my_backend.jobs.job import Job
 from my_backend.store.projects import Credentials
-from my_backend.web import server
+from my_backend.web.guards import OTHERS_AT_ONCE
 from tests.my_backend.conftest import PROJECT, Client, MakeSettings, Serve, basic
 from tests.my_backend.fake_model import LABEL_CONFIG, OTHER_CONFIG, Script
 from tests.my_backend.fake_server import FakeLabelStudio
@@ -138,7 +138,7 @@ def test_predict_gives_up_waiting_in_time(serve: Serve, script: Script, monkeypa
         client.setup()
         client.train()
     script.block("load")
-    monkeypatch.setattr(server, "PREDICT_SECONDS", 0.05)
+    monkeypatch.setattr("my_backend.web.routes.PREDICT_SECONDS", 0.05)
 
     with serve() as client:
         refused = client.post("/predict", {"tasks": [], "project": PROJECT}, 503)
@@ -685,7 +685,7 @@ def test_request_of_no_sense_is_refused_and_the_field_named(
 
 
 def test_body_that_is_too_large_is_refused(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "MAX_BODY_BYTES", 1000)
+    monkeypatch.setattr("my_backend.web.server.MAX_BODY_BYTES", 1000)
     with serve() as client:
         client.setup()
         client.post("/predict", {"tasks": [], "label_config": "x" * 2000}, 413)
@@ -757,7 +757,7 @@ def test_user_and_password_are_both_compared_in_constant_time(
         compared.append((one, other))
         return one == other
 
-    monkeypatch.setattr(server.hmac, "compare_digest", compare)
+    monkeypatch.setattr("my_backend.web.guards.hmac.compare_digest", compare)
     guarded.get("/health", 401, headers=basic(user, password))
 
     assert set(compared) == {(user.encode(), b"user"), (password.encode(), "pässword".encode())}
@@ -835,8 +835,8 @@ def test_predictions_are_answered_while_the_disk_hangs_on_which_events_wait(clie
     def send(number: int) -> int:
         return client.http.application.test_client().post("/webhook", json=annotated(number)).status_code
 
-    with ThreadPoolExecutor(server.OTHERS_AT_ONCE + 1) as clients:
-        sent = [clients.submit(send, number) for number in range(server.OTHERS_AT_ONCE + 1)]
+    with ThreadPoolExecutor(OTHERS_AT_ONCE + 1) as clients:
+        sent = [clients.submit(send, number) for number in range(OTHERS_AT_ONCE + 1)]
         try:
             assert eventually(lambda: any(one.done() for one in sent))
             assert [one.result() for one in sent if one.done()] == [503]
@@ -846,6 +846,6 @@ def test_predictions_are_answered_while_the_disk_hangs_on_which_events_wait(clie
             assert client.get("/health")["status"] == "UP"
         finally:
             reader = os.open(lock, os.O_RDONLY | os.O_NONBLOCK)
-        assert sorted(one.result() for one in sent) == [200] * server.OTHERS_AT_ONCE + [503]
+        assert sorted(one.result() for one in sent) == [200] * OTHERS_AT_ONCE + [503]
         assert send(100) == 200
         os.close(reader)

@@ -1,0 +1,352 @@
+"""The endpoints: Label Studio's protocol, and what people and programs ask beside it."""
+
+import time
+from collections.abc import Callable, Iterable
+from importlib.metadata import version as package_version
+from typing import Any
+
+from flask import Response, request
+
+from my_backend import context
+from my_backend.backend import Backend
+from my_backend.diagnosis import diagnose
+from my_backend.errors import BadRequest, NotFound
+from my_backend.jobs.job import Job
+from my_backend.jobs.training_job import keep_annotations
+from my_backend.metrics.counts import RequestCounts
+from my_backend.page.routes import Page, wants_page
+from my_backend.protocol.label_config import parse_label_config
+from my_backend.protocol.wire import (
+    ActivateRequest,
+    CorrectionRequest,
+    DuplicateRequest,
+    ImageRequest,
+    JobRequest,
+    Json,
+    PredictRequest,
+    ProjectRequest,
+    SetupRequest,
+    TrainRequest,
+    ValidateRequest,
+    WebhookRequest,
+    project_uid,
+)
+from my_backend.store.projects import Credentials, Project
+from my_backend.store.recent import sightings
+from my_backend.store.versions import Versions
+from my_backend.web.bodies import read, read_with_image
+from my_backend.web.exposition import Exposition
+from my_backend.web.openapi import openapi
+from my_backend.web.single_image import SingleImage
+
+PREDICT_SECONDS = 80.0  # Label Studio waits for 100 s and then drops everything
+ANNOTATION_EVENTS = ("ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_CREATED", "ANNOTATIONS_DELETED")
+
+Answer = Json | tuple[Json, int] | Response
+
+
+class Routes:
+    """A method for each endpoint."""
+
+    def __init__(self, backend: Backend, counts: RequestCounts, page: Page) -> None:
+        self._backend, self._counts, self._page = backend, counts, page
+        self._exposition = Exposition(backend, counts)
+        self._version = package_version("image-classifier-backend")
+        self._single_image = SingleImage(backend)
+        self._projects, self._serving, self._queue = backend.projects, backend.serving, backend.queue
+
+    def table(self) -> dict[tuple[str, str], Callable[..., Any]]:
+        """The endpoints, by method and path."""
+        return {
+            ("GET", "/"): self.home,
+            ("GET", "/health"): self.health,
+            ("GET", "/troubles"): self.troubles,
+            ("POST", "/api/troubles/check"): self.check_troubles,
+            ("GET", "/ready"): self.ready,
+            ("POST", "/setup"): self.setup,
+            ("POST", "/predict"): self.predict,
+            ("POST", "/webhook"): self.webhook,
+            ("POST", "/train"): self.train,
+            ("POST", "/api/models/train"): self.train,
+            ("POST", "/api/models/predict"): self.predict_image,
+            ("POST", "/api/models/retrain"): self.correct_image,
+            ("POST", "/job_status"): self.job_status,
+            ("POST", "/api/jobs/<job_id>/cancel"): self.cancel_job,
+            ("GET", "/is_training"): self.is_training,
+            ("GET", "/versions"): self.versions_of_the_only_project,
+            ("POST", "/versions"): self.versions,
+            ("POST", "/api/models/activate"): self.activate,
+            ("POST", "/validate"): self.validate,
+            ("POST", "/delete"): self.delete,
+            ("POST", "/duplicate_model"): self.duplicate_model,
+            ("GET", "/metrics"): self._exposition.response,
+            ("GET", "/openapi.json"): self.description,
+        }
+
+    # --- how it is ----------------------------------------------------------
+
+    def home(self) -> Answer:
+        """The page for browsers, the health for programs."""
+        return self._page.projects() if wants_page() else self.health()
+
+    def health(self) -> Json:
+        """200 as long as the process lives; what is amiss stands in `problems`."""
+        return {
+            "status": "UP",
+            "version": self._version,
+            "model_class": self._backend.settings.model_class,
+            "model": self._serving.description,
+            "ready": self._serving.ready,
+            "projects": len(self._projects.all()),
+            "problems": [str(trouble) for trouble in diagnose(self._backend)],
+        }
+
+    def troubles(self) -> Answer:
+        """What is wrong and what to do; a page for browsers, objects with a stable `code` for programs."""
+        if wants_page():
+            return self._page.troubles()
+        return {"troubles": [trouble.record() for trouble in diagnose(self._backend)]}
+
+    def check_troubles(self) -> tuple[Json, int]:
+        """Has Label Studio asked again, in the background, how it sees this backend."""
+        self._backend.checkup.look_again()
+        return {"status": "asked"}, 202
+
+    def ready(self) -> Answer:
+        """200 when every project that has a version can be predicted, else 503."""
+        return ({"ready": True}, 200) if self._serving.ready else ({"ready": False}, 503)
+
+    def description(self) -> Json:
+        """This description of the endpoints."""
+        return openapi(self.table(), protected=self._backend.settings.basic_auth is not None)
+
+    # --- Label Studio's protocol --------------------------------------------
+
+    def setup(self) -> Json:
+        """Remembers the project and its labeling config; names the live version."""
+        body = read(SetupRequest)
+        self._remember(body.project, label_config=body.label_config or None)
+        self._backend.webhook_password.called(body.project, request.host)
+        if self._backend.settings.trusts_setup and body.hostname and body.access_token:
+            self._projects.remember_credentials(body.project, Credentials(body.hostname, body.access_token))
+        return {"model_version": self._serving.version_name(body.project)}
+
+    def predict(self) -> Json:
+        """One result for each task, in order: a prediction, or `[]`."""
+        deadline = time.monotonic() + PREDICT_SECONDS
+        body = read(PredictRequest)
+        project = self._project_to_predict(body)
+        self._backend.renewal.asked(project.uid, _numbers(task.id for task in body.tasks))
+        live = self._serving.live(project.uid, deadline)
+        tasks = [task.model_dump() for task in body.tasks]
+        if live.model is None or not tasks:
+            self._counts.failed("untrained", len(tasks))
+            return {"results": [[] for _ in tasks], "model_version": live.name}
+        label_config = body.label_config or project.label_config
+        tag = parse_label_config(label_config, self._backend.settings.choices).image_choices
+        why: dict[int, str] = {}
+        reasons: dict[int, str] = {}
+
+        def failed(position: int, said: str, reason: str = "other") -> None:
+            why[position], reasons[position] = said, reason
+
+        results = live.predict(tasks, label_config=label_config, deadline=deadline, failed=failed)
+        if any(results):
+            self._backend.title_keeper.predicted(project.uid)
+        if tag:
+            self._backend.recent.note(project.uid, sightings(tasks, results, why, tag.field, live.name))
+        for position, result in enumerate(results):
+            if result:
+                self._counts.predicted.inc()
+            else:
+                self._counts.failed(reasons.get(position, "no_answer" if tag else "no_choices"))
+        return {"results": results, "model_version": live.name}
+
+    def _project_to_predict(self, body: PredictRequest) -> Project:
+        if body.project is None or "." not in body.project:  # people, not Label Studio
+            return self._find(body.project)
+        return self._remember(body.project, label_config=body.label_config or None)
+
+    def _find(self, name: str | None) -> Project:
+        """As `Projects.find`; from here on log lines name the project, as after `_remember`."""
+        project = self._projects.find(name)
+        context.now_for(project=project.uid)
+        return project
+
+    def _remember(self, uid: str, *, label_config: str | None = None, title: str | None = None) -> Project:
+        context.now_for(project=uid)
+        return self._projects.remember(uid, label_config=label_config, title=title)
+
+    def webhook(self) -> Answer:
+        """Events, and the button "Start training"; never waits for training."""
+        body = read(WebhookRequest)
+        project = self._project_of_event(body.project)
+        if body.action == "START_TRAINING":
+            return _started(self._queue.submit(project.uid, "full", "Start training was pressed"))
+        if body.action in ANNOTATION_EVENTS:
+            self._backend.webhook_password.heard(project.uid)
+            self._backend.retraining.changed(project.uid, body.action, body.changes)
+            self._backend.recent.forget(project.uid, _numbers(one.annotation.get("task") for one in body.changes))
+        elif body.action == "TASKS_CREATED":
+            self._serving.prepare(project, body.tasks)
+            self._backend.renewal.imported(project.uid)
+        elif body.action == "TASKS_DELETED":
+            self._projects.changes(project.uid).forget_tasks()  # their annotations go without an event of their own
+            self._backend.recent.forget(project.uid, _numbers(task.get("id") for task in body.tasks))
+        return {"status": "ok", "action": body.action}
+
+    def _project_of_event(self, described: Json | None) -> Project:
+        """The project that an event describes; a bare event names it as /webhook?project=7, or means the only one."""
+        if described is None or "id" not in described:
+            return self._find(request.args.get("project") or None)
+        try:
+            uid = project_uid(described)
+        except ValueError as error:
+            raise BadRequest(str(error)) from None
+        config, title = described.get("label_config"), described.get("title")
+        return self._remember(
+            uid,
+            label_config=config if isinstance(config, str) else None,
+            title=title if isinstance(title, str) else None,
+        )
+
+    def train(self) -> Answer:
+        """Starts a training by hand; annotated tasks in the body are what it learns from."""
+        body = read(TrainRequest)
+        if body.project is not None and body.annotations and "." in body.project:
+            project = self._remember(body.project, label_config=body.label_config)
+        else:
+            project = self._find(body.project)
+        if body.annotations is not None:
+            keep_annotations(
+                self._projects, project.uid, [task.model_dump(exclude_unset=True) for task in body.annotations]
+            )
+        return _started(self._queue.submit(project.uid, "full", "asked for by hand"))
+
+    # --- one image ----------------------------------------------------------
+
+    def predict_image(self) -> Json:
+        """What one image shows: the likeliest choice, and the probability of each."""
+        deadline = time.monotonic() + PREDICT_SECONDS
+        body, image = read_with_image(ImageRequest, self._backend.settings.max_image_bytes)
+        return self._single_image.predict(self._find(body.project), image, deadline)
+
+    def correct_image(self) -> Answer:
+        """Teaches the right label of one image, which is kept for later trainings too; starts a training."""
+        deadline = time.monotonic() + PREDICT_SECONDS
+        body, image = read_with_image(CorrectionRequest, self._backend.settings.max_image_bytes)
+        return _started(self._single_image.correct(self._find(body.project), image, body.label, deadline))
+
+    # --- labeling configs ---------------------------------------------------
+
+    def validate(self) -> Json:
+        """Whether a labeling config has something to learn, and why not."""
+        config = parse_label_config(read(ValidateRequest).config, self._backend.settings.choices)
+        return {
+            "valid": config.image_choices is not None,
+            "message": config.problem,
+            "choices": list(config.choices),
+        }
+
+    # --- jobs ---------------------------------------------------------------
+
+    def job_status(self) -> Json:
+        """How a job is going."""
+        return _described(self._backend.job_store.get(read(JobRequest).job))
+
+    def cancel_job(self, job_id: str) -> Json:
+        """Ends a job; one that runs ends at its next step."""
+        job = self._queue.cancel(job_id)
+        context.now_for(project=job.project, job=job.id)
+        return _described(job)
+
+    def is_training(self) -> Json:
+        """Whether a job runs or waits for the project."""
+        project = self._projects.find(request.args.get("project") or None)
+        jobs = [job for job in self._backend.job_store.of_project(project.uid) if job.unfinished]
+        return {
+            "is_training": bool(jobs),
+            "job": jobs[0].id if jobs else None,
+            "jobs": [_described(job) for job in jobs],
+            "model_version": self._serving.version_name(project.uid),
+        }
+
+    # --- versions -----------------------------------------------------------
+
+    def versions_of_the_only_project(self) -> Json:
+        """Label Studio names no project here; at a 404 it falls back to the version that it knows."""
+        projects = self._projects.all()
+        if len(projects) != 1:
+            raise NotFound('GET /versions names no project, and there is not just one: POST {"project": id}')
+        return self._versions_of(projects[0])
+
+    def versions(self) -> Json:
+        """The versions of a project, the newest first."""
+        return self._versions_of(self._projects.find(read(ProjectRequest).project))
+
+    def _versions_of(self, project: Project) -> Json:
+        versions = Versions(self._projects.folder(project.uid))
+        newest_first = versions.all()[::-1]
+        return {
+            "versions": [version.name for version in newest_first],
+            "live": versions.live_name(),
+            "details": [version.record() for version in newest_first],
+        }
+
+    def activate(self) -> Json:
+        """Makes a version live, an older one too."""
+        body = read(ActivateRequest)
+        project = self._find(body.project)
+        version = Versions(self._projects.folder(project.uid)).activate(body.version)
+        return {"live": version.name, "project": project.uid}
+
+    def delete(self) -> Json:
+        """Forgets a project: its jobs are canceled, its versions removed."""
+        project = self._find(read(ProjectRequest).project)
+        # The newest first: what waits must not start when what runs is ended.
+        for job in self._backend.job_store.of_project(project.uid)[::-1]:
+            if job.unfinished:
+                self._queue.cancel(job.id)
+        self._projects.delete(project.uid)
+        return {"deleted": project.uid}
+
+    def duplicate_model(self) -> Json:
+        """Gives another project a copy of this one's live version."""
+        body = read(DuplicateRequest)
+        source = self._find(body.project_src)
+        destination = body.project_dst
+        if "." not in destination:  # people, not Label Studio
+            destination = self._projects.find(destination).uid
+        live = Versions(self._projects.folder(source.uid)).live()
+        if live is None:
+            raise NotFound(f"project {source.uid} has no version to copy yet")
+        target = Versions(self._projects.folder(destination))
+        copy = target.copy_from(live, cause=f"copied from project {source.uid}", choices=live.choices)
+        self._projects.remember(destination)
+        return {"live": copy.name, "project": destination}
+
+
+def _numbers(values: Iterable[Any]) -> list[int]:
+    """Of what names tasks, what can be a task's id."""
+    return [value for value in values if isinstance(value, int)]
+
+
+def _started(job: Job) -> tuple[Json, int]:
+    context.now_for(job=job.id)
+    return {"job": job.id, "job_id": job.id, "job_status": job.status}, 201
+
+
+def _described(job: Job) -> Json:
+    return {
+        "job": job.id,
+        "job_status": job.status,
+        "kind": job.kind,
+        "cause": job.cause,
+        "request_id": job.request_id or None,
+        "progress": job.progress,
+        "error": job.error or None,
+        "result": job.result or None,
+        "created_at": job.created,
+        "started_at": job.started,
+        "ended_at": job.ended,
+    }
