@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, finalize
 
 import torch
 from torch import Tensor, nn
@@ -142,9 +142,14 @@ class InferenceLane:
         return waiting.embedding
 
     def _run(self) -> None:
-        while batch := self._next_batch():
-            for backbone in {id(waiting.backbone): waiting.backbone for waiting in batch}.values():
-                self._embed_batch(backbone, [waiting for waiting in batch if waiting.backbone is backbone])
+        while self._embed_next():
+            pass  # nothing is held here: a network that nobody needs any more can go
+
+    def _embed_next(self) -> bool:
+        batch = self._next_batch()
+        for backbone in {id(waiting.backbone): waiting.backbone for waiting in batch}.values():
+            self._embed_batch(backbone, [waiting for waiting in batch if waiting.backbone is backbone])
+        return bool(batch)
 
     def _next_batch(self) -> list[_Waiting]:
         """What waits, of one priority: an image that somebody waits for does not share the time of the others'."""
@@ -184,6 +189,8 @@ class InferenceLane:
         """Made at the backbone's first use; goes when the backbone goes."""
         if backbone not in self._modules:
             precision = self._choose_precision(backbone, self._device)
+            # Its accelerated form is in circles, too; it leaves `_modules` before, as what was asked for last.
+            finalize(backbone, gc.collect).atexit = False
             self._modules[backbone] = (accelerate(backbone.module, self._device, precision), precision)
             gc.collect()  # the trial and the folding leave copies of the network in circles
         return self._modules[backbone]

@@ -340,22 +340,20 @@ def test_a_network_that_fails_tells_those_who_wait_and_goes_on(
     assert shades(lane.embed(network, grey[:20])) == list(range(20))
 
 
-def test_a_network_that_nobody_needs_any_more_is_forgotten(
-    lane: InferenceLane, network: Backbone, gate: Gate, grey: list[ImageFile], eventually: Eventually
+def test_a_network_that_nobody_needs_any_more_goes_at_once_with_its_accelerated_form(
+    lane: InferenceLane, grey: list[ImageFile], eventually: Eventually
 ) -> None:
     backbone, its_gate = gated("short-lived")
     its_gate.open.set()
     lane.embed(backbone, grey[:3])
-    module = weakref.ref(backbone.module)
-    del backbone
-    with callers_of_gates(1) as callers:  # until a batch of another comes, the last one is at hand
-        waiting = callers.submit(lane.embed, network, grey[:5])
-        eventually(lambda: len(gate.seen) + lane._queue.qsize() == 5)
-        gate.open.set()
-        waiting.result(60)
-    gc.collect()
-    assert module() is None
-    assert list(lane._modules) == [network]
+    modules = [weakref.ref(backbone.module), weakref.ref(lane._modules[backbone][0])]
+    gc.disable()
+    try:
+        del backbone
+        eventually(lambda: [module() for module in modules] == [None, None])
+    finally:
+        gc.enable()
+    assert list(lane._modules) == []
 
 
 def test_no_other_copy_of_a_network_is_kept_than_the_one_that_computes(
