@@ -120,9 +120,9 @@ def read_settings() -> Settings:
 
 def explain(error: ValidationError) -> str:
     """One line for each setting that cannot be used."""
-    lines = [
-        f"{'_'.join(str(part) for part in fault['loc']).upper()}: {fault['msg']}, but it is {fault['input']!r}"
-        for fault in error.errors()
-    ]
+    lines = []
+    for fault in error.errors():
+        name = "_".join(str(part) for part in fault["loc"]).upper()
+        lines.append(f"{name}: {fault['msg'].removeprefix('Value error, ')}, but it is {fault['input']!r}")
     # Where a URL has a password, its name alone must do.
     return "Settings that cannot be used (environment or .env):\n  " + "\n  ".join(map(Redactor(), lines))

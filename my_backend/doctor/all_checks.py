@@ -68,9 +68,13 @@ def _label_studio(settings: Settings) -> Iterator[Check]:
 
 def check_settings_file(error: str) -> Check:
     """`error` says which settings cannot be used, a line for each."""
+    return Check("settings", troubles=(_bad_settings(error),))
+
+
+def _bad_settings(error: str) -> Trouble:
     first, *faults = error.splitlines()
     remedy = "Correct them; docs/settings.md has all."
-    return Check("settings", troubles=(Trouble("settings", first, remedy, details=tuple(map(str.strip, faults))),))
+    return Trouble("settings", first, remedy, details=tuple(map(str.strip, faults)))
 
 
 def check_server(settings: Settings) -> tuple[Check, Json]:
@@ -120,13 +124,15 @@ def check_model(settings: Settings) -> tuple[Check, Json]:
     finally:
         pool.shutdown(cancel_futures=True)
     said = f"{settings.model_class}; {_described(computes)}"
-    return Check("model", said, (Trouble("model", warning),) if warning else ()), computes
+    # The model's own settings are told as the backend's are, a line for each.
+    trouble = _bad_settings(warning) if "\n" in warning else Trouble("model", warning)
+    return Check("model", said, (trouble,) if warning else ()), computes
 
 
 def _described(computes: Json) -> str:
     """In words, as far as the model tells."""
     if not {"network", "weights", "device"} <= computes.keys():
-        return "how its model computes is not known"
+        return "how its model computes is not known yet"
     return f"{computes['network']}, {computes['weights']} weights, on {computes['device']}"
 
 

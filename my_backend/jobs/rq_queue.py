@@ -179,7 +179,7 @@ def redis_unreachable(error: RedisError) -> Trouble:
     """Or it does not answer as it should."""
     return Trouble(
         "redis",
-        f"Redis cannot be reached ({type(error).__name__}): predictions go on, trainings start when it is back.",
+        f"Redis cannot be reached ({str(error).rstrip('.')}): predictions go on, trainings start when it is back.",
         "Look whether it runs, and at REDIS_URL.",
     )
 

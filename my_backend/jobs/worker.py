@@ -209,7 +209,7 @@ def _work_until_redis_goes(settings: Settings, kinds: tuple[Kind, ...]) -> bool:
         worker.work(logging_level="WARNING")  # our own lines tell of jobs
     except RedisError as error:
         if not _outage.said:
-            log.warning("Redis cannot be reached (%s): waiting for it; look at REDIS_URL", type(error).__name__)
+            log.warning("Redis cannot be reached (%s): waiting for it; look at REDIS_URL", str(error).rstrip("."))
         _outage.said = True
     finally:
         connection.close()

@@ -268,15 +268,15 @@ class LabelStudio:
         if response.status_code in (401, 403):
             raise TokenRefused(self._refused(response.status_code, body))
         if not response.ok:
-            raise LabelStudioError(
-                f"Label Studio answered {response.status_code} to {method} {path.partition('?')[0]}"
-                + (
-                    ": it has no such project, or the token's owner may not see it"
-                    if response.status_code == 404 and "project" in path
-                    else ""
-                )
-            )
+            why = self._why_not_found(path) if response.status_code == 404 else ""
+            asked = f"{method} {path.partition('?')[0]}"
+            raise LabelStudioError(f"Label Studio answered {response.status_code} to {asked}{why}")
         return response, body
+
+    def _why_not_found(self, path: str) -> str:
+        if "project" in path:
+            return ": it has no such project, or the token's owner may not see it"
+        return f": is what answers at {redact(self.url)} a Label Studio?"
 
     def _send(
         self,
@@ -301,7 +301,7 @@ class LabelStudio:
             return response, read_body(response, max_bytes=max_bytes, deadline=time.monotonic() + read_seconds)
         except requests.RequestException as error:
             raise LabelStudioError(
-                f"Label Studio cannot be reached at {redact(self.url)} ({type(error).__name__}: {explain(error)}); "
+                f"Label Studio cannot be reached at {redact(self.url)} ({explain(error)}); "
                 "set LABEL_STUDIO_URL to its address as seen from here"
             ) from error
 

@@ -85,7 +85,8 @@ def redact(url: str) -> str:
 
 def explain(error: BaseException) -> str:
     """What went wrong, without the wrapping of the libraries and what may be secret in a URL."""
-    return re.sub(r"\?[^\s'\")>]+", "?…", re.sub(r"//[^\s/@]*@", "//", str(innermost(error))))
+    said = re.sub(r"^\w+\(host='[^']*', port=\d+\): |\[Errno -?\d+\] ", "", str(innermost(error)))
+    return re.sub(r"\?[^\s'\")>]+", "?…", re.sub(r"//[^\s/@]*@", "//", said))
 
 
 def innermost(error: BaseException) -> BaseException:

@@ -178,7 +178,7 @@ def test_env_file_of_the_working_directory_is_read(start: Start, tmp_path: Path)
     ("settings", "said"),
     [
         ({"PORT": "http"}, "PORT: Input should be a valid integer"),
-        ({"LABEL_STUDIO_URL": "localhost"}, "LABEL_STUDIO_URL: Value error, must begin with http://"),
+        ({"LABEL_STUDIO_URL": "localhost"}, "LABEL_STUDIO_URL: must begin with http://"),
         ({"LOG_LEVEL": "loud", "RETRAIN_AFTER_ANNOTATIONS": "-1"}, "RETRAIN_AFTER_ANNOTATIONS: "),
     ],
 )

@@ -70,6 +70,22 @@ def test_model_class_that_cannot_be_loaded(make_settings: MakeSettings) -> None:
     assert codes(all_checks.check_model(make_settings(model_class="no_such:Model"))[0]) == ["model"]
 
 
+def test_settings_that_only_the_model_reads_are_told_a_line_each(
+    make_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raises = 'raise ValueError("Settings that cannot be used:\\n  EPOCHS: is no number")'
+    (tmp_path / "picky_model.py").write_text(
+        f"class Picky:\n    @classmethod\n    def warm_up(cls):\n        {raises}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+    [trouble] = all_checks.check_model(make_settings(model_class="picky_model:Picky"))[0].troubles
+
+    assert (trouble.code, trouble.what) == ("settings", "Settings that cannot be used:")
+    assert trouble.details == ("EPOCHS: is no number",)
+    assert "docs/settings.md" in trouble.remedy
+
+
 # --- the command --------------------------------------------------------------------
 
 

@@ -46,7 +46,9 @@ def test_redis_that_is_away(make_settings: MakeSettings) -> None:
     found = told(check_redis(make_settings(redis_host="127.0.0.1", redis_port=NOBODY)))
 
     assert list(found) == ["redis"]
-    assert "Redis cannot be reached" in found["redis"]
+    assert (
+        f"Redis cannot be reached (Error 111 connecting to 127.0.0.1:{NOBODY}. Connection refused):" in found["redis"]
+    )
 
 
 def test_workers_of_another_queue_are_named(make_settings: MakeSettings, redis: Redis) -> None:

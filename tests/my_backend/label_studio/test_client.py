@@ -1,4 +1,5 @@
 import json
+import re
 import socket
 import threading
 import time
@@ -165,12 +166,20 @@ def test_label_studio_that_does_not_answer_is_named_without_secrets(label_studio
         place = f"127.0.0.1:{closed.getsockname()[1]}"
     client = LabelStudio(f"http://user:secret@{place}", label_studio.pat, SafeSession(["127.0.0.1"]))
 
-    with pytest.raises(LabelStudioError, match=f"cannot be reached at http://{place}") as failed:
+    why = re.escape(f"cannot be reached at http://{place} (127.0.0.1 does not answer: Connection refused)")
+    with pytest.raises(LabelStudioError, match=why) as failed:
         client.project(7)
 
     assert "LABEL_STUDIO_URL" in str(failed.value)
     assert "secret" not in str(failed.value)
     assert label_studio.pat not in str(failed.value)
+
+
+def test_what_is_no_label_studio_is_doubted() -> None:
+    with FakeServer(lambda seen: Reply(404, b"<html>")) as server, pytest.raises(LabelStudioError) as failed:
+        LabelStudio(server.url, "", SafeSession(["127.0.0.1"])).release()
+
+    assert str(failed.value).endswith(f"404 to GET /api/version/: is what answers at {server.url} a Label Studio?")
 
 
 def test_personal_access_token_is_not_sent_on_to_where_label_studio_redirects(label_studio: FakeLabelStudio) -> None:
