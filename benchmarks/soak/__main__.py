@@ -130,12 +130,14 @@ def _run(pace: Pace, site: Site, clients: Sequence[Client], person: Person, reco
         begin(lambda: every(pace.trainings, lambda: person.press_start_training(record), ended, jitter=0)),
         begin(lambda: faults.run(ended)),
     ]
-    while record.now() < pace.minutes * 60 and not ended.wait(SAMPLE_SECONDS - record.now() % SAMPLE_SECONDS):
-        _look_as_a_monitor(site, record)
-        _say(series.take(), record)
-    ended.set()
-    for thread in threads:
-        thread.join()
+    try:
+        while record.now() < pace.minutes * 60 and not ended.wait(SAMPLE_SECONDS - record.now() % SAMPLE_SECONDS):
+            _look_as_a_monitor(site, record)
+            _say(series.take(), record)
+    finally:  # where it is interrupted, too
+        ended.set()
+        for thread in threads:
+            thread.join()
     if errors:
         raise errors[0]
 

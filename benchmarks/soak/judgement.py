@@ -37,9 +37,9 @@ class Trend:
 def trends(samples: Sequence[Sample]) -> list[Trend]:
     """Of the processes that are there all the time; one that was killed goes on with its successor."""
     half = [sample for sample in samples if sample.at >= samples[-1].at / 2]
+    # Resident memory counts the cache of embeddings, too, a file that the system maps, and takes back when it likes.
     figures: dict[str, Callable[[Usage], float]] = {
-        "memory, MB": lambda usage: usage.megabytes,
-        "own memory, MB": lambda usage: usage.own_megabytes,
+        "memory, MB": lambda usage: usage.own_megabytes,
         "open files": lambda usage: usage.files,
         "threads": lambda usage: usage.threads,
     }

@@ -21,7 +21,7 @@ WIDTH, HEIGHT = 960, 230
 STEPS = 4  # between the horizontal lines
 KILLS = "a worker is killed"
 REDIS = "Redis is restarted, or killed"
-COLOURS = ("#1f6fb2", "#d1642a", "#3a8f4d", "#8250a0", "#9a7b16")
+COLOURS = ("#1f6fb2", "#d1642a", "#3a8f4d", "#8250a0", "#9a7b16", "#5f6b7a")
 
 Points = list[tuple[float, float] | None]
 
@@ -29,7 +29,7 @@ Points = list[tuple[float, float] | None]
 def draw(samples: Sequence[Sample], record: Record, path: Path) -> None:
     """Writes an SVG."""
     panels = [
-        _panel("Memory, resident (MB)", _memory(samples), record, samples),
+        _panel("Memory (MB)", _memory(samples), record, samples),
         _panel("Open files and threads", _counts(samples), record, samples),
         _panel("Answers of /predict (ms)", _latencies(samples), record, samples),
         _panel("Jobs", _jobs(samples), record, samples),
@@ -46,13 +46,14 @@ def draw(samples: Sequence[Sample], record: Record, path: Path) -> None:
 
 
 def _memory(samples: Sequence[Sample]) -> dict[str, Points]:
-    lines = {name: _line(samples, lambda sample, name=name: _megabytes(sample, [name])) for name in STEADY}
+    lines = {"server, with mapped files": _line(samples, lambda sample: _megabytes(sample, ["server"], "megabytes"))}
+    lines |= {name: _line(samples, lambda sample, name=name: _megabytes(sample, [name])) for name in STEADY}
     workers = ("worker", "head-worker", "worker's work-horse", "head-worker's work-horse")
     return lines | {"workers and their trainings": _line(samples, lambda sample: _megabytes(sample, workers))}
 
 
-def _megabytes(sample: Sample, names: Sequence[str]) -> float | None:
-    found = [sample.processes[name].megabytes for name in names if name in sample.processes]
+def _megabytes(sample: Sample, names: Sequence[str], figure: str = "own_megabytes") -> float | None:
+    found = [getattr(sample.processes[name], figure) for name in names if name in sample.processes]
     return sum(found) if found else None
 
 

@@ -15,9 +15,9 @@ from tests.production.conftest import ROOT
 
 
 def samples(megabytes: Any) -> list[Sample]:
-    """An hour of them; the memory of each process is a function of the seconds."""
+    """An hour of them; the own memory of each process is a function of the seconds, and it maps more and more."""
     return [
-        Sample(float(at), {name: Usage(megabytes(at), 100.0, 40, 30) for name in STEADY}, 5.0, 9.0, 1, 0, 0)
+        Sample(float(at), {name: Usage(2000.0 + at, megabytes(at), 40, 30) for name in STEADY}, 5.0, 9.0, 1, 0, 0)
         for at in range(0, 3601, 60)
     ]
 
