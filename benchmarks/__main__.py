@@ -51,7 +51,7 @@ class Size:
     corrections: int = 30
     clients_each: int = 8
     digits: int = 150
-    repeats: int = 7
+    repeats: int = 21
     production_seconds: float = 40
     digits_epochs: int = EPOCHS
 
