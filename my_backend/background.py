@@ -40,12 +40,17 @@ class Background(ABC):
         self._woken.set()
 
     def _run(self) -> None:
+        failure = ""
         while not self._stopping:
             try:
                 pause = self._look()
-            except Exception:
-                log.exception("%s: failed, and is tried again", self._thread.name)
-                pause = RETRY_SECONDS
+                if failure:
+                    log.info("%s: works again", self._thread.name)
+                failure = ""
+            except Exception as error:
+                if repr(error) != failure:  # once, not each second
+                    log.exception("%s: failed, and is tried again", self._thread.name)
+                failure, pause = repr(error), RETRY_SECONDS
             if pause is None:
                 return
             self._woken.wait(_timeout(pause))

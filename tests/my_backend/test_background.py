@@ -71,15 +71,23 @@ def test_no_error_ends_it(
     begun: list[Looking], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("my_backend.background.RETRY_SECONDS", 0.0)
-    looking = Looking(OSError("the disk is away"), math.inf)
+    away = OSError("the disk is away")
+    looking = Looking(away, away, ValueError("it is broken"), away, math.inf)
     begun.append(looking)
 
-    with caplog.at_level(logging.ERROR):
+    with caplog.at_level(logging.INFO):
         looking.start()
-        assert eventually(lambda: looking.looks == 2)
+        assert eventually(lambda: "works again" in caplog.text)
 
-    assert "looking: failed, and is tried again" in caplog.text
-    assert "the disk is away" in caplog.text
+    assert looking.looks == 5
+    told = [(record.levelname, record.message, record.exc_text or "") for record in caplog.records]
+    failed = ("ERROR", "looking: failed, and is tried again")
+    assert [(level, message) for level, message, _ in told] == [failed] * 3 + [("INFO", "looking: works again")]
+    assert [text.splitlines()[-1] for _, _, text in told[:3]] == [
+        "OSError: the disk is away",
+        "ValueError: it is broken",
+        "OSError: the disk is away",
+    ]
 
 
 def test_it_ends_by_itself_where_nothing_is_left_to_look_after() -> None:
