@@ -36,6 +36,8 @@ REMEMBERED_JOBS = 100_000
 PROGRESS_SECONDS = 0.2  # how often progress goes to disk
 MAX_POINTS = 400  # of the curves of loss and accuracy; of more, every other one is left out
 
+NICENESS = 10  # of long trainings
+
 SHUTDOWN = "the server shuts down"
 CANCELED = "it was canceled"
 
@@ -238,7 +240,9 @@ def yield_to_others() -> None:
     Predictions and corrections go before long trainings. Only Linux can do so for a thread.
     """
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+        thread = threading.get_native_id()
+        # Who was started with less may not take more.
+        os.setpriority(os.PRIO_PROCESS, thread, max(NICENESS, os.getpriority(os.PRIO_PROCESS, thread)))
 
 
 def submit_correction(queue: JobQueue, project: str) -> Job:

@@ -1,3 +1,5 @@
+import os
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +20,7 @@ from my_backend.jobs.job import (
     cancel_waiting,
     new_job,
     run_job,
+    yield_to_others,
 )
 from my_backend.store.projects import Projects
 
@@ -137,6 +140,24 @@ def test_job_that_is_killed_now_and_then_goes_on_as_long_as_it_comes_further(sto
     assert (further, stuck) == ([0, 0, 0, 0], [1, 2, 3])
     assert run(store.get(job.id), store).status == "failed"
     assert store.get(job.id).attempts == 7
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a thread has no priority of its own")
+@pytest.mark.parametrize(("before", "after"), [(0, 10), (15, 15)])
+def test_long_training_lets_others_go_first_and_takes_no_more_than_it_was_given(before: int, after: int) -> None:
+    found = []
+
+    def work() -> None:
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, max(before, os.getpriority(os.PRIO_PROCESS, thread)))
+        yield_to_others()
+        found.append(os.getpriority(os.PRIO_PROCESS, thread))
+
+    own = threading.Thread(target=work)
+    own.start()
+    own.join()
+
+    assert found == [max(after, os.getpriority(os.PRIO_PROCESS, 0))]
 
 
 @pytest.mark.parametrize("fails", [False, True])
