@@ -352,7 +352,7 @@ def worker_lost_and_back_early(hosts: ThreeHosts) -> Json:
     job = train_on_three(hosts)
     with hosts.cut_off(hosts.three):
         lost = hosts.lose_disk(hosts.three)
-        hosts.wait_for(lambda: hosts.script.events("begin", kind="full")[-1].attempt == 2)
+        hosts.wait_for(lambda: len(hosts.script.events("begin", kind="full")) == 2)
         hosts.annotate(2, "Dog")
     lost.come_back()
     hosts.wait_for(lost.has_ended_its_job)
@@ -367,7 +367,7 @@ def worker_lost_and_back_late(hosts: ThreeHosts) -> Json:
     job = train_on_three(hosts)
     with hosts.cut_off(hosts.three):
         lost = hosts.lose_disk(hosts.three)
-        hosts.wait_for(lambda: hosts.script.events("begin", kind="full")[-1].attempt == 2)
+        hosts.wait_for(lambda: len(hosts.script.events("begin", kind="full")) == 2)
         hosts.script.release("full")
         hosts.wait_for(lambda: hosts.store.get(job).status == "finished")
         hosts.annotate(2, "Dog")
