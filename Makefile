@@ -38,8 +38,9 @@ $(DEV_READY): $(READY)
 start: setup ## the development server on http://127.0.0.1:9090 (HOST, PORT, MODEL_DIR, … from the environment)
 	@exec $(BIN)/python -m my_backend serve
 
+# Two files at a time: most of a test is waiting, and more of them would fight for a small machine.
 test: setup-dev ## all tests but the slow ones
-	@exec $(BIN)/python -m pytest -m "not slow"
+	@exec $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --durations 20
 
 test-slow: setup-dev ## the slow tests: kills, fuzzing, soak
 	@exec $(BIN)/python -m pytest -m slow
