@@ -1,7 +1,6 @@
 """The one lane to the network: images are decoded in parallel and embedded in batches, whoever asks."""
 
 import ctypes
-import gc
 import itertools
 import os
 import queue
@@ -15,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from weakref import WeakKeyDictionary, finalize
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -189,10 +188,8 @@ class InferenceLane:
         """Made at the backbone's first use; goes when the backbone goes."""
         if backbone not in self._modules:
             precision = self._choose_precision(backbone, self._device)
-            # Its accelerated form is in circles, too; it leaves `_modules` before, as what was asked for last.
-            finalize(backbone, gc.collect).atexit = False
-            self._modules[backbone] = (accelerate(backbone.module, self._device, precision), precision)
-            gc.collect()  # the trial and the folding leave copies of the network in circles
+            module = accelerate(backbone.module, self._device, backbone.preprocessing.crop_size, precision)
+            self._modules[backbone] = (module, precision)
         return self._modules[backbone]
 
     def close(self) -> None:

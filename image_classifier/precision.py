@@ -70,9 +70,10 @@ def _keep(path: Path, record: object) -> None:
 @torch.inference_mode()
 def try_precision(backbone: Backbone, device: torch.device, precision: torch.dtype) -> Trial:
     """Compares a precision with float32 on drawn images, at the size that the network sees."""
-    exact = accelerate(backbone.module, device)
-    fast = accelerate(backbone.module, device, precision)
-    pixels, targets = _draw(backbone.preprocessing.crop_size)
+    size = backbone.preprocessing.crop_size
+    exact = accelerate(backbone.module, device, size)
+    fast = accelerate(backbone.module, device, size, precision)
+    pixels, targets = _draw(size)
     inputs = backbone.preprocessing.normalize(pixels).to(device).contiguous(memory_format=torch.channels_last)
     embeddings = _embed(exact, inputs)
     learned, judged = slice(0, None, 2), slice(1, None, 2)

@@ -41,7 +41,7 @@ class Workbench:
                 batch = ordered[start : start + BATCH_SIZE]
                 if len(self.cache.get(backbone.fingerprint, [image.digest for image in batch])) == len(batch):
                     continue
-                module = module or accelerate(backbone.module, device)
+                module = module or accelerate(backbone.module, device, backbone.preprocessing.crop_size)
                 decoded = list(decoders.map(lambda image: _decode(backbone, image), batch))
                 pairs = [(i.digest, pixels) for i, pixels in zip(batch, decoded, strict=True) if pixels is not None]
                 if not pairs:

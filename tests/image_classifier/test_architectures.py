@@ -54,7 +54,7 @@ def test_trained_network_is_saved_and_loaded_with_the_same_answers(
     before, after = (c.head(c.backbone.module(inputs)) for c in (trained, loaded))
     assert torch.equal(before, after)
     assert before.shape == (5, 3)
-    faster = accelerate(loaded.backbone.module, torch.device("cpu"))
+    faster = accelerate(loaded.backbone.module, torch.device("cpu"), inputs.shape[-1])
     embeddings = loaded.backbone.module(inputs)
     assert (faster(inputs) - embeddings).abs().max() < 1e-4 * embeddings.abs().max()
     assert trained.backbone.fingerprint != backbone.fingerprint

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from image_classifier import precision
 from image_classifier.acceleration import accelerate
@@ -33,9 +34,9 @@ def test_bfloat16_is_tried_on_a_network_and_passes(backbone: Backbone) -> None:
 
 
 def test_network_that_rounding_upsets_is_found_out(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
-    def upset(module: torch.nn.Module, device: torch.device, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
-        exact = accelerate(module, device, dtype)
-        return exact if dtype == torch.float32 else torch.nn.Sequential(exact, torch.nn.Dropout(0.9).train())
+    def upset(module: nn.Module, device: torch.device, size: int, dtype: torch.dtype = torch.float32) -> nn.Module:
+        exact = accelerate(module, device, size, dtype)
+        return exact if dtype == torch.float32 else nn.Sequential(exact, nn.Dropout(0.9).train())
 
     monkeypatch.setattr(precision, "accelerate", upset)
     torch.manual_seed(0)
