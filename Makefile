@@ -40,7 +40,7 @@ start: setup ## the development server on http://127.0.0.1:9090 (HOST, PORT, MOD
 
 # Two files at a time: most of a test is waiting, and more of them would fight for a small machine.
 test: setup-dev ## all tests but the slow ones
-	@exec $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --durations 20
+	@exec $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder --durations 20
 
 test-slow: setup-dev ## the slow tests: kills, fuzzing, soak
 	@exec $(BIN)/python -m pytest -m slow
