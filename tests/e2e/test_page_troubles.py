@@ -46,7 +46,6 @@ class Connected:
     page: Page
     project: int
     title: str
-    connection: int
     webhook: dict[str, Any]
 
     @property
@@ -84,10 +83,10 @@ def connected(
 ) -> Iterator[Connected]:
     title = request.node.name[-50:]  # Label Studio takes no longer one
     project = label_studio.create_project(title, LABEL_CONFIG)
-    connection = label_studio.connect(project, locked_backend.url, basic_auth=(USER, PASSWORD))
+    label_studio.connect(project, locked_backend.url, basic_auth=(USER, PASSWORD))
     [webhook] = wait_for(lambda: [one for one in label_studio.webhooks(project) if one["headers"]], "the password")
     with opened(browser, f"{locked_backend.url}/troubles", **LOGIN) as page:
-        yield Connected(label_studio, locked_backend, page, project, title, connection, webhook)
+        yield Connected(label_studio, locked_backend, page, project, title, webhook)
 
 
 @pytest.mark.parametrize(
