@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+ROUNDING = 1e-3  # of the largest number in an embedding
+
 
 def accelerate(module: nn.Module, device: torch.device, size: int, precision: torch.dtype = torch.float32) -> nn.Module:
     """A copy for inference alone: batch normalization folded into the convolutions, channels last in memory.
@@ -13,16 +15,28 @@ def accelerate(module: nn.Module, device: torch.device, size: int, precision: to
     It takes inputs [n, 3, size, size] of the given precision. Other threads may train or predict meanwhile.
     """
     fast = copy.deepcopy(module).eval().requires_grad_(False)
-    for convolution, normalization in _followed_at_once(fast, size):
-        folded = fuse_conv_bn_eval(convolution, normalization)
-        names = {one: name for name, one in fast.named_modules()}
-        _put(fast, names[convolution], folded.requires_grad_(False))
-        _put(fast, names[normalization], nn.Identity())
+    if any(isinstance(one, nn.BatchNorm2d) for one in fast.modules()):
+        fast = _folded(fast, size)
     return fast.to(device, precision).to(memory_format=torch.channels_last)
 
 
-def _followed_at_once(module: nn.Module, size: int) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """Convolutions, and the batch normalizations that take what they give, as one image goes through.
+@torch.no_grad()
+def _folded(module: nn.Module, size: int) -> nn.Module:
+    """A copy, or the module itself where a copy says something else: others may take what a convolution gives, too."""
+    folded = copy.deepcopy(module)
+    device = next(module.parameters()).device
+    image = torch.linspace(-2, 2, 3 * size * size, device=device).view(1, 3, size, size)
+    names = {one: name for name, one in folded.named_modules()}
+    for convolution, normalization in _followed_at_once(folded, image):
+        _put(folded, names[convolution], fuse_conv_bn_eval(convolution, normalization).requires_grad_(False))
+        _put(folded, names[normalization], nn.Identity())
+    wanted = module(image)
+    is_same = torch.allclose(folded(image), wanted, rtol=0, atol=ROUNDING * float(wanted.abs().max()))
+    return folded if is_same else module
+
+
+def _followed_at_once(module: nn.Module, image: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+    """Convolutions, and the batch normalizations that take what they give, as an image [1, 3, h, w] goes through.
 
     torch.fx would tell it, but while it looks, it changes what calling a module means in all threads.
     """
@@ -35,14 +49,10 @@ def _followed_at_once(module: nn.Module, size: int) -> list[tuple[nn.Conv2d, nn.
     def takes(normalization: nn.BatchNorm2d, inputs: tuple[Tensor, ...]) -> None:
         found.extend((convolution, normalization) for output, convolution in given if output is inputs[0])
 
-    normalizations = [one for one in module.modules() if isinstance(one, nn.BatchNorm2d)]
-    if not normalizations:
-        return []
-    hooks = [one.register_forward_pre_hook(takes) for one in normalizations]
+    hooks = [one.register_forward_pre_hook(takes) for one in module.modules() if isinstance(one, nn.BatchNorm2d)]
     hooks += [one.register_forward_hook(gives) for one in module.modules() if isinstance(one, nn.Conv2d)]
     try:
-        with torch.inference_mode():
-            module(torch.zeros(1, 3, size, size, device=next(module.parameters()).device))
+        module(image)
     finally:
         for hook in hooks:
             hook.remove()

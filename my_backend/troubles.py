@@ -17,6 +17,11 @@ class Trouble:
     def __str__(self) -> str:
         return f"{self.what} {self.remedy}".strip()
 
+    @classmethod
+    def tried_again(cls, code: str, what: str, project: str) -> "Trouble":
+        """What may pass by itself."""
+        return cls(code, what, "It is tried again; the doctor (`python -m my_backend doctor`) says more.", project)
+
     def record(self) -> dict[str, Any]:
         """For programs."""
         return asdict(self)

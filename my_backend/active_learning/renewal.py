@@ -111,7 +111,9 @@ class Renewal(Background):
             turn.due = time.monotonic() + QUIET_SECONDS
         except BackendError as error:
             log.info("project %s: stored predictions could not be renewed: %s", project.uid, error)
-            self._troubles[project.uid] = _failed(project, error)
+            self._troubles[project.uid] = Trouble.tried_again(
+                "renewal", f"Stored predictions cannot be renewed in Label Studio: {error}.", project.uid
+            )
             self._begin_again(turn)
         except Exception:
             log.exception("project %s: stored predictions could not be renewed", project.uid)
@@ -152,12 +154,3 @@ class Renewal(Background):
     def _begin_again(self, turn: _Turn) -> None:
         turn.pause = min(max(2 * turn.pause, RETRY_SECONDS), LONGEST_SECONDS)
         turn.run, turn.due = None, time.monotonic() + turn.pause
-
-
-def _failed(project: Project, error: BackendError) -> Trouble:
-    return Trouble(
-        "renewal",
-        f"Stored predictions cannot be renewed in Label Studio: {error}.",
-        "It is tried again; the doctor (`python -m my_backend doctor`) says more.",
-        project.uid,
-    )

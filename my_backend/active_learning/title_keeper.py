@@ -103,7 +103,9 @@ class TitleKeeper(Background):
             title = Title(label_studio, project, self._projects.folder(project.uid))
             trouble = self._keep(title, project) if self._settings.title_is_version else self._give_back(title, project)
         except LabelStudioError as error:
-            trouble = _failed(project, error)
+            trouble = Trouble.tried_again(
+                "title", f"The model's title in Label Studio cannot be changed: {error}.", project.uid
+            )
             log.info("project %s: the model's title in Label Studio could not be changed: %s", project.uid, error)
             self._look_again(project)
         except Exception:
@@ -139,12 +141,3 @@ class TitleKeeper(Background):
         if given := title.give_back():
             log.info("project %s: the model has its title %r again", project.uid, given)
         return None
-
-
-def _failed(project: Project, error: LabelStudioError) -> Trouble:
-    return Trouble(
-        "title",
-        f"The model's title in Label Studio cannot be changed: {error}.",
-        "It is tried again; the doctor (`python -m my_backend doctor`) says more.",
-        project.uid,
-    )

@@ -67,6 +67,7 @@ class Job:
     annotations_read: bool = False
     progress: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
+    furthest: dict[str, int] = field(default_factory=dict)  # phase → the last epoch that any attempt came to
     error: str = ""
     result: dict[str, Any] = field(default_factory=dict)
     request_id: str = ""  # of the HTTP request that asked for it
@@ -257,7 +258,6 @@ class RunningJob:
         self.job = job
         self._store = store
         self._shutting_down = shutting_down
-        self._reached = _epochs(job)
         self._saved = 0.0
 
     def progress(self, record: dict[str, Any]) -> None:
@@ -266,16 +266,15 @@ class RunningJob:
         same = record.get("phase", self.job.progress.get("phase")) == self.job.progress.get("phase")
         progress = {**self.job.progress, **record} if same else record
         self.job = replace(self.job, progress=progress, history=_lengthened(self.job.history, progress, record))
-        if self._is_further(progress):
-            self.job = replace(self.job, futile=0)
+        self._note_how_far(str(progress.get("phase")), progress.get("epoch"))
         if time.monotonic() - self._saved > PROGRESS_SECONDS or not same:
             self._store.keep(self.job, durable=False)
             self._saved = time.monotonic()
 
-    def _is_further(self, progress: dict[str, Any]) -> bool:
-        """Whether an epoch ended that no earlier run of the job came to."""
-        epoch = progress.get("epoch")
-        return isinstance(epoch, int) and epoch > self._reached.get(progress.get("phase"), 0)
+    def _note_how_far(self, phase: str, epoch: Any) -> None:
+        """An attempt that comes further than all before it was not in vain."""
+        if isinstance(epoch, int) and epoch > self.job.furthest.get(phase, 0):
+            self.job = replace(self.job, furthest={**self.job.furthest, phase: epoch}, futile=0)
 
     def annotations_were_read(self) -> None:
         """From here on, what is annotated needs another job."""
@@ -292,11 +291,6 @@ class RunningJob:
     def check_runner(self) -> None:
         """Raises TakenOver where another process runs the job by now."""
         self._store.check_runner(self.job)
-
-
-def _epochs(job: Job) -> dict[Any, int]:
-    """The last epoch of each phase."""
-    return {one["phase"]: one["epoch"] for one in sorted(job.history, key=lambda one: int(one["epoch"]))}
 
 
 def _lengthened(

@@ -8,6 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import cast
 
 from redis import Redis
@@ -58,17 +59,24 @@ class Handover:
         self._lock_file = settings.model_dir / ".handover"
         self.queues: dict[Kind, Queue] = {kind: rq_queue(settings, kind, connection) for kind in KINDS}
 
-    def __call__(self) -> None:
-        """Raises RedisError."""
+    def __call__(self, project: str = "*") -> None:
+        """Of one project or of all; raises RedisError."""
         self._connection.ping()  # or one that Redis does not answer would keep the lock from those that it does
         with files.locked(self._lock_file):  # servers and workers do this by turns
             turns: dict[tuple[str, Kind], Job] = {}
-            for job in self._store.unfinished():  # of each project and kind only the oldest, so that one runs at a time
+            for job in self._store.unfinished(
+                project
+            ):  # of each project and kind only the oldest, so that one runs at a time
                 turns.setdefault((job.project, job.kind), job)
             known = {kind: self._known(kind) for kind in {kind for _, kind in turns}}
             for job in turns.values():
                 if job.id not in known[job.kind] and self._is_left(job):
                     self._enqueue(job)
+
+    def after(self, job_id: str) -> None:
+        """What waited for the end of this job, without a look at all other projects; raises RedisError."""
+        with suppress(NotFound):
+            self(self._store.get(job_id).project)
 
     def _known(self, kind: Kind) -> set[str]:
         """The jobs that wait in Redis, and those of which a worker has lately been heard."""

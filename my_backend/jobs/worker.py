@@ -148,7 +148,7 @@ class TrainingWorker(Worker):
     def execute_job(self, job: RqJob, queue: Queue) -> None:
         super().execute_job(job, queue)
         with suppress(RedisError):
-            self.hand_over()  # what was to wait for the end of this one has waited long enough
+            self.hand_over.after(job.id)
 
     def run_maintenance_tasks(self) -> None:
         super().run_maintenance_tasks()  # type: ignore[no-untyped-call]

@@ -162,13 +162,15 @@ class Serving(Background):
             self._import()
         if self._import_error:
             return None
-        if time.monotonic() - self._refreshed > REFRESH_SECONDS:
-            self._projects.refresh()
-            self._refreshed = time.monotonic()
-        self._follow_all()
-        if not self._warmed_up:  # after the versions, since they are what answers
-            self._preparing.submit(self._warm_up)
-            self._warmed_up = True
+        try:
+            if time.monotonic() - self._refreshed > REFRESH_SECONDS:
+                self._projects.refresh()
+                self._refreshed = time.monotonic()
+            self._follow_all()
+        finally:  # after the versions, since they are what answers, but also where their disk does not
+            if not self._warmed_up:
+                self._preparing.submit(self._warm_up)
+                self._warmed_up = True
         return LOOK_SECONDS
 
     def _import(self) -> None:

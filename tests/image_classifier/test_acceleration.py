@@ -2,8 +2,9 @@
 
 import threading
 
+import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from image_classifier.acceleration import accelerate
 from image_classifier.architectures import build
@@ -49,3 +50,42 @@ def test_other_threads_may_call_their_modules_meanwhile() -> None:
     other.join()
 
     assert errors == []
+
+
+class TakenTwice(nn.Module):
+    """What the convolution gives is normalized, and added to that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution, self.normalization = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, batch: Tensor) -> Tensor:
+        given = self.convolution(batch)
+        return (given + self.normalization(given)).mean((2, 3))
+
+
+class CalledTwice(nn.Module):
+    """One convolution, and two normalizations of what it gives at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 3, 3, padding=1)
+        self.first, self.second = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+
+    def forward(self, batch: Tensor) -> Tensor:
+        return self.second(self.convolution(self.first(self.convolution(batch)))).mean((2, 3))
+
+
+@pytest.mark.parametrize("network", [TakenTwice, CalledTwice])
+def test_what_cannot_be_folded_stays_as_it_is(network: type[nn.Module]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    module = network().eval()
+    for name, tensor in module.state_dict().items():
+        if "running" in name:
+            tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
+    images = torch.randn(2, 3, 32, 32, generator=generator)
+
+    fast = accelerate(module, torch.device("cpu"), 32)
+
+    with torch.inference_mode():
+        torch.testing.assert_close(fast(images), module(images), rtol=1e-3, atol=1e-4)

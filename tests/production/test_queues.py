@@ -16,7 +16,7 @@ import pytest
 from demo.process import Process, free_port
 from demo.production import Production, Redis
 from my_backend.errors import NotFound
-from my_backend.jobs.job import KINDS, Job, JobQueue, JobStore, Kind, new_job, submit_correction
+from my_backend.jobs.job import KINDS, MAX_ATTEMPTS, Job, JobQueue, JobStore, Kind, new_job, submit_correction
 from my_backend.jobs.rq_queue import RqQueue
 from my_backend.jobs.thread_queue import ThreadQueue
 from my_backend.jobs.training_job import TrainingJob
@@ -312,6 +312,20 @@ def test_job_survives_the_death_of_what_runs_it(queueing: Queueing, script: Scri
     assert finished.attempts == 2
     assert [event.epoch for event in script.events("epoch")] == [1, 2, 3, 4], "it goes on from the checkpoint"
     assert queueing.learned(1) == {"1": "Cat"}
+
+
+@pytest.mark.slow
+def test_job_is_not_given_up_as_long_as_each_death_finds_it_further(queueing: Queueing, script: Script) -> None:
+    script.order(epochs=2)
+    script.hold("full")
+    job = queueing.submit(1)
+    for epoch in range(1, MAX_ATTEMPTS + 3):
+        assert eventually(lambda epoch=epoch: queueing.job(job).furthest == {"training": epoch}, DEADLINE)
+        script.order(epochs=epoch + 2)
+        queueing.kill_what_runs(script)
+
+    script.release("full")
+    assert queueing.wait_for(job, "finished").attempts == MAX_ATTEMPTS + 3
 
 
 # As the worker's command does, but it ends as soon as no job waits in Redis.
