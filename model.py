@@ -269,8 +269,6 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         stop. Raises TrainingError, in a labeler's words, where there is too little to learn from.
         """
         report = progress or (lambda record: None)
-        folder = Path(workdir or mkdtemp(prefix="image-classifier-"))
-        folder.mkdir(parents=True, exist_ok=True)
         config = parse_label_config(self.label_config, _settings().choices)
         if config.image_choices is None:
             raise TrainingError(config.problem)
@@ -295,6 +293,8 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         told = {**used.record(), "summary": used.summary(known, classes, config.choices)}
         log.info("%s", told["summary"])
 
+        folder = Path(workdir or mkdtemp(prefix="image-classifier-"))
+        folder.mkdir(parents=True, exist_ok=True)
         checkpoint = folder / "checkpoint.safetensors"
         first = learn_head(backbone, embedded, classes, hyperparameters, report)
         first = _with_corrections(first, embedded, labelled.corrected)

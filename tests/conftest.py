@@ -1,8 +1,10 @@
 """Each test is alone: its own folders and environment, and nothing of it is left behind."""
 
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,8 +30,8 @@ def ctrl_c_is_heard() -> None:
 
 
 @pytest.fixture(autouse=True)
-def own_environment(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No setting, cache or model of this machine reaches a test; nothing is downloaded."""
+def own_environment(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No setting, cache or model of this machine reaches a test; nothing is downloaded, and no file is left."""
     folder = tmp_path_factory.mktemp("alone")
     settings = {name.upper() for name in (*ClassifierSettings.model_fields, *Settings.model_fields)}
     for name in list(os.environ):
@@ -41,6 +43,12 @@ def own_environment(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytes
     monkeypatch.setenv("WEIGHTS", "none")
     (folder / "work").mkdir()
     monkeypatch.chdir(folder / "work")
+    (folder / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder / "tmp"))
+    monkeypatch.setattr(tempfile, "tempdir", None)  # it is looked up once, and then remembered
+    yield
+    monkeypatch.undo()
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(autouse=True)
