@@ -4,20 +4,13 @@ import hashlib
 import json
 import logging
 import os
-import re
-import tempfile
-import time
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
-import requests
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
-from urllib3.exceptions import HTTPError
 
 from image_classifier.architectures import (
     RESNET18,
@@ -30,23 +23,18 @@ from image_classifier.architectures import (
     weights_url,
 )
 from image_classifier.preprocessing import Preprocessing
+from image_classifier.weights import WeightsError, download_weights, read_weights, why
 
 log = logging.getLogger(__name__)
 
 RANDOM = "random"  # the origin of a backbone that has seen no image
 FINE_TUNED = "fine-tuned"  # the origin of a backbone whose layers were trained on the user's images
 RANDOM_SEED = 0  # random weights are the same in every process, so that their embeddings can be shared
-DOWNLOAD_SECONDS = 120
-SILENCE_SECONDS = 20  # that the server may keep before its next byte
 
 FORMAT = 1
 BACKBONE_FILE = "backbone.safetensors"
 HEAD_FILE = "head.safetensors"
 RECORD_FILE = "model.json"
-
-
-class WeightsError(ValueError):
-    """Weights that cannot be loaded; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -125,21 +113,27 @@ def load_backbone(weights: str, image_size: int | None = None, network: str = RE
     if weights == "none":
         return make_backbone(bare, network, preprocessing, RANDOM)
     if weights == "imagenet":
+        url = weights_url(network)
         try:
-            state = _imagenet_weights(network)
-        except (OSError, HTTPError, WeightsError) as error:
+            state = read_weights(download_weights(url))
+        except WeightsError as error:
             warning = (
-                f"The ImageNet weights could not be downloaded ({_reason(error)}); the network starts from random "
-                f"weights and learns less from the same labels. Set WEIGHTS to a downloaded {network} file, or "
+                f"The ImageNet weights could not be loaded ({error}); the network starts from random weights and "
+                f"learns less from the same labels. Fetch {url} by other means and name the file in WEIGHTS, or set "
                 "WEIGHTS=none to silence this."
             )
             log.warning(warning)
             return make_backbone(bare, network, preprocessing, RANDOM, warning=warning)
-        _load(bare, network, state, weights)
+        _load(bare, network, state, url)
         return make_backbone(bare, network, preprocessing, "imagenet")
-    path = Path(weights).expanduser()
-    _load(bare, network, _read_weights(path), str(path))
-    return make_backbone(bare, network, preprocessing, path.name)
+    file = Path(weights).expanduser()
+    if not file.is_file():
+        raise WeightsError(f"WEIGHTS={weights}: there is no such file; give a file, `imagenet` or `none`")
+    try:
+        _load(bare, network, read_weights(file), str(file))
+    except WeightsError as error:
+        raise WeightsError(f"WEIGHTS={error}") from error
+    return make_backbone(bare, network, preprocessing, file.name)
 
 
 def _random(network: str, image_size: int) -> Bare:
@@ -148,70 +142,12 @@ def _random(network: str, image_size: int) -> Bare:
         return build(network, image_size)
 
 
-def _load(bare: Bare, network: str, state: dict[str, Tensor], name: str) -> None:
+def _load(bare: Bare, network: str, state: dict[str, Tensor], source: str) -> None:
     try:
         load_weights(bare, state)
     except RuntimeError as error:
         first = str(error).splitlines()[1:2]
-        raise WeightsError(f"WEIGHTS={name} holds no {network}: {' '.join(first).strip() or error}") from error
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise WeightsError(f"WEIGHTS={path}: there is no such file; give a file, `imagenet` or `none`")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises whatever a broken file makes it raise
-        raise WeightsError(f"WEIGHTS={path} cannot be read: {_reason(error)}") from error
-    if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
-        loaded = loaded["state_dict"]
-    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise WeightsError(f"WEIGHTS={path} holds no state dict; save one with torch.save(model.state_dict(), path)")
-    return loaded
-
-
-def _reason(error: BaseException) -> str:
-    """The innermost cause: requests and urllib3 wrap it twice, in words for programmers."""
-    inner = getattr(error, "reason", None) or (error.args[-1] if error.args else None)
-    if isinstance(inner, BaseException):
-        return _reason(inner)
-    said = re.sub(r"^HTTPS?Connection\(.*?\): ", "", str(error))
-    return f"{type(error).__name__}: {said.splitlines()[0][:400] if said else 'no reason given'}"
-
-
-def _imagenet_weights(network: str) -> dict[str, Tensor]:
-    """torchvision's ImageNet weights, from torch's own download cache where they are there.
-
-    torch.hub's download has no time limit, and a server must not hang on a firewall that drops packets.
-    """
-    url = weights_url(network)
-    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
-    if not path.is_file():
-        _download(url, path, sha256_prefix=path.stem.rsplit("-", 1)[1])
-    return _read_weights(path)
-
-
-def _download(url: str, path: Path, *, sha256_prefix: str) -> None:
-    log.info("downloading %s to %s", url, path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + DOWNLOAD_SECONDS
-    digest = hashlib.sha256()
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part") as part:
-        with requests.get(url, stream=True, timeout=(5, SILENCE_SECONDS)) as response:
-            response.raise_for_status()
-            # iter_content() would wait for a whole chunk, however slowly it drips
-            while chunk := response.raw.read1(1 << 20, decode_content=True):
-                digest.update(chunk)
-                part.write(chunk)
-                if time.monotonic() > deadline:
-                    raise WeightsError(f"the download took longer than {DOWNLOAD_SECONDS} s")
-        if not digest.hexdigest().startswith(sha256_prefix):
-            raise WeightsError(f"the download of {url} is damaged: its hash does not fit its name")
-        part.flush()
-        with suppress(FileExistsError):  # another process was faster
-            os.link(part.name, path)
+        raise WeightsError(f"{source} holds no {network}: {' '.join(first).strip() or error}") from error
 
 
 @dataclass(frozen=True)
@@ -271,7 +207,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     try:
         record: dict[str, Any] = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise WeightsError(f"{folder} holds no model: {RECORD_FILE} cannot be read ({_reason(error)})") from error
+        raise WeightsError(f"{folder} holds no model: {RECORD_FILE} cannot be read ({why(error)})") from error
     if record.get("format") != FORMAT:
         raise WeightsError(f"{folder} holds a model of another kind (format {record.get('format')})")
     return record
@@ -287,7 +223,8 @@ def load_saved_backbone(folder: Path) -> Backbone:
         bare.module.to_empty(device="cpu")
     except (KeyError, UnknownNetwork) as error:
         raise WeightsError(f"{folder} holds a model of another kind: {error}") from error
-    _load(bare, network, _read_weights(folder / BACKBONE_FILE), str(folder / BACKBONE_FILE))
+    file = folder / BACKBONE_FILE
+    _load(bare, network, read_weights(file), str(file))
     weights = record["weights"]
     return make_backbone(
         bare,
@@ -303,7 +240,7 @@ def load_classifier(folder: Path, backbone: Backbone) -> Classifier:
     """A saved classifier on a backbone that is loaded already; raises WeightsError."""
     record = read_record(folder)
     # Copied: what is only mapped kills the process where a file server loses the file.
-    tensors = {name: tensor.clone() for name, tensor in _read_weights(folder / HEAD_FILE).items()}
+    tensors = {name: tensor.clone() for name, tensor in read_weights(folder / HEAD_FILE).items()}
     calibration = record["temperature"], tuple(record["thresholds"])
     return Classifier(
         backbone,

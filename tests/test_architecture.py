@@ -101,7 +101,7 @@ def test_recipes_are_cooked_from_the_rest_and_nothing_else_needs_them() -> None:
 
 def test_requests_is_for_the_download_of_the_weights_alone() -> None:
     users = {name for name, tree in TREES.items() if any(one.module == "requests" for one in imports(tree))}
-    assert {name for name in users if name.startswith("image_classifier")} <= {"image_classifier.network"}
+    assert {name for name in users if name.startswith("image_classifier")} <= {"image_classifier.weights"}
 
 
 def is_private(name: str) -> bool:

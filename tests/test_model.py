@@ -24,8 +24,9 @@ import model
 from image_classifier import learning, sharing
 from image_classifier.dataset import Sample, held_out
 from image_classifier.inference import ImageFile
-from image_classifier.network import Classifier, WeightsError, load_classifier, load_saved_backbone
+from image_classifier.network import Classifier, load_classifier, load_saved_backbone
 from image_classifier.precision import MAX_DIFFERENCE
+from image_classifier.weights import WeightsError
 from model import ImageClassifierAPI
 from my_backend.errors import BackendError, TrainingError
 from my_backend.label_studio.media import open_media

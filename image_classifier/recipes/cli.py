@@ -20,7 +20,7 @@ import typer
 from image_classifier.correction import correct
 from image_classifier.dataset import Label, Sample, classes_of
 from image_classifier.learning import TooFewLabels
-from image_classifier.network import BACKBONE_FILE, Classifier, WeightsError, load_backbone
+from image_classifier.network import BACKBONE_FILE, Classifier, load_backbone
 from image_classifier.preprocessing import ImageError, limit_pixels
 from image_classifier.recipes.console import say, say_all, show_progress
 from image_classifier.recipes.errors import UsersError
@@ -47,6 +47,7 @@ from image_classifier.recipes.recipe import Recipe, read_hook_name, read_recipe,
 from image_classifier.recipes.report import write_report
 from image_classifier.recipes.workbench import Workbench, still_there, workbench
 from image_classifier.settings import ClassifierSettings, TrainMode
+from image_classifier.weights import WeightsError
 
 app = typer.Typer(
     no_args_is_help=True,

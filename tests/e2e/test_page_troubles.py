@@ -209,7 +209,7 @@ def test_settings_that_are_missing_or_wrong(browser: Browser, label_studio: Labe
 
     with opened(browser, f"{backend.url}/troubles", **LOGIN) as page:
         expect(page.locator(".troubles")).to_contain_text("LABEL_STUDIO_API_KEY is not set")
-        expect(page.locator(".troubles")).to_contain_text("weights could not be downloaded")
+        expect(page.locator(".troubles")).to_contain_text("weights could not be loaded")
         expect(page.locator(".troubles")).to_contain_text("It is not known where Label Studio is")
         backend.kill()
         expect(page.locator("#said")).to_contain_text("The backend does not answer")

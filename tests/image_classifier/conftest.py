@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from image_classifier.dataset import Sample
 from image_classifier.inference import ImageFile
@@ -11,6 +12,13 @@ from image_classifier.network import Backbone, load_backbone
 
 # On a busy machine threads that wait for each other cost more than they bring.
 torch.set_num_threads(1)
+
+
+def same_weights(module: nn.Module, state: dict[str, Tensor]) -> bool:
+    """Whether the backbone is `state` without its last layer."""
+    found = module.state_dict()
+    expected = {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}
+    return found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 @pytest.fixture(scope="session")

@@ -14,13 +14,13 @@ from image_classifier.embeddings import EmbeddingCache
 from image_classifier.inference import InferenceLane
 from image_classifier.learning import embed, learn_all_layers, learn_head
 from image_classifier.network import (
-    WeightsError,
     load_backbone,
     load_classifier,
     load_saved_backbone,
     read_record,
 )
 from image_classifier.training import Hyperparameters
+from image_classifier.weights import WeightsError
 
 ONE_EPOCH = Hyperparameters(epochs=1, batch_size=8)
 QUICK = ["resnet34", "resnet50", "mobilenet_v3_small", "efficientnet_b0", "convnext_tiny"]

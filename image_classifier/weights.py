@@ -1,0 +1,93 @@
+"""Files of weights: read without running what is in them, downloaded where they are not here yet."""
+
+import hashlib
+import logging
+import os
+import socket
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from pickle import UnpicklingError
+from urllib.parse import urlparse
+
+import requests
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from urllib3.exceptions import HTTPError
+
+log = logging.getLogger(__name__)
+
+DOWNLOAD_SECONDS = 120
+SILENCE_SECONDS = 20  # that the server may keep before its next byte
+SAVE = "save one with torch.save(model.state_dict(), path)"
+
+
+class WeightsError(ValueError):
+    """Weights that cannot be loaded; the message says why and what to do."""
+
+
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """The state dict in a .safetensors or .pth file; raises WeightsError."""
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        loaded = torch.load(file, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:  # whose text advises to run what is in the file
+        raise WeightsError(f"{file} cannot be read: it is damaged, or holds more than a state dict; {SAVE}") from error
+    except Exception as error:  # torch.load raises whatever a broken file makes it raise
+        raise WeightsError(f"{file} cannot be read: {why(error)}") from error
+    if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
+        loaded = loaded["state_dict"]
+    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise WeightsError(f"{file} holds no state dict; {SAVE}")
+    return loaded
+
+
+def download_weights(url: str) -> Path:
+    """torchvision's weights in torch's own download cache, downloaded where they are not there; raises WeightsError.
+
+    torch.hub's download has no time limit, and a server must not hang on a firewall that drops packets.
+    """
+    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
+    if not file.is_file():
+        try:
+            _download(url, file, sha256_prefix=file.stem.rsplit("-", 1)[1])
+        except (OSError, HTTPError) as error:
+            raise WeightsError(f"the download failed: {why(error)}") from error
+    return file
+
+
+def _download(url: str, file: Path, *, sha256_prefix: str) -> None:
+    log.info("downloading %s to %s", url, file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + DOWNLOAD_SECONDS
+    digest = hashlib.sha256()
+    with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".part") as part:
+        with requests.get(url, stream=True, timeout=(5, SILENCE_SECONDS)) as response:
+            response.raise_for_status()
+            # iter_content() would wait for a whole chunk, however slowly it drips
+            while chunk := response.raw.read1(1 << 20, decode_content=True):
+                digest.update(chunk)
+                part.write(chunk)
+                if time.monotonic() > deadline:
+                    raise WeightsError(f"the download took longer than {DOWNLOAD_SECONDS} s")
+        if not digest.hexdigest().startswith(sha256_prefix):
+            raise WeightsError("what was downloaded is damaged: its hash does not fit its name")
+        part.flush()
+        with suppress(FileExistsError):  # another process was faster
+            os.link(part.name, file)
+
+
+def why(error: BaseException) -> str:
+    """The innermost cause in a few words: requests and urllib3 wrap it, in words for programmers."""
+    inner = getattr(error, "reason", None) or error.__cause__ or (error.args[-1] if error.args else None)
+    if isinstance(inner, BaseException):
+        return why(inner)
+    if isinstance(error, socket.gaierror):
+        return "the host's name is not known here"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    said = str(error).splitlines()
+    return f"{type(error).__name__}: {said[0][:400] if said else 'no reason given'}"
