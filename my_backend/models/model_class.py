@@ -3,23 +3,22 @@
 import gc
 import importlib
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from my_backend.errors import BackendError
-from my_backend.label_studio.media import Media, open_media
+from my_backend.label_studio.media import Media, MediaPool, open_media
 from my_backend.metrics.counts import EmbeddingCounts, ImageCounts
 from my_backend.settings import Settings
 from my_backend.store.corrections import corrections_folder
-from my_backend.store.projects import Project, Projects
+from my_backend.store.projects import Credentials, Project, Projects
 from my_backend.store.versions import Version
 
 
 class ModelFactory:
     """Makes instances of MODEL_CLASS."""
 
-    def __init__(self, settings: Settings, projects: Projects, media_pool: ThreadPoolExecutor) -> None:
+    def __init__(self, settings: Settings, projects: Projects, media_pool: MediaPool) -> None:
         self._settings, self._projects, self._media_pool = settings, projects, media_pool
         self.images = ImageCounts()  # of all that its instances fetch
 
@@ -51,10 +50,16 @@ class ModelFactory:
             media=self.open_media(project),
         )
 
+    def credentials(self, project: Project) -> Credentials | None:
+        """What `/setup` said of the project's Label Studio; None where the settings say all of it."""
+        if self._settings.label_studio_url and self._settings.label_studio_api_key.get_secret_value():
+            return None
+        return self._projects.credentials(project.uid)
+
     def open_media(self, project: Project) -> Media:
         """The images of a project's tasks, and those that were corrected by hand."""
         kept = corrections_folder(self._projects.folder(project.uid))
-        return open_media(self._settings, self._projects.credentials(project.uid), self._media_pool, kept, self.images)
+        return open_media(self._settings, self.credentials(project), self._media_pool, kept, self.images)
 
     def embeddings(self) -> EmbeddingCounts:
         """What the class, where it is loaded and counts them, has looked up in its cache in this process."""

@@ -15,8 +15,8 @@ from my_backend.background import Background
 from my_backend.errors import Unavailable
 from my_backend.models.model_class import ModelFactory
 from my_backend.protocol.label_config import parse_label_config
-from my_backend.store.projects import Project, Projects
-from my_backend.store.versions import UNTRAINED, Versions, last_move
+from my_backend.store.projects import Credentials, Project, Projects
+from my_backend.store.versions import UNTRAINED, Version, Versions, last_move
 
 Json = dict[str, Any]
 
@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.1  # how often it is looked whether a pointer was moved
 PREPARED_AT_ONCE = 64  # tasks, between looks whether the process is to end
+RETRY_SECONDS = 30.0  # until a version is loaded anew that could not be
 REFRESH_SECONDS = 2.0  # how often projects are looked for that another process has added, and at all pointers
 
 
@@ -36,6 +37,7 @@ class Live:
     choices: tuple[str, ...] = ()  # of the labeling config when the version was published
     warning: str = ""  # what the version's record warns of
     made_by: dict[str, str] = field(default_factory=dict)  # as in the version's record
+    credentials: Credentials | None = None  # with which its images are fetched
 
     def predict(
         self,
@@ -68,6 +70,23 @@ def _signed(result: Any, name: str) -> Json | list[Any]:
     return {**result, "model_version": name}
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What is to answer for a project: a version's name, and the credentials for its images."""
+
+    name: str
+    credentials: Credentials | None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A version that could not be loaded: why, for users, and when (monotonic)."""
+
+    wanted: Wanted
+    why: str
+    at: float
+
+
 class Serving(Background):
     """Answers from memory; a thread of its own watches the pointers and loads."""
 
@@ -76,8 +95,8 @@ class Serving(Background):
         self._projects, self._new_model, self._choices_name = projects, new_model, choices_name
         self._preparing = ThreadPoolExecutor(1, thread_name_prefix="prepare")
         self._live: dict[str, Live] = {}
-        self._failed: dict[str, tuple[str, str]] = {}  # project → version, why it could not be loaded
-        self._pointed: dict[str, str] = {}  # project → the version that its pointer named
+        self._failed: dict[str, Failure] = {}
+        self._wanted: dict[str, Wanted] = {}  # as of when the pointers were read
         self._told, self._read_at = "", float("-inf")  # what was told of pointers when they were read (monotonic)
         self._imported = False
         self._import_error = ""
@@ -118,12 +137,13 @@ class Serving(Background):
         """Why the model class, or the project's live version, cannot be loaded; "" where all is well."""
         if self._import_error or project is None:
             return self._import_error
-        return self._failed.get(project, ("", ""))[1]
+        failure = self._failed.get(project)
+        return failure.why if failure else ""
 
     def problems(self) -> list[str]:
         """What a user should know of, each once."""
         warnings = (live.warning for live in list(self._live.values()))
-        failures = (problem for _, problem in list(self._failed.values()))
+        failures = (failure.why for failure in list(self._failed.values()))
         return list(dict.fromkeys(filter(None, (self._import_error, self._warning, *warnings, *failures))))
 
     @property
@@ -187,12 +207,13 @@ class Serving(Background):
         projects = self._projects.all()
         moved = self._may_have_moved()
         for project in projects:
-            if moved or project.uid not in self._pointed:
-                self._pointed[project.uid] = self._versions(project.uid).live_name()
+            if moved or project.uid not in self._wanted:
+                name = self._versions(project.uid).live_name()
+                self._wanted[project.uid] = Wanted(name, self._new_model.credentials(project))
             with context.working_for(project=project.uid):
                 self._follow(project)
-        for gone in self._pointed.keys() - {project.uid for project in projects}:
-            for known in (self._live, self._failed, self._pointed):
+        for gone in self._wanted.keys() - {project.uid for project in projects}:
+            for known in (self._live, self._failed, self._wanted):
                 known.pop(gone, None)
 
     def _may_have_moved(self) -> bool:
@@ -204,20 +225,23 @@ class Serving(Background):
         return True
 
     def _follow(self, project: Project) -> None:
-        """Swaps the project's model where the pointer has moved, or its choices have changed."""
-        versions, name = self._versions(project.uid), self._pointed[project.uid]
-        choices = parse_label_config(project.label_config, self._choices_name).choices
-        live = self._live.get(project.uid)
-        if live and live.name == name and (name == UNTRAINED or not choices or live.choices == choices):
-            self._failed.pop(project.uid, None)
-            return
-        if self._failed.get(project.uid, ("", ""))[0] == name:
+        """Swaps the project's model where the pointer has moved, or its choices or credentials have changed."""
+        wanted, live = self._wanted[project.uid], self._live.get(project.uid)
+        if live and (live.name, live.credentials) == (wanted.name, wanted.credentials):
+            choices = self._choices(project)
+            if wanted.name == UNTRAINED or not choices or live.choices == choices:
+                self._failed.pop(project.uid, None)
+                return
+        failure = self._failed.get(project.uid)
+        if failure and failure.wanted == wanted and time.monotonic() < failure.at + RETRY_SECONDS:
             return
         try:
-            self._live[project.uid] = self._load(project, versions, choices)
+            self._live[project.uid] = self._load(project, wanted.credentials)
         except Exception as error:
-            log.exception("project %s: version %s cannot be loaded; %s stays", project.uid, name, live and live.name)
-            self._failed[project.uid] = (name, f"version {name} cannot be loaded ({error}); activate another one")
+            why = f"version {wanted.name} cannot be loaded ({error}); activate another one"
+            if not failure or failure.why != why:  # once, however often it is tried
+                log.exception("project %s: %s cannot be loaded; %s stays", project.uid, wanted.name, live and live.name)
+            self._failed[project.uid] = Failure(wanted, why, time.monotonic())
         else:
             self._failed.pop(project.uid, None)
             live = self._live[project.uid]
@@ -226,16 +250,29 @@ class Serving(Background):
         with self._changed:
             self._changed.notify_all()
 
-    def _load(self, project: Project, versions: Versions, choices: tuple[str, ...]) -> Live:
+    def _load(self, project: Project, credentials: Credentials | None) -> Live:
+        versions = self._versions(project.uid)
         version = versions.live()
         if version is None:
-            return Live(UNTRAINED, None)
-        if choices and version.choices != choices:
+            return Live(UNTRAINED, None, credentials=credentials)
+        if self._are_others(version, project):
+            # The version may be of choices that another process has heard of, and not yet this one.
+            project = self._projects.read_again(project.uid)
+        if self._are_others(version, project):
             # Label Studio never asks again for a version that it has predictions of.
-            version = versions.renew_live(cause="the labeling config's choices changed", choices=choices) or version
+            cause, choices = "the labeling config's choices changed", self._choices(project)
+            version = versions.renew_live(cause=cause, choices=choices) or version
         model = self._new_model(project, version)
         warning = str(version.train_output.get("warning") or "")
-        return Live(version.name, model, version.choices, warning, version.made_by)
+        return Live(version.name, model, version.choices, warning, version.made_by, credentials)
+
+    def _choices(self, project: Project) -> tuple[str, ...]:
+        return parse_label_config(project.label_config, self._choices_name).choices
+
+    def _are_others(self, version: Version, project: Project) -> bool:
+        """Whether today's choices are other ones than those that the version was published for."""
+        choices = self._choices(project)
+        return bool(choices) and version.choices != choices
 
     def _warm_up(self) -> None:
         model_class = self._new_model.load()

@@ -58,9 +58,25 @@ class Projects:
                 self._forget(uid)
             for uid, path in found.items():
                 with contextlib.suppress(FileNotFoundError):  # another process has just removed it
-                    written = path.stat().st_mtime_ns
-                    if self._written.get(uid) != written and (noted := files.read_json(path)):
-                        self._set(files.from_record(Project, noted), written)
+                    if self._written.get(uid) != path.stat().st_mtime_ns:
+                        self._read(uid)
+
+    def _read(self, uid: str) -> Project | None:
+        """The project as its file says, which another process may have written; None where there is none."""
+        path = self.folder(uid) / PROJECT_FILE
+        with contextlib.suppress(FileNotFoundError):
+            written = path.stat().st_mtime_ns  # before it is read: what is written meanwhile is read the next time
+            if noted := files.read_json(path):
+                project = files.from_record(Project, noted)
+                self._set(project, written)
+                return project
+        return None
+
+    def read_again(self, uid: str) -> Project:
+        """As `get`, with what other processes have noted until now; raises NotFound."""
+        with self._on_disk:
+            self._read(uid)
+        return self.get(uid)
 
     def _set(self, project: Project, written: int) -> None:
         with self._lock:
@@ -120,7 +136,8 @@ class Projects:
         if known is not None and replace(known, **said) == known:
             return known
         with self._on_disk:
-            project = replace(self._projects.get(uid) or Project(uid), **said)
+            # What is known here may be older than the file, and must not come back with what is said now.
+            project = replace(self._read(uid) or Project(uid), **said)
             path = self.folder(uid) / PROJECT_FILE
             files.write_json(path, asdict(project), durable=False)
             self._set(project, path.stat().st_mtime_ns)

@@ -138,22 +138,36 @@ class Versions:
     def renew_live(self, *, cause: str, choices: Sequence[str]) -> Version | None:
         """Gives the live version a new name, so that Label Studio asks for predictions again.
 
-        None where there is no live version, or another process has renewed it for the same choices already.
+        None where there is no live version, another process has renewed it for the same choices already, or another
+        version has become live meanwhile.
         """
         with files.locked(self._folder / ".renew"):
             live = self.live()
             if live is None or live.choices == tuple(choices):
                 return None
-            return self.copy_from(live, cause=cause, choices=choices)
 
-    def copy_from(self, version: Version, *, cause: str, choices: Sequence[str]) -> Version:
-        """Makes a live version with the same files, which are linked where the file system can."""
+            def confirm_it_is_live() -> None:
+                if self.live_name() != live.name:
+                    raise Conflict(f"{live.name} is no longer live")
+
+            try:
+                return self.copy_from(live, cause=cause, choices=choices, confirm=confirm_it_is_live)
+            except Conflict:
+                return None
+
+    def copy_from(
+        self, version: Version, *, cause: str, choices: Sequence[str], confirm: Callable[[], None] = lambda: None
+    ) -> Version:
+        """Makes a live version with the same files, which are linked where the file system can.
+
+        `confirm` as in `publish`.
+        """
         staging = self._stage()
         try:
             shutil.copytree(version.folder, staging, copy_function=_link_or_copy, dirs_exist_ok=True)
             (staging / VERSION_FILE).unlink()
             stored = _with_paths(version.train_output, str(version.folder), HERE)
-            return self._finish(staging, stored, cause=cause, choices=choices)
+            return self._finish(staging, stored, cause=cause, choices=choices, confirm=confirm)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise

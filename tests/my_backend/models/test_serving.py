@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 
 from my_backend.errors import Unavailable
-from my_backend.store.projects import Projects
+from my_backend.label_studio.media import MediaFile, MediaRequest
+from my_backend.models.serving import Serving
+from my_backend.store.projects import Credentials, Projects
 from my_backend.store.versions import Versions
 from tests.my_backend.conftest import PROJECT, Client, Serve, in_time
 from tests.my_backend.fake_model import LABEL_CONFIG, OTHER_CONFIG, FakeModel, Script
+from tests.my_backend.fake_server import PNG, FakeLabelStudio
 from tests.my_backend.waiting import eventually
 
 
@@ -224,3 +227,66 @@ def test_connecting_waits_for_no_model(serve: Serve, script: Script) -> None:
         assert client.setup() == version
         assert client.http.get("/ready").status_code == 503
         script.release()
+
+
+def test_version_that_cannot_be_loaded_is_tried_again_and_named_in_the_log_once(
+    client: Client, script: Script, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("my_backend.models.serving.RETRY_SECONDS", 0.0)
+    name = client.train()
+    weights = Path(client.backend.serving._live[PROJECT].model.train_output["model_dir"]) / "weights.txt"
+    weights.rename(weights.with_name("away"))
+    client.backend.serving._live.clear()  # as after a restart
+    assert eventually(lambda: len(script.calls("load")) > 4)
+    assert f"version {name} cannot be loaded" in problems(client)
+
+    weights.with_name("away").rename(weights)
+
+    assert eventually(lambda: problems(client) == "")
+    assert client.predict()["model_version"] == name
+    assert caplog.text.count("cannot be loaded") == 1
+
+
+def test_servers_that_hear_of_changed_choices_one_after_the_other_renew_the_version_once(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each would otherwise take the other's new version for an old one, until no trained version is left."""
+    monkeypatch.setattr("my_backend.models.serving.REFRESH_SECONDS", 1000.0)
+    with serve() as early:
+        early.setup()
+        trained = early.train()
+        projects = Projects(early.backend.projects.root)
+        late = Serving(projects, early.backend.serving._new_model)
+        late.start()
+        try:
+            assert late.live(PROJECT, in_time()).name == trained
+
+            early.setup(config=OTHER_CONFIG)
+
+            assert eventually(lambda: early.backend.serving._live[PROJECT].choices == ("Cat", "Bird"))
+            versions = Versions(projects.folder(PROJECT))
+            renewed = versions.live_name()
+            assert eventually(lambda: late.live(PROJECT, in_time()).name == renewed)
+            assert projects.get(PROJECT).label_config == OTHER_CONFIG
+            assert versions.names() == [trained, renewed]
+        finally:
+            late.stop()
+
+
+def test_new_credentials_are_used_for_the_images_of_the_live_version(
+    client: Client, label_studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("my_backend.models.serving.REFRESH_SECONDS", 0.0)
+    label_studio.files["/data/upload/7/a.png"] = PNG
+    client.train()
+    projects, upload = client.backend.projects, MediaRequest("/data/upload/7/a.png", 1)
+
+    def fetched() -> object:
+        return client.backend.serving._live[PROJECT].model.media.fetch_all([upload])[0]
+
+    projects.remember_credentials(PROJECT, Credentials(label_studio.url, "taken back"))
+    assert eventually(lambda: "wants a token" in str(fetched())), fetched()
+
+    projects.remember_credentials(PROJECT, Credentials(label_studio.url, label_studio.pat))
+
+    assert eventually(lambda: isinstance(fetched(), MediaFile))

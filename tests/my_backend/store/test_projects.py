@@ -96,6 +96,16 @@ def test_what_another_process_notes_is_learned(projects: Projects, tmp_path: Pat
     assert [project.title for project in projects.all()] == ["Animals"]
 
 
+def test_what_another_process_has_noted_is_not_undone(projects: Projects, tmp_path: Path) -> None:
+    projects.remember("7.1", label_config="<View/>")
+    other = Projects(tmp_path)
+    other.remember("7.1", label_config="<View><Image/></View>")
+
+    projects.remember("7.1", title="Pets")
+
+    assert Projects(tmp_path).get("7.1") == Project("7.1", "<View><Image/></View>", "Pets") == projects.get("7.1")
+
+
 def test_project_that_comes_while_others_changes_are_looked_for_is_not_taken_for_a_removed_one(
     projects: Projects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,7 @@ import pytest
 from my_backend import files
 from my_backend.errors import Conflict, NotFound, TakenOver
 from my_backend.store.versions import KEPT_VERSIONS, UNTRAINED, Version, Versions, last_move
+from tests.my_backend.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[3]
 CHOICES = ("Cat", "Dog")
@@ -291,6 +292,24 @@ def test_many_that_see_changed_choices_renew_once(versions: Versions) -> None:
     run_all([renew] * 6)
 
     assert len(versions.names()) == 2
+
+
+def test_version_that_becomes_live_while_the_one_before_is_renewed_stays_live(versions: Versions) -> None:
+    old, new = publish(versions, "old"), publish(versions, "new")
+    versions.activate(old.name)
+    renewed: list[Version | None] = []
+    renewing = threading.Thread(
+        target=lambda: renewed.append(versions.renew_live(cause="choices changed", choices=("Bird",)))
+    )
+
+    with versions.unchanging():  # as a job does that publishes
+        renewing.start()
+        assert eventually(lambda: list((versions.pointer.parent / "versions").glob(".staging-*/model/weights")))
+        versions.pointer.write_text(new.name)
+    renewing.join()
+
+    assert (renewed, versions.live_name(), versions.names()) == ([None], new.name, [old.name, new.name])
+    assert folders(versions) == versions.names()
 
 
 def test_copy_on_a_file_system_without_links(versions: Versions, monkeypatch: pytest.MonkeyPatch) -> None:
