@@ -1,7 +1,6 @@
 """Everything that a process needs, put together once."""
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from tempfile import TemporaryFile
 
@@ -34,7 +33,7 @@ class Backend:
         files.make_private(folder)  # images, annotations and tokens are nobody else's on this machine
         self.settings = settings
         self.projects = Projects(folder)
-        self._media_pool: ThreadPoolExecutor = media_pool()
+        self._media_pool = media_pool()
         self.new_model = ModelFactory(settings, self.projects, self._media_pool)
         self.open_media = self.new_model.open_media
         self.serving = Serving(self.projects, self.new_model, settings.choices)

@@ -1,14 +1,13 @@
 """One image of each kind of URL in a project, really fetched."""
 
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import urlsplit
 
 from my_backend.errors import MediaError
-from my_backend.label_studio.media import MediaRequest, open_media
+from my_backend.label_studio.media import MediaRequest, media_pool, open_media
 from my_backend.settings import Settings
 from my_backend.store.projects import Credentials
 
@@ -46,7 +45,7 @@ def fetch_samples(
     settings: Settings, credentials: Credentials | None, samples: dict[str, MediaRequest]
 ) -> dict[str, str]:
     """Why the kind's image cannot be had, "" where it can; nothing of it is taken from the cache, nothing kept."""
-    with TemporaryDirectory(prefix="image-samples-") as folder, ThreadPoolExecutor(4) as pool:
+    with TemporaryDirectory(prefix="image-samples-") as folder, media_pool() as pool:
         apart = settings.model_copy(update={"cache_dir": Path(folder)})
         media = open_media(apart, credentials, pool)
         results = media.fetch_all(list(samples.values()))

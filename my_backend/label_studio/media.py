@@ -5,8 +5,8 @@ import binascii
 import contextlib
 import logging
 import os
+import random
 import re
-import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 MAX_CACHE_BYTES = 20_000_000_000
 MAX_URLS = 1_000_000  # that the cache on disk knows the content of
 MAX_KNOWN = 100_000  # of them in memory
-PARALLEL = 16
+PARALLEL = 16  # images with a deadline, and as many without
 
 _CLOUD = ("s3://", "gs://", "azure-blob://", "azure-spi://")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -78,6 +78,29 @@ class MediaFile:
     digest: str
 
 
+@dataclass(frozen=True)
+class MediaPool:
+    """The threads that fetch images, for all projects of a process, until its `shutdown`.
+
+    What has no deadline, as imports and trainings, has threads of its own: a storage that does not answer would else
+    hold all of them for minutes, and the requests of every other project would get no image in their time.
+    """
+
+    awaited: ThreadPoolExecutor
+    background: ThreadPoolExecutor
+
+    def __enter__(self) -> "MediaPool":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+
+    def shutdown(self, wait: bool = True, cancel_futures: bool = False) -> None:
+        """As an executor's, of both."""
+        for threads in (self.awaited, self.background):
+            threads.shutdown(wait=wait, cancel_futures=cancel_futures)
+
+
 class Media:
     """Fetches the images of one project's tasks.
 
@@ -90,7 +113,7 @@ class Media:
         folder: Path,
         session: SafeSession,
         label_studio: LabelStudio | None,
-        pool: ThreadPoolExecutor,
+        pool: MediaPool,
         limits: ImageLimits = ImageLimits(),
         kept: Path | None = None,
         counts: ImageCounts | None = None,
@@ -105,20 +128,22 @@ class Media:
         self._counts = counts or ImageCounts()
         self._known: dict[str, tuple[str, float]] = {}  # URL's key → digest, fetched at
         self._pool = pool
-        self._trim_lock = threading.Lock()
-        self._written = 0
 
     def fetch_all(
         self, requests: Sequence[MediaRequest], deadline: float = float("inf")
     ) -> list[MediaFile | MediaError]:
-        """One result for each request, in order; what is not there at `deadline` (monotonic) is an error."""
+        """One result for each request, in order; what is not there at `deadline` (monotonic) is an error.
+
+        Without a deadline they go by threads of their own, and delay nobody who has one.
+        """
+        threads = self._pool.background if deadline == float("inf") else self._pool.awaited
         results: dict[MediaRequest, MediaFile | MediaError] = {}
         futures: dict[MediaRequest, Future[MediaFile]] = {}
         for request in dict.fromkeys(requests):
             if cached := self._looked_up(request):
                 results[request] = cached
             else:
-                futures[request] = self._pool.submit(self._fetch_once, request, deadline)
+                futures[request] = threads.submit(self._fetch_once, request, deadline)
         left = None if deadline == float("inf") else max(0.0, deadline - time.monotonic())
         wait_for(futures.values(), timeout=left)
         for request, future in futures.items():
@@ -218,7 +243,7 @@ class Media:
     def content(self, digest: str) -> Path | None:
         """The file with the content of that SHA-256, if it is in the cache."""
         path = self._contents / digest
-        return path if path.exists() else None
+        return path if _size(path) else None
 
     def cached(self, request: MediaRequest) -> MediaFile | None:
         """What is in the cache already; nobody is asked for it."""
@@ -229,7 +254,7 @@ class Media:
             return None
         path = self._contents / digest
         fresh = "/data/upload/" in request.url or time.time() - fetched < self._limits.trust_seconds
-        if not fresh or not path.exists():
+        if not fresh or not _size(path):
             self._known.pop(key, None)
             return None
         self._known[key] = (digest, fetched)
@@ -238,7 +263,7 @@ class Media:
     def _store(self, request: MediaRequest, body: bytes) -> MediaFile:
         digest = sha256(body).hexdigest()
         path = self._contents / digest
-        if not path.exists():
+        if _size(path) != len(body):
             with NamedTemporaryFile(dir=self._contents, prefix=".", delete=False) as part:
                 try:
                     part.write(body)
@@ -256,28 +281,28 @@ class Media:
         return MediaFile(path, digest)
 
     def _trim(self, added: int) -> None:
-        """Removes the oldest where the cache has grown too large; looks after each hundredth of its size."""
-        with self._trim_lock:
-            self._written += added
-            if self._written < MAX_CACHE_BYTES / 100:
+        """Removes the oldest where the cache has grown too large; looks once for each hundredth of its size, by chance.
+
+        Many processes write to the cache, most of them little before they end: none of them could count to a hundredth.
+        """
+        if random.random() >= added / (MAX_CACHE_BYTES / 100):  # noqa: S311  no secret
+            return
+        notes = sorted((stat.st_mtime, path) for path, stat in _stats(self._urls))
+        for _, path in notes[: max(0, len(notes) - MAX_URLS)]:
+            path.unlink(missing_ok=True)
+        stats = sorted((stat.st_mtime, stat.st_size, path) for path, stat in _stats(self._contents))
+        surplus = sum(size for _, size, _ in stats) - MAX_CACHE_BYTES
+        for _, size, path in stats:
+            if surplus <= 0:
                 return
-            self._written = 0
-            notes = sorted((stat.st_mtime, path) for path, stat in _stats(self._urls))
-            for _, path in notes[: max(0, len(notes) - MAX_URLS)]:
-                path.unlink(missing_ok=True)
-            stats = sorted((stat.st_mtime, stat.st_size, path) for path, stat in _stats(self._contents))
-            surplus = sum(size for _, size, _ in stats) - MAX_CACHE_BYTES
-            for _, size, path in stats:
-                if surplus <= 0:
-                    return
-                path.unlink(missing_ok=True)
-                surplus -= size
+            path.unlink(missing_ok=True)
+            surplus -= size
 
 
 def open_media(
     settings: Settings,
     credentials: Credentials | None,
-    pool: ThreadPoolExecutor,
+    pool: MediaPool,
     kept: Path | None = None,
     counts: ImageCounts | None = None,
 ) -> Media:
@@ -293,9 +318,20 @@ def open_media(
     return Media(settings.cache_dir / "media", session, label_studio, pool, limits, kept, counts)
 
 
-def media_pool() -> ThreadPoolExecutor:
-    """The threads that fetch images, for all projects of a process."""
-    return ThreadPoolExecutor(PARALLEL, thread_name_prefix="media")
+def media_pool() -> MediaPool:
+    """One for this process; its threads start as they are needed."""
+    return MediaPool(
+        awaited=ThreadPoolExecutor(PARALLEL, thread_name_prefix="media"),
+        background=ThreadPoolExecutor(PARALLEL, thread_name_prefix="media-background"),
+    )
+
+
+def _size(path: Path) -> int:
+    """A file's bytes; 0 where there is none, or where a loss of power has emptied it."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _stats(folder: Path) -> list[tuple[Path, os.stat_result]]:

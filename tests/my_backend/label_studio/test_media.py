@@ -1,6 +1,7 @@
 import base64
 import os
 import resource
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,17 +16,18 @@ import pytest
 from my_backend.errors import MediaError
 from my_backend.label_studio import media as media_module
 from my_backend.label_studio.client import LabelStudio
-from my_backend.label_studio.media import ImageLimits, Media, MediaFile, MediaRequest, media_pool
+from my_backend.label_studio.media import PARALLEL, ImageLimits, Media, MediaFile, MediaPool, MediaRequest, media_pool
 from my_backend.label_studio.media import open_media as open_media_as_set
 from my_backend.label_studio.safe_http import SafeSession
 from tests.my_backend.conftest import MakeSettings
 from tests.my_backend.fake_server import PNG, FakeLabelStudio, FakeServer, Reply, Seen
+from tests.my_backend.waiting import eventually
 
 UPLOAD = "/data/upload/7/a.png"
 
 
 @pytest.fixture
-def pool() -> Iterator[ThreadPoolExecutor]:
+def pool() -> Iterator[MediaPool]:
     with media_pool() as pool:
         yield pool
 
@@ -34,7 +36,7 @@ OpenMedia = Callable[..., Media]
 
 
 @pytest.fixture
-def open_media(tmp_path: Path, pool: ThreadPoolExecutor) -> OpenMedia:
+def open_media(tmp_path: Path, pool: MediaPool) -> OpenMedia:
     def open_media(
         server: FakeLabelStudio | None = None,
         *allowed: str,
@@ -303,7 +305,7 @@ def test_image_that_is_too_large_is_not_stored(open_media: OpenMedia, start: Sta
 
 
 def test_image_that_is_known_is_not_asked_for_again_also_by_another_process(
-    label_studio: FakeLabelStudio, open_media: OpenMedia, pool: ThreadPoolExecutor
+    label_studio: FakeLabelStudio, open_media: OpenMedia, pool: MediaPool
 ) -> None:
     label_studio.files[UPLOAD] = PNG
     media = open_media(label_studio)
@@ -369,6 +371,28 @@ def test_note_that_a_loss_of_power_has_cut_short_is_fetched_again(
     assert content(open_media(None, server.host).fetch(MediaRequest(server.url))) == PNG
 
 
+def test_upload_that_a_loss_of_power_has_emptied_is_fetched_again(
+    label_studio: FakeLabelStudio, open_media: OpenMedia
+) -> None:
+    label_studio.files[UPLOAD] = PNG
+    file = open_media(label_studio).fetch(MediaRequest(UPLOAD))
+    file.path.write_bytes(b"")
+    media = open_media(label_studio)
+
+    assert media.content(file.digest) is None
+    assert content(media.fetch(MediaRequest(UPLOAD))) == PNG
+    assert media.content(file.digest) == file.path
+
+
+def test_content_that_a_loss_of_power_has_cut_short_is_replaced_when_it_comes_again(
+    open_media: OpenMedia, start: Start
+) -> None:
+    server = start()
+    open_media(None, server.host).fetch(MediaRequest(f"{server.url}/1")).path.write_bytes(PNG[:10])
+
+    assert content(open_media(None, server.host).fetch(MediaRequest(f"{server.url}/2"))) == PNG
+
+
 def test_oldest_images_go_when_the_cache_is_full(
     open_media: OpenMedia, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -384,6 +408,20 @@ def test_oldest_images_go_when_the_cache_is_full(
 
     left = [file.path.exists() for file in files]
     assert left == [False] * 3 + [True] * 5
+
+
+def test_cache_keeps_its_size_where_nobody_writes_much_of_it(
+    open_media: OpenMedia, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = 900
+    limit = 100 * 1000  # so that each image is looked after in nine of ten cases
+    monkeypatch.setattr(media_module, "MAX_CACHE_BYTES", limit)
+
+    for number in range(160):  # each request for a single image has a Media of its own, as has each job's process
+        open_media().take_in((PNG + b"%d" % number).ljust(size))
+
+    kept = sum(path.stat().st_size for path in (tmp_path / "media" / "contents").iterdir())
+    assert limit - size < kept < limit + 20 * size  # twenty in a row are never left out
 
 
 # Many at once, and deadlines
@@ -470,6 +508,30 @@ def test_one_image_may_take_only_so_long(open_media: OpenMedia, start: Start, pa
     assert time.monotonic() - begun < 5
 
 
+def test_a_request_gets_its_images_while_others_that_nobody_waits_for_do_not_come(
+    open_media: OpenMedia, start: Start
+) -> None:
+    answers = threading.Event()
+
+    def answer(seen: Seen) -> Reply:
+        if "silent" in seen.path:
+            answers.wait(60)
+        return Reply(200, PNG)
+
+    server = start(answer)
+    silent = [MediaRequest(f"{server.url}/silent/{number}") for number in range(4 * PARALLEL)]
+    with ThreadPoolExecutor(1) as importing:
+        try:
+            imported = importing.submit(open_media(None, server.host).fetch_all, silent)
+            assert eventually(lambda: len(server.seen) == PARALLEL)
+            [found] = open_media(None, server.host).fetch_all([MediaRequest(server.url)], time.monotonic() + 10)
+        finally:
+            answers.set()
+
+    assert content(found) == PNG
+    assert [content(one) for one in imported.result()] == [PNG] * len(silent)
+
+
 def test_cached_images_are_not_readable_by_others(open_media: OpenMedia, start: Start, tmp_path: Path) -> None:
     server = start()
     open_media(None, server.host).fetch(MediaRequest(f"{server.url}/?token=secret"))
@@ -478,7 +540,7 @@ def test_cached_images_are_not_readable_by_others(open_media: OpenMedia, start: 
     assert [oct(folder.stat().st_mode & 0o077) for folder in folders] == ["0o0", "0o0"]
 
 
-def test_limits_are_settings(make_settings: MakeSettings, pool: ThreadPoolExecutor, start: Start) -> None:
+def test_limits_are_settings(make_settings: MakeSettings, pool: MediaPool, start: Start) -> None:
     def answer(seen: Seen) -> Reply:
         if seen.path == "/redirect":
             return Reply(302, b"", {"Location": "/"})
