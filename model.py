@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -303,19 +304,39 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
             publish(output)
         if kind == "full" and _tunes(mode, backbone, embedded.samples):
             limit = AUTO_SECONDS if mode == "auto" else float("inf")
-            second = learn_all_layers(
-                _networks().lane, first, embedded.samples, hyperparameters, checkpoint, report, seconds=limit
-            )
-            second = replace(second, backbone=_networks().share(second.backbone))
-            if labelled.corrected:
-                tuned = embed(_networks().lane, second.backbone, embedded.samples, report)
-                second = _with_corrections(second, tuned, labelled.corrected)
-            comparison = compare(_networks().lane, first, second, embedded.samples)
-            if mode == "full" or (comparison and comparison.better):
-                output = self._save(second, first, embedded.samples, folder / "model", told)
-                if publish:
-                    publish(output)
+            with self._holding(embedded.samples) as held:
+                second = learn_all_layers(
+                    _networks().lane, first, held, hyperparameters, checkpoint, report, seconds=limit
+                )
+                second = replace(second, backbone=_networks().share(second.backbone))
+                if labelled.corrected:
+                    tuned = embed(_networks().lane, second.backbone, held, report)
+                    second = _with_corrections(second, tuned, labelled.corrected)
+                comparison = compare(_networks().lane, first, second, held)
+                if mode == "full" or (comparison and comparison.better):
+                    # What was held back is no measure: all layers may have learned the same wrong labels.
+                    before = self._classifier if output["held_back"] else first
+                    output = self._save(second, before, held, folder / "model", told)
+                    if publish:
+                        publish(output)
         return output
+
+    @contextmanager
+    def _holding(self, samples: Sequence[Sample]) -> Iterator[list[Sample]]:
+        """The samples with images that stay however long it takes, but for those that the cache has lost already."""
+        with self._media.holding([sample.image.path for sample in samples]) as paths:
+            held = [
+                replace(sample, image=replace(sample.image, path=path))
+                for sample, path in zip(samples, paths, strict=True)
+                if path
+            ]
+            if len(held) < len(samples):
+                log.warning(
+                    "%d of %d images are left out of training all layers: they are no longer in the cache",
+                    len(samples) - len(held),
+                    len(samples),
+                )
+            yield held
 
     @classmethod
     def adopt(cls, folder: Path, workdir: Path) -> Json:

@@ -3,6 +3,7 @@
 import base64
 import json
 import math
+import os
 import re
 import shutil
 import socket
@@ -29,7 +30,7 @@ from image_classifier.precision import MAX_DIFFERENCE
 from image_classifier.weights import WeightsError
 from model import ImageClassifierAPI
 from my_backend.errors import BackendError, TrainingError
-from my_backend.label_studio.media import open_media
+from my_backend.label_studio.media import media_pool, open_media
 from my_backend.protocol.label_config import parse_label_config
 from my_backend.settings import Settings
 
@@ -237,7 +238,7 @@ def test_the_same_image_in_many_tasks_is_predicted_for_each(trained: Json, shown
 def test_an_image_that_does_not_come_in_time_is_empty_and_its_neighbours_are_not(
     trained: Json, shown: Digits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with ThreadPoolExecutor(2) as pool, socket.create_server(("127.0.0.1", 0)) as silent:
+    with media_pool() as pool, socket.create_server(("127.0.0.1", 0)) as silent:
         host = f"127.0.0.1:{silent.getsockname()[1]}"
         monkeypatch.setenv("IMAGE_HOSTS", host)
         api = ImageClassifierAPI(CONFIG, trained, media=open_media(Settings(), None, pool))
@@ -629,11 +630,16 @@ def test_a_better_version_is_not_held_back(trained: Json, shown: Digits, tmp_pat
     assert fit(labelled(shown[:30]), tmp_path / "same", trained)["held_back"] == ""
 
 
+def scrambled(shown: Digits) -> tuple[Digits, list[bool]]:
+    """Wrong labels for all but the held-out images, and which these are."""
+    wrong = {"0": "1", "1": "2", "2": "0"}
+    sides = held_out(samples(shown))
+    return [(path, label if out else wrong[label]) for (path, label), out in zip(shown, sides, strict=True)], sides
+
+
 def test_a_version_that_learned_scrambled_labels_is_held_back(shown: Digits, tmp_path: Path) -> None:
     live = fit(labelled(shown[:57]), tmp_path / "live")
-    wrong = {"0": "1", "1": "2", "2": "0"}
-    sides = held_out(samples(shown[:57]))
-    mixed_up = [(path, label if out else wrong[label]) for (path, label), out in zip(shown[:57], sides, strict=True)]
+    mixed_up, sides = scrambled(shown[:57])
     published: list[Json] = []
     output = fit(labelled(mixed_up), tmp_path / "worse", live, publish=published.append)
     assert published == [output]  # to be kept, not to go live
@@ -643,6 +649,18 @@ def test_a_version_that_learned_scrambled_labels_is_held_back(shown: Digits, tmp
     assert float(after) < float(before) - 0.3
     # Whoever grows from it is compared with it, and may well be better.
     assert fit(labelled(shown[:57]), tmp_path / "mended", output)["held_back"] == ""
+
+
+def test_all_layers_that_learned_scrambled_labels_are_held_back_as_their_head_was(
+    shown: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = fit(labelled(shown[:57]), tmp_path / "live")
+    monkeypatch.setenv("TRAIN_MODE", "full")
+    monkeypatch.setenv("EPOCHS", "1")
+    published: list[Json] = []
+    model._settings.cache_clear()
+    fit(labelled(scrambled(shown[:57])[0]), tmp_path / "worse", live, publish=published.append)
+    assert [output["held_back"].startswith("its accuracy on ") for output in published] == [True, True]
 
 
 # --- all layers -------------------------------------------------------------
@@ -694,6 +712,43 @@ def test_first_the_head_is_published_then_all_layers_and_the_next_version_goes_o
     assert second.samefile(first)
     for output in (*published, quick):
         assert all(ImageClassifierAPI(CONFIG, output).predict(asked(shown[:3])))
+
+
+@pytest.mark.usefixtures("all_layers")
+def test_images_that_the_cache_loses_while_all_layers_are_trained_are_learned_all_the_same(
+    shown: Digits, tmp_path: Path
+) -> None:
+    contents = Path(os.environ["CACHE_DIR"]) / "media" / "contents"
+    published: list[Json] = []
+
+    def lose_all(record: Json) -> None:
+        if record["phase"] == "training all layers":
+            for path in contents.iterdir():
+                path.unlink()
+
+    fit(labelled(shown[:12]), tmp_path, progress=lose_all, publish=publishing(tmp_path, published))
+
+    assert [weights(output)["origin"] for output in published] == ["random", "fine-tuned"]
+    assert list(contents.iterdir()) == list((contents.parent / "held").iterdir()) == []
+
+
+@pytest.mark.usefixtures("all_layers")
+def test_images_that_the_cache_has_lost_before_all_layers_are_trained_are_left_out(
+    shown: Digits, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    published: list[Json] = []
+    publish = publishing(tmp_path, published)
+
+    def lose_one_and_publish(output: Json) -> None:
+        if not published:
+            next((Path(os.environ["CACHE_DIR"]) / "media" / "contents").iterdir()).unlink()
+        publish(output)
+
+    fit(labelled(shown[:12]), tmp_path, publish=lose_one_and_publish)
+
+    assert "1 of 12 images are left out of training all layers" in caplog.text
+    kept = [json.loads((Path(output["model_dir"]) / "samples.json").read_text()) for output in published]
+    assert [len(samples) for samples in kept] == [12, 11]
 
 
 @pytest.mark.usefixtures("all_layers")

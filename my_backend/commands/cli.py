@@ -86,7 +86,10 @@ def uwsgi() -> None:
 @app.command()
 def production() -> None:
     """Redis, workers and the server on this machine under supervisor, without Docker."""
-    run_supervisor(read_settings())
+    try:
+        run_supervisor(read_settings())
+    except BackendError as error:
+        raise SystemExit(str(error)) from None
 
 
 @app.command()

@@ -30,7 +30,7 @@ def run_supervisor(settings: Settings, logs: Path = HERE / "logs") -> None:
         "PRODUCTION_DIR": str(folder),
         "LOG_DIR": str(logs),
         "PYTHON": sys.executable,
-        "REDIS_SERVER": redis_server(),
+        "REDIS_SERVER": "" if settings.redis else redis_server(),
         "OWN_REDIS": str(not settings.redis).lower(),
         # A socket in a private folder: no port to collide with, and nobody else on the machine gets in.
         "REDIS_URL": settings.redis or f"unix://{folder}/redis.sock",

@@ -7,13 +7,15 @@ import logging
 import os
 import random
 import re
+import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from secrets import token_hex
 from tempfile import NamedTemporaryFile
 from urllib.parse import quote, unquote_to_bytes, urlsplit
 
@@ -42,6 +44,7 @@ log = logging.getLogger(__name__)
 MAX_CACHE_BYTES = 20_000_000_000
 MAX_URLS = 1_000_000  # that the cache on disk knows the content of
 MAX_KNOWN = 100_000  # of them in memory
+SETTLED_SECONDS = 60.0  # after which a folder is locked by whoever made it
 PARALLEL = 16  # images with a deadline, and as many without
 
 _CLOUD = ("s3://", "gs://", "azure-blob://", "azure-spi://")
@@ -119,7 +122,7 @@ class Media:
         counts: ImageCounts | None = None,
     ) -> None:
         """`kept` is a folder of images, by their digests, that tasks name as `kept:<digest>`."""
-        self._contents, self._urls = folder / "contents", folder / "urls"
+        self._contents, self._urls, self._held = folder / "contents", folder / "urls", folder / "held"
         for directory in (self._contents, self._urls):
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._session, self._limits = session, limits
@@ -245,6 +248,24 @@ class Media:
         path = self._contents / digest
         return path if _size(path) else None
 
+    @contextlib.contextmanager
+    def holding(self, paths: Sequence[Path]) -> Iterator[list[Path | None]]:
+        """Names of the cache's files under which they stay until the end, however full it becomes; None for a lost one.
+
+        So a training of hours finds its images. What a killed process has held, the next one lets go.
+        """
+        for left in self._held.glob("*"):
+            with contextlib.suppress(FileNotFoundError, files.InUse):
+                if time.time() - left.stat().st_mtime > SETTLED_SECONDS:
+                    with files.claimed(left / ".lock"):
+                        shutil.rmtree(left, ignore_errors=True)
+        folder = self._held / token_hex(8)
+        with files.claimed(folder / ".lock"):
+            try:
+                yield [_second_name(path, folder) for path in paths]
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+
     def cached(self, request: MediaRequest) -> MediaFile | None:
         """What is in the cache already; nobody is asked for it."""
         key = self._key(request)
@@ -324,6 +345,19 @@ def media_pool() -> MediaPool:
         awaited=ThreadPoolExecutor(PARALLEL, thread_name_prefix="media"),
         background=ThreadPoolExecutor(PARALLEL, thread_name_prefix="media-background"),
     )
+
+
+def _second_name(path: Path, folder: Path) -> Path | None:
+    name = folder / path.name
+    try:
+        os.link(path, name)
+    except FileExistsError:  # the same image again
+        pass
+    except FileNotFoundError:
+        return None
+    except OSError:  # no links here, or it is not of the cache: it stays as long as it would
+        return path
+    return name
 
 
 def _size(path: Path) -> int:

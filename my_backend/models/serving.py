@@ -148,7 +148,7 @@ class Serving(Background):
 
     @property
     def ready(self) -> bool:
-        """Whether every project that has a version can be predicted."""
+        """Whether the model class is imported, and each project's live version is loaded or has failed to."""
         return self._imported and all(
             project.uid in self._live or project.uid in self._failed for project in self._projects.all()
         )

@@ -56,7 +56,7 @@ class Gauges:
         )
         for name, folder in (("MODEL_DIR", settings.model_dir), ("CACHE_DIR", settings.cache_dir)):
             free.add_metric([name], shutil.disk_usage(folder).free)
-        ready = _gauge("ml_backend_ready", "Whether every project that has a version can be predicted.")
+        ready = _gauge("ml_backend_ready", "Whether each live version is loaded, or has failed to.")
         ready.add_metric([], self._backend.serving.ready)
         connected = _gauge("ml_backend_projects", "Projects that are connected.")
         connected.add_metric([], projects)

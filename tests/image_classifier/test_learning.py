@@ -74,6 +74,16 @@ def test_few_images_are_judged_by_cross_validation_and_all_are_learned(
     assert classifier.record["labels"] == {"red": 30, "green": 30, "blue": 30}
 
 
+def test_few_images_are_judged_by_the_held_out_ones_where_the_backbone_was_trained_on_the_others(
+    lane: InferenceLane, backbone: Backbone, samples: list[Sample]
+) -> None:
+    tuned = replace(backbone, origin=FINE_TUNED)
+    classifier = learn_head(tuned, embed(lane, tuned, samples, silent), ("red", "green", "blue"), QUICK, silent)
+
+    figures = classifier.record["figures"]
+    assert (figures["judged_by"], figures["images"]) == ("held-out images", sum(held_out(samples)))
+
+
 def test_many_images_are_judged_by_those_that_were_held_out(
     lane: InferenceLane, backbone: Backbone, samples: list[Sample]
 ) -> None:

@@ -424,6 +424,37 @@ def test_cache_keeps_its_size_where_nobody_writes_much_of_it(
     assert limit - size < kept < limit + 20 * size  # twenty in a row are never left out
 
 
+def test_held_images_stay_when_the_cache_loses_them_until_they_are_let_go(
+    open_media: OpenMedia, tmp_path: Path
+) -> None:
+    media = open_media()
+    kept, lost = media.take_in(PNG + b"1"), media.take_in(PNG + b"2")
+    lost.path.unlink()
+
+    with media.holding([kept.path, lost.path, kept.path]) as held:
+        kept.path.unlink()
+        assert [path and path.read_bytes() for path in held] == [PNG + b"1", None, PNG + b"1"]
+        assert held[0] is not None
+        assert held[0].name == kept.path.name
+
+    assert list((tmp_path / "media" / "held").iterdir()) == []
+
+
+def test_what_a_killed_process_has_held_is_let_go_and_what_another_holds_is_not(
+    open_media: OpenMedia, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(media_module, "SETTLED_SECONDS", 0.0)
+    media = open_media()
+    file = media.take_in(PNG)
+    left = tmp_path / "media" / "held" / "of a killed one"
+    left.mkdir(parents=True)
+    (left / file.digest).write_bytes(PNG)
+
+    with media.holding([file.path]) as first, media.holding([file.path]) as second:
+        assert not left.exists()
+        assert all(path is not None and path.read_bytes() == PNG for path in (*first, *second))
+
+
 # Many at once, and deadlines
 
 

@@ -1,0 +1,36 @@
+import os
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from my_backend.commands import production
+from my_backend.commands.cli import app
+
+
+@pytest.fixture
+def no_redis_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the system's nor the bundled one, as with Python 3.13."""
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(production, "find_spec", lambda name: None)
+
+
+@pytest.mark.usefixtures("no_redis_server")
+def test_without_a_redis_server_one_sentence_says_what_to_do() -> None:
+    said = CliRunner().invoke(app, ["production"])
+
+    assert said.exit_code == 1
+    assert said.output == "redis-server is not installed: install it, or set REDIS_URL to a running one\n"
+
+
+@pytest.mark.usefixtures("no_redis_server")
+def test_a_redis_that_runs_elsewhere_needs_no_server_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://elsewhere:6379")
+    begun: list[dict[str, Any]] = []
+    monkeypatch.setattr(os, "execve", lambda command, arguments, environment: begun.append(environment))
+    monkeypatch.setattr(production, "collect_output", lambda *_: None)
+
+    CliRunner().invoke(app, ["production"], catch_exceptions=False)
+
+    (environment,) = begun
+    assert (environment["REDIS_URL"], environment["OWN_REDIS"]) == ("redis://elsewhere:6379", "false")
