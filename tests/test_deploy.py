@@ -54,6 +54,11 @@ def named(kind: str) -> dict[str, Json]:
     return {one["metadata"]["name"]: one for one in OBJECTS if one["kind"] == kind}
 
 
+def boxes(deployment: Json) -> list[Json]:
+    """Its containers."""
+    return deployment["spec"]["template"]["spec"]["containers"]
+
+
 PODS = {
     name: one["spec"]["template"]["spec"] for kind in ("Deployment", "StatefulSet") for name, one in named(kind).items()
 }
@@ -91,20 +96,28 @@ def test_objects_of_keda_fit_together() -> None:
 
 
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
-def test_all_of_it_together_is_valid(tmp_path: Path) -> None:
-    here = os.path.relpath(FOLDER, tmp_path)
-    (tmp_path / "kustomization.yaml").write_text(
-        yaml.safe_dump({"resources": [here], "components": [f"{here}/keda", f"{here}/gpu"]})
-    )
+def test_all_of_it_together_is_valid_as_the_docs_put_it(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "scaling.md").read_text("utf-8")
+    (overlay,) = [block for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if "components:" in block]
+    here = os.path.relpath(ROOT, tmp_path)
+    (tmp_path / "kustomization.yaml").write_text(overlay.replace("image-classifier/deploy/", f"{here}/deploy/"))
     built = subprocess.run(["kubectl", "kustomize", tmp_path], check=True, capture_output=True, text=True).stdout
 
     objects = list(yaml.safe_load_all(built))
 
+    (namespace,) = named("Namespace")
+    assert [
+        one for one in objects if one["kind"] != "Namespace" and one["metadata"].get("namespace") != namespace
+    ] == []
+    (models,) = [one for one in objects if one["metadata"]["name"] == "models"]
+    assert models["spec"]["storageClassName"] == "your-nfs-class"
+    images = {box["image"] for one in objects if one["kind"] == "Deployment" for box in boxes(one)}
+    assert {image for image in images if OUR_IMAGE in image} == {f"registry.example.com/{OUR_IMAGE}:0.1.0"}
     for one in objects:
         if not one["apiVersion"].startswith("keda.sh/"):
             kubernetes_validate.validate(one, NEWEST, strict=True)
     (full,) = [one for one in objects if one["metadata"]["name"] == "full-worker" and one["kind"] == "Deployment"]
-    container = full["spec"]["template"]["spec"]["containers"][0]
+    (container,) = boxes(full)
     assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
     assert container["command"][-1] == "full"
     settings = {one["metadata"]["name"] for one in objects if one["kind"] == "ConfigMap"}

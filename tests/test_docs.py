@@ -26,6 +26,24 @@ def test_nothing_is_in_the_table_that_is_no_setting() -> None:
     assert sorted(documented) == SETTINGS
 
 
+def test_example_of_the_environment_has_the_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever takes a line as it stands changes nothing."""
+    for name in SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    example = tmp_path / ".env"
+    lines = (ROOT / ".env.example").read_text("utf-8")
+    example.write_text(re.sub(r"^#(?=[A-Z_]+=)", "", lines, flags=re.MULTILINE))
+    assert Settings(_env_file=example) == Settings(_env_file=None)
+    assert ClassifierSettings(_env_file=example) == ClassifierSettings(_env_file=None)
+
+
+def test_table_has_the_defaults_of_the_example() -> None:
+    table = (ROOT / "docs" / "settings.md").read_text("utf-8")
+    documented = re.findall(r"^\| `([A-Z_]+)` \| (?:`(.*?)`)? \|", table, re.MULTILINE)
+    example = re.findall(r"^#([A-Z_]+)=(.*)$", (ROOT / ".env.example").read_text("utf-8"), re.MULTILINE)
+    assert sorted(documented) == sorted(example)
+
+
 def test_readme_leads_to_every_page() -> None:
     readme = (ROOT / "README.md").read_text("utf-8")
     assert [page.name for page in (ROOT / "docs").glob("*.md") if f"](docs/{page.name})" not in readme] == []

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from redis.exceptions import RedisError
@@ -27,7 +28,9 @@ PATIENCE_SECONDS = 600.0
 def check_redis(settings: Settings) -> list[Check]:
     """Redis itself, the workers, and the jobs that wait."""
     if not settings.redis:
-        return [Check("jobs", "run in the server's own process")]
+        settings = settings.model_copy(update={"redis_url": redis_of_production(settings)})
+    if not settings.redis:
+        return [Check("jobs", "run in the server's own process: REDIS_URL is not set, `make production` does not run")]
     connection = connect(settings)
     try:
         info: Json = connection.info()
@@ -52,6 +55,21 @@ def check_redis(settings: Settings) -> list[Check]:
         Check("workers", "; ".join(names), (_missing(missing, workers),) if missing else ()),
         Check("jobs", f"{count} wait", late),
     ]
+
+
+def redis_of_production(settings: Settings) -> str:
+    """The REDIS_URL that `make production` gave to what runs on this MODEL_DIR; "" where it does not run.
+
+    Supervisor tells its number, which may be another process' after a crash; Linux tells what a process was given.
+    """
+    folder = settings.model_dir / "production"
+    try:
+        number = int((folder / "supervisord.pid").read_text())
+        lines = Path(f"/proc/{number}/environ").read_text("utf-8", "replace").split("\0")
+        given = dict(line.split("=", 1) for line in lines if "=" in line)
+        return given["REDIS_URL"] if Path(given["PRODUCTION_DIR"]).samefile(folder) else ""
+    except (OSError, ValueError, KeyError):
+        return ""
 
 
 def _missing(trouble: Trouble, workers: Sequence[BaseWorker]) -> Trouble:

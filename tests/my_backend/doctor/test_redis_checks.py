@@ -1,5 +1,8 @@
 """What the doctor sees of Redis, its workers and the jobs that wait; a real Redis, brought into each trouble."""
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,9 +11,11 @@ import pytest
 from rq import Queue, SimpleWorker
 
 from demo.production import Redis
+from my_backend.commands.production import run_supervisor
 from my_backend.doctor.check import Check
 from my_backend.doctor.redis_checks import check_redis, clock_troubles, redis_troubles, waiting_troubles
 from my_backend.jobs.job import KINDS, Job, JobStore, new_job
+from my_backend.settings import Settings
 from tests.my_backend.conftest import PROJECT, MakeSettings
 from tests.my_backend.waiting import eventually
 
@@ -40,6 +45,53 @@ def told(checks: list[Check]) -> dict[str, str]:
 
 def test_without_redis_jobs_run_in_the_server(make_settings: MakeSettings) -> None:
     assert told(check_redis(make_settings())) == {}
+
+
+@pytest.fixture
+def production(
+    make_settings: MakeSettings, redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Settings, subprocess.Popen[bytes]]]:
+    """`make production` without what it runs: a process that has been given what supervisor would be."""
+    settings = make_settings(model_dir=redis.folder / tmp_path.name)  # a path that is short enough for a socket
+    given: dict[str, str] = {}
+    monkeypatch.setattr(os, "execve", lambda path, command, environment: given.update(environment))
+    run_supervisor(settings, tmp_path / "logs")
+    command = [sys.executable, "-c", "import time; time.sleep(60)"]
+    with subprocess.Popen(command, env=given) as supervisor:
+        (Path(given["PRODUCTION_DIR"]) / "supervisord.pid").write_text(f"{supervisor.pid}\n")
+        yield settings, supervisor
+        supervisor.kill()
+
+
+def test_redis_of_make_production_is_found(
+    production: tuple[Settings, subprocess.Popen[bytes]], make_settings: MakeSettings, redis: Redis
+) -> None:
+    settings, _ = production
+    socket = settings.model_dir / "production" / "redis.sock"
+
+    assert str(socket) in told(check_redis(settings))["redis"], "it does not answer"
+    socket.symlink_to(redis.url.removeprefix("unix://"))
+    assert list(told(check_redis(settings))) == ["no-worker"]
+    own = make_settings(model_dir=settings.model_dir, redis_url=f"redis://127.0.0.1:{NOBODY}")
+    assert f"127.0.0.1:{NOBODY}" in told(check_redis(own))["redis"], "what is set counts"
+
+
+@pytest.mark.parametrize("left", ["its number", "a number that is another's by now", "half a file"])
+def test_what_a_killed_production_has_left_is_not_taken_for_one(
+    production: tuple[Settings, subprocess.Popen[bytes]], redis: Redis, left: str
+) -> None:
+    settings, supervisor = production
+    folder = settings.model_dir / "production"
+    (folder / "redis.sock").symlink_to(redis.folder / "gone")
+    supervisor.kill()
+    supervisor.wait()
+    if left != "its number":
+        (folder / "supervisord.pid").write_text("" if left == "half a file" else str(os.getpid()))
+
+    [check] = check_redis(settings)
+
+    assert check.troubles == ()
+    assert "`make production` does not run" in check.said
 
 
 def test_redis_that_is_away(make_settings: MakeSettings) -> None:
