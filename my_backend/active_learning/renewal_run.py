@@ -1,7 +1,6 @@
 """One version's predictions for the unlabelled tasks of a project, a batch at a time."""
 
 import logging
-import time
 from collections import deque
 from collections.abc import Callable, Container
 from pathlib import Path
@@ -17,7 +16,6 @@ from my_backend.store.versions import Versions, is_version_name
 log = logging.getLogger(__name__)
 
 BATCH_TASKS = 20
-PREDICT_SECONDS = 600.0  # slow images delay nobody here
 GIVE_UP_AFTER = 100  # tasks in a row without a prediction: their images cannot be had, and the next ones' hardly
 REFUSED_AT_ONCE = 3  # predictions in a row that Label Studio does not take; a single one may be of a deleted task
 
@@ -107,8 +105,8 @@ class Run:
         if hasattr(live.model, "prepare"):
             live.model.prepare(bare)  # behind the images of requests; what follows is quick
         check()
-        deadline = time.monotonic() + PREDICT_SECONDS
-        return live.predict(bare, label_config=self._project.label_config, deadline=deadline)
+        # Nobody waits for it; each image has its own limit.
+        return live.predict(bare, label_config=self._project.label_config, deadline=float("inf"))
 
     def _store(self, task: Json, result: Json) -> None:
         """In an older one's place, so that the task never has none, nor one too many."""
