@@ -27,6 +27,10 @@ class ImageError(ValueError):
     """An image that cannot be decoded; the message says why."""
 
 
+class PerhapsSound(ImageError):
+    """Nothing is known against the image itself: it is too large for this process, or could not be read just now."""
+
+
 def limit_pixels(max_pixels: int) -> None:
     """How large an image this process decodes: like Pillow's own limit it guards the memory of the whole process."""
     global _max_pixels
@@ -38,13 +42,14 @@ def open_image(source: Source, wanted: int | None = None) -> Image.Image:
 
     Where only `wanted` pixels of its short side are needed, a JPEG may come at a half, a quarter or an eighth of its
     size, with twice as many at least: that much faster, and scaled down it differs by less than one of 255 on average.
-    Raises ImageError where the bytes are no image of a known format, are cut short, or hold too many pixels.
+    Raises ImageError where the bytes are no image of a known format or are cut short; PerhapsSound where they hold too
+    many pixels, or cannot be had.
     """
     try:
         with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
             width, height = image.size
             if width * height > _max_pixels:
-                raise ImageError(
+                raise PerhapsSound(
                     f"{width}×{height} is more than {_max_pixels:,} pixels: scale it down or raise MAX_IMAGE_PIXELS"
                 )
             if wanted:
@@ -56,7 +61,11 @@ def open_image(source: Source, wanted: int | None = None) -> Image.Image:
         raise
     except UnidentifiedImageError as error:
         raise ImageError(f"not an image ({', '.join(FORMATS)} are read)") from error
+    except MemoryError as error:
+        raise PerhapsSound("there is too little memory to decode it: free some, or scale the image down") from error
     except Exception as error:  # Pillow's decoders raise whatever a broken file makes them raise
+        if isinstance(error, OSError) and error.errno is not None:  # the system's; Pillow's own have no number
+            raise PerhapsSound(f"cannot be read: {error}") from error
         raise ImageError(f"broken image: {error}") from error
 
 

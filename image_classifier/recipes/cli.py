@@ -45,7 +45,7 @@ from image_classifier.recipes.model_folder import SavedModel, load_model, save_m
 from image_classifier.recipes.predictions import Form, find_images, predict, write_predictions
 from image_classifier.recipes.recipe import Recipe, read_hook_name, read_recipe, read_settings
 from image_classifier.recipes.report import write_report
-from image_classifier.recipes.workbench import Workbench, still_there, workbench
+from image_classifier.recipes.workbench import Workbench, refuse_to_forget, still_there, workbench
 from image_classifier.settings import ClassifierSettings, TrainMode
 from image_classifier.weights import WeightsError
 
@@ -428,6 +428,7 @@ def retrain(
         started = time.monotonic()
         others = [sample for sample in saved.samples if sample.image.digest != file.digest]
         known = still_there(bench.cache, classifier.backbone, others)
+        refuse_to_forget(others, known, corrected)
         with show_progress() as progress:
             kept, embeddings, broken = embed_samples(bench.lane, classifier, [*known, corrected], progress)
         if broken:

@@ -2,7 +2,7 @@
 
 import os
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from image_classifier.dataset import Sample
 from image_classifier.inference import ImageFile
-from image_classifier.preprocessing import ImageError, open_image
+from image_classifier.preprocessing import ImageError, PerhapsSound, open_image
 from image_classifier.recipes.errors import UsersError
 
 MIN_SIDE = 16  # pixels; what is smaller is an icon or a tracking pixel rather than a photo
@@ -85,15 +85,16 @@ def list_folder(folder: Path) -> Listing:
         raise UsersError(f"{shown(folder)} has no folders: put the images of each class into a folder with its name")
     _refuse_nested(folder, directories)
     classes: dict[str, list[Path]] = {}
+    seen: defaultdict[str, set[str]] = defaultdict(set)
     for directory in directories:
         name = unicodedata.normalize("NFC", directory.name)  # macOS decomposes é; that is no other class
         if not _is_utf8(name):
             findings.append(Finding(directory, NAME_NOT_UTF8))
             continue
-        files = list(files_below(directory, findings))
+        files = list(files_below(directory, findings, seen[name]))
         if files:
             classes.setdefault(name, []).extend(files)
-        else:
+        elif name not in classes:
             findings.append(Finding(directory, "holds no files: put images of the class into it, or remove it"))
     return Listing(classes, findings)
 
@@ -122,9 +123,9 @@ def _refuse_nested(folder: Path, directories: Sequence[Path]) -> None:
         )
 
 
-def files_below(directory: Path, findings: list[Finding]) -> Iterator[Path]:
-    """The regular files, links followed, but no folder twice: links may lead in a circle."""
-    seen: set[str] = set()
+def files_below(directory: Path, findings: list[Finding], seen: set[str] | None = None) -> Iterator[Path]:
+    """The regular files, links followed, but no folder twice, nor what is `seen`: links may lead in a circle."""
+    seen = set() if seen is None else seen
     waiting = [directory]
     while waiting:
         current = waiting.pop()
@@ -181,15 +182,25 @@ def read_files(paths: Sequence[Path]) -> list[ImageFile | Finding]:
     def read(path: Path) -> ImageFile | Finding:
         try:
             return ImageFile.of(path)
-        except OSError as error:
-            return Finding(path, f"cannot be read ({error.strerror})")
+        except (OSError, MemoryError, ValueError) as error:  # ValueError: no file can have such a name
+            return Finding(path, f"cannot be read ({_reason(error)})")
 
     with ThreadPoolExecutor(READERS) as readers:
         return list(readers.map(read, paths))
 
 
+def _reason(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return "there is too little memory"
+    return str(getattr(error, "strerror", None) or error)
+
+
 def examine(listing: Listing) -> None:
-    """Looks into every file: notes what is no image, broken, too small, or there twice."""
+    """Looks into every file: notes what is no image, broken, too small, or there twice.
+
+    Only what is known to be surplus is marked so: not what may be sound, and nothing of an image in two classes, since
+    any of its files may be the one that a person decides for.
+    """
     labelled = [(name, path) for name, files in listing.classes.items() for path in files]
     readable: list[tuple[str, ImageFile]] = []
     for (name, _), file in zip(labelled, read_files([path for _, path in labelled]), strict=True):
@@ -199,26 +210,45 @@ def examine(listing: Listing) -> None:
             readable.append((name, file))
     with ThreadPoolExecutor(os.cpu_count()) as decoders:
         problems = list(decoders.map(lambda pair: _problem_of(pair[1].path), readable))
-    first_of: dict[str, tuple[str, Path]] = {}
+    sound = [(name, file) for (name, file), problem in zip(readable, problems, strict=True) if not problem]
+    kept: dict[str, tuple[str, Path]] = {}
+    classes: dict[str, set[str]] = {}
+    for name, file in sorted(sound, key=lambda pair: _links_to(pair[1].path)):
+        kept.setdefault(file.digest, (name, file.path))
+        classes.setdefault(file.digest, set()).add(name)
     for (name, file), problem in zip(readable, problems, strict=True):
         if problem:
-            listing.findings.append(Finding(file.path, problem, surplus=True))
+            listing.findings.append(problem)
             continue
-        first_class, first = first_of.setdefault(file.digest, (name, file.path))
-        if name != first_class:
-            listing.findings.append(Finding(file.path, _CONTRADICTION.format(shown(first))))
-        elif first != file.path:
-            listing.findings.append(Finding(file.path, f"the same image as {shown(first)}", surplus=True))
+        kept_class, one = kept[file.digest]
+        if name != kept_class:
+            listing.findings.append(Finding(file.path, _CONTRADICTION.format(shown(one))))
+        elif file.path != one:
+            surplus = len(classes[file.digest]) == 1
+            listing.findings.append(Finding(file.path, f"the same image as {shown(one)}", surplus))
 
 
-def _problem_of(path: Path) -> str:
+def _problem_of(path: Path) -> Finding | None:
+    """What is amiss with an image by itself."""
     try:
-        width, height = open_image(path).size
+        # Decoded from memory: what fails then is no failure of the disk, which Pillow calls by many names.
+        width, height = open_image(path.read_bytes()).size
+    except (OSError, MemoryError) as error:
+        return Finding(path, f"cannot be read ({_reason(error)})")
     except ImageError as error:
-        return str(error)
+        return Finding(path, str(error), surplus=not isinstance(error, PerhapsSound))
     if min(width, height) < MIN_SIDE:
-        return f"too small: {width}×{height}, where {MIN_SIDE} pixels are the least"
-    return ""
+        return Finding(path, f"too small: {width}×{height}, where {MIN_SIDE} pixels are the least", surplus=True)
+    return None
+
+
+def _links_to(path: Path) -> int:
+    """How many links lead to the file: of the same images the one with the fewest needs none of the others."""
+    count = 0
+    while path.is_symlink():
+        path = path.parent / path.readlink()
+        count += 1
+    return count
 
 
 def remove(findings: Iterable[Finding]) -> None:

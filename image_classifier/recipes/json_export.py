@@ -1,5 +1,6 @@
 """Label Studio's JSON export: tasks with choices for an image, as a file that was saved from it."""
 
+import errno
 import json
 from collections import Counter
 from pathlib import Path
@@ -11,6 +12,8 @@ from image_classifier.recipes.errors import UsersError
 from image_classifier.recipes.folders import Finding, read_files, shown
 
 Task = dict[str, Any]
+
+SHOWN = 200  # characters of a URL in a message
 
 
 def read_export(file: Path, images: Path, choices: str) -> tuple[list[Sample], list[str]]:
@@ -95,13 +98,29 @@ def _image(task: Task, images: Path) -> Path | _Left:
     value = texts.get("image") or (next(iter(texts.values())) if len(texts) == 1 else None)
     if value is None:
         return _Left("its data has no `image`")
-    url = urlsplit(value)
+    if value[:5].lower() == "data:":
+        return _Left(f"its image is in the task itself ({_cut(value)}): save it as a file, and name that in the task")
+    try:
+        url = urlsplit(value)
+    except ValueError as error:
+        return _Left(f"{_cut(value)} is no URL ({error})")
     stored = parse_qs(url.query).get("d", [unquote(url.path)])[0].lstrip("/")
     root = images.resolve()
     for candidate in (root / value.lstrip("/"), root / stored, root / Path(stored).name):
-        if candidate.resolve().is_relative_to(root) and candidate.is_file():
-            return candidate
-    return _Left(f"{shown(value)} is not in {shown(images)}: say with --images where the images are")
+        try:
+            if candidate.resolve().is_relative_to(root) and candidate.is_file():
+                return candidate
+        except (ValueError, RuntimeError):
+            continue  # no file can have such a name; links in a circle
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                return _Left(f"{_cut(value)} cannot be read ({error.strerror})")
+    return _Left(f"{_cut(value)} is not in {shown(images)}: say with --images where the images are")
+
+
+def _cut(value: str) -> str:
+    """The beginning of what may be a whole image in base64."""
+    return shown(value if len(value) <= SHOWN else f"{value[:SHOWN]}…")
 
 
 def _without_contradictions(samples: list[Sample], left_out: list[str]) -> list[Sample]:

@@ -1,5 +1,6 @@
 """What a command works with: the cached embeddings, and the network's lane over them."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -9,14 +10,17 @@ import lmdb
 import torch
 
 from image_classifier.acceleration import accelerate
-from image_classifier.dataset import Sample
+from image_classifier.dataset import Sample, classes_of
 from image_classifier.embeddings import EmbeddingCache
 from image_classifier.inference import BATCH_SIZE, ImageFile, InferenceLane
+from image_classifier.learning import TooFewLabels, check_enough
 from image_classifier.network import Backbone, choose_device
 from image_classifier.preprocessing import ImageError
 from image_classifier.recipes.errors import UsersError
-from image_classifier.recipes.folders import read_files
+from image_classifier.recipes.folders import read_files, shown
 from image_classifier.training import Progress
+
+NAMED = 5  # of many classes that lose images, those that lose most
 
 
 class Workbench:
@@ -62,6 +66,42 @@ def still_there(cache: EmbeddingCache, backbone: Backbone, samples: Sequence[Sam
         if isinstance(file, ImageFile) and file.digest == sample.image.digest
     }
     return [sample for sample in samples if sample.image.digest in cached or sample.image.digest in unchanged]
+
+
+def refuse_to_forget(known: Sequence[Sample], left: Sequence[Sample], corrected: Sample) -> None:
+    """Raises UsersError where a model that is fitted to what is `left` would no longer be the one that was trained.
+
+    That is where a class has lost more than half of its images, or where all together are too few to learn from. Fewer
+    may go: somebody may have deleted them because they were no good.
+    """
+    before, after = _images_of_classes(known), _images_of_classes(left)
+    lost = {name: count - after[name] for name, count in before.items() if after[name] < count}
+    if not lost or (all(2 * count <= before[name] for name, count in lost.items()) and _enough([*left, corrected])):
+        return
+    there = {sample.image.digest for sample in left}
+    gone = next((sample.name for sample in known if sample.name and sample.image.digest not in there), "")
+    example = shown(gone) if Path(gone).is_absolute() else f"task {shown(gone)}"  # in a version of the backend
+    most = sorted(lost, key=lambda name: -lost[name] / before[name])
+    named = [f"{lost[name]} of {before[name]} images of {shown(name)}" for name in most[:NAMED]]
+    if len(most) > NAMED:
+        named.append(f"some of {len(most) - NAMED} more classes")
+    raise UsersError(
+        f"the model would forget what it knows: {', '.join(named)} are neither cached nor where they were (such as "
+        f"{example}): bring them back, set CACHE_DIR to the cache that has them, or train anew"
+    )
+
+
+def _images_of_classes(samples: Sequence[Sample]) -> Counter[str]:
+    """Where an image may have several classes, it may also have none: those are counted too."""
+    return Counter(name for sample in samples for name in classes_of(sample.label) or ["no class"])
+
+
+def _enough(samples: Sequence[Sample]) -> bool:
+    try:
+        check_enough(samples)
+    except TooFewLabels:
+        return False
+    return True
 
 
 def _decode(backbone: Backbone, image: ImageFile) -> torch.Tensor | None:

@@ -1,5 +1,6 @@
 """Every kind of image becomes the same tensor, or an ImageError that says why not."""
 
+import errno
 import io
 import json
 import struct
@@ -20,6 +21,7 @@ from torchvision.transforms.v2 import functional
 from image_classifier.preprocessing import (
     MAX_PIXELS,
     ImageError,
+    PerhapsSound,
     Preprocessing,
     limit_pixels,
     open_image,
@@ -347,7 +349,7 @@ def own_limit() -> Iterator[None]:
 def test_as_many_pixels_as_allowed_are_read(own_limit: None) -> None:
     limit_pixels(12)
     open_image(encode(noise(4, 3), "PNG"))
-    with pytest.raises(ImageError, match="scale it down"):
+    with pytest.raises(PerhapsSound, match="scale it down"):
         open_image(encode(noise(13, 1), "PNG"))
 
 
@@ -359,8 +361,40 @@ def test_a_huge_image_is_read_where_that_is_allowed(own_limit: None) -> None:
 
 
 def test_a_missing_file_is_an_image_error(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match="No such file"):
+    with pytest.raises(PerhapsSound, match=r"^cannot be read: .*No such file"):
         open_image(tmp_path / "gone.png")
+
+
+@pytest.mark.parametrize(
+    ("trouble", "message"),
+    [
+        (OSError(errno.EIO, "Input/output error"), "cannot be read: .*Input/output error"),
+        (OSError(errno.EMFILE, "Too many open files"), "cannot be read: .*Too many open files"),
+        (MemoryError(), "too little memory"),
+    ],
+    ids=repr,
+)
+def test_what_is_no_fault_of_the_image_is_told_apart(
+    trouble: Exception, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(encode(noise(), "PNG"))
+
+    def fail(*arguments: Any) -> None:
+        raise trouble
+
+    monkeypatch.setattr(Image.Image, "load", fail)
+    with pytest.raises(PerhapsSound, match=message):
+        open_image(path)
+
+
+@pytest.mark.parametrize("data", [b"a cat", encode(noise(), "JPEG")[:-900], encode(noise(), "PNG")[:900]])
+def test_what_is_broken_is_the_images_own_fault(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(data)
+    for source in (data, tmp_path / "a"):
+        with pytest.raises(ImageError) as refused:
+            open_image(source)
+        assert not isinstance(refused.value, PerhapsSound)
 
 
 def test_a_path_and_its_bytes_give_the_same(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -433,6 +434,73 @@ def test_images_that_are_gone_are_forgotten_and_that_is_said(
     said = run("retrain", model, "--img", sorted((others / "0").iterdir())[0], "--label", "1")
     assert "6 of 36 known images are neither cached nor where they were" in said.err
     assert len(load_model(model).samples) == 31
+
+
+@pytest.mark.parametrize(
+    ("gone", "said"),
+    [
+        (range(36), "12 of 12 images of 0, 12 of 12 images of 1, 12 of 12 images of 2 are neither cached nor"),
+        (range(12, 24), "12 of 12 images of 1 are neither cached nor"),
+        (range(12, 19), "7 of 12 images of 1 are neither cached nor"),
+    ],
+)
+@pytest.mark.parametrize("output", [(), ("--output", "new")])
+def test_a_model_whose_images_are_not_at_hand_is_left_as_it_is(
+    gone: range, said: str, output: tuple[str, ...], run: Command, model: Path, others: Path
+) -> None:
+    samples = json.loads((model / "head/samples.json").read_text())
+    for number in gone:
+        samples[number]["name"] = f"/machine/a/{number}.png"
+    (model / "head/samples.json").write_text(json.dumps(samples))
+    kept = {path: path.read_bytes() for path in model.rglob("*") if path.is_file()}
+    refused = run("retrain", model, "--img", sorted((others / "0").iterdir())[0], "--label", "1", *output)
+    assert said in refused.error
+    assert f"where they were (such as /machine/a/{gone[0]}.png): bring them back" in refused.error
+    assert "train anew" in refused.error
+    assert refused.out == ""
+    assert {path: path.read_bytes() for path in model.rglob("*") if path.is_file()} == kept
+    assert not Path("new").exists()
+
+
+def test_a_version_is_not_retrained_without_the_cache_of_its_images(run: Command, model: Path, others: Path) -> None:
+    (model / "version.json").write_text("{}")
+    samples = json.loads((model / "head/samples.json").read_text())
+    for number, record in enumerate(samples):
+        record["name"] = str(number)
+    (model / "head/samples.json").write_text(json.dumps(samples))
+    image = sorted((others / "0").iterdir())[0]
+    refused = run("retrain", model, "--img", image, "--label", "1", "--output", "new")
+    assert "(such as task 0): bring them back, set CACHE_DIR to the cache that has them" in refused.error
+    assert not Path("new").exists()
+
+
+def test_images_that_have_no_class_are_not_forgotten_either(
+    run: Command, several: Path, folder: Path, others: Path
+) -> None:
+    assert run(*TRAIN, several, "--images", folder, "--epochs", 1).status == 0
+    file = Path("model/head/samples.json")
+    samples = json.loads(file.read_text())
+    for record in samples[:3]:
+        record.update(label=[], name="/machine/a/none.png")
+    file.write_text(json.dumps(samples))
+    shutil.rmtree(os.environ["CACHE_DIR"])
+    refused = run("retrain", "model", "--img", sorted((others / "0").iterdir())[0], "--label", "1")
+    assert "3 of 3 images of no class are neither cached nor where they were" in refused.error
+
+
+def test_a_model_of_few_images_does_not_forget_one_of_them(
+    run: Command, folder: Path, others: Path, tmp_path: Path
+) -> None:
+    """Half of a class would be left, but that is one image."""
+    for name in "01":
+        for path in sorted((folder / name).iterdir())[:2]:
+            (tmp_path / "few" / name).mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, tmp_path / "few" / name)
+    assert run(*TRAIN, tmp_path / "few", "--epochs", 1).status == 0
+    next((tmp_path / "few/1").iterdir()).unlink()
+    shutil.rmtree(os.environ["CACHE_DIR"])
+    refused = run("retrain", "model", "--img", sorted((others / "0").iterdir())[0], "--label", "0")
+    assert "1 of 2 images of 1 are neither cached nor where they were" in refused.error
 
 
 @pytest.mark.parametrize(

@@ -1,20 +1,25 @@
 """Folders of images: thirty kinds of trouble, each with a clear message, and none that harms the rest."""
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from image_classifier.preprocessing import MAX_PIXELS, limit_pixels
 from image_classifier.recipes.errors import UsersError
 from image_classifier.recipes.folders import (
+    Finding,
     Listing,
     examine,
     files_below,
     list_folder,
     move,
+    read_files,
     remove,
     samples_of,
     shown,
@@ -177,6 +182,117 @@ def test_what_is_surplus_is_removed_and_nothing_else(folder: Path) -> None:
     remove([finding for finding in looked_through(folder).findings if finding.surplus])
     assert before - set(files_below(folder, [])) == {folder / "cat/copy.png"}
     assert not (folder / "cat/gone.png").is_symlink()
+
+
+def a_link_that_comes_first(folder: Path) -> None:
+    (folder / "cat/0-best.png").symlink_to("1.png")
+
+
+def links_to_links(folder: Path) -> None:
+    """The images themselves are elsewhere, as with git-annex."""
+    image = picture(folder.parent / "store/9.png", 9)
+    (folder / "cat/9.png").symlink_to(image)
+    (folder / "cat/8.png").symlink_to("9.png")
+    (folder / "cat/7.png").symlink_to("8.png")
+
+
+def a_link_and_a_copy(folder: Path) -> None:
+    (folder / "cat/0-link.png").symlink_to(picture(folder.parent / "store/9.png", 9))
+    picture(folder / "cat/9.png", 9)
+
+
+def hard_links(folder: Path) -> None:
+    os.link(folder / "cat/1.png", folder / "cat/0-hard.png")
+    (folder / "cat/00-soft.png").symlink_to("1.png")
+
+
+def a_class_under_two_names(folder: Path) -> None:
+    """One of them a link, decomposed as macOS does it, so that both are the same class."""
+    picture(folder / "caf\u00e9/1.png", 9)
+    (folder / "cafe\u0301").symlink_to("caf\u00e9")
+
+
+def a_link_from_another_class(folder: Path) -> None:
+    """Whoever decides that it is a dog needs the file that the link leads to."""
+    picture(folder / "cat/copy.png", 0)
+    (folder / "dog/odd.png").symlink_to("../cat/copy.png")
+
+
+LINKED: dict[str, tuple[Callable[[Path], object], set[str]]] = {
+    "a link that comes first": (a_link_that_comes_first, {"cat/0-best.png"}),
+    "links to links": (links_to_links, {"cat/7.png", "cat/8.png"}),
+    "a link and a copy": (a_link_and_a_copy, {"cat/0-link.png"}),
+    "hard links": (hard_links, {"cat/00-soft.png", "cat/1.png"}),
+    "a class under two names": (a_class_under_two_names, set()),
+    "a link from another class": (a_link_from_another_class, set()),
+}
+
+
+@pytest.mark.parametrize("how", ["remove", "move"])
+@pytest.mark.parametrize(("spoil", "gone"), LINKED.values(), ids=LINKED)
+def test_of_links_to_an_image_only_the_links_are_surplus(
+    spoil: Callable[[Path], object], gone: set[str], how: str, folder: Path, tmp_path: Path
+) -> None:
+    spoil(folder)
+    before = {path: path.read_bytes() for path in files_below(folder, [])}
+    surplus = [finding for finding in looked_through(folder).findings if finding.surplus]
+    if how == "remove":
+        remove(surplus)
+    else:
+        move(surplus, folder, tmp_path / "away")
+    after = {path: path.read_bytes() for path in files_below(folder, [])}
+    assert {path.relative_to(folder).as_posix() for path in before.keys() - after.keys()} == gone
+    assert set(after.values()) == set(before.values())  # no image is lost
+    assert not [path for path in folder.rglob("*") if not path.exists()]  # no link leads to nothing
+
+
+def test_more_pixels_than_are_allowed_are_no_reason_to_remove_an_image(folder: Path) -> None:
+    limit_pixels(32 * 32)
+    try:
+        picture(folder / "cat/large.png", 9, side=64)
+        [finding] = looked_through(folder).findings
+    finally:
+        limit_pixels(MAX_PIXELS)
+    assert "raise MAX_IMAGE_PIXELS" in str(finding)
+    assert not finding.surplus
+
+
+@pytest.mark.parametrize(
+    "trouble", [OSError(errno.EIO, "Input/output error"), OSError(errno.ESTALE, "Stale file handle"), MemoryError()]
+)
+@pytest.mark.parametrize("reading", [1, 2])  # for the digest, and for the image
+def test_what_cannot_be_read_just_now_is_not_removed(
+    reading: int, trouble: Exception, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_bytes, readings = Path.read_bytes, []
+
+    def read(path: Path) -> bytes:
+        if path == folder / "cat/1.png":
+            readings.append(path)
+            if len(readings) == reading:
+                raise trouble
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read)
+    [finding] = looked_through(folder).findings
+    assert str(finding).startswith(f"{folder}/cat/1.png: cannot be read (")
+    assert not finding.surplus
+
+
+def test_what_memory_does_not_suffice_for_is_not_removed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Image.Image, "load", fail)
+    findings = looked_through(folder).findings
+    assert len(findings) == 4
+    assert not any(finding.surplus for finding in findings)
+
+
+def test_a_name_that_no_file_can_have_is_named() -> None:
+    [finding] = read_files([Path("a\0b.png")])
+    assert isinstance(finding, Finding)
+    assert str(finding) == r"a\x00b.png: cannot be read (embedded null byte)"
 
 
 def test_what_is_surplus_is_moved_with_its_folder(folder: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Label Studio's JSON export: which image has which label, and why a task has none."""
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ def export(folder: Path, *tasks: Any) -> Path:
         ("/data/local-files/?d=sub/b%20c.png", "sub/b c.png"),
         ("https://example.org/pictures/a.png?token=1", "a.png"),
         ("s3://bucket/pictures/a.png", "a.png"),
+        ("a.png?signature=" + "0f" * 200, "a.png"),  # longer than a file's name may be
     ],
 )
 def test_an_image_is_found_where_the_images_are(value: str, name: str, images: Path, tmp_path: Path) -> None:
@@ -58,6 +60,41 @@ def test_an_image_that_is_not_there_leaves_its_task_out(value: str, images: Path
     samples, [problem] = read_export(file, images, "")
     assert len(samples) == 1
     assert problem.startswith("task 2: ")
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        ("data:image/png;base64," + "iVBORw0KGgo" * 1000, "is in the task itself"),
+        ("DATA:image/png;base64,iVBORw0KGgo=", "is in the task itself"),
+        ("x" * 5000 + ".png", "is not in"),
+        ("http://[::1/x.png", "is no URL (Invalid IPv6 URL)"),
+        ("a\0.png", "is not in"),
+        ("\ud800.png", "is not in"),
+        ("circle.png", "is not in"),
+        ("shut/x.png", "cannot be read (Permission denied)"),
+    ],
+    ids=lambda text: text[:20].encode("unicode_escape").decode(),
+)
+def test_an_odd_image_leaves_its_task_out_and_no_other(
+    value: str, why: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (images / "circle.png").symlink_to("circle.png")
+    is_file = Path.is_file
+
+    def guarded(path: Path) -> bool:
+        if path.parent.name == "shut":  # whoever runs the tests may look into all folders
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", guarded)
+    file = export(tmp_path, task(value, annotation("Dog")), task("a.png", annotation("Cat"), number=2))
+    [sample], [problem] = read_export(file, images, "")
+    assert sample.label == "Cat"
+    assert problem.startswith("task 1: ")
+    assert why in problem
+    assert problem.isprintable()
+    assert len(problem) < 400 + len(str(images))
 
 
 @pytest.mark.parametrize(
