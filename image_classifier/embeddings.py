@@ -17,10 +17,11 @@ log = logging.getLogger(__name__)
 
 Embedding = NDArray[np.float32]  # [512] for ResNet18
 
-MAX_ENTRIES = 2_000_000  # at 4.2 KB each: lmdb gives each a page of its own
-MAP_SIZE = 16 << 30  # address space that lmdb may use; the file grows only as it fills
+MAX_ENTRIES = 2_000_000  # of ResNet18, at 4.2 KB each: lmdb gives each a page of its own
+MAX_BYTES = 14 << 30  # where embeddings are wider, this comes first
 
-
+# No value takes pages that lie side by side: what other widths left free would have none, and the map would be full.
+_PIECE = 4080  # bytes; with lmdb's header a page of 4096
 _CHECKSUM = struct.Struct(">I")  # behind each embedding: a page that a loss of power left empty must not be believed
 _DAMAGED = (
     lmdb.CorruptedError,
@@ -34,13 +35,13 @@ _DAMAGED = (
 class EmbeddingCache:
     """Shared by all processes of a host: lmdb lets many read while one writes.
 
-    Bounded: beyond `max_entries` the oldest entries go. Must lie on a local disk. It only saves time: where its file
-    is damaged it is made anew, and where the disk is full nothing is added; the log says so.
+    Bounded: beyond `max_entries` or `max_bytes` the oldest entries go. Must lie on a local disk. It only saves time:
+    where its file is damaged it is made anew, and where the disk is full nothing is added; the log says so.
     """
 
-    def __init__(self, folder: Path, *, max_entries: int = MAX_ENTRIES) -> None:
+    def __init__(self, folder: Path, *, max_entries: int = MAX_ENTRIES, max_bytes: int = MAX_BYTES) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._folder, self._max_entries = folder, max_entries
+        self._folder, self._max_entries, self._max_bytes = folder, max_entries, max_bytes
         self._mending = threading.Lock()
         self._counting = threading.Lock()
         self.hits = self.misses = 0  # of all that was looked up here
@@ -51,12 +52,14 @@ class EmbeddingCache:
 
     def _open(self) -> None:
         # A lost cache is only recomputed, so nothing waits for the disk (sync=False).
+        # Dropping takes free pages too, and older releases filled files up to 16 GiB. It is address space alone.
+        map_size = self._max_bytes + self._max_bytes // 4
         env = lmdb.open(
-            str(self._folder), map_size=MAP_SIZE, max_dbs=2, sync=False, metasync=False, max_readers=512, mode=0o600
+            str(self._folder), map_size=map_size, max_dbs=2, sync=False, metasync=False, max_readers=512, mode=0o600
         )
         try:
             _fill_up(env, self._folder / "data.mdb")
-            self._embeddings = env.open_db(b"embeddings")
+            self._embeddings = env.open_db(b"embeddings")  # the first piece by its key, others by the key and a number
             self._order = env.open_db(b"order")  # sequence number → key, to find the oldest
         except BaseException:
             env.close()
@@ -92,9 +95,10 @@ class EmbeddingCache:
     def get(self, fingerprint: str, digests: Sequence[str]) -> dict[str, Embedding]:
         """The embeddings that are there, by the image's digest (hexadecimal SHA-256)."""
         found: dict[str, Embedding] = {}
-        with self._mended(), self._env.begin(self._embeddings) as transaction:
+        with self._mended(), self._env.begin() as transaction:
+            stored = transaction.cursor(self._embeddings)
             for digest in digests:
-                if (embedding := _unpack(transaction.get(_key(fingerprint, digest)))) is not None:
+                if (embedding := _unpack(_read(stored, _key(fingerprint, digest)))) is not None:
                     found[digest] = embedding
         with self._counting:
             self.hits += len(found)
@@ -104,29 +108,30 @@ class EmbeddingCache:
     def put(self, fingerprint: str, embeddings: Iterable[tuple[str, Embedding]]) -> None:
         """Adds embeddings by the image's digest."""
         with self._mended(), self._env.begin(write=True) as transaction:
-            last = transaction.cursor(self._order)
-            sequence = struct.unpack(">Q", last.key())[0] if last.last() else 0
+            stored, order = transaction.cursor(self._embeddings), transaction.cursor(self._order)
+            sequence = struct.unpack(">Q", order.key())[0] if order.last() else 0
             for digest, embedding in embeddings:
                 key = _key(fingerprint, digest)
-                known = transaction.get(key, db=self._embeddings)
+                known = _read(stored, key)
                 if _unpack(known) is None:
-                    transaction.put(key, _pack(embedding), db=self._embeddings)
-                if known is None:
+                    _drop(stored, key)
+                    _write(stored, key, _pack(embedding))
+                if not known:
                     sequence += 1
-                    transaction.put(struct.pack(">Q", sequence), key, db=self._order, append=True)
-            self._drop_oldest(transaction)
+                    order.put(struct.pack(">Q", sequence), key, append=True)
+            while self._is_full(transaction) and order.first():
+                _drop(stored, order.value())
+                order.delete()
 
-    def _drop_oldest(self, transaction: lmdb.Transaction) -> None:
-        surplus = transaction.stat(self._order)["entries"] - self._max_entries
-        oldest = transaction.cursor(self._order)
-        for _ in range(surplus):
-            oldest.first()
-            transaction.delete(oldest.value(), db=self._embeddings)
-            oldest.delete()
+    def _is_full(self, transaction: lmdb.Transaction) -> bool:
+        """The file's size does not tell: free pages stay in it and are used again."""
+        embeddings, order = transaction.stat(self._embeddings), transaction.stat(self._order)
+        pages = sum(one["branch_pages"] + one["leaf_pages"] + one["overflow_pages"] for one in (embeddings, order))
+        return order["entries"] > self._max_entries or pages * order["psize"] > self._max_bytes
 
     def __len__(self) -> int:
         with self._env.begin() as transaction:
-            entries: int = transaction.stat(self._embeddings)["entries"]
+            entries: int = transaction.stat(self._order)["entries"]
             return entries
 
     def close(self) -> None:
@@ -137,14 +142,36 @@ def _key(fingerprint: str, digest: str) -> bytes:
     return bytes.fromhex(fingerprint) + bytes.fromhex(digest)
 
 
+def _read(stored: lmdb.Cursor, key: bytes) -> bytes:
+    """All pieces of an embedding; older releases left each in one."""
+    pieces = []
+    stored.set_range(key)
+    while stored.key()[: len(key)] == key:
+        pieces.append(stored.value())
+        stored.next()
+    return b"".join(pieces)
+
+
+def _write(stored: lmdb.Cursor, key: bytes, value: bytes) -> None:
+    for number, start in enumerate(range(0, len(value), _PIECE)):
+        stored.put(key + bytes([number] if number else []), value[start : start + _PIECE])
+
+
+def _drop(stored: lmdb.Cursor, key: bytes) -> None:
+    """Where a damaged page names no key, nothing: every key begins so."""
+    stored.set_range(key)
+    while key and stored.key()[: len(key)] == key:
+        stored.delete()
+
+
 def _pack(embedding: Embedding) -> bytes:
     value = np.ascontiguousarray(embedding, np.float32).tobytes()
     return value + _CHECKSUM.pack(zlib.crc32(value))
 
 
-def _unpack(stored: bytes | None) -> Embedding | None:
+def _unpack(stored: bytes) -> Embedding | None:
     """None for what is not there, or not as it was put."""
-    value, checksum = (stored or b"")[: -_CHECKSUM.size], (stored or b"")[-_CHECKSUM.size :]
+    value, checksum = stored[: -_CHECKSUM.size], stored[-_CHECKSUM.size :]
     return np.frombuffer(value, np.float32) if value and _CHECKSUM.pack(zlib.crc32(value)) == checksum else None
 
 

@@ -1,5 +1,6 @@
 """Everything that a process needs, put together once."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from tempfile import TemporaryFile
@@ -62,6 +63,8 @@ class Backend:
     def running(self) -> Iterator["Backend"]:
         """Starts the threads, and ends them however the block ends; raises Conflict."""
         with self._own_model_dir():
+            # In a thread of its own: there may be gigabytes, on a slow file system.
+            threading.Thread(target=self.projects.remove_leftovers, name="leftovers", daemon=True).start()
             self.serving.start()
             self.queue.start()
             self.retraining.start()

@@ -108,7 +108,7 @@ class Checkup(Background):
         found = examine_connection(label_studio, project, self._settings.basic_auth)
         title = found.project.get("title")
         if isinstance(title, str):  # /setup does not tell it
-            self._projects.remember(project.uid, title=title)
+            self._projects.update(project.uid, title=title)
         troubles = list(found.troubles)
         if not self._settings.title_is_version:  # else the title's keeper tells
             folder = self._projects.folder(project.uid)

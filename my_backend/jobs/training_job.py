@@ -3,14 +3,15 @@
 import json
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from my_backend import files
-from my_backend.errors import TrainingError
-from my_backend.jobs.job import JobStore, RunningJob
+from my_backend.errors import JobStopped, TakenOver, TrainingError
+from my_backend.jobs.job import CANCELED, SHUTDOWN, JobStore, RunningJob
 from my_backend.label_studio.client import HOW_TO_MAKE_A_TOKEN, find_label_studio
 from my_backend.models.model_class import ModelFactory
 from my_backend.protocol.label_config import parse_label_config
@@ -41,6 +42,19 @@ def learned_state(folder: Path) -> Learned:
     return files.from_record(Learned, files.read_json(folder / LEARNED_FILE) or {})
 
 
+def _noting(folder: Path) -> AbstractContextManager[None]:
+    """Held from before a version goes live until it is noted what that one has learned; by one job at a time."""
+    return files.locked(folder / ".learned")
+
+
+def _note(folder: Path, learned: Learned) -> None:
+    files.write_json(folder / LEARNED_FILE, asdict(learned))
+
+
+class _Overtaken(Exception):
+    """A quick training was under way while another version went live."""
+
+
 class TrainingJob:
     """Trains a project's model and publishes what comes out of it."""
 
@@ -57,21 +71,38 @@ class TrainingJob:
 
     def __call__(self, running: RunningJob) -> Json:
         """The names of the versions that were published and what `fit` said of them; raises BackendError."""
+        kept = self._projects.folder(running.job.project) / KEPT_ANNOTATIONS
+        kept_text = _read_kept(kept)
+        try:
+            result = self._learn(running, kept_text)
+        except TrainingError:
+            # What nobody can learn must not stand before Label Studio's annotations for ever.
+            _forget_kept(kept, kept_text)
+            raise
+        except JobStopped as stopped:
+            # They came for a full training: they are canceled with it, unless another attempt goes on with them.
+            goes_on = isinstance(stopped, TakenOver) or str(stopped) == SHUTDOWN
+            if running.job.kind == "full" and not goes_on:
+                _forget_kept(kept, kept_text)
+            raise
+        _forget_kept(kept, kept_text)
+        return result
+
+    def _learn(self, running: RunningJob, kept_text: str) -> Json:
         job = running.job
         folder = self._projects.folder(job.project)
         running.progress({"phase": "reading annotations"})
         changes = self._projects.changes(job.project)
         changed = changes.count()
-        kept = folder / KEPT_ANNOTATIONS
-        kept_text = kept.read_text(encoding="utf-8") if kept.exists() else ""
-        before = learned_state(folder)
+        with _noting(folder):
+            before = learned_state(folder)
         if kept_text:
             project, tasks, watermark = self._projects.get(job.project), json.loads(kept_text), ""
         elif job.kind == "head" and (known := changes.tasks()) is not None:
             # What events told needs no asking. Whether they told all is compared from time to time, by the watermark.
             project, tasks, watermark = self._projects.get(job.project), known, before.watermark
         else:
-            project, tasks, watermark = self._ask_label_studio(job.project)
+            project, tasks, watermark = self._ask_label_studio(running)
         tag = parse_label_config(project.label_config, self._settings.choices).image_choices
         tasks = [*tasks, *(Corrections(folder).tasks(tag) if tag else [])]
         running.annotations_were_read()
@@ -81,21 +112,28 @@ class TrainingJob:
         # Events and comparisons may ask for what is learned already; people are never refused.
         is_new = job.kind == "full" or learned.digest != before.digest
         try:
-            result = self._train(running, project, tasks) if is_new else {"versions": []}
-        except TrainingError:
-            # What nobody can learn must not stand before Label Studio's annotations for ever.
-            _forget_kept(kept, kept_text)
-            raise
+            result = self._train(running, project, tasks, before, learned) if is_new else {"versions": []}
+        except _Overtaken:
+            # All layers may just have been trained, and a head on the layers from before would take that back: the
+            # correction that is asked for grows from what is live now.
+            result = {"versions": []}
+        if not result["versions"]:
+            self._note_without_a_version(job.project, before, learned)
         changes.learned(changed)
-        if learned_state(folder) != before:
-            # While this job trained, corrections were learned that its versions do not know.
-            self._submit_correction(project.uid)
-        files.write_json(folder / LEARNED_FILE, asdict(learned))
-        _forget_kept(kept, kept_text)
         return result
 
-    def _ask_label_studio(self, uid: str) -> tuple[Project, list[Json], str]:
+    def _note_without_a_version(self, uid: str, before: Learned, learned: Learned) -> None:
+        folder = self._projects.folder(uid)
+        with _noting(folder):
+            if learned_state(folder) == before:
+                _note(folder, learned)
+                return
+        # What went live meanwhile may have been read earlier than what was read here.
+        self._submit_correction(uid)
+
+    def _ask_label_studio(self, running: RunningJob) -> tuple[Project, list[Json], str]:
         """The project as it is now, its annotated tasks, and the watermark from before they were read."""
+        uid = running.job.project
         label_studio = find_label_studio(self._settings, self._projects.credentials(uid))
         if label_studio is None:
             raise TrainingError(
@@ -107,28 +145,47 @@ class TrainingJob:
         count = changes.begin_reading()
         watermark = label_studio.watermark(number)
         described = label_studio.project(number)
-        project = self._projects.remember(uid, label_config=described.get("label_config"), title=described.get("title"))
+        project = self._projects.update(uid, label_config=described.get("label_config"), title=described.get("title"))
+        if project is None:
+            raise JobStopped(CANCELED)  # with its project, which was deleted meanwhile
         tasks = label_studio.annotated_tasks(number)
+        running.check()  # that took its time, too, and nothing is to be kept of a project that is gone
         changes.keep_tasks(tasks, count)
         return project, tasks, watermark
 
-    def _train(self, running: RunningJob, project: Project, tasks: list[Json]) -> Json:
-        versions = Versions(self._projects.folder(project.uid))
+    def _train(
+        self, running: RunningJob, project: Project, tasks: list[Json], before: Learned, learned: Learned
+    ) -> Json:
+        folder = self._projects.folder(project.uid)
+        versions = Versions(folder)
         workdir = self._store.workdir(running.job)
         workdir.mkdir(parents=True, exist_ok=True)
         published: list[str] = []
         outputs: list[Json] = []
 
+        def confirm() -> None:
+            running.check_runner()
+            if learned_state(folder) == (learned if published else before):
+                return
+            # Another job has learned annotations meanwhile that the version which goes live now may lack.
+            if running.job.kind == "head":
+                raise _Overtaken
+            # That is taken back, and a correction asked for, before it goes live: a kill may come right after it.
+            (folder / LEARNED_FILE).unlink(missing_ok=True)
+            self._submit_correction(project.uid)
+
         def publish(train_output: Json) -> None:
             running.check()
-            version = versions.publish(
-                _checked(train_output),
-                workdir,
-                cause=running.job.cause,
-                choices=parse_label_config(project.label_config, self._settings.choices).choices,
-                held_back=str(train_output.get("held_back") or ""),
-                confirm=running.check_runner,
-            )
+            with _noting(folder):
+                version = versions.publish(
+                    _checked(train_output),
+                    workdir,
+                    cause=running.job.cause,
+                    choices=parse_label_config(project.label_config, self._settings.choices).choices,
+                    held_back=str(train_output.get("held_back") or ""),
+                    confirm=confirm,
+                )
+                _note(folder, learned)
             published.append(version.name)
             outputs.append(train_output)
             log.info(
@@ -153,10 +210,17 @@ class TrainingJob:
         return {"versions": published, **_shown(outputs)}
 
 
+def _read_kept(kept: Path) -> str:
+    """The annotations that came with a request; "" where there are none, or another job has learned them."""
+    with suppress(FileNotFoundError):
+        return files.read_text(kept)
+    return ""
+
+
 def _forget_kept(kept: Path, text: str) -> None:
     """Removes the annotations that came with a request, unless others have come since."""
-    if text and kept.read_text(encoding="utf-8") == text:
-        kept.unlink()
+    if text and _read_kept(kept) == text:
+        kept.unlink(missing_ok=True)
 
 
 def _shown(outputs: list[Json]) -> Json:
@@ -178,6 +242,11 @@ def _digest(project: Project, tasks: list[Json]) -> str:
 def keep_annotations(projects: Projects, uid: str, tasks: list[Json]) -> None:
     """Keeps the annotated tasks of POST /train until a job has learned them."""
     files.write_json(projects.folder(uid) / KEPT_ANNOTATIONS, tasks)
+
+
+def forget_annotations(projects: Projects, uid: str) -> None:
+    """Those of a training that was canceled before it began."""
+    (projects.folder(uid) / KEPT_ANNOTATIONS).unlink(missing_ok=True)
 
 
 def _checked(train_output: Any) -> Json:

@@ -230,6 +230,12 @@ class Page:
         return _guarded(make_response(self._render("error.html", error=error))), error.status
 
 
+def refused(why: str) -> Response:
+    """What a person reads who may see nothing else."""
+    response = make_response(render_template("page/refused.html", error=why), 403)
+    return _guarded(response)
+
+
 def _guarded(response: Response) -> Response:
     response.headers["Cache-Control"] = "private, no-cache"
     response.headers["Vary"] = "Accept"

@@ -28,9 +28,9 @@ def label_of(task: Json, tag: ImageChoices) -> Label:
     A ground truth decides; otherwise each annotator's newest annotation is a vote, and the majority wins: of the
     votes, or for each choice where several may be ticked. A tie is no label. Skipped (cancelled) annotations are no
     votes, choices that the labeling config no longer has are none either, and an empty annotation is a vote only
-    where none may be right.
+    where none may be right. What has another shape than Label Studio's counts as if it were not there.
     """
-    annotations = [a for a in task.get("annotations") or task.get("completions") or [] if isinstance(a, dict)]
+    annotations = [a for a in _list(task.get("annotations") or task.get("completions")) if isinstance(a, dict)]
     if not annotations:
         return Label("not annotated")
     submitted = [a for a in annotations if not (a.get("was_cancelled") or a.get("skipped"))]
@@ -74,12 +74,15 @@ def _annotator(annotation: Json) -> str:
 
 def _ticked(annotation: Json, tag: ImageChoices) -> list[Any]:
     """What was ticked for this tag, as the annotation spells it; results of other tags stand beside it."""
-    for region in annotation.get("result") or []:
+    for region in _list(annotation.get("result")):
         if isinstance(region, dict) and region.get("from_name") == tag.from_name and region.get("type") == "choices":
             value = region.get("value")
-            choices = value.get("choices") if isinstance(value, dict) else None
-            return choices if isinstance(choices, list) else []
+            return _list(value.get("choices") if isinstance(value, dict) else None)
     return []
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _majority(votes: list[str]) -> Label:

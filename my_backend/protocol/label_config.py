@@ -14,6 +14,7 @@ HOW_TO_MAKE_IT_USABLE = (
     "In the project's Settings → Labeling Interface, take the template Computer Vision → Image Classification, or add "
     "a Choices tag whose toName is the name of an Image."
 )
+DEEPEST = 100  # tags below a Choices tag: paths hold all names above, so that their size grows with its square
 
 Json = dict[str, Any]
 
@@ -149,6 +150,8 @@ def _why_unusable(tag: Element, fields: Mapping[str, str]) -> str:
         return 'its Image shows several images (valueList) or none; it needs value="$…"'
     if _is_true(tag.get("perRegion")) or _is_true(tag.get("perItem")):
         return "it labels regions or items (perRegion, perItem), not the image"
+    if _is_deeper(tag, DEEPEST):
+        return f"its tags are nested more than {DEEPEST} deep"
     if next(_static(tag), None) is None and not tag.get("value"):
         return "it has no <Choice>"
     return ""
@@ -169,6 +172,13 @@ def _image_choices(tag: Element, fields: Mapping[str, str]) -> ImageChoices:
 
 def _is_true(value: str | None) -> bool:
     return (value or "").lower() in ("true", "yes", "1")
+
+
+def _is_deeper(tag: Element, deepest: int) -> bool:
+    level = [tag]
+    for _ in range(deepest):
+        level = [child for above in level for child in above]
+    return any(len(above) for above in level)
 
 
 def _static(tag: Element, above: tuple[str, ...] = ()) -> Iterator[Choice]:

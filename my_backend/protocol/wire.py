@@ -102,11 +102,19 @@ class TaskData(Request):
     data: Json
 
 
+class Annotation(Request):
+    """An annotation; each of its results is what one tag of the labeling config says."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    result: list[Json] | None = None
+
+
 class AnnotatedTask(TaskData):
     """A task with its annotations, which older Label Studios call completions."""
 
-    annotations: list[Json] | None = None
-    completions: list[Json] | None = None
+    annotations: list[Annotation] | None = None
+    completions: list[Annotation] | None = None
 
 
 class PredictRequest(Request):

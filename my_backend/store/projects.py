@@ -1,6 +1,7 @@
 """The Label Studio projects that have been seen, and what is kept of each between restarts."""
 
 import contextlib
+import logging
 import os
 import shutil
 import threading
@@ -12,8 +13,11 @@ from my_backend import files
 from my_backend.errors import BadRequest, NotFound
 from my_backend.store.changes import Changes
 
+log = logging.getLogger(__name__)
+
 PROJECT_FILE = "project.json"
 CREDENTIALS_FILE = "credentials.json"
+DELETED = ".deleted-"  # begins the names of folders, beside that of the projects, whose content is being removed
 
 
 @dataclass(frozen=True)
@@ -129,19 +133,29 @@ class Projects:
 
     def remember(self, uid: str, *, label_config: str | None = None, title: str | None = None) -> Project:
         """Notes what Label Studio said; a new project is added."""
-        given = {"label_config": label_config, "title": title}
-        said = {name: value for name, value in given.items() if value is not None}
+        said = _said(label_config, title)
         with self._lock:
             known = self._projects.get(uid)
         if known is not None and replace(known, **said) == known:
             return known
         with self._on_disk:
             # What is known here may be older than the file, and must not come back with what is said now.
-            project = replace(self._read(uid) or Project(uid), **said)
-            path = self.folder(uid) / PROJECT_FILE
-            files.write_json(path, asdict(project), durable=False)
-            self._set(project, path.stat().st_mtime_ns)
-            return project
+            return self._write(replace(self._read(uid) or Project(uid), **said))
+
+    def update(self, uid: str, *, label_config: str | None = None, title: str | None = None) -> Project | None:
+        """As `remember`, for what was asked of Label Studio; None where the project was deleted meanwhile."""
+        with self._on_disk, contextlib.suppress(FileNotFoundError):  # another process has just deleted it
+            known = self._read(uid)
+            if known is not None:
+                project = replace(known, **_said(label_config, title))
+                return known if project == known else self._write(project, make_folder=False)
+        return None
+
+    def _write(self, project: Project, *, make_folder: bool = True) -> Project:
+        path = self.folder(project.uid) / PROJECT_FILE
+        files.write_json(path, asdict(project), durable=False, make_folder=make_folder)
+        self._set(project, path.stat().st_mtime_ns)
+        return project
 
     def changes(self, uid: str) -> Changes:
         """The project's annotation events."""
@@ -160,11 +174,35 @@ class Projects:
         return files.from_record(Credentials, known) if known else None
 
     def delete(self, uid: str) -> None:
-        """Forgets the project and everything learned for it."""
+        """Forgets the project and everything learned for it; what cannot be removed is named in the log."""
+        gone = self.root.with_name(f"{DELETED}{uid}-{token_hex(4)}")
         with self._on_disk:
             self._forget(uid)
-            # In one step, so that a job that is just ending brings nothing back.
-            gone = self.root.with_name(f".deleted-{uid}-{token_hex(4)}")
-            with contextlib.suppress(FileNotFoundError):
-                os.replace(self.folder(uid), gone)
-            shutil.rmtree(gone, ignore_errors=True)
+            while self.folder(uid).exists():
+                gone.mkdir(mode=0o700, exist_ok=True)  # removing takes a while, and a kill leaves the rest
+                with contextlib.suppress(FileNotFoundError):  # a server that starts takes an empty one for a leftover
+                    # In one step, so that a job that is just ending brings nothing back.
+                    os.replace(self.folder(uid), gone / "project")
+                    break
+        _remove(gone)
+
+    def remove_leftovers(self) -> None:
+        """Removes what is left of deleted projects, as where a process was killed at it; may take as long as that."""
+        for gone in self.root.parent.glob(f"{DELETED}*"):
+            _remove(gone)
+
+
+def _said(label_config: str | None, title: str | None) -> dict[str, str]:
+    given = {"label_config": label_config, "title": title}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _remove(gone: Path) -> None:
+    shutil.rmtree(gone, ignore_errors=True)  # as much as can be
+    try:
+        if gone.exists():
+            shutil.rmtree(gone)  # for its error
+    except FileNotFoundError:
+        pass  # another process is at it, too
+    except OSError as error:
+        log.warning("%s is left of a deleted project and cannot be removed: %s", gone, error)

@@ -6,17 +6,20 @@ from collections.abc import Callable
 
 from flask import Flask, Response, jsonify, request
 
+from my_backend.page.routes import refused, wants_page
 from my_backend.protocol.wire import Json
 from my_backend.web.refusals import refusal
 
 # They need no disk but that of CACHE_DIR.
 FROM_MEMORY = ("/health", "/ready", "/setup", "/predict", "/api/models/predict")
+# What Label Studio, Prometheus and probes ask, by whatever name they know this machine; no title or picture is in it.
+FOR_PROGRAMS = ("/health", "/ready", "/metrics", "/versions", "/openapi.json")
 OTHERS_AT_ONCE = 16  # half of uWSGI's threads
 OTHERS_WAIT_SECONDS = 0.8  # Label Studio gives an event up after a second
 
 
 def guard(app: Flask, basic_auth: tuple[str, str] | None, event_refused: Callable[[], None]) -> None:
-    """Asks for the password where one is set, and refuses what a page of another site sends."""
+    """Asks for the password where one is set, and refuses pages of other sites."""
 
     @app.before_request
     def check_password() -> Response | None:
@@ -42,12 +45,32 @@ def guard(app: Flask, basic_auth: tuple[str, str] | None, event_refused: Callabl
             return None
         if origin is None and request.headers.get("Sec-Fetch-Site", "none") in ("none", "same-origin"):
             return None
-        if origin is None or origin.partition("://")[2] != request.host:
+        if origin is None or origin.partition("://")[2] != _host():
             return refusal(f"requests from pages of other sites ({(origin or 'not named')[:100]}) are refused"), 403
-        if basic_auth is None and _anyone_may_own(request.host):
-            said = f"requests from pages under a name like {request.host[:100]} are refused where no password is set"
-            return refusal(f"{said}: set BASIC_AUTH_USER and BASIC_AUTH_PASS"), 403
-        return None
+        return (refusal(_name_refused()), 403) if anyones_page() else None
+
+    @app.before_request
+    def check_name() -> Response | tuple[Json, int] | None:
+        # A browser takes a page under such a name for ours: it may read every answer, and names no page when it reads.
+        if request.method not in ("GET", "HEAD") or not anyones_page():
+            return None
+        if request.path in FOR_PROGRAMS or request.endpoint == "page.static":
+            return None
+        said = _name_refused()
+        return refused(said) if wants_page() else (refusal(said), 403)
+
+    def anyones_page() -> bool:
+        return basic_auth is None and _anyone_may_own(_host())
+
+
+def _host() -> str:
+    """As the browser names it: werkzeug's `request.host` is empty where a name has an underscore."""
+    return request.headers.get("Host", "").removesuffix(":80")
+
+
+def _name_refused() -> str:
+    said = f"pages under a name like {_host()[:100]}, which anyone may own, are refused where no password is set"
+    return f"{said}: set BASIC_AUTH_USER and BASIC_AUTH_PASS, or use this machine's address"
 
 
 def _anyone_may_own(host: str) -> bool:

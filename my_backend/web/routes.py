@@ -12,7 +12,7 @@ from my_backend.backend import Backend
 from my_backend.diagnosis import diagnose
 from my_backend.errors import BadRequest, NotFound
 from my_backend.jobs.job import Job
-from my_backend.jobs.training_job import keep_annotations
+from my_backend.jobs.training_job import forget_annotations, keep_annotations
 from my_backend.metrics.counts import RequestCounts
 from my_backend.page.routes import Page, wants_page
 from my_backend.protocol.label_config import parse_label_config
@@ -256,7 +256,10 @@ class Routes:
 
     def cancel_job(self, job_id: str) -> Json:
         """Ends a job; one that runs ends at its next step."""
+        waited = self._backend.job_store.get(job_id).status == "queued"
         job = self._queue.cancel(job_id)
+        if waited and job.kind == "full" and job.status == "canceled":  # one that has begun forgets them itself
+            forget_annotations(self._projects, job.project)
         context.now_for(project=job.project, job=job.id)
         return _described(job)
 

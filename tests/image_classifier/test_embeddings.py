@@ -1,16 +1,20 @@
 """The cache of embeddings: bounded, shared by processes, and never mixed up between networks."""
 
+import contextlib
 import os
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
+from zlib import crc32
 
+import lmdb
 import numpy as np
 import pytest
 
-from image_classifier.embeddings import MAP_SIZE, MAX_ENTRIES, Embedding, EmbeddingCache
+from image_classifier.embeddings import MAX_BYTES, MAX_ENTRIES, Embedding, EmbeddingCache
 
 NETWORK, OTHER_NETWORK = "ab" * 16, "cd" * 16
 
@@ -100,7 +104,51 @@ def test_a_full_cache_does_not_grow_and_has_room_in_its_map(tmp_path: Path) -> N
         sizes.append(os.stat(tmp_path / "data.mdb").st_size)
     assert len(cache) == entries
     assert sizes[-1] < 1.1 * sizes[len(sizes) // 2]
-    assert sizes[-1] / entries * MAX_ENTRIES < 0.9 * MAP_SIZE
+    assert sizes[-1] / entries * MAX_ENTRIES < 0.9 * MAX_BYTES
+    cache.close()
+
+
+@pytest.mark.parametrize("widths", [[512], [2048], [512, 2048], [2048, 512, 4096, 1280]])
+def test_beyond_its_size_the_oldest_go_however_wide_they_are(
+    widths: list[int], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    size, at_once = 8 << 20, 20
+    cache = EmbeddingCache(tmp_path, max_bytes=size)
+    end = 0
+    for width in widths * 2:  # one network takes another's place
+        for _ in range(3 * size // (4 * width * at_once)):
+            end += at_once
+            cache.put(NETWORK, [(digest(n), np.full(width, n, np.float32)) for n in range(end - at_once, end)])
+        newest = range(end - size // (10 * width), end)
+        found = cache.get(NETWORK, [digest(number) for number in newest])
+        assert {key: set(value) for key, value in found.items()} == {digest(n): {n} for n in newest}
+        assert {len(value) for value in found.values()} == {width}
+    assert (tmp_path / "data.mdb").stat().st_size <= 1.25 * size
+    assert not caplog.records
+    cache.close()
+
+
+def test_cache_that_an_older_release_filled_to_the_last_page_goes_on(tmp_path: Path) -> None:
+    def stored(number: int) -> bytes:
+        value = np.full(2048, number, np.float32).tobytes()
+        return value + crc32(value).to_bytes(4, "big")
+
+    size, filled = 2 << 20, 0
+    with lmdb.open(str(tmp_path), map_size=size, max_dbs=2) as env, contextlib.suppress(lmdb.MapFullError):
+        databases = env.open_db(b"embeddings"), env.open_db(b"order")
+        while True:
+            with env.begin(write=True) as transaction:
+                key = bytes.fromhex(NETWORK + digest(filled))
+                transaction.put(key, stored(filled), db=databases[0])
+                transaction.put(struct.pack(">Q", filled + 1), key, db=databases[1], append=True)
+            filled += 1
+
+    cache = EmbeddingCache(tmp_path, max_bytes=size * 14 // 16)
+    assert (cache.get(NETWORK, [digest(filled - 1)])[digest(filled - 1)] == filled - 1).all()
+    for number in range(filled, 2 * filled):
+        cache.put(NETWORK, [(digest(number), np.full(2048, number, np.float32))])
+        assert digest(number) in cache.get(NETWORK, [digest(number)])
+    assert len(cache) < filled * 1.4
     cache.close()
 
 

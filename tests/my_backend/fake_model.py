@@ -37,7 +37,10 @@ class Script:
         part.replace(self.file)
 
     def block(self, where: str, **orders: Any) -> None:
-        """Lets `fit`, `predict`, `load` or `import` wait for `release`."""
+        """Lets `fit`, `predict`, `load` or `import` wait for `release`.
+
+        Of trainings also those of one kind alone: `head`, `full`; `full published`, when its version is.
+        """
         self.go.unlink(missing_ok=True)
         self.set(block=where, **orders)
 
@@ -131,7 +134,8 @@ class FakeModel:
         progress({"phase": "training", "epoch": 1, "epochs": 2})
         for number, record in enumerate(orders.get("epochs", ()), start=1):
             progress({"phase": "training", "epoch": number, "epochs": 2, **record})
-        self.script.wait_at("fit", lambda: progress({"loss": 0.5}))
+        for place in ("fit", kind):
+            self.script.wait_at(place, lambda: progress({"loss": 0.5}))
         if "fit_says" in orders:
             raise TrainingError(orders["fit_says"])
         if "fit_raises" in orders:
@@ -147,6 +151,7 @@ class FakeModel:
             **orders.get("output", {}),
         }
         publish(output)
+        self.script.wait_at(f"{kind} published", lambda: progress({"loss": 0.5}))
         return orders.get("returns", output)
 
     def prepare(self, tasks: list[Json]) -> None:

@@ -208,6 +208,7 @@ class FakeLabelStudio:
         self.permissions: list[str] | None = None
         self.model_versions: dict[str, int] = {}  # of the stored predictions, with their number
         self.before_export: Callable[[], None] = lambda: None
+        self.before_project: Callable[[], None] = lambda: None
         self.predicted = FakeTasks()
         self.forbids: set[str] = set()  # paths that the token's owner may not change
 
@@ -246,6 +247,7 @@ class FakeLabelStudio:
             self._patch(path, json.loads(seen.body))
             return json_reply({})
         if path == "/api/projects/7/":
+            self.before_project()
             return json_reply(self.project)
         if path == "/api/projects/7/model-versions/":
             return json_reply(self.model_versions)

@@ -1,12 +1,23 @@
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from my_backend.jobs.training_job import learned_state
+from my_backend import files
+from my_backend.jobs.job import Job, new_job, run_job
+from my_backend.jobs.training_job import (
+    KEPT_ANNOTATIONS,
+    LEARNED_FILE,
+    Learned,
+    TrainingJob,
+    keep_annotations,
+    learned_state,
+)
 from my_backend.protocol.events import Change
-from my_backend.store.projects import Credentials
+from my_backend.store.projects import Credentials, Projects
 from my_backend.store.versions import Versions
 from tests.my_backend.conftest import PROJECT, Client, Serve
 from tests.my_backend.fake_model import LABEL_CONFIG, OTHER_CONFIG, Script
@@ -29,6 +40,39 @@ def connected(serve: Serve, label_studio: FakeLabelStudio) -> Iterator[Client]:
 
 def start(client: Client, kind: Any = "full") -> str:
     return client.backend.queue.submit(PROJECT, kind, "test").id
+
+
+def saved(client: Client, kind: Any) -> Job:
+    """A job that no queue knows."""
+    job = new_job(PROJECT, kind, "test")
+    client.backend.job_store.save(job)
+    return job
+
+
+def run(client: Client, job: Job, correct: Callable[[str], object] = lambda project: None) -> Job:
+    """Runs a job in this thread; `correct` is called where it asks for a correction."""
+    backend = client.backend
+    work = TrainingJob(backend.settings, backend.projects, backend.job_store, backend.new_model, correct)
+    return run_job(job, backend.job_store, work, lambda: False)
+
+
+def versions_of(client: Client) -> Versions:
+    return Versions(client.backend.projects.folder(PROJECT))
+
+
+def learned_tasks(client: Client) -> int:
+    """How many tasks the live version has learned; 0 before the first."""
+    live = versions_of(client).live()
+    return live.train_output["labels"]["Cat"] if live else 0
+
+
+def noted(client: Client) -> Learned:
+    return learned_state(client.backend.projects.folder(PROJECT))
+
+
+def kept(client: Client) -> Path:
+    """Where the annotations of a train request are kept."""
+    return client.backend.projects.folder(PROJECT) / KEPT_ANNOTATIONS
 
 
 def test_job_learns_label_studios_annotated_tasks(connected: Client, script: Script) -> None:
@@ -202,13 +246,128 @@ def test_event_of_an_annotation_that_a_job_just_missed_starts_another(
         assert eventually(lambda: changes.unlearned() == 0)
 
 
+def annotate_a_second_task(client: Client) -> None:
+    told = Change(annotation(2, "Dog"), {"id": 2, "data": {"image": "/b.png"}})
+    client.backend.projects.changes(PROJECT).add([told])
+
+
+@pytest.mark.parametrize("ends", ["canceled", "finished"])
+def test_early_version_in_the_place_of_one_that_knew_more_is_corrected_while_its_job_goes_on(
+    connected: Client, script: Script, ends: str
+) -> None:
+    script.block("full")
+    full = start(connected)
+    connected.started(full)
+    annotate_a_second_task(connected)
+    connected.ended(start(connected, "head"))
+    newest = noted(connected)
+    assert learned_tasks(connected) == 2
+
+    script.block("full published")
+
+    assert eventually(lambda: len(versions_of(connected).names()) == 3)
+    assert eventually(lambda: noted(connected).digest == newest.digest)
+    assert learned_tasks(connected) == 2
+    if ends == "canceled":
+        connected.backend.queue.cancel(full)
+    else:
+        script.release()
+    assert connected.ended(full).status == ends
+    assert connected.ended(start(connected, "head")).result["versions"] == [], "nothing is left to be learned"
+    assert (learned_tasks(connected), len(versions_of(connected).names())) == (2, 3)
+
+
+def test_correction_is_asked_for_when_nothing_says_any_more_that_it_is_learned(
+    connected: Client, script: Script
+) -> None:
+    asked = []
+    with ThreadPoolExecutor(1) as other:
+        script.block("full")
+        full = other.submit(run, connected, saved(connected, "full"), lambda uid: asked.append(noted(connected)))
+        assert eventually(lambda: script.calls("fit"))
+        annotate_a_second_task(connected)
+        run(connected, saved(connected, "head"))
+        newest = noted(connected)
+        script.release()
+
+    assert full.result().status == "finished"
+    assert len(asked) == 1
+    assert newest not in asked
+
+
+def test_kill_before_it_is_noted_what_went_live_leaves_nothing_unlearned(
+    connected: Client, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    write_json = files.write_json
+
+    def killed(path: Path, *given: Any, **options: Any) -> None:
+        if path.name == LEARNED_FILE:
+            raise KeyboardInterrupt  # nothing is written after it, as after a kill
+        write_json(path, *given, **options)
+
+    with ThreadPoolExecutor(1) as other:
+        script.block("full")
+        full = other.submit(run, connected, saved(connected, "full"), asked.append)
+        assert eventually(lambda: script.calls("fit"))
+        annotate_a_second_task(connected)
+        run(connected, saved(connected, "head"))
+        with monkeypatch.context() as patch:
+            patch.setattr(files, "write_json", killed)
+            script.release()
+            assert isinstance(full.exception(), KeyboardInterrupt)
+    assert (learned_tasks(connected), asked) == (1, [PROJECT])
+
+    assert len(run(connected, saved(connected, "head")).result["versions"]) == 1
+    assert learned_tasks(connected) == 2
+
+
+def test_correction_that_began_before_all_layers_went_live_leaves_it_to_the_next_one(
+    connected: Client, script: Script
+) -> None:
+    """Else it would put the network from before in the place of the one that was trained for an hour."""
+    script.block("head", learn="Dog")
+    head = start(connected, "head")
+    connected.started(head)
+    assert run(connected, saved(connected, "full")).status == "finished"
+    trained = versions_of(connected).live()
+    assert trained is not None
+    annotate_a_second_task(connected)
+
+    script.release()
+
+    assert connected.ended(head).result["versions"] == []
+    assert eventually(lambda: versions_of(connected).live_name() != trained.name)
+    assert [call["live"] for call in script.calls("fit")] == ["", "", "Dog"]
+    assert learned_tasks(connected) == 2
+
+
+def test_version_that_went_live_while_nothing_new_was_read_is_corrected(
+    connected: Client, label_studio: FakeLabelStudio
+) -> None:
+    """As where an annotation was made and taken back: the job that read it before that publishes last."""
+    connected.ended(start(connected))
+    connected.backend.projects.changes(PROJECT).forget_tasks()
+    second = {"id": 2, "data": {"image": "/b.png"}, "annotations": [annotation(2, "Dog")]}
+
+    def publish_both() -> None:
+        label_studio.before_export = lambda: None
+        label_studio.export = [TASK, second]
+        assert run(connected, saved(connected, "full")).status == "finished"
+        label_studio.export = [TASK]
+
+    label_studio.before_export = publish_both
+    assert connected.ended(start(connected, "head")).result["versions"] == []
+
+    assert eventually(lambda: len(versions_of(connected).names()) == 3 and learned_tasks(connected) == 1)
+
+
 def test_watermark_is_from_before_the_annotations_were_read(connected: Client, label_studio: FakeLabelStudio) -> None:
     label_studio.before_export = lambda: setattr(label_studio, "updated_at", "later")
 
     connected.ended(start(connected))
 
-    noted = learned_state(connected.backend.projects.folder(PROJECT)).watermark
-    assert "2026-11-20T13:35:51Z" in noted
+    assert "2026-11-20T13:35:51Z" in noted(connected).watermark
 
 
 @pytest.mark.parametrize(
@@ -293,6 +452,107 @@ def test_annotations_that_come_while_others_are_learned_are_kept(connected: Clie
     assert connected.ended(waiting).status == "finished"
     assert waiting != running
     assert [call["tasks"] for call in script.calls("fit")] == [[8], [9]]
+
+
+TRAIN = {"annotations": [{"id": 9, "data": {}}]}
+
+
+def test_annotations_that_another_job_has_learned_meanwhile_are_no_error(connected: Client, script: Script) -> None:
+    script.block("full")
+    full = connected.post("/train", TRAIN, 201)["job"]
+    connected.started(full)
+    connected.ended(start(connected, "head"))
+    assert not kept(connected).exists()
+
+    script.release()
+
+    job = connected.ended(full)
+    assert (job.status, job.error, len(job.result["versions"])) == ("finished", "", 1)
+
+
+def test_annotations_of_a_canceled_training_are_forgotten(connected: Client, script: Script) -> None:
+    script.block("fit")
+    job = connected.post("/train", TRAIN, 201)["job"]
+    connected.started(job)
+    connected.post(f"/api/jobs/{job}/cancel")
+    assert connected.ended(job).status == "canceled"
+
+    script.set()
+    connected.ended(start(connected))
+
+    assert [call["tasks"] for call in script.calls("fit")] == [[9], [1]]
+
+
+def test_annotations_of_a_training_that_is_canceled_while_it_waits_are_forgotten(
+    connected: Client, script: Script
+) -> None:
+    script.block("fit")
+    running = start(connected)
+    connected.started(running)
+    waiting = connected.post("/train", TRAIN, 201)["job"]
+    assert waiting != running
+
+    connected.post(f"/api/jobs/{waiting}/cancel")
+    assert not kept(connected).exists()
+
+    keep_annotations(connected.backend.projects, PROJECT, TRAIN["annotations"])
+    connected.post(f"/api/jobs/{waiting}/cancel")
+    assert kept(connected).exists(), "these are another request's"
+
+
+def test_annotations_of_a_training_that_is_canceled_before_it_has_read_them_are_forgotten(
+    connected: Client, script: Script
+) -> None:
+    keep_annotations(connected.backend.projects, PROJECT, TRAIN["annotations"])
+    job = saved(connected, "full")
+    connected.backend.job_store.request_cancel(job)
+
+    assert run(connected, job).status == "canceled"
+
+    assert not kept(connected).exists()
+    assert script.calls("fit") == []
+
+
+def test_annotations_of_a_training_stay_where_a_correction_is_canceled(connected: Client, script: Script) -> None:
+    keep_annotations(connected.backend.projects, PROJECT, TRAIN["annotations"])
+    script.block("head")
+    job = start(connected, "head")
+    connected.started(job)
+    connected.post(f"/api/jobs/{job}/cancel")
+    assert connected.ended(job).status == "canceled"
+
+    connected.ended(start(connected))
+
+    assert [call["tasks"] for call in script.calls("fit")] == [[9], [9]]
+
+
+def test_annotations_of_a_training_stay_where_another_process_takes_it_over(connected: Client, script: Script) -> None:
+    keep_annotations(connected.backend.projects, PROJECT, TRAIN["annotations"])
+    store, job = connected.backend.job_store, saved(connected, "full")
+    with ThreadPoolExecutor(1) as other:
+        script.block("fit")
+        running = other.submit(run, connected, job)
+        assert eventually(lambda: script.calls("fit"))
+        store.save(replace(store.get(job.id), runner="another"))
+        script.release()
+
+    assert running.result().status == "started"
+    assert kept(connected).exists()
+
+
+@pytest.mark.parametrize("when", ["before_project", "before_export"])
+@pytest.mark.parametrize("who", ["this process", "another process"])
+def test_project_that_is_deleted_while_label_studio_is_asked_stays_deleted(
+    connected: Client, script: Script, label_studio: FakeLabelStudio, when: str, who: str
+) -> None:
+    projects, job = connected.backend.projects, saved(connected, "full")
+    another = Projects(projects.root)
+    label_studio.project["title"] = "Another"
+    setattr(label_studio, when, lambda: (projects if who == "this process" else another).delete(PROJECT))
+
+    assert run(connected, job).status == "canceled"
+    assert not projects.folder(PROJECT).exists()
+    assert script.calls("fit") == []
 
 
 def test_cancelled_job_publishes_nothing(connected: Client, script: Script) -> None:

@@ -430,6 +430,20 @@ def test_other_sites_cannot_press_the_buttons(client: Client, headers: dict[str,
     assert client.http.post("/api/troubles/check", headers=headers).status_code == status
 
 
+@pytest.mark.parametrize("path", ["/", "/troubles", HERE, f"{HERE}/images/{'0' * 64}.jpg"])
+def test_under_a_name_that_anyone_may_own_people_read_what_to_set_and_no_more(client: Client, path: str) -> None:
+    client.backend.projects.remember(PROJECT, title="Pets")
+
+    response = client.http.get(path, headers={**HTML, "Host": "<i>.a_b.example:9090"})
+
+    assert (response.status_code, response.mimetype) == (403, "text/html")
+    assert "set BASIC_AUTH_USER and BASIC_AUTH_PASS" in response.text
+    assert "&lt;i&gt;.a_b.example" in response.text
+    assert "Pets" not in response.text
+    assert "script" not in response.text, "it would ask again and again, and say that nobody answers"
+    assert "default-src 'none'" in response.headers["Content-Security-Policy"]
+
+
 # --- what it costs ----------------------------------------------------------------
 
 

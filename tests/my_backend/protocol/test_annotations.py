@@ -1,10 +1,10 @@
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
-from my_backend.protocol.annotations import Label, label_of
+from my_backend.protocol.annotations import Label, Outcome, label_of
 from my_backend.protocol.label_config import Choice, ImageChoices
 
 TAG = ImageChoices("animal", "image", "image", (Choice(("Cat",)), Choice(("Dog",))))
@@ -84,6 +84,35 @@ def test_older_label_studios_call_annotations_completions() -> None:
 )
 def test_where_several_may_be_ticked_each_choice_has_a_majority(annotations: list[Any], expected: Label) -> None:
     assert label_of({"annotations": annotations}, MULTIPLE) == expected
+
+
+ODD: list[Any] = [None, True, 5, 1.5, "Cat", "", [], [5], [["Cat"]], [[[]]], {}, {"choices": ["Cat"]}, {"id": {}}]
+
+
+@pytest.mark.parametrize("tag", [TAG, MULTIPLE, replace(TAG, dynamic_field="options")])
+@pytest.mark.parametrize("odd", ODD)
+def test_nothing_of_another_shape_is_an_error(odd: Any, tag: ImageChoices) -> None:
+    """Wherever in a task it stands, and beside what is as it should be."""
+    good = said("Cat")
+    region = good["result"][0]
+    annotations = [
+        odd,
+        {**good, "result": odd},
+        {**good, "result": [odd, region]},
+        *({**good, "result": [{**region, field: odd}]} for field in region),
+        {**good, "result": [{**region, "value": {"choices": odd}}]},
+        {**good, "result": [{**region, "value": {"choices": [odd, "Cat"]}}]},
+        *({**good, field: odd} for field in ("id", "updated_at", "completed_by", "was_cancelled", "ground_truth")),
+    ]
+    task = {"data": {"image": "/a.png"}}
+    for one in annotations:
+        assert label_of({**task, "annotations": [one]}, tag).outcome in get_args(Outcome)
+    for name in ("annotations", "completions", "data"):
+        assert label_of({**task, name: odd}, tag).outcome in get_args(Outcome)
+    assert label_of({**task, "data": {"options": odd}, "annotations": [*annotations, *3 * [good]]}, tag).outcome in (
+        "used",
+        "skipped",
+    )
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,10 @@ def config(choices: str) -> str:
     return f"<View>{IMAGE}{choices}</View>"
 
 
+def _nested(deep: int) -> str:
+    return '<Choice value="A">' * deep + "</Choice>" * deep
+
+
 def test_labeling_config_names_tag_field_and_choices() -> None:
     parsed = parse_label_config(LABEL_CONFIG)
 
@@ -70,6 +74,7 @@ def test_choices_are_named_as_annotations_name_them(choices: str, expected: tupl
         ('<View><Image name="i" valueList="$urls"/>' + SINGLE.format("c") + "</View>", "no <Image"),
         (config('<Choices name="c" toName="i" perRegion="true"><Choice value="A"/></Choices>'), "regions"),
         (config('<Choices name="c" toName="i" perItem="TRUE"><Choice value="A"/></Choices>'), "regions"),
+        (config('<Choices name="c" toName="i">' + _nested(5000) + "</Choices>"), "nested more than 100 deep"),
         ('<!DOCTYPE x [<!ENTITY a "b">]><View>&a;</View>', "no valid XML"),
         ('<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/hosts">]><View>&a;</View>', "no valid XML"),
     ],
@@ -79,6 +84,12 @@ def test_config_that_cannot_be_used_says_why(xml: str, problem: str) -> None:
 
     assert parsed.image_choices is None
     assert problem in parsed.problem
+
+
+def test_choices_may_be_nested_as_deep_as_people_nest_them() -> None:
+    assert tag('<Choices name="c" toName="i" allowNested="true">' + _nested(100) + "</Choices>").offered[-1].path == (
+        ("A",) * 100
+    )
 
 
 @given(st.text() | st.text(alphabet='<>/="& VieChosImagnt$').map(lambda middle: f"<View>{middle}</View>"))

@@ -4,6 +4,7 @@ from pydantic import ValidationError
 from my_backend.protocol.wire import (
     PredictRequest,
     SetupRequest,
+    TrainRequest,
     WebhookRequest,
     project_uid,
 )
@@ -55,6 +56,32 @@ def test_fields_of_tasks_that_are_not_known_are_kept() -> None:
     task = {"id": 3, "data": {"image": "/a.png"}, "meta": {"a": 1}, "annotations": []}
 
     assert PredictRequest.model_validate({"tasks": [task]}).tasks[0].model_dump() == task
+
+
+@pytest.mark.parametrize("field", ["annotations", "completions"])
+@pytest.mark.parametrize("result", [5, True, "Cat", {"a": 1}, [5], ["Cat"], [None], [[]]])
+def test_annotation_whose_result_is_no_list_of_objects_is_refused_by_name(field: str, result: object) -> None:
+    task = {"data": {"image": "/a.png"}, field: [{"id": 5, "result": result}]}
+
+    with pytest.raises(ValidationError, match=rf"annotations\.0\.{field}\.0\.result"):
+        TrainRequest.model_validate({"annotations": [task]})
+
+
+@pytest.mark.parametrize(
+    "annotation",
+    [
+        {},
+        {"result": None},
+        {"result": []},
+        {"id": 5, "result": [{"from_name": "c", "value": {"choices": ["Cat"]}}], "completed_by": {"id": 1}},
+    ],
+)
+def test_annotations_of_a_train_request_are_kept_as_they_came(annotation: dict[str, object]) -> None:
+    task = {"data": {"image": "/a.png"}, "annotations": [annotation]}
+
+    [read] = TrainRequest.model_validate({"annotations": [task]}).annotations or []
+
+    assert read.model_dump(exclude_unset=True) == task
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,10 @@
+import errno
 import os
+import shutil
 import stat
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -80,6 +83,87 @@ def test_deleted_project_leaves_nothing(projects: Projects, tmp_path: Path) -> N
 
     assert projects.all() == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_left_of_a_deleted_project_is_nobody_elses_and_goes_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    projects = Projects(tmp_path / "projects")
+    projects.remember("7.1")
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            projects.delete("7.1")
+    left = [path for path in tmp_path.iterdir() if path.name != "projects"]
+    assert [stat.S_IMODE(path.stat().st_mode) for path in left] == [0o700]
+    assert [path.name for path in left[0].rglob("project.json")] == ["project.json"]
+    assert projects.all() == []
+
+    (tmp_path / ".deleted-8.1-of-an-older-release" / "versions").mkdir(parents=True)
+    Projects(tmp_path / "projects").remove_leftovers()
+
+    assert [path.name for path in tmp_path.iterdir()] == ["projects"]
+
+
+def test_deleted_project_that_cannot_be_removed_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    projects = Projects(tmp_path / "projects")
+    projects.remember("7.1", title="Pets")
+
+    def broken(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", broken)
+        projects.delete("7.1")
+
+    assert projects.all() == []
+    assert ".deleted-7.1-" in caplog.text
+    assert "Input/output error" in caplog.text
+
+
+def test_project_is_deleted_although_a_server_that_starts_removes_the_folder_for_it(
+    projects: Projects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    projects.remember("7.1", title="Pets")
+    mkdir, tried = Path.mkdir, []
+
+    def mkdir_and_start(self: Path, *given: Any, **options: Any) -> None:
+        mkdir(self, *given, **options)
+        if not tried:
+            projects.remove_leftovers()
+        tried.append(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", mkdir_and_start)
+        projects.delete("7.1")
+
+    assert len(tried) == 2
+    assert not projects.folder("7.1").exists()
+    assert not any(path.exists() for path in tried)
+
+
+def test_what_is_said_of_a_known_project_is_noted(projects: Projects, tmp_path: Path) -> None:
+    projects.remember("7.1", label_config="<View/>")
+
+    assert projects.update("7.1", title="Pets") == projects.get("7.1") == Project("7.1", "<View/>", "Pets")
+    assert Projects(tmp_path).all() == projects.all()
+
+
+@pytest.mark.parametrize("who", ["this process", "another process"])
+def test_what_is_said_of_a_deleted_project_does_not_bring_it_back(projects: Projects, tmp_path: Path, who: str) -> None:
+    projects.remember("7.1", label_config="<View/>")
+    (projects if who == "this process" else Projects(tmp_path)).delete("7.1")
+
+    assert projects.update("7.1", title="Pets") is None
+
+    assert Projects(tmp_path).all() == []
+    assert not projects.folder("7.1").exists()
 
 
 def test_what_another_process_notes_is_learned(projects: Projects, tmp_path: Path) -> None:

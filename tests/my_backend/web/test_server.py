@@ -5,6 +5,7 @@ import stat
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -528,6 +529,15 @@ def test_deleted_project_is_gone_with_its_jobs_and_versions(client: Client, scri
     assert eventually(lambda: client.setup() == "untrained")
 
 
+def test_what_is_left_of_a_deleted_project_goes_when_a_server_starts(serve: Serve, tmp_path: Path) -> None:
+    folder = tmp_path / "models" / f".deleted-{PROJECT}-0a1b2c3d"
+    (folder / "project" / "corrections").mkdir(parents=True)
+    (folder / "project" / "corrections" / "image").touch()
+
+    with serve():
+        assert eventually(lambda: not folder.exists())
+
+
 def test_duplicated_model_answers_for_the_other_project(client: Client) -> None:
     client.train()
 
@@ -650,6 +660,12 @@ def test_predict_for_the_number_of_a_connected_project_means_that_project(client
         ("/train", {"annotations": [{}]}, 400, "annotations.0.data"),
         ("/train", {"annotations": [{"data": {}, "annotations": ["Cat"]}]}, 400, "annotations.0.annotations.0"),
         ("/train", {"annotations": [{"data": {}, "completions": {}}]}, 400, "annotations.0.completions"),
+        (
+            "/train",
+            {"annotations": [{"data": {}, "annotations": [{"id": 5, "result": 5}]}]},
+            400,
+            "annotations.0.annotations.0.result: Input should be a valid array",
+        ),
         ("/job_status", {}, 400, "job"),
         ("/job_status", {"job": 5}, 400, "job"),
         ("/job_status", {"job": "x" * 5000}, 404, "no job"),
@@ -682,6 +698,16 @@ def test_request_of_no_sense_is_refused_and_the_field_named(
     assert set(response.json) == {"error", "request_id"}
     assert named in response.json["error"]
     assert client.predict()["results"] == [[]]  # and nothing is broken by it
+
+
+def test_choices_that_are_nested_too_deep_are_said_to_be(client: Client) -> None:
+    nested = '<Choice value="A">' * 5000 + "</Choice>" * 5000
+    config = f'<View><Image name="i" value="$i"/><Choices name="c" toName="i">{nested}</Choices></View>'
+
+    assert "nested" in client.post("/validate", {"config": config})["message"]
+    client.post("/setup", {"project": PROJECT, "schema": config})
+    client.predict(label_config=config)
+    assert "nested" in str(client.get("/health")["problems"])
 
 
 def test_body_that_is_too_large_is_refused(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -775,11 +801,12 @@ def test_page_of_another_site_may_send_nothing(client: Client, origin: str) -> N
     }
 
     assert set(answered.values()) == {403}
+    client.post("/versions", {}, 403, headers={"Origin": origin, "Host": "my_server"})
     assert client.setup()
 
 
 def test_own_page_and_programs_may_send(client: Client) -> None:
-    for host in ("localhost", "server:9090", "127.0.0.1:9090", "[::1]:9090", "10.1.2.3"):
+    for host in ("localhost", "server:9090", "my_server:9090", "127.0.0.1:9090", "[::1]:9090", "10.1.2.3"):
         client.post("/versions", {}, headers={"Origin": f"http://{host}", "Host": host})
     client.post("/versions", {}, headers={"Host": "backend.example"})
     client.get("/health", headers={"Origin": "http://evil.example"})
@@ -788,11 +815,50 @@ def test_own_page_and_programs_may_send(client: Client) -> None:
 def test_page_under_a_name_that_anyone_may_own_needs_a_password(serve: Serve) -> None:
     # Its owner could have bound the name to this machine's address: to the browser the page would be ours.
     page = {"Origin": "http://rebound.example:9090", "Host": "rebound.example:9090"}
+    with_underscore = {"Origin": "http://a_b.example", "Host": "a_b.example"}
     with serve() as client:
         assert "BASIC_AUTH_PASS" in client.post("/validate", {"config": ""}, 403, headers=page)["error"]
+        assert "BASIC_AUTH_PASS" in client.post("/validate", {"config": ""}, 403, headers=with_underscore)["error"]
     with serve(basic_auth_user="user", basic_auth_pass="password") as client:
         client.post("/validate", {"config": ""}, 401, headers=page)
         client.post("/validate", {"config": ""}, headers={**page, **basic("user", "password")})
+
+
+@pytest.mark.parametrize(
+    "host", ["rebound.example:9090", "rebound.example", "re_bound.example:9090", "rebound.example.:80"]
+)
+def test_page_under_a_name_that_anyone_may_own_reads_nothing_that_people_look_at(serve: Serve, host: str) -> None:
+    def read(client: Client, headers: dict[str, str]) -> set[str]:
+        paths = {path for method, path in routes(client) if method == "GET"} | {f"/projects/{PROJECT}", "/unknown"}
+        answers = {path: client.http.get(path, headers=headers) for path in paths}
+        for answer in answers.values():
+            answer.close()
+        return {path for path, answer in answers.items() if answer.status_code != 403}
+
+    rebound = {"Host": host}
+    with serve() as client:
+        client.setup()
+        by_programs = {"/health", "/ready", "/metrics", "/versions", "/openapi.json", "/static/status.css"}
+        assert read(client, rebound) == by_programs
+        assert read(client, {**rebound, "Accept": "text/html"}) == by_programs
+        assert client.http.head(f"/projects/{PROJECT}", headers=rebound).status_code == 403
+        assert "BASIC_AUTH_PASS" in client.get("/", 403, headers=rebound)["error"]
+        for own in ("localhost:9090", "server:9090", "my_server:9090", "127.0.0.1:9090", "[::1]:9090"):
+            assert f"/projects/{PROJECT}" in read(client, {"Host": own})
+    with serve(basic_auth_user="user", basic_auth_pass="password") as client:
+        assert f"/projects/{PROJECT}" in read(client, {**rebound, **basic("user", "password")})
+
+
+def test_label_studio_and_prometheus_may_call_by_any_name(client: Client) -> None:
+    by_name = {"Host": "backend.example.com:9090"}
+    client.train()
+
+    for path in ("/health", "/ready", "/metrics", "/versions"):
+        client.get(path, headers=by_name)
+    client.post("/setup", {"project": PROJECT, "schema": LABEL_CONFIG}, headers=by_name)
+    client.post("/validate", {"config": LABEL_CONFIG}, headers=by_name)
+    client.post("/webhook", annotated(1), headers=by_name)
+    assert client.post("/predict", {"tasks": [{"data": {}}], "project": PROJECT}, headers=by_name)["results"][0]
 
 
 def test_no_answer_allows_other_sites_to_read_it(client: Client) -> None:
