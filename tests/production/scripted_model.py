@@ -147,6 +147,8 @@ class ScriptedModel:
         learned = {task["id"]: task["annotations"][-1]["result"][0]["value"]["choices"][0] for task in completions}
         (model / "learned.json").write_text(json.dumps(learned))
         output = {"model_dir": str(model), "labels": {}, "note": orders.note}
-        publish(output)
-        note("end")
+        try:
+            publish(output)
+        finally:
+            note("end")  # also of one that was overtaken, which is refused
         return output
