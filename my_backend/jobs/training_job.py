@@ -75,6 +75,11 @@ class TrainingJob:
         kept_text = _read_kept(kept)
         try:
             result = self._learn(running, kept_text)
+        except _Overtaken:
+            # All layers may just have been trained, and a head on the layers from before would take that back. Nothing
+            # counts as learned: the correction that is asked for grows from what is live now.
+            self._submit_correction(running.job.project)
+            return {"versions": []}
         except TrainingError:
             # What nobody can learn must not stand before Label Studio's annotations for ever.
             _forget_kept(kept, kept_text)
@@ -111,12 +116,7 @@ class TrainingJob:
         learned = Learned(watermark, _digest(project, tasks))
         # Events and comparisons may ask for what is learned already; people are never refused.
         is_new = job.kind == "full" or learned.digest != before.digest
-        try:
-            result = self._train(running, project, tasks, before, learned) if is_new else {"versions": []}
-        except _Overtaken:
-            # All layers may just have been trained, and a head on the layers from before would take that back: the
-            # correction that is asked for grows from what is live now.
-            result = {"versions": []}
+        result = self._train(running, project, tasks, before, learned) if is_new else {"versions": []}
         if not result["versions"]:
             self._note_without_a_version(job.project, before, learned)
         changes.learned(changed)

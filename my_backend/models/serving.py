@@ -16,7 +16,7 @@ from my_backend.errors import Unavailable
 from my_backend.models.model_class import ModelFactory
 from my_backend.protocol.label_config import parse_label_config
 from my_backend.store.projects import Credentials, Project, Projects
-from my_backend.store.versions import UNTRAINED, Version, Versions, last_move
+from my_backend.store.versions import UNTRAINED, Versions, last_move
 
 Json = dict[str, Any]
 
@@ -227,11 +227,10 @@ class Serving(Background):
     def _follow(self, project: Project) -> None:
         """Swaps the project's model where the pointer has moved, or its choices or credentials have changed."""
         wanted, live = self._wanted[project.uid], self._live.get(project.uid)
-        if live and (live.name, live.credentials) == (wanted.name, wanted.credentials):
-            choices = self._choices(project)
-            if wanted.name == UNTRAINED or not choices or live.choices == choices:
-                self._failed.pop(project.uid, None)
-                return
+        is_wanted = live and (live.name, live.credentials) == (wanted.name, wanted.credentials)
+        if live and is_wanted and (wanted.name == UNTRAINED or not self._are_others(live.choices, project)):
+            self._failed.pop(project.uid, None)
+            return
         failure = self._failed.get(project.uid)
         if failure and failure.wanted == wanted and time.monotonic() < failure.at + RETRY_SECONDS:
             return
@@ -255,10 +254,10 @@ class Serving(Background):
         version = versions.live()
         if version is None:
             return Live(UNTRAINED, None, credentials=credentials)
-        if self._are_others(version, project):
+        if self._are_others(version.choices, project):
             # The version may be of choices that another process has heard of, and not yet this one.
             project = self._projects.read_again(project.uid)
-        if self._are_others(version, project):
+        if self._are_others(version.choices, project):
             # Label Studio never asks again for a version that it has predictions of.
             cause, choices = "the labeling config's choices changed", self._choices(project)
             version = versions.renew_live(cause=cause, choices=choices) or version
@@ -269,10 +268,10 @@ class Serving(Background):
     def _choices(self, project: Project) -> tuple[str, ...]:
         return parse_label_config(project.label_config, self._choices_name).choices
 
-    def _are_others(self, version: Version, project: Project) -> bool:
-        """Whether today's choices are other ones than those that the version was published for."""
-        choices = self._choices(project)
-        return bool(choices) and version.choices != choices
+    def _are_others(self, choices: tuple[str, ...], project: Project) -> bool:
+        """Whether today's choices are other ones than these, for which a version was published."""
+        today = self._choices(project)
+        return bool(today) and choices != today
 
     def _warm_up(self) -> None:
         model_class = self._new_model.load()

@@ -342,6 +342,25 @@ def test_correction_that_began_before_all_layers_went_live_leaves_it_to_the_next
     assert learned_tasks(connected) == 2
 
 
+def test_annotations_of_a_train_request_outlive_a_correction_that_was_overtaken(
+    connected: Client, script: Script
+) -> None:
+    script.block("head")
+    keep_annotations(connected.backend.projects, PROJECT, TRAIN["annotations"])
+    asked: list[str] = []
+    with ThreadPoolExecutor(1) as other:
+        head = other.submit(run, connected, saved(connected, "head"), asked.append)
+        assert eventually(lambda: script.calls("fit"))
+        text = kept(connected).read_text()
+        kept(connected).unlink()  # so that the training that overtakes it is another one
+        run(connected, saved(connected, "full"))
+        kept(connected).write_text(text)
+        script.release()
+    assert (head.result().status, head.result().result["versions"], asked) == ("finished", [], [PROJECT])
+
+    assert kept(connected).exists(), "nobody has learned them"
+
+
 def test_version_that_went_live_while_nothing_new_was_read_is_corrected(
     connected: Client, label_studio: FakeLabelStudio
 ) -> None:

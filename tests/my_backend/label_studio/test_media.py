@@ -1,6 +1,8 @@
 import base64
 import os
 import resource
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +25,7 @@ from tests.my_backend.conftest import MakeSettings
 from tests.my_backend.fake_server import PNG, FakeLabelStudio, FakeServer, Reply, Seen
 from tests.my_backend.waiting import eventually
 
+ROOT = Path(__file__).parents[3]
 UPLOAD = "/data/upload/7/a.png"
 
 
@@ -440,18 +443,37 @@ def test_held_images_stay_when_the_cache_loses_them_until_they_are_let_go(
     assert list((tmp_path / "media" / "held").iterdir()) == []
 
 
+HOLDER = """
+import sys, time
+from pathlib import Path
+from my_backend.label_studio.media import Media, media_pool
+from my_backend.label_studio.safe_http import SafeSession
+media = Media(Path(sys.argv[1]), SafeSession(()), None, media_pool())
+with media.holding([Path(sys.argv[2])]):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
 def test_what_a_killed_process_has_held_is_let_go_and_what_another_holds_is_not(
     open_media: OpenMedia, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(media_module, "SETTLED_SECONDS", 0.0)
     media = open_media()
     file = media.take_in(PNG)
-    left = tmp_path / "media" / "held" / "of a killed one"
-    left.mkdir(parents=True)
-    (left / file.digest).write_bytes(PNG)
+    command = [sys.executable, "-c", HOLDER, str(tmp_path / "media"), str(file.path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"held\n"
+            (held,) = (tmp_path / "media" / "held").iterdir()
+            with media.holding([file.path]):
+                assert (held / file.digest).read_bytes() == PNG, "the other process lives"
+        finally:
+            process.kill()
 
     with media.holding([file.path]) as first, media.holding([file.path]) as second:
-        assert not left.exists()
+        assert not held.exists()
         assert all(path is not None and path.read_bytes() == PNG for path in (*first, *second))
 
 
