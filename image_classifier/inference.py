@@ -1,5 +1,6 @@
 """The one lane to the network: images are decoded in parallel and embedded in batches, whoever asks."""
 
+import atexit
 import ctypes
 import itertools
 import os
@@ -89,6 +90,8 @@ class InferenceLane:
         self._numbers = itertools.count()
         self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
         self._thread.start()
+        # Where the interpreter ends under a thread that computes, torch aborts the process, whatever it has done.
+        atexit.register(self.close)
 
     def embed(
         self,
@@ -193,7 +196,8 @@ class InferenceLane:
         return self._modules[backbone]
 
     def close(self) -> None:
-        """Ends the threads; nobody may be asking any more."""
+        """Ends the threads; nobody may be asking any more. A process that ends does it by itself."""
+        atexit.unregister(self.close)
         self._decoders.shutdown()
         self._queue.put((END, next(self._numbers), None))
         self._thread.join()

@@ -1,8 +1,6 @@
 """The command line: serve, worker, uwsgi, production, publish, versions, backup, doctor, healthy."""
 
-import atexit
 import logging
-import os
 import signal
 import socket
 import threading
@@ -16,6 +14,7 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 from my_backend.backend import Backend
 from my_backend.commands.backup import back_up
 from my_backend.commands.console import show_progress
+from my_backend.commands.leaving import at_exit_of_uwsgi, leave
 from my_backend.commands.production import run_supervisor, run_uwsgi
 from my_backend.commands.versions import commands
 from my_backend.doctor.consultation import consult
@@ -157,10 +156,7 @@ def serve_in_this_process(settings: Settings) -> None:
         log.info("listening on %s, models in %s; open %s/ in a browser", here, settings.model_dir, here)
         with server, show_progress(backend.job_store):
             server.serve_forever(poll_interval=0.1)
-    log.info("stopped")
-    logging.shutdown()
-    # What still computes, or waits for another server, need not be waited for: nothing is lost by it.
-    os._exit(0)
+    leave()
 
 
 def _listen(settings: Settings) -> socket.socket:
@@ -181,7 +177,12 @@ def application_for_uwsgi() -> Flask:
     set_up_logs(settings)
     running = Backend(settings).running()
     backend = running.__enter__()
-    atexit.register(running.__exit__, None, None, None)
+
+    def end() -> None:
+        running.__exit__(None, None, None)
+        leave()
+
+    at_exit_of_uwsgi(end)
     return create_app(backend)
 
 

@@ -1,6 +1,8 @@
 """The lane: whoever asks, each image gets its own embedding, and nothing waits for ever."""
 
 import gc
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -24,6 +26,8 @@ from image_classifier.embeddings import EmbeddingCache
 from image_classifier.inference import BATCH_SIZE, BATCHES_AHEAD, ImageFile, InferenceLane
 from image_classifier.network import Backbone, make_backbone
 from image_classifier.preprocessing import ImageError, Preprocessing, Source
+
+ROOT = Path(__file__).parents[2]
 
 Eventually = Callable[[Callable[[], Any]], Any]
 
@@ -411,3 +415,35 @@ def test_a_lane_that_was_never_used_closes(cache: EmbeddingCache) -> None:
     before = set(threading.enumerate())
     InferenceLane(cache).close()
     assert set(threading.enumerate()) == before
+
+
+AT_IT = """
+import sys, threading
+from pathlib import Path
+import torch
+from image_classifier.embeddings import EmbeddingCache
+from image_classifier.inference import InferenceLane
+from image_classifier.network import Backbone
+from image_classifier.preprocessing import Preprocessing
+
+begun = threading.Event()
+
+class Slow(torch.nn.Module):
+    def forward(self, batch):
+        begun.set()
+        side = torch.ones(3000, 3000)
+        return (side @ side)[:1, :512]
+
+lane = InferenceLane(EmbeddingCache(Path(sys.argv[1])))
+backbone = Backbone(Slow(), Preprocessing(8, 8), "random", "0" * 32)
+threading.Thread(target=lane.warm_up, args=(backbone,), daemon=True).start()
+begun.wait()
+"""
+
+
+def test_process_that_ends_while_the_network_computes_is_not_aborted(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", AT_IT, str(tmp_path)]
+
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+
+    assert (done.returncode, done.stderr) == (0, "")
