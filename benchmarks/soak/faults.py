@@ -12,6 +12,7 @@ import psutil  # type: ignore[import-untyped]  # has no stubs here
 from benchmarks.soak.people import Record
 from benchmarks.soak.site import Site
 from demo.process import ServerError
+from my_backend.jobs.job import JobStore
 
 HORSE = "worker's work-horse"  # the process of a training
 WAIT_SECONDS = 300  # for a training that can be interrupted
@@ -31,8 +32,8 @@ class Fault:
 class Faults:
     """Kills of workers at regular times, and two restarts of Redis."""
 
-    def __init__(self, site: Site, record: Record, seconds: float, kill_every: float) -> None:
-        self._site, self._record = site, record
+    def __init__(self, site: Site, store: JobStore, record: Record, seconds: float, kill_every: float) -> None:
+        self._site, self._store, self._record = site, store, record
         kinds = (
             ("the worker and its training are killed", self._kill_worker),
             ("the worker's training is killed", self._kill_work_horse),
@@ -68,10 +69,12 @@ class Faults:
         deadline = time.monotonic() + RESTART_SECONDS
         while True:
             running = self._site.processes()
-            if all(name in running and running[name].pid != process.pid for name, process in killed.items()):
+            missing = [name for name, process in killed.items() if name not in running or running[name] == process]
+            # A training that was killed when its job was done has no successor.
+            if not missing or (missing == [HORSE] and not self._store.unfinished()):
                 return
             if time.monotonic() > deadline:
-                raise ServerError(f"not back: {', '.join(killed)}")
+                raise ServerError(f"not back: {', '.join(missing)}")
             time.sleep(POLL_SECONDS)
 
     def _training(self) -> psutil.Process:

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from demo.process import Process, answers, direct_session, free_port
+from demo.process import Process, ServerError, answers, direct_session, free_port
 from demo.production import Production, Server
 from my_backend.jobs.job import JobStore
 from tests.my_backend.waiting import eventually
@@ -149,6 +149,8 @@ def test_real_prometheus_scrapes_and_answers_every_query(
     with prometheus(tmp_path / "prometheus", server) as asked:
         assert eventually(lambda: asked.query("up == 1"), 30)
 
+        with pytest.raises(ServerError, match="404"):
+            server.get("/jobs/of-nobody")
         images.train(server, JobStore(classifier.model_dir / "projects"))
         images.predict(server)
 
