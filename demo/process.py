@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from random import SystemRandom
 from types import TracebackType
 from typing import Self
 
@@ -17,6 +18,8 @@ import requests
 POLL_SECONDS = 0.1
 STOP_SECONDS = 10  # between asking a process to end and killing it
 LOG_TAIL_CHARACTERS = 3000
+PORTS = range(20_000, 32_000)  # the system gives later ones to connections, of which one may come before a server
+TRIES = 100
 
 
 class ServerError(RuntimeError):
@@ -103,7 +106,8 @@ class Process:
 
 def free_port(preferred: int = 0) -> int:
     """`preferred` if nothing listens there on loopback, else a free port."""
-    for port in (preferred, 0):
+    chosen = SystemRandom().sample(PORTS, TRIES)  # two processes that are seeded alike choose differently
+    for port in (preferred or chosen[0], *chosen):
         with socket.socket() as probe, suppress(OSError):
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # closed connections are no obstacle
             probe.bind(("127.0.0.1", port))

@@ -308,3 +308,8 @@ def test_free_port_prefers_the_one_asked_for(stub: ThreadingHTTPServer) -> None:
     free = free_port()
     assert free_port(free) == free
     assert free_port(stub.server_port) not in (0, stub.server_port)
+
+
+def test_free_port_is_none_that_a_connection_may_take_before_the_server() -> None:
+    first_of_connections = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    assert max(free_port() for _ in range(50)) < first_of_connections

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import requests
 
+from demo.process import free_port
 from tests.my_backend.conftest import FAKE_MODEL, PROJECT, basic
 from tests.my_backend.fake_model import LABEL_CONFIG, SCRIPT, Script
 from tests.my_backend.fake_server import FakeLabelStudio
@@ -22,11 +23,6 @@ from tests.my_backend.waiting import SECONDS, eventually
 ROOT = Path(__file__).resolve().parents[3]
 MODULE = [sys.executable, "-m", "my_backend"]
 STOP_SECONDS = 12.0  # what a process may take to end; it takes well below a second on an idle machine
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 class Server:
