@@ -17,6 +17,7 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any
 
+from my_backend.log.first_process import FirstProcess, TimeIsUp
 from my_backend.log.lines import utc, without_secrets
 from my_backend.redaction import Redactor
 
@@ -99,13 +100,21 @@ def read_lines(descriptor: int) -> Iterator[bytes]:
         yield rest
 
 
-def main(descriptor: str) -> None:
-    """Goes on in the background, until all who write to the pipe have ended. Its first line says what to do."""
-    if os.fork():
-        os._exit(0)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # sent to all of a terminal or a group; the others may still speak
-    lines = read_lines(int(descriptor))
-    collector = Collector(json.loads(next(lines)))
-    for line in lines:
-        collector.write(line)
+def main(descriptor: str, program: str = "") -> None:
+    """Goes on in the background, until all who write to the pipe have ended. Its first line says what to do.
+
+    Where a `program` is given, its process, the collector is the first one of a container, and ends with its status.
+    """
+    first = FirstProcess(int(program)) if program else None
+    if first is None:
+        if os.fork():
+            os._exit(0)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)  # sent to all of a terminal or a group; the others may still speak
+    with suppress(TimeIsUp):
+        lines = read_lines(int(descriptor))
+        collector = Collector(json.loads(next(lines)))
+        for line in lines:
+            collector.write(line)
+    if first is not None:
+        sys.exit(first.status())

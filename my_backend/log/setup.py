@@ -16,7 +16,7 @@ from my_backend.settings import Settings
 
 log = logging.getLogger(__name__)
 
-COLLECTOR = "import sys; sys.path.append(sys.argv[1]); from my_backend.log.collector import main; main(sys.argv[2])"
+COLLECTOR = "import sys; sys.path.append(sys.argv[1]); from my_backend.log.collector import main; main(*sys.argv[2:])"
 
 
 def set_up_logs(settings: Settings) -> None:
@@ -65,13 +65,30 @@ def collect_output(settings: Settings, name: str, log_file: Path | None = None) 
         "log_file": str(log_file) if log_file else "",
     }
     root = str(Path(__file__).resolve().parents[2])
-    with os.fdopen(reading):
-        command = [sys.executable, "-c", COLLECTOR, root, str(reading)]
+    command = [sys.executable, "-c", COLLECTOR, root, str(reading)]
+    if os.getpid() == 1:
+        _go_on_behind(command, reading, writing)
+    else:
         # It outlives us, to write what we say last, and is nobody's child, so that nobody waits for it.
         subprocess.run(command, stdin=subprocess.DEVNULL, stdout=2, pass_fds=[reading], check=True)
+    os.close(reading)
     os.write(writing, json.dumps(orders).encode() + b"\n")
     sys.stdout.flush()
     sys.stderr.flush()
     for output in (1, 2):
         os.dup2(writing, output)
     os.close(writing)
+
+
+def _go_on_behind(collector: list[str], reading: int, writing: int) -> None:
+    """Goes on as a child of the collector, which becomes the first process in our place.
+
+    A container's first process gets whoever has no parent as its child: the collector would be uWSGI's, which at its
+    own end waits for all children it has. And all end with it, also those that have something left to say.
+    """
+    if program := os.fork():
+        os.close(writing)
+        os.set_inheritable(reading, True)
+        os.dup2(2, 1)
+        os.execv(collector[0], [*collector, str(program)])  # noqa: S606  no shell is wanted
+    os.setsid()  # a terminal's Ctrl-C comes once, from the collector

@@ -1,14 +1,22 @@
 """A server that is asked to end while it computes ends without a crash."""
 
+import os
+import signal
+import sys
 import threading
+from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
+from demo.process import Process, answers, free_port
 from demo.production import Redis
+from tests.my_backend.namespaces import UNSHARE, needs_namespaces
 from tests.my_backend.waiting import eventually
 from tests.production.conftest import ROOT, MakeProduction
+from tests.production.scripted_model import MODEL_CLASS
 
 THREADS = 2
 TIMES = 3  # of which chance would hardly spare all
@@ -50,3 +58,26 @@ def test_server_that_computes_ends_without_a_crash(
     logs = made.logs()
     assert [word for word in ("Segmentation", "Traceback", "terminate called") if word in logs] == [], logs[-4000:]
     assert "my_backend.commands.leaving: stopped" in logs, "its threads were ended before"
+
+
+@needs_namespaces
+def test_server_that_is_the_first_process_of_a_container_ends_at_once(redis: Redis, tmp_path: Path) -> None:
+    """uWSGI waits for all of its children, and whoever has no parent is the first process's child."""
+    environment = {
+        **os.environ,
+        "REDIS_URL": redis.url,
+        "MODEL_DIR": str(tmp_path / "models"),
+        "CACHE_DIR": str(tmp_path / "cache"),
+        "LOG_FILE": str(tmp_path / "logs" / "backend.log"),
+        "MODEL_CLASS": MODEL_CLASS,
+        "PYTHONPATH": str(ROOT),
+        "HOST": "127.0.0.1",
+        "PORT": (port := str(free_port())),
+    }
+    command = [*UNSHARE, sys.executable, "-m", "my_backend", "uwsgi"]
+    with Process(command, env=environment, folder=tmp_path, log=tmp_path / "log") as process:
+        process.wait_until(lambda: answers(f"http://127.0.0.1:{port}/ready"), 60)
+        [first] = psutil.Process(process.pid).children()
+        first.send_signal(signal.SIGTERM)
+        assert eventually(lambda: not first.is_running() or first.status() == psutil.STATUS_ZOMBIE, 10)
+    assert Path(environment["LOG_FILE"]).read_text().endswith("goodbye to uWSGI.\n")
