@@ -406,7 +406,7 @@ def test_closing_leaves_no_thread(cache: EmbeddingCache, network: Backbone, gate
     lane = InferenceLane(cache)
     assert shades(lane.embed(network, grey[:100])) == list(range(100))
     lane.close()
-    assert set(threading.enumerate()) == before
+    assert set(threading.enumerate()) <= before
     with pytest.raises(RuntimeError, match="shutdown"):
         lane.embed(network, grey[100:101])
 
@@ -414,7 +414,7 @@ def test_closing_leaves_no_thread(cache: EmbeddingCache, network: Backbone, gate
 def test_a_lane_that_was_never_used_closes(cache: EmbeddingCache) -> None:
     before = set(threading.enumerate())
     InferenceLane(cache).close()
-    assert set(threading.enumerate()) == before
+    assert set(threading.enumerate()) <= before
 
 
 AT_IT = """

@@ -73,7 +73,8 @@ def values(redis: Redis, key: bytes) -> Iterator[bytes]:
     client: Any = redis.client
     kind = client.type(key)
     if kind == b"string":
-        yield client.get(key)
+        if (value := client.get(key)) is not None:  # it may expire in between
+            yield value
     elif kind == b"hash":
         for name, value in client.hgetall(key).items():
             yield from (name, value)

@@ -142,7 +142,10 @@ class Lost:
             process.resume()
 
     def has_ended_its_job(self) -> bool:
-        return not self.job.is_running() or self.job.status() == psutil.STATUS_ZOMBIE
+        try:
+            return not self.job.is_running() or self.job.status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:  # it went in between
+            return True
 
 
 class ThreeHosts:

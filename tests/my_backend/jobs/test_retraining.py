@@ -133,13 +133,17 @@ def test_each_change_puts_off_the_quiet(start: Start, trained: list[str], monkey
 def test_what_a_job_has_learned_is_not_trained_again_when_it_is_quiet(
     start: Start, trained: list[str], projects: Projects, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("my_backend.jobs.retraining.QUIET_SECONDS", 0.02)
+    now = 1000.0
+    monkeypatch.setattr("my_backend.jobs.retraining.time.monotonic", lambda: now)
+    monkeypatch.setattr("my_backend.jobs.retraining.QUIET_SECONDS", 30.0)
     retraining = start(2)
     retraining.changed("7.1", CREATED, [event(1), event(2)])
     assert trained == ["7.1"]
     projects.changes("7.1").learned(projects.changes("7.1").count())
-
     retraining.changed("8.1", CREATED, [event(1)])
+
+    now += 31
+    retraining.changed("9.1", CREATED, [event(1)])  # wakes the thread
 
     assert eventually(lambda: "8.1" in trained)
     assert trained == ["7.1", "8.1"]

@@ -424,6 +424,9 @@ def test_killed_publisher_leaves_only_whole_versions_and_a_live_one_that_loads(v
             with publisher(versions, 1_000_000):
                 time.sleep(random.uniform(0, 0.05))  # the moment of death is what is tried
             assert weights(versions.live()) == "weights"
+        with publisher(versions, 1_000_000) as process:  # all the others may have died before their first version
+            assert process.stdout is not None
+            assert process.stdout.readline()
     finally:
         ended.set()
         reader.join()

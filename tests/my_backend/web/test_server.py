@@ -426,6 +426,7 @@ def test_job_says_how_it_goes(client: Client, script: Script) -> None:
     script.block("fit")
     job = client.submit_training()
     client.started(job)
+    assert eventually(lambda: "loss" in client.backend.job_store.get(job).progress)  # nothing new comes after it
 
     running = client.post("/job_status", {"job": job})
     assert (running["job_status"], running["error"]) == ("started", None)
