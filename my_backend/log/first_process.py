@@ -28,7 +28,8 @@ class FirstProcess:
         self._bury()  # whoever was faster
 
     def status(self) -> int:
-        """That of the program, as a shell would tell it; waits for its end."""
+        """That of the program, as a shell would tell it; waits for its end, and is no more interrupted."""
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
         while self._status is None:
             time.sleep(POLL_SECONDS)
         return self._status if self._status >= 0 else 128 - self._status
