@@ -136,6 +136,7 @@ class LabelStudio:
         self.password = secrets.token_urlsafe(9)
         self.legacy_token = secrets.token_hex(20)
         self.personal_access_token = ""
+        self._secret_key = secrets.token_hex(32)
         self._legacy_tokens = legacy_tokens
         self.blocks_webhooks = blocks_webhooks
         self.blocks_models = blocks_models
@@ -185,6 +186,8 @@ class LabelStudio:
         return blocking | {
             # Label Studio's name for SQLite's write-ahead log: an upload takes half the time.
             "LABEL_STUDIO_AZURE_MOUNT_FIX": "true",
+            # One of its own may begin with "#", which its file does not give back: then no token outlives a restart.
+            "SECRET_KEY": self._secret_key,
             "LABEL_STUDIO_USERNAME": self.email,
             "LABEL_STUDIO_PASSWORD": self.password,
             "LABEL_STUDIO_USER_TOKEN": self.legacy_token,
