@@ -91,8 +91,7 @@ def soak(pace: Pace, folder: Path) -> tuple[Json, Series, Record]:
         person = Person(label_studio, project, backend, to_label, store)
         record = Record()
         series = Series(site, known.uid, record, folder / "series.jsonl")
-        faults = Faults(site, store, record, pace.minutes * 60, pace.kills)
-        _run(pace, site, faults, clients, person, record, series)
+        _run(pace, site, clients, person, record, series)
         settled = _settle(store, versions, label_studio.export(project), series)
         return _report(pace, series, record, settled), series, record
 
@@ -105,15 +104,7 @@ def _make_project(label_studio: LabelStudio, digits: Sequence[tuple[Path, str]])
     return project, [(task, label) for task, (_, label) in zip(tasks, digits, strict=True)][ANNOTATED:]
 
 
-def _run(
-    pace: Pace,
-    site: Site,
-    faults: Faults,
-    clients: Sequence[Client],
-    person: Person,
-    record: Record,
-    series: Series,
-) -> None:
+def _run(pace: Pace, site: Site, clients: Sequence[Client], person: Person, record: Record, series: Series) -> None:
     """Everything at once, for so many minutes; raises what goes wrong with the harness itself."""
     ended, errors = threading.Event(), []
 
@@ -132,6 +123,7 @@ def _run(
     def predict(client: Client) -> Callable[[], None]:
         return lambda: every(pace.predictions, lambda: client.ask(record), ended)
 
+    faults = Faults(site, record, pace.minutes * 60, pace.kills)
     threads = [
         *(begin(predict(client)) for client in clients),
         begin(lambda: every(pace.annotations, lambda: person.label(record), ended)),

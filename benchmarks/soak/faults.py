@@ -32,8 +32,9 @@ class Fault:
 class Faults:
     """Kills of workers at regular times, and two restarts of Redis."""
 
-    def __init__(self, site: Site, store: JobStore, record: Record, seconds: float, kill_every: float) -> None:
-        self._site, self._store, self._record = site, store, record
+    def __init__(self, site: Site, record: Record, seconds: float, kill_every: float) -> None:
+        self._site, self._record = site, record
+        self._store = JobStore(site.model_dir / "projects")
         kinds = (
             ("the worker and its training are killed", self._kill_worker),
             ("the worker's training is killed", self._kill_work_horse),

@@ -16,7 +16,10 @@ class TimeIsUp(Exception):
 
 
 class FirstProcess:
-    """Stands before `program`, a child of this process that gets its signals and whose status it ends with."""
+    """Stands before `program`, a child of this process that gets its signals and whose status it ends with.
+
+    Whoever starts this process blocks PASSED_ON: the first one is not told of what comes before it can hear.
+    """
 
     def __init__(self, program: int) -> None:
         self._program = program
@@ -26,6 +29,7 @@ class FirstProcess:
         signal.signal(signal.SIGALRM, _raise)
         signal.signal(signal.SIGCHLD, self._bury)
         self._bury()  # whoever was faster
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
 
     def status(self) -> int:
         """That of the program, as a shell would tell it; waits for its end, and is no more interrupted."""

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -10,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from urllib.parse import unquote, urlsplit
 
+from my_backend.log.first_process import PASSED_ON
 from my_backend.log.lines import lines
 from my_backend.redaction import Redactor, basic_authorization
 from my_backend.settings import Settings
@@ -87,6 +89,7 @@ def _go_on_behind(collector: list[str], reading: int, writing: int) -> None:
     own end waits for all children it has. And all end with it, also those that have something left to say.
     """
     if program := os.fork():
+        signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)
         os.close(writing)
         os.set_inheritable(reading, True)
         os.dup2(2, 1)

@@ -16,7 +16,7 @@ from demo.production import Redis
 from tests.my_backend.namespaces import UNSHARE, needs_namespaces
 from tests.my_backend.waiting import eventually
 from tests.production.conftest import ROOT, MakeProduction
-from tests.production.scripted_model import MODEL_CLASS
+from tests.production.scripted_model import MODEL_CLASS, Script
 
 THREADS = 2
 TIMES = 3  # of which chance would hardly spare all
@@ -58,6 +58,17 @@ def test_server_that_computes_ends_without_a_crash(
     logs = made.logs()
     assert [word for word in ("Segmentation", "Traceback", "terminate called") if word in logs] == [], logs[-4000:]
     assert "my_backend.commands.leaving: stopped" in logs, "its threads were ended before"
+
+
+def test_server_ends_where_redis_has_gone(own_redis: Redis, production: MakeProduction, script: Script) -> None:
+    made = production(own_redis)
+    server = made.server()
+    own_redis.kill()
+
+    server.process.stop()
+
+    assert "my_backend.commands.leaving: stopped" in made.logs()
+    assert "Segmentation" not in made.logs()
 
 
 @needs_namespaces

@@ -12,14 +12,16 @@ from typing import Any
 
 import pytest
 
+from tests.my_backend.namespaces import UNSHARE
+
 ROOT = Path(__file__).resolve().parents[2]
-UNSHARE = ["unshare", "--user", "--map-root-user", "--net", "--uts", "--mount", "--pid", "--fork", "--kill-child"]
+HOSTS = [*UNSHARE, "--net", "--uts", "--mount"]
 SECONDS = 180
 
 
 def can_unshare() -> bool:
     needed = all(map(shutil.which, ("unshare", "nsenter", "ip")))
-    tried = [*UNSHARE, "--mount-proc", "ip", "link", "add", "name", "bridge", "type", "bridge"]
+    tried = [*HOSTS, "ip", "link", "add", "name", "bridge", "type", "bridge"]
     return needed and subprocess.run(tried, capture_output=True, timeout=30).returncode == 0
 
 
@@ -29,9 +31,7 @@ pytestmark = pytest.mark.skipif(not can_unshare(), reason="this system gives no 
 def play(scenario: str, folder: Path) -> Any:
     """What came of a scenario, of which all is checked that each must leave."""
     command = [sys.executable, "-m", "tests.production.three_hosts", str(folder), scenario]
-    ran = subprocess.run(
-        [*UNSHARE, "--mount-proc", *command], cwd=ROOT, capture_output=True, text=True, timeout=SECONDS, check=False
-    )
+    ran = subprocess.run([*HOSTS, *command], cwd=ROOT, capture_output=True, text=True, timeout=SECONDS, check=False)
     assert ran.returncode == 0, ran.stderr
     report = json.loads(ran.stdout)
     print(f"predictions: {report['predicted']}")
