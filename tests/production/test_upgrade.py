@@ -1,0 +1,92 @@
+"""A MODEL_DIR that an earlier release wrote is served, shown and trained on."""
+
+import base64
+import json
+import os
+import sys
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from demo.digits import LABEL_CONFIG
+from demo.process import Process, answers, free_port
+from demo.production import Server
+from my_backend.store.versions import Versions
+from tests.data.record_model_dir import FOLDER, SETTINGS, annotated, finish, predictions
+from tests.my_backend.fake_server import FakeLabelStudio
+from tests.my_backend.waiting import eventually
+from tests.production.conftest import ROOT
+from tests.production.site import DEADLINE
+
+RECORDINGS = sorted(FOLDER.glob("model_dir_*.tar.xz"))
+SCORE_TOLERANCE = 0.02  # another processor may compute in another precision
+
+
+@contextmanager
+def running(folder: Path, label_studio: FakeLabelStudio) -> Iterator[Server]:
+    port = free_port()
+    own = {
+        "PORT": str(port),
+        "MODEL_DIR": str(folder / "data"),
+        "CACHE_DIR": str(folder / "cache"),
+        "LABEL_STUDIO_URL": label_studio.url,
+        "LABEL_STUDIO_API_KEY": label_studio.pat,
+        "RETRAIN_AFTER_ANNOTATIONS": "0",  # or the annotation that 0.1.0 had not learned starts a training by itself
+        "PYTHONPATH": str(ROOT),
+    }
+    command = [sys.executable, "-m", "my_backend", "serve"]
+    with Process(command, env={**os.environ, **SETTINGS, **own}, folder=folder, log=folder / "server.log") as process:
+        url = f"http://127.0.0.1:{port}"
+        process.wait_until(lambda: answers(f"{url}/ready"), DEADLINE)
+        yield Server(process, url)
+
+
+def choice(result: dict[str, Any]) -> list[str]:
+    return list(result["result"][0]["value"]["choices"])
+
+
+def test_there_is_a_recording() -> None:
+    assert RECORDINGS
+
+
+@pytest.mark.parametrize("recording", RECORDINGS, ids=lambda path: path.name)
+def test_model_dir_of_earlier_release_is_served_shown_and_trained_on(recording: Path, tmp_path: Path) -> None:
+    with tarfile.open(recording) as archive:
+        archive.extractall(tmp_path, filter="data")
+    expected = json.loads((tmp_path / "expected.json").read_text("utf-8"))
+    project, (first, live) = expected["project"], expected["versions"]
+    images = []
+    for number, uri in enumerate(expected["images"]):
+        images.append(tmp_path / f"{number}.png")
+        images[-1].write_bytes(base64.b64decode(uri.partition(",")[2]))
+
+    labels = ["3" if number % 2 else "8" for number in range(len(images))]
+    label_studio = FakeLabelStudio()
+    label_studio.project["label_config"] = LABEL_CONFIG
+    label_studio.export = [annotated(*task) for task in zip(range(1, 100), images, labels, strict=False)]
+
+    with label_studio.running(), running(tmp_path, label_studio) as server:
+        results = predictions(server, images)
+        assert [choice(result) for result in results] == [choice(result) for result in expected["results"]]
+        assert [result["score"] for result in results] == pytest.approx(
+            [result["score"] for result in expected["results"]], abs=SCORE_TOLERANCE
+        )
+        assert {result["model_version"] for result in results} == {live}
+
+        browser = {"Accept": "text/html"}
+        for page in ("", "/versions", f"/versions/{first}", f"/versions/{live}", "/look"):
+            text = server.request("GET", f"/projects/{project}{page}", headers=browser).text
+            assert live.partition("-")[0] in text, page
+        assert server.get("/health")["projects"] == 2
+        assert server.post("/versions", {"project": project})["versions"] == [live, first]
+        assert Versions(tmp_path / "data" / "projects" / project).pinned() == [first]
+
+        newest = finish(server, server.post("/api/models/train", {"project": project})["job"])
+        assert int(newest.partition("-")[0][1:]) == 3
+        assert [choice(result) for result in predictions(server, images)] == [[label] for label in labels]
+        server.post("/api/models/activate", {"project": project, "version": first})
+        assert eventually(lambda: predictions(server, images[:1])[0]["model_version"] == first)
