@@ -7,8 +7,8 @@ from markupsafe import Markup, escape
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """`93.8 %` of 0.938; a dash where it is not known."""
-    return "–" if share is None else f"{100 * share:.{digits}f} %"
+    """`93.8%` for 0.938; a dash if the share is unknown."""
+    return "–" if share is None else f"{100 * share:.{digits}f}%"
 
 
 def points(difference: float) -> str:
@@ -17,7 +17,7 @@ def points(difference: float) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """`1 min 20 s`; a dash where it is not known."""
+    """`1 min 20 s`; a dash if the time is unknown."""
     if seconds is None:
         return "–"
     if seconds < 10:

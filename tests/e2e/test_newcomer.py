@@ -148,13 +148,13 @@ def test_from_make_start_to_a_corrected_image(tmp_path: Path, browser: Browser, 
                 assert TOKEN_LINE.fullmatch(line)
                 line = re.sub(r"URL=\S+", f"URL={studio}", line).replace("<the token>", token)
                 newcomer.make_start(line)
-                expect(ours.locator(".next")).to_contain_text("Connect it to a project")
+                expect(ours.locator(".next")).to_contain_text("Connect the backend to a project")
 
             with newcomer.doing("connect, refused"):
                 theirs.goto(studio)
                 connect_model(theirs, "My digits", ours.locator(".next code").first.inner_text())
                 expect(theirs.get_by_text(re.compile("reserved network address")).first).to_be_visible()
-            expect(ours.locator(".next")).to_contain_text("“URL resolves to a reserved network address”?")
+            expect(ours.locator(".next")).to_contain_text("“URL resolves to a reserved network address”")
             with newcomer.doing("Label Studio, started again as the page says"):
                 label_studio.stop()
                 label_studio.blocks_models = False
@@ -179,13 +179,13 @@ def test_from_make_start_to_a_corrected_image(tmp_path: Path, browser: Browser, 
                 expect(ours.get_by_role("heading", name="Live v")).to_be_visible()
 
             with newcomer.doing("an image, corrected"):
-                ours.get_by_role("link", name="Try it").click()
+                ours.get_by_role("link", name="Try").click()
                 with ours.expect_file_chooser() as chooser:
                     ours.get_by_text("Choose a file").click()
                 chooser.value.set_files(of_class["0"][EACH + 1])
                 expect(ours.locator("#scores tbody tr").first).to_be_visible()
                 ours.get_by_role("radio", name="0", exact=True).check()
-                ours.get_by_role("button", name="Teach it").click()
+                ours.get_by_role("button", name="Save correction").click()
                 expect(ours.locator("#took")).to_contain_text("Learned in ")
                 expect(ours.locator("#prediction")).to_have_text("0")
     for what, seconds in newcomer.times.items():

@@ -66,7 +66,7 @@ def test_a_training_is_watched_from_the_first_step_to_the_last(
         project, _, _ = make_project(label_studio, digits, annotated=80, others=2)
         connection = label_studio.connect(project, backend.url)
         page.get_by_role("link", name="digits").click()
-        expect(page.get_by_text("Nothing is learned yet")).to_be_visible()
+        expect(page.get_by_text("No model yet")).to_be_visible()
         # What the page shows meanwhile, looked at whenever it changes.
         page.evaluate("""() => {
             window.seen = {done: [], half: [], svgs: 0, points: 0, left: 0};
@@ -79,8 +79,8 @@ def test_a_training_is_watched_from_the_first_step_to_the_last(
                 if (/ left in this step/.test(document.body.innerText)) seen.left++;
             }).observe(document.body, {subtree: true, childList: true, attributes: true, characterData: true});
         }""")
-        page.get_by_role("button", name="Train now").click()
-        expect(page.locator("#said")).to_contain_text("A training was started.")
+        page.get_by_role("button", name="Start training").click()
+        expect(page.locator("#said")).to_contain_text("Training started.")
         expect(page.get_by_role("cell", name="Finished")).to_be_visible(timeout=3 * WAIT)
 
         seen = page.evaluate("window.seen")
@@ -92,10 +92,10 @@ def test_a_training_is_watched_from_the_first_step_to_the_last(
         assert seen["svgs"] == 2, "the curves of loss and accuracy"
         assert seen["points"] > 6
         assert seen["left"] > 0
-        expect(page.locator("#said")).to_contain_text("The training has ended.")
+        expect(page.locator("#said")).to_contain_text("Training finished.")
         expect(page.get_by_role("heading", name="Live v")).to_be_visible()
 
-        page.get_by_role("button", name="Train now").click()
+        page.get_by_role("button", name="Start training").click()
         page.get_by_role("button", name="Cancel").first.click()
         expect(page.get_by_role("cell", name="Canceled")).to_be_visible()
         label_studio.backend(connection)
@@ -105,7 +105,7 @@ def test_an_older_version_is_made_live_and_two_are_compared(browser: Browser, si
     first, second = site.versions
     with opened(browser, f"{site.url}/versions") as page:
         expect(page.locator(f"#version-{second} .chip")).to_have_text("live")
-        page.get_by_role("button", name="Make live: v1").click()
+        page.get_by_role("button", name="Activate v1").click()
         expect(page.locator(f"#version-{first} .chip")).to_have_text("live")
         assert wait_for(lambda: live(site.backend, site.project) == first, "the rollback")
         expect(page.locator("#said")).to_have_text("v1 is live.")
@@ -115,7 +115,7 @@ def test_an_older_version_is_made_live_and_two_are_compared(browser: Browser, si
         expect(page.locator("#comparison thead")).to_contain_text("v1")
         expect(page.locator("#comparison")).to_contain_text("Accuracy")
         expect(page.locator(".confusion tbody tr")).to_have_count(10)
-        page.get_by_role("button", name="Make live").click()
+        page.get_by_role("button", name="Activate").click()
         expect(page.locator("#version-title .chip")).to_have_text("live")
         assert wait_for(lambda: live(site.backend, site.project) == second, "the newer one again")
 
@@ -137,7 +137,7 @@ def test_an_image_is_dropped_and_corrected(browser: Browser, site: Site, digits:
         assert len(shares) == 10
         assert shares == sorted(shares, reverse=True)
         page.get_by_role("radio", name=wrong, exact=True).check()
-        page.get_by_role("button", name="Teach it").click()
+        page.get_by_role("button", name="Save correction").click()
 
         expect(page.locator("#took")).to_contain_text("Learned in ")
         expect(page.locator("#prediction")).to_have_text(wrong)
@@ -165,7 +165,7 @@ def test_doubtful_images_lead_to_their_tasks(browser: Browser, site: Site, label
         assert link.startswith(f"{own}/projects/{site.project}/data?task=")
         expect(tiles.first.locator("img")).to_have_js_property("complete", True)
         assert tiles.first.locator("img").evaluate("image => image.naturalWidth") > 0
-        expect(page.locator("section:has(#mistakes-title) .tile").first).to_contain_text("labelled")
+        expect(page.locator("section:has(#mistakes-title) .tile").first).to_contain_text("labeled")
 
 
 # --- for everyone ---------------------------------------------------------------
@@ -252,15 +252,15 @@ def test_first_steps_and_a_project_among_many(browser: Browser, serve: Serve, lo
 def test_everything_can_be_done_with_the_keyboard(browser: Browser, site: Site, digits: Digits) -> None:
     with opened(browser, site.backend.url) as page:
         page.keyboard.press("Tab")
-        expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+        expect(page.get_by_role("link", name="Skip to content")).to_be_focused()
         page.keyboard.press("Enter")
         tab_to(page, "digits")
         page.keyboard.press("Enter")
-        expect(page.locator(".tabs [aria-current]")).to_have_text("Now")
+        expect(page.locator(".tabs [aria-current]")).to_have_text("Overview")
         tab_to(page, "Versions")
         page.keyboard.press("Enter")
         expect(page.locator(".tabs [aria-current]")).to_have_text("Versions")
-        tab_to(page, "Make live")
+        tab_to(page, "Activate")
         name = page.evaluate("document.activeElement.id.replace('activate-', '')")
         page.keyboard.press("Enter")
         expect(page.locator(f"#version-{name} .chip")).to_have_text("live")
@@ -271,7 +271,7 @@ def test_everything_can_be_done_with_the_keyboard(browser: Browser, site: Site, 
         expect(page.locator("#answer")).to_be_visible()
         tab_to(page, "", "label")
         page.keyboard.press("ArrowRight")
-        tab_to(page, "Teach it")
+        tab_to(page, "Save correction")
         page.keyboard.press("Enter")
         expect(page.locator("#took")).to_contain_text("Learned in ")
 

@@ -31,7 +31,7 @@ def shows(page: Page, text: str) -> None:
 
 def is_well(page: Page) -> None:
     page.locator("#look-again").click()
-    expect(page.get_by_text("Nothing is wrong.")).to_be_visible()
+    expect(page.get_by_text("No problems.")).to_be_visible()
 
 
 # --- how a project is connected ---------------------------------------------------
@@ -176,7 +176,7 @@ def test_an_image_that_cannot_be_read_and_a_version_that_cannot_be_loaded(
         label_studio.request("PATCH", f"/api/tasks/{task}/", json={"data": {"image": "/data/upload/gone.png"}})
         label_studio.retrieve_predictions(project, [task])
         expect(page.locator(".troubles")).to_contain_text("1 image has no prediction")
-        page.get_by_text("Reasons", exact=True).click()
+        page.get_by_text("Details", exact=True).click()
         expect(page.locator(".troubles details li")).to_contain_text(f"task {task}: ")
         label_studio.request("PATCH", f"/api/tasks/{task}/", json={"data": {"image": image}})
         label_studio.retrieve_predictions(project, [task])
@@ -188,9 +188,9 @@ def test_an_image_that_cannot_be_read_and_a_version_that_cannot_be_loaded(
         backend.__enter__()
         expect(page.locator(".troubles")).to_contain_text(f"version {second} cannot be loaded")
         page.goto(f"{backend.url}/projects/{project}/versions")
-        page.get_by_role("button", name="Make live: v1").click()
-        page.get_by_role("link", name="Trouble").click()
-        expect(page.get_by_text("Nothing is wrong.")).to_be_visible()
+        page.get_by_role("button", name="Activate v1").click()
+        page.get_by_role("link", name="Problems").click()
+        expect(page.get_by_text("No problems.")).to_be_visible()
 
 
 # --- settings and processes -------------------------------------------------------
@@ -212,12 +212,12 @@ def test_settings_that_are_missing_or_wrong(browser: Browser, label_studio: Labe
         expect(page.locator(".troubles")).to_contain_text("weights could not be loaded")
         expect(page.locator(".troubles")).to_contain_text("It is not known where Label Studio is")
         backend.kill()
-        expect(page.locator("#said")).to_contain_text("The backend does not answer")
+        expect(page.locator("#said")).to_contain_text("The backend isn’t responding")
 
         # A token that is refused, and a password that Label Studio has not been given
         wrong = {"LABEL_STUDIO_URL": label_studio.url, "LABEL_STUDIO_API_KEY": label_studio.legacy_token}
         restart(WEIGHTS="none", **wrong, **LOCKED)
-        expect(page.locator("#said")).to_contain_text("The backend answers again")
+        expect(page.locator("#said")).to_contain_text("Reconnected.")
         expect(page.locator(".troubles")).to_contain_text("does not accept the legacy token")
         expect(page.locator(".troubles")).to_contain_text("sends no password with annotation events")
         expect(page.locator(".trouble")).to_have_count(2)
@@ -230,7 +230,7 @@ def test_settings_that_are_missing_or_wrong(browser: Browser, label_studio: Labe
 
         label_studio.request("DELETE", f"/api/ml/{connection}")
         label_studio.connect(project, backend.url, basic_auth=(USER, PASSWORD))
-        page.get_by_role("link", name="Trouble").click()
+        page.get_by_role("link", name="Problems").click()
         is_well(page)
         page.get_by_role("link", name="Projects").click()
         expect(page.locator(".card .chip")).to_have_text("connected")
@@ -245,12 +245,12 @@ def test_jobs_without_a_worker_and_without_redis(
         project, _, _ = make_project(label_studio, digits, annotated=20, others=1)
         label_studio.connect(project, server.url)
         with opened(browser, f"{server.url}/projects/{project}") as page:
-            page.get_by_role("button", name="Train now").click()
+            page.get_by_role("button", name="Start training").click()
             expect(page.locator(".waiting")).to_contain_text("Waiting")
-            page.get_by_role("link", name="Trouble").click()
+            page.get_by_role("link", name="Problems").click()
             expect(page.locator(".troubles")).to_contain_text("No worker listens for")
             production.worker()
-            expect(page.get_by_text("Nothing is wrong.")).to_be_visible()
+            expect(page.get_by_text("No problems.")).to_be_visible()
             page.goto(f"{server.url}/projects/{project}")
             expect(page.get_by_role("cell", name="Finished")).to_be_visible()
 
@@ -258,4 +258,4 @@ def test_jobs_without_a_worker_and_without_redis(
             redis.kill()
             expect(page.locator(".troubles")).to_contain_text("Redis cannot be reached")
             redis.start()
-            expect(page.get_by_text("Nothing is wrong.")).to_be_visible()
+            expect(page.get_by_text("No problems.")).to_be_visible()

@@ -5,7 +5,7 @@ import { tellAges } from "./ages.js";
 import { say } from "./say.js";
 
 const BUSY = 1000, REST = 4000, HIDDEN = 60000;  // milliseconds
-const UNREACHED = "The backend does not answer. The page goes on trying.";
+const UNREACHED = "The backend isn’t responding. Retrying …";
 
 export function follow(changed) {
   let tag = "", timer, unreached = false, asking = false;
@@ -21,7 +21,7 @@ export function follow(changed) {
         tag = answer.headers.get("ETag") ?? "";
         change(new DOMParser().parseFromString(await answer.text(), "text/html"));
       } else if (answer.status !== 304) throw new Error(`${answer.status}`);
-      if (unreached) say("The backend answers again.");
+      if (unreached) say("Reconnected.");
       unreached = false;
     } catch {
       if (!unreached) say(UNREACHED);
@@ -62,5 +62,5 @@ function morph(old, fresh) {
 
 function finished() {
   const failed = document.querySelector("[data-outcome=failed], .card .failed");
-  return failed ? "The training has failed." : "The training has ended.";
+  return failed ? "Training failed." : "Training finished.";
 }

@@ -10,7 +10,7 @@ export async function post(url, body) {
     body: form ? body : JSON.stringify(body ?? {}),
   });
   const said = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Error(said.error ?? `The backend answered ${answer.status}.`);
+  if (!answer.ok) throw new Error(said.error ?? `The backend answered with status ${answer.status}.`);
   return said;
 }
 

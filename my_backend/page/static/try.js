@@ -104,7 +104,7 @@ export function tryImages(place) {
         ...sorted(after.scores).map(([name, share]) => cells(name, percent(before.scores[name]), percent(share))),
       );
       const held = ended.result?.held_back ? ` The new version was held back: ${ended.result.held_back}` : "";
-      find("took").textContent = `Learned in ${seconds} s; ${after.model_version.split("-")[0]} answers now.${held}`;
+      find("took").textContent = `Learned in ${seconds} s. Version ${after.model_version.split("-")[0]} is answering now.${held}`;
       show("learned", true);
       before = after;
     });
@@ -115,7 +115,7 @@ export function tryImages(place) {
     for (;;) {
       const state = await post("/job_status", { job });
       if (!["queued", "started"].includes(state.job_status)) return state;
-      if (Date.now() > until) throw new Error("The training still goes on; see under Now.");
+      if (Date.now() > until) throw new Error("The training is still running; see Overview.");
       await sleep(POLL);
     }
   }
@@ -129,7 +129,7 @@ export function tryImages(place) {
   }
 
   const sleep = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
-  const percent = (share) => (share == null ? "–" : `${(100 * share).toFixed(1)} %`);
+  const percent = (share) => (share == null ? "–" : `${(100 * share).toFixed(1)}%`);
 
   function take(file) {
     if (!file) return;

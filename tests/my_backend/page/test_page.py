@@ -56,7 +56,7 @@ def test_page_without_projects_says_how_to_connect_one(serve: Serve) -> None:
         shown = words(client, "/")
 
     assert "No project is connected yet Give the backend a token In Label Studio, your avatar" in shown
-    assert "Settings → Model → Connect Model : any name, and as Backend URL http://localhost" in shown
+    assert "Settings → Model → Connect Model . Enter any name and the Backend URL http://localhost" in shown
     assert "LABEL_STUDIO_API_KEY is not set" not in shown, "the first step says it"
 
 
@@ -67,12 +67,12 @@ def test_first_steps_are_ticked_as_they_are_done(serve: Serve, label_studio: Fak
     with serve() as client:
         client.setup()
         assert eventually(lambda: client.backend.checkup.finding(PROJECT))
-        assert done(client) == ["Connect it to a project"]
+        assert done(client) == ["Connect the backend to a project"]
         assert 'class="next" aria-current="step"><strong>Give the backend a token' in page(client)
         assert page(client).count('aria-current="step"') == 1
     with serve(label_studio_url=label_studio.url, label_studio_api_key=label_studio.pat) as client:
         assert eventually(lambda: client.backend.checkup.finding(PROJECT))
-        assert done(client) == ["Give the backend a token", "Connect it to a project"]
+        assert done(client) == ["Give the backend a token", "Connect the backend to a project"]
         assert f'href="{label_studio.url}/projects/7/data"' in page(client)
         client.post("/webhook", {"action": "ANNOTATION_CREATED", "annotation": {"id": 1}})
         assert done(client)[2:] == ["Label a few images of each choice"]
@@ -118,7 +118,7 @@ def test_first_page_shows_each_project_with_what_is_live(client: Client, script:
 
     shown = words(client, "/")
 
-    assert "Accuracy 93.8 % Live version v1 Labels learned 5 Not yet learned 0" in shown
+    assert "Accuracy 93.8% Live version v1 Labels learned 5 Not yet learned 0" in shown
     assert "Live version untrained Labels learned 0" in shown
 
 
@@ -135,7 +135,7 @@ def test_page_says_once_that_no_password_is_asked_for(serve: Serve, given: dict[
         client.http.post("/setup", json={"project": PROJECT, "schema": LABEL_CONFIG}, auth=("u", "p"))
         pages = [client.http.get(path, headers=HTML, auth=("u", "p")).text for path in ("/", HERE, "/troubles")]
 
-    assert sum(text.count("Whoever reaches this port") for text in pages) == shown
+    assert sum(text.count("Anyone who can reach this port") for text in pages) == shown
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_page_shows_the_live_version_its_figures_and_the_jobs(client: Client, sc
 
     shown = words(client)
 
-    assert "Live v1 Train now Accuracy 93.8 % 16 held-out images Labels learned 5 2 classes Not yet learned 1" in shown
+    assert "Live v1 Start training Accuracy 93.8% 16 held-out images Labels learned 5 2 classes Not yet learned 1" in shown
     assert name in shown
     assert "Cat 3 Dog 2" in shown
     assert re.search(r"asked for by hand \(full\) Failed [\d.]+ s RuntimeError: no luck", shown)
@@ -188,7 +188,7 @@ def test_curves_grow_with_the_epochs_and_begin_anew_with_a_phase(client: Client,
     client.started(client.submit_training())
 
     def drawn() -> bool:
-        return all(name in page(client) for name in ("Loss <strong", "0.500", "Accuracy on held-out images", "75.0 %"))
+        return all(name in page(client) for name in ("Loss <strong", "0.500", "Accuracy on held-out images", "75.0%"))
 
     assert eventually(drawn)
     assert page(client).count("<svg") == 2
@@ -241,9 +241,9 @@ def test_versions_are_listed_with_their_figures_and_drawn(client: Client, script
     text, shown = page(client, f"{HERE}/versions"), words(client, f"{HERE}/versions")
 
     assert text.count("<svg") == 1
-    assert "held back Make live" in shown
+    assert "held back Activate" in shown
     assert "Held back: clearly worse" in shown
-    assert "75.0 % 10.0 % live" in shown
+    assert "75.0% 10.0% live" in shown
     assert f'href="{HERE}/versions/{first}"' in text
 
 
@@ -263,8 +263,8 @@ def test_a_version_shows_confusion_calibration_and_its_mistakes(client: Client, 
 
     assert 'class="right shade-4">1<' in text
     assert 'class="wrong shade-4">1<' in text
-    assert "80 % 75 % 4" in shown
-    assert "labelled Cat model Dog 93 % task 12" in shown
+    assert "80% 75% 4" in shown
+    assert "labeled Cat model Dog 93% task 12" in shown
     assert f'src="{HERE}/images/{"ab" * 32}.jpg"' in text
 
 
@@ -276,8 +276,8 @@ def test_two_versions_are_compared(client: Client, script: Script) -> None:
 
     shown = words(client, f"{HERE}/versions/{second}?with={first}")
 
-    assert "Figure v1 v2 Change Accuracy 75.0 % 90.0 % +15.0" in shown
-    assert "F1 of Dog 80.0 % – –" in shown
+    assert "Metric v1 v2 Change Accuracy 75.0% 90.0% +15.0" in shown
+    assert "F1 of Dog 80.0% – –" in shown
     assert "no version nothing" in words_of_error(client, f"{HERE}/versions/{second}?with=nothing")
 
 
@@ -322,13 +322,13 @@ def test_predicted_tasks_are_shown_least_sure_first_until_they_are_annotated(cli
 
     assert eventually(lambda: "dog.png" in words(client, f"{HERE}/look"))
     shown = words(client, f"{HERE}/look")
-    assert shown.index("Dog 40 % dog.png") < shown.index("Cat 90 % cat.png")
+    assert shown.index("Dog 40% dog.png") < shown.index("Cat 90% cat.png")
     assert "secret" not in page(client, f"{HERE}/look")
 
     client.post("/webhook", {"action": "ANNOTATION_CREATED", "annotation": {"id": 1, "task": 2}})
     assert eventually(lambda: "dog.png" not in words(client, f"{HERE}/look"))
     client.post("/webhook", {"action": "TASKS_DELETED", "tasks": [{"id": 1}]})
-    assert eventually(lambda: "None yet. Tasks show up here" in words(client, f"{HERE}/look"))
+    assert eventually(lambda: "None yet. Tasks appear here" in words(client, f"{HERE}/look"))
 
 
 def result(choice: str, score: float) -> dict[str, Any]:
@@ -498,7 +498,7 @@ def test_problems_name_what_is_missing(serve: Serve, label_studio: FakeLabelStud
     with serve(label_studio_url=label_studio.url, label_studio_api_key=label_studio.pat) as client:
         client.setup(config=LABEL_CONFIG)
         assert eventually(lambda: client.backend.checkup.finding(PROJECT) and codes(client) == [])
-        assert "Nothing is wrong." in words(client, "/troubles")
+        assert "No problems." in words(client, "/troubles")
 
 
 def codes(client: Client) -> list[str]:
@@ -572,7 +572,7 @@ def test_page_says_while_label_studio_is_asked(
 
         shown = page(client, "/troubles")
         assert 'data-busy="asking"' in shown
-        assert "Asking …" in shown
+        assert "Checking …" in shown
         assert tag_of(client, "/troubles") != tag
         answers.set()
         assert eventually(lambda: 'data-busy="no"' in page(client, "/troubles"))
