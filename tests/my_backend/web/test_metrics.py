@@ -471,5 +471,5 @@ def test_table_has_every_metric_with_its_type_and_labels(client: Client, script:
 
 
 def test_every_reason_is_explained() -> None:
-    explained = MONITORING.partition("Reasons of tasks")[2]
+    explained = MONITORING.partition("Tasks without a prediction")[2]
     assert [reason for reason in REASONS if f"`{reason}`" not in explained] == []
