@@ -23,7 +23,7 @@ _UNFIT = {
     "squeezenet": "does not end in a linear layer, which is what is learned first",
 }
 # DenseNet's weights are older than the names of its layers.
-_OLD_DENSE_LAYER = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..*)")
+_OLD_DENSE_LAYER = re.compile(r"\A(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..*)")
 
 
 class UnknownNetwork(ValueError):

@@ -1,9 +1,10 @@
 """How to learn and classify: the environment, read once by whoever starts a process."""
 
+import string
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 TrainMode = Literal["auto", "head", "full"]
@@ -12,11 +13,20 @@ Score = Literal["probability", "margin", "entropy"]
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 
+# What stands around values that are pasted: blanks, ends of lines, invisible characters, quotes.
+_AROUND = string.whitespace + "\xa0\u200b\u200c\u200d\u2060\ufeff\"'`“”‘’„«»"
+
 
 class ClassifierSettings(BaseSettings):
     """Each field is the environment variable of the same name in capitals, or a line of `.env`."""
 
-    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_file=".env",
+        env_file_encoding="utf-8-sig",  # Windows' editors begin a file with a mark
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+    )
 
     network: str = Field(
         "resnet18", description="a classification network of torchvision: resnet50, efficientnet_b0, vit_b_16, …"
@@ -42,3 +52,10 @@ class ClassifierSettings(BaseSettings):
     )
     choices: str = Field("", description="name of the Choices tag to learn, where a labeling config has several")
     cache_dir: Path = Field(Path("~/.cache/image-classifier"), description="embeddings, per host, never on NFS")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _trim(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """A value that is blank counts as not given, as an empty one does."""
+        values = {name: value.strip(_AROUND) if isinstance(value, str) else value for name, value in given.items()}
+        return {name: value for name, value in values.items() if value != ""}

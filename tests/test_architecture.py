@@ -182,3 +182,39 @@ def test_nothing_is_loaded_that_is_not_needed(module: str, unwanted: set[str]) -
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert module in loaded.split()
     assert unwanted & set(loaded.split()) == set()
+
+
+# Their texts are our own.
+OUR_ERRORS = {
+    *(node.name for node in ast.walk(TREES["my_backend.errors"]) if isinstance(node, ast.ClassDef)),
+    *("NoDriver", "SystemExit"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(name for name in FILES if name.startswith("my_backend.")))
+def test_no_error_of_others_is_told_with_its_secrets(name: str) -> None:
+    """An error of a library may quote the request, with its token; log lines are redacted by the logging itself."""
+    told = []
+    for handler in (node for node in ast.walk(TREES[name]) if isinstance(node, ast.ExceptHandler) and node.name):
+        kinds = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
+        if all(isinstance(kind, ast.Name) and kind.id in OUR_ERRORS for kind in kinds):
+            continue
+        nodes = [node for statement in handler.body for node in ast.walk(statement)]
+        clean = {
+            inner
+            for node in nodes
+            if isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id in ("said", "redact", "explain")
+            for inner in ast.walk(node)
+        }
+        told += [f"line {node.lineno}" for node in nodes if node not in clean and _tells(node, handler.name or "")]
+    assert told == []
+
+
+def _tells(node: ast.AST, error: str) -> bool:
+    """Whether an expression is the text of the error that has this name."""
+    if isinstance(node, ast.FormattedValue):
+        return isinstance(node.value, ast.Name) and node.value.id == error
+    is_str = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "str"
+    return is_str and [one.id for one in node.args if isinstance(one, ast.Name)] == [error]

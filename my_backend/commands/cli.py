@@ -3,9 +3,11 @@
 import logging
 import signal
 import socket
+import sys
 import threading
+import traceback
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from flask import Flask
@@ -23,12 +25,16 @@ from my_backend.jobs.job import KINDS, Kind
 from my_backend.jobs.worker import is_worker_alive, work
 from my_backend.log.setup import collect_output, set_up_logs
 from my_backend.models.publishing import publish_model
+from my_backend.redaction import redact, said
 from my_backend.settings import Settings, read_settings
 from my_backend.web.server import create_app
 
 log = logging.getLogger(__name__)
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="A Label Studio ML backend.")
+# Typer's own tracebacks may show variables, tokens among them.
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="A Label Studio ML backend."
+)
 
 
 app.add_typer(commands, name="versions")
@@ -37,6 +43,11 @@ app.add_typer(commands, name="versions")
 @app.callback()
 def main() -> None:
     """Settings come from the environment, or from a file .env in the working directory."""
+    sys.excepthook = _show_without_secrets
+
+
+def _show_without_secrets(*uncaught: Any) -> None:
+    typer.echo(redact("".join(traceback.format_exception(*uncaught))), err=True)
 
 
 @app.command()
@@ -105,7 +116,7 @@ def publish(
     try:
         done = publish_model(read_settings(), model, project)
     except (BackendError, OSError, ValueError) as error:
-        raise SystemExit(f"Error: {error}") from None
+        raise SystemExit(f"Error: {said(error)}") from None
     if done.unknown:
         typer.echo(f"The labeling config does not offer {', '.join(done.unknown)}: these are not predicted.", err=True)
     typer.echo(f"{done.version.name} is live in project {done.project.uid}")
@@ -117,7 +128,7 @@ def backup(folder: Annotated[Path, typer.Argument(help="a folder that is not the
     try:
         done = back_up(read_settings().model_dir, folder)
     except (BackendError, OSError) as error:
-        raise SystemExit(f"Error: {error}") from None
+        raise SystemExit(f"Error: {said(error)}") from None
     typer.echo(f"{folder}: projects: {done.projects}, versions: {done.versions}")
 
 

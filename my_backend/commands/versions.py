@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from my_backend.errors import BackendError
+from my_backend.redaction import said
 from my_backend.settings import read_settings
 from my_backend.store.projects import Projects
 from my_backend.store.versions import Version, Versions
@@ -117,7 +118,7 @@ def _versions(project: str | None) -> Iterator[Versions]:
         projects = Projects(read_settings().model_dir / "projects")
         yield Versions(projects.folder(projects.find(project).uid))
     except (BackendError, OSError) as error:
-        raise SystemExit(f"Error: {error}") from None
+        raise SystemExit(f"Error: {said(error)}") from None
 
 
 def _record(version: Version, live: str, pinned: list[str]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from my_backend.label_studio.connection import not_connected
 from my_backend.label_studio.media import media_pool
 from my_backend.models.model_class import ModelFactory
 from my_backend.protocol.wire import project_uid
+from my_backend.redaction import redact
 from my_backend.settings import Settings
 from my_backend.store.projects import Project, Projects
 from my_backend.troubles import Trouble
@@ -117,10 +118,10 @@ def check_model(settings: Settings) -> tuple[Check, Json]:
     computes: Json = {}
     try:
         model_class = ModelFactory(settings, Projects(settings.model_dir / "projects"), pool).load()
-        warning = model_class.warm_up() if hasattr(model_class, "warm_up") else ""
+        warning = redact(model_class.warm_up() or "") if hasattr(model_class, "warm_up") else ""
         computes = model_class.describe() if hasattr(model_class, "describe") else {}
     except Exception as error:  # a user's own class may raise anything
-        warning = str(error)
+        warning = redact(str(error))
     finally:
         pool.shutdown(cancel_futures=True)
     said = f"{settings.model_class}; {_described(computes)}"

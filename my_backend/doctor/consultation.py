@@ -9,7 +9,7 @@ import typer
 from my_backend.doctor.all_checks import check_settings_file, examine
 from my_backend.doctor.check import CODES, Check
 from my_backend.errors import LabelStudioError
-from my_backend.settings import read_settings
+from my_backend.settings import ignored_variables, read_settings
 from my_backend.troubles import Trouble
 
 
@@ -54,7 +54,7 @@ def _examined() -> Iterator[Check]:
     except SystemExit as error:
         yield check_settings_file(str(error))
         return
-    yield Check("settings", "can be used")
+    yield Check("settings", "; ".join(filter(None, ("can be used", ignored_variables()))))
     yield from examine(settings)
 
 

@@ -35,7 +35,7 @@ def check_release(label_studio: LabelStudio) -> Check:
         release = label_studio.release()
     except LabelStudioError as error:
         return Check("Label Studio", troubles=(not_asked(error),))
-    version = tuple(int(part) for part in re.findall(r"\d+", release)[:3])
+    version = tuple(int(part) for part in re.findall(r"\d{1,9}", release[:100])[:3])
     if version and version < START_TRAINING:
         what = f"Label Studio {release} is too old: its button “Start training” starts nothing."
         remedy = "Upgrade it, to 1.23.2 for example. Until then annotations are learned from their events."

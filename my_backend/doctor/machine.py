@@ -11,6 +11,7 @@ from typing import Any
 from my_backend.backend import check_folders
 from my_backend.doctor.check import Check
 from my_backend.errors import BackendError
+from my_backend.redaction import redact
 from my_backend.settings import Settings
 from my_backend.troubles import Trouble
 
@@ -96,7 +97,7 @@ def find_gpus() -> list[Gpu]:
     except FileNotFoundError:
         return []
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise NoDriver(str(error)) from error
+        raise NoDriver(redact(str(error))) from error
     said = done.stdout.strip() or done.stderr.strip()
     if "No devices were found" in said:
         return []

@@ -18,7 +18,7 @@ from my_backend import context, files
 from my_backend.errors import BackendError, JobStopped, NotFound, TakenOver
 from my_backend.metrics.counts import JobCounts
 from my_backend.metrics.tally import Tally
-from my_backend.redaction import Redactor
+from my_backend.redaction import said
 from my_backend.troubles import Trouble
 
 log = logging.getLogger(__name__)
@@ -359,8 +359,7 @@ def _work_on(running: RunningJob, work: Work) -> Job:
     except Exception as error:
         running.check_runner()  # another one has taken its folder away
         log.exception("job %s failed", running.job.id)
-        said = Redactor()(f"{type(error).__name__}: {error}")  # it is shown, and may quote a request
-        return replace(running.job, status="failed", error=said)
+        return replace(running.job, status="failed", error=f"{type(error).__name__}: {said(error)}")
     return replace(running.job, status="finished", result=result)
 
 

@@ -23,6 +23,7 @@ from my_backend import files
 from my_backend.background import Background
 from my_backend.errors import NotFound
 from my_backend.jobs.job import KINDS, Job, JobStore, Kind, cancel_waiting, new_job, working_for
+from my_backend.redaction import said
 from my_backend.settings import Settings
 from my_backend.troubles import Trouble
 
@@ -178,7 +179,7 @@ class RqQueue(Background):
             return redis_unreachable(error)
         except Exception as error:
             log.exception("the job records cannot be compared with Redis")
-            return Trouble("redis", f"The job records cannot be compared with Redis: {error}.")
+            return Trouble("redis", f"The job records cannot be compared with Redis: {said(error)}.")
         finally:
             self._workers = workers
 
@@ -187,7 +188,7 @@ def redis_unreachable(error: RedisError) -> Trouble:
     """Or it does not answer as it should."""
     return Trouble(
         "redis",
-        f"Redis cannot be reached ({str(error).rstrip('.')}): predictions go on, trainings start when it is back.",
+        f"Redis cannot be reached ({said(error).rstrip('.')}): predictions go on, trainings start when it is back.",
         "Look whether it runs, and at REDIS_URL.",
     )
 

@@ -15,6 +15,7 @@ from my_backend.jobs.job import CANCELED, SHUTDOWN, JobStore, RunningJob
 from my_backend.label_studio.client import HOW_TO_MAKE_A_TOKEN, find_label_studio
 from my_backend.models.model_class import ModelFactory
 from my_backend.protocol.label_config import parse_label_config
+from my_backend.redaction import said
 from my_backend.settings import Settings
 from my_backend.store.corrections import Corrections
 from my_backend.store.projects import Project, Projects
@@ -256,5 +257,5 @@ def _checked(train_output: Any) -> Json:
     try:
         checked: Json = json.loads(json.dumps(train_output))
     except (TypeError, ValueError) as error:
-        raise TrainingError(f"fit() returned what cannot be stored as JSON: {error}") from error
+        raise TrainingError(f"fit() returned what cannot be stored as JSON: {said(error)}") from error
     return checked

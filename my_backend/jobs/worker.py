@@ -27,6 +27,7 @@ from my_backend.jobs.training_job import TrainingJob
 from my_backend.label_studio.media import media_pool
 from my_backend.log.setup import collect_output, set_up_logs
 from my_backend.models.model_class import ModelFactory
+from my_backend.redaction import said
 from my_backend.settings import Settings, read_settings
 from my_backend.store.projects import Projects
 
@@ -209,7 +210,7 @@ def _work_until_redis_goes(settings: Settings, kinds: tuple[Kind, ...]) -> bool:
         worker.work(logging_level="WARNING")  # our own lines tell of jobs
     except RedisError as error:
         if not _outage.said:
-            log.warning("Redis cannot be reached (%s): waiting for it; look at REDIS_URL", str(error).rstrip("."))
+            log.warning("Redis cannot be reached (%s): waiting for it; look at REDIS_URL", said(error).rstrip("."))
         _outage.said = True
     finally:
         connection.close()

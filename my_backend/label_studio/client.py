@@ -16,6 +16,7 @@ import requests
 
 from my_backend.errors import LabelStudioError, TokenRefused
 from my_backend.label_studio.safe_http import Limits, Origin, SafeSession, explain, read_body, redact
+from my_backend.pasted import TOKEN
 from my_backend.settings import Settings
 from my_backend.store.projects import Credentials
 
@@ -75,6 +76,10 @@ class LabelStudio:
         """
         if not self._token:
             return {}
+        if not TOKEN.fullmatch(self._token):  # as an older release has kept it
+            raise TokenRefused(
+                f"The token for {redact(self.url)} has a character that no header can carry; {HOW_TO_MAKE_A_TOKEN}"
+            )
         claims = _claims(self._token)
         if claims is None:
             return {"Authorization": f"Token {self._token}"}
@@ -83,7 +88,7 @@ class LabelStudio:
         with self._lock:
             if time.time() > self._expires - TOKEN_MARGIN:
                 answer = self._object("POST", "/api/token/refresh/", authorize=False, json={"refresh": self._token})
-                if not answer.get("access"):
+                if not TOKEN.fullmatch(str(answer.get("access") or " ")):
                     raise LabelStudioError(f"{redact(self.url)} gave no access token: is it a Label Studio?")
                 self._access_token = str(answer["access"])
                 self._expires = float((_claims(self._access_token) or {}).get("exp", 0))

@@ -433,7 +433,7 @@ def _data_uri(url: str, max_bytes: int) -> bytes:
         try:
             raw = base64.b64decode(raw, validate=True)
         except binascii.Error as error:
-            raise MediaError(f"its base64 is broken: {error}") from error
+            raise MediaError(f"its base64 is broken: {explain(error)}") from error
     if len(raw) > max_bytes:
         raise TooLarge(f"more than {max_bytes:,} bytes")
     return raw

@@ -16,6 +16,8 @@ from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ProtocolError, ReadTimeoutError
 
+from my_backend.redaction import said
+
 POOL_SIZE = 32
 
 # Where clouds hand credentials to whoever asks from inside: never, whatever is allowed otherwise.
@@ -85,8 +87,11 @@ def redact(url: str) -> str:
 
 def explain(error: BaseException) -> str:
     """What went wrong, without the wrapping of the libraries and what may be secret in a URL."""
-    said = re.sub(r"^\w+\(host='[^']*', port=\d+\): |\[Errno -?\d+\] ", "", str(innermost(error)))
-    return re.sub(r"\?[^\s'\")>]+", "?…", re.sub(r"//[^\s/@]*@", "//", said))
+    inner = innermost(error)
+    if isinstance(inner, requests.exceptions.InvalidHeader):  # which quotes it
+        return "the token has a character that no HTTP header can carry; copy it again"
+    text = re.sub(r"^\w+\(host='[^']*', port=\d+\): |\[Errno -?\d+\] ", "", said(inner))
+    return re.sub(r"\?[^\s'\")>]+", "?…", re.sub(r"//[^\s/@]*@", "//", text))
 
 
 def innermost(error: BaseException) -> BaseException:
@@ -165,7 +170,7 @@ class SafeSession:
             try:
                 url = urljoin(url, self._session.get_redirect_target(response) or "")
             except ValueError as error:
-                raise requests.exceptions.InvalidURL(str(error)) from None
+                raise requests.exceptions.InvalidURL(said(error)) from None
             if method != "GET" and _read_url(url)[1] != origin:
                 # Its body may have a token.
                 raise requests.RequestException(f"it redirects to {redact(url)}: use that address")
@@ -193,7 +198,7 @@ def _read_url(url: str) -> tuple[str, Origin]:
         url = str(requests.Request("GET", url).prepare().url)
         return url, Origin.of(url)
     except ValueError as error:
-        raise requests.exceptions.InvalidURL(str(error)) from None
+        raise requests.exceptions.InvalidURL(said(error)) from None
 
 
 def read_body(response: requests.Response, *, max_bytes: int, deadline: float) -> bytes:
@@ -266,7 +271,7 @@ def _connect(connection: HTTPConnection, allowed: frozenset[str]) -> socket.sock
     try:
         found = socket.getaddrinfo(host, connection.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as unknown:
-        raise NewConnectionError(connection, f"{host} is not known: {unknown}") from unknown
+        raise NewConnectionError(connection, f"{host} is not known: {said(unknown)}") from unknown
     for family, kind, protocol, _, address in found:
         check_address(host, connection.port, str(address[0]), allowed)
         candidate = socket.socket(family, kind, protocol)

@@ -22,7 +22,7 @@ from my_backend.log.lines import utc, without_secrets
 from my_backend.redaction import Redactor
 
 LOG_BYTES = 20_000_000
-LONGEST_LINE = 1_000_000  # bytes; what is longer is several
+LONGEST_LINE = 1_000_000  # bytes; the rest of a longer one is left out
 EVENT = '{"time": "'  # begins what JsonLines makes
 
 _ENDS = re.compile(rb"[\r\n]+")  # a progress bar's too
@@ -53,27 +53,26 @@ class Collector:
     def _shaped(self, text: str) -> list[str]:
         if not self._is_json:
             return [self._redact(text)]
-        event = _read(text)
-        if event is not None:
-            return [text if self._redact(text) == text else self._written(event)]
+        if (event := self._event(text)) is not None:
+            return [event]
         # A progress bar, as one, ends without the end of a line, and an event may follow.
         begin = text.rfind(EVENT)
-        if begin > 0 and _read(text[begin:]) is not None:
-            return [*self._shaped(text[:begin]), *self._shaped(text[begin:])]
-        raw = {"time": utc(time.time()), "level": "INFO", "logger": self._name, "message": text.strip()}
-        return [self._written(raw)]
+        if begin > 0 and (event := self._event(text[begin:])) is not None:
+            return [self._raw(text[:begin]), event]
+        return [self._raw(text)]
 
-    def _written(self, event: Any) -> str:
-        return json.dumps(without_secrets(event, self._redact), ensure_ascii=False)
+    def _event(self, text: str) -> str | None:
+        """A line that has its form, without secrets; None where it has not."""
+        with suppress(ValueError, RecursionError):  # anybody may print what is nested deeper than can be read
+            event = json.loads(text)
+            if isinstance(event, dict) and {"time", "level", "logger", "message"} <= event.keys():
+                return json.dumps(without_secrets(event, self._redact), ensure_ascii=False)
+        return None
 
-
-def _read(text: str) -> Any:
-    """An event that has its form, or None."""
-    with suppress(ValueError):
-        event = json.loads(text)
-        if isinstance(event, dict) and {"time", "level", "logger", "message"} <= event.keys():
-            return event
-    return None
+    def _raw(self, text: str) -> str:
+        message = self._redact(text.strip())
+        event = {"time": utc(time.time()), "level": "INFO", "logger": self._name, "message": message}
+        return json.dumps(event, ensure_ascii=False)
 
 
 def _open(path: Path) -> RotatingFileHandler | None:
@@ -85,19 +84,21 @@ def _open(path: Path) -> RotatingFileHandler | None:
     except BlockingIOError:
         os.close(descriptor)
         return None
-    return RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=1, encoding="utf-8")
+    return RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=1, encoding="utf-8", errors="backslashreplace")
 
 
 def read_lines(descriptor: int) -> Iterator[bytes]:
-    """Until all who write have ended; without empty ones."""
-    rest = b""
+    """Until all who write have ended; without empty ones, and each as long as it may be."""
+    line = bytearray()
     while chunk := os.read(descriptor, 1 << 16):
-        *lines, rest = _ENDS.split(rest + chunk)
-        if len(rest) > LONGEST_LINE:
-            lines, rest = [*lines, rest], b""
-        yield from filter(bytes.strip, lines)
-    if rest.strip():
-        yield rest
+        for number, part in enumerate(_ENDS.split(chunk)):
+            if number:
+                if line.strip():
+                    yield bytes(line)
+                line.clear()
+            line += part[: LONGEST_LINE - len(line)]
+    if line.strip():
+        yield bytes(line)
 
 
 def main(descriptor: str, program: str = "") -> None:
@@ -113,6 +114,7 @@ def main(descriptor: str, program: str = "") -> None:
             signal.signal(number, signal.SIG_IGN)  # sent to all of a terminal or a group; the others may still speak
     with suppress(TimeIsUp):
         lines = read_lines(int(descriptor))
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # half a character, as JSON may name
         collector = Collector(json.loads(next(lines)))
         for line in lines:
             collector.write(line)

@@ -9,11 +9,10 @@ import sys
 import threading
 from pathlib import Path
 from types import TracebackType
-from urllib.parse import unquote, urlsplit
 
 from my_backend.log.first_process import PASSED_ON
 from my_backend.log.lines import lines
-from my_backend.redaction import Redactor, basic_authorization
+from my_backend.redaction import redact
 from my_backend.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -24,7 +23,7 @@ COLLECTOR = "import sys; sys.path.append(sys.argv[1]); from my_backend.log.colle
 def set_up_logs(settings: Settings) -> None:
     """Sends this process's log to standard error; exceptions and warnings that nobody catches too."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(lines(settings.log_format, Redactor(secrets_of(settings))))
+    handler.setFormatter(lines(settings.log_format, redact))
     logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
     logging.getLogger("werkzeug").setLevel("WARNING")  # our own log has the requests
     logging.captureWarnings(True)
@@ -36,18 +35,6 @@ def set_up_logs(settings: Settings) -> None:
 def _uncaught(kind: type[BaseException], error: BaseException | None, traceback: TracebackType | None) -> None:
     if error is not None and not issubclass(kind, KeyboardInterrupt | SystemExit):
         log.critical("an exception was not caught", exc_info=(kind, error, traceback))
-
-
-def secrets_of(settings: Settings) -> list[str]:
-    """What no line may have."""
-    password = settings.basic_auth_pass.get_secret_value()
-    secrets = [settings.label_studio_api_key.get_secret_value(), password]
-    if password:
-        secrets.append(basic_authorization(settings.basic_auth_user, password))
-    for url in (settings.redis, settings.label_studio_url):
-        if written := urlsplit(url).password:
-            secrets += [written, unquote(written)]
-    return [secret for secret in secrets if secret]
 
 
 def collect_output(settings: Settings, name: str, log_file: Path | None = None) -> None:
@@ -63,7 +50,7 @@ def collect_output(settings: Settings, name: str, log_file: Path | None = None) 
     orders = {
         "format": settings.log_format,
         "name": name,
-        "secrets": secrets_of(settings),
+        "secrets": settings.secrets,
         "log_file": str(log_file) if log_file else "",
     }
     root = str(Path(__file__).resolve().parents[2])

@@ -9,6 +9,7 @@ from typing import Any
 from my_backend.errors import BackendError
 from my_backend.label_studio.media import Media, MediaPool, open_media
 from my_backend.metrics.counts import EmbeddingCounts, ImageCounts
+from my_backend.redaction import said
 from my_backend.settings import Settings
 from my_backend.store.corrections import corrections_folder
 from my_backend.store.projects import Credentials, Project, Projects
@@ -40,7 +41,7 @@ class ModelFactory:
                 gc.freeze()
             return getattr(module, class_name)
         except (ImportError, AttributeError) as error:
-            raise BackendError(f"MODEL_CLASS={name} cannot be loaded: {error}") from error
+            raise BackendError(f"MODEL_CLASS={name} cannot be loaded: {said(error)}") from error
 
     def __call__(self, project: Project, version: Version | None) -> Any:
         """An instance for a project, with a version's resources."""

@@ -15,6 +15,7 @@ from my_backend.background import Background
 from my_backend.errors import Unavailable
 from my_backend.models.model_class import ModelFactory
 from my_backend.protocol.label_config import parse_label_config
+from my_backend.redaction import redact, said
 from my_backend.store.projects import Credentials, Project, Projects
 from my_backend.store.versions import UNTRAINED, Versions, last_move
 
@@ -199,7 +200,7 @@ class Serving(Background):
             self._imported = True
         except Exception as error:
             log.exception("the model class cannot be loaded")
-            self._import_error = str(error)
+            self._import_error = said(error)
             with self._changed:
                 self._changed.notify_all()
 
@@ -237,7 +238,7 @@ class Serving(Background):
         try:
             self._live[project.uid] = self._load(project, wanted.credentials)
         except Exception as error:
-            why = f"version {wanted.name} cannot be loaded ({error}); activate another one"
+            why = f"version {wanted.name} cannot be loaded ({said(error)}); activate another one"
             if not failure or failure.why != why:  # once, however often it is tried
                 log.exception("project %s: %s cannot be loaded; %s stays", project.uid, wanted.name, live and live.name)
             self._failed[project.uid] = Failure(wanted, why, time.monotonic())
@@ -277,10 +278,10 @@ class Serving(Background):
         model_class = self._new_model.load()
         if hasattr(model_class, "warm_up"):
             try:
-                self._warning = model_class.warm_up()
+                self._warning = redact(model_class.warm_up() or "")
             except Exception as error:
                 log.exception("the model class cannot be prepared")
-                self._warning = str(error)
+                self._warning = said(error)
                 return
         if hasattr(model_class, "describe"):
             self.description = model_class.describe()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from my_backend.backend import Backend
 from my_backend.errors import NotFound, Unavailable
+from my_backend.redaction import said
 from my_backend.store.projects import Project
 
 AT_ONCE = 2  # decoding a large image takes much memory
@@ -47,4 +48,4 @@ class Thumbnails:
         try:
             return bytes(make(image))
         except ValueError as error:
-            raise NotFound(f"the image cannot be read: {error}") from None
+            raise NotFound(f"the image cannot be read: {said(error)}") from None

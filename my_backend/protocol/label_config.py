@@ -10,6 +10,8 @@ from xml.etree.ElementTree import Element, ParseError
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
+from my_backend.redaction import said
+
 HOW_TO_MAKE_IT_USABLE = (
     "In the project's Settings → Labeling Interface, take the template Computer Vision → Image Classification, or add "
     "a Choices tag whose toName is the name of an Image."
@@ -123,7 +125,7 @@ def parse_label_config(xml: str, choices_name: str = "") -> LabelConfig:
     try:
         root = fromstring(xml)
     except (ParseError, DefusedXmlException, ValueError) as error:
-        return LabelConfig(None, f"The labeling config is no valid XML: {error}.")
+        return LabelConfig(None, f"The labeling config is no valid XML: {said(error)}.")
     fields = {tag.get("name", ""): tag.get("value", "").removeprefix("$") for tag in root.iter("Image")}
     if not any(name and field for name, field in fields.items()):
         return LabelConfig(None, 'The labeling config has no <Image name="…" value="$…"> to classify.')

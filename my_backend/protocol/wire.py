@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
+from my_backend.pasted import TOKEN, check_token, trimmed
 from my_backend.protocol.events import Change
 
 Json = dict[str, Any]
@@ -59,6 +60,19 @@ Text = Annotated[
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "null"}]}),
 ]
 
+
+def _read_token(value: str) -> str:
+    token = trimmed(value)
+    check_token(token)
+    return token
+
+
+Token = Annotated[
+    Text,
+    AfterValidator(_read_token),
+    WithJsonSchema({"anyOf": [{"type": "string", "pattern": f"^{TOKEN.pattern}$"}, {"type": "null"}]}),
+]
+
 # Of the project that an event describes: the rest is not looked at.
 _DESCRIBED: Json = {
     "anyOf": [
@@ -90,7 +104,7 @@ class SetupRequest(Request):
     project: ProjectUid
     label_config: Text = Field("", alias="schema")
     hostname: Text = ""
-    access_token: Text = Field("", repr=False)
+    access_token: Token = Field("", repr=False)
 
 
 class TaskData(Request):

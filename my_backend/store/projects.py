@@ -11,6 +11,7 @@ from secrets import token_hex
 
 from my_backend import files
 from my_backend.errors import BadRequest, NotFound
+from my_backend.redaction import redact
 from my_backend.store.changes import Changes
 
 log = logging.getLogger(__name__)
@@ -168,10 +169,15 @@ class Projects:
         if self.credentials(uid) != credentials:
             files.write_json(self.folder(uid) / CREDENTIALS_FILE, asdict(credentials), mode=0o600)
         self._credentials[uid] = credentials
+        redact.know([credentials.access_token])
 
     def credentials(self, uid: str) -> Credentials | None:
         known = files.read_json(self.folder(uid) / CREDENTIALS_FILE)
-        return files.from_record(Credentials, known) if known else None
+        if not known:
+            return None
+        credentials = files.from_record(Credentials, known)
+        redact.know([credentials.access_token])
+        return credentials
 
     def delete(self, uid: str) -> None:
         """Forgets the project and everything learned for it; what cannot be removed is named in the log."""

@@ -12,8 +12,11 @@ from flask import Flask, Response, request
 
 from my_backend import context
 from my_backend.metrics.counts import RequestCounts
+from my_backend.redaction import shortened
 
 log = logging.getLogger(__name__)
+
+LOGGED_PATH = 500  # characters; ours are shorter
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -60,9 +63,10 @@ def _tell(status: int, seconds: float) -> None:
     """One line a request; those that only look and find what they look for are many, and seldom of interest."""
     level = logging.DEBUG if request.method in ("GET", "HEAD") and status < 400 else logging.INFO
     milliseconds = round(seconds * 1000, 1)
-    fields = {"method": request.method, "path": request.path, "status": status, "milliseconds": milliseconds}
+    path = shortened(request.path, LOGGED_PATH)
+    fields = {"method": request.method, "path": path, "status": status, "milliseconds": milliseconds}
     text = "%s %s: %s in %.1f ms"
-    log.log(level, text, request.method, request.path, status, milliseconds, extra={"fields": fields})
+    log.log(level, text, request.method, path, status, milliseconds, extra={"fields": fields})
 
 
 def _method() -> str:

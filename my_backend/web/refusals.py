@@ -9,6 +9,7 @@ from my_backend import context
 from my_backend.errors import BackendError
 from my_backend.metrics.counts import RequestCounts
 from my_backend.protocol.wire import Json
+from my_backend.redaction import shortened
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ def handle_errors(app: Flask, counts: RequestCounts) -> None:
     @app.errorhandler(HTTPException)
     def http(error: HTTPException) -> tuple[Json, int, dict[str, str]]:
         headers = {"Allow": ", ".join(sorted(error.valid_methods or ()))} if isinstance(error, MethodNotAllowed) else {}
-        return refusal(f"{error.name}: {request.method} {request.path[:200]}"), error.code or 500, headers
+        return refusal(f"{error.name}: {request.method} {shortened(request.path, 200)}"), error.code or 500, headers
 
     @app.errorhandler(Exception)
     def unexpected(error: Exception) -> tuple[Json, int]:

@@ -31,6 +31,7 @@ from my_backend.protocol.wire import (
     WebhookRequest,
     project_uid,
 )
+from my_backend.redaction import redact, said
 from my_backend.store.projects import Credentials, Project
 from my_backend.store.recent import sightings
 from my_backend.store.versions import Versions
@@ -147,8 +148,8 @@ class Routes:
         why: dict[int, str] = {}
         reasons: dict[int, str] = {}
 
-        def failed(position: int, said: str, reason: str = "other") -> None:
-            why[position], reasons[position] = said, reason
+        def failed(position: int, text: str, reason: str = "other") -> None:
+            why[position], reasons[position] = redact(text), reason
 
         results = live.predict(tasks, label_config=label_config, deadline=deadline, failed=failed)
         if any(results):
@@ -202,7 +203,7 @@ class Routes:
         try:
             uid = project_uid(described)
         except ValueError as error:
-            raise BadRequest(str(error)) from None
+            raise BadRequest(said(error)) from None
         config, title = described.get("label_config"), described.get("title")
         return self._remember(
             uid,

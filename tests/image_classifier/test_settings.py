@@ -82,3 +82,20 @@ def test_a_file_named_env_counts_where_the_environment_says_nothing(monkeypatch:
     monkeypatch.setenv("BATCH_SIZE", "5")
     settings = ClassifierSettings()
     assert (settings.epochs, settings.batch_size) == (3, 5)
+
+
+@pytest.mark.parametrize("form", ["{}\n", "{}\r\n", " {} ", '"{}"', "'{}'", "“{}”", "\ufeff{}", "\u200b{}", "\u00a0{}"])
+def test_pasted_value_is_trimmed(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {"NETWORK": "resnet50", "IMAGE_SIZE": "96", "TRAIN_MODE": "full", "MOMENTUM": "0.5", "CACHE_DIR": "/cache"}
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    meant = ClassifierSettings()
+    for name, value in values.items():
+        monkeypatch.setenv(name, form.format(value))
+
+    assert ClassifierSettings() == meant
+
+
+def test_blank_value_counts_as_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EPOCHS", " \r\n")
+    assert ClassifierSettings().epochs == 25

@@ -1,10 +1,16 @@
 import base64
+import html
+import itertools
 import json
+import re
+import time
+from collections.abc import Callable
 from urllib.parse import quote
 
 import pytest
 
-from my_backend.redaction import Redactor, basic_authorization
+from my_backend import redaction
+from my_backend.redaction import END, LONGEST, MOST_KNOWN, Redactor, basic_authorization, shortened
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJ0b2tlbl90eXBlIjoicmVmcmVzaCJ9.c2lnbmF0dXJl"
 LEGACY = "0123456789abcdef0123456789abcdef01234567"
@@ -74,3 +80,169 @@ def test_header_of_basic_auth_is_as_good_as_the_password() -> None:
     header = basic_authorization("user", "pässword")
     assert base64.b64decode(header).decode() == "user:pässword"
     assert Redactor([header])(f"{header}") == "***"
+
+
+ODD = [
+    "line\nend",
+    "line\r\nend",
+    "tab\tand blank",
+    "both\"quotes'",
+    "back\\slash",
+    "zero\u200bwidth",
+    "pässwörd",
+    "p&<w>",
+]
+
+
+@pytest.mark.parametrize("secret", ODD)
+def test_odd_secret_is_hidden_however_an_error_quotes_it(secret: str) -> None:
+    redact = Redactor([secret])
+    header = f"Token {secret}"
+    quoted = [repr(header), ascii(header), repr(header.encode()), repr([header, "\"'"]), json.dumps({"sent": header})]
+    quoted += [json.dumps(repr(header)), repr(json.dumps(header)), quote(header).lower(), html.escape(header)]
+    rest = secret.encode("unicode_escape").decode().rpartition("\\")[2][-3:]
+
+    assert [text for text in quoted if "***" not in redact(text) or rest in redact(text)] == []
+
+
+def test_secret_is_hidden_without_the_line_end_that_it_was_given_with() -> None:
+    assert Redactor(["secret\n"])("Token secret, b'secret'") == "Token ***, b'***'"
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        (r'{"password": "quo\"ted and more"}', '{"password": "***"}'),
+        ("""{"token": "it's"}""", '{"token": "***"}'),
+        ("{b'password': b'bytes'}", "{b'password': b'***'}"),
+        (rf"b'\n{LEGACY}\n'", r"b'\n***\n'"),
+        (f"%0A{LEGACY}%0A", "%0A***%0A"),
+        (f"x-{JWT}", "x-***"),
+    ],
+)
+def test_what_looks_like_a_secret_inside_quotes_and_escapes(text: str, left: str) -> None:
+    assert Redactor()(text) == left
+
+
+# --- long texts ---------------------------------------------------------------
+
+PARTS = [
+    *(
+        "a-",
+        "a",
+        "x-amz-",
+        "x-goog-a",
+        "token ",
+        "token\t",
+        "token=",
+        "token= ",
+        "basic",
+        "\\",
+        '\\"',
+        '"',
+        '"a',
+        "'token':'",
+    ),
+    *(
+        '"token"',
+        '"token" ',
+        '"token":',
+        'token":"',
+        'token"\\',
+        "://",
+        "://a",
+        "://a:",
+        "://a:b@",
+        ":",
+        "@",
+        "eyJ",
+        "eyJaaaaa-",
+    ),
+    *("eyJaaaaa.", "-eyJ", "0", "0" * 40, "f" * 39 + "g", "%00", "AKIA", "AKIAAAAAAAAAAAAAA_", " ", "\n", "/", "é"),
+]
+BEGINS = ["", '"token": "', "://a:"]
+
+
+def growth(look: Callable[[str], object], part: str, begin: str = "") -> float:
+    """How many times as long it takes for 64 kB as for 16 kB: 4 where it is linear, 16 where it is quadratic."""
+    small, large = (begin + part * (size // len(part)) for size in (16_000, 64_000))
+    best = float("inf"), float("inf")
+    for _ in range(10):  # the machine may be busy
+        best = min(best[0], spent(look, small)), min(best[1], spent(look, large))
+        if best[1] < 8 * best[0] or best[1] > 2:
+            break
+    return best[1] / best[0]
+
+
+def spent(look: Callable[[str], object], text: str) -> float:
+    begun = time.thread_time()
+    look(text)
+    return time.thread_time() - begun
+
+
+@pytest.mark.parametrize("pattern", [*(compiled for compiled, _ in redaction._COMPILED), redaction._CUT_URL])
+def test_no_pattern_takes_more_than_linear_time(pattern: re.Pattern[str]) -> None:
+    slow = {
+        (begin, part): found
+        for begin, part in itertools.product(BEGINS, PARTS)
+        if (found := growth(lambda text: pattern.sub("", text), part, begin)) > 8
+    }
+    assert slow == {}
+
+
+def test_known_secrets_take_no_more_than_linear_time() -> None:
+    redact = Redactor(["a" * 4000 + "b", "ab" * 2000 + "c"])
+    assert max(growth(redact._hide, part) for part in ("a", "ab", "a" * 4000)) < 8
+
+
+SECRETS_OF_ANY_LENGTH = [
+    ("known-" + "0123456789" * 30, "{}"),
+    ("blank in it " * 20, "{}"),
+    (LEGACY, " {} "),
+    ("9" * 3000, "Authorization: Token {}"),
+    ("p" * 3000, "redis://me:{}@redis:6379"),
+    ("q" * 3000, "https://{}@host/"),
+    ("eyJ" + "hb" * 1000 + "." + "c2" * 1000, " {} "),
+    ("w" * 3000, "?token={}&b=1"),
+    ("long with blanks " * 200, '{{"password": "{}"}}'),
+]
+
+
+@pytest.mark.parametrize(("secret", "written"), SECRETS_OF_ANY_LENGTH)
+def test_cut_shows_no_part_of_a_secret(secret: str, written: str) -> None:
+    redact = Redactor([secret.strip()] if written == "{}" else [])
+    text = written.format(secret)
+    pieces = {secret[start : start + 8] for start in range(len(secret) - 8)}
+    for cut in (LONGEST - END, LONGEST):
+        for before in range(cut - len(text) - 50, cut + 50, 97):
+            long = "line \n" * (before // 6) + text + "\nmore" * LONGEST
+            shown = redact(long)
+            ends = redact("more\n" * LONGEST + text + "\nline " * (max(0, before - LONGEST + END) // 6))
+            assert [piece for piece in pieces if piece in shown or piece in ends] == [], before
+
+
+def test_long_text_is_cut_and_its_last_lines_stay() -> None:
+    shown = Redactor()("Traceback:\n" + "  in a\n" * 100_000 + "ValueError: why")
+
+    assert shown.startswith("Traceback:\n  in a\n")
+    assert shown.endswith("\n  in a\nValueError: why")
+    assert "700,026 characters in all" in shown
+    assert len(shown) < LONGEST + 100
+
+
+def test_shortened_text_shows_no_part_of_a_secret() -> None:
+    path = f"/files/{LEGACY}/a.png"
+    assert [shortened(path, length) for length in (10, 20)] == ["/files/***…", "/files/***/a.png"]
+
+
+def test_text_without_a_line_end_is_cut_at_once() -> None:
+    assert len(Redactor()("/a" * 1_000_000)) < LONGEST
+
+
+def test_more_secrets_than_are_looked_for_cost_nothing() -> None:
+    redact = Redactor()
+    for number in range(2 * MOST_KNOWN):
+        redact.know([f"secret-number-{number}."])
+
+    assert len(redact._forms) == MOST_KNOWN
+    assert redact("secret-number-7.") == "***"

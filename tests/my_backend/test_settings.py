@@ -1,9 +1,16 @@
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from my_backend.settings import Settings, read_settings
+from image_classifier.settings import ClassifierSettings
+from my_backend.settings import Settings, ignored_variables, read_settings
 from tests.my_backend.conftest import MakeSettings
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_field_is_the_environment_variable_in_capitals(
@@ -84,7 +91,7 @@ def test_folders_are_absolute_and_know_the_home(
 
 
 def test_secrets_are_not_shown(make_settings: MakeSettings) -> None:
-    settings = make_settings(label_studio_api_key="a-token", basic_auth_pass="a-password")
+    settings = make_settings(label_studio_api_key="a-token", basic_auth_user="me", basic_auth_pass="a-password")
 
     assert "a-token" not in repr(settings) + str(settings)
     assert "a-password" not in repr(settings) + str(settings)
@@ -125,3 +132,205 @@ def test_settings_cannot_be_changed(make_settings: MakeSettings) -> None:
 
 def test_each_setting_says_what_it_is_for() -> None:
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+
+
+# --- as people paste them -----------------------------------------------------
+
+VALUES = {
+    "HOST": "0.0.0.0",
+    "PORT": "9191",
+    "MODEL_DIR": "/models",
+    "LABEL_STUDIO_URL": "https://studio:8080",
+    "LABEL_STUDIO_API_KEY": "0123456789abcdef",
+    "BASIC_AUTH_USER": "me",
+    "BASIC_AUTH_PASS": "pa ss'wörd",
+    "CHOICES": "animal",
+    "IMAGE_HOSTS": "minio,other",
+    "IMAGE_SECONDS": "3.5",
+    "REQUESTS_CA_BUNDLE": "/etc/ca.pem",
+    "TITLE_IS_VERSION": "true",
+    "REDIS_URL": "redis://:word@redis:6379/0",
+    "REDIS_HOST": "redis",
+    "REDIS_PORT": "6380",
+    "LOG_LEVEL": "DEBUG",
+    "LOG_FORMAT": "json",
+    "LOG_FILE": "/log",
+}
+PASTED = ["{}\n", "{}\r\n", "{}\r", " {} ", "\t{}", '"{}"', "'{}'", "“{}”", "\ufeff{}", "\u200b{}\u200b", "\u00a0{}"]
+
+
+def settings_of(values: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    return read_settings().model_dump()
+
+
+@pytest.mark.parametrize("form", PASTED)
+def test_pasted_value_is_trimmed_in_the_environment(
+    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    meant = settings_of(VALUES, monkeypatch)
+    assert settings_of({name: form.format(value) for name, value in VALUES.items()}, monkeypatch) == meant
+
+
+@pytest.mark.parametrize("form", PASTED)
+def test_pasted_value_is_trimmed_in_files_of_secrets(
+    make_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    (tmp_path / "secrets").mkdir()
+    monkeypatch.setattr("my_backend.settings.SECRETS_DIR", tmp_path / "secrets")
+    meant = settings_of(VALUES, monkeypatch)
+    for name, value in VALUES.items():
+        monkeypatch.delenv(name)
+        (tmp_path / "secrets" / name.lower()).write_bytes(form.format(value).encode())
+
+    assert read_settings().model_dump() == meant
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n", " \r\n", "\u00a0\r\n"])
+def test_env_file_of_windows_is_read(make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
+    meant = settings_of(VALUES, monkeypatch)
+    for name in VALUES:
+        monkeypatch.delenv(name)
+    lines = ending.join(f"{name}={value}" for name, value in VALUES.items())
+    Path(".env").write_bytes(f"\ufeff{lines}{ending}".encode())
+
+    assert read_settings().model_dump() == meant
+
+
+def test_blank_value_counts_as_not_given(make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORT", " \r\n")
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", '""')
+    settings = read_settings()
+
+    assert (settings.port, settings.label_studio_api_key.get_secret_value()) == (9090, "")
+
+
+@pytest.mark.parametrize("odd", ["\n", "\r", "\u200b", "\udcff"])
+@pytest.mark.parametrize("name", [name for name in VALUES if name not in ("PORT", "REDIS_PORT")])
+def test_what_nobody_sees_inside_a_value_is_refused_without_the_value(
+    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch, name: str, odd: str
+) -> None:
+    for given, value in VALUES.items():
+        monkeypatch.setenv(given, value)
+    half = len(VALUES[name]) // 2
+    monkeypatch.setenv(name, VALUES[name][:half] + odd + VALUES[name][half:])
+
+    with pytest.raises(SystemExit, match=rf"^[^\n]*\n  {name}: has the end of a line or [^\n]*$") as ended:
+        read_settings()
+    assert "but it is" not in str(ended.value)
+
+
+@pytest.mark.parametrize("key", ["Token 0123456789", "kéy-0123456789", "0123456789’s", "'0123456789", "0123456789;"])
+def test_token_with_an_odd_character_is_refused_without_being_shown(
+    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", key)
+
+    with pytest.raises(SystemExit, match=r"LABEL_STUDIO_API_KEY: .*copy the token again") as ended:
+        read_settings()
+    assert "0123456789" not in str(ended.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("REDIS_URL", "redis://:pass/word-0123@redis:6379"),
+        ("REDIS_URL", "http://:word-0123@redis"),
+        ("LABEL_STUDIO_URL", "studio:word-0123@host"),
+        ("LABEL_STUDIO_URL", "http://me:wo/rd-0123@host"),
+        ("REDIS_HOST", "redis://:word-0123@redis"),
+        ("BASIC_AUTH_USER", "me:word-0123"),
+    ],
+)
+def test_address_with_a_password_is_refused_without_being_shown(
+    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+
+    with pytest.raises(SystemExit, match=f"{name}: ") as ended:
+        read_settings()
+    assert "rd-0123" not in str(ended.value)
+
+
+@pytest.mark.parametrize("place", [".env", "secrets/basic_auth_pass"])
+def test_file_that_is_no_utf_8_is_named(
+    make_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("secrets").mkdir()
+    monkeypatch.setattr("my_backend.settings.SECRETS_DIR", tmp_path / "secrets")
+    Path(place).write_bytes("PORT=9090\n".encode("utf-16"))
+
+    with pytest.raises(SystemExit, match=r"cannot be read from \.env .*UTF-8"):
+        read_settings()
+
+
+# --- a password for callers ---------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"BASIC_AUTH_USER": "me"}, "BASIC_AUTH_USER is set, but BASIC_AUTH_PASS is not"),
+        ({"BASIC_AUTH_USER": "me", "BASIC_AUTH_PASS": " "}, "BASIC_AUTH_USER is set, but BASIC_AUTH_PASS is not"),
+        ({"BASIC_AUTH_PASS": "a-word"}, "BASIC_AUTH_PASS is set, but BASIC_AUTH_USER is not"),
+        ({"BASIC_AUTH_USER": "me", "BASIC_AUTH_PASSWORD": "a-word"}, "BASIC_AUTH_PASSWORD is no setting"),
+        ({"BASIC_AUTH_USERNAME": "me", "BASIC_AUTH_PASSWORD": "a-word"}, "BASIC_AUTH_PASSWORD is no setting"),
+        ({"basic_auth_passwd": "a-word"}, "basic_auth_passwd is no setting"),
+    ],
+)
+@pytest.mark.parametrize("place", ["environment", ".env", "secrets"])
+def test_half_a_password_is_refused(
+    make_settings: MakeSettings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    place: str,
+    given: dict[str, str],
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "secrets").mkdir()
+    monkeypatch.setattr("my_backend.settings.SECRETS_DIR", tmp_path / "secrets")
+    for name, value in given.items():
+        if place == "environment":
+            monkeypatch.setenv(name, value)
+        elif place == "secrets":
+            (tmp_path / "secrets" / name).write_text(value)
+        else:
+            with Path(".env").open("a") as file:
+                file.write(f"{name}={value}\n")
+
+    with pytest.raises(SystemExit, match=said) as ended:
+        read_settings()
+    assert "a-word" not in str(ended.value)
+
+
+@pytest.mark.parametrize("command", ["serve", "uwsgi", "production", "worker", "healthy"])
+def test_half_a_password_ends_each_command(tmp_path: Path, command: str) -> None:
+    environment = {**os.environ, "BASIC_AUTH_USER": "me", "BASIC_AUTH_PASSWORD": "a-word"}
+    arguments = [sys.executable, "-m", "my_backend", command]
+    ended = subprocess.run(arguments, env=environment | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+
+    assert ended.returncode == 1
+    assert "BASIC_AUTH_PASSWORD is no setting" in ended.stderr
+
+
+# --- what Kubernetes and docker set -------------------------------------------
+
+
+@pytest.mark.parametrize("redis", [{}, {"REDIS_URL": "redis://other:1/0"}, {"REDIS_HOST": "redis"}])
+def test_port_of_a_service_counts_as_not_given(
+    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch, redis: dict[str, str]
+) -> None:
+    meant = settings_of(redis, monkeypatch)
+    assert ignored_variables() == ""
+
+    assert settings_of({"REDIS_PORT": "tcp://10.0.0.1:6380"}, monkeypatch) == meant
+    assert "enableServiceLinks" in ignored_variables()
+
+
+def test_services_of_kubernetes_set_no_other_setting() -> None:
+    """A Service named `x` sets X_PORT=tcp://…, X_PORT_…, X_SERVICE_HOST and X_SERVICE_PORT."""
+    names = [name.upper() for name in (*Settings.model_fields, *ClassifierSettings.model_fields)]
+    assert [name for name in names if re.search(r".+_PORT$|_PORT_|_SERVICE_", name)] == ["REDIS_PORT"]

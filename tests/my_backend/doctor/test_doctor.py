@@ -57,7 +57,7 @@ def test_server_tells_what_only_it_knows(make_settings: MakeSettings) -> None:
     computes = {"network": "resnet18", "weights": "imagenet", "device": "cpu"}
     with FakeServer(lambda seen: json_reply({"troubles": told, "model": computes})) as server:
         found, described = all_checks.check_server(
-            make_settings(host="0.0.0.0", port=server.port, basic_auth_pass="pässword")
+            make_settings(host="0.0.0.0", port=server.port, basic_auth_user="me", basic_auth_pass="pässword")
         )
 
     assert (codes(found), described) == (["model"], computes)

@@ -14,7 +14,7 @@ from urllib.parse import quote
 import pytest
 
 from my_backend import context
-from my_backend.log.setup import secrets_of, set_up_logs
+from my_backend.log.setup import set_up_logs
 from tests.my_backend.conftest import MakeSettings
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -68,7 +68,8 @@ def log_format(request: pytest.FixtureRequest) -> str:
 def test_secrets_are_taken_out(
     make_settings: MakeSettings, capsys: pytest.CaptureFixture[str], log_format: str, line: str
 ) -> None:
-    set_up_logs(make_settings(label_studio_api_key=KEY, basic_auth_pass=PASSWORD, log_format=log_format))
+    settings = {"label_studio_api_key": KEY, "basic_auth_user": "me", "basic_auth_pass": PASSWORD}
+    set_up_logs(make_settings(**settings, log_format=log_format))
 
     logging.getLogger("x").info("%s end", line)
     logging.getLogger("x").info("with its fields", extra={"fields": {"a": [line], "b": {"c": line}}})
@@ -105,8 +106,8 @@ def test_secrets_of_the_settings(make_settings: MakeSettings) -> None:
     )
 
     basic = base64.b64encode(b"user:password").decode()
-    assert set(secrets_of(settings)) == {KEY, "password", basic, "of%2Fredis", "of/redis", "of-the-url"}
-    assert secrets_of(make_settings()) == []
+    assert set(settings.secrets) == {KEY, "password", basic, "of%2Fredis", "of/redis", "of-the-url"}
+    assert make_settings().secrets == []
 
 
 def test_ordinary_lines_are_left_alone(make_settings: MakeSettings, capsys: pytest.CaptureFixture[str]) -> None:
@@ -139,7 +140,7 @@ def test_json_is_an_object_a_line(make_settings: MakeSettings, capsys: pytest.Ca
 def test_password_that_is_part_of_json_leaves_it_json(
     make_settings: MakeSettings, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    set_up_logs(make_settings(log_format="json", basic_auth_pass='":'))
+    set_up_logs(make_settings(log_format="json", basic_auth_user="me", basic_auth_pass='":'))
 
     logging.getLogger("a").info('x": {"message": 1}')
 

@@ -12,6 +12,7 @@ import pytest
 
 from my_backend.jobs.job import Job
 from my_backend.store.projects import Credentials
+from my_backend.web.accounting import LOGGED_PATH
 from my_backend.web.guards import OTHERS_AT_ONCE
 from tests.my_backend.conftest import PROJECT, Client, MakeSettings, Serve, basic
 from tests.my_backend.fake_model import LABEL_CONFIG, OTHER_CONFIG, Script
@@ -883,6 +884,56 @@ def test_nothing_secret_is_logged_or_answered(serve: Serve, caplog: pytest.LogCa
 
     assert failed.status == "failed"
     assert [secret for secret in secrets if secret in caplog.text + str(answers)] == []
+
+
+@pytest.mark.parametrize("token", ["s3cret-0123\ns3cret-4567", "s3cret-0123\r\n", "s3cret-0123\u2019", " s3cret-0123"])
+def test_token_that_no_header_carries_is_told_nowhere(
+    serve: Serve, caplog: pytest.LogCaptureFixture, label_studio: FakeLabelStudio, token: str
+) -> None:
+    with serve() as client:
+        client.setup()
+        folder = client.backend.projects.folder(PROJECT)
+        # As an older release has kept it.
+        record = json.dumps({"hostname": label_studio.url, "access_token": token})
+        (folder / "credentials.json").write_text(record, encoding="utf-8")
+        client.post("/api/troubles/check", status=202)
+        failed = client.ended(client.post("/webhook", START, 201)["job"])
+        checkup = client.backend.checkup
+        assert eventually(lambda: any("no header can carry" in str(one) for one in checkup.troubles()))
+        answers = [client.get(path) for path in ("/health", "/troubles", "/is_training")]
+        answers += [
+            client.http.get("/", headers={"Accept": "text/html"}).text,
+            client.post("/job_status", {"job": failed.id}),
+        ]
+
+    kept = {path.name: path.read_text("utf-8", "replace") for path in folder.rglob("*") if path.is_file()}
+    del kept["credentials.json"]
+    assert "no header can carry" in failed.error
+    assert [text for text in (caplog.text, str(answers), str(kept)) if "s3cret-0123" in text] == []
+
+
+@pytest.mark.parametrize("token", ["s3cret-0123\ns3cret-4567", "s3cret-0123\u2019", "s3cret 0123", 's3cret"0123'])
+def test_setup_with_a_token_that_no_header_carries_is_refused(client: Client, token: str) -> None:
+    refused = client.post("/setup", {**TOLD, "access_token": token}, 400)
+
+    assert "access_token" in refused["error"]
+    assert "s3cret" not in refused["error"]
+
+
+def test_token_of_setup_is_trimmed(client: Client) -> None:
+    client.post("/setup", {**TOLD, "access_token": " s3cret-0123\r\n"})
+
+    found = client.backend.projects.credentials(PROJECT)
+    assert found is not None
+    assert found.access_token == "s3cret-0123"
+
+
+def test_long_path_is_logged_short(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    client.http.get("/" + "a-" * 4000)
+
+    [line] = [line for line in caplog.messages if line.startswith("GET /a-a-")]
+    assert len(line) < LOGGED_PATH + 50
 
 
 def test_nobody_else_may_look_into_what_is_kept(serve: Serve, make_settings: MakeSettings) -> None:
