@@ -1,14 +1,15 @@
 """The labeling config: which choices it offers for which image, and what they are called in annotations."""
 
-from collections import Counter
+import threading
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
-from xml.etree.ElementTree import Element, ParseError
+from xml.etree.ElementTree import Element, ParseError, TreeBuilder
 
 from defusedxml import DefusedXmlException
-from defusedxml.ElementTree import fromstring
+from defusedxml.ElementTree import DefusedXMLParser
 
 from my_backend.redaction import said
 
@@ -17,6 +18,13 @@ HOW_TO_MAKE_IT_USABLE = (
     "a Choices tag whose toName is the name of an Image."
 )
 DEEPEST = 100  # tags below a Choices tag: paths hold all names above, so that their size grows with its square
+# What a config may cost, however short its text is: it is kept in memory, and parsed again when it was forgotten.
+MOST_CHARACTERS = 2_000_000
+MOST_TAGS = 50_000
+MOST_EXPANSION = 10  # of the text, by long namespaces
+MOST_BYTES = 40_000_000  # for its choices in memory: some 50,000
+REMEMBERED_BYTES = 80_000_000  # for all configs together
+MOST_BYTES_OF_TASK = 8_000_000  # for the choices that one task brings along
 
 Json = dict[str, Any]
 
@@ -27,6 +35,12 @@ class Choice:
 
     path: tuple[str, ...]  # the names from the outermost Choice down to this one, as annotations hold them
     also_called: tuple[str, ...] = ()  # the value behind an alias, and predicted_values
+
+    @property
+    def cost(self) -> int:
+        """In bytes of memory, about: a record for each name, and the characters two times over."""
+        characters = sum(map(len, self.path)) + sum(map(len, self.also_called))
+        return 600 + 8 * len(self.path) + 300 * len(self.also_called) + 8 * characters
 
 
 @dataclass(frozen=True)
@@ -87,7 +101,8 @@ class ImageChoices:
         """The same with the choices that the task brings along, where the config asks for them."""
         if not self.dynamic_field:
             return self
-        return replace(self, offered=(*self.offered, *_dynamic(data.get(self.dynamic_field))), dynamic_field="")
+        brought = _affordable(_dynamic(data.get(self.dynamic_field)), MOST_BYTES_OF_TASK)
+        return replace(self, offered=(*self.offered, *brought), dynamic_field="")
 
     def prediction(self, names: Iterable[str], score: float) -> Json:
         """Choices as Label Studio stores them; `score` from 0 to 1."""
@@ -114,16 +129,75 @@ class LabelConfig:
         return self.image_choices.choices if self.image_choices else ()
 
 
-@lru_cache(maxsize=256)
+class _Remembered:
+    """The configs that were parsed lately, as many as there is memory for."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._configs: OrderedDict[tuple[str, str], tuple[LabelConfig, int]] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, key: tuple[str, str]) -> LabelConfig | None:
+        with self._lock:
+            if key not in self._configs:
+                return None
+            self._configs.move_to_end(key)
+            return self._configs[key][0]
+
+    def add(self, key: tuple[str, str], config: LabelConfig) -> None:
+        offered = config.image_choices.offered if config.image_choices else ()
+        cost = 1000 + 4 * len(key[0]) + sum(choice.cost for choice in offered)
+        with self._lock:
+            if key in self._configs:
+                return
+            self._configs[key] = config, cost
+            self._bytes += cost
+            while self._bytes > REMEMBERED_BYTES:
+                self._bytes -= self._configs.popitem(last=False)[1][1]
+
+
+_remembered = _Remembered()
+
+
 def parse_label_config(xml: str, choices_name: str = "") -> LabelConfig:
     """Finds the `Choices` to learn: the one of that name, else the first that can be learned.
 
     Never raises: a config that cannot be used says why in `problem`.
     """
+    config = _remembered.get((xml, choices_name))
+    if config is None:
+        config = _parse(xml, choices_name)
+        _remembered.add((xml, choices_name), config)
+    return config
+
+
+class _BoundedBuilder(TreeBuilder):
+    """Raises ValueError if there are too many tags, or if they are much longer than the text they come from."""
+
+    def __init__(self, text_length: int) -> None:
+        super().__init__()
+        self._tags = MOST_TAGS
+        self._characters = MOST_EXPANSION * text_length
+
+    def start(self, tag: str, attributes: dict[str, str], /) -> Element:
+        self._tags -= 1
+        self._characters -= len(tag) + sum(len(name) + len(value) for name, value in attributes.items())
+        if self._tags < 0:
+            raise ValueError(f"more than {MOST_TAGS:,} tags")
+        if self._characters < 0:
+            raise ValueError("namespaces that make it many times as long")
+        return super().start(tag, attributes)
+
+
+def _parse(xml: str, choices_name: str) -> LabelConfig:
+    if len(xml) > MOST_CHARACTERS:
+        return LabelConfig(None, f"The labeling config has more than {MOST_CHARACTERS:,} characters.")
     if not xml.strip():
         return LabelConfig(None, "The project has no labeling config yet: add an Image and a Choices tag.")
+    parser = DefusedXMLParser(target=_BoundedBuilder(len(xml)), forbid_dtd=True)  # a DTD can repeat long attributes
     try:
-        root = fromstring(xml)
+        parser.feed(xml)
+        root = parser.close()
     except (ParseError, DefusedXmlException, ValueError) as error:
         return LabelConfig(None, f"The labeling config is no valid XML: {said(error)}.")
     fields = {tag.get("name", ""): tag.get("value", "").removeprefix("$") for tag in root.iter("Image")}
@@ -141,8 +215,8 @@ def parse_label_config(xml: str, choices_name: str = "") -> LabelConfig:
         problem = _why_unusable(tag, fields)
         if not problem:
             return LabelConfig(_image_choices(tag, fields))
-        problems.append(f'<Choices name="{tag.get("name", "")}">: {problem}.')
-    return LabelConfig(None, " ".join(problems))
+        problems.append(f'<Choices name="{tag.get("name", "")[:100]}">: {problem}.')
+    return LabelConfig(None, " ".join(problems[:5]))
 
 
 def _why_unusable(tag: Element, fields: Mapping[str, str]) -> str:
@@ -156,6 +230,8 @@ def _why_unusable(tag: Element, fields: Mapping[str, str]) -> str:
         return f"its tags are nested more than {DEEPEST} deep"
     if next(_static(tag), None) is None and not tag.get("value"):
         return "it has no <Choice>"
+    if sum(1 for _ in _static(tag)) > sum(1 for _ in _affordable(_static(tag), MOST_BYTES)):
+        return "its choices, with the names of all choices above each, are too many"
     return ""
 
 
@@ -170,6 +246,15 @@ def _image_choices(tag: Element, fields: Mapping[str, str]) -> ImageChoices:
         nested=_is_true(tag.get("allowNested")),
         dynamic_field=tag.get("value", "").removeprefix("$"),
     )
+
+
+def _affordable(choices: Iterable[Choice], most_bytes: int) -> Iterator[Choice]:
+    """Those that fit into memory, from the first on."""
+    for choice in choices:
+        most_bytes -= choice.cost
+        if most_bytes < 0:
+            return
+        yield choice
 
 
 def _is_true(value: str | None) -> bool:
@@ -196,7 +281,7 @@ def _static(tag: Element, above: tuple[str, ...] = ()) -> Iterator[Choice]:
 
 def _dynamic(options: Any, above: tuple[str, ...] = ()) -> Iterator[Choice]:
     """The choices that a task brings along: texts, or objects with `value`, `alias` and `children`."""
-    for option in options if isinstance(options, list) else ():
+    for option in options if isinstance(options, list) and len(above) < DEEPEST else ():
         described = option if isinstance(option, dict) else {"value": option}
         if name := str(described.get("alias") or described.get("value") or ""):
             path = (*above, name)

@@ -1,9 +1,11 @@
+import tracemalloc
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from my_backend.protocol import label_config
 from my_backend.protocol.label_config import Choice, ImageChoices, parse_label_config
 from tests.my_backend.fake_model import LABEL_CONFIG
 
@@ -84,6 +86,76 @@ def test_config_that_cannot_be_used_says_why(xml: str, problem: str) -> None:
 
     assert parsed.image_choices is None
     assert problem in parsed.problem
+
+
+def _above(name: str, deep: int, choices: str) -> str:
+    """Choices with long paths."""
+    return f'<Choice value="{name}">' * deep + choices + "</Choice>" * deep
+
+
+def _many(number: int, attributes: str = "") -> str:
+    return "".join(f'<Choice value="{n}"{attributes}/>' for n in range(number))
+
+
+FEW = '<Choices name="c" toName="i">{}</Choices>'
+COSTLY = {
+    "long paths": config(FEW.format(_above("x" * 1000, 99, _many(1000)))),
+    "many short paths": config(FEW.format(_above("x", 99, _many(100_000)))),
+    "wide characters": config(FEW.format(_above("\U0001f600" * 100, 90, _many(20_000)))),
+    "synonyms": config(FEW.format(f'<Choice value="A" predicted_values="{",".join(map(str, range(200_000)))}"/>')),
+    "defaults of a DTD": f'<!DOCTYPE View [<!ATTLIST Choice hint CDATA "{"x" * 50_000}">]>'
+    + config(FEW.format("<Choice value='a'/>" * 3000)),
+    "namespace": f'<View xmlns:a="{"u" * 50_000}">' + "".join(f"<a:t{n}/>" for n in range(5000)) + "</View>",
+    "tags": config("<a/>" * 100_000),
+    "text": config(f"<!-- {'x' * 3_000_000} -->" + FEW.format(_many(1))),
+}
+
+
+@pytest.mark.parametrize("xml", COSTLY.values(), ids=COSTLY)
+def test_config_that_costs_much_memory_is_refused_and_costs_none(xml: str) -> None:
+    parse_label_config(config(FEW.format(_many(2))))  # what the first one needs
+    tracemalloc.start()
+    try:
+        parsed = parse_label_config(xml)
+        kept, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert parsed.image_choices is None
+    assert parsed.problem
+    assert kept < 1_000_000
+    assert peak < 50_000_000
+
+
+def test_all_configs_together_cost_bounded_memory() -> None:
+    tracemalloc.start()
+    try:
+        for number in range(60):
+            parsed = parse_label_config(config(FEW.format(f'<Choice value="project {number}"/>' + _many(5000))))
+            assert parsed.image_choices
+            assert parsed.image_choices.name_of("7") == "7"
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert kept < label_config.REMEMBERED_BYTES
+
+
+def test_thousands_of_choices_are_read() -> None:
+    choices = "".join(f'<Choice value="A class with a rather long name, number {n}"/>' for n in range(22_000))
+
+    assert len(parse_label_config(config(FEW.format(choices))).choices) == 22_000
+
+
+def test_task_that_brings_too_many_choices_has_the_first_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(label_config, "MOST_BYTES_OF_TASK", 10_000)
+    tag_of_tasks = tag('<Choices name="c" toName="i" value="$options"/>')
+
+    assert 0 < len(tag_of_tasks.for_task({"options": [str(n) for n in range(1000)]}).choices) < 20
+    nested: list[Any] = []
+    for _ in range(5000):
+        nested = [{"value": "x", "children": nested}]
+    assert len(tag_of_tasks.for_task({"options": nested}).choices) < 100
 
 
 def test_choices_may_be_nested_as_deep_as_people_nest_them() -> None:

@@ -1,0 +1,86 @@
+"""Clients that send or read too slowly are cut off: each of them has a thread."""
+
+import contextlib
+import itertools
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from wsgiref.types import WSGIEnvironment
+
+GRACE_SECONDS = 10.0
+BYTES_PER_SECOND = 100_000  # less is no network that people work over
+LOOK_SECONDS = 1.0
+
+
+def connection_of(environ: WSGIEnvironment) -> int | None:
+    """The file descriptor of the request's connection; None in tests, which have none."""
+    if connection := environ.get("werkzeug.socket"):
+        return int(connection.fileno())
+    if uwsgi := sys.modules.get("uwsgi"):
+        return int(uwsgi.connection_fd())
+    return None
+
+
+class Deadlines:
+    """Those of the transfers in progress, and the thread that enforces them, from the first transfer on."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: dict[int, tuple[int, float]] = {}
+        self._numbers = itertools.count()
+        self._thread: threading.Thread | None = None
+
+    @contextlib.contextmanager
+    def transferring(self, connection: int | None, size: int, begun: float) -> Iterator[None]:
+        """While it lasts, a client sends or receives so many bytes in all since `begun` (monotonic seconds)."""
+        if connection is None:
+            yield
+            return
+        number, end = next(self._numbers), begun + GRACE_SECONDS + size / BYTES_PER_SECOND
+        with self._lock:
+            self._running[number] = (connection, end)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="deadlines", daemon=True)
+                self._thread.start()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running.pop(number, None)
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(LOOK_SECONDS)
+            self.enforce(time.monotonic())
+
+    def enforce(self, now: float) -> None:
+        """Cuts off whoever is late; the thread that waits for them goes on with an error."""
+        with self._lock:  # or the connection could be closed meanwhile, and its number be another's
+            for number, (connection, end) in list(self._running.items()):
+                if now >= end:
+                    del self._running[number]
+                    _cut_off(connection)
+
+
+class TimedInput:
+    """A request's body, of which each part must come in time; `arrived` is told how many bytes have come."""
+
+    def __init__(self, environ: WSGIEnvironment, deadlines: Deadlines, arrived: Callable[[int], None]) -> None:
+        self._stream, self._connection = environ["wsgi.input"], connection_of(environ)
+        self._deadlines, self._arrived = deadlines, arrived
+        self._begun, self._size = time.monotonic(), 0
+
+    def read(self, size: int) -> bytes:
+        with self._deadlines.transferring(self._connection, self._size + size, self._begun):
+            data: bytes = self._stream.read(size)
+        self._size += len(data)
+        self._arrived(len(data))
+        return data
+
+
+def _cut_off(connection: int) -> None:
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(connection)) as same:
+        same.shutdown(socket.SHUT_RDWR)
