@@ -100,8 +100,8 @@ class Server:
 
     def worker_process(self) -> psutil.Process:
         """The process behind uWSGI's master that answers."""
-        (child,) = psutil.Process(self.process.pid).children()
-        return child
+        (worker,) = (one for one in psutil.Process(self.process.pid).children() if "worker" in " ".join(one.cmdline()))
+        return worker
 
     def get(self, path: str, **options: Any) -> Any:
         """The answer's JSON; raises ServerError on an error status."""

@@ -11,11 +11,11 @@ from typing import Annotated, Any
 
 import typer
 from flask import Flask
-from werkzeug.serving import WSGIRequestHandler, make_server
 
 from my_backend.backend import Backend
 from my_backend.commands.backup import back_up
 from my_backend.commands.console import show_progress
+from my_backend.commands.development import DevelopmentServer
 from my_backend.commands.leaving import at_exit_of_uwsgi, leave
 from my_backend.commands.production import run_supervisor, run_uwsgi
 from my_backend.commands.versions import commands
@@ -152,14 +152,7 @@ def serve_in_this_process(settings: Settings) -> None:
     """The development server: one process, a thread for each request, until SIGTERM or Ctrl-C."""
     backend = Backend(settings)
     with _listen(settings) as listening, backend.running():
-        server = make_server(
-            settings.host,
-            settings.port,
-            create_app(backend),
-            threaded=True,
-            request_handler=_Handler,
-            fd=listening.fileno(),
-        )
+        server = DevelopmentServer(create_app(backend), settings.host, listening)
         # shutdown() waits for the loop, which runs in this very thread
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: threading.Thread(target=server.shutdown).start())
@@ -195,7 +188,3 @@ def application_for_uwsgi() -> Flask:
 
     at_exit_of_uwsgi(end)
     return create_app(backend)
-
-
-class _Handler(WSGIRequestHandler):
-    protocol_version = "HTTP/1.1"  # keeps connections open between requests

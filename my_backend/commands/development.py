@@ -25,6 +25,7 @@ class _Handler(WSGIRequestHandler):
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """For what is no HTTP: the application never sees it."""
         self.close_connection = True
+        self.request_version = self.protocol_version  # what it asked for may have no headers
         text = f"{message or 'Bad request'}\n".encode()
         self.send_response(code)
         for name, value in (

@@ -1,8 +1,10 @@
 """What production starts: uWSGI for a server, and supervisor for all of it where there is no Docker."""
 
 import os
+import resource
 import shutil
 import sys
+import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,12 +13,20 @@ from my_backend.log.setup import collect_output
 from my_backend.settings import Settings
 
 HERE = Path(__file__).parents[1]
+QUEUE = 1024
+OPEN_FILES = 65_536  # one for each connection, slow ones too; many systems give a process 1,024
 
 
 def run_uwsgi(settings: Settings) -> None:
     """Becomes uWSGI."""
     command = [_beside_python("uwsgi"), "--ini", str(HERE / "uwsgi.ini")]
-    command += ["--http-socket", f"{settings.host}:{settings.port}"]
+    # From the router to the threads. In a folder of its own, since whoever reaches such a socket can have code run.
+    folder = tempfile.mkdtemp(prefix="image-classifier-")
+    command += ["--socket", f"{folder}/uwsgi.sock", "--hook-as-user-atexit", f"exec:rm -rf {folder}"]
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    command += ["--http", f"{host}:{settings.port}", "--listen", str(_longest_queue())]
+    files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(files, min(OPEN_FILES, most)), most))
     collect_output(settings, "uwsgi", settings.log_file)
     os.execv(command[0], command)  # noqa: S606  no shell is wanted
 
@@ -40,6 +50,14 @@ def run_supervisor(settings: Settings, logs: Path = HERE / "logs") -> None:
     command = [_beside_python("supervisord"), "-c", str(HERE / "supervisord.conf")]
     collect_output(settings, "supervisor")
     os.execve(command[0], command, os.environ | environment)  # noqa: S606
+
+
+def _longest_queue() -> int:
+    """Of connections that wait for a thread: uWSGI refuses to start with more than the system allows."""
+    try:
+        return min(QUEUE, int(Path("/proc/sys/net/core/somaxconn").read_text()))
+    except (OSError, ValueError):
+        return 128
 
 
 def _beside_python(name: str) -> str:
