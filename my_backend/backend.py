@@ -33,6 +33,7 @@ class Backend:
         folder = settings.model_dir / "projects"
         files.make_private(folder)  # images, annotations and tokens are nobody else's on this machine
         self.settings = settings
+        self.came_through_proxy = threading.Event()  # set by the first request that did
         self.projects = Projects(folder)
         self._media_pool = media_pool()
         self.new_model = ModelFactory(settings, self.projects, self._media_pool)

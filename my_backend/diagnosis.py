@@ -4,12 +4,21 @@ from my_backend.backend import Backend
 from my_backend.protocol.label_config import HOW_TO_MAKE_IT_USABLE, parse_label_config
 from my_backend.troubles import Trouble
 
+OPEN_PROXY = Trouble(
+    "open-proxy",
+    "Requests come through a proxy, and no password is set: anyone it lets in can train, delete and view images.",
+    "Set BASIC_AUTH_USER and BASIC_AUTH_PASS, and start the backend again. Until then it doesn't believe which Label "
+    "Studio these requests name.",
+)
+
 
 def diagnose(backend: Backend) -> list[Trouble]:
     """What concerns everything first, then project by project; nothing and nobody is asked for it."""
     troubles = [Trouble("model", problem) for problem in backend.serving.problems()]
     if trouble := backend.queue.trouble():
         troubles.append(trouble)
+    if backend.came_through_proxy.is_set() and backend.settings.basic_auth is None:
+        troubles.append(OPEN_PROXY)
     found = backend.checkup.troubles()
     if not backend.settings.label_studio_api_key.get_secret_value():
         if not backend.checkup.reads_all:  # or what `/setup` hands over is enough

@@ -19,6 +19,28 @@ class Conflict(BackendError):
     status = 409
 
 
+class TooSlow(BackendError):
+    status = 408
+
+
+class LengthRequired(BackendError):
+    status = 411
+
+
+class TooLarge(BackendError):
+    status = 413
+
+
+class UnsupportedBody(BackendError):
+    status = 415
+
+
+class TooMany(BackendError):
+    """More than is kept; the message says what to remove."""
+
+    status = 507
+
+
 class Unavailable(BackendError):
     status = 503
 

@@ -197,7 +197,10 @@ class Settings(BaseSettings):
 
     @property
     def trusts_setup(self) -> bool:
-        """Whether to believe what `/setup` says of its Label Studio: who can call is known, or local."""
+        """Whether to believe what `/setup` says of its Label Studio: who can call is known, or local.
+
+        Without a password the request itself must be from this machine, too: a proxy here passes on anyone's.
+        """
         return self.basic_auth is not None or self.host in LOOPBACK
 
 

@@ -22,6 +22,7 @@ CODES = (
     "label-studio-unknown",
     "label-studio",
     "label-studio-old",
+    "open-proxy",
     "no-token",
     "token",
     "token-short",

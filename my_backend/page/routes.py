@@ -183,7 +183,6 @@ class Page:
         small = self._thumbnails.get(self._backend.projects.find(name), digest)
         response = Response(small, mimetype="image/jpeg")
         response.headers["Cache-Control"] = f"private, max-age={THUMBNAIL_SECONDS}, immutable"
-        response.headers["X-Content-Type-Options"] = "nosniff"
         response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
         return response
 
@@ -241,5 +240,4 @@ def _guarded(response: Response) -> Response:
     response.headers["Vary"] = "Accept"
     response.headers["Content-Security-Policy"] = POLICY
     response.headers["Referrer-Policy"] = "no-referrer"
-    response.headers["X-Content-Type-Options"] = "nosniff"
     return response

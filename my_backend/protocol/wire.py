@@ -3,7 +3,7 @@
 import re
 from datetime import datetime
 from itertools import zip_longest
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
@@ -91,6 +91,12 @@ _DESCRIBED: Json = {
 
 # --- requests ---------------------------------------------------------------
 
+# Each item costs about 1 kB of memory here, however short its text is. The first faulty item ends the reading: an
+# error for each of them would take more memory than the items.
+MOST_ITEMS = 100_000
+Item = TypeVar("Item")
+Items = Annotated[list[Item], Field(max_length=MOST_ITEMS, fail_fast=True)]
+
 
 class Request(BaseModel):
     """A request body; fields that are not named here are Label Studio's business."""
@@ -103,8 +109,8 @@ class SetupRequest(Request):
 
     project: ProjectUid
     label_config: Text = Field("", alias="schema")
-    hostname: Text = ""
-    access_token: Token = Field("", repr=False)
+    hostname: Text = Field("", max_length=2_000)
+    access_token: Token = Field("", repr=False, max_length=20_000)
 
 
 class TaskData(Request):
@@ -121,20 +127,20 @@ class Annotation(Request):
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
-    result: list[Json] | None = None
+    result: Items[Json] | None = None
 
 
 class AnnotatedTask(TaskData):
     """A task with its annotations, which older Label Studios call completions."""
 
-    annotations: list[Annotation] | None = None
-    completions: list[Annotation] | None = None
+    annotations: Items[Annotation] | None = None
+    completions: Items[Annotation] | None = None
 
 
 class PredictRequest(Request):
     """Tasks to predict."""
 
-    tasks: list[TaskData]
+    tasks: Items[TaskData]
     project: OptionalProject = None
     label_config: str | None = None
 
@@ -144,10 +150,10 @@ class WebhookRequest(Request):
 
     action: str
     project: Annotated[Json | None, WithJsonSchema(_DESCRIBED)] = None
-    annotation: Json | list[Json] | None = None
-    annotations: list[Json] | None = None
-    task: Json | list[Json] | None = None
-    tasks: list[Json] = []
+    annotation: Json | Items[Json] | None = None
+    annotations: Items[Json] | None = None
+    task: Json | Items[Json] | None = None
+    tasks: Items[Json] = []
 
     @property
     def changes(self) -> list[Change]:
@@ -167,7 +173,7 @@ class TrainRequest(Request):
 
     project: OptionalProject = None
     label_config: str | None = None
-    annotations: Annotated[list[AnnotatedTask], Field(min_length=1)] | None = None
+    annotations: Annotated[Items[AnnotatedTask], Field(min_length=1)] | None = None
 
 
 class JobRequest(Request):
@@ -180,6 +186,12 @@ class ProjectRequest(Request):
     """Asks about a project, or about the only one."""
 
     project: OptionalProject = None
+
+
+class DeleteRequest(Request):
+    """Names the project to delete: an empty body doesn't mean the only project here."""
+
+    project: ProjectUid
 
 
 class ActivateRequest(ProjectRequest):

@@ -16,6 +16,7 @@ COUNT_FILE = "unlearned.json"
 TASKS_FILE = "annotated.json"
 EVENTS_FOLDER = "events"
 MAX_EVENTS = 1000  # beyond which reading everything is as quick
+MAX_EVENT_BYTES = 20_000_000  # likewise; a training has all of them in memory
 
 
 class Changes:
@@ -105,10 +106,11 @@ class Changes:
             path.unlink(missing_ok=True)
 
     def _keep_events(self, changes: Sequence[Change], number: int) -> None:
-        if len(self._event_files()) >= MAX_EVENTS:
+        path = self._events / f"{number:012}.json"
+        files.write_json(path, [asdict(change) for change in changes], durable=False)
+        kept = self._event_files()
+        if len(kept) > MAX_EVENTS or sum(path.stat().st_size for _, path in kept) > MAX_EVENT_BYTES:
             self._forget()
-        else:
-            files.write_json(self._events / f"{number:012}.json", [asdict(change) for change in changes], durable=False)
 
     def _event_files(self) -> list[tuple[int, Path]]:
         return sorted((int(path.stem), path) for path in self._events.glob("[0-9]*.json"))

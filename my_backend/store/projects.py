@@ -10,7 +10,7 @@ from pathlib import Path
 from secrets import token_hex
 
 from my_backend import files
-from my_backend.errors import BadRequest, NotFound
+from my_backend.errors import BadRequest, NotFound, TooMany
 from my_backend.redaction import redact
 from my_backend.store.changes import Changes
 
@@ -18,6 +18,9 @@ log = logging.getLogger(__name__)
 
 PROJECT_FILE = "project.json"
 CREDENTIALS_FILE = "credentials.json"
+# All projects are kept in memory, and anyone who may call can name new ones.
+MOST_PROJECTS = 10_000
+MOST_CONFIG_CHARACTERS = 50_000_000  # of all labeling configs together
 DELETED = ".deleted-"  # begins the names of folders, beside that of the projects, whose content is being removed
 
 
@@ -133,15 +136,28 @@ class Projects:
         return f"connected are: {', '.join(names)}" if names else "no project is connected yet"
 
     def remember(self, uid: str, *, label_config: str | None = None, title: str | None = None) -> Project:
-        """Notes what Label Studio said; a new project is added."""
+        """Notes what Label Studio said; a new project is added. Raises TooMany."""
         said = _said(label_config, title)
         with self._lock:
             known = self._projects.get(uid)
+            if known is None or replace(known, **said) != known:
+                self._check_room(replace(known or Project(uid), **said))
         if known is not None and replace(known, **said) == known:
             return known
         with self._on_disk:
             # What is known here may be older than the file, and must not come back with what is said now.
             return self._write(replace(self._read(uid) or Project(uid), **said))
+
+    def _check_room(self, project: Project) -> None:
+        """Raises TooMany if it doesn't fit beside the others."""
+        others = [one for one in self._projects.values() if one.uid != project.uid]
+        if len(others) >= MOST_PROJECTS:
+            raise TooMany(f"{MOST_PROJECTS:,} projects are connected already: delete old ones with POST /delete")
+        if sum(len(one.label_config) for one in others) + len(project.label_config) > MOST_CONFIG_CHARACTERS:
+            raise TooMany(
+                f"the labeling configs of all projects would have more than {MOST_CONFIG_CHARACTERS:,} characters: "
+                "shorten this one, or delete old projects with POST /delete"
+            )
 
     def update(self, uid: str, *, label_config: str | None = None, title: str | None = None) -> Project | None:
         """As `remember`, for what was asked of Label Studio; None where the project was deleted meanwhile."""

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 from wsgiref.types import WSGIEnvironment
 
+from my_backend.errors import BadRequest, TooSlow
+
 GRACE_SECONDS = 10.0
 BYTES_PER_SECOND = 100_000  # less is no network that people work over
 LOOK_SECONDS = 1.0
@@ -25,23 +27,25 @@ def connection_of(environ: WSGIEnvironment) -> int | None:
 
 
 class Deadlines:
-    """Those of the transfers in progress, and the thread that enforces them, from the first transfer on."""
+    """Those of the transfers in progress, and the thread that enforces them while there are any."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._running: dict[int, tuple[int, float]] = {}
+        self._running: dict[int, tuple[int, float, int]] = {}
         self._numbers = itertools.count()
         self._thread: threading.Thread | None = None
 
     @contextlib.contextmanager
-    def transferring(self, connection: int | None, size: int, begun: float) -> Iterator[None]:
+    def transferring(
+        self, connection: int | None, size: int, begun: float, how: int = socket.SHUT_RDWR
+    ) -> Iterator[None]:
         """While it lasts, a client sends or receives so many bytes in all since `begun` (monotonic seconds)."""
         if connection is None:
             yield
             return
-        number, end = next(self._numbers), begun + GRACE_SECONDS + size / BYTES_PER_SECOND
+        number = next(self._numbers)
         with self._lock:
-            self._running[number] = (connection, end)
+            self._running[number] = connection, _end(size, begun), how
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="deadlines", daemon=True)
                 self._thread.start()
@@ -55,14 +59,18 @@ class Deadlines:
         while True:
             time.sleep(LOOK_SECONDS)
             self.enforce(time.monotonic())
+            with self._lock:
+                if not self._running:
+                    self._thread = None
+                    return
 
     def enforce(self, now: float) -> None:
         """Cuts off whoever is late; the thread that waits for them goes on with an error."""
         with self._lock:  # or the connection could be closed meanwhile, and its number be another's
-            for number, (connection, end) in list(self._running.items()):
+            for number, (connection, end, how) in list(self._running.items()):
                 if now >= end:
                     del self._running[number]
-                    _cut_off(connection)
+                    _cut_off(connection, how)
 
 
 class TimedInput:
@@ -74,13 +82,24 @@ class TimedInput:
         self._begun, self._size = time.monotonic(), 0
 
     def read(self, size: int) -> bytes:
-        with self._deadlines.transferring(self._connection, self._size + size, self._begun):
-            data: bytes = self._stream.read(size)
+        """Nobody asks for more than Content-Length. Raises TooSlow, or BadRequest if nothing more comes."""
+        data, wanted = b"", self._size + size
+        timed = self._deadlines.transferring(self._connection, wanted, self._begun, socket.SHUT_RD)
+        with timed, contextlib.suppress(OSError):  # as uWSGI says it
+            data = self._stream.read(size)
+        if not data and time.monotonic() >= _end(wanted, self._begun):
+            raise TooSlow(f"body: it comes too slowly; only {self._size:,} bytes have come")
+        if not data:
+            raise BadRequest(f"body: it ended after {self._size:,} bytes, before its Content-Length")
         self._size += len(data)
         self._arrived(len(data))
         return data
 
 
-def _cut_off(connection: int) -> None:
+def _end(size: int, begun: float) -> float:
+    return begun + GRACE_SECONDS + size / BYTES_PER_SECOND
+
+
+def _cut_off(connection: int, how: int) -> None:
     with contextlib.suppress(OSError), socket.socket(fileno=os.dup(connection)) as same:
-        same.shutdown(socket.SHUT_RDWR)
+        same.shutdown(how)

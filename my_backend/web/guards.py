@@ -1,25 +1,44 @@
 """Who is let in: by the password, from which pages, and as many as leave threads for predictions."""
 
 import hmac
-import threading
 from collections.abc import Callable
+from ipaddress import ip_address
 
 from flask import Flask, Response, jsonify, request
 
 from my_backend.page.routes import refused, wants_page
 from my_backend.protocol.wire import Json
+from my_backend.settings import LOOPBACK
 from my_backend.web.refusals import refusal
+from my_backend.web.shares import Share
 
+PROBES = ("/health", "/ready")  # small answers from memory: always a thread for them
 # They need no disk but that of CACHE_DIR.
-FROM_MEMORY = ("/health", "/ready", "/setup", "/predict", "/api/models/predict")
+FROM_MEMORY = ("/setup", "/predict", "/api/models/predict")
 # What Label Studio, Prometheus and probes ask, by whatever name they know this machine; no title or picture is in it.
 FOR_PROGRAMS = ("/health", "/ready", "/metrics", "/versions", "/openapi.json")
-OTHERS_AT_ONCE = 16  # half of uWSGI's threads
-OTHERS_WAIT_SECONDS = 0.8  # Label Studio gives an event up after a second
+# Together fewer than uWSGI's threads.
+FROM_MEMORY_AT_ONCE = 40
+OTHERS_AT_ONCE = 16
 
 
-def guard(app: Flask, basic_auth: tuple[str, str] | None, event_refused: Callable[[], None]) -> None:
+# What proxies add to a request; others of theirs begin with FORWARDED_PREFIXES.
+FORWARDED = {"Forwarded", "Via", "True-Client-Ip"}
+FORWARDED_PREFIXES = ("X-Forwarded", "X-Real-", "X-Client-", "X-Original-", "X-Cluster-", "X-Envoy-", "X-Proxy", "Cf-")
+
+
+def guard(
+    app: Flask,
+    basic_auth: tuple[str, str] | None,
+    event_refused: Callable[[], None],
+    came_through_proxy: Callable[[], None],
+) -> None:
     """Asks for the password where one is set, and refuses pages of other sites."""
+
+    @app.before_request
+    def look_for_proxy() -> None:
+        if is_forwarded():
+            came_through_proxy()
 
     @app.before_request
     def check_password() -> Response | None:
@@ -63,6 +82,32 @@ def guard(app: Flask, basic_auth: tuple[str, str] | None, event_refused: Callabl
         return basic_auth is None and _anyone_may_own(_host())
 
 
+def is_forwarded() -> bool:
+    """Whether a proxy says that it passes the request on for somebody else."""
+    names = {name.title() for name, _ in request.headers}
+    return not names.isdisjoint(FORWARDED) or any(name.startswith(FORWARDED_PREFIXES) for name in names)
+
+
+def is_from_this_machine() -> bool:
+    """Whether a program on this machine asks for itself: a proxy's requests come from here as well.
+
+    A proxy that doesn't say so gives itself away by the name that was asked for, or by nginx's HTTP/1.0.
+    """
+    peer = request.remote_addr or ""
+    direct = request.environ.get("SERVER_PROTOCOL") != "HTTP/1.0" and not is_forwarded()
+    return direct and _is_loopback(peer) and _is_loopback(_host().rpartition(":")[0] or _host())
+
+
+def _is_loopback(host: str) -> bool:
+    if host in LOOPBACK:
+        return True
+    try:
+        address = ip_address(host.strip("[]"))
+    except ValueError:
+        return False
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+
+
 def _host() -> str:
     """As the browser names it: werkzeug's `request.host` is empty where a name has an underscore."""
     return request.headers.get("Host", "").removesuffix(":80")
@@ -84,20 +129,17 @@ def _anyone_may_own(host: str) -> bool:
     return "." in name.rstrip(".")
 
 
-def keep_threads_for_predictions(app: Flask) -> None:
-    """Where the disk of MODEL_DIR hangs, what waits for it must not take all of uWSGI's threads."""
-    others = threading.BoundedSemaphore(OTHERS_AT_ONCE)
+def keep_threads_free(app: Flask) -> None:
+    """For predictions if the disk of MODEL_DIR hangs, and for probes if clients are slow."""
+    from_memory, others = Share(FROM_MEMORY_AT_ONCE), Share(OTHERS_AT_ONCE)
 
     @app.before_request
     def enter() -> tuple[Json, int] | None:
-        if request.path in FROM_MEMORY:
+        if request.path in PROBES:
             return None
-        if not others.acquire(timeout=OTHERS_WAIT_SECONDS):
-            return refusal(f"{OTHERS_AT_ONCE} requests wait already: does the disk of MODEL_DIR answer?"), 503
-        request.environ["my_backend.entered"] = True
-        return None
-
-    @app.teardown_request
-    def leave(error: BaseException | None) -> None:
-        if request.environ.pop("my_backend.entered", False):
-            others.release()
+        share, why = (
+            (from_memory, "are the clients or the images slow?")
+            if request.path in FROM_MEMORY
+            else (others, "does the disk of MODEL_DIR answer?")
+        )
+        return None if share.hold() else (refusal(f"{share.size} requests wait already: {why}"), 503)

@@ -11,6 +11,7 @@ from pydantic.json_schema import models_json_schema
 from my_backend.protocol.wire import (
     ActivateRequest,
     CorrectionRequest,
+    DeleteRequest,
     DuplicateRequest,
     ImageRequest,
     JobRequest,
@@ -84,7 +85,7 @@ _ROUTES: dict[Route, Described] = {
     ("POST", "/versions"): Described({200: VersionList}, ProjectRequest, (404,)),
     ("POST", "/api/models/activate"): Described({200: LiveVersion}, ActivateRequest, (404,)),
     ("POST", "/validate"): Described({200: Validity}, ValidateRequest),
-    ("POST", "/delete"): Described({200: Deleted}, ProjectRequest, (404,)),
+    ("POST", "/delete"): Described({200: Deleted}, DeleteRequest, (404,)),
     ("POST", "/duplicate_model"): Described({200: LiveVersion}, DuplicateRequest, (404,)),
     ("GET", "/metrics"): Described({200: None}),
     ("GET", "/openapi.json"): Described({200: None}),
@@ -100,9 +101,11 @@ _SAID = {
     401: "The password is missing or wrong",
     403: "A page of another site asked",
     404: "There is no such project, version or job",
+    411: "The body has no Content-Length",
     413: "More came than is read",
+    415: "The body is compressed",
     422: "The image cannot be had or read",
-    503: "The model cannot answer yet",
+    503: "The model cannot answer yet, or too many requests are being answered",
 }
 
 
@@ -138,7 +141,7 @@ def _operation(method: str, path: str, described: Described, protected: bool) ->
     guarded = protected and path != "/ready"
     errors = {*described.errors, *((401,) if guarded else ()), *((403,) if method == "POST" else ())}
     if described.body:
-        errors |= {400, 413}
+        errors |= {400, 411, 413, 415, 503}
     operation: Json = {
         "responses": {
             **{str(status): _answer(path, model) for status, model in described.answers.items()},

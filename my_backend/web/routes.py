@@ -19,6 +19,7 @@ from my_backend.protocol.label_config import parse_label_config
 from my_backend.protocol.wire import (
     ActivateRequest,
     CorrectionRequest,
+    DeleteRequest,
     DuplicateRequest,
     ImageRequest,
     JobRequest,
@@ -37,10 +38,12 @@ from my_backend.store.recent import sightings
 from my_backend.store.versions import Versions
 from my_backend.web.bodies import read, read_with_image
 from my_backend.web.exposition import Exposition
+from my_backend.web.guards import is_from_this_machine
 from my_backend.web.openapi import openapi
 from my_backend.web.single_image import SingleImage
 
 PREDICT_SECONDS = 80.0  # Label Studio waits for 100 s and then drops everything
+LONGEST_TITLE = 1000  # Label Studio allows 50 characters
 ANNOTATION_EVENTS = ("ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_CREATED", "ANNOTATIONS_DELETED")
 
 Answer = Json | tuple[Json, int] | Response
@@ -128,9 +131,13 @@ class Routes:
         body = read(SetupRequest)
         self._remember(body.project, label_config=body.label_config or None)
         self._backend.webhook_password.called(body.project, request.host)
-        if self._backend.settings.trusts_setup and body.hostname and body.access_token:
+        if self._believes_setup() and body.hostname and body.access_token:
             self._projects.remember_credentials(body.project, Credentials(body.hostname, body.access_token))
         return {"model_version": self._serving.version_name(body.project)}
+
+    def _believes_setup(self) -> bool:
+        settings = self._backend.settings
+        return settings.trusts_setup and (settings.basic_auth is not None or is_from_this_machine())
 
     def predict(self) -> Json:
         """One result for each task, in order: a prediction, or `[]`."""
@@ -208,7 +215,7 @@ class Routes:
         return self._remember(
             uid,
             label_config=config if isinstance(config, str) else None,
-            title=title if isinstance(title, str) else None,
+            title=title[:LONGEST_TITLE] if isinstance(title, str) else None,
         )
 
     def train(self) -> Answer:
@@ -306,7 +313,7 @@ class Routes:
 
     def delete(self) -> Json:
         """Forgets a project: its jobs are canceled, its versions removed."""
-        project = self._find(read(ProjectRequest).project)
+        project = self._find(read(DeleteRequest).project)
         # The newest first: what waits must not start when what runs is ended.
         for job in self._backend.job_store.of_project(project.uid)[::-1]:
             if job.unfinished:

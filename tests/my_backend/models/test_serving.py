@@ -146,7 +146,7 @@ def test_restored_folder_is_served(client: Client, tmp_path: Path) -> None:
     name = client.train()
     folder = client.backend.projects.folder(PROJECT)
     shutil.copytree(folder, tmp_path / "backup")
-    client.post("/delete", {})
+    client.post("/delete", {"project": 7})
     assert eventually(lambda: client.setup() == "untrained")
 
     shutil.copytree(tmp_path / "backup", folder, dirs_exist_ok=True)

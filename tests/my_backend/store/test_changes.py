@@ -144,3 +144,17 @@ def test_what_a_loss_of_power_has_damaged_is_read_again(changes: Changes, tmp_pa
     assert changes.tasks() is None
     changes.keep_tasks([annotated(1), annotated(2)], changes.begin_reading())
     assert changes.tasks() == [annotated(1), annotated(2)]
+
+
+def test_events_that_are_large_together_have_everything_read_again(
+    changes: Changes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("my_backend.store.changes.MAX_EVENT_BYTES", 1000)
+    changes.keep_tasks([], changes.begin_reading())
+    changes.add([created(1)])
+    assert changes.tasks() == [annotated(1)]
+
+    changes.add([Change({"id": 2, "result": "x" * 1000}, {"id": 2, "data": {}})])
+
+    assert changes.tasks() is None
+    assert changes.unlearned() == 2

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from my_backend import files
-from my_backend.errors import BadRequest, NotFound
+from my_backend.errors import BadRequest, NotFound, TooMany
 from my_backend.protocol.events import Change
 from my_backend.store.projects import Credentials, Project, Projects
 
@@ -29,6 +29,23 @@ def test_what_label_studio_said_outlives_the_process(projects: Projects, tmp_pat
     assert again.all() == [Project("7.1", "<View/>", "Pets")]
     assert again.get("7.1").id == 7
     assert again.changes("7.1").unlearned() == 1
+
+
+def test_projects_and_their_configs_are_limited_in_all(projects: Projects, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("my_backend.store.projects.MOST_PROJECTS", 2)
+    monkeypatch.setattr("my_backend.store.projects.MOST_CONFIG_CHARACTERS", 10)
+    projects.remember("7.1", label_config="<View/>")
+    projects.remember("8.1", label_config="<a>")
+
+    with pytest.raises(TooMany, match="2 projects are connected already"):
+        projects.remember("9.1")
+    with pytest.raises(TooMany, match="more than 10 characters"):
+        projects.remember("8.1", label_config="<ab>")
+    projects.remember("8.1", title="Pets")
+    projects.delete("7.1")
+    projects.remember("9.1", label_config="<View/>")
+
+    assert projects.all() == [Project("8.1", "<a>", "Pets"), Project("9.1", "<View/>")]
 
 
 @pytest.mark.parametrize(("name", "found"), [("7", "7.1"), ("7.1", "7.1"), ("8", "8.2")])

@@ -266,7 +266,7 @@ def test_correction_is_forgotten_with_its_project(client: Client) -> None:
     client.ended(retrain(client, form(label="Cat"))["job"])
     assert kept(client)
 
-    client.post("/delete", {})
+    client.post("/delete", {"project": PROJECT})
 
     assert kept(client) == []
 
