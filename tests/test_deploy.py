@@ -271,7 +271,8 @@ def test_scaling_looks_at_the_queues_of_rq(redis: production.Redis) -> None:
                 None,
                 None,
             )
-            assert taken == job
+            assert taken
+            assert taken.id == job.id
             with connection.pipeline() as pipeline:
                 StartedJobRegistry(queue=queue).add_execution(execution_of(job, connection), pipeline, ttl=60)
                 pipeline.execute()

@@ -18,6 +18,7 @@ CODES = (
     "model",
     "redis",
     "no-worker",
+    "foreign-job",
     "worker-folder",
     "label-studio-unknown",
     "label-studio",

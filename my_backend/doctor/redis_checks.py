@@ -12,7 +12,7 @@ from rq.worker import BaseWorker
 
 from my_backend.doctor.check import Check
 from my_backend.jobs.job import KINDS, Job, JobStore
-from my_backend.jobs.rq_queue import connect, no_worker, redis_unreachable, rq_queue, workers_of
+from my_backend.jobs.rq_queue import connect, foreign_jobs, no_worker, redis_unreachable, rq_queue, workers_of
 from my_backend.settings import Settings
 from my_backend.troubles import Trouble
 
@@ -39,6 +39,7 @@ def check_redis(settings: Settings) -> list[Check]:
         workers = Worker.all(connection=connection, serializer=JSONSerializer)
         idle = [worker for worker in workers if worker.get_state() == "idle"]
         missing = no_worker(workers_of({kind: rq_queue(settings, kind, connection) for kind in KINDS}, connection))
+        foreign = foreign_jobs(connection)
     except RedisError as error:
         return [Check("Redis", troubles=(redis_unreachable(error),))]
     finally:
@@ -51,7 +52,7 @@ def check_redis(settings: Settings) -> list[Check]:
     # Where there is no worker, that is why they wait.
     late = () if missing else waiting_troubles(jobs, _kinds_of(settings, idle), time.time())
     return [
-        Check("Redis", said, (*redis_troubles(info), *clock_troubles(ahead))),
+        Check("Redis", said, (*redis_troubles(info), *clock_troubles(ahead), *([foreign] if foreign else ()))),
         Check("workers", "; ".join(names), (_missing(missing, workers),) if missing else ()),
         Check("jobs", f"{count} wait", late),
     ]

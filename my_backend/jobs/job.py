@@ -42,7 +42,12 @@ SHUTDOWN = "the server shuts down"
 CANCELED = "it was canceled"
 
 
-_JOB_ID = re.compile(r"[a-z0-9T-]{1,64}")
+_JOB_ID = re.compile(rf"({'|'.join(KINDS)})-[a-z0-9T-]{{1,58}}")
+
+
+def is_job_id(text: str) -> bool:
+    """Whether this may be the id of a job, which is also a file's name."""
+    return bool(_JOB_ID.fullmatch(text))
 
 
 @dataclass(frozen=True)
@@ -106,7 +111,7 @@ class JobStore:
 
     def get(self, job_id: str) -> Job:
         """Raises NotFound."""
-        found = list(self._folder.glob(f"*/jobs/{job_id}.json")) if _JOB_ID.fullmatch(job_id) else []
+        found = list(self._folder.glob(f"*/jobs/{job_id}.json")) if is_job_id(job_id) else []
         record = files.read_json(found[0]) if found else None
         if record is None:
             raise NotFound(f"there is no job {job_id}")

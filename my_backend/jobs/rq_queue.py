@@ -4,25 +4,31 @@ The job records on disk are the truth; Redis only hands them to workers and may 
 workers compare the two and hand over what Redis does not have: new jobs, those that it lost, those whose worker died.
 """
 
+import json
 import logging
 import math
 import time
+import zlib
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import cast
+from typing import Any, Self, cast
 
 from redis import Redis
 from redis.backoff import NoBackoff
+from redis.client import Pipeline
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.retry import Retry
-from rq import Queue, Worker
+from rq import Queue
+from rq.exceptions import NoSuchJobError
 from rq.job import Job as RqJob
 from rq.serializers import JSONSerializer
+from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from my_backend import files
 from my_backend.background import Background
 from my_backend.errors import NotFound
-from my_backend.jobs.job import KINDS, Job, JobStore, Kind, cancel_waiting, new_job, working_for
+from my_backend.jobs.job import KINDS, Job, JobStore, Kind, cancel_waiting, is_job_id, new_job, working_for
 from my_backend.redaction import said
 from my_backend.settings import Settings
 from my_backend.troubles import Trouble
@@ -35,6 +41,25 @@ HANDED_MILLISECONDS = 500  # in which a job is not handed over again
 TIMEOUT_SECONDS: dict[Kind, int] = {"head": 3600, "full": 24 * 3600}
 RESULT_SECONDS = 60  # RQ's own record of a job that ended; ours stays
 WORK = "my_backend.jobs.worker.perform"
+# What RQ writes for our jobs. Callbacks, webhooks, retries, repeats and dependencies would be further fields.
+FIELDS = {
+    "created_at",
+    "data",
+    "description",
+    "ended_at",
+    "enqueued_at",
+    "failure_ttl",
+    "last_heartbeat",
+    "origin",
+    "result_ttl",
+    "started_at",
+    "status",
+    "timeout",
+    "worker_name",
+}
+LONGEST_DATA = 1000  # bytes of a job's function and arguments; ours take about 100
+REFUSED = "image-classifier:refused"  # a key that exists for REFUSED_SECONDS after a worker refused a job
+REFUSED_SECONDS = 3600
 
 
 def connect(settings: Settings) -> Redis:
@@ -43,13 +68,86 @@ def connect(settings: Settings) -> Redis:
         settings.redis,
         socket_connect_timeout=CONNECT_SECONDS,
         socket_timeout=CONNECT_SECONDS,
-        retry=Retry(NoBackoff(), 1),  # for connections that a restart broke; whoever asks comes again anyway
+        # For connections that a restart broke. A Redis that hangs is not asked twice: the next look comes anyway.
+        retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
     )
 
 
-def rq_queue(settings: Settings, kind: Kind, connection: Redis) -> Queue:
+class OwnJob(RqJob):
+    """A job in Redis that calls our own work with its id as the only argument; for RQ no other job exists.
+
+    RQ imports and calls whatever a job names: its function and its callbacks. Without this, anyone who can write to
+    Redis can run any code in a worker.
+    """
+
+    @classmethod
+    def fetch(cls, id: str, connection: Redis | None = None, serializer: Any = None) -> Self:  # noqa: A002
+        """Raises NoSuchJobError for a job that is not ours, which is then gone from Redis."""
+        assert connection
+        if not is_job_id(id):
+            raise _refused(connection, id, "has an id that this backend does not use")
+        return cast(Self, super().fetch(id, connection, serializer))
+
+    def restore(self, raw_data: Mapping[bytes, bytes]) -> None:
+        """Checks that the job is ours, and takes nothing else from Redis but its queue; raises NoSuchJobError."""
+        record = {name.decode(errors="replace"): value for name, value in raw_data.items() if value}
+        call = json.dumps([WORK, None, [self.id], {}])
+        if foreign := sorted(record.keys() - FIELDS):
+            raise _refused(self.connection, self.id, f"has fields that this backend does not write: {foreign}")
+        if _inflated(record.get("data", b"")) != call.encode():
+            raise _refused(self.connection, self.id, "calls another function, or has other arguments than its id")
+        kind = cast(Kind, self.id.partition("-")[0])
+        self.data = call.encode()
+        self.origin = record.get("origin", b"").decode(errors="replace")
+        self.timeout = TIMEOUT_SECONDS[kind]
+        self.result_ttl = self.failure_ttl = RESULT_SECONDS
+
+
+def _inflated(data: bytes) -> bytes:
+    """The start of what RQ has compressed: a few kilobytes can expand to gigabytes."""
+    try:
+        return zlib.decompressobj().decompress(data, LONGEST_DATA)
+    except zlib.error:
+        return b""
+
+
+def _refused(connection: Redis, job_id: str, why: str) -> NoSuchJobError:
+    """Removes a job that is not ours; returns the error that makes RQ skip it."""
+    log.error("refused a job in Redis and removed it: job %.100r %.300s", job_id, why)
+    connection.delete(OwnJob.key_for(job_id))
+    connection.set(REFUSED, 1, ex=REFUSED_SECONDS)
+    return NoSuchJobError(why)
+
+
+class OwnQueue(Queue):
+    """RQ's queue of our own jobs."""
+
+    job_class = OwnJob
+
+    @classmethod
+    def lpop(cls, queue_keys: Any, timeout: int | None, connection: Redis | None = None) -> Any:
+        """As RQ's, but decodes any bytes, so that an id that is not text is refused like any other."""
+        taken = super().lpop(queue_keys, timeout, connection)
+        return taken and (taken[0], taken[1].decode(errors="replace"))
+
+    @classmethod
+    def lmove(cls, connection: Redis, queue_key: str, timeout: int | None) -> Any:
+        """Keeps no list of the jobs that a worker has taken: if it dies, the records show what is left to do."""
+        return cls.lpop([queue_key], timeout, connection)
+
+    def enqueue_dependents(
+        self,
+        job: RqJob,
+        pipeline: Pipeline | None = None,
+        exclude_job_id: str | None = None,
+        refresh_job_status: bool = True,
+    ) -> None:
+        """Does nothing: our jobs have no dependents, and Redis may name any."""
+
+
+def rq_queue(settings: Settings, kind: Kind, connection: Redis) -> OwnQueue:
     """RQ's queue for a kind of job: a worker can be reserved for one."""
-    return Queue(f"{settings.rq_queue_name}-{kind}", connection=connection, serializer=JSONSerializer)
+    return OwnQueue(f"{settings.rq_queue_name}-{kind}", connection=connection, serializer=JSONSerializer)
 
 
 class Handover:
@@ -58,7 +156,7 @@ class Handover:
     def __init__(self, settings: Settings, store: JobStore, connection: Redis) -> None:
         self._store, self._connection = store, connection
         self._lock_file = settings.model_dir / ".handover"
-        self.queues: dict[Kind, Queue] = {kind: rq_queue(settings, kind, connection) for kind in KINDS}
+        self.queues: dict[Kind, OwnQueue] = {kind: rq_queue(settings, kind, connection) for kind in KINDS}
 
     def __call__(self, project: str = "*") -> None:
         """Of one project or of all; raises RedisError."""
@@ -82,10 +180,10 @@ class Handover:
     def _known(self, kind: Kind) -> set[str]:
         """The jobs that wait in Redis, and those of which a worker has lately been heard."""
         queue = self.queues[kind]
-        waiting = queue.get_job_ids()  # first: a job goes from here to there
+        waiting = cast(list[bytes], self._connection.lrange(queue.key, 0, -1))  # first: a job goes from here to there
         registry = queue.started_job_registry.key
         leased = cast(list[bytes], self._connection.zrangebyscore(registry, time.time(), "+inf"))
-        return {*waiting, *(entry.decode().partition(":")[0] for entry in leased)}
+        return {entry.decode(errors="replace").partition(":")[0] for entry in (*waiting, *leased)}
 
     def _is_left(self, job: Job) -> bool:
         """Whether nobody is at it; it may run although Redis knows nothing of it, or have ended just now."""
@@ -102,7 +200,7 @@ class Handover:
         if job.status == "started":
             with working_for(job):
                 log.warning("job %s: its worker is gone; it is handed to another", job.id)
-        self._connection.delete(RqJob.key_for(job.id))  # what is left of it would expire while it waits
+        self._connection.delete(OwnJob.key_for(job.id))  # what is left of it would expire while it waits
         self.queues[job.kind].enqueue_call(
             WORK,
             args=(job.id,),
@@ -174,12 +272,14 @@ class RqQueue(Background):
         try:
             self._hand_over()
             workers = workers_of(self._hand_over.queues, self._connection)
-            return no_worker(workers)
+            return no_worker(workers) or foreign_jobs(self._connection)
         except RedisError as error:
             return redis_unreachable(error)
         except Exception as error:
-            log.exception("the job records cannot be compared with Redis")
-            return Trouble("redis", f"The job records cannot be compared with Redis: {said(error)}.")
+            trouble = Trouble("redis", f"The job records cannot be compared with Redis: {said(error)}.")
+            if trouble != self._trouble:  # or the log would fill with what stays as it is
+                log.exception("the job records cannot be compared with Redis")
+            return trouble
         finally:
             self._workers = workers
 
@@ -193,10 +293,27 @@ def redis_unreachable(error: RedisError) -> Trouble:
     )
 
 
-def workers_of(queues: Mapping[Kind, Queue], connection: Redis) -> dict[Kind, int]:
+def foreign_jobs(connection: Redis) -> Trouble | None:
+    """The problem that workers refused a job within the last hour; raises RedisError."""
+    if not connection.exists(REFUSED):
+        return None
+    return Trouble(
+        "foreign-job",
+        "A worker refused a job in Redis that this backend did not put there: something else writes to this Redis.",
+        "Set a password on Redis, or give the backend a Redis of its own. The worker's log names the job; this message "
+        "stays for an hour.",
+    )
+
+
+def worker_keys(queue: Queue) -> set[bytes]:
+    """The keys of the workers that once listened to this queue; raises RedisError."""
+    return cast(set[bytes], queue.connection.smembers(WORKERS_BY_QUEUE_KEY % queue.name))
+
+
+def workers_of(queues: Mapping[Kind, OwnQueue], connection: Redis) -> dict[Kind, int]:
     """How many listen for each kind; raises RedisError."""
     # The keys of workers that were killed expire; their names stay.
-    names = {kind: Worker.all_keys(queue=queue) for kind, queue in queues.items()}
+    names = {kind: worker_keys(queue) for kind, queue in queues.items()}
     return {kind: int(connection.exists(*some)) if some else 0 for kind, some in names.items()}
 
 

@@ -18,11 +18,12 @@ from redis.exceptions import RedisError
 from rq import Queue, Worker, worker_registration
 from rq.job import Job as RqJob
 from rq.serializers import JSONSerializer
+from rq.utils import now
 
 from my_backend import context, files
 from my_backend.errors import NotFound
 from my_backend.jobs.job import KINDS, Job, JobStore, Kind, run_job, submit_correction, yield_to_others
-from my_backend.jobs.rq_queue import Handover, RqQueue, connect, rq_queue
+from my_backend.jobs.rq_queue import Handover, OwnJob, OwnQueue, RqQueue, connect, rq_queue, worker_keys
 from my_backend.jobs.training_job import TrainingJob
 from my_backend.label_studio.media import media_pool
 from my_backend.log.setup import collect_output, set_up_logs
@@ -118,6 +119,7 @@ _outage = _Outage()
 class TrainingWorker(Worker):
     """Forks a process for each job; a stop lets the job put down a checkpoint, and it goes on elsewhere."""
 
+    job_class, queue_class = OwnJob, OwnQueue
     max_connection_wait_time = 2.0  # RQ's own: a minute, in which jobs would wait though Redis is back
     hand_over: Handover  # set by `work`
     stopping = False
@@ -146,13 +148,23 @@ class TrainingWorker(Worker):
     def subscribe(self) -> None:
         """Takes no orders through Redis: jobs are canceled by their records."""
 
+    def check_for_suspension(self, burst: bool) -> None:
+        """Does nothing: `rq suspend` would stop all jobs, and no problem would say so."""
+
     def execute_job(self, job: RqJob, queue: Queue) -> None:
         super().execute_job(job, queue)
         with suppress(RedisError):
             self.hand_over.after(job.id)
 
     def run_maintenance_tasks(self) -> None:
-        super().run_maintenance_tasks()  # type: ignore[no-untyped-call]
+        """Forgets ended jobs and dead workers. RQ's own version calls callbacks that jobs in Redis name."""
+        for queue in self.queues:
+            for registry in (queue.started_job_registry, queue.finished_job_registry, queue.failed_job_registry):
+                self.connection.zremrangebyscore(registry.key, 0, time.time())
+            if gone := [key for key in worker_keys(queue) if not self.connection.exists(key)]:
+                for known in (worker_registration.WORKERS_BY_QUEUE_KEY % queue.name, self.redis_workers_keys):
+                    self.connection.srem(known, *gone)
+        self.last_cleaned_at = now()  # type: ignore[assignment]  # RQ has no type for it
         self.hand_over()
 
     def handle_warm_shutdown_request(self) -> None:
@@ -223,7 +235,7 @@ def is_worker_alive(settings: Settings) -> bool:
     try:
         workers = Worker.all(connection=connection, serializer=JSONSerializer)
         return any(worker.hostname == socket.gethostname() for worker in workers)
-    except RedisError:
+    except (RedisError, ValueError):  # ValueError: Redis holds what no worker of ours wrote
         return False
     finally:
         connection.close()

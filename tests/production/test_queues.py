@@ -12,6 +12,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from rq import Queue
+from rq.job import Callback
+from rq.job import Job as RqJob
+from rq.registry import ScheduledJobRegistry
+from rq.serializers import JSONSerializer
+from rq.suspension import suspend
 
 from demo.process import Process, free_port
 from demo.production import Production, Redis
@@ -351,3 +357,50 @@ def test_worker_hands_over_what_waited_for_the_end_of_its_job(
     subprocess.run(command, cwd=Path.cwd(), env=shared.environment, check=True, timeout=DEADLINE)
 
     assert [job.status for job in queueing.store.all()] == ["finished"] * 3
+
+
+CALLED = """
+from pathlib import Path
+
+Path(__file__).with_name("was imported").touch()
+
+def call(*anything): pass
+"""
+
+
+def test_worker_imports_nothing_that_redis_names_and_runs_our_job(
+    redis: Redis, production: MakeProduction, script: Script, label_studio: AnnotatedProjects, tmp_path: Path
+) -> None:
+    shared = production(redis)
+    queueing = Queueing(Settings(_env_file=None, model_dir=shared.model_dir), label_studio)
+    ours = new_job(uid(1), "head", "test")
+    queueing.store.save(ours)
+    folder = tmp_path / "others"
+    folder.mkdir()
+    (folder / "others.py").write_text(CALLED)
+    foreign = Queue("default-head", connection=redis.client, serializer=JSONSerializer)
+    foreign.enqueue_call("others.call", job_id="head-20261126T000000-abcdef")
+    left = foreign.enqueue_call("others.call", job_id="head-20261126T000000-fedcba", on_failure=Callback("others.call"))
+    # Where RQ looks for jobs that were left, waits for others, or reads orders.
+    redis.client.zadd(foreign.started_job_registry.key, {f"{left.id}:1": 1})
+    redis.client.lpush(foreign.intermediate_queue_key, left.id, b"\xff")
+    redis.client.zadd(ScheduledJobRegistry(queue=foreign).key, {left.id: 1})
+    waiting = RqJob.create(
+        "others.call", connection=redis.client, id="head-20261126T000000-cafe", serializer=JSONSerializer
+    )
+    waiting.save()
+    redis.client.sadd(RqJob.dependents_key_for(ours.id), waiting.id)
+    redis.client.sadd("rq:groups", b"\xff")
+    redis.client.sadd("rq:workers:default-head", b"\xff")
+    suspend(redis.client)
+
+    environment = {**shared.environment, "PYTHONPATH": f"{shared.environment['PYTHONPATH']}:{folder}"}
+    command = [sys.executable, "-c", IN_A_BURST]
+    ended = subprocess.run(
+        command, cwd=Path.cwd(), env=environment, check=True, timeout=DEADLINE, capture_output=True, text=True
+    )
+
+    assert queueing.job(ours).status == "finished", ended.stderr
+    assert not (folder / "was imported").exists()
+    assert ended.stderr.count("refused a job in Redis") == 2
+    assert "Traceback" not in ended.stderr

@@ -1,0 +1,237 @@
+"""What workers take from Redis: our own jobs and nothing else, whatever stands there."""
+
+import logging
+import pickle
+import tracemalloc
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pytest
+from rq import Queue
+from rq.job import Callback, Dependency, Retry
+from rq.repeat import Repeat
+from rq.serializers import JSONSerializer
+from rq.webhook import Webhook
+
+from demo.production import Redis
+from my_backend.jobs.job import JobStore, Kind, new_job
+from my_backend.jobs.rq_queue import (
+    RESULT_SECONDS,
+    TIMEOUT_SECONDS,
+    WORK,
+    Handover,
+    OwnJob,
+    OwnQueue,
+    RqQueue,
+    connect,
+    rq_queue,
+)
+from my_backend.settings import Settings
+from tests.my_backend.conftest import MakeSettings
+
+JOB = "head-20261126T000000-abcdef"
+SHELL = "subprocess.check_output"
+
+
+@pytest.fixture(scope="module")
+def shared_redis() -> Iterator[Redis]:
+    with Redis() as running:
+        yield running
+
+
+@pytest.fixture
+def redis(shared_redis: Redis) -> Redis:
+    shared_redis.client.flushall()
+    return shared_redis
+
+
+@pytest.fixture
+def settings(make_settings: MakeSettings, redis: Redis) -> Settings:
+    return make_settings(redis_url=redis.url)
+
+
+@pytest.fixture
+def queue(settings: Settings) -> Iterator[OwnQueue]:
+    with connect(settings) as connection:
+        yield rq_queue(settings, "head", connection)
+
+
+def take(queue: OwnQueue) -> OwnJob | None:
+    """The job that a worker would run next."""
+    taken = queue.dequeue_any([queue], None, connection=queue.connection, serializer=JSONSerializer)
+    return taken[0] if taken else None
+
+
+# --- jobs that others write -----------------------------------------------------
+
+CALLS: dict[str, Mapping[str, Any]] = {
+    "another function": {"func": SHELL, "args": (["id"],)},
+    "another function with our argument": {"func": SHELL, "args": (JOB,)},
+    "a builtin": {"func": "eval", "args": (JOB,)},
+    "another function of ours": {"func": "my_backend.jobs.worker.work", "args": (JOB,)},
+    "our function under another name": {"func": "my_backend.jobs.rq_queue.WORK", "args": (JOB,)},
+    "no argument": {"func": WORK},
+    "another job": {"func": WORK, "args": ("head-20261126T000000-fedcba",)},
+    "a path": {"func": WORK, "args": ("../../../etc/passwd",)},
+    "no text": {"func": WORK, "args": ({"id": JOB},)},
+    "two arguments": {"func": WORK, "args": (JOB, 1)},
+    "a named argument": {"func": WORK, "kwargs": {"job_id": JOB}},
+    "much": {"func": WORK, "args": ("x" * 1_000_000,)},
+    "a callback on success": {"func": WORK, "args": (JOB,), "on_success": Callback(SHELL)},
+    "a callback on failure": {"func": WORK, "args": (JOB,), "on_failure": Callback(SHELL)},
+    "a callback when stopped": {"func": WORK, "args": (JOB,), "on_stopped": Callback(SHELL)},
+    "a webhook": {"func": WORK, "args": (JOB,), "webhooks": [Webhook("http://169.254.169.254/", "finished")]},
+    "retries": {"func": WORK, "args": (JOB,), "retry": Retry(max=3)},
+    "repeats": {"func": WORK, "args": (JOB,), "repeat": Repeat(times=3)},
+    "facts": {"func": WORK, "args": (JOB,), "meta": {"any": "thing"}},
+    "dependencies": {"func": WORK, "args": (JOB,), "depends_on": Dependency(["gone"], allow_failure=True)},
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_job_with_foreign_call_or_extras_is_refused(
+    name: str, queue: OwnQueue, redis: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    others = Queue(queue.name, connection=redis.client, serializer=JSONSerializer)
+    others.enqueue_call(**CALLS[name], job_id=JOB)
+    assert redis.client.exists(OwnJob.key_for(JOB))
+    redis.client.rpush(queue.key, JOB)  # also one that RQ itself would let wait
+
+    assert take(queue) is None
+
+    assert queue.get_job_ids() == []
+    assert not redis.client.exists(OwnJob.key_for(JOB))
+    assert any(record.levelno == logging.ERROR and JOB in record.getMessage() for record in caplog.records)
+    assert all(len(record.getMessage()) < 1000 for record in caplog.records)
+
+
+def call(*parts: Any) -> bytes:
+    return zlib.compress(JSONSerializer.dumps(parts))
+
+
+DATA = {
+    "a pickle": zlib.compress(pickle.dumps((SHELL, None, (["id"],), {}))),
+    "a method": call("check_output", {"any": "thing"}, [JOB], {}),
+    "no JSON": b"\x80\x04not json",
+    "nothing": b"",
+    "too little": call(WORK),
+    "too much": call(WORK, None, [JOB], {}, 1),
+}
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_job_whose_data_are_not_ours_is_refused(name: str, queue: OwnQueue, redis: Redis) -> None:
+    redis.client.hset(OwnJob.key_for(JOB), "data", DATA[name])
+    redis.client.rpush(queue.key, JOB)
+
+    assert take(queue) is None
+
+    assert redis.client.keys("rq:*") == []
+
+
+def test_data_that_expand_to_gigabytes_are_not_expanded(queue: OwnQueue, redis: Redis) -> None:
+    squeeze = zlib.compressobj()
+    bomb = b"".join(squeeze.compress(bytes(1_000_000)) for _ in range(100)) + squeeze.flush()
+    redis.client.hset(OwnJob.key_for(JOB), "data", bomb)
+    redis.client.rpush(queue.key, JOB)
+
+    tracemalloc.start()
+    try:
+        assert take(queue) is None
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("job_id", ["../../x", "head-../../x", "bogus", "", "x" * 100_000, "head-1:2", b"\xff\xfe"])
+def test_id_that_is_not_ours_is_refused(job_id: str | bytes, queue: OwnQueue, redis: Redis) -> None:
+    redis.client.rpush(queue.key, job_id)
+
+    assert take(queue) is None
+
+    assert redis.client.keys("rq:*") == []
+
+
+def test_foreign_job_does_not_keep_ours_from_running(queue: OwnQueue, redis: Redis, settings: Settings) -> None:
+    redis.client.rpush(queue.key, b"\xff", "bogus")
+    hand_over(settings, queue, new_job("7.1", "head", "test"))
+
+    job = take(queue)
+
+    assert job
+    assert job.func_name == WORK
+    assert job.args == [job.id]
+
+
+# --- our own ------------------------------------------------------------------------
+
+
+def hand_over(settings: Settings, queue: OwnQueue, job: Any) -> None:
+    store = JobStore(settings.model_dir / "projects")
+    store.save(job)
+    Handover(settings, store, queue.connection)()
+
+
+@pytest.mark.parametrize("kind", ["head", "full"])
+def test_own_job_is_taken_with_its_own_limits_whatever_redis_says(kind: Kind, settings: Settings, redis: Redis) -> None:
+    with connect(settings) as connection:
+        queue = rq_queue(settings, kind, connection)
+        ours = new_job("7.1", kind, "test")
+        hand_over(settings, queue, ours)
+        junk = {"timeout": "1", "result_ttl": "x", "failure_ttl": "-1", "status": "?", "created_at": "?"}
+        redis.client.hset(OwnJob.key_for(ours.id), mapping=junk)
+
+        job = take(queue)
+
+        assert job
+        assert (job.id, job.func_name, job.args, job.kwargs) == (ours.id, WORK, [ours.id], {})
+        assert (job.timeout, job.result_ttl, job.failure_ttl) == (
+            TIMEOUT_SECONDS[kind],
+            RESULT_SECONDS,
+            RESULT_SECONDS,
+        )
+        assert redis.client.keys("*refused*") == []
+        assert redis.client.keys("*intermediate*") == [], "nothing waits there for RQ's maintenance"
+
+
+# --- what servers say ---------------------------------------------------------------
+
+
+@pytest.fixture
+def look(settings: Settings) -> Iterator[Callable[[], str]]:
+    """What a server says is wrong, after it has looked at Redis once."""
+    server = RqQueue(settings, JobStore(settings.model_dir / "projects"))
+
+    def look() -> str:
+        server._look()
+        trouble = server.trouble()
+        return trouble.code if trouble else ""
+
+    yield look
+    server.stop()
+
+
+def test_server_says_that_a_job_was_refused(queue: OwnQueue, redis: Redis, look: Callable[[], str]) -> None:
+    for kind in ("head", "full"):
+        redis.client.sadd(f"rq:workers:default-{kind}", "rq:worker:one")
+    redis.client.hset("rq:worker:one", "state", "idle")
+    assert look() == ""
+    redis.client.rpush(queue.key, "bogus")
+    take(queue)
+
+    assert look() == "foreign-job"
+
+
+def test_bytes_that_are_no_text_keep_no_job_from_being_handed_over(
+    queue: OwnQueue, redis: Redis, settings: Settings, look: Callable[[], str]
+) -> None:
+    redis.client.rpush(queue.key, b"\xff")
+    redis.client.zadd(queue.started_job_registry.key, {b"\xff:1": 9e9})
+    redis.client.sadd("rq:workers:default-head", b"\xff")
+    ours = new_job("7.1", "head", "test")
+    JobStore(settings.model_dir / "projects").save(ours)
+
+    assert look() == "no-worker"
+
+    assert ours.id.encode() in redis.client.lrange(queue.key, 0, -1)
