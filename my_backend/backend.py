@@ -9,8 +9,8 @@ from my_backend import files
 from my_backend.active_learning.renewal import Renewal
 from my_backend.active_learning.title_keeper import TitleKeeper
 from my_backend.checkup import Checkup
-from my_backend.errors import BackendError, Conflict
-from my_backend.jobs.job import JobQueue, JobStore, submit_correction
+from my_backend.errors import BackendError
+from my_backend.jobs.job import JobQueue, JobStore, claimed_model_dir, submit_correction
 from my_backend.jobs.reconciliation import Reconciliation
 from my_backend.jobs.retraining import Retraining
 from my_backend.jobs.rq_queue import RqQueue
@@ -63,7 +63,7 @@ class Backend:
     @contextmanager
     def running(self) -> Iterator["Backend"]:
         """Starts the threads, and ends them however the block ends; raises Conflict."""
-        with self._own_model_dir():
+        with claimed_model_dir(self.settings):
             # In a thread of its own: there may be gigabytes, on a slow file system.
             threading.Thread(target=self.projects.remove_leftovers, name="leftovers", daemon=True).start()
             self.serving.start()
@@ -89,19 +89,6 @@ class Backend:
                 self.queue.stop()
                 self.serving.stop()
                 self._media_pool.shutdown(wait=False, cancel_futures=True)
-
-    @contextmanager
-    def _own_model_dir(self) -> Iterator[None]:
-        """Jobs that run in this process would run twice if another process took up the same ones."""
-        folder = self.settings.model_dir
-        if self.settings.redis:
-            yield
-            return
-        try:
-            with files.claimed(folder / ".server"):
-                yield
-        except files.InUse:
-            raise Conflict(f"another server uses MODEL_DIR={folder}: stop it, or set another MODEL_DIR") from None
 
 
 def check_folders(settings: Settings) -> None:

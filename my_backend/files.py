@@ -145,12 +145,15 @@ class InUse(Exception):
 
 
 @contextmanager
-def claimed(path: Path) -> Iterator[None]:
-    """Holds a lock as long as the process lives, at the longest; raises InUse where another process holds it."""
+def claimed(path: Path, *, shared: bool = False) -> Iterator[None]:
+    """Holds a lock as long as the process lives, at the longest; raises InUse where another process holds it.
+
+    Processes that claim it `shared` keep out only those that do not.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
+    with path.open("a+") as file:  # NFS shares a lock only on a file that is open for reading, too
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InUse from None
         yield

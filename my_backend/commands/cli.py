@@ -76,7 +76,10 @@ def worker(
     settings = read_settings()
     if not settings.redis:
         raise SystemExit("A worker needs REDIS_URL (or REDIS_HOST); without Redis the server trains by itself.")
-    work(settings, (only,) if only else KINDS)
+    try:
+        work(settings, (only,) if only else KINDS)
+    except BackendError as error:
+        raise SystemExit(str(error)) from None
 
 
 @app.command()

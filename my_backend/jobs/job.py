@@ -8,17 +8,18 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from secrets import token_hex
 from typing import Any, Literal, Protocol
 
 from my_backend import context, files
-from my_backend.errors import BackendError, JobStopped, NotFound, TakenOver
+from my_backend.errors import BackendError, Conflict, JobStopped, NotFound, TakenOver
 from my_backend.metrics.counts import JobCounts
 from my_backend.metrics.tally import Tally
 from my_backend.redaction import said
+from my_backend.settings import Settings
 from my_backend.troubles import Trouble
 
 log = logging.getLogger(__name__)
@@ -196,6 +197,22 @@ class JobStore:
 
     def _path(self, project: str, job_id: str) -> Path:
         return self._folder / project / "jobs" / f"{job_id}.json"
+
+
+@contextlib.contextmanager
+def claimed_model_dir(settings: Settings) -> Iterator[None]:
+    """Held by each server and worker while it lives; raises Conflict.
+
+    With Redis any number may share a MODEL_DIR. A server without Redis takes up all unfinished jobs, also those that
+    run in workers, so it must be alone.
+    """
+    folder, shared = settings.model_dir, bool(settings.redis)
+    try:
+        with files.claimed(folder / ".server", shared=shared):
+            yield
+    except files.InUse:
+        who = "a server without REDIS_URL" if shared else "another server or worker"
+        raise Conflict(f"{who} uses MODEL_DIR={folder}: stop it, or set another MODEL_DIR") from None
 
 
 def _second(path: Path) -> str:

@@ -22,7 +22,16 @@ from rq.utils import now
 
 from my_backend import context, files
 from my_backend.errors import NotFound
-from my_backend.jobs.job import KINDS, Job, JobStore, Kind, run_job, submit_correction, yield_to_others
+from my_backend.jobs.job import (
+    KINDS,
+    Job,
+    JobStore,
+    Kind,
+    claimed_model_dir,
+    run_job,
+    submit_correction,
+    yield_to_others,
+)
 from my_backend.jobs.rq_queue import Handover, OwnJob, OwnQueue, RqQueue, connect, rq_queue, worker_keys
 from my_backend.jobs.training_job import TrainingJob
 from my_backend.label_studio.media import media_pool
@@ -189,9 +198,17 @@ def _shut_down(number: int, frame: FrameType | None) -> None:
 
 
 def work(settings: Settings, kinds: tuple[Kind, ...] = KINDS) -> None:
-    """Works on jobs of these kinds until it is stopped; the first kinds first. Waits for a Redis that is gone."""
+    """Works on jobs of these kinds until it is stopped; the first kinds first. Waits for a Redis that is gone.
+
+    Raises Conflict.
+    """
     collect_output(settings, "worker", settings.log_file)
     set_up_logs(settings)
+    with claimed_model_dir(settings):  # the processes that are forked for jobs hold it, too
+        _work(settings, kinds)
+
+
+def _work(settings: Settings, kinds: tuple[Kind, ...]) -> None:
     projects = Projects(settings.model_dir / "projects")
     pool = media_pool()
     # Imported here, once: the processes that are forked for jobs start with it. Nothing is computed before the fork.

@@ -141,6 +141,15 @@ with files.claimed(Path({str(lock)!r})):
             pass
 
 
+def test_shared_claims_keep_out_only_one_that_is_not_shared(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+
+    with files.claimed(lock, shared=True), files.claimed(lock, shared=True), pytest.raises(files.InUse):
+        files.claimed(lock).__enter__()
+    with files.claimed(lock), pytest.raises(files.InUse):
+        files.claimed(lock, shared=True).__enter__()
+
+
 def test_record_of_a_newer_release_is_read() -> None:
     job = files.from_record(Job, {"id": "head-1", "project": "7.1", "kind": "head", "cause": "test", "mood": "good"})
 

@@ -21,8 +21,18 @@ from rq.suspension import suspend
 
 from demo.process import Process, free_port
 from demo.production import Production, Redis
-from my_backend.errors import NotFound
-from my_backend.jobs.job import KINDS, MAX_ATTEMPTS, Job, JobQueue, JobStore, Kind, new_job, submit_correction
+from my_backend.errors import Conflict, NotFound
+from my_backend.jobs.job import (
+    KINDS,
+    MAX_ATTEMPTS,
+    Job,
+    JobQueue,
+    JobStore,
+    Kind,
+    claimed_model_dir,
+    new_job,
+    submit_correction,
+)
 from my_backend.jobs.rq_queue import RqQueue
 from my_backend.jobs.thread_queue import ThreadQueue
 from my_backend.jobs.training_job import TrainingJob
@@ -404,3 +414,36 @@ def test_worker_imports_nothing_that_redis_names_and_runs_our_job(
     assert not (folder / "was imported").exists()
     assert ended.stderr.count("refused a job in Redis") == 2
     assert "Traceback" not in ended.stderr
+
+
+def test_model_dir_is_in_use_until_the_job_of_a_killed_worker_has_ended(
+    redis: Redis, production: MakeProduction, script: Script, label_studio: AnnotatedProjects
+) -> None:
+    shared = production(redis)
+    settings = Settings(_env_file=None, model_dir=shared.model_dir, redis_url=redis.url)
+    without_redis = settings.model_copy(update={"redis_url": ""})
+    queueing = Queueing(settings, label_studio)
+    queueing.store.save(new_job(uid(1), "full", "test"))
+    script.hold("full")
+    worker = shared.worker()
+    assert eventually(lambda: script.events("begin", 1))
+    work_horse = worker.work_horse()
+    assert work_horse is not None
+
+    work_horse.suspend()
+    os.kill(worker.pid, signal.SIGKILL)
+    try:
+        assert not can_be_claimed(without_redis)
+    finally:
+        work_horse.resume()
+
+    script.release("full")
+    assert eventually(lambda: can_be_claimed(without_redis), DEADLINE)
+
+
+def can_be_claimed(settings: Settings) -> bool:
+    try:
+        with claimed_model_dir(settings):
+            return True
+    except Conflict:
+        return False

@@ -214,8 +214,35 @@ def test_second_server_on_one_model_dir_is_refused(start: Start, environment: di
     folder = environment["MODEL_DIR"]
     assert (status, output) == (
         1,
-        f"another server uses MODEL_DIR={folder}: stop it, or set another MODEL_DIR\n",
+        f"another server or worker uses MODEL_DIR={folder}: stop it, or set another MODEL_DIR\n",
     )
+    assert server.answers()
+
+
+NO_REDIS = {"REDIS_URL": "redis://127.0.0.1:1/0"}  # nobody answers there; jobs wait
+
+
+def test_server_without_redis_is_refused_where_others_use_redis(
+    start: Start, environment: dict[str, str], tmp_path: Path
+) -> None:
+    servers = [start(**NO_REDIS), start(**NO_REDIS)]
+
+    status, output = run(environment, "serve", cwd=tmp_path, PORT=str(free_port()))
+
+    assert (status, output.partition(" uses ")[0]) == (1, "another server or worker")
+    assert all(server.answers() for server in servers)
+
+
+@pytest.mark.parametrize("command", ["serve", "worker"])
+def test_process_with_redis_is_refused_where_a_server_without_redis_runs_the_jobs(
+    command: str, start: Start, environment: dict[str, str], tmp_path: Path
+) -> None:
+    server = start()
+
+    status, output = run(environment, command, cwd=tmp_path, PORT=str(free_port()), **NO_REDIS)
+
+    said = f"a server without REDIS_URL uses MODEL_DIR={environment['MODEL_DIR']}: stop it, or set another MODEL_DIR\n"
+    assert (status, output) == (1, said)
     assert server.answers()
 
 
