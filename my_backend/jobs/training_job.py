@@ -2,19 +2,23 @@
 
 import json
 import logging
+import os
 from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from my_backend import files
 from my_backend.errors import JobStopped, TakenOver, TrainingError
-from my_backend.jobs.job import CANCELED, SHUTDOWN, JobStore, RunningJob
+from my_backend.jobs.job import CANCELED, MAX_ATTEMPTS, SHUTDOWN, JobStore, RunningJob
 from my_backend.label_studio.client import HOW_TO_MAKE_A_TOKEN, find_label_studio
 from my_backend.models.model_class import ModelFactory
 from my_backend.protocol.label_config import parse_label_config
+from my_backend.protocol.wire import AnnotatedTask
 from my_backend.redaction import said
 from my_backend.settings import Settings
 from my_backend.store.corrections import Corrections
@@ -25,9 +29,12 @@ log = logging.getLogger(__name__)
 
 # Annotated tasks that came with POST /train; kept until a version has learned them.
 KEPT_ANNOTATIONS = "annotations.json"
+SET_ASIDE = "annotations-set-aside.json"  # the last ones that could not be learned, for a person to look at
 LEARNED_FILE = "learned.json"
+UNREADABLE = "unreadable"  # no JSON, so that it counts as damaged
 
 Json = dict[str, Any]
+_TASKS = TypeAdapter(list[AnnotatedTask])
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,12 @@ class TrainingJob:
         """The names of the versions that were published and what `fit` said of them; raises BackendError."""
         kept = self._projects.folder(running.job.project) / KEPT_ANNOTATIONS
         kept_text = _read_kept(kept)
+        set_aside = self._what_blocks(running, kept, kept_text)
+        if set_aside:
+            log.warning("%s", set_aside)
+            if _read_kept(kept) == kept_text:  # else others have come since
+                os.replace(kept, kept.with_name(SET_ASIDE))
+            kept_text = ""
         try:
             result = self._learn(running, kept_text)
         except _Overtaken:
@@ -92,7 +105,25 @@ class TrainingJob:
                 _forget_kept(kept, kept_text)
             raise
         _forget_kept(kept, kept_text)
-        return result
+        return {**result, "set_aside": set_aside} if set_aside else result
+
+    def _what_blocks(self, running: RunningJob, kept: Path, text: str) -> str:
+        """Why no job can learn the annotations that came with a request, a sentence; "" if one can, or none came.
+
+        They go before Label Studio's, which otherwise nobody would learn any more.
+        """
+        if not text:
+            return ""
+        came = files.changed_ns(kept) / 1e9
+        failed = [job for job in self._store.of_project(running.job.project) if job.status == "failed"]
+        failures = sum(max(1, job.futile) for job in failed if (job.started or 0.0) > came)
+        if failures >= MAX_ATTEMPTS:
+            why = f"{failures} attempts to learn them failed"
+        elif not _are_tasks(text):
+            why = "the file is damaged"
+        else:
+            return ""
+        return f"Annotations that came with POST /train are set aside in {SET_ASIDE}: {why}."
 
     def _learn(self, running: RunningJob, kept_text: str) -> Json:
         job = running.job
@@ -212,10 +243,21 @@ class TrainingJob:
 
 
 def _read_kept(kept: Path) -> str:
-    """The annotations that came with a request; "" where there are none, or another job has learned them."""
-    with suppress(FileNotFoundError):
-        return files.read_text(kept)
-    return ""
+    """The annotations that came with a request; "" if none came, or another job has learned them."""
+    try:
+        return files.read_text(kept) or UNREADABLE  # a loss of power may leave an empty file
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError):
+        return UNREADABLE
+
+
+def _are_tasks(text: str) -> bool:
+    try:
+        _TASKS.validate_json(text)
+    except ValidationError:
+        return False
+    return True
 
 
 def _forget_kept(kept: Path, text: str) -> None:

@@ -1,3 +1,5 @@
+import json
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -7,10 +9,11 @@ from typing import Any
 import pytest
 
 from my_backend import files
-from my_backend.jobs.job import Job, new_job, run_job
+from my_backend.jobs.job import MAX_ATTEMPTS, Job, new_job, run_job
 from my_backend.jobs.training_job import (
     KEPT_ANNOTATIONS,
     LEARNED_FILE,
+    SET_ASIDE,
     Learned,
     TrainingJob,
     keep_annotations,
@@ -557,6 +560,72 @@ def test_annotations_of_a_training_stay_where_another_process_takes_it_over(conn
 
     assert running.result().status == "started"
     assert kept(connected).exists()
+
+
+DAMAGED = {
+    "empty": b"",
+    "cut short": b'[{"id": 9, "da',
+    "no text": b"\xff\xfe",
+    "another form": b"{}",
+    "no tasks": b"[1]",
+    "no annotations": b'[{"id": 9, "data": {}, "annotations": 5}]',
+    "deep": b"[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("kind", ["head", "full"])
+@pytest.mark.parametrize("name", DAMAGED)
+def test_damaged_annotations_of_a_training_are_set_aside_and_label_studios_learned(
+    name: str, kind: str, connected: Client, script: Script
+) -> None:
+    kept(connected).write_bytes(DAMAGED[name])
+
+    job = connected.ended(start(connected, kind))
+
+    assert (job.status, job.error) == ("finished", "")
+    assert "damaged" in job.result["set_aside"]
+    assert [call["tasks"] for call in script.calls("fit")] == [[1]]
+    assert not kept(connected).exists()
+    assert kept(connected).with_name(SET_ASIDE).read_bytes() == DAMAGED[name]
+    assert "set_aside" not in connected.ended(start(connected)).result
+
+
+def test_annotations_of_a_training_that_cannot_be_read_are_set_aside(connected: Client, script: Script) -> None:
+    kept(connected).mkdir()
+
+    assert connected.ended(start(connected)).status == "finished"
+
+    assert [call["tasks"] for call in script.calls("fit")] == [[1]]
+    assert kept(connected).with_name(SET_ASIDE).is_dir()
+
+
+def test_annotations_that_killed_the_process_three_times_are_set_aside(connected: Client, script: Script) -> None:
+    keep_annotations(connected.backend.projects, PROJECT, TRAIN["annotations"])
+    killed = replace(saved(connected, "full"), status="started", started=time.time(), futile=MAX_ATTEMPTS)
+    assert run(connected, killed).status == "failed"
+    assert kept(connected).exists()
+
+    job = run(connected, saved(connected, "head"))
+
+    assert (job.status, "3 attempts" in job.result["set_aside"]) == ("finished", True)
+    assert [call["tasks"] for call in script.calls("fit")] == [[1]]
+    assert json.loads(kept(connected).with_name(SET_ASIDE).read_text()) == TRAIN["annotations"]
+
+
+def test_annotations_with_which_the_model_fails_are_set_aside_after_three_failures(
+    connected: Client, script: Script
+) -> None:
+    killed_before = replace(saved(connected, "full"), status="failed", started=1.0, futile=MAX_ATTEMPTS)
+    connected.backend.job_store.save(killed_before)  # by what came before these
+    keep_annotations(connected.backend.projects, PROJECT, TRAIN["annotations"])
+    script.set(fit_raises="it cannot")
+    for _ in range(MAX_ATTEMPTS):
+        assert run(connected, saved(connected, "full")).status == "failed"
+    script.set()
+
+    assert run(connected, saved(connected, "full")).status == "finished"
+
+    assert [call["tasks"] for call in script.calls("fit")] == [*[[9]] * MAX_ATTEMPTS, [1]]
 
 
 @pytest.mark.parametrize("when", ["before_project", "before_export"])
