@@ -1,5 +1,7 @@
 # One image, of which the server (uWSGI) and the workers (RQ) are commands; see docker-compose.yml.
-FROM python:3.11-slim
+# The base image; docs/production.md says how to pin it to a digest.
+ARG BASE_IMAGE=python:3.11-slim
+FROM ${BASE_IMAGE}
 
 # Another package index, such as a company's mirror.
 ARG PIP_INDEX_URL=""
@@ -16,12 +18,14 @@ WORKDIR /app
 COPY requirements.txt ./
 RUN set -e; export PIP_INDEX_URL="${PIP_INDEX_URL}"; [ -n "$PIP_INDEX_URL" ] || unset PIP_INDEX_URL; \
     if [ -n "$TORCH_INDEX_URL" ]; then \
-        grep -E '^torch(vision)?==' requirements.txt > /tmp/torch.txt; \
-        grep -vE '^(torch|torchvision|triton|nvidia-|cuda-)' requirements.txt > /tmp/rest.txt; \
+        # One line for each package. That index builds its own files of torch, so the lock has no hashes for them.
+        sed -e ':next' -e '/\\$/{N' -e 's/ *\\\n */ /' -e 'b next' -e '}' requirements.txt > /tmp/all.txt; \
+        grep -E '^torch(vision)?==' /tmp/all.txt | sed 's/ --hash=.*//' > /tmp/torch.txt; \
+        grep -vE '^(torch|torchvision|triton|nvidia-|cuda-)' /tmp/all.txt > /tmp/rest.txt; \
         pip install --no-cache-dir --no-deps --index-url "$TORCH_INDEX_URL" -r /tmp/torch.txt; \
-        pip install --no-cache-dir --no-deps -r /tmp/rest.txt; \
+        pip install --no-cache-dir --no-deps --require-hashes -r /tmp/rest.txt; \
     else \
-        pip install --no-cache-dir --no-deps -r requirements.txt; \
+        pip install --no-cache-dir --no-deps --require-hashes -r requirements.txt; \
     fi
 
 COPY pyproject.toml README.md LICENSE model.py ./

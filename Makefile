@@ -8,7 +8,7 @@ RUN_LOCK := $(shell cat requirements.txt pyproject.toml | cksum | cut -d' ' -f1)
 DEV_LOCK := $(shell cat requirements.txt requirements-dev.txt pyproject.toml | cksum | cut -d' ' -f1)
 READY := $(VENV)/ready-$(RUN_LOCK)
 DEV_READY := $(VENV)/ready-dev-$(DEV_LOCK)
-COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate \
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --override overrides.txt
 
 .PHONY: help setup setup-dev start production test test-slow check format demo bench lock audit
@@ -23,7 +23,7 @@ $(READY):
 		{ echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
 	@echo "Setting up $(VENV)/: torch is large, this takes some minutes the first time …"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --no-deps --requirement requirements.txt
+	@$(BIN)/python -m pip install --quiet --no-deps --require-hashes --requirement requirements.txt
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@rm -f $(VENV)/ready-[0-9]* && touch $@
 	@echo "Set up: $$($(BIN)/python -m pip list 2>/dev/null | tail -n +3 | wc -l) packages in $(VENV)/."
@@ -32,7 +32,7 @@ setup-dev: $(DEV_READY) ## the same, and what tests, checks and the examples nee
 
 $(DEV_READY): $(READY)
 	@echo "Adding what tests and checks need …"
-	@$(BIN)/python -m pip install --quiet --no-deps --requirement requirements-dev.txt
+	@$(BIN)/python -m pip install --quiet --no-deps --require-hashes --requirement requirements-dev.txt
 	@rm -f $(VENV)/ready-dev-* && touch $@
 
 start: setup ## the development server on http://127.0.0.1:9090 (HOST, PORT, MODEL_DIR, … from the environment)

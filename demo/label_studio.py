@@ -61,7 +61,7 @@ def _make_environment() -> None:
         _run([sys.executable, "-m", "venv", str(ENVIRONMENT)])
         install = [python, "-m", "pip", "install"]
     # The lock is complete: nothing is left to resolve.
-    _run([*install, "--no-deps", "-r", str(REQUIREMENTS)])
+    _run([*install, "--no-deps", "--require-hashes", "-r", str(REQUIREMENTS)])
     print(f"Installed in {time.monotonic() - started:.0f} s; making an empty database ...", flush=True)
     _make_empty_database()
     print(f"Label Studio is set up after {time.monotonic() - started:.0f} s.", flush=True)
