@@ -8,6 +8,7 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
+from my_backend import files
 from my_backend.errors import BackendError
 from my_backend.log.setup import collect_output
 from my_backend.settings import Settings
@@ -34,7 +35,7 @@ def run_uwsgi(settings: Settings) -> None:
 def run_supervisor(settings: Settings, logs: Path = HERE / "logs") -> None:
     """Becomes supervisor, which runs Redis, the workers and the server on this machine; `logs` is for their files."""
     folder = settings.model_dir / "production"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    files.make_private(folder)
     logs.mkdir(exist_ok=True)
     environment = {
         "PRODUCTION_DIR": str(folder),

@@ -1,4 +1,6 @@
 import os
+import stat
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,3 +36,19 @@ def test_a_redis_that_runs_elsewhere_needs_no_server_here(monkeypatch: pytest.Mo
 
     (environment,) = begun
     assert (environment["REDIS_URL"], environment["OWN_REDIS"]) == ("redis://elsewhere:6379", "false")
+
+
+def test_socket_of_redis_is_in_a_folder_that_nobody_else_may_enter(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "models" / "production"
+    folder.mkdir(parents=True, mode=0o755)
+    monkeypatch.setenv("MODEL_DIR", str(folder.parent))
+    begun: list[dict[str, Any]] = []
+    monkeypatch.setattr(os, "execve", lambda command, arguments, environment: begun.append(environment))
+    monkeypatch.setattr(production, "collect_output", lambda *_: None)
+
+    CliRunner().invoke(app, ["production"], catch_exceptions=False)
+
+    assert begun[0]["REDIS_URL"] == f"unix://{folder}/redis.sock"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
