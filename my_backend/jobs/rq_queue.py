@@ -272,7 +272,9 @@ class RqQueue(Background):
         try:
             self._hand_over()
             workers = workers_of(self._hand_over.queues, self._connection)
-            return no_worker(workers) or foreign_jobs(self._connection)
+            if missing := no_worker(workers):
+                return replica(self._connection) or missing
+            return foreign_jobs(self._connection)
         except RedisError as error:
             return redis_unreachable(error)
         except Exception as error:
@@ -290,6 +292,17 @@ def redis_unreachable(error: RedisError) -> Trouble:
         "redis",
         f"Redis cannot be reached ({said(error).rstrip('.')}): predictions go on, trainings start when it is back.",
         "Look whether it runs, and at REDIS_URL.",
+    )
+
+
+def replica(connection: Redis) -> Trouble | None:
+    """The problem that this Redis only reads, so that no worker can register; raises RedisError."""
+    if connection.info("replication").get("role") != "slave":
+        return None
+    return Trouble(
+        "redis",
+        "Redis is a read-only replica: predictions go on, trainings start when it is writable.",
+        "Set REDIS_URL to the primary.",
     )
 
 

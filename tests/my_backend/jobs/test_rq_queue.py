@@ -2,12 +2,14 @@
 
 import logging
 import pickle
+import socket
 import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
+from redis.exceptions import TimeoutError as RedisTimeoutError
 from rq import Queue
 from rq.job import Callback, Dependency, Retry
 from rq.repeat import Repeat
@@ -15,6 +17,7 @@ from rq.serializers import JSONSerializer
 from rq.webhook import Webhook
 
 from demo.production import Redis
+from my_backend.jobs import rq_queue as rq_queue_module
 from my_backend.jobs.job import JobStore, Kind, new_job
 from my_backend.jobs.rq_queue import (
     RESULT_SECONDS,
@@ -235,3 +238,27 @@ def test_bytes_that_are_no_text_keep_no_job_from_being_handed_over(
     assert look() == "no-worker"
 
     assert ours.id.encode() in redis.client.lrange(queue.key, 0, -1)
+
+
+def test_server_says_that_redis_is_a_replica_not_that_workers_are_missing(redis: Redis, settings: Settings) -> None:
+    server = RqQueue(settings, JobStore(settings.model_dir / "projects"))
+    redis.client.replicaof("127.0.0.1", 1)  # nobody answers there
+    try:
+        server._look()
+        assert "read-only replica" in str(server.trouble())
+    finally:
+        redis.client.replicaof("NO", "ONE")
+        server.stop()
+
+
+def test_redis_that_hangs_is_not_asked_twice(make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rq_queue_module, "CONNECT_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and never answers
+        settings = make_settings(redis_url=f"redis://127.0.0.1:{silent.getsockname()[1]}/0")
+        with connect(settings) as connection, pytest.raises(RedisTimeoutError):
+            connection.ping()
+
+        silent.setblocking(False)
+        silent.accept()[0].close()
+        with pytest.raises(BlockingIOError):
+            silent.accept()
