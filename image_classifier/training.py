@@ -16,7 +16,7 @@ from zlib import crc32
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
@@ -368,8 +368,15 @@ class _TrainingState:
         """How many epochs are done already."""
         if not path.is_file():
             return 0
+        try:
+            return self._resume(path)
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            log.warning("beginning anew: %s is damaged (%s)", path.name, error)
+            return 0
+
+    def _resume(self, path: Path) -> int:
         with safe_open(path, "pt") as file:
-            facts = json.loads(file.metadata()["state"])
+            facts = json.loads((file.metadata() or {})["state"])
             if facts["classes"] != self._classes:
                 log.info("beginning anew: the classes have changed since %s", path.name)
                 return 0

@@ -1,5 +1,6 @@
 """Everything that a process needs, put together once."""
 
+import errno
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from my_backend.label_studio.webhook_password import WebhookPassword
 from my_backend.models.model_class import ModelFactory
 from my_backend.models.serving import Serving
 from my_backend.settings import Settings
+from my_backend.storage import Storage
 from my_backend.store.projects import Projects
 from my_backend.store.recent import Recent
 
@@ -40,6 +42,7 @@ class Backend:
         self.open_media = self.new_model.open_media
         self.serving = Serving(self.projects, self.new_model, settings.choices)
         self.job_store = JobStore(folder)
+        self.storage = Storage(settings, self.projects, self.job_store)
         self.queue = self._make_queue()
         self.retraining = Retraining(self.projects, settings.retrain_after_annotations, self.submit_correction)
 
@@ -66,6 +69,7 @@ class Backend:
         with claimed_model_dir(self.settings):
             # In a thread of its own: there may be gigabytes, on a slow file system.
             threading.Thread(target=self.projects.remove_leftovers, name="leftovers", daemon=True).start()
+            self.storage.start()
             self.serving.start()
             self.queue.start()
             self.retraining.start()
@@ -88,6 +92,7 @@ class Backend:
                 self.retraining.stop()
                 self.queue.stop()
                 self.serving.stop()
+                self.storage.stop()
                 self._media_pool.shutdown(wait=False, cancel_futures=True)
 
 
@@ -98,6 +103,8 @@ def check_folders(settings: Settings) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             TemporaryFile(dir=folder).close()
         except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                continue  # a server that starts on a full disk predicts, and says so
             raise BackendError(
                 f"{name}={folder} cannot be used ({error.strerror}): set it to a folder that can be written"
             ) from None

@@ -14,7 +14,7 @@ OPEN_PROXY = Trouble(
 
 def diagnose(backend: Backend) -> list[Trouble]:
     """What concerns everything first, then project by project; nothing and nobody is asked for it."""
-    troubles = [Trouble("model", problem) for problem in backend.serving.problems()]
+    troubles = [*backend.storage.troubles(), *(Trouble("model", one) for one in backend.serving.problems())]
     if trouble := backend.queue.trouble():
         troubles.append(trouble)
     if backend.came_through_proxy.is_set() and backend.settings.basic_auth is None:

@@ -5,20 +5,25 @@ import fcntl
 import json
 import logging
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import fields
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any, TypeVar
 
+from pydantic import TypeAdapter, ValidationError
+
 Value = TypeVar("Value")
-Record = TypeVar("Record")
 
 log = logging.getLogger(__name__)
 
 STALE_TRIES = 10
+# What a disk that is full, failing or read-only says; nothing about the file that was to be written is wrong.
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 SETTLED_NS = 1_000_000_000  # file times are coarse: of two changes at once the second may not show
 
 
@@ -26,19 +31,39 @@ def write(
     path: Path, content: str | bytes, *, mode: int = 0o644, durable: bool = True, make_folder: bool = True
 ) -> None:
     """Replaces `path` in one step. Not `durable`: survives the process's death, but not the power's."""
+    global _failed_writes
+    try:
+        _write(path, content, mode=mode, durable=durable, make_folder=make_folder)
+    except OSError:
+        _failed_writes += 1
+        raise
+    _damaged.pop(path, None)
+
+
+_failed_writes = 0
+
+
+def failed_writes() -> int:
+    """A number that is another one after each write that failed in this process."""
+    return _failed_writes
+
+
+def _write(path: Path, content: str | bytes, *, mode: int, durable: bool, make_folder: bool) -> None:
     if make_folder:
         path.parent.mkdir(parents=True, exist_ok=True)
-    with NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as part:
-        try:
+    part = NamedTemporaryFile(dir=path.parent, prefix=".", delete=False)  # noqa: SIM115  closed below
+    try:
+        with part:  # closing writes what is left, which a full disk refuses
             os.fchmod(part.fileno(), mode)
             part.write(content.encode() if isinstance(content, str) else content)
             part.flush()
             if durable:
                 os.fsync(part.fileno())
-            os.replace(part.name, path)
-        except BaseException:
+        os.replace(part.name, path)
+    except BaseException:
+        with suppress(OSError):  # a disk that has just become read-only keeps it
             os.unlink(part.name)
-            raise
+        raise
     if durable:
         sync_folder(path.parent)
 
@@ -48,33 +73,123 @@ def write_json(path: Path, value: Any, **options: Any) -> None:
     write(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", **options)
 
 
-def read_text(path: Path) -> str:
-    """Raises FileNotFoundError. Where another host replaces the file just then, NFS 3 loses it for a moment."""
+@dataclass(frozen=True)
+class Damaged:
+    """A file that can't be used: it is unreadable, or is missing although others need it."""
+
+    path: Path
+    why: str
+    look_again: Callable[[], object] = field(repr=False, compare=False)  # takes it off the list once it is well
+
+
+_damaged: dict[Path, Damaged] = {}  # as this process has last found them
+
+
+def examine(path: Path, parse: Callable[[bytes], Value]) -> Value | Damaged | None:
+    """The value that `parse` makes of a file; None if there is no such file. Never raises for what is in its place.
+
+    `parse` raises ValueError for contents that it can't use. Damaged files are logged once and listed by `damages`.
+    """
+    why = ""
+    try:
+        value = parse(_read(path))
+    except FileNotFoundError:
+        _damaged.pop(path, None)
+        return None
+    except ValidationError as error:
+        why = _explain(error)
+    except OSError as error:
+        why = f"it can't be opened ({error.strerror or error})"
+    except UnicodeDecodeError:
+        why = "it is not UTF-8 text"
+    except (ValueError, RecursionError) as error:
+        why = str(error)
+    if why:
+        return note_damage(path, why, partial(examine, path, parse))
+    _damaged.pop(path, None)
+    return value
+
+
+def note_damage(path: Path, why: str, look_again: Callable[[], object]) -> Damaged:
+    """Lists and logs a file as damaged until `look_again`, or anything else that reads or writes it, finds it well."""
+    known = _damaged.get(path)
+    if known is None or known.why != why:  # once, however often it is read
+        log.warning("can't use %s: %s", path, why)
+    damaged = _damaged[path] = Damaged(path, why, look_again)
+    return damaged
+
+
+def note_missing(path: Path) -> Damaged:
+    """Lists a file as damaged until it is there, or its folder is gone."""
+
+    def look_again() -> None:
+        if path.exists() or not path.parent.exists():
+            _damaged.pop(path, None)
+
+    return note_damage(path, "it is missing", look_again)
+
+
+def damages(folder: Path) -> list[Damaged]:
+    """The damaged files below a folder, from memory."""
+    return sorted((one for one in list(_damaged.values()) if folder in one.path.parents), key=lambda one: one.path)
+
+
+def is_damaged(path: Path) -> bool:
+    """Whether the file was found damaged when it was last read, from memory."""
+    return path in _damaged
+
+
+def look_again(folder: Path) -> None:
+    """Reads the damaged files below a folder once more, and takes those that are well off the list."""
+    for one in damages(folder):
+        if one.path.parent.exists():
+            one.look_again()
+        else:
+            _damaged.pop(one.path, None)
+
+
+def read_record(path: Path, shape: TypeAdapter[Value]) -> Value | None:
+    """A JSON file of that shape; None if it is missing or damaged. Fields that a newer release added are ignored."""
+    value = examine(path, json_of(shape))
+    return None if isinstance(value, Damaged) else value
+
+
+def json_of(shape: TypeAdapter[Value]) -> Callable[[bytes], Value]:
+    """Parses JSON of that shape, for `examine`."""
+    return partial(shape.validate_json, strict=True)
+
+
+def _explain(error: ValidationError) -> str:
+    """The first thing that is wrong, without quoting the file: it may hold a token."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    place = ".".join(map(str, first["loc"]))
+    return f"{place}: {first['msg']}" if place else str(first["msg"])
+
+
+def _read(path: Path) -> bytes:
+    """Where another host replaces the file just then, NFS 3 loses it for a moment."""
     for _ in range(STALE_TRIES):
         try:
-            return path.read_text(encoding="utf-8")
+            return _read_once(path)
         except OSError as error:
             if error.errno != errno.ESTALE:
                 raise
-    return path.read_text(encoding="utf-8")
+    return _read_once(path)
 
 
-def read_json(path: Path) -> Any:
-    """None where there is no such file, or one that a loss of power has left empty or cut short."""
-    try:
-        return json.loads(read_text(path))
-    except FileNotFoundError:
-        return None
-    except ValueError:
-        log.warning("%s is damaged and ignored", path)
-        return None
+def _read_once(path: Path) -> bytes:
+    # Opening a pipe would wait for whoever writes to it.
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file")
+        return file.read()
 
 
 def changed_ns(path: Path) -> int:
-    """When a file was put there, or a folder's entries changed (nanoseconds since 1970); 0 where there is none."""
+    """When a file was put there, or a folder's entries changed (nanoseconds since 1970); 0 if that can't be told."""
     try:
         return path.stat().st_mtime_ns
-    except FileNotFoundError:
+    except OSError:
         return 0
 
 
@@ -105,12 +220,6 @@ class Unchanged:
 
     def __exit__(self, *_: object) -> None:
         self._known, self._used = self._used, {}
-
-
-def from_record(kind: type[Record], record: dict[str, Any]) -> Record:
-    """The dataclass that `record` was written from, without what a newer release has noted beside it."""
-    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]  # mypy has no type for dataclasses
-    return kind(**{key: value for key, value in record.items() if key in known})
 
 
 def make_private(folder: Path) -> None:

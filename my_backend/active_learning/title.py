@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import TypeAdapter
+
 from my_backend import files
 from my_backend.active_learning.stored_predictions import StoredPredictions
 from my_backend.label_studio.client import LabelStudio
@@ -29,6 +31,9 @@ class Remembered:
     backend: int  # the model's id in Label Studio
     title: str
     kept: bool  # by the server, which gives it back once the setting is switched off; else it was set just once
+
+
+_REMEMBERED = TypeAdapter(Remembered)
 
 
 @dataclass(frozen=True)
@@ -115,8 +120,7 @@ class Title:
 
 def remembered_title(folder: Path) -> Remembered | None:
     """What is remembered for the project of that folder."""
-    noted = files.read_json(folder / TITLE_FILE)
-    return files.from_record(Remembered, noted) if noted else None
+    return files.read_record(folder / TITLE_FILE, _REMEMBERED)
 
 
 def _own(backends: Sequence[Json], live: str, uses: str) -> Json | None:

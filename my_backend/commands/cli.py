@@ -132,6 +132,8 @@ def backup(folder: Annotated[Path, typer.Argument(help="a folder that is not the
         done = back_up(read_settings().model_dir, folder)
     except (BackendError, OSError) as error:
         raise SystemExit(f"Error: {said(error)}") from None
+    for path in done.left_out:
+        typer.echo(f"Left out {path}", err=True)
     typer.echo(f"{folder}: projects: {done.projects}, versions: {done.versions}")
 
 

@@ -51,6 +51,8 @@ def list_(project: OfProject = None, as_json: AsJson = False) -> None:
             typer.echo("  ".join(word for word in words if word))
         if not found:
             typer.echo("There is no version yet.", err=True)
+        for damaged in versions.damages():
+            typer.echo(f"Can't use {damaged.path}: {damaged.why}", err=True)
 
 
 @commands.command()
@@ -90,9 +92,9 @@ def delete(
     project: OfProject = None,
     yes: Annotated[bool, typer.Option("--yes", help="without asking")] = False,
 ) -> None:
-    """Removes a version for good; the live one and pinned ones are refused."""
+    """Removes a version for good, a damaged one too; refuses pinned ones, and the live one if it can be read."""
     with _versions(project) as versions:
-        versions.get(version)
+        versions.check_known(version)
         if not yes:
             typer.confirm(f"Remove {version} for good?", abort=True)
         versions.delete(version)

@@ -13,6 +13,7 @@ CODES = (
     "settings",
     "folders",
     "disk",
+    "damaged",
     "cache-on-network",
     "server",
     "model",

@@ -14,6 +14,8 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any, Literal, Protocol
 
+from pydantic import TypeAdapter
+
 from my_backend import context, files
 from my_backend.errors import BackendError, Conflict, JobStopped, NotFound, TakenOver
 from my_backend.metrics.counts import JobCounts
@@ -83,6 +85,9 @@ class Job:
         return self.status in UNFINISHED
 
 
+_JOB = TypeAdapter(Job)
+
+
 class JobStore:
     """Job records, a JSON file each: they outlive every process."""
 
@@ -106,17 +111,17 @@ class JobStore:
 
     def check_runner(self, job: Job) -> None:
         """Raises TakenOver where another process runs the job by now, as after a loss of the file system's locks."""
-        record = files.read_json(self._path(job.project, job.id))
-        if record and record.get("runner", "") != job.runner:
+        record = files.read_record(self._path(job.project, job.id), _JOB)
+        if record and record.runner != job.runner:
             raise TakenOver("another process has taken the job over")
 
     def get(self, job_id: str) -> Job:
         """Raises NotFound."""
         found = list(self._folder.glob(f"*/jobs/{job_id}.json")) if is_job_id(job_id) else []
-        record = files.read_json(found[0]) if found else None
-        if record is None:
+        job = files.read_record(found[0], _JOB) if found else None
+        if job is None:
             raise NotFound(f"there is no job {job_id}")
-        return files.from_record(Job, record)
+        return job
 
     def of_project(self, project: str) -> list[Job]:
         """From the oldest to the newest."""
@@ -140,9 +145,8 @@ class JobStore:
         return [job for job in jobs if job.unfinished]
 
     def _read(self, paths: Iterable[Path]) -> list[Job]:
-        records = (files.read_json(path) for path in paths)
-        jobs = (files.from_record(Job, record) for record in records if record)
-        return sorted(jobs, key=lambda job: (job.created, job.id))
+        jobs = (files.read_record(path, _JOB) for path in paths)
+        return sorted((job for job in jobs if job), key=lambda job: (job.created, job.id))
 
     def changing(self) -> contextlib.AbstractContextManager[None]:
         """Held by whoever decides by records what becomes of jobs, in whichever process."""

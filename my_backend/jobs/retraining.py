@@ -15,6 +15,7 @@ from my_backend.store.projects import Projects
 log = logging.getLogger(__name__)
 
 QUIET_SECONDS = 30.0
+RETRY_SECONDS = 30.0  # after the disk has refused something
 REMEMBERED_EVENTS = 10_000
 
 
@@ -27,6 +28,7 @@ class Retraining(Background):
         # project → when it is trained if nothing more comes (monotonic), and the ids of the event that came last
         self._due: dict[str, tuple[float, Mapping[str, str]]] = {}
         self._seen: OrderedDict[tuple[str, ...], None] = OrderedDict()
+        self._missed: set[str] = set()  # projects of which an event could not be kept, as when the disk was full
         self._lock = threading.Lock()
 
     def start(self) -> None:
@@ -44,7 +46,16 @@ class Retraining(Background):
         fresh = [change for change in changes if self._is_new((project, action, *_identity(change)))]
         if not fresh:
             return
-        unlearned = self._projects.changes(project).add(fresh)
+        try:
+            unlearned = self._projects.changes(project).add(fresh)
+        except OSError:
+            # Whoever sends it again must be heard. Label Studio doesn't, so a training will ask it for everything.
+            with self._lock:
+                for change in fresh:
+                    self._seen.pop((project, action, *_identity(change)), None)
+                self._missed.add(project)
+            self._wait_for_quiet(project)
+            raise
         if not self._after:
             return
         # In any case: a job that is just reading the annotations may miss this one.
@@ -62,8 +73,11 @@ class Retraining(Background):
             return not known
 
     def _wait_for_quiet(self, project: str) -> None:
+        self._wait(project, QUIET_SECONDS)
+
+    def _wait(self, project: str, seconds: float) -> None:
         with self._lock:
-            self._due[project] = (time.monotonic() + QUIET_SECONDS, context.ids())
+            self._due[project] = (time.monotonic() + seconds, context.ids())
         self._wake()
 
     def _look(self) -> float:
@@ -80,10 +94,21 @@ class Retraining(Background):
 
     def _train_what_is_left(self, project: str) -> None:
         try:
-            if self._projects.changes(project).unlearned():
+            if project in self._missed:
+                self._make_good(project)
+            if self._after and self._projects.changes(project).unlearned():
                 self._train(project)
+        except OSError as error:
+            log.warning("project %s: training could not be started, retrying: %s", project, error)
+            self._wait(project, RETRY_SECONDS)
         except Exception:
             log.exception("project %s: training could not be started", project)
+
+    def _make_good(self, project: str) -> None:
+        if project in {known.uid for known in self._projects.all()}:
+            self._projects.changes(project).doubt()
+            log.info("project %s: the next training reads all annotations, as an event could not be kept", project)
+        self._missed.discard(project)
 
 
 def _identity(change: Change) -> tuple[str, str]:

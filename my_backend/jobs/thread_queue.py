@@ -46,7 +46,12 @@ class ThreadQueue:
             if job.unfinished:
                 if job.status == "started":
                     log.warning("job %s was running when the process died; it is started again", job.id)
-                self._enqueue(replace(job, status="queued", progress={}))
+                job = replace(job, status="queued", progress={})
+                try:
+                    self._store.save(job)
+                except OSError as error:  # the disk may be full, and its older record says enough
+                    log.warning("job %s: its record can't be written: %s", job.id, error)
+                self._waiting[job.kind].append(job)
         for thread in self._threads:
             thread.start()
 

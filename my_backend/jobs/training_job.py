@@ -45,9 +45,12 @@ class Learned:
     digest: str = ""
 
 
+_LEARNED = TypeAdapter(Learned)
+
+
 def learned_state(folder: Path) -> Learned:
     """Of the project in this folder."""
-    return files.from_record(Learned, files.read_json(folder / LEARNED_FILE) or {})
+    return files.read_record(folder / LEARNED_FILE, _LEARNED) or Learned()
 
 
 def _noting(folder: Path) -> AbstractContextManager[None]:
@@ -227,7 +230,7 @@ class TrainingJob:
                 " (held back)" if version.held_back else "",
             )
 
-        model = self._new_model(project, versions.live())
+        model = self._model_to_grow_from(project, versions)
         output = model.fit(
             tasks,
             workdir=str(workdir),
@@ -241,11 +244,19 @@ class TrainingJob:
             publish(output)
         return {"versions": published, **_shown(outputs)}
 
+    def _model_to_grow_from(self, project: Project, versions: Versions) -> Any:
+        """The live version's model. If that can't be loaded, one that has learned nothing: training repairs it."""
+        try:
+            return self._new_model(project, versions.live())
+        except Exception:
+            log.exception("project %s: %s can't be loaded; training from scratch", project.uid, versions.live_name())
+            return self._new_model(project, None)
+
 
 def _read_kept(kept: Path) -> str:
     """The annotations that came with a request; "" if none came, or another job has learned them."""
     try:
-        return files.read_text(kept) or UNREADABLE  # a loss of power may leave an empty file
+        return kept.read_text("utf-8") or UNREADABLE  # a loss of power may leave an empty file
     except FileNotFoundError:
         return ""
     except (OSError, ValueError):

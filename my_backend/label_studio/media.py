@@ -17,9 +17,11 @@ from hashlib import sha256
 from pathlib import Path
 from secrets import token_hex
 from tempfile import NamedTemporaryFile
+from typing import Annotated
 from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 import requests
+from pydantic import Field, TypeAdapter
 
 from my_backend import files
 from my_backend.errors import BackendError, MediaError
@@ -49,6 +51,7 @@ PARALLEL = 16  # images with a deadline, and as many without
 
 _CLOUD = ("s3://", "gs://", "azure-blob://", "azure-spi://")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_NOTED = TypeAdapter(tuple[Annotated[str, Field(pattern="^[0-9a-f]{64}$")], float])  # digest, fetched at
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
@@ -269,10 +272,10 @@ class Media:
     def cached(self, request: MediaRequest) -> MediaFile | None:
         """What is in the cache already; nobody is asked for it."""
         key = self._key(request)
-        try:
-            digest, fetched = self._known.get(key) or files.read_json(self._urls / key)
-        except (TypeError, ValueError):  # there is none, or a loss of power has cut it short
+        noted = self._known.get(key) or files.read_record(self._urls / key, _NOTED)
+        if noted is None:
             return None
+        digest, fetched = noted
         path = self._contents / digest
         fresh = "/data/upload/" in request.url or time.time() - fetched < self._limits.trust_seconds
         if not fresh or not _size(path):

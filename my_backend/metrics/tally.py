@@ -7,17 +7,29 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.samples import Sample
+from pydantic import TypeAdapter
 
 from my_backend import files
 
 log = logging.getLogger(__name__)
 
 Sums = dict[str, float]
+_SUMS = TypeAdapter(Sums)
+_KEY = TypeAdapter(tuple[str, dict[str, str]])
 
 
 def key_of(sample: Sample) -> str:
     """Its name and its labels."""
     return json.dumps([sample.name, sample.labels], sort_keys=True)
+
+
+def _is_key(key: str) -> bool:
+    """Whether it is one of those that `key_of` makes."""
+    try:
+        _KEY.validate_json(key, strict=True)
+    except ValueError:
+        return False
+    return True
 
 
 class Tally:
@@ -42,8 +54,8 @@ class Tally:
 
     def sums(self) -> Sums:
         """By the key of their samples."""
-        sums = files.read_json(self.path)
-        return sums if isinstance(sums, dict) else {}
+        sums = files.read_record(self.path, _SUMS) or {}
+        return {key: value for key, value in sums.items() if _is_key(key)}
 
     def _has(self, project: str | None) -> bool:
         return project is None or (self._folder / project).is_dir()

@@ -13,6 +13,7 @@ from typing import Any
 from my_backend import context
 from my_backend.background import Background
 from my_backend.errors import Unavailable
+from my_backend.files import Damaged
 from my_backend.models.model_class import ModelFactory
 from my_backend.protocol.label_config import parse_label_config
 from my_backend.redaction import redact, said
@@ -208,14 +209,24 @@ class Serving(Background):
         projects = self._projects.all()
         moved = self._may_have_moved()
         for project in projects:
-            if moved or project.uid not in self._wanted:
-                name = self._versions(project.uid).live_name()
-                self._wanted[project.uid] = Wanted(name, self._new_model.credentials(project))
             with context.working_for(project=project.uid):
-                self._follow(project)
+                try:
+                    if moved or project.uid not in self._wanted:
+                        self._read_pointer(project)
+                    self._follow(project)
+                except Exception as error:  # the others are served all the same
+                    self._fail(project, Wanted("", None), f"the files of project {project.uid} can't be read ({error})")
         for gone in self._wanted.keys() - {project.uid for project in projects}:
             for known in (self._live, self._failed, self._wanted):
                 known.pop(gone, None)
+
+    def _read_pointer(self, project: Project) -> None:
+        """Notes what is to answer. While the pointer is damaged, that is what answered before."""
+        name = self._versions(project.uid).read_pointer()
+        if isinstance(name, Damaged):
+            known = self._wanted.get(project.uid)
+            name = known.name if known else UNTRAINED
+        self._wanted[project.uid] = Wanted(name, self._new_model.credentials(project))
 
     def _may_have_moved(self) -> bool:
         """Whether to read the pointers: one file tells of all, since there may be thousands."""
@@ -236,25 +247,32 @@ class Serving(Background):
         if failure and failure.wanted == wanted and time.monotonic() < failure.at + RETRY_SECONDS:
             return
         try:
-            self._live[project.uid] = self._load(project, wanted.credentials)
+            self._live[project.uid] = self._load(project, wanted)
         except Exception as error:
-            why = f"version {wanted.name} cannot be loaded ({said(error)}); activate another one"
-            if not failure or failure.why != why:  # once, however often it is tried
-                log.exception("project %s: %s cannot be loaded; %s stays", project.uid, wanted.name, live and live.name)
-            self._failed[project.uid] = Failure(wanted, why, time.monotonic())
+            why = f"version {wanted.name} cannot be loaded ({said(error)}); start a training, or activate another one"
+            self._fail(project, wanted, why)
         else:
             self._failed.pop(project.uid, None)
             live = self._live[project.uid]
             with context.working_for(**live.made_by):
                 log.info("project %s: %s is live", project.uid, live.name)
+            with self._changed:
+                self._changed.notify_all()
+
+    def _fail(self, project: Project, wanted: Wanted, why: str) -> None:
+        """To be called where the error is handled, which is logged once, however often it comes."""
+        failure, live = self._failed.get(project.uid), self._live.get(project.uid)
+        if not failure or failure.why != why:
+            log.exception("project %s: %s; %s stays", project.uid, why, live and live.name)
+        self._failed[project.uid] = Failure(wanted, why, time.monotonic())
         with self._changed:
             self._changed.notify_all()
 
-    def _load(self, project: Project, credentials: Credentials | None) -> Live:
+    def _load(self, project: Project, wanted: Wanted) -> Live:
+        if wanted.name == UNTRAINED:
+            return Live(UNTRAINED, None, credentials=wanted.credentials)
         versions = self._versions(project.uid)
-        version = versions.live()
-        if version is None:
-            return Live(UNTRAINED, None, credentials=credentials)
+        version = versions.get(wanted.name)
         if self._are_others(version.choices, project):
             # The version may be of choices that another process has heard of, and not yet this one.
             project = self._projects.read_again(project.uid)
@@ -264,7 +282,7 @@ class Serving(Background):
             version = versions.renew_live(cause=cause, choices=choices) or version
         model = self._new_model(project, version)
         warning = str(version.train_output.get("warning") or "")
-        return Live(version.name, model, version.choices, warning, version.made_by, credentials)
+        return Live(version.name, model, version.choices, warning, version.made_by, wanted.credentials)
 
     def _choices(self, project: Project) -> tuple[str, ...]:
         return parse_label_config(project.label_config, self._choices_name).choices

@@ -6,6 +6,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from my_backend import files
 from my_backend.page.figures import ClassFigures, Figures, read_figures, read_labels
 from my_backend.store.versions import Version, Versions
@@ -13,6 +15,8 @@ from my_backend.store.versions import Version, Versions
 SHADES = 9
 REMEMBERED = 2000  # versions; they never change
 MISTAKES_FILE_BYTES = 5_000_000
+
+_RECORDS = TypeAdapter(list[Any])
 
 
 @dataclass(frozen=True)
@@ -100,8 +104,8 @@ def mistakes(view: VersionView) -> list[Mistake]:
     path = Path(view.mistakes_file) if view.mistakes_file else None
     if path is None or not path.is_file() or path.stat().st_size > MISTAKES_FILE_BYTES:
         return []
-    records = files.read_json(path)
-    return [found for record in records if (found := _mistake(record))] if isinstance(records, list) else []
+    records = files.read_record(path, _RECORDS) or []
+    return [found for record in records if (found := _mistake(record))]
 
 
 def _mistake(record: Any) -> Mistake | None:

@@ -6,10 +6,13 @@ the next correction needs no reading at all. Who doubts them has them forgotten,
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from my_backend import files
+from my_backend.files import Damaged
 from my_backend.protocol.events import Change, Json, apply
 
 COUNT_FILE = "unlearned.json"
@@ -17,6 +20,19 @@ TASKS_FILE = "annotated.json"
 EVENTS_FOLDER = "events"
 MAX_EVENTS = 1000  # beyond which reading everything is as quick
 MAX_EVENT_BYTES = 20_000_000  # likewise; a training has all of them in memory
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """The annotated tasks as they were read, None while they are, and how many events had come before."""
+
+    count: int
+    tasks: list[Json] | None
+
+
+_COUNTS = TypeAdapter(tuple[int, int])
+_KEPT = TypeAdapter(_Kept)
+_EVENT = TypeAdapter(list[Change])
 
 
 class Changes:
@@ -54,8 +70,21 @@ class Changes:
             self._keep_counts(now, max(learned, min(count, now)))
 
     def _counts(self) -> tuple[int, int]:
-        changed, learned = files.read_json(self._count) or (0, 0)
-        return changed, learned
+        counts = files.examine(self._count, files.json_of(_COUNTS))
+        if counts is not None and not isinstance(counts, Damaged):
+            return counts
+        # What is kept says how many there were at least. Whether all of them were learned is not known: one more has
+        # the project learned again.
+        known = self._highest_number_kept()
+        if counts is None and known == 0:
+            return 0, 0  # nothing has come yet
+        if counts is None:
+            files.note_missing(self._count)
+        return known + 1, known
+
+    def _highest_number_kept(self) -> int:
+        kept = files.read_record(self._tasks, _KEPT)
+        return max([kept.count if kept else 0, *(number for number, _ in self._event_files())])
 
     def _keep_counts(self, changed: int, learned: int) -> None:
         files.write_json(self._count, (changed, learned), durable=False)
@@ -76,8 +105,8 @@ class Changes:
     def keep_tasks(self, tasks: Sequence[Json], count: int) -> None:
         """Keeps the annotated tasks that were read after `begin_reading` gave this count."""
         with self._changing():
-            kept = files.read_json(self._tasks)
-            if kept is None or kept["count"] > count:
+            kept = files.read_record(self._tasks, _KEPT)
+            if kept is None or kept.count > count:
                 return  # doubted meanwhile, or another job has begun to read later: its events are all that is kept
             files.write_json(self._tasks, {"count": count, "tasks": tasks}, durable=False)
             for number, path in self._event_files():
@@ -87,13 +116,25 @@ class Changes:
     def tasks(self) -> list[Json] | None:
         """The annotated tasks as the events leave them; None where Label Studio has to be asked."""
         with self._changing():
-            kept = files.read_json(self._tasks)
-            if kept is None or kept["tasks"] is None:
+            kept = files.read_record(self._tasks, _KEPT)
+            if kept is None or kept.tasks is None:
                 return None
-            records = [files.read_json(path) for number, path in self._event_files() if number > kept["count"]]
-        if None in records:
+            events = [files.read_record(path, _EVENT) for number, path in self._event_files() if number > kept.count]
+        changes: list[Change] = []
+        for event in events:
+            if event is None:
+                return None
+            changes += event
+        try:
+            return apply(kept.tasks, changes)
+        except (KeyError, TypeError, AttributeError):  # the tasks are not as Label Studio writes them
             return None
-        return apply(kept["tasks"], [Change(**change) for record in records for change in record])
+
+    def doubt(self) -> None:
+        """An event came that could not be kept: the next training reads everything, and there is one to come."""
+        with self._changing() as (changed, learned):
+            self._forget()
+            self._keep_counts(changed + 1, learned)
 
     def forget_tasks(self) -> None:
         """Has the next training read everything from Label Studio."""
@@ -113,4 +154,4 @@ class Changes:
             self._forget()
 
     def _event_files(self) -> list[tuple[int, Path]]:
-        return sorted((int(path.stem), path) for path in self._events.glob("[0-9]*.json"))
+        return sorted((int(path.stem), path) for path in self._events.glob("*.json") if path.stem.isdecimal())

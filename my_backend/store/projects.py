@@ -3,16 +3,21 @@
 import contextlib
 import logging
 import os
+import re
 import shutil
 import threading
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from secrets import token_hex
 
+from pydantic import TypeAdapter
+
 from my_backend import files
 from my_backend.errors import BadRequest, NotFound, TooMany
+from my_backend.files import Damaged
 from my_backend.redaction import redact
 from my_backend.store.changes import Changes
+from my_backend.store.versions import POINTER_FILE
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +51,11 @@ class Credentials:
     access_token: str = field(repr=False)
 
 
+_PROJECT = TypeAdapter(Project)
+_CREDENTIALS = TypeAdapter(Credentials)
+_FOLDER = re.compile(r"\d+(\.\d+)?", re.ASCII)  # as projects' folders are named; nothing else there is one
+
+
 class Projects:
     """Kept in memory and, each in a folder of its own, under `folder`."""
 
@@ -61,24 +71,31 @@ class Projects:
     def refresh(self) -> None:
         """Learns what another process has noted."""
         with self._on_disk:  # the look as well, or a project that is noted meanwhile would be taken for a removed one
-            found = {path.parent.name: path for path in self.root.glob(f"*/{PROJECT_FILE}")}
-            for uid in self._projects.keys() - found.keys():
+            found = project_folders(self.root)
+            for uid in self._projects.keys() - found:
                 self._forget(uid)
-            for uid, path in found.items():
-                with contextlib.suppress(FileNotFoundError):  # another process has just removed it
-                    if self._written.get(uid) != path.stat().st_mtime_ns:
-                        self._read(uid)
+            for uid in found:
+                path = self.folder(uid) / PROJECT_FILE
+                if not os.path.lexists(path):
+                    if os.path.lexists(path.with_name(POINTER_FILE)):
+                        files.note_missing(path)
+                elif self._written.get(uid) != files.changed_ns(path) or files.is_damaged(path):
+                    self._read(uid)
 
     def _read(self, uid: str) -> Project | None:
-        """The project as its file says, which another process may have written; None where there is none."""
+        """The project as its file says, which another process may have written; None if there is none.
+
+        As it is known here if the file is damaged.
+        """
         path = self.folder(uid) / PROJECT_FILE
-        with contextlib.suppress(FileNotFoundError):
-            written = path.stat().st_mtime_ns  # before it is read: what is written meanwhile is read the next time
-            if noted := files.read_json(path):
-                project = files.from_record(Project, noted)
-                self._set(project, written)
-                return project
-        return None
+        written = files.changed_ns(path)  # before it is read: what is written meanwhile is read the next time
+        project = files.examine(path, files.json_of(_PROJECT))
+        if isinstance(project, Damaged):
+            return self._projects.get(uid)
+        if project is not None:
+            project = replace(project, uid=uid)  # as requests name it, and it is found
+            self._set(project, written)
+        return project
 
     def read_again(self, uid: str) -> Project:
         """As `get`, with what other processes have noted until now; raises NotFound."""
@@ -142,11 +159,21 @@ class Projects:
             known = self._projects.get(uid)
             if known is None or replace(known, **said) != known:
                 self._check_room(replace(known or Project(uid), **said))
-        if known is not None and replace(known, **said) == known:
+        damaged = files.is_damaged(self.folder(uid) / PROJECT_FILE)
+        if known is not None and replace(known, **said) == known and not damaged:
             return known
         with self._on_disk:
             # What is known here may be older than the file, and must not come back with what is said now.
-            return self._write(replace(self._read(uid) or Project(uid), **said))
+            project = replace(self._read(uid) or Project(uid), **said)
+            try:
+                return self._write(project)
+            except OSError as error:
+                if known is None:
+                    raise
+                # Predictions go on with what Label Studio says, which it says again after a restart.
+                log.warning("project %s: what Label Studio says of it can't be kept: %s", uid, error)
+                self._set(project, self._written.get(uid, 0))
+                return project
 
     def _check_room(self, project: Project) -> None:
         """Raises TooMany if it doesn't fit beside the others."""
@@ -188,11 +215,9 @@ class Projects:
         redact.know([credentials.access_token])
 
     def credentials(self, uid: str) -> Credentials | None:
-        known = files.read_json(self.folder(uid) / CREDENTIALS_FILE)
-        if not known:
-            return None
-        credentials = files.from_record(Credentials, known)
-        redact.know([credentials.access_token])
+        credentials = files.read_record(self.folder(uid) / CREDENTIALS_FILE, _CREDENTIALS)
+        if credentials:
+            redact.know([credentials.access_token])
         return credentials
 
     def delete(self, uid: str) -> None:
@@ -212,6 +237,14 @@ class Projects:
         """Removes what is left of deleted projects, as where a process was killed at it; may take as long as that."""
         for gone in self.root.parent.glob(f"{DELETED}*"):
             _remove(gone)
+
+
+def project_folders(root: Path) -> set[str]:
+    """The names of the projects' folders below `root`, whether their files can be read or not."""
+    try:
+        return {path.name for path in root.iterdir() if _FOLDER.fullmatch(path.name) and path.is_dir()}
+    except FileNotFoundError:
+        return set()
 
 
 def _said(label_config: str | None, title: str | None) -> dict[str, str]:

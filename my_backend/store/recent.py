@@ -1,5 +1,6 @@
 """The tasks that were predicted lately, and what came of them: what the page shows without asking Label Studio."""
 
+import logging
 import math
 import re
 import threading
@@ -9,6 +10,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from pydantic import TypeAdapter
 
 from my_backend import files
 from my_backend.background import Background
@@ -22,6 +25,8 @@ WRITE_SECONDS = 1.0
 NAMED_IMAGES = 20  # that a trouble lists
 
 Json = dict[str, Any]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,9 @@ class Sighting:
     def name(self) -> str:
         """What people know the image by: its file's name."""
         return name_of_url(self.url) or f"task {self.task}"
+
+
+_SIGHTINGS = TypeAdapter(list[Sighting])
 
 
 class Recent(Background):
@@ -73,8 +81,7 @@ class Recent(Background):
 
     def of(self, project: str) -> list[Sighting]:
         """What this and other processes have seen, the newest last; up to a second old."""
-        records = files.read_json(self._projects.folder(project) / RECENT_FILE) or []
-        return [Sighting(**{**record, "choices": tuple(record["choices"])}) for record in records]
+        return files.read_record(self._projects.folder(project) / RECENT_FILE, _SIGHTINGS) or []
 
     def troubles(self) -> list[Trouble]:
         """The images that could not be read, of all projects; from memory."""
@@ -92,7 +99,10 @@ class Recent(Background):
             del self._failed[gone]
         for project, changes in noted.items():
             if project in known:
-                self._write_project(project, changes)
+                try:
+                    self._write_project(project, changes)
+                except OSError as error:  # of one project, or of a disk that is full; nobody depends on it
+                    log.warning("project %s: what was predicted can't be kept for the page: %s", project, error)
 
     def _write_project(self, project: str, changes: dict[int, Sighting | None]) -> None:
         folder = self._projects.folder(project)

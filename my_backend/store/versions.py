@@ -1,5 +1,7 @@
 """Model versions: immutable directories, and for each project one pointer that names the live one."""
 
+import calendar
+import logging
 import os
 import re
 import shutil
@@ -12,8 +14,13 @@ from secrets import token_hex
 from typing import Any
 from uuid import uuid4
 
+from pydantic import TypeAdapter
+
 from my_backend import context, files
 from my_backend.errors import Conflict, NotFound
+from my_backend.files import Damaged
+
+log = logging.getLogger(__name__)
 
 STAGING_SECONDS = 24 * 3600  # publishing takes less
 KEPT_VERSIONS = 10
@@ -23,7 +30,8 @@ VERSIONS_FOLDER = "versions"
 POINTER_FILE = "live"
 MOVED_FILE = ".moved"  # beside the projects' folders: another text whenever one of their pointers was moved
 PINNED_FILE = "pinned.json"
-REMOVED_FILE = "removed.json"  # the newest of those removed by hand: its number is not given again
+# The newest number that was given and when, which outlives every version; its name is older than what it holds.
+GIVEN_FILE = "removed.json"
 # Stands for the version's own directory in a stored train_output, so that MODEL_DIR can be moved.
 HERE = "{version}"
 
@@ -68,8 +76,29 @@ class Version:
         }
 
 
+@dataclass(frozen=True)
+class _Record:
+    """What a version's file says of it."""
+
+    created: float
+    cause: str
+    choices: tuple[str, ...]
+    train_output: Json
+    held_back: str = ""
+    grew_from: str = ""
+    made_by: dict[str, str] = field(default_factory=dict)
+
+
+_RECORD = TypeAdapter(_Record)
+_PINNED = TypeAdapter(list[str])
+_GIVEN = TypeAdapter(tuple[int, float])
+
+
 class Versions:
-    """The versions of one project, under its folder. Any number of processes may read; writers take a lock."""
+    """The versions of one project, under its folder. Any number of processes may read; writers take a lock.
+
+    A version whose record can't be read keeps its number and can be deleted; otherwise it counts as not there.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -77,36 +106,64 @@ class Versions:
         self.pointer = folder / POINTER_FILE
 
     def live_name(self) -> str:
-        """The live version's name, `untrained` before the first."""
-        try:
-            return files.read_text(self.pointer).strip()
-        except FileNotFoundError:
-            return UNTRAINED
+        """The live version's name, `untrained` before the first or if the pointer is damaged."""
+        name = self.read_pointer()
+        return UNTRAINED if isinstance(name, Damaged) else name
+
+    def read_pointer(self) -> str | Damaged:
+        """As `live_name`, but tells a damaged pointer from that of a project without a version."""
+        name = files.examine(self.pointer, _parse_pointer)
+        if name is None:
+            return files.note_missing(self.pointer) if self._has_lost_pointer() else UNTRAINED
+        return name
+
+    def _has_lost_pointer(self) -> bool:
+        """Whether versions have been live; the number of the very first is noted only after it is pointed to."""
+        return (self._folder / GIVEN_FILE).exists() and any(not version.held_back for version in self.all())
 
     def live(self) -> Version | None:
+        """Raises NotFound if the live version is gone or damaged."""
         name = self.live_name()
         return None if name == UNTRAINED else self.get(name)
 
     def get(self, name: str) -> Version:
         """Raises NotFound."""
-        record = files.read_json(self._versions / name / VERSION_FILE) if _NAME.fullmatch(name) else None
+        record: _Record | Damaged | None = None
+        folder = self._versions / name
+        if _NAME.fullmatch(name):
+            file = folder / VERSION_FILE
+            record = files.examine(file, files.json_of(_RECORD))
+            if record is None and os.path.lexists(folder):
+                record = files.note_missing(file)
+        if isinstance(record, Damaged):
+            raise NotFound(f"version {name} is damaged, {VERSION_FILE}: {record.why}")
         if record is None:
             raise NotFound(f"there is no version {name}; there are: {', '.join(self.names()) or 'none'}")
-        folder = self._versions / name
-        record["train_output"] = _with_paths(record["train_output"], HERE, str(folder))
-        record["choices"] = tuple(record["choices"])
-        return files.from_record(Version, {**record, "folder": folder})
+        return Version(
+            name=name,
+            folder=folder,
+            created=record.created,
+            cause=record.cause,
+            choices=record.choices,
+            train_output=_with_paths(record.train_output, HERE, str(folder)),
+            held_back=record.held_back,
+            grew_from=record.grew_from,
+            made_by=record.made_by,
+        )
 
     def names(self) -> list[str]:
-        """From the oldest to the newest."""
-        folders = self._versions.glob(f"v*/{VERSION_FILE}")
-        return sorted((path.parent.name for path in folders), key=_number)
+        """From the oldest to the newest, damaged ones too."""
+        try:
+            found = [path.name for path in self._versions.iterdir()]
+        except OSError:  # there is none, or something else in its place, into which nothing can be published
+            return []
+        return sorted((name for name in found if _NAME.fullmatch(name)), key=_number)
 
     def all(self) -> list[Version]:
         """From the oldest to the newest."""
         found = []
         for name in self.names():
-            with suppress(NotFound):  # thinned out meanwhile
+            with suppress(NotFound):  # damaged, or thinned out meanwhile
                 found.append(self.get(name))
         return found
 
@@ -214,44 +271,102 @@ class Versions:
             files.sync_folder(self._versions)
             if not held_back:
                 self._point_to(name)
-            self._thin_out()
+            try:
+                self._thin_out()
+                self._note_given(_number(name), created)
+            except OSError:  # what is published is published
+                log.exception("what follows the publishing of %s in %s has failed", name, self._versions)
         return self.get(name)
 
     def _thin_out(self) -> None:
-        """Removes all versions but the live one, the newest, those pinned, and the one with the best accuracy."""
-        versions = self.all()
+        """Removes all versions but the live one, the newest, those pinned, and the one with the best accuracy.
+
+        None at all as long as the pointer or the list of pins is damaged: any of them may be live or pinned.
+        """
+        versions, live, pinned = self.all(), self.read_pointer(), self._read_pinned()
+        if isinstance(live, Damaged) or isinstance(pinned, Damaged):
+            return
         best = max(versions, key=lambda version: (_accuracy(version), _number(version.name)))
         for version in versions[:-KEPT_VERSIONS]:
-            if version.name not in (best.name, self.live_name(), *self.pinned()):
+            if version.name not in (best.name, live, *pinned):
                 self._remove(version.folder)
 
     def _remove(self, version: Path) -> None:
         gone = self._versions / f".removed-{version.name}"
+        if os.path.lexists(gone):  # left by a process that was killed
+            _remove_whatever(gone)
         os.replace(version, gone)  # in one step: no version is ever half there
-        shutil.rmtree(gone, ignore_errors=True)
+        _remove_whatever(gone)
 
     def pinned(self) -> list[str]:
-        """The versions that stay however many come after them."""
-        return list(files.read_json(self._folder / PINNED_FILE) or [])
+        """The versions that stay however many come after them; none is known if the list is damaged."""
+        pinned = self._read_pinned()
+        return [] if isinstance(pinned, Damaged) else pinned
+
+    def _read_pinned(self) -> list[str] | Damaged:
+        return files.examine(self._folder / PINNED_FILE, files.json_of(_PINNED)) or []
+
+    def _known_pins(self) -> list[str]:
+        """Raises Conflict if the list is damaged."""
+        pinned = self._read_pinned()
+        if isinstance(pinned, Damaged):
+            raise Conflict(
+                f"can't tell which versions are pinned, {pinned.path}: {pinned.why}; "
+                "restore that file from a backup, or remove it and pin them again"
+            )
+        return pinned
 
     def pin(self, name: str, pinned: bool = True) -> None:
-        """Keeps a version from being removed, or no longer; raises NotFound."""
+        """Keeps a version from being removed, or no longer; raises NotFound, and Conflict if the list is damaged."""
         with files.locked(self._folder / ".versions"):
-            self.get(name)
-            names = {*self.pinned(), name} if pinned else set(self.pinned()) - {name}
+            known = self._known_pins()
+            if pinned or name not in known:  # one that is damaged, or gone, can be unpinned
+                self.get(name)
+            names = {*known, name} if pinned else set(known) - {name}
             files.write_json(self._folder / PINNED_FILE, sorted(names, key=_number))
 
     def delete(self, name: str) -> None:
-        """Removes a version for good; raises NotFound, and Conflict where it is live or pinned."""
+        """Removes a version for good; raises NotFound, and Conflict if it is live or pinned.
+
+        A live one goes if it is damaged, as nothing can load it: then no version is live.
+        """
         with files.locked(self._folder / ".versions"):
-            version = self.get(name)
-            if name == self.live_name():
+            self.check_known(name)
+            live, loads = self.read_pointer(), not self._is_damaged(name)
+            if isinstance(live, Damaged) and loads:
+                raise Conflict(f"can't tell which version is live, {live.path}: {live.why}; activate one first")
+            if name == live and loads:
                 raise Conflict(f"{name} is live: activate another version first")
-            if name in self.pinned():
+            if name in self._known_pins():
                 raise Conflict(f"{name} is pinned: unpin it first")
-            if name == self.names()[-1]:
-                files.write_json(self._folder / REMOVED_FILE, [_number(name), version.created])
-            self._remove(version.folder)
+            number, newest = self._newest()
+            self._note_given(number, newest)
+            if name == live:
+                self.pointer.unlink()
+                self._tell_of_move()
+            if os.path.lexists(self._versions / name):
+                self._remove(self._versions / name)
+
+    def damages(self) -> list[Damaged]:
+        """The project's files that were found damaged in this process, those of its versions among them."""
+        return files.damages(self._folder)
+
+    def look(self) -> None:
+        """Reads all records, so that those that are damaged are known."""
+        self.all()
+        self._newest()
+
+    def check_known(self, name: str) -> None:
+        """Raises NotFound unless there is a version of that name, or what is left of one."""
+        if name not in self.names() and (name == UNTRAINED or name != self.live_name()):
+            self.get(name)
+
+    def _is_damaged(self, name: str) -> bool:
+        try:
+            self.get(name)
+        except NotFound:
+            return True
+        return False
 
     def export(self, name: str, target: Path) -> None:
         """Copies a version's folder, which needs nothing beside it; raises NotFound and Conflict."""
@@ -276,12 +391,18 @@ class Versions:
 
         Not even where MODEL_DIR was emptied, or the clock set back: the second is always after the newest one's.
         """
-        names = self.names()
-        number, newest = (_number(names[-1]), self.get(names[-1]).created) if names else (0, 0.0)
-        removed, when = files.read_json(self._folder / REMOVED_FILE) or (0, 0.0)
-        number, newest = max(number, removed), max(newest, when)
+        number, newest = self._newest()
         created = max(time.time(), newest + 1)
         return f"v{number + 1}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime(created))}", created
+
+    def _newest(self) -> tuple[int, float]:
+        """The highest number and the latest second that were given, by all that tells of them: each may be lost."""
+        names = [*self.names(), self.live_name(), *self.pinned()]
+        given = files.read_record(self._folder / GIVEN_FILE, _GIVEN) or (0, 0.0)
+        return max([given[0], *map(_number, names)]), max([given[1], *map(_second, names)])
+
+    def _note_given(self, number: int, created: float) -> None:
+        files.write_json(self._folder / GIVEN_FILE, [number, created], durable=False)
 
     def activate(self, name: str) -> Version:
         """Makes a version live, an older one too; raises NotFound."""
@@ -292,18 +413,29 @@ class Versions:
 
     def _point_to(self, name: str) -> None:
         files.write(self.pointer, name + "\n")
-        files.write(self._folder.parent / MOVED_FILE, token_hex(8), durable=False)
+        self._tell_of_move()
+
+    def _tell_of_move(self) -> None:
+        try:
+            files.write(self._folder.parent / MOVED_FILE, token_hex(8), durable=False)
+        except OSError as error:  # all pointers are looked at from time to time, too
+            log.warning("servers learn a little later what is live: %s", error)
 
 
 def last_move(projects_folder: Path) -> str:
     """A text that is another one whenever a pointer of any of the projects has been moved."""
-    try:
-        return files.read_text(projects_folder / MOVED_FILE)
-    except FileNotFoundError:
-        return ""
+    told = files.examine(projects_folder / MOVED_FILE, lambda content: content.hex())
+    return told if isinstance(told, str) else ""
 
 
-_NAME = re.compile(r"v(\d+)-\d{8}T\d{6}")
+_NAME = re.compile(r"v(\d+)-(\d{8}T\d{6})", re.ASCII)
+
+
+def _parse_pointer(content: bytes) -> str:
+    name = content.decode().strip()
+    if not _NAME.fullmatch(name):
+        raise ValueError("it names no version")
+    return name
 
 
 def is_version_name(name: str) -> bool:
@@ -326,6 +458,23 @@ def _accuracy(version: Version) -> float:
 def _number(name: str) -> int:
     match = _NAME.fullmatch(name)
     return int(match[1]) if match else 0
+
+
+def _second(name: str) -> float:
+    """The second in a version's name, since 1970."""
+    match = _NAME.fullmatch(name)
+    try:
+        return float(calendar.timegm(time.strptime(match[2], "%Y%m%dT%H%M%S"))) if match else 0.0
+    except ValueError:  # somebody made up that name
+        return 0.0
+
+
+def _remove_whatever(path: Path) -> None:
+    """Removes a folder, or what is in its place, as far as it can."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _with_paths(value: Any, old: str, new: str) -> Any:

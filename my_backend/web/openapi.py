@@ -106,6 +106,7 @@ _SAID = {
     415: "The body is compressed",
     422: "The image cannot be had or read",
     503: "The model cannot answer yet, or too many requests are being answered",
+    507: "The disk is full, or can't be written",
 }
 
 
@@ -139,7 +140,7 @@ def _operation(method: str, path: str, described: Described, protected: bool) ->
         for name in re.findall(r"<(\w+)>", path)
     ]
     guarded = protected and path != "/ready"
-    errors = {*described.errors, *((401,) if guarded else ()), *((403,) if method == "POST" else ())}
+    errors = {*described.errors, *((401,) if guarded else ()), *((403, 507) if method == "POST" else ())}
     if described.body:
         errors |= {400, 411, 413, 415, 503}
     operation: Json = {

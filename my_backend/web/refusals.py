@@ -5,7 +5,7 @@ import logging
 from flask import Flask, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-from my_backend import context
+from my_backend import context, files
 from my_backend.errors import BackendError
 from my_backend.metrics.counts import RequestCounts
 from my_backend.protocol.wire import Json
@@ -27,6 +27,14 @@ def handle_errors(app: Flask, counts: RequestCounts) -> None:
     def http(error: HTTPException) -> tuple[Json, int, dict[str, str]]:
         headers = {"Allow": ", ".join(sorted(error.valid_methods or ()))} if isinstance(error, MethodNotAllowed) else {}
         return refusal(f"{error.name}: {request.method} {shortened(request.path, 200)}"), error.code or 500, headers
+
+    @app.errorhandler(OSError)
+    def unwritten(error: OSError) -> tuple[Json, int]:
+        if error.errno not in files.DISK_ERRORS:
+            return unexpected(error)
+        log.warning("%s %s: %s", request.method, request.path, error)
+        said = f"can't write to MODEL_DIR or CACHE_DIR ({error.strerror}): make room on the disk and send it again"
+        return refusal(said), 507
 
     @app.errorhandler(Exception)
     def unexpected(error: Exception) -> tuple[Json, int]:

@@ -1,15 +1,18 @@
 import errno
 import os
+import shutil
 import stat
 import subprocess
 import sys
 import threading
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
 from my_backend import files
-from my_backend.jobs.job import Job
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -20,31 +23,130 @@ def test_written_json_is_read_again(tmp_path: Path, durable: bool) -> None:
 
     files.write_json(path, {"naïve": [1, None]}, durable=durable)
 
-    assert files.read_json(path) == {"naïve": [1, None]}
+    assert files.read_record(path, TypeAdapter(Any)) == {"naïve": [1, None]}
     assert [child.name for child in path.parent.iterdir()] == ["file.json"]
 
 
-def test_missing_file_is_none(tmp_path: Path) -> None:
-    assert files.read_json(tmp_path / "missing") is None
+@dataclass(frozen=True)
+class Pet:
+    """A record."""
+
+    name: str
+    legs: int = 4
+
+
+PET = TypeAdapter(Pet)
+
+
+def look(path: Path) -> Any:
+    """The record, or why it is damaged."""
+    found = files.examine(path, files.json_of(PET))
+    return found.why if isinstance(found, files.Damaged) else found
+
+
+def test_missing_file_is_none_and_no_damage(tmp_path: Path) -> None:
+    assert look(tmp_path / "missing") is None
+    assert files.damages(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "Invalid JSON: EOF"),
+        (b'{"name": "Ti', "Invalid JSON: EOF"),
+        (b"\0\0\0\0", "Invalid JSON: expected value"),
+        (b"\x89PNG\r\n\x1a\n", "Invalid JSON"),
+        ('{"name": "Bär"}'.encode("latin-1"), "Invalid JSON"),
+        (b"[1]", "should be an object"),
+        (b"null", "should be an object"),
+        (b'{"legs": 3}', "name: Field required"),
+        (b'{"name": 7}', "name: Input should be a valid string"),
+        (b'{"name": "Tim", "legs": "4"}', "legs: Input should be a valid integer"),
+        (b"[" * 100_000, "recursion limit"),
+    ],
+)
+def test_damaged_record_is_listed_with_the_reason_until_it_is_written_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes, why: str
+) -> None:
+    path = tmp_path / "folder" / "pet.json"
+    path.parent.mkdir()
+    path.write_bytes(content)
+
+    for _ in range(3):
+        assert why in look(path)
+        assert files.read_record(path, PET) is None
+    assert [damaged.path for damaged in files.damages(tmp_path)] == [path]
+    assert caplog.text.count(str(path)) == 1, "logged once, however often it is read"
+    assert files.damages(tmp_path / "elsewhere") == []
+
+    files.write_json(path, {"name": "Tim"})
+    assert files.damages(tmp_path) == []
+    assert look(path) == Pet("Tim")
+
+
+def test_what_is_in_a_files_place_is_damage_and_never_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "circle").symlink_to("circle")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "endless").symlink_to("/dev/zero")
+
+    why = {path.name: look(path) for path in tmp_path.iterdir()}
+
+    assert {name: said.startswith("it can't be opened (") for name, said in why.items()} == dict.fromkeys(why, True)
+    assert len(files.damages(tmp_path)) == 4
+
+
+def test_damage_is_forgotten_once_the_file_is_well_or_its_folder_gone(tmp_path: Path) -> None:
+    well, gone, missing = (
+        tmp_path / "well" / "pet.json",
+        tmp_path / "gone" / "pet.json",
+        tmp_path / "well" / "more.json",
+    )
+    for path in (well, gone):
+        path.parent.mkdir()
+        path.write_text("{")
+        look(path)
+    files.note_missing(missing)
+    files.look_again(tmp_path)
+    assert [damaged.path for damaged in files.damages(tmp_path)] == [gone, missing, well]
+
+    well.write_text('{"name": "Tim"}')
+    missing.touch()
+    shutil.rmtree(gone.parent)
+    files.look_again(tmp_path)
+
+    assert files.damages(tmp_path) == []
+
+
+def test_reason_never_quotes_the_file(tmp_path: Path) -> None:
+    (tmp_path / "pet.json").write_text('{"name": ["s3cret-token"], "legs": "s3cret-token"}')
+
+    assert "s3cret" not in look(tmp_path / "pet.json")
 
 
 def test_file_that_another_host_replaces_just_then_is_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "file"
-    files.write_json(path, "new")
-    read_text, stale = Path.read_text, [OSError(errno.ESTALE, "Stale file handle")] * 2
+    files.write_json(path, {"name": "Tim"})
+    opened, failing = os.open, [errno.ESTALE] * 2
 
-    def read(self: Path, encoding: str) -> str:
-        if stale:
-            raise stale.pop()
-        return read_text(self, encoding=encoding)
+    def open_later(*given: Any, **options: Any) -> int:
+        if failing:
+            number = failing.pop()
+            raise OSError(number, os.strerror(number))
+        return opened(*given, **options)
 
-    monkeypatch.setattr(Path, "read_text", read)
-    assert files.read_json(path) == "new"
-    stale[:] = [OSError(errno.EIO, "Input/output error")]
-    with pytest.raises(OSError, match="Input/output"):
-        files.read_json(path)
+    monkeypatch.setattr(os, "open", open_later)
+    assert look(path) == Pet("Tim")
+    failing.append(errno.EIO)
+    assert look(path) == "it can't be opened (Input/output error)"
+
+
+def test_record_of_a_newer_release_is_read(tmp_path: Path) -> None:
+    files.write_json(tmp_path / "pet.json", {"name": "Tim", "legs": 3, "mood": "good"})
+
+    assert look(tmp_path / "pet.json") == Pet("Tim", 3)
 
 
 def test_secret_file_is_the_owners_alone(tmp_path: Path) -> None:
@@ -65,8 +167,10 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monke
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "fsync", fail)
+    failed = files.failed_writes()
     with pytest.raises(OSError, match="disk full"):
         files.write(path, "new")
+    assert files.failed_writes() > failed
 
     assert [(child.name, child.read_text()) for child in tmp_path.iterdir()] == [("file", "old")]
 
@@ -148,12 +252,6 @@ def test_shared_claims_keep_out_only_one_that_is_not_shared(tmp_path: Path) -> N
         files.claimed(lock).__enter__()
     with files.claimed(lock), pytest.raises(files.InUse):
         files.claimed(lock, shared=True).__enter__()
-
-
-def test_record_of_a_newer_release_is_read() -> None:
-    job = files.from_record(Job, {"id": "head-1", "project": "7.1", "kind": "head", "cause": "test", "mood": "good"})
-
-    assert job == Job("head-1", "7.1", "head", "test")
 
 
 def test_private_folder_is_the_owners_alone_also_where_it_was_open(tmp_path: Path) -> None:

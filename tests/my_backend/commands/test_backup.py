@@ -1,10 +1,13 @@
 """`python -m my_backend backup`: whole, whatever happens meanwhile."""
 
+import errno
 import json
 import os
+import socket
 import stat
 import threading
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
 from typer.testing import CliRunner
@@ -127,11 +130,56 @@ def test_backup_replaces_nothing_and_wants_something_to_back_up(model_dir: Path,
     assert not (tmp_path / "backup").exists()
 
 
+def test_backup_steps_over_what_cannot_be_copied_and_says_it(
+    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = model_dir / "projects" / UID
+    model = live_in(model_dir).folder / "model"
+    (folder / "to itself").symlink_to("to itself")
+    (folder / "around").symlink_to(folder)
+    (model / "up").symlink_to("../..")
+    (model / "to nothing").symlink_to("missing")
+    (folder / "elsewhere").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "file").write_text("copied, as ever")
+    os.mkfifo(model / "pipe")
+    with socket.socket(socket.AF_UNIX) as listening, monkeypatch.context() as patch:
+        patch.chdir(folder)
+        listening.bind("socket")
+    (folder / "unreadable").write_text("secret")
+    opened = Path.open
+
+    def fail(path: Path, mode: str = "r") -> IO[Any]:
+        if path.name == "unreadable" and mode == "rb":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opened(path, mode)
+
+    monkeypatch.setattr(Path, "open", fail)
+    monkeypatch.setenv("MODEL_DIR", str(model_dir))
+    result = CliRunner().invoke(app, ["backup", str(tmp_path / "backup")])
+
+    assert result.exit_code == 0, result.output
+    said = {line.partition(":")[0].rpartition("/")[2] for line in result.stderr.splitlines()}
+    assert said == {"to itself", "around", "up", "to nothing", "pipe", "socket", "unreadable"}
+    copied = contents(tmp_path / "backup")
+    assert copied[f"projects/{UID}/elsewhere/file"] == b"copied, as ever"
+    assert not any(path.is_symlink() or path.is_fifo() for path in (tmp_path / "backup").rglob("*"))
+    assert live_in(tmp_path / "backup").name == live_in(model_dir).name
+
+
+def test_backup_has_projects_and_versions_whose_records_are_damaged(model_dir: Path, tmp_path: Path) -> None:
+    (model_dir / "projects" / UID / "project.json").write_bytes(bytes(50))
+    (live_in(model_dir).folder / "version.json").write_text("{")
+
+    assert back_up(model_dir, tmp_path / "backup") == BackedUp(projects=1, versions=2)
+    assert (tmp_path / "backup" / "projects" / UID / "project.json").read_bytes() == bytes(50)
+
+
 def test_backup_that_fails_leaves_nothing(model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("my_backend.commands.backup.shutil.copy2", fail)
+    monkeypatch.setattr("my_backend.commands.backup.shutil.copystat", fail)
     with pytest.raises(OSError, match="disk full"):
         back_up(model_dir, tmp_path / "backups" / "monday")
 

@@ -60,3 +60,15 @@ def test_what_is_not_there_is_one_sentence(client: Client) -> None:
         "Error: there is no version v9-20260101T000000; there are: none\n",
     )
     assert "connected are: " in versions("list", "--project", "8")[1]
+
+
+def test_damaged_only_version_is_said_deleted_and_followed_by_another(client: Client) -> None:
+    only = client.train()
+    record = client.backend.projects.folder(PROJECT) / "versions" / only / "version.json"
+    record.write_text("{")
+
+    assert f"Can't use {record}: " in versions("list")[1]
+    assert versions("show", only)[1].startswith(f"Error: version {only} is damaged, version.json: ")
+    assert versions("delete", only, "--yes") == (0, f"{only} is removed\n")
+    assert eventually(lambda: client.backend.serving.version_name(PROJECT) == UNTRAINED)
+    assert client.train().startswith("v2-")

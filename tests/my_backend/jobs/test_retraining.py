@@ -1,9 +1,13 @@
+import errno
+import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from my_backend import files
 from my_backend.jobs.retraining import Retraining
 from my_backend.protocol.events import Change
 from my_backend.store.projects import Projects
@@ -206,6 +210,32 @@ def test_training_that_cannot_be_started_does_not_end_the_thread(
     assert eventually(lambda: asked == ["7.1", "8.1"])
     retraining.stop()
     assert "project 7.1: training could not be started" in caplog.text
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT])
+def test_event_that_could_not_be_kept_is_refused_and_made_good(
+    projects: Projects, trained: list[str], monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    for name in ("QUIET_SECONDS", "RETRY_SECONDS"):
+        monkeypatch.setattr(f"my_backend.jobs.retraining.{name}", 0.02)
+    changes = projects.changes("7.1")
+    changes.keep_tasks([], changes.begin_reading())
+    retraining = Retraining(projects, 100, trained.append)
+    retraining.start()
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "write_json", full)
+        with pytest.raises(OSError, match=re.escape(os.strerror(number))):
+            retraining.changed("7.1", CREATED, [event(1)])
+    assert eventually(lambda: trained == ["7.1"])
+    assert (changes.tasks(), changes.unlearned()) == (None, 1)
+
+    retraining.changed("7.1", CREATED, [event(1)])  # whoever sends it again is heard
+    retraining.stop()
+    assert changes.unlearned() == 2
 
 
 def test_events_from_many_threads_are_all_counted(start: Start, projects: Projects, trained: list[str]) -> None:

@@ -3,6 +3,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -136,8 +137,9 @@ def test_disk_that_does_not_answer_for_a_while_does_not_end_the_loading(
 
     monkeypatch.setattr("my_backend.models.serving.REFRESH_SECONDS", 0.01)
     with monkeypatch.context() as patch:
-        patch.setattr(Versions, "live_name", fail)
+        patch.setattr(Versions, "read_pointer", fail)
         assert eventually(lambda: "stale file handle" in caplog.text)
+    assert eventually(lambda: not client.backend.serving.problem(PROJECT))
 
     assert client.train().startswith("v1-")
 
@@ -290,3 +292,36 @@ def test_new_credentials_are_used_for_the_images_of_the_live_version(
     projects.remember_credentials(PROJECT, Credentials(label_studio.url, label_studio.pat))
 
     assert eventually(lambda: isinstance(fetched(), MediaFile))
+
+
+@pytest.mark.parametrize("gone", ["model/weights.txt", "version.json", ""])
+def test_only_version_that_cannot_be_loaded_is_repaired_by_a_training(serve: Serve, gone: str) -> None:
+    with serve() as client:
+        client.setup()
+        path = client.backend.projects.folder(PROJECT) / "versions" / client.train() / gone
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    with serve() as client:
+        assert eventually(lambda: client.backend.serving.ready)
+        assert any("start a training" in problem for problem in client.get("/health")["problems"])
+        assert client.ended(client.submit_training()).status == "finished"
+        assert eventually(lambda: not any("start a training" in one for one in client.get("/health")["problems"]))
+        assert client.predict({})["model_version"].startswith("v2-")
+
+
+def test_error_of_one_project_leaves_the_others_served(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = "8.1"
+    client.setup(other)
+    names = [client.train(PROJECT), client.train(other)]
+    read = Versions.read_pointer
+
+    def fail(self: Versions) -> Any:
+        if self.pointer.parent.name == PROJECT:
+            raise OSError("stale file handle")
+        return read(self)
+
+    monkeypatch.setattr(Versions, "read_pointer", fail)
+    assert eventually(lambda: any("stale file handle" in problem for problem in client.get("/health")["problems"]))
+
+    assert client.train(other) not in names
+    assert client.predict({})["model_version"] == names[0]

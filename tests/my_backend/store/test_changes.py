@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from my_backend import files
 from my_backend.protocol.events import Change
 from my_backend.store.changes import MAX_EVENTS, Changes
 
@@ -158,3 +159,41 @@ def test_events_that_are_large_together_have_everything_read_again(
 
     assert changes.tasks() is None
     assert changes.unlearned() == 2
+
+
+@pytest.mark.parametrize("damage", [b"", b"[3", b"\0\0\0", b"\xff", b'{"a": 1}', b"[1, 2, 3]", b"[null, 0]", None])
+def test_damaged_count_hides_nothing_from_learning(changes: Changes, tmp_path: Path, damage: bytes | None) -> None:
+    changes.keep_tasks([annotated(1)], changes.begin_reading())
+    changes.add([created(2)])
+    changes.add([created(3)])
+    count = tmp_path / "unlearned.json"
+    count.unlink()
+    if damage is not None:
+        count.write_bytes(damage)
+
+    assert changes.unlearned() > 0
+    assert [one.path for one in files.damages(tmp_path)] == [count]
+    changes.add([created(4)])
+    assert changes.tasks() == [annotated(number) for number in (1, 2, 3, 4)]
+    assert files.damages(tmp_path) == []
+    learning = changes.count()
+    changes.add([created(5)])
+    changes.learned(learning)
+    assert changes.unlearned() == 1
+    assert changes.tasks() == [annotated(number) for number in (1, 2, 3, 4, 5)]
+
+
+def test_event_that_could_not_be_kept_makes_the_next_training_read_everything(changes: Changes) -> None:
+    changes.keep_tasks([annotated(1)], changes.begin_reading())
+
+    changes.doubt()
+
+    assert (changes.tasks(), changes.unlearned()) == (None, 1)
+
+
+@pytest.mark.parametrize("tasks", [[{"no": "id"}], ["a text"], [{"id": 1, "annotations": 5}]])
+def test_tasks_that_label_studio_never_writes_are_read_again(changes: Changes, tmp_path: Path, tasks: Any) -> None:
+    changes.begin_reading()
+    files.write_json(tmp_path / "annotated.json", {"count": 0, "tasks": tasks})
+
+    assert changes.tasks() is None

@@ -3,6 +3,7 @@ import os
 import shutil
 import stat
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from my_backend import files
 from my_backend.errors import BadRequest, NotFound, TooMany
 from my_backend.protocol.events import Change
-from my_backend.store.projects import Credentials, Project, Projects
+from my_backend.store.projects import Credentials, Project, Projects, project_folders
 
 
 @pytest.fixture
@@ -211,16 +212,15 @@ def test_project_that_comes_while_others_changes_are_looked_for_is_not_taken_for
     projects: Projects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     coming = threading.Thread(target=projects.remember, args=("8.1",))
-    glob = Path.glob
 
-    def glob_and_remember(self: Path, pattern: str) -> list[Path]:
-        found = list(glob(self, pattern))
+    def look_and_remember(root: Path) -> set[str]:
+        found = project_folders(root)
         coming.start()
         coming.join(0.1)
         return found
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "glob", glob_and_remember)
+        patch.setattr("my_backend.store.projects.project_folders", look_and_remember)
         projects.refresh()
     coming.join()
 
@@ -235,24 +235,33 @@ def test_project_that_another_process_removes_meanwhile_is_passed_over(
     other = Projects(tmp_path)
     other.remember("7.1")
     other.remember("8.1")
-    read_json = files.read_json
+    examine = files.examine
 
-    def delete_and_read(path: Path) -> object:
+    def delete_and_read(path: Path, parse: Callable[[bytes], object]) -> object:
         other.delete("7.1")
-        return read_json(path)
+        return examine(path, parse)
 
-    monkeypatch.setattr(files, "read_json", delete_and_read)
+    monkeypatch.setattr(files, "examine", delete_and_read)
     projects.refresh()
 
     assert [project.uid for project in projects.all()] == ["8.1"]
 
 
-def test_what_is_known_is_answered_while_the_disk_does_not_answer(projects: Projects, tmp_path: Path) -> None:
+def test_what_is_known_is_answered_while_the_disk_does_not_answer(
+    projects: Projects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     credentials = Credentials("http://label-studio:8080", "a-token")
     projects.remember("7.1", title="Pets")
     projects.remember_credentials("7.1", credentials)
-    (tmp_path / "8.1").mkdir()
-    os.mkfifo(tmp_path / "8.1" / "project.json")  # whoever opens it waits for a writer
+    Projects(tmp_path).remember("8.1")
+    answers = threading.Event()
+    examine = files.examine
+
+    def wait_and_read(path: Path, parse: Callable[[bytes], object]) -> object:
+        assert answers.wait(20)
+        return examine(path, parse)
+
+    monkeypatch.setattr(files, "examine", wait_and_read)
     looking = threading.Thread(target=projects.refresh)
     looking.start()
     (tmp_path / "7.1" / "credentials.json").rename(tmp_path / "gone")
@@ -263,7 +272,6 @@ def test_what_is_known_is_answered_while_the_disk_does_not_answer(projects: Proj
     projects.remember_credentials("7.1", credentials)
 
     assert not (tmp_path / "7.1" / "credentials.json").exists(), "nothing was read or written"
-    with (tmp_path / "8.1" / "project.json").open("w") as file:
-        file.write('{"uid": "8.1"}')
+    answers.set()
     looking.join()
     assert [project.uid for project in projects.all()] == ["7.1", "8.1"]

@@ -244,6 +244,134 @@ def test_deleted_version_is_gone_and_its_number_never_comes_again(versions: Vers
     assert third.created > second.created
 
 
+CUT_SHORT = '{"created": 17'
+
+
+def damage(versions: Versions, name: str, how: str) -> None:
+    folder = versions.pointer.parent / "versions" / name
+    if how == "folder gone":
+        shutil.rmtree(folder)
+    elif how == "record gone":
+        (folder / "version.json").unlink()
+    elif how == "file in its place":
+        shutil.rmtree(folder)
+        folder.touch()
+    elif how == "link to itself":
+        shutil.rmtree(folder)
+        folder.symlink_to(folder.name)
+    else:
+        (folder / "version.json").write_text(CUT_SHORT)
+
+
+DAMAGES = ("cut short", "record gone", "folder gone", "file in its place", "link to itself")
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_damaged_newest_version_stops_nothing_and_its_number_never_comes_again(versions: Versions, how: str) -> None:
+    older, newest = publish(versions), publish(versions)
+    damage(versions, newest.name, how)
+
+    assert versions.all() == [older]
+    with pytest.raises(NotFound, match=newest.name):
+        versions.live()
+    third = publish(versions)
+    assert third.name.startswith("v3-")
+    assert third.name.partition("-")[2] > newest.name.partition("-")[2]
+    assert versions.live() == third
+    if how != "folder gone":
+        versions.delete(newest.name)
+    assert versions.names() == [older.name, third.name]
+    assert publish(versions).number == 4
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_damaged_only_version_can_be_deleted(versions: Versions, how: str) -> None:
+    only = publish(versions)
+    damage(versions, only.name, how)
+
+    versions.delete(only.name)
+
+    assert (versions.live_name(), versions.live(), versions.names(), folders(versions)) == (UNTRAINED, None, [], [])
+    assert publish(versions).number == 2
+
+
+@pytest.mark.parametrize("left", ["versions", "live", "removed.json", "pinned.json"])
+def test_number_is_never_given_twice_although_only_one_file_is_left(versions: Versions, left: str) -> None:
+    for _ in range(3):
+        publish(versions)
+    versions.pin(versions.names()[-1])
+    for path in list(versions.pointer.parent.iterdir()):
+        if path.name != left:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    assert publish(versions).number == 4
+
+
+def test_damaged_version_can_be_unpinned_and_deleted(versions: Versions) -> None:
+    first = publish(versions)
+    publish(versions)
+    versions.pin(first.name)
+    damage(versions, first.name, "cut short")
+    with pytest.raises(Conflict, match="is pinned"):
+        versions.delete(first.name)
+
+    versions.pin(first.name, pinned=False)
+    versions.delete(first.name)
+
+    assert first.name not in versions.names()
+
+
+@pytest.mark.parametrize("content", ["", '["v1-', '{"v1": true}', "[1]", "null"])
+def test_while_the_list_of_pins_is_damaged_nothing_is_removed_or_unpinned(versions: Versions, content: str) -> None:
+    kept = publish(versions).name
+    versions.pin(kept)
+    pins = versions.pointer.parent / "pinned.json"
+    whole = pins.read_text()
+    pins.write_text(content)
+
+    names = [kept, *(publish(versions).name for _ in range(KEPT_VERSIONS + 2))]
+
+    assert versions.names() == names
+    for change in (versions.delete, versions.pin, lambda name: versions.pin(name, pinned=False)):
+        with pytest.raises(Conflict, match="which versions are pinned"):
+            change(names[1])
+    assert pins.read_text() == content
+    assert str(pins) in str(files.damages(versions.pointer.parent))
+
+    pins.write_text(whole)
+    newest = publish(versions).name
+    assert versions.names() == [kept, *names[-KEPT_VERSIONS + 1 :], newest]
+
+
+@pytest.mark.parametrize("content", [b"", b"\0\0\0", b"\xff\xfe", b"v1", b"{}", None])
+def test_while_the_pointer_is_damaged_nothing_is_removed(versions: Versions, content: bytes | None) -> None:
+    published = [publish(versions).name for _ in range(KEPT_VERSIONS)]
+    versions.activate(published[0])
+    versions.pointer.unlink()
+    if content is not None:
+        versions.pointer.write_bytes(content)
+
+    assert versions.live_name() == UNTRAINED
+    assert str(versions.pointer) in str(files.damages(versions.pointer.parent))
+    published.append(publish(versions, held_back="clearly worse").name)
+    published.append(publish(versions, held_back="clearly worse").name)
+    assert versions.names() == published
+    with pytest.raises(Conflict, match="which version is live"):
+        versions.delete(published[0])
+
+    versions.activate(published[0])
+    assert files.damages(versions.pointer.parent) == []
+    assert versions.live_name() == published[0]
+
+
+def test_what_follows_a_publishing_does_not_undo_it(versions: Versions) -> None:
+    (versions.pointer.parent / "removed.json").mkdir(parents=True)
+
+    published = publish(versions)
+
+    assert versions.live() == published
+
+
 def test_exported_version_is_whole_and_never_over_another(versions: Versions, tmp_path: Path) -> None:
     version = publish(versions)
     versions.export(version.name, tmp_path / "exported")

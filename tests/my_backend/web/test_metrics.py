@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -430,16 +430,16 @@ def test_both_text_formats_are_well_formed(client: Client) -> None:
 def test_a_scrape_opens_only_what_has_changed(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     client.train()
     opened: list[str] = []
-    read_json, asking = files.read_json, threading.get_ident()
+    examine, asking = files.examine, threading.get_ident()
 
-    def counted(path: Path) -> Any:
+    def counted(path: Path, parse: Callable[[bytes], Any]) -> Any:
         if threading.get_ident() == asking:  # the backend's own threads read at any time
             opened.append(path.name)
-        return read_json(path)
+        return examine(path, parse)
 
     monkeypatch.setattr(files, "SETTLED_NS", -1)  # file times here are fine enough
     once_there(client, "ml_backend_jobs_ended_total", "full", "finished", PROJECT)
-    monkeypatch.setattr(files, "read_json", counted)
+    monkeypatch.setattr(files, "examine", counted)
     client.get("/metrics")
     assert opened == []
 

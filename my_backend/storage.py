@@ -1,0 +1,142 @@
+"""Watches MODEL_DIR and CACHE_DIR: whether they can be written, and which files of the projects are damaged."""
+
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryFile
+
+from my_backend import files
+from my_backend.background import Background
+from my_backend.files import Damaged
+from my_backend.jobs.job import JobStore
+from my_backend.jobs.training_job import learned_state
+from my_backend.settings import Settings
+from my_backend.store.corrections import Corrections
+from my_backend.store.projects import Projects, project_folders
+from my_backend.store.versions import Versions
+from my_backend.troubles import Trouble
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 1.0  # at what is in memory
+WRITE_SECONDS = 10.0  # between two attempts to write
+READ_SECONDS = 600.0  # between two looks at all files
+PROBE_BYTES = 65_536
+NAMED_FILES = 20  # that a problem lists
+
+# What to do, by the name of a damaged file or else of its folder.
+REMEDIES = {
+    "project.json": "Open the project in Label Studio: it tells the backend again, which writes the file anew.",
+    "credentials.json": "Restart the backend and open the project in Label Studio: it hands its token over again.",
+    "live": "Activate a version on the page, or train: either one writes the file anew.",
+    "version.json": (
+        "Restore the version's folder from a backup, or remove it with "
+        "`python -m my_backend versions delete {version} --project {project}`."
+    ),
+    "pinned.json": (
+        "Until then no version is removed, as it may be pinned. Restore the file from a backup, or remove it and pin "
+        "the versions again."
+    ),
+    "annotations.json": "Send POST /train again, or remove the file.",
+    "jobs": "The job is ignored. Remove the file, or go back to the newer release that wrote it.",
+    "corrections": "That correction is not learned. Correct the image again, or restore the file from a backup.",
+}
+REMEDY = "The backend goes on without it and writes it anew. If the problem stays, remove the file."
+
+
+class Storage(Background):
+    """A thread of its own tries to write, and reads the small files that nobody else reads for long."""
+
+    def __init__(self, settings: Settings, projects: Projects, jobs: JobStore) -> None:
+        super().__init__("storage")
+        self._folders = {"MODEL_DIR": settings.model_dir, "CACHE_DIR": settings.cache_dir}
+        self._projects, self._jobs = projects, jobs
+        self._unwritable: dict[str, str] = {}  # the setting that names the folder → why it can't be written
+        self._failed_writes = 0
+        self._wrote_at = self._read_at = float("-inf")  # (monotonic)
+
+    def troubles(self) -> list[Trouble]:
+        """From memory."""
+        return [*self._troubles_of_disk(), *_troubles_of_damage(self._projects.root)]
+
+    def _troubles_of_disk(self) -> Iterator[Trouble]:
+        for name, why in list(self._unwritable.items()):
+            yield Trouble(
+                "disk",
+                f"The disk of {name}={self._folders[name]} can't be written: {why}.",
+                "Make room there, or look why it is read-only. Until then predictions go on, but no training starts "
+                "and events are refused; afterwards Label Studio's annotations are read again.",
+            )
+
+    def _look(self) -> float:
+        failed, now = files.failed_writes(), time.monotonic()
+        if failed != self._failed_writes or self._unwritable or now > self._wrote_at + WRITE_SECONDS:
+            self._failed_writes, self._wrote_at = failed, now
+            self._try_to_write()
+        files.look_again(self._projects.root)
+        if now > self._read_at + READ_SECONDS:
+            self._read_at = now
+            self._read_all()
+        return LOOK_SECONDS
+
+    def _try_to_write(self) -> None:
+        tried = {name: _why_unwritable(folder) for name, folder in self._folders.items()}
+        unwritable = {name: why for name, why in tried.items() if why}
+        if unwritable != self._unwritable:
+            for name in self._folders:
+                if name in unwritable:
+                    log.warning("%s can't be written: %s", name, unwritable[name])
+                elif name in self._unwritable:
+                    log.info("%s can be written again", name)
+        self._unwritable = unwritable
+
+    def _read_all(self) -> None:
+        """What is damaged notes itself."""
+        for uid in project_folders(self._projects.root):
+            if self._stopping:
+                return
+            folder = self._projects.folder(uid)
+            try:
+                Versions(folder).look()
+                learned_state(folder)
+                self._projects.credentials(uid)
+                self._projects.changes(uid).unlearned()
+                Corrections(folder).look()
+                self._jobs.of_project(uid)
+            except OSError as error:  # a folder that can't be listed
+                log.warning("project %s can't be looked at: %s", uid, error)
+
+
+def _why_unwritable(folder: Path) -> str:
+    try:
+        with TemporaryFile(dir=folder) as file:
+            file.write(bytes(PROBE_BYTES))
+            file.flush()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
+def _troubles_of_damage(root: Path) -> list[Trouble]:
+    """One for each project and kind of file."""
+    kinds: dict[tuple[str, str], list[Damaged]] = {}
+    for damaged in files.damages(root):
+        project, *folders, name = (
+            damaged.path.relative_to(root).parts if damaged.path.parent != root else ("", damaged.path.name)
+        )
+        kind = name if name in REMEDIES or not folders else folders[0]
+        kinds.setdefault((project, kind), []).append(damaged)
+    return [_trouble(project, kind, damaged) for (project, kind), damaged in kinds.items()]
+
+
+def _trouble(project: str, kind: str, damaged: list[Damaged]) -> Trouble:
+    first = damaged[0]
+    more = f", and {len(damaged) - 1} more like it" if len(damaged) > 1 else ""
+    return Trouble(
+        "damaged",
+        f"Can't use {first.path}: {first.why.rstrip('.')}{more}.",
+        REMEDIES.get(kind, REMEDY).format(version=first.path.parent.name, project=project.partition(".")[0]),
+        project,
+        tuple(f"{one.path}: {one.why}" for one in damaged[1 : NAMED_FILES + 1]),
+    )

@@ -1,0 +1,243 @@
+"""Every file below MODEL_DIR damaged in every way: the other projects go on, and the damage is said."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from my_backend import files
+from my_backend.active_learning.title import Remembered
+from my_backend.jobs.job import JobStore, new_job
+from my_backend.protocol.events import Change
+from my_backend.store.corrections import Corrections
+from my_backend.store.projects import Credentials, Projects
+from my_backend.store.recent import Sighting
+from my_backend.store.versions import Versions
+from tests.my_backend.conftest import PROJECT, Client, MakeSettings, Serve
+from tests.my_backend.fake_model import LABEL_CONFIG
+from tests.my_backend.waiting import eventually
+
+JOB = "full-20261120T132455-0a1b2c"
+DIGEST = "0" * 64
+
+
+def fill(projects: Projects, uid: str) -> Path:
+    """A project with every file that there may be; returns its folder."""
+    folder = projects.folder(uid)
+    projects.remember(uid, label_config=LABEL_CONFIG, title="Pets")
+    projects.remember_credentials(uid, Credentials("http://127.0.0.1:1", "a-token"))
+    versions = Versions(folder)
+    for number in range(3):
+        work = folder / "work" / str(number)
+        (work / "model").mkdir(parents=True)
+        (work / "model" / "weights.txt").write_text("Dog")
+        output = {"model_dir": str(work / "model"), "labels": {"Dog": 3}}
+        versions.publish(output, work, cause="test", choices=("Cat", "Dog"))
+    versions.delete(versions.names()[1])
+    versions.pin(versions.names()[0])
+    changes = projects.changes(uid)
+    changes.keep_tasks([], changes.begin_reading())
+    changes.add([Change({"id": 1, "task": 1}, {"id": 1, "data": {"image": "a.png"}})])
+    changes.learned(1)
+    Corrections(folder).keep(b"an image", DIGEST, ["Cat"])
+    JobStore(projects.root).save(new_job(uid, "full", "test"))
+    (job,) = (folder / "jobs").iterdir()
+    record = {**json.loads(job.read_text()), "id": JOB, "status": "finished", "result": {"versions": []}}
+    job.unlink()
+    files.write_json(folder / "jobs" / f"{JOB}.json", record)
+    files.write_json(folder / "recent.json", [asdict(Sighting(1, "a.png", ("Cat",), 0.5, why="gone"))])
+    files.write_json(folder / "learned.json", {"watermark": "w", "digest": "d"})
+    files.write_json(folder / "title.json", asdict(Remembered(1, "Model", kept=True)))
+    files.write_json(folder / "annotations.json", [{"id": 1, "data": {}, "annotations": []}])
+    return folder
+
+
+# By their paths in the project's folder; `*` for names that are made up anew.
+FILES = (
+    "project.json",
+    "credentials.json",
+    "live",
+    "pinned.json",
+    "removed.json",
+    "versions/v3-*/version.json",
+    "versions/v1-*/version.json",
+    "unlearned.json",
+    "annotated.json",
+    "events/*.json",
+    f"corrections/{DIGEST}.json",
+    f"jobs/{JOB}.json",
+    "recent.json",
+    "learned.json",
+    "title.json",
+    "annotations.json",
+)
+# Nobody reads these for long: they are read, and told of, by the next training.
+READ_BY_TRAININGS = ("annotated.json", "events/*.json", "annotations.json")
+# Without these nothing is wrong: they may never have been written.
+MAY_BE_MISSING = {*FILES} - {"project.json", "live", "versions/v3-*/version.json", "versions/v1-*/version.json"}
+MAY_BE_MISSING -= {"unlearned.json"}
+
+
+def with_more(content: bytes) -> bytes:
+    value = json.loads(content)
+    return json.dumps({**value, "of_the_future": {"a": 1}} if isinstance(value, dict) else value).encode()
+
+
+def with_less(content: bytes) -> bytes:
+    value = json.loads(content)
+    return json.dumps(dict(list(value.items())[1:]) if isinstance(value, dict) else value[1:]).encode()
+
+
+# What becomes of a file's content.
+CONTENTS: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda content: b"",
+    "cut short": lambda content: content[: len(content) // 2],
+    "zeros": lambda content: bytes(len(content)),
+    "binary": lambda content: b"\x89PNG\xff\xfe" + content[::-1],
+    "no UTF-8": lambda content: b"\xff\xfe" + content,
+    "another type": lambda content: b'"a text"',
+    "a null": lambda content: b"null",
+    "nested deeply": lambda content: b"[" * 100_000,
+    "another release's": lambda content: json.dumps({"format": 2, "data": [{"of": "the future"}]}).encode(),
+}
+# What lies in its place.
+PLACES: dict[str, Callable[[Path], object]] = {
+    "missing": lambda path: None,
+    "a folder": lambda path: path.mkdir(),
+    "a link to itself": lambda path: path.symlink_to(path.name),
+    "a pipe": os.mkfifo,
+}
+if os.geteuid() != 0:  # who may read everything
+    PLACES["unreadable"] = lambda path: path.touch(mode=0)
+
+
+def damage(path: Path, way: str) -> None:
+    content = path.read_bytes()
+    path.unlink()
+    if way in PLACES:
+        PLACES[way](path)
+    else:
+        path.write_bytes(CONTENTS[way](content))
+
+
+def is_well(client: Client) -> None:
+    """The undamaged project predicts and trains, and all that looks at every project answers."""
+    assert eventually(lambda: client.backend.serving.ready)
+    assert client.predict({})["results"][0]["result"]
+    assert client.train().startswith("v")
+    for page in ("/", "/troubles", "/projects/7", "/projects/7/versions"):
+        assert client.http.get(page, headers={"Accept": "text/html"}).status_code == 200
+    for path in ("/health", "/metrics", "/versions", "/is_training?project=7"):
+        assert client.http.get(path).status_code in (200, 404)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_damaged_file_of_one_project_leaves_the_others_alone_and_is_said(
+    make_settings: MakeSettings, serve: Serve, name: str
+) -> None:
+    projects = Projects(make_settings().model_dir / "projects")
+    whole = fill(projects, PROJECT)
+    damaged: dict[str, tuple[str, Path]] = {}
+    for number, way in enumerate([*CONTENTS, *PLACES], start=100):
+        folder = projects.folder(f"{number}.1")
+        shutil.copytree(whole, folder)
+        (path,) = folder.glob(name)
+        damage(path, way)
+        damaged[folder.name] = (way, path)
+
+    with serve(retrain_after_annotations=0) as client:
+        is_well(client)
+        for uid in damaged:
+            # Its own page and its own answers are there, too, or say why not.
+            assert client.http.post("/versions", json={"project": uid}).status_code in (200, 404)
+            assert client.http.get(f"/projects/{uid}", headers={"Accept": "text/html"}).status_code in (200, 404)
+            if name in READ_BY_TRAININGS:
+                job = client.post("/webhook", {"action": "START_TRAINING", "project": {**described(uid)}}, 201)["job"]
+                client.ended(job)
+                client.backend.projects.changes(uid).tasks()
+        expected = {
+            uid
+            for uid, (way, _) in damaged.items()
+            if not (way == "missing" and name in MAY_BE_MISSING)
+            # All of its fields may be missing, and a correction's file is found by its name.
+            and not (way == "another release's" and name == "learned.json")
+        }
+        said = {uid for uid, (_, path) in damaged.items() if str(path) in json.dumps(client.get("/troubles"))}
+        assert {uid: damaged[uid][0] for uid in expected ^ said} == {}
+        assert {trouble["code"] for trouble in client.get("/troubles")["troubles"]} >= {"damaged"}
+
+
+def described(uid: str) -> dict[str, Any]:
+    """A project as a webhook tells of it."""
+    return {"id": int(uid.partition(".")[0]), "created_at": "1970-01-01T00:00:01Z"}
+
+
+@pytest.mark.parametrize("way", [*CONTENTS, *PLACES])
+def test_damaged_file_of_all_projects_stops_nothing(make_settings: MakeSettings, serve: Serve, way: str) -> None:
+    projects = Projects(make_settings().model_dir / "projects")
+    fill(projects, PROJECT)
+    (projects.root / ".tally.json").write_text("{}")
+    for name in (".moved", ".tally.json"):
+        damage(projects.root / name, way)
+
+    with serve(retrain_after_annotations=0) as client:
+        is_well(client)
+        assert client.train().startswith("v5-")
+
+
+def test_folder_that_is_no_projects_is_passed_over(make_settings: MakeSettings, serve: Serve) -> None:
+    projects = Projects(make_settings().model_dir / "projects")
+    whole = fill(projects, PROJECT)
+    for name in ("7.1795181751 (copy)", "lost+found", "8.1.bak"):
+        shutil.copytree(whole, projects.folder(name))
+
+    with serve(retrain_after_annotations=0) as client:
+        is_well(client)
+        assert [project.uid for project in client.backend.projects.all()] == [PROJECT]
+
+
+def test_what_is_repaired_is_no_longer_said(make_settings: MakeSettings, serve: Serve) -> None:
+    projects = Projects(make_settings().model_dir / "projects")
+    pins = fill(projects, PROJECT) / "pinned.json"
+    content = pins.read_bytes()
+    pins.write_bytes(b"")
+
+    def codes(client: Client) -> set[str]:
+        return {trouble["code"] for trouble in client.get("/troubles")["troubles"]}
+
+    with serve(retrain_after_annotations=0) as client:
+        assert eventually(lambda: "damaged" in codes(client))
+        pins.write_bytes(content)
+        assert eventually(lambda: "damaged" not in codes(client))
+
+
+def test_project_whose_file_is_damaged_while_it_is_served_goes_on_and_is_written_again(client: Client) -> None:
+    name = client.train()
+    path = client.backend.projects.folder(PROJECT) / "project.json"
+    path.write_bytes(b"\0" * 50)
+    client.backend.projects.refresh()
+    assert str(path) in json.dumps(client.get("/troubles"))
+    assert client.predict()["model_version"] == name
+
+    client.setup()
+
+    assert json.loads(path.read_text())["label_config"] == LABEL_CONFIG
+    assert client.predict()["model_version"] == name
+
+
+def test_pointer_that_is_damaged_while_it_is_served_changes_no_answer(client: Client) -> None:
+    name = client.train()
+    pointer = client.backend.projects.folder(PROJECT) / "live"
+    pointer.write_bytes(b"\xff\xfe")
+    Versions(pointer.parent).read_pointer()
+    looked_at = client.backend.serving._read_at
+
+    assert eventually(lambda: client.backend.serving._read_at > looked_at)
+    assert client.predict()["model_version"] == name
+    assert client.post("/api/models/activate", {"project": PROJECT, "version": name})["live"] == name
+    assert str(pointer) not in json.dumps(client.get("/troubles"))

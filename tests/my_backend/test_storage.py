@@ -1,0 +1,106 @@
+"""A disk that can't be written: requests are told, `/health` says it, and predictions go on."""
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from io import BytesIO
+from typing import Any
+
+import pytest
+
+from my_backend import files
+from my_backend.backend import check_folders
+from tests.my_backend.conftest import PROJECT, Client, MakeSettings
+from tests.my_backend.fake_model import OTHER_CONFIG
+from tests.my_backend.fake_server import PNG
+from tests.my_backend.waiting import eventually
+
+ERRORS = [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO]
+EVENT = {
+    "action": "ANNOTATION_CREATED",
+    "project": {"id": 7, "created_at": "2026-11-20T13:35:51Z"},
+    "annotation": {"id": 1, "updated_at": "t"},
+    "task": {"id": 1, "data": {}},
+}
+Broken = Callable[[int], AbstractContextManager[None]]
+
+
+@pytest.fixture
+def broken(monkeypatch: pytest.MonkeyPatch) -> Broken:
+    """Lets everything that is written fail with an error of the disk."""
+
+    @contextmanager
+    def broken(number: int) -> Iterator[None]:
+        def fail(*_: Any, **__: Any) -> Any:
+            raise OSError(number, os.strerror(number))
+
+        with monkeypatch.context() as patch:
+            for name in ("files.NamedTemporaryFile", "storage.TemporaryFile", "backend.TemporaryFile"):
+                patch.setattr(f"my_backend.{name}", fail)
+            yield
+
+    return broken
+
+
+def problems(client: Client) -> str:
+    return "\n".join(client.get("/health")["problems"])
+
+
+@pytest.mark.parametrize("number", ERRORS)
+def test_disk_that_cannot_be_written_is_said_and_predictions_go_on(client: Client, broken: Broken, number: int) -> None:
+    name = client.train()
+    with broken(number):
+        for path, body in (
+            ("/webhook", EVENT),
+            ("/webhook", {**EVENT, "action": "START_TRAINING"}),
+            ("/train", {"project": PROJECT}),
+            ("/train", {"project": PROJECT, "annotations": [{"id": 1, "data": {}, "annotations": []}]}),
+            ("/api/models/activate", {"project": PROJECT, "version": name}),
+            ("/setup", {"project": "9.1", "schema": OTHER_CONFIG}),
+        ):
+            assert os.strerror(number) in client.post(path, body, 507)["error"]
+        correction = {"project": PROJECT, "label": "Cat", "image": (BytesIO(PNG), "cat.png")}
+        assert client.http.post("/api/models/retrain", data=correction).status_code == 507
+        assert client.predict({})["results"][0]["model_version"] == name
+        assert client.setup() == name
+        assert eventually(lambda: f"can't be written: {os.strerror(number)}" in problems(client))
+        # What Label Studio says of a project that is known is believed, and noted later.
+        client.setup(config=OTHER_CONFIG)
+        assert client.backend.projects.get(PROJECT).label_config == OTHER_CONFIG
+
+    assert eventually(lambda: "can't be written" not in problems(client))
+    assert client.post("/webhook", EVENT)["status"] == "ok"
+    assert client.train() != name
+
+
+def test_failed_write_has_the_disk_tried_at_once(
+    client: Client, broken: Broken, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert eventually(lambda: client.backend.storage._wrote_at > 0)
+    monkeypatch.setattr("my_backend.storage.WRITE_SECONDS", 1e9)
+    with broken(errno.ENOSPC):
+        client.post("/webhook", EVENT, 507)
+        assert files.failed_writes() > 0
+        assert eventually(lambda: "No space left" in problems(client))
+
+
+@pytest.mark.parametrize(("number", "starts"), [(errno.ENOSPC, True), (errno.EDQUOT, True), (errno.EACCES, False)])
+def test_server_starts_on_a_full_disk_but_not_on_a_forbidden_one(
+    make_settings: MakeSettings, broken: Broken, number: int, starts: bool
+) -> None:
+    with broken(number):
+        if starts:
+            check_folders(make_settings())
+        else:
+            with pytest.raises(Exception, match="set it to a folder that can be written"):
+                check_folders(make_settings())
+
+
+def test_other_errors_of_files_stay_unexpected_ones(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise ConnectionResetError(errno.ECONNRESET, "reset")
+
+    monkeypatch.setattr(files, "write_json", fail)
+
+    assert "unexpected" in client.post("/webhook", EVENT, 500)["error"]
