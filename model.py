@@ -49,7 +49,9 @@ from image_classifier.stages import Stages
 from image_classifier.training import Hyperparameters
 from my_backend.errors import BackendError, MediaError, TrainingError
 from my_backend.label_studio.media import Media, MediaRequest, media_pool, open_media
+from my_backend.label_studio.safe_http import redact
 from my_backend.protocol.annotations import label_of
+from my_backend.protocol.image_value import image_url
 from my_backend.protocol.label_config import ImageChoices, Json, parse_label_config
 from my_backend.protocol.usage import Usage
 from my_backend.settings import Settings, explain
@@ -197,14 +199,12 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         self, tasks: Sequence[Json], tag: ImageChoices, deadline: float = float("inf")
     ) -> list[ImageFile | MediaError]:
         """Each task's image; failures are logged, with the task and the remedy."""
-        urls = [data.get(tag.field) if isinstance(data := task.get("data"), dict) else None for task in tasks]
-        wanted = [
-            MediaRequest(url, task.get("id")) for url, task in zip(urls, tasks, strict=True) if isinstance(url, str)
-        ]
+        urls = [image_url(data, tag.field) if isinstance(data := task.get("data"), dict) else None for task in tasks]
+        wanted = [MediaRequest(url, task.get("id")) for url, task in zip(urls, tasks, strict=True) if url is not None]
         found = iter(self._media.fetch_all(wanted, deadline))
         files: list[ImageFile | MediaError] = []
         for task, url in zip(tasks, urls, strict=True):
-            file = next(found) if isinstance(url, str) else _no_url(task, tag)
+            file = next(found) if url is not None else _no_url(task, tag)
             if isinstance(file, MediaError):
                 log.warning("%s", file)
                 files.append(file)
@@ -518,7 +518,8 @@ def _name(task: Json, problem: object) -> str:
 
 
 def _no_url(task: Json, tag: ImageChoices) -> MediaError:
-    return MediaError(_name(task, f"no image URL in {tag.field!r}"), "no_url")
+    value = redact(tag.field if "$" in tag.field else f"${tag.field}")
+    return MediaError(_name(task, f'its data has no image URL for value="{value}" of the Image tag'), "no_url")
 
 
 def _reason(error: ImageError | MediaError) -> str:

@@ -7,6 +7,7 @@ import socket
 import tempfile
 import time
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from pickle import UnpicklingError
 from urllib.parse import urlparse
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 
 DOWNLOAD_SECONDS = 120
 SILENCE_SECONDS = 20  # that the server may keep before its next byte
+USER_AGENT = f"image-classifier-backend/{version('image-classifier-backend')} (https://labelstud.io)"
 SAVE = "save one with torch.save(model.state_dict(), path)"
 
 
@@ -65,7 +67,8 @@ def _download(url: str, file: Path, *, sha256_prefix: str) -> None:
     deadline = time.monotonic() + DOWNLOAD_SECONDS
     digest = hashlib.sha256()
     with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".part") as part:
-        with requests.get(url, stream=True, timeout=(5, SILENCE_SECONDS)) as response:
+        headers = {"User-Agent": USER_AGENT}
+        with requests.get(url, headers=headers, stream=True, timeout=(5, SILENCE_SECONDS)) as response:
             response.raise_for_status()
             # iter_content() would wait for a whole chunk, however slowly it drips
             while chunk := response.raw.read1(1 << 20, decode_content=True):

@@ -230,6 +230,39 @@ def test_a_task_that_cannot_be_predicted_is_empty_and_its_neighbours_are_not(tra
     assert all(results[::2])
 
 
+@pytest.mark.parametrize(
+    ("value", "bring"),
+    [
+        ("$meta.url", lambda uri: {"meta": {"url": uri}}),
+        ("$images[0]", lambda uri: {"images": [uri, "other"]}),
+        ("data:image/png;base64,$content", lambda uri: {"content": uri.partition(",")[2]}),
+    ],
+)
+def test_the_image_is_found_by_the_value_of_the_image_tag(
+    trained: Json, shown: Digits, value: str, bring: Callable[[str], Json]
+) -> None:
+    api = ImageClassifierAPI(CONFIG.replace("$image", value), trained)
+    plain = asked(shown[30:33])
+    brought = [{**one, "data": bring(one["data"]["image"])} for one in plain]
+    assert api.predict(brought) == ImageClassifierAPI(CONFIG, trained).predict(plain)
+    assert all(api.predict(brought))
+
+
+def test_a_task_without_an_image_says_what_was_looked_for_without_its_secrets(
+    trained: Json, caplog: pytest.LogCaptureFixture
+) -> None:
+    value = "http://images.example/$file?sig=secret"
+    why: list[str] = []
+    api = ImageClassifierAPI(CONFIG.replace("$image", value), trained)
+    api.predict(
+        [{"id": 3, "data": {"image": "x"}}], failed=lambda position, said, reason: why.append(f"{reason} {said}")
+    )
+    assert why == [
+        'no_url task 3: its data has no image URL for value="http://images.example/$file?…" of the Image tag'
+    ]
+    assert "secret" not in caplog.text
+
+
 def test_the_same_image_in_many_tasks_is_predicted_for_each(trained: Json, shown: Digits) -> None:
     results = ImageClassifierAPI(CONFIG, trained).predict([asked(shown[n : n + 1])[0] for n in (30, 31, 30, 30, 31)])
     assert results[0] == results[2] == results[3] != results[1] == results[4]
@@ -401,6 +434,8 @@ def project(shown: Digits) -> tuple[list[Json], list[tuple[int, str]]]:
         ([annotation("1", by=1), annotation("2", by=2), annotation("2", by=3)], "2"),
         ([annotation("1", by=1), annotation("2", by=2)], ""),  # a tie
         ([annotation("1", by=1), annotation("1", by=2), annotation("0", by=3, ground_truth=True)], "0"),
+        ([annotation("1", reviews=[{"id": 1, "accepted": False}], last_action="rejected")], ""),
+        ([annotation("1", by=1, last_action="rejected"), annotation("2", by=2, last_action="accepted")], "2"),
         ([annotation("7")], ""),  # no choice any more
         ([annotation("7", by=1), annotation("1", by=2)], "1"),
         ([annotation("0", by=1, was_cancelled=True), annotation("2", by=2)], "2"),
@@ -447,6 +482,7 @@ def test_fit_trains_on_exactly_the_images_and_labels_of_the_annotations(
     assert output["annotations"] == {
         "used": len(expected),
         "skipped": 1,
+        "rejected": 1,
         "not annotated": 1,
         "empty": 2,
         "tie": 1,

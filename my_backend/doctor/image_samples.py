@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from my_backend.errors import MediaError
 from my_backend.label_studio.media import MediaRequest, media_pool, open_media
+from my_backend.protocol.image_value import image_url
 from my_backend.settings import Settings
 from my_backend.store.projects import Credentials
 
@@ -17,25 +18,29 @@ def samples_of(tasks: Iterable[dict[str, Any]], field: str) -> dict[str, MediaRe
     found: dict[str, MediaRequest] = {}
     for task in tasks:
         data = task.get("data")
-        # Label Studio shows an upload as the labeling config's field, but keeps it under a name of its own.
-        url = (data.get(field) or data.get("$undefined$")) if isinstance(data, dict) else None
-        if isinstance(url, str) and url:
+        url = image_url(data, field) if isinstance(data, dict) else None
+        if url:
             number = task.get("id")
-            found.setdefault(kind_of(url), MediaRequest(url, number if isinstance(number, int) else None))
+            request = MediaRequest(url, number if isinstance(number, int) else None)
+            found.setdefault(kind_of(request.url), request)
     return found
 
 
 def kind_of(url: str) -> str:
     """Where an image comes from, as a person would name it."""
+    if url.startswith("data:"):
+        return "data: URIs"
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "URLs that are not valid"
     for mark, name in (
-        ("data:", "data: URIs"),
         ("/data/upload/", "uploads"),
         ("/data/local-files/", "local files"),
         ("/storage-data/", "storage proxied by Label Studio"),
     ):
-        if url.startswith(mark) or (mark.startswith("/") and mark in urlsplit(url).path):
+        if mark in parts.path:
             return name
-    parts = urlsplit(url)
     if parts.scheme in ("http", "https"):
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
     return f"{parts.scheme}://" if parts.scheme else "paths without a host"

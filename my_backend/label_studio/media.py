@@ -29,8 +29,10 @@ from my_backend.label_studio.client import LabelStudio, find_label_studio
 from my_backend.label_studio.safe_http import (
     ForbiddenAddress,
     Limits,
+    Origin,
     SafeSession,
     TooLarge,
+    as_browsers_read,
     explain,
     innermost,
     read_body,
@@ -47,11 +49,16 @@ MAX_CACHE_BYTES = 20_000_000_000
 MAX_URLS = 1_000_000  # that the cache on disk knows the content of
 MAX_KNOWN = 100_000  # of them in memory
 SETTLED_SECONDS = 60.0  # after which a folder is locked by whoever made it
+DECODED_AT_ONCE = 1 << 16  # characters of a data: URI
+ERROR_BYTES = 20_000  # of an answer that is no image
 PARALLEL = 16  # images with a deadline, and as many without
 
 _CLOUD = ("s3://", "gs://", "azure-blob://", "azure-spi://")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _NOTED = TypeAdapter(tuple[Annotated[str, Field(pattern="^[0-9a-f]{64}$")], float])  # digest, fetched at
+_IS_BASE64 = re.compile(r"; *base64\s*$", re.IGNORECASE | re.ASCII)
+_STORAGE_CODE = re.compile(rb"<Code>\s*([A-Za-z0-9._-]{1,80})\s*</Code>")
+_EXPIRED = re.compile(rb"<(?:Code|Message)>[^<]*expired", re.IGNORECASE)
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
@@ -70,10 +77,14 @@ class ImageLimits:
 
 @dataclass(frozen=True)
 class MediaRequest:
-    """A task's image: its URL as the task has it, and the task's id, by which Label Studio signs cloud links."""
+    """A task's image: its URL, read as browsers do, and the task's id, by which Label Studio signs cloud links."""
 
     url: str
     task_id: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.url.startswith(_CLOUD):  # which no browser reads: Label Studio signs the key as it is
+            object.__setattr__(self, "url", as_browsers_read(self.url))
 
 
 @dataclass(frozen=True)
@@ -203,16 +214,18 @@ class Media:
             return self._read_kept(url.removeprefix(KEPT))
         if deadline <= time.monotonic():
             raise MediaError("no time was left to fetch it", "too_late")
-        target, is_label_studio = self._target(url, task_id)
+        target = self._target(url, task_id)
         # get() sends the token to Label Studio's origin only, whatever the URL
         if self._label_studio is not None:
             response = self._label_studio.get(target, limits=self._limits.http, deadline=deadline)
         else:
             response = self._session.request("GET", target, limits=self._limits.http, deadline=deadline)
         if not response.ok:
-            response.close()
             status = response.status_code
-            raise MediaError(_explain_status(status, url, is_label_studio), _reason_of_status(status))
+            if self._label_studio is not None and Origin.of(response.url) == self._label_studio.origin:
+                response.close()
+                raise MediaError(_explain_status(status, url), _reason_of_status(status))
+            raise MediaError(_explain_storage(response, url, deadline), _reason_of_status(status))
         return read_body(response, max_bytes=self._limits.max_bytes, deadline=deadline)
 
     def _read_kept(self, digest: str) -> bytes:
@@ -220,11 +233,13 @@ class Media:
             raise MediaError("no such image is kept", "not_found")
         return (self._kept / digest).read_bytes()
 
-    def _target(self, url: str, task_id: int | None) -> tuple[str, bool]:
-        """The http(s) URL to ask for, and whether it is Label Studio's."""
+    def _target(self, url: str, task_id: int | None) -> str:
+        """The http(s) URL to ask for."""
         if url.startswith(("http://", "https://")):
-            own = self._label_studio is not None and url.startswith(self._label_studio.url + "/")
-            return url, own
+            return url
+        if url.startswith("//"):  # by the same scheme as the page that shows it
+            scheme = urlsplit(self._label_studio.url).scheme if self._label_studio else "http"
+            return f"{scheme}:{url}"
         if self._label_studio is None:
             raise MediaError("it is kept by Label Studio; set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY")
         base = self._label_studio.url
@@ -232,18 +247,18 @@ class Media:
             if task_id is None:
                 raise MediaError("cloud storage links are signed for a task, and the task has no id")
             encoded = base64.urlsafe_b64encode(url.encode()).decode()
-            return f"{base}/tasks/{task_id}/presign/?fileuri={encoded}", True
+            return f"{base}/tasks/{task_id}/presign/?fileuri={encoded}"
         if "://" in url:
             raise MediaError(f"{url.partition('://')[0]}:// is no scheme that images are read from")
         # Label Studio under a sub-path already puts that path before /data
         prefix = urlsplit(base).path
         path = url if url.startswith("/") else f"/data/{url}" if url.startswith("upload/") else f"/{url}"
         path = path.removeprefix(prefix) if prefix and path.startswith(prefix + "/") else path
-        return base + quote(path, safe="/?&=%+:;,@!$'()*~"), True
+        return base + quote(path, safe="/?&=%+:;,@!$'()*~")
 
     def _key(self, request: MediaRequest) -> str:
         base = self._label_studio.url if self._label_studio else ""
-        place = "" if request.url.startswith(("http://", "https://", KEPT)) else base
+        place = "" if request.url.startswith(("http://", "https://", "//", KEPT)) else base
         return sha256(f"{place} {request.url}".encode(errors="backslashreplace")).hexdigest()
 
     def content(self, digest: str) -> Path | None:
@@ -428,18 +443,46 @@ def _short(url: str) -> str:
 
 
 def _data_uri(url: str, max_bytes: int) -> bytes:
-    header, comma, data = url.partition(",")
+    """What browsers see in it (Fetch Standard, data: URLs)."""
+    header, comma, data = url.partition("#")[0].partition(",")
     if not comma:
         raise MediaError("a data: URI needs a comma before its data")
-    raw = unquote_to_bytes(data)
-    if header.endswith(";base64"):
-        try:
-            raw = base64.b64decode(raw, validate=True)
-        except binascii.Error as error:
-            raise MediaError(f"its base64 is broken: {explain(error)}") from error
+    raw = _percent_decoded(data.encode())
+    if _IS_BASE64.search(header):
+        raw = _base64_decoded(raw, max_bytes)
     if len(raw) > max_bytes:
         raise TooLarge(f"more than {max_bytes:,} bytes")
     return raw
+
+
+def _percent_decoded(text: bytes) -> bytes:
+    """Piece by piece, since the library makes an object of each escape."""
+    if b"%" not in text:
+        return text
+    decoded = bytearray()
+    start = 0
+    while start < len(text):
+        end = start + DECODED_AT_ONCE
+        if (escape := text.find(b"%", end - 2, end)) >= 0:
+            end = escape  # which may be cut in two there
+        decoded += unquote_to_bytes(text[start:end])
+        start = end
+    return bytes(decoded)
+
+
+def _base64_decoded(text: bytes, max_bytes: int) -> bytes:
+    """With blanks and line ends, with or without padding (Infra Standard, forgiving-base64 decode)."""
+    text = text.translate(None, b"\t\n\f\r ")
+    if len(text) // 4 * 3 > max_bytes + 3:
+        raise TooLarge(f"more than {max_bytes:,} bytes")
+    if len(text) % 4 == 0:
+        text = text.removesuffix(b"=").removesuffix(b"=")
+    if b"=" in text:
+        raise MediaError("its base64 is broken: = stands where no padding may be")
+    try:
+        return base64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
+    except binascii.Error as error:
+        raise MediaError(f"its base64 is broken: {error}") from error
 
 
 def _check_is_image(body: bytes) -> None:
@@ -453,24 +496,40 @@ def _check_is_image(body: bytes) -> None:
     raise MediaError("it is no image (JPEG, PNG, WebP, GIF, TIFF and BMP are read)", "not_an_image")
 
 
-def _explain_status(status: int, url: str, is_label_studio: bool) -> str:
-    if status == 403 and is_label_studio and "/data/local-files/" in url:
+def _explain_status(status: int, url: str) -> str:
+    """What it means that Label Studio answered so."""
+    if status == 403 and "/data/local-files/" in url:
         return (
             "Label Studio answered 403: it serves no local files unless it is started with "
             "LOCAL_FILES_SERVING_ENABLED=true"
         )
-    if status in (401, 403) and is_label_studio:
+    if status in (401, 403):
         return f"Label Studio answered {status}: it wants a token that may see the project; set LABEL_STUDIO_API_KEY"
-    if is_label_studio and url.startswith(_CLOUD):
+    if url.startswith(_CLOUD):
         return (
             f"Label Studio answered {status}: no storage of the project covers it, or its credentials are refused; "
             "look at the project's Settings → Cloud Storage"
         )
-    if status == 404 and is_label_studio:
+    if status == 404:
         return (
             "Label Studio answered 404: the file is gone or, for local files, no Local Files storage of the project "
             "covers it"
         )
-    if status >= 500 and is_label_studio:
+    if status >= 500:
         return f"Label Studio answered {status}, as it does for an upload that is gone; its own log says why"
     return f"its server answered {status}"
+
+
+def _explain_storage(response: requests.Response, url: str, deadline: float) -> str:
+    """What another server answered; S3, Google Cloud and Azure give a code in XML, and repeat the secrets beside it."""
+    try:
+        body = read_body(response, max_bytes=ERROR_BYTES, deadline=deadline)
+    except requests.RequestException:
+        body = b""
+    code = _STORAGE_CODE.search(body)
+    said = f"its server answered {response.status_code}" + (f" ({code[1].decode()})" if code else "")
+    if code and _EXPIRED.search(body):
+        said += ": its link has expired; import the task again with a new one, or add the storage to the project"
+    if url.startswith(_CLOUD):
+        said += "; look at the credentials in the project's Settings → Cloud Storage"
+    return said

@@ -5,8 +5,10 @@ import re
 import socket
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http.cookiejar import DefaultCookiePolicy
+from importlib.metadata import version
 from typing import Any
 from urllib.parse import SplitResult, urljoin, urlsplit
 
@@ -20,21 +22,38 @@ from my_backend.redaction import said
 
 POOL_SIZE = 32
 
-# Where clouds hand credentials to whoever asks from inside: never, whatever is allowed otherwise.
-_METADATA = frozenset(
-    ipaddress.ip_address(address)
-    for address in (
-        "169.254.169.254",
-        "169.254.170.2",
-        "fd00:ec2::254",
-        "100.100.100.200",
-        "192.0.0.192",
-        "168.63.129.16",
+# Where clouds hand credentials and settings to whoever asks from inside: never, whatever is allowed otherwise.
+_METADATA = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        "169.254.0.0/16",  # nearly all clouds
+        "fe80::/10",  # the same in IPv6, OpenStack among them
+        "fd00:ec2::/32",  # AWS
+        "fd20:ce::/32",  # Google
+        "fd00:c1::/32",  # Oracle
+        "fd00:42::/32",  # Scaleway
+        "fd00:a9fe:a9fe::/48",  # Akamai
+        "100.100.100.200/32",  # Alibaba
+        "192.0.0.192/32",  # Oracle
+        "168.63.129.16/32",  # Azure
     )
 )
-# IPv6 networks whose addresses end in the IPv4 address that is meant
-_OF_IPV4 = tuple(ipaddress.ip_network(network) for network in ("::/96", "64:ff9b::/96", "64:ff9b:1::/48"))
+# IPv6 networks whose addresses end in the IPv4 address that is meant: compatible, translated, NAT64
+_OF_IPV4 = tuple(ipaddress.ip_network(network) for network in ("::/96", "::ffff:0:0:0/96", "64:ff9b::/96"))
+_LOCAL_NAT64 = ipaddress.ip_network("64:ff9b:1::/48")
+_ISATAP = (0x00005EFE, 0x02005EFE)  # before the IPv4 address that a tunnel of any network leads to
 
+_BLANKS = "".join(map(chr, range(0x21)))
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,30}:")
+_PLACE = re.compile(r"[^?#]*")
+
+# Hosts such as Wikimedia's refuse the bare name of an HTTP library, and want to know who asks and what for.
+USER_AGENT = (
+    f"image-classifier-backend/{version('image-classifier-backend')} "
+    "(machine-learning backend for Label Studio; https://labelstud.io)"
+)
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Headers = Callable[[], Mapping[str, str]]
 Refusal = Callable[[str], str]  # why a URL must not be asked; "" where it may be
 
@@ -73,13 +92,30 @@ class Origin:
         return cls(parts.scheme, parts.hostname.lower(), parts.port or (443 if parts.scheme == "https" else 80))
 
 
+def as_browsers_read(url: str) -> str:
+    """The URL as a browser takes it from a page, where people have seen that it works (URL Standard).
+
+    Blanks around it and line ends in it do not count, nor do capitals in its scheme; in what leads to a server or a
+    file there, a backslash is a slash.
+    """
+    url = url.strip(_BLANKS)
+    for character in "\t\n\r":
+        url = url.replace(character, "")
+    if scheme := _SCHEME.match(url):
+        url = scheme[0].lower() + url[scheme.end() :]
+    if scheme and scheme[0].lower() not in ("http:", "https:"):
+        return url
+    place = _PLACE.match(url)
+    return place[0].replace("\\", "/") + url[place.end() :] if place else url
+
+
 def redact(url: str) -> str:
     """A URL without what may be secret: user, password, query and fragment."""
     try:
         parts = urlsplit(url)
     except ValueError:
         parts = SplitResult("", "", "", "", "")
-    if not parts.scheme or not parts.netloc:
+    if not parts.netloc:
         return url.partition("?")[0][:200]
     host = parts.netloc.rpartition("@")[2]
     return SplitResult(parts.scheme, host, parts.path, "…" if parts.query else "", "").geturl()[:200]
@@ -100,22 +136,58 @@ def innermost(error: BaseException) -> BaseException:
     return innermost(inner) if isinstance(inner, Exception) else error
 
 
+@contextmanager
+def _without_secrets() -> Iterator[None]:
+    """Errors of the libraries in our words: theirs have the whole URL, and what they wrap is shown with them."""
+    try:
+        yield
+    except requests.RequestException as error:
+        inner = innermost(error)
+        kind = type(inner) if isinstance(inner, requests.RequestException) else type(error)
+        raise kind(explain(error)) from None
+
+
 def check_address(host: str, port: int, address: str, allowed: Collection[str]) -> None:
     """Raises ForbiddenAddress unless the address is public, or `host` or `host:port` is allowed by name."""
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address) and (inner := ip.ipv4_mapped or ip.sixtofour or _last_bits(ip)):
-        ip = inner
-    if ip in _METADATA:
+    meant = _meant(ipaddress.ip_address(address.partition("%")[0]))
+    if any(ip in network for ip in meant for network in _METADATA):
         raise ForbiddenAddress(f"{host} is a cloud's metadata address, which is never asked")
-    private = not ip.is_global or ip.is_multicast or getattr(ip, "is_site_local", False)
+    private = next((ip for ip in meant if _is_private(ip)), None)
     if private and not {host.lower(), f"{host.lower()}:{port}"} & set(allowed):
         raise ForbiddenAddress(
-            f"{host} is on a private network ({ip}); if its images may be read, set IMAGE_HOSTS={host}"
+            f"{host} is on a private network ({private}); if its images may be read, set IMAGE_HOSTS={host}"
         )
 
 
-def _last_bits(ip: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
-    return ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF) if any(ip in network for network in _OF_IPV4) else None
+def _is_private(ip: Address) -> bool:
+    return not ip.is_global or ip.is_multicast or getattr(ip, "is_site_local", False)
+
+
+def _meant(ip: Address) -> tuple[Address, ...]:
+    """Where a connection to the address leads: there, or to an IPv4 address in it that a translator or tunnel takes."""
+    if isinstance(ip, ipaddress.IPv4Address):
+        return (ip,)
+    last = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+    if ip.ipv4_mapped or any(ip in network for network in _OF_IPV4):
+        return (last,)
+    if ip.sixtofour:
+        return (ip.sixtofour,)
+    if ip.teredo:
+        return (ip, *ip.teredo)
+    if ip in _LOCAL_NAT64:
+        return (ip, *_in_local_nat64(int(ip)))
+    return (ip, last) if (int(ip) >> 32) & 0xFFFFFFFF in _ISATAP else (ip,)
+
+
+def _in_local_nat64(ip: int) -> tuple[ipaddress.IPv4Address, ...]:
+    """Whom a translator may take the address for, by the length of its prefix (RFC 6052): 48, 56, 64, 96."""
+    found = (
+        (ip >> 64 & 0xFFFF) << 16 | ip >> 40 & 0xFFFF,
+        (ip >> 64 & 0xFF) << 24 | ip >> 32 & 0xFFFFFF,
+        ip >> 24 & 0xFFFFFFFF,
+        ip & 0xFFFFFFFF,
+    )
+    return tuple(map(ipaddress.IPv4Address, found))
 
 
 class SafeSession:
@@ -130,11 +202,13 @@ class SafeSession:
         self._session = _Session()
         self._session.trust_env = False
         self._session.verify = ca_bundle or True
+        self._session.headers["User-Agent"] = USER_AGENT
         self._session.cookies.set_policy(_NoCookies())
         adapter = _CheckingAdapter(frozenset(name.lower() for name in allowed))
         self._session.mount("http://", adapter)
         self._session.mount("https://", adapter)
 
+    @_without_secrets()
     def request(
         self,
         method: str,
@@ -149,14 +223,15 @@ class SafeSession:
     ) -> requests.Response:
         """A streamed response; `headers` go to `headers_for` alone. Raises requests.RequestException.
 
-        All redirects are within `deadline` (monotonic), and each is put to `refuse`.
+        All redirects are within `deadline` (monotonic), and each is put to `refuse`. No error's text has a header's
+        value, or what may be secret in a URL.
         """
         for _ in range(limits.redirects + 1):
             url, origin = _read_url(url)
             if why := refuse(url):
                 raise ForbiddenAddress(why)
             trusted = headers is not None and origin == headers_for
-            arguments["headers"] = dict(headers()) if trusted and headers else None
+            arguments["headers"] = _checked(headers()) if trusted and headers else None
             try:
                 response = self._send(method, url, limits, deadline, **arguments)
             except requests.ConnectionError as error:
@@ -168,7 +243,7 @@ class SafeSession:
                 return response
             response.close()
             try:
-                url = urljoin(url, self._session.get_redirect_target(response) or "")
+                url = urljoin(url, as_browsers_read(self._session.get_redirect_target(response) or ""))
             except ValueError as error:
                 raise requests.exceptions.InvalidURL(said(error)) from None
             if method != "GET" and _read_url(url)[1] != origin:
@@ -187,6 +262,16 @@ class SafeSession:
         self._session.close()
 
 
+def _checked(headers: Mapping[str, str]) -> dict[str, str]:
+    """The headers; the errors that requests and http.client raise for them have their values."""
+    for name, value in headers.items():
+        if not (value.isascii() and value.isprintable() and value == value.strip()):
+            raise requests.exceptions.InvalidHeader(
+                f"the value for the header {name} has blanks around it, a line end or a character that is not ASCII"
+            )
+    return dict(headers)
+
+
 def _was_closed(error: requests.ConnectionError) -> bool:
     reasons = [inner for reason in error.args if isinstance(reason, ProtocolError) for inner in reason.args]
     return any(isinstance(inner, ConnectionError) for inner in reasons)
@@ -195,12 +280,13 @@ def _was_closed(error: requests.ConnectionError) -> bool:
 def _read_url(url: str) -> tuple[str, Origin]:
     """The URL as requests will read it, and its origin; Python's own parser sees another host in some."""
     try:
-        url = str(requests.Request("GET", url).prepare().url)
+        url = str(requests.Request("GET", as_browsers_read(url)).prepare().url)
         return url, Origin.of(url)
     except ValueError as error:
         raise requests.exceptions.InvalidURL(said(error)) from None
 
 
+@_without_secrets()
 def read_body(response: requests.Response, *, max_bytes: int, deadline: float) -> bytes:
     """The body; raises requests.RequestException where it is larger, or comes later than `deadline` (monotonic)."""
     body = bytearray()

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from my_backend.protocol.label_config import ImageChoices, Json
 
-Outcome = Literal["used", "skipped", "empty", "unknown choice", "tie", "not annotated"]
+Outcome = Literal["used", "skipped", "rejected", "empty", "unknown choice", "tie", "not annotated"]
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,9 @@ def label_of(task: Json, tag: ImageChoices) -> Label:
 
     A ground truth decides; otherwise each annotator's newest annotation is a vote, and the majority wins: of the
     votes, or for each choice where several may be ticked. A tie is no label. Skipped (cancelled) annotations are no
-    votes, choices that the labeling config no longer has are none either, and an empty annotation is a vote only
-    where none may be right. What has another shape than Label Studio's counts as if it were not there.
+    votes, nor are those that a reviewer rejected, choices that the labeling config no longer has are none either, and
+    an empty annotation is a vote only where none may be right. What has another shape than Label Studio's counts as
+    if it were not there.
     """
     annotations = [a for a in _list(task.get("annotations") or task.get("completions")) if isinstance(a, dict)]
     if not annotations:
@@ -36,7 +37,10 @@ def label_of(task: Json, tag: ImageChoices) -> Label:
     submitted = [a for a in annotations if not (a.get("was_cancelled") or a.get("skipped"))]
     if not submitted:
         return Label("skipped")
-    chosen = [a for a in submitted if a.get("ground_truth")] or _newest_by_annotator(submitted)
+    approved = [a for a in submitted if not _is_rejected(a)]
+    if not approved:
+        return Label("rejected")
+    chosen = [a for a in approved if a.get("ground_truth")] or _newest_by_annotator(approved)
     ticked = [_ticked(annotation, tag) for annotation in chosen]
     if not tag.multiple and not any(ticked):
         return Label("empty")
@@ -49,6 +53,20 @@ def label_of(task: Json, tag: ImageChoices) -> Label:
         return Label("unknown choice", unknown=unknown)
     label = _majority_of_each(votes) if tag.multiple else _majority([names[-1] for names in votes])
     return replace(label, unknown=unknown)
+
+
+def _is_rejected(annotation: Json) -> bool:
+    """Whether a reviewer's last word (Label Studio Enterprise) is no; a later change of the annotation lifts that."""
+    action = annotation.get("last_action")
+    if action in ("rejected", "accepted", "fixed_and_accepted", "updated"):
+        return bool(action == "rejected")
+    reviews = [review for review in _list(annotation.get("reviews")) if isinstance(review, dict)]
+    return bool(reviews) and max(reviews, key=_made).get("accepted") is False
+
+
+def _made(review: Json) -> tuple[str, int]:
+    number = review.get("id")
+    return str(review.get("created_at") or ""), number if isinstance(number, int) else 0
 
 
 def _spelled(called: Any) -> str:

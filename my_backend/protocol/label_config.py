@@ -11,6 +11,7 @@ from xml.etree.ElementTree import Element, ParseError, TreeBuilder
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import DefusedXMLParser
 
+from my_backend.protocol.image_value import image_field, value_of, why_no_field
 from my_backend.redaction import said
 
 HOW_TO_MAKE_IT_USABLE = (
@@ -45,7 +46,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class ImageChoices:
-    """A `Choices` tag that labels an `Image` tag, and the tasks' field that holds the image's URL."""
+    """A `Choices` tag that labels an `Image` tag, and the tasks' field (as in `image_url`) that has the image's URL."""
 
     from_name: str
     to_name: str
@@ -101,7 +102,7 @@ class ImageChoices:
         """The same with the choices that the task brings along, where the config asks for them."""
         if not self.dynamic_field:
             return self
-        brought = _affordable(_dynamic(data.get(self.dynamic_field)), MOST_BYTES_OF_TASK)
+        brought = _affordable(_dynamic(value_of(data, self.dynamic_field)), MOST_BYTES_OF_TASK)
         return replace(self, offered=(*self.offered, *brought), dynamic_field="")
 
     def prediction(self, names: Iterable[str], score: float) -> Json:
@@ -200,10 +201,10 @@ def _parse(xml: str, choices_name: str) -> LabelConfig:
         root = parser.close()
     except (ParseError, DefusedXmlException, ValueError) as error:
         return LabelConfig(None, f"The labeling config is no valid XML: {said(error)}.")
-    fields = {tag.get("name", ""): tag.get("value", "").removeprefix("$") for tag in root.iter("Image")}
-    if not any(name and field for name, field in fields.items()):
+    images = {tag.get("name", ""): tag for tag in root.iter("Image")}
+    if not any(name and (tag.get("value") or tag.get("valueList")) for name, tag in images.items()):
         return LabelConfig(None, 'The labeling config has no <Image name="…" value="$…"> to classify.')
-    tags = [tag for tag in root.iter("Choices") if tag.get("toName") in fields]
+    tags = [tag for tag in root.iter("Choices") if tag.get("toName") in images]
     if not tags:
         return LabelConfig(None, "The labeling config has no <Choices> whose toName is an Image.")
     if choices_name:
@@ -212,18 +213,18 @@ def _parse(xml: str, choices_name: str) -> LabelConfig:
             return LabelConfig(None, f"The labeling config has no Choices named {choices_name!r}, as CHOICES says.")
     problems = []
     for tag in tags:
-        problem = _why_unusable(tag, fields)
+        problem = _why_unusable(tag, images)
         if not problem:
-            return LabelConfig(_image_choices(tag, fields))
+            return LabelConfig(_image_choices(tag, images))
         problems.append(f'<Choices name="{tag.get("name", "")[:100]}">: {problem}.')
     return LabelConfig(None, " ".join(problems[:5]))
 
 
-def _why_unusable(tag: Element, fields: Mapping[str, str]) -> str:
+def _why_unusable(tag: Element, images: Mapping[str, Element]) -> str:
     if not tag.get("name"):
         return "it has no name"
-    if not fields[tag.get("toName", "")]:
-        return 'its Image shows several images (valueList) or none; it needs value="$…"'
+    if problem := why_no_field(images[tag.get("toName", "")]):
+        return problem
     if _is_true(tag.get("perRegion")) or _is_true(tag.get("perItem")):
         return "it labels regions or items (perRegion, perItem), not the image"
     if _is_deeper(tag, DEEPEST):
@@ -235,12 +236,12 @@ def _why_unusable(tag: Element, fields: Mapping[str, str]) -> str:
     return ""
 
 
-def _image_choices(tag: Element, fields: Mapping[str, str]) -> ImageChoices:
+def _image_choices(tag: Element, images: Mapping[str, Element]) -> ImageChoices:
     to_name = tag.get("toName", "")
     return ImageChoices(
         from_name=tag.get("name", ""),
         to_name=to_name,
-        field=fields[to_name],
+        field=image_field(images[to_name]),
         offered=tuple(dict.fromkeys(_static(tag))),
         multiple=tag.get("choice", "single") == "multiple",
         nested=_is_true(tag.get("allowNested")),

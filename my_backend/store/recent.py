@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 
 from my_backend import files
 from my_backend.background import Background
+from my_backend.protocol.image_value import image_url
 from my_backend.store.projects import Projects
 from my_backend.troubles import Trouble
 
@@ -143,10 +144,10 @@ def sightings(
     """What is to be kept of predicted tasks; `reasons` says for positions why there is no prediction."""
     seen = []
     for position, (task, result) in enumerate(zip(tasks, results, strict=True)):
-        number, url = task.get("id"), (task.get("data") or {}).get(field)
+        number, url = task.get("id"), image_url(task.get("data") or {}, field)
         if not isinstance(number, int) or task.get("annotations") or not (result or position in reasons):
             continue
-        url = url if isinstance(url, str) and len(url) <= KEPT_URL else ""
+        url = url if url is not None and len(url) <= KEPT_URL else ""
         choices, score = _answer(result)
         seen.append(Sighting(number, url, choices, score, version, reasons.get(position, "")[:500], time.time()))
     return seen
@@ -165,7 +166,10 @@ def _answer(result: Any) -> tuple[tuple[str, ...], float | None]:
 
 def name_of_url(url: str) -> str:
     """The file's name in a URL; "" where it has none."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # such as http://[, which a task may have
+        return ""
     path = parse_qs(parts.query).get("d", [parts.path])[0]
     name = unquote(path).rstrip("/").rpartition("/")[2]
     # Label Studio puts a part of a random number before the name of an upload.

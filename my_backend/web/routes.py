@@ -195,6 +195,11 @@ class Routes:
             self._backend.webhook_password.heard(project.uid)
             self._backend.retraining.changed(project.uid, body.action, body.changes)
             self._backend.recent.forget(project.uid, _numbers(one.annotation.get("task") for one in body.changes))
+        elif body.action.startswith(
+            "REVIEW"
+        ):  # REVIEW_CREATED, REVIEW_UPDATED, REVIEWS_DELETED of the Enterprise edition
+            self._projects.changes(project.uid).forget_tasks()  # they need not tell how the annotation is now
+            self._backend.retraining.changed(project.uid, body.action, body.changes)
         elif body.action == "TASKS_CREATED":
             self._serving.prepare(project, body.tasks)
             self._backend.renewal.imported(project.uid)

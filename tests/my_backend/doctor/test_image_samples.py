@@ -23,6 +23,7 @@ LOCAL = "/data/local-files/?d=pets/cat.png"
         ("s3://bucket/cat.png", "s3://"),
         ("data:image/png;base64,AAAA", "data: URIs"),
         ("cat.png", "paths without a host"),
+        ("http://[", "URLs that are not valid"),
     ],
 )
 def test_kind_is_named_without_secrets(url: str, kind: str) -> None:
@@ -43,6 +44,16 @@ def test_first_image_of_each_kind_is_chosen() -> None:
     assert {kind: (request.url, request.task_id) for kind, request in found.items()} == {
         "uploads": ("/data/upload/7/a.png", 1),
         "local files": (LOCAL, 3),
+    }
+
+
+def test_samples_are_found_by_the_value_of_the_image_tag() -> None:
+    tasks = [{"id": 1, "data": {"file": "a.png"}}, {"id": 2, "data": {}}]
+
+    found = samples_of(tasks, " HTTP://images.example/$file")
+
+    assert {kind: request.url for kind, request in found.items()} == {
+        "http://images.example": "http://images.example/a.png"
     }
 
 

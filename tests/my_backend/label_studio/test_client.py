@@ -3,6 +3,7 @@ import re
 import socket
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -10,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 import jwt
 import pytest
 
-from my_backend.errors import LabelStudioError
+from my_backend.errors import LabelStudioError, TokenRefused
 from my_backend.label_studio.client import LabelStudio, find_label_studio
 from my_backend.label_studio.safe_http import Limits, SafeSession
 from my_backend.store.projects import Credentials
@@ -128,6 +129,36 @@ def test_watermark_looks_at_annotated_tasks_alone(label_studio: FakeLabelStudio)
         "greater",
         0,
     )
+
+
+@pytest.mark.parametrize(
+    "token", ["0123abcd\n", "\n0123abcd", "0123\r\nabcd", "0123…abcd", "0123\x00abcd", "\ud8000123"]
+)
+def test_token_that_cannot_be_sent_is_explained_and_not_shown(label_studio: FakeLabelStudio, token: str) -> None:
+    with pytest.raises(TokenRefused, match="set LABEL_STUDIO_API_KEY") as refused:
+        connect(label_studio, token).project(7)
+
+    assert "0123" not in "".join(traceback.format_exception(refused.value, limit=0))
+    assert label_studio.server.seen == []
+
+
+def test_access_token_that_cannot_be_sent_is_an_error_without_it(label_studio: FakeLabelStudio) -> None:
+    with FakeServer(lambda seen: json_reply({"access": "secret\nsecret"})) as server:
+        client = LabelStudio(server.url, label_studio.pat, SafeSession(["127.0.0.1"]))
+        with pytest.raises(LabelStudioError) as failed:
+            client.project(7)
+
+    assert "secret" not in "".join(traceback.format_exception(failed.value, limit=0))
+
+
+@pytest.mark.parametrize("host", ["169.254.169.254", "2852039166", "[::ffff:169.254.169.254]", "168.63.129.16"])
+def test_label_studio_is_never_asked_at_a_metadata_address(make_settings: MakeSettings, host: str) -> None:
+    settings = make_settings(label_studio_url=f"http://{host}", label_studio_api_key="x", image_hosts=(host,))
+    found = find_label_studio(settings, None)
+    assert found is not None
+
+    with pytest.raises(LabelStudioError, match="metadata address"):
+        found.release()
 
 
 def test_unknown_project_is_explained(label_studio: FakeLabelStudio) -> None:

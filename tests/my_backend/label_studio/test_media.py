@@ -1,10 +1,12 @@
 import base64
 import os
+import re
 import resource
 import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -183,16 +185,114 @@ def test_url_of_another_server_needs_no_label_studio(open_media: OpenMedia, star
     assert content(open_media(None, server.host).fetch(MediaRequest(f"{server.url}/a.png"))) == PNG
 
 
+BODY = PNG + bytes(range(256)) + b"x"  # its base64 has all characters, and padding
+BASE64 = base64.b64encode(BODY).decode()
+WRAPPED = "\r\n".join(BASE64[start : start + 76] for start in range(0, len(BASE64), 76))
+
+
 @pytest.mark.parametrize(
-    ("url", "body"),
+    "url",
     [
-        (f"data:image/png;base64,{base64.b64encode(PNG).decode()}", PNG),
-        (f"data:image/png;base64,{quote(base64.b64encode(PNG).decode())}", PNG),
-        (f"data:,{quote(PNG)}", PNG),
+        f"data:image/png;base64,{BASE64}",
+        f"data:image/png;base64,{quote(BASE64)}",
+        f"data:image/png;base64,{''.join(f'%{ord(one):02x}' for one in BASE64)}",
+        f"data:image/png;base64,{WRAPPED}",
+        f"data:image/png;base64,{quote(WRAPPED)}",
+        f"data:image/png;base64,{WRAPPED.replace(chr(13), '')}\n",
+        f"data:image/png;base64, {' '.join(BASE64)}\t",
+        f"data:image/png;base64,{BASE64.rstrip('=')}",
+        f"data:image/png;base64,{BASE64.replace('=', '%3D')}",
+        f"DATA:image/png;base64,{BASE64}",
+        f"data:IMAGE/PNG;BASE64,{BASE64}",
+        f"data:image/png;base64 ,{BASE64}",
+        f"data:image/png;  base64,{BASE64}",
+        f"data:image/png;charset=utf-8;base64,{BASE64}",
+        f"data:image/png;name=a b.png;base64,{BASE64}",
+        f"data:;base64,{BASE64}",
+        f"data:text/plain;base64,{BASE64}",
+        f" \n data:image/png;base64,{BASE64}",
+        f"da\nta:image/png;ba\rse64,{BASE64}",
+        f"data:image/png;base64,{BASE64}#fragment",
+        f"data:,{quote(BODY)}",
+        f"data:image/png,{quote(BODY)}",
+        f"data:image/png;charset=utf-8,{quote(BODY, safe='')}",
+        f"data:image/png;charset=utf-8,{re.sub('%..', lambda e: e[0].lower(), quote(BODY))}#fragment",
     ],
 )
-def test_data_uri_is_the_image(open_media: OpenMedia, url: str, body: bytes) -> None:
+def test_data_uri_is_the_image(open_media: OpenMedia, url: str) -> None:
+    assert content(open_media().fetch(MediaRequest(url))) == BODY
+
+
+@pytest.mark.parametrize("shift", range(4))
+def test_escapes_of_a_long_data_uri_are_not_cut(open_media: OpenMedia, shift: int) -> None:
+    body = PNG + b"x" * shift + b"%" * 100_000 + b"%4"
+
+    url = f"data:,{quote(PNG + b'x' * shift)}{'%25' * 100_000}%4"
+
     assert content(open_media().fetch(MediaRequest(url))) == body
+
+
+@pytest.mark.parametrize("escape", ["", "%41"])
+def test_data_uri_takes_memory_by_its_length_alone(open_media: OpenMedia, escape: str) -> None:
+    url = "data:image/png;base64," + (escape or "AAAA") * 1_000_000
+    media = open_media(limits=ImageLimits(max_bytes=1000))
+    tracemalloc.start()
+    try:
+        assert "more than 1,000 bytes" in why_not(media, url)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert peak < 6 * len(url)
+
+
+@pytest.mark.parametrize(
+    ("written", "asked"),
+    [
+        ("{url}/a.png", "/a.png"),
+        (" {url}/a.png\n", "/a.png"),
+        ("{url}/a\n.png", "/a.png"),
+        ("HTTP://{host}/a.png", "/a.png"),
+        ("Http://{host}/A.png", "/A.png"),
+        ("//{host}/a.png", "/a.png"),
+        ("\\\\{host}\\a.png", "/a.png"),
+        ("http:\\\\{host}\\a.png", "/a.png"),
+        ("{url}\\b\\a.png?c=d\\e", "/b/a.png?c=d%5Ce"),
+        ("http://user:password@{host}/a.png", "/a.png"),
+        ("{url}/a b.png", "/a%20b.png"),
+        ("{url}/a%20b%2Fc.png", "/a%20b%2Fc.png"),
+        ("{url}/猫.png", "/%E7%8C%AB.png"),
+        ("{url}/100%.png", "/100%25.png"),
+        ("{url}/a[1].png?b=[2]", "/a%5B1%5D.png?b=%5B2%5D"),
+        ("{url}/a.png?X-Amz-Signature=a%2Bb&c=d#e", "/a.png?X-Amz-Signature=a%2Bb&c=d"),
+        ("{url}?a.png", "/?a.png"),
+        ("{url}/b/../a.png", "/a.png"),
+    ],
+)
+def test_url_is_asked_for_as_browsers_ask_for_it(open_media: OpenMedia, start: Start, written: str, asked: str) -> None:
+    server = start()
+    media = open_media(None, server.host)
+    url = written.format(url=server.url, host=server.host)
+
+    assert content(media.fetch(MediaRequest(url))) == PNG
+    assert server.paths() == [asked]
+    assert media.cached(MediaRequest(url)) is not None
+
+
+@pytest.mark.parametrize("written", ["//169.254.169.254/a.png", "\\\\169.254.169.254\\a.png", " HTTP://2852039166/"])
+def test_url_as_browsers_read_it_is_guarded_like_any_other(
+    label_studio: FakeLabelStudio, open_media: OpenMedia, written: str
+) -> None:
+    for media in (open_media(None, "169.254.169.254"), open_media(label_studio, "169.254.169.254", "2852039166")):
+        assert "metadata address" in why_not(media, written)
+    assert label_studio.server.seen == []
+
+
+def test_blanks_in_the_key_of_a_cloud_link_are_the_keys(label_studio: FakeLabelStudio, open_media: OpenMedia) -> None:
+    url = "s3://bucket/A\\b.png "
+    label_studio.files[f"/tasks/3/presign/?fileuri={base64.urlsafe_b64encode(url.encode()).decode()}"] = PNG
+
+    assert content(open_media(label_studio).fetch(MediaRequest(url, 3))) == PNG
 
 
 @pytest.mark.parametrize(
@@ -204,6 +304,11 @@ def test_data_uri_is_the_image(open_media: OpenMedia, url: str, body: bytes) -> 
         ("data:image/png;base64", "needs a comma"),
         ("data:image/png;base64,a", "base64 is broken"),
         ("data:image/png;base64,%%%", "base64 is broken"),
+        ("data:image/png;base64,AAAA=AAA", "base64 is broken"),
+        ("data:image/png;base64,AAA==", "base64 is broken"),
+        ("data:image/png;base64,AA-_", "base64 is broken"),
+        ("data:image/png;base64,AAAA====", "base64 is broken"),
+        ("data:image/png;ba\u017fe64,AAAA", "no image"),
         ("http://[", "not a valid host"),
         ("http://a..b/", "not known"),
         ("http://" + "a" * 70 + ".com/", "not known"),
@@ -253,6 +358,59 @@ def test_refusal_of_another_server_is_not_label_studios(
     server = start(lambda seen: Reply(403))
 
     assert "its server answered 403" in why_not(open_media(label_studio, server.host), server.url)
+
+
+EXPIRED = "its link has expired"
+S3 = '<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{}</Code><Message>{}</Message>{}</Error>'
+SECRETS = "<AWSAccessKeyId>secret</AWSAccessKeyId><StringToSign>secret</StringToSign><Token-0>secret</Token-0>"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "said", "expired"),
+    [
+        (403, S3.format("AccessDenied", "Request has expired", SECRETS), "403 (AccessDenied)", True),
+        (400, S3.format("ExpiredToken", "The provided token has expired.", SECRETS), "400 (ExpiredToken)", True),
+        (403, S3.format("AccessDenied", "Access Denied", SECRETS), "403 (AccessDenied)", False),
+        (403, S3.format("SignatureDoesNotMatch", "secret", SECRETS), "403 (SignatureDoesNotMatch)", False),
+        (404, S3.format("NoSuchKey", "The specified key does not exist.", "<Key>a</Key>"), "404 (NoSuchKey)", False),
+        (503, S3.format("SlowDown", "Please reduce your request rate.", ""), "503 (SlowDown)", False),
+        (
+            403,
+            "\ufeff" + S3.format("AuthenticationFailed", "Signature not valid", SECRETS),
+            "(AuthenticationFailed)",
+            False,
+        ),
+        (403, S3.format("<b>secret</b>", "secret", ""), "answered 403", False),
+        (403, S3.format("secret " * 100, "secret", ""), "answered 403", False),
+        (403, "<html>secret</html>" * 10_000, "answered 403", False),
+        (403, "", "answered 403", False),
+    ],
+)
+@pytest.mark.parametrize("signed_by_label_studio", [False, True])
+def test_error_of_a_storage_is_named_by_its_code_and_not_taken_for_label_studios(
+    label_studio: FakeLabelStudio,
+    open_media: OpenMedia,
+    start: Start,
+    status: int,
+    body: str,
+    said: str,
+    expired: bool,
+    signed_by_label_studio: bool,
+) -> None:
+    storage = start(lambda seen: Reply(status, body.encode()))
+    link = url = f"{storage.url}/a.png?X-Amz-Signature=secret"
+    if signed_by_label_studio:
+        url = "s3://bucket/a.png"
+        encoded = base64.urlsafe_b64encode(url.encode()).decode()
+        label_studio.files[f"/tasks/3/presign/?fileuri={encoded}"] = Reply(303, b"", {"Location": link})
+
+    problem = why_not(open_media(label_studio, storage.host), url)
+
+    assert said in problem
+    assert "its server answered" in problem
+    assert (EXPIRED in problem) is expired
+    assert ("Cloud Storage" in problem) is signed_by_label_studio
+    assert "secret" not in problem
 
 
 def test_secrets_of_a_url_are_not_in_the_error(open_media: OpenMedia, start: Start) -> None:

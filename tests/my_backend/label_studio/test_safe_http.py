@@ -1,6 +1,8 @@
+import re
 import socket
 import threading
 import time
+import traceback
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -14,6 +16,7 @@ from my_backend.label_studio.safe_http import (
     ForbiddenAddress,
     Origin,
     SafeSession,
+    as_browsers_read,
     check_address,
     explain,
     read_body,
@@ -67,7 +70,6 @@ def read(response: requests.Response, max_bytes: int = 1000, seconds: float = 10
         "10.0.0.1",
         "172.16.0.1",
         "192.168.1.1",
-        "169.254.1.1",
         "100.64.0.1",
         "198.18.0.1",
         "224.0.0.1",
@@ -77,8 +79,6 @@ def read(response: requests.Response, max_bytes: int = 1000, seconds: float = 10
         "::",
         "::1",
         "::127.0.0.1",
-        "fe80::1",
-        "fe80::1%eth0",
         "fec0::1",
         "fc00::1",
         "fd12::1",
@@ -90,6 +90,10 @@ def read(response: requests.Response, max_bytes: int = 1000, seconds: float = 10
         "2002:c0a8:101::1",
         "64:ff9b::10.0.0.1",
         "64:ff9b:1::10.0.0.1",
+        "64:ff9b:1:808:8:800::",
+        "::ffff:0:10.0.0.1",
+        "2001:0:808:808::f5ff:fffe",
+        "2606:2800:220:1:0:5efe:10.0.0.1",
     ],
 )
 def test_address_that_is_not_public_is_refused_with_the_remedy(address: str) -> None:
@@ -105,22 +109,71 @@ def test_public_address_is_allowed(address: str) -> None:
     check_address("images", 80, address, ())
 
 
+METADATA = [
+    "169.254.0.1",
+    "169.254.169.254",
+    "169.254.170.2",
+    "169.254.170.23",
+    "169.254.42.42",
+    "169.254.255.255",
+    "100.100.100.200",
+    "192.0.0.192",
+    "168.63.129.16",
+    "fe80::1",
+    "fe80::a9fe:a9fe%eth0",
+    "febf::1",
+    "fd00:ec2::254",
+    "fd00:ec2::23",
+    "fd20:ce::254",
+    "fd00:c1::a9fe:a9fe",
+    "fd00:42::42",
+    "fd00:a9fe:a9fe::1",
+]
+EMBEDDED = [
+    "::ffff:{}",  # mapped
+    "::{}",  # compatible
+    "::ffff:0:{}",  # translated
+    "64:ff9b::{}",  # NAT64
+    "64:ff9b:1::{}",  # NAT64 of an organization
+    "2606:2800:220:1:0:5efe:{}",  # ISATAP
+    "2606:2800:220:1:200:5efe:{}",
+]
+
+
+def refused_as_metadata(address: str) -> None:
+    with pytest.raises(ForbiddenAddress, match="metadata"):
+        check_address("images", 80, address, ("images", "images:80", address))
+
+
+@pytest.mark.parametrize("address", METADATA)
+def test_metadata_address_is_refused_whatever_is_allowed(address: str) -> None:
+    refused_as_metadata(address)
+
+
+@pytest.mark.parametrize("inner", [address for address in METADATA if ":" not in address])
+@pytest.mark.parametrize("form", EMBEDDED)
+def test_metadata_address_inside_another_is_refused_whatever_is_allowed(form: str, inner: str) -> None:
+    refused_as_metadata(form.format(inner))
+
+
 @pytest.mark.parametrize(
     "address",
     [
-        "169.254.169.254",
-        "169.254.170.2",
-        "100.100.100.200",
-        "168.63.129.16",
-        "fd00:ec2::254",
-        "::ffff:169.254.169.254",
-        "2002:a9fe:a9fe::",
-        "64:ff9b::169.254.169.254",
+        "2002:a9fe:a9fe::",  # 6to4
+        "2001:0:a9fe:a9fe::f7f7:f7f7",  # Teredo: its server
+        "2001:0:808:808::5601:5601",  # and its client, with all bits turned
+        "64:ff9b:1:a9fe:a9:fe00::",  # NAT64 with a prefix of 48 bits
+        "64:ff9b:1:a9:fe:a9fe::",  # of 56
+        "64:ff9b:1:0:a9:fea9:fe00:0",  # of 64
     ],
 )
-def test_metadata_address_is_refused_whatever_is_allowed(address: str) -> None:
-    with pytest.raises(ForbiddenAddress, match="metadata"):
-        check_address("images", 80, address, ("images", address))
+def test_metadata_address_that_a_tunnel_leads_to_is_refused_whatever_is_allowed(address: str) -> None:
+    refused_as_metadata(address)
+
+
+def test_address_that_translates_a_public_one_is_allowed() -> None:
+    for address in ("64:ff9b::8.8.8.8", "::ffff:0:8.8.8.8", "2002:808:808::", "2606:2800:220:1:0:5efe:8.8.8.8"):
+        check_address("images", 80, address, ())
 
 
 def test_host_may_be_allowed_for_one_port() -> None:
@@ -163,6 +216,60 @@ def test_loopback_is_never_asked_however_it_is_written(start: Start, open_sessio
 
     assert server.seen == []
     assert any(words in explain(refused.value) for words in ("private network", "not known", "not a valid IDNA"))
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "169.254.169.254",
+        "2852039166",
+        "0xa9fea9fe",
+        "0xa9.0xfe.0xa9.0xfe",
+        "0251.0376.0251.0376",
+        "025177524776",
+        "169.254.43518",
+        "169.16689662",
+        "169.254.169.254.",
+        "①⑥⑨.254.169.254",
+        "[::ffff:169.254.169.254]",
+        "[::ffff:a9fe:a9fe]",
+        "[0:0:0:0:0:ffff:a9fe:a9fe]",
+        "[64:ff9b::a9fe:a9fe]",
+        "[2002:a9fe:a9fe::]",
+        "[FD00:EC2::254]",
+        "user@169.254.169.254",
+        "100.100.100.200",
+        "1684301000",
+        "192.0.0.192",
+        "168.63.129.16",
+    ],
+)
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_metadata_address_is_never_connected_to_however_it_is_written(
+    open_session: OpenSession, monkeypatch: pytest.MonkeyPatch, scheme: str, host: str
+) -> None:
+    connected: list[object] = []
+    monkeypatch.setattr(socket.socket, "connect", lambda self, address: connected.append(address))
+    name = host.rpartition("@")[2].strip("[]").lower()
+
+    with pytest.raises(requests.RequestException) as refused:
+        open_session(name, name.rstrip("."), "169.254.169.254").request("GET", f"{scheme}://{host}/latest/meta-data/")
+
+    assert connected == []
+    assert any(words in explain(refused.value) for words in ("metadata address", "not a valid IDNA"))
+
+
+def test_name_of_a_metadata_address_is_refused_though_it_is_allowed_and_another_address_comes_first(
+    start: Start, open_session: OpenSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = start(ok)
+    closed.__exit__(None, None, None)
+    looked_up = answers_of_dns(monkeypatch, ["127.0.0.1", "169.254.169.254"])
+
+    with pytest.raises(ForbiddenAddress, match=r"metadata\.google\.internal is a cloud's metadata address"):
+        open_session("metadata.google.internal").request("GET", f"http://metadata.google.internal:{closed.port}/")
+
+    assert looked_up == ["metadata.google.internal"]
 
 
 def answers_of_dns(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> list[str]:
@@ -282,7 +389,16 @@ def test_redirect_to_a_name_in_unicode_is_followed(start: Start, open_session: O
 
 
 @pytest.mark.parametrize(
-    "target", ["http://127.0.0.1:{port}/", "http://169.254.169.254/", "file:///etc/hosts", "http://["]
+    "target",
+    [
+        "http://127.0.0.1:{port}/",
+        "http://169.254.169.254/",
+        "//169.254.169.254/",
+        "\\\\169.254.169.254\\",
+        "http:\\\\2852039166/",
+        "file:///etc/hosts",
+        "http://[",
+    ],
 )
 def test_redirect_to_a_forbidden_place_is_refused(start: Start, open_session: OpenSession, target: str) -> None:
     private = start(ok)
@@ -292,6 +408,15 @@ def test_redirect_to_a_forbidden_place_is_refused(start: Start, open_session: Op
         open_session(server.host).request("GET", server.url)
 
     assert (len(server.seen), private.seen) == (1, [])
+
+
+def test_redirect_to_a_metadata_address_is_refused_though_it_is_allowed(
+    start: Start, open_session: OpenSession
+) -> None:
+    server = start(redirect("http://0xa9fea9fe/latest/meta-data/"))
+
+    with pytest.raises(ForbiddenAddress, match="metadata"):
+        open_session(server.host, "0xa9fea9fe", "169.254.169.254").request("GET", server.url)
 
 
 def test_redirects_without_end_are_given_up(start: Start, open_session: OpenSession) -> None:
@@ -372,6 +497,35 @@ def test_own_origin_gets_the_token_however_it_is_written(
     ask_with_token(open_session("127.0.0.1"), spelling.format(owner.port), owner)
 
     assert owner.seen[0].headers["Authorization"] in ("Token secret", "Basic eDo=")
+
+
+@pytest.mark.parametrize(
+    "value", ["Token secret\n", "Token sec\r\nret", " secret", "Token secret…", "secret\x00", "\ud800"]
+)
+def test_header_that_cannot_be_sent_is_an_error_without_its_value(
+    start: Start, open_session: OpenSession, value: str
+) -> None:
+    owner = start(ok)
+
+    with pytest.raises(requests.RequestException) as refused:
+        ask_with_token(open_session("127.0.0.1"), owner.url, owner, headers=lambda: {"Authorization": value})
+
+    assert "Authorization" in str(refused.value)
+    assert "sec" not in "".join(traceback.format_exception(refused.value, limit=0))
+    assert owner.seen == []
+
+
+def test_every_request_says_who_asks(start: Start, open_session: OpenSession) -> None:
+    server = start(lambda seen: Reply(302, b"", {"Location": "/b"}) if seen.path == "/a" else ok(seen))
+    session = open_session("127.0.0.1")
+
+    session.request("GET", f"{server.url}/a").close()
+    ask_with_token(session, server.url, server)
+
+    agents = {seen.headers["User-Agent"] for seen in server.seen}
+    assert len(server.seen) == 3
+    assert len(agents) == 1
+    assert re.fullmatch(r"image-classifier-backend/[\d.]+ \(.*Label Studio.*https://.*\)", agents.pop())
 
 
 def test_post_is_not_sent_on_to_another_origin(start: Start, open_session: OpenSession) -> None:
@@ -500,6 +654,7 @@ def test_body_that_is_cut_short_is_an_error(start: Start, open_session: OpenSess
         ("https://host/a.png", "https://host/a.png"),
         ("/data/upload/1/a.png?token=secret", "/data/upload/1/a.png"),
         ("http://[?secret", "http://["),
+        ("//user:secret@host/a.png?sig=secret", "//host/a.png?…"),
         ("x" * 500, "x" * 200),
     ],
 )
@@ -525,6 +680,37 @@ def test_error_is_explained_without_secrets(open_session: OpenSession, url: str)
 
     assert "secret" not in explain(failed.value)
     assert "Max retries" not in explain(failed.value)
+    # Whoever logs the error itself, with all that led to it, shows no more.
+    assert "secret" not in "".join(traceback.format_exception(failed.value, limit=0))
+
+
+def test_error_of_a_body_is_told_without_secrets(start: Start, open_session: OpenSession) -> None:
+    server = start(lambda seen: Reply(200, headers={"Content-Length": "1000"}, parts=[b"x" * 10]))
+    response = open_session("127.0.0.1").request("GET", f"{server.url}/?sig=secret")
+
+    with pytest.raises(requests.RequestException) as failed:
+        read(response)
+
+    assert "secret" not in "".join(traceback.format_exception(failed.value, limit=0))
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        (" \n http://h/a.png\t ", "http://h/a.png"),
+        ("http://h/a\n b.pn\r\ng", "http://h/a b.png"),
+        ("HTTP://Host/A.png", "http://Host/A.png"),
+        ("http:\\\\h\\a\\b.png?c=\\d#\\e", "http://h/a/b.png?c=\\d#\\e"),
+        ("\\data\\upload\\7\\a.png", "/data/upload/7/a.png"),
+        ("\\\\h\\a.png", "//h/a.png"),
+        ("DATA:image/png;BASE64,AA\\AA", "data:image/png;BASE64,AA\\AA"),
+        ("/data/upload/7/a b.png", "/data/upload/7/a b.png"),
+        ("", ""),
+        (" ", ""),
+    ],
+)
+def test_url_is_read_as_browsers_read_it(written: str, read: str) -> None:
+    assert as_browsers_read(written) == read
 
 
 @pytest.mark.parametrize(

@@ -388,6 +388,7 @@ def test_nothing_that_others_named_becomes_html(client: Client, script: Script) 
     script.set(output=output | {"held_back": EVIL})
     second = client.ended(client.submit_training()).result["versions"][0]
     client.backend.recent.note(PROJECT, [Sighting(5, f"http://x/{EVIL}", (EVIL,), 0.5), Sighting(6, EVIL, why=EVIL)])
+    client.backend.recent.note(PROJECT, [Sighting(7, "http://[", (EVIL,), 0.5)])  # which is no URL at all
     client.post("/webhook", {"action": "PROJECT_UPDATED", "project": described})
     assert eventually(lambda: "alert(1)" in words(client, f"{HERE}/look"))
 

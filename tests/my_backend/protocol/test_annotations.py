@@ -63,6 +63,59 @@ def test_newest_annotation_of_an_annotator_is_his_vote(by: Any, reverse: bool) -
     assert label_of({"annotations": annotations}, TAG) == used("Dog")
 
 
+REJECTED = {"id": 4, "accepted": False, "created_at": "2026-11-20T13:35:51Z"}
+ACCEPTED = {"id": 5, "accepted": True, "created_at": "2026-11-20T13:35:52Z"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "teaches"),
+    [
+        ({"reviews": [REJECTED]}, False),
+        ({"last_action": "rejected"}, False),
+        ({"reviews": [REJECTED], "last_action": "rejected"}, False),
+        ({"reviews": [REJECTED], "last_action": None}, False),
+        ({"reviews": [REJECTED], "last_action": "submitted"}, False),
+        ({"reviews": [REJECTED], "last_action": "deleted_review"}, False),
+        ({"reviews": [{"accepted": False}]}, False),
+        ({"reviews": [{**ACCEPTED, "id": 3}, {**REJECTED, "id": 4, "created_at": ACCEPTED["created_at"]}]}, False),
+        ({"reviews": [ACCEPTED, {**REJECTED, "created_at": "2026-11-21T00:00:00Z"}]}, False),
+        ({"reviews": [ACCEPTED], "last_action": "rejected"}, False),
+        ({"reviews": [ACCEPTED, REJECTED]}, True),
+        ({"reviews": [ACCEPTED], "last_action": "accepted"}, True),
+        ({"reviews": [REJECTED], "last_action": "fixed_and_accepted"}, True),
+        ({"reviews": [REJECTED], "last_action": "updated"}, True),
+        ({"reviews": [], "last_action": "deleted_review"}, True),
+        ({"reviews": [{"id": 4}]}, True),
+        ({"reviews": []}, True),
+        ({"last_action": "submitted"}, True),
+    ],
+)
+@pytest.mark.parametrize("tag", [TAG, MULTIPLE])
+def test_annotation_that_a_reviewer_rejected_does_not_teach(
+    fields: dict[str, Any], teaches: bool, tag: ImageChoices
+) -> None:
+    assert label_of({"annotations": [said("Cat", **fields)]}, tag) == (used("Cat") if teaches else Label("rejected"))
+
+
+@pytest.mark.parametrize(
+    ("annotations", "expected"),
+    [
+        ([said("Cat", last_action="rejected"), said("Dog", last_action="accepted")], used("Dog")),
+        ([said("Cat", last_action="rejected", ground_truth=True), said("Dog")], used("Dog")),
+        ([said("Cat", completed_by=5), said("Dog", completed_by=5, last_action="rejected")], used("Cat")),
+        ([said("Cat", last_action="rejected"), SKIPPED], Label("rejected")),
+        ([{"result": [], "last_action": "rejected"}], Label("rejected")),
+        ([said("Bird", last_action="rejected")], Label("rejected")),
+    ],
+)
+def test_rejected_annotation_is_no_vote(annotations: list[Any], expected: Label) -> None:
+    assert label_of({"annotations": annotations}, TAG) == expected
+
+
+def test_draft_is_no_annotation() -> None:
+    assert label_of({"drafts": [said("Cat")], "annotations": []}, TAG) == Label("not annotated")
+
+
 def test_older_label_studios_call_annotations_completions() -> None:
     assert label_of({"completions": [said("Cat"), said("Dog", skipped=True)]}, TAG) == used("Cat")
 
@@ -103,6 +156,9 @@ def test_nothing_of_another_shape_is_an_error(odd: Any, tag: ImageChoices) -> No
         {**good, "result": [{**region, "value": {"choices": odd}}]},
         {**good, "result": [{**region, "value": {"choices": [odd, "Cat"]}}]},
         *({**good, field: odd} for field in ("id", "updated_at", "completed_by", "was_cancelled", "ground_truth")),
+        *({**good, field: odd} for field in ("reviews", "last_action")),
+        {**good, "reviews": [odd]},
+        *({**good, "reviews": [{**REJECTED, field: odd}, ACCEPTED]} for field in REJECTED),
     ]
     task = {"data": {"image": "/a.png"}}
     for one in annotations:

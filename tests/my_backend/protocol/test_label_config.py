@@ -73,7 +73,7 @@ def test_choices_are_named_as_annotations_name_them(choices: str, expected: tupl
         (config('<Choices name="c" toName="other"><Choice value="A"/></Choices>'), "no <Choices> whose toName"),
         (config('<Choices toName="i"><Choice value="A"/></Choices>'), "no name"),
         (config('<Choices name="c" toName="i"/>'), "no <Choice>"),
-        ('<View><Image name="i" valueList="$urls"/>' + SINGLE.format("c") + "</View>", "no <Image"),
+        ('<View><Image name="i" valueList="$urls"/>' + SINGLE.format("c") + "</View>", "valueList"),
         (config('<Choices name="c" toName="i" perRegion="true"><Choice value="A"/></Choices>'), "regions"),
         (config('<Choices name="c" toName="i" perItem="TRUE"><Choice value="A"/></Choices>'), "regions"),
         (config('<Choices name="c" toName="i">' + _nested(5000) + "</Choices>"), "nested more than 100 deep"),

@@ -24,6 +24,13 @@ def test_what_was_used_and_left_out_is_counted_and_said() -> None:
     )
 
 
+def test_rejected_annotations_are_said_to_be_left_out() -> None:
+    usage = Usage([USED, Label("rejected"), Label("rejected")])
+
+    assert usage.record()["annotations"] == {"used": 1, "rejected": 2}
+    assert usage.summary((), ("Cat",), ("Cat",)) == "Learned from 1 of 3 annotated tasks. Left out: 2 rejected."
+
+
 def test_what_is_all_right_is_not_talked_about() -> None:
     assert Usage([USED]).summary(("Cat",), ("Cat",), ("Cat",)) == "Learned from 1 of 1 annotated tasks."
     assert Usage([USED]).left_out() == ""

@@ -409,6 +409,17 @@ def test_events_become_a_training_after_so_many(serve: Serve, script: Script, la
     assert [call["kind"] for call in script.calls("fit")] == ["head"]
 
 
+@pytest.mark.parametrize("action", ["REVIEW_CREATED", "REVIEW_UPDATED", "REVIEWS_DELETED"])
+def test_after_a_review_the_annotations_are_read_again(client: Client, action: str) -> None:
+    changes = client.backend.projects.changes(PROJECT)
+    changes.keep_tasks([{"id": 1, "annotations": []}], changes.begin_reading())
+    assert changes.tasks() is not None
+
+    client.post("/webhook", {"action": action, "project": DESCRIBED})
+
+    assert changes.tasks() is None
+
+
 @pytest.mark.parametrize(
     ("payload", "changes"),
     [
@@ -417,6 +428,8 @@ def test_events_become_a_training_after_so_many(serve: Serve, script: Script, la
         ({"action": "ANNOTATIONS_CREATED", "annotation": [{"id": 1}, {"id": 2}], "project": DESCRIBED}, 2),
         ({"action": "ANNOTATIONS_DELETED", "annotations": [{"id": 1}, {"id": 2}], "project": DESCRIBED}, 2),
         ({"action": "ANNOTATION_CREATED", "annotation": {"id": [1], "updated_at": {}}, "project": DESCRIBED}, 1),
+        ({**annotated(1), "action": "REVIEW_CREATED", "review": {"id": 1, "accepted": False}}, 1),
+        ({"action": "REVIEWS_DELETED", "reviews": [{"id": 1}], "project": DESCRIBED}, 0),
         ({"action": "TASKS_DELETED", "tasks": [{"id": 1}], "project": DESCRIBED}, 0),
         ({"action": "PROJECT_UPDATED", "project": DESCRIBED}, 0),
         ({"action": "SOMETHING_NEW", "project": DESCRIBED}, 0),
