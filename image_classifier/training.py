@@ -381,13 +381,17 @@ class _TrainingState:
                 log.info("beginning anew: the classes have changed since %s", path.name)
                 return 0
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no dict
+        done, best = (
+            facts["epochs_done"],
+            (facts["best_accuracy"], facts["best_epoch"]),
+        )  # all is there, or none is taken
+        groups, scheduler = facts["groups"], facts["scheduler"]
         self._module.load_state_dict(_of("module.", tensors))
         self.best = _of("best.", tensors)
         momentum = {int(name): {"momentum_buffer": tensor} for name, tensor in _of("momentum.", tensors).items()}
-        self._optimizer.load_state_dict({"state": momentum, "param_groups": facts["groups"]})
-        self._scheduler.load_state_dict(facts["scheduler"])
-        self.best_accuracy, self.best_epoch = facts["best_accuracy"], facts["best_epoch"]
-        self._epochs_done = facts["epochs_done"]
+        self._optimizer.load_state_dict({"state": momentum, "param_groups": groups})
+        self._scheduler.load_state_dict(scheduler)
+        (self.best_accuracy, self.best_epoch), self._epochs_done = best, done
         log.info("going on after epoch %d from %s", self._epochs_done, path.name)
         return self._epochs_done
 

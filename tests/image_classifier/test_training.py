@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from image_classifier import training
@@ -335,6 +336,27 @@ def test_a_checkpoint_of_other_classes_is_not_taken_up(
     for classes in ("012", "210", "210"):
         tune(backbone, samples[:6], tmp_path, told, records.append, classes=classes)
     assert [record["epoch"] for record in records] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut short", "zeros", "no record", "a record without its epoch"])
+def test_damaged_checkpoint_is_not_taken_up(
+    backbone: Backbone, samples: list[Sample], tmp_path: Path, damage: str
+) -> None:
+    told = replace(FAST, epochs=1)
+    records: list[dict[str, Any]] = []
+    tune(backbone, samples[:6], tmp_path, told, records.append)
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    content = checkpoint.read_bytes()
+    if damage == "no record":
+        save_file({"module.a": torch.zeros(1)}, checkpoint)
+    elif damage == "a record without its epoch":
+        save_file({"module.a": torch.zeros(1)}, checkpoint, metadata={"state": '{"classes": ["0", "1", "2"]}'})
+    else:
+        checkpoint.write_bytes({"empty": b"", "cut short": content[:-9], "zeros": bytes(len(content))}[damage])
+
+    tune(backbone, samples[:6], tmp_path, told, records.append)
+
+    assert [record["epoch"] for record in records] == [1, 1]
 
 
 @pytest.mark.parametrize(

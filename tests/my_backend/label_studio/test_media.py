@@ -520,14 +520,17 @@ def test_content_that_was_removed_is_fetched_again(open_media: OpenMedia, start:
     assert content(media.fetch(MediaRequest(server.url))) == PNG
 
 
-@pytest.mark.parametrize("text", ["", "null", "[1]", "{"])
-def test_note_that_a_loss_of_power_has_cut_short_is_fetched_again(
-    open_media: OpenMedia, start: Start, tmp_path: Path, text: str
+@pytest.mark.parametrize(
+    "content_of_note",
+    [b"", b"null", b"[1]", b"{", b"\xff\xfe", b"\0\0", b'["abc", "def"]', b'["../../other", 9e9]', b'[["a"], 9e9]'],
+)
+def test_note_that_is_damaged_is_fetched_again(
+    open_media: OpenMedia, start: Start, tmp_path: Path, content_of_note: bytes
 ) -> None:
     server = start()
     open_media(None, server.host).fetch(MediaRequest(server.url))
     (note,) = (tmp_path / "media" / "urls").iterdir()
-    note.write_text(text)
+    note.write_bytes(content_of_note)
 
     assert content(open_media(None, server.host).fetch(MediaRequest(server.url))) == PNG
 
