@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from hashlib import sha256
+from hashlib import file_digest
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -49,7 +49,8 @@ class ImageFile:
 
     @classmethod
     def of(cls, path: Path) -> "ImageFile":
-        return cls(path, sha256(path.read_bytes()).hexdigest())
+        with path.open("rb") as file:
+            return cls(path, file_digest(file, "sha256").hexdigest())
 
 
 @dataclass(frozen=True)

@@ -22,29 +22,30 @@ from image_classifier.dataset import Label, Sample, classes_of
 from image_classifier.learning import TooFewLabels
 from image_classifier.network import BACKBONE_FILE, Classifier, load_backbone
 from image_classifier.preprocessing import ImageError, limit_pixels
+from image_classifier.recipes.cleaning import clean, moving, place_beside
 from image_classifier.recipes.console import say, say_all, show_progress
 from image_classifier.recipes.errors import UsersError
 from image_classifier.recipes.examination import Examination, answers_of, embed_samples, examine_model
 from image_classifier.recipes.experiment import Experiment
-from image_classifier.recipes.exports import Target, export
+from image_classifier.recipes.exports import SUFFIXES, Target, export
 from image_classifier.recipes.folders import (
     Finding,
     Split,
     examine,
     find_split,
     list_folder,
-    move,
     read_files,
-    remove,
     samples_of,
     shown,
 )
 from image_classifier.recipes.hooks import load_hook, postprocessed
 from image_classifier.recipes.json_export import read_export
+from image_classifier.recipes.kinds import describe_skipped
 from image_classifier.recipes.model_folder import SavedModel, load_model, save_model
+from image_classifier.recipes.outputs import refuse_other_kinds
 from image_classifier.recipes.predictions import Form, find_images, predict, write_predictions
 from image_classifier.recipes.recipe import Recipe, read_hook_name, read_recipe, read_settings
-from image_classifier.recipes.report import write_report
+from image_classifier.recipes.report import REPORT_SUFFIXES, write_report
 from image_classifier.recipes.workbench import Workbench, refuse_to_forget, still_there, workbench
 from image_classifier.settings import ClassifierSettings, TrainMode
 from image_classifier.weights import WeightsError
@@ -85,35 +86,67 @@ def _fail(message: str) -> None:
 @app.command()
 def prepare(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="images in a folder for each class")],
-    delete: Annotated[
-        bool, typer.Option("--delete", help="delete what is no image, broken, doubled, too small")
+    to_clean: Annotated[
+        bool,
+        typer.Option(
+            "--clean", help="move second copies, and what is empty or cut short, to the new folder DIR-surplus"
+        ),
     ] = False,
-    move_to: Annotated[Path | None, typer.Option(metavar="DIR", help="move it there instead")] = None,
+    move_to: Annotated[Path | None, typer.Option(metavar="DIR", help="move them there instead")] = None,
+    delete: Annotated[bool, typer.Option("--delete", help="delete them for good, after a question")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="with --delete: don't ask")] = False,
 ) -> None:
     """Looks through a folder of images, and says what is amiss. By itself it changes nothing.
 
     The exit status is 1 while something is amiss.
     """
-    if delete and move_to:
-        raise typer.BadParameter("give --delete or --move-to, not both")
+    if to_clean + delete + (move_to is not None) > 1:
+        raise typer.BadParameter("give one of --clean, --move-to and --delete")
+    if yes and not delete:
+        raise typer.BadParameter("--yes answers what --delete asks: add --delete")
     limit_pixels(read_settings().max_image_pixels)
+    place = move_to or place_beside(folder)
+    move = moving(folder, place) if to_clean or move_to else None
     listing = list_folder(folder)
     examine(listing)
     for finding in listing.findings:
         print(finding)
     surplus = [finding for finding in listing.findings if finding.surplus]
-    if delete:
-        remove(surplus)
-        say(f"{len(surplus)} files deleted")
-    elif move_to:
-        move(surplus, folder, move_to)
-        say(f"{len(surplus)} files moved to {shown(move_to)}")
+    left = listing.findings
+    if surplus and move:
+        left = clean(listing.findings, move)
+        say(f"{_files(len(listing.findings) - len(left))} moved to {shown(place)}")
+    elif surplus and delete and _may_delete(surplus, folder, yes=yes):
+        left = clean(listing.findings, Path.unlink)
+        say(f"{_files(len(listing.findings) - len(left))} deleted")
+    elif surplus and not delete:
+        say(f"{_files(len(surplus))} can go: add --clean to move to {shown(place)}")
+    say_all([finding for finding in left if finding not in listing.findings], "give the command again")
+    _say_skipped(listing.skipped)
     unusable = {finding.path for finding in listing.findings}
     for name, files in listing.classes.items():
         print(f"{shown(name)}\t{sum(path not in unusable for path in files)}")
-    left = listing.findings if not (delete or move_to) else [f for f in listing.findings if not f.surplus]
     if left:
         raise typer.Exit(1)
+
+
+def _may_delete(surplus: Sequence[Finding], folder: Path, *, yes: bool) -> bool:
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        say(f"Nothing is deleted, since nobody can be asked: add --yes, or `prepare {shown(folder)} --clean` to move")
+        return False
+    say_all((shown(finding.path) for finding in surplus), "the list above has them all")
+    return typer.confirm(f"Delete {_files(len(surplus))} for good?", err=True)
+
+
+def _files(count: int) -> str:
+    return f"{count:,} {'file' if count == 1 else 'files'}"
+
+
+def _say_skipped(skipped: Counter[str]) -> None:
+    if skipped:
+        say(describe_skipped(skipped))
 
 
 # --- train ------------------------------------------------------------------
@@ -203,6 +236,7 @@ def train(
         "testing": {"path": test, "report": report},
     }
     recipe = read_recipe(config, {name: _without_none(part) for name, part in given.items()}, settings)
+    _check_report(recipe.testing.report)
     samples = _training_samples(recipe, output, settings)
     test_path = recipe.testing.path or _given_tests(recipe.data.path)
     if recipe.testing.report and not test_path:
@@ -280,6 +314,7 @@ def _folder_samples(folder: Path) -> list[Sample]:
     listing = list_folder(folder)
     samples = samples_of(listing)
     say_all(listing.findings, f"`prepare {shown(folder)}` lists them all")
+    _say_skipped(listing.skipped)
     return samples
 
 
@@ -327,6 +362,7 @@ def evaluate(
     report: Annotated[Path | None, typer.Option(metavar="FILE", help="write an HTML report there")] = None,
 ) -> None:
     """Judges a model on images. Those that it was trained on are left out; held-out ones are not."""
+    _check_report(report)
     saved = load_model(model)
     settings = read_settings()
     samples = _samples_at(source, images, settings)
@@ -339,6 +375,11 @@ def evaluate(
         print(json.dumps(examination.record(), indent=2, ensure_ascii=False))
     else:
         _print_examination(examination)
+
+
+def _check_report(report: Path | None) -> None:
+    if report:
+        refuse_other_kinds(report, REPORT_SUFFIXES)
 
 
 def _examine(bench: Workbench, model: SavedModel, samples: list[Sample]) -> Examination:
@@ -387,14 +428,18 @@ def predict_images(
     settings = read_settings()
     name = read_hook_name(config) if config else None
     hook = load_hook(name) if name else None
+    findings: list[Finding] = []
+    skipped: Counter[str] = Counter()
     with _bench(settings) as bench:
-        predictions = predict(bench.lane, classifier, find_images(images, sys.stdin), top)
+        predictions = predict(bench.lane, classifier, find_images(images, sys.stdin, findings, skipped), top)
         if hook and name:
             predictions = postprocessed(predictions, hook, name)
         failed = write_predictions(predictions, form, sys.stdout)
     for prediction in failed:
         say(f"{shown(prediction.path)}: {prediction.error}")
-    if failed:
+    say_all(findings, "mend them, or name the images themselves")
+    _say_skipped(skipped)
+    if failed or findings:
         raise typer.Exit(1)
 
 
@@ -477,8 +522,9 @@ def export_model(
 
     The module takes uint8 images [n, 3, side, side] in RGB and gives probabilities [n, classes].
     """
-    saved = load_model(model)
     file = output or model / {"onnx": "model.onnx", "torchscript": "model.pt", "labels": "labels.txt"}[to]
+    refuse_other_kinds(file, SUFFIXES[to])
+    saved = load_model(model)
     export(saved.classifier, to, file)
     print(shown(file))
 

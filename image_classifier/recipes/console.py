@@ -4,6 +4,7 @@ import logging
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from typing import Any
 
 from rich.console import Console
@@ -83,3 +84,10 @@ def _rest(record: dict[str, Any]) -> str:
 def log_to_console() -> None:
     """Warnings of the library, such as that the weights could not be downloaded."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
+
+
+def take_any_name() -> None:
+    """Lets names that are not UTF-8 come in, and those that a terminal cannot show go out escaped."""
+    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "backslashreplace")):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors=errors)

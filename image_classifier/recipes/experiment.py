@@ -75,6 +75,10 @@ class Experiment:
             state: dict[str, Any] = json.loads((self._folder / STATE_FILE).read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except ValueError:  # JSON's and UTF-8's errors both are
+            state = {}
+        if not isinstance(state, dict) or not self._state.keys() <= state.keys():
+            raise UsersError(f"{shown(self._folder / STATE_FILE)} is damaged: choose another --output")
         return state
 
     def _write_state(self) -> None:

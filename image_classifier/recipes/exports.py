@@ -12,8 +12,14 @@ from torch import Tensor, nn
 from image_classifier.network import Classifier, Head
 from image_classifier.preprocessing import Preprocessing
 from image_classifier.recipes.errors import UsersError
+from image_classifier.recipes.outputs import written_aside
 
 Target = Literal["onnx", "torchscript", "labels"]
+SUFFIXES: dict[Target, tuple[str, ...]] = {
+    "onnx": (".onnx",),
+    "torchscript": (".pt", ".pth", ".ts", ".torchscript"),
+    "labels": (".txt", ".labels", ".names"),
+}
 TOLERANCE = 1e-4  # of a probability; other programs add up in another order
 
 
@@ -33,10 +39,14 @@ class Portable(nn.Module):
 
 def export(classifier: Classifier, target: Target, file: Path) -> None:
     """Raises UsersError where what was written does not answer as the model does."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    if target == "labels":
-        file.write_text("".join(f"{name}\n" for name in classifier.classes), encoding="utf-8")
-        return
+    with written_aside(file) as part:
+        if target == "labels":
+            part.write_text("".join(f"{name}\n" for name in classifier.classes), encoding="utf-8")
+        else:
+            _write_module(classifier, target, part)
+
+
+def _write_module(classifier: Classifier, target: Target, file: Path) -> None:
     side = classifier.backbone.preprocessing.crop_size
     generator = torch.Generator().manual_seed(0)
     example, other = (torch.randint(256, (n, 3, side, side), dtype=torch.uint8, generator=generator) for n in (2, 3))
@@ -52,7 +62,6 @@ def export(classifier: Classifier, target: Target, file: Path) -> None:
         answer = write(portable, example, file)
         difference = float((answer(other) - portable(other)).abs().max())
     if difference > TOLERANCE:
-        file.unlink()
         raise UsersError(f"the exported model's probabilities differ by {difference:.1e}: nothing was written")
 
 

@@ -1,32 +1,47 @@
 """Folders of images, `folder/<class>/**/<image>`: what they hold, and what is amiss with them."""
 
+import errno
 import os
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 
 from image_classifier.dataset import Sample
 from image_classifier.inference import ImageFile
 from image_classifier.preprocessing import ImageError, PerhapsSound, open_image
 from image_classifier.recipes.errors import UsersError
+from image_classifier.recipes.kinds import is_cut_short, is_systems_own, looks_like_image
 
 MIN_SIDE = 16  # pixels; what is smaller is an icon or a tracking pixel rather than a photo
+MAX_FILE_BYTES = 2 << 30  # as read into memory; more than an uncompressed image of the most pixels that are allowed
 READERS = 8  # files that are read at once, since disks and networks answer slowly
 
 NAME_NOT_UTF8 = "its name is not UTF-8: rename it"
+NOT_REGULAR = "is no regular file"
 _CONTRADICTION = "the same image as {}, of another class: remove the wrong one"
+_NOTHING = sha256().hexdigest()
+
+
+@dataclass(frozen=True)
+class Surplus:
+    """Why nothing is lost with a file: its content is nothing, is cut short, or is also in the file that is `kept`."""
+
+    digest: str
+    kept: Path | None = None
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What is amiss with a file; `surplus` where the set of images is better without it."""
+    """What is amiss with a file; `surplus` if that is proof that the set of images is better without it."""
 
     path: Path
     problem: str
-    surplus: bool = False
+    surplus: Surplus | None = None
 
     def __str__(self) -> str:
         return f"{shown(self.path)}: {self.problem}"
@@ -34,10 +49,11 @@ class Finding:
 
 @dataclass(frozen=True)
 class Listing:
-    """The files of each class, in order, and what is amiss beside them."""
+    """The images of each class, in order, what is amiss, and how many files of which other kinds there are."""
 
     classes: dict[str, list[Path]]
     findings: list[Finding]
+    skipped: Counter[str]
 
 
 @dataclass(frozen=True)
@@ -51,7 +67,7 @@ class Split:
 
 def find_split(folder: Path) -> Split | None:
     """`folder/train`, `folder/val` (or `valid`, `validation`) and perhaps `folder/test`; None for any others."""
-    found = {path.name: path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")}
+    found = {path.name: path for path in folder.iterdir() if path.is_dir() and not is_systems_own(path.name)}
     train, test = found.pop("train", None), found.pop("test", None)
     if train is None or len(found) != 1:
         return None
@@ -66,7 +82,7 @@ def shown(path: Path | str) -> str:
 
 
 def list_folder(folder: Path) -> Listing:
-    """The files of each class folder and of the folders in it; hidden ones are passed over.
+    """The images of each class folder and of the folders in it; what systems add is passed over.
 
     Raises UsersError where there are no classes to be found.
     """
@@ -75,47 +91,73 @@ def list_folder(folder: Path) -> Listing:
     if not folder.is_dir():
         raise UsersError(f"{shown(folder)} is no folder; give one with a folder of images for each class")
     findings: list[Finding] = []
+    skipped: Counter[str] = Counter()
     directories: list[Path] = []
     for path in _entries(folder, findings):
-        if path.is_dir():
+        if (mode := _mode(path, findings)) is None:
+            continue
+        if S_ISDIR(mode):
             directories.append(path)
-        else:
+        elif _is_image(path, mode, skipped):
             findings.append(Finding(path, "lies beside the class folders: move it into the folder of its class"))
     if not directories:
         raise UsersError(f"{shown(folder)} has no folders: put the images of each class into a folder with its name")
     _refuse_nested(folder, directories)
     classes: dict[str, list[Path]] = {}
-    seen: defaultdict[str, set[str]] = defaultdict(set)
+    seen: defaultdict[str, set[tuple[int, int]]] = defaultdict(set)
     for directory in directories:
         name = unicodedata.normalize("NFC", directory.name)  # macOS decomposes é; that is no other class
-        if not _is_utf8(name):
+        if not is_utf8(name):
             findings.append(Finding(directory, NAME_NOT_UTF8))
             continue
-        files = list(files_below(directory, findings, seen[name]))
+        files = list(images_below(directory, findings, skipped, seen[name]))
         if files:
             classes.setdefault(name, []).extend(files)
         elif name not in classes:
-            findings.append(Finding(directory, "holds no files: put images of the class into it, or remove it"))
-    return Listing(classes, findings)
+            findings.append(Finding(directory, "holds no images: put images of the class into it, or remove it"))
+    return Listing(classes, findings, skipped)
 
 
 def _entries(folder: Path, findings: list[Finding]) -> list[Path]:
-    """What is in a folder, in order; not what is hidden, such as .DS_Store and .ipynb_checkpoints."""
+    """What is in a folder, in order; not what systems add, such as .DS_Store and Thumbs.db."""
     try:
-        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        return sorted(path for path in folder.iterdir() if not is_systems_own(path.name))
     except OSError as error:
         findings.append(Finding(folder, f"cannot be read ({error.strerror}): change its permissions"))
         return []
 
 
+def _mode(path: Path, findings: list[Finding]) -> int | None:
+    """What is at the path, links followed, in the bits of `stat`; None with a finding if nobody can tell."""
+    try:
+        return path.stat().st_mode
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP) and path.is_symlink():
+            findings.append(Finding(path, "is a link to nothing"))
+        else:
+            findings.append(Finding(path, f"cannot be read ({error.strerror})"))
+        return None
+
+
+def _is_image(path: Path, mode: int, skipped: Counter[str]) -> bool:
+    """Whether it is to be treated as an image; counted as skipped if not. What cannot be opened may be one."""
+    try:
+        if not S_ISREG(mode) or looks_like_image(path):
+            return True
+    except OSError:
+        return True
+    skipped[path.suffix.lower()] += 1
+    return False
+
+
 def _refuse_nested(folder: Path, directories: Sequence[Path]) -> None:
     """`train/cat, test/cat` would become the classes train and test."""
-    insides = [_entries(directory, []) for directory in directories]
-    if any(path.is_file() for inside in insides for path in inside):
+    insides = [[(path, _mode(path, [])) for path in _entries(directory, [])] for directory in directories]
+    found = [(path, mode) for inside in insides for path, mode in inside if mode is not None]
+    if any(S_ISREG(mode) and _is_image(path, mode, Counter()) for path, mode in found):
         return
-    repeated = [
-        name for name, count in Counter(path.name for inside in insides for path in inside).items() if count > 1
-    ]
+    names = Counter(path.name for path, mode in found if S_ISDIR(mode))
+    repeated = [name for name, count in names.items() if count > 1]
     if repeated:
         raise UsersError(
             f"{shown(folder)} holds {shown(directories[0].name)}/{shown(repeated[0])} and the like, folders of "
@@ -123,33 +165,44 @@ def _refuse_nested(folder: Path, directories: Sequence[Path]) -> None:
         )
 
 
-def files_below(directory: Path, findings: list[Finding], seen: set[str] | None = None) -> Iterator[Path]:
-    """The regular files, links followed, but no folder twice, nor what is `seen`: links may lead in a circle."""
+def images_below(
+    directory: Path, findings: list[Finding], skipped: Counter[str], seen: set[tuple[int, int]] | None = None
+) -> Iterator[Path]:
+    """The images in a folder and the folders in it, links followed; files of other kinds are only counted.
+
+    No folder comes twice, nor one that is `seen`: links may lead in a circle, and one folder may be mounted twice.
+    """
     seen = set() if seen is None else seen
     waiting = [directory]
     while waiting:
         current = waiting.pop()
-        real = os.path.realpath(current)
-        if real in seen:
+        try:
+            found = current.stat()
+        except OSError as error:
+            findings.append(Finding(current, f"cannot be read ({error.strerror})"))
+            continue
+        if (found.st_dev, found.st_ino) in seen:
             findings.append(Finding(current, "leads to a folder that has been seen already: left out"))
             continue
-        seen.add(real)
-        inside = _entries(current, findings)
-        for path in inside:
-            if path.is_dir():
+        seen.add((found.st_dev, found.st_ino))
+        directories = []
+        for path in _entries(current, findings):
+            if (mode := _mode(path, findings)) is None:
                 continue
-            if not _is_utf8(str(path)):
+            if S_ISDIR(mode):
+                directories.append(path)
+            elif not _is_image(path, mode, skipped):
+                continue
+            elif not is_utf8(str(path)):
                 findings.append(Finding(path, NAME_NOT_UTF8))
-            elif path.is_file():
+            elif S_ISREG(mode):
                 yield path
-            elif path.is_symlink():
-                findings.append(Finding(path, "is a link to nothing", surplus=True))
             else:
-                findings.append(Finding(path, "is no regular file", surplus=True))
-        waiting.extend(path for path in reversed(inside) if path.is_dir())
+                findings.append(Finding(path, NOT_REGULAR))
+        waiting.extend(reversed(directories))
 
 
-def _is_utf8(name: str) -> bool:
+def is_utf8(name: str) -> bool:
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -172,7 +225,9 @@ def samples_of(listing: Listing) -> list[Sample]:
         first = found.setdefault(file.digest, Sample(file, name, str(path.absolute())))
         if first.label != name:
             contradictory.add(file.digest)
-            listing.findings.append(Finding(path, _CONTRADICTION.format(shown(first.image.path))))
+            # The same error page that was saved twice as an image is no image of two classes.
+            contradiction = Finding(path, _CONTRADICTION.format(shown(first.image.path)))
+            listing.findings.append(_problem_of(file) or contradiction)
     return [sample for digest, sample in found.items() if digest not in contradictory]
 
 
@@ -181,6 +236,13 @@ def read_files(paths: Sequence[Path]) -> list[ImageFile | Finding]:
 
     def read(path: Path) -> ImageFile | Finding:
         try:
+            found = path.stat()
+            if not S_ISREG(found.st_mode):  # a pipe would be waited for, a device never ends
+                return Finding(path, "is a folder" if S_ISDIR(found.st_mode) else NOT_REGULAR)
+            if not found.st_size:
+                return Finding(path, "is empty", Surplus(_NOTHING))
+            if found.st_size > MAX_FILE_BYTES:
+                return Finding(path, f"has more than {MAX_FILE_BYTES >> 30} GB: scale it down")
             return ImageFile.of(path)
         except (OSError, MemoryError, ValueError) as error:  # ValueError: no file can have such a name
             return Finding(path, f"cannot be read ({_reason(error)})")
@@ -198,8 +260,9 @@ def _reason(error: Exception) -> str:
 def examine(listing: Listing) -> None:
     """Looks into every file: notes what is no image, broken, too small, or there twice.
 
-    Only what is known to be surplus is marked so: not what may be sound, and nothing of an image in two classes, since
-    any of its files may be the one that a person decides for.
+    Only what is proven to be surplus is marked so: a second file of an image that can be read, and what is empty or
+    cut short. Not what this program cannot read, which others may, and nothing of an image in two classes, since any
+    of its files may be the one that a person decides for.
     """
     labelled = [(name, path) for name, files in listing.classes.items() for path in files]
     readable: list[tuple[str, ImageFile]] = []
@@ -209,7 +272,7 @@ def examine(listing: Listing) -> None:
         else:
             readable.append((name, file))
     with ThreadPoolExecutor(os.cpu_count()) as decoders:
-        problems = list(decoders.map(lambda pair: _problem_of(pair[1].path), readable))
+        problems = list(decoders.map(lambda pair: _problem_of(pair[1]), readable))
     sound = [(name, file) for (name, file), problem in zip(readable, problems, strict=True) if not problem]
     kept: dict[str, tuple[str, Path]] = {}
     classes: dict[str, set[str]] = {}
@@ -224,21 +287,27 @@ def examine(listing: Listing) -> None:
         if name != kept_class:
             listing.findings.append(Finding(file.path, _CONTRADICTION.format(shown(one))))
         elif file.path != one:
-            surplus = len(classes[file.digest]) == 1
+            surplus = Surplus(file.digest, one) if len(classes[file.digest]) == 1 else None
             listing.findings.append(Finding(file.path, f"the same image as {shown(one)}", surplus))
 
 
-def _problem_of(path: Path) -> Finding | None:
+def _problem_of(file: ImageFile) -> Finding | None:
     """What is amiss with an image by itself."""
+    path = file.path
     try:
         # Decoded from memory: what fails then is no failure of the disk, which Pillow calls by many names.
-        width, height = open_image(path.read_bytes()).size
+        data = path.read_bytes()
+        width, height = open_image(data).size
     except (OSError, MemoryError) as error:
         return Finding(path, f"cannot be read ({_reason(error)})")
+    except PerhapsSound as error:
+        return Finding(path, str(error))
     except ImageError as error:
-        return Finding(path, str(error), surplus=not isinstance(error, PerhapsSound))
+        if is_cut_short(data):
+            return Finding(path, "is cut short: the end of the file is missing", Surplus(file.digest))
+        return Finding(path, str(error))
     if min(width, height) < MIN_SIDE:
-        return Finding(path, f"too small: {width}×{height}, where {MIN_SIDE} pixels are the least", surplus=True)
+        return Finding(path, f"too small: {width}×{height}, where {MIN_SIDE} pixels are the least")
     return None
 
 
@@ -249,22 +318,3 @@ def _links_to(path: Path) -> int:
         path = path.parent / path.readlink()
         count += 1
     return count
-
-
-def remove(findings: Iterable[Finding]) -> None:
-    """Deletes what is surplus."""
-    for finding in findings:
-        finding.path.unlink()
-
-
-def move(findings: Sequence[Finding], folder: Path, target: Path) -> None:
-    """Moves what is surplus from `folder` to `target`, with the folders it lies in; raises UsersError."""
-    places = [(finding.path, target / finding.path.relative_to(folder)) for finding in findings]
-    if target.resolve().is_relative_to(folder.resolve()):
-        raise UsersError(f"{shown(target)} is inside {shown(folder)}, where it would be a class: choose another folder")
-    for _, place in places:
-        if place.exists():
-            raise UsersError(f"{shown(place)} is there already: choose an empty folder")
-    for path, place in places:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        path.rename(place)

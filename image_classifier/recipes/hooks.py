@@ -24,7 +24,7 @@ def load_hook(name: str) -> Hook:
         sys.path.append(here)
     try:
         hook = getattr(importlib.import_module(module_name), function)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # it is the user's own code
         raise UsersError(f"postprocess = {name} cannot be loaded ({error}): write it as module.function") from error
     if not callable(hook):
         raise UsersError(f"postprocess = {name} is no function")

@@ -46,13 +46,22 @@ def load_model(folder: Path) -> SavedModel:
     """Raises UsersError, WeightsError."""
     found = find_model(folder)
     classifier = load_classifier(found, load_saved_backbone(found))
-    return SavedModel(found, classifier, read_samples(found / SAMPLES_FILE))
+    try:
+        samples = read_samples(found / SAMPLES_FILE)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsersError(
+            f"{shown(found / SAMPLES_FILE)} is missing or damaged ({error}): restore it, or train again"
+        ) from error
+    return SavedModel(found, classifier, samples)
 
 
 def save_model(
     classifier: Classifier, samples: Sequence[Sample], folder: Path, backbone_file: Path | None = None
 ) -> None:
-    """Writes a model aside and then puts it in its place: at no time is there half a model."""
+    """Writes a model aside and then puts it in its place: at no time is there half a model.
+
+    What people have put beside the earlier model, such as an export, is kept.
+    """
     part = _aside(folder, "part")
     classifier.save(part, backbone_file=backbone_file)
     write_samples(part / SAMPLES_FILE, samples)
@@ -60,6 +69,9 @@ def save_model(
         old = _aside(folder, "old")
         folder.rename(old)
         os.replace(part, folder)
+        for path in old.iterdir():
+            if not os.path.lexists(folder / path.name):
+                path.rename(folder / path.name)
         shutil.rmtree(old)
     else:
         os.replace(part, folder)

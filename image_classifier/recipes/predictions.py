@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -15,7 +16,7 @@ from image_classifier.network import Classifier
 from image_classifier.preprocessing import ImageError
 from image_classifier.recipes.errors import UsersError
 from image_classifier.recipes.examination import AT_ONCE, answers_of, probabilities_of
-from image_classifier.recipes.folders import Finding, files_below, read_files, shown
+from image_classifier.recipes.folders import Finding, images_below, read_files, shown
 
 Form = Literal["text", "csv", "json"]
 
@@ -37,17 +38,18 @@ class Prediction:
         return {"image": image, "prediction": self.label, "confidence": self.confidence, "scores": dict(self.scores)}
 
 
-def find_images(sources: Sequence[str], names: TextIO) -> Iterator[Path]:
-    """The files of folders, in order, the images that are named, and for `-` those that `names` has, one a line.
+def find_images(
+    sources: Sequence[str], names: TextIO, findings: list[Finding], skipped: Counter[str]
+) -> Iterator[Path]:
+    """The images in folders, in order, the files that are named, and for `-` those that `names` has, one a line.
 
-    Raises UsersError for what is not there.
+    Notes what is wrong in the folders, and which other files there are. Raises UsersError for what is not there.
     """
     for source in sources:
         if source == "-":
             yield from (Path(line.rstrip("\n")) for line in names if line.strip())
         elif Path(source).is_dir():
-            findings: list[Finding] = []
-            yield from files_below(Path(source), findings)
+            yield from images_below(Path(source), findings, skipped)
         elif Path(source).exists():
             yield Path(source)
         else:

@@ -9,6 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from image_classifier.recipes.errors import UsersError
 from image_classifier.recipes.folders import shown
+from image_classifier.recipes.texts import read_text
 from image_classifier.settings import ClassifierSettings, PositiveFloat, PositiveInt, TrainMode
 from image_classifier.training import Hyperparameters
 
@@ -138,10 +139,10 @@ def _named(error: ValidationError, file: Path | None, *section: str) -> UsersErr
 
 def _read(file: Path) -> Ingredients:
     try:
-        read = tomllib.loads(file.read_text(encoding="utf-8"))
+        read = tomllib.loads(read_text(file))
     except OSError as error:
         raise UsersError(f"{shown(file)} cannot be read ({error.strerror}): give a recipe file") from None
-    except ValueError as error:  # TOML's and UTF-8's errors both are
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UsersError(f"{shown(file)} is no TOML: {error}") from None
     for name, section in read.items():
         if not isinstance(section, dict):

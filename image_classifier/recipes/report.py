@@ -9,10 +9,12 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader
 
-from image_classifier.preprocessing import open_image
+from image_classifier.preprocessing import ImageError, open_image
 from image_classifier.recipes.examination import Answer, Examination
 from image_classifier.recipes.folders import shown
+from image_classifier.recipes.outputs import written_aside
 
+REPORT_SUFFIXES = (".html", ".htm")
 WORST = 24
 SHOWN = 48
 THUMBNAIL = 112  # pixels
@@ -35,8 +37,8 @@ def write_report(path: Path, examination: Examination, title: str) -> None:
         worst=list(_tiles(wrong[:WORST])),
         some=list(_tiles(some[:SHOWN])),
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    with written_aside(path) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def _tiles(answers: Iterable[Answer]) -> Iterable[dict[str, Any]]:
@@ -53,8 +55,11 @@ def _tiles(answers: Iterable[Answer]) -> Iterable[dict[str, Any]]:
 
 
 def _thumbnail(path: Path) -> str:
-    """The image within the page, so that the page is whole wherever it goes."""
-    image = open_image(path)
+    """The image within the page, so that the page is whole wherever it goes; nothing of one that is gone meanwhile."""
+    try:
+        image = open_image(path)
+    except ImageError:
+        return ""
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     data = BytesIO()
     image.save(data, "JPEG", quality=80)

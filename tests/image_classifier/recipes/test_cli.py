@@ -1,20 +1,24 @@
 """`python -m image_classifier`: what each command prints, and what it says where something is amiss."""
 
 import csv
+import errno
 import json
 import os
 import shutil
 import sys
 from collections.abc import Callable
-from io import StringIO
+from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
 
 from image_classifier.dataset import held_out, read_samples
+from image_classifier.preprocessing import ImageError
 from image_classifier.recipes.cli import main
+from image_classifier.recipes.console import take_any_name
 from image_classifier.recipes.model_folder import load_model
 from tests.image_classifier.recipes.command import Command, Said, command
 
@@ -191,7 +195,7 @@ def nothing_but_broken(folder: Path) -> Path:
     for name in "ab":
         for number in "123":
             (Path("bad") / name).mkdir(parents=True, exist_ok=True)
-            (Path("bad") / name / number).write_text(name + number)
+            (Path("bad") / name / f"{number}.png").write_text(name + number)
     return Path("bad")
 
 
@@ -533,20 +537,205 @@ def test_a_version_is_never_changed(run: Command, model: Path, others: Path) -> 
 # --- prepare and export -----------------------------------------------------
 
 
-def test_prepare_changes_nothing_unless_told(run: Command, folder: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def spoiled(folder: Path, tmp_path: Path) -> Path:
+    """With a second copy of an image, one that no program reads, and notes."""
     spoiled = Path(shutil.copytree(folder, tmp_path / "spoiled"))
+    shutil.copy(next((spoiled / "0").iterdir()), spoiled / "0/copy.png")
+    (spoiled / "1/photo.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(400))
     (spoiled / "0/notes.txt").write_text("no")
+    return spoiled
+
+
+def names(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*.*")}
+
+
+def test_prepare_changes_nothing_unless_told(run: Command, spoiled: Path) -> None:
+    before = names(spoiled)
     for _ in range(2):
         said = run("prepare", spoiled)
         assert said.status == 1
-        assert said.out.splitlines()[0].startswith(f"{spoiled}/0/notes.txt: not an image")
-        assert said.out.splitlines()[1:] == ["0\t12", "1\t12", "2\t12"]
-    assert run("prepare", spoiled, "--delete", "--move-to", tmp_path / "away").status == 2
-    assert run("prepare", spoiled, "--move-to", tmp_path / "away").status == 0
-    assert (tmp_path / "away/0/notes.txt").is_file()
-    (spoiled / "0/notes.txt").write_text("no")
-    assert run("prepare", spoiled, "--delete").status == 0
-    assert run("prepare", spoiled).status == 0
+        copy, photo, *counts = said.out.splitlines()
+        assert photo.startswith(f"{spoiled}/1/photo.heic: ")
+        assert copy.startswith(f"{spoiled}/0/")
+        assert counts == ["0\t12", "1\t12", "2\t12"]
+        assert said.err.splitlines() == [
+            f"1 file can go: add --clean to move to {spoiled}-surplus",
+            "1 other file skipped (1 .txt)",
+        ]
+    assert names(spoiled) == before
+
+
+def test_prepare_moves_what_is_surplus_to_a_new_folder(run: Command, spoiled: Path, tmp_path: Path) -> None:
+    before = names(spoiled)
+    for place in ("spoiled-surplus", "spoiled-surplus-2"):
+        said = run("prepare", spoiled, "--clean")
+        assert f"1 file moved to {tmp_path / place}" in said.err
+        assert said.status == 1  # for the photo that stays
+        [moved] = (tmp_path / place / "0").iterdir()
+        assert before - names(spoiled) == {f"0/{moved.name}"}
+        shutil.copy(moved, spoiled / "0")
+    run("prepare", spoiled, "--move-to", tmp_path / "mine")
+    assert [path.name for path in (tmp_path / "mine/0").iterdir()] == [moved.name]
+    assert "1 file" not in run("prepare", spoiled, "--clean").err.replace("1 other file", "")
+    assert not (tmp_path / "spoiled-surplus-3").exists()
+
+
+class Terminal(StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_prepare_deletes_after_a_question_alone(run: Command, spoiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = names(spoiled)
+    monkeypatch.setattr("sys.stdin", StringIO("y\n"))
+    said = run("prepare", spoiled, "--delete")
+    assert (said.status, names(spoiled)) == (1, before)
+    assert "Nothing is deleted, since nobody can be asked: add --yes" in said.err
+    for answer in ("n\n", "\n", ""):
+        monkeypatch.setattr("sys.stdin", Terminal(answer))
+        said = run("prepare", spoiled, "--delete")
+        assert (said.status, names(spoiled)) == (1, before)
+        assert "Delete 1 file for good?" in said.err
+    monkeypatch.setattr("sys.stdin", Terminal("y\n"))
+    assert "1 file deleted" in run("prepare", spoiled, "--delete").err
+    [gone] = before - names(spoiled)
+    assert Path(gone).parent == Path("0")
+
+
+def test_prepare_deletes_without_a_question_for_scripts(run: Command, spoiled: Path) -> None:
+    before = names(spoiled)
+    assert "1 file deleted" in run("prepare", spoiled, "--delete", "--yes").err
+    assert len(before - names(spoiled)) == 1
+    (spoiled / "1/photo.heic").unlink()
+    assert run("prepare", spoiled, "--delete").status == 0  # nobody is asked about nothing
+
+
+@pytest.mark.parametrize("options", [("--clean", "--delete"), ("--delete", "--move-to", "x"), ("--yes",)])
+def test_prepare_takes_one_way_of_cleaning(options: tuple[str, ...], run: Command, spoiled: Path) -> None:
+    assert run("prepare", spoiled, *options).status == 2
+
+
+def test_prepare_says_which_files_it_could_not_move(run: Command, spoiled: Path, tmp_path: Path) -> None:
+    (tmp_path / "taken").touch()
+    before = names(spoiled)
+    said = run("prepare", spoiled, "--move-to", tmp_path / "taken")
+    assert (said.status, names(spoiled)) == (1, before)
+    assert "0 files moved" in said.err
+    assert ": left there (" in said.err
+
+
+# --- what a person has is not written over ----------------------------------
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("evaluate", "{model}", "{others}", "--report"),
+        ("train", "{folder}", "--test", "{others}", "--output", "new", "--report"),
+        ("export", "{model}", "--to", "labels", "--output"),
+        ("export", "{model}", "--to", "onnx", "--output"),
+        ("export", "{model}", "--to", "torchscript", "--output"),
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("name", ["photo.png", "model.json", "folder.html", "link.html"])
+def test_a_file_of_another_kind_is_never_written_over(
+    command: tuple[str, ...], name: str, run: Command, trained: Path, folder: Path, others: Path
+) -> None:
+    Path("photo.png").write_text("mine")
+    Path("model.json").write_text("mine")
+    Path("folder.html").mkdir()
+    Path("link.html").symlink_to("photo.png")
+    given = [part.format(model=trained, folder=folder, others=others) for part in command]
+    said = run(*given, name)
+    assert said.error.startswith(f"Error: {Path(name).resolve()} is ")
+    assert Path("photo.png").read_text() == Path("model.json").read_text() == "mine"
+    assert not Path("new").exists()
+
+
+def test_an_earlier_output_is_replaced_and_stays_whole_on_a_full_disk(
+    run: Command, trained: Path, others: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        assert run("evaluate", trained, others, "--report", "report.html").status == 0
+        assert run("export", trained, "--to", "labels", "--output", "labels.txt").status == 0
+    kept = {name: Path(name).read_text() for name in ("report.html", "labels.txt")}
+    write_text = Path.write_text
+
+    def full(path: Path, text: str, **more: Any) -> int:
+        write_text(path, text[:3], **more)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    assert "No space left" in run("evaluate", trained, others, "--report", "report.html").error
+    assert "No space left" in run("export", trained, "--to", "labels", "--output", "labels.txt").error
+    assert {path.name: path.read_text() for path in Path().iterdir() if path.is_file()} == kept
+
+
+def test_retrain_keeps_what_a_person_has_put_beside_the_model(run: Command, model: Path, others: Path) -> None:
+    run("export", model / "head", "--to", "labels")
+    (model / "head/notes").mkdir()
+    (model / "head/notes/mine.txt").write_text("mine")
+    assert run("retrain", model, "--img", sorted((others / "0").iterdir())[0], "--label", "1").status == 0
+    assert (model / "head/labels.txt").read_text() == "0\n1\n2\n"
+    assert (model / "head/notes/mine.txt").read_text() == "mine"
+
+
+# --- one bad file stops nobody else -----------------------------------------
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"a": 1}', b"\xff"])
+@pytest.mark.parametrize("name", ["head/samples.json", "head/model.json", "training.json"])
+def test_a_damaged_file_of_a_model_is_one_sentence(
+    content: bytes, name: str, run: Command, model: Path, folder: Path, others: Path
+) -> None:
+    (model / name).write_bytes(content)
+    if name == "training.json":
+        said = run(*TRAIN, folder, "--output", model, "--resume")
+    else:
+        said = run("evaluate", model, others)
+    assert Path(name).name in said.error or "format None" in said.error
+
+
+def test_predict_answers_for_a_folder_with_trouble_in_it(
+    run: Command, trained: Path, others: Path, tmp_path: Path
+) -> None:
+    mixed = Path(shutil.copytree(others, tmp_path / "mixed"))
+    (mixed / "0/notes.txt").touch()
+    (mixed / "0/again").symlink_to(mixed / "0", target_is_directory=True)
+    (mixed / "0/gone.png").symlink_to("nowhere.png")
+    os.mkfifo(mixed / "0/pipe.png")
+    said = run("predict", trained, mixed)
+    assert len(said.out.splitlines()) == 12
+    assert said.status == 1
+    for message in ("again: leads to a folder", "gone.png: is a link to nothing", "pipe.png: is no regular file"):
+        assert message in said.err
+    assert "1 other file skipped (1 .txt)" in said.err
+
+
+def test_names_that_are_not_utf_8_come_from_stdin_and_go_out_escaped(
+    run: Command, trained: Path, others: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = os.fsencode(tmp_path) + b"/\xff.png"
+    shutil.copy(next((others / "0").iterdir()), odd)
+    monkeypatch.setattr("sys.stdin", TextIOWrapper(BytesIO(odd + b"\n"), encoding="utf-8"))
+    take_any_name()
+    said = run("predict", trained, "-")
+    assert said.status == 0, said
+    assert said.out.startswith(f"{tmp_path}/\\udcff.png\t")
+
+
+def test_a_report_is_written_without_an_image_that_vanished(
+    run: Command, trained: Path, others: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(path: Path) -> None:
+        raise ImageError("cannot be read: No such file or directory")
+
+    monkeypatch.setattr("image_classifier.recipes.report.open_image", gone)
+    assert run("evaluate", trained, others, "--report", "report.html").status == 0
+    assert "<img alt" in Path("report.html").read_text()
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.load. is deprecated:FutureWarning")

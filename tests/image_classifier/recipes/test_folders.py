@@ -6,47 +6,27 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from image_classifier.preprocessing import MAX_PIXELS, limit_pixels
 from image_classifier.recipes.errors import UsersError
 from image_classifier.recipes.folders import (
+    MAX_FILE_BYTES,
     Finding,
-    Listing,
-    examine,
-    files_below,
+    Split,
+    find_split,
     list_folder,
-    move,
     read_files,
-    remove,
     samples_of,
     shown,
 )
-
-
-def picture(path: Path, seed: int, side: int = 32, kind: str = "PNG") -> Path:
-    """Noise, another one for each seed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(path, kind)
-    return path
+from tests.image_classifier.recipes.pictures import looked_through, picture, two_classes
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two classes of two images each."""
-    folder = tmp_path / "images"
-    for number, name in enumerate(("cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png")):
-        picture(folder / name, number)
-    return folder
-
-
-def looked_through(folder: Path) -> Listing:
-    listing = list_folder(folder)
-    examine(listing)
-    return listing
+    return two_classes(tmp_path / "images")
 
 
 def broken_png(folder: Path) -> None:
@@ -58,11 +38,15 @@ def circle(folder: Path) -> None:
     (folder / "cat/again").symlink_to(folder / "cat", target_is_directory=True)
 
 
+def class_of_notes(folder: Path) -> None:
+    (folder / "fish").mkdir()
+    (folder / "fish/notes.txt").write_text("a fish")
+
+
 TROUBLES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "text": (lambda f: (f / "cat/notes.txt").write_text("a cat"), "cat/notes.txt: not an image"),
     "text called an image": (lambda f: (f / "cat/3.jpg").write_text("<html>"), "cat/3.jpg: not an image"),
-    "empty file": (lambda f: (f / "cat/3.png").touch(), "cat/3.png: not an image"),
-    "cut short": (broken_png, "cat/cut.png: broken image"),
+    "empty file": (lambda f: (f / "cat/3.png").touch(), "cat/3.png: is empty"),
+    "cut short": (broken_png, "cat/cut.png: is cut short"),
     "too small": (lambda f: picture(f / "cat/3.png", 9, side=8), "cat/3.png: too small: 8×8"),
     "format that is not read": (lambda f: picture(f / "cat/3.ico", 9, kind="ICO"), "cat/3.ico: not an image"),
     "twice in a class": (lambda f: picture(f / "cat/copy.png", 0), "cat/copy.png: the same image as"),
@@ -75,13 +59,14 @@ TROUBLES: dict[str, tuple[Callable[[Path], object], str]] = {
     "links in a circle": (circle, "cat/again: leads to a folder that has been seen"),
     "pipe": (lambda f: os.mkfifo(f / "cat/pipe.png"), "cat/pipe.png: is no regular file"),
     "file beside the classes": (lambda f: picture(f / "stray.png", 9), "stray.png: lies beside the class folders"),
-    "table beside the classes": (lambda f: (f / "labels.csv").touch(), "labels.csv: lies beside the class folders"),
-    "link to nothing beside": (lambda f: (f / "gone").symlink_to("nowhere"), "gone: lies beside the class folders"),
-    "empty class": (lambda f: (f / "fish").mkdir(), "fish: holds no files"),
-    "class of empty folders": (lambda f: (f / "fish/a/b").mkdir(parents=True), "fish: holds no files"),
+    "pipe beside the classes": (lambda f: os.mkfifo(f / "pipe"), "pipe: lies beside the class folders"),
+    "link to nothing beside": (lambda f: (f / "gone").symlink_to("nowhere"), "gone: is a link to nothing"),
+    "empty class": (lambda f: (f / "fish").mkdir(), "fish: holds no images"),
+    "class of empty folders": (lambda f: (f / "fish/a/b").mkdir(parents=True), "fish: holds no images"),
+    "class of notes": (class_of_notes, "fish: holds no images"),
     "name that is not UTF-8": (lambda f: picture(Path(os.fsdecode(bytes(f / "cat") + b"/\xff.png")), 9), "not UTF-8"),
     "class that is not UTF-8": (lambda f: picture(Path(os.fsdecode(bytes(f) + b"/\xff/1.png")), 9), "not UTF-8"),
-    "line break in a name": (lambda f: (f / "cat/a\nb.png").touch(), r"cat/a\nb.png: not an image"),
+    "line break in a name": (lambda f: (f / "cat/a\nb.png").touch(), r"cat/a\nb.png: is empty"),
 }
 
 
@@ -123,6 +108,106 @@ def test_what_is_unusual_but_right_is_no_trouble(spoil: Callable[[Path], object]
     assert sum(map(len, listing.classes.values())) in (4, 5)
 
 
+SYSTEMS = ["__MACOSX", "@eaDir", "$RECYCLE.BIN", "$Recycle.Bin", "lost+found", ".git", ".thumbnails", "RECYCLER"]
+SYSTEMS += ["System Volume Information", "#recycle", "@Recently-Snapshot", ".ipynb_checkpoints", ".dvc", "._x"]
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_folders_that_systems_add_are_no_classes_and_hold_no_images(name: str, folder: Path) -> None:
+    for place in (name, f"{name}/cat", f"cat/{name}", f"cat/deep/{name}/cat"):
+        picture(folder / place / "thumb.png", 9)
+    listing = looked_through(folder)
+    assert (listing.findings, listing.skipped) == ([], {})
+    assert {name: len(files) for name, files in listing.classes.items()} == {"cat": 2, "dog": 2}
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_folders_that_systems_add_are_no_splits(name: str, folder: Path) -> None:
+    picture(folder.parent / "val/cat/3.png", 9)
+    folder.rename(folder.parent / "train")
+    (folder.parent / name / "train/cat").mkdir(parents=True)
+    assert find_split(folder.parent) == Split(folder.parent / "train", folder.parent / "val", None)
+
+
+def test_files_that_are_no_images_are_counted_and_no_contradictions(folder: Path) -> None:
+    (folder / "cat/more").mkdir()
+    for name in ("cat/1", "dog/1", "cat/more/2", "README"):
+        for suffix in (".txt", ".ogg", ".SVG"):
+            (folder / f"{name}{suffix}").write_text("BM, the same side-car")
+    (folder / "cat/LICENSE").touch()
+    (folder / "cat/bmw.txt").write_text("BMW makes cars")
+    listing = looked_through(folder)
+    samples = samples_of(listing)
+    assert listing.findings == []
+    assert listing.skipped == {".txt": 5, ".ogg": 4, ".svg": 4, "": 1}
+    assert len(samples) == 4
+
+
+def test_sidecars_do_not_hide_that_a_folder_holds_splits(folder: Path) -> None:
+    picture(folder.parent / "test/cat/3.png", 9)
+    (folder.parent / "test/notes.txt").touch()
+    with pytest.raises(UsersError, match="folders of classes in folders"):
+        list_folder(folder.parent)
+
+
+def test_an_error_page_saved_twice_as_an_image_is_no_contradiction(folder: Path) -> None:
+    for name in ("cat/3.jpg", "dog/3.jpg"):
+        (folder / name).write_text("<html>")
+    listing = list_folder(folder)
+    samples_of(listing)
+    [finding] = listing.findings
+    assert str(finding).startswith(f"{folder}/dog/3.jpg: not an image")
+
+
+def test_a_folder_that_may_only_be_listed_stops_no_other(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stat = Path.stat
+
+    def guarded(path: Path, **more: Any) -> os.stat_result:
+        if path.parent.name == "dog":  # whoever runs the tests may look into all folders
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return stat(path, **more)
+
+    monkeypatch.setattr(Path, "stat", guarded)
+    listing = looked_through(folder)
+    assert [path.name for path in listing.classes["cat"]] == ["1.png", "2.png"]
+    assert [finding.problem for finding in listing.findings[:2]] == ["cannot be read (Permission denied)"] * 2
+
+
+def test_a_folder_that_is_there_twice_by_a_mount_is_seen_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else each image of it would be a second copy of itself."""
+    (folder / "cat/again").mkdir()
+    stat = Path.stat
+    mounted = {folder / "cat/again": folder / "cat"}
+    monkeypatch.setattr(Path, "stat", lambda path, **more: stat(mounted.get(path, path), **more))
+    [finding] = looked_through(folder).findings
+    assert str(finding) == f"{folder}/cat/again: leads to a folder that has been seen already: left out"
+
+
+def test_a_file_that_vanishes_after_it_was_listed_stops_no_other(folder: Path) -> None:
+    listing = list_folder(folder)
+    (folder / "cat/1.png").unlink()
+    assert len(samples_of(listing)) == 3
+    assert [str(finding) for finding in listing.findings] == [
+        f"{folder}/cat/1.png: cannot be read (No such file or directory)"
+    ]
+
+
+@pytest.mark.parametrize(("name", "why"), [("pipe", "is no regular file"), ("cat", "is a folder")])
+def test_what_is_no_file_is_never_waited_for(name: str, why: str, folder: Path) -> None:
+    os.mkfifo(folder / "pipe")
+    [finding] = read_files([folder / name])
+    assert isinstance(finding, Finding)
+    assert finding.problem == why
+
+
+def test_a_file_that_no_memory_holds_is_named(folder: Path) -> None:
+    with (folder / "cat/huge.tif").open("wb") as file:
+        file.truncate(MAX_FILE_BYTES + 1)  # sparse
+    [finding] = looked_through(folder).findings
+    assert finding.problem == "has more than 2 GB: scale it down"
+    assert not finding.surplus
+
+
 def test_a_name_that_a_mac_has_decomposed_is_the_same_class(folder: Path) -> None:
     picture(folder / "caf\u00e9/1.png", 8)
     picture(folder / "cafe\u0301/2.png", 9)
@@ -158,7 +243,7 @@ def test_ten_thousand_files_are_listed_in_order(tmp_path: Path) -> None:
     listing = looked_through(tmp_path)
     [finding] = listing.findings
     assert finding.path == tmp_path / "a/00002.bmp"
-    assert "image" in finding.problem
+    assert "is cut short" in finding.problem
     samples = samples_of(listing)
     assert len(samples) == 10_000
     assert [s.name for s in samples] == sorted(s.name for s in samples)
@@ -171,79 +256,6 @@ def test_an_image_twice_is_one_sample_and_one_in_two_classes_is_none(folder: Pat
     names = [Path(s.name).relative_to(folder).as_posix() for s in samples_of(listing)]
     assert names == ["cat/1.png", "dog/1.png", "dog/2.png"]
     assert ["of another class" in str(finding) for finding in listing.findings] == [True]
-
-
-def test_what_is_surplus_is_removed_and_nothing_else(folder: Path) -> None:
-    picture(folder / "cat/copy.png", 0)
-    picture(folder / "dog/odd.png", 1)  # which of the two is wrong, only a person can say
-    (folder / "cat/gone.png").symlink_to("nowhere.png")
-    (folder / "labels.csv").touch()
-    before = set(files_below(folder, []))
-    remove([finding for finding in looked_through(folder).findings if finding.surplus])
-    assert before - set(files_below(folder, [])) == {folder / "cat/copy.png"}
-    assert not (folder / "cat/gone.png").is_symlink()
-
-
-def a_link_that_comes_first(folder: Path) -> None:
-    (folder / "cat/0-best.png").symlink_to("1.png")
-
-
-def links_to_links(folder: Path) -> None:
-    """The images themselves are elsewhere, as with git-annex."""
-    image = picture(folder.parent / "store/9.png", 9)
-    (folder / "cat/9.png").symlink_to(image)
-    (folder / "cat/8.png").symlink_to("9.png")
-    (folder / "cat/7.png").symlink_to("8.png")
-
-
-def a_link_and_a_copy(folder: Path) -> None:
-    (folder / "cat/0-link.png").symlink_to(picture(folder.parent / "store/9.png", 9))
-    picture(folder / "cat/9.png", 9)
-
-
-def hard_links(folder: Path) -> None:
-    os.link(folder / "cat/1.png", folder / "cat/0-hard.png")
-    (folder / "cat/00-soft.png").symlink_to("1.png")
-
-
-def a_class_under_two_names(folder: Path) -> None:
-    """One of them a link, decomposed as macOS does it, so that both are the same class."""
-    picture(folder / "caf\u00e9/1.png", 9)
-    (folder / "cafe\u0301").symlink_to("caf\u00e9")
-
-
-def a_link_from_another_class(folder: Path) -> None:
-    """Whoever decides that it is a dog needs the file that the link leads to."""
-    picture(folder / "cat/copy.png", 0)
-    (folder / "dog/odd.png").symlink_to("../cat/copy.png")
-
-
-LINKED: dict[str, tuple[Callable[[Path], object], set[str]]] = {
-    "a link that comes first": (a_link_that_comes_first, {"cat/0-best.png"}),
-    "links to links": (links_to_links, {"cat/7.png", "cat/8.png"}),
-    "a link and a copy": (a_link_and_a_copy, {"cat/0-link.png"}),
-    "hard links": (hard_links, {"cat/00-soft.png", "cat/1.png"}),
-    "a class under two names": (a_class_under_two_names, set()),
-    "a link from another class": (a_link_from_another_class, set()),
-}
-
-
-@pytest.mark.parametrize("how", ["remove", "move"])
-@pytest.mark.parametrize(("spoil", "gone"), LINKED.values(), ids=LINKED)
-def test_of_links_to_an_image_only_the_links_are_surplus(
-    spoil: Callable[[Path], object], gone: set[str], how: str, folder: Path, tmp_path: Path
-) -> None:
-    spoil(folder)
-    before = {path: path.read_bytes() for path in files_below(folder, [])}
-    surplus = [finding for finding in looked_through(folder).findings if finding.surplus]
-    if how == "remove":
-        remove(surplus)
-    else:
-        move(surplus, folder, tmp_path / "away")
-    after = {path: path.read_bytes() for path in files_below(folder, [])}
-    assert {path.relative_to(folder).as_posix() for path in before.keys() - after.keys()} == gone
-    assert set(after.values()) == set(before.values())  # no image is lost
-    assert not [path for path in folder.rglob("*") if not path.exists()]  # no link leads to nothing
 
 
 def test_more_pixels_than_are_allowed_are_no_reason_to_remove_an_image(folder: Path) -> None:
@@ -264,16 +276,16 @@ def test_more_pixels_than_are_allowed_are_no_reason_to_remove_an_image(folder: P
 def test_what_cannot_be_read_just_now_is_not_removed(
     reading: int, trouble: Exception, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read_bytes, readings = Path.read_bytes, []
+    opened, readings = Path.open, []
 
-    def read(path: Path) -> bytes:
+    def guarded(path: Path, *arguments: Any, **more: Any) -> Any:
         if path == folder / "cat/1.png":
             readings.append(path)
             if len(readings) == reading:
                 raise trouble
-        return read_bytes(path)
+        return opened(path, *arguments, **more)
 
-    monkeypatch.setattr(Path, "read_bytes", read)
+    monkeypatch.setattr(Path, "open", guarded)
     [finding] = looked_through(folder).findings
     assert str(finding).startswith(f"{folder}/cat/1.png: cannot be read (")
     assert not finding.surplus
@@ -293,19 +305,6 @@ def test_a_name_that_no_file_can_have_is_named() -> None:
     [finding] = read_files([Path("a\0b.png")])
     assert isinstance(finding, Finding)
     assert str(finding) == r"a\x00b.png: cannot be read (embedded null byte)"
-
-
-def test_what_is_surplus_is_moved_with_its_folder(folder: Path, tmp_path: Path) -> None:
-    picture(folder / "cat/copy.png", 0)
-    surplus = [finding for finding in looked_through(folder).findings if finding.surplus]
-    with pytest.raises(UsersError, match="would be a class"):
-        move(surplus, folder, folder / "away")
-    move(surplus, folder, tmp_path / "away")
-    assert (tmp_path / "away/cat/copy.png").is_file()
-    assert looked_through(folder).findings == []
-    picture(folder / "cat/copy.png", 0)
-    with pytest.raises(UsersError, match="is there already"):
-        move(surplus, folder, tmp_path / "away")
 
 
 def test_a_name_is_shown_on_one_line_that_can_be_printed() -> None:

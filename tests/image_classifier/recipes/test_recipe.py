@@ -92,6 +92,12 @@ def test_a_mistake_is_named(text: str, message: str, tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsersError, match=r"gone.toml cannot be read \(No such file or directory\)"):
         read_recipe(tmp_path / "gone.toml", {}, ClassifierSettings())
-    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
-    with pytest.raises(UsersError, match="is no TOML"):
+    (tmp_path / "binary.toml").write_bytes(b"a = 1\n\xff")
+    with pytest.raises(UsersError, match=r"is no text in UTF-8 \(line 2\)"):
         read_recipe(tmp_path / "binary.toml", {}, ClassifierSettings())
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_recipe_of_an_editor_of_windows_is_read(encoding: str, tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text(WHOLE, encoding=encoding)
+    assert read_recipe(tmp_path / "recipe.toml", {}, ClassifierSettings()).training.epochs == 7
