@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from my_backend.redaction import said
+
 Value = TypeVar("Value")
 
 log = logging.getLogger(__name__)
@@ -103,7 +105,7 @@ def examine(path: Path, parse: Callable[[bytes], Value]) -> Value | Damaged | No
     except UnicodeDecodeError:
         why = "it is not UTF-8 text"
     except (ValueError, RecursionError) as error:
-        why = str(error)
+        why = said(error)
     if why:
         return note_damage(path, why, partial(examine, path, parse))
     _damaged.pop(path, None)

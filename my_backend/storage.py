@@ -11,6 +11,7 @@ from my_backend.background import Background
 from my_backend.files import Damaged
 from my_backend.jobs.job import JobStore
 from my_backend.jobs.training_job import learned_state
+from my_backend.redaction import said
 from my_backend.settings import Settings
 from my_backend.store.corrections import Corrections
 from my_backend.store.projects import Projects, project_folders
@@ -114,7 +115,7 @@ def _why_unwritable(folder: Path) -> str:
             file.write(bytes(PROBE_BYTES))
             file.flush()
     except OSError as error:
-        return error.strerror or str(error)
+        return error.strerror or said(error)
     return ""
 
 

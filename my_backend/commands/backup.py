@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from my_backend.errors import Conflict, NotFound
 from my_backend.jobs.job import WORK_FOLDER
+from my_backend.redaction import said
 from my_backend.store.changes import EVENTS_FOLDER, TASKS_FILE
 from my_backend.store.corrections import corrections_folder
 from my_backend.store.projects import project_folders
@@ -99,7 +100,7 @@ class _Copy:
                 self._leave_out(source, "a link to nothing")
             return
         except OSError as error:
-            self._leave_out(source, error.strerror or str(error))
+            self._leave_out(source, error.strerror or said(error))
             return
         identity = _identity(found)
         if identity in inside:
@@ -137,7 +138,7 @@ class _Copy:
         except FileNotFoundError:
             yield None
         except OSError as error:
-            self._leave_out(source, error.strerror or str(error))
+            self._leave_out(source, error.strerror or said(error))
             yield None
 
     def _leave_out(self, source: Path, why: str) -> None:

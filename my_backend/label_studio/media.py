@@ -482,7 +482,7 @@ def _base64_decoded(text: bytes, max_bytes: int) -> bytes:
     try:
         return base64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
     except binascii.Error as error:
-        raise MediaError(f"its base64 is broken: {error}") from error
+        raise MediaError(f"its base64 is broken: {explain(error)}") from error
 
 
 def _check_is_image(body: bytes) -> None:

@@ -123,10 +123,7 @@ def redact(url: str) -> str:
 
 def explain(error: BaseException) -> str:
     """What went wrong, without the wrapping of the libraries and what may be secret in a URL."""
-    inner = innermost(error)
-    if isinstance(inner, requests.exceptions.InvalidHeader):  # which quotes it
-        return "the token has a character that no HTTP header can carry; copy it again"
-    text = re.sub(r"^\w+\(host='[^']*', port=\d+\): |\[Errno -?\d+\] ", "", said(inner))
+    text = re.sub(r"^\w+\(host='[^']*', port=\d+\): |\[Errno -?\d+\] ", "", said(innermost(error)))
     return re.sub(r"\?[^\s'\")>]+", "?…", re.sub(r"//[^\s/@]*@", "//", text))
 
 

@@ -10,6 +10,7 @@ from pydantic_core import from_json
 
 from my_backend.errors import BadRequest, LengthRequired, TooLarge, Unavailable, UnsupportedBody
 from my_backend.protocol.wire import ImageRequest
+from my_backend.redaction import said
 from my_backend.web.deadlines import Deadlines, TimedInput
 from my_backend.web.shares import Share
 from my_backend.web.single_image import Image
@@ -96,7 +97,7 @@ def _parsed(raw: bytes) -> Any:
         if len(raw) <= SMALL_BODY:  # what decides which project or version is meant
             json.loads(raw, object_pairs_hook=_without_doubles)
     except ValueError as error:
-        raise BadRequest(f"body: Invalid JSON: {error}") from None
+        raise BadRequest(f"body: Invalid JSON: {said(error)}") from None
     return value
 
 
