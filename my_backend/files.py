@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -243,12 +243,18 @@ def sync_folder(folder: Path) -> None:
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Holds a lock between processes and threads, on other hosts too; waits for it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
+    with _lock_file(path) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         # Opening a folder has NFS look anew at what another host has put there before it gave the lock away.
         os.close(os.open(path.parent, os.O_RDONLY))
         yield
+
+
+def _lock_file(path: Path) -> IO[str]:
+    """Opens it for its owner alone: other users of the machine could hold the lock if they could read the file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # For reading, too: otherwise NFS shares no lock on it.
+    return open(path, "a+", opener=lambda name, flags: os.open(name, flags, 0o600))
 
 
 class InUse(Exception):
@@ -261,8 +267,7 @@ def claimed(path: Path, *, shared: bool = False) -> Iterator[None]:
 
     Processes that claim it `shared` keep out only those that do not.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:  # NFS shares a lock only on a file that is open for reading, too
+    with _lock_file(path) as file:
         try:
             fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
