@@ -54,6 +54,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Classifies images that lie in folders: the same classifier as the Label Studio backend's.",
 )
 
@@ -400,8 +401,9 @@ def _print_examination(examination: Examination) -> None:
         numbers = f"{figures.images:6}  {figures.precision:9.3f}  {figures.recall:6.3f}  {figures.f1:6.3f}"
         print(f"{shown(name):{width}}  {numbers}")
     if evaluation.confusion:
-        cell = max(len(str(count)) for row in evaluation.confusion for count in row) + 1
-        print("\nconfusion (rows: true class, columns: predicted class, in the order above)")
+        cell = max(width, *(len(str(count)) for row in evaluation.confusion for count in row)) + 1
+        print("\nconfusion (rows: true class, columns: predicted class)")
+        print(" " * (width + 1) + "".join(f"{shown(name):>{cell}}" for name in examination.classes))
         for name, row in zip(examination.classes, evaluation.confusion, strict=True):
             print(f"{shown(name):{width}} " + "".join(f"{count:{cell}}" for count in row))
 
@@ -520,7 +522,7 @@ def export_model(
 ) -> None:
     """Writes a model for other programs, and compares that it answers the same.
 
-    The module takes uint8 images [n, 3, side, side] in RGB and gives probabilities [n, classes].
+    The module takes uint8 images \\[n, 3, side, side] in RGB and gives probabilities \\[n, classes].
     """
     file = output or model / {"onnx": "model.onnx", "torchscript": "model.pt", "labels": "labels.txt"}[to]
     refuse_other_kinds(file, SUFFIXES[to])

@@ -166,7 +166,7 @@ def _explain(fault: Any) -> str:
         section = _SECTIONS[fault["loc"][0]] if len(fault["loc"]) > 1 else Recipe
         return f"{name} is unknown; there are {', '.join(section.model_fields)}"
     if fault["type"] == "missing":
-        return f"{name} is missing: give the folder of images"
+        return f"{name} is missing: type `train DIR`, or give path in [data] of a recipe"
     return f"{name} = {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
 
 

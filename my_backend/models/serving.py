@@ -217,8 +217,6 @@ class Serving(Background):
                 except Exception as error:  # the others are served all the same
                     why = f"the files of project {project.uid} can't be read ({said(error)})"
                     self._fail(project, Wanted("", None), why)
-                        project, Wanted("", None), f"the files of project {project.uid} can't be read ({said(error)})"
-                    )
         for gone in self._wanted.keys() - {project.uid for project in projects}:
             for known in (self._live, self._failed, self._wanted):
                 known.pop(gone, None)

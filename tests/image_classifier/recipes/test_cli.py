@@ -291,6 +291,21 @@ def test_a_recipe_has_all_that_an_experiment_is_made_of(run: Command, folder: Pa
     assert Path("report.html").is_file()
 
 
+@pytest.mark.parametrize("arguments", [["-h"], ["train", "-h"], ["export", "--help"]])
+def test_help_is_there_under_both_names(arguments: list[str], run: Command) -> None:
+    said = run(*arguments)
+    assert (said.status, "Usage:" in said.out) == (0, True)
+
+
+def test_help_of_export_shows_the_shapes(run: Command) -> None:
+    words = " ".join(run("export", "--help").out.split())
+    assert "uint8 images [n, 3, side, side] in RGB and gives probabilities [n, classes]." in words
+
+
+def test_train_without_a_folder_says_what_to_type(run: Command) -> None:
+    assert "type `train DIR`" in run("train").error
+
+
 # --- evaluate ---------------------------------------------------------------
 
 
@@ -302,6 +317,14 @@ def test_evaluate_judges_on_images_that_the_model_has_not_seen(run: Command, tra
     right = sum(row[number] for number, row in enumerate(figures["confusion"]))
     assert figures["accuracy"] == pytest.approx(right / 12)
     assert set(figures["per_class"]) == set("012")
+
+
+def test_the_confusion_matrix_names_its_columns(run: Command, trained: Path, others: Path) -> None:
+    renamed = run("evaluate", trained, others).out.splitlines()
+    start = renamed.index("confusion (rows: true class, columns: predicted class)")
+    assert [line.split()[:1] for line in renamed[start + 2 :]] == [["0"], ["1"], ["2"]]
+    assert renamed[start + 1].split() == ["0", "1", "2"]
+    assert len({len(line) for line in renamed[start + 1 :]}) == 1  # each name ends above its column
 
 
 def test_what_the_model_was_trained_on_does_not_judge_it(run: Command, trained: Path, folder: Path) -> None:
