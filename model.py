@@ -28,7 +28,7 @@ from image_classifier.correction import correct
 from image_classifier.dataset import Sample, targets_of, write_samples
 from image_classifier.embeddings import Embedding
 from image_classifier.evaluation import hits
-from image_classifier.inference import ImageFile, TooLate
+from image_classifier.inference import ImageFile
 from image_classifier.learning import (
     Embedded,
     TooFewLabels,
@@ -41,7 +41,7 @@ from image_classifier.learning import (
     pays_for_all_layers,
 )
 from image_classifier.network import BACKBONE_FILE, FINE_TUNED, Backbone, Classifier, choose_device
-from image_classifier.preprocessing import ImageError, open_image
+from image_classifier.preprocessing import ImageError, TooLate, open_image
 from image_classifier.recipes.model_folder import load_model
 from image_classifier.settings import ClassifierSettings, Score, TrainMode
 from image_classifier.sharing import SharedNetworks
@@ -215,7 +215,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
     @staticmethod
     def thumbnail(path: Path) -> bytes:
         """A small JPEG of an image file, decoded and encoded anew; raises ImageError."""
-        image = open_image(path)
+        image = open_image(path, THUMBNAIL)
         image.thumbnail((THUMBNAIL, THUMBNAIL))
         data = BytesIO()
         image.save(data, "JPEG", quality=82)

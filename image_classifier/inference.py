@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from image_classifier.acceleration import accelerate
 from image_classifier.embeddings import Embedding, EmbeddingCache
 from image_classifier.network import Backbone, choose_device
-from image_classifier.preprocessing import ImageError
+from image_classifier.preprocessing import ImageError, TooLate
 
 # On a processor larger batches are no faster, and whoever comes next waits for them.
 BATCH_SIZE = 8
@@ -65,10 +65,6 @@ class _Waiting:
 # What comes first: images of requests, those of the background, the end; each as they came.
 REQUEST, BACKGROUND, END = range(3)
 _Decoded = Future[Future[Embedding]]
-
-
-class TooLate(ImageError):
-    """The deadline came first."""
 
 
 class InferenceLane:
@@ -137,7 +133,7 @@ class InferenceLane:
     def _enter(self, priority: int, backbone: Backbone, image: ImageFile, deadline: float) -> Future[Embedding]:
         if time.monotonic() > deadline:
             raise _too_late()
-        return self._put(priority, backbone, backbone.preprocessing(image.path))
+        return self._put(priority, backbone, backbone.preprocessing(image.path, deadline))
 
     def _put(self, priority: int, backbone: Backbone, pixels: Tensor) -> Future[Embedding]:
         waiting = _Waiting(backbone, pixels, Future())

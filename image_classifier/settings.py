@@ -45,7 +45,12 @@ class ClassifierSettings(BaseSettings):
     lr_step_size: PositiveInt = Field(7, description="epochs after which StepLR lowers the learning rate")
     lr_gamma: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="factor by which StepLR lowers it")
     max_image_pixels: PositiveInt = Field(
-        178_956_970, description="larger images are refused; each pixel takes 4 bytes of memory or more"
+        178_956_970, description="larger images are refused; how much memory they may take is MAX_IMAGE_MEMORY"
+    )
+    max_image_memory: PositiveInt = Field(
+        1_500_000_000,
+        description="bytes for all images that a process decodes at the same time; others wait, and larger ones are "
+        "refused",
     )
     score: Score = Field(
         "probability", description="what a prediction's score says: `probability`, `margin`, `entropy`"

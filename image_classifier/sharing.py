@@ -16,7 +16,7 @@ from image_classifier.network import (
     read_record,
 )
 from image_classifier.precision import Precisions
-from image_classifier.preprocessing import limit_pixels
+from image_classifier.preprocessing import limit_memory, limit_pixels
 from image_classifier.settings import ClassifierSettings
 
 
@@ -37,6 +37,7 @@ class SharedNetworks:
     @cached_property
     def _lane(self) -> InferenceLane:
         limit_pixels(self._settings.max_image_pixels)
+        limit_memory(self._settings.max_image_memory)
         precisions = Precisions(self._settings.cache_dir.expanduser() / "precisions")
         return InferenceLane(self._cache, choose_precision=precisions)
 

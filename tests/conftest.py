@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from demo.digits import write_digits
-from image_classifier.preprocessing import MAX_PIXELS, limit_pixels
+from image_classifier.preprocessing import MAX_MEMORY, MAX_PIXELS, limit_memory, limit_pixels
 from image_classifier.settings import ClassifierSettings
 from my_backend.redaction import Redactor, redact
 from my_backend.settings import Settings
@@ -96,6 +96,7 @@ def _reset_model() -> None:
     if model._default_media.cache_info().currsize:
         model._default_media()._pool.shutdown(cancel_futures=True)
     limit_pixels(MAX_PIXELS)
+    limit_memory(MAX_MEMORY)
     for once in (model._settings, model._make_networks, model._default_media):
         once.cache_clear()
 

@@ -21,7 +21,7 @@ from image_classifier.correction import correct
 from image_classifier.dataset import Label, Sample, classes_of
 from image_classifier.learning import TooFewLabels
 from image_classifier.network import BACKBONE_FILE, Classifier, load_backbone
-from image_classifier.preprocessing import ImageError, limit_pixels
+from image_classifier.preprocessing import ImageError, limit_memory, limit_pixels
 from image_classifier.recipes.cleaning import clean, moving, place_beside
 from image_classifier.recipes.console import say, say_all, show_progress
 from image_classifier.recipes.errors import UsersError
@@ -105,7 +105,9 @@ def prepare(
         raise typer.BadParameter("give one of --clean, --move-to and --delete")
     if yes and not delete:
         raise typer.BadParameter("--yes answers what --delete asks: add --delete")
-    limit_pixels(read_settings().max_image_pixels)
+    settings = read_settings()
+    limit_pixels(settings.max_image_pixels)
+    limit_memory(settings.max_image_memory)
     place = move_to or place_beside(folder)
     move = moving(folder, place) if to_clean or move_to else None
     listing = list_folder(folder)
@@ -533,4 +535,5 @@ def export_model(
 
 def _bench(settings: ClassifierSettings) -> AbstractContextManager[Workbench]:
     limit_pixels(settings.max_image_pixels)
+    limit_memory(settings.max_image_memory)
     return workbench(settings.cache_dir)

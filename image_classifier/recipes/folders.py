@@ -297,7 +297,7 @@ def _problem_of(file: ImageFile) -> Finding | None:
     try:
         # Decoded from memory: what fails then is no failure of the disk, which Pillow calls by many names.
         data = path.read_bytes()
-        width, height = open_image(data).size
+        width, height = open_image(data, MIN_SIDE).size
     except (OSError, MemoryError) as error:
         return Finding(path, f"cannot be read ({_reason(error)})")
     except PerhapsSound as error:

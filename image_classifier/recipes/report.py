@@ -57,7 +57,7 @@ def _tiles(answers: Iterable[Answer]) -> Iterable[dict[str, Any]]:
 def _thumbnail(path: Path) -> str:
     """The image within the page, so that the page is whole wherever it goes; nothing of one that is gone meanwhile."""
     try:
-        image = open_image(path)
+        image = open_image(path, THUMBNAIL)
     except ImageError:
         return ""
     image.thumbnail((THUMBNAIL, THUMBNAIL))

@@ -26,6 +26,7 @@ from pydantic import Field, TypeAdapter
 from my_backend import files
 from my_backend.errors import BackendError, MediaError
 from my_backend.label_studio.client import LabelStudio, find_label_studio
+from my_backend.label_studio.content import what_came
 from my_backend.label_studio.safe_http import (
     ForbiddenAddress,
     Limits,
@@ -60,6 +61,8 @@ _IS_BASE64 = re.compile(r"; *base64\s*$", re.IGNORECASE | re.ASCII)
 _STORAGE_CODE = re.compile(rb"<Code>\s*([A-Za-z0-9._-]{1,80})\s*</Code>")
 _EXPIRED = re.compile(rb"<(?:Code|Message)>[^<]*expired", re.IGNORECASE)
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+# AVIF, and HEIC, of which the model class says whether it can read it.
+_BRANDS = (b"avif", b"avis", b"mif1", b"msf1", b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx")
 
 
 @dataclass(frozen=True)
@@ -486,14 +489,9 @@ def _base64_decoded(text: bytes, max_bytes: int) -> bytes:
 
 
 def _check_is_image(body: bytes) -> None:
-    if body.startswith(_SIGNATURES):
+    if body.startswith(_SIGNATURES) or (body[4:8] == b"ftyp" and body[8:12] in _BRANDS):
         return
-    if not body:
-        raise MediaError("the file is empty", "not_an_image")
-    start = body[:200].lstrip().lower()
-    if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<svg")):
-        raise MediaError("a web page came instead of an image; does its server want a login?", "not_an_image")
-    raise MediaError("it is no image (JPEG, PNG, WebP, GIF, TIFF and BMP are read)", "not_an_image")
+    raise MediaError(what_came(body), "not_an_image")
 
 
 def _explain_status(status: int, url: str) -> str:

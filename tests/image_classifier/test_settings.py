@@ -23,6 +23,7 @@ def test_without_an_environment_training_is_as_documented(monkeypatch: pytest.Mo
         "lr_step_size": 7,
         "lr_gamma": 0.1,
         "max_image_pixels": 178_956_970,
+        "max_image_memory": 1_500_000_000,
         "score": "probability",
         "choices": "",
         "cache_dir": Path("~/.cache/image-classifier"),

@@ -427,9 +427,10 @@ def test_secrets_of_a_url_are_not_in_the_error(open_media: OpenMedia, start: Sta
 
 @pytest.mark.parametrize(
     "body",
-    [b"\xff\xd8\xff\xe0", PNG, b"GIF89a", b"RIFF....WEBP", b"BM......", b"II*\0", b"MM\0*"],
-    ids=["jpeg", "png", "gif", "webp", "bmp", "tiff", "tiff, big-endian"],
-)
+    [b"\xff\xd8\xff\xe0", PNG, b"GIF89a", b"RIFF....WEBP", b"BM......", b"II*\0", b"MM\0*",
+     b"\0\0\0\x20ftypavif", b"\0\0\0\x18ftypheic"],
+    ids=["jpeg", "png", "gif", "webp", "bmp", "tiff", "tiff, big-endian", "avif", "heic"],
+)  # fmt: skip
 def test_images_are_known_by_their_first_bytes(open_media: OpenMedia, start: Start, body: bytes) -> None:
     server = start(lambda seen: Reply(200, body, {"Content-Type": "text/plain"}))
 
@@ -444,7 +445,18 @@ def test_images_are_known_by_their_first_bytes(open_media: OpenMedia, start: Sta
         (b"\n  <HTML>", "a web page came"),
         (b"just text", "it is no image"),
         (b'{"detail": "not found"}', "it is no image"),
-        (b"%PDF-1.7", "it is no image"),
+        (b"%PDF-1.7", "it is a PDF: save"),
+        (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "it is an SVG"),
+        (b'\xef\xbb\xbf<?xml version="1.0"?>\n<!-- drawn by hand -->\n<svg:svg/>', "it is an SVG"),
+        (
+            b'<?xml version="1.0"?><Error><Code>ExpiredToken</Code><Message>The token\nhas expired.</Message></Error>',
+            "its storage answered with an error instead of an image: ExpiredToken: The token has expired.",
+        ),
+        (b'<?xml version="1.0"?><feed/>', "an XML document came"),
+        (b"\0\0\0\x20ftypisom\0\0\2\0", "it is a video"),
+        (b"\0\0\0\x18ftypcrx \0\0\0\1", "it is a camera's RAW file"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "it is a JPEG XL image"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n", "it is a JPEG 2000 image"),
     ],
 )
 def test_what_is_no_image_is_not_stored(

@@ -1,0 +1,72 @@
+"""One budget of memory for everything that a process decodes at the same time."""
+
+import threading
+import time
+from collections import deque
+
+
+class OverBudget(Exception):
+    """More bytes than the whole budget has."""
+
+
+class NotInTime(Exception):
+    """The deadline passed before enough bytes were free."""
+
+
+class MemoryBudget:
+    """A number of bytes that threads reserve and release.
+
+    The first to ask is the first to get them, so that many small reservations can't starve a large one.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._total = self._free = total
+        self._changed = threading.Condition()
+        self._waiting: deque[object] = deque()
+
+    @property
+    def total(self) -> int:
+        """The bytes that can be reserved together."""
+        return self._total
+
+    @property
+    def free(self) -> int:
+        """The bytes that nobody has reserved."""
+        return self._free
+
+    @property
+    def waiting(self) -> int:
+        """How many threads wait for bytes."""
+        return len(self._waiting)
+
+    def resize(self, total: int) -> None:
+        """Changes the total; what is reserved stays reserved."""
+        with self._changed:
+            self._free += total - self._total
+            self._total = total
+            self._changed.notify_all()
+
+    def reserve(self, size: int, deadline: float = float("inf")) -> None:
+        """Waits until `size` bytes are free and takes them.
+
+        Raises OverBudget, or NotInTime at `deadline` (monotonic seconds).
+        """
+        ticket = object()
+        with self._changed:
+            if size > self._total:
+                raise OverBudget
+            self._waiting.append(ticket)
+            try:
+                left = None if deadline == float("inf") else max(0.0, deadline - time.monotonic())
+                if not self._changed.wait_for(lambda: self._waiting[0] is ticket and self._free >= size, left):
+                    raise NotInTime
+                self._free -= size
+            finally:
+                self._waiting.remove(ticket)
+                self._changed.notify_all()
+
+    def release(self, size: int) -> None:
+        """Gives bytes back."""
+        with self._changed:
+            self._free += size
+            self._changed.notify_all()

@@ -1,0 +1,54 @@
+"""What came where an image was expected, in words: by its first bytes."""
+
+import re
+
+LOOKED_AT = 1000  # bytes: declarations and comments may come before what a text is
+
+_KINDS = (
+    (b"%PDF-", "a PDF"),
+    (b"\xff\x0a", "a JPEG XL image"),
+    (b"\0\0\0\x0cJXL ", "a JPEG XL image"),
+    (b"\0\0\0\x0cjP  ", "a JPEG 2000 image"),
+    (b"\xff\x4f\xff\x51", "a JPEG 2000 image"),
+    (b"8BPS", "a PSD image"),
+    (b"FUJIFILMCCD-RAW", "a camera's RAW file"),
+    (b"IIRO", "a camera's RAW file"),
+    (b"IIRS", "a camera's RAW file"),
+    (b"IIU\0", "a camera's RAW file"),
+    (b"\x1aE\xdf\xa3", "a video"),
+    (b"PK\x03\x04", "a ZIP archive"),
+)
+_FIRST_TAG = re.compile(rb"<([a-z][a-z0-9:_-]{0,40})")
+_WORD = re.compile(rb"<(code|message)>([^<>]{1,200})<", re.IGNORECASE)
+
+
+def what_came(body: bytes) -> str:
+    """A sentence for a person, with what to do about it if that is known."""
+    if not body:
+        return "the file is empty"
+    if body[4:8] == b"ftyp":
+        kind = "a camera's RAW file" if body[8:12] == b"crx " else "a video"
+        return f"it is {kind}: save the picture as JPEG or PNG"
+    if kind := next((kind for start, kind in _KINDS if body.startswith(start)), ""):
+        return f"it is {kind}: save the picture as JPEG or PNG"
+    start = body[:LOOKED_AT].removeprefix(b"\xef\xbb\xbf").lstrip()
+    if start.startswith(b"<"):
+        return _markup(start)
+    return "it is no image (JPEG, PNG, WebP, GIF, TIFF, BMP and AVIF are read)"
+
+
+def _markup(start: bytes) -> str:
+    lower = start.lower()
+    tag = _FIRST_TAG.search(lower)
+    name = tag[1] if tag else b""
+    if lower.startswith(b"<!doctype html") or name == b"html":
+        return "a web page came instead of an image; does its server want a login?"
+    if name.rpartition(b":")[2] == b"svg":
+        return "it is an SVG, a drawing without pixels: save the picture as PNG"
+    words = [" ".join(word.decode("utf-8", "replace").split()) for _, word in _WORD.findall(start)]
+    said = ": ".join(words[:2])  # a code and a message
+    if name == b"error" and said:
+        return f"its storage answered with an error instead of an image: {said}"
+    if lower.startswith(b"<?xml") or said:
+        return "an XML document came instead of an image"
+    return "a web page came instead of an image; does its server want a login?"
