@@ -102,8 +102,8 @@ class Watched(Preprocessing):
 
     decoded: list[Source] = field(default_factory=list, compare=False)
 
-    def __call__(self, source: Source) -> Tensor:
-        tensor = super().__call__(source)
+    def __call__(self, source: Source, deadline: float = float("inf")) -> Tensor:
+        tensor = super().__call__(source, deadline)
         self.decoded.append(source)
         return tensor
 
