@@ -36,7 +36,7 @@ RUN pip install --no-cache-dir --no-deps --no-build-isolation --editable .
 USER app
 # Fetched now, so that containers need no internet; a build without one goes on, and /health says so.
 ENV TORCH_HOME=/app/weights
-RUN python -c "from image_classifier.network import load_backbone; print(load_backbone('imagenet', 224).warning or 'ImageNet weights are in the image')"
+RUN python -c "from image_classifier.nets.classifier import load_backbone; print(load_backbone('imagenet', 224).warning or 'ImageNet weights are in the image')"
 
 ENV HOST=0.0.0.0 PORT=9090 MODEL_DIR=/data CACHE_DIR=/cache
 EXPOSE 9090

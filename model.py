@@ -23,13 +23,19 @@ from label_studio_ml.model import LabelStudioMLBase
 from pydantic import ValidationError
 from torch import Tensor
 
-from image_classifier.choosing import Answer, choose
-from image_classifier.correction import correct
-from image_classifier.dataset import Sample, targets_of, write_samples
-from image_classifier.embeddings import Embedding
-from image_classifier.evaluation import hits
-from image_classifier.inference import ImageFile
-from image_classifier.learning import (
+from image_classifier.data.dataset import Sample, targets_of, write_samples
+from image_classifier.data.image_file import ImageFile
+from image_classifier.data.preprocessing import ImageError, TooLate, open_image
+from image_classifier.embedding.cache import Embedding
+from image_classifier.evaluation.metrics import hits
+from image_classifier.evaluation.predict import Answer, choose
+from image_classifier.model_registry import SharedNetworks
+from image_classifier.nets.classifier import BACKBONE_FILE, FINE_TUNED, Backbone, Classifier, choose_device
+from image_classifier.nets.folder import load_model
+from image_classifier.progress import Stages
+from image_classifier.settings import ClassifierSettings, Score, TrainMode
+from image_classifier.training.correction import correct
+from image_classifier.training.pipeline import (
     Embedded,
     TooFewLabels,
     check_enough,
@@ -40,20 +46,14 @@ from image_classifier.learning import (
     order_classes,
     pays_for_all_layers,
 )
-from image_classifier.network import BACKBONE_FILE, FINE_TUNED, Backbone, Classifier, choose_device
-from image_classifier.preprocessing import ImageError, TooLate, open_image
-from image_classifier.recipes.model_folder import load_model
-from image_classifier.settings import ClassifierSettings, Score, TrainMode
-from image_classifier.sharing import SharedNetworks
-from image_classifier.stages import Stages
-from image_classifier.training import Hyperparameters
+from image_classifier.training.sgd import Hyperparameters
+from label_studio_format.annotations import label_of
+from label_studio_format.image_value import image_url
+from label_studio_format.labeling_config import ImageChoices, Json, parse_label_config
+from label_studio_format.training_report import Usage
 from my_backend.errors import BackendError, MediaError, TrainingError
 from my_backend.label_studio.media import Media, MediaRequest, media_pool, open_media
 from my_backend.label_studio.safe_http import redact
-from my_backend.protocol.annotations import label_of
-from my_backend.protocol.image_value import image_url
-from my_backend.protocol.label_config import ImageChoices, Json, parse_label_config
-from my_backend.protocol.usage import Usage
 from my_backend.settings import Settings, explain
 
 log = logging.getLogger(__name__)

@@ -28,8 +28,8 @@ from benchmarks.production import measure
 from benchmarks.studio import UID, Studio, label_of
 from demo.digits import write_digits
 from demo.process import direct_session
-from image_classifier.embeddings import EmbeddingCache
-from my_backend.store.versions import Versions
+from image_classifier.embedding.cache import EmbeddingCache
+from my_backend.projects.versions import Versions
 
 EPOCHS = 25
 BASELINE_EPOCHS = 3  # from which its 25 are extrapolated

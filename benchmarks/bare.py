@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torchvision.models import resnet18
 from torchvision.transforms import v2
 
-from image_classifier.acceleration import accelerate, half_precisions
-from image_classifier.preprocessing import Preprocessing
+from image_classifier.data.preprocessing import Preprocessing
+from image_classifier.nets.optimize import accelerate, half_precisions
 
 T = TypeVar("T")
 

@@ -24,17 +24,17 @@ import numpy as np
 import torch
 
 from demo.production import Production, Redis, Server
-from image_classifier.dataset import Sample
-from image_classifier.embeddings import EmbeddingCache
-from image_classifier.inference import ImageFile
-from image_classifier.learning import Embedded, learn_head
-from image_classifier.network import load_backbone
-from image_classifier.training import Hyperparameters
+from image_classifier.data.dataset import Sample
+from image_classifier.data.image_file import ImageFile
+from image_classifier.embedding.cache import EmbeddingCache
+from image_classifier.nets.classifier import load_backbone
+from image_classifier.training.pipeline import Embedded, learn_head
+from image_classifier.training.sgd import Hyperparameters
 from my_backend.jobs.job import JobStore, new_job
 from my_backend.jobs.rq_queue import WORK, connect, rq_queue
+from my_backend.projects.registry import Projects
+from my_backend.projects.versions import Versions
 from my_backend.settings import Settings
-from my_backend.store.projects import Projects
-from my_backend.store.versions import Versions
 
 FINGERPRINT = "ab" * 16
 SIZE = 512  # numbers in an embedding of ResNet18

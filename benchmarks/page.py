@@ -24,8 +24,8 @@ from playwright.sync_api import sync_playwright
 from demo.digits import LABEL_CONFIG
 from demo.process import Process, answers, free_port
 from my_backend.jobs.job import JobStore, new_job
-from my_backend.store.projects import Projects
-from my_backend.store.versions import Versions
+from my_backend.projects.registry import Projects
+from my_backend.projects.versions import Versions
 
 VERSIONS, JOBS = 20, 50
 ROOT = Path(__file__).resolve().parent.parent

@@ -28,7 +28,7 @@ from benchmarks.studio import LABEL_CONFIG, PROJECT, TOKEN, UID, Studio
 from demo.digits import write_digits
 from demo.process import ServerError
 from demo.production import Production, Redis, Server
-from my_backend.store.versions import Versions
+from my_backend.projects.versions import Versions
 
 CLIENTS = 8
 CALLS = 1000

@@ -1,7 +1,7 @@
 """`python -m image_classifier`."""
 
-from image_classifier.recipes.cli import main
-from image_classifier.recipes.console import log_to_console, take_any_name
+from image_classifier.cli.console import log_to_console, take_any_name
+from image_classifier.cli.main import main
 
 if __name__ == "__main__":
     log_to_console()

@@ -7,9 +7,8 @@ from contextlib import contextmanager
 from tempfile import TemporaryFile
 
 from my_backend import files
-from my_backend.active_learning.renewal import Renewal
-from my_backend.active_learning.title_keeper import TitleKeeper
-from my_backend.checkup import Checkup
+from my_backend.active_learning.prediction_refresh import Renewal
+from my_backend.active_learning.title_sync import TitleKeeper
 from my_backend.errors import BackendError
 from my_backend.jobs.job import JobQueue, JobStore, claimed_model_dir, submit_correction
 from my_backend.jobs.reconciliation import Reconciliation
@@ -19,12 +18,13 @@ from my_backend.jobs.thread_queue import ThreadQueue
 from my_backend.jobs.training_job import TrainingJob
 from my_backend.label_studio.media import media_pool
 from my_backend.label_studio.webhook_password import WebhookPassword
-from my_backend.models.model_class import ModelFactory
-from my_backend.models.serving import Serving
+from my_backend.monitor import Checkup
+from my_backend.projects.recent_predictions import Recent
+from my_backend.projects.registry import Projects
+from my_backend.serving.live_models import Serving
+from my_backend.serving.model_loader import ModelFactory
 from my_backend.settings import Settings
 from my_backend.storage import Storage
-from my_backend.store.projects import Projects
-from my_backend.store.recent import Recent
 
 
 class Backend:

@@ -11,12 +11,12 @@ from my_backend.background import Background
 from my_backend.files import Damaged
 from my_backend.jobs.job import JobStore
 from my_backend.jobs.training_job import learned_state
+from my_backend.problems import Trouble
+from my_backend.projects.corrections import Corrections
+from my_backend.projects.registry import Projects, project_folders
+from my_backend.projects.versions import Versions
 from my_backend.redaction import said
 from my_backend.settings import Settings
-from my_backend.store.corrections import Corrections
-from my_backend.store.projects import Projects, project_folders
-from my_backend.store.versions import Versions
-from my_backend.troubles import Trouble
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from demo.digits import write_digits
-from image_classifier.preprocessing import MAX_MEMORY, MAX_PIXELS, limit_memory, limit_pixels
+from image_classifier.data.preprocessing import MAX_MEMORY, MAX_PIXELS, limit_memory, limit_pixels
 from image_classifier.settings import ClassifierSettings
 from my_backend.redaction import Redactor, redact
 from my_backend.settings import Settings

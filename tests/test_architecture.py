@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("image_classifier", "label_studio_format", "my_backend", "demo")
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,11 @@ FILES = {
     module_name(path): path
     for path in [
         ROOT / "model.py",
-        *(p for room in ("image_classifier", "my_backend", "demo") for p in (ROOT / room).rglob("*.py")),
+        *(
+            p
+            for room in ("image_classifier", "label_studio_format", "my_backend", "demo")
+            for p in (ROOT / room).rglob("*.py")
+        ),
     ]
 }
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
@@ -58,15 +63,17 @@ def imported_modules(name: str) -> set[str]:
 def test_every_module_is_looked_at() -> None:
     assert {
         "model",
-        "image_classifier.network",
-        "image_classifier.recipes.cli",
-        "my_backend.web.server",
+        "image_classifier.nets.classifier",
+        "image_classifier.cli.main",
+        "my_backend.web.app",
         "demo.digits",
     } <= FILES.keys()
     assert "my_backend.label_studio.media" in imported_modules("model")
 
 
 FORBIDDEN = {
+    # Pure: nothing of ours, no network, no server.
+    "label_studio_format": {"image_classifier", "my_backend", "model", "demo", "torch", "PIL", "flask", "requests"},
     # Knows nothing of Label Studio, HTTP or Redis; requests is there for the download of the weights.
     "image_classifier": {
         "my_backend",
@@ -91,17 +98,14 @@ def test_arrows_point_right_and_down_only(name: str) -> None:
     assert [one for one in imports(TREES[name]) if one.module.partition(".")[0] in forbidden] == []
 
 
-def test_recipes_are_cooked_from_the_rest_and_nothing_else_needs_them() -> None:
-    users = {
-        name for name in FILES if any(one.startswith("image_classifier.recipes") for one in imported_modules(name))
-    }
-    others = {name for name in users if not name.startswith("image_classifier.recipes.")}
-    assert others == {"image_classifier.__main__", "model"}  # which adopts the models that are trained there
+def test_nothing_needs_the_command_line() -> None:
+    users = {name for name in FILES if any(one.startswith("image_classifier.cli") for one in imported_modules(name))}
+    assert {name for name in users if not name.startswith("image_classifier.cli.")} == {"image_classifier.__main__"}
 
 
 def test_requests_is_for_the_download_of_the_weights_alone() -> None:
     users = {name for name, tree in TREES.items() if any(one.module == "requests" for one in imports(tree))}
-    assert {name for name in users if name.startswith("image_classifier")} <= {"image_classifier.weights"}
+    assert {name for name in users if name.startswith("image_classifier")} <= {"image_classifier.nets.weights"}
 
 
 def is_private(name: str) -> bool:
@@ -149,24 +153,25 @@ def test_no_modules_need_each_other() -> None:
 
 def room(name: str) -> str:
     """The folder in `my_backend/` or `image_classifier/` that a module is in, or the module itself."""
-    inside = name.split(".")[:2]
-    return ".".join(inside) if len(inside) == 2 and FILES[name].parent.name == inside[1] else name
+    return ".".join(name.split(".")[:2])
 
 
-def described() -> list[str]:
-    """The parts of `my_backend/` as docs/architecture.md has them, from what is needed to what needs it."""
-    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").partition("└─► my_backend/")[2]
-    named = re.findall(r"^ {8}((?:\w+, )*\w+)(?:/| {2}|\.py)", text.partition("```")[0], re.MULTILINE)
-    return [f"my_backend.{name}" for names in named for name in names.split(", ")]
+def described(package: str) -> list[str]:
+    """The package's rooms as docs/architecture.md lists them: each needs only rooms above it."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").partition(f"─► {package}/")[2]
+    picture = re.split(r"─► |```", text)[0]
+    indent = min(len(line) - len(line.lstrip(" │")) for line in picture.splitlines()[1:] if line.strip(" │└"))
+    named = re.findall(rf"^[ │]{{{indent}}}((?:\w+, )*\w+)(?:/| {{2}}|\.py)", picture, re.MULTILINE)
+    return [f"{package}.{name}" for names in named for name in names.split(", ")]
 
 
-def test_rooms_need_only_what_is_described_above_them() -> None:
-    """So that each can be understood, and changed, with what is above it alone."""
-    order = described()
-    parts = {name: room(name) for name in FILES if name.startswith("my_backend.")}
-    assert set(order) | {"my_backend.__main__"} == set(parts.values())
+@pytest.mark.parametrize("package", ["image_classifier", "my_backend"])
+def test_rooms_need_only_rooms_described_above_them(package: str) -> None:
+    order = described(package)
+    parts = {name: room(name) for name in FILES if name.startswith(f"{package}.")}
+    assert set(order) | {f"{package}.__main__"} == set(parts.values())
     for name, part in parts.items():
-        needed = {room(one) for one in imported_modules(name)} - {part}
+        needed = {room(one) for one in imported_modules(name) if one.startswith(f"{package}.")} - {part}
         assert needed <= set(order[: order.index(part)] if part in order else order), name
 
 

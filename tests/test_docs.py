@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from image_classifier.settings import ClassifierSettings
-from my_backend.doctor.check import CODES
+from my_backend.diagnostics.doctor.check import CODES
 from my_backend.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -80,7 +80,7 @@ def test_every_module_is_in_the_picture_of_the_house() -> None:
     picture = (ROOT / "docs" / "architecture.md").read_text("utf-8")
     modules = [
         path.stem
-        for package in ("image_classifier", "my_backend")
+        for package in ("image_classifier", "label_studio_format", "my_backend")
         for path in (ROOT / package).rglob("*.py")
         if path.stem not in ("__init__", "__main__")
     ]
@@ -131,7 +131,8 @@ TROUBLESHOOTING = (ROOT / "docs" / "troubleshooting.md").read_text("utf-8")
 
 
 def test_what_troubleshooting_quotes_stands_in_the_code() -> None:
-    trees = [ast.parse(path.read_text("utf-8")) for path in (ROOT / "my_backend").rglob("*.py")]
+    files = [path for package in ("label_studio_format", "my_backend") for path in (ROOT / package).rglob("*.py")]
+    trees = [ast.parse(path.read_text("utf-8")) for path in files]
     texts = [
         node.value
         for tree in trees
@@ -173,7 +174,7 @@ def test_every_symptom_leads_to_a_trouble() -> None:
 def test_every_field_of_a_log_line_is_in_the_table() -> None:
     table = (ROOT / "docs" / "monitoring.md").read_text("utf-8").partition("| field |")[2].partition("\n\n")[0]
     fields = set(re.findall(r"`(\w+)`", "\n".join(line.split(" | ")[0] for line in table.splitlines())))
-    writers = ("log/lines.py", "web/accounting.py", "jobs/job.py")
+    writers = ("log/lines.py", "web/request_log.py", "jobs/job.py")
     sources = "".join((ROOT / "my_backend" / name).read_text("utf-8") for name in writers)
     assert {"time", "traceback", "milliseconds", "request_id"} <= fields
     assert [field for field in fields if f'"{field}"' not in sources and f"{field}=" not in sources] == []

@@ -22,16 +22,17 @@ import torch
 from safetensors.torch import load_file
 
 import model
-from image_classifier import learning, sharing
-from image_classifier.dataset import Sample, held_out
-from image_classifier.inference import ImageFile
-from image_classifier.network import Classifier, load_classifier, load_saved_backbone
-from image_classifier.precision import MAX_DIFFERENCE
-from image_classifier.weights import WeightsError
+from image_classifier import model_registry
+from image_classifier.data.dataset import Sample, held_out
+from image_classifier.data.image_file import ImageFile
+from image_classifier.nets.classifier import Classifier, load_classifier, load_saved_backbone
+from image_classifier.nets.weights import WeightsError
+from image_classifier.training import pipeline
+from image_classifier.training.half_precision import MAX_DIFFERENCE
+from label_studio_format.labeling_config import parse_label_config
 from model import ImageClassifierAPI
 from my_backend.errors import BackendError, TrainingError
 from my_backend.label_studio.media import media_pool, open_media
-from my_backend.protocol.label_config import parse_label_config
 from my_backend.settings import Settings
 
 Json = dict[str, Any]
@@ -596,7 +597,7 @@ def test_a_correction_keeps_the_live_network_and_loads_no_other(
         raise AssertionError("the network that WEIGHTS names was loaded")
 
     live = ImageClassifierAPI(CONFIG, trained)
-    monkeypatch.setattr(sharing, "load_backbone", fail)
+    monkeypatch.setattr(model_registry, "load_backbone", fail)
     model._make_networks.cache_clear()
 
     corrected = live.fit(labelled(shown[:33]), workdir=str(tmp_path), kind="head")
@@ -826,7 +827,7 @@ def test_by_itself_it_trains_all_layers_where_there_are_enough_labels_and_keeps_
     enough: bool, shown: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EPOCHS", "1")
-    monkeypatch.setattr(learning, "MIN_IMAGES_FOR_RANDOM_LAYERS", 12 if enough else 13)
+    monkeypatch.setattr(pipeline, "MIN_IMAGES_FOR_RANDOM_LAYERS", 12 if enough else 13)
     records: list[Json] = []
     published: list[Json] = []
     output = fit(labelled(shown[:12]), tmp_path, progress=records.append, publish=published.append)

@@ -37,8 +37,8 @@ from demo.digits import LABEL_CONFIG, write_digits
 from demo.label_studio import LabelStudio, environment
 from demo.process import ServerError
 from my_backend.jobs.job import JobStore
-from my_backend.store.projects import Projects
-from my_backend.store.versions import Version, Versions
+from my_backend.projects.registry import Projects
+from my_backend.projects.versions import Version, Versions
 
 CLIENTS = 8
 ANNOTATED = 200  # tasks, before it begins

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.soak.series import STEADY, Sample, Usage
 from demo.process import ServerError
-from my_backend.store.versions import Version
+from my_backend.projects.versions import Version
 
 # Flat: over the second half of the run, at this slope at most (the median of the slopes between all samples).
 MEMORY_PERCENT_AN_HOUR = 5.0

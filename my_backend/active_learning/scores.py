@@ -7,10 +7,10 @@ from pathlib import Path
 from my_backend.active_learning.title import Title, apart, not_used
 from my_backend.label_studio.client import LabelStudio
 from my_backend.label_studio.connection import Connection, Mend
+from my_backend.problems import Trouble
+from my_backend.projects.registry import Project
+from my_backend.projects.versions import UNTRAINED, Versions
 from my_backend.settings import Settings
-from my_backend.store.projects import Project
-from my_backend.store.versions import UNTRAINED, Versions
-from my_backend.troubles import Trouble
 
 UNCERTAINTY = "Uncertainty sampling"  # what a project's `sampling` says
 

@@ -14,9 +14,9 @@ from pydantic import TypeAdapter
 from my_backend import files
 from my_backend.active_learning.stored_predictions import StoredPredictions
 from my_backend.label_studio.client import LabelStudio
-from my_backend.store.projects import Project
-from my_backend.store.versions import is_newer, is_version_name
-from my_backend.troubles import Trouble
+from my_backend.problems import Trouble
+from my_backend.projects.registry import Project
+from my_backend.projects.versions import is_newer, is_version_name
 
 TITLE_FILE = "title.json"
 

@@ -11,11 +11,11 @@ from uuid import uuid4
 
 from my_backend.errors import Conflict, NotFound
 from my_backend.jobs.job import WORK_FOLDER
+from my_backend.projects.annotation_log import EVENTS_FOLDER, TASKS_FILE
+from my_backend.projects.corrections import corrections_folder
+from my_backend.projects.registry import project_folders
+from my_backend.projects.versions import GIVEN_FILE, PINNED_FILE, POINTER_FILE, VERSIONS_FOLDER, Versions
 from my_backend.redaction import said
-from my_backend.store.changes import EVENTS_FOLDER, TASKS_FILE
-from my_backend.store.corrections import corrections_folder
-from my_backend.store.projects import project_folders
-from my_backend.store.versions import GIVEN_FILE, PINNED_FILE, POINTER_FILE, VERSIONS_FOLDER, Versions
 
 # Label Studio tells its annotations again, and newer ones; checkpoints belong to processes that run.
 LEFT_OUT = {TASKS_FILE, EVENTS_FOLDER, WORK_FOLDER}

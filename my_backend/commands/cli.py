@@ -16,18 +16,18 @@ from my_backend.backend import Backend
 from my_backend.commands.backup import back_up
 from my_backend.commands.console import show_progress
 from my_backend.commands.development import DevelopmentServer
-from my_backend.commands.leaving import at_exit_of_uwsgi, leave
 from my_backend.commands.production import run_supervisor, run_uwsgi
+from my_backend.commands.shutdown import at_exit_of_uwsgi, leave
 from my_backend.commands.versions import commands
-from my_backend.doctor.consultation import consult
+from my_backend.diagnostics.doctor.report import consult
 from my_backend.errors import BackendError
 from my_backend.jobs.job import KINDS, Kind
 from my_backend.jobs.worker import is_worker_alive, work
 from my_backend.log.setup import collect_output, set_up_logs
-from my_backend.models.publishing import publish_model
 from my_backend.redaction import redact, said
+from my_backend.serving.publishing import publish_model
 from my_backend.settings import Settings, read_settings
-from my_backend.web.server import create_app
+from my_backend.web.app import create_app
 
 log = logging.getLogger(__name__)
 

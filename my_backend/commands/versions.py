@@ -10,10 +10,10 @@ from typing import Annotated, Any
 import typer
 
 from my_backend.errors import BackendError
+from my_backend.projects.registry import Projects
+from my_backend.projects.versions import Version, Versions
 from my_backend.redaction import said
 from my_backend.settings import read_settings
-from my_backend.store.projects import Projects
-from my_backend.store.versions import Version, Versions
 
 commands = typer.Typer(
     no_args_is_help=True, help="The versions of a project: list, show, activate, pin, delete, export."

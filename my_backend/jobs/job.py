@@ -18,11 +18,11 @@ from pydantic import TypeAdapter
 
 from my_backend import context, files
 from my_backend.errors import BackendError, Conflict, JobStopped, NotFound, TakenOver
-from my_backend.metrics.counts import JobCounts
-from my_backend.metrics.tally import Tally
+from my_backend.metrics.counters import JobCounts
+from my_backend.metrics.persistent_counters import Tally
+from my_backend.problems import Trouble
 from my_backend.redaction import said
 from my_backend.settings import Settings
-from my_backend.troubles import Trouble
 
 log = logging.getLogger(__name__)
 

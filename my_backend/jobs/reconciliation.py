@@ -7,9 +7,9 @@ from my_backend.background import Background
 from my_backend.errors import LabelStudioError
 from my_backend.jobs.training_job import learned_state
 from my_backend.label_studio.client import find_label_studio
+from my_backend.projects.registry import Project, Projects
+from my_backend.projects.versions import UNTRAINED, Versions
 from my_backend.settings import Settings
-from my_backend.store.projects import Project, Projects
-from my_backend.store.versions import UNTRAINED, Versions
 
 log = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 
+from label_studio_format.events import Change
 from my_backend import context
 from my_backend.background import Background
-from my_backend.protocol.events import Change
-from my_backend.store.projects import Projects
+from my_backend.projects.registry import Projects
 
 log = logging.getLogger(__name__)
 

@@ -29,9 +29,9 @@ from my_backend import files
 from my_backend.background import Background
 from my_backend.errors import NotFound
 from my_backend.jobs.job import KINDS, Job, JobStore, Kind, cancel_waiting, is_job_id, new_job, working_for
+from my_backend.problems import Trouble
 from my_backend.redaction import said
 from my_backend.settings import Settings
-from my_backend.troubles import Trouble
 
 log = logging.getLogger(__name__)
 

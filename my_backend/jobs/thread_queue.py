@@ -20,7 +20,7 @@ from my_backend.jobs.job import (
     run_job,
     yield_to_others,
 )
-from my_backend.troubles import Trouble
+from my_backend.problems import Trouble
 
 log = logging.getLogger(__name__)
 

@@ -12,18 +12,18 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from label_studio_format.labeling_config import parse_label_config
 from my_backend import files
 from my_backend.errors import JobStopped, TakenOver, TrainingError
 from my_backend.jobs.job import CANCELED, MAX_ATTEMPTS, SHUTDOWN, JobStore, RunningJob
 from my_backend.label_studio.client import HOW_TO_MAKE_A_TOKEN, find_label_studio
-from my_backend.models.model_class import ModelFactory
-from my_backend.protocol.label_config import parse_label_config
-from my_backend.protocol.wire import AnnotatedTask
+from my_backend.projects.corrections import Corrections
+from my_backend.projects.registry import Project, Projects
+from my_backend.projects.versions import Versions
 from my_backend.redaction import said
+from my_backend.requests import AnnotatedTask
+from my_backend.serving.model_loader import ModelFactory
 from my_backend.settings import Settings
-from my_backend.store.corrections import Corrections
-from my_backend.store.projects import Project, Projects
-from my_backend.store.versions import Versions
 
 log = logging.getLogger(__name__)
 

@@ -36,10 +36,10 @@ from my_backend.jobs.rq_queue import Handover, OwnJob, OwnQueue, RqQueue, connec
 from my_backend.jobs.training_job import TrainingJob
 from my_backend.label_studio.media import media_pool
 from my_backend.log.setup import collect_output, set_up_logs
-from my_backend.models.model_class import ModelFactory
+from my_backend.projects.registry import Projects
 from my_backend.redaction import said
+from my_backend.serving.model_loader import ModelFactory
 from my_backend.settings import Settings, read_settings
-from my_backend.store.projects import Projects
 
 log = logging.getLogger(__name__)
 

@@ -16,9 +16,9 @@ import requests
 
 from my_backend.errors import LabelStudioError, TokenRefused
 from my_backend.label_studio.safe_http import Limits, Origin, SafeSession, explain, read_body, redact
-from my_backend.pasted import TOKEN
+from my_backend.pasted_values import TOKEN
+from my_backend.projects.registry import Credentials
 from my_backend.settings import Settings
-from my_backend.store.projects import Credentials
 
 log = logging.getLogger(__name__)
 

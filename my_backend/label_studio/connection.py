@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 
 from my_backend.label_studio.client import HOW_TO_ALLOW_PRIVATE, Blocking, LabelStudio
 from my_backend.label_studio.webhook_password import password_header
+from my_backend.problems import Trouble
+from my_backend.projects.registry import Project
 from my_backend.settings import LOOPBACK
-from my_backend.store.projects import Project
-from my_backend.troubles import Trouble
 
 CONNECTED = ("CO", "TR", "PR")  # states of a model in Label Studio that answers
 PRIVATE_EXAMPLE = "http://127.0.0.1:9090"  # its address blocking refuses all private addresses, or none

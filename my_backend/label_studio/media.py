@@ -39,10 +39,10 @@ from my_backend.label_studio.safe_http import (
     read_body,
     redact,
 )
-from my_backend.metrics.counts import ImageCounts
+from my_backend.metrics.counters import ImageCounts
+from my_backend.projects.corrections import KEPT
+from my_backend.projects.registry import Credentials
 from my_backend.settings import Settings
-from my_backend.store.corrections import KEPT
-from my_backend.store.projects import Credentials
 
 log = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 from my_backend.background import Background
 from my_backend.errors import LabelStudioError
 from my_backend.label_studio.client import LabelStudio, find_label_studio
+from my_backend.problems import Trouble
+from my_backend.projects.registry import Projects
 from my_backend.settings import Settings
-from my_backend.store.projects import Projects
-from my_backend.troubles import Trouble
 
 Json = dict[str, Any]
 

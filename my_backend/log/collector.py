@@ -17,7 +17,7 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any
 
-from my_backend.log.first_process import FirstProcess, TimeIsUp
+from my_backend.log.init import FirstProcess, TimeIsUp
 from my_backend.log.lines import utc, without_secrets
 from my_backend.redaction import Redactor
 

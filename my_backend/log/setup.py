@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 from types import TracebackType
 
-from my_backend.log.first_process import PASSED_ON
+from my_backend.log.init import PASSED_ON
 from my_backend.log.lines import lines
 from my_backend.redaction import redact
 from my_backend.settings import Settings

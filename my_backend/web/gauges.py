@@ -11,13 +11,13 @@ from prometheus_client.core import GaugeMetricFamily
 
 from my_backend import files
 from my_backend.backend import Backend
-from my_backend.diagnosis import diagnose
+from my_backend.diagnostics.summary import diagnose
 from my_backend.errors import NotFound
 from my_backend.jobs.job import KINDS, UNFINISHED, Job
-from my_backend.page.figures import Figures, read_figures, read_labels
-from my_backend.store.changes import COUNT_FILE
-from my_backend.store.projects import Project
-from my_backend.store.versions import UNTRAINED, Versions
+from my_backend.projects.annotation_log import COUNT_FILE
+from my_backend.projects.metrics import Figures, read_figures, read_labels
+from my_backend.projects.registry import Project
+from my_backend.projects.versions import UNTRAINED, Versions
 
 # Each adds series to Prometheus' memory.
 MAX_PROJECTS = 200

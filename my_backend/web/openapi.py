@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from my_backend.protocol.wire import (
+from my_backend.requests import (
     ActivateRequest,
     CorrectionRequest,
     DeleteRequest,

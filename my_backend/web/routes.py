@@ -7,16 +7,19 @@ from typing import Any
 
 from flask import Response, request
 
+from label_studio_format.labeling_config import parse_label_config
 from my_backend import context
 from my_backend.backend import Backend
-from my_backend.diagnosis import diagnose
+from my_backend.diagnostics.summary import diagnose
 from my_backend.errors import BadRequest, NotFound
 from my_backend.jobs.job import Job
 from my_backend.jobs.training_job import forget_annotations, keep_annotations
-from my_backend.metrics.counts import RequestCounts
-from my_backend.page.routes import Page, wants_page
-from my_backend.protocol.label_config import parse_label_config
-from my_backend.protocol.wire import (
+from my_backend.metrics.counters import RequestCounts
+from my_backend.projects.recent_predictions import sightings
+from my_backend.projects.registry import Credentials, Project
+from my_backend.projects.versions import Versions
+from my_backend.redaction import redact, said
+from my_backend.requests import (
     ActivateRequest,
     CorrectionRequest,
     DeleteRequest,
@@ -32,14 +35,11 @@ from my_backend.protocol.wire import (
     WebhookRequest,
     project_uid,
 )
-from my_backend.redaction import redact, said
-from my_backend.store.projects import Credentials, Project
-from my_backend.store.recent import sightings
-from my_backend.store.versions import Versions
-from my_backend.web.bodies import read, read_with_image
-from my_backend.web.exposition import Exposition
-from my_backend.web.guards import is_from_this_machine
+from my_backend.web.auth import is_from_this_machine
 from my_backend.web.openapi import openapi
+from my_backend.web.pages.routes import Page, wants_page
+from my_backend.web.parsing import read, read_with_image
+from my_backend.web.prometheus import Exposition
 from my_backend.web.single_image import SingleImage
 
 PREDICT_SECONDS = 80.0  # Label Studio waits for 100 s and then drops everything

@@ -4,14 +4,14 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from label_studio_format.labeling_config import ImageChoices, parse_label_config
 from my_backend.backend import Backend
 from my_backend.errors import BadRequest, MediaError, NotFound, Unavailable
 from my_backend.jobs.job import Job
 from my_backend.label_studio.media import MediaFile, MediaRequest
-from my_backend.models.serving import Live
-from my_backend.protocol.label_config import ImageChoices, parse_label_config
-from my_backend.store.corrections import KEPT, Corrections
-from my_backend.store.projects import Project
+from my_backend.projects.corrections import KEPT, Corrections
+from my_backend.projects.registry import Project
+from my_backend.serving.live_models import Live
 
 Json = dict[str, Any]
 Image = bytes | str  # the content of a file, or its URL

@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from demo.digits import LABEL_CONFIG, write_digits
 from demo.process import Process, answers, free_port
 from demo.production import Server
-from image_classifier.network import load_backbone
+from image_classifier.nets.classifier import load_backbone
 from tests.my_backend.fake_server import FakeLabelStudio
 from tests.my_backend.waiting import eventually
 

@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from demo.backend import Backend
 from demo.label_studio import LabelStudio
-from my_backend.store.projects import Projects
+from my_backend.projects.registry import Projects
 from tests.e2e.browser import WAIT, opened
 from tests.e2e.test_working_loop import live, make_project, wait_for, wait_for_new_version
 

@@ -14,7 +14,7 @@ import requests
 from demo.backend import Backend
 from demo.digits import LABEL_CONFIG
 from demo.label_studio import LabelStudio
-from my_backend.store.changes import Changes
+from my_backend.projects.annotation_log import Changes
 
 Digits = list[tuple[Path, str]]
 Serve = Callable[..., Backend]

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from image_classifier.dataset import Sample
-from image_classifier.inference import ImageFile
-from image_classifier.network import Backbone, load_backbone
+from image_classifier.data.dataset import Sample
+from image_classifier.data.image_file import ImageFile
+from image_classifier.nets.classifier import Backbone, load_backbone
 
 # On a busy machine threads that wait for each other cost more than they bring.
 torch.set_num_threads(1)

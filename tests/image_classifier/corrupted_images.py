@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from image_classifier.preprocessing import ImageError, Preprocessing
+from image_classifier.data.preprocessing import ImageError, Preprocessing
 
 SIZE = (96, 72)
 

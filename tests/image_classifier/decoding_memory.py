@@ -8,8 +8,8 @@ import json
 import sys
 from pathlib import Path
 
-from image_classifier import preprocessing
-from image_classifier.memory import MemoryBudget
+from image_classifier.data import preprocessing
+from image_classifier.data.memory import MemoryBudget
 
 
 def kb(name: str) -> int:

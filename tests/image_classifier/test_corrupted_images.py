@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from image_classifier.preprocessing import MAX_PIXELS
+from image_classifier.data.preprocessing import MAX_PIXELS
 
 ROOT = Path(__file__).parents[2]
 # What one image of the largest allowed size takes: its pixels, and a copy while they are converted.

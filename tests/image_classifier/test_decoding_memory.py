@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_classifier import preprocessing
-from image_classifier.embeddings import EmbeddingCache
-from image_classifier.inference import ImageFile, InferenceLane
-from image_classifier.network import Backbone
-from image_classifier.preprocessing import MAX_MEMORY, PerhapsSound, TooLate, limit_memory, open_image
-from tests.image_classifier.test_preprocessing import encode
+from image_classifier.data import preprocessing
+from image_classifier.data.image_file import ImageFile
+from image_classifier.data.preprocessing import MAX_MEMORY, PerhapsSound, TooLate, limit_memory, open_image
+from image_classifier.embedding.cache import EmbeddingCache
+from image_classifier.embedding.lane import InferenceLane
+from image_classifier.nets.classifier import Backbone
+from tests.image_classifier.data.test_preprocessing import encode
 
 ROOT = Path(__file__).parents[2]
 SIDE = 2500

@@ -13,7 +13,7 @@ from flask.testing import FlaskClient
 from my_backend.backend import Backend
 from my_backend.jobs.job import Job
 from my_backend.settings import Settings
-from my_backend.web.server import create_app
+from my_backend.web.app import create_app
 from tests.my_backend.fake_model import LABEL_CONFIG, SCRIPT, Script
 from tests.my_backend.fake_server import FakeLabelStudio
 from tests.my_backend.waiting import eventually

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
+from label_studio_format.events import Change
 from my_backend import files
 from my_backend.active_learning.title import Remembered
 from my_backend.jobs.job import JobStore, new_job
-from my_backend.protocol.events import Change
-from my_backend.store.corrections import Corrections
-from my_backend.store.projects import Credentials, Projects
-from my_backend.store.recent import Sighting
-from my_backend.store.versions import Versions
+from my_backend.projects.corrections import Corrections
+from my_backend.projects.recent_predictions import Sighting
+from my_backend.projects.registry import Credentials, Projects
+from my_backend.projects.versions import Versions
 from tests.my_backend.conftest import PROJECT, Client, MakeSettings, Serve
 from tests.my_backend.fake_model import LABEL_CONFIG
 from tests.my_backend.waiting import eventually

@@ -5,11 +5,11 @@ import re
 
 import pytest
 
+from label_studio_format.events import Change
 from my_backend import context
 from my_backend.jobs.retraining import Retraining
-from my_backend.protocol.events import Change
-from my_backend.store.projects import Projects
-from my_backend.store.versions import Versions
+from my_backend.projects.registry import Projects
+from my_backend.projects.versions import Versions
 from tests.my_backend.conftest import PROJECT, Client, Serve, basic
 from tests.my_backend.fake_model import Script
 from tests.my_backend.waiting import eventually

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from my_backend.store.versions import Version
+from my_backend.projects.versions import Version
 
 FOLDER = "SCRIPTED_MODEL"  # names the folder with the script
 MODEL_CLASS = "tests.production.scripted_model:ScriptedModel"

@@ -13,7 +13,7 @@ import requests
 from demo.process import ServerError
 from demo.production import Production, Redis, Server, Worker
 from my_backend.jobs.job import Job, JobStore
-from my_backend.store.versions import VERSION_FILE, Versions
+from my_backend.projects.versions import VERSION_FILE, Versions
 from tests.my_backend.waiting import eventually
 from tests.production.annotated_projects import LABEL_CONFIG, AnnotatedProjects, described, uid
 from tests.production.scripted_model import Event, Script, learned

@@ -15,7 +15,7 @@ import pytest
 from demo.digits import LABEL_CONFIG
 from demo.process import Process, answers, free_port
 from demo.production import Server
-from my_backend.store.corrections import corrections_folder
+from my_backend.projects.corrections import corrections_folder
 from tests.my_backend.fake_server import FakeLabelStudio
 from tests.my_backend.waiting import eventually
 from tests.production.conftest import ROOT

@@ -57,7 +57,7 @@ def test_server_that_computes_ends_without_a_crash(
 
     logs = made.logs()
     assert [word for word in ("Segmentation", "Traceback", "terminate called") if word in logs] == [], logs[-4000:]
-    assert "my_backend.commands.leaving: stopped" in logs, "its threads were ended before"
+    assert "my_backend.commands.shutdown: stopped" in logs, "its threads were ended before"
 
 
 def test_server_ends_where_redis_has_gone(own_redis: Redis, production: MakeProduction, script: Script) -> None:
@@ -67,7 +67,7 @@ def test_server_ends_where_redis_has_gone(own_redis: Redis, production: MakeProd
 
     server.process.stop()
 
-    assert "my_backend.commands.leaving: stopped" in made.logs()
+    assert "my_backend.commands.shutdown: stopped" in made.logs()
     assert "Segmentation" not in made.logs()
 
 

@@ -37,10 +37,10 @@ from my_backend.jobs.rq_queue import RqQueue
 from my_backend.jobs.thread_queue import ThreadQueue
 from my_backend.jobs.training_job import TrainingJob
 from my_backend.label_studio.media import media_pool
-from my_backend.models.model_class import ModelFactory
+from my_backend.projects.registry import Projects
+from my_backend.projects.versions import Versions
+from my_backend.serving.model_loader import ModelFactory
 from my_backend.settings import Settings
-from my_backend.store.projects import Projects
-from my_backend.store.versions import Versions
 from tests.my_backend.waiting import eventually
 from tests.production.annotated_projects import AnnotatedProjects, described, uid
 from tests.production.conftest import MakeProduction

@@ -15,7 +15,7 @@ from demo.digits import LABEL_CONFIG, write_digits
 from demo.label_studio import LabelStudio
 from demo.production import Redis
 from my_backend.jobs.job import JobStore
-from my_backend.store.versions import Versions
+from my_backend.projects.versions import Versions
 from tests.my_backend.waiting import eventually
 from tests.production.annotated_projects import AnnotatedProjects
 from tests.production.conftest import MakeProduction

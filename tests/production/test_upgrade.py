@@ -15,7 +15,7 @@ import pytest
 from demo.digits import LABEL_CONFIG
 from demo.process import Process, answers, free_port
 from demo.production import Server
-from my_backend.store.versions import Versions
+from my_backend.projects.versions import Versions
 from tests.data.record_model_dir import FOLDER, SETTINGS, annotated, finish, predictions
 from tests.my_backend.fake_server import FakeLabelStudio
 from tests.my_backend.waiting import eventually

@@ -30,7 +30,7 @@ from demo.production import Server
 from my_backend.commands.production import redis_server
 from my_backend.jobs.job import Job, JobStore
 from my_backend.jobs.worker import LEASE_SECONDS
-from my_backend.store.versions import Versions
+from my_backend.projects.versions import Versions
 from tests.my_backend.waiting import eventually
 from tests.production.annotated_projects import LABEL_CONFIG, TOKEN, AnnotatedProjects, described, uid
 from tests.production.scripted_model import FOLDER, MODEL_CLASS, Script, learned

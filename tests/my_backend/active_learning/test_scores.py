@@ -11,8 +11,8 @@ from my_backend.active_learning.title import Remembered, remembered_title
 from my_backend.label_studio.client import LabelStudio
 from my_backend.label_studio.connection import examine_connection
 from my_backend.label_studio.safe_http import SafeSession
-from my_backend.store.projects import Project
-from my_backend.store.versions import Versions
+from my_backend.projects.registry import Project
+from my_backend.projects.versions import Versions
 from tests.my_backend.conftest import PROJECT, MakeSettings
 from tests.my_backend.fake_server import FakeLabelStudio
 

@@ -9,7 +9,7 @@ from my_backend.active_learning.title import Remembered, Sight, Title
 from my_backend.errors import LabelStudioError
 from my_backend.label_studio.client import LabelStudio
 from my_backend.label_studio.safe_http import SafeSession
-from my_backend.store.projects import Project
+from my_backend.projects.registry import Project
 from tests.my_backend.conftest import PROJECT
 from tests.my_backend.fake_server import FakeLabelStudio
 

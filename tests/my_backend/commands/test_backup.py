@@ -12,12 +12,12 @@ from typing import IO, Any
 import pytest
 from typer.testing import CliRunner
 
+from label_studio_format.events import Change
 from my_backend.commands.backup import BackedUp, back_up
 from my_backend.commands.cli import app
 from my_backend.errors import Conflict, NotFound
-from my_backend.protocol.events import Change
-from my_backend.store.projects import Credentials, Projects
-from my_backend.store.versions import Version, Versions
+from my_backend.projects.registry import Credentials, Projects
+from my_backend.projects.versions import Version, Versions
 
 UID = "7.1795181751"
 

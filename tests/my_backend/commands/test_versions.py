@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from my_backend.commands.cli import app
-from my_backend.store.versions import UNTRAINED
+from my_backend.projects.versions import UNTRAINED
 from tests.my_backend.conftest import FAKE_MODEL, PROJECT, Client, MakeSettings
 from tests.my_backend.waiting import eventually
 

@@ -22,7 +22,7 @@ from my_backend.jobs.job import (
     run_job,
     yield_to_others,
 )
-from my_backend.store.projects import Projects
+from my_backend.projects.registry import Projects
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from label_studio_format.events import Change
 from my_backend import files
 from my_backend.jobs.retraining import Retraining
-from my_backend.protocol.events import Change
-from my_backend.store.projects import Projects
+from my_backend.projects.registry import Projects
 from tests.my_backend.waiting import eventually
 
 

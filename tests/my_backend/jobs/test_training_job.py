@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from label_studio_format.events import Change
 from my_backend import files
 from my_backend.jobs.job import MAX_ATTEMPTS, Job, new_job, run_job
 from my_backend.jobs.training_job import (
@@ -19,9 +20,8 @@ from my_backend.jobs.training_job import (
     keep_annotations,
     learned_state,
 )
-from my_backend.protocol.events import Change
-from my_backend.store.projects import Credentials, Projects
-from my_backend.store.versions import Versions
+from my_backend.projects.registry import Credentials, Projects
+from my_backend.projects.versions import Versions
 from tests.my_backend.conftest import PROJECT, Client, Serve
 from tests.my_backend.fake_model import LABEL_CONFIG, OTHER_CONFIG, Script
 from tests.my_backend.fake_server import FakeLabelStudio

@@ -14,7 +14,7 @@ import pytest
 from my_backend.errors import LabelStudioError, TokenRefused
 from my_backend.label_studio.client import LabelStudio, find_label_studio
 from my_backend.label_studio.safe_http import Limits, SafeSession
-from my_backend.store.projects import Credentials
+from my_backend.projects.registry import Credentials
 from tests.my_backend.conftest import MakeSettings
 from tests.my_backend.fake_server import JWT_KEY, FakeLabelStudio, FakeServer, Reply, json_reply
 

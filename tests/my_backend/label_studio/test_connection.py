@@ -8,7 +8,7 @@ from my_backend.errors import LabelStudioError
 from my_backend.label_studio.client import LabelStudio
 from my_backend.label_studio.connection import Connection, examine_connection
 from my_backend.label_studio.safe_http import SafeSession
-from my_backend.store.projects import Project
+from my_backend.projects.registry import Project
 from tests.my_backend.conftest import PROJECT, basic
 from tests.my_backend.fake_server import FakeLabelStudio, FakeServer, json_reply
 

@@ -18,9 +18,9 @@ from prometheus_client.samples import Sample
 from my_backend import files
 from my_backend.jobs.job import OUTCOMES
 from my_backend.label_studio.media import MediaRequest
-from my_backend.metrics.counts import REASONS
-from my_backend.metrics.tally import Tally, key_of
-from my_backend.store.versions import Versions
+from my_backend.metrics.counters import REASONS
+from my_backend.metrics.persistent_counters import Tally, key_of
+from my_backend.projects.versions import Versions
 from my_backend.web import gauges
 from tests.my_backend.conftest import PROJECT, Client, Serve, basic
 from tests.my_backend.fake_model import FakeModel, Script
@@ -294,8 +294,8 @@ def test_canceled_job_that_never_ran_has_no_duration(client: Client, script: Scr
 COUNTING = """
 import sys
 from pathlib import Path
-from my_backend.metrics.counts import JobCounts
-from my_backend.metrics.tally import Tally, key_of
+from my_backend.metrics.counters import JobCounts
+from my_backend.metrics.persistent_counters import Tally, key_of
 for _ in range(25):
     counts = JobCounts()
     counts.ended("7.1", "head", "finished", waited=0.3, ran=1.5)

@@ -1,0 +1,179 @@
+"""A recipe: all that an experiment is made of, from the environment, a TOML file and the command line."""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
+
+from image_classifier.data.folders import shown
+from image_classifier.data.text_files import read_text
+from image_classifier.errors import UsersError
+from image_classifier.settings import ClassifierSettings, PositiveFloat, PositiveInt, TrainMode
+from image_classifier.training.sgd import Hyperparameters
+
+
+def _rate(value: Any) -> Any:
+    """A number greater than 0, or the word; said in one sentence where it is neither."""
+    try:
+        if value == "auto" or 0 < float(value) < float("inf"):
+            return value
+    except (TypeError, ValueError):
+        pass
+    raise PydanticCustomError("rate", "give a finite number greater than 0, or auto")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Data(_Section):
+    """What to learn from."""
+
+    path: Path  # a folder of class folders, or Label Studio's JSON export
+    images: Path | None = None  # where the export's images are
+
+
+class Network(_Section):
+    """What to begin with."""
+
+    name: str  # of a classification network of torchvision
+    weights: str
+    image_size: PositiveInt | None = None  # its own where none is given
+
+
+class Training(_Section):
+    """How to learn."""
+
+    mode: TrainMode
+    epochs: PositiveInt
+    batch_size: PositiveInt
+    learning_rate: Annotated[PositiveFloat | Literal["auto"], BeforeValidator(_rate)]
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+    lr_step_size: PositiveInt
+    lr_gamma: Annotated[float, Field(gt=0, le=1)]
+    freeze_epochs: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+
+    def hyperparameters(self) -> Hyperparameters:
+        """The usual learning rate stands where it is yet to be found."""
+        left_out = {"mode", "learning_rate"} if self.learning_rate == "auto" else {"mode"}
+        return Hyperparameters(**self.model_dump(exclude=left_out))
+
+
+class Testing(_Section):
+    """What to judge the trained model on, beside the images that are held out of the data."""
+
+    path: Path | None = None  # a folder of class folders
+    report: Path | None = None  # an HTML file
+
+
+class Prediction(_Section):
+    """What happens to predictions."""
+
+    postprocess: str | None = None  # the dotted path of a function that has the last word
+
+
+class Recipe(_Section):
+    """An experiment's ingredients."""
+
+    data: Data
+    network: Network
+    training: Training
+    testing: Testing = Testing()
+    prediction: Prediction = Prediction()
+
+    def record(self) -> dict[str, Any]:
+        return self.model_dump(mode="json")
+
+
+_SECTIONS: dict[str, type[_Section]] = {
+    "data": Data,
+    "network": Network,
+    "training": Training,
+    "testing": Testing,
+    "prediction": Prediction,
+}
+
+Ingredients = dict[str, dict[str, Any]]
+
+
+def read_recipe(file: Path | None, given: Ingredients, settings: ClassifierSettings) -> Recipe:
+    """What is given goes before what the file says, and that before the environment; raises UsersError.
+
+    Paths in the file are relative to the file.
+    """
+    ingredients: Ingredients = {
+        "data": {},
+        "network": {"name": settings.network, "weights": settings.weights, "image_size": settings.image_size},
+        "training": {
+            "mode": settings.train_mode,
+            **settings.model_dump(include=set(Training.model_fields) & set(ClassifierSettings.model_fields)),
+        },
+        "testing": {},
+        "prediction": {},
+    }
+    for source in (_read(file) if file else {}, given):
+        for section, values in source.items():
+            ingredients.setdefault(section, {}).update(values)
+    try:
+        return Recipe.model_validate(ingredients)
+    except ValidationError as error:
+        raise _named(error, file) from None
+
+
+def read_hook_name(file: Path) -> str | None:
+    """The post-processing hook of a recipe, which need have nothing else; raises UsersError."""
+    try:
+        return Prediction.model_validate(_read(file).get("prediction", {})).postprocess
+    except ValidationError as error:
+        raise _named(error, file, "prediction") from None
+
+
+def _named(error: ValidationError, file: Path | None, *section: str) -> UsersError:
+    where = f"{shown(file)}: " if file else ""
+    faults = ({**fault, "loc": (*section, *fault["loc"])} for fault in error.errors())
+    return UsersError(where + "; ".join(_explain(fault) for fault in faults))
+
+
+def _read(file: Path) -> Ingredients:
+    try:
+        read = tomllib.loads(read_text(file))
+    except OSError as error:
+        raise UsersError(f"{shown(file)} cannot be read ({error.strerror}): give a recipe file") from None
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise UsersError(f"{shown(file)} is no TOML: {error}") from None
+    for name, section in read.items():
+        if not isinstance(section, dict):
+            sections = ", ".join(f"[{known}]" for known in Recipe.model_fields)
+            raise UsersError(f"{shown(file)}: {name} stands in no section; there are {sections}")
+    return {name: {key: _from(file, name, key, value) for key, value in part.items()} for name, part in read.items()}
+
+
+_PATHS = {("data", "path"), ("data", "images"), ("network", "weights"), ("testing", "path"), ("testing", "report")}
+
+
+def _from(file: Path, section: str, key: str, value: Any) -> Any:
+    if (section, key) not in _PATHS or not isinstance(value, str) or value in ("imagenet", "none"):
+        return value
+    return str(file.parent / value)
+
+
+def _explain(fault: Any) -> str:
+    name = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        section = _SECTIONS[fault["loc"][0]] if len(fault["loc"]) > 1 else Recipe
+        return f"{name} is unknown; there are {', '.join(section.model_fields)}"
+    if fault["type"] == "missing":
+        return f"{name} is missing: type `train DIR`, or give path in [data] of a recipe"
+    return f"{name} = {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
+
+
+def read_settings() -> ClassifierSettings:
+    """The environment; raises UsersError naming the variable."""
+    try:
+        return ClassifierSettings()
+    except ValidationError as error:
+        faults = [f"{str(f['loc'][0]).upper()}={f['input']}: {f['msg']}" for f in error.errors()]
+        raise UsersError(f"a setting in the environment or .env cannot be used: {'; '.join(faults)}") from None

@@ -1,0 +1,93 @@
+"""Standard error: what is going on. Standard output is for results alone."""
+
+import logging
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from io import TextIOWrapper
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn
+from rich.progress import Progress as Bars
+
+from image_classifier.progress import Progress
+
+LISTED = 20  # of many things to say the first ones
+
+console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+
+
+def say(text: object) -> None:
+    console.print(str(text))
+
+
+def say_all(things: Iterable[object], more: str) -> None:
+    """The first of many, and how many more there are."""
+    lines = [str(thing) for thing in things]
+    for line in lines[:LISTED]:
+        say(line)
+    if len(lines) > LISTED:
+        say(f"… and {len(lines) - LISTED} more; {more}")
+
+
+@contextmanager
+def show_progress() -> Iterator[Progress]:
+    """A bar for each phase on a terminal; elsewhere a line for each phase and each epoch of all layers."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rest]}"),
+    )
+    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        yield _Shown(bars)
+
+
+class _Shown:
+    def __init__(self, bars: Bars) -> None:
+        self._bars = bars
+        self._phase = ""
+        self._task: TaskID | None = None
+
+    def __call__(self, record: dict[str, Any]) -> None:
+        phase = str(record["phase"])
+        if phase != self._phase:
+            self._begin(phase)
+        if self._task is not None:
+            done, total = (record.get("epoch", record.get("image")), record.get("epochs", record.get("images")))
+            self._bars.update(self._task, completed=done or 0, total=total, rest=_rest(record))
+        if phase == "training all layers" and not console.is_terminal:
+            say(f"{phase}: epoch {record['epoch']}/{record['epochs']}, {_rest(record)}")
+
+    def _begin(self, phase: str) -> None:
+        if self._task is not None:
+            self._bars.remove_task(self._task)
+        self._phase = phase
+        self._task = self._bars.add_task(phase, total=None, rest="")
+        if not console.is_terminal:
+            say(phase)
+
+
+def _rest(record: dict[str, Any]) -> str:
+    parts = []
+    if "loss" in record:
+        parts.append(f"loss {record['loss']:.3f}")
+    if "accuracy" in record:
+        parts.append(f"accuracy {record['accuracy']:.3f}")
+    if "seconds_left" in record:
+        parts.append(f"{record['seconds_left']:.0f} s left")
+    return ", ".join(parts)
+
+
+def log_to_console() -> None:
+    """Warnings of the library, such as that the weights could not be downloaded."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
+
+
+def take_any_name() -> None:
+    """Lets names that are not UTF-8 come in, and those that a terminal cannot show go out escaped."""
+    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "backslashreplace")):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors=errors)

@@ -1,0 +1,32 @@
+"""The curve of a learning-rate range test, as a picture."""
+
+import math
+import sys
+from pathlib import Path
+
+import pygal
+
+from image_classifier.training.lr_finder import RateRange
+
+# pygal adds a finder for its map plugins to the import system, of a kind that Python 3.12 no longer knows.
+sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, pygal.PluginImportFixer)]
+
+
+def write_rate_chart(path: Path, found: RateRange) -> None:
+    """An SVG file: the loss over the rate, with the chosen rate marked."""
+    chart = pygal.XY(
+        title=f"Learning rate {found.chosen:g}, where the loss falls fast",
+        x_title="learning rate of the body",
+        y_title="loss, smoothed",
+        js=(),
+        show_legend=False,
+        stroke=True,
+        dots_size=1,
+        x_value_formatter=lambda power: f"{10**power:.0e}",
+        value_formatter=lambda loss: f"{loss:.2f}",
+    )
+    chart.x_labels = list(range(-6, 1))
+    chart.add("loss", [(math.log10(rate), loss) for rate, loss in zip(found.rates, found.losses, strict=True)])
+    low, high = min(found.losses), max(found.losses)
+    chart.add("chosen", [(math.log10(found.chosen), low), (math.log10(found.chosen), high)])
+    path.write_bytes(chart.render())

@@ -1,0 +1,111 @@
+"""Images without labels: where they are, and what a model says of them."""
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, TextIO
+
+import torch
+
+from image_classifier.data.folders import Finding, images_below, read_files, shown
+from image_classifier.data.image_file import ImageFile
+from image_classifier.data.preprocessing import ImageError
+from image_classifier.embedding.lane import InferenceLane
+from image_classifier.errors import UsersError
+from image_classifier.evaluation.evaluate import AT_ONCE, answers_of, probabilities_of
+from image_classifier.nets.classifier import Classifier
+
+Form = Literal["text", "csv", "json"]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says of an image: the answer, its probability, and each class's; or why it says nothing."""
+
+    path: Path
+    label: str = ""
+    confidence: float = 0.0
+    scores: tuple[tuple[str, float], ...] = ()  # the likeliest first
+    error: str = ""
+
+    def record(self) -> dict[str, Any]:
+        image = shown(self.path)
+        if self.error:
+            return {"image": image, "error": self.error}
+        return {"image": image, "prediction": self.label, "confidence": self.confidence, "scores": dict(self.scores)}
+
+
+def find_images(
+    sources: Sequence[str], names: TextIO, findings: list[Finding], skipped: Counter[str]
+) -> Iterator[Path]:
+    """The images in folders, in order, the files that are named, and for `-` those that `names` has, one a line.
+
+    Notes what is wrong in the folders, and which other files there are. Raises UsersError for what is not there.
+    """
+    for source in sources:
+        if source == "-":
+            yield from (Path(line.rstrip("\n")) for line in names if line.strip())
+        elif Path(source).is_dir():
+            yield from images_below(Path(source), findings, skipped)
+        elif Path(source).exists():
+            yield Path(source)
+        else:
+            raise UsersError(f"{shown(source)}: there is no such file or folder")
+
+
+def predict(lane: InferenceLane, classifier: Classifier, images: Iterable[Path], top: int) -> Iterator[Prediction]:
+    """In order, with the `top` likeliest classes; some at a time, so that an endless stream of names is answered."""
+    waiting = iter(images)
+    while some := list(islice(waiting, AT_ONCE)):
+        yield from _predict_some(lane, classifier, some, top)
+
+
+def _predict_some(lane: InferenceLane, classifier: Classifier, paths: Sequence[Path], top: int) -> Iterator[Prediction]:
+    files = read_files(paths)
+    embedded = iter(lane.embed(classifier.backbone, [file for file in files if isinstance(file, ImageFile)]))
+    for path, file in zip(paths, files, strict=True):
+        vector = ImageError(file.problem) if isinstance(file, Finding) else next(embedded)
+        if isinstance(vector, ImageError):
+            yield Prediction(path, error=str(vector))
+            continue
+        logits = classifier.head(torch.tensor(vector)[None])
+        [(label, confidence)] = answers_of(classifier, logits)
+        best = probabilities_of(classifier, logits)[0].topk(min(top, len(classifier.classes)))
+        scores = [
+            (classifier.classes[number], round(value, 4))
+            for number, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ]
+        yield Prediction(path, label, round(confidence, 4), tuple(scores))
+
+
+def write_predictions(predictions: Iterable[Prediction], form: Form, out: TextIO) -> list[Prediction]:
+    """Writes as they come, JSON as one array; returns those that failed, which text and CSV leave out."""
+    failed = []
+    if form == "json":
+        records = []
+        for prediction in predictions:
+            records.append(prediction.record())
+            if prediction.error:
+                failed.append(prediction)
+        out.write(json.dumps(records, indent=2, ensure_ascii=False) + "\n")
+        return failed
+    table = csv.writer(out, lineterminator="\n")
+    if form == "csv":
+        table.writerow(["image", "prediction", "confidence", "scores"])
+    for prediction in predictions:
+        if prediction.error:
+            failed.append(prediction)
+            continue
+        scores = " ".join(f"{name}={score:.4f}" for name, score in prediction.scores)
+        image = shown(prediction.path)
+        if form == "csv":
+            table.writerow([image, prediction.label, f"{prediction.confidence:.4f}", scores])
+        else:
+            rest = [scores] if len(prediction.scores) > 1 else []
+            out.write("\t".join([image, prediction.label, f"{prediction.confidence:.4f}", *rest]) + "\n")
+        out.flush()
+    return failed

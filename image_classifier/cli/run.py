@@ -1,0 +1,194 @@
+"""One training at the command line, from samples to a folder with the model; it may be interrupted and go on."""
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from image_classifier.cli.config import Recipe
+from image_classifier.cli.lr_chart import write_rate_chart
+from image_classifier.cli.session import Workbench
+from image_classifier.data.dataset import Sample, classes_of, held_out, targets_of
+from image_classifier.data.folders import shown
+from image_classifier.data.preprocessing import ImageError
+from image_classifier.errors import UsersError
+from image_classifier.nets.classifier import Backbone, Classifier
+from image_classifier.nets.folder import FULL, HEAD, save_model
+from image_classifier.progress import Progress
+from image_classifier.training.lr_finder import range_of_all_layers, range_of_head
+from image_classifier.training.pipeline import (
+    Embedded,
+    compare,
+    embed,
+    learn_head,
+    order_classes,
+    pays_for_all_layers,
+    tune,
+)
+from image_classifier.training.sgd import Hyperparameters, train_head
+
+STATE_FILE = "training.json"
+RATE_CHART = "learning-rate.svg"
+CHECKPOINT_FILE = "checkpoint.safetensors"
+AUTO_SECONDS = 3600.0  # that the mode auto gives to training all layers at most
+
+
+class Experiment:
+    """A training and its folder: `head/`, and `full/` where all layers were trained; each is a whole model."""
+
+    def __init__(self, folder: Path, recipe: Recipe, samples: Sequence[Sample], *, resume: bool) -> None:
+        """Raises UsersError where the folder is taken, or another experiment was begun in it."""
+        self._folder, self._recipe, self._samples = folder, recipe, samples
+        facts = [(s.image.digest, sorted(classes_of(s.label)), s.part) for s in samples]
+        self._state: dict[str, Any] = {
+            "recipe": {"network": recipe.network.model_dump(), "training": recipe.training.model_dump()},
+            "images": sha256(json.dumps(facts).encode()).hexdigest(),
+            "finished": False,
+        }
+        begun = self._read_state()
+        if begun is None:
+            if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+                raise UsersError(f"{shown(folder)} is there already: choose another --output")
+            folder.mkdir(parents=True, exist_ok=True)
+            self._write_state()
+        elif not resume:
+            raise UsersError(f"{shown(folder)} has a training already: go on with --resume, or choose another --output")
+        elif differences := _differences(begun, self._state):
+            raise UsersError(f"cannot resume {shown(folder)}: {differences}; choose another --output")
+        else:
+            self._state = begun
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to do."""
+        return bool(self._state["finished"])
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self._folder / CHECKPOINT_FILE
+
+    def _read_state(self) -> dict[str, Any] | None:
+        try:
+            state: dict[str, Any] = json.loads((self._folder / STATE_FILE).read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except ValueError:  # JSON's and UTF-8's errors both are
+            state = {}
+        if not isinstance(state, dict) or not self._state.keys() <= state.keys():
+            raise UsersError(f"{shown(self._folder / STATE_FILE)} is damaged: choose another --output")
+        return state
+
+    def _write_state(self) -> None:
+        part = self._folder / f".{STATE_FILE}.part"
+        part.write_text(json.dumps(self._state, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(part, self._folder / STATE_FILE)
+
+    @property
+    def best_so_far(self) -> Path | None:
+        """The folder of the best model that is there."""
+        places = (self._folder / FULL, self._folder / HEAD)
+        return next((place for place in places if place.is_dir()), None)
+
+    def run(self, bench: Workbench, backbone: Backbone, progress: Progress) -> dict[Sample, ImageError]:
+        """Trains to the end; returns the samples that cannot be read.
+
+        After KeyboardInterrupt the folder holds the best so far, if there is any.
+        """
+        embedded = self._embed(bench, backbone, self._samples, progress)
+        classes = order_classes(embedded.samples, (), ())
+        mode = self._recipe.training.mode
+        all_layers = mode == "full" or (mode == "auto" and pays_for_all_layers(backbone, embedded.samples))
+        hyperparameters = self._told(backbone, embedded, classes, all_layers, progress)
+        best = learn_head(backbone, embedded, classes, hyperparameters, progress)
+        save_model(best, embedded.samples, self._folder / HEAD)
+        if all_layers:
+            try:
+                self._all_layers(bench, best, embedded, hyperparameters, hyperparameters.epochs, progress)
+            except KeyboardInterrupt:
+                if self._checkpoint.exists():
+                    # No more epochs: what the checkpoint has is made a model of.
+                    self._all_layers(bench, best, embedded, hyperparameters, 0, progress)
+                raise
+        self._state["finished"] = True
+        self._write_state()
+        self._checkpoint.unlink(missing_ok=True)
+        return embedded.broken
+
+    def _told(
+        self,
+        backbone: Backbone,
+        embedded: Embedded,
+        classes: Sequence[str],
+        all_layers: bool,
+        progress: Progress,
+    ) -> Hyperparameters:
+        """The recipe's; a learning rate that is to be found is found once, on the images that are not held out."""
+        told = self._recipe.training.hyperparameters()
+        if self._recipe.training.learning_rate != "auto":
+            return told
+        if "learning_rate" not in self._state:
+            rows = [row for row, out in enumerate(held_out(embedded.samples)) if not out]
+            samples, embeddings = [embedded.samples[row] for row in rows], embedded.embeddings[rows]
+            if all_layers:
+                targets = targets_of([sample.label for sample in samples], classes)
+                head = train_head(embeddings, targets, len(classes), told, progress)
+                found = range_of_all_layers(backbone, head, samples, classes, told, progress)
+            else:
+                found = range_of_head(embeddings, samples, classes, told, progress)
+            write_rate_chart(self.rate_chart, found)
+            self._state["learning_rate"] = found.chosen
+            self._write_state()
+        return replace(told, learning_rate=self._state["learning_rate"])
+
+    @property
+    def rate_chart(self) -> Path:
+        """The picture of how it was found."""
+        return self._folder / RATE_CHART
+
+    @property
+    def found_rate(self) -> float | None:
+        """The learning rate, where it was to be found."""
+        rate = self._state.get("learning_rate")
+        return None if rate is None else float(rate)
+
+    def _embed(self, bench: Workbench, backbone: Backbone, samples: Sequence[Sample], progress: Progress) -> Embedded:
+        bench.embed_ahead(backbone, [sample.image for sample in samples], progress)
+        return embed(bench.lane, backbone, samples, progress)
+
+    def _all_layers(
+        self,
+        bench: Workbench,
+        start: Classifier,
+        embedded: Embedded,
+        told: Hyperparameters,
+        epochs: int,
+        progress: Progress,
+    ) -> Classifier:
+        """The better one of `start` and what training all layers makes of it; in the mode full always the latter."""
+        auto = self._recipe.training.mode == "auto"
+        seconds = AUTO_SECONDS if auto else float("inf")
+        tuning = replace(told, epochs=epochs)
+        backbone = tune(start, embedded.samples, tuning, self._checkpoint, progress, seconds=seconds)
+        again = self._embed(bench, backbone, embedded.samples, progress)
+        tuned = learn_head(backbone, again, start.classes, told, progress)
+        comparison = compare(bench.lane, start, tuned, embedded.samples)
+        if auto and not (comparison and comparison.better):
+            shutil.rmtree(self._folder / FULL, ignore_errors=True)
+            return start
+        save_model(tuned, embedded.samples, self._folder / FULL)
+        return tuned
+
+
+def _differences(begun: dict[str, Any], now: dict[str, Any]) -> str:
+    """What makes another experiment of it, in words."""
+    before, after = ({**s["recipe"]["network"], **s["recipe"]["training"]} for s in (begun, now))
+    said = [
+        f"{name} was {before.get(name)!r} and is {after[name]!r}" for name in after if before.get(name) != after[name]
+    ]
+    if begun["images"] != now["images"]:
+        said.append("its images or their classes have changed")
+    return ", ".join(said)

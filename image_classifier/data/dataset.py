@@ -1,0 +1,146 @@
+"""Labelled images: the torch dataset for training all layers, and the stable held-out split."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from image_classifier.data.image_file import ImageFile
+from image_classifier.data.preprocessing import Source
+
+HELD_OUT = 0.2
+FOLDS = 5
+MIN_TRAINING_IMAGES = 2  # of each class, before any image of it is held out
+
+
+# On which side of a split that somebody has made an image is; "" where the content decides.
+Part = Literal["", "train", "val"]
+
+# The image's class or, where several may be right, the set of its classes.
+Label = str | frozenset[str]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image, its label, and what the caller knows it by: a task's id, a file's name."""
+
+    image: ImageFile
+    label: Label
+    name: str = ""
+    part: Part = ""
+
+
+def classes_of(label: Label) -> frozenset[str]:
+    """The classes that a label names."""
+    return frozenset([label]) if isinstance(label, str) else label
+
+
+def targets_of(labels: Sequence[Label], classes: Sequence[str]) -> Tensor:
+    """What the network is to answer: class indices [n] or, for sets of classes, 0 and 1 as float [n, classes].
+
+    Raises ValueError for a label that is none of the classes.
+    """
+    unknown = sorted(frozenset().union(*map(classes_of, labels)) - set(classes))
+    if unknown:
+        raise ValueError(f"labels that are no class: {', '.join(unknown)}")
+    index = {name: number for number, name in enumerate(classes)}
+    if all(isinstance(label, str) for label in labels):
+        return torch.tensor([index[label] for label in labels if isinstance(label, str)], dtype=torch.long)
+    targets = torch.zeros(len(labels), len(classes))
+    for row, label in zip(targets, labels, strict=True):
+        row[[index[name] for name in classes_of(label)]] = 1
+    return targets
+
+
+class ImageClassifierDataset(Dataset[tuple[Tensor, Tensor]]):
+    """Images, as paths or bytes, with their labels; gives (transformed image, target as of `targets_of`)."""
+
+    def __init__(
+        self,
+        images: Sequence[Source],
+        labels: Sequence[Label],
+        classes: Sequence[str],
+        transform: Callable[[Source], Tensor],
+    ) -> None:
+        """Raises ValueError for a label that is none of the classes, or another number of labels than images."""
+        if len(images) != len(labels):
+            raise ValueError(f"{len(images)} images, but {len(labels)} labels")
+        self._images = images
+        self._targets = targets_of(labels, classes)
+        self._transform = transform
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
+        return self._transform(self._images[position]), self._targets[position]
+
+    def __getitems__(self, positions: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+        """A batch at once, as torch's DataLoader asks for it: decoded on all processors."""
+        with ThreadPoolExecutor(thread_name_prefix="decode") as pool:
+            return list(pool.map(self.__getitem__, positions))
+
+
+def held_out(samples: Sequence[Sample]) -> list[bool]:
+    """Which samples are kept for evaluation: about a fifth, chosen by the image's content.
+
+    So an image is on the same side in every version. A class of which fewer than two images would be left for
+    training has none held out. Where somebody has split the images, that counts instead.
+    """
+    if is_split(samples):
+        return [sample.part == "val" for sample in samples]
+    chosen = [int(sample.image.digest[:8], 16) < HELD_OUT * 2**32 for sample in samples]
+    left = Counter(
+        name for sample, out in zip(samples, chosen, strict=True) if not out for name in classes_of(sample.label)
+    )
+    return [
+        out and all(left[name] >= MIN_TRAINING_IMAGES for name in classes_of(sample.label))
+        for sample, out in zip(samples, chosen, strict=True)
+    ]
+
+
+def is_split(samples: Sequence[Sample]) -> bool:
+    """Whether somebody has said which images are for training, and which for evaluation."""
+    return any(sample.part for sample in samples)
+
+
+def folds(samples: Sequence[Sample]) -> list[int]:
+    """For each sample one of five folds for cross-validation: each class is spread, the same image is in one."""
+    places: dict[str, int] = {}
+    for sample in sorted(samples, key=lambda sample: (sorted(classes_of(sample.label)), sample.image.digest)):
+        places.setdefault(sample.image.digest, len(places))
+    return [places[sample.image.digest] % FOLDS for sample in samples]
+
+
+def write_samples(path: Path, samples: Sequence[Sample]) -> None:
+    """Keeps what a model was trained on: each sample's name, label, digest and side of a split."""
+    records = [
+        {
+            "name": sample.name,
+            "label": sample.label if isinstance(sample.label, str) else sorted(sample.label),
+            "digest": sample.image.digest,
+            **({"part": sample.part} if sample.part else {}),
+        }
+        for sample in samples
+    ]
+    path.write_text(json.dumps(records, indent=0, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_samples(path: Path) -> list[Sample]:
+    """What `write_samples` kept. A name is a path only where the samples came from files; the digest always holds."""
+    return [
+        Sample(
+            ImageFile(Path(record["name"]), record["digest"]),
+            record["label"] if isinstance(record["label"], str) else frozenset(record["label"]),
+            record["name"],
+            record.get("part", ""),
+        )
+        for record in json.loads(path.read_text(encoding="utf-8"))
+    ]

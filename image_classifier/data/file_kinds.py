@@ -1,0 +1,101 @@
+"""What a file in a folder of images is: an image, cut short or not, a file of another kind, or a system's own."""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+from PIL import Image
+
+from image_classifier.data.preprocessing import FORMATS
+
+# Photographs among them that only other programs decode: HEIC, RAW, … Their files are images that need converting.
+_SUFFIXES = """
+    .jpg .jpeg .jpe .jfif .png .apng .webp .gif .tif .tiff .bmp .dib .avif .avifs .heic .heics .heif .heifs .hif
+    .jp2 .j2k .jpf .jpx .jxl .jxr .ico .tga .pbm .pgm .ppm .pnm .pfm .psd .exr .hdr .qoi
+    .raw .dng .cr2 .cr3 .crw .nef .nrw .arw .sr2 .srf .orf .rw2 .raf .pef .srw .x3f .3fr .iiq .rwl .erf .mrw .kdc .dcr
+"""
+IMAGE_SUFFIXES = frozenset(_SUFFIXES.split())
+
+# Folders and files that systems, cameras and servers add, in small letters; hidden ones are theirs too.
+_SYSTEMS_OWN = frozenset(
+    [
+        "__macosx",
+        "icon\r",
+        "network trash folder",
+        "temporary items",
+        "$recycle.bin",
+        "recycler",
+        "recycled",
+        "system volume information",
+        "found.000",
+        "thumbs.db",
+        "ehthumbs.db",
+        "ehthumbs_vista.db",
+        "desktop.ini",
+        "lost+found",
+        "lost.dir",
+        "@eadir",
+        "@tmp",
+        "@sharebin",
+        "@recycle",
+        "@recently-snapshot",
+        "#recycle",
+        "#snapshot",
+        "~snapshot",
+        "__pycache__",
+    ]
+)
+
+FIRST_BYTES = 32  # enough for every format's signature
+KINDS_NAMED = 5
+
+# A marker of JPEG that a length follows, or the end; the others stand alone, inside a scan.
+_JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")
+_JPEG_END = b"\xff\xd9"
+
+
+def is_systems_own(name: str) -> bool:
+    """Whether the system made the file or folder, so that it is none of the user's images or classes."""
+    return name.startswith(".") or name.casefold() in _SYSTEMS_OWN
+
+
+def looks_like_image(path: Path) -> bool:
+    """By its name, or else by its first bytes; raises OSError."""
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return True
+    with path.open("rb") as file:
+        start = file.read(FIRST_BYTES)
+    if start.startswith(b"BM") and start[6:10] != bytes(4):
+        return False  # a text about a BMW, say
+    Image.init()
+    return any(Image.OPEN[name][1](start) for name in FORMATS)  # type: ignore[misc]  # all of them have a check
+
+
+def describe_skipped(skipped: Counter[str]) -> str:
+    """How many files of other kinds there are, in one line; by their suffixes."""
+    named = [f"{count:,} {suffix or 'without a suffix'}" for suffix, count in skipped.most_common(KINDS_NAMED)]
+    if len(skipped) > KINDS_NAMED:
+        named.append("…")
+    count = skipped.total()
+    return f"{count:,} other {'file' if count == 1 else 'files'} skipped ({', '.join(named)})"
+
+
+def is_cut_short(data: bytes) -> bool:
+    """Whether the end of an image's file is missing for certain: not if anything else can be wrong with it."""
+    if data.startswith(b"\x89PNG"):
+        return b"IEND" not in data
+    if data.startswith(b"\xff\xd8\xff"):
+        return not data.rstrip(b"\0").endswith(_JPEG_END) and _jpeg_has_no_end(data)
+    if data.startswith(b"RIFF"):
+        return len(data) < int.from_bytes(data[4:8], "little") + 8
+    return data.startswith(b"BM") and len(data) < int.from_bytes(data[2:6], "little")
+
+
+def _jpeg_has_no_end(data: bytes) -> bool:
+    """Goes from segment to segment, since an embedded thumbnail has an end of its own."""
+    at = 2
+    while marker := _JPEG_MARKER.search(data, at):
+        if marker.group() == _JPEG_END:
+            return False
+        at = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2], "big")
+    return True

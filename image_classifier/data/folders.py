@@ -1,0 +1,320 @@
+"""Folders of images, `folder/<class>/**/<image>`: what they hold, and what is amiss with them."""
+
+import errno
+import os
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from stat import S_ISDIR, S_ISREG
+
+from image_classifier.data.dataset import Sample
+from image_classifier.data.file_kinds import is_cut_short, is_systems_own, looks_like_image
+from image_classifier.data.image_file import ImageFile
+from image_classifier.data.preprocessing import ImageError, PerhapsSound, open_image
+from image_classifier.errors import UsersError
+
+MIN_SIDE = 16  # pixels; what is smaller is an icon or a tracking pixel rather than a photo
+MAX_FILE_BYTES = 2 << 30  # as read into memory; more than an uncompressed image of the most pixels that are allowed
+READERS = 8  # files that are read at once, since disks and networks answer slowly
+
+NAME_NOT_UTF8 = "its name is not UTF-8: rename it"
+NOT_REGULAR = "is no regular file"
+_CONTRADICTION = "the same image as {}, of another class: remove the wrong one"
+_NOTHING = sha256().hexdigest()
+
+
+@dataclass(frozen=True)
+class Surplus:
+    """Why nothing is lost with a file: its content is nothing, is cut short, or is also in the file that is `kept`."""
+
+    digest: str
+    kept: Path | None = None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is amiss with a file; `surplus` if that is proof that the set of images is better without it."""
+
+    path: Path
+    problem: str
+    surplus: Surplus | None = None
+
+    def __str__(self) -> str:
+        return f"{shown(self.path)}: {self.problem}"
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The images of each class, in order, what is amiss, and how many files of which other kinds there are."""
+
+    classes: dict[str, list[Path]]
+    findings: list[Finding]
+    skipped: Counter[str]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Folders of images that somebody has split: each holds a folder for each class."""
+
+    train: Path
+    val: Path
+    test: Path | None
+
+
+def find_split(folder: Path) -> Split | None:
+    """`folder/train`, `folder/val` (or `valid`, `validation`) and perhaps `folder/test`; None for any others."""
+    found = {path.name: path for path in folder.iterdir() if path.is_dir() and not is_systems_own(path.name)}
+    train, test = found.pop("train", None), found.pop("test", None)
+    if train is None or len(found) != 1:
+        return None
+    [(name, val)] = found.items()
+    return Split(train, val, test) if name in ("val", "valid", "validation") else None
+
+
+def shown(path: Path | str) -> str:
+    """A name on one line that every terminal can print."""
+    text = str(path).encode("utf-8", "backslashreplace").decode()
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def list_folder(folder: Path) -> Listing:
+    """The images of each class folder and of the folders in it; what systems add is passed over.
+
+    Raises UsersError where there are no classes to be found.
+    """
+    if not folder.exists():
+        raise UsersError(f"{shown(folder)}: there is no such folder; give one with a folder of images for each class")
+    if not folder.is_dir():
+        raise UsersError(f"{shown(folder)} is no folder; give one with a folder of images for each class")
+    findings: list[Finding] = []
+    skipped: Counter[str] = Counter()
+    directories: list[Path] = []
+    for path in _entries(folder, findings):
+        if (mode := _mode(path, findings)) is None:
+            continue
+        if S_ISDIR(mode):
+            directories.append(path)
+        elif _is_image(path, mode, skipped):
+            findings.append(Finding(path, "lies beside the class folders: move it into the folder of its class"))
+    if not directories:
+        raise UsersError(f"{shown(folder)} has no folders: put the images of each class into a folder with its name")
+    _refuse_nested(folder, directories)
+    classes: dict[str, list[Path]] = {}
+    seen: defaultdict[str, set[tuple[int, int]]] = defaultdict(set)
+    for directory in directories:
+        name = unicodedata.normalize("NFC", directory.name)  # macOS decomposes é; that is no other class
+        if not is_utf8(name):
+            findings.append(Finding(directory, NAME_NOT_UTF8))
+            continue
+        files = list(images_below(directory, findings, skipped, seen[name]))
+        if files:
+            classes.setdefault(name, []).extend(files)
+        elif name not in classes:
+            findings.append(Finding(directory, "holds no images: put images of the class into it, or remove it"))
+    return Listing(classes, findings, skipped)
+
+
+def _entries(folder: Path, findings: list[Finding]) -> list[Path]:
+    """What is in a folder, in order; not what systems add, such as .DS_Store and Thumbs.db."""
+    try:
+        return sorted(path for path in folder.iterdir() if not is_systems_own(path.name))
+    except OSError as error:
+        findings.append(Finding(folder, f"cannot be read ({error.strerror}): change its permissions"))
+        return []
+
+
+def _mode(path: Path, findings: list[Finding]) -> int | None:
+    """What is at the path, links followed, in the bits of `stat`; None with a finding if nobody can tell."""
+    try:
+        return path.stat().st_mode
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP) and path.is_symlink():
+            findings.append(Finding(path, "is a link to nothing"))
+        else:
+            findings.append(Finding(path, f"cannot be read ({error.strerror})"))
+        return None
+
+
+def _is_image(path: Path, mode: int, skipped: Counter[str]) -> bool:
+    """Whether it is to be treated as an image; counted as skipped if not. What cannot be opened may be one."""
+    try:
+        if not S_ISREG(mode) or looks_like_image(path):
+            return True
+    except OSError:
+        return True
+    skipped[path.suffix.lower()] += 1
+    return False
+
+
+def _refuse_nested(folder: Path, directories: Sequence[Path]) -> None:
+    """`train/cat, test/cat` would become the classes train and test."""
+    insides = [[(path, _mode(path, [])) for path in _entries(directory, [])] for directory in directories]
+    found = [(path, mode) for inside in insides for path, mode in inside if mode is not None]
+    if any(S_ISREG(mode) and _is_image(path, mode, Counter()) for path, mode in found):
+        return
+    names = Counter(path.name for path, mode in found if S_ISDIR(mode))
+    repeated = [name for name, count in names.items() if count > 1]
+    if repeated:
+        raise UsersError(
+            f"{shown(folder)} holds {shown(directories[0].name)}/{shown(repeated[0])} and the like, folders of "
+            f"classes in folders: give one of them, such as {shown(directories[0])}"
+        )
+
+
+def images_below(
+    directory: Path, findings: list[Finding], skipped: Counter[str], seen: set[tuple[int, int]] | None = None
+) -> Iterator[Path]:
+    """The images in a folder and the folders in it, links followed; files of other kinds are only counted.
+
+    No folder comes twice, nor one that is `seen`: links may lead in a circle, and one folder may be mounted twice.
+    """
+    seen = set() if seen is None else seen
+    waiting = [directory]
+    while waiting:
+        current = waiting.pop()
+        try:
+            found = current.stat()
+        except OSError as error:
+            findings.append(Finding(current, f"cannot be read ({error.strerror})"))
+            continue
+        if (found.st_dev, found.st_ino) in seen:
+            findings.append(Finding(current, "leads to a folder that has been seen already: left out"))
+            continue
+        seen.add((found.st_dev, found.st_ino))
+        directories = []
+        for path in _entries(current, findings):
+            if (mode := _mode(path, findings)) is None:
+                continue
+            if S_ISDIR(mode):
+                directories.append(path)
+            elif not _is_image(path, mode, skipped):
+                continue
+            elif not is_utf8(str(path)):
+                findings.append(Finding(path, NAME_NOT_UTF8))
+            elif S_ISREG(mode):
+                yield path
+            else:
+                findings.append(Finding(path, NOT_REGULAR))
+        waiting.extend(reversed(directories))
+
+
+def is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def samples_of(listing: Listing) -> list[Sample]:
+    """Each image once, named by its absolute path, with its class as label.
+
+    What cannot be used is noted in the listing: files that cannot be read, and images that lie in two classes.
+    """
+    labelled = [(path, name) for name, files in listing.classes.items() for path in files]
+    found: dict[str, Sample] = {}
+    contradictory: set[str] = set()
+    for (path, name), file in zip(labelled, read_files([path for path, _ in labelled]), strict=True):
+        if isinstance(file, Finding):
+            listing.findings.append(file)
+            continue
+        first = found.setdefault(file.digest, Sample(file, name, str(path.absolute())))
+        if first.label != name:
+            contradictory.add(file.digest)
+            # The same error page that was saved twice as an image is no image of two classes.
+            contradiction = Finding(path, _CONTRADICTION.format(shown(first.image.path)))
+            listing.findings.append(_problem_of(file) or contradiction)
+    return [sample for digest, sample in found.items() if digest not in contradictory]
+
+
+def read_files(paths: Sequence[Path]) -> list[ImageFile | Finding]:
+    """The content's digest for each path, or why it cannot be read."""
+
+    def read(path: Path) -> ImageFile | Finding:
+        try:
+            found = path.stat()
+            if not S_ISREG(found.st_mode):  # a pipe would be waited for, a device never ends
+                return Finding(path, "is a folder" if S_ISDIR(found.st_mode) else NOT_REGULAR)
+            if not found.st_size:
+                return Finding(path, "is empty", Surplus(_NOTHING))
+            if found.st_size > MAX_FILE_BYTES:
+                return Finding(path, f"has more than {MAX_FILE_BYTES >> 30} GB: scale it down")
+            return ImageFile.of(path)
+        except (OSError, MemoryError, ValueError) as error:  # ValueError: no file can have such a name
+            return Finding(path, f"cannot be read ({_reason(error)})")
+
+    with ThreadPoolExecutor(READERS) as readers:
+        return list(readers.map(read, paths))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return "there is too little memory"
+    return str(getattr(error, "strerror", None) or error)
+
+
+def examine(listing: Listing) -> None:
+    """Looks into every file: notes what is no image, broken, too small, or there twice.
+
+    Only what is proven to be surplus is marked so: a second file of an image that can be read, and what is empty or
+    cut short. Not what this program cannot read, which others may, and nothing of an image in two classes, since any
+    of its files may be the one that a person decides for.
+    """
+    labelled = [(name, path) for name, files in listing.classes.items() for path in files]
+    readable: list[tuple[str, ImageFile]] = []
+    for (name, _), file in zip(labelled, read_files([path for _, path in labelled]), strict=True):
+        if isinstance(file, Finding):
+            listing.findings.append(file)
+        else:
+            readable.append((name, file))
+    with ThreadPoolExecutor(os.cpu_count()) as decoders:
+        problems = list(decoders.map(lambda pair: _problem_of(pair[1]), readable))
+    sound = [(name, file) for (name, file), problem in zip(readable, problems, strict=True) if not problem]
+    kept: dict[str, tuple[str, Path]] = {}
+    classes: dict[str, set[str]] = {}
+    for name, file in sorted(sound, key=lambda pair: _links_to(pair[1].path)):
+        kept.setdefault(file.digest, (name, file.path))
+        classes.setdefault(file.digest, set()).add(name)
+    for (name, file), problem in zip(readable, problems, strict=True):
+        if problem:
+            listing.findings.append(problem)
+            continue
+        kept_class, one = kept[file.digest]
+        if name != kept_class:
+            listing.findings.append(Finding(file.path, _CONTRADICTION.format(shown(one))))
+        elif file.path != one:
+            surplus = Surplus(file.digest, one) if len(classes[file.digest]) == 1 else None
+            listing.findings.append(Finding(file.path, f"the same image as {shown(one)}", surplus))
+
+
+def _problem_of(file: ImageFile) -> Finding | None:
+    """What is amiss with an image by itself."""
+    path = file.path
+    try:
+        # Decoded from memory: what fails then is no failure of the disk, which Pillow calls by many names.
+        data = path.read_bytes()
+        width, height = open_image(data, MIN_SIDE).size
+    except (OSError, MemoryError) as error:
+        return Finding(path, f"cannot be read ({_reason(error)})")
+    except PerhapsSound as error:
+        return Finding(path, str(error))
+    except ImageError as error:
+        if is_cut_short(data):
+            return Finding(path, "is cut short: the end of the file is missing", Surplus(file.digest))
+        return Finding(path, str(error))
+    if min(width, height) < MIN_SIDE:
+        return Finding(path, f"too small: {width}×{height}, where {MIN_SIDE} pixels are the least")
+    return None
+
+
+def _links_to(path: Path) -> int:
+    """How many links lead to the file: of the same images the one with the fewest needs none of the others."""
+    count = 0
+    while path.is_symlink():
+        path = path.parent / path.readlink()
+        count += 1
+    return count

@@ -1,0 +1,18 @@
+"""An image on disk, known by the digest of its content."""
+
+from dataclasses import dataclass
+from hashlib import file_digest
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image on disk and the SHA-256 (hexadecimal) of its content, by which its embedding is cached."""
+
+    path: Path
+    digest: str
+
+    @classmethod
+    def of(cls, path: Path) -> "ImageFile":
+        with path.open("rb") as file:
+            return cls(path, file_digest(file, "sha256").hexdigest())

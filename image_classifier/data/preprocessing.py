@@ -1,0 +1,303 @@
+"""A file or bytes → a tensor: the one definition for training, evaluation and serving."""
+
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from io import BytesIO
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, UnidentifiedImageError
+from torch import Tensor
+
+from image_classifier.data.image_structure import Picture, Unreadable, kind_of, read_structure, remedy_of
+from image_classifier.data.memory import MemoryBudget, NotInTime, OverBudget
+
+Source = Path | bytes
+
+# Formats that browsers show; others (EPS, FITS, PSD, …) only widen what a hostile file can reach.
+FORMATS: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF")
+with suppress(ImportError):
+    import pillow_heif  # type: ignore[import-not-found, unused-ignore]
+
+    pillow_heif.register_heif_opener()
+    FORMATS = (*FORMATS, "HEIF")
+
+MAX_PIXELS = 178_956_970  # by default: as many as Pillow decodes before it calls an image a decompression bomb
+# By default, for all images that a process decodes at the same time: a server with its network then stays below the
+# 3 GiB that docker-compose.yml and deploy/kubernetes give it.
+MAX_MEMORY = 1_500_000_000
+
+# Pillow's own check warns at half of this; `open_image` refuses by itself, with the remedy.
+Image.MAX_IMAGE_PIXELS = None
+_max_pixels = MAX_PIXELS
+_FILES_SHARE = 6  # of the memory, one in six bytes is for the files themselves
+_for_files, _for_pixels = MemoryBudget(0), MemoryBudget(0)
+REDUCING_GAP = 2  # that a JPEG is decoded larger than needed, at least
+RESIZING_GAP = 3  # that other images are reduced to, by a whole number, before they are resized
+BLOCK = 1024  # pixels: the side of the squares in which large images are converted
+KEPT = 16_000_000  # bytes: a decoded image that takes more counts until nobody has it any more
+# Bytes for a pixel in Pillow's memory, 4 in other modes; of a row that decoders work on; while a block is converted.
+_IN_MEMORY = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}
+_IN_DECODER = {"AVIF": 20, "HEIF": 20}  # bytes for a pixel, beside the picture
+_IN_ROW = 32
+_IN_BLOCK = 32
+
+
+class ImageError(ValueError):
+    """An image that cannot be decoded; the message says why."""
+
+
+class PerhapsSound(ImageError):
+    """Nothing is known against the image itself: it is too large for this process, or could not be read just now."""
+
+
+class TooLate(PerhapsSound):
+    """The deadline came first."""
+
+
+def limit_pixels(max_pixels: int) -> None:
+    """How large an image this process decodes: like Pillow's own limit it guards the memory of the whole process."""
+    global _max_pixels
+    _max_pixels = max_pixels
+
+
+def limit_memory(total: int) -> None:
+    """How many bytes all images that this process decodes at the same time may take."""
+    _for_files.resize(total // _FILES_SHARE)
+    _for_pixels.resize(total - total // _FILES_SHARE)
+
+
+limit_memory(MAX_MEMORY)
+
+
+def open_image(source: Source, wanted: int | None = None, deadline: float = float("inf")) -> Image.Image:
+    """The image's first frame, upright (EXIF), in RGB, transparency on white.
+
+    If only `wanted` pixels of its short side are needed, a JPEG may come at a half, a quarter or an eighth of its
+    size, with twice as many at least: that much faster, and scaled down it differs by less than one of 255 on average.
+    Other large images come reduced by a whole number, with three times as many at least.
+
+    The memory of all images that are decoded at the same time is limited, and the image waits for its share until
+    `deadline` (monotonic seconds). Raises ImageError if the bytes are no image of a known format or are cut short;
+    PerhapsSound if the image takes too much memory or time, or can't be had.
+    """
+    try:
+        return _open(source, wanted, deadline)
+    except ImageError:
+        raise
+    except Unreadable as error:
+        raise PerhapsSound(str(error)) from error
+    except MemoryError as error:
+        raise PerhapsSound("there is too little memory to decode it: free some, or scale the image down") from error
+    except Exception as error:  # Pillow's decoders raise whatever a broken file makes them raise
+        if isinstance(error, OSError) and error.errno is not None:  # the system's; Pillow's own have no number
+            raise PerhapsSound(f"cannot be read: {error}") from error
+        raise ImageError(f"broken image: {error}") from error
+
+
+def _open(source: Source, wanted: int | None, deadline: float) -> Image.Image:
+    size = len(source) if isinstance(source, bytes) else source.stat().st_size
+    # Whoever has a file's share waits for that of its pixels, never the other way round: no two wait for each other.
+    with _reserved(_for_files, 2 * size, deadline):  # for a moment with and without what the picture doesn't need
+        picture = read_structure(source if isinstance(source, bytes) else source.read_bytes())
+        if picture.size:  # opening such a file may take as much memory as decoding it
+            _check_pixels(picture.size)
+            needed = _memory_for(picture.size, "RGBA", "WEBP", _factor(picture.size, wanted), picture)
+            with _reserved(_for_pixels, needed, deadline) as share:
+                return share.keep(_decoded(_parsed(picture), _factor(picture.size, wanted), picture.orientation))
+        image = _parsed(picture)
+        _check_pixels(image.size)
+        if image.format in _IN_DECODER:  # ISO media say outside of EXIF how a picture is turned
+            picture = replace(picture, orientation=image.getexif().get(ExifTags.Base.Orientation, 1))
+        factor = _factor(image.size, wanted)
+        if image.format == "JPEG" and wanted:
+            scale = REDUCING_GAP * wanted / min(image.size)
+            image.draft(None, (ceil(image.width * scale), ceil(image.height * scale)))
+            factor = 1
+        needed = _memory_for(image.size, image.mode, image.format or "", factor, picture)
+        with _reserved(_for_pixels, needed, deadline) as share:
+            return share.keep(_decoded(image, factor, picture.orientation))
+
+
+class _Share:
+    """Bytes of a budget that are reserved; some of them may be kept as long as an image is."""
+
+    def __init__(self, budget: MemoryBudget, size: int) -> None:
+        self._budget, self.size = budget, size
+
+    def keep(self, image: Image.Image) -> Image.Image:
+        taken = min(self.size, 4 * image.width * image.height)
+        if taken > KEPT:
+            weakref.finalize(image, self._budget.release, taken).atexit = False
+            self.size -= taken
+        return image
+
+
+@contextmanager
+def _reserved(budget: MemoryBudget, size: int, deadline: float) -> Iterator[_Share]:
+    try:
+        budget.reserve(size, deadline)
+    except OverBudget as error:
+        raise PerhapsSound(
+            f"decoding it takes {size // 1_000_000:,} MB of memory, and {budget.total // 1_000_000:,} MB are allowed: "
+            "scale it down or raise MAX_IMAGE_MEMORY"
+        ) from error
+    except NotInTime as error:
+        raise TooLate("no memory was free in time to decode it: ask again") from error
+    share = _Share(budget, size)
+    try:
+        yield share
+    finally:
+        budget.release(share.size)
+
+
+def _parsed(picture: Picture) -> Image.Image:
+    """With its size and mode, not decoded yet."""
+    try:
+        return Image.open(BytesIO(picture.data), formats=FORMATS)
+    except UnidentifiedImageError as error:
+        if kind := kind_of(picture.data):
+            raise PerhapsSound(f"{kind} is not read here: {remedy_of(kind)}") from error
+        raise ImageError(f"not an image ({', '.join(FORMATS)} are read)") from error
+
+
+def _check_pixels(size: tuple[int, int]) -> None:
+    if size[0] * size[1] > _max_pixels:
+        raise PerhapsSound(
+            f"{size[0]}×{size[1]} is more than {_max_pixels:,} pixels: scale it down or raise MAX_IMAGE_PIXELS"
+        )
+
+
+def _factor(size: tuple[int, int], wanted: int | None) -> int:
+    """By which both sides of an image can be divided, as `Image.resize` does first if it is told the same gap."""
+    return max(1, int(min(size) / wanted / RESIZING_GAP)) if wanted else 1
+
+
+def _memory_for(size: tuple[int, int], mode: str, kind: str, factor: int, picture: Picture) -> int:
+    """The bytes that decoding, reducing and turning an image take together, at their peak."""
+    pixels = size[0] * size[1]
+    result = 4 * -(-size[0] // factor) * -(-size[1] // factor)
+    decoded = pixels * (_IN_MEMORY.get(mode, 4) + _IN_DECODER.get(kind, 0)) + picture.buffered + _IN_ROW * size[0]
+    converted = 0 if mode == "RGB" and factor == 1 else result + _IN_BLOCK * min(pixels, BLOCK * BLOCK)
+    turned = 0 if picture.orientation == 1 else 2 * result
+    return max(decoded + converted, turned)
+
+
+def _decoded(image: Image.Image, factor: int, orientation: int) -> Image.Image:
+    image.load()
+    image = _to_rgb(image, factor)
+    turn = _TURNS.get(orientation)
+    return image if turn is None else image.transpose(turn)
+
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def _to_rgb(image: Image.Image, factor: int) -> Image.Image:
+    """A block at a time, so that a large image is never there as a whole in several modes."""
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image if factor == 1 else image.reduce(factor)
+    convert = _converter(image)
+    if image.width <= BLOCK and image.height <= BLOCK:
+        return _reduced(convert(image), factor)
+    result = Image.new("RGB", (ceil(image.width / factor), ceil(image.height / factor)))
+    for block in _blocks(image, max(1, BLOCK // factor) * factor):
+        left, top = block[0] // factor, block[1] // factor
+        result.paste(_reduced(convert(image.crop(block)), factor), (left, top))
+    return result
+
+
+def _blocks(image: Image.Image, side: int) -> Iterator[tuple[int, int, int, int]]:
+    for top in range(0, image.height, side):
+        for left in range(0, image.width, side):
+            yield left, top, min(image.width, left + side), min(image.height, top + side)
+
+
+def _reduced(image: Image.Image, factor: int) -> Image.Image:
+    return image if factor == 1 else image.reduce(factor)
+
+
+def _converter(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
+    """What makes RGB of a part of the image."""
+    if image.mode.startswith("I;16"):
+        # convert() would clip 16 bits to 8 instead of scaling them
+        return lambda part: Image.fromarray((np.asarray(part) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        ends = [
+            (float(part.min()), float(part.max()))
+            for part in (_numbers(image.crop(block)) for block in _blocks(image, BLOCK))
+        ]
+        low, high = min(end[0] for end in ends), max(end[1] for end in ends)
+        scale = 255 / max(high - low, 1e-6)
+        return lambda part: Image.fromarray(((_numbers(part) - low) * scale).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        return _on_white
+    return lambda part: part.convert("RGB")
+
+
+def _numbers(image: Image.Image) -> NDArray[np.float32]:
+    return np.nan_to_num(np.asarray(image, dtype=np.float32), posinf=0, neginf=0)
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Resize the short side, crop the centre, normalize by the statistics of the pretrained weights."""
+
+    resize_size: int = 224
+    crop_size: int = 224
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    interpolation: str = "bilinear"  # or bicubic
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> "Preprocessing":
+        statistics = tuple(record["mean"]), tuple(record["std"])
+        return cls(record["resize_size"], record["crop_size"], *statistics, record.get("interpolation", "bilinear"))
+
+    def record(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __call__(self, source: Source, deadline: float = float("inf")) -> Tensor:
+        """uint8 [3, crop_size, crop_size]; raises ImageError. Waits for memory until `deadline` (monotonic seconds)."""
+        return self.crop(open_image(source, self.resize_size, deadline))
+
+    def crop(self, image: Image.Image) -> Tensor:
+        """uint8 [3, crop_size, crop_size] from an RGB image of any size."""
+        scale = self.resize_size / min(image.size)
+        width, height = (max(self.crop_size, round(side * scale)) for side in image.size)
+        left, top = (width - self.crop_size) // 2, (height - self.crop_size) // 2
+        # One resampling of just the square that is kept: a 1×20000 strip must not become a huge image.
+        across, down = image.width / width, image.height / height
+        box = (left * across, top * down, (left + self.crop_size) * across, (top + self.crop_size) * down)
+        resampling = Image.Resampling[self.interpolation.upper()]
+        square = image.resize((self.crop_size, self.crop_size), resampling, box=box, reducing_gap=RESIZING_GAP)
+        return to_tensor(square)
+
+    def normalize(self, batch: Tensor) -> Tensor:
+        """uint8 [n, 3, h, w] → float32 of the same shape, on the same device."""
+        mean, std = (torch.tensor(values, device=batch.device)[:, None, None] for values in (self.mean, self.std))
+        return torch.addcmul(-mean / std, batch.float(), 1 / (255 * std))  # one pass instead of three
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """An RGB image as uint8 [3, h, w]."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()

@@ -1,0 +1,1 @@
+"""Embeddings of images: computed in one thread, cached on disk."""

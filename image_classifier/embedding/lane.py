@@ -1,0 +1,211 @@
+"""The one lane to the network: images are decoded in parallel and embedded in batches, whoever asks."""
+
+import atexit
+import ctypes
+import itertools
+import os
+import queue
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from image_classifier.data.image_file import ImageFile
+from image_classifier.data.preprocessing import ImageError, TooLate
+from image_classifier.embedding.cache import Embedding, EmbeddingCache
+from image_classifier.nets.classifier import Backbone, choose_device
+from image_classifier.nets.optimize import accelerate
+
+# On a processor larger batches are no faster, and whoever comes next waits for them.
+BATCH_SIZE = 8
+GPU_BATCH_SIZE = 64
+BATCHES_AHEAD = 2  # of one caller, decoded or waiting: enough to keep the lane busy, few to wait behind
+IDLE_SECONDS = 1.0  # after which memory that the last images took goes back
+KEPT_TOGETHER = 512  # images after which embeddings are put into the cache
+
+ChoosePrecision = Callable[[Backbone, torch.device], torch.dtype]
+
+
+def exact(backbone: Backbone, device: torch.device) -> torch.dtype:
+    """Computes as the network was trained."""
+    return torch.float32
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """An image before the network."""
+
+    backbone: Backbone
+    pixels: Tensor
+    embedding: Future[Embedding]
+
+
+# What comes first: images of requests, those of the background, the end; each as they came.
+REQUEST, BACKGROUND, END = range(3)
+_Decoded = Future[Future[Embedding]]
+
+
+class InferenceLane:
+    """One thread runs the network, so that requests do not fight over the processor; a pool decodes for it.
+
+    Images of concurrent requests are joined into batches: the lane takes what waits, up to a batch, and never waits
+    for more. A caller has only some batches in flight, so that one who comes later waits behind few.
+    """
+
+    def __init__(
+        self, cache: EmbeddingCache, device: torch.device | None = None, choose_precision: ChoosePrecision = exact
+    ) -> None:
+        self._cache = cache
+        self._device = device or choose_device()
+        self._batch_size = BATCH_SIZE if self._device.type == "cpu" else GPU_BATCH_SIZE
+        self._choose_precision = choose_precision
+        self._modules: WeakKeyDictionary[Backbone, tuple[nn.Module, torch.dtype]] = WeakKeyDictionary()
+        self._decoders = ThreadPoolExecutor(max(2, os.cpu_count() or 2), thread_name_prefix="decode")
+        self._queue: queue.PriorityQueue[tuple[int, int, _Waiting | None]] = queue.PriorityQueue()
+        self._numbers = itertools.count()
+        self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
+        self._thread.start()
+        # Where the interpreter ends under a thread that computes, torch aborts the process, whatever it has done.
+        atexit.register(self.close)
+
+    def embed(
+        self,
+        backbone: Backbone,
+        images: Sequence[ImageFile],
+        *,
+        background: bool = False,
+        deadline: float = float("inf"),
+    ) -> list[Embedding | ImageError]:
+        """One embedding for each image, in order; an ImageError for one that cannot be decoded.
+
+        Those of the `background` go after those of requests. What is not done at `deadline` (monotonic seconds) is an
+        ImageError too.
+        """
+        embeddings: dict[str, Embedding | ImageError] = {}
+        embeddings.update(self._cache.get(backbone.fingerprint, [image.digest for image in images]))
+        missing = list({image.digest: image for image in images if image.digest not in embeddings}.values())
+        priority = BACKGROUND if background else REQUEST
+        for start in range(0, len(missing), KEPT_TOGETHER):
+            found = dict(self._embed_missing(backbone, missing[start : start + KEPT_TOGETHER], priority, deadline))
+            fresh = [(digest, vector) for digest, vector in found.items() if not isinstance(vector, ImageError)]
+            self._cache.put(backbone.fingerprint, fresh)
+            embeddings.update(found)
+        return [embeddings[image.digest] for image in images]
+
+    def warm_up(self, backbone: Backbone) -> None:
+        """Makes the network ready, so that the first image does not wait for it."""
+        size = backbone.preprocessing.crop_size
+        self._put(BACKGROUND, backbone, torch.zeros(3, size, size, dtype=torch.uint8)).result()
+
+    def _embed_missing(
+        self, backbone: Backbone, images: Sequence[ImageFile], priority: int, deadline: float
+    ) -> Iterator[tuple[str, Embedding | ImageError]]:
+        in_flight: deque[tuple[str, _Decoded]] = deque()
+        for image in images:
+            if len(in_flight) >= BATCHES_AHEAD * self._batch_size:
+                yield _outcome(*in_flight.popleft(), deadline)
+            in_flight.append((image.digest, self._decoders.submit(self._enter, priority, backbone, image, deadline)))
+        while in_flight:
+            yield _outcome(*in_flight.popleft(), deadline)
+
+    def _enter(self, priority: int, backbone: Backbone, image: ImageFile, deadline: float) -> Future[Embedding]:
+        if time.monotonic() > deadline:
+            raise _too_late()
+        return self._put(priority, backbone, backbone.preprocessing(image.path, deadline))
+
+    def _put(self, priority: int, backbone: Backbone, pixels: Tensor) -> Future[Embedding]:
+        waiting = _Waiting(backbone, pixels, Future())
+        self._queue.put((priority, next(self._numbers), waiting))
+        return waiting.embedding
+
+    def _run(self) -> None:
+        while self._embed_next():
+            pass  # nothing is held here: a network that nobody needs any more can go
+
+    def _embed_next(self) -> bool:
+        batch = self._next_batch()
+        for backbone in {id(waiting.backbone): waiting.backbone for waiting in batch}.values():
+            self._embed_batch(backbone, [waiting for waiting in batch if waiting.backbone is backbone])
+        return bool(batch)
+
+    def _next_batch(self) -> list[_Waiting]:
+        """What waits, of one priority: an image that somebody waits for does not share the time of the others'."""
+        priority, _, first = self._next()
+        batch = [first] if first else []
+        while batch and len(batch) < self._batch_size and not self._queue.empty():
+            following = self._queue.get()
+            if following[0] != priority or following[2] is None:
+                self._queue.put(following)
+                break
+            batch.append(following[2])
+        return batch
+
+    def _next(self) -> tuple[int, int, _Waiting | None]:
+        try:
+            return self._queue.get(timeout=IDLE_SECONDS if self._modules else None)
+        except queue.Empty:
+            _give_back_memory()
+            return self._queue.get()
+
+    def _embed_batch(self, backbone: Backbone, batch: list[_Waiting]) -> None:
+        try:
+            # While it is bytes, changing the order in memory costs least.
+            pixels = torch.stack([waiting.pixels for waiting in batch]).contiguous(memory_format=torch.channels_last)
+            with torch.inference_mode():
+                module, precision = self._module_of(backbone)
+                inputs = backbone.preprocessing.normalize(pixels.to(self._device)).to(precision)
+                embeddings = module(inputs).float().cpu().numpy()
+        except Exception as error:
+            for waiting in batch:
+                waiting.embedding.set_exception(error)
+            return
+        for waiting, embedding in zip(batch, embeddings, strict=True):
+            waiting.embedding.set_result(embedding.copy())
+
+    def _module_of(self, backbone: Backbone) -> tuple[nn.Module, torch.dtype]:
+        """Made at the backbone's first use; goes when the backbone goes."""
+        if backbone not in self._modules:
+            precision = self._choose_precision(backbone, self._device)
+            module = accelerate(backbone.module, self._device, backbone.preprocessing.crop_size, precision)
+            self._modules[backbone] = (module, precision)
+        return self._modules[backbone]
+
+    def close(self) -> None:
+        """Ends the threads; nobody may be asking any more. A process that ends does it by itself."""
+        atexit.unregister(self.close)
+        self._decoders.shutdown()
+        self._queue.put((END, next(self._numbers), None))
+        self._thread.join()
+
+
+def _outcome(digest: str, decoded: _Decoded, deadline: float) -> tuple[str, Embedding | ImageError]:
+    try:
+        return digest, decoded.result(_left(deadline)).result(_left(deadline))
+    except ImageError as error:
+        return digest, error
+    except TimeoutError:
+        decoded.cancel()
+        return digest, _too_late()
+
+
+def _left(deadline: float) -> float | None:
+    return None if deadline == float("inf") else max(0.0, deadline - time.monotonic())
+
+
+def _too_late() -> TooLate:
+    return TooLate("no time was left to embed the image: ask again")
+
+
+def _give_back_memory() -> None:
+    """What was freed; C libraries keep it, here 100 to 250 MB. Only glibc's can be asked."""
+    if sys.platform == "linux":
+        with suppress(AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)

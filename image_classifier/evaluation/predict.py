@@ -1,0 +1,81 @@
+"""What a classifier says of images, where only some choices are offered."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from image_classifier.nets.classifier import Classifier
+from image_classifier.settings import Score
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Of n images: the choices that the model knows and that are offered, and the probability of each [n, choices].
+
+    `thresholds` [choices] says from which probability on a choice is right, where several may be.
+    """
+
+    names: list[str]
+    probabilities: Tensor
+    thresholds: Tensor | None
+
+    def chosen(self, score: Score) -> list[tuple[list[str], float]]:
+        """For each image the choices that are right, and how sure that is, from 0 to 1."""
+        if self.thresholds is not None:
+            return _over_thresholds(self, self.thresholds)
+        best = self.probabilities.argmax(1).tolist()
+        return [
+            ([self.names[choice]], sure) for choice, sure in zip(best, _scores(self.probabilities, score), strict=True)
+        ]
+
+
+def choose(classifier: Classifier, name_of: Callable[[str], str], *, multiple: bool, embeddings: Tensor) -> Answer:
+    """The answer for embeddings [n, size].
+
+    `name_of` says which offered choice the model's class is, "" for none: what a model calls a class may be another
+    name of a choice, and several may mean the same. `multiple` says whether several choices may be right.
+    """
+    columns: dict[str, list[int]] = {}
+    for number, name in enumerate(classifier.classes):
+        if choice := name_of(name):
+            columns.setdefault(choice, []).append(number)
+    if not columns:
+        return Answer([], torch.empty(len(embeddings), 0), None)
+    offered = [number for numbers in columns.values() for number in numbers]
+    logits = classifier.head(embeddings)
+    if classifier.head.multiple:
+        each = logits.sigmoid()
+        probabilities = torch.stack([each[:, numbers].max(1).values for numbers in columns.values()], 1)
+    else:
+        each = torch.zeros_like(logits)
+        each[:, offered] = logits[:, offered].softmax(1)
+        probabilities = torch.stack([each[:, numbers].sum(1) for numbers in columns.values()], 1)
+    if not (classifier.head.multiple and multiple):
+        return Answer(list(columns), probabilities, None)
+    thresholds = [min(classifier.head.thresholds[number] for number in numbers) for numbers in columns.values()]
+    return Answer(list(columns), probabilities, torch.tensor(thresholds))
+
+
+def _over_thresholds(answer: Answer, thresholds: Tensor) -> list[tuple[list[str], float]]:
+    """All choices over their thresholds, and the probability that the least sure of all choices is right."""
+    over = answer.probabilities >= thresholds
+    sure = torch.where(over, answer.probabilities, 1 - answer.probabilities).min(1).values.clamp(0, 1)
+    return [
+        ([name for name, chosen in zip(answer.names, row, strict=True) if chosen], round(score, 4))
+        for row, score in zip(over.tolist(), sure.tolist(), strict=True)
+    ]
+
+
+def _scores(probabilities: Tensor, score: Score) -> list[float]:
+    """From 0 to 1, higher is surer: the choice's probability, its lead over the next, or how far from undecided."""
+    if probabilities.shape[1] == 1 or score == "probability":
+        values = probabilities.max(1).values
+    elif score == "margin":
+        first, second = probabilities.topk(2).values.unbind(1)
+        values = first - second
+    else:
+        entropy = torch.special.entr(probabilities).sum(1)
+        values = 1 - entropy / torch.tensor(float(probabilities.shape[1])).log()
+    return [round(value, 4) for value in values.clamp(0, 1).tolist()]

@@ -1,0 +1,79 @@
+"""What all models of a process share: the lane to the network, and each network once."""
+
+from functools import cached_property
+from pathlib import Path
+from threading import Lock
+from weakref import WeakValueDictionary
+
+from image_classifier.data.preprocessing import limit_memory, limit_pixels
+from image_classifier.embedding.cache import EmbeddingCache
+from image_classifier.embedding.lane import InferenceLane
+from image_classifier.nets.classifier import (
+    Backbone,
+    Classifier,
+    load_backbone,
+    load_classifier,
+    load_saved_backbone,
+    read_record,
+)
+from image_classifier.settings import ClassifierSettings
+from image_classifier.training.half_precision import Precisions
+
+
+class SharedNetworks:
+    """Nothing is loaded before it is asked for; threads may ask together."""
+
+    def __init__(self, settings: ClassifierSettings) -> None:
+        self._settings = settings
+        self._backbones: WeakValueDictionary[str, Backbone] = WeakValueDictionary()
+        self._loading = Lock()
+        self._opening = Lock()
+
+    @property
+    def lane(self) -> InferenceLane:
+        with self._opening:  # a second lane could not open the same cache
+            return self._lane
+
+    @cached_property
+    def _lane(self) -> InferenceLane:
+        limit_pixels(self._settings.max_image_pixels)
+        limit_memory(self._settings.max_image_memory)
+        precisions = Precisions(self._settings.cache_dir.expanduser() / "precisions")
+        return InferenceLane(self._cache, choose_precision=precisions)
+
+    @cached_property
+    def _cache(self) -> EmbeddingCache:
+        return EmbeddingCache(self._settings.cache_dir.expanduser() / "embeddings")
+
+    @property
+    def base(self) -> Backbone:
+        """The network that first versions grow from, as WEIGHTS, IMAGE_SIZE and NETWORK say."""
+        with self._loading:
+            return self._base
+
+    @cached_property
+    def _base(self) -> Backbone:
+        return self.share(load_backbone(self._settings.weights, self._settings.image_size, self._settings.network))
+
+    def share(self, backbone: Backbone) -> Backbone:
+        """The backbone of the same fingerprint that is in memory already, or this one."""
+        return self._backbones.setdefault(backbone.fingerprint, backbone)
+
+    def load(self, folder: Path) -> Classifier:
+        """A saved classifier; raises WeightsError where it cannot be loaded."""
+        with self._loading:
+            fingerprint = read_record(folder)["weights"]["fingerprint"]
+            backbone = self._backbones.get(fingerprint) or self.share(load_saved_backbone(folder))
+            return load_classifier(folder, backbone)
+
+    @property
+    def lookups(self) -> dict[str, int]:
+        """How often an embedding was found in the cache (`hit`), and how often not (`miss`)."""
+        cache = self.__dict__.get("_cache")  # nothing is opened for it
+        return {"hit": cache.hits, "miss": cache.misses} if cache is not None else {}
+
+    def close(self) -> None:
+        """Ends the lane, where it was opened, and closes its cache."""
+        if "_lane" in self.__dict__:
+            self._lane.close()
+            self._cache.close()

@@ -1,0 +1,111 @@
+"""torchvision's classification networks by name, each without its last layer."""
+
+import difflib
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.models.vision_transformer import interpolate_embeddings
+
+from image_classifier.data.preprocessing import Preprocessing
+
+RESNET18 = "resnet18"
+
+_CLASSES = 1000  # of ImageNet, by which the last layer is known
+# By the beginning of their names, networks that cannot be trained here.
+_UNFIT = {
+    "googlenet": "is trained with auxiliary outputs, which is not done here",
+    "inception_v3": "is trained with auxiliary outputs, which is not done here",
+    "mnasnet": "does not load weights that are kept as safetensors",
+    "squeezenet": "does not end in a linear layer, which is what is learned first",
+}
+# DenseNet's weights are older than the names of its layers.
+_OLD_DENSE_LAYER = re.compile(r"\A(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..*)")
+
+
+class UnknownNetwork(ValueError):
+    """A network that there is not, or that cannot be trained here; the message says which there are."""
+
+
+@dataclass(frozen=True)
+class Bare:
+    """A network whose output is the embedding: what its last linear layer, which was at `last_layer`, took."""
+
+    module: nn.Module
+    last_layer: str
+
+
+def build(network: str, image_size: int) -> Bare:
+    """A network of torchvision with random weights; raises UnknownNetwork."""
+    _check(network)
+    try:
+        module: nn.Module = torchvision.models.get_model(network, weights=None, **_sizes(network, image_size))
+    except (ValueError, AssertionError) as error:
+        raise _wrong_size(network, image_size, error) from error
+    layers = [
+        name for name, part in module.named_modules() if isinstance(part, nn.Linear) and part.out_features == _CLASSES
+    ]
+    module.set_submodule(layers[-1], nn.Identity())
+    return Bare(module, layers[-1])
+
+
+def _check(network: str) -> None:
+    known = torchvision.models.list_models(module=torchvision.models)
+    for unfit, why in _UNFIT.items():
+        if network in known and network.startswith(unfit):
+            raise UnknownNetwork(f"{network} {why}: take another")
+    if network not in known:
+        near = difflib.get_close_matches(network, known, n=4, cutoff=0.4) or [RESNET18, "resnet50", "efficientnet_b0"]
+        raise UnknownNetwork(f"there is no network {network} in torchvision; perhaps you mean {', '.join(near)}")
+
+
+def _sizes(network: str, image_size: int) -> dict[str, Any]:
+    """What transformers must be told of the images' size."""
+    if network.startswith("vit_"):
+        return {"image_size": image_size}
+    return {"input_size": (image_size, image_size)} if network.startswith("maxvit_") else {}
+
+
+def preprocessing_of(network: str, image_size: int | None) -> Preprocessing:
+    """As the network's own weights were trained, but with all of the image; `image_size` in pixels, or its own.
+
+    Raises UnknownNetwork.
+    """
+    _check(network)
+    own = torchvision.models.get_model_weights(network).DEFAULT.transforms()
+    size = image_size or own.crop_size[0]
+    return Preprocessing(size, size, tuple(own.mean), tuple(own.std), own.interpolation.value)
+
+
+def weights_url(network: str) -> str:
+    """Where torchvision has the network's best ImageNet weights."""
+    return str(torchvision.models.get_model_weights(network).DEFAULT.url)
+
+
+def load_weights(bare: Bare, state: dict[str, Tensor]) -> None:
+    """Loads a state dict of the network, with or without its last layer; raises RuntimeError where it does not fit."""
+    state = {_OLD_DENSE_LAYER.sub(r"\1\2", key.removeprefix("module.")): value for key, value in state.items()}
+    state = {key: value for key, value in state.items() if not key.startswith(f"{bare.last_layer}.")}
+    positions = state.get("encoder.pos_embedding")
+    if positions is not None and positions.shape[1] != bare.module.get_parameter("encoder.pos_embedding").shape[1]:
+        # A vision transformer that was trained on images of another size.
+        side, patch = (getattr(bare.module, name) for name in ("image_size", "patch_size"))
+        state = dict(interpolate_embeddings(side, patch, state))
+    bare.module.load_state_dict(state)
+
+
+def check_size(bare: Bare, network: str, image_size: int) -> None:
+    """Raises UnknownNetwork where the network cannot take images of that size."""
+    try:
+        with torch.inference_mode():
+            bare.module.eval()(torch.zeros(1, 3, image_size, image_size))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise _wrong_size(network, image_size, error) from error
+
+
+def _wrong_size(network: str, image_size: int, error: Exception) -> UnknownNetwork:
+    reason = str(error).splitlines()[0]
+    return UnknownNetwork(f"{network} cannot take images of {image_size} pixels: give another IMAGE_SIZE ({reason})")

@@ -1,0 +1,273 @@
+"""A network with a replaceable head: a frozen or fine-tuned backbone that embeds, a linear head that classifies."""
+
+import hashlib
+import json
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from image_classifier.data.preprocessing import Preprocessing
+from image_classifier.nets.architectures import (
+    RESNET18,
+    Bare,
+    UnknownNetwork,
+    build,
+    check_size,
+    load_weights,
+    preprocessing_of,
+    weights_url,
+)
+from image_classifier.nets.weights import WeightsError, download_weights, read_weights, why
+
+log = logging.getLogger(__name__)
+
+RANDOM = "random"  # the origin of a backbone that has seen no image
+FINE_TUNED = "fine-tuned"  # the origin of a backbone whose layers were trained on the user's images
+RANDOM_SEED = 0  # random weights are the same in every process, so that their embeddings can be shared
+
+FORMAT = 1
+BACKBONE_FILE = "backbone.safetensors"
+HEAD_FILE = "head.safetensors"
+RECORD_FILE = "model.json"
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """The network without its last layer: images [n, 3, h, w] → embeddings [n, size], 512 numbers for ResNet18."""
+
+    module: nn.Module
+    preprocessing: Preprocessing
+    origin: str  # imagenet, random, the name of a weights file, or fine-tuned
+    fingerprint: str  # of weights and preprocessing: equal fingerprints give equal embeddings
+    network: str = RESNET18  # torchvision's name for it
+    last_layer: str = "fc"  # where in the module the head belongs
+    warning: str = ""  # what a user should know, such as that the pretrained weights could not be had
+
+
+@dataclass(frozen=True)
+class Head:
+    """The last layer, with the temperature that makes its probabilities calibrated ones.
+
+    weight [classes, size], bias [classes]. Where several classes may be right at once, `thresholds` says for each from
+    which probability on it is; where just one is right there are none.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    temperature: float = 1.0
+    thresholds: tuple[float, ...] = ()
+
+    def __call__(self, embeddings: Tensor) -> Tensor:
+        """Embeddings [n, size] → calibrated logits [n, classes]."""
+        return (embeddings @ self.weight.T + self.bias) / self.temperature
+
+    @property
+    def multiple(self) -> bool:
+        """Whether several classes may be right at once."""
+        return bool(self.thresholds)
+
+
+def make_backbone(
+    bare: Bare,
+    network: str,
+    preprocessing: Preprocessing,
+    origin: str,
+    *,
+    fingerprint: str = "",
+    warning: str = "",
+) -> Backbone:
+    """A frozen backbone; its fingerprint is computed where it is not known."""
+    bare.module.eval().requires_grad_(False)
+    known = fingerprint or _fingerprint(bare.module, network, preprocessing)
+    return Backbone(bare.module, preprocessing, origin, known, network, bare.last_layer, warning)
+
+
+def _fingerprint(module: nn.Module, network: str, preprocessing: Preprocessing) -> str:
+    digest = hashlib.sha256(json.dumps([network, preprocessing.record()], sort_keys=True).encode())
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
+def load_backbone(weights: str, image_size: int | None = None, network: str = RESNET18) -> Backbone:
+    """The backbone that a first version grows from.
+
+    `weights` is `imagenet`, `none` (random), or the path of a .safetensors or .pth file of the network, which is one
+    of torchvision's by its name; `image_size` in pixels is the network's own where it is not given. Where the
+    ImageNet weights cannot be downloaded the backbone is random and says so in `warning`. Raises WeightsError for
+    a file that does not hold the network, and for a network that there is not.
+    """
+    try:
+        preprocessing = preprocessing_of(network, image_size)
+        bare = _random(network, preprocessing.crop_size)
+        check_size(bare, network, preprocessing.crop_size)
+    except UnknownNetwork as error:
+        raise WeightsError(f"NETWORK={network}: {error}") from error
+    if weights == "none":
+        return make_backbone(bare, network, preprocessing, RANDOM)
+    if weights == "imagenet":
+        url = weights_url(network)
+        try:
+            state = read_weights(download_weights(url))
+        except WeightsError as error:
+            warning = (
+                f"The ImageNet weights could not be loaded ({error}); the network starts from random weights and "
+                f"learns less from the same labels. Fetch {url} by other means and name the file in WEIGHTS, or set "
+                "WEIGHTS=none to silence this."
+            )
+            log.warning(warning)
+            return make_backbone(bare, network, preprocessing, RANDOM, warning=warning)
+        _load(bare, network, state, url)
+        return make_backbone(bare, network, preprocessing, "imagenet")
+    file = Path(weights).expanduser()
+    if not file.is_file():
+        raise WeightsError(f"WEIGHTS={weights}: there is no such file; give a file, `imagenet` or `none`")
+    try:
+        _load(bare, network, read_weights(file), str(file))
+    except WeightsError as error:
+        raise WeightsError(f"WEIGHTS={error}") from error
+    return make_backbone(bare, network, preprocessing, file.name)
+
+
+def _random(network: str, image_size: int) -> Bare:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(RANDOM_SEED)
+        return build(network, image_size)
+
+
+def _load(bare: Bare, network: str, state: dict[str, Tensor], source: str) -> None:
+    try:
+        load_weights(bare, state)
+    except RuntimeError as error:
+        first = str(error).splitlines()[1:2]
+        raise WeightsError(f"{source} holds no {network}: {' '.join(first).strip() or error}") from error
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A labelled image on which the model says something else: a wrong answer, or a wrong label."""
+
+    name: str  # of the sample: a task's id, a file's name
+    digest: str
+    label: tuple[str, ...]
+    predicted: tuple[str, ...]
+    confidence: float  # the probability of what is wrong, 0 to 1
+    learned: bool  # whether it was among the images that the answering head was fitted on
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A trained network: backbone, head, its classes in their order, and the record of how it came about."""
+
+    backbone: Backbone
+    head: Head
+    evaluation_head: Head  # fitted without the held-out images, so that versions can be compared on them
+    classes: tuple[str, ...]
+    record: dict[str, Any]
+    mistakes: tuple[Mistake, ...] = ()  # of the training that has just ended, the surest first; not saved with it
+
+    def save(self, folder: Path, *, backbone_file: Path | None = None) -> None:
+        """Writes `backbone.safetensors`, `head.safetensors` and `model.json`, the last one last.
+
+        `backbone_file` may name a saved file of the same backbone: it is linked instead of written again.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (backbone_file and _link(backbone_file, folder / BACKBONE_FILE)):
+            save_file(_plain(self.backbone.module.state_dict()), folder / BACKBONE_FILE)
+        heads = {"": self.head, "evaluation.": self.evaluation_head}
+        tensors = {
+            f"{prefix}{name}": tensor
+            for prefix, head in heads.items()
+            for name, tensor in (("weight", head.weight), ("bias", head.bias))
+        }
+        save_file(_plain(tensors), folder / HEAD_FILE)
+        record = {
+            **self.record,
+            "format": FORMAT,
+            "architecture": self.backbone.network,
+            "classes": list(self.classes),
+            "temperature": self.head.temperature,
+            "thresholds": list(self.head.thresholds),
+            "preprocessing": self.backbone.preprocessing.record(),
+            "weights": {"origin": self.backbone.origin, "fingerprint": self.backbone.fingerprint},
+            "warning": self.backbone.warning,
+        }
+        (folder / RECORD_FILE).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """`model.json` of a saved classifier; raises WeightsError."""
+    try:
+        record: dict[str, Any] = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{folder} holds no model: {RECORD_FILE} cannot be read ({why(error)})") from error
+    if record.get("format") != FORMAT:
+        raise WeightsError(f"{folder} holds a model of another kind (format {record.get('format')})")
+    return record
+
+
+def load_saved_backbone(folder: Path) -> Backbone:
+    """The backbone of a saved classifier; raises WeightsError."""
+    record = read_record(folder)
+    try:
+        network, preprocessing = record["architecture"], Preprocessing.from_record(record["preprocessing"])
+        with torch.device("meta"):  # nothing is drawn that the weights replace
+            bare = build(network, preprocessing.crop_size)
+        bare.module.to_empty(device="cpu")
+    except (KeyError, UnknownNetwork) as error:
+        raise WeightsError(f"{folder} holds a model of another kind: {error}") from error
+    file = folder / BACKBONE_FILE
+    _load(bare, network, read_weights(file), str(file))
+    weights = record["weights"]
+    return make_backbone(
+        bare,
+        network,
+        preprocessing,
+        weights["origin"],
+        fingerprint=weights["fingerprint"],
+        warning=record.get("warning", ""),
+    )
+
+
+def load_classifier(folder: Path, backbone: Backbone) -> Classifier:
+    """A saved classifier on a backbone that is loaded already; raises WeightsError."""
+    record = read_record(folder)
+    # Copied: what is only mapped kills the process where a file server loses the file.
+    tensors = {name: tensor.clone() for name, tensor in read_weights(folder / HEAD_FILE).items()}
+    calibration = record["temperature"], tuple(record["thresholds"])
+    return Classifier(
+        backbone,
+        Head(tensors["weight"], tensors["bias"], *calibration),
+        Head(tensors["evaluation.weight"], tensors["evaluation.bias"], *calibration),
+        tuple(record["classes"]),
+        record,
+    )
+
+
+def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _link(source: Path, target: Path) -> bool:
+    """A second name for an immutable file; False where the file system has none to give."""
+    try:
+        os.link(source, target)
+    except OSError:
+        return False
+    return True
+
+
+def choose_device() -> torch.device:
+    """CUDA, Apple's MPS, or the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")

@@ -1,0 +1,83 @@
+"""Saved models: where they lie, what they were trained on, and how one takes another's place."""
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from image_classifier.data.dataset import Sample, read_samples, write_samples
+from image_classifier.data.folders import shown
+from image_classifier.errors import UsersError
+from image_classifier.nets.classifier import RECORD_FILE, Classifier, load_classifier, load_saved_backbone
+
+SAMPLES_FILE = "samples.json"
+VERSION_FILE = "version.json"
+HEAD, FULL = "head", "full"
+# In a folder that `train` wrote or in a version's, the better one first.
+PLACES = ("", FULL, HEAD, "model")
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A classifier and what it was trained on, as read from its folder."""
+
+    folder: Path
+    classifier: Classifier
+    samples: list[Sample]
+
+    @property
+    def is_version(self) -> bool:
+        """Whether it belongs to a version of the backend; those never change."""
+        return (self.folder.parent / VERSION_FILE).is_file()
+
+
+def find_model(folder: Path) -> Path:
+    """The folder with model.json; raises UsersError."""
+    for place in PLACES:
+        if (folder / place / RECORD_FILE).is_file():
+            return folder / place
+    raise UsersError(
+        f"{shown(folder)} holds no model: give the folder that `train --output` wrote, or that of a version"
+    )
+
+
+def load_model(folder: Path) -> SavedModel:
+    """Raises UsersError, WeightsError."""
+    found = find_model(folder)
+    classifier = load_classifier(found, load_saved_backbone(found))
+    try:
+        samples = read_samples(found / SAMPLES_FILE)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsersError(
+            f"{shown(found / SAMPLES_FILE)} is missing or damaged ({error}): restore it, or train again"
+        ) from error
+    return SavedModel(found, classifier, samples)
+
+
+def save_model(
+    classifier: Classifier, samples: Sequence[Sample], folder: Path, backbone_file: Path | None = None
+) -> None:
+    """Writes a model aside and then puts it in its place: at no time is there half a model.
+
+    What people have put beside the earlier model, such as an export, is kept.
+    """
+    part = _aside(folder, "part")
+    classifier.save(part, backbone_file=backbone_file)
+    write_samples(part / SAMPLES_FILE, samples)
+    if folder.exists():
+        old = _aside(folder, "old")
+        folder.rename(old)
+        os.replace(part, folder)
+        for path in old.iterdir():
+            if not os.path.lexists(folder / path.name):
+                path.rename(folder / path.name)
+        shutil.rmtree(old)
+    else:
+        os.replace(part, folder)
+
+
+def _aside(folder: Path, kind: str) -> Path:
+    aside = folder.parent / f".{folder.name}.{kind}"
+    shutil.rmtree(aside, ignore_errors=True)
+    return aside

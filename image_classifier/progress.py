@@ -1,0 +1,54 @@
+"""How far a training is as a whole: what its phases take of the time, about."""
+
+from collections.abc import Callable
+from typing import Any
+
+Record = dict[str, Any]
+Progress = Callable[[Record], None]
+
+# (phase, where it ends, from 0 to 1), in their order
+HEAD = (
+    ("fetching images", 0.60),
+    ("embedding images", 0.65),
+    ("training the head", 0.95),
+    ("evaluating", 0.99),
+)
+ALL_LAYERS = (
+    ("fetching images", 0.08),
+    ("embedding images", 0.09),
+    ("training the head", 0.12),
+    ("evaluating", 0.13),
+    ("training all layers", 0.90),
+    ("embedding images", 0.95),
+    ("training the head", 0.98),
+    ("evaluating", 0.99),
+)
+
+
+class Stages:
+    """Adds `done`, the share of the whole training that is behind (0 to 1), to each record; it never falls."""
+
+    def __init__(self, progress: Progress, *, all_layers: bool) -> None:
+        self._progress = progress
+        self._plan = ALL_LAYERS if all_layers else HEAD
+        self._place = 0
+        self._done = 0.0
+
+    def __call__(self, record: Record) -> None:
+        following = (n for n in range(self._place, len(self._plan)) if self._plan[n][0] == record.get("phase"))
+        place = next(following, None)
+        if place is not None:
+            self._place = place
+            start = self._plan[place - 1][1] if place else 0.0
+            self._done = max(self._done, start + _share(record) * (self._plan[place][1] - start))
+        self._progress({**record, "done": round(self._done, 4)})
+
+
+def _share(record: Record) -> float:
+    """Of the phase: images that are done, or epochs, of as many fits as there are."""
+    if "image" in record:
+        return float(record["image"] / max(1, record["images"]))
+    if "epoch" in record:
+        epochs = record["epoch"] / record["epochs"]
+        return float((record.get("fit", 1) - 1 + epochs) / record.get("fits", 1))
+    return 0.0

@@ -1,0 +1,1 @@
+"""Training: the head, all layers, corrections."""

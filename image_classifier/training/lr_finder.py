@@ -1,0 +1,142 @@
+"""The learning-rate range test: the rate rises with every step, and the loss tells at which one it falls fastest.
+
+After L. N. Smith, "Cyclical Learning Rates for Training Neural Networks" (2017).
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD
+from torch.utils.data import DataLoader
+
+from image_classifier.data.dataset import ImageClassifierDataset, Sample, targets_of
+from image_classifier.evaluation.metrics import loss_of
+from image_classifier.nets.classifier import RANDOM, Backbone, Head, choose_device
+from image_classifier.progress import Progress
+from image_classifier.training.sgd import HEAD_RATE, Hyperparameters
+
+LOWEST, HIGHEST = 1e-6, 1.0  # of the body's rate
+STEPS = 80
+MEMORY = 0.85  # share of the earlier losses in the smoothed one
+DIVERGED = 3.0  # times the best loss, from which on nothing is learned any more
+
+
+@dataclass(frozen=True)
+class RateRange:
+    """The body's rate and the smoothed loss of each step, and the rate to train with."""
+
+    rates: list[float]
+    losses: list[float]
+    chosen: float
+
+
+def range_of_all_layers(
+    backbone: Backbone,
+    head: Head,
+    samples: Sequence[Sample],
+    classes: Sequence[str],
+    told: Hyperparameters,
+    progress: Progress,
+) -> RateRange:
+    """Trains a copy of the network, from its trained head on; the learning rate of `told` is not looked at."""
+    device = choose_device()
+    module = copy.deepcopy(backbone.module)
+    with torch.random.fork_rng():
+        torch.manual_seed(told.seed)
+        layer = nn.Linear(head.weight.shape[1], len(classes))
+    if backbone.origin != RANDOM:
+        with torch.no_grad():
+            layer.weight.copy_(head.weight)
+            layer.bias.copy_(head.bias)
+    module.set_submodule(backbone.last_layer, layer)
+    module.requires_grad_(True).to(device).train()
+    preprocessing = backbone.preprocessing
+    paths, labels = [sample.image.path for sample in samples], [sample.label for sample in samples]
+    dataset = ImageClassifierDataset(paths, labels, classes, preprocessing)
+    batches = _forever(dataset, told)
+
+    def loss() -> Tensor:
+        pixels, targets = next(batches)
+        return loss_of(module(preprocessing.normalize(pixels.to(device))), targets.to(device))
+
+    last = {id(parameter) for parameter in layer.parameters()}
+    body = [parameter for parameter in module.parameters() if id(parameter) not in last]
+    return _sweep(body, list(layer.parameters()), loss, told, progress)
+
+
+def range_of_head(
+    embeddings: Tensor, samples: Sequence[Sample], classes: Sequence[str], told: Hyperparameters, progress: Progress
+) -> RateRange:
+    """Trains a last layer on embeddings [n, size]; the learning rate of `told` is not looked at."""
+    targets = targets_of([sample.label for sample in samples], classes)
+    inputs = (embeddings - embeddings.mean(0)) / (embeddings.std(0, unbiased=False) + 1e-6)
+    generator = torch.Generator().manual_seed(told.seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(told.seed)
+        layer = nn.Linear(inputs.shape[1], len(classes))
+
+    def loss() -> Tensor:
+        some = torch.randint(len(inputs), (told.batch_size,), generator=generator)
+        return loss_of(layer(inputs[some]), targets[some])
+
+    return _sweep([], list(layer.parameters()), loss, told, progress)
+
+
+def _forever(dataset: ImageClassifierDataset, told: Hyperparameters) -> Iterator[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(told.seed)
+    while True:
+        yield from DataLoader(
+            dataset,
+            told.batch_size,
+            shuffle=True,
+            drop_last=len(dataset) % told.batch_size == 1 and len(dataset) > 1,
+            generator=generator,
+        )
+
+
+def _sweep(
+    body: list[nn.Parameter],
+    last: list[nn.Parameter],
+    loss: Callable[[], Tensor],
+    told: Hyperparameters,
+    progress: Progress,
+) -> RateRange:
+    """A step of SGD at each rate, until the loss runs away."""
+    groups = [{"params": body, "factor": 1}] if body else []
+    optimizer = SGD([*groups, {"params": last, "factor": HEAD_RATE}], lr=LOWEST, momentum=told.momentum)
+    rates: list[float] = []
+    losses: list[float] = []
+    mean = 0.0
+    for step, rate in enumerate(np.geomspace(LOWEST, HIGHEST, STEPS).tolist()):
+        progress({"phase": "finding the learning rate", "image": step, "images": STEPS})
+        for group in optimizer.param_groups:
+            group["lr"] = group["factor"] * rate
+        found = loss()
+        if not torch.isfinite(found):
+            break
+        mean = MEMORY * mean + (1 - MEMORY) * float(found.detach())
+        rates.append(rate)
+        losses.append(mean / (1 - MEMORY ** (step + 1)))
+        if losses[-1] > DIVERGED * min(losses):
+            break
+        optimizer.zero_grad()
+        torch.autograd.backward(found)
+        optimizer.step()
+    return RateRange(rates, losses, choose_rate(rates, losses))
+
+
+def choose_rate(rates: Sequence[float], losses: Sequence[float]) -> float:
+    """Where the loss falls fastest, but no more than a tenth of where it is lowest.
+
+    Smoothing shows the fall later than it is, by which the rate is set back. The usual rate where it never falls.
+    """
+    lowest = int(np.argmin(losses)) if losses else 0
+    if lowest < 3:
+        return Hyperparameters().learning_rate
+    steepest = int(np.argmin(np.gradient(losses[: lowest + 1])))
+    lag = round(MEMORY / (1 - MEMORY))
+    return float(f"{min(rates[max(0, steepest - lag)], rates[lowest] / 10):.2g}")

@@ -1,0 +1,296 @@
+"""From labelled images to a classifier: first the head on cached embeddings, then, where it pays, all layers."""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence, Sized
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from image_classifier.data.dataset import FOLDS, Sample, classes_of, folds, held_out, is_split, targets_of
+from image_classifier.data.preprocessing import ImageError
+from image_classifier.embedding.lane import InferenceLane
+from image_classifier.evaluation.metrics import (
+    confidence_of_mistakes,
+    evaluate,
+    fit_temperature,
+    fit_thresholds,
+    predicted_targets,
+)
+from image_classifier.nets.classifier import FINE_TUNED, RANDOM, Backbone, Classifier, Head, Mistake
+from image_classifier.progress import Progress
+from image_classifier.training.sgd import Hyperparameters, fine_tune, train_head
+
+log = logging.getLogger(__name__)
+
+MIN_CLASSES = 2
+MIN_IMAGES_OF_A_CLASS = 2
+# With fewer held-out images their figures say little, and all images are judged by cross-validation instead.
+MIN_HELD_OUT = 50
+# With fewer labels all layers learn nothing that the head does not; random ones need many more.
+MIN_IMAGES_FOR_ALL_LAYERS = 200
+MIN_IMAGES_FOR_RANDOM_LAYERS = 2000
+MAX_MISTAKES = 200  # that are kept, the surest ones
+AT_ONCE = 256  # images that are embedded between two reports
+# A version is clearly worse when its accuracy is lower by more than this, and by more than two standard errors.
+CLEARLY_WORSE = 0.02
+
+
+class TooFewLabels(ValueError):
+    """There is too little to learn from; the message says what is missing."""
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Samples whose images could be read, their embeddings [n, size], and why the others could not."""
+
+    samples: list[Sample]
+    embeddings: Tensor
+    broken: dict[Sample, ImageError]
+
+
+def embed(lane: InferenceLane, backbone: Backbone, samples: Sequence[Sample], progress: Progress) -> Embedded:
+    """Embeds samples in the background; raises TooFewLabels where too few can be read."""
+    kept, vectors, broken = [], [], {}
+    for start in range(0, len(samples), AT_ONCE):
+        progress({"phase": "embedding images", "image": start, "images": len(samples)})
+        some = samples[start : start + AT_ONCE]
+        found = lane.embed(backbone, [sample.image for sample in some], background=True)
+        for sample, vector in zip(some, found, strict=True):
+            if isinstance(vector, ImageError):
+                broken[sample] = vector
+            else:
+                kept.append(sample)
+                vectors.append(vector)
+    check_enough(kept)
+    return Embedded(kept, torch.from_numpy(np.stack(vectors)), broken)
+
+
+def check_enough(samples: Sequence[Sample]) -> None:
+    """Raises TooFewLabels where nothing could be told from anything else."""
+    counts = Counter(name for sample in samples for name in classes_of(sample.label))
+    multiple = any(not isinstance(sample.label, str) for sample in samples)
+    # What all images have cannot be told from what none has.
+    most = len(samples) - MIN_IMAGES_OF_A_CLASS if multiple else len(samples)
+    learnable = [name for name, count in counts.items() if MIN_IMAGES_OF_A_CLASS <= count <= most]
+    if len(learnable) >= (1 if multiple else MIN_CLASSES):
+        return
+    wanted = (
+        f"{MIN_IMAGES_OF_A_CLASS} images with a choice and {MIN_IMAGES_OF_A_CLASS} without it"
+        if multiple
+        else f"{MIN_IMAGES_OF_A_CLASS} images of each of {MIN_CLASSES} choices"
+    )
+    have = ", ".join(f"{count} × {name}" for name, count in counts.items()) or "none"
+    raise TooFewLabels(f"There is too little to learn from yet: label at least {wanted} (labelled so far: {have}).")
+
+
+def order_classes(samples: Sequence[Sample], known: Sequence[str], preferred: Sequence[str]) -> tuple[str, ...]:
+    """The classes of the samples: known ones keep their places, new ones follow in the preferred order."""
+    learned = {name for sample in samples for name in classes_of(sample.label)}
+    ordered = [*known, *preferred, *sorted(learned)]
+    return tuple(name for name in dict.fromkeys(ordered) if name in learned)
+
+
+def learn_head(
+    backbone: Backbone,
+    embedded: Embedded,
+    classes: tuple[str, ...],
+    hyperparameters: Hyperparameters,
+    progress: Progress,
+) -> Classifier:
+    """Two heads: one without the held-out images, for comparisons; one on all, so that every label counts.
+
+    The figures are of images that neither the head nor the backbone has seen: the held-out ones or, where those are
+    few and no layer below the head was trained on the others, all by cross-validation. On these the probabilities are
+    calibrated too.
+    """
+    samples, embeddings = embedded.samples, embedded.embeddings
+    targets = targets_of([sample.label for sample in samples], classes)
+
+    out = torch.tensor(held_out(samples))
+    # Whoever has split the images wants to have them judged by these, however few; and what a backbone was trained on
+    # looks better to it than it is.
+    these = is_split(samples) or backbone.origin == FINE_TUNED
+    few = not out.any() if these else bool(out.sum() < MIN_HELD_OUT)
+    fits = _Fits(2 + few * FOLDS, progress)
+
+    def train(chosen: Tensor) -> Head:
+        return train_head(embeddings[chosen], targets[chosen], len(classes), hyperparameters, fits.next())
+
+    judged = train(~out)
+    everything = judged(embeddings)
+    if not few:
+        method, seen, logits = "held-out images", out, everything[out]
+    else:
+        method, seen, logits = "cross-validation", torch.ones_like(out), torch.empty(len(samples), len(classes))
+        numbers = torch.tensor(folds(samples))
+        for fold in range(FOLDS):
+            if not (numbers == fold).any():
+                continue
+            others = numbers != fold  # none, where all samples are of one image
+            logits[~others] = (train(others) if others.any() else judged)(embeddings[~others])
+    temperature = fit_temperature(logits, targets[seen])
+    thresholds = fit_thresholds(logits / temperature, targets[seen]) if targets.is_floating_point() else ()
+    figures = evaluate(logits / temperature, targets[seen], classes, thresholds).record() | {"judged_by": method}
+    served = train(torch.ones_like(out))
+    progress({"phase": "evaluating", "accuracy": figures["accuracy"]})
+    counts = Counter(name for sample in samples for name in classes_of(sample.label))
+    record: dict[str, Any] = {
+        "figures": figures,
+        "labels": {name: counts[name] for name in classes},
+        "settings": hyperparameters.record(),
+    }
+    served, judged = (replace(head, temperature=temperature, thresholds=thresholds) for head in (served, judged))
+    everything[seen] = logits
+    mistakes = _mistakes(samples, everything / temperature, targets, seen, classes, thresholds)
+    return Classifier(backbone, served, judged, classes, record, mistakes)
+
+
+class _Fits:
+    """Says of each of several fits of a head which one it is, so that a reader knows how far all of them are."""
+
+    def __init__(self, fits: int, progress: Progress) -> None:
+        self._fits, self._progress, self._done = fits, progress, 0
+
+    def next(self) -> Progress:
+        number = self._done
+        self._done += 1
+        return lambda record: self._progress({**record, "fit": number + 1, "fits": self._fits})
+
+
+def _mistakes(
+    samples: Sequence[Sample],
+    logits: Tensor,
+    targets: Tensor,
+    seen: Tensor,
+    classes: Sequence[str],
+    thresholds: Sequence[float],
+) -> tuple[Mistake, ...]:
+    """Those of calibrated logits [n, classes]; `seen` [n] tells which are of a head that was fitted without them."""
+    answers = predicted_targets(logits, thresholds)
+    sure = confidence_of_mistakes(logits, targets, thresholds)
+    rows = sure.argsort(descending=True)[:MAX_MISTAKES].tolist()
+    return tuple(
+        Mistake(
+            samples[row].name,
+            samples[row].image.digest,
+            tuple(sorted(classes_of(samples[row].label))),
+            tuple(sorted(_classes_of_answer(answers[row], classes))),
+            round(float(sure[row]), 4),
+            not bool(seen[row]),
+        )
+        for row in rows
+        if sure[row] > 0
+    )
+
+
+def pays_for_all_layers(backbone: Backbone, samples: Sized) -> bool:
+    """Whether there are enough labels for training all layers to be worth its time."""
+    random = backbone.origin == RANDOM
+    return len(samples) >= (MIN_IMAGES_FOR_RANDOM_LAYERS if random else MIN_IMAGES_FOR_ALL_LAYERS)
+
+
+def learn_all_layers(
+    lane: InferenceLane,
+    start: Classifier,
+    samples: Sequence[Sample],
+    hyperparameters: Hyperparameters,
+    checkpoint: Path,
+    progress: Progress,
+    *,
+    seconds: float = float("inf"),
+) -> Classifier:
+    """Trains all layers from a classifier with a trained head, for at most `seconds`; then a head on the new network.
+
+    Goes on from the checkpoint where there is one.
+    """
+    backbone = tune(start, samples, hyperparameters, checkpoint, progress, seconds=seconds)
+    embedded = embed(lane, backbone, samples, progress)
+    return learn_head(backbone, embedded, start.classes, hyperparameters, progress)
+
+
+def tune(
+    start: Classifier,
+    samples: Sequence[Sample],
+    hyperparameters: Hyperparameters,
+    checkpoint: Path,
+    progress: Progress,
+    *,
+    seconds: float = float("inf"),
+) -> Backbone:
+    """The backbone that is best on the held-out images, of all epochs since the checkpoint's first."""
+    out = held_out(samples)
+    training = [sample for sample, is_out in zip(samples, out, strict=True) if not is_out]
+    judged = [sample for sample, is_out in zip(samples, out, strict=True) if is_out]
+    tuned = fine_tune(
+        start.backbone,
+        start.evaluation_head,
+        training,
+        judged or training,  # with too few labels to hold any out, the best that can be said
+        start.classes,
+        hyperparameters,
+        checkpoint,
+        progress,
+        seconds=seconds,
+    )
+    return tuned.backbone
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two classifiers on the same held-out images, by the heads that were fitted without them."""
+
+    images: int
+    before: float  # share that is right, 0 to 1
+    after: float
+    standard_error: float  # of the difference
+
+    @property
+    def clearly_worse(self) -> bool:
+        return self.before - self.after > max(CLEARLY_WORSE, 2 * self.standard_error)
+
+    @property
+    def better(self) -> bool:
+        return self.after > self.before
+
+
+def compare(lane: InferenceLane, before: Classifier, after: Classifier, samples: Sequence[Sample]) -> Comparison | None:
+    """None where there is nothing to compare on, or the two answer different questions."""
+    if before.head.multiple != after.head.multiple:
+        return None
+    judged = [
+        sample
+        for sample, out in zip(samples, held_out(samples), strict=True)
+        # A class that only one of them knows would count against the other.
+        if out and classes_of(sample.label) <= set(before.classes) & set(after.classes)
+    ]
+    if not judged:
+        return None
+    old, new = (_right(lane, classifier, judged) for classifier in (before, after))
+    error = float((old - new).std(unbiased=False)) / len(judged) ** 0.5
+    return Comparison(len(judged), float(old.mean()), float(new.mean()), error)
+
+
+def _right(lane: InferenceLane, classifier: Classifier, samples: Sequence[Sample]) -> Tensor:
+    """[n] of 0 and 1: which samples the head that was fitted without them gets right; raises ImageError."""
+    vectors = []
+    for vector in lane.embed(classifier.backbone, [sample.image for sample in samples], background=True):
+        if isinstance(vector, ImageError):
+            raise vector
+        vectors.append(vector)
+    head = classifier.evaluation_head
+    answers = predicted_targets(head(torch.from_numpy(np.stack(vectors))), head.thresholds)
+    right = [
+        _classes_of_answer(answer, classifier.classes) == classes_of(sample.label)
+        for answer, sample in zip(answers, samples, strict=True)
+    ]
+    return torch.tensor(right, dtype=torch.float32)
+
+
+def _classes_of_answer(answer: Tensor, classes: Sequence[str]) -> frozenset[str]:
+    numbers = answer.nonzero().flatten().tolist() if answer.is_floating_point() else [int(answer)]
+    return frozenset(classes[number] for number in numbers)

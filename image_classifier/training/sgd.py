@@ -1,0 +1,399 @@
+"""SGD + StepLR with explicit arguments: the head alone on embeddings, or all layers on images."""
+
+import copy
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+from torch.optim import SGD
+from torch.optim.lr_scheduler import StepLR
+from torch.utils.data import DataLoader
+
+from image_classifier.data.dataset import ImageClassifierDataset, Sample
+from image_classifier.data.preprocessing import Preprocessing, Source, open_image, to_tensor
+from image_classifier.evaluation.metrics import hits, loss_of
+from image_classifier.nets.architectures import Bare, UnknownNetwork, check_size
+from image_classifier.nets.classifier import FINE_TUNED, RANDOM, Backbone, Head, choose_device, make_backbone
+from image_classifier.nets.optimize import mixed_precision
+from image_classifier.progress import Progress
+
+log = logging.getLogger(__name__)
+
+STD_FLOOR = 0.01  # of the mean deviation: a feature that hardly varies in training must not explode later
+PATIENCE = 8  # epochs without a better one: by then StepLR has lowered the learning rate once
+SMALL_IMAGE = 160  # pixels; from here on all layers are trained on a smaller square
+TRAINING_SHARE = 0.79  # of the square that the network sees later
+HEAD_RATE = 10  # the head starts from nothing and learns at ten times the body's rate
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """What training is told: SGD's and StepLR's, the number of epochs, the batch size, and the random seed."""
+
+    epochs: int = 25
+    batch_size: int = 32
+    learning_rate: float = 0.001
+    momentum: float = 0.9
+    lr_step_size: int = 7
+    lr_gamma: float = 0.1
+    seed: int = 0
+    freeze_epochs: int = 0  # of those of all layers, the first ones, in which the head alone learns
+
+    def record(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def train_head(
+    embeddings: Tensor, targets: Tensor, classes: int, hyperparameters: Hyperparameters, progress: Progress
+) -> Head:
+    """A linear layer on standardized embeddings [n, size] and targets: class indices [n], or 0 and 1 [n, classes].
+
+    The standardization is folded into the layer, so that it takes embeddings as they are. The same arguments give
+    the same head. `progress` gets a record for each epoch and may raise to stop.
+    """
+    mean, std = embeddings.mean(0), embeddings.std(0, unbiased=False)
+    std = std + 1e-6 + STD_FLOOR * std.mean()
+    inputs = (embeddings - mean) / std
+    generator = torch.Generator().manual_seed(hyperparameters.seed)
+    layer = _new_layer(embeddings.shape[1], classes, generator)
+    optimizer = SGD(layer.parameters(), lr=HEAD_RATE * hyperparameters.learning_rate, momentum=hyperparameters.momentum)
+    scheduler = StepLR(optimizer, hyperparameters.lr_step_size, hyperparameters.lr_gamma)
+    multiple = targets.is_floating_point()
+    wanted = targets if multiple else one_hot(targets, classes).float()
+    clock = _Clock(hyperparameters.epochs)
+    for epoch in range(hyperparameters.epochs):
+        with _one_thread():
+            for batch in torch.split(torch.randperm(len(inputs), generator=generator), hyperparameters.batch_size):
+                _set_gradient(layer, inputs[batch], wanted[batch], multiple)
+                optimizer.step()
+        scheduler.step()
+        with torch.no_grad():
+            loss = float(loss_of(layer(inputs), targets))
+        progress({"phase": "training the head", "loss": loss, **clock.after(epoch)})
+    weight = layer.weight.detach() / std
+    return Head(weight, layer.bias.detach() - weight @ mean)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """For work in pieces so small that sharing them costs more than it saves, ten times more on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@torch.no_grad()
+def _set_gradient(layer: nn.Linear, inputs: Tensor, wanted: Tensor, multiple: bool) -> None:
+    """That of `loss_of` for a batch [b, size] and what is wanted, 0 and 1 [b, classes].
+
+    A correction waits for thousands of these, and autograd would take three times as long: of both losses the gradient
+    at the logits is what is answered less what is wanted.
+    """
+    logits = torch.addmm(layer.bias, inputs, layer.weight.T)
+    gradient = ((logits.sigmoid() if multiple else logits.softmax(1)) - wanted) / len(inputs)
+    layer.weight.grad, layer.bias.grad = gradient.T @ inputs, gradient.sum(0)
+
+
+def _new_layer(size: int, classes: int, generator: torch.Generator) -> nn.Linear:
+    """As torch initializes a linear layer, but from a generator of its own."""
+    layer: nn.Linear = nn.utils.skip_init(nn.Linear, size, classes)  # type: ignore[no-untyped-call]
+    bound = size**-0.5
+    with torch.no_grad():
+        layer.weight.uniform_(-bound, bound, generator=generator)
+        layer.bias.uniform_(-bound, bound, generator=generator)
+    return layer
+
+
+class _Clock:
+    """Says how far training is and how long it will take."""
+
+    def __init__(self, epochs: int, done: int = 0) -> None:
+        self._epochs, self._done = epochs, done
+        self._start = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._start
+
+    def after(self, epoch: int) -> dict[str, Any]:
+        left = self._epochs - epoch - 1
+        each = self.seconds / max(1, epoch + 1 - self._done)
+        return {"epoch": epoch + 1, "epochs": self._epochs, "seconds_left": round(each * left, 1)}
+
+
+class Augmentation:
+    """A source → uint8 [3, size, size]: a random part of the image, mirrored half of the time.
+
+    Which part hangs on the seed and the image's name alone, whichever thread asks and in whichever order.
+    """
+
+    SHARE = (0.35, 1.0)  # of the image's area
+    LOG_RATIO = (math.log(3 / 4), math.log(4 / 3))  # of its sides
+
+    def __init__(self, size: int, seed: str) -> None:
+        self._size, self._seed = size, seed
+
+    def __call__(self, source: Source) -> Tensor:
+        name = source.name.encode() if isinstance(source, Path) else source
+        choose = np.random.default_rng(crc32(name, crc32(self._seed.encode())))
+        image = open_image(source, self._size)
+        size = (self._size, self._size)
+        part = image.resize(size, Image.Resampling.BILINEAR, box=self._box(image.size, choose), reducing_gap=3.0)
+        mirrored = part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if choose.random() < 0.5 else part
+        return to_tensor(mirrored)
+
+    def _box(self, size: tuple[int, int], choose: np.random.Generator) -> tuple[float, float, float, float]:
+        """As torchvision's RandomResizedCrop, which cannot be told a generator."""
+        width, height = size
+        area = width * height * choose.uniform(*self.SHARE)
+        ratio = math.exp(choose.uniform(*self.LOG_RATIO))
+        across, down = min(width, math.sqrt(area * ratio)), min(height, math.sqrt(area / ratio))
+        left, top = choose.uniform(0, width - across), choose.uniform(0, height - down)
+        return (left, top, left + across, top + down)
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """The backbone of the best epoch, and that epoch's accuracy on the held-out images (0 to 1)."""
+
+    backbone: Backbone
+    accuracy: float
+    epoch: int
+
+
+def fine_tune(
+    backbone: Backbone,
+    head: Head,
+    training: Sequence[Sample],
+    held_out: Sequence[Sample],
+    classes: Sequence[str],
+    hyperparameters: Hyperparameters,
+    checkpoint: Path,
+    progress: Progress,
+    *,
+    seconds: float = float("inf"),
+) -> FineTuned:
+    """Trains all layers from a backbone and its trained head; keeps the epoch that is best on the held-out images.
+
+    Ends early where no epoch has been better for a while, or after `seconds`.
+
+    After each epoch the whole state goes to `checkpoint`, a safetensors file; where it is there already, training
+    goes on from it and ends with the same weights as if it had never stopped. `progress` gets a record for each
+    epoch and may raise to stop.
+    """
+    device = choose_device()
+    module = copy.deepcopy(backbone.module)
+    layer = _new_layer(head.weight.shape[1], len(classes), torch.Generator().manual_seed(hyperparameters.seed))
+    # Random layers' batch normalization has no statistics yet: in training they embed quite differently from what the
+    # head saw.
+    if backbone.origin != RANDOM:
+        with torch.no_grad():
+            layer.weight.copy_(head.weight)
+            layer.bias.copy_(head.bias)
+    module.set_submodule(backbone.last_layer, layer)
+    module.requires_grad_(True).to(device).to(memory_format=torch.channels_last)
+    last = {id(parameter) for parameter in layer.parameters()}
+    body = [parameter for parameter in module.parameters() if id(parameter) not in last]
+    rate = hyperparameters.learning_rate
+    optimizer = SGD(
+        [{"params": body, "lr": rate}, {"params": list(layer.parameters()), "lr": HEAD_RATE * rate}],
+        momentum=hyperparameters.momentum,
+    )
+    scheduler = StepLR(optimizer, hyperparameters.lr_step_size, hyperparameters.lr_gamma)
+    state = _TrainingState(module, optimizer, scheduler, classes)
+    done = state.resume(checkpoint)
+    plain = _dataset(held_out, classes, backbone.preprocessing)
+    size = _training_size(backbone)
+    clock = _Clock(hyperparameters.epochs, done)
+    for epoch in range(done, hyperparameters.epochs):
+        if epoch - 1 - max(state.best_epoch, hyperparameters.freeze_epochs - 1) >= PATIENCE:
+            # Looked at here, since an interruption may come just before.
+            break
+        frozen = epoch < hyperparameters.freeze_epochs
+        for parameter in body:
+            parameter.requires_grad_(not frozen)
+        # What is frozen keeps its batch statistics too.
+        module.train(not frozen)
+        # Each epoch's shuffling and augmentation hang on the seed and its number alone.
+        augmentation = Augmentation(size, f"{hyperparameters.seed} {epoch}")
+        augmented = _dataset(training, classes, augmentation)
+        with torch.random.fork_rng():
+            torch.manual_seed(hyperparameters.seed * 1_000_003 + epoch)
+            loss = _train_one_epoch(module, optimizer, augmented, backbone.preprocessing, hyperparameters.batch_size)
+        scheduler.step()
+        accuracy = _accuracy(module, plain, backbone.preprocessing, hyperparameters.batch_size)
+        state.finish_epoch(epoch, accuracy)
+        state.save(checkpoint)
+        progress({"phase": "training all layers", "loss": loss, "accuracy": accuracy, **clock.after(epoch)})
+        if clock.seconds > seconds:
+            break
+    module.load_state_dict(state.best)
+    module.set_submodule(backbone.last_layer, nn.Identity())
+    bare = Bare(module.cpu().to(memory_format=torch.contiguous_format), backbone.last_layer)
+    tuned = make_backbone(bare, backbone.network, backbone.preprocessing, FINE_TUNED, warning=backbone.warning)
+    return FineTuned(tuned, state.best_accuracy, state.best_epoch + 1)
+
+
+def _training_size(backbone: Backbone) -> int:
+    """Of the square that all layers are trained on, in pixels.
+
+    A random part shows things larger than they are in the whole image; on parts that are a fifth smaller they are
+    trained at the size at which they are seen later, in two thirds of the time (Touvron et al., 2019, as torchvision's
+    own weights: 176 for 224). Small images, and networks that take one size only, stay as they are.
+    """
+    full = backbone.preprocessing.crop_size
+    if full < SMALL_IMAGE:
+        return full
+    smaller = round(full * TRAINING_SHARE / 16) * 16
+    try:
+        check_size(Bare(backbone.module, backbone.last_layer), backbone.network, smaller)
+    except UnknownNetwork:
+        return full
+    return smaller
+
+
+def _dataset(
+    samples: Sequence[Sample], classes: Sequence[str], transform: Callable[[Source], Tensor]
+) -> ImageClassifierDataset:
+    return ImageClassifierDataset(
+        [sample.image.path for sample in samples], [sample.label for sample in samples], classes, transform
+    )
+
+
+def _train_one_epoch(
+    module: nn.Module,
+    optimizer: SGD,
+    dataset: ImageClassifierDataset,
+    preprocessing: Preprocessing,
+    batch_size: int,
+) -> float:
+    """The mean loss of an epoch, in whichever mode the module is."""
+    device = next(module.parameters()).device
+    total, images = 0.0, 0
+    # Batch normalization cannot learn from a batch of one.
+    loader = DataLoader(dataset, batch_size, shuffle=True, drop_last=len(dataset) % batch_size == 1)
+    for pixels, targets in loader:
+        with mixed_precision(device):
+            logits = module(_inputs(pixels, preprocessing, device))
+        loss = loss_of(logits.float(), targets.to(device))
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
+        total += float(loss.detach()) * len(targets)
+        images += len(targets)
+    return total / images
+
+
+@torch.inference_mode()
+def _accuracy(
+    module: nn.Module, dataset: ImageClassifierDataset, preprocessing: Preprocessing, batch_size: int
+) -> float:
+    module.eval()
+    device = next(module.parameters()).device
+    right = 0
+    for pixels, targets in DataLoader(dataset, batch_size):
+        with mixed_precision(device):
+            logits = module(_inputs(pixels, preprocessing, device)).float().cpu()
+        # Thresholds are found afterwards, with the head that is trained on the new embeddings.
+        thresholds = (0.5,) * logits.shape[1] if targets.is_floating_point() else ()
+        right += int(hits(logits, targets, thresholds).sum())
+    return right / len(dataset)
+
+
+def _inputs(pixels: Tensor, preprocessing: Preprocessing, device: torch.device) -> Tensor:
+    return preprocessing.normalize(pixels.to(device)).contiguous(memory_format=torch.channels_last)
+
+
+class _TrainingState:
+    """All that training needs to go on: weights, momentum, learning rate, epoch, and the best epoch so far."""
+
+    def __init__(self, module: nn.Module, optimizer: SGD, scheduler: StepLR, classes: Sequence[str]) -> None:
+        self._module, self._optimizer, self._scheduler = module, optimizer, scheduler
+        self._classes = list(classes)
+        self._epochs_done = 0
+        self.best = copy.deepcopy(module.state_dict())
+        self.best_accuracy, self.best_epoch = -1.0, -1
+
+    def finish_epoch(self, epoch: int, accuracy: float) -> None:
+        self._epochs_done = epoch + 1
+        if accuracy > self.best_accuracy:
+            self.best = copy.deepcopy(self._module.state_dict())
+            self.best_accuracy, self.best_epoch = accuracy, epoch
+
+    def save(self, path: Path) -> None:
+        optimizer = self._optimizer.state_dict()
+        tensors = {f"module.{name}": tensor for name, tensor in self._module.state_dict().items()}
+        tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
+        tensors |= {
+            f"momentum.{number}": state["momentum_buffer"]
+            for number, state in optimizer["state"].items()
+            if state.get("momentum_buffer") is not None
+        }
+        facts = {
+            "classes": self._classes,
+            "epochs_done": self._epochs_done,
+            "best_accuracy": self.best_accuracy,
+            "best_epoch": self.best_epoch,
+            "groups": optimizer["param_groups"],
+            "scheduler": self._scheduler.state_dict(),
+        }
+        part = path.with_suffix(".part")
+        save_file(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+            part,
+            metadata={"state": json.dumps(facts)},
+        )
+        os.replace(part, path)
+
+    def resume(self, path: Path) -> int:
+        """How many epochs are done already."""
+        if not path.is_file():
+            return 0
+        try:
+            return self._resume(path)
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            log.warning("beginning anew: %s is damaged (%s)", path.name, error)
+            return 0
+
+    def _resume(self, path: Path) -> int:
+        with safe_open(path, "pt") as file:
+            facts = json.loads((file.metadata() or {})["state"])
+            if facts["classes"] != self._classes:
+                log.info("beginning anew: the classes have changed since %s", path.name)
+                return 0
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no dict
+        done, best = (
+            facts["epochs_done"],
+            (facts["best_accuracy"], facts["best_epoch"]),
+        )  # all is there, or none is taken
+        groups, scheduler = facts["groups"], facts["scheduler"]
+        self._module.load_state_dict(_of("module.", tensors))
+        self.best = _of("best.", tensors)
+        momentum = {int(name): {"momentum_buffer": tensor} for name, tensor in _of("momentum.", tensors).items()}
+        self._optimizer.load_state_dict({"state": momentum, "param_groups": groups})
+        self._scheduler.load_state_dict(scheduler)
+        (self.best_accuracy, self.best_epoch), self._epochs_done = best, done
+        log.info("going on after epoch %d from %s", self._epochs_done, path.name)
+        return self._epochs_done
+
+
+def _of(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,1 @@
+"""Label Studio's formats: labeling configs, annotations, events. Pure: no I/O, no torch, no HTTP."""

@@ -1,0 +1,117 @@
+"""Which choices a task's annotations stand for."""
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from label_studio_format.labeling_config import ImageChoices, Json
+
+Outcome = Literal["used", "skipped", "rejected", "empty", "unknown choice", "tie", "not annotated"]
+
+
+@dataclass(frozen=True)
+class Label:
+    """What a task's annotations say, by the choices' names, or the reason why they say nothing.
+
+    One name where the config asks for one; where it asks for several, as many as were ticked, perhaps none.
+    `unknown` is what was ticked and is no choice, as the annotations spell it.
+    """
+
+    outcome: Outcome
+    choices: frozenset[str] = frozenset()
+    unknown: frozenset[str] = frozenset()
+
+
+def label_of(task: Json, tag: ImageChoices) -> Label:
+    """The choices of a task's annotations.
+
+    A ground truth decides; otherwise each annotator's newest annotation is a vote, and the majority wins: of the
+    votes, or for each choice where several may be ticked. A tie is no label. Skipped (cancelled) annotations are no
+    votes, nor are those that a reviewer rejected, choices that the labeling config no longer has are none either, and
+    an empty annotation is a vote only where none may be right. What has another shape than Label Studio's counts as
+    if it were not there.
+    """
+    annotations = [a for a in _list(task.get("annotations") or task.get("completions")) if isinstance(a, dict)]
+    if not annotations:
+        return Label("not annotated")
+    submitted = [a for a in annotations if not (a.get("was_cancelled") or a.get("skipped"))]
+    if not submitted:
+        return Label("skipped")
+    approved = [a for a in submitted if not _is_rejected(a)]
+    if not approved:
+        return Label("rejected")
+    chosen = [a for a in approved if a.get("ground_truth")] or _newest_by_annotator(approved)
+    ticked = [_ticked(annotation, tag) for annotation in chosen]
+    if not tag.multiple and not any(ticked):
+        return Label("empty")
+    data = task.get("data")
+    task_tag = tag.for_task(data if isinstance(data, dict) else {})
+    known = [list(filter(None, map(task_tag.name_of, choices))) for choices in ticked]
+    unknown = frozenset(_spelled(called) for choices in ticked for called in choices if not task_tag.name_of(called))
+    votes = [names for names, choices in zip(known, ticked, strict=True) if names or (tag.multiple and not choices)]
+    if not votes:
+        return Label("unknown choice", unknown=unknown)
+    label = _majority_of_each(votes) if tag.multiple else _majority([names[-1] for names in votes])
+    return replace(label, unknown=unknown)
+
+
+def _is_rejected(annotation: Json) -> bool:
+    """Whether a reviewer's last word (Label Studio Enterprise) is no; a later change of the annotation lifts that."""
+    action = annotation.get("last_action")
+    if action in ("rejected", "accepted", "fixed_and_accepted", "updated"):
+        return bool(action == "rejected")
+    reviews = [review for review in _list(annotation.get("reviews")) if isinstance(review, dict)]
+    return bool(reviews) and max(reviews, key=_made).get("accepted") is False
+
+
+def _made(review: Json) -> tuple[str, int]:
+    number = review.get("id")
+    return str(review.get("created_at") or ""), number if isinstance(number, int) else 0
+
+
+def _spelled(called: Any) -> str:
+    return "/".join(map(str, called)) if isinstance(called, list) else str(called)
+
+
+def _newest_by_annotator(annotations: list[Json]) -> list[Json]:
+    newest: dict[str, Json] = {}
+    for annotation in sorted(annotations, key=_age):
+        newest[_annotator(annotation)] = annotation
+    return list(newest.values())
+
+
+def _age(annotation: Json) -> tuple[str, int]:
+    number = annotation.get("id")
+    return str(annotation.get("updated_at") or ""), number if isinstance(number, int) else 0
+
+
+def _annotator(annotation: Json) -> str:
+    by = annotation.get("completed_by")
+    return str(by.get("id", by) if isinstance(by, dict) else by)
+
+
+def _ticked(annotation: Json, tag: ImageChoices) -> list[Any]:
+    """What was ticked for this tag, as the annotation spells it; results of other tags stand beside it."""
+    for region in _list(annotation.get("result")):
+        if isinstance(region, dict) and region.get("from_name") == tag.from_name and region.get("type") == "choices":
+            value = region.get("value")
+            return _list(value.get("choices") if isinstance(value, dict) else None)
+    return []
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _majority(votes: list[str]) -> Label:
+    (first, count), *others = Counter(votes).most_common(2)
+    if others and others[0][1] == count:
+        return Label("tie")
+    return Label("used", frozenset([first]))
+
+
+def _majority_of_each(votes: list[list[str]]) -> Label:
+    counts = Counter(name for names in votes for name in set(names))
+    if any(2 * count == len(votes) for count in counts.values()):
+        return Label("tie")
+    return Label("used", frozenset(name for name, count in counts.items() if 2 * count > len(votes)))

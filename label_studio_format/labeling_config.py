@@ -1,0 +1,293 @@
+"""The labeling config: which choices it offers for which image, and what they are called in annotations."""
+
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+from xml.etree.ElementTree import Element, ParseError, TreeBuilder
+
+from defusedxml import DefusedXmlException
+from defusedxml.ElementTree import DefusedXMLParser
+
+from label_studio_format.image_value import image_field, value_of, why_no_field
+
+HOW_TO_MAKE_IT_USABLE = (
+    "In the project's Settings → Labeling Interface, take the template Computer Vision → Image Classification, or add "
+    "a Choices tag whose toName is the name of an Image."
+)
+DEEPEST = 100  # tags below a Choices tag: paths hold all names above, so that their size grows with its square
+# What a config may cost, however short its text is: it is kept in memory, and parsed again when it was forgotten.
+MOST_CHARACTERS = 2_000_000
+MOST_TAGS = 50_000
+MOST_EXPANSION = 10  # of the text, by long namespaces
+MOST_BYTES = 40_000_000  # for its choices in memory: some 50,000
+REMEMBERED_BYTES = 80_000_000  # for all configs together
+MOST_BYTES_OF_TASK = 8_000_000  # for the choices that one task brings along
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A `Choice` tag, or one that a task brings along."""
+
+    path: tuple[str, ...]  # the names from the outermost Choice down to this one, as annotations hold them
+    also_called: tuple[str, ...] = ()  # the value behind an alias, and predicted_values
+
+    @property
+    def cost(self) -> int:
+        """In bytes of memory, about: a record for each name, and the characters two times over."""
+        characters = sum(map(len, self.path)) + sum(map(len, self.also_called))
+        return 600 + 8 * len(self.path) + 300 * len(self.also_called) + 8 * characters
+
+
+@dataclass(frozen=True)
+class ImageChoices:
+    """A `Choices` tag that labels an `Image` tag, and the tasks' field (as in `image_url`) that has the image's URL."""
+
+    from_name: str
+    to_name: str
+    field: str
+    offered: tuple[Choice, ...]
+    multiple: bool = False
+    nested: bool = False
+    dynamic_field: str = ""  # the tasks' field that brings choices of its own
+
+    @cached_property
+    def _by_name(self) -> dict[str, Choice]:
+        """A name for each choice: its own, or its whole path where another has the same."""
+        own = Counter(choice.path[-1] for choice in self.offered)
+        return {
+            choice.path[-1] if own[choice.path[-1]] == 1 else "/".join(choice.path): choice for choice in self.offered
+        }
+
+    @cached_property
+    def _names(self) -> dict[str, str]:
+        """Whatever a choice may be called → its name; what several are called means none."""
+        names: dict[str, str] = {}
+        ambiguous = set()
+        for name, choice in self._by_name.items():
+            for called in {"/".join(choice.path), *choice.also_called} - self._by_name.keys():
+                if names.setdefault(called, name) != name:
+                    ambiguous.add(called)
+        return {called: name for called, name in names.items() if called not in ambiguous} | {
+            name: name for name in self._by_name
+        }
+
+    @cached_property
+    def choices(self) -> tuple[str, ...]:
+        """The names that are learned and predicted, in the config's order."""
+        return tuple(self._by_name)
+
+    def name_of(self, called: Any) -> str:
+        """The name of what an annotation or a model calls a choice; "" where there is none such.
+
+        A nested choice is a path, whose last part counts; other spellings are an alias' value and predicted_values,
+        which are compared without regard to case where nothing fits exactly.
+        """
+        if isinstance(called, list):
+            path = "/".join(map(str, called))
+            return self._names.get(path) or (self.name_of(str(called[-1])) if called else "")
+        found = self._names.get(str(called))
+        return found or self._folded_names.get(str(called).casefold(), "")
+
+    @cached_property
+    def _folded_names(self) -> dict[str, str]:
+        return {called.casefold(): name for called, name in self._names.items()}
+
+    def for_task(self, data: Mapping[str, Any]) -> "ImageChoices":
+        """The same with the choices that the task brings along, where the config asks for them."""
+        if not self.dynamic_field:
+            return self
+        brought = _affordable(_dynamic(value_of(data, self.dynamic_field)), MOST_BYTES_OF_TASK)
+        return replace(self, offered=(*self.offered, *brought), dynamic_field="")
+
+    def prediction(self, names: Iterable[str], score: float) -> Json:
+        """Choices as Label Studio stores them; `score` from 0 to 1."""
+        paths = [self._by_name[name].path for name in names]
+        region = {
+            "from_name": self.from_name,
+            "to_name": self.to_name,
+            "type": "choices",
+            "value": {"choices": [list(path) if self.nested else path[-1] for path in paths]},
+            "score": score,
+        }
+        return {"result": [region], "score": score}
+
+
+@dataclass(frozen=True)
+class LabelConfig:
+    """What a labeling config asks for: choices for an image, or the reason why there is nothing to learn."""
+
+    image_choices: ImageChoices | None
+    problem: str = ""
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        return self.image_choices.choices if self.image_choices else ()
+
+
+class _Remembered:
+    """The configs that were parsed lately, as many as there is memory for."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._configs: OrderedDict[tuple[str, str], tuple[LabelConfig, int]] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, key: tuple[str, str]) -> LabelConfig | None:
+        with self._lock:
+            if key not in self._configs:
+                return None
+            self._configs.move_to_end(key)
+            return self._configs[key][0]
+
+    def add(self, key: tuple[str, str], config: LabelConfig) -> None:
+        offered = config.image_choices.offered if config.image_choices else ()
+        cost = 1000 + 4 * len(key[0]) + sum(choice.cost for choice in offered)
+        with self._lock:
+            if key in self._configs:
+                return
+            self._configs[key] = config, cost
+            self._bytes += cost
+            while self._bytes > REMEMBERED_BYTES:
+                self._bytes -= self._configs.popitem(last=False)[1][1]
+
+
+_remembered = _Remembered()
+
+
+def parse_label_config(xml: str, choices_name: str = "") -> LabelConfig:
+    """Finds the `Choices` to learn: the one of that name, else the first that can be learned.
+
+    Never raises: a config that cannot be used says why in `problem`.
+    """
+    config = _remembered.get((xml, choices_name))
+    if config is None:
+        config = _parse(xml, choices_name)
+        _remembered.add((xml, choices_name), config)
+    return config
+
+
+class _BoundedBuilder(TreeBuilder):
+    """Raises ValueError if there are too many tags, or if they are much longer than the text they come from."""
+
+    def __init__(self, text_length: int) -> None:
+        super().__init__()
+        self._tags = MOST_TAGS
+        self._characters = MOST_EXPANSION * text_length
+
+    def start(self, tag: str, attributes: dict[str, str], /) -> Element:
+        self._tags -= 1
+        self._characters -= len(tag) + sum(len(name) + len(value) for name, value in attributes.items())
+        if self._tags < 0:
+            raise ValueError(f"more than {MOST_TAGS:,} tags")
+        if self._characters < 0:
+            raise ValueError("namespaces that make it many times as long")
+        return super().start(tag, attributes)
+
+
+def _parse(xml: str, choices_name: str) -> LabelConfig:
+    if len(xml) > MOST_CHARACTERS:
+        return LabelConfig(None, f"The labeling config has more than {MOST_CHARACTERS:,} characters.")
+    if not xml.strip():
+        return LabelConfig(None, "The project has no labeling config yet: add an Image and a Choices tag.")
+    parser = DefusedXMLParser(target=_BoundedBuilder(len(xml)), forbid_dtd=True)  # a DTD can repeat long attributes
+    try:
+        parser.feed(xml)
+        root = parser.close()
+    except (ParseError, DefusedXmlException, ValueError) as error:
+        return LabelConfig(None, f"The labeling config is no valid XML: {error}.")
+    images = {tag.get("name", ""): tag for tag in root.iter("Image")}
+    if not any(name and (tag.get("value") or tag.get("valueList")) for name, tag in images.items()):
+        return LabelConfig(None, 'The labeling config has no <Image name="…" value="$…"> to classify.')
+    tags = [tag for tag in root.iter("Choices") if tag.get("toName") in images]
+    if not tags:
+        return LabelConfig(None, "The labeling config has no <Choices> whose toName is an Image.")
+    if choices_name:
+        tags = [tag for tag in tags if tag.get("name") == choices_name]
+        if not tags:
+            return LabelConfig(None, f"The labeling config has no Choices named {choices_name!r}, as CHOICES says.")
+    problems = []
+    for tag in tags:
+        problem = _why_unusable(tag, images)
+        if not problem:
+            return LabelConfig(_image_choices(tag, images))
+        problems.append(f'<Choices name="{tag.get("name", "")[:100]}">: {problem}.')
+    return LabelConfig(None, " ".join(problems[:5]))
+
+
+def _why_unusable(tag: Element, images: Mapping[str, Element]) -> str:
+    if not tag.get("name"):
+        return "it has no name"
+    if problem := why_no_field(images[tag.get("toName", "")]):
+        return problem
+    if _is_true(tag.get("perRegion")) or _is_true(tag.get("perItem")):
+        return "it labels regions or items (perRegion, perItem), not the image"
+    if _is_deeper(tag, DEEPEST):
+        return f"its tags are nested more than {DEEPEST} deep"
+    if next(_static(tag), None) is None and not tag.get("value"):
+        return "it has no <Choice>"
+    if sum(1 for _ in _static(tag)) > sum(1 for _ in _affordable(_static(tag), MOST_BYTES)):
+        return "its choices, with the names of all choices above each, are too many"
+    return ""
+
+
+def _image_choices(tag: Element, images: Mapping[str, Element]) -> ImageChoices:
+    to_name = tag.get("toName", "")
+    return ImageChoices(
+        from_name=tag.get("name", ""),
+        to_name=to_name,
+        field=image_field(images[to_name]),
+        offered=tuple(dict.fromkeys(_static(tag))),
+        multiple=tag.get("choice", "single") == "multiple",
+        nested=_is_true(tag.get("allowNested")),
+        dynamic_field=tag.get("value", "").removeprefix("$"),
+    )
+
+
+def _affordable(choices: Iterable[Choice], most_bytes: int) -> Iterator[Choice]:
+    """Those that fit into memory, from the first on."""
+    for choice in choices:
+        most_bytes -= choice.cost
+        if most_bytes < 0:
+            return
+        yield choice
+
+
+def _is_true(value: str | None) -> bool:
+    return (value or "").lower() in ("true", "yes", "1")
+
+
+def _is_deeper(tag: Element, deepest: int) -> bool:
+    level = [tag]
+    for _ in range(deepest):
+        level = [child for above in level for child in above]
+    return any(len(above) for above in level)
+
+
+def _static(tag: Element, above: tuple[str, ...] = ()) -> Iterator[Choice]:
+    """The Choice tags below a tag, from the outside in; other tags between them only arrange them."""
+    for child in tag:
+        path = above
+        if child.tag == "Choice" and (name := child.get("alias") or child.get("value")):
+            path = (*above, name)
+            synonyms = (child.get("predicted_values") or "").split(",")
+            yield Choice(path, tuple(_clean([child.get("value", ""), *synonyms])))
+        yield from _static(child, path)
+
+
+def _dynamic(options: Any, above: tuple[str, ...] = ()) -> Iterator[Choice]:
+    """The choices that a task brings along: texts, or objects with `value`, `alias` and `children`."""
+    for option in options if isinstance(options, list) and len(above) < DEEPEST else ():
+        described = option if isinstance(option, dict) else {"value": option}
+        if name := str(described.get("alias") or described.get("value") or ""):
+            path = (*above, name)
+            yield Choice(path, tuple(_clean([str(described.get("value") or "")])))
+            yield from _dynamic(described.get("children"), path)
+
+
+def _clean(names: Iterable[str]) -> Iterator[str]:
+    return (name.strip() for name in names if name.strip())

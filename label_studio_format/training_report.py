@@ -1,0 +1,64 @@
+"""What a training used of the annotated tasks and what it left out, in numbers and in a sentence."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from label_studio_format.annotations import Label
+
+KEPT_NAMES = 100
+SHOWN_NAMES = 10
+SHOWN_CHARACTERS = 60
+
+
+class Usage:
+    """Counts tasks by what became of them, and annotations of what is no choice any more."""
+
+    def __init__(self, labels: Iterable[Label]) -> None:
+        labels = list(labels)
+        self.counts: Counter[str] = Counter(label.outcome for label in labels)
+        self.unknown: Counter[str] = Counter(name for label in labels for name in label.unknown)
+
+    def record(self) -> dict[str, Any]:
+        """What the job and the version keep."""
+        return {"annotations": dict(self.counts), "unknown_choices": dict(self.unknown.most_common(KEPT_NAMES))}
+
+    def left_out(self) -> str:
+        """What was left out, and of what is no choice what to do; "" where all was used."""
+        reasons = ", ".join(f"{count} {why}" for why, count in self.counts.items() if count and why != "used")
+        said = [f"Left out: {reasons}."] if reasons else []
+        if self.unknown:
+            what, remedy = no_choice_any_more(dict(self.unknown.most_common()))
+            said.append(f"{what} {remedy}")
+        return " ".join(said)
+
+    def summary(self, before: Sequence[str], learned: Sequence[str], offered: Sequence[str]) -> str:
+        """In words: `before` are the classes of the version that was live, `offered` the labeling config's choices."""
+        said = [f"Learned from {self.counts['used']} of {self.counts.total()} annotated tasks.", self.left_out()]
+        if before:
+            said.append(_named("New since the version before", set(learned) - set(before), learned))
+            said.append(_named("No longer predicted", set(before) - set(learned), before))
+        said.append(_named("Without an annotation yet", set(offered) - set(learned), offered))
+        return " ".join(filter(None, said))
+
+
+def no_choice_any_more(unknown: Mapping[str, int]) -> tuple[str, str]:
+    """What is annotated with names that no Choice has, as in a version's `unknown_choices`, and what to do."""
+    counted = [f"{_shown(name)} ({count} ×)" for name, count in unknown.items()]
+    return (
+        f"Annotated, but no choice any more: {_listed(counted)}.",
+        "Where one was renamed, predicted_values with its old name on the new Choice keeps what was labelled.",
+    )
+
+
+def _named(what: str, names: set[str], order: Sequence[str]) -> str:
+    return f"{what}: {_listed([_shown(name) for name in order if name in names])}." if names else ""
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - SHOWN_NAMES
+    return ", ".join(names[:SHOWN_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
+def _shown(name: str) -> str:
+    return name if len(name) <= SHOWN_CHARACTERS else name[:SHOWN_CHARACTERS] + "…"

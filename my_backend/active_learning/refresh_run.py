@@ -1,0 +1,150 @@
+"""One version's predictions for the unlabelled tasks of a project, a batch at a time."""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Container
+from pathlib import Path
+from typing import Any
+
+from my_backend.active_learning.stored_predictions import StoredPredictions
+from my_backend.errors import LabelStudioError
+from my_backend.label_studio.client import LabelStudio
+from my_backend.projects.registry import Project
+from my_backend.projects.versions import Versions, is_version_name
+from my_backend.serving.live_models import Live
+
+log = logging.getLogger(__name__)
+
+BATCH_TASKS = 20
+GIVE_UP_AFTER = 100  # tasks in a row without a prediction: their images cannot be had, and the next ones' hardly
+REFUSED_AT_ONCE = 3  # predictions in a row that Label Studio does not take; a single one may be of a deleted task
+
+Json = dict[str, Any]
+
+
+class Run:
+    """What is done already stands in Label Studio, so that a run that was broken off just begins again."""
+
+    def __init__(self, label_studio: LabelStudio, project: Project, folder: Path, version: str) -> None:
+        """`folder` is the project's. Raises LabelStudioError."""
+        self._project, self._version = project, version
+        self._stored = StoredPredictions(label_studio, project.id)
+        backends = label_studio.backends(project.id)
+        # Label Studio has just asked each for its version: where nobody has this one, this backend is not connected.
+        self.connected = any(one.get("model_version") == version for one in backends)
+        # Other models of the project may be backends like this one, with versions of such names.
+        self._known = None if len(backends) == 1 else set(Versions(folder).names())
+        self._waiting: deque[int] = deque()  # tasks, the least sure first
+        self._left: set[int] = set()  # tasks that got no prediction
+        self._in_vain = 0  # of these, in a row
+        self.done = 0
+        self.finished = False
+
+    def step(self, live: Live, asked: Container[int], check: Callable[[], None]) -> int:
+        """Predicts and stores a batch; returns how many predictions were stored.
+
+        `asked` are tasks for which Label Studio asks itself meanwhile; `check` raises to break off. Raises
+        LabelStudioError.
+        """
+        if not self._waiting:
+            self._waiting.extend(self._next_tasks())
+        if not self._waiting or self._in_vain >= GIVE_UP_AFTER:
+            self._remove_doubles()
+            self.finished = True
+            return 0
+        ids = [self._waiting.popleft() for _ in range(min(BATCH_TASKS, len(self._waiting)))]
+        # Since they were listed they may have been labelled, deleted, or predicted.
+        found = {task["id"]: task for task in self._stored.tasks(ids)}
+        tasks = [found[number] for number in ids if number in found and not self._has_one(found[number])]
+        results = self._predict(live, tasks, check)
+        stored, refused = 0, 0
+        for task, result in zip(tasks, results, strict=True):
+            check()
+            if task["id"] in asked:
+                continue  # it is looked at again, in case that Label Studio does not store it
+            if not result:
+                self._left.add(task["id"])
+                self._in_vain += 1
+                continue
+            try:
+                self._store(task, result)
+            except LabelStudioError as error:
+                refused += 1
+                if refused >= REFUSED_AT_ONCE:
+                    raise
+                log.info("project %s: task %s: %s", self._project.uid, task["id"], error)
+                self._left.add(task["id"])
+            else:
+                stored, refused, self._in_vain = stored + 1, 0, 0
+        self.done += stored
+        return stored
+
+    def _next_tasks(self) -> list[int]:
+        """Those without a prediction of the version: the least sure first, and those without any last.
+
+        Label Studio sorts all of them where it shows scores, else these are some hundreds, which are sorted here.
+        """
+        page, more = 0, True
+        while more:
+            page += 1
+            tasks, more = self._stored.tasks_without(self._version, page)
+            if fresh := [task for task in tasks if task["id"] not in self._left]:
+                return [task["id"] for task in sorted(fresh, key=self._sureness)]
+        return []
+
+    def _has_one(self, task: Json) -> bool:
+        return any(_version_of(one) == self._version for one in task.get("predictions") or [])
+
+    def _sureness(self, task: Json) -> float:
+        own = self._own(task)
+        score = own[0].get("score") if own else None
+        return score if isinstance(score, int | float) else float("inf")
+
+    def _predict(self, live: Live, tasks: list[Json], check: Callable[[], None]) -> list[Any]:
+        bare = [{"id": task["id"], "data": task["data"]} for task in tasks]
+        if hasattr(live.model, "prepare"):
+            live.model.prepare(bare)  # behind the images of requests; what follows is quick
+        check()
+        # Nobody waits for it; each image has its own limit.
+        return live.predict(bare, label_config=self._project.label_config, deadline=float("inf"))
+
+    def _store(self, task: Json, result: Json) -> None:
+        """In an older one's place, so that the task never has none, nor one too many."""
+        prediction = {
+            "result": result["result"],
+            "score": result.get("score"),
+            "model_version": result["model_version"],
+        }
+        replaceable = self._own(task)
+        if not replaceable:
+            self._stored.add(task["id"], prediction)
+            return
+        self._stored.replace(replaceable[0]["id"], prediction)
+        for superseded in replaceable[1:]:
+            self._stored.delete(superseded["id"])
+
+    def _own(self, task: Json) -> list[Json]:
+        """The task's predictions by versions of this backend, the newest first.
+
+        Without those that an annotation was made from: they tell what the annotator saw.
+        """
+        seen = {annotation.get("parent_prediction") for annotation in task.get("annotations") or []}
+        own = [
+            one
+            for one in task.get("predictions") or []
+            if is_version_name(_version_of(one))
+            and (self._known is None or _version_of(one) in self._known)
+            and one["id"] not in seen
+        ]
+        return sorted(own, key=lambda one: -int(one["id"]))
+
+    def _remove_doubles(self) -> None:
+        """Label Studio may have stored a prediction in the same moment, as it may itself store one twice."""
+        for task in self._stored.tasks_with_several(self._version):
+            same = [one for one in self._own(task) if _version_of(one) == self._version]
+            for double in same[1:]:
+                self._stored.delete(double["id"])
+
+
+def _version_of(prediction: Json) -> str:
+    return str(prediction.get("model_version") or "")

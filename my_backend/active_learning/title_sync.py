@@ -1,0 +1,143 @@
+"""Keeps the model's title in Label Studio the live version, or gives the user's back."""
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from my_backend.active_learning.title import Title, not_used, remembered_title
+from my_backend.background import Background
+from my_backend.errors import LabelStudioError
+from my_backend.label_studio.client import find_label_studio
+from my_backend.problems import Trouble
+from my_backend.projects.registry import Project, Projects
+from my_backend.projects.versions import UNTRAINED
+from my_backend.serving.live_models import Serving
+from my_backend.settings import Settings
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 0.5  # how soon a version that has gone live is noticed
+SOON_SECONDS = 1.0  # Label Studio stores predictions just after it has got them
+LONGEST_SECONDS = 60.0  # between two looks as long as something is missing; each time twice as long
+AGAIN_SECONDS = 600.0  # a user may rename the model at any time
+
+
+@dataclass
+class _Watch:
+    """What is known of a project's title."""
+
+    version: str = ""  # that was live at the last look
+    due: float = 0.0  # when to look (monotonic)
+    looked: float = 0.0
+    pause: float = SOON_SECONDS  # until the next look
+    in_order: bool = False
+
+
+class TitleKeeper(Background):
+    """A thread of its own; nothing runs where the setting is off and no title is to be given back."""
+
+    def __init__(self, settings: Settings, projects: Projects, serving: Serving) -> None:
+        super().__init__("title keeper")
+        self._settings, self._projects, self._serving = settings, projects, serving
+        self._watched: dict[str, _Watch] = {}
+        self._troubles: dict[str, Trouble] = {}
+        self._lock = threading.Lock()
+
+    def start(self) -> None:
+        if self._settings.title_is_version or self._to_give_back():
+            super().start()
+
+    def predicted(self, project: str) -> None:
+        """Label Studio has got predictions, or been given some: soon they are stored there."""
+        if not self._settings.title_is_version:
+            return
+        with self._lock:
+            watch = self._watched.get(project)
+            if watch and not watch.in_order:
+                watch.due = min(watch.due, max(time.monotonic() + SOON_SECONDS, watch.looked + watch.pause))
+
+    def troubles(self) -> list[Trouble]:
+        """What keeps titles from being as they should; from memory."""
+        return list(self._troubles.values())
+
+    def _look(self) -> float | None:
+        projects = self._projects.all() if self._settings.title_is_version else self._to_give_back()
+        self._look_at(projects)
+        return LOOK_SECONDS if projects or self._settings.title_is_version else None
+
+    def _look_at(self, projects: Sequence[Project]) -> None:
+        for project in projects:
+            if not self._stopping and self._is_due(project):
+                self._try(project)
+        for gone in self._watched.keys() - {project.uid for project in projects}:
+            with self._lock:
+                del self._watched[gone]
+            self._troubles.pop(gone, None)
+
+    def _to_give_back(self) -> list[Project]:
+        folders = [(project, self._projects.folder(project.uid)) for project in self._projects.all()]
+        return [project for project, folder in folders if (noted := remembered_title(folder)) and noted.kept]
+
+    def _is_due(self, project: Project) -> bool:
+        """Where another version is live now, in any case: predictions of an older one may be stored for long."""
+        version = self._serving.version_name(project.uid)
+        with self._lock:
+            watch = self._watched.setdefault(project.uid, _Watch())
+            now = time.monotonic()
+            if watch.version != version:
+                due = max(now, watch.looked + SOON_SECONDS)  # versions may come by the second
+                watch = self._watched[project.uid] = _Watch(version, due, watch.looked)
+            if watch.due > now:
+                return False
+            watch.looked, watch.due = now, now + AGAIN_SECONDS
+            return True
+
+    def _try(self, project: Project) -> None:
+        label_studio = find_label_studio(self._settings, self._projects.credentials(project.uid))
+        if label_studio is None:  # the checkup says it
+            return
+        trouble = None
+        try:
+            title = Title(label_studio, project, self._projects.folder(project.uid))
+            trouble = self._keep(title, project) if self._settings.title_is_version else self._give_back(title, project)
+        except LabelStudioError as error:
+            trouble = Trouble.tried_again(
+                "title", f"The model's title in Label Studio cannot be changed: {error}.", project.uid
+            )
+            log.info("project %s: the model's title in Label Studio could not be changed: %s", project.uid, error)
+            self._look_again(project)
+        except Exception:
+            log.exception("project %s: the model's title in Label Studio could not be changed", project.uid)
+            self._look_again(project)
+        if trouble is None:
+            self._troubles.pop(project.uid, None)
+        else:
+            self._troubles[project.uid] = trouble
+
+    def _look_again(self, project: Project) -> None:
+        with self._lock:
+            watch = self._watched[project.uid]
+            watch.pause = min(2 * watch.pause, LONGEST_SECONDS)
+            watch.due = watch.looked + watch.pause
+
+    def _keep(self, title: Title, project: Project) -> Trouble | None:
+        version = self._watched[project.uid].version
+        if version == UNTRAINED:
+            return None
+        sight = title.look(version, renewing=self._settings.renew_predictions)
+        if sight.state == "apart":
+            title.put(sight, version, kept=True)
+            log.info("project %s: the model's title in Label Studio is %s now", project.uid, version)
+        with self._lock:
+            watch = self._watched[project.uid]
+            watch.in_order = sight.state in ("apart", "right")
+        if not watch.in_order and watch.pause < LONGEST_SECONDS:
+            self._look_again(project)
+        return not_used(project, sight)
+
+    def _give_back(self, title: Title, project: Project) -> Trouble | None:
+        if given := title.give_back():
+            log.info("project %s: the model has its title %r again", project.uid, given)
+        return None

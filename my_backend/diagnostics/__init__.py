@@ -1,0 +1,1 @@
+"""Problems: the summary, and the doctor."""

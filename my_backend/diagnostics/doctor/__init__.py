@@ -1,0 +1,1 @@
+"""`python -m my_backend doctor`: checks everything actively."""

@@ -1,0 +1,166 @@
+"""Looks at everything that the backend needs, in both directions, and says what is wrong and what to do."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import requests
+from requests.auth import HTTPBasicAuth
+
+from my_backend.diagnostics.doctor.check import Check
+from my_backend.diagnostics.doctor.label_studio_checks import check_label_studio
+from my_backend.diagnostics.doctor.machine import check_cache, check_disk, check_gpu, check_own_folders
+from my_backend.diagnostics.doctor.project_checks import check_project
+from my_backend.diagnostics.doctor.redis_checks import check_redis
+from my_backend.diagnostics.summary import no_token
+from my_backend.errors import LabelStudioError
+from my_backend.label_studio.client import LabelStudio, find_label_studio
+from my_backend.label_studio.connection import not_connected
+from my_backend.label_studio.media import media_pool
+from my_backend.problems import Trouble
+from my_backend.projects.registry import Project, Projects
+from my_backend.redaction import redact
+from my_backend.requests import project_uid
+from my_backend.serving.model_loader import ModelFactory
+from my_backend.settings import Settings
+
+LOOKED_THROUGH = 50  # projects, where the backend knows none
+SERVER_SECONDS = 10.0
+EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104  what HOST may be; nothing listens here
+# What only the running server knows; the rest of its troubles is looked at anew.
+FROM_THE_SERVER = ("model", "images")
+
+Json = dict[str, Any]
+
+
+def examine(settings: Settings) -> Iterator[Check]:
+    """All checks, one after the other; none of them changes anything but missing folders. Raises nothing expected."""
+    folders = check_own_folders(settings)
+    yield folders
+    if folders.troubles:
+        return
+    yield check_disk(settings)
+    yield check_cache(settings)
+    server, computes = check_server(settings)
+    yield server
+    if any(trouble.code == "server" for trouble in server.troubles):
+        model, computes = check_model(settings)
+        yield model
+    yield check_gpu(computes)
+    yield from check_redis(settings)
+    yield from _label_studio(settings)
+
+
+def _label_studio(settings: Settings) -> Iterator[Check]:
+    projects = Projects(settings.model_dir / "projects")
+    configured = find_label_studio(settings, None)
+    ask = True
+    if configured is not None:
+        found = check_label_studio(configured)
+        yield from found
+        ask = not {"label-studio", "token", "token-short"} & {one.code for check in found for one in check.troubles}
+    else:
+        yield Check("token", troubles=(no_token(),))
+    known = projects.all() or (_projects_with_models(configured) if configured and ask else [])
+    if not known:
+        yield Check("projects", troubles=(_no_project(configured if ask else None),))
+    for project in known:
+        yield from check_project(settings, projects, project, ask=ask)
+
+
+def check_settings_file(error: str) -> Check:
+    """`error` says which settings cannot be used, a line for each."""
+    return Check("settings", troubles=(_bad_settings(error),))
+
+
+def _bad_settings(error: str) -> Trouble:
+    first, *faults = error.splitlines()
+    remedy = "Correct them; docs/settings.md has all."
+    return Trouble("settings", first, remedy, details=tuple(map(str.strip, faults)))
+
+
+def check_server(settings: Settings) -> tuple[Check, Json]:
+    """Whether the server runs, and what it has found that nobody else can know; also how its model computes."""
+    host = "127.0.0.1" if settings.host in EVERYWHERE else settings.host
+    url = f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
+    try:
+        told = [Trouble(**{**one, "details": tuple(one["details"])}) for one in _ask(settings, url, "/troubles")]
+        computes = _ask(settings, url, "/health")
+    except (requests.RequestException, ValueError, KeyError, TypeError) as error:
+        status = error.response.status_code if isinstance(error, requests.HTTPError) else None
+        why = f"it answered {status}" if status else "nothing answers" if _refused(error) else "another program answers"
+        what = f"The backend's server was not found at {url}: {why}."
+        remedy = (
+            "Start it (`make start`, `make production`), or give the doctor the server's own settings: HOST, PORT, "
+            "BASIC_AUTH_USER and BASIC_AUTH_PASS."
+        )
+        return Check("server", troubles=(Trouble("server", what, remedy),)), {}
+    described = f"answers at {url}; {_described(computes)}"
+    return Check("server", described, tuple(one for one in told if one.code in FROM_THE_SERVER)), computes
+
+
+def _ask(settings: Settings, url: str, path: str) -> Any:
+    """What stands under `troubles`, or under `model`."""
+    auth = HTTPBasicAuth(*(one.encode() for one in settings.basic_auth)) if settings.basic_auth else None
+    with requests.Session() as session:
+        session.trust_env = False
+        answer = session.get(url + path, auth=auth, timeout=SERVER_SECONDS)
+    answer.raise_for_status()
+    return answer.json()["troubles" if path == "/troubles" else "model"]
+
+
+def _refused(error: Exception) -> bool:
+    return isinstance(error, requests.ConnectionError | requests.Timeout)
+
+
+def check_model(settings: Settings) -> tuple[Check, Json]:
+    """Whether the model class loads, what it says of its weights, and how it computes."""
+    pool = media_pool()
+    computes: Json = {}
+    try:
+        model_class = ModelFactory(settings, Projects(settings.model_dir / "projects"), pool).load()
+        warning = redact(model_class.warm_up() or "") if hasattr(model_class, "warm_up") else ""
+        computes = model_class.describe() if hasattr(model_class, "describe") else {}
+    except Exception as error:  # a user's own class may raise anything
+        warning = redact(str(error))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    said = f"{settings.model_class}; {_described(computes)}"
+    # The model's own settings are told as the backend's are, a line for each.
+    trouble = _bad_settings(warning) if "\n" in warning else Trouble("model", warning)
+    return Check("model", said, (trouble,) if warning else ()), computes
+
+
+def _described(computes: Json) -> str:
+    """In words, as far as the model tells."""
+    if not {"network", "weights", "device"} <= computes.keys():
+        return "how its model computes is not known yet"
+    return f"{computes['network']}, {computes['weights']} weights, on {computes['device']}"
+
+
+def _no_project(label_studio: LabelStudio | None) -> Trouble:
+    """Nobody has connected one yet, or nobody could."""
+    try:
+        trouble = not_connected(label_studio, Project("")) if label_studio else None
+    except LabelStudioError:
+        trouble = None  # check_label_studio has said it
+    if trouble and trouble.code == "address-blocked":
+        return trouble
+    return Trouble(
+        "no-project",
+        "No project is connected yet.",
+        "In a project of Label Studio: Settings → Model → Connect Model. The URL is this backend's as Label Studio "
+        "sees it: for a Label Studio in a container not localhost, but host.docker.internal or the name of a service.",
+    )
+
+
+def _projects_with_models(label_studio: LabelStudio) -> list[Project]:
+    """Those that have a model in Label Studio although none has ever called: something keeps it from calling."""
+    try:
+        newest = label_studio.projects(LOOKED_THROUGH)
+        return [
+            Project(project_uid(one), str(one.get("label_config") or ""), str(one.get("title") or ""))
+            for one in newest
+            if label_studio.backends(int(one["id"]))
+        ]
+    except (LabelStudioError, ValueError, KeyError):
+        return []  # check_label_studio has said it

@@ -1,0 +1,94 @@
+"""Label Studio as it is seen from here: its version, its clock, and what the token is good for."""
+
+import re
+import time
+
+from my_backend.diagnostics.doctor.check import Check
+from my_backend.diagnostics.summary import no_token
+from my_backend.errors import LabelStudioError
+from my_backend.label_studio.client import HOW_TO_MAKE_A_TOKEN, LabelStudio
+from my_backend.monitor import not_asked
+from my_backend.problems import Trouble
+
+TESTED = (1, 23, 2)
+PERSONAL_TOKENS = (1, 17)  # before, there were legacy tokens only
+START_TRAINING = (1, 13)  # before, the button said no more than that the project was changed
+CLOCK_SECONDS = 60.0
+TOKEN_DAYS = 14
+# What mending in Label Studio takes, as its API names it.
+RIGHTS = {"webhooks.change": "webhooks", "projects.change": "projects"}
+
+
+def check_label_studio(label_studio: LabelStudio) -> list[Check]:
+    """All of it; less where the rest could not be asked."""
+    found = []
+    for check in (check_release, check_clock, check_token):
+        found.append(check(label_studio))
+        if any(trouble.code == "label-studio" for trouble in found[-1].troubles):
+            break
+    return found
+
+
+def check_release(label_studio: LabelStudio) -> Check:
+    """Whether Label Studio answers, and what is known of its version."""
+    try:
+        release = label_studio.release()
+    except LabelStudioError as error:
+        return Check("Label Studio", troubles=(not_asked(error),))
+    version = tuple(int(part) for part in re.findall(r"\d{1,9}", release[:100])[:3])
+    if version and version < START_TRAINING:
+        what = f"Label Studio {release} is too old: its button “Start training” starts nothing."
+        remedy = "Upgrade it, to 1.23.2 for example. Until then annotations are learned from their events."
+        return Check("Label Studio", troubles=(Trouble("label-studio-old", what, remedy),))
+    return Check("Label Studio", f"{release or 'of unknown version'} at {label_studio.url}{_compared(version)}")
+
+
+def _compared(version: tuple[int, ...]) -> str:
+    tested = ".".join(map(str, TESTED))
+    if not version or version == TESTED:
+        return ""
+    if version > TESTED:
+        return f"; newer than {tested}, with which this backend was tested"
+    token = "" if version >= PERSONAL_TOKENS else ", and without personal access tokens: use its legacy token"
+    return f"; older than {tested}, with which this backend was tested{token}"
+
+
+def check_clock(label_studio: LabelStudio) -> Check:
+    """Tokens and version names go by the clock."""
+    try:
+        ahead = label_studio.seconds_ahead()
+    except (LabelStudioError, ValueError):  # check_release has said it, or it names no time
+        return Check("clock", "Label Studio's is not known")
+    if abs(ahead) < CLOCK_SECONDS:
+        return Check("clock", "as Label Studio's")
+    way = "behind" if ahead > 0 else "ahead of"
+    what = f"This machine's clock is {abs(ahead):.0f} s {way} Label Studio's."
+    return Check("clock", troubles=(Trouble("clock", what, "Set both by NTP: tokens are valid by the clock."),))
+
+
+def check_token(label_studio: LabelStudio) -> Check:
+    """The token's kind, how long it lives, whether Label Studio takes it, and what its owner may do."""
+    token = label_studio.token()
+    if not token.kind:
+        return Check("token", troubles=(no_token(),))
+    days = (token.expires - time.time()) / 86400
+    if token.kind == "access token":
+        what = "LABEL_STUDIO_API_KEY is an access token, which lives for minutes only."
+        return Check("token", troubles=(Trouble("token-short", what, f"Instead, {HOW_TO_MAKE_A_TOKEN}."),))
+    try:
+        label_studio.projects(1)
+        permissions = label_studio.permissions()
+    except LabelStudioError as error:
+        return Check("token", troubles=(not_asked(error),))
+    lacking = [] if permissions is None else [what for right, what in RIGHTS.items() if right not in permissions]
+    troubles = []
+    if lacking:
+        what = f"The owner of the token may not change {' and '.join(lacking)} in Label Studio."
+        remedy = "Use the token of a manager or an owner: without it the doctor and the page can mend nothing there."
+        troubles.append(Trouble("token-rights", what, remedy))
+    if days < TOKEN_DAYS:
+        what = f"LABEL_STUDIO_API_KEY ends in {days:.0f} days."
+        troubles.append(Trouble("token-ends", what, f"In time, {HOW_TO_MAKE_A_TOKEN}."))
+    life = "" if days == float("inf") else f", valid for {days:.0f} days" if days < 1000 else ", valid for years"
+    may = "" if permissions is None else "; its owner may change projects and webhooks"
+    return Check("token", f"a {token.kind} that Label Studio takes{life}{may}", tuple(troubles))

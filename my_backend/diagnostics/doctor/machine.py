@@ -1,0 +1,143 @@
+"""What the backend needs of the machine it runs on: folders, room in them, and its graphics card."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from my_backend.backend import check_folders
+from my_backend.diagnostics.doctor.check import Check
+from my_backend.errors import BackendError
+from my_backend.problems import Trouble
+from my_backend.redaction import redact
+from my_backend.settings import Settings
+
+Json = dict[str, Any]
+
+FREE_BYTES = 2_000_000_000  # a training of all layers writes a few hundred million
+MOUNTS = Path("/proc/self/mounts")
+# The cache is a file that is mapped into memory, which none of these keeps in order.
+NETWORK_FILE_SYSTEMS = ("nfs", "cifs", "smb", "9p", "ceph", "gluster", "lustre", "beegfs", "gpfs", "afs", "davfs")
+NVIDIA_SMI = "nvidia-smi"
+NVIDIA_SECONDS = 20.0
+GPU_BYTES = 1_000_000_000  # that a network and a batch of images take
+OLDEST_DRIVER = {11: 450, 12: 525, 13: 580}  # by the major version of the CUDA that torch was built for
+
+
+def check_own_folders(settings: Settings) -> Check:
+    """Whether MODEL_DIR and CACHE_DIR can be written; makes them where they are missing."""
+    try:
+        check_folders(settings)
+    except BackendError as error:
+        return Check("folders", troubles=(Trouble("folders", f"{error}."),))
+    return Check("folders", f"MODEL_DIR={settings.model_dir}, CACHE_DIR={settings.cache_dir}")
+
+
+def check_disk(settings: Settings, free: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free) -> Check:
+    """Whether there is room for new versions and images."""
+    left = {name: free(path) for name, path in (("MODEL_DIR", settings.model_dir), ("CACHE_DIR", settings.cache_dir))}
+    troubles = [
+        Trouble(
+            "disk",
+            f"Only {size / 1e9:.1f} GB are free where {name} is.",
+            "Make room there, or set it to a larger disk: a training that finds the disk full publishes nothing.",
+        )
+        for name, size in left.items()
+        if size < FREE_BYTES
+    ]
+    return Check("disk", f"{min(left.values()) / 1e9:.0f} GB free", tuple(troubles))
+
+
+def check_cache(settings: Settings, mounts: Path = MOUNTS) -> Check:
+    """Whether the cache is on a disk of this machine."""
+    place, kind = _mounted(settings.cache_dir, mounts)
+    if not kind.removeprefix("fuse.").startswith(NETWORK_FILE_SYSTEMS):
+        return Check("cache", "on a disk of this machine" if kind else "not known on which disk")
+    what = f"CACHE_DIR is on a network file system ({kind} at {place}), where its database of embeddings breaks."
+    remedy = "Set CACHE_DIR to a folder on this machine's own disk: nothing in it needs to be shared or kept."
+    return Check("cache", troubles=(Trouble("cache-on-network", what, remedy),))
+
+
+def _mounted(folder: Path, mounts: Path) -> tuple[Path, str]:
+    """Where what holds the folder is mounted, and of what kind it is; "" where the system does not tell."""
+    try:
+        lines = [line.split() for line in mounts.read_text(errors="replace").splitlines()]
+    except OSError:
+        return folder, ""
+    # A space in a path stands there as \040.
+    found = [(Path(line[1].replace("\\040", " ")), line[2]) for line in lines if len(line) > 2]
+    real = folder.resolve()
+    holding = [(place, kind) for place, kind in found if real.is_relative_to(place)]
+    # Of several on the same place the last covers the others.
+    return max(reversed(holding), key=lambda one: len(one[0].parts), default=(folder, ""))
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A graphics card; the memory in bytes."""
+
+    name: str
+    driver: str
+    memory: int
+    free: int
+
+
+class NoDriver(RuntimeError):
+    """There are cards, or were, and their driver does not answer; the message is its own."""
+
+
+def find_gpus() -> list[Gpu]:
+    """NVIDIA's cards, none where its program is not installed; raises NoDriver."""
+    command = [NVIDIA_SMI, "--query-gpu=name,driver_version,memory.total,memory.free", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=NVIDIA_SECONDS)
+    except FileNotFoundError:
+        return []
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NoDriver(redact(str(error))) from error
+    said = done.stdout.strip() or done.stderr.strip()
+    if "No devices were found" in said:
+        return []
+    try:
+        rows = [[part.strip() for part in line.split(",")] for line in said.splitlines()]
+        return [Gpu(name, driver, int(memory) << 20, int(free) << 20) for name, driver, memory, free in rows]
+    except ValueError:
+        raise NoDriver(said[:300]) from None
+
+
+def check_gpu(computes: Json) -> Check:
+    """Whether a graphics card that is there is used; `computes` is what the model says of how it computes."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return Check("GPU", "not used, as CUDA_VISIBLE_DEVICES says")
+    try:
+        gpus = find_gpus()
+    except NoDriver as error:
+        what = f"The NVIDIA driver does not answer: {str(error).rstrip('.')}."
+        remedy = "Restart the machine, or install its driver anew. Until then everything is computed on the CPU."
+        return Check("GPU", troubles=(Trouble("gpu", what, remedy),))
+    if not gpus:
+        return Check("GPU", "none; computing on the CPU")
+    first = gpus[0]
+    described = f"{first.name} ({first.memory / 1e9:.0f} GB, driver {first.driver})"
+    device = str(computes.get("device") or "")
+    if device == "cpu":
+        remedy = f"{_why_unused(first, computes)} Where it is not meant to be used, set CUDA_VISIBLE_DEVICES=-1."
+        return Check("GPU", troubles=(Trouble("gpu", f"{described} is there and not used.", remedy),))
+    if device and first.free < GPU_BYTES:
+        what = f"Only {first.free / 1e9:.1f} GB of memory are free on {described}."
+        remedy = "End what else uses it (`nvidia-smi` lists it), or set CUDA_VISIBLE_DEVICES to another card."
+        return Check("GPU", troubles=(Trouble("gpu", what, remedy),))
+    return Check("GPU", described if device else f"{described}; not known whether it is used")
+
+
+def _why_unused(gpu: Gpu, computes: Json) -> str:
+    cuda = str(computes.get("cuda") or "")
+    if not cuda:
+        return "The installed torch computes on the CPU only: install requirements.txt, whose torch uses CUDA."
+    oldest = OLDEST_DRIVER.get(int(cuda.partition(".")[0]), 0)
+    if int(gpu.driver.partition(".")[0]) < oldest:
+        return f"Its driver {gpu.driver} is too old for CUDA {cuda}: install {oldest} or newer."
+    return "Look at CUDA_VISIBLE_DEVICES, and whether the container was started with the card (`--gpus all`)."

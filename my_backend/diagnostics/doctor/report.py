@@ -1,0 +1,95 @@
+"""What a person, or a script, sees of the doctor."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import typer
+
+from my_backend.diagnostics.doctor.all_checks import check_settings_file, examine
+from my_backend.diagnostics.doctor.check import CODES, Check
+from my_backend.errors import LabelStudioError
+from my_backend.problems import Trouble
+from my_backend.settings import ignored_variables, read_settings
+
+
+def consult(*, as_json: bool, ask: Callable[[str], bool] | None) -> int:
+    """Examines, prints, and mends what `ask` says yes to; the exit status: 0 where nothing is wrong any more."""
+    checks = _look(quietly=as_json)
+    failed: list[str] = []
+    mended: list[str] = []
+    if ask is not None:
+        mended, failed = _mend(checks, ask)
+        if not as_json:
+            for line in (*(f"mended  {offer}" for offer in mended), *(f"FAILED  {why}" for why in failed)):
+                typer.echo(line)
+        if mended:
+            checks = list(_examined())
+    troubles = [trouble for check in checks for trouble in check.troubles]
+    if as_json:
+        found = {"ok": not troubles, "checks": [check.record() for check in checks]}
+        typer.echo(json.dumps({**found, "mended": mended, "failed": failed}, indent=2, ensure_ascii=False))
+    else:
+        _print_troubles(checks, can_mend=ask is None)
+    return 1 if troubles else 0
+
+
+def _look(*, quietly: bool) -> list[Check]:
+    """All checks; those that found nothing wrong are told as they come, since some take a while."""
+    checks = []
+    for check in _examined():
+        checks.append(check)
+        if not quietly:
+            typer.echo(f"{'WRONG' if check.troubles else 'ok':7} {check.name}{'' if check.troubles else _said(check)}")
+    return checks
+
+
+def _said(check: Check) -> str:
+    return f": {check.said}" if check.said else ""
+
+
+def _examined() -> Iterator[Check]:
+    try:
+        settings = read_settings()
+    except SystemExit as error:
+        yield check_settings_file(str(error))
+        return
+    yield Check("settings", "; ".join(filter(None, ("can be used", ignored_variables()))))
+    yield from examine(settings)
+
+
+def _mend(checks: list[Check], ask: Callable[[str], bool]) -> tuple[list[str], list[str]]:
+    """What was done, and what could not be."""
+    mended, failed = [], []
+    for mend in (mend for check in checks for mend in check.mends):
+        if ask(f"{mend.trouble.what} {mend.offer[0].upper()}{mend.offer[1:]}?"):
+            try:
+                mend.do()
+                mended.append(mend.offer)
+            except LabelStudioError as error:
+                failed.append(f"{mend.offer}: {error}")
+    return mended, failed
+
+
+def _print_troubles(checks: list[Check], *, can_mend: bool) -> None:
+    """Each once, whatever the number of projects that have it, and what comes first first."""
+    where: dict[Trouble, list[str]] = {}
+    for check in checks:
+        for trouble in check.troubles:
+            where.setdefault(replace(trouble, project=""), []).append(check.name.partition(": ")[0])
+    if not where:
+        typer.echo("\nNothing is wrong.")
+        return
+    count = "1 thing is wrong:" if len(where) == 1 else f"{len(where)} things are wrong. Mend them in this order:"
+    typer.echo(f"\n{count}")
+    for number, trouble in enumerate(sorted(where, key=lambda one: CODES.index(one.code)), 1):
+        projects = [name for name in where[trouble] if name.startswith("project ")]
+        place = f"{', '.join(projects)[:1].upper()}{', '.join(projects)[1:]}: " if projects else ""
+        typer.echo(f"\n{number}. {place}{trouble.what} [{trouble.code}]")
+        for detail in trouble.details:
+            typer.echo(f"   {detail}")
+        if trouble.remedy:
+            typer.echo(f"   → {trouble.remedy}")
+    if can_mend and (mends := [mend for check in checks for mend in check.mends]):
+        codes = ", ".join(dict.fromkeys(mend.trouble.code for mend in mends))
+        typer.echo(f"\n`python -m my_backend doctor --fix` mends {codes}, and asks before it does.")

@@ -1,0 +1,49 @@
+"""All that is known to be wrong, from memory: for the page, `/health` and programs."""
+
+from label_studio_format.labeling_config import HOW_TO_MAKE_IT_USABLE, parse_label_config
+from my_backend.backend import Backend
+from my_backend.problems import Trouble
+
+OPEN_PROXY = Trouble(
+    "open-proxy",
+    "Requests come through a proxy, and no password is set: anyone it lets in can train, delete and view images.",
+    "Set BASIC_AUTH_USER and BASIC_AUTH_PASS, and start the backend again. Until then it doesn't believe which Label "
+    "Studio these requests name.",
+)
+
+
+def diagnose(backend: Backend) -> list[Trouble]:
+    """What concerns everything first, then project by project; nothing and nobody is asked for it."""
+    troubles = [*backend.storage.troubles(), *(Trouble("model", one) for one in backend.serving.problems())]
+    if trouble := backend.queue.trouble():
+        troubles.append(trouble)
+    if backend.came_through_proxy.is_set() and backend.settings.basic_auth is None:
+        troubles.append(OPEN_PROXY)
+    found = backend.checkup.troubles()
+    if not backend.settings.label_studio_api_key.get_secret_value():
+        if not backend.checkup.reads_all:  # or what `/setup` hands over is enough
+            troubles.append(no_token(backend.checkup.url))
+        found = [trouble for trouble in found if trouble.code != "token"]
+    for project in backend.projects.all():
+        config = parse_label_config(project.label_config, backend.settings.choices)
+        if config.problem:
+            troubles.append(Trouble("labeling-config", config.problem, HOW_TO_MAKE_IT_USABLE, project.uid))
+    for trouble in backend.webhook_password.troubles():
+        # Where Label Studio could be asked, it has told how its webhook is.
+        finding = backend.checkup.finding(trouble.project)
+        if finding is None or finding.connected is None:
+            troubles.append(trouble)
+    by_threads = (backend.title_keeper, backend.renewal, backend.recent)
+    return [*troubles, *found, *(trouble for one in by_threads for trouble in one.troubles())]
+
+
+def no_token(url: str = "") -> Trouble:
+    """Only what `/setup` hands over can be used; `url` is Label Studio's, where it is known."""
+    return Trouble(
+        "no-token",
+        "LABEL_STUDIO_API_KEY is not set: only the token that Label Studio hands over when it connects is used, "
+        "which works where legacy tokens are enabled.",
+        "In Label Studio, your avatar → Account & Settings → Personal Access Token → Create New Token. Then start the "
+        f"backend again with `LABEL_STUDIO_URL={url or 'http://localhost:8080'} LABEL_STUDIO_API_KEY=<the token>` "
+        "before its command, or with these two as lines of a file `.env` where it is started.",
+    )

@@ -1,1 +1,0 @@
-"""The page in a browser: what the models know, do and get wrong."""

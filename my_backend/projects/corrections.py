@@ -1,0 +1,69 @@
+"""Images that were corrected over HTTP: kept with their right labels, and learned by every later training."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from label_studio_format.labeling_config import ImageChoices
+from my_backend import files
+
+KEPT = "kept:"  # begins the URL of an image that came with a request; its digest follows
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What is kept next to a corrected image."""
+
+    labels: list[str]
+    corrected_at: str
+
+
+_SAID = TypeAdapter(_Said)
+
+
+def corrections_folder(project_folder: Path) -> Path:
+    """Where a project's corrected images lie, each under the digest of its content, with its labels beside it."""
+    return project_folder / "corrections"
+
+
+class Corrections:
+    """The corrected images of one project."""
+
+    def __init__(self, project_folder: Path) -> None:
+        self._folder = corrections_folder(project_folder)
+
+    def keep(self, image: bytes, digest: str, labels: Sequence[str]) -> None:
+        """Keeps an image with the names of its choices, in the place of what was said of it before."""
+        files.write(self._folder / digest, image)
+        files.write_json(self._folder / f"{digest}.json", asdict(_Said(list(labels), _now())))
+
+    def tasks(self, tag: ImageChoices) -> list[dict[str, Any]]:
+        """As annotated tasks of the labeling config's tag; `corrected` tells them from Label Studio's."""
+        found = ((path.stem, files.read_record(path, _SAID)) for path in sorted(self._folder.glob("*.json")))
+        return [_task(digest, said, tag) for digest, said in found if said]
+
+    def look(self) -> None:
+        """Reads all labels, so that those that are damaged are known."""
+        for path in self._folder.glob("*.json"):
+            files.read_record(path, _SAID)
+
+
+def _task(digest: str, said: _Said, tag: ImageChoices) -> dict[str, Any]:
+    region = {
+        "from_name": tag.from_name,
+        "to_name": tag.to_name,
+        "type": "choices",
+        "value": {"choices": said.labels},
+    }
+    annotation = {"updated_at": said.corrected_at, "result": [region]}
+    return {"data": {tag.field: KEPT + digest}, "annotations": [annotation], "corrected": True}
+
+
+def _now() -> str:
+    """As Label Studio writes it, so that the two can be compared."""
+    seconds = time.time()
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{int(seconds % 1 * 1e6):06d}Z"

@@ -1,0 +1,176 @@
+"""The tasks that were predicted lately, and what came of them: what the page shows without asking Label Studio."""
+
+import logging
+import math
+import re
+import threading
+import time
+from collections import OrderedDict, defaultdict
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from pydantic import TypeAdapter
+
+from label_studio_format.image_value import image_url
+from my_backend import files
+from my_backend.background import Background
+from my_backend.problems import Trouble
+from my_backend.projects.registry import Projects
+
+RECENT_FILE = "recent.json"
+KEPT_TASKS = 500  # of a project, the newest
+KEPT_URL = 2000  # characters; a longer one holds the image itself
+WRITE_SECONDS = 1.0
+NAMED_IMAGES = 20  # that a trouble lists
+
+Json = dict[str, Any]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """A task without an annotation that was to be predicted: the prediction, or why there is none."""
+
+    task: int
+    url: str  # of its image
+    choices: tuple[str, ...] = ()
+    score: float | None = None
+    version: str = ""
+    why: str = ""
+    at: float = 0.0  # seconds since 1970
+
+    @property
+    def name(self) -> str:
+        """What people know the image by: its file's name."""
+        return name_of_url(self.url) or f"task {self.task}"
+
+
+_SIGHTINGS = TypeAdapter(list[Sighting])
+
+
+class Recent(Background):
+    """Noted in memory, and written by a thread of its own: no prediction waits for the disk."""
+
+    def __init__(self, projects: Projects) -> None:
+        super().__init__("recent predictions", patience=math.inf)
+        self._projects = projects
+        self._lock = threading.Lock()
+        self._noted: dict[str, dict[int, Sighting | None]] = defaultdict(dict)  # None: it is to be forgotten
+        self._failed: dict[str, tuple[Trouble, ...]] = {}
+
+    def start(self) -> None:
+        for project in self._projects.all():
+            self._follow_failures(project.uid, self.of(project.uid))
+        super().start()
+
+    def stop(self) -> None:
+        super().stop()
+        self._write()
+
+    def note(self, project: str, sightings: Iterable[Sighting]) -> None:
+        """Tasks were predicted."""
+        with self._lock:
+            self._noted[project].update({one.task: one for one in sightings})
+
+    def forget(self, project: str, tasks: Iterable[int]) -> None:
+        """Tasks were annotated or deleted."""
+        with self._lock:
+            self._noted[project].update(dict.fromkeys(tasks))
+
+    def of(self, project: str) -> list[Sighting]:
+        """What this and other processes have seen, the newest last; up to a second old."""
+        return files.read_record(self._projects.folder(project) / RECENT_FILE, _SIGHTINGS) or []
+
+    def troubles(self) -> list[Trouble]:
+        """The images that could not be read, of all projects; from memory."""
+        return [trouble for troubles in list(self._failed.values()) for trouble in troubles]
+
+    def _look(self) -> float:
+        self._write()
+        return WRITE_SECONDS
+
+    def _write(self) -> None:
+        with self._lock:
+            noted, self._noted = self._noted, defaultdict(dict)
+        known = {project.uid for project in self._projects.all()}
+        for gone in self._failed.keys() - known:
+            del self._failed[gone]
+        for project, changes in noted.items():
+            if project in known:
+                try:
+                    self._write_project(project, changes)
+                except OSError as error:  # of one project, or of a disk that is full; nobody depends on it
+                    log.warning("project %s: what was predicted can't be kept for the page: %s", project, error)
+
+    def _write_project(self, project: str, changes: dict[int, Sighting | None]) -> None:
+        folder = self._projects.folder(project)
+        with files.locked(folder / ".recent"):
+            before = self.of(project)
+            kept = OrderedDict((one.task, one) for one in before)
+            for task, sighting in changes.items():
+                kept.pop(task, None)
+                if sighting is not None:
+                    kept[task] = sighting
+            after = list(kept.values())[-KEPT_TASKS:]
+            if after != before:
+                records = [asdict(one) for one in after]
+                files.write_json(folder / RECENT_FILE, records, mode=0o600, durable=False, make_folder=False)
+        self._follow_failures(project, after)
+
+    def _follow_failures(self, project: str, sightings: list[Sighting]) -> None:
+        failed = [one for one in sightings if one.why]
+        self._failed[project] = (_trouble_of(project, failed),) if failed else ()
+
+
+def _trouble_of(project: str, failed: list[Sighting]) -> Trouble:
+    images = "1 image has" if len(failed) == 1 else f"{len(failed)} images have"
+    details = [one.why if f"task {one.task}" in one.why else f"task {one.task}: {one.why}" for one in failed]
+    more = [f"and {len(details) - NAMED_IMAGES} more"] if len(details) > NAMED_IMAGES else []
+    return Trouble(
+        "images",
+        f"{images} no prediction, since {'it' if len(failed) == 1 else 'they'} could not be read.",
+        "Mend or remove what the reasons name; an image is tried again when Label Studio asks for it again.",
+        project,
+        (*details[-NAMED_IMAGES:][::-1], *more),
+    )
+
+
+def sightings(
+    tasks: list[Json], results: list[Any], reasons: dict[int, str], field: str, version: str
+) -> list[Sighting]:
+    """What is to be kept of predicted tasks; `reasons` says for positions why there is no prediction."""
+    seen = []
+    for position, (task, result) in enumerate(zip(tasks, results, strict=True)):
+        number, url = task.get("id"), image_url(task.get("data") or {}, field)
+        if not isinstance(number, int) or task.get("annotations") or not (result or position in reasons):
+            continue
+        url = url if url is not None and len(url) <= KEPT_URL else ""
+        choices, score = _answer(result)
+        seen.append(Sighting(number, url, choices, score, version, reasons.get(position, "")[:500], time.time()))
+    return seen
+
+
+def _answer(result: Any) -> tuple[tuple[str, ...], float | None]:
+    if not result:
+        return (), None
+    for region in result["result"]:
+        choices = (region.get("value") or {}).get("choices") if isinstance(region, dict) else None
+        if choices:
+            names = ("/".join(map(str, one)) if isinstance(one, list) else str(one) for one in choices)
+            return tuple(names), result.get("score")
+    return (), result.get("score")
+
+
+def name_of_url(url: str) -> str:
+    """The file's name in a URL; "" where it has none."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # such as http://[, which a task may have
+        return ""
+    path = parse_qs(parts.query).get("d", [parts.path])[0]
+    name = unquote(path).rstrip("/").rpartition("/")[2]
+    # Label Studio puts a part of a random number before the name of an upload.
+    return re.sub("^[0-9a-f]{8}-", "", name) if "/upload/" in parts.path else name

@@ -1,0 +1,229 @@
+"""Label Studio's requests: JSON → dataclasses that name a bad field; pure."""
+
+import re
+from datetime import datetime
+from itertools import zip_longest
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+from label_studio_format.events import Change
+from my_backend.pasted_values import TOKEN, check_token, trimmed
+
+Json = dict[str, Any]
+
+# --- projects ---------------------------------------------------------------
+
+_UID = re.compile(r"[0-9]{1,18}(\.[0-9]{1,18})?")
+
+
+def _read_uid(value: Any) -> Any:
+    # No floating-point number: of 7.10 the last digit would be lost.
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _check_uid(value: str) -> str:
+    if not _UID.fullmatch(value):
+        raise ValueError("a project is named like 7.1795181751: its id, a dot, and the second it was created")
+    return value
+
+
+def project_uid(project: Json) -> str:
+    """The name under which `/setup` and `/predict` know the project that a webhook describes.
+
+    Raises ValueError where `id` or `created_at` is missing.
+    """
+    try:
+        created = datetime.fromisoformat(project["created_at"])
+        return _check_uid(f"{_read_uid(project['id'])}.{int(created.timestamp())}")
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise ValueError("project: `id` and `created_at` are needed to know which project this is") from error
+
+
+# The name becomes a folder's name, hence the check. None and "" come from callers that know just one project.
+_UID_SCHEMA: Json = {
+    "anyOf": [
+        {"type": "string", "pattern": f"^{_UID.pattern}$"},
+        {"type": "integer", "minimum": 0, "maximum": 10**18 - 1},
+    ]
+}
+ProjectUid = Annotated[str, BeforeValidator(_read_uid), AfterValidator(_check_uid), WithJsonSchema(_UID_SCHEMA)]
+OptionalProject = Annotated[
+    ProjectUid | None,
+    BeforeValidator(lambda value: None if value == "" else value),
+    WithJsonSchema({"anyOf": [*_UID_SCHEMA["anyOf"], {"type": "null"}, {"const": ""}]}),
+]
+
+Text = Annotated[
+    str,
+    BeforeValidator(lambda value: "" if value is None else value),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "null"}]}),
+]
+
+
+def _read_token(value: str) -> str:
+    token = trimmed(value)
+    check_token(token)
+    return token
+
+
+Token = Annotated[
+    Text,
+    AfterValidator(_read_token),
+    WithJsonSchema({"anyOf": [{"type": "string", "pattern": f"^{TOKEN.pattern}$"}, {"type": "null"}]}),
+]
+
+# Of the project that an event describes: the rest is not looked at.
+_DESCRIBED: Json = {
+    "anyOf": [
+        {"type": "null"},
+        {"type": "object", "not": {"required": ["id"]}},
+        {
+            "type": "object",
+            "properties": {
+                "id": {"anyOf": [{"type": "integer", "minimum": 0, "maximum": 10**18 - 1}, {"type": "string"}]},
+                "created_at": {"type": "string"},
+            },
+            "required": ["id", "created_at"],
+        },
+    ]
+}
+
+# --- requests ---------------------------------------------------------------
+
+# Each item costs about 1 kB of memory here, however short its text is. The first faulty item ends the reading: an
+# error for each of them would take more memory than the items.
+MOST_ITEMS = 100_000
+Item = TypeVar("Item")
+Items = Annotated[list[Item], Field(max_length=MOST_ITEMS, fail_fast=True)]
+
+
+class Request(BaseModel):
+    """A request body; fields that are not named here are Label Studio's business."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+
+
+class SetupRequest(Request):
+    """Label Studio connects, or looks whether the backend is still there."""
+
+    project: ProjectUid
+    label_config: Text = Field("", alias="schema")
+    hostname: Text = Field("", max_length=2_000)
+    access_token: Token = Field("", repr=False, max_length=20_000)
+
+
+class TaskData(Request):
+    """A task: its id and its data, by the labeling config's fields."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    id: int | None = None
+    data: Json
+
+
+class Annotation(Request):
+    """An annotation; each of its results is what one tag of the labeling config says."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    result: Items[Json] | None = None
+
+
+class AnnotatedTask(TaskData):
+    """A task with its annotations, which older Label Studios call completions."""
+
+    annotations: Items[Annotation] | None = None
+    completions: Items[Annotation] | None = None
+
+
+class PredictRequest(Request):
+    """Tasks to predict."""
+
+    tasks: Items[TaskData]
+    project: OptionalProject = None
+    label_config: str | None = None
+
+
+class WebhookRequest(Request):
+    """An event of Label Studio, or the button "Start training"."""
+
+    action: str
+    project: Annotated[Json | None, WithJsonSchema(_DESCRIBED)] = None
+    annotation: Json | Items[Json] | None = None
+    annotations: Items[Json] | None = None
+    task: Json | Items[Json] | None = None
+    tasks: Items[Json] = []
+
+    @property
+    def changes(self) -> list[Change]:
+        """The annotations that the event is about."""
+        found = _as_list(self.annotation if self.annotation is not None else self.annotations)
+        tasks = _as_list(self.task)
+        deleted = self.action == "ANNOTATIONS_DELETED"
+        return [Change(one, task, deleted) for one, task in zip_longest(found, tasks[: len(found)])]
+
+
+def _as_list(value: Json | list[Json] | None) -> list[Json]:
+    return [value] if isinstance(value, dict) else value or []
+
+
+class TrainRequest(Request):
+    """Training by hand; `annotations` are annotated tasks, as older Label Studios sent them."""
+
+    project: OptionalProject = None
+    label_config: str | None = None
+    annotations: Annotated[Items[AnnotatedTask], Field(min_length=1)] | None = None
+
+
+class JobRequest(Request):
+    """Asks for a job."""
+
+    job: str
+
+
+class ProjectRequest(Request):
+    """Asks about a project, or about the only one."""
+
+    project: OptionalProject = None
+
+
+class DeleteRequest(Request):
+    """Names the project to delete: an empty body doesn't mean the only project here."""
+
+    project: ProjectUid
+
+
+class ActivateRequest(ProjectRequest):
+    """Makes a version live."""
+
+    version: str
+
+
+class ImageRequest(ProjectRequest):
+    """One image: an upload in the field `image`, or its address."""
+
+    url: str | None = None
+
+
+class CorrectionRequest(ImageRequest):
+    """One image and its right label, or labels where the labeling config asks for several."""
+
+    label: Annotated[
+        list[str],
+        BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+        WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+    ]
+
+
+class DuplicateRequest(Request):
+    """Copies a project's live version to another project."""
+
+    project_src: ProjectUid
+    project_dst: ProjectUid
+
+
+class ValidateRequest(Request):
+    """A labeling config that is about to be saved."""
+
+    config: str

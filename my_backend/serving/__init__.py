@@ -1,0 +1,1 @@
+"""The live models, and the class that makes them."""

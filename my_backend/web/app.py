@@ -1,0 +1,42 @@
+"""The Flask application: the routes, the page, and what stands around every request."""
+
+from flask import Flask, Response
+
+from my_backend.backend import Backend
+from my_backend.metrics.counters import RequestCounts
+from my_backend.web.admission import until_sent
+from my_backend.web.auth import guard, keep_threads_free
+from my_backend.web.deadlines import Deadlines
+from my_backend.web.error_handlers import handle_errors
+from my_backend.web.pages.routes import Page
+from my_backend.web.parsing import receive_bodies
+from my_backend.web.request_log import account, with_request_id
+from my_backend.web.routes import Routes
+
+
+def create_app(backend: Backend) -> Flask:
+    """The Flask application; the backend's threads are started by whoever serves it."""
+    app = Flask("my_backend", static_folder=None)
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    counts = RequestCounts()
+    page = Page(backend)
+    app.register_blueprint(page.blueprint())
+    routes = Routes(backend, counts, page)
+    account(app, counts)
+    app.after_request(_guarded)
+    for (method, path), handler in routes.table().items():
+        app.add_url_rule(path, f"{method} {path}", handler, methods=[method])
+    guard(app, backend.settings.basic_auth, backend.webhook_password.refused, backend.came_through_proxy.set)
+    keep_threads_free(app)
+    deadlines = Deadlines()
+    receive_bodies(app, backend.settings.max_image_bytes, deadlines)
+    handle_errors(app, counts)
+    app.wsgi_app = with_request_id(until_sent(app.wsgi_app, deadlines))  # type: ignore[method-assign, assignment]
+    return app
+
+
+def _guarded(response: Response) -> Response:
+    """For every answer: browsers take it for what it says it is, and keep it only if it says so."""
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers.setdefault("Cache-Control", "no-store")
+    return response

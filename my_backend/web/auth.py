@@ -1,0 +1,145 @@
+"""Who is let in: by the password, from which pages, and as many as leave threads for predictions."""
+
+import hmac
+from collections.abc import Callable
+from ipaddress import ip_address
+
+from flask import Flask, Response, jsonify, request
+
+from my_backend.requests import Json
+from my_backend.settings import LOOPBACK
+from my_backend.web.admission import Share
+from my_backend.web.error_handlers import refusal
+from my_backend.web.pages.routes import refused, wants_page
+
+PROBES = ("/health", "/ready")  # small answers from memory: always a thread for them
+# They need no disk but that of CACHE_DIR.
+FROM_MEMORY = ("/setup", "/predict", "/api/models/predict")
+# What Label Studio, Prometheus and probes ask, by whatever name they know this machine; no title or picture is in it.
+FOR_PROGRAMS = ("/health", "/ready", "/metrics", "/versions", "/openapi.json")
+# Together fewer than uWSGI's threads.
+FROM_MEMORY_AT_ONCE = 40
+OTHERS_AT_ONCE = 16
+
+
+# What proxies add to a request; others of theirs begin with FORWARDED_PREFIXES.
+FORWARDED = {"Forwarded", "Via", "True-Client-Ip"}
+FORWARDED_PREFIXES = ("X-Forwarded", "X-Real-", "X-Client-", "X-Original-", "X-Cluster-", "X-Envoy-", "X-Proxy", "Cf-")
+
+
+def guard(
+    app: Flask,
+    basic_auth: tuple[str, str] | None,
+    event_refused: Callable[[], None],
+    came_through_proxy: Callable[[], None],
+) -> None:
+    """Asks for the password where one is set, and refuses pages of other sites."""
+
+    @app.before_request
+    def look_for_proxy() -> None:
+        if is_forwarded():
+            came_through_proxy()
+
+    @app.before_request
+    def check_password() -> Response | None:
+        if basic_auth is None or request.path == "/ready":
+            return None
+        given = request.authorization
+        user, password = (given.username or "", given.password or "") if given else ("", "")
+        right = hmac.compare_digest(user.encode(), basic_auth[0].encode())
+        if hmac.compare_digest(password.encode(), basic_auth[1].encode()) and right:
+            return None
+        if given is None and request.path == "/webhook":
+            event_refused()
+        answer = jsonify(refusal("this backend wants a password: connect as http://user:password@host:port"))
+        answer.status_code = 401
+        answer.headers["WWW-Authenticate"] = 'Basic realm="image classifier"'
+        return answer
+
+    @app.before_request
+    def check_origin() -> tuple[Json, int] | None:
+        # Browsers name the page that sends a form; Label Studio and programs send no Origin.
+        origin = request.headers.get("Origin")
+        if request.method in ("GET", "HEAD", "OPTIONS"):
+            return None
+        if origin is None and request.headers.get("Sec-Fetch-Site", "none") in ("none", "same-origin"):
+            return None
+        if origin is None or origin.partition("://")[2] != _host():
+            return refusal(f"requests from pages of other sites ({(origin or 'not named')[:100]}) are refused"), 403
+        return (refusal(_name_refused()), 403) if anyones_page() else None
+
+    @app.before_request
+    def check_name() -> Response | tuple[Json, int] | None:
+        # A browser takes a page under such a name for ours: it may read every answer, and names no page when it reads.
+        if request.method not in ("GET", "HEAD") or not anyones_page():
+            return None
+        if request.path in FOR_PROGRAMS or request.endpoint == "page.static":
+            return None
+        said = _name_refused()
+        return refused(said) if wants_page() else (refusal(said), 403)
+
+    def anyones_page() -> bool:
+        return basic_auth is None and _anyone_may_own(_host())
+
+
+def is_forwarded() -> bool:
+    """Whether a proxy says that it passes the request on for somebody else."""
+    names = {name.title() for name, _ in request.headers}
+    return not names.isdisjoint(FORWARDED) or any(name.startswith(FORWARDED_PREFIXES) for name in names)
+
+
+def is_from_this_machine() -> bool:
+    """Whether a program on this machine asks for itself: a proxy's requests come from here as well.
+
+    A proxy that doesn't say so gives itself away by the name that was asked for, or by nginx's HTTP/1.0.
+    """
+    peer = request.remote_addr or ""
+    direct = request.environ.get("SERVER_PROTOCOL") != "HTTP/1.0" and not is_forwarded()
+    return direct and _is_loopback(peer) and _is_loopback(_host().rpartition(":")[0] or _host())
+
+
+def _is_loopback(host: str) -> bool:
+    if host in LOOPBACK:
+        return True
+    try:
+        address = ip_address(host.strip("[]"))
+    except ValueError:
+        return False
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+
+
+def _host() -> str:
+    """As the browser names it: werkzeug's `request.host` is empty where a name has an underscore."""
+    return request.headers.get("Host", "").removesuffix(":80")
+
+
+def _name_refused() -> str:
+    said = f"pages under a name like {_host()[:100]}, which anyone may own, are refused where no password is set"
+    return f"{said}: set BASIC_AUTH_USER and BASIC_AUTH_PASS, or use this machine's address"
+
+
+def _anyone_may_own(host: str) -> bool:
+    """Whether it is a name that its owner can bind to this machine's address, so that his page passes for ours.
+
+    An address is none, nor is a name without a dot (`localhost`, or a service of compose).
+    """
+    name = host.rpartition(":")[0] or host
+    if name.startswith("[") or name.replace(".", "").isdigit():
+        return False
+    return "." in name.rstrip(".")
+
+
+def keep_threads_free(app: Flask) -> None:
+    """For predictions if the disk of MODEL_DIR hangs, and for probes if clients are slow."""
+    from_memory, others = Share(FROM_MEMORY_AT_ONCE), Share(OTHERS_AT_ONCE)
+
+    @app.before_request
+    def enter() -> tuple[Json, int] | None:
+        if request.path in PROBES:
+            return None
+        share, why = (
+            (from_memory, "are the clients or the images slow?")
+            if request.path in FROM_MEMORY
+            else (others, "does the disk of MODEL_DIR answer?")
+        )
+        return None if share.hold() else (refusal(f"{share.size} requests wait already: {why}"), 503)

@@ -1,0 +1,48 @@
+"""Every error is JSON; none shows a traceback."""
+
+import logging
+
+from flask import Flask, request
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
+
+from my_backend import context, files
+from my_backend.errors import BackendError
+from my_backend.metrics.counters import RequestCounts
+from my_backend.redaction import shortened
+from my_backend.requests import Json
+
+log = logging.getLogger(__name__)
+
+
+def handle_errors(app: Flask, counts: RequestCounts) -> None:
+    """Answers what is raised; counts what nobody expected."""
+
+    @app.errorhandler(BackendError)
+    def expected(error: BackendError) -> tuple[Json, int]:
+        if error.status >= 500:
+            log.warning("%s %s: %s", request.method, request.path, error)
+        return refusal(str(error)), error.status
+
+    @app.errorhandler(HTTPException)
+    def http(error: HTTPException) -> tuple[Json, int, dict[str, str]]:
+        headers = {"Allow": ", ".join(sorted(error.valid_methods or ()))} if isinstance(error, MethodNotAllowed) else {}
+        return refusal(f"{error.name}: {request.method} {shortened(request.path, 200)}"), error.code or 500, headers
+
+    @app.errorhandler(OSError)
+    def unwritten(error: OSError) -> tuple[Json, int]:
+        if error.errno not in files.DISK_ERRORS:
+            return unexpected(error)
+        log.warning("%s %s: %s", request.method, request.path, error)
+        said = f"can't write to MODEL_DIR or CACHE_DIR ({error.strerror}): make room on the disk and send it again"
+        return refusal(said), 507
+
+    @app.errorhandler(Exception)
+    def unexpected(error: Exception) -> tuple[Json, int]:
+        counts.errors.inc()
+        log.exception("%s %s failed", request.method, request.path)
+        return refusal("an unexpected error, which is in the backend's log"), 500
+
+
+def refusal(error: str) -> Json:
+    """An error's answer: what is wrong, and by which id the log's lines are found."""
+    return {"error": error, "request_id": context.ids().get("request_id", "")}

@@ -1,0 +1,106 @@
+"""Charts as SVG, drawn by pygal on the server; their colours are the stylesheet's."""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+from xml.etree.ElementTree import Element
+
+import pygal
+from markupsafe import Markup
+
+from my_backend.projects.metrics import Bin
+
+# pygal adds a finder for its map plugins to the import system, of a kind that Python 3.12 no longer knows.
+sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, pygal.PluginImportFixer)]
+
+WIDTH, HEIGHT = 640, 200
+CURVE_WIDTH, CURVE_HEIGHT = 400, 160  # two stand side by side: about the size at which they are shown
+MAX_LABELS = 8  # below the horizontal axis
+
+
+def _chart(kind: Callable[..., Any], *, width: int = WIDTH, height: int = HEIGHT, **options: Any) -> Any:
+    chart = kind(
+        no_prefix=True,
+        css=(),
+        js=(),
+        width=width,
+        height=height,
+        margin=4,
+        margin_left=12,
+        margin_right=22,  # for half of the last label
+        spacing=6,
+        show_legend=False,
+        disable_xml_declaration=True,
+        dots_size=3,
+        truncate_label=-1,
+        **options,
+    )
+    chart.add_xml_filter(_plain)
+    return chart
+
+
+def _plain(root: Element) -> Element:
+    """Without inline styles and scripts, which the page's policy forbids, and what only these scripts would use."""
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if not isinstance(child.tag, str) or child.tag in ("defs", "title", "desc") or _is_tooltip(child):
+                parent.remove(child)
+    root.attrib.pop("id", None)
+    root.set("aria-hidden", "true")
+    root.set("focusable", "false")
+    return root
+
+
+def _is_tooltip(node: Element) -> bool:
+    return "tooltip-overlay" in (node.get("class") or "")
+
+
+def _drawn(chart: Any) -> Markup:
+    return Markup(chart.render(is_unicode=True))  # noqa: S704  pygal escapes what it is given
+
+
+def accuracy_chart(versions: Sequence[tuple[str, float]]) -> Markup:
+    """The accuracy (0 to 1) of versions, from the oldest to the newest."""
+    lowest = min(accuracy for _, accuracy in versions)
+    floor = int(lowest * 10 - 0.5) if lowest > 0.55 else 0  # tenths
+    chart = _chart(pygal.Line, range=(floor / 10, 1.0), include_x_axis=False)
+    chart.y_labels = [tenths / 10 for tenths in range(floor, 11, 1 if floor else 2)]
+    chart.x_labels = _thinned([name for name, _ in versions])
+    chart.value_formatter = _percent
+    chart.add("accuracy", [accuracy for _, accuracy in versions])
+    return _drawn(chart)
+
+
+def curve(points: Sequence[tuple[int, float]], *, share: bool) -> Markup:
+    """Loss, or accuracy as a `share` from 0 to 1, by epoch."""
+    highest = 1.0 if share else max(max(value for _, value in points), 1e-6)
+    size = {"width": CURVE_WIDTH, "height": CURVE_HEIGHT}
+    chart = _chart(pygal.Line, **size, range=(0.0, highest), show_dots=len(points) < 30)
+    chart.y_labels = _steps(0.0, highest)
+    chart.value_formatter = _percent if share else "{:.2f}".format
+    chart.x_labels = _thinned([str(epoch) for epoch, _ in points])
+    chart.add("", [value for _, value in points])
+    return _drawn(chart)
+
+
+def calibration_chart(bins: Sequence[Bin]) -> Markup:
+    """How often answers of a probability are right; the diagonal is what a calibrated model gives."""
+    chart = _chart(pygal.XY, range=(0.0, 1.0), xrange=(0.0, 1.0))
+    chart.x_labels = chart.y_labels = _steps(0.0, 1.0)
+    chart.value_formatter = chart.x_value_formatter = _percent
+    chart.add("ideal", [(0, 0), (1, 1)], show_dots=False)
+    chart.add("model", [(one.confidence, one.right) for one in bins])
+    return _drawn(chart)
+
+
+def _steps(low: float, high: float) -> list[float]:
+    return [low + (high - low) * number / 4 for number in range(5)]
+
+
+def _thinned(names: list[str]) -> list[str]:
+    every = -(-len(names) // MAX_LABELS)
+    return [name if number % every == 0 else "" for number, name in enumerate(names)]
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.0f} %"

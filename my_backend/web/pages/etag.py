@@ -1,0 +1,26 @@
+"""Whether anything that the page shows has changed: looked up without reading anything."""
+
+import time
+from collections.abc import Iterable
+from hashlib import sha256
+
+from my_backend import files
+from my_backend.backend import Backend
+from my_backend.diagnostics.summary import diagnose
+from my_backend.projects.registry import Project
+
+# Each changes when a file is put there, or with the file itself: files are replaced, never written into.
+WATCHED = ("project.json", "live", "versions", "jobs", "unlearned.json", "recent.json")
+
+
+def entity_tag(backend: Backend, projects: Iterable[Project], *shown: str) -> str:
+    """The same text as long as the page of these projects, with the parameters `shown`, would be the same."""
+    now = time.time_ns()
+    facts: list[object] = [*shown, backend.serving.ready, backend.checkup.asking, diagnose(backend)]
+    for project in projects:
+        times = [files.changed_ns(backend.projects.folder(project.uid) / name) for name in WATCHED]
+        finding = backend.checkup.finding(project.uid)
+        facts += [project.uid, backend.serving.version_name(project.uid), finding and finding.connected, times]
+        if now - max(times) < files.SETTLED_NS:
+            facts.append(now)
+    return sha256(repr(facts).encode()).hexdigest()[:32]

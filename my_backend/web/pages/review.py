@@ -1,0 +1,78 @@
+"""What to look at: unlabelled tasks that the model is least sure of, and likely labelling mistakes."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from my_backend.label_studio.media import Media, MediaFile, MediaRequest
+from my_backend.label_studio.safe_http import Origin
+from my_backend.projects.recent_predictions import Sighting
+from my_backend.web.pages.versions import Mistake, VersionView, mistakes
+
+SHOWN = 60
+
+
+@dataclass(frozen=True)
+class Tile:
+    """An image with what the model says of it; `digest` is "" where the image is not at hand."""
+
+    name: str
+    digest: str
+    link: str  # the task in Label Studio, "" where it is not known where that is
+    predicted: tuple[str, ...]
+    confidence: float | None
+    label: tuple[str, ...] = ()
+    learned: bool = False
+    version: str = ""
+
+
+def unsure_tiles(sightings: Iterable[Sighting], media: Media, tasks_url: str) -> list[Tile]:
+    """Predicted tasks without an annotation, the least sure first."""
+    predicted = [one for one in sightings if one.choices]
+    predicted.sort(key=lambda one: 1.0 if one.score is None else one.score)
+    return [
+        Tile(
+            name=one.name,
+            digest=_digest(media, one),
+            link=task_link(tasks_url, str(one.task)),
+            predicted=one.choices,
+            confidence=one.score,
+            version=one.version,
+        )
+        for one in predicted[:SHOWN]
+    ]
+
+
+def _digest(media: Media, sighting: Sighting) -> str:
+    found = media.cached(MediaRequest(sighting.url, sighting.task)) if sighting.url else None
+    return found.digest if isinstance(found, MediaFile) else ""
+
+
+def mistake_tiles(version: VersionView | None, tasks_url: str) -> list[Tile]:
+    """Annotated tasks on which the version and the annotator disagree, the surest first."""
+    return [_mistake_tile(one, tasks_url) for one in (mistakes(version) if version else [])[:SHOWN]]
+
+
+def _mistake_tile(mistake: Mistake, tasks_url: str) -> Tile:
+    return Tile(
+        name=f"task {mistake.task}" if mistake.task else "corrected here",
+        digest=mistake.digest,
+        link=task_link(tasks_url, mistake.task),
+        predicted=mistake.predicted,
+        confidence=mistake.confidence,
+        label=mistake.label,
+        learned=mistake.learned,
+    )
+
+
+def page_of_label_studio(hostname: str, path: str) -> str:
+    """The address of one of its pages; "" for what is no address of the web."""
+    try:
+        Origin.of(hostname)
+    except ValueError:
+        return ""
+    return f"{hostname.rstrip('/')}/{path}"
+
+
+def task_link(tasks_url: str, task: str) -> str:
+    return f"{tasks_url}?task={quote(task)}" if tasks_url and task.isdigit() else ""

@@ -1,0 +1,244 @@
+"""The routes of the page. They read what the backend keeps; nobody is asked in a request."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from flask import Blueprint, Response, make_response, render_template, request
+
+from label_studio_format.labeling_config import parse_label_config
+from my_backend import context
+from my_backend.backend import Backend
+from my_backend.diagnostics.summary import diagnose
+from my_backend.errors import BackendError, NotFound
+from my_backend.projects.registry import Project
+from my_backend.projects.versions import UNTRAINED, Versions
+from my_backend.web.pages import charts
+from my_backend.web.pages import versions as version_views
+from my_backend.web.pages.etag import entity_tag
+from my_backend.web.pages.filters import add_filters
+from my_backend.web.pages.project import project_view
+from my_backend.web.pages.review import mistake_tiles, page_of_label_studio, unsure_tiles
+from my_backend.web.pages.thumbnails import Thumbnails
+
+CHARTED_VERSIONS = 200
+LISTED_VERSIONS = 50
+MANY_PROJECTS = 8  # from which on one is looked for by its name
+THUMBNAIL_SECONDS = 24 * 3600  # an image's name is the hash of its content
+POLICY = (
+    "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' blob:; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+
+
+def wants_page() -> bool:
+    """Whether a person's browser asks, and not a program."""
+    return request.accept_mimetypes.best_match(["application/json", "text/html"]) == "text/html"
+
+
+class Page:
+    """A method for each page."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._thumbnails = Thumbnails(backend)
+
+    def blueprint(self) -> Blueprint:
+        """All but the first page, which shares its address with the health."""
+        page = Blueprint(
+            "page", __name__, template_folder="templates", static_folder="static", static_url_path="/static"
+        )
+        add_filters(page)
+        for path, view in (
+            ("/projects/<name>", self.now),
+            ("/projects/<name>/versions", self.versions),
+            ("/projects/<name>/versions/<version>", self.version),
+            ("/projects/<name>/try", self.try_it),
+            ("/projects/<name>/look", self.look),
+            ("/projects/<name>/images/<digest>.jpg", self.image),
+        ):
+            page.add_url_rule(path, view.__name__, view, methods=["GET"])
+        page.register_error_handler(BackendError, self._error)
+        return page
+
+    # --- all projects -------------------------------------------------------
+
+    def projects(self) -> Response:
+        """The first page: every project, or those that are looked for, and what is wrong."""
+        projects = self._backend.projects.all()
+        wanted = (request.args.get("find") or "").strip()
+        found = [one for one in projects if wanted.casefold() in f"{one.title} project {one.id}".casefold()]
+
+        def render() -> str:
+            views = [project_view(self._backend, project, shown_jobs=1) for project in found]
+            return self._render(
+                "projects.html",
+                projects=sorted(views, key=lambda view: (not view.busy, view.title.casefold(), view.id)),
+                total=len(projects),
+                wanted=wanted,
+                many=len(projects) > MANY_PROJECTS,
+                protected=self._backend.settings.basic_auth is not None,
+                busy=any(view.busy for view in views),
+            )
+
+        return self._answer(found, render)
+
+    def troubles(self) -> Response:
+        """What is wrong and what to do."""
+        titles = {project.uid: project.title or f"Project {project.id}" for project in self._backend.projects.all()}
+        return self._answer([], lambda: self._render("troubles.html", titles=titles), *titles.values())
+
+    # --- one project --------------------------------------------------------
+
+    def now(self, name: str) -> Response:
+        project = self._backend.projects.find(name)
+
+        def render() -> str:
+            view = project_view(self._backend, project)
+            drawn = {
+                job.job.id: {
+                    name: charts.curve(points, share=name == "accuracy") for name, points in job.curves.items()
+                }
+                for job in view.running
+            }
+            return self._render(
+                "now.html",
+                view=view,
+                charts=drawn,
+                busy=view.busy,
+                studio=self._label_studio_page(project, ""),
+            )
+
+        return self._answer([project], render)
+
+    def versions(self, name: str) -> Response:
+        project = self._backend.projects.find(name)
+
+        def render() -> str:
+            view = project_view(self._backend, project)
+            found = self._version_views(project)
+            judged = [(one.short, one.figures.accuracy) for one in found if one.figures.accuracy is not None]
+            return self._render(
+                "versions.html",
+                view=view,
+                versions=found[::-1][:LISTED_VERSIONS],
+                more=max(0, len(found) - LISTED_VERSIONS),
+                chart=charts.accuracy_chart(judged) if len(judged) > 1 else None,
+                busy=view.busy,
+            )
+
+        return self._answer([project], render)
+
+    def version(self, name: str, version: str) -> Response:
+        project = self._backend.projects.find(name)
+        folder = self._backend.projects.folder(project.uid)
+        shown = version_views.read_version(folder, version)
+        other_name = request.args.get("with") or ""
+        other = version_views.read_version(folder, other_name) if other_name else None
+
+        def render() -> str:
+            view = project_view(self._backend, project)
+            bins = shown.figures.calibration or []
+            return self._render(
+                "version.html",
+                view=view,
+                version=shown,
+                other=other,
+                others=[one for one in self._version_views(project)[::-1] if one.name != shown.name],
+                differences=version_views.differences(other, shown) if other else [],
+                confusion=version_views.confusion_rows(shown.figures),
+                calibration=charts.calibration_chart(bins) if bins else None,
+                bins=bins,
+                tiles=mistake_tiles(shown, self._tasks_url(project)),
+                busy=view.busy,
+            )
+
+        return self._answer([project], render, shown.name, other_name)
+
+    def try_it(self, name: str) -> Response:
+        project = self._backend.projects.find(name)
+        config = parse_label_config(project.label_config, self._backend.settings.choices)
+
+        def render() -> str:
+            view = project_view(self._backend, project)
+            tag = config.image_choices
+            return self._render("try.html", view=view, tag=tag, problem=config.problem, busy=view.busy)
+
+        return self._answer([project], render)
+
+    def look(self, name: str) -> Response:
+        project = self._backend.projects.find(name)
+
+        def render() -> str:
+            view = project_view(self._backend, project)
+            url = self._tasks_url(project)
+            unsure = unsure_tiles(self._backend.recent.of(project.uid), self._backend.open_media(project), url)
+            return self._render(
+                "look.html", view=view, unsure=unsure, mistakes=mistake_tiles(view.live, url), busy=view.busy
+            )
+
+        return self._answer([project], render)
+
+    def image(self, name: str, digest: str) -> Response:
+        """A thumbnail."""
+        small = self._thumbnails.get(self._backend.projects.find(name), digest)
+        response = Response(small, mimetype="image/jpeg")
+        response.headers["Cache-Control"] = f"private, max-age={THUMBNAIL_SECONDS}, immutable"
+        response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
+        return response
+
+    def _version_views(self, project: Project) -> list[version_views.VersionView]:
+        """From the oldest to the newest."""
+        folder = self._backend.projects.folder(project.uid)
+        views = []
+        for name in Versions(folder).names()[-CHARTED_VERSIONS:]:
+            with suppress(NotFound):  # thinned out meanwhile
+                views.append(version_views.read_version(folder, name))
+        return views
+
+    def _tasks_url(self, project: Project) -> str:
+        return self._label_studio_page(project, f"projects/{project.id}/data")
+
+    def _label_studio_page(self, project: Project, path: str) -> str:
+        """By the address that Label Studio gives itself: the browser's is rather that one than ours."""
+        credentials = self._backend.projects.credentials(project.uid)
+        hostname = credentials.hostname if credentials else self._backend.settings.label_studio_url
+        return page_of_label_studio(hostname, path)
+
+    # --- how a page is answered ---------------------------------------------
+
+    def _render(self, template: str, *, busy: bool = False, **values: Any) -> str:
+        return render_template(
+            f"page/{template}",
+            troubles=diagnose(self._backend),
+            busy=busy,
+            asking=self._backend.checkup.asking,
+            untrained=UNTRAINED,
+            **values,
+        )
+
+    def _answer(self, projects: Sequence[Project], render: Any, *shown: str) -> Response:
+        """304 where the browser has the page as it would be."""
+        tag = entity_tag(self._backend, projects, request.full_path, *shown)
+        response = Response(status=304) if tag in request.if_none_match else make_response(render())
+        response.set_etag(tag)
+        return _guarded(response)
+
+    def _error(self, error: BackendError) -> tuple[Response | dict[str, str], int]:
+        if not wants_page():
+            return {"error": str(error), "request_id": context.ids().get("request_id", "")}, error.status
+        return _guarded(make_response(self._render("error.html", error=error))), error.status
+
+
+def refused(why: str) -> Response:
+    """What a person reads who may see nothing else."""
+    response = make_response(render_template("page/refused.html", error=why), 403)
+    return _guarded(response)
+
+
+def _guarded(response: Response) -> Response:
+    response.headers["Cache-Control"] = "private, no-cache"
+    response.headers["Vary"] = "Accept"
+    response.headers["Content-Security-Policy"] = POLICY
+    response.headers["Referrer-Policy"] = "no-referrer"
+    return response

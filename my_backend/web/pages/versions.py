@@ -1,0 +1,148 @@
+"""The versions of a project as people see them: their figures, and two of them side by side."""
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from my_backend import files
+from my_backend.projects.metrics import ClassFigures, Figures, read_figures, read_labels
+from my_backend.projects.versions import Version, Versions
+
+SHADES = 9
+REMEMBERED = 2000  # versions; they never change
+MISTAKES_FILE_BYTES = 5_000_000
+
+_RECORDS = TypeAdapter(list[Any])
+
+
+@dataclass(frozen=True)
+class VersionView:
+    """A version; `short` is the part of its name that people say."""
+
+    name: str
+    short: str
+    created: float  # seconds since 1970
+    cause: str
+    figures: Figures
+    labels: dict[str, int]
+    held_back: str
+    warning: str
+    grew_from: str
+    mistakes_file: str
+    summary: str  # what it has learned from, in words
+
+    @property
+    def total(self) -> int:
+        return sum(self.labels.values())
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """An image on which model and annotator disagree."""
+
+    task: str
+    digest: str
+    label: tuple[str, ...]
+    predicted: tuple[str, ...]
+    confidence: float
+    learned: bool
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Of the confusion matrix: how many images, and a shade from 0 to 9 for their share of the row."""
+
+    count: int
+    shade: int
+    right: bool
+    predicted: str
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One class in two versions; None where a version does not know it."""
+
+    name: str
+    before: ClassFigures | None
+    after: ClassFigures | None
+
+
+def version_view(version: Version) -> VersionView:
+    output = version.train_output
+    return VersionView(
+        name=version.name,
+        short=short_name(version.name),
+        created=version.created,
+        cause=version.cause,
+        figures=read_figures(output.get("figures")),
+        labels=read_labels(output.get("labels")),
+        held_back=version.held_back,
+        warning=str(output.get("warning") or ""),
+        grew_from=version.grew_from,
+        mistakes_file=str(output.get("mistakes") or ""),
+        summary=str(output.get("summary") or ""),
+    )
+
+
+def short_name(name: str) -> str:
+    """`v7` of `v7-20261120T132501`."""
+    return name.partition("-")[0]
+
+
+@lru_cache(maxsize=REMEMBERED)
+def read_version(project_folder: Path, name: str) -> VersionView:
+    """Raises NotFound."""
+    return version_view(Versions(project_folder).get(name))
+
+
+def mistakes(view: VersionView) -> list[Mistake]:
+    """Those of its training, the surest first; none where the model keeps none."""
+    path = Path(view.mistakes_file) if view.mistakes_file else None
+    if path is None or not path.is_file() or path.stat().st_size > MISTAKES_FILE_BYTES:
+        return []
+    records = files.read_record(path, _RECORDS) or []
+    return [found for record in records if (found := _mistake(record))]
+
+
+def _mistake(record: Any) -> Mistake | None:
+    try:
+        digest = str(record["digest"])
+        return Mistake(
+            task=str(record["name"]),
+            digest=digest if re.fullmatch("[0-9a-f]{64}", digest) else "",
+            label=tuple(map(str, record["label"])),
+            predicted=tuple(map(str, record["predicted"])),
+            confidence=float(record["confidence"]),
+            learned=bool(record["learned"]),
+        )
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def confusion_rows(figures: Figures) -> list[tuple[str, list[Cell]]]:
+    """A row for each true class; none where the model gives no square matrix of its classes."""
+    names = list(figures.per_class or {})
+    matrix = figures.confusion or []
+    if not names or len(matrix) != len(names) or any(len(row) != len(names) for row in matrix):
+        return []
+    return [
+        (
+            name,
+            [Cell(count, _shade(count, sum(row)), column == number, names[column]) for column, count in enumerate(row)],
+        )
+        for number, (name, row) in enumerate(zip(names, matrix, strict=True))
+    ]
+
+
+def _shade(count: int, total: int) -> int:
+    return 0 if count <= 0 else max(1, min(SHADES, round(SHADES * count / max(total, 1))))
+
+
+def differences(before: VersionView, after: VersionView) -> list[Difference]:
+    """Class by class, in the order of the newer one."""
+    old, new = before.figures.per_class or {}, after.figures.per_class or {}
+    return [Difference(name, old.get(name), new.get(name)) for name in dict.fromkeys([*new, *old])]

@@ -1,0 +1,73 @@
+"""What `/metrics` shows: the counts of this process, those that jobs have left on disk, and how everything is."""
+
+import threading
+from collections.abc import Iterable, Iterator
+
+from flask import Response, request
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
+
+from my_backend import files
+from my_backend.backend import Backend
+from my_backend.jobs.job import KINDS, OUTCOMES
+from my_backend.metrics.counters import JobCounts, RequestCounts
+from my_backend.metrics.persistent_counters import Sums, key_of
+from my_backend.web.gauges import Gauges, newest
+
+
+class Exposition(Collector):
+    """Of one server and of what it shares with others. A scrape opens only files that are new since the last one."""
+
+    def __init__(self, backend: Backend, requests: RequestCounts) -> None:
+        self._backend, self._requests = backend, requests
+        self._process = CollectorRegistry()
+        ProcessCollector(registry=self._process)
+        self._unchanged = files.Unchanged()
+        self._gauges = Gauges(backend, self._unchanged)
+        self._one_at_a_time = threading.Lock()
+
+    def response(self) -> Response:
+        """Figures for Prometheus."""
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        with self._one_at_a_time:
+            return Response(encode(self), content_type=content_type)
+
+    def collect(self) -> Iterable[Metric]:
+        with self._unchanged:
+            tally = self._backend.job_store.tally
+            sums = self._unchanged(tally.path, tally.sums)
+            yield from self._process.collect()
+            yield from self._requests.registry.collect()
+            yield from self._images(sums)
+            yield from self._jobs(sums)
+            yield from self._gauges.collect()
+
+    def _images(self, sums: Sums) -> Iterator[Metric]:
+        """Counted wherever images are read: in this server, and in workers, which add theirs when a job ends."""
+        for registry in (self._backend.new_model.images.registry, self._backend.new_model.embeddings().registry):
+            for family in registry.collect():
+                here = [_labelled(sample, "server") for sample in family.samples]
+                family.samples = [*here, *(_labelled(sample, "worker") for sample in _tallied(family, sums))]
+                yield family
+
+    def _jobs(self, sums: Sums) -> Iterator[Metric]:
+        """The same in every server, whoever ran the jobs; projects that were deleted are left out."""
+        counts = JobCounts()
+        for project in newest(self._backend.projects.all()):
+            for kind in KINDS:
+                counts.expect(project.uid, kind, OUTCOMES)
+        for family in counts.registry.collect():
+            family.samples = _tallied(family, sums)
+            yield family
+
+
+def _tallied(family: Metric, sums: Sums) -> list[Sample]:
+    """The family's samples with the sums that stand for them, from zero on: a first one would show as no increase."""
+    return [sample._replace(value=sums.get(key_of(sample), 0.0)) for sample in family.samples]
+
+
+def _labelled(sample: Sample, process: str) -> Sample:
+    return sample._replace(labels={**sample.labels, "process": process})

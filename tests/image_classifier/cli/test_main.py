@@ -1,0 +1,821 @@
+"""`python -m image_classifier`: what each command prints, and what it says where something is amiss."""
+
+import csv
+import errno
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from io import BytesIO, StringIO, TextIOWrapper
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from onnx.reference import ReferenceEvaluator
+
+from image_classifier.cli.console import take_any_name
+from image_classifier.cli.main import main
+from image_classifier.data.dataset import held_out, read_samples
+from image_classifier.data.preprocessing import ImageError
+from image_classifier.nets.folder import load_model
+from tests.image_classifier.cli.command import Command, Said, command
+
+TRAIN = ("train", "--weights", "none", "--image-size", "64")
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Command:
+    return command(capsys)
+
+
+@pytest.fixture(scope="session")
+def folder(digits: list[tuple[Path, str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Zeros, ones and twos, twelve of each, in a folder for each."""
+    folder = tmp_path_factory.mktemp("folder")
+    for label in "012":
+        for path in [path for path, name in digits if name == label][:12]:
+            (folder / label).mkdir(exist_ok=True)
+            shutil.copy(path, folder / label)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def others(digits: list[tuple[Path, str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Other ones of them."""
+    folder = tmp_path_factory.mktemp("others")
+    for label in "012":
+        for path in [path for path, name in digits if name == label][12:16]:
+            (folder / label).mkdir(exist_ok=True)
+            shutil.copy(path, folder / label)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of the folder, which no test changes."""
+    place = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setenv("CACHE_DIR", str(place / "cache"))
+        main([*TRAIN, str(folder), "--output", str(place / "model"), "--epochs", "8"])
+    assert not ended.value.code
+    return place / "model"
+
+
+@pytest.fixture
+def model(trained: Path, tmp_path: Path) -> Path:
+    """One to change."""
+    return Path(shutil.copytree(trained, tmp_path / "model"))
+
+
+@pytest.fixture
+def several(folder: Path, tmp_path: Path) -> Path:
+    """An export in which a 0 is also `round`, and a 2 too, but for one each."""
+    tasks = []
+    for number, path in enumerate(sorted(folder.rglob("*.png"))):
+        digit = path.parent.name
+        result = {
+            "from_name": "digit",
+            "type": "choices",
+            "value": {"choices": [digit, *("round" for _ in digit if digit != "1")]},
+        }
+        tasks.append({"id": number, "data": {"image": f"{digit}/{path.name}"}, "annotations": [{"result": [result]}]})
+    file = tmp_path / "export.json"
+    file.write_text(json.dumps(tasks))
+    return file
+
+
+# --- train ------------------------------------------------------------------
+
+
+def test_train_says_how_good_the_model_is_and_keeps_what_it_learned(trained: Path, folder: Path) -> None:
+    saved = load_model(trained)
+    assert saved.classifier.classes == ("0", "1", "2")
+    assert saved.classifier.record["labels"] == {"0": 12, "1": 12, "2": 12}
+    assert saved.classifier.record["settings"]["epochs"] == 8
+    assert {Path(sample.name).parent.parent for sample in saved.samples} == {folder}
+    assert not list(trained.glob("*.safetensors"))
+
+
+def test_results_are_on_stdout_and_all_else_on_stderr(run: Command, folder: Path, others: Path) -> None:
+    said = run(*TRAIN, folder, "--epochs", 2, "--test", others, "--report", "report.html")
+    assert said.status == 0
+    first, second = said.out.splitlines()
+    assert first.startswith("model/head: 3 classes from 36 images; accuracy ")
+    assert second.startswith(f"on {others}: accuracy ")
+    assert "training the head" in said.err
+    assert "<h2>Confusion matrix</h2>" in Path("report.html").read_text()
+    again = run(*TRAIN, folder, "--epochs", 2, "--resume")
+    assert (again.status, again.out) == (0, first + "\n")
+    assert "finished already" in again.err
+
+
+def test_all_layers_are_trained_where_that_is_asked_for(run: Command, folder: Path) -> None:
+    said = run(*TRAIN, folder, "--mode", "full", "--epochs", 1, "--output", "out")
+    assert said.status == 0, said
+    assert said.out.startswith("out/full: 3 classes")
+    assert "training all layers: epoch 1/1" in said.err
+    assert sorted(path.name for path in Path("out").iterdir()) == ["full", "head", "training.json"]
+    assert load_model(Path("out")).classifier.backbone.origin == "fine-tuned"
+
+
+def test_several_labels_of_an_image_are_learned_judged_and_corrected(
+    run: Command, several: Path, folder: Path, others: Path
+) -> None:
+    assert run(*TRAIN, several, "--images", folder, "--epochs", 8).status == 0
+    saved = load_model(Path("model"))
+    assert (saved.classifier.head.multiple, saved.classifier.classes) == (True, ("0", "1", "2", "round"))
+
+    image = next((others / "0").iterdir())
+    said = run("retrain", "model", "--img", image, "--label", "1", "--label", "round")
+    assert (said.status, said.out.splitlines()[1].split("\t")[1]) == (0, "1 + round"), said
+    [answer] = json.loads(run("predict", "model", image, "--json").out)
+    assert answer["prediction"] == "1 + round"
+    assert "twelve is none of the model's classes" in run("retrain", "model", "--img", image, "--label", "twelve").error
+
+    figures = json.loads(run("evaluate", "model", several, "--images", folder, "--json").out)
+    assert set(figures["per_class"]) == {"0", "1", "2", "round"}
+    assert figures["images"] == sum(held_out(saved.samples))
+
+
+def test_given_folders_split_the_images(run: Command, folder: Path, others: Path, tmp_path: Path) -> None:
+    given = tmp_path / "given"
+    for name, source in (("train", folder), ("val", others), ("test", others)):
+        shutil.copytree(source, given / name)
+    shutil.copy(next((folder / "0").iterdir()), given / "val/0/again.png")
+
+    said = run(*TRAIN, given, "--epochs", 2)
+
+    assert said.status == 0
+    assert "on 12 images" in said.out.splitlines()[0]
+    assert "by held-out images" in said.out.splitlines()[0]
+    assert said.out.splitlines()[1].startswith(f"on {given}/test: accuracy")
+    assert "1 images of" in said.err
+    saved = load_model(Path("model"))
+    assert sum(held_out(saved.samples)) == 12
+    figures = json.loads(run("evaluate", "model", given / "val", "--json").out)
+    assert (figures["images"], figures["left_out"]["trained_on"]) == (12, 1)
+
+
+@pytest.mark.parametrize("mode", ["head", "full"])
+def test_the_learning_rate_is_found_and_its_curve_kept(run: Command, folder: Path, mode: str) -> None:
+    said = run(*TRAIN, folder, "--lr", "auto", "--mode", mode, "--epochs", 1)
+    assert said.status == 0
+    rate = json.loads(Path("model/training.json").read_text())["learning_rate"]
+    assert f"learning rate {rate:g}, as found; model/learning-rate.svg has the curve" in said.err
+    assert load_model(Path("model")).classifier.record["settings"]["learning_rate"] == rate
+    assert Path("model/learning-rate.svg").read_text().count("<circle") > 10
+    assert run(*TRAIN, folder, "--lr", "auto", "--mode", mode, "--epochs", 1, "--resume").status == 0
+
+
+@pytest.mark.parametrize("rate", ["fast", "0", "-1", "nan"])
+def test_a_learning_rate_of_no_sense_is_named(run: Command, folder: Path, rate: str) -> None:
+    error = run(*TRAIN, folder, "--lr", rate).error
+    assert f"training.learning_rate = '{rate}': give a finite number greater than 0, or auto" in error
+
+
+def test_another_network_is_trained_and_answers_for_itself(run: Command, folder: Path, others: Path) -> None:
+    trained = run(*TRAIN, folder, "--network", "mobilenet_v3_small", "--mode", "full", "--epochs", 1)
+    assert (trained.status, load_model(Path("model")).classifier.backbone.network) == (0, "mobilenet_v3_small")
+
+    [said, again] = [run("predict", "model", others, "--json") for _ in range(2)]
+
+    assert said.status == 0
+    assert (len(json.loads(said.out)), said.out) == (12, again.out)
+    assert "perhaps you mean mobilenet" in run(*TRAIN, folder, "--network", "mobilenet", "--output", "x").error
+
+
+def one_class(folder: Path) -> Path:
+    shutil.copytree(folder / "0", "one/0")
+    return Path("one")
+
+
+def nothing_but_broken(folder: Path) -> Path:
+    for name in "ab":
+        for number in "123":
+            (Path("bad") / name).mkdir(parents=True, exist_ok=True)
+            (Path("bad") / name / f"{number}.png").write_text(name + number)
+    return Path("bad")
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "message"),
+    [
+        (lambda f: "none", [], "there is no such folder"),
+        (lambda f: f / "0", [], "has no folders"),
+        (one_class, [], "only the class 0: a classifier needs two"),
+        (nothing_but_broken, [], "There is too little to learn from yet"),
+        (lambda f: f, ["--output", "{folder}/model"], "would be a class of"),
+        (lambda f: f, ["--output", "{folder}"], "would be a class of"),
+        (lambda f: f, ["--epochs", "0"], "training.epochs = 0: input should be greater than 0"),
+        (lambda f: f, ["--learning-rate", "nan"], "training.learning_rate = 'nan'"),
+        (lambda f: f, ["--images", "."], "--images is for a JSON export"),
+        (lambda f: f, ["--weights", "gone.pth"], "there is no such file; give a file, `imagenet` or `none`"),
+        (lambda f: f, ["--report", "r.html"], "give --test too"),
+        (lambda f: f, ["--config", "gone.toml"], "gone.toml cannot be read"),
+    ],
+)
+def test_train_says_in_one_sentence_what_is_amiss(
+    source: Callable[[Path], object], options: list[str], message: str, run: Command, folder: Path
+) -> None:
+    said = run(*TRAIN, source(folder), *(option.format(folder=folder) for option in options))
+    assert message in said.error
+    assert said.out == ""
+
+
+def test_a_setting_that_cannot_be_used_is_named(run: Command, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EPOCHS", "many")
+    assert "EPOCHS=many" in run(*TRAIN, folder).error
+
+
+@pytest.mark.parametrize("arguments", [["train", "--mode", "all"], ["nonsense"], ["predict"]])
+def test_wrong_usage_ends_with_2(arguments: list[str], run: Command) -> None:
+    assert run(*arguments).status == 2
+
+
+def test_a_training_is_never_written_over(run: Command, folder: Path, model: Path, tmp_path: Path) -> None:
+    assert "has a training already: go on with --resume" in run(*TRAIN, folder, "--output", model).error
+    other = run(*TRAIN, folder, "--output", model, "--epochs", 9, "--seed", 1, "--resume")
+    assert "epochs was 8 and is 9, seed was 0 and is 1" in other.error
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/file").touch()
+    assert "is there already" in run(*TRAIN, folder, "--output", tmp_path / "full").error
+
+
+def test_broken_images_are_named_and_the_others_learned(run: Command, folder: Path, tmp_path: Path) -> None:
+    spoiled = Path(shutil.copytree(folder, tmp_path / "spoiled"))
+    (spoiled / "0/broken.png").write_bytes(b"\x89PNG")
+    (spoiled / "3").mkdir()
+    shutil.move(next((spoiled / "1").iterdir()), spoiled / "3")
+    said = run(*TRAIN, spoiled, "--epochs", 1)
+    assert said.status == 0
+    assert "4 classes from 36 images" in said.out
+    assert "broken.png: not an image" in said.err
+    assert "3 has one image only" in said.err
+
+
+def test_a_label_studio_export_is_learned_like_a_folder(run: Command, folder: Path, trained: Path) -> None:
+    tasks = [
+        {
+            "id": number,
+            "data": {"image": f"/data/upload/1/{path.name}"},
+            "annotations": [
+                {"result": [{"from_name": "digit", "type": "choices", "value": {"choices": [path.parent.name]}}]}
+            ],
+        }
+        for number, path in enumerate(sorted(folder.rglob("*.png")))
+    ]
+    Path("images").mkdir()
+    for path in folder.rglob("*.png"):
+        shutil.copy(path, "images")
+    tasks.append({"id": 99, "data": {"image": "gone.png"}, "annotations": tasks[0]["annotations"]})
+    Path("export.json").write_text(json.dumps(tasks))
+    said = run(*TRAIN, "export.json", "--images", "images", "--epochs", 8)
+    assert said.status == 0, said
+    assert "task 99: gone.png is not in images: say with --images where the images are" in said.err
+    one, two = load_model(Path("model")).classifier, load_model(trained).classifier
+    assert one.classes == two.classes
+    assert one.record["labels"] == two.record["labels"]
+
+
+def test_a_recipe_has_all_that_an_experiment_is_made_of(run: Command, folder: Path, others: Path) -> None:
+    Path("recipe.toml").write_text(
+        f'[data]\npath = "{folder}"\n[network]\nweights = "none"\nimage_size = 64\n'
+        f'[training]\nmode = "head"\nepochs = 3\n[testing]\npath = "{others}"\nreport = "report.html"\n'
+    )
+    said = run("train", "--config", "recipe.toml", "--epochs", 2)
+    assert said.status == 0, said
+    assert load_model(Path("model")).classifier.record["settings"]["epochs"] == 2
+    assert f"on {others}: accuracy" in said.out
+    assert Path("report.html").is_file()
+
+
+@pytest.mark.parametrize("arguments", [["-h"], ["train", "-h"], ["export", "--help"]])
+def test_help_is_there_under_both_names(arguments: list[str], run: Command) -> None:
+    said = run(*arguments)
+    assert (said.status, "Usage:" in said.out) == (0, True)
+
+
+def test_help_of_export_shows_the_shapes(run: Command) -> None:
+    words = " ".join(run("export", "--help").out.split())
+    assert "uint8 images [n, 3, side, side] in RGB and gives probabilities [n, classes]." in words
+
+
+def test_train_without_a_folder_says_what_to_type(run: Command) -> None:
+    assert "type `train DIR`" in run("train").error
+
+
+# --- evaluate ---------------------------------------------------------------
+
+
+def test_evaluate_judges_on_images_that_the_model_has_not_seen(run: Command, trained: Path, others: Path) -> None:
+    figures = json.loads(run("evaluate", trained, others, "--json").out)
+    assert figures["images"] == 12
+    assert figures["left_out"] == {"trained_on": 0, "broken": 0}
+    assert sum(map(sum, figures["confusion"])) == 12
+    right = sum(row[number] for number, row in enumerate(figures["confusion"]))
+    assert figures["accuracy"] == pytest.approx(right / 12)
+    assert set(figures["per_class"]) == set("012")
+
+
+def test_the_confusion_matrix_names_its_columns(run: Command, trained: Path, others: Path) -> None:
+    renamed = run("evaluate", trained, others).out.splitlines()
+    start = renamed.index("confusion (rows: true class, columns: predicted class)")
+    assert [line.split()[:1] for line in renamed[start + 2 :]] == [["0"], ["1"], ["2"]]
+    assert renamed[start + 1].split() == ["0", "1", "2"]
+    assert len({len(line) for line in renamed[start + 1 :]}) == 1  # each name ends above its column
+
+
+def test_what_the_model_was_trained_on_does_not_judge_it(run: Command, trained: Path, folder: Path) -> None:
+    held = sum(held_out(read_samples(trained / "head/samples.json")))
+    assert 0 < held < 36
+    said = run("evaluate", trained, folder, "--json")
+    figures = json.loads(said.out)
+    assert (figures["images"], figures["left_out"]["trained_on"]) == (held, 36 - held)
+    assert f"{36 - held} images that the model was trained on are left out" in said.err
+
+
+def test_the_report_shows_mistakes_and_takes_names_as_they_are(
+    run: Command, trained: Path, others: Path, tmp_path: Path
+) -> None:
+    wrong = Path(shutil.copytree(others, tmp_path / "wrong"))
+    (wrong / "0").rename(wrong / "x")
+    (wrong / "1").rename(wrong / "0")  # so that all ones are mistakes
+    shutil.rmtree(wrong / "x")
+    next((wrong / "2").iterdir()).rename(wrong / "2/<b>.png")
+    said = run("evaluate", trained, wrong, "--report", "report.html")
+    assert said.status == 0
+    assert "report.html" in said.err
+    page = Path("report.html").read_text()
+    assert page.count("data:image/jpeg;base64,") >= 8
+    assert 'class="wrong"' in page
+    assert "<b>" not in page
+    assert "&lt;b&gt;.png" in page
+
+
+def test_classes_that_the_model_does_not_know_are_named(
+    run: Command, trained: Path, others: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(others / "0", tmp_path / "odd/zero")
+    assert "does not know zero, but 0, 1, 2" in run("evaluate", trained, tmp_path / "odd").error
+
+
+# --- predict ----------------------------------------------------------------
+
+
+def test_predict_prints_a_line_for_each_image(run: Command, trained: Path, others: Path) -> None:
+    paths = sorted(others.rglob("*.png"))
+    lines = [line.split("\t") for line in run("predict", trained, others).out.splitlines()]
+    assert [line[0] for line in lines] == [str(path) for path in paths]
+    assert sum(label == Path(name).parent.name for name, label, _ in lines) >= 8
+    assert all(0 < float(confidence) <= 1 for *_, confidence in lines)
+
+
+def test_predict_takes_names_from_stdin_and_tells_the_likeliest(
+    run: Command, trained: Path, others: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = sorted(others.rglob("*.png"))[:3]
+    monkeypatch.setattr("sys.stdin", StringIO("".join(f"{path}\n" for path in paths)))
+    found = json.loads(run("predict", trained, "-", "--json", "--top", 2).out)
+    assert [one["image"] for one in found] == [str(path) for path in paths]
+    for one in found:
+        assert one["confidence"] == pytest.approx(max(one["scores"].values()), abs=1e-4)
+        assert next(iter(one["scores"])) == one["prediction"]
+        assert len(one["scores"]) == 2
+    table = list(csv.DictReader(StringIO(run("predict", trained, *paths, "--csv").out)))
+    assert [row["prediction"] for row in table] == [one["prediction"] for one in found]
+
+
+def test_an_image_that_cannot_be_read_does_not_keep_the_others_from_their_answer(
+    run: Command, trained: Path, others: Path, tmp_path: Path
+) -> None:
+    good = sorted(others.rglob("*.png"))[0]
+    (tmp_path / "bad.png").write_text("no")
+    said = run("predict", trained, good, tmp_path / "bad.png", good)
+    assert said.status == 1
+    assert len(said.out.splitlines()) == 2
+    assert f"{tmp_path / 'bad.png'}: not an image" in said.err
+    assert "error" in json.loads(run("predict", trained, good, tmp_path / "bad.png", "--json").out)[1]
+    assert "there is no such file or folder" in run("predict", trained, "gone.png").error
+
+
+@pytest.mark.parametrize("place", ["model", "head", "full", "."])
+def test_a_model_is_found_in_a_versions_folder(
+    place: str, run: Command, trained: Path, others: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(trained / "head", tmp_path / "v1" / place, dirs_exist_ok=True)
+    assert run("predict", tmp_path / "v1", others / "0").out == run("predict", trained, others / "0").out
+
+
+def test_a_folder_without_a_model_is_refused(run: Command, tmp_path: Path, others: Path) -> None:
+    assert "holds no model: give the folder that `train --output` wrote" in run("predict", tmp_path, others).error
+
+
+# --- retrain ----------------------------------------------------------------
+
+
+def test_a_corrected_image_is_right_at_once(run: Command, model: Path, others: Path) -> None:
+    image = sorted((others / "0").iterdir())[0]
+    before = load_model(model)
+    said = run("retrain", model, "--img", image, "--label", "1")
+    assert said.status == 0, said
+    first, second = (line.split("\t") for line in said.out.splitlines())
+    assert (first[:2], second[:2]) == (["before", "0"], ["after", "1"])
+    assert first[3].startswith("held-out accuracy ")
+    after = load_model(model)
+    assert run("predict", model, image).out.split("\t")[1] == "1"
+    assert len(after.samples) == 37
+    assert after.classifier.backbone.fingerprint == before.classifier.backbone.fingerprint
+    assert [path.name for path in model.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_correction_outlasts_the_next_one_and_does_not_judge_the_model(
+    run: Command, model: Path, others: Path
+) -> None:
+    first, second = sorted((others / "0").iterdir())[:2]
+    for image in (first, second):
+        assert run("retrain", model, "--img", image, "--label", "1").status == 0
+    assert [line.split("\t")[1] for line in run("predict", model, first, second).out.splitlines()] == ["1", "1"]
+    assert json.loads(run("evaluate", model, others, "--json").out)["left_out"]["trained_on"] == 2
+
+
+def test_a_label_of_a_known_image_is_corrected_in_its_place(run: Command, model: Path, folder: Path) -> None:
+    image = sorted((folder / "2").iterdir())[0]
+    assert run("retrain", model, "--img", image, "--label", "0", "--output", "new").status == 0
+    changed = load_model(Path("new"))
+    assert len(changed.samples) == 36
+    assert changed.classifier.record["labels"] == {"0": 13, "1": 12, "2": 11}
+    assert len(load_model(model).samples) == 36  # the old one is as it was
+    assert load_model(model).classifier.record["labels"]["0"] == 12
+
+
+def test_images_that_are_gone_are_forgotten_and_that_is_said(
+    run: Command, model: Path, folder: Path, others: Path
+) -> None:
+    samples = json.loads((model / "head/samples.json").read_text())
+    for record in samples[:5]:
+        record["name"] = "gone.png"
+    samples[5]["name"] = samples[6]["name"]  # another image is where it was
+    (model / "head/samples.json").write_text(json.dumps(samples))
+    said = run("retrain", model, "--img", sorted((others / "0").iterdir())[0], "--label", "1")
+    assert "6 of 36 known images are neither cached nor where they were" in said.err
+    assert len(load_model(model).samples) == 31
+
+
+@pytest.mark.parametrize(
+    ("gone", "said"),
+    [
+        (range(36), "12 of 12 images of 0, 12 of 12 images of 1, 12 of 12 images of 2 are neither cached nor"),
+        (range(12, 24), "12 of 12 images of 1 are neither cached nor"),
+        (range(12, 19), "7 of 12 images of 1 are neither cached nor"),
+    ],
+)
+@pytest.mark.parametrize("output", [(), ("--output", "new")])
+def test_a_model_whose_images_are_not_at_hand_is_left_as_it_is(
+    gone: range, said: str, output: tuple[str, ...], run: Command, model: Path, others: Path
+) -> None:
+    samples = json.loads((model / "head/samples.json").read_text())
+    for number in gone:
+        samples[number]["name"] = f"/machine/a/{number}.png"
+    (model / "head/samples.json").write_text(json.dumps(samples))
+    kept = {path: path.read_bytes() for path in model.rglob("*") if path.is_file()}
+    refused = run("retrain", model, "--img", sorted((others / "0").iterdir())[0], "--label", "1", *output)
+    assert said in refused.error
+    assert f"where they were (such as /machine/a/{gone[0]}.png): bring them back" in refused.error
+    assert "train anew" in refused.error
+    assert refused.out == ""
+    assert {path: path.read_bytes() for path in model.rglob("*") if path.is_file()} == kept
+    assert not Path("new").exists()
+
+
+def test_a_version_is_not_retrained_without_the_cache_of_its_images(run: Command, model: Path, others: Path) -> None:
+    (model / "version.json").write_text("{}")
+    samples = json.loads((model / "head/samples.json").read_text())
+    for number, record in enumerate(samples):
+        record["name"] = str(number)
+    (model / "head/samples.json").write_text(json.dumps(samples))
+    image = sorted((others / "0").iterdir())[0]
+    refused = run("retrain", model, "--img", image, "--label", "1", "--output", "new")
+    assert "(such as task 0): bring them back, set CACHE_DIR to the cache that has them" in refused.error
+    assert not Path("new").exists()
+
+
+def test_images_that_have_no_class_are_not_forgotten_either(
+    run: Command, several: Path, folder: Path, others: Path
+) -> None:
+    assert run(*TRAIN, several, "--images", folder, "--epochs", 1).status == 0
+    file = Path("model/head/samples.json")
+    samples = json.loads(file.read_text())
+    for record in samples[:3]:
+        record.update(label=[], name="/machine/a/none.png")
+    file.write_text(json.dumps(samples))
+    shutil.rmtree(os.environ["CACHE_DIR"])
+    refused = run("retrain", "model", "--img", sorted((others / "0").iterdir())[0], "--label", "1")
+    assert "3 of 3 images of no class are neither cached nor where they were" in refused.error
+
+
+def test_a_model_of_few_images_does_not_forget_one_of_them(
+    run: Command, folder: Path, others: Path, tmp_path: Path
+) -> None:
+    """Half of a class would be left, but that is one image."""
+    for name in "01":
+        for path in sorted((folder / name).iterdir())[:2]:
+            (tmp_path / "few" / name).mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, tmp_path / "few" / name)
+    assert run(*TRAIN, tmp_path / "few", "--epochs", 1).status == 0
+    next((tmp_path / "few/1").iterdir()).unlink()
+    shutil.rmtree(os.environ["CACHE_DIR"])
+    refused = run("retrain", "model", "--img", sorted((others / "0").iterdir())[0], "--label", "0")
+    assert "1 of 2 images of 1 are neither cached nor where they were" in refused.error
+
+
+@pytest.mark.parametrize(
+    ("image", "label", "options", "message"),
+    [
+        ("{good}", "7", [], "7 is none of the model's classes (0, 1, 2)"),
+        ("gone.png", "1", [], "gone.png: cannot be read (No such file or directory)"),
+        ("{bad}", "1", [], "not an image"),
+        ("{good}", "1", ["--output", "{here}"], "is there already"),
+    ],
+)
+def test_retrain_says_in_one_sentence_what_is_amiss(
+    image: str, label: str, options: list[str], message: str, run: Command, model: Path, others: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "bad.png").write_text("no")
+    names = {"good": sorted((others / "0").iterdir())[0], "bad": tmp_path / "bad.png", "here": tmp_path}
+    kept = (model / "head/head.safetensors").read_bytes()
+    arguments = ["retrain", model, "--img", image, "--label", label, *options]
+    assert message in run(*(str(argument).format(**names) for argument in arguments)).error
+    assert (model / "head/head.safetensors").read_bytes() == kept
+
+
+def test_a_version_is_never_changed(run: Command, model: Path, others: Path) -> None:
+    (model / "version.json").write_text("{}")
+    image = sorted((others / "0").iterdir())[0]
+    assert "versions never change: give --output" in run("retrain", model, "--img", image, "--label", "1").error
+    assert run("retrain", model, "--img", image, "--label", "1", "--output", "new").status == 0
+
+
+# --- prepare and export -----------------------------------------------------
+
+
+@pytest.fixture
+def spoiled(folder: Path, tmp_path: Path) -> Path:
+    """With a second copy of an image, one that no program reads, and notes."""
+    spoiled = Path(shutil.copytree(folder, tmp_path / "spoiled"))
+    shutil.copy(next((spoiled / "0").iterdir()), spoiled / "0/copy.png")
+    (spoiled / "1/photo.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(400))
+    (spoiled / "0/notes.txt").write_text("no")
+    return spoiled
+
+
+def names(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*.*")}
+
+
+def test_prepare_changes_nothing_unless_told(run: Command, spoiled: Path) -> None:
+    before = names(spoiled)
+    for _ in range(2):
+        said = run("prepare", spoiled)
+        assert said.status == 1
+        copy, photo, *counts = said.out.splitlines()
+        assert photo.startswith(f"{spoiled}/1/photo.heic: ")
+        assert copy.startswith(f"{spoiled}/0/")
+        assert counts == ["0\t12", "1\t12", "2\t12"]
+        assert said.err.splitlines() == [
+            f"1 file can go: add --clean to move to {spoiled}-surplus",
+            "1 other file skipped (1 .txt)",
+        ]
+    assert names(spoiled) == before
+
+
+def test_prepare_moves_what_is_surplus_to_a_new_folder(run: Command, spoiled: Path, tmp_path: Path) -> None:
+    before = names(spoiled)
+    for place in ("spoiled-surplus", "spoiled-surplus-2"):
+        said = run("prepare", spoiled, "--clean")
+        assert f"1 file moved to {tmp_path / place}" in said.err
+        assert said.status == 1  # for the photo that stays
+        [moved] = (tmp_path / place / "0").iterdir()
+        assert before - names(spoiled) == {f"0/{moved.name}"}
+        shutil.copy(moved, spoiled / "0")
+    run("prepare", spoiled, "--move-to", tmp_path / "mine")
+    assert [path.name for path in (tmp_path / "mine/0").iterdir()] == [moved.name]
+    assert "1 file" not in run("prepare", spoiled, "--clean").err.replace("1 other file", "")
+    assert not (tmp_path / "spoiled-surplus-3").exists()
+
+
+class Terminal(StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_prepare_deletes_after_a_question_alone(run: Command, spoiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = names(spoiled)
+    monkeypatch.setattr("sys.stdin", StringIO("y\n"))
+    said = run("prepare", spoiled, "--delete")
+    assert (said.status, names(spoiled)) == (1, before)
+    assert "Nothing is deleted, since nobody can be asked: add --yes" in said.err
+    for answer in ("n\n", "\n", ""):
+        monkeypatch.setattr("sys.stdin", Terminal(answer))
+        said = run("prepare", spoiled, "--delete")
+        assert (said.status, names(spoiled)) == (1, before)
+        assert "Delete 1 file for good?" in said.err
+    monkeypatch.setattr("sys.stdin", Terminal("y\n"))
+    assert "1 file deleted" in run("prepare", spoiled, "--delete").err
+    [gone] = before - names(spoiled)
+    assert Path(gone).parent == Path("0")
+
+
+def test_prepare_deletes_without_a_question_for_scripts(run: Command, spoiled: Path) -> None:
+    before = names(spoiled)
+    assert "1 file deleted" in run("prepare", spoiled, "--delete", "--yes").err
+    assert len(before - names(spoiled)) == 1
+    (spoiled / "1/photo.heic").unlink()
+    assert run("prepare", spoiled, "--delete").status == 0  # nobody is asked about nothing
+
+
+@pytest.mark.parametrize("options", [("--clean", "--delete"), ("--delete", "--move-to", "x"), ("--yes",)])
+def test_prepare_takes_one_way_of_cleaning(options: tuple[str, ...], run: Command, spoiled: Path) -> None:
+    assert run("prepare", spoiled, *options).status == 2
+
+
+def test_prepare_says_which_files_it_could_not_move(run: Command, spoiled: Path, tmp_path: Path) -> None:
+    (tmp_path / "taken").touch()
+    before = names(spoiled)
+    said = run("prepare", spoiled, "--move-to", tmp_path / "taken")
+    assert (said.status, names(spoiled)) == (1, before)
+    assert "0 files moved" in said.err
+    assert ": left there (" in said.err
+
+
+# --- what a person has is not written over ----------------------------------
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("evaluate", "{model}", "{others}", "--report"),
+        ("train", "{folder}", "--test", "{others}", "--output", "new", "--report"),
+        ("export", "{model}", "--to", "labels", "--output"),
+        ("export", "{model}", "--to", "onnx", "--output"),
+        ("export", "{model}", "--to", "torchscript", "--output"),
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("name", ["photo.png", "model.json", "folder.html", "link.html"])
+def test_a_file_of_another_kind_is_never_written_over(
+    command: tuple[str, ...], name: str, run: Command, trained: Path, folder: Path, others: Path
+) -> None:
+    Path("photo.png").write_text("mine")
+    Path("model.json").write_text("mine")
+    Path("folder.html").mkdir()
+    Path("link.html").symlink_to("photo.png")
+    given = [part.format(model=trained, folder=folder, others=others) for part in command]
+    said = run(*given, name)
+    assert said.error.startswith(f"Error: {Path(name).resolve()} is ")
+    assert Path("photo.png").read_text() == Path("model.json").read_text() == "mine"
+    assert not Path("new").exists()
+
+
+def test_an_earlier_output_is_replaced_and_stays_whole_on_a_full_disk(
+    run: Command, trained: Path, others: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        assert run("evaluate", trained, others, "--report", "report.html").status == 0
+        assert run("export", trained, "--to", "labels", "--output", "labels.txt").status == 0
+    kept = {name: Path(name).read_text() for name in ("report.html", "labels.txt")}
+    write_text = Path.write_text
+
+    def full(path: Path, text: str, **more: Any) -> int:
+        write_text(path, text[:3], **more)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    assert "No space left" in run("evaluate", trained, others, "--report", "report.html").error
+    assert "No space left" in run("export", trained, "--to", "labels", "--output", "labels.txt").error
+    assert {path.name: path.read_text() for path in Path().iterdir() if path.is_file()} == kept
+
+
+def test_retrain_keeps_what_a_person_has_put_beside_the_model(run: Command, model: Path, others: Path) -> None:
+    run("export", model / "head", "--to", "labels")
+    (model / "head/notes").mkdir()
+    (model / "head/notes/mine.txt").write_text("mine")
+    assert run("retrain", model, "--img", sorted((others / "0").iterdir())[0], "--label", "1").status == 0
+    assert (model / "head/labels.txt").read_text() == "0\n1\n2\n"
+    assert (model / "head/notes/mine.txt").read_text() == "mine"
+
+
+# --- one bad file stops nobody else -----------------------------------------
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"a": 1}', b"\xff"])
+@pytest.mark.parametrize("name", ["head/samples.json", "head/model.json", "training.json"])
+def test_a_damaged_file_of_a_model_is_one_sentence(
+    content: bytes, name: str, run: Command, model: Path, folder: Path, others: Path
+) -> None:
+    (model / name).write_bytes(content)
+    if name == "training.json":
+        said = run(*TRAIN, folder, "--output", model, "--resume")
+    else:
+        said = run("evaluate", model, others)
+    assert Path(name).name in said.error or "format None" in said.error
+
+
+def test_predict_answers_for_a_folder_with_trouble_in_it(
+    run: Command, trained: Path, others: Path, tmp_path: Path
+) -> None:
+    mixed = Path(shutil.copytree(others, tmp_path / "mixed"))
+    (mixed / "0/notes.txt").touch()
+    (mixed / "0/again").symlink_to(mixed / "0", target_is_directory=True)
+    (mixed / "0/gone.png").symlink_to("nowhere.png")
+    os.mkfifo(mixed / "0/pipe.png")
+    said = run("predict", trained, mixed)
+    assert len(said.out.splitlines()) == 12
+    assert said.status == 1
+    for message in ("again: leads to a folder", "gone.png: is a link to nothing", "pipe.png: is no regular file"):
+        assert message in said.err
+    assert "1 other file skipped (1 .txt)" in said.err
+
+
+def test_names_that_are_not_utf_8_come_from_stdin_and_go_out_escaped(
+    run: Command, trained: Path, others: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = os.fsencode(tmp_path) + b"/\xff.png"
+    shutil.copy(next((others / "0").iterdir()), odd)
+    monkeypatch.setattr("sys.stdin", TextIOWrapper(BytesIO(odd + b"\n"), encoding="utf-8"))
+    take_any_name()
+    said = run("predict", trained, "-")
+    assert said.status == 0, said
+    assert said.out.startswith(f"{tmp_path}/\\udcff.png\t")
+
+
+def test_a_report_is_written_without_an_image_that_vanished(
+    run: Command, trained: Path, others: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(path: Path) -> None:
+        raise ImageError("cannot be read: No such file or directory")
+
+    monkeypatch.setattr("image_classifier.cli.report.open_image", gone)
+    assert run("evaluate", trained, others, "--report", "report.html").status == 0
+    assert "<img alt" in Path("report.html").read_text()
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.load. is deprecated:FutureWarning")
+def test_a_hook_has_the_last_word_on_predictions(run: Command, trained: Path, others: Path) -> None:
+    Path("my_hook.py").write_text(
+        "def shout(answer):\n    return {**answer, 'prediction': answer['prediction'] + '!', 'confidence': 1}\n"
+        "def forget(answer):\n    pass\n"
+        "def fail(answer):\n    return 1 / 0\n"
+    )
+
+    def with_hook(name: str) -> Said:
+        Path("recipe.toml").write_text(f'[prediction]\npostprocess = "{name}"\n')
+        return run("predict", trained, others, "--json", "--config", "recipe.toml")
+
+    found = json.loads(with_hook("my_hook.shout").out)
+    plain = json.loads(run("predict", trained, others, "--json").out)
+    assert [one["prediction"] for one in found] == [f"{one['prediction']}!" for one in plain]
+    assert {one["confidence"] for one in found} == {1.0}
+    assert [one["scores"] for one in found] == [one["scores"] for one in plain]
+    assert "my_hook.forget returned None: return the dict" in with_hook("my_hook.forget").error
+    assert "my_hook.fail failed for" in with_hook("my_hook.fail").error
+    assert "postprocess = my_hook.gone cannot be loaded" in with_hook("my_hook.gone").error
+    assert "postprocess = nowhere cannot be loaded" in with_hook("nowhere").error
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.load:FutureWarning")
+def test_an_exported_module_answers_as_the_model_does(run: Command, trained: Path, others: Path) -> None:
+    assert run("export", trained, "--to", "torchscript", "--output", "out/model.pt").out == "out/model.pt\n"
+    module = torch.jit.load("out/model.pt")  # type: ignore[no-untyped-call]
+    paths = sorted(others.rglob("*.png"))
+    pixels = torch.stack([load_model(trained).classifier.backbone.preprocessing(path) for path in paths])
+    probabilities = module(pixels)
+    found = json.loads(run("predict", trained, *paths, "--json").out)
+    assert [one["confidence"] for one in found] == pytest.approx(probabilities.max(1).values.tolist(), abs=1e-3)
+    run("export", trained, "--to", "labels", "--output", "labels.txt")
+    labels = Path("labels.txt").read_text().splitlines()
+    assert [one["prediction"] for one in found] == [labels[number] for number in probabilities.argmax(1)]
+
+
+@pytest.mark.parametrize("network", ["resnet18", "convnext_tiny"])
+def test_an_exported_onnx_module_answers_as_the_model_does(
+    run: Command, trained: Path, folder: Path, others: Path, network: str
+) -> None:
+    model = trained
+    if network != "resnet18":
+        model = Path("model")
+        assert run(*TRAIN, folder, "--network", network, "--epochs", 1).status == 0
+    assert run("export", model, "--to", "onnx", "--output", "model.onnx").out == "model.onnx\n"
+    paths = sorted(others.rglob("*.png"))[:3]
+    pixels = torch.stack([load_model(model).classifier.backbone.preprocessing(path) for path in paths])
+    module = ReferenceEvaluator("model.onnx")
+    [probabilities] = module.run(None, {"images": pixels.numpy()})
+    found = json.loads(run("predict", model, *paths, "--json").out)
+    assert [one["confidence"] for one in found] == pytest.approx(probabilities.max(1).tolist(), abs=1e-3)
+
+
+def test_without_its_packages_onnx_says_which(run: Command, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    assert "pip install onnx onnxscript" in run("export", trained, "--to", "onnx", "--output", "x.onnx").error
+    assert not Path("x.onnx").exists()

@@ -1,0 +1,450 @@
+"""The lane: whoever asks, each image gets its own embedding, and nothing waits for ever."""
+
+import gc
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from image_classifier.data.image_file import ImageFile
+from image_classifier.data.preprocessing import ImageError, Preprocessing, Source
+from image_classifier.embedding import lane as lane_module
+from image_classifier.embedding.cache import EmbeddingCache
+from image_classifier.embedding.lane import BATCH_SIZE, BATCHES_AHEAD, InferenceLane
+from image_classifier.nets.architectures import Bare
+from image_classifier.nets.classifier import Backbone, make_backbone
+
+ROOT = Path(__file__).parents[3]
+
+Eventually = Callable[[Callable[[], Any]], Any]
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Iterator[EmbeddingCache]:
+    cache = EmbeddingCache(tmp_path / "embeddings")
+    yield cache
+    cache.close()
+
+
+@pytest.fixture
+def lane(cache: EmbeddingCache) -> Iterator[InferenceLane]:
+    lane = InferenceLane(cache)
+    yield lane
+    lane.close()
+
+
+@pytest.fixture
+def images(digits: list[tuple[Path, str]]) -> list[ImageFile]:
+    return [ImageFile.of(path) for path, _ in digits[:40]]
+
+
+def alone(backbone: Backbone, image: ImageFile) -> np.ndarray:
+    """What the network says of one image, without the lane."""
+    with torch.inference_mode():
+        return backbone.module(backbone.preprocessing.normalize(backbone.preprocessing(image.path)[None]))[0].numpy()
+
+
+class Gate:
+    """Lets batches into a network when it is open, and notes what it saw."""
+
+    def __init__(self) -> None:
+        self.open = threading.Event()
+        self.batches: list[list[int]] = []
+        self.error: Exception | None = None
+
+    def look(self, batch: Tensor) -> Tensor:
+        colors = batch.mean((1, 2, 3))
+        self.batches.append((colors * 255).round().int().tolist())
+        assert self.open.wait(60)
+        if self.error:
+            raise self.error
+        return colors[:, None].expand(-1, 512)
+
+    @property
+    def seen(self) -> list[int]:
+        return [color for batch in self.batches for color in batch]
+
+
+GATES: dict[str, Gate] = {}
+
+
+def look(batch: Tensor, gate: str) -> Tensor:
+    return GATES[gate].look(batch)
+
+
+class MeanColour(nn.Module):
+    """A network whose embedding is the image's mean colour, behind a gate."""
+
+    def __init__(self, gate: str) -> None:
+        super().__init__()
+        self.gate = gate
+
+    def forward(self, batch: Tensor) -> Tensor:
+        return look(batch, self.gate)
+
+
+@dataclass(frozen=True)
+class Watched(Preprocessing):
+    """Notes which images are decoded."""
+
+    decoded: list[Source] = field(default_factory=list, compare=False)
+
+    def __call__(self, source: Source, deadline: float = float("inf")) -> Tensor:
+        tensor = super().__call__(source, deadline)
+        self.decoded.append(source)
+        return tensor
+
+
+def gated(name: str, mean: float = 0.0) -> tuple[Backbone, Gate]:
+    gate = GATES[name] = Gate()
+    preprocessing = Watched(8, 8, mean=(mean,) * 3, std=(1.0,) * 3)
+    fingerprint = sha256(name.encode()).hexdigest()[:32]
+    return make_backbone(Bare(MeanColour(name), ""), "mean colour", preprocessing, name, fingerprint=fingerprint), gate
+
+
+@contextmanager
+def callers_of_gates(count: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that do not wait at a gate for ever where a test fails."""
+    with ThreadPoolExecutor(count) as pool:
+        try:
+            yield pool
+        finally:
+            for gate in GATES.values():
+                gate.open.set()
+
+
+@pytest.fixture
+def network() -> Backbone:
+    return gated("network")[0]
+
+
+@pytest.fixture
+def gate(network: Backbone) -> Gate:
+    return GATES["network"]
+
+
+@pytest.fixture
+def grey(tmp_path: Path) -> list[ImageFile]:
+    """An image of each grey, from black to white."""
+    for shade in range(256):
+        Image.new("L", (8, 8), shade).save(tmp_path / f"{shade}.png")
+    return [ImageFile.of(tmp_path / f"{shade}.png") for shade in range(256)]
+
+
+def shades(embeddings: list[Any]) -> list[int]:
+    return [round(float(embedding[0]) * 255) for embedding in embeddings]
+
+
+def test_an_image_file_knows_the_hash_of_its_content(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"content")
+    assert ImageFile.of(tmp_path / "a") == ImageFile(tmp_path / "a", sha256(b"content").hexdigest())
+
+
+def test_embeddings_come_in_the_order_of_the_images(
+    lane: InferenceLane, backbone: Backbone, images: list[ImageFile]
+) -> None:
+    found = lane.embed(backbone, images)
+    assert len(found) == len(images) > BATCH_SIZE
+    for image, embedding in zip(images, found, strict=True):
+        assert not isinstance(embedding, ImageError)
+        np.testing.assert_allclose(embedding, alone(backbone, image), rtol=1e-3, atol=1e-4)
+    backwards = lane.embed(backbone, images[::-1])  # from the cache
+    assert all(np.array_equal(a, b) for a, b in zip(backwards, found[::-1], strict=True))
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_an_image_that_comes_twice_is_embedded_once(
+    background: bool, lane: InferenceLane, network: Backbone, gate: Gate, grey: list[ImageFile]
+) -> None:
+    gate.open.set()
+    twice = [replace(grey[7], path=grey[7].path.with_name("copy.png"))]
+    twice[0].path.write_bytes(grey[7].path.read_bytes())
+    found = lane.embed(network, [grey[7], grey[3], *twice, grey[7], grey[3]], background=background)
+    assert shades(found) == [7, 3, 7, 7, 3]
+    assert sorted(gate.seen) == [3, 7]
+    assert lane.embed(network, []) == []
+
+
+def test_what_was_embedded_before_needs_neither_network_nor_file(
+    lane: InferenceLane, network: Backbone, gate: Gate, grey: list[ImageFile]
+) -> None:
+    gate.open.set()
+    lane.embed(network, grey[:3])
+    for image in grey[:3]:
+        image.path.unlink()
+    assert shades(lane.embed(network, grey[:4][::-1])) == [3, 2, 1, 0]
+    assert sorted(gate.seen) == [0, 1, 2, 3]
+    assert isinstance(lane.embed(replace(network, fingerprint="cd" * 16), grey[:1])[0], ImageError)
+
+
+def test_broken_images_do_not_fail_their_neighbours(
+    lane: InferenceLane, network: Backbone, gate: Gate, grey: list[ImageFile], tmp_path: Path
+) -> None:
+    gate.open.set()
+    broken = []
+    for name, content in (("empty", b""), ("text", b"a cat"), ("cut", grey[9].path.read_bytes()[:-30])):
+        (tmp_path / name).write_bytes(content)
+        broken.append(ImageFile.of(tmp_path / name))
+    gone = ImageFile(tmp_path / "gone", "00" * 32)
+    found = lane.embed(network, [broken[0], grey[1], broken[1], broken[2], grey[2], gone, broken[0]])
+    assert [position for position, one in enumerate(found) if isinstance(one, ImageError)] == [0, 2, 3, 5, 6]
+    assert shades([found[1], found[4]]) == [1, 2]
+    assert len(lane._cache) == 2  # what is broken is looked at again
+    broken[0].path.write_bytes(grey[5].path.read_bytes())
+    assert shades(lane.embed(network, [broken[0]])) == [5]
+
+
+def test_many_callers_get_their_own(
+    lane: InferenceLane, backbone: Backbone, images: list[ImageFile], tmp_path: Path
+) -> None:
+    (tmp_path / "broken").write_bytes(b"\x89PNG")
+    broken = ImageFile.of(tmp_path / "broken")
+    expected = {image.digest: alone(backbone, image) for image in images}
+    random = np.random.default_rng(0)
+    asked = [[images[i] for i in random.permutation(len(images))[:12]] + [broken] for _ in range(8)]
+    together = threading.Barrier(len(asked))
+
+    def ask(wanted: list[ImageFile]) -> list[Any]:
+        together.wait(30)
+        return lane.embed(backbone, wanted, background=wanted is asked[0])
+
+    with ThreadPoolExecutor(len(asked)) as callers:
+        answers = list(callers.map(ask, asked))
+    for wanted, found in zip(asked, answers, strict=True):
+        assert isinstance(found.pop(), ImageError)
+        for image, embedding in zip(wanted[:-1], found, strict=True):
+            np.testing.assert_allclose(embedding, expected[image.digest], rtol=1e-3, atol=1e-4)
+
+
+def test_images_of_many_callers_are_embedded_together(
+    lane: InferenceLane, network: Backbone, gate: Gate, grey: list[ImageFile], eventually: Eventually
+) -> None:
+    with callers_of_gates(12) as callers:
+        first = callers.submit(lane.embed, network, grey[:1])
+        eventually(lambda: gate.batches)
+        others = [callers.submit(lane.embed, network, [image]) for image in grey[1:11]]
+        eventually(lambda: lane._queue.qsize() == 10)
+        gate.open.set()
+        assert [shades(other.result(60)) for other in (first, *others)] == [[shade] for shade in range(11)]
+    assert [len(batch) for batch in gate.batches] == [1, BATCH_SIZE, 10 - BATCH_SIZE]
+
+
+def test_networks_are_not_mixed_in_a_batch(
+    lane: InferenceLane, network: Backbone, gate: Gate, grey: list[ImageFile], eventually: Eventually
+) -> None:
+    other, other_gate = gated("other", mean=0.5)
+    other_gate.open.set()
+    with callers_of_gates(8) as callers:
+        waiting = [callers.submit(lane.embed, network, grey[:1])]
+        eventually(lambda: gate.batches)
+        waiting += [callers.submit(lane.embed, (network, other)[n % 2], [grey[200 + n]]) for n in range(4)]
+        eventually(lambda: lane._queue.qsize() == 4)
+        gate.open.set()
+        found = [shades(one.result(60))[0] for one in waiting]
+    assert found == pytest.approx([0, 200, 201 - 127.5, 202, 203 - 127.5], abs=1)
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_a_request_waits_behind_few_images_of_who_came_before(
+    background: bool,
+    lane: InferenceLane,
+    network: Backbone,
+    gate: Gate,
+    grey: list[ImageFile],
+    eventually: Eventually,
+) -> None:
+    ahead = BATCHES_AHEAD * BATCH_SIZE
+    many, request = grey[:200], grey[255]
+    with callers_of_gates(2) as callers:
+        slow = callers.submit(lane.embed, network, many, background=background)
+        eventually(lambda: len(gate.seen) + lane._queue.qsize() == ahead)
+        fast = callers.submit(lane.embed, network, [request])
+        eventually(lambda: len(gate.seen) + lane._queue.qsize() == ahead + 1)
+        assert len(network.preprocessing.decoded) == ahead + 1  # no more of the many have entered
+        gate.open.set()
+        assert shades(fast.result(60)) == [255]
+        assert shades(slow.result(60)) == list(range(200))
+    (batch,) = (batch for batch in gate.batches if 255 in batch)
+    if background:
+        assert batch == [255]
+        assert gate.batches.index(batch) == 1  # behind the batch that was running
+    else:
+        assert gate.seen.index(255) <= ahead
+
+
+def test_a_network_is_ready_after_it_was_warmed_up(lane: InferenceLane, network: Backbone, gate: Gate) -> None:
+    gate.open.set()
+    lane.warm_up(network)
+    assert list(lane._modules) == [network]
+    assert len(lane._cache) == 0
+
+
+def test_the_network_computes_in_the_precision_that_was_chosen(
+    cache: EmbeddingCache, backbone: Backbone, images: list[ImageFile]
+) -> None:
+    asked = []
+
+    def choose(network: Backbone, device: torch.device) -> torch.dtype:
+        asked.append((network, device.type))
+        return torch.bfloat16
+
+    lane = InferenceLane(cache, torch.device("cpu"), choose)
+    try:
+        found = lane.embed(backbone, images)
+    finally:
+        lane.close()
+    assert asked == [(backbone, "cpu")]
+    exact = np.stack([alone(backbone, image) for image in images])
+    assert np.stack(found).dtype == np.float32
+    assert 0 < np.abs(np.stack(found) - exact).max() < 0.05 * np.abs(exact).max()
+
+
+def test_at_the_deadline_what_is_done_is_answered(
+    lane: InferenceLane, network: Backbone, gate: Gate, grey: list[ImageFile], eventually: Eventually
+) -> None:
+    gate.open.set()
+    lane.embed(network, grey[:1])
+    gate.open.clear()
+    with callers_of_gates(1) as callers:
+        busy = callers.submit(lane.embed, network, grey[1:60])
+        eventually(lambda: len(gate.batches) == 2)
+        found = lane.embed(network, [grey[0], grey[100]], deadline=time.monotonic() + 0.2)
+        assert not busy.done()
+        assert shades(found[:1]) == [0]
+        assert isinstance(found[1], ImageError)
+        assert "no time was left" in str(found[1])
+        gate.open.set()
+        assert shades(busy.result(60)) == list(range(1, 60))
+    assert shades(lane.embed(network, grey[100:101])) == [100]
+
+
+def test_a_network_that_fails_tells_those_who_wait_and_goes_on(
+    lane: InferenceLane, network: Backbone, gate: Gate, grey: list[ImageFile]
+) -> None:
+    broken, broken_gate = gated("broken")
+    broken_gate.error = MemoryError("the device is full")
+    broken_gate.open.set()
+    with pytest.raises(MemoryError, match="the device is full"):
+        lane.embed(broken, grey[:20])
+    gate.open.set()
+    assert shades(lane.embed(network, grey[:20])) == list(range(20))
+
+
+def test_a_network_that_nobody_needs_any_more_goes_at_once_with_its_accelerated_form(
+    lane: InferenceLane, grey: list[ImageFile], eventually: Eventually
+) -> None:
+    backbone, its_gate = gated("short-lived")
+    its_gate.open.set()
+    lane.embed(backbone, grey[:3])
+    modules = [weakref.ref(backbone.module), weakref.ref(lane._modules[backbone][0])]
+    gc.disable()
+    try:
+        del backbone
+        eventually(lambda: [module() for module in modules] == [None, None])
+    finally:
+        gc.enable()
+    assert list(lane._modules) == []
+
+
+def test_no_other_copy_of_a_network_is_kept_than_the_one_that_computes(
+    cache: EmbeddingCache, backbone: Backbone, images: list[ImageFile]
+) -> None:
+    def convolutions() -> int:
+        return sum(type(one) is nn.Conv2d for one in gc.get_objects())
+
+    gc.collect()
+    before = convolutions()
+    gc.disable()
+    lane = InferenceLane(cache, torch.device("cpu"))
+    try:
+        lane.embed(backbone, images)
+        assert convolutions() - before == sum(type(one) is nn.Conv2d for one in backbone.module.modules())
+    finally:
+        gc.enable()
+        lane.close()
+
+
+def test_memory_is_given_back_when_nobody_asks_any_more(
+    cache: EmbeddingCache,
+    network: Backbone,
+    gate: Gate,
+    grey: list[ImageFile],
+    eventually: Eventually,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given_back: list[int] = []
+    monkeypatch.setattr(lane_module, "IDLE_SECONDS", 0.01)
+    monkeypatch.setattr(lane_module, "_give_back_memory", lambda: given_back.append(len(gate.seen)))
+    gate.open.set()
+    lane = InferenceLane(cache)
+    try:
+        assert given_back == []
+        lane.embed(network, grey[:3])
+        eventually(lambda: given_back)
+        assert shades(lane.embed(network, grey[3:5])) == [3, 4]
+        eventually(lambda: given_back[-1] == 5)
+    finally:
+        lane.close()
+
+
+def test_closing_leaves_no_thread(cache: EmbeddingCache, network: Backbone, gate: Gate, grey: list[ImageFile]) -> None:
+    before = set(threading.enumerate())
+    gate.open.set()
+    lane = InferenceLane(cache)
+    assert shades(lane.embed(network, grey[:100])) == list(range(100))
+    lane.close()
+    assert set(threading.enumerate()) <= before
+    with pytest.raises(RuntimeError, match="shutdown"):
+        lane.embed(network, grey[100:101])
+
+
+def test_a_lane_that_was_never_used_closes(cache: EmbeddingCache) -> None:
+    before = set(threading.enumerate())
+    InferenceLane(cache).close()
+    assert set(threading.enumerate()) <= before
+
+
+AT_IT = """
+import sys, threading
+from pathlib import Path
+import torch
+from image_classifier.embedding.cache import EmbeddingCache
+from image_classifier.embedding.lane import InferenceLane
+from image_classifier.nets.classifier import Backbone
+from image_classifier.data.preprocessing import Preprocessing
+
+begun = threading.Event()
+
+class Slow(torch.nn.Module):
+    def forward(self, batch):
+        begun.set()
+        side = torch.ones(3000, 3000)
+        return (side @ side)[:1, :512]
+
+lane = InferenceLane(EmbeddingCache(Path(sys.argv[1])))
+backbone = Backbone(Slow(), Preprocessing(8, 8), "random", "0" * 32)
+threading.Thread(target=lane.warm_up, args=(backbone,), daemon=True).start()
+begun.wait()
+"""
+
+
+def test_process_that_ends_while_the_network_computes_is_not_aborted(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", AT_IT, str(tmp_path)]
+
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,0 +1,171 @@
+"""The figures of a classifier, against scikit-learn's and a plain calculation."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from image_classifier.evaluation.metrics import (
+    evaluate,
+    fit_temperature,
+    fit_thresholds,
+    hits,
+    loss_of,
+    predicted_targets,
+)
+
+
+def guesses(seed: int, images: int, classes: int, sharpness: float = 3.0) -> tuple[Tensor, Tensor]:
+    """Logits that lean towards the targets."""
+    generator = torch.Generator().manual_seed(seed)
+    targets = torch.randint(classes, (images,), generator=generator)
+    logits = torch.randn(images, classes, generator=generator) + torch.eye(classes)[targets]
+    return sharpness * logits, targets
+
+
+@pytest.mark.parametrize(("images", "classes"), [(200, 5), (30, 2), (7, 12), (1, 3)])
+def test_the_figures_are_scikit_learns(images: int, classes: int) -> None:
+    logits, targets = guesses(images, images, classes)
+    names = [f"class {number}" for number in range(classes)]
+    predicted = logits.argmax(1)
+    found = evaluate(logits, targets, names)
+    labels = list(range(classes))
+    assert found.images == images
+    assert found.accuracy == pytest.approx(accuracy_score(targets, predicted))
+    assert found.confusion == confusion_matrix(targets, predicted, labels=labels).tolist()
+    expected = precision_recall_fscore_support(targets, predicted, labels=labels, zero_division=0)
+    ours = [(f.precision, f.recall, f.f1, f.images) for f in found.per_class.values()]
+    assert list(found.per_class) == names
+    assert np.array(ours) == pytest.approx(np.array(expected).T)
+    shown = sorted(set(targets.tolist()))
+    assert found.macro_f1 == pytest.approx(f1_score(targets, predicted, labels=shown, average="macro", zero_division=0))
+
+
+def several(seed: int, images: int, classes: int) -> tuple[Tensor, Tensor]:
+    """Logits that lean towards targets of which several, or none, are right."""
+    generator = torch.Generator().manual_seed(seed)
+    targets = torch.randint(2, (images, classes), generator=generator).float()
+    return 3 * (torch.randn(images, classes, generator=generator) + targets - 0.5), targets
+
+
+@pytest.mark.parametrize(("images", "classes"), [(200, 5), (7, 12), (20, 1)])
+def test_where_several_may_be_right_the_figures_are_scikit_learns_too(images: int, classes: int) -> None:
+    logits, targets = several(images, images, classes)
+    thresholds = np.linspace(0.3, 0.7, classes)
+    names = [f"class {number}" for number in range(classes)]
+    predicted = (logits.sigmoid().numpy() >= thresholds).astype(int)
+    found = evaluate(logits, targets, names, tuple(thresholds))
+    truth = targets.numpy().astype(int)
+    assert found.accuracy == pytest.approx((predicted == truth).all(1).mean())
+    labels = list(range(classes))
+    if classes > 1:
+        expected = precision_recall_fscore_support(truth, predicted, labels=labels, zero_division=0)
+    else:
+        expected = [
+            [figure] for figure in precision_recall_fscore_support(truth[:, 0], predicted[:, 0], average="binary")[:3]
+        ]
+        expected.append([truth.sum()])
+    ours = [(f.precision, f.recall, f.f1, f.images) for f in found.per_class.values()]
+    assert np.array(ours) == pytest.approx(np.array(expected).T)
+    assert found.confusion == []
+    assert json.loads(json.dumps(found.record())) == found.record()
+
+
+def test_an_image_is_right_where_all_its_classes_are() -> None:
+    logits = torch.tensor([[2.0, -2.0], [2.0, 2.0], [-2.0, -2.0]])
+    targets = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 0.0]])
+    assert hits(logits, targets, (0.5, 0.5)).tolist() == [True, False, True]
+    assert hits(logits, targets, (0.5, 0.95)).tolist() == [True, True, True]
+    assert predicted_targets(logits, (0.5, 0.95)).tolist() == targets.tolist()
+    assert hits(logits, torch.tensor([0, 1, 1])).tolist() == [True, False, False]
+
+
+def test_thresholds_are_where_f1_is_best() -> None:
+    logits, targets = several(3, 300, 4)
+    logits[:, 1] -= 4  # a class whose probabilities are all too low
+    targets[:, 3] = 0  # one that no image shows
+    thresholds = fit_thresholds(logits, targets)
+    probabilities = logits.sigmoid().numpy()
+
+    def f1(number: int, threshold: float) -> float:
+        return f1_score(targets[:, number], probabilities[:, number] >= threshold, zero_division=0)
+
+    for number in range(3):
+        assert f1(number, thresholds[number]) == pytest.approx(max(f1(number, t / 100) for t in range(5, 96)), abs=0.01)
+    assert thresholds[1] < 0.2
+    assert thresholds[3] == 0.5
+
+
+@pytest.mark.parametrize("make", [guesses, several])
+def test_the_loss_does_not_hang_on_the_number_of_images(make: Any) -> None:
+    logits, targets = make(1, 50, 3)
+    assert float(loss_of(logits.repeat(2, 1), torch.cat([targets, targets]))) == pytest.approx(
+        float(loss_of(logits, targets))
+    )
+    assert loss_of(logits, targets) > loss_of(logits - 3 * torch.sign(0.5 - targets_as_rows(targets)), targets)
+
+
+def targets_as_rows(targets: Tensor) -> Tensor:
+    return targets if targets.is_floating_point() else torch.eye(3)[targets]
+
+
+def test_the_calibration_error_is_the_mean_gap_between_probability_and_share_of_hits() -> None:
+    logits, targets = guesses(1, 500, 3)
+    confidence, predicted = logits.softmax(1).max(1)
+    hits = (predicted == targets).numpy()
+    bins = np.minimum((confidence.numpy() * 10).astype(int), 9)
+    expected = sum(
+        (bins == b).mean() * abs(confidence.numpy()[bins == b].mean() - hits[bins == b].mean()) for b in set(bins)
+    )
+    assert evaluate(logits, targets, "abc").calibration_error == pytest.approx(expected, abs=1e-6)
+
+
+def test_sure_and_right_is_calibrated_and_sure_and_wrong_is_not() -> None:
+    logits = 50 * torch.eye(4)
+    assert evaluate(logits, torch.arange(4), "abcd").calibration_error == pytest.approx(0)
+    assert evaluate(logits, torch.arange(4).roll(1), "abcd").calibration_error == pytest.approx(1)
+
+
+def test_the_record_is_json() -> None:
+    logits, targets = guesses(2, 40, 3)
+    record = evaluate(logits, targets, ["a", "b", "é"]).record()
+    assert json.loads(json.dumps(record)) == record
+
+
+def test_no_images_have_no_figures() -> None:
+    with pytest.raises(ValueError, match="no images"):
+        evaluate(torch.empty(0, 2), torch.empty(0, dtype=torch.long), "ab")
+
+
+@pytest.mark.parametrize("too_sure", [0.2, 1.0, 4.0, 10.0])
+def test_the_temperature_is_found_and_makes_the_labels_likelier(too_sure: float) -> None:
+    generator = torch.Generator().manual_seed(3)
+    honest = 2 * torch.randn(4000, 4, generator=generator)
+    targets = torch.multinomial(honest.softmax(1), 1, generator=generator)[:, 0]
+    temperature = fit_temperature(too_sure * honest, targets)
+    assert temperature == pytest.approx(too_sure, rel=0.1)
+    before, after = cross_entropy(too_sure * honest, targets), cross_entropy(too_sure * honest / temperature, targets)
+    assert after < before if too_sure != 1 else after <= before + 1e-6
+    names = "abcd"
+    calibrated = evaluate(too_sure * honest / temperature, targets, names).calibration_error
+    assert calibrated < 0.03
+    assert too_sure == 1 or calibrated < evaluate(too_sure * honest, targets, names).calibration_error
+
+
+def test_the_temperature_stays_bounded_for_few_images() -> None:
+    right, wrong = 9 * torch.eye(2), 9 * torch.eye(2).flip(0)
+    for logits in (right, wrong):
+        assert 0.049 < fit_temperature(logits, torch.arange(2)) < 20.1
+    assert fit_temperature(right, torch.arange(2)) <= fit_temperature(wrong, torch.arange(2))
+
+
+def test_the_temperature_of_several_makes_the_labels_likelier_too() -> None:
+    generator = torch.Generator().manual_seed(3)
+    honest = 2 * torch.randn(2000, 3, generator=generator)
+    targets = torch.bernoulli(honest.sigmoid(), generator=generator)
+    assert fit_temperature(4 * honest, targets) == pytest.approx(4, rel=0.1)

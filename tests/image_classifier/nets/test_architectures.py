@@ -1,0 +1,149 @@
+"""torchvision's networks by name: without their last layer, trained, saved, loaded, and the same afterwards."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from image_classifier.data.dataset import Sample
+from image_classifier.embedding.cache import EmbeddingCache
+from image_classifier.embedding.lane import InferenceLane
+from image_classifier.nets.architectures import Bare, UnknownNetwork, build, load_weights, preprocessing_of
+from image_classifier.nets.classifier import (
+    load_backbone,
+    load_classifier,
+    load_saved_backbone,
+    read_record,
+)
+from image_classifier.nets.optimize import accelerate
+from image_classifier.nets.weights import WeightsError
+from image_classifier.training.pipeline import embed, learn_all_layers, learn_head
+from image_classifier.training.sgd import Hyperparameters
+
+ONE_EPOCH = Hyperparameters(epochs=1, batch_size=8)
+QUICK = ["resnet34", "resnet50", "mobilenet_v3_small", "efficientnet_b0", "convnext_tiny"]
+SLOW = ["vit_b_16", "swin_t", "densenet121", "regnet_y_400mf", "shufflenet_v2_x0_5", "vgg11_bn"]
+
+
+def quiet(record: object) -> None:
+    """Progress that nobody looks at."""
+
+
+@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+def test_trained_network_is_saved_and_loaded_with_the_same_answers(
+    name: str, samples: list[Sample], tmp_path: Path
+) -> None:
+    some = samples[:18]
+    cache = EmbeddingCache(tmp_path / "cache")
+    lane = InferenceLane(cache, torch.device("cpu"))
+    try:
+        backbone = load_backbone("none", 64, name)
+        first = learn_head(backbone, embed(lane, backbone, some, quiet), ("0", "1", "2"), ONE_EPOCH, quiet)
+        trained = learn_all_layers(lane, first, some, ONE_EPOCH, tmp_path / "checkpoint", quiet)
+    finally:
+        lane.close()
+        cache.close()
+    trained.save(tmp_path / "model")
+    loaded = load_classifier(tmp_path / "model", load_saved_backbone(tmp_path / "model"))
+
+    assert read_record(tmp_path / "model")["architecture"] == loaded.backbone.network == name
+    pixels = torch.stack([backbone.preprocessing(sample.image.path) for sample in some[:5]])
+    inputs = backbone.preprocessing.normalize(pixels)
+    before, after = (c.head(c.backbone.module(inputs)) for c in (trained, loaded))
+    assert torch.equal(before, after)
+    assert before.shape == (5, 3)
+    faster = accelerate(loaded.backbone.module, torch.device("cpu"), inputs.shape[-1])
+    embeddings = loaded.backbone.module(inputs)
+    assert (faster(inputs) - embeddings).abs().max() < 1e-4 * embeddings.abs().max()
+    assert trained.backbone.fingerprint != backbone.fingerprint
+    tuned = trained.backbone.module.state_dict()
+    changed = [key for key, tensor in backbone.module.state_dict().items() if not torch.equal(tensor, tuned[key])]
+    assert len(changed) > len(list(backbone.module.parameters())) // 2  # all layers have learned
+
+
+def test_networks_of_the_same_weights_have_fingerprints_of_their_own() -> None:
+    assert load_backbone("none", 64).fingerprint != load_backbone("none", 64, "resnet34").fingerprint
+    assert load_backbone("none", 64).fingerprint == load_backbone("none", 64, "resnet18").fingerprint
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "interpolation"),
+    [("resnet18", 224, "bilinear"), ("efficientnet_b3", 300, "bicubic"), ("efficientnet_v2_l", 480, "bicubic")],
+)
+def test_network_sees_images_as_its_own_weights_did(name: str, side: int, interpolation: str) -> None:
+    own = preprocessing_of(name, None)
+
+    assert (own.crop_size, own.interpolation) == (side, interpolation)
+    assert own.mean == ((0.5, 0.5, 0.5) if name == "efficientnet_v2_l" else (0.485, 0.456, 0.406))
+    assert preprocessing_of(name, 96).crop_size == 96
+    assert type(own).from_record(own.record()) == own
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "said"),
+    [
+        ("resnet-50", 64, "resnet50"),
+        ("", 64, "resnet50"),
+        ("squeezenet1_0", 64, "does not end in a linear layer"),
+        ("mnasnet0_5", 64, "safetensors"),
+        ("inception_v3", 299, "auxiliary outputs"),
+        ("fcn_resnet50", 64, "there is no network fcn_resnet50"),
+        ("alexnet", 16, "cannot take images of 16 pixels"),
+        ("maxvit_t", 100, "cannot take images of 100 pixels"),
+    ],
+)
+def test_network_that_cannot_be_had_is_named_with_the_remedy(name: str, size: int, said: str) -> None:
+    with pytest.raises(WeightsError, match="NETWORK=") as refused:
+        load_backbone("none", size, name)
+    assert said in str(refused.value)
+
+
+def test_model_of_a_network_that_this_torchvision_has_not_is_refused() -> None:
+    with pytest.raises(UnknownNetwork, match="resnet999"):
+        build("resnet999", 64)
+
+
+def whole(name: str, **sizes: int) -> dict[str, Tensor]:
+    """The weights of a network with its last layer."""
+    torch.manual_seed(0)
+    return dict(torchvision.models.get_model(name, weights=None, **sizes).state_dict())
+
+
+def assert_same(bare: Bare, name: str, state: dict[str, Tensor], **sizes: int) -> None:
+    """`bare` embeds as the whole network of these weights does before its last layer."""
+    module = torchvision.models.get_model(name, weights=None, **sizes).eval()
+    module.load_state_dict(state)
+    module.set_submodule(bare.last_layer, nn.Identity())
+    pixels = torch.rand(2, 3, 64, 64)
+    with torch.inference_mode():
+        assert torch.equal(bare.module.eval()(pixels), module(pixels))
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "densenet121"])
+def test_weights_of_a_whole_network_are_loaded_without_its_last_layer(name: str) -> None:
+    state = whole(name)
+    bare = build(name, 64)
+    # As torchvision's files of DenseNet have it.
+    old = {
+        key.replace("norm1.", "norm.1.").replace("conv1.", "conv.1.") if "denselayer" in key else key: tensor
+        for key, tensor in state.items()
+    }
+
+    load_weights(bare, old)
+
+    assert_same(bare, name, state)
+
+
+@pytest.mark.slow
+def test_vision_transformer_takes_images_of_another_size_than_its_weights() -> None:
+    state = whole("vit_b_32", image_size=224)
+    bare = build("vit_b_32", 64)
+
+    load_weights(bare, state)
+
+    assert bare.module.get_parameter("encoder.pos_embedding").shape[1] == (64 // 32) ** 2 + 1
+    assert bare.module(torch.rand(2, 3, 64, 64)).shape == (2, 768)
+    kept = bare.module.state_dict()["encoder.layers.encoder_layer_0.mlp.0.weight"]
+    assert torch.equal(kept, state["encoder.layers.encoder_layer_0.mlp.0.weight"])

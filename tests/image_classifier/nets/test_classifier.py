@@ -1,0 +1,169 @@
+"""The network, random and saved: the same in every process, and kept bit by bit."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from image_classifier.data.preprocessing import Preprocessing
+from image_classifier.nets.architectures import Bare, build
+from image_classifier.nets.classifier import (
+    Backbone,
+    Classifier,
+    Head,
+    load_backbone,
+    load_classifier,
+    load_saved_backbone,
+    make_backbone,
+)
+from image_classifier.nets.weights import WeightsError
+from tests.image_classifier.conftest import same_weights
+
+# --- random -----------------------------------------------------------------
+
+
+def test_random_weights_are_the_same_in_every_process(backbone: Backbone) -> None:
+    code = "from image_classifier.nets.classifier import load_backbone; print(load_backbone('none', 64).fingerprint)"
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert other.stdout.strip() == backbone.fingerprint
+    assert (backbone.origin, backbone.warning) == ("random", "")
+
+
+def test_random_weights_leave_torchs_own_randomness_alone() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    load_backbone("none", 64)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_the_fingerprint_tells_weights_and_image_sizes_apart(backbone: Backbone) -> None:
+    assert load_backbone("none", 64).fingerprint == backbone.fingerprint
+    assert load_backbone("none", 96).fingerprint != backbone.fingerprint
+    bare = build("resnet18", 64)
+    bare.module.load_state_dict(backbone.module.state_dict())
+    other = make_backbone(bare, "resnet18", backbone.preprocessing, "another origin")
+    assert other.fingerprint == backbone.fingerprint
+    first = next(bare.module.parameters()).data.view(-1)
+    first[0] = torch.nextafter(first[0], torch.tensor(9.0))
+    assert make_backbone(bare, "resnet18", backbone.preprocessing, "random").fingerprint != backbone.fingerprint
+
+
+def test_a_backbone_is_frozen_and_embeds_in_512_numbers(backbone: Backbone) -> None:
+    assert not any(parameter.requires_grad for parameter in backbone.module.parameters())
+    assert not backbone.module.training
+    assert backbone.module(torch.zeros(2, 3, 64, 64)).shape == (2, 512)
+
+
+# --- saved ------------------------------------------------------------------
+
+
+@pytest.fixture
+def classifier(backbone: Backbone) -> Classifier:
+    generator = torch.Generator().manual_seed(2)
+
+    def head(temperature: float) -> Head:
+        weight = torch.randn(512, 3, generator=generator).T  # not contiguous
+        return Head(weight, torch.randn(3, generator=generator), temperature, (0.25, 0.5, 0.125))
+
+    record = {"figures": {"accuracy": 0.5}, "labels": {"Katze": 3}}
+    return Classifier(backbone, head(1.7), head(1.7), ("Katze", "ねこ", "a/b"), record)
+
+
+def test_a_saved_classifier_is_the_same_bit_by_bit(classifier: Classifier, tmp_path: Path) -> None:
+    classifier.save(tmp_path / "model")
+    backbone = load_saved_backbone(tmp_path / "model")
+    loaded = load_classifier(tmp_path / "model", backbone)
+    assert same_weights(backbone.module, classifier.backbone.module.state_dict())
+    assert replace(backbone, module=classifier.backbone.module) == classifier.backbone
+    for found, expected in ((loaded.head, classifier.head), (loaded.evaluation_head, classifier.evaluation_head)):
+        assert torch.equal(found.weight, expected.weight)
+        assert torch.equal(found.bias, expected.bias)
+        assert (found.temperature, found.thresholds) == (expected.temperature, expected.thresholds)
+        assert found.multiple
+    assert loaded.classes == classifier.classes
+    assert {key: loaded.record[key] for key in classifier.record} == classifier.record
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(backbone.module(images), classifier.backbone.module(images))
+    assert (
+        make_backbone(Bare(backbone.module, "fc"), "resnet18", backbone.preprocessing, "").fingerprint
+        == backbone.fingerprint
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what is mapped")
+def test_loaded_classifier_needs_its_files_no_more(classifier: Classifier, tmp_path: Path) -> None:
+    classifier.save(tmp_path)
+
+    loaded = load_classifier(tmp_path, load_saved_backbone(tmp_path))
+
+    assert loaded.classes == classifier.classes
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()
+
+
+def test_a_warning_and_another_image_size_are_kept(backbone: Backbone, classifier: Classifier, tmp_path: Path) -> None:
+    other = make_backbone(
+        Bare(backbone.module, "fc"), "resnet18", Preprocessing(73, 64), "weights.pth", warning="look out"
+    )
+    replace(classifier, backbone=other).save(tmp_path)
+    loaded = load_saved_backbone(tmp_path)
+    assert (loaded.preprocessing, loaded.origin, loaded.warning) == (Preprocessing(73, 64), "weights.pth", "look out")
+
+
+def test_the_same_backbone_is_linked_not_written_again(classifier: Classifier, tmp_path: Path) -> None:
+    classifier.save(tmp_path / "one")
+    first = tmp_path / "one/backbone.safetensors"
+    classifier.save(tmp_path / "two", backbone_file=first)
+    second = tmp_path / "two/backbone.safetensors"
+    assert second.samefile(first)
+    assert same_weights(load_saved_backbone(tmp_path / "two").module, classifier.backbone.module.state_dict())
+    assert not (tmp_path / "two/head.safetensors").samefile(tmp_path / "one/head.safetensors")
+
+
+def test_a_backbone_that_cannot_be_linked_is_written(classifier: Classifier, tmp_path: Path) -> None:
+    classifier.save(tmp_path, backbone_file=tmp_path / "gone.safetensors")
+    assert same_weights(load_saved_backbone(tmp_path).module, classifier.backbone.module.state_dict())
+
+
+def test_saving_again_over_a_link_leaves_the_other_file_alone(classifier: Classifier, tmp_path: Path) -> None:
+    classifier.save(tmp_path / "one")
+    first = tmp_path / "one/backbone.safetensors"
+    whole = first.read_bytes()
+    classifier.save(tmp_path / "two", backbone_file=first)
+    other = replace(classifier, backbone=make_backbone(build("resnet18", 64), "resnet18", Preprocessing(), "other"))
+    other.save(tmp_path / "two")
+    assert first.read_bytes() == whole
+    assert same_weights(load_saved_backbone(tmp_path / "two").module, other.backbone.module.state_dict())
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        None,
+        "",
+        "{",
+        json.dumps({"format": 2, "architecture": "resnet18"}),
+        json.dumps({"format": 1, "architecture": "vit", "preprocessing": Preprocessing().record()}),
+        json.dumps({"format": 1}),
+    ],
+    ids=["missing", "empty", "cut short", "another format", "another architecture", "no architecture"],
+)
+def test_a_folder_without_a_model_is_named(classifier: Classifier, tmp_path: Path, record: str | None) -> None:
+    classifier.save(tmp_path)
+    (tmp_path / "model.json").unlink()
+    if record is not None:
+        (tmp_path / "model.json").write_text(record, encoding="utf-8")
+    with pytest.raises(WeightsError, match=f"{tmp_path} holds"):
+        load_saved_backbone(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["backbone.safetensors", "head.safetensors"])
+def test_damaged_weights_of_a_model_are_named(classifier: Classifier, tmp_path: Path, name: str) -> None:
+    classifier.save(tmp_path)
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-1])
+    with pytest.raises(WeightsError, match=f"^{tmp_path / name} cannot be read"):
+        load_classifier(tmp_path, load_saved_backbone(tmp_path))

@@ -1,0 +1,91 @@
+"""The faster form of a network says what the network says."""
+
+import threading
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from image_classifier.nets.architectures import build
+from image_classifier.nets.optimize import accelerate
+
+
+def test_the_answers_are_the_networks_up_to_rounding() -> None:
+    generator = torch.Generator().manual_seed(0)
+    module = build("resnet18", 64).module.eval()
+    for name, tensor in module.state_dict().items():
+        if "running" in name:  # as if it had been trained: folded statistics of 0 and 1 would hide mistakes
+            tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    images = torch.randn(3, 3, 64, 64, generator=generator)
+    fast = accelerate(module, torch.device("cpu"), 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            fast(images.contiguous(memory_format=torch.channels_last)), module(images), rtol=1e-3, atol=1e-4
+        )
+    assert not any("bn" in name for name, _ in fast.named_parameters())
+    assert not any(parameter.requires_grad for parameter in fast.parameters())
+    after = module.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_other_threads_may_call_their_modules_meanwhile() -> None:
+    module = build("resnet18", 64).module.eval()
+    errors: list[Exception] = []
+    done = threading.Event()
+
+    def train() -> None:
+        while not done.is_set():
+            try:
+                nn.Linear(4, 2)(torch.ones(1, 4))
+            except Exception as error:
+                errors.append(error)
+                return
+
+    other = threading.Thread(target=train)
+    other.start()
+    for _ in range(5):
+        accelerate(module, torch.device("cpu"), 64)
+    done.set()
+    other.join()
+
+    assert errors == []
+
+
+class TakenTwice(nn.Module):
+    """What the convolution gives is normalized, and added to that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution, self.normalization = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, batch: Tensor) -> Tensor:
+        given = self.convolution(batch)
+        return (given + self.normalization(given)).mean((2, 3))
+
+
+class CalledTwice(nn.Module):
+    """One convolution, and two normalizations of what it gives at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 3, 3, padding=1)
+        self.first, self.second = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+
+    def forward(self, batch: Tensor) -> Tensor:
+        return self.second(self.convolution(self.first(self.convolution(batch)))).mean((2, 3))
+
+
+@pytest.mark.parametrize("network", [TakenTwice, CalledTwice])
+def test_what_cannot_be_folded_stays_as_it_is(network: type[nn.Module]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    module = network().eval()
+    for name, tensor in module.state_dict().items():
+        if "running" in name:
+            tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
+    images = torch.randn(2, 3, 32, 32, generator=generator)
+
+    fast = accelerate(module, torch.device("cpu"), 32)
+
+    with torch.inference_mode():
+        torch.testing.assert_close(fast(images), module(images), rtol=1e-3, atol=1e-4)

@@ -1,0 +1,339 @@
+"""Weights from files and from the internet: what is loaded, and what is refused."""
+
+import http.server
+import io
+import logging
+import os
+import pickle
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from image_classifier.nets import weights
+from image_classifier.nets.classifier import (
+    Backbone,
+    load_backbone,
+)
+from image_classifier.nets.weights import WeightsError
+from tests.image_classifier.conftest import same_weights
+
+State = dict[str, Tensor]
+
+
+@pytest.fixture(scope="module")
+def state() -> State:
+    """The weights of a whole ResNet18, other than WEIGHTS=none's, with batch statistics that are not 0 and 1."""
+    generator = torch.Generator().manual_seed(1)
+    whole = torchvision.models.resnet18(weights=None).state_dict()
+    return {
+        name: torch.rand(tensor.shape, generator=generator) * 0.1 if tensor.is_floating_point() else tensor
+        for name, tensor in whole.items()
+    }
+
+
+# --- from files -------------------------------------------------------------
+
+
+def as_pth(content: Any, path: Path) -> None:
+    torch.save(content, path)
+
+
+def as_old_pth(content: Any, path: Path) -> None:
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+
+
+def as_safetensors(content: Any, path: Path) -> None:
+    save_file(content, path)
+
+
+def without_counts(state: State) -> State:
+    """As torchvision's first weights, which are older than the counts of batches."""
+    return {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
+
+
+@pytest.mark.parametrize(
+    ("write", "name", "wrap"),
+    [
+        (as_safetensors, "weights.safetensors", lambda state: state),
+        (as_pth, "weights.pth", lambda state: state),
+        (as_old_pth, "weights.pth", lambda state: state),
+        (as_pth, "weights.pt", lambda state: {"state_dict": state, "epoch": 3, "arch": "resnet18"}),
+        (as_pth, "weights.pth", lambda state: {f"module.{key}": value for key, value in state.items()}),
+        (
+            as_pth,
+            "weights.pth.tar",
+            lambda state: {"state_dict": {f"module.{key}": value for key, value in state.items()}},
+        ),
+        (as_pth, "weights.pth", without_counts),
+        (as_pth, "weights.pth", lambda state: {k: v for k, v in state.items() if not k.startswith("fc.")}),
+        (as_pth, "weights.pth", lambda state: {**state, "fc.weight": torch.ones(7, 512), "fc.bias": torch.ones(7)}),
+    ],
+    ids=[
+        "safetensors", "pth", "old pth", "wrapped", "DataParallel", "DataParallel, wrapped", "without counts",
+        "without a last layer", "with another last layer",
+    ],
+)  # fmt: skip
+def test_weights_come_from_a_file(
+    state: State, tmp_path: Path, write: Callable[[Any, Path], None], name: str, wrap: Callable[[State], Any]
+) -> None:
+    write(wrap(state), tmp_path / name)
+    loaded = load_backbone(str(tmp_path / name), 64)
+    assert same_weights(loaded.module, state)
+    assert (loaded.origin, loaded.warning) == (name, "")
+
+
+def test_a_file_may_lie_in_the_home_folder(state: State) -> None:
+    save_file(state, Path.home() / "weights.safetensors")
+    assert same_weights(load_backbone("~/weights.safetensors", 64).module, state)
+
+
+class Runs:
+    """What pickle runs when it reads this."""
+
+    def __init__(self, marker: Path) -> None:
+        self._marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self._marker),)
+
+
+def plain_pickle(content: Any, path: Path) -> None:
+    path.write_bytes(pickle.dumps(content, protocol=2))
+
+
+@pytest.mark.parametrize("write", [as_pth, as_old_pth, plain_pickle])
+def test_a_pickle_that_runs_code_is_refused_and_its_code_not_run(
+    tmp_path: Path, write: Callable[[Any, Path], None]
+) -> None:
+    marker, path = tmp_path / "the code has run", tmp_path / "weights.pth"
+    write({"conv1.weight": Runs(marker)}, path)
+    with pytest.raises(WeightsError, match="cannot be read: it is damaged, or holds more than a state dict; save one"):
+        load_backbone(str(path), 64)
+    assert not marker.exists()
+    torch.load(path, weights_only=False) if write is not plain_pickle else pickle.loads(path.read_bytes())
+    assert marker.exists()  # so it could have
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda state: nn.Linear(3, 4).state_dict(), "holds no resnet18: Missing key.*conv1.weight"),
+        (lambda state: torchvision.models.resnet34(weights=None).state_dict(), "holds no resnet18: Unexpected key"),
+        (lambda state: {**state, "conv1.weight": torch.zeros(64, 1, 7, 7)}, "holds no resnet18: size mismatch.*conv1"),
+        (lambda state: {"state_dict": [1, 2]}, "holds no state dict"),
+        (lambda state: [1, 2], "holds no state dict"),
+        (lambda state: torch.zeros(3), "holds no state dict"),
+    ],
+    ids=["a linear layer", "ResNet34", "black and white", "a wrapped list", "a list", "a tensor"],
+)
+def test_what_is_no_resnet18_is_named(state: State, tmp_path: Path, make: Callable[[State], Any], reason: str) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save(make(state), path)
+    with pytest.raises(WeightsError, match=f"WEIGHTS={path} {reason}"):
+        load_backbone(str(path), 64)
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "gone.pth"):
+        with pytest.raises(WeightsError, match=f"WEIGHTS={path}: there is no such file"):
+            load_backbone(str(path), 64)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("damage", ["empty", "cut short", "text", "zeros"])
+def test_a_damaged_file_is_a_weights_error(tmp_path: Path, suffix: str, damage: str) -> None:
+    path = tmp_path / f"weights{suffix}"
+    (as_pth if suffix == ".pth" else as_safetensors)({"a": torch.zeros(100)}, path)
+    whole = path.read_bytes()
+    path.write_bytes({"empty": b"", "cut short": whole[:-60], "text": b"<html>no</html>", "zeros": bytes(500)}[damage])
+    with pytest.raises(WeightsError, match=f"WEIGHTS={path} cannot be read"):
+        load_backbone(str(path), 64)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_whatever_is_broken_in_a_file_is_a_weights_error(tmp_path: Path) -> None:
+    random = torch.Generator().manual_seed(0)
+    path = tmp_path / "weights.pth"
+    as_old_pth({"a": torch.zeros(3)}, path)
+    whole = path.read_bytes()
+    for _ in range(100):
+        data = bytearray(whole)
+        for position, byte in torch.randint(1 << 30, (3, 2), generator=random).tolist():
+            data[position % len(data)] = byte % 256
+        path.write_bytes(data)
+        with pytest.raises(WeightsError):  # what can be read at all is no ResNet18
+            load_backbone(str(path), 64)
+
+
+# --- from the internet ------------------------------------------------------
+
+Answer = Callable[[http.server.BaseHTTPRequestHandler], None]
+
+
+@contextmanager
+def answering(answer: Answer) -> Iterator[str]:
+    """A server on this machine; gives its address."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            answer(self)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def send(handler: http.server.BaseHTTPRequestHandler, body: bytes, length: int | None = None) -> None:
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(len(body) if length is None else length))
+    handler.end_headers()
+    handler.wfile.write(body)
+
+
+@pytest.fixture
+def weights_url(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Sets the address from which the ImageNet weights are downloaded."""
+
+    def use(url: str) -> None:
+        monkeypatch.setattr(torchvision.models.ResNet18_Weights.IMAGENET1K_V1.value, "url", url)
+
+    return use
+
+
+def checkpoints() -> list[Path]:
+    return list((Path.home() / ".cache/torch/hub/checkpoints").glob("*"))
+
+
+def test_the_imagenet_weights_are_downloaded_once(state: State, weights_url: Callable[[str], None]) -> None:
+    file = io.BytesIO()
+    torch.save(state, file)
+    body = file.getvalue()
+    asked = []
+    with answering(lambda handler: (asked.append(handler.headers["User-Agent"]), send(handler, body))) as server:  # type: ignore[func-returns-value]
+        weights_url(f"{server}/models/resnet18-{sha256(body).hexdigest()[:8]}.pth")
+        loaded = load_backbone("imagenet", 64)
+    assert same_weights(loaded.module, state)
+    assert (loaded.origin, loaded.warning) == ("imagenet", "")
+    assert [path.read_bytes() == body for path in checkpoints()] == [True]
+    again = load_backbone("imagenet", 64)  # the server is gone
+    assert (again.fingerprint, again.warning, len(asked)) == (loaded.fingerprint, "", 1)
+    assert asked[0].startswith("image-classifier-backend/")  # some hosts refuse the bare name of an HTTP library
+
+
+def stall(handler: http.server.BaseHTTPRequestHandler) -> None:
+    """Says nothing until the other side gives up."""
+    handler.connection.recv(1)
+
+
+def drip(handler: http.server.BaseHTTPRequestHandler) -> None:
+    """A byte now and then, until the other side gives up."""
+    send(handler, b"", length=45_000_000)
+    handler.connection.settimeout(0.05)
+    while True:
+        handler.wfile.write(b".")
+        try:
+            if not handler.connection.recv(1):
+                return
+        except TimeoutError:
+            continue
+        except ConnectionError:
+            return
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (lambda handler: handler.send_error(404), "404"),
+        (lambda handler: handler.send_error(503), "503"),
+        (lambda handler: send(handler, b"<html>Please log in</html>"), "its hash does not fit its name"),
+        (lambda handler: send(handler, b""), "its hash does not fit its name"),
+        (lambda handler: send(handler, b"half", length=8), "IncompleteRead"),
+        (lambda handler: handler.wfile.write(b"nonsense\r\n\r\n"), "BadStatusLine"),
+        (stall, "timed out"),
+        (drip, "longer than 0.5 s"),
+    ],
+    ids=["missing", "overloaded", "a login page", "empty", "cut short", "no HTTP", "stalls", "drips"],
+)
+def test_a_download_that_fails_leaves_random_weights_and_says_so_once(
+    answer: Answer,
+    reason: str,
+    backbone: Backbone,
+    weights_url: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(weights, "DOWNLOAD_SECONDS", 0.5)
+    monkeypatch.setattr(weights, "SILENCE_SECONDS", 0.4)
+    with answering(answer) as server:
+        weights_url(f"{server}/resnet18-f37072fd.pth")
+        loaded = load_backbone("imagenet", 64)
+    check_says_random(loaded, reason, backbone, caplog)
+
+
+def check_says_random(loaded: Backbone, reason: str, backbone: Backbone, caplog: pytest.LogCaptureFixture) -> None:
+    assert (loaded.origin, loaded.fingerprint) == ("random", backbone.fingerprint)
+    assert loaded.warning.startswith("The ImageNet weights could not be loaded (")
+    assert "WEIGHTS=none" in loaded.warning
+    assert reason in loaded.warning
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == [loaded.warning]
+    assert checkpoints() == []
+
+
+def test_a_server_that_cannot_be_reached_leaves_random_weights(
+    backbone: Backbone, weights_url: Callable[[str], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        weights_url(f"http://127.0.0.1:{taken.getsockname()[1]}/resnet18-f37072fd.pth")
+        loaded = load_backbone("imagenet", 64)
+    check_says_random(loaded, "(the download failed: Connection refused)", backbone, caplog)
+
+
+def test_a_host_that_is_not_known_leaves_random_weights_and_the_address_for_another_way(
+    backbone: Backbone, weights_url: Callable[[str], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    url = "https://weights.invalid/resnet18-f37072fd.pth"
+    weights_url(url)
+    loaded = load_backbone("imagenet", 64)
+    check_says_random(loaded, "(the download failed: the host's name is not known here)", backbone, caplog)
+    assert f"Fetch {url} by other means and name the file in WEIGHTS" in loaded.warning
+
+
+def test_a_cache_that_cannot_be_written_leaves_random_weights(
+    backbone: Backbone, weights_url: Callable[[str], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    weights_url("https://weights.invalid/resnet18-f37072fd.pth")
+    cache = Path.home() / ".cache"
+    cache.write_text("no folder", encoding="utf-8")
+    loaded = load_backbone("imagenet", 64)
+    check_says_random(loaded, f"Not a directory: {cache}", backbone, caplog)
+
+
+def test_a_damaged_file_in_the_download_cache_is_named(
+    backbone: Backbone, weights_url: Callable[[str], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    weights_url("https://weights.invalid/resnet18-f37072fd.pth")
+    file = Path.home() / ".cache/torch/hub/checkpoints/resnet18-f37072fd.pth"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"half a file")
+    loaded = load_backbone("imagenet", 64)
+    assert loaded.origin == "random"
+    assert f"{file} cannot be read: " in loaded.warning

@@ -1,0 +1,324 @@
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from image_classifier.data.dataset import Label, Sample, held_out
+from image_classifier.data.image_file import ImageFile
+from image_classifier.embedding.cache import EmbeddingCache
+from image_classifier.embedding.lane import InferenceLane
+from image_classifier.nets.classifier import FINE_TUNED, Backbone, Classifier, Head, load_backbone
+from image_classifier.training.pipeline import (
+    Comparison,
+    Embedded,
+    TooFewLabels,
+    check_enough,
+    compare,
+    embed,
+    learn_all_layers,
+    learn_head,
+    order_classes,
+    pays_for_all_layers,
+)
+from image_classifier.training.sgd import Hyperparameters
+
+QUICK = Hyperparameters(epochs=8)
+
+
+def silent(record: dict[str, object]) -> None:
+    assert record["phase"]
+
+
+@pytest.fixture
+def lane(tmp_path: Path) -> Iterator[InferenceLane]:
+    cache = EmbeddingCache(tmp_path / "embeddings")
+    lane = InferenceLane(cache)
+    yield lane
+    lane.close()
+    cache.close()
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    return load_backbone("none", 32)
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
+    """Noise that is red, green or blue."""
+    folder = tmp_path_factory.mktemp("colours")
+    random = np.random.default_rng(0)
+    made = []
+    for number in range(90):
+        colour = number % 3
+        pixels = random.integers(0, 120, (16, 16, 3), dtype=np.uint8)
+        pixels[..., colour] += 130
+        path = folder / f"{number}.png"
+        Image.fromarray(pixels).save(path)
+        made.append(Sample(ImageFile.of(path), ("red", "green", "blue")[colour], path.name))
+    return made
+
+
+def test_few_images_are_judged_by_cross_validation_and_all_are_learned(
+    lane: InferenceLane, backbone: Backbone, samples: list[Sample]
+) -> None:
+    classifier = learn_head(backbone, embed(lane, backbone, samples, silent), ("red", "green", "blue"), QUICK, silent)
+
+    figures = classifier.record["figures"]
+    assert (figures["judged_by"], figures["images"]) == ("cross-validation", len(samples))
+    assert figures["accuracy"] > 0.9
+    assert classifier.record["labels"] == {"red": 30, "green": 30, "blue": 30}
+
+
+def test_few_images_are_judged_by_the_held_out_ones_where_the_backbone_was_trained_on_the_others(
+    lane: InferenceLane, backbone: Backbone, samples: list[Sample]
+) -> None:
+    tuned = replace(backbone, origin=FINE_TUNED)
+    classifier = learn_head(tuned, embed(lane, tuned, samples, silent), ("red", "green", "blue"), QUICK, silent)
+
+    figures = classifier.record["figures"]
+    assert (figures["judged_by"], figures["images"]) == ("held-out images", sum(held_out(samples)))
+
+
+def test_many_images_are_judged_by_those_that_were_held_out(
+    lane: InferenceLane, backbone: Backbone, samples: list[Sample]
+) -> None:
+    many = samples * 4  # copies: what is held out is chosen by content
+
+    figures = learn_head(backbone, embed(lane, backbone, many, silent), ("red", "green", "blue"), QUICK, silent).record[
+        "figures"
+    ]
+
+    assert figures["judged_by"] == "held-out images"
+    assert 50 <= figures["images"] < len(many) / 2
+
+
+def test_several_labels_of_an_image_are_learned_with_a_threshold_for_each(
+    lane: InferenceLane, backbone: Backbone, samples: list[Sample]
+) -> None:
+    warm = [replace(s, label=frozenset({"colourful"} | ({"warm"} if s.label == "red" else set()))) for s in samples]
+    plain = [replace(sample, label=frozenset()) for sample in samples if sample.label == "blue"]
+    several = [sample for sample in warm if "warm" in sample.label] + plain
+
+    classifier = learn_head(backbone, embed(lane, backbone, several, silent), ("colourful", "warm"), QUICK, silent)
+
+    assert classifier.head.multiple
+    assert len(classifier.head.thresholds) == 2
+    assert classifier.record["figures"]["macro_f1"] > 0.9
+
+
+def test_broken_images_are_left_out_and_named(
+    lane: InferenceLane, backbone: Backbone, samples: list[Sample], tmp_path: Path
+) -> None:
+    path = tmp_path / "broken.png"
+    path.write_bytes(b"\x89PNG\r\n but no more")
+    broken = Sample(ImageFile.of(path), "red", "broken")
+
+    embedded = embed(lane, backbone, [samples[0], broken, *samples[1:]], silent)
+
+    assert embedded.samples == samples
+    assert list(embedded.broken) == [broken]
+    assert len(embedded.embeddings) == len(samples)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        [],
+        ["a"] * 9,
+        ["a"] * 9 + ["b"],
+        [frozenset({"a"})] * 9,
+        [frozenset()] * 9,
+        [frozenset({"a"})] * 9 + [frozenset()],
+    ],
+)
+def test_too_little_to_learn_from_is_said(labels: list[str | frozenset[str]]) -> None:
+    image = ImageFile(Path("x"), "0" * 64)
+    with pytest.raises(TooFewLabels, match="too little to learn from"):
+        check_enough([Sample(image, label) for label in labels])
+
+
+def test_known_classes_keep_their_places() -> None:
+    image = ImageFile(Path("x"), "0" * 64)
+    samples = [Sample(image, name) for name in ("new", "b", "a", "other")]
+
+    assert order_classes(samples, ("b", "gone", "a"), ("a", "new", "unused")) == ("b", "a", "new", "other")
+
+
+def test_a_scrambled_head_is_clearly_worse(lane: InferenceLane, backbone: Backbone, samples: list[Sample]) -> None:
+    good = learn_head(backbone, embed(lane, backbone, samples, silent), ("red", "green", "blue"), QUICK, silent)
+    head = good.evaluation_head
+    scrambled = replace(good, evaluation_head=Head(head.weight.roll(1, 0), head.bias.roll(1, 0)))
+
+    worse = compare(lane, good, scrambled, samples)
+    assert worse is not None
+    assert worse.clearly_worse
+    assert not worse.better
+    same = compare(lane, good, good, samples)
+    assert same is not None
+    assert not same.clearly_worse
+
+
+def test_all_layers_are_learned_and_the_head_on_top_of_them(
+    lane: InferenceLane, backbone: Backbone, samples: list[Sample], tmp_path: Path
+) -> None:
+    start = learn_head(backbone, embed(lane, backbone, samples, silent), ("red", "green", "blue"), QUICK, silent)
+
+    tuned = learn_all_layers(
+        lane, start, samples, Hyperparameters(epochs=2), tmp_path / "checkpoint.safetensors", silent
+    )
+
+    assert tuned.backbone.origin == FINE_TUNED
+    assert tuned.backbone.fingerprint != backbone.fingerprint
+    assert not torch.equal(tuned.head.weight, start.head.weight)
+    assert tuned.classes == start.classes
+
+
+@pytest.mark.parametrize(
+    ("origin", "images", "pays"), [("imagenet", 199, False), ("imagenet", 200, True), ("random", 200, False)]
+)
+def test_random_layers_need_more_labels(backbone: Backbone, origin: str, images: int, pays: bool) -> None:
+    sample = Sample(ImageFile(Path("x"), "0" * 64), "a")
+
+    assert pays_for_all_layers(replace(backbone, origin=origin), [sample] * images) is pays
+
+
+# --- embeddings without images ----------------------------------------------
+
+
+def around(labels: Sequence[Label], noise: float = 0.3) -> Embedded:
+    """Embeddings around a centre for each class, of images that need not be there."""
+    centres = torch.rand(3, 512, generator=torch.Generator().manual_seed(0))
+    rows = torch.stack([sum((centres["abc".index(name)] for name in label), torch.zeros(512)) for label in labels])
+    spread = torch.randn(len(labels), 512, generator=torch.Generator().manual_seed(1))
+    images = [ImageFile(Path("x"), sha256(str(number).encode()).hexdigest()) for number in range(len(labels))]
+    return Embedded([Sample(i, label) for i, label in zip(images, labels, strict=True)], rows + noise * spread, {})
+
+
+def learn(backbone: Backbone, embedded: Embedded, told: Hyperparameters = QUICK) -> Classifier:
+    return learn_head(backbone, embedded, order_classes(embedded.samples, (), "abc"), told, silent)
+
+
+def test_the_figures_are_of_heads_that_have_not_seen_the_images(backbone: Backbone) -> None:
+    embedded = around("abc" * 10, noise=20)  # nothing but noise: right by chance only
+    found = learn(backbone, embedded, Hyperparameters())
+    figures = found.record["figures"]
+    assert figures["accuracy"] < 0.65
+    assert figures["calibration_error"] < 0.25
+    wanted = torch.tensor(["abc".index(str(sample.label)) for sample in embedded.samples])
+    assert (found.head(embedded.embeddings).argmax(1) == wanted).float().mean() > 0.95  # it knows them by heart
+
+
+def test_the_head_that_compares_has_not_seen_the_held_out_images_and_the_served_one_has(backbone: Backbone) -> None:
+    embedded = around("abc" * 20)
+    out = held_out(embedded.samples)
+    assert any(out)
+    relabelled = [
+        replace(sample, label="b" if sample.label == "a" else "a") if is_out else sample
+        for sample, is_out in zip(embedded.samples, out, strict=True)
+    ]
+    one, two = learn(backbone, embedded), learn(backbone, replace(embedded, samples=relabelled))
+    assert torch.equal(one.evaluation_head.weight, two.evaluation_head.weight)
+    assert not torch.equal(one.head.weight, two.head.weight)
+
+
+def test_each_correction_counts_that_of_a_held_out_image_too(backbone: Backbone) -> None:
+    embedded = around("abc" * 20)
+    position = held_out(embedded.samples).index(True)
+    label = str(embedded.samples[position].label)
+    corrected = list(embedded.samples)
+    corrected[position] = replace(corrected[position], label="abc"["abc".index(label) - 1])
+
+    def probability(classifier: Classifier) -> float:
+        logits = classifier.head(embedded.embeddings[position : position + 1]) * classifier.head.temperature
+        return float(logits.softmax(1)[0, classifier.classes.index(label)])
+
+    before, after = learn(backbone, embedded), learn(backbone, replace(embedded, samples=corrected))
+    assert probability(after) < probability(before) - 0.05
+
+
+@pytest.mark.parametrize(
+    "embedded",
+    [
+        around("aabb"),
+        around("aabbc"),
+        replace(around("aabb"), samples=[replace(s, image=ImageFile(Path("x"), "00")) for s in around("aabb").samples]),
+        replace(around("aabb"), embeddings=torch.ones(4, 512)),
+        around([frozenset("a"), frozenset("a"), frozenset[str](), frozenset[str]()]),
+    ],
+    ids=["two of each", "a single one", "one image four times", "images that look the same", "one class or none"],
+)
+def test_the_least_that_is_enough_gives_a_classifier_with_figures(embedded: Embedded, backbone: Backbone) -> None:
+    found = learn(backbone, embedded)
+    assert found.record["figures"]["images"] == len(embedded.samples)
+    assert found.head(embedded.embeddings).isfinite().all()
+
+
+# --- comparison -------------------------------------------------------------
+
+
+def test_each_sample_keeps_the_embedding_of_its_own_image(
+    lane: InferenceLane, backbone: Backbone, samples: list[Sample], tmp_path: Path
+) -> None:
+    gone = Sample(ImageFile(tmp_path / "gone", "00" * 32), "red", "gone")
+    found = embed(lane, backbone, [samples[0], gone, *samples[1:9]], silent)
+    for sample, embedding in zip(found.samples, found.embeddings, strict=True):
+        pixels = backbone.preprocessing.normalize(backbone.preprocessing(sample.image.path)[None])
+        torch.testing.assert_close(embedding, backbone.module(pixels)[0], rtol=1e-3, atol=1e-4)
+
+
+def test_classes_are_compared_by_name_on_held_out_images_of_classes_that_both_know(
+    lane: InferenceLane, backbone: Backbone, samples: list[Sample]
+) -> None:
+    all_three = learn_head(backbone, embed(lane, backbone, samples, silent), ("red", "green", "blue"), QUICK, silent)
+    some = [sample for sample in samples if sample.label != "green"]
+    other = learn_head(backbone, embed(lane, backbone, some, silent), ("blue", "red"), QUICK, silent)
+    out = [sample for sample, is_out in zip(samples, held_out(samples), strict=True) if is_out]
+    for before, after in ((all_three, other), (other, all_three)):
+        found = compare(lane, before, after, samples)
+        assert found
+        assert found.images == sum(sample.label != "green" for sample in out) < len(out)
+        assert min(found.before, found.after) > 0.9
+
+
+def test_there_is_nothing_to_compare_where_nothing_is_held_out_or_the_questions_differ(
+    lane: InferenceLane, backbone: Backbone, samples: list[Sample]
+) -> None:
+    one = learn_head(backbone, embed(lane, backbone, samples, silent), ("red", "green", "blue"), QUICK, silent)
+    several = replace(one, head=replace(one.head, thresholds=(0.5,) * 3))
+    assert compare(lane, one, one, samples[:4]) is None
+    assert compare(lane, one, several, samples) is None
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "error", "clearly_worse"),
+    [
+        (0.9, 0.85, 0.01, True),
+        (0.9, 0.85, 0.03, False),  # within two standard errors
+        (0.9, 0.89, 0.0, False),  # within 0.02
+        (0.8, 0.9, 0.0, False),
+        (1.0, 0.0, 0.0, True),
+    ],
+)
+def test_clearly_worse_is_more_than_chance_and_more_than_little(
+    before: float, after: float, error: float, clearly_worse: bool
+) -> None:
+    assert Comparison(100, before, after, error).clearly_worse is clearly_worse
+
+
+def test_a_wrong_label_is_the_surest_mistake(lane: InferenceLane, backbone: Backbone, samples: list[Sample]) -> None:
+    classes = ("red", "green", "blue")
+    wrong = replace(samples[0], label=next(name for name in classes if name != samples[0].label))
+
+    found = learn_head(backbone, embed(lane, backbone, [wrong, *samples[1:]], silent), classes, QUICK, silent).mistakes
+
+    assert (found[0].name, found[0].digest) == (wrong.name, wrong.image.digest)
+    assert (found[0].label, found[0].predicted) == ((wrong.label,), (samples[0].label,))
+    assert found[0].confidence > 0.4
+    assert not found[0].learned, "cross-validation judges each image by a head that has not seen it"
+    assert [one.confidence for one in found] == sorted((one.confidence for one in found), reverse=True)

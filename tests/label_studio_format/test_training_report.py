@@ -1,0 +1,51 @@
+"""What is said of a training's annotations: the numbers, and a sentence that a labeler understands."""
+
+from label_studio_format.annotations import Label
+from label_studio_format.training_report import Usage
+
+USED = Label("used", frozenset(["Cat"]))
+
+
+def unknown(*names: str) -> Label:
+    return Label("unknown choice", unknown=frozenset(names))
+
+
+def test_what_was_used_and_left_out_is_counted_and_said() -> None:
+    usage = Usage([USED, USED, Label("skipped"), Label("tie"), unknown("Dog"), unknown("Dog", "Cow")])
+
+    assert usage.record() == {
+        "annotations": {"used": 2, "skipped": 1, "tie": 1, "unknown choice": 2},
+        "unknown_choices": {"Dog": 2, "Cow": 1},
+    }
+    assert usage.summary((), ("Cat",), ("Cat",)) == (
+        "Learned from 2 of 6 annotated tasks. Left out: 1 skipped, 1 tie, 2 unknown choice. "
+        "Annotated, but no choice any more: Dog (2 ×), Cow (1 ×). Where one was renamed, predicted_values with its old "
+        "name on the new Choice keeps what was labelled."
+    )
+
+
+def test_rejected_annotations_are_said_to_be_left_out() -> None:
+    usage = Usage([USED, Label("rejected"), Label("rejected")])
+
+    assert usage.record()["annotations"] == {"used": 1, "rejected": 2}
+    assert usage.summary((), ("Cat",), ("Cat",)) == "Learned from 1 of 3 annotated tasks. Left out: 2 rejected."
+
+
+def test_what_is_all_right_is_not_talked_about() -> None:
+    assert Usage([USED]).summary(("Cat",), ("Cat",), ("Cat",)) == "Learned from 1 of 1 annotated tasks."
+    assert Usage([USED]).left_out() == ""
+
+
+def test_choices_that_came_went_and_wait_are_named_in_order() -> None:
+    said = Usage([USED]).summary(("Cow", "Cat", "Ant"), ("Cat", "Bee"), ("Yak", "Cat", "Bee", "Emu"))
+
+    assert said.endswith(
+        "New since the version before: Bee. No longer predicted: Cow, Ant. Without an annotation yet: Yak, Emu."
+    )
+
+
+def test_many_and_long_names_are_cut() -> None:
+    said = Usage([unknown(*(f"{n:02} {'x' * 500}" for n in range(30)))]).left_out()
+
+    assert "and 20 more" in said
+    assert len(said) < 1200

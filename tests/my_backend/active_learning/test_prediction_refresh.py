@@ -1,0 +1,93 @@
+"""When stored predictions are renewed, and when not."""
+
+import threading
+from typing import Any
+
+import pytest
+
+from my_backend.active_learning import prediction_refresh
+from tests.my_backend.conftest import PROJECT, Client, Serve
+from tests.my_backend.fake_model import Script
+from tests.my_backend.fake_server import FakeLabelStudio
+from tests.my_backend.waiting import eventually
+
+
+@pytest.fixture
+def settings(label_studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    for name in ("QUIET_SECONDS", "RETRY_SECONDS", "LOOK_SECONDS"):
+        monkeypatch.setattr(prediction_refresh, name, 0.05)
+    given = {"label_studio_url": label_studio.url, "label_studio_api_key": label_studio.pat}
+    return {**given, "renew_predictions": True}
+
+
+def train(client: Client, label_studio: FakeLabelStudio) -> str:
+    """Trains; Label Studio knows the new version, as it does whenever it asks."""
+    version = client.train()
+    label_studio.backends[0]["model_version"] = version
+    return version
+
+
+def versions(label_studio: FakeLabelStudio) -> set[str]:
+    """Of all stored predictions; "" where a task has not just one."""
+    found = [label_studio.predicted.versions(task["id"]) for task in label_studio.predicted.all]
+    return {some[0][1] if len(some) == 1 else "" for some in found}
+
+
+def test_each_version_that_goes_live_is_stored_for_all_tasks_and_for_imported_ones(
+    serve: Serve, label_studio: FakeLabelStudio, settings: dict[str, Any]
+) -> None:
+    for _ in range(30):
+        label_studio.predicted.add()
+    with serve(**settings) as client:
+        client.setup()
+        first = train(client, label_studio)
+        assert eventually(lambda: versions(label_studio) == {first})
+        second = train(client, label_studio)
+        assert eventually(lambda: versions(label_studio) == {second})
+        client.post("/api/models/activate", {"project": PROJECT, "version": first})
+        label_studio.backends[0]["model_version"] = first
+        assert eventually(lambda: versions(label_studio) == {first})
+
+        label_studio.predicted.add()
+        event = {"action": "TASKS_CREATED", "tasks": [], "project": {"id": 7, "created_at": "2026-11-20T13:35:51Z"}}
+        client.post("/webhook", event)
+        assert eventually(lambda: versions(label_studio) == {first})
+
+
+def test_swap_cancels_what_was_begun(
+    serve: Serve, label_studio: FakeLabelStudio, settings: dict[str, Any], script: Script
+) -> None:
+    for _ in range(30):
+        label_studio.predicted.add()
+    with serve(**settings) as client:
+        client.setup()
+        script.block("prepare")
+        first = train(client, label_studio)
+        assert eventually(lambda: script.calls("prepare"))
+        second = train(client, label_studio)
+        script.release()
+        assert eventually(lambda: versions(label_studio) == {second})
+        assert len(label_studio.predicted.stored) == 30, f"nothing was stored of {first}"
+
+
+def test_label_studio_that_cannot_be_asked_is_asked_again(
+    serve: Serve, label_studio: FakeLabelStudio, settings: dict[str, Any]
+) -> None:
+    for _ in range(5):
+        label_studio.predicted.add()
+    label_studio.forbids = {"/api/predictions/"}
+    with serve(**settings) as client:
+        client.setup()
+        version = train(client, label_studio)
+        assert eventually(lambda: troubles(client))
+        label_studio.forbids = set()
+        assert eventually(lambda: versions(label_studio) == {version})
+        assert eventually(lambda: not troubles(client))
+
+
+def test_nothing_runs_where_the_setting_is_off(client: Client) -> None:
+    assert "renewal" not in {thread.name for thread in threading.enumerate()}
+
+
+def troubles(client: Client) -> list[Any]:
+    return [one for one in client.get("/troubles")["troubles"] if one["code"] == "renewal"]

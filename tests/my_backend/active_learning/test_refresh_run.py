@@ -1,0 +1,161 @@
+"""What becomes of stored predictions when a new version's take their place."""
+
+from collections.abc import Callable, Container
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from my_backend.active_learning import stored_predictions
+from my_backend.active_learning.refresh_run import Run
+from my_backend.errors import LabelStudioError
+from my_backend.label_studio.client import LabelStudio
+from my_backend.label_studio.safe_http import SafeSession
+from my_backend.projects.registry import Project
+from my_backend.serving.live_models import Live
+from tests.my_backend.conftest import PROJECT
+from tests.my_backend.fake_server import FakeLabelStudio
+
+OLD, OLDER, LIVE = (f"v{n}-20261120T13250{n}" for n in (2, 1, 3))
+
+
+class Model:
+    """Knows every image but those that are told."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, list[int]]] = []
+        self.unknown: set[int] = set()
+
+    def prepare(self, tasks: list[Any]) -> None:
+        self.calls.append(("prepare", [task["id"] for task in tasks]))
+
+    def predict(self, tasks: list[Any], **kwargs: Any) -> list[Any]:
+        self.calls.append(("predict", [task["id"] for task in tasks]))
+        return [[] if task["id"] in self.unknown else {"result": [{}], "score": 0.9} for task in tasks]
+
+
+class Renewed:
+    """A run against the fake Label Studio, with what it needs."""
+
+    def __init__(self, server: FakeLabelStudio, folder: Path) -> None:
+        self.tasks, self.model = server.predicted, Model()
+        server.backends[0]["model_version"] = LIVE
+        self.client = LabelStudio(server.url, server.pat, SafeSession(["127.0.0.1"]))
+        self.run = Run(self.client, Project(PROJECT), folder, LIVE)
+
+    def step(self, asked: Container[int] = (), check: Callable[[], None] = lambda: None) -> int:
+        return self.run.step(Live(LIVE, self.model), asked, check)
+
+    def to_the_end(self) -> list[int]:
+        """The tasks, as their predictions were stored."""
+        while not self.run.finished:
+            self.step()
+        return self.tasks.stored
+
+
+@pytest.fixture
+def renewed(label_studio: FakeLabelStudio, tmp_path: Path) -> Renewed:
+    return Renewed(label_studio, tmp_path)
+
+
+def test_least_sure_come_first_and_unpredicted_ones_last(renewed: Renewed) -> None:
+    unpredicted = renewed.tasks.add()
+    sure, unsure = renewed.tasks.add((OLD, 0.9)), renewed.tasks.add((OLD, 0.1))
+    done, labelled = renewed.tasks.add((LIVE, 0.2)), renewed.tasks.add((OLD, 0.3), is_labeled=True)
+
+    assert renewed.to_the_end() == [unsure, sure, unpredicted]
+    assert [version for task in (done, labelled) for _, version in renewed.tasks.versions(task)] == [LIVE, OLD]
+    assert renewed.model.calls == [("prepare", [unsure, sure, unpredicted]), ("predict", [unsure, sure, unpredicted])]
+    assert renewed.run.done == 3
+
+
+def test_newest_is_replaced_in_place_and_older_ones_go(renewed: Renewed) -> None:
+    task = renewed.tasks.add((OLDER, 0.1), (OLD, 0.2), ("yolo-8", 0.3))
+    [_, (newest, _), (other, _)] = renewed.tasks.versions(task)
+    renewed.to_the_end()
+
+    assert renewed.tasks.versions(task) == [(newest, LIVE), (other, "yolo-8")]
+
+
+def test_what_an_annotation_was_made_from_stays(renewed: Renewed) -> None:
+    task = renewed.tasks.add((OLD, 0.2), annotations=[{"id": 1, "parent_prediction": 100}])
+    renewed.to_the_end()
+
+    assert renewed.tasks.versions(task) == [(100, OLD), (101, LIVE)]
+
+
+def test_beside_other_models_only_known_versions_are_replaced(label_studio: FakeLabelStudio, tmp_path: Path) -> None:
+    label_studio.backends.append({"id": 2, "url": "http://127.0.0.1:9091"})
+    task = label_studio.predicted.add((OLD, 0.2))
+    Renewed(label_studio, tmp_path).to_the_end()
+
+    assert label_studio.predicted.versions(task) == [(100, OLD), (101, LIVE)]
+
+
+def test_task_that_label_studio_asks_for_meanwhile_is_left_to_it(renewed: Renewed) -> None:
+    opened, other = renewed.tasks.add((OLD, 0.1)), renewed.tasks.add((OLD, 0.2))
+
+    assert renewed.step(asked={opened}) == 1
+    assert renewed.tasks.stored == [other]
+    assert renewed.to_the_end() == [other, opened], "Label Studio has not stored it, after all"
+
+
+def test_backend_that_is_not_connected_any_more_is_known(label_studio: FakeLabelStudio, tmp_path: Path) -> None:
+    assert Renewed(label_studio, tmp_path).run.connected
+    label_studio.backends = [{"id": 2, "model_version": "0.0.1"}]
+    client = LabelStudio(label_studio.url, label_studio.pat, SafeSession(["127.0.0.1"]))
+    assert not Run(client, Project(PROJECT), tmp_path, LIVE).connected
+
+
+def test_doubles_are_removed_at_the_end(renewed: Renewed) -> None:
+    task = renewed.tasks.add((LIVE, 0.1), (OLD, 0.1), (LIVE, 0.1))
+    [_, (old, _), (newest, _)] = renewed.tasks.versions(task)
+    renewed.to_the_end()
+
+    assert renewed.tasks.versions(task) == [(old, OLD), (newest, LIVE)]
+
+
+def test_swap_breaks_off_between_two_tasks(renewed: Renewed) -> None:
+    first, _ = renewed.tasks.add((OLD, 0.1)), renewed.tasks.add((OLD, 0.2))
+
+    def check() -> None:
+        if renewed.tasks.stored:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        renewed.step(check=check)
+    assert renewed.tasks.stored == [first]
+
+
+def test_task_without_a_prediction_keeps_its_old_one_and_holds_nothing_up(
+    renewed: Renewed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stored_predictions, "PAGE_TASKS", 2)
+    tasks = [renewed.tasks.add((OLD, number / 10)) for number in range(5)]
+    renewed.model.unknown = {tasks[0], tasks[1], tasks[2]}
+
+    assert renewed.to_the_end() == tasks[3:]
+    assert [version for task in tasks[:3] for _, version in renewed.tasks.versions(task)] == [OLD] * 3
+    predicted = [one for what, ids in renewed.model.calls if what == "predict" for one in ids]
+    assert sorted(predicted) == tasks
+
+
+def test_images_that_cannot_be_had_end_it_soon(renewed: Renewed) -> None:
+    tasks = [renewed.tasks.add((OLD, 0.5)) for _ in range(150)]
+    renewed.model.unknown = set(tasks)
+    renewed.to_the_end()
+
+    assert sum(len(ids) for what, ids in renewed.model.calls if what == "predict") == 100
+
+
+def test_single_refusal_is_passed_over_and_several_are_an_error(renewed: Renewed) -> None:
+    tasks = [renewed.tasks.add((OLD, number / 10)) for number in range(6)]
+    renewed.tasks.refused = {tasks[0]}
+    assert renewed.to_the_end() == tasks[1:]
+
+
+def test_label_studio_that_takes_nothing_is_an_error(renewed: Renewed) -> None:
+    renewed.tasks.refused = {renewed.tasks.add((OLD, 0.5)) for _ in range(6)}
+
+    with pytest.raises(LabelStudioError, match="400 to PATCH /api/predictions"):
+        renewed.step()

@@ -1,0 +1,106 @@
+"""What the doctor sees of the machine: folders, disks, and graphics cards as NVIDIA's program would tell of them."""
+
+from pathlib import Path
+
+import pytest
+
+from my_backend.diagnostics.doctor import machine
+from my_backend.diagnostics.doctor.check import Check
+from tests.my_backend.conftest import MakeSettings
+
+CUDA = {"device": "cuda", "cuda": "13.0"}
+CPU = {"device": "cpu", "cuda": "13.0"}
+H100 = "NVIDIA H100 80GB HBM3, 580.82.07, 81559, 81000"
+
+
+def codes(check: Check) -> list[str]:
+    return [trouble.code for trouble in check.troubles]
+
+
+def test_folder_that_cannot_be_made_is_named(make_settings: MakeSettings, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    assert codes(machine.check_own_folders(make_settings())) == []
+    assert codes(machine.check_own_folders(make_settings(model_dir=tmp_path / "file" / "models"))) == ["folders"]
+
+
+def test_disk_that_is_nearly_full_is_named(make_settings: MakeSettings) -> None:
+    found = machine.check_disk(make_settings(), lambda path: 10**8 if path.name == "cache" else 10**12)
+
+    [trouble] = found.troubles
+    assert trouble.what == "Only 0.1 GB are free where CACHE_DIR is."
+
+
+@pytest.mark.parametrize(
+    ("mounted", "found"),
+    [
+        ("server:/home {tmp} nfs4 rw 0 0", ["cache-on-network"]),
+        ("share {tmp}/with\\040space fuse.glusterfs rw 0 0", ["cache-on-network"]),
+        ("server:/home {tmp} nfs4 rw 0 0\n/dev/sdb {tmp}/with\\040space ext4 rw 0 0", []),
+        ("server:/home {tmp}/elsewhere nfs4 rw 0 0", []),
+        ("/dev/sdb {tmp} xfs rw 0 0\ntmpfs {tmp} tmpfs rw 0 0", []),
+    ],
+)
+def test_cache_on_a_network_is_named(
+    make_settings: MakeSettings, tmp_path: Path, mounted: str, found: list[str]
+) -> None:
+    mounts = tmp_path / "mounts"
+    mounts.write_text(f"/dev/sda / ext4 rw 0 0\n{mounted.format(tmp=tmp_path.resolve())}\n")
+    settings = make_settings(cache_dir=tmp_path / "with space" / "cache")
+
+    assert codes(machine.check_cache(settings, mounts)) == found
+
+
+def test_disk_of_this_machine_is_known(make_settings: MakeSettings, tmp_path: Path) -> None:
+    assert machine.check_cache(make_settings()).said == "on a disk of this machine"
+    assert machine.check_cache(make_settings(), tmp_path / "none").said == "not known on which disk"
+
+
+@pytest.fixture
+def cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What the program `nvidia-smi` prints; its first line is its exit status."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    said = folder / "said"
+    program = folder / machine.NVIDIA_SMI
+    program.write_text(f'#!/bin/sh\ntail -n +2 "{said}"\nexit "$(head -n 1 "{said}")"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return said
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "computes", "trouble"),
+    [
+        (0, H100, CUDA, ""),
+        (0, H100, {}, ""),
+        (6, "No devices were found", CPU, ""),
+        (0, H100, {"device": "cpu", "cuda": ""}, "The installed torch computes on the CPU only"),
+        (0, H100.replace("580.82.07", "535.104.05"), CPU, "driver 535.104.05 is too old for CUDA 13.0: install 580"),
+        (0, H100, CPU, "whether the container was started with the card"),
+        (0, H100.replace("81000", "300"), CUDA, "Only 0.3 GB of memory are free on NVIDIA H100 80GB HBM3 (86 GB"),
+        (9, "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.", CPU, "does not answer"),
+    ],
+)
+def test_card_that_is_not_used_as_it_could_be(
+    cards: Path, status: int, said: str, computes: dict[str, str], trouble: str
+) -> None:
+    cards.write_text(f"{status}\n{said}\n")
+    found = machine.check_gpu(computes)
+
+    assert codes(found) == (["gpu"] if trouble else [])
+    assert trouble in "".join(map(str, found.troubles))
+
+
+def test_card_that_is_not_to_be_used_is_no_trouble(cards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cards.write_text(f"0\n{H100}\n")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+
+    assert codes(machine.check_gpu(CPU)) == []
+
+
+def test_machine_without_a_card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    assert machine.check_gpu(CPU).said == "none; computing on the CPU"

@@ -1,0 +1,189 @@
+"""What the doctor sees of Redis, its workers and the jobs that wait; a real Redis, brought into each trouble."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from rq import Queue, SimpleWorker
+
+from demo.production import Redis
+from my_backend.commands.production import run_supervisor
+from my_backend.diagnostics.doctor.check import Check
+from my_backend.diagnostics.doctor.redis_checks import check_redis, clock_troubles, redis_troubles, waiting_troubles
+from my_backend.jobs.job import KINDS, Job, JobStore, new_job
+from my_backend.settings import Settings
+from tests.my_backend.conftest import PROJECT, MakeSettings
+from tests.my_backend.waiting import eventually
+
+NOBODY = 1  # a port on which nothing listens
+
+
+@pytest.fixture(scope="module")
+def shared_redis() -> Iterator[Redis]:
+    with Redis() as running:
+        yield running
+
+
+@pytest.fixture
+def redis(shared_redis: Redis) -> Iterator[Redis]:
+    """As it starts, and brought back to that."""
+    shared_redis.client.flushall()
+    before = shared_redis.client.config_get("max*")
+    yield shared_redis
+    shared_redis.client.replicaof("NO", "ONE")
+    for name in ("maxmemory", "maxmemory-policy"):
+        shared_redis.client.config_set(name, before[name])
+
+
+def told(checks: list[Check]) -> dict[str, str]:
+    return {trouble.code: str(trouble) for check in checks for trouble in check.troubles}
+
+
+def test_without_redis_jobs_run_in_the_server(make_settings: MakeSettings) -> None:
+    assert told(check_redis(make_settings())) == {}
+
+
+@pytest.fixture
+def production(
+    make_settings: MakeSettings, redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Settings, subprocess.Popen[bytes]]]:
+    """`make production` without what it runs: a process that has been given what supervisor would be."""
+    settings = make_settings(model_dir=redis.folder / tmp_path.name)  # a path that is short enough for a socket
+    given: dict[str, str] = {}
+    monkeypatch.setattr(os, "execve", lambda path, command, environment: given.update(environment))
+    run_supervisor(settings, tmp_path / "logs")
+    command = [sys.executable, "-c", "import time; time.sleep(60)"]
+    with subprocess.Popen(command, env=given) as supervisor:
+        (Path(given["PRODUCTION_DIR"]) / "supervisord.pid").write_text(f"{supervisor.pid}\n")
+        yield settings, supervisor
+        supervisor.kill()
+
+
+def test_redis_of_make_production_is_found(
+    production: tuple[Settings, subprocess.Popen[bytes]], make_settings: MakeSettings, redis: Redis
+) -> None:
+    settings, _ = production
+    socket = settings.model_dir / "production" / "redis.sock"
+
+    assert str(socket) in told(check_redis(settings))["redis"], "it does not answer"
+    socket.symlink_to(redis.url.removeprefix("unix://"))
+    assert list(told(check_redis(settings))) == ["no-worker"]
+    own = make_settings(model_dir=settings.model_dir, redis_url=f"redis://127.0.0.1:{NOBODY}")
+    assert f"127.0.0.1:{NOBODY}" in told(check_redis(own))["redis"], "what is set counts"
+
+
+@pytest.mark.parametrize("left", ["its number", "a number that is another's by now", "half a file"])
+def test_what_a_killed_production_has_left_is_not_taken_for_one(
+    production: tuple[Settings, subprocess.Popen[bytes]], redis: Redis, left: str
+) -> None:
+    settings, supervisor = production
+    folder = settings.model_dir / "production"
+    (folder / "redis.sock").symlink_to(redis.folder / "gone")
+    supervisor.kill()
+    supervisor.wait()
+    if left != "its number":
+        (folder / "supervisord.pid").write_text("" if left == "half a file" else str(os.getpid()))
+
+    [check] = check_redis(settings)
+
+    assert check.troubles == ()
+    assert "`make production` does not run" in check.said
+
+
+def test_redis_that_is_away(make_settings: MakeSettings) -> None:
+    found = told(check_redis(make_settings(redis_host="127.0.0.1", redis_port=NOBODY)))
+
+    assert list(found) == ["redis"]
+    assert (
+        f"Redis cannot be reached (Error 111 connecting to 127.0.0.1:{NOBODY}. Connection refused):" in found["redis"]
+    )
+
+
+def test_workers_of_another_queue_are_named(make_settings: MakeSettings, redis: Redis) -> None:
+    found = check_redis(make_settings(redis_url=redis.url))
+    assert "start one with" in told(found)["no-worker"].lower()
+
+    worker = SimpleWorker([Queue("mine-head", connection=redis.client)], connection=redis.client)
+    worker.register_birth()
+    [trouble] = [one for check in check_redis(make_settings(redis_url=redis.url)) for one in check.troubles]
+    assert trouble.details == ("Workers of this Redis listen to mine-head: is their RQ_QUEUE_NAME the server's?",)
+
+
+def test_redis_that_loses_or_refuses_jobs(redis: Redis) -> None:
+    def said() -> str:
+        return " ".join(str(trouble) for trouble in redis_troubles(redis.client.info()))
+
+    assert said() == ""
+    redis.client.config_set("maxmemory", "1gb")
+    assert said() == ""
+    redis.client.config_set("maxmemory-policy", "allkeys-lru")
+    assert "may throw away waiting jobs (maxmemory-policy allkeys-lru)" in said()
+    redis.client.config_set("maxmemory-policy", "noeviction")
+    redis.client.config_set("maxmemory", redis.client.info()["used_memory"])
+    assert "when it is full it takes no jobs" in said()
+    redis.client.config_set("maxmemory", "0")
+    redis.client.replicaof("127.0.0.1", NOBODY)
+    assert "It is a replica" in said()
+
+
+def test_redis_that_cannot_write_to_its_disk(tmp_path: Path) -> None:
+    with Redis() as redis:
+        folder = tmp_path / "gone"
+        folder.mkdir()
+        redis.client.config_set("dir", str(folder))
+        folder.rmdir()
+        redis.client.bgsave()
+        assert eventually(lambda: redis.client.info()["rdb_last_bgsave_status"] == "err")
+
+        [trouble] = redis_troubles(redis.client.info())
+    assert "It cannot write to its disk" in trouble.what
+
+
+def test_redis_that_is_too_old() -> None:
+    assert "Redis 4.0.9" in str(redis_troubles({"redis_version": "4.0.9"})[0])
+
+
+@pytest.mark.parametrize(("ahead", "said"), [(1, ""), (30, "30 s behind Redis'"), (-30, "30 s ahead of Redis'")])
+def test_clock_is_compared(ahead: float, said: str) -> None:
+    assert said in "".join(map(str, clock_troubles(ahead)))
+
+
+NOW = time.time()  # of these records, which are made long before they are looked at
+
+
+def job(age: float, status: str = "queued", kind: str = "head", project: str = PROJECT) -> Job:
+    made = new_job(project, kind, "test")  # type: ignore[arg-type]
+    return Job(**{**vars(made), "status": status, "created": NOW - age})
+
+
+@pytest.mark.parametrize(
+    ("jobs", "idle", "code"),
+    [
+        ([job(5)], {"head"}, ""),
+        ([job(60)], {"full"}, ""),
+        ([job(60)], {"head"}, "worker-folder"),
+        ([job(60, "started"), job(50)], {"head"}, ""),
+        ([job(60, "started"), job(50, project="8.1")], {"head"}, "worker-folder"),
+        ([job(900)], set(), "jobs-wait"),
+        ([job(900, "started"), job(800)], set(), ""),
+    ],
+)
+def test_jobs_that_wait(jobs: list[Job], idle: set[str], code: str) -> None:
+    assert [trouble.code for trouble in waiting_troubles(jobs, idle, NOW)] == ([code] if code else [])
+
+
+def test_waiting_jobs_are_read_from_their_records(make_settings: MakeSettings, redis: Redis, tmp_path: Path) -> None:
+    settings = make_settings(redis_url=redis.url)
+    JobStore(settings.model_dir / "projects").save(job(900))
+    assert told(check_redis(settings)).keys() == {"no-worker"}
+
+    worker = SimpleWorker([Queue(f"default-{kind}", connection=redis.client) for kind in KINDS])
+    worker.register_birth()
+    worker.set_state("busy")
+    assert told(check_redis(settings)).keys() == {"jobs-wait"}
+    worker.set_state("idle")
+    assert told(check_redis(settings)).keys() == {"worker-folder"}

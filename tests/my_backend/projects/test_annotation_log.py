@@ -1,0 +1,199 @@
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from label_studio_format.events import Change
+from my_backend import files
+from my_backend.projects.annotation_log import MAX_EVENTS, Changes
+
+CHANGE = Change({"id": 5})
+
+
+def created(number: int) -> Change:
+    return Change({"id": number, "updated_at": "t"}, {"id": number, "data": {"image": f"/{number}.png"}})
+
+
+def annotated(number: int) -> dict[str, Any]:
+    change = created(number)
+    return {**(change.task or {}), "annotations": [change.annotation]}
+
+
+@pytest.fixture
+def changes(tmp_path: Path) -> Changes:
+    return Changes(tmp_path)
+
+
+def test_changes_are_all_counted_and_kept_by_many_threads(changes: Changes, tmp_path: Path) -> None:
+    changes.keep_tasks([], changes.begin_reading())
+
+    def add(place: Changes, first: int) -> None:
+        for number in range(first, first + 25):
+            place.add([created(number)])
+
+    threads = [
+        threading.Thread(target=add, args=(place, 100 * n)) for n, place in enumerate([changes, Changes(tmp_path)] * 2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert changes.unlearned() == changes.count() == 100
+    tasks = changes.tasks()
+    assert tasks is not None
+    assert sorted(task["id"] for task in tasks) == [100 * n + i for n in range(4) for i in range(25)]
+
+
+def test_two_jobs_that_learn_the_same_changes_do_not_take_them_off_twice(changes: Changes) -> None:
+    changes.add(5 * [CHANGE])
+    full = head = changes.count()
+    changes.learned(head)
+    assert changes.unlearned() == 0
+
+    assert changes.add(3 * [CHANGE]) == 3
+    changes.learned(full)
+
+    assert changes.unlearned() == 3
+
+
+def test_nothing_is_known_before_everything_was_read(changes: Changes, tmp_path: Path) -> None:
+    changes.add([created(1)])
+    assert changes.tasks() is None
+    assert not (tmp_path / "events").exists()  # nothing could be made of it
+
+    changes.begin_reading()
+    changes.add([created(2)])
+    assert changes.tasks() is None
+
+
+def test_events_bring_what_was_read_up_to_date(changes: Changes) -> None:
+    changes.keep_tasks([annotated(1)], changes.begin_reading())
+    changes.add([created(2), created(3)])
+    changes.add([Change({"id": 1}, deleted=True)])
+
+    assert changes.tasks() == [annotated(2), annotated(3)]
+
+
+def test_events_that_come_while_everything_is_read_are_not_lost(changes: Changes) -> None:
+    changes.keep_tasks([], changes.begin_reading())
+    changes.add([created(1)])
+    count = changes.begin_reading()
+    changes.add([created(2)])
+
+    changes.keep_tasks([annotated(1)], count)
+
+    assert changes.tasks() == [annotated(1), annotated(2)]
+
+
+def test_events_that_were_read_are_removed(changes: Changes, tmp_path: Path) -> None:
+    changes.keep_tasks([], changes.begin_reading())
+    changes.add([created(1)])
+    assert len(list((tmp_path / "events").iterdir())) == 1
+
+    changes.keep_tasks([annotated(1)], changes.begin_reading())
+
+    assert list((tmp_path / "events").iterdir()) == []
+
+
+def test_what_is_doubted_is_forgotten_even_while_it_is_read(changes: Changes) -> None:
+    changes.keep_tasks([annotated(1)], changes.begin_reading())
+    changes.forget_tasks()
+    assert changes.tasks() is None
+
+    count = changes.begin_reading()
+    changes.forget_tasks()
+    changes.keep_tasks([annotated(1)], count)
+
+    assert changes.tasks() is None
+
+
+def test_reading_that_ends_late_does_not_replace_a_newer_one(changes: Changes) -> None:
+    older = changes.begin_reading()
+    changes.add([created(1)])
+    newer = changes.begin_reading()
+    changes.keep_tasks([annotated(1)], newer)
+
+    changes.keep_tasks([], older)
+
+    assert changes.tasks() == [annotated(1)]
+
+
+def test_more_events_than_reading_would_cost_are_not_kept(changes: Changes, tmp_path: Path) -> None:
+    changes.keep_tasks([], changes.begin_reading())
+    for number in range(MAX_EVENTS):
+        changes.add([created(number)])
+    known = changes.tasks()
+    assert known is not None
+    assert len(known) == MAX_EVENTS
+
+    changes.add([created(MAX_EVENTS)])
+
+    assert changes.tasks() is None
+    assert list((tmp_path / "events").iterdir()) == []
+    assert changes.count() == MAX_EVENTS + 1
+
+
+@pytest.mark.parametrize("damage", ["", "{"])
+def test_what_a_loss_of_power_has_damaged_is_read_again(changes: Changes, tmp_path: Path, damage: str) -> None:
+    changes.keep_tasks([annotated(1)], changes.begin_reading())
+    changes.add([created(2)])
+    (event,) = (tmp_path / "events").iterdir()
+    event.write_text(damage)
+
+    assert changes.tasks() is None
+    changes.keep_tasks([annotated(1), annotated(2)], changes.begin_reading())
+    assert changes.tasks() == [annotated(1), annotated(2)]
+
+
+def test_events_that_are_large_together_have_everything_read_again(
+    changes: Changes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("my_backend.projects.annotation_log.MAX_EVENT_BYTES", 1000)
+    changes.keep_tasks([], changes.begin_reading())
+    changes.add([created(1)])
+    assert changes.tasks() == [annotated(1)]
+
+    changes.add([Change({"id": 2, "result": "x" * 1000}, {"id": 2, "data": {}})])
+
+    assert changes.tasks() is None
+    assert changes.unlearned() == 2
+
+
+@pytest.mark.parametrize("damage", [b"", b"[3", b"\0\0\0", b"\xff", b'{"a": 1}', b"[1, 2, 3]", b"[null, 0]", None])
+def test_damaged_count_hides_nothing_from_learning(changes: Changes, tmp_path: Path, damage: bytes | None) -> None:
+    changes.keep_tasks([annotated(1)], changes.begin_reading())
+    changes.add([created(2)])
+    changes.add([created(3)])
+    count = tmp_path / "unlearned.json"
+    count.unlink()
+    if damage is not None:
+        count.write_bytes(damage)
+
+    assert changes.unlearned() > 0
+    assert [one.path for one in files.damages(tmp_path)] == [count]
+    changes.add([created(4)])
+    assert changes.tasks() == [annotated(number) for number in (1, 2, 3, 4)]
+    assert files.damages(tmp_path) == []
+    learning = changes.count()
+    changes.add([created(5)])
+    changes.learned(learning)
+    assert changes.unlearned() == 1
+    assert changes.tasks() == [annotated(number) for number in (1, 2, 3, 4, 5)]
+
+
+def test_event_that_could_not_be_kept_makes_the_next_training_read_everything(changes: Changes) -> None:
+    changes.keep_tasks([annotated(1)], changes.begin_reading())
+
+    changes.doubt()
+
+    assert (changes.tasks(), changes.unlearned()) == (None, 1)
+
+
+@pytest.mark.parametrize("tasks", [[{"no": "id"}], ["a text"], [{"id": 1, "annotations": 5}]])
+def test_tasks_that_label_studio_never_writes_are_read_again(changes: Changes, tmp_path: Path, tasks: Any) -> None:
+    changes.begin_reading()
+    files.write_json(tmp_path / "annotated.json", {"count": 0, "tasks": tasks})
+
+    assert changes.tasks() is None

@@ -1,0 +1,277 @@
+import errno
+import os
+import shutil
+import stat
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from label_studio_format.events import Change
+from my_backend import files
+from my_backend.errors import BadRequest, NotFound, TooMany
+from my_backend.projects.registry import Credentials, Project, Projects, project_folders
+
+
+@pytest.fixture
+def projects(tmp_path: Path) -> Projects:
+    return Projects(tmp_path)
+
+
+def test_what_label_studio_said_outlives_the_process(projects: Projects, tmp_path: Path) -> None:
+    projects.remember("7.1", label_config="<View/>")
+    projects.remember("7.1", title="Pets")
+    projects.changes("7.1").add([Change({"id": 1})])
+
+    again = Projects(tmp_path)
+
+    assert again.all() == [Project("7.1", "<View/>", "Pets")]
+    assert again.get("7.1").id == 7
+    assert again.changes("7.1").unlearned() == 1
+
+
+def test_projects_and_their_configs_are_limited_in_all(projects: Projects, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("my_backend.projects.registry.MOST_PROJECTS", 2)
+    monkeypatch.setattr("my_backend.projects.registry.MOST_CONFIG_CHARACTERS", 10)
+    projects.remember("7.1", label_config="<View/>")
+    projects.remember("8.1", label_config="<a>")
+
+    with pytest.raises(TooMany, match="2 projects are connected already"):
+        projects.remember("9.1")
+    with pytest.raises(TooMany, match="more than 10 characters"):
+        projects.remember("8.1", label_config="<ab>")
+    projects.remember("8.1", title="Pets")
+    projects.delete("7.1")
+    projects.remember("9.1", label_config="<View/>")
+
+    assert projects.all() == [Project("8.1", "<a>", "Pets"), Project("9.1", "<View/>")]
+
+
+@pytest.mark.parametrize(("name", "found"), [("7", "7.1"), ("7.1", "7.1"), ("8", "8.2")])
+def test_project_is_found_by_its_id_or_its_full_name(projects: Projects, name: str, found: str) -> None:
+    projects.remember("7.1")
+    projects.remember("8.2")
+
+    assert projects.find(name).uid == found
+
+
+def test_only_project_needs_no_name(projects: Projects) -> None:
+    projects.remember("7.1")
+
+    assert projects.find(None).uid == "7.1"
+
+
+@pytest.mark.parametrize("name", [None, "7"])
+def test_project_that_is_not_clear_is_refused_with_the_list(projects: Projects, name: str | None) -> None:
+    projects.remember("7.1", title="Pets")
+    projects.remember("7.2")
+
+    with pytest.raises(BadRequest, match=r"7\.1 \(Pets\), 7\.2"):
+        projects.find(name)
+
+
+def test_unknown_project_is_refused_with_the_list(projects: Projects) -> None:
+    with pytest.raises(NotFound, match="no project is connected yet"):
+        projects.find(None)
+    projects.remember("7.1")
+    for look in (projects.find, projects.get):
+        with pytest.raises(NotFound, match=r"project 9 is not connected; connected are: 7\.1"):
+            look("9")
+
+
+def test_credentials_are_readable_by_the_owner_alone(projects: Projects, tmp_path: Path) -> None:
+    credentials = Credentials("http://label-studio:8080", "a-token")
+    projects.remember("7.1")
+    projects.remember_credentials("7.1", credentials)
+
+    assert Projects(tmp_path).credentials("7.1") == credentials
+    assert stat.S_IMODE((tmp_path / "7.1" / "credentials.json").stat().st_mode) == 0o600
+    assert "a-token" not in repr(credentials)
+    assert projects.credentials("8.1") is None
+
+
+def test_deleted_project_leaves_nothing(projects: Projects, tmp_path: Path) -> None:
+    projects.remember("7.1")
+    projects.remember_credentials("7.1", Credentials("http://label-studio:8080", "a-token"))
+    projects.changes("7.1").add([Change({"id": 1})])
+
+    projects.delete("7.1")
+
+    assert projects.all() == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_left_of_a_deleted_project_is_nobody_elses_and_goes_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    projects = Projects(tmp_path / "projects")
+    projects.remember("7.1")
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            projects.delete("7.1")
+    left = [path for path in tmp_path.iterdir() if path.name != "projects"]
+    assert [stat.S_IMODE(path.stat().st_mode) for path in left] == [0o700]
+    assert [path.name for path in left[0].rglob("project.json")] == ["project.json"]
+    assert projects.all() == []
+
+    (tmp_path / ".deleted-8.1-of-an-older-release" / "versions").mkdir(parents=True)
+    Projects(tmp_path / "projects").remove_leftovers()
+
+    assert [path.name for path in tmp_path.iterdir()] == ["projects"]
+
+
+def test_deleted_project_that_cannot_be_removed_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    projects = Projects(tmp_path / "projects")
+    projects.remember("7.1", title="Pets")
+
+    def broken(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", broken)
+        projects.delete("7.1")
+
+    assert projects.all() == []
+    assert ".deleted-7.1-" in caplog.text
+    assert "Input/output error" in caplog.text
+
+
+def test_project_is_deleted_although_a_server_that_starts_removes_the_folder_for_it(
+    projects: Projects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    projects.remember("7.1", title="Pets")
+    mkdir, tried = Path.mkdir, []
+
+    def mkdir_and_start(self: Path, *given: Any, **options: Any) -> None:
+        mkdir(self, *given, **options)
+        if not tried:
+            projects.remove_leftovers()
+        tried.append(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", mkdir_and_start)
+        projects.delete("7.1")
+
+    assert len(tried) == 2
+    assert not projects.folder("7.1").exists()
+    assert not any(path.exists() for path in tried)
+
+
+def test_what_is_said_of_a_known_project_is_noted(projects: Projects, tmp_path: Path) -> None:
+    projects.remember("7.1", label_config="<View/>")
+
+    assert projects.update("7.1", title="Pets") == projects.get("7.1") == Project("7.1", "<View/>", "Pets")
+    assert Projects(tmp_path).all() == projects.all()
+
+
+@pytest.mark.parametrize("who", ["this process", "another process"])
+def test_what_is_said_of_a_deleted_project_does_not_bring_it_back(projects: Projects, tmp_path: Path, who: str) -> None:
+    projects.remember("7.1", label_config="<View/>")
+    (projects if who == "this process" else Projects(tmp_path)).delete("7.1")
+
+    assert projects.update("7.1", title="Pets") is None
+
+    assert Projects(tmp_path).all() == []
+    assert not projects.folder("7.1").exists()
+
+
+def test_what_another_process_notes_is_learned(projects: Projects, tmp_path: Path) -> None:
+    other = Projects(tmp_path)
+    other.remember("7.1", title="Pets")
+    other.remember("8.1")
+    projects.refresh()
+    assert [project.title for project in projects.all()] == ["Pets", ""]
+
+    other.remember("7.1", title="Animals")
+    other.delete("8.1")
+    projects.refresh()
+
+    assert [project.title for project in projects.all()] == ["Animals"]
+
+
+def test_what_another_process_has_noted_is_not_undone(projects: Projects, tmp_path: Path) -> None:
+    projects.remember("7.1", label_config="<View/>")
+    other = Projects(tmp_path)
+    other.remember("7.1", label_config="<View><Image/></View>")
+
+    projects.remember("7.1", title="Pets")
+
+    assert Projects(tmp_path).get("7.1") == Project("7.1", "<View><Image/></View>", "Pets") == projects.get("7.1")
+
+
+def test_project_that_comes_while_others_changes_are_looked_for_is_not_taken_for_a_removed_one(
+    projects: Projects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coming = threading.Thread(target=projects.remember, args=("8.1",))
+
+    def look_and_remember(root: Path) -> set[str]:
+        found = project_folders(root)
+        coming.start()
+        coming.join(0.1)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr("my_backend.projects.registry.project_folders", look_and_remember)
+        projects.refresh()
+    coming.join()
+
+    assert [project.uid for project in projects.all()] == ["8.1"]
+    projects.refresh()
+    assert [project.uid for project in projects.all()] == ["8.1"]
+
+
+def test_project_that_another_process_removes_meanwhile_is_passed_over(
+    projects: Projects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Projects(tmp_path)
+    other.remember("7.1")
+    other.remember("8.1")
+    examine = files.examine
+
+    def delete_and_read(path: Path, parse: Callable[[bytes], object]) -> object:
+        other.delete("7.1")
+        return examine(path, parse)
+
+    monkeypatch.setattr(files, "examine", delete_and_read)
+    projects.refresh()
+
+    assert [project.uid for project in projects.all()] == ["8.1"]
+
+
+def test_what_is_known_is_answered_while_the_disk_does_not_answer(
+    projects: Projects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    credentials = Credentials("http://label-studio:8080", "a-token")
+    projects.remember("7.1", title="Pets")
+    projects.remember_credentials("7.1", credentials)
+    Projects(tmp_path).remember("8.1")
+    answers = threading.Event()
+    examine = files.examine
+
+    def wait_and_read(path: Path, parse: Callable[[bytes], object]) -> object:
+        assert answers.wait(20)
+        return examine(path, parse)
+
+    monkeypatch.setattr(files, "examine", wait_and_read)
+    looking = threading.Thread(target=projects.refresh)
+    looking.start()
+    (tmp_path / "7.1" / "credentials.json").rename(tmp_path / "gone")
+    looking.join(0.1)
+    assert looking.is_alive()
+
+    assert projects.all() == [projects.get("7.1")] == [projects.remember("7.1", title="Pets")]
+    projects.remember_credentials("7.1", credentials)
+
+    assert not (tmp_path / "7.1" / "credentials.json").exists(), "nothing was read or written"
+    answers.set()
+    looking.join()
+    assert [project.uid for project in projects.all()] == ["7.1", "8.1"]

@@ -1,0 +1,327 @@
+import logging
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from my_backend.errors import Unavailable
+from my_backend.label_studio.media import MediaFile, MediaRequest
+from my_backend.projects.registry import Credentials, Projects
+from my_backend.projects.versions import Versions
+from my_backend.serving.live_models import Serving
+from tests.my_backend.conftest import PROJECT, Client, Serve, in_time
+from tests.my_backend.fake_model import LABEL_CONFIG, OTHER_CONFIG, FakeModel, Script
+from tests.my_backend.fake_server import PNG, FakeLabelStudio
+from tests.my_backend.waiting import eventually
+
+
+def problems(client: Client) -> str:
+    return "\n".join(client.backend.serving.problems())
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("no_such_module:Model", "MODEL_CLASS=no_such_module:Model cannot be loaded"),
+        ("tests.my_backend.fake_model:NoClass", "cannot be loaded"),
+        ("tests.my_backend.fake_model", "write it as module:Class"),
+        (":Model", "Empty module name"),
+    ],
+)
+def test_model_class_that_cannot_be_loaded_is_said_everywhere_and_the_server_lives(
+    serve: Serve, name: str, said: str
+) -> None:
+    with serve(model_class=name) as client:
+        client.setup()
+
+        assert said in client.post("/predict", {"tasks": [], "project": PROJECT}, 503)["error"]
+        health = client.get("/health")
+        assert (health["status"], health["ready"]) == ("UP", False)
+        assert said in str(health["problems"])
+
+
+def test_model_class_is_found_where_the_server_is_started(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_own_model.py").write_text("from tests.my_backend.fake_model import FakeModel as MyModel\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", sys.path[:])
+
+    with serve(model_class="my_own_model:MyModel") as client:
+        client.setup()
+        assert client.predict()["results"] == [[]]
+
+
+def test_version_that_cannot_be_loaded_leaves_the_live_one_and_says_so_until_another_is_activated(
+    client: Client, script: Script
+) -> None:
+    good = client.train()
+    script.set(output={"model_dir": "/nowhere"})
+    bad = client.ended(client.submit_training()).result["versions"][0]
+    assert eventually(lambda: f"version {bad} cannot be loaded" in problems(client))
+
+    assert client.predict()["model_version"] == client.setup() == good
+
+    client.post("/api/models/activate", {"version": good})
+    assert eventually(lambda: problems(client) == "")
+    script.set()
+    assert client.train() != bad
+
+
+def test_first_version_that_cannot_be_loaded_is_an_answer_at_once_and_not_a_wait(
+    client: Client, script: Script
+) -> None:
+    script.set(output={"model_dir": "/nowhere"})
+    bad = client.ended(client.submit_training()).result["versions"][0]
+    assert eventually(lambda: bad in problems(client))
+    client.backend.serving._live.clear()  # as after a restart
+
+    begun = time.monotonic()
+    with pytest.raises(Unavailable, match=f"version {bad} cannot be loaded"):
+        client.backend.serving.live(PROJECT, in_time())
+    assert time.monotonic() - begun < 10
+
+
+def test_version_that_another_process_publishes_goes_live(client: Client, tmp_path: Path) -> None:
+    versions = Versions(client.backend.projects.folder(PROJECT))
+    (tmp_path / "work" / "model").mkdir(parents=True)
+    (tmp_path / "work" / "model" / "weights.txt").write_text("Bird")
+    output = {"model_dir": str(tmp_path / "work" / "model")}
+
+    name = versions.publish(output, tmp_path / "work", cause="elsewhere", choices=("Cat", "Dog")).name
+
+    assert eventually(lambda: client.setup() == name)
+    assert client.predict()["results"][0]["result"][0]["value"]["choices"] == ["Bird"]
+
+
+def test_pointer_that_was_moved_by_hand_is_followed_too(client: Client, script: Script) -> None:
+    first, second = client.train(), client.train()
+    assert client.setup() == second
+
+    Versions(client.backend.projects.folder(PROJECT)).pointer.write_text(first)
+
+    assert eventually(lambda: client.setup() == first)
+
+
+def test_project_that_another_process_adds_is_served_and_one_that_it_removes_is_forgotten(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("my_backend.serving.live_models.REFRESH_SECONDS", 0.0)
+    other = Projects(client.backend.projects.folder(PROJECT).parent)
+
+    other.remember("8.1", label_config=LABEL_CONFIG)
+    assert eventually(lambda: "8.1" in client.backend.serving._live)
+
+    other.delete("8.1")
+    assert eventually(lambda: "8.1" not in client.backend.serving._live)
+
+
+def test_problem_of_a_version_goes_with_its_project(client: Client, script: Script) -> None:
+    script.set(output={"model_dir": "/nowhere"})
+    client.submit_training()
+    assert eventually(lambda: "cannot be loaded" in problems(client))
+
+    client.post("/delete", {"project": 7})
+
+    assert eventually(lambda: problems(client) == "")
+
+
+def test_disk_that_does_not_answer_for_a_while_does_not_end_the_loading(
+    client: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(self: Versions) -> str:
+        raise OSError("stale file handle")
+
+    monkeypatch.setattr("my_backend.serving.live_models.REFRESH_SECONDS", 0.01)
+    with monkeypatch.context() as patch:
+        patch.setattr(Versions, "read_pointer", fail)
+        assert eventually(lambda: "stale file handle" in caplog.text)
+    assert eventually(lambda: not client.backend.serving.problem(PROJECT))
+
+    assert client.train().startswith("v1-")
+
+
+def test_restored_folder_is_served(client: Client, tmp_path: Path) -> None:
+    name = client.train()
+    folder = client.backend.projects.folder(PROJECT)
+    shutil.copytree(folder, tmp_path / "backup")
+    client.post("/delete", {"project": 7})
+    assert eventually(lambda: client.setup() == "untrained")
+
+    shutil.copytree(tmp_path / "backup", folder, dirs_exist_ok=True)
+
+    assert eventually(lambda: client.setup() == name)
+    assert client.predict()["model_version"] == name
+
+
+def test_moved_model_dir_is_served_under_the_same_name(serve: Serve, tmp_path: Path) -> None:
+    with serve(model_dir=tmp_path / "here") as client:
+        client.setup()
+        name = client.train()
+    (tmp_path / "here").rename(tmp_path / "there")
+
+    with serve(model_dir=tmp_path / "there") as client:
+        answer = client.predict()
+
+    assert (answer["model_version"], len(answer["results"][0]["result"])) == (name, 1)
+
+
+def test_changed_choices_while_the_server_was_down_get_a_new_version(serve: Serve) -> None:
+    with serve() as client:
+        client.setup()
+        first = client.train()
+    with serve() as client:
+        client.setup(config=OTHER_CONFIG)
+        assert eventually(lambda: client.setup(config=OTHER_CONFIG).startswith("v2-"))
+        assert client.predict(label_config=OTHER_CONFIG)["model_version"] != first
+
+
+def test_warning_of_the_model_class_is_shown(serve: Serve, script: Script) -> None:
+    script.set(warning="random weights")
+
+    with serve() as client:
+        assert eventually(lambda: "random weights" in problems(client))
+
+
+def test_warning_of_the_live_version_is_shown(client: Client, script: Script) -> None:
+    script.set(output={"warning": "grown from random weights"})
+
+    client.train()
+
+    assert problems(client) == "grown from random weights"
+
+
+def test_model_that_cannot_prepare_tasks_hurts_nothing(
+    client: Client, script: Script, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(self: FakeModel, tasks: object) -> None:
+        raise RuntimeError("cannot prepare")
+
+    monkeypatch.setattr(FakeModel, "prepare", fail)
+    caplog.set_level(logging.ERROR)
+
+    client.post("/webhook?project=7", {"action": "TASKS_CREATED", "tasks": [{"id": 1}]})
+
+    assert eventually(lambda: "cannot prepare" in caplog.text)
+    monkeypatch.undo()
+    assert client.predict()["results"] == [[]]
+
+
+def test_model_is_made_once_for_each_version(client: Client, script: Script) -> None:
+    client.train()
+    for _ in range(3):
+        client.setup()
+        assert client.predict()["results"][0]
+
+    assert len(script.calls("load")) == 1
+
+
+def test_connecting_waits_for_no_model(serve: Serve, script: Script) -> None:
+    with serve() as client:
+        client.setup()
+        version = client.train()
+    script.block("load")
+
+    with serve() as client:
+        assert client.setup() == version
+        assert client.http.get("/ready").status_code == 503
+        script.release()
+
+
+def test_version_that_cannot_be_loaded_is_tried_again_and_named_in_the_log_once(
+    client: Client, script: Script, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("my_backend.serving.live_models.RETRY_SECONDS", 0.0)
+    name = client.train()
+    weights = Path(client.backend.serving._live[PROJECT].model.train_output["model_dir"]) / "weights.txt"
+    weights.rename(weights.with_name("away"))
+    client.backend.serving._live.clear()  # as after a restart
+    assert eventually(lambda: len(script.calls("load")) > 4)
+    assert f"version {name} cannot be loaded" in problems(client)
+
+    weights.with_name("away").rename(weights)
+
+    assert eventually(lambda: problems(client) == "")
+    assert client.predict()["model_version"] == name
+    assert caplog.text.count("cannot be loaded") == 1
+
+
+def test_servers_that_hear_of_changed_choices_one_after_the_other_renew_the_version_once(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each would otherwise take the other's new version for an old one, until no trained version is left."""
+    monkeypatch.setattr("my_backend.serving.live_models.REFRESH_SECONDS", 1000.0)
+    with serve() as early:
+        early.setup()
+        trained = early.train()
+        projects = Projects(early.backend.projects.root)
+        late = Serving(projects, early.backend.serving._new_model)
+        late.start()
+        try:
+            assert late.live(PROJECT, in_time()).name == trained
+
+            early.setup(config=OTHER_CONFIG)
+
+            assert eventually(lambda: early.backend.serving._live[PROJECT].choices == ("Cat", "Bird"))
+            versions = Versions(projects.folder(PROJECT))
+            renewed = versions.live_name()
+            assert eventually(lambda: late.live(PROJECT, in_time()).name == renewed)
+            assert projects.get(PROJECT).label_config == OTHER_CONFIG
+            assert versions.names() == [trained, renewed]
+        finally:
+            late.stop()
+
+
+def test_new_credentials_are_used_for_the_images_of_the_live_version(
+    client: Client, label_studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("my_backend.serving.live_models.REFRESH_SECONDS", 0.0)
+    label_studio.files["/data/upload/7/a.png"] = PNG
+    client.train()
+    projects, upload = client.backend.projects, MediaRequest("/data/upload/7/a.png", 1)
+
+    def fetched() -> object:
+        return client.backend.serving._live[PROJECT].model.media.fetch_all([upload])[0]
+
+    projects.remember_credentials(PROJECT, Credentials(label_studio.url, "taken back"))
+    assert eventually(lambda: "wants a token" in str(fetched())), fetched()
+
+    projects.remember_credentials(PROJECT, Credentials(label_studio.url, label_studio.pat))
+
+    assert eventually(lambda: isinstance(fetched(), MediaFile))
+
+
+@pytest.mark.parametrize("gone", ["model/weights.txt", "version.json", ""])
+def test_only_version_that_cannot_be_loaded_is_repaired_by_a_training(serve: Serve, gone: str) -> None:
+    with serve() as client:
+        client.setup()
+        path = client.backend.projects.folder(PROJECT) / "versions" / client.train() / gone
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    with serve() as client:
+        assert eventually(lambda: client.backend.serving.ready)
+        assert any("start a training" in problem for problem in client.get("/health")["problems"])
+        assert client.ended(client.submit_training()).status == "finished"
+        assert eventually(lambda: not any("start a training" in one for one in client.get("/health")["problems"]))
+        assert client.predict({})["model_version"].startswith("v2-")
+
+
+def test_error_of_one_project_leaves_the_others_served(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = "8.1"
+    client.setup(other)
+    names = [client.train(PROJECT), client.train(other)]
+    read = Versions.read_pointer
+
+    def fail(self: Versions) -> Any:
+        if self.pointer.parent.name == PROJECT:
+            raise OSError("stale file handle")
+        return read(self)
+
+    monkeypatch.setattr(Versions, "read_pointer", fail)
+    assert eventually(lambda: any("stale file handle" in problem for problem in client.get("/health")["problems"]))
+
+    assert client.train(other) not in names
+    assert client.predict({})["model_version"] == names[0]

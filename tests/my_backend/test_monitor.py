@@ -1,0 +1,31 @@
+from pathlib import Path
+
+import pytest
+
+from my_backend.monitor import Checkup
+from my_backend.projects.registry import Projects
+from tests.my_backend.conftest import PROJECT, MakeSettings
+from tests.my_backend.fake_model import LABEL_CONFIG
+from tests.my_backend.fake_server import FakeLabelStudio
+
+
+@pytest.mark.parametrize("who", ["this process", "another process"])
+def test_project_that_is_deleted_while_label_studio_is_asked_stays_deleted(
+    make_settings: MakeSettings,
+    label_studio: FakeLabelStudio,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    who: str,
+) -> None:
+    projects = Projects(tmp_path / "projects")
+    projects.remember(PROJECT, label_config=LABEL_CONFIG)
+    another = Projects(projects.root)
+    label_studio.before_project = lambda: (projects if who == "this process" else another).delete(PROJECT)
+    settings = make_settings(label_studio_url=label_studio.url, label_studio_api_key=label_studio.pat)
+
+    Checkup(settings, projects)._look()
+
+    assert "/api/projects/7/" in label_studio.server.paths()
+    assert Projects(projects.root).all() == []
+    assert not projects.folder(PROJECT).exists()
+    assert "Traceback" not in caplog.text

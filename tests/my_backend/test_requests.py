@@ -1,0 +1,105 @@
+import pytest
+from pydantic import ValidationError
+
+from my_backend.requests import (
+    PredictRequest,
+    SetupRequest,
+    TrainRequest,
+    WebhookRequest,
+    project_uid,
+)
+
+
+def test_webhooks_project_is_the_one_of_setup_and_predict() -> None:
+    described = {"id": 2, "created_at": "2026-11-20T13:35:51.342017Z"}
+
+    assert project_uid(described) == "2.1795181751"
+
+
+@pytest.mark.parametrize(
+    "described",
+    [
+        {"id": 7},
+        {"created_at": "2026-11-20T13:35:51Z"},
+        {"id": None, "created_at": "2026-11-20T13:35:51Z"},
+        {"id": "../7", "created_at": "2026-11-20T13:35:51Z"},
+        {"id": -7, "created_at": "2026-11-20T13:35:51Z"},
+        {"id": 10**80, "created_at": "2026-11-20T13:35:51Z"},
+        {"id": float("inf"), "created_at": "2026-11-20T13:35:51Z"},
+        {"id": 7, "created_at": "yesterday"},
+        {"id": 7, "created_at": 5},
+        {"id": 7, "created_at": "0001-01-01T00:00:00"},
+    ],
+)
+def test_project_that_cannot_be_named_is_a_value_error(described: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="id"):
+        project_uid(described)
+
+
+@pytest.mark.parametrize(("given", "uid"), [("7.1795181751", "7.1795181751"), (7, "7"), ("7", "7")])
+def test_project_is_named_by_text_or_number(given: object, uid: str) -> None:
+    assert SetupRequest.model_validate({"project": given}).project == uid
+
+
+@pytest.mark.parametrize("given", ["../7", "7/..", "", ".", "x" * 65, {}, True, "abc", "7.1\n", "٧", None])
+def test_project_that_is_no_name_is_refused(given: object) -> None:
+    with pytest.raises(ValidationError, match="project"):
+        SetupRequest.model_validate({"project": given})
+
+
+@pytest.mark.parametrize("given", [None, ""])
+def test_project_may_be_left_out_of_a_predict(given: object) -> None:
+    assert PredictRequest.model_validate({"tasks": [], "project": given}).project is None
+
+
+def test_fields_of_tasks_that_are_not_known_are_kept() -> None:
+    task = {"id": 3, "data": {"image": "/a.png"}, "meta": {"a": 1}, "annotations": []}
+
+    assert PredictRequest.model_validate({"tasks": [task]}).tasks[0].model_dump() == task
+
+
+@pytest.mark.parametrize("field", ["annotations", "completions"])
+@pytest.mark.parametrize("result", [5, True, "Cat", {"a": 1}, [5], ["Cat"], [None], [[]]])
+def test_annotation_whose_result_is_no_list_of_objects_is_refused_by_name(field: str, result: object) -> None:
+    task = {"data": {"image": "/a.png"}, field: [{"id": 5, "result": result}]}
+
+    with pytest.raises(ValidationError, match=rf"annotations\.0\.{field}\.0\.result"):
+        TrainRequest.model_validate({"annotations": [task]})
+
+
+@pytest.mark.parametrize(
+    "annotation",
+    [
+        {},
+        {"result": None},
+        {"result": []},
+        {"id": 5, "result": [{"from_name": "c", "value": {"choices": ["Cat"]}}], "completed_by": {"id": 1}},
+    ],
+)
+def test_annotations_of_a_train_request_are_kept_as_they_came(annotation: dict[str, object]) -> None:
+    task = {"data": {"image": "/a.png"}, "annotations": [annotation]}
+
+    [read] = TrainRequest.model_validate({"annotations": [task]}).annotations or []
+
+    assert read.model_dump(exclude_unset=True) == task
+
+
+@pytest.mark.parametrize(
+    ("payload", "expected"),
+    [
+        ({"annotation": {"id": 1}}, [{"id": 1}]),
+        ({"annotation": [{"id": 1}, {"id": 2}]}, [{"id": 1}, {"id": 2}]),
+        ({"annotations": [{"id": 3}]}, [{"id": 3}]),
+        ({"annotation": None, "annotations": None}, []),
+        ({}, []),
+    ],
+)
+def test_event_names_one_annotation_or_several(payload: dict[str, object], expected: list[dict[str, int]]) -> None:
+    changes = WebhookRequest.model_validate({"action": "X", **payload}).changes
+    assert [change.annotation for change in changes] == expected
+
+
+def test_token_is_not_shown() -> None:
+    request = SetupRequest.model_validate({"project": 7, "access_token": "secret"})
+
+    assert "secret" not in repr(request)

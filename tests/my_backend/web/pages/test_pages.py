@@ -1,0 +1,660 @@
+import json
+import re
+import shutil
+import threading
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from my_backend import files
+from my_backend.diagnostics.summary import diagnose
+from my_backend.jobs.job import new_job
+from my_backend.label_studio.connection import examine_connection
+from my_backend.projects.recent_predictions import Sighting
+from my_backend.web.pages.filters import code
+from tests.my_backend.conftest import PROJECT, Client, Serve
+from tests.my_backend.fake_model import LABEL_CONFIG, Script
+from tests.my_backend.fake_server import FakeLabelStudio
+from tests.my_backend.waiting import eventually
+
+HTML = {"Accept": "text/html"}
+HERE = f"/projects/{PROJECT}"
+EVIL = "<script>alert(1)</script><img src=x onerror=alert(1)>"
+
+
+def page(client: Client, path: str = HERE, status: int = 200) -> str:
+    response = client.http.get(path, headers=HTML)
+    assert response.status_code == status, response.text
+    assert response.mimetype == "text/html"
+    return response.text
+
+
+def words(client: Client, path: str = HERE) -> str:
+    return " ".join(re.sub(r"<[^>]*>", " ", page(client, path)).split())
+
+
+class Tags(HTMLParser):
+    """The tags and the attributes of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+# --- all projects ---------------------------------------------------------------
+
+
+def test_page_without_projects_says_how_to_connect_one(serve: Serve) -> None:
+    with serve() as client:
+        shown = words(client, "/")
+
+    assert "No project is connected yet Give the backend a token In Label Studio, your avatar" in shown
+    assert "Settings → Model → Connect Model . Enter any name and the Backend URL http://localhost" in shown
+    assert "LABEL_STUDIO_API_KEY is not set" not in shown, "the first step says it"
+
+
+def test_first_steps_are_ticked_as_they_are_done(serve: Serve, label_studio: FakeLabelStudio, script: Script) -> None:
+    def done(client: Client) -> list[str]:
+        return re.findall(r"Done: </span>\s*<strong>([^<]*)", page(client))
+
+    with serve() as client:
+        client.setup()
+        assert eventually(lambda: client.backend.checkup.finding(PROJECT))
+        assert done(client) == ["Connect the backend to a project"]
+        assert 'class="next" aria-current="step"><strong>Give the backend a token' in page(client)
+        assert page(client).count('aria-current="step"') == 1
+    with serve(label_studio_url=label_studio.url, label_studio_api_key=label_studio.pat) as client:
+        assert eventually(lambda: client.backend.checkup.finding(PROJECT))
+        assert done(client) == ["Give the backend a token", "Connect the backend to a project"]
+        assert f'href="{label_studio.url}/projects/7/data"' in page(client)
+        client.post("/webhook", {"action": "ANNOTATION_CREATED", "annotation": {"id": 1}})
+        assert done(client)[2:] == ["Label a few images of each choice"]
+        assert "1 annotation so far." in words(client)
+        client.train()
+        assert done(client) == []
+
+
+def test_projects_are_looked_for_where_there_are_many(client: Client) -> None:
+    assert "Find a project" not in page(client, "/")
+    for number in range(10, 20):
+        client.backend.projects.remember(f"{number}.1795181751", label_config=LABEL_CONFIG, title=f"Cats {number}")
+
+    assert "Find a project" in page(client, "/")
+    shown = words(client, "/?find=cats+12")
+    assert "1 of 11 projects match “ cats 12 ”" in shown
+    assert "Cats 12" in shown
+    assert "Cats 13" not in shown
+    assert "0 of 11 projects match" in words(client, "/?find=dogs")
+    assert EVIL not in page(client, f"/?find={EVIL}")
+
+
+def test_a_project_shows_its_own_troubles_and_why_its_training_failed(client: Client, script: Script) -> None:
+    client.setup("8.1795181751", config="<View/>")
+    assert "no &lt;Image" not in page(client)
+    assert "1 thing needs attention The labeling config has no &lt;Image" in words(client, "/projects/8")
+
+    script.set(fit_raises="no luck")
+    client.ended(client.submit_training())
+    assert "The last training failed RuntimeError: no luck" in words(client)
+    assert 'data-outcome="failed"' in page(client, f"{HERE}/versions")
+
+
+def test_what_is_to_be_typed_is_shown_as_code() -> None:
+    assert code("start `a <b>` & `c`") == "start <code>a &lt;b&gt;</code> &amp; <code>c</code>"
+    assert code("an `open <end") == "an `open &lt;end"
+
+
+def test_first_page_shows_each_project_with_what_is_live(client: Client, script: Script) -> None:
+    script.set(output={"figures": {"accuracy": 0.9375, "images": 16}, "labels": {"Cat": 3, "Dog": 2}})
+    client.train()
+    client.setup("8.1795181751")
+
+    shown = words(client, "/")
+
+    assert "Accuracy 93.8% Live version v1 Labels learned 5 Not yet learned 0" in shown
+    assert "Live version untrained Labels learned 0" in shown
+
+
+def test_programs_get_json_and_browsers_the_page(client: Client) -> None:
+    for path, key in (("/", "status"), ("/troubles", "troubles")):
+        assert key in client.get(path)
+        assert client.http.get(path, headers={"Accept": "*/*"}).is_json
+        assert "<html" in page(client, path)
+
+
+@pytest.mark.parametrize(("given", "shown"), [({}, 1), ({"basic_auth_user": "u", "basic_auth_pass": "p"}, 0)])
+def test_page_says_once_that_no_password_is_asked_for(serve: Serve, given: dict[str, str], shown: int) -> None:
+    with serve(**given) as client:
+        client.http.post("/setup", json={"project": PROJECT, "schema": LABEL_CONFIG}, auth=("u", "p"))
+        pages = [client.http.get(path, headers=HTML, auth=("u", "p")).text for path in ("/", HERE, "/troubles")]
+
+    assert sum(text.count("Anyone who can reach this port") for text in pages) == shown
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/troubles", HERE, f"{HERE}/versions", f"{HERE}/look", f"{HERE}/images/{'0' * 64}.jpg"]
+)
+def test_reading_needs_the_password(serve: Serve, path: str) -> None:
+    with serve(basic_auth_user="u", basic_auth_pass="p") as client:
+        assert client.http.get(path, headers=HTML).status_code == 401
+
+
+# --- now ------------------------------------------------------------------------
+
+
+def test_page_shows_the_live_version_its_figures_and_the_jobs(client: Client, script: Script) -> None:
+    script.set(output={"figures": {"accuracy": 0.9375, "images": 16}, "labels": {"Cat": 3, "Dog": 2}})
+    name = client.train()
+    client.post("/webhook", {"action": "ANNOTATION_CREATED", "annotation": {"id": 1}})
+    script.set(fit_raises="no luck")
+    client.ended(client.submit_training())
+
+    shown = words(client)
+
+    assert "Live v1 Start training Accuracy 93.8% 16 held-out images" in shown
+    assert "Labels learned 5 2 classes Not yet learned 1" in shown
+    assert name in shown
+    assert "Cat 3 Dog 2" in shown
+    assert re.search(r"asked for by hand \(full\) Failed [\d.]+ s RuntimeError: no luck", shown)
+    assert "The last training failed. RuntimeError: no luck" in words(client, "/")
+
+
+def test_page_shows_how_a_running_job_goes_and_what_waits(client: Client, script: Script) -> None:
+    script.block("fit")
+    running = client.submit_training()
+    client.started(running)
+    assert eventually(lambda: "loss" in client.backend.job_store.get(running).progress)
+    client.backend.queue.submit(PROJECT, "full", "once more")
+
+    shown = page(client)
+
+    assert '<progress value="0.5" max="1"' in shown
+    assert "epoch 1 of 2" in shown
+    assert f'data-post="/api/jobs/{running}/cancel"' in shown
+    assert "Waiting" in shown
+    assert "once more" in shown
+    assert 'data-busy="training"' in shown
+    script.release()
+
+
+def test_curves_grow_with_the_epochs_and_begin_anew_with_a_phase(client: Client, script: Script) -> None:
+    script.block("fit", epochs=[{"loss": 0.9}, {"loss": 0.5, "accuracy": 0.75}])
+    client.started(client.submit_training())
+
+    def drawn() -> bool:
+        return all(name in page(client) for name in ("Loss <strong", "0.500", "Accuracy on held-out images", "75.0%"))
+
+    assert eventually(drawn)
+    assert page(client).count("<svg") == 2
+    script.release()
+
+
+def test_canceling_and_training_are_offered_where_they_can_be_done(client: Client, script: Script) -> None:
+    posts = {attrs["data-post"] for tag, attrs in Tags(page(client)).found if "data-post" in attrs}
+    assert posts == {"/api/models/train"}
+    assert json.loads(next(a["data-body"] or "" for _, a in Tags(page(client)).found if "data-body" in a)) == {
+        "project": PROJECT
+    }
+
+
+def test_only_the_newest_jobs_are_read(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("full-20261120T101010-aaaaaa", "full-20261121T101010-cccccc", "head-20261121T101010-bbbbbb")
+    for number, name in enumerate(names):
+        job = replace(new_job(PROJECT, "full", "x"), id=name, status="finished", created=float(number))
+        client.backend.job_store.save(job)
+    read: list[Path] = []
+    examine = files.examine
+    monkeypatch.setattr(files, "examine", lambda path, parse: read.append(path) or examine(path, parse))
+
+    assert [job.id for job in client.backend.job_store.newest(PROJECT, 1)] == [names[2]]
+    assert sorted(path.stem for path in read) == sorted(names[1:]), "and the other one of the same second"
+    assert [job.id for job in client.backend.job_store.newest(PROJECT, 9)] == list(names[::-1])
+
+
+# --- versions -------------------------------------------------------------------
+
+FIGURES = {
+    "accuracy": 0.75,
+    "images": 4,
+    "macro_f1": 0.7,
+    "calibration_error": 0.1,
+    "per_class": {
+        "Cat": {"precision": 1, "recall": 0.5, "f1": 0.667, "images": 2},
+        "Dog": {"precision": 0.667, "recall": 1, "f1": 0.8, "images": 2},
+    },
+    "confusion": [[1, 1], [0, 2]],
+    "calibration": [{"answers": 4, "confidence": 0.8, "right": 0.75}],
+}
+
+
+def test_versions_are_listed_with_their_figures_and_drawn(client: Client, script: Script) -> None:
+    script.set(output={"figures": FIGURES, "labels": {"Cat": 3}})
+    first = client.train()
+    script.set(output={"figures": FIGURES | {"accuracy": 0.5}, "held_back": "clearly worse"})
+    client.ended(client.submit_training())
+
+    text, shown = page(client, f"{HERE}/versions"), words(client, f"{HERE}/versions")
+
+    assert text.count("<svg") == 1
+    assert "held back Activate" in shown
+    assert "Held back: clearly worse" in shown
+    assert "75.0% 10.0% live" in shown
+    assert f'href="{HERE}/versions/{first}"' in text
+
+
+def test_a_version_shows_confusion_calibration_and_its_mistakes(client: Client, script: Script) -> None:
+    mistake = {
+        "name": "12",
+        "digest": "ab" * 32,
+        "label": ["Cat"],
+        "predicted": ["Dog"],
+        "confidence": 0.93,
+        "learned": False,
+    }
+    script.set(output={"figures": FIGURES}, mistakes=[mistake, {"name": "broken"}, 7])
+    name = client.train()
+
+    text, shown = page(client, f"{HERE}/versions/{name}"), words(client, f"{HERE}/versions/{name}")
+
+    assert 'class="right shade-4">1<' in text
+    assert 'class="wrong shade-4">1<' in text
+    assert "80% 75% 4" in shown
+    assert "labeled Cat model Dog 93% task 12" in shown
+    assert f'src="{HERE}/images/{"ab" * 32}.jpg"' in text
+
+
+def test_two_versions_are_compared(client: Client, script: Script) -> None:
+    script.set(output={"figures": FIGURES})
+    first = client.train()
+    script.set(output={"figures": FIGURES | {"accuracy": 0.9, "per_class": {"Cat": FIGURES["per_class"]["Cat"]}}})  # type: ignore[index]
+    second = client.train()
+
+    shown = words(client, f"{HERE}/versions/{second}?with={first}")
+
+    assert "Metric v1 v2 Change Accuracy 75.0% 90.0% +15.0" in shown
+    assert "F1 of Dog 80.0% – –" in shown
+    assert "no version nothing" in words_of_error(client, f"{HERE}/versions/{second}?with=nothing")
+
+
+def words_of_error(client: Client, path: str) -> str:
+    return " ".join(re.sub(r"<[^>]*>", " ", page(client, path, 404)).split())
+
+
+def test_what_is_not_there_is_said_as_a_page_or_as_json(client: Client) -> None:
+    assert "project 99 is not connected" in words_of_error(client, "/projects/99")
+    assert "not connected" in client.get("/projects/99", 404)["error"]
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        {"figures": {"f1": 0.5}},
+        {"figures": {"accuracy": "high", "confusion": [[1, 2], [3]], "per_class": {"Cat": 1}}},
+        {"figures": FIGURES | {"confusion": [[1]], "calibration": "good"}},
+        {"figures": "good"},
+        {"labels": ["Cat"]},
+        {"labels": "Cat"},
+        {"labels": {"Cat": "many"}, "mistakes": 7, "summary": 1},
+        {"figures": None, "labels": None, "mistakes": None},
+    ],
+)
+def test_page_bears_what_another_model_says_of_itself(client: Client, script: Script, output: Any) -> None:
+    script.set(output=output)
+    name = client.train()
+
+    for path in ("/", HERE, f"{HERE}/versions", f"{HERE}/versions/{name}", f"{HERE}/look", f"{HERE}/try"):
+        page(client, path)
+    assert client.post("/versions", {})["versions"] == [name]
+
+
+# --- look -----------------------------------------------------------------------
+
+
+def test_predicted_tasks_are_shown_least_sure_first_until_they_are_annotated(client: Client, script: Script) -> None:
+    client.train()
+    script.set(results=[result("Cat", 0.9), result("Dog", 0.4), []])
+    client.predict({"image": "/data/upload/7/0a1b2c3d-cat.png"}, {"image": "http://x/dog.png?token=secret"}, {})
+
+    assert eventually(lambda: "dog.png" in words(client, f"{HERE}/look"))
+    shown = words(client, f"{HERE}/look")
+    assert shown.index("Dog 40% dog.png") < shown.index("Cat 90% cat.png")
+    assert "secret" not in page(client, f"{HERE}/look")
+
+    client.post("/webhook", {"action": "ANNOTATION_CREATED", "annotation": {"id": 1, "task": 2}})
+    assert eventually(lambda: "dog.png" not in words(client, f"{HERE}/look"))
+    client.post("/webhook", {"action": "TASKS_DELETED", "tasks": [{"id": 1}]})
+    assert eventually(lambda: "None yet. Tasks appear here" in words(client, f"{HERE}/look"))
+
+
+def result(choice: str, score: float) -> dict[str, Any]:
+    region = {"from_name": "animal", "to_name": "image", "type": "choices", "value": {"choices": [choice]}}
+    return {"result": [region], "score": score}
+
+
+def test_a_click_opens_the_task_in_label_studio_and_nothing_else(serve: Serve, script: Script) -> None:
+    with serve(label_studio_url="http://studio.example:8080") as client:
+        client.setup()
+        client.backend.recent.note(PROJECT, [Sighting(5, "", ("Cat",), 0.5)])
+        assert eventually(
+            lambda: 'href="http://studio.example:8080/projects/7/data?task=5"' in page(client, f"{HERE}/look")
+        )
+        hostile = {"project": PROJECT, "schema": LABEL_CONFIG, "hostname": "javascript:alert(1)", "access_token": "x"}
+        client.post("/setup", hostile)
+
+        assert "javascript:" not in page(client, f"{HERE}/look")
+
+
+def test_thumbnails_are_encoded_anew_and_only_of_images_in_the_cache(client: Client, script: Script) -> None:
+    folder = client.backend.settings.cache_dir / "media" / "contents"
+    page(client, f"{HERE}/look")  # makes the folder
+    digest = "cd" * 32
+    (folder / digest).write_bytes(b"<script>alert(1)</script>")
+    path = f"{HERE}/images/{digest}.jpg"
+    assert eventually(lambda: client.http.get(path).status_code == 200)
+
+    answer = client.http.get(path)
+
+    assert answer.data == b"thumbnail of 25 bytes"
+    assert answer.mimetype == "image/jpeg"
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    for unknown in ("ef" * 32, "..%2f..%2fsecret", "x" * 64):
+        assert client.http.get(f"{HERE}/images/{unknown}.jpg").status_code == 404
+
+
+# --- what comes from outside ------------------------------------------------------
+
+
+def test_nothing_that_others_named_becomes_html(client: Client, script: Script) -> None:
+    described = {"id": 7, "created_at": "2026-11-20T13:35:51Z", "title": EVIL, "label_config": EVIL}
+    script.set(fit_raises=EVIL)
+    client.ended(client.submit_training())
+    per_class = {EVIL: {"precision": 1, "recall": 1, "f1": 1, "images": 1}}
+    mistake = {"name": EVIL, "digest": EVIL, "label": [EVIL], "predicted": [EVIL], "confidence": 1, "learned": False}
+    output = {
+        "labels": {EVIL: 1},
+        "warning": EVIL,
+        "summary": EVIL,
+        "figures": FIGURES | {"per_class": per_class, "confusion": [[1]]},
+    }
+    script.set(output=output, mistakes=[mistake])
+    client.train()
+    script.set(output=output | {"held_back": EVIL})
+    second = client.ended(client.submit_training()).result["versions"][0]
+    client.backend.recent.note(PROJECT, [Sighting(5, f"http://x/{EVIL}", (EVIL,), 0.5), Sighting(6, EVIL, why=EVIL)])
+    client.backend.recent.note(PROJECT, [Sighting(7, "http://[", (EVIL,), 0.5)])  # which is no URL at all
+    client.post("/webhook", {"action": "PROJECT_UPDATED", "project": described})
+    assert eventually(lambda: "alert(1)" in words(client, f"{HERE}/look"))
+
+    for path in (
+        "/",
+        "/troubles",
+        HERE,
+        f"{HERE}/versions",
+        f"{HERE}/versions/{second}",
+        f"{HERE}/look",
+        f"{HERE}/try",
+    ):
+        tags = Tags(page(client, path)).found
+        assert [attrs for tag, attrs in tags if tag == "script" and set(attrs) != {"type", "src"}] == []
+        assert [attrs for _, attrs in tags if {"onerror", "style"} & set(attrs)] == []
+        assert {str(attrs["src"]).partition("?")[0] for tag, attrs in tags if tag == "img"} <= {"/static/icon.svg"}
+        assert "alert(1)" in words(client, path)
+
+
+def test_the_policy_allows_neither_inline_scripts_nor_other_sites(client: Client) -> None:
+    policy = client.http.get(HERE, headers=HTML).headers["Content-Security-Policy"]
+
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert "http" not in policy
+    assert "frame-ancestors 'none'" in policy
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 202),
+        ({"Origin": "http://localhost"}, 202),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Sec-Fetch-Site": "same-origin"}, 202),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site"}, 403),
+    ],
+)
+def test_other_sites_cannot_press_the_buttons(client: Client, headers: dict[str, str], status: int) -> None:
+    assert client.http.post("/api/troubles/check", headers=headers).status_code == status
+
+
+@pytest.mark.parametrize("path", ["/", "/troubles", HERE, f"{HERE}/images/{'0' * 64}.jpg"])
+def test_under_a_name_that_anyone_may_own_people_read_what_to_set_and_no_more(client: Client, path: str) -> None:
+    client.backend.projects.remember(PROJECT, title="Pets")
+
+    response = client.http.get(path, headers={**HTML, "Host": "<i>.a_b.example:9090"})
+
+    assert (response.status_code, response.mimetype) == (403, "text/html")
+    assert "set BASIC_AUTH_USER and BASIC_AUTH_PASS" in response.text
+    assert "&lt;i&gt;.a_b.example" in response.text
+    assert "Pets" not in response.text
+    assert "script" not in response.text, "it would ask again and again, and say that nobody answers"
+    assert "default-src 'none'" in response.headers["Content-Security-Policy"]
+
+
+# --- what it costs ----------------------------------------------------------------
+
+
+def tag_of(client: Client, path: str) -> str:
+    return str(client.http.get(path, headers=HTML).headers["ETag"])
+
+
+@pytest.mark.parametrize("path", ["/", HERE, f"{HERE}/versions", f"{HERE}/look", f"{HERE}/try", "/troubles"])
+def test_a_page_that_has_not_changed_is_not_made_again(
+    client: Client, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setattr(files, "SETTLED_NS", 0)
+    assert eventually(lambda: client.backend.serving.ready and client.backend.checkup.finding(PROJECT))
+    tag = tag_of(client, path)
+
+    answer = client.http.get(path, headers=HTML | {"If-None-Match": tag})
+
+    assert (answer.status_code, answer.data) == (304, b"")
+
+
+def test_a_page_changes_with_what_it_shows(client: Client, script: Script) -> None:
+    tags = [tag_of(client, HERE)]
+    client.train()
+    tags.append(tag_of(client, HERE))
+    client.post("/webhook", {"action": "ANNOTATION_CREATED", "annotation": {"id": 1}})
+    tags.append(tag_of(client, HERE))
+    client.setup("8.1795181751")
+    assert len(set(tags)) == 3
+    assert tag_of(client, "/") != tag_of(client, HERE)
+
+
+def test_of_two_changes_at_once_the_second_shows(client: Client) -> None:
+    client.train()
+    assert tag_of(client, HERE) != tag_of(client, HERE), "a moment after a change no tag is trusted"
+
+
+# --- trouble ----------------------------------------------------------------------
+
+
+def test_problems_name_what_is_missing(serve: Serve, label_studio: FakeLabelStudio) -> None:
+    with serve() as client:
+        client.setup(config="<View/>")
+        described = {"id": 7, "created_at": "2026-11-20T13:35:51Z", "title": "Pets"}
+        client.post("/webhook", {"action": "PROJECT_UPDATED", "project": described})
+        assert eventually(lambda: client.backend.checkup.finding(PROJECT))
+
+        assert codes(client) == ["no-token", "labeling-config", "label-studio-unknown"]
+        shown = words(client, "/troubles")
+        assert "Pets : The labeling config has no &lt;Image" in shown
+        assert "your avatar → Account &amp; Settings → Personal Access Token" in shown
+
+    with serve(label_studio_url=label_studio.url, label_studio_api_key=label_studio.pat) as client:
+        client.setup(config=LABEL_CONFIG)
+        assert eventually(lambda: client.backend.checkup.finding(PROJECT) and codes(client) == [])
+        assert "No problems." in words(client, "/troubles")
+
+
+def codes(client: Client) -> list[str]:
+    return [trouble["code"] for trouble in client.get("/troubles")["troubles"]]
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"backends": [], "webhooks": []}, "not-connected"),
+        ({"backends": [{"url": "http://127.0.0.1:9090", "state": "ER", "error_message": "no luck"}]}, "disconnected"),
+        ({"webhooks": []}, "webhook-missing"),
+        ({"pat": "another"}, "token"),
+    ],
+)
+def test_what_label_studio_says_is_looked_at_again_until_it_is_mended(
+    serve: Serve, label_studio: FakeLabelStudio, change: dict[str, Any], found: str
+) -> None:
+    before = {name: getattr(label_studio, name) for name in change}
+    with serve(label_studio_url=label_studio.url, label_studio_api_key=label_studio.pat) as client:
+        client.setup()
+        assert eventually(lambda: client.backend.checkup.finding(PROJECT) and codes(client) == [])
+        for name, value in change.items():
+            setattr(label_studio, name, value)
+        if found == "token":
+            label_studio.access_tokens.clear()
+        client.post("/api/troubles/check", status=202)
+        assert eventually(lambda: codes(client) == [found])
+        assert client.get("/health")["problems"] == [str(diagnose(client.backend)[0])]
+
+        for name, value in before.items():
+            setattr(label_studio, name, value)
+        if found == "token":
+            return  # the kept access token is the old one's
+        client.post("/api/troubles/check", status=202)
+        assert eventually(lambda: codes(client) == [])
+
+
+def test_without_a_token_one_trouble_says_it_unless_the_one_of_setup_is_enough(
+    serve: Serve, label_studio: FakeLabelStudio
+) -> None:
+    with serve() as client:
+        handed_over = {"hostname": label_studio.url, "access_token": label_studio.legacy}
+        client.post("/setup", {"project": PROJECT, "schema": LABEL_CONFIG, **handed_over})
+        assert eventually(lambda: client.backend.checkup.finding(PROJECT))
+        assert codes(client) == ["no-token"]
+        command = f"<code>LABEL_STUDIO_URL={label_studio.url} LABEL_STUDIO_API_KEY=&lt;the token&gt;</code>"
+        assert command in page(client, "/troubles")
+
+        label_studio.legacy_enabled = True
+        client.post("/api/troubles/check", status=202)
+        assert eventually(lambda: codes(client) == [])
+
+
+def test_page_says_while_label_studio_is_asked(
+    serve: Serve, label_studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serve(label_studio_url=label_studio.url, label_studio_api_key=label_studio.pat) as client:
+        client.setup()
+        assert eventually(lambda: client.backend.checkup.finding(PROJECT))
+        assert 'data-busy="no"' in page(client, "/troubles")
+        answers = threading.Event()
+
+        def slowly(*asked: Any) -> Any:
+            answers.wait(20)
+            return examine_connection(*asked)
+
+        monkeypatch.setattr("my_backend.monitor.examine_connection", slowly)
+        tag = tag_of(client, "/troubles")
+        client.post("/api/troubles/check", status=202)
+
+        shown = page(client, "/troubles")
+        assert 'data-busy="asking"' in shown
+        assert "Checking …" in shown
+        assert tag_of(client, "/troubles") != tag
+        answers.set()
+        assert eventually(lambda: 'data-busy="no"' in page(client, "/troubles"))
+
+
+@pytest.mark.parametrize(
+    ("hook", "codes_found"),
+    [
+        ({}, ["webhook-credentials"]),
+        ({"headers": {"authorization": "Basic x"}}, []),
+        ({"is_active": False}, ["webhook-missing"]),
+        ({"send_for_all_actions": False, "actions": ["TASKS_CREATED"]}, ["webhook-missing"]),
+    ],
+)
+def test_webhooks_need_the_password_where_there_is_one(
+    serve: Serve, label_studio: FakeLabelStudio, hook: dict[str, Any], codes_found: list[str]
+) -> None:
+    label_studio.webhooks[0] |= hook
+    given = {"label_studio_url": label_studio.url, "label_studio_api_key": label_studio.pat}
+    with serve(basic_auth_user="u", basic_auth_pass="p", **given) as client:
+        client.http.post("/setup", json={"project": PROJECT, "schema": LABEL_CONFIG}, auth=("u", "p"))
+        assert eventually(lambda: client.backend.checkup.finding(PROJECT))
+
+        assert [trouble.code for trouble in diagnose(client.backend)] == codes_found
+
+
+def test_images_that_failed_are_named_until_they_are_predicted(client: Client, script: Script) -> None:
+    client.train()
+    script.set(results=[[], result("Cat", 0.5)], failed={"0": "task 1: no image"})
+    client.predict({"image": "a"}, {"image": "b"})
+
+    def images() -> list[str]:
+        return [
+            d
+            for trouble in client.get("/troubles")["troubles"]
+            for d in trouble["details"]
+            if trouble["code"] == "images"
+        ]
+
+    assert eventually(lambda: images() == ["task 1: no image"])
+    assert "1 image has no prediction" in words(client, "/troubles")
+    script.set(results=[result("Cat", 0.5)])
+    client.predict({"image": "a"})
+    assert eventually(lambda: images() == [])
+
+
+def test_what_was_seen_survives_a_restart_and_goes_with_the_project(serve: Serve) -> None:
+    with serve() as client:
+        client.setup()
+        client.backend.recent.note(PROJECT, [Sighting(1, "u", why="broken")])
+    with serve() as client:
+        assert "images" in codes(client)
+        file = client.backend.projects.folder(PROJECT) / "recent.json"
+        assert file.stat().st_mode & 0o777 == 0o600
+        client.post("/delete", {"project": PROJECT})
+        assert eventually(lambda: "images" not in codes(client))
+        assert not file.exists()
+
+
+def test_health_answers_from_memory(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    client.train()
+    assert eventually(lambda: client.backend.serving.ready)
+
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("the disk was asked")
+
+    for method in ("open", "read_text", "stat", "glob"):
+        monkeypatch.setattr(f"pathlib.Path.{method}", fail)
+    answer = client.http.get("/health")
+    monkeypatch.undo()
+
+    assert answer.status_code == 200
+    assert client.backend.projects.get(PROJECT)
+
+
+def test_a_project_whose_folder_is_gone_breaks_no_page(client: Client) -> None:
+    client.train()
+    folder: Path = client.backend.projects.folder(PROJECT)
+    shutil.rmtree(folder / "versions")
+
+    page(client, "/")
+    page(client)

@@ -1,0 +1,159 @@
+import gzip
+import json
+import tracemalloc
+from typing import Any
+
+import pytest
+
+from my_backend.web import auth, parsing
+from tests.my_backend.conftest import PROJECT, Client, Serve
+from tests.my_backend.fake_model import LABEL_CONFIG
+
+POSTS = ["/setup", "/predict", "/webhook", "/train", "/versions", "/delete", "/job_status", "/api/models/activate"]
+
+
+def post(client: Client, path: str, **given: Any) -> Any:
+    response = client.http.post(path, **given)
+    response.close()
+    return response
+
+
+@pytest.mark.parametrize("path", [*POSTS, "/validate", "/api/models/predict", "/api/jobs/x/cancel"])
+@pytest.mark.parametrize(
+    ("given", "status"),
+    [
+        ({"headers": {"Transfer-Encoding": "chunked"}}, 411),
+        ({"headers": {"Transfer-Encoding": "gzip, Chunked"}, "data": b"{}"}, 411),
+        ({"headers": {"Content-Encoding": "gzip"}, "data": gzip.compress(b"{}")}, 415),
+        ({"data": b"{}", "environ_overrides": {"CONTENT_LENGTH": "abc"}}, 400),
+        ({"data": b"{}", "environ_overrides": {"CONTENT_LENGTH": "-2"}}, 400),
+        ({"data": b"{}", "environ_overrides": {"CONTENT_LENGTH": "2, 2"}}, 400),
+        ({"data": b"{}", "environ_overrides": {"CONTENT_LENGTH": "3"}}, 400),
+        ({"data": b"{}", "environ_overrides": {"CONTENT_LENGTH": "999999999999"}}, 413),
+    ],
+)
+def test_body_that_cannot_be_read_is_refused_everywhere(
+    client: Client, path: str, given: dict[str, Any], status: int
+) -> None:
+    assert post(client, path, **given).status_code == status
+    assert [project.uid for project in client.backend.projects.all()] == [PROJECT]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"data": b" ", "content_type": "application/json"},
+        {"json": {}},
+        {"json": {"project": None}},
+        {"json": {"project": ""}},
+        {"json": []},
+        {"data": {"project": "7"}},
+        {"data": {"project": "7"}, "content_type": "multipart/form-data"},
+        {"data": b'{"project": 8, "project": 7}'},
+        {"data": b'\xef\xbb\xbf{"project": 7}'},
+        {"headers": {"Transfer-Encoding": "chunked"}, "data": b'{"project": 7}'},
+        {"json": {"project": 8}},
+    ],
+)
+def test_only_a_project_that_is_named_is_deleted(client: Client, given: dict[str, Any]) -> None:
+    assert 400 <= post(client, "/delete", **given).status_code < 500
+    assert client.backend.projects.get(PROJECT)
+
+
+def test_json_is_read_whatever_type_it_is_said_to_be(client: Client) -> None:
+    for content_type in ("application/x-www-form-urlencoded", "text/plain", "", "application/json; charset=utf-16"):
+        data = json.dumps({"project": PROJECT, "tasks": []})
+        assert post(client, "/predict", data=data, content_type=content_type).status_code == 200
+
+
+@pytest.mark.parametrize("path", POSTS)
+def test_each_endpoint_reads_as_much_as_it_needs(client: Client, path: str) -> None:
+    limit = parsing.BODY_LIMITS.get(path, parsing.SMALL_BODY)
+    said = {"data": b"{}", "environ_overrides": {"CONTENT_LENGTH": str(limit + 1)}}
+
+    response = client.http.post(path, **said)
+
+    assert response.status_code == 413
+    assert f"{limit:,}" in response.json["error"]
+
+
+def bodies_of(size: int) -> dict[str, bytes]:
+    """That take many times their size in memory."""
+    return {
+        "tasks": b'{"tasks":[' + b",".join([b'{"data":{}}'] * (size // 12)) + b"]}",
+        "objects": b'{"tasks":[{"data":{"a":[' + b",".join([b"{}"] * (size // 3)) + b"]}}]}",
+        "lists": b'{"tasks":[{"data":{"a":[' + b",".join([b"[]"] * (size // 3)) + b"]}}]}",
+        "numbers": b'{"tasks":[' + b",".join([b"1"] * (size // 2)) + b"]}",
+        "nested": b'{"tasks":[{"data":{"a":' + b"[" * (size // 2) + b"]" * (size // 2) + b"}}]}",
+        "keys": b'{"tasks":[{"data":{' + b",".join(b'"%d":1' % number for number in range(size // 10)) + b"}}]}",
+    }
+
+
+@pytest.mark.parametrize("kind", bodies_of(0))
+@pytest.mark.parametrize("path", ["/predict", "/train", "/webhook"])
+def test_body_takes_no_more_memory_than_there_is_for_one(
+    client: Client, path: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parsing, "MOST_OF_ONE_BODY", 8_000_000)
+    field = {"/predict": b"tasks", "/train": b"annotations", "/webhook": b"annotations"}[path]
+    body = bodies_of(600_000)[kind].replace(b"tasks", field, 1)
+    post(client, path, data=b"{")
+
+    tracemalloc.start()
+    try:
+        response = post(client, path, data=body)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert response.status_code < 500
+    assert peak < 8_000_000
+
+
+def test_bodies_of_all_requests_share_memory_and_give_it_back(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parsing, "MOST_OF_ALL_BODIES", 10_000)
+    with serve() as client:
+        client.setup()
+        body = {"project": PROJECT, "tasks": [{"id": 1, "data": {"image": "x" * 3000}}]}
+        unsent = client.http.post("/predict", json=body)
+        assert unsent.status_code == 200
+        assert post(client, "/predict", json=body).status_code == 503
+
+        unsent.close()
+
+        assert post(client, "/predict", json=body).status_code == 200
+
+
+def test_answers_that_are_read_slowly_leave_threads_for_probes(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auth, "FROM_MEMORY_AT_ONCE", 2)
+    monkeypatch.setattr(auth, "OTHERS_AT_ONCE", 2)
+    with serve() as client:
+        unsent = [client.http.post("/setup", json={"project": PROJECT}) for _ in range(2)]
+        unsent += [client.http.post("/validate", json={"config": ""}) for _ in range(2)]
+        assert {one.status_code for one in unsent} == {200}
+
+        assert post(client, "/setup", json={"project": PROJECT}).status_code == 503
+        assert post(client, "/validate", json={"config": ""}).status_code == 503
+        assert [client.http.get(path).status_code for path in ("/health", "/ready")] == [200, 200]
+
+        for one in unsent:
+            one.close()
+        assert post(client, "/setup", json={"project": PROJECT}).status_code == 200
+        assert post(client, "/validate", json={"config": ""}).status_code == 200
+
+
+def test_big_requests_of_label_studio_are_taken(client: Client) -> None:
+    choices = "".join(f'<Choice value="A class with a rather long name, number {n}"/>' for n in range(10_000))
+    config = f'<View><Image name="i" value="$u"/><Choices name="c" toName="i">{choices}</Choices></View>'
+    assert len(client.post("/validate", {"config": config})["choices"]) == 10_000
+    client.post("/setup", {"project": "8.1", "schema": config})
+
+    brush = {"type": "brushlabels", "value": {"format": "rle", "rle": list(range(500_000))}}
+    annotation = {"id": 1, "task": 1, "result": [brush]}
+    project = {"id": 7, "created_at": "2026-11-20T13:35:51Z", "label_config": LABEL_CONFIG}
+    client.post("/webhook", {"action": "ANNOTATION_CREATED", "annotation": annotation, "project": project})
+
+    many = [{"id": n, "data": {"image": f"/{n}.png"}, "annotations": [{"id": n, "result": []}]} for n in range(20_000)]
+    client.post("/train", {"project": PROJECT, "annotations": many}, 201)
+    client.post("/predict", {"project": PROJECT, "tasks": [{"id": 1, "data": {"image": "data:," + "x" * 20_000_000}}]})
