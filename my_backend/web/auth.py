@@ -95,7 +95,9 @@ def is_from_this_machine() -> bool:
     """
     peer = request.remote_addr or ""
     direct = request.environ.get("SERVER_PROTOCOL") != "HTTP/1.0" and not is_forwarded()
-    return direct and _is_loopback(peer) and _is_loopback(_host().rpartition(":")[0] or _host())
+    host = _host()
+    name = host if host.endswith("]") else host.rpartition(":")[0] or host
+    return direct and _is_loopback(peer) and _is_loopback(name)
 
 
 def _is_loopback(host: str) -> bool:
