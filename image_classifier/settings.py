@@ -38,7 +38,7 @@ class ClassifierSettings(BaseSettings):
         None, description="side in pixels of the square the network sees; by default its own, 224 for resnet18"
     )
     train_mode: TrainMode = Field("auto", description="`head`: the last layer; `full`: all layers; `auto` decides")
-    epochs: PositiveInt = Field(25, description="passes over the training images")
+    epochs: PositiveInt = Field(25, description="passes over the training images; of the head at least 12 steps each")
     batch_size: PositiveInt = Field(32, description="images in one step of SGD")
     learning_rate: PositiveFloat = Field(0.001, description="of the body; the head learns at ten times this rate")
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="of SGD")

@@ -40,8 +40,8 @@ def correct(classifier: Classifier, samples: Sequence[Sample], embeddings: Tenso
 
     def train(chosen: Tensor) -> Head:
         repeats = torch.tensor([weights.get(digest, 1) for digest in digests])[chosen]
-        rows = torch.arange(len(digests))[chosen].repeat_interleave(repeats)
-        head = train_head(embeddings[rows], targets[rows], len(classifier.classes), told, lambda record: None)
+        known = embeddings[chosen], targets[chosen], len(classifier.classes)
+        head = train_head(*known, told, lambda record: None, repeats=repeats)
         return replace(head, temperature=classifier.head.temperature, thresholds=classifier.head.thresholds)
 
     def wrong(head: Head) -> list[str]:

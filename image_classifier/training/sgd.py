@@ -1,6 +1,7 @@
 """SGD + StepLR with explicit arguments: the head alone on embeddings, or all layers on images."""
 
 import copy
+import itertools
 import json
 import logging
 import math
@@ -26,7 +27,7 @@ from torch.utils.data import DataLoader
 
 from image_classifier.data.dataset import ImageClassifierDataset, Sample
 from image_classifier.data.preprocessing import Preprocessing, Source, open_image, to_tensor
-from image_classifier.evaluation.metrics import hits, loss_of
+from image_classifier.evaluation.metrics import THRESHOLD, hits, loss_of
 from image_classifier.nets.architectures import Bare, UnknownNetwork, check_size
 from image_classifier.nets.classifier import FINE_TUNED, RANDOM, Backbone, Head, choose_device, make_backbone
 from image_classifier.nets.optimize import mixed_precision
@@ -34,7 +35,10 @@ from image_classifier.progress import Progress
 
 log = logging.getLogger(__name__)
 
-STD_FLOOR = 0.01  # of the mean deviation: a feature that hardly varies in training must not explode later
+STD_FLOOR = 0.3  # of the mean deviation: a feature that hardly varies among a few labels may vary in other images
+# Weight decay of the head for each label, and at most: with more of it few labels follow the commonest class.
+HEAD_DECAY, MAX_HEAD_DECAY = 0.001, 0.1
+HEAD_STEPS = 12  # of an epoch of the head, at least: 300 in 25 epochs, however few labels there are
 PATIENCE = 8  # epochs without a better one: by then StepLR has lowered the learning rate once
 SMALL_IMAGE = 160  # pixels; from here on all layers are trained on a smaller square
 TRAINING_SHARE = 0.79  # of the square that the network sees later
@@ -59,27 +63,46 @@ class Hyperparameters:
 
 
 def train_head(
-    embeddings: Tensor, targets: Tensor, classes: int, hyperparameters: Hyperparameters, progress: Progress
+    embeddings: Tensor,
+    targets: Tensor,
+    classes: int,
+    hyperparameters: Hyperparameters,
+    progress: Progress,
+    *,
+    repeats: Tensor | None = None,
 ) -> Head:
     """A linear layer on standardized embeddings [n, size] and targets: class indices [n], or 0 and 1 [n, classes].
 
-    The standardization is folded into the layer, so that it takes embeddings as they are. The same arguments give
-    the same head. `progress` gets a record for each epoch and may raise to stop.
+    The standardization is folded into the layer, so that it takes embeddings as they are. The layer starts from the
+    class frequencies alone, so that what a few labels don't show adds no noise. If just one class is right, an image
+    counts by 1/√ of its class's frequency. An epoch is one pass over the images, or several if there are few; `repeats`
+    [n] says how often each image is in a pass. The same arguments give the same head. `progress` gets a record for
+    each epoch and may raise to stop.
     """
     mean, std = embeddings.mean(0), embeddings.std(0, unbiased=False)
     std = std + 1e-6 + STD_FLOOR * std.mean()
     inputs = (embeddings - mean) / std
     generator = torch.Generator().manual_seed(hyperparameters.seed)
-    layer = _new_layer(embeddings.shape[1], classes, generator)
-    optimizer = SGD(layer.parameters(), lr=HEAD_RATE * hyperparameters.learning_rate, momentum=hyperparameters.momentum)
-    scheduler = StepLR(optimizer, hyperparameters.lr_step_size, hyperparameters.lr_gamma)
     multiple = targets.is_floating_point()
     wanted = targets if multiple else one_hot(targets, classes).float()
+    layer = _start(embeddings.shape[1], wanted, multiple)
+    counts = torch.ones(len(inputs), 1) if multiple else _counts(wanted)
+    rows = torch.arange(len(inputs))
+    rows = rows if repeats is None else rows.repeat_interleave(repeats)
+    decay = min(MAX_HEAD_DECAY, HEAD_DECAY * len(inputs))
+    parameters: list[dict[str, Any]] = [{"params": [layer.weight], "weight_decay": decay}, {"params": [layer.bias]}]
+    optimizer = SGD(
+        parameters,
+        lr=HEAD_RATE * hyperparameters.learning_rate,
+        momentum=hyperparameters.momentum,
+        foreach=False,  # with two tensors, joining them takes longer than it saves
+    )
+    scheduler = StepLR(optimizer, hyperparameters.lr_step_size, hyperparameters.lr_gamma)
     clock = _Clock(hyperparameters.epochs)
     for epoch in range(hyperparameters.epochs):
         with _one_thread():
-            for batch in torch.split(torch.randperm(len(inputs), generator=generator), hyperparameters.batch_size):
-                _set_gradient(layer, inputs[batch], wanted[batch], multiple)
+            for batch in _batches(rows, hyperparameters.batch_size, generator):
+                _set_gradient(layer, inputs[batch], wanted[batch], counts[batch], multiple)
                 optimizer.step()
         scheduler.step()
         with torch.no_grad():
@@ -87,6 +110,30 @@ def train_head(
         progress({"phase": "training the head", "loss": loss, **clock.after(epoch)})
     weight = layer.weight.detach() / std
     return Head(weight, layer.bias.detach() - weight @ mean)
+
+
+@torch.no_grad()
+def _start(size: int, wanted: Tensor, multiple: bool) -> nn.Linear:
+    """Answers every embedding with the class frequencies of `wanted`, 0 and 1 [n, classes]."""
+    layer: nn.Linear = nn.utils.skip_init(nn.Linear, size, wanted.shape[1])  # type: ignore[no-untyped-call]
+    layer.weight.zero_()
+    # As if half an image more were there: no class is impossible, and none certain.
+    frequency = (wanted.sum(0) + 0.5) / (len(wanted) + 1)
+    layer.bias.copy_(frequency.logit() if multiple else frequency.log())
+    return layer
+
+
+def _counts(wanted: Tensor) -> Tensor:
+    """How much each image counts [n, 1], 1 on average: less the more there are of its class, but not that much less."""
+    counts = (wanted @ wanted.sum(0)[:, None]).rsqrt()
+    return counts / counts.mean()
+
+
+def _batches(rows: Tensor, size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """The batches of an epoch, in random order."""
+    steps = max(HEAD_STEPS, math.ceil(len(rows) / size))
+    passes = (torch.split(rows[torch.randperm(len(rows), generator=generator)], size) for _ in itertools.count())
+    return itertools.islice(itertools.chain.from_iterable(passes), steps)
 
 
 @contextmanager
@@ -101,14 +148,14 @@ def _one_thread() -> Iterator[None]:
 
 
 @torch.no_grad()
-def _set_gradient(layer: nn.Linear, inputs: Tensor, wanted: Tensor, multiple: bool) -> None:
-    """That of `loss_of` for a batch [b, size] and what is wanted, 0 and 1 [b, classes].
+def _set_gradient(layer: nn.Linear, inputs: Tensor, wanted: Tensor, counts: Tensor, multiple: bool) -> None:
+    """That of `loss_of` for a batch [b, size], what is wanted, 0 and 1 [b, classes], and how much each counts [b, 1].
 
     A correction waits for thousands of these, and autograd would take three times as long: of both losses the gradient
     at the logits is what is answered less what is wanted.
     """
     logits = torch.addmm(layer.bias, inputs, layer.weight.T)
-    gradient = ((logits.sigmoid() if multiple else logits.softmax(1)) - wanted) / len(inputs)
+    gradient = ((logits.sigmoid() if multiple else logits.softmax(1)) - wanted) * counts / len(inputs)
     layer.weight.grad, layer.bias.grad = gradient.T @ inputs, gradient.sum(0)
 
 
@@ -312,8 +359,7 @@ def _accuracy(
     for pixels, targets in DataLoader(dataset, batch_size):
         with mixed_precision(device):
             logits = module(_inputs(pixels, preprocessing, device)).float().cpu()
-        # Thresholds are found afterwards, with the head that is trained on the new embeddings.
-        thresholds = (0.5,) * logits.shape[1] if targets.is_floating_point() else ()
+        thresholds = (THRESHOLD,) * logits.shape[1] if targets.is_floating_point() else ()
         right += int(hits(logits, targets, thresholds).sum())
     return right / len(dataset)
 

@@ -13,7 +13,6 @@ from torch.nn.functional import cross_entropy
 from image_classifier.evaluation.metrics import (
     evaluate,
     fit_temperature,
-    fit_thresholds,
     hits,
     loss_of,
     predicted_targets,
@@ -83,22 +82,6 @@ def test_an_image_is_right_where_all_its_classes_are() -> None:
     assert hits(logits, targets, (0.5, 0.95)).tolist() == [True, True, True]
     assert predicted_targets(logits, (0.5, 0.95)).tolist() == targets.tolist()
     assert hits(logits, torch.tensor([0, 1, 1])).tolist() == [True, False, False]
-
-
-def test_thresholds_are_where_f1_is_best() -> None:
-    logits, targets = several(3, 300, 4)
-    logits[:, 1] -= 4  # a class whose probabilities are all too low
-    targets[:, 3] = 0  # one that no image shows
-    thresholds = fit_thresholds(logits, targets)
-    probabilities = logits.sigmoid().numpy()
-
-    def f1(number: int, threshold: float) -> float:
-        return f1_score(targets[:, number], probabilities[:, number] >= threshold, zero_division=0)
-
-    for number in range(3):
-        assert f1(number, thresholds[number]) == pytest.approx(max(f1(number, t / 100) for t in range(5, 96)), abs=0.01)
-    assert thresholds[1] < 0.2
-    assert thresholds[3] == 0.5
 
 
 @pytest.mark.parametrize("make", [guesses, several])
