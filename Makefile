@@ -11,10 +11,10 @@ DEV_READY := $(VENV)/ready-dev-$(DEV_LOCK)
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --override overrides.txt
 
-.PHONY: help setup setup-dev start production test test-slow check format demo bench lock audit
+.PHONY: help setup setup-dev start production test test-slow check format demo bench bench-learning lock audit
 
 help: ## what can be typed
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
 
 setup: $(READY) ## the virtual environment .venv/ with the locked packages
 
@@ -62,6 +62,9 @@ demo: setup-dev ## a real Label Studio with handwritten digits and this backend,
 
 bench: setup-dev ## how fast everything is, beside a plain baseline and LitServe (some 16 minutes)
 	@exec $(BIN)/python -m benchmarks --json benchmark.json
+
+bench-learning: setup-dev ## how much a few labels teach, on real pictures (PICTURES and WEIGHTS: see docs/learning.md)
+	@exec $(BIN)/python -m benchmarks.learning --pictures "$(PICTURES)" --weights "$(WEIGHTS)"
 
 lock: setup-dev ## renew the locked packages
 	$(COMPILE) --upgrade requirements.in -o requirements.txt

@@ -35,9 +35,11 @@ from image_classifier.progress import Progress
 
 log = logging.getLogger(__name__)
 
-STD_FLOOR = 0.3  # of the mean deviation: a feature that hardly varies among a few labels may vary in other images
-# Weight decay of the head for each label, and at most: with more of it few labels follow the commonest class.
-HEAD_DECAY, MAX_HEAD_DECAY = 0.001, 0.1
+# Of the mean deviation, for n labels at most STD_FLOOR / n: a feature that hardly varies among a few may in others.
+STD_FLOOR, MAX_STD_FLOOR = 30, 0.3
+# Weight decay for n labels: min(n × FEW_LABELS_DECAY, HEAD_DECAY / n). The more labels, the less the weights need it;
+# but with more of it, very few labels follow the commonest class.
+HEAD_DECAY, FEW_LABELS_DECAY = 10, 0.001
 HEAD_STEPS = 12  # of an epoch of the head, at least: 300 in 25 epochs, however few labels there are
 PATIENCE = 8  # epochs without a better one: by then StepLR has lowered the learning rate once
 SMALL_IMAGE = 160  # pixels; from here on all layers are trained on a smaller square
@@ -80,7 +82,7 @@ def train_head(
     each epoch and may raise to stop.
     """
     mean, std = embeddings.mean(0), embeddings.std(0, unbiased=False)
-    std = std + 1e-6 + STD_FLOOR * std.mean()
+    std = std + 1e-6 + min(MAX_STD_FLOOR, STD_FLOOR / len(embeddings)) * std.mean()
     inputs = (embeddings - mean) / std
     generator = torch.Generator().manual_seed(hyperparameters.seed)
     multiple = targets.is_floating_point()
@@ -89,7 +91,7 @@ def train_head(
     counts = torch.ones(len(inputs), 1) if multiple else _counts(wanted)
     rows = torch.arange(len(inputs))
     rows = rows if repeats is None else rows.repeat_interleave(repeats)
-    decay = min(MAX_HEAD_DECAY, HEAD_DECAY * len(inputs))
+    decay = min(FEW_LABELS_DECAY * len(inputs), HEAD_DECAY / len(inputs))
     parameters: list[dict[str, Any]] = [{"params": [layer.weight], "weight_decay": decay}, {"params": [layer.bias]}]
     optimizer = SGD(
         parameters,

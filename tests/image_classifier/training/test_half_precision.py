@@ -62,7 +62,7 @@ def test_choice_is_kept_with_its_figures(backbone: Backbone, tmp_path: Path, mon
     tried = []
 
     def attempt(backbone: Backbone, device: torch.device, precision: torch.dtype) -> Trial:
-        tried.append(half_precision)
+        tried.append(precision)
         return Trial(1.0, 0.01)
 
     monkeypatch.setattr(half_precision, "try_precision", attempt)

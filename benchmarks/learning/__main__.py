@@ -1,0 +1,244 @@
+"""How well a few labels are learned, on real pictures with a real network, beside other ways to learn.
+
+    python -m benchmarks.learning --pictures FOLDER --weights FILE [--splits 8] [--json learning.json]
+
+docs/learning.md says how to get the pictures and the weights, and has the figures. The embeddings are computed once and
+kept in a folder of their own, by default `.benchmark` in that of the pictures.
+"""
+
+import argparse
+import json
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.stats import t as student
+from torch import Tensor
+
+from benchmarks.learning.heads import LEARNERS
+from benchmarks.learning.lite0 import load_lite0
+from benchmarks.learning.tasks import Task, all_tasks
+from image_classifier.data.dataset import Label, Sample, classes_of, targets_of
+from image_classifier.data.preprocessing import ImageError
+from image_classifier.embedding.cache import EmbeddingCache
+from image_classifier.embedding.lane import ImageFile, InferenceLane
+from image_classifier.evaluation import evaluate
+from image_classifier.nets.classifier import Backbone, load_backbone
+from image_classifier.training.pipeline import Embedded, TooFewLabels, check_enough, learn_head
+from image_classifier.training.sgd import Hyperparameters
+
+SIZES = (10, 30, 100, 300, 1000)
+TUNED = ("themes", "stamps")  # the settings were chosen on other splits of these
+FIRST_SPLIT = 3000  # and of these splits nothing was chosen on any
+TESTED = 0.4  # of a task's images
+NEAR = 0.985  # cosine from which on two pictures are the same
+FORMER, HEAD = list(LEARNERS)[:2]
+NAMES = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
+
+
+@dataclass(frozen=True)
+class Data:
+    """A task without near-duplicates."""
+
+    name: str
+    embeddings: Tensor
+    samples: list[Sample]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one way to learn came to, on one split of a task, with so many labels."""
+
+    task: str
+    split: int
+    labels: int
+    way: str
+    accuracy: float
+    macro_f1: float
+    cpu_seconds: float
+    shown_accuracy: float | None = None  # what the product says of itself
+    shown_macro_f1: float | None = None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.learning", description=__doc__.splitlines()[0])
+    parser.add_argument("--pictures", type=Path, required=True, help="where both Debian packages are unpacked")
+    parser.add_argument("--weights", type=Path, required=True, help="the .pth file of EfficientNet-Lite0")
+    parser.add_argument("--cache", type=Path, help="where embeddings and drawn pictures are kept")
+    parser.add_argument("--splits", type=int, default=8)
+    parser.add_argument("--json", type=Path, default=Path("learning.json"), help="where every figure goes")
+    told = parser.parse_args()
+    torch.set_num_threads(1)  # CPU seconds are of one core
+    cells = []
+    for data in embedded_tasks(told.pictures, told.weights, told.cache or told.pictures / ".benchmark"):
+        print(f"{data.name}: {len(data.samples)} images", flush=True)
+        for split in range(FIRST_SPLIT, FIRST_SPLIT + told.splits):
+            cells += list(measure(data, split))
+    told.json.write_text(json.dumps([asdict(cell) for cell in cells], indent=0) + "\n", encoding="utf-8")
+    print("\n".join(tables(cells)))
+
+
+def embedded_tasks(pictures: Path, weights: Path, folder: Path) -> Iterator[Data]:
+    """Each task by EfficientNet-Lite0, and the digits by a ResNet18 with random weights as well."""
+    backbone, random = load_lite0(weights), load_backbone("none")
+    cache = EmbeddingCache(folder / "embeddings")
+    lane = InferenceLane(cache)
+    try:
+        for task in all_tasks(pictures, folder):
+            yield _embed(lane, backbone, task)
+            if task.name == "digits":
+                yield _embed(lane, random, Task("digits, random", task.paths, task.labels, None))
+    finally:
+        lane.close()
+        cache.close()
+
+
+def _embed(lane: InferenceLane, backbone: Backbone, task: Task) -> Data:
+    images = [ImageFile.of(path) for path in task.paths]
+    found = list(zip(images, task.labels, lane.embed(backbone, images), strict=True))
+    rows = [(image, label, vector) for image, label, vector in found if not isinstance(vector, ImageError)]
+    embeddings = torch.from_numpy(np.stack([vector for *_, vector in rows]))
+    labels = [label for _, label, _ in rows]
+    kept = list(range(len(rows))) if task.most is None else _distinct(embeddings, labels, task.most)
+    # A blank canvas is there many times; each has to be an image of its own.
+    names = [sha256(f"{task.name} {row}".encode()).hexdigest() for row in kept]
+    samples = [Sample(ImageFile(rows[row][0].path, name), labels[row]) for row, name in zip(kept, names, strict=True)]
+    return Data(task.name, embeddings[kept], samples)
+
+
+def _distinct(embeddings: Tensor, labels: Sequence[Label], most: int) -> list[int]:
+    """Rows that look like no earlier one, and at most so many of a class."""
+    directions = torch.nn.functional.normalize(embeddings, dim=1)
+    kept: list[int] = []
+    counts: Counter[Label] = Counter()
+    for row, label in enumerate(labels):
+        if counts[label] < most and not bool((directions[kept] @ directions[row] > NEAR).any()):
+            kept.append(row)
+            counts[label] += 1
+    return kept
+
+
+def measure(data: Data, split: int) -> Iterator[Cell]:
+    """Every way to learn, with the first labels of a random order; the test set is the same for all sizes."""
+    order = np.random.default_rng(split).permutation(len(data.samples))
+    tested, pool = np.split(order, [round(TESTED * len(order))])
+    for labels in SIZES:
+        learned = pool[:labels]
+        if len(learned) < 0.9 * labels:
+            continue
+        samples = [data.samples[row] for row in learned]
+        try:
+            check_enough(samples)
+        except TooFewLabels:
+            continue
+        classes = tuple(sorted(frozenset().union(*(classes_of(sample.label) for sample in samples))))
+        targets = targets_of([sample.label for sample in samples], classes)
+        # Images of classes that nobody has labeled yet count as wrong; they are in the test set, last.
+        wanted = [data.samples[row].label for row in tested]
+        known = [row for row, label in enumerate(wanted) if classes_of(label) <= set(classes)]
+        embeddings = data.embeddings[tested][known]
+        truth = targets_of([wanted[row] for row in known], classes)
+        share = len(known) / len(tested)
+        for way, learn in LEARNERS.items():
+            began = time.process_time()
+            answer = learn(data.embeddings[learned], targets, len(classes))
+            seconds = time.process_time() - began
+            accuracy, f1 = _figures(answer(embeddings), truth, classes)
+            shown = (None, None)
+            if way == HEAD:
+                shown = _shown(data.embeddings[learned], samples, classes)
+            yield Cell(data.name, split, labels, way, accuracy * share, f1, seconds, *shown)
+
+
+def _figures(answers: Tensor, truth: Tensor, classes: tuple[str, ...]) -> tuple[float, float]:
+    multiple = truth.is_floating_point()
+    logits = answers - 0.5 if multiple else torch.nn.functional.one_hot(answers, len(classes)).float()
+    found = evaluate(logits, truth, classes, (0.5,) * len(classes) if multiple else ())
+    return found.accuracy, found.macro_f1
+
+
+_nothing = load_backbone("none", 32)  # learn_head asks for a backbone, and only where it is from
+
+
+def _shown(embeddings: Tensor, samples: list[Sample], classes: tuple[str, ...]) -> tuple[float, float]:
+    """What a version says of itself."""
+    trained = learn_head(_nothing, Embedded(samples, embeddings, {}), classes, Hyperparameters(), lambda record: None)
+    figures = trained.record["figures"]
+    return figures["accuracy"], figures["macro_f1"]
+
+
+# --- tables -----------------------------------------------------------------
+
+
+def tables(cells: Sequence[Cell]) -> Iterator[str]:
+    """Markdown: accuracy and macro-F1 of each way, gains over the former head, what is shown, CPU seconds."""
+    tasks = list(dict.fromkeys(cell.task for cell in cells))
+    judged = [task for task in tasks if task not in TUNED]
+    for figure in ("accuracy", "macro_f1"):
+        yield from _heading(NAMES[figure])
+        for task in tasks:
+            for way in LEARNERS:
+                means = [_mean(_of(cells, task, way, n, figure)) for n in SIZES]
+                yield f"| {task}{' *' if task in TUNED else ''}, {way} | {' | '.join(means)} |"
+    yield "\n\\* the settings were chosen on other splits of this task"
+    for figure in ("accuracy", "macro_f1"):
+        yield from _heading(f"{NAMES[figure]}: paired gain of the head over the former one, 95% interval")
+        for task in tasks:
+            yield f"| {task} | {' | '.join(_interval(_gains(cells, [task], n, figure)) for n in SIZES)} |"
+        for some, these in (("all but the tuned ones", judged), ("all", tasks)):
+            yield f"| **{some}** | {' | '.join(_interval(_gains(cells, these, n, figure)) for n in SIZES)} |"
+    for figure in ("accuracy", "macro_f1"):
+        yield from _heading(f"{NAMES[figure]}: what a version shows of itself less the true one")
+        for task in tasks:
+            both = [
+                [
+                    a - b
+                    for a, b in zip(
+                        _of(cells, task, HEAD, n, f"shown_{figure}"), _of(cells, task, HEAD, n, figure), strict=True
+                    )
+                ]
+                for n in SIZES
+            ]
+            yield f"| {task} | {' | '.join(map(_interval, both))} |"
+    yield from _heading("CPU seconds, median of all tasks")
+    for way in LEARNERS:
+        spent = [[c.cpu_seconds for c in cells if c.way == way and c.labels == n] for n in SIZES]
+        yield f"| {way} | {' | '.join(f'{np.median(one):.3f}' if one else '–' for one in spent)} |"
+
+
+def _heading(title: str) -> Iterator[str]:
+    yield f"\n| {title} | {' | '.join(f'{n:,} labels' for n in SIZES)} |\n|---|{'---|' * len(SIZES)}"
+
+
+def _of(cells: Sequence[Cell], task: str, way: str, labels: int, figure: str) -> list[float]:
+    return [getattr(c, figure) for c in cells if (c.task, c.way, c.labels) == (task, way, labels)]
+
+
+def _gains(cells: Sequence[Cell], tasks: Sequence[str], labels: int, figure: str) -> list[float]:
+    """For each split the mean gain over the tasks."""
+    gains = defaultdict(list)
+    for cell in cells:
+        if cell.labels == labels and cell.task in tasks and cell.way in (FORMER, HEAD):
+            gains[cell.split].append(getattr(cell, figure) * (1 if cell.way == HEAD else -1))
+    return [2 * float(np.mean(one)) for one in gains.values()]
+
+
+def _mean(values: Sequence[float]) -> str:
+    return f"{np.mean(values):.3f}" if values else "–"
+
+
+def _interval(values: Sequence[float]) -> str:
+    """The mean and how far the truth may be from it, by Student's t."""
+    if len(values) < 2:
+        return "–"
+    half = student.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
+    return f"{np.mean(values):+.3f} ± {half:.3f}"
+
+
+if __name__ == "__main__":
+    main()
