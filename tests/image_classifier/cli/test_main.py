@@ -753,7 +753,7 @@ def test_names_that_are_not_utf_8_come_from_stdin_and_go_out_escaped(
 def test_a_report_is_written_without_an_image_that_vanished(
     run: Command, trained: Path, others: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def gone(path: Path) -> None:
+    def gone(path: Path, wanted: int) -> None:
         raise ImageError("cannot be read: No such file or directory")
 
     monkeypatch.setattr("image_classifier.cli.report.open_image", gone)
