@@ -123,7 +123,7 @@ def test_every_row_names_a_test(page: str) -> None:
     for line in (ROOT / "docs" / page).read_text("utf-8").splitlines():
         if line.startswith("## "):
             section = line
-        if line.startswith("| ") and not line.startswith("| what |"):
+        if line.startswith("| ") and not line.startswith("| case |"):
             assert "`tests/" in line or section == "## Annotations", line
 
 
