@@ -1,16 +1,16 @@
-# One image, of which the server (uWSGI) and the workers (RQ) are commands; see docker-compose.yml.
-# The base image; docs/production.md says how to pin it to a digest.
+# One image for the server (uWSGI) and the workers (RQ), which differ only in the command; see docker-compose.yml.
+# docs/production.md explains how to pin the base image to a digest.
 ARG BASE_IMAGE=python:3.11-slim
 FROM ${BASE_IMAGE}
 
 # Another package index, such as a company's mirror.
 ARG PIP_INDEX_URL=""
-# An index of CPU-only torch builds: the image then comes without CUDA, and much smaller.
+# An index of CPU-only torch builds, which makes the image much smaller, without CUDA.
 ARG TORCH_INDEX_URL=""
 
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 
-# In group 0, so that it can read secrets which belong to root's group alone.
+# In group 0, so that it can read secrets that only root's group can read.
 RUN useradd --uid 1000 --gid 0 --create-home app \
     && install -d -o app -g 0 /data /cache /app /app/weights
 
@@ -18,7 +18,7 @@ WORKDIR /app
 COPY requirements.txt ./
 RUN set -e; export PIP_INDEX_URL="${PIP_INDEX_URL}"; [ -n "$PIP_INDEX_URL" ] || unset PIP_INDEX_URL; \
     if [ -n "$TORCH_INDEX_URL" ]; then \
-        # One line for each package. That index builds its own files of torch, so the lock has no hashes for them.
+        # One line per package. The index has its own builds of torch, so the lock has no hashes for them.
         sed -e ':next' -e '/\\$/{N' -e 's/ *\\\n */ /' -e 'b next' -e '}' requirements.txt > /tmp/all.txt; \
         grep -E '^torch(vision)?==' /tmp/all.txt | sed 's/ --hash=.*//' > /tmp/torch.txt; \
         grep -vE '^(torch|torchvision|triton|nvidia-|cuda-)' /tmp/all.txt > /tmp/rest.txt; \
@@ -34,7 +34,7 @@ COPY my_backend ./my_backend
 RUN pip install --no-cache-dir --no-deps --no-build-isolation --editable .
 
 USER app
-# Fetched now, so that containers need no internet; a build without one goes on, and /health says so.
+# Downloaded now so that containers need no internet access. Without it the build continues, and /health reports it.
 ENV TORCH_HOME=/app/weights
 RUN python -c "from image_classifier.nets.classifier import load_backbone; print(load_backbone('imagenet', 224).warning or 'ImageNet weights are in the image')"
 
