@@ -1,16 +1,16 @@
-"""Values as people and scripts paste them: what stands around one is trimmed, what is odd inside it is refused."""
+"""Cleans values that people and scripts paste: trims around them, and rejects odd characters inside."""
 
 import re
 import unicodedata
 
 _QUOTES = ('""', "''", "``", "“”", "‘’", "„“", "«»")
-# Nobody sees them: controls and line ends, formats such as a zero-width space, what is left of a damaged text.
+# Invisible characters: controls and line breaks, formats such as a zero-width space, remains of a damaged text.
 _INVISIBLE = ("Cc", "Cf", "Cs", "Zl", "Zp")
-TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]*")  # what a header may carry behind `Token` or `Bearer`
+TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]*")  # what may follow `Token` or `Bearer` in a header
 
 
 def trimmed(value: str) -> str:
-    """Without blanks, ends of lines, invisible characters and a pair of quotes around it."""
+    """Removes spaces, line breaks, invisible characters and one pair of quotes around a value."""
     value = _stripped(value)
     is_quoted = len(value) > 1 and value[0] + value[-1] in _QUOTES
     return _stripped(value[1:-1]) if is_quoted else value
@@ -26,12 +26,12 @@ def _is_invisible(character: str) -> bool:
 
 
 def check_visible(value: str) -> None:
-    """Raises ValueError, which does not show the value, where it has something that nobody sees."""
+    """Raises ValueError if the value contains an invisible character; the message doesn't show the value."""
     if any(map(_is_invisible, value)):
-        raise ValueError("has the end of a line or an invisible character in it: copy it again, in one line")
+        raise ValueError("contains a line break or an invisible character: copy it again as a single line")
 
 
 def check_token(token: str) -> None:
-    """Raises ValueError, which does not show the token, where no HTTP header could carry it."""
+    """Raises ValueError if the token can't be sent in an HTTP header; the message doesn't show the token."""
     if not TOKEN.fullmatch(token):
-        raise ValueError("has a character that is in no token: copy the token again, alone and in one line")
+        raise ValueError("contains a character that can't be in a token: copy just the token again, as a single line")

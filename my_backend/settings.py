@@ -1,4 +1,4 @@
-"""How to serve: the environment, read once by whoever starts a process."""
+"""The server's settings, read once from the environment when a process starts."""
 
 import os
 import re
@@ -16,11 +16,11 @@ ENV_FILE = Path(".env")
 SECRETS_DIR = Path("/run/secrets")
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 REDIS_SCHEMES = ("redis", "rediss", "unix")
-SERVICE_LINK = "tcp://"  # how Kubernetes and docker --link begin the REDIS_PORT that they set for a service `redis`
-UNSAID = ("LABEL_STUDIO_API_KEY", "BASIC_AUTH_USER", "BASIC_AUTH_PASS")  # whose values no message shows
+SERVICE_LINK = "tcp://"  # starts the REDIS_PORT that Kubernetes and docker --link set for a service named redis
+UNSAID = ("LABEL_STUDIO_API_KEY", "BASIC_AUTH_USER", "BASIC_AUTH_PASS")  # no message shows their values
 
 _HOST = re.compile(r"[\w.-]+|\[[\w:.%]+\]")
-# What people take for BASIC_AUTH_USER and BASIC_AUTH_PASS.
+# Common misspellings of BASIC_AUTH_USER and BASIC_AUTH_PASS.
 _MISSPELT = re.compile(r"BASIC_AUTH_(?!USER$|PASS$)(?:USER|PASS|PW|LOGIN|NAME)\w*", re.IGNORECASE)
 
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -28,69 +28,83 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 
 
 class Settings(BaseSettings):
-    """Each field is the environment variable of the same name in capitals, or a line of `.env`."""
+    """Each field comes from the environment variable with its name in capitals, or from a line in `.env`."""
 
     model_config = SettingsConfigDict(
         env_file=ENV_FILE,
-        env_file_encoding="utf-8-sig",  # Windows' editors begin a file with a mark
+        env_file_encoding="utf-8-sig",  # editors on Windows write a byte-order mark
         env_ignore_empty=True,
         extra="ignore",
         frozen=True,
         hide_input_in_errors=True,
     )
 
-    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all")
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all interfaces")
     port: Annotated[int, Field(ge=1, le=65535)] = Field(9090, description="port to listen on")
-    model_dir: Path = Field(Path("data"), description="versions, jobs and projects: what to back up")
+    model_dir: Path = Field(Path("data"), description="versions, jobs and projects; back this up")
     cache_dir: Path = Field(
-        Path("~/.cache/image-classifier"), description="images and embeddings; per host, never on NFS"
+        Path("~/.cache/image-classifier"), description="cached images and embeddings; one per host, never on NFS"
     )
-    model_class: str = Field("model:ImageClassifierAPI", description="module:Class of the LabelStudioMLBase to serve")
-    label_studio_url: str = Field("", description="where Label Studio is, as seen from here")
+    model_class: str = Field(
+        "model:ImageClassifierAPI", description="LabelStudioMLBase class to serve, as module:Class"
+    )
+    label_studio_url: str = Field("", description="Label Studio's URL as the backend reaches it")
     label_studio_api_key: SecretStr = Field(
-        SecretStr(""), description="its token (personal access token or legacy token)"
+        SecretStr(""), description="Label Studio token (personal access token or legacy token)"
     )
-    basic_auth_user: str = Field("", description="with BASIC_AUTH_PASS: what callers must present")
-    basic_auth_pass: SecretStr = Field(SecretStr(""), description="the password; see BASIC_AUTH_USER")
-    choices: str = Field("", description="name of the Choices tag to learn, where a labeling config has several")
+    basic_auth_user: str = Field("", description="user name that callers must send; requires BASIC_AUTH_PASS")
+    basic_auth_pass: SecretStr = Field(
+        SecretStr(""), description="password that callers must send; requires BASIC_AUTH_USER"
+    )
+    choices: str = Field("", description="name of the Choices tag to learn if a labeling config has several")
     image_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="hosts on private networks that images may come from, comma-separated"
+        (), description="private hosts from which images may be fetched, comma-separated"
     )
-    max_image_bytes: PositiveInt = Field(100_000_000, description="larger images are not fetched")
-    image_connect_seconds: PositiveFloat = Field(5.0, description="to connect to the server of an image")
-    image_read_seconds: PositiveFloat = Field(20.0, description="without a byte from it")
-    image_seconds: PositiveFloat = Field(30.0, description="for an image in all, redirects included")
-    image_redirects: Annotated[int, Field(ge=0)] = Field(5, description="that are followed to an image")
+    max_image_bytes: PositiveInt = Field(100_000_000, description="largest image to fetch, in bytes")
+    image_connect_seconds: PositiveFloat = Field(
+        5.0, description="time limit for connecting to an image server, in seconds"
+    )
+    image_read_seconds: PositiveFloat = Field(
+        20.0, description="longest wait for the next bytes of an image, in seconds"
+    )
+    image_seconds: PositiveFloat = Field(
+        30.0, description="time limit for fetching an image, including redirects, in seconds"
+    )
+    image_redirects: Annotated[int, Field(ge=0)] = Field(5, description="number of redirects to follow for an image")
     image_trust_seconds: Annotated[float, Field(ge=0)] = Field(
-        86_400.0, description="for which an image is not fetched from its URL again; uploads never are"
+        86_400.0, description="how long a fetched image is reused, in seconds; uploads are reused without a limit"
     )
-    requests_ca_bundle: str = Field("", description="file of the authorities that sign your hosts' certificates")
+    requests_ca_bundle: str = Field("", description="file with the CA certificates for your HTTPS hosts")
     retrain_after_annotations: Annotated[int, Field(ge=0)] = Field(
-        10, description="train after so many new or changed annotations, or 30 s after the last; 0: only by hand"
+        10,
+        description="train after this many new or changed annotations or 30 s after the last; 0: train only when asked",
     )
     title_is_version: bool = Field(
-        False, description="rename the model in Label Studio to the live version, so that scores show and order tasks"
+        False,
+        description="rename the model in Label Studio to the live version, so scores are shown and used to order tasks",
     )
     renew_predictions: bool = Field(
-        False, description="store predictions of each new version for all unlabelled tasks, in the background"
+        False, description="store each new version's predictions for all unlabeled tasks, in the background"
     )
-    redis_url: str = Field("", description="redis://…: jobs go to RQ workers instead of the server's own process")
-    redis_host: str = Field("", description="another way to say REDIS_URL")
-    redis_port: Annotated[int, Field(ge=1, le=65535)] = Field(6379, description="with REDIS_HOST")
-    rq_queue_name: str = Field("default", description="RQ queue; workers and servers must agree")
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="what the log has, at least")
-    log_format: Literal["text", "json"] = Field("text", description="`text`, or `json`: an object a line")
+    redis_url: str = Field("", description="redis://…; runs jobs in RQ workers instead of in the server process")
+    redis_host: str = Field("", description="Redis host; an alternative to REDIS_URL")
+    redis_port: Annotated[int, Field(ge=1, le=65535)] = Field(6379, description="Redis port; used with REDIS_HOST")
+    rq_queue_name: str = Field("default", description="name of the RQ queue; must be the same for servers and workers")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="lowest level to log")
+    log_format: Literal["text", "json"] = Field("text", description="`text`, or `json` for one JSON object per line")
 
-    log_file: Path | None = Field(None, description="a file for the log as well, rotated; the first of several writes")
+    log_file: Path | None = Field(
+        None, description="also log to this file, with rotation; if several processes share it, only the first writes"
+    )
 
     def model_post_init(self, context: Any, /) -> None:
-        """From here on no text of this process has these secrets."""
+        """From now on, redaction removes these secrets from all texts."""
         redact.know(self.secrets)
 
     @model_validator(mode="before")
     @classmethod
     def _trim(cls, given: dict[str, Any]) -> dict[str, Any]:
-        """A value that is blank counts as not given, as an empty one does."""
+        """Trims values; a blank value counts as unset, like an empty one."""
         values = {name: trimmed(value) if isinstance(value, str) else value for name, value in given.items()}
         return {name: value for name, value in values.items() if value != ""}
 
@@ -104,7 +118,7 @@ class Settings(BaseSettings):
     @classmethod
     def _check_user(cls, value: str) -> str:
         if ":" in value:
-            raise ValueError("has a colon, which ends a user's name in HTTP: choose another name")
+            raise ValueError("contains a colon, which HTTP doesn't allow in a user name: choose another name")
         return value
 
     @model_validator(mode="after")
@@ -112,15 +126,15 @@ class Settings(BaseSettings):
         if bool(self.basic_auth_user) is not bool(self.basic_auth_pass.get_secret_value()):
             there, missing = ("USER", "PASS") if self.basic_auth_user else ("PASS", "USER")
             raise ValueError(
-                f"BASIC_AUTH_{there} is set, but BASIC_AUTH_{missing} is not, so that nothing would be protected: "
-                "set both, or neither"
+                f"BASIC_AUTH_{there} is set but BASIC_AUTH_{missing} is not, so nothing would be protected: "
+                "set both or neither"
             )
         return self
 
     @field_validator("redis_port", mode="before")
     @classmethod
     def _not_of_a_service(cls, value: object) -> object:
-        """Nobody has set what the name of a service next door sets."""
+        """Ignores a REDIS_PORT that Kubernetes or Docker set for a service named redis."""
         is_link = isinstance(value, str) and value.startswith(SERVICE_LINK)
         return cls.model_fields["redis_port"].default if is_link else value
 
@@ -128,7 +142,7 @@ class Settings(BaseSettings):
     @classmethod
     def _check_host(cls, value: str) -> str:
         if value and not _HOST.fullmatch(value):
-            raise ValueError("must be a host's name or address alone; a URL goes into REDIS_URL")
+            raise ValueError("must be a host name or an address; put a URL in REDIS_URL")
         return value
 
     @field_validator("redis_url")
@@ -167,20 +181,20 @@ class Settings(BaseSettings):
     @field_validator("*", mode="before")
     @classmethod
     def _check_visible(cls, value: object) -> object:
-        """Before all others, hence the last."""
+        """Runs before all other validators because it is defined last."""
         if isinstance(value, str):
             check_visible(value)
         return value
 
     @property
     def basic_auth(self) -> tuple[str, str] | None:
-        """User and password that callers must present."""
+        """Returns the user and password that callers must send."""
         password = self.basic_auth_pass.get_secret_value()
         return (self.basic_auth_user, password) if password else None
 
     @property
     def secrets(self) -> list[str]:
-        """What no text may have."""
+        """Returns everything that must not appear in any text."""
         password = self.basic_auth_pass.get_secret_value()
         secrets = [self.label_studio_api_key.get_secret_value(), password]
         if password:
@@ -192,21 +206,21 @@ class Settings(BaseSettings):
 
     @property
     def redis(self) -> str:
-        """Redis' URL, or "" where jobs run in the server's own process."""
+        """Returns the URL of Redis, or "" if jobs run in the server process."""
         return self.redis_url or (f"redis://{self.redis_host}:{self.redis_port}/0" if self.redis_host else "")
 
     @property
     def trusts_setup(self) -> bool:
-        """Whether to believe what `/setup` says of its Label Studio: who can call is known, or local.
+        """Returns whether to trust the Label Studio that `/setup` names: callers are authenticated or local.
 
-        Without a password the request itself must be from this machine, too: a proxy here passes on anyone's.
+        Without a password, the request itself must also come from this machine, not through a proxy on it.
         """
         return self.basic_auth is not None or self.host in LOOPBACK
 
 
 def read_settings() -> Settings:
-    """Raises SystemExit that names each bad variable and its value's fault."""
-    # Docker's secrets: a file for each setting, which the environment overrides.
+    """Reads the settings; raises SystemExit that names each invalid variable and the reason."""
+    # Docker secrets: one file per setting; the environment overrides them.
     secrets = SECRETS_DIR if SECRETS_DIR.is_dir() else None
     try:
         misspelt = _misspelt(secrets)
@@ -215,60 +229,62 @@ def read_settings() -> Settings:
         raise SystemExit("\n  ".join([explain(error), *misspelt])) from None
     except (OSError, UnicodeError, SettingsError) as error:
         why = ": ".join(
-            "it is no UTF-8 text; save it as UTF-8" if isinstance(one, UnicodeError) else said(one)
+            "it is not UTF-8 text; save it as UTF-8" if isinstance(one, UnicodeError) else said(one)
             for one in (error, error.__cause__)
             if one is not None
         )
-        raise SystemExit(f"Settings cannot be read from .env or {SECRETS_DIR}: {why}") from None
+        raise SystemExit(f"Can't read the settings from .env or {SECRETS_DIR}: {why}") from None
     if misspelt and settings.basic_auth is None:
-        raise SystemExit(f"Settings that cannot be used (environment or .env):\n  {misspelt[0]}")
+        raise SystemExit(f"Invalid settings (environment or .env):\n  {misspelt[0]}")
     return settings
 
 
 def explain(error: ValidationError) -> str:
-    """One line for each setting that cannot be used."""
+    """Returns a message with one line for each invalid setting."""
     lines = []
     for fault in error.errors():
         name = "_".join(str(part) for part in fault["loc"]).upper()
         why = fault["msg"].removeprefix("Value error, ")
         value = str(fault["input"])
-        # An address may have a password that no pattern knows, and what is invisible helps nobody.
+        # A URL may contain a password that no pattern recognizes, and invisible characters help nobody.
         shown = name and name not in UNSAID and "@" not in value and value.isprintable()
         lines.append((f"{name}: {why}" if name else why) + (f", but it is {fault['input']!r}" if shown else ""))
-    return "Settings that cannot be used (environment or .env):\n  " + "\n  ".join(map(redact, lines))
+    return "Invalid settings (environment or .env):\n  " + "\n  ".join(map(redact, lines))
 
 
 def ignored_variables() -> str:
-    """What is set and not used, and who may have set it; "" where there is none."""
+    """Says which variable is ignored, and what may have set it; "" if there is none."""
     port = os.environ.get("REDIS_PORT", "")
     if not port.startswith(SERVICE_LINK):
         return ""
     return (
         f"REDIS_PORT={port[:100]} is ignored: Kubernetes sets it for a Service named redis (enableServiceLinks: false "
-        "ends that), and docker for a container linked as redis (--link)"
+        "prevents that), and Docker sets it for a container linked as redis (--link)"
     )
 
 
 def _misspelt(secrets: Path | None) -> list[str]:
-    """A line for each name of a password that is no setting, and so protects nothing; raises OSError, UnicodeError."""
+    """Returns a line for each misspelled password setting, which protects nothing; raises OSError, UnicodeError."""
     names = {*os.environ, *(path.name for path in secrets.iterdir())} if secrets else {*os.environ}
     if ENV_FILE.is_file():
         lines = ENV_FILE.read_text("utf-8-sig").splitlines()
         names |= {line.partition("=")[0].strip().removeprefix("export ").strip() for line in lines}
     wrong = sorted(filter(_MISSPELT.fullmatch, names))
-    return [f"{name} is no setting: they are called BASIC_AUTH_USER and BASIC_AUTH_PASS" for name in wrong]
+    return [f"{name} is not a setting: use BASIC_AUTH_USER and BASIC_AUTH_PASS" for name in wrong]
 
 
 def _check_address(value: str, schemes: tuple[str, ...], example: str) -> None:
-    """Raises ValueError where it is no URL that can be connected to."""
+    """Raises ValueError unless it is a URL to which a connection is possible."""
     begins = " or ".join(f"{scheme}://" for scheme in schemes)
     parts = urlsplit(value)
     if parts.scheme not in schemes or (parts.scheme.startswith("http") and not parts.hostname):
-        raise ValueError(f"must begin with {begins}, as in {example}")
+        raise ValueError(f"must start with {begins}, for example {example}")
     if parts.scheme != "unix" and any(map(str.isspace, value)):
-        raise ValueError("has a blank in it")
+        raise ValueError("contains a space")
     try:
-        parts.port  # noqa: B018  raises where it is none
+        parts.port  # noqa: B018  raises if it is invalid
     except ValueError:
-        # As where a password has a slash: what stands before it is then taken for the host and the port.
-        raise ValueError("has a port that is no number; in a password write / as %2F, @ as %40, : as %3A") from None
+        # For example, if a password contains a slash: the text before it is then taken for the host and port.
+        raise ValueError(
+            "has a port that isn't a number; in a password, write / as %2F, @ as %40 and : as %3A"
+        ) from None

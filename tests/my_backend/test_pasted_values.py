@@ -46,7 +46,7 @@ def test_other_characters_are_seen() -> None:
 
 @pytest.mark.parametrize("odd", ["é", " ", '"', "'", "\n", ":", "’", "\u200b", "<", ","])
 def test_token_that_no_header_carries_is_refused_without_being_shown(odd: str) -> None:
-    with pytest.raises(ValueError, match="in no token") as refused:
+    with pytest.raises(ValueError, match="can't be in a token") as refused:
         check_token(f"begin{odd}end")
     assert "begin" not in str(refused.value)
 

@@ -216,7 +216,7 @@ def test_what_nobody_sees_inside_a_value_is_refused_without_the_value(
     half = len(VALUES[name]) // 2
     monkeypatch.setenv(name, VALUES[name][:half] + odd + VALUES[name][half:])
 
-    with pytest.raises(SystemExit, match=rf"^[^\n]*\n  {name}: has the end of a line or [^\n]*$") as ended:
+    with pytest.raises(SystemExit, match=rf"^[^\n]*\n  {name}: contains a line break or [^\n]*$") as ended:
         read_settings()
     assert "but it is" not in str(ended.value)
 
@@ -227,7 +227,7 @@ def test_token_with_an_odd_character_is_refused_without_being_shown(
 ) -> None:
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", key)
 
-    with pytest.raises(SystemExit, match=r"LABEL_STUDIO_API_KEY: .*copy the token again") as ended:
+    with pytest.raises(SystemExit, match=r"LABEL_STUDIO_API_KEY: .*copy just the token again") as ended:
         read_settings()
     assert "0123456789" not in str(ended.value)
 
@@ -262,7 +262,7 @@ def test_file_that_is_no_utf_8_is_named(
     monkeypatch.setattr("my_backend.settings.SECRETS_DIR", tmp_path / "secrets")
     Path(place).write_bytes("PORT=9090\n".encode("utf-16"))
 
-    with pytest.raises(SystemExit, match=r"cannot be read from \.env .*UTF-8"):
+    with pytest.raises(SystemExit, match=r"read the settings from \.env .*UTF-8"):
         read_settings()
 
 
@@ -272,12 +272,12 @@ def test_file_that_is_no_utf_8_is_named(
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"BASIC_AUTH_USER": "me"}, "BASIC_AUTH_USER is set, but BASIC_AUTH_PASS is not"),
-        ({"BASIC_AUTH_USER": "me", "BASIC_AUTH_PASS": " "}, "BASIC_AUTH_USER is set, but BASIC_AUTH_PASS is not"),
-        ({"BASIC_AUTH_PASS": "a-word"}, "BASIC_AUTH_PASS is set, but BASIC_AUTH_USER is not"),
-        ({"BASIC_AUTH_USER": "me", "BASIC_AUTH_PASSWORD": "a-word"}, "BASIC_AUTH_PASSWORD is no setting"),
-        ({"BASIC_AUTH_USERNAME": "me", "BASIC_AUTH_PASSWORD": "a-word"}, "BASIC_AUTH_PASSWORD is no setting"),
-        ({"basic_auth_passwd": "a-word"}, "basic_auth_passwd is no setting"),
+        ({"BASIC_AUTH_USER": "me"}, "BASIC_AUTH_USER is set but BASIC_AUTH_PASS is not"),
+        ({"BASIC_AUTH_USER": "me", "BASIC_AUTH_PASS": " "}, "BASIC_AUTH_USER is set but BASIC_AUTH_PASS is not"),
+        ({"BASIC_AUTH_PASS": "a-word"}, "BASIC_AUTH_PASS is set but BASIC_AUTH_USER is not"),
+        ({"BASIC_AUTH_USER": "me", "BASIC_AUTH_PASSWORD": "a-word"}, "BASIC_AUTH_PASSWORD is not a setting"),
+        ({"BASIC_AUTH_USERNAME": "me", "BASIC_AUTH_PASSWORD": "a-word"}, "BASIC_AUTH_PASSWORD is not a setting"),
+        ({"basic_auth_passwd": "a-word"}, "basic_auth_passwd is not a setting"),
     ],
 )
 @pytest.mark.parametrize("place", ["environment", ".env", "secrets"])
@@ -313,7 +313,7 @@ def test_half_a_password_ends_each_command(tmp_path: Path, command: str) -> None
     ended = subprocess.run(arguments, env=environment | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
 
     assert ended.returncode == 1
-    assert "BASIC_AUTH_PASSWORD is no setting" in ended.stderr
+    assert "BASIC_AUTH_PASSWORD is not a setting" in ended.stderr
 
 
 # --- what Kubernetes and docker set -------------------------------------------
