@@ -1,4 +1,4 @@
-"""Everything that a process needs, put together once."""
+"""Builds all parts of a server process and starts and stops them."""
 
 import errno
 import threading
@@ -28,14 +28,14 @@ from my_backend.storage import Storage
 
 
 class Backend:
-    """The parts of a server; nothing runs before `start`."""
+    """The parts of a server; nothing runs before `running` is entered."""
 
     def __init__(self, settings: Settings) -> None:
         check_folders(settings)
         folder = settings.model_dir / "projects"
-        files.make_private(folder)  # images, annotations and tokens are nobody else's on this machine
+        files.make_private(folder)  # other users of this machine mustn't see images, annotations and tokens
         self.settings = settings
-        self.came_through_proxy = threading.Event()  # set by the first request that did
+        self.came_through_proxy = threading.Event()  # set by the first request that came through a proxy
         self.projects = Projects(folder)
         self._media_pool = media_pool()
         self.new_model = ModelFactory(settings, self.projects, self._media_pool)
@@ -60,14 +60,14 @@ class Backend:
         return ThreadQueue(self.job_store, work)
 
     def submit_correction(self, project: str) -> None:
-        """A quick training, as annotation events ask for."""
+        """Requests a quick training, as annotation events do."""
         submit_correction(self.queue, project)
 
     @contextmanager
     def running(self) -> Iterator["Backend"]:
-        """Starts the threads, and ends them however the block ends; raises Conflict."""
+        """Starts the threads, and stops them when the block ends; raises Conflict."""
         with claimed_model_dir(self.settings):
-            # In a thread of its own: there may be gigabytes, on a slow file system.
+            # In a separate thread: there may be gigabytes, on a slow file system.
             threading.Thread(target=self.projects.remove_leftovers, name="leftovers", daemon=True).start()
             self.storage.start()
             self.serving.start()
@@ -97,14 +97,12 @@ class Backend:
 
 
 def check_folders(settings: Settings) -> None:
-    """Makes MODEL_DIR and CACHE_DIR where they are missing; raises BackendError where they cannot be written."""
+    """Creates MODEL_DIR and CACHE_DIR if they are missing; raises BackendError if they aren't writable."""
     for name, folder in (("MODEL_DIR", settings.model_dir), ("CACHE_DIR", settings.cache_dir)):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             TemporaryFile(dir=folder).close()
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                continue  # a server that starts on a full disk predicts, and says so
-            raise BackendError(
-                f"{name}={folder} cannot be used ({error.strerror}): set it to a folder that can be written"
-            ) from None
+                continue  # a server on a full disk still predicts, and reports the problem
+            raise BackendError(f"can't use {name}={folder} ({error.strerror}): set it to a writable folder") from None

@@ -1,4 +1,4 @@
-"""A thread that looks after something again and again, until the process ends."""
+"""A thread that repeats a task until the process ends."""
 
 import logging
 import math
@@ -7,15 +7,15 @@ from abc import ABC, abstractmethod
 
 log = logging.getLogger(__name__)
 
-RETRY_SECONDS = 1.0  # after an error: a disk or a server that does not answer may answer again
-STOP_SECONDS = 1.0  # Label Studio may be slow to answer, and the model's library to import
+RETRY_SECONDS = 1.0  # after an error: a disk or a server that doesn't respond may recover
+STOP_SECONDS = 1.0  # requests to Label Studio and importing the model's library may be slow
 
 
 class Background(ABC):
-    """A thread of its own, which looks at its start and whenever it is woken. No error ends it."""
+    """A thread that calls `_look` at its start, after each pause, and whenever it is woken. Errors don't end it."""
 
     def __init__(self, name: str, *, patience: float = STOP_SECONDS) -> None:
-        """`patience` is for how many seconds `stop` waits for a look that is not over."""
+        """`patience` is how many seconds `stop` waits for a `_look` that is still running."""
         self._patience = patience
         self._woken = threading.Event()
         self._stopping = False
@@ -23,20 +23,20 @@ class Background(ABC):
 
     @abstractmethod
     def _look(self) -> float | None:
-        """Returns after how many seconds to look again: infinity until it is woken, None never more."""
+        """Returns the seconds until the next call: infinity waits until it is woken, None ends the thread."""
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
-        """Also where it was never started."""
+        """Stops the thread; does no harm if it was never started."""
         self._stopping = True
         self._wake()
         if self._thread.is_alive():
             self._thread.join(_timeout(self._patience))
 
     def _wake(self) -> None:
-        """Lets it look now, or once more after the look that it is at."""
+        """Calls `_look` now, or once more after the current call."""
         self._woken.set()
 
     def _run(self) -> None:
@@ -45,11 +45,11 @@ class Background(ABC):
             try:
                 pause = self._look()
                 if failure:
-                    log.info("%s: works again", self._thread.name)
+                    log.info("%s works again", self._thread.name)
                 failure = ""
             except Exception as error:
-                if repr(error) != failure:  # once, not each second
-                    log.exception("%s: failed, and is tried again", self._thread.name)
+                if repr(error) != failure:  # log it once, not every second
+                    log.exception("%s failed; retrying every %.0f s", self._thread.name, RETRY_SECONDS)
                 failure, pause = repr(error), RETRY_SECONDS
             if pause is None:
                 return
@@ -58,5 +58,5 @@ class Background(ABC):
 
 
 def _timeout(seconds: float) -> float | None:
-    """As threads take it, for which infinity is None."""
+    """Converts to the timeout that threads take, where None means infinity."""
     return None if seconds == math.inf else max(0.0, seconds)

@@ -1,20 +1,20 @@
-"""What the current thread works for: the ids of the request, the project and the job, for log lines and records."""
+"""The ids of the request, project and job that the current thread works for, for log lines and records."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-_ids: ContextVar[Mapping[str, str]] = ContextVar("ids", default={})  # noqa: B039  never changed, only replaced
+_ids: ContextVar[Mapping[str, str]] = ContextVar("ids", default={})  # noqa: B039  replaced, never mutated
 
 
 def ids() -> Mapping[str, str]:
-    """`request_id`, `project` and `job`, as far as they are known here."""
+    """Returns `request_id`, `project` and `job`, as far as they are known."""
     return _ids.get()
 
 
 @contextmanager
 def working_for(**more: str) -> Iterator[None]:
-    """Adds ids for as long as the block lasts; "" for what is not known."""
+    """Adds ids until the block ends; empty ones are ignored."""
     token = _ids.set({**_ids.get(), **{name: value for name, value in more.items() if value}})
     try:
         yield

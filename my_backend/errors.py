@@ -1,8 +1,8 @@
-"""What can go wrong, each with its remedy in the message; `server` maps them to HTTP in one place."""
+"""Errors that users can fix; `web/error_handlers.py` turns them into HTTP responses."""
 
 
 class BackendError(Exception):
-    """Something a user can mend; the message says what is wrong and how."""
+    """An error that a user can fix; the message says what is wrong and what to do."""
 
     status = 500
 
@@ -36,7 +36,7 @@ class UnsupportedBody(BackendError):
 
 
 class TooMany(BackendError):
-    """More than is kept; the message says what to remove."""
+    """More than the backend keeps; the message says what to remove."""
 
     status = 507
 
@@ -46,17 +46,17 @@ class Unavailable(BackendError):
 
 
 class LabelStudioError(BackendError):
-    """Label Studio could not be asked, or refused."""
+    """A request to Label Studio failed or was refused."""
 
     status = 502
 
 
 class TokenRefused(LabelStudioError):
-    """Label Studio wants a token, or another one."""
+    """Label Studio requires a token, or a different one."""
 
 
 class MediaError(BackendError):
-    """An image that cannot be had; `reason` is one of few words, to count by (`metrics.IMAGE_REASONS`)."""
+    """An image that can't be fetched or read; `reason` is one of `IMAGE_REASONS` in `metrics/counters.py`."""
 
     status = 422
 
@@ -66,16 +66,16 @@ class MediaError(BackendError):
 
 
 class TrainingError(BackendError):
-    """Training cannot go on; the message is a sentence for those who label."""
+    """Training can't continue; the message is a sentence for the people who label."""
 
     status = 422
 
 
 class JobStopped(BackendError):
-    """Raised inside a job to end it: it was canceled, or the process shuts down."""
+    """Raised inside a job to end it because it was canceled or the process is shutting down."""
 
     status = 409
 
 
 class TakenOver(JobStopped):
-    """Raised inside a job that another process runs by now."""
+    """Raised inside a job that another process has taken over."""

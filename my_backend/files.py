@@ -1,4 +1,4 @@
-"""Files that are whole or not there, whatever dies in between."""
+"""Atomic files, locks, and a list of damaged files."""
 
 import errno
 import fcntl
@@ -24,15 +24,15 @@ Value = TypeVar("Value")
 log = logging.getLogger(__name__)
 
 STALE_TRIES = 10
-# What a disk that is full, failing or read-only says; nothing about the file that was to be written is wrong.
+# Errors of a full, failing or read-only disk; the file to be written is not at fault.
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
-SETTLED_NS = 1_000_000_000  # file times are coarse: of two changes at once the second may not show
+SETTLED_NS = 1_000_000_000  # file times are coarse: a second change right after the first may not show
 
 
 def write(
     path: Path, content: str | bytes, *, mode: int = 0o644, durable: bool = True, make_folder: bool = True
 ) -> None:
-    """Replaces `path` in one step. Not `durable`: survives the process's death, but not the power's."""
+    """Replaces `path` atomically. Unless `durable`, it survives a crash of the process but not a power failure."""
     global _failed_writes
     try:
         _write(path, content, mode=mode, durable=durable, make_folder=make_folder)
@@ -46,7 +46,7 @@ _failed_writes = 0
 
 
 def failed_writes() -> int:
-    """A number that is another one after each write that failed in this process."""
+    """Returns the number of writes that failed in this process."""
     return _failed_writes
 
 
@@ -55,7 +55,7 @@ def _write(path: Path, content: str | bytes, *, mode: int, durable: bool, make_f
         path.parent.mkdir(parents=True, exist_ok=True)
     part = NamedTemporaryFile(dir=path.parent, prefix=".", delete=False)  # noqa: SIM115  closed below
     try:
-        with part:  # closing writes what is left, which a full disk refuses
+        with part:  # closing flushes the rest, which fails on a full disk
             os.fchmod(part.fileno(), mode)
             part.write(content.encode() if isinstance(content, str) else content)
             part.flush()
@@ -63,7 +63,7 @@ def _write(path: Path, content: str | bytes, *, mode: int, durable: bool, make_f
                 os.fsync(part.fileno())
         os.replace(part.name, path)
     except BaseException:
-        with suppress(OSError):  # a disk that has just become read-only keeps it
+        with suppress(OSError):  # fails if the disk has just become read-only
             os.unlink(part.name)
         raise
     if durable:
@@ -71,26 +71,28 @@ def _write(path: Path, content: str | bytes, *, mode: int, durable: bool, make_f
 
 
 def write_json(path: Path, value: Any, **options: Any) -> None:
-    """As `write`, with a JSON text."""
+    """Writes a value as JSON; the options are those of `write`."""
     write(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", **options)
 
 
 @dataclass(frozen=True)
 class Damaged:
-    """A file that can't be used: it is unreadable, or is missing although others need it."""
+    """A file that can't be used: it is unreadable, or missing although other files need it."""
 
     path: Path
     why: str
-    look_again: Callable[[], object] = field(repr=False, compare=False)  # takes it off the list once it is well
+    look_again: Callable[[], object] = field(
+        repr=False, compare=False
+    )  # removes it from the list if it is readable again
 
 
-_damaged: dict[Path, Damaged] = {}  # as this process has last found them
+_damaged: dict[Path, Damaged] = {}  # as last seen by this process
 
 
 def examine(path: Path, parse: Callable[[bytes], Value]) -> Value | Damaged | None:
-    """The value that `parse` makes of a file; None if there is no such file. Never raises for what is in its place.
+    """Returns the parsed contents of a file, or None if it doesn't exist. Never raises, whatever is at that path.
 
-    `parse` raises ValueError for contents that it can't use. Damaged files are logged once and listed by `damages`.
+    `parse` raises ValueError if it can't use the contents. Damaged files are logged once and listed by `damages`.
     """
     why = ""
     try:
@@ -113,16 +115,16 @@ def examine(path: Path, parse: Callable[[bytes], Value]) -> Value | Damaged | No
 
 
 def note_damage(path: Path, why: str, look_again: Callable[[], object]) -> Damaged:
-    """Lists and logs a file as damaged until `look_again`, or anything else that reads or writes it, finds it well."""
+    """Lists and logs a file as damaged, until `look_again` or any other read or write finds it undamaged."""
     known = _damaged.get(path)
-    if known is None or known.why != why:  # once, however often it is read
+    if known is None or known.why != why:  # log it once, however often it is read
         log.warning("can't use %s: %s", path, why)
     damaged = _damaged[path] = Damaged(path, why, look_again)
     return damaged
 
 
 def note_missing(path: Path) -> Damaged:
-    """Lists a file as damaged until it is there, or its folder is gone."""
+    """Lists a missing file as damaged until it exists or its folder is gone."""
 
     def look_again() -> None:
         if path.exists() or not path.parent.exists():
@@ -132,17 +134,17 @@ def note_missing(path: Path) -> Damaged:
 
 
 def damages(folder: Path) -> list[Damaged]:
-    """The damaged files below a folder, from memory."""
+    """Returns the known damaged files below a folder, from memory."""
     return sorted((one for one in list(_damaged.values()) if folder in one.path.parents), key=lambda one: one.path)
 
 
 def is_damaged(path: Path) -> bool:
-    """Whether the file was found damaged when it was last read, from memory."""
+    """Returns whether the file was damaged when it was last read, from memory."""
     return path in _damaged
 
 
 def look_again(folder: Path) -> None:
-    """Reads the damaged files below a folder once more, and takes those that are well off the list."""
+    """Reads the damaged files below a folder again, and removes those that are readable from the list."""
     for one in damages(folder):
         if one.path.parent.exists():
             one.look_again()
@@ -151,25 +153,25 @@ def look_again(folder: Path) -> None:
 
 
 def read_record(path: Path, shape: TypeAdapter[Value]) -> Value | None:
-    """A JSON file of that shape; None if it is missing or damaged. Fields that a newer release added are ignored."""
+    """Reads a JSON file of that shape, ignoring fields of newer releases; None if it is missing or damaged."""
     value = examine(path, json_of(shape))
     return None if isinstance(value, Damaged) else value
 
 
 def json_of(shape: TypeAdapter[Value]) -> Callable[[bytes], Value]:
-    """Parses JSON of that shape, for `examine`."""
+    """Returns a parser for JSON of that shape, for `examine`."""
     return partial(shape.validate_json, strict=True)
 
 
 def _explain(error: ValidationError) -> str:
-    """The first thing that is wrong, without quoting the file: it may hold a token."""
+    """Describes the first error, without quoting the file: it may contain a token."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     place = ".".join(map(str, first["loc"]))
     return f"{place}: {first['msg']}" if place else str(first["msg"])
 
 
 def _read(path: Path) -> bytes:
-    """Where another host replaces the file just then, NFS 3 loses it for a moment."""
+    """Reads a file; on NFS 3 it briefly disappears while another host replaces it, hence the retries."""
     for _ in range(STALE_TRIES):
         try:
             return _read_once(path)
@@ -180,7 +182,7 @@ def _read(path: Path) -> bytes:
 
 
 def _read_once(path: Path) -> bytes:
-    # Opening a pipe would wait for whoever writes to it.
+    # Opening a pipe would block until someone writes to it.
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, "it is not a regular file")
@@ -188,7 +190,7 @@ def _read_once(path: Path) -> bytes:
 
 
 def changed_ns(path: Path) -> int:
-    """When a file was put there, or a folder's entries changed (nanoseconds since 1970); 0 if that can't be told."""
+    """Returns when a file, or a folder's list of entries, last changed (nanoseconds since 1970); 0 if unknown."""
     try:
         return path.stat().st_mtime_ns
     except OSError:
@@ -196,9 +198,9 @@ def changed_ns(path: Path) -> int:
 
 
 class Unchanged:
-    """Values that were read from files or folders that are as they were; use it inside its block.
+    """Caches values read from files or folders until these change; use it as a context manager.
 
-    What is not asked for in a block is forgotten at its end.
+    At the end of a block it forgets the values that weren't requested in it.
     """
 
     def __init__(self) -> None:
@@ -206,11 +208,11 @@ class Unchanged:
         self._used: dict[Path, tuple[int, Any]] = {}
 
     def __call__(self, path: Path, read: Callable[[], Value]) -> Value:
-        """What `read` gives, or gave when `path` had last changed."""
+        """Returns the result of `read`, cached until `path` changes."""
         changed = changed_ns(path)
         known = self._known.get(path)
         if known is None or known[0] != changed:
-            # A file time that is too new to tell is not believed the next time.
+            # A file time this recent may miss a later change, so the next call reads again.
             settled = time.time_ns() - changed > SETTLED_NS
             known = (changed if settled else -1, read())
         self._used[path] = known
@@ -225,14 +227,14 @@ class Unchanged:
 
 
 def make_private(folder: Path) -> None:
-    """Makes the folder, and has nobody but its owner look into it."""
+    """Creates the folder and makes it accessible to its owner only."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if folder.stat().st_uid == os.getuid():
         folder.chmod(0o700)
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes names that were added to a folder survive a loss of power."""
+    """Makes new names in a folder survive a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -242,18 +244,18 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Holds a lock between processes and threads, on other hosts too; waits for it."""
+    """Waits for a lock and holds it; it works across threads, processes and hosts."""
     with _lock_file(path) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        # Opening a folder has NFS look anew at what another host has put there before it gave the lock away.
+        # Opening the folder makes NFS notice what another host wrote before it released the lock.
         os.close(os.open(path.parent, os.O_RDONLY))
         yield
 
 
 def _lock_file(path: Path) -> IO[str]:
-    """Opens it for its owner alone: other users of the machine could hold the lock if they could read the file."""
+    """Opens a lock file for its owner only: other users who can read it could hold the lock."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # For reading, too: otherwise NFS shares no lock on it.
+    # Also for reading: otherwise NFS can't share a lock on it.
     return open(path, "a+", opener=lambda name, flags: os.open(name, flags, 0o600))
 
 
@@ -263,9 +265,9 @@ class InUse(Exception):
 
 @contextmanager
 def claimed(path: Path, *, shared: bool = False) -> Iterator[None]:
-    """Holds a lock as long as the process lives, at the longest; raises InUse where another process holds it.
+    """Holds a lock, at most until the process ends; raises InUse if another process holds it.
 
-    Processes that claim it `shared` keep out only those that do not.
+    Shared claims exclude only exclusive ones.
     """
     with _lock_file(path) as file:
         try:

@@ -1,4 +1,4 @@
-"""What is wrong and what to do: the one form of it for the page, `/health` and programs."""
+"""A problem and its fix, in the form that the page, `/health` and scripts use."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -6,12 +6,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Trouble:
-    """Something that a person can mend; `code` is the same for the same kind of trouble, whatever its words."""
+    """A problem that a person can fix; `code` identifies the kind of problem, whatever the wording."""
 
     code: str
     what: str  # a sentence
-    remedy: str = ""  # what to do, a sentence; "" where `what` says it already
-    project: str = ""  # its uid, where it concerns one
+    remedy: str = ""  # what to do, in sentences; "" if `what` already says it
+    project: str = ""  # the project's uid if the problem concerns one
     details: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -19,9 +19,10 @@ class Trouble:
 
     @classmethod
     def tried_again(cls, code: str, what: str, project: str) -> "Trouble":
-        """What may pass by itself."""
-        return cls(code, what, "It is tried again; the doctor (`python -m my_backend doctor`) says more.", project)
+        """Returns a problem that may disappear without any action."""
+        hint = "The backend keeps trying; for details, run the doctor (`python -m my_backend doctor`)."
+        return cls(code, what, hint, project)
 
     def record(self) -> dict[str, Any]:
-        """For programs."""
+        """Returns the problem as JSON values."""
         return asdict(self)

@@ -1,4 +1,4 @@
-"""Label Studio's requests: JSON → dataclasses that name a bad field; pure."""
+"""Label Studio's requests as models whose validation errors name the bad field; pure."""
 
 import re
 from datetime import datetime
@@ -18,29 +18,29 @@ _UID = re.compile(r"[0-9]{1,18}(\.[0-9]{1,18})?")
 
 
 def _read_uid(value: Any) -> Any:
-    # No floating-point number: of 7.10 the last digit would be lost.
+    # Not a float: 7.10 would lose its last digit.
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _check_uid(value: str) -> str:
     if not _UID.fullmatch(value):
-        raise ValueError("a project is named like 7.1795181751: its id, a dot, and the second it was created")
+        raise ValueError("a project looks like 7.1795181751: its id, a dot, and its creation time in Unix seconds")
     return value
 
 
 def project_uid(project: Json) -> str:
-    """The name under which `/setup` and `/predict` know the project that a webhook describes.
+    """Returns the uid by which `/setup` and `/predict` identify the project that a webhook describes.
 
-    Raises ValueError where `id` or `created_at` is missing.
+    Raises ValueError if `id` or `created_at` is missing.
     """
     try:
         created = datetime.fromisoformat(project["created_at"])
         return _check_uid(f"{_read_uid(project['id'])}.{int(created.timestamp())}")
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise ValueError("project: `id` and `created_at` are needed to know which project this is") from error
+        raise ValueError("project: `id` and `created_at` are required to identify the project") from error
 
 
-# The name becomes a folder's name, hence the check. None and "" come from callers that know just one project.
+# The uid becomes a folder's name, hence the check. Callers that know only one project send None or "".
 _UID_SCHEMA: Json = {
     "anyOf": [
         {"type": "string", "pattern": f"^{_UID.pattern}$"},
@@ -73,7 +73,7 @@ Token = Annotated[
     WithJsonSchema({"anyOf": [{"type": "string", "pattern": f"^{TOKEN.pattern}$"}, {"type": "null"}]}),
 ]
 
-# Of the project that an event describes: the rest is not looked at.
+# The fields of an event's project that matter; the rest is ignored.
 _DESCRIBED: Json = {
     "anyOf": [
         {"type": "null"},
@@ -91,21 +91,21 @@ _DESCRIBED: Json = {
 
 # --- requests ---------------------------------------------------------------
 
-# Each item costs about 1 kB of memory here, however short its text is. The first faulty item ends the reading: an
-# error for each of them would take more memory than the items.
+# Each item takes about 1 kB of memory here, however short its JSON is. Validation stops at the first invalid item: one
+# error per item would take more memory than the items themselves.
 MOST_ITEMS = 100_000
 Item = TypeVar("Item")
 Items = Annotated[list[Item], Field(max_length=MOST_ITEMS, fail_fast=True)]
 
 
 class Request(BaseModel):
-    """A request body; fields that are not named here are Label Studio's business."""
+    """A request body; other fields that Label Studio sends are ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
 
 
 class SetupRequest(Request):
-    """Label Studio connects, or looks whether the backend is still there."""
+    """Sent when Label Studio connects, or checks whether the backend is still there."""
 
     project: ProjectUid
     label_config: Text = Field("", alias="schema")
@@ -114,7 +114,7 @@ class SetupRequest(Request):
 
 
 class TaskData(Request):
-    """A task: its id and its data, by the labeling config's fields."""
+    """A task: its id, and its data by the names that the labeling config uses."""
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
@@ -123,7 +123,7 @@ class TaskData(Request):
 
 
 class Annotation(Request):
-    """An annotation; each of its results is what one tag of the labeling config says."""
+    """An annotation; each result belongs to one tag of the labeling config."""
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
@@ -131,7 +131,7 @@ class Annotation(Request):
 
 
 class AnnotatedTask(TaskData):
-    """A task with its annotations, which older Label Studios call completions."""
+    """A task with its annotations, which older versions of Label Studio call completions."""
 
     annotations: Items[Annotation] | None = None
     completions: Items[Annotation] | None = None
@@ -146,7 +146,7 @@ class PredictRequest(Request):
 
 
 class WebhookRequest(Request):
-    """An event of Label Studio, or the button "Start training"."""
+    """An event from Label Studio, or a press of its "Start training" button."""
 
     action: str
     project: Annotated[Json | None, WithJsonSchema(_DESCRIBED)] = None
@@ -157,7 +157,7 @@ class WebhookRequest(Request):
 
     @property
     def changes(self) -> list[Change]:
-        """The annotations that the event is about."""
+        """Returns the annotations that the event is about."""
         found = _as_list(self.annotation if self.annotation is not None else self.annotations)
         tasks = _as_list(self.task)
         deleted = self.action == "ANNOTATIONS_DELETED"
@@ -169,7 +169,7 @@ def _as_list(value: Json | list[Json] | None) -> list[Json]:
 
 
 class TrainRequest(Request):
-    """Training by hand; `annotations` are annotated tasks, as older Label Studios sent them."""
+    """Starts a training; `annotations` are annotated tasks, as older versions of Label Studio send them."""
 
     project: OptionalProject = None
     label_config: str | None = None
@@ -177,19 +177,19 @@ class TrainRequest(Request):
 
 
 class JobRequest(Request):
-    """Asks for a job."""
+    """Names a job."""
 
     job: str
 
 
 class ProjectRequest(Request):
-    """Asks about a project, or about the only one."""
+    """Names a project; if none is named, there must be only one."""
 
     project: OptionalProject = None
 
 
 class DeleteRequest(Request):
-    """Names the project to delete: an empty body doesn't mean the only project here."""
+    """Names the project to delete: here an empty body doesn't mean the only project."""
 
     project: ProjectUid
 
@@ -201,13 +201,13 @@ class ActivateRequest(ProjectRequest):
 
 
 class ImageRequest(ProjectRequest):
-    """One image: an upload in the field `image`, or its address."""
+    """One image: an upload in the field `image`, or a URL."""
 
     url: str | None = None
 
 
 class CorrectionRequest(ImageRequest):
-    """One image and its right label, or labels where the labeling config asks for several."""
+    """One image and its correct label, or labels if the labeling config allows several."""
 
     label: Annotated[
         list[str],
@@ -224,6 +224,6 @@ class DuplicateRequest(Request):
 
 
 class ValidateRequest(Request):
-    """A labeling config that is about to be saved."""
+    """A labeling config to check before it is saved."""
 
     config: str

@@ -1,4 +1,4 @@
-"""Watches MODEL_DIR and CACHE_DIR: whether they can be written, and which files of the projects are damaged."""
+"""Checks whether MODEL_DIR and CACHE_DIR are writable and which of the projects' files are damaged."""
 
 import logging
 import time
@@ -20,34 +20,34 @@ from my_backend.settings import Settings
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 1.0  # at what is in memory
+LOOK_SECONDS = 1.0  # between two checks of what is in memory
 WRITE_SECONDS = 10.0  # between two attempts to write
-READ_SECONDS = 600.0  # between two looks at all files
+READ_SECONDS = 600.0  # between two checks of all files
 PROBE_BYTES = 65_536
-NAMED_FILES = 20  # that a problem lists
+NAMED_FILES = 20  # at most, that a problem lists
 
-# What to do, by the name of a damaged file or else of its folder.
+# What to do, by the name of the damaged file, or else of its folder.
 REMEDIES = {
-    "project.json": "Open the project in Label Studio: it tells the backend again, which writes the file anew.",
-    "credentials.json": "Restart the backend and open the project in Label Studio: it hands its token over again.",
-    "live": "Activate a version on the page, or train: either one writes the file anew.",
+    "project.json": "Open the project in Label Studio, which then contacts the backend; the backend rewrites the file.",
+    "credentials.json": "Restart the backend and open the project in Label Studio, which then sends its token again.",
+    "live": "Activate a version on the page or start a training; either one rewrites the file.",
     "version.json": (
-        "Restore the version's folder from a backup, or remove it with "
+        "Restore the version's folder from a backup, or remove the version with "
         "`python -m my_backend versions delete {version} --project {project}`."
     ),
     "pinned.json": (
-        "Until then no version is removed, as it may be pinned. Restore the file from a backup, or remove it and pin "
-        "the versions again."
+        "Restore the file from a backup, or remove it and pin the versions again. Until then no version is removed, "
+        "because any of them may be pinned."
     ),
     "annotations.json": "Send POST /train again, or remove the file.",
-    "jobs": "The job is ignored. Remove the file, or go back to the newer release that wrote it.",
-    "corrections": "That correction is not learned. Correct the image again, or restore the file from a backup.",
+    "jobs": "The job is ignored. Remove the file, or return to the newer release that wrote it.",
+    "corrections": "This correction isn't learned. Correct the image again, or restore the file from a backup.",
 }
-REMEDY = "The backend goes on without it and writes it anew. If the problem stays, remove the file."
+REMEDY = "The backend continues without this file and rewrites it. If the problem persists, remove the file."
 
 
 class Storage(Background):
-    """A thread of its own tries to write, and reads the small files that nobody else reads for long."""
+    """A thread that tries to write, and reads the small files that nothing else reads regularly."""
 
     def __init__(self, settings: Settings, projects: Projects, jobs: JobStore) -> None:
         super().__init__("storage")
@@ -58,16 +58,16 @@ class Storage(Background):
         self._wrote_at = self._read_at = float("-inf")  # (monotonic)
 
     def troubles(self) -> list[Trouble]:
-        """From memory."""
+        """Returns the known problems, from memory."""
         return [*self._troubles_of_disk(), *_troubles_of_damage(self._projects.root)]
 
     def _troubles_of_disk(self) -> Iterator[Trouble]:
         for name, why in list(self._unwritable.items()):
             yield Trouble(
                 "disk",
-                f"The disk of {name}={self._folders[name]} can't be written: {why}.",
-                "Make room there, or look why it is read-only. Until then predictions go on, but no training starts "
-                "and events are refused; afterwards Label Studio's annotations are read again.",
+                f"Can't write to {name}={self._folders[name]}: {why}.",
+                "Free up disk space, or find out why the disk is read-only. Until then predictions continue, but no "
+                "training starts and annotation events are refused; afterwards all annotations are read again.",
             )
 
     def _look(self) -> float:
@@ -87,13 +87,13 @@ class Storage(Background):
         if unwritable != self._unwritable:
             for name in self._folders:
                 if name in unwritable:
-                    log.warning("%s can't be written: %s", name, unwritable[name])
+                    log.warning("can't write to %s: %s", name, unwritable[name])
                 elif name in self._unwritable:
-                    log.info("%s can be written again", name)
+                    log.info("%s is writable again", name)
         self._unwritable = unwritable
 
     def _read_all(self) -> None:
-        """What is damaged notes itself."""
+        """Reads all small files; reading a damaged one lists it."""
         for uid in project_folders(self._projects.root):
             if self._stopping:
                 return
@@ -106,7 +106,7 @@ class Storage(Background):
                 Corrections(folder).look()
                 self._jobs.of_project(uid)
             except OSError as error:  # a folder that can't be listed
-                log.warning("project %s can't be looked at: %s", uid, error)
+                log.warning("project %s: can't check its files: %s", uid, error)
 
 
 def _why_unwritable(folder: Path) -> str:
@@ -120,7 +120,7 @@ def _why_unwritable(folder: Path) -> str:
 
 
 def _troubles_of_damage(root: Path) -> list[Trouble]:
-    """One for each project and kind of file."""
+    """Returns one problem for each project and kind of file."""
     kinds: dict[tuple[str, str], list[Damaged]] = {}
     for damaged in files.damages(root):
         project, *folders, name = (

@@ -1,4 +1,4 @@
-"""A copy of MODEL_DIR that is whole, made while everything runs; the copy is a MODEL_DIR itself."""
+"""Makes a consistent copy of MODEL_DIR while everything runs; the copy is itself a MODEL_DIR."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ from my_backend.projects.registry import project_folders
 from my_backend.projects.versions import GIVEN_FILE, PINNED_FILE, POINTER_FILE, VERSIONS_FOLDER, Versions
 from my_backend.redaction import said
 
-# Label Studio tells its annotations again, and newer ones; checkpoints belong to processes that run.
+# Annotations can be read from Label Studio again; checkpoints belong to running processes.
 LEFT_OUT = {TASKS_FILE, EVENTS_FOLDER, WORK_FOLDER}
 OF_VERSIONS = {VERSIONS_FOLDER, POINTER_FILE, PINNED_FILE, GIVEN_FILE}
 
@@ -26,7 +26,7 @@ CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class BackedUp:
-    """How much is in a backup, and what could not be copied: each path with the reason."""
+    """The size of a backup, and what couldn't be copied: each path with the reason."""
 
     projects: int
     versions: int
@@ -34,16 +34,16 @@ class BackedUp:
 
 
 def back_up(model_dir: Path, target: Path) -> BackedUp:
-    """Makes the folder `target`, for this user alone: it has tokens and images.
+    """Copies MODEL_DIR to the new folder `target`, readable only by this user because it contains tokens and images.
 
-    Raises NotFound where there is nothing to back up, Conflict where `target` is there already.
+    Raises NotFound if there is nothing to back up, and Conflict if `target` already exists.
     """
     root = model_dir / "projects"
-    projects = sorted(project_folders(root))  # those whose records are damaged too
+    projects = sorted(project_folders(root))  # including those with damaged records
     if not projects:
-        raise NotFound(f"MODEL_DIR={model_dir} has no project: nothing to back up")
+        raise NotFound(f"nothing to back up: MODEL_DIR={model_dir} contains no projects")
     if target.exists():
-        raise Conflict(f"{target} is there already: name a folder that is not")
+        raise Conflict(f"{target} already exists: choose a new folder")
     part = target.with_name(f".{target.name}.{uuid4().hex}")
     part.mkdir(mode=0o700, parents=True)
     try:
@@ -56,7 +56,7 @@ def back_up(model_dir: Path, target: Path) -> BackedUp:
 
 
 def _back_up_project(folder: Path, target: Path, left_out: list[str]) -> int:
-    """The number of versions. What was learned is noted after the version that learned it, so it is copied before."""
+    """Returns the number of versions. The learned state is written after its version, so it is copied before."""
     copy = _Copy(folder, left_out)
     corrections = corrections_folder(folder)
     for path in folder.iterdir():
@@ -75,9 +75,9 @@ def _back_up_project(folder: Path, target: Path, left_out: list[str]) -> int:
 
 @dataclass
 class _Copy:
-    """Copies files and folders; files that share their content, as versions share a network's, share it again.
+    """Copies files and folders; hard-linked files, such as a network shared by versions, stay hard-linked.
 
-    What can't be copied is stepped over and noted in `left_out`: a link in a circle, a pipe, an unreadable file.
+    Skips what can't be copied and notes it in `left_out`: circular links, pipes, unreadable files.
     """
 
     top: Path
@@ -85,32 +85,32 @@ class _Copy:
     _copied: dict[tuple[int, int], Path] = field(default_factory=dict)
 
     def __call__(self, source: Path, target: Path) -> None:
-        """Copies what lies somewhere below `top`; what is gone meanwhile is left out."""
+        """Copies something below `top`; skips what has been removed meanwhile."""
         above = [path for path in source.parents if path == self.top or self.top in path.parents]
         with suppress(FileNotFoundError):
             self._copy(source, target, frozenset(_identity(path.stat()) for path in above))
 
     def _copy(self, source: Path, target: Path, inside: frozenset[tuple[int, int]]) -> None:
-        """`inside` are the folders that it is in."""
+        """Copies `source`; `inside` identifies the folders that contain it."""
         try:
             found = source.stat()
             names = sorted(path.name for path in source.iterdir()) if stat.S_ISDIR(found.st_mode) else []
         except FileNotFoundError:
             if source.is_symlink():
-                self._leave_out(source, "a link to nothing")
+                self._leave_out(source, "a broken link")
             return
         except OSError as error:
             self._leave_out(source, error.strerror or said(error))
             return
         identity = _identity(found)
         if identity in inside:
-            self._leave_out(source, "a link to a folder that it is in")
+            self._leave_out(source, "a link to a folder that contains it")
         elif stat.S_ISDIR(found.st_mode):
             target.mkdir(parents=True, exist_ok=True)
             for name in names:
                 self._copy(source / name, target / name, inside | {identity})
         elif not stat.S_ISREG(found.st_mode):
-            self._leave_out(source, "not a file")
+            self._leave_out(source, "not a regular file")
         elif identity in self._copied:
             target.parent.mkdir(parents=True, exist_ok=True)
             os.link(self._copied[identity], target)
@@ -118,7 +118,7 @@ class _Copy:
             self._copied[identity] = target
 
     def _copy_file(self, source: Path, target: Path) -> bool:
-        """Whether the source could be read; raises OSError if the backup can't be written."""
+        """Returns whether the source was readable; raises OSError if the backup can't be written."""
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("wb") as copy:
             for chunk in self._read(source):
@@ -130,7 +130,7 @@ class _Copy:
         return True
 
     def _read(self, source: Path) -> Iterator[bytes | None]:
-        """The content, some at a time; None if it can't be read, which is noted."""
+        """Yields the content in chunks; yields None, and notes the reason, if it can't be read."""
         try:
             with source.open("rb") as file:
                 while chunk := file.read(CHUNK_BYTES):
@@ -146,5 +146,5 @@ class _Copy:
 
 
 def _identity(found: os.stat_result) -> tuple[int, int]:
-    """The same for each name of a file or folder."""
+    """Returns an identity that all hard links and paths of a file or folder share."""
     return found.st_dev, found.st_ino

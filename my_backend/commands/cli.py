@@ -31,7 +31,7 @@ from my_backend.web.app import create_app
 
 log = logging.getLogger(__name__)
 
-# Typer's own tracebacks may show variables, tokens among them.
+# Typer's own tracebacks show variables, which may contain tokens.
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="A Label Studio ML backend."
 )
@@ -42,7 +42,7 @@ app.add_typer(commands, name="versions")
 
 @app.callback()
 def main() -> None:
-    """Settings come from the environment, or from a file .env in the working directory."""
+    """Settings come from environment variables or from a .env file in the working directory."""
     sys.excepthook = _show_without_secrets
 
 
@@ -55,7 +55,7 @@ def serve(
     host: Annotated[str | None, typer.Option(help="address to listen on [HOST]")] = None,
     port: Annotated[int | None, typer.Option(help="port to listen on [PORT]")] = None,
 ) -> None:
-    """Serves, and trains in the same process, until it is stopped."""
+    """Run the server, with trainings in the same process, until it is stopped."""
     settings = read_settings()
     given = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
     collect_output(settings, "server", settings.log_file)
@@ -69,13 +69,13 @@ def serve(
 @app.command()
 def worker(
     only: Annotated[
-        Kind | None, typer.Option(help="take only jobs of this kind: a worker for `head` lets no correction wait")
+        Kind | None, typer.Option(help="take only jobs of this kind; a `head` worker keeps corrections from waiting")
     ] = None,
 ) -> None:
-    """Trains for servers that share REDIS_URL and MODEL_DIR, until it is stopped."""
+    """Run trainings for servers that share REDIS_URL and MODEL_DIR, until it is stopped."""
     settings = read_settings()
     if not settings.redis:
-        raise SystemExit("A worker needs REDIS_URL (or REDIS_HOST); without Redis the server trains by itself.")
+        raise SystemExit("A worker needs REDIS_URL or REDIS_HOST; without Redis the server runs the trainings itself.")
     try:
         work(settings, (only,) if only else KINDS)
     except BackendError as error:
@@ -84,21 +84,21 @@ def worker(
 
 @app.command()
 def healthy() -> None:
-    """Exits with 0 where a worker of this host is alive: the container's health check."""
+    """Exit with 0 if a worker on this host is alive; used as the container's health check."""
     settings = read_settings()
     if not is_worker_alive(settings):
-        raise SystemExit("no worker of this host has been heard of")
+        raise SystemExit("no worker on this host is alive")
 
 
 @app.command()
 def uwsgi() -> None:
-    """Serves under uWSGI; trains in workers where REDIS_URL is set."""
+    """Run the server under uWSGI; if REDIS_URL is set, workers run the trainings."""
     run_uwsgi(read_settings())
 
 
 @app.command()
 def production() -> None:
-    """Redis, workers and the server on this machine under supervisor, without Docker."""
+    """Run Redis, workers and the server on this machine under supervisor, without Docker."""
     try:
         run_supervisor(read_settings())
     except BackendError as error:
@@ -107,27 +107,31 @@ def production() -> None:
 
 @app.command()
 def publish(
-    model: Annotated[Path, typer.Argument(help="the folder that `python -m image_classifier train` wrote")],
+    model: Annotated[Path, typer.Argument(help="folder written by `python -m image_classifier train`")],
     project: Annotated[
-        str | None, typer.Option(metavar="ID", help="as in Label Studio's address; needed where there are several")
+        str | None,
+        typer.Option(metavar="ID", help="project id, as in Label Studio's URL; required if there are several"),
     ] = None,
 ) -> None:
-    """Makes a model that was trained at the command line the live version of a project, whatever was live before.
+    """Make a model trained on the command line the live version of a project, whatever was live before.
 
-    The backend must have been connected to the project. It may be running: it answers with the model at once.
+    The project must be connected to the backend. If the backend is running, it uses the model at once.
     """
     try:
         done = publish_model(read_settings(), model, project)
     except (BackendError, OSError, ValueError) as error:
         raise SystemExit(f"Error: {said(error)}") from None
     if done.unknown:
-        typer.echo(f"The labeling config does not offer {', '.join(done.unknown)}: these are not predicted.", err=True)
+        typer.echo(
+            f"The labeling config has no choice for {', '.join(done.unknown)}; the backend won't predict these.",
+            err=True,
+        )
     typer.echo(f"{done.version.name} is live in project {done.project.uid}")
 
 
 @app.command()
-def backup(folder: Annotated[Path, typer.Argument(help="a folder that is not there yet")]) -> None:
-    """Copies MODEL_DIR as it is at this moment, while everything runs. To restore it, start on a copy of the copy."""
+def backup(folder: Annotated[Path, typer.Argument(help="new folder to create")]) -> None:
+    """Copy MODEL_DIR as it is now, while everything keeps running. To restore, start on a copy of the backup."""
     try:
         done = back_up(read_settings().model_dir, folder)
     except (BackendError, OSError) as error:
@@ -139,17 +143,17 @@ def backup(folder: Annotated[Path, typer.Argument(help="a folder that is not the
 
 @app.command()
 def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="for programs: one object, nothing is asked")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object; never ask")] = False,
     fix: Annotated[
-        bool, typer.Option("--fix", help="mend in Label Studio what can be mended, asking before each")
+        bool, typer.Option("--fix", help="fix what can be fixed in Label Studio, asking before each fix")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="with --fix: mend without asking")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="with --fix: fix without asking")] = False,
 ) -> None:
-    """Says what is wrong and what to do, here and in Label Studio. Exits with 0 where nothing is wrong."""
+    """Find problems here and in Label Studio, and say how to fix them. Exits with 0 if there are none."""
     if yes and not fix:
-        raise typer.BadParameter("--yes answers what --fix asks: add --fix")
+        raise typer.BadParameter("--yes does nothing without --fix: add --fix")
     if fix and as_json and not yes:
-        raise typer.BadParameter("--json asks nothing: add --yes, or leave --json out")
+        raise typer.BadParameter("--fix would ask, but --json never does: add --yes, or leave out --json")
     raise typer.Exit(consult(as_json=as_json, ask=(lambda offer: yes or typer.confirm(offer)) if fix else None))
 
 
@@ -158,7 +162,7 @@ def serve_in_this_process(settings: Settings) -> None:
     backend = Backend(settings)
     with _listen(settings) as listening, backend.running():
         server = DevelopmentServer(create_app(backend), settings.host, listening)
-        # shutdown() waits for the loop, which runs in this very thread
+        # shutdown() waits for the server's loop, which runs in this thread
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: threading.Thread(target=server.shutdown).start())
         here = f"http://{settings.host}:{server.port}"
@@ -169,19 +173,19 @@ def serve_in_this_process(settings: Settings) -> None:
 
 
 def _listen(settings: Settings) -> socket.socket:
-    """Before anything else is begun; werkzeug's own way of failing is to print and to exit."""
+    """Opens the port before anything else starts; on failure werkzeug itself would just print and exit."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
         return socket.create_server((settings.host, settings.port), family=family, backlog=128)
     except OSError as error:
         why = str(error.strerror).partition(" (")[0]
         raise SystemExit(
-            f"{settings.host} port {settings.port} cannot be used ({why}): set HOST or PORT to another"
+            f"can't listen on {settings.host} port {settings.port} ({why}): set a different HOST or PORT"
         ) from None
 
 
 def application_for_uwsgi() -> Flask:
-    """The application for a process of uWSGI, with its threads running; they end with the process."""
+    """Returns the application for a uWSGI process with its threads running; they stop when the process ends."""
     settings = read_settings()
     set_up_logs(settings)
     running = Backend(settings).running()

@@ -1,4 +1,4 @@
-"""A progress bar where people look at a terminal, log lines where they do not."""
+"""Shows running jobs: as progress bars in a terminal, otherwise as log lines."""
 
 import logging
 import sys
@@ -35,7 +35,7 @@ def _running(store: JobStore) -> list[Job]:
 
 
 def describe(job: Job) -> str:
-    """Where a job is, in a few words."""
+    """Describes a job's progress in a few words."""
     progress = job.progress
     words = [str(progress.get("phase", ""))]
     if "epoch" in progress:

@@ -1,4 +1,4 @@
-"""The development server: one process, a thread for each connection; as many as it can bear."""
+"""The development server: one process, one thread per connection, and a limit on waiting connections."""
 
 import contextlib
 import socket
@@ -9,13 +9,13 @@ from typing import Any
 from flask import Flask
 from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 
-HEADER_SECONDS = 10.0  # from its connection until a client has asked
-MOST_WAITING = 100  # connections that have asked nothing yet
+HEADER_SECONDS = 10.0  # from connecting until a client has sent its request headers
+MOST_WAITING = 100  # connections that haven't sent a request yet
 
 
 class _Handler(WSGIRequestHandler):
-    protocol_version = "HTTP/1.1"  # for chunked answers; Werkzeug closes each connection after its answer
-    timeout = 20.0  # for each read and write; `web/deadlines.py` has the time for all of a body
+    protocol_version = "HTTP/1.1"  # for chunked responses; Werkzeug closes each connection after its response
+    timeout = 20.0  # for each read and write; `web/deadlines.py` limits the time for a whole body
     server: "DevelopmentServer"
 
     def run_wsgi(self) -> None:
@@ -23,9 +23,9 @@ class _Handler(WSGIRequestHandler):
         super().run_wsgi()
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """For what is no HTTP: the application never sees it."""
+        """Answers what isn't valid HTTP; the application never sees it."""
         self.close_connection = True
-        self.request_version = self.protocol_version  # what it asked for may have no headers
+        self.request_version = self.protocol_version  # HTTP/0.9 responses have no headers
         text = f"{message or 'Bad request'}\n".encode()
         self.send_response(code)
         for name, value in (
@@ -41,13 +41,13 @@ class _Handler(WSGIRequestHandler):
 
 
 class DevelopmentServer(ThreadedWSGIServer):
-    """Cuts off clients that don't ask in time; if too many wait, the one that has waited longest."""
+    """Disconnects clients that don't send a request in time, and the oldest one if too many wait."""
 
     daemon_threads = True
 
     def __init__(self, app: Flask, host: str, listening: socket.socket) -> None:
         self._lock = threading.Lock()
-        self._waiting: dict[socket.socket, float] = {}  # until when; the oldest first
+        self._waiting: dict[socket.socket, float] = {}  # the deadline; oldest first
         super().__init__(host, listening.getsockname()[1], app, _Handler, fd=listening.fileno())
 
     def process_request(self, request: Any, client_address: Any) -> None:
@@ -58,7 +58,7 @@ class DevelopmentServer(ThreadedWSGIServer):
         super().process_request(request, client_address)
 
     def service_actions(self) -> None:
-        """Called again and again by `serve_forever`."""
+        """Disconnects late clients; `serve_forever` calls it regularly."""
         with self._lock:
             late = [one for one, until in self._waiting.items() if time.monotonic() >= until]
             for connection in late:
@@ -67,10 +67,10 @@ class DevelopmentServer(ThreadedWSGIServer):
     def _cut_off(self, connection: socket.socket) -> None:
         del self._waiting[connection]
         with contextlib.suppress(OSError):
-            connection.shutdown(socket.SHUT_RDWR)  # its thread reads an end, and closes it
+            connection.shutdown(socket.SHUT_RDWR)  # its thread then reads end-of-file and closes it
 
     def has_asked(self, connection: socket.socket) -> None:
-        """From here on the application decides how long it may take."""
+        """Ends the waiting time: from now on, the application limits how long the request may take."""
         with self._lock:
             self._waiting.pop(connection, None)
 

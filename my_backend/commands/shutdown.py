@@ -1,4 +1,4 @@
-"""How a server ends: at once, whatever still computes in it."""
+"""Ends a server at once, even if it is still computing."""
 
 import atexit
 import ctypes
@@ -10,14 +10,14 @@ from typing import NoReturn
 log = logging.getLogger(__name__)
 
 _Destructor = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-_destructors: list[object] = []  # the C library holds no reference to them
+_destructors: list[object] = []  # keeps them alive, since the C library holds no reference
 
 
 def leave() -> NoReturn:
-    """Ends the process.
+    """Ends the process without the interpreter's clean-up.
 
-    What still computes, or waits for another server, need not be waited for: nothing is lost by it. But torch crashes
-    where the interpreter, or its own library, is taken apart under its threads.
+    Nothing is lost if running computations and requests are cut off. But torch crashes if the interpreter, or torch's
+    own library, is torn down while its threads run.
     """
     log.info("stopped")
     logging.shutdown()
@@ -25,10 +25,10 @@ def leave() -> NoReturn:
 
 
 def at_exit_of_uwsgi(do: Callable[[], None]) -> None:
-    """Has a process of uWSGI do this when it ends; to be called in its main thread.
+    """Registers a function to call when a uWSGI process ends; must be called in its main thread.
 
-    It ends by C's exit(), which calls the destructors of libraries, torch's among them, before Python's `atexit`. Only
-    those of the thread itself come first, in glibc.
+    uWSGI ends with C's exit(), which calls the destructors of libraries, including torch's, before Python's `atexit`.
+    In glibc, only the thread's own destructors run earlier.
     """
     libc = ctypes.CDLL(None)
     register = getattr(libc, "__cxa_thread_atexit_impl", None)
@@ -37,4 +37,4 @@ def at_exit_of_uwsgi(do: Callable[[], None]) -> None:
         return
     destructor = _Destructor(lambda _: do())
     _destructors.append(destructor)
-    register(destructor, None, libc._exit)  # with any address in the library that it belongs to
+    register(destructor, None, libc._exit)  # any address in the library it belongs to will do

@@ -1,4 +1,4 @@
-"""`python -m my_backend versions`: a project's versions by command, whether its server runs or not."""
+"""`python -m my_backend versions`: manages a project's versions, whether its server is running or not."""
 
 import json
 import time
@@ -15,21 +15,19 @@ from my_backend.projects.versions import Version, Versions
 from my_backend.redaction import said
 from my_backend.settings import read_settings
 
-commands = typer.Typer(
-    no_args_is_help=True, help="The versions of a project: list, show, activate, pin, delete, export."
-)
+commands = typer.Typer(no_args_is_help=True, help="List, show, activate, pin, delete and export a project's versions.")
 
 OfProject = Annotated[
     str | None,
-    typer.Option("--project", metavar="ID", help="as in Label Studio's address; needed where there are several"),
+    typer.Option("--project", metavar="ID", help="project id, as in Label Studio's URL; required if there are several"),
 ]
-Name = Annotated[str, typer.Argument(metavar="VERSION", help="its name, as in `versions list`")]
-AsJson = Annotated[bool, typer.Option("--json", help="for programs")]
+Name = Annotated[str, typer.Argument(metavar="VERSION", help="version name, as shown by `versions list`")]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
 @commands.command("list")
 def list_(project: OfProject = None, as_json: AsJson = False) -> None:
-    """All versions, the newest first."""
+    """List all versions, newest first."""
     with _versions(project) as versions:
         live, pinned = versions.live_name(), versions.pinned()
         found = versions.all()[::-1]
@@ -50,14 +48,14 @@ def list_(project: OfProject = None, as_json: AsJson = False) -> None:
             ]
             typer.echo("  ".join(word for word in words if word))
         if not found:
-            typer.echo("There is no version yet.", err=True)
+            typer.echo("No versions yet.", err=True)
         for damaged in versions.damages():
             typer.echo(f"Can't use {damaged.path}: {damaged.why}", err=True)
 
 
 @commands.command()
 def show(version: Name, project: OfProject = None) -> None:
-    """Everything that is known of a version, as JSON."""
+    """Print everything known about a version, as JSON."""
     with _versions(project) as versions:
         found = versions.get(version)
         typer.echo(json.dumps(_record(found, versions.live_name(), versions.pinned()), indent=2, ensure_ascii=False))
@@ -65,57 +63,57 @@ def show(version: Name, project: OfProject = None) -> None:
 
 @commands.command()
 def activate(version: Name, project: OfProject = None) -> None:
-    """Makes a version live, an older one too; a server that runs takes it up by itself."""
+    """Make a version live, including an older one; a running server switches to it automatically."""
     with _versions(project) as versions:
         typer.echo(f"{versions.activate(version).name} is live")
 
 
 @commands.command()
 def pin(version: Name, project: OfProject = None) -> None:
-    """Keeps a version, however many come after it."""
+    """Keep a version, however many newer ones there are."""
     with _versions(project) as versions:
         versions.pin(version)
-        typer.echo(f"{version} stays")
+        typer.echo(f"Pinned {version}")
 
 
 @commands.command()
 def unpin(version: Name, project: OfProject = None) -> None:
-    """Lets a version go again when enough newer ones are there."""
+    """Let a version be removed when there are enough newer ones."""
     with _versions(project) as versions:
         versions.pin(version, pinned=False)
-        typer.echo(f"{version} may go")
+        typer.echo(f"Unpinned {version}")
 
 
 @commands.command()
 def delete(
     version: Name,
     project: OfProject = None,
-    yes: Annotated[bool, typer.Option("--yes", help="without asking")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="don't ask for confirmation")] = False,
 ) -> None:
-    """Removes a version for good, a damaged one too; refuses pinned ones, and the live one if it can be read."""
+    """Delete a version permanently, unless it is pinned or live; a damaged one can be deleted even if it is live."""
     with _versions(project) as versions:
         versions.check_known(version)
         if not yes:
-            typer.confirm(f"Remove {version} for good?", abort=True)
+            typer.confirm(f"Delete {version} permanently?", abort=True)
         versions.delete(version)
-        typer.echo(f"{version} is removed")
+        typer.echo(f"Deleted {version}")
 
 
 @commands.command()
 def export(
     version: Name,
-    folder: Annotated[Path, typer.Argument(help="a folder that is not there yet")],
+    folder: Annotated[Path, typer.Argument(help="new folder to create")],
     project: OfProject = None,
 ) -> None:
-    """Copies a version with all that it needs: for `python -m image_classifier`, or `publish` elsewhere."""
+    """Copy a version with everything it needs, for `python -m image_classifier` or for `publish` elsewhere."""
     with _versions(project) as versions:
         versions.export(version, folder)
-        typer.echo(f"{version} is in {folder}")
+        typer.echo(f"Exported {version} to {folder}")
 
 
 @contextmanager
 def _versions(project: str | None) -> Iterator[Versions]:
-    """Of the project; what goes wrong ends the command with a sentence."""
+    """Opens the project's versions; an error in the block ends the command with its message."""
     try:
         projects = Projects(read_settings().model_dir / "projects")
         yield Versions(projects.folder(projects.find(project).uid))

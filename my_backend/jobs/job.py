@@ -1,4 +1,4 @@
-"""Background jobs: their records on disk, what a running one may say, and what a queue promises."""
+"""Background jobs: their records on disk, the progress of running ones, and the interface of queues."""
 
 import contextlib
 import logging
@@ -33,15 +33,15 @@ WORK_FOLDER = "work"  # in a project's folder
 UNFINISHED: tuple[Status, ...] = ("queued", "started")
 OUTCOMES: tuple[Status, ...] = ("finished", "failed", "canceled")
 
-MAX_ATTEMPTS = 3  # times that a job may take its process down with it before it comes an epoch further
-KEPT_JOBS = 50  # finished records of a project
+MAX_ATTEMPTS = 3  # times in a row that its process may die before a job completes another epoch
+KEPT_JOBS = 50  # records of ended jobs, per project
 REMEMBERED_JOBS = 100_000
-PROGRESS_SECONDS = 0.2  # how often progress goes to disk
-MAX_POINTS = 400  # of the curves of loss and accuracy; of more, every other one is left out
+PROGRESS_SECONDS = 0.2  # between two writes of the progress
+MAX_POINTS = 400  # in the loss and accuracy curves; with more, every other one is dropped
 
 NICENESS = 10  # of long trainings
 
-SHUTDOWN = "the server shuts down"
+SHUTDOWN = "the server is shutting down"
 CANCELED = "it was canceled"
 
 
@@ -49,16 +49,16 @@ _JOB_ID = re.compile(rf"({'|'.join(KINDS)})-[a-z0-9T-]{{1,58}}")
 
 
 def is_job_id(text: str) -> bool:
-    """Whether this may be the id of a job, which is also a file's name."""
+    """Returns whether this can be a job's id, which is also a file name."""
     return bool(_JOB_ID.fullmatch(text))
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is known of a job.
+    """A job's record.
 
-    `progress` has `phase`, `epoch`, `epochs`, `loss`, `accuracy`, `seconds_left`, and `done`, the share of the whole
-    job (0 to 1); `history` has the phase, epoch, loss and accuracy of each epoch.
+    `progress` contains `phase`, `epoch`, `epochs`, `loss`, `accuracy`, `seconds_left`, and `done`, the completed share
+    of the whole job (0 to 1); `history` contains the phase, epoch, loss and accuracy of each epoch.
     """
 
     id: str
@@ -66,19 +66,19 @@ class Job:
     kind: Kind
     cause: str
     status: Status = "queued"
-    created: float = 0.0  # seconds since 1970, as the other times
+    created: float = 0.0  # seconds since 1970, like the other times
     started: float | None = None
     ended: float | None = None
-    attempts: int = 0  # how often it was begun
-    futile: int = 0  # of these, the last ones in a row that came no epoch further
-    runner: str = ""  # made up anew for each run: the one that stands in the record may write it, and publish
+    attempts: int = 0  # how often it was started
+    futile: int = 0  # the last attempts in a row that completed no further epoch
+    runner: str = ""  # random for each run; only the run named in the record may write it and publish
     annotations_read: bool = False
     progress: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
-    furthest: dict[str, int] = field(default_factory=dict)  # phase → the last epoch that any attempt came to
+    furthest: dict[str, int] = field(default_factory=dict)  # phase → the last epoch that any attempt reached
     error: str = ""
     result: dict[str, Any] = field(default_factory=dict)
-    request_id: str = ""  # of the HTTP request that asked for it
+    request_id: str = ""  # of the HTTP request that submitted it
 
     @property
     def unfinished(self) -> bool:
@@ -89,31 +89,31 @@ _JOB = TypeAdapter(Job)
 
 
 class JobStore:
-    """Job records, a JSON file each: they outlive every process."""
+    """Job records on disk, one JSON file each; they outlive every process."""
 
     def __init__(self, projects_folder: Path) -> None:
         self._folder = projects_folder
         self.tally = Tally(projects_folder)
-        self._ended: set[str] = set()  # files of jobs that ended: they do not change, and there are many
+        self._ended: set[str] = set()  # files of ended jobs, which don't change; there are many
 
     def save(self, job: Job, *, durable: bool = True) -> None:
         files.write_json(self._path(job.project, job.id), asdict(job), durable=durable)
 
     def update(self, job: Job, *, durable: bool = True) -> None:
-        """As `save`, but brings nothing back of a project that was deleted meanwhile."""
+        """Like `save`, but doesn't bring back a project that was deleted meanwhile."""
         with contextlib.suppress(FileNotFoundError):
             files.write_json(self._path(job.project, job.id), asdict(job), durable=durable, make_folder=False)
 
     def keep(self, job: Job, *, durable: bool = True) -> None:
-        """As `update`, for the process that runs the job; raises TakenOver where another one does by now."""
+        """Like `update`, for the process that runs the job; raises TakenOver if another process has taken it over."""
         self.check_runner(job)
         self.update(job, durable=durable)
 
     def check_runner(self, job: Job) -> None:
-        """Raises TakenOver where another process runs the job by now, as after a loss of the file system's locks."""
+        """Raises TakenOver if another process now runs the job, for example after file locks were lost."""
         record = files.read_record(self._path(job.project, job.id), _JOB)
         if record and record.runner != job.runner:
-            raise TakenOver("another process has taken the job over")
+            raise TakenOver("another process has taken over the job")
 
     def get(self, job_id: str) -> Job:
         """Raises NotFound."""
@@ -124,11 +124,11 @@ class JobStore:
         return job
 
     def of_project(self, project: str) -> list[Job]:
-        """From the oldest to the newest."""
+        """Returns the project's jobs, from the oldest to the newest."""
         return self._read(self._folder.glob(f"{project}/jobs/*.json"))
 
     def newest(self, project: str, count: int) -> list[Job]:
-        """The newest first; reads no more records than these, and others of the same second, however many there are."""
+        """Returns the newest jobs, newest first; besides them it reads only records of the same second."""
         paths = sorted(self._folder.glob(f"{project}/jobs/*.json"), key=_second, reverse=True)
         oldest = _second(paths[count - 1]) if len(paths) >= count else ""
         return self._read(path for path in paths if _second(path) >= oldest)[::-1][:count]
@@ -137,7 +137,7 @@ class JobStore:
         return self._read(self._folder.glob("*/jobs/*.json"))
 
     def unfinished(self, project: str = "*") -> list[Job]:
-        """Of one project or of all, from the oldest to the newest; quick however many have ended."""
+        """Returns the unfinished jobs of one project or of all, oldest first; fast however many jobs have ended."""
         jobs = self._read(path for path in self._folder.glob(f"{project}/jobs/*.json") if path.name not in self._ended)
         if len(self._ended) > REMEMBERED_JOBS:
             self._ended.clear()
@@ -149,24 +149,24 @@ class JobStore:
         return sorted((job for job in jobs if job), key=lambda job: (job.created, job.id))
 
     def changing(self) -> contextlib.AbstractContextManager[None]:
-        """Held by whoever decides by records what becomes of jobs, in whichever process."""
+        """Returns a lock, shared by all processes, to hold while deciding from the records what to do with jobs."""
         return files.locked(self._folder / ".jobs")
 
     def claimed(self, job: Job) -> contextlib.AbstractContextManager[None]:
-        """Held by the process that runs a job, as long as it lives: no two of a project and kind run at once.
+        """Returns a claim that a process holds while it runs a job: only one job per project and kind runs at a time.
 
-        Raises InUse where another process holds it.
+        Entering it raises InUse if another process holds it.
         """
         return files.claimed(self._folder / job.project / WORK_FOLDER / f".{job.kind}")
 
     def workdir(self, job: Job) -> Path:
-        """A folder that the job's runner may fill; what it puts there survives the process."""
+        """Returns the folder for this run's files, which outlive the process."""
         return self._folder / job.project / WORK_FOLDER / f"{job.id}.{job.runner}"
 
     def take_over(self, job: Job) -> None:
-        """Gives the runner what earlier ones put down, so that training goes on from their checkpoint.
+        """Moves the files of earlier runs to this run, so that training continues from their checkpoint.
 
-        One that is still at it, unknown to all, finds its folder no more, and so mixes nothing with what comes now.
+        If an earlier run is still going unnoticed, it no longer finds its folder, so its files can't mix with these.
         """
         mine = self.workdir(job)
         for left in mine.parent.glob(f"{job.id}*"):
@@ -174,12 +174,12 @@ class JobStore:
                 os.replace(left, mine)
 
     def request_cancel(self, job: Job) -> None:
-        """Asks a running job, in whichever process, to end at its next step."""
-        with contextlib.suppress(FileNotFoundError):  # the project was deleted, which ends it, too
+        """Asks a running job, in any process, to end at its next step."""
+        with contextlib.suppress(FileNotFoundError):  # the project was deleted, which also ends the job
             self._cancel_marker(job).touch()
 
     def cancel_requested(self, job: Job) -> bool:
-        """Whether the job was asked to end; one whose record is gone was deleted with its project."""
+        """Returns whether the job was canceled, or deleted with its project."""
         return self._cancel_marker(job).exists() or not self.has(job)
 
     def has(self, job: Job) -> bool:
@@ -189,12 +189,12 @@ class JobStore:
         return self._path(job.project, job.id).with_suffix(".cancel")
 
     def clear(self, job: Job) -> None:
-        """Removes what only a job that has not ended needs."""
+        """Removes the files that only an unfinished job needs."""
         shutil.rmtree(self.workdir(job), ignore_errors=True)
         self._cancel_marker(job).unlink(missing_ok=True)
 
     def thin_out(self, project: str) -> None:
-        """Removes the records of all but the newest finished jobs."""
+        """Removes the records of all but the newest ended jobs."""
         finished = [job for job in self.of_project(project) if not job.unfinished]
         for job in finished[:-KEPT_JOBS]:
             self._path(project, job.id).unlink(missing_ok=True)
@@ -205,10 +205,10 @@ class JobStore:
 
 @contextlib.contextmanager
 def claimed_model_dir(settings: Settings) -> Iterator[None]:
-    """Held by each server and worker while it lives; raises Conflict.
+    """Claims MODEL_DIR while a server or worker runs; raises Conflict.
 
-    With Redis any number may share a MODEL_DIR. A server without Redis takes up all unfinished jobs, also those that
-    run in workers, so it must be alone.
+    With Redis, any number of processes can share a MODEL_DIR. A server without Redis resumes all unfinished jobs,
+    including those that run in workers, so it must be alone.
     """
     folder, shared = settings.model_dir, bool(settings.redis)
     try:
@@ -216,11 +216,11 @@ def claimed_model_dir(settings: Settings) -> Iterator[None]:
             yield
     except files.InUse:
         who = "a server without REDIS_URL" if shared else "another server or worker"
-        raise Conflict(f"{who} uses MODEL_DIR={folder}: stop it, or set another MODEL_DIR") from None
+        raise Conflict(f"{who} is using MODEL_DIR={folder}: stop it, or set another MODEL_DIR") from None
 
 
 def _second(path: Path) -> str:
-    """The second of a job's creation, as its name has it after the kind."""
+    """Returns the second of a job's creation, which follows the kind in the file name."""
     return path.name.partition("-")[2].partition("-")[0]
 
 
@@ -232,53 +232,53 @@ def new_job(project: str, kind: Kind, cause: str) -> Job:
 
 
 def working_for(job: Job) -> contextlib.AbstractContextManager[None]:
-    """Log lines in the block, and what is made there, are the job's."""
+    """Marks log lines and records made in the block with the job's ids."""
     return context.working_for(job=job.id, project=job.project, request_id=job.request_id)
 
 
 class JobQueue(Protocol):
-    """Where jobs wait and run: in this process, or in workers."""
+    """A queue that runs jobs in this process or in workers."""
 
     def submit(self, project: str, kind: Kind, cause: str) -> Job:
-        """The job that will learn what is known now: a new one, or one that has not read the annotations yet.
+        """Returns a job that will learn all current annotations: a new one, or one that hasn't read them yet.
 
-        At most one runs and one waits, for each project and kind.
+        For each project and kind, at most one job runs and one waits.
         """
 
     def cancel(self, job_id: str) -> Job:
-        """Ends a job that waits or runs; raises NotFound."""
+        """Cancels a waiting or running job; raises NotFound."""
 
     def trouble(self) -> Trouble | None:
-        """Why jobs do not run at the moment; None where all is well."""
+        """Returns why jobs can't run at the moment, or None."""
 
     def workers(self) -> Mapping[Kind, int]:
-        """How many take jobs of each kind, as far as is known; none where nobody can be asked."""
+        """Returns how many workers take jobs of each kind; empty if that is unknown."""
 
     def start(self) -> None:
-        """Begins to run jobs, those first that an earlier process left."""
+        """Starts to run jobs, first those that an earlier process left unfinished."""
 
     def stop(self) -> None:
-        """Ends the threads; unfinished jobs go on later."""
+        """Stops the threads; unfinished jobs continue later."""
 
 
 def yield_to_others() -> None:
-    """Gives the calling thread, and those that it starts, the processor only when nobody else wants it.
+    """Lowers the CPU priority of the calling thread and the threads it starts.
 
-    Predictions and corrections go before long trainings. Only Linux can do so for a thread.
+    Predictions and corrections take precedence over long trainings. Only Linux supports this for a single thread.
     """
     if sys.platform == "linux":
         thread = threading.get_native_id()
-        # Who was started with less may not take more.
+        # A process that started with a lower priority can't raise it.
         os.setpriority(os.PRIO_PROCESS, thread, max(NICENESS, os.getpriority(os.PRIO_PROCESS, thread)))
 
 
 def submit_correction(queue: JobQueue, project: str) -> Job:
-    """Asks for a quick training, since annotations changed."""
+    """Submits a quick training because annotations changed."""
     return queue.submit(project, "head", "annotations changed")
 
 
 class RunningJob:
-    """What a job may say of itself while it runs; saying anything raises JobStopped when it must end."""
+    """Lets a running job report its progress; the methods raise JobStopped when the job must end."""
 
     def __init__(self, job: Job, store: JobStore, shutting_down: Callable[[], bool]) -> None:
         self.job = job
@@ -287,7 +287,7 @@ class RunningJob:
         self._saved = 0.0
 
     def progress(self, record: dict[str, Any]) -> None:
-        """Notes where the job is; keeps what an earlier record said of the same phase."""
+        """Notes the job's progress; fields that an earlier record of the same phase set are kept."""
         self.check()
         same = record.get("phase", self.job.progress.get("phase")) == self.job.progress.get("phase")
         progress = {**self.job.progress, **record} if same else record
@@ -298,31 +298,31 @@ class RunningJob:
             self._saved = time.monotonic()
 
     def _note_how_far(self, phase: str, epoch: Any) -> None:
-        """An attempt that comes further than all before it was not in vain."""
+        """Resets the count of futile attempts when the job reaches an epoch that no earlier attempt reached."""
         if isinstance(epoch, int) and epoch > self.job.furthest.get(phase, 0):
             self.job = replace(self.job, furthest={**self.job.furthest, phase: epoch}, futile=0)
 
     def annotations_were_read(self) -> None:
-        """From here on, what is annotated needs another job."""
+        """Notes that later annotations need another job."""
         self.job = replace(self.job, annotations_read=True)
         self._store.keep(self.job)
 
     def check(self) -> None:
-        """Raises JobStopped where the job must end."""
+        """Raises JobStopped if the job must end."""
         if self._store.cancel_requested(self.job):
             raise JobStopped(CANCELED)
         if self._shutting_down():
             raise JobStopped(SHUTDOWN)
 
     def check_runner(self) -> None:
-        """Raises TakenOver where another process runs the job by now."""
+        """Raises TakenOver if another process now runs the job."""
         self._store.check_runner(self.job)
 
 
 def _lengthened(
     history: list[dict[str, Any]], progress: dict[str, Any], record: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """The history with the epoch that a record tells of; where a phase begins again, so does its curve."""
+    """Returns the history with the epoch from a record; if a phase restarts, so does its curve."""
     epoch = record.get("epoch")
     if not isinstance(epoch, int):
         return history
@@ -341,15 +341,15 @@ Work = Callable[[RunningJob], dict[str, Any]]
 
 
 def run_job(job: Job, store: JobStore, work: Work, shutting_down: Callable[[], bool]) -> Job:
-    """Runs a job and keeps its record; a job that must end because the process does stays queued for the next."""
+    """Runs a job and keeps its record; if the process shuts down, the job stays queued for the next process."""
     with working_for(job):
         return _run(job, store, work, shutting_down)
 
 
 def _run(job: Job, store: JobStore, work: Work, shutting_down: Callable[[], bool]) -> Job:
     if job.futile >= MAX_ATTEMPTS:
-        died = f"the process died {job.futile} times in a row while this job ran, with no epoch done"
-        error = f"{died}; is there too little memory?"
+        died = f"the process died {job.futile} times in a row while running this job, before finishing another epoch"
+        error = f"{died}; does it need more memory?"
         return _finish(replace(job, status="failed", error=error), store)
     job = replace(job, status="started", started=time.time(), annotations_read=False)
     job = replace(job, attempts=job.attempts + 1, futile=job.futile + 1)
@@ -364,38 +364,38 @@ def _run(job: Job, store: JobStore, work: Work, shutting_down: Callable[[], bool
             return after
         return _finish(after, store)
     except TakenOver as taken:
-        log.warning("job %s: %s; what this one did is dropped", job.id, taken)
+        log.warning("job %s: %s; discarding this process's work", job.id, taken)
         shutil.rmtree(store.workdir(running.job), ignore_errors=True)
         return running.job
 
 
 def _work_on(running: RunningJob, work: Work) -> Job:
-    """The job as it is to be kept after the work; raises TakenOver."""
+    """Does the work and returns the job's record to keep; raises TakenOver."""
     try:
         result = work(running)
     except TakenOver:
         raise
     except JobStopped as stopped:
         if str(stopped) == SHUTDOWN:
-            log.info("job %s: interrupted by the shutdown; it goes on at the next start", running.job.id)
+            log.info("job %s: interrupted by the shutdown; it will continue after the next start", running.job.id)
             return interrupted(running.job)
         return replace(running.job, status="canceled", error=str(stopped))
     except BackendError as error:
         return replace(running.job, status="failed", error=str(error))
     except Exception as error:
-        running.check_runner()  # another one has taken its folder away
+        running.check_runner()  # maybe another process has taken over the job's folder
         log.exception("job %s failed", running.job.id)
         return replace(running.job, status="failed", error=f"{type(error).__name__}: {said(error)}")
     return replace(running.job, status="finished", result=result)
 
 
 def interrupted(job: Job) -> Job:
-    """The job, waiting to go on, with no attempt counted."""
+    """Returns the job as queued again, without counting this attempt."""
     return replace(job, status="queued", attempts=job.attempts - 1, futile=max(0, job.futile - 1))
 
 
 def cancel_waiting(job: Job, store: JobStore) -> Job:
-    """Ends a job that has not been started."""
+    """Cancels a job that hasn't started."""
     return _finish(replace(job, status="canceled", error=CANCELED), store)
 
 
@@ -403,7 +403,7 @@ def _finish(job: Job, store: JobStore) -> Job:
     job = replace(job, ended=time.time())
     try:
         store.keep(job)
-    except OSError:  # where the disk is full, what the job worked with makes room for its record
+    except OSError:  # if the disk is full, removing the job's files makes room for its record
         shutil.rmtree(store.workdir(job), ignore_errors=True)
         store.keep(job)
     store.clear(job)

@@ -1,4 +1,4 @@
-"""Annotation events that never came: compares what was learned with what Label Studio has."""
+"""Finds lost annotation events by comparing what was learned with what Label Studio has."""
 
 import logging
 from collections.abc import Callable
@@ -13,12 +13,12 @@ from my_backend.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# Label Studio sends an event once, waits for one second, and forgets it.
+# Label Studio sends an event once, waits one second, and never retries.
 COMPARE_SECONDS = 600.0
 
 
 class Reconciliation(Background):
-    """Asks Label Studio at the start and from time to time; calls `train(project)` for what is behind."""
+    """Asks Label Studio at the start and every COMPARE_SECONDS; calls `train(project)` for outdated projects."""
 
     def __init__(self, settings: Settings, projects: Projects, train: Callable[[str], None]) -> None:
         super().__init__("reconciliation")
@@ -31,16 +31,16 @@ class Reconciliation(Background):
                     self._projects.changes(project.uid).forget_tasks()
                     self._train(project.uid)
             except LabelStudioError as error:
-                log.info("project %s cannot be compared with Label Studio: %s", project.uid, error)
+                log.info("can't compare project %s with Label Studio: %s", project.uid, error)
             except Exception:
-                log.exception("project %s cannot be compared with Label Studio", project.uid)
+                log.exception("can't compare project %s with Label Studio", project.uid)
         return COMPARE_SECONDS
 
     def _is_behind(self, project: Project) -> bool:
-        """Whether anything has changed in Label Studio since the live version learned; the job looks closer."""
+        """Returns whether Label Studio has changed since the live version was trained; the job checks in detail."""
         folder = self._projects.folder(project.uid)
         if Versions(folder).live_name() == UNTRAINED:
-            return False  # the first training is the user's to start, or the events'
+            return False  # users or events start the first training
         label_studio = find_label_studio(self._settings, self._projects.credentials(project.uid))
         if label_studio is None:
             return False

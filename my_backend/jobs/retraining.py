@@ -1,4 +1,4 @@
-"""When annotation events become jobs: after so many, or some seconds after the last."""
+"""Turns annotation events into jobs: after a number of them, or some seconds after the last one."""
 
 import logging
 import math
@@ -15,33 +15,33 @@ from my_backend.projects.registry import Projects
 log = logging.getLogger(__name__)
 
 QUIET_SECONDS = 30.0
-RETRY_SECONDS = 30.0  # after the disk has refused something
+RETRY_SECONDS = 30.0  # after a disk error
 REMEMBERED_EVENTS = 10_000
 
 
 class Retraining(Background):
-    """Counts changed annotations; calls `train(project)` when there are enough, or no more come."""
+    """Counts changed annotations; calls `train(project)` when there are enough, or when no more come."""
 
     def __init__(self, projects: Projects, after: int, train: Callable[[str], None]) -> None:
         super().__init__("retraining", patience=math.inf)
         self._projects, self._after, self._train = projects, after, train
-        # project → when it is trained if nothing more comes (monotonic), and the ids of the event that came last
+        # project → when to train it if nothing more comes (monotonic), and the ids of the last event
         self._due: dict[str, tuple[float, Mapping[str, str]]] = {}
         self._seen: OrderedDict[tuple[str, ...], None] = OrderedDict()
-        self._missed: set[str] = set()  # projects of which an event could not be kept, as when the disk was full
+        self._missed: set[str] = set()  # projects with an event that couldn't be kept, say on a full disk
         self._lock = threading.Lock()
 
     def start(self) -> None:
-        """Also takes up changes that were counted before a restart."""
+        """Starts the thread; also handles changes counted before a restart."""
         for project in self._projects.all():
             if self._after and self._projects.changes(project.uid).unlearned():
                 self._wait_for_quiet(project.uid)
         super().start()
 
     def changed(self, project: str, action: str, changes: Sequence[Change]) -> None:
-        """Annotations were made, changed or deleted.
+        """Handles annotations that were created, changed or deleted.
 
-        One that has been seen does not count again: a webhook that Label Studio left behind sends everything twice.
+        Repeated events don't count: if Label Studio keeps an old webhook, it sends everything twice.
         """
         fresh = [change for change in changes if self._is_new((project, action, *_identity(change)))]
         if not fresh:
@@ -49,7 +49,7 @@ class Retraining(Background):
         try:
             unlearned = self._projects.changes(project).add(fresh)
         except OSError:
-            # Whoever sends it again must be heard. Label Studio doesn't, so a training will ask it for everything.
+            # If the event is sent again, it must count. Label Studio doesn't resend it, so a training reads everything.
             with self._lock:
                 for change in fresh:
                     self._seen.pop((project, action, *_identity(change)), None)
@@ -58,7 +58,7 @@ class Retraining(Background):
             raise
         if not self._after:
             return
-        # In any case: a job that is just reading the annotations may miss this one.
+        # Always wait: a job that is reading the annotations right now may miss this one.
         self._wait_for_quiet(project)
         if unlearned >= self._after:
             self._train(project)
@@ -99,15 +99,17 @@ class Retraining(Background):
             if self._after and self._projects.changes(project).unlearned():
                 self._train(project)
         except OSError as error:
-            log.warning("project %s: training could not be started, retrying: %s", project, error)
+            log.warning("project %s: can't start a training, retrying: %s", project, error)
             self._wait(project, RETRY_SECONDS)
         except Exception:
-            log.exception("project %s: training could not be started", project)
+            log.exception("project %s: can't start a training", project)
 
     def _make_good(self, project: str) -> None:
         if project in {known.uid for known in self._projects.all()}:
             self._projects.changes(project).doubt()
-            log.info("project %s: the next training reads all annotations, as an event could not be kept", project)
+            log.info(
+                "project %s: the next training will read all annotations because an event couldn't be saved", project
+            )
         self._missed.discard(project)
 
 

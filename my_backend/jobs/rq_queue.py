@@ -1,7 +1,7 @@
-"""The queue that runs jobs in RQ workers, on as many machines as share Redis and MODEL_DIR.
+"""The queue that runs jobs in RQ workers, on all machines that share Redis and MODEL_DIR.
 
-The job records on disk are the truth; Redis only hands them to workers and may be lost at any moment. Servers and idle
-workers compare the two and hand over what Redis does not have: new jobs, those that it lost, those whose worker died.
+The job records on disk are authoritative; Redis only hands jobs to workers and may lose its data at any time. Servers
+and idle workers compare the two and add what Redis lacks: new jobs, lost jobs, and jobs whose worker died.
 """
 
 import json
@@ -37,11 +37,11 @@ log = logging.getLogger(__name__)
 
 COMPARE_SECONDS = 1.0
 CONNECT_SECONDS = 2.0
-HANDED_MILLISECONDS = 500  # in which a job is not handed over again
+HANDED_MILLISECONDS = 500  # during which a job isn't handed over again
 TIMEOUT_SECONDS: dict[Kind, int] = {"head": 3600, "full": 24 * 3600}
-RESULT_SECONDS = 60  # RQ's own record of a job that ended; ours stays
+RESULT_SECONDS = 60  # for which RQ keeps its own record of an ended job; ours stays
 WORK = "my_backend.jobs.worker.perform"
-# What RQ writes for our jobs. Callbacks, webhooks, retries, repeats and dependencies would be further fields.
+# The fields that RQ writes for our jobs. Callbacks, webhooks, retries, repeats and dependencies would add others.
 FIELDS = {
     "created_at",
     "data",
@@ -68,34 +68,34 @@ def connect(settings: Settings) -> Redis:
         settings.redis,
         socket_connect_timeout=CONNECT_SECONDS,
         socket_timeout=CONNECT_SECONDS,
-        # For connections that a restart broke. A Redis that hangs is not asked twice: the next look comes anyway.
+        # For connections broken by a restart. A hanging Redis isn't asked twice: the next comparison comes anyway.
         retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
     )
 
 
 class OwnJob(RqJob):
-    """A job in Redis that calls our own work with its id as the only argument; for RQ no other job exists.
+    """A job in Redis that calls our own function with its id as the only argument; RQ sees no other jobs.
 
-    RQ imports and calls whatever a job names: its function and its callbacks. Without this, anyone who can write to
-    Redis can run any code in a worker.
+    RQ imports and calls any function or callback that a job names. Without this check, anyone who can write to Redis
+    could run any code in a worker.
     """
 
     @classmethod
     def fetch(cls, id: str, connection: Redis | None = None, serializer: Any = None) -> Self:  # noqa: A002
-        """Raises NoSuchJobError for a job that is not ours, which is then gone from Redis."""
+        """Fetches a job; a job that isn't ours is removed from Redis and raises NoSuchJobError."""
         assert connection
         if not is_job_id(id):
-            raise _refused(connection, id, "has an id that this backend does not use")
+            raise _refused(connection, id, "has an id that this backend doesn't use")
         return cast(Self, super().fetch(id, connection, serializer))
 
     def restore(self, raw_data: Mapping[bytes, bytes]) -> None:
-        """Checks that the job is ours, and takes nothing else from Redis but its queue; raises NoSuchJobError."""
+        """Checks that the job is ours, and takes only its queue from Redis; raises NoSuchJobError."""
         record = {name.decode(errors="replace"): value for name, value in raw_data.items() if value}
         call = json.dumps([WORK, None, [self.id], {}])
         if foreign := sorted(record.keys() - FIELDS):
-            raise _refused(self.connection, self.id, f"has fields that this backend does not write: {foreign}")
+            raise _refused(self.connection, self.id, f"has fields that this backend doesn't write: {foreign}")
         if _inflated(record.get("data", b"")) != call.encode():
-            raise _refused(self.connection, self.id, "calls another function, or has other arguments than its id")
+            raise _refused(self.connection, self.id, "calls another function or has arguments other than its id")
         kind = cast(Kind, self.id.partition("-")[0])
         self.data = call.encode()
         self.origin = record.get("origin", b"").decode(errors="replace")
@@ -104,7 +104,7 @@ class OwnJob(RqJob):
 
 
 def _inflated(data: bytes) -> bytes:
-    """The start of what RQ has compressed: a few kilobytes can expand to gigabytes."""
+    """Decompresses only the start of RQ's data: a few kilobytes can expand to gigabytes."""
     try:
         return zlib.decompressobj().decompress(data, LONGEST_DATA)
     except zlib.error:
@@ -112,7 +112,7 @@ def _inflated(data: bytes) -> bytes:
 
 
 def _refused(connection: Redis, job_id: str, why: str) -> NoSuchJobError:
-    """Removes a job that is not ours; returns the error that makes RQ skip it."""
+    """Removes a job that isn't ours; returns the error that makes RQ skip it."""
     log.error("refused a job in Redis and removed it: job %.100r %.300s", job_id, why)
     connection.delete(OwnJob.key_for(job_id))
     connection.set(REFUSED, 1, ex=REFUSED_SECONDS)
@@ -120,13 +120,13 @@ def _refused(connection: Redis, job_id: str, why: str) -> NoSuchJobError:
 
 
 class OwnQueue(Queue):
-    """RQ's queue of our own jobs."""
+    """RQ's queue, limited to our own jobs."""
 
     job_class = OwnJob
 
     @classmethod
     def lpop(cls, queue_keys: Any, timeout: int | None, connection: Redis | None = None) -> Any:
-        """As RQ's, but decodes any bytes, so that an id that is not text is refused like any other."""
+        """Like RQ's method, but decodes any bytes, so that an id that isn't text is refused like other foreign ids."""
         taken = super().lpop(queue_keys, timeout, connection)
         return taken and (taken[0], taken[1].decode(errors="replace"))
 
@@ -146,12 +146,12 @@ class OwnQueue(Queue):
 
 
 def rq_queue(settings: Settings, kind: Kind, connection: Redis) -> OwnQueue:
-    """RQ's queue for a kind of job: a worker can be reserved for one."""
+    """Returns RQ's queue for a kind of job; a worker can be reserved for one kind."""
     return OwnQueue(f"{settings.rq_queue_name}-{kind}", connection=connection, serializer=JSONSerializer)
 
 
 class Handover:
-    """Hands to Redis the jobs whose turn it is and that it does not have."""
+    """Adds jobs to Redis if it is their turn and Redis doesn't have them."""
 
     def __init__(self, settings: Settings, store: JobStore, connection: Redis) -> None:
         self._store, self._connection = store, connection
@@ -159,13 +159,12 @@ class Handover:
         self.queues: dict[Kind, OwnQueue] = {kind: rq_queue(settings, kind, connection) for kind in KINDS}
 
     def __call__(self, project: str = "*") -> None:
-        """Of one project or of all; raises RedisError."""
-        self._connection.ping()  # or one that Redis does not answer would keep the lock from those that it does
-        with files.locked(self._lock_file):  # servers and workers do this by turns
+        """Hands over the jobs of one project or of all; raises RedisError."""
+        self._connection.ping()  # otherwise a process that can't reach Redis would block others that can
+        with files.locked(self._lock_file):  # servers and workers take turns
             turns: dict[tuple[str, Kind], Job] = {}
-            for job in self._store.unfinished(
-                project
-            ):  # of each project and kind only the oldest, so that one runs at a time
+            # Only the oldest of each project and kind, so that one runs at a time.
+            for job in self._store.unfinished(project):
                 turns.setdefault((job.project, job.kind), job)
             known = {kind: self._known(kind) for kind in {kind for _, kind in turns}}
             for job in turns.values():
@@ -173,20 +172,22 @@ class Handover:
                     self._enqueue(job)
 
     def after(self, job_id: str) -> None:
-        """What waited for the end of this job, without a look at all other projects; raises RedisError."""
+        """Hands over the jobs that waited for this one, without reading all other projects; raises RedisError."""
         with suppress(NotFound):
             self(self._store.get(job_id).project)
 
     def _known(self, kind: Kind) -> set[str]:
-        """The jobs that wait in Redis, and those of which a worker has lately been heard."""
+        """Returns the jobs that wait in Redis, and those with a recent heartbeat from a worker."""
         queue = self.queues[kind]
-        waiting = cast(list[bytes], self._connection.lrange(queue.key, 0, -1))  # first: a job goes from here to there
+        waiting = cast(
+            list[bytes], self._connection.lrange(queue.key, 0, -1)
+        )  # first, because jobs move from here to the registry
         registry = queue.started_job_registry.key
         leased = cast(list[bytes], self._connection.zrangebyscore(registry, time.time(), "+inf"))
         return {entry.decode(errors="replace").partition(":")[0] for entry in (*waiting, *leased)}
 
     def _is_left(self, job: Job) -> bool:
-        """Whether nobody is at it; it may run although Redis knows nothing of it, or have ended just now."""
+        """Returns whether the job is left to run: it may be running unknown to Redis, or have just ended."""
         try:
             with self._store.claimed(job):
                 return self._store.get(job.id).unfinished
@@ -194,13 +195,13 @@ class Handover:
             return False
 
     def _enqueue(self, job: Job) -> None:
-        # A worker that has just taken it is not known yet.
+        # A worker that has just taken the job isn't registered yet.
         if not self._connection.set(f"{self.queues[job.kind].key}:handed:{job.id}", 1, nx=True, px=HANDED_MILLISECONDS):
             return
         if job.status == "started":
             with working_for(job):
-                log.warning("job %s: its worker is gone; it is handed to another", job.id)
-        self._connection.delete(OwnJob.key_for(job.id))  # what is left of it would expire while it waits
+                log.warning("job %s: its worker is gone; handing it to another one", job.id)
+        self._connection.delete(OwnJob.key_for(job.id))  # remains of an earlier run would expire while it waits
         self.queues[job.kind].enqueue_call(
             WORK,
             args=(job.id,),
@@ -213,7 +214,7 @@ class Handover:
 
 
 class RqQueue(Background):
-    """Submits by writing a record; a thread of its own talks to Redis, so that no request waits for it."""
+    """Submits jobs by writing records; a thread talks to Redis, so that no request waits for it."""
 
     def __init__(self, settings: Settings, store: JobStore) -> None:
         super().__init__("jobs", patience=math.inf)
@@ -224,12 +225,12 @@ class RqQueue(Background):
         self._workers: Mapping[Kind, int] = {}
 
     def stop(self) -> None:
-        """Workers go on."""
+        """Stops the thread; workers continue."""
         super().stop()
         self._connection.close()
 
     def trouble(self) -> Trouble | None:
-        """Why jobs do not run at the moment; None where all is well."""
+        """Returns why jobs can't run at the moment, or None."""
         return self._trouble
 
     def workers(self) -> Mapping[Kind, int]:
@@ -242,7 +243,7 @@ class RqQueue(Background):
                 for job in self._store.unfinished(project)
                 if job.kind == kind and (job.status == "queued" or not job.annotations_read)
             ]
-            # A waiting job reads what a running one no longer does.
+            # A waiting job will read annotations that a running one no longer reads.
             job = next((job for job in unread if job.status == "queued"), unread[0] if unread else None)
             if job is None:
                 job = new_job(project, kind, cause)
@@ -251,7 +252,7 @@ class RqQueue(Background):
         return job
 
     def cancel(self, job_id: str) -> Job:
-        with self._store.changing():  # or it could begin meanwhile
+        with self._store.changing():  # otherwise it could start meanwhile
             job = self._store.get(job_id)
             if job.status == "queued":
                 return cancel_waiting(job, self._store)
@@ -262,12 +263,12 @@ class RqQueue(Background):
     def _look(self) -> float:
         trouble = self._compare()
         if trouble != self._trouble:
-            log.warning("%s", trouble or "jobs run again")
+            log.warning("%s", trouble or "jobs are running again")
             self._trouble = trouble
         return COMPARE_SECONDS
 
     def _compare(self) -> Trouble | None:
-        """Hands over what is to be handed over; why that does not help, or None."""
+        """Hands over jobs; returns why they can't run, or None."""
         workers: Mapping[Kind, int] = {}
         try:
             self._hand_over()
@@ -278,65 +279,65 @@ class RqQueue(Background):
         except RedisError as error:
             return redis_unreachable(error)
         except Exception as error:
-            trouble = Trouble("redis", f"The job records cannot be compared with Redis: {said(error)}.")
-            if trouble != self._trouble:  # or the log would fill with what stays as it is
-                log.exception("the job records cannot be compared with Redis")
+            trouble = Trouble("redis", f"Can't compare the job records with Redis: {said(error)}.")
+            if trouble != self._trouble:  # log it once, not every second
+                log.exception("can't compare the job records with Redis")
             return trouble
         finally:
             self._workers = workers
 
 
 def redis_unreachable(error: RedisError) -> Trouble:
-    """Or it does not answer as it should."""
+    """Returns the problem that Redis is unreachable or doesn't answer properly."""
     return Trouble(
         "redis",
-        f"Redis cannot be reached ({said(error).rstrip('.')}): predictions go on, trainings start when it is back.",
-        "Look whether it runs, and at REDIS_URL.",
+        f"Redis is unreachable ({said(error).rstrip('.')}). Predictions continue; trainings start when it is back.",
+        "Check that Redis is running and that REDIS_URL is correct.",
     )
 
 
 def replica(connection: Redis) -> Trouble | None:
-    """The problem that this Redis only reads, so that no worker can register; raises RedisError."""
+    """Returns a problem if this Redis is read-only, so that no worker can register; raises RedisError."""
     if connection.info("replication").get("role") != "slave":
         return None
     return Trouble(
         "redis",
-        "Redis is a read-only replica: predictions go on, trainings start when it is writable.",
+        "Redis is a read-only replica. Predictions continue; trainings start when it is writable.",
         "Set REDIS_URL to the primary.",
     )
 
 
 def foreign_jobs(connection: Redis) -> Trouble | None:
-    """The problem that workers refused a job within the last hour; raises RedisError."""
+    """Returns a problem if a worker refused a job within the last hour; raises RedisError."""
     if not connection.exists(REFUSED):
         return None
     return Trouble(
         "foreign-job",
-        "A worker refused a job in Redis that this backend did not put there: something else writes to this Redis.",
-        "Set a password on Redis, or give the backend a Redis of its own. The worker's log names the job; this message "
-        "stays for an hour.",
+        "A worker refused a job that this backend didn't put into Redis: something else is writing to this Redis.",
+        "Set a password on Redis, or give the backend its own Redis. The worker's log names the job; this problem is "
+        "shown for an hour.",
     )
 
 
 def worker_keys(queue: Queue) -> set[bytes]:
-    """The keys of the workers that once listened to this queue; raises RedisError."""
+    """Returns the keys of all workers that have listened to this queue; raises RedisError."""
     return cast(set[bytes], queue.connection.smembers(WORKERS_BY_QUEUE_KEY % queue.name))
 
 
 def workers_of(queues: Mapping[Kind, OwnQueue], connection: Redis) -> dict[Kind, int]:
-    """How many listen for each kind; raises RedisError."""
-    # The keys of workers that were killed expire; their names stay.
+    """Returns how many workers listen for each kind; raises RedisError."""
+    # The keys of killed workers expire, but their names stay.
     names = {kind: worker_keys(queue) for kind, queue in queues.items()}
     return {kind: int(connection.exists(*some)) if some else 0 for kind, some in names.items()}
 
 
 def no_worker(workers: Mapping[Kind, int]) -> Trouble | None:
-    """Where nobody takes jobs of some kind."""
+    """Returns a problem if no worker takes jobs of some kind."""
     kinds = [kind for kind, listening in workers.items() if not listening]
     if not kinds:
         return None
     return Trouble(
         "no-worker",
-        f"No worker listens for {' and '.join(kinds)} jobs, so that none of them is trained.",
-        "Start one with `python -m my_backend worker`; it needs the server's REDIS_URL, RQ_QUEUE_NAME and MODEL_DIR.",
+        f"No worker is listening for {' or '.join(kinds)} jobs; they will stay queued.",
+        "Start one with `python -m my_backend worker` and the server's REDIS_URL, RQ_QUEUE_NAME and MODEL_DIR.",
     )

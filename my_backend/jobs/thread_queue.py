@@ -1,4 +1,4 @@
-"""The queue that runs jobs in the server's own process."""
+"""The queue that runs jobs in the server process."""
 
 import logging
 import threading
@@ -24,11 +24,11 @@ from my_backend.problems import Trouble
 
 log = logging.getLogger(__name__)
 
-STOP_SECONDS = 6.0  # for a running job's next step; whoever stops us, as Docker after 10 s, kills what is left
+STOP_SECONDS = 6.0  # for a running job's next step; Docker, for example, kills the process after 10 s
 
 
 class ThreadQueue:
-    """Runs jobs in the server's own process: one thread for each kind, so that none waits behind a long one."""
+    """Runs jobs in the server process: one thread per kind, so that no correction waits for a long training."""
 
     def __init__(self, store: JobStore, work: Work) -> None:
         self._store, self._work = store, work
@@ -41,22 +41,22 @@ class ThreadQueue:
         ]
 
     def start(self) -> None:
-        """Takes up what an earlier process left, then what is submitted."""
+        """Runs the jobs that an earlier process left unfinished, then submitted ones."""
         for job in self._store.all():
             if job.unfinished:
                 if job.status == "started":
-                    log.warning("job %s was running when the process died; it is started again", job.id)
+                    log.warning("job %s was running when the process died; restarting it", job.id)
                 job = replace(job, status="queued", progress={})
                 try:
                     self._store.save(job)
-                except OSError as error:  # the disk may be full, and its older record says enough
-                    log.warning("job %s: its record can't be written: %s", job.id, error)
+                except OSError as error:  # the disk may be full, and the older record will do
+                    log.warning("job %s: can't write its record: %s", job.id, error)
                 self._waiting[job.kind].append(job)
         for thread in self._threads:
             thread.start()
 
     def stop(self) -> None:
-        """Ends the running jobs at their next step; they go on at the next start."""
+        """Ends the running jobs at their next step; they continue after the next start."""
         with self._lock:
             self._stopping = True
             self._lock.notify_all()
@@ -65,7 +65,7 @@ class ThreadQueue:
             thread.join(max(0.0, deadline - time.monotonic()))
             running = self._running[kind]
             if thread.is_alive() and running:
-                log.warning("job %s does not end; it is started again at the next start", running.job.id)
+                log.warning("job %s didn't stop in time; it will run again after the next start", running.job.id)
                 self._store.update(interrupted(running.job))
 
     def trouble(self) -> Trouble | None:
@@ -119,7 +119,7 @@ class ThreadQueue:
         try:
             run_job(job, self._store, self._work_on, self._is_stopping)
         except Exception:
-            log.exception("job %s: its record cannot be written; it is started again at the next start", job.id)
+            log.exception("job %s: can't write its record; it will run again after the next start", job.id)
         with self._lock:
             self._running[job.kind] = None
 

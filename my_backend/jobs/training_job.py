@@ -1,4 +1,4 @@
-"""What one job does: from annotations to a published version."""
+"""The work of a training job, from annotations to a published version."""
 
 import json
 import logging
@@ -27,11 +27,11 @@ from my_backend.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# Annotated tasks that came with POST /train; kept until a version has learned them.
+# Annotated tasks sent with POST /train; kept until a version has learned them.
 KEPT_ANNOTATIONS = "annotations.json"
-SET_ASIDE = "annotations-set-aside.json"  # the last ones that could not be learned, for a person to look at
+SET_ASIDE = "annotations-set-aside.json"  # the last ones that couldn't be learned, for people to inspect
 LEARNED_FILE = "learned.json"
-UNREADABLE = "unreadable"  # no JSON, so that it counts as damaged
+UNREADABLE = "unreadable"  # not JSON, so it counts as damaged
 
 Json = dict[str, Any]
 _TASKS = TypeAdapter(list[AnnotatedTask])
@@ -39,7 +39,7 @@ _TASKS = TypeAdapter(list[AnnotatedTask])
 
 @dataclass(frozen=True)
 class Learned:
-    """What the newest version was trained on: Label Studio's watermark, and a digest of the annotations."""
+    """Identifies what the newest version was trained on: Label Studio's watermark and a digest of the annotations."""
 
     watermark: str = ""
     digest: str = ""
@@ -49,12 +49,12 @@ _LEARNED = TypeAdapter(Learned)
 
 
 def learned_state(folder: Path) -> Learned:
-    """Of the project in this folder."""
+    """Reads the learned state of the project in this folder."""
     return files.read_record(folder / LEARNED_FILE, _LEARNED) or Learned()
 
 
 def _noting(folder: Path) -> AbstractContextManager[None]:
-    """Held from before a version goes live until it is noted what that one has learned; by one job at a time."""
+    """Returns a lock that a job holds from before a version goes live until what it has learned is noted."""
     return files.locked(folder / ".learned")
 
 
@@ -63,11 +63,11 @@ def _note(folder: Path, learned: Learned) -> None:
 
 
 class _Overtaken(Exception):
-    """A quick training was under way while another version went live."""
+    """Another version went live during a quick training."""
 
 
 class TrainingJob:
-    """Trains a project's model and publishes what comes out of it."""
+    """Trains a project's model and publishes the results."""
 
     def __init__(
         self,
@@ -81,28 +81,28 @@ class TrainingJob:
         self._submit_correction = submit_correction
 
     def __call__(self, running: RunningJob) -> Json:
-        """The names of the versions that were published and what `fit` said of them; raises BackendError."""
+        """Returns the names of the published versions and what `fit` reported about them; raises BackendError."""
         kept = self._projects.folder(running.job.project) / KEPT_ANNOTATIONS
         kept_text = _read_kept(kept)
         set_aside = self._what_blocks(running, kept, kept_text)
         if set_aside:
             log.warning("%s", set_aside)
-            if _read_kept(kept) == kept_text:  # else others have come since
+            if _read_kept(kept) == kept_text:  # otherwise new ones have come since
                 os.replace(kept, kept.with_name(SET_ASIDE))
             kept_text = ""
         try:
             result = self._learn(running, kept_text)
         except _Overtaken:
-            # All layers may just have been trained, and a head on the layers from before would take that back. Nothing
-            # counts as learned: the correction that is asked for grows from what is live now.
+            # All layers may just have been trained, and a head for the earlier layers would undo that. So nothing
+            # counts as learned, and another correction starts from the version that is live now.
             self._submit_correction(running.job.project)
             return {"versions": []}
         except TrainingError:
-            # What nobody can learn must not stand before Label Studio's annotations for ever.
+            # Annotations that can't be learned must not block Label Studio's annotations forever.
             _forget_kept(kept, kept_text)
             raise
         except JobStopped as stopped:
-            # They came for a full training: they are canceled with it, unless another attempt goes on with them.
+            # They were sent for a full training: they are dropped with it, unless another attempt continues with them.
             goes_on = isinstance(stopped, TakenOver) or str(stopped) == SHUTDOWN
             if running.job.kind == "full" and not goes_on:
                 _forget_kept(kept, kept_text)
@@ -111,9 +111,9 @@ class TrainingJob:
         return {**result, "set_aside": set_aside} if set_aside else result
 
     def _what_blocks(self, running: RunningJob, kept: Path, text: str) -> str:
-        """Why no job can learn the annotations that came with a request, a sentence; "" if one can, or none came.
+        """Returns why no job can learn the annotations sent with a request; "" if a job can, or there are none.
 
-        They go before Label Studio's, which otherwise nobody would learn any more.
+        They take precedence over Label Studio's annotations, so they would block those forever.
         """
         if not text:
             return ""
@@ -121,12 +121,12 @@ class TrainingJob:
         failed = [job for job in self._store.of_project(running.job.project) if job.status == "failed"]
         failures = sum(max(1, job.futile) for job in failed if (job.started or 0.0) > came)
         if failures >= MAX_ATTEMPTS:
-            why = f"{failures} attempts to learn them failed"
+            why = f"{failures} trainings on them failed"
         elif not _are_tasks(text):
             why = "the file is damaged"
         else:
             return ""
-        return f"Annotations that came with POST /train are set aside in {SET_ASIDE}: {why}."
+        return f"The annotations sent with POST /train were moved to {SET_ASIDE}: {why}."
 
     def _learn(self, running: RunningJob, kept_text: str) -> Json:
         job = running.job
@@ -139,7 +139,7 @@ class TrainingJob:
         if kept_text:
             project, tasks, watermark = self._projects.get(job.project), json.loads(kept_text), ""
         elif job.kind == "head" and (known := changes.tasks()) is not None:
-            # What events told needs no asking. Whether they told all is compared from time to time, by the watermark.
+            # Events already brought these tasks; `Reconciliation` compares the watermark in case an event was lost.
             project, tasks, watermark = self._projects.get(job.project), known, before.watermark
         else:
             project, tasks, watermark = self._ask_label_studio(running)
@@ -147,9 +147,10 @@ class TrainingJob:
         tasks = [*tasks, *(Corrections(folder).tasks(tag) if tag else [])]
         running.annotations_were_read()
         if 0 < self._settings.retrain_after_annotations <= changes.count() - changed:
-            self._submit_correction(project.uid)  # came while others were read, and were told that this job reads them
+            # Annotations that came during the reading were assigned to this job, which may have missed them.
+            self._submit_correction(project.uid)
         learned = Learned(watermark, _digest(project, tasks))
-        # Events and comparisons may ask for what is learned already; people are never refused.
+        # Events and comparisons may ask for what is already learned; trainings that people start always run.
         is_new = job.kind == "full" or learned.digest != before.digest
         result = self._train(running, project, tasks, before, learned) if is_new else {"versions": []}
         if not result["versions"]:
@@ -163,16 +164,16 @@ class TrainingJob:
             if learned_state(folder) == before:
                 _note(folder, learned)
                 return
-        # What went live meanwhile may have been read earlier than what was read here.
+        # The version that went live meanwhile may know older annotations than the ones read here.
         self._submit_correction(uid)
 
     def _ask_label_studio(self, running: RunningJob) -> tuple[Project, list[Json], str]:
-        """The project as it is now, its annotated tasks, and the watermark from before they were read."""
+        """Returns the project as it is now, its annotated tasks, and the watermark from before reading them."""
         uid = running.job.project
         label_studio = find_label_studio(self._settings, self._projects.credentials(uid))
         if label_studio is None:
             raise TrainingError(
-                "It is not known where Label Studio is, so its annotations cannot be read: set LABEL_STUDIO_URL, and "
+                "Can't read annotations because Label Studio's URL is unknown: set LABEL_STUDIO_URL, and "
                 + HOW_TO_MAKE_A_TOKEN
             )
         number = self._projects.get(uid).id
@@ -182,9 +183,9 @@ class TrainingJob:
         described = label_studio.project(number)
         project = self._projects.update(uid, label_config=described.get("label_config"), title=described.get("title"))
         if project is None:
-            raise JobStopped(CANCELED)  # with its project, which was deleted meanwhile
+            raise JobStopped(CANCELED)  # because its project was deleted meanwhile
         tasks = label_studio.annotated_tasks(number)
-        running.check()  # that took its time, too, and nothing is to be kept of a project that is gone
+        running.check()  # reading may take long, and nothing must be kept of a deleted project
         changes.keep_tasks(tasks, count)
         return project, tasks, watermark
 
@@ -202,10 +203,10 @@ class TrainingJob:
             running.check_runner()
             if learned_state(folder) == (learned if published else before):
                 return
-            # Another job has learned annotations meanwhile that the version which goes live now may lack.
+            # Another job has meanwhile learned annotations that this version may lack.
             if running.job.kind == "head":
                 raise _Overtaken
-            # That is taken back, and a correction asked for, before it goes live: a kill may come right after it.
+            # Reset the learned state and submit a correction before going live: the process may be killed right after.
             (folder / LEARNED_FILE).unlink(missing_ok=True)
             self._submit_correction(project.uid)
 
@@ -239,24 +240,24 @@ class TrainingJob:
             progress=running.progress,
             publish=publish,
         )
-        # A model that knows nothing of `publish` just returns its resources.
+        # A model that doesn't call `publish` just returns its output.
         if output is not None and output not in outputs:
             publish(output)
         return {"versions": published, **_shown(outputs)}
 
     def _model_to_grow_from(self, project: Project, versions: Versions) -> Any:
-        """The live version's model. If that can't be loaded, one that has learned nothing: training repairs it."""
+        """Returns the live version's model; if it can't be loaded, an untrained one, so that a training repairs it."""
         try:
             return self._new_model(project, versions.live())
         except Exception:
-            log.exception("project %s: %s can't be loaded; training from scratch", project.uid, versions.live_name())
+            log.exception("project %s: can't load %s; training from scratch", project.uid, versions.live_name())
             return self._new_model(project, None)
 
 
 def _read_kept(kept: Path) -> str:
-    """The annotations that came with a request; "" if none came, or another job has learned them."""
+    """Returns the annotations sent with a request; "" if there are none, or another job has learned them."""
     try:
-        return kept.read_text("utf-8") or UNREADABLE  # a loss of power may leave an empty file
+        return kept.read_text("utf-8") or UNREADABLE  # a power failure may leave an empty file
     except FileNotFoundError:
         return ""
     except (OSError, ValueError):
@@ -272,19 +273,19 @@ def _are_tasks(text: str) -> bool:
 
 
 def _forget_kept(kept: Path, text: str) -> None:
-    """Removes the annotations that came with a request, unless others have come since."""
+    """Removes the annotations sent with a request, unless new ones have come since."""
     if text and _read_kept(kept) == text:
         kept.unlink(missing_ok=True)
 
 
 def _shown(outputs: list[Json]) -> Json:
-    """What the job's record says of the model: what `fit` returned, without its files."""
+    """Returns what the job's record shows of the model: what `fit` returned, without its files."""
     last = outputs[-1] if outputs else {}
     return {key: value for key, value in last.items() if key not in ("model_dir", "mistakes")}
 
 
 def _digest(project: Project, tasks: list[Json]) -> str:
-    """Of all that decides what is learned, in whichever order it came."""
+    """Returns a digest of everything that determines what is learned, independent of its order."""
     annotations = sorted(
         json.dumps([task.get("id"), annotation.get("id"), annotation.get("updated_at"), annotation.get("result")])
         for task in tasks
@@ -299,16 +300,16 @@ def keep_annotations(projects: Projects, uid: str, tasks: list[Json]) -> None:
 
 
 def forget_annotations(projects: Projects, uid: str) -> None:
-    """Those of a training that was canceled before it began."""
+    """Removes the annotations of a training that was canceled before it started."""
     (projects.folder(uid) / KEPT_ANNOTATIONS).unlink(missing_ok=True)
 
 
 def _checked(train_output: Any) -> Json:
-    """Raises TrainingError unless `fit` returned what can be stored as JSON."""
+    """Returns the output of `fit` as JSON values; raises TrainingError if that is impossible."""
     if not isinstance(train_output, dict):
         raise TrainingError(f"fit() must return a dict of JSON values, not {type(train_output).__name__}")
     try:
         checked: Json = json.loads(json.dumps(train_output))
     except (TypeError, ValueError) as error:
-        raise TrainingError(f"fit() returned what cannot be stored as JSON: {said(error)}") from error
+        raise TrainingError(f"fit() returned a value that can't be stored as JSON: {said(error)}") from error
     return checked

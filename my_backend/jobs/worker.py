@@ -1,4 +1,4 @@
-"""An RQ worker for training jobs, and what it does with one."""
+"""An RQ worker for training jobs, and the function that runs one."""
 
 import ctypes
 import logging
@@ -43,14 +43,14 @@ from my_backend.settings import Settings, read_settings
 
 log = logging.getLogger(__name__)
 
-# With RQ's own figures a dead worker's job is found after up to ten minutes; with these, after 11 seconds.
+# With RQ's own values a dead worker's job is found after up to ten minutes; with these, after 11 seconds.
 MONITORING_SECONDS = 3  # between heartbeats of a running job
-LEASE_SECONDS = 10  # after which a job without a heartbeat is another worker's
-SILENT_SECONDS = 12  # after which a worker without a heartbeat is gone
-WORKER_TTL_SECONDS = 20  # RQ waits for a job for 15 s less than this, and looks for other things only in between
-MAINTENANCE_SECONDS = 10  # between such looks: for jobs of dead workers where no server is there to do it
+LEASE_SECONDS = 10  # after which a job without a heartbeat is handed to another worker
+SILENT_SECONDS = 12  # after which a worker without a heartbeat counts as gone
+WORKER_TTL_SECONDS = 20  # RQ waits for a job 15 s less than this, and does other work only in between
+MAINTENANCE_SECONDS = 10  # between maintenance runs, which find jobs of dead workers if no server is running
 RECONNECT_SECONDS = 1.0
-CLAIM_SECONDS = 0.5  # whoever compares records with Redis holds a claim for milliseconds
+CLAIM_SECONDS = 0.5  # comparing records with Redis holds a claim only for milliseconds
 
 PR_SET_PDEATHSIG = 1
 
@@ -58,7 +58,7 @@ _shutting_down = threading.Event()
 
 
 def perform(job_id: str) -> None:
-    """Runs the job of that id in this process; called by RQ with nothing but the id."""
+    """Runs the job with this id in this process; RQ calls it with the id as the only argument."""
     settings = read_settings()
     projects = Projects(settings.model_dir / "projects")
     store = JobStore(settings.model_dir / "projects")
@@ -70,29 +70,29 @@ def perform(job_id: str) -> None:
             pool = media_pool()
             held.callback(pool.shutdown, cancel_futures=True)
             new_model = ModelFactory(settings, projects, pool)
-            queue = RqQueue(settings, store)  # only to write a record; a server hands it over
+            queue = RqQueue(settings, store)  # only writes a record; a server hands the job over
             work = TrainingJob(settings, projects, store, new_model, lambda project: submit_correction(queue, project))
             try:
                 run_job(job, store, work, _shutting_down.is_set)
-            finally:  # this process ends with the job, and is never asked for its figures
+            finally:  # this process ends with the job, so nobody scrapes its counts
                 store.tally.add([new_model.images.registry, new_model.embeddings().registry])
 
 
 def _begin(job_id: str, store: JobStore, held: ExitStack) -> Job | None:
-    """The job, claimed for as long as `held` is; None where there is nothing to do."""
+    """Claims the job until `held` is closed; returns None if there is nothing to do."""
     try:
         _claim(store.get(job_id), store, held)
         with store.changing():
             job = store.get(job_id)
             if not job.unfinished:
                 return None
-            job = replace(job, status="started")  # from here on, who cancels it must ask it to end
+            job = replace(job, status="started")  # from here on, canceling means asking it to end
             store.update(job, durable=False)
             return job
     except NotFound:
         log.info("job %s: its project was deleted", job_id)
     except files.InUse:
-        log.info("job %s: another process is at it, or at one of the same kind", job_id)
+        log.info("job %s skipped: it, or another job of its kind in this project, is already running", job_id)
     return None
 
 
@@ -109,13 +109,13 @@ def _claim(job: Job, store: JobStore, held: ExitStack) -> None:
 
 
 class _Outage(logging.Filter):
-    """Lets what RQ says of a Redis that is away pass once, not each second and with tracebacks."""
+    """Passes RQ's messages about an unreachable Redis once, not every second and with tracebacks."""
 
     said = False
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.exc_info and isinstance(record.exc_info[1], RedisError):
-            return False  # `work` says it
+            return False  # `work` logs it
         is_outage = "could not connect to Redis" in str(record.msg)
         passes = not (is_outage and self.said)
         self.said = self.said or is_outage
@@ -126,10 +126,10 @@ _outage = _Outage()
 
 
 class TrainingWorker(Worker):
-    """Forks a process for each job; a stop lets the job put down a checkpoint, and it goes on elsewhere."""
+    """Forks a process for each job; on a stop the job saves a checkpoint and continues in another worker."""
 
     job_class, queue_class = OwnJob, OwnQueue
-    max_connection_wait_time = 2.0  # RQ's own: a minute, in which jobs would wait though Redis is back
+    max_connection_wait_time = 2.0  # RQ's default of a minute would keep jobs waiting after Redis is back
     hand_over: Handover  # set by `work`
     stopping = False
 
@@ -137,14 +137,14 @@ class TrainingWorker(Worker):
         return LEASE_SECONDS
 
     def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
-        """Says that it lives, and for whom, since Redis may have lost that."""
+        """Sends a heartbeat and registers the worker again, in case Redis has lost its data."""
         super().heartbeat(SILENT_SECONDS, pipeline)
         _outage.said = False
         commands: Redis = self.connection if pipeline is None else pipeline
         commands.hset(self.key, mapping=self.serialize())
         worker_registration.register(self, pipeline)
 
-    # A job runs on without Redis.
+    # A job keeps running without Redis.
 
     def maintain_heartbeats(self, job: RqJob) -> None:
         with suppress(RedisError):
@@ -155,10 +155,10 @@ class TrainingWorker(Worker):
             super().set_current_job_working_time(current_job_working_time, pipeline)
 
     def subscribe(self) -> None:
-        """Takes no orders through Redis: jobs are canceled by their records."""
+        """Does nothing: the worker takes no commands from Redis, and jobs are canceled by their records."""
 
     def check_for_suspension(self, burst: bool) -> None:
-        """Does nothing: `rq suspend` would stop all jobs, and no problem would say so."""
+        """Does nothing: `rq suspend` would stop all jobs without any problem being reported."""
 
     def execute_job(self, job: RqJob, queue: Queue) -> None:
         super().execute_job(job, queue)
@@ -166,14 +166,14 @@ class TrainingWorker(Worker):
             self.hand_over.after(job.id)
 
     def run_maintenance_tasks(self) -> None:
-        """Forgets ended jobs and dead workers. RQ's own version calls callbacks that jobs in Redis name."""
+        """Removes ended jobs and dead workers. RQ's own version runs callbacks that jobs in Redis name."""
         for queue in self.queues:
             for registry in (queue.started_job_registry, queue.finished_job_registry, queue.failed_job_registry):
                 self.connection.zremrangebyscore(registry.key, 0, time.time())
             if gone := [key for key in worker_keys(queue) if not self.connection.exists(key)]:
                 for known in (worker_registration.WORKERS_BY_QUEUE_KEY % queue.name, self.redis_workers_keys):
                     self.connection.srem(known, *gone)
-        self.last_cleaned_at = now()  # type: ignore[assignment]  # RQ has no type for it
+        self.last_cleaned_at = now()  # type: ignore[assignment]  # RQ doesn't declare its type
         self.hand_over()
 
     def handle_warm_shutdown_request(self) -> None:
@@ -186,7 +186,7 @@ class TrainingWorker(Worker):
     def setup_work_horse_signals(self) -> None:
         super().setup_work_horse_signals()  # type: ignore[no-untyped-call]
         signal.signal(signal.SIGUSR1, _shut_down)
-        # A job whose worker was killed ends at its next step, as at a stop: nobody would hear of it any more.
+        # If the worker is killed, its job ends at the next step, as on a stop: nothing would track it any more.
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGUSR1)
         if os.getppid() != self.pid:
@@ -198,31 +198,31 @@ def _shut_down(number: int, frame: FrameType | None) -> None:
 
 
 def work(settings: Settings, kinds: tuple[Kind, ...] = KINDS) -> None:
-    """Works on jobs of these kinds until it is stopped; the first kinds first. Waits for a Redis that is gone.
+    """Runs jobs of these kinds, in this order of priority, until it is stopped; waits while Redis is unreachable.
 
     Raises Conflict.
     """
     collect_output(settings, "worker", settings.log_file)
     set_up_logs(settings)
-    with claimed_model_dir(settings):  # the processes that are forked for jobs hold it, too
+    with claimed_model_dir(settings):  # forked job processes hold it, too
         _work(settings, kinds)
 
 
 def _work(settings: Settings, kinds: tuple[Kind, ...]) -> None:
     projects = Projects(settings.model_dir / "projects")
     pool = media_pool()
-    # Imported here, once: the processes that are forked for jobs start with it. Nothing is computed before the fork.
+    # Imported once here, and shared by the processes forked for jobs. Nothing is computed before the fork.
     ModelFactory(settings, projects, pool).load()
     pool.shutdown()
     logging.getLogger("rq.worker").addFilter(_outage)
     while not _work_until_redis_goes(settings, kinds):
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_DFL)  # RQ's handlers belong to a worker that is no more
+            signal.signal(number, signal.SIG_DFL)  # RQ's handlers belong to the worker that has ended
         time.sleep(RECONNECT_SECONDS)
 
 
 def _work_until_redis_goes(settings: Settings, kinds: tuple[Kind, ...]) -> bool:
-    """Whether it was asked to stop."""
+    """Works until Redis becomes unreachable; returns whether the worker was asked to stop."""
     worker = None
     connection = connect(settings)
     try:
@@ -236,10 +236,10 @@ def _work_until_redis_goes(settings: Settings, kinds: tuple[Kind, ...]) -> bool:
             log_job_description=False,
         )
         worker.hand_over = Handover(settings, JobStore(settings.model_dir / "projects"), connection)
-        worker.work(logging_level="WARNING")  # our own lines tell of jobs
+        worker.work(logging_level="WARNING")  # our own log lines report jobs
     except RedisError as error:
         if not _outage.said:
-            log.warning("Redis cannot be reached (%s): waiting for it; look at REDIS_URL", said(error).rstrip("."))
+            log.warning("Redis is unreachable (%s); waiting for it. Check REDIS_URL", said(error).rstrip("."))
         _outage.said = True
     finally:
         connection.close()
@@ -247,12 +247,12 @@ def _work_until_redis_goes(settings: Settings, kinds: tuple[Kind, ...]) -> bool:
 
 
 def is_worker_alive(settings: Settings) -> bool:
-    """Whether Redis has lately heard of a worker of this host."""
+    """Returns whether Redis has a recent heartbeat from a worker on this host."""
     connection = connect(settings)
     try:
         workers = Worker.all(connection=connection, serializer=JSONSerializer)
         return any(worker.hostname == socket.gethostname() for worker in workers)
-    except (RedisError, ValueError):  # ValueError: Redis holds what no worker of ours wrote
+    except (RedisError, ValueError):  # ValueError: Redis contains data that our workers didn't write
         return False
     finally:
         connection.close()

@@ -1,6 +1,6 @@
-"""Writes down what another process sends to its outputs. A process of its own: it does nothing else, and needs little.
+"""A small separate process that writes another process's output to the log.
 
-Lines that have their form already pass; others get it: those of libraries, of uWSGI and of supervisor.
+Lines that already have the log's format pass unchanged; others, from libraries, uWSGI and supervisor, are converted.
 """
 
 import fcntl
@@ -22,14 +22,14 @@ from my_backend.log.lines import utc, without_secrets
 from my_backend.redaction import Redactor
 
 LOG_BYTES = 20_000_000
-LONGEST_LINE = 1_000_000  # bytes; the rest of a longer one is left out
-EVENT = '{"time": "'  # begins what JsonLines makes
+LONGEST_LINE = 1_000_000  # bytes; the rest of a longer line is dropped
+EVENT = '{"time": "'  # starts every line that JsonLines writes
 
-_ENDS = re.compile(rb"[\r\n]+")  # a progress bar's too
+_ENDS = re.compile(rb"[\r\n]+")  # progress bars end their lines with \r
 
 
 class Collector:
-    """Of one process's outputs."""
+    """Formats and writes the output of one process."""
 
     def __init__(self, orders: dict[str, Any]) -> None:
         self._is_json = orders["format"] == "json"
@@ -39,13 +39,13 @@ class Collector:
         self._output = True
 
     def write(self, line: bytes) -> None:
-        """On standard output and, where no other process has it, into the file."""
+        """Writes a line to standard output and, if no other process holds it, to the log file."""
         for text in self._shaped(line.decode(errors="backslashreplace")):
             if self._output:
                 try:
                     sys.stdout.write(text + "\n")
                     sys.stdout.flush()
-                except OSError:  # nobody reads it any more; whoever writes to us must not come to a stop
+                except OSError:  # its reader is gone; the process that writes to us must not block
                     self._output = False
             if self._file:
                 self._file.emit(logging.makeLogRecord({"msg": text}))
@@ -55,15 +55,15 @@ class Collector:
             return [self._redact(text)]
         if (event := self._event(text)) is not None:
             return [event]
-        # A progress bar, as one, ends without the end of a line, and an event may follow.
+        # A progress bar, for one, has no line end after it, so an event may follow on the same line.
         begin = text.rfind(EVENT)
         if begin > 0 and (event := self._event(text[begin:])) is not None:
             return [self._raw(text[:begin]), event]
         return [self._raw(text)]
 
     def _event(self, text: str) -> str | None:
-        """A line that has its form, without secrets; None where it has not."""
-        with suppress(ValueError, RecursionError):  # anybody may print what is nested deeper than can be read
+        """Returns a line that already has the log's format, without secrets; None if it doesn't."""
+        with suppress(ValueError, RecursionError):  # anyone can print JSON that is nested too deep
             event = json.loads(text)
             if isinstance(event, dict) and {"time", "level", "logger", "message"} <= event.keys():
                 return json.dumps(without_secrets(event, self._redact), ensure_ascii=False)
@@ -76,7 +76,7 @@ class Collector:
 
 
 def _open(path: Path) -> RotatingFileHandler | None:
-    """None where another process has it, as that of another replica. Held for the process's life."""
+    """Opens the log file and holds it until the process ends; None if another process, such as a replica, holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -88,7 +88,7 @@ def _open(path: Path) -> RotatingFileHandler | None:
 
 
 def read_lines(descriptor: int) -> Iterator[bytes]:
-    """Until all who write have ended; without empty ones, and each as long as it may be."""
+    """Yields non-empty lines, cut to LONGEST_LINE, until all writers have ended."""
     line = bytearray()
     while chunk := os.read(descriptor, 1 << 16):
         for number, part in enumerate(_ENDS.split(chunk)):
@@ -102,19 +102,21 @@ def read_lines(descriptor: int) -> Iterator[bytes]:
 
 
 def main(descriptor: str, program: str = "") -> None:
-    """Goes on in the background, until all who write to the pipe have ended. Its first line says what to do.
+    """Runs in the background until all writers to the pipe have ended. The first line is JSON that configures it.
 
-    Where a `program` is given, its process, the collector is the first one of a container, and ends with its status.
+    If a `program` (a process id) is given, the collector is a container's init process and exits with its status.
     """
     first = FirstProcess(int(program)) if program else None
     if first is None:
         if os.fork():
             os._exit(0)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)  # sent to all of a terminal or a group; the others may still speak
+            signal.signal(
+                number, signal.SIG_IGN
+            )  # a terminal or a group sends them to all its processes, but the others may still write
     with suppress(TimeIsUp):
         lines = read_lines(int(descriptor))
-        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # half a character, as JSON may name
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # JSON may contain lone surrogates
         collector = Collector(json.loads(next(lines)))
         for line in lines:
             collector.write(line)

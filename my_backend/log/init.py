@@ -1,4 +1,4 @@
-"""What the first process of a container owes the others: it passes signals on, and buries whoever has no parent."""
+"""The duties of a container's init process: it forwards signals and reaps orphaned processes."""
 
 import os
 import signal
@@ -7,18 +7,18 @@ from contextlib import suppress
 from types import FrameType
 
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
-LAST_WORDS_SECONDS = 5  # for what others still write after the program's end
+LAST_WORDS_SECONDS = 5  # for output that others write after the program has ended
 POLL_SECONDS = 0.02
 
 
 class TimeIsUp(Exception):
-    """The program has ended for a while; raised wherever this process is."""
+    """Raised, wherever this process is, LAST_WORDS_SECONDS after the program has ended."""
 
 
 class FirstProcess:
-    """Stands before `program`, a child of this process that gets its signals and whose status it ends with.
+    """Forwards signals to `program`, a child of this process, and provides its exit status.
 
-    Whoever starts this process blocks PASSED_ON: the first one is not told of what comes before it can hear.
+    The process must start with PASSED_ON blocked: an init process gets no signal before its handlers are installed.
     """
 
     def __init__(self, program: int) -> None:
@@ -28,11 +28,11 @@ class FirstProcess:
             signal.signal(number, self._pass_on)
         signal.signal(signal.SIGALRM, _raise)
         signal.signal(signal.SIGCHLD, self._bury)
-        self._bury()  # whoever was faster
+        self._bury()  # children that have already ended
         signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
 
     def status(self) -> int:
-        """That of the program, as a shell would tell it; waits for its end, and is no more interrupted."""
+        """Waits, without TimeIsUp, for the program's end and returns its status as a shell would report it."""
         signal.signal(signal.SIGALRM, signal.SIG_IGN)
         while self._status is None:
             time.sleep(POLL_SECONDS)

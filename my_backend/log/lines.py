@@ -1,4 +1,4 @@
-"""The form of log lines: an event is a line, as text or as JSON, without secrets."""
+"""Log formatters: one line per event, as text or JSON, without secrets."""
 
 import json
 import logging
@@ -11,12 +11,12 @@ from my_backend.redaction import Redactor
 
 Format = Literal["text", "json"]
 
-# What would begin a line of its own, or steer a terminal: anybody may write it into a URL.
+# Characters that would start a new line or control a terminal; anyone can put them into a URL.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class Lines(logging.Formatter):
-    """What both forms have in common."""
+    """Base class of both formatters."""
 
     def __init__(self, redact: Redactor) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class Lines(logging.Formatter):
     def _message(self, record: logging.LogRecord) -> str:
         try:
             return record.getMessage()
-        except Exception as error:  # a caller's mistake must not cost the event
+        except Exception as error:  # a mistake in the arguments must not lose the event
             return f"{record.msg} {record.args!r} ({type(error).__name__} in its arguments)"
 
     def _traceback(self, record: logging.LogRecord) -> str:
@@ -35,7 +35,7 @@ class Lines(logging.Formatter):
 
 
 class TextLines(Lines):
-    """A traceback follows its line, indented."""
+    """Formats events as text; a traceback follows its line, indented."""
 
     def format(self, record: logging.LogRecord) -> str:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created)) + f",{int(record.msecs):03}"
@@ -48,7 +48,7 @@ class TextLines(Lines):
 
 
 class JsonLines(Lines):
-    """An object: time, level, logger, message, the ids that are known, a traceback, and what `fields` adds."""
+    """Formats events as JSON objects: time, level, logger, message, known ids, traceback, and the record's `fields`."""
 
     def format(self, record: logging.LogRecord) -> str:
         event: dict[str, Any] = {
@@ -65,17 +65,17 @@ class JsonLines(Lines):
 
 
 def lines(form: Format, redact: Redactor) -> Lines:
-    """The formatter for LOG_FORMAT."""
+    """Returns the formatter for LOG_FORMAT."""
     return JsonLines(redact) if form == "json" else TextLines(redact)
 
 
 def utc(seconds: float) -> str:
-    """A time since 1970 as JSON lines have it."""
+    """Formats seconds since 1970 as JSON lines show them."""
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{int(seconds % 1 * 1000):03}Z"
 
 
 def without_secrets(value: Any, redact: Redactor) -> Any:
-    """A JSON value; redacted before it is written, so that what is left is still JSON."""
+    """Redacts the strings in a JSON value before it is encoded, so that the result is still JSON."""
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""The log of a process: all that it says, in the form of LOG_FORMAT, on standard error and in LOG_FILE."""
+"""Logging of a process: everything it writes goes, formatted by LOG_FORMAT, to standard error and to LOG_FILE."""
 
 import json
 import logging
@@ -21,11 +21,11 @@ COLLECTOR = "import sys; sys.path.append(sys.argv[1]); from my_backend.log.colle
 
 
 def set_up_logs(settings: Settings) -> None:
-    """Sends this process's log to standard error; exceptions and warnings that nobody catches too."""
+    """Sends this process's log to standard error, including warnings and uncaught exceptions."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(lines(settings.log_format, redact))
     logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
-    logging.getLogger("werkzeug").setLevel("WARNING")  # our own log has the requests
+    logging.getLogger("werkzeug").setLevel("WARNING")  # our own log lists the requests
     logging.captureWarnings(True)
     sys.excepthook = _uncaught
     threading.excepthook = lambda args: _uncaught(args.exc_type, args.exc_value, args.exc_traceback)
@@ -34,15 +34,15 @@ def set_up_logs(settings: Settings) -> None:
 
 def _uncaught(kind: type[BaseException], error: BaseException | None, traceback: TracebackType | None) -> None:
     if error is not None and not issubclass(kind, KeyboardInterrupt | SystemExit):
-        log.critical("an exception was not caught", exc_info=(kind, error, traceback))
+        log.critical("uncaught exception", exc_info=(kind, error, traceback))
 
 
 def collect_output(settings: Settings, name: str, log_file: Path | None = None) -> None:
-    """From here on a process of its own writes down what this one, and what it becomes, sends to its outputs.
+    """Starts a process that collects all output of this process, also after an exec.
 
-    So that lines of libraries, of uWSGI and of supervisor have the form of the others, LOG_FILE is rotated by one
-    process alone, and no secret gets through. Does nothing where the log is text for standard error only. `name` is
-    what raw lines get as their logger.
+    This gives the lines of libraries, uWSGI and supervisor the same format, lets a single process rotate LOG_FILE, and
+    keeps secrets out. Does nothing if the log is text and goes to standard error only. `name` is the logger's name for
+    raw lines.
     """
     if settings.log_format == "text" and log_file is None:
         return
@@ -58,7 +58,7 @@ def collect_output(settings: Settings, name: str, log_file: Path | None = None) 
     if os.getpid() == 1:
         _go_on_behind(command, reading, writing)
     else:
-        # It outlives us, to write what we say last, and is nobody's child, so that nobody waits for it.
+        # It outlives this process to write its last lines, and detaches so that nobody waits for it.
         subprocess.run(command, stdin=subprocess.DEVNULL, stdout=2, pass_fds=[reading], check=True)
     os.close(reading)
     os.write(writing, json.dumps(orders).encode() + b"\n")
@@ -70,15 +70,15 @@ def collect_output(settings: Settings, name: str, log_file: Path | None = None) 
 
 
 def _go_on_behind(collector: list[str], reading: int, writing: int) -> None:
-    """Goes on as a child of the collector, which becomes the first process in our place.
+    """Continues as a child of the collector, which replaces this process as the container's init process.
 
-    A container's first process gets whoever has no parent as its child: the collector would be uWSGI's, which at its
-    own end waits for all children it has. And all end with it, also those that have something left to say.
+    The init process adopts all orphans: the collector would become a child of uWSGI, which waits for all its children
+    when it ends. And when the init process ends, all others are killed, even if they still have something to write.
     """
     if program := os.fork():
         signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)
         os.close(writing)
         os.set_inheritable(reading, True)
         os.dup2(2, 1)
-        os.execv(collector[0], [*collector, str(program)])  # noqa: S606  no shell is wanted
-    os.setsid()  # a terminal's Ctrl-C comes once, from the collector
+        os.execv(collector[0], [*collector, str(program)])  # noqa: S606  no shell needed
+    os.setsid()  # so that Ctrl-C arrives only once, from the collector

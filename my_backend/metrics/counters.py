@@ -1,10 +1,10 @@
-"""What processes count for Prometheus. docs/monitoring.md has every name with its labels."""
+"""Counters for Prometheus. docs/monitoring.md lists all names and labels."""
 
 from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
-# Why an image cannot be had: a MediaError's `reason`; `unreadable` is said by the model.
+# Why an image can't be fetched or read: a MediaError's `reason`; `unreadable` comes from the model.
 IMAGE_REASONS = (
     "no_url",
     "refused",
@@ -23,17 +23,17 @@ IMAGE_REASONS = (
 # Why a task has no prediction.
 REASONS = ("untrained", "no_choices", "no_answer", *IMAGE_REASONS)
 
-# Label Studio waits for 1 s where it sends an event, for 3 s at /setup, and for 100 s at /predict.
+# Label Studio waits 1 s after sending an event, 3 s at /setup, and 100 s at /predict.
 REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 3, 10, 30, 100)
 FETCH_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 JOB_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 14400, 86400)
 
-# Half as many lines again, which nobody asked for.
+# They would add 50% more lines that nobody needs.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class RequestCounts:
-    """Of a server: requests, and the tasks that they asked predictions for."""
+    """Counts of a server: requests, and tasks to predict."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -42,54 +42,50 @@ class RequestCounts:
         )
         self.seconds = Histogram(
             "ml_backend_request_duration_seconds",
-            "Time to answer.",
+            "Response time.",
             ("endpoint",),
             buckets=REQUEST_BUCKETS,
             registry=self.registry,
         )
-        self.in_progress = Gauge(
-            "ml_backend_requests_in_progress", "Requests that are being answered.", registry=self.registry
-        )
+        self.in_progress = Gauge("ml_backend_requests_in_progress", "Requests in progress.", registry=self.registry)
         self.predicted = Counter("ml_backend_tasks_predicted", "Tasks that got a prediction.", registry=self.registry)
         self._failed = Counter(
-            "ml_backend_tasks_failed", "Tasks that got none, by reason.", ("reason",), registry=self.registry
+            "ml_backend_tasks_failed", "Tasks that got no prediction, by reason.", ("reason",), registry=self.registry
         )
         self.errors = Counter(
             "ml_backend_unexpected_errors",
-            "Answers with status 500; the log has the traceback.",
+            "Responses with status 500; the log has the traceback.",
             registry=self.registry,
         )
-        for reason in REASONS:  # from zero on, or the first one would not show as an increase
+        for reason in REASONS:  # start at zero, or the first failure wouldn't count as an increase
             self._failed.labels(reason)
 
     def failed(self, reason: str, tasks: int = 1) -> None:
-        """Tasks got no prediction; a reason that is not known counts as `other`."""
+        """Counts tasks without a prediction; an unknown reason counts as `other`."""
         self._failed.labels(reason if reason in REASONS else "other").inc(tasks)
 
 
 class ImageCounts:
-    """Of a process that fetches images, for requests or for jobs."""
+    """Counts of a process that fetches images, for requests or for jobs."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._fetches = Counter(
             "ml_backend_image_fetches",
-            "Images asked of their servers, by outcome.",
+            "Images requested from their servers, by outcome.",
             ("outcome",),
             registry=self.registry,
         )
         self._seconds = Histogram(
             "ml_backend_image_fetch_duration_seconds",
-            "Time until an image was there, or given up.",
+            "Time until an image was fetched or the fetch failed.",
             buckets=FETCH_BUCKETS,
             registry=self.registry,
         )
-        self._bytes = Counter(
-            "ml_backend_image_fetch_bytes", "Size of the images that were fetched.", registry=self.registry
-        )
+        self._bytes = Counter("ml_backend_image_fetch_bytes", "Bytes of fetched images.", registry=self.registry)
         self._lookups = Counter(
             "ml_backend_image_cache_lookups",
-            "Images looked up in the cache of images.",
+            "Lookups in the image cache, by result.",
             ("result",),
             registry=self.registry,
         )
@@ -98,24 +94,24 @@ class ImageCounts:
         self._hits, self._misses = self._lookups.labels("hit"), self._lookups.labels("miss")
 
     def looked_up(self, found: bool) -> None:
-        """In the cache."""
+        """Counts a lookup in the image cache."""
         (self._hits if found else self._misses).inc()
 
     def fetched(self, outcome: str, seconds: float, size: int = 0) -> None:
-        """From its server; `outcome` is `ok`, or why not."""
+        """Counts a fetch from an image server; `outcome` is `ok` or one of IMAGE_REASONS."""
         self._fetches.labels(outcome if outcome in ("ok", *IMAGE_REASONS) else "other").inc()
         self._seconds.observe(seconds)
         self._bytes.inc(size)
 
 
 class EmbeddingCounts:
-    """Of a process with a model class that tells; `lookups` has `hit` and `miss`."""
+    """Counts of a process whose model class reports them; the keys of `lookups` are `hit` and `miss`."""
 
     def __init__(self, lookups: dict[str, int]) -> None:
         self.registry = CollectorRegistry()
         counter = Counter(
             "ml_backend_embedding_cache_lookups",
-            "Images whose embedding was looked up in its cache.",
+            "Lookups in the embedding cache, by result.",
             ("result",),
             registry=self.registry,
         )
@@ -124,7 +120,7 @@ class EmbeddingCounts:
 
 
 class JobCounts:
-    """Of jobs that ended."""
+    """Counts of jobs that ended."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -136,28 +132,28 @@ class JobCounts:
         )
         self._seconds = Histogram(
             "ml_backend_job_duration_seconds",
-            "Time that jobs ran.",
+            "How long jobs ran.",
             ("kind",),
             buckets=JOB_BUCKETS,
             registry=self.registry,
         )
         self._wait = Histogram(
             "ml_backend_job_wait_seconds",
-            "Time that jobs waited to be started.",
+            "How long jobs waited before they started.",
             ("kind",),
             buckets=JOB_BUCKETS,
             registry=self.registry,
         )
 
     def expect(self, project: str, kind: str, outcomes: Iterable[str]) -> None:
-        """Makes samples for what may come, with nothing counted yet."""
+        """Creates the samples with a count of zero."""
         for outcome in outcomes:
             self._ended.labels(project, kind, outcome)
         self._seconds.labels(kind)
         self._wait.labels(kind)
 
     def ended(self, project: str, kind: str, outcome: str, *, waited: float | None, ran: float | None) -> None:
-        """In seconds; None where it was never started."""
+        """Counts a job; times are in seconds, None if it never started."""
         self._ended.labels(project, kind, outcome).inc()
         if waited is not None:
             self._wait.labels(kind).observe(waited)

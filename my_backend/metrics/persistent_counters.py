@@ -1,4 +1,4 @@
-"""What short-lived processes have counted, added up on disk: it outlives them, and every server shows the same."""
+"""Counts of short-lived processes, added up on disk: they outlive the processes, and every server shows the same."""
 
 import json
 import logging
@@ -19,12 +19,12 @@ _KEY = TypeAdapter(tuple[str, dict[str, str]])
 
 
 def key_of(sample: Sample) -> str:
-    """Its name and its labels."""
+    """Returns a key made of a sample's name and labels."""
     return json.dumps([sample.name, sample.labels], sort_keys=True)
 
 
 def _is_key(key: str) -> bool:
-    """Whether it is one of those that `key_of` makes."""
+    """Returns whether `key_of` could have made this key."""
     try:
         _KEY.validate_json(key, strict=True)
     except ValueError:
@@ -33,14 +33,14 @@ def _is_key(key: str) -> bool:
 
 
 class Tally:
-    """Sums by a sample's name and labels, for all processes that share MODEL_DIR. They only grow."""
+    """Sums by a sample's name and labels, shared by all processes that use this MODEL_DIR. They only grow."""
 
     def __init__(self, projects_folder: Path) -> None:
         self._folder = projects_folder
         self.path = projects_folder / ".tally.json"
 
     def add(self, registries: Sequence[CollectorRegistry]) -> None:
-        """Adds what these have counted; leaves out projects that were deleted. A full disk costs the count alone."""
+        """Adds the counts of these registries, except those of deleted projects. A full disk loses only the counts."""
         counted = [sample for registry in registries for family in registry.collect() for sample in family.samples]
         try:
             with files.locked(self._folder / ".tally"):
@@ -50,10 +50,10 @@ class Tally:
                 kept = {key: value for key, value in sums.items() if self._has(json.loads(key)[1].get("project"))}
                 files.write_json(self.path, kept, durable=False)
         except OSError as error:
-            log.warning("what was counted for /metrics could not be added up: %s", error)
+            log.warning("can't save the counts for /metrics: %s", error)
 
     def sums(self) -> Sums:
-        """By the key of their samples."""
+        """Returns the sums by the keys of their samples."""
         sums = files.read_record(self.path, _SUMS) or {}
         return {key: value for key, value in sums.items() if _is_key(key)}
 

@@ -1,7 +1,8 @@
-"""Annotation events of a project: how many are not learned yet, and the annotated tasks as they leave them.
+"""Annotation events of a project: how many no training has learned yet, and the resulting annotated tasks.
 
-A training that reads all annotated tasks from Label Studio keeps them here; events then bring them up to date, so that
-the next correction needs no reading at all. Who doubts them has them forgotten, and the next training reads again.
+A training that reads all annotated tasks from Label Studio keeps them here. Events then update them, so the next
+correction doesn't have to read them again. If they may be wrong, they are dropped, and the next
+training reads everything.
 """
 
 import contextlib
@@ -18,13 +19,13 @@ from my_backend.files import Damaged
 COUNT_FILE = "unlearned.json"
 TASKS_FILE = "annotated.json"
 EVENTS_FOLDER = "events"
-MAX_EVENTS = 1000  # beyond which reading everything is as quick
-MAX_EVENT_BYTES = 20_000_000  # likewise; a training has all of them in memory
+MAX_EVENTS = 1000  # with more, reading everything is just as fast
+MAX_EVENT_BYTES = 20_000_000  # likewise; a training holds all of them in memory
 
 
 @dataclass(frozen=True)
 class _Kept:
-    """The annotated tasks as they were read, None while they are, and how many events had come before."""
+    """The annotated tasks, None while they are being read, and the number of events before that reading."""
 
     count: int
     tasks: list[Json] | None
@@ -36,7 +37,7 @@ _EVENT = TypeAdapter(list[Change])
 
 
 class Changes:
-    """One project's, in its folder; any number of processes and threads may use it."""
+    """The annotation log of one project, in its folder; safe for any number of processes and threads."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -47,25 +48,25 @@ class Changes:
     # --- counting -----------------------------------------------------------
 
     def unlearned(self) -> int:
-        """How many annotations were made, changed or deleted since the project was last learned."""
+        """Returns how many annotations were created, changed or deleted since the last training."""
         changed, learned = self._counts()
         return changed - learned
 
     def count(self) -> int:
-        """How many annotations were ever made, changed or deleted."""
+        """Returns how many annotations were ever created, changed or deleted."""
         return self._counts()[0]
 
     def add(self, changes: Sequence[Change]) -> int:
-        """Returns how many are not learned now."""
+        """Adds changes and returns how many are now unlearned."""
         with self._changing() as (changed, learned):
             if self._tasks.exists():
-                # Before they are counted: whoever sees the number finds the events.
+                # Before counting them, so that the events exist for anyone who reads the count.
                 self._keep_events(changes, changed + len(changes))
             self._keep_counts(changed + len(changes), learned)
         return changed + len(changes) - learned
 
     def learned(self, count: int) -> None:
-        """A job has learned what had changed when `count` said so; another one may have learned more."""
+        """Notes that a job has learned the first `count` changes; another job may have learned more."""
         with self._changing() as (now, learned):
             self._keep_counts(now, max(learned, min(count, now)))
 
@@ -73,11 +74,11 @@ class Changes:
         counts = files.examine(self._count, files.json_of(_COUNTS))
         if counts is not None and not isinstance(counts, Damaged):
             return counts
-        # What is kept says how many there were at least. Whether all of them were learned is not known: one more has
-        # the project learned again.
+        # The kept files give a lower bound. Whether all of those were learned is unknown, so one more is counted, which
+        # starts another training.
         known = self._highest_number_kept()
         if counts is None and known == 0:
-            return 0, 0  # nothing has come yet
+            return 0, 0  # no event has come yet
         if counts is None:
             files.note_missing(self._count)
         return known + 1, known
@@ -97,24 +98,24 @@ class Changes:
     # --- annotated tasks ----------------------------------------------------
 
     def begin_reading(self) -> int:
-        """From here on events are kept; returns their number so far, for `keep_tasks`."""
+        """Starts to keep events; returns the number of changes so far, for `keep_tasks`."""
         with self._changing() as (changed, _):
             files.write_json(self._tasks, {"count": changed, "tasks": None}, durable=False)
         return changed
 
     def keep_tasks(self, tasks: Sequence[Json], count: int) -> None:
-        """Keeps the annotated tasks that were read after `begin_reading` gave this count."""
+        """Keeps the annotated tasks that were read after `begin_reading` returned this count."""
         with self._changing():
             kept = files.read_record(self._tasks, _KEPT)
             if kept is None or kept.count > count:
-                return  # doubted meanwhile, or another job has begun to read later: its events are all that is kept
+                return  # dropped meanwhile, or another job started to read later, and only events since then are kept
             files.write_json(self._tasks, {"count": count, "tasks": tasks}, durable=False)
             for number, path in self._event_files():
                 if number <= count:
                     path.unlink(missing_ok=True)
 
     def tasks(self) -> list[Json] | None:
-        """The annotated tasks as the events leave them; None where Label Studio has to be asked."""
+        """Returns the annotated tasks with all events applied; None if they must be read from Label Studio."""
         with self._changing():
             kept = files.read_record(self._tasks, _KEPT)
             if kept is None or kept.tasks is None:
@@ -127,17 +128,17 @@ class Changes:
             changes += event
         try:
             return apply(kept.tasks, changes)
-        except (KeyError, TypeError, AttributeError):  # the tasks are not as Label Studio writes them
+        except (KeyError, TypeError, AttributeError):  # the tasks don't have Label Studio's format
             return None
 
     def doubt(self) -> None:
-        """An event came that could not be kept: the next training reads everything, and there is one to come."""
+        """Handles an event that couldn't be kept: requests a training, which reads everything again."""
         with self._changing() as (changed, learned):
             self._forget()
             self._keep_counts(changed + 1, learned)
 
     def forget_tasks(self) -> None:
-        """Has the next training read everything from Label Studio."""
+        """Makes the next training read everything from Label Studio."""
         with self._changing():
             self._forget()
 

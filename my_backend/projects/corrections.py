@@ -1,4 +1,4 @@
-"""Images that were corrected over HTTP: kept with their right labels, and learned by every later training."""
+"""Images corrected over HTTP: kept with their correct labels, and used in every later training."""
 
 import time
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ from pydantic import TypeAdapter
 from label_studio_format.labeling_config import ImageChoices
 from my_backend import files
 
-KEPT = "kept:"  # begins the URL of an image that came with a request; its digest follows
+KEPT = "kept:"  # prefix, before the digest, of the URL of an image that came with a request
 
 
 @dataclass(frozen=True)
 class _Said:
-    """What is kept next to a corrected image."""
+    """The record stored next to a corrected image."""
 
     labels: list[str]
     corrected_at: str
@@ -26,7 +26,7 @@ _SAID = TypeAdapter(_Said)
 
 
 def corrections_folder(project_folder: Path) -> Path:
-    """Where a project's corrected images lie, each under the digest of its content, with its labels beside it."""
+    """Returns the folder of a project's corrected images, each named by its content's digest, next to its labels."""
     return project_folder / "corrections"
 
 
@@ -37,17 +37,17 @@ class Corrections:
         self._folder = corrections_folder(project_folder)
 
     def keep(self, image: bytes, digest: str, labels: Sequence[str]) -> None:
-        """Keeps an image with the names of its choices, in the place of what was said of it before."""
+        """Keeps an image with the names of its choices, replacing earlier ones."""
         files.write(self._folder / digest, image)
         files.write_json(self._folder / f"{digest}.json", asdict(_Said(list(labels), _now())))
 
     def tasks(self, tag: ImageChoices) -> list[dict[str, Any]]:
-        """As annotated tasks of the labeling config's tag; `corrected` tells them from Label Studio's."""
+        """Returns them as annotated tasks for a tag of the labeling config; `corrected` marks them."""
         found = ((path.stem, files.read_record(path, _SAID)) for path in sorted(self._folder.glob("*.json")))
         return [_task(digest, said, tag) for digest, said in found if said]
 
     def look(self) -> None:
-        """Reads all labels, so that those that are damaged are known."""
+        """Reads all labels, which lists the damaged ones."""
         for path in self._folder.glob("*.json"):
             files.read_record(path, _SAID)
 
@@ -64,6 +64,6 @@ def _task(digest: str, said: _Said, tag: ImageChoices) -> dict[str, Any]:
 
 
 def _now() -> str:
-    """As Label Studio writes it, so that the two can be compared."""
+    """Returns the time in Label Studio's format, so that the two can be compared."""
     seconds = time.time()
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{int(seconds % 1 * 1e6):06d}Z"

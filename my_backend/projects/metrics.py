@@ -1,4 +1,4 @@
-"""What a version's record says of its quality; lenient, since another model class may say anything."""
+"""A version's metrics, read leniently because another model class may store anything."""
 
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -17,7 +17,7 @@ Lenient = WrapValidator(_or_none)
 
 
 class ClassFigures(BaseModel):
-    """Precision, recall and F1 (0 to 1) of one class, and its images."""
+    """Precision, recall and F1 (0 to 1) of one class, and its number of images."""
 
     precision: float
     recall: float
@@ -26,7 +26,7 @@ class ClassFigures(BaseModel):
 
 
 class Bin(BaseModel):
-    """Answers of about the same probability, and the share of them that is right."""
+    """Answers of about the same confidence, and the share of them that is correct."""
 
     answers: int
     confidence: float
@@ -34,7 +34,7 @@ class Bin(BaseModel):
 
 
 class Figures(BaseModel):
-    """Each is None where the model does not tell, or tells something else."""
+    """Metrics; each is None if the model doesn't provide it in this form."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -49,12 +49,12 @@ class Figures(BaseModel):
 
 
 def read_figures(value: Any) -> Figures:
-    """Of what a version's `train_output` has under `figures`."""
+    """Reads what a version's `train_output` contains under `figures`."""
     return Figures.model_validate(value if isinstance(value, dict) else {})
 
 
 def read_labels(value: Any) -> dict[str, int]:
-    """How many labels of each class a version has learned."""
+    """Returns the number of labels of each class that a version was trained on."""
     if not isinstance(value, dict):
         return {}
     return {str(name): count for name, count in value.items() if isinstance(count, int)}

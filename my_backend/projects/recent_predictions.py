@@ -1,4 +1,4 @@
-"""The tasks that were predicted lately, and what came of them: what the page shows without asking Label Studio."""
+"""Recently predicted tasks and their outcomes, which the page shows without asking Label Studio."""
 
 import logging
 import math
@@ -20,10 +20,10 @@ from my_backend.problems import Trouble
 from my_backend.projects.registry import Projects
 
 RECENT_FILE = "recent.json"
-KEPT_TASKS = 500  # of a project, the newest
-KEPT_URL = 2000  # characters; a longer one holds the image itself
+KEPT_TASKS = 500  # per project, the newest
+KEPT_URL = 2000  # characters; a longer one contains the image itself
 WRITE_SECONDS = 1.0
-NAMED_IMAGES = 20  # that a trouble lists
+NAMED_IMAGES = 20  # at most, that a problem lists
 
 Json = dict[str, Any]
 
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Sighting:
-    """A task without an annotation that was to be predicted: the prediction, or why there is none."""
+    """An unannotated task that a prediction was requested for: the prediction, or why there is none."""
 
     task: int
     url: str  # of its image
@@ -44,7 +44,7 @@ class Sighting:
 
     @property
     def name(self) -> str:
-        """What people know the image by: its file's name."""
+        """Returns a name for people: that of the image file, or else the task."""
         return name_of_url(self.url) or f"task {self.task}"
 
 
@@ -52,13 +52,13 @@ _SIGHTINGS = TypeAdapter(list[Sighting])
 
 
 class Recent(Background):
-    """Noted in memory, and written by a thread of its own: no prediction waits for the disk."""
+    """Keeps recent predictions in memory; a thread writes them, so no prediction waits for the disk."""
 
     def __init__(self, projects: Projects) -> None:
         super().__init__("recent predictions", patience=math.inf)
         self._projects = projects
         self._lock = threading.Lock()
-        self._noted: dict[str, dict[int, Sighting | None]] = defaultdict(dict)  # None: it is to be forgotten
+        self._noted: dict[str, dict[int, Sighting | None]] = defaultdict(dict)  # None: remove this task
         self._failed: dict[str, tuple[Trouble, ...]] = {}
 
     def start(self) -> None:
@@ -71,21 +71,21 @@ class Recent(Background):
         self._write()
 
     def note(self, project: str, sightings: Iterable[Sighting]) -> None:
-        """Tasks were predicted."""
+        """Notes tasks that were predicted."""
         with self._lock:
             self._noted[project].update({one.task: one for one in sightings})
 
     def forget(self, project: str, tasks: Iterable[int]) -> None:
-        """Tasks were annotated or deleted."""
+        """Removes tasks that were annotated or deleted."""
         with self._lock:
             self._noted[project].update(dict.fromkeys(tasks))
 
     def of(self, project: str) -> list[Sighting]:
-        """What this and other processes have seen, the newest last; up to a second old."""
+        """Returns what this and other processes have noted, the newest last; up to a second old."""
         return files.read_record(self._projects.folder(project) / RECENT_FILE, _SIGHTINGS) or []
 
     def troubles(self) -> list[Trouble]:
-        """The images that could not be read, of all projects; from memory."""
+        """Returns the problems with images of all projects, from memory."""
         return [trouble for troubles in list(self._failed.values()) for trouble in troubles]
 
     def _look(self) -> float:
@@ -102,8 +102,8 @@ class Recent(Background):
             if project in known:
                 try:
                     self._write_project(project, changes)
-                except OSError as error:  # of one project, or of a disk that is full; nobody depends on it
-                    log.warning("project %s: what was predicted can't be kept for the page: %s", project, error)
+                except OSError as error:  # a problem of one project, or a full disk; nothing depends on this file
+                    log.warning("project %s: can't save recent predictions for the page: %s", project, error)
 
     def _write_project(self, project: str, changes: dict[int, Sighting | None]) -> None:
         folder = self._projects.folder(project)
@@ -131,8 +131,8 @@ def _trouble_of(project: str, failed: list[Sighting]) -> Trouble:
     more = [f"and {len(details) - NAMED_IMAGES} more"] if len(details) > NAMED_IMAGES else []
     return Trouble(
         "images",
-        f"{images} no prediction, since {'it' if len(failed) == 1 else 'they'} could not be read.",
-        "Mend or remove what the reasons name; an image is tried again when Label Studio asks for it again.",
+        f"{images} no prediction because {'it' if len(failed) == 1 else 'they'} couldn't be read.",
+        "Fix or remove these images. The backend tries an image again when Label Studio next asks for its prediction.",
         project,
         (*details[-NAMED_IMAGES:][::-1], *more),
     )
@@ -141,7 +141,7 @@ def _trouble_of(project: str, failed: list[Sighting]) -> Trouble:
 def sightings(
     tasks: list[Json], results: list[Any], reasons: dict[int, str], field: str, version: str
 ) -> list[Sighting]:
-    """What is to be kept of predicted tasks; `reasons` says for positions why there is no prediction."""
+    """Returns what to keep of predicted tasks; `reasons` maps positions to why there is no prediction."""
     seen = []
     for position, (task, result) in enumerate(zip(tasks, results, strict=True)):
         number, url = task.get("id"), image_url(task.get("data") or {}, field)
@@ -165,12 +165,12 @@ def _answer(result: Any) -> tuple[tuple[str, ...], float | None]:
 
 
 def name_of_url(url: str) -> str:
-    """The file's name in a URL; "" where it has none."""
+    """Returns the file name in a URL; "" if there is none."""
     try:
         parts = urlsplit(url)
-    except ValueError:  # such as http://[, which a task may have
+    except ValueError:  # such as http://[, which a task may contain
         return ""
     path = parse_qs(parts.query).get("d", [parts.path])[0]
     name = unquote(path).rstrip("/").rpartition("/")[2]
-    # Label Studio puts a part of a random number before the name of an upload.
+    # Label Studio puts a random prefix before the name of an upload.
     return re.sub("^[0-9a-f]{8}-", "", name) if "/upload/" in parts.path else name

@@ -1,4 +1,4 @@
-"""The Label Studio projects that have been seen, and what is kept of each between restarts."""
+"""The known Label Studio projects, and what is stored about each of them."""
 
 import contextlib
 import logging
@@ -23,29 +23,29 @@ log = logging.getLogger(__name__)
 
 PROJECT_FILE = "project.json"
 CREDENTIALS_FILE = "credentials.json"
-# All projects are kept in memory, and anyone who may call can name new ones.
+# All projects are kept in memory, and any caller can add new ones.
 MOST_PROJECTS = 10_000
 MOST_CONFIG_CHARACTERS = 50_000_000  # of all labeling configs together
-DELETED = ".deleted-"  # begins the names of folders, beside that of the projects, whose content is being removed
+DELETED = ".deleted-"  # prefix of folders next to the projects' folder whose content is being removed
 
 
 @dataclass(frozen=True)
 class Project:
-    """What Label Studio says of a project."""
+    """A project as Label Studio describes it."""
 
-    uid: str  # Label Studio's id, a dot, and the second it was created
+    uid: str  # Label Studio's id, a dot, and the creation time in Unix seconds
     label_config: str = ""
     title: str = ""
 
     @property
     def id(self) -> int:
-        """Label Studio's own number for it."""
+        """Returns the project's id in Label Studio."""
         return int(self.uid.partition(".")[0])
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """A Label Studio and the token for it, as its `/setup` handed them over."""
+    """A Label Studio's address and token, as sent to `/setup`."""
 
     hostname: str
     access_token: str = field(repr=False)
@@ -53,24 +53,24 @@ class Credentials:
 
 _PROJECT = TypeAdapter(Project)
 _CREDENTIALS = TypeAdapter(Credentials)
-_FOLDER = re.compile(r"\d+(\.\d+)?", re.ASCII)  # as projects' folders are named; nothing else there is one
+_FOLDER = re.compile(r"\d+(\.\d+)?", re.ASCII)  # names of projects' folders; nothing else is one
 
 
 class Projects:
-    """Kept in memory and, each in a folder of its own, under `folder`."""
+    """All known projects, in memory and on disk: each has its own folder below `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self.root = folder
-        self._on_disk = threading.Lock()  # held as long as the disk takes: requests wait for `_lock` alone
+        self._on_disk = threading.Lock()  # held during slow disk access; requests wait only for `_lock`
         self._lock = threading.Lock()
         self._projects: dict[str, Project] = {}
-        self._credentials: dict[str, Credentials] = {}  # as they were handed over to this process
-        self._written: dict[str, int] = {}  # when the file was written that is known here (nanoseconds)
+        self._credentials: dict[str, Credentials] = {}  # as sent to this process
+        self._written: dict[str, int] = {}  # modification times (ns) of the files last read or written here
         self.refresh()
 
     def refresh(self) -> None:
-        """Learns what another process has noted."""
-        with self._on_disk:  # the look as well, or a project that is noted meanwhile would be taken for a removed one
+        """Takes over what other processes have written."""
+        with self._on_disk:  # also while listing, or a project added meanwhile would look like a removed one
             found = project_folders(self.root)
             for uid in self._projects.keys() - found:
                 self._forget(uid)
@@ -83,22 +83,22 @@ class Projects:
                     self._read(uid)
 
     def _read(self, uid: str) -> Project | None:
-        """The project as its file says, which another process may have written; None if there is none.
+        """Reads a project from its file, which another process may have written; None if there is no file.
 
-        As it is known here if the file is damaged.
+        If the file is damaged, returns the project as known in memory.
         """
         path = self.folder(uid) / PROJECT_FILE
-        written = files.changed_ns(path)  # before it is read: what is written meanwhile is read the next time
+        written = files.changed_ns(path)  # before reading: a write in between is then noticed the next time
         project = files.examine(path, files.json_of(_PROJECT))
         if isinstance(project, Damaged):
             return self._projects.get(uid)
         if project is not None:
-            project = replace(project, uid=uid)  # as requests name it, and it is found
+            project = replace(project, uid=uid)  # the folder's name counts, since requests and lookups use it
             self._set(project, written)
         return project
 
     def read_again(self, uid: str) -> Project:
-        """As `get`, with what other processes have noted until now; raises NotFound."""
+        """Like `get`, but reads the project's file first; raises NotFound."""
         with self._on_disk:
             self._read(uid)
         return self.get(uid)
@@ -114,7 +114,7 @@ class Projects:
                 known.pop(uid, None)
 
     def folder(self, uid: str) -> Path:
-        """Where everything of the project lies."""
+        """Returns the folder with all of the project's files."""
         return self.root / uid
 
     def all(self) -> list[Project]:
@@ -130,9 +130,9 @@ class Projects:
         return project
 
     def find(self, name: str | None) -> Project:
-        """The project of that name: its id as in Label Studio's address bar, or id.created.
+        """Returns the project with this name: its id as in Label Studio's URL, or its uid.
 
-        Without a name the only project. Raises BadRequest where there are several, NotFound where there is none.
+        Without a name, returns the only project. Raises BadRequest if there are several and NotFound if there is none.
         """
         projects = self.all()
         if name is None:
@@ -140,7 +140,7 @@ class Projects:
                 return projects[0]
             if not projects:
                 raise NotFound("no project is connected yet: add this backend in Label Studio (Settings → Model)")
-            raise BadRequest(f'project: say which one, {{"project": id}}; {self._known()}')
+            raise BadRequest(f'several projects are connected: choose one with {{"project": id}}; {self._known()}')
         matching = [project for project in projects if name in (project.uid, str(project.id))]
         if not matching:
             raise NotFound(f"project {name} is not connected; {self._known()}")
@@ -150,10 +150,10 @@ class Projects:
 
     def _known(self) -> str:
         names = [f"{project.uid} ({project.title})" if project.title else project.uid for project in self.all()]
-        return f"connected are: {', '.join(names)}" if names else "no project is connected yet"
+        return f"connected projects: {', '.join(names)}" if names else "no project is connected yet"
 
     def remember(self, uid: str, *, label_config: str | None = None, title: str | None = None) -> Project:
-        """Notes what Label Studio said; a new project is added. Raises TooMany."""
+        """Stores what Label Studio said about a project; adds a new project. Raises TooMany."""
         said = _said(label_config, title)
         with self._lock:
             known = self._projects.get(uid)
@@ -163,31 +163,31 @@ class Projects:
         if known is not None and replace(known, **said) == known and not damaged:
             return known
         with self._on_disk:
-            # What is known here may be older than the file, and must not come back with what is said now.
+            # The values in memory may be older than the file and must not overwrite it.
             project = replace(self._read(uid) or Project(uid), **said)
             try:
                 return self._write(project)
             except OSError as error:
                 if known is None:
                     raise
-                # Predictions go on with what Label Studio says, which it says again after a restart.
-                log.warning("project %s: what Label Studio says of it can't be kept: %s", uid, error)
+                # Predictions continue with these values; Label Studio sends them again after a restart.
+                log.warning("project %s: can't save its title and labeling config: %s", uid, error)
                 self._set(project, self._written.get(uid, 0))
                 return project
 
     def _check_room(self, project: Project) -> None:
-        """Raises TooMany if it doesn't fit beside the others."""
+        """Raises TooMany if there is no room for this project next to the others."""
         others = [one for one in self._projects.values() if one.uid != project.uid]
         if len(others) >= MOST_PROJECTS:
-            raise TooMany(f"{MOST_PROJECTS:,} projects are connected already: delete old ones with POST /delete")
+            raise TooMany(f"{MOST_PROJECTS:,} projects are already connected: delete old ones with POST /delete")
         if sum(len(one.label_config) for one in others) + len(project.label_config) > MOST_CONFIG_CHARACTERS:
             raise TooMany(
-                f"the labeling configs of all projects would have more than {MOST_CONFIG_CHARACTERS:,} characters: "
+                f"the labeling configs of all projects together would exceed {MOST_CONFIG_CHARACTERS:,} characters: "
                 "shorten this one, or delete old projects with POST /delete"
             )
 
     def update(self, uid: str, *, label_config: str | None = None, title: str | None = None) -> Project | None:
-        """As `remember`, for what was asked of Label Studio; None where the project was deleted meanwhile."""
+        """Like `remember`, for answers from Label Studio; returns None if the project was deleted meanwhile."""
         with self._on_disk, contextlib.suppress(FileNotFoundError):  # another process has just deleted it
             known = self._read(uid)
             if known is not None:
@@ -202,13 +202,13 @@ class Projects:
         return project
 
     def changes(self, uid: str) -> Changes:
-        """The project's annotation events."""
+        """Returns the project's annotation log."""
         return Changes(self.folder(uid))
 
     def remember_credentials(self, uid: str, credentials: Credentials) -> None:
-        """Readable by the owner alone."""
+        """Stores credentials in a file that only the owner can read."""
         if self._credentials.get(uid) == credentials:
-            return  # Label Studio says it before each of its requests
+            return  # Label Studio sends them before each of its requests
         if self.credentials(uid) != credentials:
             files.write_json(self.folder(uid) / CREDENTIALS_FILE, asdict(credentials), mode=0o600)
         self._credentials[uid] = credentials
@@ -221,26 +221,26 @@ class Projects:
         return credentials
 
     def delete(self, uid: str) -> None:
-        """Forgets the project and everything learned for it; what cannot be removed is named in the log."""
+        """Deletes the project and everything learned for it; logs what can't be removed."""
         gone = self.root.with_name(f"{DELETED}{uid}-{token_hex(4)}")
         with self._on_disk:
             self._forget(uid)
             while self.folder(uid).exists():
-                gone.mkdir(mode=0o700, exist_ok=True)  # removing takes a while, and a kill leaves the rest
-                with contextlib.suppress(FileNotFoundError):  # a server that starts takes an empty one for a leftover
-                    # In one step, so that a job that is just ending brings nothing back.
+                gone.mkdir(mode=0o700, exist_ok=True)  # removing takes a while, and a killed process leaves the rest
+                with contextlib.suppress(FileNotFoundError):  # a starting server removes an empty folder as a leftover
+                    # Atomically, so that a job that is just ending can't bring anything back.
                     os.replace(self.folder(uid), gone / "project")
                     break
         _remove(gone)
 
     def remove_leftovers(self) -> None:
-        """Removes what is left of deleted projects, as where a process was killed at it; may take as long as that."""
+        """Removes leftovers of deleted projects, for example after a killed deletion; this may take a while."""
         for gone in self.root.parent.glob(f"{DELETED}*"):
             _remove(gone)
 
 
 def project_folders(root: Path) -> set[str]:
-    """The names of the projects' folders below `root`, whether their files can be read or not."""
+    """Returns the names of the projects' folders below `root`, whether their files are readable or not."""
     try:
         return {path.name for path in root.iterdir() if _FOLDER.fullmatch(path.name) and path.is_dir()}
     except FileNotFoundError:
@@ -253,11 +253,11 @@ def _said(label_config: str | None, title: str | None) -> dict[str, str]:
 
 
 def _remove(gone: Path) -> None:
-    shutil.rmtree(gone, ignore_errors=True)  # as much as can be
+    shutil.rmtree(gone, ignore_errors=True)  # as much as possible
     try:
         if gone.exists():
-            shutil.rmtree(gone)  # for its error
+            shutil.rmtree(gone)  # raises the error to log
     except FileNotFoundError:
-        pass  # another process is at it, too
+        pass  # another process is removing it, too
     except OSError as error:
-        log.warning("%s is left of a deleted project and cannot be removed: %s", gone, error)
+        log.warning("can't remove %s, which is left over from a deleted project: %s", gone, error)

@@ -1,4 +1,4 @@
-"""Model versions: immutable directories, and for each project one pointer that names the live one."""
+"""Model versions: immutable directories, and a pointer per project that names the live version."""
 
 import calendar
 import logging
@@ -22,17 +22,17 @@ from my_backend.files import Damaged
 
 log = logging.getLogger(__name__)
 
-STAGING_SECONDS = 24 * 3600  # publishing takes less
+STAGING_SECONDS = 24 * 3600  # publishing never takes this long
 KEPT_VERSIONS = 10
 UNTRAINED = "untrained"
 VERSION_FILE = "version.json"
 VERSIONS_FOLDER = "versions"
 POINTER_FILE = "live"
-MOVED_FILE = ".moved"  # beside the projects' folders: another text whenever one of their pointers was moved
+MOVED_FILE = ".moved"  # next to the projects' folders: its content changes whenever a pointer moves
 PINNED_FILE = "pinned.json"
-# The newest number that was given and when, which outlives every version; its name is older than what it holds.
+# The last version number and its time, which outlive every version; the file's name is historical.
 GIVEN_FILE = "removed.json"
-# Stands for the version's own directory in a stored train_output, so that MODEL_DIR can be moved.
+# Stands for the version's directory in a stored train_output, so that MODEL_DIR can be moved.
 HERE = "{version}"
 
 Json = dict[str, Any]
@@ -40,25 +40,25 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Version:
-    """A published model: what `fit` returned, and how it came about."""
+    """A published model: what `fit` returned, and how it was created."""
 
     name: str
     folder: Path
     created: float  # seconds since 1970
     cause: str
-    choices: tuple[str, ...]  # of the labeling config when it was published
-    train_output: Json  # with the paths of its files as they are here
-    held_back: str = ""  # why it did not go live by itself
+    choices: tuple[str, ...]  # of the labeling config at the time of publishing
+    train_output: Json  # with the actual paths of its files
+    held_back: str = ""  # why it didn't go live automatically
     grew_from: str = ""
-    made_by: dict[str, str] = field(default_factory=dict)  # ids of the job and the HTTP request that it came of
+    made_by: dict[str, str] = field(default_factory=dict)  # ids of the job and the HTTP request that created it
 
     @property
     def number(self) -> int:
-        """7 for v7-20261120T132501."""
+        """Returns the number in the name: 7 for v7-20261120T132501."""
         return _number(self.name)
 
     def record(self) -> Json:
-        """For programs."""
+        """Returns the version as JSON values."""
         output = self.train_output
         return {
             "version": self.name,
@@ -78,7 +78,7 @@ class Version:
 
 @dataclass(frozen=True)
 class _Record:
-    """What a version's file says of it."""
+    """The contents of a version's file."""
 
     created: float
     cause: str
@@ -95,9 +95,9 @@ _GIVEN = TypeAdapter(tuple[int, float])
 
 
 class Versions:
-    """The versions of one project, under its folder. Any number of processes may read; writers take a lock.
+    """The versions of one project, in its folder. Any number of processes can read; writers take a lock.
 
-    A version whose record can't be read keeps its number and can be deleted; otherwise it counts as not there.
+    A version with a damaged record keeps its number and can be deleted; otherwise it is treated as missing.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -106,23 +106,23 @@ class Versions:
         self.pointer = folder / POINTER_FILE
 
     def live_name(self) -> str:
-        """The live version's name, `untrained` before the first or if the pointer is damaged."""
+        """Returns the live version's name; `untrained` if there is none or the pointer is damaged."""
         name = self.read_pointer()
         return UNTRAINED if isinstance(name, Damaged) else name
 
     def read_pointer(self) -> str | Damaged:
-        """As `live_name`, but tells a damaged pointer from that of a project without a version."""
+        """Like `live_name`, but distinguishes a damaged pointer from a project without a version."""
         name = files.examine(self.pointer, _parse_pointer)
         if name is None:
             return files.note_missing(self.pointer) if self._has_lost_pointer() else UNTRAINED
         return name
 
     def _has_lost_pointer(self) -> bool:
-        """Whether versions have been live; the number of the very first is noted only after it is pointed to."""
+        """Returns whether a version was live before; the first version's number is noted only after it goes live."""
         return (self._folder / GIVEN_FILE).exists() and any(not version.held_back for version in self.all())
 
     def live(self) -> Version | None:
-        """Raises NotFound if the live version is gone or damaged."""
+        """Returns the live version, None if there is none; raises NotFound if it is gone or damaged."""
         name = self.live_name()
         return None if name == UNTRAINED else self.get(name)
 
@@ -136,9 +136,9 @@ class Versions:
             if record is None and os.path.lexists(folder):
                 record = files.note_missing(file)
         if isinstance(record, Damaged):
-            raise NotFound(f"version {name} is damaged, {VERSION_FILE}: {record.why}")
+            raise NotFound(f"version {name} is damaged: {VERSION_FILE}: {record.why}")
         if record is None:
-            raise NotFound(f"there is no version {name}; there are: {', '.join(self.names()) or 'none'}")
+            raise NotFound(f"there is no version {name}; existing versions: {', '.join(self.names()) or 'none'}")
         return Version(
             name=name,
             folder=folder,
@@ -152,15 +152,15 @@ class Versions:
         )
 
     def names(self) -> list[str]:
-        """From the oldest to the newest, damaged ones too."""
+        """Returns the names from the oldest to the newest, including damaged versions."""
         try:
             found = [path.name for path in self._versions.iterdir()]
-        except OSError:  # there is none, or something else in its place, into which nothing can be published
+        except OSError:  # no such folder, or something else in its place, so nothing can be published there
             return []
         return sorted((name for name in found if _NAME.fullmatch(name)), key=_number)
 
     def all(self) -> list[Version]:
-        """From the oldest to the newest."""
+        """Returns the readable versions, from the oldest to the newest."""
         found = []
         for name in self.names():
             with suppress(NotFound):  # damaged, or thinned out meanwhile
@@ -177,10 +177,10 @@ class Versions:
         held_back: str = "",
         confirm: Callable[[], None] = lambda: None,
     ) -> Version:
-        """Makes a version of what `fit` returned, and the live one unless it is held back.
+        """Makes a version of what `fit` returned, and makes it live unless it is held back.
 
-        Files and folders under `workdir` that `train_output` names become the version's own (they are moved there).
-        `confirm` is called when nobody else can publish any more, and raises where this one must not either.
+        Files and folders below `workdir` that `train_output` names are moved into the version. `confirm` is called
+        while nobody else can publish, and raises if this version must not be published.
         """
         staging = self._stage()
         try:
@@ -193,10 +193,10 @@ class Versions:
             raise
 
     def renew_live(self, *, cause: str, choices: Sequence[str]) -> Version | None:
-        """Gives the live version a new name, so that Label Studio asks for predictions again.
+        """Republishes the live version under a new name, so that Label Studio asks for predictions again.
 
-        None where there is no live version, another process has renewed it for the same choices already, or another
-        version has become live meanwhile.
+        Returns None if there is no live version, another process has already done this for the same choices, or another
+        version has gone live meanwhile.
         """
         with files.locked(self._folder / ".renew"):
             live = self.live()
@@ -215,9 +215,9 @@ class Versions:
     def copy_from(
         self, version: Version, *, cause: str, choices: Sequence[str], confirm: Callable[[], None] = lambda: None
     ) -> Version:
-        """Makes a live version with the same files, which are linked where the file system can.
+        """Makes a live version with the same files, hard-linked if the file system supports it.
 
-        `confirm` as in `publish`.
+        `confirm` is as in `publish`.
         """
         staging = self._stage()
         try:
@@ -234,7 +234,7 @@ class Versions:
             *self._versions.glob(".staging-*"),
             *self._versions.glob(".removed-*"),
         ):  # by a process that was killed
-            with suppress(FileNotFoundError):  # another process is just done with it
+            with suppress(FileNotFoundError):  # another process has just finished with it
                 if time.time() - left.stat().st_mtime > STAGING_SECONDS:
                     shutil.rmtree(left, ignore_errors=True)
         staging = self._versions / f".staging-{uuid4().hex}"
@@ -274,14 +274,14 @@ class Versions:
             try:
                 self._thin_out()
                 self._note_given(_number(name), created)
-            except OSError:  # what is published is published
-                log.exception("what follows the publishing of %s in %s has failed", name, self._versions)
+            except OSError:  # the version is published all the same
+                log.exception("published %s in %s, but the cleanup afterwards failed", name, self._versions)
         return self.get(name)
 
     def _thin_out(self) -> None:
-        """Removes all versions but the live one, the newest, those pinned, and the one with the best accuracy.
+        """Removes old versions, except the live one, pinned ones, the newest ones, and the most accurate one.
 
-        None at all as long as the pointer or the list of pins is damaged: any of them may be live or pinned.
+        Removes nothing while the pointer or the list of pins is damaged: any version could be live or pinned.
         """
         versions, live, pinned = self.all(), self.read_pointer(), self._read_pinned()
         if isinstance(live, Damaged) or isinstance(pinned, Damaged):
@@ -295,11 +295,11 @@ class Versions:
         gone = self._versions / f".removed-{version.name}"
         if os.path.lexists(gone):  # left by a process that was killed
             _remove_whatever(gone)
-        os.replace(version, gone)  # in one step: no version is ever half there
+        os.replace(version, gone)  # atomically: no version is ever half removed
         _remove_whatever(gone)
 
     def pinned(self) -> list[str]:
-        """The versions that stay however many come after them; none is known if the list is damaged."""
+        """Returns the names of pinned versions, which are never removed automatically; empty if the list is damaged."""
         pinned = self._read_pinned()
         return [] if isinstance(pinned, Damaged) else pinned
 
@@ -307,34 +307,36 @@ class Versions:
         return files.examine(self._folder / PINNED_FILE, files.json_of(_PINNED)) or []
 
     def _known_pins(self) -> list[str]:
-        """Raises Conflict if the list is damaged."""
+        """Returns the names of pinned versions; raises Conflict if the list is damaged."""
         pinned = self._read_pinned()
         if isinstance(pinned, Damaged):
             raise Conflict(
-                f"can't tell which versions are pinned, {pinned.path}: {pinned.why}; "
-                "restore that file from a backup, or remove it and pin them again"
+                f"can't tell which versions are pinned: can't use {pinned.path} ({pinned.why}); "
+                "restore that file from a backup, or remove it and pin the versions again"
             )
         return pinned
 
     def pin(self, name: str, pinned: bool = True) -> None:
-        """Keeps a version from being removed, or no longer; raises NotFound, and Conflict if the list is damaged."""
+        """Pins or unpins a version; raises NotFound, and Conflict if the list of pins is damaged."""
         with files.locked(self._folder / ".versions"):
             known = self._known_pins()
-            if pinned or name not in known:  # one that is damaged, or gone, can be unpinned
+            if pinned or name not in known:  # a damaged or missing version can be unpinned
                 self.get(name)
             names = {*known, name} if pinned else set(known) - {name}
             files.write_json(self._folder / PINNED_FILE, sorted(names, key=_number))
 
     def delete(self, name: str) -> None:
-        """Removes a version for good; raises NotFound, and Conflict if it is live or pinned.
+        """Deletes a version permanently; raises NotFound, and Conflict if it is live or pinned.
 
-        A live one goes if it is damaged, as nothing can load it: then no version is live.
+        A live version can be deleted if it is damaged, since nothing can load it: then no version is live.
         """
         with files.locked(self._folder / ".versions"):
             self.check_known(name)
             live, loads = self.read_pointer(), not self._is_damaged(name)
             if isinstance(live, Damaged) and loads:
-                raise Conflict(f"can't tell which version is live, {live.path}: {live.why}; activate one first")
+                raise Conflict(
+                    f"can't tell which version is live: can't use {live.path} ({live.why}); activate one first"
+                )
             if name == live and loads:
                 raise Conflict(f"{name} is live: activate another version first")
             if name in self._known_pins():
@@ -348,16 +350,16 @@ class Versions:
                 self._remove(self._versions / name)
 
     def damages(self) -> list[Damaged]:
-        """The project's files that were found damaged in this process, those of its versions among them."""
+        """Returns the project's files that this process found damaged, including those of its versions."""
         return files.damages(self._folder)
 
     def look(self) -> None:
-        """Reads all records, so that those that are damaged are known."""
+        """Reads all records, which lists the damaged ones."""
         self.all()
         self._newest()
 
     def check_known(self, name: str) -> None:
-        """Raises NotFound unless there is a version of that name, or what is left of one."""
+        """Raises NotFound unless there is a version with that name, or remains of one."""
         if name not in self.names() and (name == UNTRAINED or name != self.live_name()):
             self.get(name)
 
@@ -369,10 +371,10 @@ class Versions:
         return False
 
     def export(self, name: str, target: Path) -> None:
-        """Copies a version's folder, which needs nothing beside it; raises NotFound and Conflict."""
+        """Copies a version's folder, which is self-contained; raises NotFound and Conflict."""
         version = self.get(name)
         if target.exists():
-            raise Conflict(f"{target} is there already: name a folder that is not")
+            raise Conflict(f"{target} already exists: choose a new folder")
         part = target.with_name(f".{target.name}.{uuid4().hex}")
         try:
             shutil.copytree(version.folder, part)
@@ -382,21 +384,21 @@ class Versions:
 
     @contextmanager
     def unchanging(self) -> Iterator[None]:
-        """No version comes or goes meanwhile, and none becomes live: whoever wants that waits."""
+        """Blocks other threads and processes from adding, removing or activating versions until the block ends."""
         with files.locked(self._folder / ".versions"):
             yield
 
     def _new_name(self) -> tuple[str, float]:
-        """`v7-20261120T132501`: a number that grows, and the UTC second, so that no name comes twice.
+        """Returns a new name and its time: `v7-20261120T132501` has a growing number and the UTC second.
 
-        Not even where MODEL_DIR was emptied, or the clock set back: the second is always after the newest one's.
+        No name is used twice, even if MODEL_DIR was emptied or the clock was set back: the second always increases.
         """
         number, newest = self._newest()
         created = max(time.time(), newest + 1)
         return f"v{number + 1}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime(created))}", created
 
     def _newest(self) -> tuple[int, float]:
-        """The highest number and the latest second that were given, by all that tells of them: each may be lost."""
+        """Returns the highest number and the latest second used so far, from all sources, since each may be lost."""
         names = [*self.names(), self.live_name(), *self.pinned()]
         given = files.read_record(self._folder / GIVEN_FILE, _GIVEN) or (0, 0.0)
         return max([given[0], *map(_number, names)]), max([given[1], *map(_second, names)])
@@ -405,7 +407,7 @@ class Versions:
         files.write_json(self._folder / GIVEN_FILE, [number, created], durable=False)
 
     def activate(self, name: str) -> Version:
-        """Makes a version live, an older one too; raises NotFound."""
+        """Makes a version live, possibly an older one; raises NotFound."""
         with files.locked(self._folder / ".versions"):
             version = self.get(name)
             self._point_to(name)
@@ -418,12 +420,12 @@ class Versions:
     def _tell_of_move(self) -> None:
         try:
             files.write(self._folder.parent / MOVED_FILE, token_hex(8), durable=False)
-        except OSError as error:  # all pointers are looked at from time to time, too
-            log.warning("servers learn a little later what is live: %s", error)
+        except OSError as error:  # servers also read all pointers from time to time
+            log.warning("servers will notice the new live version a little later: %s", error)
 
 
 def last_move(projects_folder: Path) -> str:
-    """A text that is another one whenever a pointer of any of the projects has been moved."""
+    """Returns a text that changes whenever a pointer of any project moves."""
     told = files.examine(projects_folder / MOVED_FILE, lambda content: content.hex())
     return told if isinstance(told, str) else ""
 
@@ -434,22 +436,22 @@ _NAME = re.compile(r"v(\d+)-(\d{8}T\d{6})", re.ASCII)
 def _parse_pointer(content: bytes) -> str:
     name = content.decode().strip()
     if not _NAME.fullmatch(name):
-        raise ValueError("it names no version")
+        raise ValueError("it doesn't contain the name of a version")
     return name
 
 
 def is_version_name(name: str) -> bool:
-    """Whether it is named as versions are, whoever made it."""
+    """Returns whether this has the form of a version's name."""
     return bool(_NAME.fullmatch(name))
 
 
 def is_newer(name: str, other: str) -> bool:
-    """Whether a version came after another one of the same project, by their names."""
+    """Returns whether a version is newer than another one of the same project, by their names."""
     return _number(name) > _number(other)
 
 
 def _accuracy(version: Version) -> float:
-    """As far as the model class says."""
+    """Returns the version's accuracy, -1 if the model class doesn't report it."""
     figures = version.train_output.get("figures")
     accuracy = figures.get("accuracy") if isinstance(figures, dict) else None
     return accuracy if isinstance(accuracy, int | float) else -1.0
@@ -461,16 +463,16 @@ def _number(name: str) -> int:
 
 
 def _second(name: str) -> float:
-    """The second in a version's name, since 1970."""
+    """Returns the time in a version's name in seconds since 1970; 0 if there is none."""
     match = _NAME.fullmatch(name)
     try:
         return float(calendar.timegm(time.strptime(match[2], "%Y%m%dT%H%M%S"))) if match else 0.0
-    except ValueError:  # somebody made up that name
+    except ValueError:  # not a name that we made
         return 0.0
 
 
 def _remove_whatever(path: Path) -> None:
-    """Removes a folder, or what is in its place, as far as it can."""
+    """Removes a folder, or whatever is in its place, as far as possible."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -478,7 +480,7 @@ def _remove_whatever(path: Path) -> None:
 
 
 def _with_paths(value: Any, old: str, new: str) -> Any:
-    """A JSON value in which paths below `old` are below `new`."""
+    """Returns a copy of a JSON value in which paths below `old` are moved to `new`."""
     if isinstance(value, str):
         return new + value.removeprefix(old) if value == old or value.startswith(old + "/") else value
     if isinstance(value, list):
@@ -489,7 +491,7 @@ def _with_paths(value: Any, old: str, new: str) -> Any:
 
 
 def _names_under(value: Any, folder: Path) -> set[str]:
-    """The first names below `folder` of the paths in a JSON value."""
+    """Returns the names of the direct children of `folder` that paths in a JSON value refer to."""
     if isinstance(value, str):
         prefix = f"{folder}/"
         return {value.removeprefix(prefix).split("/")[0]} if value.startswith(prefix) else set()

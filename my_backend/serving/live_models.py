@@ -1,4 +1,4 @@
-"""The live model of each project: new versions are loaded aside, then one reference is swapped."""
+"""The live model of each project: a new version is loaded in the background, then swapped in."""
 
 import logging
 import math
@@ -24,22 +24,22 @@ Json = dict[str, Any]
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 0.1  # how often it is looked whether a pointer was moved
-PREPARED_AT_ONCE = 64  # tasks, between looks whether the process is to end
-RETRY_SECONDS = 30.0  # until a version is loaded anew that could not be
-REFRESH_SECONDS = 2.0  # how often projects are looked for that another process has added, and at all pointers
+LOOK_SECONDS = 0.1  # between two checks whether a pointer has moved
+PREPARED_AT_ONCE = 64  # tasks between two checks whether the process is stopping
+RETRY_SECONDS = 30.0  # until a version that failed to load is tried again
+REFRESH_SECONDS = 2.0  # between two checks for projects added by other processes, and of all pointers
 
 
 @dataclass(frozen=True)
 class Live:
-    """What answers for a project: a version's name and its model."""
+    """The model that answers for a project, and its version."""
 
     name: str
     model: Any  # an instance of the model class; None before the first version
     choices: tuple[str, ...] = ()  # of the labeling config when the version was published
-    warning: str = ""  # what the version's record warns of
+    warning: str = ""  # the warning in the version's record
     made_by: dict[str, str] = field(default_factory=dict)  # as in the version's record
-    credentials: Credentials | None = None  # with which its images are fetched
+    credentials: Credentials | None = None  # for fetching its images
 
     def predict(
         self,
@@ -49,21 +49,21 @@ class Live:
         deadline: float,
         failed: Callable[..., None] = lambda position, *why: None,
     ) -> list[Json | list[Any]]:
-        """For each task, in order, what Label Studio can store: a prediction under the version's name, or `[]`.
+        """Returns for each task, in order, a prediction that Label Studio can store, or `[]` if there is none.
 
-        `deadline` (monotonic) is when an answer is due; `failed(position, why, reason)` is told of images that cannot
+        `deadline` (monotonic) is when an answer is due; `failed(position, why, reason)` is called for images that can't
         be read.
         """
         if self.model is None or not tasks:
             return [[] for _ in tasks]
         results = self.model.predict(tasks, label_config=label_config, deadline=deadline, failed=failed)
         if len(results) != len(tasks):
-            raise RuntimeError(f"the model gave {len(results)} results for {len(tasks)} tasks")
+            raise RuntimeError(f"the model returned {len(results)} results for {len(tasks)} tasks")
         return [_signed(result, self.name) for result in results]
 
 
 def _signed(result: Any, name: str) -> Json | list[Any]:
-    """A model's result with the version's name and a finite score, or `[]`."""
+    """Returns a model's result with the version's name and without a non-finite score, or `[]` if it is empty."""
     if not result or not result.get("result"):
         return []
     score = result.get("score")
@@ -74,7 +74,7 @@ def _signed(result: Any, name: str) -> Json | list[Any]:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is to answer for a project: a version's name, and the credentials for its images."""
+    """What should answer for a project: a version's name, and the credentials for its images."""
 
     name: str
     credentials: Credentials | None
@@ -82,7 +82,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Failure:
-    """A version that could not be loaded: why, for users, and when (monotonic)."""
+    """A version that couldn't be loaded, with the reason for users and the time (monotonic)."""
 
     wanted: Wanted
     why: str
@@ -90,7 +90,7 @@ class Failure:
 
 
 class Serving(Background):
-    """Answers from memory; a thread of its own watches the pointers and loads."""
+    """Provides the live models from memory; a thread watches the pointers and loads versions."""
 
     def __init__(self, projects: Projects, new_model: ModelFactory, choices_name: str = "") -> None:
         super().__init__("serving")
@@ -98,12 +98,15 @@ class Serving(Background):
         self._preparing = ThreadPoolExecutor(1, thread_name_prefix="prepare")
         self._live: dict[str, Live] = {}
         self._failed: dict[str, Failure] = {}
-        self._wanted: dict[str, Wanted] = {}  # as of when the pointers were read
-        self._told, self._read_at = "", float("-inf")  # what was told of pointers when they were read (monotonic)
+        self._wanted: dict[str, Wanted] = {}  # as the pointers were last read
+        self._told, self._read_at = (
+            "",
+            float("-inf"),
+        )  # `last_move` when the pointers were last read, and that time (monotonic)
         self._imported = False
         self._import_error = ""
         self._warning = ""
-        self.description: dict[str, Any] = {}  # what the model class says it computes with, once it is warm
+        self.description: dict[str, Any] = {}  # what the model class says it computes with, after its warm-up
         self._changed = threading.Condition()
         self._refreshed = float("-inf")  # (monotonic)
         self._warmed_up = False
@@ -132,36 +135,36 @@ class Serving(Background):
                 )
                 live = self._live.get(project)
         if live is None:
-            raise Unavailable(self.problem(project) or "the model is still loading: ask again")
+            raise Unavailable(self.problem(project) or "the model is still loading: try again")
         return live
 
     def problem(self, project: str | None = None) -> str:
-        """Why the model class, or the project's live version, cannot be loaded; "" where all is well."""
+        """Returns why the model class or the project's live version can't be loaded; "" if they are loaded."""
         if self._import_error or project is None:
             return self._import_error
         failure = self._failed.get(project)
         return failure.why if failure else ""
 
     def problems(self) -> list[str]:
-        """What a user should know of, each once."""
+        """Returns all problems and warnings that users should know about, each once."""
         warnings = (live.warning for live in list(self._live.values()))
         failures = (failure.why for failure in list(self._failed.values()))
         return list(dict.fromkeys(filter(None, (self._import_error, self._warning, *warnings, *failures))))
 
     @property
     def ready(self) -> bool:
-        """Whether the model class is imported, and each project's live version is loaded or has failed to."""
+        """Returns whether the model class is imported and each project's live version has loaded or failed."""
         return self._imported and all(
             project.uid in self._live or project.uid in self._failed for project in self._projects.all()
         )
 
     @property
     def model_class(self) -> Any:
-        """The class that is served; None until it is loaded."""
+        """Returns the model class; None until it is loaded."""
         return self._new_model.load() if self._imported else None
 
     def prepare(self, project: Project, tasks: list[Any]) -> None:
-        """Lets the model see imported tasks in the background, so that opening them costs nothing."""
+        """Passes imported tasks to the model in the background, so that they open without delay."""
         self._preparing.submit(copy_context().run, self._prepare, project, tasks)
 
     def _prepare(self, project: Project, tasks: list[Any]) -> None:
@@ -174,7 +177,7 @@ class Serving(Background):
                         return
                     model.prepare(tasks[start : start + PREPARED_AT_ONCE])
         except Exception:
-            log.exception("project %s: imported tasks could not be prepared", project.uid)
+            log.exception("project %s: can't prepare imported tasks", project.uid)
 
     def _versions(self, project: str) -> Versions:
         return Versions(self._projects.folder(project))
@@ -189,7 +192,7 @@ class Serving(Background):
                 self._projects.refresh()
                 self._refreshed = time.monotonic()
             self._follow_all()
-        finally:  # after the versions, since they are what answers, but also where their disk does not
+        finally:  # after the versions, which answer requests, but also if they can't be read
             if not self._warmed_up:
                 self._preparing.submit(self._warm_up)
                 self._warmed_up = True
@@ -200,7 +203,7 @@ class Serving(Background):
             self._new_model.load()
             self._imported = True
         except Exception as error:
-            log.exception("the model class cannot be loaded")
+            log.exception("can't load the model class")
             self._import_error = said(error)
             with self._changed:
                 self._changed.notify_all()
@@ -214,15 +217,15 @@ class Serving(Background):
                     if moved or project.uid not in self._wanted:
                         self._read_pointer(project)
                     self._follow(project)
-                except Exception as error:  # the others are served all the same
-                    why = f"the files of project {project.uid} can't be read ({said(error)})"
+                except Exception as error:  # the other projects must still be served
+                    why = f"can't read the files of project {project.uid} ({said(error)})"
                     self._fail(project, Wanted("", None), why)
         for gone in self._wanted.keys() - {project.uid for project in projects}:
             for known in (self._live, self._failed, self._wanted):
                 known.pop(gone, None)
 
     def _read_pointer(self, project: Project) -> None:
-        """Notes what is to answer. While the pointer is damaged, that is what answered before."""
+        """Notes what should answer; while the pointer is damaged, that is what answered before."""
         name = self._versions(project.uid).read_pointer()
         if isinstance(name, Damaged):
             known = self._wanted.get(project.uid)
@@ -230,7 +233,7 @@ class Serving(Background):
         self._wanted[project.uid] = Wanted(name, self._new_model.credentials(project))
 
     def _may_have_moved(self) -> bool:
-        """Whether to read the pointers: one file tells of all, since there may be thousands."""
+        """Returns whether to read the pointers; one file tells if any has moved, since there may be thousands."""
         told, now = last_move(self._projects.root), time.monotonic()
         if told == self._told and now < self._read_at + REFRESH_SECONDS:
             return False
@@ -238,7 +241,7 @@ class Serving(Background):
         return True
 
     def _follow(self, project: Project) -> None:
-        """Swaps the project's model where the pointer has moved, or its choices or credentials have changed."""
+        """Swaps the project's model if the pointer has moved, or its choices or credentials have changed."""
         wanted, live = self._wanted[project.uid], self._live.get(project.uid)
         is_wanted = live and (live.name, live.credentials) == (wanted.name, wanted.credentials)
         if live and is_wanted and (wanted.name == UNTRAINED or not self._are_others(live.choices, project)):
@@ -250,7 +253,7 @@ class Serving(Background):
         try:
             self._live[project.uid] = self._load(project, wanted)
         except Exception as error:
-            why = f"version {wanted.name} cannot be loaded ({said(error)}); start a training, or activate another one"
+            why = f"can't load version {wanted.name} ({said(error)}); start a training or activate another version"
             self._fail(project, wanted, why)
         else:
             self._failed.pop(project.uid, None)
@@ -261,10 +264,10 @@ class Serving(Background):
                 self._changed.notify_all()
 
     def _fail(self, project: Project, wanted: Wanted, why: str) -> None:
-        """To be called where the error is handled, which is logged once, however often it comes."""
+        """Notes a failure and logs it once, however often it repeats; must be called in the except block."""
         failure, live = self._failed.get(project.uid), self._live.get(project.uid)
         if not failure or failure.why != why:
-            log.exception("project %s: %s; %s stays", project.uid, why, live and live.name)
+            log.exception("project %s: %s; still serving %s", project.uid, why, live and live.name)
         self._failed[project.uid] = Failure(wanted, why, time.monotonic())
         with self._changed:
             self._changed.notify_all()
@@ -275,10 +278,10 @@ class Serving(Background):
         versions = self._versions(project.uid)
         version = versions.get(wanted.name)
         if self._are_others(version.choices, project):
-            # The version may be of choices that another process has heard of, and not yet this one.
+            # The version may be for choices that another process knows, but this one doesn't yet.
             project = self._projects.read_again(project.uid)
         if self._are_others(version.choices, project):
-            # Label Studio never asks again for a version that it has predictions of.
+            # Label Studio never asks again for a version whose predictions it already has.
             cause, choices = "the labeling config's choices changed", self._choices(project)
             version = versions.renew_live(cause=cause, choices=choices) or version
         model = self._new_model(project, version)
@@ -289,7 +292,7 @@ class Serving(Background):
         return parse_label_config(project.label_config, self._choices_name).choices
 
     def _are_others(self, choices: tuple[str, ...], project: Project) -> bool:
-        """Whether today's choices are other ones than these, for which a version was published."""
+        """Returns whether the project's choices differ from those for which a version was published."""
         today = self._choices(project)
         return bool(today) and choices != today
 
@@ -299,7 +302,7 @@ class Serving(Background):
             try:
                 self._warning = redact(model_class.warm_up() or "")
             except Exception as error:
-                log.exception("the model class cannot be prepared")
+                log.exception("can't warm up the model class")
                 self._warning = said(error)
                 return
         if hasattr(model_class, "describe"):

@@ -1,4 +1,4 @@
-"""A model that was trained elsewhere becomes a version of a project."""
+"""Publishes a model that was trained elsewhere as a version of a project."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from my_backend.settings import Settings
 
 @dataclass(frozen=True)
 class Published:
-    """What was published, and which of the model's classes the labeling config does not have."""
+    """The published version, and the model's classes that aren't choices of the labeling config."""
 
     project: Project
     version: Version
@@ -23,9 +23,9 @@ class Published:
 
 
 def publish_model(settings: Settings, model: Path, project_name: str | None) -> Published:
-    """Copies a model's files into a new version, which goes live at once; a server that runs takes it up by itself.
+    """Copies a model's files into a new version, which goes live at once, also in a running server.
 
-    Nothing compares it with the live version: whoever publishes by hand means it. Raises BackendError.
+    The model isn't compared with the live version, since publishing it was a deliberate decision. Raises BackendError.
     """
     projects = Projects(settings.model_dir / "projects")
     project = projects.find(project_name)
@@ -34,7 +34,7 @@ def publish_model(settings: Settings, model: Path, project_name: str | None) -> 
         raise BadRequest(f"project {project.uid}: {config.problem}")
     model_class = ModelFactory(settings, projects, media_pool()).load()
     if not hasattr(model_class, "adopt"):
-        raise BadRequest(f"MODEL_CLASS={settings.model_class} has no method `adopt`, which reads models of elsewhere")
+        raise BadRequest(f"MODEL_CLASS={settings.model_class} can't import models: it has no `adopt` method")
     folder = projects.folder(project.uid)
     with TemporaryDirectory(dir=folder, prefix=".publishing-") as workdir:
         train_output = model_class.adopt(model, Path(workdir))
@@ -42,9 +42,9 @@ def publish_model(settings: Settings, model: Path, project_name: str | None) -> 
         unknown = [name for name in classes if not config.image_choices.name_of(name)]
         if classes and len(unknown) == len(classes):
             raise BadRequest(
-                f"the model knows {', '.join(classes)}, and the labeling config of project {project.uid} none of them, "
-                f"but {', '.join(config.choices)}: is it the right project?"
+                f"none of the model's classes ({', '.join(classes)}) is a choice of project {project.uid} "
+                f"({', '.join(config.choices)}): is it the right project?"
             )
-        cause = f"published by hand from {model}"
+        cause = f"published manually from {model}"
         version = Versions(folder).publish(train_output, Path(workdir), cause=cause, choices=config.choices)
     return Published(project, version, unknown)

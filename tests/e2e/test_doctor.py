@@ -62,7 +62,7 @@ def test_settings_that_do_not_fit_are_named(label_studio: LabelStudio, digits: D
         ({}, "image", "IMAGE_HOSTS=10.1.2.3"),
         ({"LABEL_STUDIO_API_KEY": "", "LABEL_STUDIO_URL": ""}, "no-token", "LABEL_STUDIO_API_KEY is not set"),
         ({"REDIS_URL": f"redis://127.0.0.1:{free_port()}"}, "redis", "at REDIS_URL"),
-        ({"MODEL_CLASS": "no_such:Model", "PORT": str(free_port())}, "model", "cannot be loaded"),
+        ({"MODEL_CLASS": "no_such:Model", "PORT": str(free_port())}, "model", "can't load MODEL_CLASS=no_such:Model"),
     ):
         found = consult(backend, **settings)
         assert found.status == 1

@@ -81,8 +81,8 @@ def test_no_error_ends_it(
 
     assert looking.looks == 5
     told = [(record.levelname, record.message, record.exc_text or "") for record in caplog.records]
-    failed = ("ERROR", "looking: failed, and is tried again")
-    assert [(level, message) for level, message, _ in told] == [failed] * 3 + [("INFO", "looking: works again")]
+    failed = ("ERROR", "looking failed; retrying every 0 s")
+    assert [(level, message) for level, message, _ in told] == [failed] * 3 + [("INFO", "looking works again")]
     assert [text.splitlines()[-1] for _, _, text in told[:3]] == [
         "OSError: the disk is away",
         "ValueError: it is broken",

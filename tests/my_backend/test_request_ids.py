@@ -94,8 +94,8 @@ def test_imported_tasks_are_prepared_for_their_request(
     event = {"action": "TASKS_CREATED", "tasks": [{"id": 1, "data": None}], "project": None}
     client.http.post("/webhook", json=event, headers={"X-Request-ID": "import"})
 
-    assert eventually(lambda: any("could not be prepared" in message for message, _ in seen))
-    [ids] = [ids for message, ids in seen if "could not be prepared" in message]
+    assert eventually(lambda: any("can't prepare imported tasks" in message for message, _ in seen))
+    [ids] = [ids for message, ids in seen if "can't prepare imported tasks" in message]
     assert ids == {"request_id": "import", "project": PROJECT}
 
 

@@ -156,7 +156,7 @@ def test_job_whose_process_is_killed_each_time_is_tried_again_and_then_said(site
 
 def test_without_redis_predictions_go_on_and_jobs_are_kept(site: Site) -> None:
     site.redis.kill()
-    assert eventually(lambda: "Redis cannot be reached" in site.problems())
+    assert eventually(lambda: "Redis is unreachable" in site.problems())
 
     started = time.monotonic()
     job = site.start_training()
@@ -179,7 +179,7 @@ def test_job_runs_on_without_redis(site: Site) -> None:
     job = site.start_training()
     assert eventually(lambda: site.script.events("begin", kind="full"))
     site.redis.kill(forget=True)
-    assert eventually(lambda: "Redis cannot be reached" in site.problems())
+    assert eventually(lambda: "Redis is unreachable" in site.problems())
 
     site.script.release("full")
 
@@ -194,8 +194,8 @@ def test_health_says_that_no_worker_listens(site: Site) -> None:
     site.workers["head"].kill()
     site.workers[""].stop()
 
-    assert eventually(lambda: "No worker listens for full jobs" in site.problems())
-    assert eventually(lambda: "No worker listens for head and full jobs" in site.problems(), 30)
+    assert eventually(lambda: "No worker is listening for full jobs" in site.problems())
+    assert eventually(lambda: "No worker is listening for head or full jobs" in site.problems(), 30)
     site.start_worker()
     assert eventually(lambda: "worker" not in site.problems())
 

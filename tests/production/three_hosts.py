@@ -398,7 +398,7 @@ def server_cut_off(hosts: ThreeHosts) -> Json:
 def redis_cut_off(hosts: ThreeHosts) -> Json:
     job = train_on_three(hosts)
     with hosts.cut_off(hosts.one):
-        hosts.wait_for(lambda: "Redis cannot be reached" in str(hosts.servers["two"].get("/health")["problems"]))
+        hosts.wait_for(lambda: "Redis is unreachable" in str(hosts.servers["two"].get("/health")["problems"]))
         hosts.annotate(2, "Dog")
         hosts.script.release("full")
         hosts.wait_for(lambda: hosts.store.get(job).status == "finished")

@@ -123,7 +123,7 @@ def test_backup_while_versions_are_published_has_the_live_one(model_dir: Path, t
 
 
 def test_backup_replaces_nothing_and_wants_something_to_back_up(model_dir: Path, tmp_path: Path) -> None:
-    with pytest.raises(Conflict, match="there already"):
+    with pytest.raises(Conflict, match="already exists"):
         back_up(model_dir, model_dir)
     with pytest.raises(NotFound, match="nothing to back up"):
         back_up(tmp_path / "elsewhere", tmp_path / "backup")
@@ -194,4 +194,4 @@ def test_command_says_what_it_did(model_dir: Path, tmp_path: Path, monkeypatch: 
 
     assert (done.exit_code, done.output) == (0, f"{tmp_path / 'backup'}: projects: 1, versions: 2\n")
     assert again.exit_code == 1
-    assert "there already" in again.output
+    assert "already exists" in again.output

@@ -174,7 +174,7 @@ def test_env_file_of_the_working_directory_is_read(start: Start, tmp_path: Path)
     ("settings", "said"),
     [
         ({"PORT": "http"}, "PORT: Input should be a valid integer"),
-        ({"LABEL_STUDIO_URL": "localhost"}, "LABEL_STUDIO_URL: must begin with http://"),
+        ({"LABEL_STUDIO_URL": "localhost"}, "LABEL_STUDIO_URL: must start with http://"),
         ({"LOG_LEVEL": "loud", "RETRAIN_AFTER_ANNOTATIONS": "-1"}, "RETRAIN_AFTER_ANNOTATIONS: "),
     ],
 )
@@ -194,7 +194,7 @@ def test_port_in_use_is_one_clear_line(environment: dict[str, str], tmp_path: Pa
         port = str(other.getsockname()[1])
         status, output = run(environment, "serve", cwd=tmp_path, PORT=port)
 
-    said = f"127.0.0.1 port {port} cannot be used (Address already in use): set HOST or PORT to another\n"
+    said = f"can't listen on 127.0.0.1 port {port} (Address already in use): set a different HOST or PORT\n"
     assert (status, output) == (1, said)
 
 
@@ -214,7 +214,7 @@ def test_second_server_on_one_model_dir_is_refused(start: Start, environment: di
     folder = environment["MODEL_DIR"]
     assert (status, output) == (
         1,
-        f"another server or worker uses MODEL_DIR={folder}: stop it, or set another MODEL_DIR\n",
+        f"another server or worker is using MODEL_DIR={folder}: stop it, or set another MODEL_DIR\n",
     )
     assert server.answers()
 
@@ -229,7 +229,7 @@ def test_server_without_redis_is_refused_where_others_use_redis(
 
     status, output = run(environment, "serve", cwd=tmp_path, PORT=str(free_port()))
 
-    assert (status, output.partition(" uses ")[0]) == (1, "another server or worker")
+    assert (status, output.partition(" is using ")[0]) == (1, "another server or worker")
     assert all(server.answers() for server in servers)
 
 
@@ -241,7 +241,9 @@ def test_process_with_redis_is_refused_where_a_server_without_redis_runs_the_job
 
     status, output = run(environment, command, cwd=tmp_path, PORT=str(free_port()), **NO_REDIS)
 
-    said = f"a server without REDIS_URL uses MODEL_DIR={environment['MODEL_DIR']}: stop it, or set another MODEL_DIR\n"
+    said = (
+        f"a server without REDIS_URL is using MODEL_DIR={environment['MODEL_DIR']}: stop it, or set another MODEL_DIR\n"
+    )
     assert (status, output) == (1, said)
     assert server.answers()
 
@@ -256,7 +258,7 @@ def test_folder_that_cannot_be_made_is_one_clear_line(environment: dict[str, str
 
     assert status == 1
     assert len(output.splitlines()) == 1
-    assert f"{name}={tmp_path}/file/x cannot be used" in output
+    assert f"can't use {name}={tmp_path}/file/x " in output
 
 
 def test_worker_needs_redis(environment: dict[str, str], tmp_path: Path) -> None:
@@ -346,7 +348,7 @@ def test_killed_server_takes_its_job_up_again(start: Start, script: Script) -> N
     script.release()
     again = start()
     assert eventually(lambda: again.job(job)["job_status"] == "finished")
-    assert "it is started again" in again.log
+    assert "when the process died; restarting it" in again.log
     assert [call["kind"] for call in script.calls("fit")] == ["full", "full"]
     name = again.ask("GET", "/versions").json()["live"]
     assert eventually(lambda: again.ask("POST", "/setup", json={"project": PROJECT}).json()["model_version"] == name)

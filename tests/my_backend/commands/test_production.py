@@ -22,7 +22,7 @@ def test_without_a_redis_server_one_sentence_says_what_to_do() -> None:
     said = CliRunner().invoke(app, ["production"])
 
     assert said.exit_code == 1
-    assert said.output == "redis-server is not installed: install it, or set REDIS_URL to a running one\n"
+    assert said.output == "redis-server is not installed: install it, or set REDIS_URL to a running Redis\n"
 
 
 @pytest.mark.usefixtures("no_redis_server")

@@ -41,7 +41,7 @@ def test_versions_are_listed_shown_activated_pinned_deleted_and_exported(client:
 
     assert versions("activate", first) == (0, f"{first} is live\n")
     assert eventually(lambda: client.backend.serving.version_name(PROJECT) == first)
-    assert versions("pin", second) == (0, f"{second} stays\n")
+    assert versions("pin", second) == (0, f"Pinned {second}\n")
     assert listed() == {second: (False, True), first: (True, False)}
     assert versions("delete", second, "--yes") == (1, f"Error: {second} is pinned: unpin it first\n")
     assert versions("unpin", second)[0] == 0
@@ -57,9 +57,9 @@ def test_what_is_not_there_is_one_sentence(client: Client) -> None:
     assert client.backend.serving.version_name(PROJECT) == UNTRAINED
     assert versions("show", "v9-20260101T000000") == (
         1,
-        "Error: there is no version v9-20260101T000000; there are: none\n",
+        "Error: there is no version v9-20260101T000000; existing versions: none\n",
     )
-    assert "connected are: " in versions("list", "--project", "8")[1]
+    assert "connected projects: " in versions("list", "--project", "8")[1]
 
 
 def test_damaged_only_version_is_said_deleted_and_followed_by_another(client: Client) -> None:
@@ -68,7 +68,7 @@ def test_damaged_only_version_is_said_deleted_and_followed_by_another(client: Cl
     record.write_text("{")
 
     assert f"Can't use {record}: " in versions("list")[1]
-    assert versions("show", only)[1].startswith(f"Error: version {only} is damaged, version.json: ")
-    assert versions("delete", only, "--yes") == (0, f"{only} is removed\n")
+    assert versions("show", only)[1].startswith(f"Error: version {only} is damaged: version.json: ")
+    assert versions("delete", only, "--yes") == (0, f"Deleted {only}\n")
     assert eventually(lambda: client.backend.serving.version_name(PROJECT) == UNTRAINED)
     assert client.train().startswith("v2-")

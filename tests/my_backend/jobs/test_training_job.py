@@ -395,7 +395,7 @@ def test_watermark_is_from_before_the_annotations_were_read(connected: Client, l
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({}, "It is not known where Label Studio is"),
+        ({}, "Can't read annotations because Label Studio's URL is unknown"),
         (
             {"label_studio_url": "http://127.0.0.1:1", "label_studio_api_key": "x"},
             "cannot be reached at http://127.0.0.1:1",
@@ -607,7 +607,7 @@ def test_annotations_that_killed_the_process_three_times_are_set_aside(connected
 
     job = run(connected, saved(connected, "head"))
 
-    assert (job.status, "3 attempts" in job.result["set_aside"]) == ("finished", True)
+    assert (job.status, "3 trainings" in job.result["set_aside"]) == ("finished", True)
     assert [call["tasks"] for call in script.calls("fit")] == [[1]]
     assert json.loads(kept(connected).with_name(SET_ASIDE).read_text()) == TRAIN["annotations"]
 

@@ -256,7 +256,7 @@ def test_every_line_of_a_process_is_json_whoever_wrote_it(tmp_path: Path) -> Non
     assert {("x", "key ***"), ("raw", "printed ***"), ("raw", "10 %"), ("raw", "100 %"), ("l", "m ***")} <= said
     assert {("raw", "from a C library \\xff"), ("raw", '{"a program": 1}'), ("raw", "cut off")} <= said
     assert any(logger == "py.warnings" and "a warning" in message for logger, message in said)
-    caught = [event["traceback"] for event in events if event["message"] == "an exception was not caught"]
+    caught = [event["traceback"] for event in events if event["message"] == "uncaught exception"]
     assert ["ZeroDivisionError" in caught[0], "the end of ***" in caught[1]] == [True, True]
     assert {event["level"] for event in events if "traceback" in event} == {"CRITICAL"}
 

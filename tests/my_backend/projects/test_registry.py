@@ -38,9 +38,9 @@ def test_projects_and_their_configs_are_limited_in_all(projects: Projects, monke
     projects.remember("7.1", label_config="<View/>")
     projects.remember("8.1", label_config="<a>")
 
-    with pytest.raises(TooMany, match="2 projects are connected already"):
+    with pytest.raises(TooMany, match="2 projects are already connected"):
         projects.remember("9.1")
-    with pytest.raises(TooMany, match="more than 10 characters"):
+    with pytest.raises(TooMany, match="exceed 10 characters"):
         projects.remember("8.1", label_config="<ab>")
     projects.remember("8.1", title="Pets")
     projects.delete("7.1")
@@ -77,7 +77,7 @@ def test_unknown_project_is_refused_with_the_list(projects: Projects) -> None:
         projects.find(None)
     projects.remember("7.1")
     for look in (projects.find, projects.get):
-        with pytest.raises(NotFound, match=r"project 9 is not connected; connected are: 7\.1"):
+        with pytest.raises(NotFound, match=r"project 9 is not connected; connected projects: 7\.1"):
             look("9")
 
 

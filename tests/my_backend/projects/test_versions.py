@@ -377,7 +377,7 @@ def test_exported_version_is_whole_and_never_over_another(versions: Versions, tm
     versions.export(version.name, tmp_path / "exported")
 
     assert (tmp_path / "exported" / "model" / "weights").read_text() == "weights"
-    with pytest.raises(Conflict, match="is there already"):
+    with pytest.raises(Conflict, match="already exists"):
         versions.export(version.name, tmp_path / "exported")
     assert sorted(path.name for path in tmp_path.iterdir() if "exported" in path.name) == ["exported"]
 

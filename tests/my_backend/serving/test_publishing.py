@@ -51,7 +51,7 @@ def test_published_model_answers_in_the_running_server(client: Client, model: Pa
     assert eventually(lambda: choice(client) == "Dog")
     live = versions.live()
     assert live is not None
-    assert (live.cause, live.choices) == (f"published by hand from {model}", ("Cat", "Dog"))
+    assert (live.cause, live.choices) == (f"published manually from {model}", ("Cat", "Dog"))
     assert live.folder in Path(live.train_output["model_dir"]).parents
     assert (model / "weights.txt").read_text() == "Dog"
     assert [path.name for path in client.backend.projects.folder(PROJECT).glob(".publishing-*")] == []
@@ -70,13 +70,13 @@ def test_classes_that_the_config_does_not_offer_are_told(client: Client, model: 
     status, said = publish(model)
 
     assert status == 0
-    assert "does not offer Bird" in said
+    assert "no choice for Bird" in said
 
 
 @pytest.mark.parametrize(
     ("config", "project", "said"),
     [
-        (OTHER_CONFIG, [], "the model knows Dog, and the labeling config of project 7.1795181751 none of them"),
+        (OTHER_CONFIG, [], "none of the model's classes (Dog) is a choice of project 7.1795181751"),
         ("<View/>", [], "no <Image"),
         (None, ["--project", "9"], "project 9 is not connected"),
     ],
@@ -101,7 +101,7 @@ def test_folder_without_a_model_is_refused(client: Client, tmp_path: Path) -> No
 def test_model_class_that_adopts_nothing_is_named(client: Client, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(FakeModel, "adopt")
 
-    assert "no method `adopt`" in publish(model)[1]
+    assert "no `adopt` method" in publish(model)[1]
 
 
 def test_without_a_connected_project_it_is_said_how_to_connect_one(model: Path) -> None:

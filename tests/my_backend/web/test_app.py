@@ -485,7 +485,8 @@ def test_annotations_of_a_train_request_are_kept_until_they_are_learned(
     with serve() as client:
         assert client.ended(job).status == "finished"
         assert [call["tasks"] for call in script.calls("fit")] == [[5, 6], [5, 6]]
-        assert client.ended(client.post(path, {}, 201)["job"]).error.startswith("It is not known where Label Studio is")
+        error = client.ended(client.post(path, {}, 201)["job"]).error
+        assert error.startswith("Can't read annotations because Label Studio's URL is unknown")
 
 
 def test_training_by_hand_needs_no_body_where_there_is_one_project(client: Client) -> None:

@@ -73,7 +73,7 @@ def test_model_class_that_cannot_be_loaded(make_settings: MakeSettings) -> None:
 def test_settings_that_only_the_model_reads_are_told_a_line_each(
     make_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    raises = 'raise ValueError("Settings that cannot be used:\\n  EPOCHS: is no number")'
+    raises = 'raise ValueError("Invalid settings:\\n  EPOCHS: is no number")'
     (tmp_path / "picky_model.py").write_text(
         f"class Picky:\n    @classmethod\n    def warm_up(cls):\n        {raises}\n"
     )
@@ -81,7 +81,7 @@ def test_settings_that_only_the_model_reads_are_told_a_line_each(
 
     [trouble] = all_checks.check_model(make_settings(model_class="picky_model:Picky"))[0].troubles
 
-    assert (trouble.code, trouble.what) == ("settings", "Settings that cannot be used:")
+    assert (trouble.code, trouble.what) == ("settings", "Invalid settings:")
     assert trouble.details == ("EPOCHS: is no number",)
     assert "docs/settings.md" in trouble.remedy
 

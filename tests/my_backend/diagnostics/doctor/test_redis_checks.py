@@ -98,9 +98,7 @@ def test_redis_that_is_away(make_settings: MakeSettings) -> None:
     found = told(check_redis(make_settings(redis_host="127.0.0.1", redis_port=NOBODY)))
 
     assert list(found) == ["redis"]
-    assert (
-        f"Redis cannot be reached (Error 111 connecting to 127.0.0.1:{NOBODY}. Connection refused):" in found["redis"]
-    )
+    assert f"Redis is unreachable (Error 111 connecting to 127.0.0.1:{NOBODY}. Connection refused)." in found["redis"]
 
 
 def test_workers_of_another_queue_are_named(make_settings: MakeSettings, redis: Redis) -> None:
