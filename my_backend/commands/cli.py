@@ -149,7 +149,7 @@ def doctor(
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="with --fix: fix without asking")] = False,
 ) -> None:
-    """Find problems here and in Label Studio, and say how to fix them. Exits with 0 if there are none."""
+    """Find problems here and in Label Studio, and say how to fix them. Exit with 0 if there are none."""
     if yes and not fix:
         raise typer.BadParameter("--yes does nothing without --fix: add --fix")
     if fix and as_json and not yes:
