@@ -1,4 +1,4 @@
-"""Which choices a task's annotations stand for."""
+"""Reads which choices a task's annotations stand for."""
 
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -11,10 +11,10 @@ Outcome = Literal["used", "skipped", "rejected", "empty", "unknown choice", "tie
 
 @dataclass(frozen=True)
 class Label:
-    """What a task's annotations say, by the choices' names, or the reason why they say nothing.
+    """A task's label as names of choices, or the reason why it has none.
 
-    One name where the config asks for one; where it asks for several, as many as were ticked, perhaps none.
-    `unknown` is what was ticked and is no choice, as the annotations spell it.
+    It has one name, or any number including none if the config allows several choices. `unknown` are selected values
+    that aren't choices, spelled as in the annotations.
     """
 
     outcome: Outcome
@@ -23,13 +23,12 @@ class Label:
 
 
 def label_of(task: Json, tag: ImageChoices) -> Label:
-    """The choices of a task's annotations.
+    """The label that results from a task's annotations.
 
-    A ground truth decides; otherwise each annotator's newest annotation is a vote, and the majority wins: of the
-    votes, or for each choice where several may be ticked. A tie is no label. Skipped (cancelled) annotations are no
-    votes, nor are those that a reviewer rejected, choices that the labeling config no longer has are none either, and
-    an empty annotation is a vote only where none may be right. What has another shape than Label Studio's counts as
-    if it were not there.
+    A ground truth decides. Otherwise each annotator's newest annotation is a vote, and the majority wins; if several
+    choices are allowed, this applies to each choice. A tie gives no label. These are no votes: skipped (cancelled)
+    annotations, annotations that a reviewer rejected, and choices that the labeling config no longer has. An empty
+    annotation is a vote only if several choices are allowed. Data in an unexpected format is ignored.
     """
     annotations = [a for a in _list(task.get("annotations") or task.get("completions")) if isinstance(a, dict)]
     if not annotations:
@@ -56,7 +55,7 @@ def label_of(task: Json, tag: ImageChoices) -> Label:
 
 
 def _is_rejected(annotation: Json) -> bool:
-    """Whether a reviewer's last word (Label Studio Enterprise) is no; a later change of the annotation lifts that."""
+    """Whether the last review (Label Studio Enterprise) rejected it; a later change of the annotation cancels that."""
     action = annotation.get("last_action")
     if action in ("rejected", "accepted", "fixed_and_accepted", "updated"):
         return bool(action == "rejected")
@@ -91,7 +90,7 @@ def _annotator(annotation: Json) -> str:
 
 
 def _ticked(annotation: Json, tag: ImageChoices) -> list[Any]:
-    """What was ticked for this tag, as the annotation spells it; results of other tags stand beside it."""
+    """The selected choices of this tag as the annotation spells them; it may also have results of other tags."""
     for region in _list(annotation.get("result")):
         if isinstance(region, dict) and region.get("from_name") == tag.from_name and region.get("type") == "choices":
             value = region.get("value")

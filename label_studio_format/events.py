@@ -1,4 +1,4 @@
-"""Annotation events, and what they do to the annotated tasks that are known; pure."""
+"""Annotation events, and how they change the known annotated tasks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Change:
-    """An annotation that was made or changed, with its task as far as the event tells; or one that was deleted."""
+    """An annotation that was created or changed, with its task if the event has it; or one that was deleted."""
 
     annotation: Json
     task: Json | None = None
@@ -17,7 +17,7 @@ class Change:
 
 
 def apply(tasks: Sequence[Json], changes: Sequence[Change]) -> list[Json] | None:
-    """The annotated tasks after these changes; None where the changes do not tell all that is needed."""
+    """The annotated tasks after these changes; None if the changes are missing necessary data."""
     described = {task["id"]: task for task in tasks}
     annotations: dict[Any, dict[Any, Json]] = {
         number: {annotation.get("id"): annotation for annotation in task.get("annotations") or []}
@@ -35,7 +35,7 @@ def apply(tasks: Sequence[Json], changes: Sequence[Change]) -> list[Json] | None
             return None
         described[place] = {**described.get(place, {}), **told}
         known = annotations.setdefault(place, {})
-        # An event may come after a reading that knows more.
+        # An event may arrive after a newer state was read.
         if number not in known or _time(change.annotation) >= _time(known[number]):
             known[number] = change.annotation
         if len(known) < _annotations_of(told):
@@ -48,6 +48,6 @@ def _time(annotation: Json) -> str:
 
 
 def _annotations_of(task: Json) -> int:
-    """How many Label Studio says there are, skipped ones too."""
+    """How many annotations the task has according to Label Studio, including skipped ones."""
     counts = (task.get("total_annotations"), task.get("cancelled_annotations"))
     return sum(count for count in counts if isinstance(count, int))

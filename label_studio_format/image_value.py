@@ -1,4 +1,4 @@
-"""The `value` of an Image tag: which of a task's data it shows, substituted as Label Studio's editor does it."""
+"""The `value` of an Image tag: which of a task's fields it shows, substituted as Label Studio's editor does."""
 
 import re
 from collections.abc import Mapping
@@ -6,9 +6,9 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 LONGEST_VALUE = 2000  # characters
-LONGEST_URL = 20_000  # put together from several fields; no server takes a longer one
+LONGEST_URL = 20_000  # combined from several fields; no server accepts a longer one
 
-# A task's data has it in the place of the field if its file was uploaded before the project had a labeling config.
+# The field's name in a task's data if the file was uploaded before the project had a labeling config.
 UPLOAD = "$undefined$"
 
 _VARIABLE = re.compile(r"\$([\w[\].{}]+)", re.ASCII)
@@ -16,9 +16,9 @@ _STEP = re.compile(r"[^.[\]]+")
 
 
 def image_field(tag: Element) -> str:
-    """What `image_url` needs of an Image tag: `image` of `$image`, else its whole value; "" if it shows no one image.
+    """The `field` argument for `image_url`: `image` for the value `$image`, otherwise the whole value.
 
-    `why_no_field` says why.
+    It is "" if the tag doesn't show a single image; `why_no_field` says why.
     """
     if why_no_field(tag):
         return ""
@@ -27,7 +27,7 @@ def image_field(tag: Element) -> str:
 
 
 def why_no_field(tag: Element) -> str:
-    """Why the tag shows no one image for each task; "" if it does."""
+    """Why the tag doesn't show a single image for each task; "" if it does."""
     value = tag.get("value", "")
     shown = value.partition("?")[0][:100]  # a signature may follow
     if tag.get("valueList"):
@@ -35,9 +35,9 @@ def why_no_field(tag: Element) -> str:
     if not value:
         return 'its Image has no value; it needs value="$…"'
     if "{{" in value:
-        return f'its Image is one of a Repeater\'s (value="{shown}"); it needs the value of a single image'
+        return f'its Image is part of a Repeater (value="{shown}"); it needs the value of a single image'
     if not re.search(r"\$\w", value):
-        return f'its Image shows the same for all tasks, since its value="{shown}" names no field; it needs "$…"'
+        return f'its Image is the same for all tasks because its value="{shown}" names no field; it needs "$…"'
     if len(value) > LONGEST_VALUE:
         return f"the value of its Image has more than {LONGEST_VALUE:,} characters"
     return ""
@@ -46,10 +46,10 @@ def why_no_field(tag: Element) -> str:
 def image_url(data: Mapping[str, Any], field: str) -> str | None:
     """The URL of a task's image; None if its data has none.
 
-    `field` may name the whole URL (`image`, `meta.url`, `images[0]`), or be a text with such names, as in
-    `http://host/$file`. Of a list the first is taken, which Label Studio shows first.
+    `field` may name a field (`image`, `meta.url`, `images[0]`), or be a text with such names, as in
+    `http://host/$file`. Of a list it takes the first item, as Label Studio does.
     """
-    # The whole value may be a name, too: of a field such as `image-url`, and in tasks that are made from a URL.
+    # The whole value may be a field's name too, for example `image-url`, or in tasks created from a URL.
     found = data.get(field) or data.get(field.removeprefix("$"))
     if not found and "$" in field:
         found = _put_together(data, field)
@@ -62,7 +62,7 @@ def image_url(data: Mapping[str, Any], field: str) -> str | None:
 
 
 def value_of(data: Mapping[str, Any], name: str) -> Any:
-    """What a task's data has under a name such as `image`, `meta.url` or `images[0]`; None if there is nothing."""
+    """The value in a task's data for a name such as `image`, `meta.url` or `images[0]`; None if there is none."""
     found, rest = _look_up(data, name)
     return None if rest else found
 
@@ -84,10 +84,10 @@ def _put_together(data: Mapping[str, Any], value: str) -> str | None:
 
 
 def _look_up(data: Mapping[str, Any], path: str) -> tuple[Any, str]:
-    """What a path such as `images[0].url` leads to, and what is left of the path behind a text or number.
+    """The value at a path such as `images[0].url`, and the rest of the path after a text or number.
 
-    In `http://host/$id.png`, Label Studio's importer takes `id` for the field's name, its editor `id.png`: what the
-    task has counts.
+    In `http://host/$id.png`, Label Studio's importer reads the field name as `id`, its editor as `id.png`; the one
+    that the task has is used.
     """
     if path in data:
         return data[path], ""

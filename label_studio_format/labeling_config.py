@@ -1,4 +1,4 @@
-"""The labeling config: which choices it offers for which image, and what they are called in annotations."""
+"""Parses the labeling config: which choices it offers for which image, and their names in annotations."""
 
 import threading
 from collections import Counter, OrderedDict
@@ -14,38 +14,38 @@ from defusedxml.ElementTree import DefusedXMLParser
 from label_studio_format.image_value import image_field, value_of, why_no_field
 
 HOW_TO_MAKE_IT_USABLE = (
-    "In the project's Settings → Labeling Interface, take the template Computer Vision → Image Classification, or add "
-    "a Choices tag whose toName is the name of an Image."
+    "In the project's Settings → Labeling Interface, choose the template Computer Vision → Image Classification, or "
+    "add a Choices tag whose toName is the name of an Image tag."
 )
-DEEPEST = 100  # tags below a Choices tag: paths hold all names above, so that their size grows with its square
-# What a config may cost, however short its text is: it is kept in memory, and parsed again when it was forgotten.
+DEEPEST = 100  # tags below a Choices tag: a path has all names above it, so the total size grows quadratically
+# Limits on a config's cost, however short its text is: it is cached in memory, and parsed again after eviction.
 MOST_CHARACTERS = 2_000_000
 MOST_TAGS = 50_000
-MOST_EXPANSION = 10  # of the text, by long namespaces
+MOST_EXPANSION = 10  # times the text's length, caused by long namespaces
 MOST_BYTES = 40_000_000  # for its choices in memory: some 50,000
 REMEMBERED_BYTES = 80_000_000  # for all configs together
-MOST_BYTES_OF_TASK = 8_000_000  # for the choices that one task brings along
+MOST_BYTES_OF_TASK = 8_000_000  # for the dynamic choices of one task
 
 Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A `Choice` tag, or one that a task brings along."""
+    """A `Choice` tag, or a dynamic choice from a task's data."""
 
-    path: tuple[str, ...]  # the names from the outermost Choice down to this one, as annotations hold them
-    also_called: tuple[str, ...] = ()  # the value behind an alias, and predicted_values
+    path: tuple[str, ...]  # the names from the outermost Choice down to this one, as in annotations
+    also_called: tuple[str, ...] = ()  # the value if there is an alias, and predicted_values
 
     @property
     def cost(self) -> int:
-        """In bytes of memory, about: a record for each name, and the characters two times over."""
+        """Approximate memory in bytes: a record for each name, and the characters twice."""
         characters = sum(map(len, self.path)) + sum(map(len, self.also_called))
         return 600 + 8 * len(self.path) + 300 * len(self.also_called) + 8 * characters
 
 
 @dataclass(frozen=True)
 class ImageChoices:
-    """A `Choices` tag that labels an `Image` tag, and the tasks' field (as in `image_url`) that has the image's URL."""
+    """A `Choices` tag that labels an `Image` tag, and the task field with the image's URL (see `image_url`)."""
 
     from_name: str
     to_name: str
@@ -53,11 +53,11 @@ class ImageChoices:
     offered: tuple[Choice, ...]
     multiple: bool = False
     nested: bool = False
-    dynamic_field: str = ""  # the tasks' field that brings choices of its own
+    dynamic_field: str = ""  # the task field with dynamic choices
 
     @cached_property
     def _by_name(self) -> dict[str, Choice]:
-        """A name for each choice: its own, or its whole path where another has the same."""
+        """A name for each choice: its own, or its whole path if another choice has the same name."""
         own = Counter(choice.path[-1] for choice in self.offered)
         return {
             choice.path[-1] if own[choice.path[-1]] == 1 else "/".join(choice.path): choice for choice in self.offered
@@ -65,7 +65,7 @@ class ImageChoices:
 
     @cached_property
     def _names(self) -> dict[str, str]:
-        """Whatever a choice may be called → its name; what several are called means none."""
+        """Every spelling of a choice → its name; ambiguous spellings are left out."""
         names: dict[str, str] = {}
         ambiguous = set()
         for name, choice in self._by_name.items():
@@ -78,14 +78,14 @@ class ImageChoices:
 
     @cached_property
     def choices(self) -> tuple[str, ...]:
-        """The names that are learned and predicted, in the config's order."""
+        """The names to learn and predict, in the config's order."""
         return tuple(self._by_name)
 
     def name_of(self, called: Any) -> str:
-        """The name of what an annotation or a model calls a choice; "" where there is none such.
+        """The choice's name for a value in an annotation or prediction; "" if there is no such choice.
 
-        A nested choice is a path, whose last part counts; other spellings are an alias' value and predicted_values,
-        which are compared without regard to case where nothing fits exactly.
+        For a nested choice the value is a path, whose last part counts. Other accepted spellings are an alias' value
+        and predicted_values. If nothing matches exactly, case is ignored.
         """
         if isinstance(called, list):
             path = "/".join(map(str, called))
@@ -98,14 +98,14 @@ class ImageChoices:
         return {called.casefold(): name for called, name in self._names.items()}
 
     def for_task(self, data: Mapping[str, Any]) -> "ImageChoices":
-        """The same with the choices that the task brings along, where the config asks for them."""
+        """The same, plus the task's dynamic choices if the config has any."""
         if not self.dynamic_field:
             return self
         brought = _affordable(_dynamic(value_of(data, self.dynamic_field)), MOST_BYTES_OF_TASK)
         return replace(self, offered=(*self.offered, *brought), dynamic_field="")
 
     def prediction(self, names: Iterable[str], score: float) -> Json:
-        """Choices as Label Studio stores them; `score` from 0 to 1."""
+        """A prediction in Label Studio's format; `score` is from 0 to 1."""
         paths = [self._by_name[name].path for name in names]
         region = {
             "from_name": self.from_name,
@@ -119,7 +119,7 @@ class ImageChoices:
 
 @dataclass(frozen=True)
 class LabelConfig:
-    """What a labeling config asks for: choices for an image, or the reason why there is nothing to learn."""
+    """A parsed labeling config: the choices for an image, or a problem that explains why there are none."""
 
     image_choices: ImageChoices | None
     problem: str = ""
@@ -130,7 +130,7 @@ class LabelConfig:
 
 
 class _Remembered:
-    """The configs that were parsed lately, as many as there is memory for."""
+    """A cache of recently parsed configs, bounded by memory."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -160,9 +160,9 @@ _remembered = _Remembered()
 
 
 def parse_label_config(xml: str, choices_name: str = "") -> LabelConfig:
-    """Finds the `Choices` to learn: the one of that name, else the first that can be learned.
+    """Finds the `Choices` tag to learn: the one named `choices_name`, or else the first usable one.
 
-    Never raises: a config that cannot be used says why in `problem`.
+    Never raises; if the config isn't usable, `problem` says why.
     """
     config = _remembered.get((xml, choices_name))
     if config is None:
@@ -172,7 +172,7 @@ def parse_label_config(xml: str, choices_name: str = "") -> LabelConfig:
 
 
 class _BoundedBuilder(TreeBuilder):
-    """Raises ValueError if there are too many tags, or if they are much longer than the text they come from."""
+    """Raises ValueError if there are too many tags, or if they become much longer than the XML text."""
 
     def __init__(self, text_length: int) -> None:
         super().__init__()
@@ -185,7 +185,7 @@ class _BoundedBuilder(TreeBuilder):
         if self._tags < 0:
             raise ValueError(f"more than {MOST_TAGS:,} tags")
         if self._characters < 0:
-            raise ValueError("namespaces that make it many times as long")
+            raise ValueError("its namespaces expand it to many times its length")
         return super().start(tag, attributes)
 
 
@@ -199,17 +199,19 @@ def _parse(xml: str, choices_name: str) -> LabelConfig:
         parser.feed(xml)
         root = parser.close()
     except (ParseError, DefusedXmlException, ValueError) as error:
-        return LabelConfig(None, f"The labeling config is no valid XML: {error}.")
+        return LabelConfig(None, f"The labeling config isn't valid XML: {error}.")
     images = {tag.get("name", ""): tag for tag in root.iter("Image")}
     if not any(name and (tag.get("value") or tag.get("valueList")) for name, tag in images.items()):
         return LabelConfig(None, 'The labeling config has no <Image name="…" value="$…"> to classify.')
     tags = [tag for tag in root.iter("Choices") if tag.get("toName") in images]
     if not tags:
-        return LabelConfig(None, "The labeling config has no <Choices> whose toName is an Image.")
+        return LabelConfig(None, "The labeling config has no <Choices> tag whose toName is an Image.")
     if choices_name:
         tags = [tag for tag in tags if tag.get("name") == choices_name]
         if not tags:
-            return LabelConfig(None, f"The labeling config has no Choices named {choices_name!r}, as CHOICES says.")
+            return LabelConfig(
+                None, f"The labeling config has no Choices tag named {choices_name!r} (setting CHOICES)."
+            )
     problems = []
     for tag in tags:
         problem = _why_unusable(tag, images)
@@ -231,7 +233,7 @@ def _why_unusable(tag: Element, images: Mapping[str, Element]) -> str:
     if next(_static(tag), None) is None and not tag.get("value"):
         return "it has no <Choice>"
     if sum(1 for _ in _static(tag)) > sum(1 for _ in _affordable(_static(tag), MOST_BYTES)):
-        return "its choices, with the names of all choices above each, are too many"
+        return "it has too many choices, counting the names of all choices above each one"
     return ""
 
 
@@ -249,7 +251,7 @@ def _image_choices(tag: Element, images: Mapping[str, Element]) -> ImageChoices:
 
 
 def _affordable(choices: Iterable[Choice], most_bytes: int) -> Iterator[Choice]:
-    """Those that fit into memory, from the first on."""
+    """The first choices that fit into `most_bytes` of memory."""
     for choice in choices:
         most_bytes -= choice.cost
         if most_bytes < 0:
@@ -269,7 +271,7 @@ def _is_deeper(tag: Element, deepest: int) -> bool:
 
 
 def _static(tag: Element, above: tuple[str, ...] = ()) -> Iterator[Choice]:
-    """The Choice tags below a tag, from the outside in; other tags between them only arrange them."""
+    """The Choice tags below a tag, outer ones first; other tags in between are only layout."""
     for child in tag:
         path = above
         if child.tag == "Choice" and (name := child.get("alias") or child.get("value")):
@@ -280,7 +282,7 @@ def _static(tag: Element, above: tuple[str, ...] = ()) -> Iterator[Choice]:
 
 
 def _dynamic(options: Any, above: tuple[str, ...] = ()) -> Iterator[Choice]:
-    """The choices that a task brings along: texts, or objects with `value`, `alias` and `children`."""
+    """A task's dynamic choices: texts, or objects with `value`, `alias` and `children`."""
     for option in options if isinstance(options, list) and len(above) < DEEPEST else ():
         described = option if isinstance(option, dict) else {"value": option}
         if name := str(described.get("alias") or described.get("value") or ""):

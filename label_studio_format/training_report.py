@@ -1,4 +1,4 @@
-"""What a training used of the annotated tasks and what it left out, in numbers and in a sentence."""
+"""Reports which annotated tasks a training used and which it left out, as numbers and as text."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +12,7 @@ SHOWN_CHARACTERS = 60
 
 
 class Usage:
-    """Counts tasks by what became of them, and annotations of what is no choice any more."""
+    """Counts tasks by outcome, and annotations with choices that no longer exist."""
 
     def __init__(self, labels: Iterable[Label]) -> None:
         labels = list(labels)
@@ -20,11 +20,11 @@ class Usage:
         self.unknown: Counter[str] = Counter(name for label in labels for name in label.unknown)
 
     def record(self) -> dict[str, Any]:
-        """What the job and the version keep."""
+        """The counts that the job and the version store."""
         return {"annotations": dict(self.counts), "unknown_choices": dict(self.unknown.most_common(KEPT_NAMES))}
 
     def left_out(self) -> str:
-        """What was left out, and of what is no choice what to do; "" where all was used."""
+        """Which tasks were left out, and what to do about unknown choices; "" if all were used."""
         reasons = ", ".join(f"{count} {why}" for why, count in self.counts.items() if count and why != "used")
         said = [f"Left out: {reasons}."] if reasons else []
         if self.unknown:
@@ -33,21 +33,25 @@ class Usage:
         return " ".join(said)
 
     def summary(self, before: Sequence[str], learned: Sequence[str], offered: Sequence[str]) -> str:
-        """In words: `before` are the classes of the version that was live, `offered` the labeling config's choices."""
+        """A summary for people.
+
+        `before` are the classes of the previous live version, `learned` those of the new one, and `offered` the
+        labeling config's choices.
+        """
         said = [f"Learned from {self.counts['used']} of {self.counts.total()} annotated tasks.", self.left_out()]
         if before:
-            said.append(_named("New since the version before", set(learned) - set(before), learned))
+            said.append(_named("New since the previous version", set(learned) - set(before), learned))
             said.append(_named("No longer predicted", set(before) - set(learned), before))
-        said.append(_named("Without an annotation yet", set(offered) - set(learned), offered))
+        said.append(_named("No annotations yet", set(offered) - set(learned), offered))
         return " ".join(filter(None, said))
 
 
 def no_choice_any_more(unknown: Mapping[str, int]) -> tuple[str, str]:
-    """What is annotated with names that no Choice has, as in a version's `unknown_choices`, and what to do."""
-    counted = [f"{_shown(name)} ({count} ×)" for name, count in unknown.items()]
+    """A problem's message and fix for annotations whose names no Choice has (a version's `unknown_choices`)."""
+    counted = [f"{_shown(name)} ({count}×)" for name, count in unknown.items()]
     return (
-        f"Annotated, but no choice any more: {_listed(counted)}.",
-        "Where one was renamed, predicted_values with its old name on the new Choice keeps what was labelled.",
+        f"Some annotations use choices that no longer exist: {_listed(counted)}.",
+        "If you renamed a choice, add its old name to the new Choice as predicted_values to keep these annotations.",
     )
 
 

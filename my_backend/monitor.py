@@ -1,4 +1,4 @@
-"""How Label Studio sees this backend: asked in the background, so that no request waits for it."""
+"""Checks in the background how Label Studio sees this backend, so that no request has to wait for it."""
 
 import logging
 import time
@@ -15,28 +15,28 @@ from my_backend.settings import Settings
 
 log = logging.getLogger(__name__)
 
-WELL_SECONDS = 600.0  # between two looks at a project that had no trouble
-TROUBLED_SECONDS = 20.0  # where there is some; each time twice as long as before
-LOOK_SECONDS = 1.0  # how soon a new project is looked at
+WELL_SECONDS = 600.0  # between two checks of a project without problems
+TROUBLED_SECONDS = 20.0  # of one with problems; doubles each time
+LOOK_SECONDS = 1.0  # how soon a new project is checked
 WHERE_IT_IS = (
-    "Look whether it runs, and set LABEL_STUDIO_URL to its address as seen from here, with the sub-path if it has one; "
-    "in a container localhost is the container itself."
+    "Make sure that Label Studio is running, and set LABEL_STUDIO_URL to its address as seen from this backend, "
+    "including its sub-path if it has one. In a container, localhost is the container itself."
 )
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What the last look at a project in Label Studio has found."""
+    """What the last check of a project in Label Studio found."""
 
-    connected: bool | None  # None where Label Studio could not be asked
+    connected: bool | None  # None if Label Studio couldn't be asked
     troubles: tuple[Trouble, ...]
-    pause: float  # seconds until the next look
+    pause: float  # seconds until the next check
     next_look: float  # monotonic
-    url: str = ""  # of Label Studio, where one is known
+    url: str = ""  # of Label Studio, if known
 
 
 class Checkup(Background):
-    """Asks Label Studio about each project: whether it is there, the backend connected, and its events sent."""
+    """Asks Label Studio about each project: does it exist, is the backend connected, are events sent?"""
 
     def __init__(self, settings: Settings, projects: Projects) -> None:
         super().__init__("checkup")
@@ -45,32 +45,32 @@ class Checkup(Background):
         self._presses = 0
 
     def finding(self, project: str) -> Finding | None:
-        """None before the first look."""
+        """The project's last check; None before the first one."""
         return self._found.get(project)
 
     @property
     def asking(self) -> bool:
-        """Whether a project is still to be asked about since `look_again`."""
+        """Whether any project is still unchecked since `look_again`."""
         return any(finding.next_look == 0.0 for finding in list(self._found.values()))
 
     @property
     def url(self) -> str:
-        """Where a Label Studio is, as far as is known."""
+        """The URL of a Label Studio; "" if none is known."""
         return next((finding.url for finding in list(self._found.values()) if finding.url), "")
 
     @property
     def reads_all(self) -> bool:
-        """Whether Label Studio could be asked about every project, and there is one."""
+        """Whether there is a project, and Label Studio could be asked about each one."""
         found = list(self._found.values())
         return bool(found) and all(finding.connected is not None for finding in found)
 
     def troubles(self) -> list[Trouble]:
-        """Of all projects, from memory."""
+        """The problems of all projects, from memory."""
         return [trouble for finding in list(self._found.values()) for trouble in finding.troubles]
 
     def look_again(self) -> None:
-        """Asks about all projects soon, and returns at once."""
-        self._presses += 1  # what is just being asked may be answered with what was before
+        """Has all projects checked again soon; returns immediately."""
+        self._presses += 1  # a check that is already running may still see the old state
         self._found = {uid: replace(one, pause=0.0, next_look=0.0) for uid, one in list(self._found.items())}
         self._wake()
 
@@ -99,7 +99,7 @@ class Checkup(Background):
         except LabelStudioError as error:
             troubles = [not_asked(error, project.uid)]
         except Exception:
-            log.exception("project %s could not be looked up in Label Studio", project.uid)
+            log.exception("can't check project %s in Label Studio", project.uid)
             troubles = []
         pause = min(WELL_SECONDS, max(TROUBLED_SECONDS, 2 * before)) if troubles else WELL_SECONDS
         return Finding(connected, tuple(troubles), pause if troubles else 0.0, time.monotonic() + pause, url)
@@ -107,24 +107,24 @@ class Checkup(Background):
     def _ask(self, label_studio: LabelStudio, project: Project) -> tuple[bool, list[Trouble]]:
         found = examine_connection(label_studio, project, self._settings.basic_auth)
         title = found.project.get("title")
-        if isinstance(title, str):  # /setup does not tell it
+        if isinstance(title, str):  # /setup doesn't send it
             self._projects.update(project.uid, title=title)
         troubles = list(found.troubles)
-        if not self._settings.title_is_version:  # else the title's keeper tells
+        if not self._settings.title_is_version:  # otherwise the title keeper reports them
             folder = self._projects.folder(project.uid)
             troubles += examine_scores(self._settings, label_studio, project, folder, found).troubles
         return found.connected, troubles
 
 
 def no_address(project: Project) -> Trouble:
-    """Neither the settings nor `/setup` have named a Label Studio."""
-    what = "It is not known where Label Studio is, so that its annotations cannot be read."
+    """A problem: neither the settings nor `/setup` name a Label Studio."""
+    what = "Label Studio's URL is not set, so its annotations can't be read."
     return Trouble("label-studio-unknown", what, f"Set LABEL_STUDIO_URL, and {HOW_TO_MAKE_A_TOKEN}.", project.uid)
 
 
 def not_asked(error: LabelStudioError, project: str = "") -> Trouble:
-    """What is to be done where Label Studio does not answer as it should, or refuses the token."""
-    # The message's second half is the remedy, for those who see nothing else.
+    """A problem: Label Studio doesn't answer as it should, or rejects the token."""
+    # The part of the message after the semicolon is the fix; logs show only the message.
     what, _, remedy = str(error).partition("; ")
     if isinstance(error, TokenRefused):
         return Trouble("token", f"{what}.", f"{remedy[:1].upper()}{remedy[1:]}.", project)

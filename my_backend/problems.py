@@ -1,6 +1,7 @@
 """A problem and its fix, in the form that the page, `/health` and scripts use."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 
@@ -24,5 +25,11 @@ class Trouble:
         return cls(code, what, hint, project)
 
     def record(self) -> dict[str, Any]:
-        """Returns the problem as JSON values."""
-        return asdict(self)
+        """The problem as JSON; `message` and `hint` are the current names of `what` and `remedy`."""
+        return {**asdict(self), "message": self.what, "hint": self.remedy}
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any]) -> "Trouble":
+        """Reads what `record` returns; raises KeyError or TypeError for anything else."""
+        values = {field.name: record[field.name] for field in fields(cls)}
+        return cls(**{**values, "details": tuple(values["details"])})

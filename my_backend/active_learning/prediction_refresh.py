@@ -1,4 +1,4 @@
-"""When stored predictions are renewed: after each swap, behind everything else, until the next one."""
+"""Refreshes the predictions stored in Label Studio after each new version, with the lowest priority."""
 
 import logging
 import threading
@@ -19,34 +19,34 @@ from my_backend.settings import Settings
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 0.5  # how soon a swap is noticed
-QUIET_SECONDS = 2.0  # that a version has to be live before it is worth the trouble
+LOOK_SECONDS = 0.5  # how soon a new version is noticed
+QUIET_SECONDS = 2.0  # how long a version has to be live before its predictions are stored
 LOAD_SECONDS = 60.0
 ASKED_SECONDS = 120.0  # Label Studio waits for predictions for 100 s, and then stores them one by one
-RETRY_SECONDS = 30.0  # after Label Studio could not be asked; each time twice as long
+RETRY_SECONDS = 30.0  # after an error of Label Studio; doubles each time
 LONGEST_SECONDS = 600.0
 
 
 class Cancelled(Exception):
-    """Another version is live, or the process is to end."""
+    """Another version is live, or the process is shutting down."""
 
 
 @dataclass
 class _Turn:
-    """A project's: the version whose predictions are stored, and when its next batch is due (monotonic)."""
+    """One project's state: the version whose predictions are stored, and when its next batch is due (monotonic)."""
 
     version: str
     due: float
     pause: float = 0.0  # after the last error
     run: Run | None = None
-    asked: dict[int, float] = field(default_factory=dict)  # tasks that Label Studio asks for, and when (monotonic)
+    asked: dict[int, float] = field(default_factory=dict)  # task → when Label Studio requested it (monotonic)
 
 
 class Renewal(Background):
-    """A thread of its own takes a batch of each project in turn; nothing runs where the setting is off."""
+    """Works through the projects in a background thread, a batch at a time; does nothing if the setting is off."""
 
     def __init__(self, settings: Settings, projects: Projects, serving: Serving, stored: Callable[[str], None]) -> None:
-        """`stored` is told of a project when predictions of its live version have been stored."""
+        """`stored` is called with a project's uid after predictions of its live version were stored."""
         super().__init__("renewal")
         self._settings, self._projects, self._serving, self._stored = settings, projects, serving, stored
         self._turns: dict[str, _Turn] = {}
@@ -58,20 +58,20 @@ class Renewal(Background):
             super().start()
 
     def asked(self, project: str, tasks: Iterable[int]) -> None:
-        """Label Studio asks for these tasks' predictions, and will store them itself."""
+        """Call it when Label Studio requests predictions for these tasks: it will store them itself."""
         with self._lock:
             turn = self._turns.get(project)
             if turn is not None and not (turn.run and turn.run.finished):
                 turn.asked.update(dict.fromkeys(tasks, time.monotonic()))
 
     def imported(self, project: str) -> None:
-        """There are new tasks."""
+        """Call it when the project has new tasks."""
         with self._lock:
             if project in self._turns:
                 del self._turns[project]
 
     def troubles(self) -> list[Trouble]:
-        """What keeps predictions from being renewed; from memory."""
+        """Problems that keep predictions from being refreshed; from memory."""
         return list(self._troubles.values())
 
     def _look(self) -> float:
@@ -79,7 +79,7 @@ class Renewal(Background):
         return min(LOOK_SECONDS, due - time.monotonic())
 
     def _take_turns(self, projects: Sequence[Project]) -> float:
-        """A batch of each project that is due; returns when the next one is."""
+        """Processes a batch of each project that is due; returns when the next one is due (monotonic)."""
         turns = [(project, self._turn_of(project)) for project in projects]
         for project, turn in turns:
             if turn.due <= time.monotonic() and not self._stopping:
@@ -91,7 +91,7 @@ class Renewal(Background):
         return min((turn.due for _, turn in turns), default=float("inf"))
 
     def _turn_of(self, project: Project) -> _Turn:
-        """For the live version: a swap, like an import, begins another one."""
+        """The project's state for its live version; a new version or an import starts a new one."""
         version = self._serving.version_name(project.uid)
         with self._lock:
             turn = self._turns.get(project.uid)
@@ -101,34 +101,34 @@ class Renewal(Background):
             return turn
 
     def _take(self, project: Project, turn: _Turn) -> None:
-        """A batch, or what keeps it from being stored."""
+        """Stores a batch, or notes the problem that prevents it."""
         try:
             with files.claimed(self._projects.folder(project.uid) / ".renewal"):
                 self._step(project, turn)
         except Cancelled:
             return
-        except files.InUse:  # another server is at it
+        except files.InUse:  # another server is storing them
             turn.due = time.monotonic() + QUIET_SECONDS
         except BackendError as error:
-            log.info("project %s: stored predictions could not be renewed: %s", project.uid, error)
+            log.info("project %s: can't refresh the stored predictions: %s", project.uid, error)
             self._troubles[project.uid] = Trouble.tried_again(
-                "renewal", f"Stored predictions cannot be renewed in Label Studio: {error}.", project.uid
+                "renewal", f"Can't refresh the predictions stored in Label Studio: {error}.", project.uid
             )
             self._begin_again(turn)
         except Exception:
-            log.exception("project %s: stored predictions could not be renewed", project.uid)
+            log.exception("project %s: can't refresh the stored predictions", project.uid)
             self._begin_again(turn)
         else:
             self._troubles.pop(project.uid, None)
 
     def _step(self, project: Project, turn: _Turn) -> None:
-        """A batch, and then a rest as long as that took."""
+        """Stores a batch, then pauses for as long as that took."""
         label_studio = find_label_studio(self._settings, self._projects.credentials(project.uid))
         if label_studio is None:
-            raise BackendError("it is not known where Label Studio is")
+            raise BackendError("Label Studio's URL is not set")
         if turn.run is None:
             turn.run = Run(label_studio, project, self._projects.folder(project.uid), turn.version)
-        if not turn.run.connected:  # the checkup says it
+        if not turn.run.connected:  # the monitor reports it
             self._begin_again(turn)
             return
         with self._lock:

@@ -1,4 +1,4 @@
-"""One version's predictions for the unlabelled tasks of a project, a batch at a time."""
+"""Stores one version's predictions for the unlabeled tasks of a project, a batch at a time."""
 
 import logging
 from collections import deque
@@ -16,35 +16,35 @@ from my_backend.serving.live_models import Live
 log = logging.getLogger(__name__)
 
 BATCH_TASKS = 20
-GIVE_UP_AFTER = 100  # tasks in a row without a prediction: their images cannot be had, and the next ones' hardly
-REFUSED_AT_ONCE = 3  # predictions in a row that Label Studio does not take; a single one may be of a deleted task
+GIVE_UP_AFTER = 100  # tasks in a row without a prediction: the next ones' images are probably missing too
+REFUSED_AT_ONCE = 3  # predictions in a row that Label Studio rejects; a single one may be for a deleted task
 
 Json = dict[str, Any]
 
 
 class Run:
-    """What is done already stands in Label Studio, so that a run that was broken off just begins again."""
+    """One pass over a project's tasks. Finished work is in Label Studio, so an interrupted run just starts over."""
 
     def __init__(self, label_studio: LabelStudio, project: Project, folder: Path, version: str) -> None:
-        """`folder` is the project's. Raises LabelStudioError."""
+        """`folder` is the project's folder. Raises LabelStudioError."""
         self._project, self._version = project, version
         self._stored = StoredPredictions(label_studio, project.id)
         backends = label_studio.backends(project.id)
-        # Label Studio has just asked each for its version: where nobody has this one, this backend is not connected.
+        # Label Studio has just asked each for its version: if none has this one, this backend isn't connected.
         self.connected = any(one.get("model_version") == version for one in backends)
-        # Other models of the project may be backends like this one, with versions of such names.
+        # Other models of the project may be backends like this one, with similar version names.
         self._known = None if len(backends) == 1 else set(Versions(folder).names())
-        self._waiting: deque[int] = deque()  # tasks, the least sure first
-        self._left: set[int] = set()  # tasks that got no prediction
-        self._in_vain = 0  # of these, in a row
+        self._waiting: deque[int] = deque()  # tasks, the least certain first
+        self._left: set[int] = set()  # tasks without a prediction after an attempt
+        self._in_vain = 0  # how many of these in a row
         self.done = 0
         self.finished = False
 
     def step(self, live: Live, asked: Container[int], check: Callable[[], None]) -> int:
         """Predicts and stores a batch; returns how many predictions were stored.
 
-        `asked` are tasks for which Label Studio asks itself meanwhile; `check` raises to break off. Raises
-        LabelStudioError.
+        `asked` are the tasks that Label Studio is requesting itself at the moment; `check` raises an exception to
+        stop. Raises LabelStudioError.
         """
         if not self._waiting:
             self._waiting.extend(self._next_tasks())
@@ -53,7 +53,7 @@ class Run:
             self.finished = True
             return 0
         ids = [self._waiting.popleft() for _ in range(min(BATCH_TASKS, len(self._waiting)))]
-        # Since they were listed they may have been labelled, deleted, or predicted.
+        # Since they were listed, they may have been labeled, deleted, or predicted.
         found = {task["id"]: task for task in self._stored.tasks(ids)}
         tasks = [found[number] for number in ids if number in found and not self._has_one(found[number])]
         results = self._predict(live, tasks, check)
@@ -61,7 +61,7 @@ class Run:
         for task, result in zip(tasks, results, strict=True):
             check()
             if task["id"] in asked:
-                continue  # it is looked at again, in case that Label Studio does not store it
+                continue  # comes up again later in case Label Studio doesn't store it
             if not result:
                 self._left.add(task["id"])
                 self._in_vain += 1
@@ -80,9 +80,9 @@ class Run:
         return stored
 
     def _next_tasks(self) -> list[int]:
-        """Those without a prediction of the version: the least sure first, and those without any last.
+        """Tasks without a prediction of the version: the least certain first, those without any prediction last.
 
-        Label Studio sorts all of them where it shows scores, else these are some hundreds, which are sorted here.
+        Label Studio sorts all of them if it shows scores; otherwise this sorts one page of some hundreds.
         """
         page, more = 0, True
         while more:
@@ -103,13 +103,13 @@ class Run:
     def _predict(self, live: Live, tasks: list[Json], check: Callable[[], None]) -> list[Any]:
         bare = [{"id": task["id"], "data": task["data"]} for task in tasks]
         if hasattr(live.model, "prepare"):
-            live.model.prepare(bare)  # behind the images of requests; what follows is quick
+            live.model.prepare(bare)  # with lower priority than requests; predicting is quick afterwards
         check()
-        # Nobody waits for it; each image has its own limit.
+        # No deadline, because nobody is waiting; each image has its own limit.
         return live.predict(bare, label_config=self._project.label_config, deadline=float("inf"))
 
     def _store(self, task: Json, result: Json) -> None:
-        """In an older one's place, so that the task never has none, nor one too many."""
+        """Replaces an older prediction if there is one, so that the task always has exactly one."""
         prediction = {
             "result": result["result"],
             "score": result.get("score"),
@@ -124,9 +124,9 @@ class Run:
             self._stored.delete(superseded["id"])
 
     def _own(self, task: Json) -> list[Json]:
-        """The task's predictions by versions of this backend, the newest first.
+        """The task's predictions from versions of this backend, the newest first.
 
-        Without those that an annotation was made from: they tell what the annotator saw.
+        Predictions that an annotation was based on are left out: they record what the annotator saw.
         """
         seen = {annotation.get("parent_prediction") for annotation in task.get("annotations") or []}
         own = [
@@ -139,7 +139,7 @@ class Run:
         return sorted(own, key=lambda one: -int(one["id"]))
 
     def _remove_doubles(self) -> None:
-        """Label Studio may have stored a prediction in the same moment, as it may itself store one twice."""
+        """Removes duplicates: Label Studio may have stored a prediction at the same moment, or one of its own twice."""
         for task in self._stored.tasks_with_several(self._version):
             same = [one for one in self._own(task) if _version_of(one) == self._version]
             for double in same[1:]:

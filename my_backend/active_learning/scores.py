@@ -1,4 +1,4 @@
-"""Whether Label Studio shows the live version's scores, for the page and the doctor."""
+"""Checks whether Label Studio shows the live version's scores, for the page and the doctor."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -15,18 +15,18 @@ from my_backend.settings import Settings
 UNCERTAINTY = "Uncertainty sampling"  # what a project's `sampling` says
 
 SAID = {
-    "default": "blank in Label Studio, as by default; TITLE_IS_VERSION=true shows them",
-    "right": "the live version's, in Label Studio as well",
-    "waits": "Label Studio has few predictions of the live version, or none: Actions → Retrieve Predictions",
-    "unknown": "Label Studio has not heard of the live version yet",
-    "elsewhere": "another model's, as the project is set",
-    "unused": "none, as the project is set",
+    "default": "blank in Label Studio, which is the default; TITLE_IS_VERSION=true shows them",
+    "right": "Label Studio shows the live version's scores",
+    "waits": "Label Studio has few or no predictions of the live version: use Actions → Retrieve Predictions",
+    "unknown": "Label Studio doesn't know the live version yet",
+    "elsewhere": "another model's, as chosen in the project's settings",
+    "unused": "none, as chosen in the project's settings",
 }
 
 
 @dataclass(frozen=True)
 class Scores:
-    """`said` is what there is to say where nothing is wrong."""
+    """The result of the check; `said` describes the scores if nothing is wrong."""
 
     said: str
     troubles: tuple[Trouble, ...] = ()
@@ -36,7 +36,7 @@ class Scores:
 def examine_scores(
     settings: Settings, label_studio: LabelStudio, project: Project, folder: Path, connection: Connection
 ) -> Scores:
-    """Asks how many predictions are stored, where that matters; `folder` is the project's. Raises LabelStudioError."""
+    """Counts the stored predictions if that matters; `folder` is the project's folder. Raises LabelStudioError."""
     live, kept = Versions(folder).live_name(), settings.title_is_version
     if live == UNTRAINED:
         return Scores("none before the first training")

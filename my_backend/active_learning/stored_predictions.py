@@ -1,4 +1,4 @@
-"""The predictions that Label Studio keeps of a project's unlabelled tasks: read, counted and replaced."""
+"""Reads, counts and replaces the predictions stored in Label Studio for a project's unlabeled tasks."""
 
 import json
 from collections.abc import Sequence
@@ -7,27 +7,27 @@ from urllib.parse import quote
 
 from my_backend.label_studio.client import LabelStudio
 
-# On SQLite Label Studio answers 500 to pages of more than 995 tasks.
+# With SQLite, Label Studio answers 500 to pages of more than 995 tasks.
 PAGE_TASKS = 500
-READ_SECONDS = 120.0  # where “evaluate_predictions_automatically” is on, it asks for predictions before it answers
+READ_SECONDS = 120.0  # with “evaluate_predictions_automatically”, it requests predictions before it answers
 
 Json = dict[str, Any]
 
 
 class StoredPredictions:
-    """One project's. All methods raise LabelStudioError."""
+    """One project's stored predictions. All methods raise LabelStudioError."""
 
     def __init__(self, label_studio: LabelStudio, project_id: int) -> None:
         self._label_studio, self._project_id = label_studio, project_id
 
     def count(self, version: str) -> int:
-        """How many unlabelled tasks have a prediction of that model version."""
+        """How many unlabeled tasks have a prediction of this model version."""
         return int(self._page([_of(version)], page_size=1).get("total") or 0)
 
     def tasks_without(self, version: str, page: int = 1) -> tuple[list[Json], bool]:
-        """Unlabelled tasks without a prediction of that version, and whether there are more pages.
+        """Unlabeled tasks without a prediction of this version, and whether there are more pages.
 
-        They come with their predictions; the lowest scores first, as far as Label Studio shows scores.
+        The tasks include their predictions; those with the lowest scores come first if Label Studio shows scores.
         """
         found = self._page(
             [{**_of(version), "operator": "not_contains"}],
@@ -38,23 +38,23 @@ class StoredPredictions:
         return _tasks(found), page * PAGE_TASKS < int(found.get("total") or 0)
 
     def tasks_with_several(self, version: str) -> list[Json]:
-        """A page of the unlabelled tasks that have a prediction of that version, and another one."""
+        """A page of the unlabeled tasks that have a prediction of this version and at least one more."""
         several = {"filter": "filter:tasks:total_predictions", "operator": "greater", "type": "Number", "value": 1}
         return _tasks(self._page([_of(version), several], fields="all"))
 
     def tasks(self, ids: Sequence[int]) -> list[Json]:
-        """Those of the tasks that are still there and unlabelled, with their predictions and annotations."""
+        """The given tasks that still exist and are unlabeled, with their predictions and annotations."""
         chosen = {"filter": "filter:tasks:id", "operator": "in_list", "type": "Number", "value": list(ids)}
         return _tasks(self._page([chosen], fields="all"))
 
     def add(self, task: int, prediction: Json) -> None:
-        """Stores a prediction beside those that the task has."""
+        """Adds a prediction to the task's existing ones."""
         self._label_studio.call("POST", "/api/predictions/", json={**prediction, "task": task})
 
     def replace(self, prediction_id: int, prediction: Json) -> None:
-        """Puts a prediction in an older one's place, under its id.
+        """Replaces a prediction and keeps its id.
 
-        Whoever has the task open refers to that id, and could not submit if it were gone.
+        An annotator who has the task open refers to that id, and couldn't submit if it were gone.
         """
         self._label_studio.call("PATCH", f"/api/predictions/{prediction_id}/", json=prediction)
 
@@ -62,9 +62,9 @@ class StoredPredictions:
         self._label_studio.call("DELETE", f"/api/predictions/{prediction_id}/")
 
     def _page(self, filters: list[Json], *, page: int = 1, page_size: int = PAGE_TASKS, **query: Any) -> Json:
-        filters = [_UNLABELLED, *filters]
+        filters = [_UNLABELED, *filters]
         asked = {"filters": {"conjunction": "and", "items": filters}, "ordering": query.pop("ordering", [])}
-        # Images by the addresses that `/predict` gets, not by those that a browser needs.
+        # Image URLs as `/predict` gets them, not as a browser needs them.
         more = "".join(f"&{name}={value}" for name, value in {**query, "resolve_uri": "false"}.items())
         path = f"/api/tasks/?project={self._project_id}&page={page}&page_size={page_size}{more}"
         found: Json = self._label_studio.call(
@@ -73,7 +73,7 @@ class StoredPredictions:
         return found
 
 
-_UNLABELLED: Json = {"filter": "filter:tasks:is_labeled", "operator": "equal", "type": "Boolean", "value": False}
+_UNLABELED: Json = {"filter": "filter:tasks:is_labeled", "operator": "equal", "type": "Boolean", "value": False}
 
 
 def _of(version: str) -> Json:

@@ -1,4 +1,4 @@
-"""Keeps the model's title in Label Studio the live version, or gives the user's back."""
+"""Keeps the model's title in Label Studio equal to the live version, or restores the user's title."""
 
 import logging
 import threading
@@ -18,9 +18,9 @@ from my_backend.settings import Settings
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 0.5  # how soon a version that has gone live is noticed
-SOON_SECONDS = 1.0  # Label Studio stores predictions just after it has got them
-LONGEST_SECONDS = 60.0  # between two looks as long as something is missing; each time twice as long
+LOOK_SECONDS = 0.5  # how soon a new live version is noticed
+SOON_SECONDS = 1.0  # Label Studio stores predictions just after receiving them
+LONGEST_SECONDS = 60.0  # the longest pause between two checks while something is missing; pauses double
 AGAIN_SECONDS = 600.0  # a user may rename the model at any time
 
 
@@ -28,15 +28,15 @@ AGAIN_SECONDS = 600.0  # a user may rename the model at any time
 class _Watch:
     """What is known of a project's title."""
 
-    version: str = ""  # that was live at the last look
-    due: float = 0.0  # when to look (monotonic)
+    version: str = ""  # that was live at the last check
+    due: float = 0.0  # when to check (monotonic)
     looked: float = 0.0
-    pause: float = SOON_SECONDS  # until the next look
+    pause: float = SOON_SECONDS  # until the next check
     in_order: bool = False
 
 
 class TitleKeeper(Background):
-    """A thread of its own; nothing runs where the setting is off and no title is to be given back."""
+    """Works in a background thread; does nothing if the setting is off and there is no title to restore."""
 
     def __init__(self, settings: Settings, projects: Projects, serving: Serving) -> None:
         super().__init__("title keeper")
@@ -50,7 +50,7 @@ class TitleKeeper(Background):
             super().start()
 
     def predicted(self, project: str) -> None:
-        """Label Studio has got predictions, or been given some: soon they are stored there."""
+        """Call it when Label Studio has received predictions: they will be stored there soon."""
         if not self._settings.title_is_version:
             return
         with self._lock:
@@ -59,7 +59,7 @@ class TitleKeeper(Background):
                 watch.due = min(watch.due, max(time.monotonic() + SOON_SECONDS, watch.looked + watch.pause))
 
     def troubles(self) -> list[Trouble]:
-        """What keeps titles from being as they should; from memory."""
+        """Problems that keep titles from being right; from memory."""
         return list(self._troubles.values())
 
     def _look(self) -> float | None:
@@ -81,13 +81,13 @@ class TitleKeeper(Background):
         return [project for project, folder in folders if (noted := remembered_title(folder)) and noted.kept]
 
     def _is_due(self, project: Project) -> bool:
-        """Where another version is live now, in any case: predictions of an older one may be stored for long."""
+        """Whether to check now; always if another version went live: storing its predictions may take long."""
         version = self._serving.version_name(project.uid)
         with self._lock:
             watch = self._watched.setdefault(project.uid, _Watch())
             now = time.monotonic()
             if watch.version != version:
-                due = max(now, watch.looked + SOON_SECONDS)  # versions may come by the second
+                due = max(now, watch.looked + SOON_SECONDS)  # new versions may come every second
                 watch = self._watched[project.uid] = _Watch(version, due, watch.looked)
             if watch.due > now:
                 return False
@@ -96,7 +96,7 @@ class TitleKeeper(Background):
 
     def _try(self, project: Project) -> None:
         label_studio = find_label_studio(self._settings, self._projects.credentials(project.uid))
-        if label_studio is None:  # the checkup says it
+        if label_studio is None:  # the monitor reports it
             return
         trouble = None
         try:
@@ -104,12 +104,12 @@ class TitleKeeper(Background):
             trouble = self._keep(title, project) if self._settings.title_is_version else self._give_back(title, project)
         except LabelStudioError as error:
             trouble = Trouble.tried_again(
-                "title", f"The model's title in Label Studio cannot be changed: {error}.", project.uid
+                "title", f"Can't change the model's title in Label Studio: {error}.", project.uid
             )
-            log.info("project %s: the model's title in Label Studio could not be changed: %s", project.uid, error)
+            log.info("project %s: can't change the model's title in Label Studio: %s", project.uid, error)
             self._look_again(project)
         except Exception:
-            log.exception("project %s: the model's title in Label Studio could not be changed", project.uid)
+            log.exception("project %s: can't change the model's title in Label Studio", project.uid)
             self._look_again(project)
         if trouble is None:
             self._troubles.pop(project.uid, None)
@@ -129,7 +129,7 @@ class TitleKeeper(Background):
         sight = title.look(version, renewing=self._settings.renew_predictions)
         if sight.state == "apart":
             title.put(sight, version, kept=True)
-            log.info("project %s: the model's title in Label Studio is %s now", project.uid, version)
+            log.info("project %s: changed the model's title in Label Studio to %s", project.uid, version)
         with self._lock:
             watch = self._watched[project.uid]
             watch.in_order = sight.state in ("apart", "right")
@@ -139,5 +139,5 @@ class TitleKeeper(Background):
 
     def _give_back(self, title: Title, project: Project) -> Trouble | None:
         if given := title.give_back():
-            log.info("project %s: the model has its title %r again", project.uid, given)
+            log.info("project %s: restored the model's title %r in Label Studio", project.uid, given)
         return None

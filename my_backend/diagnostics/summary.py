@@ -1,4 +1,4 @@
-"""All that is known to be wrong, from memory: for the page, `/health` and programs."""
+"""All known problems, from memory: for the page, `/health` and other programs."""
 
 from label_studio_format.labeling_config import HOW_TO_MAKE_IT_USABLE, parse_label_config
 from my_backend.backend import Backend
@@ -7,13 +7,13 @@ from my_backend.problems import Trouble
 OPEN_PROXY = Trouble(
     "open-proxy",
     "Requests come through a proxy, and no password is set: anyone it lets in can train, delete and view images.",
-    "Set BASIC_AUTH_USER and BASIC_AUTH_PASS, and start the backend again. Until then it doesn't believe which Label "
-    "Studio these requests name.",
+    "Set BASIC_AUTH_USER and BASIC_AUTH_PASS, and restart the backend. Until then it ignores which Label Studio these "
+    "requests name.",
 )
 
 
 def diagnose(backend: Backend) -> list[Trouble]:
-    """What concerns everything first, then project by project; nothing and nobody is asked for it."""
+    """General problems first, then those of each project; reads memory only."""
     troubles = [*backend.storage.troubles(), *(Trouble("model", one) for one in backend.serving.problems())]
     if trouble := backend.queue.trouble():
         troubles.append(trouble)
@@ -21,7 +21,7 @@ def diagnose(backend: Backend) -> list[Trouble]:
         troubles.append(OPEN_PROXY)
     found = backend.checkup.troubles()
     if not backend.settings.label_studio_api_key.get_secret_value():
-        if not backend.checkup.reads_all:  # or what `/setup` hands over is enough
+        if not backend.checkup.reads_all:  # otherwise the token from `/setup` is enough
             troubles.append(no_token(backend.checkup.url))
         found = [trouble for trouble in found if trouble.code != "token"]
     for project in backend.projects.all():
@@ -29,7 +29,7 @@ def diagnose(backend: Backend) -> list[Trouble]:
         if config.problem:
             troubles.append(Trouble("labeling-config", config.problem, HOW_TO_MAKE_IT_USABLE, project.uid))
     for trouble in backend.webhook_password.troubles():
-        # Where Label Studio could be asked, it has told how its webhook is.
+        # If Label Studio could be asked, the monitor knows the state of the webhook.
         finding = backend.checkup.finding(trouble.project)
         if finding is None or finding.connected is None:
             troubles.append(trouble)
@@ -38,12 +38,13 @@ def diagnose(backend: Backend) -> list[Trouble]:
 
 
 def no_token(url: str = "") -> Trouble:
-    """Only what `/setup` hands over can be used; `url` is Label Studio's, where it is known."""
+    """A problem: only the token from `/setup` is available; `url` is Label Studio's, if known."""
     return Trouble(
         "no-token",
-        "LABEL_STUDIO_API_KEY is not set: only the token that Label Studio hands over when it connects is used, "
-        "which works where legacy tokens are enabled.",
-        "In Label Studio, your avatar → Account & Settings → Personal Access Token → Create New Token. Then start the "
-        f"backend again with `LABEL_STUDIO_URL={url or 'http://localhost:8080'} LABEL_STUDIO_API_KEY=<the token>` "
-        "before its command, or with these two as lines of a file `.env` where it is started.",
+        "LABEL_STUDIO_API_KEY is not set: the backend can use only the token that Label Studio sends when it connects, "
+        "which works only if legacy tokens are enabled.",
+        "In Label Studio, open your avatar → Account & Settings → Personal Access Token → Create New Token. Then "
+        f"restart the backend with `LABEL_STUDIO_URL={url or 'http://localhost:8080'} "
+        "LABEL_STUDIO_API_KEY=<the token>` before its command, or put both lines into a `.env` file in its working "
+        "directory.",
     )

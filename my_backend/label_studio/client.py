@@ -1,4 +1,4 @@
-"""Calls back to Label Studio: tokens and annotated tasks."""
+"""A client for Label Studio's API: tokens, annotated tasks, projects, webhooks."""
 
 import json
 import logging
@@ -25,23 +25,23 @@ log = logging.getLogger(__name__)
 EXPORT_SECONDS = 300.0
 EXPORT_BYTES = 2_000_000_000
 ANSWER_BYTES = 50_000_000
-# Label Studio's access tokens live for 300 s; one that is about to end is not used any more.
+# Label Studio's access tokens are valid for 300 s; one that is about to expire isn't used anymore.
 TOKEN_MARGIN = 30.0
 
 HOW_TO_MAKE_A_TOKEN = (
-    "make a personal access token in Label Studio (your avatar → Account & Settings → Personal Access Token) "
+    "create a personal access token in Label Studio (your avatar → Account & Settings → Personal Access Token) "
     "and set LABEL_STUDIO_API_KEY to it"
 )
 HOW_TO_ALLOW_PRIVATE = (
     "start Label Studio with USE_DEFAULT_BANNED_SUBNETS=false, or with both ML_BLOCK_LOCAL_IP=false and "
     "SSRF_PROTECTION_ENABLED=false"
 )
-BLOCKED = b"reserved network address"  # what Label Studio answers where it refuses an address
+BLOCKED = b"reserved network address"  # what Label Studio answers when it refuses an address
 
 
 @dataclass(frozen=True)
 class Token:
-    """Of what kind it is ("" for none), and until when it is valid (seconds since 1970)."""
+    """The token's kind ("" for none) and when it expires (seconds since 1970)."""
 
     kind: str
     expires: float
@@ -49,7 +49,7 @@ class Token:
 
 @dataclass(frozen=True)
 class Blocking:
-    """What Label Studio's address blocking keeps it from calling."""
+    """Which calls Label Studio's address blocking prevents."""
 
     models: bool
     webhooks: bool
@@ -59,7 +59,7 @@ class Blocking:
 
 
 class LabelStudio:
-    """One Label Studio and the token for it, which goes to its origin and nowhere else."""
+    """One Label Studio server and its token, which is sent to that server's origin only."""
 
     def __init__(self, url: str, token: str, session: SafeSession) -> None:
         self.url = url.rstrip("/")
@@ -70,15 +70,16 @@ class LabelStudio:
         self._access_token, self._expires = "", 0.0
 
     def headers(self) -> Mapping[str, str]:
-        """The authorization header; a personal access token is exchanged for an access token, which is kept.
+        """The authorization header; a personal access token is exchanged for an access token, which is cached.
 
         Raises LabelStudioError.
         """
         if not self._token:
             return {}
-        if not TOKEN.fullmatch(self._token):  # as an older release has kept it
+        if not TOKEN.fullmatch(self._token):  # stored by an older release
             raise TokenRefused(
-                f"The token for {redact(self.url)} has a character that no header can carry; {HOW_TO_MAKE_A_TOKEN}"
+                f"The token for {redact(self.url)} contains a character that isn't allowed in an HTTP header; "
+                f"{HOW_TO_MAKE_A_TOKEN}"
             )
         claims = _claims(self._token)
         if claims is None:
@@ -89,27 +90,27 @@ class LabelStudio:
             if time.time() > self._expires - TOKEN_MARGIN:
                 answer = self._object("POST", "/api/token/refresh/", authorize=False, json={"refresh": self._token})
                 if not TOKEN.fullmatch(str(answer.get("access") or " ")):
-                    raise LabelStudioError(f"{redact(self.url)} gave no access token: is it a Label Studio?")
+                    raise LabelStudioError(f"{redact(self.url)} returned no access token: is it a Label Studio server?")
                 self._access_token = str(answer["access"])
                 self._expires = float((_claims(self._access_token) or {}).get("exp", 0))
             return {"Authorization": f"Bearer {self._access_token}"}
 
     def annotated_tasks(self, project_id: int) -> list[dict[str, Any]]:
-        """All tasks of the project that have an annotation, skipped ones too, each with its annotations.
+        """All tasks of the project that have an annotation (skipped ones too), with their annotations.
 
         Raises LabelStudioError.
         """
         path = f"/api/projects/{project_id}/export?exportType=JSON"
         tasks = self.call("GET", path, read_seconds=EXPORT_SECONDS, max_bytes=EXPORT_BYTES)
         if not isinstance(tasks, list):
-            raise LabelStudioError(f"{redact(self.url + path)} answered no list of tasks")
+            raise LabelStudioError(f"{redact(self.url + path)} didn't return a list of tasks")
         return tasks
 
     def watermark(self, project_id: int) -> str:
-        """A text that changes whenever an annotation of the project does; cheap. Raises LabelStudioError.
+        """A string that changes whenever an annotation of the project changes; cheap. Raises LabelStudioError.
 
-        Label Studio counts stored predictions as updates of the task too: those of tasks without an annotation are
-        left out.
+        Label Studio also counts a stored prediction as an update of its task, so tasks without an annotation are left
+        out.
         """
         annotated = {"filter": "filter:tasks:total_annotations", "operator": "greater", "type": "Number", "value": 0}
         filters = {"conjunction": "and", "items": [annotated]}
@@ -119,7 +120,7 @@ class LabelStudio:
         return json.dumps([newest, page.get("total"), page.get("total_annotations")])
 
     def project(self, project_id: int) -> dict[str, Any]:
-        """The project's settings, its labeling config among them; raises LabelStudioError."""
+        """The project's settings, including its labeling config; raises LabelStudioError."""
         return self._object("GET", f"/api/projects/{project_id}/")
 
     def change_project(self, project_id: int, **fields: Any) -> None:
@@ -127,11 +128,14 @@ class LabelStudio:
         self._object("PATCH", f"/api/projects/{project_id}/", json=fields)
 
     def projects(self, count: int) -> list[dict[str, Any]]:
-        """The newest projects that the token's owner may see; raises LabelStudioError."""
+        """The newest projects that the token's owner has access to; raises LabelStudioError."""
         return list(self._object("GET", f"/api/projects/?page=1&page_size={count}&ordering=-id").get("results", []))
 
     def tasks(self, project_id: int, count: int) -> list[dict[str, Any]]:
-        """Some tasks of the project, the oldest and the newest, each with its `data`; raises LabelStudioError."""
+        """The oldest and the newest tasks of the project, `count` of each, with their `data`.
+
+        Raises LabelStudioError.
+        """
         found: dict[Any, dict[str, Any]] = {}
         for ordering in ("tasks:id", "-tasks:id"):
             query = quote(json.dumps({"ordering": [ordering]}))
@@ -140,17 +144,17 @@ class LabelStudio:
         return list(found.values())
 
     def release(self) -> str:
-        """Its version, as in 1.23.2; needs no token. Raises LabelStudioError."""
+        """Label Studio's version, for example 1.23.2; needs no token. Raises LabelStudioError."""
         return str(self._object("GET", "/api/version/", authorize=False).get("release") or "")
 
     def seconds_ahead(self) -> float:
-        """By how much Label Studio's clock is ahead of ours, to a second or so; raises LabelStudioError."""
+        """How many seconds Label Studio's clock is ahead of ours, to about a second; raises LabelStudioError."""
         response, _ = self._ask("GET", "/api/version/", authorize=False)
         said = response.headers.get("Date")
         return parsedate_to_datetime(said).timestamp() - time.time() if said else 0.0
 
     def token(self) -> Token:
-        """What the token says of itself; nobody is asked."""
+        """What the token says about itself; makes no request."""
         claims = _claims(self._token) if self._token else None
         if claims is None:
             return Token("legacy token" if self._token else "", float("inf"))
@@ -158,7 +162,7 @@ class LabelStudio:
         return Token(kind, float(claims.get("exp", "inf")))
 
     def backends(self, project_id: int) -> list[dict[str, Any]]:
-        """The models that are connected to the project; Label Studio calls each to know its state.
+        """The models connected to the project; Label Studio calls each of them to find out its state.
 
         Raises LabelStudioError.
         """
@@ -169,25 +173,28 @@ class LabelStudio:
         return self._list(f"/api/webhooks/?project={project_id}")
 
     def add_webhook(self, project_id: int, url: str, headers: Mapping[str, str]) -> None:
-        """As Label Studio makes one when a model is connected: all actions, with payload; raises LabelStudioError."""
+        """Adds a webhook like the one Label Studio adds when a model is connected: all actions, with payload.
+
+        Raises LabelStudioError.
+        """
         hook = {"project": project_id, "url": url, "send_payload": True, "send_for_all_actions": True}
         self._object("POST", "/api/webhooks/", json={**hook, "headers": dict(headers)})
 
     def change_webhook(self, webhook_id: int, **fields: Any) -> None:
-        """For example `headers`, what Label Studio sends along with each event; raises LabelStudioError."""
+        """Changes fields of a webhook, for example the `headers` sent with each event; raises LabelStudioError."""
         self._object("PATCH", f"/api/webhooks/{webhook_id}/", json=fields)
 
     def delete_webhook(self, webhook_id: int) -> None:
-        """Raises LabelStudioError."""
+        """Deletes a webhook; raises LabelStudioError."""
         self.call("DELETE", f"/api/webhooks/{webhook_id}/")
 
     def rename_backend(self, backend: Mapping[str, Any], title: str) -> None:
-        """Gives a connected model, as `backends` describes it, another title; raises LabelStudioError.
+        """Changes the title of a connected model (one of `backends`); raises LabelStudioError.
 
-        Label Studio calls it to try the connection, and moves the project's `model_version` along where that was the
-        old title.
+        Label Studio calls the model to test the connection. If the project's `model_version` was the old title, Label
+        Studio changes it too.
         """
-        # It tries the connection with what is sent, not with what it has; an empty password means the one it has.
+        # It tests the connection with the fields of this request; an empty password means the stored one.
         fields = {"title": title, "url": backend["url"], "project": backend["project"]}
         if backend.get("auth_method") == "BASIC_AUTH":
             user = backend.get("basic_auth_user")
@@ -195,9 +202,9 @@ class LabelStudio:
         self._object("PATCH", f"/api/ml/{backend['id']}", json=fields)
 
     def blocking(self, url: str) -> Blocking:
-        """Whether it would refuse a model at `url`, and its webhook; raises LabelStudioError.
+        """Whether Label Studio would refuse a model at `url`, and its webhook; raises LabelStudioError.
 
-        Nothing is made: both requests ask for something else that no Label Studio knows.
+        Nothing is created: each request also contains a value that Label Studio always rejects.
         """
         model = {"url": url, "auth_method": "none that there is"}
         hook = {"url": f"{url.rstrip('/')}/webhook", "actions": ["NONE_THAT_THERE_IS"]}
@@ -208,7 +215,7 @@ class LabelStudio:
         return not response.ok and BLOCKED in answer
 
     def permissions(self) -> frozenset[str] | None:
-        """What the token's owner may do, as in `webhooks.change`; None where Label Studio does not say.
+        """The token owner's permissions, such as `webhooks.change`; None if Label Studio doesn't say.
 
         Raises LabelStudioError.
         """
@@ -216,13 +223,13 @@ class LabelStudio:
         return frozenset(map(str, told)) if isinstance(told, list) else None
 
     def predicted_versions(self, project_id: int) -> list[str]:
-        """The versions of which the project has stored predictions; raises LabelStudioError."""
+        """The model versions that the project has stored predictions of; raises LabelStudioError."""
         return list(self._object("GET", f"/api/projects/{project_id}/model-versions/"))
 
     def get(self, url: str, limits: Limits, deadline: float) -> requests.Response:
-        """Any URL, with the token where it is Label Studio's own; raises requests.RequestException.
+        """Gets any URL, with the token if it is Label Studio's own; raises requests.RequestException.
 
-        But none of Label Studio's API: who names an image must not act in the name of the token's owner.
+        Label Studio's API is refused: someone who sets a task's image URL must not act with the token owner's rights.
         """
         return self._session.request(
             "GET",
@@ -238,27 +245,29 @@ class LabelStudio:
         path = posixpath.normpath("/" + unquote(urlsplit(url).path).lstrip("/"))
         below = path.removeprefix(urlsplit(self.url).path)
         is_api = Origin.of(url) == self.origin and (below == "/api" or below.startswith("/api/"))
-        return "it is no file but Label Studio's API, which no task may ask" if is_api else ""
+        return "the URL belongs to Label Studio's API, which tasks can't use" if is_api else ""
 
     def _object(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
         answer = self.call(method, path, **arguments)
         if not isinstance(answer, dict):
-            raise LabelStudioError(f"{redact(self.url + path)} answered no JSON object: is it a Label Studio?")
+            raise LabelStudioError(
+                f"{redact(self.url + path)} didn't return a JSON object: is it a Label Studio server?"
+            )
         return answer
 
     def _list(self, path: str) -> list[dict[str, Any]]:
         answer = self.call("GET", path)
         if not isinstance(answer, list):
-            raise LabelStudioError(f"{redact(self.url + path)} answered no list")
+            raise LabelStudioError(f"{redact(self.url + path)} didn't return a list")
         return [one for one in answer if isinstance(one, dict)]
 
     def call(self, method: str, path: str, **arguments: Any) -> Any:
-        """What the API answers, as JSON; None for an empty answer to DELETE. Raises LabelStudioError."""
+        """The API's answer, parsed from JSON; None for an empty answer to DELETE. Raises LabelStudioError."""
         _, body = self._ask(method, path, **arguments)
         try:
             return json.loads(body) if body or method != "DELETE" else None
         except ValueError as error:
-            raise LabelStudioError(f"{redact(self.url)} answered no JSON: is it a Label Studio?") from error
+            raise LabelStudioError(f"{redact(self.url)} returned no JSON: is it a Label Studio server?") from error
 
     def _ask(self, method: str, path: str, **arguments: Any) -> tuple[requests.Response, bytes]:
         response, body = self._send(method, path, **arguments)
@@ -266,8 +275,8 @@ class LabelStudio:
             raise LabelStudioError(f"Label Studio refuses addresses on private networks: {HOW_TO_ALLOW_PRIVATE}")
         if response.status_code == 403 and method != "GET" and self._token:
             raise LabelStudioError(
-                f"Label Studio does not let the token's owner change this (it answered 403 to {method} "
-                f"{path.partition('?')[0]}): set LABEL_STUDIO_API_KEY to the token of somebody who may change the "
+                f"The token's owner may not change this in Label Studio (it answered 403 to {method} "
+                f"{path.partition('?')[0]}): set LABEL_STUDIO_API_KEY to the token of someone who may change the "
                 "project's settings"
             )
         if response.status_code in (401, 403):
@@ -280,8 +289,8 @@ class LabelStudio:
 
     def _why_not_found(self, path: str) -> str:
         if "project" in path:
-            return ": it has no such project, or the token's owner may not see it"
-        return f": is what answers at {redact(self.url)} a Label Studio?"
+            return ": the project doesn't exist, or the token's owner has no access to it"
+        return f": is {redact(self.url)} a Label Studio server?"
 
     def _send(
         self,
@@ -293,7 +302,7 @@ class LabelStudio:
         max_bytes: int = ANSWER_BYTES,
         **arguments: Any,
     ) -> tuple[requests.Response, bytes]:
-        """Whatever the answer's status is."""
+        """Returns the answer whatever its status; raises LabelStudioError if there is none."""
         try:
             response = self._session.request(
                 method,
@@ -306,36 +315,36 @@ class LabelStudio:
             return response, read_body(response, max_bytes=max_bytes, deadline=time.monotonic() + read_seconds)
         except requests.RequestException as error:
             raise LabelStudioError(
-                f"Label Studio cannot be reached at {redact(self.url)} ({explain(error)}); "
-                "set LABEL_STUDIO_URL to its address as seen from here"
+                f"Can't reach Label Studio at {redact(self.url)} ({explain(error)}); "
+                "set LABEL_STUDIO_URL to its address as seen from this backend"
             ) from error
 
     def _refused(self, status: int, body: bytes) -> str:
         if not self._token:
-            return f"Label Studio wants a token (it answered {status}); {HOW_TO_MAKE_A_TOKEN}"
+            return f"Label Studio requires a token (it answered {status}); {HOW_TO_MAKE_A_TOKEN}"
         if b"legacy token authentication has been disabled" in body:
             return (
-                "Label Studio does not accept the legacy token: legacy tokens are disabled in this organization; "
+                "Label Studio rejected the legacy token: legacy tokens are disabled in this organization; "
                 + HOW_TO_MAKE_A_TOKEN
             )
-        return f"Label Studio does not accept the token (it answered {status}); {HOW_TO_MAKE_A_TOKEN}"
+        return f"Label Studio rejected the token (it answered {status}); {HOW_TO_MAKE_A_TOKEN}"
 
 
 def find_label_studio(settings: Settings, credentials: Credentials | None) -> LabelStudio | None:
-    """The configured Label Studio, else the one that `/setup` named, with the token that came with it."""
+    """The configured Label Studio, or else the one that `/setup` named, with the token it sent; None if unknown."""
     url, key = settings.label_studio_url, settings.label_studio_api_key.get_secret_value()
     if not (url and key) and credentials and _is_at(credentials.hostname, url):
         url, key = credentials.hostname, credentials.access_token
     if not url:
         return None
-    # Images may come from Label Studio itself, even where that is a private address.
+    # Images may come from Label Studio itself, even if its address is private.
     origin = Origin.of(url)
     allowed = (*settings.image_hosts, f"{origin.host}:{origin.port}")
     return LabelStudio(url, key, SafeSession(allowed, ca_bundle=settings.requests_ca_bundle))
 
 
 def _is_at(hostname: str, url: str) -> bool:
-    """Whether what `/setup` named is an address, and that one where one is configured."""
+    """Whether the host that `/setup` named is a valid URL, and the configured one if there is one."""
     try:
         return Origin.of(hostname) == Origin.of(url or hostname)
     except ValueError:
@@ -343,7 +352,7 @@ def _is_at(hostname: str, url: str) -> bool:
 
 
 def _claims(token: str) -> dict[str, Any] | None:
-    """What a JSON web token says of itself, unverified; None for a legacy token."""
+    """The claims of a JSON web token, unverified; None for a legacy token."""
     try:
         claims: dict[str, Any] = jwt.decode(token, options={"verify_signature": False})
     except jwt.InvalidTokenError:

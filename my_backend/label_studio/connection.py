@@ -1,4 +1,4 @@
-"""How a project in Label Studio is connected to this backend: what is wrong with it, and what the API can mend."""
+"""Checks how a project in Label Studio is connected to this backend; finds problems and what the API can fix."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from my_backend.problems import Trouble
 from my_backend.projects.registry import Project
 from my_backend.settings import LOOPBACK
 
-CONNECTED = ("CO", "TR", "PR")  # states of a model in Label Studio that answers
-PRIVATE_EXAMPLE = "http://127.0.0.1:9090"  # its address blocking refuses all private addresses, or none
+CONNECTED = ("CO", "TR", "PR")  # states of a model that responds, in Label Studio
+PRIVATE_EXAMPLE = "http://127.0.0.1:9090"  # address blocking refuses all private addresses or none
 
 Json = dict[str, Any]
 BasicAuth = tuple[str, str] | None
@@ -21,36 +21,36 @@ BasicAuth = tuple[str, str] | None
 
 @dataclass(frozen=True)
 class Mend:
-    """What ends a trouble, through Label Studio's API."""
+    """A fix for a problem through Label Studio's API."""
 
     trouble: Trouble
-    offer: str  # what would be done, as in "add the webhook …"
+    offer: str  # what it would do, for example "add the webhook …"
     do: Callable[[], None]  # raises LabelStudioError
 
 
 @dataclass(frozen=True)
 class Connection:
-    """What Label Studio says of one project."""
+    """What Label Studio says about one project."""
 
     project: Json
     connected: bool
     troubles: tuple[Trouble, ...]
-    mends: tuple[Mend, ...]  # for those of the troubles that the API can mend
-    backends: tuple[Json, ...] = ()  # the project's models, the first the one that Label Studio asks
+    mends: tuple[Mend, ...]  # for the problems that the API can fix
+    backends: tuple[Json, ...] = ()  # the project's models; Label Studio asks the first one
 
 
 def examine_connection(
     label_studio: LabelStudio, project: Project, basic_auth: BasicAuth, *, thoroughly: bool = False
 ) -> Connection:
-    """Asks for the project, its models and its webhooks; raises LabelStudioError.
+    """Reads the project, its models and its webhooks from Label Studio; raises LabelStudioError.
 
-    Where something is wrong, or `thoroughly`, it is tried whether address blocking is the reason: each time Label
-    Studio's log gets a line for a request that it refuses.
+    If something is wrong, or if `thoroughly`, it also tests whether address blocking is the reason. Each such test
+    leaves a line about a refused request in Label Studio's log.
     """
     described = label_studio.project(project.id)
     backends = sorted(label_studio.backends(project.id), key=lambda one: int(one.get("id") or 0))
     hooks = label_studio.webhooks(project.id)
-    # Label Studio has just called each model to know its state.
+    # Label Studio has just called each model to find out its state.
     connected = any(backend.get("state") in CONNECTED for backend in backends)
     orphans = [_orphaned(label_studio, project, hook) for hook in hooks if _is_orphan(hook, backends)]
     more = _more_than_one(label_studio, project, hooks, backends)
@@ -67,15 +67,15 @@ def examine_connection(
 
 
 def not_connected(label_studio: LabelStudio, project: Project) -> Trouble:
-    """Nobody has connected a model, or nobody could; raises LabelStudioError."""
-    what = "Label Studio has no model connected to this project"
+    """No model is connected, perhaps because address blocking prevents it; raises LabelStudioError."""
+    what = "No model is connected to this project in Label Studio"
     how = "connect this backend in the project: Settings → Model → Connect Model"
     if blocking := label_studio.blocking(PRIVATE_EXAMPLE):
         what += (
-            ", and its address blocking refuses private addresses: localhost, those of containers, 10.…, 172.16.…, "
-            "192.168.…."
+            ", and Label Studio's address blocking refuses private addresses (localhost, containers, 10.x.x.x, "
+            "172.16.x.x, 192.168.x.x)."
         )
-        remedy = f"{_sentence(_how_to_allow(blocking))}; then {how}. A public address can be connected at once."
+        remedy = f"{_sentence(_how_to_allow(blocking))}; then {how}. A public address works right away."
         return Trouble("address-blocked", what, remedy, project.uid)
     return Trouble("not-connected", f"{what}.", f"{_sentence(how)}.", project.uid)
 
@@ -86,17 +86,17 @@ def _disconnected(label_studio: LabelStudio, project: Project, backend: Json) ->
     if blocking.models:
         return _blocked(project, url, blocking)
     said = str(backend.get("error_message") or backend.get("readable_state") or "disconnected").strip()
-    what = f"Label Studio does not reach this backend: {said[:400].rstrip('.')}."
-    remedy = f"In the project's Settings → Model, look at the URL ({_without_password(url)}) and the password"
+    what = f"Label Studio can't reach this backend: {said[:400].rstrip('.')}."
+    remedy = f"In the project's Settings → Model, check the URL ({_without_password(url)}) and the password"
     if (urlsplit(url).hostname or "") in LOOPBACK:
-        remedy += "; where Label Studio runs in a container, localhost is the container itself, and this machine is "
-        remedy += "host.docker.internal or the name of a service"
+        remedy += ". If Label Studio runs in a container, localhost is the container itself: use "
+        remedy += "host.docker.internal or the name of the backend's service instead"
     return Trouble("disconnected", what, remedy + ".", project.uid)
 
 
 def _blocked(project: Project, url: str, blocking: Blocking) -> Trouble:
-    kept = "calling this backend" if blocking.models else "telling this backend of annotations"
-    what = f"Label Studio's address blocking keeps it from {kept}: {_without_password(url)} is private."
+    kept = "calling this backend" if blocking.models else "sending annotation events to this backend"
+    what = f"Label Studio's address blocking keeps it from {kept}: {_without_password(url)} is a private address."
     return Trouble("address-blocked", what, f"{_sentence(_how_to_allow(blocking))}.", project.uid)
 
 
@@ -120,8 +120,8 @@ def _events(
     *,
     thoroughly: bool,
 ) -> tuple[Trouble | None, Mend | None]:
-    """What keeps annotation events from getting here."""
-    # The password goes only where Label Studio sends it already, not to another model of the project.
+    """What keeps annotation events from arriving here."""
+    # Send the password only where Label Studio already sends it, not to another model of the project.
     ours = [one for one in backends if not basic_auth or one.get("basic_auth_user") == basic_auth[0]]
     own = [hook for hook in hooks if str(hook.get("url")) in map(_webhook_of, backends)]
     active = [hook for hook in own if hook.get("is_active") and _sends_annotations(hook)]
@@ -134,8 +134,8 @@ def _events(
     where = "In the project's Settings → Webhooks"
     mine = [hook for hook in active if str(hook.get("url")) in map(_webhook_of, ours)]
     if basic_auth and not any(map(_has_credentials, active)):
-        what = "Label Studio's events are refused, since its webhook carries no password."
-        remedy = f"{where}, give it a header Authorization with the value “Basic …”, or connect the model anew with "
+        what = "Annotation events are refused because Label Studio's webhook has no password."
+        remedy = f"{where}, add a header Authorization with the value “Basic …” to it, or connect the model again with "
         remedy += "a URL like http://user:password@host:9090."
         trouble = Trouble("webhook-credentials", what, remedy, project.uid)
         if not mine:
@@ -143,9 +143,9 @@ def _events(
         headers = {**(mine[0].get("headers") or {}), "Authorization": password_header(*basic_auth)}
         return trouble, _mend_hook(label_studio, trouble, mine[0], "put the password on", headers=headers)
     if not any(hook.get("send_payload", True) for hook in active):
-        what = "Label Studio's events come without their payload, so that each has all annotations read anew."
-        trouble = Trouble("webhook-payload", what, f"{where}, switch on “Send payload”.", project.uid)
-        return trouble, _mend_hook(label_studio, trouble, active[0], "switch on the payload of", send_payload=True)
+        what = "Annotation events arrive without a payload, so the backend has to read all annotations after each one."
+        trouble = Trouble("webhook-payload", what, f"{where}, turn on “Send payload”.", project.uid)
+        return trouble, _mend_hook(label_studio, trouble, active[0], "turn on the payload of", send_payload=True)
     return None, None
 
 
@@ -158,15 +158,15 @@ def _webhook_missing(
     basic_auth: BasicAuth,
 ) -> tuple[Trouble, Mend]:
     url = _webhook_of((ours or backends)[0])
-    what = "Label Studio does not tell this backend of annotations: there is no active webhook for them."
+    what = "Label Studio doesn't send annotation events to this backend: the project has no active webhook for them."
     remedy = (
-        "In the project's Settings → Webhooks, add one for all actions with the URL "
-        f"{_without_password(url)}, or reconnect the model."
+        f"In the project's Settings → Webhooks, add one with the URL {_without_password(url)} for all actions, or "
+        "reconnect the model."
     )
     trouble = Trouble("webhook-missing", what, remedy, project.uid)
     if own:
         on = {"is_active": True, "send_for_all_actions": True}
-        return trouble, _mend_hook(label_studio, trouble, own[0], "switch on, for all actions,", **on)
+        return trouble, _mend_hook(label_studio, trouble, own[0], "turn on, for all actions,", **on)
     headers = {"Authorization": password_header(*basic_auth)} if basic_auth and ours else {}
     add = partial(label_studio.add_webhook, project.id, url, headers)
     return trouble, Mend(trouble, f"add the webhook {_without_password(url)}", add)
@@ -181,15 +181,15 @@ def _orphaned(label_studio: LabelStudio, project: Project, hook: Json) -> Mend:
     url = _without_password(str(hook["url"]))
     trouble = Trouble(
         "webhook-orphaned",
-        f"Label Studio still sends events to {url}, which is no model of this project any more.",
-        "In the project's Settings → Webhooks, delete it, unless it serves something else.",
+        f"Label Studio still sends events to {url}, which isn't a model of this project anymore.",
+        "In the project's Settings → Webhooks, delete it unless something else uses it.",
         project.uid,
     )
     return Mend(trouble, f"delete the webhook {url}", partial(label_studio.delete_webhook, hook["id"]))
 
 
 def _more_than_one(label_studio: LabelStudio, project: Project, hooks: list[Json], backends: list[Json]) -> list[Mend]:
-    """Of webhooks with one URL all but the best."""
+    """Fixes that delete all but the best of several webhooks with the same URL."""
     by_url: dict[str, list[Json]] = {}
     for hook in hooks:
         url = str(hook.get("url"))
@@ -197,7 +197,7 @@ def _more_than_one(label_studio: LabelStudio, project: Project, hooks: list[Json
             by_url.setdefault(_without_password(url), []).append(hook)
     mends = []
     for url, same in by_url.items():
-        what = f"Label Studio has {len(same)} webhooks with the URL {url}, and sends each event as often."
+        what = f"Label Studio has {len(same)} webhooks with the URL {url}, so it sends every event {len(same)} times."
         remedy = "In the project's Settings → Webhooks, delete all but one."
         trouble = Trouble("webhook-twice", what, remedy, project.uid)
         best = max(same, key=lambda hook: (_has_credentials(hook), bool(hook.get("send_payload", True))))
@@ -209,7 +209,7 @@ def _more_than_one(label_studio: LabelStudio, project: Project, hooks: list[Json
 
 
 def _is_orphan(hook: Json, backends: list[Json]) -> bool:
-    """Whether it looks like those that Label Studio makes for a model, and keeps when the model is removed."""
+    """Whether it looks like a webhook that Label Studio added for a model and kept when the model was removed."""
     as_made = hook.get("send_for_all_actions") and set(hook.get("headers") or {}) <= {"Authorization"}
     url = str(hook.get("url"))
     return bool(as_made) and url.endswith("/webhook") and url not in map(_webhook_of, backends)

@@ -1,8 +1,8 @@
-"""What came where an image was expected, in words: by its first bytes."""
+"""Explains what a file is that isn't an image, from its first bytes."""
 
 import re
 
-LOOKED_AT = 1000  # bytes: declarations and comments may come before what a text is
+LOOKED_AT = 1000  # bytes: declarations and comments may come before the first tag
 
 _KINDS = (
     (b"%PDF-", "a PDF"),
@@ -23,18 +23,18 @@ _WORD = re.compile(rb"<(code|message)>([^<>]{1,200})<", re.IGNORECASE)
 
 
 def what_came(body: bytes) -> str:
-    """A sentence for a person, with what to do about it if that is known."""
+    """Describes the content, and says what to do about it if that is known."""
     if not body:
         return "the file is empty"
     if body[4:8] == b"ftyp":
         kind = "a camera's RAW file" if body[8:12] == b"crx " else "a video"
-        return f"it is {kind}: save the picture as JPEG or PNG"
+        return f"it is {kind}: save the image as JPEG or PNG"
     if kind := next((kind for start, kind in _KINDS if body.startswith(start)), ""):
-        return f"it is {kind}: save the picture as JPEG or PNG"
+        return f"it is {kind}: save the image as JPEG or PNG"
     start = body[:LOOKED_AT].removeprefix(b"\xef\xbb\xbf").lstrip()
     if start.startswith(b"<"):
         return _markup(start)
-    return "it is no image (JPEG, PNG, WebP, GIF, TIFF, BMP and AVIF are read)"
+    return "it isn't a supported image (JPEG, PNG, WebP, GIF, TIFF, BMP or AVIF)"
 
 
 def _markup(start: bytes) -> str:
@@ -42,13 +42,13 @@ def _markup(start: bytes) -> str:
     tag = _FIRST_TAG.search(lower)
     name = tag[1] if tag else b""
     if lower.startswith(b"<!doctype html") or name == b"html":
-        return "a web page came instead of an image; does its server want a login?"
+        return "the server returned a web page instead of an image; does it require a login?"
     if name.rpartition(b":")[2] == b"svg":
-        return "it is an SVG, a drawing without pixels: save the picture as PNG"
+        return "it is an SVG, a drawing without pixels: save the image as PNG"
     words = [" ".join(word.decode("utf-8", "replace").split()) for _, word in _WORD.findall(start)]
     said = ": ".join(words[:2])  # a code and a message
     if name == b"error" and said:
-        return f"its storage answered with an error instead of an image: {said}"
+        return f"its storage returned an error instead of an image: {said}"
     if lower.startswith(b"<?xml") or said:
-        return "an XML document came instead of an image"
-    return "a web page came instead of an image; does its server want a login?"
+        return "the server returned an XML document instead of an image"
+    return "the server returned a web page instead of an image; does it require a login?"

@@ -1,4 +1,4 @@
-"""A task's URL → a local image file: safe, bounded, cached."""
+"""Turns a task's image URL into a local file: safely, within limits, and cached."""
 
 import base64
 import binascii
@@ -47,12 +47,12 @@ from my_backend.settings import Settings
 log = logging.getLogger(__name__)
 
 MAX_CACHE_BYTES = 20_000_000_000
-MAX_URLS = 1_000_000  # that the cache on disk knows the content of
+MAX_URLS = 1_000_000  # whose digests the cache keeps on disk
 MAX_KNOWN = 100_000  # of them in memory
-SETTLED_SECONDS = 60.0  # after which a folder is locked by whoever made it
+SETTLED_SECONDS = 60.0  # after which a new folder has been locked by the process that made it
 DECODED_AT_ONCE = 1 << 16  # characters of a data: URI
-ERROR_BYTES = 20_000  # of an answer that is no image
-PARALLEL = 16  # images with a deadline, and as many without
+ERROR_BYTES = 20_000  # read from an error response
+PARALLEL = 16  # images with a deadline, and as many without one
 
 _CLOUD = ("s3://", "gs://", "azure-blob://", "azure-spi://")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -61,15 +61,15 @@ _IS_BASE64 = re.compile(r"; *base64\s*$", re.IGNORECASE | re.ASCII)
 _STORAGE_CODE = re.compile(rb"<Code>\s*([A-Za-z0-9._-]{1,80})\s*</Code>")
 _EXPIRED = re.compile(rb"<(?:Code|Message)>[^<]*expired", re.IGNORECASE)
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-# AVIF, and HEIC, of which the model class says whether it can read it.
+# AVIF and HEIC; the model class decides whether it can read HEIC.
 _BRANDS = (b"avif", b"avis", b"mif1", b"msf1", b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx")
 
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """What one image may cost: its size, the seconds for it with all redirects, and what `Limits` has.
+    """Limits for one image: its size, the seconds to fetch it including redirects, and those in `http`.
 
-    For `trust_seconds` a URL's content is taken to be the same; uploads never change.
+    A URL's content is assumed unchanged for `trust_seconds`; uploads never change.
     """
 
     max_bytes: int = 100_000_000
@@ -80,13 +80,13 @@ class ImageLimits:
 
 @dataclass(frozen=True)
 class MediaRequest:
-    """A task's image: its URL, read as browsers do, and the task's id, by which Label Studio signs cloud links."""
+    """A task's image: its URL, normalized as browsers do, and the task's id, which Label Studio needs to sign links."""
 
     url: str
     task_id: int | None = None
 
     def __post_init__(self) -> None:
-        if not self.url.startswith(_CLOUD):  # which no browser reads: Label Studio signs the key as it is
+        if not self.url.startswith(_CLOUD):  # no browser reads these, and Label Studio signs the key as it is
             object.__setattr__(self, "url", as_browsers_read(self.url))
 
 
@@ -100,10 +100,10 @@ class MediaFile:
 
 @dataclass(frozen=True)
 class MediaPool:
-    """The threads that fetch images, for all projects of a process, until its `shutdown`.
+    """The threads that fetch images for all projects of a process, until `shutdown`.
 
-    What has no deadline, as imports and trainings, has threads of its own: a storage that does not answer would else
-    hold all of them for minutes, and the requests of every other project would get no image in their time.
+    Imports and trainings, which have no deadline, use a separate pool, so that an unresponsive storage can't keep the
+    requests of other projects waiting for a thread.
     """
 
     awaited: ThreadPoolExecutor
@@ -116,7 +116,7 @@ class MediaPool:
         self.shutdown()
 
     def shutdown(self, wait: bool = True, cancel_futures: bool = False) -> None:
-        """As an executor's, of both."""
+        """Shuts down both executors; the arguments are an executor's."""
         for threads in (self.awaited, self.background):
             threads.shutdown(wait=wait, cancel_futures=cancel_futures)
 
@@ -124,8 +124,8 @@ class MediaPool:
 class Media:
     """Fetches the images of one project's tasks.
 
-    The cache is shared by projects and processes: contents by their digest, and for each URL a small file that
-    names its digest.
+    Projects and processes share the cache: contents are stored by digest, and each URL has a small file that names
+    its digest.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class Media:
         kept: Path | None = None,
         counts: ImageCounts | None = None,
     ) -> None:
-        """`kept` is a folder of images, by their digests, that tasks name as `kept:<digest>`."""
+        """`kept` is a folder of images, named by digest, that tasks refer to as `kept:<digest>`."""
         self._contents, self._urls, self._held = folder / "contents", folder / "urls", folder / "held"
         for directory in (self._contents, self._urls):
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -152,9 +152,9 @@ class Media:
     def fetch_all(
         self, requests: Sequence[MediaRequest], deadline: float = float("inf")
     ) -> list[MediaFile | MediaError]:
-        """One result for each request, in order; what is not there at `deadline` (monotonic) is an error.
+        """One result for each request, in order; an error for images not there by `deadline` (monotonic).
 
-        Without a deadline they go by threads of their own, and delay nobody who has one.
+        Without a deadline it uses a separate thread pool, so it doesn't delay requests that have one.
         """
         threads = self._pool.background if deadline == float("inf") else self._pool.awaited
         results: dict[MediaRequest, MediaFile | MediaError] = {}
@@ -171,11 +171,11 @@ class Media:
         return [results[request] for request in requests]
 
     def fetch(self, request: MediaRequest, deadline: float = float("inf")) -> MediaFile:
-        """Raises MediaError that names the task, the URL without its secrets, and the remedy."""
+        """Fetches one image, or raises MediaError with the task, the URL without its secrets, and a fix."""
         return self._looked_up(request) or self._fetch(request, deadline)
 
     def _fetch_once(self, request: MediaRequest, deadline: float) -> MediaFile:
-        """Unless another request has fetched it while this one waited for a thread."""
+        """Fetches the image unless another request did so while this one waited for a thread."""
         return self.cached(request) or self._fetch(request, deadline)
 
     def _looked_up(self, request: MediaRequest) -> MediaFile | None:
@@ -201,12 +201,12 @@ class Media:
                 self._counts.fetched(outcome, time.perf_counter() - started, size)
 
     def take_in(self, body: bytes) -> MediaFile:
-        """An image that came with a request, within the limits of any other; tasks name it as `kept:<digest>`.
+        """Stores an image from a request's body, within the same limits; tasks refer to it as `kept:<digest>`.
 
         It stays as long as the cache has room. Raises MediaError.
         """
         if len(body) > self._limits.max_bytes:
-            raise MediaError(f"more than {self._limits.max_bytes:,} bytes; MAX_IMAGE_BYTES allows more", "too_large")
+            raise MediaError(f"more than {self._limits.max_bytes:,} bytes; raise MAX_IMAGE_BYTES", "too_large")
         _check_is_image(body)
         return self._store(MediaRequest(KEPT + sha256(body).hexdigest()), body)
 
@@ -216,7 +216,7 @@ class Media:
         if url.startswith(KEPT):
             return self._read_kept(url.removeprefix(KEPT))
         if deadline <= time.monotonic():
-            raise MediaError("no time was left to fetch it", "too_late")
+            raise MediaError("there was no time left to fetch it", "too_late")
         target = self._target(url, task_id)
         # get() sends the token to Label Studio's origin only, whatever the URL
         if self._label_studio is not None:
@@ -233,18 +233,18 @@ class Media:
 
     def _read_kept(self, digest: str) -> bytes:
         if self._kept is None or not _DIGEST.fullmatch(digest) or not (self._kept / digest).is_file():
-            raise MediaError("no such image is kept", "not_found")
+            raise MediaError("no such image is stored", "not_found")
         return (self._kept / digest).read_bytes()
 
     def _target(self, url: str, task_id: int | None) -> str:
-        """The http(s) URL to ask for."""
+        """The http(s) URL to request."""
         if url.startswith(("http://", "https://")):
             return url
-        if url.startswith("//"):  # by the same scheme as the page that shows it
+        if url.startswith("//"):  # uses the scheme of the page that shows it
             scheme = urlsplit(self._label_studio.url).scheme if self._label_studio else "http"
             return f"{scheme}:{url}"
         if self._label_studio is None:
-            raise MediaError("it is kept by Label Studio; set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY")
+            raise MediaError("it is stored in Label Studio; set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY")
         base = self._label_studio.url
         if url.startswith(_CLOUD):
             if task_id is None:
@@ -252,7 +252,7 @@ class Media:
             encoded = base64.urlsafe_b64encode(url.encode()).decode()
             return f"{base}/tasks/{task_id}/presign/?fileuri={encoded}"
         if "://" in url:
-            raise MediaError(f"{url.partition('://')[0]}:// is no scheme that images are read from")
+            raise MediaError(f"images can't be read from {url.partition('://')[0]}:// URLs")
         # Label Studio under a sub-path already puts that path before /data
         prefix = urlsplit(base).path
         path = url if url.startswith("/") else f"/data/{url}" if url.startswith("upload/") else f"/{url}"
@@ -265,15 +265,15 @@ class Media:
         return sha256(f"{place} {request.url}".encode(errors="backslashreplace")).hexdigest()
 
     def content(self, digest: str) -> Path | None:
-        """The file with the content of that SHA-256, if it is in the cache."""
+        """The cached file whose content has this SHA-256; None if there is none."""
         path = self._contents / digest
         return path if _size(path) else None
 
     @contextlib.contextmanager
     def holding(self, paths: Sequence[Path]) -> Iterator[list[Path | None]]:
-        """Names of the cache's files under which they stay until the end, however full it becomes; None for a lost one.
+        """Paths under which cached files stay until the end, however full the cache gets; None for a missing file.
 
-        So a training of hours finds its images. What a killed process has held, the next one lets go.
+        This way a training of several hours keeps its images. If a process is killed, the next one releases its files.
         """
         for left in self._held.glob("*"):
             with contextlib.suppress(FileNotFoundError, files.InUse):
@@ -288,7 +288,7 @@ class Media:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def cached(self, request: MediaRequest) -> MediaFile | None:
-        """What is in the cache already; nobody is asked for it."""
+        """The image if it is in the cache; makes no request."""
         key = self._key(request)
         noted = self._known.get(key) or files.read_record(self._urls / key, _NOTED)
         if noted is None:
@@ -310,7 +310,7 @@ class Media:
                 try:
                     part.write(body)
                     part.flush()
-                except OSError:  # the disk is full: what is there of it must not stay
+                except OSError:  # the disk is full: don't leave a partial file
                     os.unlink(part.name)
                     raise
             os.replace(part.name, path)
@@ -323,9 +323,9 @@ class Media:
         return MediaFile(path, digest)
 
     def _trim(self, added: int) -> None:
-        """Removes the oldest where the cache has grown too large; looks once for each hundredth of its size, by chance.
+        """Removes the oldest files if the cache is too large; checks at random, about once per 1% of its size written.
 
-        Many processes write to the cache, most of them little before they end: none of them could count to a hundredth.
+        It is random because many short-lived processes write to the cache, and none of them could count up to 1%.
         """
         if random.random() >= added / (MAX_CACHE_BYTES / 100):  # noqa: S311  no secret
             return
@@ -348,7 +348,7 @@ def open_media(
     kept: Path | None = None,
     counts: ImageCounts | None = None,
 ) -> Media:
-    """The images of a project whose Label Studio is configured, or was named by `/setup`; the rest as in Media."""
+    """Media for a project, with the Label Studio that is configured or that `/setup` named; see Media."""
     session = SafeSession(settings.image_hosts, ca_bundle=settings.requests_ca_bundle)
     limits = ImageLimits(
         settings.max_image_bytes,
@@ -361,7 +361,7 @@ def open_media(
 
 
 def media_pool() -> MediaPool:
-    """One for this process; its threads start as they are needed."""
+    """A pool for this process; its threads start on demand."""
     return MediaPool(
         awaited=ThreadPoolExecutor(PARALLEL, thread_name_prefix="media"),
         background=ThreadPoolExecutor(PARALLEL, thread_name_prefix="media-background"),
@@ -376,13 +376,13 @@ def _second_name(path: Path, folder: Path) -> Path | None:
         pass
     except FileNotFoundError:
         return None
-    except OSError:  # no links here, or it is not of the cache: it stays as long as it would
+    except OSError:  # no hard links here, or not a file of the cache: it stays where it is
         return path
     return name
 
 
 def _size(path: Path) -> int:
-    """A file's bytes; 0 where there is none, or where a loss of power has emptied it."""
+    """The file's size in bytes; 0 if there is no file, or if a power failure has emptied it."""
     try:
         return path.stat().st_size
     except FileNotFoundError:
@@ -400,7 +400,7 @@ def _stats(folder: Path) -> list[tuple[Path, os.stat_result]]:
 def _outcome(future: Future[MediaFile], request: MediaRequest) -> MediaFile | MediaError:
     if not future.done():
         future.cancel()
-        return MediaError(f"{_short(request.url)}: it took too long", "too_late")
+        return MediaError(f"{_short(request.url)}: fetching it took too long", "too_late")
     try:
         return future.result()
     except MediaError as error:
@@ -408,20 +408,20 @@ def _outcome(future: Future[MediaFile], request: MediaRequest) -> MediaFile | Me
 
 
 def _remedy(error: BaseException) -> str:
-    """The setting that allows more; "" where it is no limit of ours."""
+    """Names the setting that raises the limit; "" if the error isn't about a limit."""
     if isinstance(error, TooLarge):
-        return "; MAX_IMAGE_BYTES allows more"
+        return "; raise MAX_IMAGE_BYTES"
     if isinstance(error, requests.TooManyRedirects):
-        return "; IMAGE_REDIRECTS allows more"
+        return "; raise IMAGE_REDIRECTS"
     if isinstance(error, requests.ConnectTimeout):
-        return "; IMAGE_CONNECT_SECONDS allows more"
+        return "; raise IMAGE_CONNECT_SECONDS"
     if isinstance(error, requests.Timeout):
-        return "; IMAGE_SECONDS and IMAGE_READ_SECONDS allow more"
+        return "; raise IMAGE_SECONDS and IMAGE_READ_SECONDS"
     return ""
 
 
 def _reason(error: BaseException) -> str:
-    """The word to count it by."""
+    """The reason under which the error is counted."""
     if isinstance(error, MediaError):
         return error.reason
     if isinstance(innermost(error), ForbiddenAddress):
@@ -446,10 +446,10 @@ def _short(url: str) -> str:
 
 
 def _data_uri(url: str, max_bytes: int) -> bytes:
-    """What browsers see in it (Fetch Standard, data: URLs)."""
+    """The content of a data: URI, as browsers read it (Fetch Standard, data: URLs)."""
     header, comma, data = url.partition("#")[0].partition(",")
     if not comma:
-        raise MediaError("a data: URI needs a comma before its data")
+        raise MediaError("it has no comma before its data")
     raw = _percent_decoded(data.encode())
     if _IS_BASE64.search(header):
         raw = _base64_decoded(raw, max_bytes)
@@ -459,7 +459,7 @@ def _data_uri(url: str, max_bytes: int) -> bytes:
 
 
 def _percent_decoded(text: bytes) -> bytes:
-    """Piece by piece, since the library makes an object of each escape."""
+    """Decodes in pieces, because the library creates an object for each escape."""
     if b"%" not in text:
         return text
     decoded = bytearray()
@@ -467,25 +467,25 @@ def _percent_decoded(text: bytes) -> bytes:
     while start < len(text):
         end = start + DECODED_AT_ONCE
         if (escape := text.find(b"%", end - 2, end)) >= 0:
-            end = escape  # which may be cut in two there
+            end = escape  # don't cut it in two
         decoded += unquote_to_bytes(text[start:end])
         start = end
     return bytes(decoded)
 
 
 def _base64_decoded(text: bytes, max_bytes: int) -> bytes:
-    """With blanks and line ends, with or without padding (Infra Standard, forgiving-base64 decode)."""
+    """Decodes base64 with or without whitespace and padding (Infra Standard, forgiving-base64 decode)."""
     text = text.translate(None, b"\t\n\f\r ")
     if len(text) // 4 * 3 > max_bytes + 3:
         raise TooLarge(f"more than {max_bytes:,} bytes")
     if len(text) % 4 == 0:
         text = text.removesuffix(b"=").removesuffix(b"=")
     if b"=" in text:
-        raise MediaError("its base64 is broken: = stands where no padding may be")
+        raise MediaError("its base64 is invalid: unexpected = padding")
     try:
         return base64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
     except binascii.Error as error:
-        raise MediaError(f"its base64 is broken: {explain(error)}") from error
+        raise MediaError(f"its base64 is invalid: {explain(error)}") from error
 
 
 def _check_is_image(body: bytes) -> None:
@@ -495,18 +495,20 @@ def _check_is_image(body: bytes) -> None:
 
 
 def _explain_status(status: int, url: str) -> str:
-    """What it means that Label Studio answered so."""
+    """What this status of Label Studio means for an image."""
     if status == 403 and "/data/local-files/" in url:
         return (
-            "Label Studio answered 403: it serves no local files unless it is started with "
+            "Label Studio answered 403: it serves local files only if you start it with "
             "LOCAL_FILES_SERVING_ENABLED=true"
         )
     if status in (401, 403):
-        return f"Label Studio answered {status}: it wants a token that may see the project; set LABEL_STUDIO_API_KEY"
+        return (
+            f"Label Studio answered {status}: it requires a token with access to the project; set LABEL_STUDIO_API_KEY"
+        )
     if url.startswith(_CLOUD):
         return (
-            f"Label Studio answered {status}: no storage of the project covers it, or its credentials are refused; "
-            "look at the project's Settings → Cloud Storage"
+            f"Label Studio answered {status}: no storage of the project covers it, or its credentials were rejected; "
+            "check the project's Settings → Cloud Storage"
         )
     if status == 404:
         return (
@@ -514,12 +516,12 @@ def _explain_status(status: int, url: str) -> str:
             "covers it"
         )
     if status >= 500:
-        return f"Label Studio answered {status}, as it does for an upload that is gone; its own log says why"
+        return f"Label Studio answered {status}, as it does if an uploaded file is gone; see Label Studio's log"
     return f"its server answered {status}"
 
 
 def _explain_storage(response: requests.Response, url: str, deadline: float) -> str:
-    """What another server answered; S3, Google Cloud and Azure give a code in XML, and repeat the secrets beside it."""
+    """What another server answered; S3, Google Cloud and Azure give a code in XML, with the secrets next to it."""
     try:
         body = read_body(response, max_bytes=ERROR_BYTES, deadline=deadline)
     except requests.RequestException:
@@ -529,5 +531,5 @@ def _explain_storage(response: requests.Response, url: str, deadline: float) -> 
     if code and _EXPIRED.search(body):
         said += ": its link has expired; import the task again with a new one, or add the storage to the project"
     if url.startswith(_CLOUD):
-        said += "; look at the credentials in the project's Settings → Cloud Storage"
+        said += "; check the credentials in the project's Settings → Cloud Storage"
     return said

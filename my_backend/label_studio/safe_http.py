@@ -1,4 +1,4 @@
-"""HTTP to places that task data names: only where it may go, within limits, the token only to its own origin."""
+"""HTTP requests to URLs from task data: allowed addresses only, within limits, with the token for its origin only."""
 
 import ipaddress
 import re
@@ -22,7 +22,7 @@ from my_backend.redaction import said
 
 POOL_SIZE = 32
 
-# Where clouds hand credentials and settings to whoever asks from inside: never, whatever is allowed otherwise.
+# Where clouds give credentials and settings to anyone who asks from inside: never connect, whatever IMAGE_HOSTS says.
 _METADATA = tuple(
     ipaddress.ip_network(network)
     for network in (
@@ -38,16 +38,16 @@ _METADATA = tuple(
         "168.63.129.16/32",  # Azure
     )
 )
-# IPv6 networks whose addresses end in the IPv4 address that is meant: compatible, translated, NAT64
+# IPv6 networks whose addresses end in the actual IPv4 address: compatible, translated, NAT64
 _OF_IPV4 = tuple(ipaddress.ip_network(network) for network in ("::/96", "::ffff:0:0:0/96", "64:ff9b::/96"))
 _LOCAL_NAT64 = ipaddress.ip_network("64:ff9b:1::/48")
-_ISATAP = (0x00005EFE, 0x02005EFE)  # before the IPv4 address that a tunnel of any network leads to
+_ISATAP = (0x00005EFE, 0x02005EFE)  # precedes the IPv4 address at the end of a tunnel, in any network
 
 _BLANKS = "".join(map(chr, range(0x21)))
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,30}:")
 _PLACE = re.compile(r"[^?#]*")
 
-# Hosts such as Wikimedia's refuse the bare name of an HTTP library, and want to know who asks and what for.
+# Hosts such as Wikimedia refuse the default name of an HTTP library; they want to know who is asking and why.
 USER_AGENT = (
     f"image-classifier-backend/{version('image-classifier-backend')} "
     "(machine-learning backend for Label Studio; https://labelstud.io)"
@@ -55,12 +55,12 @@ USER_AGENT = (
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Headers = Callable[[], Mapping[str, str]]
-Refusal = Callable[[str], str]  # why a URL must not be asked; "" where it may be
+Refusal = Callable[[str], str]  # why a URL must not be requested; "" if it may be
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How long to wait for a server, to connect and for each part of its answer, and how often it may redirect."""
+    """How long to wait to connect and for each part of the response, and how many redirects to follow."""
 
     connect_seconds: float = 5.0
     read_seconds: float = 20.0
@@ -68,11 +68,11 @@ class Limits:
 
 
 class ForbiddenAddress(requests.RequestException):
-    """A host whose address may not be connected to."""
+    """The host's address must not be connected to."""
 
 
 class TooLarge(requests.RequestException):
-    """An answer of more bytes than were allowed."""
+    """The response is larger than allowed."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Origin:
 
     @classmethod
     def of(cls, url: str) -> "Origin":
-        """Raises ValueError for what is no http(s) URL."""
+        """The URL's origin; raises ValueError if it isn't an http(s) URL."""
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"not an http(s) URL: {redact(url)}")
@@ -93,10 +93,10 @@ class Origin:
 
 
 def as_browsers_read(url: str) -> str:
-    """The URL as a browser takes it from a page, where people have seen that it works (URL Standard).
+    """Normalizes a URL as browsers do (URL Standard), so that URLs which work in Label Studio's page work here too.
 
-    Blanks around it and line ends in it do not count, nor do capitals in its scheme; in what leads to a server or a
-    file there, a backslash is a slash.
+    Surrounding whitespace and line ends are removed, the scheme becomes lower case, and backslashes before the query
+    become slashes.
     """
     url = url.strip(_BLANKS)
     for character in "\t\n\r":
@@ -110,7 +110,7 @@ def as_browsers_read(url: str) -> str:
 
 
 def redact(url: str) -> str:
-    """A URL without what may be secret: user, password, query and fragment."""
+    """A URL without the parts that may be secret: user, password, query and fragment."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -122,20 +122,20 @@ def redact(url: str) -> str:
 
 
 def explain(error: BaseException) -> str:
-    """What went wrong, without the wrapping of the libraries and what may be secret in a URL."""
+    """The error's message without the libraries' wrapping and without parts of URLs that may be secret."""
     text = re.sub(r"^\w+\(host='[^']*', port=\d+\): |\[Errno -?\d+\] ", "", said(innermost(error)))
     return re.sub(r"\?[^\s'\")>]+", "?…", re.sub(r"//[^\s/@]*@", "//", text))
 
 
 def innermost(error: BaseException) -> BaseException:
-    """What the libraries have wrapped."""
+    """The original error inside those that the libraries have wrapped around it."""
     inner = getattr(error, "reason", None) or (error.args[-1] if error.args else None)
     return innermost(inner) if isinstance(inner, Exception) else error
 
 
 @contextmanager
 def _without_secrets() -> Iterator[None]:
-    """Errors of the libraries in our words: theirs have the whole URL, and what they wrap is shown with them."""
+    """Replaces the libraries' errors: their messages, and those of the errors they wrap, contain the whole URL."""
     try:
         yield
     except requests.RequestException as error:
@@ -148,11 +148,11 @@ def check_address(host: str, port: int, address: str, allowed: Collection[str]) 
     """Raises ForbiddenAddress unless the address is public, or `host` or `host:port` is allowed by name."""
     meant = _meant(ipaddress.ip_address(address.partition("%")[0]))
     if any(ip in network for ip in meant for network in _METADATA):
-        raise ForbiddenAddress(f"{host} is a cloud's metadata address, which is never asked")
+        raise ForbiddenAddress(f"{host} is a cloud metadata address; requests to it are never allowed")
     private = next((ip for ip in meant if _is_private(ip)), None)
     if private and not {host.lower(), f"{host.lower()}:{port}"} & set(allowed):
         raise ForbiddenAddress(
-            f"{host} is on a private network ({private}); if its images may be read, set IMAGE_HOSTS={host}"
+            f"{host} is on a private network ({private}); to allow reading images from it, set IMAGE_HOSTS={host}"
         )
 
 
@@ -161,7 +161,7 @@ def _is_private(ip: Address) -> bool:
 
 
 def _meant(ip: Address) -> tuple[Address, ...]:
-    """Where a connection to the address leads: there, or to an IPv4 address in it that a translator or tunnel takes."""
+    """Where a connection to the address leads: to it, or to an IPv4 address inside it (translation or tunnel)."""
     if isinstance(ip, ipaddress.IPv4Address):
         return (ip,)
     last = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
@@ -177,7 +177,7 @@ def _meant(ip: Address) -> tuple[Address, ...]:
 
 
 def _in_local_nat64(ip: int) -> tuple[ipaddress.IPv4Address, ...]:
-    """Whom a translator may take the address for, by the length of its prefix (RFC 6052): 48, 56, 64, 96."""
+    """The IPv4 addresses a translator may derive, for prefix lengths 48, 56, 64 and 96 (RFC 6052)."""
     found = (
         (ip >> 64 & 0xFFFF) << 16 | ip >> 40 & 0xFFFF,
         (ip >> 64 & 0xFF) << 24 | ip >> 32 & 0xFFFFFF,
@@ -188,11 +188,11 @@ def _in_local_nat64(ip: int) -> tuple[ipaddress.IPv4Address, ...]:
 
 
 class SafeSession:
-    """A requests session whose connections are checked on the address that is really connected to.
+    """A requests session that checks the address each connection is actually made to.
 
-    What `allowed` names, as `host` or `host:port`, may be private. Redirects are followed here, so that each is
-    checked and none carries a token to another origin. No proxies and no .netrc: the environment must not route
-    around the check.
+    Hosts in `allowed` (`host` or `host:port`) may be private. The session follows redirects itself, so that each is
+    checked and none takes a token to another origin. It uses no proxies and no .netrc: the environment must not
+    bypass the check.
     """
 
     def __init__(self, allowed: Collection[str] = (), *, ca_bundle: str = "") -> None:
@@ -218,10 +218,10 @@ class SafeSession:
         deadline: float = float("inf"),
         **arguments: Any,
     ) -> requests.Response:
-        """A streamed response; `headers` go to `headers_for` alone. Raises requests.RequestException.
+        """A streamed response; `headers` are sent to `headers_for` only. Raises requests.RequestException.
 
-        All redirects are within `deadline` (monotonic), and each is put to `refuse`. No error's text has a header's
-        value, or what may be secret in a URL.
+        `deadline` (monotonic) covers all redirects, and `refuse` is asked about each. No error message contains a
+        header's value or a part of a URL that may be secret.
         """
         for _ in range(limits.redirects + 1):
             url, origin = _read_url(url)
@@ -232,7 +232,7 @@ class SafeSession:
             try:
                 response = self._send(method, url, limits, deadline, **arguments)
             except requests.ConnectionError as error:
-                # A server may close a connection that was kept for more at the moment at which more is asked.
+                # A server may close an idle connection just when it is used again.
                 if method != "GET" or not _was_closed(error):
                     raise
                 response = self._send(method, url, limits, deadline, **arguments)
@@ -244,8 +244,8 @@ class SafeSession:
             except ValueError as error:
                 raise requests.exceptions.InvalidURL(said(error)) from None
             if method != "GET" and _read_url(url)[1] != origin:
-                # Its body may have a token.
-                raise requests.RequestException(f"it redirects to {redact(url)}: use that address")
+                # Its body may contain a token.
+                raise requests.RequestException(f"it redirects to {redact(url)}: use that address instead")
         raise requests.TooManyRedirects(f"more than {limits.redirects} redirects")
 
     def _send(self, method: str, url: str, limits: Limits, deadline: float, **arguments: Any) -> requests.Response:
@@ -260,11 +260,11 @@ class SafeSession:
 
 
 def _checked(headers: Mapping[str, str]) -> dict[str, str]:
-    """The headers; the errors that requests and http.client raise for them have their values."""
+    """The headers, checked: errors that requests and http.client raise for invalid ones contain their values."""
     for name, value in headers.items():
         if not (value.isascii() and value.isprintable() and value == value.strip()):
             raise requests.exceptions.InvalidHeader(
-                f"the value for the header {name} has blanks around it, a line end or a character that is not ASCII"
+                f"the value of the header {name} has surrounding whitespace, a line end or a non-ASCII character"
             )
     return dict(headers)
 
@@ -275,7 +275,7 @@ def _was_closed(error: requests.ConnectionError) -> bool:
 
 
 def _read_url(url: str) -> tuple[str, Origin]:
-    """The URL as requests will read it, and its origin; Python's own parser sees another host in some."""
+    """The URL as requests will read it, and its origin; Python's own parser sees a different host in some URLs."""
     try:
         url = str(requests.Request("GET", as_browsers_read(url)).prepare().url)
         return url, Origin.of(url)
@@ -285,7 +285,7 @@ def _read_url(url: str) -> tuple[str, Origin]:
 
 @_without_secrets()
 def read_body(response: requests.Response, *, max_bytes: int, deadline: float) -> bytes:
-    """The body; raises requests.RequestException where it is larger, or comes later than `deadline` (monotonic)."""
+    """The response's body; raises requests.RequestException if it is too large or late (`deadline` is monotonic)."""
     body = bytearray()
     with response:
         for chunk in _chunks(response):
@@ -298,7 +298,7 @@ def read_body(response: requests.Response, *, max_bytes: int, deadline: float) -
 
 
 def _chunks(response: requests.Response) -> Iterator[bytes]:
-    """The body as it comes: requests' own iterator waits for whole chunks, for hours where a server dawdles."""
+    """The body as it arrives: requests' own iterator waits for whole chunks, for hours if a server is slow."""
     try:
         while chunk := response.raw.read1(1 << 16, decode_content=True):
             yield chunk
@@ -310,7 +310,7 @@ def _chunks(response: requests.Response) -> Iterator[bytes]:
 
 class _Session(requests.Session):
     def resolve_redirects(self, *_: Any, **__: Any) -> Iterator[Any]:
-        """None: even where it is not to follow a redirect, requests would read all of its body, without limit."""
+        """Yields nothing: even without following a redirect, requests would read its whole body, without limit."""
         yield from ()
 
 
@@ -348,13 +348,13 @@ class _CheckingAdapter(HTTPAdapter):
 
 
 def _connect(connection: HTTPConnection, allowed: frozenset[str]) -> socket.socket:
-    """Resolves, checks and connects to the very address that was checked: no second look-up can differ."""
+    """Resolves the host, checks the address and connects to exactly that one, so no second lookup can differ."""
     host = connection.host.strip("[]")
     error: OSError | None = None
     try:
         found = socket.getaddrinfo(host, connection.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as unknown:
-        raise NewConnectionError(connection, f"{host} is not known: {said(unknown)}") from unknown
+        raise NewConnectionError(connection, f"can't resolve {host}: {said(unknown)}") from unknown
     for family, kind, protocol, _, address in found:
         check_address(host, connection.port, str(address[0]), allowed)
         candidate = socket.socket(family, kind, protocol)
@@ -367,5 +367,5 @@ def _connect(connection: HTTPConnection, allowed: frozenset[str]) -> socket.sock
             candidate.close()
             error = refused
     if isinstance(error, TimeoutError):
-        raise ConnectTimeoutError(connection, f"{host} does not answer: {error}")
-    raise NewConnectionError(connection, f"{host} does not answer: {error}")
+        raise ConnectTimeoutError(connection, f"can't connect to {host}: {error}")
+    raise NewConnectionError(connection, f"can't connect to {host}: {error}")

@@ -1,4 +1,4 @@
-"""The password of annotation events: Label Studio sends none with them, so the backend puts it on its own webhook."""
+"""Adds the password to this backend's webhook: Label Studio doesn't send one with annotation events."""
 
 import base64
 import logging
@@ -19,28 +19,28 @@ Json = dict[str, Any]
 
 log = logging.getLogger(__name__)
 
-# Label Studio makes the webhook just after it has called /setup, and keeps it when the backend is removed.
+# Label Studio adds the webhook just after calling /setup, and keeps it when the backend is removed.
 RETRY_SECONDS = (1.0, 3.0, 10.0, 30.0)
 AGAIN_SECONDS = 600.0
 TELL_SECONDS = 60.0
 
 REMEDY = (
-    "connect the backend as http://user:password@host:9090, or set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY: then it "
-    "puts the password on its webhook by itself"
+    "connect the backend as http://user:password@host:9090, or set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY so that "
+    "it adds the password to its webhook automatically"
 )
 
 
 class WebhookPassword(Background):
-    """A thread of its own sets the header of each project's webhook; nothing runs where no password is wanted."""
+    """Sets the header of each project's webhook in a background thread; does nothing if no password is required."""
 
     def __init__(self, settings: Settings, projects: Projects) -> None:
         super().__init__("webhook password")
         self._settings, self._projects = settings, projects
         self._hosts: dict[str, str] = {}  # project → this backend's host and port, as Label Studio calls it
         self._tries: dict[str, int] = {}
-        self._due: dict[str, float] = {}  # project → when to look (monotonic)
-        self._known: set[str] = set()  # projects whose events carry the password
-        self._told = float("-inf")  # when the log last said that an event was refused (monotonic)
+        self._due: dict[str, float] = {}  # project → when to check next (monotonic)
+        self._known: set[str] = set()  # projects whose events have the password
+        self._told = float("-inf")  # when a refused event was last logged (monotonic)
         self._lock = threading.Lock()
 
     def start(self) -> None:
@@ -48,7 +48,7 @@ class WebhookPassword(Background):
             super().start()
 
     def called(self, project: str, host: str) -> None:
-        """Label Studio has called this backend, by this `host` or `host:port`, for the project."""
+        """Call it when Label Studio has called this backend for the project, as `host` or `host:port`."""
         with self._lock:
             if self._hosts.get(project) != host:
                 self._hosts[project], self._tries[project] = host, 0
@@ -56,22 +56,22 @@ class WebhookPassword(Background):
         self._wake()
 
     def heard(self, project: str) -> None:
-        """An annotation event came with the password, however it got there."""
+        """Call it when an annotation event arrived with the password, wherever that came from."""
         if self._settings.basic_auth:
             with self._lock:
                 self._known.add(project)
 
     def refused(self) -> None:
-        """An event came without any password; the log says so once a minute at most."""
+        """Call it when an event arrived without any password; logs that at most once a minute."""
         now = time.monotonic()
         with self._lock:
             if now < self._told + TELL_SECONDS:
                 return
             self._told = now
-        log.warning("an event came to /webhook without the password and was refused; %s", REMEDY)
+        log.warning("refused an event at /webhook because it had no password; %s", REMEDY)
 
     def troubles(self) -> list[Trouble]:
-        """For each project whose events come without the password, as far as is known, what to do; from memory."""
+        """A problem for each project whose events, as far as known, come without the password; from memory."""
         if not self._settings.basic_auth:
             return []
         with self._lock:
@@ -93,10 +93,10 @@ class WebhookPassword(Background):
             found = self._set(uid, host)
         except LabelStudioError as error:
             found = False
-            log.info("project %s: the password could not be put on the webhook: %s", uid, error)
+            log.info("project %s: can't add the password to the webhook: %s", uid, error)
         except Exception:
             found = False
-            log.exception("project %s: the password could not be put on the webhook", uid)
+            log.exception("project %s: can't add the password to the webhook", uid)
         with self._lock:
             pause = AGAIN_SECONDS if found or tries >= len(RETRY_SECONDS) else RETRY_SECONDS[tries]
             self._tries[uid], self._due[uid] = tries + 1, time.monotonic() + pause
@@ -104,7 +104,7 @@ class WebhookPassword(Background):
                 self._known.add(uid)
 
     def _set(self, uid: str, host: str) -> bool:
-        """Whether the project's webhook carries the password now; raises LabelStudioError."""
+        """Whether the project's webhook has the password now; raises LabelStudioError."""
         label_studio = find_label_studio(self._settings, self._projects.credentials(uid))
         if label_studio is None or self._settings.basic_auth is None:
             return False
@@ -115,26 +115,26 @@ class WebhookPassword(Background):
             headers = webhook.get("headers") or {}
             if headers.get("Authorization") != header:
                 label_studio.change_webhook(webhook["id"], headers={**headers, "Authorization": header})
-                log.info("project %s: the password is on the webhook now", uid)
+                log.info("project %s: added the password to the webhook", uid)
         return bool(own)
 
 
 def password_header(user: str, password: str) -> str:
-    """The value of the header Authorization."""
+    """The value of the Authorization header."""
     return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
 def _not_heard(uid: str) -> Trouble:
     return Trouble(
         "events-without-password",
-        "Label Studio sends no password with annotation events; as far as is known they are refused.",
+        "Label Studio doesn't send the password with annotation events, so they are probably refused.",
         f"{REMEDY[0].upper()}{REMEDY[1:]}.",
         uid,
     )
 
 
 def _own_webhooks(label_studio: LabelStudio, project: int, host: str, user: str) -> list[Json]:
-    """Those of the project that lead to this backend: to a connection with its user, at the host that was called."""
+    """The project's webhooks that lead to this backend: same user, and the host that Label Studio called."""
     own = {
         str(backend.get("url")).rstrip("/") + "/webhook"
         for backend in label_studio.backends(project)

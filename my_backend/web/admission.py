@@ -1,4 +1,4 @@
-"""What requests share, and hold until their answers are sent: threads, and memory for bodies."""
+"""Resources that requests share and hold until their answers are sent: threads, and memory for bodies."""
 
 import threading
 import time
@@ -11,19 +11,19 @@ from flask import request
 
 from my_backend.web.deadlines import Deadlines, connection_of
 
-WAIT_SECONDS = 0.8  # Label Studio gives an event up after a second
+WAIT_SECONDS = 0.8  # Label Studio gives up on an event after a second
 _HELD = "my_backend.held"
 
 
 class Share:
-    """So much of something for all requests together."""
+    """A limited amount of a resource, shared by all requests."""
 
     def __init__(self, size: int) -> None:
         self.size = self._free = size
         self._changed = threading.Condition()
 
     def hold(self, amount: int = 1) -> bool:
-        """Takes as much until the answer to this thread's request is sent; False if there isn't enough in time."""
+        """Takes `amount` until this thread's request is answered; False if it isn't available in time."""
         with self._changed:
             if not self._changed.wait_for(lambda: self._free >= amount, WAIT_SECONDS):
                 return False
@@ -38,11 +38,11 @@ class Share:
 
 
 def until_sent(app: WSGIApplication, deadlines: Deadlines) -> WSGIApplication:
-    """Around the application: a client that reads its answer slowly still has a thread, so it still counts."""
+    """Wraps the application: a client that reads its answer slowly still occupies a thread, so it still counts."""
 
     def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         held = environ[_HELD] = ExitStack()
-        environ.pop("wsgi.file_wrapper", None)  # uWSGI would send the file past what is returned here
+        environ.pop("wsgi.file_wrapper", None)  # otherwise uWSGI would send the file and bypass what is returned here
 
         def start(status: str, headers: list[tuple[str, str]], *more: Any) -> Any:
             length = next((int(value) for name, value in headers if name.lower() == "content-length"), 0)
@@ -59,7 +59,7 @@ def until_sent(app: WSGIApplication, deadlines: Deadlines) -> WSGIApplication:
 
 
 class _Answer:
-    """An answer's parts; what its request holds is given back with the last of them."""
+    """The parts of an answer; after the last one, releases what the request holds."""
 
     def __init__(self, parts: Iterable[bytes], held: ExitStack) -> None:
         self._parts, self._held = parts, held

@@ -1,4 +1,4 @@
-"""What the endpoints answer, as their description shows it; tests hold every answer to it."""
+"""The models of the endpoints' answers, for OpenAPI; tests check every answer against them."""
 
 from typing import Annotated, Any, Literal
 
@@ -10,66 +10,71 @@ Json = dict[str, Any]
 
 
 class Answer(BaseModel):
-    """An answer's body: these fields, and no others."""
+    """The body of an answer: these fields and no others."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Error(Answer):
-    """What is wrong, and what to do."""
+    """What failed, why, and what to do."""
 
     error: str
     request_id: str
 
 
 class Health(Answer):
-    """That the process lives, and what is amiss."""
+    """The server is up; `problems` says what is wrong."""
 
     status: Literal["UP"]
     version: str
     model_class: str
-    model: Json  # what it says it computes with: network, weights, device; empty while it loads
+    model: Json  # the model's network, weights and device; empty while it is loading
     ready: bool
     projects: int
     problems: list[str]
 
 
 class TroubleRecord(Answer):
-    """Something that a person can mend; `code` is the same for the same kind of trouble."""
+    """A problem that a person can fix; problems of the same kind have the same `code`.
+
+    `what` and `remedy` are the former names of `message` and `hint`.
+    """
 
     code: str
-    what: str
-    remedy: str
+    message: str
+    hint: str
     project: str
     details: list[str]
+    what: str
+    remedy: str
 
 
 class Troubles(Answer):
-    """All that is known to be wrong."""
+    """All known problems."""
 
     troubles: list[TroubleRecord]
 
 
 class Asked(Answer):
-    """What was asked for happens in the background."""
+    """The request was accepted and continues in the background."""
 
     status: Literal["asked"]
 
 
 class Readiness(Answer):
-    """Whether every project that has a version can be predicted."""
+    """Whether predictions work for every project that has a version."""
 
     ready: bool
 
 
 class ModelVersion(Answer):
-    """The version with which predictions are made."""
+    """The version that makes the predictions."""
 
     model_version: str
 
 
 class Prediction(BaseModel):
-    """A prediction as Label Studio stores it."""
+    """A prediction in Label Studio's format."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -79,13 +84,13 @@ class Prediction(BaseModel):
 
 
 class Predictions(ModelVersion):
-    """One for each task, in order; `[]` for a task that cannot be predicted."""
+    """A prediction for each task, in order; `[]` for a task that can't be predicted."""
 
     results: list[Prediction | Annotated[list[Any], Field(max_length=0)]]
 
 
 class ImagePrediction(ModelVersion):
-    """What one image shows; a list of choices where the labeling config asks for several."""
+    """The prediction for one image; a list of choices if the labeling config allows several."""
 
     prediction: str | list[str] | None
     confidence: float | None
@@ -93,14 +98,14 @@ class ImagePrediction(ModelVersion):
 
 
 class EventTaken(Answer):
-    """The event was noted."""
+    """The event was received."""
 
     status: Literal["ok"]
     action: str
 
 
 class StartedJob(Answer):
-    """The job that will learn what is known now; both names are the same job's."""
+    """The job that was started; `job` and `job_id` are the same."""
 
     job: str
     job_id: str
@@ -108,7 +113,7 @@ class StartedJob(Answer):
 
 
 class JobRecord(Answer):
-    """A job; times are seconds since 1970."""
+    """A training job; times are seconds since 1970."""
 
     job: str
     job_status: Status
@@ -124,7 +129,7 @@ class JobRecord(Answer):
 
 
 class Training(ModelVersion):
-    """The jobs of a project that run or wait."""
+    """The running and queued jobs of a project."""
 
     is_training: bool
     job: str | None
@@ -132,7 +137,7 @@ class Training(ModelVersion):
 
 
 class VersionRecord(Answer):
-    """A version, and what its model says of it."""
+    """A version, with the details that its model reported."""
 
     version: str
     created_at: float
@@ -149,7 +154,7 @@ class VersionRecord(Answer):
 
 
 class VersionList(Answer):
-    """The newest first."""
+    """The versions of a project, the newest first."""
 
     versions: list[str]
     live: str
@@ -157,14 +162,14 @@ class VersionList(Answer):
 
 
 class LiveVersion(Answer):
-    """The version that is live now."""
+    """The version that is now live."""
 
     live: str
     project: str
 
 
 class Validity(Answer):
-    """Whether a labeling config has something to learn, or why not."""
+    """Whether the backend can learn from a labeling config, and why not."""
 
     valid: bool
     message: str
@@ -172,6 +177,6 @@ class Validity(Answer):
 
 
 class Deleted(Answer):
-    """The project that is gone."""
+    """The project that was deleted."""
 
     deleted: str

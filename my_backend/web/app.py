@@ -1,4 +1,4 @@
-"""The Flask application: the routes, the page, and what stands around every request."""
+"""The Flask application: the routes, the page, and what applies to every request."""
 
 from flask import Flask, Response
 
@@ -11,11 +11,11 @@ from my_backend.web.error_handlers import handle_errors
 from my_backend.web.pages.routes import Page
 from my_backend.web.parsing import receive_bodies
 from my_backend.web.request_log import account, with_request_id
-from my_backend.web.routes import Routes
+from my_backend.web.routes import ALIASES, Routes
 
 
 def create_app(backend: Backend) -> Flask:
-    """The Flask application; the backend's threads are started by whoever serves it."""
+    """The Flask application; the caller has to start the backend's threads."""
     app = Flask("my_backend", static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined]
     counts = RequestCounts()
@@ -24,8 +24,11 @@ def create_app(backend: Backend) -> Flask:
     routes = Routes(backend, counts, page)
     account(app, counts)
     app.after_request(_guarded)
-    for (method, path), handler in routes.table().items():
+    table = routes.table()
+    for (method, path), handler in table.items():
         app.add_url_rule(path, f"{method} {path}", handler, methods=[method])
+    for (method, path), route in ALIASES.items():
+        app.add_url_rule(path, f"alias {method} {path}", table[route], methods=[method])
     guard(app, backend.settings.basic_auth, backend.webhook_password.refused, backend.came_through_proxy.set)
     keep_threads_free(app)
     deadlines = Deadlines()
@@ -36,7 +39,7 @@ def create_app(backend: Backend) -> Flask:
 
 
 def _guarded(response: Response) -> Response:
-    """For every answer: browsers take it for what it says it is, and keep it only if it says so."""
+    """For every answer: browsers must not guess its type, and cache it only if it says so."""
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers.setdefault("Cache-Control", "no-store")
     return response

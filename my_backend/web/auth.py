@@ -1,4 +1,4 @@
-"""Who is let in: by the password, from which pages, and as many as leave threads for predictions."""
+"""Access control: the password, requests from other sites, and how many requests run at once."""
 
 import hmac
 from collections.abc import Callable
@@ -13,16 +13,16 @@ from my_backend.web.error_handlers import refusal
 from my_backend.web.pages.routes import refused, wants_page
 
 PROBES = ("/health", "/ready")  # small answers from memory: always a thread for them
-# They need no disk but that of CACHE_DIR.
+# They need only the disk of CACHE_DIR.
 FROM_MEMORY = ("/setup", "/predict", "/api/models/predict")
-# What Label Studio, Prometheus and probes ask, by whatever name they know this machine; no title or picture is in it.
+# Requested by Label Studio, Prometheus and probes under any host name; they contain no titles and no images.
 FOR_PROGRAMS = ("/health", "/ready", "/metrics", "/versions", "/openapi.json")
-# Together fewer than uWSGI's threads.
+# Both together are fewer than uWSGI's threads.
 FROM_MEMORY_AT_ONCE = 40
 OTHERS_AT_ONCE = 16
 
 
-# What proxies add to a request; others of theirs begin with FORWARDED_PREFIXES.
+# Headers that proxies add to a request; others start with FORWARDED_PREFIXES.
 FORWARDED = {"Forwarded", "Via", "True-Client-Ip"}
 FORWARDED_PREFIXES = ("X-Forwarded", "X-Real-", "X-Client-", "X-Original-", "X-Cluster-", "X-Envoy-", "X-Proxy", "Cf-")
 
@@ -33,7 +33,7 @@ def guard(
     event_refused: Callable[[], None],
     came_through_proxy: Callable[[], None],
 ) -> None:
-    """Asks for the password where one is set, and refuses pages of other sites."""
+    """Requires the password if one is set, and refuses requests from pages of other sites."""
 
     @app.before_request
     def look_for_proxy() -> None:
@@ -51,26 +51,26 @@ def guard(
             return None
         if given is None and request.path == "/webhook":
             event_refused()
-        answer = jsonify(refusal("this backend wants a password: connect as http://user:password@host:port"))
+        answer = jsonify(refusal("this backend requires a password: connect as http://user:password@host:port"))
         answer.status_code = 401
         answer.headers["WWW-Authenticate"] = 'Basic realm="image classifier"'
         return answer
 
     @app.before_request
     def check_origin() -> tuple[Json, int] | None:
-        # Browsers name the page that sends a form; Label Studio and programs send no Origin.
+        # Browsers say which page sends a form; Label Studio and other programs send no Origin.
         origin = request.headers.get("Origin")
         if request.method in ("GET", "HEAD", "OPTIONS"):
             return None
         if origin is None and request.headers.get("Sec-Fetch-Site", "none") in ("none", "same-origin"):
             return None
         if origin is None or origin.partition("://")[2] != _host():
-            return refusal(f"requests from pages of other sites ({(origin or 'not named')[:100]}) are refused"), 403
+            return refusal(f"requests from other sites' pages ({(origin or 'unknown')[:100]}) are refused"), 403
         return (refusal(_name_refused()), 403) if anyones_page() else None
 
     @app.before_request
     def check_name() -> Response | tuple[Json, int] | None:
-        # A browser takes a page under such a name for ours: it may read every answer, and names no page when it reads.
+        # The browser treats a page with such a name as ours: it may read every answer, without sending an Origin.
         if request.method not in ("GET", "HEAD") or not anyones_page():
             return None
         if request.path in FOR_PROGRAMS or request.endpoint == "page.static":
@@ -83,15 +83,15 @@ def guard(
 
 
 def is_forwarded() -> bool:
-    """Whether a proxy says that it passes the request on for somebody else."""
+    """Whether a proxy's headers say that it forwards the request for someone else."""
     names = {name.title() for name, _ in request.headers}
     return not names.isdisjoint(FORWARDED) or any(name.startswith(FORWARDED_PREFIXES) for name in names)
 
 
 def is_from_this_machine() -> bool:
-    """Whether a program on this machine asks for itself: a proxy's requests come from here as well.
+    """Whether the request was made by a program on this machine, and not by a proxy on it for someone else.
 
-    A proxy that doesn't say so gives itself away by the name that was asked for, or by nginx's HTTP/1.0.
+    A proxy that sends no headers is detected by the requested host name, or by nginx's HTTP/1.0.
     """
     peer = request.remote_addr or ""
     direct = request.environ.get("SERVER_PROTOCOL") != "HTTP/1.0" and not is_forwarded()
@@ -111,19 +111,19 @@ def _is_loopback(host: str) -> bool:
 
 
 def _host() -> str:
-    """As the browser names it: werkzeug's `request.host` is empty where a name has an underscore."""
+    """The host as the browser names it: werkzeug's `request.host` is empty if the name has an underscore."""
     return request.headers.get("Host", "").removesuffix(":80")
 
 
 def _name_refused() -> str:
-    said = f"pages under a name like {_host()[:100]}, which anyone may own, are refused where no password is set"
-    return f"{said}: set BASIC_AUTH_USER and BASIC_AUTH_PASS, or use this machine's address"
+    said = f"no password is set, so requests for a public host name such as {_host()[:100]} are refused"
+    return f"{said}: set BASIC_AUTH_USER and BASIC_AUTH_PASS, or use this machine's IP address"
 
 
 def _anyone_may_own(host: str) -> bool:
-    """Whether it is a name that its owner can bind to this machine's address, so that his page passes for ours.
+    """Whether someone could own this host name and point it at this machine, to make their page pass for ours.
 
-    An address is none, nor is a name without a dot (`localhost`, or a service of compose).
+    This isn't possible for an IP address, or a name without a dot (`localhost`, a compose service).
     """
     name = host.rpartition(":")[0] or host
     if name.startswith("[") or name.replace(".", "").isdigit():
@@ -132,7 +132,7 @@ def _anyone_may_own(host: str) -> bool:
 
 
 def keep_threads_free(app: Flask) -> None:
-    """For predictions if the disk of MODEL_DIR hangs, and for probes if clients are slow."""
+    """Keeps threads free for predictions if the disk of MODEL_DIR hangs, and for probes if clients are slow."""
     from_memory, others = Share(FROM_MEMORY_AT_ONCE), Share(OTHERS_AT_ONCE)
 
     @app.before_request
@@ -140,8 +140,8 @@ def keep_threads_free(app: Flask) -> None:
         if request.path in PROBES:
             return None
         share, why = (
-            (from_memory, "are the clients or the images slow?")
+            (from_memory, "are clients or image servers slow?")
             if request.path in FROM_MEMORY
-            else (others, "does the disk of MODEL_DIR answer?")
+            else (others, "is the disk of MODEL_DIR responding?")
         )
-        return None if share.hold() else (refusal(f"{share.size} requests wait already: {why}"), 503)
+        return None if share.hold() else (refusal(f"{share.size} requests are already in progress: {why}"), 503)

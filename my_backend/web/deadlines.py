@@ -1,4 +1,4 @@
-"""Clients that send or read too slowly are cut off: each of them has a thread."""
+"""Disconnects clients that send or read too slowly, because each of them occupies a thread."""
 
 import contextlib
 import itertools
@@ -13,12 +13,12 @@ from wsgiref.types import WSGIEnvironment
 from my_backend.errors import BadRequest, TooSlow
 
 GRACE_SECONDS = 10.0
-BYTES_PER_SECOND = 100_000  # less is no network that people work over
+BYTES_PER_SECOND = 100_000  # slower than any usable network
 LOOK_SECONDS = 1.0
 
 
 def connection_of(environ: WSGIEnvironment) -> int | None:
-    """The file descriptor of the request's connection; None in tests, which have none."""
+    """The file descriptor of the request's connection; None in tests, which have no connection."""
     if connection := environ.get("werkzeug.socket"):
         return int(connection.fileno())
     if uwsgi := sys.modules.get("uwsgi"):
@@ -27,7 +27,7 @@ def connection_of(environ: WSGIEnvironment) -> int | None:
 
 
 class Deadlines:
-    """Those of the transfers in progress, and the thread that enforces them while there are any."""
+    """The deadlines of transfers in progress, and the thread that enforces them while there are any."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -39,7 +39,7 @@ class Deadlines:
     def transferring(
         self, connection: int | None, size: int, begun: float, how: int = socket.SHUT_RDWR
     ) -> Iterator[None]:
-        """While it lasts, a client sends or receives so many bytes in all since `begun` (monotonic seconds)."""
+        """Limits the time for a client to transfer `size` bytes in total since `begun` (monotonic)."""
         if connection is None:
             yield
             return
@@ -65,8 +65,8 @@ class Deadlines:
                     return
 
     def enforce(self, now: float) -> None:
-        """Cuts off whoever is late; the thread that waits for them goes on with an error."""
-        with self._lock:  # or the connection could be closed meanwhile, and its number be another's
+        """Disconnects clients that are late; the thread that waits for them continues with an error."""
+        with self._lock:  # otherwise the connection could be closed and its number be reused
             for number, (connection, end, how) in list(self._running.items()):
                 if now >= end:
                     del self._running[number]
@@ -74,7 +74,7 @@ class Deadlines:
 
 
 class TimedInput:
-    """A request's body, of which each part must come in time; `arrived` is told how many bytes have come."""
+    """A request's body with a deadline for each part; `arrived` is called with the number of bytes received."""
 
     def __init__(self, environ: WSGIEnvironment, deadlines: Deadlines, arrived: Callable[[int], None]) -> None:
         self._stream, self._connection = environ["wsgi.input"], connection_of(environ)
@@ -82,13 +82,13 @@ class TimedInput:
         self._begun, self._size = time.monotonic(), 0
 
     def read(self, size: int) -> bytes:
-        """Nobody asks for more than Content-Length. Raises TooSlow, or BadRequest if nothing more comes."""
+        """Callers never read beyond Content-Length. Raises TooSlow, or BadRequest if the body ends early."""
         data, wanted = b"", self._size + size
         timed = self._deadlines.transferring(self._connection, wanted, self._begun, socket.SHUT_RD)
-        with timed, contextlib.suppress(OSError):  # as uWSGI says it
+        with timed, contextlib.suppress(OSError):  # uWSGI's error for a closed connection
             data = self._stream.read(size)
         if not data and time.monotonic() >= _end(wanted, self._begun):
-            raise TooSlow(f"body: it comes too slowly; only {self._size:,} bytes have come")
+            raise TooSlow(f"body: it was sent too slowly; only {self._size:,} bytes arrived")
         if not data:
             raise BadRequest(f"body: it ended after {self._size:,} bytes, before its Content-Length")
         self._size += len(data)

@@ -1,4 +1,4 @@
-"""Every error is JSON; none shows a traceback."""
+"""Returns every error as JSON, without a traceback."""
 
 import logging
 
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 def handle_errors(app: Flask, counts: RequestCounts) -> None:
-    """Answers what is raised; counts what nobody expected."""
+    """Turns exceptions into answers; counts the unexpected ones."""
 
     @app.errorhandler(BackendError)
     def expected(error: BackendError) -> tuple[Json, int]:
@@ -33,16 +33,16 @@ def handle_errors(app: Flask, counts: RequestCounts) -> None:
         if error.errno not in files.DISK_ERRORS:
             return unexpected(error)
         log.warning("%s %s: %s", request.method, request.path, error)
-        said = f"can't write to MODEL_DIR or CACHE_DIR ({error.strerror}): make room on the disk and send it again"
+        said = f"can't write to MODEL_DIR or CACHE_DIR ({error.strerror}): free up disk space and send it again"
         return refusal(said), 507
 
     @app.errorhandler(Exception)
     def unexpected(error: Exception) -> tuple[Json, int]:
         counts.errors.inc()
         log.exception("%s %s failed", request.method, request.path)
-        return refusal("an unexpected error, which is in the backend's log"), 500
+        return refusal("unexpected error; see the backend's log"), 500
 
 
 def refusal(error: str) -> Json:
-    """An error's answer: what is wrong, and by which id the log's lines are found."""
+    """The body of an error: what is wrong, and the request id to find its lines in the log."""
     return {"error": error, "request_id": context.ids().get("request_id", "")}

@@ -1,4 +1,4 @@
-"""How jobs, versions, projects and this server are, for Prometheus. Nobody is asked for it."""
+"""The state of jobs, versions, projects and this server for Prometheus, without any requests to other services."""
 
 import shutil
 import time
@@ -19,19 +19,19 @@ from my_backend.projects.metrics import Figures, read_figures, read_labels
 from my_backend.projects.registry import Project
 from my_backend.projects.versions import UNTRAINED, Versions
 
-# Each adds series to Prometheus' memory.
+# Each one adds time series to Prometheus' memory.
 MAX_PROJECTS = 200
 MAX_CLASSES = 50  # of a project, the most frequent
 OTHER_CLASSES = "(others)"
 
 
 def newest(projects: Sequence[Project]) -> list[Project]:
-    """Those that have figures of their own."""
+    """The projects that get their own metrics."""
     return sorted(projects, key=lambda project: project.id, reverse=True)[:MAX_PROJECTS]
 
 
 class Gauges:
-    """From memory, and from files that `unchanged` reads only where they have changed."""
+    """Collects gauges from memory, and from files that `unchanged` rereads only if they have changed."""
 
     def __init__(self, backend: Backend, unchanged: files.Unchanged) -> None:
         self._backend, self._unchanged = backend, unchanged
@@ -46,29 +46,25 @@ class Gauges:
 
     def _server(self, projects: int) -> Iterator[GaugeMetricFamily]:
         settings = self._backend.settings
-        about = _gauge("ml_backend_info", "What runs.", "version", "model_class")
+        about = _gauge("ml_backend_info", "The running version.", "version", "model_class")
         about.add_metric([self._version, settings.model_class], 1)
-        troubles = _gauge("ml_backend_troubles", "What is wrong, by its code in docs/troubleshooting.md.", "code")
+        troubles = _gauge("ml_backend_troubles", "Current problems, by their code in docs/troubleshooting.md.", "code")
         for code, count in Counter(trouble.code for trouble in diagnose(self._backend)).items():
             troubles.add_metric([code], count)
-        free = _gauge(
-            "ml_backend_disk_free_bytes", "Room that is left, by the setting that names the folder.", "folder"
-        )
+        free = _gauge("ml_backend_disk_free_bytes", "Free disk space, by the setting that names the folder.", "folder")
         for name, folder in (("MODEL_DIR", settings.model_dir), ("CACHE_DIR", settings.cache_dir)):
             free.add_metric([name], shutil.disk_usage(folder).free)
-        ready = _gauge("ml_backend_ready", "Whether each live version is loaded, or has failed to.")
+        ready = _gauge("ml_backend_ready", "Whether every live version has been loaded or has failed to load.")
         ready.add_metric([], self._backend.serving.ready)
-        connected = _gauge("ml_backend_projects", "Projects that are connected.")
+        connected = _gauge("ml_backend_projects", "Connected projects.")
         connected.add_metric([], projects)
         yield from (about, troubles, free, ready, connected)
 
     def _jobs(self, projects: Sequence[Project]) -> Iterator[GaugeMetricFamily]:
         jobs = [job for project in projects for job in self._unfinished(project)]
-        number = _gauge("ml_backend_jobs", "Jobs that wait (queued) or run (started).", "kind", "status")
-        age = _gauge("ml_backend_queue_age_seconds", "For how long the oldest of the waiting jobs has waited.", "kind")
-        workers = _gauge(
-            "ml_backend_workers", "Workers that take jobs of a kind, as far as they have been heard of.", "kind"
-        )
+        number = _gauge("ml_backend_jobs", "Queued and running (started) jobs.", "kind", "status")
+        age = _gauge("ml_backend_queue_age_seconds", "How long the oldest queued job has been waiting.", "kind")
+        workers = _gauge("ml_backend_workers", "Workers listening for jobs of a kind, as far as known.", "kind")
         listening = self._backend.queue.workers()
         for kind in KINDS:
             for status in UNFINISHED:
@@ -87,14 +83,14 @@ class Gauges:
         return self._unchanged(folder, lambda: self._backend.job_store.unfinished(project.uid))
 
     def _versions(self, projects: Sequence[Project]) -> Iterator[GaugeMetricFamily]:
-        """Of the versions that answer. A model class that tells no accuracy has none here."""
+        """Metrics of the live versions. There is no accuracy if the model class doesn't report one."""
         number = _gauge("ml_backend_live_version", "The live version's number: 7 for v7-20261120T132501.", "project")
         created = _gauge(
-            "ml_backend_live_version_created_timestamp_seconds", "When the live version was made.", "project"
+            "ml_backend_live_version_created_timestamp_seconds", "When the live version was created.", "project"
         )
-        failed = _gauge("ml_backend_live_version_failed", "Whether the live version cannot be loaded.", "project")
-        accuracy = _gauge("ml_backend_live_accuracy_ratio", "Accuracy on images that it has not learned.", "project")
-        judged = _gauge("ml_backend_live_judged_images", "How many images its accuracy is judged by.", "project")
+        failed = _gauge("ml_backend_live_version_failed", "Whether loading the live version failed.", "project")
+        accuracy = _gauge("ml_backend_live_accuracy_ratio", "Accuracy on images not used for training.", "project")
+        judged = _gauge("ml_backend_live_judged_images", "Number of images behind the accuracy.", "project")
         labels = _gauge("ml_backend_live_labels", "Labels that the live version has learned.", "project", "class")
         for project in projects:
             live = self._live(project.uid)
@@ -119,7 +115,7 @@ class Gauges:
 
     def _unlearned(self, projects: Sequence[Project]) -> Iterator[GaugeMetricFamily]:
         waiting = _gauge(
-            "ml_backend_unlearned_annotations", "Annotations that changed since the project was learned.", "project"
+            "ml_backend_unlearned_annotations", "New or changed annotations that haven't been learned yet.", "project"
         )
         for project in projects:
             file = self._backend.projects.folder(project.uid) / COUNT_FILE
@@ -131,7 +127,7 @@ class Gauges:
 
 @dataclass(frozen=True)
 class _Live:
-    """What a version's record says of it; number 0 before the first."""
+    """What a version's record says about it; the number is 0 before the first version."""
 
     number: int = 0
     created: float = 0.0
@@ -151,7 +147,7 @@ def _read_live(versions: Versions, name: str) -> _Live:
 
 
 def _most(labels: dict[str, int]) -> dict[str, int]:
-    """Of many classes the most frequent, and the sum of the others."""
+    """If there are many classes, the most frequent ones and the sum of the others."""
     if len(labels) <= MAX_CLASSES:
         return labels
     most = sorted(labels.items(), key=lambda item: (-item[1], item[0]))

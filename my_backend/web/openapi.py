@@ -1,4 +1,4 @@
-"""The description of the endpoints for programs (OpenAPI 3.1): the routes, and the models of what comes and goes."""
+"""The OpenAPI 3.1 description of the endpoints: routes, and the models of requests and answers."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -49,13 +49,13 @@ _PROJECT_QUERY = {
     "name": "project",
     "in": "query",
     "schema": {"type": "string"},
-    "description": "id or id.created; may be left out where there is one project",
+    "description": "id or id.created; optional if there is only one project",
 }
 
 
 @dataclass(frozen=True)
 class Described:
-    """What a route takes, and what it answers by status; None is no JSON. `errors` stand beside those that all have."""
+    """A route's request body and its answers by status (None: not JSON); `errors` are specific to this route."""
 
     answers: Mapping[int, type[BaseModel] | None]
     body: type[BaseModel] | None = None
@@ -66,8 +66,8 @@ class Described:
 _ROUTES: dict[Route, Described] = {
     ("GET", "/"): Described({200: Health}),
     ("GET", "/health"): Described({200: Health}),
-    ("GET", "/troubles"): Described({200: Troubles}),
-    ("POST", "/api/troubles/check"): Described({202: Asked}),
+    ("GET", "/problems"): Described({200: Troubles}),
+    ("POST", "/api/problems/check"): Described({202: Asked}),
     ("GET", "/ready"): Described({200: Readiness, 503: Readiness}),
     ("POST", "/setup"): Described({200: ModelVersion}, SetupRequest),
     ("POST", "/predict"): Described({200: Predictions}, PredictRequest, (404, 503)),
@@ -92,26 +92,26 @@ _ROUTES: dict[Route, Described] = {
 }
 _OTHER_CONTENT = {
     "/": ["text/html"],
-    "/troubles": ["text/html"],
+    "/problems": ["text/html"],
     "/metrics": ["text/plain"],
     "/openapi.json": ["application/json"],
 }
 _SAID = {
-    400: "What came cannot be used",
+    400: "The request is invalid",
     401: "The password is missing or wrong",
-    403: "A page of another site asked",
+    403: "The request comes from another site's page",
     404: "There is no such project, version or job",
     411: "The body has no Content-Length",
-    413: "More came than is read",
+    413: "The body is too large",
     415: "The body is compressed",
-    422: "The image cannot be had or read",
-    503: "The model cannot answer yet, or too many requests are being answered",
-    507: "The disk is full, or can't be written",
+    422: "The image can't be fetched or read",
+    503: "The model isn't loaded yet, or there are too many requests",
+    507: "The disk is full or not writable",
 }
 
 
 def openapi(routes: Mapping[Route, Callable[..., Any]], *, protected: bool) -> Json:
-    """The document that `/openapi.json` shows; `protected` where a password is wanted."""
+    """The document at `/openapi.json`; `protected`: a password is required."""
     described = {route: _ROUTES[route] for route in routes}
     models = {Error} | {
         model for one in described.values() for model in (one.body, *one.answers.values()) if model is not None
@@ -163,7 +163,7 @@ def _content(body: type[BaseModel]) -> Json:
     reference = {"$ref": _REFERENCE.format(model=body.__name__)}
     if not issubclass(body, ImageRequest):
         return {"application/json": {"schema": reference}}
-    upload = {"type": "string", "format": "binary", "description": "an image file, in the place of `url`"}
+    upload = {"type": "string", "format": "binary", "description": "an image file, instead of `url`"}
     properties = body.model_json_schema(ref_template=_REFERENCE)["properties"]
     required = [name for name, part in body.model_fields.items() if part.is_required()]
     form = {"type": "object", "properties": {"image": upload, **properties}, "required": [*required, "image"]}

@@ -1,4 +1,4 @@
-"""What requests bring: JSON bodies, forms with an image; as much as this process has memory for."""
+"""Reads request bodies, JSON or forms with an image, within the memory that this process has for them."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from my_backend.web.admission import Share
 from my_backend.web.deadlines import Deadlines, TimedInput
 from my_backend.web.single_image import Image
 
-SMALL_BODY = 64_000  # names a project, a job, a version
+SMALL_BODY = 64_000  # for the name of a project, a job or a version
 # Label Studio sends whole tasks, with their annotations and predictions, and images as `data:` URLs.
 BODY_LIMITS = {
     "/setup": 8_000_000,  # a labeling config
@@ -27,7 +27,7 @@ BODY_LIMITS = {
 }
 IMAGE_PATHS = ("/api/models/predict", "/api/models/retrain")
 FORM_BYTES = 1_000_000  # around an image
-# What the values of a JSON body take in memory, beside two copies of its text: measured, and rounded up.
+# Memory for the values of a JSON body, in addition to two copies of its text; measured and rounded up.
 BYTES_OF_OBJECT, BYTES_OF_LIST, BYTES_OF_VALUE = 350, 64, 40
 MOST_OF_ONE_BODY = 400_000_000
 MOST_OF_ALL_BODIES = 600_000_000
@@ -37,33 +37,33 @@ ImageBody = TypeVar("ImageBody", bound=ImageRequest)
 
 
 def receive_bodies(app: Flask, max_image_bytes: int, deadlines: Deadlines) -> None:
-    """Reads them before anything else is done, or refuses what is too large for its endpoint or can't be read."""
+    """Reads bodies before anything else; refuses those that are too large for their endpoint or can't be read."""
     limits = {**BODY_LIMITS, **dict.fromkeys(IMAGE_PATHS, max_image_bytes * 4 // 3 + FORM_BYTES)}  # as base64
     memory = Share(MOST_OF_ALL_BODIES)
 
     def take(size: int) -> None:
         if not memory.hold(size):
-            raise Unavailable("body: other requests take all the memory that there is for bodies; try again later")
+            raise Unavailable("body: other requests are using all the memory for bodies; try again later")
 
     @app.before_request
     def receive() -> None:
         if request.method in ("GET", "HEAD", "OPTIONS") or request.url_rule is None:
-            return  # nobody reads their bodies
+            return  # their bodies are not read
         length, limit = _length(), limits.get(request.path, SMALL_BODY)
         if length > limit:
-            raise TooLarge(f"body: it has {length:,} bytes, and {request.path[:200]} takes at most {limit:,}")
-        # Memory is taken as the bytes come: whoever only says that they will come takes none.
+            raise TooLarge(f"body: it has {length:,} bytes, but {request.path[:200]} accepts at most {limit:,}")
+        # Memory is reserved as bytes arrive, so a client that only announces a large body reserves none.
         request.environ["wsgi.input"] = TimedInput(request.environ, deadlines, lambda arrived: take(2 * arrived))
         if request.mimetype == "multipart/form-data":
-            _ = request.form  # and the files: kept for the endpoint
+            _ = request.form  # parses the form and its files, for the endpoint
         else:
             take(_size_of_values(request.get_data()))
 
 
 def _length() -> int:
-    """Raises if the body can't be read: it must not count as an empty one, which means the only project."""
+    """The body's length; raises if the body can't be read: it must not count as empty, i.e. "the only project"."""
     if "Transfer-Encoding" in request.headers:
-        raise LengthRequired("body: it came in chunks; send it whole, with its Content-Length")
+        raise LengthRequired("body: chunked bodies are not supported; send a Content-Length")
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise UnsupportedBody("body: it is compressed; send it without Content-Encoding")
     given = request.environ.get("CONTENT_LENGTH") or "0"
@@ -73,7 +73,7 @@ def _length() -> int:
 
 
 def _size_of_values(raw: bytes) -> int:
-    """In memory, at most; raises TooLarge. The text `{},` takes a hundred times its length."""
+    """An upper bound of the values' memory; raises TooLarge. Parsed, `{},` takes a hundred times its length."""
     objects, lists, values = raw.count(b"{"), raw.count(b"["), raw.count(b",")
     size = objects * BYTES_OF_OBJECT + lists * BYTES_OF_LIST + values * BYTES_OF_VALUE
     if 2 * len(raw) + size > MOST_OF_ONE_BODY:
@@ -82,10 +82,10 @@ def _size_of_values(raw: bytes) -> int:
 
 
 def read(model: type[Body]) -> Body:
-    """The request's JSON body; an empty one is `{}`. Raises BadRequest that names the field."""
+    """The request's JSON body; an empty one counts as `{}`. Raises BadRequest with the name of the field."""
     raw = request.get_data()
     try:
-        # Not `model_validate_json`, which takes three times the memory; either ends at 200 nested values.
+        # Not `model_validate_json`, which needs three times the memory; both stop at 200 nested values.
         return model.model_validate(_parsed(raw) if raw.strip() else {})
     except ValidationError as error:
         raise _named(error) from None
@@ -94,7 +94,7 @@ def read(model: type[Body]) -> Body:
 def _parsed(raw: bytes) -> Any:
     try:
         value = from_json(raw, allow_inf_nan=True)
-        if len(raw) <= SMALL_BODY:  # what decides which project or version is meant
+        if len(raw) <= SMALL_BODY:  # such bodies decide which project or version is meant
             json.loads(raw, object_pairs_hook=_without_doubles)
     except ValueError as error:
         raise BadRequest(f"body: Invalid JSON: {said(error)}") from None
@@ -104,7 +104,7 @@ def _parsed(raw: bytes) -> Any:
 def _without_doubles(pairs: list[tuple[str, Any]]) -> None:
     names = [name for name, _ in pairs]
     if len(set(names)) < len(names):
-        raise ValueError(f"{max(names, key=names.count)[:40]!r} is given twice in one object")
+        raise ValueError(f"{max(names, key=names.count)[:40]!r} appears twice in one object")
 
 
 def _named(error: ValidationError) -> BadRequest:
@@ -126,6 +126,6 @@ def read_with_image(model: type[ImageBody], max_bytes: int) -> tuple[ImageBody, 
     else:
         body = read(model)
     if bool(upload) is bool(body.url):
-        raise BadRequest("image: upload one as the field `image` of a multipart form, or give its address as `url`")
-    # One byte more than is allowed tells that it is too large.
+        raise BadRequest("image: upload one as the field `image` of a multipart form, or send its address as `url`")
+    # One byte more than allowed shows that it is too large.
     return body, upload.stream.read(max_bytes + 1) if upload else body.url or ""

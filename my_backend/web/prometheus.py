@@ -1,4 +1,4 @@
-"""What `/metrics` shows: the counts of this process, those that jobs have left on disk, and how everything is."""
+"""The metrics at `/metrics`: counters of this process, counters that jobs left on disk, and gauges."""
 
 import threading
 from collections.abc import Iterable, Iterator
@@ -19,7 +19,7 @@ from my_backend.web.gauges import Gauges, newest
 
 
 class Exposition(Collector):
-    """Of one server and of what it shares with others. A scrape opens only files that are new since the last one."""
+    """Metrics of one server and of what it shares with others. A scrape opens only files changed since the last one."""
 
     def __init__(self, backend: Backend, requests: RequestCounts) -> None:
         self._backend, self._requests = backend, requests
@@ -30,7 +30,7 @@ class Exposition(Collector):
         self._one_at_a_time = threading.Lock()
 
     def response(self) -> Response:
-        """Figures for Prometheus."""
+        """Metrics for Prometheus."""
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
         with self._one_at_a_time:
             return Response(encode(self), content_type=content_type)
@@ -46,7 +46,7 @@ class Exposition(Collector):
             yield from self._gauges.collect()
 
     def _images(self, sums: Sums) -> Iterator[Metric]:
-        """Counted wherever images are read: in this server, and in workers, which add theirs when a job ends."""
+        """Image counters of this server and of the workers, which add theirs when a job ends."""
         for registry in (self._backend.new_model.images.registry, self._backend.new_model.embeddings().registry):
             for family in registry.collect():
                 here = [_labelled(sample, "server") for sample in family.samples]
@@ -54,7 +54,7 @@ class Exposition(Collector):
                 yield family
 
     def _jobs(self, sums: Sums) -> Iterator[Metric]:
-        """The same in every server, whoever ran the jobs; projects that were deleted are left out."""
+        """Job counters, the same in every server, whichever process ran the jobs; deleted projects are left out."""
         counts = JobCounts()
         for project in newest(self._backend.projects.all()):
             for kind in KINDS:
@@ -65,7 +65,7 @@ class Exposition(Collector):
 
 
 def _tallied(family: Metric, sums: Sums) -> list[Sample]:
-    """The family's samples with the sums that stand for them, from zero on: a first one would show as no increase."""
+    """The family's samples with their sums, starting at zero: otherwise the first one wouldn't show as an increase."""
     return [sample._replace(value=sums.get(key_of(sample), 0.0)) for sample in family.samples]
 
 

@@ -1,4 +1,4 @@
-"""Each request has an id, a line in the log, and is counted."""
+"""Gives each request an id and a line in the log, and counts it."""
 
 import logging
 import re
@@ -16,13 +16,13 @@ from my_backend.redaction import shortened
 
 log = logging.getLogger(__name__)
 
-LOGGED_PATH = 500  # characters; ours are shorter
+LOGGED_PATH = 500  # characters; the backend's own paths are shorter
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 def with_request_id(app: WSGIApplication) -> WSGIApplication:
-    """Around everything, so that each line and each answer has it; a caller's own id goes on."""
+    """Wraps everything, so that each log line and each answer has the id; keeps an id that the caller sends."""
 
     def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         given = str(environ.get("HTTP_X_REQUEST_ID", ""))
@@ -38,7 +38,7 @@ def with_request_id(app: WSGIApplication) -> WSGIApplication:
 
 
 def account(app: Flask, counts: RequestCounts) -> None:
-    """Every request, those too that are refused."""
+    """Counts and logs every request, including refused ones."""
 
     @app.before_request
     def begin() -> None:
@@ -60,7 +60,7 @@ def account(app: Flask, counts: RequestCounts) -> None:
 
 
 def _tell(status: int, seconds: float) -> None:
-    """One line a request; those that only look and find what they look for are many, and seldom of interest."""
+    """One line per request; successful reads are frequent and rarely interesting, so they are logged as DEBUG."""
     level = logging.DEBUG if request.method in ("GET", "HEAD") and status < 400 else logging.INFO
     milliseconds = round(seconds * 1000, 1)
     path = shortened(request.path, LOGGED_PATH)
@@ -70,5 +70,5 @@ def _tell(status: int, seconds: float) -> None:
 
 
 def _method() -> str:
-    """Anybody may make one up."""
+    """The method, or "other" because clients can make methods up."""
     return request.method if request.method in ("GET", "HEAD", "POST", "OPTIONS") else "other"

@@ -1,4 +1,4 @@
-"""The endpoints: Label Studio's protocol, and what people and programs ask beside it."""
+"""The endpoints: Label Studio's protocol, and those for people and other programs."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -42,11 +42,17 @@ from my_backend.web.parsing import read, read_with_image
 from my_backend.web.prometheus import Exposition
 from my_backend.web.single_image import SingleImage
 
-PREDICT_SECONDS = 80.0  # Label Studio waits for 100 s and then drops everything
+PREDICT_SECONDS = 80.0  # Label Studio waits for 100 s and then discards all predictions
 LONGEST_TITLE = 1000  # Label Studio allows 50 characters
 ANNOTATION_EVENTS = ("ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_CREATED", "ANNOTATIONS_DELETED")
 
 Answer = Json | tuple[Json, int] | Response
+
+# Former names of endpoints, for scripts that still use them.
+ALIASES = {
+    ("GET", "/troubles"): ("GET", "/problems"),
+    ("POST", "/api/troubles/check"): ("POST", "/api/problems/check"),
+}
 
 
 class Routes:
@@ -64,8 +70,8 @@ class Routes:
         return {
             ("GET", "/"): self.home,
             ("GET", "/health"): self.health,
-            ("GET", "/troubles"): self.troubles,
-            ("POST", "/api/troubles/check"): self.check_troubles,
+            ("GET", "/problems"): self.troubles,
+            ("POST", "/api/problems/check"): self.check_troubles,
             ("GET", "/ready"): self.ready,
             ("POST", "/setup"): self.setup,
             ("POST", "/predict"): self.predict,
@@ -87,14 +93,14 @@ class Routes:
             ("GET", "/openapi.json"): self.description,
         }
 
-    # --- how it is ----------------------------------------------------------
+    # --- status -------------------------------------------------------------
 
     def home(self) -> Answer:
-        """The page for browsers, the health for programs."""
+        """The page for browsers, `/health` for programs."""
         return self._page.projects() if wants_page() else self.health()
 
     def health(self) -> Json:
-        """200 as long as the process lives; what is amiss stands in `problems`."""
+        """200 as long as the process is running; `problems` says what is wrong."""
         return {
             "status": "UP",
             "version": self._version,
@@ -106,18 +112,18 @@ class Routes:
         }
 
     def troubles(self) -> Answer:
-        """What is wrong and what to do; a page for browsers, objects with a stable `code` for programs."""
+        """Problems and their fixes: a page for browsers, JSON with stable codes for programs; alias: `/troubles`."""
         if wants_page():
             return self._page.troubles()
         return {"troubles": [trouble.record() for trouble in diagnose(self._backend)]}
 
     def check_troubles(self) -> tuple[Json, int]:
-        """Has Label Studio asked again, in the background, how it sees this backend."""
+        """Checks again, in the background, how Label Studio sees this backend."""
         self._backend.checkup.look_again()
         return {"status": "asked"}, 202
 
     def ready(self) -> Answer:
-        """200 when every project that has a version can be predicted, else 503."""
+        """200 if predictions work for every project that has a version, otherwise 503."""
         return ({"ready": True}, 200) if self._serving.ready else ({"ready": False}, 503)
 
     def description(self) -> Json:
@@ -127,7 +133,7 @@ class Routes:
     # --- Label Studio's protocol --------------------------------------------
 
     def setup(self) -> Json:
-        """Remembers the project and its labeling config; names the live version."""
+        """Stores the project and its labeling config; returns the live version."""
         body = read(SetupRequest)
         self._remember(body.project, label_config=body.label_config or None)
         self._backend.webhook_password.called(body.project, request.host)
@@ -140,7 +146,7 @@ class Routes:
         return settings.trusts_setup and (settings.basic_auth is not None or is_from_this_machine())
 
     def predict(self) -> Json:
-        """One result for each task, in order: a prediction, or `[]`."""
+        """Predicts tasks: one result for each task, in order, which is a prediction or `[]`."""
         deadline = time.monotonic() + PREDICT_SECONDS
         body = read(PredictRequest)
         project = self._project_to_predict(body)
@@ -171,12 +177,12 @@ class Routes:
         return {"results": results, "model_version": live.name}
 
     def _project_to_predict(self, body: PredictRequest) -> Project:
-        if body.project is None or "." not in body.project:  # people, not Label Studio
+        if body.project is None or "." not in body.project:  # sent by people, not by Label Studio
             return self._find(body.project)
         return self._remember(body.project, label_config=body.label_config or None)
 
     def _find(self, name: str | None) -> Project:
-        """As `Projects.find`; from here on log lines name the project, as after `_remember`."""
+        """Like `Projects.find`; also adds the project to the following log lines, as `_remember` does."""
         project = self._projects.find(name)
         context.now_for(project=project.uid)
         return project
@@ -186,11 +192,11 @@ class Routes:
         return self._projects.remember(uid, label_config=label_config, title=title)
 
     def webhook(self) -> Answer:
-        """Events, and the button "Start training"; never waits for training."""
+        """Receives events and the "Start Training" button; never waits for a training."""
         body = read(WebhookRequest)
         project = self._project_of_event(body.project)
         if body.action == "START_TRAINING":
-            return _started(self._queue.submit(project.uid, "full", "Start training was pressed"))
+            return _started(self._queue.submit(project.uid, "full", "Start Training pressed"))
         if body.action in ANNOTATION_EVENTS:
             self._backend.webhook_password.heard(project.uid)
             self._backend.retraining.changed(project.uid, body.action, body.changes)
@@ -198,18 +204,18 @@ class Routes:
         elif body.action.startswith(
             "REVIEW"
         ):  # REVIEW_CREATED, REVIEW_UPDATED, REVIEWS_DELETED of the Enterprise edition
-            self._projects.changes(project.uid).forget_tasks()  # they need not tell how the annotation is now
+            self._projects.changes(project.uid).forget_tasks()  # they don't include the current annotation
             self._backend.retraining.changed(project.uid, body.action, body.changes)
         elif body.action == "TASKS_CREATED":
             self._serving.prepare(project, body.tasks)
             self._backend.renewal.imported(project.uid)
         elif body.action == "TASKS_DELETED":
-            self._projects.changes(project.uid).forget_tasks()  # their annotations go without an event of their own
+            self._projects.changes(project.uid).forget_tasks()  # their annotations are deleted without an event
             self._backend.recent.forget(project.uid, _numbers(task.get("id") for task in body.tasks))
         return {"status": "ok", "action": body.action}
 
     def _project_of_event(self, described: Json | None) -> Project:
-        """The project that an event describes; a bare event names it as /webhook?project=7, or means the only one."""
+        """The project of an event; without a description it is `/webhook?project=7`, or the only project."""
         if described is None or "id" not in described:
             return self._find(request.args.get("project") or None)
         try:
@@ -224,7 +230,7 @@ class Routes:
         )
 
     def train(self) -> Answer:
-        """Starts a training by hand; annotated tasks in the body are what it learns from."""
+        """Starts a training; learns from the annotated tasks in the body if there are any."""
         body = read(TrainRequest)
         if body.project is not None and body.annotations and "." in body.project:
             project = self._remember(body.project, label_config=body.label_config)
@@ -234,18 +240,18 @@ class Routes:
             keep_annotations(
                 self._projects, project.uid, [task.model_dump(exclude_unset=True) for task in body.annotations]
             )
-        return _started(self._queue.submit(project.uid, "full", "asked for by hand"))
+        return _started(self._queue.submit(project.uid, "full", "started manually"))
 
     # --- one image ----------------------------------------------------------
 
     def predict_image(self) -> Json:
-        """What one image shows: the likeliest choice, and the probability of each."""
+        """Predicts one image: the most likely choice, and the probability of each."""
         deadline = time.monotonic() + PREDICT_SECONDS
         body, image = read_with_image(ImageRequest, self._backend.settings.max_image_bytes)
         return self._single_image.predict(self._find(body.project), image, deadline)
 
     def correct_image(self) -> Answer:
-        """Teaches the right label of one image, which is kept for later trainings too; starts a training."""
+        """Corrects the label of one image, stores it for future trainings, and starts a training."""
         deadline = time.monotonic() + PREDICT_SECONDS
         body, image = read_with_image(CorrectionRequest, self._backend.settings.max_image_bytes)
         return _started(self._single_image.correct(self._find(body.project), image, body.label, deadline))
@@ -253,7 +259,7 @@ class Routes:
     # --- labeling configs ---------------------------------------------------
 
     def validate(self) -> Json:
-        """Whether a labeling config has something to learn, and why not."""
+        """Whether the backend can learn from a labeling config, and why not."""
         config = parse_label_config(read(ValidateRequest).config, self._backend.settings.choices)
         return {
             "valid": config.image_choices is not None,
@@ -264,20 +270,20 @@ class Routes:
     # --- jobs ---------------------------------------------------------------
 
     def job_status(self) -> Json:
-        """How a job is going."""
+        """The state and progress of a job."""
         return _described(self._backend.job_store.get(read(JobRequest).job))
 
     def cancel_job(self, job_id: str) -> Json:
-        """Ends a job; one that runs ends at its next step."""
+        """Cancels a job; a running one stops at its next step."""
         waited = self._backend.job_store.get(job_id).status == "queued"
         job = self._queue.cancel(job_id)
-        if waited and job.kind == "full" and job.status == "canceled":  # one that has begun forgets them itself
+        if waited and job.kind == "full" and job.status == "canceled":  # a job that has started forgets them itself
             forget_annotations(self._projects, job.project)
         context.now_for(project=job.project, job=job.id)
         return _described(job)
 
     def is_training(self) -> Json:
-        """Whether a job runs or waits for the project."""
+        """Whether the project has a running or queued job."""
         project = self._projects.find(request.args.get("project") or None)
         jobs = [job for job in self._backend.job_store.of_project(project.uid) if job.unfinished]
         return {
@@ -290,10 +296,10 @@ class Routes:
     # --- versions -----------------------------------------------------------
 
     def versions_of_the_only_project(self) -> Json:
-        """Label Studio names no project here; at a 404 it falls back to the version that it knows."""
+        """The versions of the only project; 404 if there are several, because Label Studio names none here."""
         projects = self._projects.all()
         if len(projects) != 1:
-            raise NotFound('GET /versions names no project, and there is not just one: POST {"project": id}')
+            raise NotFound('GET /versions works only if there is exactly one project: POST {"project": id} instead')
         return self._versions_of(projects[0])
 
     def versions(self) -> Json:
@@ -310,16 +316,16 @@ class Routes:
         }
 
     def activate(self) -> Json:
-        """Makes a version live, an older one too."""
+        """Makes a version live; it may be an older one."""
         body = read(ActivateRequest)
         project = self._find(body.project)
         version = Versions(self._projects.folder(project.uid)).activate(body.version)
         return {"live": version.name, "project": project.uid}
 
     def delete(self) -> Json:
-        """Forgets a project: its jobs are canceled, its versions removed."""
+        """Deletes a project: cancels its jobs and removes its versions."""
         project = self._find(read(DeleteRequest).project)
-        # The newest first: what waits must not start when what runs is ended.
+        # The newest first: queued jobs must not start when a running one ends.
         for job in self._backend.job_store.of_project(project.uid)[::-1]:
             if job.unfinished:
                 self._queue.cancel(job.id)
@@ -327,11 +333,11 @@ class Routes:
         return {"deleted": project.uid}
 
     def duplicate_model(self) -> Json:
-        """Gives another project a copy of this one's live version."""
+        """Copies a project's live version to another project."""
         body = read(DuplicateRequest)
         source = self._find(body.project_src)
         destination = body.project_dst
-        if "." not in destination:  # people, not Label Studio
+        if "." not in destination:  # sent by people, not by Label Studio
             destination = self._projects.find(destination).uid
         live = Versions(self._projects.folder(source.uid)).live()
         if live is None:
@@ -343,7 +349,7 @@ class Routes:
 
 
 def _numbers(values: Iterable[Any]) -> list[int]:
-    """Of what names tasks, what can be a task's id."""
+    """The values that can be task ids."""
     return [value for value in values if isinstance(value, int)]
 
 

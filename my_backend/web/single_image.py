@@ -1,4 +1,4 @@
-"""One image at a time, for people and programs: what the model says of it, and what is right."""
+"""Predictions and corrections for a single image, for people and programs."""
 
 import time
 from collections.abc import Sequence
@@ -18,28 +18,28 @@ Image = bytes | str  # the content of a file, or its URL
 
 
 class SingleImage:
-    """Asks a project's live model about an image, and lets it learn from one."""
+    """Predicts one image with a project's live model, and corrects the model with one image."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
 
     def predict(self, project: Project, image: Image, deadline: float) -> Json:
-        """`prediction`, `confidence`, `scores` (by choice, the likeliest first) and `model_version`.
+        """Returns `prediction`, `confidence`, `scores` (by choice, the most likely first) and `model_version`.
 
-        `prediction` is a list where the labeling config asks for several choices. Raises BadRequest, NotFound before
-        the first version, MediaError for an image that cannot be had or read.
+        `prediction` is a list if the labeling config allows several choices. Raises BadRequest, NotFound before the
+        first version, and MediaError if the image can't be fetched or read.
         """
         tag = self._tag(project)
         live = self._backend.serving.live(project.uid, deadline)
         if live.model is None:
-            raise NotFound(f"project {project.uid} has no version yet: train it first")
+            raise NotFound(f"project {project.uid} has no version yet: start a training first")
         url = self._fetch(project, image, deadline)[0]
         return {**_classify(live, project, _task(url, tag), deadline), "model_version": live.name}
 
     def correct(self, project: Project, image: Image, labels: Sequence[str], deadline: float) -> Job:
-        """Keeps the image with its labels, for this training and all later ones; the job that learns it.
+        """Stores the image with its labels for all future trainings, and starts one; returns its job.
 
-        Raises BadRequest for a label that is no choice of the labeling config, MediaError as `predict`.
+        Raises BadRequest if a label isn't a choice of the labeling config, and MediaError like `predict`.
         """
         tag = self._tag(project)
         names = _choices(labels, tag)
@@ -47,11 +47,11 @@ class SingleImage:
         try:
             live = self._backend.serving.live(project.uid, time.monotonic())
         except Unavailable:
-            live = None  # the training will say it of an image that is broken
+            live = None  # the training will report it if the image is broken
         if live and live.model is not None:
             _classify(live, project, _task(url, tag), deadline)
         Corrections(self._backend.projects.folder(project.uid)).keep(file.path.read_bytes(), file.digest, names)
-        return self._backend.queue.submit(project.uid, "head", "an image was corrected")
+        return self._backend.queue.submit(project.uid, "head", "image corrected")
 
     def _tag(self, project: Project) -> ImageChoices:
         config = parse_label_config(project.label_config, self._backend.settings.choices)
@@ -60,7 +60,7 @@ class SingleImage:
         return config.image_choices
 
     def _fetch(self, project: Project, image: Image, deadline: float) -> tuple[str, MediaFile]:
-        """The image, and the URL by which a task may name it."""
+        """A URL for the image that a task can use, and the image file."""
         media = self._backend.open_media(project)
         if isinstance(image, str):
             return image, media.fetch(MediaRequest(image), deadline)
@@ -73,18 +73,18 @@ def _task(url: str, tag: ImageChoices) -> Json:
 
 
 def _choices(labels: Sequence[str], tag: ImageChoices) -> list[str]:
-    """The labels as the labeling config's choices; raises BadRequest that names these."""
+    """The labels as names of the labeling config's choices; raises BadRequest with a list of the choices."""
     offered = ", ".join(tag.choices)
     if unknown := [label for label in labels if not tag.name_of(label)]:
-        raise BadRequest(f"label: {', '.join(unknown)} is no choice of the labeling config ({offered})")
+        raise BadRequest(f"label: {', '.join(unknown)} isn't a choice in the labeling config ({offered})")
     names = list(dict.fromkeys(tag.name_of(label) for label in labels))
     if not tag.multiple and len(names) != 1:
-        raise BadRequest(f"label: give just one, since the labeling config asks for one choice ({offered})")
+        raise BadRequest(f"label: send exactly one, because the labeling config allows only one choice ({offered})")
     return names
 
 
 def _classify(live: Live, project: Project, task: Json, deadline: float) -> Json:
-    """Raises MediaError where the model says nothing of the image."""
+    """The model's answer for the task; raises MediaError if it has none."""
     asked = {"label_config": project.label_config, "deadline": deadline}
     if hasattr(live.model, "classify"):
         [answer] = live.model.classify([task], **asked)
@@ -97,11 +97,11 @@ def _classify(live: Live, project: Project, task: Json, deadline: float) -> Json
 
 
 def _from_result(result: Any) -> Json:
-    """What a prediction for Label Studio says of the choices; all that a model without `classify` tells."""
+    """The answer from a prediction in Label Studio's format, for a model without `classify`."""
     for region in result["result"] if result else ():
         if choices := region.get("value", {}).get("choices"):
             names = ["/".join(choice) if isinstance(choice, list) else choice for choice in choices]
             score = result.get("score")
             prediction = names[0] if len(names) == 1 else names
             return {"prediction": prediction, "confidence": score, "scores": dict.fromkeys(names, score)}
-    return {"error": "the model has no prediction for this image; the backend's log may say why"}
+    return {"error": "the model has no prediction for this image; see the backend's log"}

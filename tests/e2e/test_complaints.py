@@ -102,7 +102,7 @@ def test_start_training_does_nothing_and_localhost_is_somewhere_else(
     says(site.backend, "server", "Start it")
     says(site.backend, "disconnected", "localhost is the container itself", "host.docker.internal")
     nowhere = {"LABEL_STUDIO_URL": f"http://localhost:{free_port()}"}
-    says(site.backend, "label-studio", "in a container localhost is the container itself", **nowhere)
+    says(site.backend, "label-studio", "In a container, localhost is the container itself", **nowhere)
 
     site.backend.__enter__()
     is_well(site.backend)
@@ -122,9 +122,9 @@ def test_training_without_annotations_and_tokens_of_the_wrong_kind(
 
     refresh = {"refresh": label_studio.personal_access_token}
     access = label_studio.request("POST", "/api/token/refresh/", json=refresh).json()["access"]
-    says(site.backend, "token-short", "lives for minutes only", LABEL_STUDIO_API_KEY=access)
+    says(site.backend, "token-short", "expires after a few minutes", LABEL_STUDIO_API_KEY=access)
     other = jwt.encode({"token_type": "refresh", "exp": 4e9}, "a key of another Label Studio, long enough")
-    says(site.backend, "token", "does not accept the token", LABEL_STUDIO_API_KEY=other)
+    says(site.backend, "token", "rejected the token", LABEL_STUDIO_API_KEY=other)
 
     backend.kill()
     backend.set(LABEL_STUDIO_API_KEY=label_studio.personal_access_token)
@@ -147,7 +147,7 @@ def test_production_never_trains(label_studio: LabelStudio, digits: Digits, tmp_
         production.worker()
         wait_for(lambda: server.get(f"/is_training?project={project}")["model_version"] != "untrained", "a version")
         is_well(production, **port)
-        says(production, "no-worker", "is their RQ_QUEUE_NAME the server's?", **port, RQ_QUEUE_NAME="another")
+        says(production, "no-worker", "do they have the server's RQ_QUEUE_NAME?", **port, RQ_QUEUE_NAME="another")
 
 
 def test_every_annotation_starts_a_training(site: Site) -> None:
@@ -155,7 +155,7 @@ def test_every_annotation_starts_a_training(site: Site) -> None:
     site.label_studio.update_project(site.project, min_annotations_to_start_training=1)
     site.label_studio.annotate(site.others[0], "1")
     assert jobs(site), "RETRAIN_AFTER_ANNOTATIONS is 0: only Label Studio asks"
-    says(site.backend, "trains-on-submission", "Start model training on annotation submission", "switch off")
+    says(site.backend, "trains-on-submission", "Start model training on annotation submission", "turn off")
 
     site.label_studio.update_project(site.project, min_annotations_to_start_training=0)
     is_well(site.backend)
@@ -165,7 +165,7 @@ def test_events_without_payload(site: Site) -> None:
     """9"""
     [hook] = site.label_studio.webhooks(site.project)
     site.label_studio.request("PATCH", f"/api/webhooks/{hook['id']}/", json={"send_payload": False})
-    says(site.backend, "webhook-payload", "switch on “Send payload”")
+    says(site.backend, "webhook-payload", "turn on “Send payload”")
 
     is_well(site.backend, "--fix", "--yes")
     [mended] = site.label_studio.webhooks(site.project)
@@ -216,7 +216,7 @@ def test_versions_that_are_gone_old_predictions_and_a_renamed_choice(
     models.rename(models.with_name("unmounted"))
     site.backend.__enter__()
     site.label_studio.backend(site.connection)
-    says(site.backend, "version-missing", first, "Bring MODEL_DIR back")
+    says(site.backend, "version-missing", first, "Restore MODEL_DIR")
     site.backend.kill()
     for name, left in (("mistaken", models), ("models", models.with_name("unmounted"))):
         left.rename(models.with_name(name))
@@ -278,9 +278,9 @@ def test_connecting_before_there_are_labels(site: Site) -> None:
 def test_images_behind_a_login_local_files_and_clouds(site: Site) -> None:
     """21, 23 and 24"""
     wrong = {
-        f"{site.label_studio.url}/user/login/": "a web page came instead of an image; does its server want a login?",
-        "/data/local-files/?d=pets/cat.png": "it is started with LOCAL_FILES_SERVING_ENABLED=true",
-        "s3://no-such-bucket/cat.png": "no storage of the project covers it, or its credentials are refused",
+        f"{site.label_studio.url}/user/login/": "a web page instead of an image; does it require a login?",
+        "/data/local-files/?d=pets/cat.png": "you start it with LOCAL_FILES_SERVING_ENABLED=true",
+        "s3://no-such-bucket/cat.png": "no storage of the project covers it, or its credentials were rejected",
     }
     tasks = site.label_studio.import_tasks(site.project, [{"data": {"image": url}} for url in wrong])
     says(site.backend, "image", *wrong.values())
@@ -296,7 +296,7 @@ def test_images_behind_a_login_local_files_and_clouds(site: Site) -> None:
 def test_label_studio_under_a_sub_path(site: Site) -> None:
     """26"""
     with _under_a_path(site.label_studio.url, "/label-studio") as origin:
-        says(site.backend, "label-studio", "with the sub-path if it has one", LABEL_STUDIO_URL=origin)
+        says(site.backend, "label-studio", "including its sub-path if it has one", LABEL_STUDIO_URL=origin)
 
         is_well(site.backend, LABEL_STUDIO_URL=f"{origin}/label-studio")
 
@@ -372,14 +372,14 @@ def test_address_blocking_in_each_of_its_forms(tmp_path: Path, digits: Digits, s
         says(site.backend, "address-blocked", "from telling this backend", "SSRF_PROTECTION_ENABLED=false as well")
 
         restart()
-        says(site.backend, "webhook-missing", "add one for all actions")
+        says(site.backend, "webhook-missing", "add one with the URL")
         is_well(site.backend, "--fix", "--yes")
 
         # An upgrade to a Label Studio that blocks: all is there, and nothing comes.
         restart("models", "webhooks")
         says(site.backend, "address-blocked", "keeps it from calling this backend")
         restart("webhooks")
-        says(site.backend, "address-blocked", "from telling this backend")
+        says(site.backend, "address-blocked", "from sending annotation events")
         restart()
         is_well(site.backend)
 
@@ -399,7 +399,7 @@ def test_url_that_only_this_machine_knows(tmp_path: Path, serve: Serve) -> None:
         site = Site(label_studio, backend, project, 0, [])
         with pytest.raises(ServerError, match="health check failed"):
             label_studio.connect(project, f"http://localhost:{free_port()}")
-        says(site.backend, "no-project", "Connect Model", "not localhost, but host.docker.internal")
+        says(site.backend, "no-project", "Connect Model", "use host.docker.internal or a service's name, not localhost")
 
         label_studio.connect(project, backend.url)
         is_well(site.backend)

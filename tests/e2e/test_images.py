@@ -62,8 +62,11 @@ def bad(digit: Image.Image) -> dict[str, tuple[bytes, str]]:
     whole = encoded(digit.convert("RGB").resize((300, 300)), "JPEG")
     return {
         "cut short.jpg": (whole[: len(whole) // 2], "truncated"),
-        "page.png": (b"<!DOCTYPE html><html><body>Please log in</body></html>", "a web page came instead of an image"),
-        "text.png": (b"just some words", "it is no image"),
+        "page.png": (
+            b"<!DOCTYPE html><html><body>Please log in</body></html>",
+            "the server returned a web page instead of an image",
+        ),
+        "text.png": (b"just some words", "it isn't a supported image"),
         "head only.png": (b"\x89PNG\r\n\x1a\n", "not an image"),
         "large.png": (encoded(Image.new("1", (2000, 1000)), "PNG"), "raise MAX_IMAGE_PIXELS"),
     }
@@ -100,8 +103,8 @@ def test_every_kind_of_image_is_predicted_or_refused_with_the_reason(
     reasons = {name: words for name, (_, words) in refused.items()} | {
         "private": "on a private network",
         "scheme": "ftp:// is no scheme",
-        "metadata": "a cloud's metadata address",
-        "gone": "for an upload that is gone",
+        "metadata": "a cloud metadata address",
+        "gone": "if an uploaded file is gone",
     }
     for name, words in reasons.items():
         lines = [line for line in log.splitlines() if f"task {ids[name]}:" in line]

@@ -151,7 +151,7 @@ def test_an_image_is_dropped_and_corrected(browser: Browser, site: Site, digits:
         expect(page.get_by_role("alert")).to_contain_text("nothing.png")
 
         page.evaluate(DROP, [[60, 115, 118, 103, 62], "evil.png"])
-        expect(page.get_by_role("alert")).to_contain_text("a web page came instead of an image")
+        expect(page.get_by_role("alert")).to_contain_text("the server returned a web page instead of an image")
 
 
 def test_doubtful_images_lead_to_their_tasks(browser: Browser, site: Site, label_studio: LabelStudio) -> None:
@@ -213,7 +213,7 @@ LOOKS: dict[str, dict[str, Any]] = {
 def test_axe_finds_nothing(browser: Browser, site: Site, digits: Digits, look: str) -> None:
     first, second = site.versions
     pages = ["", "/versions", f"/versions/{second}?with={first}", "/try", "/look"]
-    for url in (site.backend.url, f"{site.backend.url}/troubles", *(site.url + path for path in pages)):
+    for url in (site.backend.url, f"{site.backend.url}/problems", *(site.url + path for path in pages)):
         with opened(browser, url, **LOOKS[look]) as page:
             if url.endswith("/try"):
                 page.evaluate(DROP, [list(digits[0][0].read_bytes()), "x.png"])

@@ -85,16 +85,16 @@ def connected(
     project = label_studio.create_project(title, LABEL_CONFIG)
     label_studio.connect(project, locked_backend.url, basic_auth=(USER, PASSWORD))
     [webhook] = wait_for(lambda: [one for one in label_studio.webhooks(project) if one["headers"]], "the password")
-    with opened(browser, f"{locked_backend.url}/troubles", **LOGIN) as page:
+    with opened(browser, f"{locked_backend.url}/problems", **LOGIN) as page:
         yield Connected(label_studio, locked_backend, page, project, title, webhook)
 
 
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"headers": {}}, "its webhook carries no password"),
+        ({"headers": {}}, "webhook has no password"),
         ({"is_active": False}, "no active webhook"),
-        ({"send_payload": False}, "without their payload"),
+        ({"send_payload": False}, "without a payload"),
     ],
     ids=["password", "active", "payload"],
 )
@@ -121,15 +121,15 @@ def test_a_webhook_that_is_gone_and_one_that_is_left_over(connected: Connected) 
 
 def test_a_model_that_is_removed(connected: Connected) -> None:
     connected.remove_models()
-    connected.shows("no model connected")
-    connected.shows("is no model of this project any more")
+    connected.shows("No model is connected")
+    connected.shows("isn't a model of this project anymore")
     connected.label_studio.connect(connected.project, connected.backend.url, basic_auth=(USER, PASSWORD))
     connected.is_well()
 
 
 def test_a_labeling_config_that_cannot_be_used(connected: Connected) -> None:
     connected.label_studio.update_project(connected.project, label_config='<View><Image name="i" value="$i"/></View>')
-    expect(connected.troubles.filter(has_text="no <Choices> whose toName is an Image")).to_have_count(1)
+    expect(connected.troubles.filter(has_text="no <Choices> tag whose toName is an Image")).to_have_count(1)
     connected.label_studio.update_project(connected.project, label_config=LABEL_CONFIG)
     expect(connected.troubles).to_have_count(0)
 
@@ -142,13 +142,13 @@ def test_a_label_studio_that_refuses_private_addresses_and_is_away(
         project = label_studio.create_project("digits", LABEL_CONFIG)
         with pytest.raises(ServerError, match="403"):
             label_studio.connect(project, backend.url)
-        with opened(browser, f"{backend.url}/troubles") as page:
+        with opened(browser, f"{backend.url}/problems") as page:
             shows(page, "SSRF_PROTECTION_ENABLED=false")
             label_studio.stop()
-            shows(page, "Label Studio cannot be reached")
+            shows(page, "Can't reach Label Studio")
             label_studio.blocks_webhooks = False
             label_studio.start()
-            shows(page, "Label Studio does not tell this backend of annotations")
+            shows(page, "Label Studio doesn't send annotation events to this backend")
             [half_made] = label_studio.request("GET", "/api/ml/", params={"project": project}).json()
             label_studio.request("DELETE", f"/api/ml/{half_made['id']}")
             label_studio.connect(project, backend.url)
@@ -170,7 +170,7 @@ def test_an_image_that_cannot_be_read_and_a_version_that_cannot_be_loaded(
     label_studio.start_training(connection)
     second = wait_for_new_version(backend, project, first)
     task = others[0]
-    with opened(browser, f"{backend.url}/troubles") as page:
+    with opened(browser, f"{backend.url}/problems") as page:
         # Asked for by itself, the task would be predicted at once.
         image = next(one["data"]["image"] for one in label_studio.tasks(project) if one["id"] == task)
         label_studio.request("PATCH", f"/api/tasks/{task}/", json={"data": {"image": "/data/upload/gone.png"}})
@@ -207,7 +207,7 @@ def test_settings_that_are_missing_or_wrong(browser: Browser, label_studio: Labe
         backend.set(**settings)
         backend.__enter__()
 
-    with opened(browser, f"{backend.url}/troubles", **LOGIN) as page:
+    with opened(browser, f"{backend.url}/problems", **LOGIN) as page:
         expect(page.locator(".troubles")).to_contain_text("LABEL_STUDIO_API_KEY is not set")
         expect(page.locator(".troubles")).to_contain_text("weights could not be loaded")
         expect(page.locator(".troubles")).to_contain_text("It is not known where Label Studio is")
@@ -218,12 +218,12 @@ def test_settings_that_are_missing_or_wrong(browser: Browser, label_studio: Labe
         wrong = {"LABEL_STUDIO_URL": label_studio.url, "LABEL_STUDIO_API_KEY": label_studio.legacy_token}
         restart(WEIGHTS="none", **wrong, **LOCKED)
         expect(page.locator("#said")).to_contain_text("Reconnected.")
-        expect(page.locator(".troubles")).to_contain_text("does not accept the legacy token")
-        expect(page.locator(".troubles")).to_contain_text("sends no password with annotation events")
+        expect(page.locator(".troubles")).to_contain_text("rejected the legacy token")
+        expect(page.locator(".troubles")).to_contain_text("doesn't send the password with annotation events")
         expect(page.locator(".trouble")).to_have_count(2)
 
         restart(LABEL_STUDIO_API_KEY=label_studio.personal_access_token)
-        expect(page.locator(".troubles")).to_contain_text("Label Studio does not reach this backend")
+        expect(page.locator(".troubles")).to_contain_text("Label Studio can't reach this backend")
         expect(page.locator(".trouble")).to_have_count(1)
         page.get_by_role("link", name="digits").click()
         expect(page.locator("h1 .chip")).to_have_text("not connected")
@@ -254,7 +254,7 @@ def test_jobs_without_a_worker_and_without_redis(
             page.goto(f"{server.url}/projects/{project}")
             expect(page.get_by_role("cell", name="Finished")).to_be_visible()
 
-            page.goto(f"{server.url}/troubles")
+            page.goto(f"{server.url}/problems")
             redis.kill()
             expect(page.locator(".troubles")).to_contain_text("Redis is unreachable")
             redis.start()

@@ -85,8 +85,8 @@ def test_url_from_many_fields_is_bounded() -> None:
     [
         ('<Image name="i" valueList="$images"/>', "its Image shows several images (valueList)"),
         ('<Image name="i" value="$image" valueList="$images"/>', "its Image shows several images (valueList)"),
-        ('<Repeater on="$p"><Image name="i" value="$p[{{idx}}].url"/></Repeater>', "its Image is one of a Repeater's"),
-        ('<Image name="i" value="http://host/a.png?sig=secret"/>', "shows the same for all tasks"),
+        ('<Repeater on="$p"><Image name="i" value="$p[{{idx}}].url"/></Repeater>', "its Image is part of a Repeater"),
+        ('<Image name="i" value="http://host/a.png?sig=secret"/>', "is the same for all tasks"),
         ('<Image name="i" value="image"/>', 'its value="image" names no field'),
         (f'<Image name="i" value="${"a" * 2000}"/>', "more than 2,000 characters"),
         ('<Image name="other" value="$image"/><Image name="i"/>', "its Image has no value"),

@@ -130,7 +130,7 @@ def is_well(client: Client) -> None:
     assert eventually(lambda: client.backend.serving.ready)
     assert client.predict({})["results"][0]["result"]
     assert client.train().startswith("v")
-    for page in ("/", "/troubles", "/projects/7", "/projects/7/versions"):
+    for page in ("/", "/problems", "/projects/7", "/projects/7/versions"):
         assert client.http.get(page, headers={"Accept": "text/html"}).status_code == 200
     for path in ("/health", "/metrics", "/versions", "/is_training?project=7"):
         assert client.http.get(path).status_code in (200, 404)
@@ -167,9 +167,9 @@ def test_damaged_file_of_one_project_leaves_the_others_alone_and_is_said(
             # All of its fields may be missing, and a correction's file is found by its name.
             and not (way == "another release's" and name == "learned.json")
         }
-        said = {uid for uid, (_, path) in damaged.items() if str(path) in json.dumps(client.get("/troubles"))}
+        said = {uid for uid, (_, path) in damaged.items() if str(path) in json.dumps(client.get("/problems"))}
         assert {uid: damaged[uid][0] for uid in expected ^ said} == {}
-        assert {trouble["code"] for trouble in client.get("/troubles")["troubles"]} >= {"damaged"}
+        assert {trouble["code"] for trouble in client.get("/problems")["troubles"]} >= {"damaged"}
 
 
 def described(uid: str) -> dict[str, Any]:
@@ -208,7 +208,7 @@ def test_what_is_repaired_is_no_longer_said(make_settings: MakeSettings, serve: 
     pins.write_bytes(b"")
 
     def codes(client: Client) -> set[str]:
-        return {trouble["code"] for trouble in client.get("/troubles")["troubles"]}
+        return {trouble["code"] for trouble in client.get("/problems")["troubles"]}
 
     with serve(retrain_after_annotations=0) as client:
         assert eventually(lambda: "damaged" in codes(client))
@@ -221,7 +221,7 @@ def test_project_whose_file_is_damaged_while_it_is_served_goes_on_and_is_written
     path = client.backend.projects.folder(PROJECT) / "project.json"
     path.write_bytes(b"\0" * 50)
     client.backend.projects.refresh()
-    assert str(path) in json.dumps(client.get("/troubles"))
+    assert str(path) in json.dumps(client.get("/problems"))
     assert client.predict()["model_version"] == name
 
     client.setup()
@@ -240,4 +240,4 @@ def test_pointer_that_is_damaged_while_it_is_served_changes_no_answer(client: Cl
     assert eventually(lambda: client.backend.serving._read_at > looked_at)
     assert client.predict()["model_version"] == name
     assert client.post("/api/models/activate", {"project": PROJECT, "version": name})["live"] == name
-    assert str(pointer) not in json.dumps(client.get("/troubles"))
+    assert str(pointer) not in json.dumps(client.get("/problems"))

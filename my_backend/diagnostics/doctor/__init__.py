@@ -1,1 +1,1 @@
-"""`python -m my_backend doctor`: checks everything actively."""
+"""`python -m my_backend doctor`: actively checks everything."""

@@ -1,4 +1,4 @@
-"""Looks at everything that the backend needs, in both directions, and says what is wrong and what to do."""
+"""All of the doctor's checks: what the backend needs, and how Label Studio sees it."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -23,17 +23,17 @@ from my_backend.requests import project_uid
 from my_backend.serving.model_loader import ModelFactory
 from my_backend.settings import Settings
 
-LOOKED_THROUGH = 50  # projects, where the backend knows none
+LOOKED_THROUGH = 50  # projects in Label Studio, if the backend doesn't know any
 SERVER_SECONDS = 10.0
-EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104  what HOST may be; nothing listens here
-# What only the running server knows; the rest of its troubles is looked at anew.
+EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104  possible values of HOST; nothing listens here
+# Problems that only the running server knows about; the doctor checks the others itself.
 FROM_THE_SERVER = ("model", "images")
 
 Json = dict[str, Any]
 
 
 def examine(settings: Settings) -> Iterator[Check]:
-    """All checks, one after the other; none of them changes anything but missing folders. Raises nothing expected."""
+    """Runs all checks, one after the other. They change nothing except creating missing folders."""
     folders = check_own_folders(settings)
     yield folders
     if folders.troubles:
@@ -68,33 +68,33 @@ def _label_studio(settings: Settings) -> Iterator[Check]:
 
 
 def check_settings_file(error: str) -> Check:
-    """`error` says which settings cannot be used, a line for each."""
+    """The check of the settings; `error` has a line for each invalid setting."""
     return Check("settings", troubles=(_bad_settings(error),))
 
 
 def _bad_settings(error: str) -> Trouble:
     first, *faults = error.splitlines()
-    remedy = "Correct them; docs/settings.md has all."
+    remedy = "Correct them; docs/settings.md lists all settings."
     return Trouble("settings", first, remedy, details=tuple(map(str.strip, faults)))
 
 
 def check_server(settings: Settings) -> tuple[Check, Json]:
-    """Whether the server runs, and what it has found that nobody else can know; also how its model computes."""
+    """Whether the server is running, with the problems only it knows about; also how its model computes."""
     host = "127.0.0.1" if settings.host in EVERYWHERE else settings.host
     url = f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
     try:
-        told = [Trouble(**{**one, "details": tuple(one["details"])}) for one in _ask(settings, url, "/troubles")]
+        told = [Trouble.of_record(one) for one in _ask(settings, url, "/problems")]
         computes = _ask(settings, url, "/health")
     except (requests.RequestException, ValueError, KeyError, TypeError) as error:
         status = error.response.status_code if isinstance(error, requests.HTTPError) else None
-        why = f"it answered {status}" if status else "nothing answers" if _refused(error) else "another program answers"
-        what = f"The backend's server was not found at {url}: {why}."
+        why = f"it answered {status}" if status else "no response" if _refused(error) else "another program answered"
+        what = f"Can't find the backend's server at {url}: {why}."
         remedy = (
-            "Start it (`make start`, `make production`), or give the doctor the server's own settings: HOST, PORT, "
+            "Start it (`make start`, `make production`), or run the doctor with the server's settings: HOST, PORT, "
             "BASIC_AUTH_USER and BASIC_AUTH_PASS."
         )
         return Check("server", troubles=(Trouble("server", what, remedy),)), {}
-    described = f"answers at {url}; {_described(computes)}"
+    described = f"running at {url}; {_described(computes)}"
     return Check("server", described, tuple(one for one in told if one.code in FROM_THE_SERVER)), computes
 
 
@@ -105,7 +105,7 @@ def _ask(settings: Settings, url: str, path: str) -> Any:
         session.trust_env = False
         answer = session.get(url + path, auth=auth, timeout=SERVER_SECONDS)
     answer.raise_for_status()
-    return answer.json()["troubles" if path == "/troubles" else "model"]
+    return answer.json()["troubles" if path == "/problems" else "model"]
 
 
 def _refused(error: Exception) -> bool:
@@ -113,7 +113,7 @@ def _refused(error: Exception) -> bool:
 
 
 def check_model(settings: Settings) -> tuple[Check, Json]:
-    """Whether the model class loads, what it says of its weights, and how it computes."""
+    """Whether the model class loads, whether it reports a problem with its weights, and how it computes."""
     pool = media_pool()
     computes: Json = {}
     try:
@@ -125,36 +125,36 @@ def check_model(settings: Settings) -> tuple[Check, Json]:
     finally:
         pool.shutdown(cancel_futures=True)
     said = f"{settings.model_class}; {_described(computes)}"
-    # The model's own settings are told as the backend's are, a line for each.
+    # Invalid settings of the model are reported like the backend's, a line for each.
     trouble = _bad_settings(warning) if "\n" in warning else Trouble("model", warning)
     return Check("model", said, (trouble,) if warning else ()), computes
 
 
 def _described(computes: Json) -> str:
-    """In words, as far as the model tells."""
+    """Network, weights and device, if the model tells them."""
     if not {"network", "weights", "device"} <= computes.keys():
-        return "how its model computes is not known yet"
+        return "its model isn't loaded yet or doesn't describe itself"
     return f"{computes['network']}, {computes['weights']} weights, on {computes['device']}"
 
 
 def _no_project(label_studio: LabelStudio | None) -> Trouble:
-    """Nobody has connected one yet, or nobody could."""
+    """A problem: no project is connected, perhaps because address blocking prevents it."""
     try:
         trouble = not_connected(label_studio, Project("")) if label_studio else None
     except LabelStudioError:
-        trouble = None  # check_label_studio has said it
+        trouble = None  # check_label_studio reports it
     if trouble and trouble.code == "address-blocked":
         return trouble
     return Trouble(
         "no-project",
         "No project is connected yet.",
-        "In a project of Label Studio: Settings → Model → Connect Model. The URL is this backend's as Label Studio "
-        "sees it: for a Label Studio in a container not localhost, but host.docker.internal or the name of a service.",
+        "In a Label Studio project, open Settings → Model → Connect Model and enter this backend's URL as Label Studio "
+        "sees it. If Label Studio runs in a container, use host.docker.internal or a service's name, not localhost.",
     )
 
 
 def _projects_with_models(label_studio: LabelStudio) -> list[Project]:
-    """Those that have a model in Label Studio although none has ever called: something keeps it from calling."""
+    """Projects that have a model in Label Studio although it has never called: something prevents it."""
     try:
         newest = label_studio.projects(LOOKED_THROUGH)
         return [
@@ -163,4 +163,4 @@ def _projects_with_models(label_studio: LabelStudio) -> list[Project]:
             if label_studio.backends(int(one["id"]))
         ]
     except (LabelStudioError, ValueError, KeyError):
-        return []  # check_label_studio has said it
+        return []  # check_label_studio reports it

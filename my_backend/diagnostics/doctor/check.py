@@ -1,4 +1,4 @@
-"""One thing that the doctor has looked at, and in which order what is wrong is to be mended."""
+"""The result of one of the doctor's checks, and the order in which to fix problems."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,7 +8,7 @@ from my_backend.problems import Trouble
 
 Json = dict[str, Any]
 
-# What the doctor can say, what is to be mended first before what hangs on it.
+# All codes of problems: causes come before the problems that may follow from them.
 CODES = (
     "settings",
     "folders",
@@ -60,13 +60,13 @@ CODES = (
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     name: str
-    said: str = ""  # what was found where nothing is wrong
+    said: str = ""  # what the check found if nothing is wrong
     troubles: tuple[Trouble, ...] = ()
     mends: tuple[Mend, ...] = field(default=(), repr=False)
 
     def record(self) -> Json:
-        """For programs."""
+        """The check as JSON, for programs."""
         return {"check": self.name, "said": self.said, "troubles": [trouble.record() for trouble in self.troubles]}

@@ -1,4 +1,4 @@
-"""One image of each kind of URL in a project, really fetched."""
+"""Fetches one image of each kind of URL in a project."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,7 +14,7 @@ from my_backend.settings import Settings
 
 
 def samples_of(tasks: Iterable[dict[str, Any]], field: str) -> dict[str, MediaRequest]:
-    """The first image of each kind, by the kind's name; tasks without one are passed over."""
+    """The first image of each kind of URL, by the kind's name; skips tasks without an image."""
     found: dict[str, MediaRequest] = {}
     for task in tasks:
         data = task.get("data")
@@ -27,17 +27,17 @@ def samples_of(tasks: Iterable[dict[str, Any]], field: str) -> dict[str, MediaRe
 
 
 def kind_of(url: str) -> str:
-    """Where an image comes from, as a person would name it."""
+    """Where an image comes from, in words."""
     if url.startswith("data:"):
         return "data: URIs"
     try:
         parts = urlsplit(url)
     except ValueError:
-        return "URLs that are not valid"
+        return "invalid URLs"
     for mark, name in (
         ("/data/upload/", "uploads"),
         ("/data/local-files/", "local files"),
-        ("/storage-data/", "storage proxied by Label Studio"),
+        ("/storage-data/", "storage that Label Studio proxies"),
     ):
         if mark in parts.path:
             return name
@@ -49,7 +49,7 @@ def kind_of(url: str) -> str:
 def fetch_samples(
     settings: Settings, credentials: Credentials | None, samples: dict[str, MediaRequest]
 ) -> dict[str, str]:
-    """Why the kind's image cannot be had, "" where it can; nothing of it is taken from the cache, nothing kept."""
+    """For each kind, why its image can't be read ("" if it can); bypasses the cache."""
     with TemporaryDirectory(prefix="image-samples-") as folder, media_pool() as pool:
         apart = settings.model_copy(update={"cache_dir": Path(folder)})
         media = open_media(apart, credentials, pool)

@@ -1,4 +1,4 @@
-"""One project: its versions, and how Label Studio connects, configures and shows it."""
+"""Checks of one project: its versions, its connection and configuration in Label Studio, and its images."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -21,11 +21,11 @@ from my_backend.settings import Settings
 
 Json = dict[str, Any]
 
-SAMPLED_TASKS = 200  # from either end of a project
+SAMPLED_TASKS = 200  # from each end of a project
 
 
 def check_project(settings: Settings, projects: Projects, project: Project, *, ask: bool) -> Iterator[Check]:
-    """Everything about one project; `ask` is whether Label Studio can be asked at all."""
+    """All checks of one project; `ask`: Label Studio can be asked."""
     name = f"project {project.id}{f' ({project.title})' if project.title else ''}"
     yield check_version(projects, project, name)
     if ask:
@@ -65,61 +65,63 @@ def _asked(settings: Settings, projects: Projects, project: Project) -> Iterator
     samples = samples_of(tasks, config.image_choices.field)
     failed = {kind: why for kind, why in fetch_samples(settings, credentials, samples).items() if why}
     troubles = [
-        Trouble("image", f"Images of the kind “{kind}” cannot be read: {why}.", project=project.uid)
+        Trouble("image", f"Can't read images of the kind “{kind}”: {why}.", project=project.uid)
         for kind, why in failed.items()
     ]
-    yield Check("images", f"read: {', '.join(samples) or 'there are none yet'}", tuple(troubles))
+    yield Check("images", f"readable: {', '.join(samples)}" if samples else "there are none yet", tuple(troubles))
 
 
 def _reported(connection: Connection) -> str:
-    """In Label Studio's own words."""
+    """The connection's state in Label Studio's words."""
     if not connection.backends:
         return "none"
     first = connection.backends[0]
     host = urlsplit(str(first.get("url"))).netloc.rpartition("@")[2]
-    return f"Label Studio says “{first.get('readable_state')}” of {host}, version {first.get('model_version')}"
+    return f"Label Studio shows {host} as “{first.get('readable_state')}”, version {first.get('model_version')}"
 
 
 def check_version(projects: Projects, project: Project, name: str) -> Check:
-    """Whether the live version is there, and what it could not learn."""
+    """Whether the live version exists, and which annotations it couldn't learn from."""
     versions = Versions(projects.folder(project.uid))
     live = versions.live_name()
     try:
         version = versions.live()
     except NotFound:
-        what = f"The live version {live} is not on the disk any more."
-        remedy = "Bring MODEL_DIR back (is it mounted?), activate another version, or train."
+        what = f"The live version {live} is no longer on disk."
+        remedy = "Restore MODEL_DIR (is it mounted?), activate another version, or start a training."
         return Check(f"{name}: version", troubles=(Trouble("version-missing", what, remedy, project.uid),))
     unknown = version.train_output.get("unknown_choices") if version else None
     if isinstance(unknown, dict) and unknown:
         trouble = Trouble("choices-unknown", *no_choice_any_more(unknown), project.uid)
         return Check(f"{name}: version", troubles=(trouble,))
-    return Check(f"{name}: version", live if live != UNTRAINED else "none yet: label some images, press Start training")
+    return Check(
+        f"{name}: version", live if live != UNTRAINED else "none yet: label some images and press Start training"
+    )
 
 
 def check_lost_versions(project: Project, versions: Versions, predicted: list[str]) -> Check:
-    """`predicted` are the versions of which Label Studio has stored predictions."""
+    """Whether versions have disappeared; `predicted` are the versions with predictions stored in Label Studio."""
     before = [name for name in predicted if is_version_name(name)]
     if versions.live_name() != UNTRAINED or not before:
-        return Check("versions", "none is lost")
+        return Check("versions", "none are missing")
     what = f"Label Studio has predictions of {before[0]}, but MODEL_DIR has no version of this project."
-    remedy = "Bring MODEL_DIR back (is it the same folder or volume as before?), or press Start training."
+    remedy = "Restore MODEL_DIR (is it the same folder or volume as before?), or press Start training."
     return Check("versions", troubles=(Trouble("version-missing", what, remedy, project.uid),))
 
 
 def check_models(project: Project, connection: Connection, live: str) -> Check:
-    """Where a project has several models, which of them Label Studio asks; `live` is this backend's version."""
+    """Which model Label Studio asks if a project has several; `live` is this backend's live version."""
     first, *others = connection.backends or ({},)
     if not others:
         return Check("models", "one" if first else "none")
     name = f"{first.get('title')} at {urlsplit(str(first.get('url'))).netloc.rpartition('@')[2]}"
-    remedy = "In the project's Settings → Model, remove those that are not wanted."
+    remedy = "In the project's Settings → Model, remove the ones you don't want."
     if any(_address(one) == _address(first) for one in others):
-        what = f"This project has the model {name} twice, so that Label Studio calls it twice."
+        what = f"This project has the model {name} twice, so Label Studio calls it twice."
     elif live != UNTRAINED and live != first.get("model_version"):
-        what = f"This project has {len(others) + 1} models, and Label Studio asks another one for predictions: {name}."
+        what = f"This project has {len(others) + 1} models, and Label Studio gets predictions from another one: {name}."
     else:
-        return Check("models", f"{len(others) + 1}; Label Studio asks the first for predictions, {name}")
+        return Check("models", f"{len(others) + 1}; Label Studio gets predictions from the first, {name}")
     return Check("models", troubles=(Trouble("several-models", what, remedy, project.uid),))
 
 
@@ -128,15 +130,15 @@ def _address(backend: Json) -> str:
 
 
 def check_shown(label_studio: LabelStudio, project: Project, connection: Connection, live: str) -> Check:
-    """Whether Label Studio shows this backend's predictions to whoever labels."""
+    """Whether Label Studio shows this backend's predictions to annotators."""
     shown = str(connection.project.get("model_version") or "")
     titles = [str(backend.get("title")) for backend in connection.backends]
     if connection.project.get("show_collab_predictions") is False:
-        return Check("predictions shown", "none, as the project's Settings → Annotation say")
+        return Check("predictions shown", "none, as chosen in the project's Settings → Annotation")
     if not is_version_name(shown) or shown == live or shown in titles or not titles:
-        return Check("predictions shown", f"those of {shown}" if shown else "none is chosen yet")
-    what = f"Label Studio shows the stored predictions of {shown} in this project and asks for no newer ones."
-    remedy = f"In the project's Settings → Annotation, choose the model “{titles[0]}” in the place of that version."
+        return Check("predictions shown", f"those of {shown}" if shown else "none chosen yet")
+    what = f"Label Studio shows the stored predictions of {shown} in this project and doesn't request newer ones."
+    remedy = f"In the project's Settings → Annotation, choose the model “{titles[0]}” instead of that version."
     trouble = Trouble("predictions-pinned", what, remedy, project.uid)
     choose = partial(label_studio.change_project, project.id, model_version=titles[0])
     mend = Mend(trouble, f"choose the model “{titles[0]}”", choose)
@@ -144,12 +146,12 @@ def check_shown(label_studio: LabelStudio, project: Project, connection: Connect
 
 
 def check_training_rule(project: Project, connection: Connection) -> Check:
-    """Whether Label Studio has everything trained at every annotation."""
+    """Whether Label Studio requests a full training after every annotation."""
     if connection.project.get("min_annotations_to_start_training") != 1:
-        return Check("training", "by the button and by annotation events")
-    what = "Label Studio asks for a whole training at every annotation, and saving one waits for the answer."
+        return Check("training", "started by the button and by annotation events")
+    what = "Label Studio requests a full training after every annotation, and waits for the answer when you save one."
     remedy = (
-        "In the project's Settings → Model, switch off “Start model training on annotation submission”: the backend "
-        "learns from annotation events by itself (RETRAIN_AFTER_ANNOTATIONS)."
+        "In the project's Settings → Model, turn off “Start model training on annotation submission”: the backend "
+        "learns from annotation events automatically (RETRAIN_AFTER_ANNOTATIONS)."
     )
     return Check("training", troubles=(Trouble("trains-on-submission", what, remedy, project.uid),))

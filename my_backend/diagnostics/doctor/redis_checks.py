@@ -1,4 +1,4 @@
-"""Redis and its workers, where they are used: whether jobs get through."""
+"""Checks of Redis and its workers, if they are used: do jobs get through?"""
 
 import time
 from collections.abc import Sequence
@@ -18,19 +18,21 @@ from my_backend.settings import Settings
 
 Json = dict[str, Any]
 
-OLDEST_REDIS = 5  # that RQ works with
+OLDEST_REDIS = 5  # the oldest that RQ supports
 FULL = 0.9  # of maxmemory
-CLOCK_SECONDS = 5.0  # workers count as gone after 12 s without a sign
-TAKEN_SECONDS = 30.0  # within which a free worker has taken a job
+CLOCK_SECONDS = 5.0  # a worker counts as gone after 12 s without a heartbeat
+TAKEN_SECONDS = 30.0  # within which an idle worker should have taken a job
 PATIENCE_SECONDS = 600.0
 
 
 def check_redis(settings: Settings) -> list[Check]:
-    """Redis itself, the workers, and the jobs that wait."""
+    """Checks Redis itself, the workers, and the queued jobs."""
     if not settings.redis:
         settings = settings.model_copy(update={"redis_url": redis_of_production(settings)})
     if not settings.redis:
-        return [Check("jobs", "run in the server's own process: REDIS_URL is not set, `make production` does not run")]
+        return [
+            Check("jobs", "run in the server's process: REDIS_URL is not set, and `make production` is not running")
+        ]
     connection = connect(settings)
     try:
         info: Json = connection.info()
@@ -45,23 +47,23 @@ def check_redis(settings: Settings) -> list[Check]:
     finally:
         connection.close()
     persistent = info.get("aof_enabled") or info.get("rdb_last_save_time", 0) > info.get("process_start_time", 0)
-    said = f"{info.get('redis_version')}, {'writes to its disk' if persistent else 'in memory only, which is enough'}"
+    said = f"{info.get('redis_version')}, {'persistent' if persistent else 'in memory only, which is enough'}"
     names = [f"{worker.hostname} ({', '.join(worker.queue_names())})" for worker in workers]
     jobs = JobStore(settings.model_dir / "projects").unfinished()
     count = sum(job.status == "queued" for job in jobs)
-    # Where there is no worker, that is why they wait.
+    # If there is no worker, that is why they are waiting.
     late = () if missing else waiting_troubles(jobs, _kinds_of(settings, idle), time.time())
     return [
         Check("Redis", said, (*redis_troubles(info), *clock_troubles(ahead), *([foreign] if foreign else ()))),
         Check("workers", "; ".join(names), (_missing(missing, workers),) if missing else ()),
-        Check("jobs", f"{count} wait", late),
+        Check("jobs", f"{count} queued", late),
     ]
 
 
 def redis_of_production(settings: Settings) -> str:
-    """The REDIS_URL that `make production` gave to what runs on this MODEL_DIR; "" where it does not run.
+    """The REDIS_URL of the `make production` that is running on this MODEL_DIR; "" if there is none.
 
-    Supervisor tells its number, which may be another process' after a crash; Linux tells what a process was given.
+    Supervisor's pid file may be stale after a crash, so the URL is read from the process' own environment (Linux).
     """
     folder = settings.model_dir / "production"
     try:
@@ -74,45 +76,45 @@ def redis_of_production(settings: Settings) -> str:
 
 
 def _missing(trouble: Trouble, workers: Sequence[BaseWorker]) -> Trouble:
-    """With what other workers there are."""
+    """Adds the workers that listen to other queues to the problem."""
     listening = sorted({name for worker in workers for name in worker.queue_names()})
     if not listening:
         return trouble
-    details = (f"Workers of this Redis listen to {', '.join(listening)}: is their RQ_QUEUE_NAME the server's?",)
+    details = (f"Workers on this Redis listen to {', '.join(listening)}: do they have the server's RQ_QUEUE_NAME?",)
     return Trouble(trouble.code, trouble.what, trouble.remedy, details=details)
 
 
 def redis_troubles(info: Json) -> list[Trouble]:
-    """`info` is what Redis' command INFO says."""
+    """Problems with Redis itself; `info` is the answer to its INFO command."""
     found = []
     version = str(info.get("redis_version") or "")
     if version and int(version.partition(".")[0]) < OLDEST_REDIS:
-        found.append(("It is Redis " + version + ", which is too old for jobs", f"Install {OLDEST_REDIS} or newer."))
+        found.append((f"Redis {version} is too old", f"Install version {OLDEST_REDIS} or newer."))
     if info.get("role") == "slave":
-        found.append(("It is a replica, which takes no jobs", "Set REDIS_URL to the primary."))
+        found.append(("It is a replica, which accepts no jobs", "Set REDIS_URL to the primary."))
     if info.get("rdb_last_bgsave_status") == "err" or info.get("aof_last_write_status") == "err":
-        remedy = "Look at its log: its disk is full or its folder cannot be written. Predictions go on."
-        found.append(("It cannot write to its disk, and takes no jobs until it can", remedy))
+        remedy = "Check its log: its disk is full or its folder isn't writable. Predictions still work."
+        found.append(("It can't write to its disk, and accepts no jobs until it can", remedy))
     limit, used = int(info.get("maxmemory") or 0), int(info.get("used_memory") or 0)
     policy = str(info.get("maxmemory_policy") or "")
     if limit and policy != "noeviction":
-        remedy = "Start it with `--maxmemory-policy noeviction`, or give the jobs a Redis of their own."
-        what = f"It may throw away waiting jobs (maxmemory-policy {policy}), which are then handed over anew"
+        remedy = "Start it with `--maxmemory-policy noeviction`, or use a dedicated Redis for the jobs."
+        what = f"It may discard queued jobs (maxmemory-policy {policy}), which the server then has to queue again"
         found.append((what, remedy))
     elif limit and used > FULL * limit:
-        remedy = "Raise its maxmemory, or look at who else uses it: jobs take kilobytes."
-        what = f"{used / 1e6:.0f} of its {limit / 1e6:.0f} MB are in use; when it is full it takes no jobs"
+        remedy = "Raise its maxmemory, or find out what else uses it: jobs take only kilobytes."
+        what = f"{used / 1e6:.0f} of its {limit / 1e6:.0f} MB are in use; when it is full, it accepts no jobs"
         found.append((what, remedy))
-    return [Trouble("redis", f"Redis does not suit jobs. {what}.", remedy) for what, remedy in found]
+    return [Trouble("redis", f"Redis isn't suitable for jobs. {what}.", remedy) for what, remedy in found]
 
 
 def clock_troubles(ahead: float) -> list[Trouble]:
-    """`ahead` is by how many seconds Redis' clock is ahead of this machine's."""
+    """A problem if the clocks differ; `ahead` is how many seconds Redis' clock is ahead of this machine's."""
     if abs(ahead) < CLOCK_SECONDS:
         return []
     way = "behind" if ahead > 0 else "ahead of"
     what = f"This machine's clock is {abs(ahead):.0f} s {way} Redis'."
-    return [Trouble("clock", what, "Set both by NTP: by the clock it is told which workers live.")]
+    return [Trouble("clock", what, "Sync both with NTP: the clock decides which workers count as alive.")]
 
 
 def _kinds_of(settings: Settings, workers: Sequence[BaseWorker]) -> set[str]:
@@ -121,24 +123,27 @@ def _kinds_of(settings: Settings, workers: Sequence[BaseWorker]) -> set[str]:
 
 
 def waiting_troubles(unfinished: Sequence[Job], idle: set[str], now: float) -> tuple[Trouble, ...]:
-    """`unfinished` from the oldest to the newest; `idle` are the kinds of jobs for which a worker is free."""
+    """Problems with jobs that wait too long.
+
+    `unfinished` is sorted from the oldest to the newest; `idle` are the kinds of jobs for which a worker is idle.
+    """
     turns: dict[tuple[str, str], Job] = {}
-    for job in unfinished:  # of each project and kind one runs at a time
+    for job in unfinished:  # only one job per project and kind runs at a time
         turns.setdefault((job.project, job.kind), job)
     waiting = [job for job in turns.values() if job.status == "queued"]
     untaken = [job for job in waiting if job.kind in idle and now - job.created > TAKEN_SECONDS]
     if untaken:
-        what = f"A job waits for {now - untaken[0].created:.0f} s although a worker is free."
+        what = f"A job has been queued for {now - untaken[0].created:.0f} s although a worker is idle."
         remedy = (
-            "Look whether the worker has the same MODEL_DIR as the server: in containers the same volume, on several "
-            "machines the same shared folder. Its log says of jobs that it does not find there that their project was "
-            "deleted."
+            "Make sure that the worker and the server have the same MODEL_DIR: the same volume in containers, or the "
+            "same shared folder on several machines. If the worker can't find a job there, its log says that the "
+            "project was deleted."
         )
         return (Trouble("worker-folder", what, remedy),)
     late = [job for job in waiting if now - job.created > PATIENCE_SECONDS]
     if late:
         minutes = (now - late[0].created) / 60
-        what = f"All workers are busy: {len(late)} jobs wait, the first for {minutes:.0f} minutes."
-        remedy = "Start another worker; one with `--only head` lets no correction wait behind a long training."
+        what = f"All workers are busy: {len(late)} jobs are queued, the oldest for {minutes:.0f} minutes."
+        remedy = "Start another worker; with `--only head`, corrections don't have to wait for long trainings."
         return (Trouble("jobs-wait", what, remedy),)
     return ()

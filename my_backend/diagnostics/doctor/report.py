@@ -1,4 +1,4 @@
-"""What a person, or a script, sees of the doctor."""
+"""Prints the doctor's results, for people or as JSON, and applies fixes."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -14,14 +14,17 @@ from my_backend.settings import ignored_variables, read_settings
 
 
 def consult(*, as_json: bool, ask: Callable[[str], bool] | None) -> int:
-    """Examines, prints, and mends what `ask` says yes to; the exit status: 0 where nothing is wrong any more."""
+    """Runs the checks, prints the results, and applies the fixes that `ask` agrees to.
+
+    Returns the exit status: 0 if nothing is wrong, or nothing is anymore, otherwise 1.
+    """
     checks = _look(quietly=as_json)
     failed: list[str] = []
     mended: list[str] = []
     if ask is not None:
         mended, failed = _mend(checks, ask)
         if not as_json:
-            for line in (*(f"mended  {offer}" for offer in mended), *(f"FAILED  {why}" for why in failed)):
+            for line in (*(f"fixed   {offer}" for offer in mended), *(f"FAILED  {why}" for why in failed)):
                 typer.echo(line)
         if mended:
             checks = list(_examined())
@@ -35,7 +38,7 @@ def consult(*, as_json: bool, ask: Callable[[str], bool] | None) -> int:
 
 
 def _look(*, quietly: bool) -> list[Check]:
-    """All checks; those that found nothing wrong are told as they come, since some take a while."""
+    """Runs all checks, and prints each result right away, because some checks take a while."""
     checks = []
     for check in _examined():
         checks.append(check)
@@ -54,12 +57,12 @@ def _examined() -> Iterator[Check]:
     except SystemExit as error:
         yield check_settings_file(str(error))
         return
-    yield Check("settings", "; ".join(filter(None, ("can be used", ignored_variables()))))
+    yield Check("settings", "; ".join(filter(None, ("valid", ignored_variables()))))
     yield from examine(settings)
 
 
 def _mend(checks: list[Check], ask: Callable[[str], bool]) -> tuple[list[str], list[str]]:
-    """What was done, and what could not be."""
+    """Applies fixes; returns what was done, and what failed with the reason."""
     mended, failed = [], []
     for mend in (mend for check in checks for mend in check.mends):
         if ask(f"{mend.trouble.what} {mend.offer[0].upper()}{mend.offer[1:]}?"):
@@ -72,15 +75,15 @@ def _mend(checks: list[Check], ask: Callable[[str], bool]) -> tuple[list[str], l
 
 
 def _print_troubles(checks: list[Check], *, can_mend: bool) -> None:
-    """Each once, whatever the number of projects that have it, and what comes first first."""
+    """Prints each problem once, however many projects have it, in the order in which to fix them."""
     where: dict[Trouble, list[str]] = {}
     for check in checks:
         for trouble in check.troubles:
             where.setdefault(replace(trouble, project=""), []).append(check.name.partition(": ")[0])
     if not where:
-        typer.echo("\nNothing is wrong.")
+        typer.echo("\nNo problems found.")
         return
-    count = "1 thing is wrong:" if len(where) == 1 else f"{len(where)} things are wrong. Mend them in this order:"
+    count = "1 problem:" if len(where) == 1 else f"{len(where)} problems. Fix them in this order:"
     typer.echo(f"\n{count}")
     for number, trouble in enumerate(sorted(where, key=lambda one: CODES.index(one.code)), 1):
         projects = [name for name in where[trouble] if name.startswith("project ")]
@@ -92,4 +95,4 @@ def _print_troubles(checks: list[Check], *, can_mend: bool) -> None:
             typer.echo(f"   → {trouble.remedy}")
     if can_mend and (mends := [mend for check in checks for mend in check.mends]):
         codes = ", ".join(dict.fromkeys(mend.trouble.code for mend in mends))
-        typer.echo(f"\n`python -m my_backend doctor --fix` mends {codes}, and asks before it does.")
+        typer.echo(f"\n`python -m my_backend doctor --fix` can fix {codes}; it asks before each change.")

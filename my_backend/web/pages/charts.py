@@ -1,4 +1,4 @@
-"""Charts as SVG, drawn by pygal on the server; their colours are the stylesheet's."""
+"""SVG charts, drawn on the server by pygal; their colors come from the stylesheet."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -10,11 +10,11 @@ from markupsafe import Markup
 
 from my_backend.projects.metrics import Bin
 
-# pygal adds a finder for its map plugins to the import system, of a kind that Python 3.12 no longer knows.
+# pygal adds an import finder for its map plugins, of a kind that Python 3.12 no longer supports.
 sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, pygal.PluginImportFixer)]
 
 WIDTH, HEIGHT = 640, 200
-CURVE_WIDTH, CURVE_HEIGHT = 400, 160  # two stand side by side: about the size at which they are shown
+CURVE_WIDTH, CURVE_HEIGHT = 400, 160  # about the size at which two are shown side by side
 MAX_LABELS = 8  # below the horizontal axis
 
 
@@ -40,7 +40,7 @@ def _chart(kind: Callable[..., Any], *, width: int = WIDTH, height: int = HEIGHT
 
 
 def _plain(root: Element) -> Element:
-    """Without inline styles and scripts, which the page's policy forbids, and what only these scripts would use."""
+    """Removes inline styles and scripts, which the page's policy forbids, and elements that only scripts use."""
     for parent in list(root.iter()):
         for child in list(parent):
             if not isinstance(child.tag, str) or child.tag in ("defs", "title", "desc") or _is_tooltip(child):
@@ -60,7 +60,7 @@ def _drawn(chart: Any) -> Markup:
 
 
 def accuracy_chart(versions: Sequence[tuple[str, float]]) -> Markup:
-    """The accuracy (0 to 1) of versions, from the oldest to the newest."""
+    """A chart of the accuracy (0 to 1) of versions, from the oldest to the newest."""
     lowest = min(accuracy for _, accuracy in versions)
     floor = int(lowest * 10 - 0.5) if lowest > 0.55 else 0  # tenths
     chart = _chart(pygal.Line, range=(floor / 10, 1.0), include_x_axis=False)
@@ -72,7 +72,7 @@ def accuracy_chart(versions: Sequence[tuple[str, float]]) -> Markup:
 
 
 def curve(points: Sequence[tuple[int, float]], *, share: bool) -> Markup:
-    """Loss, or accuracy as a `share` from 0 to 1, by epoch."""
+    """A chart by epoch of the loss, or of the accuracy (a `share` from 0 to 1)."""
     highest = 1.0 if share else max(max(value for _, value in points), 1e-6)
     size = {"width": CURVE_WIDTH, "height": CURVE_HEIGHT}
     chart = _chart(pygal.Line, **size, range=(0.0, highest), show_dots=len(points) < 30)
@@ -84,7 +84,7 @@ def curve(points: Sequence[tuple[int, float]], *, share: bool) -> Markup:
 
 
 def calibration_chart(bins: Sequence[Bin]) -> Markup:
-    """How often answers of a probability are right; the diagonal is what a calibrated model gives."""
+    """A chart of how often predictions of a probability are correct; a calibrated model is on the diagonal."""
     chart = _chart(pygal.XY, range=(0.0, 1.0), xrange=(0.0, 1.0))
     chart.x_labels = chart.y_labels = _steps(0.0, 1.0)
     chart.value_formatter = chart.x_value_formatter = _percent
@@ -103,4 +103,4 @@ def _thinned(names: list[str]) -> list[str]:
 
 
 def _percent(value: float) -> str:
-    return f"{100 * value:.0f} %"
+    return f"{100 * value:.0f}%"

@@ -1,4 +1,4 @@
-"""Whether anything that the page shows has changed: looked up without reading anything."""
+"""Detects whether anything that a page shows has changed, without reading the files."""
 
 import time
 from collections.abc import Iterable
@@ -9,12 +9,12 @@ from my_backend.backend import Backend
 from my_backend.diagnostics.summary import diagnose
 from my_backend.projects.registry import Project
 
-# Each changes when a file is put there, or with the file itself: files are replaced, never written into.
+# Modification times show changes: files are always replaced, never modified in place.
 WATCHED = ("project.json", "live", "versions", "jobs", "unlearned.json", "recent.json")
 
 
 def entity_tag(backend: Backend, projects: Iterable[Project], *shown: str) -> str:
-    """The same text as long as the page of these projects, with the parameters `shown`, would be the same."""
+    """An ETag that stays the same while the page of these projects, with the parameters `shown`, is unchanged."""
     now = time.time_ns()
     facts: list[object] = [*shown, backend.serving.ready, backend.checkup.asking, diagnose(backend)]
     for project in projects:

@@ -1,4 +1,4 @@
-"""Numbers and times as people read them: the templates' filters."""
+"""Template filters that format numbers and times for people."""
 
 import time
 
@@ -12,7 +12,7 @@ def percent(share: float | None, digits: int = 1) -> str:
 
 
 def points(difference: float) -> str:
-    """The difference of two shares: `+1.5`, in percentage points."""
+    """The difference between two shares in percentage points: `+1.5`."""
     return f"{100 * difference:+.1f}".replace("-", "−")
 
 
@@ -30,23 +30,23 @@ def duration(seconds: float | None) -> str:
 
 
 def moment(seconds: float) -> Markup:
-    """A time element in UTC; the script says how long ago that was."""
+    """A time element in UTC; the script replaces its text with how long ago that was."""
     stamp = time.gmtime(seconds)
     text = time.strftime("%Y-%m-%d %H:%M UTC", stamp)
     return Markup('<time datetime="{}" data-ago>{}</time>').format(time.strftime("%Y-%m-%dT%H:%M:%SZ", stamp), text)
 
 
 def names(choices: tuple[str, ...]) -> Markup:
-    """Choices, each isolated from its neighbours: they may be in scripts that run from right to left."""
+    """Choices, each isolated from its neighbors because they may be in right-to-left scripts."""
     if not choices:
         return Markup("nothing")
     return Markup(" + ").join(Markup("<bdi>{}</bdi>").format(escape(choice)) for choice in choices)
 
 
 def code(text: str) -> Markup:
-    """What stands between backticks as code: something to type or to copy."""
+    """The text with parts between backticks formatted as code."""
     parts = text.split("`")
-    if len(parts) % 2 == 0:  # one that is not closed
+    if len(parts) % 2 == 0:  # one isn't closed
         return escape(text)
     return Markup("").join(
         Markup("<code>{}</code>").format(part) if number % 2 else escape(part) for number, part in enumerate(parts)

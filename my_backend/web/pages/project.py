@@ -1,4 +1,4 @@
-"""A project as people see it: whether it is connected, what is live, what goes on."""
+"""What the page shows of a project: its connection, live version, and jobs."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ SHOWN_JOBS = 10
 
 @dataclass(frozen=True)
 class Connection:
-    """In words, and whether that is good."""
+    """The state of the connection to Label Studio, in words and as a color."""
 
     words: str
     state: str  # good, bad or unknown
@@ -22,7 +22,7 @@ class Connection:
 
 @dataclass(frozen=True)
 class ProjectView:
-    """What the page shows of a project; jobs from the newest to the oldest."""
+    """What the page shows of a project; jobs are sorted from the newest to the oldest."""
 
     uid: str
     id: int
@@ -41,17 +41,17 @@ class ProjectView:
 
     @property
     def failed(self) -> TrainingView | None:
-        """The newest job, where it failed."""
+        """The newest job if it failed."""
         return self.ended[0] if self.ended and self.ended[0].job.status == "failed" else None
 
     @property
     def most(self) -> int:
-        """Labels of the class that has most."""
+        """The number of labels of the most frequent class."""
         return max(self.live.labels.values(), default=0) if self.live else 0
 
 
 def project_view(backend: Backend, project: Project, shown_jobs: int = SHOWN_JOBS) -> ProjectView:
-    """Reads a few small files; asks nobody."""
+    """The project's view; reads a few small files and makes no requests."""
     unfinished = backend.job_store.unfinished(project.uid)
     newest = backend.job_store.newest(project.uid, shown_jobs + len(unfinished))
     live_name = backend.serving.version_name(project.uid)
@@ -82,7 +82,7 @@ def _live(backend: Backend, project: Project, name: str) -> VersionView | None:
 def _connection(backend: Backend, project: Project) -> Connection:
     finding = backend.checkup.finding(project.uid)
     if finding is None:
-        return Connection("not looked up yet", "unknown")
+        return Connection("not checked yet", "unknown")
     if finding.connected is None:
         return Connection("no access to Label Studio", "bad")
     return Connection("connected", "good") if finding.connected else Connection("not connected", "bad")

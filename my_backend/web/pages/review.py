@@ -1,4 +1,4 @@
-"""What to look at: unlabelled tasks that the model is least sure of, and likely labelling mistakes."""
+"""Images to review: the unlabeled tasks that the model is least certain of, and likely labeling mistakes."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ SHOWN = 60
 
 @dataclass(frozen=True)
 class Tile:
-    """An image with what the model says of it; `digest` is "" where the image is not at hand."""
+    """An image with its prediction; `digest` is "" if the image isn't in the cache."""
 
     name: str
     digest: str
-    link: str  # the task in Label Studio, "" where it is not known where that is
+    link: str  # the task in Label Studio; "" if Label Studio's URL isn't known
     predicted: tuple[str, ...]
     confidence: float | None
     label: tuple[str, ...] = ()
@@ -27,7 +27,7 @@ class Tile:
 
 
 def unsure_tiles(sightings: Iterable[Sighting], media: Media, tasks_url: str) -> list[Tile]:
-    """Predicted tasks without an annotation, the least sure first."""
+    """Predicted tasks without an annotation, the least certain first."""
     predicted = [one for one in sightings if one.choices]
     predicted.sort(key=lambda one: 1.0 if one.score is None else one.score)
     return [
@@ -49,7 +49,7 @@ def _digest(media: Media, sighting: Sighting) -> str:
 
 
 def mistake_tiles(version: VersionView | None, tasks_url: str) -> list[Tile]:
-    """Annotated tasks on which the version and the annotator disagree, the surest first."""
+    """Annotated tasks for which the version predicts another label, the most confident first."""
     return [_mistake_tile(one, tasks_url) for one in (mistakes(version) if version else [])[:SHOWN]]
 
 
@@ -66,7 +66,7 @@ def _mistake_tile(mistake: Mistake, tasks_url: str) -> Tile:
 
 
 def page_of_label_studio(hostname: str, path: str) -> str:
-    """The address of one of its pages; "" for what is no address of the web."""
+    """The URL of one of Label Studio's pages; "" if `hostname` isn't an http(s) URL."""
     try:
         Origin.of(hostname)
     except ValueError:

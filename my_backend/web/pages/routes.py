@@ -1,4 +1,4 @@
-"""The routes of the page. They read what the backend keeps; nobody is asked in a request."""
+"""The routes of the web page. They show what the backend has stored; no request asks another service."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -23,7 +23,7 @@ from my_backend.web.pages.thumbnails import Thumbnails
 
 CHARTED_VERSIONS = 200
 LISTED_VERSIONS = 50
-MANY_PROJECTS = 8  # from which on one is looked for by its name
+MANY_PROJECTS = 8  # if there are more, the page has a search field
 THUMBNAIL_SECONDS = 24 * 3600  # an image's name is the hash of its content
 POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' blob:; connect-src 'self'; "
@@ -32,7 +32,7 @@ POLICY = (
 
 
 def wants_page() -> bool:
-    """Whether a person's browser asks, and not a program."""
+    """Whether the request comes from a browser rather than a program."""
     return request.accept_mimetypes.best_match(["application/json", "text/html"]) == "text/html"
 
 
@@ -44,7 +44,7 @@ class Page:
         self._thumbnails = Thumbnails(backend)
 
     def blueprint(self) -> Blueprint:
-        """All but the first page, which shares its address with the health."""
+        """All pages except the first, which shares its URL with the health check."""
         page = Blueprint(
             "page", __name__, template_folder="templates", static_folder="static", static_url_path="/static"
         )
@@ -64,7 +64,7 @@ class Page:
     # --- all projects -------------------------------------------------------
 
     def projects(self) -> Response:
-        """The first page: every project, or those that are looked for, and what is wrong."""
+        """The first page: all projects, or those found by the search, and problems."""
         projects = self._backend.projects.all()
         wanted = (request.args.get("find") or "").strip()
         found = [one for one in projects if wanted.casefold() in f"{one.title} project {one.id}".casefold()]
@@ -84,7 +84,7 @@ class Page:
         return self._answer(found, render)
 
     def troubles(self) -> Response:
-        """What is wrong and what to do."""
+        """The page of problems and their fixes."""
         titles = {project.uid: project.title or f"Project {project.id}" for project in self._backend.projects.all()}
         return self._answer([], lambda: self._render("troubles.html", titles=titles), *titles.values())
 
@@ -192,7 +192,7 @@ class Page:
         folder = self._backend.projects.folder(project.uid)
         views = []
         for name in Versions(folder).names()[-CHARTED_VERSIONS:]:
-            with suppress(NotFound):  # thinned out meanwhile
+            with suppress(NotFound):  # removed in the meantime
                 views.append(version_views.read_version(folder, name))
         return views
 
@@ -200,12 +200,12 @@ class Page:
         return self._label_studio_page(project, f"projects/{project.id}/data")
 
     def _label_studio_page(self, project: Project, path: str) -> str:
-        """By the address that Label Studio gives itself: the browser's is rather that one than ours."""
+        """A URL with Label Studio's own name for its host, which is more likely to work in the browser than ours."""
         credentials = self._backend.projects.credentials(project.uid)
         hostname = credentials.hostname if credentials else self._backend.settings.label_studio_url
         return page_of_label_studio(hostname, path)
 
-    # --- how a page is answered ---------------------------------------------
+    # --- rendering ----------------------------------------------------------
 
     def _render(self, template: str, *, busy: bool = False, **values: Any) -> str:
         return render_template(
@@ -218,7 +218,7 @@ class Page:
         )
 
     def _answer(self, projects: Sequence[Project], render: Any, *shown: str) -> Response:
-        """304 where the browser has the page as it would be."""
+        """The rendered page, or 304 if the browser already has it."""
         tag = entity_tag(self._backend, projects, request.full_path, *shown)
         response = Response(status=304) if tag in request.if_none_match else make_response(render())
         response.set_etag(tag)
@@ -231,7 +231,7 @@ class Page:
 
 
 def refused(why: str) -> Response:
-    """What a person reads who may see nothing else."""
+    """The page for a person who may not see any other."""
     response = make_response(render_template("page/refused.html", error=why), 403)
     return _guarded(response)
 

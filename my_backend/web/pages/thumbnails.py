@@ -1,4 +1,4 @@
-"""Small pictures of images in the media cache: decoded and encoded anew, never the file itself."""
+"""Thumbnails of images in the media cache: always decoded and re-encoded, never the original file."""
 
 import re
 import threading
@@ -16,7 +16,7 @@ _DIGEST = re.compile("[0-9a-f]{64}")
 
 
 class Thumbnails:
-    """Made by the model class, which can read images; the last ones are kept in memory."""
+    """Thumbnails made by the model class, which can read images; recent ones are cached in memory."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
@@ -25,14 +25,14 @@ class Thumbnails:
         self._decoding = threading.Semaphore(AT_ONCE)
 
     def get(self, project: Project, digest: str) -> bytes:
-        """A JPEG; raises NotFound where the image is not at hand, Unavailable while the model class is loaded."""
+        """A JPEG; raises NotFound if the image isn't cached, Unavailable while the model class is loading."""
         with self._lock:
             if digest in self._made:
                 self._made.move_to_end(digest)
                 return self._made[digest]
         image = self._backend.open_media(project).content(digest) if _DIGEST.fullmatch(digest) else None
         if image is None:
-            raise NotFound("the image is not in the cache any more")
+            raise NotFound("the image is no longer in the cache")
         with self._decoding:
             small = self._make(image)
         with self._lock:
@@ -44,8 +44,8 @@ class Thumbnails:
     def _make(self, image: Path) -> bytes:
         make = getattr(self._backend.serving.model_class, "thumbnail", None)
         if make is None:
-            raise Unavailable("the model class is not loaded yet, or makes no thumbnails")
+            raise Unavailable("the model class isn't loaded yet, or doesn't make thumbnails")
         try:
             return bytes(make(image))
         except ValueError as error:
-            raise NotFound(f"the image cannot be read: {said(error)}") from None
+            raise NotFound(f"can't read the image: {said(error)}") from None

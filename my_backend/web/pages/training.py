@@ -1,4 +1,4 @@
-"""A job as people see it: where it is, how it goes, what came of it."""
+"""What the page shows of a job: status, progress, and result."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,18 +17,18 @@ WORDS = {
 
 @dataclass(frozen=True)
 class TrainingView:
-    """A job; shares are from 0 to 1, times in seconds since 1970."""
+    """A job; shares are from 0 to 1, times are in seconds since 1970."""
 
     job: Job
     status: str
     kind: str
     phase: str
-    detail: str  # epoch or image of how many
-    done: float | None  # None where it is not known
+    detail: str  # such as "epoch 3 of 20"
+    done: float | None  # None if unknown
     loss: float | None
     accuracy: float | None
     seconds_left: float | None
-    seconds: float | None  # that it took, or has taken so far
+    seconds: float | None  # its duration, once it has ended
     versions: tuple[str, ...]
     curves: dict[str, list[tuple[int, float]]]  # loss and accuracy of the phase's epochs
 
@@ -78,7 +78,7 @@ def _number(value: Any) -> float | None:
 
 
 def _curves(history: list[dict[str, Any]]) -> dict[str, list[tuple[int, float]]]:
-    """Of the newest phase that had epochs."""
+    """The curves of the newest phase that had epochs."""
     phase = history[-1]["phase"] if history else None
     points = [point for point in history if point["phase"] == phase]
     curves = {

@@ -1,4 +1,4 @@
-"""The versions of a project as people see them: their figures, and two of them side by side."""
+"""What the page shows of a project's versions: their metrics, and a comparison of two."""
 
 import re
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ _RECORDS = TypeAdapter(list[Any])
 
 @dataclass(frozen=True)
 class VersionView:
-    """A version; `short` is the part of its name that people say."""
+    """A version; `short` is its short name, such as `v7`."""
 
     name: str
     short: str
@@ -33,7 +33,7 @@ class VersionView:
     warning: str
     grew_from: str
     mistakes_file: str
-    summary: str  # what it has learned from, in words
+    summary: str  # what it learned from, as text
 
     @property
     def total(self) -> int:
@@ -42,7 +42,7 @@ class VersionView:
 
 @dataclass(frozen=True)
 class Mistake:
-    """An image on which model and annotator disagree."""
+    """An image for which model and annotator disagree."""
 
     task: str
     digest: str
@@ -54,7 +54,7 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Cell:
-    """Of the confusion matrix: how many images, and a shade from 0 to 9 for their share of the row."""
+    """A cell of the confusion matrix: the number of images, and a shade (0 to 9) for their share of the row."""
 
     count: int
     shade: int
@@ -64,7 +64,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Difference:
-    """One class in two versions; None where a version does not know it."""
+    """The metrics of one class in two versions; None if a version doesn't have the class."""
 
     name: str
     before: ClassFigures | None
@@ -95,12 +95,12 @@ def short_name(name: str) -> str:
 
 @lru_cache(maxsize=REMEMBERED)
 def read_version(project_folder: Path, name: str) -> VersionView:
-    """Raises NotFound."""
+    """A version's view; raises NotFound."""
     return version_view(Versions(project_folder).get(name))
 
 
 def mistakes(view: VersionView) -> list[Mistake]:
-    """Those of its training, the surest first; none where the model keeps none."""
+    """The mistakes found during its training, the most confident first; none if the model doesn't record them."""
     path = Path(view.mistakes_file) if view.mistakes_file else None
     if path is None or not path.is_file() or path.stat().st_size > MISTAKES_FILE_BYTES:
         return []
@@ -124,7 +124,7 @@ def _mistake(record: Any) -> Mistake | None:
 
 
 def confusion_rows(figures: Figures) -> list[tuple[str, list[Cell]]]:
-    """A row for each true class; none where the model gives no square matrix of its classes."""
+    """A row for each true class; none if the model has no square matrix of its classes."""
     names = list(figures.per_class or {})
     matrix = figures.confusion or []
     if not names or len(matrix) != len(names) or any(len(row) != len(names) for row in matrix):
@@ -143,6 +143,6 @@ def _shade(count: int, total: int) -> int:
 
 
 def differences(before: VersionView, after: VersionView) -> list[Difference]:
-    """Class by class, in the order of the newer one."""
+    """The metrics of both versions for each class, in the order of `after`."""
     old, new = before.figures.per_class or {}, after.figures.per_class or {}
     return [Difference(name, old.get(name), new.get(name)) for name in dict.fromkeys([*new, *old])]

@@ -90,4 +90,4 @@ def test_nothing_runs_where_the_setting_is_off(client: Client) -> None:
 
 
 def troubles(client: Client) -> list[Any]:
-    return [one for one in client.get("/troubles")["troubles"] if one["code"] == "renewal"]
+    return [one for one in client.get("/problems")["troubles"] if one["code"] == "renewal"]

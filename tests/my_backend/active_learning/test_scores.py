@@ -47,14 +47,14 @@ def test_blank_scores_are_told_and_are_a_trouble_where_tasks_are_sampled_by_them
     mend.do()
     assert label_studio.backends[0]["title"] == label_studio.project["model_version"] == live
     assert remembered_title(tmp_path) == Remembered(1, "Mine", kept=False)
-    assert scores() == Scores("the live version's, in Label Studio as well")
+    assert scores() == Scores("Label Studio shows the live version's scores")
 
 
 def test_choice_of_other_predictions_is_a_trouble_only_where_the_own_ones_are_wanted(
     label_studio: FakeLabelStudio, scores: Callable[..., Scores]
 ) -> None:
     label_studio.project |= {"model_version": "Other", "sampling": "Uncertainty sampling"}
-    assert scores() == Scores("another model's, as the project is set")
+    assert scores() == Scores("another model's, as chosen in the project's settings")
 
     found = scores(title_is_version=True)
     assert [trouble.code for trouble in found.troubles] == ["scores-elsewhere"]
@@ -64,7 +64,7 @@ def test_choice_of_other_predictions_is_a_trouble_only_where_the_own_ones_are_wa
 def test_blank_scores_are_a_trouble_where_the_server_should_have_mended_them(scores: Callable[..., Scores]) -> None:
     [mend] = scores(title_is_version=True).mends
     assert mend.trouble.code == "scores-blank"
-    assert "`/troubles` says why" in mend.trouble.remedy
+    assert "`/problems` says why" in mend.trouble.remedy
 
 
 def test_without_a_version_or_its_predictions_there_is_nothing_to_rename(

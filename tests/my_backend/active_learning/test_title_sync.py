@@ -94,4 +94,4 @@ def test_nothing_runs_where_the_setting_is_off(client: Client) -> None:
 
 
 def troubles(client: Client, code: str = "title") -> list[Any]:
-    return [one for one in client.get("/troubles")["troubles"] if one["code"] == code]
+    return [one for one in client.get("/problems")["troubles"] if one["code"] == code]

@@ -398,7 +398,7 @@ def test_watermark_is_from_before_the_annotations_were_read(connected: Client, l
         ({}, "Can't read annotations because Label Studio's URL is unknown"),
         (
             {"label_studio_url": "http://127.0.0.1:1", "label_studio_api_key": "x"},
-            "cannot be reached at http://127.0.0.1:1",
+            "Can't reach Label Studio at http://127.0.0.1:1",
         ),
     ],
 )

@@ -87,8 +87,8 @@ def test_access_token_is_sent_as_it_is(label_studio: FakeLabelStudio) -> None:
     [
         ("", "wants a token"),
         ("0123456789abcdef0123456789abcdef01234567", "legacy tokens are disabled"),
-        (jwt.encode({"token_type": "refresh"}, JWT_KEY), "does not accept the token"),
-        (jwt.encode({"token_type": "access"}, JWT_KEY), "does not accept the token"),
+        (jwt.encode({"token_type": "refresh"}, JWT_KEY), "rejected the token"),
+        (jwt.encode({"token_type": "access"}, JWT_KEY), "rejected the token"),
     ],
     ids=["none", "legacy", "unknown personal access token", "unknown access token"],
 )
@@ -197,7 +197,7 @@ def test_label_studio_that_does_not_answer_is_named_without_secrets(label_studio
         place = f"127.0.0.1:{closed.getsockname()[1]}"
     client = LabelStudio(f"http://user:secret@{place}", label_studio.pat, SafeSession(["127.0.0.1"]))
 
-    why = re.escape(f"cannot be reached at http://{place} (127.0.0.1 does not answer: Connection refused)")
+    why = re.escape(f"Can't reach Label Studio at http://{place} (can't connect to 127.0.0.1: Connection refused)")
     with pytest.raises(LabelStudioError, match=why) as failed:
         client.project(7)
 
@@ -210,7 +210,9 @@ def test_what_is_no_label_studio_is_doubted() -> None:
     with FakeServer(lambda seen: Reply(404, b"<html>")) as server, pytest.raises(LabelStudioError) as failed:
         LabelStudio(server.url, "", SafeSession(["127.0.0.1"])).release()
 
-    assert str(failed.value).endswith(f"404 to GET /api/version/: is what answers at {server.url} a Label Studio?")
+    assert str(failed.value).endswith(
+        f"404 to GET /api/version/: is what answers at {server.url} a Label Studio server?"
+    )
 
 
 def test_personal_access_token_is_not_sent_on_to_where_label_studio_redirects(label_studio: FakeLabelStudio) -> None:

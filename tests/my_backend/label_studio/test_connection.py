@@ -142,7 +142,7 @@ def test_project_without_a_model(label_studio: FakeLabelStudio, blocks: set[str]
     [
         ("http://127.0.0.1:9090", ALL, "address-blocked", BOTH),
         ("http://127.0.0.1:9090", set(), "disconnected", "host.docker.internal"),
-        ("http://8.8.8.8:9090", {"/api/webhooks/"}, "disconnected", "look at the URL"),
+        ("http://8.8.8.8:9090", {"/api/webhooks/"}, "disconnected", "check the URL"),
     ],
 )
 def test_model_that_is_not_reached(
@@ -169,7 +169,7 @@ def test_webhook_that_address_blocking_stops_is_not_offered_to_be_added(
     found = examine_connection(client, Project(PROJECT), None, thoroughly=True)
 
     assert (found.connected, codes(found), found.mends) == (True, ["address-blocked"], ())
-    assert found.troubles[0].what.startswith("Label Studio's address blocking keeps it from telling this backend")
+    assert found.troubles[0].what.startswith("Label Studio's address blocking keeps it from sending annotation events")
 
 
 def test_where_all_looks_well_only_the_doctor_tries_address_blocking(label_studio: FakeLabelStudio) -> None:

@@ -173,7 +173,7 @@ def test_task_cannot_use_the_token_for_label_studios_api(
         stranger = start(lambda seen: to_the_api)
         written = url.format(label_studio=server.url, stranger=stranger.url)
 
-        with pytest.raises(MediaError, match="Label Studio's API, which no task may ask"):
+        with pytest.raises(MediaError, match="Label Studio's API, which tasks can't use"):
             open_media(server, stranger.host).fetch(MediaRequest(written))
 
         assert [path for path in server.server.paths() if "projects" in path] == []
@@ -301,13 +301,13 @@ def test_blanks_in_the_key_of_a_cloud_link_are_the_keys(label_studio: FakeLabelS
         (UPLOAD, "set LABEL_STUDIO_URL"),
         ("", "set LABEL_STUDIO_URL"),
         ("file:///etc/hosts", "set LABEL_STUDIO_URL"),
-        ("data:image/png;base64", "needs a comma"),
-        ("data:image/png;base64,a", "base64 is broken"),
-        ("data:image/png;base64,%%%", "base64 is broken"),
-        ("data:image/png;base64,AAAA=AAA", "base64 is broken"),
-        ("data:image/png;base64,AAA==", "base64 is broken"),
-        ("data:image/png;base64,AA-_", "base64 is broken"),
-        ("data:image/png;base64,AAAA====", "base64 is broken"),
+        ("data:image/png;base64", "no comma before its data"),
+        ("data:image/png;base64,a", "base64 is invalid"),
+        ("data:image/png;base64,%%%", "base64 is invalid"),
+        ("data:image/png;base64,AAAA=AAA", "base64 is invalid"),
+        ("data:image/png;base64,AAA==", "base64 is invalid"),
+        ("data:image/png;base64,AA-_", "base64 is invalid"),
+        ("data:image/png;base64,AAAA====", "base64 is invalid"),
         ("data:image/png;ba\u017fe64,AAAA", "no image"),
         ("http://[", "not a valid host"),
         ("http://a..b/", "not known"),
@@ -327,7 +327,7 @@ def test_url_that_cannot_be_read_says_why_and_of_which_task(open_media: OpenMedi
 
 @pytest.mark.parametrize("url", ["file:///etc/hosts", "ftp://127.0.0.1/a.png", "javascript://a"])
 def test_scheme_that_is_not_read_is_refused(label_studio: FakeLabelStudio, open_media: OpenMedia, url: str) -> None:
-    assert "is no scheme" in why_not(open_media(label_studio), url)
+    assert "images can't be read from" in why_not(open_media(label_studio), url)
     assert label_studio.server.seen == []
 
 
@@ -441,10 +441,10 @@ def test_images_are_known_by_their_first_bytes(open_media: OpenMedia, start: Sta
     ("body", "said"),
     [
         (b"", "the file is empty"),
-        (b"<!DOCTYPE html><html>Log in</html>", "a web page came"),
-        (b"\n  <HTML>", "a web page came"),
-        (b"just text", "it is no image"),
-        (b'{"detail": "not found"}', "it is no image"),
+        (b"<!DOCTYPE html><html>Log in</html>", "the server returned a web page"),
+        (b"\n  <HTML>", "the server returned a web page"),
+        (b"just text", "it isn't a supported image"),
+        (b'{"detail": "not found"}', "it isn't a supported image"),
         (b"%PDF-1.7", "it is a PDF: save"),
         (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "it is an SVG"),
         (b'\xef\xbb\xbf<?xml version="1.0"?>\n<!-- drawn by hand -->\n<svg:svg/>', "it is an SVG"),
@@ -452,7 +452,7 @@ def test_images_are_known_by_their_first_bytes(open_media: OpenMedia, start: Sta
             b'<?xml version="1.0"?><Error><Code>ExpiredToken</Code><Message>The token\nhas expired.</Message></Error>',
             "its storage answered with an error instead of an image: ExpiredToken: The token has expired.",
         ),
-        (b'<?xml version="1.0"?><feed/>', "an XML document came"),
+        (b'<?xml version="1.0"?><feed/>', "the server returned an XML document"),
         (b"\0\0\0\x20ftypisom\0\0\2\0", "it is a video"),
         (b"\0\0\0\x18ftypcrx \0\0\0\1", "it is a camera's RAW file"),
         (b"\0\0\0\x0cJXL \r\n\x87\n", "it is a JPEG XL image"),

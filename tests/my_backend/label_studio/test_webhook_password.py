@@ -79,7 +79,7 @@ def test_without_a_token_the_remedy_is_told_until_an_event_has_come(
             client.post("/webhook", EVENT, 401)
         client.post("/webhook", EVENT, 401, headers=basic("user", "wrong"))
         assert remedies(client)
-        told = [record.getMessage() for record in caplog.records if "was refused" in record.getMessage()]
+        told = [record.getMessage() for record in caplog.records if "refused an event" in record.getMessage()]
         assert len(told) == 1
         assert "http://user:password@host:9090" in told[0]
         client.post("/webhook", EVENT, headers=PASSWORD)
@@ -93,4 +93,4 @@ def test_without_a_password_there_is_nothing_to_do(client: Client) -> None:
 
 def remedies(client: Client) -> list[str]:
     problems = client.get("/health", headers=PASSWORD)["problems"]
-    return [problem for problem in problems if "no password with annotation events" in problem]
+    return [problem for problem in problems if "the password with annotation events" in problem]

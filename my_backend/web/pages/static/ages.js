@@ -1,4 +1,4 @@
-// Times as people say them: how long ago, with the whole time as a tooltip.
+// Shows times as "3 min. ago", with the full time as a tooltip.
 
 const words = new Intl.RelativeTimeFormat("en", { numeric: "auto", style: "short" });
 const units = [["day", 86400], ["hour", 3600], ["minute", 60]];

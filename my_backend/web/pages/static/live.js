@@ -1,11 +1,11 @@
-// Asks the server whether the page has changed, and brings what has changed into it without losing focus or input.
+// Polls the server, and applies changes to the page without losing focus or input.
 
 import { Idiomorph } from "./idiomorph.js";
 import { tellAges } from "./ages.js";
 import { say } from "./say.js";
 
 const BUSY = 1000, REST = 4000, HIDDEN = 60000;  // milliseconds
-const UNREACHED = "The backend isn’t responding. Retrying …";
+const UNREACHED = "The backend isn’t responding. Retrying…";
 
 export function follow(changed) {
   let tag = "", timer, unreached = false, asking = false;

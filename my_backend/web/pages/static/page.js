@@ -1,4 +1,4 @@
-// Keeps the page as it is on the server, and gives its buttons something to do. Without it the page can still be read.
+// Keeps the page up to date and makes its buttons work. Without JavaScript, the page is still readable.
 
 import { follow } from "./live.js";
 import { press } from "./press.js";
@@ -10,7 +10,7 @@ tellAges(document);
 press(follow(awaken));
 awaken();
 
-// The form to try an image comes with the first version, perhaps while the page is open.
+// The form for trying an image appears with the first version, possibly while the page is open.
 function awaken() {
   const place = document.getElementById("try");
   if (!place || place.dataset.awake) return;

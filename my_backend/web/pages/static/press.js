@@ -1,4 +1,4 @@
-// Buttons that change something: they post to the API, say what came of it, and have the page looked at again.
+// Buttons that change something: they post to the API, show the result, and refresh the page.
 
 import { say } from "./say.js";
 

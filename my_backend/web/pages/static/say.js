@@ -1,4 +1,4 @@
-// A short sentence for everyone: shown for some seconds, and read aloud by screen readers.
+// Shows a short message for a few seconds; screen readers read it aloud.
 
 let hiding;
 

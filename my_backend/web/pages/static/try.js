@@ -1,4 +1,4 @@
-// One image: what the model says of it, and what it says once it has been told what is right.
+// Tries one image: shows the prediction, and how it changes after a correction.
 
 import { post } from "./press.js";
 
@@ -41,7 +41,7 @@ export function tryImages(place) {
     place.removeAttribute("aria-busy");
   }
 
-  // Names that are numbers come in their own order otherwise.
+  // Without sorting, keys that look like numbers would come first.
   const sorted = (scores) => Object.entries(scores).sort(([, one], [, other]) => other - one);
 
   function show(id, shown) {
@@ -162,7 +162,7 @@ export function tryImages(place) {
 
   function address(url) {
     find("url").value = url;
-    preview("");  // the browser fetches nothing from other sites for this page
+    preview("");  // the page's policy forbids images from other sites
     predict({ url });
   }
 

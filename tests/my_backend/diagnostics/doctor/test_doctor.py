@@ -14,6 +14,7 @@ from my_backend.diagnostics.doctor import all_checks
 from my_backend.diagnostics.doctor.check import Check
 from my_backend.label_studio.client import LabelStudio
 from my_backend.label_studio.safe_http import SafeSession
+from my_backend.problems import Trouble
 from my_backend.projects.registry import Projects
 from tests.my_backend.conftest import FAKE_MODEL, PROJECT, MakeSettings
 from tests.my_backend.fake_model import LABEL_CONFIG, Script
@@ -37,7 +38,7 @@ def connect(server: FakeLabelStudio, token: str | None = None) -> LabelStudio:
 def test_server_that_is_not_there(make_settings: MakeSettings) -> None:
     [trouble] = all_checks.check_server(make_settings(port=NOBODY))[0].troubles
 
-    assert trouble.what == "The backend's server was not found at http://127.0.0.1:1: nothing answers."
+    assert trouble.what == "Can't find the backend's server at http://127.0.0.1:1: no response."
 
 
 @pytest.mark.parametrize(("body", "status", "said"), [({}, 401, "it answered 401"), ([], 200, "another program")])
@@ -51,9 +52,7 @@ def test_server_of_another_kind_is_not_taken_for_ours(
 
 
 def test_server_tells_what_only_it_knows(make_settings: MakeSettings) -> None:
-    told = [
-        {"code": code, "what": "…", "remedy": "", "project": "", "details": ["one"]} for code in ("model", "no-token")
-    ]
+    told = [Trouble(code, "…", details=("one",)).record() for code in ("model", "no-token")]
     computes = {"network": "resnet18", "weights": "imagenet", "device": "cpu"}
     with FakeServer(lambda seen: json_reply({"troubles": told, "model": computes})) as server:
         found, described = all_checks.check_server(
@@ -120,18 +119,18 @@ def test_command_names_what_is_wrong_and_mends_it_after_asking(environment: Fake
     status, output = run()
     assert status == 1
     assert "WRONG   project 7 (Pets): connection" in output
-    assert "ok      token: a personal access token that Label Studio takes" in output
+    assert "ok      token: a personal access token that Label Studio accepts" in output
     # What nothing else hangs on comes first.
-    assert "2 things are wrong. Mend them in this order:\n\n1. The backend's server was not found" in output
-    assert "2. Project 7 (Pets): Label Studio does not tell this backend of annotations" in output
-    assert "   → In the project's Settings → Webhooks, add one for all actions" in output
+    assert "2 problems. Fix them in this order:\n\n1. Can't find the backend's server" in output
+    assert "2. Project 7 (Pets): Label Studio doesn't send annotation events to this backend" in output
+    assert "   → In the project's Settings → Webhooks, add one with the URL" in output
     assert "doctor --fix" in output
 
     run("--fix", answer="n\n")
     assert environment.added == []
     status, output = run("--fix", answer="y\n")
     assert len(environment.added) == 1
-    assert "mended  add the webhook" in output
+    assert "fixed   add the webhook" in output
 
 
 def test_json_is_for_scripts_and_asks_nothing(environment: FakeLabelStudio) -> None:

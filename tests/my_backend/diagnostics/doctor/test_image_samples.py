@@ -18,12 +18,12 @@ LOCAL = "/data/local-files/?d=pets/cat.png"
         ("/data/upload/7/cat.png", "uploads"),
         ("http://label-studio.example/sub/data/upload/7/cat.png", "uploads"),
         (LOCAL, "local files"),
-        ("/storage-data/uploaded/?filepath=x", "storage proxied by Label Studio"),
+        ("/storage-data/uploaded/?filepath=x", "storage that Label Studio proxies"),
         ("https://me:secret@images.example/cat.png?token=1", "https://images.example"),
         ("s3://bucket/cat.png", "s3://"),
         ("data:image/png;base64,AAAA", "data: URIs"),
         ("cat.png", "paths without a host"),
-        ("http://[", "URLs that are not valid"),
+        ("http://[", "invalid URLs"),
     ],
 )
 def test_kind_is_named_without_secrets(url: str, kind: str) -> None:

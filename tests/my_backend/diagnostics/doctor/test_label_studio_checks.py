@@ -28,7 +28,7 @@ def connect(server: FakeLabelStudio, token: str | None = None) -> LabelStudio:
         ("1.23.2", "", []),
         ("1.24.0", "newer than 1.23.2", []),
         ("1.20.0.post1", "older than 1.23.2", []),
-        ("1.16.0", "without personal access tokens", []),
+        ("1.16.0", "it has no personal access tokens", []),
         ("1.12.1", "", ["label-studio-old"]),
         ("", "of unknown version", []),
     ],
@@ -46,7 +46,7 @@ def test_label_studio_that_is_not_there() -> None:
     [found] = label_studio_checks.check_label_studio(client)
 
     assert codes(found) == ["label-studio"]
-    assert "set LABEL_STUDIO_URL to its address as seen from here" in str(found.troubles[0])
+    assert "set LABEL_STUDIO_URL to its address as seen from this backend" in str(found.troubles[0])
 
 
 @pytest.mark.parametrize(("ahead", "said"), [(0, ""), (300, "s behind Label Studio's"), (-300, "s ahead of Label")])

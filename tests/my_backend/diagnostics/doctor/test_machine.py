@@ -52,8 +52,8 @@ def test_cache_on_a_network_is_named(
 
 
 def test_disk_of_this_machine_is_known(make_settings: MakeSettings, tmp_path: Path) -> None:
-    assert machine.check_cache(make_settings()).said == "on a disk of this machine"
-    assert machine.check_cache(make_settings(), tmp_path / "none").said == "not known on which disk"
+    assert machine.check_cache(make_settings()).said == "on a local disk"
+    assert machine.check_cache(make_settings(), tmp_path / "none").said == "on an unknown file system"
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (0, H100, CUDA, ""),
         (0, H100, {}, ""),
         (6, "No devices were found", CPU, ""),
-        (0, H100, {"device": "cpu", "cuda": ""}, "The installed torch computes on the CPU only"),
+        (0, H100, {"device": "cpu", "cuda": ""}, "The installed torch supports only the CPU"),
         (0, H100.replace("580.82.07", "535.104.05"), CPU, "driver 535.104.05 is too old for CUDA 13.0: install 580"),
         (0, H100, CPU, "whether the container was started with the card"),
         (0, H100.replace("81000", "300"), CUDA, "Only 0.3 GB of memory are free on NVIDIA H100 80GB HBM3 (86 GB"),

@@ -91,7 +91,7 @@ def test_what_a_killed_production_has_left_is_not_taken_for_one(
     [check] = check_redis(settings)
 
     assert check.troubles == ()
-    assert "`make production` does not run" in check.said
+    assert "`make production` is not running" in check.said
 
 
 def test_redis_that_is_away(make_settings: MakeSettings) -> None:
@@ -122,7 +122,7 @@ def test_redis_that_loses_or_refuses_jobs(redis: Redis) -> None:
     assert "may throw away waiting jobs (maxmemory-policy allkeys-lru)" in said()
     redis.client.config_set("maxmemory-policy", "noeviction")
     redis.client.config_set("maxmemory", redis.client.info()["used_memory"])
-    assert "when it is full it takes no jobs" in said()
+    assert "when it is full, it accepts no jobs" in said()
     redis.client.config_set("maxmemory", "0")
     redis.client.replicaof("127.0.0.1", NOBODY)
     assert "It is a replica" in said()
@@ -138,7 +138,7 @@ def test_redis_that_cannot_write_to_its_disk(tmp_path: Path) -> None:
         assert eventually(lambda: redis.client.info()["rdb_last_bgsave_status"] == "err")
 
         [trouble] = redis_troubles(redis.client.info())
-    assert "It cannot write to its disk" in trouble.what
+    assert "It can't write to its disk" in trouble.what
 
 
 def test_redis_that_is_too_old() -> None:

@@ -123,23 +123,36 @@ def test_first_page_shows_each_project_with_what_is_live(client: Client, script:
 
 
 def test_programs_get_json_and_browsers_the_page(client: Client) -> None:
-    for path, key in (("/", "status"), ("/troubles", "troubles")):
+    for path, key in (("/", "status"), ("/problems", "troubles")):
         assert key in client.get(path)
         assert client.http.get(path, headers={"Accept": "*/*"}).is_json
         assert "<html" in page(client, path)
+
+
+def test_former_names_of_the_problems_answer_the_same(client: Client) -> None:
+    assert client.get("/problems")["troubles"]
+    assert client.get("/troubles") == client.get("/problems")
+    assert words(client, "/troubles") == words(client, "/problems")
+    assert client.post("/api/troubles/check", status=202) == client.post("/api/problems/check", status=202)
+
+
+def test_problem_has_message_and_hint(client: Client) -> None:
+    for problem in client.get("/problems")["troubles"]:
+        assert (problem["message"], problem["hint"]) == (problem["what"], problem["remedy"])
+        assert problem["message"]
 
 
 @pytest.mark.parametrize(("given", "shown"), [({}, 1), ({"basic_auth_user": "u", "basic_auth_pass": "p"}, 0)])
 def test_page_says_once_that_no_password_is_asked_for(serve: Serve, given: dict[str, str], shown: int) -> None:
     with serve(**given) as client:
         client.http.post("/setup", json={"project": PROJECT, "schema": LABEL_CONFIG}, auth=("u", "p"))
-        pages = [client.http.get(path, headers=HTML, auth=("u", "p")).text for path in ("/", HERE, "/troubles")]
+        pages = [client.http.get(path, headers=HTML, auth=("u", "p")).text for path in ("/", HERE, "/problems")]
 
     assert sum(text.count("Anyone who can reach this port") for text in pages) == shown
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/troubles", HERE, f"{HERE}/versions", f"{HERE}/look", f"{HERE}/images/{'0' * 64}.jpg"]
+    "path", ["/", "/problems", HERE, f"{HERE}/versions", f"{HERE}/look", f"{HERE}/images/{'0' * 64}.jpg"]
 )
 def test_reading_needs_the_password(serve: Serve, path: str) -> None:
     with serve(basic_auth_user="u", basic_auth_pass="p") as client:
@@ -162,7 +175,7 @@ def test_page_shows_the_live_version_its_figures_and_the_jobs(client: Client, sc
     assert "Labels learned 5 2 classes Not yet learned 1" in shown
     assert name in shown
     assert "Cat 3 Dog 2" in shown
-    assert re.search(r"asked for by hand \(full\) Failed [\d.]+ s RuntimeError: no luck", shown)
+    assert re.search(r"started manually \(full\) Failed [\d.]+ s RuntimeError: no luck", shown)
     assert "The last training failed. RuntimeError: no luck" in words(client, "/")
 
 
@@ -394,7 +407,7 @@ def test_nothing_that_others_named_becomes_html(client: Client, script: Script) 
 
     for path in (
         "/",
-        "/troubles",
+        "/problems",
         HERE,
         f"{HERE}/versions",
         f"{HERE}/versions/{second}",
@@ -430,10 +443,10 @@ def test_the_policy_allows_neither_inline_scripts_nor_other_sites(client: Client
     ],
 )
 def test_other_sites_cannot_press_the_buttons(client: Client, headers: dict[str, str], status: int) -> None:
-    assert client.http.post("/api/troubles/check", headers=headers).status_code == status
+    assert client.http.post("/api/problems/check", headers=headers).status_code == status
 
 
-@pytest.mark.parametrize("path", ["/", "/troubles", HERE, f"{HERE}/images/{'0' * 64}.jpg"])
+@pytest.mark.parametrize("path", ["/", "/problems", HERE, f"{HERE}/images/{'0' * 64}.jpg"])
 def test_under_a_name_that_anyone_may_own_people_read_what_to_set_and_no_more(client: Client, path: str) -> None:
     client.backend.projects.remember(PROJECT, title="Pets")
 
@@ -454,7 +467,7 @@ def tag_of(client: Client, path: str) -> str:
     return str(client.http.get(path, headers=HTML).headers["ETag"])
 
 
-@pytest.mark.parametrize("path", ["/", HERE, f"{HERE}/versions", f"{HERE}/look", f"{HERE}/try", "/troubles"])
+@pytest.mark.parametrize("path", ["/", HERE, f"{HERE}/versions", f"{HERE}/look", f"{HERE}/try", "/problems"])
 def test_a_page_that_has_not_changed_is_not_made_again(
     client: Client, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
@@ -494,18 +507,18 @@ def test_problems_name_what_is_missing(serve: Serve, label_studio: FakeLabelStud
         assert eventually(lambda: client.backend.checkup.finding(PROJECT))
 
         assert codes(client) == ["no-token", "labeling-config", "label-studio-unknown"]
-        shown = words(client, "/troubles")
+        shown = words(client, "/problems")
         assert "Pets : The labeling config has no &lt;Image" in shown
         assert "your avatar → Account &amp; Settings → Personal Access Token" in shown
 
     with serve(label_studio_url=label_studio.url, label_studio_api_key=label_studio.pat) as client:
         client.setup(config=LABEL_CONFIG)
         assert eventually(lambda: client.backend.checkup.finding(PROJECT) and codes(client) == [])
-        assert "No problems." in words(client, "/troubles")
+        assert "No problems." in words(client, "/problems")
 
 
 def codes(client: Client) -> list[str]:
-    return [trouble["code"] for trouble in client.get("/troubles")["troubles"]]
+    return [trouble["code"] for trouble in client.get("/problems")["troubles"]]
 
 
 @pytest.mark.parametrize(
@@ -528,7 +541,7 @@ def test_what_label_studio_says_is_looked_at_again_until_it_is_mended(
             setattr(label_studio, name, value)
         if found == "token":
             label_studio.access_tokens.clear()
-        client.post("/api/troubles/check", status=202)
+        client.post("/api/problems/check", status=202)
         assert eventually(lambda: codes(client) == [found])
         assert client.get("/health")["problems"] == [str(diagnose(client.backend)[0])]
 
@@ -536,7 +549,7 @@ def test_what_label_studio_says_is_looked_at_again_until_it_is_mended(
             setattr(label_studio, name, value)
         if found == "token":
             return  # the kept access token is the old one's
-        client.post("/api/troubles/check", status=202)
+        client.post("/api/problems/check", status=202)
         assert eventually(lambda: codes(client) == [])
 
 
@@ -549,10 +562,10 @@ def test_without_a_token_one_trouble_says_it_unless_the_one_of_setup_is_enough(
         assert eventually(lambda: client.backend.checkup.finding(PROJECT))
         assert codes(client) == ["no-token"]
         command = f"<code>LABEL_STUDIO_URL={label_studio.url} LABEL_STUDIO_API_KEY=&lt;the token&gt;</code>"
-        assert command in page(client, "/troubles")
+        assert command in page(client, "/problems")
 
         label_studio.legacy_enabled = True
-        client.post("/api/troubles/check", status=202)
+        client.post("/api/problems/check", status=202)
         assert eventually(lambda: codes(client) == [])
 
 
@@ -562,7 +575,7 @@ def test_page_says_while_label_studio_is_asked(
     with serve(label_studio_url=label_studio.url, label_studio_api_key=label_studio.pat) as client:
         client.setup()
         assert eventually(lambda: client.backend.checkup.finding(PROJECT))
-        assert 'data-busy="no"' in page(client, "/troubles")
+        assert 'data-busy="no"' in page(client, "/problems")
         answers = threading.Event()
 
         def slowly(*asked: Any) -> Any:
@@ -570,15 +583,15 @@ def test_page_says_while_label_studio_is_asked(
             return examine_connection(*asked)
 
         monkeypatch.setattr("my_backend.monitor.examine_connection", slowly)
-        tag = tag_of(client, "/troubles")
-        client.post("/api/troubles/check", status=202)
+        tag = tag_of(client, "/problems")
+        client.post("/api/problems/check", status=202)
 
-        shown = page(client, "/troubles")
+        shown = page(client, "/problems")
         assert 'data-busy="asking"' in shown
-        assert "Checking …" in shown
-        assert tag_of(client, "/troubles") != tag
+        assert "Checking…" in shown
+        assert tag_of(client, "/problems") != tag
         answers.set()
-        assert eventually(lambda: 'data-busy="no"' in page(client, "/troubles"))
+        assert eventually(lambda: 'data-busy="no"' in page(client, "/problems"))
 
 
 @pytest.mark.parametrize(
@@ -610,13 +623,13 @@ def test_images_that_failed_are_named_until_they_are_predicted(client: Client, s
     def images() -> list[str]:
         return [
             d
-            for trouble in client.get("/troubles")["troubles"]
+            for trouble in client.get("/problems")["troubles"]
             for d in trouble["details"]
             if trouble["code"] == "images"
         ]
 
     assert eventually(lambda: images() == ["task 1: no image"])
-    assert "1 image has no prediction" in words(client, "/troubles")
+    assert "1 image has no prediction" in words(client, "/problems")
     script.set(results=[result("Cat", 0.5)])
     client.predict({"image": "a"})
     assert eventually(lambda: images() == [])
