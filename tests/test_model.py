@@ -649,14 +649,14 @@ def test_known_classes_keep_their_places_and_new_ones_follow(trained: Json, digi
     assert sum(hits) / len(hits) > 0.9
     fewer = fit(tasks, tmp_path / "fewer", more, config("4", "2", "0"))
     assert fewer["classes"] == ["0", "2", "4"]
-    assert "New since the version before: 5, 4. Without an annotation yet: never used." in more["summary"]
+    assert "New since the previous version: 5, 4. No annotations yet: never used." in more["summary"]
     gone = {name: sum(one[1] == name for one in digits[:80]) for name in "15"}
     assert fewer["annotations"]["unknown choice"] == sum(gone.values())
     assert fewer["unknown_choices"] == gone
     assert "No longer predicted: 1, 5." in fewer["summary"]
     renamed = fit(tasks, tmp_path / "renamed", more, config("2", "0", "four", "1", "5"))
-    assert "no choice any more: 4 (" in renamed["summary"]
-    assert "No longer predicted: 4. Without an annotation yet: four." in renamed["summary"]
+    assert "choices that no longer exist: 4 (" in renamed["summary"]
+    assert "No longer predicted: 4. No annotations yet: four." in renamed["summary"]
     for output, names in ((fewer, "024"), (renamed, "0125")):
         api = ImageClassifierAPI(config(*output["classes"]), output)
         assert {choice(result) for result in api.predict(tasks)} <= set(names)

@@ -117,8 +117,8 @@ def test_every_kind_of_annotation_is_used_or_left_out_as_it_should(
     job, version = train(label_studio, backend, connection, project, version)
     assert job["annotations"]["unknown choice"] == 2
     assert job["unknown_choices"] == {"none of it": 2}
-    assert "no choice any more: none of it (2 ×)" in job["summary"]
-    assert "No longer predicted: none of it. Without an annotation yet: neither." in job["summary"]
+    assert "choices that no longer exist: none of it (2×)" in job["summary"]
+    assert "No longer predicted: none of it. No annotations yet: neither." in job["summary"]
     label_studio.retrieve_predictions(project, tasks)
     stored = [one for predictions in label_studio.predictions(project).values() for one in predictions]
     assert {choice for one in stored for region in one["result"] for choice in region["value"]["choices"]} <= {

@@ -236,7 +236,7 @@ def test_versions_that_are_gone_old_predictions_and_a_renamed_choice(
     site.label_studio.update_project(site.project, label_config=half)
     third = wait_for_new_version(site.backend, site.project, second)  # the same model, under today's choices
     fourth = site.train(third)
-    says(site.backend, "choices-unknown", "no choice any more: 0 (", "predicted_values")
+    says(site.backend, "choices-unknown", "choices that no longer exist: 0 (", "predicted_values")
     kept = LABEL_CONFIG.replace('<Choice value="0" ', '<Choice value="zero" predicted_values="0" ')
     site.label_studio.update_project(site.project, label_config=kept)
     site.train(fourth)

@@ -102,7 +102,7 @@ def test_every_kind_of_image_is_predicted_or_refused_with_the_reason(
     log = (backend.folder / "backend.log").read_text("utf-8")
     reasons = {name: words for name, (_, words) in refused.items()} | {
         "private": "on a private network",
-        "scheme": "ftp:// is no scheme",
+        "scheme": "images can't be read from ftp://",
         "metadata": "a cloud metadata address",
         "gone": "if an uploaded file is gone",
     }

@@ -19,8 +19,8 @@ def test_what_was_used_and_left_out_is_counted_and_said() -> None:
     }
     assert usage.summary((), ("Cat",), ("Cat",)) == (
         "Learned from 2 of 6 annotated tasks. Left out: 1 skipped, 1 tie, 2 unknown choice. "
-        "Annotated, but no choice any more: Dog (2 ×), Cow (1 ×). Where one was renamed, predicted_values with its old "
-        "name on the new Choice keeps what was labelled."
+        "Some annotations use choices that no longer exist: Dog (2×), Cow (1×). If you renamed a choice, "
+        "add its old name to the new Choice as predicted_values to keep these annotations."
     )
 
 
@@ -40,7 +40,7 @@ def test_choices_that_came_went_and_wait_are_named_in_order() -> None:
     said = Usage([USED]).summary(("Cow", "Cat", "Ant"), ("Cat", "Bee"), ("Yak", "Cat", "Bee", "Emu"))
 
     assert said.endswith(
-        "New since the version before: Bee. No longer predicted: Cow, Ant. Without an annotation yet: Yak, Emu."
+        "New since the previous version: Bee. No longer predicted: Cow, Ant. No annotations yet: Yak, Emu."
     )
 
 

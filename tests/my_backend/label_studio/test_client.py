@@ -85,7 +85,7 @@ def test_access_token_is_sent_as_it_is(label_studio: FakeLabelStudio) -> None:
 @pytest.mark.parametrize(
     ("token", "said"),
     [
-        ("", "wants a token"),
+        ("", "requires a token"),
         ("0123456789abcdef0123456789abcdef01234567", "legacy tokens are disabled"),
         (jwt.encode({"token_type": "refresh"}, JWT_KEY), "rejected the token"),
         (jwt.encode({"token_type": "access"}, JWT_KEY), "rejected the token"),
@@ -162,7 +162,7 @@ def test_label_studio_is_never_asked_at_a_metadata_address(make_settings: MakeSe
 
 
 def test_unknown_project_is_explained(label_studio: FakeLabelStudio) -> None:
-    with pytest.raises(LabelStudioError, match="404 to GET /api/projects/9/: it has no such project"):
+    with pytest.raises(LabelStudioError, match="404 to GET /api/projects/9/: the project doesn't exist"):
         connect(label_studio).project(9)
 
 
@@ -210,9 +210,7 @@ def test_what_is_no_label_studio_is_doubted() -> None:
     with FakeServer(lambda seen: Reply(404, b"<html>")) as server, pytest.raises(LabelStudioError) as failed:
         LabelStudio(server.url, "", SafeSession(["127.0.0.1"])).release()
 
-    assert str(failed.value).endswith(
-        f"404 to GET /api/version/: is what answers at {server.url} a Label Studio server?"
-    )
+    assert str(failed.value).endswith(f"404 to GET /api/version/: is {server.url} a Label Studio server?")
 
 
 def test_personal_access_token_is_not_sent_on_to_where_label_studio_redirects(label_studio: FakeLabelStudio) -> None:

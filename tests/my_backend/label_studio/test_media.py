@@ -308,10 +308,10 @@ def test_blanks_in_the_key_of_a_cloud_link_are_the_keys(label_studio: FakeLabelS
         ("data:image/png;base64,AAA==", "base64 is invalid"),
         ("data:image/png;base64,AA-_", "base64 is invalid"),
         ("data:image/png;base64,AAAA====", "base64 is invalid"),
-        ("data:image/png;ba\u017fe64,AAAA", "no image"),
+        ("data:image/png;ba\u017fe64,AAAA", "isn't a supported image"),
         ("http://[", "not a valid host"),
-        ("http://a..b/", "not known"),
-        ("http://" + "a" * 70 + ".com/", "not known"),
+        ("http://a..b/", "can't resolve"),
+        ("http://" + "a" * 70 + ".com/", "can't resolve"),
         ("http://h:99999/", "Failed to parse"),
         ("http://\ud800/", ""),
         ("http://127.0.0.1:1/?sig=secret", "private network"),
@@ -338,7 +338,7 @@ def test_cloud_link_needs_the_tasks_id(label_studio: FakeLabelStudio, open_media
 @pytest.mark.parametrize(
     ("token", "path", "said"),
     [
-        ("", UPLOAD, "Label Studio answered 401: it wants a token"),
+        ("", UPLOAD, "Label Studio answered 401: it requires a token"),
         (None, "/data/local-files/?d=a.png", "no Local Files storage of the project covers it"),
         ("0123456789abcdef0123456789abcdef01234567", UPLOAD, "set LABEL_STUDIO_API_KEY"),
     ],
@@ -450,7 +450,7 @@ def test_images_are_known_by_their_first_bytes(open_media: OpenMedia, start: Sta
         (b'\xef\xbb\xbf<?xml version="1.0"?>\n<!-- drawn by hand -->\n<svg:svg/>', "it is an SVG"),
         (
             b'<?xml version="1.0"?><Error><Code>ExpiredToken</Code><Message>The token\nhas expired.</Message></Error>',
-            "its storage answered with an error instead of an image: ExpiredToken: The token has expired.",
+            "its storage returned an error instead of an image: ExpiredToken: The token has expired.",
         ),
         (b'<?xml version="1.0"?><feed/>', "the server returned an XML document"),
         (b"\0\0\0\x20ftypisom\0\0\2\0", "it is a video"),
@@ -781,7 +781,7 @@ def test_limits_are_settings(make_settings: MakeSettings, pool: MediaPool, start
         return why_not(open_media_as_set(settings, None, pool), server.url + path)
 
     assert "MAX_IMAGE_BYTES" in why_not_with("/", max_image_bytes=len(PNG) - 1)
-    assert "more than 0 redirects; IMAGE_REDIRECTS" in why_not_with("/redirect", image_redirects=0)
+    assert "more than 0 redirects; raise IMAGE_REDIRECTS" in why_not_with("/redirect", image_redirects=0)
     assert "IMAGE_SECONDS" in why_not_with("/slow", image_seconds=0.2)
     begun = time.monotonic()
     assert "IMAGE_READ_SECONDS" in why_not_with("/silent", image_read_seconds=0.05)

@@ -59,7 +59,7 @@ def test_slow_body_ends_the_wait_for_it_and_can_be_answered(
     with ours.makefile("rb") as stream:
         body = TimedInput({"wsgi.input": stream, "werkzeug.socket": ours}, Deadlines(), lambda arrived: None)
 
-        with pytest.raises(TooSlow, match="only 1 bytes have come"):
+        with pytest.raises(TooSlow, match="only 1 bytes arrived"):
             while True:
                 body.read(1000)
 

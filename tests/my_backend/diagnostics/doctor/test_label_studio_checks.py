@@ -63,13 +63,13 @@ def test_token_of_each_kind(label_studio: FakeLabelStudio) -> None:
     assert codes(check(connect(label_studio, ""))) == ["no-token"]
     assert codes(check(connect(label_studio, access))) == ["token-short"]
     [refused] = check(connect(label_studio, "another")).troubles
-    assert (refused.code, refused.remedy[:30]) == ("token", "Make a personal access token i")
+    assert (refused.code, refused.remedy[:30]) == ("token", "Create a personal access token")
 
     label_studio.legacy_enabled = True
-    assert check(connect(label_studio, label_studio.legacy)).said == "a legacy token that Label Studio takes"
+    assert check(connect(label_studio, label_studio.legacy)).said == "a legacy token that Label Studio accepts"
 
 
-@pytest.mark.parametrize(("days", "said"), [(3, "ends in 3 days"), (40, "valid for 40 days"), (9999, "for years")])
+@pytest.mark.parametrize(("days", "said"), [(3, "expires in 3 days"), (40, "valid for 40 days"), (9999, "for years")])
 def test_token_is_told_to_end(label_studio: FakeLabelStudio, days: float, said: str) -> None:
     label_studio.pat = jwt.encode({"token_type": "refresh", "exp": time.time() + days * 86400 + 60}, JWT_KEY)
     found = label_studio_checks.check_token(connect(label_studio))

@@ -28,7 +28,7 @@ def test_disk_that_is_nearly_full_is_named(make_settings: MakeSettings) -> None:
     found = machine.check_disk(make_settings(), lambda path: 10**8 if path.name == "cache" else 10**12)
 
     [trouble] = found.troubles
-    assert trouble.what == "Only 0.1 GB are free where CACHE_DIR is."
+    assert trouble.what == "Only 0.1 GB are free on the disk of CACHE_DIR."
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,12 @@ def cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (0, H100.replace("580.82.07", "535.104.05"), CPU, "driver 535.104.05 is too old for CUDA 13.0: install 580"),
         (0, H100, CPU, "whether the container was started with the card"),
         (0, H100.replace("81000", "300"), CUDA, "Only 0.3 GB of memory are free on NVIDIA H100 80GB HBM3 (86 GB"),
-        (9, "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.", CPU, "does not answer"),
+        (
+            9,
+            "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.",
+            CPU,
+            "driver doesn't respond",
+        ),
     ],
 )
 def test_card_that_is_not_used_as_it_could_be(

@@ -44,7 +44,10 @@ def test_live_version_that_is_gone_and_names_that_are_no_choice(versions: Versio
     projects = Projects(tmp_path / "projects")
     project = projects.all()[0]
     [trouble] = project_checks.check_version(projects, project, "").troubles
-    assert (trouble.code, trouble.what) == ("choices-unknown", "Annotated, but no choice any more: Bird (3 ×).")
+    assert (trouble.code, trouble.what) == (
+        "choices-unknown",
+        "Some annotations use choices that no longer exist: Bird (3×).",
+    )
 
     versions.pointer.write_text("v9-20261120T132501\n")
     assert codes(project_checks.check_version(projects, project, "")) == ["version-missing"]
@@ -69,7 +72,7 @@ def test_models_folder_that_is_another_one_is_known_by_label_studios_predictions
         ([OURS], LIVE, ""),
         ([OURS, OTHER], LIVE, ""),
         ([OTHER, OURS], "untrained", ""),
-        ([OTHER, OURS], LIVE, "asks another one for predictions: other at 10.0.0.9:9090."),
+        ([OTHER, OURS], LIVE, "gets predictions from another one: other at 10.0.0.9:9090."),
         ([OURS, {**OURS, "id": 3}], LIVE, "has the model ours at 127.0.0.1:9090 twice"),
     ],
 )

@@ -108,7 +108,7 @@ def test_workers_of_another_queue_are_named(make_settings: MakeSettings, redis: 
     worker = SimpleWorker([Queue("mine-head", connection=redis.client)], connection=redis.client)
     worker.register_birth()
     [trouble] = [one for check in check_redis(make_settings(redis_url=redis.url)) for one in check.troubles]
-    assert trouble.details == ("Workers of this Redis listen to mine-head: is their RQ_QUEUE_NAME the server's?",)
+    assert trouble.details == ("Workers on this Redis listen to mine-head: do they have the server's RQ_QUEUE_NAME?",)
 
 
 def test_redis_that_loses_or_refuses_jobs(redis: Redis) -> None:
@@ -119,7 +119,7 @@ def test_redis_that_loses_or_refuses_jobs(redis: Redis) -> None:
     redis.client.config_set("maxmemory", "1gb")
     assert said() == ""
     redis.client.config_set("maxmemory-policy", "allkeys-lru")
-    assert "may throw away waiting jobs (maxmemory-policy allkeys-lru)" in said()
+    assert "may discard queued jobs (maxmemory-policy allkeys-lru)" in said()
     redis.client.config_set("maxmemory-policy", "noeviction")
     redis.client.config_set("maxmemory", redis.client.info()["used_memory"])
     assert "when it is full, it accepts no jobs" in said()
