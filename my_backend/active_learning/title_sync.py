@@ -26,7 +26,7 @@ AGAIN_SECONDS = 600.0  # a user may rename the model at any time
 
 @dataclass
 class _Watch:
-    """What is known of a project's title."""
+    """What is known about a project's title."""
 
     version: str = ""  # that was live at the last check
     due: float = 0.0  # when to check (monotonic)

@@ -1,1 +1,1 @@
-"""Problems: the summary, and the doctor."""
+"""Finds problems: the summary for the page and programs, and the doctor."""

@@ -26,7 +26,7 @@ BODY_LIMITS = {
     "/webhook": 64_000_000,
 }
 IMAGE_PATHS = ("/api/models/predict", "/api/models/retrain")
-FORM_BYTES = 1_000_000  # around an image
+FORM_BYTES = 1_000_000  # for the form around an image
 # Memory for the values of a JSON body, in addition to two copies of its text; measured and rounded up.
 BYTES_OF_OBJECT, BYTES_OF_LIST, BYTES_OF_VALUE = 350, 64, 40
 MOST_OF_ONE_BODY = 400_000_000

@@ -1,4 +1,4 @@
-"""A headless Chromium: the system's, in which pages are opened as a person would."""
+"""Opens pages in a headless Chromium, the one installed on the system."""
 
 import os
 import shutil
@@ -9,12 +9,12 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-WAIT = 60_000  # milliseconds; far more than anything here takes, also on a busy machine
+WAIT = 60_000  # milliseconds; far more than anything here takes, even on a busy machine
 
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """Skips the test where there is none, but not where CI runs."""
+    """Skips the test if there is no browser, except in CI."""
     path = next(filter(None, map(shutil.which, NAMES)), None)
     if path is None:
         reason = f"no Chromium here ({', '.join(NAMES)}): apt-get install chromium"
@@ -27,7 +27,7 @@ def chromium() -> Iterator[Browser]:
 
 @contextmanager
 def opened(browser: Browser, url: str, **options: object) -> Iterator[Page]:
-    """A page of its own; fails where the page's own code does, or its policy stops something."""
+    """A new page; fails if the page's code fails or its policy blocks something."""
     context = browser.new_context(**options)  # type: ignore[arg-type]
     page = context.new_page()
     page.set_default_timeout(WAIT)

@@ -26,7 +26,7 @@ def label_studio_with_legacy_tokens(tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="session", autouse=True)
 def servers(label_studio: LabelStudio, label_studio_with_legacy_tokens: LabelStudio) -> None:
-    """Started before the first test, since each test is checked for processes that it leaves behind."""
+    """Starts before the first test, because each test is checked for processes it leaves behind."""
 
 
 @pytest.fixture(scope="session")

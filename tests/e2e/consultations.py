@@ -1,4 +1,4 @@
-"""The doctor as a command, with a backend's settings: what it finds."""
+"""Runs the doctor as a command with a backend's settings."""
 
 import json
 import subprocess
@@ -11,7 +11,7 @@ SECONDS = 120
 
 
 class Examined(Protocol):
-    """A backend, as the doctor needs to know it."""
+    """What the doctor needs to know about a backend."""
 
     @property
     def folder(self) -> Path: ...
@@ -22,15 +22,15 @@ class Examined(Protocol):
 
 @dataclass(frozen=True)
 class Found:
-    """What the doctor said, to programs and to people."""
+    """The doctor's output as JSON and as text."""
 
     status: int
     record: dict[str, Any]
-    text: str  # "" where something was mended
+    text: str  # "" if the doctor was run with arguments
 
     @property
     def troubles(self) -> dict[str, str]:
-        """All that is said of each, by its code."""
+        """The texts of each problem, by its code."""
         told: dict[str, list[str]] = {}
         for one in (trouble for check in self.record["checks"] for trouble in check["troubles"]):
             told.setdefault(one["code"], []).extend([one["what"], *one["details"], one["remedy"]])
@@ -38,7 +38,7 @@ class Found:
 
 
 def consult(backend: Examined, *arguments: str, **settings: str) -> Found:
-    """Both ways to ask at once, but where something is to be mended."""
+    """Runs the doctor with and without `--json` at once, or only with it if there are arguments."""
     command = [sys.executable, "-m", "my_backend", "doctor"]
     environment = {**backend.environment, **settings}
     asked = [[*command, "--json", *arguments], *([] if arguments else [command])]

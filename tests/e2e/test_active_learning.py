@@ -1,4 +1,4 @@
-"""Label Studio serves the task that the model is least sure of, and shows scores: the title is the live version."""
+"""If the title is the live version, Label Studio shows scores and serves the task that the model is least certain of."""
 
 from typing import Any
 
@@ -16,13 +16,13 @@ UNCERTAINTY = {"sampling": "Uncertainty sampling"}
 
 
 class Watched:
-    """A project in Label Studio as people see it: the score column, the model's title, the task that is served."""
+    """A project as users see it in Label Studio: the score column, the model's title, the task that is served."""
 
     def __init__(self, label_studio: LabelStudio, project: int) -> None:
         self.label_studio, self.project = label_studio, project
 
     def scores(self) -> dict[int, float | None]:
-        """The data manager's column “Prediction score”, of unlabelled tasks, asked for as its page does."""
+        """The data manager's column “Prediction score” for unlabeled tasks, requested as its page does."""
         tab = {"project": self.project, "data": {"ordering": ["tasks:predictions_score"], "title": "Tasks"}}
         view = self.label_studio.request("POST", "/api/dm/views/", json=tab).json()["id"]
         query = {"view": view, "project": self.project, "page": 1, "page_size": 500}
@@ -41,7 +41,7 @@ class Watched:
         return int(self.label_studio.request("POST", path, json=order).json()["id"])
 
     def titles(self) -> dict[int, str]:
-        """Of the project's models."""
+        """The titles of the project's models."""
         found = self.label_studio.request("GET", "/api/ml", params={"project": self.project}).json()
         return {one["id"]: one["title"] for one in found}
 
@@ -104,7 +104,7 @@ def test_next_task_is_the_least_sure_ten_times_in_a_row(
 
     label_studio.start_training(connection)
     second = wait_for_new_version(backend, watched.project, first)
-    watched.serves_the_least_sure(1, truth)  # by the scores that are there, though another version is live
+    watched.serves_the_least_sure(1, truth)  # by the existing scores, although another version is live
     label_studio.retrieve_predictions(watched.project, others)
     watched.wait_for_title(second)
     watched.serves_the_least_sure(10, truth)
@@ -131,7 +131,7 @@ def test_older_version_that_is_activated_becomes_the_title_and_the_users_title_c
     backend.__enter__()
     watched.wait_for_title(TITLE)
 
-    # The user's title is that which the user gave last.
+    # The user's title is the one that the user set last.
     backend.__exit__(None, None, None)
     backend.set(TITLE_IS_VERSION="true")
     backend.__enter__()
@@ -240,7 +240,7 @@ def activate(backend: Backend, project: int, version: str) -> None:
 
 
 def rename(label_studio: LabelStudio, connection: int, backend: Backend, project: int, title: str) -> None:
-    """As a user does on the card of the model."""
+    """Changes the title as a user does on the model's card."""
     card = {"title": title, "url": backend.url, "project": project}
     label_studio.request("PATCH", f"/api/ml/{connection}", json=card)
 
@@ -251,7 +251,7 @@ def of_version(watched: Watched, version: str) -> int:
 
 
 def wait_for_predictions(watched: Watched, tasks: list[int], version: str) -> dict[int, dict[str, Any]]:
-    """Until each of the tasks has one prediction, of this version; none may ever lose its last or have two of one."""
+    """Waits until each task has one prediction, of this version; no task may ever have none, or two of one version."""
     had: set[int] = set()
 
     def complete() -> dict[int, dict[str, Any]] | None:

@@ -1,4 +1,4 @@
-"""Every kind of annotation, made in a real Label Studio: what a training uses, what it leaves out, and what it says."""
+"""Every kind of annotation, made in a real Label Studio: what a training uses, leaves out, and reports."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -171,7 +171,7 @@ def jobs(backend: Backend, project: int) -> list[str]:
 def train(
     label_studio: LabelStudio, backend: Backend, connection: int, project: int, before: str
 ) -> tuple[dict[str, Any], str]:
-    """What the job says, and the version that is live then."""
+    """The job's summary, and the version that is live afterwards."""
     job = ended_job(label_studio, backend, connection, project)
     assert job["job_status"] == "finished", job
     return job["result"], wait_for_new_version(backend, project, before)

@@ -1,4 +1,4 @@
-"""A backend with a password: Label Studio sends none with annotation events, and they arrive all the same."""
+"""A backend with a password: Label Studio doesn't send it with annotation events, but they arrive anyway."""
 
 import base64
 from urllib.parse import quote

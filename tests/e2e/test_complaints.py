@@ -1,4 +1,4 @@
-"""What users complain of most, made on purpose with a real Label Studio: the doctor names it, and its remedy ends it.
+"""The most common complaints, caused on purpose with a real Label Studio: the doctor reports them, and its fix works.
 
 `docs/complaints.md` has all thirty; those that nobody can cause any more have their tests elsewhere, which it names.
 """
@@ -29,7 +29,7 @@ QUICK = {"IMAGE_SIZE": "64", "RETRAIN_AFTER_ANNOTATIONS": "0", "WEIGHTS": "none"
 
 
 def says(backend: Examined, code: str, *words: str, **settings: str) -> None:
-    """The doctor names the trouble, to people and to programs, and how to end it."""
+    """The doctor reports the problem and its fix, as text and as JSON."""
     found = consult(backend, **settings)
     assert found.status == 1
     assert code in found.troubles, found.troubles
@@ -38,7 +38,7 @@ def says(backend: Examined, code: str, *words: str, **settings: str) -> None:
 
 
 def is_well(backend: Examined, *arguments: str, but: str = "", **settings: str) -> None:
-    """Nothing is wrong, `but` for what may be."""
+    """The doctor finds no problems, except for `but`."""
     found = consult(backend, *arguments, **settings)
     assert found.troubles.keys() <= {but}, found.troubles
     assert found.record["ok"] is (found.status == 0) is (not found.troubles)
@@ -46,7 +46,7 @@ def is_well(backend: Examined, *arguments: str, but: str = "", **settings: str) 
 
 @dataclass
 class Site:
-    """A project of its own, connected to a backend that several tests share; all is well when it begins and ends."""
+    """A project connected to a backend that several tests share; there are no problems before and after the test."""
 
     label_studio: LabelStudio
     backend: Backend
@@ -84,7 +84,7 @@ def remove(site: Site, project: int) -> None:
 
 
 def jobs(site: Site) -> list[str]:
-    """All that there ever were."""
+    """All jobs that ever existed."""
     projects = site.backend.folder / "models" / "projects"
     return [path.stem for path in projects.glob(f"{site.project}.*/jobs/*.json")]
 
@@ -98,7 +98,7 @@ def test_start_training_does_nothing_and_localhost_is_somewhere_else(
     """2 and 27"""
     site = connected(label_studio, serve(**QUICK), digits)
     site.backend.kill()
-    site.label_studio.start_training(site.connection)  # the browser is told nothing
+    site.label_studio.start_training(site.connection)  # the browser gets no message
     says(site.backend, "server", "Start it")
     says(site.backend, "disconnected", "localhost is the container itself", "host.docker.internal")
     nowhere = {"LABEL_STUDIO_URL": f"http://localhost:{free_port()}"}
@@ -177,7 +177,7 @@ def test_events_of_other_kinds_start_nothing(site: Site) -> None:
     site.label_studio.import_tasks(site.project, [{"data": {"image": "/data/upload/gone.png"}}])
     [record] = (site.backend.folder / "models" / "projects").glob(f"{site.project}.*/project.json")
 
-    def told() -> bool:  # Label Studio gives an event one second, and never sends it again
+    def told() -> bool:  # Label Studio waits one second for an event's answer, and never sends it again
         site.label_studio.update_project(site.project, title="another title")
         return bool(json.loads(record.read_text("utf-8"))["title"] == "another title")
 
@@ -303,7 +303,7 @@ def test_label_studio_under_a_sub_path(site: Site) -> None:
 
 @contextmanager
 def _under_a_path(target: str, path: str) -> Iterator[str]:
-    """What stands before a Label Studio whose pages are below `path`: its origin."""
+    """The origin of a proxy in front of a Label Studio whose pages are below `path`."""
 
     class Proxy(BaseHTTPRequestHandler):
         def _forward(self) -> None:
@@ -356,7 +356,7 @@ def test_address_blocking_in_each_of_its_forms(tmp_path: Path, digits: Digits, s
             label_studio.blocks_webhooks = "webhooks" in blocks
             label_studio.start()
 
-        # As it is installed: refused, and nothing is left of it.
+        # With the default settings: refused, without a trace.
         with pytest.raises(ServerError, match="403"):
             label_studio.connect(project, backend.url)
         says(
@@ -365,7 +365,7 @@ def test_address_blocking_in_each_of_its_forms(tmp_path: Path, digits: Digits, s
             "USE_DEFAULT_BANNED_SUBNETS=false, or with both ML_BLOCK_LOCAL_IP=false and",
         )
 
-        # Half of the remedy: half a connection is left.
+        # Half of the fix leaves half a connection.
         restart("webhooks")
         with pytest.raises(ServerError, match="403"):
             label_studio.connect(project, backend.url)
@@ -375,7 +375,7 @@ def test_address_blocking_in_each_of_its_forms(tmp_path: Path, digits: Digits, s
         says(site.backend, "webhook-missing", "add one with the URL")
         is_well(site.backend, "--fix", "--yes")
 
-        # An upgrade to a Label Studio that blocks: all is there, and nothing comes.
+        # After an upgrade to a Label Studio that blocks: everything is connected, but nothing arrives.
         restart("models", "webhooks")
         says(site.backend, "address-blocked", "keeps it from calling this backend")
         restart("webhooks")
@@ -392,7 +392,7 @@ def test_address_blocking_in_each_of_its_forms(tmp_path: Path, digits: Digits, s
 
 @pytest.mark.slow  # starts a Label Studio of its own
 def test_url_that_only_this_machine_knows(tmp_path: Path, serve: Serve) -> None:
-    """27, where the model could never be connected"""
+    """27, if the model could never be connected"""
     with LabelStudio(tmp_path / "label-studio") as label_studio:
         backend = serve(label_studio, **QUICK)
         project = label_studio.create_project("digits", LABEL_CONFIG)

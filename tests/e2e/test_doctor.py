@@ -1,4 +1,4 @@
-"""What the doctor finds and mends in a real Label Studio, beside what users complain of most (test_complaints.py)."""
+"""What the doctor finds and fixes in a real Label Studio, in addition to test_complaints.py."""
 
 from demo.label_studio import LabelStudio
 from demo.process import free_port

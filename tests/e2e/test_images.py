@@ -31,7 +31,7 @@ def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 
 def good(digit: Image.Image) -> dict[str, bytes]:
-    """By the name of the file that is uploaded: what is read."""
+    """The readable images, by the name of the uploaded file."""
     rgb = digit.convert("RGB")
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -58,7 +58,7 @@ def good(digit: Image.Image) -> dict[str, bytes]:
 
 
 def bad(digit: Image.Image) -> dict[str, tuple[bytes, str]]:
-    """What is refused, and the words of the reason."""
+    """The refused images, and the reason."""
     whole = encoded(digit.convert("RGB").resize((300, 300)), "JPEG")
     return {
         "cut short.jpg": (whole[: len(whole) // 2], "truncated"),

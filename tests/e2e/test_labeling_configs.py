@@ -1,4 +1,4 @@
-"""Labeling configs made in a real Label Studio, annotated there, learned, and answered in the form it stores."""
+"""Labeling configs in a real Label Studio: annotated there, learned, and predicted in its format."""
 
 import base64
 import json
@@ -20,13 +20,13 @@ IMAGE = '<Image name="image" value="$image"/>'
 
 @dataclass(frozen=True)
 class Case:
-    """A config, what a labeler ticks for a digit there, and what is to be learned of it."""
+    """A config, the choices an annotator selects for a digit, and what the model should learn from them."""
 
     config: str
     ticked: Callable[[int], Choices]
     learned: Callable[[int], Any]
     answers: tuple[Any, ...]  # what a prediction may hold
-    data: dict[str, Any] | None = None  # that the tasks bring along
+    data: dict[str, Any] | None = None  # dynamic choices from the tasks
 
 
 def parity(digit: int) -> str:

@@ -1,4 +1,4 @@
-"""The way of someone new: from `make start` to a trained model and a corrected image, by what the page says alone."""
+"""A new user's path from `make start` to a trained model and a corrected image, following only the page."""
 
 import os
 import re
@@ -29,7 +29,7 @@ TOKEN_LINE = re.compile(r"LABEL_STUDIO_URL=\S+ LABEL_STUDIO_API_KEY=<the token> 
 
 
 class Newcomer:
-    """Someone with an empty home and a fresh checkout, who is timed."""
+    """A user with an empty home folder and a fresh checkout; measures the time."""
 
     def __init__(self, folder: Path) -> None:
         self.checkout = folder / "checkout"
@@ -66,7 +66,7 @@ class Newcomer:
         self.times[what] = time.monotonic() - begun
 
     def make_start(self, line: str = "make start") -> None:
-        """Types the line into a terminal; what it started before is ended."""
+        """Types the line into a terminal; stops what it started before."""
         self.close()
         *settings, make, start = line.split()
         environment = self._environment | dict(setting.split("=", 1) for setting in settings)
@@ -87,7 +87,7 @@ def log_in(page: Page, label_studio: LabelStudio) -> None:
 
 
 def make_token(page: Page) -> str:
-    """Where the first step says: the avatar → Account & Settings → Personal Access Token → Create New Token."""
+    """Follows the first step: the avatar → Account & Settings → Personal Access Token → Create New Token."""
     page.locator("[class*=userpic]").first.click()
     page.get_by_role("link", name="Account & Settings", exact=True).click()
     page.get_by_text("Personal Access Token", exact=True).first.click()
@@ -98,7 +98,7 @@ def make_token(page: Page) -> str:
 
 
 def connect_model(page: Page, project: str, url: str) -> None:
-    """Where the second step says: Settings → Model → Connect Model."""
+    """Follows the second step: Settings → Model → Connect Model."""
     page.get_by_text(project).first.click()
     page.get_by_role("link", name="Settings").click()
     page.get_by_role("link", name="Model", exact=True).click()
@@ -109,7 +109,7 @@ def connect_model(page: Page, project: str, url: str) -> None:
 
 
 def label(page: Page, truth: dict[str, str], count: int) -> None:
-    """Where the third step says: Label All Tasks, with the number keys. `truth` is by the task's number."""
+    """Follows the third step: Label All Tasks, with the number keys. `truth` is by the task's number."""
     page.get_by_role("button", name="Label All Tasks").click()
     number = page.locator("[class*=task-id]").first
     for _ in range(count):

@@ -31,7 +31,7 @@ CONFIG = f"""<View><Image name="image" value="$image"/>
 
 @dataclass(frozen=True)
 class Site:
-    """A project with two versions, some predictions, and an image that cannot be had."""
+    """A project with two versions, some predictions, and an image that can't be fetched."""
 
     backend: Backend
     project: int
@@ -59,7 +59,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, label_studio: LabelStudio, di
 def test_a_training_is_watched_from_the_first_step_to_the_last(
     browser: Browser, label_studio: LabelStudio, digits: Digits, serve: Serve
 ) -> None:
-    # Epochs that last longer than the page waits between its looks.
+    # Epochs that take longer than the page's polling interval.
     backend = serve(**{**QUICK, "IMAGE_SIZE": "224"}, TRAIN_MODE="full", EPOCHS="8")
     with opened(browser, backend.url) as page:
         expect(page.get_by_role("heading", name="No project is connected yet")).to_be_visible()
@@ -277,7 +277,7 @@ def test_everything_can_be_done_with_the_keyboard(browser: Browser, site: Site, 
 
 
 def tab_to(page: Page, text: str, id_or_name: str = "") -> None:
-    """Presses Tab until what has this text, or this id or name, has the focus; it must be visible that it has."""
+    """Presses Tab until the element with this text, id or name has the focus, which must be visible."""
     for _ in range(80):
         page.keyboard.press("Tab")
         where = page.evaluate(

@@ -1,4 +1,4 @@
-"""Each trouble that the page can show, made on purpose: it is shown, it is mended, and it is gone."""
+"""Each problem that the page can show, caused on purpose: it is shown, fixed, and gone."""
 
 import shutil
 from collections.abc import Iterator
@@ -39,7 +39,7 @@ def is_well(page: Page) -> None:
 
 @dataclass(frozen=True)
 class Connected:
-    """A project of its own, connected with a password, and the page that shows its troubles among all others."""
+    """A project connected with a password, and the page that shows its problems among all others."""
 
     label_studio: LabelStudio
     backend: Backend
@@ -61,7 +61,7 @@ class Connected:
         expect(self.troubles).to_have_count(0)
 
     def remove_models(self) -> None:
-        """Again where it is back: Label Studio saves the state of a model that it was just asked about once more."""
+        """Deletes again if the model is back: Label Studio saves the state of a model that it was just asked about."""
         here = {"project": self.project}
         while models := self.label_studio.request("GET", "/api/ml/", params=here).json():
             for model in models:
@@ -81,7 +81,7 @@ def locked_backend(tmp_path_factory: pytest.TempPathFactory, label_studio: Label
 def connected(
     request: pytest.FixtureRequest, browser: Browser, label_studio: LabelStudio, locked_backend: Backend
 ) -> Iterator[Connected]:
-    title = request.node.name[-50:]  # Label Studio takes no longer one
+    title = request.node.name[-50:]  # Label Studio accepts no longer one
     project = label_studio.create_project(title, LABEL_CONFIG)
     label_studio.connect(project, locked_backend.url, basic_auth=(USER, PASSWORD))
     [webhook] = wait_for(lambda: [one for one in label_studio.webhooks(project) if one["headers"]], "the password")
@@ -171,7 +171,7 @@ def test_an_image_that_cannot_be_read_and_a_version_that_cannot_be_loaded(
     second = wait_for_new_version(backend, project, first)
     task = others[0]
     with opened(browser, f"{backend.url}/problems") as page:
-        # Asked for by itself, the task would be predicted at once.
+        # Requested on its own, the task would be predicted immediately.
         image = next(one["data"]["image"] for one in label_studio.tasks(project) if one["id"] == task)
         label_studio.request("PATCH", f"/api/tasks/{task}/", json={"data": {"image": "/data/upload/gone.png"}})
         label_studio.retrieve_predictions(project, [task])
@@ -214,7 +214,7 @@ def test_settings_that_are_missing_or_wrong(browser: Browser, label_studio: Labe
         backend.kill()
         expect(page.locator("#said")).to_contain_text("The backend isn’t responding")
 
-        # A token that is refused, and a password that Label Studio has not been given
+        # A token that is rejected, and a password that Label Studio doesn't have
         wrong = {"LABEL_STUDIO_URL": label_studio.url, "LABEL_STUDIO_API_KEY": label_studio.legacy_token}
         restart(WEIGHTS="none", **wrong, **LOCKED)
         expect(page.locator("#said")).to_contain_text("Reconnected.")

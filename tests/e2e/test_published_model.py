@@ -1,4 +1,4 @@
-"""A model that was trained at the command line answers in Label Studio, and a version answers at the command line."""
+"""A model trained on the command line predicts in Label Studio, and a version predicts on the command line."""
 
 import json
 import os

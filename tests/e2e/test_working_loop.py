@@ -1,4 +1,4 @@
-"""The loop that everything stands on, against a real Label Studio: connect, train, predict, correct."""
+"""The basic loop with a real Label Studio: connect, train, predict, correct."""
 
 import json
 import random
@@ -41,7 +41,7 @@ def wait_for_new_version(backend: Backend, project: int, old: str) -> str:
 def make_project(
     label_studio: LabelStudio, digits: Digits, annotated: int, others: int, config: str = LABEL_CONFIG
 ) -> tuple[int, dict[int, str], list[int]]:
-    """A project, the true label of each task, and the tasks that are not annotated."""
+    """A project, the true label of each task, and the unannotated tasks."""
     chosen = random.Random(0).sample(digits, annotated + others)
     project = label_studio.create_project("digits", config)
     labels: list[str | None] = [label if i < annotated else None for i, (_, label) in enumerate(chosen)]
@@ -155,7 +155,7 @@ def epochs_of_all_layers(job: dict[str, Any]) -> int:
 
 
 def test_labels_stay_with_their_images(label_studio: LabelStudio, digits: Digits, serve: Serve) -> None:
-    """Skipped, empty, doubly annotated and deleted annotations in between shift nothing."""
+    """Skipped, empty, duplicate and deleted annotations in between don't shift labels."""
     backend = serve(IMAGE_SIZE="64", RETRAIN_AFTER_ANNOTATIONS="0")
     project, truth, _ = make_project(label_studio, digits, annotated=0, others=30)
     tasks = list(truth)
@@ -210,7 +210,7 @@ def test_events_keep_the_annotated_tasks_as_label_studio_has_them(
         )
 
     exported = facts(label_studio.export(project))
-    # Label Studio waits for an event's answer for a second only, so the last may not be written down yet.
+    # Label Studio waits only a second for an event's answer, so the last one may not be stored yet.
     wait_for(lambda: facts(Changes(folder).tasks() or []) == exported, "the tasks as Label Studio has them")
     known = Changes(folder).tasks()
     assert known is not None

@@ -16,7 +16,7 @@ def used(*names: str, unknown: Sequence[str] = ()) -> Label:
 
 
 def said(choice: Any, **fields: Any) -> dict[str, Any]:
-    """An annotation of its own annotator."""
+    """An annotation by a separate annotator."""
     choices = choice if isinstance(choice, list) else [choice]
     region = {"from_name": "animal", "to_name": "image", "type": "choices", "value": {"choices": choices}}
     return {"result": [region], "completed_by": object(), **fields}
@@ -145,7 +145,7 @@ ODD: list[Any] = [None, True, 5, 1.5, "Cat", "", [], [5], [["Cat"]], [[[]]], {},
 @pytest.mark.parametrize("tag", [TAG, MULTIPLE, replace(TAG, dynamic_field="options")])
 @pytest.mark.parametrize("odd", ODD)
 def test_nothing_of_another_shape_is_an_error(odd: Any, tag: ImageChoices) -> None:
-    """Wherever in a task it stands, and beside what is as it should be."""
+    """Anywhere in a task, and next to valid data."""
     good = said("Cat")
     region = good["result"][0]
     annotations = [

@@ -16,7 +16,7 @@ def task(number: int, *annotations: Json) -> Json:
 
 
 def told(number: int, **counts: int) -> Json:
-    """What an event says of a task."""
+    """A task as in an event."""
     return {"id": number, "data": {"image": f"/{number}.png"}, **counts}
 
 

@@ -1,4 +1,4 @@
-"""Which URL an Image tag shows of a task's data: as Label Studio's editor substitutes its `value`."""
+"""The URL that an Image tag shows, substituted in its `value` as Label Studio's editor does."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ URL = "http://host/a.png"
 
 
 def field_of(value: str) -> str:
-    """What the labeling config with this Image tag has for `field`."""
+    """The `field` of a labeling config with this Image tag."""
     return choices_of(f'<Image name="i" value="{value}"/>').field
 
 

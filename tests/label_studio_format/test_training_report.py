@@ -1,4 +1,4 @@
-"""What is said of a training's annotations: the numbers, and a sentence that a labeler understands."""
+"""The report on a training's annotations: numbers, and text for annotators."""
 
 from label_studio_format.annotations import Label
 from label_studio_format.training_report import Usage

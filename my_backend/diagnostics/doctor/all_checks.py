@@ -99,7 +99,7 @@ def check_server(settings: Settings) -> tuple[Check, Json]:
 
 
 def _ask(settings: Settings, url: str, path: str) -> Any:
-    """What stands under `troubles`, or under `model`."""
+    """The problems from `/problems`, or the model's description from `/health`."""
     auth = HTTPBasicAuth(*(one.encode() for one in settings.basic_auth)) if settings.basic_auth else None
     with requests.Session() as session:
         session.trust_env = False

@@ -11,7 +11,7 @@ from my_backend.projects.registry import Project
 from my_backend.redaction import said
 
 AT_ONCE = 2  # decoding a large image takes much memory
-REMEMBERED = 2000  # of some KB each
+REMEMBERED = 2000  # a few KB each
 _DIGEST = re.compile("[0-9a-f]{64}")
 
 

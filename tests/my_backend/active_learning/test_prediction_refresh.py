@@ -1,4 +1,4 @@
-"""When stored predictions are renewed, and when not."""
+"""When stored predictions are refreshed, and when not."""
 
 import threading
 from typing import Any
@@ -21,14 +21,14 @@ def settings(label_studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def train(client: Client, label_studio: FakeLabelStudio) -> str:
-    """Trains; Label Studio knows the new version, as it does whenever it asks."""
+    """Trains, and tells the fake Label Studio the new version."""
     version = client.train()
     label_studio.backends[0]["model_version"] = version
     return version
 
 
 def versions(label_studio: FakeLabelStudio) -> set[str]:
-    """Of all stored predictions; "" where a task has not just one."""
+    """The versions of all stored predictions; "" if a task doesn't have exactly one."""
     found = [label_studio.predicted.versions(task["id"]) for task in label_studio.predicted.all]
     return {some[0][1] if len(some) == 1 else "" for some in found}
 

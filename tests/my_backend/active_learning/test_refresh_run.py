@@ -1,4 +1,4 @@
-"""What becomes of stored predictions when a new version's take their place."""
+"""What happens to stored predictions when a new version's replace them."""
 
 from collections.abc import Callable, Container
 from pathlib import Path
@@ -20,7 +20,7 @@ OLD, OLDER, LIVE = (f"v{n}-20261120T13250{n}" for n in (2, 1, 3))
 
 
 class Model:
-    """Knows every image but those that are told."""
+    """Knows every image except the given ones."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, list[int]]] = []
@@ -35,7 +35,7 @@ class Model:
 
 
 class Renewed:
-    """A run against the fake Label Studio, with what it needs."""
+    """A run against the fake Label Studio."""
 
     def __init__(self, server: FakeLabelStudio, folder: Path) -> None:
         self.tasks, self.model = server.predicted, Model()
@@ -47,7 +47,7 @@ class Renewed:
         return self.run.step(Live(LIVE, self.model), asked, check)
 
     def to_the_end(self) -> list[int]:
-        """The tasks, as their predictions were stored."""
+        """The tasks, in the order in which their predictions were stored."""
         while not self.run.finished:
             self.step()
         return self.tasks.stored

@@ -1,4 +1,4 @@
-"""What the page and the doctor say of scores in Label Studio."""
+"""What the page and the doctor say about scores in Label Studio."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +19,7 @@ from tests.my_backend.fake_server import FakeLabelStudio
 
 @pytest.fixture
 def scores(label_studio: FakeLabelStudio, make_settings: MakeSettings, tmp_path: Path) -> Callable[..., Scores]:
-    """What there is to say of scores, with a live version that has a prediction; the settings are its arguments."""
+    """Checks the scores, with a live version that has a prediction; the arguments are settings."""
     live = Versions(tmp_path).publish({}, tmp_path, cause="", choices=()).name
     label_studio.backends[0] |= {"title": "Mine", "model_version": live, "project": 7}
     label_studio.project["model_version"] = "Mine"

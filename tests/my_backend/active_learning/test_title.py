@@ -1,4 +1,4 @@
-"""Whether the model's title in Label Studio is to be the live version, and what becomes of the user's."""
+"""When the model's title in Label Studio becomes the live version, and what happens to the user's title."""
 
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ def title_of(server: FakeLabelStudio, folder: Path) -> Title:
 
 @pytest.fixture
 def titled(label_studio: FakeLabelStudio) -> FakeLabelStudio:
-    """A model that the user calls “Mine”, with a prediction of its second version for one of two tasks."""
+    """A model titled “Mine” by the user, with a prediction of its second version for one of two tasks."""
     label_studio.backends = [backend(1, "Mine", SECOND)]
     label_studio.project |= {"model_version": "Mine", "show_collab_predictions": True}
     label_studio.predicted.add((SECOND, 0.5))

@@ -1,4 +1,4 @@
-"""The thread that keeps the model's title in Label Studio the live version, and gives the user's back."""
+"""The thread that keeps the model's title in Label Studio equal to the live version, and restores the user's."""
 
 import threading
 from typing import Any
@@ -12,7 +12,7 @@ from tests.my_backend.waiting import eventually
 
 @pytest.fixture
 def connected(label_studio: FakeLabelStudio) -> dict[str, Any]:
-    """The settings; in Label Studio the user calls the model “Mine”, and there is a task."""
+    """The settings; in Label Studio the model's title is “Mine”, and there is a task."""
     label_studio.backends = [{"id": 1, "url": "http://127.0.0.1:9090", "project": 7, "title": "Mine", "state": "CO"}]
     label_studio.project |= {"model_version": "Mine", "show_collab_predictions": True}
     label_studio.predicted.add()
@@ -24,14 +24,14 @@ def title(label_studio: FakeLabelStudio) -> str:
 
 
 def train(client: Client, label_studio: FakeLabelStudio) -> str:
-    """Trains; Label Studio knows the new version, as it does whenever it asks."""
+    """Trains, and tells the fake Label Studio the new version."""
     version = client.train()
     label_studio.backends[0]["model_version"] = version
     return version
 
 
 def predict(client: Client, label_studio: FakeLabelStudio) -> None:
-    """Label Studio asks for a prediction, and stores it."""
+    """Label Studio requests a prediction and stores it."""
     [result] = client.predict({"image": "1.png"})["results"]
     label_studio.predicted.all[0]["predictions"].append({"id": 1, **result})
 

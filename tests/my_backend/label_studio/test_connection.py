@@ -1,4 +1,4 @@
-"""What Label Studio says of a project's connection, and what is mended through its API."""
+"""What Label Studio says about a project's connection, and what is fixed through its API."""
 
 from typing import Any
 

@@ -1,6 +1,6 @@
-"""Whom the backend connects to where names and redirects lead it astray: a real resolver, real DNS, real servers.
+"""Where the backend connects if names and redirects mislead it: a real resolver, real DNS, real servers.
 
-In a network of its own (Linux namespaces) every address can be reached, so that only the backend's check keeps it away.
+In a separate network (Linux namespaces) every address is reachable, so that only the backend's check prevents it.
 """
 
 import json

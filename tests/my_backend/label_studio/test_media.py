@@ -60,7 +60,7 @@ def open_media(tmp_path: Path, pool: MediaPool) -> OpenMedia:
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., FakeServer]]:
-    """Starts servers of images."""
+    """Starts image servers."""
     with ExitStack() as stack:
         yield lambda answer=lambda seen: Reply(200, PNG): stack.enter_context(FakeServer(answer))
 
@@ -682,7 +682,7 @@ def test_url_of_no_sense_does_not_hurt_its_neighbours(open_media: OpenMedia, sta
 
 
 def slow(seen: Seen) -> Reply:
-    """The first bytes at once, the rest never."""
+    """Sends the first bytes immediately, the rest never."""
     if seen.path == "/headers":
         return Reply(200, PNG, pause=0.5, slow_headers=True)
     if seen.path != "/slow":

@@ -273,7 +273,7 @@ def test_name_of_a_metadata_address_is_refused_though_it_is_allowed_and_another_
 
 
 def answers_of_dns(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> list[str]:
-    """Lets the next look-ups answer these addresses; returns the names that were looked up."""
+    """Makes the next lookups return these addresses; returns the names that were looked up."""
     looked_up: list[str] = []
 
     def getaddrinfo(host: str, port: int, **_: object) -> list[Any]:
@@ -680,7 +680,7 @@ def test_error_is_explained_without_secrets(open_session: OpenSession, url: str)
 
     assert "secret" not in explain(failed.value)
     assert "Max retries" not in explain(failed.value)
-    # Whoever logs the error itself, with all that led to it, shows no more.
+    # Logging the error with its causes reveals no more.
     assert "secret" not in "".join(traceback.format_exception(failed.value, limit=0))
 
 

@@ -1,4 +1,4 @@
-"""The password of annotation events goes to the backend's own webhook, from a thread of its own, and nowhere else."""
+"""A background thread adds the password to the backend's own webhook, and to no other."""
 
 import threading
 from collections.abc import Iterator

@@ -25,7 +25,7 @@ START = {"action": "START_TRAINING", "project": DESCRIBED}
 
 
 def choices(results: list[Any]) -> list[str]:
-    """Each task's choice; "" where it has no prediction."""
+    """Each task's choice; "" if it has no prediction."""
     return [result["result"][0]["value"]["choices"][0] if result else "" for result in results]
 
 
@@ -364,7 +364,7 @@ def test_same_choices_in_another_config_keep_the_version(client: Client) -> None
     name = client.train()
     client.setup(config=LABEL_CONFIG.replace("<View>", "<View><Header value='x'/>"))
 
-    client.train()  # the serving thread has looked again
+    client.train()  # the serving thread has checked again
 
     assert client.post("/versions", {})["versions"][-1] == name
     assert len(client.post("/versions", {})["versions"]) == 2
@@ -509,7 +509,7 @@ def test_job_says_how_it_goes(client: Client, script: Script) -> None:
     script.block("fit")
     job = client.submit_training()
     client.started(job)
-    assert eventually(lambda: "loss" in client.backend.job_store.get(job).progress)  # nothing new comes after it
+    assert eventually(lambda: "loss" in client.backend.job_store.get(job).progress)  # nothing follows it
 
     running = client.post("/job_status", {"job": job})
     assert (running["job_status"], running["error"]) == ("started", None)
@@ -890,7 +890,7 @@ def test_own_page_and_programs_may_send(client: Client) -> None:
 
 
 def test_page_under_a_name_that_anyone_may_own_needs_a_password(serve: Serve) -> None:
-    # Its owner could have bound the name to this machine's address: to the browser the page would be ours.
+    # Its owner could point the name at this machine: the browser would treat that page as ours.
     page = {"Origin": "http://rebound.example:9090", "Host": "rebound.example:9090"}
     with_underscore = {"Origin": "http://a_b.example", "Host": "a_b.example"}
     with serve() as client:
@@ -968,7 +968,7 @@ def test_token_that_no_header_carries_is_told_nowhere(
     with serve() as client:
         client.setup()
         folder = client.backend.projects.folder(PROJECT)
-        # As an older release has kept it.
+        # As an older release stored it.
         record = json.dumps({"hostname": label_studio.url, "access_token": token})
         (folder / "credentials.json").write_text(record, encoding="utf-8")
         client.post("/api/problems/check", status=202)

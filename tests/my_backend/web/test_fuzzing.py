@@ -1,4 +1,4 @@
-"""No request is a server error: of no sense, or almost like Label Studio's."""
+"""No request causes a server error, whether it is nonsense or almost like Label Studio's."""
 
 import json
 import os
@@ -63,7 +63,7 @@ JUNK = st.recursive(
 
 
 def vary(data: st.DataObject, value: Any) -> Any:
-    """Mostly the value; here and there something else, or less, or more of it."""
+    """Mostly the value; occasionally something else, or less or more of it."""
     chance = data.draw(st.integers(0, 15))
     if chance == 0:
         return data.draw(JUNK)
@@ -109,7 +109,7 @@ def test_no_request_is_a_server_error(client: Client, method: str, data: st.Data
 
 
 class Server:
-    """The server as a process of its own, so that its memory is its own, too."""
+    """The server in a separate process, so that its memory can be measured."""
 
     def __init__(self, process: Process, url: str) -> None:
         self._process, self.url = process, url
@@ -118,7 +118,7 @@ class Server:
         self.settled = 0
 
     def memory(self) -> int:
-        """Bytes of the process that serves; the one that was started only watches it."""
+        """Memory in bytes of the serving process; the started one only watches it."""
         started = psutil.Process(self._process.pid)
         return max(process.memory_info().rss for process in (started, *started.children(recursive=True)))
 
@@ -173,6 +173,6 @@ def test_ten_thousand_requests_leave_the_server_alive_and_its_memory_flat(server
     assert server.asked >= REQUESTS
     assert server.session.get(f"{server.url}/health", timeout=10).json()["status"] == "UP"
     assert growth < GROWTH
-    # A project that is deleted while it is trained makes a job fail; nothing else of all this may.
+    # Deleting a project during its training makes the job fail; nothing else here may do that.
     log = (tmp_path / "log").read_text("utf-8", errors="replace")
     assert set(re.findall(r"^(\w+Error): ", log, re.MULTILINE)) <= {"FileNotFoundError"}

@@ -1,4 +1,4 @@
-"""What `/metrics` shows, as Prometheus reads it."""
+"""The metrics at `/metrics`, parsed as Prometheus does."""
 
 import re
 import subprocess
@@ -35,7 +35,7 @@ Samples = dict[tuple[str, ...], float]
 
 
 def samples(client: Client) -> Samples:
-    """By name and the values of the labels, in the order of the labels' names; without buckets."""
+    """The samples by name and label values (in the order of the labels' names), without buckets."""
     return {
         (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
         for family in text_string_to_metric_families(client.get("/metrics"))
@@ -45,12 +45,12 @@ def samples(client: Client) -> Samples:
 
 
 def increase(before: Samples, after: Samples) -> Samples:
-    """What has grown."""
+    """The samples that have increased."""
     return {key: value - before.get(key, 0) for key, value in after.items() if value != before.get(key, 0)}
 
 
 def once_there(client: Client, *key: str, value: float = 1) -> Samples:
-    """The samples once one has the value: a job is counted after its record says that it ended."""
+    """Waits until a sample has the value: a job is counted after its record says that it ended."""
     found: Samples = {}
 
     def is_there() -> bool:
@@ -198,7 +198,7 @@ def test_images_are_counted_by_outcome_with_time_and_size(serve: Serve, images: 
 
 
 class CountingModel(FakeModel):
-    """Tells of a cache of embeddings."""
+    """A model class that reports a cache of embeddings."""
 
     @classmethod
     def cache_lookups(cls) -> dict[str, int]:
@@ -445,7 +445,7 @@ def test_a_scrape_opens_only_what_has_changed(client: Client, monkeypatch: pytes
 
 
 def documented() -> dict[str, tuple[str, set[str]]]:
-    """Type and labels of each metric in the table."""
+    """The type and labels of each metric in the documentation's table."""
     rows = re.findall(r"^\| `(ml_backend_\w+)` \| (\w+) \| (.*?) ?\| ", MONITORING, re.MULTILINE)
     return {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
 

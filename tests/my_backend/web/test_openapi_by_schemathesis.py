@@ -1,4 +1,4 @@
-"""The API keeps to its own description: schemathesis reads /openapi.json and looks for what is not so."""
+"""The API conforms to its description: schemathesis reads /openapi.json and looks for deviations."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 from tests.my_backend.conftest import PROJECT, Client, Serve, basic
 
 USER, PASSWORD = "user", "password"
-# Which project is meant, and what its labeling config offers, is no matter of schemas: hence also 400 and 422.
+# Schemas can't express which projects and choices exist, so 400 and 422 are allowed too.
 CONFIG = """
 [checks.positive_data_acceptance]
 expected-statuses = ["2xx", 400, 401, 403, 404, 409, 422]
@@ -25,12 +25,12 @@ database = "none"
 
 class Silent(WSGIRequestHandler):
     def log(self, *args: object) -> None:
-        """Thousands of lines would hide what schemathesis says."""
+        """Silences the log: thousands of lines would hide schemathesis' output."""
 
 
 @contextmanager
 def listening(client: Client) -> Iterator[str]:
-    """The app on a port of its own."""
+    """The app on its own port."""
     server = make_server("127.0.0.1", 0, client.http.application, threaded=True, request_handler=Silent)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()

@@ -79,7 +79,7 @@ def test_each_endpoint_reads_as_much_as_it_needs(client: Client, path: str) -> N
 
 
 def bodies_of(size: int) -> dict[str, bytes]:
-    """That take many times their size in memory."""
+    """Bodies that take many times their size in memory."""
     return {
         "tasks": b'{"tasks":[' + b",".join([b'{"data":{}}'] * (size // 12)) + b"]}",
         "objects": b'{"tasks":[{"data":{"a":[' + b",".join([b"{}"] * (size // 3)) + b"]}}]}",

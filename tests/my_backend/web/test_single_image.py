@@ -1,4 +1,4 @@
-"""One image over HTTP: what it shows, and what it should have been."""
+"""Predictions and corrections of a single image over HTTP."""
 
 import base64
 import io
@@ -24,7 +24,7 @@ def form(content: bytes = PNG, **fields: Any) -> dict[str, Any]:
 
 
 def send(client: Client, path: str, fields: dict[str, Any], status: int = 200) -> Any:
-    """As `curl -F` does."""
+    """Uploads an image like `curl -F`."""
     response = client.http.post(path, data=fields, content_type="multipart/form-data")
     assert response.status_code == status, response.text
     return response.json
@@ -145,7 +145,7 @@ def test_model_that_can_classify_is_asked_for_all_its_scores(client: Client, scr
 
 @pytest.fixture
 def connected(serve: Serve, label_studio: FakeLabelStudio) -> Iterator[Client]:
-    """A backend that knows where Label Studio is, with one annotated task in it."""
+    """A backend with a Label Studio that has one annotated task."""
     label_studio.export = [{"id": 1, "data": {"image": "/a.png"}, "annotations": [{"id": 5, "updated_at": "t"}]}]
     url, key = label_studio.url, label_studio.pat
     with serve(label_studio_url=url, label_studio_api_key=key, retrain_after_annotations=0) as client:

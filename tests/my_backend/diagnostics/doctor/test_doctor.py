@@ -1,4 +1,4 @@
-"""Each check of the doctor, with the trouble made on purpose; the whole against a real Label Studio is in tests/e2e."""
+"""Each of the doctor's checks, with the problem caused on purpose; tests/e2e runs it with a real Label Studio."""
 
 import json
 import time
@@ -92,7 +92,7 @@ def test_settings_that_only_the_model_reads_are_told_a_line_each(
 def environment(
     label_studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch, script: Script, tmp_path: Path
 ) -> FakeLabelStudio:
-    """A backend whose project is known and whose server does not run."""
+    """A backend with a known project whose server isn't running."""
     given = {
         "MODEL_CLASS": FAKE_MODEL,
         "PORT": str(NOBODY),
@@ -120,7 +120,7 @@ def test_command_names_what_is_wrong_and_mends_it_after_asking(environment: Fake
     assert status == 1
     assert "WRONG   project 7 (Pets): connection" in output
     assert "ok      token: a personal access token that Label Studio accepts" in output
-    # What nothing else hangs on comes first.
+    # Causes come first.
     assert "2 problems. Fix them in this order:\n\n1. Can't find the backend's server" in output
     assert "2. Project 7 (Pets): Label Studio doesn't send annotation events to this backend" in output
     assert "   → In the project's Settings → Webhooks, add one with the URL" in output

@@ -1,4 +1,4 @@
-"""One image of each kind of URL is really fetched, and nothing is kept."""
+"""One image of each kind of URL is fetched, and nothing is cached."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What the doctor sees of Label Studio: its version, its clock, and the token."""
+"""The doctor's checks of Label Studio: its version, its clock, and the token."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""What the doctor sees of the machine: folders, disks, and graphics cards as NVIDIA's program would tell of them."""
+"""The doctor's checks of the machine: folders, disks, and graphics cards (with a fake nvidia-smi)."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What the doctor sees of one project."""
+"""The doctor's checks of one project."""
 
 from pathlib import Path
 from typing import Any

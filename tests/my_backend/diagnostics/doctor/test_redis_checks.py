@@ -1,4 +1,4 @@
-"""What the doctor sees of Redis, its workers and the jobs that wait; a real Redis, brought into each trouble."""
+"""The doctor's checks of Redis, its workers and queued jobs, with a real Redis that has each problem."""
 
 import os
 import subprocess
@@ -30,7 +30,7 @@ def shared_redis() -> Iterator[Redis]:
 
 @pytest.fixture
 def redis(shared_redis: Redis) -> Iterator[Redis]:
-    """As it starts, and brought back to that."""
+    """A Redis with its initial configuration, which is restored afterwards."""
     shared_redis.client.flushall()
     before = shared_redis.client.config_get("max*")
     yield shared_redis
@@ -51,7 +51,7 @@ def test_without_redis_jobs_run_in_the_server(make_settings: MakeSettings) -> No
 def production(
     make_settings: MakeSettings, redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[Settings, subprocess.Popen[bytes]]]:
-    """`make production` without what it runs: a process that has been given what supervisor would be."""
+    """A process with supervisor's environment, in place of a running `make production`."""
     settings = make_settings(model_dir=redis.folder / tmp_path.name)  # a path that is short enough for a socket
     given: dict[str, str] = {}
     monkeypatch.setattr(os, "execve", lambda path, command, environment: given.update(environment))
