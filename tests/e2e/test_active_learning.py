@@ -1,4 +1,4 @@
-"""If the title is the live version, Label Studio shows scores and serves the task that the model is least certain of."""
+"""If the title is the live version, Label Studio shows scores and serves the model's least certain task."""
 
 from typing import Any
 

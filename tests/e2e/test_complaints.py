@@ -369,7 +369,7 @@ def test_address_blocking_in_each_of_its_forms(tmp_path: Path, digits: Digits, s
         restart("webhooks")
         with pytest.raises(ServerError, match="403"):
             label_studio.connect(project, backend.url)
-        says(site.backend, "address-blocked", "from telling this backend", "SSRF_PROTECTION_ENABLED=false as well")
+        says(site.backend, "address-blocked", "from sending annotation events", "SSRF_PROTECTION_ENABLED=false as well")
 
         restart()
         says(site.backend, "webhook-missing", "add one with the URL")
