@@ -118,7 +118,7 @@ def test_command_names_what_is_wrong_and_mends_it_after_asking(environment: Fake
     environment.webhooks = []
     status, output = run()
     assert status == 1
-    assert "WRONG   project 7 (Pets): connection" in output
+    assert "PROBLEM project 7 (Pets): connection" in output
     assert "ok      token: a personal access token that Label Studio accepts" in output
     # Causes come first.
     assert "2 problems. Fix them in this order:\n\n1. Can't find the backend's server" in output
