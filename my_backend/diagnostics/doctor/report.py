@@ -43,7 +43,7 @@ def _look(*, quietly: bool) -> list[Check]:
     for check in _examined():
         checks.append(check)
         if not quietly:
-            typer.echo(f"{'PROBLEM' if check.troubles else 'ok':7} {check.name}{'' if check.troubles else _said(check)}")
+            typer.echo(f"PROBLEM {check.name}" if check.troubles else f"ok      {check.name}{_said(check)}")
     return checks
 
 
