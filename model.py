@@ -52,6 +52,7 @@ from label_studio_format.image_value import image_url
 from label_studio_format.labeling_config import ImageChoices, Json, parse_label_config
 from label_studio_format.training_report import Usage
 from my_backend.errors import BackendError, MediaError, TrainingError
+from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.media import Media, MediaRequest, media_pool, open_media
 from my_backend.label_studio.safe_http import redact
 from my_backend.settings import Settings, explain
@@ -567,4 +568,5 @@ def _make_networks() -> SharedNetworks:
 
 @lru_cache(maxsize=1)
 def _default_media() -> Media:
-    return open_media(Settings(), None, media_pool())
+    settings = Settings()
+    return open_media(settings, Connections(settings), None, media_pool())

@@ -16,6 +16,7 @@ from my_backend.jobs.retraining import Retraining
 from my_backend.jobs.rq_queue import RqQueue
 from my_backend.jobs.thread_queue import ThreadQueue
 from my_backend.jobs.training_job import TrainingJob
+from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.media import media_pool
 from my_backend.label_studio.webhook_password import WebhookPassword
 from my_backend.monitor import Checkup
@@ -38,7 +39,8 @@ class Backend:
         self.came_through_proxy = threading.Event()  # set by the first request that came through a proxy
         self.projects = Projects(folder)
         self._media_pool = media_pool()
-        self.new_model = ModelFactory(settings, self.projects, self._media_pool)
+        self.connections = Connections(settings)
+        self.new_model = ModelFactory(settings, self.projects, self.connections, self._media_pool)
         self.open_media = self.new_model.open_media
         self.serving = Serving(self.projects, self.new_model, settings.choices)
         self.job_store = JobStore(folder)
@@ -46,17 +48,19 @@ class Backend:
         self.queue = self._make_queue()
         self.retraining = Retraining(self.projects, settings.retrain_after_annotations, self.submit_correction)
 
-        self.webhook_password = WebhookPassword(settings, self.projects)
-        self.reconciliation = Reconciliation(settings, self.projects, self.submit_correction)
+        self.webhook_password = WebhookPassword(settings, self.projects, self.connections)
+        self.reconciliation = Reconciliation(self.projects, self.connections, self.submit_correction)
         self.recent = Recent(self.projects)
-        self.checkup = Checkup(settings, self.projects)
-        self.title_keeper = TitleKeeper(settings, self.projects, self.serving)
-        self.renewal = Renewal(settings, self.projects, self.serving, self.title_keeper.predicted)
+        self.checkup = Checkup(settings, self.projects, self.connections)
+        self.title_keeper = TitleKeeper(settings, self.projects, self.connections, self.serving)
+        self.renewal = Renewal(settings, self.projects, self.connections, self.serving, self.title_keeper.predicted)
 
     def _make_queue(self) -> JobQueue:
         if self.settings.redis:
             return RqQueue(self.settings, self.job_store)
-        work = TrainingJob(self.settings, self.projects, self.job_store, self.new_model, self.submit_correction)
+        work = TrainingJob(
+            self.settings, self.projects, self.job_store, self.connections, self.new_model, self.submit_correction
+        )
         return ThreadQueue(self.job_store, work)
 
     def submit_correction(self, project: str) -> None:

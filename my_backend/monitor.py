@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from my_backend.active_learning.scores import examine_scores
 from my_backend.background import Background
 from my_backend.errors import LabelStudioError, TokenRefused
-from my_backend.label_studio.client import HOW_TO_MAKE_A_TOKEN, LabelStudio, find_label_studio
+from my_backend.label_studio.client import HOW_TO_MAKE_A_TOKEN, LabelStudio
 from my_backend.label_studio.connection import examine_connection
+from my_backend.label_studio.connections import Connections
 from my_backend.problems import Trouble
 from my_backend.projects.registry import Project, Projects
 from my_backend.settings import Settings
@@ -38,9 +39,9 @@ class Finding:
 class Checkup(Background):
     """Asks Label Studio about each project: does it exist, is the backend connected, are events sent?"""
 
-    def __init__(self, settings: Settings, projects: Projects) -> None:
+    def __init__(self, settings: Settings, projects: Projects, connections: Connections) -> None:
         super().__init__("checkup")
-        self._settings, self._projects = settings, projects
+        self._settings, self._projects, self._connections = settings, projects, connections
         self._found: dict[str, Finding] = {}
         self._presses = 0
 
@@ -90,7 +91,7 @@ class Checkup(Background):
         connected: bool | None = None
         url = ""
         try:
-            label_studio = find_label_studio(self._settings, self._projects.credentials(project.uid))
+            label_studio = self._connections.label_studio(self._projects.credentials(project.uid))
             if label_studio is None:
                 troubles = [no_address(project)]
             else:

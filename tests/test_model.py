@@ -32,6 +32,7 @@ from image_classifier.training.half_precision import MAX_DIFFERENCE
 from label_studio_format.labeling_config import parse_label_config
 from model import ImageClassifierAPI
 from my_backend.errors import BackendError, TrainingError
+from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.media import media_pool, open_media
 from my_backend.settings import Settings
 
@@ -275,7 +276,8 @@ def test_an_image_that_does_not_come_in_time_is_empty_and_its_neighbours_are_not
     with media_pool() as pool, socket.create_server(("127.0.0.1", 0)) as silent:
         host = f"127.0.0.1:{silent.getsockname()[1]}"
         monkeypatch.setenv("IMAGE_HOSTS", host)
-        api = ImageClassifierAPI(CONFIG, trained, media=open_media(Settings(), None, pool))
+        settings = Settings()
+        api = ImageClassifierAPI(CONFIG, trained, media=open_media(settings, Connections(settings), None, pool))
         neighbour = asked(shown[30:31])
         api.predict(neighbour)  # what is known needs no time
         tasks = [{"id": 1, "data": {"image": f"http://{host}/late.png"}}, *neighbour]

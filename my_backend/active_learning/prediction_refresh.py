@@ -10,7 +10,7 @@ from my_backend import files
 from my_backend.active_learning.refresh_run import Run
 from my_backend.background import Background
 from my_backend.errors import BackendError
-from my_backend.label_studio.client import find_label_studio
+from my_backend.label_studio.connections import Connections
 from my_backend.problems import Trouble
 from my_backend.projects.registry import Project, Projects
 from my_backend.projects.versions import UNTRAINED
@@ -45,10 +45,18 @@ class _Turn:
 class Renewal(Background):
     """Works through the projects in a background thread, a batch at a time; does nothing if the setting is off."""
 
-    def __init__(self, settings: Settings, projects: Projects, serving: Serving, stored: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        projects: Projects,
+        connections: Connections,
+        serving: Serving,
+        stored: Callable[[str], None],
+    ) -> None:
         """`stored` is called with a project's uid after predictions of its live version were stored."""
         super().__init__("renewal")
-        self._settings, self._projects, self._serving, self._stored = settings, projects, serving, stored
+        self._settings, self._projects, self._connections = settings, projects, connections
+        self._serving, self._stored = serving, stored
         self._turns: dict[str, _Turn] = {}
         self._troubles: dict[str, Trouble] = {}
         self._lock = threading.Lock()
@@ -123,7 +131,7 @@ class Renewal(Background):
 
     def _step(self, project: Project, turn: _Turn) -> None:
         """Stores a batch, then pauses for as long as that took."""
-        label_studio = find_label_studio(self._settings, self._projects.credentials(project.uid))
+        label_studio = self._connections.label_studio(self._projects.credentials(project.uid))
         if label_studio is None:
             raise BackendError("Label Studio's URL is not set")
         if turn.run is None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from my_backend.active_learning.title import Title, not_used, remembered_title
 from my_backend.background import Background
 from my_backend.errors import LabelStudioError
-from my_backend.label_studio.client import find_label_studio
+from my_backend.label_studio.connections import Connections
 from my_backend.problems import Trouble
 from my_backend.projects.registry import Project, Projects
 from my_backend.projects.versions import UNTRAINED
@@ -38,9 +38,10 @@ class _Watch:
 class TitleKeeper(Background):
     """Works in a background thread; does nothing if the setting is off and there is no title to restore."""
 
-    def __init__(self, settings: Settings, projects: Projects, serving: Serving) -> None:
+    def __init__(self, settings: Settings, projects: Projects, connections: Connections, serving: Serving) -> None:
         super().__init__("title keeper")
-        self._settings, self._projects, self._serving = settings, projects, serving
+        self._settings, self._projects, self._connections = settings, projects, connections
+        self._serving = serving
         self._watched: dict[str, _Watch] = {}
         self._troubles: dict[str, Trouble] = {}
         self._lock = threading.Lock()
@@ -95,7 +96,7 @@ class TitleKeeper(Background):
             return True
 
     def _try(self, project: Project) -> None:
-        label_studio = find_label_studio(self._settings, self._projects.credentials(project.uid))
+        label_studio = self._connections.label_studio(self._projects.credentials(project.uid))
         if label_studio is None:  # the monitor reports it
             return
         trouble = None

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from my_backend.background import Background
 from my_backend.errors import LabelStudioError
 from my_backend.jobs.training_job import learned_state
-from my_backend.label_studio.client import find_label_studio
+from my_backend.label_studio.connections import Connections
 from my_backend.projects.registry import Project, Projects
 from my_backend.projects.versions import UNTRAINED, Versions
-from my_backend.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -20,9 +19,9 @@ COMPARE_SECONDS = 600.0
 class Reconciliation(Background):
     """Asks Label Studio at the start and every COMPARE_SECONDS; calls `train(project)` for outdated projects."""
 
-    def __init__(self, settings: Settings, projects: Projects, train: Callable[[str], None]) -> None:
+    def __init__(self, projects: Projects, connections: Connections, train: Callable[[str], None]) -> None:
         super().__init__("reconciliation")
-        self._settings, self._projects, self._train = settings, projects, train
+        self._projects, self._connections, self._train = projects, connections, train
 
     def _look(self) -> float:
         for project in self._projects.all():
@@ -41,7 +40,7 @@ class Reconciliation(Background):
         folder = self._projects.folder(project.uid)
         if Versions(folder).live_name() == UNTRAINED:
             return False  # users or events start the first training
-        label_studio = find_label_studio(self._settings, self._projects.credentials(project.uid))
+        label_studio = self._connections.label_studio(self._projects.credentials(project.uid))
         if label_studio is None:
             return False
         return label_studio.watermark(project.id) != learned_state(folder).watermark

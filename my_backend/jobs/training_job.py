@@ -16,7 +16,8 @@ from label_studio_format.labeling_config import parse_label_config
 from my_backend import files
 from my_backend.errors import JobStopped, TakenOver, TrainingError
 from my_backend.jobs.job import CANCELED, MAX_ATTEMPTS, SHUTDOWN, JobStore, RunningJob
-from my_backend.label_studio.client import HOW_TO_MAKE_A_TOKEN, find_label_studio
+from my_backend.label_studio.client import HOW_TO_MAKE_A_TOKEN
+from my_backend.label_studio.connections import Connections
 from my_backend.projects.corrections import Corrections
 from my_backend.projects.registry import Project, Projects
 from my_backend.projects.versions import Versions
@@ -74,10 +75,12 @@ class TrainingJob:
         settings: Settings,
         projects: Projects,
         store: JobStore,
+        connections: Connections,
         new_model: ModelFactory,
         submit_correction: Callable[[str], object],
     ) -> None:
-        self._settings, self._projects, self._store, self._new_model = settings, projects, store, new_model
+        self._settings, self._projects, self._store = settings, projects, store
+        self._connections, self._new_model = connections, new_model
         self._submit_correction = submit_correction
 
     def __call__(self, running: RunningJob) -> Json:
@@ -170,7 +173,7 @@ class TrainingJob:
     def _ask_label_studio(self, running: RunningJob) -> tuple[Project, list[Json], str]:
         """Returns the project as it is now, its annotated tasks, and the watermark from before reading them."""
         uid = running.job.project
-        label_studio = find_label_studio(self._settings, self._projects.credentials(uid))
+        label_studio = self._connections.label_studio(self._projects.credentials(uid))
         if label_studio is None:
             raise TrainingError(
                 "Can't read annotations because Label Studio's URL is unknown: set LABEL_STUDIO_URL, and "

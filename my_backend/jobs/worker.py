@@ -34,6 +34,7 @@ from my_backend.jobs.job import (
 )
 from my_backend.jobs.rq_queue import Handover, OwnJob, OwnQueue, RqQueue, connect, rq_queue, worker_keys
 from my_backend.jobs.training_job import TrainingJob
+from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.media import media_pool
 from my_backend.log.setup import collect_output, set_up_logs
 from my_backend.projects.registry import Projects
@@ -69,9 +70,12 @@ def perform(job_id: str) -> None:
                 yield_to_others()
             pool = media_pool()
             held.callback(pool.shutdown, cancel_futures=True)
-            new_model = ModelFactory(settings, projects, pool)
+            connections = Connections(settings)
+            new_model = ModelFactory(settings, projects, connections, pool)
             queue = RqQueue(settings, store)  # only writes a record; a server hands the job over
-            work = TrainingJob(settings, projects, store, new_model, lambda project: submit_correction(queue, project))
+            work = TrainingJob(
+                settings, projects, store, connections, new_model, lambda project: submit_correction(queue, project)
+            )
             try:
                 run_job(job, store, work, _shutting_down.is_set)
             finally:  # this process ends with the job, so nobody scrapes its counts
@@ -212,7 +216,7 @@ def _work(settings: Settings, kinds: tuple[Kind, ...]) -> None:
     projects = Projects(settings.model_dir / "projects")
     pool = media_pool()
     # Imported once here, and shared by the processes forked for jobs. Nothing is computed before the fork.
-    ModelFactory(settings, projects, pool).load()
+    ModelFactory(settings, projects, Connections(settings), pool).load()
     pool.shutdown()
     logging.getLogger("rq.worker").addFilter(_outage)
     while not _work_until_redis_goes(settings, kinds):

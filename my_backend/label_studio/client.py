@@ -17,8 +17,6 @@ import requests
 from my_backend.errors import LabelStudioError, TokenRefused
 from my_backend.label_studio.safe_http import Limits, Origin, SafeSession, explain, read_body, redact
 from my_backend.pasted_values import TOKEN
-from my_backend.projects.registry import Credentials
-from my_backend.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +25,7 @@ EXPORT_BYTES = 2_000_000_000
 ANSWER_BYTES = 50_000_000
 # Label Studio's access tokens are valid for 300 s; one that is about to expire isn't used anymore.
 TOKEN_MARGIN = 30.0
+REFUSED_SECONDS = 30.0  # between exchanges after a rejected token: perhaps no token may read this URL
 
 HOW_TO_MAKE_A_TOKEN = (
     "create a personal access token in Label Studio (your avatar → Account & Settings → Personal Access Token) "
@@ -68,6 +67,8 @@ class LabelStudio:
         self._session = session
         self._lock = threading.Lock()
         self._access_token, self._expires = "", 0.0
+        self._refused_until = float("-inf")  # monotonic: until then, a refused token isn't exchanged again
+        self._failure: tuple[float, LabelStudioError] | None = None  # the last exchange that failed (monotonic)
 
     def headers(self) -> Mapping[str, str]:
         """The authorization header; a personal access token is exchanged for an access token, which is cached.
@@ -86,14 +87,44 @@ class LabelStudio:
             return {"Authorization": f"Token {self._token}"}
         if claims.get("token_type") != "refresh":
             return {"Authorization": f"Bearer {self._token}"}
+        came = time.monotonic()
         with self._lock:
             if time.time() > self._expires - TOKEN_MARGIN:
-                answer = self._object("POST", "/api/token/refresh/", authorize=False, json={"refresh": self._token})
-                if not TOKEN.fullmatch(str(answer.get("access") or " ")):
-                    raise LabelStudioError(f"{redact(self.url)} returned no access token: is it a Label Studio server?")
-                self._access_token = str(answer["access"])
-                self._expires = float((_claims(self._access_token) or {}).get("exp", 0))
+                if self._failure and self._failure[0] > came:  # while this thread waited for the lock
+                    raise type(self._failure[1])(str(self._failure[1]))
+                try:
+                    self._exchange()
+                except LabelStudioError as error:
+                    self._failure = time.monotonic(), error
+                    raise
             return {"Authorization": f"Bearer {self._access_token}"}
+
+    def _exchange(self) -> None:
+        answer = self._object("POST", "/api/token/refresh/", authorize=False, json={"refresh": self._token})
+        if not TOKEN.fullmatch(str(answer.get("access") or " ")):
+            raise LabelStudioError(f"{redact(self.url)} returned no access token: is it a Label Studio server?")
+        self._access_token = str(answer["access"])
+        self._expires = float((_claims(self._access_token) or {}).get("exp", 0))
+
+    def _request(self, method: str, url: str, **arguments: Any) -> requests.Response:
+        """Sends the token; if Label Studio rejects its own access token, as after a restart, tries once with a new one."""
+        arguments |= {"headers": self.headers, "headers_for": self.origin}
+        response = self._session.request(method, url, **arguments)
+        if response.status_code == 401 and self._is_outdated(response.request.headers.get("Authorization", "")):
+            response.close()
+            response = self._session.request(method, url, **arguments)
+        return response
+
+    def _is_outdated(self, refused: str) -> bool:
+        """Whether the refused header had an access token from an exchange, and another one may be accepted."""
+        with self._lock:
+            if not (self._access_token and refused):
+                return False
+            if refused == f"Bearer {self._access_token}" and self._expires:
+                if time.monotonic() < self._refused_until:
+                    return False
+                self._expires, self._refused_until = 0.0, time.monotonic() + REFUSED_SECONDS
+            return True
 
     def annotated_tasks(self, project_id: int) -> list[dict[str, Any]]:
         """All tasks of the project that have an annotation (skipped ones too), with their annotations.
@@ -231,15 +262,7 @@ class LabelStudio:
 
         Label Studio's API is refused: someone who sets a task's image URL must not act with the token owner's rights.
         """
-        return self._session.request(
-            "GET",
-            url,
-            headers=self.headers,
-            headers_for=self.origin,
-            refuse=self._why_no_file,
-            limits=limits,
-            deadline=deadline,
-        )
+        return self._request("GET", url, refuse=self._why_no_file, limits=limits, deadline=deadline)
 
     def _why_no_file(self, url: str) -> str:
         path = posixpath.normpath("/" + unquote(urlsplit(url).path).lstrip("/"))
@@ -304,14 +327,8 @@ class LabelStudio:
     ) -> tuple[requests.Response, bytes]:
         """Returns the answer whatever its status; raises LabelStudioError if there is none."""
         try:
-            response = self._session.request(
-                method,
-                self.url + path,
-                headers=self.headers if authorize else None,
-                headers_for=self.origin,
-                limits=Limits(read_seconds=read_seconds),
-                **arguments,
-            )
+            ask = self._request if authorize else self._session.request
+            response = ask(method, self.url + path, limits=Limits(read_seconds=read_seconds), **arguments)
             return response, read_body(response, max_bytes=max_bytes, deadline=time.monotonic() + read_seconds)
         except requests.RequestException as error:
             raise LabelStudioError(
@@ -328,27 +345,6 @@ class LabelStudio:
                 + HOW_TO_MAKE_A_TOKEN
             )
         return f"Label Studio rejected the token (it answered {status}); {HOW_TO_MAKE_A_TOKEN}"
-
-
-def find_label_studio(settings: Settings, credentials: Credentials | None) -> LabelStudio | None:
-    """The configured Label Studio, or else the one that `/setup` named, with the token it sent; None if unknown."""
-    url, key = settings.label_studio_url, settings.label_studio_api_key.get_secret_value()
-    if not (url and key) and credentials and _is_at(credentials.hostname, url):
-        url, key = credentials.hostname, credentials.access_token
-    if not url:
-        return None
-    # Images may come from Label Studio itself, even if its address is private.
-    origin = Origin.of(url)
-    allowed = (*settings.image_hosts, f"{origin.host}:{origin.port}")
-    return LabelStudio(url, key, SafeSession(allowed, ca_bundle=settings.requests_ca_bundle))
-
-
-def _is_at(hostname: str, url: str) -> bool:
-    """Whether the host that `/setup` named is a valid URL, and the configured one if there is one."""
-    try:
-        return Origin.of(hostname) == Origin.of(url or hostname)
-    except ValueError:
-        return False
 
 
 def _claims(token: str) -> dict[str, Any] | None:

@@ -25,7 +25,8 @@ from pydantic import Field, TypeAdapter
 
 from my_backend import files
 from my_backend.errors import BackendError, MediaError
-from my_backend.label_studio.client import LabelStudio, find_label_studio
+from my_backend.label_studio.client import LabelStudio
+from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.content import what_came
 from my_backend.label_studio.safe_http import (
     ForbiddenAddress,
@@ -100,7 +101,7 @@ class MediaFile:
 
 @dataclass(frozen=True)
 class MediaPool:
-    """The threads that fetch images for all projects of a process, until `shutdown`.
+    """The threads that fetch images and the known URLs, for all projects of a process, until `shutdown`.
 
     Imports and trainings, which have no deadline, use a separate pool, so that an unresponsive storage can't keep the
     requests of other projects waiting for a thread.
@@ -108,6 +109,7 @@ class MediaPool:
 
     awaited: ThreadPoolExecutor
     background: ThreadPoolExecutor
+    known: dict[str, tuple[str, float]] = field(default_factory=dict)  # URL's key → digest, fetched at
 
     def __enter__(self) -> "MediaPool":
         return self
@@ -146,8 +148,7 @@ class Media:
         self._label_studio = label_studio
         self._kept = kept
         self._counts = counts or ImageCounts()
-        self._known: dict[str, tuple[str, float]] = {}  # URL's key → digest, fetched at
-        self._pool = pool
+        self._pool, self._known = pool, pool.known
 
     def fetch_all(
         self, requests: Sequence[MediaRequest], deadline: float = float("inf")
@@ -343,20 +344,20 @@ class Media:
 
 def open_media(
     settings: Settings,
+    connections: Connections,
     credentials: Credentials | None,
     pool: MediaPool,
     kept: Path | None = None,
     counts: ImageCounts | None = None,
 ) -> Media:
     """Media for a project, with the Label Studio that is configured or that `/setup` named; see Media."""
-    session = SafeSession(settings.image_hosts, ca_bundle=settings.requests_ca_bundle)
     limits = ImageLimits(
         settings.max_image_bytes,
         settings.image_seconds,
         settings.image_trust_seconds,
         Limits(settings.image_connect_seconds, settings.image_read_seconds, settings.image_redirects),
     )
-    label_studio = find_label_studio(settings, credentials)
+    session, label_studio = connections.images(), connections.label_studio(credentials)
     return Media(settings.cache_dir / "media", session, label_studio, pool, limits, kept, counts)
 
 

@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 
 from my_backend.background import Background
 from my_backend.errors import LabelStudioError
-from my_backend.label_studio.client import LabelStudio, find_label_studio
+from my_backend.label_studio.client import LabelStudio
+from my_backend.label_studio.connections import Connections
 from my_backend.problems import Trouble
 from my_backend.projects.registry import Projects
 from my_backend.settings import Settings
@@ -33,9 +34,9 @@ REMEDY = (
 class WebhookPassword(Background):
     """Sets the header of each project's webhook in a background thread; does nothing if no password is required."""
 
-    def __init__(self, settings: Settings, projects: Projects) -> None:
+    def __init__(self, settings: Settings, projects: Projects, connections: Connections) -> None:
         super().__init__("webhook password")
-        self._settings, self._projects = settings, projects
+        self._settings, self._projects, self._connections = settings, projects, connections
         self._hosts: dict[str, str] = {}  # project → this backend's host and port, as Label Studio calls it
         self._tries: dict[str, int] = {}
         self._due: dict[str, float] = {}  # project → when to check next (monotonic)
@@ -105,7 +106,7 @@ class WebhookPassword(Background):
 
     def _set(self, uid: str, host: str) -> bool:
         """Whether the project's webhook has the password now; raises LabelStudioError."""
-        label_studio = find_label_studio(self._settings, self._projects.credentials(uid))
+        label_studio = self._connections.label_studio(self._projects.credentials(uid))
         if label_studio is None or self._settings.basic_auth is None:
             return False
         user, header = self._settings.basic_auth[0], password_header(*self._settings.basic_auth)

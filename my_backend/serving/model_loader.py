@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from my_backend.errors import BackendError
+from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.media import Media, MediaPool, open_media
 from my_backend.metrics.counters import EmbeddingCounts, ImageCounts
 from my_backend.projects.corrections import corrections_folder
@@ -19,8 +20,9 @@ from my_backend.settings import Settings
 class ModelFactory:
     """Makes instances of MODEL_CLASS."""
 
-    def __init__(self, settings: Settings, projects: Projects, media_pool: MediaPool) -> None:
+    def __init__(self, settings: Settings, projects: Projects, connections: Connections, media_pool: MediaPool) -> None:
         self._settings, self._projects, self._media_pool = settings, projects, media_pool
+        self._connections = connections
         self.images = ImageCounts()  # of everything that the instances fetch
 
     def load(self) -> Any:
@@ -60,7 +62,8 @@ class ModelFactory:
     def open_media(self, project: Project) -> Media:
         """Opens access to the images of a project's tasks and to its corrected images."""
         kept = corrections_folder(self._projects.folder(project.uid))
-        return open_media(self._settings, self.credentials(project), self._media_pool, kept, self.images)
+        credentials = self.credentials(project)
+        return open_media(self._settings, self._connections, credentials, self._media_pool, kept, self.images)
 
     def embeddings(self) -> EmbeddingCounts:
         """Returns the class's embedding-cache lookups in this process; none if it isn't loaded or doesn't count."""

@@ -6,6 +6,7 @@ from tempfile import TemporaryDirectory
 
 from label_studio_format.labeling_config import parse_label_config
 from my_backend.errors import BadRequest
+from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.media import media_pool
 from my_backend.projects.registry import Project, Projects
 from my_backend.projects.versions import Version, Versions
@@ -32,7 +33,7 @@ def publish_model(settings: Settings, model: Path, project_name: str | None) -> 
     config = parse_label_config(project.label_config, settings.choices)
     if config.image_choices is None:
         raise BadRequest(f"project {project.uid}: {config.problem}")
-    model_class = ModelFactory(settings, projects, media_pool()).load()
+    model_class = ModelFactory(settings, projects, Connections(settings), media_pool()).load()
     if not hasattr(model_class, "adopt"):
         raise BadRequest(f"MODEL_CLASS={settings.model_class} can't import models: it has no `adopt` method")
     folder = projects.folder(project.uid)

@@ -291,7 +291,7 @@ class FakeLabelStudio:
     def _refresh(self, body: Any) -> Reply:
         if body != {"refresh": self.pat}:
             return json_reply({"detail": "Token is invalid"}, 401)
-        claims = {"token_type": "access", "exp": time.time() + self.token_seconds, "n": len(self.access_tokens)}
+        claims = {"token_type": "access", "exp": time.time() + self.token_seconds, "n": len(self.server.seen)}
         self.access_tokens.append(jwt.encode(claims, JWT_KEY))
         return json_reply({"access": self.access_tokens[-1]})
 

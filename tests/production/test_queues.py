@@ -36,6 +36,7 @@ from my_backend.jobs.job import (
 from my_backend.jobs.rq_queue import RqQueue
 from my_backend.jobs.thread_queue import ThreadQueue
 from my_backend.jobs.training_job import TrainingJob
+from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.media import media_pool
 from my_backend.projects.registry import Projects
 from my_backend.projects.versions import Versions
@@ -96,8 +97,9 @@ class InThreads(Queueing):
             self._media_pool.shutdown()
 
     def _start(self) -> None:
-        new_model = ModelFactory(self.settings, self.projects, self._media_pool)
-        work = TrainingJob(self.settings, self.projects, self.store, new_model, self._submit_correction)
+        connections = Connections(self.settings)
+        new_model = ModelFactory(self.settings, self.projects, connections, self._media_pool)
+        work = TrainingJob(self.settings, self.projects, self.store, connections, new_model, self._submit_correction)
         self.queue = ThreadQueue(self.store, work)
         self.queue.start()
 

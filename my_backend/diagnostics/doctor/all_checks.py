@@ -13,8 +13,9 @@ from my_backend.diagnostics.doctor.project_checks import check_project
 from my_backend.diagnostics.doctor.redis_checks import check_redis
 from my_backend.diagnostics.summary import no_token
 from my_backend.errors import LabelStudioError
-from my_backend.label_studio.client import LabelStudio, find_label_studio
+from my_backend.label_studio.client import LabelStudio
 from my_backend.label_studio.connection import not_connected
+from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.media import media_pool
 from my_backend.problems import Trouble
 from my_backend.projects.registry import Project, Projects
@@ -52,7 +53,8 @@ def examine(settings: Settings) -> Iterator[Check]:
 
 def _label_studio(settings: Settings) -> Iterator[Check]:
     projects = Projects(settings.model_dir / "projects")
-    configured = find_label_studio(settings, None)
+    connections = Connections(settings)
+    configured = connections.label_studio()
     ask = True
     if configured is not None:
         found = check_label_studio(configured)
@@ -64,7 +66,7 @@ def _label_studio(settings: Settings) -> Iterator[Check]:
     if not known:
         yield Check("projects", troubles=(_no_project(configured if ask else None),))
     for project in known:
-        yield from check_project(settings, projects, project, ask=ask)
+        yield from check_project(settings, projects, connections, project, ask=ask)
 
 
 def check_settings_file(error: str) -> Check:
@@ -117,7 +119,8 @@ def check_model(settings: Settings) -> tuple[Check, Json]:
     pool = media_pool()
     computes: Json = {}
     try:
-        model_class = ModelFactory(settings, Projects(settings.model_dir / "projects"), pool).load()
+        projects = Projects(settings.model_dir / "projects")
+        model_class = ModelFactory(settings, projects, Connections(settings), pool).load()
         warning = redact(model_class.warm_up() or "") if hasattr(model_class, "warm_up") else ""
         computes = model_class.describe() if hasattr(model_class, "describe") else {}
     except Exception as error:  # a user's own class may raise anything

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from label_studio_format.image_value import image_url
 from my_backend.errors import MediaError
+from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.media import MediaRequest, media_pool, open_media
 from my_backend.projects.registry import Credentials
 from my_backend.settings import Settings
@@ -47,12 +48,12 @@ def kind_of(url: str) -> str:
 
 
 def fetch_samples(
-    settings: Settings, credentials: Credentials | None, samples: dict[str, MediaRequest]
+    settings: Settings, connections: Connections, credentials: Credentials | None, samples: dict[str, MediaRequest]
 ) -> dict[str, str]:
     """For each kind, why its image can't be read ("" if it can); bypasses the cache."""
     with TemporaryDirectory(prefix="image-samples-") as folder, media_pool() as pool:
         apart = settings.model_copy(update={"cache_dir": Path(folder)})
-        media = open_media(apart, credentials, pool)
+        media = open_media(apart, connections, credentials, pool)
         results = media.fetch_all(list(samples.values()))
     return {
         kind: str(result) if isinstance(result, MediaError) else ""

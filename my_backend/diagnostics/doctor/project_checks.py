@@ -11,8 +11,9 @@ from my_backend.active_learning.scores import examine_scores
 from my_backend.diagnostics.doctor.check import Check
 from my_backend.diagnostics.doctor.image_samples import fetch_samples, samples_of
 from my_backend.errors import LabelStudioError, NotFound
-from my_backend.label_studio.client import LabelStudio, find_label_studio
+from my_backend.label_studio.client import LabelStudio
 from my_backend.label_studio.connection import Connection, Mend, examine_connection
+from my_backend.label_studio.connections import Connections
 from my_backend.monitor import no_address, not_asked
 from my_backend.problems import Trouble
 from my_backend.projects.registry import Project, Projects
@@ -24,18 +25,20 @@ Json = dict[str, Any]
 SAMPLED_TASKS = 200  # from each end of a project
 
 
-def check_project(settings: Settings, projects: Projects, project: Project, *, ask: bool) -> Iterator[Check]:
+def check_project(
+    settings: Settings, projects: Projects, connections: Connections, project: Project, *, ask: bool
+) -> Iterator[Check]:
     """All checks of one project; `ask`: Label Studio can be asked."""
     name = f"project {project.id}{f' ({project.title})' if project.title else ''}"
     yield check_version(projects, project, name)
     if ask:
-        for check in _asked(settings, projects, project):
+        for check in _asked(settings, projects, connections, project):
             yield Check(f"{name}: {check.name}", check.said, check.troubles, check.mends)
 
 
-def _asked(settings: Settings, projects: Projects, project: Project) -> Iterator[Check]:
+def _asked(settings: Settings, projects: Projects, connections: Connections, project: Project) -> Iterator[Check]:
     credentials = projects.credentials(project.uid)
-    label_studio = find_label_studio(settings, credentials)
+    label_studio = connections.label_studio(credentials)
     if label_studio is None:
         yield Check("connection", troubles=(no_address(project),))
         return
@@ -63,7 +66,7 @@ def _asked(settings: Settings, projects: Projects, project: Project) -> Iterator
         return
     yield Check("labeling config", f"{len(config.choices)} choices in {config.image_choices.from_name}")
     samples = samples_of(tasks, config.image_choices.field)
-    failed = {kind: why for kind, why in fetch_samples(settings, credentials, samples).items() if why}
+    failed = {kind: why for kind, why in fetch_samples(settings, connections, credentials, samples).items() if why}
     troubles = [
         Trouble("image", f"Can't read images of the kind “{kind}”: {why}.", project=project.uid)
         for kind, why in failed.items()

@@ -55,7 +55,9 @@ def saved(client: Client, kind: Any) -> Job:
 def run(client: Client, job: Job, correct: Callable[[str], object] = lambda project: None) -> Job:
     """Runs a job in this thread; `correct` is called where it asks for a correction."""
     backend = client.backend
-    work = TrainingJob(backend.settings, backend.projects, backend.job_store, backend.new_model, correct)
+    work = TrainingJob(
+        backend.settings, backend.projects, backend.job_store, backend.connections, backend.new_model, correct
+    )
     return run_job(job, backend.job_store, work, lambda: False)
 
 

@@ -2,9 +2,9 @@ import json
 import re
 import socket
 import threading
-import time
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -12,11 +12,14 @@ import jwt
 import pytest
 
 from my_backend.errors import LabelStudioError, TokenRefused
-from my_backend.label_studio.client import LabelStudio, find_label_studio
-from my_backend.label_studio.safe_http import Limits, SafeSession
-from my_backend.projects.registry import Credentials
-from tests.my_backend.conftest import MakeSettings
-from tests.my_backend.fake_server import JWT_KEY, FakeLabelStudio, FakeServer, Reply, json_reply
+from my_backend.label_studio.client import LabelStudio
+from my_backend.label_studio.safe_http import Limits, SafeSession, read_body
+from tests.my_backend.fake_server import JWT_KEY, PNG, FakeLabelStudio, FakeServer, Reply, Seen, json_reply
+from tests.my_backend.waiting import eventually
+
+EXCHANGE = "/api/token/refresh/"
+INF = float("inf")
+PERSONAL = jwt.encode({"token_type": "refresh"}, JWT_KEY)
 
 
 def connect(server: FakeLabelStudio, token: str | None = None) -> LabelStudio:
@@ -51,19 +54,141 @@ def test_access_token_that_is_about_to_end_is_renewed(label_studio: FakeLabelStu
 
 def test_many_threads_exchange_the_token_once(label_studio: FakeLabelStudio) -> None:
     client = connect(label_studio)
-    start = threading.Barrier(8)
 
-    def ask() -> None:
-        start.wait()
-        client.project(7)
-
-    threads = [threading.Thread(target=ask) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(8, lambda: client.project(7))
 
     assert len(label_studio.access_tokens) == 1
+
+
+def restart(server: FakeLabelStudio) -> None:
+    """With another key, so that it accepts no access token from before."""
+    server.access_tokens.clear()
+
+
+ASK_WITH_TOKEN: dict[str, Callable[[LabelStudio], Any]] = {
+    "question": lambda client: client.project(7),
+    "change": lambda client: client.change_project(7, title="Pets"),
+    "image": lambda client: read_body(client.get(f"{client.url}/a.png", Limits(), INF), max_bytes=1000, deadline=INF),
+}
+
+
+@pytest.mark.parametrize("ask", ASK_WITH_TOKEN.values(), ids=ASK_WITH_TOKEN)
+def test_access_token_from_before_a_restart_is_exchanged_again(
+    label_studio: FakeLabelStudio, ask: Callable[[LabelStudio], Any]
+) -> None:
+    label_studio.files["/a.png"] = PNG
+    client = connect(label_studio)
+    before = ask(client)
+    restart(label_studio)
+
+    assert ask(client) == before
+    assert tokens(label_studio)[-1] == f"Bearer {label_studio.access_tokens[0]}"
+    assert label_studio.server.paths().count(EXCHANGE) == 2
+
+
+def test_threads_exchange_a_refused_token_once(label_studio: FakeLabelStudio) -> None:
+    client = connect(label_studio)
+    client.project(7)
+    restart(label_studio)
+
+    assert {project["title"] for project in in_threads(8, lambda: client.project(7))} == {"Pets"}
+    assert label_studio.server.paths().count(EXCHANGE) == 2
+
+
+def test_url_closed_to_the_token_costs_one_more_exchange(label_studio: FakeLabelStudio) -> None:
+    label_studio.files["/closed.png"] = Reply(401)
+    client = connect(label_studio)
+
+    for _ in range(5):
+        assert client.get(f"{label_studio.url}/closed.png", Limits(), INF).status_code == 401
+        client.project(7)
+
+    assert label_studio.server.paths().count(EXCHANGE) == 2
+
+
+def test_token_label_studio_takes_back_is_reported_with_the_remedy(label_studio: FakeLabelStudio) -> None:
+    client = connect(label_studio)
+    client.project(7)
+    restart(label_studio)
+    label_studio.pat = "another"
+
+    for _ in range(2):
+        with pytest.raises(TokenRefused, match=r"does not accept the token .* set LABEL_STUDIO_API_KEY"):
+            client.project(7)
+
+
+@pytest.mark.parametrize("kind", ["legacy", "access"])
+def test_token_from_the_settings_is_not_tried_again(label_studio: FakeLabelStudio, kind: str) -> None:
+    token = label_studio.legacy if kind == "legacy" else jwt.encode({"token_type": "access"}, JWT_KEY)
+
+    with pytest.raises(TokenRefused):
+        connect(label_studio, token).project(7)
+
+    assert len(label_studio.server.seen) == 1
+
+
+def test_401_of_an_image_server_is_not_about_the_token(label_studio: FakeLabelStudio) -> None:
+    with FakeServer(lambda seen: Reply(401)) as images:
+        client = LabelStudio(label_studio.url, label_studio.pat, SafeSession(["127.0.0.1"]))
+        client.project(7)
+
+        assert client.get(images.url, Limits(), INF).status_code == 401
+        assert len(images.seen) == 1
+    assert label_studio.server.paths().count(EXCHANGE) == 1
+
+
+def test_threads_that_wait_for_an_exchange_share_its_failure() -> None:
+    """If each tried for itself, Label Studio's silence would hold them one after the other."""
+    waiting = Counting()
+
+    def answer(seen: Seen) -> Reply:
+        assert eventually(lambda: waiting.count == 8)
+        return Reply(503)
+
+    with FakeServer(answer) as server:
+        client = LabelStudio(server.url, PERSONAL, SafeSession(["127.0.0.1"]))
+        client._lock = waiting  # type: ignore[assignment]  # it does what a lock does
+
+        assert in_threads(8, lambda: error_of(client)) == ["Label Studio answered 503 to POST /api/token/refresh/"] * 8
+        assert server.paths() == [EXCHANGE]
+
+        waiting.count = 7
+        assert error_of(client)
+        assert server.paths() == [EXCHANGE, EXCHANGE]  # who comes later tries again
+
+
+class Counting:
+    """A lock that counts who has come to it."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._own, self._lock = threading.Lock(), threading.Lock()
+
+    def __enter__(self) -> None:
+        with self._own:
+            self.count += 1
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+def in_threads(count: int, ask: Callable[[], Any]) -> list[Any]:
+    """What each of so many threads gets, which begin together."""
+    start = threading.Barrier(count)
+
+    def begin() -> Any:
+        start.wait()
+        return ask()
+
+    with ThreadPoolExecutor(count) as threads:
+        return [one.result() for one in [threads.submit(begin) for _ in range(count)]]
+
+
+def error_of(client: LabelStudio) -> str:
+    with pytest.raises(LabelStudioError) as failed:
+        client.headers()
+    return str(failed.value)
 
 
 def test_legacy_token_is_sent_as_it_is(label_studio: FakeLabelStudio) -> None:
@@ -151,16 +276,6 @@ def test_access_token_that_cannot_be_sent_is_an_error_without_it(label_studio: F
     assert "secret" not in "".join(traceback.format_exception(failed.value, limit=0))
 
 
-@pytest.mark.parametrize("host", ["169.254.169.254", "2852039166", "[::ffff:169.254.169.254]", "168.63.129.16"])
-def test_label_studio_is_never_asked_at_a_metadata_address(make_settings: MakeSettings, host: str) -> None:
-    settings = make_settings(label_studio_url=f"http://{host}", label_studio_api_key="x", image_hosts=(host,))
-    found = find_label_studio(settings, None)
-    assert found is not None
-
-    with pytest.raises(LabelStudioError, match="metadata address"):
-        found.release()
-
-
 def test_unknown_project_is_explained(label_studio: FakeLabelStudio) -> None:
     with pytest.raises(LabelStudioError, match="404 to GET /api/projects/9/: the project doesn't exist"):
         connect(label_studio).project(9)
@@ -228,49 +343,3 @@ def test_label_studio_under_a_sub_path_is_asked_there() -> None:
     with FakeLabelStudio(prefix="/label-studio").running() as server:
         assert connect(server).project(7)["id"] == 7
         assert server.server.paths() == ["/label-studio/api/token/refresh/", "/label-studio/api/projects/7/"]
-
-
-CONFIGURED = {"label_studio_url": "http://configured:8080/", "label_studio_api_key": "key"}
-
-
-@pytest.mark.parametrize(
-    ("settings", "credentials", "expected"),
-    [
-        ({}, None, None),
-        (CONFIGURED, None, ("http://configured:8080", "key")),
-        (CONFIGURED, Credentials("http://told", "told"), ("http://configured:8080", "key")),
-        ({}, Credentials("http://told:80/", "told"), ("http://told:80", "told")),
-        ({"label_studio_api_key": "key"}, Credentials("http://told", "told"), ("http://told", "told")),
-        (
-            {"label_studio_url": "http://told:80"},
-            Credentials("http://told", "told"),
-            ("http://told", "told"),
-        ),
-        ({"label_studio_url": "http://configured"}, Credentials("http://told", "told"), ("http://configured", "")),
-        ({"label_studio_url": "http://configured"}, Credentials("http://[", "told"), ("http://configured", "")),
-        ({}, Credentials("told without a scheme", "told"), None),
-        ({}, Credentials("http://[", "told"), None),
-    ],
-)
-def test_key_goes_to_the_configured_label_studio_and_the_token_of_setup_to_the_one_that_sent_it(
-    make_settings: MakeSettings,
-    settings: dict[str, str],
-    credentials: Credentials | None,
-    expected: tuple[str, str] | None,
-) -> None:
-    found = find_label_studio(make_settings(**settings), credentials)
-
-    assert (found and (found.url, found._token)) == expected
-
-
-def test_label_studio_itself_may_be_private_but_not_the_other_ports_of_its_host(
-    label_studio: FakeLabelStudio, make_settings: MakeSettings
-) -> None:
-    found = find_label_studio(
-        make_settings(label_studio_url=label_studio.url, label_studio_api_key=label_studio.pat), None
-    )
-    assert found is not None
-    assert found.project(7)["id"] == 7
-
-    with FakeServer(lambda seen: Reply()) as other, pytest.raises(OSError, match="private network"):
-        found.get(other.url, Limits(), time.monotonic() + 5)

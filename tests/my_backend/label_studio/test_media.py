@@ -2,6 +2,7 @@ import base64
 import os
 import re
 import resource
+import shutil
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ import pytest
 from my_backend.errors import MediaError
 from my_backend.label_studio import media as media_module
 from my_backend.label_studio.client import LabelStudio
+from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.media import PARALLEL, ImageLimits, Media, MediaFile, MediaPool, MediaRequest, media_pool
 from my_backend.label_studio.media import open_media as open_media_as_set
 from my_backend.label_studio.safe_http import SafeSession
@@ -537,14 +539,24 @@ def test_content_that_was_removed_is_fetched_again(open_media: OpenMedia, start:
     [b"", b"null", b"[1]", b"{", b"\xff\xfe", b"\0\0", b'["abc", "def"]', b'["../../other", 9e9]', b'[["a"], 9e9]'],
 )
 def test_note_that_is_damaged_is_fetched_again(
-    open_media: OpenMedia, start: Start, tmp_path: Path, content_of_note: bytes
+    open_media: OpenMedia, pool: MediaPool, start: Start, tmp_path: Path, content_of_note: bytes
 ) -> None:
     server = start()
     open_media(None, server.host).fetch(MediaRequest(server.url))
     (note,) = (tmp_path / "media" / "urls").iterdir()
     note.write_bytes(content_of_note)
+    pool.known.clear()  # as in another process
 
     assert content(open_media(None, server.host).fetch(MediaRequest(server.url))) == PNG
+
+
+def test_url_is_known_to_all_media_of_a_process(open_media: OpenMedia, start: Start, tmp_path: Path) -> None:
+    server = start()
+    first = open_media(None, server.host).fetch(MediaRequest(server.url))
+    shutil.rmtree(tmp_path / "media" / "urls")
+
+    assert open_media(None, server.host).fetch(MediaRequest(server.url)) == first
+    assert len(server.seen) == 1
 
 
 def test_upload_that_a_loss_of_power_has_emptied_is_fetched_again(
@@ -778,7 +790,7 @@ def test_limits_are_settings(make_settings: MakeSettings, pool: MediaPool, start
 
     def why_not_with(path: str, **given: object) -> str:
         settings = make_settings(image_hosts=("127.0.0.1",), **given)
-        return why_not(open_media_as_set(settings, None, pool), server.url + path)
+        return why_not(open_media_as_set(settings, Connections(settings), None, pool), server.url + path)
 
     assert "MAX_IMAGE_BYTES" in why_not_with("/", max_image_bytes=len(PNG) - 1)
     assert "more than 0 redirects; raise IMAGE_REDIRECTS" in why_not_with("/redirect", image_redirects=0)
@@ -787,12 +799,13 @@ def test_limits_are_settings(make_settings: MakeSettings, pool: MediaPool, start
     assert "IMAGE_READ_SECONDS" in why_not_with("/silent", image_read_seconds=0.05)
     assert time.monotonic() - begun < 20, "IMAGE_SECONDS, which the error names too, would be 30"
     server.seen.clear()
-    doubted = open_media_as_set(make_settings(image_hosts=("127.0.0.1",), image_trust_seconds=0), None, pool)
+    doubting = make_settings(image_hosts=("127.0.0.1",), image_trust_seconds=0)
+    doubted = open_media_as_set(doubting, Connections(doubting), None, pool)
     for _ in range(2):
         doubted.fetch(MediaRequest(f"{server.url}/"))
     assert len(server.seen) == 2
     allowed = make_settings(image_hosts=("127.0.0.1",), max_image_bytes=len(PNG), image_redirects=1)
-    open_media_as_set(allowed, None, pool).fetch(MediaRequest(f"{server.url}/redirect"))
+    open_media_as_set(allowed, Connections(allowed), None, pool).fetch(MediaRequest(f"{server.url}/redirect"))
 
 
 def test_oldest_urls_go_when_there_are_too_many(

@@ -84,6 +84,24 @@ def test_image_of_label_studio_is_fetched_with_its_token(serve: Serve, label_stu
         assert client.post("/api/models/predict", {"url": "/data/upload/7/a.png"})["prediction"] == "Cat"
 
 
+def test_images_of_label_studio_cost_one_token_exchange_together(serve: Serve, label_studio: FakeLabelStudio) -> None:
+    names = [f"/data/upload/7/{number}.png" for number in range(50)]
+    label_studio.files |= {name: PNG + name.encode() for name in names}
+    with serve(label_studio_url=label_studio.url, label_studio_api_key=label_studio.pat) as client:
+        client.setup()
+        client.train()
+        for name in names:
+            assert client.post("/api/models/predict", {"url": name})["prediction"] == "Cat"
+        # Nor do the threads that ask about the project.
+        before = label_studio.server.paths().count("/api/projects/7/")
+        client.backend.checkup.look_again()
+        assert eventually(lambda: label_studio.server.paths().count("/api/projects/7/") > before)
+        assert eventually(lambda: not client.backend.checkup.asking)
+
+    assert set(names) <= set(label_studio.server.paths())
+    assert label_studio.server.paths().count("/api/token/refresh/") == 1
+
+
 @pytest.mark.parametrize(
     ("fields", "status", "said"),
     [

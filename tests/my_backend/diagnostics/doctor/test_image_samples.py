@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from my_backend.diagnostics.doctor.image_samples import fetch_samples, kind_of, samples_of
+from my_backend.label_studio.connections import Connections
 from tests.my_backend.conftest import MakeSettings
 from tests.my_backend.fake_server import FakeLabelStudio
 
@@ -63,9 +64,9 @@ def test_images_are_fetched_past_the_cache(label_studio: FakeLabelStudio, make_s
     tasks = [{"id": 1, "data": {"image": "/data/upload/7/a.png"}}, {"id": 3, "data": {"image": LOCAL}}]
     samples = samples_of(tasks, "image")
 
-    first = fetch_samples(settings, None, samples)
+    first = fetch_samples(settings, Connections(settings), None, samples)
     label_studio.files.clear()
-    second = fetch_samples(settings, None, samples)
+    second = fetch_samples(settings, Connections(settings), None, samples)
 
     assert first["uploads"] == ""
     assert "no Local Files storage" in first["local files"]

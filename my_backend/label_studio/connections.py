@@ -1,0 +1,72 @@
+"""The clients of Label Studio and image servers that a process keeps, so that tokens and connections last."""
+
+import os
+import threading
+from collections import OrderedDict
+
+from my_backend.label_studio.client import LabelStudio
+from my_backend.label_studio.safe_http import Origin, SafeSession
+from my_backend.projects.registry import Credentials
+from my_backend.settings import Settings
+
+MOST_CLIENTS = 64  # each Label Studio has one per token; a client holds up to 32 connections
+
+
+class Connections:
+    """One client for each Label Studio and token; all threads of a process share them.
+
+    Which private hosts they may connect to, and the CA bundle, come from the settings. A forked process makes clients
+    of its own: two processes that use one socket would read each other's answers.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._forget()
+
+    def _forget(self) -> None:
+        self._process = os.getpid()
+        self._lock = threading.Lock()  # another thread may have held the parent's during the fork
+        self._clients: OrderedDict[tuple[str, str], LabelStudio] = OrderedDict()
+        self._images = self._session()
+
+    def images(self) -> SafeSession:
+        """The session for images of projects whose Label Studio is unknown."""
+        if self._process != os.getpid():
+            self._forget()
+        return self._images
+
+    def label_studio(self, credentials: Credentials | None = None) -> LabelStudio | None:
+        """The client for the configured Label Studio, else for the one that `/setup` named, with its token.
+
+        None if neither is known. Another URL or token is another client.
+        """
+        if self._process != os.getpid():
+            self._forget()
+        url, key = self._settings.label_studio_url, self._settings.label_studio_api_key.get_secret_value()
+        if not (url and key) and credentials and _is_at(credentials.hostname, url):
+            url, key = credentials.hostname, credentials.access_token
+        if not url:
+            return None
+        with self._lock:
+            client = self._clients.get((url, key))
+            if client is None:
+                # Images may come from Label Studio itself, even if that is a private address.
+                origin = Origin.of(url)
+                client = LabelStudio(url, key, self._session(f"{origin.host}:{origin.port}"))
+                self._clients[url, key] = client
+                if len(self._clients) > MOST_CLIENTS:  # its connections close when its last user is done with it
+                    self._clients.popitem(last=False)
+            self._clients.move_to_end((url, key))
+            return client
+
+    def _session(self, *allowed: str) -> SafeSession:
+        settings = self._settings
+        return SafeSession((*settings.image_hosts, *allowed), ca_bundle=settings.requests_ca_bundle)
+
+
+def _is_at(hostname: str, url: str) -> bool:
+    """Whether `/setup` named an address, and the configured one if there is one."""
+    try:
+        return Origin.of(hostname) == Origin.of(url or hostname)
+    except ValueError:
+        return False
