@@ -47,7 +47,7 @@ from image_classifier.training.pipeline import (
     pays_for_all_layers,
 )
 from image_classifier.training.sgd import Hyperparameters
-from label_studio_format.annotations import label_of
+from label_studio_format.annotations import annotations_of, label_of
 from label_studio_format.image_value import image_url
 from label_studio_format.labeling_config import ImageChoices, Json, parse_label_config
 from label_studio_format.training_report import Usage
@@ -459,7 +459,7 @@ def _last_words(pairs: list[tuple[Json, Sample]]) -> list[tuple[Json, Sample]]:
 
 
 def _annotated_at(task: Json) -> str:
-    return max((str(a.get("updated_at") or "") for a in task.get("annotations") or []), default="")
+    return max((str(a.get("updated_at") or "") for a in annotations_of(task)), default="")
 
 
 def _with_corrections(classifier: Classifier, embedded: Embedded, corrected: frozenset[str]) -> Classifier:

@@ -1,6 +1,7 @@
 """Reads which choices a task's annotations stand for."""
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -30,7 +31,7 @@ def label_of(task: Json, tag: ImageChoices) -> Label:
     annotations, annotations that a reviewer rejected, and choices that the labeling config no longer has. An empty
     annotation is a vote only if several choices are allowed. Data in an unexpected format is ignored.
     """
-    annotations = [a for a in _list(task.get("annotations") or task.get("completions")) if isinstance(a, dict)]
+    annotations = annotations_of(task)
     if not annotations:
         return Label("not annotated")
     submitted = [a for a in annotations if not (a.get("was_cancelled") or a.get("skipped"))]
@@ -54,13 +55,27 @@ def label_of(task: Json, tag: ImageChoices) -> Label:
     return replace(label, unknown=unknown)
 
 
+def annotations_of(task: Json) -> list[Json]:
+    """A task's annotations; Label Studio before 1.0 called them completions."""
+    return [a for a in _list(task.get("annotations") or task.get("completions")) if isinstance(a, dict)]
+
+
+def choices_regions(annotation: Json) -> Iterator[tuple[str, list[Any]]]:
+    """Yields the name of each Choices tag in the result with the selected choices as the annotation spells them."""
+    for region in _list(annotation.get("result")):
+        if isinstance(region, dict) and region.get("type") == "choices" and isinstance(region.get("from_name"), str):
+            value = region.get("value")
+            ticked = value.get("choices") if isinstance(value, dict) else None
+            yield region["from_name"], [ticked] if isinstance(ticked, str) else _list(ticked)
+
+
 def _is_rejected(annotation: Json) -> bool:
     """Whether the last review (Label Studio Enterprise) rejected it; a later change of the annotation cancels that."""
     action = annotation.get("last_action")
     if action in ("rejected", "accepted", "fixed_and_accepted", "updated"):
         return bool(action == "rejected")
     reviews = [review for review in _list(annotation.get("reviews")) if isinstance(review, dict)]
-    return bool(reviews) and max(reviews, key=_made).get("accepted") is False
+    return bool(reviews) and sorted(reviews, key=_made)[-1].get("accepted") is False
 
 
 def _made(review: Json) -> tuple[str, int]:
@@ -81,7 +96,8 @@ def _newest_by_annotator(annotations: list[Json]) -> list[Json]:
 
 def _age(annotation: Json) -> tuple[str, int]:
     number = annotation.get("id")
-    return str(annotation.get("updated_at") or ""), number if isinstance(number, int) else 0
+    time = annotation.get("updated_at") or annotation.get("created_at") or ""
+    return str(time), number if isinstance(number, int) else 0
 
 
 def _annotator(annotation: Json) -> str:
@@ -91,11 +107,7 @@ def _annotator(annotation: Json) -> str:
 
 def _ticked(annotation: Json, tag: ImageChoices) -> list[Any]:
     """The selected choices of this tag as the annotation spells them; it may also have results of other tags."""
-    for region in _list(annotation.get("result")):
-        if isinstance(region, dict) and region.get("from_name") == tag.from_name and region.get("type") == "choices":
-            value = region.get("value")
-            return _list(value.get("choices") if isinstance(value, dict) else None)
-    return []
+    return next((ticked for name, ticked in choices_regions(annotation) if name == tag.from_name), [])
 
 
 def _list(value: Any) -> list[Any]:

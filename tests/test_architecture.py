@@ -74,7 +74,7 @@ def test_every_module_is_looked_at() -> None:
 FORBIDDEN = {
     # Pure: nothing of ours, no network, no server.
     "label_studio_format": {"image_classifier", "my_backend", "model", "demo", "torch", "PIL", "flask", "requests"},
-    # Knows nothing of Label Studio, HTTP or Redis; requests is there for the download of the weights.
+    # Knows nothing of a Label Studio server, HTTP or Redis; requests is there for the download of the weights.
     "image_classifier": {
         "my_backend",
         "model",

@@ -121,8 +121,10 @@ def test_the_last_annotation_that_was_not_skipped_decides(
     ("annotations", "why"),
     [
         ([], "not annotated"),
-        ([annotation("Cat", was_cancelled=True)], "not annotated"),
-        ([annotation()], "not annotated"),
+        ([annotation("Cat", was_cancelled=True)], "skipped"),
+        ([annotation("Cat", last_action="rejected")], "rejected by a reviewer"),
+        ([annotation("Cat", completed_by=1), annotation("Dog", completed_by=2)], "its annotators disagree"),
+        ([annotation()], "annotated without a choice"),
     ],
 )
 def test_a_task_without_a_choice_is_left_out(
@@ -298,8 +300,8 @@ def test_the_annotation_that_counts_decides(
 
 
 ODD: list[tuple[Any, str]] = [
-    ({"result": 7}, "not annotated"),
-    ({"result": [7, {"type": "choices"}, {"type": "choices", "value": []}]}, "not annotated"),
+    ({"result": 7}, "annotated without a choice"),
+    ({"result": [7, {"type": "choices"}, {"type": "choices", "value": []}]}, "annotated without a choice"),
     (
         {"result": [{"type": "taxonomy", "value": {"taxonomy": [["A", "B"]]}}]},
         "annotated with Taxonomy, and only Choices are learned",
