@@ -1,9 +1,9 @@
-"""How fast everything is, beside the bare cost, a plain baseline and LitServe, in one run.
+"""Measures all performance targets, and compares with the bare cost, a plain baseline and LitServe, in one run.
 
     python -m benchmarks [--json FILE] [--quick]
 
-It takes some 16 minutes on two cores and uses loopback only. Promises are ratios within the run; `--quick` measures so
-little that its figures mean nothing, and shows that all of it runs.
+It takes about 16 minutes on two cores and uses loopback only. Targets are ratios within the run. `--quick` only shows
+that everything runs; its results mean nothing.
 """
 
 import argparse
@@ -32,9 +32,9 @@ from image_classifier.embedding.cache import EmbeddingCache
 from my_backend.projects.versions import Versions
 
 EPOCHS = 25
-BASELINE_EPOCHS = 3  # from which its 25 are extrapolated
+BASELINE_EPOCHS = 3  # its 25 epochs are extrapolated from these
 CLIENTS = 32
-SETTLE_SECONDS = 3  # after which the server has given back what it no longer needs
+SETTLE_SECONDS = 3  # after this, the server has freed unused memory
 
 Json = dict[str, Any]
 Samples = list[tuple[str, str]]  # URLs and labels
@@ -42,7 +42,7 @@ Samples = list[tuple[str, str]]  # URLs and labels
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured."""
+    """The amount of work to measure."""
 
     labelled: int = 1000
     baseline_labelled: int = 160
@@ -62,14 +62,14 @@ QUICK = Size(60, 30, 40, 80, 5, 3, 1, 40, 2, 4, 1)
 
 @dataclass
 class Report:
-    """What was measured, and which promises are kept."""
+    """The measurements, and which targets are met."""
 
     rows: list[Json] = field(default_factory=list)
     promises: list[Json] = field(default_factory=list)
     facts: Json = field(default_factory=dict)
 
     def note(self, what: str, values: float | Sequence[float], unit: str) -> float:
-        """The median, with the spread where there are several."""
+        """Adds a measurement; returns its median."""
         several = [values] if isinstance(values, int | float) else list(values)
         row = {"what": what, "median": statistics.median(several), "unit": unit, "n": len(several)}
         if len(several) > 1:
@@ -85,12 +85,12 @@ class Report:
         self.promises.append({"what": what, "value": value, "limit": limit, "kept": kept})
 
     def markdown(self) -> str:
-        lines = ["| promise | limit | measured | |", "|---|---|---:|---|"]
+        lines = ["| target | limit | measured | |", "|---|---|---:|---|"]
         lines += [
-            f"| {one['what']} | {one['limit']} | {one['value']:.3g} | {'kept' if one['kept'] else '**missed**'} |"
+            f"| {one['what']} | {one['limit']} | {one['value']:.3g} | {'met' if one['kept'] else '**missed**'} |"
             for one in self.promises
         ]
-        lines += ["", "| figure | median | unit | spread |", "|---|---:|---|---|"]
+        lines += ["", "| measurement | median | unit | spread |", "|---|---:|---|---|"]
         for row in self.rows:
             spread = f"{row['low']:.4g} to {row['high']:.4g}, {row['n']} times" if row["n"] > 1 else ""
             lines.append(f"| {row['what']} | {row['median']:.4g} | {row['unit']} | {spread} |")
@@ -104,7 +104,7 @@ def timed(do: Callable[[], object]) -> float:
 
 
 class Benchmark:
-    """One run; each part needs what the parts before it have measured."""
+    """One run; each part needs the results of the parts before it."""
 
     def __init__(self, size: Size, folder: Path, images: Path, url: str) -> None:
         self._size, self._folder, self._images, self._url = size, folder, images, url
@@ -113,7 +113,7 @@ class Benchmark:
         self._seed = 0
 
     def _photographs(self, n: int, **options: Any) -> Samples:
-        """New ones, that nobody has seen."""
+        """New images that the server hasn't seen."""
         self._seed += 1
         written = write_photographs(self._images, n, seed=self._seed, **options)
         return [(f"{self._url}/{name}", label) for name, label in written]
@@ -198,15 +198,17 @@ class Benchmark:
             session = direct_session()
             rivals.ask_litserve(session, url, images[0])
             rate = _rate(images, lambda image: rivals.ask_litserve(direct_session(), url, image))
-        theirs = self._note(f"LitServe, {CLIENTS} clients, images never seen", rate, "images/s")
-        self._promise(f"{CLIENTS} clients, images never seen / LitServe's rate", self._clients / theirs, at_least=1.5)
+        theirs = self._note(f"LitServe, {CLIENTS} clients, new images", rate, "images/s")
+        self._promise(f"{CLIENTS} clients, new images / LitServe's rate", self._clients / theirs, at_least=1.5)
 
     # --- ours ---------------------------------------------------------------
 
     def _first_training_of_unseen_images(self, ours: Ours) -> None:
-        self._import(ours, "development", _tasks(self._photographs(1)))  # so the network is there, as minutes later
+        self._import(
+            ours, "development", _tasks(self._photographs(1))
+        )  # so that the network is loaded, as it would be minutes later
         spent = self._note(
-            f"first training of {self._size.labelled} images never seen",
+            f"first training on {self._size.labelled} new images",
             ours.seconds_until_a_new_version(ours.start_training),
             "s",
         )
@@ -215,7 +217,7 @@ class Benchmark:
         )
 
     def _import(self, ours: Ours, server: str, tasks: Sequence[Json]) -> None:
-        """Returns when they are embedded."""
+        """Imports tasks; returns when their images are embedded."""
         cache = EmbeddingCache(self._folder / server / "cache" / "embeddings")
         ours.import_tasks(tasks)
         ours.wait(lambda: len(cache) >= len(tasks), "the imported tasks to be embedded")
@@ -224,7 +226,7 @@ class Benchmark:
     def _first_training_of_imported_images(self, ours: Ours) -> None:
         self._import(ours, "imported", self._studio.tasks)
         spent = self._note(
-            f"first training of {self._size.labelled} images embedded at their import",
+            f"first training on {self._size.labelled} images embedded at import",
             ours.seconds_until_a_new_version(ours.start_training),
             "s",
         )
@@ -243,14 +245,12 @@ class Benchmark:
         tasks = _tasks(self._photographs(100))
         self._note("100 tasks, never seen", timed(lambda: ours.predict(tasks)), "s")
         tasks = _tasks(self._photographs(size.unseen))
-        rate = self._note(
-            f"{size.unseen} tasks, never seen", size.unseen / timed(lambda: ours.predict(tasks)), "tasks/s"
-        )
+        rate = self._note(f"{size.unseen} new tasks", size.unseen / timed(lambda: ours.predict(tasks)), "tasks/s")
         self._promise("bulk, never seen / bare loop in float32, batches of 32", rate / self._bare_bulk, at_least=2.5)
         self._promise("bulk, never seen / best bare pipeline", rate / self._bare_best, at_least=0.8)
         tasks = _tasks(self._photographs(CLIENTS * size.clients_each))
         self._clients = self._note(
-            f"{CLIENTS} clients, one task each, never seen", _rate(tasks, lambda task: ours.predict([task])), "tasks/s"
+            f"{CLIENTS} clients, one new task each", _rate(tasks, lambda task: ours.predict([task])), "tasks/s"
         )
 
     def _seen(self, ours: Ours) -> None:
@@ -263,25 +263,25 @@ class Benchmark:
         )
         self._promise("one prediction, seen / baseline's", one / self._baseline_one, at_most=1 / 8)
         self._note("100 tasks, seen", [timed(lambda: ours.predict(tasks[:100])) for _ in range(5)], "s")
-        spent = self._note(f"{len(tasks)} tasks, seen", [timed(lambda: ours.predict(tasks)) for _ in range(5)], "s")
+        spent = self._note(f"{len(tasks)} known tasks", [timed(lambda: ours.predict(tasks)) for _ in range(5)], "s")
         self._promise("bulk, seen: times the baseline's rate", len(tasks) / spent / self._baseline_bulk, at_least=50)
         many = _tasks(self._photographs(size.seen, size=SMALL))
         parts = [many[start : start + 500] for start in range(0, len(many), 500)]
         spent = timed(lambda: [ours.predict(part) for part in parts])
-        self._note(f"{size.seen} tasks of 320×240, never seen, in parts of 500", size.seen / spent, "tasks/s")
-        before = self._note(f"{size.seen} tasks, seen", self._repeated(lambda: ours.predict(many)), "s")
-        self._promise(f"{size.seen} tasks, seen (s)", before, at_most=5)
+        self._note(f"{size.seen} new tasks of 320×240, in parts of 500", size.seen / spent, "tasks/s")
+        before = self._note(f"{size.seen} known tasks", self._repeated(lambda: ours.predict(many)), "s")
+        self._promise(f"{size.seen} known tasks (s)", before, at_most=5)
         ours.seconds_until_a_new_version(lambda: ours.send(self._correction()))
         after = self._note(
-            f"{size.seen} tasks, seen, after a new version", self._repeated(lambda: ours.predict(many)), "s"
+            f"{size.seen} known tasks after a new version", self._repeated(lambda: ours.predict(many)), "s"
         )
-        self._promise(f"{size.seen} tasks after a new version / before", after / before, at_most=1.2)
+        self._promise(f"{size.seen} known tasks after a new version / before", after / before, at_most=1.2)
 
     def _repeated(self, do: Callable[[], object]) -> list[float]:
         return [timed(do) for _ in range(self._size.repeats)]
 
     def _correction(self) -> Json:
-        """Another label for a task than it had."""
+        """A label for a task that differs from its current one."""
         self._corrected = getattr(self, "_corrected", 0) + 1
         task = self._studio.tasks[self._corrected % len(self._studio.tasks)]
         other = LABELS[(LABELS.index(label_of(task)) + 1) % len(LABELS)]
@@ -296,12 +296,12 @@ class Benchmark:
             ours.wait(lambda: ours.predict([task])["model_version"] != before, "the correction to be learned")
 
         spent = [timed(correct) for _ in range(self._size.corrections)]
-        self._note(f"correction until predicted with it, {self._size.labelled} labelled, {mode}", spent, "s")
+        self._note(f"time until a correction is predicted, {self._size.labelled} labeled, {mode}", spent, "s")
         p95 = statistics.quantiles(spent, n=20)[18]
-        self._promise(f"correction until predicted with it, p95, {mode} (s)", p95, at_most=1)
+        self._promise(f"time until a correction is predicted, p95, {mode} (s)", p95, at_most=1)
 
     def _hurried_corrections(self, ours: Ours) -> None:
-        """Each is sent when the version of the one before it is published, and its job not over."""
+        """Sends each correction when the previous one's version is published but its job isn't finished."""
         versions = Versions(self._folder / "production" / "models" / "projects" / UID)
 
         def correct() -> None:
@@ -310,7 +310,7 @@ class Benchmark:
             ours.wait(lambda: versions.live_name() != before, "the correction to be learned", pause=0.002)
 
         spent = [timed(correct) for _ in range(self._size.corrections)]
-        self._note(f"hurried corrections until published, {self._size.labelled} labelled, production", spent, "s")
+        self._note(f"time until quick corrections are published, {self._size.labelled} labeled, production", spent, "s")
 
     def _production(self, ours: Ours) -> None:
         ours.seconds_until_a_new_version(ours.start_training)
@@ -334,7 +334,7 @@ class Benchmark:
         self._promise("memory for each further project (MB)", (ten - one) / 9, at_most=30)
 
     def _all_layers(self, ours: Ours) -> None:
-        """By the epochs that its job tells of, with their evaluation and checkpoint."""
+        """Measures the time per epoch as reported by the job, with evaluation and checkpoint."""
         job = ours.start_training()
         ended: dict[int, float] = {}
 
@@ -354,7 +354,7 @@ class Benchmark:
         self._promise("all layers: times the baseline's images a second", rate / self._baseline_rate, at_least=2.5)
 
     def _accuracy(self) -> None:
-        """Of both after the same digits, on the same others; random weights."""
+        """Measures the accuracy of both after the same digits, on the same other digits; random weights."""
         size = self._size
         digits = write_digits(self._images / "digits", 2 * size.digits)
         samples = [(f"{self._url}/digits/{path.name}", label) for path, label in digits]
@@ -370,7 +370,7 @@ class Benchmark:
             ours.seconds_until_a_new_version(ours.start_training)
             results = ours.predict(others.tasks)["results"]
             mine = _share([result["result"][0]["value"]["choices"][0] for result in results], truth)
-        self._note(f"baseline's accuracy after {size.digits} digits", theirs, "")
+        self._note(f"the baseline's accuracy after {size.digits} digits", theirs, "")
         self._note(f"our first version's accuracy after {size.digits} digits", mine, "")
         self._promise("accuracy of the first version less the baseline's", mine - theirs, at_least=0)
 
@@ -388,10 +388,10 @@ def _tasks(samples: Samples) -> list[Json]:
 
 
 def _rate(items: Sequence[Any], ask: Callable[[Any], object]) -> float:
-    """Items a second, by clients that ask one after the other."""
+    """Items per second, by clients that send one request after the other."""
     with ThreadPoolExecutor(CLIENTS) as pool:
         together = threading.Barrier(CLIENTS)
-        list(pool.map(lambda _: together.wait(), range(CLIENTS)))  # so that all of them are there
+        list(pool.map(lambda _: together.wait(), range(CLIENTS)))  # start all of them first
         return len(items) / timed(lambda: list(pool.map(ask, items)))
 
 

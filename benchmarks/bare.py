@@ -1,4 +1,4 @@
-"""The bare cost of an embedding: plain loops and the best pipeline, without any server."""
+"""Measures the bare cost of an embedding: plain loops and the best pipeline, without a server."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -48,7 +48,7 @@ def load(path: Path) -> Tensor:
 
 @torch.inference_mode()
 def one_by_one(paths: Sequence[Path]) -> list[float]:
-    """Seconds for each image: decode, transform, forward in float32."""
+    """Seconds per image: decode, transform, forward in float32."""
     module = network()
     module(load(paths[0])[None])
     spent = []
@@ -61,7 +61,7 @@ def one_by_one(paths: Sequence[Path]) -> list[float]:
 
 @torch.inference_mode()
 def in_batches(paths: Sequence[Path]) -> float:
-    """Images a second, in float32 and batches of 32."""
+    """Images per second, in float32 and batches of 32."""
     module = network()
     module(load(paths[0])[None])
     begun = time.perf_counter()
@@ -72,7 +72,7 @@ def in_batches(paths: Sequence[Path]) -> float:
 
 @torch.inference_mode()
 def best(paths: Sequence[Path]) -> float:
-    """Images a second: decoded at reduced size by a pool, batch normalization folded, half precision where native."""
+    """Images per second: a pool decodes at reduced size, batch normalization is folded, half precision if native."""
     device = torch.device("cpu")
     precision = next(iter(half_precisions(device)), torch.float32)
     module = accelerate(network(), device, Preprocessing().crop_size, precision)

@@ -1,4 +1,4 @@
-"""What grows with images, jobs and projects: sizes on disk, Redis' memory and commands, and times.
+"""Measures what grows with images, jobs and projects: sizes on disk, Redis' memory and commands, and times.
 
     python -m benchmarks.capacity [--labelled 1000 10000 100000] [--projects 100 1000]
 
@@ -56,7 +56,7 @@ def digests(count: int) -> list[str]:
 
 
 def measure_embeddings(folder: Path) -> None:
-    """Bytes on disk for each image, and how fast they are put and got."""
+    """Bytes on disk per image, and how fast embeddings are written and read."""
     cache = EmbeddingCache(folder / "embeddings")
     vectors = np.random.default_rng(0).random((CACHED, SIZE), np.float32)
     names = digests(CACHED)
@@ -81,7 +81,7 @@ def measure_embeddings(folder: Path) -> None:
 
 
 def measure_heads(counts: Iterable[int]) -> None:
-    """How long a quick training takes whose images are all embedded."""
+    """How long a quick training takes if all images are already embedded."""
     backbone = load_backbone("none", 224)
     classes = tuple(f"class {number}" for number in range(CLASSES))
     for count in counts:
@@ -100,7 +100,7 @@ def measure_heads(counts: Iterable[int]) -> None:
 
 
 def measure_redis(folder: Path) -> None:
-    """Memory for each job that waits, commands a second at rest, and for each job that is done."""
+    """Memory per waiting job, commands per second at rest, and commands per finished job."""
     with Redis() as redis:
         settings = Settings(_env_file=None, redis_url=redis.url, model_dir=folder)
         with connect(settings) as connection:
@@ -137,10 +137,10 @@ LABEL_CONFIG = """<View><Image name="image" value="$image"/>
 
 
 class Nothing:
-    """A model class that learns nothing, at once."""
+    """A model class that learns nothing and returns at once."""
 
     def __init__(self, label_config: str | None = None, train_output: Json | None = None, **kwargs: Any) -> None:
-        """Takes what any model class is given."""
+        """Accepts the arguments of any model class."""
 
     def predict(self, tasks: list[Json], **kwargs: Any) -> list[Any]:
         return [[] for _ in tasks]
@@ -171,7 +171,7 @@ def _jobs(server: Server, redis: Redis, projects: Path, at_rest: float, count: i
 
 
 def measure_projects(folder: Path, counts: Iterable[int]) -> None:
-    """What servers look at again and again, by the number of projects with 50 ended jobs each."""
+    """The time of the servers' repeated checks, by the number of projects with 50 finished jobs each."""
     for count in counts:
         root = folder / f"{count}-projects"
         projects, store = Projects(root), JobStore(root)

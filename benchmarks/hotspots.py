@@ -1,4 +1,4 @@
-"""Where the time goes while images that nobody has seen are predicted in bulk.
+"""Shows where the time goes while new images are predicted in bulk.
 
     python -m benchmarks.hotspots [--seconds 15]
 
@@ -19,8 +19,8 @@ from benchmarks.photographs import served, write_photographs
 from benchmarks.studio import Studio
 
 AT_ONCE = 50
-IMAGES_A_SECOND = 120  # more than are embedded, so that there are always some
-# What a stack is about, by a function in it; the first that fits counts.
+IMAGES_A_SECOND = 120  # more than can be embedded, so that there are always some left
+# The activity of a stack, by a function in it; the first match counts.
 PARTS = {
     "the network": "InferenceLane._embed_batch",
     "decoding JPEGs": "open_image",
@@ -30,12 +30,12 @@ PARTS = {
     "fetching images": "Media.fetch",
     "handing over": "inference.py",
 }
-# Threads that do nothing end in one of these.
+# Stacks of idle threads end in one of these.
 WAITING = ("wait (threading.py", "_worker (concurrent", "select (selectors.py", "wait_for (threading.py")
 
 
 def record(pid: int, seconds: float, output: Path, predict: Callable[[Callable[[], bool]], None]) -> None:
-    """Looks at the process while `predict` works; it is told how to find out that the time is over."""
+    """Samples the process while `predict` runs; `predict` gets a function that tells when time is up."""
     py_spy = str(Path(sys.executable).with_name("py-spy"))
     options = ["--function", "--duration", f"{seconds:.0f}", "--format", "raw", "--output", str(output)]
     command = [py_spy, "record", "--pid", str(pid), *options]
@@ -51,7 +51,7 @@ def record(pid: int, seconds: float, output: Path, predict: Callable[[Callable[[
 
 
 def shares(stacks: str) -> dict[str, float]:
-    """Of the time that all threads worked; `stacks` has a line for each stack: its frames and a count."""
+    """Each activity's share of the busy time of all threads; `stacks` has one line per stack: frames and a count."""
     counts: Counter[str] = Counter()
     for line in stacks.splitlines():
         frames, _, count = line.rpartition(" ")
@@ -82,7 +82,7 @@ def main() -> None:
                 ours.seconds_until_a_new_version(ours.start_training)
                 record(ours.pid, arguments.seconds, stacks, predict)
         for part, share in shares(stacks.read_text(encoding="utf-8")).items():
-            print(f"{part:<24}{100 * share:5.1f} %")
+            print(f"{part:<24}{100 * share:5.1f}%")
 
 
 if __name__ == "__main__":

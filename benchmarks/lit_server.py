@@ -13,7 +13,7 @@ from torchvision.models import resnet18
 from torchvision.transforms import v2
 
 
-class Classifier(litserve.LitAPI):  # type: ignore[misc]  # LitServe has no types here
+class Classifier(litserve.LitAPI):  # type: ignore[misc]  # LitServe has no types
     """A URL in, the index of a class out."""
 
     def setup(self, device: str) -> None:

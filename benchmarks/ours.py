@@ -1,4 +1,4 @@
-"""Our server as a user runs it: the development server, or production with Redis, uWSGI and workers."""
+"""Our server as users run it: the development server, or production with Redis, uWSGI and workers."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil  # type: ignore[import-untyped]  # has no stubs here
+import psutil  # type: ignore[import-untyped]  # no stubs installed
 
 from benchmarks.studio import LABEL_CONFIG, PROJECT, TOKEN, UID
 from demo.process import Process, ServerError, answers, free_port
@@ -16,13 +16,13 @@ from demo.production import Production, Redis, Server
 
 WAIT_SECONDS = 600
 POLL_SECONDS = 0.01
-TRAINING_POLL_SECONDS = 0.1  # asking takes time from what is measured
+TRAINING_POLL_SECONDS = 0.1  # polling takes time from the measurement
 
 Json = dict[str, Any]
 
 
 class Ours:
-    """A server and the process that answers."""
+    """A server and the process that answers requests."""
 
     def __init__(self, server: Server, process: psutil.Process) -> None:
         self.server, self._process = server, process
@@ -31,7 +31,7 @@ class Ours:
         self.server.post("/setup", {"project": project, "schema": LABEL_CONFIG})
 
     def predict(self, tasks: Sequence[Json], project: str = UID) -> Json:
-        """The answer; raises ServerError where a task was not predicted."""
+        """Requests predictions; raises ServerError if a task was not predicted."""
         answer = self.server.post("/predict", {"project": project, "label_config": LABEL_CONFIG, "tasks": list(tasks)})
         if not all(answer["results"]):
             raise ServerError(f"{answer['results'].count([])} of {len(tasks)} tasks were not predicted")
@@ -57,11 +57,11 @@ class Ours:
         deadline = time.monotonic() + WAIT_SECONDS
         while not condition():
             if time.monotonic() > deadline:
-                raise ServerError(f"waited for {what}: not within {WAIT_SECONDS} s")
+                raise ServerError(f"timed out waiting for {what} ({WAIT_SECONDS} s)")
             time.sleep(pause)
 
     def seconds_until_a_new_version(self, cause: Callable[[], object]) -> float:
-        """From what causes it until `/predict` would answer with it."""
+        """Seconds from the cause of a version until `/predict` would answer with it."""
         before = self.version()
         begun = time.perf_counter()
         cause()
@@ -70,7 +70,7 @@ class Ours:
 
     @property
     def pid(self) -> int:
-        """Of the process that answers."""
+        """The id of the process that answers requests."""
         return int(self._process.pid)
 
     def megabytes(self) -> float:
@@ -92,7 +92,7 @@ def settings(studio: str, images: str, **others: str) -> dict[str, str]:
 
 @contextmanager
 def development(folder: Path, environment: dict[str, str]) -> Iterator[tuple[Ours, float]]:
-    """With the seconds from its start until `/health` answered."""
+    """Starts the development server; measures the seconds until `/health` answers."""
     folder.mkdir(parents=True)
     port = free_port()
     own = {"PORT": str(port), "MODEL_DIR": str(folder / "models"), "CACHE_DIR": str(folder / "cache")}
@@ -111,7 +111,7 @@ def development(folder: Path, environment: dict[str, str]) -> Iterator[tuple[Our
 
 @contextmanager
 def production(folder: Path, environment: dict[str, str]) -> Iterator[Ours]:
-    """uWSGI, a worker for all jobs and one for corrections alone."""
+    """uWSGI, a worker for all jobs and one for corrections only."""
     with Redis() as redis, Production(folder, redis.url, **environment) as site:
         server, _ = site.all()
         ours = Ours(server, server.worker_process())

@@ -1,4 +1,4 @@
-"""What open pages cost at rest: the server's processor time with 50 projects and two browsers.
+"""Measures the cost of open pages at rest: the server's CPU time with 50 projects and two browsers.
 
     python -m benchmarks.page [--projects 50] [--browsers 2] [--seconds 30]
 
@@ -42,7 +42,7 @@ class NoModel:
     """A model class that the server can load at no cost."""
 
     def __init__(self, **kwargs: Any) -> None:
-        """Knows nothing."""
+        """Predicts nothing."""
 
 
 def make_projects(folder: Path, count: int) -> None:
@@ -63,7 +63,7 @@ def make_projects(folder: Path, count: int) -> None:
 
 
 class Asked(ThreadingHTTPServer):
-    """A Label Studio in which all is well, and which counts what it is asked."""
+    """A Label Studio without problems, which counts its requests."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -79,14 +79,14 @@ class Asked(ThreadingHTTPServer):
                 self.wfile.write(body)
 
             def log_message(self, *args: object) -> None:
-                """Nothing is to be printed."""
+                """Prints nothing."""
 
         super().__init__(("127.0.0.1", 0), Handler)
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
 
 def share_of_a_core(process: psutil.Process, seconds: float) -> float:
-    """The processor time of the process and its children, in percent of one core."""
+    """The CPU time of the process and its children, in percent of one core."""
     before, begun = cpu(process), time.monotonic()
     time.sleep(seconds)
     return 100 * (cpu(process) - before) / (time.monotonic() - begun)
@@ -134,9 +134,9 @@ def main() -> None:
                 asked = label_studio.count
                 watched = share_of_a_core(process, options.seconds)
                 print(f"{options.projects} projects, {VERSIONS} versions and {JOBS} jobs each")
-                print(f"without a browser: {alone:.1f} % of a core")
-                print(f"with {options.browsers} browsers: {watched:.1f} % of a core")
-                print(f"asked of Label Studio meanwhile, by the checkup's thread: {label_studio.count - asked}")
+                print(f"without a browser: {alone:.1f}% of a core")
+                print(f"with {options.browsers} browsers: {watched:.1f}% of a core")
+                print(f"requests to Label Studio meanwhile, by the monitor's thread: {label_studio.count - asked}")
                 for browser in browsers:
                     browser.close()
 

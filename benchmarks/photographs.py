@@ -1,4 +1,4 @@
-"""Photographs to measure with: real texture, sizes as cameras give, a class each, on a web server of their own."""
+"""Test photographs: realistic texture, camera sizes, one class each, on their own web server."""
 
 import sys
 from collections.abc import Iterator
@@ -40,11 +40,11 @@ def write_photographs(folder: Path, n: int, size: tuple[int, int] = CAMERA, *, s
 
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
-    """The URL under which the folder's files are there, from a process that takes little of the processors."""
+    """Serves the folder's files from a process that needs little CPU; gives their URL."""
     port = free_port()
     command = [str(Path(sys.executable).with_name("uwsgi")), "--http-socket", f"127.0.0.1:{port}", "--master"]
     command += ["--check-static", str(folder), "--threads", "4", "--listen", "64", "--disable-logging"]
-    command += ["--add-header", "Connection: close"]  # uWSGI does so, and does not say it by itself
+    command += ["--add-header", "Connection: close"]  # uWSGI closes connections without saying so
     (folder / "ready").touch()
     with Process(command, env={}, folder=folder, log=folder.with_suffix(".log")) as process:
         url = f"http://127.0.0.1:{port}"

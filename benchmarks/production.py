@@ -1,9 +1,9 @@
-"""How the production mode answers: idle, while a worker trains all layers, and while versions are published.
+"""Measures the production mode: idle, while a worker trains all layers, and while versions are published.
 
     python -m benchmarks.production [--json FILE] [--image-size 224] [--seconds 60]
 
-Two servers and two workers on this machine with a Redis of their own, the real model with random weights, and 8 clients
-that ask for predictions of images which have been seen before. It takes some four minutes and uses loopback only.
+Two servers and two workers on this machine with their own Redis, the real model with random weights, and 8 clients that
+request predictions for known images. It takes about four minutes and uses loopback only.
 """
 
 import argparse
@@ -42,7 +42,7 @@ Json = dict[str, Any]
 
 @dataclass
 class Calls:
-    """How long answers took, and what went wrong."""
+    """Latencies and failures of requests."""
 
     name: str
     seconds: list[float] = field(default_factory=list)
@@ -121,7 +121,7 @@ class Measurement:
         return dict(self._server.post("/job_status", {"job": job}))
 
     def _calls(self, name: str, seconds: float) -> None:
-        """Predictions for the clients: within these seconds, or as fast as they get answers."""
+        """Sends the clients' prediction requests, spread over these seconds, or as fast as they get answers."""
         calls = Calls(name)
         begun = time.monotonic()
 
@@ -138,7 +138,7 @@ class Measurement:
         print(_line(self.rows[-1]), flush=True)
 
     def _send_events(self) -> Callable[[], None]:
-        """Sends events meanwhile; returns what waits for their end."""
+        """Sends events in the background; returns a function that waits for their end."""
         annotations, trainings = Calls("annotation events while it trains"), Calls("START_TRAINING while it trains")
 
         def send() -> None:
@@ -151,7 +151,7 @@ class Measurement:
         return self._meanwhile(send, lambda: [self._note(calls) for calls in (annotations, trainings)])
 
     def _publish(self) -> Callable[[], None]:
-        """Publishes versions meanwhile; returns what waits for the last."""
+        """Publishes versions in the background; returns a function that waits for the last one."""
         spent: list[float] = []
 
         def publish() -> None:
@@ -176,7 +176,7 @@ class Measurement:
         deadline = time.monotonic() + 30
         while self._named(server) != name:
             if time.monotonic() > deadline:
-                raise ServerError(f"{server.url} does not name {name}")
+                raise ServerError(f"{server.url} doesn't answer with {name}")
             time.sleep(0.01)
 
     def _meanwhile(self, do: Callable[[], None], note: Callable[[], object]) -> Callable[[], None]:
@@ -203,7 +203,7 @@ class Measurement:
         deadline = time.monotonic() + WAIT_SECONDS
         while not condition():
             if time.monotonic() > deadline:
-                raise ServerError(f"waited for {what}: not within {WAIT_SECONDS} s")
+                raise ServerError(f"timed out waiting for {what} ({WAIT_SECONDS} s)")
             time.sleep(0.1)
 
 
@@ -217,7 +217,7 @@ def _line(row: Json) -> str:
 
 
 def _compare(rows: list[Json]) -> list[Json]:
-    """The figures that the production mode promises, and whether they are kept."""
+    """The production mode's targets, and whether they are met."""
     p99 = {row["what"]: row["p99_ms"] for row in rows}
     spread = min(p99["idle, spread"], p99["idle again, spread"])
     fast = min(p99["idle, without pause"], p99["idle again, without pause"])
@@ -234,7 +234,7 @@ def _compare(rows: list[Json]) -> list[Json]:
 
 
 def measure(image_size: int, seconds: float) -> Json:
-    """The calls, the facts and the promises of a run that trains for so many seconds."""
+    """The calls, the facts and the targets of a run that trains for this many seconds."""
     with tempfile.TemporaryDirectory(prefix="benchmark-") as name, Redis() as redis:
         folder = Path(name)
         digits = write_digits(folder / "digits", IMAGES)
@@ -262,14 +262,14 @@ def measure(image_size: int, seconds: float) -> Json:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Measures the production mode on this machine.")
-    parser.add_argument("--json", type=Path, help="file for the figures")
-    parser.add_argument("--image-size", type=int, default=224, help="side of the square the network sees")
-    parser.add_argument("--seconds", type=float, default=60, help="of training")
+    parser = argparse.ArgumentParser(description="Measure the production mode on this machine.")
+    parser.add_argument("--json", type=Path, help="file for the results")
+    parser.add_argument("--image-size", type=int, default=224, help="side of the network's square input in pixels")
+    parser.add_argument("--seconds", type=float, default=60, help="duration of the training")
     arguments = parser.parse_args()
     report = measure(arguments.image_size, arguments.seconds)
     for promise in report["promises"]:
-        kept = "" if promise["kept"] else "  NOT KEPT"
+        kept = "" if promise["kept"] else "  MISSED"
         print(f"{promise['what']}: {promise['value']:.2f} (at most {promise['at most']}){kept}")
     if arguments.json:
         machine = {"cores": os.cpu_count(), "load": os.getloadavg()[0], "python": sys.version.split()[0]}

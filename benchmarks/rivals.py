@@ -1,4 +1,4 @@
-"""What we are compared with, in processes of their own: the baseline under the stock server, and LitServe."""
+"""The competitors, in separate processes: the baseline under the stock server, and LitServe."""
 
 import json
 import os
@@ -36,7 +36,7 @@ class Baseline:
         return dict(answer.json())
 
     def train(self, tasks: Sequence[Json]) -> Json:
-        """The seconds of `loading` and of each of the `epochs`."""
+        """Trains; returns the seconds for `loading` and for each of the `epochs`."""
         self._post("/train", {"annotations": list(tasks), "project": PROJECT, "label_config": LABEL_CONFIG})
         return dict(json.loads(self._report.read_text()))
 
@@ -49,7 +49,7 @@ class Baseline:
 
 @contextmanager
 def baseline(folder: Path, epochs: int) -> Iterator[Baseline]:
-    """Made by `label-studio-ml init`, as a user would."""
+    """Runs the baseline, created with `label-studio-ml init` as a user would."""
     folder.mkdir(parents=True)
     scripts = Path(sys.executable).parent
     environment = os.environ | {
@@ -72,7 +72,7 @@ def baseline(folder: Path, epochs: int) -> Iterator[Baseline]:
 
 @contextmanager
 def litserve(folder: Path) -> Iterator[str]:
-    """The URL to POST `{"url": …}` to."""
+    """Runs LitServe; gives the URL to POST `{"url": …}` to."""
     folder.mkdir(parents=True)
     port = free_port()
     command = [sys.executable, str(HERE / "lit_server.py"), str(port)]
@@ -86,7 +86,7 @@ def ask_litserve(session: requests.Session, url: str, image: str) -> None:
 
 
 def resident_megabytes_of_a_bare_process() -> float:
-    """Of a process that has loaded torch, torchvision and ResNet18 and predicted once."""
+    """Memory of a process that has loaded torch, torchvision and ResNet18 and predicted once."""
     code = (
         "import torch, torchvision, psutil\n"
         "module = torchvision.models.resnet18(weights=None).eval()\n"

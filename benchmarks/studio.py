@@ -1,4 +1,4 @@
-"""The little of Label Studio that the backend asks for: projects' annotated tasks, which change with each event."""
+"""The parts of Label Studio that the backend uses: projects' annotated tasks, which change with each event."""
 
 import json
 import threading
@@ -18,7 +18,7 @@ Json = dict[str, Any]
 
 
 class Studio:
-    """Every project has the same tasks: an image each and, from the start, its annotation."""
+    """A fake Label Studio. Every project has the same tasks: one image each and, from the start, its annotation."""
 
     def __init__(self, samples: Sequence[tuple[str, str]]) -> None:
         """`samples` are URLs and labels."""
@@ -35,7 +35,7 @@ class Studio:
         return {"id": task, "task": task, "updated_at": at, "result": [region]}
 
     def event(self, task: Json | None = None, label: str = "") -> Json:
-        """Submits an annotation, by default one that is there again; what Label Studio sends then."""
+        """Submits an annotation, by default an existing one again; returns the event that Label Studio sends."""
         task = task or self.tasks[self._changes % len(self.tasks)]
         label = label or label_of(task)
         task["annotations"] = [self._annotation(task["id"], label)]
@@ -49,7 +49,7 @@ class Studio:
 
     @contextmanager
     def served(self) -> Iterator[str]:
-        """Its URL."""
+        """Serves it; gives its URL."""
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -61,7 +61,7 @@ class Studio:
                 self.wfile.write(body)
 
             def log_message(self, *args: object) -> None:
-                """Nothing is to be printed."""
+                """Prints nothing."""
 
         with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
             threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -1,4 +1,4 @@
-"""`make demo`: Label Studio with 1,797 handwritten digits, and the backend, which learns from 300 of them."""
+"""`make demo`: runs Label Studio with 1,797 handwritten digits, and the backend, which learns from 300 of them."""
 
 import random
 import signal
@@ -28,7 +28,7 @@ console = Console(highlight=False, markup=False, soft_wrap=True)
 
 @dataclass(frozen=True)
 class Project:
-    """The demo's project: its digits as tasks, some annotated, some others to be predicted."""
+    """The demo's project: digits as tasks, some annotated and some to be predicted."""
 
     id: int
     labels: dict[int, str]  # of every task
@@ -36,32 +36,36 @@ class Project:
 
 
 def main(
-    port: Annotated[int, typer.Option(help="Port of the backend, if it is free.")] = 9090,
-    label_studio_port: Annotated[int, typer.Option(help="Port of Label Studio, if it is free.")] = 8080,
-    keep: Annotated[Path | None, typer.Option(help="An empty folder to work in and to leave.")] = None,
-    once: Annotated[bool, typer.Option("--once", help="End once the figures are printed.")] = False,
+    port: Annotated[int, typer.Option(help="Port of the backend; if it is in use, another free port.")] = 9090,
+    label_studio_port: Annotated[
+        int, typer.Option(help="Port of Label Studio; if it is in use, another free port.")
+    ] = 8080,
+    keep: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="An empty folder for all files, which is kept at the end.")
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", metavar="", help="Exit after printing the results.")] = False,
 ) -> None:
-    """Shows the whole circle on real images: annotate, train, predict. Then stays, to be looked at."""
+    """Show the whole loop on real images: annotate, train, predict. Then keep running until Ctrl-C."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     try:
         _demo(port, label_studio_port, keep, once)
     except KeyboardInterrupt:
-        console.print("Ended.")
+        console.print("Stopped.")
     except (ServerError, requests.RequestException) as error:
         print(error, file=sys.stderr)
         raise typer.Exit(1) from None
 
 
 def _interrupt(*_: object) -> None:
-    """Ends the demo through its `with` blocks; once: a second Ctrl-C cannot cut the tidying up short."""
+    """Ends the demo through its `with` blocks, only once: a second Ctrl-C can't interrupt the cleanup."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
     raise KeyboardInterrupt
 
 
 def _demo(port: int, label_studio_port: int, keep: Path | None, once: bool) -> None:
-    environment()  # says itself what it does
+    environment()  # prints its own progress
     with ExitStack() as stack:
         folder = stack.enter_context(_folder(keep))
         label_studio = LabelStudio(folder / "label-studio", port=free_port(label_studio_port))
@@ -69,14 +73,14 @@ def _demo(port: int, label_studio_port: int, keep: Path | None, once: bool) -> N
             stack.enter_context(label_studio)
         with _step(f"Upload 1,797 digits, {ANNOTATED} of them annotated"):
             project = _make_project(label_studio, folder / "images")
-        # Training all layers as well would take minutes, and keep the machine busy meanwhile.
+        # Training all layers as well would take minutes and keep the machine busy.
         backend = Backend(folder / "backend", label_studio, port=free_port(port), TRAIN_MODE="head")
         with _step("Start the backend"):
             stack.enter_context(backend)
         with _step("Connect and train") as status:
             connection = label_studio.connect(project.id, backend.url, title="digits")
             _train(label_studio, connection, backend, project, status)
-        with _step(f"Predict {PREDICTED} of the others"):
+        with _step(f"Predict {PREDICTED} other images"):
             label_studio.retrieve_predictions(project.id, project.to_predict)
         _show_figures(label_studio, backend, project)
         if not once:
@@ -96,12 +100,12 @@ def _folder(keep: Path | None) -> Iterator[Path]:
         try:
             yield keep.resolve()
         finally:
-            console.print(f"Everything is left in {keep}")
+            console.print(f"All files are kept in {keep}")
 
 
 @contextmanager
 def _step(what: str) -> Iterator[Status]:
-    """Shows that something is going on, and afterwards how long it took."""
+    """Shows a step while it is running, and then how long it took."""
     started = time.monotonic()
     with console.status(what) as status:
         yield status
@@ -110,7 +114,7 @@ def _step(what: str) -> Iterator[Status]:
 
 def _make_project(label_studio: LabelStudio, folder: Path) -> Project:
     paths, labels = zip(*write_digits(folder), strict=True)
-    # At random, since the data set goes from writer to writer and mostly counts from 0 to 9.
+    # In random order, since the data set goes from writer to writer and mostly counts from 0 to 9.
     order = random.Random(0).sample(range(len(paths)), len(paths))  # noqa: S311
     annotated = set(order[:ANNOTATED])
     project = label_studio.create_project("Handwritten digits", LABEL_CONFIG)
@@ -121,15 +125,15 @@ def _make_project(label_studio: LabelStudio, folder: Path) -> Project:
 
 
 def _train(label_studio: LabelStudio, connection: int, backend: Backend, project: Project, status: Status) -> None:
-    """Presses Start Training, and shows what the job does until it has finished."""
+    """Presses Start Training, and shows the job's progress until it is finished."""
     label_studio.start_training(connection)
     job = backend.is_training(project.id)["job"]
-    if job is not None:  # else it has finished already
+    if job is not None:  # otherwise it is already finished
         backend.wait_for_job(job, lambda progress: status.update(f"Train: {_progress_line(progress)}"))
 
 
 def _progress_line(progress: JSON) -> str:
-    """The first steps of a job know little; what is not known yet is left out."""
+    """The progress as one line; the first steps of a job have only some of the values."""
     known = {name: value for name, value in progress.items() if value is not None}
     parts = [str(known.get("phase", "waiting"))]
     if "epoch" in known and "epochs" in known:
@@ -148,7 +152,7 @@ def _show_figures(label_studio: LabelStudio, backend: Backend, project: Project)
     predicted = {task: predictions[task][-1] for task in project.to_predict if task in predictions}
     right = sum(_choice(prediction) == project.labels[task] for task, prediction in predicted.items())
     version = backend.is_training(project.id)["model_version"]
-    console.print(f"Version {version} predicted {len(predicted)} of {PREDICTED} images; {right} are right.")
+    console.print(f"Version {version} predicted {len(predicted)} of {PREDICTED} images; {right} are correct.")
 
 
 def _choice(prediction: JSON) -> str:
@@ -166,8 +170,8 @@ Label Studio    {label_studio.url}
   a prediction  {data}?task={project.to_predict[0]}
 Backend         {backend.url}
 
-Correct a prediction and press Submit or Update; the backend's page shows how it learns from that.
-Ctrl-C ends both."""
+Correct a prediction and press Submit or Update; the backend's page shows how it learns from your correction.
+Press Ctrl-C to stop both."""
     )
 
 

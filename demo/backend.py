@@ -1,4 +1,4 @@
-"""Our backend as a server of its own, connected to a Label Studio."""
+"""Our backend as a separate server, connected to a Label Studio."""
 
 import os
 import sys
@@ -13,15 +13,15 @@ from demo.process import Process, ServerError, answers, direct_session, free_por
 START_SECONDS = 120
 REQUEST_SECONDS = 30
 JOB_SECONDS = 3600
-# The environment's settings hold, except those with which Label Studio or we could not reach the backend,
-# or its jobs would wait for a worker that nobody starts.
+# The environment's settings apply, except those with which Label Studio or we couldn't reach the backend, or with which
+# its jobs would wait for a worker that isn't started.
 NOT_PASSED_ON = {"HOST", "BASIC_AUTH_USER", "BASIC_AUTH_PASS", "REDIS_URL", "REDIS_HOST"}
 
 
 class Backend:
-    """`my_backend serve` on loopback with everything it writes in `folder`; runs inside a `with` block.
+    """`my_backend serve` on loopback, which writes only to `folder`; runs inside a `with` block.
 
-    `settings` are environment variables beside those that connect the two.
+    `settings` are environment variables in addition to those that connect the two.
     """
 
     def __init__(self, folder: Path, label_studio: LabelStudio, *, port: int = 0, **settings: str) -> None:
@@ -64,7 +64,7 @@ class Backend:
         self._process.stop()
 
     def wait(self) -> None:
-        """Waits as long as the server lives, and raises when it has ended by itself."""
+        """Waits as long as the server is running; raises if it ends on its own."""
         self._process.wait()
 
     def is_training(self, project: int) -> JSON:
@@ -72,7 +72,7 @@ class Backend:
         return self._request("GET", "/is_training", params={"project": project})
 
     def health(self) -> JSON:
-        """What the backend says of itself, `problems` among it."""
+        """The backend's status, including `problems`."""
         return self._request("GET", "/health")
 
     def job(self, job: str) -> JSON:
@@ -80,19 +80,19 @@ class Backend:
         return self._request("POST", "/job_status", json={"job": job})
 
     def cancel(self, job: str) -> None:
-        """Ends a job."""
+        """Cancels a job."""
         self._request("POST", f"/api/jobs/{job}/cancel")
 
     def set(self, **settings: str) -> None:
-        """Changes settings; they hold from the next start."""
+        """Changes settings, which apply from the next start."""
         self._settings |= settings
 
     def kill(self) -> None:
-        """Ends the server as a crash does (kill -9); entering the block again starts it on the same folder."""
+        """Kills the server like a crash (kill -9); entering the block again starts it with the same folder."""
         self._process.kill()
 
     def wait_for_job(self, job: str, report: Callable[[JSON], None]) -> None:
-        """Reports the job's progress until it has finished; raises if it ends in another way."""
+        """Reports the job's progress until it is finished; raises if it fails or is canceled."""
 
         def finished() -> bool:
             state = self.job(job)

@@ -1,4 +1,4 @@
-"""Real images in seconds and without a download: scikit-learn's 1,797 handwritten digits."""
+"""Real images within seconds and without a download: scikit-learn's 1,797 handwritten digits."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ SIDE = 64  # pixels; the originals have 8
 
 LABELS = tuple("0123456789")
 
-# The number keys choose. The image is limited since Label Studio stretches it over the page otherwise.
+# The number keys select the digit. Without maxWidth, Label Studio would stretch the image across the page.
 LABEL_CONFIG = """\
 <View>
   <Image name="image" value="$image" maxWidth="320px"/>
@@ -22,10 +22,10 @@ LABEL_CONFIG = """\
 
 
 def write_digits(folder: Path, n: int | None = None) -> list[tuple[Path, str]]:
-    """Writes the first `n` digits (all by default) as PNG files; returns path and label of each, in order.
+    """Writes the first `n` digits (all by default) as PNG files; returns the path and label of each, in order.
 
-    Each original pixel becomes a square: nothing is made up, and with every version of Pillow the pixels are
-    the same, as they are not where a filter smooths them.
+    Each original pixel becomes a square. Without a smoothing filter, the pixels are the same with every version of
+    Pillow.
     """
     folder.mkdir(parents=True, exist_ok=True)
     digits = load_digits()

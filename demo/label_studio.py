@@ -1,4 +1,4 @@
-"""A real Label Studio in a virtual environment of its own, and the parts of its HTTP API that we use."""
+"""A real Label Studio in its own virtual environment, and the parts of its HTTP API that we use."""
 
 import fcntl
 import hashlib
@@ -35,11 +35,11 @@ Choices = str | Sequence[str] | Sequence[Sequence[str]]
 
 
 def environment() -> Path:
-    """The virtual environment with Label Studio, and an empty database beside it; made on the first call."""
+    """Creates the virtual environment with Label Studio and an empty database on the first call."""
     with REQUIREMENTS.open("rb") as requirements:
         fcntl.flock(requirements, fcntl.LOCK_EX)  # one process makes it, the others wait
         lock = hashlib.sha256(requirements.read()).hexdigest()
-        # Scripts in it know its path and its Python.
+        # Scripts in the environment contain its path and its Python.
         key = f"{lock} {ENVIRONMENT} {sys.version}\n"
         stamp = ENVIRONMENT / "complete"
         if not (stamp.is_file() and stamp.read_text() == key):
@@ -60,17 +60,17 @@ def _make_environment() -> None:
     else:
         _run([sys.executable, "-m", "venv", str(ENVIRONMENT)])
         install = [python, "-m", "pip", "install"]
-    # The lock is complete: nothing is left to resolve.
+    # The lock file is complete, so there are no dependencies to resolve.
     _run([*install, "--no-deps", "--require-hashes", "-r", str(REQUIREMENTS)])
-    print(f"Installed in {time.monotonic() - started:.0f} s; making an empty database ...", flush=True)
+    print(f"Installed in {time.monotonic() - started:.0f} s; creating an empty database ...", flush=True)
     _make_empty_database()
-    print(f"Label Studio is set up after {time.monotonic() - started:.0f} s.", flush=True)
+    print(f"Label Studio was set up in {time.monotonic() - started:.0f} s.", flush=True)
 
 
 def _make_empty_database() -> None:
-    """Runs Label Studio's migrations once (half a minute), so that every later start need not."""
+    """Runs Label Studio's migrations once (half a minute), so that later starts are faster."""
     folder = ENVIRONMENT / "empty"
-    # Whatever the command, Label Studio first brings the database up to date.
+    # With any command, Label Studio first migrates the database.
     _run([_label_studio(), "version"], env=_settings(folder))
     (folder / "data" / DATABASE).rename(ENVIRONMENT / DATABASE)
     shutil.rmtree(folder)
@@ -79,7 +79,7 @@ def _make_empty_database() -> None:
 def _run(command: Sequence[str], env: dict[str, str] | None = None) -> None:
     result = subprocess.run(command, check=False, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     if result.returncode:
-        raise ServerError(f"{' '.join(command)} ended with {result.returncode}:\n{result.stdout[-3000:]}")
+        raise ServerError(f"{' '.join(command)} failed with exit status {result.returncode}:\n{result.stdout[-3000:]}")
 
 
 def _label_studio() -> str:
@@ -87,9 +87,9 @@ def _label_studio() -> str:
 
 
 def _settings(folder: Path) -> dict[str, str]:
-    """An environment in which Label Studio writes below `folder` only, and calls nobody but its backends.
+    """Environment variables with which Label Studio writes only to `folder` and calls only its backends.
 
-    Nothing of ours is passed on: Label Studio also reads names without prefix, such as HOST, PORT and DEBUG.
+    Our own variables aren't passed on: Label Studio also reads names without a prefix, such as HOST, PORT and DEBUG.
     """
     for name in ("data", "home", "tmp"):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -104,19 +104,18 @@ def _settings(folder: Path) -> dict[str, str]:
         "LABEL_STUDIO_LATEST_VERSION_CHECK": "false",
         "LABEL_STUDIO_SENTRY_DSN": "",
         "LABEL_STUDIO_FRONTEND_SENTRY_DSN": "",
-        # A backend on loopback is refused otherwise.
+        # Otherwise a backend on loopback is refused.
         "LABEL_STUDIO_USE_DEFAULT_BANNED_SUBNETS": "false",
     }
 
 
 class LabelStudio:
-    """A Label Studio on loopback with everything it writes in `folder`; runs inside a `with` block.
+    """A Label Studio on loopback that writes only to `folder`; runs inside a `with` block.
 
-    `legacy_tokens`: whether `legacy_token` is accepted; a fresh Label Studio refuses it.
-    `blocks_webhooks`: whether a webhook to a private address is refused, but no model there; may be changed for the
-    next start.
-    `blocks_models`: whether both are refused, as a fresh Label Studio does; may be changed for the next start.
-    `local_files`: the root below which storages may serve local files; without it they may not.
+    `legacy_tokens`: accept `legacy_token`; a new Label Studio refuses it.
+    `blocks_webhooks`: refuse webhooks to private addresses, but allow models there; can be changed for the next start.
+    `blocks_models`: refuse both, like a new Label Studio; can be changed for the next start.
+    `local_files`: the root folder from which storages may serve local files; without it they may not.
     """
 
     def __init__(
@@ -145,7 +144,7 @@ class LabelStudio:
         self._process: Process | None = None
 
     def start(self) -> None:
-        """Starts the server and logs in; after `stop` again, on the same port and with all its data."""
+        """Starts the server and logs in; after `stop`, it starts again on the same port with all its data."""
         environment()
         settings = _settings(self.folder) | self._own_settings()
         database = self.folder / "data" / DATABASE
@@ -165,7 +164,7 @@ class LabelStudio:
             raise
 
     def stop(self) -> None:
-        """Ends the server and all it started; may be called again."""
+        """Stops the server and all its processes; may be called repeatedly."""
         if self._process is not None:
             self._process.stop()
 
@@ -186,19 +185,19 @@ class LabelStudio:
         return blocking | {
             # Label Studio's name for SQLite's write-ahead log: an upload takes half the time.
             "LABEL_STUDIO_AZURE_MOUNT_FIX": "true",
-            # One of its own may begin with "#", which its file does not give back: then no token outlives a restart.
+            # A generated key may start with "#", which Label Studio can't read back: then tokens are lost on restart.
             "SECRET_KEY": self._secret_key,
             "LABEL_STUDIO_USERNAME": self.email,
             "LABEL_STUDIO_PASSWORD": self.password,
             "LABEL_STUDIO_USER_TOKEN": self.legacy_token,
             "LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN": str(self._legacy_tokens).lower(),
-            # Said even when off: left to itself, Label Studio serves a folder named like "data" beside it.
+            # Set even if off: otherwise Label Studio serves a folder next to it with a name like "data".
             "LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED": str(self._local_files is not None).lower(),
             "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT": str((self._local_files or self.folder).resolve()),
         }
 
     def _log_in(self) -> None:
-        """Logs in as a browser does; the API then takes the session's cookie, whatever tokens are allowed."""
+        """Logs in like a browser; the API then accepts the session cookie, regardless of the allowed tokens."""
         self._session = direct_session()
         self.request("GET", "/user/login/")
         form = {
@@ -207,7 +206,7 @@ class LabelStudio:
             "csrfmiddlewaretoken": self._session.cookies["csrftoken"],
         }
         answer = self.request("POST", "/user/login/", data=form, allow_redirects=False)
-        if answer.status_code != 302:  # the form again
+        if answer.status_code != 302:  # the login form again
             raise ServerError(f"Label Studio refused the login of {self.email}")
 
     def request(self, method: str, path: str, **options: Any) -> requests.Response:
@@ -249,7 +248,7 @@ class LabelStudio:
         from_name: str = "digit",
         to_name: str = "image",
     ) -> list[int]:
-        """Uploads images as the page's import does; returns the ids of their tasks, in the order of `paths`.
+        """Uploads images like the page's import; returns the ids of their tasks, in the order of `paths`.
 
         Images with a label come annotated with it. That takes milliseconds for each, where `annotate` takes
         a tenth of a second, but as with every import Label Studio sends no annotation event.
@@ -262,14 +261,14 @@ class LabelStudio:
         for upload, label in zip(uploads, labels or [None] * len(uploads), strict=True):
             task: JSON = {"data": {"$undefined$": f"/data/{files[upload]}"}, "file_upload_id": upload}
             if label is not None:
-                # Imported annotations count as ground truth unless they say that they do not.
+                # Imported annotations count as ground truth by default.
                 result = _result(label, from_name, to_name)
                 task["annotations"] = [{"result": result, "ground_truth": False}]
             tasks.append(task)
         return self.import_tasks(project, tasks)
 
     def _upload(self, project: int, paths: Sequence[Path]) -> list[int]:
-        # Every file needs a field name of its own: of several with one name only the last is taken.
+        # Every file needs its own field name: of several files with the same name, only the last one is used.
         files = {f"file{n}": (path.name, path.read_bytes()) for n, path in enumerate(paths)}
         path = f"/api/projects/{project}/import?commit_to_project=false"
         return list(self.request("POST", path, files=files).json()["file_upload_ids"])
@@ -287,7 +286,7 @@ class LabelStudio:
             page += 1
 
     def export(self, project: int) -> list[JSON]:
-        """The annotated tasks, as Label Studio exports them: skipped and empty ones too."""
+        """The annotated tasks as Label Studio exports them, including skipped and empty ones."""
         return list(self.request("GET", f"/api/projects/{project}/export?exportType=JSON").json())
 
     # Annotations
@@ -295,7 +294,7 @@ class LabelStudio:
     def annotate(
         self, task: int, choices: Choices, *, from_name: str = "digit", to_name: str = "image", **fields: Any
     ) -> int:
-        """Submits an annotation and returns its id. Skips the task: `annotate(task, [], was_cancelled=True)`."""
+        """Submits an annotation and returns its id. To skip the task: `annotate(task, [], was_cancelled=True)`."""
         annotation = {"result": _result(choices, from_name, to_name), **fields}
         return int(self.request("POST", f"/api/tasks/{task}/annotations/", json=annotation).json()["id"])
 
@@ -308,7 +307,7 @@ class LabelStudio:
         to_name: str = "image",
         **fields: Any,
     ) -> None:
-        """Replaces what an annotation says."""
+        """Replaces the content of an annotation."""
         changes = {"result": _result(choices, from_name, to_name), **fields}
         self.request("PATCH", f"/api/annotations/{annotation}/", json=changes)
 
@@ -338,11 +337,11 @@ class LabelStudio:
         return dict(self.request("GET", f"/api/ml/{backend}").json())
 
     def start_training(self, backend: int) -> None:
-        """Presses Start Training. What the backend answered Label Studio does not tell."""
+        """Presses Start Training. Label Studio doesn't return the backend's answer."""
         self.request("POST", f"/api/ml/{backend}/train", json={})
 
     def retrieve_predictions(self, project: int, tasks: Iterable[int]) -> None:
-        """Has Label Studio ask the backend for predictions of those tasks that have none of its version."""
+        """Makes Label Studio request predictions for the tasks that have none from the backend's current version."""
         action = {"selectedItems": {"all": False, "included": list(tasks)}}
         path = f"/api/dm/actions?id=retrieve_tasks_predictions&project={project}"
         self.request("POST", path, json=action)
@@ -361,7 +360,7 @@ class LabelStudio:
 
 
 def _result(choices: Choices, from_name: str, to_name: str) -> list[JSON]:
-    """What the page submits: one region with the choices, or none where nothing is ticked."""
+    """The result that the page submits: one region with the choices, or none if nothing is checked."""
     if not choices:
         return []
     value = {"choices": [choices] if isinstance(choices, str) else list(choices)}

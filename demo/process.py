@@ -1,4 +1,4 @@
-"""A server in a process of its own: started, waited for, and ended for sure."""
+"""A server in a separate process: starts it, waits for it, and reliably ends it."""
 
 import os
 import signal
@@ -23,18 +23,18 @@ TRIES = 100
 
 
 class ServerError(RuntimeError):
-    """A server could not be set up, ended by itself, took too long, or refused a request."""
+    """A server couldn't be set up, ended on its own, took too long, or refused a request."""
 
 
 class Process:
-    """A command in a process group of its own. It also ends when the thread that started it does (Linux)."""
+    """A command in its own process group. It also ends when the thread that started it ends (Linux)."""
 
     def __init__(self, command: Sequence[str], *, env: Mapping[str, str], folder: Path, log: Path) -> None:
         self.log = log
         self._stopped = False
         tether = [sys.executable, "-I", str(Path(__file__).with_name("tether.py")), str(os.getpid())]
         with log.open("ab") as output:
-            # In a session of its own, Ctrl-C reaches us alone: we end the servers, in our order.
+            # In a separate session, Ctrl-C doesn't reach the servers: we end them in our own order.
             self._process = subprocess.Popen(
                 [*tether, *command],
                 env=env,
@@ -50,7 +50,7 @@ class Process:
         return self._process.pid
 
     def wait_until(self, ready: Callable[[], bool], seconds: float) -> None:
-        """Returns once `ready()` is true; raises if the process ends first or the time is over."""
+        """Returns once `ready()` is true; raises if the process ends first or the time is up."""
         deadline = time.monotonic() + seconds
         while True:
             if self._process.poll() is not None:
@@ -62,14 +62,14 @@ class Process:
             time.sleep(POLL_SECONDS)
 
     def wait(self) -> None:
-        """Waits as long as the process lives, and raises when it has ended by itself."""
-        # Not by blocking: signals that another thread took would not wake us.
+        """Waits as long as the process is running; raises if it ends on its own."""
+        # Polls instead of blocking: a signal taken by another thread wouldn't wake this one.
         while self._process.poll() is None:
             time.sleep(POLL_SECONDS)
         raise ServerError(self._ended())
 
     def stop(self) -> None:
-        """Ends the whole process group: asks, waits, kills. Nothing happens if it has been stopped before."""
+        """Ends the whole process group: terminates, waits, kills. Does nothing if it is already stopped."""
         if self._stopped:
             return
         self._stopped = True
@@ -80,7 +80,7 @@ class Process:
         self._process.wait()
 
     def kill(self) -> None:
-        """Ends the process group at once, without a chance to tidy up."""
+        """Kills the process group at once, without a chance to clean up."""
         self._stopped = True
         self._signal(signal.SIGKILL)
         self._process.wait()
@@ -105,11 +105,11 @@ class Process:
 
 
 def free_port(preferred: int = 0) -> int:
-    """`preferred` if nothing listens there on loopback, else a free port."""
-    chosen = SystemRandom().sample(PORTS, TRIES)  # two processes that are seeded alike choose differently
+    """`preferred` if nothing listens there on loopback, otherwise a free port."""
+    chosen = SystemRandom().sample(PORTS, TRIES)  # processes with the same random seed choose different ports
     for port in (preferred or chosen[0], *chosen):
         with socket.socket() as probe, suppress(OSError):
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # closed connections are no obstacle
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # ignore closed connections
             probe.bind(("127.0.0.1", port))
             return int(probe.getsockname()[1])
     raise ServerError("No free port on 127.0.0.1")
@@ -123,7 +123,7 @@ def answers(url: str) -> bool:
 
 
 def direct_session() -> requests.Session:
-    """A session that leaves proxies and netrc of the environment alone: our servers are on loopback."""
+    """A session that ignores the environment's proxies and netrc, since our servers are on loopback."""
     session = requests.Session()
     session.trust_env = False
     return session

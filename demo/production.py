@@ -1,4 +1,4 @@
-"""The production mode on this machine: Redis, workers and uWSGI as processes of their own."""
+"""The production mode on this machine: Redis, workers and uWSGI as separate processes."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ from my_backend.commands.production import redis_server
 
 START_SECONDS = 120
 REQUEST_SECONDS = 30
-# The environment's settings hold, except those that would lead to another Redis, model or password.
+# The environment's settings apply, except those that would lead to another Redis, model or password.
 NOT_PASSED_ON = {"HOST", "BASIC_AUTH_USER", "BASIC_AUTH_PASS", "REDIS_URL", "REDIS_HOST", "LOG_FILE"}
 
 
@@ -40,7 +40,7 @@ class Redis:
         self._process: Process | None = None
 
     def start(self) -> None:
-        """Also after `kill`, with what the append-only file has."""
+        """Starts Redis, after `kill` with the data in the append-only file."""
         command = [redis_server(), "--port", "0", "--unixsocket", str(self._socket), "--dir", str(self.folder)]
         command += ["--appendonly", "yes", "--save", ""]
         self._process = Process(command, env=dict(os.environ), folder=self.folder, log=self.folder / "redis.log")
@@ -53,7 +53,7 @@ class Redis:
             return False
 
     def kill(self, *, forget: bool = False) -> None:
-        """Ends it as a crash does; `forget` loses the append-only file as well."""
+        """Kills Redis like a crash; `forget` also deletes the append-only file."""
         if self._process:
             self._process.kill()
         if forget:
@@ -77,14 +77,14 @@ class Worker(Process):
     """`my_backend worker`."""
 
     def work_horse(self) -> psutil.Process | None:
-        """The process in which a job runs at the moment."""
+        """The process that currently runs a job."""
         children = psutil.Process(self.pid).children()
         return children[0] if children else None
 
 
 class _Uwsgi(Process):
     def stop(self) -> None:
-        """Asks the master alone, as Docker and supervisor do: the worker hangs where it is asked as well."""
+        """Terminates only the master, like Docker and supervisor: a worker that gets the signal too would hang."""
         with suppress(ProcessLookupError, psutil.NoSuchProcess, psutil.TimeoutExpired):
             os.kill(self.pid, signal.SIGTERM)
             psutil.Process(self.pid).wait(STOP_SECONDS)
@@ -92,7 +92,7 @@ class _Uwsgi(Process):
 
 
 class Server:
-    """`my_backend uwsgi`, and the requests that tests and benchmarks make."""
+    """`my_backend uwsgi`, and the requests of tests and benchmarks."""
 
     def __init__(self, process: Process, url: str, auth: tuple[str, str] | None = None) -> None:
         self.process, self.url, self._auth = process, url, auth
@@ -111,7 +111,7 @@ class Server:
         return self.request("POST", path, json=body).json()
 
     def request(self, method: str, path: str, **options: Any) -> requests.Response:
-        """From any thread; raises ServerError on an error status."""
+        """Sends a request, from any thread; raises ServerError on an error status."""
         if not hasattr(self._local, "session"):
             self._local.session = direct_session()
             self._local.session.auth = self._auth
@@ -123,7 +123,7 @@ class Server:
 
 
 class Production:
-    """Servers and workers that share a Redis and everything that they write in `folder`; ends them with its block.
+    """Servers and workers that share a Redis and `folder`, where they write all files; ends them with its block.
 
     `settings` are environment variables.
     """
@@ -137,7 +137,7 @@ class Production:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The settings that all of it runs with."""
+        """The settings of all processes."""
         settings = {name: value for name, value in os.environ.items() if name not in NOT_PASSED_ON}
         return settings | {
             "REDIS_URL": self._redis_url,
@@ -153,13 +153,13 @@ class Production:
         return server
 
     def worker(self, only: str = "", **settings: str) -> Worker:
-        """Starts a worker for all jobs, or `only` for those of a kind; returns once it listens."""
+        """Starts a worker for all jobs, or `only` for one kind of job; returns once it listens."""
         worker = self._begin_worker(only, settings)
         self._wait_for_worker(worker)
         return worker
 
     def all(self, only: Sequence[str] = ("", "head"), **settings: str) -> tuple[Server, list[Worker]]:
-        """Starts a server and workers, by default those that `make production` starts."""
+        """Starts a server and workers, by default the same as `make production`."""
         server = self._begin_server(settings)
         workers = self.workers(only, **settings)
         self._wait_for_server(server)
@@ -197,7 +197,7 @@ class Production:
             worker.wait_until(lambda: worker.pid in _pids_of_workers(client), START_SECONDS)
 
     def logs(self) -> str:
-        """What all processes have written."""
+        """The log output of all processes."""
         return "".join(path.read_text(errors="replace") for path in sorted(self.folder.glob("*.log")))
 
     def _log(self, name: str) -> Path:
@@ -219,6 +219,6 @@ def _stop(process: Process) -> None:
 
 
 def _pids_of_workers(client: redis.Redis) -> set[int]:
-    """Of those that listen."""
+    """The process ids of the workers that are listening."""
     found = (client.hget(key, "pid") for key in client.smembers("rq:workers"))
     return {int(pid) for pid in found if pid}

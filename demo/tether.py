@@ -1,7 +1,7 @@
-"""Runs a command that ends when its parent does, even if that is killed: tether.py PARENT COMMAND ...
+"""Runs a command that ends when its parent ends, even if the parent is killed: tether.py PARENT COMMAND ...
 
-Only the child itself can ask the kernel for this. It is a script of its own because Python code between fork
-and exec (`preexec_fn`) can deadlock in a program with threads. Linux only; elsewhere the command just runs.
+Only the child process can ask the kernel for this. It is a separate script because Python code between fork and exec
+(`preexec_fn`) can deadlock in a program with threads. Linux only; elsewhere the command just runs.
 """
 
 import ctypes
@@ -16,7 +16,7 @@ def main() -> None:
     parent, command = int(sys.argv[1]), sys.argv[2:]
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it was gone before we asked
+        if os.getppid() != parent:  # the parent ended before the call
             sys.exit(1)
     os.execv(command[0], command)  # noqa: S606
 

@@ -1,6 +1,6 @@
-"""Writes scikit-learn's 1,797 handwritten digits as images in a folder for each: python examples/digits.py digits
+"""Writes scikit-learn's 1,797 handwritten digits as images, one folder per digit: python examples/digits.py digits
 
-1,400 are for training, under `train/`; the others, mostly by other writers, are for testing, under `test/`.
+1,400 images for training are in `train/`; the others, mostly by other writers, are for testing and in `test/`.
 """
 
 import sys
@@ -12,14 +12,14 @@ from PIL import Image
 try:
     from sklearn.datasets import load_digits
 except ModuleNotFoundError:
-    sys.exit("scikit-learn has the digits: run `make setup-dev` first")
+    sys.exit("The digits come from scikit-learn, which is not installed: run `make setup-dev`")
 
 SIDE = 64  # pixels; the originals have 8
 TRAINING = 1400
 
 
 def write_digits(folder: Path) -> int:
-    """`folder/train/<digit>/0001.png`, …; returns how many."""
+    """Writes `folder/train/<digit>/0001.png`, …; returns the number of images."""
     digits = load_digits()
     for number, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True), start=1):
         grey = np.round(pixels * (255 / 16)).astype(np.uint8)  # the originals have 17 shades
@@ -32,4 +32,4 @@ def write_digits(folder: Path) -> int:
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python examples/digits.py FOLDER")
-    print(f"{write_digits(Path(sys.argv[1]))} digits in {sys.argv[1]}")
+    print(f"Wrote {write_digits(Path(sys.argv[1])):,} digits to {sys.argv[1]}")

@@ -1,4 +1,4 @@
-"""A plain baseline, an image classifier as the tutorial of label-studio-ml describes it: all of a ResNet18 is trained.
+"""A plain baseline: an image classifier as in label-studio-ml's tutorial, which trains all layers of a ResNet18.
 
 It runs under the stock server of label-studio-ml 1.0.9, which loads this file alone.
 """

@@ -1,9 +1,9 @@
-"""How well a few labels are learned, on real pictures with a real network, beside other ways to learn.
+"""Measures how well a few labels are learned, on real pictures with a real network, compared with other methods.
 
     python -m benchmarks.learning --pictures FOLDER --weights FILE [--splits 8] [--json learning.json]
 
-docs/learning.md says how to get the pictures and the weights, and has the figures. The embeddings are computed once and
-kept in a folder of their own, by default `.benchmark` in that of the pictures.
+docs/learning.md explains how to get the pictures and the weights, and has the results. The embeddings are computed once
+and kept in a separate folder, by default `.benchmark` in the pictures' folder.
 """
 
 import argparse
@@ -33,10 +33,10 @@ from image_classifier.training.pipeline import Embedded, TooFewLabels, check_eno
 from image_classifier.training.sgd import Hyperparameters
 
 SIZES = (10, 30, 100, 300, 1000)
-TUNED = ("themes", "stamps")  # the settings were chosen on other splits of these
-FIRST_SPLIT = 3000  # and of these splits nothing was chosen on any
-TESTED = 0.4  # of a task's images
-NEAR = 0.985  # cosine from which on two pictures are the same
+TUNED = ("themes", "stamps")  # the settings were chosen on other splits of these tasks
+FIRST_SPLIT = 3000  # these splits weren't used to choose anything
+TESTED = 0.4  # share of a task's images
+NEAR = 0.985  # two pictures with at least this cosine count as the same
 FORMER, HEAD = list(LEARNERS)[:2]
 NAMES = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
 
@@ -52,7 +52,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Cell:
-    """What one way to learn came to, on one split of a task, with so many labels."""
+    """The result of one method on one split of a task, with a number of labels."""
 
     task: str
     split: int
@@ -61,19 +61,19 @@ class Cell:
     accuracy: float
     macro_f1: float
     cpu_seconds: float
-    shown_accuracy: float | None = None  # what the product says of itself
+    shown_accuracy: float | None = None  # as shown by the product
     shown_macro_f1: float | None = None
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.learning", description=__doc__.splitlines()[0])
-    parser.add_argument("--pictures", type=Path, required=True, help="where both Debian packages are unpacked")
-    parser.add_argument("--weights", type=Path, required=True, help="the .pth file of EfficientNet-Lite0")
-    parser.add_argument("--cache", type=Path, help="where embeddings and drawn pictures are kept")
-    parser.add_argument("--splits", type=int, default=8)
-    parser.add_argument("--json", type=Path, default=Path("learning.json"), help="where every figure goes")
+    parser.add_argument("--pictures", type=Path, required=True, help="folder with both unpacked Debian packages")
+    parser.add_argument("--weights", type=Path, required=True, help=".pth file of EfficientNet-Lite0")
+    parser.add_argument("--cache", type=Path, help="folder for embeddings and generated pictures")
+    parser.add_argument("--splits", type=int, default=8, help="number of splits")
+    parser.add_argument("--json", type=Path, default=Path("learning.json"), help="file for all results")
     told = parser.parse_args()
-    torch.set_num_threads(1)  # CPU seconds are of one core
+    torch.set_num_threads(1)  # CPU seconds are measured on one core
     cells = []
     for data in embedded_tasks(told.pictures, told.weights, told.cache or told.pictures / ".benchmark"):
         print(f"{data.name}: {len(data.samples)} images", flush=True)
@@ -84,7 +84,7 @@ def main() -> None:
 
 
 def embedded_tasks(pictures: Path, weights: Path, folder: Path) -> Iterator[Data]:
-    """Each task by EfficientNet-Lite0, and the digits by a ResNet18 with random weights as well."""
+    """Each task, embedded by EfficientNet-Lite0; the digits also by a ResNet18 with random weights."""
     backbone, random = load_lite0(weights), load_backbone("none")
     cache = EmbeddingCache(folder / "embeddings")
     lane = InferenceLane(cache)
@@ -105,14 +105,14 @@ def _embed(lane: InferenceLane, backbone: Backbone, task: Task) -> Data:
     embeddings = torch.from_numpy(np.stack([vector for *_, vector in rows]))
     labels = [label for _, label, _ in rows]
     kept = list(range(len(rows))) if task.most is None else _distinct(embeddings, labels, task.most)
-    # A blank canvas is there many times; each has to be an image of its own.
+    # There are many identical blank canvases; each must count as a separate image.
     names = [sha256(f"{task.name} {row}".encode()).hexdigest() for row in kept]
     samples = [Sample(ImageFile(rows[row][0].path, name), labels[row]) for row, name in zip(kept, names, strict=True)]
     return Data(task.name, embeddings[kept], samples)
 
 
 def _distinct(embeddings: Tensor, labels: Sequence[Label], most: int) -> list[int]:
-    """Rows that look like no earlier one, and at most so many of a class."""
+    """Rows that don't look like an earlier one, and at most `most` per class."""
     directions = torch.nn.functional.normalize(embeddings, dim=1)
     kept: list[int] = []
     counts: Counter[Label] = Counter()
@@ -124,7 +124,7 @@ def _distinct(embeddings: Tensor, labels: Sequence[Label], most: int) -> list[in
 
 
 def measure(data: Data, split: int) -> Iterator[Cell]:
-    """Every way to learn, with the first labels of a random order; the test set is the same for all sizes."""
+    """Every method, with the first labels in a random order; the test set is the same for all sizes."""
     order = np.random.default_rng(split).permutation(len(data.samples))
     tested, pool = np.split(order, [round(TESTED * len(order))])
     for labels in SIZES:
@@ -138,7 +138,7 @@ def measure(data: Data, split: int) -> Iterator[Cell]:
             continue
         classes = tuple(sorted(frozenset().union(*(classes_of(sample.label) for sample in samples))))
         targets = targets_of([sample.label for sample in samples], classes)
-        # Images of classes that nobody has labeled yet count as wrong; they are in the test set, last.
+        # Images of classes without labels count as wrong.
         wanted = [data.samples[row].label for row in tested]
         known = [row for row, label in enumerate(wanted) if classes_of(label) <= set(classes)]
         embeddings = data.embeddings[tested][known]
@@ -162,11 +162,11 @@ def _figures(answers: Tensor, truth: Tensor, classes: tuple[str, ...]) -> tuple[
     return found.accuracy, found.macro_f1
 
 
-_nothing = load_backbone("none", 32)  # learn_head asks for a backbone, and only where it is from
+_nothing = load_backbone("none", 32)  # learn_head needs a backbone, but only its origin
 
 
 def _shown(embeddings: Tensor, samples: list[Sample], classes: tuple[str, ...]) -> tuple[float, float]:
-    """What a version says of itself."""
+    """The metrics that a version shows."""
     trained = learn_head(_nothing, Embedded(samples, embeddings, {}), classes, Hyperparameters(), lambda record: None)
     figures = trained.record["figures"]
     return figures["accuracy"], figures["macro_f1"]
@@ -176,7 +176,7 @@ def _shown(embeddings: Tensor, samples: list[Sample], classes: tuple[str, ...]) 
 
 
 def tables(cells: Sequence[Cell]) -> Iterator[str]:
-    """Markdown: accuracy and macro-F1 of each way, gains over the former head, what is shown, CPU seconds."""
+    """Markdown tables: accuracy and macro-F1 of each method, gains over the previous head, shown values, CPU time."""
     tasks = list(dict.fromkeys(cell.task for cell in cells))
     judged = [task for task in tasks if task not in TUNED]
     for figure in ("accuracy", "macro_f1"):
@@ -185,15 +185,15 @@ def tables(cells: Sequence[Cell]) -> Iterator[str]:
             for way in LEARNERS:
                 means = [_mean(_of(cells, task, way, n, figure)) for n in SIZES]
                 yield f"| {task}{' *' if task in TUNED else ''}, {way} | {' | '.join(means)} |"
-    yield "\n\\* the settings were chosen on other splits of this task"
+    yield "\n\\* The settings were chosen on other splits of this task."
     for figure in ("accuracy", "macro_f1"):
-        yield from _heading(f"{NAMES[figure]}: paired gain of the head over the former one, 95% interval")
+        yield from _heading(f"{NAMES[figure]}: paired gain over the previous head, 95% interval")
         for task in tasks:
             yield f"| {task} | {' | '.join(_interval(_gains(cells, [task], n, figure)) for n in SIZES)} |"
-        for some, these in (("all but the tuned ones", judged), ("all", tasks)):
+        for some, these in (("all but the tuned tasks", judged), ("all", tasks)):
             yield f"| **{some}** | {' | '.join(_interval(_gains(cells, these, n, figure)) for n in SIZES)} |"
     for figure in ("accuracy", "macro_f1"):
-        yield from _heading(f"{NAMES[figure]}: what a version shows of itself less the true one")
+        yield from _heading(f"{NAMES[figure]}: shown by the version − true")
         for task in tasks:
             both = [
                 [
@@ -220,7 +220,7 @@ def _of(cells: Sequence[Cell], task: str, way: str, labels: int, figure: str) ->
 
 
 def _gains(cells: Sequence[Cell], tasks: Sequence[str], labels: int, figure: str) -> list[float]:
-    """For each split the mean gain over the tasks."""
+    """The mean gain over the tasks, for each split."""
     gains = defaultdict(list)
     for cell in cells:
         if cell.labels == labels and cell.task in tasks and cell.way in (FORMER, HEAD):
@@ -233,7 +233,7 @@ def _mean(values: Sequence[float]) -> str:
 
 
 def _interval(values: Sequence[float]) -> str:
-    """The mean and how far the truth may be from it, by Student's t."""
+    """The mean and its 95% confidence interval (Student's t)."""
     if len(values) < 2:
         return "–"
     half = student.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5

@@ -1,6 +1,7 @@
-"""What learns from embeddings: the former head, today's, and scikit-learn's logistic regression and neighbors.
+"""Methods that learn from embeddings: the previous head, the current one, and scikit-learn's logistic regression and
+nearest neighbors.
 
-Each takes embeddings [n, size] and targets, class indices [n] or 0 and 1 [n, classes], and gives a function from
+Each takes embeddings [n, size] and targets, class indices [n] or 0 and 1 [n, classes], and returns a function from
 embeddings to answers in the form of the targets.
 """
 
@@ -72,7 +73,7 @@ def _former_logits(embeddings: Tensor, targets: Tensor, classes: int) -> Answer:
 
 
 def _best_thresholds(logits: Tensor, targets: Tensor) -> Tensor:
-    """For each class the probability from which on its F1 is best on these very images."""
+    """For each class, the threshold with the best F1 on the same images."""
     candidates = torch.linspace(0.05, 0.95, 91)
     thresholds = []
     for probabilities, truth in zip(logits.sigmoid().T, targets.T, strict=True):
@@ -93,7 +94,7 @@ def logistic_regression(embeddings: Tensor, targets: Tensor, classes: int) -> An
 
 
 def neighbors(embeddings: Tensor, targets: Tensor, classes: int) -> Answer:
-    """The five nearest by cosine."""
+    """The five nearest neighbors by cosine."""
     model = KNeighborsClassifier(min(5, len(targets)))
     return _scikit(make_pipeline(Normalizer(), model))(embeddings, targets, classes)
 
@@ -114,7 +115,7 @@ def _scikit(model: object) -> Learner:
 
 
 LEARNERS: dict[str, Learner] = {
-    "former head": former_head,
+    "previous head": former_head,
     "head": todays_head,
     "logistic regression": logistic_regression,
     "5 neighbors": neighbors,

@@ -1,4 +1,4 @@
-"""The tasks: real pictures of two Debian packages, scikit-learn's digits, and canvases with several pictures."""
+"""The tasks: real pictures from two Debian packages, scikit-learn's digits, and canvases with several pictures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Task:
     most: int | None = MOST  # pictures of a class, once near-duplicates are gone
 
 
-# Class → folders of the package, by spaces.
+# Class → folders of the package, separated by spaces.
 THEMES = {
     "animals": "animals",
     "food": "food",
@@ -83,7 +83,7 @@ PICTURE = (100, 158)  # the long side of a picture on it, at least and at most
 
 
 def all_tasks(pictures: Path, folder: Path) -> list[Task]:
-    """Each task; what is drawn is written to `folder`."""
+    """Each task; generated pictures are written to `folder`."""
     clip_art, stamps = pictures / CLIP_ART, pictures / STAMPS
     themes = _from_folders("themes", clip_art, THEMES)
     digits = write_digits(folder / "digits")
@@ -104,7 +104,7 @@ def _from_folders(name: str, root: Path, classes: dict[str, str], most: int = MO
         found = [path for folder in folders.split() for path in (root / folder).rglob("*.png")]
         if not found:
             raise FileNotFoundError(f"{root} has no pictures of {label}: see docs/learning.md for how to get them")
-        # In an order that hangs on the names alone, and not on how a file system lists them.
+        # The order depends only on the names, not on the file system.
         found.sort(key=lambda path: sha256(str(path.relative_to(root)).encode()).digest())
         kept = found[: most + most // 2]
         paths += kept
@@ -131,7 +131,7 @@ def _multi(themes: Task, folder: Path) -> Task:
 
 
 def _compose(pictures: Sequence[Path], random: np.random.Generator) -> Image.Image:
-    """Each picture in a quarter of its own, so that none hides another."""
+    """Puts each picture into its own quarter, so that none hides another."""
     canvas = Image.new("RGB", (CANVAS, CANVAS), "white")
     quarters = random.permutation(4)
     half = CANVAS // 2

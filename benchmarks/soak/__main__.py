@@ -1,11 +1,11 @@
-"""A soak: the production mode under the load of a team, while workers and Redis are killed.
+"""A soak test: the production mode under the load of a team, while workers and Redis are killed.
 
     python -m benchmarks.soak [--minutes 60] [--json FILE] [--picture FILE.svg]
 
 A real Label Studio, the real classifier, Redis, the server under uWSGI and two RQ workers under supervisor, all on this
 machine and on loopback. Eight clients predict, a person labels, "Start training" is pressed every two minutes, a worker
-is killed every five, and Redis is restarted twice, once with the loss of its data. It ends with exit status 0 where no
-prediction failed, all annotations are in the live version, and memory, open files and threads are flat.
+is killed every five, and Redis is restarted twice, once losing its data. The exit status is 0 if no prediction failed,
+all annotations are in the live version, and memory, open files and threads don't grow.
 """
 
 import argparse
@@ -41,7 +41,7 @@ from my_backend.projects.registry import Projects
 from my_backend.projects.versions import Version, Versions
 
 CLIENTS = 8
-ANNOTATED = 200  # tasks, before it begins
+ANNOTATED = 200  # tasks at the start
 SAMPLE_SECONDS = 10.0
 SETTLE_SECONDS = 900.0
 FIRST_VERSION_SECONDS = 900.0
@@ -51,7 +51,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds between two of each."""
+    """Seconds between two events of each kind."""
 
     minutes: float
     predictions: float
@@ -61,7 +61,7 @@ class Pace:
 
 
 def soak(pace: Pace, folder: Path) -> tuple[Json, Series, Record]:
-    """What came of it, and everything that was measured."""
+    """Runs the soak test; returns the result and all measurements."""
     environment()
     with ExitStack() as stack:
         photographs = Photographs(folder / "photographs")
@@ -97,7 +97,7 @@ def soak(pace: Pace, folder: Path) -> tuple[Json, Series, Record]:
 
 
 def _make_project(label_studio: LabelStudio, digits: Sequence[tuple[Path, str]]) -> tuple[int, list[tuple[int, str]]]:
-    """Of digits, the first of them annotated; the others' tasks, and what they are to be labelled as."""
+    """Creates a project of digits, the first ones annotated; returns it and the other tasks with their labels."""
     project = label_studio.create_project("Soak", LABEL_CONFIG)
     given = [label if number < ANNOTATED else None for number, (_, label) in enumerate(digits)]
     tasks = label_studio.upload_images(project, [path for path, _ in digits], given)
@@ -105,7 +105,7 @@ def _make_project(label_studio: LabelStudio, digits: Sequence[tuple[Path, str]])
 
 
 def _run(pace: Pace, site: Site, clients: Sequence[Client], person: Person, record: Record, series: Series) -> None:
-    """Everything at once, for so many minutes; raises what goes wrong with the harness itself."""
+    """Runs everything at once for the given minutes; raises errors of the harness itself."""
     ended, errors = threading.Event(), []
 
     def begin(work: Callable[[], None]) -> threading.Thread:
@@ -143,7 +143,7 @@ def _run(pace: Pace, site: Site, clients: Sequence[Client], person: Person, reco
 
 
 def _look_as_a_monitor(site: Site, record: Record) -> None:
-    """What a monitor asks for, and a person's browser."""
+    """Sends the requests of a monitoring system and a person's browser."""
     asked = (("/health", "application/json"), ("/metrics", "text/plain"), ("/is_training", "*/*"), ("/", "text/html"))
     for path, accept in asked:
         try:
@@ -154,7 +154,7 @@ def _look_as_a_monitor(site: Site, record: Record) -> None:
 
 def _say(sample: Sample, record: Record) -> None:
     server = sample.processes.get("server")
-    used = f"{server.megabytes:.0f} MB {server.files} files {server.threads} threads" if server else "away"
+    used = f"{server.megabytes:.0f} MB {server.files} files {server.threads} threads" if server else "down"
     last = f" (the last {record.failed[-1][:200]})" if record.failed else ""
     calls = f"{len(record.calls)} predictions, {len(record.failed)} failed{last}, p99 {sample.p99} ms"
     jobs = f"v{sample.versions}, {sample.waiting} waiting, {sample.running} running"
@@ -163,7 +163,7 @@ def _say(sample: Sample, record: Record) -> None:
 
 @dataclass(frozen=True)
 class Settled:
-    """What was live once nothing was left to do; what it does not know, of how many annotated tasks."""
+    """The live version at the end, the annotations that it doesn't know, and the number of annotated tasks."""
 
     live: Version
     missing: list[str]
@@ -172,7 +172,7 @@ class Settled:
 
 
 def _settle(store: JobStore, versions: Versions, truth: list[Json], series: Series) -> Settled:
-    """Nobody does anything any more: the last annotation is learned by itself."""
+    """Waits, without further actions, until the last annotation is learned automatically."""
     begun = time.monotonic()
 
     def settled() -> bool:
@@ -234,7 +234,7 @@ def _wait(condition: Callable[[], object], what: str, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
-            raise ServerError(f"waited for {what}: not within {seconds:.0f} s")
+            raise ServerError(f"timed out waiting for {what} ({seconds:.0f} s)")
         time.sleep(0.2)
 
 

@@ -1,4 +1,4 @@
-"""What is killed, and when; supervisor starts it again."""
+"""Kills processes at certain times; supervisor starts them again."""
 
 import signal
 import threading
@@ -22,7 +22,7 @@ POLL_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class Fault:
-    """Seconds from the start, a name, and what is done; that gives the processes which others have to replace."""
+    """Seconds from the start, a name, and an action that returns the processes that must be replaced."""
 
     at: float
     name: str
@@ -30,7 +30,7 @@ class Fault:
 
 
 class Faults:
-    """Kills of workers at regular times, and two restarts of Redis."""
+    """Kills workers at regular intervals, and restarts Redis twice."""
 
     def __init__(self, site: Site, record: Record, seconds: float, kill_every: float) -> None:
         self._site, self._record = site, record
@@ -42,7 +42,7 @@ class Faults:
         )
         plan = []
         for number in range(1, int(seconds / kill_every) + 1):
-            # The worker for corrections is left alone in the second half, in which memory is judged.
+            # The worker for corrections isn't killed in the second half, in which memory is evaluated.
             late = number * kill_every >= seconds / 2
             name, do = kinds[number % 2 if late else number % len(kinds)]
             if number * kill_every < seconds:
@@ -71,7 +71,7 @@ class Faults:
         while True:
             running = self._site.processes()
             missing = [name for name, process in killed.items() if name not in running or running[name] == process]
-            # A training that was killed when its job was done has no successor.
+            # A training killed after its job was finished has no successor.
             if not missing or (missing == [HORSE] and not self._store.unfinished()):
                 return
             if time.monotonic() > deadline:
@@ -79,7 +79,7 @@ class Faults:
             time.sleep(POLL_SECONDS)
 
     def _training(self) -> psutil.Process:
-        """The work-horse of a training that is under way."""
+        """The work-horse of a running training."""
         deadline = time.monotonic() + WAIT_SECONDS
         while (horse := self._site.processes().get(HORSE)) is None:
             if time.monotonic() > deadline:
@@ -88,12 +88,12 @@ class Faults:
         return horse
 
     def _kill_worker(self) -> dict[str, psutil.Process]:
-        """As a container ends."""
+        """Kills the worker and its training, as when a container ends."""
         horse = self._training()
         return _kill({"worker": self._site.processes()["worker"], HORSE: horse})
 
     def _kill_work_horse(self) -> dict[str, psutil.Process]:
-        """As where memory is short."""
+        """Kills only the training, as when memory runs out."""
         return _kill({HORSE: self._training()})
 
     def _kill_head_worker(self) -> dict[str, psutil.Process]:

@@ -1,4 +1,4 @@
-"""Whether what was measured is flat, and whether everything that was to be shown was."""
+"""Checks that the measurements don't grow, and that all annotations were learned."""
 
 import json
 import statistics
@@ -11,7 +11,7 @@ from benchmarks.soak.series import STEADY, Sample, Usage
 from demo.process import ServerError
 from my_backend.projects.versions import Version
 
-# Flat: over the second half of the run, at this slope at most (the median of the slopes between all samples).
+# Flat: at most this slope over the second half of the run (the median of the slopes between all samples).
 MEMORY_PERCENT_AN_HOUR = 5.0
 MEMORY_AN_HOUR = 2.0  # MB, where these percent are less
 COUNT_AN_HOUR = 1.0  # of open files, and of threads
@@ -21,7 +21,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Trend:
-    """Of one figure of one process, over the second half of the run."""
+    """The trend of one value of one process over the second half of the run."""
 
     process: str
     figure: str
@@ -35,9 +35,9 @@ class Trend:
 
 
 def trends(samples: Sequence[Sample]) -> list[Trend]:
-    """Of the processes that are there all the time; one that was killed goes on with its successor."""
+    """The trends of the permanent processes; a killed process continues as its successor."""
     half = [sample for sample in samples if sample.at >= samples[-1].at / 2]
-    # Resident memory counts the cache of embeddings, too, a file that the system maps, and takes back when it likes.
+    # Resident memory includes the embedding cache, a mapped file whose pages the system can reclaim at any time.
     figures: dict[str, Callable[[Usage], float]] = {
         "memory, MB": lambda usage: usage.own_megabytes,
         "open files": lambda usage: usage.files,
@@ -47,7 +47,7 @@ def trends(samples: Sequence[Sample]) -> list[Trend]:
     for process in STEADY:
         known = [(sample.at, sample.processes[process]) for sample in half if process in sample.processes]
         if not known:
-            raise ServerError(f"{process} was never there")
+            raise ServerError(f"{process} was never running")
         for figure, take in figures.items():
             points = [(at, take(usage)) for at, usage in known]
             median = statistics.median(value for _, value in points)
@@ -58,7 +58,7 @@ def trends(samples: Sequence[Sample]) -> list[Trend]:
 
 
 def slope(points: Sequence[tuple[float, float]]) -> float:
-    """Theil and Sen's: single outliers, such as the seconds after a restart, do not count."""
+    """The Theil-Sen slope: single outliers, such as the seconds after a restart, don't count."""
     pairs = [
         (second[1] - first[1]) / (second[0] - first[0])
         for number, first in enumerate(points)
@@ -68,13 +68,13 @@ def slope(points: Sequence[tuple[float, float]]) -> float:
 
 
 def unlearned(version: Version, exported: Sequence[Json]) -> list[str]:
-    """What Label Studio has and the version does not know, or knows otherwise, by the samples it was trained on."""
+    """Differences between Label Studio's annotations and the samples that the version was trained on."""
     samples = json.loads((Path(version.train_output["model_dir"]) / "samples.json").read_text(encoding="utf-8"))
     known = {sample["name"]: sample["label"] for sample in samples}
     said = {str(task["id"]): _newest_choice(task) for task in exported}
     missing = [f"task {task} is {choice}, learned as {known.get(task)}" for task, choice in said.items()
                if known.get(task) != choice]  # fmt: skip
-    return missing + [f"task {task} is learned and not annotated" for task in known.keys() - said.keys()]
+    return missing + [f"task {task} is learned but not annotated" for task in known.keys() - said.keys()]
 
 
 def _newest_choice(task: Json) -> str:

@@ -1,4 +1,4 @@
-"""Who uses the site: clients that predict, a person who labels, and one who presses Start training."""
+"""The users of the site: clients that predict, a person who labels, and one who presses Start Training."""
 
 import random
 import threading
@@ -28,7 +28,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Call:
-    """One `/predict`: when it was answered (seconds from the start), how long that took, and for how many tasks."""
+    """One `/predict` request: the answer's time (seconds from the start), the duration, and the number of tasks."""
 
     at: float
     seconds: float
@@ -37,13 +37,13 @@ class Call:
 
 @dataclass
 class Record:
-    """What happened, from all threads."""
+    """The events of all threads."""
 
     begun: float = field(default_factory=time.monotonic)
     calls: list[Call] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)  # predictions
     opened: int = 0  # tasks in Label Studio, which came with a prediction
-    annotated: int = 0  # made, changed or deleted
+    annotated: int = 0  # annotations created, changed or deleted
     pressed: int = 0
     refused: list[str] = field(default_factory=list)  # by Label Studio itself, whose SQLite may be locked
     events: list[Json] = field(default_factory=list)  # what was killed, and when
@@ -53,7 +53,7 @@ class Record:
 
 
 class Client:
-    """Asks for predictions as Label Studio does, and looks at each answer. It never asks twice."""
+    """Requests predictions like Label Studio and checks each answer. It never retries."""
 
     def __init__(self, url: str, project: str, tasks: Sequence[Json], photographs: Photographs, seed: int) -> None:
         self._url, self._project, self._tasks, self._photographs = url, project, tasks, photographs
@@ -74,7 +74,7 @@ class Client:
             record.failed.append(f"after {record.now():.0f} s: {problem[:500]}")
 
     def _choose(self) -> tuple[list[Json], list[bool]]:
-        """Tasks, and whether each is to be predicted."""
+        """Tasks, and whether each should get a prediction."""
         tasks = self._random.sample(self._tasks, self._random.choice(BATCHES))
         expected = [True] * len(tasks)
         if self._random.random() < PHOTOGRAPHS:
@@ -88,14 +88,14 @@ class Client:
             return f"{answer.status_code} {answer.text}"
         results, version = answer.json()["results"], answer.json()["model_version"]
         if [bool(result) for result in results] != list(expected):
-            return f"of {len(expected)} tasks these were answered: {[bool(result) for result in results]}"
+            return f"answers for {len(expected)} tasks: {[bool(result) for result in results]}"
         for result in filter(None, results):
             [choice] = result["result"][0]["value"]["choices"]
             if choice not in LABELS or not 0 <= result["score"] <= 1 or result["model_version"] != version:
                 return f"{version} answered {result}"
         number = int(version[1:].partition("-")[0])
         if number < self._newest:
-            return f"after v{self._newest} came {version}"
+            return f"{version} answered after v{self._newest}"
         self._newest = number
         return ""
 
@@ -105,7 +105,7 @@ def _task(url: str) -> Json:
 
 
 class Person:
-    """Works in Label Studio: opens a task, which Label Studio has predicted, and labels it."""
+    """Works in Label Studio: opens a task, for which Label Studio gets a prediction, and labels it."""
 
     def __init__(
         self,
@@ -122,7 +122,7 @@ class Person:
         self._busy = threading.Lock()  # SQLite lets one write at a time
 
     def label(self, record: Record) -> None:
-        """One annotation is made, changed or deleted."""
+        """Creates, changes or deletes one annotation."""
         with self._busy, _going_on(record):
             if self._wrong:
                 self._label_studio.update_annotation(*self._wrong.pop())
@@ -145,17 +145,17 @@ class Person:
             self._label_studio.delete_annotation(annotation)
 
     def press_start_training(self, record: Record) -> None:
-        """Label Studio does not tell what came of it; a job has to be there."""
+        """Presses Start Training. Label Studio doesn't return the result, so check that there is a job."""
         with self._busy, _going_on(record):
             self._label_studio.start_training(self._backend)
             if not any(job.kind == "full" for job in self._store.unfinished()):
-                record.failed.append(f"after {record.now():.0f} s: Start training was pressed, and no job is there")
+                record.failed.append(f"after {record.now():.0f} s: Start Training was pressed, but there is no job")
             record.pressed += 1
 
 
 @contextmanager
 def _going_on(record: Record) -> Iterator[None]:
-    """A person whom Label Studio refuses something goes on with the next; what it has in the end is what counts."""
+    """If Label Studio refuses something, the person goes on; only its final state counts."""
     try:
         yield
     except (ServerError, requests.RequestException) as error:
@@ -163,7 +163,7 @@ def _going_on(record: Record) -> Iterator[None]:
 
 
 def every(seconds: float, do: Callable[[], None], ended: threading.Event, jitter: float = 0.2) -> None:
-    """Again and again until the end; a call that takes longer delays the next one."""
+    """Repeats a call until the end; a call that takes longer delays the next one."""
     chance = random.Random()  # noqa: S311
     while not ended.wait(seconds * chance.uniform(1 - jitter, 1 + jitter)):
         do()

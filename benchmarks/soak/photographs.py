@@ -1,4 +1,4 @@
-"""Photographs that nobody has seen yet, as many as are asked for, and a file that is none."""
+"""New photographs, as many as requested, and a file that isn't an image."""
 
 import itertools
 import threading
@@ -14,7 +14,7 @@ BROKEN = "/broken.jpg"
 
 
 class Photographs:
-    """1280×960 JPEGs on a web server. Each address has its own content: some bytes behind the image differ."""
+    """1280×960 JPEGs on a web server. Each URL has its own content: some bytes after the image differ."""
 
     def __init__(self, folder: Path) -> None:
         self._images = [(folder / name).read_bytes() for name, _ in write_photographs(folder, BASES)]
@@ -27,7 +27,7 @@ class Photographs:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 name = self.path.encode()
-                body = b"no image" if self.path == BROKEN else images[sum(name) % BASES] + name
+                body = b"not an image" if self.path == BROKEN else images[sum(name) % BASES] + name
                 self.send_response(200)
                 self.send_header("Content-Type", "image/jpeg")
                 self.send_header("Content-Length", str(len(body)))
@@ -35,7 +35,7 @@ class Photographs:
                 self.wfile.write(body)
 
             def log_message(self, *args: object) -> None:
-                """Nothing is to be printed."""
+                """Prints nothing."""
 
         with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
             threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -44,9 +44,9 @@ class Photographs:
             server.shutdown()
 
     def unseen(self) -> str:
-        """An address whose content nobody has asked for."""
+        """A URL whose content hasn't been requested yet."""
         return f"http://{self.host}/{next(self._numbers)}.jpg"
 
     def broken(self) -> str:
-        """An address whose content is no image."""
+        """A URL whose content isn't an image."""
         return f"http://{self.host}{BROKEN}"

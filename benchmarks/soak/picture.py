@@ -1,4 +1,4 @@
-"""The series as one picture: charts below each other that share the time, with lines where something was killed."""
+"""Draws the series as one picture: charts above each other with the same time axis, and lines for killed processes."""
 
 import math
 import re
@@ -14,7 +14,7 @@ from pygal.style import Style
 from benchmarks.soak.people import Record
 from benchmarks.soak.series import STEADY, Sample
 
-# pygal adds a finder for its map plugins to the import system, of a kind that Python 3.12 no longer knows.
+# pygal adds a finder for its map plugins to the import system, using an interface that Python 3.12 has removed.
 sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, pygal.PluginImportFixer)]
 
 WIDTH, HEIGHT = 960, 230
@@ -27,7 +27,7 @@ Points = list[tuple[float, float] | None]
 
 
 def draw(samples: Sequence[Sample], record: Record, path: Path) -> None:
-    """Writes an SVG."""
+    """Writes the picture as an SVG file."""
     panels = [
         _panel("Memory (MB)", _memory(samples), record, samples),
         _panel("Open files and threads", _counts(samples), record, samples),
@@ -86,7 +86,7 @@ def _jobs(samples: Sequence[Sample]) -> dict[str, Points]:
 
 
 def _line(samples: Sequence[Sample], value: Callable[[Sample], float | None]) -> Points:
-    """By minutes; interrupted where there is no value."""
+    """Values by minute; with a gap if there is no value."""
     values = ((sample.at / 60, value(sample)) for sample in samples)
     return [(at, known) if known is not None else None for at, known in values]
 
@@ -134,13 +134,13 @@ def _panel(title: str, lines: dict[str, Points], record: Record, samples: Sequen
 
 
 def _round_up(value: float) -> float:
-    """To what can be divided into the steps, in round numbers."""
+    """The end of an axis that can be divided into round steps."""
     size = 10.0 ** math.floor(math.log10(max(value, 1.0)))
     return next(size * factor for factor in (1, 1.2, 1.6, 2, 2.4, 3.2, 4, 6, 8, 10, 12) if size * factor >= value)
 
 
 def _without_points(root: Element) -> Element:
-    """Without a name and a tooltip for each point, which only a script would show."""
+    """Removes the name and tooltip of each point, which only a script would show."""
     for parent in list(root.iter()):
         for child in list(parent):
             if not isinstance(child.tag, str) or child.tag in ("desc", "title") or "dots" in (child.get("class") or ""):

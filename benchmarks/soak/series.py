@@ -1,4 +1,4 @@
-"""What is measured every ten seconds."""
+"""The measurements, taken every ten seconds."""
 
 import json
 import statistics
@@ -19,7 +19,7 @@ STEADY = ("server", "worker", "head-worker", "redis")  # they have their own mem
 
 @dataclass(frozen=True)
 class Usage:
-    """Of a process: resident megabytes, those of them that are its own and no file's, open files, threads."""
+    """A process's resident memory and its private part (megabytes), open files, and threads."""
 
     megabytes: float
     own_megabytes: float
@@ -29,7 +29,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class Sample:
-    """`at` in seconds from the start; latencies in milliseconds since the sample before."""
+    """One sample: `at` in seconds from the start; latencies in milliseconds since the previous sample."""
 
     at: float
     processes: dict[str, Usage]
@@ -42,7 +42,7 @@ class Sample:
 
 @dataclass
 class Series:
-    """One sample after the other; what cannot be measured at the moment, since it was killed, is not there.
+    """The series of samples; killed processes are missing from a sample.
 
     Each is written to `file` at once, a line of JSON: a run of an hour that breaks off leaves what it has measured.
     """
@@ -88,7 +88,7 @@ _FAILED = ("failed", "canceled", "stopped")
 
 
 def usage(process: psutil.Process) -> Usage:
-    """Now."""
+    """The process's current usage."""
     lines = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8").splitlines()
     said = dict(line.split(":", 1) for line in lines if ":" in line)
     resident, own = (int(said[key].split()[0]) / 1024 for key in ("VmRSS", "RssAnon"))

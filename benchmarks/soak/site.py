@@ -1,4 +1,4 @@
-"""All that a team runs: the production mode under supervisor, as `make production` starts it."""
+"""Everything that a team runs: the production mode under supervisor, as `make production` starts it."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ STOP_SECONDS = 90  # a worker puts down a checkpoint first
 
 
 class Supervisor(Process):
-    """`my_backend production`; its processes are in groups of their own and end with it."""
+    """`my_backend production`; its processes are in separate groups and end with it."""
 
     def stop(self) -> None:
         with suppress(ProcessLookupError, psutil.NoSuchProcess, psutil.TimeoutExpired):
@@ -29,7 +29,7 @@ class Supervisor(Process):
 
 
 class Site:
-    """Redis, the server and two workers with everything that they write in `folder`; runs inside a `with` block.
+    """Redis, the server and two workers, which write only to `folder`; runs inside a `with` block.
 
     `settings` are environment variables.
     """
@@ -39,7 +39,7 @@ class Site:
         self.model_dir = self.folder / "models"
         self.url = f"http://127.0.0.1:{(port := free_port())}"
         own = {"PORT": str(port), "MODEL_DIR": str(self.model_dir), "CACHE_DIR": str(self.folder / "cache")}
-        # The packages of this checkout, wherever the environment's own come from.
+        # Use the packages of this checkout, not those installed in the environment.
         self._environment = os.environ | own | {"PYTHONPATH": str(ROOT)} | settings
 
     def __enter__(self) -> "Site":
@@ -57,7 +57,7 @@ class Site:
         self.process.stop()
 
     def get(self, path: str, accept: str = "application/json") -> requests.Response:
-        """Raises on an error status."""
+        """Sends a GET request; raises on an error status."""
         answer = requests.get(self.url + path, headers={"Accept": accept}, timeout=30)
         answer.raise_for_status()
         return answer
@@ -65,7 +65,7 @@ class Site:
     # --- its processes ------------------------------------------------------
 
     def processes(self) -> dict[str, psutil.Process]:
-        """By what they do: redis, server, worker, head-worker, and the work-horses of the two; those that run."""
+        """The running processes by role: redis, server, worker, head-worker, and the work-horses of the workers."""
         found: dict[str, psutil.Process] = {}
         for process in psutil.Process(self.process.pid).children():
             with suppress(psutil.Error, IndexError):
@@ -80,7 +80,7 @@ class Site:
         return found
 
     def lose_redis_data(self) -> None:
-        """What Redis would find again after a restart."""
+        """The data that Redis would load after a restart."""
         for path in (self.model_dir / "production").glob("appendonly*"):  # a file, since Redis 7 a folder
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 

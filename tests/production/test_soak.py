@@ -60,7 +60,7 @@ def test_what_a_version_does_not_know_is_found_by_its_samples(tmp_path: Path) ->
     assert unlearned(version, [exported(1, "7", "3"), exported(2, "5"), exported(3, "6")]) == [
         "task 2 is 5, learned as 4",
         "task 3 is 6, learned as None",
-        "task 9 is learned and not annotated",
+        "task 9 is learned but not annotated",
     ]
 
 
