@@ -1,4 +1,4 @@
-"""ImageClassifierAPI: Label Studio's tasks and annotations ⇄ images and labels."""
+"""ImageClassifierAPI: connects Label Studio's tasks and annotations with the classifier's images and labels."""
 
 import json
 import logging
@@ -59,25 +59,25 @@ from my_backend.settings import Settings, explain
 
 log = logging.getLogger(__name__)
 
-# label-studio-ml 1.0.9 takes a missing variable for yes in some places and for no in others, so that its own /train
-# fails after /setup; an empty one is no everywhere. Our server does not read it.
+# label-studio-ml 1.0.9 treats a missing variable as true in some places and as false in others, so that its own /train
+# fails after /setup; an empty one is false everywhere. Our server doesn't read it.
 os.environ.setdefault("LABEL_STUDIO_ML_BACKEND_V2", "")
 
 SAMPLES_FILE = "samples.json"
 MISTAKES_FILE = "mistakes.json"
 THUMBNAIL = 256  # pixels of the longer side
-READ_AT_ONCE = 128  # tasks whose images are fetched while those before them are embedded
-AUTO_SECONDS = 3600.0  # that TRAIN_MODE=auto gives to training all layers at most
+READ_AT_ONCE = 128  # tasks whose images are fetched while the previous ones are embedded
+AUTO_SECONDS = 3600.0  # time limit for training all layers with TRAIN_MODE=auto
 
 
 Fetched = list[ImageFile | MediaError]
-Failed = Callable[[int, str, str], None]  # a task's position, why it has no prediction, and that in a word
+Failed = Callable[[int, str, str], None]  # a task's position, why it has no prediction, and the reason code
 
 
 class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base class has no types
-    """A ResNet18 that learns the choices of a project's images, one or several for each.
+    """An image classifier that learns the choices of a project's images, one or several for each image.
 
-    Instances are cheap: the network's weights are shared by all instances that use the same ones.
+    Instances are cheap: they share network weights in memory.
     """
 
     def __init__(
@@ -88,9 +88,9 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         media: Media | None = None,
         **kwargs: Any,
     ) -> None:
-        """`train_output` is what `fit` returned; `media` fetches images, by default as the environment says.
+        """`train_output` is the result of `fit`; `media` fetches images, by default with the environment's settings.
 
-        Raises WeightsError where `train_output` names a model that cannot be loaded.
+        Raises WeightsError if the model in `train_output` can't be loaded.
         """
         # The base class parses the labeling config with asserts; ours never raises.
         super().__init__(label_config=None, train_output=train_output, **kwargs)
@@ -110,11 +110,11 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         failed: Failed = lambda position, why, reason: None,
         **kwargs: Any,
     ) -> list[Json | list[Any]]:
-        """For each task, in order, a prediction, or `[]` where there is none.
+        """For each task, in order, a prediction, or `[]` if there is none.
 
-        `label_config` is the project's today, where it may have changed since; `deadline` (monotonic seconds) is
-        when an answer is due, with `[]` for what is not done; `failed` is told why an image could not be read, in a
-        sentence and in one of few words.
+        `label_config` is the project's current one, in case it has changed; `deadline` (monotonic seconds) is when an
+        answer is due, with `[]` for unfinished tasks; `failed` is called for each image that can't be read, with the
+        reason as a sentence and as a code.
         """
         tag = self._tag(label_config)
         classifier = self._classifier
@@ -129,7 +129,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         if not embedded:
             return results
         positions, embeddings = list(embedded), torch.from_numpy(np.stack(list(embedded.values())))
-        # Mostly one group: only where tasks bring choices of their own are there several.
+        # There are several groups only if tasks have their own choices.
         groups: dict[ImageChoices, list[int]] = {}
         for row, position in enumerate(positions):
             groups.setdefault(tag.for_task(tasks[position]["data"]), []).append(row)
@@ -151,13 +151,13 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
     ) -> list[Json]:
         """For each task, in order, `prediction`, `confidence` and `scores` by choice; or `error`, in a sentence.
 
-        Scores are calibrated probabilities, the likeliest first; `prediction` is a list where the labeling config
-        asks for several choices. The other arguments are `predict`'s.
+        Scores are calibrated probabilities, the most likely first; `prediction` is a list if the labeling config
+        allows several choices. The other arguments are the same as for `predict`.
         """
         tag = self._tag(label_config)
         classifier = self._classifier
         if tag is None or classifier is None:
-            return [{"error": "the model has learned nothing yet"} for _ in tasks]
+            return [{"error": "there is no trained model yet"} for _ in tasks]
         vectors = self._embeddings(tasks, tag, classifier.backbone, deadline)
         return [
             {"error": str(vector)}
@@ -169,7 +169,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
     def _embeddings(
         self, tasks: Sequence[Json], tag: ImageChoices, backbone: Backbone, deadline: float
     ) -> list[Embedding | ImageError | MediaError]:
-        """For each task, in order, its image's embedding, or why there is none, which is logged."""
+        """For each task, in order, its image's embedding, or why there is none; failures are logged."""
         read = self._read(tasks, tag, backbone, deadline, background=False)
         vectors = [vector for some in read for _, vector in some]
         for task, vector in zip(tasks, vectors, strict=True):
@@ -186,8 +186,8 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         *,
         background: bool = True,
     ) -> Iterator[list[tuple[ImageFile | MediaError, Embedding | ImageError | MediaError]]]:
-        """For each task, in order and some at a time, its image and the image's embedding, or why there is none."""
-        # A quarter of the time is kept for the network, or slow images would cost their neighbours the answer.
+        """For each task, in order and in chunks, its image and the image's embedding, or why there is none."""
+        # Reserve a quarter of the time for the network, so that slow images don't cost others their prediction.
         left = deadline - time.monotonic()
         latest = deadline - left / 4 if left < float("inf") else deadline
         pieces = [tasks[start : start + READ_AT_ONCE] for start in range(0, len(tasks), READ_AT_ONCE)]
@@ -199,7 +199,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
     def _fetch(
         self, tasks: Sequence[Json], tag: ImageChoices, deadline: float = float("inf")
     ) -> list[ImageFile | MediaError]:
-        """Each task's image; failures are logged, with the task and the remedy."""
+        """Each task's image; failures are logged, with the task and how to fix it."""
         urls = [image_url(data, tag.field) if isinstance(data := task.get("data"), dict) else None for task in tasks]
         wanted = [MediaRequest(url, task.get("id")) for url, task in zip(urls, tasks, strict=True) if url is not None]
         found = iter(self._media.fetch_all(wanted, deadline))
@@ -215,7 +215,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
 
     @staticmethod
     def thumbnail(path: Path) -> bytes:
-        """A small JPEG of an image file, decoded and encoded anew; raises ImageError."""
+        """A small JPEG of an image file, decoded and encoded again; raises ImageError."""
         image = open_image(path, THUMBNAIL)
         image.thumbnail((THUMBNAIL, THUMBNAIL))
         data = BytesIO()
@@ -224,25 +224,25 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
 
     @classmethod
     def cache_lookups(cls) -> dict[str, int]:
-        """How many images' embeddings this process has found in its cache, `hit`, and how many not, `miss`."""
+        """How many embeddings this process has found in its cache (`hit`), and how many not (`miss`)."""
         return _networks().lookups if _make_networks.cache_info().currsize else {}
 
     @classmethod
     def warm_up(cls) -> str:
-        """Loads the network that first versions grow from; returns what a user should know of it, or ""."""
+        """Loads the network that first versions start from; returns a warning for the user, or ""."""
         backbone = _networks().base
         _networks().lane.warm_up(backbone)
         return backbone.warning
 
     @classmethod
     def describe(cls) -> Json:
-        """What predictions are computed with, once it is warm; `cuda` is the CUDA that torch was built for."""
+        """The network and device that compute predictions; `cuda` is the CUDA version that torch was built for."""
         backbone = _networks().base
         device, cuda = choose_device().type, torch.version.cuda or ""
         return {"network": backbone.network, "weights": backbone.origin, "device": device, "cuda": cuda}
 
     def prepare(self, tasks: Sequence[Json]) -> None:
-        """Embeds the tasks' images ahead, so that predicting them later costs nothing."""
+        """Embeds the tasks' images in advance, so that later predictions are fast."""
         tag = self._tag()
         if tag is None:
             return
@@ -263,12 +263,12 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         publish: Callable[[Json], None] | None = None,
         **kwargs: Any,
     ) -> Json:
-        """Trains on annotated tasks; returns, and gives to `publish`, the resources of the new model.
+        """Trains on annotated tasks; returns the resources of the new model, and passes them to `publish`.
 
-        `kind` is `head` for a quick training of the last layer, `full` for all that TRAIN_MODE asks for: then the
-        head is published first. `attempt` is more than 1 where the process died before an epoch was done.
+        `kind` is `head` for a quick training of the last layer, or `full` for everything that TRAIN_MODE requests: then
+        the head is published first. `attempt` is more than 1 if the process died before it completed an epoch.
         `progress` gets records with `phase`, `epoch`, `epochs`, `loss`, `accuracy`, `seconds_left`, and may raise to
-        stop. Raises TrainingError, in a labeler's words, where there is too little to learn from.
+        stop. Raises TrainingError, with a message for labelers, if there are too few labels.
         """
         report = progress or (lambda record: None)
         config = parse_label_config(self.label_config, _settings().choices)
@@ -301,7 +301,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         first = learn_head(backbone, embedded, classes, hyperparameters, report)
         first = _with_corrections(first, embedded, labelled.corrected)
         output = self._save(first, self._classifier, embedded.samples, folder / "model", told)
-        if publish and not checkpoint.exists():  # it was published before the process died
+        if publish and not checkpoint.exists():  # published before the process died
             publish(output)
         if kind == "full" and _tunes(mode, backbone, embedded.samples):
             limit = AUTO_SECONDS if mode == "auto" else float("inf")
@@ -315,7 +315,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
                     second = _with_corrections(second, tuned, labelled.corrected)
                 comparison = compare(_networks().lane, first, second, held)
                 if mode == "full" or (comparison and comparison.better):
-                    # What was held back is no measure: all layers may have learned the same wrong labels.
+                    # Don't compare with a held-back version: all layers may have learned the same wrong labels.
                     before = self._classifier if output["held_back"] else first
                     output = self._save(second, before, held, folder / "model", told)
                     if publish:
@@ -324,7 +324,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
 
     @contextmanager
     def _holding(self, samples: Sequence[Sample]) -> Iterator[list[Sample]]:
-        """The samples with images that stay however long it takes, but for those that the cache has lost already."""
+        """The samples, with images protected from removal meanwhile; images that the cache has lost are left out."""
         with self._media.holding([sample.image.path for sample in samples]) as paths:
             held = [
                 replace(sample, image=replace(sample.image, path=path))
@@ -333,7 +333,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
             ]
             if len(held) < len(samples):
                 log.warning(
-                    "%d of %d images are left out of training all layers: they are no longer in the cache",
+                    "training all layers without %d of %d images: they are no longer in the cache",
                     len(samples) - len(held),
                     len(samples),
                 )
@@ -341,16 +341,17 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
 
     @classmethod
     def adopt(cls, folder: Path, workdir: Path) -> Json:
-        """The resources of a model that `python -m image_classifier` trained, copied below `workdir`.
+        """The resources of a model that `python -m image_classifier` trained, copied to `workdir`.
 
-        Raises UsersError and WeightsError, in a sentence, for what is no such model.
+        Raises UsersError or WeightsError, with one sentence, if the folder has no such model.
         """
         saved = load_model(folder)
         output = shutil.copytree(saved.folder, workdir / "model")
         record = saved.classifier.record
         warning = saved.classifier.backbone.warning
         if (network := saved.classifier.backbone.network) != _settings().network:
-            also = f"It is a {network}, and the next training begins with {_settings().network}: set NETWORK={network}."
+            also = f"The model is a {network}, but the next training starts from {_settings().network}: "
+            also += f"set NETWORK={network} to keep the network."
             warning = f"{warning} {also}".strip()
         return {
             "model_dir": str(output),
@@ -361,9 +362,9 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         }
 
     def _backbone_to_grow_from(self, kind: str) -> Backbone:
-        """The live version's where it was fine-tuned, or for a quick training; otherwise what WEIGHTS says today.
+        """The live version's backbone if it was fine-tuned, or for a quick training; otherwise the settings' one.
 
-        So a correction loads nothing; what was changed in the settings counts when all is trained again.
+        So a correction loads nothing, and changed settings take effect at the next full training.
         """
         live, today = self._classifier.backbone if self._classifier else None, _settings()
         if live is None or live.network != today.network:
@@ -376,7 +377,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
     def _labelled(
         self, tasks: list[Json], tag: ImageChoices, backbone: Backbone, report: Callable[[Json], None]
     ) -> "_Labelled":
-        """A task's image and label stay together from here on, whatever is left out; what is new is embedded too."""
+        """The labeled images of the tasks, as samples; also embeds new images."""
         labels = [label_of(task, tag) for task in tasks]
         used = Usage(labels)
         chosen = [(task, label) for task, label in zip(tasks, labels, strict=True) if label.outcome == "used"]
@@ -405,17 +406,17 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         folder: Path,
         told: Json,
     ) -> Json:
-        """The resources of a version with what is `told` of it; held back where it is clearly worse than before."""
+        """Saves a version and returns its resources, `told` included; held back if it is clearly worse than before."""
         comparison = compare(_networks().lane, before, classifier, samples) if before else None
         held_back = ""
         if comparison and comparison.clearly_worse:
             held_back = (
-                f"its accuracy on {comparison.images} held-out images is {comparison.after:.3f}, the live version's "
-                f"{comparison.before:.3f}; look for labels that were changed by mistake, or activate it by hand"
+                f"its accuracy on {comparison.images} held-out images is {comparison.after:.1%}, the live version's "
+                f"is {comparison.before:.1%}; look for labels that were changed by mistake, or activate it manually"
             )
         shared = self._classifier is not None and self._classifier.backbone is classifier.backbone
         backbone_file = Path(self.train_output["model_dir"]) / BACKBONE_FILE if shared else None
-        # Publishing took an earlier one away; where nobody publishes, the last one counts.
+        # Publishing has moved an earlier model away; without publishing, the last one counts.
         shutil.rmtree(folder, ignore_errors=True)
         classifier.save(folder, backbone_file=backbone_file)
         write_samples(folder / SAMPLES_FILE, samples)
@@ -435,7 +436,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
 
 @dataclass(frozen=True)
 class _Labelled:
-    """The labelled images; which tasks were used or left out; which images were corrected by hand."""
+    """The labeled images, the tasks that were used or left out, and the images that were corrected manually."""
 
     samples: list[Sample]
     used: Usage
@@ -443,12 +444,12 @@ class _Labelled:
 
 
 def _tunes(mode: TrainMode, backbone: Backbone, images: Sized) -> bool:
-    """Whether so many images are to train all layers."""
+    """Whether to train all layers on this number of images."""
     return mode == "full" or (mode == "auto" and pays_for_all_layers(backbone, images))
 
 
 def _last_words(pairs: list[tuple[Json, Sample]]) -> list[tuple[Json, Sample]]:
-    """Without labels that contradict a later one, of images that a person corrected outside of Label Studio."""
+    """Removes labels that contradict a later one, for images that were corrected outside of Label Studio."""
     corrected = {sample.image.digest for task, sample in pairs if task.get("corrected")}
     last = {
         sample.image.digest: sample.label
@@ -463,7 +464,7 @@ def _annotated_at(task: Json) -> str:
 
 
 def _with_corrections(classifier: Classifier, embedded: Embedded, corrected: frozenset[str]) -> Classifier:
-    """Its served head gets the corrected images right where it can; figures and comparisons stay as they are."""
+    """Makes the served head get the corrected images right if possible; metrics and comparisons don't change."""
     known = [row for row, sample in enumerate(embedded.samples) if sample.image.digest in corrected]
     if not known:
         return classifier
@@ -481,14 +482,14 @@ def _answer(classifier: Classifier, tag: ImageChoices, embeddings: Tensor) -> An
 
 
 def _predictions(tag: ImageChoices, answer: Answer, score: Score) -> list[Json | list[Any]]:
-    """A prediction for each image; `[]` where the answer is none of the tag's choices."""
+    """A prediction for each image; `[]` if the answer isn't one of the tag's choices."""
     if not answer.names:
         return [[] for _ in answer.probabilities]
     return [tag.prediction(names, sure) if names else [] for names, sure in answer.chosen(score)]
 
 
 def _classified(answer: Answer) -> Json:
-    """One image's answer, as `classify` gives it."""
+    """One image's answer in the form that `classify` returns."""
     if not answer.names:
         return {"error": "the model knows none of the labeling config's choices"}
     [(chosen, confidence)] = answer.chosen("probability")
@@ -502,12 +503,12 @@ def _classified(answer: Answer) -> Json:
 
 
 def _ahead(fetch: Callable[[Sequence[Json]], Fetched], pieces: Sequence[Sequence[Json]]) -> Iterator[Fetched]:
-    """What `fetch` gives for each piece; the next one is fetched while the caller is busy with this one."""
+    """The result of `fetch` for each piece; the next piece is fetched while the caller processes this one."""
     if len(pieces) < 2:
         yield from map(fetch, pieces)
         return
     with ThreadPoolExecutor(1, thread_name_prefix="fetch-ahead") as pool:
-        coming = pool.submit(copy_context().run, fetch, pieces[0])  # its log lines are of the same request
+        coming = pool.submit(copy_context().run, fetch, pieces[0])  # log lines get the same request id
         for following in pieces[1:]:
             fetched, coming = coming.result(), pool.submit(copy_context().run, fetch, following)
             yield fetched
@@ -524,14 +525,14 @@ def _no_url(task: Json, tag: ImageChoices) -> MediaError:
 
 
 def _reason(error: ImageError | MediaError) -> str:
-    """The word to count it by."""
+    """The reason code to count the error by."""
     if isinstance(error, MediaError):
         return error.reason
     return "too_late" if isinstance(error, TooLate) else "unreadable"
 
 
 def _hyperparameters(settings: ClassifierSettings, attempt: int) -> Hyperparameters:
-    """Each attempt after the process died, perhaps for want of memory, takes half the batch."""
+    """The hyperparameters; each attempt halves the batch, since the process may have run out of memory."""
     return Hyperparameters(
         epochs=settings.epochs,
         batch_size=max(2, settings.batch_size >> (attempt - 1)) if attempt > 1 else settings.batch_size,
@@ -542,8 +543,8 @@ def _hyperparameters(settings: ClassifierSettings, attempt: int) -> Hyperparamet
     )
 
 
-# --- one of each for a process ----------------------------------------------
-# Label Studio's stock server makes an instance without any arguments of ours, so these cannot be handed in.
+# --- one of each per process ------------------------------------------------
+# Label Studio's stock server creates instances without our arguments, so these can't be passed in.
 
 _making = Lock()
 
@@ -557,7 +558,7 @@ def _settings() -> ClassifierSettings:
 
 
 def _networks() -> SharedNetworks:
-    with _making:  # requests may come together
+    with _making:  # requests may be concurrent
         return _make_networks()
 
 

@@ -1,1 +1,1 @@
-"""Learns and classifies images. Knows nothing of Label Studio, HTTP or Redis."""
+"""Trains image classifiers and predicts images. Independent of Label Studio, HTTP and Redis."""

@@ -1,5 +1,5 @@
-"""What a person at the command line can mend."""
+"""Errors that a person at the command line can fix."""
 
 
 class UsersError(ValueError):
-    """One sentence: what is wrong, and the remedy."""
+    """An error with one sentence: what is wrong, and how to fix it."""

@@ -1,4 +1,4 @@
-"""What all models of a process share: the lane to the network, and each network once."""
+"""The parts that all models of a process share: the inference lane, and one copy of each network."""
 
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,7 @@ from image_classifier.training.half_precision import Precisions
 
 
 class SharedNetworks:
-    """Nothing is loaded before it is asked for; threads may ask together."""
+    """Loads networks on demand and only once; thread-safe."""
 
     def __init__(self, settings: ClassifierSettings) -> None:
         self._settings = settings
@@ -47,7 +47,7 @@ class SharedNetworks:
 
     @property
     def base(self) -> Backbone:
-        """The network that first versions grow from, as WEIGHTS, IMAGE_SIZE and NETWORK say."""
+        """The network that first versions start from, according to NETWORK, WEIGHTS and IMAGE_SIZE."""
         with self._loading:
             return self._base
 
@@ -56,11 +56,11 @@ class SharedNetworks:
         return self.share(load_backbone(self._settings.weights, self._settings.image_size, self._settings.network))
 
     def share(self, backbone: Backbone) -> Backbone:
-        """The backbone of the same fingerprint that is in memory already, or this one."""
+        """The backbone with the same fingerprint that is already in memory, or this one."""
         return self._backbones.setdefault(backbone.fingerprint, backbone)
 
     def load(self, folder: Path) -> Classifier:
-        """A saved classifier; raises WeightsError where it cannot be loaded."""
+        """Loads a saved classifier; raises WeightsError if that fails."""
         with self._loading:
             fingerprint = read_record(folder)["weights"]["fingerprint"]
             backbone = self._backbones.get(fingerprint) or self.share(load_saved_backbone(folder))
@@ -69,11 +69,11 @@ class SharedNetworks:
     @property
     def lookups(self) -> dict[str, int]:
         """How often an embedding was found in the cache (`hit`), and how often not (`miss`)."""
-        cache = self.__dict__.get("_cache")  # nothing is opened for it
+        cache = self.__dict__.get("_cache")  # don't open the cache just to count
         return {"hit": cache.hits, "miss": cache.misses} if cache is not None else {}
 
     def close(self) -> None:
-        """Ends the lane, where it was opened, and closes its cache."""
+        """Stops the lane and closes its cache, if they were opened."""
         if "_lane" in self.__dict__:
             self._lane.close()
             self._cache.close()

@@ -1,4 +1,4 @@
-"""How far a training is as a whole: what its phases take of the time, about."""
+"""The overall progress of a training, from the approximate share of time that each phase takes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 Record = dict[str, Any]
 Progress = Callable[[Record], None]
 
-# (phase, where it ends, from 0 to 1), in their order
+# (phase, overall progress at its end, from 0 to 1), in order
 HEAD = (
     ("fetching images", 0.60),
     ("embedding images", 0.65),
@@ -26,7 +26,7 @@ ALL_LAYERS = (
 
 
 class Stages:
-    """Adds `done`, the share of the whole training that is behind (0 to 1), to each record; it never falls."""
+    """Adds `done`, the share of the training that is complete (0 to 1), to each record; it never decreases."""
 
     def __init__(self, progress: Progress, *, all_layers: bool) -> None:
         self._progress = progress
@@ -45,7 +45,7 @@ class Stages:
 
 
 def _share(record: Record) -> float:
-    """Of the phase: images that are done, or epochs, of as many fits as there are."""
+    """The share of the phase that is complete, by images, or by epochs over all fits."""
     if "image" in record:
         return float(record["image"] / max(1, record["images"]))
     if "epoch" in record:

@@ -1,4 +1,4 @@
-"""How to learn and classify: the environment, read once by whoever starts a process."""
+"""The classifier's settings, read from the environment once per process."""
 
 import string
 from pathlib import Path
@@ -13,54 +13,60 @@ Score = Literal["probability", "margin", "entropy"]
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 
-# What stands around values that are pasted: blanks, ends of lines, invisible characters, quotes.
+# Characters that are often pasted along with a value: blanks, line ends, invisible characters, quotes.
 _AROUND = string.whitespace + "\xa0\u200b\u200c\u200d\u2060\ufeff\"'`“”‘’„«»"
 
 
 class ClassifierSettings(BaseSettings):
-    """Each field is the environment variable of the same name in capitals, or a line of `.env`."""
+    """Each field is the environment variable of the same name in capitals, or a line in `.env`."""
 
     model_config = SettingsConfigDict(
         env_file=".env",
-        env_file_encoding="utf-8-sig",  # Windows' editors begin a file with a mark
+        env_file_encoding="utf-8-sig",  # Windows editors start a file with a byte-order mark
         env_ignore_empty=True,
         extra="ignore",
         frozen=True,
     )
 
     network: str = Field(
-        "resnet18", description="a classification network of torchvision: resnet50, efficientnet_b0, vit_b_16, …"
+        "resnet18", description="torchvision classification network: resnet50, efficientnet_b0, vit_b_16, …"
     )
     weights: str = Field(
-        "imagenet", description="`imagenet`, `none` (random), or a .safetensors or .pth file of the network"
+        "imagenet", description="`imagenet`, `none` (random), or a .safetensors or .pth file for the network"
     )
     image_size: PositiveInt | None = Field(
-        None, description="side in pixels of the square the network sees; by default its own, 224 for resnet18"
+        None, description="side of the network's square input in pixels; its own by default, 224 for resnet18"
     )
-    train_mode: TrainMode = Field("auto", description="`head`: the last layer; `full`: all layers; `auto` decides")
-    epochs: PositiveInt = Field(25, description="passes over the training images; of the head at least 12 steps each")
-    batch_size: PositiveInt = Field(32, description="images in one step of SGD")
-    learning_rate: PositiveFloat = Field(0.001, description="of the body; the head learns at ten times this rate")
-    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="of SGD")
-    lr_step_size: PositiveInt = Field(7, description="epochs after which StepLR lowers the learning rate")
-    lr_gamma: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="factor by which StepLR lowers it")
+    train_mode: TrainMode = Field(
+        "auto", description="`head`: train the last layer; `full`: all layers; `auto`: decide by the number of labels"
+    )
+    epochs: PositiveInt = Field(25, description="passes over the training images; at least 12 steps each for the head")
+    batch_size: PositiveInt = Field(32, description="images per training step")
+    learning_rate: PositiveFloat = Field(
+        0.001, description="learning rate of the backbone; the head uses ten times as much"
+    )
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="SGD momentum")
+    lr_step_size: PositiveInt = Field(7, description="epochs between drops of the learning rate (StepLR)")
+    lr_gamma: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.1, description="factor applied to the learning rate at each drop (StepLR)"
+    )
     max_image_pixels: PositiveInt = Field(
-        178_956_970, description="larger images are refused; how much memory they may take is MAX_IMAGE_MEMORY"
+        178_956_970, description="larger images are refused; MAX_IMAGE_MEMORY limits their memory"
     )
     max_image_memory: PositiveInt = Field(
         1_500_000_000,
-        description="bytes for all images that a process decodes at the same time; others wait, and larger ones are "
-        "refused",
+        description="bytes of memory for all images that a process decodes at once; more images wait, larger ones "
+        "are refused",
     )
     score: Score = Field(
-        "probability", description="what a prediction's score says: `probability`, `margin`, `entropy`"
+        "probability", description="meaning of a prediction's score: `probability`, `margin` or `entropy`"
     )
-    choices: str = Field("", description="name of the Choices tag to learn, where a labeling config has several")
-    cache_dir: Path = Field(Path("~/.cache/image-classifier"), description="embeddings, per host, never on NFS")
+    choices: str = Field("", description="name of the Choices tag to learn, if the labeling config has several")
+    cache_dir: Path = Field(Path("~/.cache/image-classifier"), description="cached embeddings; per host, never on NFS")
 
     @model_validator(mode="before")
     @classmethod
     def _trim(cls, given: dict[str, Any]) -> dict[str, Any]:
-        """A value that is blank counts as not given, as an empty one does."""
+        """Trims values; a blank value counts as unset, like an empty one."""
         values = {name: value.strip(_AROUND) if isinstance(value, str) else value for name, value in given.items()}
         return {name: value for name, value in values.items() if value != ""}

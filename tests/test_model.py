@@ -404,7 +404,7 @@ def test_nothing_is_amiss_with_random_weights_that_were_asked_for() -> None:
 
 
 def test_a_version_that_is_gone_is_named(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=f"{tmp_path / 'gone'} holds no model"):
+    with pytest.raises(WeightsError, match=f"{tmp_path / 'gone'} has no model"):
         ImageClassifierAPI(CONFIG, {"model_dir": str(tmp_path / "gone")})
 
 
@@ -546,7 +546,7 @@ def test_too_little_to_learn_from_is_said_in_a_sentence(
     tasks += [task(90 + n, shown[n][0], annotation("0", was_cancelled=True)) for n in range(left_out)]
     with pytest.raises(TrainingError) as refused:
         fit(tasks, tmp_path)
-    assert str(refused.value).startswith("There is too little to learn from yet: label at least 2 images of each of 2")
+    assert str(refused.value).startswith("Too few labels to train on: label at least 2 images of each of 2")
     assert message in str(refused.value)
     assert list(tmp_path.iterdir()) == []
 
@@ -785,7 +785,7 @@ def test_images_that_the_cache_has_lost_before_all_layers_are_trained_are_left_o
 
     fit(labelled(shown[:12]), tmp_path, publish=lose_one_and_publish)
 
-    assert "1 of 12 images are left out of training all layers" in caplog.text
+    assert "training all layers without 1 of 12 images" in caplog.text
     kept = [json.loads((Path(output["model_dir"]) / "samples.json").read_text()) for output in published]
     assert [len(samples) for samples in kept] == [12, 11]
 

@@ -1,4 +1,4 @@
-"""What a set of images is better without, moved away or deleted: nothing that has changed since it was looked at."""
+"""Moves or deletes surplus files, unless they have changed since they were checked."""
 
 import os
 import shutil
@@ -14,9 +14,9 @@ Act = Callable[[Path], object]
 
 
 def clean(findings: Iterable[Finding], act: Act) -> list[Finding]:
-    """Moves or deletes the surplus files, as `act` does; returns the findings that are left.
+    """Moves or deletes the surplus files by calling `act`; returns the findings that are left.
 
-    A file that cannot be moved or deleted stays where it is, with the reason as its problem, and stops no other.
+    A file that can't be moved or deleted stays, with the reason as its problem; the others are still processed.
     """
     left = []
     for finding in findings:
@@ -25,22 +25,22 @@ def clean(findings: Iterable[Finding], act: Act) -> list[Finding]:
             continue
         try:
             if not _holds(finding.path, finding.surplus):
-                left.append(replace(finding, problem="left there: it, or the image like it, has changed meanwhile"))
+                left.append(replace(finding, problem="kept, since it or its duplicate has changed meanwhile"))
                 continue
             act(finding.path)
         except OSError as error:
-            left.append(replace(finding, problem=f"left there ({error.strerror or error})"))
+            left.append(replace(finding, problem=f"can't be moved or deleted ({error.strerror or error})"))
     return left
 
 
 def _holds(path: Path, surplus: Surplus) -> bool:
-    """Whether the proof is still true: people wait before they answer, and sort by hand meanwhile."""
+    """Whether the file is still surplus: people may change files before they answer the question."""
     there = [path] if surplus.kept is None else [path, surplus.kept]
     return all(ImageFile.of(one).digest == surplus.digest for one in there)
 
 
 def place_beside(folder: Path) -> Path:
-    """A folder that is not there yet, for what is moved out of `folder`."""
+    """A new folder next to `folder`, for files that are moved out of it."""
     named = folder if folder.name not in ("", "..") else folder.resolve()
     place, number = named.with_name(f"{named.name}-surplus"), 1
     while os.path.lexists(place):
@@ -50,20 +50,20 @@ def place_beside(folder: Path) -> Path:
 
 
 def moving(folder: Path, target: Path) -> Act:
-    """Moves a file of `folder` to `target`, below the folders it lies in; raises UsersError for a wrong target."""
+    """A function that moves a file from `folder` to the same place in `target`; raises UsersError for a bad target."""
     if any(place.exists() and place.samefile(folder) for place in (target, *target.resolve().parents)):
-        raise UsersError(f"{shown(target)} is inside {shown(folder)}, where it would be a class: choose another folder")
+        raise UsersError(f"{shown(target)} is in {shown(folder)} and would become a class: choose another folder")
 
     def move(path: Path) -> None:
         place = target / path.relative_to(folder)
         place.parent.mkdir(parents=True, exist_ok=True)
         if os.path.lexists(place):
-            raise FileExistsError(f"{shown(place)} is there already")
+            raise FileExistsError(f"{shown(place)} already exists")
         try:
             shutil.move(path, place)
         except BaseException:
             if os.path.lexists(path):
-                place.unlink(missing_ok=True)  # half a copy on another disk that is full, or one too many
+                place.unlink(missing_ok=True)  # an incomplete copy on another disk that is full, or a second one
             raise
 
     return move

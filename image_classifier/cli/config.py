@@ -1,4 +1,4 @@
-"""A recipe: all that an experiment is made of, from the environment, a TOML file and the command line."""
+"""A recipe: everything that defines an experiment, from the environment, a TOML file and the command line."""
 
 import tomllib
 from pathlib import Path
@@ -15,7 +15,7 @@ from image_classifier.training.sgd import Hyperparameters
 
 
 def _rate(value: Any) -> Any:
-    """A number greater than 0, or the word; said in one sentence where it is neither."""
+    """Accepts a number greater than 0, or "auto"; otherwise the error is one sentence."""
     try:
         if value == "auto" or 0 < float(value) < float("inf"):
             return value
@@ -29,22 +29,22 @@ class _Section(BaseModel):
 
 
 class Data(_Section):
-    """What to learn from."""
+    """The training data."""
 
     path: Path  # a folder of class folders, or Label Studio's JSON export
     images: Path | None = None  # where the export's images are
 
 
 class Network(_Section):
-    """What to begin with."""
+    """The network that training starts from."""
 
-    name: str  # of a classification network of torchvision
+    name: str  # of a torchvision classification network
     weights: str
-    image_size: PositiveInt | None = None  # its own where none is given
+    image_size: PositiveInt | None = None  # the network's own by default
 
 
 class Training(_Section):
-    """How to learn."""
+    """How to train."""
 
     mode: TrainMode
     epochs: PositiveInt
@@ -57,26 +57,26 @@ class Training(_Section):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
 
     def hyperparameters(self) -> Hyperparameters:
-        """The usual learning rate stands where it is yet to be found."""
+        """The hyperparameters, with the default learning rate as long as "auto" hasn't found one."""
         left_out = {"mode", "learning_rate"} if self.learning_rate == "auto" else {"mode"}
         return Hyperparameters(**self.model_dump(exclude=left_out))
 
 
 class Testing(_Section):
-    """What to judge the trained model on, beside the images that are held out of the data."""
+    """The test images to evaluate the trained model on, in addition to the held-out ones."""
 
     path: Path | None = None  # a folder of class folders
     report: Path | None = None  # an HTML file
 
 
 class Prediction(_Section):
-    """What happens to predictions."""
+    """How to change predictions before they are printed."""
 
-    postprocess: str | None = None  # the dotted path of a function that has the last word
+    postprocess: str | None = None  # the dotted path of a function
 
 
 class Recipe(_Section):
-    """An experiment's ingredients."""
+    """Everything that defines an experiment."""
 
     data: Data
     network: Network
@@ -100,7 +100,7 @@ Ingredients = dict[str, dict[str, Any]]
 
 
 def read_recipe(file: Path | None, given: Ingredients, settings: ClassifierSettings) -> Recipe:
-    """What is given goes before what the file says, and that before the environment; raises UsersError.
+    """Merges the settings: `given` overrides the file, and the file overrides the environment; raises UsersError.
 
     Paths in the file are relative to the file.
     """
@@ -124,7 +124,7 @@ def read_recipe(file: Path | None, given: Ingredients, settings: ClassifierSetti
 
 
 def read_hook_name(file: Path) -> str | None:
-    """The post-processing hook of a recipe, which need have nothing else; raises UsersError."""
+    """The post-processing hook of a recipe, which needs nothing else; raises UsersError."""
     try:
         return Prediction.model_validate(_read(file).get("prediction", {})).postprocess
     except ValidationError as error:
@@ -141,13 +141,13 @@ def _read(file: Path) -> Ingredients:
     try:
         read = tomllib.loads(read_text(file))
     except OSError as error:
-        raise UsersError(f"{shown(file)} cannot be read ({error.strerror}): give a recipe file") from None
+        raise UsersError(f"can't read {shown(file)} ({error.strerror}): pass a recipe file") from None
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise UsersError(f"{shown(file)} is no TOML: {error}") from None
+        raise UsersError(f"{shown(file)} isn't valid TOML: {error}") from None
     for name, section in read.items():
         if not isinstance(section, dict):
             sections = ", ".join(f"[{known}]" for known in Recipe.model_fields)
-            raise UsersError(f"{shown(file)}: {name} stands in no section; there are {sections}")
+            raise UsersError(f"{shown(file)}: {name} is outside of all sections: move it to one of {sections}")
     return {name: {key: _from(file, name, key, value) for key, value in part.items()} for name, part in read.items()}
 
 
@@ -164,16 +164,16 @@ def _explain(fault: Any) -> str:
     name = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
         section = _SECTIONS[fault["loc"][0]] if len(fault["loc"]) > 1 else Recipe
-        return f"{name} is unknown; there are {', '.join(section.model_fields)}"
+        return f"{name} is unknown: use one of {', '.join(section.model_fields)}"
     if fault["type"] == "missing":
-        return f"{name} is missing: type `train DIR`, or give path in [data] of a recipe"
+        return f"{name} is missing: use `train DIR`, or set path in [data] of a recipe"
     return f"{name} = {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
 
 
 def read_settings() -> ClassifierSettings:
-    """The environment; raises UsersError naming the variable."""
+    """Reads the settings from the environment; raises UsersError with the variable's name."""
     try:
         return ClassifierSettings()
     except ValidationError as error:
         faults = [f"{str(f['loc'][0]).upper()}={f['input']}: {f['msg']}" for f in error.errors()]
-        raise UsersError(f"a setting in the environment or .env cannot be used: {'; '.join(faults)}") from None
+        raise UsersError(f"a setting in the environment or .env is invalid: {'; '.join(faults)}") from None

@@ -1,4 +1,4 @@
-"""Standard error: what is going on. Standard output is for results alone."""
+"""Messages and progress on standard error. Standard output is for results only."""
 
 import logging
 import sys
@@ -13,7 +13,7 @@ from rich.progress import Progress as Bars
 
 from image_classifier.progress import Progress
 
-LISTED = 20  # of many things to say the first ones
+LISTED = 20  # lines of a long list that are printed
 
 console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
@@ -23,7 +23,7 @@ def say(text: object) -> None:
 
 
 def say_all(things: Iterable[object], more: str) -> None:
-    """The first of many, and how many more there are."""
+    """Prints the first lines of a list, and how many more there are; `more` says where to find those."""
     lines = [str(thing) for thing in things]
     for line in lines[:LISTED]:
         say(line)
@@ -33,7 +33,7 @@ def say_all(things: Iterable[object], more: str) -> None:
 
 @contextmanager
 def show_progress() -> Iterator[Progress]:
-    """A bar for each phase on a terminal; elsewhere a line for each phase and each epoch of all layers."""
+    """Shows a bar for each phase on a terminal; elsewhere a line for each phase and each epoch of full training."""
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -82,12 +82,12 @@ def _rest(record: dict[str, Any]) -> str:
 
 
 def log_to_console() -> None:
-    """Warnings of the library, such as that the weights could not be downloaded."""
+    """Prints the library's warnings, for example that the weights can't be downloaded."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
 
 
 def take_any_name() -> None:
-    """Lets names that are not UTF-8 come in, and those that a terminal cannot show go out escaped."""
+    """Accepts file names that aren't UTF-8, and escapes names that the terminal can't show."""
     for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "backslashreplace")):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors=errors)

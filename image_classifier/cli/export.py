@@ -1,4 +1,4 @@
-"""A model in the forms that other programs read."""
+"""Exports a model in formats that other programs read."""
 
 import importlib
 import warnings
@@ -20,11 +20,11 @@ SUFFIXES: dict[Target, tuple[str, ...]] = {
     "torchscript": (".pt", ".pth", ".ts", ".torchscript"),
     "labels": (".txt", ".labels", ".names"),
 }
-TOLERANCE = 1e-4  # of a probability; other programs add up in another order
+TOLERANCE = 1e-4  # of a probability; other programs add numbers in another order
 
 
 class Portable(nn.Module):
-    """The whole way: uint8 [n, 3, side, side] in RGB → probabilities [n, classes], in the order of the labels."""
+    """The whole model: uint8 RGB images [n, 3, side, side] → probabilities [n, classes], in the order of the labels."""
 
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Portable(nn.Module):
 
 
 def export(classifier: Classifier, target: Target, file: Path) -> None:
-    """Raises UsersError where what was written does not answer as the model does."""
+    """Writes the file; raises UsersError if the exported model gives other answers than the model."""
     with written_aside(file) as part:
         if target == "labels":
             part.write_text("".join(f"{name}\n" for name in classifier.classes), encoding="utf-8")
@@ -54,31 +54,34 @@ def _write_module(classifier: Classifier, target: Target, file: Path) -> None:
     write = _write_onnx if target == "onnx" else _write_torchscript
     with warnings.catch_warnings(), torch.inference_mode():
         if target == "onnx":
-            warnings.simplefilter("ignore")  # of torch's exporter, about its own ways
-        # TorchScript is no longer developed, but it is what the programs that ask for it read.
+            warnings.simplefilter("ignore")  # torch's exporter warns about its own internals
+        # TorchScript is no longer developed, but some programs still read it.
         warnings.filterwarnings("ignore", category=FutureWarning, message=".*torch.jit.*")
-        # Mean and deviation are meant as constants.
+        # Mean and standard deviation are meant to be constants.
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]
         answer = write(portable, example, file)
         difference = float((answer(other) - portable(other)).abs().max())
     if difference > TOLERANCE:
-        raise UsersError(f"the exported model's probabilities differ by {difference:.1e}: nothing was written")
+        raise UsersError(f"nothing written: the exported model's probabilities differ by {difference:.1e}")
 
 
 def _write_torchscript(portable: Portable, example: Tensor, file: Path) -> Callable[[Tensor], Tensor]:
-    """Writes the module; returns what reads it."""
+    """Writes the module; returns it as loaded from the file."""
     torch.jit.save(torch.jit.trace(portable, example), file)  # type: ignore[no-untyped-call]
     loaded: Callable[[Tensor], Tensor] = torch.jit.load(file)  # type: ignore[no-untyped-call]
     return loaded
 
 
 def _write_onnx(portable: Portable, example: Tensor, file: Path) -> Callable[[Tensor], Tensor]:
-    """The same, by torch's exporter and the reference implementation of ONNX, which few need and are not small."""
+    """Writes the module with torch's exporter; returns it as loaded by ONNX's reference implementation.
+
+    These packages are large and few people need them, so they aren't installed by default.
+    """
     try:
         reference = importlib.import_module("onnx.reference")
         importlib.import_module("onnxscript")
     except ImportError as error:
-        raise UsersError(f"ONNX needs more packages ({error}): pip install onnx onnxscript") from error
+        raise UsersError(f"ONNX needs more packages ({error}): run `pip install onnx onnxscript`") from error
     torch.onnx.export(
         portable,
         (example,),

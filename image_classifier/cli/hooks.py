@@ -1,4 +1,4 @@
-"""The post-processing hook of a recipe: a function of the user's own that has the last word on each prediction."""
+"""The post-processing hook of a recipe: a user's function that may change each prediction."""
 
 import importlib
 import sys
@@ -14,7 +14,7 @@ Hook = Callable[[dict[str, Any]], Any]
 
 
 def load_hook(name: str) -> Hook:
-    """The function of a dotted path, as in `my_module.my_function`; the working directory is looked in too.
+    """Imports a function by its dotted path, `my_module.my_function`, also from the working directory.
 
     Raises UsersError.
     """
@@ -25,16 +25,17 @@ def load_hook(name: str) -> Hook:
     try:
         hook = getattr(importlib.import_module(module_name), function)
     except Exception as error:  # it is the user's own code
-        raise UsersError(f"postprocess = {name} cannot be loaded ({error}): write it as module.function") from error
+        raise UsersError(f"can't load postprocess = {name} ({error}): write it as module.function") from error
     if not callable(hook):
-        raise UsersError(f"postprocess = {name} is no function")
-    return hook  # type: ignore[no-any-return]  # whatever it is, it can be called
+        raise UsersError(f"postprocess = {name} isn't a function: write it as module.function")
+    return hook  # type: ignore[no-any-return]  # it is callable
 
 
 def postprocessed(predictions: Iterable[Prediction], hook: Hook, name: str) -> Iterator[Prediction]:
-    """Each prediction as the hook returns it: a dict with `prediction` and `confidence`, and `scores` if they change.
+    """Passes each prediction through the hook.
 
-    It gets `image`, `prediction`, `confidence` and `scores`. Raises UsersError for what is no such dict.
+    The hook gets a dict with `image`, `prediction`, `confidence` and `scores`. It returns a dict with `prediction` and
+    `confidence`, and `scores` if they change; for anything else, this raises UsersError.
     """
     for prediction in predictions:
         if prediction.error:
@@ -52,6 +53,6 @@ def postprocessed(predictions: Iterable[Prediction], hook: Hook, name: str) -> I
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UsersError(
-                f"{name} returned {record!r}: return the dict that it was given, with prediction and confidence"
+                f"{name} returned {record!r}: it must return the dict that it got, with prediction and confidence"
             ) from error
         yield changed

@@ -1,4 +1,4 @@
-"""Label Studio's JSON export: tasks with choices for an image, as a file that was saved from it."""
+"""Reads Label Studio's JSON export: tasks with choices for an image."""
 
 import errno
 from collections.abc import Mapping
@@ -55,13 +55,13 @@ def read_export(file: Path, images: Path, choices: str) -> tuple[list[Sample], l
         else:
             samples.append(Sample(found, chosen if tag.multiple else min(chosen), str(path.absolute())))
     if not samples:
-        why = f"; the first: {left_out[0]}" if left_out else ""
+        why = f"; the first problem: {left_out[0]}" if left_out else ""
         raise UsersError(f"{shown(file)} has no image with a choice{why}")
     return _without_contradictions(samples, left_out), left_out
 
 
 class _Left:
-    """Why a task is left out."""
+    """The reason why a task is left out."""
 
     def __init__(self, problem: str) -> None:
         self.problem = problem
@@ -69,7 +69,7 @@ class _Left:
 
 @dataclass(frozen=True)
 class _Summary:
-    """What is needed of a task, so that no whole export of regions and images is kept in memory."""
+    """The parts of a task that are needed, so that an export's regions and images don't stay in memory."""
 
     name: str
     image: Path | _Left
@@ -110,8 +110,8 @@ def _refuse_other_kinds(file: Path, text: str) -> None:
     elif "\t" in first or "," in first:
         said = f"is a table ({'TSV' if chr(9) in first else 'CSV'})"
     else:
-        said = "is no JSON"
-    raise UsersError(f"{shown(file)} {said}: export the project as JSON, or give a folder")
+        said = "isn't JSON"
+    raise UsersError(f"{shown(file)} {said}: export the project as JSON, or pass a folder")
 
 
 def _list(value: Any) -> list[Any]:
@@ -125,11 +125,11 @@ def _image(task: Json, images: Path) -> Path | _Left:
     if value is None:
         return _Left("its data has no `image`")
     if value[:5].lower() == "data:":
-        return _Left(f"its image is in the task itself ({_cut(value)}): save it as a file, and name that in the task")
+        return _Left(f"its image is embedded in the task ({_cut(value)}): save it as a file and refer to the file")
     try:
         stored = stored_name(value)
     except ValueError as error:
-        return _Left(f"{_cut(value)} is no URL ({error})")
+        return _Left(f"{_cut(value)} isn't a URL ({error})")
     root = images.resolve()
     # Label Studio on Windows writes \\ between folders.
     stems = (value, stored, unquote(stored))
@@ -141,26 +141,26 @@ def _image(task: Json, images: Path) -> Path | _Left:
             if candidate.resolve().is_relative_to(root) and candidate.is_file():
                 return candidate
         except (ValueError, RuntimeError):
-            continue  # no file can have such a name; links in a circle
+            continue  # not a valid file name, or links in a circle
         except OSError as error:
             if error.errno != errno.ENAMETOOLONG:
-                return _Left(f"{_cut(value)} cannot be read ({error.strerror})")
-    return _Left(f"{_cut(value)} is not in {shown(images)}: say with --images where the images are")
+                return _Left(f"{_cut(value)} can't be read ({error.strerror})")
+    return _Left(f"{_cut(value)} is not in {shown(images)}: pass the folder of the images with --images")
 
 
 def _cut(value: str) -> str:
-    """The beginning of what may be a whole image in base64."""
+    """The beginning of a value that may be a whole image in base64."""
     return shown(value if len(value) <= SHOWN else f"{value[:SHOWN]}…")
 
 
 def _without_contradictions(samples: list[Sample], left_out: list[str]) -> list[Sample]:
-    """Each image once; none that is labelled in two ways."""
+    """Each image once, without images that have different labels."""
     labels: dict[str, set[frozenset[str]]] = {}
     for sample in samples:
         labels.setdefault(sample.image.digest, set()).add(classes_of(sample.label))
     for sample in samples:
         if len(labels[sample.image.digest]) > 1:
             said = sorted(" + ".join(sorted(names)) for names in labels[sample.image.digest])
-            left_out.append(f"{sample.name}: the same image is labelled {' and '.join(said)}")
+            left_out.append(f"{sample.name}: the same image is labeled {' and '.join(said)}")
     unique = {sample.image.digest: sample for sample in samples if len(labels[sample.image.digest]) == 1}
     return list(unique.values())

@@ -1,4 +1,4 @@
-"""The curve of a learning-rate range test, as a picture."""
+"""Draws the curve of a learning-rate range test."""
 
 import math
 import sys
@@ -8,16 +8,16 @@ import pygal
 
 from image_classifier.training.lr_finder import RateRange
 
-# pygal adds a finder for its map plugins to the import system, of a kind that Python 3.12 no longer knows.
+# pygal adds a finder for its map plugins to the import system, using an interface that Python 3.12 has removed.
 sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, pygal.PluginImportFixer)]
 
 
 def write_rate_chart(path: Path, found: RateRange) -> None:
-    """An SVG file: the loss over the rate, with the chosen rate marked."""
+    """Writes an SVG file: the loss over the learning rate, with the chosen rate marked."""
     chart = pygal.XY(
-        title=f"Learning rate {found.chosen:g}, where the loss falls fast",
-        x_title="learning rate of the body",
-        y_title="loss, smoothed",
+        title=f"The loss falls fast at the learning rate {found.chosen:g}",
+        x_title="learning rate of the backbone",
+        y_title="smoothed loss",
         js=(),
         show_legend=False,
         stroke=True,

@@ -1,7 +1,7 @@
-"""The command line: prepare, train, evaluate, predict, retrain, export, on folders of images.
+"""The command line: prepare, train, evaluate, predict, retrain and export, for folders of images.
 
-Results go to standard output, all else to standard error. The exit status is 1 where something went wrong, 2 where
-the command was called wrongly, 130 after Ctrl-C.
+Results go to standard output, everything else to standard error. The exit status is 1 after an error, 2 if the command
+was called wrongly, and 130 after Ctrl-C.
 """
 
 import json
@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -55,19 +56,30 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Classifies images that lie in folders: the same classifier as the Label Studio backend's.",
+    help="Train and use an image classifier on folders of images: the same classifier as in the Label Studio backend.",
 )
 
-INTERRUPTED = 130  # as a shell has it
+INTERRUPTED = 130  # as in a shell
+PROJECT = "image-classifier-backend"
 
-# Under which heading `train --help` has its options; a recipe has sections of the same names.
-_IMAGES, _NETWORK, _TRAINING, _JUDGING = "Data", "Network", "Training", "Testing"
+# The option groups in `train --help`; a recipe has sections with the same names.
+_IMAGES, _NETWORK, _TRAINING, _TESTING = "Data", "Network", "Training", "Testing"
 
-ModelFolder = Annotated[Path, typer.Argument(help="the folder that `train --output` wrote, or a version's")]
+_CLASS_FOLDERS = "folder with a subfolder of images for each class"
+_SOURCE = f"{_CLASS_FOLDERS}, or a JSON export of Label Studio"
+_EXPORTED = "folder with the images of a JSON export"
+
+
+def _flag(name: str, text: str, **options: Any) -> Any:
+    """An option without a value; the empty metavar keeps `<bool>` out of the help."""
+    return typer.Option(name, metavar="", help=text, **options)
+
+
+ModelFolder = Annotated[Path, typer.Argument(help="folder that `train --output` wrote, or a version's folder")]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Ends with the exit status; says one sentence for an error that a person can mend."""
+    """Runs a command and exits with its status; prints one sentence for an error that a person can fix."""
     try:
         app(arguments)
     except (UsersError, TooFewLabels, WeightsError, ImageError) as error:
@@ -81,30 +93,42 @@ def _fail(message: str) -> None:
     raise SystemExit(1)
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"{PROJECT} {version(PROJECT)}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    show: Annotated[bool, _flag("--version", "print the version and exit", callback=_show_version, is_eager=True)] = (
+        False
+    ),
+) -> None:
+    pass
+
+
 # --- prepare ----------------------------------------------------------------
 
 
 @app.command()
 def prepare(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="images in a folder for each class")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help=_CLASS_FOLDERS)],
     to_clean: Annotated[
-        bool,
-        typer.Option(
-            "--clean", help="move second copies, and what is empty or cut short, to the new folder DIR-surplus"
-        ),
+        bool, _flag("--clean", "move duplicates and empty or truncated files to the new folder DIR-surplus")
     ] = False,
-    move_to: Annotated[Path | None, typer.Option(metavar="DIR", help="move them there instead")] = None,
-    delete: Annotated[bool, typer.Option("--delete", help="delete them for good, after a question")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="with --delete: don't ask")] = False,
+    move_to: Annotated[Path | None, typer.Option(metavar="DIR", help="move them to this folder instead")] = None,
+    delete: Annotated[bool, _flag("--delete", "delete them permanently, after asking")] = False,
+    yes: Annotated[bool, _flag("--yes", "with --delete: don't ask")] = False,
 ) -> None:
-    """Looks through a folder of images, and says what is amiss. By itself it changes nothing.
+    """Check a folder of images and list its problems. By default it changes nothing.
 
-    The exit status is 1 while something is amiss.
+    The exit status is 1 if any problem is left.
     """
     if to_clean + delete + (move_to is not None) > 1:
-        raise typer.BadParameter("give one of --clean, --move-to and --delete")
+        raise typer.BadParameter("use only one of --clean, --move-to and --delete")
     if yes and not delete:
-        raise typer.BadParameter("--yes answers what --delete asks: add --delete")
+        raise typer.BadParameter("--yes only works with --delete: add --delete")
     settings = read_settings()
     limit_pixels(settings.max_image_pixels)
     limit_memory(settings.max_image_memory)
@@ -123,8 +147,8 @@ def prepare(
         left = clean(listing.findings, Path.unlink)
         say(f"{_files(len(listing.findings) - len(left))} deleted")
     elif surplus and not delete:
-        say(f"{_files(len(surplus))} can go: add --clean to move to {shown(place)}")
-    say_all([finding for finding in left if finding not in listing.findings], "give the command again")
+        say(f"{_files(len(surplus))} can be removed: add --clean to move to {shown(place)}")
+    say_all([finding for finding in left if finding not in listing.findings], "run the command again to list them")
     _say_skipped(listing.skipped)
     unusable = {finding.path for finding in listing.findings}
     for name, files in listing.classes.items():
@@ -137,10 +161,13 @@ def _may_delete(surplus: Sequence[Finding], folder: Path, *, yes: bool) -> bool:
     if yes:
         return True
     if not sys.stdin.isatty():
-        say(f"Nothing is deleted, since nobody can be asked: add --yes, or `prepare {shown(folder)} --clean` to move")
+        say(
+            "Nothing deleted: there is no terminal to ask for confirmation. Add --yes, or use "
+            f"`prepare {shown(folder)} --clean` to move the files"
+        )
         return False
-    say_all((shown(finding.path) for finding in surplus), "the list above has them all")
-    return typer.confirm(f"Delete {_files(len(surplus))} for good?", err=True)
+    say_all((shown(finding.path) for finding in surplus), "see the full list above")
+    return typer.confirm(f"Delete {_files(len(surplus))} permanently?", err=True)
 
 
 def _files(count: int) -> str:
@@ -155,25 +182,29 @@ def _say_skipped(skipped: Counter[str]) -> None:
 # --- train ------------------------------------------------------------------
 
 
-@app.command()
+@app.command(
+    epilog="Examples:\n\ntrain photos --output model\n\ntrain export.json --images files --mode full\n\n"
+    "train --config recipe.toml --epochs 10"
+)
 def train(
-    source: Annotated[
-        Path | None, typer.Argument(metavar="DIR|FILE.json", help="images in a folder for each class, or a JSON export")
+    source: Annotated[Path | None, typer.Argument(metavar="DIR|FILE.json", help=_SOURCE)] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="recipe file (TOML); options given here override it")
     ] = None,
-    config: Annotated[Path | None, typer.Option(metavar="FILE", help="a recipe; options go before it")] = None,
-    output: Annotated[Path, typer.Option(metavar="DIR", help="where the model goes")] = Path("model"),
-    images: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="where the images of a JSON export are", rich_help_panel=_IMAGES)
-    ] = None,
+    output: Annotated[Path, typer.Option(metavar="DIR", help="folder for the model")] = Path("model"),
+    images: Annotated[Path | None, typer.Option(metavar="DIR", help=_EXPORTED, rich_help_panel=_IMAGES)] = None,
     mode: Annotated[
         TrainMode | None,
-        typer.Option(help="the last layer, all layers, or what pays [TRAIN_MODE]", rich_help_panel=_TRAINING),
+        typer.Option(
+            help="train all layers (full) or only the last one (head); auto decides [TRAIN_MODE]",
+            rich_help_panel=_TRAINING,
+        ),
     ] = None,
     epochs: Annotated[
         int | None, typer.Option(help="passes over the images [EPOCHS]", rich_help_panel=_TRAINING)
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="images in a step [BATCH_SIZE]", rich_help_panel=_TRAINING)
+        int | None, typer.Option(help="images per training step [BATCH_SIZE]", rich_help_panel=_TRAINING)
     ] = None,
     learning_rate: Annotated[
         str | None,
@@ -181,45 +212,52 @@ def train(
             "--learning-rate",
             "--lr",
             metavar="RATE|auto",
-            help="of the body; the head's is ten times [LEARNING_RATE]",
+            help="learning rate of the backbone; the head uses ten times as much [LEARNING_RATE]",
             rich_help_panel=_TRAINING,
         ),
     ] = None,
-    momentum: Annotated[float | None, typer.Option(help="of SGD [MOMENTUM]", rich_help_panel=_TRAINING)] = None,
+    momentum: Annotated[float | None, typer.Option(help="SGD momentum [MOMENTUM]", rich_help_panel=_TRAINING)] = None,
     lr_step_size: Annotated[
-        int | None, typer.Option(help="epochs until the rate falls [LR_STEP_SIZE]", rich_help_panel=_TRAINING)
+        int | None,
+        typer.Option(help="epochs between drops of the learning rate [LR_STEP_SIZE]", rich_help_panel=_TRAINING),
     ] = None,
     lr_gamma: Annotated[
-        float | None, typer.Option(help="factor by which it falls [LR_GAMMA]", rich_help_panel=_TRAINING)
+        float | None,
+        typer.Option(help="factor applied to the learning rate at each drop [LR_GAMMA]", rich_help_panel=_TRAINING),
     ] = None,
     freeze_epochs: Annotated[
         int | None,
         typer.Option(
-            metavar="N", help="first epochs of all layers in which only the last one learns", rich_help_panel=_TRAINING
+            metavar="N", help="train only the last layer for the first N epochs of full", rich_help_panel=_TRAINING
         ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="of all randomness; 0 by default", rich_help_panel=_TRAINING)] = None,
+    seed: Annotated[int | None, typer.Option(help="random seed; 0 by default", rich_help_panel=_TRAINING)] = None,
     network: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="of torchvision: resnet18, resnet50, vit_b_16 … [NETWORK]", rich_help_panel=_NETWORK
+            metavar="NAME",
+            help="torchvision network: resnet18, resnet50, vit_b_16, … [NETWORK]",
+            rich_help_panel=_NETWORK,
         ),
     ] = None,
     weights: Annotated[
-        str | None, typer.Option(help="imagenet, none, or a file of the network [WEIGHTS]", rich_help_panel=_NETWORK)
+        str | None,
+        typer.Option(help="imagenet, none, or a weights file for the network [WEIGHTS]", rich_help_panel=_NETWORK),
     ] = None,
     image_size: Annotated[
-        int | None, typer.Option(help="pixels that the network sees [IMAGE_SIZE]", rich_help_panel=_NETWORK)
+        int | None,
+        typer.Option(help="side of the network's square input in pixels [IMAGE_SIZE]", rich_help_panel=_NETWORK),
     ] = None,
     test: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="other images to judge the model on", rich_help_panel=_JUDGING)
+        Path | None, typer.Option(metavar="DIR", help="test images to evaluate the model on", rich_help_panel=_TESTING)
     ] = None,
     report: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="an HTML report on those", rich_help_panel=_JUDGING)
+        Path | None,
+        typer.Option(metavar="FILE", help="write an HTML report on the test images", rich_help_panel=_TESTING),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="go on where a training was interrupted")] = False,
+    resume: Annotated[bool, _flag("--resume", "continue an interrupted training")] = False,
 ) -> None:
-    """Trains a classifier. A fifth of the images is held out to judge it; Ctrl-C keeps the best so far."""
+    """Train a classifier. A fifth of the images is held out to evaluate it; Ctrl-C keeps the best model so far."""
     settings = read_settings()
     training = {
         "mode": mode,
@@ -243,15 +281,15 @@ def train(
     samples = _training_samples(recipe, output, settings)
     test_path = recipe.testing.path or _given_tests(recipe.data.path)
     if recipe.testing.report and not test_path:
-        raise UsersError("a report needs images to judge the model on: give --test too")
+        raise UsersError("--report needs images to evaluate the model on: add --test")
     tests = _samples_at(test_path, None, settings) if test_path else []
     experiment = Experiment(output, recipe, samples, resume=resume)
     if experiment.finished:
-        say("This training has finished already.")
+        say("This training is already finished.")
     else:
         _run(experiment, recipe, settings, output)
     if experiment.found_rate is not None:
-        say(f"learning rate {experiment.found_rate:g}, as found; {shown(experiment.rate_chart)} has the curve")
+        say(f"Found the learning rate {experiment.found_rate:g}; {shown(experiment.rate_chart)} shows the curve")
     model = load_model(output)
     _print_figures(model)
     if tests:
@@ -270,7 +308,7 @@ def _training_samples(recipe: Recipe, output: Path, settings: ClassifierSettings
     path = recipe.data.path
     if path.is_dir():
         if output.resolve().is_relative_to(path.resolve()):
-            raise UsersError(f"{shown(output)} would be a class of {shown(path)}: choose an --output elsewhere")
+            raise UsersError(f"{shown(output)} would become a class of {shown(path)}: choose an --output outside it")
         split = find_split(path)
     else:
         split = None
@@ -279,10 +317,10 @@ def _training_samples(recipe: Recipe, output: Path, settings: ClassifierSettings
     counts = Counter(name for sample in samples for name in sorted(classes_of(sample.label)))
     if len(counts) < 2 and not multiple:
         only = f"only the class {shown(next(iter(counts)))}" if counts else "no class with images"
-        raise UsersError(f"{shown(path)} has {only}: a classifier needs two classes of at least two images each")
+        raise UsersError(f"{shown(path)} has {only}: a classifier needs two classes with at least two images each")
     for name, count in counts.items():
         if count == 1:
-            say(f"{shown(name)} has one image only: it is learned, but nobody can tell how well")
+            say(f"{shown(name)} has only one image: the model learns it, but its accuracy can't be measured")
     return samples
 
 
@@ -292,24 +330,24 @@ def _given_tests(path: Path) -> Path | None:
 
 
 def _split_samples(split: Split) -> list[Sample]:
-    """Those to train on and those to judge by, each marked; an image of both counts as one to train on."""
+    """The samples for training and for evaluation, each marked; an image in both is used for training only."""
     training = [replace(sample, part="train") for sample in _folder_samples(split.train)]
     known = {sample.image.digest for sample in training}
     judged = [replace(sample, part="val") for sample in _folder_samples(split.val)]
     kept = [sample for sample in judged if sample.image.digest not in known]
     if len(kept) < len(judged):
-        say(f"{len(judged) - len(kept)} images of {shown(split.val)} are in {shown(split.train)} too: left out there")
+        say(f"{len(judged) - len(kept)} images of {shown(split.val)} are left out: {shown(split.train)} has them too")
     return [*training, *kept]
 
 
 def _samples_at(path: Path, images: Path | None, settings: ClassifierSettings) -> list[Sample]:
-    """Of a folder of class folders, or of a JSON export whose images are below `images`."""
+    """The samples in a folder of class folders, or in a JSON export whose images are in the folder `images`."""
     if not path.is_file():
         if images:
-            raise UsersError("--images is for a JSON export: a folder has its images in it")
+            raise UsersError("--images is only for a JSON export: remove it, since a folder contains its images")
         return _folder_samples(path)
     samples, left_out = read_export(path, images or path.parent, settings.choices)
-    say_all(left_out, "mend them, or leave them out")
+    say_all(left_out, "fix these tasks, or remove them from the export")
     return samples
 
 
@@ -329,9 +367,9 @@ def _run(experiment: Experiment, recipe: Recipe, settings: ClassifierSettings, o
                 broken = experiment.run(bench, backbone, progress)
         except KeyboardInterrupt:
             if experiment.best_so_far is None:
-                say(f"Interrupted before there was a model; go on with --resume, or remove {shown(output)}.")
+                say(f"Interrupted before a model was saved. Continue with --resume, or remove {shown(output)}.")
             else:
-                say(f"Interrupted; {shown(experiment.best_so_far)} has the best so far. Go on with --resume.")
+                say(f"Interrupted. {shown(experiment.best_so_far)} has the best model so far; continue with --resume.")
                 _print_figures(load_model(experiment.best_so_far))
             raise typer.Exit(INTERRUPTED) from None
     say_all((Finding(s.image.path, str(why)) for s, why in broken.items()), "`prepare` lists them all")
@@ -340,7 +378,7 @@ def _run(experiment: Experiment, recipe: Recipe, settings: ClassifierSettings, o
 def _print_figures(model: SavedModel) -> None:
     record = model.classifier.record
     images, classes = sum(record["labels"].values()), len(model.classifier.classes)
-    judged = f"{_headline(record['figures'])}, by {record['figures']['judged_by']}"
+    judged = f"{_headline(record['figures'])} ({record['figures']['judged_by']})"
     print(f"{shown(model.folder)}: {classes} classes from {images} images; {judged}")
 
 
@@ -357,14 +395,12 @@ def _headline(figures: dict[str, Any]) -> str:
 @app.command()
 def evaluate(
     model: ModelFolder,
-    source: Annotated[
-        Path, typer.Argument(metavar="DIR|FILE.json", help="images in a folder for each class, or a JSON export")
-    ],
-    images: Annotated[Path | None, typer.Option(metavar="DIR", help="where the images of a JSON export are")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="the figures as JSON")] = False,
-    report: Annotated[Path | None, typer.Option(metavar="FILE", help="write an HTML report there")] = None,
+    source: Annotated[Path, typer.Argument(metavar="DIR|FILE.json", help=_SOURCE)],
+    images: Annotated[Path | None, typer.Option(metavar="DIR", help=_EXPORTED)] = None,
+    as_json: Annotated[bool, _flag("--json", "print the metrics as JSON")] = False,
+    report: Annotated[Path | None, typer.Option(metavar="FILE", help="write an HTML report to this file")] = None,
 ) -> None:
-    """Judges a model on images. Those that it was trained on are left out; held-out ones are not."""
+    """Evaluate a model on labeled images. Images that it was trained on don't count; held-out ones do."""
     _check_report(report)
     saved = load_model(model)
     settings = read_settings()
@@ -373,7 +409,7 @@ def evaluate(
         examination = _examine(bench, saved, samples)
     if report:
         write_report(report, examination, f"{model.name} on {source.name}")
-        say(f"the report is in {shown(report)}")
+        say(f"Wrote the report {shown(report)}")
     if as_json:
         print(json.dumps(examination.record(), indent=2, ensure_ascii=False))
     else:
@@ -390,7 +426,7 @@ def _examine(bench: Workbench, model: SavedModel, samples: list[Sample]) -> Exam
         examination = examine_model(bench.lane, model, samples, progress)
     say_all((Finding(s.image.path, str(why)) for s, why in examination.broken), "`prepare` lists them all")
     if examination.trained_on:
-        say(f"{examination.trained_on} images that the model was trained on are left out")
+        say(f"{examination.trained_on} images are left out: the model was trained on them")
     return examination
 
 
@@ -404,7 +440,7 @@ def _print_examination(examination: Examination) -> None:
         print(f"{shown(name):{width}}  {numbers}")
     if evaluation.confusion:
         cell = max(width, *(len(str(count)) for row in evaluation.confusion for count in row)) + 1
-        print("\nconfusion (rows: true class, columns: predicted class)")
+        print("\nconfusion matrix (rows: true class, columns: predicted class)")
         print(" " * (width + 1) + "".join(f"{shown(name):>{cell}}" for name in examination.classes))
         for name, row in zip(examination.classes, evaluation.confusion, strict=True):
             print(f"{shown(name):{width}} " + "".join(f"{count:{cell}}" for count in row))
@@ -413,20 +449,24 @@ def _print_examination(examination: Examination) -> None:
 # --- predict ----------------------------------------------------------------
 
 
-@app.command("predict")
+@app.command(
+    "predict",
+    epilog="Examples:\n\npredict model photo.jpg\n\npredict model photos --top 3 --csv\n\n"
+    "find photos -name '*.jpg' | python -m image_classifier predict model - --json",
+)
 def predict_images(
     model: ModelFolder,
     images: Annotated[
-        list[str], typer.Argument(metavar="IMAGE…|DIR|-", help="files, folders, or - for names from stdin")
+        list[str], typer.Argument(metavar="IMAGE…|DIR|-", help="files, folders, or - to read names from standard input")
     ],
-    top: Annotated[int, typer.Option(min=1, help="how many of the likeliest classes to tell")] = 1,
-    as_json: Annotated[bool, typer.Option("--json", help="an array of objects")] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="a table with a header")] = False,
-    config: Annotated[Path | None, typer.Option(metavar="FILE", help="a recipe, whose hook has the last word")] = None,
+    top: Annotated[int, typer.Option(min=1, help="number of most likely classes to print")] = 1,
+    as_json: Annotated[bool, _flag("--json", "print a JSON array")] = False,
+    as_csv: Annotated[bool, _flag("--csv", "print CSV with a header line")] = False,
+    config: Annotated[Path | None, typer.Option(metavar="FILE", help="recipe file with a postprocess hook")] = None,
 ) -> None:
-    """Prints each image, its label and the label's probability, separated by tabs."""
+    """Print each image's name, predicted class and probability, separated by tabs."""
     if as_json and as_csv:
-        raise typer.BadParameter("give --json or --csv, not both")
+        raise typer.BadParameter("use --json or --csv, not both")
     form: Form = "json" if as_json else "csv" if as_csv else "text"
     classifier = load_model(model).classifier
     settings = read_settings()
@@ -441,7 +481,7 @@ def predict_images(
         failed = write_predictions(predictions, form, sys.stdout)
     for prediction in failed:
         say(f"{shown(prediction.path)}: {prediction.error}")
-    say_all(findings, "mend them, or name the images themselves")
+    say_all(findings, "fix them, or pass the names of the images instead")
     _say_skipped(skipped)
     if failed or findings:
         raise typer.Exit(1)
@@ -453,25 +493,28 @@ def predict_images(
 @app.command()
 def retrain(
     model: ModelFolder,
-    img: Annotated[Path, typer.Option(metavar="FILE", help="an image that the model gets wrong")],
-    label: Annotated[list[str], typer.Option(help="its right class; repeat it where the model gives an image several")],
+    img: Annotated[Path, typer.Option(metavar="FILE", help="image that the model gets wrong")],
+    label: Annotated[
+        list[str],
+        typer.Option(metavar="LABEL", help="its correct class; repeat the option if the model predicts several"),
+    ],
     output: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="where the new model goes, if not in its place")
+        Path | None, typer.Option(metavar="DIR", help="folder for the new model; by default it replaces the old one")
     ] = None,
 ) -> None:
-    """Teaches a model one corrected image, at once: the last layer is trained again on what it knows."""
+    """Teach a model one corrected image: train its last layer again on all images it knows and on this one."""
     saved = load_model(model)
     classifier = saved.classifier
     said = _right_label(label, classifier)
     if output is None and saved.is_version:
-        raise UsersError(f"{shown(model)} is a version, and versions never change: give --output")
+        raise UsersError(f"{shown(model)} is a version, and versions never change: pass --output")
     if output and output.exists():
-        raise UsersError(f"{shown(output)} is there already: choose another --output")
+        raise UsersError(f"{shown(output)} already exists: choose another --output")
     [file] = read_files([img])
     if isinstance(file, Finding):
         raise UsersError(str(file))
     corrected = Sample(file, said, str(img.absolute()))
-    # Steps this small only wait for each other where threads share them.
+    # Several threads would only slow down such small steps.
     torch.set_num_threads(1)
     with _bench(read_settings()) as bench:
         started = time.monotonic()
@@ -483,7 +526,7 @@ def retrain(
         if broken:
             raise UsersError("; ".join(f"{shown(sample.image.path)}: {why}" for sample, why in broken))
         if lost := len(others) - len(known):
-            say(f"{lost} of {len(others)} known images are neither cached nor where they were: they are forgotten")
+            say(f"{lost} of {len(others)} known images are neither cached nor where they were: the model forgets them")
         done = correct(classifier, kept, embeddings, corrected)
     target = output / saved.folder.name if output else saved.folder
     save_model(done.classifier, kept, target, saved.folder / BACKBONE_FILE)
@@ -493,9 +536,9 @@ def retrain(
     ):
         [(answer, confidence)] = answers_of(one, one.head(embeddings[-1:]))
         print(f"{when}\t{shown(answer)}\t{confidence:.4f}\theld-out accuracy {accuracy:.4f} on {done.held_out} images")
-    say(f"{shown(target)} is retrained, in {time.monotonic() - started:.1f} s")
+    say(f"Retrained {shown(target)} in {time.monotonic() - started:.1f} s")
     if not done.learned:
-        say(f"It still does not say {shown(' + '.join(label))}: images that look the same may have another label.")
+        say(f"It still doesn't predict {shown(' + '.join(label))}: similar images may have another label.")
         raise typer.Exit(1)
 
 
@@ -504,12 +547,12 @@ def _right_label(label: list[str], classifier: Classifier) -> Label:
     if unknown:
         classes = ", ".join(map(shown, classifier.classes))
         raise UsersError(
-            f"{shown(', '.join(unknown))} is none of the model's classes ({classes}); a new class needs a new `train`"
+            f"the model has no class {shown(', '.join(unknown))}, only {classes}: use `train` to add a class"
         )
     if classifier.head.multiple:
         return frozenset(label)
     if len(label) > 1:
-        raise UsersError("this model gives an image one class: give --label once")
+        raise UsersError("this model predicts one class per image: pass --label once")
     return label[0]
 
 
@@ -519,12 +562,16 @@ def _right_label(label: list[str], classifier: Classifier) -> Label:
 @app.command("export")
 def export_model(
     model: ModelFolder,
-    to: Annotated[Target, typer.Option(help="an ONNX or TorchScript module, or the classes in its order, one a line")],
-    output: Annotated[Path | None, typer.Option(metavar="FILE", help="by default beside the model")] = None,
+    to: Annotated[
+        Target, typer.Option(help="an ONNX or TorchScript module, or the class names in the module's order, one a line")
+    ],
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="file to write; by default in the model's folder")
+    ] = None,
 ) -> None:
-    """Writes a model for other programs, and compares that it answers the same.
+    """Export a model for other programs and check that it still gives the same answers.
 
-    The module takes uint8 images \\[n, 3, side, side] in RGB and gives probabilities \\[n, classes].
+    The module takes uint8 RGB images \\[n, 3, side, side] and returns probabilities \\[n, classes].
     """
     file = output or model / {"onnx": "model.onnx", "torchscript": "model.pt", "labels": "labels.txt"}[to]
     refuse_other_kinds(file, SUFFIXES[to])

@@ -1,4 +1,4 @@
-"""Files that a command writes where a person says: whole or not at all, and never over a file of another kind."""
+"""Output files of commands: written completely or not at all, and never over a file of another kind."""
 
 import os
 import tempfile
@@ -11,25 +11,25 @@ from image_classifier.errors import UsersError
 
 
 def refuse_other_kinds(file: Path, suffixes: Sequence[str]) -> None:
-    """Raises UsersError if a file is there whose name is not that of an earlier output, but of an image, say."""
+    """Raises UsersError if the file exists and its name isn't that of an earlier output (but of an image, say)."""
     file = file.resolve()
     if not file.exists():
         return
     if file.is_dir():
-        raise UsersError(f"{shown(file)} is a folder: give the name of a file")
+        raise UsersError(f"{shown(file)} is a folder: pass the name of a file")
     if file.suffix.lower() not in suffixes:
         raise UsersError(
-            f"{shown(file)} is there already, and is not replaced, since its name does not end in "
+            f"{shown(file)} already exists and isn't replaced because its name doesn't end in "
             f"{' or '.join(suffixes)}: choose another name, or remove it"
         )
 
 
 @contextmanager
 def written_aside(file: Path) -> Iterator[Path]:
-    """A file to write instead, which takes the other's place once it is whole: on a full disk the old one stays."""
+    """A temporary file that replaces `file` once it is complete: if the disk is full, the old file stays."""
     file = file.resolve()
     file.parent.mkdir(parents=True, exist_ok=True)
-    # A folder, since what writes may need the name's ending, or write more than one file.
+    # A folder, since the writer may need the file's suffix or write several files.
     with tempfile.TemporaryDirectory(prefix=f".{file.name[:100]}.", dir=file.parent) as folder:
         part = Path(folder) / file.name
         yield part

@@ -1,4 +1,4 @@
-"""Images without labels: where they are, and what a model says of them."""
+"""Finds unlabeled images and predicts their classes."""
 
 import csv
 import json
@@ -24,12 +24,12 @@ Form = Literal["text", "csv", "json"]
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says of an image: the answer, its probability, and each class's; or why it says nothing."""
+    """The prediction for an image: the class, its probability, and each class's probability; or an error."""
 
     path: Path
     label: str = ""
     confidence: float = 0.0
-    scores: tuple[tuple[str, float], ...] = ()  # the likeliest first
+    scores: tuple[tuple[str, float], ...] = ()  # most likely first
     error: str = ""
 
     def record(self) -> dict[str, Any]:
@@ -42,9 +42,10 @@ class Prediction:
 def find_images(
     sources: Sequence[str], names: TextIO, findings: list[Finding], skipped: Counter[str]
 ) -> Iterator[Path]:
-    """The images in folders, in order, the files that are named, and for `-` those that `names` has, one a line.
+    """The images in folders, in order, the named files, and for `-` the files listed in `names`, one per line.
 
-    Notes what is wrong in the folders, and which other files there are. Raises UsersError for what is not there.
+    Adds problems in the folders to `findings` and counts other files in `skipped`. Raises UsersError if a source
+    doesn't exist.
     """
     for source in sources:
         if source == "-":
@@ -54,11 +55,11 @@ def find_images(
         elif Path(source).exists():
             yield Path(source)
         else:
-            raise UsersError(f"{shown(source)}: there is no such file or folder")
+            raise UsersError(f"{shown(source)}: no such file or folder")
 
 
 def predict(lane: InferenceLane, classifier: Classifier, images: Iterable[Path], top: int) -> Iterator[Prediction]:
-    """In order, with the `top` likeliest classes; some at a time, so that an endless stream of names is answered."""
+    """Predictions in order, with the `top` most likely classes; in chunks, so that an endless stream works too."""
     waiting = iter(images)
     while some := list(islice(waiting, AT_ONCE)):
         yield from _predict_some(lane, classifier, some, top)
@@ -83,7 +84,7 @@ def _predict_some(lane: InferenceLane, classifier: Classifier, paths: Sequence[P
 
 
 def write_predictions(predictions: Iterable[Prediction], form: Form, out: TextIO) -> list[Prediction]:
-    """Writes as they come, JSON as one array; returns those that failed, which text and CSV leave out."""
+    """Writes predictions as they come (JSON: one array at the end); returns failed ones, which text and CSV omit."""
     failed = []
     if form == "json":
         records = []

@@ -1,4 +1,4 @@
-"""The examination of a model as one HTML file, to look at and to send."""
+"""Writes the evaluation of a model as a single HTML file."""
 
 import base64
 from collections.abc import Iterable
@@ -25,9 +25,9 @@ _environment = Environment(
 
 
 def write_report(path: Path, examination: Examination, title: str) -> None:
-    """Figures, the confusion matrix, the mistakes that the model was surest of, and some images to look at."""
+    """Writes metrics, the confusion matrix, the most confident mistakes, and sample images."""
     wrong = sorted((a for a in examination.answers if not a.right), key=lambda a: a.confidence, reverse=True)
-    # As good as at random, and the same ones in every report on these images.
+    # The digest's order is as good as random, and the same in every report on these images.
     some = sorted(examination.answers, key=lambda answer: sha256(answer.sample.image.digest.encode()).digest())
     text = _environment.get_template("report.html").render(
         title=title,
@@ -55,7 +55,7 @@ def _tiles(answers: Iterable[Answer]) -> Iterable[dict[str, Any]]:
 
 
 def _thumbnail(path: Path) -> str:
-    """The image within the page, so that the page is whole wherever it goes; nothing of one that is gone meanwhile."""
+    """The image as a data URL, so that the report is self-contained; "" if the image can no longer be read."""
     try:
         image = open_image(path, THUMBNAIL)
     except ImageError:

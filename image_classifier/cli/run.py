@@ -1,4 +1,4 @@
-"""One training at the command line, from samples to a folder with the model; it may be interrupted and go on."""
+"""One training run of the command line, from samples to a folder with the model; it can be interrupted and resumed."""
 
 import json
 import os
@@ -34,14 +34,14 @@ from image_classifier.training.sgd import Hyperparameters, train_head
 STATE_FILE = "training.json"
 RATE_CHART = "learning-rate.svg"
 CHECKPOINT_FILE = "checkpoint.safetensors"
-AUTO_SECONDS = 3600.0  # that the mode auto gives to training all layers at most
+AUTO_SECONDS = 3600.0  # time limit for training all layers in the mode auto
 
 
 class Experiment:
-    """A training and its folder: `head/`, and `full/` where all layers were trained; each is a whole model."""
+    """A training and its folder: `head/`, and `full/` if all layers were trained; each is a complete model."""
 
     def __init__(self, folder: Path, recipe: Recipe, samples: Sequence[Sample], *, resume: bool) -> None:
-        """Raises UsersError where the folder is taken, or another experiment was begun in it."""
+        """Raises UsersError if the folder is in use or contains another experiment."""
         self._folder, self._recipe, self._samples = folder, recipe, samples
         facts = [(s.image.digest, sorted(classes_of(s.label)), s.part) for s in samples]
         self._state: dict[str, Any] = {
@@ -52,19 +52,19 @@ class Experiment:
         begun = self._read_state()
         if begun is None:
             if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-                raise UsersError(f"{shown(folder)} is there already: choose another --output")
+                raise UsersError(f"{shown(folder)} already exists: choose another --output")
             folder.mkdir(parents=True, exist_ok=True)
             self._write_state()
         elif not resume:
-            raise UsersError(f"{shown(folder)} has a training already: go on with --resume, or choose another --output")
+            raise UsersError(f"{shown(folder)} already has a training: add --resume, or choose another --output")
         elif differences := _differences(begun, self._state):
-            raise UsersError(f"cannot resume {shown(folder)}: {differences}; choose another --output")
+            raise UsersError(f"can't resume {shown(folder)}: {differences}; choose another --output")
         else:
             self._state = begun
 
     @property
     def finished(self) -> bool:
-        """Whether there is nothing left to do."""
+        """Whether training is complete."""
         return bool(self._state["finished"])
 
     @property
@@ -76,7 +76,7 @@ class Experiment:
             state: dict[str, Any] = json.loads((self._folder / STATE_FILE).read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except ValueError:  # JSON's and UTF-8's errors both are
+        except ValueError:  # invalid JSON or UTF-8
             state = {}
         if not isinstance(state, dict) or not self._state.keys() <= state.keys():
             raise UsersError(f"{shown(self._folder / STATE_FILE)} is damaged: choose another --output")
@@ -89,14 +89,14 @@ class Experiment:
 
     @property
     def best_so_far(self) -> Path | None:
-        """The folder of the best model that is there."""
+        """The folder of the best model so far."""
         places = (self._folder / FULL, self._folder / HEAD)
         return next((place for place in places if place.is_dir()), None)
 
     def run(self, bench: Workbench, backbone: Backbone, progress: Progress) -> dict[Sample, ImageError]:
-        """Trains to the end; returns the samples that cannot be read.
+        """Trains to the end; returns the samples that can't be read.
 
-        After KeyboardInterrupt the folder holds the best so far, if there is any.
+        After KeyboardInterrupt the folder contains the best model so far, if there is one.
         """
         embedded = self._embed(bench, backbone, self._samples, progress)
         classes = order_classes(embedded.samples, (), ())
@@ -110,7 +110,7 @@ class Experiment:
                 self._all_layers(bench, best, embedded, hyperparameters, hyperparameters.epochs, progress)
             except KeyboardInterrupt:
                 if self._checkpoint.exists():
-                    # No more epochs: what the checkpoint has is made a model of.
+                    # No more epochs: save the checkpoint's state as a model.
                     self._all_layers(bench, best, embedded, hyperparameters, 0, progress)
                 raise
         self._state["finished"] = True
@@ -126,7 +126,7 @@ class Experiment:
         all_layers: bool,
         progress: Progress,
     ) -> Hyperparameters:
-        """The recipe's; a learning rate that is to be found is found once, on the images that are not held out."""
+        """The recipe's hyperparameters; with "auto", the learning rate is found once, without held-out images."""
         told = self._recipe.training.hyperparameters()
         if self._recipe.training.learning_rate != "auto":
             return told
@@ -146,12 +146,12 @@ class Experiment:
 
     @property
     def rate_chart(self) -> Path:
-        """The picture of how it was found."""
+        """The file with the curve of the range test."""
         return self._folder / RATE_CHART
 
     @property
     def found_rate(self) -> float | None:
-        """The learning rate, where it was to be found."""
+        """The learning rate that "auto" has found, if any."""
         rate = self._state.get("learning_rate")
         return None if rate is None else float(rate)
 
@@ -168,7 +168,7 @@ class Experiment:
         epochs: int,
         progress: Progress,
     ) -> Classifier:
-        """The better one of `start` and what training all layers makes of it; in the mode full always the latter."""
+        """The better one of `start` and the fully trained model; in the mode full, always the latter."""
         auto = self._recipe.training.mode == "auto"
         seconds = AUTO_SECONDS if auto else float("inf")
         tuning = replace(told, epochs=epochs)
@@ -184,11 +184,13 @@ class Experiment:
 
 
 def _differences(begun: dict[str, Any], now: dict[str, Any]) -> str:
-    """What makes another experiment of it, in words."""
+    """How two experiments differ, in words."""
     before, after = ({**s["recipe"]["network"], **s["recipe"]["training"]} for s in (begun, now))
     said = [
-        f"{name} was {before.get(name)!r} and is {after[name]!r}" for name in after if before.get(name) != after[name]
+        f"{name} was {before.get(name)!r} and is now {after[name]!r}"
+        for name in after
+        if before.get(name) != after[name]
     ]
     if begun["images"] != now["images"]:
-        said.append("its images or their classes have changed")
+        said.append("the images or their classes have changed")
     return ", ".join(said)

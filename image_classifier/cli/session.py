@@ -1,4 +1,4 @@
-"""What a command works with: the cached embeddings, and the network's lane over them."""
+"""The resources of a command: the embedding cache and the inference lane."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -21,21 +21,21 @@ from image_classifier.nets.optimize import accelerate
 from image_classifier.progress import Progress
 from image_classifier.training.pipeline import TooFewLabels, check_enough
 
-NAMED = 5  # of many classes that lose images, those that lose most
+NAMED = 5  # classes named in an error, those that lose most images first
 
 
 class Workbench:
-    """The lane and its cache, which a server on this host may use at the same time."""
+    """The inference lane and its cache, which a server on this host may use at the same time."""
 
     def __init__(self, cache: EmbeddingCache, lane: InferenceLane) -> None:
         self.cache, self.lane = cache, lane
 
     def embed_ahead(self, backbone: Backbone, images: Sequence[ImageFile], progress: Progress) -> None:
-        """Fills the cache, in batches that are always the same ones.
+        """Fills the cache, always with the same batches.
 
-        The last bits of an embedding depend on its batch's size, and the lane's batches on how threads fall: by this
-        the same images give the same weights, however often training was interrupted. What cannot be decoded is
-        left to whoever asks for it.
+        The last bits of an embedding depend on the batch size, and the lane's batches depend on thread timing. With
+        fixed batches, the same images give the same weights however often training was interrupted. Images that can't
+        be decoded are skipped here and reported later.
         """
         ordered = list({image.digest: image for image in images}.values())
         device = choose_device()
@@ -58,7 +58,7 @@ class Workbench:
 
 
 def still_there(cache: EmbeddingCache, backbone: Backbone, samples: Sequence[Sample]) -> list[Sample]:
-    """The samples whose embedding is cached, or whose file is what it was."""
+    """The samples whose embedding is cached or whose file hasn't changed."""
     cached = cache.get(backbone.fingerprint, [sample.image.digest for sample in samples])
     others = [sample for sample in samples if sample.image.digest not in cached]
     unchanged = {
@@ -70,10 +70,10 @@ def still_there(cache: EmbeddingCache, backbone: Backbone, samples: Sequence[Sam
 
 
 def refuse_to_forget(known: Sequence[Sample], left: Sequence[Sample], corrected: Sample) -> None:
-    """Raises UsersError where a model that is fitted to what is `left` would no longer be the one that was trained.
+    """Raises UsersError if too few of the `known` samples are `left` to train the model on again.
 
-    That is where a class has lost more than half of its images, or where all together are too few to learn from. Fewer
-    may go: somebody may have deleted them because they were no good.
+    That is the case if a class has lost more than half of its images, or if too few images are left in total. Losing
+    fewer is fine: somebody may have deleted bad images.
     """
     before, after = _images_of_classes(known), _images_of_classes(left)
     lost = {name: count - after[name] for name, count in before.items() if after[name] < count}
@@ -85,15 +85,15 @@ def refuse_to_forget(known: Sequence[Sample], left: Sequence[Sample], corrected:
     most = sorted(lost, key=lambda name: -lost[name] / before[name])
     named = [f"{lost[name]} of {before[name]} images of {shown(name)}" for name in most[:NAMED]]
     if len(most) > NAMED:
-        named.append(f"some of {len(most) - NAMED} more classes")
+        named.append(f"images of {len(most) - NAMED} more classes")
     raise UsersError(
         f"the model would forget what it knows: {', '.join(named)} are neither cached nor where they were (such as "
-        f"{example}): bring them back, set CACHE_DIR to the cache that has them, or train anew"
+        f"{example}): restore them, set CACHE_DIR to the cache that has them, or train again"
     )
 
 
 def _images_of_classes(samples: Sequence[Sample]) -> Counter[str]:
-    """Where an image may have several classes, it may also have none: those are counted too."""
+    """The number of images of each class; if the model predicts several classes, also of images without any."""
     return Counter(name for sample in samples for name in classes_of(sample.label) or ["no class"])
 
 
@@ -114,12 +114,12 @@ def _decode(backbone: Backbone, image: ImageFile) -> torch.Tensor | None:
 
 @contextmanager
 def workbench(cache_dir: Path) -> Iterator[Workbench]:
-    """Raises UsersError where the cache cannot be opened."""
+    """Opens the cache and the lane, and closes them at the end; raises UsersError if the cache can't be opened."""
     folder = cache_dir.expanduser() / "embeddings"
     try:
         cache = EmbeddingCache(folder)
     except (OSError, lmdb.Error) as error:
-        raise UsersError(f"CACHE_DIR={cache_dir} cannot be used ({error}): set CACHE_DIR to a local folder") from error
+        raise UsersError(f"can't use CACHE_DIR={cache_dir} ({error}): set CACHE_DIR to a local folder") from error
     lane = InferenceLane(cache)
     try:
         yield Workbench(cache, lane)

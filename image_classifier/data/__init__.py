@@ -1,1 +1,1 @@
-"""Images and their labels: files, decoding, folders, splits."""
+"""Images and labels: files, decoding, folders, splits."""

@@ -1,4 +1,4 @@
-"""Labelled images: the torch dataset for training all layers, and the stable held-out split."""
+"""Labeled images: the torch dataset for training all layers, and the stable held-out split."""
 
 import json
 from collections import Counter
@@ -20,16 +20,16 @@ FOLDS = 5
 MIN_TRAINING_IMAGES = 2  # of each class, before any image of it is held out
 
 
-# On which side of a split that somebody has made an image is; "" where the content decides.
+# An image's side of an existing split; "" if the content decides.
 Part = Literal["", "train", "val"]
 
-# The image's class or, where several may be right, the set of its classes.
+# The image's class or, if several may be right, the set of its classes.
 Label = str | frozenset[str]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """An image, its label, and what the caller knows it by: a task's id, a file's name."""
+    """An image, its label, and the caller's name for it: a task's id or a file's name."""
 
     image: ImageFile
     label: Label
@@ -43,13 +43,13 @@ def classes_of(label: Label) -> frozenset[str]:
 
 
 def targets_of(labels: Sequence[Label], classes: Sequence[str]) -> Tensor:
-    """What the network is to answer: class indices [n] or, for sets of classes, 0 and 1 as float [n, classes].
+    """The targets for training: class indices [n] or, for sets of classes, 0 and 1 as float [n, classes].
 
-    Raises ValueError for a label that is none of the classes.
+    Raises ValueError if a label isn't one of the classes.
     """
     unknown = sorted(frozenset().union(*map(classes_of, labels)) - set(classes))
     if unknown:
-        raise ValueError(f"labels that are no class: {', '.join(unknown)}")
+        raise ValueError(f"labels that aren't classes: {', '.join(unknown)}")
     index = {name: number for number, name in enumerate(classes)}
     if all(isinstance(label, str) for label in labels):
         return torch.tensor([index[label] for label in labels if isinstance(label, str)], dtype=torch.long)
@@ -60,7 +60,7 @@ def targets_of(labels: Sequence[Label], classes: Sequence[str]) -> Tensor:
 
 
 class ImageClassifierDataset(Dataset[tuple[Tensor, Tensor]]):
-    """Images, as paths or bytes, with their labels; gives (transformed image, target as of `targets_of`)."""
+    """Images, as paths or bytes, with their labels; returns (transformed image, target as in `targets_of`)."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class ImageClassifierDataset(Dataset[tuple[Tensor, Tensor]]):
         classes: Sequence[str],
         transform: Callable[[Source], Tensor],
     ) -> None:
-        """Raises ValueError for a label that is none of the classes, or another number of labels than images."""
+        """Raises ValueError if a label isn't one of the classes, or if the numbers of images and labels differ."""
         if len(images) != len(labels):
             raise ValueError(f"{len(images)} images, but {len(labels)} labels")
         self._images = images
@@ -83,16 +83,16 @@ class ImageClassifierDataset(Dataset[tuple[Tensor, Tensor]]):
         return self._transform(self._images[position]), self._targets[position]
 
     def __getitems__(self, positions: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
-        """A batch at once, as torch's DataLoader asks for it: decoded on all processors."""
+        """A whole batch, as torch's DataLoader requests it: decoded on all cores."""
         with ThreadPoolExecutor(thread_name_prefix="decode") as pool:
             return list(pool.map(self.__getitem__, positions))
 
 
 def held_out(samples: Sequence[Sample]) -> list[bool]:
-    """Which samples are kept for evaluation: about a fifth, chosen by the image's content.
+    """Which samples are held out for evaluation: about a fifth, chosen by the image's content.
 
-    So an image is on the same side in every version. A class of which fewer than two images would be left for
-    training has none held out. Where somebody has split the images, that counts instead.
+    So an image is on the same side in every version. If a class would have fewer than two images left for training,
+    none of its images are held out. An existing split is used instead.
     """
     if is_split(samples):
         return [sample.part == "val" for sample in samples]
@@ -107,12 +107,12 @@ def held_out(samples: Sequence[Sample]) -> list[bool]:
 
 
 def is_split(samples: Sequence[Sample]) -> bool:
-    """Whether somebody has said which images are for training, and which for evaluation."""
+    """Whether the images come with a split into training and evaluation."""
     return any(sample.part for sample in samples)
 
 
 def folds(samples: Sequence[Sample]) -> list[int]:
-    """For each sample one of five folds for cross-validation: each class is spread, the same image is in one."""
+    """Each sample's fold, of five for cross-validation: classes are spread evenly, and duplicates share a fold."""
     places: dict[str, int] = {}
     for sample in sorted(samples, key=lambda sample: (sorted(classes_of(sample.label)), sample.image.digest)):
         places.setdefault(sample.image.digest, len(places))
@@ -120,7 +120,7 @@ def folds(samples: Sequence[Sample]) -> list[int]:
 
 
 def write_samples(path: Path, samples: Sequence[Sample]) -> None:
-    """Keeps what a model was trained on: each sample's name, label, digest and side of a split."""
+    """Saves the samples that a model was trained on: name, label, digest and side of a split."""
     records = [
         {
             "name": sample.name,
@@ -134,7 +134,7 @@ def write_samples(path: Path, samples: Sequence[Sample]) -> None:
 
 
 def read_samples(path: Path) -> list[Sample]:
-    """What `write_samples` kept. A name is a path only where the samples came from files; the digest always holds."""
+    """The samples saved by `write_samples`. A name is a path only if they came from files; the digest always holds."""
     return [
         Sample(
             ImageFile(Path(record["name"]), record["digest"]),

@@ -1,4 +1,4 @@
-"""What a file in a folder of images is: an image, cut short or not, a file of another kind, or a system's own."""
+"""Tells images, truncated images, other files and system files apart."""
 
 import re
 from collections import Counter
@@ -8,7 +8,7 @@ from PIL import Image
 
 from image_classifier.data.preprocessing import FORMATS
 
-# Photographs among them that only other programs decode: HEIC, RAW, … Their files are images that need converting.
+# Includes photo formats that only other programs decode (HEIC, RAW, …): these files are images that need converting.
 _SUFFIXES = """
     .jpg .jpeg .jpe .jfif .png .apng .webp .gif .tif .tiff .bmp .dib .avif .avifs .heic .heics .heif .heifs .hif
     .jp2 .j2k .jpf .jpx .jxl .jxr .ico .tga .pbm .pgm .ppm .pnm .pfm .psd .exr .hdr .qoi
@@ -16,7 +16,7 @@ _SUFFIXES = """
 """
 IMAGE_SUFFIXES = frozenset(_SUFFIXES.split())
 
-# Folders and files that systems, cameras and servers add, in small letters; hidden ones are theirs too.
+# Folders and files that systems, cameras and servers add, in lower case; hidden ones are skipped as well.
 _SYSTEMS_OWN = frozenset(
     [
         "__macosx",
@@ -49,18 +49,18 @@ _SYSTEMS_OWN = frozenset(
 FIRST_BYTES = 32  # enough for every format's signature
 KINDS_NAMED = 5
 
-# A marker of JPEG that a length follows, or the end; the others stand alone, inside a scan.
+# A JPEG marker followed by a length, or the end marker; all others stand alone, inside a scan.
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")
 _JPEG_END = b"\xff\xd9"
 
 
 def is_systems_own(name: str) -> bool:
-    """Whether the system made the file or folder, so that it is none of the user's images or classes."""
+    """Whether the file or folder is the system's, and so none of the user's images or classes."""
     return name.startswith(".") or name.casefold() in _SYSTEMS_OWN
 
 
 def looks_like_image(path: Path) -> bool:
-    """By its name, or else by its first bytes; raises OSError."""
+    """Whether the file is an image, by its name or else its first bytes; raises OSError."""
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return True
     with path.open("rb") as file:
@@ -72,7 +72,7 @@ def looks_like_image(path: Path) -> bool:
 
 
 def describe_skipped(skipped: Counter[str]) -> str:
-    """How many files of other kinds there are, in one line; by their suffixes."""
+    """The number of skipped files by suffix, in one line."""
     named = [f"{count:,} {suffix or 'without a suffix'}" for suffix, count in skipped.most_common(KINDS_NAMED)]
     if len(skipped) > KINDS_NAMED:
         named.append("…")
@@ -81,7 +81,7 @@ def describe_skipped(skipped: Counter[str]) -> str:
 
 
 def is_cut_short(data: bytes) -> bool:
-    """Whether the end of an image's file is missing for certain: not if anything else can be wrong with it."""
+    """Whether the end of an image file is certainly missing; False if anything else could be wrong with it."""
     if data.startswith(b"\x89PNG"):
         return b"IEND" not in data
     if data.startswith(b"\xff\xd8\xff"):
@@ -92,7 +92,7 @@ def is_cut_short(data: bytes) -> bool:
 
 
 def _jpeg_has_no_end(data: bytes) -> bool:
-    """Goes from segment to segment, since an embedded thumbnail has an end of its own."""
+    """Goes from segment to segment, since an embedded thumbnail has its own end marker."""
     at = 2
     while marker := _JPEG_MARKER.search(data, at):
         if marker.group() == _JPEG_END:

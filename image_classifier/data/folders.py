@@ -1,4 +1,4 @@
-"""Folders of images, `folder/<class>/**/<image>`: what they hold, and what is amiss with them."""
+"""Folders of images, `folder/<class>/**/<image>`: their contents and their problems."""
 
 import errno
 import os
@@ -17,19 +17,19 @@ from image_classifier.data.image_file import ImageFile
 from image_classifier.data.preprocessing import ImageError, PerhapsSound, open_image
 from image_classifier.errors import UsersError
 
-MIN_SIDE = 16  # pixels; what is smaller is an icon or a tracking pixel rather than a photo
-MAX_FILE_BYTES = 2 << 30  # as read into memory; more than an uncompressed image of the most pixels that are allowed
-READERS = 8  # files that are read at once, since disks and networks answer slowly
+MIN_SIDE = 16  # pixels; smaller images are icons or tracking pixels rather than photos
+MAX_FILE_BYTES = 2 << 30  # read into memory; more than an uncompressed image with the maximum number of pixels
+READERS = 8  # files that are read at once, since disks and networks are slow to answer
 
 NAME_NOT_UTF8 = "its name is not UTF-8: rename it"
-NOT_REGULAR = "is no regular file"
-_CONTRADICTION = "the same image as {}, of another class: remove the wrong one"
+NOT_REGULAR = "isn't a regular file"
+_CONTRADICTION = "the same image as {}, which is in another class: remove the wrong one"
 _NOTHING = sha256().hexdigest()
 
 
 @dataclass(frozen=True)
 class Surplus:
-    """Why nothing is lost with a file: its content is nothing, is cut short, or is also in the file that is `kept`."""
+    """Why a file can go: it is empty or truncated, or the file `kept` has the same content."""
 
     digest: str
     kept: Path | None = None
@@ -37,7 +37,7 @@ class Surplus:
 
 @dataclass(frozen=True)
 class Finding:
-    """What is amiss with a file; `surplus` if that is proof that the set of images is better without it."""
+    """A problem with a file; `surplus` if the problem proves that the file can go."""
 
     path: Path
     problem: str
@@ -49,7 +49,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Listing:
-    """The images of each class, in order, what is amiss, and how many files of which other kinds there are."""
+    """The images of each class, in order; the problems; and the number of other files by suffix."""
 
     classes: dict[str, list[Path]]
     findings: list[Finding]
@@ -58,7 +58,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class Split:
-    """Folders of images that somebody has split: each holds a folder for each class."""
+    """Image folders with an existing split: each contains a folder for each class."""
 
     train: Path
     val: Path
@@ -66,7 +66,7 @@ class Split:
 
 
 def find_split(folder: Path) -> Split | None:
-    """`folder/train`, `folder/val` (or `valid`, `validation`) and perhaps `folder/test`; None for any others."""
+    """The split into `train`, `val` (or `valid`, `validation`) and perhaps `test`; None if there are other folders."""
     found = {path.name: path for path in folder.iterdir() if path.is_dir() and not is_systems_own(path.name)}
     train, test = found.pop("train", None), found.pop("test", None)
     if train is None or len(found) != 1:
@@ -76,20 +76,20 @@ def find_split(folder: Path) -> Split | None:
 
 
 def shown(path: Path | str) -> str:
-    """A name on one line that every terminal can print."""
+    """A name as one line that any terminal can print."""
     text = str(path).encode("utf-8", "backslashreplace").decode()
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def list_folder(folder: Path) -> Listing:
-    """The images of each class folder and of the folders in it; what systems add is passed over.
+    """The images in each class folder and its subfolders; system files are skipped.
 
-    Raises UsersError where there are no classes to be found.
+    Raises UsersError if there are no classes.
     """
     if not folder.exists():
-        raise UsersError(f"{shown(folder)}: there is no such folder; give one with a folder of images for each class")
+        raise UsersError(f"{shown(folder)}: no such folder; pass a folder with a subfolder of images for each class")
     if not folder.is_dir():
-        raise UsersError(f"{shown(folder)} is no folder; give one with a folder of images for each class")
+        raise UsersError(f"{shown(folder)} isn't a folder; pass a folder with a subfolder of images for each class")
     findings: list[Finding] = []
     skipped: Counter[str] = Counter()
     directories: list[Path] = []
@@ -99,14 +99,14 @@ def list_folder(folder: Path) -> Listing:
         if S_ISDIR(mode):
             directories.append(path)
         elif _is_image(path, mode, skipped):
-            findings.append(Finding(path, "lies beside the class folders: move it into the folder of its class"))
+            findings.append(Finding(path, "is next to the class folders: move it into the folder of its class"))
     if not directories:
-        raise UsersError(f"{shown(folder)} has no folders: put the images of each class into a folder with its name")
+        raise UsersError(f"{shown(folder)} has no subfolders: put the images of each class into one with its name")
     _refuse_nested(folder, directories)
     classes: dict[str, list[Path]] = {}
     seen: defaultdict[str, set[tuple[int, int]]] = defaultdict(set)
     for directory in directories:
-        name = unicodedata.normalize("NFC", directory.name)  # macOS decomposes é; that is no other class
+        name = unicodedata.normalize("NFC", directory.name)  # macOS decomposes é; it's still the same class
         if not is_utf8(name):
             findings.append(Finding(directory, NAME_NOT_UTF8))
             continue
@@ -114,33 +114,33 @@ def list_folder(folder: Path) -> Listing:
         if files:
             classes.setdefault(name, []).extend(files)
         elif name not in classes:
-            findings.append(Finding(directory, "holds no images: put images of the class into it, or remove it"))
+            findings.append(Finding(directory, "contains no images: add images of the class, or remove the folder"))
     return Listing(classes, findings, skipped)
 
 
 def _entries(folder: Path, findings: list[Finding]) -> list[Path]:
-    """What is in a folder, in order; not what systems add, such as .DS_Store and Thumbs.db."""
+    """The contents of a folder, in order, without system files such as .DS_Store and Thumbs.db."""
     try:
         return sorted(path for path in folder.iterdir() if not is_systems_own(path.name))
     except OSError as error:
-        findings.append(Finding(folder, f"cannot be read ({error.strerror}): change its permissions"))
+        findings.append(Finding(folder, f"can't be read ({error.strerror}): change its permissions"))
         return []
 
 
 def _mode(path: Path, findings: list[Finding]) -> int | None:
-    """What is at the path, links followed, in the bits of `stat`; None with a finding if nobody can tell."""
+    """The file mode from `stat`, links followed; None, and a finding, if that fails."""
     try:
         return path.stat().st_mode
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ELOOP) and path.is_symlink():
-            findings.append(Finding(path, "is a link to nothing"))
+            findings.append(Finding(path, "is a dead link"))
         else:
-            findings.append(Finding(path, f"cannot be read ({error.strerror})"))
+            findings.append(Finding(path, f"can't be read ({error.strerror})"))
         return None
 
 
 def _is_image(path: Path, mode: int, skipped: Counter[str]) -> bool:
-    """Whether it is to be treated as an image; counted as skipped if not. What cannot be opened may be one."""
+    """Whether to treat the file as an image; if not, counts it as skipped. A file that can't be opened may be one."""
     try:
         if not S_ISREG(mode) or looks_like_image(path):
             return True
@@ -151,7 +151,7 @@ def _is_image(path: Path, mode: int, skipped: Counter[str]) -> bool:
 
 
 def _refuse_nested(folder: Path, directories: Sequence[Path]) -> None:
-    """`train/cat, test/cat` would become the classes train and test."""
+    """Raises UsersError for nested class folders: `train/cat, test/cat` would become the classes train and test."""
     insides = [[(path, _mode(path, [])) for path in _entries(directory, [])] for directory in directories]
     found = [(path, mode) for inside in insides for path, mode in inside if mode is not None]
     if any(S_ISREG(mode) and _is_image(path, mode, Counter()) for path, mode in found):
@@ -160,17 +160,18 @@ def _refuse_nested(folder: Path, directories: Sequence[Path]) -> None:
     repeated = [name for name, count in names.items() if count > 1]
     if repeated:
         raise UsersError(
-            f"{shown(folder)} holds {shown(directories[0].name)}/{shown(repeated[0])} and the like, folders of "
-            f"classes in folders: give one of them, such as {shown(directories[0])}"
+            f"the class folders are one level too deep, such as {shown(directories[0].name)}/{shown(repeated[0])} in "
+            f"{shown(folder)}: pass one of its subfolders, such as {shown(directories[0])}"
         )
 
 
 def images_below(
     directory: Path, findings: list[Finding], skipped: Counter[str], seen: set[tuple[int, int]] | None = None
 ) -> Iterator[Path]:
-    """The images in a folder and the folders in it, links followed; files of other kinds are only counted.
+    """The images in a folder and its subfolders, links followed; other files are only counted.
 
-    No folder comes twice, nor one that is `seen`: links may lead in a circle, and one folder may be mounted twice.
+    Each folder is visited once, and not at all if it is in `seen`: links may form a circle, and a folder may be mounted
+    twice.
     """
     seen = set() if seen is None else seen
     waiting = [directory]
@@ -179,10 +180,10 @@ def images_below(
         try:
             found = current.stat()
         except OSError as error:
-            findings.append(Finding(current, f"cannot be read ({error.strerror})"))
+            findings.append(Finding(current, f"can't be read ({error.strerror})"))
             continue
         if (found.st_dev, found.st_ino) in seen:
-            findings.append(Finding(current, "leads to a folder that has been seen already: left out"))
+            findings.append(Finding(current, "leads to a folder that was already read: left out"))
             continue
         seen.add((found.st_dev, found.st_ino))
         directories = []
@@ -213,7 +214,7 @@ def is_utf8(name: str) -> bool:
 def samples_of(listing: Listing) -> list[Sample]:
     """Each image once, named by its absolute path, with its class as label.
 
-    What cannot be used is noted in the listing: files that cannot be read, and images that lie in two classes.
+    Adds files that can't be used to the listing's findings: unreadable files, and images that are in two classes.
     """
     labelled = [(path, name) for name, files in listing.classes.items() for path in files]
     found: dict[str, Sample] = {}
@@ -225,27 +226,27 @@ def samples_of(listing: Listing) -> list[Sample]:
         first = found.setdefault(file.digest, Sample(file, name, str(path.absolute())))
         if first.label != name:
             contradictory.add(file.digest)
-            # The same error page that was saved twice as an image is no image of two classes.
+            # If the same error page was saved twice as an image, the problem is the page, not the two classes.
             contradiction = Finding(path, _CONTRADICTION.format(shown(first.image.path)))
             listing.findings.append(_problem_of(file) or contradiction)
     return [sample for digest, sample in found.items() if digest not in contradictory]
 
 
 def read_files(paths: Sequence[Path]) -> list[ImageFile | Finding]:
-    """The content's digest for each path, or why it cannot be read."""
+    """For each path, the image file with its digest, or why it can't be read."""
 
     def read(path: Path) -> ImageFile | Finding:
         try:
             found = path.stat()
-            if not S_ISREG(found.st_mode):  # a pipe would be waited for, a device never ends
+            if not S_ISREG(found.st_mode):  # reading a pipe would block, and a device never ends
                 return Finding(path, "is a folder" if S_ISDIR(found.st_mode) else NOT_REGULAR)
             if not found.st_size:
                 return Finding(path, "is empty", Surplus(_NOTHING))
             if found.st_size > MAX_FILE_BYTES:
-                return Finding(path, f"has more than {MAX_FILE_BYTES >> 30} GB: scale it down")
+                return Finding(path, f"is larger than {MAX_FILE_BYTES >> 30} GB: scale it down")
             return ImageFile.of(path)
-        except (OSError, MemoryError, ValueError) as error:  # ValueError: no file can have such a name
-            return Finding(path, f"cannot be read ({_reason(error)})")
+        except (OSError, MemoryError, ValueError) as error:  # ValueError: not a valid file name
+            return Finding(path, f"can't be read ({_reason(error)})")
 
     with ThreadPoolExecutor(READERS) as readers:
         return list(readers.map(read, paths))
@@ -253,16 +254,16 @@ def read_files(paths: Sequence[Path]) -> list[ImageFile | Finding]:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, MemoryError):
-        return "there is too little memory"
+        return "not enough memory"
     return str(getattr(error, "strerror", None) or error)
 
 
 def examine(listing: Listing) -> None:
-    """Looks into every file: notes what is no image, broken, too small, or there twice.
+    """Checks every file: adds findings for files that aren't images, broken or small images, and duplicates.
 
-    Only what is proven to be surplus is marked so: a second file of an image that can be read, and what is empty or
-    cut short. Not what this program cannot read, which others may, and nothing of an image in two classes, since any
-    of its files may be the one that a person decides for.
+    Marks files as surplus only with proof: duplicates of a readable image, and empty or truncated files. Other files
+    that this program can't read stay, since other programs may read them. So do all files of an image in two classes,
+    since only a person can decide which one is right.
     """
     labelled = [(name, path) for name, files in listing.classes.items() for path in files]
     readable: list[tuple[str, ImageFile]] = []
@@ -292,27 +293,27 @@ def examine(listing: Listing) -> None:
 
 
 def _problem_of(file: ImageFile) -> Finding | None:
-    """What is amiss with an image by itself."""
+    """A problem with the image that doesn't depend on other files."""
     path = file.path
     try:
-        # Decoded from memory: what fails then is no failure of the disk, which Pillow calls by many names.
+        # Decode from memory, so that an error can't come from the disk: Pillow reports those under many names.
         data = path.read_bytes()
         width, height = open_image(data, MIN_SIDE).size
     except (OSError, MemoryError) as error:
-        return Finding(path, f"cannot be read ({_reason(error)})")
+        return Finding(path, f"can't be read ({_reason(error)})")
     except PerhapsSound as error:
         return Finding(path, str(error))
     except ImageError as error:
         if is_cut_short(data):
-            return Finding(path, "is cut short: the end of the file is missing", Surplus(file.digest))
+            return Finding(path, "is truncated: the end of the file is missing", Surplus(file.digest))
         return Finding(path, str(error))
     if min(width, height) < MIN_SIDE:
-        return Finding(path, f"too small: {width}×{height}, where {MIN_SIDE} pixels are the least")
+        return Finding(path, f"too small: {width}×{height}, but each side needs at least {MIN_SIDE} pixels")
     return None
 
 
 def _links_to(path: Path) -> int:
-    """How many links lead to the file: of the same images the one with the fewest needs none of the others."""
+    """The number of links to follow to the file: of duplicates, the one with the fewest doesn't need the others."""
     count = 0
     while path.is_symlink():
         path = path.parent / path.readlink()

@@ -1,4 +1,4 @@
-"""An image on disk, known by the digest of its content."""
+"""An image on disk, identified by the digest of its content."""
 
 from dataclasses import dataclass
 from hashlib import file_digest
@@ -7,7 +7,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image on disk and the SHA-256 (hexadecimal) of its content, by which its embedding is cached."""
+    """An image on disk and the SHA-256 of its content (hexadecimal), which is the key of its cached embedding."""
 
     path: Path
     digest: str

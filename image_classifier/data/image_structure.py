@@ -1,7 +1,7 @@
-"""The parts of an image file that make its first picture, and what decoding them takes: read from the structure alone.
+"""Finds the parts of an image file that make up its first picture, and the memory to decode them, without decoding.
 
-Pillow also reads texts, color profiles and EXIF, and refuses a picture for a fault in one of them or unpacks fields of
-any length. So a decoder only gets what browsers need to show the picture.
+Pillow also reads texts, color profiles and EXIF: it rejects a picture if one of them is faulty, and unpacks fields of
+any length. So a decoder only gets the parts that browsers need to show the picture.
 """
 
 import re
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 MAX_PARTS = 200_000  # segments, chunks or blocks of a file, and strips or tiles of its picture
 USUAL_SCANS = 20  # of a JPEG: no encoder makes more
 MAX_SCANS = 1000
-MAX_SCANNED_PIXELS = 2_000_000_000  # of all scans together, if there are more than usual
+MAX_SCANNED_PIXELS = 2_000_000_000  # of all scans together, if there are more scans than usual
 MAX_RLE_PIXELS = 20_000_000  # Pillow decodes run lengths in Python
 
-_SAVE_IT = "save the picture as JPEG or PNG"
+_SAVE_IT = "save the image as JPEG or PNG"
 _BRANDS = {
     b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIC", b"heix": "HEIC", b"heim": "HEIC", b"heis": "HEIC",
     b"hevc": "HEIC", b"hevx": "HEIC", b"mif1": "HEIC", b"msf1": "HEIC", b"crx ": "RAW (CR3)",
@@ -36,15 +36,15 @@ _OTHERS = (
 
 
 class Unreadable(ValueError):
-    """A kind of file that is not read, or one that takes a decoder far longer than any real image; says what to do."""
+    """A file format that isn't supported, or a file that would take a decoder far too long; says what to do."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A file without what its picture does not need, and the EXIF orientation (1 to 8) that it is shown in.
+    """The parts of a file that its picture needs, and the EXIF orientation (1 to 8) to show it in.
 
-    `size` is there if opening the file takes memory already. `buffered` is how many bytes the decoder needs at its
-    peak beside the decoded picture.
+    `size` is set if opening the file already takes memory. `buffered` is the peak number of bytes that the decoder
+    needs in addition to the decoded picture.
     """
 
     data: bytes
@@ -54,7 +54,7 @@ class Picture:
 
 
 def read_structure(data: bytes) -> Picture:
-    """Raises Unreadable; leaves what is cut short or broken to the decoder."""
+    """Reads the structure of a file; raises Unreadable. Truncated or broken files are left to the decoder."""
     try:
         if data.startswith(b"\xff\xd8\xff"):
             return _jpeg(data)
@@ -76,7 +76,7 @@ def read_structure(data: bytes) -> Picture:
 
 
 def kind_of(data: bytes) -> str:
-    """What people call a file that this process can't decode; "" if it is none of the well-known kinds."""
+    """The common name of a file format that this process can't decode; "" if it isn't a well-known one."""
     if data[4:8] == b"ftyp":
         return _BRANDS.get(data[8:12], "video (MP4 or QuickTime)")
     if b"<svg" in data[:1000].lower() and data[:1000].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
@@ -87,13 +87,13 @@ def kind_of(data: bytes) -> str:
 
 
 def remedy_of(kind: str) -> str:
-    """What a person can do about a file of that kind."""
+    """How a person can fix a file of that format."""
     return f"install pillow-heif, or {_SAVE_IT}" if kind == "HEIC" else _SAVE_IT
 
 
 def _count(parts: int) -> None:
     if parts > MAX_PARTS:
-        raise Unreadable(f"it consists of more than {MAX_PARTS:,} parts: {_SAVE_IT} again")
+        raise Unreadable(f"it has more than {MAX_PARTS:,} parts: {_SAVE_IT} again")
 
 
 # --- JPEG ---------------------------------------------------------------------
@@ -145,7 +145,7 @@ def _jpeg(data: bytes) -> Picture:
 
 
 def _check_scans(data: bytes, position: int, allowed: int) -> None:
-    """Counts exactly, up to the end of the picture: other pictures and a video may follow it."""
+    """Counts the scans exactly, up to the end of the picture: other pictures or a video may follow it."""
     scans = 0
     while found := _SCAN_OR_END.search(data, position):
         marker, position = data[found.start() + 1], found.end()
@@ -155,7 +155,7 @@ def _check_scans(data: bytes, position: int, allowed: int) -> None:
             position += struct.unpack_from(">H", data, position)[0]
         scans += marker == _SOS
         if scans > allowed:
-            raise Unreadable(f"more than {allowed:,} scans would take too long to decode: {_SAVE_IT} again")
+            raise Unreadable(f"it has more than {allowed:,} scans, too many to decode: {_SAVE_IT} again")
 
 
 def orientation_of(exif: bytes) -> int:
@@ -203,11 +203,11 @@ def _is_whole(chunk: bytes) -> bool:
 # --- WebP ---------------------------------------------------------------------
 
 
-_WEBP_PIXEL = 14  # bytes: two canvases, the decoder's own pixels and those it hands over
+_WEBP_PIXEL = 14  # bytes: two canvases, the decoder's own pixels and those it returns
 
 
 def _webp(data: bytes) -> Picture:
-    """Its decoder makes canvases as soon as it is opened."""
+    """Reads the size first, since WebP's decoder creates its canvases as soon as it is opened."""
     kind, length = struct.unpack_from("<4sI", data, 12)
     if kind == b"VP8 ":
         width, height = struct.unpack_from("<HH", data, 26)
@@ -246,7 +246,7 @@ _GIF_BLOCK = re.compile(rb"[!,;]")
 
 
 def _gif(data: bytes) -> Picture:
-    """Without comments and applications' data, which Pillow reads block by block."""
+    """Removes comments and application data, which Pillow reads block by block."""
     position = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
     head, control, seen = data[:position], b"", 0
     while (block := _GIF_BLOCK.search(data, position)) and block[0] == b"!":
@@ -276,7 +276,7 @@ _KINDS = {1: "B", 3: "H", 4: "I", 16: "Q"}
 
 
 def _tiff(data: bytes) -> Picture:
-    """With a directory of its own, which ends the file and names the picture's fields alone."""
+    """Adds a new directory at the end of the file that lists only the picture's fields."""
     order = "<" if data[:2] == b"II" else ">"
     big = 43 in data[2:4]
     form, word = (order + "HHQ", order + "Q") if big else (order + "HHI", order + "I")
@@ -302,9 +302,9 @@ def _tiff(data: bytes) -> Picture:
         return found or default
 
     if _DNG_VERSION in entries or (_SUB_DIRECTORIES in entries and values(_SUBFILE, (0,))[0] == 1):
-        raise Unreadable(f"a camera's RAW file (such as DNG or NEF) is not read: {_SAVE_IT}")
+        raise Unreadable(f"camera RAW (such as DNG or NEF) is not supported: {_SAVE_IT}")
     if data[8:10] == b"CR" and order == "<" and not big:
-        raise Unreadable(f"a camera's RAW file (CR2) is not read: {_SAVE_IT}")
+        raise Unreadable(f"camera RAW (CR2) is not supported: {_SAVE_IT}")
     kept = [entries[tag] for tag in sorted(_OF_PICTURE & entries.keys())]
     for entry in kept:
         _count(struct.unpack_from(form, entry)[2])
@@ -328,7 +328,7 @@ def _tiff(data: bytes) -> Picture:
 
 
 def _check_jpegs(data: bytes, places: tuple[int, ...], sizes: tuple[int, ...], pixels: int, all_pixels: int) -> None:
-    """Strips that share their bytes would be decoded again and again."""
+    """Raises Unreadable for strips that overlap, which would be decoded again and again, and for too many scans."""
     if len(sizes) < len(places) or sum(sizes) > len(data):
         raise Unreadable(f"its strips or tiles overlap: {_SAVE_IT} again")
     scans = sum(data.count(b"\xff\xda", place, place + size) for place, size in zip(places, sizes, strict=False))
@@ -348,12 +348,12 @@ def _bmp(data: bytes) -> Picture:
         return Picture(data)
     pixels = abs(width * height)
     if pixels > MAX_RLE_PIXELS:
-        raise Unreadable(f"{width}×{height} pixels as run lengths would take too long to decode: {_SAVE_IT}")
+        raise Unreadable(f"{width}×{height} run-length encoded pixels would take too long to decode: {_SAVE_IT}")
     return Picture(data, buffered=4 * pixels)
 
 
 def _without_exif(data: bytes) -> bytes:
-    """Boxes of ISO media; what says how to turn the picture is not in EXIF there."""
+    """Removes EXIF from the boxes of ISO media; their orientation isn't stored in EXIF."""
     position = 0
     for _ in range(100):
         if position + 8 > len(data):

@@ -1,4 +1,4 @@
-"""One budget of memory for everything that a process decodes at the same time."""
+"""A memory budget for everything that a process decodes at the same time."""
 
 import threading
 import time
@@ -6,7 +6,7 @@ from collections import deque
 
 
 class OverBudget(Exception):
-    """More bytes than the whole budget has."""
+    """The request is larger than the whole budget."""
 
 
 class NotInTime(Exception):
@@ -26,21 +26,21 @@ class MemoryBudget:
 
     @property
     def total(self) -> int:
-        """The bytes that can be reserved together."""
+        """The bytes that can be reserved in total."""
         return self._total
 
     @property
     def free(self) -> int:
-        """The bytes that nobody has reserved."""
+        """The bytes that aren't reserved."""
         return self._free
 
     @property
     def waiting(self) -> int:
-        """How many threads wait for bytes."""
+        """The number of threads that wait for bytes."""
         return len(self._waiting)
 
     def resize(self, total: int) -> None:
-        """Changes the total; what is reserved stays reserved."""
+        """Changes the total; existing reservations stay."""
         with self._changed:
             self._free += total - self._total
             self._total = total
@@ -66,7 +66,7 @@ class MemoryBudget:
                 self._changed.notify_all()
 
     def release(self, size: int) -> None:
-        """Gives bytes back."""
+        """Returns bytes to the budget."""
         with self._changed:
             self._free += size
             self._changed.notify_all()

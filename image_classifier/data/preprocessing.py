@@ -1,4 +1,4 @@
-"""A file or bytes → a tensor: the one definition for training, evaluation and serving."""
+"""Turns a file or bytes into a tensor, in the same way for training, evaluation and serving."""
 
 import weakref
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ from image_classifier.data.memory import MemoryBudget, NotInTime, OverBudget
 
 Source = Path | bytes
 
-# Formats that browsers show; others (EPS, FITS, PSD, …) only widen what a hostile file can reach.
+# Formats that browsers show; others (EPS, FITS, PSD, …) only give hostile files more to attack.
 FORMATS: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF")
 with suppress(ImportError):
     import pillow_heif  # type: ignore[import-not-found, unused-ignore]
@@ -28,47 +28,47 @@ with suppress(ImportError):
     pillow_heif.register_heif_opener()
     FORMATS = (*FORMATS, "HEIF")
 
-MAX_PIXELS = 178_956_970  # by default: as many as Pillow decodes before it calls an image a decompression bomb
-# By default, for all images that a process decodes at the same time: a server with its network then stays below the
-# 3 GiB that docker-compose.yml and deploy/kubernetes give it.
+MAX_PIXELS = 178_956_970  # default: Pillow's limit, above which an image counts as a decompression bomb
+# Default for all images that a process decodes at the same time: a server with its network then stays below the 3 GiB
+# that docker-compose.yml and deploy/kubernetes give it.
 MAX_MEMORY = 1_500_000_000
 
-# Pillow's own check warns at half of this; `open_image` refuses by itself, with the remedy.
+# Pillow's own check already warns at half of this; `open_image` has its own check, which also says what to do.
 Image.MAX_IMAGE_PIXELS = None
 _max_pixels = MAX_PIXELS
-_FILES_SHARE = 6  # of the memory, one in six bytes is for the files themselves
+_FILES_SHARE = 6  # a sixth of the memory is for the files themselves
 _for_files, _for_pixels = MemoryBudget(0), MemoryBudget(0)
-REDUCING_GAP = 2  # that a JPEG is decoded larger than needed, at least
-RESIZING_GAP = 3  # that other images are reduced to, by a whole number, before they are resized
+REDUCING_GAP = 2  # a JPEG is decoded at least this many times larger than needed
+RESIZING_GAP = 3  # other images are first reduced by a whole number, to at least this many times the needed size
 BLOCK = 1024  # pixels: the side of the squares in which large images are converted
-KEPT = 16_000_000  # bytes: a decoded image that takes more counts until nobody has it any more
-# Bytes for a pixel in Pillow's memory, 4 in other modes; of a row that decoders work on; while a block is converted.
+KEPT = 16_000_000  # bytes: a larger decoded image stays in the budget as long as it is in use
+# Bytes per pixel in Pillow's memory (4 in other modes), in a row that decoders work on, and in a block being converted.
 _IN_MEMORY = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}
-_IN_DECODER = {"AVIF": 20, "HEIF": 20}  # bytes for a pixel, beside the picture
+_IN_DECODER = {"AVIF": 20, "HEIF": 20}  # bytes per pixel, in addition to the picture
 _IN_ROW = 32
 _IN_BLOCK = 32
 
 
 class ImageError(ValueError):
-    """An image that cannot be decoded; the message says why."""
+    """An image that can't be decoded; the message says why."""
 
 
 class PerhapsSound(ImageError):
-    """Nothing is known against the image itself: it is too large for this process, or could not be read just now."""
+    """The image itself may be fine: it is too large for this process, or can't be read at the moment."""
 
 
 class TooLate(PerhapsSound):
-    """The deadline came first."""
+    """The deadline has passed."""
 
 
 def limit_pixels(max_pixels: int) -> None:
-    """How large an image this process decodes: like Pillow's own limit it guards the memory of the whole process."""
+    """Sets the maximum number of pixels for this process; like Pillow's own limit, it protects its memory."""
     global _max_pixels
     _max_pixels = max_pixels
 
 
 def limit_memory(total: int) -> None:
-    """How many bytes all images that this process decodes at the same time may take."""
+    """Sets how many bytes all images that this process decodes at the same time may take."""
     _for_files.resize(total // _FILES_SHARE)
     _for_pixels.resize(total - total // _FILES_SHARE)
 
@@ -79,13 +79,13 @@ limit_memory(MAX_MEMORY)
 def open_image(source: Source, wanted: int | None = None, deadline: float = float("inf")) -> Image.Image:
     """The image's first frame, upright (EXIF), in RGB, transparency on white.
 
-    If only `wanted` pixels of its short side are needed, a JPEG may come at a half, a quarter or an eighth of its
-    size, with twice as many at least: that much faster, and scaled down it differs by less than one of 255 on average.
-    Other large images come reduced by a whole number, with three times as many at least.
+    If only `wanted` pixels of its short side are needed, a JPEG may be decoded at a half, a quarter or an eighth of its
+    size, but at least twice the wanted size: this is that much faster, and after scaling it differs by less than 1 of
+    255 on average. Other large images are reduced by a whole number, to at least three times the wanted size.
 
     The memory of all images that are decoded at the same time is limited, and the image waits for its share until
-    `deadline` (monotonic seconds). Raises ImageError if the bytes are no image of a known format or are cut short;
-    PerhapsSound if the image takes too much memory or time, or can't be had.
+    `deadline` (monotonic seconds). Raises ImageError if the bytes aren't an image in a known format or are truncated;
+    PerhapsSound if the image takes too much memory or time, or can't be read.
     """
     try:
         return _open(source, wanted, deadline)
@@ -94,17 +94,17 @@ def open_image(source: Source, wanted: int | None = None, deadline: float = floa
     except Unreadable as error:
         raise PerhapsSound(str(error)) from error
     except MemoryError as error:
-        raise PerhapsSound("there is too little memory to decode it: free some, or scale the image down") from error
+        raise PerhapsSound("not enough memory to decode it: free some, or scale the image down") from error
     except Exception as error:  # Pillow's decoders raise whatever a broken file makes them raise
-        if isinstance(error, OSError) and error.errno is not None:  # the system's; Pillow's own have no number
-            raise PerhapsSound(f"cannot be read: {error}") from error
+        if isinstance(error, OSError) and error.errno is not None:  # from the system; Pillow's own have no number
+            raise PerhapsSound(f"can't be read: {error}") from error
         raise ImageError(f"broken image: {error}") from error
 
 
 def _open(source: Source, wanted: int | None, deadline: float) -> Image.Image:
     size = len(source) if isinstance(source, bytes) else source.stat().st_size
-    # Whoever has a file's share waits for that of its pixels, never the other way round: no two wait for each other.
-    with _reserved(_for_files, 2 * size, deadline):  # for a moment with and without what the picture doesn't need
+    # The file's share is always reserved before the pixels' share, so that no two threads wait for each other.
+    with _reserved(_for_files, 2 * size, deadline):  # for a moment, there are two copies
         picture = read_structure(source if isinstance(source, bytes) else source.read_bytes())
         if picture.size:  # opening such a file may take as much memory as decoding it
             _check_pixels(picture.size)
@@ -113,7 +113,7 @@ def _open(source: Source, wanted: int | None, deadline: float) -> Image.Image:
                 return share.keep(_decoded(_parsed(picture), _factor(picture.size, wanted), picture.orientation))
         image = _parsed(picture)
         _check_pixels(image.size)
-        if image.format in _IN_DECODER:  # ISO media say outside of EXIF how a picture is turned
+        if image.format in _IN_DECODER:  # ISO media store the orientation outside of EXIF
             picture = replace(picture, orientation=image.getexif().get(ExifTags.Base.Orientation, 1))
         factor = _factor(image.size, wanted)
         if image.format == "JPEG" and wanted:
@@ -126,7 +126,7 @@ def _open(source: Source, wanted: int | None, deadline: float) -> Image.Image:
 
 
 class _Share:
-    """Bytes of a budget that are reserved; some of them may be kept as long as an image is."""
+    """Reserved bytes of a budget; some of them may stay reserved as long as an image is in use."""
 
     def __init__(self, budget: MemoryBudget, size: int) -> None:
         self._budget, self.size = budget, size
@@ -145,11 +145,11 @@ def _reserved(budget: MemoryBudget, size: int, deadline: float) -> Iterator[_Sha
         budget.reserve(size, deadline)
     except OverBudget as error:
         raise PerhapsSound(
-            f"decoding it takes {size // 1_000_000:,} MB of memory, and {budget.total // 1_000_000:,} MB are allowed: "
-            "scale it down or raise MAX_IMAGE_MEMORY"
+            f"decoding it takes {size // 1_000_000:,} MB of memory, but only {budget.total // 1_000_000:,} MB are "
+            "allowed: scale it down or raise MAX_IMAGE_MEMORY"
         ) from error
     except NotInTime as error:
-        raise TooLate("no memory was free in time to decode it: ask again") from error
+        raise TooLate("not enough memory became free in time to decode it: try again") from error
     share = _Share(budget, size)
     try:
         yield share
@@ -158,13 +158,13 @@ def _reserved(budget: MemoryBudget, size: int, deadline: float) -> Iterator[_Sha
 
 
 def _parsed(picture: Picture) -> Image.Image:
-    """With its size and mode, not decoded yet."""
+    """Opens the image to get its size and mode, without decoding it."""
     try:
         return Image.open(BytesIO(picture.data), formats=FORMATS)
     except UnidentifiedImageError as error:
         if kind := kind_of(picture.data):
-            raise PerhapsSound(f"{kind} is not read here: {remedy_of(kind)}") from error
-        raise ImageError(f"not an image ({', '.join(FORMATS)} are read)") from error
+            raise PerhapsSound(f"{kind} is not supported: {remedy_of(kind)}") from error
+        raise ImageError(f"not an image (supported formats: {', '.join(FORMATS)})") from error
 
 
 def _check_pixels(size: tuple[int, int]) -> None:
@@ -175,12 +175,12 @@ def _check_pixels(size: tuple[int, int]) -> None:
 
 
 def _factor(size: tuple[int, int], wanted: int | None) -> int:
-    """By which both sides of an image can be divided, as `Image.resize` does first if it is told the same gap."""
+    """The whole number to divide both sides by, the same as in `Image.resize` with this reducing gap."""
     return max(1, int(min(size) / wanted / RESIZING_GAP)) if wanted else 1
 
 
 def _memory_for(size: tuple[int, int], mode: str, kind: str, factor: int, picture: Picture) -> int:
-    """The bytes that decoding, reducing and turning an image take together, at their peak."""
+    """The peak memory of decoding, reducing and turning an image, in bytes."""
     pixels = size[0] * size[1]
     result = 4 * -(-size[0] // factor) * -(-size[1] // factor)
     decoded = pixels * (_IN_MEMORY.get(mode, 4) + _IN_DECODER.get(kind, 0)) + picture.buffered + _IN_ROW * size[0]
@@ -208,7 +208,7 @@ _TURNS = {
 
 
 def _to_rgb(image: Image.Image, factor: int) -> Image.Image:
-    """A block at a time, so that a large image is never there as a whole in several modes."""
+    """Converts a block at a time, so that a large image is never in memory in several modes."""
     if image.mode == "RGB" and not image.has_transparency_data:
         return image if factor == 1 else image.reduce(factor)
     convert = _converter(image)
@@ -232,7 +232,7 @@ def _reduced(image: Image.Image, factor: int) -> Image.Image:
 
 
 def _converter(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
-    """What makes RGB of a part of the image."""
+    """A function that converts a part of the image to RGB."""
     if image.mode.startswith("I;16"):
         # convert() would clip 16 bits to 8 instead of scaling them
         return lambda part: Image.fromarray((np.asarray(part) >> 8).astype(np.uint8)).convert("RGB")
@@ -260,7 +260,7 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Resize the short side, crop the centre, normalize by the statistics of the pretrained weights."""
+    """Resizes the short side, crops the center, and normalizes with the statistics of the pretrained weights."""
 
     resize_size: int = 224
     crop_size: int = 224

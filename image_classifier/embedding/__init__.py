@@ -1,1 +1,1 @@
-"""Embeddings of images: computed in one thread, cached on disk."""
+"""Image embeddings, computed in one thread and cached on disk."""

@@ -1,4 +1,4 @@
-"""The embedding of an image, cached on disk by the image's content and the network's fingerprint."""
+"""Caches embeddings on disk, by the image's content and the network's fingerprint."""
 
 import contextlib
 import logging
@@ -17,12 +17,12 @@ log = logging.getLogger(__name__)
 
 Embedding = NDArray[np.float32]  # [512] for ResNet18
 
-MAX_ENTRIES = 2_000_000  # of ResNet18, at 4.2 KB each: lmdb gives each a page of its own
-MAX_BYTES = 14 << 30  # where embeddings are wider, this comes first
+MAX_ENTRIES = 2_000_000  # for ResNet18, at 4.2 KB each: lmdb stores each in its own page
+MAX_BYTES = 14 << 30  # reached first if embeddings are larger
 
-# No value takes pages that lie side by side: what other widths left free would have none, and the map would be full.
-_PIECE = 4080  # bytes; with lmdb's header a page of 4096
-_CHECKSUM = struct.Struct(">I")  # behind each embedding: a page that a loss of power left empty must not be believed
+# No value spans adjacent pages: after values of other sizes, none might be free, and the map would count as full.
+_PIECE = 4080  # bytes; a page of 4096 with lmdb's header
+_CHECKSUM = struct.Struct(">I")  # after each embedding: detects pages left empty by a power loss
 _DAMAGED = (
     lmdb.CorruptedError,
     lmdb.InvalidError,
@@ -33,10 +33,10 @@ _DAMAGED = (
 
 
 class EmbeddingCache:
-    """Shared by all processes of a host: lmdb lets many read while one writes.
+    """A cache shared by all processes of a host: lmdb lets many read while one writes.
 
-    Bounded: beyond `max_entries` or `max_bytes` the oldest entries go. Must lie on a local disk. It only saves time:
-    where its file is damaged it is made anew, and where the disk is full nothing is added; the log says so.
+    Beyond `max_entries` or `max_bytes`, the oldest entries are removed. The folder must be on a local disk. The cache
+    only saves time: a damaged file is replaced, and if the disk is full, nothing is added; both are logged.
     """
 
     def __init__(self, folder: Path, *, max_entries: int = MAX_ENTRIES, max_bytes: int = MAX_BYTES) -> None:
@@ -44,7 +44,7 @@ class EmbeddingCache:
         self._folder, self._max_entries, self._max_bytes = folder, max_entries, max_bytes
         self._mending = threading.Lock()
         self._counting = threading.Lock()
-        self.hits = self.misses = 0  # of all that was looked up here
+        self.hits = self.misses = 0  # lookups in this process
         try:
             self._open()
         except _DAMAGED as error:
@@ -52,14 +52,14 @@ class EmbeddingCache:
 
     def _open(self) -> None:
         # A lost cache is only recomputed, so nothing waits for the disk (sync=False).
-        # Dropping takes free pages too, and older releases filled files up to 16 GiB. It is address space alone.
+        # Dropping needs free pages too, and older releases filled files up to 16 GiB. This is only address space.
         map_size = self._max_bytes + self._max_bytes // 4
         env = lmdb.open(
             str(self._folder), map_size=map_size, max_dbs=2, sync=False, metasync=False, max_readers=512, mode=0o600
         )
         try:
             _fill_up(env, self._folder / "data.mdb")
-            self._embeddings = env.open_db(b"embeddings")  # the first piece by its key, others by the key and a number
+            self._embeddings = env.open_db(b"embeddings")  # the first piece under its key, others under key + number
             self._order = env.open_db(b"order")  # sequence number → key, to find the oldest
         except BaseException:
             env.close()
@@ -70,30 +70,30 @@ class EmbeddingCache:
         return (self._folder / "data.mdb").stat().st_ino
 
     def _make_anew(self, error: lmdb.Error, damaged: int) -> None:
-        """Replaces the file of that inode; another thread or process may have done so already."""
+        """Replaces the file with that inode, unless another thread or process has already done so."""
         with self._mending:
             if self._inode() == damaged:
-                log.warning("the cached embeddings in %s are damaged (%s) and are made anew", self._folder, error)
+                log.warning("the embedding cache in %s is damaged (%s); creating a new one", self._folder, error)
                 for name in ("data.mdb", "lock.mdb"):
                     (self._folder / name).unlink(missing_ok=True)
             elif getattr(self, "_opened", damaged) != damaged:
                 return
-            # The old environment is not closed: other threads may be reading it. It goes with the last of them.
+            # The old environment stays open, since other threads may be reading it; the last one frees it.
             self._open()
 
     @contextlib.contextmanager
     def _mended(self) -> Iterator[None]:
-        """What goes wrong inside costs what is cached, and nothing else."""
+        """Handles errors of the cache, so that they only cost cached embeddings."""
         opened = self._opened
         try:
             yield
         except _DAMAGED as error:
             self._make_anew(error, opened)
         except lmdb.Error as error:
-            log.warning("embeddings are not cached in %s: %s", self._folder, error)
+            log.warning("can't cache embeddings in %s: %s", self._folder, error)
 
     def get(self, fingerprint: str, digests: Sequence[str]) -> dict[str, Embedding]:
-        """The embeddings that are there, by the image's digest (hexadecimal SHA-256)."""
+        """The cached embeddings, by the image's digest (hexadecimal SHA-256)."""
         found: dict[str, Embedding] = {}
         with self._mended(), self._env.begin() as transaction:
             stored = transaction.cursor(self._embeddings)
@@ -124,7 +124,7 @@ class EmbeddingCache:
                 order.delete()
 
     def _is_full(self, transaction: lmdb.Transaction) -> bool:
-        """The file's size does not tell: free pages stay in it and are used again."""
+        """Whether the cache is over a limit. The file's size doesn't tell: free pages stay in it and are reused."""
         embeddings, order = transaction.stat(self._embeddings), transaction.stat(self._order)
         pages = sum(one["branch_pages"] + one["leaf_pages"] + one["overflow_pages"] for one in (embeddings, order))
         return order["entries"] > self._max_entries or pages * order["psize"] > self._max_bytes
@@ -143,7 +143,7 @@ def _key(fingerprint: str, digest: str) -> bytes:
 
 
 def _read(stored: lmdb.Cursor, key: bytes) -> bytes:
-    """All pieces of an embedding; older releases left each in one."""
+    """All pieces of an embedding, joined; older releases stored each as one piece."""
     pieces = []
     stored.set_range(key)
     while stored.key()[: len(key)] == key:
@@ -158,7 +158,7 @@ def _write(stored: lmdb.Cursor, key: bytes, value: bytes) -> None:
 
 
 def _drop(stored: lmdb.Cursor, key: bytes) -> None:
-    """Where a damaged page names no key, nothing: every key begins so."""
+    """Deletes all pieces; nothing for an empty key from a damaged page, which would match every key."""
     stored.set_range(key)
     while key and stored.key()[: len(key)] == key:
         stored.delete()
@@ -170,13 +170,13 @@ def _pack(embedding: Embedding) -> bytes:
 
 
 def _unpack(stored: bytes) -> Embedding | None:
-    """None for what is not there, or not as it was put."""
+    """The embedding, or None if it is missing or damaged."""
     value, checksum = stored[: -_CHECKSUM.size], stored[-_CHECKSUM.size :]
     return np.frombuffer(value, np.float32) if value and _CHECKSUM.pack(zlib.crc32(value)) == checksum else None
 
 
 def _fill_up(env: lmdb.Environment, path: Path) -> None:
-    """Lengthens a file that was cut short: what is mapped and not there would kill the process that reads it."""
+    """Extends a truncated file: reading a mapped page that isn't in the file would kill the process."""
     with env.begin(write=True):  # nobody else writes
         needed = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
         if path.stat().st_size < needed:

@@ -1,4 +1,4 @@
-"""The one lane to the network: images are decoded in parallel and embedded in batches, whoever asks."""
+"""The single lane to the network: images of all callers are decoded in parallel and embedded in batches."""
 
 import atexit
 import ctypes
@@ -24,40 +24,40 @@ from image_classifier.embedding.cache import Embedding, EmbeddingCache
 from image_classifier.nets.classifier import Backbone, choose_device
 from image_classifier.nets.optimize import accelerate
 
-# On a processor larger batches are no faster, and whoever comes next waits for them.
+# On a CPU, larger batches aren't faster, and the next caller has to wait for them.
 BATCH_SIZE = 8
 GPU_BATCH_SIZE = 64
-BATCHES_AHEAD = 2  # of one caller, decoded or waiting: enough to keep the lane busy, few to wait behind
-IDLE_SECONDS = 1.0  # after which memory that the last images took goes back
-KEPT_TOGETHER = 512  # images after which embeddings are put into the cache
+BATCHES_AHEAD = 2  # per caller, decoded or waiting: enough to keep the lane busy without delaying others
+IDLE_SECONDS = 1.0  # after this, memory of the last images is returned to the system
+KEPT_TOGETHER = 512  # images whose embeddings are written to the cache together
 
 ChoosePrecision = Callable[[Backbone, torch.device], torch.dtype]
 
 
 def exact(backbone: Backbone, device: torch.device) -> torch.dtype:
-    """Computes as the network was trained."""
+    """Always float32, the precision that the network was trained in."""
     return torch.float32
 
 
 @dataclass(frozen=True)
 class _Waiting:
-    """An image before the network."""
+    """A decoded image that waits for the network."""
 
     backbone: Backbone
     pixels: Tensor
     embedding: Future[Embedding]
 
 
-# What comes first: images of requests, those of the background, the end; each as they came.
+# Priorities: images of requests, images of background work, the end; each in order of arrival.
 REQUEST, BACKGROUND, END = range(3)
 _Decoded = Future[Future[Embedding]]
 
 
 class InferenceLane:
-    """One thread runs the network, so that requests do not fight over the processor; a pool decodes for it.
+    """One thread runs the network, so that requests don't compete for the CPU; a thread pool decodes images for it.
 
-    Images of concurrent requests are joined into batches: the lane takes what waits, up to a batch, and never waits
-    for more. A caller has only some batches in flight, so that one who comes later waits behind few.
+    Images of concurrent requests are joined into batches: the lane takes the waiting images, up to a batch, and never
+    waits for more. Each caller has only a few batches in flight, so that later callers don't wait long.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class InferenceLane:
         self._numbers = itertools.count()
         self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
         self._thread.start()
-        # Where the interpreter ends under a thread that computes, torch aborts the process, whatever it has done.
+        # If the interpreter exits while a thread computes, torch aborts the process.
         atexit.register(self.close)
 
     def embed(
@@ -84,10 +84,10 @@ class InferenceLane:
         background: bool = False,
         deadline: float = float("inf"),
     ) -> list[Embedding | ImageError]:
-        """One embedding for each image, in order; an ImageError for one that cannot be decoded.
+        """One embedding for each image, in order; an ImageError for an image that can't be decoded.
 
-        Those of the `background` go after those of requests. What is not done at `deadline` (monotonic seconds) is an
-        ImageError too.
+        Images of `background` work go after those of requests. Images not done by `deadline` (monotonic seconds) are
+        an ImageError too.
         """
         embeddings: dict[str, Embedding | ImageError] = {}
         embeddings.update(self._cache.get(backbone.fingerprint, [image.digest for image in images]))
@@ -101,7 +101,7 @@ class InferenceLane:
         return [embeddings[image.digest] for image in images]
 
     def warm_up(self, backbone: Backbone) -> None:
-        """Makes the network ready, so that the first image does not wait for it."""
+        """Prepares the network, so that the first image doesn't wait for it."""
         size = backbone.preprocessing.crop_size
         self._put(BACKGROUND, backbone, torch.zeros(3, size, size, dtype=torch.uint8)).result()
 
@@ -128,7 +128,7 @@ class InferenceLane:
 
     def _run(self) -> None:
         while self._embed_next():
-            pass  # nothing is held here: a network that nobody needs any more can go
+            pass  # keep no references here, so that unused networks are freed
 
     def _embed_next(self) -> bool:
         batch = self._next_batch()
@@ -137,7 +137,7 @@ class InferenceLane:
         return bool(batch)
 
     def _next_batch(self) -> list[_Waiting]:
-        """What waits, of one priority: an image that somebody waits for does not share the time of the others'."""
+        """The waiting images of one priority, so that requests don't wait for background images in their batch."""
         priority, _, first = self._next()
         batch = [first] if first else []
         while batch and len(batch) < self._batch_size and not self._queue.empty():
@@ -157,7 +157,7 @@ class InferenceLane:
 
     def _embed_batch(self, backbone: Backbone, batch: list[_Waiting]) -> None:
         try:
-            # While it is bytes, changing the order in memory costs least.
+            # Changing the memory layout is cheapest while the pixels are bytes.
             pixels = torch.stack([waiting.pixels for waiting in batch]).contiguous(memory_format=torch.channels_last)
             with torch.inference_mode():
                 module, precision = self._module_of(backbone)
@@ -171,7 +171,7 @@ class InferenceLane:
             waiting.embedding.set_result(embedding.copy())
 
     def _module_of(self, backbone: Backbone) -> tuple[nn.Module, torch.dtype]:
-        """Made at the backbone's first use; goes when the backbone goes."""
+        """The module for a backbone, created at its first use and freed together with it."""
         if backbone not in self._modules:
             precision = self._choose_precision(backbone, self._device)
             module = accelerate(backbone.module, self._device, backbone.preprocessing.crop_size, precision)
@@ -179,7 +179,7 @@ class InferenceLane:
         return self._modules[backbone]
 
     def close(self) -> None:
-        """Ends the threads; nobody may be asking any more. A process that ends does it by itself."""
+        """Ends the threads; there must be no more callers. Called automatically when the process exits."""
         atexit.unregister(self.close)
         self._decoders.shutdown()
         self._queue.put((END, next(self._numbers), None))
@@ -201,11 +201,11 @@ def _left(deadline: float) -> float | None:
 
 
 def _too_late() -> TooLate:
-    return TooLate("no time was left to embed the image: ask again")
+    return TooLate("no time was left to embed the image: try again")
 
 
 def _give_back_memory() -> None:
-    """What was freed; C libraries keep it, here 100 to 250 MB. Only glibc's can be asked."""
+    """Returns freed memory to the system: C libraries keep it, here 100 to 250 MB. Only glibc has a call for it."""
     if sys.platform == "linux":
         with suppress(AttributeError):
             ctypes.CDLL(None).malloc_trim(0)

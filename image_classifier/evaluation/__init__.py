@@ -1,1 +1,1 @@
-"""How good a classifier is, and its predictions."""
+"""Evaluates classifiers and predicts images."""

@@ -1,4 +1,4 @@
-"""A saved model on images whose classes are known: figures, and each image's answer."""
+"""Evaluates a saved model on labeled images: metrics, and each image's answer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ from image_classifier.nets.classifier import Classifier
 from image_classifier.nets.folder import SavedModel
 from image_classifier.progress import Progress
 
-AT_ONCE = 256  # images between two looks at the progress
+AT_ONCE = 256  # images between two progress reports
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model says of one image, and how sure it is (0 to 1)."""
+    """The model's answer for one image, and its confidence (0 to 1)."""
 
     sample: Sample
     predicted: str
@@ -35,12 +35,12 @@ class Answer:
 
 @dataclass(frozen=True)
 class Examination:
-    """The figures, each image's answer, and which images could not be judged."""
+    """The metrics, each image's answer, and the images that couldn't be evaluated."""
 
     classes: tuple[str, ...]
     evaluation: Evaluation
     answers: list[Answer]
-    trained_on: int  # images left out, since the model has learned them
+    trained_on: int  # images left out because the model was trained on them
     broken: list[tuple[Sample, ImageError]]
 
     def record(self) -> dict[str, Any]:
@@ -51,10 +51,10 @@ class Examination:
 def embed_samples(
     lane: InferenceLane, classifier: Classifier, samples: Sequence[Sample], progress: Progress
 ) -> tuple[list[Sample], Tensor, list[tuple[Sample, ImageError]]]:
-    """The samples that can be read, their embeddings [n, size], and why the others cannot."""
+    """The samples that can be read, their embeddings [n, size], and why the others can't be read."""
     kept, vectors, broken = [], [], []
     for start in range(0, len(samples), AT_ONCE):
-        progress({"phase": "looking at images", "image": start, "images": len(samples)})
+        progress({"phase": "embedding images", "image": start, "images": len(samples)})
         some = samples[start : start + AT_ONCE]
         found = lane.embed(classifier.backbone, [sample.image for sample in some])
         for sample, vector in zip(some, found, strict=True):
@@ -71,25 +71,25 @@ def embed_samples(
 
 
 def examine_model(lane: InferenceLane, model: SavedModel, samples: Sequence[Sample], progress: Progress) -> Examination:
-    """Judges each image by a head that has not seen it: images that both heads have learned are left out.
+    """Evaluates each image with a head that hasn't seen it; images that both heads have learned are left out.
 
-    Raises UsersError for classes that the model does not know, and where nothing is left.
+    Raises UsersError for classes that the model doesn't know, and if no image is left.
     """
     classifier = model.classifier
     unknown = sorted({name for sample in samples for name in classes_of(sample.label)} - set(classifier.classes))
     if not classifier.head.multiple and any(len(classes_of(sample.label)) > 1 for sample in samples):
-        raise UsersError("the model gives an image one class, and these images have several: judge it on others")
+        raise UsersError("the model predicts one class per image, but these images have several: use other images")
     if unknown:
         raise UsersError(
-            f"the model does not know {', '.join(unknown)}, but {', '.join(classifier.classes)}: "
-            "name the folders as its classes, or move these away"
+            f"the model has no class {', '.join(unknown)}, only {', '.join(classifier.classes)}: "
+            "name the folders like its classes, or move the others away"
         )
     unseen, judged, trained_on = _split(model, samples)
     kept, embeddings, broken = embed_samples(lane, classifier, [*unseen, *judged], progress)
     if not kept:
         raise UsersError(
-            f"nothing to judge the model on: of {len(samples)} images it was trained on {trained_on}, and "
-            f"{len(broken)} cannot be read; give images that it has not learned"
+            f"no images to evaluate the model on: of {len(samples)} images, it was trained on {trained_on}, and "
+            f"{len(broken)} can't be read; pass images that it hasn't learned"
         )
     held = {sample.image.digest for sample in judged}
     logits = classifier.head(embeddings)
@@ -103,7 +103,7 @@ def examine_model(lane: InferenceLane, model: SavedModel, samples: Sequence[Samp
 
 
 def _split(model: SavedModel, samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample], int]:
-    """Images the model has never seen, those that were held out when it was trained, and how many it has learned."""
+    """Images the model has never seen, those held out when it was trained, and the number that it has learned."""
     corrected = model.classifier.record.get("corrections", {})
     known = {
         sample.image.digest: out and sample.image.digest not in corrected
@@ -115,12 +115,12 @@ def _split(model: SavedModel, samples: Sequence[Sample]) -> tuple[list[Sample], 
 
 
 def probabilities_of(classifier: Classifier, logits: Tensor) -> Tensor:
-    """[n, classes], each from 0 to 1."""
+    """Probabilities [n, classes], each from 0 to 1."""
     return logits.sigmoid() if classifier.head.multiple else logits.softmax(1)
 
 
 def answers_of(classifier: Classifier, logits: Tensor) -> list[tuple[str, float]]:
-    """The answer to each row of logits and its probability; several classes, or none, where the model allows that."""
+    """The answer for each row of logits and its probability; several classes, or none, if the model allows that."""
     probabilities = probabilities_of(classifier, logits)
     if not classifier.head.multiple:
         sure, best = probabilities.max(1)

@@ -1,4 +1,4 @@
-"""What a classifier says of images, where only some choices are offered."""
+"""Predicts images among the choices that a labeling config offers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from image_classifier.settings import Score
 
 @dataclass(frozen=True)
 class Answer:
-    """Of n images: the choices that the model knows and that are offered, and the probability of each [n, choices].
+    """The answer for n images: the offered choices that the model knows, and their probabilities [n, choices].
 
-    `thresholds` [choices] says from which probability on a choice is right, where several may be.
+    If several choices may be right, `thresholds` [choices] has the lowest probability at which each is chosen.
     """
 
     names: list[str]
@@ -22,7 +22,7 @@ class Answer:
     thresholds: Tensor | None
 
     def chosen(self, score: Score) -> list[tuple[list[str], float]]:
-        """For each image the choices that are right, and how sure that is, from 0 to 1."""
+        """For each image, the chosen names and the score, from 0 to 1."""
         if self.thresholds is not None:
             return _over_thresholds(self, self.thresholds)
         best = self.probabilities.argmax(1).tolist()
@@ -34,8 +34,8 @@ class Answer:
 def choose(classifier: Classifier, name_of: Callable[[str], str], *, multiple: bool, embeddings: Tensor) -> Answer:
     """The answer for embeddings [n, size].
 
-    `name_of` says which offered choice the model's class is, "" for none: what a model calls a class may be another
-    name of a choice, and several may mean the same. `multiple` says whether several choices may be right.
+    `name_of` maps the model's class to an offered choice, or "" if there is none: a class may have another name than
+    the choice, and several classes may map to one choice. `multiple` says whether several choices may be right.
     """
     columns: dict[str, list[int]] = {}
     for number, name in enumerate(classifier.classes):
@@ -59,7 +59,7 @@ def choose(classifier: Classifier, name_of: Callable[[str], str], *, multiple: b
 
 
 def _over_thresholds(answer: Answer, thresholds: Tensor) -> list[tuple[list[str], float]]:
-    """All choices over their thresholds, and the probability that the least sure of all choices is right."""
+    """All choices above their thresholds, and the probability that the least certain decision is right."""
     over = answer.probabilities >= thresholds
     sure = torch.where(over, answer.probabilities, 1 - answer.probabilities).min(1).values.clamp(0, 1)
     return [
@@ -69,7 +69,7 @@ def _over_thresholds(answer: Answer, thresholds: Tensor) -> list[tuple[list[str]
 
 
 def _scores(probabilities: Tensor, score: Score) -> list[float]:
-    """From 0 to 1, higher is surer: the choice's probability, its lead over the next, or how far from undecided."""
+    """Scores from 0 to 1, higher is more certain: the probability, the lead over the next choice, or 1 - entropy."""
     if probabilities.shape[1] == 1 or score == "probability":
         values = probabilities.max(1).values
     elif score == "margin":

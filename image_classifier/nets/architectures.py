@@ -1,4 +1,4 @@
-"""torchvision's classification networks by name, each without its last layer."""
+"""torchvision's classification networks by name, without their last layer."""
 
 import difflib
 import re
@@ -14,32 +14,32 @@ from image_classifier.data.preprocessing import Preprocessing
 
 RESNET18 = "resnet18"
 
-_CLASSES = 1000  # of ImageNet, by which the last layer is known
-# By the beginning of their names, networks that cannot be trained here.
+_CLASSES = 1000  # of ImageNet; they identify the last layer
+# Networks that can't be trained here, by the beginning of their names.
 _UNFIT = {
-    "googlenet": "is trained with auxiliary outputs, which is not done here",
-    "inception_v3": "is trained with auxiliary outputs, which is not done here",
-    "mnasnet": "does not load weights that are kept as safetensors",
-    "squeezenet": "does not end in a linear layer, which is what is learned first",
+    "googlenet": "needs auxiliary outputs for training, which are not supported",
+    "inception_v3": "needs auxiliary outputs for training, which are not supported",
+    "mnasnet": "does not load weights from safetensors files",
+    "squeezenet": "does not end in a linear layer, which is trained first",
 }
-# DenseNet's weights are older than the names of its layers.
+# DenseNet's weights use older layer names than the network.
 _OLD_DENSE_LAYER = re.compile(r"\A(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..*)")
 
 
 class UnknownNetwork(ValueError):
-    """A network that there is not, or that cannot be trained here; the message says which there are."""
+    """A network that doesn't exist or can't be trained here; the message suggests others."""
 
 
 @dataclass(frozen=True)
 class Bare:
-    """A network whose output is the embedding: what its last linear layer, which was at `last_layer`, took."""
+    """A network without its last linear layer, which was at `last_layer`: its output is the embedding."""
 
     module: nn.Module
     last_layer: str
 
 
 def build(network: str, image_size: int) -> Bare:
-    """A network of torchvision with random weights; raises UnknownNetwork."""
+    """Builds a torchvision network with random weights; raises UnknownNetwork."""
     _check(network)
     try:
         module: nn.Module = torchvision.models.get_model(network, weights=None, **_sizes(network, image_size))
@@ -56,21 +56,21 @@ def _check(network: str) -> None:
     known = torchvision.models.list_models(module=torchvision.models)
     for unfit, why in _UNFIT.items():
         if network in known and network.startswith(unfit):
-            raise UnknownNetwork(f"{network} {why}: take another")
+            raise UnknownNetwork(f"{network} {why}: choose another network")
     if network not in known:
         near = difflib.get_close_matches(network, known, n=4, cutoff=0.4) or [RESNET18, "resnet50", "efficientnet_b0"]
-        raise UnknownNetwork(f"there is no network {network} in torchvision; perhaps you mean {', '.join(near)}")
+        raise UnknownNetwork(f"torchvision has no network {network}; did you mean {', '.join(near)}?")
 
 
 def _sizes(network: str, image_size: int) -> dict[str, Any]:
-    """What transformers must be told of the images' size."""
+    """The image size arguments that transformers need."""
     if network.startswith("vit_"):
         return {"image_size": image_size}
     return {"input_size": (image_size, image_size)} if network.startswith("maxvit_") else {}
 
 
 def preprocessing_of(network: str, image_size: int | None) -> Preprocessing:
-    """As the network's own weights were trained, but with all of the image; `image_size` in pixels, or its own.
+    """The preprocessing of the network's own weights, but without cropping; `image_size` is in pixels, or its own.
 
     Raises UnknownNetwork.
     """
@@ -81,24 +81,24 @@ def preprocessing_of(network: str, image_size: int | None) -> Preprocessing:
 
 
 def weights_url(network: str) -> str:
-    """Where torchvision has the network's best ImageNet weights."""
+    """The URL of the network's best ImageNet weights in torchvision."""
     return str(torchvision.models.get_model_weights(network).DEFAULT.url)
 
 
 def load_weights(bare: Bare, state: dict[str, Tensor]) -> None:
-    """Loads a state dict of the network, with or without its last layer; raises RuntimeError where it does not fit."""
+    """Loads a state dict of the network, with or without its last layer; raises RuntimeError if it doesn't fit."""
     state = {_OLD_DENSE_LAYER.sub(r"\1\2", key.removeprefix("module.")): value for key, value in state.items()}
     state = {key: value for key, value in state.items() if not key.startswith(f"{bare.last_layer}.")}
     positions = state.get("encoder.pos_embedding")
     if positions is not None and positions.shape[1] != bare.module.get_parameter("encoder.pos_embedding").shape[1]:
-        # A vision transformer that was trained on images of another size.
+        # A vision transformer that was trained at another image size.
         side, patch = (getattr(bare.module, name) for name in ("image_size", "patch_size"))
         state = dict(interpolate_embeddings(side, patch, state))
     bare.module.load_state_dict(state)
 
 
 def check_size(bare: Bare, network: str, image_size: int) -> None:
-    """Raises UnknownNetwork where the network cannot take images of that size."""
+    """Raises UnknownNetwork if the network can't take images of that size."""
     try:
         with torch.inference_mode():
             bare.module.eval()(torch.zeros(1, 3, image_size, image_size))
@@ -108,4 +108,4 @@ def check_size(bare: Bare, network: str, image_size: int) -> None:
 
 def _wrong_size(network: str, image_size: int, error: Exception) -> UnknownNetwork:
     reason = str(error).splitlines()[0]
-    return UnknownNetwork(f"{network} cannot take images of {image_size} pixels: give another IMAGE_SIZE ({reason})")
+    return UnknownNetwork(f"{network} can't take images of {image_size} pixels: set another IMAGE_SIZE ({reason})")

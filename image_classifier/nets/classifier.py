@@ -118,9 +118,8 @@ def load_backbone(weights: str, image_size: int | None = None, network: str = RE
             state = read_weights(download_weights(url))
         except WeightsError as error:
             warning = (
-                f"The ImageNet weights could not be loaded ({error}); the network starts from random weights and "
-                f"learns less from the same labels. Fetch {url} by other means and name the file in WEIGHTS, or set "
-                "WEIGHTS=none to silence this."
+                f"Can't load the ImageNet weights ({error}). The network starts from random weights instead and needs "
+                f"more labels. Download {url} and set WEIGHTS to the file, or set WEIGHTS=none to silence this warning."
             )
             log.warning(warning)
             return make_backbone(bare, network, preprocessing, RANDOM, warning=warning)
@@ -128,7 +127,7 @@ def load_backbone(weights: str, image_size: int | None = None, network: str = RE
         return make_backbone(bare, network, preprocessing, "imagenet")
     file = Path(weights).expanduser()
     if not file.is_file():
-        raise WeightsError(f"WEIGHTS={weights}: there is no such file; give a file, `imagenet` or `none`")
+        raise WeightsError(f"WEIGHTS={weights}: no such file; use an existing file, `imagenet` or `none`")
     try:
         _load(bare, network, read_weights(file), str(file))
     except WeightsError as error:
@@ -147,7 +146,7 @@ def _load(bare: Bare, network: str, state: dict[str, Tensor], source: str) -> No
         load_weights(bare, state)
     except RuntimeError as error:
         first = str(error).splitlines()[1:2]
-        raise WeightsError(f"{source} holds no {network}: {' '.join(first).strip() or error}") from error
+        raise WeightsError(f"{source} has no weights for {network}: {' '.join(first).strip() or error}") from error
 
 
 @dataclass(frozen=True)
@@ -207,9 +206,9 @@ def read_record(folder: Path) -> dict[str, Any]:
     try:
         record: dict[str, Any] = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise WeightsError(f"{folder} holds no model: {RECORD_FILE} cannot be read ({why(error)})") from error
+        raise WeightsError(f"{folder} has no model: can't read {RECORD_FILE} ({why(error)})") from error
     if record.get("format") != FORMAT:
-        raise WeightsError(f"{folder} holds a model of another kind (format {record.get('format')})")
+        raise WeightsError(f"{folder} has a model of another kind (format {record.get('format')})")
     return record
 
 
@@ -222,7 +221,7 @@ def load_saved_backbone(folder: Path) -> Backbone:
             bare = build(network, preprocessing.crop_size)
         bare.module.to_empty(device="cpu")
     except (KeyError, UnknownNetwork) as error:
-        raise WeightsError(f"{folder} holds a model of another kind: {error}") from error
+        raise WeightsError(f"{folder} has a model of another kind: {error}") from error
     file = folder / BACKBONE_FILE
     _load(bare, network, read_weights(file), str(file))
     weights = record["weights"]

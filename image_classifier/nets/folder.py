@@ -1,4 +1,4 @@
-"""Saved models: where they lie, what they were trained on, and how one takes another's place."""
+"""Saved models: their folders, the samples that they were trained on, and how one replaces another."""
 
 import os
 import shutil
@@ -14,13 +14,13 @@ from image_classifier.nets.classifier import RECORD_FILE, Classifier, load_class
 SAMPLES_FILE = "samples.json"
 VERSION_FILE = "version.json"
 HEAD, FULL = "head", "full"
-# In a folder that `train` wrote or in a version's, the better one first.
+# Subfolders in a folder that `train` wrote or in a version's folder, better models first.
 PLACES = ("", FULL, HEAD, "model")
 
 
 @dataclass(frozen=True)
 class SavedModel:
-    """A classifier and what it was trained on, as read from its folder."""
+    """A classifier and its training samples, as read from its folder."""
 
     folder: Path
     classifier: Classifier
@@ -28,7 +28,7 @@ class SavedModel:
 
     @property
     def is_version(self) -> bool:
-        """Whether it belongs to a version of the backend; those never change."""
+        """Whether it belongs to a version of the backend, which never changes."""
         return (self.folder.parent / VERSION_FILE).is_file()
 
 
@@ -38,12 +38,12 @@ def find_model(folder: Path) -> Path:
         if (folder / place / RECORD_FILE).is_file():
             return folder / place
     raise UsersError(
-        f"{shown(folder)} holds no model: give the folder that `train --output` wrote, or that of a version"
+        f"{shown(folder)} has no model: pass the folder that `train --output` wrote, or a version's folder"
     )
 
 
 def load_model(folder: Path) -> SavedModel:
-    """Raises UsersError, WeightsError."""
+    """Loads a model and its samples; raises UsersError or WeightsError."""
     found = find_model(folder)
     classifier = load_classifier(found, load_saved_backbone(found))
     try:
@@ -58,9 +58,9 @@ def load_model(folder: Path) -> SavedModel:
 def save_model(
     classifier: Classifier, samples: Sequence[Sample], folder: Path, backbone_file: Path | None = None
 ) -> None:
-    """Writes a model aside and then puts it in its place: at no time is there half a model.
+    """Writes a model to a temporary folder and then moves it into place, so that it is never incomplete.
 
-    What people have put beside the earlier model, such as an export, is kept.
+    Files that people have put next to the earlier model, such as an export, are kept.
     """
     part = _aside(folder, "part")
     classifier.save(part, backbone_file=backbone_file)

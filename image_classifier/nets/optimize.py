@@ -1,4 +1,4 @@
-"""Faster forms of a network, with the same answers up to rounding."""
+"""Faster versions of a network, with the same answers up to rounding."""
 
 import copy
 
@@ -10,9 +10,9 @@ ROUNDING = 1e-3  # of the largest number in an embedding
 
 
 def accelerate(module: nn.Module, device: torch.device, size: int, precision: torch.dtype = torch.float32) -> nn.Module:
-    """A copy for inference alone: batch normalization folded into the convolutions, channels last in memory.
+    """A copy for inference only: batch normalization is folded into the convolutions, channels are last in memory.
 
-    It takes inputs [n, 3, size, size] of the given precision. Other threads may train or predict meanwhile.
+    It takes inputs [n, 3, size, size] in the given precision. Other threads may train or predict meanwhile.
     """
     fast = copy.deepcopy(module).eval().requires_grad_(False)
     if any(isinstance(one, nn.BatchNorm2d) for one in fast.modules()):
@@ -22,7 +22,7 @@ def accelerate(module: nn.Module, device: torch.device, size: int, precision: to
 
 @torch.no_grad()
 def _folded(module: nn.Module, size: int) -> nn.Module:
-    """A copy, or the module itself where a copy says something else: others may take what a convolution gives, too."""
+    """A folded copy, or the module itself if the copy's answers differ because a convolution has another consumer."""
     folded = copy.deepcopy(module)
     device = next(module.parameters()).device
     image = torch.linspace(-2, 2, 3 * size * size, device=device).view(1, 3, size, size)
@@ -36,9 +36,9 @@ def _folded(module: nn.Module, size: int) -> nn.Module:
 
 
 def _followed_at_once(module: nn.Module, image: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """Convolutions, and the batch normalizations that take what they give, as an image [1, 3, h, w] goes through.
+    """Pairs of a convolution and the batch normalization that takes its output, found by passing an image [1, 3, h, w].
 
-    torch.fx would tell it, but while it looks, it changes what calling a module means in all threads.
+    torch.fx could find them too, but while tracing, it changes how modules are called in all threads.
     """
     given: list[tuple[Tensor, nn.Conv2d]] = []
     found: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
@@ -65,7 +65,7 @@ def _put(module: nn.Module, name: str, part: nn.Module) -> None:
 
 
 def half_precisions(device: torch.device) -> tuple[torch.dtype, ...]:
-    """What the device computes natively, the most exact first."""
+    """The half precisions that the device computes natively, the most exact first."""
     if device.type != "cpu":
         return (torch.float16, torch.bfloat16)
     native = any(there for name, there in torch.cpu.get_capabilities().items() if name.endswith("bf16"))
@@ -73,5 +73,5 @@ def half_precisions(device: torch.device) -> tuple[torch.dtype, ...]:
 
 
 def mixed_precision(device: torch.device) -> torch.autocast:
-    """For training: convolutions in bfloat16, which needs no scaling of the loss, where the device computes in it."""
+    """For training: convolutions in bfloat16, if the device supports it natively; it needs no loss scaling."""
     return torch.autocast(device.type, torch.bfloat16, enabled=torch.bfloat16 in half_precisions(device))

@@ -1,4 +1,4 @@
-"""Files of weights: read without running what is in them, downloaded where they are not here yet."""
+"""Weights files: read without running code from them, and downloaded if they are missing."""
 
 import hashlib
 import logging
@@ -21,13 +21,13 @@ from urllib3.exceptions import HTTPError
 log = logging.getLogger(__name__)
 
 DOWNLOAD_SECONDS = 120
-SILENCE_SECONDS = 20  # that the server may keep before its next byte
+SILENCE_SECONDS = 20  # the longest wait for the server's next byte
 USER_AGENT = f"image-classifier-backend/{version('image-classifier-backend')} (https://labelstud.io)"
 SAVE = "save one with torch.save(model.state_dict(), path)"
 
 
 class WeightsError(ValueError):
-    """Weights that cannot be loaded; the message says why and what to do."""
+    """Weights that can't be loaded; the message says why and what to do."""
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:
@@ -36,21 +36,21 @@ def read_weights(file: Path) -> dict[str, Tensor]:
         if file.suffix == ".safetensors":
             return load_file(file)
         loaded = torch.load(file, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:  # whose text advises to run what is in the file
-        raise WeightsError(f"{file} cannot be read: it is damaged, or holds more than a state dict; {SAVE}") from error
+    except UnpicklingError as error:  # its text advises to run code from the file
+        raise WeightsError(f"{file} can't be read: it is damaged, or has more than a state dict; {SAVE}") from error
     except Exception as error:  # torch.load raises whatever a broken file makes it raise
-        raise WeightsError(f"{file} cannot be read: {why(error)}") from error
+        raise WeightsError(f"{file} can't be read: {why(error)}") from error
     if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
         loaded = loaded["state_dict"]
     if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise WeightsError(f"{file} holds no state dict; {SAVE}")
+        raise WeightsError(f"{file} has no state dict; {SAVE}")
     return loaded
 
 
 def download_weights(url: str) -> Path:
-    """torchvision's weights in torch's own download cache, downloaded where they are not there; raises WeightsError.
+    """The file in torch's own download cache, downloaded if it is missing; raises WeightsError.
 
-    torch.hub's download has no time limit, and a server must not hang on a firewall that drops packets.
+    torch.hub's download has no time limit, but a server must not hang if a firewall drops packets.
     """
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
     if not file.is_file():
@@ -70,26 +70,26 @@ def _download(url: str, file: Path, *, sha256_prefix: str) -> None:
         headers = {"User-Agent": USER_AGENT}
         with requests.get(url, headers=headers, stream=True, timeout=(5, SILENCE_SECONDS)) as response:
             response.raise_for_status()
-            # iter_content() would wait for a whole chunk, however slowly it drips
+            # iter_content() would wait for a whole chunk, however slowly it arrives
             while chunk := response.raw.read1(1 << 20, decode_content=True):
                 digest.update(chunk)
                 part.write(chunk)
                 if time.monotonic() > deadline:
                     raise WeightsError(f"the download took longer than {DOWNLOAD_SECONDS} s")
         if not digest.hexdigest().startswith(sha256_prefix):
-            raise WeightsError("what was downloaded is damaged: its hash does not fit its name")
+            raise WeightsError("the download is damaged: its hash does not match its name")
         part.flush()
         with suppress(FileExistsError):  # another process was faster
             os.link(part.name, file)
 
 
 def why(error: BaseException) -> str:
-    """The innermost cause in a few words: requests and urllib3 wrap it, in words for programmers."""
+    """The innermost cause in a few words: requests and urllib3 wrap it in text for programmers."""
     inner = getattr(error, "reason", None) or error.__cause__ or (error.args[-1] if error.args else None)
     if isinstance(inner, BaseException):
         return why(inner)
     if isinstance(error, socket.gaierror):
-        return "the host's name is not known here"
+        return "the host name can't be resolved"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     said = str(error).splitlines()

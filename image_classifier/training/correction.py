@@ -1,4 +1,4 @@
-"""One corrected image: the head is trained again on the known embeddings, so that the model gets it right."""
+"""Corrects one image: trains the head again on the known embeddings, so that the model gets the image right."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -13,25 +13,25 @@ from image_classifier.nets.classifier import Classifier, Head
 from image_classifier.training.sgd import Hyperparameters, train_head
 
 HEAVIER = 4
-MAX_WEIGHT = HEAVIER**4  # an image that is not learned as if it were there so often is not learned at all
+MAX_WEIGHT = HEAVIER**4  # if an image isn't learned with this weight, it can't be learned
 
 
 @dataclass(frozen=True)
 class Correction:
-    """The corrected classifier, and what came of it."""
+    """The corrected classifier and the result of the correction."""
 
     classifier: Classifier
-    learned: bool  # whether the image is right now
-    held_out: int  # other images, which neither head has seen, and the share of them that is right
+    learned: bool  # whether the image is now classified correctly
+    held_out: int  # the number of other images that neither head has seen; the accuracies (0 to 1) are on these
     accuracy_before: float
     accuracy_after: float
 
 
 def correct(classifier: Classifier, samples: Sequence[Sample], embeddings: Tensor, corrected: Sample) -> Correction:
-    """Trains the head again; the corrected image, one of the samples, counts as often as is needed to be right.
+    """Trains the head again; the corrected image, one of the samples, gets the weight it needs to be right.
 
-    So do earlier corrections. Which others still hold is judged by heads without the held-out images,
-    but with the corrected one. Figures and calibration stay as training left them.
+    So do earlier corrections. The accuracy on other images is measured with heads that haven't seen the held-out
+    images, but the corrected one. Metrics and calibration stay as they were after training.
     """
     told = Hyperparameters(**classifier.record["settings"])
     targets = targets_of([sample.label for sample in samples], classifier.classes)
@@ -51,7 +51,7 @@ def correct(classifier: Classifier, samples: Sequence[Sample], embeddings: Tenso
     everything = torch.ones(len(digests), dtype=torch.bool)
     weights.setdefault(corrected.image.digest, 1)
     served = train(everything)
-    # Of earlier corrections the new one may have undone one, so all are looked at.
+    # The new correction may have undone an earlier one, so check all of them.
     while light := [digest for digest in wrong(served) if weights[digest] < MAX_WEIGHT]:
         weights |= {digest: weights[digest] * HEAVIER for digest in light}
         served = train(everything)

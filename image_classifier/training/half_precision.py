@@ -1,4 +1,4 @@
-"""Whether a network may compute in half precision on this machine: tried against float32, never believed."""
+"""Decides whether a network may compute in half precision on this machine, by comparing it with float32."""
 
 import json
 import logging
@@ -15,17 +15,17 @@ from image_classifier.training.sgd import Hyperparameters, train_head
 
 log = logging.getLogger(__name__)
 
-MIN_AGREEMENT = 0.995  # share of images with the same top choice, or one that was as probable but for MAX_DIFFERENCE
+MIN_AGREEMENT = 0.995  # share of images with the same top choice, or one whose probability is within MAX_DIFFERENCE
 MAX_DIFFERENCE = 0.05  # of the scores, 99th percentile
 
 CLASSES = 8
-IMAGES_OF_A_CLASS = 8  # half of them train a head, the other half is judged
+IMAGES_OF_A_CLASS = 8  # half of them train a head, the other half evaluates it
 BATCH_SIZE = 8
 
 
 @dataclass(frozen=True)
 class Trial:
-    """How the answers in a precision compare with those in float32, on images that the head has not seen."""
+    """How answers in a half precision compare with those in float32, on images that the head hasn't seen."""
 
     agreement: float
     difference: float
@@ -36,13 +36,13 @@ class Trial:
 
 
 class Precisions:
-    """The precision for each network, kept on disk with the figures that it rests on."""
+    """Chooses the precision for each network, and stores it on disk with the results of the trials."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def __call__(self, backbone: Backbone, device: torch.device) -> torch.dtype:
-        """Takes a second or two where it was never tried."""
+        """The precision for a network on a device; the first time, the trial takes a second or two."""
         candidates = {str(precision).removeprefix("torch."): precision for precision in half_precisions(device)}
         if not candidates:
             return torch.float32
@@ -63,13 +63,13 @@ def _keep(path: Path, record: object) -> None:
         part = path.with_suffix(f".{os.getpid()}")
         part.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         os.replace(part, path)
-    except OSError as error:  # it only saves the next process some seconds
-        log.warning("%s cannot be written: %s", path, error)
+    except OSError as error:  # the file only saves the next process some seconds
+        log.warning("can't write %s: %s", path, error)
 
 
 @torch.inference_mode()
 def try_precision(backbone: Backbone, device: torch.device, precision: torch.dtype) -> Trial:
-    """Compares a precision with float32 on drawn images, at the size that the network sees."""
+    """Compares a precision with float32 on generated images of the network's input size."""
     size = backbone.preprocessing.crop_size
     exact = accelerate(backbone.module, device, size)
     fast = accelerate(backbone.module, device, size, precision)
@@ -80,7 +80,7 @@ def try_precision(backbone: Backbone, device: torch.device, precision: torch.dty
     head = train_head(embeddings[learned], targets[learned], CLASSES, Hyperparameters(), lambda record: None)
     wanted = head(embeddings[judged]).softmax(1)
     found = head(_embed(fast, inputs[judged].to(precision))).softmax(1)
-    # Which of two choices that are about as probable comes first is decided by rounding, and by nothing that matters.
+    # If two choices are about equally probable, rounding decides which one comes first; that isn't an error.
     behind = wanted.max(1).values - wanted.gather(1, found.argmax(1, keepdim=True))[:, 0]
     agreement = float((behind <= MAX_DIFFERENCE).float().mean())
     difference = float((wanted - found).abs().max(1).values.quantile(0.99))
@@ -92,10 +92,10 @@ def _embed(module: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def _draw(size: int) -> tuple[Tensor, Tensor]:
-    """Gratings with noise: uint8 [n, 3, size, size] and their classes [n].
+    """Generates gratings with noise: uint8 [n, 3, size, size] and their classes [n].
 
-    A class has its direction, width and colours, more or less. Neighbours are of one class, so that every second image
-    has all classes.
+    Each class has its approximate direction, width and colors. Pairs of neighbors have the same class, so that every
+    second image covers all classes.
     """
     generator = torch.Generator().manual_seed(0)
     targets = torch.arange(CLASSES).repeat_interleave(2).repeat(IMAGES_OF_A_CLASS // 2)

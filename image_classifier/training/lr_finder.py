@@ -1,4 +1,4 @@
-"""The learning-rate range test: the rate rises with every step, and the loss tells at which one it falls fastest.
+"""The learning-rate range test: the rate rises with every step, and the loss shows where learning is fastest.
 
 After L. N. Smith, "Cyclical Learning Rates for Training Neural Networks" (2017).
 """
@@ -19,15 +19,15 @@ from image_classifier.nets.classifier import RANDOM, Backbone, Head, choose_devi
 from image_classifier.progress import Progress
 from image_classifier.training.sgd import HEAD_RATE, Hyperparameters
 
-LOWEST, HIGHEST = 1e-6, 1.0  # of the body's rate
+LOWEST, HIGHEST = 1e-6, 1.0  # learning rates of the backbone
 STEPS = 80
-MEMORY = 0.85  # share of the earlier losses in the smoothed one
-DIVERGED = 3.0  # times the best loss, from which on nothing is learned any more
+MEMORY = 0.85  # share of the earlier losses in the smoothed loss
+DIVERGED = 3.0  # times the best loss: above this, training has diverged
 
 
 @dataclass(frozen=True)
 class RateRange:
-    """The body's rate and the smoothed loss of each step, and the rate to train with."""
+    """The backbone's learning rate and the smoothed loss for each step, and the rate to train with."""
 
     rates: list[float]
     losses: list[float]
@@ -42,7 +42,7 @@ def range_of_all_layers(
     told: Hyperparameters,
     progress: Progress,
 ) -> RateRange:
-    """Trains a copy of the network, from its trained head on; the learning rate of `told` is not looked at."""
+    """Runs the range test for all layers on a copy of the network with its trained head; ignores `told`'s rate."""
     device = choose_device()
     module = copy.deepcopy(backbone.module)
     with torch.random.fork_rng():
@@ -71,7 +71,7 @@ def range_of_all_layers(
 def range_of_head(
     embeddings: Tensor, samples: Sequence[Sample], classes: Sequence[str], told: Hyperparameters, progress: Progress
 ) -> RateRange:
-    """Trains a last layer on embeddings [n, size]; the learning rate of `told` is not looked at."""
+    """Runs the range test for a new last layer on embeddings [n, size]; ignores `told.learning_rate`."""
     targets = targets_of([sample.label for sample in samples], classes)
     inputs = (embeddings - embeddings.mean(0)) / (embeddings.std(0, unbiased=False) + 1e-6)
     generator = torch.Generator().manual_seed(told.seed)
@@ -105,7 +105,7 @@ def _sweep(
     told: Hyperparameters,
     progress: Progress,
 ) -> RateRange:
-    """A step of SGD at each rate, until the loss runs away."""
+    """Does one step of SGD at each rate, until the loss diverges."""
     groups = [{"params": body, "factor": 1}] if body else []
     optimizer = SGD([*groups, {"params": last, "factor": HEAD_RATE}], lr=LOWEST, momentum=told.momentum)
     rates: list[float] = []
@@ -130,9 +130,9 @@ def _sweep(
 
 
 def choose_rate(rates: Sequence[float], losses: Sequence[float]) -> float:
-    """Where the loss falls fastest, but no more than a tenth of where it is lowest.
+    """The rate where the loss falls fastest, but at most a tenth of the rate where it is lowest.
 
-    Smoothing shows the fall later than it is, by which the rate is set back. The usual rate where it never falls.
+    Smoothing delays the fall, so the rate is moved back by this delay. If the loss never falls, the default rate.
     """
     lowest = int(np.argmin(losses)) if losses else 0
     if lowest < 3:

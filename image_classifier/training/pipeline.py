@@ -85,7 +85,7 @@ def check_enough(samples: Sequence[Sample]) -> None:
         else f"{MIN_IMAGES_OF_A_CLASS} images of each of {MIN_CLASSES} choices"
     )
     have = ", ".join(f"{count} × {name}" for name, count in counts.items()) or "none"
-    raise TooFewLabels(f"There is too little to learn from yet: label at least {wanted} (labelled so far: {have}).")
+    raise TooFewLabels(f"Too few labels to train on: label at least {wanted} (labeled so far: {have}).")
 
 
 def order_classes(samples: Sequence[Sample], known: Sequence[str], preferred: Sequence[str]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""SGD + StepLR with explicit arguments: the head alone on embeddings, or all layers on images."""
+"""SGD with StepLR and explicit arguments: trains the head on embeddings, or all layers on images."""
 
 import copy
 import itertools
@@ -35,21 +35,22 @@ from image_classifier.progress import Progress
 
 log = logging.getLogger(__name__)
 
-# Of the mean deviation, for n labels at most STD_FLOOR / n: a feature that hardly varies among a few may in others.
+# For n labels, standard deviations get at least min(STD_FLOOR / n, MAX_STD_FLOOR) of their mean added: a feature that
+# hardly varies in a few images may vary in others.
 STD_FLOOR, MAX_STD_FLOOR = 30, 0.3
-# Weight decay for n labels: min(n × FEW_LABELS_DECAY, HEAD_DECAY / n). The more labels, the less the weights need it;
-# but with more of it, very few labels follow the commonest class.
+# Weight decay for n labels: min(n × FEW_LABELS_DECAY, HEAD_DECAY / n). More labels need less of it; but with very few
+# labels, more of it would make all answers the most common class.
 HEAD_DECAY, FEW_LABELS_DECAY = 10, 0.001
-HEAD_STEPS = 12  # of an epoch of the head, at least: 300 in 25 epochs, however few labels there are
-PATIENCE = 8  # epochs without a better one: by then StepLR has lowered the learning rate once
-SMALL_IMAGE = 160  # pixels; from here on all layers are trained on a smaller square
-TRAINING_SHARE = 0.79  # of the square that the network sees later
-HEAD_RATE = 10  # the head starts from nothing and learns at ten times the body's rate
+HEAD_STEPS = 12  # minimum per epoch of the head: 300 in 25 epochs, however few labels there are
+PATIENCE = 8  # epochs without improvement: by then StepLR has lowered the learning rate once
+SMALL_IMAGE = 160  # pixels; for larger images, all layers are trained on a smaller square
+TRAINING_SHARE = 0.79  # size of that square, relative to the square used for predictions
+HEAD_RATE = 10  # the head starts from scratch, so its learning rate is ten times the backbone's
 
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """What training is told: SGD's and StepLR's, the number of epochs, the batch size, and the random seed."""
+    """The hyperparameters of training: SGD's, StepLR's, the number of epochs, the batch size and the random seed."""
 
     epochs: int = 25
     batch_size: int = 32
@@ -58,7 +59,7 @@ class Hyperparameters:
     lr_step_size: int = 7
     lr_gamma: float = 0.1
     seed: int = 0
-    freeze_epochs: int = 0  # of those of all layers, the first ones, in which the head alone learns
+    freeze_epochs: int = 0  # the first epochs of training all layers that only train the head
 
     def record(self) -> dict[str, Any]:
         return asdict(self)
@@ -73,13 +74,13 @@ def train_head(
     *,
     repeats: Tensor | None = None,
 ) -> Head:
-    """A linear layer on standardized embeddings [n, size] and targets: class indices [n], or 0 and 1 [n, classes].
+    """Trains a linear layer on embeddings [n, size] and targets: class indices [n], or 0 and 1 [n, classes].
 
-    The standardization is folded into the layer, so that it takes embeddings as they are. The layer starts from the
-    class frequencies alone, so that what a few labels don't show adds no noise. If just one class is right, an image
-    counts by 1/√ of its class's frequency. An epoch is one pass over the images, or several if there are few; `repeats`
-    [n] says how often each image is in a pass. The same arguments give the same head. `progress` gets a record for
-    each epoch and may raise to stop.
+    The embeddings are standardized, and this is folded into the layer, so that it takes them as they are. The layer
+    starts from the class frequencies only, without random noise that a few labels couldn't remove. If one class per
+    image is right, images are weighted by 1/√ of their class's frequency. An epoch is one pass over the images, or
+    several if there are few; `repeats` [n] says how often each image is in a pass. The same arguments give the same
+    head. `progress` gets a record for each epoch and may raise to stop.
     """
     mean, std = embeddings.mean(0), embeddings.std(0, unbiased=False)
     std = std + 1e-6 + min(MAX_STD_FLOOR, STD_FLOOR / len(embeddings)) * std.mean()
@@ -97,7 +98,7 @@ def train_head(
         parameters,
         lr=HEAD_RATE * hyperparameters.learning_rate,
         momentum=hyperparameters.momentum,
-        foreach=False,  # with two tensors, joining them takes longer than it saves
+        foreach=False,  # joining just two tensors takes longer than it saves
     )
     scheduler = StepLR(optimizer, hyperparameters.lr_step_size, hyperparameters.lr_gamma)
     clock = _Clock(hyperparameters.epochs)
@@ -116,17 +117,17 @@ def train_head(
 
 @torch.no_grad()
 def _start(size: int, wanted: Tensor, multiple: bool) -> nn.Linear:
-    """Answers every embedding with the class frequencies of `wanted`, 0 and 1 [n, classes]."""
+    """A layer that answers every embedding with the class frequencies of `wanted`, 0 and 1 [n, classes]."""
     layer: nn.Linear = nn.utils.skip_init(nn.Linear, size, wanted.shape[1])  # type: ignore[no-untyped-call]
     layer.weight.zero_()
-    # As if half an image more were there: no class is impossible, and none certain.
+    # Half an image is added to each class: no class is impossible, and none is certain.
     frequency = (wanted.sum(0) + 0.5) / (len(wanted) + 1)
     layer.bias.copy_(frequency.logit() if multiple else frequency.log())
     return layer
 
 
 def _counts(wanted: Tensor) -> Tensor:
-    """How much each image counts [n, 1], 1 on average: less the more there are of its class, but not that much less."""
+    """The weight of each image [n, 1], 1 on average: lower for common classes, but not in full proportion."""
     counts = (wanted @ wanted.sum(0)[:, None]).rsqrt()
     return counts / counts.mean()
 
@@ -140,7 +141,7 @@ def _batches(rows: Tensor, size: int, generator: torch.Generator) -> Iterator[Te
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """For work in pieces so small that sharing them costs more than it saves, ten times more on a busy machine."""
+    """Uses one thread for steps so small that sharing them costs more than it saves, ten times more on a busy CPU."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -151,10 +152,10 @@ def _one_thread() -> Iterator[None]:
 
 @torch.no_grad()
 def _set_gradient(layer: nn.Linear, inputs: Tensor, wanted: Tensor, counts: Tensor, multiple: bool) -> None:
-    """That of `loss_of` for a batch [b, size], what is wanted, 0 and 1 [b, classes], and how much each counts [b, 1].
+    """Sets the gradient of `loss_of` for a batch [b, size], targets as 0 and 1 [b, classes], and weights [b, 1].
 
-    A correction waits for thousands of these, and autograd would take three times as long: of both losses the gradient
-    at the logits is what is answered less what is wanted.
+    A correction needs thousands of these, and autograd would take three times as long: for both losses, the gradient
+    with respect to the logits is the answer minus the target.
     """
     logits = torch.addmm(layer.bias, inputs, layer.weight.T)
     gradient = ((logits.sigmoid() if multiple else logits.softmax(1)) - wanted) * counts / len(inputs)
@@ -162,7 +163,7 @@ def _set_gradient(layer: nn.Linear, inputs: Tensor, wanted: Tensor, counts: Tens
 
 
 def _new_layer(size: int, classes: int, generator: torch.Generator) -> nn.Linear:
-    """As torch initializes a linear layer, but from a generator of its own."""
+    """A linear layer, initialized as in torch but from the given generator."""
     layer: nn.Linear = nn.utils.skip_init(nn.Linear, size, classes)  # type: ignore[no-untyped-call]
     bound = size**-0.5
     with torch.no_grad():
@@ -172,7 +173,7 @@ def _new_layer(size: int, classes: int, generator: torch.Generator) -> nn.Linear
 
 
 class _Clock:
-    """Says how far training is and how long it will take."""
+    """Estimates how long training will take."""
 
     def __init__(self, epochs: int, done: int = 0) -> None:
         self._epochs, self._done = epochs, done
@@ -189,9 +190,9 @@ class _Clock:
 
 
 class Augmentation:
-    """A source → uint8 [3, size, size]: a random part of the image, mirrored half of the time.
+    """Turns a source into uint8 [3, size, size]: a random part of the image, mirrored half of the time.
 
-    Which part hangs on the seed and the image's name alone, whichever thread asks and in whichever order.
+    The part depends only on the seed and the image's name, not on threads or their order.
     """
 
     SHARE = (0.35, 1.0)  # of the image's area
@@ -210,7 +211,7 @@ class Augmentation:
         return to_tensor(mirrored)
 
     def _box(self, size: tuple[int, int], choose: np.random.Generator) -> tuple[float, float, float, float]:
-        """As torchvision's RandomResizedCrop, which cannot be told a generator."""
+        """A random box as in torchvision's RandomResizedCrop, which doesn't accept a generator."""
         width, height = size
         area = width * height * choose.uniform(*self.SHARE)
         ratio = math.exp(choose.uniform(*self.LOG_RATIO))
@@ -242,17 +243,17 @@ def fine_tune(
 ) -> FineTuned:
     """Trains all layers from a backbone and its trained head; keeps the epoch that is best on the held-out images.
 
-    Ends early where no epoch has been better for a while, or after `seconds`.
+    Ends early if the epochs stop improving, or after `seconds`.
 
-    After each epoch the whole state goes to `checkpoint`, a safetensors file; where it is there already, training
-    goes on from it and ends with the same weights as if it had never stopped. `progress` gets a record for each
-    epoch and may raise to stop.
+    After each epoch the whole state is saved to `checkpoint`, a safetensors file; if it already exists, training
+    resumes from it and ends with the same weights as without the interruption. `progress` gets a record for each epoch
+    and may raise to stop.
     """
     device = choose_device()
     module = copy.deepcopy(backbone.module)
     layer = _new_layer(head.weight.shape[1], len(classes), torch.Generator().manual_seed(hyperparameters.seed))
-    # Random layers' batch normalization has no statistics yet: in training they embed quite differently from what the
-    # head saw.
+    # Batch normalization of random layers has no statistics yet: in training, embeddings differ a lot from those that
+    # the head has seen.
     if backbone.origin != RANDOM:
         with torch.no_grad():
             layer.weight.copy_(head.weight)
@@ -274,14 +275,14 @@ def fine_tune(
     clock = _Clock(hyperparameters.epochs, done)
     for epoch in range(done, hyperparameters.epochs):
         if epoch - 1 - max(state.best_epoch, hyperparameters.freeze_epochs - 1) >= PATIENCE:
-            # Looked at here, since an interruption may come just before.
+            # Checked here, since an interruption may come just before.
             break
         frozen = epoch < hyperparameters.freeze_epochs
         for parameter in body:
             parameter.requires_grad_(not frozen)
-        # What is frozen keeps its batch statistics too.
+        # Frozen layers keep their batch statistics too.
         module.train(not frozen)
-        # Each epoch's shuffling and augmentation hang on the seed and its number alone.
+        # Each epoch's shuffling and augmentation depend only on the seed and its number.
         augmentation = Augmentation(size, f"{hyperparameters.seed} {epoch}")
         augmented = _dataset(training, classes, augmentation)
         with torch.random.fork_rng():
@@ -302,11 +303,11 @@ def fine_tune(
 
 
 def _training_size(backbone: Backbone) -> int:
-    """Of the square that all layers are trained on, in pixels.
+    """The side of the square that all layers are trained on, in pixels.
 
-    A random part shows things larger than they are in the whole image; on parts that are a fifth smaller they are
-    trained at the size at which they are seen later, in two thirds of the time (Touvron et al., 2019, as torchvision's
-    own weights: 176 for 224). Small images, and networks that take one size only, stay as they are.
+    A random crop shows objects larger than in the whole image. If crops are a fifth smaller, objects have the same size
+    in training as later, and training takes two thirds of the time (Touvron et al., 2019, used for torchvision's own
+    weights: 176 for 224). Small images, and networks that take only one size, keep their size.
     """
     full = backbone.preprocessing.crop_size
     if full < SMALL_IMAGE:
@@ -334,10 +335,10 @@ def _train_one_epoch(
     preprocessing: Preprocessing,
     batch_size: int,
 ) -> float:
-    """The mean loss of an epoch, in whichever mode the module is."""
+    """Trains for an epoch in the module's current mode; returns the mean loss."""
     device = next(module.parameters()).device
     total, images = 0.0, 0
-    # Batch normalization cannot learn from a batch of one.
+    # Batch normalization can't be trained on a batch of one.
     loader = DataLoader(dataset, batch_size, shuffle=True, drop_last=len(dataset) % batch_size == 1)
     for pixels, targets in loader:
         with mixed_precision(device):
@@ -371,7 +372,7 @@ def _inputs(pixels: Tensor, preprocessing: Preprocessing, device: torch.device) 
 
 
 class _TrainingState:
-    """All that training needs to go on: weights, momentum, learning rate, epoch, and the best epoch so far."""
+    """Everything that training needs to resume: weights, momentum, learning rate, epoch, and the best epoch so far."""
 
     def __init__(self, module: nn.Module, optimizer: SGD, scheduler: StepLR, classes: Sequence[str]) -> None:
         self._module, self._optimizer, self._scheduler = module, optimizer, scheduler
@@ -412,26 +413,26 @@ class _TrainingState:
         os.replace(part, path)
 
     def resume(self, path: Path) -> int:
-        """How many epochs are done already."""
+        """Loads the checkpoint if there is one; returns how many epochs are already done."""
         if not path.is_file():
             return 0
         try:
             return self._resume(path)
         except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
-            log.warning("beginning anew: %s is damaged (%s)", path.name, error)
+            log.warning("starting over: %s is damaged (%s)", path.name, error)
             return 0
 
     def _resume(self, path: Path) -> int:
         with safe_open(path, "pt") as file:
             facts = json.loads((file.metadata() or {})["state"])
             if facts["classes"] != self._classes:
-                log.info("beginning anew: the classes have changed since %s", path.name)
+                log.info("starting over: the classes have changed since %s", path.name)
                 return 0
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no dict
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it isn't a dict
         done, best = (
             facts["epochs_done"],
             (facts["best_accuracy"], facts["best_epoch"]),
-        )  # all is there, or none is taken
+        )  # read everything before changing anything
         groups, scheduler = facts["groups"], facts["scheduler"]
         self._module.load_state_dict(_of("module.", tensors))
         self.best = _of("best.", tensors)
@@ -439,7 +440,7 @@ class _TrainingState:
         self._optimizer.load_state_dict({"state": momentum, "param_groups": groups})
         self._scheduler.load_state_dict(scheduler)
         (self.best_accuracy, self.best_epoch), self._epochs_done = best, done
-        log.info("going on after epoch %d from %s", self._epochs_done, path.name)
+        log.info("resuming after epoch %d from %s", self._epochs_done, path.name)
         return self._epochs_done
 
 

@@ -107,7 +107,7 @@ class LabelStudio:
         self._expires = float((_claims(self._access_token) or {}).get("exp", 0))
 
     def _request(self, method: str, url: str, **arguments: Any) -> requests.Response:
-        """Sends the token; if Label Studio rejects its own access token, as after a restart, tries once with a new one."""
+        """Sends the token; if Label Studio rejects its own access token, as after a restart, tries a new one once."""
         arguments |= {"headers": self.headers, "headers_for": self.origin}
         response = self._session.request(method, url, **arguments)
         if response.status_code == 401 and self._is_outdated(response.request.headers.get("Authorization", "")):

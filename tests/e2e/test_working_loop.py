@@ -275,7 +275,7 @@ def test_a_killed_server_serves_at_once_and_ends_the_job(
     assert {p["model_version"] for s in label_studio.predictions(project).values() for p in s} == {before}
     finished = wait_for(lambda: (found := backend.job(job))["job_status"] == "finished" and found, "its end", 300)
     assert len(finished["result"]["versions"]) == 1, "the head was published before the server died"
-    assert "going on after epoch" in (backend.folder / "backend.log").read_text("utf-8")
+    assert "resuming after epoch" in (backend.folder / "backend.log").read_text("utf-8")
 
 
 def test_annotations_made_while_the_backend_was_down_are_learned_at_its_start(

@@ -49,7 +49,7 @@ def test_killed_training_goes_on_from_its_checkpoint_and_what_it_learned_is_serv
     assert eventually(lambda: not store.get(job).unfinished, DEADLINE), store.get(job)
     ended = store.get(job)
     assert (ended.status, ended.error, ended.attempts) == ("finished", "", 2)
-    assert "going on after epoch" in made.logs()
+    assert "resuming after epoch" in made.logs()
     version = ended.result["versions"][-1]
     assert eventually(lambda: server.get("/is_training")["model_version"] == version)
     answer = server.post("/predict", {"project": PROJECT, "tasks": tasks[:20]})

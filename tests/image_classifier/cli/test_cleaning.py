@@ -169,10 +169,10 @@ def test_what_is_moved_keeps_its_folders_and_can_be_moved_back(folder: Path) -> 
 
 @pytest.mark.parametrize("name", ["away", "sub/away"])
 def test_a_place_inside_the_folder_is_refused(name: str, folder: Path) -> None:
-    with pytest.raises(UsersError, match="would be a class"):
+    with pytest.raises(UsersError, match="would become a class"):
         moving(folder, folder / name)
     (folder.parent / "other name").symlink_to(folder)
-    with pytest.raises(UsersError, match="would be a class"):
+    with pytest.raises(UsersError, match="would become a class"):
         moving(folder, folder.parent / "other name" / name)
 
 
@@ -183,7 +183,7 @@ def test_nothing_is_overwritten_and_the_others_are_moved(folder: Path) -> None:
     before = taken.read_bytes()
     [left] = clean(looked_through(folder).findings, away(folder))
     assert left.path == folder / "cat/copy.png"
-    assert "is there already" in left.problem
+    assert "already exists" in left.problem
     assert taken.read_bytes() == before
     assert (folder / "cat/copy.png").is_file()
     assert not (folder / "cat/other.png").exists()
@@ -221,7 +221,7 @@ def test_a_disk_that_is_full_in_the_middle_loses_nothing(folder: Path, monkeypat
     monkeypatch.setattr(shutil, "copyfile", full)
     left = clean(findings, away(folder))
     assert len(left) == 2
-    assert all(finding.problem == "left there (No space left on device)" for finding in left)
+    assert all(finding.problem == "can't be moved or deleted (No space left on device)" for finding in left)
     assert all(finding.path.is_file() for finding in left)
     assert len(contents(folder.parent / "away")) == 1
 
@@ -246,7 +246,7 @@ def test_a_folder_that_may_not_be_changed_keeps_its_files_whole(
     else:
         monkeypatch.setattr(shutil, "move", guarded)
     [left] = clean(findings, away(folder))
-    assert left.problem == "left there (Permission denied)"
+    assert left.problem == "can't be moved or deleted (Permission denied)"
     assert (folder / "cat/copy.png").is_file()
     assert contents(folder.parent / "away") == {}
 

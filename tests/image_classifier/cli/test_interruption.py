@@ -109,7 +109,7 @@ def test_ctrl_c_keeps_the_best_so_far_and_training_can_go_on(folder: Path, tmp_p
     out, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
     assert out.startswith(f"{output}/full: 2 classes")
-    assert "has the best so far. Go on with --resume." in said
+    assert "has the best model so far; continue with --resume." in said
     assert "Traceback" not in said
     assert load_model(output).classifier.backbone.origin == "fine-tuned"
     assert (output / "checkpoint.safetensors").is_file()
@@ -121,4 +121,4 @@ def test_ctrl_c_before_there_is_a_model_says_so(folder: Path, tmp_path: Path) ->
     process.send_signal(signal.SIGINT)
     out, said = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, ""), said
-    assert "before there was a model" in said
+    assert "before a model was saved" in said

@@ -69,14 +69,14 @@ def test_an_image_that_is_not_there_leaves_its_task_out(value: str, images: Path
 @pytest.mark.parametrize(
     ("value", "why"),
     [
-        ("data:image/png;base64," + "iVBORw0KGgo" * 1000, "is in the task itself"),
-        ("DATA:image/png;base64,iVBORw0KGgo=", "is in the task itself"),
+        ("data:image/png;base64," + "iVBORw0KGgo" * 1000, "is embedded in the task"),
+        ("DATA:image/png;base64,iVBORw0KGgo=", "is embedded in the task"),
         ("x" * 5000 + ".png", "is not in"),
-        ("http://[::1/x.png", "is no URL (Invalid IPv6 URL)"),
+        ("http://[::1/x.png", "isn't a URL (Invalid IPv6 URL)"),
         ("a\0.png", "is not in"),
         ("\ud800.png", "is not in"),
         ("circle.png", "is not in"),
-        ("shut/x.png", "cannot be read (Permission denied)"),
+        ("shut/x.png", "can't be read (Permission denied)"),
     ],
     ids=lambda text: text[:20].encode("unicode_escape").decode(),
 )
@@ -170,26 +170,26 @@ def test_an_image_that_is_labelled_in_two_ways_is_left_out(images: Path, tmp_pat
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("no", "is no JSON: export the project as JSON"),
+        ("no", "isn't JSON: export the project as JSON"),
         ("", "is empty: export the project as JSON"),
         ("image,choice\na.png,Cat\n", "is a table (CSV): export the project as JSON"),
         ("image\tchoice\na.png\tCat\n", "is a table (TSV): export the project as JSON"),
-        ("{}", "has no tasks: a task has its image in `data`; export the project as JSON"),
+        ("{}", "has no tasks: tasks have their image in `data`; export the project as JSON"),
         ('[{"image": "a.png", "choice": "Cat"}]', "not as JSON-MIN"),
         ("[1]", "has no tasks"),
-        ('{"images": [], "categories": [], "annotations": []}', "has no tasks: COCO has boxes and no choices"),
+        ('{"images": [], "categories": [], "annotations": []}', "has no tasks: COCO has boxes but no choices"),
         ("[]", "has no image with a choice"),
         ('[{"data": {"image": "a.png"}, "annotations": null}]', "the first: task 1: not annotated"),
         ('[{"data": {"image": "a.png"}, "annotations": 7, "completions": "x"}]', "the first: task 1: not annotated"),
         ('[{"data": {"image": "a.png"},}]', "at line 1, column "),
-        ('[\n{"data": {}},\n]', "there is a comma after the last task at line 2, column 13"),
+        ('[\n{"data": {}},\n]', "extra comma after the last task at line 2, column 13"),
         ('[{"data": {}}\n{"data": {}}]', "Expecting ',' delimiter at line 2, column 1"),
         ('[{"data": {}}] x', "Extra data at line 1, column 16"),
-        ('[{"data": {"image": "a.p', "at line 1, column 21, where the file ends: it was cut short"),
-        ('[{"data": {}}, ', "where the file ends: it was cut short"),
-        ('[{"data": {}}', "where the file ends: it was cut short"),
+        ('[{"data": {"image": "a.p', "at line 1, column 21, the end of the file: it is truncated"),
+        ('[{"data": {}}, ', "the end of the file: it is truncated"),
+        ('[{"data": {}}', "the end of the file: it is truncated"),
         ("[" * 100_000, "is nested too deep"),
-        ('[{"id": ' + "1" * 5000 + "}]", "is no JSON: Exceeds the limit"),
+        ('[{"id": ' + "1" * 5000 + "}]", "isn't valid JSON: Exceeds the limit"),
     ],
     ids=lambda text: text[:40],
 )
@@ -201,7 +201,7 @@ def test_what_is_no_export_is_refused(text: str, message: str, images: Path, tmp
 
 def test_text_that_is_not_unicode_is_named_with_its_line(images: Path, tmp_path: Path) -> None:
     (tmp_path / "export.json").write_bytes('[\n"Café"]'.encode("latin-1"))
-    with pytest.raises(UsersError, match=r"is no text in UTF-8 \(line 2\): save it as UTF-8"):
+    with pytest.raises(UsersError, match=r"isn't UTF-8 text \(line 2\): save it as UTF-8"):
         read_export(tmp_path / "export.json", images, "")
 
 
@@ -304,9 +304,9 @@ ODD: list[tuple[Any, str]] = [
     ({"result": [7, {"type": "choices"}, {"type": "choices", "value": []}]}, "annotated without a choice"),
     (
         {"result": [{"type": "taxonomy", "value": {"taxonomy": [["A", "B"]]}}]},
-        "annotated with Taxonomy, and only Choices are learned",
+        "annotated with Taxonomy, but only Choices can be learned",
     ),
-    (annotation("\ud800"), r"its choice \ud800 is no valid Unicode"),
+    (annotation("\ud800"), r"its choice \ud800 isn't valid Unicode"),
     ([annotation("Cat")], "not annotated"),
 ]
 

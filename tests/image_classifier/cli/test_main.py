@@ -132,7 +132,7 @@ def test_several_labels_of_an_image_are_learned_judged_and_corrected(
     assert (said.status, said.out.splitlines()[1].split("\t")[1]) == (0, "1 + round"), said
     [answer] = json.loads(run("predict", "model", image, "--json").out)
     assert answer["prediction"] == "1 + round"
-    assert "twelve is none of the model's classes" in run("retrain", "model", "--img", image, "--label", "twelve").error
+    assert "the model has no class twelve" in run("retrain", "model", "--img", image, "--label", "twelve").error
 
     figures = json.loads(run("evaluate", "model", several, "--images", folder, "--json").out)
     assert set(figures["per_class"]) == {"0", "1", "2", "round"}
@@ -149,7 +149,7 @@ def test_given_folders_split_the_images(run: Command, folder: Path, others: Path
 
     assert said.status == 0
     assert "on 12 images" in said.out.splitlines()[0]
-    assert "by held-out images" in said.out.splitlines()[0]
+    assert "(held-out images)" in said.out.splitlines()[0]
     assert said.out.splitlines()[1].startswith(f"on {given}/test: accuracy")
     assert "1 images of" in said.err
     saved = load_model(Path("model"))
@@ -163,7 +163,7 @@ def test_the_learning_rate_is_found_and_its_curve_kept(run: Command, folder: Pat
     said = run(*TRAIN, folder, "--lr", "auto", "--mode", mode, "--epochs", 1)
     assert said.status == 0
     rate = json.loads(Path("model/training.json").read_text())["learning_rate"]
-    assert f"learning rate {rate:g}, as found; model/learning-rate.svg has the curve" in said.err
+    assert f"Found the learning rate {rate:g}; model/learning-rate.svg shows the curve" in said.err
     assert load_model(Path("model")).classifier.record["settings"]["learning_rate"] == rate
     assert Path("model/learning-rate.svg").read_text().count("<circle") > 10
     assert run(*TRAIN, folder, "--lr", "auto", "--mode", mode, "--epochs", 1, "--resume").status == 0
@@ -183,7 +183,7 @@ def test_another_network_is_trained_and_answers_for_itself(run: Command, folder:
 
     assert said.status == 0
     assert (len(json.loads(said.out)), said.out) == (12, again.out)
-    assert "perhaps you mean mobilenet" in run(*TRAIN, folder, "--network", "mobilenet", "--output", "x").error
+    assert "did you mean mobilenet" in run(*TRAIN, folder, "--network", "mobilenet", "--output", "x").error
 
 
 def one_class(folder: Path) -> Path:
@@ -202,18 +202,18 @@ def nothing_but_broken(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("source", "options", "message"),
     [
-        (lambda f: "none", [], "there is no such folder"),
+        (lambda f: "none", [], "no such folder"),
         (lambda f: f / "0", [], "has no folders"),
         (one_class, [], "only the class 0: a classifier needs two"),
-        (nothing_but_broken, [], "There is too little to learn from yet"),
-        (lambda f: f, ["--output", "{folder}/model"], "would be a class of"),
-        (lambda f: f, ["--output", "{folder}"], "would be a class of"),
+        (nothing_but_broken, [], "Too few labels to train on"),
+        (lambda f: f, ["--output", "{folder}/model"], "would become a class of"),
+        (lambda f: f, ["--output", "{folder}"], "would become a class of"),
         (lambda f: f, ["--epochs", "0"], "training.epochs = 0: input should be greater than 0"),
         (lambda f: f, ["--learning-rate", "nan"], "training.learning_rate = 'nan'"),
-        (lambda f: f, ["--images", "."], "--images is for a JSON export"),
-        (lambda f: f, ["--weights", "gone.pth"], "there is no such file; give a file, `imagenet` or `none`"),
-        (lambda f: f, ["--report", "r.html"], "give --test too"),
-        (lambda f: f, ["--config", "gone.toml"], "gone.toml cannot be read"),
+        (lambda f: f, ["--images", "."], "--images is only for a JSON export"),
+        (lambda f: f, ["--weights", "gone.pth"], "no such file; use an existing file, `imagenet` or `none`"),
+        (lambda f: f, ["--report", "r.html"], "add --test"),
+        (lambda f: f, ["--config", "gone.toml"], "can't read gone.toml"),
     ],
 )
 def test_train_says_in_one_sentence_what_is_amiss(
@@ -235,12 +235,12 @@ def test_wrong_usage_ends_with_2(arguments: list[str], run: Command) -> None:
 
 
 def test_a_training_is_never_written_over(run: Command, folder: Path, model: Path, tmp_path: Path) -> None:
-    assert "has a training already: go on with --resume" in run(*TRAIN, folder, "--output", model).error
+    assert "already has a training: add --resume" in run(*TRAIN, folder, "--output", model).error
     other = run(*TRAIN, folder, "--output", model, "--epochs", 9, "--seed", 1, "--resume")
     assert "epochs was 8 and is 9, seed was 0 and is 1" in other.error
     (tmp_path / "full").mkdir()
     (tmp_path / "full/file").touch()
-    assert "is there already" in run(*TRAIN, folder, "--output", tmp_path / "full").error
+    assert "already exists" in run(*TRAIN, folder, "--output", tmp_path / "full").error
 
 
 def test_broken_images_are_named_and_the_others_learned(run: Command, folder: Path, tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ def test_broken_images_are_named_and_the_others_learned(run: Command, folder: Pa
     assert said.status == 0
     assert "4 classes from 36 images" in said.out
     assert "broken.png: not an image" in said.err
-    assert "3 has one image only" in said.err
+    assert "3 has only one image" in said.err
 
 
 def test_a_label_studio_export_is_learned_like_a_folder(run: Command, folder: Path, trained: Path) -> None:
@@ -273,7 +273,7 @@ def test_a_label_studio_export_is_learned_like_a_folder(run: Command, folder: Pa
     Path("export.json").write_text(json.dumps(tasks))
     said = run(*TRAIN, "export.json", "--images", "images", "--epochs", 8)
     assert said.status == 0, said
-    assert "task 99: gone.png is not in images: say with --images where the images are" in said.err
+    assert "task 99: gone.png is not in images: pass the folder of the images with --images" in said.err
     one, two = load_model(Path("model")).classifier, load_model(trained).classifier
     assert one.classes == two.classes
     assert one.record["labels"] == two.record["labels"]
@@ -333,7 +333,7 @@ def test_what_the_model_was_trained_on_does_not_judge_it(run: Command, trained: 
     said = run("evaluate", trained, folder, "--json")
     figures = json.loads(said.out)
     assert (figures["images"], figures["left_out"]["trained_on"]) == (held, 36 - held)
-    assert f"{36 - held} images that the model was trained on are left out" in said.err
+    assert f"{36 - held} images are left out: the model was trained on them" in said.err
 
 
 def test_the_report_shows_mistakes_and_takes_names_as_they_are(
@@ -358,7 +358,7 @@ def test_classes_that_the_model_does_not_know_are_named(
     run: Command, trained: Path, others: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(others / "0", tmp_path / "odd/zero")
-    assert "does not know zero, but 0, 1, 2" in run("evaluate", trained, tmp_path / "odd").error
+    assert "has no class zero, only 0, 1, 2" in run("evaluate", trained, tmp_path / "odd").error
 
 
 # --- predict ----------------------------------------------------------------
@@ -397,7 +397,7 @@ def test_an_image_that_cannot_be_read_does_not_keep_the_others_from_their_answer
     assert len(said.out.splitlines()) == 2
     assert f"{tmp_path / 'bad.png'}: not an image" in said.err
     assert "error" in json.loads(run("predict", trained, good, tmp_path / "bad.png", "--json").out)[1]
-    assert "there is no such file or folder" in run("predict", trained, "gone.png").error
+    assert "no such file or folder" in run("predict", trained, "gone.png").error
 
 
 @pytest.mark.parametrize("place", ["model", "head", "full", "."])
@@ -409,7 +409,7 @@ def test_a_model_is_found_in_a_versions_folder(
 
 
 def test_a_folder_without_a_model_is_refused(run: Command, tmp_path: Path, others: Path) -> None:
-    assert "holds no model: give the folder that `train --output` wrote" in run("predict", tmp_path, others).error
+    assert "has no model: pass the folder that `train --output` wrote" in run("predict", tmp_path, others).error
 
 
 # --- retrain ----------------------------------------------------------------
@@ -482,8 +482,8 @@ def test_a_model_whose_images_are_not_at_hand_is_left_as_it_is(
     kept = {path: path.read_bytes() for path in model.rglob("*") if path.is_file()}
     refused = run("retrain", model, "--img", sorted((others / "0").iterdir())[0], "--label", "1", *output)
     assert said in refused.error
-    assert f"where they were (such as /machine/a/{gone[0]}.png): bring them back" in refused.error
-    assert "train anew" in refused.error
+    assert f"where they were (such as /machine/a/{gone[0]}.png): restore them" in refused.error
+    assert "train again" in refused.error
     assert refused.out == ""
     assert {path: path.read_bytes() for path in model.rglob("*") if path.is_file()} == kept
     assert not Path("new").exists()
@@ -497,7 +497,7 @@ def test_a_version_is_not_retrained_without_the_cache_of_its_images(run: Command
     (model / "head/samples.json").write_text(json.dumps(samples))
     image = sorted((others / "0").iterdir())[0]
     refused = run("retrain", model, "--img", image, "--label", "1", "--output", "new")
-    assert "(such as task 0): bring them back, set CACHE_DIR to the cache that has them" in refused.error
+    assert "(such as task 0): restore them, set CACHE_DIR to the cache that has them" in refused.error
     assert not Path("new").exists()
 
 
@@ -533,10 +533,10 @@ def test_a_model_of_few_images_does_not_forget_one_of_them(
 @pytest.mark.parametrize(
     ("image", "label", "options", "message"),
     [
-        ("{good}", "7", [], "7 is none of the model's classes (0, 1, 2)"),
-        ("gone.png", "1", [], "gone.png: cannot be read (No such file or directory)"),
+        ("{good}", "7", [], "the model has no class 7, only 0, 1, 2"),
+        ("gone.png", "1", [], "gone.png: can't be read (No such file or directory)"),
         ("{bad}", "1", [], "not an image"),
-        ("{good}", "1", ["--output", "{here}"], "is there already"),
+        ("{good}", "1", ["--output", "{here}"], "already exists"),
     ],
 )
 def test_retrain_says_in_one_sentence_what_is_amiss(
@@ -553,7 +553,7 @@ def test_retrain_says_in_one_sentence_what_is_amiss(
 def test_a_version_is_never_changed(run: Command, model: Path, others: Path) -> None:
     (model / "version.json").write_text("{}")
     image = sorted((others / "0").iterdir())[0]
-    assert "versions never change: give --output" in run("retrain", model, "--img", image, "--label", "1").error
+    assert "versions never change: pass --output" in run("retrain", model, "--img", image, "--label", "1").error
     assert run("retrain", model, "--img", image, "--label", "1", "--output", "new").status == 0
 
 
@@ -584,7 +584,7 @@ def test_prepare_changes_nothing_unless_told(run: Command, spoiled: Path) -> Non
         assert copy.startswith(f"{spoiled}/0/")
         assert counts == ["0\t12", "1\t12", "2\t12"]
         assert said.err.splitlines() == [
-            f"1 file can go: add --clean to move to {spoiled}-surplus",
+            f"1 file can be removed: add --clean to move to {spoiled}-surplus",
             "1 other file skipped (1 .txt)",
         ]
     assert names(spoiled) == before
@@ -615,12 +615,12 @@ def test_prepare_deletes_after_a_question_alone(run: Command, spoiled: Path, mon
     monkeypatch.setattr("sys.stdin", StringIO("y\n"))
     said = run("prepare", spoiled, "--delete")
     assert (said.status, names(spoiled)) == (1, before)
-    assert "Nothing is deleted, since nobody can be asked: add --yes" in said.err
+    assert "Nothing deleted: there is no terminal to ask for confirmation. Add --yes" in said.err
     for answer in ("n\n", "\n", ""):
         monkeypatch.setattr("sys.stdin", Terminal(answer))
         said = run("prepare", spoiled, "--delete")
         assert (said.status, names(spoiled)) == (1, before)
-        assert "Delete 1 file for good?" in said.err
+        assert "Delete 1 file permanently?" in said.err
     monkeypatch.setattr("sys.stdin", Terminal("y\n"))
     assert "1 file deleted" in run("prepare", spoiled, "--delete").err
     [gone] = before - names(spoiled)
@@ -646,7 +646,7 @@ def test_prepare_says_which_files_it_could_not_move(run: Command, spoiled: Path,
     said = run("prepare", spoiled, "--move-to", tmp_path / "taken")
     assert (said.status, names(spoiled)) == (1, before)
     assert "0 files moved" in said.err
-    assert ": left there (" in said.err
+    assert ": can't be moved or deleted (" in said.err
 
 
 # --- what a person has is not written over ----------------------------------
@@ -733,7 +733,7 @@ def test_predict_answers_for_a_folder_with_trouble_in_it(
     said = run("predict", trained, mixed)
     assert len(said.out.splitlines()) == 12
     assert said.status == 1
-    for message in ("again: leads to a folder", "gone.png: is a link to nothing", "pipe.png: is no regular file"):
+    for message in ("again: leads to a folder", "gone.png: is a dead link", "pipe.png: isn't a regular file"):
         assert message in said.err
     assert "1 other file skipped (1 .txt)" in said.err
 
@@ -778,10 +778,10 @@ def test_a_hook_has_the_last_word_on_predictions(run: Command, trained: Path, ot
     assert [one["prediction"] for one in found] == [f"{one['prediction']}!" for one in plain]
     assert {one["confidence"] for one in found} == {1.0}
     assert [one["scores"] for one in found] == [one["scores"] for one in plain]
-    assert "my_hook.forget returned None: return the dict" in with_hook("my_hook.forget").error
+    assert "my_hook.forget returned None: it must return the dict" in with_hook("my_hook.forget").error
     assert "my_hook.fail failed for" in with_hook("my_hook.fail").error
-    assert "postprocess = my_hook.gone cannot be loaded" in with_hook("my_hook.gone").error
-    assert "postprocess = nowhere cannot be loaded" in with_hook("nowhere").error
+    assert "can't load postprocess = my_hook.gone" in with_hook("my_hook.gone").error
+    assert "can't load postprocess = nowhere" in with_hook("nowhere").error
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.load:FutureWarning")

@@ -46,7 +46,7 @@ def class_of_notes(folder: Path) -> None:
 TROUBLES: dict[str, tuple[Callable[[Path], object], str]] = {
     "text called an image": (lambda f: (f / "cat/3.jpg").write_text("<html>"), "cat/3.jpg: not an image"),
     "empty file": (lambda f: (f / "cat/3.png").touch(), "cat/3.png: is empty"),
-    "cut short": (broken_png, "cat/cut.png: is cut short"),
+    "cut short": (broken_png, "cat/cut.png: is truncated"),
     "too small": (lambda f: picture(f / "cat/3.png", 9, side=8), "cat/3.png: too small: 8×8"),
     "format that is not read": (lambda f: picture(f / "cat/3.ico", 9, kind="ICO"), "cat/3.ico: not an image"),
     "twice in a class": (lambda f: picture(f / "cat/copy.png", 0), "cat/copy.png: the same image as"),
@@ -54,16 +54,16 @@ TROUBLES: dict[str, tuple[Callable[[Path], object], str]] = {
     "in two classes": (lambda f: picture(f / "dog/odd.png", 0), "dog/odd.png: the same image as"),
     "hard link": (lambda f: os.link(f / "cat/1.png", f / "cat/link.png"), "cat/link.png: the same image as"),
     "link to an image": (lambda f: (f / "cat/link.png").symlink_to(f / "cat/1.png"), "link.png: the same image as"),
-    "link to nothing": (lambda f: (f / "cat/gone.png").symlink_to("nowhere.png"), "gone.png: is a link to nothing"),
-    "link to itself": (lambda f: (f / "cat/self.png").symlink_to("self.png"), "self.png: is a link to nothing"),
-    "links in a circle": (circle, "cat/again: leads to a folder that has been seen"),
-    "pipe": (lambda f: os.mkfifo(f / "cat/pipe.png"), "cat/pipe.png: is no regular file"),
-    "file beside the classes": (lambda f: picture(f / "stray.png", 9), "stray.png: lies beside the class folders"),
-    "pipe beside the classes": (lambda f: os.mkfifo(f / "pipe"), "pipe: lies beside the class folders"),
-    "link to nothing beside": (lambda f: (f / "gone").symlink_to("nowhere"), "gone: is a link to nothing"),
-    "empty class": (lambda f: (f / "fish").mkdir(), "fish: holds no images"),
-    "class of empty folders": (lambda f: (f / "fish/a/b").mkdir(parents=True), "fish: holds no images"),
-    "class of notes": (class_of_notes, "fish: holds no images"),
+    "link to nothing": (lambda f: (f / "cat/gone.png").symlink_to("nowhere.png"), "gone.png: is a dead link"),
+    "link to itself": (lambda f: (f / "cat/self.png").symlink_to("self.png"), "self.png: is a dead link"),
+    "links in a circle": (circle, "cat/again: leads to a folder that was already read"),
+    "pipe": (lambda f: os.mkfifo(f / "cat/pipe.png"), "cat/pipe.png: isn't a regular file"),
+    "file beside the classes": (lambda f: picture(f / "stray.png", 9), "stray.png: is next to the class folders"),
+    "pipe beside the classes": (lambda f: os.mkfifo(f / "pipe"), "pipe: is next to the class folders"),
+    "link to nothing beside": (lambda f: (f / "gone").symlink_to("nowhere"), "gone: is a dead link"),
+    "empty class": (lambda f: (f / "fish").mkdir(), "fish: contains no images"),
+    "class of empty folders": (lambda f: (f / "fish/a/b").mkdir(parents=True), "fish: contains no images"),
+    "class of notes": (class_of_notes, "fish: contains no images"),
     "name that is not UTF-8": (lambda f: picture(Path(os.fsdecode(bytes(f / "cat") + b"/\xff.png")), 9), "not UTF-8"),
     "class that is not UTF-8": (lambda f: picture(Path(os.fsdecode(bytes(f) + b"/\xff/1.png")), 9), "not UTF-8"),
     "line break in a name": (lambda f: (f / "cat/a\nb.png").touch(), r"cat/a\nb.png: is empty"),
@@ -170,7 +170,7 @@ def test_a_folder_that_may_only_be_listed_stops_no_other(folder: Path, monkeypat
     monkeypatch.setattr(Path, "stat", guarded)
     listing = looked_through(folder)
     assert [path.name for path in listing.classes["cat"]] == ["1.png", "2.png"]
-    assert [finding.problem for finding in listing.findings[:2]] == ["cannot be read (Permission denied)"] * 2
+    assert [finding.problem for finding in listing.findings[:2]] == ["can't be read (Permission denied)"] * 2
 
 
 def test_a_folder_that_is_there_twice_by_a_mount_is_seen_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,7 +180,7 @@ def test_a_folder_that_is_there_twice_by_a_mount_is_seen_once(folder: Path, monk
     mounted = {folder / "cat/again": folder / "cat"}
     monkeypatch.setattr(Path, "stat", lambda path, **more: stat(mounted.get(path, path), **more))
     [finding] = looked_through(folder).findings
-    assert str(finding) == f"{folder}/cat/again: leads to a folder that has been seen already: left out"
+    assert str(finding) == f"{folder}/cat/again: leads to a folder that was already read: left out"
 
 
 def test_a_file_that_vanishes_after_it_was_listed_stops_no_other(folder: Path) -> None:
@@ -188,11 +188,11 @@ def test_a_file_that_vanishes_after_it_was_listed_stops_no_other(folder: Path) -
     (folder / "cat/1.png").unlink()
     assert len(samples_of(listing)) == 3
     assert [str(finding) for finding in listing.findings] == [
-        f"{folder}/cat/1.png: cannot be read (No such file or directory)"
+        f"{folder}/cat/1.png: can't be read (No such file or directory)"
     ]
 
 
-@pytest.mark.parametrize(("name", "why"), [("pipe", "is no regular file"), ("cat", "is a folder")])
+@pytest.mark.parametrize(("name", "why"), [("pipe", "isn't a regular file"), ("cat", "is a folder")])
 def test_what_is_no_file_is_never_waited_for(name: str, why: str, folder: Path) -> None:
     os.mkfifo(folder / "pipe")
     [finding] = read_files([folder / name])
@@ -216,10 +216,10 @@ def test_a_name_that_a_mac_has_decomposed_is_the_same_class(folder: Path) -> Non
 
 
 REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
-    "nothing there": (lambda f: f / "none", "there is no such folder"),
-    "a file": (lambda f: f / "cat/1.png", "is no folder"),
+    "nothing there": (lambda f: f / "none", "no such folder"),
+    "a file": (lambda f: f / "cat/1.png", "isn't a folder"),
     "images without classes": (lambda f: f / "cat", "has no folders"),
-    "folders of classes in folders": (lambda f: f.parent, "give one of them, such as"),
+    "folders of classes in folders": (lambda f: f.parent, "pass one of its subfolders, such as"),
 }
 
 
@@ -243,7 +243,7 @@ def test_ten_thousand_files_are_listed_in_order(tmp_path: Path) -> None:
     listing = looked_through(tmp_path)
     [finding] = listing.findings
     assert finding.path == tmp_path / "a/00002.bmp"
-    assert "is cut short" in finding.problem
+    assert "is truncated" in finding.problem
     samples = samples_of(listing)
     assert len(samples) == 10_000
     assert [s.name for s in samples] == sorted(s.name for s in samples)
@@ -287,7 +287,7 @@ def test_what_cannot_be_read_just_now_is_not_removed(
 
     monkeypatch.setattr(Path, "open", guarded)
     [finding] = looked_through(folder).findings
-    assert str(finding).startswith(f"{folder}/cat/1.png: cannot be read (")
+    assert str(finding).startswith(f"{folder}/cat/1.png: can't be read (")
     assert not finding.surplus
 
 
@@ -304,7 +304,7 @@ def test_what_memory_does_not_suffice_for_is_not_removed(folder: Path, monkeypat
 def test_a_name_that_no_file_can_have_is_named() -> None:
     [finding] = read_files([Path("a\0b.png")])
     assert isinstance(finding, Finding)
-    assert str(finding) == r"a\x00b.png: cannot be read (embedded null byte)"
+    assert str(finding) == r"a\x00b.png: can't be read (embedded null byte)"
 
 
 def test_a_name_is_shown_on_one_line_that_can_be_printed() -> None:

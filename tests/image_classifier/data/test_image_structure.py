@@ -139,7 +139,7 @@ def repeated(data: bytes, times: int) -> bytes:
 @pytest.mark.parametrize(("side", "times"), [(64, 1200), (4000, 130), (9000, 40)])
 def test_jpeg_with_repeated_scans_is_refused(side: int, times: int) -> None:
     data = encode(Image.new("L", (side, side)), "JPEG", progressive=True)
-    with pytest.raises(PerhapsSound, match="scans would take too long"):
+    with pytest.raises(PerhapsSound, match="scans, too many to decode"):
         open_image(repeated(data, times))
 
 
@@ -213,17 +213,17 @@ def test_large_bitmap_of_run_lengths_is_refused() -> None:
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(400), "HEIC is not read here: install pillow-heif, or save"),
-        (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "SVG is not read here: save the picture as JPEG or PNG"),
-        (b'<?xml version="1.0"?>\n<svg/>', "SVG is not read"),
-        (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL is not read"),
-        (b"\xff\x0a\xfa\x1f", "JPEG XL is not read"),
-        (encode(quadrants(), "JPEG2000"), "JPEG 2000 is not read"),
-        (encode(quadrants(), "PDF"), "PDF is not read"),
-        (b"\0\0\0\x18ftypcrx \0\0\0\1", r"RAW \(CR3\) is not read"),
-        (b"FUJIFILMCCD-RAW 0201", r"RAW \(RAF\) is not read"),
-        (b"\0\0\0\x20ftypisom\0\0\2\0", "video .* is not read"),
-        (b"II*\0\x10\0\0\0CR\2\0" + bytes(60), "RAW file .CR2. is not read"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(400), "HEIC is not supported: install pillow-heif, or save"),
+        (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "SVG is not supported: save the image as JPEG or PNG"),
+        (b'<?xml version="1.0"?>\n<svg/>', "SVG is not supported"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL is not supported"),
+        (b"\xff\x0a\xfa\x1f", "JPEG XL is not supported"),
+        (encode(quadrants(), "JPEG2000"), "JPEG 2000 is not supported"),
+        (encode(quadrants(), "PDF"), "PDF is not supported"),
+        (b"\0\0\0\x18ftypcrx \0\0\0\1", r"RAW \(CR3\) is not supported"),
+        (b"FUJIFILMCCD-RAW 0201", r"RAW \(RAF\) is not supported"),
+        (b"\0\0\0\x20ftypisom\0\0\2\0", "video .* is not supported"),
+        (b"II*\0\x10\0\0\0CR\2\0" + bytes(60), "RAW .CR2. is not supported"),
     ],
 )
 def test_what_is_not_read_is_named_and_perhaps_sound(data: bytes, said: str) -> None:

@@ -361,16 +361,16 @@ def test_a_huge_image_is_read_where_that_is_allowed(own_limit: None) -> None:
 
 
 def test_a_missing_file_is_an_image_error(tmp_path: Path) -> None:
-    with pytest.raises(PerhapsSound, match=r"^cannot be read: .*No such file"):
+    with pytest.raises(PerhapsSound, match=r"^can't be read: .*No such file"):
         open_image(tmp_path / "gone.png")
 
 
 @pytest.mark.parametrize(
     ("trouble", "message"),
     [
-        (OSError(errno.EIO, "Input/output error"), "cannot be read: .*Input/output error"),
-        (OSError(errno.EMFILE, "Too many open files"), "cannot be read: .*Too many open files"),
-        (MemoryError(), "too little memory"),
+        (OSError(errno.EIO, "Input/output error"), "can't be read: .*Input/output error"),
+        (OSError(errno.EMFILE, "Too many open files"), "can't be read: .*Too many open files"),
+        (MemoryError(), "not enough memory"),
     ],
     ids=repr,
 )

@@ -226,7 +226,7 @@ def test_what_is_damaged_is_recomputed_and_never_believed(
         assert len(cache.get(NETWORK, names)) == len(names)
         cache.close()
     if how != "empty pages":  # which may be found one by one
-        assert sum("made anew" in record.message for record in caplog.records) == (how != "empty")
+        assert sum("creating a new one" in record.message for record in caplog.records) == (how != "empty")
 
 
 FULL_DISK = """
@@ -255,4 +255,4 @@ def test_where_the_disk_is_full_nothing_is_added_and_nothing_fails(tmp_path: Pat
     before, after = map(int, written.stdout.split())
     assert 0 < before < 1000
     assert after == before + 10
-    assert "embeddings are not cached" in written.stderr
+    assert "can't cache embeddings" in written.stderr

@@ -76,8 +76,8 @@ def test_where_nothing_is_left_to_judge_on_that_is_said(
 ) -> None:
     known = [sample for sample, is_out in zip(samples, held_out(samples), strict=True) if not is_out][:6]
     model = saved(backbone, known, {})
-    with pytest.raises(UsersError, match="of 6 images it was trained on 6"):
+    with pytest.raises(UsersError, match="of 6 images, it was trained on 6"):
         examine_model(bench.lane, model, known, ignore)
     odd = [replace(samples[0], label="7")]
-    with pytest.raises(UsersError, match="does not know 7, but 0, 1, 2"):
+    with pytest.raises(UsersError, match="has no class 7, only 0, 1, 2"):
         examine_model(bench.lane, model, odd, ignore)

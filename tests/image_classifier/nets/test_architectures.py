@@ -89,9 +89,9 @@ def test_network_sees_images_as_its_own_weights_did(name: str, side: int, interp
         ("squeezenet1_0", 64, "does not end in a linear layer"),
         ("mnasnet0_5", 64, "safetensors"),
         ("inception_v3", 299, "auxiliary outputs"),
-        ("fcn_resnet50", 64, "there is no network fcn_resnet50"),
-        ("alexnet", 16, "cannot take images of 16 pixels"),
-        ("maxvit_t", 100, "cannot take images of 100 pixels"),
+        ("fcn_resnet50", 64, "torchvision has no network fcn_resnet50"),
+        ("alexnet", 16, "can't take images of 16 pixels"),
+        ("maxvit_t", 100, "can't take images of 100 pixels"),
     ],
 )
 def test_network_that_cannot_be_had_is_named_with_the_remedy(name: str, size: int, said: str) -> None:

@@ -157,7 +157,7 @@ def test_a_folder_without_a_model_is_named(classifier: Classifier, tmp_path: Pat
     (tmp_path / "model.json").unlink()
     if record is not None:
         (tmp_path / "model.json").write_text(record, encoding="utf-8")
-    with pytest.raises(WeightsError, match=f"{tmp_path} holds"):
+    with pytest.raises(WeightsError, match=f"{tmp_path} has"):
         load_saved_backbone(tmp_path)
 
 
@@ -165,5 +165,5 @@ def test_a_folder_without_a_model_is_named(classifier: Classifier, tmp_path: Pat
 def test_damaged_weights_of_a_model_are_named(classifier: Classifier, tmp_path: Path, name: str) -> None:
     classifier.save(tmp_path)
     (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-1])
-    with pytest.raises(WeightsError, match=f"^{tmp_path / name} cannot be read"):
+    with pytest.raises(WeightsError, match=f"^{tmp_path / name} can't be read"):
         load_classifier(tmp_path, load_saved_backbone(tmp_path))

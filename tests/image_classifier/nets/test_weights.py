@@ -117,7 +117,7 @@ def test_a_pickle_that_runs_code_is_refused_and_its_code_not_run(
 ) -> None:
     marker, path = tmp_path / "the code has run", tmp_path / "weights.pth"
     write({"conv1.weight": Runs(marker)}, path)
-    with pytest.raises(WeightsError, match="cannot be read: it is damaged, or holds more than a state dict; save one"):
+    with pytest.raises(WeightsError, match="can't be read: it is damaged, or has more than a state dict; save one"):
         load_backbone(str(path), 64)
     assert not marker.exists()
     torch.load(path, weights_only=False) if write is not plain_pickle else pickle.loads(path.read_bytes())
@@ -127,12 +127,18 @@ def test_a_pickle_that_runs_code_is_refused_and_its_code_not_run(
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (lambda state: nn.Linear(3, 4).state_dict(), "holds no resnet18: Missing key.*conv1.weight"),
-        (lambda state: torchvision.models.resnet34(weights=None).state_dict(), "holds no resnet18: Unexpected key"),
-        (lambda state: {**state, "conv1.weight": torch.zeros(64, 1, 7, 7)}, "holds no resnet18: size mismatch.*conv1"),
-        (lambda state: {"state_dict": [1, 2]}, "holds no state dict"),
-        (lambda state: [1, 2], "holds no state dict"),
-        (lambda state: torch.zeros(3), "holds no state dict"),
+        (lambda state: nn.Linear(3, 4).state_dict(), "has no weights for resnet18: Missing key.*conv1.weight"),
+        (
+            lambda state: torchvision.models.resnet34(weights=None).state_dict(),
+            "has no weights for resnet18: Unexpected key",
+        ),
+        (
+            lambda state: {**state, "conv1.weight": torch.zeros(64, 1, 7, 7)},
+            "has no weights for resnet18: size mismatch.*conv1",
+        ),
+        (lambda state: {"state_dict": [1, 2]}, "has no state dict"),
+        (lambda state: [1, 2], "has no state dict"),
+        (lambda state: torch.zeros(3), "has no state dict"),
     ],
     ids=["a linear layer", "ResNet34", "black and white", "a wrapped list", "a list", "a tensor"],
 )
@@ -145,7 +151,7 @@ def test_what_is_no_resnet18_is_named(state: State, tmp_path: Path, make: Callab
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "gone.pth"):
-        with pytest.raises(WeightsError, match=f"WEIGHTS={path}: there is no such file"):
+        with pytest.raises(WeightsError, match=f"WEIGHTS={path}: no such file"):
             load_backbone(str(path), 64)
 
 
@@ -156,7 +162,7 @@ def test_a_damaged_file_is_a_weights_error(tmp_path: Path, suffix: str, damage: 
     (as_pth if suffix == ".pth" else as_safetensors)({"a": torch.zeros(100)}, path)
     whole = path.read_bytes()
     path.write_bytes({"empty": b"", "cut short": whole[:-60], "text": b"<html>no</html>", "zeros": bytes(500)}[damage])
-    with pytest.raises(WeightsError, match=f"WEIGHTS={path} cannot be read"):
+    with pytest.raises(WeightsError, match=f"WEIGHTS={path} can't be read"):
         load_backbone(str(path), 64)
 
 
@@ -263,8 +269,8 @@ def drip(handler: http.server.BaseHTTPRequestHandler) -> None:
     [
         (lambda handler: handler.send_error(404), "404"),
         (lambda handler: handler.send_error(503), "503"),
-        (lambda handler: send(handler, b"<html>Please log in</html>"), "its hash does not fit its name"),
-        (lambda handler: send(handler, b""), "its hash does not fit its name"),
+        (lambda handler: send(handler, b"<html>Please log in</html>"), "its hash does not match its name"),
+        (lambda handler: send(handler, b""), "its hash does not match its name"),
         (lambda handler: send(handler, b"half", length=8), "IncompleteRead"),
         (lambda handler: handler.wfile.write(b"nonsense\r\n\r\n"), "BadStatusLine"),
         (stall, "timed out"),
@@ -290,7 +296,7 @@ def test_a_download_that_fails_leaves_random_weights_and_says_so_once(
 
 def check_says_random(loaded: Backbone, reason: str, backbone: Backbone, caplog: pytest.LogCaptureFixture) -> None:
     assert (loaded.origin, loaded.fingerprint) == ("random", backbone.fingerprint)
-    assert loaded.warning.startswith("The ImageNet weights could not be loaded (")
+    assert loaded.warning.startswith("Can't load the ImageNet weights (")
     assert "WEIGHTS=none" in loaded.warning
     assert reason in loaded.warning
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == [loaded.warning]
@@ -313,8 +319,8 @@ def test_a_host_that_is_not_known_leaves_random_weights_and_the_address_for_anot
     url = "https://weights.invalid/resnet18-f37072fd.pth"
     weights_url(url)
     loaded = load_backbone("imagenet", 64)
-    check_says_random(loaded, "(the download failed: the host's name is not known here)", backbone, caplog)
-    assert f"Fetch {url} by other means and name the file in WEIGHTS" in loaded.warning
+    check_says_random(loaded, "(the download failed: the host name can't be resolved)", backbone, caplog)
+    assert f"Download {url} and set WEIGHTS to the file" in loaded.warning
 
 
 def test_a_cache_that_cannot_be_written_leaves_random_weights(
@@ -336,4 +342,4 @@ def test_a_damaged_file_in_the_download_cache_is_named(
     file.write_bytes(b"half a file")
     loaded = load_backbone("imagenet", 64)
     assert loaded.origin == "random"
-    assert f"{file} cannot be read: " in loaded.warning
+    assert f"{file} can't be read: " in loaded.warning

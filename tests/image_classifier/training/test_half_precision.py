@@ -101,4 +101,4 @@ def test_folder_that_cannot_be_written_costs_only_time(
     (tmp_path / "file").write_text("in the way")
 
     assert Precisions(tmp_path / "file")(backbone, CPU) == torch.bfloat16
-    assert "cannot be written" in caplog.text
+    assert "can't write" in caplog.text

@@ -139,7 +139,7 @@ def test_broken_images_are_left_out_and_named(
 )
 def test_too_little_to_learn_from_is_said(labels: list[str | frozenset[str]]) -> None:
     image = ImageFile(Path("x"), "0" * 64)
-    with pytest.raises(TooFewLabels, match="too little to learn from"):
+    with pytest.raises(TooFewLabels, match="Too few labels to train on"):
         check_enough([Sample(image, label) for label in labels])
 
 
