@@ -179,8 +179,11 @@ def test_an_image_that_is_labelled_in_two_ways_is_left_out(images: Path, tmp_pat
         ("[1]", "has no tasks"),
         ('{"images": [], "categories": [], "annotations": []}', "has no tasks: COCO has boxes but no choices"),
         ("[]", "has no image with a choice"),
-        ('[{"data": {"image": "a.png"}, "annotations": null}]', "the first: task 1: not annotated"),
-        ('[{"data": {"image": "a.png"}, "annotations": 7, "completions": "x"}]', "the first: task 1: not annotated"),
+        ('[{"data": {"image": "a.png"}, "annotations": null}]', "the first problem: task 1: not annotated"),
+        (
+            '[{"data": {"image": "a.png"}, "annotations": 7, "completions": "x"}]',
+            "the first problem: task 1: not annotated",
+        ),
         ('[{"data": {"image": "a.png"},}]', "at line 1, column "),
         ('[\n{"data": {}},\n]', "extra comma after the last task at line 2, column 13"),
         ('[{"data": {}}\n{"data": {}}]', "Expecting ',' delimiter at line 2, column 1"),
@@ -209,7 +212,7 @@ def test_a_file_without_end_is_read_up_to_a_limit(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(text_files, "MAX_TEXT_BYTES", 100)
-    with pytest.raises(UsersError, match="has more than"):
+    with pytest.raises(UsersError, match="is larger than"):
         read_export(Path("/dev/zero"), images, "")
 
 

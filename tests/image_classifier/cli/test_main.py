@@ -203,7 +203,7 @@ def nothing_but_broken(folder: Path) -> Path:
     ("source", "options", "message"),
     [
         (lambda f: "none", [], "no such folder"),
-        (lambda f: f / "0", [], "has no folders"),
+        (lambda f: f / "0", [], "has no subfolders"),
         (one_class, [], "only the class 0: a classifier needs two"),
         (nothing_but_broken, [], "Too few labels to train on"),
         (lambda f: f, ["--output", "{folder}/model"], "would become a class of"),

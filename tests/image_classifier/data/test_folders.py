@@ -146,7 +146,7 @@ def test_files_that_are_no_images_are_counted_and_no_contradictions(folder: Path
 def test_sidecars_do_not_hide_that_a_folder_holds_splits(folder: Path) -> None:
     picture(folder.parent / "test/cat/3.png", 9)
     (folder.parent / "test/notes.txt").touch()
-    with pytest.raises(UsersError, match="folders of classes in folders"):
+    with pytest.raises(UsersError, match="class folders are one level too deep"):
         list_folder(folder.parent)
 
 
@@ -204,7 +204,7 @@ def test_a_file_that_no_memory_holds_is_named(folder: Path) -> None:
     with (folder / "cat/huge.tif").open("wb") as file:
         file.truncate(MAX_FILE_BYTES + 1)  # sparse
     [finding] = looked_through(folder).findings
-    assert finding.problem == "has more than 2 GB: scale it down"
+    assert finding.problem == "is larger than 2 GB: scale it down"
     assert not finding.surplus
 
 
@@ -218,7 +218,7 @@ def test_a_name_that_a_mac_has_decomposed_is_the_same_class(folder: Path) -> Non
 REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "nothing there": (lambda f: f / "none", "no such folder"),
     "a file": (lambda f: f / "cat/1.png", "isn't a folder"),
-    "images without classes": (lambda f: f / "cat", "has no folders"),
+    "images without classes": (lambda f: f / "cat", "has no subfolders"),
     "folders of classes in folders": (lambda f: f.parent, "pass one of its subfolders, such as"),
 }
 
@@ -255,7 +255,7 @@ def test_an_image_twice_is_one_sample_and_one_in_two_classes_is_none(folder: Pat
     listing = list_folder(folder)
     names = [Path(s.name).relative_to(folder).as_posix() for s in samples_of(listing)]
     assert names == ["cat/1.png", "dog/1.png", "dog/2.png"]
-    assert ["of another class" in str(finding) for finding in listing.findings] == [True]
+    assert ["in another class" in str(finding) for finding in listing.findings] == [True]
 
 
 def test_more_pixels_than_are_allowed_are_no_reason_to_remove_an_image(folder: Path) -> None:
