@@ -533,10 +533,10 @@ def test_without_a_workdir_fit_finds_itself_one(shown: Digits) -> None:
 @pytest.mark.parametrize(
     ("labels", "left_out", "message"),
     [
-        ("", 0, "labelled so far: none)"),
-        ("00000", 0, "labelled so far: 5 × 0)"),
-        ("0001", 0, "labelled so far: 3 × 0, 1 × 1)"),
-        ("0120", 2, "labelled so far: 2 × 0, 1 × 1, 1 × 2). Left out: 2 skipped."),
+        ("", 0, "labeled so far: none)"),
+        ("00000", 0, "labeled so far: 5 × 0)"),
+        ("0001", 0, "labeled so far: 3 × 0, 1 × 1)"),
+        ("0120", 2, "labeled so far: 2 × 0, 1 × 1, 1 × 2). Left out: 2 skipped."),
     ],
 )
 def test_too_little_to_learn_from_is_said_in_a_sentence(

@@ -108,7 +108,7 @@ def test_results_are_on_stdout_and_all_else_on_stderr(run: Command, folder: Path
     assert "<h2>Confusion matrix</h2>" in Path("report.html").read_text()
     again = run(*TRAIN, folder, "--epochs", 2, "--resume")
     assert (again.status, again.out) == (0, first + "\n")
-    assert "finished already" in again.err
+    assert "already finished" in again.err
 
 
 def test_all_layers_are_trained_where_that_is_asked_for(run: Command, folder: Path) -> None:
