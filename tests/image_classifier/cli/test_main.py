@@ -303,7 +303,7 @@ def test_help_of_export_shows_the_shapes(run: Command) -> None:
 
 
 def test_train_without_a_folder_says_what_to_type(run: Command) -> None:
-    assert "type `train DIR`" in run("train").error
+    assert "use `train DIR`" in run("train").error
 
 
 # --- evaluate ---------------------------------------------------------------
