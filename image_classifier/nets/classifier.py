@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ValidationError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -201,14 +202,38 @@ class Classifier:
         (folder / RECORD_FILE).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+class _Weights(BaseModel):
+    origin: str
+    fingerprint: str
+
+
+class _Record(BaseModel):
+    """What `model.json` must have."""
+
+    architecture: str
+    preprocessing: Preprocessing
+    classes: list[str]
+    temperature: float
+    thresholds: list[float]
+    weights: _Weights
+    warning: str = ""
+
+
 def read_record(folder: Path) -> dict[str, Any]:
     """`model.json` of a saved classifier; raises WeightsError."""
     try:
         record: dict[str, Any] = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise WeightsError(f"{folder} has no model: can't read {RECORD_FILE} ({why(error)})") from error
-    if record.get("format") != FORMAT:
+    if isinstance(record, dict) and record.get("format") != FORMAT:
         raise WeightsError(f"{folder} has a model of another kind (format {record.get('format')})")
+    try:
+        _Record.model_validate(record)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        where = f"{RECORD_FILE}, {place}" if place else RECORD_FILE
+        raise WeightsError(f"{folder} has a damaged model: {where}: {first['msg']}") from error
     return record
 
 
@@ -241,13 +266,13 @@ def load_classifier(folder: Path, backbone: Backbone) -> Classifier:
     # Copied: what is only mapped kills the process where a file server loses the file.
     tensors = {name: tensor.clone() for name, tensor in read_weights(folder / HEAD_FILE).items()}
     calibration = record["temperature"], tuple(record["thresholds"])
-    return Classifier(
-        backbone,
-        Head(tensors["weight"], tensors["bias"], *calibration),
-        Head(tensors["evaluation.weight"], tensors["evaluation.bias"], *calibration),
-        tuple(record["classes"]),
-        record,
-    )
+    try:
+        head, evaluation_head = (
+            Head(tensors[f"{of}weight"], tensors[f"{of}bias"], *calibration) for of in ("", "evaluation.")
+        )
+    except KeyError as error:
+        raise WeightsError(f"{folder} has a damaged model: {HEAD_FILE} has no {error}") from error
+    return Classifier(backbone, head, evaluation_head, tuple(record["classes"]), record)
 
 
 def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from image_classifier.data.preprocessing import Preprocessing
 from image_classifier.nets.architectures import Bare, build
@@ -149,8 +150,15 @@ def test_saving_again_over_a_link_leaves_the_other_file_alone(classifier: Classi
         json.dumps({"format": 2, "architecture": "resnet18"}),
         json.dumps({"format": 1, "architecture": "vit", "preprocessing": Preprocessing().record()}),
         json.dumps({"format": 1}),
+        "[1]",
+        "7",
+        "null",
+        "[" * 100_000,
     ],
-    ids=["missing", "empty", "cut short", "another format", "another architecture", "no architecture"],
+    ids=[
+        *("missing", "empty", "cut short", "another format", "another architecture", "no architecture"),
+        *("a list", "a number", "null", "nested deeply"),
+    ],
 )
 def test_a_folder_without_a_model_is_named(classifier: Classifier, tmp_path: Path, record: str | None) -> None:
     classifier.save(tmp_path)
@@ -159,6 +167,30 @@ def test_a_folder_without_a_model_is_named(classifier: Classifier, tmp_path: Pat
         (tmp_path / "model.json").write_text(record, encoding="utf-8")
     with pytest.raises(WeightsError, match=f"{tmp_path} has"):
         load_saved_backbone(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "field", ["architecture", "preprocessing", "classes", "temperature", "thresholds", "weights", "warning"]
+)
+@pytest.mark.parametrize("value", [None, 7.5, "text", [["a"]], {"a": 1}], ids=repr)
+def test_wrong_value_in_the_record_of_a_model_is_named(
+    classifier: Classifier, tmp_path: Path, field: str, value: object
+) -> None:
+    classifier.save(tmp_path)
+    file = tmp_path / "model.json"
+    record = json.loads(file.read_text(encoding="utf-8"))
+    if isinstance(value, type(record[field])):
+        pytest.skip("a value that it may have")
+    file.write_text(json.dumps({**record, field: value}), encoding="utf-8")
+    with pytest.raises(WeightsError, match=f"^{tmp_path} holds a damaged model: model.json, {field}"):
+        load_classifier(tmp_path, load_saved_backbone(tmp_path))
+
+
+def test_head_without_its_tensors_is_named(classifier: Classifier, tmp_path: Path) -> None:
+    classifier.save(tmp_path)
+    save_file({"another": torch.zeros(1)}, tmp_path / "head.safetensors")
+    with pytest.raises(WeightsError, match=f"^{tmp_path} holds a damaged model: head.safetensors has no 'weight'"):
+        load_classifier(tmp_path, load_saved_backbone(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["backbone.safetensors", "head.safetensors"])
