@@ -1,6 +1,7 @@
 """Starts production processes: uWSGI for a server, or supervisor for everything without Docker."""
 
 import os
+import re
 import resource
 import shutil
 import sys
@@ -15,14 +16,14 @@ from my_backend.settings import Settings
 
 HERE = Path(__file__).parents[1]
 QUEUE = 1024
+LONGEST_SOCKET = 103  # bytes of a socket's path, on every system
 OPEN_FILES = 65_536  # one per connection, including slow ones; many systems allow a process only 1,024
 
 
 def run_uwsgi(settings: Settings) -> None:
     """Replaces this process with uWSGI."""
     command = [_beside_python("uwsgi"), "--ini", str(HERE / "uwsgi.ini")]
-    # The socket between router and threads is in a private folder, since anyone who reaches it can run code.
-    folder = tempfile.mkdtemp(prefix="image-classifier-")
+    folder = _socket_folder()
     command += ["--socket", f"{folder}/uwsgi.sock", "--hook-as-user-atexit", f"exec:rm -rf {folder}"]
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     command += ["--http", f"{host}:{settings.port}", "--listen", str(_longest_queue())]
@@ -32,9 +33,27 @@ def run_uwsgi(settings: Settings) -> None:
     os.execv(command[0], command)  # noqa: S606  no shell is wanted
 
 
+def _socket_folder() -> str:
+    """A new folder for the socket from uWSGI's router to its threads, removed at uWSGI's exit.
+
+    Only this user may enter it: anyone who can reach such a socket can run code in the server.
+    """
+    folder = tempfile.gettempdir()
+    # uWSGI takes at most 102 characters for a socket, and a colon for that of a port. The shell gets the path as well.
+    if not re.fullmatch(r"[\w./-]{1,60}", folder, re.ASCII):
+        folder = "/tmp"  # noqa: S108  the folder in it is new, and nobody else's
+    return tempfile.mkdtemp(prefix="image-classifier-", dir=folder)
+
+
 def run_supervisor(settings: Settings, logs: Path = HERE / "logs") -> None:
     """Replaces this process with supervisor, which runs Redis, workers and the server; `logs` gets their log files."""
     folder = settings.model_dir / "production"
+    socket = folder / "redis.sock"
+    if not settings.redis and len(os.fsencode(socket)) > LONGEST_SOCKET:
+        raise BackendError(
+            f"MODEL_DIR={settings.model_dir} has too long a path for the socket of Redis in it ({LONGEST_SOCKET} bytes "
+            "with `/production/redis.sock`): set a shorter MODEL_DIR, or set REDIS_URL to a running Redis"
+        )
     files.make_private(folder)
     logs.mkdir(exist_ok=True)
     environment = {
@@ -44,7 +63,7 @@ def run_supervisor(settings: Settings, logs: Path = HERE / "logs") -> None:
         "REDIS_SERVER": "" if settings.redis else redis_server(),
         "OWN_REDIS": str(not settings.redis).lower(),
         # A socket in a private folder: no port conflicts, and no access for other users of the machine.
-        "REDIS_URL": settings.redis or f"unix://{folder}/redis.sock",
+        "REDIS_URL": settings.redis or f"unix://{socket}",
         "MODEL_DIR": str(settings.model_dir),
         "CACHE_DIR": str(settings.cache_dir),
     }

@@ -60,6 +60,21 @@ def test_server_that_computes_ends_without_a_crash(
     assert "my_backend.commands.shutdown: stopped" in logs, "its threads were ended before"
 
 
+def test_server_starts_with_a_long_path_for_temporary_files_and_leaves_nothing(
+    redis: Redis, production: MakeProduction, script: Script, tmp_path: Path
+) -> None:
+    temporary = tmp_path / ("x" * 100)
+    temporary.mkdir()
+    server = production(redis).server(TMPDIR=str(temporary))
+    command = psutil.Process(server.process.pid).cmdline()
+    socket = Path(command[command.index("--socket") + 1])
+    assert socket.exists()
+
+    server.process.stop()
+
+    assert not socket.parent.exists()
+
+
 def test_server_ends_where_redis_has_gone(own_redis: Redis, production: MakeProduction, script: Script) -> None:
     made = production(own_redis)
     server = made.server()

@@ -1,5 +1,7 @@
 import os
+import re
 import stat
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -52,3 +54,50 @@ def test_socket_of_redis_is_in_a_folder_that_nobody_else_may_enter(
 
     assert begun[0]["REDIS_URL"] == f"unix://{folder}/redis.sock"
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("name", ["x" * 100, "with blanks", "with:colon", "with;semicolon", "ünïcode"])
+def test_socket_of_uwsgi_fits_whatever_the_folder_for_temporary_files_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / name))
+    begun: list[list[str]] = []
+    monkeypatch.setattr(os, "execv", lambda command, arguments: begun.append(arguments))
+    monkeypatch.setattr(production, "collect_output", lambda *_: None)
+
+    CliRunner().invoke(app, ["uwsgi"], catch_exceptions=False)
+
+    (arguments,) = begun
+    socket = Path(arguments[arguments.index("--socket") + 1])
+    try:
+        assert re.fullmatch(r"[\w./-]{1,102}", str(socket), re.ASCII)
+        assert stat.S_IMODE(socket.parent.stat().st_mode) == 0o700
+        assert arguments[arguments.index("--hook-as-user-atexit") + 1] == f"exec:rm -rf {socket.parent}"
+        assert list((tmp_path / name).iterdir()) == []
+    finally:
+        socket.parent.rmdir()
+
+
+def test_folder_for_temporary_files_is_used_if_its_path_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        monkeypatch.setattr(os, "execv", lambda command, arguments: None)
+        monkeypatch.setattr(production, "collect_output", lambda *_: None)
+
+        CliRunner().invoke(app, ["uwsgi"], catch_exceptions=False)
+
+        assert [path.name for path in Path(folder).glob("image-classifier-*")] != []
+
+
+@pytest.mark.usefixtures("no_redis_server")
+def test_model_dir_whose_path_is_too_long_for_a_socket_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MODEL_DIR", str(tmp_path / ("x" * 100)))
+
+    said = CliRunner().invoke(app, ["production"])
+
+    assert said.exit_code == 1
+    assert "too long a path for the socket of Redis" in said.output
+    assert "set REDIS_URL" in said.output
