@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import IO, Any, TypeVar
+from typing import IO, Annotated, Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from my_backend.redaction import said
 
 Value = TypeVar("Value")
+Moment = Annotated[float, Field(ge=0, lt=253_402_300_800)]  # seconds since 1970, in records: a date until the year 9999
 
 log = logging.getLogger(__name__)
 

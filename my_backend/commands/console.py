@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from my_backend.jobs.job import Job, JobStore, working_for
+from my_backend.web.pages.training import training_view
 
 log = logging.getLogger(__name__)
 
@@ -36,13 +37,11 @@ def _running(store: JobStore) -> list[Job]:
 
 def describe(job: Job) -> str:
     """Describes a job's progress in a few words."""
-    progress = job.progress
-    words = [str(progress.get("phase", ""))]
-    if "epoch" in progress:
-        words.append(f"epoch {progress['epoch']} of {progress['epochs']}")
-    words += [f"{name} {progress[name]:.3f}" for name in ("loss", "accuracy") if name in progress]
-    if "seconds_left" in progress:
-        words.append(f"{progress['seconds_left']:.0f} s left")
+    view = training_view(job)
+    figures = {"loss": view.loss, "accuracy": view.accuracy}
+    words = [view.phase, view.detail, *(f"{name} {value:.3f}" for name, value in figures.items() if value is not None)]
+    if view.seconds_left is not None:
+        words.append(f"{view.seconds_left:.0f} s left")
     return ", ".join(word for word in words if word)
 
 
@@ -74,9 +73,10 @@ def _bars(store: JobStore, ended: threading.Event) -> None:
             for job in running.values():
                 if job.id not in shown:
                     shown[job.id] = bar.add_task("", job=job.id)
+                done = training_view(job).done
                 bar.update(
                     shown[job.id],
                     description=describe(job),
-                    completed=job.progress.get("epoch", 0),
-                    total=job.progress.get("epochs"),
+                    completed=done or 0,
+                    total=None if done is None else 1,
                 )

@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 
 from my_backend import context, files
 from my_backend.errors import BackendError, Conflict, JobStopped, NotFound, TakenOver
+from my_backend.files import Moment
 from my_backend.metrics.counters import JobCounts
 from my_backend.metrics.persistent_counters import Tally
 from my_backend.problems import Trouble
@@ -54,11 +55,21 @@ def is_job_id(text: str) -> bool:
 
 
 @dataclass(frozen=True)
+class Epoch:
+    """An epoch of a job; the model class may report any values."""
+
+    phase: Any
+    epoch: int
+    loss: Any = None
+    accuracy: Any = None
+
+
+@dataclass(frozen=True)
 class Job:
     """A job's record.
 
-    `progress` contains `phase`, `epoch`, `epochs`, `loss`, `accuracy`, `seconds_left`, and `done`, the completed share
-    of the whole job (0 to 1); `history` contains the phase, epoch, loss and accuracy of each epoch.
+    `progress` contains what the model class reports: `phase`, `epoch`, `epochs`, `loss`, `accuracy`, `seconds_left`, and
+    `done`, the completed share of the whole job (0 to 1).
     """
 
     id: str
@@ -66,15 +77,15 @@ class Job:
     kind: Kind
     cause: str
     status: Status = "queued"
-    created: float = 0.0  # seconds since 1970, like the other times
-    started: float | None = None
-    ended: float | None = None
+    created: Moment = 0.0  # seconds since 1970, like the other times
+    started: Moment | None = None
+    ended: Moment | None = None
     attempts: int = 0  # how often it was started
     futile: int = 0  # the last attempts in a row that completed no further epoch
     runner: str = ""  # random for each run; only the run named in the record may write it and publish
     annotations_read: bool = False
     progress: dict[str, Any] = field(default_factory=dict)
-    history: list[dict[str, Any]] = field(default_factory=list)
+    history: list[Epoch] = field(default_factory=list)
     furthest: dict[str, int] = field(default_factory=dict)  # phase → the last epoch that any attempt reached
     error: str = ""
     result: dict[str, Any] = field(default_factory=dict)
@@ -319,21 +330,15 @@ class RunningJob:
         self._store.check_runner(self.job)
 
 
-def _lengthened(
-    history: list[dict[str, Any]], progress: dict[str, Any], record: dict[str, Any]
-) -> list[dict[str, Any]]:
+def _lengthened(history: list[Epoch], progress: dict[str, Any], record: dict[str, Any]) -> list[Epoch]:
     """Returns the history with the epoch from a record; if a phase restarts, so does its curve."""
     epoch = record.get("epoch")
     if not isinstance(epoch, int):
         return history
     phase = progress.get("phase")
-    point: dict[str, Any] = {
-        "phase": phase,
-        "epoch": epoch,
-        **{name: record[name] for name in ("loss", "accuracy") if name in record},
-    }
-    if any(one["phase"] == phase and one["epoch"] >= epoch for one in history):
-        history = [one for one in history if one["phase"] != phase]
+    if any(one.phase == phase and one.epoch >= epoch for one in history):
+        history = [one for one in history if one.phase != phase]
+    point = Epoch(phase, epoch, record.get("loss"), record.get("accuracy"))
     return [*(history if len(history) < MAX_POINTS else history[::2]), point]
 
 

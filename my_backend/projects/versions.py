@@ -18,7 +18,7 @@ from pydantic import TypeAdapter
 
 from my_backend import context, files
 from my_backend.errors import Conflict, NotFound
-from my_backend.files import Damaged
+from my_backend.files import Damaged, Moment
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class Version:
 class _Record:
     """The contents of a version's file."""
 
-    created: float
+    created: Moment
     cause: str
     choices: tuple[str, ...]
     train_output: Json
@@ -91,7 +91,7 @@ class _Record:
 
 _RECORD = TypeAdapter(_Record)
 _PINNED = TypeAdapter(list[str])
-_GIVEN = TypeAdapter(tuple[int, float])
+_GIVEN = TypeAdapter(tuple[int, Moment])
 
 
 class Versions:

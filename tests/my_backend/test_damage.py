@@ -190,6 +190,44 @@ def test_damaged_file_of_all_projects_stops_nothing(make_settings: MakeSettings,
         assert client.train().startswith("v5-")
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"history": [{"odd": 1}]},
+        {"history": [{"phase": "training", "epoch": {}}]},
+        {"history": [{"phase": "training", "epoch": None}]},
+        {"history": [[]]},
+        {"created": 1e300},
+        {"created": -1.0},
+        {"started": float("inf"), "ended": float("nan")},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("status", ["finished", "queued"])
+def test_job_with_wrong_values_inside_leaves_pages_and_trainings_alone(
+    make_settings: MakeSettings, serve: Serve, status: str, fields: dict[str, Any]
+) -> None:
+    path = fill(Projects(make_settings().model_dir / "projects"), PROJECT) / "jobs" / f"{JOB}.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "status": status, **fields}))
+
+    with serve(retrain_after_annotations=0) as client:
+        is_well(client)
+        assert str(path) in json.dumps(client.get("/troubles"))
+
+
+def test_version_of_no_time_that_there_is_leaves_pages_and_trainings_alone(
+    make_settings: MakeSettings, serve: Serve
+) -> None:
+    folder = fill(Projects(make_settings().model_dir / "projects"), PROJECT)
+    [path] = folder.glob("versions/v1-*/version.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "created": 1e300}))
+    (folder / "removed.json").write_text("[2, 1e300]")
+
+    with serve(retrain_after_annotations=0) as client:
+        is_well(client)
+        assert str(path) in json.dumps(client.get("/troubles"))
+
+
 def test_folder_that_is_no_projects_is_passed_over(make_settings: MakeSettings, serve: Serve) -> None:
     projects = Projects(make_settings().model_dir / "projects")
     whole = fill(projects, PROJECT)

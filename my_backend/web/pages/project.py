@@ -70,6 +70,22 @@ def project_view(backend: Backend, project: Project, shown_jobs: int = SHOWN_JOB
     )
 
 
+def unreadable_view(project: Project) -> ProjectView:
+    """What the page shows of a project whose `project_view` fails: it is there, and something is wrong with it."""
+    return ProjectView(
+        uid=project.uid,
+        id=project.id,
+        title=project.title or f"Project {project.id}",
+        connection=Connection("can't be shown; the log says why", "bad"),
+        live_name=UNTRAINED,
+        live=None,
+        unlearned=0,
+        running=[],
+        waiting=[],
+        ended=[],
+    )
+
+
 def _live(backend: Backend, project: Project, name: str) -> VersionView | None:
     if name == UNTRAINED:
         return None

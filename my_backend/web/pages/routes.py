@@ -1,5 +1,6 @@
 """The routes of the web page. They show what the backend has stored; no request asks another service."""
 
+import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -17,9 +18,11 @@ from my_backend.web.pages import charts
 from my_backend.web.pages import versions as version_views
 from my_backend.web.pages.etag import entity_tag
 from my_backend.web.pages.filters import add_filters
-from my_backend.web.pages.project import project_view
+from my_backend.web.pages.project import ProjectView, project_view, unreadable_view
 from my_backend.web.pages.review import mistake_tiles, page_of_label_studio, unsure_tiles
 from my_backend.web.pages.thumbnails import Thumbnails
+
+log = logging.getLogger(__name__)
 
 CHARTED_VERSIONS = 200
 LISTED_VERSIONS = 50
@@ -70,7 +73,7 @@ class Page:
         found = [one for one in projects if wanted.casefold() in f"{one.title} project {one.id}".casefold()]
 
         def render() -> str:
-            views = [project_view(self._backend, project, shown_jobs=1) for project in found]
+            views = [self._view(project) for project in found]
             return self._render(
                 "projects.html",
                 projects=sorted(views, key=lambda view: (not view.busy, view.title.casefold(), view.id)),
@@ -82,6 +85,14 @@ class Page:
             )
 
         return self._answer(found, render)
+
+    def _view(self, project: Project) -> ProjectView:
+        """One that fails costs the others nothing."""
+        try:
+            return project_view(self._backend, project, shown_jobs=1)
+        except Exception:
+            log.exception("project %s: the page can't show it", project.uid)
+            return unreadable_view(project)
 
     def troubles(self) -> Response:
         """The page of problems and their fixes."""

@@ -1,10 +1,14 @@
-"""What the page shows of a job: status, progress, and result."""
+"""What the page shows of a job: status, progress, and result.
+
+The model class may report anything; values of a wrong type are left out.
+"""
 
 from dataclasses import dataclass
 from typing import Any
 
-from my_backend.jobs.job import Job
+from my_backend.jobs.job import Epoch, Job
 
+LARGEST = 1e15  # of the numbers that are shown; more cannot be printed, or is no number
 WORDS = {
     "queued": "Waiting",
     "started": "Training",
@@ -47,22 +51,25 @@ def training_view(job: Job) -> TrainingView:
         accuracy=_number(progress.get("accuracy")),
         seconds_left=_number(progress.get("seconds_left")),
         seconds=ended - job.started if ended and job.started else None,
-        versions=tuple(map(str, job.result.get("versions") or ())),
+        versions=_names(job.result.get("versions")),
         curves=_curves(job.history),
     )
 
 
 def _detail(progress: dict[str, Any]) -> str:
-    if "epoch" in progress and "epochs" in progress:
-        again = f", fit {progress['fit']} of {progress['fits']}" if progress.get("fits", 1) > 1 else ""
-        return f"epoch {progress['epoch']} of {progress['epochs']}{again}"
-    if "images" in progress:
-        return (
-            f"{progress['image']} of {progress['images']} images"
-            if "image" in progress
-            else f"{progress['images']} images"
-        )
-    return ""
+    if epoch := _of(progress, "epoch", "epochs"):
+        again = _of(progress, "fit", "fits") if (_number(progress.get("fits")) or 1) > 1 else ""
+        return f"epoch {epoch}" + (f", fit {again}" if again else "")
+    if images := _of(progress, "image", "images"):
+        return f"{images} images"
+    total = _number(progress.get("images"))
+    return "" if total is None else f"{total:.0f} images"
+
+
+def _of(progress: dict[str, Any], one: str, all_of_them: str) -> str:
+    """`3 of 8`; empty if one of the two is unknown."""
+    number, total = _number(progress.get(one)), _number(progress.get(all_of_them))
+    return "" if number is None or total is None else f"{number:.0f} of {total:.0f}"
 
 
 def _done(progress: dict[str, Any]) -> float | None:
@@ -74,15 +81,19 @@ def _done(progress: dict[str, Any]) -> float | None:
 
 
 def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    known = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
+    return float(value) if known else None
 
 
-def _curves(history: list[dict[str, Any]]) -> dict[str, list[tuple[int, float]]]:
+def _names(versions: Any) -> tuple[str, ...]:
+    return tuple(map(str, versions)) if isinstance(versions, list) else ()
+
+
+def _curves(history: list[Epoch]) -> dict[str, list[tuple[int, float]]]:
     """The curves of the newest phase that had epochs."""
-    phase = history[-1]["phase"] if history else None
-    points = [point for point in history if point["phase"] == phase]
+    points = [point for point in history if point.phase == history[-1].phase]
     curves = {
-        name: [(point["epoch"], value) for point in points if (value := _number(point.get(name))) is not None]
+        name: [(point.epoch, value) for point in points if (value := _number(getattr(point, name))) is not None]
         for name in ("loss", "accuracy")
     }
     return {name: found for name, found in curves.items() if found}

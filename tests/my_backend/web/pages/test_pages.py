@@ -3,6 +3,7 @@ import re
 import shutil
 import threading
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -207,6 +208,57 @@ def test_curves_grow_with_the_epochs_and_begin_anew_with_a_phase(client: Client,
     assert eventually(drawn)
     assert page(client).count("<svg") == 2
     script.release()
+
+
+@pytest.mark.parametrize(
+    ("progress", "shown"),
+    [
+        ({"epoch": "x", "epochs": 8, "done": "half", "loss": [], "seconds_left": float("inf")}, ""),
+        ({"epoch": 3, "epochs": 8, "fit": None, "fits": 5}, "epoch 3 of 8"),
+        ({"epoch": 3, "epochs": 8, "fits": "many"}, "epoch 3 of 8"),
+        ({"epoch": 10**400, "epochs": float("nan"), "images": 7}, "7 images"),
+        ({"images": {}, "phase": [1]}, "[1]"),
+    ],
+)
+def test_running_job_is_shown_whatever_the_model_class_says(
+    client: Client, progress: dict[str, Any], shown: str
+) -> None:
+    job = replace(new_job(PROJECT, "full", "odd"), status="started", progress=progress)
+    client.backend.job_store.save(job)
+
+    assert shown in words(client)
+    assert shown in words(client, "/")
+
+
+def test_finished_job_is_shown_whatever_its_result_is(client: Client) -> None:
+    for number, result in enumerate(({"versions": 5}, {"versions": {"a": 1}}, {"versions": [None, 7]})):
+        job = replace(new_job(PROJECT, "full", f"odd {number}"), status="finished", started=1.0, ended=2.0)
+        client.backend.job_store.save(replace(job, result=result))
+
+    shown = words(client)
+
+    assert all(f"odd {number} (full) Finished" in shown for number in range(3))
+
+
+def test_project_that_cannot_be_shown_leaves_the_others_on_the_page(
+    client: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    client.post("/setup", {"project": "8.1", "schema": LABEL_CONFIG})
+    client.train()
+    newest = client.backend.job_store.newest
+
+    def fails(project: str, count: int) -> Any:
+        if project == "8.1":
+            raise KeyError("phase")
+        return newest(project, count)
+
+    monkeypatch.setattr(client.backend.job_store, "newest", fails)
+
+    shown = words(client, "/")
+
+    assert "Live version v1" in shown
+    assert re.search("Project 8 +can't be shown; the log says why", unescape(shown))
+    assert "project 8.1: the page can't show it" in caplog.text
 
 
 def test_canceling_and_training_are_offered_where_they_can_be_done(client: Client, script: Script) -> None:
