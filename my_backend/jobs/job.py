@@ -68,7 +68,7 @@ class Epoch:
 class Job:
     """A job's record.
 
-    `progress` contains what the model class reports: `phase`, `epoch`, `epochs`, `loss`, `accuracy`, `seconds_left`, and
+    `progress` contains values from the model class: `phase`, `epoch`, `epochs`, `loss`, `accuracy`, `seconds_left`, and
     `done`, the completed share of the whole job (0 to 1).
     """
 

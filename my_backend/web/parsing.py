@@ -1,7 +1,10 @@
 """Reads request bodies, JSON or forms with an image, within the memory that this process has for them."""
 
+import gc
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from flask import Flask, request
@@ -93,12 +96,25 @@ def read(model: type[Body]) -> Body:
 
 def _parsed(raw: bytes) -> Any:
     try:
-        value = from_json(raw, allow_inf_nan=True)
+        with _no_garbage_collection():
+            value = from_json(raw, allow_inf_nan=True)
         if len(raw) <= SMALL_BODY:  # such bodies decide which project or version is meant
             json.loads(raw, object_pairs_hook=_without_doubles)
     except ValueError as error:
         raise BadRequest(f"body: Invalid JSON: {said(error)}") from None
     return value
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """While many values are made: none can be garbage, and looking for it takes longer and holds up all threads."""
+    enabled = gc.isenabled()  # not if another thread is at it
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> None:

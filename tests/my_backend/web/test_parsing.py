@@ -1,3 +1,4 @@
+import gc
 import gzip
 import json
 import tracemalloc
@@ -157,3 +158,32 @@ def test_big_requests_of_label_studio_are_taken(client: Client) -> None:
     many = [{"id": n, "data": {"image": f"/{n}.png"}, "annotations": [{"id": n, "result": []}]} for n in range(20_000)]
     client.post("/train", {"project": PROJECT, "annotations": many}, 201)
     client.post("/predict", {"project": PROJECT, "tasks": [{"id": 1, "data": {"image": "data:," + "x" * 20_000_000}}]})
+
+
+def test_no_garbage_is_collected_while_a_body_is_parsed(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    collections: list[str] = []
+    parsing_now = False
+    from_json = parsing.from_json
+
+    def watched(raw: bytes, **options: Any) -> Any:
+        nonlocal parsing_now
+        parsing_now = True
+        try:
+            return from_json(raw, **options)
+        finally:
+            parsing_now = False
+
+    def collected(phase: str, info: dict[str, int]) -> None:
+        if parsing_now:
+            collections.append(phase)
+
+    monkeypatch.setattr(parsing, "from_json", watched)
+    gc.callbacks.append(collected)
+    try:
+        answer = client.http.post("/predict", data=b'{"tasks": [' + b'{"data":{}},' * 100_000 + b"7]}")
+    finally:
+        gc.callbacks.remove(collected)
+
+    assert answer.status_code == 400
+    assert collections == []
+    assert gc.isenabled()
