@@ -1,11 +1,14 @@
 """A soak test: the production mode under the load of a team, while workers and Redis are killed.
 
-    python -m benchmarks.soak [--minutes 60] [--json FILE] [--picture FILE.svg]
+    python -m benchmarks.soak [--minutes 60] [--hostile] [--json FILE] [--picture FILE.svg]
 
 A real Label Studio, the real classifier, Redis, the server under uWSGI and two RQ workers under supervisor, all on this
 machine and on loopback. Eight clients predict, a person labels, "Start training" is pressed every two minutes, a worker
 is killed every five, and Redis is restarted twice, once losing its data. The exit status is 0 if no prediction failed,
 all annotations are in the live version, and memory, open files and threads don't grow.
+
+With --hostile, broken clients, odd files and attackers send requests the whole time, and /health and /ready are probed
+every 100 ms. Then no probe may be late by more than a second, and every answer to a hostile request must be right.
 """
 
 import argparse
@@ -21,16 +24,19 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import requests
 
 from benchmarks.soak.faults import Faults
+from benchmarks.soak.hostile import Attackers
 from benchmarks.soak.judgement import trends, unlearned
 from benchmarks.soak.people import Client, Person, Record, every
 from benchmarks.soak.photographs import Photographs
 from benchmarks.soak.picture import draw
+from benchmarks.soak.probes import judge, probing, read_probes
 from benchmarks.soak.series import Sample, Series
 from benchmarks.soak.site import Site
 from demo.digits import LABEL_CONFIG, write_digits
@@ -60,8 +66,8 @@ class Pace:
     kills: float
 
 
-def soak(pace: Pace, folder: Path) -> tuple[Json, Series, Record]:
-    """Runs the soak test; returns the result and all measurements."""
+def soak(pace: Pace, folder: Path, *, hostile: bool) -> tuple[Json, Series, Record]:
+    """Runs the soak test, with attackers and probes if `hostile`; returns the result and all measurements."""
     environment()
     with ExitStack() as stack:
         photographs = Photographs(folder / "photographs")
@@ -91,9 +97,19 @@ def soak(pace: Pace, folder: Path) -> tuple[Json, Series, Record]:
         person = Person(label_studio, project, backend, to_label, store)
         record = Record()
         series = Series(site, known.uid, record, folder / "series.jsonl")
-        _run(pace, site, clients, person, record, series)
+        with ExitStack() as run:
+            attackers = Attackers(site, known.uid, folder / "hostile")
+            if hostile:
+                run.enter_context(attackers.ready())
+                probes = run.enter_context(probing(site.url, site.processes()["server"].pid, folder / "probes"))
+            works = attackers.works() if hostile else []
+            _run(pace, site, clients, person, record, series, works)
         settled = _settle(store, versions, label_studio.export(project), series)
-        return _report(pace, series, record, settled), series, record
+        report = _report(pace, series, record, settled)
+        if hostile:
+            report |= {"probes": judge(read_probes(probes), attackers.sent), "hostile": attackers.report()}
+            report["kept"] &= report["probes"]["kept"] and report["hostile"]["kept"]
+        return report, series, record
 
 
 def _make_project(label_studio: LabelStudio, digits: Sequence[tuple[Path, str]]) -> tuple[int, list[tuple[int, str]]]:
@@ -104,7 +120,15 @@ def _make_project(label_studio: LabelStudio, digits: Sequence[tuple[Path, str]])
     return project, [(task, label) for task, (_, label) in zip(tasks, digits, strict=True)][ANNOTATED:]
 
 
-def _run(pace: Pace, site: Site, clients: Sequence[Client], person: Person, record: Record, series: Series) -> None:
+def _run(
+    pace: Pace,
+    site: Site,
+    clients: Sequence[Client],
+    person: Person,
+    record: Record,
+    series: Series,
+    works: Sequence[Callable[[threading.Event], None]],
+) -> None:
     """Runs everything at once for the given minutes; raises errors of the harness itself."""
     ended, errors = threading.Event(), []
 
@@ -129,10 +153,11 @@ def _run(pace: Pace, site: Site, clients: Sequence[Client], person: Person, reco
         begin(lambda: every(pace.annotations, lambda: person.label(record), ended)),
         begin(lambda: every(pace.trainings, lambda: person.press_start_training(record), ended, jitter=0)),
         begin(lambda: faults.run(ended)),
+        *(begin(partial(work, ended)) for work in works),
     ]
     try:
         while record.now() < pace.minutes * 60 and not ended.wait(SAMPLE_SECONDS - record.now() % SAMPLE_SECONDS):
-            _look_as_a_monitor(site, record)
+            _look_as_a_monitor(site, series.project, record)
             _say(series.take(), record)
     finally:  # where it is interrupted, too
         ended.set()
@@ -142,10 +167,10 @@ def _run(pace: Pace, site: Site, clients: Sequence[Client], person: Person, reco
         raise errors[0]
 
 
-def _look_as_a_monitor(site: Site, record: Record) -> None:
+def _look_as_a_monitor(site: Site, project: str, record: Record) -> None:
     """Sends the requests of a monitoring system and a person's browser."""
-    asked = (("/health", "application/json"), ("/metrics", "text/plain"), ("/is_training", "*/*"), ("/", "text/html"))
-    for path, accept in asked:
+    asked = {"/health": "application/json", "/metrics": "text/plain", "/": "text/html"}
+    for path, accept in {**asked, f"/is_training?project={project}": "*/*"}.items():
         try:
             site.get(path, accept)
         except requests.RequestException as error:
@@ -249,6 +274,7 @@ def main() -> None:
     parser.add_argument("--annotations", type=float, default=5, help="seconds between two")
     parser.add_argument("--trainings", type=float, default=120, help="seconds between two")
     parser.add_argument("--kills", type=float, default=300, help="seconds between two, of a worker")
+    parser.add_argument("--hostile", action="store_true", help="with attackers, odd files and probes")
     parser.add_argument("--json", type=Path, help="file for what came of it")
     parser.add_argument("--picture", type=Path, help="file for the picture (SVG)")
     parser.add_argument("--folder", type=Path, help="empty folder to work in and to leave")
@@ -259,7 +285,7 @@ def main() -> None:
     with ExitStack() as stack:
         folder = given.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="soak-")))
         folder.mkdir(parents=True, exist_ok=True)
-        report, series, record = soak(pace, folder)
+        report, series, record = soak(pace, folder, hostile=given.hostile)
         if given.json:
             given.json.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         if given.picture:

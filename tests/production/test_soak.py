@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks.soak.judgement import slope, trends, unlearned
+from benchmarks.soak.probes import COMPUTED, CONTROL, WAITED, Probe, Span, judge
 from benchmarks.soak.series import STEADY, Sample, Usage
 from tests.production.conftest import ROOT
 
@@ -62,6 +63,42 @@ def test_what_a_version_does_not_know_is_found_by_its_samples(tmp_path: Path) ->
         "task 3 is 6, learned as None",
         "task 9 is learned but not annotated",
     ]
+
+
+def probes(seconds: float, control: float = 0.01, computed: float = 0.0, waited: float = 0.0) -> list[Probe]:
+    """One that is so late, the control's at the same time, and what the server's threads did meanwhile."""
+    sums = [(COMPUTED, computed), (WAITED, waited)]
+    return [
+        Probe("/ready", 10.0, seconds, 200),
+        Probe(CONTROL, 10.1, control, 200),
+        *(Probe(name, at, value, 0) for name, total in sums for at, value in ((9.9, 5.0), (30.0, 5.0 + total))),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (probes(0.9), True),
+        (probes(1.1), False),
+        (probes(3.0, control=2.5), True),  # nobody got a processor
+        (probes(3.0, control=1.5), False),
+        (probes(3.0, computed=0.5, waited=2.8), True),
+        (probes(3.0, computed=1.2, waited=2.8), False),  # so much would have been late on any machine
+        (probes(3.0, computed=0.1, waited=0.1), False),  # it neither computed nor waited for a processor
+        ([Probe("/ready", 10.0, 0.1, 503), Probe(CONTROL, 10.0, 0.1, 200)], False),
+        ([Probe("/ready", 10.0, 0.1, 200)], False),  # nothing to compare with
+    ],
+)
+def test_probe_is_late_by_what_the_machine_does_not_explain(given: list[Probe], kept: bool) -> None:
+    assert judge(given, [])["kept"] is kept
+
+
+def test_late_probe_names_what_was_sent_meanwhile() -> None:
+    sent = [Span("before", 1.0, 9.0), Span("long", 2.0, 50.0), Span("meanwhile", 11.0, 11.5), Span("after", 13.1, 14.0)]
+
+    [told] = judge(probes(3.0), sent)["late"]
+
+    assert told.endswith("; long, meanwhile")
 
 
 @pytest.mark.slow
