@@ -600,6 +600,9 @@ def test_a_correction_keeps_the_live_network_and_loads_no_other(
 
     live = ImageClassifierAPI(CONFIG, trained)
     monkeypatch.setattr(model_registry, "load_backbone", fail)
+    # As in a process that has loaded nothing but the live version. If this test runs alone, `trained` has just been
+    # trained in it, and the cache of embeddings that this opened can't be opened twice.
+    model._networks().close()
     model._make_networks.cache_clear()
 
     corrected = live.fit(labelled(shown[:33]), workdir=str(tmp_path), kind="head")
