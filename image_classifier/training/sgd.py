@@ -1,7 +1,6 @@
 """SGD with StepLR and explicit arguments: trains the head on embeddings, or all layers on images."""
 
 import copy
-import itertools
 import json
 import logging
 import math
@@ -82,61 +81,109 @@ def train_head(
     several if there are few; `repeats` [n] says how often each image is in a pass. The same arguments give the same
     head. `progress` gets a record for each epoch and may raise to stop.
     """
-    mean, std = embeddings.mean(0), embeddings.std(0, unbiased=False)
-    std = std + 1e-6 + min(MAX_STD_FLOOR, STD_FLOOR / len(embeddings)) * std.mean()
-    inputs = (embeddings - mean) / std
-    generator = torch.Generator().manual_seed(hyperparameters.seed)
+    rows = torch.arange(len(embeddings))
+    return train_heads(embeddings, targets, classes, hyperparameters, progress, [rows], repeats=repeats)[0]
+
+
+def train_heads(
+    embeddings: Tensor,
+    targets: Tensor,
+    classes: int,
+    hyperparameters: Hyperparameters,
+    progress: Progress,
+    parts: Sequence[Tensor],
+    *,
+    repeats: Tensor | None = None,
+) -> list[Head]:
+    """For each part, the numbers of some rows, the head that `train_head` trains on these rows alone.
+
+    All at once: a step is so small that one for several heads takes little longer. All take as many steps as the
+    largest part needs. `progress` gets the first head's records.
+    """
     multiple = targets.is_floating_point()
     wanted = targets if multiple else one_hot(targets, classes).float()
-    layer = _start(embeddings.shape[1], wanted, multiple)
-    counts = torch.ones(len(inputs), 1) if multiple else _counts(wanted)
-    rows = torch.arange(len(inputs))
-    rows = rows if repeats is None else rows.repeat_interleave(repeats)
-    decay = min(FEW_LABELS_DECAY * len(inputs), HEAD_DECAY / len(inputs))
-    parameters: list[dict[str, Any]] = [{"params": [layer.weight], "weight_decay": decay}, {"params": [layer.bias]}]
+    mean, std = (torch.stack(each)[:, None] for each in zip(*(_scale(embeddings[rows]) for rows in parts), strict=True))
+    layers = _start(embeddings.shape[1], [wanted[rows] for rows in parts], multiple)
+    counts = torch.zeros(len(parts), len(embeddings))
+    for count, rows in zip(counts, parts, strict=True):
+        count[rows] = torch.ones(len(rows)) if multiple else _counts(wanted[rows])
+    decay = torch.tensor([min(FEW_LABELS_DECAY * len(rows), HEAD_DECAY / len(rows)) for rows in parts])
+    passes = parts if repeats is None else [rows.repeat_interleave(repeats[rows]) for rows in parts]
+    size = min(hyperparameters.batch_size, max(map(len, passes)))
+    steps = max(HEAD_STEPS, *(math.ceil(len(rows) / size) for rows in passes))
+    generators = [torch.Generator().manual_seed(hyperparameters.seed) for _ in parts]
     optimizer = SGD(
-        parameters,
+        [{"params": [layers.weight]}, {"params": [layers.bias]}],
         lr=HEAD_RATE * hyperparameters.learning_rate,
         momentum=hyperparameters.momentum,
         foreach=False,  # joining just two tensors takes longer than it saves
     )
     scheduler = StepLR(optimizer, hyperparameters.lr_step_size, hyperparameters.lr_gamma)
     clock = _Clock(hyperparameters.epochs)
+    first = embeddings[parts[0]], targets[parts[0]]
     for epoch in range(hyperparameters.epochs):
         with _one_thread():
-            for batch in _batches(rows, hyperparameters.batch_size, generator):
-                _set_gradient(layer, inputs[batch], wanted[batch], counts[batch], multiple)
+            batches = [_batches(rows, size, steps, each) for rows, each in zip(passes, generators, strict=True)]
+            order, share = (torch.stack(each) for each in zip(*batches, strict=True))  # [heads, steps, size]
+            weights = counts.gather(1, order.flatten(1)).reshape(share.shape) * share
+            for batch, weight in zip(order.unbind(1), weights[..., None].unbind(1), strict=True):
+                inputs = embeddings[batch].sub_(mean).div_(std)
+                _set_gradient(layers, inputs, wanted[batch], weight, decay, multiple)
                 optimizer.step()
         scheduler.step()
-        with torch.no_grad():
-            loss = float(loss_of(layer(inputs), targets))
+        loss = float(loss_of(layers.head(0, mean, std)(first[0]), first[1]))
         progress({"phase": "training the head", "loss": loss, **clock.after(epoch)})
-    weight = layer.weight.detach() / std
-    return Head(weight, layer.bias.detach() - weight @ mean)
+    return [layers.head(number, mean, std) for number in range(len(parts))]
 
 
-@torch.no_grad()
-def _start(size: int, wanted: Tensor, multiple: bool) -> nn.Linear:
-    """A layer that answers every embedding with the class frequencies of `wanted`, 0 and 1 [n, classes]."""
-    layer: nn.Linear = nn.utils.skip_init(nn.Linear, size, wanted.shape[1])  # type: ignore[no-untyped-call]
-    layer.weight.zero_()
-    # Half an image is added to each class: no class is impossible, and none is certain.
-    frequency = (wanted.sum(0) + 0.5) / (len(wanted) + 1)
-    layer.bias.copy_(frequency.logit() if multiple else frequency.log())
-    return layer
+@dataclass(frozen=True)
+class _Layers:
+    """Several linear layers on standardized embeddings: weight [heads, classes, size], bias [heads, classes]."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def head(self, number: int, mean: Tensor, std: Tensor) -> Head:
+        """One of them on embeddings as they are; `mean` and `std` are [heads, 1, size]."""
+        weight = self.weight[number] / std[number]
+        return Head(weight, self.bias[number] - weight @ mean[number, 0])
+
+
+def _scale(embeddings: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation [size] that standardize embeddings [n, size]."""
+    std = embeddings.std(0, unbiased=False)
+    return embeddings.mean(0), std + 1e-6 + min(MAX_STD_FLOOR, STD_FLOOR / len(embeddings)) * std.mean()
+
+
+def _start(size: int, wanted: Sequence[Tensor], multiple: bool) -> _Layers:
+    """Each answers every embedding with the class frequencies of its `wanted`, 0 and 1 [n, classes]."""
+    # As if half an image more were there: no class is impossible, and none certain.
+    frequencies = torch.stack([(one.sum(0) + 0.5) / (len(one) + 1) for one in wanted])
+    weight = torch.zeros(len(wanted), frequencies.shape[1], size)
+    return _Layers(weight, frequencies.logit() if multiple else frequencies.log())
 
 
 def _counts(wanted: Tensor) -> Tensor:
-    """The weight of each image [n, 1], 1 on average: lower for common classes, but not in full proportion."""
-    counts = (wanted @ wanted.sum(0)[:, None]).rsqrt()
+    """How much each image counts [n], 1 on average: less the more there are of its class, but not that much less."""
+    counts = (wanted @ wanted.sum(0)).rsqrt()
     return counts / counts.mean()
 
 
-def _batches(rows: Tensor, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """The batches of an epoch, in random order."""
-    steps = max(HEAD_STEPS, math.ceil(len(rows) / size))
-    passes = (torch.split(rows[torch.randperm(len(rows), generator=generator)], size) for _ in itertools.count())
-    return itertools.islice(itertools.chain.from_iterable(passes), steps)
+def _batches(rows: Tensor, size: int, steps: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """The batches of an epoch, in random order [steps, size], and the share of each row in its batch.
+
+    The last batch of a pass may have fewer rows than others: the share of what fills it up is 0.
+    """
+    batches = math.ceil(len(rows) / size)
+    share = torch.zeros(batches * size)
+    share[: len(rows)] = 1
+    share = share.reshape(batches, size)
+    share /= share.sum(1, keepdim=True)
+    padding = torch.full((batches * size - len(rows),), int(rows[0]))
+    passes = math.ceil(steps / batches)
+    shuffled = [rows[torch.randperm(len(rows), generator=generator)] for _ in range(passes)]
+    order = torch.cat([torch.cat([one, padding]) for one in shuffled]).reshape(-1, size)
+    return order[:steps], share.repeat(passes, 1)[:steps]
 
 
 @contextmanager
@@ -150,16 +197,19 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-@torch.no_grad()
-def _set_gradient(layer: nn.Linear, inputs: Tensor, wanted: Tensor, counts: Tensor, multiple: bool) -> None:
-    """Sets the gradient of `loss_of` for a batch [b, size], targets as 0 and 1 [b, classes], and weights [b, 1].
+def _set_gradient(
+    layers: _Layers, inputs: Tensor, wanted: Tensor, weights: Tensor, decay: Tensor, multiple: bool
+) -> None:
+    """That of `loss_of` for a batch of each layer: inputs [heads, b, size], wanted 0 and 1 [heads, b, classes].
 
-    A correction needs thousands of these, and autograd would take three times as long: for both losses, the gradient
-    with respect to the logits is the answer minus the target.
+    Each image has its weight [heads, b, 1], each layer its weight decay [heads]. A correction waits for thousands of
+    these, and autograd would take three times as long: of both losses the gradient at the logits is what is answered
+    less what is wanted.
     """
-    logits = torch.addmm(layer.bias, inputs, layer.weight.T)
-    gradient = ((logits.sigmoid() if multiple else logits.softmax(1)) - wanted) * counts / len(inputs)
-    layer.weight.grad, layer.bias.grad = gradient.T @ inputs, gradient.sum(0)
+    logits = torch.baddbmm(layers.bias[:, None], inputs, layers.weight.mT)
+    gradient = ((logits.sigmoid() if multiple else logits.softmax(2)) - wanted) * weights
+    layers.weight.grad = torch.baddbmm(layers.weight * decay[:, None, None], gradient.mT, inputs)
+    layers.bias.grad = gradient.sum(1)
 
 
 def _new_layer(size: int, classes: int, generator: torch.Generator) -> nn.Linear:

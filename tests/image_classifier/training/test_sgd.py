@@ -21,7 +21,7 @@ from image_classifier.data.preprocessing import ImageError, Preprocessing
 from image_classifier.nets.architectures import Bare
 from image_classifier.nets.classifier import FINE_TUNED, Backbone, Head, load_backbone, make_backbone
 from image_classifier.training import sgd
-from image_classifier.training.sgd import Augmentation, FineTuned, Hyperparameters, fine_tune, train_head
+from image_classifier.training.sgd import Augmentation, FineTuned, Hyperparameters, fine_tune, train_head, train_heads
 
 FAST = Hyperparameters(epochs=3, batch_size=4, learning_rate=0.01)
 
@@ -146,6 +146,16 @@ def test_an_image_that_is_repeated_counts_more_and_its_class_is_no_commoner() ->
     once, often = answers(1), answers(64)
     assert often[0] > once[0] + 0.05
     assert often[1] < 0.5  # of an image that is like no class
+
+
+@pytest.mark.parametrize("multiple", [False, True])
+def test_heads_that_are_trained_at_once_are_those_that_are_trained_alone(multiple: bool) -> None:
+    embeddings, indices = clusters(1, images=70)
+    targets = (torch.arange(3) != indices[:, None]).float() if multiple else indices
+    parts = [torch.arange(70), torch.arange(20, 70), torch.arange(0, 70, 3)]
+    for head, rows in zip(train_heads(embeddings, targets, 3, FAST, ignore, parts), parts, strict=True):
+        alone = train_head(embeddings[rows], targets[rows], 3, FAST, ignore)
+        torch.testing.assert_close(head(embeddings), alone(embeddings), rtol=1e-4, atol=1e-4)
 
 
 def test_few_labels_are_learned_in_as_many_steps_as_many(rates: list[list[float]]) -> None:
