@@ -45,10 +45,9 @@ class Stages:
 
 
 def _share(record: Record) -> float:
-    """The share of the phase that is complete, by images, or by epochs over all fits."""
+    """The share of the phase that is complete, by images or by epochs."""
     if "image" in record:
         return float(record["image"] / max(1, record["images"]))
     if "epoch" in record:
-        epochs = record["epoch"] / record["epochs"]
-        return float((record.get("fit", 1) - 1 + epochs) / record.get("fits", 1))
+        return float(record["epoch"] / record["epochs"])
     return 0.0

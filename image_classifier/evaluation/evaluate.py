@@ -97,7 +97,8 @@ def examine_model(lane: InferenceLane, model: SavedModel, samples: Sequence[Samp
     logits[by_judge] = classifier.evaluation_head(embeddings[by_judge])
     thresholds = classifier.head.thresholds
     labels = [frozenset(classes_of(s.label)) if thresholds else s.label for s in kept]
-    evaluation = evaluate(logits, targets_of(labels, classifier.classes), classifier.classes, thresholds)
+    targets, digests = targets_of(labels, classifier.classes), [sample.image.digest for sample in kept]
+    evaluation = evaluate(logits, targets, classifier.classes, thresholds, digests)
     answers = [Answer(sample, *answer) for sample, answer in zip(kept, answers_of(classifier, logits), strict=True)]
     return Examination(classifier.classes, evaluation, answers, trained_on, broken)
 

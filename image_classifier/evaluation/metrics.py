@@ -1,5 +1,7 @@
 """How good a classifier is: accuracy, per class, confusion, calibration."""
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
 
 CALIBRATION_BINS = 10
+Z95 = 1.959964  # standard deviations of a normal distribution that hold 95% of it
 # If several classes may be right, each that is more likely than not is answered: thresholds that are fitted to a few
 # images are worse on others, and flatter the figures.
 THRESHOLD = 0.5
@@ -39,6 +42,8 @@ class Evaluation:
 
     images: int
     accuracy: float  # share of images that are right, with all their classes
+    accuracy_low: float  # in 95 of 100 cases the true accuracy is from here
+    accuracy_high: float  # to here
     macro_f1: float  # mean of the classes' F1, of those that the images show
     calibration_error: float  # expected, 0 to 1: how far probabilities are from the share that is right
     per_class: dict[str, ClassFigures]
@@ -70,9 +75,23 @@ def confidence_of_mistakes(logits: Tensor, targets: Tensor, thresholds: Sequence
     return torch.where(answers == targets, 0.0, said).max(1).values
 
 
-def evaluate(logits: Tensor, targets: Tensor, classes: Sequence[str], thresholds: Sequence[float] = ()) -> Evaluation:
+def probability_of_labels(logits: Tensor, targets: Tensor) -> Tensor:
+    """[n]: the probability of each image's target; if several may be right, of the least likely of its 0s and 1s."""
+    if not targets.is_floating_point():
+        return logits.softmax(1).gather(1, targets[:, None])[:, 0]
+    return (logits * (2 * targets - 1)).sigmoid().min(1).values
+
+
+def evaluate(
+    logits: Tensor,
+    targets: Tensor,
+    classes: Sequence[str],
+    thresholds: Sequence[float] = (),
+    digests: Sequence[str] = (),
+) -> Evaluation:
     """Figures from calibrated logits [n, classes] and targets, class indices [n] or 0 and 1 [n, classes].
 
+    Copies of an image have the same digest, one of `digests` [n]; if there are none, each image is one of its own.
     Raises ValueError for no images.
     """
     if len(targets) == 0:
@@ -96,15 +115,32 @@ def evaluate(logits: Tensor, targets: Tensor, classes: Sequence[str], thresholds
         )
     }
     f1 = [figures.f1 for figures in per_class.values() if figures.images]
+    accuracy = float(hits(logits, targets, thresholds).float().mean())
+    low, high = wilson_interval(accuracy, independent_images(digests) if digests else len(targets))
     return Evaluation(
         images=len(targets),
-        accuracy=float(hits(logits, targets, thresholds).float().mean()),
+        accuracy=accuracy,
+        accuracy_low=low,
+        accuracy_high=high,
         macro_f1=sum(f1) / len(f1) if f1 else 0.0,
         calibration_error=_calibration_error(bins),
         per_class=per_class,
         confusion=confusion,
         calibration=bins,
     )
+
+
+def independent_images(digests: Sequence[str]) -> float:
+    """How many images without copies say as much as these (Kish's effective sample size)."""
+    return len(digests) ** 2 / sum(count * count for count in Counter(digests).values())
+
+
+def wilson_interval(share: float, images: float) -> tuple[float, float]:
+    """The 95% interval of a share that was seen on so many independent images, by Wilson's score."""
+    noise = Z95**2 / images
+    center = (share + noise / 2) / (1 + noise)
+    half = math.sqrt(noise * (share * (1 - share) + noise / 4)) / (1 + noise)
+    return min(share, max(0.0, center - half)), max(share, min(1.0, center + half))  # despite rounding
 
 
 def _figures(hits: int, predicted: int, images: int) -> ClassFigures:

@@ -159,7 +159,7 @@ class Mistake:
     label: tuple[str, ...]
     predicted: tuple[str, ...]
     confidence: float  # the probability of what is wrong, 0 to 1
-    learned: bool  # whether it was among the images that the answering head was fitted on
+    learned: bool  # whether the backbone was trained on it; the head that answers never was
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ class Classifier:
     evaluation_head: Head  # fitted without the held-out images, so that versions can be compared on them
     classes: tuple[str, ...]
     record: dict[str, Any]
-    mistakes: tuple[Mistake, ...] = ()  # of the training that has just ended, the surest first; not saved with it
+    mistakes: tuple[Mistake, ...] = ()  # of the training that has just ended, the least likely label first; not saved
 
     def save(self, folder: Path, *, backbone_file: Path | None = None) -> None:
         """Writes `backbone.safetensors`, `head.safetensors` and `model.json`, the last one last.

@@ -20,21 +20,20 @@ from image_classifier.evaluation.metrics import (
     evaluate,
     fit_temperature,
     predicted_targets,
+    probability_of_labels,
 )
-from image_classifier.nets.classifier import FINE_TUNED, RANDOM, Backbone, Classifier, Head, Mistake
+from image_classifier.nets.classifier import FINE_TUNED, RANDOM, Backbone, Classifier, Mistake
 from image_classifier.progress import Progress
-from image_classifier.training.sgd import Hyperparameters, fine_tune, train_head
+from image_classifier.training.sgd import Hyperparameters, fine_tune, train_heads
 
 log = logging.getLogger(__name__)
 
 MIN_CLASSES = 2
 MIN_IMAGES_OF_A_CLASS = 2
-# With fewer held-out images their figures say little, and all images are judged by cross-validation instead.
-MIN_HELD_OUT = 50
 # With fewer labels all layers learn nothing that the head does not; random ones need many more.
 MIN_IMAGES_FOR_ALL_LAYERS = 200
 MIN_IMAGES_FOR_RANDOM_LAYERS = 2000
-MAX_MISTAKES = 200  # that are kept, the surest ones
+MAX_MISTAKES = 5000  # that are kept, about a megabyte
 AT_ONCE = 256  # images that are embedded between two reports
 # A version is clearly worse when its accuracy is lower by more than this, and by more than two standard errors.
 CLEARLY_WORSE = 0.02
@@ -104,39 +103,30 @@ def learn_head(
 ) -> Classifier:
     """Two heads: one without the held-out images, for comparisons; one on all, so that every label counts.
 
-    The figures are of images that neither the head nor the backbone has seen: the held-out ones or, where those are
-    few and no layer below the head was trained on the others, all by cross-validation. On these the probabilities are
-    calibrated too.
+    The figures are of images that neither the head nor the backbone has seen: all of them, by cross-validation, or the
+    held-out ones if somebody has chosen these or the backbone was trained on the others. On these the probabilities
+    are calibrated too. The mistakes are of all images, each judged by a head that was fitted without it.
     """
     samples, embeddings = embedded.samples, embedded.embeddings
     targets = targets_of([sample.label for sample in samples], classes)
-
-    out = torch.tensor(held_out(samples))
-    # Whoever has split the images wants to have them judged by these, however few; and what a backbone was trained on
-    # looks better to it than it is.
-    these = is_split(samples) or backbone.origin == FINE_TUNED
-    few = not out.any() if these else bool(out.sum() < MIN_HELD_OUT)
-    fits = _Fits(2 + few * FOLDS, progress)
-
-    def train(chosen: Tensor) -> Head:
-        return train_head(embeddings[chosen], targets[chosen], len(classes), hyperparameters, fits.next())
-
-    judged = train(~out)
-    everything = judged(embeddings)
-    if not few:
-        method, seen, logits = "held-out images", out, everything[out]
+    out, everything = torch.tensor(held_out(samples)), torch.ones(len(samples), dtype=torch.bool)
+    numbers = torch.tensor(folds(samples))
+    inside = [fold for fold in (numbers == fold for fold in range(FOLDS)) if fold.any() and not fold.all()]
+    parts = [part.nonzero().flatten() for part in (everything, ~out, *(~fold for fold in inside))]
+    served, judged, *others = train_heads(embeddings, targets, len(classes), hyperparameters, progress, parts)
+    logits = judged(embeddings)  # these stay if all samples are of one image, so that there is nothing to fold
+    for fold, head in zip(inside, others, strict=True):
+        logits[fold] = head(embeddings[fold])
+    if out.any() and (is_split(samples) or backbone.origin == FINE_TUNED):
+        method, seen = "held-out images", out
+        logits[out] = judged(embeddings[out])
     else:
-        method, seen, logits = "cross-validation", torch.ones_like(out), torch.empty(len(samples), len(classes))
-        numbers = torch.tensor(folds(samples))
-        for fold in range(FOLDS):
-            if not (numbers == fold).any():
-                continue
-            others = numbers != fold  # none, where all samples are of one image
-            logits[~others] = (train(others) if others.any() else judged)(embeddings[~others])
-    temperature = fit_temperature(logits, targets[seen])
+        method, seen = "cross-validation", everything
+    temperature = fit_temperature(logits[seen], targets[seen])
     thresholds = (THRESHOLD,) * len(classes) if targets.is_floating_point() else ()
-    figures = evaluate(logits / temperature, targets[seen], classes, thresholds).record() | {"judged_by": method}
-    served = train(torch.ones_like(out))
+    logits /= temperature
+    digests = [samples[row].image.digest for row in seen.nonzero().flatten().tolist()]
+    figures = evaluate(logits[seen], targets[seen], classes, thresholds, digests).record() | {"judged_by": method}
     progress({"phase": "evaluating", "accuracy": figures["accuracy"]})
     counts = Counter(name for sample in samples for name in classes_of(sample.label))
     record: dict[str, Any] = {
@@ -145,35 +135,27 @@ def learn_head(
         "settings": hyperparameters.record(),
     }
     served, judged = (replace(head, temperature=temperature, thresholds=thresholds) for head in (served, judged))
-    everything[seen] = logits
-    mistakes = _mistakes(samples, everything / temperature, targets, seen, classes, thresholds)
+    learned = ~out if backbone.origin == FINE_TUNED else ~everything
+    mistakes = _mistakes(samples, logits, targets, learned, classes, thresholds)
     return Classifier(backbone, served, judged, classes, record, mistakes)
-
-
-class _Fits:
-    """Says of each of several fits of a head which one it is, so that a reader knows how far all of them are."""
-
-    def __init__(self, fits: int, progress: Progress) -> None:
-        self._fits, self._progress, self._done = fits, progress, 0
-
-    def next(self) -> Progress:
-        number = self._done
-        self._done += 1
-        return lambda record: self._progress({**record, "fit": number + 1, "fits": self._fits})
 
 
 def _mistakes(
     samples: Sequence[Sample],
     logits: Tensor,
     targets: Tensor,
-    seen: Tensor,
+    learned: Tensor,
     classes: Sequence[str],
     thresholds: Sequence[float],
 ) -> tuple[Mistake, ...]:
-    """Those of calibrated logits [n, classes]; `seen` [n] tells which are of a head that was fitted without them."""
+    """Those of calibrated logits [n, classes] of heads that never saw the image, the least likely label first.
+
+    `learned` [n] tells on which images the backbone was trained.
+    """
     answers = predicted_targets(logits, thresholds)
     sure = confidence_of_mistakes(logits, targets, thresholds)
-    rows = sure.argsort(descending=True)[:MAX_MISTAKES].tolist()
+    wrong = (sure > 0).nonzero().flatten()
+    rows = wrong[probability_of_labels(logits, targets)[wrong].argsort(stable=True)][:MAX_MISTAKES].tolist()
     return tuple(
         Mistake(
             samples[row].name,
@@ -181,10 +163,9 @@ def _mistakes(
             tuple(sorted(classes_of(samples[row].label))),
             tuple(sorted(_classes_of_answer(answers[row], classes))),
             round(float(sure[row]), 4),
-            not bool(seen[row]),
+            bool(learned[row]),
         )
         for row in rows
-        if sure[row] > 0
     )
 
 

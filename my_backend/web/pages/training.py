@@ -58,8 +58,7 @@ def training_view(job: Job) -> TrainingView:
 
 def _detail(progress: dict[str, Any]) -> str:
     if epoch := _of(progress, "epoch", "epochs"):
-        again = _of(progress, "fit", "fits") if (_number(progress.get("fits")) or 1) > 1 else ""
-        return f"epoch {epoch}" + (f", fit {again}" if again else "")
+        return f"epoch {epoch}"
     if images := _of(progress, "image", "images"):
         return f"{images} images"
     total = _number(progress.get("images"))

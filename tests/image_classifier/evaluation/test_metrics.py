@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -16,6 +17,7 @@ from image_classifier.evaluation.metrics import (
     hits,
     loss_of,
     predicted_targets,
+    probability_of_labels,
 )
 
 
@@ -73,6 +75,39 @@ def test_where_several_may_be_right_the_figures_are_scikit_learns_too(images: in
     assert np.array(ours) == pytest.approx(np.array(expected).T)
     assert found.confusion == []
     assert json.loads(json.dumps(found.record())) == found.record()
+
+
+@pytest.mark.parametrize(("images", "classes"), [(200, 5), (30, 2), (1, 3)])
+def test_the_accuracy_has_scipys_wilson_interval(images: int, classes: int) -> None:
+    logits, targets = guesses(images, images, classes)
+    found = evaluate(logits, targets, "abcde"[:classes])
+    right = int((logits.argmax(1) == targets).sum())
+    expected = binomtest(right, images).proportion_ci(method="wilson")
+    assert (found.accuracy_low, found.accuracy_high) == pytest.approx(tuple(expected), abs=1e-6)
+
+
+def test_copies_of_images_make_the_accuracy_no_surer() -> None:
+    logits, targets = guesses(0, 50, 3)
+    digests = [str(number) for number in range(50)]
+    once = evaluate(logits, targets, "abc", digests=digests)
+    often = evaluate(logits.repeat(6, 1), targets.repeat(6), "abc", digests=digests * 6)
+    assert often.images == 6 * once.images
+    assert (often.accuracy_low, often.accuracy_high) == pytest.approx((once.accuracy_low, once.accuracy_high))
+
+
+@pytest.mark.parametrize("wrong", [True, False])
+def test_the_interval_stays_from_0_to_1_if_all_are_wrong_or_right(wrong: bool) -> None:
+    found = evaluate(50 * torch.eye(4), torch.arange(4).roll(int(wrong)), "abcd")
+    assert 0 <= found.accuracy_low <= found.accuracy <= found.accuracy_high <= 1
+    assert found.accuracy_high - found.accuracy_low > 0.4
+
+
+def test_the_probability_of_labels_is_that_of_what_is_annotated() -> None:
+    logits = torch.tensor([[0.0, 1.0, 2.0]])
+    assert probability_of_labels(logits, torch.tensor([1])) == pytest.approx(logits.softmax(1)[:, 1])
+    several = torch.tensor([[3.0, -2.0], [3.0, 2.0]])
+    expected = [float(torch.tensor(2.0).sigmoid()), float(torch.tensor(-2.0).sigmoid())]
+    assert probability_of_labels(several, torch.tensor([[1.0, 0.0], [1.0, 0.0]])).tolist() == pytest.approx(expected)
 
 
 def test_an_image_is_right_where_all_its_classes_are() -> None:
