@@ -383,9 +383,11 @@ def _print_figures(model: SavedModel) -> None:
 
 
 def _headline(figures: dict[str, Any]) -> str:
+    low, high = figures.get("accuracy_low"), figures.get("accuracy_high")  # which older models don't have
+    between = "" if low is None or high is None else f", between {low:.0%} and {high:.0%},"
     return (
-        f"accuracy {figures['accuracy']:.4f} on {figures['images']} images, mean F1 {figures['macro_f1']:.4f}, "
-        f"calibration error {figures['calibration_error']:.4f}"
+        f"accuracy {figures['accuracy']:.1%}{between} on {figures['images']} images, "
+        f"mean F1 {figures['macro_f1']:.4f}, calibration error {figures['calibration_error']:.4f}"
     )
 
 
@@ -436,7 +438,8 @@ def _print_examination(examination: Examination) -> None:
     width = max(len("class"), *(len(shown(name)) for name in examination.classes))
     print(f"\n{'class':{width}}  images  precision  recall      F1")
     for name, figures in evaluation.per_class.items():
-        numbers = f"{figures.images:6}  {figures.precision:9.3f}  {figures.recall:6.3f}  {figures.f1:6.3f}"
+        shares = [f"{one:.3f}" if figures.images else "–" for one in (figures.precision, figures.recall, figures.f1)]
+        numbers = "{:6}  {:>9}  {:>6}  {:>6}".format(figures.images, *shares)
         print(f"{shown(name):{width}}  {numbers}")
     if evaluation.confusion:
         cell = max(width, *(len(str(count)) for row in evaluation.confusion for count in row)) + 1

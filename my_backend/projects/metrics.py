@@ -39,6 +39,8 @@ class Figures(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     accuracy: Annotated[float | None, Lenient] = None
+    accuracy_low: Annotated[float | None, Lenient] = None  # the 95% interval of the accuracy
+    accuracy_high: Annotated[float | None, Lenient] = None
     images: Annotated[int | None, Lenient] = None
     macro_f1: Annotated[float | None, Lenient] = None
     calibration_error: Annotated[float | None, Lenient] = None

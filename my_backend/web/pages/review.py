@@ -10,6 +10,7 @@ from my_backend.projects.recent_predictions import Sighting
 from my_backend.web.pages.versions import Mistake, VersionView, mistakes
 
 SHOWN = 60
+SHOWN_MISTAKES = 300
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,10 @@ def _digest(media: Media, sighting: Sighting) -> str:
     return found.digest if isinstance(found, MediaFile) else ""
 
 
-def mistake_tiles(version: VersionView | None, tasks_url: str) -> list[Tile]:
-    """Annotated tasks for which the version predicts another label, the most confident first."""
-    return [_mistake_tile(one, tasks_url) for one in (mistakes(version) if version else [])[:SHOWN]]
+def mistake_tiles(version: VersionView | None, tasks_url: str) -> tuple[list[Tile], int]:
+    """Annotated tasks for which the version predicts another label, least likely labels first; and their number."""
+    found = mistakes(version) if version else []
+    return [_mistake_tile(one, tasks_url) for one in found[:SHOWN_MISTAKES]], len(found)
 
 
 def _mistake_tile(mistake: Mistake, tasks_url: str) -> Tile:

@@ -150,17 +150,20 @@ class Page:
         def render() -> str:
             view = project_view(self._backend, project)
             bins = shown.figures.calibration or []
+            tiles, total = mistake_tiles(shown, self._tasks_url(project))
             return self._render(
                 "version.html",
                 view=view,
                 version=shown,
                 other=other,
                 others=[one for one in self._version_views(project)[::-1] if one.name != shown.name],
+                comparable=other is not None and other.figures.judged_by == shown.figures.judged_by,
                 differences=version_views.differences(other, shown) if other else [],
                 confusion=version_views.confusion_rows(shown.figures),
                 calibration=charts.calibration_chart(bins) if bins else None,
                 bins=bins,
-                tiles=mistake_tiles(shown, self._tasks_url(project)),
+                tiles=tiles,
+                total=total,
                 busy=view.busy,
             )
 
@@ -184,8 +187,9 @@ class Page:
             view = project_view(self._backend, project)
             url = self._tasks_url(project)
             unsure = unsure_tiles(self._backend.recent.of(project.uid), self._backend.open_media(project), url)
+            wrong, total = mistake_tiles(view.live, url)
             return self._render(
-                "look.html", view=view, unsure=unsure, mistakes=mistake_tiles(view.live, url), busy=view.busy
+                "look.html", view=view, unsure=unsure, mistakes=wrong, mistakes_total=total, busy=view.busy
             )
 
         return self._answer([project], render)

@@ -64,11 +64,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Difference:
-    """The metrics of one class in two versions; None if a version doesn't have the class."""
+    """F1 of one class in two versions; None if a version doesn't know the class or saw no image of it."""
 
     name: str
-    before: ClassFigures | None
-    after: ClassFigures | None
+    before: float | None
+    after: float | None
 
 
 def version_view(version: Version) -> VersionView:
@@ -100,7 +100,7 @@ def read_version(project_folder: Path, name: str) -> VersionView:
 
 
 def mistakes(view: VersionView) -> list[Mistake]:
-    """The mistakes found during its training, the most confident first; none if the model doesn't record them."""
+    """The mistakes found during its training, least likely labels first; none if the model doesn't record them."""
     path = Path(view.mistakes_file) if view.mistakes_file else None
     if path is None or not path.is_file() or path.stat().st_size > MISTAKES_FILE_BYTES:
         return []
@@ -145,4 +145,8 @@ def _shade(count: int, total: int) -> int:
 def differences(before: VersionView, after: VersionView) -> list[Difference]:
     """The metrics of both versions for each class, in the order of `after`."""
     old, new = before.figures.per_class or {}, after.figures.per_class or {}
-    return [Difference(name, old.get(name), new.get(name)) for name in dict.fromkeys([*new, *old])]
+    return [Difference(name, _f1(old.get(name)), _f1(new.get(name))) for name in dict.fromkeys([*new, *old])]
+
+
+def _f1(figures: ClassFigures | None) -> float | None:
+    return figures.f1 if figures and figures.images else None

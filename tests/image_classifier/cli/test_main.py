@@ -4,6 +4,7 @@ import csv
 import errno
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -317,6 +318,19 @@ def test_evaluate_judges_on_images_that_the_model_has_not_seen(run: Command, tra
     right = sum(row[number] for number, row in enumerate(figures["confusion"]))
     assert figures["accuracy"] == pytest.approx(right / 12)
     assert set(figures["per_class"]) == set("012")
+
+
+def test_a_class_without_images_to_judge_it_by_has_a_dash(
+    run: Command, trained: Path, others: Path, tmp_path: Path
+) -> None:
+    some = Path(shutil.copytree(others, tmp_path / "some"))
+    shutil.rmtree(some / "2")
+
+    lines = run("evaluate", trained, some, "--report", "some.html").out.splitlines()
+
+    assert ["2", "0", "–", "–", "–"] in [line.split() for line in lines]
+    assert re.match(r"accuracy \d+\.\d%, between \d+% and \d+%, on 8 images", lines[0])
+    assert Path("some.html").read_text().count("<td>–</td>") == 3
 
 
 def test_the_confusion_matrix_names_its_columns(run: Command, trained: Path, others: Path) -> None:

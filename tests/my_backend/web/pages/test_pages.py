@@ -15,6 +15,7 @@ from my_backend.diagnostics.summary import diagnose
 from my_backend.jobs.job import new_job
 from my_backend.label_studio.connection import examine_connection
 from my_backend.projects.recent_predictions import Sighting
+from my_backend.web.pages import review
 from my_backend.web.pages.filters import code
 from tests.my_backend.conftest import PROJECT, Client, Serve
 from tests.my_backend.fake_model import LABEL_CONFIG, Script
@@ -346,6 +347,54 @@ def test_two_versions_are_compared(client: Client, script: Script) -> None:
     assert "Metric v1 v2 Change Accuracy 75.0% 90.0% +15.0" in shown
     assert "F1 of Dog 80.0% – –" in shown
     assert "no version nothing" in words_of_error(client, f"{HERE}/versions/{second}?with=nothing")
+
+
+def test_changes_are_shown_only_between_versions_that_were_evaluated_the_same_way(
+    client: Client, script: Script
+) -> None:
+    script.set(output={"figures": FIGURES | {"judged_by": "held-out images"}})
+    first = client.train()
+    script.set(output={"figures": FIGURES | {"accuracy": 0.9, "judged_by": "cross-validation"}})
+    second = client.train()
+
+    shown = words(client, f"{HERE}/versions/{second}?with={first}")
+
+    assert "Accuracy 75.0% 90.0% – Mean F1 70.0% 70.0% –" in shown
+    assert "F1 of Dog 80.0% 80.0% –" in shown
+    assert "They were evaluated in different ways, so changes aren’t shown." in shown
+
+
+def test_a_class_without_images_to_judge_it_by_has_no_f1(client: Client, script: Script) -> None:
+    nothing = {"precision": 0.0, "recall": 0.0, "f1": 0.0, "images": 0}
+    script.set(output={"figures": FIGURES | {"per_class": FIGURES["per_class"] | {"Dog": nothing}}})  # type: ignore[operator]
+    first = client.train()
+    script.set(output={"figures": FIGURES})
+    second = client.train()
+
+    assert "F1 of Dog – 80.0% –" in words(client, f"{HERE}/versions/{second}?with={first}")
+
+
+def test_an_accuracy_is_shown_with_its_interval(client: Client, script: Script) -> None:
+    script.set(output={"figures": FIGURES | {"accuracy_low": 0.301, "accuracy_high": 0.954}})
+    name = client.train()
+
+    for path in ("/", HERE, f"{HERE}/versions", f"{HERE}/versions/{name}"):
+        assert "75.0% , between 30% and 95%" in words(client, path), path
+
+
+def test_more_mistakes_than_are_shown_are_counted(
+    client: Client, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(review, "SHOWN_MISTAKES", 2)
+    mistake = {"digest": "", "label": ["Cat"], "predicted": ["Dog"], "confidence": 0.9, "learned": False}
+    script.set(output={"figures": FIGURES}, mistakes=[mistake | {"name": str(number)} for number in range(5)])
+    name = client.train()
+
+    for path in (f"{HERE}/look", f"{HERE}/versions/{name}"):
+        shown = words(client, path)
+        assert "The first 2 of 5 are shown." in shown
+        assert "task 1" in shown
+        assert "task 2" not in shown
 
 
 def words_of_error(client: Client, path: str) -> str:
