@@ -131,9 +131,9 @@ def is_well(client: Client) -> None:
     assert client.predict({})["results"][0]["result"]
     assert client.train().startswith("v")
     for page in ("/", "/problems", "/projects/7", "/projects/7/versions"):
-        assert client.http.get(page, headers={"Accept": "text/html"}).status_code == 200
+        assert client.http.get(page, headers={"Accept": "text/html"}, buffered=True).status_code == 200
     for path in ("/health", "/metrics", "/versions", "/is_training?project=7"):
-        assert client.http.get(path).status_code in (200, 404)
+        assert client.http.get(path, buffered=True).status_code in (200, 404)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -154,8 +154,11 @@ def test_damaged_file_of_one_project_leaves_the_others_alone_and_is_said(
         is_well(client)
         for uid in damaged:
             # Its own page and its own answers are there, too, or say why not.
-            assert client.http.post("/versions", json={"project": uid}).status_code in (200, 404)
-            assert client.http.get(f"/projects/{uid}", headers={"Accept": "text/html"}).status_code in (200, 404)
+            assert client.http.post("/versions", json={"project": uid}, buffered=True).status_code in (200, 404)
+            assert client.http.get(f"/projects/{uid}", headers={"Accept": "text/html"}, buffered=True).status_code in (
+                200,
+                404,
+            )
             if name in READ_BY_TRAININGS:
                 job = client.post("/webhook", {"action": "START_TRAINING", "project": {**described(uid)}}, 201)["job"]
                 client.ended(job)
