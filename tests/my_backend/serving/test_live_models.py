@@ -286,8 +286,8 @@ def test_new_credentials_are_used_for_the_images_of_the_live_version(
     def fetched() -> object:
         return client.backend.serving._live[PROJECT].model.media.fetch_all([upload])[0]
 
-    projects.remember_credentials(PROJECT, Credentials(label_studio.url, "taken back"))
-    assert eventually(lambda: "wants a token" in str(fetched())), fetched()
+    projects.remember_credentials(PROJECT, Credentials(label_studio.url, "taken-back"))
+    assert eventually(lambda: "requires a token" in str(fetched())), fetched()
 
     projects.remember_credentials(PROJECT, Credentials(label_studio.url, label_studio.pat))
 

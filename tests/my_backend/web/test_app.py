@@ -1,6 +1,6 @@
+import fcntl
 import json
 import logging
-import os
 import stat
 import threading
 from collections.abc import Iterator
@@ -1021,9 +1021,8 @@ def test_nobody_else_may_look_into_what_is_kept(serve: Serve, make_settings: Mak
 
 def test_predictions_are_answered_while_the_disk_hangs_on_which_events_wait(client: Client) -> None:
     client.train()
-    lock = client.backend.projects.folder(PROJECT) / ".unlearned"
-    lock.unlink()
-    os.mkfifo(lock)  # whoever opens it waits for a reader
+    lock = (client.backend.projects.folder(PROJECT) / ".unlearned").open("a")
+    fcntl.flock(lock, fcntl.LOCK_EX)  # events wait for it, as they would for the disk
 
     def send(number: int) -> int:
         events = client.http.application.test_client()
@@ -1040,7 +1039,6 @@ def test_predictions_are_answered_while_the_disk_hangs_on_which_events_wait(clie
             assert client.setup() != "untrained"
             assert client.get("/health")["status"] == "UP"
         finally:
-            reader = os.open(lock, os.O_RDONLY | os.O_NONBLOCK)
+            lock.close()
         assert sorted(one.result() for one in sent) == [200] * OTHERS_AT_ONCE + [503]
         assert send(100) == 200
-        os.close(reader)
