@@ -32,6 +32,7 @@ IMAGE_PATHS = ("/api/models/predict", "/api/models/retrain")
 FORM_BYTES = 1_000_000  # for the form around an image
 # Memory for the values of a JSON body, in addition to two copies of its text; measured and rounded up.
 BYTES_OF_OBJECT, BYTES_OF_LIST, BYTES_OF_VALUE = 350, 64, 40
+BYTES_OF_KEY = 250  # if it is unlike all other keys
 MOST_OF_ONE_BODY = 400_000_000
 MOST_OF_ALL_BODIES = 600_000_000
 
@@ -77,8 +78,8 @@ def _length() -> int:
 
 def _size_of_values(raw: bytes) -> int:
     """An upper bound of the values' memory; raises TooLarge. Parsed, `{},` takes a hundred times its length."""
-    objects, lists, values = raw.count(b"{"), raw.count(b"["), raw.count(b",")
-    size = objects * BYTES_OF_OBJECT + lists * BYTES_OF_LIST + values * BYTES_OF_VALUE
+    objects, lists, values, keys = (raw.count(mark) for mark in (b"{", b"[", b",", b":"))
+    size = objects * BYTES_OF_OBJECT + lists * BYTES_OF_LIST + values * BYTES_OF_VALUE + keys * BYTES_OF_KEY
     if 2 * len(raw) + size > MOST_OF_ONE_BODY:
         raise TooLarge(f"body: its {objects + lists + values:,} values don't fit in memory; send fewer at once")
     return size
