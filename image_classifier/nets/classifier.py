@@ -237,14 +237,23 @@ def read_record(folder: Path) -> dict[str, Any]:
     return record
 
 
+def _without_weights(network: str, image_size: int) -> Bare:
+    """The network before its weights are loaded; drawing random ones first would take most of the time."""
+    try:
+        with torch.device("meta"):
+            bare = build(network, image_size)
+    except NotImplementedError:  # RegNets compute their widths with tensors
+        return build(network, image_size)
+    bare.module.to_empty(device="cpu")
+    return bare
+
+
 def load_saved_backbone(folder: Path) -> Backbone:
     """The backbone of a saved classifier; raises WeightsError."""
     record = read_record(folder)
     try:
         network, preprocessing = record["architecture"], Preprocessing.from_record(record["preprocessing"])
-        with torch.device("meta"):  # nothing is drawn that the weights replace
-            bare = build(network, preprocessing.crop_size)
-        bare.module.to_empty(device="cpu")
+        bare = _without_weights(network, preprocessing.crop_size)
     except (KeyError, UnknownNetwork) as error:
         raise WeightsError(f"{folder} has a model of another kind: {error}") from error
     file = folder / BACKBONE_FILE
