@@ -279,11 +279,11 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         backbone = self._backbone_to_grow_from(kind)
         tasks, mode = list(completions), settings.train_mode
         report = Stages(report, all_layers=kind == "full" and _tunes(mode, backbone, tasks))
-        labelled = self._labelled(tasks, config.image_choices, backbone, report)
-        used = labelled.used
+        labeled = self._labelled(tasks, config.image_choices, backbone, report)
+        used = labeled.used
         try:
-            check_enough(labelled.samples)
-            embedded = embed(_networks().lane, backbone, labelled.samples, report)
+            check_enough(labeled.samples)
+            embedded = embed(_networks().lane, backbone, labeled.samples, report)
         except TooFewLabels as error:
             raise TrainingError(f"{error} {used.left_out()}".strip()) from None
         for sample, broken in embedded.broken.items():
@@ -299,7 +299,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         folder.mkdir(parents=True, exist_ok=True)
         checkpoint = folder / "checkpoint.safetensors"
         first = learn_head(backbone, embedded, classes, hyperparameters, report)
-        first = _with_corrections(first, embedded, labelled.corrected)
+        first = _with_corrections(first, embedded, labeled.corrected)
         output = self._save(first, self._classifier, embedded.samples, folder / "model", told)
         if publish and not checkpoint.exists():  # published before the process died
             publish(output)
@@ -310,9 +310,9 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
                     _networks().lane, first, held, hyperparameters, checkpoint, report, seconds=limit
                 )
                 second = replace(second, backbone=_networks().share(second.backbone))
-                if labelled.corrected:
+                if labeled.corrected:
                     tuned = embed(_networks().lane, second.backbone, held, report)
-                    second = _with_corrections(second, tuned, labelled.corrected)
+                    second = _with_corrections(second, tuned, labeled.corrected)
                 comparison = compare(_networks().lane, first, second, held)
                 if mode == "full" or (comparison and comparison.better):
                     # Don't compare with a held-back version: all layers may have learned the same wrong labels.
@@ -394,7 +394,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         used.counts["image missing"] = len(chosen) - len(pairs)
         valid = _last_words(pairs)
         if len(valid) < len(pairs):
-            used.counts["labelled otherwise later"] = len(pairs) - len(valid)
+            used.counts["labeled otherwise later"] = len(pairs) - len(valid)
         corrected = frozenset(sample.image.digest for task, sample in valid if task.get("corrected"))
         return _Labelled([sample for _, sample in valid], used, corrected)
 

@@ -31,8 +31,8 @@ def write_digits(folder: Path, n: int | None = None) -> list[tuple[Path, str]]:
     digits = load_digits()
     written = []
     for number, (pixels, label) in enumerate(zip(digits.images[:n], digits.target[:n], strict=True), start=1):
-        grey = np.round(pixels * (255 / 16)).astype(np.uint8)  # the originals have 17 shades
+        gray = np.round(pixels * (255 / 16)).astype(np.uint8)  # the originals have 17 shades
         path = folder / f"digit-{number:04d}.png"
-        Image.fromarray(grey).resize((SIDE, SIDE), Image.Resampling.NEAREST).save(path)
+        Image.fromarray(gray).resize((SIDE, SIDE), Image.Resampling.NEAREST).save(path)
         written.append((path, str(label)))
     return written

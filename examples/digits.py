@@ -22,10 +22,10 @@ def write_digits(folder: Path) -> int:
     """Writes `folder/train/<digit>/0001.png`, …; returns the number of images."""
     digits = load_digits()
     for number, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True), start=1):
-        grey = np.round(pixels * (255 / 16)).astype(np.uint8)  # the originals have 17 shades
+        gray = np.round(pixels * (255 / 16)).astype(np.uint8)  # the originals have 17 shades
         path = folder / ("train" if number <= TRAINING else "test") / str(label) / f"{number:04d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(grey).resize((SIDE, SIDE), Image.Resampling.NEAREST).save(path)
+        Image.fromarray(gray).resize((SIDE, SIDE), Image.Resampling.NEAREST).save(path)
     return len(digits.target)
 
 

@@ -10,7 +10,7 @@ from my_backend.errors import LabelStudioError, TokenRefused
 from my_backend.label_studio.client import HOW_TO_MAKE_A_TOKEN, LabelStudio
 from my_backend.label_studio.connection import examine_connection
 from my_backend.label_studio.connections import Connections
-from my_backend.problems import Trouble
+from my_backend.problems import Problem
 from my_backend.projects.registry import Project, Projects
 from my_backend.settings import Settings
 
@@ -30,7 +30,7 @@ class Finding:
     """What the last check of a project in Label Studio found."""
 
     connected: bool | None  # None if Label Studio couldn't be asked
-    troubles: tuple[Trouble, ...]
+    troubles: tuple[Problem, ...]
     pause: float  # seconds until the next check
     next_look: float  # monotonic
     url: str = ""  # of Label Studio, if known
@@ -65,7 +65,7 @@ class Checkup(Background):
         found = list(self._found.values())
         return bool(found) and all(finding.connected is not None for finding in found)
 
-    def troubles(self) -> list[Trouble]:
+    def troubles(self) -> list[Problem]:
         """The problems of all projects, from memory."""
         return [trouble for finding in list(self._found.values()) for trouble in finding.troubles]
 
@@ -105,7 +105,7 @@ class Checkup(Background):
         pause = min(WELL_SECONDS, max(TROUBLED_SECONDS, 2 * before)) if troubles else WELL_SECONDS
         return Finding(connected, tuple(troubles), pause if troubles else 0.0, time.monotonic() + pause, url)
 
-    def _ask(self, label_studio: LabelStudio, project: Project) -> tuple[bool, list[Trouble]]:
+    def _ask(self, label_studio: LabelStudio, project: Project) -> tuple[bool, list[Problem]]:
         found = examine_connection(label_studio, project, self._settings.basic_auth)
         title = found.project.get("title")
         if isinstance(title, str):  # /setup doesn't send it
@@ -117,16 +117,16 @@ class Checkup(Background):
         return found.connected, troubles
 
 
-def no_address(project: Project) -> Trouble:
+def no_address(project: Project) -> Problem:
     """A problem: neither the settings nor `/setup` name a Label Studio."""
     what = "Label Studio's URL is not set, so its annotations can't be read."
-    return Trouble("label-studio-unknown", what, f"Set LABEL_STUDIO_URL, and {HOW_TO_MAKE_A_TOKEN}.", project.uid)
+    return Problem("label-studio-unknown", what, f"Set LABEL_STUDIO_URL, and {HOW_TO_MAKE_A_TOKEN}.", project.uid)
 
 
-def not_asked(error: LabelStudioError, project: str = "") -> Trouble:
+def not_asked(error: LabelStudioError, project: str = "") -> Problem:
     """A problem: Label Studio doesn't answer as it should, or rejects the token."""
     # The part of the message after the semicolon is the fix; logs show only the message.
     what, _, remedy = str(error).partition("; ")
     if isinstance(error, TokenRefused):
-        return Trouble("token", f"{what}.", f"{remedy[:1].upper()}{remedy[1:]}.", project)
-    return Trouble("label-studio", f"{what}.", WHERE_IT_IS, project)
+        return Problem("token", f"{what}.", f"{remedy[:1].upper()}{remedy[1:]}.", project)
+    return Problem("label-studio", f"{what}.", WHERE_IT_IS, project)

@@ -6,7 +6,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Trouble:
+class Problem:
     """A problem that a person can fix; `code` identifies the kind of problem, whatever the wording."""
 
     code: str
@@ -19,7 +19,7 @@ class Trouble:
         return f"{self.what} {self.remedy}".strip()
 
     @classmethod
-    def tried_again(cls, code: str, what: str, project: str) -> "Trouble":
+    def tried_again(cls, code: str, what: str, project: str) -> "Problem":
         """Returns a problem that may disappear without any action."""
         hint = "The backend keeps trying; for details, run the doctor (`python -m my_backend doctor`)."
         return cls(code, what, hint, project)
@@ -29,7 +29,7 @@ class Trouble:
         return {**asdict(self), "message": self.what, "hint": self.remedy}
 
     @classmethod
-    def of_record(cls, record: Mapping[str, Any]) -> "Trouble":
+    def of_record(cls, record: Mapping[str, Any]) -> "Problem":
         """Reads what `record` returns; raises KeyError or TypeError for anything else."""
         values = {field.name: record[field.name] for field in fields(cls)}
         return cls(**{**values, "details": tuple(values["details"])})

@@ -11,7 +11,7 @@ from my_backend.background import Background
 from my_backend.files import Damaged
 from my_backend.jobs.job import JobStore
 from my_backend.jobs.training_job import learned_state
-from my_backend.problems import Trouble
+from my_backend.problems import Problem
 from my_backend.projects.corrections import Corrections
 from my_backend.projects.registry import Projects, project_folders
 from my_backend.projects.versions import Versions
@@ -57,13 +57,13 @@ class Storage(Background):
         self._failed_writes = 0
         self._wrote_at = self._read_at = float("-inf")  # (monotonic)
 
-    def troubles(self) -> list[Trouble]:
+    def troubles(self) -> list[Problem]:
         """Returns the known problems, from memory."""
         return [*self._troubles_of_disk(), *_troubles_of_damage(self._projects.root)]
 
-    def _troubles_of_disk(self) -> Iterator[Trouble]:
+    def _troubles_of_disk(self) -> Iterator[Problem]:
         for name, why in list(self._unwritable.items()):
-            yield Trouble(
+            yield Problem(
                 "disk",
                 f"Can't write to {name}={self._folders[name]}: {why}.",
                 "Free up disk space, or find out why the disk is read-only. Until then predictions continue, but no "
@@ -119,7 +119,7 @@ def _why_unwritable(folder: Path) -> str:
     return ""
 
 
-def _troubles_of_damage(root: Path) -> list[Trouble]:
+def _troubles_of_damage(root: Path) -> list[Problem]:
     """Returns one problem for each project and kind of file."""
     kinds: dict[tuple[str, str], list[Damaged]] = {}
     for damaged in files.damages(root):
@@ -131,10 +131,10 @@ def _troubles_of_damage(root: Path) -> list[Trouble]:
     return [_trouble(project, kind, damaged) for (project, kind), damaged in kinds.items()]
 
 
-def _trouble(project: str, kind: str, damaged: list[Damaged]) -> Trouble:
+def _trouble(project: str, kind: str, damaged: list[Damaged]) -> Problem:
     first = damaged[0]
     more = f", and {len(damaged) - 1} more like it" if len(damaged) > 1 else ""
-    return Trouble(
+    return Problem(
         "damaged",
         f"Can't use {first.path}: {first.why.rstrip('.')}{more}.",
         REMEDIES.get(kind, REMEDY).format(version=first.path.parent.name, project=project.partition(".")[0]),

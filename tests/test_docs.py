@@ -156,7 +156,7 @@ def test_every_trouble_is_in_troubleshooting() -> None:
     codes = {
         code
         for path in (ROOT / "my_backend").rglob("*.py")
-        for code in re.findall(r'Trouble(?:\.tried_again)?\(\s*"([a-z-]+)"', path.read_text("utf-8"))
+        for code in re.findall(r'Problem(?:\.tried_again)?\(\s*"([a-z-]+)"', path.read_text("utf-8"))
     }
     assert {"webhook-missing", "image"} < codes
     assert set(re.findall(r"^\| `([a-z-]+)` \|", TROUBLESHOOTING, re.MULTILINE)) == codes == set(CODES)

@@ -77,7 +77,7 @@ def task(number: int, content: Path | bytes, *annotations: Json) -> Json:
     return {"id": number, "data": {"image": data_uri(content)}, "annotations": list(annotations)}
 
 
-def labelled(shown: Digits) -> list[Json]:
+def labeled(shown: Digits) -> list[Json]:
     return [task(number, path, annotation(label)) for number, (path, label) in enumerate(shown, start=1)]
 
 
@@ -95,7 +95,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Json]:
 def trained(shown: Digits, kept: dict[str, Json]) -> Json:
     """What `fit` returned for thirty digits."""
     if "trained" not in kept:
-        kept["trained"] = fit(labelled(shown[:30]), Path(kept["folder"]["path"]) / "trained")
+        kept["trained"] = fit(labeled(shown[:30]), Path(kept["folder"]["path"]) / "trained")
     return kept["trained"]
 
 
@@ -113,7 +113,7 @@ def unsure(shown: Digits, kept: dict[str, Json]) -> Json:
     wrong = {"0": "1", "1": "2", "2": "0"}
     pairs = [(path, wrong[label] if number % 7 < 3 else label) for number, (path, label) in enumerate(shown[:57])]
     if "unsure" not in kept:
-        kept["unsure"] = fit(labelled(pairs), Path(kept["folder"]["path"]) / "unsure")
+        kept["unsure"] = fit(labeled(pairs), Path(kept["folder"]["path"]) / "unsure")
     return kept["unsure"]
 
 
@@ -384,7 +384,7 @@ def test_first_requests_that_come_together_are_all_answered(trained: Json, shown
 
 
 def test_what_was_prepared_is_not_embedded_again(shown: Digits, tmp_path: Path) -> None:
-    tasks = labelled(shown[:9])
+    tasks = labeled(shown[:9])
     ImageClassifierAPI(CONFIG).prepare([*tasks, {"data": {}}, task(99, b"no image")])
     assert len(model._networks().lane._cache) == 9
     output = fit(tasks, tmp_path)
@@ -409,7 +409,7 @@ def test_a_version_that_is_gone_is_named(tmp_path: Path) -> None:
 
 
 def test_versions_of_the_same_network_share_it_in_memory(trained: Json, shown: Digits, tmp_path: Path) -> None:
-    again = fit(labelled(shown[:12]), tmp_path / "second")
+    again = fit(labeled(shown[:12]), tmp_path / "second")
     one, two = ImageClassifierAPI(CONFIG, trained), ImageClassifierAPI(CONFIG, again)
     assert one._classifier
     assert two._classifier
@@ -419,7 +419,7 @@ def test_versions_of_the_same_network_share_it_in_memory(trained: Json, shown: D
 def test_a_setting_that_cannot_be_used_is_named(shown: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EPOCHS", "many")
     with pytest.raises(BackendError, match=r"EPOCHS.*'many'"):
-        fit(labelled(shown[:12]), tmp_path)
+        fit(labeled(shown[:12]), tmp_path)
 
 
 # --- labels stay with their images ------------------------------------------
@@ -518,7 +518,7 @@ def samples(shown: Digits) -> list[Sample]:
 
 
 def test_the_same_annotations_give_the_same_version(trained: Json, shown: Digits, tmp_path: Path) -> None:
-    again = fit(labelled(shown[:30]), tmp_path / "again")
+    again = fit(labeled(shown[:30]), tmp_path / "again")
     one, two = (load_file(Path(output["model_dir"]) / "head.safetensors") for output in (trained, again))
     assert one.keys() == two.keys()
     for name, tensor in one.items():
@@ -526,7 +526,7 @@ def test_the_same_annotations_give_the_same_version(trained: Json, shown: Digits
 
 
 def test_without_a_workdir_fit_finds_itself_one(shown: Digits) -> None:
-    output = ImageClassifierAPI(CONFIG).fit(labelled(shown[:12]))
+    output = ImageClassifierAPI(CONFIG).fit(labeled(shown[:12]))
     assert all(ImageClassifierAPI(CONFIG, output).predict(asked(shown[:2])))
 
 
@@ -552,14 +552,14 @@ def test_too_little_to_learn_from_is_said_in_a_sentence(
 
 
 def test_two_images_of_two_choices_are_enough(shown: Digits, tmp_path: Path) -> None:
-    output = fit(labelled([shown[0], shown[1], shown[3], shown[4]]), tmp_path)
+    output = fit(labeled([shown[0], shown[1], shown[3], shown[4]]), tmp_path)
     assert output["classes"] == ["0", "1"]
     assert output["figures"]["images"] == 4
     assert output["held_back"] == ""
 
 
 def test_a_class_with_a_single_image_is_learned_beside_others(shown: Digits, tmp_path: Path) -> None:
-    output = fit(labelled([*(one for one in shown[:20] if one[1] != "2"), shown[2]]), tmp_path)
+    output = fit(labeled([*(one for one in shown[:20] if one[1] != "2"), shown[2]]), tmp_path)
     assert output["labels"]["2"] == 1
     (result,) = ImageClassifierAPI(CONFIG, output).predict(asked([shown[2]]))
     assert choice(result) == "2"
@@ -570,14 +570,14 @@ def test_a_class_with_a_single_image_is_learned_beside_others(shown: Digits, tmp
 )
 def test_a_labeling_config_without_image_choices_is_explained(label_config: str, shown: Digits, tmp_path: Path) -> None:
     with pytest.raises(TrainingError) as refused:
-        fit(labelled(shown[:12]), tmp_path, label_config=label_config)
+        fit(labeled(shown[:12]), tmp_path, label_config=label_config)
     assert str(refused.value) == parse_label_config(label_config).problem != ""
 
 
 def test_progress_is_told_and_the_version_published_once(shown: Digits, tmp_path: Path) -> None:
     records: list[Json] = []
     published: list[Json] = []
-    output = fit(labelled(shown[:30]), tmp_path, progress=records.append, publish=published.append)
+    output = fit(labeled(shown[:30]), tmp_path, progress=records.append, publish=published.append)
     assert published == [output]
     phases = list(dict.fromkeys(record["phase"] for record in records))
     assert phases == ["fetching images", "embedding images", "training the head", "evaluating"]
@@ -605,11 +605,11 @@ def test_a_correction_keeps_the_live_network_and_loads_no_other(
     model._networks().close()
     model._make_networks.cache_clear()
 
-    corrected = live.fit(labelled(shown[:33]), workdir=str(tmp_path), kind="head")
+    corrected = live.fit(labeled(shown[:33]), workdir=str(tmp_path), kind="head")
 
     assert sum(corrected["labels"].values()) == 33
     with pytest.raises(AssertionError, match="was loaded"):
-        live.fit(labelled(shown[:33]), workdir=str(tmp_path), kind="full")
+        live.fit(labeled(shown[:33]), workdir=str(tmp_path), kind="full")
 
 
 @pytest.mark.parametrize("phase", ["fetching images", "embedding images", "training the head", "evaluating"])
@@ -620,7 +620,7 @@ def test_progress_that_raises_ends_fit_and_nothing_is_published(phase: str, show
 
     published: list[Json] = []
     with pytest.raises(Stopped):
-        fit(labelled(shown[:30]), tmp_path, progress=stop, publish=published.append)
+        fit(labeled(shown[:30]), tmp_path, progress=stop, publish=published.append)
     assert published == []
     assert list(tmp_path.iterdir()) == []
 
@@ -629,7 +629,7 @@ def test_progress_that_raises_ends_fit_and_nothing_is_published(phase: str, show
 
 
 def test_the_next_version_links_the_network_it_shares(trained: Json, shown: Digits, tmp_path: Path) -> None:
-    again = fit(labelled(shown[:33]), tmp_path / "second", trained)
+    again = fit(labeled(shown[:33]), tmp_path / "second", trained)
     first, second = (Path(output["model_dir"]) / "backbone.safetensors" for output in (trained, again))
     assert second.samefile(first)
     assert again["labels"] == {"0": 11, "1": 11, "2": 11}
@@ -637,15 +637,15 @@ def test_the_next_version_links_the_network_it_shares(trained: Json, shown: Digi
 
 
 def test_a_network_whose_file_is_gone_is_written(shown: Digits, tmp_path: Path) -> None:
-    first = fit(labelled(shown[:30]), tmp_path / "first")
+    first = fit(labeled(shown[:30]), tmp_path / "first")
     live = ImageClassifierAPI(CONFIG, first)
     shutil.rmtree(first["model_dir"])
-    again = live.fit(labelled(shown[:30]), workdir=str(tmp_path / "second"))
+    again = live.fit(labeled(shown[:30]), workdir=str(tmp_path / "second"))
     assert all(ImageClassifierAPI(CONFIG, again).predict(asked(shown[:2])))
 
 
 def test_known_classes_keep_their_places_and_new_ones_follow(trained: Json, digits: Digits, tmp_path: Path) -> None:
-    tasks = labelled([one for one in digits[:80] if one[1] in "01245"])
+    tasks = labeled([one for one in digits[:80] if one[1] in "01245"])
     today = config("5", "2", "4", "1", "0", "never used")
     more = fit(tasks, tmp_path / "more", trained, today)
     assert more["classes"] == ["0", "1", "2", "5", "4"]
@@ -668,8 +668,8 @@ def test_known_classes_keep_their_places_and_new_ones_follow(trained: Json, digi
 
 
 def test_a_better_version_is_not_held_back(trained: Json, shown: Digits, tmp_path: Path) -> None:
-    assert fit(labelled(shown[:57]), tmp_path, trained)["held_back"] == ""
-    assert fit(labelled(shown[:30]), tmp_path / "same", trained)["held_back"] == ""
+    assert fit(labeled(shown[:57]), tmp_path, trained)["held_back"] == ""
+    assert fit(labeled(shown[:30]), tmp_path / "same", trained)["held_back"] == ""
 
 
 def scrambled(shown: Digits) -> tuple[Digits, list[bool]]:
@@ -680,28 +680,28 @@ def scrambled(shown: Digits) -> tuple[Digits, list[bool]]:
 
 
 def test_a_version_that_learned_scrambled_labels_is_held_back(shown: Digits, tmp_path: Path) -> None:
-    live = fit(labelled(shown[:57]), tmp_path / "live")
+    live = fit(labeled(shown[:57]), tmp_path / "live")
     mixed_up, sides = scrambled(shown[:57])
     published: list[Json] = []
-    output = fit(labelled(mixed_up), tmp_path / "worse", live, publish=published.append)
+    output = fit(labeled(mixed_up), tmp_path / "worse", live, publish=published.append)
     assert published == [output]  # to be kept, not to go live
     start = f"its accuracy on {sum(sides)} held-out images is "
     assert output["held_back"].startswith(start)
     after, before = re.findall(r"([\d.]+)%", output["held_back"])
     assert float(after) < float(before) - 30
     # Whoever grows from it is compared with it, and may well be better.
-    assert fit(labelled(shown[:57]), tmp_path / "mended", output)["held_back"] == ""
+    assert fit(labeled(shown[:57]), tmp_path / "mended", output)["held_back"] == ""
 
 
 def test_all_layers_that_learned_scrambled_labels_are_held_back_as_their_head_was(
     shown: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    live = fit(labelled(shown[:57]), tmp_path / "live")
+    live = fit(labeled(shown[:57]), tmp_path / "live")
     monkeypatch.setenv("TRAIN_MODE", "full")
     monkeypatch.setenv("EPOCHS", "1")
     published: list[Json] = []
     model._settings.cache_clear()
-    fit(labelled(scrambled(shown[:57])[0]), tmp_path / "worse", live, publish=published.append)
+    fit(labeled(scrambled(shown[:57])[0]), tmp_path / "worse", live, publish=published.append)
     assert [output["held_back"].startswith("its accuracy on ") for output in published] == [True, True]
 
 
@@ -739,7 +739,7 @@ def all_layers_epochs(records: list[Json]) -> list[int]:
 def test_first_the_head_is_published_then_all_layers_and_the_next_version_goes_on_from_there(
     shown: Digits, tmp_path: Path
 ) -> None:
-    tasks = labelled(shown[:12])
+    tasks = labeled(shown[:12])
     records: list[Json] = []
     published: list[Json] = []
     fit(tasks, tmp_path / "full", progress=records.append, publish=publishing(tmp_path, published))
@@ -768,7 +768,7 @@ def test_images_that_the_cache_loses_while_all_layers_are_trained_are_learned_al
             for path in contents.iterdir():
                 path.unlink()
 
-    fit(labelled(shown[:12]), tmp_path, progress=lose_all, publish=publishing(tmp_path, published))
+    fit(labeled(shown[:12]), tmp_path, progress=lose_all, publish=publishing(tmp_path, published))
 
     assert [weights(output)["origin"] for output in published] == ["random", "fine-tuned"]
     assert list(contents.iterdir()) == list((contents.parent / "held").iterdir()) == []
@@ -786,7 +786,7 @@ def test_images_that_the_cache_has_lost_before_all_layers_are_trained_are_left_o
             next((Path(os.environ["CACHE_DIR"]) / "media" / "contents").iterdir()).unlink()
         publish(output)
 
-    fit(labelled(shown[:12]), tmp_path, publish=lose_one_and_publish)
+    fit(labeled(shown[:12]), tmp_path, publish=lose_one_and_publish)
 
     assert "training all layers without 1 of 12 images" in caplog.text
     kept = [json.loads((Path(output["model_dir"]) / "samples.json").read_text()) for output in published]
@@ -799,7 +799,7 @@ def test_training_of_all_layers_goes_on_after_an_interruption(shown: Digits, tmp
         if record["phase"] == "training all layers":
             raise Stopped
 
-    tasks = labelled(shown[:12])
+    tasks = labeled(shown[:12])
     whole = fit(tasks, tmp_path / "whole")
     records: list[Json] = []
     published: list[Json] = []
@@ -820,7 +820,7 @@ def test_a_choice_that_came_up_while_training_was_interrupted_is_learned(shown: 
         if record["phase"] == "training all layers":
             raise Stopped
 
-    tasks = labelled(shown[:12])
+    tasks = labeled(shown[:12])
     with pytest.raises(Stopped):
         fit(tasks, tmp_path, progress=stop)
     tasks[-1]["annotations"] = [annotation("new")]
@@ -835,7 +835,7 @@ def test_by_itself_it_trains_all_layers_where_there_are_enough_labels_and_keeps_
     monkeypatch.setattr(pipeline, "MIN_IMAGES_FOR_RANDOM_LAYERS", 12 if enough else 13)
     records: list[Json] = []
     published: list[Json] = []
-    output = fit(labelled(shown[:12]), tmp_path, progress=records.append, publish=published.append)
+    output = fit(labeled(shown[:12]), tmp_path, progress=records.append, publish=published.append)
     assert all_layers_epochs(records) == ([1] if enough else [])
     # One epoch from random weights makes nothing better.
     assert published == [output]
@@ -848,7 +848,7 @@ def test_after_the_process_died_less_memory_is_taken(
 ) -> None:
     monkeypatch.setenv("BATCH_SIZE", "8")
     monkeypatch.setenv("EPOCHS", "1")
-    output = fit(labelled(shown[:6]), tmp_path, attempt=attempt)
+    output = fit(labeled(shown[:6]), tmp_path, attempt=attempt)
     record = json.loads((Path(output["model_dir"]) / "model.json").read_text(encoding="utf-8"))
     assert record["settings"]["batch_size"] == batch_size
 
@@ -875,7 +875,7 @@ def test_several_choices_are_learned_and_none_is_no_prediction(shown: Digits, tm
 
 def test_a_task_is_predicted_with_the_choices_that_it_brings(shown: Digits, tmp_path: Path) -> None:
     label_config = config().replace('toName="image"', 'toName="image" value="$options"')
-    tasks = labelled(shown[:30])
+    tasks = labeled(shown[:30])
     for one in tasks:
         one["data"]["options"] = [{"value": "0"}, {"value": "1"}, {"value": "2"}]
     output = fit(tasks, tmp_path, label_config=label_config)
@@ -947,10 +947,10 @@ def test_corrected_image_is_right_afterwards_and_in_later_versions(
 ) -> None:
     path, label = wrong_one(trained, shown)
     others = [(other, name) for other, name in shown[30:57] if other != path]
-    tasks = [*labelled(shown[:30]), corrected(path, label)]
+    tasks = [*labeled(shown[:30]), corrected(path, label)]
 
     version = fit(tasks, tmp_path / "1", trained, kind="head")
-    later = fit([*tasks[:-1], *labelled(shown[30:33]), tasks[-1]], tmp_path / "2", version)
+    later = fit([*tasks[:-1], *labeled(shown[30:33]), tasks[-1]], tmp_path / "2", version)
 
     def right(output: Json, pairs: Digits) -> int:
         results = ImageClassifierAPI(CONFIG, output).predict(asked(pairs))
@@ -966,14 +966,14 @@ def test_of_a_correction_and_an_annotation_of_the_same_image_the_later_counts(
     shown: Digits, tmp_path: Path, in_label_studio: str, counts: str
 ) -> None:
     path, label = shown[0]
-    tasks = [task(1, path, annotation(label, updated_at=in_label_studio)), *labelled(shown[1:30])]
+    tasks = [task(1, path, annotation(label, updated_at=in_label_studio)), *labeled(shown[1:30])]
 
     output = fit([*tasks, corrected(path, "2")], tmp_path)
 
     samples = json.loads((Path(output["model_dir"]) / "samples.json").read_text())
     digest = sha256(path.read_bytes()).hexdigest()
     assert [sample["label"] for sample in samples if sample["digest"] == digest] == [counts]
-    assert output["annotations"]["labelled otherwise later"] == 1
+    assert output["annotations"]["labeled otherwise later"] == 1
 
 
 # --- another network --------------------------------------------------------
@@ -981,14 +981,14 @@ def test_of_a_correction_and_an_annotation_of_the_same_image_the_later_counts(
 
 def test_another_network_is_trained_and_served(shown: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NETWORK", "mobilenet_v3_small")
-    first = fit(labelled(shown[:12]), tmp_path / "1")
+    first = fit(labeled(shown[:12]), tmp_path / "1")
     monkeypatch.delenv("NETWORK")
     model._settings.cache_clear()
     model._networks().close()
     model._make_networks.cache_clear()
 
     assert all(ImageClassifierAPI(CONFIG, first).predict(asked(shown[12:15])))  # whatever NETWORK says by now
-    later = fit(labelled(shown[:12]), tmp_path / "2", first)
+    later = fit(labeled(shown[:12]), tmp_path / "2", first)
 
     networks = [
         json.loads((Path(one["model_dir"]) / "model.json").read_text())["architecture"] for one in (first, later)

@@ -257,7 +257,7 @@ def train(
     ] = None,
     resume: Annotated[bool, _flag("--resume", "continue an interrupted training")] = False,
 ) -> None:
-    """Train a classifier. A fifth of the images is held out to evaluate it; Ctrl-C keeps the best model so far."""
+    """Train a classifier. Its metrics are cross-validated; Ctrl-C keeps the best model so far."""
     settings = read_settings()
     training = {
         "mode": mode,

@@ -216,10 +216,10 @@ def samples_of(listing: Listing) -> list[Sample]:
 
     Adds files that can't be used to the listing's findings: unreadable files, and images that are in two classes.
     """
-    labelled = [(path, name) for name, files in listing.classes.items() for path in files]
+    labeled = [(path, name) for name, files in listing.classes.items() for path in files]
     found: dict[str, Sample] = {}
     contradictory: set[str] = set()
-    for (path, name), file in zip(labelled, read_files([path for path, _ in labelled]), strict=True):
+    for (path, name), file in zip(labeled, read_files([path for path, _ in labeled]), strict=True):
         if isinstance(file, Finding):
             listing.findings.append(file)
             continue
@@ -265,9 +265,9 @@ def examine(listing: Listing) -> None:
     that this program can't read stay, since other programs may read them. So do all files of an image in two classes,
     since only a person can decide which one is right.
     """
-    labelled = [(name, path) for name, files in listing.classes.items() for path in files]
+    labeled = [(name, path) for name, files in listing.classes.items() for path in files]
     readable: list[tuple[str, ImageFile]] = []
-    for (name, _), file in zip(labelled, read_files([path for _, path in labelled]), strict=True):
+    for (name, _), file in zip(labeled, read_files([path for _, path in labeled]), strict=True):
         if isinstance(file, Finding):
             listing.findings.append(file)
         else:

@@ -152,7 +152,7 @@ def _load(bare: Bare, network: str, state: dict[str, Tensor], source: str) -> No
 
 @dataclass(frozen=True)
 class Mistake:
-    """A labelled image on which the model says something else: a wrong answer, or a wrong label."""
+    """A labeled image on which the model says something else: a wrong answer, or a wrong label."""
 
     name: str  # of the sample: a task's id, a file's name
     digest: str

@@ -99,7 +99,7 @@ def _draw(size: int) -> tuple[Tensor, Tensor]:
     """
     generator = torch.Generator().manual_seed(0)
     targets = torch.arange(CLASSES).repeat_interleave(2).repeat(IMAGES_OF_A_CLASS // 2)
-    colours = torch.rand(CLASSES, 2, 3, 1, 1, generator=generator)
+    colors = torch.rand(CLASSES, 2, 3, 1, 1, generator=generator)
     down, across = torch.meshgrid(torch.arange(size) / size, torch.arange(size) / size, indexing="ij")
     images = []
     for target in targets.tolist():
@@ -107,7 +107,7 @@ def _draw(size: int) -> tuple[Tensor, Tensor]:
         angle = (target % 4 + 0.3 * turn) * torch.pi / 4
         waves = (4 if target < 4 else 12) * (1 + 0.3 * stretch)
         wave = torch.sin(2 * torch.pi * (waves * (across * angle.cos() + down * angle.sin()) + phase))[None]
-        low, high = colours[target] + 0.1 * torch.randn(2, 3, 1, 1, generator=generator)
+        low, high = colors[target] + 0.1 * torch.randn(2, 3, 1, 1, generator=generator)
         noise = 0.1 * torch.randn(3, size, size, generator=generator)
         images.append(low + (high - low) * (wave + 1) / 2 + noise)
     return (torch.stack(images).clamp(0, 1) * 255).to(torch.uint8), targets

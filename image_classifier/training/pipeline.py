@@ -1,4 +1,4 @@
-"""From labelled images to a classifier: first the head on cached embeddings, then, where it pays, all layers."""
+"""From labeled images to a classifier: first the head on cached embeddings, then, where it pays, all layers."""
 
 import logging
 from collections import Counter

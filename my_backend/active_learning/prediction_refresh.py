@@ -11,7 +11,7 @@ from my_backend.active_learning.refresh_run import Run
 from my_backend.background import Background
 from my_backend.errors import BackendError
 from my_backend.label_studio.connections import Connections
-from my_backend.problems import Trouble
+from my_backend.problems import Problem
 from my_backend.projects.registry import Project, Projects
 from my_backend.projects.versions import UNTRAINED
 from my_backend.serving.live_models import Serving
@@ -58,7 +58,7 @@ class Renewal(Background):
         self._settings, self._projects, self._connections = settings, projects, connections
         self._serving, self._stored = serving, stored
         self._turns: dict[str, _Turn] = {}
-        self._troubles: dict[str, Trouble] = {}
+        self._troubles: dict[str, Problem] = {}
         self._lock = threading.Lock()
 
     def start(self) -> None:
@@ -78,7 +78,7 @@ class Renewal(Background):
             if project in self._turns:
                 del self._turns[project]
 
-    def troubles(self) -> list[Trouble]:
+    def troubles(self) -> list[Problem]:
         """Problems that keep predictions from being refreshed; from memory."""
         return list(self._troubles.values())
 
@@ -119,7 +119,7 @@ class Renewal(Background):
             turn.due = time.monotonic() + QUIET_SECONDS
         except BackendError as error:
             log.info("project %s: can't refresh the stored predictions: %s", project.uid, error)
-            self._troubles[project.uid] = Trouble.tried_again(
+            self._troubles[project.uid] = Problem.tried_again(
                 "renewal", f"Can't refresh the predictions stored in Label Studio: {error}.", project.uid
             )
             self._begin_again(turn)

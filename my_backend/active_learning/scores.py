@@ -6,8 +6,8 @@ from pathlib import Path
 
 from my_backend.active_learning.title import Title, apart, not_used
 from my_backend.label_studio.client import LabelStudio
-from my_backend.label_studio.connection import Connection, Mend
-from my_backend.problems import Trouble
+from my_backend.label_studio.connection import Connection, Fix
+from my_backend.problems import Problem
 from my_backend.projects.registry import Project
 from my_backend.projects.versions import UNTRAINED, Versions
 from my_backend.settings import Settings
@@ -29,8 +29,8 @@ class Scores:
     """The result of the check; `said` describes the scores if nothing is wrong."""
 
     said: str
-    troubles: tuple[Trouble, ...] = ()
-    mends: tuple[Mend, ...] = ()
+    troubles: tuple[Problem, ...] = ()
+    fixes: tuple[Fix, ...] = ()
 
 
 def examine_scores(
@@ -50,4 +50,4 @@ def examine_scores(
         return Scores(SAID[sight.state])
     trouble = apart(project, sight, live, kept=kept)
     offer = f"rename the model “{(sight.backend or {}).get('title')}” to {live}"
-    return Scores("", (trouble,), (Mend(trouble, offer, partial(title.put, sight, live, kept=kept)),))
+    return Scores("", (trouble,), (Fix(trouble, offer, partial(title.put, sight, live, kept=kept)),))

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from my_backend import files
 from my_backend.active_learning.stored_predictions import StoredPredictions
 from my_backend.label_studio.client import LabelStudio
-from my_backend.problems import Trouble
+from my_backend.problems import Problem
 from my_backend.projects.registry import Project
 from my_backend.projects.versions import is_newer, is_version_name
 
@@ -130,7 +130,7 @@ def _own(backends: Sequence[Json], live: str, uses: str) -> Json | None:
     return next((one for one in own if one.get("title") == uses), own[0] if own else None)
 
 
-def apart(project: Project, sight: Sight, live: str, *, kept: bool) -> Trouble:
+def apart(project: Project, sight: Sight, live: str, *, kept: bool) -> Problem:
     """A problem: the title isn't the live version although predictions of it are stored."""
     title = str((sight.backend or {}).get("title") or "")
     what = (
@@ -148,10 +148,10 @@ def apart(project: Project, sight: Sight, live: str, *, kept: bool) -> Trouble:
     )
     if kept:
         remedy = "The running server changes it within a minute; if it can't, `/problems` says why."
-    return Trouble("scores-blank", what, remedy, project.uid)
+    return Problem("scores-blank", what, remedy, project.uid)
 
 
-def not_used(project: Project, sight: Sight) -> Trouble | None:
+def not_used(project: Project, sight: Sight) -> Problem | None:
     """A problem if the project is set to use no predictions or another model's; this may be the user's choice."""
     if sight.state not in ("elsewhere", "unused"):
         return None
@@ -162,4 +162,4 @@ def not_used(project: Project, sight: Sight) -> Trouble | None:
         "To use this model's predictions, open Settings → Annotation, turn on “Use predictions to prelabel tasks”, and "
         "choose this model there. Otherwise turn TITLE_IS_VERSION off."
     )
-    return Trouble("scores-elsewhere", what, remedy, project.uid)
+    return Problem("scores-elsewhere", what, remedy, project.uid)

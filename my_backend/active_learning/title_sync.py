@@ -10,7 +10,7 @@ from my_backend.active_learning.title import Title, not_used, remembered_title
 from my_backend.background import Background
 from my_backend.errors import LabelStudioError
 from my_backend.label_studio.connections import Connections
-from my_backend.problems import Trouble
+from my_backend.problems import Problem
 from my_backend.projects.registry import Project, Projects
 from my_backend.projects.versions import UNTRAINED
 from my_backend.serving.live_models import Serving
@@ -43,7 +43,7 @@ class TitleKeeper(Background):
         self._settings, self._projects, self._connections = settings, projects, connections
         self._serving = serving
         self._watched: dict[str, _Watch] = {}
-        self._troubles: dict[str, Trouble] = {}
+        self._troubles: dict[str, Problem] = {}
         self._lock = threading.Lock()
 
     def start(self) -> None:
@@ -59,7 +59,7 @@ class TitleKeeper(Background):
             if watch and not watch.in_order:
                 watch.due = min(watch.due, max(time.monotonic() + SOON_SECONDS, watch.looked + watch.pause))
 
-    def troubles(self) -> list[Trouble]:
+    def troubles(self) -> list[Problem]:
         """Problems that keep titles from being right; from memory."""
         return list(self._troubles.values())
 
@@ -104,7 +104,7 @@ class TitleKeeper(Background):
             title = Title(label_studio, project, self._projects.folder(project.uid))
             trouble = self._keep(title, project) if self._settings.title_is_version else self._give_back(title, project)
         except LabelStudioError as error:
-            trouble = Trouble.tried_again(
+            trouble = Problem.tried_again(
                 "title", f"Can't change the model's title in Label Studio: {error}.", project.uid
             )
             log.info("project %s: can't change the model's title in Label Studio: %s", project.uid, error)
@@ -123,7 +123,7 @@ class TitleKeeper(Background):
             watch.pause = min(2 * watch.pause, LONGEST_SECONDS)
             watch.due = watch.looked + watch.pause
 
-    def _keep(self, title: Title, project: Project) -> Trouble | None:
+    def _keep(self, title: Title, project: Project) -> Problem | None:
         version = self._watched[project.uid].version
         if version == UNTRAINED:
             return None
@@ -138,7 +138,7 @@ class TitleKeeper(Background):
             self._look_again(project)
         return not_used(project, sight)
 
-    def _give_back(self, title: Title, project: Project) -> Trouble | None:
+    def _give_back(self, title: Title, project: Project) -> Problem | None:
         if given := title.give_back():
             log.info("project %s: restored the model's title %r in Label Studio", project.uid, given)
         return None

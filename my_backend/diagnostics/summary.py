@@ -2,9 +2,9 @@
 
 from label_studio_format.labeling_config import HOW_TO_MAKE_IT_USABLE, parse_label_config
 from my_backend.backend import Backend
-from my_backend.problems import Trouble
+from my_backend.problems import Problem
 
-OPEN_PROXY = Trouble(
+OPEN_PROXY = Problem(
     "open-proxy",
     "Requests come through a proxy, and no password is set: anyone it lets in can train, delete and view images.",
     "Set BASIC_AUTH_USER and BASIC_AUTH_PASS, and restart the backend. Until then it ignores which Label Studio these "
@@ -12,9 +12,9 @@ OPEN_PROXY = Trouble(
 )
 
 
-def diagnose(backend: Backend) -> list[Trouble]:
+def diagnose(backend: Backend) -> list[Problem]:
     """General problems first, then those of each project; reads memory only."""
-    troubles = [*backend.storage.troubles(), *(Trouble("model", one) for one in backend.serving.problems())]
+    troubles = [*backend.storage.troubles(), *(Problem("model", one) for one in backend.serving.problems())]
     if trouble := backend.queue.trouble():
         troubles.append(trouble)
     if backend.came_through_proxy.is_set() and backend.settings.basic_auth is None:
@@ -27,7 +27,7 @@ def diagnose(backend: Backend) -> list[Trouble]:
     for project in backend.projects.all():
         config = parse_label_config(project.label_config, backend.settings.choices)
         if config.problem:
-            troubles.append(Trouble("labeling-config", config.problem, HOW_TO_MAKE_IT_USABLE, project.uid))
+            troubles.append(Problem("labeling-config", config.problem, HOW_TO_MAKE_IT_USABLE, project.uid))
     for trouble in backend.webhook_password.troubles():
         # If Label Studio could be asked, the monitor knows the state of the webhook.
         finding = backend.checkup.finding(trouble.project)
@@ -37,9 +37,9 @@ def diagnose(backend: Backend) -> list[Trouble]:
     return [*troubles, *found, *(trouble for one in by_threads for trouble in one.troubles())]
 
 
-def no_token(url: str = "") -> Trouble:
+def no_token(url: str = "") -> Problem:
     """A problem: only the token from `/setup` is available; `url` is Label Studio's, if known."""
-    return Trouble(
+    return Problem(
         "no-token",
         "LABEL_STUDIO_API_KEY is not set: the backend can use only the token that Label Studio sends when it connects, "
         "which works only if legacy tokens are enabled.",

@@ -21,7 +21,7 @@ from my_backend.errors import BackendError, Conflict, JobStopped, NotFound, Take
 from my_backend.files import Moment
 from my_backend.metrics.counters import JobCounts
 from my_backend.metrics.persistent_counters import Tally
-from my_backend.problems import Trouble
+from my_backend.problems import Problem
 from my_backend.redaction import said
 from my_backend.settings import Settings
 
@@ -259,7 +259,7 @@ class JobQueue(Protocol):
     def cancel(self, job_id: str) -> Job:
         """Cancels a waiting or running job; raises NotFound."""
 
-    def trouble(self) -> Trouble | None:
+    def trouble(self) -> Problem | None:
         """Returns why jobs can't run at the moment, or None."""
 
     def workers(self) -> Mapping[Kind, int]:

@@ -29,7 +29,7 @@ from my_backend import files
 from my_backend.background import Background
 from my_backend.errors import NotFound
 from my_backend.jobs.job import KINDS, Job, JobStore, Kind, cancel_waiting, is_job_id, new_job, working_for
-from my_backend.problems import Trouble
+from my_backend.problems import Problem
 from my_backend.redaction import said
 from my_backend.settings import Settings
 
@@ -221,7 +221,7 @@ class RqQueue(Background):
         self._store = store
         self._connection = connect(settings)
         self._hand_over = Handover(settings, store, self._connection)
-        self._trouble: Trouble | None = None
+        self._trouble: Problem | None = None
         self._workers: Mapping[Kind, int] = {}
 
     def stop(self) -> None:
@@ -229,7 +229,7 @@ class RqQueue(Background):
         super().stop()
         self._connection.close()
 
-    def trouble(self) -> Trouble | None:
+    def trouble(self) -> Problem | None:
         """Returns why jobs can't run at the moment, or None."""
         return self._trouble
 
@@ -267,7 +267,7 @@ class RqQueue(Background):
             self._trouble = trouble
         return COMPARE_SECONDS
 
-    def _compare(self) -> Trouble | None:
+    def _compare(self) -> Problem | None:
         """Hands over jobs; returns why they can't run, or None."""
         workers: Mapping[Kind, int] = {}
         try:
@@ -279,7 +279,7 @@ class RqQueue(Background):
         except RedisError as error:
             return redis_unreachable(error)
         except Exception as error:
-            trouble = Trouble("redis", f"Can't compare the job records with Redis: {said(error)}.")
+            trouble = Problem("redis", f"Can't compare the job records with Redis: {said(error)}.")
             if trouble != self._trouble:  # log it once, not every second
                 log.exception("can't compare the job records with Redis")
             return trouble
@@ -287,31 +287,31 @@ class RqQueue(Background):
             self._workers = workers
 
 
-def redis_unreachable(error: RedisError) -> Trouble:
+def redis_unreachable(error: RedisError) -> Problem:
     """Returns the problem that Redis is unreachable or doesn't answer properly."""
-    return Trouble(
+    return Problem(
         "redis",
         f"Redis is unreachable ({said(error).rstrip('.')}). Predictions continue; trainings start when it is back.",
         "Check that Redis is running and that REDIS_URL is correct.",
     )
 
 
-def replica(connection: Redis) -> Trouble | None:
+def replica(connection: Redis) -> Problem | None:
     """Returns a problem if this Redis is read-only, so that no worker can register; raises RedisError."""
     if connection.info("replication").get("role") != "slave":
         return None
-    return Trouble(
+    return Problem(
         "redis",
         "Redis is a read-only replica. Predictions continue; trainings start when it is writable.",
         "Set REDIS_URL to the primary.",
     )
 
 
-def foreign_jobs(connection: Redis) -> Trouble | None:
+def foreign_jobs(connection: Redis) -> Problem | None:
     """Returns a problem if a worker refused a job within the last hour; raises RedisError."""
     if not connection.exists(REFUSED):
         return None
-    return Trouble(
+    return Problem(
         "foreign-job",
         "A worker refused a job that this backend didn't put into Redis: something else is writing to this Redis.",
         "Set a password on Redis, or give the backend its own Redis. The worker's log names the job; this problem is "
@@ -331,12 +331,12 @@ def workers_of(queues: Mapping[Kind, OwnQueue], connection: Redis) -> dict[Kind,
     return {kind: int(connection.exists(*some)) if some else 0 for kind, some in names.items()}
 
 
-def no_worker(workers: Mapping[Kind, int]) -> Trouble | None:
+def no_worker(workers: Mapping[Kind, int]) -> Problem | None:
     """Returns a problem if no worker takes jobs of some kind."""
     kinds = [kind for kind, listening in workers.items() if not listening]
     if not kinds:
         return None
-    return Trouble(
+    return Problem(
         "no-worker",
         f"No worker is listening for {' or '.join(kinds)} jobs; they will stay queued.",
         "Start one with `python -m my_backend worker` and the server's REDIS_URL, RQ_QUEUE_NAME and MODEL_DIR.",

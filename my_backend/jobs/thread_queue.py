@@ -20,7 +20,7 @@ from my_backend.jobs.job import (
     run_job,
     yield_to_others,
 )
-from my_backend.problems import Trouble
+from my_backend.problems import Problem
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class ThreadQueue:
                 log.warning("job %s didn't stop in time; it will run again after the next start", running.job.id)
                 self._store.update(interrupted(running.job))
 
-    def trouble(self) -> Trouble | None:
+    def trouble(self) -> Problem | None:
         return None
 
     def workers(self) -> Mapping[Kind, int]:

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from my_backend.label_studio.client import HOW_TO_ALLOW_PRIVATE, Blocking, LabelStudio
 from my_backend.label_studio.webhook_password import password_header
-from my_backend.problems import Trouble
+from my_backend.problems import Problem
 from my_backend.projects.registry import Project
 from my_backend.settings import LOOPBACK
 
@@ -20,10 +20,10 @@ BasicAuth = tuple[str, str] | None
 
 
 @dataclass(frozen=True)
-class Mend:
+class Fix:
     """A fix for a problem through Label Studio's API."""
 
-    trouble: Trouble
+    trouble: Problem
     offer: str  # what it would do, for example "add the webhook …"
     do: Callable[[], None]  # raises LabelStudioError
 
@@ -34,8 +34,8 @@ class Connection:
 
     project: Json
     connected: bool
-    troubles: tuple[Trouble, ...]
-    mends: tuple[Mend, ...]  # for the problems that the API can fix
+    troubles: tuple[Problem, ...]
+    fixes: tuple[Fix, ...]  # for the problems that the API can fix
     backends: tuple[Json, ...] = ()  # the project's models; Label Studio asks the first one
 
 
@@ -54,7 +54,7 @@ def examine_connection(
     connected = any(backend.get("state") in CONNECTED for backend in backends)
     orphans = [_orphaned(label_studio, project, hook) for hook in hooks if _is_orphan(hook, backends)]
     more = _more_than_one(label_studio, project, hooks, backends)
-    main: tuple[Trouble | None, Mend | None] = (None, None)
+    main: tuple[Problem | None, Fix | None] = (None, None)
     if not backends:
         main = not_connected(label_studio, project), None
     elif not connected:
@@ -62,11 +62,11 @@ def examine_connection(
     else:
         main = _events(label_studio, project, backends, hooks, basic_auth, thoroughly=thoroughly)
     troubles = [*([main[0]] if main[0] else []), *dict.fromkeys(mend.trouble for mend in (*more, *orphans))]
-    mends = [*([main[1]] if main[1] else []), *more, *orphans]
-    return Connection(described, connected, tuple(troubles), tuple(mends), tuple(backends))
+    fixes = [*([main[1]] if main[1] else []), *more, *orphans]
+    return Connection(described, connected, tuple(troubles), tuple(fixes), tuple(backends))
 
 
-def not_connected(label_studio: LabelStudio, project: Project) -> Trouble:
+def not_connected(label_studio: LabelStudio, project: Project) -> Problem:
     """No model is connected, perhaps because address blocking prevents it; raises LabelStudioError."""
     what = "No model is connected to this project in Label Studio"
     how = "connect this backend in the project: Settings → Model → Connect Model"
@@ -76,11 +76,11 @@ def not_connected(label_studio: LabelStudio, project: Project) -> Trouble:
             "172.16.x.x, 192.168.x.x)."
         )
         remedy = f"{_sentence(_how_to_allow(blocking))}; then {how}. A public address works right away."
-        return Trouble("address-blocked", what, remedy, project.uid)
-    return Trouble("not-connected", f"{what}.", f"{_sentence(how)}.", project.uid)
+        return Problem("address-blocked", what, remedy, project.uid)
+    return Problem("not-connected", f"{what}.", f"{_sentence(how)}.", project.uid)
 
 
-def _disconnected(label_studio: LabelStudio, project: Project, backend: Json) -> Trouble:
+def _disconnected(label_studio: LabelStudio, project: Project, backend: Json) -> Problem:
     url = str(backend.get("url") or "")
     blocking = label_studio.blocking(url)
     if blocking.models:
@@ -91,13 +91,13 @@ def _disconnected(label_studio: LabelStudio, project: Project, backend: Json) ->
     if (urlsplit(url).hostname or "") in LOOPBACK:
         remedy += ". If Label Studio runs in a container, localhost is the container itself: use "
         remedy += "host.docker.internal or the name of the backend's service instead"
-    return Trouble("disconnected", what, remedy + ".", project.uid)
+    return Problem("disconnected", what, remedy + ".", project.uid)
 
 
-def _blocked(project: Project, url: str, blocking: Blocking) -> Trouble:
+def _blocked(project: Project, url: str, blocking: Blocking) -> Problem:
     kept = "calling this backend" if blocking.models else "sending annotation events to this backend"
     what = f"Label Studio's address blocking keeps it from {kept}: {_without_password(url)} is a private address."
-    return Trouble("address-blocked", what, f"{_sentence(_how_to_allow(blocking))}.", project.uid)
+    return Problem("address-blocked", what, f"{_sentence(_how_to_allow(blocking))}.", project.uid)
 
 
 def _how_to_allow(blocking: Blocking) -> str:
@@ -119,7 +119,7 @@ def _events(
     basic_auth: BasicAuth,
     *,
     thoroughly: bool,
-) -> tuple[Trouble | None, Mend | None]:
+) -> tuple[Problem | None, Fix | None]:
     """What keeps annotation events from arriving here."""
     # Send the password only where Label Studio already sends it, not to another model of the project.
     ours = [one for one in backends if not basic_auth or one.get("basic_auth_user") == basic_auth[0]]
@@ -137,14 +137,14 @@ def _events(
         what = "Annotation events are refused because Label Studio's webhook has no password."
         remedy = f"{where}, add a header Authorization with the value “Basic …” to it, or connect the model again with "
         remedy += "a URL like http://user:password@host:9090."
-        trouble = Trouble("webhook-credentials", what, remedy, project.uid)
+        trouble = Problem("webhook-credentials", what, remedy, project.uid)
         if not mine:
             return trouble, None
         headers = {**(mine[0].get("headers") or {}), "Authorization": password_header(*basic_auth)}
         return trouble, _mend_hook(label_studio, trouble, mine[0], "put the password on", headers=headers)
     if not any(hook.get("send_payload", True) for hook in active):
         what = "Annotation events arrive without a payload, so the backend has to read all annotations after each one."
-        trouble = Trouble("webhook-payload", what, f"{where}, turn on “Send payload”.", project.uid)
+        trouble = Problem("webhook-payload", what, f"{where}, turn on “Send payload”.", project.uid)
         return trouble, _mend_hook(label_studio, trouble, active[0], "turn on the payload of", send_payload=True)
     return None, None
 
@@ -156,56 +156,56 @@ def _webhook_missing(
     ours: list[Json],
     own: list[Json],
     basic_auth: BasicAuth,
-) -> tuple[Trouble, Mend]:
+) -> tuple[Problem, Fix]:
     url = _webhook_of((ours or backends)[0])
     what = "Label Studio doesn't send annotation events to this backend: the project has no active webhook for them."
     remedy = (
         f"In the project's Settings → Webhooks, add one with the URL {_without_password(url)} for all actions, or "
         "reconnect the model."
     )
-    trouble = Trouble("webhook-missing", what, remedy, project.uid)
+    trouble = Problem("webhook-missing", what, remedy, project.uid)
     if own:
         on = {"is_active": True, "send_for_all_actions": True}
         return trouble, _mend_hook(label_studio, trouble, own[0], "turn on, for all actions,", **on)
     headers = {"Authorization": password_header(*basic_auth)} if basic_auth and ours else {}
     add = partial(label_studio.add_webhook, project.id, url, headers)
-    return trouble, Mend(trouble, f"add the webhook {_without_password(url)}", add)
+    return trouble, Fix(trouble, f"add the webhook {_without_password(url)}", add)
 
 
-def _mend_hook(label_studio: LabelStudio, trouble: Trouble, hook: Json, what: str, **fields: Any) -> Mend:
+def _mend_hook(label_studio: LabelStudio, trouble: Problem, hook: Json, what: str, **fields: Any) -> Fix:
     offer = f"{what} the webhook {_without_password(str(hook['url']))}"
-    return Mend(trouble, offer, partial(label_studio.change_webhook, hook["id"], **fields))
+    return Fix(trouble, offer, partial(label_studio.change_webhook, hook["id"], **fields))
 
 
-def _orphaned(label_studio: LabelStudio, project: Project, hook: Json) -> Mend:
+def _orphaned(label_studio: LabelStudio, project: Project, hook: Json) -> Fix:
     url = _without_password(str(hook["url"]))
-    trouble = Trouble(
+    trouble = Problem(
         "webhook-orphaned",
         f"Label Studio still sends events to {url}, which isn't a model of this project anymore.",
         "In the project's Settings → Webhooks, delete it unless something else uses it.",
         project.uid,
     )
-    return Mend(trouble, f"delete the webhook {url}", partial(label_studio.delete_webhook, hook["id"]))
+    return Fix(trouble, f"delete the webhook {url}", partial(label_studio.delete_webhook, hook["id"]))
 
 
-def _more_than_one(label_studio: LabelStudio, project: Project, hooks: list[Json], backends: list[Json]) -> list[Mend]:
+def _more_than_one(label_studio: LabelStudio, project: Project, hooks: list[Json], backends: list[Json]) -> list[Fix]:
     """Fixes that delete all but the best of several webhooks with the same URL."""
     by_url: dict[str, list[Json]] = {}
     for hook in hooks:
         url = str(hook.get("url"))
         if url in map(_webhook_of, backends) and hook.get("is_active") and _sends_annotations(hook):
             by_url.setdefault(_without_password(url), []).append(hook)
-    mends = []
+    fixes = []
     for url, same in by_url.items():
         what = f"Label Studio has {len(same)} webhooks with the URL {url}, so it sends every event {len(same)} times."
         remedy = "In the project's Settings → Webhooks, delete all but one."
-        trouble = Trouble("webhook-twice", what, remedy, project.uid)
+        trouble = Problem("webhook-twice", what, remedy, project.uid)
         best = max(same, key=lambda hook: (_has_credentials(hook), bool(hook.get("send_payload", True))))
         for hook in same:
             if hook is not best:
                 delete = partial(label_studio.delete_webhook, hook["id"])
-                mends.append(Mend(trouble, f"delete one of the webhooks {url}", delete))
-    return mends
+                fixes.append(Fix(trouble, f"delete one of the webhooks {url}", delete))
+    return fixes
 
 
 def _is_orphan(hook: Json, backends: list[Json]) -> bool:

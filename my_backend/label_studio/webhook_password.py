@@ -12,7 +12,7 @@ from my_backend.background import Background
 from my_backend.errors import LabelStudioError
 from my_backend.label_studio.client import LabelStudio
 from my_backend.label_studio.connections import Connections
-from my_backend.problems import Trouble
+from my_backend.problems import Problem
 from my_backend.projects.registry import Projects
 from my_backend.settings import Settings
 
@@ -71,7 +71,7 @@ class WebhookPassword(Background):
             self._told = now
         log.warning("refused an event at /webhook because it had no password; %s", REMEDY)
 
-    def troubles(self) -> list[Trouble]:
+    def troubles(self) -> list[Problem]:
         """A problem for each project whose events, as far as known, come without the password; from memory."""
         if not self._settings.basic_auth:
             return []
@@ -125,8 +125,8 @@ def password_header(user: str, password: str) -> str:
     return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
-def _not_heard(uid: str) -> Trouble:
-    return Trouble(
+def _not_heard(uid: str) -> Problem:
+    return Problem(
         "events-without-password",
         "Label Studio doesn't send the password with annotation events, so they are probably refused.",
         f"{REMEDY[0].upper()}{REMEDY[1:]}.",

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from label_studio_format.image_value import image_url
 from my_backend import files
 from my_backend.background import Background
-from my_backend.problems import Trouble
+from my_backend.problems import Problem
 from my_backend.projects.registry import Projects
 
 RECENT_FILE = "recent.json"
@@ -59,7 +59,7 @@ class Recent(Background):
         self._projects = projects
         self._lock = threading.Lock()
         self._noted: dict[str, dict[int, Sighting | None]] = defaultdict(dict)  # None: remove this task
-        self._failed: dict[str, tuple[Trouble, ...]] = {}
+        self._failed: dict[str, tuple[Problem, ...]] = {}
 
     def start(self) -> None:
         for project in self._projects.all():
@@ -84,7 +84,7 @@ class Recent(Background):
         """Returns what this and other processes have noted, the newest last; up to a second old."""
         return files.read_record(self._projects.folder(project) / RECENT_FILE, _SIGHTINGS) or []
 
-    def troubles(self) -> list[Trouble]:
+    def troubles(self) -> list[Problem]:
         """Returns the problems with images of all projects, from memory."""
         return [trouble for troubles in list(self._failed.values()) for trouble in troubles]
 
@@ -125,11 +125,11 @@ class Recent(Background):
         self._failed[project] = (_trouble_of(project, failed),) if failed else ()
 
 
-def _trouble_of(project: str, failed: list[Sighting]) -> Trouble:
+def _trouble_of(project: str, failed: list[Sighting]) -> Problem:
     images = "1 image has" if len(failed) == 1 else f"{len(failed)} images have"
     details = [one.why if f"task {one.task}" in one.why else f"task {one.task}: {one.why}" for one in failed]
     more = [f"and {len(details) - NAMED_IMAGES} more"] if len(details) > NAMED_IMAGES else []
-    return Trouble(
+    return Problem(
         "images",
         f"{images} no prediction because {'it' if len(failed) == 1 else 'they'} couldn't be read.",
         "Fix or remove these images. The backend tries an image again when Label Studio next asks for its prediction.",

@@ -17,7 +17,7 @@ from my_backend.label_studio.client import LabelStudio
 from my_backend.label_studio.connection import not_connected
 from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.media import media_pool
-from my_backend.problems import Trouble
+from my_backend.problems import Problem
 from my_backend.projects.registry import Project, Projects
 from my_backend.redaction import redact
 from my_backend.requests import project_uid
@@ -74,10 +74,10 @@ def check_settings_file(error: str) -> Check:
     return Check("settings", troubles=(_bad_settings(error),))
 
 
-def _bad_settings(error: str) -> Trouble:
+def _bad_settings(error: str) -> Problem:
     first, *faults = error.splitlines()
     remedy = "Correct them; docs/settings.md lists all settings."
-    return Trouble("settings", first, remedy, details=tuple(map(str.strip, faults)))
+    return Problem("settings", first, remedy, details=tuple(map(str.strip, faults)))
 
 
 def check_server(settings: Settings) -> tuple[Check, Json]:
@@ -85,7 +85,7 @@ def check_server(settings: Settings) -> tuple[Check, Json]:
     host = "127.0.0.1" if settings.host in EVERYWHERE else settings.host
     url = f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
     try:
-        told = [Trouble.of_record(one) for one in _ask(settings, url, "/problems")]
+        told = [Problem.of_record(one) for one in _ask(settings, url, "/problems")]
         computes = _ask(settings, url, "/health")
     except (requests.RequestException, ValueError, KeyError, TypeError) as error:
         status = error.response.status_code if isinstance(error, requests.HTTPError) else None
@@ -95,7 +95,7 @@ def check_server(settings: Settings) -> tuple[Check, Json]:
             "Start it (`make start`, `make production`), or run the doctor with the server's settings: HOST, PORT, "
             "BASIC_AUTH_USER and BASIC_AUTH_PASS."
         )
-        return Check("server", troubles=(Trouble("server", what, remedy),)), {}
+        return Check("server", troubles=(Problem("server", what, remedy),)), {}
     described = f"running at {url}; {_described(computes)}"
     return Check("server", described, tuple(one for one in told if one.code in FROM_THE_SERVER)), computes
 
@@ -129,7 +129,7 @@ def check_model(settings: Settings) -> tuple[Check, Json]:
         pool.shutdown(cancel_futures=True)
     said = f"{settings.model_class}; {_described(computes)}"
     # Invalid settings of the model are reported like the backend's, a line for each.
-    trouble = _bad_settings(warning) if "\n" in warning else Trouble("model", warning)
+    trouble = _bad_settings(warning) if "\n" in warning else Problem("model", warning)
     return Check("model", said, (trouble,) if warning else ()), computes
 
 
@@ -140,7 +140,7 @@ def _described(computes: Json) -> str:
     return f"{computes['network']}, {computes['weights']} weights, on {computes['device']}"
 
 
-def _no_project(label_studio: LabelStudio | None) -> Trouble:
+def _no_project(label_studio: LabelStudio | None) -> Problem:
     """A problem: no project is connected, perhaps because address blocking prevents it."""
     try:
         trouble = not_connected(label_studio, Project("")) if label_studio else None
@@ -148,7 +148,7 @@ def _no_project(label_studio: LabelStudio | None) -> Trouble:
         trouble = None  # check_label_studio reports it
     if trouble and trouble.code == "address-blocked":
         return trouble
-    return Trouble(
+    return Problem(
         "no-project",
         "No project is connected yet.",
         "In a Label Studio project, open Settings → Model → Connect Model and enter this backend's URL as Label Studio "

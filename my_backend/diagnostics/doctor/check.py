@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from my_backend.label_studio.connection import Mend
-from my_backend.problems import Trouble
+from my_backend.label_studio.connection import Fix
+from my_backend.problems import Problem
 
 Json = dict[str, Any]
 
@@ -64,8 +64,8 @@ class Check:
 
     name: str
     said: str = ""  # what the check found if nothing is wrong
-    troubles: tuple[Trouble, ...] = ()
-    mends: tuple[Mend, ...] = field(default=(), repr=False)
+    troubles: tuple[Problem, ...] = ()
+    fixes: tuple[Fix, ...] = field(default=(), repr=False)
 
     def record(self) -> Json:
         """The check as JSON, for programs."""

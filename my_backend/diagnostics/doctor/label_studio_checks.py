@@ -8,7 +8,7 @@ from my_backend.diagnostics.summary import no_token
 from my_backend.errors import LabelStudioError
 from my_backend.label_studio.client import HOW_TO_MAKE_A_TOKEN, LabelStudio
 from my_backend.monitor import not_asked
-from my_backend.problems import Trouble
+from my_backend.problems import Problem
 
 TESTED = (1, 23, 2)
 PERSONAL_TOKENS = (1, 17)  # older versions have legacy tokens only
@@ -39,7 +39,7 @@ def check_release(label_studio: LabelStudio) -> Check:
     if version and version < START_TRAINING:
         what = f"Label Studio {release} is too old: its “Start Training” button does nothing."
         remedy = "Upgrade it, for example to 1.23.2. Until then the backend learns from annotation events only."
-        return Check("Label Studio", troubles=(Trouble("label-studio-old", what, remedy),))
+        return Check("Label Studio", troubles=(Problem("label-studio-old", what, remedy),))
     return Check("Label Studio", f"{release or 'of unknown version'} at {label_studio.url}{_compared(version)}")
 
 
@@ -63,7 +63,7 @@ def check_clock(label_studio: LabelStudio) -> Check:
         return Check("clock", "in sync with Label Studio's")
     way = "behind" if ahead > 0 else "ahead of"
     what = f"This machine's clock is {abs(ahead):.0f} s {way} Label Studio's."
-    return Check("clock", troubles=(Trouble("clock", what, "Sync both with NTP: tokens expire by the clock."),))
+    return Check("clock", troubles=(Problem("clock", what, "Sync both with NTP: tokens expire by the clock."),))
 
 
 def check_token(label_studio: LabelStudio) -> Check:
@@ -74,7 +74,7 @@ def check_token(label_studio: LabelStudio) -> Check:
     days = (token.expires - time.time()) / 86400
     if token.kind == "access token":
         what = "LABEL_STUDIO_API_KEY is an access token, which expires after a few minutes."
-        return Check("token", troubles=(Trouble("token-short", what, f"Instead, {HOW_TO_MAKE_A_TOKEN}."),))
+        return Check("token", troubles=(Problem("token-short", what, f"Instead, {HOW_TO_MAKE_A_TOKEN}."),))
     try:
         label_studio.projects(1)
         permissions = label_studio.permissions()
@@ -85,10 +85,10 @@ def check_token(label_studio: LabelStudio) -> Check:
     if lacking:
         what = f"The token's owner may not change {' and '.join(lacking)} in Label Studio."
         remedy = "Use the token of a manager or an owner; otherwise the backend can't fix anything there."
-        troubles.append(Trouble("token-rights", what, remedy))
+        troubles.append(Problem("token-rights", what, remedy))
     if days < TOKEN_DAYS:
         what = f"LABEL_STUDIO_API_KEY expires in {days:.0f} days."
-        troubles.append(Trouble("token-ends", what, f"Before that, {HOW_TO_MAKE_A_TOKEN}."))
+        troubles.append(Problem("token-ends", what, f"Before that, {HOW_TO_MAKE_A_TOKEN}."))
     life = "" if days == float("inf") else f", valid for {days:.0f} days" if days < 1000 else ", valid for years"
     may = "" if permissions is None else "; its owner may change projects and webhooks"
     return Check("token", f"a {token.kind} that Label Studio accepts{life}{may}", tuple(troubles))

@@ -12,10 +12,10 @@ from my_backend.diagnostics.doctor.check import Check
 from my_backend.diagnostics.doctor.image_samples import fetch_samples, samples_of
 from my_backend.errors import LabelStudioError, NotFound
 from my_backend.label_studio.client import LabelStudio
-from my_backend.label_studio.connection import Connection, Mend, examine_connection
+from my_backend.label_studio.connection import Connection, Fix, examine_connection
 from my_backend.label_studio.connections import Connections
 from my_backend.monitor import no_address, not_asked
-from my_backend.problems import Trouble
+from my_backend.problems import Problem
 from my_backend.projects.registry import Project, Projects
 from my_backend.projects.versions import UNTRAINED, Versions, is_version_name
 from my_backend.settings import Settings
@@ -33,7 +33,7 @@ def check_project(
     yield check_version(projects, project, name)
     if ask:
         for check in _asked(settings, projects, connections, project):
-            yield Check(f"{name}: {check.name}", check.said, check.troubles, check.mends)
+            yield Check(f"{name}: {check.name}", check.said, check.troubles, check.fixes)
 
 
 def _asked(settings: Settings, projects: Projects, connections: Connections, project: Project) -> Iterator[Check]:
@@ -51,24 +51,24 @@ def _asked(settings: Settings, projects: Projects, connections: Connections, pro
     except LabelStudioError as error:
         yield Check("connection", troubles=(not_asked(error, project.uid),))
         return
-    yield Check("connection", _reported(connection), connection.troubles, connection.mends)
+    yield Check("connection", _reported(connection), connection.troubles, connection.fixes)
     yield check_models(project, connection, versions.live_name())
     yield check_lost_versions(project, versions, predicted)
     yield check_shown(label_studio, project, connection, versions.live_name())
-    yield Check("scores", scores.said, scores.troubles, scores.mends)
+    yield Check("scores", scores.said, scores.troubles, scores.fixes)
     yield check_training_rule(project, connection)
     config = parse_label_config(str(connection.project.get("label_config") or ""), settings.choices)
     if config.image_choices is None:
         yield Check(
             "labeling config",
-            troubles=(Trouble("labeling-config", config.problem, HOW_TO_MAKE_IT_USABLE, project.uid),),
+            troubles=(Problem("labeling-config", config.problem, HOW_TO_MAKE_IT_USABLE, project.uid),),
         )
         return
     yield Check("labeling config", f"{len(config.choices)} choices in {config.image_choices.from_name}")
     samples = samples_of(tasks, config.image_choices.field)
     failed = {kind: why for kind, why in fetch_samples(settings, connections, credentials, samples).items() if why}
     troubles = [
-        Trouble("image", f"Can't read images of the kind “{kind}”: {why}.", project=project.uid)
+        Problem("image", f"Can't read images of the kind “{kind}”: {why}.", project=project.uid)
         for kind, why in failed.items()
     ]
     yield Check("images", f"readable: {', '.join(samples)}" if samples else "there are none yet", tuple(troubles))
@@ -92,10 +92,10 @@ def check_version(projects: Projects, project: Project, name: str) -> Check:
     except NotFound:
         what = f"The live version {live} is no longer on disk."
         remedy = "Restore MODEL_DIR (is it mounted?), activate another version, or start a training."
-        return Check(f"{name}: version", troubles=(Trouble("version-missing", what, remedy, project.uid),))
+        return Check(f"{name}: version", troubles=(Problem("version-missing", what, remedy, project.uid),))
     unknown = version.train_output.get("unknown_choices") if version else None
     if isinstance(unknown, dict) and unknown:
-        trouble = Trouble("choices-unknown", *no_choice_any_more(unknown), project.uid)
+        trouble = Problem("choices-unknown", *no_choice_any_more(unknown), project.uid)
         return Check(f"{name}: version", troubles=(trouble,))
     return Check(
         f"{name}: version", live if live != UNTRAINED else "none yet: label some images and press Start training"
@@ -109,7 +109,7 @@ def check_lost_versions(project: Project, versions: Versions, predicted: list[st
         return Check("versions", "none are missing")
     what = f"Label Studio has predictions of {before[0]}, but MODEL_DIR has no version of this project."
     remedy = "Restore MODEL_DIR (is it the same folder or volume as before?), or press Start training."
-    return Check("versions", troubles=(Trouble("version-missing", what, remedy, project.uid),))
+    return Check("versions", troubles=(Problem("version-missing", what, remedy, project.uid),))
 
 
 def check_models(project: Project, connection: Connection, live: str) -> Check:
@@ -125,7 +125,7 @@ def check_models(project: Project, connection: Connection, live: str) -> Check:
         what = f"This project has {len(others) + 1} models, and Label Studio gets predictions from another one: {name}."
     else:
         return Check("models", f"{len(others) + 1}; Label Studio gets predictions from the first, {name}")
-    return Check("models", troubles=(Trouble("several-models", what, remedy, project.uid),))
+    return Check("models", troubles=(Problem("several-models", what, remedy, project.uid),))
 
 
 def _address(backend: Json) -> str:
@@ -142,10 +142,10 @@ def check_shown(label_studio: LabelStudio, project: Project, connection: Connect
         return Check("predictions shown", f"those of {shown}" if shown else "none chosen yet")
     what = f"Label Studio shows the stored predictions of {shown} in this project and doesn't request newer ones."
     remedy = f"In the project's Settings → Annotation, choose the model “{titles[0]}” instead of that version."
-    trouble = Trouble("predictions-pinned", what, remedy, project.uid)
+    trouble = Problem("predictions-pinned", what, remedy, project.uid)
     choose = partial(label_studio.change_project, project.id, model_version=titles[0])
-    mend = Mend(trouble, f"choose the model “{titles[0]}”", choose)
-    return Check("predictions shown", troubles=(trouble,), mends=(mend,))
+    mend = Fix(trouble, f"choose the model “{titles[0]}”", choose)
+    return Check("predictions shown", troubles=(trouble,), fixes=(mend,))
 
 
 def check_training_rule(project: Project, connection: Connection) -> Check:
@@ -157,4 +157,4 @@ def check_training_rule(project: Project, connection: Connection) -> Check:
         "In the project's Settings → Model, turn off “Start model training on annotation submission”: the backend "
         "learns from annotation events automatically (RETRAIN_AFTER_ANNOTATIONS)."
     )
-    return Check("training", troubles=(Trouble("trains-on-submission", what, remedy, project.uid),))
+    return Check("training", troubles=(Problem("trains-on-submission", what, remedy, project.uid),))

@@ -13,7 +13,7 @@ from rq.worker import BaseWorker
 from my_backend.diagnostics.doctor.check import Check
 from my_backend.jobs.job import KINDS, Job, JobStore
 from my_backend.jobs.rq_queue import connect, foreign_jobs, no_worker, redis_unreachable, rq_queue, workers_of
-from my_backend.problems import Trouble
+from my_backend.problems import Problem
 from my_backend.settings import Settings
 
 Json = dict[str, Any]
@@ -75,16 +75,16 @@ def redis_of_production(settings: Settings) -> str:
         return ""
 
 
-def _missing(trouble: Trouble, workers: Sequence[BaseWorker]) -> Trouble:
+def _missing(trouble: Problem, workers: Sequence[BaseWorker]) -> Problem:
     """Adds the workers that listen to other queues to the problem."""
     listening = sorted({name for worker in workers for name in worker.queue_names()})
     if not listening:
         return trouble
     details = (f"Workers on this Redis listen to {', '.join(listening)}: do they have the server's RQ_QUEUE_NAME?",)
-    return Trouble(trouble.code, trouble.what, trouble.remedy, details=details)
+    return Problem(trouble.code, trouble.what, trouble.remedy, details=details)
 
 
-def redis_troubles(info: Json) -> list[Trouble]:
+def redis_troubles(info: Json) -> list[Problem]:
     """Problems with Redis itself; `info` is the answer to its INFO command."""
     found = []
     version = str(info.get("redis_version") or "")
@@ -105,16 +105,16 @@ def redis_troubles(info: Json) -> list[Trouble]:
         remedy = "Raise its maxmemory, or find out what else uses it: jobs take only kilobytes."
         what = f"{used / 1e6:.0f} of its {limit / 1e6:.0f} MB are in use; when it is full, it accepts no jobs"
         found.append((what, remedy))
-    return [Trouble("redis", f"Redis isn't suitable for jobs. {what}.", remedy) for what, remedy in found]
+    return [Problem("redis", f"Redis isn't suitable for jobs. {what}.", remedy) for what, remedy in found]
 
 
-def clock_troubles(ahead: float) -> list[Trouble]:
+def clock_troubles(ahead: float) -> list[Problem]:
     """A problem if the clocks differ; `ahead` is how many seconds Redis' clock is ahead of this machine's."""
     if abs(ahead) < CLOCK_SECONDS:
         return []
     way = "behind" if ahead > 0 else "ahead of"
     what = f"This machine's clock is {abs(ahead):.0f} s {way} Redis'."
-    return [Trouble("clock", what, "Sync both with NTP: the clock decides which workers count as alive.")]
+    return [Problem("clock", what, "Sync both with NTP: the clock decides which workers count as alive.")]
 
 
 def _kinds_of(settings: Settings, workers: Sequence[BaseWorker]) -> set[str]:
@@ -122,7 +122,7 @@ def _kinds_of(settings: Settings, workers: Sequence[BaseWorker]) -> set[str]:
     return {kind for kind in KINDS if f"{settings.rq_queue_name}-{kind}" in names}
 
 
-def waiting_troubles(unfinished: Sequence[Job], idle: set[str], now: float) -> tuple[Trouble, ...]:
+def waiting_troubles(unfinished: Sequence[Job], idle: set[str], now: float) -> tuple[Problem, ...]:
     """Problems with jobs that wait too long.
 
     `unfinished` is sorted from the oldest to the newest; `idle` are the kinds of jobs for which a worker is idle.
@@ -139,11 +139,11 @@ def waiting_troubles(unfinished: Sequence[Job], idle: set[str], now: float) -> t
             "same shared folder on several machines. If the worker can't find a job there, its log says that the "
             "project was deleted."
         )
-        return (Trouble("worker-folder", what, remedy),)
+        return (Problem("worker-folder", what, remedy),)
     late = [job for job in waiting if now - job.created > PATIENCE_SECONDS]
     if late:
         minutes = (now - late[0].created) / 60
         what = f"All workers are busy: {len(late)} jobs are queued, the oldest for {minutes:.0f} minutes."
         remedy = "Start another worker; with `--only head`, corrections don't have to wait for long trainings."
-        return (Trouble("jobs-wait", what, remedy),)
+        return (Problem("jobs-wait", what, remedy),)
     return ()

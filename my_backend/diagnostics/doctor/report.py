@@ -9,7 +9,7 @@ import typer
 from my_backend.diagnostics.doctor.all_checks import check_settings_file, examine
 from my_backend.diagnostics.doctor.check import CODES, Check
 from my_backend.errors import LabelStudioError
-from my_backend.problems import Trouble
+from my_backend.problems import Problem
 from my_backend.settings import ignored_variables, read_settings
 
 
@@ -64,7 +64,7 @@ def _examined() -> Iterator[Check]:
 def _mend(checks: list[Check], ask: Callable[[str], bool]) -> tuple[list[str], list[str]]:
     """Applies fixes; returns what was done, and what failed with the reason."""
     mended, failed = [], []
-    for mend in (mend for check in checks for mend in check.mends):
+    for mend in (mend for check in checks for mend in check.fixes):
         if ask(f"{mend.trouble.what} {mend.offer[0].upper()}{mend.offer[1:]}?"):
             try:
                 mend.do()
@@ -76,7 +76,7 @@ def _mend(checks: list[Check], ask: Callable[[str], bool]) -> tuple[list[str], l
 
 def _print_troubles(checks: list[Check], *, can_mend: bool) -> None:
     """Prints each problem once, however many projects have it, in the order in which to fix them."""
-    where: dict[Trouble, list[str]] = {}
+    where: dict[Problem, list[str]] = {}
     for check in checks:
         for trouble in check.troubles:
             where.setdefault(replace(trouble, project=""), []).append(check.name.partition(": ")[0])
@@ -93,6 +93,6 @@ def _print_troubles(checks: list[Check], *, can_mend: bool) -> None:
             typer.echo(f"   {detail}")
         if trouble.remedy:
             typer.echo(f"   → {trouble.remedy}")
-    if can_mend and (mends := [mend for check in checks for mend in check.mends]):
-        codes = ", ".join(dict.fromkeys(mend.trouble.code for mend in mends))
+    if can_mend and (fixes := [mend for check in checks for mend in check.fixes]):
+        codes = ", ".join(dict.fromkeys(mend.trouble.code for mend in fixes))
         typer.echo(f"\n`python -m my_backend doctor --fix` can fix {codes}; it asks before each change.")

@@ -37,11 +37,11 @@ def test_blank_scores_are_told_and_are_a_trouble_where_tasks_are_sampled_by_them
     label_studio: FakeLabelStudio, scores: Callable[..., Scores], tmp_path: Path
 ) -> None:
     live = label_studio.backends[0]["model_version"]
-    assert scores().troubles == scores().mends == ()
+    assert scores().troubles == scores().fixes == ()
     assert "TITLE_IS_VERSION=true" in scores().said
 
     label_studio.project["sampling"] = "Uncertainty sampling"
-    [mend] = scores().mends
+    [mend] = scores().fixes
     assert (mend.trouble.code, mend.offer) == ("scores-blank", f"rename the model “Mine” to {live}")
     assert scores().troubles == (mend.trouble,)
     mend.do()
@@ -58,11 +58,11 @@ def test_choice_of_other_predictions_is_a_trouble_only_where_the_own_ones_are_wa
 
     found = scores(title_is_version=True)
     assert [trouble.code for trouble in found.troubles] == ["scores-elsewhere"]
-    assert found.mends == ()
+    assert found.fixes == ()
 
 
 def test_blank_scores_are_a_trouble_where_the_server_should_have_mended_them(scores: Callable[..., Scores]) -> None:
-    [mend] = scores(title_is_version=True).mends
+    [mend] = scores(title_is_version=True).fixes
     assert mend.trouble.code == "scores-blank"
     assert "`/problems` says why" in mend.trouble.remedy
 

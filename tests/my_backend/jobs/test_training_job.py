@@ -247,7 +247,9 @@ def test_event_of_an_annotation_that_a_job_just_missed_starts_another(
         label_studio.before_export = miss
         client.ended(start(client))
 
-        assert eventually(lambda: [call["tasks"] for call in script.calls("fit")][:2] == [[1], [1, 2]]), script.calls("fit")
+        assert eventually(lambda: [call["tasks"] for call in script.calls("fit")][:2] == [[1], [1, 2]]), script.calls(
+            "fit"
+        )
         assert eventually(lambda: changes.unlearned() == 0)
 
 

@@ -34,12 +34,12 @@ def codes(found: Connection) -> list[str]:
 def test_nothing_is_wrong_with_a_connection_as_label_studio_makes_it(label_studio: FakeLabelStudio) -> None:
     found = examine(label_studio)
 
-    assert (found.connected, found.troubles, found.mends) == (True, (), ())
+    assert (found.connected, found.troubles, found.fixes) == (True, (), ())
 
 
 def test_missing_webhook_is_added_as_label_studio_makes_it(label_studio: FakeLabelStudio) -> None:
     label_studio.webhooks = []
-    [mend] = examine(label_studio).mends
+    [mend] = examine(label_studio).fixes
 
     assert mend.trouble.code == "webhook-missing"
     assert mend.offer == f"add the webhook {HOOK}"
@@ -52,7 +52,7 @@ def test_missing_webhook_is_added_as_label_studio_makes_it(label_studio: FakeLab
 @pytest.mark.parametrize("wrong", [{"is_active": False}, {"send_for_all_actions": False, "actions": ["TASKS_CREATED"]}])
 def test_webhook_that_tells_nothing_is_switched_on(label_studio: FakeLabelStudio, wrong: dict[str, Any]) -> None:
     label_studio.webhooks = [hook(**wrong)]
-    [mend] = examine(label_studio).mends
+    [mend] = examine(label_studio).fixes
     mend.do()
 
     assert mend.trouble.code == "webhook-missing"
@@ -61,7 +61,7 @@ def test_webhook_that_tells_nothing_is_switched_on(label_studio: FakeLabelStudio
 
 def test_webhook_without_payload_gets_it(label_studio: FakeLabelStudio) -> None:
     label_studio.webhooks = [hook(send_payload=False)]
-    [mend] = examine(label_studio).mends
+    [mend] = examine(label_studio).fixes
     mend.do()
 
     assert mend.trouble.code == "webhook-payload"
@@ -71,7 +71,7 @@ def test_webhook_without_payload_gets_it(label_studio: FakeLabelStudio) -> None:
 def test_webhook_without_the_password_gets_it_and_keeps_its_headers(label_studio: FakeLabelStudio) -> None:
     label_studio.backends[0]["basic_auth_user"] = "user"
     label_studio.webhooks = [hook(headers={"X-Mine": "kept"})]
-    [mend] = examine(label_studio, AUTH).mends
+    [mend] = examine(label_studio, AUTH).fixes
     mend.do()
 
     assert mend.trouble.code == "webhook-credentials"
@@ -82,10 +82,10 @@ def test_password_is_offered_to_no_model_that_has_another(label_studio: FakeLabe
     label_studio.backends[0]["basic_auth_user"] = "somebody else"
     label_studio.webhooks = [hook()]
     found = examine(label_studio, AUTH)
-    assert (codes(found), found.mends) == (["webhook-credentials"], ())
+    assert (codes(found), found.fixes) == (["webhook-credentials"], ())
 
     label_studio.webhooks = []
-    [mend] = examine(label_studio, AUTH).mends
+    [mend] = examine(label_studio, AUTH).fixes
     mend.do()
     assert label_studio.added[0]["headers"] == {}
 
@@ -93,7 +93,7 @@ def test_password_is_offered_to_no_model_that_has_another(label_studio: FakeLabe
 def test_of_webhooks_with_one_url_the_best_stays(label_studio: FakeLabelStudio) -> None:
     label_studio.webhooks = [hook(id=7), hook(id=8, headers=HEADERS), hook(id=9, is_active=False)]
     found = examine(label_studio)
-    for mend in found.mends:
+    for mend in found.fixes:
         mend.do()
 
     assert codes(found) == ["webhook-twice"]
@@ -104,7 +104,7 @@ def test_webhook_of_a_removed_model_is_deleted_and_no_other(label_studio: FakeLa
     left = hook("http://me:secret@10.0.0.9:9090/webhook", id=8)
     others = [hook("http://ci.example/hooks/labels", id=9), hook("http://x.example/webhook", headers={"X-Key": "1"})]
     label_studio.webhooks = [hook(), left, *others]
-    [mend] = examine(label_studio).mends
+    [mend] = examine(label_studio).fixes
 
     assert mend.trouble.code == "webhook-orphaned"
     assert mend.offer == "delete the webhook http://10.0.0.9:9090/webhook"
@@ -168,7 +168,7 @@ def test_webhook_that_address_blocking_stops_is_not_offered_to_be_added(
     client = LabelStudio(label_studio.url, label_studio.pat, SafeSession(["127.0.0.1"]))
     found = examine_connection(client, Project(PROJECT), None, thoroughly=True)
 
-    assert (found.connected, codes(found), found.mends) == (True, ["address-blocked"], ())
+    assert (found.connected, codes(found), found.fixes) == (True, ["address-blocked"], ())
     assert found.troubles[0].what.startswith("Label Studio's address blocking keeps it from sending annotation events")
 
 

@@ -14,7 +14,7 @@ from my_backend.diagnostics.doctor import all_checks
 from my_backend.diagnostics.doctor.check import Check
 from my_backend.label_studio.client import LabelStudio
 from my_backend.label_studio.safe_http import SafeSession
-from my_backend.problems import Trouble
+from my_backend.problems import Problem
 from my_backend.projects.registry import Projects
 from tests.my_backend.conftest import FAKE_MODEL, PROJECT, MakeSettings
 from tests.my_backend.fake_model import LABEL_CONFIG, Script
@@ -52,7 +52,7 @@ def test_server_of_another_kind_is_not_taken_for_ours(
 
 
 def test_server_tells_what_only_it_knows(make_settings: MakeSettings) -> None:
-    told = [Trouble(code, "…", details=("one",)).record() for code in ("model", "no-token")]
+    told = [Problem(code, "…", details=("one",)).record() for code in ("model", "no-token")]
     computes = {"network": "resnet18", "weights": "imagenet", "device": "cpu"}
     with FakeServer(lambda seen: json_reply({"troubles": told, "model": computes})) as server:
         found, described = all_checks.check_server(

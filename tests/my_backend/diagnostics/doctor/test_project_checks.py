@@ -27,7 +27,7 @@ def codes(check: Check) -> list[str]:
 
 
 def connection(*backends: dict[str, Any], **project: Any) -> Connection:
-    return Connection(project, connected=True, troubles=(), mends=(), backends=backends)
+    return Connection(project, connected=True, troubles=(), fixes=(), backends=backends)
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_training_at_every_annotation_is_named(every: int, found: list[str]) -> 
 def test_version_that_label_studio_goes_on_showing(label_studio: FakeLabelStudio, shown: str, found: list[str]) -> None:
     client = LabelStudio(label_studio.url, label_studio.pat, SafeSession(["127.0.0.1"]))
     check = project_checks.check_shown(client, Project(PROJECT), connection(OURS, model_version=shown), LIVE)
-    for mend in check.mends:
+    for mend in check.fixes:
         mend.do()
 
     assert codes(check) == found
