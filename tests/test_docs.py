@@ -178,3 +178,21 @@ def test_every_field_of_a_log_line_is_in_the_table() -> None:
     sources = "".join((ROOT / "my_backend" / name).read_text("utf-8") for name in writers)
     assert {"time", "traceback", "milliseconds", "request_id"} <= fields
     assert [field for field in fields if f'"{field}"' not in sources and f"{field}=" not in sources] == []
+
+
+# Words that the glossary in CONTRIBUTING.md replaces: American spelling, and "fix", "again" or "if" in plain English.
+UNWANTED = re.compile(
+    r"\b(?:amiss|anew|whoever|thereof|mend(?:s|ed|ing)?|any more|labell(?:ed|ing)|behaviour|colours?|neighbours?)\b",
+    re.IGNORECASE,
+)
+
+
+def test_texts_keep_to_the_glossary() -> None:
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+    packages = [ROOT / name for name in ("image_classifier", "label_studio_format", "my_backend")]
+    sources = [path for package in packages for path in [*package.rglob("*.py"), *package.rglob("*.html")]]
+    found = []
+    for path in [*pages, *sources, ROOT / "model.py"]:
+        prose = re.sub(r'`[^`\n]*`|"mended"', "", path.read_text("utf-8"))  # keys of JSON keep their names
+        found += [f"{path.relative_to(ROOT)}: {word}" for word in UNWANTED.findall(prose)]
+    assert found == []

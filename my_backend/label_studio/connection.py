@@ -61,7 +61,7 @@ def examine_connection(
         main = _disconnected(label_studio, project, backends[0]), None
     else:
         main = _events(label_studio, project, backends, hooks, basic_auth, thoroughly=thoroughly)
-    troubles = [*([main[0]] if main[0] else []), *dict.fromkeys(mend.trouble for mend in (*more, *orphans))]
+    troubles = [*([main[0]] if main[0] else []), *dict.fromkeys(fix.trouble for fix in (*more, *orphans))]
     fixes = [*([main[1]] if main[1] else []), *more, *orphans]
     return Connection(described, connected, tuple(troubles), tuple(fixes), tuple(backends))
 
@@ -141,11 +141,11 @@ def _events(
         if not mine:
             return trouble, None
         headers = {**(mine[0].get("headers") or {}), "Authorization": password_header(*basic_auth)}
-        return trouble, _mend_hook(label_studio, trouble, mine[0], "put the password on", headers=headers)
+        return trouble, _fix_hook(label_studio, trouble, mine[0], "put the password on", headers=headers)
     if not any(hook.get("send_payload", True) for hook in active):
         what = "Annotation events arrive without a payload, so the backend has to read all annotations after each one."
         trouble = Problem("webhook-payload", what, f"{where}, turn on “Send payload”.", project.uid)
-        return trouble, _mend_hook(label_studio, trouble, active[0], "turn on the payload of", send_payload=True)
+        return trouble, _fix_hook(label_studio, trouble, active[0], "turn on the payload of", send_payload=True)
     return None, None
 
 
@@ -166,13 +166,13 @@ def _webhook_missing(
     trouble = Problem("webhook-missing", what, remedy, project.uid)
     if own:
         on = {"is_active": True, "send_for_all_actions": True}
-        return trouble, _mend_hook(label_studio, trouble, own[0], "turn on, for all actions,", **on)
+        return trouble, _fix_hook(label_studio, trouble, own[0], "turn on, for all actions,", **on)
     headers = {"Authorization": password_header(*basic_auth)} if basic_auth and ours else {}
     add = partial(label_studio.add_webhook, project.id, url, headers)
     return trouble, Fix(trouble, f"add the webhook {_without_password(url)}", add)
 
 
-def _mend_hook(label_studio: LabelStudio, trouble: Problem, hook: Json, what: str, **fields: Any) -> Fix:
+def _fix_hook(label_studio: LabelStudio, trouble: Problem, hook: Json, what: str, **fields: Any) -> Fix:
     offer = f"{what} the webhook {_without_password(str(hook['url']))}"
     return Fix(trouble, offer, partial(label_studio.change_webhook, hook["id"], **fields))
 

@@ -144,8 +144,8 @@ def check_shown(label_studio: LabelStudio, project: Project, connection: Connect
     remedy = f"In the project's Settings → Annotation, choose the model “{titles[0]}” instead of that version."
     trouble = Problem("predictions-pinned", what, remedy, project.uid)
     choose = partial(label_studio.change_project, project.id, model_version=titles[0])
-    mend = Fix(trouble, f"choose the model “{titles[0]}”", choose)
-    return Check("predictions shown", troubles=(trouble,), fixes=(mend,))
+    fix = Fix(trouble, f"choose the model “{titles[0]}”", choose)
+    return Check("predictions shown", troubles=(trouble,), fixes=(fix,))
 
 
 def check_training_rule(project: Project, connection: Connection) -> Check:

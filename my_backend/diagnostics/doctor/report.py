@@ -20,20 +20,20 @@ def consult(*, as_json: bool, ask: Callable[[str], bool] | None) -> int:
     """
     checks = _look(quietly=as_json)
     failed: list[str] = []
-    mended: list[str] = []
+    fixed: list[str] = []
     if ask is not None:
-        mended, failed = _mend(checks, ask)
+        fixed, failed = _apply_fixes(checks, ask)
         if not as_json:
-            for line in (*(f"fixed   {offer}" for offer in mended), *(f"FAILED  {why}" for why in failed)):
+            for line in (*(f"fixed   {offer}" for offer in fixed), *(f"FAILED  {why}" for why in failed)):
                 typer.echo(line)
-        if mended:
+        if fixed:
             checks = list(_examined())
     troubles = [trouble for check in checks for trouble in check.troubles]
     if as_json:
         found = {"ok": not troubles, "checks": [check.record() for check in checks]}
-        typer.echo(json.dumps({**found, "mended": mended, "failed": failed}, indent=2, ensure_ascii=False))
+        typer.echo(json.dumps({**found, "mended": fixed, "failed": failed}, indent=2, ensure_ascii=False))
     else:
-        _print_troubles(checks, can_mend=ask is None)
+        _print_troubles(checks, can_fix=ask is None)
     return 1 if troubles else 0
 
 
@@ -61,20 +61,20 @@ def _examined() -> Iterator[Check]:
     yield from examine(settings)
 
 
-def _mend(checks: list[Check], ask: Callable[[str], bool]) -> tuple[list[str], list[str]]:
+def _apply_fixes(checks: list[Check], ask: Callable[[str], bool]) -> tuple[list[str], list[str]]:
     """Applies fixes; returns what was done, and what failed with the reason."""
-    mended, failed = [], []
-    for mend in (mend for check in checks for mend in check.fixes):
-        if ask(f"{mend.trouble.what} {mend.offer[0].upper()}{mend.offer[1:]}?"):
+    fixed, failed = [], []
+    for fix in (fix for check in checks for fix in check.fixes):
+        if ask(f"{fix.trouble.what} {fix.offer[0].upper()}{fix.offer[1:]}?"):
             try:
-                mend.do()
-                mended.append(mend.offer)
+                fix.do()
+                fixed.append(fix.offer)
             except LabelStudioError as error:
-                failed.append(f"{mend.offer}: {error}")
-    return mended, failed
+                failed.append(f"{fix.offer}: {error}")
+    return fixed, failed
 
 
-def _print_troubles(checks: list[Check], *, can_mend: bool) -> None:
+def _print_troubles(checks: list[Check], *, can_fix: bool) -> None:
     """Prints each problem once, however many projects have it, in the order in which to fix them."""
     where: dict[Problem, list[str]] = {}
     for check in checks:
@@ -93,6 +93,6 @@ def _print_troubles(checks: list[Check], *, can_mend: bool) -> None:
             typer.echo(f"   {detail}")
         if trouble.remedy:
             typer.echo(f"   → {trouble.remedy}")
-    if can_mend and (fixes := [mend for check in checks for mend in check.fixes]):
-        codes = ", ".join(dict.fromkeys(mend.trouble.code for mend in fixes))
+    if can_fix and (fixes := [fix for check in checks for fix in check.fixes]):
+        codes = ", ".join(dict.fromkeys(fix.trouble.code for fix in fixes))
         typer.echo(f"\n`python -m my_backend doctor --fix` can fix {codes}; it asks before each change.")

@@ -97,8 +97,8 @@ def test_training_at_every_annotation_is_named(every: int, found: list[str]) -> 
 def test_version_that_label_studio_goes_on_showing(label_studio: FakeLabelStudio, shown: str, found: list[str]) -> None:
     client = LabelStudio(label_studio.url, label_studio.pat, SafeSession(["127.0.0.1"]))
     check = project_checks.check_shown(client, Project(PROJECT), connection(OURS, model_version=shown), LIVE)
-    for mend in check.fixes:
-        mend.do()
+    for fix in check.fixes:
+        fix.do()
 
     assert codes(check) == found
     assert label_studio.patched == ([("/api/projects/7/", {"model_version": "ours"})] if found else [])
