@@ -118,7 +118,7 @@ def test_training_without_annotations_and_tokens_of_the_wrong_kind(
     [job] = jobs(site)
     wait_for(lambda: backend.job(job)["job_status"] == "failed", "the failure")
     assert "legacy tokens are disabled" in str(backend.job(job)["error"])
-    says(site.backend, "token", "legacy tokens are disabled", "Make a personal access token")
+    says(site.backend, "token", "legacy tokens are disabled", "personal access token")
 
     refresh = {"refresh": label_studio.personal_access_token}
     access = label_studio.request("POST", "/api/token/refresh/", json=refresh).json()["access"]

@@ -146,7 +146,7 @@ def test_an_image_is_dropped_and_corrected(browser: Browser, site: Site, digits:
         print(page.locator("#took").inner_text(), before, "→", after)
         assert float(after.split()[0]) > float(before.split()[0])
 
-        page.get_by_label("or its address").fill(f"{site.backend.url}/nothing.png")
+        page.get_by_label("or enter its URL").fill(f"{site.backend.url}/nothing.png")
         page.get_by_role("button", name="Predict").click()
         expect(page.get_by_role("alert")).to_contain_text("nothing.png")
 
@@ -303,12 +303,12 @@ def test_what_a_person_has_begun_stays_while_the_page_changes(
     browser: Browser, site: Site, label_studio: LabelStudio
 ) -> None:
     with opened(browser, f"{site.url}/try") as page:
-        page.get_by_label("or its address").fill("https://half.example/typed")
+        page.get_by_label("or enter its URL").fill("https://half.example/typed")
         title = label_studio.project(site.project)["title"]
         label_studio.update_project(site.project, title="renamed digits")
         expect(page.locator("h1 bdi")).to_have_text("renamed digits")
         label_studio.update_project(site.project, title=title)
 
         expect(page.locator("h1 bdi")).to_have_text(title)
-        expect(page.get_by_label("or its address")).to_have_value("https://half.example/typed")
-        expect(page.get_by_label("or its address")).to_be_focused()
+        expect(page.get_by_label("or enter its URL")).to_have_value("https://half.example/typed")
+        expect(page.get_by_label("or enter its URL")).to_be_focused()
