@@ -113,7 +113,7 @@ def test_token_label_studio_takes_back_is_reported_with_the_remedy(label_studio:
     label_studio.pat = "another"
 
     for _ in range(2):
-        with pytest.raises(TokenRefused, match=r"does not accept the token .* set LABEL_STUDIO_API_KEY"):
+        with pytest.raises(TokenRefused, match=r"rejected the token .* set LABEL_STUDIO_API_KEY"):
             client.project(7)
 
 
