@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from label_studio_format.labeling_config import parse_label_config
 from my_backend import files
 from my_backend.errors import JobStopped, TakenOver, TrainingError
+from my_backend.files import Damaged
 from my_backend.jobs.job import CANCELED, MAX_ATTEMPTS, SHUTDOWN, JobStore, RunningJob
 from my_backend.label_studio.client import HOW_TO_MAKE_A_TOKEN
 from my_backend.label_studio.connections import Connections
@@ -259,12 +260,10 @@ class TrainingJob:
 
 def _read_kept(kept: Path) -> str:
     """Returns the annotations sent with a request; "" if there are none, or another job has learned them."""
-    try:
-        return kept.read_text("utf-8") or UNREADABLE  # a power failure may leave an empty file
-    except FileNotFoundError:
+    text = files.examine(kept, bytes.decode)
+    if text is None:
         return ""
-    except (OSError, ValueError):
-        return UNREADABLE
+    return UNREADABLE if isinstance(text, Damaged) else text or UNREADABLE  # a loss of power may leave an empty file
 
 
 def _are_tasks(text: str) -> bool:

@@ -110,7 +110,7 @@ def test_images_of_label_studio_cost_one_token_exchange_together(serve: Serve, l
         (form(url=URL), 400, "image"),
         (form(b""), 422, "empty"),
         (form(b"<html>log in</html>"), 422, "web page"),
-        (form(b"text"), 422, "no image"),
+        (form(b"text"), 422, "supported image"),
         (form(project="../7"), 400, "project"),
         (form(project="9"), 404, "project 9"),
         ({"url": "ftp://host/a.png"}, 422, "LABEL_STUDIO_URL"),
@@ -236,7 +236,7 @@ def test_choice_that_the_config_has_no_more_is_told_to_the_model_all_the_same(
     ("config", "labels", "said"),
     [
         (LABEL_CONFIG, ["Bird"], "Bird isn't a choice in the labeling config (Cat, Dog)"),
-        (LABEL_CONFIG, ["Cat", "Dog"], "just one"),
+        (LABEL_CONFIG, ["Cat", "Dog"], "exactly one"),
         (LABEL_CONFIG, [""], "Cat, Dog"),
         (SEVERAL, ["Cat", "Bird"], "Bird isn't a choice"),
         ("<View/>", ["Cat"], "Image"),
