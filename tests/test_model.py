@@ -909,7 +909,7 @@ def test_classify_says_why_an_image_has_no_answer(trained: Json, shown: Digits) 
     assert "truncated" in answers[0]["error"]
     assert answers[1]["prediction"]
     assert "LABEL_STUDIO_URL" in answers[2]["error"]
-    assert "nothing yet" in ImageClassifierAPI(CONFIG).classify(tasks[1:2])[0]["error"]
+    assert "no trained model" in ImageClassifierAPI(CONFIG).classify(tasks[1:2])[0]["error"]
     other = ImageClassifierAPI(config("a", "b"), trained).classify(tasks[1:2])
     assert other == [{"error": "the model knows none of the labeling config's choices"}]
 
