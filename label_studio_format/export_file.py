@@ -14,7 +14,7 @@ _BLANKS = re.compile(r"[ \t\r\n]*")
 
 
 class NoExport(ValueError):
-    """Why a text isn't an export, as a predicate: "is no JSON: …"."""
+    """Why a text isn't an export, as a predicate: "isn't valid JSON: …"."""
 
 
 def tasks_of(text: str) -> Iterator[Json]:
@@ -30,11 +30,11 @@ def tasks_of(text: str) -> Iterator[Json]:
                     raise NoExport(f"has no tasks: {_other_json(task)}")
                 yield task
     except json.JSONDecodeError as error:
-        raise NoExport(f"is no JSON: {_explain(error)}") from None
+        raise NoExport(f"isn't valid JSON: {_explain(error)}") from None
     except RecursionError:
         raise NoExport("is nested too deep to be an export: export the project as JSON") from None
     except ValueError as error:
-        raise error if isinstance(error, NoExport) else NoExport(f"is no JSON: {error}") from None
+        raise error if isinstance(error, NoExport) else NoExport(f"isn't valid JSON: {error}") from None
 
 
 def used_tags(tasks: Iterable[Json]) -> dict[str, ImageChoices]:
@@ -97,7 +97,7 @@ def _objects(text: str) -> Iterator[Any]:
         if text.startswith(",", at):
             comma, at = at, _after_blanks(text, at + 1)
             if text.startswith("]", at):
-                raise json.JSONDecodeError("there is a comma after the last task", text, comma)
+                raise json.JSONDecodeError("extra comma after the last task", text, comma)
         elif not text.startswith("]", at):
             raise json.JSONDecodeError("Expecting ',' delimiter", text, at)
     if (end := _after_blanks(text, at + 1)) < len(text):
@@ -111,11 +111,11 @@ def _after_blanks(text: str, at: int) -> int:
 def _explain(error: json.JSONDecodeError) -> str:
     where = f"{error.msg} at line {error.lineno}, column {error.colno}"
     ended = error.pos >= len(error.doc.rstrip()) or error.msg.startswith("Unterminated string")
-    return f"{where}, where the file ends: it was cut short, export it again" if ended else f"{where}: correct it there"
+    return f"{where}, the end of the file: it is truncated; export it again" if ended else f"{where}: fix it there"
 
 
 def _other_json(record: Any) -> str:
     """What a record is that is no task, with the remedy."""
     if isinstance(record, dict) and {"images", "annotations", "categories"} <= record.keys():
-        return "COCO has boxes and no choices; export the project as JSON"
-    return "a task has its image in `data`; export the project as JSON, not as JSON-MIN"
+        return "COCO has boxes but no choices; export the project as JSON"
+    return "tasks have their image in `data`; export the project as JSON, not as JSON-MIN"

@@ -43,7 +43,7 @@ def read_export(file: Path, images: Path, choices: str) -> tuple[list[Sample], l
         if task.without_label:
             left_out.append(f"{task.name}: {task.without_label}")
         elif not all(map(is_utf8, task.choices)):
-            left_out.append(f"{task.name}: its choice {shown(min(task.choices))} is no valid Unicode: rename it")
+            left_out.append(f"{task.name}: its choice {shown(min(task.choices))} isn't valid Unicode: rename it")
         elif not isinstance(task.image, Path):
             left_out.append(f"{task.name}: {task.image.problem}")
         else:
@@ -88,7 +88,7 @@ def _without_choice(task: Json) -> str:
     results = [one for annotation in annotations_of(task) for one in _list(annotation.get("result"))]
     kinds = {str(one["type"]).capitalize() for one in results if isinstance(one, dict) and one.get("type")}
     others = ", ".join(sorted(kinds - {"Choices"}))
-    return f"annotated with {others}, and only Choices are learned" if others else "annotated without a choice"
+    return f"annotated with {others}, but only Choices can be learned" if others else "annotated without a choice"
 
 
 def _choose_tag(file: Path, tags: Mapping[str, ImageChoices], choices: str) -> ImageChoices:
