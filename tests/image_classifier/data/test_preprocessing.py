@@ -278,7 +278,7 @@ def test_broken_exif_does_not_break_the_image(exif: bytes) -> None:
 
 # --- what is refused --------------------------------------------------------
 
-NO_IMAGE = r"not an image \(JPEG, PNG, WEBP, GIF, TIFF, BMP, AVIF are read\)"
+NO_IMAGE = r"not an image \(supported formats: JPEG, PNG, WEBP, GIF, TIFF, BMP, AVIF\)"
 
 
 def noise(width: int = 64, height: int = 48) -> Image.Image:
