@@ -238,7 +238,7 @@ def test_wrong_usage_ends_with_2(arguments: list[str], run: Command) -> None:
 def test_a_training_is_never_written_over(run: Command, folder: Path, model: Path, tmp_path: Path) -> None:
     assert "already has a training: add --resume" in run(*TRAIN, folder, "--output", model).error
     other = run(*TRAIN, folder, "--output", model, "--epochs", 9, "--seed", 1, "--resume")
-    assert "epochs was 8 and is 9, seed was 0 and is 1" in other.error
+    assert "epochs was 8 and is now 9, seed was 0 and is now 1" in other.error
     (tmp_path / "full").mkdir()
     (tmp_path / "full/file").touch()
     assert "already exists" in run(*TRAIN, folder, "--output", tmp_path / "full").error
@@ -300,7 +300,7 @@ def test_help_is_there_under_both_names(arguments: list[str], run: Command) -> N
 
 def test_help_of_export_shows_the_shapes(run: Command) -> None:
     words = " ".join(run("export", "--help").out.split())
-    assert "uint8 images [n, 3, side, side] in RGB and gives probabilities [n, classes]." in words
+    assert "uint8 RGB images [n, 3, side, side] and returns probabilities [n, classes]." in words
 
 
 def test_train_without_a_folder_says_what_to_type(run: Command) -> None:
@@ -335,7 +335,7 @@ def test_a_class_without_images_to_judge_it_by_has_a_dash(
 
 def test_the_confusion_matrix_names_its_columns(run: Command, trained: Path, others: Path) -> None:
     renamed = run("evaluate", trained, others).out.splitlines()
-    start = renamed.index("confusion (rows: true class, columns: predicted class)")
+    start = renamed.index("confusion matrix (rows: true class, columns: predicted class)")
     assert [line.split()[:1] for line in renamed[start + 2 :]] == [["0"], ["1"], ["2"]]
     assert renamed[start + 1].split() == ["0", "1", "2"]
     assert len({len(line) for line in renamed[start + 1 :]}) == 1  # each name ends above its column
@@ -687,7 +687,7 @@ def test_a_file_of_another_kind_is_never_written_over(
     Path("link.html").symlink_to("photo.png")
     given = [part.format(model=trained, folder=folder, others=others) for part in command]
     said = run(*given, name)
-    assert said.error.startswith(f"Error: {Path(name).resolve()} is ")
+    assert said.error.startswith(f"Error: {Path(name).resolve()} already exists ")
     assert Path("photo.png").read_text() == Path("model.json").read_text() == "mine"
     assert not Path("new").exists()
 
