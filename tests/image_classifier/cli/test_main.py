@@ -687,7 +687,9 @@ def test_a_file_of_another_kind_is_never_written_over(
     Path("link.html").symlink_to("photo.png")
     given = [part.format(model=trained, folder=folder, others=others) for part in command]
     said = run(*given, name)
-    assert said.error.startswith(f"Error: {Path(name).resolve()} already exists ")
+    assert said.error.startswith(
+        tuple(f"Error: {Path(name).resolve()} {why}" for why in ("already exists ", "is a folder"))
+    )
     assert Path("photo.png").read_text() == Path("model.json").read_text() == "mine"
     assert not Path("new").exists()
 
