@@ -8,6 +8,7 @@ Prints what came of a scenario as JSON.
                                                └─ three: worker
 """
 
+import faulthandler
 import json
 import os
 import shutil
@@ -40,6 +41,7 @@ OFFICE = "10.9.0.1"
 PROJECT = 1
 START_SECONDS = 60.0
 DEADLINE = 60.0  # for what a cut delays
+HANG_SECONDS = 170.0  # after which a scenario ends with the stacks of its threads
 PAUSE_SECONDS = 0.02  # between two predictions of a client
 LEASE_AND_MORE = LEASE_SECONDS + 3  # in which Redis forgets whose training it is
 
@@ -258,9 +260,10 @@ class ThreeHosts:
         return Lost(stopped, psutil.Process(pid))
 
     def _locks(self) -> dict[Path, int]:
-        """The locked files under MODEL_DIR, and by which process."""
+        """The files under MODEL_DIR that a process locked for itself alone, and which process did."""
         lines = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
-        pids = {int(fields[5].rpartition(":")[2]): int(fields[4]) for fields in lines if fields[1] == "FLOCK"}
+        alone = [fields for fields in lines if fields[1] == "FLOCK" and fields[3] == "WRITE"]
+        pids = {int(fields[5].rpartition(":")[2]): int(fields[4]) for fields in alone}
         found = {path: path.stat().st_ino for path in self.model_dir.rglob(".*") if path.is_file()}
         return {path: pids[inode] for path, inode in found.items() if inode in pids}
 
@@ -423,6 +426,7 @@ SCENARIOS: dict[str, Callable[[ThreeHosts], Json]] = {
 
 def main() -> None:
     folder, scenario = Path(sys.argv[1]), sys.argv[2]
+    faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
 
     for command in ("link set lo up", "link add name bridge type bridge", "link set bridge up"):
         run("ip", *command.split())
