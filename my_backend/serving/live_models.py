@@ -103,7 +103,7 @@ class Serving(Background):
             "",
             float("-inf"),
         )  # `last_move` when the pointers were last read, and that time (monotonic)
-        self._imported = False
+        self._imported = self._ready = False
         self._import_error = ""
         self._warning = ""
         self.description: dict[str, Any] = {}  # what the model class says it computes with, after its warm-up
@@ -153,10 +153,11 @@ class Serving(Background):
 
     @property
     def ready(self) -> bool:
-        """Returns whether the model class is imported and each project's live version has loaded or failed."""
-        return self._imported and all(
-            project.uid in self._live or project.uid in self._failed for project in self._projects.all()
-        )
+        """Returns whether the model class is imported and each project's live version had loaded or failed once.
+
+        Projects that are added later don't change it: a request for one of them waits until its model has loaded.
+        """
+        return self._ready
 
     @property
     def model_class(self) -> Any:
@@ -223,6 +224,7 @@ class Serving(Background):
         for gone in self._wanted.keys() - {project.uid for project in projects}:
             for known in (self._live, self._failed, self._wanted):
                 known.pop(gone, None)
+        self._ready = True
 
     def _read_pointer(self, project: Project) -> None:
         """Notes what should answer; while the pointer is damaged, that is what answered before."""

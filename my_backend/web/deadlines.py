@@ -79,19 +79,19 @@ class TimedInput:
     def __init__(self, environ: WSGIEnvironment, deadlines: Deadlines, arrived: Callable[[int], None]) -> None:
         self._stream, self._connection = environ["wsgi.input"], connection_of(environ)
         self._deadlines, self._arrived = deadlines, arrived
-        self._begun, self._size = time.monotonic(), 0
+        self._begun, self.size = time.monotonic(), 0
 
     def read(self, size: int) -> bytes:
         """Callers never read beyond Content-Length. Raises TooSlow, or BadRequest if the body ends early."""
-        data, wanted = b"", self._size + size
+        data, wanted = b"", self.size + size
         timed = self._deadlines.transferring(self._connection, wanted, self._begun, socket.SHUT_RD)
         with timed, contextlib.suppress(OSError):  # uWSGI's error for a closed connection
             data = self._stream.read(size)
         if not data and time.monotonic() >= _end(wanted, self._begun):
-            raise TooSlow(f"body: it was sent too slowly; only {self._size:,} bytes arrived")
+            raise TooSlow(f"body: it was sent too slowly; only {self.size:,} bytes arrived")
         if not data:
-            raise BadRequest(f"body: it ended after {self._size:,} bytes, before its Content-Length")
-        self._size += len(data)
+            raise BadRequest(f"body: it ended after {self.size:,} bytes, before its Content-Length")
+        self.size += len(data)
         self._arrived(len(data))
         return data
 

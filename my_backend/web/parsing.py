@@ -3,15 +3,16 @@
 import gc
 import json
 import re
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
-from flask import Flask, request
+from flask import Flask, Response, request
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
-from my_backend.errors import BadRequest, LengthRequired, TooLarge, Unavailable, UnsupportedBody
+from my_backend.errors import BadRequest, LengthRequired, TooLarge, TooSlow, Unavailable, UnsupportedBody
 from my_backend.redaction import said
 from my_backend.requests import ImageRequest
 from my_backend.web.admission import Share
@@ -35,6 +36,7 @@ BYTES_OF_OBJECT, BYTES_OF_LIST, BYTES_OF_VALUE = 350, 64, 40
 BYTES_OF_KEY = 250  # if it is unlike all other keys
 MOST_OF_ONE_BODY = 400_000_000
 MOST_OF_ALL_BODIES = 600_000_000
+UNUSED_BODY, READERS_OF_UNUSED_BODIES = 1_000_000, 4
 
 Body = TypeVar("Body", bound=BaseModel)
 ImageBody = TypeVar("ImageBody", bound=ImageRequest)
@@ -62,6 +64,24 @@ def receive_bodies(app: Flask, max_image_bytes: int, deadlines: Deadlines) -> No
             _ = request.form  # parses the form and its files, for the endpoint
         else:
             take(_size_of_values(request.get_data()))
+
+    readers = threading.Semaphore(READERS_OF_UNUSED_BODIES)
+
+    @app.after_request
+    def read_unused(response: Response) -> Response:
+        """Reads a small body that nothing has read: the client may lose the answer if the body is still unread then."""
+        stream = request.environ["wsgi.input"]
+        left = (request.content_length or 0) - (stream.size if isinstance(stream, TimedInput) else 0)
+        # Few threads at a time do this, because clients without a password can make them wait.
+        if 0 < left <= UNUSED_BODY and readers.acquire(blocking=False):
+            try:
+                rest = TimedInput(request.environ, deadlines, lambda _: None)
+                with suppress(TooSlow, BadRequest):
+                    while rest.size < left:
+                        rest.read(left - rest.size)
+            finally:
+                readers.release()
+        return response
 
 
 def _length() -> int:

@@ -231,6 +231,17 @@ def test_connecting_waits_for_no_model(serve: Serve, script: Script) -> None:
         script.release()
 
 
+def test_server_stays_ready_while_the_model_of_a_new_project_loads(client: Client, script: Script) -> None:
+    client.train()
+    script.block("load")
+    client.submit_training()
+    assert eventually(lambda: len(script.calls("load")) == 2)
+    client.backend.serving._live.clear()  # as for a project of which the thread hasn't heard yet
+
+    assert client.http.get("/ready").status_code == 200
+    script.release()
+
+
 def test_version_that_cannot_be_loaded_is_tried_again_and_named_in_the_log_once(
     client: Client, script: Script, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,5 +1,6 @@
 import gc
 import gzip
+import io
 import json
 import tracemalloc
 from typing import Any
@@ -60,6 +61,22 @@ def test_body_that_cannot_be_read_is_refused_everywhere(
 def test_only_a_project_that_is_named_is_deleted(client: Client, given: dict[str, Any]) -> None:
     assert 400 <= post(client, "/delete", **given).status_code < 500
     assert client.backend.projects.get(PROJECT)
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [("/delete", {"Content-Encoding": "gzip"}, 415), ("/health", {}, 405), ("/nothing-here", {}, 404)],
+)
+def test_small_body_is_read_even_if_its_answer_does_not_need_it(
+    client: Client, path: str, headers: dict[str, str], status: int
+) -> None:
+    """If a server closes a connection before it has read the body, the client may lose the answer."""
+    bodies = {size: io.BytesIO(bytes(size)) for size in (1000, parsing.UNUSED_BODY + 1)}
+    for size, body in bodies.items():
+        given = {"CONTENT_LENGTH": str(size), "wsgi.input": body}
+        assert post(client, path, headers=headers, environ_overrides=given).status_code in (status, 413)
+
+    assert [body.tell() for body in bodies.values()] == [1000, 0]
 
 
 def test_json_is_read_whatever_type_it_is_said_to_be(client: Client) -> None:
