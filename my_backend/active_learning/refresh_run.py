@@ -102,7 +102,7 @@ class Run:
 
     def _predict(self, live: Live, tasks: list[Json], check: Callable[[], None]) -> list[Any]:
         bare = [{"id": task["id"], "data": task["data"]} for task in tasks]
-        if hasattr(live.model, "prepare"):
+        if live.model:
             live.model.prepare(bare)  # with lower priority than requests; predicting is quick afterwards
         check()
         # No deadline, because nobody is waiting; each image has its own limit.

@@ -192,6 +192,18 @@ class Versions:
             shutil.rmtree(staging, ignore_errors=True)
             raise
 
+    def publish_first(self, *, cause: str, choices: Sequence[str]) -> Version | None:
+        """Publishes a version without files if there is none yet; returns None if there is one."""
+
+        def confirm_there_is_none() -> None:
+            if self.names() or self.read_pointer() != UNTRAINED:
+                raise Conflict("there is a version")
+
+        try:
+            return self.publish({}, self._folder, cause=cause, choices=choices, confirm=confirm_there_is_none)
+        except Conflict:
+            return None
+
     def renew_live(self, *, cause: str, choices: Sequence[str]) -> Version | None:
         """Republishes the live version under a new name, so that Label Studio asks for predictions again.
 

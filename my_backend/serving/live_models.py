@@ -16,8 +16,9 @@ from my_backend.background import Background
 from my_backend.errors import Unavailable
 from my_backend.files import Damaged
 from my_backend.projects.registry import Credentials, Project, Projects
-from my_backend.projects.versions import UNTRAINED, Versions, last_move
+from my_backend.projects.versions import UNTRAINED, Version, Versions, last_move
 from my_backend.redaction import redact, said
+from my_backend.serving.model_api import ModelAPI
 from my_backend.serving.model_loader import ModelFactory
 
 Json = dict[str, Any]
@@ -35,7 +36,7 @@ class Live:
     """The model that answers for a project, and its version."""
 
     name: str
-    model: Any  # an instance of the model class; None before the first version
+    model: ModelAPI | None  # None before the first version
     choices: tuple[str, ...] = ()  # of the labeling config when the version was published
     warning: str = ""  # the warning in the version's record
     made_by: dict[str, str] = field(default_factory=dict)  # as in the version's record
@@ -160,7 +161,7 @@ class Serving(Background):
         return self._ready
 
     @property
-    def model_class(self) -> Any:
+    def model_class(self) -> type[ModelAPI] | None:
         """Returns the model class; None until it is loaded."""
         return self._new_model.load() if self._imported else None
 
@@ -172,11 +173,10 @@ class Serving(Background):
         live = self._live.get(project.uid)
         try:
             model = live.model if live and live.model else self._new_model(project, None)
-            if hasattr(model, "prepare"):
-                for start in range(0, len(tasks), PREPARED_AT_ONCE):
-                    if self._stopping:
-                        return
-                    model.prepare(tasks[start : start + PREPARED_AT_ONCE])
+            for start in range(0, len(tasks), PREPARED_AT_ONCE):
+                if self._stopping:
+                    return
+                model.prepare(tasks[start : start + PREPARED_AT_ONCE])
         except Exception:
             log.exception("project %s: can't prepare imported tasks", project.uid)
 
@@ -275,10 +275,14 @@ class Serving(Background):
             self._changed.notify_all()
 
     def _load(self, project: Project, wanted: Wanted) -> Live:
-        if wanted.name == UNTRAINED:
-            return Live(UNTRAINED, None, credentials=wanted.credentials)
         versions = self._versions(project.uid)
-        version = versions.get(wanted.name)
+        if wanted.name == UNTRAINED:
+            first = self._first_version(project, versions)
+            if first is None:
+                return Live(UNTRAINED, None, credentials=wanted.credentials)
+            version = first
+        else:
+            version = versions.get(wanted.name)
         if self._are_others(version.choices, project):
             # The version may be for choices that another process knows, but this one doesn't yet.
             project = self._projects.read_again(project.uid)
@@ -290,6 +294,13 @@ class Serving(Background):
         warning = str(version.train_output.get("warning") or "")
         return Live(version.name, model, version.choices, warning, version.made_by, wanted.credentials)
 
+    def _first_version(self, project: Project, versions: Versions) -> Version | None:
+        """A version without training, if the model class can predict without; otherwise None."""
+        choices = self._choices(project)
+        if not choices or not self._new_model.load().predicts_untrained:
+            return None
+        return versions.publish_first(cause="the model class predicts without training", choices=choices)
+
     def _choices(self, project: Project) -> tuple[str, ...]:
         return parse_label_config(project.label_config, self._choices_name).choices
 
@@ -300,12 +311,10 @@ class Serving(Background):
 
     def _warm_up(self) -> None:
         model_class = self._new_model.load()
-        if hasattr(model_class, "warm_up"):
-            try:
-                self._warning = redact(model_class.warm_up() or "")
-            except Exception as error:
-                log.exception("can't warm up the model class")
-                self._warning = said(error)
-                return
-        if hasattr(model_class, "describe"):
-            self.description = model_class.describe()
+        try:
+            self._warning = redact(model_class.warm_up() or "")
+        except Exception as error:
+            log.exception("can't warm up the model class")
+            self._warning = said(error)
+            return
+        self.description = model_class.describe()

@@ -1,10 +1,9 @@
-"""Loads the LabelStudioMLBase class to serve, and makes its instances for projects."""
+"""Loads the model class, and makes its instances for projects."""
 
 import gc
 import importlib
 import sys
 from pathlib import Path
-from typing import Any
 
 from my_backend.errors import BackendError
 from my_backend.label_studio.connections import Connections
@@ -14,6 +13,7 @@ from my_backend.projects.corrections import corrections_folder
 from my_backend.projects.registry import Credentials, Project, Projects
 from my_backend.projects.versions import Version
 from my_backend.redaction import said
+from my_backend.serving.model_api import ModelAPI, with_defaults
 from my_backend.settings import Settings
 
 
@@ -25,8 +25,11 @@ class ModelFactory:
         self._connections = connections
         self.images = ImageCounts()  # of everything that the instances fetch
 
-    def load(self) -> Any:
-        """Returns the class; raises BackendError. The first call may take seconds because it imports, say, torch."""
+    def load(self) -> type[ModelAPI]:
+        """Returns the class with its defaults; raises BackendError.
+
+        The first call may take seconds because it imports, say, torch.
+        """
         name = self._settings.model_class
         module_name, _, class_name = name.partition(":")
         if not class_name:
@@ -41,16 +44,20 @@ class ModelFactory:
                 # A library such as torch creates half a million permanent objects. Scanning them in each collection
                 # would stop all threads for some tenths of a second, and copy their memory in each forked process.
                 gc.freeze()
-            return getattr(module, class_name)
+            model_class = getattr(module, class_name)
         except (ImportError, AttributeError) as error:
             raise BackendError(f"can't load MODEL_CLASS={name}: {said(error)}") from error
+        if not isinstance(model_class, type):
+            raise BackendError(f"can't load MODEL_CLASS={name}: {class_name} isn't a class")
+        return with_defaults(model_class)
 
-    def __call__(self, project: Project, version: Version | None) -> Any:
+    def __call__(self, project: Project, version: Version | None) -> ModelAPI:
         """Makes an instance for a project with a version's resources."""
         return self.load()(
             label_config=project.label_config,
-            train_output=version.train_output if version else None,
+            train_output=(version.train_output or None) if version else None,
             media=self.open_media(project),
+            choices_name=self._settings.choices,
         )
 
     def credentials(self, project: Project) -> Credentials | None:
@@ -69,5 +76,4 @@ class ModelFactory:
         """Returns the class's embedding-cache lookups in this process; none if it isn't loaded or doesn't count."""
         loaded = sys.modules.get(self._settings.model_class.partition(":")[0])
         model_class = getattr(loaded, self._settings.model_class.partition(":")[2], None)
-        tells = getattr(model_class, "cache_lookups", None)
-        return EmbeddingCounts(tells() if tells else {})
+        return EmbeddingCounts(with_defaults(model_class).cache_lookups() if isinstance(model_class, type) else {})

@@ -34,8 +34,6 @@ def publish_model(settings: Settings, model: Path, project_name: str | None) -> 
     if config.image_choices is None:
         raise BadRequest(f"project {project.uid}: {config.problem}")
     model_class = ModelFactory(settings, projects, Connections(settings), media_pool()).load()
-    if not hasattr(model_class, "adopt"):
-        raise BadRequest(f"MODEL_CLASS={settings.model_class} can't import models: it has no `adopt` method")
     folder = projects.folder(project.uid)
     with TemporaryDirectory(dir=folder, prefix=".publishing-") as workdir:
         train_output = model_class.adopt(model, Path(workdir))

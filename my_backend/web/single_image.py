@@ -11,7 +11,7 @@ from my_backend.jobs.job import Job
 from my_backend.label_studio.media import MediaFile, MediaRequest
 from my_backend.projects.corrections import KEPT, Corrections
 from my_backend.projects.registry import Project
-from my_backend.serving.live_models import Live
+from my_backend.serving.model_api import ModelAPI
 
 Json = dict[str, Any]
 Image = bytes | str  # the content of a file, or its URL
@@ -34,7 +34,7 @@ class SingleImage:
         if live.model is None:
             raise NotFound(f"project {project.uid} has no version yet: start a training first")
         url = self._fetch(project, image, deadline)[0]
-        return {**_classify(live, project, _task(url, tag), deadline), "model_version": live.name}
+        return {**_classify(live.model, project, _task(url, tag), deadline), "model_version": live.name}
 
     def correct(self, project: Project, image: Image, labels: Sequence[str], deadline: float) -> Job:
         """Stores the image with its labels for all future trainings, and starts one; returns its job.
@@ -49,7 +49,7 @@ class SingleImage:
         except Unavailable:
             live = None  # the training will report it if the image is broken
         if live and live.model is not None:
-            _classify(live, project, _task(url, tag), deadline)
+            _classify(live.model, project, _task(url, tag), deadline)
         Corrections(self._backend.projects.folder(project.uid)).keep(file.path.read_bytes(), file.digest, names)
         return self._backend.queue.submit(project.uid, "head", "image corrected")
 
@@ -83,25 +83,9 @@ def _choices(labels: Sequence[str], tag: ImageChoices) -> list[str]:
     return names
 
 
-def _classify(live: Live, project: Project, task: Json, deadline: float) -> Json:
+def _classify(model: ModelAPI, project: Project, task: Json, deadline: float) -> Json:
     """The model's answer for the task; raises MediaError if it has none."""
-    asked = {"label_config": project.label_config, "deadline": deadline}
-    if hasattr(live.model, "classify"):
-        [answer] = live.model.classify([task], **asked)
-    else:
-        [result] = live.model.predict([task], **asked)
-        answer = _from_result(result)
+    [answer] = model.classify([task], label_config=project.label_config, deadline=deadline)
     if "error" in answer:
         raise MediaError(answer["error"])
     return dict(answer)
-
-
-def _from_result(result: Any) -> Json:
-    """The answer from a prediction in Label Studio's format, for a model without `classify`."""
-    for region in result["result"] if result else ():
-        if choices := region.get("value", {}).get("choices"):
-            names = ["/".join(choice) if isinstance(choice, list) else choice for choice in choices]
-            score = result.get("score")
-            prediction = names[0] if len(names) == 1 else names
-            return {"prediction": prediction, "confidence": score, "scores": dict.fromkeys(names, score)}
-    return {"error": "the model has no prediction for this image; see the backend's log"}

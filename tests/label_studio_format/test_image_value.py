@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from label_studio_format.image_value import LONGEST_URL, image_url
+from label_studio_format.image_value import LONGEST_URL, image_url, value_of
 from label_studio_format.labeling_config import ImageChoices, parse_label_config
 
 URL = "http://host/a.png"
@@ -112,3 +112,7 @@ def test_choices_of_a_task_are_found_by_the_same_names(value: str, data: dict[st
     dynamic = choices_of('<Image name="i" value="$image"/>', f'<Choices name="c" toName="i" value="{value}"/>')
 
     assert dynamic.for_task(data).choices == ("A",)
+
+
+def test_index_with_more_digits_than_python_converts_finds_nothing() -> None:
+    assert value_of({"images": [URL]}, f"images[{'9' * 5000}]") is None

@@ -121,8 +121,8 @@ def check_model(settings: Settings) -> tuple[Check, Json]:
     try:
         projects = Projects(settings.model_dir / "projects")
         model_class = ModelFactory(settings, projects, Connections(settings), pool).load()
-        warning = redact(model_class.warm_up() or "") if hasattr(model_class, "warm_up") else ""
-        computes = model_class.describe() if hasattr(model_class, "describe") else {}
+        warning = redact(model_class.warm_up() or "")
+        computes = model_class.describe()
     except Exception as error:  # a user's own class may raise anything
         warning = redact(str(error))
     finally:

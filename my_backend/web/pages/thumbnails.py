@@ -42,10 +42,10 @@ class Thumbnails:
         return small
 
     def _make(self, image: Path) -> bytes:
-        make = getattr(self._backend.serving.model_class, "thumbnail", None)
-        if make is None:
-            raise Unavailable("the model class isn't loaded yet, or doesn't make thumbnails")
+        model_class = self._backend.serving.model_class
+        if model_class is None:
+            raise Unavailable("the model class isn't loaded yet")
         try:
-            return bytes(make(image))
+            return bytes(model_class.thumbnail(image))
         except ValueError as error:
             raise NotFound(f"can't read the image: {said(error)}") from None

@@ -101,7 +101,7 @@ def test_folder_without_a_model_is_refused(client: Client, tmp_path: Path) -> No
 def test_model_class_that_adopts_nothing_is_named(client: Client, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(FakeModel, "adopt")
 
-    assert "no `adopt` method" in publish(model)[1]
+    assert "no method `adopt`" in publish(model)[1]
 
 
 def test_without_a_connected_project_it_is_said_how_to_connect_one(model: Path) -> None:

@@ -1,0 +1,206 @@
+"""The contract between `my_backend` and a model class, as a class with a default for everything but `predict`."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+from label_studio_format.annotations import label_of
+from label_studio_format.image_value import image_url
+from label_studio_format.labeling_config import ImageChoices, parse_label_config
+from my_backend.errors import BadRequest, MediaError
+from my_backend.label_studio.media import Media, MediaFile, MediaRequest
+
+Json = dict[str, Any]
+Failed = Callable[[int, str, str], None]  # a task's position, why it has no prediction, and the reason code
+
+
+class ModelAPI:
+    """The base of a model class. Write `predict`, and `fit` if the model learns from annotations.
+
+    This class predicts the choice whose images have the most similar mean color:
+
+        class MeanColor(ModelAPI):
+            def fit(self, tasks, workdir, **kwargs):
+                colors = defaultdict(list)
+                for image, choices in self.labeled_images(tasks):
+                    colors[choices[0]].append(mean_color(image))
+                return {"colors": {choice: np.mean(some, axis=0).tolist() for choice, some in colors.items()}}
+
+            def predict(self, tasks, **kwargs):
+                return [self.nearest(image) if image else [] for image in self.images(tasks, **kwargs)]
+
+    `examples/mean_color.py` has all of it. Set `MODEL_CLASS=module:Class`; the module is imported from the Python path
+    or the working directory.
+
+    - What `fit` returns must be JSON. It is kept as a *version* of the project, and each instance gets that of the live
+      version as `train_output`. Files in `workdir` that it names are moved into the version.
+    - An instance serves one version of one project, from several threads at the same time. After a training, a new
+      instance takes over; requests in progress finish with the old one.
+    - Accept `**kwargs` everywhere, so that arguments you don't need are ignored.
+    - Raise `my_backend.errors.TrainingError` in `fit` to tell people why they can't train. Any other exception fails
+      the job or the request, too, and its message is shown.
+
+    A class that isn't derived from this one can be served, too: it gets the defaults of the methods that it lacks.
+    """
+
+    predicts_untrained = False
+    """Whether `predict` is useful before the first training, as for a pretrained model.
+
+    Then each project gets a version without training as soon as its choices are known.
+    """
+
+    def __init__(
+        self,
+        label_config: str | None = None,
+        train_output: Json | None = None,
+        *,
+        media: Media | None = None,
+        choices_name: str = "",
+        **kwargs: Any,
+    ) -> None:
+        """`train_output` is the version's, None before the first training; `media` fetches images.
+
+        `label_config` is the project's labeling config (XML), and `choices_name` the setting `CHOICES`.
+        """
+        self.label_config, self.train_output = label_config or "", train_output or {}
+        self.media, self._choices_name = media, choices_name
+
+    # --- what a class provides ------------------------------------------------
+
+    def predict(self, tasks: Sequence[Json], **kwargs: Any) -> list[Json | list[Any]]:
+        """For each task, in order, a prediction such as `self.prediction(…)` makes, or `[]` if there is none.
+
+        Arguments: `label_config`, the project's current one; `deadline`, when the answer is due, in seconds of the
+        monotonic clock; `failed(position, why, reason)`, to be called for each image that can't be read, with a
+        sentence and one of `my_backend.metrics.counters.REASONS`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no method `predict`")
+
+    def fit(self, tasks: Sequence[Json], workdir: str, **kwargs: Any) -> Json | None:
+        """Learns from annotated tasks; returns the new version's `train_output`, None if there is nothing to publish.
+
+        Arguments:
+        - `kind`: `head` for a quick training, `full` for a complete one
+        - `attempt`: 1, or more if the process died before it completed another epoch; `workdir` is as it was left
+        - `progress(record)`: call it regularly with the job's state, such as `phase`, `epoch`, `epochs`, `loss`,
+          `accuracy`, `seconds_left` and `done` (0 to 1). It raises an exception to stop the job; don't catch it
+        - `publish(train_output)`: publishes a version before `fit` returns
+
+        A task with the key `corrected` is an image that someone corrected over HTTP, and has the URL `kept:<digest>`.
+
+        Some keys of the returned dict have a meaning:
+        - `held_back`: the reason why the version must not go live automatically; "" if it may
+        - `figures`, `labels`, `warning`, `summary`: shown on the page
+        - `mistakes`: path of a JSON file as `model.py` writes it; the page shows likely labeling mistakes from it
+        """
+        raise BadRequest(f"{type(self).__name__} can't be trained: it has no method `fit`")
+
+    def prepare(self, tasks: Sequence[Json]) -> None:
+        """Is called with imported tasks, in the background, so that their predictions can be fast later."""
+
+    def classify(self, tasks: Sequence[Json], **kwargs: Any) -> list[Json]:
+        """For each task, in order, `prediction`, `confidence` and `scores` by choice, or `error`, a sentence.
+
+        It answers for single images; the arguments are those of `predict`, without `failed`.
+        """
+        return [_classified(result) for result in self.predict(tasks, **kwargs)]
+
+    @classmethod
+    def warm_up(cls) -> str:
+        """Is called once after the import, in the background; returns a warning for people, or ""."""
+        return ""
+
+    @classmethod
+    def describe(cls) -> Json:
+        """What computes predictions, known after `warm_up`: `network`, `weights`, `device`, `cuda` (a version)."""
+        return {}
+
+    @classmethod
+    def adopt(cls, folder: Path, workdir: Path) -> Json:
+        """The `train_output` for a model that was trained elsewhere, after copying its files into `workdir`.
+
+        `python -m my_backend publish` calls it.
+        """
+        raise BadRequest(f"{cls.__name__} can't import models: it has no method `adopt`")
+
+    @staticmethod
+    def thumbnail(path: Path) -> bytes:
+        """A small JPEG of an image file, for the page; raises ValueError if the image can't be read."""
+        raise ValueError("the model class makes no thumbnails")
+
+    @classmethod
+    def cache_lookups(cls) -> dict[str, int]:
+        """How many embeddings this process has found in the model's cache (`hit`), and how many not (`miss`)."""
+        return {}
+
+    # --- what a class can use -------------------------------------------------
+
+    @cached_property
+    def tag(self) -> ImageChoices:
+        """The Choices tag that is predicted, with its Image tag; raises BadRequest if the labeling config has none."""
+        config = parse_label_config(self.label_config, self._choices_name)
+        if config.image_choices is None:
+            raise BadRequest(config.problem)
+        return config.image_choices
+
+    def images(
+        self,
+        tasks: Sequence[Json],
+        *,
+        deadline: float = float("inf"),
+        failed: Failed = lambda position, why, reason: None,
+        **kwargs: Any,
+    ) -> list[Path | None]:
+        """For each task, in order, its image as a local file, or None after a call of `failed`.
+
+        The arguments are those of `predict`.
+        """
+        found: list[Path | None] = []
+        for position, file in enumerate(self._fetch(tasks, deadline)):
+            if isinstance(file, MediaError):
+                failed(position, str(file), file.reason)
+            found.append(file.path if isinstance(file, MediaFile) else None)
+        return found
+
+    def labeled_images(self, tasks: Sequence[Json]) -> Iterator[tuple[Path, list[str]]]:
+        """The image and the choices of each task that has both, as a local file and as names in the labeling config.
+
+        If the annotators disagree, the majority decides; see `label_studio_format.annotations.label_of`.
+        """
+        labels = [label_of(task, self.tag) for task in tasks]
+        used = [position for position, label in enumerate(labels) if label.outcome == "used"]
+        for position, image in zip(used, self.images([tasks[position] for position in used]), strict=True):
+            if image is not None:
+                yield image, sorted(labels[position].choices)
+
+    def prediction(self, *choices: str, score: float) -> Json:
+        """A prediction in Label Studio's format; `score` is the probability that it is right, from 0 to 1."""
+        return self.tag.prediction(choices, score)
+
+    def _fetch(self, tasks: Sequence[Json], deadline: float) -> list[MediaFile | MediaError]:
+        assert self.media is not None, "images can only be fetched by an instance that my_backend has made"
+        urls = [image_url(task.get("data") or {}, self.tag.field) for task in tasks]
+        wanted = [MediaRequest(url, task.get("id")) for task, url in zip(tasks, urls, strict=True) if url]
+        found = iter(self.media.fetch_all(wanted, deadline))
+        return [next(found) if url else MediaError("the task has no image URL", "no_url") for url in urls]
+
+
+@lru_cache(maxsize=8)
+def with_defaults(model_class: type) -> type[ModelAPI]:
+    """The class, with the defaults of `ModelAPI` for the methods that it lacks."""
+    if issubclass(model_class, ModelAPI):
+        return model_class
+    named = {"__module__": model_class.__module__, "__doc__": model_class.__doc__}
+    return type(model_class.__name__, (model_class, ModelAPI), named)
+
+
+def _classified(result: Any) -> Json:
+    """What `classify` returns, from a prediction in Label Studio's format."""
+    for region in result["result"] if result else ():
+        if choices := region.get("value", {}).get("choices"):
+            names = ["/".join(choice) if isinstance(choice, list) else choice for choice in choices]
+            score = result.get("score")
+            prediction = names[0] if len(names) == 1 else names
+            return {"prediction": prediction, "confidence": score, "scores": dict.fromkeys(names, score)}
+    return {"error": "the model has no prediction for this image; see the backend's log"}

@@ -1,0 +1,162 @@
+"""The contract of a model class: the defaults, what a class can use, and a class that needs no training."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from my_backend.errors import BadRequest, MediaError
+from my_backend.label_studio.media import MediaFile
+from my_backend.projects.versions import Versions
+from my_backend.serving.model_api import ModelAPI, with_defaults
+from tests.my_backend.conftest import PROJECT, Serve, in_time
+from tests.my_backend.fake_model import LABEL_CONFIG, OTHER_CONFIG
+from tests.my_backend.fake_server import FakeServer, Reply
+from tests.my_backend.waiting import eventually
+
+REGION = {"from_name": "animal", "to_name": "image", "type": "choices"}
+
+
+class AlwaysCat(ModelAPI):
+    """Stands for a pretrained model."""
+
+    predicts_untrained = True
+
+    def predict(self, tasks: Any, **kwargs: Any) -> Any:
+        return [self.prediction("Cat", score=0.9) for _ in tasks]
+
+
+class OfTheSdk:
+    """Knows nothing of `ModelAPI`."""
+
+    def __init__(self, label_config: Any = None, train_output: Any = None, **kwargs: Any) -> None:
+        self.train_output = train_output
+
+    def predict(self, tasks: Any, **kwargs: Any) -> Any:
+        value = {"choices": [["Animal", "Dog"]]}
+        return [{"result": [{**REGION, "value": value}], "score": 0.5} if task["id"] else [] for task in tasks]
+
+
+def media_of(**files: Path | MediaError) -> Any:
+    """Media that has these files at the URLs `/name`."""
+
+    def found(name: str) -> MediaFile | MediaError:
+        file = files[name.strip("/")]
+        return file if isinstance(file, MediaError) else MediaFile(file, "0" * 64)
+
+    return SimpleNamespace(fetch_all=lambda wanted, deadline: [found(request.url) for request in wanted])
+
+
+def annotated(number: int, *choices: str) -> dict[str, Any]:
+    annotation = {"id": number, "completed_by": 1, "result": [{**REGION, "value": {"choices": list(choices)}}]}
+    return {"id": number, "data": {"image": f"/{number}"}, "annotations": [annotation]}
+
+
+def test_class_that_lacks_methods_gets_the_defaults() -> None:
+    model_class = with_defaults(OfTheSdk)
+    model = model_class(label_config=LABEL_CONFIG)
+
+    assert isinstance(model, OfTheSdk)
+    assert model_class.__name__ == "OfTheSdk"
+    assert (model_class.warm_up(), model_class.describe(), model_class.cache_lookups()) == ("", {}, {})
+    assert model.prepare([{"id": 1}]) is None  # type: ignore[func-returns-value]
+    known, unknown = model.classify([{"id": 1}, {"id": 0}], label_config=LABEL_CONFIG, deadline=1.0)
+    assert known == {"prediction": "Animal/Dog", "confidence": 0.5, "scores": {"Animal/Dog": 0.5}}
+    assert "no prediction" in unknown["error"]
+    with pytest.raises(BadRequest, match="OfTheSdk can't be trained"):
+        model.fit([], "")
+    with pytest.raises(NotImplementedError, match="ModelAPI has no method `predict`"):
+        ModelAPI().predict([])
+
+
+def test_own_methods_win_over_the_defaults() -> None:
+    class Own(OfTheSdk):
+        @classmethod
+        def warm_up(cls) -> str:
+            return "slow"
+
+    assert with_defaults(Own).warm_up() == "slow"
+    assert with_defaults(AlwaysCat) is AlwaysCat
+
+
+def test_images_and_labels_of_tasks(tmp_path: Path) -> None:
+    gone = MediaError("it is gone", "not_found")
+    model = ModelAPI(LABEL_CONFIG, media=media_of(**{"1": tmp_path / "a", "2": gone, "3": tmp_path / "c"}))
+    failures: list[tuple[int, str, str]] = []
+    tasks = [annotated(1, "Cat"), annotated(2, "Dog"), annotated(3, "Dog"), {**annotated(4, "Dog"), "data": {}}]
+
+    images = model.images(tasks, deadline=in_time(), failed=lambda *why: failures.append(why), label_config="")
+
+    assert images == [tmp_path / "a", None, tmp_path / "c", None]
+    assert [(position, reason) for position, _, reason in failures] == [(1, "not_found"), (3, "no_url")]
+    unlabeled = {"id": 1, "data": {"image": "/1"}}
+    assert list(model.labeled_images([*tasks, unlabeled])) == [(tmp_path / "a", ["Cat"]), (tmp_path / "c", ["Dog"])]
+
+
+def test_config_without_choices_for_an_image_is_named() -> None:
+    with pytest.raises(BadRequest):
+        _ = ModelAPI("<View/>").tag
+
+
+@pytest.mark.parametrize("model_class", ["AlwaysCat", "OfTheSdk"])
+def test_only_a_class_that_says_so_predicts_before_the_first_training(serve: Serve, model_class: str) -> None:
+    with serve(model_class=f"{__name__}:{model_class}") as client:
+        client.setup()
+        versions = Versions(client.backend.projects.folder(PROJECT))
+        if model_class == "OfTheSdk":
+            assert client.predict()["results"] == [[]]
+            assert versions.names() == []
+            return
+
+        result = client.predict()["results"][0]
+
+        assert result["result"][0]["value"] == {"choices": ["Cat"]}
+        assert result["model_version"] == client.setup() == versions.live_name()
+        assert result["model_version"].startswith("v1-")
+        assert client.http.get("/ready").status_code == 200
+        client.setup(config=OTHER_CONFIG)  # Label Studio must ask again
+        assert eventually(lambda: versions.live_name().startswith("v2-"))
+
+
+def test_servers_that_start_at_the_same_time_make_one_first_version(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: Versions(tmp_path).publish_first(cause="a test", choices=["Cat"]), range(8)))
+
+    assert (
+        [version.name for version in made if version] == Versions(tmp_path).names() == [Versions(tmp_path).live_name()]
+    )
+
+
+def test_example_of_the_documentation_learns_and_predicts(serve: Serve, tmp_path: Path) -> None:
+    pictures = {}
+    for name, color in {"red": (200, 20, 10), "blue": (10, 20, 200)}.items():
+        Image.new("RGB", (16, 16), color).save(tmp_path / f"{name}.png")
+        pictures[f"/{name}.png"] = (tmp_path / f"{name}.png").read_bytes()
+
+    def answer(seen: Any) -> Reply:
+        picture = pictures.get(seen.path)
+        return Reply(200, picture, {"Content-Type": "image/png"}) if picture else Reply(404)
+
+    with (
+        FakeServer(answer) as site,
+        serve(model_class="examples.mean_color:MeanColor", image_hosts="127.0.0.1") as client,
+    ):
+        client.setup()
+        tasks = [annotated(1, "Cat"), annotated(2, "Dog")]
+        for task, name in zip(tasks, ("red", "blue"), strict=True):
+            task["data"]["image"] = f"{site.url}/{name}.png"
+        job = client.ended(client.post("/train", {"project": PROJECT, "annotations": tasks}, 201)["job"])
+        assert job.status == "finished", job
+        assert eventually(lambda: client.backend.serving.live(PROJECT, in_time()).name == job.result["versions"][-1])
+
+        results = client.predict(*(task["data"] for task in tasks), {"image": f"{site.url}/nothing.png"})["results"]
+
+    assert [result["result"][0]["value"]["choices"] if result else None for result in results] == [
+        ["Cat"],
+        ["Dog"],
+        None,
+    ]
+    assert 0.9 < results[0]["score"] <= 1
