@@ -11,7 +11,7 @@ DEV_READY := $(VENV)/ready-dev-$(DEV_LOCK)
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --override overrides.txt
 
-.PHONY: help setup setup-dev start production test test-slow check format demo bench bench-learning lock audit
+.PHONY: help setup setup-dev start production test test-slow fuzz soak check format demo bench bench-learning lock audit
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -39,11 +39,17 @@ start: setup ## run the development server on http://127.0.0.1:9090 (set HOST, P
 	@exec $(BIN)/python -m my_backend serve
 
 # Two test files at a time: tests mostly wait, but more of them would overload a small machine.
-test: setup-dev ## run all tests except the slow ones
-	@exec $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder --durations 20
+test: setup-dev ## run all tests except slow ones, fuzzing and soak
+	@exec $(BIN)/python -m pytest -m "not slow and not fuzz and not soak" -n 2 --dist loadfile --no-loadscope-reorder --durations 20
 
-test-slow: setup-dev ## run the slow tests: kills, fuzzing, soak
-	@exec $(BIN)/python -m pytest -m slow
+test-slow: setup-dev ## run the slow tests: kills, restarts, all networks
+	@exec $(BIN)/python -m pytest -m slow --durations 20
+
+fuzz: setup-dev ## send tens of thousands of random requests and corrupted images
+	@exec $(BIN)/python -m pytest -m fuzz
+
+soak: setup-dev ## run the production mode under load and kills for two minutes
+	@exec $(BIN)/python -m pytest -m soak
 
 check: setup-dev ## check lint, format and types
 	$(BIN)/ruff check .

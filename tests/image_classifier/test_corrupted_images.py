@@ -15,7 +15,7 @@ LARGEST_KB = 2 * 4 * MAX_PIXELS // 1024
 
 
 @pytest.mark.parametrize(
-    ("count", "seed"), [(1000, 0), *(pytest.param(10_000, seed, marks=pytest.mark.slow) for seed in (1, 2))]
+    ("count", "seed"), [(1000, 0), *(pytest.param(10_000, seed, marks=pytest.mark.fuzz) for seed in (1, 2))]
 )
 def test_corrupted_images_are_read_or_refused(count: int, seed: int) -> None:
     command = [sys.executable, "-X", "faulthandler", "-m", "tests.image_classifier.corrupted_images"]

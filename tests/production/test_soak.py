@@ -101,7 +101,7 @@ def test_late_probe_names_what_was_sent_meanwhile() -> None:
     assert told.endswith("; long, meanwhile")
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(1200)
 def test_two_minutes_under_load_and_kills_fail_nothing(tmp_path: Path) -> None:
     report, picture = tmp_path / "soak.json", tmp_path / "soak.svg"

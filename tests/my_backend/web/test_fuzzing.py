@@ -149,7 +149,7 @@ def server(tmp_path: Path, script: Script) -> Any:
         yield Server(process, f"http://127.0.0.1:{port}")
 
 
-@pytest.mark.slow
+@pytest.mark.fuzz
 @pytest.mark.timeout(1200)
 def test_ten_thousand_requests_leave_the_server_alive_and_its_memory_flat(server: Server, tmp_path: Path) -> None:
     server.post("/setup", json.dumps(BODIES["/setup"]).encode()).raise_for_status()

@@ -67,7 +67,8 @@ def test_schemathesis_finds_nothing(serve: Serve, tmp_path: Path) -> None:
         assert client.predict(project=PROJECT)["results"] != [[]]
 
 
-@pytest.mark.slow
+@pytest.mark.fuzz
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("protected", [False, True])
 def test_schemathesis_finds_nothing_in_thousands_of_requests(serve: Serve, tmp_path: Path, protected: bool) -> None:
     given = {"basic_auth_user": USER, "basic_auth_pass": PASSWORD} if protected else {}
