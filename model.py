@@ -35,6 +35,7 @@ from image_classifier.nets.folder import load_model
 from image_classifier.progress import Stages
 from image_classifier.settings import ClassifierSettings, Score, TrainMode
 from image_classifier.training.correction import correct
+from image_classifier.training.hyperparameters import Hyperparameters
 from image_classifier.training.pipeline import (
     Embedded,
     TooFewLabels,
@@ -46,7 +47,6 @@ from image_classifier.training.pipeline import (
     order_classes,
     pays_for_all_layers,
 )
-from image_classifier.training.sgd import Hyperparameters
 from label_studio_format.annotations import annotations_of, label_of
 from label_studio_format.image_value import image_url
 from label_studio_format.labeling_config import ImageChoices, Json, parse_label_config

@@ -28,8 +28,8 @@ from image_classifier.data.dataset import Sample
 from image_classifier.data.image_file import ImageFile
 from image_classifier.embedding.cache import EmbeddingCache
 from image_classifier.nets.classifier import load_backbone
+from image_classifier.training.hyperparameters import Hyperparameters
 from image_classifier.training.pipeline import Embedded, learn_head
-from image_classifier.training.sgd import Hyperparameters
 from my_backend.jobs.job import JobStore, new_job
 from my_backend.jobs.rq_queue import WORK, connect, rq_queue
 from my_backend.projects.registry import Projects

@@ -1,5 +1,6 @@
 """The overall progress of a training, from the approximate share of time that each phase takes."""
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -51,3 +52,20 @@ def _share(record: Record) -> float:
     if "epoch" in record:
         return float(record["epoch"] / record["epochs"])
     return 0.0
+
+
+class Clock:
+    """Estimates how long training will take."""
+
+    def __init__(self, epochs: int, done: int = 0) -> None:
+        self._epochs, self._done = epochs, done
+        self._start = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._start
+
+    def after(self, epoch: int) -> dict[str, Any]:
+        left = self._epochs - epoch - 1
+        each = self.seconds / max(1, epoch + 1 - self._done)
+        return {"epoch": epoch + 1, "epochs": self._epochs, "seconds_left": round(each * left, 1)}

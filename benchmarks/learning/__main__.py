@@ -29,8 +29,8 @@ from image_classifier.embedding.cache import EmbeddingCache
 from image_classifier.embedding.lane import ImageFile, InferenceLane
 from image_classifier.evaluation import evaluate
 from image_classifier.nets.classifier import Backbone, load_backbone
+from image_classifier.training.hyperparameters import Hyperparameters
 from image_classifier.training.pipeline import Embedded, TooFewLabels, check_enough, learn_head
-from image_classifier.training.sgd import Hyperparameters
 
 SIZES = (10, 30, 100, 300, 1000)
 TUNED = ("themes", "stamps")  # the settings were chosen on other splits of these tasks

@@ -21,7 +21,8 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import StepLR
 
 from image_classifier.data.dataset import FOLDS
-from image_classifier.training.sgd import Hyperparameters, train_head
+from image_classifier.training.head import train_head
+from image_classifier.training.hyperparameters import Hyperparameters
 
 Answer = Callable[[Tensor], Tensor]
 Learner = Callable[[Tensor, Tensor, int], Answer]

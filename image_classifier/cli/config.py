@@ -11,7 +11,7 @@ from image_classifier.data.folders import shown
 from image_classifier.data.text_files import read_text
 from image_classifier.errors import UsersError
 from image_classifier.settings import ClassifierSettings, PositiveFloat, PositiveInt, TrainMode
-from image_classifier.training.sgd import Hyperparameters
+from image_classifier.training.hyperparameters import Hyperparameters
 
 
 def _rate(value: Any) -> Any:

@@ -19,6 +19,8 @@ from image_classifier.errors import UsersError
 from image_classifier.nets.classifier import Backbone, Classifier
 from image_classifier.nets.folder import FULL, HEAD, save_model
 from image_classifier.progress import Progress
+from image_classifier.training.head import train_head
+from image_classifier.training.hyperparameters import Hyperparameters
 from image_classifier.training.lr_finder import range_of_all_layers, range_of_head
 from image_classifier.training.pipeline import (
     Embedded,
@@ -29,7 +31,6 @@ from image_classifier.training.pipeline import (
     pays_for_all_layers,
     tune,
 )
-from image_classifier.training.sgd import Hyperparameters, train_head
 
 STATE_FILE = "training.json"
 RATE_CHART = "learning-rate.svg"

@@ -10,7 +10,8 @@ from torch import Tensor
 from image_classifier.data.dataset import Sample, classes_of, held_out, targets_of
 from image_classifier.evaluation.metrics import hits
 from image_classifier.nets.classifier import Classifier, Head
-from image_classifier.training.sgd import Hyperparameters, train_head
+from image_classifier.training.head import train_head
+from image_classifier.training.hyperparameters import Hyperparameters
 
 HEAVIER = 4
 MAX_WEIGHT = HEAVIER**4  # if an image isn't learned with this weight, it can't be learned

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from image_classifier.nets.classifier import Backbone
 from image_classifier.nets.optimize import accelerate, half_precisions
-from image_classifier.training.sgd import Hyperparameters, train_head
+from image_classifier.training.head import train_head
+from image_classifier.training.hyperparameters import Hyperparameters
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from image_classifier.data.dataset import ImageClassifierDataset, Sample, target
 from image_classifier.evaluation.metrics import loss_of
 from image_classifier.nets.classifier import RANDOM, Backbone, Head, choose_device
 from image_classifier.progress import Progress
-from image_classifier.training.sgd import HEAD_RATE, Hyperparameters
+from image_classifier.training.hyperparameters import HEAD_RATE, Hyperparameters
 
 LOWEST, HIGHEST = 1e-6, 1.0  # learning rates of the backbone
 STEPS = 80

@@ -24,7 +24,9 @@ from image_classifier.evaluation.metrics import (
 )
 from image_classifier.nets.classifier import FINE_TUNED, RANDOM, Backbone, Classifier, Mistake
 from image_classifier.progress import Progress
-from image_classifier.training.sgd import Hyperparameters, fine_tune, train_heads
+from image_classifier.training.finetune import fine_tune
+from image_classifier.training.head import train_heads
+from image_classifier.training.hyperparameters import Hyperparameters
 
 log = logging.getLogger(__name__)
 

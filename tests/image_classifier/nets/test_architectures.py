@@ -19,8 +19,8 @@ from image_classifier.nets.classifier import (
 )
 from image_classifier.nets.optimize import accelerate
 from image_classifier.nets.weights import WeightsError
+from image_classifier.training.hyperparameters import Hyperparameters
 from image_classifier.training.pipeline import embed, learn_all_layers, learn_head
-from image_classifier.training.sgd import Hyperparameters
 
 ONE_EPOCH = Hyperparameters(epochs=1, batch_size=8)
 QUICK = ["resnet34", "resnet50", "mobilenet_v3_small", "efficientnet_b0", "convnext_tiny", "regnet_y_400mf"]

@@ -10,8 +10,8 @@ from image_classifier.data.dataset import Label, Sample
 from image_classifier.data.image_file import ImageFile
 from image_classifier.nets.classifier import load_backbone
 from image_classifier.training.correction import correct
+from image_classifier.training.hyperparameters import Hyperparameters
 from image_classifier.training.pipeline import Embedded, learn_head, order_classes
-from image_classifier.training.sgd import Hyperparameters
 
 
 def sample(number: int, label: Label) -> Sample:

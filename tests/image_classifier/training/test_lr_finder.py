@@ -10,8 +10,9 @@ from image_classifier.data.dataset import Sample
 from image_classifier.data.image_file import ImageFile
 from image_classifier.nets.classifier import Backbone, Head
 from image_classifier.training import lr_finder
+from image_classifier.training.head import train_head
+from image_classifier.training.hyperparameters import Hyperparameters
 from image_classifier.training.lr_finder import HIGHEST, LOWEST, STEPS, choose_rate, range_of_all_layers, range_of_head
-from image_classifier.training.sgd import Hyperparameters, train_head
 
 TOLD = Hyperparameters(epochs=4, batch_size=8)
 

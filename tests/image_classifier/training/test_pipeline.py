@@ -13,6 +13,7 @@ from image_classifier.data.image_file import ImageFile
 from image_classifier.embedding.cache import EmbeddingCache
 from image_classifier.embedding.lane import InferenceLane
 from image_classifier.nets.classifier import FINE_TUNED, Backbone, Classifier, Head, load_backbone
+from image_classifier.training.hyperparameters import Hyperparameters
 from image_classifier.training.pipeline import (
     Comparison,
     Embedded,
@@ -25,7 +26,6 @@ from image_classifier.training.pipeline import (
     order_classes,
     pays_for_all_layers,
 )
-from image_classifier.training.sgd import Hyperparameters
 
 QUICK = Hyperparameters(epochs=8)
 

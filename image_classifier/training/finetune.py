@@ -1,0 +1,188 @@
+"""Trains all layers on images: SGD with StepLR, resumable after each epoch."""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD
+from torch.optim.lr_scheduler import StepLR
+from torch.utils.data import DataLoader
+
+from image_classifier.data.dataset import ImageClassifierDataset, Sample
+from image_classifier.data.preprocessing import Preprocessing, Source
+from image_classifier.evaluation.metrics import THRESHOLD, hits, loss_of
+from image_classifier.nets.architectures import Bare, UnknownNetwork, check_size
+from image_classifier.nets.classifier import FINE_TUNED, RANDOM, Backbone, Head, choose_device, make_backbone
+from image_classifier.nets.optimize import mixed_precision
+from image_classifier.progress import Clock, Progress
+from image_classifier.training.augmentation import Augmentation
+from image_classifier.training.checkpoint import TrainingState
+from image_classifier.training.hyperparameters import HEAD_RATE, Hyperparameters
+
+PATIENCE = 8  # epochs without improvement: by then StepLR has lowered the learning rate once
+SMALL_IMAGE = 160  # pixels; for larger images, all layers are trained on a smaller square
+TRAINING_SHARE = 0.79  # size of that square, relative to the square used for predictions
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """The backbone of the best epoch, and that epoch's accuracy on the held-out images (0 to 1)."""
+
+    backbone: Backbone
+    accuracy: float
+    epoch: int
+
+
+def fine_tune(
+    backbone: Backbone,
+    head: Head,
+    training: Sequence[Sample],
+    held_out: Sequence[Sample],
+    classes: Sequence[str],
+    hyperparameters: Hyperparameters,
+    checkpoint: Path,
+    progress: Progress,
+    *,
+    seconds: float = float("inf"),
+) -> FineTuned:
+    """Trains all layers from a backbone and its trained head; keeps the epoch that is best on the held-out images.
+
+    Ends early if the epochs stop improving, or after `seconds`.
+
+    After each epoch the whole state is saved to `checkpoint`, a safetensors file; if it already exists, training
+    resumes from it and ends with the same weights as without the interruption. `progress` gets a record for each epoch
+    and may raise to stop.
+    """
+    device = choose_device()
+    module = copy.deepcopy(backbone.module)
+    layer = _new_layer(head.weight.shape[1], len(classes), torch.Generator().manual_seed(hyperparameters.seed))
+    # Batch normalization of random layers has no statistics yet: in training, embeddings differ a lot from those that
+    # the head has seen.
+    if backbone.origin != RANDOM:
+        with torch.no_grad():
+            layer.weight.copy_(head.weight)
+            layer.bias.copy_(head.bias)
+    module.set_submodule(backbone.last_layer, layer)
+    module.requires_grad_(True).to(device).to(memory_format=torch.channels_last)
+    last = {id(parameter) for parameter in layer.parameters()}
+    body = [parameter for parameter in module.parameters() if id(parameter) not in last]
+    rate = hyperparameters.learning_rate
+    optimizer = SGD(
+        [{"params": body, "lr": rate}, {"params": list(layer.parameters()), "lr": HEAD_RATE * rate}],
+        momentum=hyperparameters.momentum,
+    )
+    scheduler = StepLR(optimizer, hyperparameters.lr_step_size, hyperparameters.lr_gamma)
+    state = TrainingState(module, optimizer, scheduler, classes)
+    done = state.resume(checkpoint)
+    plain = _dataset(held_out, classes, backbone.preprocessing)
+    size = _training_size(backbone)
+    clock = Clock(hyperparameters.epochs, done)
+    for epoch in range(done, hyperparameters.epochs):
+        if epoch - 1 - max(state.best_epoch, hyperparameters.freeze_epochs - 1) >= PATIENCE:
+            # Checked here, since an interruption may come just before.
+            break
+        frozen = epoch < hyperparameters.freeze_epochs
+        for parameter in body:
+            parameter.requires_grad_(not frozen)
+        # Frozen layers keep their batch statistics too.
+        module.train(not frozen)
+        # Each epoch's shuffling and augmentation depend only on the seed and its number.
+        augmentation = Augmentation(size, f"{hyperparameters.seed} {epoch}")
+        augmented = _dataset(training, classes, augmentation)
+        with torch.random.fork_rng():
+            torch.manual_seed(hyperparameters.seed * 1_000_003 + epoch)
+            loss = _train_one_epoch(module, optimizer, augmented, backbone.preprocessing, hyperparameters.batch_size)
+        scheduler.step()
+        accuracy = _accuracy(module, plain, backbone.preprocessing, hyperparameters.batch_size)
+        state.finish_epoch(epoch, accuracy)
+        state.save(checkpoint)
+        progress({"phase": "training all layers", "loss": loss, "accuracy": accuracy, **clock.after(epoch)})
+        if clock.seconds > seconds:
+            break
+    module.load_state_dict(state.best)
+    module.set_submodule(backbone.last_layer, nn.Identity())
+    bare = Bare(module.cpu().to(memory_format=torch.contiguous_format), backbone.last_layer)
+    tuned = make_backbone(bare, backbone.network, backbone.preprocessing, FINE_TUNED, warning=backbone.warning)
+    return FineTuned(tuned, state.best_accuracy, state.best_epoch + 1)
+
+
+def _new_layer(size: int, classes: int, generator: torch.Generator) -> nn.Linear:
+    """A linear layer, initialized as in torch but from the given generator."""
+    layer: nn.Linear = nn.utils.skip_init(nn.Linear, size, classes)  # type: ignore[no-untyped-call]
+    bound = size**-0.5
+    with torch.no_grad():
+        layer.weight.uniform_(-bound, bound, generator=generator)
+        layer.bias.uniform_(-bound, bound, generator=generator)
+    return layer
+
+
+def _training_size(backbone: Backbone) -> int:
+    """The side of the square that all layers are trained on, in pixels.
+
+    A random crop shows objects larger than in the whole image. If crops are a fifth smaller, objects have the same size
+    in training as later, and training takes two thirds of the time (Touvron et al., 2019, used for torchvision's own
+    weights: 176 for 224). Small images, and networks that take only one size, keep their size.
+    """
+    full = backbone.preprocessing.crop_size
+    if full < SMALL_IMAGE:
+        return full
+    smaller = round(full * TRAINING_SHARE / 16) * 16
+    try:
+        check_size(Bare(backbone.module, backbone.last_layer), backbone.network, smaller)
+    except UnknownNetwork:
+        return full
+    return smaller
+
+
+def _dataset(
+    samples: Sequence[Sample], classes: Sequence[str], transform: Callable[[Source], Tensor]
+) -> ImageClassifierDataset:
+    return ImageClassifierDataset(
+        [sample.image.path for sample in samples], [sample.label for sample in samples], classes, transform
+    )
+
+
+def _train_one_epoch(
+    module: nn.Module,
+    optimizer: SGD,
+    dataset: ImageClassifierDataset,
+    preprocessing: Preprocessing,
+    batch_size: int,
+) -> float:
+    """Trains for an epoch in the module's current mode; returns the mean loss."""
+    device = next(module.parameters()).device
+    total, images = 0.0, 0
+    # Batch normalization can't be trained on a batch of one.
+    loader = DataLoader(dataset, batch_size, shuffle=True, drop_last=len(dataset) % batch_size == 1)
+    for pixels, targets in loader:
+        with mixed_precision(device):
+            logits = module(_inputs(pixels, preprocessing, device))
+        loss = loss_of(logits.float(), targets.to(device))
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
+        total += float(loss.detach()) * len(targets)
+        images += len(targets)
+    return total / images
+
+
+@torch.inference_mode()
+def _accuracy(
+    module: nn.Module, dataset: ImageClassifierDataset, preprocessing: Preprocessing, batch_size: int
+) -> float:
+    module.eval()
+    device = next(module.parameters()).device
+    right = 0
+    for pixels, targets in DataLoader(dataset, batch_size):
+        with mixed_precision(device):
+            logits = module(_inputs(pixels, preprocessing, device)).float().cpu()
+        thresholds = (THRESHOLD,) * logits.shape[1] if targets.is_floating_point() else ()
+        right += int(hits(logits, targets, thresholds).sum())
+    return right / len(dataset)
+
+
+def _inputs(pixels: Tensor, preprocessing: Preprocessing, device: torch.device) -> Tensor:
+    return preprocessing.normalize(pixels.to(device)).contiguous(memory_format=torch.channels_last)

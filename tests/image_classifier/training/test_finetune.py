@@ -1,0 +1,284 @@
+"""All layers: what is learned, at which rate, and that an interruption changes nothing."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from image_classifier.data.dataset import Sample
+from image_classifier.data.image_file import ImageFile
+from image_classifier.data.preprocessing import ImageError, Preprocessing
+from image_classifier.nets.architectures import Bare
+from image_classifier.nets.classifier import FINE_TUNED, Backbone, Head, load_backbone, make_backbone
+from image_classifier.training import finetune
+from image_classifier.training.finetune import FineTuned, fine_tune
+from image_classifier.training.hyperparameters import Hyperparameters
+
+FAST = Hyperparameters(epochs=3, batch_size=4, learning_rate=0.01)
+
+
+def ignore(record: dict[str, Any]) -> None:
+    pass
+
+
+def tune(
+    backbone: Backbone,
+    images: list[Sample],
+    folder: Path,
+    told: Hyperparameters = FAST,
+    progress: Callable[[dict[str, Any]], None] = ignore,
+    *,
+    classes: str = "012",
+    held_out: list[Sample] | None = None,
+    seconds: float = float("inf"),
+) -> FineTuned:
+    head = Head(torch.zeros(len(classes), 512), torch.zeros(len(classes)))
+    judged = images if held_out is None else held_out
+    checkpoint = folder / "checkpoint.safetensors"
+    return fine_tune(backbone, head, images, judged, classes, told, checkpoint, progress, seconds=seconds)
+
+
+def weights(backbone: Backbone) -> dict[str, bytes]:
+    return {name: tensor.numpy().tobytes() for name, tensor in backbone.module.state_dict().items()}
+
+
+@pytest.fixture
+def colours(tmp_path: Path) -> list[Sample]:
+    """Noise that is a little redder, greener or bluer in turn: quickly learned, whatever part is seen."""
+    random = np.random.default_rng(0)
+    found = []
+    for number in range(24):
+        pixels = random.integers(0, 160, (64, 64, 3), np.uint8)
+        pixels[..., number % 3] += 95
+        path = tmp_path / f"colour-{number}.bmp"
+        Image.fromarray(pixels).save(path)
+        found.append(Sample(ImageFile.of(path), "012"[number % 3]))
+    return found
+
+
+def test_all_layers_learn(backbone: Backbone, colours: list[Sample], tmp_path: Path) -> None:
+    records: list[dict[str, Any]] = []
+    before = weights(backbone)
+    told = Hyperparameters(epochs=5, batch_size=4, learning_rate=0.0003)
+    tuned = tune(backbone, colours[:12], tmp_path, told, records.append, held_out=colours[12:])
+    assert [(r["phase"], r["epoch"], r["epochs"]) for r in records] == [
+        ("training all layers", epoch, 5) for epoch in range(1, 6)
+    ]
+    accuracies = [r["accuracy"] for r in records]
+    assert accuracies[0] < max(accuracies) > 0.7
+    assert (tuned.accuracy, tuned.epoch) == (max(accuracies), accuracies.index(max(accuracies)) + 1)
+    assert tuned.backbone.origin == FINE_TUNED
+    assert tuned.backbone.preprocessing == backbone.preprocessing
+    after = weights(tuned.backbone)
+    assert after.keys() == before.keys()
+    assert [name for name in after if after[name] == before[name]] == []  # every layer has moved
+    assert weights(backbone) == before  # and the network that answers meanwhile has not
+
+
+def test_the_best_epoch_is_kept_not_the_last(backbone: Backbone, samples: list[Sample], tmp_path: Path) -> None:
+    accuracies: list[float] = []
+    epochs: list[dict[str, Any]] = []
+
+    def look(record: dict[str, Any]) -> None:
+        accuracies.append(record["accuracy"])
+        epochs.append(whole_state(tmp_path))
+
+    # So high a rate that it does not only get better
+    told = Hyperparameters(epochs=4, batch_size=4, learning_rate=0.05)
+    tuned = tune(backbone, samples[:8], tmp_path, told, look, held_out=samples[8:17])
+    best = accuracies.index(max(accuracies))
+    assert best < len(epochs) - 1, "choose another rate: the last epoch is the best one here"
+    kept = weights(tuned.backbone)
+    assert kept == {name: epochs[best][f"module.{name}"] for name in kept}
+
+
+class Interrupted(Exception):
+    pass
+
+
+def test_training_ends_when_it_no_longer_gets_better(
+    backbone: Backbone, samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finetune, "PATIENCE", 2)
+    records: list[dict[str, Any]] = []
+    told = Hyperparameters(epochs=9, batch_size=4, learning_rate=1e-9)  # so small that nothing changes
+    tune(backbone, samples[:4], tmp_path, told, records.append)
+    assert [record["epoch"] for record in records] == [1, 2, 3]
+    tune(backbone, samples[:4], tmp_path, told, records.append)  # it ended, but its process died before it said so
+    assert len(records) == 3
+
+
+def test_training_ends_after_the_time_it_is_given(backbone: Backbone, samples: list[Sample], tmp_path: Path) -> None:
+    records: list[dict[str, Any]] = []
+    tuned = tune(backbone, samples[:4], tmp_path, FAST, records.append, seconds=0)
+    assert [record["epoch"] for record in records] == [1]
+    assert tuned.epoch == 1
+
+
+def test_training_that_was_interrupted_ends_with_the_same_weights(
+    backbone: Backbone, samples: list[Sample], tmp_path: Path
+) -> None:
+    told = replace(FAST, lr_step_size=2)
+    (tmp_path / "uninterrupted").mkdir()
+
+    def run(folder: Path, progress: Callable[[dict[str, Any]], None] = ignore) -> FineTuned:
+        return tune(backbone, samples[:9], folder, told, progress, held_out=samples[9:15])
+
+    uninterrupted = run(tmp_path / "uninterrupted")
+    epochs = []
+
+    def interrupt(record: dict[str, Any]) -> None:
+        epochs.append(record["epoch"])
+        raise Interrupted
+
+    for _ in range(3):
+        with pytest.raises(Interrupted):
+            run(tmp_path, interrupt)
+        torch.rand(17)  # another process has drawn other numbers
+    resumed = run(tmp_path, interrupt)
+    assert epochs == [1, 2, 3]
+    assert weights(resumed.backbone) == weights(uninterrupted.backbone)
+    assert resumed.backbone.fingerprint == uninterrupted.backbone.fingerprint
+    assert (resumed.accuracy, resumed.epoch) == (uninterrupted.accuracy, uninterrupted.epoch)
+    # The best epoch may lie before the interruption: the last one, its momentum and its rates are the same too.
+    assert whole_state(tmp_path) == whole_state(tmp_path / "uninterrupted")
+    assert [path.name for path in tmp_path.glob("*.*")] == ["checkpoint.safetensors"]
+
+
+def whole_state(folder: Path) -> dict[str, Any]:
+    with safe_open(folder / "checkpoint.safetensors", "pt") as file:
+        names = file.keys()
+        return {"": json.loads(file.metadata()["state"]), **{n: file.get_tensor(n).numpy().tobytes() for n in names}}
+
+
+def test_a_checkpoint_of_other_classes_is_not_taken_up(
+    backbone: Backbone, samples: list[Sample], tmp_path: Path
+) -> None:
+    told = replace(FAST, epochs=1)
+    records: list[dict[str, Any]] = []
+    tune(backbone, [s for s in samples[:6] if s.label != "2"], tmp_path, told, records.append, classes="01")
+    for classes in ("012", "210", "210"):
+        tune(backbone, samples[:6], tmp_path, told, records.append, classes=classes)
+    assert [record["epoch"] for record in records] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut short", "zeros", "no record", "a record without its epoch"])
+def test_damaged_checkpoint_is_not_taken_up(
+    backbone: Backbone, samples: list[Sample], tmp_path: Path, damage: str
+) -> None:
+    told = replace(FAST, epochs=1)
+    records: list[dict[str, Any]] = []
+    tune(backbone, samples[:6], tmp_path, told, records.append)
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    content = checkpoint.read_bytes()
+    if damage == "no record":
+        save_file({"module.a": torch.zeros(1)}, checkpoint)
+    elif damage == "a record without its epoch":
+        save_file({"module.a": torch.zeros(1)}, checkpoint, metadata={"state": '{"classes": ["0", "1", "2"]}'})
+    else:
+        checkpoint.write_bytes({"empty": b"", "cut short": content[:-9], "zeros": bytes(len(content))}[damage])
+
+    tune(backbone, samples[:6], tmp_path, told, records.append)
+
+    assert [record["epoch"] for record in records] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("images", "batch_size"),
+    [(5, 4), (3, 2), (4, 4), (3, 32), (2, 1)],
+    ids=["a last batch of one", "a last batch of one of two", "whole batches", "a part of a batch", "batches of one"],
+)
+def test_any_number_of_images_can_be_trained_on(
+    images: int, batch_size: int, backbone: Backbone, samples: list[Sample], tmp_path: Path
+) -> None:
+    told = Hyperparameters(epochs=1, batch_size=batch_size)
+    tuned = tune(backbone, samples[:images], tmp_path, told)
+    assert tuned.backbone.fingerprint != backbone.fingerprint
+    assert all(tensor.isfinite().all() for tensor in tuned.backbone.module.state_dict().values())
+
+
+def test_a_last_batch_of_one_is_left_out_where_batch_normalization_could_not_learn_from_it(
+    backbone: Backbone, samples: list[Sample], tmp_path: Path
+) -> None:
+    small = make_backbone(
+        Bare(backbone.module, "fc"), "resnet18", Preprocessing(32, 32), "random"
+    )  # one pixel is left at the end
+    records: list[dict[str, Any]] = []
+    tune(small, samples[:5], tmp_path, Hyperparameters(epochs=1, batch_size=4), records.append)
+    assert records[0]["loss"] > 0
+
+
+def test_several_classes_of_an_image_are_trained_on(backbone: Backbone, colours: list[Sample], tmp_path: Path) -> None:
+    records: list[dict[str, Any]] = []
+    several = [replace(s, label=frozenset(set("012") - {s.label})) for s in colours]
+    told = Hyperparameters(epochs=2, batch_size=4, learning_rate=0.0003)
+    tuned = tune(backbone, several[:12], tmp_path, told, records.append, held_out=several[12:])
+    assert records[-1]["loss"] < records[0]["loss"]
+    assert tuned.accuracy == max(record["accuracy"] for record in records)
+
+
+def test_a_class_with_one_image_is_trained_on(backbone: Backbone, samples: list[Sample], tmp_path: Path) -> None:
+    images = [*(s for s in samples[:9] if s.label != "2"), samples[2]]
+    assert [s.label for s in images].count("2") == 1
+    assert 0 <= tune(backbone, images, tmp_path, replace(FAST, epochs=1)).accuracy <= 1
+
+
+def test_an_image_that_vanished_ends_training_with_its_reason(
+    backbone: Backbone, samples: list[Sample], tmp_path: Path
+) -> None:
+    gone = Sample(ImageFile(tmp_path / "gone.png", "00"), "0")
+    with pytest.raises(ImageError, match=r"gone\.png"):
+        tune(backbone, [*samples[:3], gone], tmp_path)
+
+
+def test_all_layers_learn_at_a_tenth_of_the_heads_rate_and_fall_with_it(
+    rates: list[list[float]], backbone: Backbone, samples: list[Sample], tmp_path: Path
+) -> None:
+    told = Hyperparameters(epochs=3, batch_size=4, learning_rate=0.002, lr_step_size=2, lr_gamma=0.5)
+    tune(backbone, samples[:8], tmp_path, told)
+    each_epoch = [[0.002, 0.02]] * 2 + [[0.001, 0.01]]
+    expected = [rate for rate in each_epoch for _ in range(2)]
+    assert [body for body, _ in rates] == pytest.approx([body for body, _ in expected])
+    assert [head for _, head in rates] == pytest.approx([head for _, head in expected])
+
+
+@pytest.mark.parametrize(
+    ("network", "size", "trained"),
+    [("resnet18", 224, 176), ("resnet18", 96, 96), ("resnet18", 320, 256), ("vit_b_16", 224, 224)],
+)
+def test_large_images_are_trained_on_smaller_parts_where_the_network_takes_them(
+    network: str, size: int, trained: int
+) -> None:
+    assert finetune._training_size(load_backbone("none", size, network)) == trained
+
+
+def test_frozen_layers_wait_for_their_epoch_and_an_interruption_changes_nothing(
+    backbone: Backbone, samples: list[Sample], tmp_path: Path
+) -> None:
+    told = replace(FAST, freeze_epochs=2)
+    bodies: list[dict[str, Any]] = []
+
+    def look(record: dict[str, Any]) -> None:
+        bodies.append({name: t for name, t in whole_state(tmp_path).items() if name.startswith("module.")})
+        if len(bodies) == 2:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        tune(backbone, samples[:8], tmp_path, told, look)
+    tuned = tune(backbone, samples[:8], tmp_path, told, look)
+
+    heads = [[body.pop(name) for name in list(body) if name.startswith("module.fc.")] for body in bodies]
+    start = {f"module.{name}": tensor for name, tensor in weights(backbone).items()}
+    assert bodies[0] == bodies[1] == start
+    assert bodies[2] != start
+    assert heads[0] != heads[1]
+    (tmp_path / "whole").mkdir()
+    assert weights(tune(backbone, samples[:8], tmp_path / "whole", told).backbone) == weights(tuned.backbone)
