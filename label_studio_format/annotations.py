@@ -1,13 +1,20 @@
-"""Reads which choices a task's annotations stand for."""
+"""Reads which choices a task's annotations stand for, and whether a person has looked at the image."""
 
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from label_studio_format.labeling_config import ImageChoices, Json
 
 Outcome = Literal["used", "skipped", "rejected", "empty", "unknown choice", "tie", "not annotated"]
+
+# Who has looked at the image: a person who opened it, a person who saw it in a grid with others, or nobody.
+Source = Literal["person", "group", "unseen"]
+
+# A region whose `meta.text` has a string that starts with this was labeled together with others, in a grid. The rest of
+# the string may name the group.
+GROUP_MARK = "image-classifier:group"
 
 
 @dataclass(frozen=True)
@@ -15,12 +22,14 @@ class Label:
     """A task's label as names of choices, or the reason why it has none.
 
     It has one name, or any number including none if the config allows several choices. `unknown` are selected values
-    that aren't choices, spelled as in the annotations.
+    that aren't choices, spelled as in the annotations. `ground_truth` tells whether ground truths have decided.
     """
 
     outcome: Outcome
     choices: frozenset[str] = frozenset()
     unknown: frozenset[str] = frozenset()
+    source: Source = "person"
+    ground_truth: bool = False
 
 
 def label_of(task: Json, tag: ImageChoices) -> Label:
@@ -28,8 +37,9 @@ def label_of(task: Json, tag: ImageChoices) -> Label:
 
     A ground truth decides. Otherwise each annotator's newest annotation is a vote, and the majority wins; if several
     choices are allowed, this applies to each choice. A tie gives no label. These are no votes: skipped (cancelled)
-    annotations, annotations that a reviewer rejected, and choices that the labeling config no longer has. An empty
-    annotation is a vote only if several choices are allowed. Data in an unexpected format is ignored.
+    annotations, annotations that a reviewer rejected, annotations that nobody has looked at if a person has made
+    another one, and choices that the labeling config no longer has. An empty annotation is a vote only if several
+    choices are allowed. Data in an unexpected format is ignored.
     """
     annotations = annotations_of(task)
     if not annotations:
@@ -40,7 +50,9 @@ def label_of(task: Json, tag: ImageChoices) -> Label:
     approved = [a for a in submitted if not _is_rejected(a)]
     if not approved:
         return Label("rejected")
-    chosen = [a for a in approved if a.get("ground_truth")] or _newest_by_annotator(approved)
+    seen = [a for a in approved if source_of(a) != "unseen"] or approved
+    truths = [a for a in seen if a.get("ground_truth")]
+    chosen = truths or _newest_by_annotator(seen)
     ticked = [_ticked(annotation, tag) for annotation in chosen]
     if not tag.multiple and not any(ticked):
         return Label("empty")
@@ -52,7 +64,29 @@ def label_of(task: Json, tag: ImageChoices) -> Label:
     if not votes:
         return Label("unknown choice", unknown=unknown)
     label = _majority_of_each(votes) if tag.multiple else _majority([names[-1] for names in votes])
-    return replace(label, unknown=unknown)
+    # One person who opened the image is enough to judge by.
+    source = min(map(source_of, chosen), key=get_args(Source).index)
+    return replace(label, unknown=unknown, source=source, ground_truth=bool(truths))
+
+
+def source_of(annotation: Json) -> Source:
+    """Who has looked at the image, by what Label Studio 1.23 stores.
+
+    *Create Annotations From Predictions* leaves `lead_time` empty, the editor fills it in. An annotation that was
+    imported or created over the API without a prediction counts as a person's.
+    """
+    regions = [region for region in _list(annotation.get("result")) if isinstance(region, dict)]
+    if any(text.startswith(GROUP_MARK) for region in regions for text in _meta_texts(region)):
+        return "group"
+    accepted = annotation.get("parent_prediction") is not None and annotation.get("lead_time") is None
+    return "unseen" if accepted or annotation.get("bulk_created") else "person"
+
+
+def _meta_texts(region: Json) -> list[str]:
+    """A region's notes: Label Studio stores a list; a single text is accepted, too."""
+    meta = region.get("meta")
+    text = meta.get("text") if isinstance(meta, dict) else None
+    return [one for one in ([text] if isinstance(text, str) else _list(text)) if isinstance(one, str)]
 
 
 def annotations_of(task: Json) -> list[Json]:

@@ -4,7 +4,7 @@ from typing import Any, get_args
 
 import pytest
 
-from label_studio_format.annotations import Label, Outcome, label_of
+from label_studio_format.annotations import GROUP_MARK, Label, Outcome, Source, label_of, source_of
 from label_studio_format.labeling_config import Choice, ImageChoices
 
 TAG = ImageChoices("animal", "image", "image", (Choice(("Cat",)), Choice(("Dog",))))
@@ -44,8 +44,8 @@ SKIPPED = {"result": [], "was_cancelled": True}
         ([said("Bird"), said("Cat")], used("Cat", unknown=["Bird"])),
         ([said("Cat"), said("Dog")], Label("tie")),
         ([said("Cat"), said("Dog"), said("Dog")], used("Dog")),
-        ([said("Cat", ground_truth=True), said("Dog"), said("Dog")], used("Cat")),
-        ([said("Cat", ground_truth=True), said("Dog", ground_truth=True)], Label("tie")),
+        ([said("Cat", ground_truth=True), said("Dog"), said("Dog")], replace(used("Cat"), ground_truth=True)),
+        ([said("Cat", ground_truth=True), said("Dog", ground_truth=True)], Label("tie", ground_truth=True)),
         (["not a dict", said("Cat")], used("Cat")),
     ],
 )
@@ -61,6 +61,86 @@ def test_newest_annotation_of_an_annotator_is_his_vote(by: Any, reverse: bool) -
     annotations = [newer, older] if reverse else [older, newer]
 
     assert label_of({"annotations": annotations}, TAG) == used("Dog")
+
+
+# As Label Studio 1.23.2 sent them.
+FROM_SCRATCH: dict[str, Any] = {
+    "id": 1,
+    "result": [{"from_name": "animal", "to_name": "image", "type": "choices", "value": {"choices": ["Cat"]}}],
+    "was_cancelled": False,
+    "ground_truth": False,
+    "created_at": "2026-11-21T01:04:11.256152Z",
+    "updated_at": "2026-11-21T01:04:11.256188Z",
+    "draft_created_at": None,
+    "lead_time": 1.5,
+    "prediction": {},
+    "result_count": 0,
+    "unique_id": "1e8ff3df-3370-4984-9f16-24ddc51de4f2",
+    "import_id": None,
+    "last_action": None,
+    "bulk_created": False,
+    "task": 3,
+    "project": 1,
+    "completed_by": 1,
+    "updated_by": None,
+    "parent_prediction": None,
+    "parent_annotation": None,
+    "last_created_by": None,
+}
+REGION = FROM_SCRATCH["result"][0]
+CREATED_FROM_PREDICTION = {**FROM_SCRATCH, "lead_time": None, "parent_prediction": 3}
+OPENED_AND_SUBMITTED = {
+    **FROM_SCRATCH,
+    "parent_prediction": 3,
+    "result": [{**REGION, "id": "6Nl-Fnqshw", "origin": "prediction", "score": 0.9}],
+}
+IMPORTED = {**FROM_SCRATCH, "lead_time": None, "ground_truth": True}
+BULK = {**FROM_SCRATCH, "lead_time": None, "bulk_created": True}
+IN_A_GROUP = {**BULK, "result": [{**REGION, "meta": {"text": ["a note", f"{GROUP_MARK} g1"]}}]}
+
+
+@pytest.mark.parametrize(
+    ("annotation", "source"),
+    [
+        (FROM_SCRATCH, "person"),
+        (OPENED_AND_SUBMITTED, "person"),
+        (IMPORTED, "person"),
+        ({**FROM_SCRATCH, "lead_time": None}, "person"),  # created over the API
+        (CREATED_FROM_PREDICTION, "unseen"),
+        (BULK, "unseen"),
+        ({**CREATED_FROM_PREDICTION, "ground_truth": True}, "unseen"),
+        (IN_A_GROUP, "group"),
+        ({**IN_A_GROUP, "parent_prediction": 3}, "group"),
+        ({**BULK, "result": [REGION, {**REGION, "meta": {"text": GROUP_MARK}}]}, "group"),
+        ({**BULK, "result": [{**REGION, "meta": {"text": [f"not {GROUP_MARK}", 5]}}]}, "unseen"),
+    ],
+)
+def test_source_tells_who_has_looked_at_the_image(annotation: dict[str, Any], source: Source) -> None:
+    assert source_of(annotation) == source
+    assert label_of({"annotations": [annotation]}, TAG).source == source
+    assert label_of({"annotations": [annotation]}, MULTIPLE).source == source
+
+
+DOG = [{**REGION, "value": {"choices": ["Dog"]}}]
+
+
+@pytest.mark.parametrize(
+    ("annotations", "choice", "source", "ground_truth"),
+    [
+        ([FROM_SCRATCH, {**CREATED_FROM_PREDICTION, "completed_by": 2, "result": DOG}], "Cat", "person", False),
+        ([FROM_SCRATCH, {**BULK, "updated_at": "2026-11-22", "result": DOG}], "Cat", "person", False),
+        ([FROM_SCRATCH, {**BULK, "ground_truth": True, "result": DOG}], "Cat", "person", False),
+        ([{**FROM_SCRATCH, "completed_by": 2}, IN_A_GROUP], "Cat", "person", False),
+        ([{**BULK, "completed_by": 2}, IN_A_GROUP], "Cat", "group", False),
+        ([FROM_SCRATCH, {**IMPORTED, "completed_by": 2, "result": DOG}], "Dog", "person", True),
+        ([{**FROM_SCRATCH, "was_cancelled": True}, BULK], "Cat", "unseen", False),
+    ],
+)
+def test_annotation_that_nobody_has_looked_at_gives_way_to_others(
+    annotations: list[dict[str, Any]], choice: str, source: Source, ground_truth: bool
+) -> None:
+    expected = Label("used", frozenset([choice]), source=source, ground_truth=ground_truth)
+    assert label_of({"annotations": annotations}, TAG) == expected
 
 
 REJECTED = {"id": 4, "accepted": False, "created_at": "2026-11-20T13:35:51Z"}
@@ -152,11 +232,16 @@ def test_nothing_of_another_shape_is_an_error(odd: Any, tag: ImageChoices) -> No
         odd,
         {**good, "result": odd},
         {**good, "result": [odd, region]},
-        *({**good, "result": [{**region, field: odd}]} for field in region),
+        *({**good, "result": [{**region, field: odd}]} for field in (*region, "meta")),
+        {**good, "result": [{**region, "meta": {"text": odd}}]},
+        {**good, "result": [{**region, "meta": {"text": [odd]}}]},
         {**good, "result": [{**region, "value": {"choices": odd}}]},
         {**good, "result": [{**region, "value": {"choices": [odd, "Cat"]}}]},
         *({**good, field: odd} for field in ("id", "updated_at", "completed_by", "was_cancelled", "ground_truth")),
-        *({**good, field: odd} for field in ("reviews", "last_action")),
+        *(
+            {**good, field: odd}
+            for field in ("reviews", "last_action", "parent_prediction", "lead_time", "bulk_created")
+        ),
         {**good, "reviews": [odd]},
         *({**good, "reviews": [{**REJECTED, field: odd}, ACCEPTED]} for field in REJECTED),
     ]
