@@ -17,7 +17,7 @@ from my_backend.settings import Settings
 log = logging.getLogger(__name__)
 
 WELL_SECONDS = 600.0  # between two checks of a project without problems
-TROUBLED_SECONDS = 20.0  # of one with problems; doubles each time
+PROBLEM_SECONDS = 20.0  # of one with problems; doubles each time
 LOOK_SECONDS = 1.0  # how soon a new project is checked
 WHERE_IT_IS = (
     "Make sure that Label Studio is running, and set LABEL_STUDIO_URL to its address as seen from this backend, "
@@ -30,7 +30,7 @@ class Finding:
     """What the last check of a project in Label Studio found."""
 
     connected: bool | None  # None if Label Studio couldn't be asked
-    troubles: tuple[Problem, ...]
+    problems: tuple[Problem, ...]
     pause: float  # seconds until the next check
     next_look: float  # monotonic
     url: str = ""  # of Label Studio, if known
@@ -65,9 +65,9 @@ class Checkup(Background):
         found = list(self._found.values())
         return bool(found) and all(finding.connected is not None for finding in found)
 
-    def troubles(self) -> list[Problem]:
+    def problems(self) -> list[Problem]:
         """The problems of all projects, from memory."""
-        return [trouble for finding in list(self._found.values()) for trouble in finding.troubles]
+        return [problem for finding in list(self._found.values()) for problem in finding.problems]
 
     def look_again(self) -> None:
         """Has all projects checked again soon; returns immediately."""
@@ -93,28 +93,28 @@ class Checkup(Background):
         try:
             label_studio = self._connections.label_studio(self._projects.credentials(project.uid))
             if label_studio is None:
-                troubles = [no_address(project)]
+                problems = [no_address(project)]
             else:
                 url = label_studio.url
-                connected, troubles = self._ask(label_studio, project)
+                connected, problems = self._ask(label_studio, project)
         except LabelStudioError as error:
-            troubles = [not_asked(error, project.uid)]
+            problems = [not_asked(error, project.uid)]
         except Exception:
             log.exception("can't check project %s in Label Studio", project.uid)
-            troubles = []
-        pause = min(WELL_SECONDS, max(TROUBLED_SECONDS, 2 * before)) if troubles else WELL_SECONDS
-        return Finding(connected, tuple(troubles), pause if troubles else 0.0, time.monotonic() + pause, url)
+            problems = []
+        pause = min(WELL_SECONDS, max(PROBLEM_SECONDS, 2 * before)) if problems else WELL_SECONDS
+        return Finding(connected, tuple(problems), pause if problems else 0.0, time.monotonic() + pause, url)
 
     def _ask(self, label_studio: LabelStudio, project: Project) -> tuple[bool, list[Problem]]:
         found = examine_connection(label_studio, project, self._settings.basic_auth)
         title = found.project.get("title")
         if isinstance(title, str):  # /setup doesn't send it
             self._projects.update(project.uid, title=title)
-        troubles = list(found.troubles)
+        problems = list(found.problems)
         if not self._settings.title_is_version:  # otherwise the title keeper reports them
             folder = self._projects.folder(project.uid)
-            troubles += examine_scores(self._settings, label_studio, project, folder, found).troubles
-        return found.connected, troubles
+            problems += examine_scores(self._settings, label_studio, project, folder, found).problems
+        return found.connected, problems
 
 
 def no_address(project: Project) -> Problem:

@@ -1,7 +1,7 @@
 """A problem and its fix, in the form that the page, `/health` and scripts use."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -10,26 +10,34 @@ class Problem:
     """A problem that a person can fix; `code` identifies the kind of problem, whatever the wording."""
 
     code: str
-    what: str  # a sentence
-    remedy: str = ""  # what to do, in sentences; "" if `what` already says it
+    message: str  # a sentence
+    hint: str = ""  # what to do, in sentences; "" if `message` already says it
     project: str = ""  # the project's uid if the problem concerns one
     details: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.what} {self.remedy}".strip()
+        return f"{self.message} {self.hint}".strip()
 
     @classmethod
-    def tried_again(cls, code: str, what: str, project: str) -> "Problem":
+    def tried_again(cls, code: str, message: str, project: str) -> "Problem":
         """Returns a problem that may disappear without any action."""
         hint = "The backend keeps trying; for details, run the doctor (`python -m my_backend doctor`)."
-        return cls(code, what, hint, project)
+        return cls(code, message, hint, project)
 
     def record(self) -> dict[str, Any]:
-        """The problem as JSON; `message` and `hint` are the current names of `what` and `remedy`."""
-        return {**asdict(self), "message": self.what, "hint": self.remedy}
+        """The problem as JSON; `what` and `remedy` are the former names of `message` and `hint`."""
+        return {
+            "code": self.code,
+            "message": self.message,
+            "hint": self.hint,
+            "project": self.project,
+            "details": self.details,
+            "what": self.message,
+            "remedy": self.hint,
+        }
 
     @classmethod
     def of_record(cls, record: Mapping[str, Any]) -> "Problem":
         """Reads what `record` returns; raises KeyError or TypeError for anything else."""
-        values = {field.name: record[field.name] for field in fields(cls)}
-        return cls(**{**values, "details": tuple(values["details"])})
+        details = tuple(record["details"])
+        return cls(record["code"], record["message"], record["hint"], record["project"], details)

@@ -57,11 +57,11 @@ class Storage(Background):
         self._failed_writes = 0
         self._wrote_at = self._read_at = float("-inf")  # (monotonic)
 
-    def troubles(self) -> list[Problem]:
+    def problems(self) -> list[Problem]:
         """Returns the known problems, from memory."""
-        return [*self._troubles_of_disk(), *_troubles_of_damage(self._projects.root)]
+        return [*self._problems_of_disk(), *_problems_of_damage(self._projects.root)]
 
-    def _troubles_of_disk(self) -> Iterator[Problem]:
+    def _problems_of_disk(self) -> Iterator[Problem]:
         for name, why in list(self._unwritable.items()):
             yield Problem(
                 "disk",
@@ -119,7 +119,7 @@ def _why_unwritable(folder: Path) -> str:
     return ""
 
 
-def _troubles_of_damage(root: Path) -> list[Problem]:
+def _problems_of_damage(root: Path) -> list[Problem]:
     """Returns one problem for each project and kind of file."""
     kinds: dict[tuple[str, str], list[Damaged]] = {}
     for damaged in files.damages(root):
@@ -128,10 +128,10 @@ def _troubles_of_damage(root: Path) -> list[Problem]:
         )
         kind = name if name in REMEDIES or not folders else folders[0]
         kinds.setdefault((project, kind), []).append(damaged)
-    return [_trouble(project, kind, damaged) for (project, kind), damaged in kinds.items()]
+    return [_problem(project, kind, damaged) for (project, kind), damaged in kinds.items()]
 
 
-def _trouble(project: str, kind: str, damaged: list[Damaged]) -> Problem:
+def _problem(project: str, kind: str, damaged: list[Damaged]) -> Problem:
     first = damaged[0]
     more = f", and {len(damaged) - 1} more like it" if len(damaged) > 1 else ""
     return Problem(

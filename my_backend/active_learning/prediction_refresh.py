@@ -58,7 +58,7 @@ class Renewal(Background):
         self._settings, self._projects, self._connections = settings, projects, connections
         self._serving, self._stored = serving, stored
         self._turns: dict[str, _Turn] = {}
-        self._troubles: dict[str, Problem] = {}
+        self._problems: dict[str, Problem] = {}
         self._lock = threading.Lock()
 
     def start(self) -> None:
@@ -78,9 +78,9 @@ class Renewal(Background):
             if project in self._turns:
                 del self._turns[project]
 
-    def troubles(self) -> list[Problem]:
+    def problems(self) -> list[Problem]:
         """Problems that keep predictions from being refreshed; from memory."""
-        return list(self._troubles.values())
+        return list(self._problems.values())
 
     def _look(self) -> float:
         due = self._take_turns(self._projects.all())
@@ -95,7 +95,7 @@ class Renewal(Background):
         with self._lock:
             for gone in self._turns.keys() - {project.uid for project in projects}:
                 del self._turns[gone]
-                self._troubles.pop(gone, None)
+                self._problems.pop(gone, None)
         return min((turn.due for _, turn in turns), default=float("inf"))
 
     def _turn_of(self, project: Project) -> _Turn:
@@ -119,7 +119,7 @@ class Renewal(Background):
             turn.due = time.monotonic() + QUIET_SECONDS
         except BackendError as error:
             log.info("project %s: can't refresh the stored predictions: %s", project.uid, error)
-            self._troubles[project.uid] = Problem.tried_again(
+            self._problems[project.uid] = Problem.tried_again(
                 "renewal", f"Can't refresh the predictions stored in Label Studio: {error}.", project.uid
             )
             self._begin_again(turn)
@@ -127,7 +127,7 @@ class Renewal(Background):
             log.exception("project %s: can't refresh the stored predictions", project.uid)
             self._begin_again(turn)
         else:
-            self._troubles.pop(project.uid, None)
+            self._problems.pop(project.uid, None)
 
     def _step(self, project: Project, turn: _Turn) -> None:
         """Stores a batch, then pauses for as long as that took."""

@@ -29,7 +29,7 @@ class Scores:
     """The result of the check; `said` describes the scores if nothing is wrong."""
 
     said: str
-    troubles: tuple[Problem, ...] = ()
+    problems: tuple[Problem, ...] = ()
     fixes: tuple[Fix, ...] = ()
 
 
@@ -44,10 +44,10 @@ def examine_scores(
         return Scores(SAID["right" if connection.project.get("model_version") == live else "default"])
     title = Title(label_studio, project, folder)
     sight = title.judge(connection.backends, connection.project, live, renewing=settings.renew_predictions)
-    if kept and (trouble := not_used(project, sight)):
-        return Scores("", (trouble,))
+    if kept and (problem := not_used(project, sight)):
+        return Scores("", (problem,))
     if sight.state != "apart":
         return Scores(SAID[sight.state])
-    trouble = apart(project, sight, live, kept=kept)
+    problem = apart(project, sight, live, kept=kept)
     offer = f"rename the model “{(sight.backend or {}).get('title')}” to {live}"
-    return Scores("", (trouble,), (Fix(trouble, offer, partial(title.put, sight, live, kept=kept)),))
+    return Scores("", (problem,), (Fix(problem, offer, partial(title.put, sight, live, kept=kept)),))

@@ -43,7 +43,7 @@ class TitleKeeper(Background):
         self._settings, self._projects, self._connections = settings, projects, connections
         self._serving = serving
         self._watched: dict[str, _Watch] = {}
-        self._troubles: dict[str, Problem] = {}
+        self._problems: dict[str, Problem] = {}
         self._lock = threading.Lock()
 
     def start(self) -> None:
@@ -59,9 +59,9 @@ class TitleKeeper(Background):
             if watch and not watch.in_order:
                 watch.due = min(watch.due, max(time.monotonic() + SOON_SECONDS, watch.looked + watch.pause))
 
-    def troubles(self) -> list[Problem]:
+    def problems(self) -> list[Problem]:
         """Problems that keep titles from being right; from memory."""
-        return list(self._troubles.values())
+        return list(self._problems.values())
 
     def _look(self) -> float | None:
         projects = self._projects.all() if self._settings.title_is_version else self._to_give_back()
@@ -75,7 +75,7 @@ class TitleKeeper(Background):
         for gone in self._watched.keys() - {project.uid for project in projects}:
             with self._lock:
                 del self._watched[gone]
-            self._troubles.pop(gone, None)
+            self._problems.pop(gone, None)
 
     def _to_give_back(self) -> list[Project]:
         folders = [(project, self._projects.folder(project.uid)) for project in self._projects.all()]
@@ -99,12 +99,12 @@ class TitleKeeper(Background):
         label_studio = self._connections.label_studio(self._projects.credentials(project.uid))
         if label_studio is None:  # the monitor reports it
             return
-        trouble = None
+        problem = None
         try:
             title = Title(label_studio, project, self._projects.folder(project.uid))
-            trouble = self._keep(title, project) if self._settings.title_is_version else self._give_back(title, project)
+            problem = self._keep(title, project) if self._settings.title_is_version else self._give_back(title, project)
         except LabelStudioError as error:
-            trouble = Problem.tried_again(
+            problem = Problem.tried_again(
                 "title", f"Can't change the model's title in Label Studio: {error}.", project.uid
             )
             log.info("project %s: can't change the model's title in Label Studio: %s", project.uid, error)
@@ -112,10 +112,10 @@ class TitleKeeper(Background):
         except Exception:
             log.exception("project %s: can't change the model's title in Label Studio", project.uid)
             self._look_again(project)
-        if trouble is None:
-            self._troubles.pop(project.uid, None)
+        if problem is None:
+            self._problems.pop(project.uid, None)
         else:
-            self._troubles[project.uid] = trouble
+            self._problems[project.uid] = problem
 
     def _look_again(self, project: Project) -> None:
         with self._lock:

@@ -14,27 +14,27 @@ OPEN_PROXY = Problem(
 
 def diagnose(backend: Backend) -> list[Problem]:
     """General problems first, then those of each project; reads memory only."""
-    troubles = [*backend.storage.troubles(), *(Problem("model", one) for one in backend.serving.problems())]
-    if trouble := backend.queue.trouble():
-        troubles.append(trouble)
+    problems = [*backend.storage.problems(), *(Problem("model", one) for one in backend.serving.problems())]
+    if problem := backend.queue.problem():
+        problems.append(problem)
     if backend.came_through_proxy.is_set() and backend.settings.basic_auth is None:
-        troubles.append(OPEN_PROXY)
-    found = backend.checkup.troubles()
+        problems.append(OPEN_PROXY)
+    found = backend.checkup.problems()
     if not backend.settings.label_studio_api_key.get_secret_value():
         if not backend.checkup.reads_all:  # otherwise the token from `/setup` is enough
-            troubles.append(no_token(backend.checkup.url))
-        found = [trouble for trouble in found if trouble.code != "token"]
+            problems.append(no_token(backend.checkup.url))
+        found = [problem for problem in found if problem.code != "token"]
     for project in backend.projects.all():
         config = parse_label_config(project.label_config, backend.settings.choices)
         if config.problem:
-            troubles.append(Problem("labeling-config", config.problem, HOW_TO_MAKE_IT_USABLE, project.uid))
-    for trouble in backend.webhook_password.troubles():
+            problems.append(Problem("labeling-config", config.problem, HOW_TO_MAKE_IT_USABLE, project.uid))
+    for problem in backend.webhook_password.problems():
         # If Label Studio could be asked, the monitor knows the state of the webhook.
-        finding = backend.checkup.finding(trouble.project)
+        finding = backend.checkup.finding(problem.project)
         if finding is None or finding.connected is None:
-            troubles.append(trouble)
+            problems.append(problem)
     by_threads = (backend.title_keeper, backend.renewal, backend.recent)
-    return [*troubles, *found, *(trouble for one in by_threads for trouble in one.troubles())]
+    return [*problems, *found, *(problem for one in by_threads for problem in one.problems())]
 
 
 def no_token(url: str = "") -> Problem:

@@ -259,7 +259,7 @@ class JobQueue(Protocol):
     def cancel(self, job_id: str) -> Job:
         """Cancels a waiting or running job; raises NotFound."""
 
-    def trouble(self) -> Problem | None:
+    def problem(self) -> Problem | None:
         """Returns why jobs can't run at the moment, or None."""
 
     def workers(self) -> Mapping[Kind, int]:

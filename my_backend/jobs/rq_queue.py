@@ -221,7 +221,7 @@ class RqQueue(Background):
         self._store = store
         self._connection = connect(settings)
         self._hand_over = Handover(settings, store, self._connection)
-        self._trouble: Problem | None = None
+        self._problem: Problem | None = None
         self._workers: Mapping[Kind, int] = {}
 
     def stop(self) -> None:
@@ -229,9 +229,9 @@ class RqQueue(Background):
         super().stop()
         self._connection.close()
 
-    def trouble(self) -> Problem | None:
+    def problem(self) -> Problem | None:
         """Returns why jobs can't run at the moment, or None."""
-        return self._trouble
+        return self._problem
 
     def workers(self) -> Mapping[Kind, int]:
         return self._workers
@@ -261,10 +261,10 @@ class RqQueue(Background):
             return job
 
     def _look(self) -> float:
-        trouble = self._compare()
-        if trouble != self._trouble:
-            log.warning("%s", trouble or "jobs are running again")
-            self._trouble = trouble
+        problem = self._compare()
+        if problem != self._problem:
+            log.warning("%s", problem or "jobs are running again")
+            self._problem = problem
         return COMPARE_SECONDS
 
     def _compare(self) -> Problem | None:
@@ -279,10 +279,10 @@ class RqQueue(Background):
         except RedisError as error:
             return redis_unreachable(error)
         except Exception as error:
-            trouble = Problem("redis", f"Can't compare the job records with Redis: {said(error)}.")
-            if trouble != self._trouble:  # log it once, not every second
+            problem = Problem("redis", f"Can't compare the job records with Redis: {said(error)}.")
+            if problem != self._problem:  # log it once, not every second
                 log.exception("can't compare the job records with Redis")
-            return trouble
+            return problem
         finally:
             self._workers = workers
 

@@ -68,7 +68,7 @@ class ThreadQueue:
                 log.warning("job %s didn't stop in time; it will run again after the next start", running.job.id)
                 self._store.update(interrupted(running.job))
 
-    def trouble(self) -> Problem | None:
+    def problem(self) -> Problem | None:
         return None
 
     def workers(self) -> Mapping[Kind, int]:

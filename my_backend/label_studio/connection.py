@@ -23,7 +23,7 @@ BasicAuth = tuple[str, str] | None
 class Fix:
     """A fix for a problem through Label Studio's API."""
 
-    trouble: Problem
+    problem: Problem
     offer: str  # what it would do, for example "add the webhook …"
     do: Callable[[], None]  # raises LabelStudioError
 
@@ -34,7 +34,7 @@ class Connection:
 
     project: Json
     connected: bool
-    troubles: tuple[Problem, ...]
+    problems: tuple[Problem, ...]
     fixes: tuple[Fix, ...]  # for the problems that the API can fix
     backends: tuple[Json, ...] = ()  # the project's models; Label Studio asks the first one
 
@@ -61,9 +61,9 @@ def examine_connection(
         main = _disconnected(label_studio, project, backends[0]), None
     else:
         main = _events(label_studio, project, backends, hooks, basic_auth, thoroughly=thoroughly)
-    troubles = [*([main[0]] if main[0] else []), *dict.fromkeys(fix.trouble for fix in (*more, *orphans))]
+    problems = [*([main[0]] if main[0] else []), *dict.fromkeys(fix.problem for fix in (*more, *orphans))]
     fixes = [*([main[1]] if main[1] else []), *more, *orphans]
-    return Connection(described, connected, tuple(troubles), tuple(fixes), tuple(backends))
+    return Connection(described, connected, tuple(problems), tuple(fixes), tuple(backends))
 
 
 def not_connected(label_studio: LabelStudio, project: Project) -> Problem:
@@ -137,15 +137,15 @@ def _events(
         what = "Annotation events are refused because Label Studio's webhook has no password."
         remedy = f"{where}, add a header Authorization with the value “Basic …” to it, or connect the model again with "
         remedy += "a URL like http://user:password@host:9090."
-        trouble = Problem("webhook-credentials", what, remedy, project.uid)
+        problem = Problem("webhook-credentials", what, remedy, project.uid)
         if not mine:
-            return trouble, None
+            return problem, None
         headers = {**(mine[0].get("headers") or {}), "Authorization": password_header(*basic_auth)}
-        return trouble, _fix_hook(label_studio, trouble, mine[0], "put the password on", headers=headers)
+        return problem, _fix_hook(label_studio, problem, mine[0], "put the password on", headers=headers)
     if not any(hook.get("send_payload", True) for hook in active):
         what = "Annotation events arrive without a payload, so the backend has to read all annotations after each one."
-        trouble = Problem("webhook-payload", what, f"{where}, turn on “Send payload”.", project.uid)
-        return trouble, _fix_hook(label_studio, trouble, active[0], "turn on the payload of", send_payload=True)
+        problem = Problem("webhook-payload", what, f"{where}, turn on “Send payload”.", project.uid)
+        return problem, _fix_hook(label_studio, problem, active[0], "turn on the payload of", send_payload=True)
     return None, None
 
 
@@ -163,29 +163,29 @@ def _webhook_missing(
         f"In the project's Settings → Webhooks, add one with the URL {_without_password(url)} for all actions, or "
         "reconnect the model."
     )
-    trouble = Problem("webhook-missing", what, remedy, project.uid)
+    problem = Problem("webhook-missing", what, remedy, project.uid)
     if own:
         on = {"is_active": True, "send_for_all_actions": True}
-        return trouble, _fix_hook(label_studio, trouble, own[0], "turn on, for all actions,", **on)
+        return problem, _fix_hook(label_studio, problem, own[0], "turn on, for all actions,", **on)
     headers = {"Authorization": password_header(*basic_auth)} if basic_auth and ours else {}
     add = partial(label_studio.add_webhook, project.id, url, headers)
-    return trouble, Fix(trouble, f"add the webhook {_without_password(url)}", add)
+    return problem, Fix(problem, f"add the webhook {_without_password(url)}", add)
 
 
-def _fix_hook(label_studio: LabelStudio, trouble: Problem, hook: Json, what: str, **fields: Any) -> Fix:
+def _fix_hook(label_studio: LabelStudio, problem: Problem, hook: Json, what: str, **fields: Any) -> Fix:
     offer = f"{what} the webhook {_without_password(str(hook['url']))}"
-    return Fix(trouble, offer, partial(label_studio.change_webhook, hook["id"], **fields))
+    return Fix(problem, offer, partial(label_studio.change_webhook, hook["id"], **fields))
 
 
 def _orphaned(label_studio: LabelStudio, project: Project, hook: Json) -> Fix:
     url = _without_password(str(hook["url"]))
-    trouble = Problem(
+    problem = Problem(
         "webhook-orphaned",
         f"Label Studio still sends events to {url}, which isn't a model of this project anymore.",
         "In the project's Settings → Webhooks, delete it unless something else uses it.",
         project.uid,
     )
-    return Fix(trouble, f"delete the webhook {url}", partial(label_studio.delete_webhook, hook["id"]))
+    return Fix(problem, f"delete the webhook {url}", partial(label_studio.delete_webhook, hook["id"]))
 
 
 def _more_than_one(label_studio: LabelStudio, project: Project, hooks: list[Json], backends: list[Json]) -> list[Fix]:
@@ -199,12 +199,12 @@ def _more_than_one(label_studio: LabelStudio, project: Project, hooks: list[Json
     for url, same in by_url.items():
         what = f"Label Studio has {len(same)} webhooks with the URL {url}, so it sends every event {len(same)} times."
         remedy = "In the project's Settings → Webhooks, delete all but one."
-        trouble = Problem("webhook-twice", what, remedy, project.uid)
+        problem = Problem("webhook-twice", what, remedy, project.uid)
         best = max(same, key=lambda hook: (_has_credentials(hook), bool(hook.get("send_payload", True))))
         for hook in same:
             if hook is not best:
                 delete = partial(label_studio.delete_webhook, hook["id"])
-                fixes.append(Fix(trouble, f"delete one of the webhooks {url}", delete))
+                fixes.append(Fix(problem, f"delete one of the webhooks {url}", delete))
     return fixes
 
 

@@ -71,7 +71,7 @@ class WebhookPassword(Background):
             self._told = now
         log.warning("refused an event at /webhook because it had no password; %s", REMEDY)
 
-    def troubles(self) -> list[Problem]:
+    def problems(self) -> list[Problem]:
         """A problem for each project whose events, as far as known, come without the password; from memory."""
         if not self._settings.basic_auth:
             return []

@@ -84,9 +84,9 @@ class Recent(Background):
         """Returns what this and other processes have noted, the newest last; up to a second old."""
         return files.read_record(self._projects.folder(project) / RECENT_FILE, _SIGHTINGS) or []
 
-    def troubles(self) -> list[Problem]:
+    def problems(self) -> list[Problem]:
         """Returns the problems with images of all projects, from memory."""
-        return [trouble for troubles in list(self._failed.values()) for trouble in troubles]
+        return [problem for problems in list(self._failed.values()) for problem in problems]
 
     def _look(self) -> float:
         self._write()
@@ -122,10 +122,10 @@ class Recent(Background):
 
     def _follow_failures(self, project: str, sightings: list[Sighting]) -> None:
         failed = [one for one in sightings if one.why]
-        self._failed[project] = (_trouble_of(project, failed),) if failed else ()
+        self._failed[project] = (_problem_of(project, failed),) if failed else ()
 
 
-def _trouble_of(project: str, failed: list[Sighting]) -> Problem:
+def _problem_of(project: str, failed: list[Sighting]) -> Problem:
     images = "1 image has" if len(failed) == 1 else f"{len(failed)} images have"
     details = [one.why if f"task {one.task}" in one.why else f"task {one.task}: {one.why}" for one in failed]
     more = [f"and {len(details) - NAMED_IMAGES} more"] if len(details) > NAMED_IMAGES else []

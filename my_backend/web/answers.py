@@ -34,7 +34,7 @@ class Health(Answer):
     problems: list[str]
 
 
-class TroubleRecord(Answer):
+class ProblemRecord(Answer):
     """A problem that a person can fix; problems of the same kind have the same `code`.
 
     `what` and `remedy` are the former names of `message` and `hint`.
@@ -49,10 +49,10 @@ class TroubleRecord(Answer):
     remedy: str
 
 
-class Troubles(Answer):
+class Problems(Answer):
     """All known problems."""
 
-    troubles: list[TroubleRecord]
+    troubles: list[ProblemRecord]
 
 
 class Asked(Answer):

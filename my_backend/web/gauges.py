@@ -48,9 +48,9 @@ class Gauges:
         settings = self._backend.settings
         about = _gauge("ml_backend_info", "The running version.", "version", "model_class")
         about.add_metric([self._version, settings.model_class], 1)
-        troubles = _gauge("ml_backend_troubles", "Current problems, by their code in docs/troubleshooting.md.", "code")
-        for code, count in Counter(trouble.code for trouble in diagnose(self._backend)).items():
-            troubles.add_metric([code], count)
+        problems = _gauge("ml_backend_troubles", "Current problems, by their code in docs/troubleshooting.md.", "code")
+        for code, count in Counter(problem.code for problem in diagnose(self._backend)).items():
+            problems.add_metric([code], count)
         free = _gauge("ml_backend_disk_free_bytes", "Free disk space, by the setting that names the folder.", "folder")
         for name, folder in (("MODEL_DIR", settings.model_dir), ("CACHE_DIR", settings.cache_dir)):
             free.add_metric([name], shutil.disk_usage(folder).free)
@@ -58,7 +58,7 @@ class Gauges:
         ready.add_metric([], self._backend.serving.ready)
         connected = _gauge("ml_backend_projects", "Connected projects.")
         connected.add_metric([], projects)
-        yield from (about, troubles, free, ready, connected)
+        yield from (about, problems, free, ready, connected)
 
     def _jobs(self, projects: Sequence[Project]) -> Iterator[GaugeMetricFamily]:
         jobs = [job for project in projects for job in self._unfinished(project)]

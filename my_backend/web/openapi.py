@@ -33,10 +33,10 @@ from my_backend.web.answers import (
     LiveVersion,
     ModelVersion,
     Predictions,
+    Problems,
     Readiness,
     StartedJob,
     Training,
-    Troubles,
     Validity,
     VersionList,
 )
@@ -66,7 +66,7 @@ class Described:
 _ROUTES: dict[Route, Described] = {
     ("GET", "/"): Described({200: Health}),
     ("GET", "/health"): Described({200: Health}),
-    ("GET", "/problems"): Described({200: Troubles}),
+    ("GET", "/problems"): Described({200: Problems}),
     ("POST", "/api/problems/check"): Described({202: Asked}),
     ("GET", "/ready"): Described({200: Readiness, 503: Readiness}),
     ("POST", "/setup"): Described({200: ModelVersion}, SetupRequest),

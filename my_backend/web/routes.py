@@ -70,8 +70,8 @@ class Routes:
         return {
             ("GET", "/"): self.home,
             ("GET", "/health"): self.health,
-            ("GET", "/problems"): self.troubles,
-            ("POST", "/api/problems/check"): self.check_troubles,
+            ("GET", "/problems"): self.problems,
+            ("POST", "/api/problems/check"): self.check_problems,
             ("GET", "/ready"): self.ready,
             ("POST", "/setup"): self.setup,
             ("POST", "/predict"): self.predict,
@@ -108,16 +108,16 @@ class Routes:
             "model": self._serving.description,
             "ready": self._serving.ready,
             "projects": len(self._projects.all()),
-            "problems": [str(trouble) for trouble in diagnose(self._backend)],
+            "problems": [str(problem) for problem in diagnose(self._backend)],
         }
 
-    def troubles(self) -> Answer:
+    def problems(self) -> Answer:
         """Problems and their fixes: a page for browsers, JSON with stable codes for programs; alias: `/troubles`."""
         if wants_page():
-            return self._page.troubles()
-        return {"troubles": [trouble.record() for trouble in diagnose(self._backend)]}
+            return self._page.problems()
+        return {"troubles": [problem.record() for problem in diagnose(self._backend)]}
 
-    def check_troubles(self) -> tuple[Json, int]:
+    def check_problems(self) -> tuple[Json, int]:
         """Checks again, in the background, how Label Studio sees this backend."""
         self._backend.checkup.look_again()
         return {"status": "asked"}, 202

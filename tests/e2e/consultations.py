@@ -29,10 +29,10 @@ class Found:
     text: str  # "" if the doctor was run with arguments
 
     @property
-    def troubles(self) -> dict[str, str]:
+    def problems(self) -> dict[str, str]:
         """The texts of each problem, by its code."""
         told: dict[str, list[str]] = {}
-        for one in (trouble for check in self.record["checks"] for trouble in check["troubles"]):
+        for one in (problem for check in self.record["checks"] for problem in check["troubles"]):
             told.setdefault(one["code"], []).extend([one["what"], *one["details"], one["remedy"]])
         return {code: " ".join(words) for code, words in told.items()}
 

@@ -158,7 +158,7 @@ def test_with_several_models_only_the_own_one_is_renamed(start: Any, label_studi
     second = wait_for_new_version(backend, watched.project, first)
     label_studio.retrieve_predictions(watched.project, others)
     wait_for(
-        lambda: any("predictions of “Other”" in problem for problem in backend.health()["problems"]), "the trouble"
+        lambda: any("predictions of “Other”" in problem for problem in backend.health()["problems"]), "the problem"
     )
     assert (watched.titles(), watched.uses()) == ({connection: first, other: "Other"}, "Other")
 
@@ -196,14 +196,14 @@ def test_new_version_brings_all_stored_predictions_up_to_date_the_least_sure_fir
 
 def test_doctor_names_blank_scores_and_mends_them(start: Any, label_studio: LabelStudio) -> None:
     backend, watched, _, truth, others, version = start(TITLE_IS_VERSION="false")
-    assert consult(backend).troubles == {}
+    assert consult(backend).problems == {}
     label_studio.retrieve_predictions(watched.project, others)
 
     found = consult(backend)
-    assert set(found.troubles) == {"scores-blank"}
-    assert "TITLE_IS_VERSION=true" in found.troubles["scores-blank"]
+    assert set(found.problems) == {"scores-blank"}
+    assert "TITLE_IS_VERSION=true" in found.problems["scores-blank"]
     found = consult(backend, "--fix", "--yes")
-    assert (found.record["mended"], found.troubles) == ([f"rename the model “{TITLE}” to {version}"], {})
+    assert (found.record["mended"], found.problems) == ([f"rename the model “{TITLE}” to {version}"], {})
     watched.wait_for_title(version)
     watched.serves_the_least_sure(1, truth)
 

@@ -32,16 +32,16 @@ def says(backend: Examined, code: str, *words: str, **settings: str) -> None:
     """The doctor reports the problem and its fix, as text and as JSON."""
     found = consult(backend, **settings)
     assert found.status == 1
-    assert code in found.troubles, found.troubles
-    assert [word for word in words if word not in found.troubles[code]] == [], found.troubles
+    assert code in found.problems, found.problems
+    assert [word for word in words if word not in found.problems[code]] == [], found.problems
     assert f"[{code}]" in found.text
 
 
 def is_well(backend: Examined, *arguments: str, but: str = "", **settings: str) -> None:
     """The doctor finds no problems, except for `but`."""
     found = consult(backend, *arguments, **settings)
-    assert found.troubles.keys() <= {but}, found.troubles
-    assert found.record["ok"] is (found.status == 0) is (not found.troubles)
+    assert found.problems.keys() <= {but}, found.problems
+    assert found.record["ok"] is (found.status == 0) is (not found.problems)
 
 
 @dataclass

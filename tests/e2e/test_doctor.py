@@ -14,16 +14,16 @@ def test_webhooks_that_are_gone_wrong_are_named_and_mended(
     backend = serve(**QUICK)
     project, _, _ = make_project(label_studio, digits, annotated=1, others=1)
     connection = label_studio.connect(project, backend.url)
-    assert consult(backend).troubles == {}
+    assert consult(backend).problems == {}
     [hook] = label_studio.webhooks(project)
     path = f"/api/webhooks/{hook['id']}/"
     made = {name: hook[name] for name in ("url", "send_payload", "send_for_all_actions", "is_active")}
 
     def mended(code: str) -> None:
         found = consult(backend)
-        assert (found.status, set(found.troubles)) == (1, {code})
+        assert (found.status, set(found.problems)) == (1, {code})
         found = consult(backend, "--fix", "--yes")
-        assert (found.record["failed"], len(found.record["mended"]), found.troubles) == ([], 1, {})
+        assert (found.record["failed"], len(found.record["mended"]), found.problems) == ([], 1, {})
 
     for wrong in ({"is_active": False}, {"send_for_all_actions": False, "actions": ["TASKS_CREATED"]}):
         label_studio.request("PATCH", path, json=wrong)
@@ -38,7 +38,7 @@ def test_webhooks_that_are_gone_wrong_are_named_and_mended(
     label_studio.request("DELETE", f"/api/ml/{connection}")
     found = consult(backend, "--fix", "--yes")
     assert found.record["mended"] == [f"delete the webhook {backend.url}/webhook"]
-    assert set(found.troubles) == {"not-connected"}
+    assert set(found.problems) == {"not-connected"}
     assert label_studio.webhooks(project) == []
 
 
@@ -48,8 +48,8 @@ def test_webhook_without_the_password_gets_it(label_studio: LabelStudio, digits:
     label_studio.connect(project, backend.url, basic_auth=("me", "secret"))
     token = {"LABEL_STUDIO_API_KEY": label_studio.personal_access_token}
 
-    assert set(consult(backend, **token).troubles) == {"webhook-credentials"}
-    assert consult(backend, "--fix", "--yes", **token).troubles == {}
+    assert set(consult(backend, **token).problems) == {"webhook-credentials"}
+    assert consult(backend, "--fix", "--yes", **token).problems == {}
     assert label_studio.webhooks(project)[0]["headers"]["Authorization"].startswith("Basic ")
 
 
@@ -66,7 +66,7 @@ def test_settings_that_do_not_fit_are_named(label_studio: LabelStudio, digits: D
     ):
         found = consult(backend, **settings)
         assert found.status == 1
-        assert said in found.troubles.get(code, ""), (settings, found.troubles)
+        assert said in found.problems.get(code, ""), (settings, found.problems)
 
 
 def test_of_several_models_it_is_said_which_one_is_asked(
@@ -78,8 +78,8 @@ def test_of_several_models_it_is_said_which_one_is_asked(
     label_studio.start_training(label_studio.connect(project, ours.url))
     wait_for_new_version(ours, project, "untrained")
     found = consult(ours)
-    assert set(found.troubles) == {"several-models"}
-    assert f"another at {another.url.removeprefix('http://')}" in found.troubles["several-models"]
+    assert set(found.problems) == {"several-models"}
+    assert f"another at {another.url.removeprefix('http://')}" in found.problems["several-models"]
 
     label_studio.request("DELETE", f"/api/ml/{first}")
-    assert set(consult(ours, "--fix", "--yes").troubles) == set()
+    assert set(consult(ours, "--fix", "--yes").problems) == set()

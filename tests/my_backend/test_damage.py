@@ -256,7 +256,7 @@ def test_what_is_repaired_is_no_longer_said(make_settings: MakeSettings, serve: 
     pins.write_bytes(b"")
 
     def codes(client: Client) -> set[str]:
-        return {trouble["code"] for trouble in client.get("/problems")["troubles"]}
+        return {problem["code"] for problem in client.get("/problems")["troubles"]}
 
     with serve(retrain_after_annotations=0) as client:
         assert eventually(lambda: "damaged" in codes(client))

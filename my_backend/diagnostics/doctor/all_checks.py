@@ -37,13 +37,13 @@ def examine(settings: Settings) -> Iterator[Check]:
     """Runs all checks, one after the other. They change nothing except creating missing folders."""
     folders = check_own_folders(settings)
     yield folders
-    if folders.troubles:
+    if folders.problems:
         return
     yield check_disk(settings)
     yield check_cache(settings)
     server, computes = check_server(settings)
     yield server
-    if any(trouble.code == "server" for trouble in server.troubles):
+    if any(problem.code == "server" for problem in server.problems):
         model, computes = check_model(settings)
         yield model
     yield check_gpu(computes)
@@ -59,19 +59,19 @@ def _label_studio(settings: Settings) -> Iterator[Check]:
     if configured is not None:
         found = check_label_studio(configured)
         yield from found
-        ask = not {"label-studio", "token", "token-short"} & {one.code for check in found for one in check.troubles}
+        ask = not {"label-studio", "token", "token-short"} & {one.code for check in found for one in check.problems}
     else:
-        yield Check("token", troubles=(no_token(),))
+        yield Check("token", problems=(no_token(),))
     known = projects.all() or (_projects_with_models(configured) if configured and ask else [])
     if not known:
-        yield Check("projects", troubles=(_no_project(configured if ask else None),))
+        yield Check("projects", problems=(_no_project(configured if ask else None),))
     for project in known:
         yield from check_project(settings, projects, connections, project, ask=ask)
 
 
 def check_settings_file(error: str) -> Check:
     """The check of the settings; `error` has a line for each invalid setting."""
-    return Check("settings", troubles=(_bad_settings(error),))
+    return Check("settings", problems=(_bad_settings(error),))
 
 
 def _bad_settings(error: str) -> Problem:
@@ -95,7 +95,7 @@ def check_server(settings: Settings) -> tuple[Check, Json]:
             "Start it (`make start`, `make production`), or run the doctor with the server's settings: HOST, PORT, "
             "BASIC_AUTH_USER and BASIC_AUTH_PASS."
         )
-        return Check("server", troubles=(Problem("server", what, remedy),)), {}
+        return Check("server", problems=(Problem("server", what, remedy),)), {}
     described = f"running at {url}; {_described(computes)}"
     return Check("server", described, tuple(one for one in told if one.code in FROM_THE_SERVER)), computes
 
@@ -129,8 +129,8 @@ def check_model(settings: Settings) -> tuple[Check, Json]:
         pool.shutdown(cancel_futures=True)
     said = f"{settings.model_class}; {_described(computes)}"
     # Invalid settings of the model are reported like the backend's, a line for each.
-    trouble = _bad_settings(warning) if "\n" in warning else Problem("model", warning)
-    return Check("model", said, (trouble,) if warning else ()), computes
+    problem = _bad_settings(warning) if "\n" in warning else Problem("model", warning)
+    return Check("model", said, (problem,) if warning else ()), computes
 
 
 def _described(computes: Json) -> str:
@@ -143,11 +143,11 @@ def _described(computes: Json) -> str:
 def _no_project(label_studio: LabelStudio | None) -> Problem:
     """A problem: no project is connected, perhaps because address blocking prevents it."""
     try:
-        trouble = not_connected(label_studio, Project("")) if label_studio else None
+        problem = not_connected(label_studio, Project("")) if label_studio else None
     except LabelStudioError:
-        trouble = None  # check_label_studio reports it
-    if trouble and trouble.code == "address-blocked":
-        return trouble
+        problem = None  # check_label_studio reports it
+    if problem and problem.code == "address-blocked":
+        return problem
     return Problem(
         "no-project",
         "No project is connected yet.",

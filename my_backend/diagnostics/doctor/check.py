@@ -64,9 +64,9 @@ class Check:
 
     name: str
     said: str = ""  # what the check found if nothing is wrong
-    troubles: tuple[Problem, ...] = ()
+    problems: tuple[Problem, ...] = ()
     fixes: tuple[Fix, ...] = field(default=(), repr=False)
 
     def record(self) -> Json:
         """The check as JSON, for programs."""
-        return {"check": self.name, "said": self.said, "troubles": [trouble.record() for trouble in self.troubles]}
+        return {"check": self.name, "said": self.said, "troubles": [problem.record() for problem in self.problems]}

@@ -24,7 +24,7 @@ def check_label_studio(label_studio: LabelStudio) -> list[Check]:
     found = []
     for check in (check_release, check_clock, check_token):
         found.append(check(label_studio))
-        if any(trouble.code == "label-studio" for trouble in found[-1].troubles):
+        if any(problem.code == "label-studio" for problem in found[-1].problems):
             break
     return found
 
@@ -34,12 +34,12 @@ def check_release(label_studio: LabelStudio) -> Check:
     try:
         release = label_studio.release()
     except LabelStudioError as error:
-        return Check("Label Studio", troubles=(not_asked(error),))
+        return Check("Label Studio", problems=(not_asked(error),))
     version = tuple(int(part) for part in re.findall(r"\d{1,9}", release[:100])[:3])
     if version and version < START_TRAINING:
         what = f"Label Studio {release} is too old: its “Start Training” button does nothing."
         remedy = "Upgrade it, for example to 1.23.2. Until then the backend learns from annotation events only."
-        return Check("Label Studio", troubles=(Problem("label-studio-old", what, remedy),))
+        return Check("Label Studio", problems=(Problem("label-studio-old", what, remedy),))
     return Check("Label Studio", f"{release or 'of unknown version'} at {label_studio.url}{_compared(version)}")
 
 
@@ -63,32 +63,32 @@ def check_clock(label_studio: LabelStudio) -> Check:
         return Check("clock", "in sync with Label Studio's")
     way = "behind" if ahead > 0 else "ahead of"
     what = f"This machine's clock is {abs(ahead):.0f} s {way} Label Studio's."
-    return Check("clock", troubles=(Problem("clock", what, "Sync both with NTP: tokens expire by the clock."),))
+    return Check("clock", problems=(Problem("clock", what, "Sync both with NTP: tokens expire by the clock."),))
 
 
 def check_token(label_studio: LabelStudio) -> Check:
     """The token's kind, how long it is valid, whether Label Studio accepts it, and its owner's permissions."""
     token = label_studio.token()
     if not token.kind:
-        return Check("token", troubles=(no_token(),))
+        return Check("token", problems=(no_token(),))
     days = (token.expires - time.time()) / 86400
     if token.kind == "access token":
         what = "LABEL_STUDIO_API_KEY is an access token, which expires after a few minutes."
-        return Check("token", troubles=(Problem("token-short", what, f"Instead, {HOW_TO_MAKE_A_TOKEN}."),))
+        return Check("token", problems=(Problem("token-short", what, f"Instead, {HOW_TO_MAKE_A_TOKEN}."),))
     try:
         label_studio.projects(1)
         permissions = label_studio.permissions()
     except LabelStudioError as error:
-        return Check("token", troubles=(not_asked(error),))
+        return Check("token", problems=(not_asked(error),))
     lacking = [] if permissions is None else [what for right, what in RIGHTS.items() if right not in permissions]
-    troubles = []
+    problems = []
     if lacking:
         what = f"The token's owner may not change {' and '.join(lacking)} in Label Studio."
         remedy = "Use the token of a manager or an owner; otherwise the backend can't fix anything there."
-        troubles.append(Problem("token-rights", what, remedy))
+        problems.append(Problem("token-rights", what, remedy))
     if days < TOKEN_DAYS:
         what = f"LABEL_STUDIO_API_KEY expires in {days:.0f} days."
-        troubles.append(Problem("token-ends", what, f"Before that, {HOW_TO_MAKE_A_TOKEN}."))
+        problems.append(Problem("token-ends", what, f"Before that, {HOW_TO_MAKE_A_TOKEN}."))
     life = "" if days == float("inf") else f", valid for {days:.0f} days" if days < 1000 else ", valid for years"
     may = "" if permissions is None else "; its owner may change projects and webhooks"
-    return Check("token", f"a {token.kind} that Label Studio accepts{life}{may}", tuple(troubles))
+    return Check("token", f"a {token.kind} that Label Studio accepts{life}{may}", tuple(problems))

@@ -32,14 +32,14 @@ def check_own_folders(settings: Settings) -> Check:
     try:
         check_folders(settings)
     except BackendError as error:
-        return Check("folders", troubles=(Problem("folders", f"{error}."),))
+        return Check("folders", problems=(Problem("folders", f"{error}."),))
     return Check("folders", f"MODEL_DIR={settings.model_dir}, CACHE_DIR={settings.cache_dir}")
 
 
 def check_disk(settings: Settings, free: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free) -> Check:
     """Whether there is enough disk space for new versions and images."""
     left = {name: free(path) for name, path in (("MODEL_DIR", settings.model_dir), ("CACHE_DIR", settings.cache_dir))}
-    troubles = [
+    problems = [
         Problem(
             "disk",
             f"Only {size / 1e9:.1f} GB are free on the disk of {name}.",
@@ -48,7 +48,7 @@ def check_disk(settings: Settings, free: Callable[[Path], int] = lambda path: sh
         for name, size in left.items()
         if size < FREE_BYTES
     ]
-    return Check("disk", f"{min(left.values()) / 1e9:.0f} GB free", tuple(troubles))
+    return Check("disk", f"{min(left.values()) / 1e9:.0f} GB free", tuple(problems))
 
 
 def check_cache(settings: Settings, mounts: Path = MOUNTS) -> Check:
@@ -58,7 +58,7 @@ def check_cache(settings: Settings, mounts: Path = MOUNTS) -> Check:
         return Check("cache", "on a local disk" if kind else "on an unknown file system")
     what = f"CACHE_DIR is on a network file system ({kind} at {place}), which corrupts its database of embeddings."
     remedy = "Set CACHE_DIR to a folder on a local disk: nothing in it needs to be shared or kept."
-    return Check("cache", troubles=(Problem("cache-on-network", what, remedy),))
+    return Check("cache", problems=(Problem("cache-on-network", what, remedy),))
 
 
 def _mounted(folder: Path, mounts: Path) -> tuple[Path, str]:
@@ -117,7 +117,7 @@ def check_gpu(computes: Json) -> Check:
     except NoDriver as error:
         what = f"The NVIDIA driver doesn't respond: {str(error).rstrip('.')}."
         remedy = "Restart the machine, or reinstall the driver. Until then everything is computed on the CPU."
-        return Check("GPU", troubles=(Problem("gpu", what, remedy),))
+        return Check("GPU", problems=(Problem("gpu", what, remedy),))
     if not gpus:
         return Check("GPU", "none; computing on the CPU")
     first = gpus[0]
@@ -125,12 +125,12 @@ def check_gpu(computes: Json) -> Check:
     device = str(computes.get("device") or "")
     if device == "cpu":
         remedy = f"{_why_unused(first, computes)} If you don't want to use it, set CUDA_VISIBLE_DEVICES=-1."
-        return Check("GPU", troubles=(Problem("gpu", f"{described} is available but not used.", remedy),))
+        return Check("GPU", problems=(Problem("gpu", f"{described} is available but not used.", remedy),))
     if device and first.free < GPU_BYTES:
         what = f"Only {first.free / 1e9:.1f} GB of memory are free on {described}."
         remedy = "Stop the other programs that use it (`nvidia-smi` lists them), or set CUDA_VISIBLE_DEVICES to "
         remedy += "another card."
-        return Check("GPU", troubles=(Problem("gpu", what, remedy),))
+        return Check("GPU", problems=(Problem("gpu", what, remedy),))
     return Check("GPU", described if device else f"{described}; the model doesn't say whether it uses it")
 
 

@@ -33,14 +33,14 @@ def check_project(
     yield check_version(projects, project, name)
     if ask:
         for check in _asked(settings, projects, connections, project):
-            yield Check(f"{name}: {check.name}", check.said, check.troubles, check.fixes)
+            yield Check(f"{name}: {check.name}", check.said, check.problems, check.fixes)
 
 
 def _asked(settings: Settings, projects: Projects, connections: Connections, project: Project) -> Iterator[Check]:
     credentials = projects.credentials(project.uid)
     label_studio = connections.label_studio(credentials)
     if label_studio is None:
-        yield Check("connection", troubles=(no_address(project),))
+        yield Check("connection", problems=(no_address(project),))
         return
     versions = Versions(projects.folder(project.uid))
     try:
@@ -49,29 +49,29 @@ def _asked(settings: Settings, projects: Projects, connections: Connections, pro
         predicted = label_studio.predicted_versions(project.id)
         tasks = label_studio.tasks(project.id, SAMPLED_TASKS)
     except LabelStudioError as error:
-        yield Check("connection", troubles=(not_asked(error, project.uid),))
+        yield Check("connection", problems=(not_asked(error, project.uid),))
         return
-    yield Check("connection", _reported(connection), connection.troubles, connection.fixes)
+    yield Check("connection", _reported(connection), connection.problems, connection.fixes)
     yield check_models(project, connection, versions.live_name())
     yield check_lost_versions(project, versions, predicted)
     yield check_shown(label_studio, project, connection, versions.live_name())
-    yield Check("scores", scores.said, scores.troubles, scores.fixes)
+    yield Check("scores", scores.said, scores.problems, scores.fixes)
     yield check_training_rule(project, connection)
     config = parse_label_config(str(connection.project.get("label_config") or ""), settings.choices)
     if config.image_choices is None:
         yield Check(
             "labeling config",
-            troubles=(Problem("labeling-config", config.problem, HOW_TO_MAKE_IT_USABLE, project.uid),),
+            problems=(Problem("labeling-config", config.problem, HOW_TO_MAKE_IT_USABLE, project.uid),),
         )
         return
     yield Check("labeling config", f"{len(config.choices)} choices in {config.image_choices.from_name}")
     samples = samples_of(tasks, config.image_choices.field)
     failed = {kind: why for kind, why in fetch_samples(settings, connections, credentials, samples).items() if why}
-    troubles = [
+    problems = [
         Problem("image", f"Can't read images of the kind “{kind}”: {why}.", project=project.uid)
         for kind, why in failed.items()
     ]
-    yield Check("images", f"readable: {', '.join(samples)}" if samples else "there are none yet", tuple(troubles))
+    yield Check("images", f"readable: {', '.join(samples)}" if samples else "there are none yet", tuple(problems))
 
 
 def _reported(connection: Connection) -> str:
@@ -92,11 +92,11 @@ def check_version(projects: Projects, project: Project, name: str) -> Check:
     except NotFound:
         what = f"The live version {live} is no longer on disk."
         remedy = "Restore MODEL_DIR (is it mounted?), activate another version, or start a training."
-        return Check(f"{name}: version", troubles=(Problem("version-missing", what, remedy, project.uid),))
+        return Check(f"{name}: version", problems=(Problem("version-missing", what, remedy, project.uid),))
     unknown = version.train_output.get("unknown_choices") if version else None
     if isinstance(unknown, dict) and unknown:
-        trouble = Problem("choices-unknown", *no_choice_any_more(unknown), project.uid)
-        return Check(f"{name}: version", troubles=(trouble,))
+        problem = Problem("choices-unknown", *no_choice_any_more(unknown), project.uid)
+        return Check(f"{name}: version", problems=(problem,))
     return Check(
         f"{name}: version", live if live != UNTRAINED else "none yet: label some images and press Start training"
     )
@@ -109,7 +109,7 @@ def check_lost_versions(project: Project, versions: Versions, predicted: list[st
         return Check("versions", "none are missing")
     what = f"Label Studio has predictions of {before[0]}, but MODEL_DIR has no version of this project."
     remedy = "Restore MODEL_DIR (is it the same folder or volume as before?), or press Start training."
-    return Check("versions", troubles=(Problem("version-missing", what, remedy, project.uid),))
+    return Check("versions", problems=(Problem("version-missing", what, remedy, project.uid),))
 
 
 def check_models(project: Project, connection: Connection, live: str) -> Check:
@@ -125,7 +125,7 @@ def check_models(project: Project, connection: Connection, live: str) -> Check:
         what = f"This project has {len(others) + 1} models, and Label Studio gets predictions from another one: {name}."
     else:
         return Check("models", f"{len(others) + 1}; Label Studio gets predictions from the first, {name}")
-    return Check("models", troubles=(Problem("several-models", what, remedy, project.uid),))
+    return Check("models", problems=(Problem("several-models", what, remedy, project.uid),))
 
 
 def _address(backend: Json) -> str:
@@ -142,10 +142,10 @@ def check_shown(label_studio: LabelStudio, project: Project, connection: Connect
         return Check("predictions shown", f"those of {shown}" if shown else "none chosen yet")
     what = f"Label Studio shows the stored predictions of {shown} in this project and doesn't request newer ones."
     remedy = f"In the project's Settings → Annotation, choose the model “{titles[0]}” instead of that version."
-    trouble = Problem("predictions-pinned", what, remedy, project.uid)
+    problem = Problem("predictions-pinned", what, remedy, project.uid)
     choose = partial(label_studio.change_project, project.id, model_version=titles[0])
-    fix = Fix(trouble, f"choose the model “{titles[0]}”", choose)
-    return Check("predictions shown", troubles=(trouble,), fixes=(fix,))
+    fix = Fix(problem, f"choose the model “{titles[0]}”", choose)
+    return Check("predictions shown", problems=(problem,), fixes=(fix,))
 
 
 def check_training_rule(project: Project, connection: Connection) -> Check:
@@ -157,4 +157,4 @@ def check_training_rule(project: Project, connection: Connection) -> Check:
         "In the project's Settings → Model, turn off “Start model training on annotation submission”: the backend "
         "learns from annotation events automatically (RETRAIN_AFTER_ANNOTATIONS)."
     )
-    return Check("training", troubles=(Problem("trains-on-submission", what, remedy, project.uid),))
+    return Check("training", problems=(Problem("trains-on-submission", what, remedy, project.uid),))

@@ -43,7 +43,7 @@ def check_redis(settings: Settings) -> list[Check]:
         missing = no_worker(workers_of({kind: rq_queue(settings, kind, connection) for kind in KINDS}, connection))
         foreign = foreign_jobs(connection)
     except RedisError as error:
-        return [Check("Redis", troubles=(redis_unreachable(error),))]
+        return [Check("Redis", problems=(redis_unreachable(error),))]
     finally:
         connection.close()
     persistent = info.get("aof_enabled") or info.get("rdb_last_save_time", 0) > info.get("process_start_time", 0)
@@ -52,9 +52,9 @@ def check_redis(settings: Settings) -> list[Check]:
     jobs = JobStore(settings.model_dir / "projects").unfinished()
     count = sum(job.status == "queued" for job in jobs)
     # If there is no worker, that is why they are waiting.
-    late = () if missing else waiting_troubles(jobs, _kinds_of(settings, idle), time.time())
+    late = () if missing else waiting_problems(jobs, _kinds_of(settings, idle), time.time())
     return [
-        Check("Redis", said, (*redis_troubles(info), *clock_troubles(ahead), *([foreign] if foreign else ()))),
+        Check("Redis", said, (*redis_problems(info), *clock_problems(ahead), *([foreign] if foreign else ()))),
         Check("workers", "; ".join(names), (_missing(missing, workers),) if missing else ()),
         Check("jobs", f"{count} queued", late),
     ]
@@ -75,16 +75,16 @@ def redis_of_production(settings: Settings) -> str:
         return ""
 
 
-def _missing(trouble: Problem, workers: Sequence[BaseWorker]) -> Problem:
+def _missing(problem: Problem, workers: Sequence[BaseWorker]) -> Problem:
     """Adds the workers that listen to other queues to the problem."""
     listening = sorted({name for worker in workers for name in worker.queue_names()})
     if not listening:
-        return trouble
+        return problem
     details = (f"Workers on this Redis listen to {', '.join(listening)}: do they have the server's RQ_QUEUE_NAME?",)
-    return Problem(trouble.code, trouble.what, trouble.remedy, details=details)
+    return Problem(problem.code, problem.message, problem.hint, details=details)
 
 
-def redis_troubles(info: Json) -> list[Problem]:
+def redis_problems(info: Json) -> list[Problem]:
     """Problems with Redis itself; `info` is the answer to its INFO command."""
     found = []
     version = str(info.get("redis_version") or "")
@@ -108,7 +108,7 @@ def redis_troubles(info: Json) -> list[Problem]:
     return [Problem("redis", f"Redis isn't suitable for jobs. {what}.", remedy) for what, remedy in found]
 
 
-def clock_troubles(ahead: float) -> list[Problem]:
+def clock_problems(ahead: float) -> list[Problem]:
     """A problem if the clocks differ; `ahead` is how many seconds Redis' clock is ahead of this machine's."""
     if abs(ahead) < CLOCK_SECONDS:
         return []
@@ -122,7 +122,7 @@ def _kinds_of(settings: Settings, workers: Sequence[BaseWorker]) -> set[str]:
     return {kind for kind in KINDS if f"{settings.rq_queue_name}-{kind}" in names}
 
 
-def waiting_troubles(unfinished: Sequence[Job], idle: set[str], now: float) -> tuple[Problem, ...]:
+def waiting_problems(unfinished: Sequence[Job], idle: set[str], now: float) -> tuple[Problem, ...]:
     """Problems with jobs that wait too long.
 
     `unfinished` is sorted from the oldest to the newest; `idle` are the kinds of jobs for which a worker is idle.

@@ -28,13 +28,13 @@ def consult(*, as_json: bool, ask: Callable[[str], bool] | None) -> int:
                 typer.echo(line)
         if fixed:
             checks = list(_examined())
-    troubles = [trouble for check in checks for trouble in check.troubles]
+    problems = [problem for check in checks for problem in check.problems]
     if as_json:
-        found = {"ok": not troubles, "checks": [check.record() for check in checks]}
+        found = {"ok": not problems, "checks": [check.record() for check in checks]}
         typer.echo(json.dumps({**found, "mended": fixed, "failed": failed}, indent=2, ensure_ascii=False))
     else:
-        _print_troubles(checks, can_fix=ask is None)
-    return 1 if troubles else 0
+        _print_problems(checks, can_fix=ask is None)
+    return 1 if problems else 0
 
 
 def _look(*, quietly: bool) -> list[Check]:
@@ -43,7 +43,7 @@ def _look(*, quietly: bool) -> list[Check]:
     for check in _examined():
         checks.append(check)
         if not quietly:
-            typer.echo(f"PROBLEM {check.name}" if check.troubles else f"ok      {check.name}{_said(check)}")
+            typer.echo(f"PROBLEM {check.name}" if check.problems else f"ok      {check.name}{_said(check)}")
     return checks
 
 
@@ -65,7 +65,7 @@ def _apply_fixes(checks: list[Check], ask: Callable[[str], bool]) -> tuple[list[
     """Applies fixes; returns what was done, and what failed with the reason."""
     fixed, failed = [], []
     for fix in (fix for check in checks for fix in check.fixes):
-        if ask(f"{fix.trouble.what} {fix.offer[0].upper()}{fix.offer[1:]}?"):
+        if ask(f"{fix.problem.message} {fix.offer[0].upper()}{fix.offer[1:]}?"):
             try:
                 fix.do()
                 fixed.append(fix.offer)
@@ -74,25 +74,25 @@ def _apply_fixes(checks: list[Check], ask: Callable[[str], bool]) -> tuple[list[
     return fixed, failed
 
 
-def _print_troubles(checks: list[Check], *, can_fix: bool) -> None:
+def _print_problems(checks: list[Check], *, can_fix: bool) -> None:
     """Prints each problem once, however many projects have it, in the order in which to fix them."""
     where: dict[Problem, list[str]] = {}
     for check in checks:
-        for trouble in check.troubles:
-            where.setdefault(replace(trouble, project=""), []).append(check.name.partition(": ")[0])
+        for problem in check.problems:
+            where.setdefault(replace(problem, project=""), []).append(check.name.partition(": ")[0])
     if not where:
         typer.echo("\nNo problems found.")
         return
     count = "1 problem:" if len(where) == 1 else f"{len(where)} problems. Fix them in this order:"
     typer.echo(f"\n{count}")
-    for number, trouble in enumerate(sorted(where, key=lambda one: CODES.index(one.code)), 1):
-        projects = [name for name in where[trouble] if name.startswith("project ")]
+    for number, problem in enumerate(sorted(where, key=lambda one: CODES.index(one.code)), 1):
+        projects = [name for name in where[problem] if name.startswith("project ")]
         place = f"{', '.join(projects)[:1].upper()}{', '.join(projects)[1:]}: " if projects else ""
-        typer.echo(f"\n{number}. {place}{trouble.what} [{trouble.code}]")
-        for detail in trouble.details:
+        typer.echo(f"\n{number}. {place}{problem.message} [{problem.code}]")
+        for detail in problem.details:
             typer.echo(f"   {detail}")
-        if trouble.remedy:
-            typer.echo(f"   → {trouble.remedy}")
+        if problem.hint:
+            typer.echo(f"   → {problem.hint}")
     if can_fix and (fixes := [fix for check in checks for fix in check.fixes]):
-        codes = ", ".join(dict.fromkeys(fix.trouble.code for fix in fixes))
+        codes = ", ".join(dict.fromkeys(fix.problem.code for fix in fixes))
         typer.echo(f"\n`python -m my_backend doctor --fix` can fix {codes}; it asks before each change.")

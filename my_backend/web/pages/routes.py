@@ -94,10 +94,10 @@ class Page:
             log.exception("project %s: the page can't show it", project.uid)
             return unreadable_view(project)
 
-    def troubles(self) -> Response:
+    def problems(self) -> Response:
         """The page of problems and their fixes."""
         titles = {project.uid: project.title or f"Project {project.id}" for project in self._backend.projects.all()}
-        return self._answer([], lambda: self._render("troubles.html", titles=titles), *titles.values())
+        return self._answer([], lambda: self._render("problems.html", titles=titles), *titles.values())
 
     # --- one project --------------------------------------------------------
 
@@ -225,7 +225,7 @@ class Page:
     def _render(self, template: str, *, busy: bool = False, **values: Any) -> str:
         return render_template(
             f"page/{template}",
-            troubles=diagnose(self._backend),
+            problems=diagnose(self._backend),
             busy=busy,
             asking=self._backend.checkup.asking,
             untrained=UNTRAINED,

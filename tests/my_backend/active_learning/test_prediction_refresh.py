@@ -79,15 +79,15 @@ def test_label_studio_that_cannot_be_asked_is_asked_again(
     with serve(**settings) as client:
         client.setup()
         version = train(client, label_studio)
-        assert eventually(lambda: troubles(client))
+        assert eventually(lambda: problems(client))
         label_studio.forbids = set()
         assert eventually(lambda: versions(label_studio) == {version})
-        assert eventually(lambda: not troubles(client))
+        assert eventually(lambda: not problems(client))
 
 
 def test_nothing_runs_where_the_setting_is_off(client: Client) -> None:
     assert "renewal" not in {thread.name for thread in threading.enumerate()}
 
 
-def troubles(client: Client) -> list[Any]:
+def problems(client: Client) -> list[Any]:
     return [one for one in client.get("/problems")["troubles"] if one["code"] == "renewal"]

@@ -33,38 +33,38 @@ def scores(label_studio: FakeLabelStudio, make_settings: MakeSettings, tmp_path:
     return scores
 
 
-def test_blank_scores_are_told_and_are_a_trouble_where_tasks_are_sampled_by_them(
+def test_blank_scores_are_told_and_are_a_problem_where_tasks_are_sampled_by_them(
     label_studio: FakeLabelStudio, scores: Callable[..., Scores], tmp_path: Path
 ) -> None:
     live = label_studio.backends[0]["model_version"]
-    assert scores().troubles == scores().fixes == ()
+    assert scores().problems == scores().fixes == ()
     assert "TITLE_IS_VERSION=true" in scores().said
 
     label_studio.project["sampling"] = "Uncertainty sampling"
     [mend] = scores().fixes
-    assert (mend.trouble.code, mend.offer) == ("scores-blank", f"rename the model “Mine” to {live}")
-    assert scores().troubles == (mend.trouble,)
+    assert (mend.problem.code, mend.offer) == ("scores-blank", f"rename the model “Mine” to {live}")
+    assert scores().problems == (mend.problem,)
     mend.do()
     assert label_studio.backends[0]["title"] == label_studio.project["model_version"] == live
     assert remembered_title(tmp_path) == Remembered(1, "Mine", kept=False)
     assert scores() == Scores("Label Studio shows the live version's scores")
 
 
-def test_choice_of_other_predictions_is_a_trouble_only_where_the_own_ones_are_wanted(
+def test_choice_of_other_predictions_is_a_problem_only_where_the_own_ones_are_wanted(
     label_studio: FakeLabelStudio, scores: Callable[..., Scores]
 ) -> None:
     label_studio.project |= {"model_version": "Other", "sampling": "Uncertainty sampling"}
     assert scores() == Scores("another model's, as chosen in the project's settings")
 
     found = scores(title_is_version=True)
-    assert [trouble.code for trouble in found.troubles] == ["scores-elsewhere"]
+    assert [problem.code for problem in found.problems] == ["scores-elsewhere"]
     assert found.fixes == ()
 
 
-def test_blank_scores_are_a_trouble_where_the_server_should_have_mended_them(scores: Callable[..., Scores]) -> None:
+def test_blank_scores_are_a_problem_where_the_server_should_have_mended_them(scores: Callable[..., Scores]) -> None:
     [mend] = scores(title_is_version=True).fixes
-    assert mend.trouble.code == "scores-blank"
-    assert "`/problems` says why" in mend.trouble.remedy
+    assert mend.problem.code == "scores-blank"
+    assert "`/problems` says why" in mend.problem.hint
 
 
 def test_without_a_version_or_its_predictions_there_is_nothing_to_rename(

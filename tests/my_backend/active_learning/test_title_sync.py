@@ -69,11 +69,11 @@ def test_title_is_given_back_once_label_studio_answers_again(
 
     label_studio.forbids = {"/api/ml/1"}
     with serve(**{**connected, "title_is_version": False}) as client:
-        assert eventually(lambda: troubles(client))
-        assert "403 to PATCH /api/ml/1" in troubles(client)[0]["what"]
+        assert eventually(lambda: problems(client))
+        assert "403 to PATCH /api/ml/1" in problems(client)[0]["what"]
         label_studio.forbids = set()
         assert eventually(lambda: title(label_studio) == "Mine")
-        assert eventually(lambda: not troubles(client))
+        assert eventually(lambda: not problems(client))
 
 
 def test_project_that_uses_another_models_predictions_is_named(
@@ -84,8 +84,8 @@ def test_project_that_uses_another_models_predictions_is_named(
         client.setup()
         train(client, label_studio)
         predict(client, label_studio)
-        assert eventually(lambda: troubles(client, "scores-elsewhere"))
-        assert "the predictions of “Other”" in troubles(client, "scores-elsewhere")[0]["what"]
+        assert eventually(lambda: problems(client, "scores-elsewhere"))
+        assert "the predictions of “Other”" in problems(client, "scores-elsewhere")[0]["what"]
         assert label_studio.patched == []
 
 
@@ -93,5 +93,5 @@ def test_nothing_runs_where_the_setting_is_off(client: Client) -> None:
     assert "title keeper" not in {thread.name for thread in threading.enumerate()}
 
 
-def troubles(client: Client, code: str = "title") -> list[Any]:
+def problems(client: Client, code: str = "title") -> list[Any]:
     return [one for one in client.get("/problems")["troubles"] if one["code"] == code]

@@ -208,8 +208,8 @@ def look(settings: Settings) -> Iterator[Callable[[], str]]:
 
     def look() -> str:
         server._look()
-        trouble = server.trouble()
-        return trouble.code if trouble else ""
+        problem = server.problem()
+        return problem.code if problem else ""
 
     yield look
     server.stop()
@@ -245,7 +245,7 @@ def test_server_says_that_redis_is_a_replica_not_that_workers_are_missing(redis:
     redis.client.replicaof("127.0.0.1", 1)  # nobody answers there
     try:
         server._look()
-        assert "read-only replica" in str(server.trouble())
+        assert "read-only replica" in str(server.problem())
     finally:
         redis.client.replicaof("NO", "ONE")
         server.stop()

@@ -28,20 +28,20 @@ def examine(server: FakeLabelStudio, basic_auth: tuple[str, str] | None = None) 
 
 
 def codes(found: Connection) -> list[str]:
-    return [trouble.code for trouble in found.troubles]
+    return [problem.code for problem in found.problems]
 
 
 def test_nothing_is_wrong_with_a_connection_as_label_studio_makes_it(label_studio: FakeLabelStudio) -> None:
     found = examine(label_studio)
 
-    assert (found.connected, found.troubles, found.fixes) == (True, (), ())
+    assert (found.connected, found.problems, found.fixes) == (True, (), ())
 
 
 def test_missing_webhook_is_added_as_label_studio_makes_it(label_studio: FakeLabelStudio) -> None:
     label_studio.webhooks = []
     [mend] = examine(label_studio).fixes
 
-    assert mend.trouble.code == "webhook-missing"
+    assert mend.problem.code == "webhook-missing"
     assert mend.offer == f"add the webhook {HOOK}"
     mend.do()
 
@@ -55,7 +55,7 @@ def test_webhook_that_tells_nothing_is_switched_on(label_studio: FakeLabelStudio
     [mend] = examine(label_studio).fixes
     mend.do()
 
-    assert mend.trouble.code == "webhook-missing"
+    assert mend.problem.code == "webhook-missing"
     assert label_studio.patched == [("/api/webhooks/5/", {"is_active": True, "send_for_all_actions": True})]
 
 
@@ -64,7 +64,7 @@ def test_webhook_without_payload_gets_it(label_studio: FakeLabelStudio) -> None:
     [mend] = examine(label_studio).fixes
     mend.do()
 
-    assert mend.trouble.code == "webhook-payload"
+    assert mend.problem.code == "webhook-payload"
     assert label_studio.patched == [("/api/webhooks/5/", {"send_payload": True})]
 
 
@@ -74,7 +74,7 @@ def test_webhook_without_the_password_gets_it_and_keeps_its_headers(label_studio
     [mend] = examine(label_studio, AUTH).fixes
     mend.do()
 
-    assert mend.trouble.code == "webhook-credentials"
+    assert mend.problem.code == "webhook-credentials"
     assert label_studio.patched == [("/api/webhooks/5/", {"headers": {"X-Mine": "kept", **HEADERS}})]
 
 
@@ -106,9 +106,9 @@ def test_webhook_of_a_removed_model_is_deleted_and_no_other(label_studio: FakeLa
     label_studio.webhooks = [hook(), left, *others]
     [mend] = examine(label_studio).fixes
 
-    assert mend.trouble.code == "webhook-orphaned"
+    assert mend.problem.code == "webhook-orphaned"
     assert mend.offer == "delete the webhook http://10.0.0.9:9090/webhook"
-    assert "secret" not in str(mend.trouble)
+    assert "secret" not in str(mend.problem)
     mend.do()
     assert label_studio.deleted == ["/api/webhooks/8/"]
 
@@ -133,7 +133,7 @@ def test_project_without_a_model(label_studio: FakeLabelStudio, blocks: set[str]
 
     assert not found.connected
     assert codes(found) == [code, "webhook-orphaned"]
-    assert remedy in found.troubles[0].remedy
+    assert remedy in found.problems[0].hint
     assert label_studio.added == []
 
 
@@ -155,8 +155,8 @@ def test_model_that_is_not_reached(
 
     assert not found.connected
     assert codes(found) == [code]
-    assert remedy in found.troubles[0].remedy
-    assert ("host.docker.internal" in found.troubles[0].remedy) == (remedy == "host.docker.internal")
+    assert remedy in found.problems[0].hint
+    assert ("host.docker.internal" in found.problems[0].hint) == (remedy == "host.docker.internal")
 
 
 @pytest.mark.parametrize("hooks", [[], [hook()]], ids=["half made", "blocked since"])
@@ -169,7 +169,9 @@ def test_webhook_that_address_blocking_stops_is_not_offered_to_be_added(
     found = examine_connection(client, Project(PROJECT), None, thoroughly=True)
 
     assert (found.connected, codes(found), found.fixes) == (True, ["address-blocked"], ())
-    assert found.troubles[0].what.startswith("Label Studio's address blocking keeps it from sending annotation events")
+    assert found.problems[0].message.startswith(
+        "Label Studio's address blocking keeps it from sending annotation events"
+    )
 
 
 def test_where_all_looks_well_only_the_doctor_tries_address_blocking(label_studio: FakeLabelStudio) -> None:

@@ -974,7 +974,7 @@ def test_token_that_no_header_carries_is_told_nowhere(
         client.post("/api/problems/check", status=202)
         failed = client.ended(client.post("/webhook", START, 201)["job"])
         checkup = client.backend.checkup
-        assert eventually(lambda: any("isn't allowed in an HTTP header" in str(one) for one in checkup.troubles()))
+        assert eventually(lambda: any("isn't allowed in an HTTP header" in str(one) for one in checkup.problems()))
         answers = [client.get(path) for path in ("/health", "/problems", "/is_training")]
         answers += [
             client.http.get("/", headers={"Accept": "text/html"}).text,

@@ -395,7 +395,7 @@ def test_number_of_series_is_bounded(client: Client, script: Script, monkeypatch
     assert shown == {"class 9": 9, "class 8": 8, "class 7": 7, "(others)": 21}
 
 
-def test_unlearned_annotations_and_troubles(serve: Serve) -> None:
+def test_unlearned_annotations_and_problems(serve: Serve) -> None:
     with serve(retrain_after_annotations=5) as client:
         client.setup(config="<View/>")
         before = samples(client)

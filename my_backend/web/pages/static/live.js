@@ -39,7 +39,7 @@ export function follow(changed) {
   function change(fresh) {
     tellAges(fresh);
     const wasBusy = place().dataset.busy;
-    for (const id of ["content", "nav-trouble"]) morph(document.getElementById(id), fresh.getElementById(id));
+    for (const id of ["content", "nav-problem"]) morph(document.getElementById(id), fresh.getElementById(id));
     changed();
     if (wasBusy === "training" && place().dataset.busy !== "training") say(finished());
   }

@@ -25,7 +25,7 @@ NOBODY = 1  # a port on which nothing listens
 
 
 def codes(check: Check) -> list[str]:
-    return [trouble.code for trouble in check.troubles]
+    return [problem.code for problem in check.problems]
 
 
 def connect(server: FakeLabelStudio, token: str | None = None) -> LabelStudio:
@@ -36,9 +36,9 @@ def connect(server: FakeLabelStudio, token: str | None = None) -> LabelStudio:
 
 
 def test_server_that_is_not_there(make_settings: MakeSettings) -> None:
-    [trouble] = all_checks.check_server(make_settings(port=NOBODY))[0].troubles
+    [problem] = all_checks.check_server(make_settings(port=NOBODY))[0].problems
 
-    assert trouble.what == "Can't find the backend's server at http://127.0.0.1:1: no response."
+    assert problem.message == "Can't find the backend's server at http://127.0.0.1:1: no response."
 
 
 @pytest.mark.parametrize(("body", "status", "said"), [({}, 401, "it answered 401"), ([], 200, "another program")])
@@ -46,9 +46,9 @@ def test_server_of_another_kind_is_not_taken_for_ours(
     make_settings: MakeSettings, body: Any, status: int, said: str
 ) -> None:
     with FakeServer(lambda seen: json_reply(body, status)) as server:
-        [trouble] = all_checks.check_server(make_settings(port=server.port))[0].troubles
+        [problem] = all_checks.check_server(make_settings(port=server.port))[0].problems
 
-    assert said in trouble.what
+    assert said in problem.message
 
 
 def test_server_tells_what_only_it_knows(make_settings: MakeSettings) -> None:
@@ -61,7 +61,7 @@ def test_server_tells_what_only_it_knows(make_settings: MakeSettings) -> None:
 
     assert (codes(found), described) == (["model"], computes)
     assert found.said.endswith("; resnet18, imagenet weights, on cpu")
-    assert found.troubles[0].details == ("one",)
+    assert found.problems[0].details == ("one",)
     assert server.seen[0].headers["Authorization"].startswith("Basic ")
 
 
@@ -78,11 +78,11 @@ def test_settings_that_only_the_model_reads_are_told_a_line_each(
     )
     monkeypatch.syspath_prepend(tmp_path)
 
-    [trouble] = all_checks.check_model(make_settings(model_class="picky_model:Picky"))[0].troubles
+    [problem] = all_checks.check_model(make_settings(model_class="picky_model:Picky"))[0].problems
 
-    assert (trouble.code, trouble.what) == ("settings", "Invalid settings:")
-    assert trouble.details == ("EPOCHS: is no number",)
-    assert "docs/settings.md" in trouble.remedy
+    assert (problem.code, problem.message) == ("settings", "Invalid settings:")
+    assert problem.details == ("EPOCHS: is no number",)
+    assert "docs/settings.md" in problem.hint
 
 
 # --- the command --------------------------------------------------------------------
@@ -142,8 +142,8 @@ def test_json_is_for_scripts_and_asks_nothing(environment: FakeLabelStudio) -> N
     assert found.keys() == described.keys()
     [check] = described["checks"]
     assert all(one.keys() == check.keys() for one in found["checks"])
-    troubles = [one for check in found["checks"] for one in check["troubles"]]
-    assert all(one.keys() == check["troubles"][0].keys() for one in troubles)
+    problems = [one for check in found["checks"] for one in check["troubles"]]
+    assert all(one.keys() == check["troubles"][0].keys() for one in problems)
     assert (status, found["ok"], len(environment.added)) == (1, False, 1)
     assert found["mended"] == ["add the webhook http://127.0.0.1:9090/webhook"]
     assert [one["code"] for check in found["checks"] for one in check["troubles"]] == ["server", "webhook-missing"]
@@ -158,7 +158,7 @@ def test_project_that_never_got_through_is_found_in_label_studio(environment: Fa
     assert "[address-blocked]" in run()[1]
 
 
-def test_setting_that_cannot_be_used_is_a_trouble_like_any_other(
+def test_setting_that_cannot_be_used_is_a_problem_like_any_other(
     environment: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PORT", "http")

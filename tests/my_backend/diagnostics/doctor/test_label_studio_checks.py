@@ -15,7 +15,7 @@ NOBODY = 1  # a port on which nothing listens
 
 
 def codes(check: Check) -> list[str]:
-    return [trouble.code for trouble in check.troubles]
+    return [problem.code for problem in check.problems]
 
 
 def connect(server: FakeLabelStudio, token: str | None = None) -> LabelStudio:
@@ -46,7 +46,7 @@ def test_label_studio_that_is_not_there() -> None:
     [found] = label_studio_checks.check_label_studio(client)
 
     assert codes(found) == ["label-studio"]
-    assert "set LABEL_STUDIO_URL to its address as seen from this backend" in str(found.troubles[0])
+    assert "set LABEL_STUDIO_URL to its address as seen from this backend" in str(found.problems[0])
 
 
 @pytest.mark.parametrize(("ahead", "said"), [(0, ""), (300, "s behind Label Studio's"), (-300, "s ahead of Label")])
@@ -54,7 +54,7 @@ def test_clock_is_compared(label_studio: FakeLabelStudio, ahead: float, said: st
     label_studio.server.seconds_ahead = ahead
     found = label_studio_checks.check_clock(connect(label_studio))
 
-    assert said in "".join(map(str, found.troubles))
+    assert said in "".join(map(str, found.problems))
 
 
 def test_token_of_each_kind(label_studio: FakeLabelStudio) -> None:
@@ -62,8 +62,8 @@ def test_token_of_each_kind(label_studio: FakeLabelStudio) -> None:
     access = jwt.encode({"token_type": "access", "exp": time.time() + 300}, JWT_KEY)
     assert codes(check(connect(label_studio, ""))) == ["no-token"]
     assert codes(check(connect(label_studio, access))) == ["token-short"]
-    [refused] = check(connect(label_studio, "another")).troubles
-    assert (refused.code, refused.remedy[:30]) == ("token", "Create a personal access token")
+    [refused] = check(connect(label_studio, "another")).problems
+    assert (refused.code, refused.hint[:30]) == ("token", "Create a personal access token")
 
     label_studio.legacy_enabled = True
     assert check(connect(label_studio, label_studio.legacy)).said == "a legacy token that Label Studio accepts"
@@ -74,7 +74,7 @@ def test_token_is_told_to_end(label_studio: FakeLabelStudio, days: float, said: 
     label_studio.pat = jwt.encode({"token_type": "refresh", "exp": time.time() + days * 86400 + 60}, JWT_KEY)
     found = label_studio_checks.check_token(connect(label_studio))
 
-    assert said in (found.troubles[0].what if found.troubles else found.said)
+    assert said in (found.problems[0].message if found.problems else found.said)
     assert codes(found) == (["token-ends"] if days < 14 else [])
 
 
@@ -94,4 +94,4 @@ def test_token_of_somebody_who_may_not_write(
     found = label_studio_checks.check_token(connect(label_studio))
 
     assert codes(found) == (["token-rights"] if lacking else [])
-    assert lacking in "".join(map(str, found.troubles))
+    assert lacking in "".join(map(str, found.problems))

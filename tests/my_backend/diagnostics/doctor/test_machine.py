@@ -14,7 +14,7 @@ H100 = "NVIDIA H100 80GB HBM3, 580.82.07, 81559, 81000"
 
 
 def codes(check: Check) -> list[str]:
-    return [trouble.code for trouble in check.troubles]
+    return [problem.code for problem in check.problems]
 
 
 def test_folder_that_cannot_be_made_is_named(make_settings: MakeSettings, tmp_path: Path) -> None:
@@ -27,8 +27,8 @@ def test_folder_that_cannot_be_made_is_named(make_settings: MakeSettings, tmp_pa
 def test_disk_that_is_nearly_full_is_named(make_settings: MakeSettings) -> None:
     found = machine.check_disk(make_settings(), lambda path: 10**8 if path.name == "cache" else 10**12)
 
-    [trouble] = found.troubles
-    assert trouble.what == "Only 0.1 GB are free on the disk of CACHE_DIR."
+    [problem] = found.problems
+    assert problem.message == "Only 0.1 GB are free on the disk of CACHE_DIR."
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("status", "said", "computes", "trouble"),
+    ("status", "said", "computes", "problem"),
     [
         (0, H100, CUDA, ""),
         (0, H100, {}, ""),
@@ -89,16 +89,16 @@ def cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_card_that_is_not_used_as_it_could_be(
-    cards: Path, status: int, said: str, computes: dict[str, str], trouble: str
+    cards: Path, status: int, said: str, computes: dict[str, str], problem: str
 ) -> None:
     cards.write_text(f"{status}\n{said}\n")
     found = machine.check_gpu(computes)
 
-    assert codes(found) == (["gpu"] if trouble else [])
-    assert trouble in "".join(map(str, found.troubles))
+    assert codes(found) == (["gpu"] if problem else [])
+    assert problem in "".join(map(str, found.problems))
 
 
-def test_card_that_is_not_to_be_used_is_no_trouble(cards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_card_that_is_not_to_be_used_is_no_problem(cards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cards.write_text(f"0\n{H100}\n")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
 

@@ -23,11 +23,11 @@ OLD = "v3-20261101T132501"
 
 
 def codes(check: Check) -> list[str]:
-    return [trouble.code for trouble in check.troubles]
+    return [problem.code for problem in check.problems]
 
 
 def connection(*backends: dict[str, Any], **project: Any) -> Connection:
-    return Connection(project, connected=True, troubles=(), fixes=(), backends=backends)
+    return Connection(project, connected=True, problems=(), fixes=(), backends=backends)
 
 
 @pytest.fixture
@@ -43,8 +43,8 @@ def versions(tmp_path: Path) -> Versions:
 def test_live_version_that_is_gone_and_names_that_are_no_choice(versions: Versions, tmp_path: Path) -> None:
     projects = Projects(tmp_path / "projects")
     project = projects.all()[0]
-    [trouble] = project_checks.check_version(projects, project, "").troubles
-    assert (trouble.code, trouble.what) == (
+    [problem] = project_checks.check_version(projects, project, "").problems
+    assert (problem.code, problem.message) == (
         "choices-unknown",
         "Some annotations use choices that no longer exist: Bird (3×).",
     )
@@ -61,8 +61,8 @@ def test_models_folder_that_is_another_one_is_known_by_label_studios_predictions
     assert codes(check(Project(PROJECT), empty, ["backend", "1.0"])) == []
     assert codes(check(Project(PROJECT), versions, [OLD])) == []
 
-    [trouble] = check(Project(PROJECT), empty, ["backend", OLD]).troubles
-    assert (trouble.code, OLD in trouble.what) == ("version-missing", True)
+    [problem] = check(Project(PROJECT), empty, ["backend", OLD]).problems
+    assert (problem.code, OLD in problem.message) == ("version-missing", True)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_several_models(backends: list[Any], live: str, said: str) -> None:
     found = project_checks.check_models(Project(PROJECT), connection(*backends), live)
 
     assert codes(found) == (["several-models"] if said else [])
-    assert said in "".join(map(str, found.troubles))
+    assert said in "".join(map(str, found.problems))
     assert "secret" not in str(found)
 
 

@@ -13,7 +13,7 @@ from rq import Queue, SimpleWorker
 from demo.production import Redis
 from my_backend.commands.production import run_supervisor
 from my_backend.diagnostics.doctor.check import Check
-from my_backend.diagnostics.doctor.redis_checks import check_redis, clock_troubles, redis_troubles, waiting_troubles
+from my_backend.diagnostics.doctor.redis_checks import check_redis, clock_problems, redis_problems, waiting_problems
 from my_backend.jobs.job import KINDS, Job, JobStore, new_job
 from my_backend.settings import Settings
 from tests.my_backend.conftest import PROJECT, MakeSettings
@@ -40,7 +40,7 @@ def redis(shared_redis: Redis) -> Iterator[Redis]:
 
 
 def told(checks: list[Check]) -> dict[str, str]:
-    return {trouble.code: str(trouble) for check in checks for trouble in check.troubles}
+    return {problem.code: str(problem) for check in checks for problem in check.problems}
 
 
 def test_without_redis_jobs_run_in_the_server(make_settings: MakeSettings) -> None:
@@ -90,7 +90,7 @@ def test_what_a_killed_production_has_left_is_not_taken_for_one(
 
     [check] = check_redis(settings)
 
-    assert check.troubles == ()
+    assert check.problems == ()
     assert "`make production` is not running" in check.said
 
 
@@ -107,13 +107,13 @@ def test_workers_of_another_queue_are_named(make_settings: MakeSettings, redis: 
 
     worker = SimpleWorker([Queue("mine-head", connection=redis.client)], connection=redis.client)
     worker.register_birth()
-    [trouble] = [one for check in check_redis(make_settings(redis_url=redis.url)) for one in check.troubles]
-    assert trouble.details == ("Workers on this Redis listen to mine-head: do they have the server's RQ_QUEUE_NAME?",)
+    [problem] = [one for check in check_redis(make_settings(redis_url=redis.url)) for one in check.problems]
+    assert problem.details == ("Workers on this Redis listen to mine-head: do they have the server's RQ_QUEUE_NAME?",)
 
 
 def test_redis_that_loses_or_refuses_jobs(redis: Redis) -> None:
     def said() -> str:
-        return " ".join(str(trouble) for trouble in redis_troubles(redis.client.info()))
+        return " ".join(str(problem) for problem in redis_problems(redis.client.info()))
 
     assert said() == ""
     redis.client.config_set("maxmemory", "1gb")
@@ -137,17 +137,17 @@ def test_redis_that_cannot_write_to_its_disk(tmp_path: Path) -> None:
         redis.client.bgsave()
         assert eventually(lambda: redis.client.info()["rdb_last_bgsave_status"] == "err")
 
-        [trouble] = redis_troubles(redis.client.info())
-    assert "It can't write to its disk" in trouble.what
+        [problem] = redis_problems(redis.client.info())
+    assert "It can't write to its disk" in problem.message
 
 
 def test_redis_that_is_too_old() -> None:
-    assert "Redis 4.0.9" in str(redis_troubles({"redis_version": "4.0.9"})[0])
+    assert "Redis 4.0.9" in str(redis_problems({"redis_version": "4.0.9"})[0])
 
 
 @pytest.mark.parametrize(("ahead", "said"), [(1, ""), (30, "30 s behind Redis'"), (-30, "30 s ahead of Redis'")])
 def test_clock_is_compared(ahead: float, said: str) -> None:
-    assert said in "".join(map(str, clock_troubles(ahead)))
+    assert said in "".join(map(str, clock_problems(ahead)))
 
 
 NOW = time.time()  # of these records, which are made long before they are looked at
@@ -171,7 +171,7 @@ def job(age: float, status: str = "queued", kind: str = "head", project: str = P
     ],
 )
 def test_jobs_that_wait(jobs: list[Job], idle: set[str], code: str) -> None:
-    assert [trouble.code for trouble in waiting_troubles(jobs, idle, NOW)] == ([code] if code else [])
+    assert [problem.code for problem in waiting_problems(jobs, idle, NOW)] == ([code] if code else [])
 
 
 def test_waiting_jobs_are_read_from_their_records(make_settings: MakeSettings, redis: Redis, tmp_path: Path) -> None:

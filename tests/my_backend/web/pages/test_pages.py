@@ -97,7 +97,7 @@ def test_projects_are_looked_for_where_there_are_many(client: Client) -> None:
     assert EVIL not in page(client, f"/?find={EVIL}")
 
 
-def test_a_project_shows_its_own_troubles_and_why_its_training_failed(client: Client, script: Script) -> None:
+def test_a_project_shows_its_own_problems_and_why_its_training_failed(client: Client, script: Script) -> None:
     client.setup("8.1795181751", config="<View/>")
     assert "no &lt;Image" not in page(client)
     assert "1 thing needs attention The labeling config has no &lt;Image" in words(client, "/projects/8")
@@ -597,7 +597,7 @@ def test_of_two_changes_at_once_the_second_shows(client: Client) -> None:
     assert tag_of(client, HERE) != tag_of(client, HERE), "a moment after a change no tag is trusted"
 
 
-# --- trouble ----------------------------------------------------------------------
+# --- problems ---------------------------------------------------------------------
 
 
 def test_problems_name_what_is_missing(serve: Serve, label_studio: FakeLabelStudio) -> None:
@@ -619,7 +619,7 @@ def test_problems_name_what_is_missing(serve: Serve, label_studio: FakeLabelStud
 
 
 def codes(client: Client) -> list[str]:
-    return [trouble["code"] for trouble in client.get("/problems")["troubles"]]
+    return [problem["code"] for problem in client.get("/problems")["troubles"]]
 
 
 @pytest.mark.parametrize(
@@ -654,7 +654,7 @@ def test_what_label_studio_says_is_looked_at_again_until_it_is_mended(
         assert eventually(lambda: codes(client) == [])
 
 
-def test_without_a_token_one_trouble_says_it_unless_the_one_of_setup_is_enough(
+def test_without_a_token_one_problem_says_it_unless_the_one_of_setup_is_enough(
     serve: Serve, label_studio: FakeLabelStudio
 ) -> None:
     with serve() as client:
@@ -713,7 +713,7 @@ def test_webhooks_need_the_password_where_there_is_one(
         client.http.post("/setup", json={"project": PROJECT, "schema": LABEL_CONFIG}, auth=("u", "p"))
         assert eventually(lambda: client.backend.checkup.finding(PROJECT))
 
-        assert [trouble.code for trouble in diagnose(client.backend)] == codes_found
+        assert [problem.code for problem in diagnose(client.backend)] == codes_found
 
 
 def test_images_that_failed_are_named_until_they_are_predicted(client: Client, script: Script) -> None:
@@ -724,9 +724,9 @@ def test_images_that_failed_are_named_until_they_are_predicted(client: Client, s
     def images() -> list[str]:
         return [
             d
-            for trouble in client.get("/problems")["troubles"]
-            for d in trouble["details"]
-            if trouble["code"] == "images"
+            for problem in client.get("/problems")["troubles"]
+            for d in problem["details"]
+            if problem["code"] == "images"
         ]
 
     assert eventually(lambda: images() == ["task 1: no image"])

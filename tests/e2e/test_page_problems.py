@@ -26,7 +26,7 @@ LOGIN: dict[str, Any] = {"http_credentials": {"username": USER, "password": PASS
 
 def shows(page: Page, text: str) -> None:
     page.locator("#look-again").click()
-    expect(page.locator(".troubles")).to_contain_text(text)
+    expect(page.locator(".problems")).to_contain_text(text)
 
 
 def is_well(page: Page) -> None:
@@ -49,16 +49,16 @@ class Connected:
     webhook: dict[str, Any]
 
     @property
-    def troubles(self) -> Locator:
-        return self.page.locator(".trouble").filter(has_text=self.title)
+    def problems(self) -> Locator:
+        return self.page.locator(".problem").filter(has_text=self.title)
 
     def shows(self, text: str) -> None:
         self.page.locator("#look-again").click()
-        expect(self.troubles.filter(has_text=text)).to_have_count(1)
+        expect(self.problems.filter(has_text=text)).to_have_count(1)
 
     def is_well(self) -> None:
         self.page.locator("#look-again").click()
-        expect(self.troubles).to_have_count(0)
+        expect(self.problems).to_have_count(0)
 
     def remove_models(self) -> None:
         """Deletes again if the model is back: Label Studio saves the state of a model that it was just asked about."""
@@ -129,9 +129,9 @@ def test_a_model_that_is_removed(connected: Connected) -> None:
 
 def test_a_labeling_config_that_cannot_be_used(connected: Connected) -> None:
     connected.label_studio.update_project(connected.project, label_config='<View><Image name="i" value="$i"/></View>')
-    expect(connected.troubles.filter(has_text="no <Choices> tag whose toName is an Image")).to_have_count(1)
+    expect(connected.problems.filter(has_text="no <Choices> tag whose toName is an Image")).to_have_count(1)
     connected.label_studio.update_project(connected.project, label_config=LABEL_CONFIG)
-    expect(connected.troubles).to_have_count(0)
+    expect(connected.problems).to_have_count(0)
 
 
 def test_a_label_studio_that_refuses_private_addresses_and_is_away(
@@ -175,9 +175,9 @@ def test_an_image_that_cannot_be_read_and_a_version_that_cannot_be_loaded(
         image = next(one["data"]["image"] for one in label_studio.tasks(project) if one["id"] == task)
         label_studio.request("PATCH", f"/api/tasks/{task}/", json={"data": {"image": "/data/upload/gone.png"}})
         label_studio.retrieve_predictions(project, [task])
-        expect(page.locator(".troubles")).to_contain_text("1 image has no prediction")
+        expect(page.locator(".problems")).to_contain_text("1 image has no prediction")
         page.get_by_text("Details", exact=True).click()
-        expect(page.locator(".troubles details li")).to_contain_text(f"task {task}: ")
+        expect(page.locator(".problems details li")).to_contain_text(f"task {task}: ")
         label_studio.request("PATCH", f"/api/tasks/{task}/", json={"data": {"image": image}})
         label_studio.retrieve_predictions(project, [task])
         is_well(page)
@@ -186,7 +186,7 @@ def test_an_image_that_cannot_be_read_and_a_version_that_cannot_be_loaded(
         [folder] = (backend.folder / "models" / "projects").glob(f"{project}.*/versions/{second}/model")
         shutil.rmtree(folder)
         backend.__enter__()
-        expect(page.locator(".troubles")).to_contain_text(f"can't load version {second}")
+        expect(page.locator(".problems")).to_contain_text(f"can't load version {second}")
         page.goto(f"{backend.url}/projects/{project}/versions")
         page.get_by_role("button", name="Activate v1").click()
         page.get_by_role("link", name="Problems").click()
@@ -208,9 +208,9 @@ def test_settings_that_are_missing_or_wrong(browser: Browser, label_studio: Labe
         backend.__enter__()
 
     with opened(browser, f"{backend.url}/problems", **LOGIN) as page:
-        expect(page.locator(".troubles")).to_contain_text("LABEL_STUDIO_API_KEY is not set")
-        expect(page.locator(".troubles")).to_contain_text("Can't load the ImageNet weights")
-        expect(page.locator(".troubles")).to_contain_text("Label Studio's URL is not set")
+        expect(page.locator(".problems")).to_contain_text("LABEL_STUDIO_API_KEY is not set")
+        expect(page.locator(".problems")).to_contain_text("Can't load the ImageNet weights")
+        expect(page.locator(".problems")).to_contain_text("Label Studio's URL is not set")
         backend.kill()
         expect(page.locator("#said")).to_contain_text("The backend isn’t responding")
 
@@ -218,13 +218,13 @@ def test_settings_that_are_missing_or_wrong(browser: Browser, label_studio: Labe
         wrong = {"LABEL_STUDIO_URL": label_studio.url, "LABEL_STUDIO_API_KEY": label_studio.legacy_token}
         restart(WEIGHTS="none", **wrong, **LOCKED)
         expect(page.locator("#said")).to_contain_text("Reconnected.")
-        expect(page.locator(".troubles")).to_contain_text("rejected the legacy token")
-        expect(page.locator(".troubles")).to_contain_text("doesn't send the password with annotation events")
-        expect(page.locator(".trouble")).to_have_count(2)
+        expect(page.locator(".problems")).to_contain_text("rejected the legacy token")
+        expect(page.locator(".problems")).to_contain_text("doesn't send the password with annotation events")
+        expect(page.locator(".problem")).to_have_count(2)
 
         restart(LABEL_STUDIO_API_KEY=label_studio.personal_access_token)
-        expect(page.locator(".troubles")).to_contain_text("Label Studio can't reach this backend")
-        expect(page.locator(".trouble")).to_have_count(1)
+        expect(page.locator(".problems")).to_contain_text("Label Studio can't reach this backend")
+        expect(page.locator(".problem")).to_have_count(1)
         page.get_by_role("link", name="digits").click()
         expect(page.locator("h1 .chip")).to_have_text("not connected")
 
@@ -248,7 +248,7 @@ def test_jobs_without_a_worker_and_without_redis(
             page.get_by_role("button", name="Start training").click()
             expect(page.locator(".waiting")).to_contain_text("Waiting")
             page.get_by_role("link", name="Problems").click()
-            expect(page.locator(".troubles")).to_contain_text("No worker is listening for")
+            expect(page.locator(".problems")).to_contain_text("No worker is listening for")
             production.worker()
             expect(page.get_by_text("No problems.")).to_be_visible()
             page.goto(f"{server.url}/projects/{project}")
@@ -256,6 +256,6 @@ def test_jobs_without_a_worker_and_without_redis(
 
             page.goto(f"{server.url}/problems")
             redis.kill()
-            expect(page.locator(".troubles")).to_contain_text("Redis is unreachable")
+            expect(page.locator(".problems")).to_contain_text("Redis is unreachable")
             redis.start()
             expect(page.get_by_text("No problems.")).to_be_visible()
