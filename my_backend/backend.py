@@ -1,15 +1,14 @@
 """Builds all parts of a server process and starts and stops them."""
 
-import errno
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from tempfile import TemporaryFile
 
 from my_backend import files
 from my_backend.active_learning.prediction_refresh import Renewal
 from my_backend.active_learning.title_sync import TitleKeeper
-from my_backend.errors import BackendError
+from my_backend.diagnostics.monitor import Monitor
+from my_backend.diagnostics.summary import Summary
 from my_backend.jobs.job import JobQueue, JobStore, claimed_model_dir, submit_correction
 from my_backend.jobs.reconciliation import Reconciliation
 from my_backend.jobs.retraining import Retraining
@@ -19,13 +18,12 @@ from my_backend.jobs.training_job import TrainingJob
 from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.media import media_pool
 from my_backend.label_studio.webhook_password import WebhookPassword
-from my_backend.monitor import Checkup
 from my_backend.projects.recent_predictions import Recent
 from my_backend.projects.registry import Projects
 from my_backend.serving.live_models import Serving
 from my_backend.serving.model_loader import ModelFactory
 from my_backend.settings import Settings
-from my_backend.storage import Storage
+from my_backend.storage import Storage, check_folders
 
 
 class Backend:
@@ -51,9 +49,22 @@ class Backend:
         self.webhook_password = WebhookPassword(settings, self.projects, self.connections)
         self.reconciliation = Reconciliation(self.projects, self.connections, self.submit_correction)
         self.recent = Recent(self.projects)
-        self.checkup = Checkup(settings, self.projects, self.connections)
+        self.monitor = Monitor(settings, self.projects, self.connections)
         self.title_keeper = TitleKeeper(settings, self.projects, self.connections, self.serving)
         self.renewal = Renewal(settings, self.projects, self.connections, self.serving, self.title_keeper.predicted)
+        self.summary = Summary(
+            settings=settings,
+            projects=self.projects,
+            storage=self.storage,
+            serving=self.serving,
+            queue=self.queue,
+            recent=self.recent,
+            monitor=self.monitor,
+            webhook_password=self.webhook_password,
+            title_keeper=self.title_keeper,
+            renewal=self.renewal,
+            came_through_proxy=self.came_through_proxy,
+        )
 
     def _make_queue(self) -> JobQueue:
         if self.settings.redis:
@@ -78,7 +89,7 @@ class Backend:
             self.queue.start()
             self.retraining.start()
             self.recent.start()
-            self.checkup.start()
+            self.monitor.start()
             self.webhook_password.start()
             self.title_keeper.start()
             self.renewal.start()
@@ -89,7 +100,7 @@ class Backend:
             finally:
                 self.renewal.stop()
                 self.title_keeper.stop()
-                self.checkup.stop()
+                self.monitor.stop()
                 self.reconciliation.stop()
                 self.recent.stop()
                 self.webhook_password.stop()
@@ -98,15 +109,3 @@ class Backend:
                 self.serving.stop()
                 self.storage.stop()
                 self._media_pool.shutdown(wait=False, cancel_futures=True)
-
-
-def check_folders(settings: Settings) -> None:
-    """Creates MODEL_DIR and CACHE_DIR if they are missing; raises BackendError if they aren't writable."""
-    for name, folder in (("MODEL_DIR", settings.model_dir), ("CACHE_DIR", settings.cache_dir)):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            TemporaryFile(dir=folder).close()
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                continue  # a server on a full disk still predicts, and reports the problem
-            raise BackendError(f"can't use {name}={folder} ({error.strerror}): set it to a writable folder") from None

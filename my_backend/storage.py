@@ -1,5 +1,6 @@
 """Checks whether MODEL_DIR and CACHE_DIR are writable and which of the projects' files are damaged."""
 
+import errno
 import logging
 import time
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from tempfile import TemporaryFile
 
 from my_backend import files
 from my_backend.background import Background
+from my_backend.errors import BackendError
 from my_backend.files import Damaged
 from my_backend.jobs.job import JobStore
 from my_backend.jobs.training_job import learned_state
@@ -44,6 +46,18 @@ REMEDIES = {
     "corrections": "This correction isn't learned. Correct the image again, or restore the file from a backup.",
 }
 REMEDY = "The backend continues without this file and rewrites it. If the problem persists, remove the file."
+
+
+def check_folders(settings: Settings) -> None:
+    """Creates MODEL_DIR and CACHE_DIR if they are missing; raises BackendError if they aren't writable."""
+    for name, folder in (("MODEL_DIR", settings.model_dir), ("CACHE_DIR", settings.cache_dir)):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            TemporaryFile(dir=folder).close()
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                continue  # a server on a full disk still predicts, and reports the problem
+            raise BackendError(f"can't use {name}={folder} ({error.strerror}): set it to a writable folder") from None
 
 
 class Storage(Background):

@@ -11,7 +11,6 @@ from prometheus_client.core import GaugeMetricFamily
 
 from my_backend import files
 from my_backend.backend import Backend
-from my_backend.diagnostics.summary import diagnose
 from my_backend.errors import NotFound
 from my_backend.jobs.job import KINDS, UNFINISHED, Job
 from my_backend.projects.annotation_log import COUNT_FILE
@@ -49,7 +48,7 @@ class Gauges:
         about = _gauge("ml_backend_info", "The running version.", "version", "model_class")
         about.add_metric([self._version, settings.model_class], 1)
         problems = _gauge("ml_backend_troubles", "Current problems, by their code in docs/troubleshooting.md.", "code")
-        for code, count in Counter(problem.code for problem in diagnose(self._backend)).items():
+        for code, count in Counter(problem.code for problem in self._backend.summary.problems()).items():
             problems.add_metric([code], count)
         free = _gauge("ml_backend_disk_free_bytes", "Free disk space, by the setting that names the folder.", "folder")
         for name, folder in (("MODEL_DIR", settings.model_dir), ("CACHE_DIR", settings.cache_dir)):

@@ -10,7 +10,6 @@ from flask import Response, request
 from label_studio_format.labeling_config import parse_label_config
 from my_backend import context
 from my_backend.backend import Backend
-from my_backend.diagnostics.summary import diagnose
 from my_backend.errors import BadRequest, NotFound
 from my_backend.jobs.job import Job
 from my_backend.jobs.training_job import forget_annotations, keep_annotations
@@ -108,18 +107,18 @@ class Routes:
             "model": self._serving.description,
             "ready": self._serving.ready,
             "projects": len(self._projects.all()),
-            "problems": [str(problem) for problem in diagnose(self._backend)],
+            "problems": [str(problem) for problem in self._backend.summary.problems()],
         }
 
     def problems(self) -> Answer:
         """Problems and their fixes: a page for browsers, JSON with stable codes for programs; alias: `/troubles`."""
         if wants_page():
             return self._page.problems()
-        return {"troubles": [problem.record() for problem in diagnose(self._backend)]}
+        return {"troubles": [problem.record() for problem in self._backend.summary.problems()]}
 
     def check_problems(self) -> tuple[Json, int]:
         """Checks again, in the background, how Label Studio sees this backend."""
-        self._backend.checkup.look_again()
+        self._backend.monitor.look_again()
         return {"status": "asked"}, 202
 
     def ready(self) -> Answer:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from my_backend import files
-from my_backend.backend import check_folders
+from my_backend.storage import check_folders
 from tests.my_backend.conftest import PROJECT, Client, MakeSettings
 from tests.my_backend.fake_model import OTHER_CONFIG
 from tests.my_backend.fake_server import PNG
@@ -36,7 +36,7 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> Broken:
             raise OSError(number, os.strerror(number))
 
         with monkeypatch.context() as patch:
-            for name in ("files.NamedTemporaryFile", "storage.TemporaryFile", "backend.TemporaryFile"):
+            for name in ("files.NamedTemporaryFile", "storage.TemporaryFile"):
                 patch.setattr(f"my_backend.{name}", fail)
             yield
 

@@ -4,10 +4,10 @@ import re
 import time
 
 from my_backend.diagnostics.doctor.check import Check
+from my_backend.diagnostics.monitor import not_asked
 from my_backend.diagnostics.summary import no_token
 from my_backend.errors import LabelStudioError
 from my_backend.label_studio.client import HOW_TO_MAKE_A_TOKEN, LabelStudio
-from my_backend.monitor import not_asked
 from my_backend.problems import Problem
 
 TESTED = (1, 23, 2)

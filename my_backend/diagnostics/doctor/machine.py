@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from my_backend.backend import check_folders
 from my_backend.diagnostics.doctor.check import Check
 from my_backend.errors import BackendError
 from my_backend.problems import Problem
 from my_backend.redaction import redact
 from my_backend.settings import Settings
+from my_backend.storage import check_folders
 
 Json = dict[str, Any]
 

@@ -10,11 +10,11 @@ from label_studio_format.training_report import no_choice_any_more
 from my_backend.active_learning.scores import examine_scores
 from my_backend.diagnostics.doctor.check import Check
 from my_backend.diagnostics.doctor.image_samples import fetch_samples, samples_of
+from my_backend.diagnostics.monitor import no_address, not_asked
 from my_backend.errors import LabelStudioError, NotFound
 from my_backend.label_studio.client import LabelStudio
 from my_backend.label_studio.connection import Connection, Fix, examine_connection
 from my_backend.label_studio.connections import Connections
-from my_backend.monitor import no_address, not_asked
 from my_backend.problems import Problem
 from my_backend.projects.registry import Project, Projects
 from my_backend.projects.versions import UNTRAINED, Versions, is_version_name

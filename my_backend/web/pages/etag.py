@@ -6,7 +6,6 @@ from hashlib import sha256
 
 from my_backend import files
 from my_backend.backend import Backend
-from my_backend.diagnostics.summary import diagnose
 from my_backend.projects.registry import Project
 
 # Modification times show changes: files are always replaced, never modified in place.
@@ -16,10 +15,10 @@ WATCHED = ("project.json", "live", "versions", "jobs", "unlearned.json", "recent
 def entity_tag(backend: Backend, projects: Iterable[Project], *shown: str) -> str:
     """An ETag that stays the same while the page of these projects, with the parameters `shown`, is unchanged."""
     now = time.time_ns()
-    facts: list[object] = [*shown, backend.serving.ready, backend.checkup.asking, diagnose(backend)]
+    facts: list[object] = [*shown, backend.serving.ready, backend.monitor.asking, backend.summary.problems()]
     for project in projects:
         times = [files.changed_ns(backend.projects.folder(project.uid) / name) for name in WATCHED]
-        finding = backend.checkup.finding(project.uid)
+        finding = backend.monitor.finding(project.uid)
         facts += [project.uid, backend.serving.version_name(project.uid), finding and finding.connected, times]
         if now - max(times) < files.SETTLED_NS:
             facts.append(now)

@@ -96,7 +96,7 @@ def _live(backend: Backend, project: Project, name: str) -> VersionView | None:
 
 
 def _connection(backend: Backend, project: Project) -> Connection:
-    finding = backend.checkup.finding(project.uid)
+    finding = backend.monitor.finding(project.uid)
     if finding is None:
         return Connection("not checked yet", "unknown")
     if finding.connected is None:

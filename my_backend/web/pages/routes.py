@@ -10,7 +10,6 @@ from flask import Blueprint, Response, make_response, render_template, request
 from label_studio_format.labeling_config import parse_label_config
 from my_backend import context
 from my_backend.backend import Backend
-from my_backend.diagnostics.summary import diagnose
 from my_backend.errors import BackendError, NotFound
 from my_backend.projects.registry import Project
 from my_backend.projects.versions import UNTRAINED, Versions
@@ -225,9 +224,9 @@ class Page:
     def _render(self, template: str, *, busy: bool = False, **values: Any) -> str:
         return render_template(
             f"page/{template}",
-            problems=diagnose(self._backend),
+            problems=self._backend.summary.problems(),
             busy=busy,
-            asking=self._backend.checkup.asking,
+            asking=self._backend.monitor.asking,
             untrained=UNTRAINED,
             **values,
         )

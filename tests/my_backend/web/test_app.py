@@ -973,8 +973,8 @@ def test_token_that_no_header_carries_is_told_nowhere(
         (folder / "credentials.json").write_text(record, encoding="utf-8")
         client.post("/api/problems/check", status=202)
         failed = client.ended(client.post("/webhook", START, 201)["job"])
-        checkup = client.backend.checkup
-        assert eventually(lambda: any("isn't allowed in an HTTP header" in str(one) for one in checkup.problems()))
+        monitor = client.backend.monitor
+        assert eventually(lambda: any("isn't allowed in an HTTP header" in str(one) for one in monitor.problems()))
         answers = [client.get(path) for path in ("/health", "/problems", "/is_training")]
         answers += [
             client.http.get("/", headers={"Accept": "text/html"}).text,

@@ -94,9 +94,9 @@ def test_images_of_label_studio_cost_one_token_exchange_together(serve: Serve, l
             assert client.post("/api/models/predict", {"url": name})["prediction"] == "Cat"
         # Nor do the threads that ask about the project.
         before = label_studio.server.paths().count("/api/projects/7/")
-        client.backend.checkup.look_again()
+        client.backend.monitor.look_again()
         assert eventually(lambda: label_studio.server.paths().count("/api/projects/7/") > before)
-        assert eventually(lambda: not client.backend.checkup.asking)
+        assert eventually(lambda: not client.backend.monitor.asking)
 
     assert set(names) <= set(label_studio.server.paths())
     assert label_studio.server.paths().count("/api/token/refresh/") == 1

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from my_backend import files
-from my_backend.diagnostics.summary import diagnose
 from my_backend.jobs.job import new_job
 from my_backend.label_studio.connection import examine_connection
 from my_backend.projects.recent_predictions import Sighting
@@ -68,12 +67,12 @@ def test_first_steps_are_ticked_as_they_are_done(serve: Serve, label_studio: Fak
 
     with serve() as client:
         client.setup()
-        assert eventually(lambda: client.backend.checkup.finding(PROJECT))
+        assert eventually(lambda: client.backend.monitor.finding(PROJECT))
         assert done(client) == ["Connect the backend to a project"]
         assert 'class="next" aria-current="step"><strong>Give the backend a token' in page(client)
         assert page(client).count('aria-current="step"') == 1
     with serve(label_studio_url=label_studio.url, label_studio_api_key=label_studio.pat) as client:
-        assert eventually(lambda: client.backend.checkup.finding(PROJECT))
+        assert eventually(lambda: client.backend.monitor.finding(PROJECT))
         assert done(client) == ["Give the backend a token", "Connect the backend to a project"]
         assert f'href="{label_studio.url}/projects/7/data"' in page(client)
         client.post("/webhook", {"action": "ANNOTATION_CREATED", "annotation": {"id": 1}})
@@ -573,7 +572,7 @@ def test_a_page_that_has_not_changed_is_not_made_again(
     client: Client, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     monkeypatch.setattr(files, "SETTLED_NS", 0)
-    assert eventually(lambda: client.backend.serving.ready and client.backend.checkup.finding(PROJECT))
+    assert eventually(lambda: client.backend.serving.ready and client.backend.monitor.finding(PROJECT))
     tag = tag_of(client, path)
 
     answer = client.http.get(path, headers=HTML | {"If-None-Match": tag})
@@ -605,7 +604,7 @@ def test_problems_name_what_is_missing(serve: Serve, label_studio: FakeLabelStud
         client.setup(config="<View/>")
         described = {"id": 7, "created_at": "2026-11-20T13:35:51Z", "title": "Pets"}
         client.post("/webhook", {"action": "PROJECT_UPDATED", "project": described})
-        assert eventually(lambda: client.backend.checkup.finding(PROJECT))
+        assert eventually(lambda: client.backend.monitor.finding(PROJECT))
 
         assert codes(client) == ["no-token", "labeling-config", "label-studio-unknown"]
         shown = words(client, "/problems")
@@ -614,7 +613,7 @@ def test_problems_name_what_is_missing(serve: Serve, label_studio: FakeLabelStud
 
     with serve(label_studio_url=label_studio.url, label_studio_api_key=label_studio.pat) as client:
         client.setup(config=LABEL_CONFIG)
-        assert eventually(lambda: client.backend.checkup.finding(PROJECT) and codes(client) == [])
+        assert eventually(lambda: client.backend.monitor.finding(PROJECT) and codes(client) == [])
         assert "No problems." in words(client, "/problems")
 
 
@@ -637,14 +636,14 @@ def test_what_label_studio_says_is_looked_at_again_until_it_is_mended(
     before = {name: getattr(label_studio, name) for name in change}
     with serve(label_studio_url=label_studio.url, label_studio_api_key=label_studio.pat) as client:
         client.setup()
-        assert eventually(lambda: client.backend.checkup.finding(PROJECT) and codes(client) == [])
+        assert eventually(lambda: client.backend.monitor.finding(PROJECT) and codes(client) == [])
         for name, value in change.items():
             setattr(label_studio, name, value)
         if found == "token":
             label_studio.access_tokens.clear()
         client.post("/api/problems/check", status=202)
         assert eventually(lambda: codes(client) == [found])
-        assert client.get("/health")["problems"] == [str(diagnose(client.backend)[0])]
+        assert client.get("/health")["problems"] == [str(client.backend.summary.problems()[0])]
 
         for name, value in before.items():
             setattr(label_studio, name, value)
@@ -660,7 +659,7 @@ def test_without_a_token_one_problem_says_it_unless_the_one_of_setup_is_enough(
     with serve() as client:
         handed_over = {"hostname": label_studio.url, "access_token": label_studio.legacy}
         client.post("/setup", {"project": PROJECT, "schema": LABEL_CONFIG, **handed_over})
-        assert eventually(lambda: client.backend.checkup.finding(PROJECT))
+        assert eventually(lambda: client.backend.monitor.finding(PROJECT))
         assert codes(client) == ["no-token"]
         command = f"<code>LABEL_STUDIO_URL={label_studio.url} LABEL_STUDIO_API_KEY=&lt;the token&gt;</code>"
         assert command in page(client, "/problems")
@@ -675,7 +674,7 @@ def test_page_says_while_label_studio_is_asked(
 ) -> None:
     with serve(label_studio_url=label_studio.url, label_studio_api_key=label_studio.pat) as client:
         client.setup()
-        assert eventually(lambda: client.backend.checkup.finding(PROJECT))
+        assert eventually(lambda: client.backend.monitor.finding(PROJECT))
         assert 'data-busy="no"' in page(client, "/problems")
         answers = threading.Event()
 
@@ -683,7 +682,7 @@ def test_page_says_while_label_studio_is_asked(
             answers.wait(20)
             return examine_connection(*asked)
 
-        monkeypatch.setattr("my_backend.monitor.examine_connection", slowly)
+        monkeypatch.setattr("my_backend.diagnostics.monitor.examine_connection", slowly)
         tag = tag_of(client, "/problems")
         client.post("/api/problems/check", status=202)
 
@@ -711,9 +710,9 @@ def test_webhooks_need_the_password_where_there_is_one(
     given = {"label_studio_url": label_studio.url, "label_studio_api_key": label_studio.pat}
     with serve(basic_auth_user="u", basic_auth_pass="p", **given) as client:
         client.http.post("/setup", json={"project": PROJECT, "schema": LABEL_CONFIG}, auth=("u", "p"))
-        assert eventually(lambda: client.backend.checkup.finding(PROJECT))
+        assert eventually(lambda: client.backend.monitor.finding(PROJECT))
 
-        assert [problem.code for problem in diagnose(client.backend)] == codes_found
+        assert [problem.code for problem in client.backend.summary.problems()] == codes_found
 
 
 def test_images_that_failed_are_named_until_they_are_predicted(client: Client, script: Script) -> None:

@@ -36,11 +36,11 @@ class Finding:
     url: str = ""  # of Label Studio, if known
 
 
-class Checkup(Background):
+class Monitor(Background):
     """Asks Label Studio about each project: does it exist, is the backend connected, are events sent?"""
 
     def __init__(self, settings: Settings, projects: Projects, connections: Connections) -> None:
-        super().__init__("checkup")
+        super().__init__("monitor")
         self._settings, self._projects, self._connections = settings, projects, connections
         self._found: dict[str, Finding] = {}
         self._presses = 0

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
+from my_backend.diagnostics.monitor import Monitor
 from my_backend.label_studio.connections import Connections
-from my_backend.monitor import Checkup
 from my_backend.projects.registry import Projects
 from tests.my_backend.conftest import PROJECT, MakeSettings
 from tests.my_backend.fake_model import LABEL_CONFIG
@@ -24,7 +24,7 @@ def test_project_that_is_deleted_while_label_studio_is_asked_stays_deleted(
     label_studio.before_project = lambda: (projects if who == "this process" else another).delete(PROJECT)
     settings = make_settings(label_studio_url=label_studio.url, label_studio_api_key=label_studio.pat)
 
-    Checkup(settings, projects, Connections(settings))._look()
+    Monitor(settings, projects, Connections(settings))._look()
 
     assert "/api/projects/7/" in label_studio.server.paths()
     assert Projects(projects.root).all() == []
