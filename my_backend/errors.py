@@ -46,9 +46,13 @@ class Unavailable(BackendError):
 
 
 class LabelStudioError(BackendError):
-    """A request to Label Studio failed or was refused."""
+    """A request to Label Studio failed or was refused: `why`, and what to do if that isn't obvious."""
 
     status = 502
+
+    def __init__(self, why: str, hint: str = "") -> None:
+        super().__init__(f"{why}; {hint}" if hint else why)
+        self.why, self.hint = why, hint
 
 
 class TokenRefused(LabelStudioError):

@@ -1,8 +1,23 @@
 """A problem and its fix, in the form that the page, `/health` and scripts use."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+class Action(Protocol):
+    """A change in Label Studio that users can undo there."""
+
+    def perform(self, label_studio: Any) -> None:
+        """Makes the change; raises LabelStudioError."""
+
+
+@dataclass(frozen=True)
+class Fix:
+    """A change that solves a problem; `offer` says what it would do, for example "add the webhook …"."""
+
+    offer: str
+    action: Action
 
 
 @dataclass(frozen=True)
@@ -14,15 +29,10 @@ class Problem:
     hint: str = ""  # what to do, in sentences; "" if `message` already says it
     project: str = ""  # the project's uid if the problem concerns one
     details: tuple[str, ...] = ()
+    fixes: tuple[Fix, ...] = field(default=(), compare=False, repr=False)  # all of them are needed
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint}".strip()
-
-    @classmethod
-    def tried_again(cls, code: str, message: str, project: str) -> "Problem":
-        """Returns a problem that may disappear without any action."""
-        hint = "The backend keeps trying; for details, run the doctor (`python -m my_backend doctor`)."
-        return cls(code, message, hint, project)
 
     def record(self) -> dict[str, Any]:
         """The problem as JSON; `what` and `remedy` are the former names of `message` and `hint`."""

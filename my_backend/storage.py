@@ -3,7 +3,7 @@
 import errno
 import logging
 import time
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -13,7 +13,6 @@ from my_backend.errors import BackendError
 from my_backend.files import Damaged
 from my_backend.jobs.job import JobStore
 from my_backend.jobs.training_job import learned_state
-from my_backend.problems import Problem
 from my_backend.projects.corrections import Corrections
 from my_backend.projects.registry import Projects, project_folders
 from my_backend.projects.versions import Versions
@@ -26,26 +25,33 @@ LOOK_SECONDS = 1.0  # between two checks of what is in memory
 WRITE_SECONDS = 10.0  # between two attempts to write
 READ_SECONDS = 600.0  # between two checks of all files
 PROBE_BYTES = 65_536
-NAMED_FILES = 20  # at most, that a problem lists
 
-# What to do, by the name of the damaged file, or else of its folder.
-REMEDIES = {
-    "project.json": "Open the project in Label Studio, which then contacts the backend; the backend rewrites the file.",
-    "credentials.json": "Restart the backend and open the project in Label Studio, which then sends its token again.",
-    "live": "Activate a version on the page or start a training; either one rewrites the file.",
-    "version.json": (
-        "Restore the version's folder from a backup, or remove the version with "
-        "`python -m my_backend versions delete {version} --project {project}`."
-    ),
-    "pinned.json": (
-        "Restore the file from a backup, or remove it and pin the versions again. Until then no version is removed, "
-        "because any of them may be pinned."
-    ),
-    "annotations.json": "Send POST /train again, or remove the file.",
-    "jobs": "The job is ignored. Remove the file, or return to the newer release that wrote it.",
-    "corrections": "This correction isn't learned. Correct the image again, or restore the file from a backup.",
-}
-REMEDY = "The backend continues without this file and rewrites it. If the problem persists, remove the file."
+
+@dataclass(frozen=True)
+class UnwritableFolder:
+    """A folder of ours that can't be written; `setting` names it."""
+
+    setting: str
+    path: Path
+    why: str
+
+
+@dataclass(frozen=True)
+class DamagedFile:
+    """A file that is unreadable, or missing although other files need it."""
+
+    project: str  # the uid; "" for a file that concerns all projects
+    place: tuple[str, ...]  # the folders in the project's folder, and the file's name
+    path: Path
+    why: str
+
+
+@dataclass(frozen=True)
+class StorageStatus:
+    """The folders that can't be written and the files that are damaged."""
+
+    unwritable: tuple[UnwritableFolder, ...] = ()
+    damaged: tuple[DamagedFile, ...] = ()
 
 
 def check_folders(settings: Settings) -> None:
@@ -71,18 +77,11 @@ class Storage(Background):
         self._failed_writes = 0
         self._wrote_at = self._read_at = float("-inf")  # (monotonic)
 
-    def problems(self) -> list[Problem]:
-        """Returns the known problems, from memory."""
-        return [*self._problems_of_disk(), *_problems_of_damage(self._projects.root)]
-
-    def _problems_of_disk(self) -> Iterator[Problem]:
-        for name, why in list(self._unwritable.items()):
-            yield Problem(
-                "disk",
-                f"Can't write to {name}={self._folders[name]}: {why}.",
-                "Free up disk space, or find out why the disk is read-only. Until then predictions continue, but no "
-                "training starts and annotation events are refused; afterwards all annotations are read again.",
-            )
+    def status(self) -> StorageStatus:
+        """Returns what is known to be wrong, from memory."""
+        unwritable = (UnwritableFolder(name, self._folders[name], why) for name, why in list(self._unwritable.items()))
+        root = self._projects.root
+        return StorageStatus(tuple(unwritable), tuple(_located(one, root) for one in files.damages(root)))
 
     def _look(self) -> float:
         failed, now = files.failed_writes(), time.monotonic()
@@ -133,25 +132,8 @@ def _why_unwritable(folder: Path) -> str:
     return ""
 
 
-def _problems_of_damage(root: Path) -> list[Problem]:
-    """Returns one problem for each project and kind of file."""
-    kinds: dict[tuple[str, str], list[Damaged]] = {}
-    for damaged in files.damages(root):
-        project, *folders, name = (
-            damaged.path.relative_to(root).parts if damaged.path.parent != root else ("", damaged.path.name)
-        )
-        kind = name if name in REMEDIES or not folders else folders[0]
-        kinds.setdefault((project, kind), []).append(damaged)
-    return [_problem(project, kind, damaged) for (project, kind), damaged in kinds.items()]
-
-
-def _problem(project: str, kind: str, damaged: list[Damaged]) -> Problem:
-    first = damaged[0]
-    more = f", and {len(damaged) - 1} more like it" if len(damaged) > 1 else ""
-    return Problem(
-        "damaged",
-        f"Can't use {first.path}: {first.why.rstrip('.')}{more}.",
-        REMEDIES.get(kind, REMEDY).format(version=first.path.parent.name, project=project.partition(".")[0]),
-        project,
-        tuple(f"{one.path}: {one.why}" for one in damaged[1 : NAMED_FILES + 1]),
-    )
+def _located(damaged: Damaged, root: Path) -> DamagedFile:
+    project, *place = damaged.path.relative_to(root).parts
+    if not place:  # it lies beside the projects' folders
+        project, place = "", [damaged.path.name]
+    return DamagedFile(project, tuple(place), damaged.path, damaged.why)

@@ -11,7 +11,6 @@ from my_backend.active_learning.refresh_run import Run
 from my_backend.background import Background
 from my_backend.errors import BackendError
 from my_backend.label_studio.connections import Connections
-from my_backend.problems import Problem
 from my_backend.projects.registry import Project, Projects
 from my_backend.projects.versions import UNTRAINED
 from my_backend.serving.live_models import Serving
@@ -58,7 +57,7 @@ class Renewal(Background):
         self._settings, self._projects, self._connections = settings, projects, connections
         self._serving, self._stored = serving, stored
         self._turns: dict[str, _Turn] = {}
-        self._problems: dict[str, Problem] = {}
+        self._failures: dict[str, str] = {}  # project → why its predictions can't be refreshed
         self._lock = threading.Lock()
 
     def start(self) -> None:
@@ -78,9 +77,9 @@ class Renewal(Background):
             if project in self._turns:
                 del self._turns[project]
 
-    def problems(self) -> list[Problem]:
-        """Problems that keep predictions from being refreshed; from memory."""
-        return list(self._problems.values())
+    def failures(self) -> dict[str, str]:
+        """Why predictions can't be refreshed, by project; from memory."""
+        return dict(self._failures)
 
     def _look(self) -> float:
         due = self._take_turns(self._projects.all())
@@ -95,7 +94,7 @@ class Renewal(Background):
         with self._lock:
             for gone in self._turns.keys() - {project.uid for project in projects}:
                 del self._turns[gone]
-                self._problems.pop(gone, None)
+                self._failures.pop(gone, None)
         return min((turn.due for _, turn in turns), default=float("inf"))
 
     def _turn_of(self, project: Project) -> _Turn:
@@ -119,15 +118,13 @@ class Renewal(Background):
             turn.due = time.monotonic() + QUIET_SECONDS
         except BackendError as error:
             log.info("project %s: can't refresh the stored predictions: %s", project.uid, error)
-            self._problems[project.uid] = Problem.tried_again(
-                "renewal", f"Can't refresh the predictions stored in Label Studio: {error}.", project.uid
-            )
+            self._failures[project.uid] = str(error)
             self._begin_again(turn)
         except Exception:
             log.exception("project %s: can't refresh the stored predictions", project.uid)
             self._begin_again(turn)
         else:
-            self._problems.pop(project.uid, None)
+            self._failures.pop(project.uid, None)
 
     def _step(self, project: Project, turn: _Turn) -> None:
         """Stores a batch, then pauses for as long as that took."""

@@ -1,53 +1,42 @@
-"""Checks whether Label Studio shows the live version's scores, for the page and the doctor."""
+"""Whether Label Studio shows the live version's scores, for the page and the doctor."""
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from typing import Literal
 
-from my_backend.active_learning.title import Title, apart, not_used
+from my_backend.active_learning.title import Title, TitleState, TitleStatus
 from my_backend.label_studio.client import LabelStudio
-from my_backend.label_studio.connection import Connection, Fix
-from my_backend.problems import Problem
+from my_backend.label_studio.connection import Connection
 from my_backend.projects.registry import Project
 from my_backend.projects.versions import UNTRAINED, Versions
 from my_backend.settings import Settings
 
 UNCERTAINTY = "Uncertainty sampling"  # what a project's `sampling` says
 
-SAID = {
-    "default": "blank in Label Studio, which is the default; TITLE_IS_VERSION=true shows them",
-    "right": "Label Studio shows the live version's scores",
-    "waits": "Label Studio has few or no predictions of the live version: use Actions → Retrieve Predictions",
-    "unknown": "Label Studio doesn't know the live version yet",
-    "elsewhere": "another model's, as chosen in the project's settings",
-    "unused": "none, as chosen in the project's settings",
-}
-
 
 @dataclass(frozen=True)
-class Scores:
-    """The result of the check; `said` describes the scores if nothing is wrong."""
+class ScoresStatus:
+    """How the scores and the live version relate: the title's state, or why the title doesn't matter.
 
-    said: str
-    problems: tuple[Problem, ...] = ()
-    fixes: tuple[Fix, ...] = ()
+    `untrained`: there is no version. `blank`: Label Studio shows no scores, which is its default, and nobody samples by
+    them.
+    """
+
+    state: TitleState | Literal["untrained", "blank"]
+    live: str = ""
+    kept: bool = False  # TITLE_IS_VERSION: the server keeps the title equal to the live version
+    title: TitleStatus | None = None  # if it was looked at
 
 
-def examine_scores(
+def read_scores(
     settings: Settings, label_studio: LabelStudio, project: Project, folder: Path, connection: Connection
-) -> Scores:
+) -> ScoresStatus:
     """Counts the stored predictions if that matters; `folder` is the project's folder. Raises LabelStudioError."""
     live, kept = Versions(folder).live_name(), settings.title_is_version
     if live == UNTRAINED:
-        return Scores("none before the first training")
+        return ScoresStatus("untrained")
     if not kept and connection.project.get("sampling") != UNCERTAINTY:
-        return Scores(SAID["right" if connection.project.get("model_version") == live else "default"])
+        return ScoresStatus("in sync" if connection.project.get("model_version") == live else "blank")
     title = Title(label_studio, project, folder)
-    sight = title.judge(connection.backends, connection.project, live, renewing=settings.renew_predictions)
-    if kept and (problem := not_used(project, sight)):
-        return Scores("", (problem,))
-    if sight.state != "apart":
-        return Scores(SAID[sight.state])
-    problem = apart(project, sight, live, kept=kept)
-    offer = f"rename the model “{(sight.backend or {}).get('title')}” to {live}"
-    return Scores("", (problem,), (Fix(problem, offer, partial(title.put, sight, live, kept=kept)),))
+    status = title.judge(connection.backends, connection.project, live, renewing=settings.renew_predictions)
+    return ScoresStatus(status.state, live, kept, status)

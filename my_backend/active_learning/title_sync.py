@@ -4,13 +4,12 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from my_backend.active_learning.title import Title, not_used, remembered_title
+from my_backend.active_learning.title import Title, TitleStatus, remembered_title
 from my_backend.background import Background
 from my_backend.errors import LabelStudioError
 from my_backend.label_studio.connections import Connections
-from my_backend.problems import Problem
 from my_backend.projects.registry import Project, Projects
 from my_backend.projects.versions import UNTRAINED
 from my_backend.serving.live_models import Serving
@@ -43,7 +42,7 @@ class TitleKeeper(Background):
         self._settings, self._projects, self._connections = settings, projects, connections
         self._serving = serving
         self._watched: dict[str, _Watch] = {}
-        self._problems: dict[str, Problem] = {}
+        self._statuses: dict[str, TitleStatus] = {}
         self._lock = threading.Lock()
 
     def start(self) -> None:
@@ -59,9 +58,9 @@ class TitleKeeper(Background):
             if watch and not watch.in_order:
                 watch.due = min(watch.due, max(time.monotonic() + SOON_SECONDS, watch.looked + watch.pause))
 
-    def problems(self) -> list[Problem]:
-        """Problems that keep titles from being right; from memory."""
-        return list(self._problems.values())
+    def statuses(self) -> dict[str, TitleStatus]:
+        """The last known status of each project's title; from memory."""
+        return dict(self._statuses)
 
     def _look(self) -> float | None:
         projects = self._projects.all() if self._settings.title_is_version else self._to_give_back()
@@ -75,7 +74,7 @@ class TitleKeeper(Background):
         for gone in self._watched.keys() - {project.uid for project in projects}:
             with self._lock:
                 del self._watched[gone]
-            self._problems.pop(gone, None)
+            self._statuses.pop(gone, None)
 
     def _to_give_back(self) -> list[Project]:
         folders = [(project, self._projects.folder(project.uid)) for project in self._projects.all()]
@@ -99,23 +98,24 @@ class TitleKeeper(Background):
         label_studio = self._connections.label_studio(self._projects.credentials(project.uid))
         if label_studio is None:  # the monitor reports it
             return
-        problem = None
+        status = None
         try:
             title = Title(label_studio, project, self._projects.folder(project.uid))
-            problem = self._keep(title, project) if self._settings.title_is_version else self._give_back(title, project)
+            if self._settings.title_is_version:
+                status = self._keep(title, project)
+            else:
+                self._give_back(title, project)
         except LabelStudioError as error:
-            problem = Problem.tried_again(
-                "title", f"Can't change the model's title in Label Studio: {error}.", project.uid
-            )
+            status = TitleStatus("failed", error=str(error))
             log.info("project %s: can't change the model's title in Label Studio: %s", project.uid, error)
             self._look_again(project)
         except Exception:
             log.exception("project %s: can't change the model's title in Label Studio", project.uid)
             self._look_again(project)
-        if problem is None:
-            self._problems.pop(project.uid, None)
+        if status is None:
+            self._statuses.pop(project.uid, None)
         else:
-            self._problems[project.uid] = problem
+            self._statuses[project.uid] = status
 
     def _look_again(self, project: Project) -> None:
         with self._lock:
@@ -123,22 +123,22 @@ class TitleKeeper(Background):
             watch.pause = min(2 * watch.pause, LONGEST_SECONDS)
             watch.due = watch.looked + watch.pause
 
-    def _keep(self, title: Title, project: Project) -> Problem | None:
+    def _keep(self, title: Title, project: Project) -> TitleStatus | None:
         version = self._watched[project.uid].version
         if version == UNTRAINED:
             return None
-        sight = title.look(version, renewing=self._settings.renew_predictions)
-        if sight.state == "apart":
-            title.put(sight, version, kept=True)
+        status = title.look(version, renewing=self._settings.renew_predictions)
+        if status.state == "out of sync":
+            title.put(status, version, kept=True)
             log.info("project %s: changed the model's title in Label Studio to %s", project.uid, version)
+            status = replace(status, state="in sync")
         with self._lock:
             watch = self._watched[project.uid]
-            watch.in_order = sight.state in ("apart", "right")
+            watch.in_order = status.state == "in sync"
         if not watch.in_order and watch.pause < LONGEST_SECONDS:
             self._look_again(project)
-        return not_used(project, sight)
+        return status
 
-    def _give_back(self, title: Title, project: Project) -> Problem | None:
+    def _give_back(self, title: Title, project: Project) -> None:
         if given := title.give_back():
             log.info("project %s: restored the model's title %r in Label Studio", project.uid, given)
-        return None

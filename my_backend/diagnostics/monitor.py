@@ -4,11 +4,14 @@ import logging
 import time
 from dataclasses import dataclass, replace
 
-from my_backend.active_learning.scores import examine_scores
+from my_backend.active_learning.scores import read_scores
 from my_backend.background import Background
-from my_backend.errors import LabelStudioError, TokenRefused
-from my_backend.label_studio.client import HOW_TO_MAKE_A_TOKEN, LabelStudio
-from my_backend.label_studio.connection import examine_connection
+from my_backend.diagnostics.rules.connection import connection_problems
+from my_backend.diagnostics.rules.label_studio import unknown_url, unreachable
+from my_backend.diagnostics.rules.scores import score_problems
+from my_backend.errors import LabelStudioError
+from my_backend.label_studio.client import LabelStudio
+from my_backend.label_studio.connection import read_connection
 from my_backend.label_studio.connections import Connections
 from my_backend.problems import Problem
 from my_backend.projects.registry import Project, Projects
@@ -19,10 +22,6 @@ log = logging.getLogger(__name__)
 WELL_SECONDS = 600.0  # between two checks of a project without problems
 PROBLEM_SECONDS = 20.0  # of one with problems; doubles each time
 LOOK_SECONDS = 1.0  # how soon a new project is checked
-WHERE_IT_IS = (
-    "Make sure that Label Studio is running, and set LABEL_STUDIO_URL to its address as seen from this backend, "
-    "including its sub-path if it has one. In a container, localhost is the container itself."
-)
 
 
 @dataclass(frozen=True)
@@ -93,12 +92,12 @@ class Monitor(Background):
         try:
             label_studio = self._connections.label_studio(self._projects.credentials(project.uid))
             if label_studio is None:
-                problems = [no_address(project)]
+                problems = [unknown_url(project.uid)]
             else:
                 url = label_studio.url
                 connected, problems = self._ask(label_studio, project)
         except LabelStudioError as error:
-            problems = [not_asked(error, project.uid)]
+            problems = [unreachable(error, project.uid)]
         except Exception:
             log.exception("can't check project %s in Label Studio", project.uid)
             problems = []
@@ -106,27 +105,14 @@ class Monitor(Background):
         return Finding(connected, tuple(problems), pause if problems else 0.0, time.monotonic() + pause, url)
 
     def _ask(self, label_studio: LabelStudio, project: Project) -> tuple[bool, list[Problem]]:
-        found = examine_connection(label_studio, project, self._settings.basic_auth)
+        basic_auth = self._settings.basic_auth
+        found = read_connection(label_studio, project.id, basic_auth)
         title = found.project.get("title")
         if isinstance(title, str):  # /setup doesn't send it
             self._projects.update(project.uid, title=title)
-        problems = list(found.problems)
+        problems = connection_problems(project, found, basic_auth)
         if not self._settings.title_is_version:  # otherwise the title keeper reports them
             folder = self._projects.folder(project.uid)
-            problems += examine_scores(self._settings, label_studio, project, folder, found).problems
+            scores = read_scores(self._settings, label_studio, project, folder, found)
+            problems += score_problems(project, folder, scores)
         return found.connected, problems
-
-
-def no_address(project: Project) -> Problem:
-    """A problem: neither the settings nor `/setup` name a Label Studio."""
-    what = "Label Studio's URL is not set, so its annotations can't be read."
-    return Problem("label-studio-unknown", what, f"Set LABEL_STUDIO_URL, and {HOW_TO_MAKE_A_TOKEN}.", project.uid)
-
-
-def not_asked(error: LabelStudioError, project: str = "") -> Problem:
-    """A problem: Label Studio doesn't answer as it should, or rejects the token."""
-    # The part of the message after the semicolon is the fix; logs show only the message.
-    what, _, remedy = str(error).partition("; ")
-    if isinstance(error, TokenRefused):
-        return Problem("token", f"{what}.", f"{remedy[:1].upper()}{remedy[1:]}.", project)
-    return Problem("label-studio", f"{what}.", WHERE_IT_IS, project)

@@ -1,12 +1,22 @@
 """All known problems, from memory: for the page, `/health` and other programs."""
 
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from label_studio_format.labeling_config import HOW_TO_MAKE_IT_USABLE, parse_label_config
+from label_studio_format.labeling_config import parse_label_config
 from my_backend.active_learning.prediction_refresh import Renewal
 from my_backend.active_learning.title_sync import TitleKeeper
 from my_backend.diagnostics.monitor import Monitor
+from my_backend.diagnostics.rules.connection import events_without_password
+from my_backend.diagnostics.rules.images import image_problems
+from my_backend.diagnostics.rules.jobs import queue_problems
+from my_backend.diagnostics.rules.label_studio import no_token
+from my_backend.diagnostics.rules.labeling_config import labeling_config_problems
+from my_backend.diagnostics.rules.models import model_problems
+from my_backend.diagnostics.rules.scores import refresh_failed, title_problems
+from my_backend.diagnostics.rules.server import OPEN_PROXY
+from my_backend.diagnostics.rules.storage import storage_problems
 from my_backend.jobs.job import JobQueue
 from my_backend.label_studio.webhook_password import WebhookPassword
 from my_backend.problems import Problem
@@ -15,13 +25,6 @@ from my_backend.projects.registry import Projects
 from my_backend.serving.live_models import Serving
 from my_backend.settings import Settings
 from my_backend.storage import Storage
-
-OPEN_PROXY = Problem(
-    "open-proxy",
-    "Requests come through a proxy, and no password is set: anyone it lets in can train, delete and view images.",
-    "Set BASIC_AUTH_USER and BASIC_AUTH_PASS, and restart the backend. Until then it ignores which Label Studio these "
-    "requests name.",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,37 +45,32 @@ class Summary:
 
     def problems(self) -> list[Problem]:
         """General problems first, then those of each project; reads memory only."""
-        problems = [*self.storage.problems(), *(Problem("model", one) for one in self.serving.problems())]
-        if problem := self.queue.problem():
-            problems.append(problem)
+        problems = storage_problems(self.storage.status())
+        problems += model_problems(self.serving.status())
+        problems += queue_problems(self.queue.status())
         if self.came_through_proxy.is_set() and self.settings.basic_auth is None:
             problems.append(OPEN_PROXY)
+        problems += self._of_label_studio()
+        for project, status in self.title_keeper.statuses().items():
+            problems += title_problems(project, status)
+        problems += [refresh_failed(project, error) for project, error in self.renewal.failures().items()]
+        for project, failed in self.recent.failed().items():
+            problems += image_problems(project, failed)
+        return problems
+
+    def _of_label_studio(self) -> Iterator[Problem]:
+        """Problems with the token and the labeling configs first, then those that the monitor found."""
         found = self.monitor.problems()
         if not self.settings.label_studio_api_key.get_secret_value():
             if not self.monitor.reads_all:  # otherwise the token from `/setup` is enough
-                problems.append(no_token(self.monitor.url))
+                yield no_token(self.monitor.url)
             found = [problem for problem in found if problem.code != "token"]
         for project in self.projects.all():
             config = parse_label_config(project.label_config, self.settings.choices)
-            if config.problem:
-                problems.append(Problem("labeling-config", config.problem, HOW_TO_MAKE_IT_USABLE, project.uid))
-        for problem in self.webhook_password.problems():
+            yield from labeling_config_problems(project.uid, config)
+        for uid in self.webhook_password.unheard():
             # If Label Studio could be asked, the monitor knows the state of the webhook.
-            finding = self.monitor.finding(problem.project)
+            finding = self.monitor.finding(uid)
             if finding is None or finding.connected is None:
-                problems.append(problem)
-        by_threads = (self.title_keeper, self.renewal, self.recent)
-        return [*problems, *found, *(problem for one in by_threads for problem in one.problems())]
-
-
-def no_token(url: str = "") -> Problem:
-    """A problem: only the token from `/setup` is available; `url` is Label Studio's, if known."""
-    return Problem(
-        "no-token",
-        "LABEL_STUDIO_API_KEY is not set: the backend can use only the token that Label Studio sends when it connects, "
-        "which works only if legacy tokens are enabled.",
-        "In Label Studio, open your avatar → Account & Settings → Personal Access Token → Create New Token. Then "
-        f"restart the backend with `LABEL_STUDIO_URL={url or 'http://localhost:8080'} "
-        "LABEL_STUDIO_API_KEY=<the token>` before its command, or put both lines into a `.env` file in its working "
-        "directory.",
-    )
+                yield events_without_password(uid)
+        yield from found

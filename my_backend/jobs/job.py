@@ -21,7 +21,6 @@ from my_backend.errors import BackendError, Conflict, JobStopped, NotFound, Take
 from my_backend.files import Moment
 from my_backend.metrics.counters import JobCounts
 from my_backend.metrics.persistent_counters import Tally
-from my_backend.problems import Problem
 from my_backend.redaction import said
 from my_backend.settings import Settings
 
@@ -247,6 +246,23 @@ def working_for(job: Job) -> contextlib.AbstractContextManager[None]:
     return context.working_for(job=job.id, project=job.project, request_id=job.request_id)
 
 
+QueueState = Literal["ready", "unreachable", "failed", "replica", "no worker", "refused a job"]
+
+
+@dataclass(frozen=True)
+class QueueStatus:
+    """Whether queued jobs can run.
+
+    `unreachable`: Redis doesn't answer properly, and `why` is its error. `failed`: the job records couldn't be compared
+    with Redis, because of `why`. `replica`: Redis is read-only, so no worker can register. `no worker`: none takes jobs
+    of some kind. `refused a job`: jobs run, but within the last hour a worker refused one that isn't ours.
+    """
+
+    state: QueueState = "ready"
+    workers: Mapping[Kind, int] = field(default_factory=dict)  # how many take jobs of each kind; empty if unknown
+    why: str = ""
+
+
 class JobQueue(Protocol):
     """A queue that runs jobs in this process or in workers."""
 
@@ -259,11 +275,8 @@ class JobQueue(Protocol):
     def cancel(self, job_id: str) -> Job:
         """Cancels a waiting or running job; raises NotFound."""
 
-    def problem(self) -> Problem | None:
-        """Returns why jobs can't run at the moment, or None."""
-
-    def workers(self) -> Mapping[Kind, int]:
-        """Returns how many workers take jobs of each kind; empty if that is unknown."""
+    def status(self) -> QueueStatus:
+        """Returns whether jobs can run at the moment, from memory."""
 
     def start(self) -> None:
         """Starts to run jobs, first those that an earlier process left unfinished."""

@@ -28,8 +28,7 @@ from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 from my_backend import files
 from my_backend.background import Background
 from my_backend.errors import NotFound
-from my_backend.jobs.job import KINDS, Job, JobStore, Kind, cancel_waiting, is_job_id, new_job, working_for
-from my_backend.problems import Problem
+from my_backend.jobs.job import KINDS, Job, JobStore, Kind, QueueStatus, cancel_waiting, is_job_id, new_job, working_for
 from my_backend.redaction import said
 from my_backend.settings import Settings
 
@@ -221,20 +220,15 @@ class RqQueue(Background):
         self._store = store
         self._connection = connect(settings)
         self._hand_over = Handover(settings, store, self._connection)
-        self._problem: Problem | None = None
-        self._workers: Mapping[Kind, int] = {}
+        self._status = QueueStatus()
 
     def stop(self) -> None:
         """Stops the thread; workers continue."""
         super().stop()
         self._connection.close()
 
-    def problem(self) -> Problem | None:
-        """Returns why jobs can't run at the moment, or None."""
-        return self._problem
-
-    def workers(self) -> Mapping[Kind, int]:
-        return self._workers
+    def status(self) -> QueueStatus:
+        return self._status
 
     def submit(self, project: str, kind: Kind, cause: str) -> Job:
         with self._store.changing():
@@ -261,62 +255,39 @@ class RqQueue(Background):
             return job
 
     def _look(self) -> float:
-        problem = self._compare()
-        if problem != self._problem:
-            log.warning("%s", problem or "jobs are running again")
-            self._problem = problem
+        before, self._status = self._status, self._compare()
+        if (self._status.state, self._status.why) != (before.state, before.why):
+            if self._status.state == "ready":
+                log.info("the job queue is ready again")
+            else:
+                log.warning("the job queue isn't ready: %s %s", self._status.state, self._status.why)
         return COMPARE_SECONDS
 
-    def _compare(self) -> Problem | None:
-        """Hands over jobs; returns why they can't run, or None."""
+    def _compare(self) -> QueueStatus:
+        """Hands over jobs; returns whether they can run."""
         workers: Mapping[Kind, int] = {}
         try:
             self._hand_over()
             workers = workers_of(self._hand_over.queues, self._connection)
-            if missing := no_worker(workers):
-                return replica(self._connection) or missing
-            return foreign_jobs(self._connection)
+            if not all(workers.values()):
+                return QueueStatus("replica" if is_replica(self._connection) else "no worker", workers)
+            return QueueStatus("refused a job" if has_refused(self._connection) else "ready", workers)
         except RedisError as error:
-            return redis_unreachable(error)
+            return QueueStatus("unreachable", workers, said(error))
         except Exception as error:
-            problem = Problem("redis", f"Can't compare the job records with Redis: {said(error)}.")
-            if problem != self._problem:  # log it once, not every second
+            if self._status.why != said(error):  # log it once, not every second
                 log.exception("can't compare the job records with Redis")
-            return problem
-        finally:
-            self._workers = workers
+            return QueueStatus("failed", workers, said(error))
 
 
-def redis_unreachable(error: RedisError) -> Problem:
-    """Returns the problem that Redis is unreachable or doesn't answer properly."""
-    return Problem(
-        "redis",
-        f"Redis is unreachable ({said(error).rstrip('.')}). Predictions continue; trainings start when it is back.",
-        "Check that Redis is running and that REDIS_URL is correct.",
-    )
+def is_replica(connection: Redis) -> bool:
+    """Returns whether this Redis is read-only, so that no worker can register; raises RedisError."""
+    return bool(connection.info("replication").get("role") == "slave")
 
 
-def replica(connection: Redis) -> Problem | None:
-    """Returns a problem if this Redis is read-only, so that no worker can register; raises RedisError."""
-    if connection.info("replication").get("role") != "slave":
-        return None
-    return Problem(
-        "redis",
-        "Redis is a read-only replica. Predictions continue; trainings start when it is writable.",
-        "Set REDIS_URL to the primary.",
-    )
-
-
-def foreign_jobs(connection: Redis) -> Problem | None:
-    """Returns a problem if a worker refused a job within the last hour; raises RedisError."""
-    if not connection.exists(REFUSED):
-        return None
-    return Problem(
-        "foreign-job",
-        "A worker refused a job that this backend didn't put into Redis: something else is writing to this Redis.",
-        "Set a password on Redis, or give the backend its own Redis. The worker's log names the job; this problem is "
-        "shown for an hour.",
-    )
+def has_refused(connection: Redis) -> bool:
+    """Returns whether a worker refused a job within the last hour; raises RedisError."""
+    return bool(connection.exists(REFUSED))
 
 
 def worker_keys(queue: Queue) -> set[bytes]:
@@ -329,15 +300,3 @@ def workers_of(queues: Mapping[Kind, OwnQueue], connection: Redis) -> dict[Kind,
     # The keys of killed workers expire, but their names stay.
     names = {kind: worker_keys(queue) for kind, queue in queues.items()}
     return {kind: int(connection.exists(*some)) if some else 0 for kind, some in names.items()}
-
-
-def no_worker(workers: Mapping[Kind, int]) -> Problem | None:
-    """Returns a problem if no worker takes jobs of some kind."""
-    kinds = [kind for kind, listening in workers.items() if not listening]
-    if not kinds:
-        return None
-    return Problem(
-        "no-worker",
-        f"No worker is listening for {' or '.join(kinds)} jobs; they will stay queued.",
-        "Start one with `python -m my_backend worker` and the server's REDIS_URL, RQ_QUEUE_NAME and MODEL_DIR.",
-    )

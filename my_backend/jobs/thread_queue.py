@@ -3,7 +3,6 @@
 import logging
 import threading
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +11,7 @@ from my_backend.jobs.job import (
     Job,
     JobStore,
     Kind,
+    QueueStatus,
     RunningJob,
     Work,
     cancel_waiting,
@@ -20,7 +20,6 @@ from my_backend.jobs.job import (
     run_job,
     yield_to_others,
 )
-from my_backend.problems import Problem
 
 log = logging.getLogger(__name__)
 
@@ -68,11 +67,9 @@ class ThreadQueue:
                 log.warning("job %s didn't stop in time; it will run again after the next start", running.job.id)
                 self._store.update(interrupted(running.job))
 
-    def problem(self) -> Problem | None:
-        return None
-
-    def workers(self) -> Mapping[Kind, int]:
-        return {kind: int(thread.is_alive()) for kind, thread in zip(KINDS, self._threads, strict=True)}
+    def status(self) -> QueueStatus:
+        alive = {kind: int(thread.is_alive()) for kind, thread in zip(KINDS, self._threads, strict=True)}
+        return QueueStatus(workers=alive)
 
     def submit(self, project: str, kind: Kind, cause: str) -> Job:
         with self._lock:

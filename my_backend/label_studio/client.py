@@ -79,8 +79,8 @@ class LabelStudio:
             return {}
         if not TOKEN.fullmatch(self._token):  # stored by an older release
             raise TokenRefused(
-                f"The token for {redact(self.url)} contains a character that isn't allowed in an HTTP header; "
-                f"{HOW_TO_MAKE_A_TOKEN}"
+                f"The token for {redact(self.url)} contains a character that isn't allowed in an HTTP header",
+                HOW_TO_MAKE_A_TOKEN,
             )
         claims = _claims(self._token)
         if claims is None:
@@ -91,7 +91,8 @@ class LabelStudio:
         with self._lock:
             if time.time() > self._expires - TOKEN_MARGIN:
                 if self._failure and self._failure[0] > came:  # while this thread waited for the lock
-                    raise type(self._failure[1])(str(self._failure[1]))
+                    error = self._failure[1]
+                    raise type(error)(error.why, error.hint)
                 try:
                     self._exchange()
                 except LabelStudioError as error:
@@ -303,7 +304,7 @@ class LabelStudio:
                 "project's settings"
             )
         if response.status_code in (401, 403):
-            raise TokenRefused(self._refused(response.status_code, body))
+            raise TokenRefused(self._why_refused(response.status_code, body), HOW_TO_MAKE_A_TOKEN)
         if not response.ok:
             why = self._why_not_found(path) if response.status_code == 404 else ""
             asked = f"{method} {path.partition('?')[0]}"
@@ -332,19 +333,16 @@ class LabelStudio:
             return response, read_body(response, max_bytes=max_bytes, deadline=time.monotonic() + read_seconds)
         except requests.RequestException as error:
             raise LabelStudioError(
-                f"Can't reach Label Studio at {redact(self.url)} ({explain(error)}); "
-                "set LABEL_STUDIO_URL to its address as seen from this backend"
+                f"Can't reach Label Studio at {redact(self.url)} ({explain(error)})",
+                "set LABEL_STUDIO_URL to its address as seen from this backend",
             ) from error
 
-    def _refused(self, status: int, body: bytes) -> str:
+    def _why_refused(self, status: int, body: bytes) -> str:
         if not self._token:
-            return f"Label Studio requires a token (it answered {status}); {HOW_TO_MAKE_A_TOKEN}"
+            return f"Label Studio requires a token (it answered {status})"
         if b"legacy token authentication has been disabled" in body:
-            return (
-                "Label Studio rejected the legacy token: legacy tokens are disabled in this organization; "
-                + HOW_TO_MAKE_A_TOKEN
-            )
-        return f"Label Studio rejected the token (it answered {status}); {HOW_TO_MAKE_A_TOKEN}"
+            return "Label Studio rejected the legacy token: legacy tokens are disabled in this organization"
+        return f"Label Studio rejected the token (it answered {status})"
 
 
 def _claims(token: str) -> dict[str, Any] | None:

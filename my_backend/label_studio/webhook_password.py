@@ -12,7 +12,6 @@ from my_backend.background import Background
 from my_backend.errors import LabelStudioError
 from my_backend.label_studio.client import LabelStudio
 from my_backend.label_studio.connections import Connections
-from my_backend.problems import Problem
 from my_backend.projects.registry import Projects
 from my_backend.settings import Settings
 
@@ -24,11 +23,6 @@ log = logging.getLogger(__name__)
 RETRY_SECONDS = (1.0, 3.0, 10.0, 30.0)
 AGAIN_SECONDS = 600.0
 TELL_SECONDS = 60.0
-
-REMEDY = (
-    "connect the backend as http://user:password@host:9090, or set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY so that "
-    "it adds the password to its webhook automatically"
-)
 
 
 class WebhookPassword(Background):
@@ -69,14 +63,17 @@ class WebhookPassword(Background):
             if now < self._told + TELL_SECONDS:
                 return
             self._told = now
-        log.warning("refused an event at /webhook because it had no password; %s", REMEDY)
+        log.warning(
+            "refused an event at /webhook because it had no password: connect the backend as "
+            "http://user:password@host:9090, or see /problems"
+        )
 
-    def problems(self) -> list[Problem]:
-        """A problem for each project whose events, as far as known, come without the password; from memory."""
+    def unheard(self) -> list[str]:
+        """Returns the projects whose events, as far as known, come without the password; from memory."""
         if not self._settings.basic_auth:
             return []
         with self._lock:
-            return [_not_heard(project.uid) for project in self._projects.all() if project.uid not in self._known]
+            return [project.uid for project in self._projects.all() if project.uid not in self._known]
 
     def _look(self) -> float:
         with self._lock:
@@ -123,15 +120,6 @@ class WebhookPassword(Background):
 def password_header(user: str, password: str) -> str:
     """The value of the Authorization header."""
     return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
-
-
-def _not_heard(uid: str) -> Problem:
-    return Problem(
-        "events-without-password",
-        "Label Studio doesn't send the password with annotation events, so they are probably refused.",
-        f"{REMEDY[0].upper()}{REMEDY[1:]}.",
-        uid,
-    )
 
 
 def _own_webhooks(label_studio: LabelStudio, project: int, host: str, user: str) -> list[Json]:

@@ -16,14 +16,12 @@ from pydantic import TypeAdapter
 from label_studio_format.image_value import image_url
 from my_backend import files
 from my_backend.background import Background
-from my_backend.problems import Problem
 from my_backend.projects.registry import Projects
 
 RECENT_FILE = "recent.json"
 KEPT_TASKS = 500  # per project, the newest
 KEPT_URL = 2000  # characters; a longer one contains the image itself
 WRITE_SECONDS = 1.0
-NAMED_IMAGES = 20  # at most, that a problem lists
 
 Json = dict[str, Any]
 
@@ -59,7 +57,7 @@ class Recent(Background):
         self._projects = projects
         self._lock = threading.Lock()
         self._noted: dict[str, dict[int, Sighting | None]] = defaultdict(dict)  # None: remove this task
-        self._failed: dict[str, tuple[Problem, ...]] = {}
+        self._failed: dict[str, list[Sighting]] = {}
 
     def start(self) -> None:
         for project in self._projects.all():
@@ -84,9 +82,9 @@ class Recent(Background):
         """Returns what this and other processes have noted, the newest last; up to a second old."""
         return files.read_record(self._projects.folder(project) / RECENT_FILE, _SIGHTINGS) or []
 
-    def problems(self) -> list[Problem]:
-        """Returns the problems with images of all projects, from memory."""
-        return [problem for problems in list(self._failed.values()) for problem in problems]
+    def failed(self) -> dict[str, list[Sighting]]:
+        """Returns each project's tasks whose images couldn't be read, the newest last; from memory."""
+        return dict(self._failed)
 
     def _look(self) -> float:
         self._write()
@@ -121,21 +119,7 @@ class Recent(Background):
         self._follow_failures(project, after)
 
     def _follow_failures(self, project: str, sightings: list[Sighting]) -> None:
-        failed = [one for one in sightings if one.why]
-        self._failed[project] = (_problem_of(project, failed),) if failed else ()
-
-
-def _problem_of(project: str, failed: list[Sighting]) -> Problem:
-    images = "1 image has" if len(failed) == 1 else f"{len(failed)} images have"
-    details = [one.why if f"task {one.task}" in one.why else f"task {one.task}: {one.why}" for one in failed]
-    more = [f"and {len(details) - NAMED_IMAGES} more"] if len(details) > NAMED_IMAGES else []
-    return Problem(
-        "images",
-        f"{images} no prediction because {'it' if len(failed) == 1 else 'they'} couldn't be read.",
-        "Fix or remove these images. The backend tries an image again when Label Studio next asks for its prediction.",
-        project,
-        (*details[-NAMED_IMAGES:][::-1], *more),
-    )
+        self._failed[project] = [one for one in sightings if one.why]
 
 
 def sightings(

@@ -83,11 +83,26 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Failure:
-    """A version that couldn't be loaded, with the reason for users and the time (monotonic)."""
+    """A project's live version that couldn't be loaded; `wanted.name` is "" if the project's files are unreadable."""
 
+    project: str
     wanted: Wanted
-    why: str
-    at: float
+    error: str
+    at: float  # monotonic
+
+    def __str__(self) -> str:
+        if not self.wanted.name:
+            return f"can't read the files of project {self.project} ({self.error})"
+        return f"can't load version {self.wanted.name} ({self.error}); start a training or activate another version"
+
+
+@dataclass(frozen=True)
+class ServingStatus:
+    """Why models can't be loaded, and warnings that those which are loaded give about themselves."""
+
+    import_error: str = ""  # of the model class
+    warnings: tuple[str, ...] = ()
+    failures: tuple[Failure, ...] = ()
 
 
 class Serving(Background):
@@ -144,13 +159,13 @@ class Serving(Background):
         if self._import_error or project is None:
             return self._import_error
         failure = self._failed.get(project)
-        return failure.why if failure else ""
+        return str(failure) if failure else ""
 
-    def problems(self) -> list[str]:
-        """Returns all problems and warnings that users should know about, each once."""
-        warnings = (live.warning for live in list(self._live.values()))
-        failures = (failure.why for failure in list(self._failed.values()))
-        return list(dict.fromkeys(filter(None, (self._import_error, self._warning, *warnings, *failures))))
+    def status(self) -> ServingStatus:
+        """Returns what is wrong with the models, from memory."""
+        warnings = (self._warning, *(live.warning for live in list(self._live.values())))
+        different = tuple(dict.fromkeys(filter(None, warnings)))
+        return ServingStatus(self._import_error, different, tuple(self._failed.values()))
 
     @property
     def ready(self) -> bool:
@@ -219,8 +234,7 @@ class Serving(Background):
                         self._read_pointer(project)
                     self._follow(project)
                 except Exception as error:  # the other projects must still be served
-                    why = f"can't read the files of project {project.uid} ({said(error)})"
-                    self._fail(project, Wanted("", None), why)
+                    self._fail(project, Wanted("", None), error)
         for gone in self._wanted.keys() - {project.uid for project in projects}:
             for known in (self._live, self._failed, self._wanted):
                 known.pop(gone, None)
@@ -255,8 +269,7 @@ class Serving(Background):
         try:
             self._live[project.uid] = self._load(project, wanted)
         except Exception as error:
-            why = f"can't load version {wanted.name} ({said(error)}); start a training or activate another version"
-            self._fail(project, wanted, why)
+            self._fail(project, wanted, error)
         else:
             self._failed.pop(project.uid, None)
             live = self._live[project.uid]
@@ -265,12 +278,13 @@ class Serving(Background):
             with self._changed:
                 self._changed.notify_all()
 
-    def _fail(self, project: Project, wanted: Wanted, why: str) -> None:
+    def _fail(self, project: Project, wanted: Wanted, error: Exception) -> None:
         """Notes a failure and logs it once, however often it repeats; must be called in the except block."""
-        failure, live = self._failed.get(project.uid), self._live.get(project.uid)
-        if not failure or failure.why != why:
-            log.exception("project %s: %s; still serving %s", project.uid, why, live and live.name)
-        self._failed[project.uid] = Failure(wanted, why, time.monotonic())
+        before, live = self._failed.get(project.uid), self._live.get(project.uid)
+        failure = Failure(project.uid, wanted, said(error), time.monotonic())
+        if str(before) != str(failure):
+            log.exception("project %s: %s; still serving %s", project.uid, failure, live and live.name)
+        self._failed[project.uid] = failure
         with self._changed:
             self._changed.notify_all()
 

@@ -64,7 +64,7 @@ class Gauges:
         number = _gauge("ml_backend_jobs", "Queued and running (started) jobs.", "kind", "status")
         age = _gauge("ml_backend_queue_age_seconds", "How long the oldest queued job has been waiting.", "kind")
         workers = _gauge("ml_backend_workers", "Workers listening for jobs of a kind, as far as known.", "kind")
-        listening = self._backend.queue.workers()
+        listening = self._backend.queue.status().workers
         for kind in KINDS:
             for status in UNFINISHED:
                 number.add_metric([kind, status], sum((job.kind, job.status) == (kind, status) for job in jobs))

@@ -186,7 +186,7 @@ def test_an_image_that_cannot_be_read_and_a_version_that_cannot_be_loaded(
         [folder] = (backend.folder / "models" / "projects").glob(f"{project}.*/versions/{second}/model")
         shutil.rmtree(folder)
         backend.__enter__()
-        expect(page.locator(".problems")).to_contain_text(f"can't load version {second}")
+        expect(page.locator(".problems")).to_contain_text(f"Can't load version {second}")
         page.goto(f"{backend.url}/projects/{project}/versions")
         page.get_by_role("button", name="Activate v1").click()
         page.get_by_role("link", name="Problems").click()

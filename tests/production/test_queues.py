@@ -171,7 +171,7 @@ def test_submitted_job_runs_and_says_what_came_of_it(queueing: Queueing) -> None
         assert job.result["versions"] == [Versions(queueing.projects.folder(uid(1))).live_name()]
     assert eventually(lambda: not queueing.store.workdir(queueing.job(job)).exists())
     assert queueing.learned(1) == {"1": "Cat"}
-    assert queueing.queue.problem() is None
+    assert queueing.queue.status().state == "ready"
 
 
 def test_second_submit_is_the_same_job_until_it_has_read_then_the_one_that_waits(

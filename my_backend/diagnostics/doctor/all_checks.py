@@ -11,10 +11,13 @@ from my_backend.diagnostics.doctor.label_studio_checks import check_label_studio
 from my_backend.diagnostics.doctor.machine import check_cache, check_disk, check_gpu, check_own_folders
 from my_backend.diagnostics.doctor.project_checks import check_project
 from my_backend.diagnostics.doctor.redis_checks import check_redis
-from my_backend.diagnostics.summary import no_token
+from my_backend.diagnostics.rules.connection import no_project
+from my_backend.diagnostics.rules.label_studio import no_token
+from my_backend.diagnostics.rules.models import model_warning
+from my_backend.diagnostics.rules.server import invalid_settings, server_not_found
 from my_backend.errors import LabelStudioError
-from my_backend.label_studio.client import LabelStudio
-from my_backend.label_studio.connection import not_connected
+from my_backend.label_studio.client import Blocking, LabelStudio
+from my_backend.label_studio.connection import PRIVATE_EXAMPLE
 from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.media import media_pool
 from my_backend.problems import Problem
@@ -64,20 +67,14 @@ def _label_studio(settings: Settings) -> Iterator[Check]:
         yield Check("token", problems=(no_token(),))
     known = projects.all() or (_projects_with_models(configured) if configured and ask else [])
     if not known:
-        yield Check("projects", problems=(_no_project(configured if ask else None),))
+        yield Check("projects", problems=(no_project(_blocking(configured) if configured and ask else None),))
     for project in known:
         yield from check_project(settings, projects, connections, project, ask=ask)
 
 
 def check_settings_file(error: str) -> Check:
     """The check of the settings; `error` has a line for each invalid setting."""
-    return Check("settings", problems=(_bad_settings(error),))
-
-
-def _bad_settings(error: str) -> Problem:
-    first, *faults = error.splitlines()
-    remedy = "Correct them; docs/settings.md lists all settings."
-    return Problem("settings", first, remedy, details=tuple(map(str.strip, faults)))
+    return Check("settings", problems=(invalid_settings(error),))
 
 
 def check_server(settings: Settings) -> tuple[Check, Json]:
@@ -90,12 +87,7 @@ def check_server(settings: Settings) -> tuple[Check, Json]:
     except (requests.RequestException, ValueError, KeyError, TypeError) as error:
         status = error.response.status_code if isinstance(error, requests.HTTPError) else None
         why = f"it answered {status}" if status else "no response" if _refused(error) else "another program answered"
-        what = f"Can't find the backend's server at {url}: {why}."
-        remedy = (
-            "Start it (`make start`, `make production`), or run the doctor with the server's settings: HOST, PORT, "
-            "BASIC_AUTH_USER and BASIC_AUTH_PASS."
-        )
-        return Check("server", problems=(Problem("server", what, remedy),)), {}
+        return Check("server", problems=(server_not_found(url, why),)), {}
     described = f"running at {url}; {_described(computes)}"
     return Check("server", described, tuple(one for one in told if one.code in FROM_THE_SERVER)), computes
 
@@ -129,7 +121,7 @@ def check_model(settings: Settings) -> tuple[Check, Json]:
         pool.shutdown(cancel_futures=True)
     said = f"{settings.model_class}; {_described(computes)}"
     # Invalid settings of the model are reported like the backend's, a line for each.
-    problem = _bad_settings(warning) if "\n" in warning else Problem("model", warning)
+    problem = invalid_settings(warning) if "\n" in warning else model_warning(warning)
     return Check("model", said, (problem,) if warning else ()), computes
 
 
@@ -140,20 +132,12 @@ def _described(computes: Json) -> str:
     return f"{computes['network']}, {computes['weights']} weights, on {computes['device']}"
 
 
-def _no_project(label_studio: LabelStudio | None) -> Problem:
-    """A problem: no project is connected, perhaps because address blocking prevents it."""
+def _blocking(label_studio: LabelStudio) -> Blocking | None:
+    """What address blocking refuses; None if Label Studio doesn't answer, which `check_label_studio` reports."""
     try:
-        problem = not_connected(label_studio, Project("")) if label_studio else None
+        return label_studio.blocking(PRIVATE_EXAMPLE)
     except LabelStudioError:
-        problem = None  # check_label_studio reports it
-    if problem and problem.code == "address-blocked":
-        return problem
-    return Problem(
-        "no-project",
-        "No project is connected yet.",
-        "In a Label Studio project, open Settings → Model → Connect Model and enter this backend's URL as Label Studio "
-        "sees it. If Label Studio runs in a container, use host.docker.internal or a service's name, not localhost.",
-    )
+        return None
 
 
 def _projects_with_models(label_studio: LabelStudio) -> list[Project]:

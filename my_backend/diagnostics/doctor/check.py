@@ -1,10 +1,11 @@
 """The result of one of the doctor's checks, and the order in which to fix problems."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from my_backend.label_studio.connection import Fix
-from my_backend.problems import Problem
+from my_backend.label_studio.client import LabelStudio
+from my_backend.problems import Fix, Problem
 
 Json = dict[str, Any]
 
@@ -65,8 +66,14 @@ class Check:
     name: str
     said: str = ""  # what the check found if nothing is wrong
     problems: tuple[Problem, ...] = ()
-    fixes: tuple[Fix, ...] = field(default=(), repr=False)
+    label_studio: LabelStudio | None = field(default=None, repr=False)  # in which the problems can be fixed
 
     def record(self) -> Json:
         """The check as JSON, for programs."""
-        return {"check": self.name, "said": self.said, "troubles": [problem.record() for problem in self.problems]}
+        problems = [problem.record() for problem in self.problems]
+        return {"check": self.name, "said": "" if problems else self.said, "troubles": problems}
+
+    def fixes(self) -> Iterator[tuple[Problem, Fix, LabelStudio]]:
+        """The fixes that can be applied, with their problems and the Label Studio that they change."""
+        if self.label_studio is not None:
+            yield from ((problem, fix, self.label_studio) for problem in self.problems for fix in problem.fixes)

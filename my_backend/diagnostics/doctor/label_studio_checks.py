@@ -4,19 +4,20 @@ import re
 import time
 
 from my_backend.diagnostics.doctor.check import Check
-from my_backend.diagnostics.monitor import not_asked
-from my_backend.diagnostics.summary import no_token
+from my_backend.diagnostics.rules.label_studio import (
+    access_token,
+    clock_problems,
+    no_token,
+    release_problems,
+    token_life_problems,
+    token_right_problems,
+    unreachable,
+)
 from my_backend.errors import LabelStudioError
-from my_backend.label_studio.client import HOW_TO_MAKE_A_TOKEN, LabelStudio
-from my_backend.problems import Problem
+from my_backend.label_studio.client import LabelStudio
 
 TESTED = (1, 23, 2)
 PERSONAL_TOKENS = (1, 17)  # older versions have legacy tokens only
-START_TRAINING = (1, 13)  # in older versions the button sends only a "project changed" event
-CLOCK_SECONDS = 60.0
-TOKEN_DAYS = 14
-# The permissions that fixes need, as Label Studio's API names them.
-RIGHTS = {"webhooks.change": "webhooks", "projects.change": "projects"}
 
 
 def check_label_studio(label_studio: LabelStudio) -> list[Check]:
@@ -34,13 +35,10 @@ def check_release(label_studio: LabelStudio) -> Check:
     try:
         release = label_studio.release()
     except LabelStudioError as error:
-        return Check("Label Studio", problems=(not_asked(error),))
+        return Check("Label Studio", problems=(unreachable(error),))
     version = tuple(int(part) for part in re.findall(r"\d{1,9}", release[:100])[:3])
-    if version and version < START_TRAINING:
-        what = f"Label Studio {release} is too old: its “Start Training” button does nothing."
-        remedy = "Upgrade it, for example to 1.23.2. Until then the backend learns from annotation events only."
-        return Check("Label Studio", problems=(Problem("label-studio-old", what, remedy),))
-    return Check("Label Studio", f"{release or 'of unknown version'} at {label_studio.url}{_compared(version)}")
+    said = f"{release or 'of unknown version'} at {label_studio.url}{_compared(version)}"
+    return Check("Label Studio", said, tuple(release_problems(version, release)))
 
 
 def _compared(version: tuple[int, ...]) -> str:
@@ -59,11 +57,7 @@ def check_clock(label_studio: LabelStudio) -> Check:
         ahead = label_studio.seconds_ahead()
     except (LabelStudioError, ValueError):  # check_release reports it, or the answer has no date
         return Check("clock", "Label Studio's clock is unknown")
-    if abs(ahead) < CLOCK_SECONDS:
-        return Check("clock", "in sync with Label Studio's")
-    way = "behind" if ahead > 0 else "ahead of"
-    what = f"This machine's clock is {abs(ahead):.0f} s {way} Label Studio's."
-    return Check("clock", problems=(Problem("clock", what, "Sync both with NTP: tokens expire by the clock."),))
+    return Check("clock", "in sync with Label Studio's", tuple(clock_problems(ahead)))
 
 
 def check_token(label_studio: LabelStudio) -> Check:
@@ -73,22 +67,13 @@ def check_token(label_studio: LabelStudio) -> Check:
         return Check("token", problems=(no_token(),))
     days = (token.expires - time.time()) / 86400
     if token.kind == "access token":
-        what = "LABEL_STUDIO_API_KEY is an access token, which expires after a few minutes."
-        return Check("token", problems=(Problem("token-short", what, f"Instead, {HOW_TO_MAKE_A_TOKEN}."),))
+        return Check("token", problems=(access_token(),))
     try:
         label_studio.projects(1)
         permissions = label_studio.permissions()
     except LabelStudioError as error:
-        return Check("token", problems=(not_asked(error),))
-    lacking = [] if permissions is None else [what for right, what in RIGHTS.items() if right not in permissions]
-    problems = []
-    if lacking:
-        what = f"The token's owner may not change {' and '.join(lacking)} in Label Studio."
-        remedy = "Use the token of a manager or an owner; otherwise the backend can't fix anything there."
-        problems.append(Problem("token-rights", what, remedy))
-    if days < TOKEN_DAYS:
-        what = f"LABEL_STUDIO_API_KEY expires in {days:.0f} days."
-        problems.append(Problem("token-ends", what, f"Before that, {HOW_TO_MAKE_A_TOKEN}."))
+        return Check("token", problems=(unreachable(error),))
+    problems = (*token_right_problems(permissions), *token_life_problems(days))
     life = "" if days == float("inf") else f", valid for {days:.0f} days" if days < 1000 else ", valid for years"
     may = "" if permissions is None else "; its owner may change projects and webhooks"
-    return Check("token", f"a {token.kind} that Label Studio accepts{life}{may}", tuple(problems))
+    return Check("token", f"a {token.kind} that Label Studio accepts{life}{may}", problems)

@@ -1,21 +1,30 @@
 """Checks of one project: its versions, its connection and configuration in Label Studio, and its images."""
 
 from collections.abc import Iterator
-from functools import partial
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from label_studio_format.labeling_config import HOW_TO_MAKE_IT_USABLE, parse_label_config
-from label_studio_format.training_report import no_choice_any_more
-from my_backend.active_learning.scores import examine_scores
+from label_studio_format.labeling_config import parse_label_config
+from my_backend.active_learning.scores import read_scores
 from my_backend.diagnostics.doctor.check import Check
 from my_backend.diagnostics.doctor.image_samples import fetch_samples, samples_of
-from my_backend.diagnostics.monitor import no_address, not_asked
+from my_backend.diagnostics.rules.connection import connection_problems
+from my_backend.diagnostics.rules.images import unreadable_kind
+from my_backend.diagnostics.rules.label_studio import unknown_url, unreachable
+from my_backend.diagnostics.rules.labeling_config import labeling_config_problems, unknown_choices
+from my_backend.diagnostics.rules.project_settings import (
+    model_count_problems,
+    name_of_model,
+    shown_version_problems,
+    training_rule_problems,
+)
+from my_backend.diagnostics.rules.scores import score_problems
+from my_backend.diagnostics.rules.versions import all_versions_missing, live_version_missing
 from my_backend.errors import LabelStudioError, NotFound
 from my_backend.label_studio.client import LabelStudio
-from my_backend.label_studio.connection import Connection, Fix, examine_connection
+from my_backend.label_studio.connection import Connection, read_connection
 from my_backend.label_studio.connections import Connections
-from my_backend.problems import Problem
 from my_backend.projects.registry import Project, Projects
 from my_backend.projects.versions import UNTRAINED, Versions, is_version_name
 from my_backend.settings import Settings
@@ -23,6 +32,17 @@ from my_backend.settings import Settings
 Json = dict[str, Any]
 
 SAMPLED_TASKS = 200  # from each end of a project
+
+# What is said of the scores if nothing is wrong.
+SCORES = {
+    "untrained": "none before the first training",
+    "blank": "blank in Label Studio, which is the default; TITLE_IS_VERSION=true shows them",
+    "in sync": "Label Studio shows the live version's scores",
+    "waiting": "Label Studio has few or no predictions of the live version: use Actions → Retrieve Predictions",
+    "unknown": "Label Studio doesn't know the live version yet",
+    "elsewhere": "another model's, as chosen in the project's settings",
+    "unused": "none, as chosen in the project's settings",
+}
 
 
 def check_project(
@@ -32,45 +52,43 @@ def check_project(
     name = f"project {project.id}{f' ({project.title})' if project.title else ''}"
     yield check_version(projects, project, name)
     if ask:
-        for check in _asked(settings, projects, connections, project):
-            yield Check(f"{name}: {check.name}", check.said, check.problems, check.fixes)
+        label_studio = connections.label_studio(projects.credentials(project.uid))
+        if label_studio is None:
+            yield Check(f"{name}: connection", problems=(unknown_url(project.uid),))
+            return
+        for check in _asked(settings, projects, connections, project, label_studio):
+            yield replace(check, name=f"{name}: {check.name}", label_studio=label_studio)
 
 
-def _asked(settings: Settings, projects: Projects, connections: Connections, project: Project) -> Iterator[Check]:
-    credentials = projects.credentials(project.uid)
-    label_studio = connections.label_studio(credentials)
-    if label_studio is None:
-        yield Check("connection", problems=(no_address(project),))
-        return
-    versions = Versions(projects.folder(project.uid))
+def _asked(
+    settings: Settings, projects: Projects, connections: Connections, project: Project, label_studio: LabelStudio
+) -> Iterator[Check]:
+    folder, credentials = projects.folder(project.uid), projects.credentials(project.uid)
+    versions = Versions(folder)
+    live = versions.live_name()
     try:
-        connection = examine_connection(label_studio, project, settings.basic_auth, thoroughly=True)
-        scores = examine_scores(settings, label_studio, project, projects.folder(project.uid), connection)
+        connection = read_connection(label_studio, project.id, settings.basic_auth, thoroughly=True)
+        scores = read_scores(settings, label_studio, project, folder, connection)
         predicted = label_studio.predicted_versions(project.id)
         tasks = label_studio.tasks(project.id, SAMPLED_TASKS)
     except LabelStudioError as error:
-        yield Check("connection", problems=(not_asked(error, project.uid),))
+        yield Check("connection", problems=(unreachable(error, project.uid),))
         return
-    yield Check("connection", _reported(connection), connection.problems, connection.fixes)
-    yield check_models(project, connection, versions.live_name())
+    broken = connection_problems(project, connection, settings.basic_auth)
+    yield Check("connection", _reported(connection), tuple(broken))
+    yield check_models(project, connection, live)
     yield check_lost_versions(project, versions, predicted)
-    yield check_shown(label_studio, project, connection, versions.live_name())
-    yield Check("scores", scores.said, scores.problems, scores.fixes)
+    yield check_shown(project, connection, live)
+    yield Check("scores", SCORES.get(scores.state, ""), tuple(score_problems(project, folder, scores)))
     yield check_training_rule(project, connection)
     config = parse_label_config(str(connection.project.get("label_config") or ""), settings.choices)
     if config.image_choices is None:
-        yield Check(
-            "labeling config",
-            problems=(Problem("labeling-config", config.problem, HOW_TO_MAKE_IT_USABLE, project.uid),),
-        )
+        yield Check("labeling config", problems=tuple(labeling_config_problems(project.uid, config)))
         return
     yield Check("labeling config", f"{len(config.choices)} choices in {config.image_choices.from_name}")
     samples = samples_of(tasks, config.image_choices.field)
-    failed = {kind: why for kind, why in fetch_samples(settings, connections, credentials, samples).items() if why}
-    problems = [
-        Problem("image", f"Can't read images of the kind “{kind}”: {why}.", project=project.uid)
-        for kind, why in failed.items()
-    ]
+    fetched = fetch_samples(settings, connections, credentials, samples)
+    problems = [unreadable_kind(project.uid, kind, why) for kind, why in fetched.items() if why]
     yield Check("images", f"readable: {', '.join(samples)}" if samples else "there are none yet", tuple(problems))
 
 
@@ -90,13 +108,10 @@ def check_version(projects: Projects, project: Project, name: str) -> Check:
     try:
         version = versions.live()
     except NotFound:
-        what = f"The live version {live} is no longer on disk."
-        remedy = "Restore MODEL_DIR (is it mounted?), activate another version, or start a training."
-        return Check(f"{name}: version", problems=(Problem("version-missing", what, remedy, project.uid),))
+        return Check(f"{name}: version", problems=(live_version_missing(project.uid, live),))
     unknown = version.train_output.get("unknown_choices") if version else None
     if isinstance(unknown, dict) and unknown:
-        problem = Problem("choices-unknown", *no_choice_any_more(unknown), project.uid)
-        return Check(f"{name}: version", problems=(problem,))
+        return Check(f"{name}: version", problems=(unknown_choices(project.uid, unknown),))
     return Check(
         f"{name}: version", live if live != UNTRAINED else "none yet: label some images and press Start training"
     )
@@ -107,54 +122,28 @@ def check_lost_versions(project: Project, versions: Versions, predicted: list[st
     before = [name for name in predicted if is_version_name(name)]
     if versions.live_name() != UNTRAINED or not before:
         return Check("versions", "none are missing")
-    what = f"Label Studio has predictions of {before[0]}, but MODEL_DIR has no version of this project."
-    remedy = "Restore MODEL_DIR (is it the same folder or volume as before?), or press Start training."
-    return Check("versions", problems=(Problem("version-missing", what, remedy, project.uid),))
+    return Check("versions", problems=(all_versions_missing(project.uid, before[0]),))
 
 
 def check_models(project: Project, connection: Connection, live: str) -> Check:
     """Which model Label Studio asks if a project has several; `live` is this backend's live version."""
-    first, *others = connection.backends or ({},)
-    if not others:
-        return Check("models", "one" if first else "none")
-    name = f"{first.get('title')} at {urlsplit(str(first.get('url'))).netloc.rpartition('@')[2]}"
-    remedy = "In the project's Settings → Model, remove the ones you don't want."
-    if any(_address(one) == _address(first) for one in others):
-        what = f"This project has the model {name} twice, so Label Studio calls it twice."
-    elif live != UNTRAINED and live != first.get("model_version"):
-        what = f"This project has {len(others) + 1} models, and Label Studio gets predictions from another one: {name}."
-    else:
-        return Check("models", f"{len(others) + 1}; Label Studio gets predictions from the first, {name}")
-    return Check("models", problems=(Problem("several-models", what, remedy, project.uid),))
+    count = len(connection.backends)
+    said = "one" if count == 1 else "none"
+    if count > 1:
+        said = f"{count}; Label Studio gets predictions from the first, {name_of_model(connection.backends[0])}"
+    return Check("models", said, tuple(model_count_problems(project, connection, live)))
 
 
-def _address(backend: Json) -> str:
-    return urlsplit(str(backend.get("url"))).netloc.rpartition("@")[2]
-
-
-def check_shown(label_studio: LabelStudio, project: Project, connection: Connection, live: str) -> Check:
+def check_shown(project: Project, connection: Connection, live: str) -> Check:
     """Whether Label Studio shows this backend's predictions to annotators."""
     shown = str(connection.project.get("model_version") or "")
-    titles = [str(backend.get("title")) for backend in connection.backends]
+    said = f"those of {shown}" if shown else "none chosen yet"
     if connection.project.get("show_collab_predictions") is False:
-        return Check("predictions shown", "none, as chosen in the project's Settings → Annotation")
-    if not is_version_name(shown) or shown == live or shown in titles or not titles:
-        return Check("predictions shown", f"those of {shown}" if shown else "none chosen yet")
-    what = f"Label Studio shows the stored predictions of {shown} in this project and doesn't request newer ones."
-    remedy = f"In the project's Settings → Annotation, choose the model “{titles[0]}” instead of that version."
-    problem = Problem("predictions-pinned", what, remedy, project.uid)
-    choose = partial(label_studio.change_project, project.id, model_version=titles[0])
-    fix = Fix(problem, f"choose the model “{titles[0]}”", choose)
-    return Check("predictions shown", problems=(problem,), fixes=(fix,))
+        said = "none, as chosen in the project's Settings → Annotation"
+    return Check("predictions shown", said, tuple(shown_version_problems(project, connection, live)))
 
 
 def check_training_rule(project: Project, connection: Connection) -> Check:
     """Whether Label Studio requests a full training after every annotation."""
-    if connection.project.get("min_annotations_to_start_training") != 1:
-        return Check("training", "started by the button and by annotation events")
-    what = "Label Studio requests a full training after every annotation, and waits for the answer when you save one."
-    remedy = (
-        "In the project's Settings → Model, turn off “Start model training on annotation submission”: the backend "
-        "learns from annotation events automatically (RETRAIN_AFTER_ANNOTATIONS)."
-    )
-    return Check("training", problems=(Problem("trains-on-submission", what, remedy, project.uid),))
+    said = "started by the button and by annotation events"
+    return Check("training", said, tuple(training_rule_problems(project, connection)))

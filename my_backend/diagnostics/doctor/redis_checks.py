@@ -11,18 +11,20 @@ from rq.serializers import JSONSerializer
 from rq.worker import BaseWorker
 
 from my_backend.diagnostics.doctor.check import Check
-from my_backend.jobs.job import KINDS, Job, JobStore
-from my_backend.jobs.rq_queue import connect, foreign_jobs, no_worker, redis_unreachable, rq_queue, workers_of
-from my_backend.problems import Problem
+from my_backend.diagnostics.rules.jobs import (
+    REFUSED_JOB,
+    redis_clock_problems,
+    redis_problems,
+    redis_unreachable,
+    waiting_problems,
+    worker_problems,
+)
+from my_backend.jobs.job import KINDS, JobStore
+from my_backend.jobs.rq_queue import connect, has_refused, rq_queue, workers_of
+from my_backend.redaction import said
 from my_backend.settings import Settings
 
 Json = dict[str, Any]
-
-OLDEST_REDIS = 5  # the oldest that RQ supports
-FULL = 0.9  # of maxmemory
-CLOCK_SECONDS = 5.0  # a worker counts as gone after 12 s without a heartbeat
-TAKEN_SECONDS = 30.0  # within which an idle worker should have taken a job
-PATIENCE_SECONDS = 600.0
 
 
 def check_redis(settings: Settings) -> list[Check]:
@@ -40,23 +42,26 @@ def check_redis(settings: Settings) -> list[Check]:
         ahead = seconds + microseconds / 1e6 - time.time()
         workers = Worker.all(connection=connection, serializer=JSONSerializer)
         idle = [worker for worker in workers if worker.get_state() == "idle"]
-        missing = no_worker(workers_of({kind: rq_queue(settings, kind, connection) for kind in KINDS}, connection))
-        foreign = foreign_jobs(connection)
+        listening = workers_of({kind: rq_queue(settings, kind, connection) for kind in KINDS}, connection)
+        refused = has_refused(connection)
     except RedisError as error:
-        return [Check("Redis", problems=(redis_unreachable(error),))]
+        return [Check("Redis", problems=(redis_unreachable(said(error)),))]
     finally:
         connection.close()
     persistent = info.get("aof_enabled") or info.get("rdb_last_save_time", 0) > info.get("process_start_time", 0)
-    said = f"{info.get('redis_version')}, {'persistent' if persistent else 'in memory only, which is enough'}"
+    lasting = f"{info.get('redis_version')}, {'persistent' if persistent else 'in memory only, which is enough'}"
     names = [f"{worker.hostname} ({', '.join(worker.queue_names())})" for worker in workers]
+    queues = sorted({name for worker in workers for name in worker.queue_names()})
+    missing = worker_problems(listening, queues)
     jobs = JobStore(settings.model_dir / "projects").unfinished()
     count = sum(job.status == "queued" for job in jobs)
     # If there is no worker, that is why they are waiting.
-    late = () if missing else waiting_problems(jobs, _kinds_of(settings, idle), time.time())
+    late = [] if missing else waiting_problems(jobs, _kinds_of(settings, idle), time.time())
+    foreign = [REFUSED_JOB] if refused else []
     return [
-        Check("Redis", said, (*redis_problems(info), *clock_problems(ahead), *([foreign] if foreign else ()))),
-        Check("workers", "; ".join(names), (_missing(missing, workers),) if missing else ()),
-        Check("jobs", f"{count} queued", late),
+        Check("Redis", lasting, (*redis_problems(info), *redis_clock_problems(ahead), *foreign)),
+        Check("workers", "; ".join(names), tuple(missing)),
+        Check("jobs", f"{count} queued", tuple(late)),
     ]
 
 
@@ -75,75 +80,6 @@ def redis_of_production(settings: Settings) -> str:
         return ""
 
 
-def _missing(problem: Problem, workers: Sequence[BaseWorker]) -> Problem:
-    """Adds the workers that listen to other queues to the problem."""
-    listening = sorted({name for worker in workers for name in worker.queue_names()})
-    if not listening:
-        return problem
-    details = (f"Workers on this Redis listen to {', '.join(listening)}: do they have the server's RQ_QUEUE_NAME?",)
-    return Problem(problem.code, problem.message, problem.hint, details=details)
-
-
-def redis_problems(info: Json) -> list[Problem]:
-    """Problems with Redis itself; `info` is the answer to its INFO command."""
-    found = []
-    version = str(info.get("redis_version") or "")
-    if version and int(version.partition(".")[0]) < OLDEST_REDIS:
-        found.append((f"Redis {version} is too old", f"Install version {OLDEST_REDIS} or newer."))
-    if info.get("role") == "slave":
-        found.append(("It is a replica, which accepts no jobs", "Set REDIS_URL to the primary."))
-    if info.get("rdb_last_bgsave_status") == "err" or info.get("aof_last_write_status") == "err":
-        remedy = "Check its log: its disk is full or its folder isn't writable. Predictions still work."
-        found.append(("It can't write to its disk, and accepts no jobs until it can", remedy))
-    limit, used = int(info.get("maxmemory") or 0), int(info.get("used_memory") or 0)
-    policy = str(info.get("maxmemory_policy") or "")
-    if limit and policy != "noeviction":
-        remedy = "Start it with `--maxmemory-policy noeviction`, or use a dedicated Redis for the jobs."
-        what = f"It may discard queued jobs (maxmemory-policy {policy}), which the server then has to queue again"
-        found.append((what, remedy))
-    elif limit and used > FULL * limit:
-        remedy = "Raise its maxmemory, or find out what else uses it: jobs take only kilobytes."
-        what = f"{used / 1e6:.0f} of its {limit / 1e6:.0f} MB are in use; when it is full, it accepts no jobs"
-        found.append((what, remedy))
-    return [Problem("redis", f"Redis isn't suitable for jobs. {what}.", remedy) for what, remedy in found]
-
-
-def clock_problems(ahead: float) -> list[Problem]:
-    """A problem if the clocks differ; `ahead` is how many seconds Redis' clock is ahead of this machine's."""
-    if abs(ahead) < CLOCK_SECONDS:
-        return []
-    way = "behind" if ahead > 0 else "ahead of"
-    what = f"This machine's clock is {abs(ahead):.0f} s {way} Redis'."
-    return [Problem("clock", what, "Sync both with NTP: the clock decides which workers count as alive.")]
-
-
 def _kinds_of(settings: Settings, workers: Sequence[BaseWorker]) -> set[str]:
     names = {name for worker in workers for name in worker.queue_names()}
     return {kind for kind in KINDS if f"{settings.rq_queue_name}-{kind}" in names}
-
-
-def waiting_problems(unfinished: Sequence[Job], idle: set[str], now: float) -> tuple[Problem, ...]:
-    """Problems with jobs that wait too long.
-
-    `unfinished` is sorted from the oldest to the newest; `idle` are the kinds of jobs for which a worker is idle.
-    """
-    turns: dict[tuple[str, str], Job] = {}
-    for job in unfinished:  # only one job per project and kind runs at a time
-        turns.setdefault((job.project, job.kind), job)
-    waiting = [job for job in turns.values() if job.status == "queued"]
-    untaken = [job for job in waiting if job.kind in idle and now - job.created > TAKEN_SECONDS]
-    if untaken:
-        what = f"A job has been queued for {now - untaken[0].created:.0f} s although a worker is idle."
-        remedy = (
-            "Make sure that the worker and the server have the same MODEL_DIR: the same volume in containers, or the "
-            "same shared folder on several machines. If the worker can't find a job there, its log says that the "
-            "project was deleted."
-        )
-        return (Problem("worker-folder", what, remedy),)
-    late = [job for job in waiting if now - job.created > PATIENCE_SECONDS]
-    if late:
-        minutes = (now - late[0].created) / 60
-        what = f"All workers are busy: {len(late)} jobs are queued, the oldest for {minutes:.0f} minutes."
-        remedy = "Start another worker; with `--only head`, corrections don't have to wait for long trainings."
-        return (Problem("jobs-wait", what, remedy),)
-    return ()

@@ -64,10 +64,10 @@ def _examined() -> Iterator[Check]:
 def _apply_fixes(checks: list[Check], ask: Callable[[str], bool]) -> tuple[list[str], list[str]]:
     """Applies fixes; returns what was done, and what failed with the reason."""
     fixed, failed = [], []
-    for fix in (fix for check in checks for fix in check.fixes):
-        if ask(f"{fix.problem.message} {fix.offer[0].upper()}{fix.offer[1:]}?"):
+    for problem, fix, label_studio in (one for check in checks for one in check.fixes()):
+        if ask(f"{problem.message} {fix.offer[0].upper()}{fix.offer[1:]}?"):
             try:
-                fix.do()
+                fix.action.perform(label_studio)
                 fixed.append(fix.offer)
             except LabelStudioError as error:
                 failed.append(f"{fix.offer}: {error}")
@@ -93,6 +93,7 @@ def _print_problems(checks: list[Check], *, can_fix: bool) -> None:
             typer.echo(f"   {detail}")
         if problem.hint:
             typer.echo(f"   → {problem.hint}")
-    if can_fix and (fixes := [fix for check in checks for fix in check.fixes]):
-        codes = ", ".join(dict.fromkeys(fix.problem.code for fix in fixes))
+    fixable = dict.fromkeys(problem.code for check in checks for problem, _, _ in check.fixes())
+    if can_fix and fixable:
+        codes = ", ".join(fixable)
         typer.echo(f"\n`python -m my_backend doctor --fix` can fix {codes}; it asks before each change.")

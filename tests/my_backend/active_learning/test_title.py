@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from my_backend.active_learning.title import Remembered, Sight, Title
+from my_backend.active_learning.title import Remembered, Title, TitleStatus
 from my_backend.errors import LabelStudioError
 from my_backend.label_studio.client import LabelStudio
 from my_backend.label_studio.safe_http import SafeSession
@@ -38,20 +38,20 @@ def titled(label_studio: FakeLabelStudio) -> FakeLabelStudio:
 
 def test_title_waits_for_the_first_stored_prediction(titled: FakeLabelStudio, tmp_path: Path) -> None:
     title = title_of(titled, tmp_path)
-    assert title.look(SECOND, renewing=False).state == "apart"
+    assert title.look(SECOND, renewing=False).state == "out of sync"
 
     titled.predicted.all[0]["is_labeled"] = True
-    assert title.look(SECOND, renewing=False).state == "waits"
+    assert title.look(SECOND, renewing=False).state == "waiting"
 
 
 @pytest.mark.parametrize(
     ("live", "stored", "renewing", "state"),
     [
-        (SECOND, 4, False, "waits"),
-        (SECOND, 5, False, "apart"),
-        (SECOND, 1, True, "apart"),
-        (SECOND, 0, True, "waits"),
-        (FIRST, 1, False, "apart"),
+        (SECOND, 4, False, "waiting"),
+        (SECOND, 5, False, "out of sync"),
+        (SECOND, 1, True, "out of sync"),
+        (SECOND, 0, True, "waiting"),
+        (FIRST, 1, False, "out of sync"),
     ],
     ids=["few", "half", "renewing", "none", "rolled back"],
 )
@@ -68,28 +68,28 @@ def test_older_scores_order_until_there_are_half_as_many_new_ones(
 
 
 @pytest.mark.parametrize(
-    ("backends", "project", "sight"),
+    ("backends", "project", "status"),
     [
-        ([backend(1, SECOND, SECOND)], {"model_version": SECOND}, ("right", 1)),
-        ([backend(1, SECOND, SECOND)], {"model_version": ""}, ("apart", 1)),
-        ([backend(1, SECOND, SECOND)], {"model_version": None}, ("apart", 1)),
-        ([backend(1, "Mine", SECOND)], {"model_version": FIRST}, ("apart", 1)),
+        ([backend(1, SECOND, SECOND)], {"model_version": SECOND}, ("in sync", 1)),
+        ([backend(1, SECOND, SECOND)], {"model_version": ""}, ("out of sync", 1)),
+        ([backend(1, SECOND, SECOND)], {"model_version": None}, ("out of sync", 1)),
+        ([backend(1, "Mine", SECOND)], {"model_version": FIRST}, ("out of sync", 1)),
         ([backend(1, "Mine", SECOND)], {"model_version": "yolo-8"}, ("elsewhere", 1)),
         ([backend(1, "Mine", SECOND)], {"show_collab_predictions": False}, ("unused", 1)),
         ([backend(1, "Mine", FIRST)], {}, ("unknown", None)),
         ([backend(1, "Mine", "0.0.1"), backend(2, "Other", SECOND)], {"model_version": "Mine"}, ("elsewhere", 2)),
         ([backend(1, FIRST, FIRST), backend(2, "Other", SECOND)], {"model_version": FIRST}, ("elsewhere", 2)),
-        ([backend(1, "Mine", SECOND), backend(2, SECOND, SECOND)], {"model_version": SECOND}, ("right", 2)),
+        ([backend(1, "Mine", SECOND), backend(2, SECOND, SECOND)], {"model_version": SECOND}, ("in sync", 2)),
         ([], {}, ("unknown", None)),
     ],
 )
 def test_only_the_own_title_counts_and_other_choices_of_the_user_stay(
-    titled: FakeLabelStudio, tmp_path: Path, backends: list[Any], project: Any, sight: tuple[str, int | None]
+    titled: FakeLabelStudio, tmp_path: Path, backends: list[Any], project: Any, status: tuple[str, int | None]
 ) -> None:
     titled.backends, titled.project = backends, {**titled.project, **project}
     found = title_of(titled, tmp_path).look(SECOND, renewing=False)
 
-    assert (found.state, found.backend and found.backend["id"]) == sight
+    assert (found.state, found.backend and found.backend["id"]) == status
 
 
 def test_title_becomes_the_version_and_the_users_comes_back(titled: FakeLabelStudio, tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_title_that_the_doctor_set_once_stays_the_doctors(titled: FakeLabelStudi
     titled.predicted.add((THIRD, 0.5))
     title.put(title.look(THIRD, renewing=True), THIRD, kept=True)
     assert title.remembered() == Remembered(1, "Mine", kept=True)
-    title.put(Sight("apart", titled.backends[0], THIRD), THIRD, kept=False)
+    title.put(TitleStatus("out of sync", titled.backends[0], THIRD), THIRD, kept=False)
     assert title.remembered() == Remembered(1, "Mine", kept=True), "the server still gives it back"
 
 
@@ -161,9 +161,9 @@ def test_title_is_remembered_before_it_is_changed_and_missing_rights_are_named(
 ) -> None:
     titled.forbids = {"/api/ml/1"}
     title = title_of(titled, tmp_path)
-    sight = title.look(SECOND, renewing=False)
+    status = title.look(SECOND, renewing=False)
     with pytest.raises(LabelStudioError, match=r"403 to PATCH /api/ml/1.*who may change the project's settings"):
-        title.put(sight, SECOND, kept=True)
+        title.put(status, SECOND, kept=True)
 
     assert title.remembered() == Remembered(1, "Mine", kept=True)
-    assert isinstance(sight, Sight)
+    assert isinstance(status, TitleStatus)

@@ -71,29 +71,23 @@ def cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("status", "said", "computes", "problem"),
+    ("status", "printed", "computes", "said", "problem"),
     [
-        (0, H100, CUDA, ""),
-        (0, H100, {}, ""),
-        (6, "No devices were found", CPU, ""),
-        (0, H100, {"device": "cpu", "cuda": ""}, "The installed torch supports only the CPU"),
-        (0, H100.replace("580.82.07", "535.104.05"), CPU, "driver 535.104.05 is too old for CUDA 13.0: install 580"),
-        (0, H100, CPU, "whether the container was started with the card"),
-        (0, H100.replace("81000", "300"), CUDA, "Only 0.3 GB of memory are free on NVIDIA H100 80GB HBM3 (86 GB"),
-        (
-            9,
-            "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.",
-            CPU,
-            "driver doesn't respond",
-        ),
+        (0, H100, CUDA, "NVIDIA H100 80GB HBM3 (86 GB, driver 580.82.07)", ""),
+        (0, H100, {}, "driver 580.82.07); the model doesn't say whether it uses it", ""),
+        (6, "No devices were found", CPU, "none; computing on the CPU", ""),
+        (0, H100, CPU, "", "NVIDIA H100 80GB HBM3 (86 GB, driver 580.82.07) is available but not used."),
+        (0, H100.replace("81000", "300"), CUDA, "", "Only 0.3 GB of memory are free"),
+        (9, "couldn't communicate with the driver.", CPU, "", "doesn't respond: couldn't communicate with the driver."),
     ],
 )
-def test_card_that_is_not_used_as_it_could_be(
-    cards: Path, status: int, said: str, computes: dict[str, str], problem: str
+def test_card_is_read_from_the_driver(
+    cards: Path, status: int, printed: str, computes: dict[str, str], said: str, problem: str
 ) -> None:
-    cards.write_text(f"{status}\n{said}\n")
+    cards.write_text(f"{status}\n{printed}\n")
     found = machine.check_gpu(computes)
 
+    assert said in found.said
     assert codes(found) == (["gpu"] if problem else [])
     assert problem in "".join(map(str, found.problems))
 

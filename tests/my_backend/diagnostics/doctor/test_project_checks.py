@@ -7,14 +7,11 @@ import pytest
 
 from my_backend.diagnostics.doctor import project_checks
 from my_backend.diagnostics.doctor.check import Check
-from my_backend.label_studio.client import LabelStudio
 from my_backend.label_studio.connection import Connection
-from my_backend.label_studio.safe_http import SafeSession
 from my_backend.projects.registry import Project, Projects
 from my_backend.projects.versions import Versions
 from tests.my_backend.conftest import PROJECT
 from tests.my_backend.fake_model import LABEL_CONFIG
-from tests.my_backend.fake_server import FakeLabelStudio
 
 OURS = {"id": 1, "title": "ours", "url": "http://127.0.0.1:9090", "state": "CO", "model_version": "v7-20261120T132501"}
 OTHER = {**OURS, "id": 2, "title": "other", "url": "http://me:secret@10.0.0.9:9090", "model_version": "1.0"}
@@ -27,7 +24,7 @@ def codes(check: Check) -> list[str]:
 
 
 def connection(*backends: dict[str, Any], **project: Any) -> Connection:
-    return Connection(project, connected=True, problems=(), fixes=(), backends=backends)
+    return Connection(project, backends)
 
 
 @pytest.fixture
@@ -66,39 +63,37 @@ def test_models_folder_that_is_another_one_is_known_by_label_studios_predictions
 
 
 @pytest.mark.parametrize(
-    ("backends", "live", "said"),
+    ("backends", "said", "found"),
     [
-        ([], LIVE, ""),
-        ([OURS], LIVE, ""),
-        ([OURS, OTHER], LIVE, ""),
-        ([OTHER, OURS], "untrained", ""),
-        ([OTHER, OURS], LIVE, "gets predictions from another one: other at 10.0.0.9:9090."),
-        ([OURS, {**OURS, "id": 3}], LIVE, "has the model ours at 127.0.0.1:9090 twice"),
+        ([], "none", []),
+        ([OURS], "one", []),
+        ([OURS, OTHER], "2; Label Studio gets predictions from the first, ours at 127.0.0.1:9090", []),
+        ([OTHER, OURS], "2; Label Studio gets predictions from the first, other at 10.0.0.9:9090", ["several-models"]),
     ],
 )
-def test_several_models(backends: list[Any], live: str, said: str) -> None:
-    found = project_checks.check_models(Project(PROJECT), connection(*backends), live)
+def test_model_that_is_asked_is_said(backends: list[Any], said: str, found: list[str]) -> None:
+    check = project_checks.check_models(Project(PROJECT), connection(*backends), LIVE)
 
-    assert codes(found) == (["several-models"] if said else [])
-    assert said in "".join(map(str, found.problems))
-    assert "secret" not in str(found)
-
-
-@pytest.mark.parametrize(("every", "found"), [(0, []), (1, ["trains-on-submission"]), (50, [])])
-def test_training_at_every_annotation_is_named(every: int, found: list[str]) -> None:
-    told = connection(OURS, min_annotations_to_start_training=every)
-
-    assert codes(project_checks.check_training_rule(Project(PROJECT), told)) == found
+    assert (check.said, codes(check)) == (said, found)
+    assert check.record()["said"] == ("" if found else said), "only a check without problems says what it found"
 
 
 @pytest.mark.parametrize(
-    ("shown", "found"), [("", []), ("ours", []), (LIVE, []), ("1.0", []), (OLD, ["predictions-pinned"])]
+    ("project", "said", "found"),
+    [
+        ({}, "none chosen yet", []),
+        ({"model_version": "ours"}, "those of ours", []),
+        ({"show_collab_predictions": False}, "none, as chosen in the project's Settings → Annotation", []),
+        ({"model_version": OLD}, f"those of {OLD}", ["predictions-pinned"]),
+    ],
 )
-def test_version_that_label_studio_goes_on_showing(label_studio: FakeLabelStudio, shown: str, found: list[str]) -> None:
-    client = LabelStudio(label_studio.url, label_studio.pat, SafeSession(["127.0.0.1"]))
-    check = project_checks.check_shown(client, Project(PROJECT), connection(OURS, model_version=shown), LIVE)
-    for fix in check.fixes:
-        fix.do()
+def test_predictions_that_annotators_see_are_said(project: dict[str, Any], said: str, found: list[str]) -> None:
+    check = project_checks.check_shown(Project(PROJECT), connection(OURS, **project), LIVE)
 
-    assert codes(check) == found
-    assert label_studio.patched == ([("/api/projects/7/", {"model_version": "ours"})] if found else [])
+    assert (check.said, codes(check)) == (said, found)
+
+
+def test_training_at_every_annotation_is_named() -> None:
+    told = connection(OURS, min_annotations_to_start_training=1)
+
+    assert codes(project_checks.check_training_rule(Project(PROJECT), told)) == ["trains-on-submission"]

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from rq import Queue, SimpleWorker
 from demo.production import Redis
 from my_backend.commands.production import run_supervisor
 from my_backend.diagnostics.doctor.check import Check
-from my_backend.diagnostics.doctor.redis_checks import check_redis, clock_problems, redis_problems, waiting_problems
+from my_backend.diagnostics.doctor.redis_checks import check_redis
+from my_backend.diagnostics.rules.jobs import redis_problems
 from my_backend.jobs.job import KINDS, Job, JobStore, new_job
 from my_backend.settings import Settings
 from tests.my_backend.conftest import PROJECT, MakeSettings
@@ -141,37 +143,8 @@ def test_redis_that_cannot_write_to_its_disk(tmp_path: Path) -> None:
     assert "It can't write to its disk" in problem.message
 
 
-def test_redis_that_is_too_old() -> None:
-    assert "Redis 4.0.9" in str(redis_problems({"redis_version": "4.0.9"})[0])
-
-
-@pytest.mark.parametrize(("ahead", "said"), [(1, ""), (30, "30 s behind Redis'"), (-30, "30 s ahead of Redis'")])
-def test_clock_is_compared(ahead: float, said: str) -> None:
-    assert said in "".join(map(str, clock_problems(ahead)))
-
-
-NOW = time.time()  # of these records, which are made long before they are looked at
-
-
-def job(age: float, status: str = "queued", kind: str = "head", project: str = PROJECT) -> Job:
-    made = new_job(project, kind, "test")  # type: ignore[arg-type]
-    return Job(**{**vars(made), "status": status, "created": NOW - age})
-
-
-@pytest.mark.parametrize(
-    ("jobs", "idle", "code"),
-    [
-        ([job(5)], {"head"}, ""),
-        ([job(60)], {"full"}, ""),
-        ([job(60)], {"head"}, "worker-folder"),
-        ([job(60, "started"), job(50)], {"head"}, ""),
-        ([job(60, "started"), job(50, project="8.1")], {"head"}, "worker-folder"),
-        ([job(900)], set(), "jobs-wait"),
-        ([job(900, "started"), job(800)], set(), ""),
-    ],
-)
-def test_jobs_that_wait(jobs: list[Job], idle: set[str], code: str) -> None:
-    assert [problem.code for problem in waiting_problems(jobs, idle, NOW)] == ([code] if code else [])
+def job(age: float) -> Job:
+    return replace(new_job(PROJECT, "head", "test"), created=time.time() - age)
 
 
 def test_waiting_jobs_are_read_from_their_records(make_settings: MakeSettings, redis: Redis, tmp_path: Path) -> None:

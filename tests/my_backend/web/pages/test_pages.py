@@ -12,7 +12,7 @@ import pytest
 
 from my_backend import files
 from my_backend.jobs.job import new_job
-from my_backend.label_studio.connection import examine_connection
+from my_backend.label_studio.connection import read_connection
 from my_backend.projects.recent_predictions import Sighting
 from my_backend.web.pages import review
 from my_backend.web.pages.filters import code
@@ -680,9 +680,9 @@ def test_page_says_while_label_studio_is_asked(
 
         def slowly(*asked: Any) -> Any:
             answers.wait(20)
-            return examine_connection(*asked)
+            return read_connection(*asked)
 
-        monkeypatch.setattr("my_backend.diagnostics.monitor.examine_connection", slowly)
+        monkeypatch.setattr("my_backend.diagnostics.monitor.read_connection", slowly)
         tag = tag_of(client, "/problems")
         client.post("/api/problems/check", status=202)
 

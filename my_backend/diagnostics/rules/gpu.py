@@ -1,0 +1,55 @@
+"""Problems with graphics cards."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from my_backend.problems import Problem
+
+GPU_BYTES = 1_000_000_000  # for a network and a batch of images
+OLDEST_DRIVER = {11: 450, 12: 525, 13: 580}  # by the major version of the CUDA that torch was built for
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A graphics card; memory in bytes."""
+
+    name: str
+    driver: str
+    memory: int
+    free: int
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.memory / 1e9:.0f} GB, driver {self.driver})"
+
+
+def gpu_problems(gpu: Gpu, computes: Mapping[str, Any]) -> list[Problem]:
+    """A card that isn't used or is full; `computes` is the model's description of how it computes."""
+    device = str(computes.get("device") or "")
+    if device == "cpu":
+        hint = f"{_why_unused(gpu, computes)} If you don't want to use it, set CUDA_VISIBLE_DEVICES=-1."
+        return [Problem("gpu", f"{gpu} is available but not used.", hint)]
+    if device and gpu.free < GPU_BYTES:
+        message = f"Only {gpu.free / 1e9:.1f} GB of memory are free on {gpu}."
+        hint = "Stop the other programs that use it (`nvidia-smi` lists them), or set CUDA_VISIBLE_DEVICES to another "
+        return [Problem("gpu", message, f"{hint}card.")]
+    return []
+
+
+def _why_unused(gpu: Gpu, computes: Mapping[str, Any]) -> str:
+    cuda = str(computes.get("cuda") or "")
+    if not cuda:
+        return "The installed torch supports only the CPU: install requirements.txt, whose torch supports CUDA."
+    oldest = OLDEST_DRIVER.get(int(cuda.partition(".")[0]), 0)
+    if int(gpu.driver.partition(".")[0]) < oldest:
+        return f"Its driver {gpu.driver} is too old for CUDA {cuda}: install {oldest} or newer."
+    return "Check CUDA_VISIBLE_DEVICES, and whether the container was started with the card (`--gpus all`)."
+
+
+def no_driver(why: str) -> Problem:
+    """The driver doesn't respond although there is, or was, a card; `why` is its message."""
+    return Problem(
+        "gpu",
+        f"The NVIDIA driver doesn't respond: {why.rstrip('.')}.",
+        "Restart the machine, or reinstall the driver. Until then everything is computed on the CPU.",
+    )

@@ -1,0 +1,32 @@
+"""Problems with images that can't be read."""
+
+from collections.abc import Sequence
+
+from my_backend.problems import Problem
+from my_backend.projects.recent_predictions import Sighting
+
+NAMED_IMAGES = 20  # at most, that a problem lists
+
+
+def image_problems(project: str, failed: Sequence[Sighting]) -> list[Problem]:
+    """Recently predicted tasks whose images couldn't be read, the newest last; `project` is the project's uid."""
+    if not failed:
+        return []
+    images, they = ("1 image has", "it") if len(failed) == 1 else (f"{len(failed)} images have", "they")
+    details = [one.why if f"task {one.task}" in one.why else f"task {one.task}: {one.why}" for one in failed]
+    more = [f"and {len(details) - NAMED_IMAGES} more"] if len(details) > NAMED_IMAGES else []
+    return [
+        Problem(
+            "images",
+            f"{images} no prediction because {they} couldn't be read.",
+            "Fix or remove these images. The backend tries an image again when Label Studio next asks for its "
+            "prediction.",
+            project,
+            (*details[-NAMED_IMAGES:][::-1], *more),
+        )
+    ]
+
+
+def unreadable_kind(project: str, kind: str, why: str) -> Problem:
+    """The first image of a kind of URL can't be read."""
+    return Problem("image", f"Can't read images of the kind “{kind}”: {why}.", project=project)

@@ -1,0 +1,17 @@
+"""Problems with a project's labeling config."""
+
+from collections.abc import Mapping
+
+from label_studio_format.labeling_config import HOW_TO_MAKE_IT_USABLE, LabelConfig
+from label_studio_format.training_report import no_choice_any_more
+from my_backend.problems import Problem
+
+
+def labeling_config_problems(project: str, config: LabelConfig) -> list[Problem]:
+    """A config that the backend can't learn from; `project` is the project's uid."""
+    return [Problem("labeling-config", config.problem, HOW_TO_MAKE_IT_USABLE, project)] if config.problem else []
+
+
+def unknown_choices(project: str, unknown: Mapping[str, int]) -> Problem:
+    """Annotations use names that are no longer choices; `unknown` is how often each name is used."""
+    return Problem("choices-unknown", *no_choice_any_more(unknown), project)

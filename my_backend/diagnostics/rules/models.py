@@ -1,0 +1,22 @@
+"""Problems with the model class, its weights, and versions that can't be loaded."""
+
+from my_backend.problems import Problem
+from my_backend.serving.live_models import Failure, ServingStatus
+
+
+def model_problems(status: ServingStatus) -> list[Problem]:
+    """What keeps the server from loading models, and the warnings of those that are loaded."""
+    said = ([status.import_error] if status.import_error else []) + list(status.warnings)
+    return [*map(model_warning, said), *map(_not_loaded, status.failures)]
+
+
+def model_warning(warning: str) -> Problem:
+    """The model class can't be used as it should; the warning is its own."""
+    return Problem("model", warning)
+
+
+def _not_loaded(failure: Failure) -> Problem:
+    if not failure.wanted.name:
+        return Problem("model", f"Can't read the project's files ({failure.error}).", project=failure.project)
+    message = f"Can't load version {failure.wanted.name} ({failure.error})."
+    return Problem("model", message, "Start a training or activate another version.", failure.project)

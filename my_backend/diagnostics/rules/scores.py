@@ -1,0 +1,66 @@
+"""Problems with scores and stored predictions in Label Studio."""
+
+from pathlib import Path
+
+from my_backend.active_learning.scores import ScoresStatus
+from my_backend.active_learning.title import TitleStatus
+from my_backend.diagnostics.actions import RenameModel
+from my_backend.problems import Fix, Problem
+from my_backend.projects.registry import Project
+
+# The problem may disappear without any action.
+RETRIED = "The backend keeps trying; for details, run the doctor (`python -m my_backend doctor`)."
+
+
+def score_problems(project: Project, folder: Path, status: ScoresStatus) -> list[Problem]:
+    """Scores that Label Studio doesn't show although someone needs them; `folder` is the project's folder."""
+    if status.title is None:
+        return []
+    if status.state == "out of sync":
+        return [_out_of_sync(project, folder, status, status.title)]
+    return title_problems(project.uid, status.title) if status.kept else []
+
+
+def _out_of_sync(project: Project, folder: Path, status: ScoresStatus, title: TitleStatus) -> Problem:
+    message = (
+        "Label Studio's score column is blank and uncertainty sampling serves random tasks because the model's title "
+        f"there, “{title.title}”, is not the live version {status.live}."
+    )
+    if title.title == status.live:
+        message = (
+            f"The project in Label Studio uses “{title.uses}” instead of the live version {status.live}, so it shows "
+            "other scores."
+        )
+    hint = (
+        "Set TITLE_IS_VERSION=true: the backend then renames the model with each new version, and restores your title "
+        "when you turn the setting off. `doctor --fix` renames it once, for the current version."
+    )
+    if status.kept:
+        hint = "The running server changes it within a minute; if it can't, `/problems` says why."
+    offer = f"rename the model “{title.title}” to {status.live}"
+    action = RenameModel(project, folder, title, status.live, status.kept)
+    return Problem("scores-blank", message, hint, project.uid, fixes=(Fix(offer, action),))
+
+
+def title_problems(project: str, status: TitleStatus) -> list[Problem]:
+    """What keeps the server from showing its scores through the model's title; `project` is the project's uid.
+
+    A project that is set to use other predictions may be the user's choice.
+    """
+    if status.state == "failed":
+        return [Problem("title", f"Can't change the model's title in Label Studio: {status.error}.", RETRIED, project)]
+    if status.state not in ("elsewhere", "unused"):
+        return []
+    message = "The project in Label Studio uses no predictions, so it shows no scores and can't sample by them."
+    if status.state == "elsewhere":
+        message = f"The project in Label Studio uses the predictions of “{status.uses}”, so it samples by their scores."
+    hint = (
+        "To use this model's predictions, open Settings → Annotation, turn on “Use predictions to prelabel tasks”, and "
+        "choose this model there. Otherwise turn TITLE_IS_VERSION off."
+    )
+    return [Problem("scores-elsewhere", message, hint, project)]
+
+
+def refresh_failed(project: str, error: str) -> Problem:
+    """Predictions can't be refreshed; `project` is the project's uid."""
+    return Problem("renewal", f"Can't refresh the predictions stored in Label Studio: {error}.", RETRIED, project)

@@ -1,0 +1,27 @@
+"""Problems with the server and its settings."""
+
+from my_backend.problems import Problem
+
+OPEN_PROXY = Problem(
+    "open-proxy",
+    "Requests come through a proxy, and no password is set: anyone it lets in can train, delete and view images.",
+    "Set BASIC_AUTH_USER and BASIC_AUTH_PASS, and restart the backend. Until then it ignores which Label Studio these "
+    "requests name.",
+)
+
+
+def invalid_settings(error: str) -> Problem:
+    """Settings that can't be used; `error` has a line for each."""
+    first, *faults = error.splitlines()
+    hint = "Correct them; docs/settings.md lists all settings."
+    return Problem("settings", first, hint, details=tuple(map(str.strip, faults)))
+
+
+def server_not_found(url: str, why: str) -> Problem:
+    """There is no server of ours at the URL."""
+    return Problem(
+        "server",
+        f"Can't find the backend's server at {url}: {why}.",
+        "Start it (`make start`, `make production`), or run the doctor with the server's settings: HOST, PORT, "
+        "BASIC_AUTH_USER and BASIC_AUTH_PASS.",
+    )
