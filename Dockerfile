@@ -1,5 +1,5 @@
 # One image for the server (uWSGI) and the workers (RQ), which differ only in the command; see docker-compose.yml.
-# docs/production.md explains how to pin the base image to a digest.
+# docs/operate/production.md explains how to pin the base image to a digest.
 ARG BASE_IMAGE=python:3.11-slim
 FROM ${BASE_IMAGE}
 

@@ -69,7 +69,7 @@ demo: setup-dev ## try this backend with a real Label Studio and handwritten dig
 bench: setup-dev ## measure the speed, compared with a plain baseline and LitServe (about 16 minutes)
 	@exec $(BIN)/python -m benchmarks --json benchmark.json
 
-bench-learning: setup-dev ## measure accuracy with few labels on real images (PICTURES and WEIGHTS: see docs/learning.md)
+bench-learning: setup-dev ## measure accuracy with few labels on real images (PICTURES and WEIGHTS: see docs/project/learning.md)
 	@exec $(BIN)/python -m benchmarks.learning --pictures "$(PICTURES)" --weights "$(WEIGHTS)"
 
 lock: setup-dev ## upgrade the locked packages

@@ -2,8 +2,8 @@
 
     python -m benchmarks.capacity [--labelled 1000 10000 100000] [--projects 100 1000]
 
-Without Label Studio, on this machine alone; some minutes. docs/scaling.md has the figures. Times are the processor's
-where nothing else is waited for, so that a busy machine changes them little.
+Without Label Studio, on this machine alone; some minutes. docs/operate/scaling.md has the figures. Times are the
+processor's where nothing else is waited for, so that a busy machine changes them little.
 """
 
 import argparse

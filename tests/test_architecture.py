@@ -1,4 +1,4 @@
-"""The arrows of docs/architecture.md hold: who imports whom, and what starts without the network's library."""
+"""The arrows of docs/project/architecture.md hold: who imports whom, and what starts without the network's library."""
 
 import ast
 import re
@@ -162,8 +162,8 @@ def room(name: str) -> str:
 
 
 def described(package: str) -> list[str]:
-    """The package's rooms as docs/architecture.md lists them: each needs only rooms above it."""
-    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").partition(f"─► {package}/")[2]
+    """The package's rooms as docs/project/architecture.md lists them: each needs only rooms above it."""
+    text = (ROOT / "docs" / "project" / "architecture.md").read_text(encoding="utf-8").partition(f"─► {package}/")[2]
     picture = re.split(r"─► |```", text)[0]
     indent = min(len(line) - len(line.lstrip(" │")) for line in picture.splitlines()[1:] if line.strip(" │└"))
     named = re.findall(rf"^[ │]{{{indent}}}((?:\w+, )*\w+)(?:/| {{2}}|\.py)", picture, re.MULTILINE)

@@ -180,7 +180,7 @@ def test_both_doors_learn_the_same_labels_of_one_export(
 def test_choices_as_the_config_has_them_are_unknown_to_an_export(
     annotations: list[Json], backend: set[str], command_line: set[str], images: Path
 ) -> None:
-    """The export brings no config: what was ticked is a choice. docs/recipes.md says so."""
+    """The export brings no config: what was ticked is a choice. docs/guide/recipes.md says so."""
     config = '<View><Image name="image" value="$image"/><Choices name="animal" toName="image">'
     config += '<Choice value="Cat" predicted_values="kitten"/><Choice value="Dog"/></Choices></View>'
     tag = parse_label_config(config).image_choices

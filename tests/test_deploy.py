@@ -97,7 +97,7 @@ def test_objects_of_keda_fit_together() -> None:
 
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
 def test_all_of_it_together_is_valid_as_the_docs_put_it(tmp_path: Path) -> None:
-    text = (ROOT / "docs" / "scaling.md").read_text("utf-8")
+    text = (ROOT / "docs" / "operate" / "scaling.md").read_text("utf-8")
     (overlay,) = [block for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if "components:" in block]
     here = os.path.relpath(ROOT, tmp_path)
     (tmp_path / "kustomization.yaml").write_text(overlay.replace("image-classifier/deploy/", f"{here}/deploy/"))
@@ -320,7 +320,7 @@ def test_liveness_probe_knows_the_password(tmp_path: Path, password: str) -> Non
 
 
 def test_docs_name_the_secret_and_every_folder() -> None:
-    text = (ROOT / "docs" / "scaling.md").read_text("utf-8")
+    text = (ROOT / "docs" / "operate" / "scaling.md").read_text("utf-8")
     assert "create secret generic image-classifier" in text
     for folder in ("deploy/kubernetes", "deploy/kubernetes/keda", "deploy/kubernetes/gpu"):
         assert folder in text

@@ -2,8 +2,8 @@
 
     python -m benchmarks.learning --pictures FOLDER --weights FILE [--splits 8] [--json learning.json]
 
-docs/learning.md explains how to get the pictures and the weights, and has the results. The embeddings are computed once
-and kept in a separate folder, by default `.benchmark` in the pictures' folder.
+docs/project/learning.md explains how to get the pictures and the weights, and has the results. The embeddings are
+computed once and kept in a separate folder, by default `.benchmark` in the pictures' folder.
 """
 
 import argparse

@@ -103,7 +103,9 @@ def _from_folders(name: str, root: Path, classes: dict[str, str], most: int = MO
     for label, folders in classes.items():
         found = [path for folder in folders.split() for path in (root / folder).rglob("*.png")]
         if not found:
-            raise FileNotFoundError(f"{root} has no pictures of {label}: see docs/learning.md for how to get them")
+            raise FileNotFoundError(
+                f"{root} has no pictures of {label}: see docs/project/learning.md for how to get them"
+            )
         # The order depends only on the names, not on the file system.
         found.sort(key=lambda path: sha256(str(path.relative_to(root)).encode()).digest())
         kept = found[: most + most // 2]

@@ -1,4 +1,4 @@
-"""Counters for Prometheus. docs/monitoring.md lists all names and labels."""
+"""Counters for Prometheus. docs/operate/monitoring.md lists all names and labels."""
 
 from collections.abc import Iterable
 

@@ -47,7 +47,9 @@ class Gauges:
         settings = self._backend.settings
         about = _gauge("ml_backend_info", "The running version.", "version", "model_class")
         about.add_metric([self._version, settings.model_class], 1)
-        problems = _gauge("ml_backend_troubles", "Current problems, by their code in docs/troubleshooting.md.", "code")
+        problems = _gauge(
+            "ml_backend_troubles", "Current problems, by their code in docs/reference/troubleshooting.md.", "code"
+        )
         for code, count in Counter(problem.code for problem in self._backend.summary.problems()).items():
             problems.add_metric([code], count)
         free = _gauge("ml_backend_disk_free_bytes", "Free disk space, by the setting that names the folder.", "folder")

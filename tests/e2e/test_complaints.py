@@ -1,6 +1,6 @@
 """The most common complaints, caused on purpose with a real Label Studio: the doctor reports them, and its fix works.
 
-`docs/complaints.md` has all thirty; those that nobody can cause any more have their tests elsewhere, which it names.
+`docs/project/complaints.md` has all thirty; it names the tests of those that nobody can cause anymore.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The commands of docs/backup.md, run as they stand there: from one folder to another, with the classifier."""
+"""The commands of docs/operate/backup.md, run as they stand there: from one folder to another, with the classifier."""
 
 import base64
 import os
@@ -27,7 +27,7 @@ SETTINGS = "WEIGHTS=none\nIMAGE_SIZE=64\nTRAIN_MODE=head\n"
 
 def commands(heading: str) -> str:
     """The shell commands of a section."""
-    page = (ROOT / "docs" / "backup.md").read_text("utf-8")
+    page = (ROOT / "docs" / "operate" / "backup.md").read_text("utf-8")
     section = page.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
     blocks = re.findall(r"```bash\n(.*?)```", section, re.DOTALL)
     assert blocks

@@ -23,7 +23,7 @@ from tests.production.digit_images import DigitImages
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 DASHBOARD = json.loads((ROOT / "deploy" / "grafana" / "image-classifier.json").read_text("utf-8"))
 RULES = yaml.safe_load((PROMETHEUS / "alerts.yml").read_text("utf-8"))["groups"][0]["rules"]
-DOCS = (ROOT / "docs" / "monitoring.md").read_text("utf-8")
+DOCS = (ROOT / "docs" / "operate" / "monitoring.md").read_text("utf-8")
 PASSWORD = "of the scrape"
 
 needs_prometheus = pytest.mark.skipif(

@@ -13,7 +13,7 @@ OPEN_PROXY = Problem(
 def invalid_settings(error: str) -> Problem:
     """Settings that can't be used; `error` has a line for each."""
     first, *faults = error.splitlines()
-    hint = "Correct them; docs/settings.md lists all settings."
+    hint = "Correct them; docs/reference/settings.md lists all settings."
     return Problem("settings", first, hint, details=tuple(map(str.strip, faults)))
 
 

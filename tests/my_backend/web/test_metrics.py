@@ -29,7 +29,7 @@ from tests.my_backend.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[3]
 
-MONITORING = (ROOT / "docs" / "monitoring.md").read_text("utf-8")
+MONITORING = (ROOT / "docs" / "operate" / "monitoring.md").read_text("utf-8")
 
 Samples = dict[tuple[str, ...], float]
 

@@ -20,7 +20,7 @@ from tests.my_backend.conftest import FAKE_MODEL, PROJECT, MakeSettings
 from tests.my_backend.fake_model import LABEL_CONFIG, Script
 from tests.my_backend.fake_server import JWT_KEY, FakeLabelStudio, FakeServer, json_reply
 
-TROUBLESHOOTING = (Path(__file__).parents[4] / "docs" / "troubleshooting.md").read_text("utf-8")
+TROUBLESHOOTING = (Path(__file__).parents[4] / "docs" / "reference" / "troubleshooting.md").read_text("utf-8")
 NOBODY = 1  # a port on which nothing listens
 
 
@@ -82,7 +82,7 @@ def test_settings_that_only_the_model_reads_are_told_a_line_each(
 
     assert (problem.code, problem.message) == ("settings", "Invalid settings:")
     assert problem.details == ("EPOCHS: is no number",)
-    assert "docs/settings.md" in problem.hint
+    assert "docs/reference/settings.md" in problem.hint
 
 
 # --- the command --------------------------------------------------------------------

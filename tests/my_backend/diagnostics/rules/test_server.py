@@ -28,7 +28,7 @@ def test_settings_are_told_a_line_each() -> None:
 
     assert (problem.code, problem.message) == ("settings", "Invalid settings:")
     assert problem.details == ("EPOCHS: is no number", "PORT: is none, either")
-    assert "docs/settings.md" in problem.hint
+    assert "docs/reference/settings.md" in problem.hint
 
 
 def test_server_that_is_not_there_or_open_to_all() -> None:
