@@ -7,6 +7,8 @@ FROM ${BASE_IMAGE}
 ARG PIP_INDEX_URL=""
 # An index of CPU-only torch builds, which makes the image much smaller, without CUDA.
 ARG TORCH_INDEX_URL=""
+# More packages, such as timm and one that carries weights; their hashes aren't checked.
+ARG EXTRA_PACKAGES=""
 
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 
@@ -26,7 +28,8 @@ RUN set -e; export PIP_INDEX_URL="${PIP_INDEX_URL}"; [ -n "$PIP_INDEX_URL" ] || 
         pip install --no-cache-dir --no-deps --require-hashes -r /tmp/rest.txt; \
     else \
         pip install --no-cache-dir --no-deps --require-hashes -r requirements.txt; \
-    fi
+    fi; \
+    [ -z "$EXTRA_PACKAGES" ] || pip install --no-cache-dir $EXTRA_PACKAGES
 
 COPY pyproject.toml README.md LICENSE model.py ./
 COPY image_classifier ./image_classifier

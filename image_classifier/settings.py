@@ -29,10 +29,14 @@ class ClassifierSettings(BaseSettings):
     )
 
     network: str = Field(
-        "resnet18", description="torchvision classification network: resnet50, efficientnet_b0, vit_b_16, …"
+        "resnet18",
+        description="one of torchvision's classification networks (resnet50, efficientnet_b0, vit_b_16, …), or `timm:` "
+        "and one of timm's",
     )
     weights: str = Field(
-        "imagenet", description="`imagenet`, `none` (random), or a .safetensors or .pth file for the network"
+        "imagenet",
+        description="`imagenet` (the network's own pretrained weights), `none` (random), a weights file of the "
+        "network, or `package:` and the name of an installed package that carries one",
     )
     image_size: PositiveInt | None = Field(
         None, description="side of the network's square input in pixels; its own by default, 224 for resnet18"

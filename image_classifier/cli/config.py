@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 from image_classifier.data.folders import shown
 from image_classifier.data.text_files import read_text
 from image_classifier.errors import UsersError
+from image_classifier.nets.weights_packages import PREFIX as PACKAGE
 from image_classifier.settings import ClassifierSettings, PositiveFloat, PositiveInt, TrainMode
 from image_classifier.training.hyperparameters import Hyperparameters
 
@@ -38,7 +39,7 @@ class Data(_Section):
 class Network(_Section):
     """The network that training starts from."""
 
-    name: str  # of a torchvision classification network
+    name: str  # as in NETWORK
     weights: str
     image_size: PositiveInt | None = None  # the network's own by default
 
@@ -155,7 +156,9 @@ _PATHS = {("data", "path"), ("data", "images"), ("network", "weights"), ("testin
 
 
 def _from(file: Path, section: str, key: str, value: Any) -> Any:
-    if (section, key) not in _PATHS or not isinstance(value, str) or value in ("imagenet", "none"):
+    if (section, key) not in _PATHS or not isinstance(value, str):
+        return value
+    if key == "weights" and (value in ("imagenet", "none") or value.startswith(PACKAGE)):
         return value
     return str(file.parent / value)
 

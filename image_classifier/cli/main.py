@@ -236,13 +236,13 @@ def train(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="torchvision network: resnet18, resnet50, vit_b_16, … [NETWORK]",
+            help="resnet18, or another torchvision network, or timm:NAME [NETWORK]",
             rich_help_panel=_NETWORK,
         ),
     ] = None,
     weights: Annotated[
         str | None,
-        typer.Option(help="imagenet, none, or a weights file for the network [WEIGHTS]", rich_help_panel=_NETWORK),
+        typer.Option(help="imagenet, none, a weights file, or package:NAME [WEIGHTS]", rich_help_panel=_NETWORK),
     ] = None,
     image_size: Annotated[
         int | None,

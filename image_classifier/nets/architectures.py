@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchvision.models.vision_transformer import interpolate_embeddings
 
 from image_classifier.data.preprocessing import Preprocessing
+from image_classifier.nets.weights import download_weights, read_weights
 
 RESNET18 = "resnet18"
 
@@ -44,7 +45,7 @@ def build(network: str, image_size: int) -> Bare:
     try:
         module: nn.Module = torchvision.models.get_model(network, weights=None, **_sizes(network, image_size))
     except (ValueError, AssertionError) as error:
-        raise _wrong_size(network, image_size, error) from error
+        raise wrong_size(network, image_size, error) from error
     layers = [
         name for name, part in module.named_modules() if isinstance(part, nn.Linear) and part.out_features == _CLASSES
     ]
@@ -85,27 +86,43 @@ def weights_url(network: str) -> str:
     return str(torchvision.models.get_model_weights(network).DEFAULT.url)
 
 
-def load_weights(bare: Bare, state: dict[str, Tensor]) -> None:
-    """Loads a state dict of the network, with or without its last layer; raises RuntimeError if it doesn't fit."""
-    state = {_OLD_DENSE_LAYER.sub(r"\1\2", key.removeprefix("module.")): value for key, value in state.items()}
-    state = {key: value for key, value in state.items() if not key.startswith(f"{bare.last_layer}.")}
+def pretrained_weights(network: str) -> dict[str, Tensor]:
+    """The network's best ImageNet weights, downloaded if they aren't in torch's cache; raises WeightsError."""
+    return read_weights(download_weights(weights_url(network)))
+
+
+def body(bare: Bare) -> nn.Module:
+    """The part of a network built here whose layers have torchvision's names: all of it."""
+    return bare.module
+
+
+def last_layers(bare: Bare, network: str) -> tuple[str, ...]:
+    """The names of the layers that weights files may have, and the network here doesn't."""
+    return (bare.last_layer,)
+
+
+def converted(bare: Bare, network: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict with today's names of layers, and position embeddings for this network's image size."""
+    state = {_OLD_DENSE_LAYER.sub(r"\1\2", key): value for key, value in state.items()}
     positions = state.get("encoder.pos_embedding")
     if positions is not None and positions.shape[1] != bare.module.get_parameter("encoder.pos_embedding").shape[1]:
         # A vision transformer that was trained at another image size.
         side, patch = (getattr(bare.module, name) for name in ("image_size", "patch_size"))
         state = dict(interpolate_embeddings(side, patch, state))
-    bare.module.load_state_dict(state)
+    return state
 
 
 def check_size(bare: Bare, network: str, image_size: int) -> None:
-    """Raises UnknownNetwork if the network can't take images of that size."""
+    """Raises UnknownNetwork if the network can't turn images of that size into embeddings."""
     try:
         with torch.inference_mode():
-            bare.module.eval()(torch.zeros(1, 3, image_size, image_size))
+            embeddings = bare.module.eval()(torch.zeros(1, 3, image_size, image_size))
     except (RuntimeError, ValueError, AssertionError) as error:
-        raise _wrong_size(network, image_size, error) from error
+        raise wrong_size(network, image_size, error) from error
+    if not isinstance(embeddings, Tensor) or embeddings.ndim != 2:
+        raise UnknownNetwork(f"{network} doesn't give one embedding per image: choose another network")
 
 
-def _wrong_size(network: str, image_size: int, error: Exception) -> UnknownNetwork:
+def wrong_size(network: str, image_size: int, error: Exception) -> UnknownNetwork:
     reason = str(error).splitlines()[0]
     return UnknownNetwork(f"{network} can't take images of {image_size} pixels: set another IMAGE_SIZE ({reason})")

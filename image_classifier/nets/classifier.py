@@ -14,17 +14,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from image_classifier.data.preprocessing import Preprocessing
-from image_classifier.nets.architectures import (
-    RESNET18,
-    Bare,
-    UnknownNetwork,
-    build,
-    check_size,
-    load_weights,
-    preprocessing_of,
-    weights_url,
-)
-from image_classifier.nets.weights import WeightsError, download_weights, read_weights, why
+from image_classifier.nets.architectures import RESNET18, Bare, UnknownNetwork, check_size
+from image_classifier.nets.networks import build, load_file, load_pretrained, preprocessing_of, weights_url
+from image_classifier.nets.state_dicts import separate
+from image_classifier.nets.timm_networks import PREFIX as TIMM
+from image_classifier.nets.weights import WeightsError, read_weights, why
+from image_classifier.nets.weights_packages import LITE0, LITE0_PACKAGE, install, weights_file
 
 log = logging.getLogger(__name__)
 
@@ -100,10 +95,10 @@ def _fingerprint(module: nn.Module, network: str, preprocessing: Preprocessing) 
 def load_backbone(weights: str, image_size: int | None = None, network: str = RESNET18) -> Backbone:
     """The backbone that a first version grows from.
 
-    `weights` is `imagenet`, `none` (random), or the path of a .safetensors or .pth file of the network, which is one
-    of torchvision's by its name; `image_size` in pixels is the network's own where it is not given. Where the
-    ImageNet weights cannot be downloaded the backbone is random and says so in `warning`. Raises WeightsError for
-    a file that does not hold the network, and for a network that there is not.
+    `weights` is `imagenet` (the network's own pretrained weights), `none` (random), the path of a weights file of the
+    network, or `package:` and the name of an installed package with such a file; `image_size` in pixels is the
+    network's own by default. If the pretrained weights can't be downloaded, the backbone is random and says so in
+    `warning`. Raises WeightsError for other weights that can't be loaded, and for an unknown network.
     """
     try:
         preprocessing = preprocessing_of(network, image_size)
@@ -114,40 +109,36 @@ def load_backbone(weights: str, image_size: int | None = None, network: str = RE
     if weights == "none":
         return make_backbone(bare, network, preprocessing, RANDOM)
     if weights == "imagenet":
-        url = weights_url(network)
         try:
-            state = read_weights(download_weights(url))
+            load_pretrained(bare, network)
         except WeightsError as error:
-            warning = (
-                f"Can't load the ImageNet weights ({error}). The network starts from random weights instead and needs "
-                f"more labels. Download {url} and set WEIGHTS to the file, or set WEIGHTS=none to silence this warning."
-            )
+            warning = _no_weights(network, error)
             log.warning(warning)
             return make_backbone(bare, network, preprocessing, RANDOM, warning=warning)
-        _load(bare, network, state, url)
         return make_backbone(bare, network, preprocessing, "imagenet")
-    file = Path(weights).expanduser()
-    if not file.is_file():
-        raise WeightsError(f"WEIGHTS={weights}: no such file; use an existing file, `imagenet` or `none`")
+    file = weights_file(weights)
     try:
-        _load(bare, network, read_weights(file), str(file))
+        load_file(bare, network, file)
     except WeightsError as error:
         raise WeightsError(f"WEIGHTS={error}") from error
     return make_backbone(bare, network, preprocessing, file.name)
+
+
+def _no_weights(network: str, error: WeightsError) -> str:
+    """What to do without pretrained weights; what works with nothing but a package index comes first."""
+    url = weights_url(network)
+    return (
+        f"Can't load the ImageNet weights ({error}), so the network starts from random weights and needs more labels. "
+        f"Run `{install('timm', LITE0_PACKAGE)}` and set NETWORK={LITE0}, whose weights are in that package. "
+        + (f"Or download {url} and set WEIGHTS to the file. " if url else "")
+        + "WEIGHTS=none silences this warning."
+    )
 
 
 def _random(network: str, image_size: int) -> Bare:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_SEED)
         return build(network, image_size)
-
-
-def _load(bare: Bare, network: str, state: dict[str, Tensor], source: str) -> None:
-    try:
-        load_weights(bare, state)
-    except RuntimeError as error:
-        first = str(error).splitlines()[1:2]
-        raise WeightsError(f"{source} has no weights for {network}: {' '.join(first).strip() or error}") from error
 
 
 @dataclass(frozen=True)
@@ -180,14 +171,14 @@ class Classifier:
         """
         folder.mkdir(parents=True, exist_ok=True)
         if not (backbone_file and _link(backbone_file, folder / BACKBONE_FILE)):
-            save_file(_plain(self.backbone.module.state_dict()), folder / BACKBONE_FILE)
+            save_file(separate(self.backbone.module.state_dict()), folder / BACKBONE_FILE)
         heads = {"": self.head, "evaluation.": self.evaluation_head}
         tensors = {
             f"{prefix}{name}": tensor
             for prefix, head in heads.items()
             for name, tensor in (("weight", head.weight), ("bias", head.bias))
         }
-        save_file(_plain(tensors), folder / HEAD_FILE)
+        save_file(separate(tensors), folder / HEAD_FILE)
         record = {
             **self.record,
             "format": FORMAT,
@@ -239,6 +230,8 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 def _without_weights(network: str, image_size: int) -> Bare:
     """The network before its weights are loaded; drawing random ones first would take most of the time."""
+    if network.startswith(TIMM):  # many of timm's networks compute constants that aren't saved with the weights
+        return _random(network, image_size)
     try:
         with torch.device("meta"):
             bare = build(network, image_size)
@@ -251,13 +244,16 @@ def _without_weights(network: str, image_size: int) -> Bare:
 def load_saved_backbone(folder: Path) -> Backbone:
     """The backbone of a saved classifier; raises WeightsError."""
     record = read_record(folder)
+    network, preprocessing = record["architecture"], Preprocessing.from_record(record["preprocessing"])
     try:
-        network, preprocessing = record["architecture"], Preprocessing.from_record(record["preprocessing"])
         bare = _without_weights(network, preprocessing.crop_size)
-    except (KeyError, UnknownNetwork) as error:
-        raise WeightsError(f"{folder} has a model of another kind: {error}") from error
+    except UnknownNetwork as error:
+        raise WeightsError(f"{folder} has a model that can't be built here: {error}") from error
     file = folder / BACKBONE_FILE
-    _load(bare, network, read_weights(file), str(file))
+    try:
+        bare.module.load_state_dict(read_weights(file))
+    except RuntimeError as error:
+        raise WeightsError(f"{file} has no weights for {network}: {why(error)}") from error
     weights = record["weights"]
     return make_backbone(
         bare,
@@ -282,10 +278,6 @@ def load_classifier(folder: Path, backbone: Backbone) -> Classifier:
     except KeyError as error:
         raise WeightsError(f"{folder} has a damaged model: {HEAD_FILE} has no {error}") from error
     return Classifier(backbone, head, evaluation_head, tuple(record["classes"]), record)
-
-
-def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
 def _link(source: Path, target: Path) -> bool:

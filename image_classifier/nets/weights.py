@@ -1,5 +1,6 @@
 """Weights files: read without running code from them, and downloaded if they are missing."""
 
+import argparse
 import hashlib
 import logging
 import os
@@ -18,6 +19,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from urllib3.exceptions import HTTPError
 
+from image_classifier.nets.state_dicts import flatten
+
 log = logging.getLogger(__name__)
 
 DOWNLOAD_SECONDS = 120
@@ -30,8 +33,12 @@ class WeightsError(ValueError):
     """Weights that can't be loaded; the message says why and what to do."""
 
 
+# The command-line arguments, which many trainers keep in their checkpoints; such an object runs no code.
+torch.serialization.add_safe_globals([argparse.Namespace])
+
+
 def read_weights(file: Path) -> dict[str, Tensor]:
-    """The state dict in a .safetensors or .pth file; raises WeightsError."""
+    """All tensors in a .safetensors or .pth file, those of nested dicts by keys with dots; raises WeightsError."""
     try:
         if file.suffix == ".safetensors":
             return load_file(file)
@@ -40,11 +47,10 @@ def read_weights(file: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{file} can't be read: it is damaged, or has more than a state dict; {SAVE}") from error
     except Exception as error:  # torch.load raises whatever a broken file makes it raise
         raise WeightsError(f"{file} can't be read: {why(error)}") from error
-    if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
-        loaded = loaded["state_dict"]
-    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+    state = dict(flatten(loaded)) if isinstance(loaded, dict) else {}
+    if not state:
         raise WeightsError(f"{file} has no state dict; {SAVE}")
-    return loaded
+    return state
 
 
 def download_weights(url: str) -> Path:

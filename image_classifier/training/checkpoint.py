@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import StepLR
 
+from image_classifier.nets.state_dicts import separate
+
 log = logging.getLogger(__name__)
 
 
@@ -50,11 +52,7 @@ class TrainingState:
             "scheduler": self._scheduler.state_dict(),
         }
         part = path.with_suffix(".part")
-        save_file(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-            part,
-            metadata={"state": json.dumps(facts)},
-        )
+        save_file(separate(tensors), part, metadata={"state": json.dumps(facts)})
         os.replace(part, path)
 
     def resume(self, path: Path) -> int:

@@ -58,6 +58,8 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     assert recipe.testing.report == tmp_path / "report.html"
     assert recipe.network.weights == "none"
     assert read('[data]\npath="a"\n[network]\nweights="r.pth"', tmp_path).network.weights == str(tmp_path / "r.pth")
+    package = read('[data]\npath="a"\n[network]\nweights="package:some-weights"', tmp_path).network.weights
+    assert package == "package:some-weights"
 
 
 def test_without_a_file_the_environment_says_all_but_the_data() -> None:

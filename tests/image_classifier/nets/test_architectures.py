@@ -1,5 +1,7 @@
-"""torchvision's networks by name: without their last layer, trained, saved, loaded, and the same afterwards."""
+"""Networks by name: without their last layer, trained, saved, loaded, and the same afterwards."""
 
+import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -10,28 +12,62 @@ from torch import Tensor, nn
 from image_classifier.data.dataset import Sample
 from image_classifier.embedding.cache import EmbeddingCache
 from image_classifier.embedding.lane import InferenceLane
-from image_classifier.nets.architectures import Bare, UnknownNetwork, build, load_weights, preprocessing_of
+from image_classifier.nets.architectures import Bare, UnknownNetwork, build, check_size, preprocessing_of
 from image_classifier.nets.classifier import (
     load_backbone,
     load_classifier,
     load_saved_backbone,
     read_record,
 )
+from image_classifier.nets.networks import load_file
 from image_classifier.nets.optimize import accelerate
 from image_classifier.nets.weights import WeightsError
 from image_classifier.training.hyperparameters import Hyperparameters
 from image_classifier.training.pipeline import embed, learn_all_layers, learn_head
 
 ONE_EPOCH = Hyperparameters(epochs=1, batch_size=8)
-QUICK = ["resnet34", "resnet50", "mobilenet_v3_small", "efficientnet_b0", "convnext_tiny", "regnet_y_400mf"]
-SLOW = ["vit_b_16", "swin_t", "densenet121", "shufflenet_v2_x0_5", "vgg11_bn"]
+# A small network of each of torchvision's families.
+QUICK = [
+    *("resnet34", "resnet50", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0", "convnext_tiny"),
+    *("regnet_y_400mf", "shufflenet_v2_x0_5"),
+]
+SLOW = ["vit_b_16", "swin_t", "densenet121", "vgg11_bn", "alexnet", "maxvit_t", "efficientnet_v2_s", "regnet_x_400mf"]
+# timm's own small ones for tests, and the one that many will choose; they are quick.
+TIMM = ["timm:test_vit", "timm:test_efficientnet", "timm:test_convnext", "timm:vit_small_patch14_dinov2"]
+SIZES = {"maxvit_t": 224, "timm:vit_small_patch14_dinov2": 56}  # others take images of 64 pixels
+needs_timm = pytest.mark.skipif(not find_spec("timm") and "CI" not in os.environ, reason="timm isn't installed")
+
+
+def family(name: str) -> str:
+    """The module in which a library has the network."""
+    return str(torchvision.models.get_model_builder(name).__module__)
+
+
+def is_offered(name: str) -> bool:
+    try:
+        preprocessing_of(name, 64)
+    except UnknownNetwork:
+        return False
+    return True
+
+
+def test_every_family_of_torchvision_is_tried() -> None:
+    offered = filter(is_offered, torchvision.models.list_models(module=torchvision.models))
+    assert {family(name) for name in offered} == {family(name) for name in (*QUICK, *SLOW)}
 
 
 def quiet(record: object) -> None:
     """Progress that nobody looks at."""
 
 
-@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *QUICK,
+        *(pytest.param(name, marks=needs_timm) for name in TIMM),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW),
+    ],
+)
 def test_trained_network_is_saved_and_loaded_with_the_same_answers(
     name: str, samples: list[Sample], tmp_path: Path
 ) -> None:
@@ -39,7 +75,7 @@ def test_trained_network_is_saved_and_loaded_with_the_same_answers(
     cache = EmbeddingCache(tmp_path / "cache")
     lane = InferenceLane(cache, torch.device("cpu"))
     try:
-        backbone = load_backbone("none", 64, name)
+        backbone = load_backbone("none", SIZES.get(name, 64), name)
         first = learn_head(backbone, embed(lane, backbone, some, quiet), ("0", "1", "2"), ONE_EPOCH, quiet)
         trained = learn_all_layers(lane, first, some, ONE_EPOCH, tmp_path / "checkpoint", quiet)
     finally:
@@ -100,6 +136,11 @@ def test_network_that_cannot_be_had_is_named_with_the_remedy(name: str, size: in
     assert said in str(refused.value)
 
 
+def test_network_that_gives_more_than_one_embedding_is_refused() -> None:
+    with pytest.raises(UnknownNetwork, match="a network doesn't give one embedding per image: choose another"):
+        check_size(Bare(nn.Conv2d(3, 8, 3), "head"), "a network", 16)
+
+
 def test_model_of_a_network_that_this_torchvision_has_not_is_refused() -> None:
     with pytest.raises(UnknownNetwork, match="resnet999"):
         build("resnet999", 64)
@@ -122,7 +163,7 @@ def assert_same(bare: Bare, name: str, state: dict[str, Tensor], **sizes: int) -
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v3_small", "densenet121"])
-def test_weights_of_a_whole_network_are_loaded_without_its_last_layer(name: str) -> None:
+def test_weights_of_a_whole_network_are_loaded_without_its_last_layer(name: str, tmp_path: Path) -> None:
     state = whole(name)
     bare = build(name, 64)
     # As torchvision's files of DenseNet have it.
@@ -131,17 +172,19 @@ def test_weights_of_a_whole_network_are_loaded_without_its_last_layer(name: str)
         for key, tensor in state.items()
     }
 
-    load_weights(bare, old)
+    torch.save(old, tmp_path / "weights.pth")
+    load_file(bare, name, tmp_path / "weights.pth")
 
     assert_same(bare, name, state)
 
 
 @pytest.mark.slow
-def test_vision_transformer_takes_images_of_another_size_than_its_weights() -> None:
+def test_vision_transformer_takes_images_of_another_size_than_its_weights(tmp_path: Path) -> None:
     state = whole("vit_b_32", image_size=224)
     bare = build("vit_b_32", 64)
 
-    load_weights(bare, state)
+    torch.save(state, tmp_path / "weights.pth")
+    load_file(bare, "vit_b_32", tmp_path / "weights.pth")
 
     assert bare.module.get_parameter("encoder.pos_embedding").shape[1] == (64 // 32) ** 2 + 1
     assert bare.module(torch.rand(2, 3, 64, 64)).shape == (2, 768)

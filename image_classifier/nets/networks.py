@@ -1,0 +1,94 @@
+"""Networks by name: torchvision's, or timm's with the prefix `timm:`; their weights from files, packages, downloads."""
+
+import logging
+from pathlib import Path
+from typing import Protocol
+
+from torch import nn
+
+from image_classifier.data.preprocessing import Preprocessing
+from image_classifier.nets import architectures, timm_networks, weights_packages
+from image_classifier.nets.architectures import Bare
+from image_classifier.nets.state_dicts import State, difference, in_order, prefix_of
+from image_classifier.nets.weights import WeightsError, read_weights
+
+log = logging.getLogger(__name__)
+
+
+class _Library(Protocol):
+    """What a library of networks is asked for; `network` is its name in NETWORK."""
+
+    def build(self, network: str, image_size: int) -> Bare: ...
+
+    def preprocessing_of(self, network: str, image_size: int | None) -> Preprocessing: ...
+
+    def pretrained_weights(self, network: str) -> State: ...
+
+    def weights_url(self, network: str) -> str: ...
+
+    def body(self, bare: Bare) -> nn.Module: ...
+
+    def last_layers(self, bare: Bare, network: str) -> tuple[str, ...]: ...
+
+    def converted(self, bare: Bare, network: str, state: State) -> State: ...
+
+
+def _library(network: str) -> _Library:
+    return timm_networks if network.startswith(timm_networks.PREFIX) else architectures
+
+
+def build(network: str, image_size: int) -> Bare:
+    """Builds a network with random weights; raises UnknownNetwork."""
+    return _library(network).build(network, image_size)
+
+
+def preprocessing_of(network: str, image_size: int | None) -> Preprocessing:
+    """The preprocessing of the network's own weights, but without cropping; `image_size` is in pixels, or its own.
+
+    Raises UnknownNetwork.
+    """
+    return _library(network).preprocessing_of(network, image_size)
+
+
+def weights_url(network: str) -> str:
+    """Where the network's own pretrained weights can be downloaded; "" if there are none."""
+    return _library(network).weights_url(network)
+
+
+def load_pretrained(bare: Bare, network: str) -> None:
+    """Loads the network's own pretrained weights, from an installed package or a download; raises WeightsError."""
+    if file := weights_packages.installed_weights(network):
+        load_file(bare, network, file)
+    else:
+        _load(bare, network, _library(network).pretrained_weights(network), weights_url(network))
+
+
+def load_file(bare: Bare, network: str, file: Path) -> None:
+    """Loads a weights file of the network, in any form that `read_weights` reads; raises WeightsError.
+
+    The file may have a last layer, which is ignored. Its layers may have other names, as in another library, if they
+    are in the same order.
+    """
+    state = read_weights(file)
+    # A safetensors file has its own order.
+    _load(bare, network, state, str(file), ordered=file.suffix != ".safetensors")
+
+
+def _load(bare: Bare, network: str, found: State, source: str, *, ordered: bool = True) -> None:
+    library = _library(network)
+    body = library.body(bare)
+    wanted = body.state_dict()
+    prefix = prefix_of(found, wanted)
+    state = {key.removeprefix(prefix): tensor for key, tensor in found.items() if key.startswith(prefix)}
+    renamed = in_order(state, wanted) if ordered and not state.keys() & wanted.keys() else None
+    state = renamed or library.converted(bare, network, state)
+    layers = tuple(f"{name}." for name in library.last_layers(bare, network))
+    heads = [key for key in state if key.startswith(layers) and key not in wanted]
+    state = {key: tensor for key, tensor in state.items() if key not in heads}
+    if problem := difference(state, wanted):
+        raise WeightsError(
+            f"{source} has no weights for {network} ({problem}): set NETWORK to the network that they are of"
+        )
+    if ignored := [*heads, *(key for key in found if not key.startswith(prefix))]:
+        log.info("%s: ignored %d tensors that aren't part of the network, such as %s", source, len(ignored), ignored[0])
+    body.load_state_dict(state, strict=False)  # old files lack the counters of batch normalization

@@ -1,0 +1,134 @@
+"""timm's networks: found, named, preprocessed, and loaded from files; timm itself may be missing."""
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from image_classifier.data.preprocessing import Preprocessing
+from image_classifier.nets.classifier import load_backbone
+from image_classifier.nets.networks import build
+from image_classifier.nets.optimize import accelerate
+from image_classifier.nets.weights import WeightsError
+from tests.image_classifier.conftest import same_weights
+
+needs_timm = pytest.mark.skipif(not find_spec("timm") and "CI" not in os.environ, reason="timm isn't installed")
+DINO = "timm:vit_small_patch14_dinov2"
+
+
+def test_missing_timm_is_named_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+
+    with pytest.raises(WeightsError, match=r"^NETWORK=timm:test_vit: timm isn't installed .* -m pip install timm`$"):
+        load_backbone("none", None, "timm:test_vit")
+
+
+@needs_timm
+@pytest.mark.parametrize(
+    ("name", "size", "said"),
+    [
+        ("timm:vit_small_patch14_dino2", None, "did you mean vit_small_patch14_dinov2"),
+        ("timm:", None, "timm has no network "),
+        ("timm:hf-hub:someone/network", None, "timm has no network hf-hub:someone/network"),
+        ("timm:local-dir:/tmp", None, "timm has no network local-dir:/tmp"),
+        ("timm:test_vit.mine", None, "Invalid pretrained tag"),
+        ("timm:test_vit", 70, "can't take images of 70 pixels: set another IMAGE_SIZE"),
+    ],
+)
+def test_network_that_timm_cannot_provide_is_named_with_the_fix(name: str, size: int | None, said: str) -> None:
+    with pytest.raises(WeightsError, match="NETWORK=timm:") as refused:
+        load_backbone("none", size, name)
+    assert said in str(refused.value)
+
+
+@needs_timm
+def test_network_sees_images_as_timm_describes_it() -> None:
+    half = (0.5, 0.5, 0.5)
+    lite0 = load_backbone("none", None, "timm:tf_efficientnet_lite0").preprocessing
+    assert lite0 == Preprocessing(224, 224, half, half, "bicubic")
+    assert load_backbone("none", 96, "timm:resnet18.tv_in1k").preprocessing == Preprocessing(96, 96)
+    assert load_backbone("none", 96, "timm:resnet18.a1_in1k").preprocessing.interpolation == "bicubic"
+
+
+@needs_timm
+def test_dinov2_takes_its_own_image_size_or_another() -> None:
+    own = load_backbone("none", None, DINO)
+    smaller = load_backbone("none", 56, DINO)
+
+    assert (own.preprocessing.crop_size, smaller.preprocessing.crop_size) == (518, 56)
+    assert smaller.module(torch.zeros(2, 3, 56, 56)).shape == (2, 384)
+
+
+def network_of(name: str, size: int) -> nn.Module:
+    """A network as timm builds it, with other weights than WEIGHTS=none's."""
+    torch.manual_seed(1)
+    return build(name, size).module.get_submodule("network")
+
+
+@needs_timm
+@pytest.mark.parametrize("prefix", ["", "module.", "backbone.", "network."])
+def test_weights_file_of_a_timm_network_is_loaded_without_its_classifier(prefix: str, tmp_path: Path) -> None:
+    state = network_of("timm:test_vit", 64).state_dict()
+    classifier = {"head.weight": torch.ones(7, 64), "head.bias": torch.ones(7)}
+    written = {f"{prefix}{key}": tensor for key, tensor in {**state, **classifier}.items()}
+    torch.save({"model": written}, tmp_path / "weights.pth")
+
+    loaded = load_backbone(str(tmp_path / "weights.pth"), 64, "timm:test_vit")
+
+    assert same_weights(loaded.module.get_submodule("network"), state)
+
+
+@needs_timm
+def test_vision_transformer_takes_images_of_another_size_than_its_weights(tmp_path: Path) -> None:
+    state = network_of("timm:test_vit", 160).state_dict()
+    torch.save({**state, "mask_token": torch.zeros(1, 64)}, tmp_path / "weights.pth")  # which DINOv2's file has
+
+    network = load_backbone(str(tmp_path / "weights.pth"), 64, "timm:test_vit").module.get_submodule("network")
+
+    loaded = network.state_dict()
+    assert loaded["pos_embed"].shape != state["pos_embed"].shape
+    assert torch.equal(loaded["blocks.0.attn.qkv.weight"], state["blocks.0.attn.qkv.weight"])
+
+
+@needs_timm
+def test_weights_of_another_timm_network_are_refused_by_name(tmp_path: Path) -> None:
+    torch.save(network_of("timm:test_vit", 64).state_dict(), tmp_path / "weights.pth")
+
+    with pytest.raises(WeightsError, match=r"has no weights for timm:test_convnext \(missing: stem.0.weight, .*unexpe"):
+        load_backbone(str(tmp_path / "weights.pth"), 64, "timm:test_convnext")
+
+
+@needs_timm
+@pytest.mark.parametrize("name", ["timm:tf_efficientnet_lite0", "timm:test_resnet"])
+def test_batch_normalization_with_an_activation_is_folded(name: str) -> None:
+    module = load_backbone("none", 64, name).module
+    images = torch.rand(2, 3, 64, 64)
+
+    fast = accelerate(module, torch.device("cpu"), 64)
+
+    wanted = module(images)
+    assert not any(isinstance(one, nn.BatchNorm2d) for one in fast.modules())
+    assert (fast(images) - wanted).abs().max() < 1e-4 * wanted.abs().max()
+
+
+@needs_timm
+def test_weights_that_cannot_be_downloaded_leave_random_ones_and_the_fix() -> None:
+    """In a process of its own: huggingface_hub reads the address of its server when it is imported."""
+    code = (
+        "from image_classifier.nets.classifier import load_backbone\n"
+        "loaded = load_backbone('imagenet', 64, 'timm:test_vit')\n"
+        "print(loaded.origin, loaded.warning)"
+    )
+    nowhere = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_DISABLE_XET": "1"}
+    told = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ | nowhere
+    ).stdout
+
+    assert told.startswith("random Can't load the ImageNet weights (the download failed: ")
+    assert "set NETWORK=timm:tf_efficientnet_lite0" in told
+    assert "download https://huggingface.co/timm/test_vit.r160_in1k and set WEIGHTS to the file" in told
