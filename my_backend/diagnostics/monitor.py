@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from my_backend.active_learning.scores import read_scores
 from my_backend.background import Background
+from my_backend.diagnostics.problem import Problem
 from my_backend.diagnostics.rules.connection import connection_problems
 from my_backend.diagnostics.rules.label_studio import unknown_url, unreachable
 from my_backend.diagnostics.rules.scores import score_problems
@@ -13,7 +14,6 @@ from my_backend.errors import LabelStudioError
 from my_backend.label_studio.client import LabelStudio
 from my_backend.label_studio.connection import read_connection
 from my_backend.label_studio.connections import Connections
-from my_backend.problems import Problem
 from my_backend.projects.registry import Project, Projects
 from my_backend.settings import Settings
 

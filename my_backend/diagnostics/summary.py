@@ -8,6 +8,7 @@ from label_studio_format.labeling_config import parse_label_config
 from my_backend.active_learning.prediction_refresh import Renewal
 from my_backend.active_learning.title_sync import TitleKeeper
 from my_backend.diagnostics.monitor import Monitor
+from my_backend.diagnostics.problem import Problem
 from my_backend.diagnostics.rules.connection import events_without_password
 from my_backend.diagnostics.rules.images import image_problems
 from my_backend.diagnostics.rules.jobs import queue_problems
@@ -19,7 +20,6 @@ from my_backend.diagnostics.rules.server import OPEN_PROXY
 from my_backend.diagnostics.rules.storage import storage_problems
 from my_backend.jobs.job import JobQueue
 from my_backend.label_studio.webhook_password import WebhookPassword
-from my_backend.problems import Problem
 from my_backend.projects.recent_predictions import Recent
 from my_backend.projects.registry import Projects
 from my_backend.serving.live_models import Serving

@@ -11,6 +11,7 @@ from my_backend.diagnostics.doctor.label_studio_checks import check_label_studio
 from my_backend.diagnostics.doctor.machine import check_cache, check_disk, check_gpu, check_own_folders
 from my_backend.diagnostics.doctor.project_checks import check_project
 from my_backend.diagnostics.doctor.redis_checks import check_redis
+from my_backend.diagnostics.problem import Problem
 from my_backend.diagnostics.rules.connection import no_project
 from my_backend.diagnostics.rules.label_studio import no_token
 from my_backend.diagnostics.rules.models import model_warning
@@ -20,7 +21,6 @@ from my_backend.label_studio.client import Blocking, LabelStudio
 from my_backend.label_studio.connection import PRIVATE_EXAMPLE
 from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.media import media_pool
-from my_backend.problems import Problem
 from my_backend.projects.registry import Project, Projects
 from my_backend.redaction import redact
 from my_backend.requests import project_uid

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from my_backend.diagnostics.problem import Fix, Problem
 from my_backend.label_studio.client import LabelStudio
-from my_backend.problems import Fix, Problem
 
 Json = dict[str, Any]
 

@@ -5,6 +5,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from my_backend.diagnostics.actions import AddWebhook, ChangeWebhook, DeleteWebhook
+from my_backend.diagnostics.problem import Fix, Problem
 from my_backend.diagnostics.rules.wording import sentence
 from my_backend.label_studio.client import HOW_TO_ALLOW_PRIVATE, Blocking
 from my_backend.label_studio.connection import (
@@ -14,7 +15,6 @@ from my_backend.label_studio.connection import (
     without_password,
 )
 from my_backend.label_studio.webhook_password import password_header
-from my_backend.problems import Fix, Problem
 from my_backend.projects.registry import Project
 from my_backend.settings import LOOPBACK
 

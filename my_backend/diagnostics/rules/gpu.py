@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from my_backend.problems import Problem
+from my_backend.diagnostics.problem import Problem
 
 GPU_BYTES = 1_000_000_000  # for a network and a batch of images
 OLDEST_DRIVER = {11: 450, 12: 525, 13: 580}  # by the major version of the CUDA that torch was built for

@@ -2,10 +2,10 @@
 
 from collections.abc import Collection
 
+from my_backend.diagnostics.problem import Problem
 from my_backend.diagnostics.rules.wording import sentence
 from my_backend.errors import LabelStudioError, TokenRefused
 from my_backend.label_studio.client import HOW_TO_MAKE_A_TOKEN
-from my_backend.problems import Problem
 
 START_TRAINING = (1, 13)  # in older versions the button sends only a "project changed" event
 CLOCK_SECONDS = 60.0

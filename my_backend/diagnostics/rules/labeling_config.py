@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from label_studio_format.labeling_config import HOW_TO_MAKE_IT_USABLE, LabelConfig
 from label_studio_format.training_report import no_choice_any_more
-from my_backend.problems import Problem
+from my_backend.diagnostics.problem import Problem
 
 
 def labeling_config_problems(project: str, config: LabelConfig) -> list[Problem]:

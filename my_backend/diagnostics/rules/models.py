@@ -1,6 +1,6 @@
 """Problems with the model class, its weights, and versions that can't be loaded."""
 
-from my_backend.problems import Problem
+from my_backend.diagnostics.problem import Problem
 from my_backend.serving.live_models import Failure, ServingStatus
 
 

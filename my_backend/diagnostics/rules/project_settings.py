@@ -4,8 +4,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from my_backend.diagnostics.actions import ChooseModel
+from my_backend.diagnostics.problem import Fix, Problem
 from my_backend.label_studio.connection import Connection
-from my_backend.problems import Fix, Problem
 from my_backend.projects.registry import Project
 from my_backend.projects.versions import UNTRAINED, is_version_name
 

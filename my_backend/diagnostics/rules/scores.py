@@ -5,7 +5,7 @@ from pathlib import Path
 from my_backend.active_learning.scores import ScoresStatus
 from my_backend.active_learning.title import TitleStatus
 from my_backend.diagnostics.actions import RenameModel
-from my_backend.problems import Fix, Problem
+from my_backend.diagnostics.problem import Fix, Problem
 from my_backend.projects.registry import Project
 
 # The problem may disappear without any action.

@@ -1,6 +1,6 @@
 """Problems with the server and its settings."""
 
-from my_backend.problems import Problem
+from my_backend.diagnostics.problem import Problem
 
 OPEN_PROXY = Problem(
     "open-proxy",

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from my_backend.diagnostics.problem import Problem
 from my_backend.errors import BackendError
-from my_backend.problems import Problem
 from my_backend.storage import DamagedFile, StorageStatus, UnwritableFolder
 
 FREE_BYTES = 2_000_000_000  # a training of all layers writes a few hundred million

@@ -1,6 +1,6 @@
 """Problems with versions that have disappeared."""
 
-from my_backend.problems import Problem
+from my_backend.diagnostics.problem import Problem
 
 
 def live_version_missing(project: str, live: str) -> Problem:

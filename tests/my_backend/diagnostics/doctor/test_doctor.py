@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 from my_backend.commands.cli import app
 from my_backend.diagnostics.doctor import all_checks
 from my_backend.diagnostics.doctor.check import Check
+from my_backend.diagnostics.problem import Problem
 from my_backend.label_studio.client import LabelStudio
 from my_backend.label_studio.safe_http import SafeSession
-from my_backend.problems import Problem
 from my_backend.projects.registry import Projects
 from tests.my_backend.conftest import FAKE_MODEL, PROJECT, MakeSettings
 from tests.my_backend.fake_model import LABEL_CONFIG, Script

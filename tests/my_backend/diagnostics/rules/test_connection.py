@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from my_backend.diagnostics.actions import AddWebhook, ChangeWebhook, DeleteWebhook
+from my_backend.diagnostics.problem import Fix, Problem
 from my_backend.diagnostics.rules.connection import (
     connection_problems,
     events_without_password,
@@ -13,7 +14,6 @@ from my_backend.diagnostics.rules.connection import (
 )
 from my_backend.label_studio.client import Blocking
 from my_backend.label_studio.connection import Connection
-from my_backend.problems import Fix, Problem
 from my_backend.projects.registry import Project
 from tests.my_backend.conftest import PROJECT, basic
 

@@ -5,13 +5,13 @@ from typing import Any
 import pytest
 
 from my_backend.diagnostics.actions import ChooseModel
+from my_backend.diagnostics.problem import Fix
 from my_backend.diagnostics.rules.project_settings import (
     model_count_problems,
     shown_version_problems,
     training_rule_problems,
 )
 from my_backend.label_studio.connection import Connection
-from my_backend.problems import Fix
 from my_backend.projects.registry import Project
 from tests.my_backend.conftest import PROJECT
 

@@ -7,8 +7,8 @@ import pytest
 from my_backend.active_learning.scores import ScoresStatus
 from my_backend.active_learning.title import TitleState, TitleStatus
 from my_backend.diagnostics.actions import RenameModel
+from my_backend.diagnostics.problem import Fix
 from my_backend.diagnostics.rules.scores import refresh_failed, score_problems, title_problems
-from my_backend.problems import Fix
 from my_backend.projects.registry import Project
 from tests.my_backend.conftest import PROJECT
 
