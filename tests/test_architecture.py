@@ -180,6 +180,24 @@ def test_rooms_need_only_rooms_described_above_them(package: str) -> None:
         assert needed <= set(order[: order.index(part)] if part in order else order), name
 
 
+RULES = "my_backend.diagnostics.rules."
+IMPURE = {"logging", "os", "redis", "requests", "subprocess", "threading", "time", "my_backend.files"}
+
+
+def test_only_rules_say_what_is_wrong_and_they_ask_nobody() -> None:
+    """Whoever changes the words of a problem finds them in one folder, and needs no server to test them."""
+    makers = {
+        name
+        for name, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Problem"
+    }
+    assert len(makers) > 5
+    assert {name for name in makers if not name.startswith(RULES)} == set()
+    used = {one.module for name, tree in TREES.items() if name.startswith(RULES) for one in imports(tree)}
+    assert used & IMPURE == set()
+
+
 @pytest.mark.parametrize(
     ("module", "unwanted"),
     [

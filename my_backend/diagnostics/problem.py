@@ -2,13 +2,65 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
+
+from my_backend.label_studio.client import LabelStudio
+
+# All codes of problems, in the order in which to fix them: causes come before the problems that may follow from them.
+Code = Literal[
+    "settings",
+    "folders",
+    "disk",
+    "damaged",
+    "cache-on-network",
+    "server",
+    "model",
+    "redis",
+    "no-worker",
+    "foreign-job",
+    "worker-folder",
+    "label-studio-unknown",
+    "label-studio",
+    "label-studio-old",
+    "open-proxy",
+    "no-token",
+    "token",
+    "token-short",
+    "token-rights",
+    "no-project",
+    "address-blocked",
+    "not-connected",
+    "disconnected",
+    "several-models",
+    "labeling-config",
+    "webhook-missing",
+    "webhook-credentials",
+    "webhook-payload",
+    "events-without-password",
+    "image",
+    "images",
+    "version-missing",
+    "choices-unknown",
+    "predictions-pinned",
+    "scores-elsewhere",
+    "scores-blank",
+    "title",
+    "renewal",
+    "trains-on-submission",
+    "webhook-twice",
+    "webhook-orphaned",
+    "jobs-wait",
+    "gpu",
+    "clock",
+    "token-ends",
+]
+CODES: tuple[Code, ...] = get_args(Code)
 
 
 class Action(Protocol):
     """A change in Label Studio that users can undo there."""
 
-    def perform(self, label_studio: Any) -> None:
+    def perform(self, label_studio: LabelStudio) -> None:
         """Makes the change; raises LabelStudioError."""
 
 
@@ -24,7 +76,7 @@ class Fix:
 class Problem:
     """A problem that a person can fix; `code` identifies the kind of problem, whatever the wording."""
 
-    code: str
+    code: Code
     message: str  # a sentence
     hint: str = ""  # what to do, in sentences; "" if `message` already says it
     project: str = ""  # the project's uid if the problem concerns one

@@ -1,4 +1,4 @@
-"""The result of one of the doctor's checks, and the order in which to fix problems."""
+"""The result of one of the doctor's checks."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -8,55 +8,6 @@ from my_backend.diagnostics.problem import Fix, Problem
 from my_backend.label_studio.client import LabelStudio
 
 Json = dict[str, Any]
-
-# All codes of problems: causes come before the problems that may follow from them.
-CODES = (
-    "settings",
-    "folders",
-    "disk",
-    "damaged",
-    "cache-on-network",
-    "server",
-    "model",
-    "redis",
-    "no-worker",
-    "foreign-job",
-    "worker-folder",
-    "label-studio-unknown",
-    "label-studio",
-    "label-studio-old",
-    "open-proxy",
-    "no-token",
-    "token",
-    "token-short",
-    "token-rights",
-    "no-project",
-    "address-blocked",
-    "not-connected",
-    "disconnected",
-    "several-models",
-    "labeling-config",
-    "webhook-missing",
-    "webhook-credentials",
-    "webhook-payload",
-    "events-without-password",
-    "image",
-    "images",
-    "version-missing",
-    "choices-unknown",
-    "predictions-pinned",
-    "scores-elsewhere",
-    "scores-blank",
-    "title",
-    "renewal",
-    "trains-on-submission",
-    "webhook-twice",
-    "webhook-orphaned",
-    "jobs-wait",
-    "gpu",
-    "clock",
-    "token-ends",
-)
 
 
 @dataclass(frozen=True)

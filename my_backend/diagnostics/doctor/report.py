@@ -7,8 +7,8 @@ from dataclasses import replace
 import typer
 
 from my_backend.diagnostics.doctor.all_checks import check_settings_file, examine
-from my_backend.diagnostics.doctor.check import CODES, Check
-from my_backend.diagnostics.problem import Problem
+from my_backend.diagnostics.doctor.check import Check
+from my_backend.diagnostics.problem import CODES, Problem
 from my_backend.errors import LabelStudioError
 from my_backend.settings import ignored_variables, read_settings
 
