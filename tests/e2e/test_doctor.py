@@ -1,7 +1,6 @@
 """What the doctor finds and fixes in a real Label Studio, in addition to test_complaints.py."""
 
 from demo.label_studio import LabelStudio
-from demo.process import free_port
 from tests.e2e.consultations import consult
 from tests.e2e.test_working_loop import Digits, Serve, make_project, wait_for_new_version
 
@@ -51,22 +50,6 @@ def test_webhook_without_the_password_gets_it(label_studio: LabelStudio, digits:
     assert set(consult(backend, **token).problems) == {"webhook-credentials"}
     assert consult(backend, "--fix", "--yes", **token).problems == {}
     assert label_studio.webhooks(project)[0]["headers"]["Authorization"].startswith("Basic ")
-
-
-def test_settings_that_do_not_fit_are_named(label_studio: LabelStudio, digits: Digits, serve: Serve) -> None:
-    backend = serve(**QUICK)
-    project, _, _ = make_project(label_studio, digits, annotated=0, others=1)
-    label_studio.connect(project, backend.url)
-    label_studio.import_tasks(project, [{"data": {"image": "http://10.1.2.3/cat.png"}}])
-    for settings, code, said in (
-        ({}, "image", "IMAGE_HOSTS=10.1.2.3"),
-        ({"LABEL_STUDIO_API_KEY": "", "LABEL_STUDIO_URL": ""}, "no-token", "LABEL_STUDIO_API_KEY is not set"),
-        ({"REDIS_URL": f"redis://127.0.0.1:{free_port()}"}, "redis", "at REDIS_URL"),
-        ({"MODEL_CLASS": "no_such:Model", "PORT": str(free_port())}, "model", "can't load MODEL_CLASS=no_such:Model"),
-    ):
-        found = consult(backend, **settings)
-        assert found.status == 1
-        assert said in found.problems.get(code, ""), (settings, found.problems)
 
 
 def test_of_several_models_it_is_said_which_one_is_asked(
