@@ -2,7 +2,8 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from typing import Protocol
 
 from my_backend import files
 from my_backend.active_learning.prediction_refresh import Renewal
@@ -24,6 +25,14 @@ from my_backend.serving.live_models import Serving
 from my_backend.serving.model_loader import ModelFactory
 from my_backend.settings import Settings
 from my_backend.storage import Storage, check_folders
+
+
+class Service(Protocol):
+    """A part that works in its own threads."""
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
 
 
 class Backend:
@@ -78,34 +87,29 @@ class Backend:
         """Requests a quick training, as annotation events do."""
         submit_correction(self.queue, project)
 
+    def _services(self) -> list[Service]:
+        """The threads, in the order in which they start; they stop in the opposite order."""
+        services: list[Service] = [
+            self.storage,
+            self.serving,
+            self.queue,
+            self.retraining,
+            self.webhook_password,
+            self.recent,
+            self.monitor,
+            self.title_keeper,
+            self.renewal,
+        ]
+        return [*services, self.reconciliation] if self.settings.retrain_after_annotations else services
+
     @contextmanager
     def running(self) -> Iterator["Backend"]:
         """Starts the threads, and stops them when the block ends; raises Conflict."""
-        with claimed_model_dir(self.settings):
+        with claimed_model_dir(self.settings), ExitStack() as started:
+            started.callback(self._media_pool.shutdown, wait=False, cancel_futures=True)
             # In a separate thread: there may be gigabytes, on a slow file system.
             threading.Thread(target=self.projects.remove_leftovers, name="leftovers", daemon=True).start()
-            self.storage.start()
-            self.serving.start()
-            self.queue.start()
-            self.retraining.start()
-            self.recent.start()
-            self.monitor.start()
-            self.webhook_password.start()
-            self.title_keeper.start()
-            self.renewal.start()
-            if self.settings.retrain_after_annotations:
-                self.reconciliation.start()
-            try:
-                yield self
-            finally:
-                self.renewal.stop()
-                self.title_keeper.stop()
-                self.monitor.stop()
-                self.reconciliation.stop()
-                self.recent.stop()
-                self.webhook_password.stop()
-                self.retraining.stop()
-                self.queue.stop()
-                self.serving.stop()
-                self.storage.stop()
-                self._media_pool.shutdown(wait=False, cancel_futures=True)
+            for service in self._services():
+                service.start()
+                started.callback(service.stop)
+            yield self

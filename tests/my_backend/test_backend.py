@@ -1,0 +1,39 @@
+"""The parts of a server start and stop together."""
+
+from functools import partial
+
+import pytest
+
+from my_backend.backend import Backend
+from tests.my_backend.conftest import MakeSettings
+
+
+def test_threads_stop_in_the_opposite_order_and_also_if_one_cannot_start(
+    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = Backend(make_settings())
+    seen: list[tuple[str, str]] = []
+    for service in backend._services():
+        for call in ("start", "stop"):
+            monkeypatch.setattr(service, call, partial(seen.append, (call, type(service).__name__)))
+
+    def fail() -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(backend.monitor, "start", fail)
+    with pytest.raises(RuntimeError, match="can't start"), backend.running():
+        pytest.fail("it hasn't started")
+
+    started = [name for call, name in seen if call == "start"]
+    assert {"Storage", "ThreadQueue"} <= set(started)
+    assert "Renewal" not in started
+    assert seen == [*(("start", name) for name in started), *(("stop", name) for name in reversed(started))]
+
+
+def test_reconciliation_is_left_out_where_events_start_no_trainings(make_settings: MakeSettings) -> None:
+    for count in (0, 10):
+        backend = Backend(make_settings(retrain_after_annotations=count))
+        assert (backend.reconciliation in backend._services()) is (count > 0)
+        with backend.running():
+            assert backend.storage._thread.is_alive()
+        assert not backend.storage._thread.is_alive()
