@@ -6,7 +6,7 @@ import pytest
 
 from label_studio_format.events import Change
 from my_backend import files
-from my_backend.projects.annotation_log import MAX_EVENTS, Changes
+from my_backend.projects.annotation_log import Changes
 
 CHANGE = Change({"id": 5})
 
@@ -120,19 +120,22 @@ def test_reading_that_ends_late_does_not_replace_a_newer_one(changes: Changes) -
     assert changes.tasks() == [annotated(1)]
 
 
-def test_more_events_than_reading_would_cost_are_not_kept(changes: Changes, tmp_path: Path) -> None:
+def test_more_events_than_reading_would_cost_are_not_kept(
+    changes: Changes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("my_backend.projects.annotation_log.MAX_EVENTS", 20)
     changes.keep_tasks([], changes.begin_reading())
-    for number in range(MAX_EVENTS):
+    for number in range(20):
         changes.add([created(number)])
     known = changes.tasks()
     assert known is not None
-    assert len(known) == MAX_EVENTS
+    assert len(known) == 20
 
-    changes.add([created(MAX_EVENTS)])
+    changes.add([created(20)])
 
     assert changes.tasks() is None
     assert list((tmp_path / "events").iterdir()) == []
-    assert changes.count() == MAX_EVENTS + 1
+    assert changes.count() == 21
 
 
 @pytest.mark.parametrize("damage", ["", "{"])
