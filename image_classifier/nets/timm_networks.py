@@ -2,16 +2,19 @@
 
 import difflib
 import importlib
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from image_classifier.data.preprocessing import Preprocessing
 from image_classifier.nets.architectures import Bare, UnknownNetwork, wrong_size
-from image_classifier.nets.weights import WeightsError, why
+from image_classifier.nets.weights import WeightsError, check_reachable, read_weights, why
 from image_classifier.nets.weights_packages import install
 
 PREFIX = "timm:"  # of the names in NETWORK
+
+WEIGHTS_FILE = "model.safetensors"  # in timm's repositories on the Hugging Face Hub
 
 _COLORS = 3
 
@@ -52,6 +55,14 @@ def pretrained_weights(network: str) -> dict[str, Tensor]:
     config = _config(network)
     if not config.has_weights:
         raise WeightsError("timm has none for it")
+    if config.hf_hub_id and not config.hf_hub_filename:
+        hub = importlib.import_module("huggingface_hub")
+        repository, _, revision = config.hf_hub_id.partition("@")
+        file = hub.try_to_load_from_cache(repository, WEIGHTS_FILE, revision=revision or None)
+        if isinstance(file, str):
+            return read_weights(Path(file))
+        # Its client tries for minutes if a firewall drops packets.
+        check_reachable(hub.constants.ENDPOINT)
     try:
         pretrained = _create(network, config.input_size[-1], pretrained=True)
     except Exception as error:  # timm, its download and its cache raise many

@@ -24,6 +24,7 @@ from image_classifier.nets.state_dicts import flatten
 log = logging.getLogger(__name__)
 
 DOWNLOAD_SECONDS = 120
+CONNECT_SECONDS = 5
 SILENCE_SECONDS = 20  # the longest wait for the server's next byte
 USER_AGENT = f"image-classifier-backend/{version('image-classifier-backend')} (https://labelstud.io)"
 SAVE = "save one with torch.save(model.state_dict(), path)"
@@ -67,6 +68,14 @@ def download_weights(url: str) -> Path:
     return file
 
 
+def check_reachable(url: str) -> None:
+    """Raises WeightsError within seconds if no server answers."""
+    try:
+        requests.head(url, headers={"User-Agent": USER_AGENT}, timeout=CONNECT_SECONDS)
+    except OSError as error:
+        raise WeightsError(f"the download failed: {why(error)}") from error
+
+
 def _download(url: str, file: Path, *, sha256_prefix: str) -> None:
     log.info("downloading %s to %s", url, file)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +83,7 @@ def _download(url: str, file: Path, *, sha256_prefix: str) -> None:
     digest = hashlib.sha256()
     with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".part") as part:
         headers = {"User-Agent": USER_AGENT}
-        with requests.get(url, headers=headers, stream=True, timeout=(5, SILENCE_SECONDS)) as response:
+        with requests.get(url, headers=headers, stream=True, timeout=(CONNECT_SECONDS, SILENCE_SECONDS)) as response:
             response.raise_for_status()
             # iter_content() would wait for a whole chunk, however slowly it arrives
             while chunk := response.raw.read1(1 << 20, decode_content=True):

@@ -1,13 +1,16 @@
 """timm's networks: found, named, preprocessed, and loaded from files; timm itself may be missing."""
 
 import os
+import socket
 import subprocess
 import sys
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from image_classifier.data.preprocessing import Preprocessing
@@ -116,19 +119,53 @@ def test_batch_normalization_with_an_activation_is_folded(name: str) -> None:
     assert (fast(images) - wanted).abs().max() < 1e-4 * wanted.abs().max()
 
 
-@needs_timm
-def test_weights_that_cannot_be_downloaded_leave_random_ones_and_the_fix() -> None:
-    """In a process of its own: huggingface_hub reads the address of its server when it is imported."""
+def load_pretrained(environment: dict[str, str]) -> str:
+    """The origin and warning of a network, in a process of its own: huggingface_hub reads its settings at import."""
     code = (
         "from image_classifier.nets.classifier import load_backbone\n"
         "loaded = load_backbone('imagenet', 64, 'timm:test_vit')\n"
         "print(loaded.origin, loaded.warning)"
     )
-    nowhere = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_DISABLE_XET": "1"}
-    told = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ | nowhere
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ | environment
     ).stdout
 
+
+@needs_timm
+def test_weights_that_cannot_be_downloaded_leave_random_ones_and_the_fix() -> None:
+    told = load_pretrained({"HF_ENDPOINT": "http://127.0.0.1:9"})
+
     assert told.startswith("random Can't load the ImageNet weights (the download failed: ")
+    assert "Connection refused" in told
     assert "set NETWORK=timm:tf_efficientnet_lite0" in told
     assert "download https://huggingface.co/timm/test_vit.r160_in1k and set WEIGHTS to the file" in told
+
+
+@needs_timm
+def test_server_that_never_answers_is_given_up_within_seconds() -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        told = load_pretrained({"HF_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}"})
+        asked = 0
+        silent.settimeout(0)
+        with suppress(BlockingIOError):
+            while True:
+                silent.accept()[0].close()
+                asked += 1
+
+    assert told.startswith("random Can't load the ImageNet weights (the download failed: ")
+    assert asked == 1  # huggingface_hub alone would have tried six times for each of several files
+
+
+@needs_timm
+def test_downloaded_weights_are_loaded_without_asking_the_server(tmp_path: Path) -> None:
+    folder = tmp_path / "hub/models--timm--test_vit.r160_in1k"
+    (folder / "snapshots/abc").mkdir(parents=True)
+    (folder / "refs").mkdir()
+    (folder / "refs/main").write_text("abc")
+    save_file(network_of("timm:test_vit", 160).state_dict(), folder / "snapshots/abc/model.safetensors")
+
+    told = load_pretrained({"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)})
+
+    assert told.strip() == "imagenet"

