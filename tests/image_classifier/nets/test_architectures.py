@@ -10,22 +10,12 @@ import torchvision
 from torch import Tensor, nn
 
 from image_classifier.data.dataset import Sample
-from image_classifier.embedding.cache import EmbeddingCache
-from image_classifier.embedding.lane import InferenceLane
 from image_classifier.nets.architectures import Bare, UnknownNetwork, build, check_size, preprocessing_of
-from image_classifier.nets.classifier import (
-    load_backbone,
-    load_classifier,
-    load_saved_backbone,
-    read_record,
-)
+from image_classifier.nets.classifier import load_backbone
 from image_classifier.nets.networks import load_file
-from image_classifier.nets.optimize import accelerate
 from image_classifier.nets.weights import WeightsError
-from image_classifier.training.hyperparameters import Hyperparameters
-from image_classifier.training.pipeline import embed, learn_all_layers, learn_head
+from tests.image_classifier.nets.trained import check_training_and_saving
 
-ONE_EPOCH = Hyperparameters(epochs=1, batch_size=8)
 # A small network of each of torchvision's families.
 QUICK = [
     *("resnet34", "resnet50", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0", "convnext_tiny"),
@@ -56,10 +46,6 @@ def test_every_family_of_torchvision_is_tried() -> None:
     assert {family(name) for name in offered} == {family(name) for name in (*QUICK, *SLOW)}
 
 
-def quiet(record: object) -> None:
-    """Progress that nobody looks at."""
-
-
 @pytest.mark.parametrize(
     "name",
     [
@@ -71,32 +57,7 @@ def quiet(record: object) -> None:
 def test_trained_network_is_saved_and_loaded_with_the_same_answers(
     name: str, samples: list[Sample], tmp_path: Path
 ) -> None:
-    some = samples[:18]
-    cache = EmbeddingCache(tmp_path / "cache")
-    lane = InferenceLane(cache, torch.device("cpu"))
-    try:
-        backbone = load_backbone("none", SIZES.get(name, 64), name)
-        first = learn_head(backbone, embed(lane, backbone, some, quiet), ("0", "1", "2"), ONE_EPOCH, quiet)
-        trained = learn_all_layers(lane, first, some, ONE_EPOCH, tmp_path / "checkpoint", quiet)
-    finally:
-        lane.close()
-        cache.close()
-    trained.save(tmp_path / "model")
-    loaded = load_classifier(tmp_path / "model", load_saved_backbone(tmp_path / "model"))
-
-    assert read_record(tmp_path / "model")["architecture"] == loaded.backbone.network == name
-    pixels = torch.stack([backbone.preprocessing(sample.image.path) for sample in some[:5]])
-    inputs = backbone.preprocessing.normalize(pixels)
-    before, after = (c.head(c.backbone.module(inputs)) for c in (trained, loaded))
-    assert torch.equal(before, after)
-    assert before.shape == (5, 3)
-    faster = accelerate(loaded.backbone.module, torch.device("cpu"), inputs.shape[-1])
-    embeddings = loaded.backbone.module(inputs)
-    assert (faster(inputs) - embeddings).abs().max() < 1e-4 * embeddings.abs().max()
-    assert trained.backbone.fingerprint != backbone.fingerprint
-    tuned = trained.backbone.module.state_dict()
-    changed = [key for key, tensor in backbone.module.state_dict().items() if not torch.equal(tensor, tuned[key])]
-    assert len(changed) > len(list(backbone.module.parameters())) // 2  # all layers have learned
+    check_training_and_saving(name, SIZES.get(name, 64), samples[:18], tmp_path)
 
 
 def test_networks_of_the_same_weights_have_fingerprints_of_their_own() -> None:
