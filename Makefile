@@ -63,8 +63,8 @@ format: setup-dev ## format the code
 production: setup ## run Redis, workers and uWSGI on this machine under supervisor
 	@exec $(BIN)/python -m my_backend production
 
-demo: setup-dev ## try this backend with a real Label Studio and handwritten digits
-	@exec $(BIN)/python -m demo
+demo: setup-dev ## try this backend with a real Label Studio and digits, or your own images (DIR=a folder per class)
+	@exec $(BIN)/python -m demo $(if $(DIR),--images "$(DIR)")
 
 bench: setup-dev ## measure the speed, compared with a plain baseline and LitServe (about 16 minutes)
 	@exec $(BIN)/python -m benchmarks --json benchmark.json

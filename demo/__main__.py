@@ -1,6 +1,6 @@
-"""`make demo`: runs Label Studio with 1,797 handwritten digits, and the backend, which learns from 300 of them."""
+"""`make demo`: runs Label Studio with digits or your own images, and the backend, which learns from some of them."""
 
-import random
+import os
 import signal
 import sys
 import tempfile
@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -17,18 +18,20 @@ from rich.console import Console
 from rich.status import Status
 
 from demo.backend import Backend
-from demo.digits import LABEL_CONFIG, write_digits
+from demo.images import Images, digits, own_images
 from demo.label_studio import JSON, LabelStudio, environment
 from demo.process import ServerError, free_port
+from image_classifier.errors import UsersError
+from image_classifier.nets.weights_packages import LITE0, installed_weights
 
-ANNOTATED, PREDICTED = 300, 200
+PREDICTED = 200
 
 console = Console(highlight=False, markup=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)
 class Project:
-    """The demo's project: digits as tasks, some annotated and some to be predicted."""
+    """The demo's project: images as tasks, some annotated and some to be predicted."""
 
     id: int
     labels: dict[int, str]  # of every task
@@ -43,16 +46,24 @@ def main(
     keep: Annotated[
         Path | None, typer.Option(metavar="DIR", help="An empty folder for all files, which is kept at the end.")
     ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Your own images instead of the digits: a folder with a subfolder for each class. Nothing in it is "
+            "changed; of more than 2,000 images, 2,000 are used.",
+        ),
+    ] = None,
     once: Annotated[bool, typer.Option("--once", metavar="", help="Exit after printing the results.")] = False,
 ) -> None:
     """Show the whole loop on real images: annotate, train, predict. Then keep running until Ctrl-C."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     try:
-        _demo(port, label_studio_port, keep, once)
+        _demo(port, label_studio_port, keep, images, once)
     except KeyboardInterrupt:
         console.print("Stopped.")
-    except (ServerError, requests.RequestException) as error:
+    except (ServerError, UsersError, requests.RequestException) as error:
         print(error, file=sys.stderr)
         raise typer.Exit(1) from None
 
@@ -64,23 +75,26 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def _demo(port: int, label_studio_port: int, keep: Path | None, once: bool) -> None:
-    environment()  # prints its own progress
+def _demo(port: int, label_studio_port: int, keep: Path | None, own: Path | None, once: bool) -> None:
     with ExitStack() as stack:
         folder = stack.enter_context(_folder(keep))
-        label_studio = LabelStudio(folder / "label-studio", port=free_port(label_studio_port))
+        images = own_images(own) if own else digits(folder / "images")
+        environment()  # prints its own progress
+        label_studio = LabelStudio(
+            folder / "label-studio", port=free_port(label_studio_port), local_files=images.folder.parent
+        )
         with _step("Start Label Studio"):
             stack.enter_context(label_studio)
-        with _step(f"Upload 1,797 digits, {ANNOTATED} of them annotated"):
-            project = _make_project(label_studio, folder / "images")
+        with _step(f"Create a project with {len(images.paths):,} images, {images.annotated} of them annotated"):
+            project = _make_project(label_studio, images)
         # Training all layers as well would take minutes and keep the machine busy.
-        backend = Backend(folder / "backend", label_studio, port=free_port(port), TRAIN_MODE="head")
+        backend = Backend(folder / "backend", label_studio, port=free_port(port), TRAIN_MODE="head", **_network())
         with _step("Start the backend"):
             stack.enter_context(backend)
         with _step("Connect and train") as status:
-            connection = label_studio.connect(project.id, backend.url, title="digits")
+            connection = label_studio.connect(project.id, backend.url, title="demo")
             _train(label_studio, connection, backend, project, status)
-        with _step(f"Predict {PREDICTED} other images"):
+        with _step(f"Predict {len(project.to_predict)} other images"):
             label_studio.retrieve_predictions(project.id, project.to_predict)
         _show_figures(label_studio, backend, project)
         if not once:
@@ -88,10 +102,16 @@ def _demo(port: int, label_studio_port: int, keep: Path | None, once: bool) -> N
             backend.wait()
 
 
+def _network() -> dict[str, str]:
+    """Settings of a network whose weights are installed, so that nothing is downloaded; the user's own come first."""
+    chosen = os.environ.get("NETWORK") or os.environ.get("WEIGHTS")
+    return {} if chosen or not find_spec("timm") or not installed_weights(LITE0) else {"NETWORK": LITE0}
+
+
 @contextmanager
 def _folder(keep: Path | None) -> Iterator[Path]:
     if keep is None:
-        with tempfile.TemporaryDirectory(prefix="digits-demo-") as name:
+        with tempfile.TemporaryDirectory(prefix="image-classifier-demo-") as name:
             yield Path(name)
     else:
         keep.mkdir(parents=True, exist_ok=True)
@@ -112,16 +132,12 @@ def _step(what: str) -> Iterator[Status]:
     console.print(f"{what}: {time.monotonic() - started:.1f} s")
 
 
-def _make_project(label_studio: LabelStudio, folder: Path) -> Project:
-    paths, labels = zip(*write_digits(folder), strict=True)
-    # In random order, since the data set goes from writer to writer and mostly counts from 0 to 9.
-    order = random.Random(0).sample(range(len(paths)), len(paths))  # noqa: S311
-    annotated = set(order[:ANNOTATED])
-    project = label_studio.create_project("Handwritten digits", LABEL_CONFIG)
-    known = [label if n in annotated else None for n, label in enumerate(labels)]
-    tasks = label_studio.upload_images(project, paths, known)
-    to_predict = [tasks[n] for n in order[ANNOTATED : ANNOTATED + PREDICTED]]
-    return Project(project, dict(zip(tasks, labels, strict=True)), to_predict)
+def _make_project(label_studio: LabelStudio, images: Images) -> Project:
+    project = label_studio.create_project(images.title, images.label_config)
+    known = [label if n < images.annotated else None for n, label in enumerate(images.labels)]
+    tasks = label_studio.add_local_images(project, images.folder, images.paths, known, from_name=images.from_name)
+    to_predict = tasks[images.annotated :][:PREDICTED]
+    return Project(project, dict(zip(tasks, images.labels, strict=True)), to_predict)
 
 
 def _train(label_studio: LabelStudio, connection: int, backend: Backend, project: Project, status: Status) -> None:
@@ -152,7 +168,11 @@ def _show_figures(label_studio: LabelStudio, backend: Backend, project: Project)
     predicted = {task: predictions[task][-1] for task in project.to_predict if task in predictions}
     right = sum(_choice(prediction) == project.labels[task] for task, prediction in predicted.items())
     version = backend.is_training(project.id)["model_version"]
-    console.print(f"Version {version} predicted {len(predicted)} of {PREDICTED} images; {right} are correct.")
+    console.print(
+        f"Version {version} predicted {len(predicted)} of {len(project.to_predict)} images; {right} are correct."
+    )
+    for problem in backend.health()["problems"]:
+        console.print(f"Problem: {problem}")
 
 
 def _choice(prediction: JSON) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import quote
 
 import requests
 
@@ -260,11 +261,33 @@ class LabelStudio:
         tasks: list[JSON] = []
         for upload, label in zip(uploads, labels or [None] * len(uploads), strict=True):
             task: JSON = {"data": {"$undefined$": f"/data/{files[upload]}"}, "file_upload_id": upload}
-            if label is not None:
-                # Imported annotations count as ground truth by default.
-                result = _result(label, from_name, to_name)
-                task["annotations"] = [{"result": result, "ground_truth": False}]
-            tasks.append(task)
+            tasks.append(task | _annotations(label, from_name, to_name))
+        return self.import_tasks(project, tasks)
+
+    def add_local_images(
+        self,
+        project: int,
+        folder: Path,
+        paths: Sequence[Path],
+        labels: Sequence[Choices | None],
+        *,
+        from_name: str,
+        to_name: str = "image",
+    ) -> list[int]:
+        """Serves images below `folder` from where they are; returns the ids of their tasks, in the order of `paths`.
+
+        `folder` must be below `local_files`. As with `upload_images`, images with a label come annotated with it.
+        """
+        root = (self._local_files or self.folder).resolve()
+        # Label Studio serves only what is below a storage of the project.
+        storage = {"project": project, "path": str(folder.resolve()), "use_blob_urls": True}
+        self.request("POST", "/api/storages/localfiles", json=storage)
+        inside = folder.resolve().relative_to(root)
+        tasks = [
+            {"data": {"image": f"/data/local-files/?d={quote(str(inside / path.relative_to(folder)))}"}}
+            | _annotations(label, from_name, to_name)
+            for path, label in zip(paths, labels, strict=True)
+        ]
         return self.import_tasks(project, tasks)
 
     def _upload(self, project: int, paths: Sequence[Path]) -> list[int]:
@@ -365,6 +388,13 @@ def _result(choices: Choices, from_name: str, to_name: str) -> list[JSON]:
         return []
     value = {"choices": [choices] if isinstance(choices, str) else list(choices)}
     return [{"from_name": from_name, "to_name": to_name, "type": "choices", "value": value}]
+
+
+def _annotations(label: Choices | None, from_name: str, to_name: str) -> JSON:
+    """A task's annotation with that label, if any; by default, imported annotations would count as ground truth."""
+    if label is None:
+        return {}
+    return {"annotations": [{"result": _result(label, from_name, to_name), "ground_truth": False}]}
 
 
 def _batches(paths: Sequence[Path], size: int) -> Iterator[Sequence[Path]]:

@@ -212,13 +212,16 @@ def test_fresh_label_studio_takes_only_the_personal_access_token(label_studio: L
 
 def test_settings_restart_and_end(tmp_path: Path) -> None:
     (tmp_path / "files").mkdir()
-    (picture,) = (path for path, _ in write_digits(tmp_path / "files", n=1))
+    (digit,) = (path for path, _ in write_digits(tmp_path / "files", n=1))
+    picture = digit.rename(digit.with_name("0 & Größe#1?.png"))
     with LabelStudio(tmp_path / "ls", legacy_tokens=True, local_files=tmp_path) as server:
         assert status_with(server, f"Token {server.legacy_token}") == 200
         project = server.create_project("Digits", LABEL_CONFIG)
-        storage = {"project": project, "path": str(picture.parent), "use_blob_urls": True}
-        server.request("POST", "/api/storages/localfiles", json=storage)
-        served = server.request("GET", "/data/local-files/", params={"d": f"files/{picture.name}"})
+        paths = [picture, picture.with_name("gone.png")]
+        added = server.add_local_images(project, picture.parent, paths, ["0", None], from_name="digit")
+        tasks = {task["id"]: task for task in server.tasks(project)}
+        assert [choice_of(tasks[task]) for task in added] == ["0", None]
+        served = server.request("GET", tasks[added[0]]["data"]["image"])
         assert served.content == picture.read_bytes()
 
         token = server.personal_access_token
