@@ -30,8 +30,9 @@ from image_classifier.embedding.cache import EmbeddingCache
 from image_classifier.nets.classifier import load_backbone
 from image_classifier.training.hyperparameters import Hyperparameters
 from image_classifier.training.pipeline import Embedded, learn_head
-from my_backend.jobs.job import JobStore, new_job
+from my_backend.jobs.record import new_job
 from my_backend.jobs.rq_queue import WORK, connect, rq_queue
+from my_backend.jobs.store import JobStore
 from my_backend.projects.registry import Projects
 from my_backend.projects.versions import Versions
 from my_backend.settings import Settings

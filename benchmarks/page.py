@@ -23,7 +23,8 @@ from playwright.sync_api import sync_playwright
 
 from demo.digits import LABEL_CONFIG
 from demo.process import Process, answers, free_port
-from my_backend.jobs.job import JobStore, new_job
+from my_backend.jobs.record import new_job
+from my_backend.jobs.store import JobStore
 from my_backend.projects.registry import Projects
 from my_backend.projects.versions import Versions
 

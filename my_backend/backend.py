@@ -10,10 +10,11 @@ from my_backend.active_learning.prediction_refresh import Renewal
 from my_backend.active_learning.title_sync import TitleKeeper
 from my_backend.diagnostics.monitor import Monitor
 from my_backend.diagnostics.summary import Summary
-from my_backend.jobs.job import JobQueue, JobStore, claimed_model_dir, submit_correction
+from my_backend.jobs.queue import JobQueue, submit_correction
 from my_backend.jobs.reconciliation import Reconciliation
 from my_backend.jobs.retraining import Retraining
 from my_backend.jobs.rq_queue import RqQueue
+from my_backend.jobs.store import JobStore, claimed_model_dir
 from my_backend.jobs.thread_queue import ThreadQueue
 from my_backend.jobs.training_job import TrainingJob
 from my_backend.label_studio.connections import Connections

@@ -25,7 +25,7 @@ from demo import production
 from image_classifier.settings import ClassifierSettings
 from my_backend.backend import Backend
 from my_backend.commands.cli import app as command_line
-from my_backend.jobs.job import KINDS
+from my_backend.jobs.record import KINDS
 from my_backend.jobs.rq_queue import connect, rq_queue
 from my_backend.settings import Settings
 from my_backend.web.app import create_app

@@ -42,7 +42,7 @@ from benchmarks.soak.site import Site
 from demo.digits import LABEL_CONFIG, write_digits
 from demo.label_studio import LabelStudio, environment
 from demo.process import ServerError
-from my_backend.jobs.job import JobStore
+from my_backend.jobs.store import JobStore
 from my_backend.projects.registry import Projects
 from my_backend.projects.versions import Version, Versions
 

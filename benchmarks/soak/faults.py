@@ -12,7 +12,7 @@ import psutil  # type: ignore[import-untyped]  # has no stubs here
 from benchmarks.soak.people import Record
 from benchmarks.soak.site import Site
 from demo.process import ServerError
-from my_backend.jobs.job import JobStore
+from my_backend.jobs.store import JobStore
 
 HORSE = "worker's work-horse"  # the process of a training
 WAIT_SECONDS = 300  # for a training that can be interrupted

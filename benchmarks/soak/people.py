@@ -14,7 +14,7 @@ from benchmarks.soak.photographs import Photographs
 from demo.digits import LABEL_CONFIG, LABELS
 from demo.label_studio import LabelStudio
 from demo.process import ServerError
-from my_backend.jobs.job import JobStore
+from my_backend.jobs.store import JobStore
 
 PREDICT_TIMEOUT = 100  # Label Studio's own
 BATCHES = (1, 1, 1, 1, 5, 25)  # tasks of a request

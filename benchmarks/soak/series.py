@@ -11,7 +11,7 @@ import psutil  # type: ignore[import-untyped]  # has no stubs here
 
 from benchmarks.soak.people import Call, Record
 from benchmarks.soak.site import Site
-from my_backend.jobs.job import JobStore
+from my_backend.jobs.store import JobStore
 from my_backend.projects.versions import Versions
 
 STEADY = ("server", "worker", "head-worker", "redis")  # they have their own memory, files and threads judged

@@ -10,7 +10,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from my_backend.errors import Conflict, NotFound
-from my_backend.jobs.job import WORK_FOLDER
+from my_backend.jobs.store import WORK_FOLDER
 from my_backend.projects.annotation_log import EVENTS_FOLDER, TASKS_FILE
 from my_backend.projects.corrections import corrections_folder
 from my_backend.projects.registry import project_folders

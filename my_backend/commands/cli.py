@@ -21,7 +21,7 @@ from my_backend.commands.shutdown import at_exit_of_uwsgi, leave
 from my_backend.commands.versions import commands
 from my_backend.diagnostics.doctor.report import consult
 from my_backend.errors import BackendError
-from my_backend.jobs.job import KINDS, Kind
+from my_backend.jobs.record import KINDS, Kind
 from my_backend.jobs.worker import is_worker_alive, work
 from my_backend.log.setup import collect_output, set_up_logs
 from my_backend.redaction import redact, said

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from my_backend.jobs.job import Job, JobStore, working_for
+from my_backend.jobs.record import Job, working_for
+from my_backend.jobs.store import JobStore
 from my_backend.web.pages.training import training_view
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from my_backend.diagnostics.rules.models import model_problems
 from my_backend.diagnostics.rules.scores import refresh_failed, title_problems
 from my_backend.diagnostics.rules.server import OPEN_PROXY
 from my_backend.diagnostics.rules.storage import storage_problems
-from my_backend.jobs.job import JobQueue
+from my_backend.jobs.queue import JobQueue
 from my_backend.label_studio.webhook_password import WebhookPassword
 from my_backend.projects.recent_predictions import Recent
 from my_backend.projects.registry import Projects

@@ -28,7 +28,10 @@ from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 from my_backend import files
 from my_backend.background import Background
 from my_backend.errors import NotFound
-from my_backend.jobs.job import KINDS, Job, JobStore, Kind, QueueStatus, cancel_waiting, is_job_id, new_job, working_for
+from my_backend.jobs.queue import QueueStatus
+from my_backend.jobs.record import KINDS, Job, Kind, is_job_id, new_job, working_for
+from my_backend.jobs.run import cancel_waiting
+from my_backend.jobs.store import JobStore
 from my_backend.redaction import said
 from my_backend.settings import Settings
 

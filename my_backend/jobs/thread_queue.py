@@ -6,20 +6,10 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from my_backend.jobs.job import (
-    KINDS,
-    Job,
-    JobStore,
-    Kind,
-    QueueStatus,
-    RunningJob,
-    Work,
-    cancel_waiting,
-    interrupted,
-    new_job,
-    run_job,
-    yield_to_others,
-)
+from my_backend.jobs.queue import QueueStatus
+from my_backend.jobs.record import KINDS, Job, Kind, new_job
+from my_backend.jobs.run import RunningJob, Work, cancel_waiting, interrupted, run_job, yield_to_others
+from my_backend.jobs.store import JobStore
 
 log = logging.getLogger(__name__)
 

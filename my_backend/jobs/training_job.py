@@ -16,7 +16,8 @@ from label_studio_format.labeling_config import parse_label_config
 from my_backend import files
 from my_backend.errors import JobStopped, TakenOver, TrainingError
 from my_backend.files import Damaged
-from my_backend.jobs.job import CANCELED, MAX_ATTEMPTS, SHUTDOWN, JobStore, RunningJob
+from my_backend.jobs.run import CANCELED, MAX_ATTEMPTS, SHUTDOWN, RunningJob
+from my_backend.jobs.store import JobStore
 from my_backend.label_studio.client import HOW_TO_MAKE_A_TOKEN
 from my_backend.label_studio.connections import Connections
 from my_backend.projects.corrections import Corrections

@@ -22,17 +22,11 @@ from rq.utils import now
 
 from my_backend import context, files
 from my_backend.errors import NotFound
-from my_backend.jobs.job import (
-    KINDS,
-    Job,
-    JobStore,
-    Kind,
-    claimed_model_dir,
-    run_job,
-    submit_correction,
-    yield_to_others,
-)
+from my_backend.jobs.queue import submit_correction
+from my_backend.jobs.record import KINDS, Job, Kind
 from my_backend.jobs.rq_queue import Handover, OwnJob, OwnQueue, RqQueue, connect, rq_queue, worker_keys
+from my_backend.jobs.run import run_job, yield_to_others
+from my_backend.jobs.store import JobStore, claimed_model_dir
 from my_backend.jobs.training_job import TrainingJob
 from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.media import media_pool

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from my_backend.jobs.job import Kind, Status
+from my_backend.jobs.record import Kind, Status
 
 Json = dict[str, Any]
 

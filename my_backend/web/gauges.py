@@ -12,7 +12,7 @@ from prometheus_client.core import GaugeMetricFamily
 from my_backend import files
 from my_backend.backend import Backend
 from my_backend.errors import NotFound
-from my_backend.jobs.job import KINDS, UNFINISHED, Job
+from my_backend.jobs.record import KINDS, UNFINISHED, Job
 from my_backend.projects.annotation_log import COUNT_FILE
 from my_backend.projects.metrics import Figures, read_figures, read_labels
 from my_backend.projects.registry import Project

@@ -12,7 +12,7 @@ from prometheus_client.samples import Sample
 
 from my_backend import files
 from my_backend.backend import Backend
-from my_backend.jobs.job import KINDS, OUTCOMES
+from my_backend.jobs.record import KINDS, OUTCOMES
 from my_backend.metrics.counters import JobCounts, RequestCounts
 from my_backend.metrics.persistent_counters import Sums, key_of
 from my_backend.web.gauges import Gauges, newest

@@ -11,7 +11,7 @@ from label_studio_format.labeling_config import parse_label_config
 from my_backend import context
 from my_backend.backend import Backend
 from my_backend.errors import BadRequest, NotFound
-from my_backend.jobs.job import Job
+from my_backend.jobs.record import Job
 from my_backend.jobs.training_job import forget_annotations, keep_annotations
 from my_backend.metrics.counters import RequestCounts
 from my_backend.projects.recent_predictions import sightings

@@ -7,7 +7,7 @@ from typing import Any
 from label_studio_format.labeling_config import ImageChoices, parse_label_config
 from my_backend.backend import Backend
 from my_backend.errors import BadRequest, MediaError, NotFound, Unavailable
-from my_backend.jobs.job import Job
+from my_backend.jobs.record import Job
 from my_backend.label_studio.media import MediaFile, MediaRequest
 from my_backend.projects.corrections import KEPT, Corrections
 from my_backend.projects.registry import Project

@@ -11,7 +11,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from my_backend.backend import Backend
-from my_backend.jobs.job import Job
+from my_backend.jobs.record import Job
 from my_backend.settings import Settings
 from my_backend.web.app import create_app
 from tests.my_backend.fake_model import LABEL_CONFIG, SCRIPT, Script

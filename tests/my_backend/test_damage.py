@@ -13,7 +13,8 @@ import pytest
 from label_studio_format.events import Change
 from my_backend import files
 from my_backend.active_learning.title import Remembered
-from my_backend.jobs.job import JobStore, new_job
+from my_backend.jobs.record import new_job
+from my_backend.jobs.store import JobStore
 from my_backend.jobs.training_job import SET_ASIDE
 from my_backend.projects.corrections import Corrections
 from my_backend.projects.recent_predictions import Sighting

@@ -228,7 +228,7 @@ def test_claim_is_refused_while_another_holds_it_and_free_after_its_death(tmp_pa
 import sys
 from pathlib import Path
 from my_backend import files
-from my_backend.jobs.job import Job
+from my_backend.jobs.record import Job
 with files.claimed(Path({str(lock)!r})):
     print("held", flush=True)
     sys.stdin.read()

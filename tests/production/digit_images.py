@@ -7,7 +7,7 @@ from typing import Any
 
 from demo.digits import LABEL_CONFIG
 from demo.production import Server
-from my_backend.jobs.job import JobStore
+from my_backend.jobs.store import JobStore
 from tests.my_backend.fake_server import FakeServer, Reply, Seen
 from tests.my_backend.waiting import eventually
 from tests.production.site import DEADLINE

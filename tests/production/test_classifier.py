@@ -7,7 +7,7 @@ import pytest
 
 from demo.digits import LABEL_CONFIG
 from demo.production import Redis
-from my_backend.jobs.job import JobStore
+from my_backend.jobs.store import JobStore
 from tests.my_backend.waiting import eventually
 from tests.production.conftest import ROOT, MakeProduction
 from tests.production.site import DEADLINE, kill

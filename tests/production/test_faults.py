@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from demo.production import Production, Redis
-from my_backend.jobs.job import MAX_ATTEMPTS
+from my_backend.jobs.run import MAX_ATTEMPTS
 from tests.my_backend.waiting import eventually
 from tests.production.annotated_projects import LABEL_CONFIG, AnnotatedProjects, uid
 from tests.production.conftest import MakeProduction

@@ -9,8 +9,9 @@ from redis.exceptions import RedisError
 
 from my_backend import files
 from my_backend.jobs import rq_queue
-from my_backend.jobs.job import JobStore, new_job
+from my_backend.jobs.record import new_job
 from my_backend.jobs.rq_queue import Handover, connect
+from my_backend.jobs.store import JobStore
 from my_backend.settings import Settings
 
 

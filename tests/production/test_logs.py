@@ -13,7 +13,7 @@ import requests
 
 from demo.process import Process, answers, direct_session, free_port
 from demo.production import Production, Redis
-from my_backend.jobs.job import JobStore
+from my_backend.jobs.store import JobStore
 from tests.my_backend.waiting import eventually
 from tests.production.annotated_projects import TOKEN, AnnotatedProjects, described, uid
 from tests.production.conftest import MakeProduction
@@ -73,9 +73,9 @@ def test_a_request_is_followed_from_the_click_to_the_published_version(site: Sit
     assert server.post("/job_status", {"job": job})["request_id"] == "click-7"
     followed = [
         r"my_backend.web.request_log: POST /api/models/train: 201 in [\d.]+ ms",
-        f"my_backend.jobs.job: job {job}: started",
+        f"my_backend.jobs.run: job {job}: started",
         f"my_backend.jobs.training_job: project {uid(PROJECT)}: published {version}",
-        f"my_backend.jobs.job: job {job}: finished",
+        f"my_backend.jobs.run: job {job}: finished",
         f"my_backend.serving.live_models: project {uid(PROJECT)}: {version} is live",
     ]
 
@@ -132,7 +132,7 @@ def test_every_line_is_an_event_and_none_has_a_secret(site: Site, script: Script
     assert json.dumps(PASSWORD)[1:-1] not in written
     tracebacks = [event for event in found if "it failed with" in event.get("traceback", "")]
     assert {event["job"] for event in tracebacks} >= {failed}
-    assert {"uwsgi", "my_backend.web.request_log", "my_backend.jobs.job"} <= {event["logger"] for event in found}
+    assert {"uwsgi", "my_backend.web.request_log", "my_backend.jobs.run"} <= {event["logger"] for event in found}
     assert all("\n" not in event["message"] for event in found if event["logger"] == "uwsgi")
 
 
@@ -175,7 +175,7 @@ def test_supervisor_and_all_that_it_starts_write_events(tmp_path: Path, script: 
         assert eventually(lambda: not store.get(job).unfinished, 60)
 
     found = [json.loads(line) for line in supervisor.log.read_text().splitlines()]
-    assert {"supervisor", "uwsgi", "my_backend.jobs.job"} <= {event["logger"] for event in found}
+    assert {"supervisor", "uwsgi", "my_backend.jobs.run"} <= {event["logger"] for event in found}
     assert any(event.get("job") == job and "started" in event["message"] for event in found)
     for name in ("uwsgi.log", "rq.log", "rq-head.log"):
         lines = (logs / name).read_text().splitlines()

@@ -22,18 +22,11 @@ from rq.suspension import suspend
 from demo.process import Process, free_port
 from demo.production import Production, Redis
 from my_backend.errors import Conflict, NotFound
-from my_backend.jobs.job import (
-    KINDS,
-    MAX_ATTEMPTS,
-    Job,
-    JobQueue,
-    JobStore,
-    Kind,
-    claimed_model_dir,
-    new_job,
-    submit_correction,
-)
+from my_backend.jobs.queue import JobQueue, submit_correction
+from my_backend.jobs.record import KINDS, Job, Kind, new_job
 from my_backend.jobs.rq_queue import RqQueue
+from my_backend.jobs.run import MAX_ATTEMPTS
+from my_backend.jobs.store import JobStore, claimed_model_dir
 from my_backend.jobs.thread_queue import ThreadQueue
 from my_backend.jobs.training_job import TrainingJob
 from my_backend.label_studio.connections import Connections

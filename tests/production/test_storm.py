@@ -14,7 +14,7 @@ import pytest
 from demo.digits import LABEL_CONFIG, write_digits
 from demo.label_studio import LabelStudio
 from demo.production import Redis
-from my_backend.jobs.job import JobStore
+from my_backend.jobs.store import JobStore
 from my_backend.projects.versions import Versions
 from tests.my_backend.waiting import eventually
 from tests.production.annotated_projects import AnnotatedProjects

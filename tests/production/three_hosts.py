@@ -29,7 +29,8 @@ import redis
 from demo.process import Process, answers
 from demo.production import Server
 from my_backend.commands.production import redis_server
-from my_backend.jobs.job import Job, JobStore
+from my_backend.jobs.record import Job
+from my_backend.jobs.store import JobStore
 from my_backend.jobs.worker import LEASE_SECONDS
 from my_backend.projects.versions import Versions
 from tests.my_backend.waiting import eventually

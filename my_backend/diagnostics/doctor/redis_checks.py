@@ -19,8 +19,9 @@ from my_backend.diagnostics.rules.jobs import (
     waiting_problems,
     worker_problems,
 )
-from my_backend.jobs.job import KINDS, JobStore
+from my_backend.jobs.record import KINDS
 from my_backend.jobs.rq_queue import connect, has_refused, rq_queue, workers_of
+from my_backend.jobs.store import JobStore
 from my_backend.redaction import said
 from my_backend.settings import Settings
 

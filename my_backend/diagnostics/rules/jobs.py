@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from my_backend.diagnostics.problem import Problem
-from my_backend.jobs.job import Job, Kind, QueueStatus
+from my_backend.jobs.queue import QueueStatus
+from my_backend.jobs.record import Job, Kind
 
 OLDEST_REDIS = 5  # the oldest that RQ supports
 FULL = 0.9  # of maxmemory

@@ -6,7 +6,7 @@ The model class may report anything; values of a wrong type are left out.
 from dataclasses import dataclass
 from typing import Any
 
-from my_backend.jobs.job import Epoch, Job
+from my_backend.jobs.record import Epoch, Job
 
 LARGEST = 1e15  # of the numbers that are shown; more cannot be printed, or is no number
 WORDS = {

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from my_backend.commands.console import describe
-from my_backend.jobs.job import new_job
+from my_backend.jobs.record import new_job
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from rq.webhook import Webhook
 
 from demo.production import Redis
 from my_backend.jobs import rq_queue as rq_queue_module
-from my_backend.jobs.job import JobStore, Kind, new_job
+from my_backend.jobs.record import Kind, new_job
 from my_backend.jobs.rq_queue import (
     RESULT_SECONDS,
     TIMEOUT_SECONDS,
@@ -30,6 +30,7 @@ from my_backend.jobs.rq_queue import (
     connect,
     rq_queue,
 )
+from my_backend.jobs.store import JobStore
 from my_backend.settings import Settings
 from tests.my_backend.conftest import MakeSettings
 

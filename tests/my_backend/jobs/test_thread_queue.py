@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from my_backend.errors import NotFound
-from my_backend.jobs.job import Job, JobStore, Kind, RunningJob, new_job
+from my_backend.jobs.record import Job, Kind, new_job
+from my_backend.jobs.run import RunningJob
+from my_backend.jobs.store import JobStore
 from my_backend.jobs.thread_queue import ThreadQueue
 from tests.my_backend.waiting import eventually
 

@@ -10,7 +10,8 @@ import pytest
 
 from label_studio_format.events import Change
 from my_backend import files
-from my_backend.jobs.job import MAX_ATTEMPTS, Job, new_job, run_job
+from my_backend.jobs.record import Job, new_job
+from my_backend.jobs.run import MAX_ATTEMPTS, run_job
 from my_backend.jobs.training_job import (
     KEPT_ANNOTATIONS,
     LEARNED_FILE,

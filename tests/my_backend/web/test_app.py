@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from my_backend.jobs.job import Job
+from my_backend.jobs.record import Job
 from my_backend.projects.registry import Credentials
 from my_backend.web.auth import OTHERS_AT_ONCE
 from my_backend.web.request_log import LOGGED_PATH

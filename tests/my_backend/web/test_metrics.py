@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from my_backend import files
-from my_backend.jobs.job import OUTCOMES
+from my_backend.jobs.record import OUTCOMES
 from my_backend.label_studio.media import MediaRequest
 from my_backend.metrics.counters import REASONS
 from my_backend.metrics.persistent_counters import Tally, key_of

@@ -16,7 +16,8 @@ from my_backend.commands.production import run_supervisor
 from my_backend.diagnostics.doctor.check import Check
 from my_backend.diagnostics.doctor.redis_checks import check_redis
 from my_backend.diagnostics.rules.jobs import redis_problems
-from my_backend.jobs.job import KINDS, Job, JobStore, new_job
+from my_backend.jobs.record import KINDS, Job, new_job
+from my_backend.jobs.store import JobStore
 from my_backend.settings import Settings
 from tests.my_backend.conftest import PROJECT, MakeSettings
 from tests.my_backend.waiting import eventually

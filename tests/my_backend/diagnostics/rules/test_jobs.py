@@ -11,7 +11,8 @@ from my_backend.diagnostics.rules.jobs import (
     waiting_problems,
     worker_problems,
 )
-from my_backend.jobs.job import Job, QueueStatus, new_job
+from my_backend.jobs.queue import QueueStatus
+from my_backend.jobs.record import Job, new_job
 from tests.my_backend.conftest import PROJECT
 
 BOTH = {"head": 1, "full": 2}

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from my_backend import files
-from my_backend.jobs.job import new_job
+from my_backend.jobs.record import new_job
 from my_backend.label_studio.connection import read_connection
 from my_backend.projects.recent_predictions import Sighting
 from my_backend.web.pages import review

@@ -8,20 +8,10 @@ from typing import Any
 
 import pytest
 
-from my_backend.errors import JobStopped, NotFound, TrainingError
-from my_backend.jobs.job import (
-    CANCELED,
-    KEPT_JOBS,
-    MAX_ATTEMPTS,
-    Job,
-    JobStore,
-    RunningJob,
-    Work,
-    cancel_waiting,
-    new_job,
-    run_job,
-    yield_to_others,
-)
+from my_backend.errors import JobStopped, TrainingError
+from my_backend.jobs.record import Job, new_job
+from my_backend.jobs.run import CANCELED, MAX_ATTEMPTS, RunningJob, Work, cancel_waiting, run_job, yield_to_others
+from my_backend.jobs.store import KEPT_JOBS, JobStore
 from my_backend.projects.registry import Projects
 
 
@@ -38,30 +28,6 @@ def submitted(store: JobStore, project: str = "7.1", **fields: Any) -> Job:
 
 def run(job: Job, store: JobStore, work: Work = lambda running: {}, shutting_down: bool = False) -> Job:
     return run_job(job, store, work, lambda: shutting_down)
-
-
-def test_records_outlive_the_process(store: JobStore, tmp_path: Path) -> None:
-    first = submitted(store, progress={"phase": "training", "loss": 0.5}, status="started", attempts=2)
-    second = submitted(store)
-    other = submitted(store, project="8.1")
-
-    again = JobStore(tmp_path)
-
-    assert again.of_project("7.1") == [first, second]
-    assert again.all() == [first, second, other]
-    assert again.get(other.id) == other
-
-
-@pytest.mark.parametrize("job_id", ["head-1", "", "*", "../x", "a/b", "[a-z]*", "x" * 5000, "\0", "é", "a\n"])
-def test_unknown_job_is_refused(store: JobStore, job_id: str) -> None:
-    submitted(store)
-
-    with pytest.raises(NotFound, match="no job"):
-        store.get(job_id)
-
-
-def test_ids_differ_within_a_second() -> None:
-    assert len({new_job("7.1", "head", "test").id for _ in range(200)}) == 200
 
 
 def test_job_that_ends_well_keeps_its_result(store: JobStore) -> None:
@@ -281,12 +247,12 @@ def test_progress_keeps_what_was_said_of_the_same_phase(store: JobStore) -> None
 
 def test_progress_does_not_wear_out_the_disk(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
     running = RunningJob(submitted(store), store, lambda: False)
-    monkeypatch.setattr("my_backend.jobs.job.time.monotonic", lambda: 1000.0)
+    monkeypatch.setattr("my_backend.jobs.run.time.monotonic", lambda: 1000.0)
     for step in range(100):
         running.progress({"phase": "training", "epoch": step})
     assert store.get(running.job.id).progress["epoch"] == 0
 
-    monkeypatch.setattr("my_backend.jobs.job.time.monotonic", lambda: 1001.0)
+    monkeypatch.setattr("my_backend.jobs.run.time.monotonic", lambda: 1001.0)
     running.progress({"epoch": 100})
 
     assert store.get(running.job.id).progress["epoch"] == 100

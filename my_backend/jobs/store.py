@@ -1,0 +1,158 @@
+"""Job records on disk."""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from my_backend import files
+from my_backend.errors import Conflict, NotFound, TakenOver
+from my_backend.jobs.record import Job, is_job_id
+from my_backend.metrics.persistent_counters import Tally
+from my_backend.settings import Settings
+
+WORK_FOLDER = "work"  # in a project's folder
+KEPT_JOBS = 50  # records of ended jobs, per project
+REMEMBERED_JOBS = 100_000
+
+_JOB = TypeAdapter(Job)
+
+
+class JobStore:
+    """Job records on disk, one JSON file each; they outlive every process."""
+
+    def __init__(self, projects_folder: Path) -> None:
+        self._folder = projects_folder
+        self.tally = Tally(projects_folder)
+        self._ended: set[str] = set()  # files of ended jobs, which don't change; there are many
+
+    def save(self, job: Job, *, durable: bool = True) -> None:
+        files.write_json(self._path(job.project, job.id), asdict(job), durable=durable)
+
+    def update(self, job: Job, *, durable: bool = True) -> None:
+        """Like `save`, but doesn't bring back a project that was deleted meanwhile."""
+        with contextlib.suppress(FileNotFoundError):
+            files.write_json(self._path(job.project, job.id), asdict(job), durable=durable, make_folder=False)
+
+    def keep(self, job: Job, *, durable: bool = True) -> None:
+        """Like `update`, for the process that runs the job; raises TakenOver if another process has taken it over."""
+        self.check_runner(job)
+        self.update(job, durable=durable)
+
+    def check_runner(self, job: Job) -> None:
+        """Raises TakenOver if another process now runs the job, for example after file locks were lost."""
+        record = files.read_record(self._path(job.project, job.id), _JOB)
+        if record and record.runner != job.runner:
+            raise TakenOver("another process has taken over the job")
+
+    def get(self, job_id: str) -> Job:
+        """Raises NotFound."""
+        found = list(self._folder.glob(f"*/jobs/{job_id}.json")) if is_job_id(job_id) else []
+        job = files.read_record(found[0], _JOB) if found else None
+        if job is None:
+            raise NotFound(f"there is no job {job_id}")
+        return job
+
+    def of_project(self, project: str) -> list[Job]:
+        """Returns the project's jobs, from the oldest to the newest."""
+        return self._read(self._folder.glob(f"{project}/jobs/*.json"))
+
+    def newest(self, project: str, count: int) -> list[Job]:
+        """Returns the newest jobs, newest first; besides them it reads only records of the same second."""
+        paths = sorted(self._folder.glob(f"{project}/jobs/*.json"), key=_second, reverse=True)
+        oldest = _second(paths[count - 1]) if len(paths) >= count else ""
+        return self._read(path for path in paths if _second(path) >= oldest)[::-1][:count]
+
+    def all(self) -> list[Job]:
+        return self._read(self._folder.glob("*/jobs/*.json"))
+
+    def unfinished(self, project: str = "*") -> list[Job]:
+        """Returns the unfinished jobs of one project or of all, oldest first; fast however many jobs have ended."""
+        jobs = self._read(path for path in self._folder.glob(f"{project}/jobs/*.json") if path.name not in self._ended)
+        if len(self._ended) > REMEMBERED_JOBS:
+            self._ended.clear()
+        self._ended.update(f"{job.id}.json" for job in jobs if not job.unfinished)
+        return [job for job in jobs if job.unfinished]
+
+    def _read(self, paths: Iterable[Path]) -> list[Job]:
+        jobs = (files.read_record(path, _JOB) for path in paths)
+        return sorted((job for job in jobs if job), key=lambda job: (job.created, job.id))
+
+    def changing(self) -> contextlib.AbstractContextManager[None]:
+        """Returns a lock, shared by all processes, to hold while deciding from the records what to do with jobs."""
+        return files.locked(self._folder / ".jobs")
+
+    def claimed(self, job: Job) -> contextlib.AbstractContextManager[None]:
+        """Returns a claim that a process holds while it runs a job: only one job per project and kind runs at a time.
+
+        Entering it raises InUse if another process holds it.
+        """
+        return files.claimed(self._folder / job.project / WORK_FOLDER / f".{job.kind}")
+
+    def workdir(self, job: Job) -> Path:
+        """Returns the folder for this run's files, which outlive the process."""
+        return self._folder / job.project / WORK_FOLDER / f"{job.id}.{job.runner}"
+
+    def take_over(self, job: Job) -> None:
+        """Moves the files of earlier runs to this run, so that training continues from their checkpoint.
+
+        If an earlier run is still going unnoticed, it no longer finds its folder, so its files can't mix with these.
+        """
+        mine = self.workdir(job)
+        for left in mine.parent.glob(f"{job.id}*"):
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(left, mine)
+
+    def request_cancel(self, job: Job) -> None:
+        """Asks a running job, in any process, to end at its next step."""
+        with contextlib.suppress(FileNotFoundError):  # the project was deleted, which also ends the job
+            self._cancel_marker(job).touch()
+
+    def cancel_requested(self, job: Job) -> bool:
+        """Returns whether the job was canceled, or deleted with its project."""
+        return self._cancel_marker(job).exists() or not self.has(job)
+
+    def has(self, job: Job) -> bool:
+        return self._path(job.project, job.id).exists()
+
+    def _cancel_marker(self, job: Job) -> Path:
+        return self._path(job.project, job.id).with_suffix(".cancel")
+
+    def clear(self, job: Job) -> None:
+        """Removes the files that only an unfinished job needs."""
+        shutil.rmtree(self.workdir(job), ignore_errors=True)
+        self._cancel_marker(job).unlink(missing_ok=True)
+
+    def thin_out(self, project: str) -> None:
+        """Removes the records of all but the newest ended jobs."""
+        finished = [job for job in self.of_project(project) if not job.unfinished]
+        for job in finished[:-KEPT_JOBS]:
+            self._path(project, job.id).unlink(missing_ok=True)
+
+    def _path(self, project: str, job_id: str) -> Path:
+        return self._folder / project / "jobs" / f"{job_id}.json"
+
+
+@contextlib.contextmanager
+def claimed_model_dir(settings: Settings) -> Iterator[None]:
+    """Claims MODEL_DIR while a server or worker runs; raises Conflict.
+
+    With Redis, any number of processes can share a MODEL_DIR. A server without Redis resumes all unfinished jobs,
+    including those that run in workers, so it must be alone.
+    """
+    folder, shared = settings.model_dir, bool(settings.redis)
+    try:
+        with files.claimed(folder / ".server", shared=shared):
+            yield
+    except files.InUse:
+        who = "a server without REDIS_URL" if shared else "another server or worker"
+        raise Conflict(f"{who} is using MODEL_DIR={folder}: stop it, or set another MODEL_DIR") from None
+
+
+def _second(path: Path) -> str:
+    """Returns the second of a job's creation, which follows the kind in the file name."""
+    return path.name.partition("-")[2].partition("-")[0]
