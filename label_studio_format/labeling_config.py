@@ -13,10 +13,6 @@ from defusedxml.ElementTree import DefusedXMLParser
 
 from label_studio_format.image_value import image_field, value_of, why_no_field
 
-HOW_TO_MAKE_IT_USABLE = (
-    "In the project's Settings → Labeling Interface, choose the template Computer Vision → Image Classification, or "
-    "add a Choices tag whose toName is the name of an Image tag."
-)
 DEEPEST = 100  # tags below a Choices tag: a path has all names above it, so the total size grows quadratically
 # Limits on a config's cost, however short its text is: it is cached in memory, and parsed again after eviction.
 MOST_CHARACTERS = 2_000_000
