@@ -38,7 +38,7 @@ $(DEV_READY): $(READY)
 start: setup ## run the development server on http://127.0.0.1:9090 (set HOST, PORT, MODEL_DIR, … in the environment)
 	@exec $(BIN)/python -m my_backend serve
 
-# Two test files at a time: tests mostly wait, but more of them would overload a small machine.
+# Two test files at a time, from both ends of the list (see tests/conftest.py); more would overload a small machine.
 test: setup-dev ## run all tests except slow ones, fuzzing and soak
 	@exec $(BIN)/python -m pytest -m "not slow and not fuzz and not soak" -n 2 --dist loadfile --no-loadscope-reorder --durations 20
 

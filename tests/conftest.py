@@ -13,14 +13,35 @@ from typing import Any
 
 import psutil
 import pytest
+from xdist.scheduler import LoadFileScheduling
+from xdist.workermanage import WorkerController
 
 from demo.digits import write_digits
+from demo.label_studio import LabelStudio
 from image_classifier.data.preprocessing import MAX_MEMORY, MAX_PIXELS, limit_memory, limit_pixels
 from image_classifier.settings import ClassifierSettings
 from my_backend.redaction import Redactor, redact
 from my_backend.settings import Settings
 
 LEFTOVER_SECONDS = 10  # that threads and processes which are told to end may take
+
+
+class FromBothEnds(LoadFileScheduling):
+    """The first worker takes files from the front, the others from the end; where they meet, all end at the same time.
+
+    In front are the tests that wait for Label Studio and browsers; they run next to those that compute, and need only
+    one Label Studio.
+    """
+
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        if node is not self.nodes[0]:
+            self.workqueue.move_to_end(next(reversed(self.workqueue)), last=False)
+        super()._assign_work_unit(node)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FromBothEnds | None:
+    return FromBothEnds(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -99,6 +120,13 @@ def _reset_model() -> None:
     limit_memory(MAX_MEMORY)
     for once in (model._settings, model._make_networks, model._default_media):
         once.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def real_label_studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabelStudio]:
+    """A Label Studio for the tests of a run; each has projects of its own."""
+    with LabelStudio(tmp_path_factory.mktemp("label-studio")) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -24,10 +24,9 @@ ROOT = Path(__file__).resolve().parents[2]
 needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, or only Linux can do it")
 
 
-@pytest.fixture(scope="module")
-def label_studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabelStudio]:
-    with LabelStudio(tmp_path_factory.mktemp("label-studio")) as server:
-        yield server
+@pytest.fixture(scope="session")
+def label_studio(real_label_studio: LabelStudio) -> LabelStudio:
+    return real_label_studio
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A real Label Studio for the tests of a session, and digits to label."""
+"""The real Label Studio of the session, and digits to label."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,21 +12,19 @@ from demo.label_studio import LabelStudio
 from tests.e2e.browser import chromium
 
 
-@pytest.fixture(scope="session")
-def label_studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabelStudio]:
-    with LabelStudio(tmp_path_factory.mktemp("label-studio")) as running:
-        yield running
-
-
-@pytest.fixture(scope="session")
-def label_studio_with_legacy_tokens(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabelStudio]:
-    with LabelStudio(tmp_path_factory.mktemp("label-studio-legacy"), legacy_tokens=True) as running:
-        yield running
-
-
 @pytest.fixture(scope="session", autouse=True)
-def servers(label_studio: LabelStudio, label_studio_with_legacy_tokens: LabelStudio) -> None:
+def label_studio(real_label_studio: LabelStudio) -> LabelStudio:
     """Starts before the first test, because each test is checked for processes it leaves behind."""
+    return real_label_studio
+
+
+@pytest.fixture
+def legacy_tokens(label_studio: LabelStudio) -> Iterator[None]:
+    """Label Studio accepts legacy tokens, as an organization can allow."""
+    settings = {"api_tokens_enabled": True, "legacy_api_tokens_enabled": True}
+    label_studio.request("POST", "/api/jwt/settings", json=settings)
+    yield
+    label_studio.request("POST", "/api/jwt/settings", json={**settings, "legacy_api_tokens_enabled": False})
 
 
 @pytest.fixture(scope="session")

@@ -100,19 +100,11 @@ def test_train_by_the_button_predict_correct_and_add_a_choice(
     assert "9" not in {choice(prediction) for prediction in renewed}
 
 
-@pytest.mark.parametrize("legacy", [False, True], ids=["personal access token", "legacy token"])
-@pytest.mark.parametrize("basic_auth", [None, ("me", "se:cret")], ids=["open", "basic auth"])
-def test_every_way_to_authenticate(
-    request: pytest.FixtureRequest, digits: Digits, serve: Serve, legacy: bool, basic_auth: tuple[str, str] | None
-) -> None:
-    name = "label_studio_with_legacy_tokens" if legacy else "label_studio"
-    label_studio: LabelStudio = request.getfixturevalue(name)
-    settings = {"IMAGE_SIZE": "64"}
-    if legacy:
-        settings["LABEL_STUDIO_API_KEY"] = label_studio.legacy_token
-    if basic_auth:
-        settings |= {"BASIC_AUTH_USER": basic_auth[0], "BASIC_AUTH_PASS": basic_auth[1]}
-    backend = serve(label_studio, **settings)
+@pytest.mark.usefixtures("legacy_tokens")
+def test_legacy_token_and_basic_auth_are_enough(label_studio: LabelStudio, digits: Digits, serve: Serve) -> None:
+    user, password = basic_auth = ("me", "se:cret")
+    settings = {"LABEL_STUDIO_API_KEY": label_studio.legacy_token, "IMAGE_SIZE": "64", "TRAIN_MODE": "head"}
+    backend = serve(**settings, BASIC_AUTH_USER=user, BASIC_AUTH_PASS=password)
     project, _, others = make_project(label_studio, digits, annotated=30, others=3)
     connection = label_studio.connect(project, backend.url, basic_auth=basic_auth)
     label_studio.start_training(connection)
@@ -121,10 +113,10 @@ def test_every_way_to_authenticate(
     assert {p["model_version"] for stored in label_studio.predictions(project).values() for p in stored} == {version}
 
 
+@pytest.mark.usefixtures("legacy_tokens")
 def test_the_token_that_setup_hands_over_is_enough_where_legacy_tokens_are_enabled(
-    label_studio_with_legacy_tokens: LabelStudio, digits: Digits, serve: Serve
+    label_studio: LabelStudio, digits: Digits, serve: Serve
 ) -> None:
-    label_studio = label_studio_with_legacy_tokens
     backend = serve(label_studio, IMAGE_SIZE="64", LABEL_STUDIO_URL="", LABEL_STUDIO_API_KEY="")
     project, _, _ = make_project(label_studio, digits, annotated=30, others=1)
     label_studio.start_training(label_studio.connect(project, backend.url))
