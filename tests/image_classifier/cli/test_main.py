@@ -161,13 +161,14 @@ def test_given_folders_split_the_images(run: Command, folder: Path, others: Path
 
 @pytest.mark.parametrize("mode", ["head", "full"])
 def test_the_learning_rate_is_found_and_its_curve_kept(run: Command, folder: Path, mode: str) -> None:
-    said = run(*TRAIN, folder, "--lr", "auto", "--mode", mode, "--epochs", 1)
+    train = (*TRAIN, folder, "--lr", "auto", "--mode", mode, "--epochs", 1, "--image-size", 32, "--batch-size", 4)
+    said = run(*train)
     assert said.status == 0
     rate = json.loads(Path("model/training.json").read_text())["learning_rate"]
     assert f"Found the learning rate {rate:g}; model/learning-rate.svg shows the curve" in said.err
     assert load_model(Path("model")).classifier.record["settings"]["learning_rate"] == rate
     assert Path("model/learning-rate.svg").read_text().count("<circle") > 10
-    assert run(*TRAIN, folder, "--lr", "auto", "--mode", mode, "--epochs", 1, "--resume").status == 0
+    assert run(*train, "--resume").status == 0
 
 
 @pytest.mark.parametrize("rate", ["fast", "0", "-1", "nan"])
