@@ -1,4 +1,7 @@
-"""What a queue promises, held by both: the one in the server's process, and RQ with a real Redis and real workers."""
+"""The contract of a queue, which both pass: the one in the server's process, and RQ with a real Redis and real workers.
+
+Tests that take `queueing` are the contract; the others are about workers alone.
+"""
 
 import os
 import signal

@@ -1,3 +1,5 @@
+"""What is special about the queue in the server's process; what both queues promise is in production/test_queues.py."""
+
 import logging
 import threading
 import time
@@ -9,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from my_backend.errors import NotFound
 from my_backend.jobs.record import Job, Kind, new_job
 from my_backend.jobs.run import RunningJob
 from my_backend.jobs.store import JobStore
@@ -80,34 +81,6 @@ def status(store: JobStore, job: Job) -> str:
     return store.get(job.id).status
 
 
-def test_second_submit_is_the_same_job_until_it_has_read_then_the_one_that_waits(
-    queue: ThreadQueue, work: Work
-) -> None:
-    first = queue.submit("7.1", "full", "test")
-    assert eventually(lambda: work.started == [first.id])
-    assert queue.submit("7.1", "full", "test").id == first.id
-    work.may_read.set()
-    assert eventually(lambda: work.runs[0].job.annotations_read)
-
-    second = queue.submit("7.1", "full", "test")
-
-    assert second.id != first.id
-    assert queue.submit("7.1", "full", "test").id == second.id
-    work.may_end.set()
-    assert eventually(lambda: work.started == [first.id, second.id])
-
-
-def test_head_does_not_wait_behind_full(queue: ThreadQueue, work: Work, store: JobStore) -> None:
-    full = queue.submit("7.1", "full", "test")
-    head = queue.submit("7.1", "head", "test")
-    other = queue.submit("8.1", "full", "test")
-
-    assert eventually(lambda: set(work.started) == {full.id, head.id})
-    assert status(store, other) == "queued"
-    work.release()
-    assert eventually(lambda: status(store, other) == "finished")
-
-
 def test_storm_of_submits_runs_one_at_a_time_and_each_is_learned(start_queue: StartQueue, store: JobStore) -> None:
     count = threading.Lock()
     running_now: Counter[tuple[str, Kind]] = Counter()
@@ -151,45 +124,6 @@ def test_storm_of_submits_runs_one_at_a_time_and_each_is_learned(start_queue: St
     assert eventually(lambda: all(not job.unfinished for job in store.all()))
     assert (len(asked), most_running, most_waiting) == (200, 1, 1)
     assert [job for job, at in asked if read_at[job] < at] == []
-
-
-def test_cancelled_job_that_waits_never_runs(queue: ThreadQueue, work: Work, store: JobStore) -> None:
-    running = queue.submit("7.1", "full", "test")
-    assert eventually(lambda: work.started == [running.id])
-    waiting = queue.submit("8.1", "full", "test")
-
-    assert queue.cancel(waiting.id).status == "canceled"
-
-    work.release()
-    assert eventually(lambda: status(store, running) == "finished")
-    last = queue.submit("8.1", "full", "test")
-    assert eventually(lambda: status(store, last) == "finished")
-    assert waiting.id not in work.started
-    assert status(store, waiting) == "canceled"
-
-
-def test_cancelled_job_that_runs_ends_and_the_next_one_starts(queue: ThreadQueue, work: Work, store: JobStore) -> None:
-    running = queue.submit("7.1", "full", "test")
-    assert eventually(lambda: work.started == [running.id])
-    waiting = queue.submit("8.1", "full", "test")
-
-    queue.cancel(running.id)
-
-    assert eventually(lambda: status(store, running) == "canceled")
-    assert eventually(lambda: work.started == [running.id, waiting.id])
-
-
-def test_cancel_of_an_ended_job_changes_nothing(
-    queue: ThreadQueue, work: Work, store: JobStore, tmp_path: Path
-) -> None:
-    work.release()
-    job = queue.submit("7.1", "full", "test")
-    assert eventually(lambda: status(store, job) == "finished")
-
-    assert queue.cancel(job.id).status == "finished"
-    assert not list(store.workdir(job).parent.glob(f"{job.id}*"))
-    with pytest.raises(NotFound):
-        queue.cancel("head-unknown")
 
 
 def test_shutdown_keeps_jobs_and_the_next_start_takes_them_up_in_order(
