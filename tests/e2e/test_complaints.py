@@ -29,12 +29,11 @@ QUICK = {"IMAGE_SIZE": "64", "RETRAIN_AFTER_ANNOTATIONS": "0", "WEIGHTS": "none"
 
 
 def says(backend: Examined, code: str, *words: str, **settings: str) -> None:
-    """The doctor reports the problem and its fix, as text and as JSON."""
+    """The doctor reports the problem and its fix."""
     found = consult(backend, **settings)
     assert found.status == 1
     assert code in found.problems, found.problems
     assert [word for word in words if word not in found.problems[code]] == [], found.problems
-    assert f"[{code}]" in found.text
 
 
 def is_well(backend: Examined, *arguments: str, but: str = "", **settings: str) -> None:
