@@ -137,9 +137,8 @@ def test_every_line_is_an_event_and_none_has_a_secret(site: Site, script: Script
 
 
 def test_error_answers_have_the_id_that_the_log_has(site: Site) -> None:
-    site.start()
     session = direct_session()
-    url = site.server.url
+    url = site.production.server().url
 
     refused = session.get(f"{url}/health", headers={"X-Request-ID": "mine.1_2-3"}, timeout=20)
     made_up = session.get(f"{url}/health", headers={"X-Request-ID": "no id\t{}"}, timeout=20)
