@@ -1,0 +1,1 @@
+"""What the embeddings of all images tell, labeled or not."""

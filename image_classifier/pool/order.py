@@ -1,0 +1,98 @@
+"""The order in which to label images: first those that tell most about all others.
+
+This is uncertainty herding (Bae, Oliveira and Sutherland, ICLR 2025). Each next image adds most to the
+similarity of all images to the nearest labeled or chosen one, where an image counts as much as the model is unsure of
+it. Without a model all images count the same, so that the first images are typical and spread out. The closer together
+the labeled images are, the more narrow is the similarity, and the more the model decides.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+MIN_WIDTH, MAX_WIDTH = 0.05, 0.5  # of the similarity: exp((cosine - 1) / width)
+NEAR = 0.5  # width, relative to the distance (1 - cosine) of a labeled image from the nearest other one
+STD_FLOOR = 0.3  # added to standard deviations, as a share of their mean, like the head does if there are few labels
+REFERENCES = 1000  # random images that stand for all images, to bound memory and time
+CANDIDATES = 10_000  # random images among which the first ones are chosen
+CHOSEN = 500  # images chosen one after the other; the rest follows by what each would add after these
+AT_ONCE = 64  # candidates that are compared in one step
+SEED = 0
+CHOSEN_ALREADY = -1.0  # instead of what an image would add
+
+
+def labeling_order(images: Tensor, labeled: Tensor, doubt: Tensor | None = None) -> Tensor:
+    """The row numbers [n] of unlabeled images, in the order in which to label them.
+
+    `images` [n, size] and `labeled` [m, size] are embeddings. `doubt` [n], from 0 to 1, is how unsure the model is of
+    each unlabeled image; None if there is no model. The same arguments give the same order.
+    """
+    if len(images) == 0:
+        return torch.empty(0, dtype=torch.long)
+    everything, known = _directions(images, labeled)
+    shuffled = torch.randperm(len(images), generator=torch.Generator().manual_seed(SEED))
+    references, candidates = everything[shuffled[:REFERENCES]], shuffled[:CANDIDATES]
+    width = _width(known)
+    weights = torch.ones(len(references)) if doubt is None else doubt[shuffled[:REFERENCES]]
+    covered = torch.zeros(len(references))
+    for some in _parts(known):
+        covered = torch.cat([covered[None], _similarity(some, references, width)]).amax(0)
+    chosen, covered = _choose(_similarity(everything[candidates], references, width), covered, weights)
+    chosen = candidates[chosen]
+    added = torch.cat([_gains(_similarity(some, references, width), covered, weights) for some in _parts(everything)])
+    added[chosen] = CHOSEN_ALREADY
+    return torch.cat([chosen, added.argsort(descending=True, stable=True)[: len(images) - len(chosen)]])
+
+
+def _choose(similarity: Tensor, covered: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows of `similarity` [candidates, references] to choose, in order, and how much they cover [references].
+
+    What an image adds never grows while others are chosen. So an image that adds more than the others ever could is the
+    next one, and only a few have to be compared again each time (Minoux's lazy greedy algorithm).
+    """
+    chosen: list[int] = []
+    bounds = _gains(similarity, covered, weights)  # the most that each can still add
+    while len(chosen) < min(CHOSEN, len(similarity)):
+        best = bounds.topk(min(AT_ONCE, len(bounds))).indices
+        bounds[best] = torch.where(bounds[best] < 0, CHOSEN_ALREADY, _gains(similarity[best], covered, weights))
+        first = int(best[bounds[best].argmax()])
+        if bounds[first] < bounds.max():
+            continue
+        chosen.append(first)
+        bounds[first] = CHOSEN_ALREADY
+        covered = torch.maximum(covered, similarity[first])
+    return torch.tensor(chosen, dtype=torch.long), covered
+
+
+def _gains(similarity: Tensor, covered: Tensor, weights: Tensor) -> Tensor:
+    """How much each row of `similarity` [n, references] would add to the references' `covered` similarity: [n]."""
+    return (similarity - covered).clamp_(min=0) @ weights
+
+
+def _width(labeled: Tensor) -> float:
+    """How wide the similarity is, by directions of labeled images [m, size]."""
+    some = labeled[torch.randperm(len(labeled), generator=torch.Generator().manual_seed(SEED))[:REFERENCES]]
+    if len(some) < 2:
+        return MAX_WIDTH
+    distance = (1 - some @ some.T).fill_diagonal_(torch.inf).amin(1).median()
+    return min(MAX_WIDTH, max(MIN_WIDTH, NEAR * float(distance)))
+
+
+def _similarity(images: Tensor, references: Tensor, width: float) -> Tensor:
+    """From 0 to 1, of each two directions: [images, references]."""
+    return torch.addmm(torch.tensor(-1.0), images, references.T).div_(width).exp_()
+
+
+def _parts(images: Tensor) -> Iterator[Tensor]:
+    """All rows, in parts that bound the memory."""
+    for start in range(0, len(images), CANDIDATES):
+        yield images[start : start + CANDIDATES]
+
+
+def _directions(images: Tensor, labeled: Tensor) -> tuple[Tensor, Tensor]:
+    """Both standardized, and scaled to length 1."""
+    mean, std = images.mean(0), images.std(0, unbiased=False)
+    std = std + 1e-6 + STD_FLOOR * std.mean()
+    return normalize((images - mean) / std, dim=1), normalize((labeled - mean) / std, dim=1)
