@@ -19,6 +19,10 @@ class Conflict(BackendError):
     status = 409
 
 
+class Forbidden(BackendError):
+    status = 403
+
+
 class TooSlow(BackendError):
     status = 408
 
@@ -53,6 +57,10 @@ class LabelStudioError(BackendError):
     def __init__(self, why: str, hint: str = "") -> None:
         super().__init__(f"{why}; {hint}" if hint else why)
         self.why, self.hint = why, hint
+
+
+class LabelStudioDown(LabelStudioError):
+    """Label Studio can't be reached, or fails at the moment: the same request may succeed later."""
 
 
 class TokenRefused(LabelStudioError):

@@ -14,7 +14,7 @@ from urllib.parse import quote, unquote, urlsplit
 import jwt
 import requests
 
-from my_backend.errors import LabelStudioError, TokenRefused
+from my_backend.errors import LabelStudioDown, LabelStudioError, TokenRefused
 from my_backend.label_studio.safe_http import Limits, Origin, SafeSession, explain, read_body, redact
 from my_backend.pasted_values import TOKEN
 
@@ -308,7 +308,8 @@ class LabelStudio:
         if not response.ok:
             why = self._why_not_found(path) if response.status_code == 404 else ""
             asked = f"{method} {path.partition('?')[0]}"
-            raise LabelStudioError(f"Label Studio answered {response.status_code} to {asked}{why}")
+            kind = LabelStudioDown if response.status_code == 429 or response.status_code >= 500 else LabelStudioError
+            raise kind(f"Label Studio answered {response.status_code} to {asked}{why}")
         return response, body
 
     def _why_not_found(self, path: str) -> str:
@@ -332,7 +333,7 @@ class LabelStudio:
             response = ask(method, self.url + path, limits=Limits(read_seconds=read_seconds), **arguments)
             return response, read_body(response, max_bytes=max_bytes, deadline=time.monotonic() + read_seconds)
         except requests.RequestException as error:
-            raise LabelStudioError(
+            raise LabelStudioDown(
                 f"Can't reach Label Studio at {redact(self.url)} ({explain(error)})",
                 "set LABEL_STUDIO_URL to its address as seen from this backend",
             ) from error

@@ -42,22 +42,34 @@ class Connections:
         """
         if self._process != os.getpid():
             self._forget()
-        url, key = self._settings.label_studio_url, self._settings.label_studio_api_key.get_secret_value()
-        if not (url and key) and credentials and _is_at(credentials.hostname, url):
-            url, key = credentials.hostname, credentials.access_token
+        url, key = self._address(credentials)
         if not url:
             return None
         with self._lock:
             client = self._clients.get((url, key))
             if client is None:
-                # Images may come from Label Studio itself, even if that is a private address.
-                origin = Origin.of(url)
-                client = LabelStudio(url, key, self._session(f"{origin.host}:{origin.port}"))
-                self._clients[url, key] = client
+                client = self._clients[url, key] = self._client(url, key)
                 if len(self._clients) > MOST_CLIENTS:  # its connections close when its last user is done with it
                     self._clients.popitem(last=False)
             self._clients.move_to_end((url, key))
             return client
+
+    def as_person(self, token: str, credentials: Credentials | None = None) -> LabelStudio | None:
+        """A client of the same Label Studio with a person's own token; it isn't kept."""
+        url, _ = self._address(credentials)
+        return self._client(url, token) if url else None
+
+    def _address(self, credentials: Credentials | None) -> tuple[str, str]:
+        """Label Studio's URL and the backend's token, "" if unknown."""
+        url, key = self._settings.label_studio_url, self._settings.label_studio_api_key.get_secret_value()
+        if not (url and key) and credentials and _is_at(credentials.hostname, url):
+            return credentials.hostname, credentials.access_token
+        return url, key
+
+    def _client(self, url: str, key: str) -> LabelStudio:
+        # Images may come from Label Studio itself, even if that is a private address.
+        origin = Origin.of(url)
+        return LabelStudio(url, key, self._session(f"{origin.host}:{origin.port}"))
 
     def _session(self, *allowed: str) -> SafeSession:
         settings = self._settings
