@@ -20,12 +20,14 @@ from my_backend.jobs.training_job import TrainingJob
 from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.media import media_pool
 from my_backend.label_studio.webhook_password import WebhookPassword
+from my_backend.labeling.writer import Writer
 from my_backend.projects.recent_predictions import Recent
-from my_backend.projects.registry import Projects
+from my_backend.projects.registry import Project, Projects
 from my_backend.serving.live_models import Serving
 from my_backend.serving.model_loader import ModelFactory
 from my_backend.settings import Settings
 from my_backend.storage import Storage, check_folders
+from my_backend.token_gate import TokenGate
 
 
 class Service(Protocol):
@@ -54,8 +56,11 @@ class Backend:
         self.job_store = JobStore(folder)
         self.storage = Storage(settings, self.projects, self.job_store)
         self.queue = self._make_queue()
-        self.retraining = Retraining(self.projects, settings.retrain_after_annotations, self.submit_correction)
-
+        self.labeling = Writer(settings, self.projects, self.connections, self.job_store.tally, self._labeling_ended)
+        self.retraining = Retraining(
+            self.projects, settings.retrain_after_annotations, self.submit_correction, self.labeling.is_writing
+        )
+        self.token_gate = TokenGate(self.projects, self.connections)
         self.webhook_password = WebhookPassword(settings, self.projects, self.connections)
         self.reconciliation = Reconciliation(self.projects, self.connections, self.submit_correction)
         self.recent = Recent(self.projects)
@@ -73,6 +78,8 @@ class Backend:
             webhook_password=self.webhook_password,
             title_keeper=self.title_keeper,
             renewal=self.renewal,
+            labeling=self.labeling,
+            token_gate=self.token_gate,
             came_through_proxy=self.came_through_proxy,
         )
 
@@ -88,6 +95,17 @@ class Backend:
         """Requests a quick training, as annotation events do."""
         submit_correction(self.queue, project)
 
+    def delete(self, project: Project) -> None:
+        """Cancels the project's jobs and removes everything that is kept of it."""
+        # The newest first: queued jobs must not start when a running one ends.
+        for job in self.job_store.of_project(project.uid)[::-1]:
+            if job.unfinished:
+                self.queue.cancel(job.id)
+        self.projects.delete(project.uid)
+
+    def _labeling_ended(self, project: str) -> None:
+        self.retraining.run_ended(project)
+
     def _services(self) -> list[Service]:
         """The threads, in the order in which they start; they stop in the opposite order."""
         services: list[Service] = [
@@ -95,6 +113,8 @@ class Backend:
             self.serving,
             self.queue,
             self.retraining,
+            self.labeling,
+            self.token_gate,
             self.webhook_password,
             self.recent,
             self.monitor,

@@ -73,6 +73,12 @@ Token = Annotated[
     WithJsonSchema({"anyOf": [{"type": "string", "pattern": f"^{TOKEN.pattern}$"}, {"type": "null"}]}),
 ]
 
+Label = Annotated[
+    list[str],
+    BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+]
+
 # The fields of an event's project that matter; the rest is ignored.
 _DESCRIBED: Json = {
     "anyOf": [
@@ -189,9 +195,32 @@ class ProjectRequest(Request):
 
 
 class DeleteRequest(Request):
-    """Names the project to delete: here an empty body doesn't mean the only project."""
+    """Names the project to delete: here an empty body doesn't mean the only project.
+
+    `token` is the caller's own Label Studio token, for backends without a password.
+    """
 
     project: ProjectUid
+    token: Token = Field("", repr=False, max_length=20_000)
+
+
+class LabeledTasks(Request):
+    """Tasks that get the same label, or labels if the labeling config allows several."""
+
+    label: Label
+    tasks: Annotated[Items[Annotated[int, Field(ge=1, lt=2**63)]], Field(min_length=1)]
+
+
+class RunRequest(Request):
+    """Names whose annotations they are: the owner of `token`, by default of the backend's token. It isn't stored."""
+
+    token: Token = Field("", repr=False, max_length=20_000)
+
+
+class LabelRequest(ProjectRequest, RunRequest):
+    """Labels many tasks at once."""
+
+    labels: Annotated[Items[LabeledTasks], Field(min_length=1)]
 
 
 class ActivateRequest(ProjectRequest):
@@ -209,11 +238,7 @@ class ImageRequest(ProjectRequest):
 class CorrectionRequest(ImageRequest):
     """One image and its correct label, or labels if the labeling config allows several."""
 
-    label: Annotated[
-        list[str],
-        BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
-        WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
-    ]
+    label: Label
 
 
 class DuplicateRequest(Request):

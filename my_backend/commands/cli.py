@@ -1,4 +1,4 @@
-"""The command line: serve, worker, uwsgi, production, publish, versions, backup, doctor, healthy."""
+"""The command line: serve, worker, uwsgi, production, publish, versions, label, backup, doctor, healthy."""
 
 import logging
 import signal
@@ -16,6 +16,7 @@ from my_backend.backend import Backend
 from my_backend.commands.backup import back_up
 from my_backend.commands.console import show_progress
 from my_backend.commands.development import DevelopmentServer
+from my_backend.commands.labeling import commands as label_commands
 from my_backend.commands.production import run_supervisor, run_uwsgi
 from my_backend.commands.shutdown import at_exit_of_uwsgi, leave
 from my_backend.commands.versions import commands
@@ -38,6 +39,7 @@ app = typer.Typer(
 
 
 app.add_typer(commands, name="versions")
+app.add_typer(label_commands, name="label")
 
 
 @app.callback()

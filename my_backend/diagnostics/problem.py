@@ -46,6 +46,8 @@ Code = Literal[
     "scores-blank",
     "title",
     "renewal",
+    "labeling",
+    "refused",
     "trains-on-submission",
     "webhook-twice",
     "webhook-orphaned",

@@ -13,6 +13,7 @@ from my_backend.diagnostics.rules.connection import events_without_password
 from my_backend.diagnostics.rules.images import image_problems
 from my_backend.diagnostics.rules.jobs import queue_problems
 from my_backend.diagnostics.rules.label_studio import no_token
+from my_backend.diagnostics.rules.labeling import request_refused, run_halted
 from my_backend.diagnostics.rules.labeling_config import labeling_config_problems
 from my_backend.diagnostics.rules.models import model_problems
 from my_backend.diagnostics.rules.scores import refresh_failed, title_problems
@@ -20,11 +21,13 @@ from my_backend.diagnostics.rules.server import OPEN_PROXY
 from my_backend.diagnostics.rules.storage import storage_problems
 from my_backend.jobs.queue import JobQueue
 from my_backend.label_studio.webhook_password import WebhookPassword
+from my_backend.labeling.writer import Writer
 from my_backend.projects.recent_predictions import Recent
 from my_backend.projects.registry import Projects
 from my_backend.serving.live_models import Serving
 from my_backend.settings import Settings
 from my_backend.storage import Storage
+from my_backend.token_gate import TokenGate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +44,8 @@ class Summary:
     webhook_password: WebhookPassword
     title_keeper: TitleKeeper
     renewal: Renewal
+    labeling: Writer
+    token_gate: TokenGate
     came_through_proxy: threading.Event
 
     def problems(self) -> list[Problem]:
@@ -56,6 +61,8 @@ class Summary:
         problems += [refresh_failed(project, error) for project, error in self.renewal.failures().items()]
         for project, failed in self.recent.failed().items():
             problems += image_problems(project, failed)
+        problems += map(run_halted, self.labeling.halted())
+        problems += [request_refused(project, refusal) for project, refusal in self.token_gate.refusals().items()]
         return problems
 
     def _of_label_studio(self) -> Iterator[Problem]:

@@ -22,9 +22,16 @@ REMEMBERED_EVENTS = 10_000
 class Retraining(Background):
     """Counts changed annotations; calls `train(project)` when there are enough, or when no more come."""
 
-    def __init__(self, projects: Projects, after: int, train: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        projects: Projects,
+        after: int,
+        train: Callable[[str], None],
+        is_writing: Callable[[str], bool] = lambda project: False,
+    ) -> None:
+        """`is_writing` tells whether a labeling run is writing to a project: then one training follows its end."""
         super().__init__("retraining", patience=math.inf)
-        self._projects, self._after, self._train = projects, after, train
+        self._projects, self._after, self._train, self._is_writing = projects, after, train, is_writing
         # project → when to train it if nothing more comes (monotonic), and the ids of the last event
         self._due: dict[str, tuple[float, Mapping[str, str]]] = {}
         self._seen: OrderedDict[tuple[str, ...], None] = OrderedDict()
@@ -60,8 +67,12 @@ class Retraining(Background):
             return
         # Always wait: a job that is reading the annotations right now may miss this one.
         self._wait_for_quiet(project)
-        if unlearned >= self._after:
+        if unlearned >= self._after and not self._is_writing(project):
             self._train(project)
+
+    def run_ended(self, project: str) -> None:
+        """Trains what a labeling run has changed, without waiting for more events."""
+        self._wait(project, 0.0)
 
     def _is_new(self, event: tuple[str, ...]) -> bool:
         with self._lock:

@@ -119,6 +119,39 @@ class EmbeddingCounts:
             counter.labels(result).inc(lookups.get(result, 0))
 
 
+class LabelingCounts:
+    """Counts of labeling runs that ended."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._runs = Counter(
+            "ml_backend_labeling_runs",
+            "Labeling runs that ended, by action and outcome.",
+            ("project", "action", "outcome"),
+            registry=self.registry,
+        )
+        self._annotations = Counter(
+            "ml_backend_labeling_annotations",
+            "Annotations that runs wrote and removed again, and tasks that they left alone.",
+            ("project", "outcome"),
+            registry=self.registry,
+        )
+
+    def expect(self, project: str) -> None:
+        """Creates the samples with a count of zero."""
+        for action in ("write", "undo"):
+            for outcome in ("finished", "failed"):
+                self._runs.labels(project, action, outcome)
+        for outcome in ("written", "undone", "left_alone"):
+            self._annotations.labels(project, outcome)
+
+    def ended(self, project: str, action: str, outcome: str, *, changed: int, left_alone: int) -> None:
+        """Counts a run; `changed` is the number of annotations that it wrote or removed."""
+        self._runs.labels(project, action, outcome).inc()
+        self._annotations.labels(project, "written" if action == "write" else "undone").inc(changed)
+        self._annotations.labels(project, "left_alone").inc(left_alone)
+
+
 class JobCounts:
     """Counts of jobs that ended."""
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from my_backend.jobs.record import Kind, Status
+from my_backend.labeling.runs import Action, RunStatus
 
 Json = dict[str, Any]
 
@@ -166,6 +167,38 @@ class LiveVersion(Answer):
 
     live: str
     project: str
+
+
+class LeftAlone(Answer):
+    """Tasks that a run left alone: deleted ones, those that others have labeled, and (undo) changed annotations."""
+
+    deleted: list[int]
+    labeled: list[int]
+    changed: list[int]
+
+
+class LabelingRun(Answer):
+    """A labeling run; `done` counts the tasks that the current action has dealt with. Times are seconds since 1970."""
+
+    run: str
+    project: str
+    action: Action
+    status: RunStatus
+    tasks: int
+    done: int
+    written: int
+    undone: int
+    left_alone: LeftAlone
+    error: str | None
+    request_id: str | None
+    created_at: float
+    changed_at: float
+
+
+class LabelingRuns(Answer):
+    """The labeling runs of a project, the newest first."""
+
+    runs: list[LabelingRun]
 
 
 class Validity(Answer):

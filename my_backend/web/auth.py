@@ -7,7 +7,7 @@ from ipaddress import ip_address
 from flask import Flask, Response, jsonify, request
 
 from my_backend.requests import Json
-from my_backend.settings import LOOPBACK
+from my_backend.settings import LOOPBACK, Settings
 from my_backend.web.admission import Share
 from my_backend.web.error_handlers import refusal
 from my_backend.web.pages.routes import refused, wants_page
@@ -86,6 +86,11 @@ def is_forwarded() -> bool:
     """Whether a proxy's headers say that it forwards the request for someone else."""
     names = {name.title() for name, _ in request.headers}
     return not names.isdisjoint(FORWARDED) or any(name.startswith(FORWARDED_PREFIXES) for name in names)
+
+
+def is_known(settings: Settings) -> bool:
+    """Whether the caller has sent the password, or must be on this machine because nobody else can call."""
+    return settings.trusts_setup and (settings.basic_auth is not None or is_from_this_machine())
 
 
 def is_from_this_machine() -> bool:

@@ -28,6 +28,7 @@ BODY_LIMITS = {
     "/train": 128_000_000,
     "/api/models/train": 128_000_000,
     "/webhook": 64_000_000,
+    "/api/labeling/runs": 4_000_000,  # the ids of 100,000 tasks
 }
 IMAGE_PATHS = ("/api/models/predict", "/api/models/retrain")
 FORM_BYTES = 1_000_000  # for the form around an image

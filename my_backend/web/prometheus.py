@@ -13,7 +13,7 @@ from prometheus_client.samples import Sample
 from my_backend import files
 from my_backend.backend import Backend
 from my_backend.jobs.record import KINDS, OUTCOMES
-from my_backend.metrics.counters import JobCounts, RequestCounts
+from my_backend.metrics.counters import JobCounts, LabelingCounts, RequestCounts
 from my_backend.metrics.persistent_counters import Sums, key_of
 from my_backend.web.gauges import Gauges, newest
 
@@ -43,6 +43,7 @@ class Exposition(Collector):
             yield from self._requests.registry.collect()
             yield from self._images(sums)
             yield from self._jobs(sums)
+            yield from self._labeling(sums)
             yield from self._gauges.collect()
 
     def _images(self, sums: Sums) -> Iterator[Metric]:
@@ -59,6 +60,15 @@ class Exposition(Collector):
         for project in newest(self._backend.projects.all()):
             for kind in KINDS:
                 counts.expect(project.uid, kind, OUTCOMES)
+        for family in counts.registry.collect():
+            family.samples = _tallied(family, sums)
+            yield family
+
+    def _labeling(self, sums: Sums) -> Iterator[Metric]:
+        """Counts of labeling runs, the same in every server."""
+        counts = LabelingCounts()
+        for project in newest(self._backend.projects.all()):
+            counts.expect(project.uid)
         for family in counts.registry.collect():
             family.samples = _tallied(family, sums)
             yield family

@@ -34,7 +34,8 @@ from my_backend.requests import (
     WebhookRequest,
     project_uid,
 )
-from my_backend.web.auth import is_from_this_machine
+from my_backend.web.auth import is_known
+from my_backend.web.labeling import LabelingRoutes, require_token
 from my_backend.web.openapi import openapi
 from my_backend.web.pages.routes import Page, wants_page
 from my_backend.web.parsing import read, read_with_image
@@ -62,6 +63,7 @@ class Routes:
         self._exposition = Exposition(backend, counts)
         self._version = package_version("image-classifier-backend")
         self._single_image = SingleImage(backend)
+        self._labeling = LabelingRoutes(backend)
         self._projects, self._serving, self._queue = backend.projects, backend.serving, backend.queue
 
     def table(self) -> dict[tuple[str, str], Callable[..., Any]]:
@@ -86,6 +88,11 @@ class Routes:
             ("POST", "/versions"): self.versions,
             ("POST", "/api/models/activate"): self.activate,
             ("POST", "/validate"): self.validate,
+            ("POST", "/api/labeling/runs"): self._labeling.start,
+            ("GET", "/api/labeling/runs"): self._labeling.runs,
+            ("GET", "/api/labeling/runs/<run_id>"): self._labeling.run,
+            ("POST", "/api/labeling/runs/<run_id>/undo"): self._labeling.undo,
+            ("POST", "/api/labeling/runs/<run_id>/resume"): self._labeling.resume,
             ("POST", "/delete"): self.delete,
             ("POST", "/duplicate_model"): self.duplicate_model,
             ("GET", "/metrics"): self._exposition.response,
@@ -136,13 +143,9 @@ class Routes:
         body = read(SetupRequest)
         self._remember(body.project, label_config=body.label_config or None)
         self._backend.webhook_password.called(body.project, request.host)
-        if self._believes_setup() and body.hostname and body.access_token:
+        if is_known(self._backend.settings) and body.hostname and body.access_token:
             self._projects.remember_credentials(body.project, Credentials(body.hostname, body.access_token))
         return {"model_version": self._serving.version_name(body.project)}
-
-    def _believes_setup(self) -> bool:
-        settings = self._backend.settings
-        return settings.trusts_setup and (settings.basic_auth is not None or is_from_this_machine())
 
     def predict(self) -> Json:
         """Predicts tasks: one result for each task, in order, which is a prediction or `[]`."""
@@ -321,15 +324,16 @@ class Routes:
         version = Versions(self._projects.folder(project.uid)).activate(body.version)
         return {"live": version.name, "project": project.uid}
 
-    def delete(self) -> Json:
-        """Deletes a project: cancels its jobs and removes its versions."""
-        project = self._find(read(DeleteRequest).project)
-        # The newest first: queued jobs must not start when a running one ends.
-        for job in self._backend.job_store.of_project(project.uid)[::-1]:
-            if job.unfinished:
-                self._queue.cancel(job.id)
-        self._projects.delete(project.uid)
-        return {"deleted": project.uid}
+    def delete(self) -> Answer:
+        """Deletes a project: cancels its jobs and removes its versions; needs the password or a token."""
+        body = read(DeleteRequest)
+        project = self._find(body.project)
+        if is_known(self._backend.settings):
+            self._backend.delete(project)
+            return {"deleted": project.uid}
+        require_token(self._backend.settings, body.token)
+        self._backend.token_gate.ask(project, body.token, "Deleting the project", lambda: self._backend.delete(project))
+        return {"status": "asked"}, 202
 
     def duplicate_model(self) -> Json:
         """Copies a project's live version to another project."""

@@ -12,6 +12,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import jwt
 
+from tests.my_backend.fake_labels import FakeLabels
+
 JWT_KEY = "a key that is long enough for its algorithm"
 PNG = b"\x89PNG\r\n\x1a\n and the rest of an image"
 
@@ -210,6 +212,7 @@ class FakeLabelStudio:
         self.before_export: Callable[[], None] = lambda: None
         self.before_project: Callable[[], None] = lambda: None
         self.predicted = FakeTasks()
+        self.labels = FakeLabels()
         self.forbids: set[str] = set()  # paths that the token's owner may not change
 
     @contextmanager
@@ -226,6 +229,8 @@ class FakeLabelStudio:
             return json_reply({"release": self.release})
         if not self._authorized(seen.headers.get("Authorization", "")):
             return json_reply({"detail": self._refusal(seen)}, 401)
+        if (answer := self.labels.answer(seen.method, seen.path.removeprefix(self.prefix), seen.body)) is not None:
+            return Reply(204) if answer[1] == 204 else json_reply(*answer)
         if path == "/api/projects/":
             return json_reply({"results": [self.project]})
         if path in self.forbids and seen.method != "GET":

@@ -65,6 +65,29 @@ def test_training_begins_with_the_nth_change(start: Start, trained: list[str], p
     assert projects.changes("7.1").unlearned() == 3
 
 
+def test_one_training_follows_a_labeling_run(projects: Projects, trained: list[str]) -> None:
+    writing = {"7.1"}
+    retraining = Retraining(projects, 3, trained.append, lambda project: project in writing)
+    retraining.start()
+    try:
+        for number in range(6):
+            retraining.changed("7.1", CREATED, [event(number)])
+        assert trained == []
+        writing.clear()
+        retraining.run_ended("7.1")
+        assert eventually(lambda: trained == ["7.1"])
+    finally:
+        retraining.stop()
+    assert trained == ["7.1"]
+
+
+def test_labeling_run_that_changed_nothing_starts_no_training(start: Start, trained: list[str]) -> None:
+    retraining = start(3)
+    retraining.run_ended("7.1")
+    retraining.stop()
+    assert trained == []
+
+
 def test_several_changes_may_come_in_one_event(start: Start, trained: list[str]) -> None:
     start(3).changed("7.1", CREATED, [event(1), event(2), event(3)])
 

@@ -1,0 +1,132 @@
+"""`python -m my_backend label`: labels many tasks in Label Studio and undoes that, with or without a running server."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import TypeAdapter, ValidationError
+
+from my_backend.errors import BackendError
+from my_backend.jobs.store import JobStore
+from my_backend.label_studio.connections import Connections
+from my_backend.labeling.runs import Labels, Run
+from my_backend.labeling.writer import Writer
+from my_backend.projects.registry import Projects
+from my_backend.redaction import said
+from my_backend.requests import LabeledTasks
+from my_backend.settings import read_settings
+from my_backend.web.labeling import described
+
+BUSY_SECONDS = 0.2  # while another process writes to the project
+
+commands = typer.Typer(no_args_is_help=True, help="Label many tasks in Label Studio at once, and undo that.")
+
+OfProject = Annotated[
+    str | None,
+    typer.Option("--project", metavar="ID", help="project id, as in Label Studio's URL; required if there are several"),
+]
+RunId = Annotated[str, typer.Argument(metavar="RUN", help="run, as shown by `label list`")]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
+AskToken = Annotated[
+    bool, typer.Option("--ask-token", help="ask for your own Label Studio token, which isn't stored, and use it")
+]
+_LABELS = TypeAdapter(list[LabeledTasks])
+
+
+@commands.command()
+def start(
+    tasks: Annotated[list[int] | None, typer.Argument(metavar="[TASK]...", help="ids of tasks in Label Studio")] = None,
+    choice: Annotated[list[str] | None, typer.Option(help="the choice, or several if the config allows that")] = None,
+    file: Annotated[
+        Path | None, typer.Option(help='instead: a JSON file such as [{"label": "Dog", "tasks": [1, 2]}]')
+    ] = None,
+    project: OfProject = None,
+    ask_token: AskToken = False,
+) -> None:
+    """Label tasks that nobody has labeled yet, as the owner of the backend's token or of yours."""
+    if bool(file) is bool(tasks and choice):
+        raise typer.BadParameter("give --choice and the ids of tasks, or --file")
+    with _writer() as (writer, projects):
+        labels = _read(file) if file else [Labels(choice or [], tasks or [])]
+        _carry_out(writer, writer.submit(projects.find(project), labels, _token(ask_token)))
+
+
+@commands.command("list")
+def list_(project: OfProject = None, as_json: AsJson = False) -> None:
+    """List a project's runs, newest first."""
+    with _writer() as (writer, projects):
+        runs = writer.store.of_project(projects.find(project).uid)
+        if as_json:
+            typer.echo(json.dumps([described(run) for run in runs], indent=2, ensure_ascii=False))
+            return
+        for run in runs:
+            typer.echo(_summary(run))
+        if not runs:
+            typer.echo("No runs yet.", err=True)
+
+
+@commands.command()
+def show(run: RunId) -> None:
+    """Print everything known about a run, as JSON."""
+    with _writer() as (writer, _):
+        typer.echo(json.dumps(described(writer.store.get(run)), indent=2, ensure_ascii=False))
+
+
+@commands.command()
+def undo(run: RunId, ask_token: AskToken = False) -> None:
+    """Remove a run's annotations, except those that someone has changed since."""
+    with _writer() as (writer, _):
+        _carry_out(writer, writer.undo(run, _token(ask_token)))
+
+
+@commands.command()
+def resume(run: RunId, ask_token: AskToken = False) -> None:
+    """Continue a run that stopped."""
+    with _writer() as (writer, _):
+        _carry_out(writer, writer.resume(run, _token(ask_token)))
+
+
+@contextmanager
+def _writer() -> Iterator[tuple[Writer, Projects]]:
+    """A writer whose thread isn't started; an error in the block ends the command with its message."""
+    try:
+        settings = read_settings()
+        projects = Projects(settings.model_dir / "projects")
+        yield Writer(settings, projects, Connections(settings), JobStore(projects.root).tally), projects
+    except (BackendError, OSError) as error:
+        raise SystemExit(f"Error: {said(error)}") from None
+
+
+def _read(file: Path) -> list[Labels]:
+    try:
+        return [Labels(one.label, one.tasks) for one in _LABELS.validate_json(file.read_bytes())]
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        raise SystemExit(f"Error: {file}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def _token(ask: bool) -> str:
+    return str(typer.prompt("Label Studio token", hide_input=True)).strip() if ask else ""
+
+
+def _carry_out(writer: Writer, run: Run) -> None:
+    """Carries out the run in this process, unless a server is faster."""
+    while run.unfinished:
+        if not writer.carry_out(run):
+            time.sleep(BUSY_SECONDS)
+        run = writer.store.get(run.id)
+        if run.error:
+            raise SystemExit(f"Error: {run.error}. To continue: python -m my_backend label resume {run.id}")
+    typer.echo(_summary(run))
+
+
+def _summary(run: Run) -> str:
+    changed = f"{run.written} written" if run.action == "write" else f"{run.undone} undone"
+    left = [f"{len(tasks)} {reason}" for reason, tasks in run.left_alone.items() if tasks]
+    alone = f"  left alone: {', '.join(left)}" if left else ""
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.created))
+    return f"{run.id}  {when}  {run.action} {run.status}  {run.tasks} tasks, {changed}{alone}"

@@ -1,0 +1,31 @@
+"""Problems with labeling runs, and with what callers asked for with their own token."""
+
+from my_backend.diagnostics.problem import Problem
+from my_backend.diagnostics.rules.scores import RETRIED
+from my_backend.labeling.writer import HaltedRun
+from my_backend.token_gate import Refusal
+
+
+def run_halted(halted: HaltedRun) -> Problem:
+    """A labeling run that isn't finished and doesn't go on at the moment."""
+    run = halted.run
+    what = f"Labeling run {run.id} ({run.tasks:,} tasks)"
+    match halted.state:
+        case "failed":
+            message = f"{what} stopped: {run.error}."
+            hint = (
+                f"Fix the cause, then resume it (`python -m my_backend label resume {run.id}`) or undo it "
+                f"(`… label undo {run.id}`)."
+            )
+        case "needs a token":
+            message = f"{what} needs a token: the person's was only in memory, and the process has ended."
+            hint = "Resume or undo it with a token, over HTTP or with `python -m my_backend label`."
+        case "waits":
+            message, hint = f"{what} has to wait: {run.error}.", RETRIED
+    return Problem("labeling", message, hint, run.project)
+
+
+def request_refused(project: str, refusal: Refusal) -> Problem:
+    """A caller without the password asked for something that their token doesn't allow; `project` is the uid."""
+    hint = "Send the password of this backend, or the token of someone who may change the project."
+    return Problem("refused", f"{refusal.what} was refused: {refusal.error}.", hint, project)

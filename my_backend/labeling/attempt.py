@@ -1,0 +1,148 @@
+"""One attempt at a labeling run: writes its annotations, or removes them again, a batch at a time.
+
+An attempt keeps no list of what it has done. Label Studio shows it, by the mark in each annotation, so any number of
+attempts, by any process, leave one annotation per task.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from label_studio_format.labeling_config import ImageChoices
+from my_backend.errors import LabelStudioDown, LabelStudioError, TokenRefused
+from my_backend.labeling.project_tasks import Json, ProjectTasks, TaskState
+from my_backend.labeling.runs import Labels, Reason, Run
+
+BATCH_TASKS = 100  # Label Studio needs about a second, and people see progress
+TRIES = 3  # per batch: a task may be deleted or labeled between two requests
+
+Progress = Callable[[Run], Run]
+
+
+@dataclass
+class _Outcome:
+    """What an attempt has found and done so far."""
+
+    done: int = 0
+    written: int = 0
+    undone: int = 0
+    left_alone: dict[Reason, list[int]] = field(default_factory=lambda: defaultdict(list))
+
+    def of(self, run: Run) -> Run:
+        left = {reason: sorted(tasks) for reason, tasks in self.left_alone.items() if tasks}
+        return replace(run, done=self.done, written=self.written, undone=self.undone, left_alone=left)
+
+
+def write(run: Run, plan: Sequence[Labels], tag: ImageChoices, tasks: ProjectTasks, progress: Progress) -> Run:
+    """Labels all tasks of the plan that nobody has labeled; returns the run with its outcome.
+
+    `progress` is called before each batch, and raises an exception to stop. Raises LabelStudioError.
+    """
+    outcome = _Outcome()
+    for batch in _batches(plan):
+        run = progress(outcome.of(run))
+        regions = {task: _region(tag, choices) for task, choices in batch.items()}
+        _count_written(outcome, batch, _write_batch(tasks, regions))
+    tasks.remove_predictions()
+    if run.attempts > 1:
+        # A request of an earlier attempt may have been in progress in Label Studio when this one began. Without its
+        # predictions, it can't create anything anymore.
+        outcome = _Outcome()
+        for batch in _batches(plan):
+            run = progress(outcome.of(run))
+            _count_written(outcome, batch, _without_surplus(tasks, tasks.look(list(batch))))
+    return outcome.of(run)
+
+
+def undo(run: Run, plan: Sequence[Labels], tasks: ProjectTasks, progress: Progress) -> Run:
+    """Removes the run's annotations, except those that someone has changed; otherwise like `write`."""
+    outcome = _Outcome(written=run.written, undone=run.undone)
+    tasks.remove_predictions()  # first: what an earlier attempt has left in progress then can't create annotations
+    for batch in _batches(plan):
+        run = progress(outcome.of(run))
+        removed, seen = _undo_batch(tasks, list(batch))
+        outcome.undone += removed
+        outcome.done += len(batch)
+        outcome.left_alone["changed"] += [task for task, state in seen.items() if state.ours]
+        outcome.left_alone["labeled"] += [task for task, state in seen.items() if state.others and not state.ours]
+    return outcome.of(run)
+
+
+def _batches(plan: Sequence[Labels]) -> Iterator[dict[int, list[str]]]:
+    """The plan in batches: tasks with their choices."""
+    choices = [(task, labels.choices) for labels in plan for task in labels.tasks]
+    for start in range(0, len(choices), BATCH_TASKS):
+        yield dict(choices[start : start + BATCH_TASKS])
+
+
+def _region(tag: ImageChoices, choices: list[str]) -> Json:
+    region: Json = tag.prediction(choices, 1.0)["result"][0]
+    del region["score"]  # a person chose it
+    return region
+
+
+def _write_batch(tasks: ProjectTasks, regions: Mapping[int, Json]) -> dict[int, TaskState]:
+    """Returns the tasks once each that still exists has an annotation."""
+    failure = LabelStudioError("Label Studio accepted the labels but created no annotations from them")
+    for _ in range(TRIES):
+        seen = _without_surplus(tasks, tasks.look(list(regions)))
+        left = {task: state for task, state in seen.items() if not (state.ours or state.others)}
+        if not left:
+            return seen
+        try:
+            if missing := left.keys() - tasks.predicted(list(left)):
+                tasks.predict({task: regions[task] for task in sorted(missing)})
+            tasks.annotate(list(left))
+        except (LabelStudioDown, TokenRefused):
+            raise
+        except LabelStudioError as error:  # perhaps because one of the tasks was just deleted
+            failure = error
+    seen = _without_surplus(tasks, tasks.look(list(regions)))
+    if all(state.ours or state.others for state in seen.values()):
+        return seen
+    raise failure
+
+
+def _without_surplus(tasks: ProjectTasks, seen: Mapping[int, TaskState]) -> dict[int, TaskState]:
+    """Removes our annotation where someone labeled the task at the same moment, and all but one where we wrote twice.
+
+    Neither is ever removed if someone has changed it.
+    """
+    left = {}
+    for task, state in seen.items():
+        surplus = [one for one in (state.ours if state.others else state.ours[1:]) if one in state.unchanged]
+        for annotation in surplus:
+            tasks.remove(annotation)
+        left[task] = replace(state, ours=[one for one in state.ours if one not in surplus])
+    return left
+
+
+def _count_written(outcome: _Outcome, batch: Mapping[int, object], seen: Mapping[int, TaskState]) -> None:
+    outcome.done += len(batch)
+    outcome.written += sum(bool(state.ours) for state in seen.values())
+    outcome.left_alone["deleted"] += batch.keys() - seen.keys()
+    outcome.left_alone["labeled"] += [task for task, state in seen.items() if not state.ours]
+
+
+def _undo_batch(tasks: ProjectTasks, ids: Sequence[int]) -> tuple[int, dict[int, TaskState]]:
+    """Returns how many annotations were removed, and the tasks once all unchanged annotations are."""
+    to_remove: set[int] = set()
+    for _ in range(TRIES):
+        seen = tasks.look(ids, drafts=True)
+        left = {task: state for task, state in seen.items() if state.unchanged}
+        to_remove |= {one["id"] for state in left.values() for one in state.unchanged}
+        if not left:
+            there = {one["id"] for state in seen.values() for one in state.ours}
+            return len(to_remove - there), seen
+        alone = {task: state for task, state in left.items() if _has_only_ours(state)}
+        if alone:
+            tasks.remove_all(alone)
+        for task in left.keys() - alone.keys():
+            for annotation in left[task].unchanged:
+                tasks.remove(annotation)
+    raise LabelStudioError("Label Studio accepted the deletion of annotations but didn't delete all of them")
+
+
+def _has_only_ours(state: TaskState) -> bool:
+    """Whether nothing else is lost if all of the task's annotations and drafts are deleted at once."""
+    return not (state.others or state.drafts or state.is_changed)

@@ -1,0 +1,201 @@
+"""Labeling runs: their records on disk, which outlive every process."""
+
+import re
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from secrets import token_hex
+from typing import Any, Literal
+
+from pydantic import TypeAdapter
+
+from label_studio_format.annotations import GROUP_MARK
+from my_backend import context, files
+from my_backend.errors import Conflict, NotFound, TakenOver
+from my_backend.files import Moment
+
+FOLDER = "labeling"  # in a project's folder
+CLAIM_FILE = ".claim"
+STATE_FILE = "state.json"
+PLAN_FILE = "plan.json"
+
+KEPT_IN_VAIN = 20
+
+Action = Literal["write", "undo"]
+RunStatus = Literal["queued", "started", "finished", "failed"]
+# Why a task was left alone: it was deleted; it has an annotation that isn't the run's; someone has changed the run's.
+Reason = Literal["deleted", "labeled", "changed"]
+
+_RUN_ID = re.compile(r"[0-9]{8}T[0-9]{6}-[0-9a-f]{6}")
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The same choices for a group of tasks; several choices if the labeling config allows that."""
+
+    choices: list[str]
+    tasks: list[int]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's record, without its plan. `action` is what is being done, or was done last."""
+
+    id: str
+    project: str
+    tasks: int
+    action: Action = "write"
+    status: RunStatus = "queued"
+    created: Moment = 0.0  # seconds since 1970, like the other times
+    changed: Moment = 0.0  # the last progress
+    own_token: bool = False  # a person gave a token, which only the process that got it knows
+    attempts: int = 0  # of the current action
+    runner: str = ""  # random for each attempt; only the one named here may write the record
+    done: int = 0  # tasks that the current attempt has dealt with
+    written: int = 0  # tasks that have the run's annotation
+    undone: int = 0  # annotations that were removed again
+    left_alone: dict[Reason, list[int]] = field(default_factory=dict)  # tasks
+    error: str = ""
+    request_id: str = ""  # of the HTTP request that started it
+
+    @property
+    def mark(self) -> str:
+        """The text in Label Studio that says which annotations belong to the run; it outlives MODEL_DIR."""
+        return f"{GROUP_MARK} {self.id}"
+
+    @property
+    def in_vain(self) -> bool:
+        """Whether it failed before it changed anything."""
+        return self.status == "failed" and self.action == "write" and self.attempts <= 1 and not self.done
+
+    @property
+    def unfinished(self) -> bool:
+        return self.status in ("queued", "started")
+
+
+_RUN = TypeAdapter(Run)
+_PLAN = TypeAdapter(list[Labels])
+
+
+class RunStore:
+    """The runs of all projects: each is a folder with an immutable plan and a small state."""
+
+    def __init__(self, projects_folder: Path) -> None:
+        self._root = projects_folder
+        self._finished: dict[Path, int] = {}  # state files that need no second look, with their time of change (ns)
+
+    def create(self, project: str, labels: Sequence[Labels], *, own_token: bool) -> Run:
+        """Stores a new run durably: the state comes last, so a run that exists has its plan."""
+        now = time.time()
+        run = Run(
+            f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(now))}-{token_hex(3)}",
+            project,
+            sum(len(one.tasks) for one in labels),
+            created=now,
+            changed=now,
+            own_token=own_token,
+            request_id=context.ids().get("request_id", ""),
+        )
+        folder = self._folder(run)
+        files.write_json(folder / PLAN_FILE, [asdict(one) for one in labels])
+        files.write_json(folder / STATE_FILE, asdict(run))
+        return run
+
+    def plan(self, run: Run) -> list[Labels]:
+        """Which tasks get which choices; raises Conflict if the file is damaged."""
+        plan = files.read_record(self._folder(run) / PLAN_FILE, _PLAN)
+        if plan is None:
+            raise Conflict(f"can't read the plan of labeling run {run.id}: restore MODEL_DIR from a backup")
+        return plan
+
+    def get(self, run_id: str) -> Run:
+        """Raises NotFound."""
+        found = list(self._root.glob(f"*/{FOLDER}/{run_id}/{STATE_FILE}")) if _RUN_ID.fullmatch(run_id) else []
+        run = files.read_record(found[0], _RUN) if found else None
+        if run is None:
+            raise NotFound(f"there is no labeling run {run_id[:100]}")
+        return run
+
+    def of_project(self, project: str) -> list[Run]:
+        """The project's runs, the newest first."""
+        found = (files.read_record(path, _RUN) for path in self._root.glob(f"{project}/{FOLDER}/*/{STATE_FILE}"))
+        return sorted((run for run in found if run), key=lambda run: (run.created, run.id), reverse=True)
+
+    def open(self) -> list[Run]:
+        """All runs that haven't finished, including failed ones, the oldest first."""
+        return sorted(self._open(), key=lambda run: (run.created, run.id))
+
+    def _open(self) -> Iterator[Run]:
+        for path in self._root.glob(f"*/{FOLDER}/*/{STATE_FILE}"):
+            changed = files.changed_ns(path)
+            if self._finished.get(path) == changed:
+                continue
+            run = files.read_record(path, _RUN)
+            if run and run.status == "finished":
+                self._finished[path] = changed
+            elif run:
+                yield run
+
+    def request(self, run: Run, action: Action, *, own_token: bool) -> Run:
+        """Queues an action; an attempt in progress, in any process, ends at its next step."""
+        with self._changing(run):
+            run = self.get(run.id)
+            fresh: dict[str, Any] = {"attempts": 0, "done": 0} if action != run.action else {}
+            run = replace(run, action=action, status="queued", own_token=own_token, runner="", error="", **fresh)
+            return self._save(run)
+
+    def begin(self, run: Run) -> Run:
+        """Starts an attempt of the run's current action."""
+        with self._changing(run):
+            run = self.get(run.id)
+            return self._save(
+                replace(run, status="started", attempts=run.attempts + 1, runner=token_hex(4), done=0, error="")
+            )
+
+    def keep(self, run: Run) -> Run:
+        """Stores an attempt's progress or result.
+
+        Raises TakenOver if something else was requested meanwhile, and NotFound if the project was deleted.
+        """
+        with self._changing(run):
+            if self.get(run.id).runner != run.runner:
+                raise TakenOver("another action was requested")
+            return self._save(run)
+
+    def _save(self, run: Run) -> Run:
+        run = replace(run, changed=time.time())
+        files.write_json(self._folder(run) / STATE_FILE, asdict(run), make_folder=False)
+        return run
+
+    def thin_out(self, project: str) -> None:
+        """Removes the older runs that failed before they wrote anything: anyone can try with an invalid token."""
+        in_vain = [run for run in self.of_project(project) if run.in_vain]
+        for run in in_vain[KEPT_IN_VAIN:]:
+            shutil.rmtree(self._folder(run), ignore_errors=True)
+
+    def claimed(self, project: str) -> AbstractContextManager[None]:
+        """A claim to hold while writing to a project; entering it raises InUse if another process holds it."""
+        return files.claimed(self._root / project / FOLDER / CLAIM_FILE)
+
+    def is_claimed(self, project: str) -> bool:
+        """Whether any process is writing to this project."""
+        path = self._root / project / FOLDER / CLAIM_FILE
+        if not path.exists():
+            return False
+        try:
+            with files.claimed(path, shared=True):
+                return False
+        except files.InUse:
+            return True
+
+    def _changing(self, run: Run) -> AbstractContextManager[None]:
+        folder = self._folder(run)
+        if not folder.exists():
+            raise NotFound(f"there is no labeling run {run.id}")
+        return files.locked(folder / ".lock")
+
+    def _folder(self, run: Run) -> Path:
+        return self._root / run.project / FOLDER / run.id

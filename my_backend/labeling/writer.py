@@ -1,0 +1,273 @@
+"""Carries out labeling runs: in a thread of the server, or directly for the command line.
+
+Labeling is not a job for workers: a person waits for it, while a worker may be busy with a training for hours; and a
+token that a person gave stays in the memory of the process that got it.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from label_studio_format.labeling_config import ImageChoices, parse_label_config
+from my_backend import context, files
+from my_backend.background import Background
+from my_backend.errors import (
+    BackendError,
+    BadRequest,
+    Conflict,
+    JobStopped,
+    LabelStudioDown,
+    NotFound,
+    TakenOver,
+    Unavailable,
+)
+from my_backend.label_studio.client import HOW_TO_MAKE_A_TOKEN, LabelStudio
+from my_backend.label_studio.connections import Connections
+from my_backend.labeling.attempt import undo, write
+from my_backend.labeling.project_tasks import ProjectTasks
+from my_backend.labeling.runs import Action, Labels, Run, RunStore
+from my_backend.metrics.counters import LabelingCounts
+from my_backend.metrics.persistent_counters import Tally
+from my_backend.projects.registry import Project, Projects
+from my_backend.redaction import redact, said
+from my_backend.settings import Settings
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 10.0  # between looks for runs that another process left
+BUSY_SECONDS = 0.2  # while another run writes to the same project
+RETRY_SECONDS = 5.0  # if Label Studio can't be reached; doubles each time
+LONGEST_SECONDS = 600.0
+MOST_TOKENS = 1000  # in memory; anyone can send one
+SILENT_SECONDS = 60.0  # after which a run whose token is in no process is reported
+
+
+@dataclass
+class _Retry:
+    """When the next attempt is due (monotonic), and how long the wait was."""
+
+    due: float = 0.0
+    pause: float = field(default=RETRY_SECONDS / 2)
+
+
+HaltedState = Literal["failed", "needs a token", "waits"]
+
+
+@dataclass(frozen=True)
+class HaltedRun:
+    """A run that isn't finished, and why it doesn't go on at the moment."""
+
+    run: Run
+    state: HaltedState
+
+
+class Writer(Background):
+    """Starts, undoes and carries out labeling runs, one at a time."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        projects: Projects,
+        connections: Connections,
+        tally: Tally,
+        ended: Callable[[str], None] = lambda project: None,
+    ) -> None:
+        """`ended` is called with a project's uid after a run has written to it."""
+        super().__init__("labeling")
+        self._settings, self._projects, self._connections = settings, projects, connections
+        self._tally, self._ended = tally, ended
+        self.store = RunStore(projects.root)
+        self._tokens: dict[str, str] = {}  # run → the token that a person gave; only in memory
+        self._retries: dict[str, _Retry] = {}
+        self._halted: dict[str, HaltedRun] = {}
+
+    # --- what people ask for ------------------------------------------------
+
+    def submit(self, project: Project, labels: Sequence[Labels], token: str = "") -> Run:
+        """Stores a run, which is carried out in the background. Raises BadRequest, or Conflict if it can't work."""
+        check_labels(self._tag(project), labels)
+        self._check_token(project.uid, token)
+        if len(self._tokens) >= MOST_TOKENS:
+            raise Unavailable("too many labeling runs are waiting: try again later")
+        run = self.store.create(project.uid, labels, own_token=bool(token))
+        return self._queued(run, token)
+
+    def undo(self, run_id: str, token: str = "") -> Run:
+        """Queues the removal of a run's annotations; stops the run if it is still writing. Raises NotFound."""
+        return self._request(self.store.get(run_id), "undo", token)
+
+    def resume(self, run_id: str, token: str = "") -> Run:
+        """Continues what a run was asked to do. Raises NotFound, or Conflict if nothing is left to do."""
+        run = self.store.get(run_id)
+        if run.status == "finished":
+            raise Conflict(f"labeling run {run.id} has finished: nothing is left to resume")
+        return self._request(run, run.action, token)
+
+    def _request(self, run: Run, action: Action, token: str) -> Run:
+        self._check_token(run.project, token)
+        return self._queued(self.store.request(run, action, own_token=bool(token)), token)
+
+    def _queued(self, run: Run, token: str) -> Run:
+        if token:
+            redact.know([token])
+            self._tokens[run.id] = token
+        self._retries.pop(run.id, None)
+        self._halted.pop(run.id, None)
+        self._wake()
+        return run
+
+    def _check_token(self, project: str, token: str) -> None:
+        """Raises Conflict if there is no token at all; whether it is valid, only Label Studio knows."""
+        label_studio = self._connections.label_studio(self._projects.credentials(project))
+        if label_studio is None:
+            raise Conflict("can't write to Label Studio because its URL is unknown: set LABEL_STUDIO_URL")
+        if not (token or label_studio.token().kind):
+            raise Conflict(f"can't write to Label Studio without a token: send your own, or {HOW_TO_MAKE_A_TOKEN}")
+
+    def is_writing(self, project: str) -> bool:
+        """Whether a run, in any process, is writing to this project."""
+        return self.store.is_claimed(project)
+
+    def halted(self) -> list[HaltedRun]:
+        """Runs that can't go on; from memory."""
+        return list(self._halted.values())
+
+    # --- the thread ---------------------------------------------------------
+
+    def _look(self) -> float:
+        runs = self.store.open()
+        for run in runs:
+            if not self._stopping and self._is_due(run):
+                self.carry_out(run)
+        left = self.store.open()
+        self._halted = {run.id: HaltedRun(run, state) for run in left if (state := self._why_halted(run))}
+        waiting = [self._retries.get(run.id, _Retry()).due for run in left if run.unfinished and self._has_token(run)]
+        return max(BUSY_SECONDS, min([LOOK_SECONDS, *(due - time.monotonic() for due in waiting)]))
+
+    def _is_due(self, run: Run) -> bool:
+        due = self._retries.get(run.id, _Retry()).due <= time.monotonic()
+        return run.unfinished and due and self._has_token(run)
+
+    def _has_token(self, run: Run) -> bool:
+        return not run.own_token or run.id in self._tokens
+
+    def _why_halted(self, run: Run) -> HaltedState | None:
+        if run.in_vain and run.own_token:  # the person who sent the token sees the error in the run
+            return None
+        if run.status == "failed":
+            return "failed"
+        if not self._has_token(run) and time.time() - run.changed > SILENT_SECONDS:
+            return "needs a token"
+        return "waits" if run.error else None
+
+    # --- one run ------------------------------------------------------------
+
+    def carry_out(self, run: Run) -> bool:
+        """Makes an attempt; returns whether the run's project was free for it."""
+        with context.working_for(project=run.project, request_id=run.request_id):
+            try:
+                with self.store.claimed(run.project):
+                    run = self.store.begin(run)
+                    self._attempt(run)
+            except files.InUse:
+                return False
+            except NotFound:
+                log.info("labeling run %s: its project was deleted", run.id)
+            except TakenOver as taken:
+                log.info("labeling run %s: %s", run.id, taken)
+            self._ended(run.project)
+            return True
+
+    def _attempt(self, run: Run) -> None:
+        """Carries out the run's action and stores the outcome; raises TakenOver and NotFound."""
+        reached = run
+
+        def progress(now: Run) -> Run:
+            nonlocal reached
+            if self._stopping:
+                raise JobStopped("the process is shutting down")
+            reached = self.store.keep(now)
+            return reached
+
+        log.info("labeling run %s: %s started, %d tasks (attempt %d)", run.id, run.action, run.tasks, run.attempts)
+        try:
+            self._end(replace(self._work(run, progress), status="finished"))
+        except (TakenOver, NotFound):
+            raise
+        except JobStopped as stopped:
+            self.store.keep(replace(reached, status="queued"))
+            log.info("labeling run %s: interrupted (%s); it will continue after the next start", run.id, stopped)
+        except LabelStudioDown as error:
+            retry = self._retries.setdefault(run.id, _Retry())
+            retry.pause = min(2 * retry.pause, LONGEST_SECONDS)
+            retry.due = time.monotonic() + retry.pause
+            self.store.keep(replace(reached, status="queued", error=str(error)))
+            log.warning("labeling run %s: %s; trying again in %.0f s", run.id, error, retry.pause)
+        except BackendError as error:
+            self._end(replace(reached, status="failed", error=str(error)))
+        except Exception as error:
+            log.exception("labeling run %s failed", run.id)
+            self._end(replace(reached, status="failed", error=f"{type(error).__name__}: {said(error)}"))
+
+    def _work(self, run: Run, progress: Callable[[Run], Run]) -> Run:
+        project = self._projects.get(run.project)
+        tasks = ProjectTasks(self._label_studio(run), project.id, run.mark)
+        plan = self.store.plan(run)
+        tasks.check_rights()
+        if run.action == "undo":
+            return undo(run, plan, tasks, progress)
+        tag = self._tag(project)
+        check_labels(tag, plan)  # the labeling config may have changed
+        return write(run, plan, tag, tasks, progress)
+
+    def _label_studio(self, run: Run) -> LabelStudio:
+        credentials, token = self._projects.credentials(run.project), self._tokens.get(run.id)
+        found = (
+            self._connections.as_person(token, credentials) if token else self._connections.label_studio(credentials)
+        )
+        if found is None:
+            raise Conflict("Label Studio's URL is unknown: set LABEL_STUDIO_URL")
+        return found
+
+    def _tag(self, project: Project) -> ImageChoices:
+        config = parse_label_config(project.label_config, self._settings.choices)
+        if config.image_choices is None:
+            raise Conflict(f"can't label tasks of project {project.uid}: {config.problem or 'no labeling config'}")
+        return config.image_choices
+
+    def _end(self, run: Run) -> None:
+        self.store.keep(run)
+        self._tokens.pop(run.id, None)
+        self._retries.pop(run.id, None)
+        if run.error:
+            log.warning("labeling run %s: %s failed: %s", run.id, run.action, run.error)
+            changed = left_alone = 0  # the attempt that finishes counts them
+        else:
+            changed = run.written if run.action == "write" else run.undone
+            reasons = run.left_alone if run.action == "write" else {"changed": run.left_alone.get("changed", [])}
+            left_alone = sum(map(len, reasons.values()))
+            done = "wrote" if run.action == "write" else "removed"
+            log.info("labeling run %s: %s %d annotations, left %d tasks alone", run.id, done, changed, left_alone)
+        counts = LabelingCounts()
+        counts.ended(run.project, run.action, run.status, changed=changed, left_alone=left_alone)
+        self._tally.add([counts.registry])
+        self.store.thin_out(run.project)
+
+
+def check_labels(tag: ImageChoices, labels: Sequence[Labels]) -> None:
+    """Raises BadRequest unless each task comes once and gets choices that the labeling config has."""
+    unknown = sorted({choice for one in labels for choice in one.choices} - set(tag.choices))
+    if unknown:
+        raise BadRequest(
+            f"labels: {', '.join(unknown[:5])[:200]}: not a choice of the labeling config, which has "
+            f"{', '.join(tag.choices[:20])[:500]}"
+        )
+    if any(not one.choices or (len(one.choices) > 1 and not tag.multiple) for one in labels):
+        raise BadRequest("labels: choose one choice per task, or several if the labeling config allows that")
+    tasks = [task for one in labels for task in one.tasks]
+    if not tasks:
+        raise BadRequest("labels: there are no tasks to label")
+    if len(set(tasks)) < len(tasks):
+        raise BadRequest("labels: a task appears twice")

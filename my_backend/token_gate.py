@@ -1,0 +1,87 @@
+"""Lets callers without the password do what their own Label Studio token allows, once Label Studio has confirmed it."""
+
+import logging
+import math
+import queue
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from my_backend.background import Background
+from my_backend.errors import BackendError, Unavailable
+from my_backend.label_studio.connections import Connections
+from my_backend.labeling.project_tasks import ProjectTasks
+from my_backend.projects.registry import Project, Projects
+from my_backend.redaction import redact
+
+log = logging.getLogger(__name__)
+
+MOST_WAITING = 100  # anyone can ask
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Something that the owner of a token wants done."""
+
+    project: Project
+    token: str
+    what: str
+    do: Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """What was asked for, for example "Deleting the project", and why it was refused."""
+
+    what: str
+    error: str
+
+
+class TokenGate(Background):
+    """Checks tokens in a thread, because no request waits for Label Studio."""
+
+    def __init__(self, projects: Projects, connections: Connections) -> None:
+        super().__init__("token-gate")
+        self._projects, self._connections = projects, connections
+        self._asked: queue.Queue[_Asked] = queue.Queue(MOST_WAITING)
+        self._refused: dict[str, Refusal] = {}
+
+    def ask(self, project: Project, token: str, what: str, do: Callable[[], object]) -> None:
+        """Calls `do` in the background if the token's owner may change the project; raises Unavailable.
+
+        `what` says in a message what was asked for, for example "Deleting the project".
+        """
+        redact.know([token])
+        try:
+            self._asked.put_nowait(_Asked(project, token, what, do))
+        except queue.Full:
+            raise Unavailable("too many requests are waiting for their tokens to be checked: try again later") from None
+        self._wake()
+
+    def refusals(self) -> dict[str, Refusal]:
+        """The last refusal for each project's uid; from memory."""
+        known = {project.uid for project in self._projects.all()}
+        return {uid: refusal for uid, refusal in list(self._refused.items()) if uid in known}
+
+    def _look(self) -> float:
+        while not self._asked.empty() and not self._stopping:
+            self._decide(self._asked.get())
+        return math.inf
+
+    def _decide(self, asked: _Asked) -> None:
+        uid = asked.project.uid
+        try:
+            self._check(asked)
+            asked.do()
+        except BackendError as error:
+            log.warning("project %s: %s was refused: %s", uid, asked.what, error)
+            self._refused[uid] = Refusal(asked.what, str(error))
+        else:
+            log.info("project %s: %s, asked for by someone who may change it in Label Studio", uid, asked.what)
+            self._refused.pop(uid, None)
+
+    def _check(self, asked: _Asked) -> None:
+        """Raises BackendError unless the token's owner may change the project."""
+        label_studio = self._connections.as_person(asked.token, self._projects.credentials(asked.project.uid))
+        if label_studio is None:
+            raise BackendError("Label Studio's URL is unknown, so the token can't be checked: set LABEL_STUDIO_URL")
+        ProjectTasks(label_studio, asked.project.id, "").check_rights()

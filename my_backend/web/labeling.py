@@ -1,0 +1,88 @@
+"""The endpoints that label many tasks at once and undo that."""
+
+from collections.abc import Callable
+
+from flask import request
+
+from my_backend import context
+from my_backend.backend import Backend
+from my_backend.errors import Forbidden
+from my_backend.labeling.runs import Labels, Run
+from my_backend.requests import Json, LabelRequest, RunRequest
+from my_backend.settings import Settings
+from my_backend.web.auth import is_known
+from my_backend.web.parsing import read
+
+
+def require_token(settings: Settings, token: str) -> None:
+    """Raises Forbidden if the caller is unknown and sends no token; whether it is valid, Label Studio decides."""
+    if not (is_known(settings) or token):
+        raise Forbidden(
+            "this needs the password of this backend, or your own Label Studio token: set BASIC_AUTH_USER and "
+            'BASIC_AUTH_PASS, or send your personal access token as "token"'
+        )
+
+
+class LabelingRoutes:
+    """A method for each endpoint. None calls Label Studio: a thread carries out the runs."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._settings, self._projects, self._labeling = backend.settings, backend.projects, backend.labeling
+        self._gate = backend.token_gate
+
+    def start(self) -> tuple[Json, int]:
+        """Starts to label tasks in Label Studio, in the background; needs the password or a token."""
+        body = read(LabelRequest)
+        require_token(self._settings, body.token)
+        project = self._projects.find(body.project)
+        context.now_for(project=project.uid)
+        labels = [Labels(group.label, group.tasks) for group in body.labels]
+        return described(self._labeling.submit(project, labels, body.token)), 202
+
+    def runs(self) -> Json:
+        """The labeling runs of a project, the newest first."""
+        project = self._projects.find(request.args.get("project") or None)
+        return {"runs": [described(run) for run in self._labeling.store.of_project(project.uid)]}
+
+    def run(self, run_id: str) -> Json:
+        """The state and progress of a labeling run."""
+        return described(self._labeling.store.get(run_id))
+
+    def undo(self, run_id: str) -> tuple[Json, int]:
+        """Removes the annotations of a run that nobody has changed; needs the password or a token."""
+        return self._ask(run_id, "Undoing", self._labeling.undo)
+
+    def resume(self, run_id: str) -> tuple[Json, int]:
+        """Continues a run that stopped, for example with another token; needs the password or a token."""
+        return self._ask(run_id, "Resuming", self._labeling.resume)
+
+    def _ask(self, run_id: str, what: str, do: Callable[[str, str], Run]) -> tuple[Json, int]:
+        token = read(RunRequest).token
+        require_token(self._settings, token)
+        run = self._labeling.store.get(run_id)
+        project = self._projects.get(run.project)
+        context.now_for(project=project.uid)
+        if is_known(self._settings):
+            return described(do(run_id, token)), 202
+        # Until Label Studio has confirmed the token, nothing about the run changes.
+        self._gate.ask(project, token, f"{what} labeling run {run_id}", lambda: do(run_id, token))
+        return described(run), 202
+
+
+def described(run: Run) -> Json:
+    """A run as the endpoints and the command line show it."""
+    return {
+        "run": run.id,
+        "project": run.project,
+        "action": run.action,
+        "status": run.status,
+        "tasks": run.tasks,
+        "done": run.done,
+        "written": run.written,
+        "undone": run.undone,
+        "left_alone": {reason: run.left_alone.get(reason, []) for reason in ("deleted", "labeled", "changed")},
+        "error": run.error or None,
+        "request_id": run.request_id or None,
+        "created_at": run.created,
+        "changed_at": run.changed,
+    }

@@ -1,0 +1,88 @@
+"""`python -m my_backend label`, without a running server."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from my_backend.commands.cli import app
+from tests.my_backend.conftest import PROJECT
+from tests.my_backend.fake_server import FakeLabelStudio
+from tests.my_backend.labeling.conftest import MakeWriter, make_writer
+
+__all__ = ["make_writer"]
+
+
+@pytest.fixture(autouse=True)
+def settings(
+    make_writer: MakeWriter, label_studio: FakeLabelStudio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The environment of the commands, and a project that a server has come to know."""
+    make_writer()
+    given = {"LABEL_STUDIO_URL": label_studio.url, "LABEL_STUDIO_API_KEY": label_studio.pat}
+    for name, value in {**given, "MODEL_DIR": str(tmp_path / "models")}.items():
+        monkeypatch.setenv(name, value)
+
+
+def label(*arguments: object, answer: str = "") -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["label", *map(str, arguments)], input=answer)
+    return result.exit_code, result.output
+
+
+def test_tasks_are_labeled_listed_and_undone(label_studio: FakeLabelStudio) -> None:
+    tasks = label_studio.labels.add(5)
+    label_studio.labels.annotate(2, "Dog")
+
+    assert label("list") == (0, "No runs yet.\n")
+    status, said = label("start", "--project", 7, "--choice", "Cat", *tasks)
+    assert (status, "write finished  5 tasks, 4 written  left alone: 1 labeled" in said) == (0, True), said
+    (run,) = json.loads(label("list", "--json")[1])
+    assert (run["project"], run["left_alone"]["labeled"]) == (PROJECT, [2])
+    assert run["run"] in label("list")[1]
+    assert json.loads(label("show", run["run"])[1]) == run
+    assert label_studio.labels.choices() == {1: ["Cat"], 2: ["Dog"], 3: ["Cat"], 4: ["Cat"], 5: ["Cat"]}
+
+    assert "4 undone" in label("undo", run["run"])[1]
+    assert label_studio.labels.choices() == {1: [], 2: ["Dog"], 3: [], 4: [], 5: []}
+    assert label("resume", run["run"]) == (
+        1,
+        f"Error: labeling run {run['run']} has finished: nothing is left to resume\n",
+    )
+
+
+def test_file_gives_each_group_its_choice(label_studio: FakeLabelStudio, tmp_path: Path) -> None:
+    label_studio.labels.add(3)
+    file = tmp_path / "labels.json"
+    file.write_text('[{"label": "Cat", "tasks": [1]}, {"label": ["Dog"], "tasks": [2, 3]}]')
+
+    assert label("start", "--file", file)[0] == 0
+    assert label_studio.labels.choices() == {1: ["Cat"], 2: ["Dog"], 3: ["Dog"]}
+
+    file.write_text('[{"label": "Cat", "tasks": ["one"]}]')
+    assert "0.tasks.0" in label("start", "--file", file)[1]
+    assert label("start", "--file", file, "--choice", "Cat", 1)[0] == 2
+    assert label("start", "--choice", "Cat")[0] == 2
+
+
+def test_token_of_a_person_is_asked_for_and_not_shown(label_studio: FakeLabelStudio) -> None:
+    label_studio.labels.add(1)
+    label_studio.legacy_enabled = True
+
+    status, said = label("start", "--choice", "Cat", "--ask-token", 1, answer=f"{label_studio.legacy}\n")
+
+    assert (status, label_studio.legacy in said) == (0, False), said
+    used = {seen.headers.get("Authorization") for seen in label_studio.server.seen if "predictions" in seen.path}
+    assert used == {f"Token {label_studio.legacy}"}
+
+
+def test_run_that_stopped_says_how_it_goes_on(label_studio: FakeLabelStudio) -> None:
+    label_studio.labels.add(1)
+    label_studio.labels.failing = {"annotate"}
+
+    status, said = label("start", "--choice", "Cat", 1)
+    assert status == 1
+    run = said.rpartition("my_backend label resume ")[2].strip()
+    label_studio.labels.failing = set()
+
+    assert "1 written" in label("resume", run)[1]

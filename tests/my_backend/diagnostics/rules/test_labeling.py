@@ -1,0 +1,40 @@
+"""Labeling runs that don't go on, and refused requests → what is wrong."""
+
+from typing import get_args
+
+import pytest
+
+from my_backend.diagnostics.rules.labeling import request_refused, run_halted
+from my_backend.labeling.runs import Run
+from my_backend.labeling.writer import HaltedRun, HaltedState
+from my_backend.token_gate import Refusal
+from tests.my_backend.conftest import PROJECT
+
+TABLE: list[tuple[HaltedState, str, str]] = [
+    ("failed", "(1,200 tasks) stopped: it is gone.", "resume it"),
+    ("needs a token", "needs a token", "with a token"),
+    ("waits", "has to wait: it is gone.", "keeps trying"),
+]
+
+
+@pytest.mark.parametrize(("state", "said", "hint"), TABLE)
+def test_run_that_does_not_go_on(state: HaltedState, said: str, hint: str) -> None:
+    run = Run(id="run-1", project=PROJECT, tasks=1200, error="it is gone")
+
+    problem = run_halted(HaltedRun(run, state))
+
+    assert (problem.code, problem.project) == ("labeling", PROJECT)
+    assert "run-1" in problem.message
+    assert said in problem.message
+    assert hint in problem.hint
+
+
+def test_all_states_are_in_the_table() -> None:
+    assert [state for state, _, _ in TABLE] == list(get_args(HaltedState))
+
+
+def test_request_with_a_token_that_allows_nothing() -> None:
+    problem = request_refused(PROJECT, Refusal("Deleting the project", "no rights"))
+
+    assert (problem.code, problem.message) == ("refused", "Deleting the project was refused: no rights.")
+    assert "password" in problem.hint

@@ -1,0 +1,169 @@
+"""The part of the fake Label Studio that labels many tasks at once, as measured on Label Studio 1.23.2."""
+
+import itertools
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+Json = dict[str, Any]
+Answer = tuple[Any, int]  # what is answered, and the status
+
+
+class FakeLabels:
+    """Tasks with their annotations and predictions, and the requests that change many of them."""
+
+    def __init__(self) -> None:
+        self.tasks: dict[int, Json] = {}
+        self.requests: list[str] = []
+        self.forbidden = False  # the token's owner may not change the project
+        self.failing: set[str] = set()  # of REQUESTS: they answer 500
+        self.before: Callable[[str], None] = lambda name: None  # called with the name of each request
+        self.after: Callable[[str], None] = lambda name: None
+        self._numbers = itertools.count(1)
+        self._now = datetime(2026, 11, 26, tzinfo=UTC)
+
+    def add(self, count: int) -> list[int]:
+        """Adds unlabeled tasks and returns their ids."""
+        new = [len(self.tasks) + 1 + number for number in range(count)]
+        self.tasks |= {number: {"id": number, "annotations": [], "predictions": [], "drafts": []} for number in new}
+        for number in new:
+            self.touch(number)
+        return new
+
+    def annotate(self, task: int, choice: str, **fields: Any) -> Json:
+        """An annotation as a person submits it in the browser."""
+        region = {"from_name": "animal", "to_name": "image", "type": "choices", "value": {"choices": [choice]}}
+        return self._annotate(task, [region], updated_by=1, lead_time=2.0, parent_prediction=None, **fields)
+
+    def change(self, task: int, choice: str) -> None:
+        """A person opens the task's annotation and saves another choice."""
+        annotation = self.tasks[task]["annotations"][0]
+        annotation["result"][0]["value"]["choices"] = [choice]
+        annotation |= {"updated_by": 1, "lead_time": 3.0}
+        self.touch(task)
+
+    def choices(self) -> dict[int, list[str]]:
+        """The choices of each task's annotations."""
+        return {
+            number: [one["result"][0]["value"]["choices"][0] for one in task["annotations"]]
+            for number, task in self.tasks.items()
+        }
+
+    def marks(self) -> set[str]:
+        """The notes in all annotations."""
+        regions = [one["result"][0] for task in self.tasks.values() for one in task["annotations"]]
+        return {text for region in regions for text in region.get("meta", {}).get("text", [])}
+
+    def predictions(self) -> int:
+        return sum(len(task["predictions"]) for task in self.tasks.values())
+
+    def touch(self, task: int) -> None:
+        self._now += timedelta(milliseconds=1)
+        self.tasks[task]["updated_at"] = self._now.isoformat()
+
+    def _annotate(self, task: int, result: list[Json], **fields: Any) -> Json:
+        annotation = {"id": next(self._numbers), "task": task, "completed_by": 1, "result": result, **fields}
+        self.tasks[task]["annotations"].append(annotation)
+        self.touch(task)
+        return annotation
+
+    # --- requests -----------------------------------------------------------
+
+    def answer(self, method: str, url: str, body: bytes) -> Answer | None:
+        """Answers a request, or returns None if another part of the fake does."""
+        path, query = urlsplit(url).path, parse_qs(urlsplit(url).query)
+        name = self._name(method, path, query)
+        if not name:
+            return None
+        self.requests.append(name)
+        self.before(name)
+        if name in self.failing:
+            return {"detail": "A server error occurred."}, 500
+        if self.forbidden and name != "look":
+            return {"detail": "You do not have permission to perform this action."}, 403
+        given = json.loads(body) if body else None
+        answer: Answer = {
+            "look": lambda: self._look(json.loads(query["query"][0]), query["include"][0].split(",")),
+            "import": lambda: self._import(given),
+            "annotate": lambda: self.turn_into_annotations(given),
+            "remove_all": lambda: self._remove_all(given),
+            "remove": lambda: self._remove(int(path.strip("/").split("/")[-1])),
+            "remove_predictions": lambda: self._remove_predictions(given["model_version"]),
+        }[name]()
+        self.after(name)
+        return answer
+
+    def _name(self, method: str, path: str, query: dict[str, list[str]]) -> str:
+        if path == "/api/tasks/" and "review" in query:
+            return "look"
+        if path == "/api/dm/actions":
+            return {"predictions_to_annotations": "annotate", "delete_tasks_annotations": "remove_all"}[query["id"][0]]
+        if path == "/api/projects/7/import/predictions":
+            return "import"
+        if method == "DELETE" and path.startswith("/api/annotations/"):
+            return "remove"
+        return "remove_predictions" if method == "DELETE" and path == "/api/projects/7/model-versions/" else ""
+
+    def _look(self, query: Json, fields: list[str]) -> Answer:
+        """Label Studio leaves out other fields, also in the annotations, predictions and drafts of a task."""
+        wanted = query["filters"]["items"][0]["value"]
+        return {"tasks": [_only(self.tasks[number], fields) for number in wanted if number in self.tasks]}, 200
+
+    def _import(self, predictions: list[Json]) -> Answer:
+        if any(one["task"] not in self.tasks for one in predictions):
+            return {"detail": "Validation error"}, 400
+        for one in predictions:
+            self.tasks[one["task"]]["predictions"].append({"id": next(self._numbers), **one})
+        return {"created": len(predictions)}, 201
+
+    def turn_into_annotations(self, given: Json, seen: list[tuple[int, Json]] | None = None) -> Answer:
+        """What `predictions_to_annotations` does: it reads first, then it writes, so two at once write twice."""
+        for task, prediction in self.predictions_to_turn(given) if seen is None else seen:
+            fields = {"updated_by": None, "lead_time": None, "parent_prediction": prediction["id"]}
+            self._annotate(task, json.loads(json.dumps(prediction["result"])), **fields)
+        return {"detail": "Created annotations"}, 200
+
+    def predictions_to_turn(self, given: Json) -> list[tuple[int, Json]]:
+        filters = {item["filter"] for item in given["filters"]["items"]}
+        assert filters == {"filter:tasks:total_annotations", "filter:tasks:cancelled_annotations"}
+        return [
+            (number, prediction)
+            for number in given["selectedItems"]["included"]
+            if number in self.tasks and not self.tasks[number]["annotations"]
+            for prediction in self.tasks[number]["predictions"]
+            if prediction["model_version"] == given["model_version"]
+        ]
+
+    def _remove_all(self, given: Json) -> Answer:
+        until = datetime.strptime(given["filters"]["items"][0]["value"], "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
+        for number in given["selectedItems"]["included"]:
+            task = self.tasks[number]
+            if datetime.fromisoformat(task["updated_at"]) <= until:
+                task["annotations"], task["drafts"] = [], []
+                self.touch(number)
+        return {"processed_items": 1}, 200
+
+    def _remove(self, annotation: int) -> Answer:
+        for number, task in self.tasks.items():
+            left = [one for one in task["annotations"] if one["id"] != annotation]
+            if len(left) < len(task["annotations"]):
+                task["annotations"] = left
+                self.touch(number)
+                return None, 204
+        return {"detail": "not found"}, 404
+
+    def _remove_predictions(self, version: str) -> Answer:
+        for task in self.tasks.values():
+            task["predictions"] = [one for one in task["predictions"] if one["model_version"] != version]
+        return {"deleted_predictions": 0}, 200
+
+
+def _only(value: Json, fields: list[str]) -> Json:
+    inner = ("annotations", "predictions", "drafts")
+    return {
+        name: [_only(one, fields) for one in part] if name in inner else part
+        for name, part in value.items()
+        if name in fields
+    }

@@ -1,0 +1,270 @@
+"""What a labeling run leaves in Label Studio, whatever happens in between."""
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from my_backend.errors import BadRequest, Conflict
+from my_backend.labeling import attempt
+from my_backend.labeling.runs import Labels, Run
+from my_backend.labeling.writer import Writer
+from tests.my_backend.fake_labels import FakeLabels
+from tests.my_backend.fake_server import FakeLabelStudio
+from tests.my_backend.labeling.conftest import CONNECTED, MakeWriter, end, submit
+
+
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attempt, "BATCH_TASKS", 4)
+
+
+@pytest.fixture
+def labels(label_studio: FakeLabelStudio) -> FakeLabels:
+    return label_studio.labels
+
+
+def once(labels: FakeLabels, moment: str, name: str, do: Any) -> None:
+    """Calls `do` before or after the first such request."""
+    done: list[str] = []
+
+    def hook(now: str) -> None:
+        if now == name and not done:
+            done.append(now)
+            do()
+
+    setattr(labels, moment, hook)
+
+
+def test_each_task_gets_its_choice_and_the_mark_of_the_run(writer: Writer, labels: FakeLabels) -> None:
+    tasks = labels.add(10)
+
+    run = end(writer, submit(writer, ("Cat", tasks[:7]), ("Dog", tasks[7:])))
+
+    assert (run.status, run.written, run.done, run.left_alone) == ("finished", 10, 10, {})
+    assert list(labels.choices().values()) == [["Cat"]] * 7 + [["Dog"]] * 3
+    assert labels.marks() == {f"image-classifier:group {run.id}"}
+    assert labels.predictions() == 0
+
+
+def test_labeled_and_deleted_tasks_are_left_alone_and_reported(writer: Writer, labels: FakeLabels) -> None:
+    tasks = labels.add(6)
+    labels.annotate(2, "Dog")
+    del labels.tasks[5]
+
+    run = end(writer, submit(writer, ("Cat", tasks)))
+
+    assert (run.written, run.left_alone) == (4, {"labeled": [2], "deleted": [5]})
+    assert labels.choices() == {1: ["Cat"], 2: ["Dog"], 3: ["Cat"], 4: ["Cat"], 6: ["Cat"]}
+
+
+@pytest.mark.parametrize(
+    ("moment", "request_"), [("after", "look"), ("before", "import"), ("before", "annotate"), ("after", "annotate")]
+)
+def test_person_who_labels_at_the_same_time_keeps_their_annotation(
+    writer: Writer, labels: FakeLabels, moment: str, request_: str
+) -> None:
+    tasks = labels.add(3)
+    once(labels, moment, request_, lambda: labels.annotate(2, "Dog"))
+
+    run = end(writer, submit(writer, ("Cat", tasks)))
+
+    assert (run.written, run.left_alone) == (2, {"labeled": [2]})
+    assert labels.choices() == {1: ["Cat"], 2: ["Dog"], 3: ["Cat"]}
+
+
+@pytest.mark.parametrize("request_", ["import", "annotate"])
+def test_task_that_is_deleted_meanwhile_stops_no_other(writer: Writer, labels: FakeLabels, request_: str) -> None:
+    tasks = labels.add(3)
+    once(labels, "before", request_, lambda: labels.tasks.pop(2))
+
+    run = end(writer, submit(writer, ("Cat", tasks)))
+
+    assert (run.status, run.left_alone) == ("finished", {"deleted": [2]})
+    assert labels.choices() == {1: ["Cat"], 3: ["Cat"]}
+
+
+class Killed(BaseException):
+    """Ends an attempt as a signal ends the process: nothing is cleaned up."""
+
+
+def interrupted_everywhere(
+    make_writer: MakeWriter, begin: Callable[[], Run], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Run]:
+    """Carries a run out again and again; kills it after each number of requests, until one attempt gets through."""
+    for number in range(1, 100):
+        run, writer = begin(), make_writer()
+        with monkeypatch.context() as patched:
+            kill_after(patched, number)
+            try:
+                writer.carry_out(writer.store.get(run.id))
+            except Killed:
+                pass
+            else:
+                assert number > 3
+                return
+        yield end(make_writer(), run)
+    raise AssertionError("no attempt got through")
+
+
+def kill_after(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Lets the process die once it has sent that many requests."""
+    sent: list[str] = []
+    for name in ("_list", "_import", "_act", "remove", "remove_predictions"):
+        real = getattr(attempt.ProjectTasks, name)
+
+        def call(*args: Any, real: Any = real, **more: Any) -> Any:
+            if len(sent) == number:
+                raise Killed
+            sent.append("")
+            return real(*args, **more)
+
+        monkeypatch.setattr(attempt.ProjectTasks, name, call)
+
+
+def test_run_killed_after_any_request_is_completed_without_doubles(
+    make_writer: MakeWriter, labels: FakeLabels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begin() -> Run:
+        labels.tasks.clear()
+        return submit(make_writer(), ("Cat", labels.add(10)))
+
+    for run in interrupted_everywhere(make_writer, begin, monkeypatch):
+        assert (run.status, run.written, run.attempts) == ("finished", 10, 2)
+        assert set(map(tuple, labels.choices().values())) == {("Cat",)}
+        assert labels.predictions() == 0
+
+
+def test_undo_killed_after_any_request_is_completed(
+    make_writer: MakeWriter, labels: FakeLabels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begin() -> Run:
+        labels.tasks.clear()
+        writer = make_writer()
+        run = end(writer, submit(writer, ("Cat", labels.add(10))))
+        return writer.undo(run.id)
+
+    for run in interrupted_everywhere(make_writer, begin, monkeypatch):
+        assert (run.action, run.status) == ("undo", "finished")
+        assert set(map(tuple, labels.choices().values())) == {()}
+
+
+def test_late_request_of_a_killed_attempt_leaves_no_double(
+    make_writer: MakeWriter, labels: FakeLabels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Label Studio completes what a process that died has asked for: two at once were measured to write twice."""
+    tasks = labels.add(4)
+    run = submit(make_writer(), ("Cat", tasks))
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        kill_after(patched, 4)  # the rights, two lists, and the import
+        make_writer().carry_out(run)
+    given = {
+        "selectedItems": {"included": tasks},
+        "model_version": run.mark,
+        "filters": {"items": [{"filter": f"filter:tasks:{name}_annotations"} for name in ("total", "cancelled")]},
+    }
+    late = labels.predictions_to_turn(given)
+    once(labels, "before", "remove_predictions", lambda: labels.turn_into_annotations(given, late))
+
+    run = end(make_writer(), run)
+
+    assert (run.status, run.written) == ("finished", 4)
+    assert labels.choices() == {task: ["Cat"] for task in tasks}
+
+
+def test_undo_leaves_label_studio_as_it_was(writer: Writer, labels: FakeLabels) -> None:
+    tasks = labels.add(9)
+    labels.annotate(3, "Dog")
+    labels.tasks[4]["predictions"].append({"id": 900, "model_version": "v1", "result": []})
+    before = stripped(labels)
+    run = end(writer, submit(writer, ("Cat", tasks)))
+    assert stripped(labels) != before
+
+    run = end(writer, writer.undo(run.id))
+
+    assert (run.status, run.undone, run.left_alone) == ("finished", 8, {"labeled": [3]})
+    assert stripped(labels) == before
+
+
+def stripped(labels: FakeLabels) -> str:
+    return json.dumps([{**task, "updated_at": ""} for task in labels.tasks.values()])
+
+
+def test_undo_keeps_what_people_have_done_since(writer: Writer, labels: FakeLabels) -> None:
+    tasks = labels.add(6)
+    run = end(writer, submit(writer, ("Cat", tasks)))
+    labels.change(1, "Dog")
+    labels.change(2, "Cat")  # confirmed, which is a decision, too
+    labels.annotate(3, "Dog")
+    labels.tasks[4]["drafts"].append({"id": 1, "annotation": labels.tasks[4]["annotations"][0]["id"]})
+    labels.tasks[5]["drafts"].append({"id": 2, "annotation": None})
+
+    run = end(writer, writer.undo(run.id))
+
+    assert (run.undone, run.left_alone) == (3, {"changed": [1, 2, 4], "labeled": [3]})
+    assert labels.choices() == {1: ["Dog"], 2: ["Cat"], 3: ["Dog"], 4: ["Cat"], 5: [], 6: []}
+    assert [len(task["drafts"]) for task in labels.tasks.values()] == [0, 0, 0, 1, 1, 0]
+
+
+def test_annotation_that_is_changed_during_the_undo_stays(writer: Writer, labels: FakeLabels) -> None:
+    tasks = labels.add(3)
+    run = end(writer, submit(writer, ("Cat", tasks)))
+    once(labels, "before", "remove_all", lambda: labels.change(2, "Dog"))
+
+    run = end(writer, writer.undo(run.id))
+
+    assert (run.undone, run.left_alone) == (2, {"changed": [2]})
+    assert labels.choices() == {1: [], 2: ["Dog"], 3: []}
+
+
+def test_undo_stops_a_run_that_is_writing(writer: Writer, labels: FakeLabels) -> None:
+    tasks = labels.add(12)
+    run = submit(writer, ("Cat", tasks))
+    once(labels, "before", "annotate", lambda: writer.undo(run.id))
+
+    writer.carry_out(run)
+    assert 0 < sum(map(bool, labels.choices().values())) < 12
+    run = end(writer, run)
+
+    assert (run.action, run.status, run.undone) == ("undo", "finished", 4)
+    assert set(map(tuple, labels.choices().values())) == {()}
+    assert labels.predictions() == 0
+
+
+def test_two_processes_never_write_to_one_project_at_once(make_writer: MakeWriter, labels: FakeLabels) -> None:
+    run = submit(make_writer(), ("Cat", labels.add(3)))
+    other = make_writer()
+    tried: list[bool] = []
+    once(labels, "before", "annotate", lambda: tried.extend([other.carry_out(run), other.is_writing(run.project)]))
+
+    run = end(make_writer(), run)
+
+    assert tried == [False, True]
+    assert run.attempts == 1
+    assert not other.is_writing(run.project)
+
+
+@pytest.mark.parametrize(
+    ("choices", "tasks", "said"),
+    [
+        (["Bird"], [1], "Bird: not a choice"),
+        (["Cat", "Dog"], [1], "one choice per task"),
+        ([], [1], "one choice per task"),
+        (["Cat"], [], "no tasks"),
+        (["Cat"], [1, 1], "twice"),
+    ],
+)
+def test_labels_that_make_no_sense_are_refused(
+    writer: Writer, labels: FakeLabels, choices: list[str], tasks: list[int], said: str
+) -> None:
+    with pytest.raises(BadRequest, match=said):
+        writer.submit(CONNECTED, [Labels(choices, tasks)])
+    assert writer.store.of_project(CONNECTED.uid) == []
+
+
+def test_finished_run_is_not_resumed(writer: Writer, labels: FakeLabels) -> None:
+    run = end(writer, submit(writer, ("Cat", labels.add(1))))
+
+    with pytest.raises(Conflict, match="finished"):
+        writer.resume(run.id)
