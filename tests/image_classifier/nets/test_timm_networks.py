@@ -13,8 +13,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from image_classifier.cli.export import Target, export
 from image_classifier.data.preprocessing import Preprocessing
-from image_classifier.nets.classifier import load_backbone
+from image_classifier.nets.classifier import Classifier, Head, load_backbone
 from image_classifier.nets.networks import build
 from image_classifier.nets.optimize import accelerate
 from image_classifier.nets.weights import WeightsError
@@ -99,6 +100,17 @@ def test_vision_transformer_takes_images_of_another_size_than_its_weights(tmp_pa
 
 
 @needs_timm
+def test_other_names_are_not_taken_in_their_order_from_a_safetensors_file(tmp_path: Path) -> None:
+    """Such a file has its own order, which may exchange layers of the same shape."""
+    state = network_of("timm:test_convnext", 64).state_dict()
+    renamed = {f"layer_{n:03}.{key.rpartition('.')[2]}": tensor for n, (key, tensor) in enumerate(state.items())}
+    save_file(renamed, tmp_path / "weights.safetensors")
+
+    with pytest.raises(WeightsError, match="has no weights for timm:test_convnext"):
+        load_backbone(str(tmp_path / "weights.safetensors"), 64, "timm:test_convnext")
+
+
+@needs_timm
 def test_weights_of_another_timm_network_are_refused_by_name(tmp_path: Path) -> None:
     torch.save(network_of("timm:test_vit", 64).state_dict(), tmp_path / "weights.pth")
 
@@ -117,6 +129,20 @@ def test_batch_normalization_with_an_activation_is_folded(name: str) -> None:
     wanted = module(images)
     assert not any(isinstance(one, nn.BatchNorm2d) for one in fast.modules())
     assert (fast(images) - wanted).abs().max() < 1e-4 * wanted.abs().max()
+
+
+@needs_timm
+@pytest.mark.parametrize("name", ["timm:test_vit", "timm:tf_efficientnet_lite0"])
+@pytest.mark.parametrize("target", ["torchscript", pytest.param("onnx", marks=pytest.mark.slow)])
+def test_timm_network_is_exported(target: Target, name: str, tmp_path: Path) -> None:
+    backbone = load_backbone("none", 64, name)
+    size = backbone.module(torch.zeros(1, 3, 64, 64)).shape[1]
+    generator = torch.Generator().manual_seed(0)
+    heads = (Head(torch.randn(3, size, generator=generator), torch.zeros(3)) for _ in range(2))
+
+    export(Classifier(backbone, *heads, ("a", "b", "c"), {}), target, tmp_path / "model")  # compares the answers
+
+    assert (tmp_path / "model").stat().st_size > 100_000
 
 
 def load_pretrained(environment: dict[str, str]) -> str:

@@ -205,13 +205,6 @@ def test_what_a_file_has_besides_the_network_is_logged(
     assert f"{path}: ignored 2 tensors that aren't part of the network, such as fc." in caplog.text
 
 
-def test_order_of_a_safetensors_file_is_not_that_of_the_layers(state: State, tmp_path: Path) -> None:
-    path = tmp_path / "weights.safetensors"
-    save_file(renamed(state, list(state)), path)
-    with pytest.raises(WeightsError, match="has no weights for resnet18"):
-        load_backbone(str(path), 64)
-
-
 def test_layers_in_another_order_are_not_taken_for_the_network(state: State, tmp_path: Path) -> None:
     keys = list(state)
     first, second = keys.index("bn1.running_mean"), keys.index("bn1.running_var")  # of the same shape

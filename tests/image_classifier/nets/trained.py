@@ -30,6 +30,7 @@ def check_training_and_saving(name: str, size: int, some: list[Sample], folder: 
     finally:
         lane.close()
         cache.close()
+    assert load_backbone("none", size, name).fingerprint == backbone.fingerprint  # random weights are always the same
     trained.save(folder / "model")
     loaded = load_classifier(folder / "model", load_saved_backbone(folder / "model"))
 
