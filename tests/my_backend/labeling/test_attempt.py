@@ -134,6 +134,7 @@ def test_run_killed_after_any_request_is_completed_without_doubles(
         assert (run.status, run.written, run.attempts) == ("finished", 10, 2)
         assert set(map(tuple, labels.choices().values())) == {("Cat",)}
         assert labels.predictions() == 0
+        assert "remove" not in labels.requests, "nothing was written twice even for a moment"
 
 
 def test_undo_killed_after_any_request_is_completed(
