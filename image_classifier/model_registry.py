@@ -8,6 +8,7 @@ from weakref import WeakValueDictionary
 from image_classifier.data.preprocessing import limit_memory, limit_pixels
 from image_classifier.embedding.cache import EmbeddingCache
 from image_classifier.embedding.lane import InferenceLane
+from image_classifier.embedding.precisions import Precisions
 from image_classifier.nets.classifier import (
     Backbone,
     Classifier,
@@ -17,7 +18,6 @@ from image_classifier.nets.classifier import (
     read_record,
 )
 from image_classifier.settings import ClassifierSettings
-from image_classifier.training.half_precision import Precisions
 
 
 class SharedNetworks:
@@ -39,7 +39,7 @@ class SharedNetworks:
         limit_pixels(self._settings.max_image_pixels)
         limit_memory(self._settings.max_image_memory)
         precisions = Precisions(self._settings.cache_dir.expanduser() / "precisions")
-        return InferenceLane(self._cache, choose_precision=precisions)
+        return InferenceLane(self._cache, precisions=precisions)
 
     @cached_property
     def _cache(self) -> EmbeddingCache:

@@ -28,7 +28,7 @@ from image_classifier.data.image_file import ImageFile
 from image_classifier.nets.classifier import Classifier, load_classifier, load_saved_backbone
 from image_classifier.nets.weights import WeightsError
 from image_classifier.training import pipeline
-from image_classifier.training.half_precision import MAX_DIFFERENCE
+from image_classifier.training.half_precision import NEARLY
 from label_studio_format.labeling_config import parse_label_config
 from model import ImageClassifierAPI
 from my_backend.errors import BackendError, TrainingError
@@ -183,7 +183,7 @@ def test_what_was_learned_is_predicted(trained: Json, shown: Digits) -> None:
     for result, (path, _) in zip(results, shown[30:54], strict=True):
         expected = probabilities(trained, path)
         assert isinstance(result, dict)
-        assert score(result) == pytest.approx(max(expected.values()), abs=MAX_DIFFERENCE)
+        assert score(result) == pytest.approx(max(expected.values()), abs=NEARLY)
         assert result == {
             "score": result["score"],
             "result": [
@@ -319,7 +319,7 @@ def test_only_todays_choices_are_predicted_with_their_probabilities_alone(unsure
         results = ImageClassifierAPI(CONFIG, unsure).predict([task(1, path)], label_config=today)
         assert results == ImageClassifierAPI(today, unsure).predict([task(1, path)])
         assert choice(results[0]) == left[1]
-        assert score(results[0]) == pytest.approx(expected[left[1]], abs=MAX_DIFFERENCE)
+        assert score(results[0]) == pytest.approx(expected[left[1]], abs=NEARLY)
 
 
 def test_one_choice_that_is_left_is_certain_and_none_is_no_prediction(trained: Json, shown: Digits) -> None:
@@ -361,7 +361,7 @@ def test_the_score_says_what_it_is_set_to(
     model._settings.cache_clear()
     scores = [score(result) for result in ImageClassifierAPI(CONFIG, unsure).predict(asked(shown[:9]))]
     wanted = [expected(list(probabilities(unsure, path).values())) for path, _ in shown[:9]]
-    assert scores == pytest.approx(wanted, abs=MAX_DIFFERENCE)
+    assert scores == pytest.approx(wanted, abs=NEARLY)
     assert min(scores) < 0.9
     (alone,) = ImageClassifierAPI(config("1"), unsure).predict(asked(shown[:1]))
     assert score(alone) == 1
@@ -896,7 +896,7 @@ def test_classify_tells_the_probability_of_every_choice(trained: Json, shown: Di
     for asked_for, (path, _) in zip(api.classify(asked(shown[30:33])), shown[30:33], strict=True):
         expected = sorted(probabilities(trained, path).items(), key=lambda pair: -pair[1])
         assert list(asked_for["scores"]) == [name for name, _ in expected]
-        assert list(asked_for["scores"].values()) == pytest.approx([score for _, score in expected], abs=MAX_DIFFERENCE)
+        assert list(asked_for["scores"].values()) == pytest.approx([score for _, score in expected], abs=NEARLY)
         assert (asked_for["prediction"], asked_for["confidence"]) == next(iter(asked_for["scores"].items()))
 
 

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from image_classifier.data.image_file import ImageFile
 from image_classifier.data.preprocessing import ImageError, TooLate
 from image_classifier.embedding.cache import Embedding, EmbeddingCache
+from image_classifier.embedding.precisions import Precisions, fingerprint_of
 from image_classifier.nets.classifier import Backbone, choose_device
 from image_classifier.nets.optimize import accelerate
 
@@ -31,19 +32,13 @@ BATCHES_AHEAD = 2  # per caller, decoded or waiting: enough to keep the lane bus
 IDLE_SECONDS = 1.0  # after this, memory of the last images is returned to the system
 KEPT_TOGETHER = 512  # images whose embeddings are written to the cache together
 
-ChoosePrecision = Callable[[Backbone, torch.device], torch.dtype]
-
-
-def exact(backbone: Backbone, device: torch.device) -> torch.dtype:
-    """Always float32, the precision that the network was trained in."""
-    return torch.float32
-
 
 @dataclass(frozen=True)
 class _Waiting:
     """A decoded image that waits for the network."""
 
     backbone: Backbone
+    precision: torch.dtype
     pixels: Tensor
     embedding: Future[Embedding]
 
@@ -61,13 +56,14 @@ class InferenceLane:
     """
 
     def __init__(
-        self, cache: EmbeddingCache, device: torch.device | None = None, choose_precision: ChoosePrecision = exact
+        self, cache: EmbeddingCache, device: torch.device | None = None, precisions: Precisions | None = None
     ) -> None:
+        """Without `precisions`, all networks compute in float32."""
         self._cache = cache
-        self._device = device or choose_device()
-        self._batch_size = BATCH_SIZE if self._device.type == "cpu" else GPU_BATCH_SIZE
-        self._choose_precision = choose_precision
-        self._modules: WeakKeyDictionary[Backbone, tuple[nn.Module, torch.dtype]] = WeakKeyDictionary()
+        self.device = device or choose_device()
+        self.precisions = precisions
+        self._batch_size = BATCH_SIZE if self.device.type == "cpu" else GPU_BATCH_SIZE
+        self._modules: WeakKeyDictionary[Backbone, dict[torch.dtype, nn.Module]] = WeakKeyDictionary()
         self._decoders = ThreadPoolExecutor(max(2, os.cpu_count() or 2), thread_name_prefix="decode")
         self._queue: queue.PriorityQueue[tuple[int, int, _Waiting | None]] = queue.PriorityQueue()
         self._numbers = itertools.count()
@@ -83,46 +79,62 @@ class InferenceLane:
         *,
         background: bool = False,
         deadline: float = float("inf"),
+        precision: torch.dtype | None = None,
     ) -> list[Embedding | ImageError]:
         """One embedding for each image, in order; an ImageError for an image that can't be decoded.
 
         Images of `background` work go after those of requests. Images not done by `deadline` (monotonic seconds) are
-        an ImageError too.
+        an ImageError too. `precision` is the one chosen for the network by default.
         """
+        precision = precision or self._precision_of(backbone)
+        fingerprint = fingerprint_of(backbone, precision)
         embeddings: dict[str, Embedding | ImageError] = {}
-        embeddings.update(self._cache.get(backbone.fingerprint, [image.digest for image in images]))
+        embeddings.update(self._cache.get(fingerprint, [image.digest for image in images]))
         missing = list({image.digest: image for image in images if image.digest not in embeddings}.values())
         priority = BACKGROUND if background else REQUEST
         for start in range(0, len(missing), KEPT_TOGETHER):
-            found = dict(self._embed_missing(backbone, missing[start : start + KEPT_TOGETHER], priority, deadline))
+            some = missing[start : start + KEPT_TOGETHER]
+            found = dict(self._embed_missing(backbone, precision, some, priority, deadline))
             fresh = [(digest, vector) for digest, vector in found.items() if not isinstance(vector, ImageError)]
-            self._cache.put(backbone.fingerprint, fresh)
+            self._cache.put(fingerprint, fresh)
             embeddings.update(found)
         return [embeddings[image.digest] for image in images]
 
     def warm_up(self, backbone: Backbone) -> None:
         """Prepares the network, so that the first image doesn't wait for it."""
         size = backbone.preprocessing.crop_size
-        self._put(BACKGROUND, backbone, torch.zeros(3, size, size, dtype=torch.uint8)).result()
+        blank = torch.zeros(3, size, size, dtype=torch.uint8)
+        self._put(BACKGROUND, backbone, self._precision_of(backbone), blank).result()
+
+    def _precision_of(self, backbone: Backbone) -> torch.dtype:
+        return self.precisions(backbone, self.device) if self.precisions else torch.float32
 
     def _embed_missing(
-        self, backbone: Backbone, images: Sequence[ImageFile], priority: int, deadline: float
+        self,
+        backbone: Backbone,
+        precision: torch.dtype,
+        images: Sequence[ImageFile],
+        priority: int,
+        deadline: float,
     ) -> Iterator[tuple[str, Embedding | ImageError]]:
         in_flight: deque[tuple[str, _Decoded]] = deque()
         for image in images:
             if len(in_flight) >= BATCHES_AHEAD * self._batch_size:
                 yield _outcome(*in_flight.popleft(), deadline)
-            in_flight.append((image.digest, self._decoders.submit(self._enter, priority, backbone, image, deadline)))
+            decoded = self._decoders.submit(self._enter, priority, backbone, precision, image, deadline)
+            in_flight.append((image.digest, decoded))
         while in_flight:
             yield _outcome(*in_flight.popleft(), deadline)
 
-    def _enter(self, priority: int, backbone: Backbone, image: ImageFile, deadline: float) -> Future[Embedding]:
+    def _enter(
+        self, priority: int, backbone: Backbone, precision: torch.dtype, image: ImageFile, deadline: float
+    ) -> Future[Embedding]:
         if time.monotonic() > deadline:
             raise _too_late()
-        return self._put(priority, backbone, backbone.preprocessing(image.path, deadline))
+        return self._put(priority, backbone, precision, backbone.preprocessing(image.path, deadline))
 
-    def _put(self, priority: int, backbone: Backbone, pixels: Tensor) -> Future[Embedding]:
-        waiting = _Waiting(backbone, pixels, Future())
+    def _put(self, priority: int, backbone: Backbone, precision: torch.dtype, pixels: Tensor) -> Future[Embedding]:
+        waiting = _Waiting(backbone, precision, pixels, Future())
         self._queue.put((priority, next(self._numbers), waiting))
         return waiting.embedding
 
@@ -132,8 +144,11 @@ class InferenceLane:
 
     def _embed_next(self) -> bool:
         batch = self._next_batch()
-        for backbone in {id(waiting.backbone): waiting.backbone for waiting in batch}.values():
-            self._embed_batch(backbone, [waiting for waiting in batch if waiting.backbone is backbone])
+        groups: dict[tuple[int, torch.dtype], list[_Waiting]] = {}
+        for waiting in batch:
+            groups.setdefault((id(waiting.backbone), waiting.precision), []).append(waiting)
+        for group in groups.values():
+            self._embed_batch(group)
         return bool(batch)
 
     def _next_batch(self) -> list[_Waiting]:
@@ -155,13 +170,14 @@ class InferenceLane:
             _give_back_memory()
             return self._queue.get()
 
-    def _embed_batch(self, backbone: Backbone, batch: list[_Waiting]) -> None:
+    def _embed_batch(self, batch: list[_Waiting]) -> None:
+        backbone, precision = batch[0].backbone, batch[0].precision
         try:
             # Changing the memory layout is cheapest while the pixels are bytes.
             pixels = torch.stack([waiting.pixels for waiting in batch]).contiguous(memory_format=torch.channels_last)
             with torch.inference_mode():
-                module, precision = self._module_of(backbone)
-                inputs = backbone.preprocessing.normalize(pixels.to(self._device)).to(precision)
+                module = self._module_of(backbone, precision)
+                inputs = backbone.preprocessing.normalize(pixels.to(self.device)).to(precision)
                 embeddings = module(inputs).float().cpu().numpy()
         except Exception as error:
             for waiting in batch:
@@ -170,13 +186,14 @@ class InferenceLane:
         for waiting, embedding in zip(batch, embeddings, strict=True):
             waiting.embedding.set_result(embedding.copy())
 
-    def _module_of(self, backbone: Backbone) -> tuple[nn.Module, torch.dtype]:
+    def _module_of(self, backbone: Backbone, precision: torch.dtype) -> nn.Module:
         """The module for a backbone, created at its first use and freed together with it."""
-        if backbone not in self._modules:
-            precision = self._choose_precision(backbone, self._device)
-            module = accelerate(backbone.module, self._device, backbone.preprocessing.crop_size, precision)
-            self._modules[backbone] = (module, precision)
-        return self._modules[backbone]
+        modules = self._modules.setdefault(backbone, {})
+        if precision not in modules:
+            modules[precision] = accelerate(backbone.module, self.device, backbone.preprocessing.crop_size, precision)
+        if precision == self._precision_of(backbone) != torch.float32:
+            modules.pop(torch.float32, None)  # it was only needed until the choice
+        return modules[precision]
 
     def close(self) -> None:
         """Ends the threads; there must be no more callers. Called automatically when the process exits."""

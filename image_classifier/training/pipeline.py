@@ -25,6 +25,7 @@ from image_classifier.evaluation.metrics import (
 from image_classifier.nets.classifier import FINE_TUNED, RANDOM, Backbone, Classifier, Mistake
 from image_classifier.progress import Progress
 from image_classifier.training.finetune import fine_tune
+from image_classifier.training.half_precision import settle_precision
 from image_classifier.training.head import train_heads
 from image_classifier.training.hyperparameters import Hyperparameters
 
@@ -55,7 +56,8 @@ class Embedded:
 
 
 def embed(lane: InferenceLane, backbone: Backbone, samples: Sequence[Sample], progress: Progress) -> Embedded:
-    """Embeds samples in the background; raises TooFewLabels where too few can be read."""
+    """Embeds samples in the background, in the precision that they settle; raises TooFewLabels for too few readable."""
+    settle_precision(lane, backbone, samples)
     kept, vectors, broken = [], [], {}
     for start in range(0, len(samples), AT_ONCE):
         progress({"phase": "embedding images", "image": start, "images": len(samples)})

@@ -25,6 +25,7 @@ from image_classifier.data.preprocessing import ImageError, Preprocessing, Sourc
 from image_classifier.embedding import lane as lane_module
 from image_classifier.embedding.cache import EmbeddingCache
 from image_classifier.embedding.lane import BATCH_SIZE, BATCHES_AHEAD, InferenceLane
+from image_classifier.embedding.precisions import Precisions
 from image_classifier.nets.architectures import Bare
 from image_classifier.nets.classifier import Backbone, make_backbone
 
@@ -293,24 +294,26 @@ def test_a_network_is_ready_after_it_was_warmed_up(lane: InferenceLane, network:
     assert len(lane._cache) == 0
 
 
-def test_the_network_computes_in_the_precision_that_was_chosen(
-    cache: EmbeddingCache, backbone: Backbone, images: list[ImageFile]
+def test_network_computes_in_the_chosen_precision_and_precisions_are_never_mixed(
+    cache: EmbeddingCache, backbone: Backbone, images: list[ImageFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = []
-
-    def choose(network: Backbone, device: torch.device) -> torch.dtype:
-        asked.append((network, device.type))
-        return torch.bfloat16
-
-    lane = InferenceLane(cache, torch.device("cpu"), choose)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    precisions = Precisions(tmp_path / "precisions")
+    lane = InferenceLane(cache, torch.device("cpu"), precisions)
     try:
-        found = lane.embed(backbone, images)
+        before = np.stack(lane.embed(backbone, images))
+        precisions.choose(backbone, torch.device("cpu"), torch.bfloat16, {}, 200)
+        after = np.stack(lane.embed(backbone, images))
+        assert list(lane._modules[backbone]) == [torch.bfloat16]
+        again, exact = (
+            np.stack(lane.embed(backbone, images, precision=each)) for each in (torch.bfloat16, torch.float32)
+        )
     finally:
         lane.close()
-    assert asked == [(backbone, "cpu")]
-    exact = np.stack([alone(backbone, image) for image in images])
-    assert np.stack(found).dtype == np.float32
-    assert 0 < np.abs(np.stack(found) - exact).max() < 0.05 * np.abs(exact).max()
+    assert before.dtype == after.dtype == np.float32
+    assert 0 < np.abs(after - before).max() < 0.05 * np.abs(before).max()
+    assert np.array_equal(again, after)
+    assert np.array_equal(exact, before)
 
 
 def test_at_the_deadline_what_is_done_is_answered(
@@ -350,7 +353,7 @@ def test_a_network_that_nobody_needs_any_more_goes_at_once_with_its_accelerated_
     backbone, its_gate = gated("short-lived")
     its_gate.open.set()
     lane.embed(backbone, grey[:3])
-    modules = [weakref.ref(backbone.module), weakref.ref(lane._modules[backbone][0])]
+    modules = [weakref.ref(backbone.module), weakref.ref(lane._modules[backbone][torch.float32])]
     gc.disable()
     try:
         del backbone

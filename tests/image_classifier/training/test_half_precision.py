@@ -1,16 +1,20 @@
-"""Half precision is used where a trial says that the answers stay, and nowhere else."""
+"""Half precision is used if a trial on the project's own images shows the same answers, and not otherwise."""
 
-import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from image_classifier.data.dataset import Sample
+from image_classifier.embedding import lane as lanes
+from image_classifier.embedding.cache import EmbeddingCache
+from image_classifier.embedding.lane import InferenceLane
+from image_classifier.embedding.precisions import Precisions
 from image_classifier.nets.classifier import Backbone
 from image_classifier.nets.optimize import accelerate
-from image_classifier.training import half_precision
-from image_classifier.training.half_precision import Precisions, Trial, try_precision
+from image_classifier.training.half_precision import FEWEST_IMAGES, Trial, settle_precision, try_precision
 
 CPU = torch.device("cpu")
 
@@ -21,84 +25,87 @@ def native(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": True})
 
 
-@pytest.mark.parametrize(("agreement", "difference", "passed"), [(1, 0.05, True), (0.99, 0, False), (1, 0.051, False)])
-def test_trial_is_passed_where_answers_and_scores_stay(agreement: float, difference: float, passed: bool) -> None:
-    assert Trial(agreement, difference).passed is passed
+@pytest.fixture
+def lane(tmp_path: Path) -> Iterator[InferenceLane]:
+    cache = EmbeddingCache(tmp_path / "embeddings")
+    lane = InferenceLane(cache, CPU, Precisions(tmp_path / "precisions"))
+    yield lane
+    lane.close()
+    cache.close()
 
 
-def test_bfloat16_is_tried_on_a_network_and_passes(backbone: Backbone) -> None:
-    trial = try_precision(backbone, CPU, torch.bfloat16)
-
-    assert trial.passed, trial
-    assert trial.difference > 0
+def precision(lane: InferenceLane, backbone: Backbone) -> torch.dtype:
+    assert lane.precisions
+    return lane.precisions(backbone, CPU)
 
 
-def test_network_that_rounding_upsets_is_found_out(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
-    def upset(module: nn.Module, device: torch.device, size: int, dtype: torch.dtype = torch.float32) -> nn.Module:
+def test_bfloat16_is_chosen_if_answers_about_the_images_stay(
+    lane: InferenceLane, backbone: Backbone, samples: list[Sample]
+) -> None:
+    settle_precision(lane, backbone, samples)
+
+    assert precision(lane, backbone) == torch.bfloat16
+
+
+def test_network_that_rounding_harms_stays_in_float32(
+    lane: InferenceLane, backbone: Backbone, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def harm(module: nn.Module, device: torch.device, size: int, dtype: torch.dtype = torch.float32) -> nn.Module:
         exact = accelerate(module, device, size, dtype)
         return exact if dtype == torch.float32 else nn.Sequential(exact, nn.Dropout(0.9).train())
 
-    monkeypatch.setattr(half_precision, "accelerate", upset)
-    torch.manual_seed(0)
+    monkeypatch.setattr(lanes, "accelerate", harm)
+    settle_precision(lane, backbone, samples)
 
-    assert not try_precision(backbone, CPU, torch.bfloat16).passed
-
-
-def test_head_tells_the_drawn_images_apart(backbone: Backbone) -> None:
-    """Else any two precisions would disagree, or agree, by chance."""
-    pixels, targets = half_precision._draw(backbone.preprocessing.crop_size)
-    with torch.inference_mode():
-        embeddings = backbone.module(backbone.preprocessing.normalize(pixels))
-    told = half_precision.Hyperparameters()
-    head = half_precision.train_head(embeddings[::2], targets[::2], half_precision.CLASSES, told, lambda record: None)
-
-    right = head(embeddings[1::2]).argmax(1) == targets[1::2]
-
-    assert float(right.float().mean()) > 3 / half_precision.CLASSES
-    assert targets[::2].bincount().tolist() == targets[1::2].bincount().tolist()
+    assert lane.precisions
+    assert lane.precisions.candidates(backbone, CPU) == ()  # chosen, not just still open
+    assert precision(lane, backbone) == torch.float32
 
 
-def test_choice_is_kept_with_its_figures(backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tried = []
+def test_too_few_images_leave_the_choice_open(lane: InferenceLane, backbone: Backbone, samples: list[Sample]) -> None:
+    settle_precision(lane, backbone, samples[: FEWEST_IMAGES - 1] * 2)
 
-    def attempt(backbone: Backbone, device: torch.device, precision: torch.dtype) -> Trial:
-        tried.append(precision)
-        return Trial(1.0, 0.01)
-
-    monkeypatch.setattr(half_precision, "try_precision", attempt)
-    assert Precisions(tmp_path)(backbone, CPU) == torch.bfloat16
-    assert Precisions(tmp_path)(backbone, CPU) == torch.bfloat16
-    assert tried == [torch.bfloat16]
-    (path,) = tmp_path.iterdir()
-    assert json.loads(path.read_text()) == {
-        "chosen": "bfloat16",
-        "trials": {"bfloat16": {"agreement": 1.0, "difference": 0.01}},
-    }
-
-    path.write_text("damaged")
-    assert Precisions(tmp_path)(backbone, CPU) == torch.bfloat16
-    assert len(tried) == 2
+    assert lane.precisions
+    assert lane.precisions.candidates(backbone, CPU) == (torch.bfloat16,)
+    assert precision(lane, backbone) == torch.float32
 
 
-def test_what_fails_the_trial_is_not_used(backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(half_precision, "try_precision", lambda backbone, device, precision: Trial(0.9, 0.0))
+def test_choice_is_made_once(lane: InferenceLane, backbone: Backbone, samples: list[Sample]) -> None:
+    assert lane.precisions
+    lane.precisions.choose(backbone, CPU, torch.float32, {}, 200)
 
-    assert Precisions(tmp_path)(backbone, CPU) == torch.float32
+    settle_precision(lane, backbone, samples)
 
-
-def test_processor_that_cannot_is_not_asked(
-    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    Precisions(tmp_path)(backbone, CPU)
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": False})
-
-    assert Precisions(tmp_path)(backbone, CPU) == torch.float32
+    assert precision(lane, backbone) == torch.float32
 
 
-def test_folder_that_cannot_be_written_costs_only_time(
-    backbone: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    (tmp_path / "file").write_text("in the way")
+def around(samples: list[Sample]) -> Tensor:
+    """Embeddings near a center for each class."""
+    generator = torch.Generator().manual_seed(0)
+    centers = torch.rand(3, 64, generator=generator)
+    rows = torch.stack([centers[int(str(sample.label))] for sample in samples])
+    return rows + 0.05 * torch.randn(len(samples), 64, generator=generator)
 
-    assert Precisions(tmp_path / "file")(backbone, CPU) == torch.bfloat16
-    assert "can't write" in caplog.text
+
+@pytest.mark.parametrize("multiple", [False, True])
+def test_answers_that_change_on_a_few_images_fail_the_trial(samples: list[Sample], multiple: bool) -> None:
+    if multiple:
+        samples = [Sample(s.image, frozenset("012") - {str(s.label)}, s.name) for s in samples]
+        exact = around([Sample(s.image, next(iter(frozenset("012") - frozenset(s.label)))) for s in samples])
+    else:
+        exact = around(samples)
+    same = try_precision(samples, exact, exact + 1e-4)
+    swapped = exact.clone()
+    swapped[:3] = exact[1:4]  # images of other classes
+    changed = try_precision(samples, exact, swapped)
+
+    assert (same.agreement, same.same) == (1, 1)
+    assert same.passed
+    assert changed.same == changed.agreement == pytest.approx(1 - 3 / len(samples))
+    assert changed.passed is (changed.agreement >= 0.99)
+    assert changed.difference > same.difference
+
+
+@pytest.mark.parametrize(("agreement", "passed"), [(1, True), (0.99, True), (0.989, False)])
+def test_99_percent_of_the_answers_must_stay(agreement: float, passed: bool) -> None:
+    assert Trial(agreement, agreement, 0.01).passed is passed
