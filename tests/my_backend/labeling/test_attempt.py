@@ -56,6 +56,7 @@ def test_labeled_and_deleted_tasks_are_left_alone_and_reported(writer: Writer, l
     run = end(writer, submit(writer, ("Cat", tasks)))
 
     assert (run.written, run.left_alone) == (4, {"labeled": [2], "deleted": [5]})
+    assert labels.requests.count("annotate") == 2, "once per batch: nothing is tried again for tasks left alone"
     assert labels.choices() == {1: ["Cat"], 2: ["Dog"], 3: ["Cat"], 4: ["Cat"], 6: ["Cat"]}
 
 
