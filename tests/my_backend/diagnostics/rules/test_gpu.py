@@ -32,4 +32,6 @@ def test_card_that_is_not_used_as_it_could_be(gpu: Gpu, computes: dict[str, str]
 
 
 def test_driver_that_does_not_respond() -> None:
-    assert no_driver("no luck.").message == "The NVIDIA driver doesn't respond: no luck."
+    problem = no_driver("no luck.")
+
+    assert (problem.code, problem.message) == ("gpu", "The NVIDIA driver doesn't respond: no luck.")

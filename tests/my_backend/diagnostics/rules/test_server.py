@@ -36,4 +36,5 @@ def test_server_that_is_not_there_or_open_to_all() -> None:
     problem = server_not_found("http://127.0.0.1:1", "no response")
 
     assert problem.message == "Can't find the backend's server at http://127.0.0.1:1: no response."
+    assert (problem.code, OPEN_PROXY.code) == ("server", "open-proxy")
     assert "Set BASIC_AUTH_USER and BASIC_AUTH_PASS" in OPEN_PROXY.hint

@@ -24,7 +24,8 @@ def test_folder_that_cannot_be_written() -> None:
 
     assert (problem.code, problem.message) == ("disk", "Can't write to MODEL_DIR=/models: No space left on device.")
     assert "annotation events are refused" in problem.hint
-    assert unusable_folder(BackendError("can't use it")).message == "can't use it."
+    unusable = unusable_folder(BackendError("can't use it"))
+    assert (unusable.code, unusable.message) == ("folders", "can't use it.")
 
 
 def damaged(*place: str, project: str = PROJECT, why: str = "it is empty") -> DamagedFile:
