@@ -47,6 +47,7 @@ from image_classifier.training.pipeline import (
     order_classes,
     pays_for_all_layers,
 )
+from image_classifier.training.trial import pays
 from label_studio_format.annotations import annotations_of, label_of
 from label_studio_format.image_value import image_url
 from label_studio_format.labeling_config import ImageChoices, Json, parse_label_config
@@ -306,6 +307,8 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         if kind == "full" and _tunes(mode, backbone, embedded.samples):
             limit = AUTO_SECONDS if mode == "auto" else float("inf")
             with self._holding(embedded.samples) as held:
+                if not pays(_networks().lane, first, held, hyperparameters, checkpoint, report):
+                    return output
                 second = learn_all_layers(
                     _networks().lane, first, held, hyperparameters, checkpoint, report, seconds=limit
                 )
@@ -314,7 +317,8 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
                     tuned = embed(_networks().lane, second.backbone, held, report)
                     second = _with_corrections(second, tuned, labeled.corrected)
                 comparison = compare(_networks().lane, first, second, held)
-                if mode == "full" or (comparison and comparison.better):
+                log.info("all layers compared with the head: %s", comparison)
+                if comparison and comparison.better:
                     # Don't compare with a held-back version: all layers may have learned the same wrong labels.
                     before = self._classifier if output["held_back"] else first
                     output = self._save(second, before, held, folder / "model", told)

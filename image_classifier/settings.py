@@ -42,7 +42,9 @@ class ClassifierSettings(BaseSettings):
         None, description="side of the network's square input in pixels; its own by default, 224 for resnet18"
     )
     train_mode: TrainMode = Field(
-        "auto", description="`head`: train the last layer; `full`: all layers; `auto`: decide by the number of labels"
+        "auto",
+        description="`head`: train the last layer; `full`: then all layers, which are kept if they are clearly better; "
+        "`auto`: `full` if there are enough labels",
     )
     epochs: PositiveInt = Field(25, description="passes over the training images; at least 12 steps each for the head")
     batch_size: PositiveInt = Field(32, description="images per training step")

@@ -699,6 +699,7 @@ def test_all_layers_that_learned_scrambled_labels_are_held_back_as_their_head_wa
     live = fit(labeled(shown[:57]), tmp_path / "live")
     monkeypatch.setenv("TRAIN_MODE", "full")
     monkeypatch.setenv("EPOCHS", "1")
+    monkeypatch.setattr(pipeline.Comparison, "better", True)
     published: list[Json] = []
     model._settings.cache_clear()
     fit(labeled(scrambled(shown[:57])[0]), tmp_path / "worse", live, publish=published.append)
@@ -710,9 +711,11 @@ def test_all_layers_that_learned_scrambled_labels_are_held_back_as_their_head_wa
 
 @pytest.fixture
 def all_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training of all layers that is better than the head, whatever it learns."""
     monkeypatch.setenv("TRAIN_MODE", "full")
     monkeypatch.setenv("EPOCHS", "2")
     monkeypatch.setenv("BATCH_SIZE", "4")
+    monkeypatch.setattr(pipeline.Comparison, "better", True)
 
 
 def weights(output: Json) -> Json:
@@ -827,17 +830,40 @@ def test_a_choice_that_came_up_while_training_was_interrupted_is_learned(shown: 
     assert fit(tasks, tmp_path, label_config=config("0", "1", "2", "new"))["classes"] == ["0", "1", "2", "new"]
 
 
-@pytest.mark.parametrize("enough", [False, True])
-def test_by_itself_it_trains_all_layers_where_there_are_enough_labels_and_keeps_what_is_better(
-    enough: bool, shown: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("mode", "enough", "trains"), [("auto", False, False), ("auto", True, True), ("full", False, True)]
+)
+def test_all_layers_are_trained_if_there_are_enough_labels_or_on_request_and_the_better_one_is_kept(
+    mode: str, enough: bool, trains: bool, shown: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("TRAIN_MODE", mode)
     monkeypatch.setenv("EPOCHS", "1")
     monkeypatch.setattr(pipeline, "MIN_IMAGES_FOR_RANDOM_LAYERS", 12 if enough else 13)
     records: list[Json] = []
     published: list[Json] = []
     output = fit(labeled(shown[:12]), tmp_path, progress=records.append, publish=published.append)
-    assert all_layers_epochs(records) == ([1] if enough else [])
+    assert all_layers_epochs(records) == ([1] if trains else [])
     # One epoch from random weights makes nothing better.
+    assert published == [output]
+    assert weights(output)["origin"] == "random"
+
+
+def test_failed_trial_ends_the_training_with_the_head(
+    shown: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRAIN_MODE", "full")
+    asked: list[int] = []
+
+    def pays(lane: object, start: object, samples: Sequence[Sample], *rest: object) -> bool:
+        asked.append(len(samples))
+        return False
+
+    monkeypatch.setattr(model, "pays", pays)
+    records: list[Json] = []
+    published: list[Json] = []
+    output = fit(labeled(shown[:12]), tmp_path, progress=records.append, publish=published.append)
+    assert asked == [12]
+    assert all_layers_epochs(records) == []
     assert published == [output]
     assert weights(output)["origin"] == "random"
 

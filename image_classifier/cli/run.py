@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from image_classifier.cli.config import Recipe
+from image_classifier.cli.console import say
 from image_classifier.cli.lr_chart import write_rate_chart
 from image_classifier.cli.session import Workbench
 from image_classifier.data.dataset import Sample, classes_of, held_out, targets_of
@@ -31,6 +32,7 @@ from image_classifier.training.pipeline import (
     pays_for_all_layers,
     tune,
 )
+from image_classifier.training.trial import pays
 
 STATE_FILE = "training.json"
 RATE_CHART = "learning-rate.svg"
@@ -169,19 +171,24 @@ class Experiment:
         epochs: int,
         progress: Progress,
     ) -> Classifier:
-        """The better one of `start` and the fully trained model; in the mode full, always the latter."""
-        auto = self._recipe.training.mode == "auto"
-        seconds = AUTO_SECONDS if auto else float("inf")
+        """The better one of `start` and the fully trained model."""
+        if not pays(bench.lane, start, embedded.samples, told, self._checkpoint, progress):
+            return self._keep(start)
+        seconds = AUTO_SECONDS if self._recipe.training.mode == "auto" else float("inf")
         tuning = replace(told, epochs=epochs)
         backbone = tune(start, embedded.samples, tuning, self._checkpoint, progress, seconds=seconds)
         again = self._embed(bench, backbone, embedded.samples, progress)
         tuned = learn_head(backbone, again, start.classes, told, progress)
         comparison = compare(bench.lane, start, tuned, embedded.samples)
-        if auto and not (comparison and comparison.better):
-            shutil.rmtree(self._folder / FULL, ignore_errors=True)
-            return start
+        if not (comparison and comparison.better):
+            return self._keep(start)
         save_model(tuned, embedded.samples, self._folder / FULL)
         return tuned
+
+    def _keep(self, start: Classifier) -> Classifier:
+        shutil.rmtree(self._folder / FULL, ignore_errors=True)  # of an earlier interruption
+        say("training all layers was not clearly better on the held-out images: the last layer alone is kept")
+        return start
 
 
 def _differences(begun: dict[str, Any], now: dict[str, Any]) -> str:

@@ -1,8 +1,9 @@
-"""Trains all layers on images: SGD with StepLR, resumable after each epoch."""
+"""Trains a network's layers on images: SGD with StepLR, resumable after each epoch."""
 
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -25,6 +26,11 @@ from image_classifier.training.hyperparameters import HEAD_RATE, Hyperparameters
 PATIENCE = 8  # epochs without improvement: by then StepLR has lowered the learning rate once
 SMALL_IMAGE = 160  # pixels; for larger images, all layers are trained on a smaller square
 TRAINING_SHARE = 0.79  # size of that square, relative to the square used for predictions
+# Share of a pretrained network's parameters that are trained: the upper layers, such as ResNet18's last stage. Those
+# below see edges and textures, which a few hundred images can't improve.
+UPPER_SHARE = 0.75
+FUTILE_SECONDS = 900.0  # a training that hasn't reached the head's accuracy by then ends
+KEPT_IMAGES = 512  # held-out images that stay decoded, about 75 MB: they are evaluated after each epoch
 
 
 @dataclass(frozen=True)
@@ -47,37 +53,29 @@ def fine_tune(
     progress: Progress,
     *,
     seconds: float = float("inf"),
+    to_reach: float = 0.0,
 ) -> FineTuned:
-    """Trains all layers from a backbone and its trained head; keeps the epoch that is best on the held-out images.
+    """Trains layers from a backbone and its trained head; keeps the epoch that is best on the held-out images.
 
-    Ends early if the epochs stop improving, or after `seconds`.
+    These are all layers of a backbone with random weights, and the upper layers of a pretrained one. Ends early if the
+    epochs stop improving, after `seconds`, or if no epoch has reached the accuracy `to_reach` after FUTILE_SECONDS.
 
     After each epoch the whole state is saved to `checkpoint`, a safetensors file; if it already exists, training
     resumes from it and ends with the same weights as without the interruption. `progress` gets a record for each epoch
     and may raise to stop.
     """
     device = choose_device()
-    module = copy.deepcopy(backbone.module)
-    layer = _new_layer(head.weight.shape[1], len(classes), torch.Generator().manual_seed(hyperparameters.seed))
-    # Batch normalization of random layers has no statistics yet: in training, embeddings differ a lot from those that
-    # the head has seen.
-    if backbone.origin != RANDOM:
-        with torch.no_grad():
-            layer.weight.copy_(head.weight)
-            layer.bias.copy_(head.bias)
-    module.set_submodule(backbone.last_layer, layer)
-    module.requires_grad_(True).to(device).to(memory_format=torch.channels_last)
-    last = {id(parameter) for parameter in layer.parameters()}
-    body = [parameter for parameter in module.parameters() if id(parameter) not in last]
+    module, body, last = trainable(backbone, head, hyperparameters.seed)
+    module.to(device).to(memory_format=torch.channels_last)
     rate = hyperparameters.learning_rate
     optimizer = SGD(
-        [{"params": body, "lr": rate}, {"params": list(layer.parameters()), "lr": HEAD_RATE * rate}],
+        [{"params": body, "lr": rate}, {"params": last, "lr": HEAD_RATE * rate}],
         momentum=hyperparameters.momentum,
     )
     scheduler = StepLR(optimizer, hyperparameters.lr_step_size, hyperparameters.lr_gamma)
     state = TrainingState(module, optimizer, scheduler, classes)
     done = state.resume(checkpoint)
-    plain = _dataset(held_out, classes, backbone.preprocessing)
+    plain = _dataset(held_out, classes, lru_cache(KEPT_IMAGES)(backbone.preprocessing))
     size = _training_size(backbone)
     clock = Clock(hyperparameters.epochs, done)
     for epoch in range(done, hyperparameters.epochs):
@@ -88,7 +86,7 @@ def fine_tune(
         for parameter in body:
             parameter.requires_grad_(not frozen)
         # Frozen layers keep their batch statistics too.
-        module.train(not frozen)
+        module.train(not frozen and learns_statistics(backbone))
         # Each epoch's shuffling and augmentation depend only on the seed and its number.
         augmentation = Augmentation(size, f"{hyperparameters.seed} {epoch}")
         augmented = _dataset(training, classes, augmentation)
@@ -100,13 +98,47 @@ def fine_tune(
         state.finish_epoch(epoch, accuracy)
         state.save(checkpoint)
         progress({"phase": "training all layers", "loss": loss, "accuracy": accuracy, **clock.after(epoch)})
-        if clock.seconds > seconds:
+        futile = state.best_accuracy < to_reach and clock.seconds > FUTILE_SECONDS
+        if futile or clock.seconds > seconds:
             break
     module.load_state_dict(state.best)
     module.set_submodule(backbone.last_layer, nn.Identity())
     bare = Bare(module.cpu().to(memory_format=torch.contiguous_format), backbone.last_layer)
     tuned = make_backbone(bare, backbone.network, backbone.preprocessing, FINE_TUNED, warning=backbone.warning)
     return FineTuned(tuned, state.best_accuracy, state.best_epoch + 1)
+
+
+def trainable(backbone: Backbone, head: Head, seed: int) -> tuple[nn.Module, list[nn.Parameter], list[nn.Parameter]]:
+    """A copy of the network with its head, and the parameters to train: the backbone's and the head's.
+
+    All layers of a random network are trained, and the upper layers of a pretrained one.
+    """
+    module = copy.deepcopy(backbone.module)
+    classes, size = head.weight.shape
+    layer = _new_layer(size, classes, torch.Generator().manual_seed(seed))
+    # Batch normalization of random layers has no statistics yet: in training, embeddings differ a lot from those that
+    # the head has seen.
+    if backbone.origin != RANDOM:
+        with torch.no_grad():
+            layer.weight.copy_(head.weight)
+            layer.bias.copy_(head.bias)
+    module.set_submodule(backbone.last_layer, layer)
+    last = list(layer.parameters())
+    body = [parameter for parameter in module.parameters() if not any(parameter is one for one in last)]
+    if backbone.origin != RANDOM:
+        body = _upper(body)
+    module.requires_grad_(False)
+    for parameter in (*body, *last):
+        parameter.requires_grad_(True)
+    return module, body, last
+
+
+def learns_statistics(backbone: Backbone) -> bool:
+    """Whether batch normalization learns from the training's batches.
+
+    A pretrained network has better statistics than those of a few small batches.
+    """
+    return backbone.origin == RANDOM
 
 
 def _new_layer(size: int, classes: int, generator: torch.Generator) -> nn.Linear:
@@ -117,6 +149,18 @@ def _new_layer(size: int, classes: int, generator: torch.Generator) -> nn.Linear
         layer.weight.uniform_(-bound, bound, generator=generator)
         layer.bias.uniform_(-bound, bound, generator=generator)
     return layer
+
+
+def _upper(parameters: Sequence[nn.Parameter]) -> list[nn.Parameter]:
+    """The last of a network's parameters, in their order, that are together UPPER_SHARE of all."""
+    left = UPPER_SHARE * sum(parameter.numel() for parameter in parameters)
+    upper: list[nn.Parameter] = []
+    for parameter in reversed(parameters):
+        if left <= 0:
+            break
+        upper.insert(0, parameter)
+        left -= parameter.numel()
+    return upper
 
 
 def _training_size(backbone: Backbone) -> int:

@@ -3,7 +3,6 @@
 After L. N. Smith, "Cyclical Learning Rates for Training Neural Networks" (2017).
 """
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,8 +14,9 @@ from torch.utils.data import DataLoader
 
 from image_classifier.data.dataset import ImageClassifierDataset, Sample, targets_of
 from image_classifier.evaluation.metrics import loss_of
-from image_classifier.nets.classifier import RANDOM, Backbone, Head, choose_device
+from image_classifier.nets.classifier import Backbone, Head, choose_device
 from image_classifier.progress import Progress
+from image_classifier.training.finetune import learns_statistics, trainable
 from image_classifier.training.hyperparameters import HEAD_RATE, Hyperparameters
 
 LOWEST, HIGHEST = 1e-6, 1.0  # learning rates of the backbone
@@ -44,16 +44,8 @@ def range_of_all_layers(
 ) -> RateRange:
     """Runs the range test for all layers on a copy of the network with its trained head; ignores `told`'s rate."""
     device = choose_device()
-    module = copy.deepcopy(backbone.module)
-    with torch.random.fork_rng():
-        torch.manual_seed(told.seed)
-        layer = nn.Linear(head.weight.shape[1], len(classes))
-    if backbone.origin != RANDOM:
-        with torch.no_grad():
-            layer.weight.copy_(head.weight)
-            layer.bias.copy_(head.bias)
-    module.set_submodule(backbone.last_layer, layer)
-    module.requires_grad_(True).to(device).train()
+    module, body, last = trainable(backbone, head, told.seed)
+    module.to(device).train(learns_statistics(backbone))
     preprocessing = backbone.preprocessing
     paths, labels = [sample.image.path for sample in samples], [sample.label for sample in samples]
     dataset = ImageClassifierDataset(paths, labels, classes, preprocessing)
@@ -63,9 +55,7 @@ def range_of_all_layers(
         pixels, targets = next(batches)
         return loss_of(module(preprocessing.normalize(pixels.to(device))), targets.to(device))
 
-    last = {id(parameter) for parameter in layer.parameters()}
-    body = [parameter for parameter in module.parameters() if id(parameter) not in last]
-    return _sweep(body, list(layer.parameters()), loss, told, progress)
+    return _sweep(body, last, loss, told, progress)
 
 
 def range_of_head(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from image_classifier.data.dataset import FOLDS, Sample, classes_of, folds, held_out, is_split, targets_of
 from image_classifier.data.preprocessing import ImageError
@@ -19,6 +20,7 @@ from image_classifier.evaluation.metrics import (
     confidence_of_mistakes,
     evaluate,
     fit_temperature,
+    hits,
     predicted_targets,
     probability_of_labels,
 )
@@ -40,6 +42,9 @@ MAX_MISTAKES = 5000  # that are kept, about a megabyte
 AT_ONCE = 256  # images that are embedded between two reports
 # A version is clearly worse when its accuracy is lower by more than this, and by more than two standard errors.
 CLEARLY_WORSE = 0.02
+# All layers must come closer to the labels by this many standard errors: 1 in 20 that are no better do so by chance.
+BEYOND_NOISE = 1.645
+FEWEST_COMPARED = 20  # images: a standard error of fewer says little
 
 
 class TooFewLabels(ValueError):
@@ -221,6 +226,7 @@ def tune(
         checkpoint,
         progress,
         seconds=seconds,
+        to_reach=start.record["figures"]["accuracy"],
     )
     return tuned.backbone
 
@@ -233,6 +239,8 @@ class Comparison:
     before: float  # share that is right, 0 to 1
     after: float
     standard_error: float  # of the difference
+    gain: float  # how much closer the probabilities are to the labels: the decrease of the Brier score
+    gain_error: float  # its standard error
 
     @property
     def clearly_worse(self) -> bool:
@@ -240,7 +248,13 @@ class Comparison:
 
     @property
     def better(self) -> bool:
-        return self.after > self.before
+        """No fewer images are right, and probabilities are closer to the labels than chance explains.
+
+        Probabilities show a difference on far fewer images than the number of right answers does.
+        """
+        if self.images < FEWEST_COMPARED or self.after < self.before:
+            return False
+        return self.gain > BEYOND_NOISE * self.gain_error
 
 
 def compare(lane: InferenceLane, before: Classifier, after: Classifier, samples: Sequence[Sample]) -> Comparison | None:
@@ -255,25 +269,29 @@ def compare(lane: InferenceLane, before: Classifier, after: Classifier, samples:
     ]
     if not judged:
         return None
-    old, new = (_right(lane, classifier, judged) for classifier in (before, after))
-    error = float((old - new).std(unbiased=False)) / len(judged) ** 0.5
-    return Comparison(len(judged), float(old.mean()), float(new.mean()), error)
+    (old, far), (new, near) = (_right_and_far(lane, classifier, judged) for classifier in (before, after))
+    error, gain_error = (float(each.std(unbiased=False)) / len(judged) ** 0.5 for each in (old - new, far - near))
+    return Comparison(len(judged), float(old.mean()), float(new.mean()), error, float((far - near).mean()), gain_error)
 
 
-def _right(lane: InferenceLane, classifier: Classifier, samples: Sequence[Sample]) -> Tensor:
-    """[n] of 0 and 1: which samples the head that was fitted without them gets right; raises ImageError."""
+def _right_and_far(lane: InferenceLane, classifier: Classifier, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
+    """By the head that was fitted without the samples: [n] of 0 and 1, which it gets right, and [n] Brier scores.
+
+    Raises ImageError.
+    """
     vectors = []
     for vector in lane.embed(classifier.backbone, [sample.image for sample in samples], background=True):
         if isinstance(vector, ImageError):
             raise vector
         vectors.append(vector)
     head = classifier.evaluation_head
-    answers = predicted_targets(head(torch.from_numpy(np.stack(vectors))), head.thresholds)
-    right = [
-        _classes_of_answer(answer, classifier.classes) == classes_of(sample.label)
-        for answer, sample in zip(answers, samples, strict=True)
-    ]
-    return torch.tensor(right, dtype=torch.float32)
+    logits = head(torch.from_numpy(np.stack(vectors)))
+    targets = targets_of([sample.label for sample in samples], classifier.classes)
+    if head.multiple:
+        far = (logits.sigmoid() - targets).square().sum(1)
+    else:
+        far = (logits.softmax(1) - one_hot(targets, len(classifier.classes))).square().sum(1)
+    return hits(logits, targets, head.thresholds).float(), far
 
 
 def _classes_of_answer(answer: Tensor, classes: Sequence[str]) -> frozenset[str]:

@@ -21,6 +21,7 @@ from image_classifier.cli.main import main
 from image_classifier.data.dataset import held_out, read_samples
 from image_classifier.data.preprocessing import ImageError
 from image_classifier.nets.folder import load_model
+from image_classifier.training import pipeline
 from tests.image_classifier.cli.command import Command, Said, command
 
 TRAIN = ("train", "--weights", "none", "--image-size", "64")
@@ -112,13 +113,18 @@ def test_results_are_on_stdout_and_all_else_on_stderr(run: Command, folder: Path
     assert "already finished" in again.err
 
 
-def test_all_layers_are_trained_where_that_is_asked_for(run: Command, folder: Path) -> None:
+@pytest.mark.parametrize("better", [False, True])
+def test_all_layers_are_trained_on_request_and_kept_if_they_are_better(
+    run: Command, folder: Path, monkeypatch: pytest.MonkeyPatch, better: bool
+) -> None:
+    monkeypatch.setattr(pipeline.Comparison, "better", better)
     said = run(*TRAIN, folder, "--mode", "full", "--epochs", 1, "--output", "out")
     assert said.status == 0, said
-    assert said.out.startswith("out/full: 3 classes")
+    assert said.out.startswith("out/full: 3 classes" if better else "out/head: 3 classes")
     assert "training all layers: epoch 1/1" in said.err
-    assert sorted(path.name for path in Path("out").iterdir()) == ["full", "head", "training.json"]
-    assert load_model(Path("out")).classifier.backbone.origin == "fine-tuned"
+    kept = ["full", "head"] if better else ["head"]
+    assert sorted(path.name for path in Path("out").iterdir()) == [*kept, "training.json"]
+    assert load_model(Path("out")).classifier.backbone.origin == ("fine-tuned" if better else "random")
 
 
 def test_several_labels_of_an_image_are_learned_judged_and_corrected(

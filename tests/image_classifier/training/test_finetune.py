@@ -38,12 +38,12 @@ def tune(
     *,
     classes: str = "012",
     held_out: list[Sample] | None = None,
-    seconds: float = float("inf"),
+    **limits: float,
 ) -> FineTuned:
     head = Head(torch.zeros(len(classes), 512), torch.zeros(len(classes)))
     judged = images if held_out is None else held_out
     checkpoint = folder / "checkpoint.safetensors"
-    return fine_tune(backbone, head, images, judged, classes, told, checkpoint, progress, seconds=seconds)
+    return fine_tune(backbone, head, images, judged, classes, told, checkpoint, progress, **limits)
 
 
 def weights(backbone: Backbone) -> dict[str, bytes]:
@@ -81,6 +81,25 @@ def test_all_layers_learn(backbone: Backbone, colours: list[Sample], tmp_path: P
     assert after.keys() == before.keys()
     assert [name for name in after if after[name] == before[name]] == []  # every layer has moved
     assert weights(backbone) == before  # and the network that answers meanwhile has not
+
+
+def test_upper_layers_of_a_pretrained_network_learn_and_batch_statistics_stay(
+    backbone: Backbone, colours: list[Sample], tmp_path: Path
+) -> None:
+    pretrained = replace(backbone, origin="imagenet")
+    told = Hyperparameters(epochs=2, batch_size=4, learning_rate=0.0003)
+    before, after = weights(backbone), weights(tune(pretrained, colours[:12], tmp_path, told).backbone)
+    moved = {name for name in after if after[name] != before[name]}
+    learned = {name for name, _ in backbone.module.named_parameters() if name.startswith("layer4.")}
+    assert moved == learned  # three quarters of the parameters
+
+
+def test_random_network_learns_its_batch_statistics(backbone: Backbone, colours: list[Sample], tmp_path: Path) -> None:
+    told = Hyperparameters(epochs=1, batch_size=4)
+    before, after = weights(backbone), weights(tune(backbone, colours[:12], tmp_path, told).backbone)
+    statistics = [name for name in after if name.endswith(("running_mean", "running_var"))]
+    assert statistics
+    assert [name for name in statistics if after[name] == before[name]] == []
 
 
 def test_the_best_epoch_is_kept_not_the_last(backbone: Backbone, samples: list[Sample], tmp_path: Path) -> None:
@@ -121,6 +140,21 @@ def test_training_ends_after_the_time_it_is_given(backbone: Backbone, samples: l
     tuned = tune(backbone, samples[:4], tmp_path, FAST, records.append, seconds=0)
     assert [record["epoch"] for record in records] == [1]
     assert tuned.epoch == 1
+
+
+@pytest.mark.parametrize(("to_reach", "epochs"), [(1.1, [1]), (0.0, [1, 2, 3])])
+def test_training_ends_if_it_does_not_reach_the_head_in_time(
+    backbone: Backbone,
+    samples: list[Sample],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    to_reach: float,
+    epochs: list[int],
+) -> None:
+    monkeypatch.setattr(finetune, "FUTILE_SECONDS", 0)
+    records: list[dict[str, Any]] = []
+    tune(backbone, samples[:4], tmp_path, FAST, records.append, to_reach=to_reach)
+    assert [record["epoch"] for record in records] == epochs
 
 
 def test_training_that_was_interrupted_ends_with_the_same_weights(

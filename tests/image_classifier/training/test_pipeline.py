@@ -318,7 +318,43 @@ def test_there_is_nothing_to_compare_where_nothing_is_held_out_or_the_questions_
 def test_clearly_worse_is_more_than_chance_and_more_than_little(
     before: float, after: float, error: float, clearly_worse: bool
 ) -> None:
-    assert Comparison(100, before, after, error).clearly_worse is clearly_worse
+    assert Comparison(100, before, after, error, 0.0, 0.0).clearly_worse is clearly_worse
+
+
+@pytest.mark.parametrize(
+    ("images", "before", "after", "gain", "better"),
+    [
+        (100, 0.8, 0.85, 0.02, True),
+        (100, 0.8, 0.8, 0.02, True),
+        (100, 0.8, 0.85, 0.016, False),  # by chance in more than 1 of 20 cases
+        (100, 0.8, 0.79, 0.02, False),  # fewer images are right
+        (100, 0.8, 0.85, -0.02, False),
+        (19, 0.8, 0.85, 0.02, False),  # too few to tell
+        (20, 0.8, 0.85, 0.02, True),
+    ],
+)
+def test_better_is_more_than_chance(images: int, before: float, after: float, gain: float, better: bool) -> None:
+    assert Comparison(images, before, after, 0.01, gain, 0.01).better is better
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_classifier_that_is_surer_of_the_right_answers_is_better(
+    lane: InferenceLane, backbone: Backbone, samples: list[Sample], several: bool
+) -> None:
+    many = [replace(sample, part="val" if row % 2 else "train") for row, sample in enumerate(samples)]
+    if several:
+        many = [replace(sample, label=frozenset({str(sample.label)})) for sample in many]
+    good = learn_head(backbone, embed(lane, backbone, many, silent), ("red", "green", "blue"), QUICK, silent)
+    unsure = replace(good, evaluation_head=replace(good.evaluation_head, temperature=good.head.temperature * 20))
+
+    found, back = compare(lane, unsure, good, many), compare(lane, good, unsure, many)
+
+    assert found
+    assert back
+    assert (found.images, back.better) == (45, False)
+    assert found.gain == pytest.approx(-back.gain)
+    assert found.gain > 0.1 > found.gain_error > 0
+    assert several or (found.before == found.after and found.better)
 
 
 def test_a_wrong_label_is_the_first_mistake(lane: InferenceLane, backbone: Backbone, samples: list[Sample]) -> None:

@@ -1,0 +1,125 @@
+"""A short trial tells whether training a pretrained network's layers can pay."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from image_classifier.data.dataset import Sample, held_out
+from image_classifier.embedding.cache import EmbeddingCache
+from image_classifier.embedding.lane import InferenceLane
+from image_classifier.nets.classifier import Backbone, Classifier
+from image_classifier.progress import ALL_LAYERS, Stages
+from image_classifier.training import trial
+from image_classifier.training.hyperparameters import Hyperparameters
+from image_classifier.training.pipeline import Comparison, embed, learn_head
+from image_classifier.training.trial import pays
+
+QUICK = Hyperparameters(epochs=2, batch_size=8)
+BETTER, WORSE = Comparison(100, 0.8, 0.9, 0.01, 0.1, 0.01), Comparison(100, 0.8, 0.7, 0.01, -0.1, 0.01)
+
+
+class Stopped(Exception):
+    pass
+
+
+def ignore(record: dict[str, Any]) -> None:
+    pass
+
+
+@pytest.fixture
+def lane(tmp_path: Path) -> Iterator[InferenceLane]:
+    cache = EmbeddingCache(tmp_path / "embeddings")
+    lane = InferenceLane(cache)
+    yield lane
+    lane.close()
+    cache.close()
+
+
+@pytest.fixture
+def some(samples: list[Sample]) -> list[Sample]:
+    return [replace(s, part="val" if row % 3 == 0 else "train") for row, s in enumerate(samples[:30])]
+
+
+@pytest.fixture
+def start(lane: InferenceLane, backbone: Backbone, some: list[Sample]) -> Classifier:
+    pretrained = replace(backbone, origin="imagenet")
+    return learn_head(pretrained, embed(lane, pretrained, some, ignore), ("0", "1", "2"), QUICK, ignore)
+
+
+@pytest.mark.parametrize(("comparison", "expected"), [(BETTER, True), (WORSE, False), (None, False)])
+def test_trial_on_a_part_decides(
+    lane: InferenceLane,
+    start: Classifier,
+    some: list[Sample],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    comparison: Comparison | None,
+    expected: bool,
+) -> None:
+    seen: list[tuple[Classifier, Classifier, list[Sample]]] = []
+
+    def compare(lane: InferenceLane, *both: Any) -> Comparison | None:
+        seen.append(both)
+        return comparison
+
+    monkeypatch.setattr(trial, "compare", compare)
+    monkeypatch.setattr(trial, "IMAGES", 12)
+    monkeypatch.setattr(trial, "HELD_OUT_IMAGES", 7)
+    records: list[dict[str, Any]] = []
+
+    assert pays(lane, start, some, QUICK, tmp_path / "checkpoint", records.append) is expected
+
+    [(before, after, tried)] = seen
+    assert sorted(held_out(tried)) == [False] * 12 + [True] * 7
+    assert before.backbone is start.backbone
+    assert after.backbone.fingerprint != before.backbone.fingerprint
+    for each in (before, after):
+        assert sum(each.record["labels"].values()) == len(tried), "both learn the same part"
+    assert {record["phase"] for record in records} == {"trying all layers"}
+    assert [record["epoch"] for record in records if "epoch" in record] == [1, 2]
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == []
+
+
+def test_trial_is_as_short_as_it_says(
+    lane: InferenceLane, start: Classifier, some: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial, "SECONDS", 0)
+    records: list[dict[str, Any]] = []
+    pays(lane, start, some, replace(QUICK, epochs=25), tmp_path / "checkpoint", records.append)
+    assert [(r["epoch"], r["epochs"]) for r in records if "epoch" in r] == [(1, trial.EPOCHS)]
+
+
+def test_interrupted_trial_resumes(lane: InferenceLane, start: Classifier, some: list[Sample], tmp_path: Path) -> None:
+    def stop(record: dict[str, Any]) -> None:
+        if record.get("epoch") == 1:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        pays(lane, start, some, QUICK, tmp_path / "checkpoint", stop)
+    records: list[dict[str, Any]] = []
+    pays(lane, start, some, QUICK, tmp_path / "checkpoint", records.append)
+    assert [record["epoch"] for record in records if "epoch" in record] == [2]
+
+
+def test_random_network_and_begun_training_need_no_trial(
+    lane: InferenceLane, start: Classifier, some: list[Sample], tmp_path: Path
+) -> None:
+    def fail(record: dict[str, Any]) -> None:
+        pytest.fail(f"there was a trial: {record}")
+
+    random = replace(start, backbone=replace(start.backbone, origin="random"))
+    assert pays(lane, random, some, QUICK, tmp_path / "checkpoint", fail)
+    (tmp_path / "checkpoint").touch()
+    assert pays(lane, start, some, QUICK, tmp_path / "checkpoint", fail)
+
+
+def test_progress_of_the_trial_lies_between_the_head_and_all_layers() -> None:
+    done: list[float] = []
+    stages = Stages(lambda record: done.append(record["done"]), all_layers=True)
+    for phase in ("evaluating", "trying all layers", "training all layers"):
+        stages({"phase": phase, "epoch": 1, "epochs": 1})
+    ends = dict(ALL_LAYERS)
+    assert done == [0.13, ends["trying all layers"], ends["training all layers"]]
