@@ -11,7 +11,7 @@ DEV_READY := $(VENV)/ready-dev-$(DEV_LOCK)
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --override overrides.txt
 
-.PHONY: help setup setup-dev start production test test-slow fuzz soak check format demo bench bench-learning lock audit
+.PHONY: help setup setup-dev start production test test-slow fuzz soak check format demo bench bench-learning bench-labeling lock audit
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -71,6 +71,9 @@ bench: setup-dev ## measure the speed, compared with a plain baseline and LitSer
 
 bench-learning: setup-dev ## measure accuracy with few labels on real images (PICTURES and WEIGHTS: see docs/project/learning.md)
 	@exec $(BIN)/python -m benchmarks.learning --pictures "$(PICTURES)" --weights "$(WEIGHTS)"
+
+bench-labeling: setup-dev ## count the actions that label a whole project in groups (PICTURES and WEIGHTS: see docs/project/learning.md)
+	@exec $(BIN)/python -m benchmarks.labeling --pictures "$(PICTURES)" --weights "$(WEIGHTS)"
 
 lock: setup-dev ## upgrade the locked packages
 	$(COMPILE) --upgrade requirements.in -o requirements.txt

@@ -2,8 +2,8 @@
 
     python -m benchmarks.learning.all_layers --pictures FOLDER --weights FILE --task stamps --labels 279 [--splits 5]
 
-docs/learning.md explains how to get the pictures and the weights. Each split takes about a minute if the trial refuses,
-and several if it doesn't. CPU seconds are printed, too, since a busy machine takes longer.
+docs/project/learning.md explains how to get the pictures and the weights. Each split takes about a minute if the trial
+refuses, and several if it doesn't. CPU seconds are printed, too, since a busy machine takes longer.
 """
 
 import argparse

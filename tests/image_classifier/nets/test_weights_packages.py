@@ -70,7 +70,7 @@ needs_lite0 = pytest.mark.skipif(
     (not find_spec("timm") or not installed_weights(LITE0)) and "CI" not in os.environ,
     reason=f"timm or {LITE0_PACKAGE} isn't installed",
 )
-# As docs/learning.md unpacks them, or as the Debian package tuxpaint-stamps-default installs them.
+# As docs/project/learning.md unpacks them, or as the Debian package tuxpaint-stamps-default installs them.
 MAMMALS = Path(os.environ.get("PICTURES", "/"), "usr/share/tuxpaint/stamps/animals/mammals")
 
 

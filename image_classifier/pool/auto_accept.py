@@ -1,0 +1,176 @@
+"""Which answers of a model may be accepted without a look, if at most a share α of them may be wrong.
+
+The promise: with 95% confidence, at most α of the accepted answers are wrong. It holds for every model, however good or
+bad its probabilities are, because it rests on a random draw alone:
+
+1. The model is fixed, and with it the answer and the probability for every image without a label.
+2. `make_plan` draws the order in which these images are to be labeled, and fixes after how many labels there will be a
+   decision, and with which threshold it starts. Nobody has labeled any of them yet.
+3. A person labels the first images of that order one by one. The model doesn't learn from these labels.
+4. `decide` lowers the threshold step by step, for as long as the labels above it show that the promise is kept.
+
+Each step is an exact test. If one of the thresholds breaks the promise, the first such one must pass its test for
+anything wrong to be accepted, so several thresholds don't add up to more risk (fixed-sequence testing: Angelopoulos et
+al., "Learn then Test", 2021). Several decisions do: they share the 5%.
+
+Near-duplicates must be passed as one image: a hundred frames of one scene are evidence of one answer only.
+"""
+
+import math
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from image_classifier.pool.bounds import DELTA, bounds
+
+Rows = NDArray[np.int64]
+
+STEPS = 50  # thresholds
+GROWTH = 1.5  # of the sample from one decision to the next
+FIRST_SHARE = 0.8  # of the risk is for the first decision, as much of the rest for the second, and so on
+DOUBT = (0.5, 1.0, 2.0)  # a model's estimate of its errors may be wrong by these factors
+
+
+@dataclass(frozen=True)
+class Step:
+    """The images above one threshold, when a decision is made."""
+
+    size: int  # images above the threshold
+    checked: int  # how many of them are labeled
+    allowed: int  # wrong answers among all of them with which the promise is kept
+
+    def passes(self, wrong: int, delta: float) -> bool:
+        """Whether so few wrong answers have a probability of at most `delta` if more are wrong than allowed."""
+        return _tail(self.size, self.allowed + 1, self.checked, wrong) <= delta
+
+    def most_wrong(self, delta: float) -> int:
+        """The largest number of wrong answers with which it passes; -1 if there is none."""
+        return bisect_left(range(self.checked + 1), True, key=lambda wrong: not self.passes(wrong, delta)) - 1
+
+
+@dataclass(frozen=True)
+class Look:
+    """One decision: after how many labels, with which part of the risk, and its steps from few images to all."""
+
+    labels: int
+    delta: float
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is fixed before anyone labels the sample."""
+
+    alpha: float
+    order: Rows  # all images in the order in which they are to be labeled
+    surest: Rows  # all images, the surest first
+    looks: tuple[Look, ...]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the labels given so far allow."""
+
+    accepted: Rows  # images whose answers may be accepted, the surest first; empty if none may be yet
+    more: int  # labels until the next decision that can come out well, if the model has no further answer wrong
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What random checks of the accepted answers say about all of them."""
+
+    low: float  # with 95% confidence, after every check, the share of wrong answers is from here
+    high: float  # to here
+    contradicted: bool  # whether more answers are wrong than was promised
+
+
+def make_plan(probabilities: NDArray[np.float64], alpha: float, sample: int, seed: int) -> Plan:
+    """The plan for images without labels, with these probabilities [n] of the model's answers.
+
+    The first decision comes after `sample` labels, or later if these can't show anything. Raises ValueError if `alpha`
+    isn't between 0 and 1, or `sample` isn't positive.
+    """
+    if not 0 < alpha < 1 or sample < 1:
+        raise ValueError(f"can't plan to accept at most {alpha:.0%} wrong answers with a sample of {sample} images")
+    images = len(probabilities)
+    order = np.random.default_rng(seed).permutation(images)
+    surest = np.argsort(-probabilities, kind="stable")
+    place = np.empty(images, np.int64)
+    place[surest] = np.arange(images)
+    sizes = np.unique(np.linspace(0, images, STEPS + 1).round().astype(np.int64))[1:]
+    errors = np.cumsum(1 - probabilities[surest])[sizes - 1] / sizes
+    looks: list[Look] = []
+    share, start = FIRST_SHARE, 0
+    while sample < images:
+        checked = np.searchsorted(np.sort(place[order[:sample]]), sizes)
+        steps = [
+            Step(size, seen, math.floor(alpha * (size - seen) + 1e-9))
+            for size, seen in zip(sizes.tolist(), checked.tolist(), strict=True)
+        ]
+        delta = DELTA * share
+        if not looks:
+            start = _start(steps, errors, delta)
+        if steps[start].passes(0, delta):  # else the labels don't matter, and there is nothing to decide
+            looks.append(Look(sample, delta, tuple(steps[start:])))
+            share *= 1 - FIRST_SHARE
+        sample = math.ceil(GROWTH * sample)
+    return Plan(alpha, order, surest, tuple(looks))
+
+
+def _start(steps: Sequence[Step], errors: NDArray[np.float64], delta: float) -> int:
+    """The step that is the most likely to pass if the model's estimate of its errors is about right."""
+    chances = []
+    for step, error in zip(steps, errors.tolist(), strict=True):
+        most = step.most_wrong(delta)
+        rates = [min(1.0, factor * error) for factor in DOUBT]
+        chances.append(np.mean([_tail(step.size, round(step.size * rate), step.checked, most) for rate in rates]))
+    return int(np.argmax(chances))
+
+
+def _tail(pool: int, wrong: int, checked: int, seen: int) -> float:
+    """The probability that at most `seen` of `checked` answers are wrong, if `wrong` in a pool of answers are."""
+    least, most = max(0, wrong + checked - pool), min(seen, wrong, checked)
+    if seen >= min(wrong, checked):
+        return 1.0
+    every = _log_choose(pool, checked)
+    return math.fsum(
+        math.exp(_log_choose(wrong, k) + _log_choose(pool - wrong, checked - k) - every) for k in range(least, most + 1)
+    )
+
+
+def _log_choose(n: int, k: int) -> float:
+    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+
+
+def decide(plan: Plan, wrong: Sequence[bool]) -> Decision:
+    """The decision after the first labels in the plan's order, from whether each showed the model to be wrong.
+
+    Labels since the last decision that was planned don't count yet, and their images may be among the accepted ones.
+    """
+    accepted, more = plan.surest[:0], len(plan.order) - len(wrong)
+    for look in plan.looks:
+        mistaken = plan.order[: look.labels][np.flatnonzero(wrong[: look.labels])]
+        above = np.isin(plan.surest, mistaken).cumsum()  # wrong answers above each image and on it
+        passed = [step.passes(int(above[step.size - 1]), look.delta) for step in look.steps]
+        if look.labels > len(wrong):
+            if passed[0]:
+                more = look.labels - len(wrong)
+                break
+        elif passed[0]:
+            steps = [step for step, _ in takewhile(lambda each: each[1], zip(look.steps, passed, strict=True))]
+            surest = plan.surest[: steps[-1].size]
+            accepted = max(accepted, surest[~np.isin(surest, plan.order[: look.labels])], key=len)
+    return Decision(accepted, 0 if len(accepted) else more)
+
+
+def audit(alpha: float, accepted: int, checked: int, wrong: int) -> Audit:
+    """What `checked` of the `accepted` answers, drawn at random, say; this may be asked after every check.
+
+    If the promise was kept, the probability that it is ever contradicted is at most 5%.
+    """
+    low, high = bounds(accepted, checked, wrong)
+    return Audit(low / max(1, accepted), high / max(1, accepted), low > alpha * accepted)

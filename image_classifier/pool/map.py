@@ -1,0 +1,59 @@
+"""Fewer numbers per image that keep most of the differences: principal components, and with two of them a map."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+COMPONENTS = 64  # of directions
+SAMPLE = 20_000  # images that the components are computed from; more don't change them
+
+
+def principal_components(embeddings: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Standardized embeddings [n, size] on their first `count` axes [n, count]; also the variance of each axis.
+
+    There are fewer axes if there are fewer images or numbers. The sign of an axis is such that its largest weight is
+    positive, so the same embeddings always give the same map.
+    """
+    count = min(count, embeddings.shape[1], max(1, len(embeddings) - 1))
+    some = (
+        embeddings[:: -(-len(embeddings) // SAMPLE)]
+        if len(embeddings)
+        else embeddings.new_zeros(1, embeddings.shape[1])
+    )
+    mean, std = some.mean(0), some.std(0, unbiased=False)
+    std = std + 0.1 * std.mean() + 1e-6  # features that hardly vary stay small
+    inputs = (some - mean) / std
+    variances, axes = torch.linalg.eigh(inputs.T @ inputs / len(inputs))
+    variances, axes = variances[-count:].flip(0).clamp(min=0), axes[:, -count:].flip(1)
+    axes = axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
+    weights = axes / std[:, None]
+    return embeddings @ weights - mean @ weights, variances
+
+
+def directions(embeddings: Tensor) -> Tensor:
+    """Unit vectors [n, up to 64] for embeddings [n, size]: their products say how alike two images are, 1 at most.
+
+    The axes are scaled by the fourth root of their variance, half way to whitening: otherwise a few axes, such as the
+    brightness of the background, would decide.
+    """
+    components, variances = principal_components(embeddings, COMPONENTS)
+    return normalize(components / variances.clamp(min=1e-12) ** 0.25, dim=1)
+
+
+def project(embeddings: Tensor) -> Tensor:
+    """A map: a position from -1 to 1 in two dimensions [n, 2] for each of the embeddings [n, size].
+
+    The positions of most images fill the map; a few that are far away from all others are moved to its edge.
+    """
+    components, _ = principal_components(embeddings, 2)
+    positions = torch.zeros(len(embeddings), 2)
+    positions[:, : components.shape[1]] = components
+    if len(positions) == 0:
+        return positions
+    far = positions.abs().quantile(0.99, 0).clamp(min=1e-12) if len(positions) <= SAMPLE else _far(positions)
+    return (positions / far).clamp(-1, 1)
+
+
+def _far(positions: Tensor) -> Tensor:
+    """As `quantile`, which takes no more than 16 million numbers."""
+    return positions.abs().sort(0).values[int(0.99 * (len(positions) - 1))].clamp(min=1e-12)

@@ -1,0 +1,24 @@
+"""Which images look like nothing that has been labeled."""
+
+import torch
+from torch import Tensor
+
+from image_classifier.pool.groups import nearest_labeled
+
+NEIGHBORS = 3  # one labeled image that happens to look alike isn't enough
+
+
+def strangeness(directions: Tensor, rows: Tensor, labeled: Tensor) -> Tensor:
+    """How little each of the images `rows` looks like the labeled ones [rows], from 0 (the same) to 2 (the opposite).
+
+    `directions` [n, size] are unit vectors of all images; `rows` and `labeled` are numbers of some. Without labels,
+    every image is as strange as the others: 1.
+    """
+    if len(labeled) == 0 or len(rows) == 0:
+        return torch.ones(len(rows))
+    return 1 - nearest_labeled(directions, rows, labeled, NEIGHBORS).mean(1)
+
+
+def outliers(directions: Tensor, rows: Tensor, labeled: Tensor, count: int) -> Tensor:
+    """The numbers of the `count` images among `rows` that look least like the labeled ones, the strangest first."""
+    return rows[strangeness(directions, rows, labeled).topk(min(count, len(rows))).indices]
