@@ -5,9 +5,9 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from contextvars import copy_context
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -23,7 +23,7 @@ from label_studio_ml.model import LabelStudioMLBase
 from pydantic import ValidationError
 from torch import Tensor
 
-from image_classifier.data.dataset import Sample, targets_of, write_samples
+from image_classifier.data.dataset import Sample, read_samples, targets_of, write_samples
 from image_classifier.data.image_file import ImageFile
 from image_classifier.data.preprocessing import ImageError, TooLate, open_image
 from image_classifier.embedding.cache import Embedding
@@ -32,6 +32,7 @@ from image_classifier.evaluation.predict import Answer, choose
 from image_classifier.model_registry import SharedNetworks
 from image_classifier.nets.classifier import BACKBONE_FILE, FINE_TUNED, Backbone, Classifier, choose_device
 from image_classifier.nets.folder import load_model
+from image_classifier.pool.order import labeling_order
 from image_classifier.progress import Stages
 from image_classifier.settings import ClassifierSettings, Score, TrainMode
 from image_classifier.training.correction import correct
@@ -68,6 +69,7 @@ SAMPLES_FILE = "samples.json"
 MISTAKES_FILE = "mistakes.json"
 THUMBNAIL = 256  # pixels of the longer side
 READ_AT_ONCE = 128  # tasks whose images are fetched while the previous ones are embedded
+ORDER_SECONDS = 30.0  # time limit for reading images to order: the next version will find more in the cache
 AUTO_SECONDS = 3600.0  # time limit for training all layers with TRAIN_MODE=auto
 
 
@@ -130,11 +132,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         if not embedded:
             return results
         positions, embeddings = list(embedded), torch.from_numpy(np.stack(list(embedded.values())))
-        # There are several groups only if tasks have their own choices.
-        groups: dict[ImageChoices, list[int]] = {}
-        for row, position in enumerate(positions):
-            groups.setdefault(tag.for_task(tasks[position]["data"]), []).append(row)
-        for task_tag, rows in groups.items():
+        for task_tag, rows in _by_choices(tag, [tasks[position] for position in positions]).items():
             predictions = _predictions(task_tag, _answer(classifier, task_tag, embeddings[rows]), _settings().score)
             for row, predicted in zip(rows, predictions, strict=True):
                 results[positions[row]] = predicted
@@ -186,19 +184,23 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         deadline: float = float("inf"),
         *,
         background: bool = True,
-    ) -> Iterator[list[tuple[ImageFile | MediaError, Embedding | ImageError | MediaError]]]:
-        """For each task, in order and in chunks, its image and the image's embedding, or why there is none."""
+        level: int = logging.WARNING,
+    ) -> Generator[list[tuple[ImageFile | MediaError, Embedding | ImageError | MediaError]], None, None]:
+        """For each task, in order and in chunks, its image and the image's embedding, or why there is none.
+
+        `level` is the log level of images that can't be fetched.
+        """
         # Reserve a quarter of the time for the network, so that slow images don't cost others their prediction.
         left = deadline - time.monotonic()
         latest = deadline - left / 4 if left < float("inf") else deadline
         pieces = [tasks[start : start + READ_AT_ONCE] for start in range(0, len(tasks), READ_AT_ONCE)]
-        for fetched in _ahead(lambda piece: self._fetch(piece, tag, latest), pieces):
+        for fetched in _ahead(lambda piece: self._fetch(piece, tag, latest, level), pieces):
             readable = [file for file in fetched if isinstance(file, ImageFile)]
             embedded = iter(_networks().lane.embed(backbone, readable, background=background, deadline=deadline))
             yield [(file, next(embedded)) if isinstance(file, ImageFile) else (file, file) for file in fetched]
 
     def _fetch(
-        self, tasks: Sequence[Json], tag: ImageChoices, deadline: float = float("inf")
+        self, tasks: Sequence[Json], tag: ImageChoices, deadline: float, level: int
     ) -> list[ImageFile | MediaError]:
         """Each task's image; failures are logged, with the task and how to fix it."""
         urls = [image_url(data, tag.field) if isinstance(data := task.get("data"), dict) else None for task in tasks]
@@ -208,7 +210,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         for task, url in zip(tasks, urls, strict=True):
             file = next(found) if url is not None else _no_url(task, tag)
             if isinstance(file, MediaError):
-                log.warning("%s", file)
+                log.log(level, "%s", file)
                 files.append(file)
             else:
                 files.append(ImageFile(file.path, file.digest))
@@ -250,6 +252,61 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         backbone = self._classifier.backbone if self._classifier else _networks().base
         for _ in self._read(tasks, tag, backbone):
             pass  # the embeddings are cached
+
+    def order(
+        self,
+        tasks: Sequence[Json],
+        *,
+        label_config: str | None = None,
+        check: Callable[[], None] = lambda: None,
+        **kwargs: Any,
+    ) -> list[int] | None:
+        """Positions of unlabeled tasks, in the order in which to label them; None if SCORE asks for another score.
+
+        Tasks whose images can't be read, or not within ORDER_SECONDS, are left out. `check` is called regularly and
+        may raise to stop.
+        """
+        tag = self._tag(label_config)
+        if tag is None or _settings().score != "order":
+            return None
+        classifier = self._classifier
+        backbone = classifier.backbone if classifier else _networks().base
+        vectors = self._read_for(ORDER_SECONDS, tasks, tag, backbone, check)
+        if not vectors:
+            return []
+        positions, embeddings = list(vectors), torch.from_numpy(np.stack(list(vectors.values())))
+        labeled, doubt = embeddings[:0], None
+        if classifier:
+            digests = [
+                sample.image.digest for sample in read_samples(Path(self.train_output["model_dir"]) / SAMPLES_FILE)
+            ]
+            if known := _networks().lane.known(backbone, digests):
+                labeled = torch.from_numpy(np.stack(known))
+            doubt = torch.zeros(len(positions))
+            for task_tag, rows in _by_choices(tag, [tasks[position] for position in positions]).items():
+                answer = _answer(classifier, task_tag, embeddings[rows])
+                doubt[rows] = answer.doubt() if answer.names else 1.0  # the model knows none of the task's choices
+        check()
+        return [positions[row] for row in labeling_order(embeddings, labeled, doubt).tolist()]
+
+    def _read_for(
+        self, seconds: float, tasks: Sequence[Json], tag: ImageChoices, backbone: Backbone, check: Callable[[], None]
+    ) -> dict[int, Embedding]:
+        """The embeddings of the tasks' images, by position, as many as can be read in this time: a random choice."""
+        positions = torch.randperm(len(tasks), generator=torch.Generator().manual_seed(0)).tolist()
+        end, found = time.monotonic() + seconds, {}
+        wanted = [tasks[position] for position in positions]
+        # `predict` reports images that can't be read.
+        with closing(self._read(wanted, tag, backbone, end, level=logging.DEBUG)) as pieces:
+            for piece in pieces:
+                check()
+                for position, (_, vector) in zip(positions[: len(piece)], piece, strict=True):
+                    if not isinstance(vector, Exception):
+                        found[position] = vector
+                del positions[: len(piece)]
+                if time.monotonic() > end:
+                    break
+        return found
 
     # --- fit ----------------------------------------------------------------
 
@@ -483,6 +540,14 @@ def _with_corrections(classifier: Classifier, embedded: Embedded, corrected: fro
 
 def _answer(classifier: Classifier, tag: ImageChoices, embeddings: Tensor) -> Answer:
     return choose(classifier, tag.name_of, multiple=tag.multiple, embeddings=embeddings)
+
+
+def _by_choices(tag: ImageChoices, tasks: Sequence[Json]) -> dict[ImageChoices, list[int]]:
+    """The positions of tasks by the choices that they offer; several groups only if tasks have their own choices."""
+    groups: dict[ImageChoices, list[int]] = {}
+    for position, task in enumerate(tasks):
+        groups.setdefault(tag.for_task(task["data"]), []).append(position)
+    return groups
 
 
 def _predictions(tag: ImageChoices, answer: Answer, score: Score) -> list[Json | list[Any]]:

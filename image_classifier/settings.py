@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 TrainMode = Literal["auto", "head", "full"]
-Score = Literal["probability", "margin", "entropy"]
+Score = Literal["order", "probability", "margin", "entropy"]
 
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -65,7 +65,9 @@ class ClassifierSettings(BaseSettings):
         "are refused",
     )
     score: Score = Field(
-        "probability", description="meaning of a prediction's score: `probability`, `margin` or `entropy`"
+        "order",
+        description="meaning of a prediction's score: `probability`, `margin`, `entropy`, or `order`: with "
+        "RENEW_PREDICTIONS the task's place in the order to label, otherwise the probability",
     )
     choices: str = Field("", description="name of the Choices tag to learn, if the labeling config has several")
     cache_dir: Path = Field(Path("~/.cache/image-classifier"), description="cached embeddings; per host, never on NFS")

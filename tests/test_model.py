@@ -353,7 +353,9 @@ def certainty(values: list[float]) -> float:
     return 1 + sum(value * math.log(value) for value in values) / math.log(len(values))
 
 
-@pytest.mark.parametrize(("mode", "expected"), [("probability", max), ("margin", margin), ("entropy", certainty)])
+@pytest.mark.parametrize(
+    ("mode", "expected"), [("order", max), ("probability", max), ("margin", margin), ("entropy", certainty)]
+)
 def test_the_score_says_what_it_is_set_to(
     mode: str, expected: Any, unsure: Json, shown: Digits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -365,6 +367,46 @@ def test_the_score_says_what_it_is_set_to(
     assert min(scores) < 0.9
     (alone,) = ImageClassifierAPI(config("1"), unsure).predict(asked(shown[:1]))
     assert score(alone) == 1
+
+
+@pytest.mark.parametrize("version", [True, False])
+def test_order_has_each_readable_task_once(version: bool, trained: Json, shown: Digits) -> None:
+    tasks = [*asked(shown[30:57]), {"id": 99, "data": {}}, task(98, b"no image")]
+    places = ImageClassifierAPI(CONFIG, trained if version else None).order(tasks)
+    assert places is not None
+    assert sorted(places) == list(range(27))
+    if not version:
+        assert {shown[30 + place][1] for place in places[:9]} == {"0", "1", "2"}
+
+
+def test_images_that_were_learned_come_after_others_in_the_order(unsure: Json, shown: Digits) -> None:
+    learned, new = asked(shown[:57]), task(99, Path(__file__).parent.parent / "docs/images/try.png")
+    places = ImageClassifierAPI(CONFIG, unsure).order([*learned, new])
+    assert places is not None
+    assert places[0] == 57
+
+
+def test_order_asks_whether_to_go_on(trained: Json, shown: Digits) -> None:
+    def stop() -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        ImageClassifierAPI(CONFIG, trained).order(asked(shown[30:33]), check=stop)
+
+
+def test_order_takes_what_can_be_read_in_time(trained: Json, shown: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "READ_AT_ONCE", 4)
+    monkeypatch.setattr(model, "ORDER_SECONDS", 0.0)
+    places = ImageClassifierAPI(CONFIG, trained).order(asked(shown[30:57]))
+    assert places is not None
+    assert len(places) < 27
+
+
+@pytest.mark.parametrize("mode", ["probability", "margin", "entropy"])
+def test_there_is_no_order_if_another_score_is_set(mode: str, trained: Json, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCORE", mode)
+    model._settings.cache_clear()
+    assert ImageClassifierAPI(CONFIG, trained).order([]) is None
 
 
 def test_first_requests_that_come_together_are_all_answered(trained: Json, shown: Digits) -> None:

@@ -100,6 +100,10 @@ class InferenceLane:
             embeddings.update(found)
         return [embeddings[image.digest] for image in images]
 
+    def known(self, backbone: Backbone, digests: Sequence[str]) -> list[Embedding]:
+        """The embeddings that the cache has of images with these digests; the files may be gone."""
+        return list(self._cache.get(backbone.fingerprint, digests).values())
+
     def warm_up(self, backbone: Backbone) -> None:
         """Prepares the network, so that the first image doesn't wait for it."""
         size = backbone.preprocessing.crop_size

@@ -30,6 +30,19 @@ class Answer:
             ([self.names[choice]], sure) for choice, sure in zip(best, _scores(self.probabilities, score), strict=True)
         ]
 
+    def doubt(self) -> Tensor:
+        """[n]: how unsure each answer is, from 0 to 1.
+
+        That is how close the second choice is to the first; if several may be right, how close a choice is to a coin
+        toss.
+        """
+        if self.thresholds is not None:
+            return 1 - (2 * self.probabilities - 1).abs().amin(1)
+        if self.probabilities.shape[1] < 2:
+            return torch.zeros(len(self.probabilities))
+        first, second = self.probabilities.topk(2).values.unbind(1)
+        return 1 - (first - second)
+
 
 def choose(classifier: Classifier, name_of: Callable[[str], str], *, multiple: bool, embeddings: Tensor) -> Answer:
     """The answer for embeddings [n, size].
@@ -70,7 +83,7 @@ def _over_thresholds(answer: Answer, thresholds: Tensor) -> list[tuple[list[str]
 
 def _scores(probabilities: Tensor, score: Score) -> list[float]:
     """Scores from 0 to 1, higher is more certain: the probability, the lead over the next choice, or 1 - entropy."""
-    if probabilities.shape[1] == 1 or score == "probability":
+    if probabilities.shape[1] == 1 or score in ("order", "probability"):
         values = probabilities.max(1).values
     elif score == "margin":
         first, second = probabilities.topk(2).values.unbind(1)

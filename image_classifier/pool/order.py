@@ -20,6 +20,7 @@ CANDIDATES = 10_000  # random images among which the first ones are chosen
 CHOSEN = 500  # images chosen one after the other; the rest follows by what each would add after these
 AT_ONCE = 64  # candidates that are compared in one step
 SEED = 0
+SAME = 0.9999  # what adds this share of another's gain adds as much: the difference may be rounding
 CHOSEN_ALREADY = -1.0  # instead of what an image would add
 
 
@@ -58,7 +59,7 @@ def _choose(similarity: Tensor, covered: Tensor, weights: Tensor) -> tuple[Tenso
         best = bounds.topk(min(AT_ONCE, len(bounds))).indices
         bounds[best] = torch.where(bounds[best] < 0, CHOSEN_ALREADY, _gains(similarity[best], covered, weights))
         first = int(best[bounds[best].argmax()])
-        if bounds[first] < bounds.max():
+        if bounds[first] < SAME * bounds.max():
             continue
         chosen.append(first)
         bounds[first] = CHOSEN_ALREADY

@@ -5,16 +5,20 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from my_backend import files
 from my_backend.active_learning.refresh_run import Run
 from my_backend.background import Background
 from my_backend.errors import BackendError
 from my_backend.label_studio.connections import Connections
+from my_backend.projects.labeling_order import LabelingOrder
 from my_backend.projects.registry import Project, Projects
 from my_backend.projects.versions import UNTRAINED
 from my_backend.serving.live_models import Serving
 from my_backend.settings import Settings
+
+Json = dict[str, Any]
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +61,7 @@ class Renewal(Background):
         self._settings, self._projects, self._connections = settings, projects, connections
         self._serving, self._stored = serving, stored
         self._turns: dict[str, _Turn] = {}
+        self._orders: dict[str, LabelingOrder | None] = {}
         self._failures: dict[str, str] = {}  # project → why its predictions can't be refreshed
         self._lock = threading.Lock()
 
@@ -70,6 +75,18 @@ class Renewal(Background):
             turn = self._turns.get(project)
             if turn is not None and not (turn.run and turn.run.finished):
                 turn.asked.update(dict.fromkeys(tasks, time.monotonic()))
+
+    def ranked(
+        self, project: str, tasks: Sequence[Json], results: Sequence[Json | list[Any]]
+    ) -> list[Json | list[Any]]:
+        """Predictions of tasks, whose score is the task's rank if the project's tasks have an order; from memory."""
+        order = self._orders.get(project)
+        if order is None:
+            return list(results)
+        return [
+            {**result, "score": order.rank(task["id"])} if isinstance(result, dict) else result
+            for task, result in zip(tasks, results, strict=True)
+        ]
 
     def imported(self, project: str) -> None:
         """Call it when the project has new tasks."""
@@ -94,6 +111,7 @@ class Renewal(Background):
         with self._lock:
             for gone in self._turns.keys() - {project.uid for project in projects}:
                 del self._turns[gone]
+                self._orders.pop(gone, None)
                 self._failures.pop(gone, None)
         return min((turn.due for _, turn in turns), default=float("inf"))
 
@@ -147,7 +165,9 @@ class Renewal(Background):
 
         check()
         began = time.monotonic()
-        if turn.run.step(live, turn.asked, check):
+        stored = turn.run.step(live, turn.asked, check)
+        self._orders[project.uid] = turn.run.order
+        if stored:
             self._stored(project.uid)
             turn.due = 2 * time.monotonic() - began
         elif not turn.run.finished:

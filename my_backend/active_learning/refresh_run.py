@@ -2,13 +2,14 @@
 
 import logging
 from collections import deque
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Any
 
 from my_backend.active_learning.stored_predictions import StoredPredictions
 from my_backend.errors import LabelStudioError
 from my_backend.label_studio.client import LabelStudio
+from my_backend.projects.labeling_order import LabelingOrder, keep_order, read_order
 from my_backend.projects.registry import Project
 from my_backend.projects.versions import Versions, is_version_name
 from my_backend.serving.live_models import Live
@@ -16,6 +17,7 @@ from my_backend.serving.live_models import Live
 log = logging.getLogger(__name__)
 
 BATCH_TASKS = 20
+ORDERED_TASKS = 10_000  # bounds how long a version's order takes; the next version may get other tasks
 GIVE_UP_AFTER = 100  # tasks in a row without a prediction: the next ones' images are probably missing too
 REFUSED_AT_ONCE = 3  # predictions in a row that Label Studio rejects; a single one may be for a deleted task
 
@@ -34,9 +36,12 @@ class Run:
         self.connected = any(one.get("model_version") == version for one in backends)
         # Other models of the project may be backends like this one, with similar version names.
         self._known = None if len(backends) == 1 else set(Versions(folder).names())
-        self._waiting: deque[int] = deque()  # tasks, the least certain first
+        self._folder = folder
+        self._waiting: deque[int] = deque()  # tasks, those to label first at the beginning
+        self._began = False
         self._left: set[int] = set()  # tasks without a prediction after an attempt
         self._in_vain = 0  # how many of these in a row
+        self.order = read_order(folder)  # of an earlier run, until this one has its own
         self.done = 0
         self.finished = False
 
@@ -47,7 +52,11 @@ class Run:
         stop. Raises LabelStudioError.
         """
         if not self._waiting:
-            self._waiting.extend(self._next_tasks())
+            missing = self._next_tasks()
+            if missing and not self._began:
+                self._began = True
+                missing = self._in_order(live, check) or missing
+            self._waiting.extend(missing)
         if not self._waiting or self._in_vain >= GIVE_UP_AFTER:
             self._remove_doubles()
             self.finished = True
@@ -79,6 +88,18 @@ class Run:
         self.done += stored
         return stored
 
+    def _in_order(self, live: Live, check: Callable[[], None]) -> list[int]:
+        """The unlabeled tasks in the model's order, which is kept; empty if it has none."""
+        tasks, places = [], None
+        if live.model:
+            tasks = self._stored.unlabeled(ORDERED_TASKS)
+            places = live.model.order(_bare(tasks), label_config=self._project.label_config, check=check)
+            check()
+        self.order = None if places is None else LabelingOrder(self._version, tuple(tasks[n]["id"] for n in places))
+        keep_order(self._folder, self.order)
+        left = [tasks[place] for place in places or []]
+        return [task["id"] for task in left if self._version not in (task.get("predictions_model_versions") or ())]
+
     def _next_tasks(self) -> list[int]:
         """Tasks without a prediction of the version: the least certain first, those without any prediction last.
 
@@ -101,7 +122,7 @@ class Run:
         return score if isinstance(score, int | float) else float("inf")
 
     def _predict(self, live: Live, tasks: list[Json], check: Callable[[], None]) -> list[Any]:
-        bare = [{"id": task["id"], "data": task["data"]} for task in tasks]
+        bare = _bare(tasks)
         if live.model:
             live.model.prepare(bare)  # with lower priority than requests; predicting is quick afterwards
         check()
@@ -112,7 +133,7 @@ class Run:
         """Replaces an older prediction if there is one, so that the task always has exactly one."""
         prediction = {
             "result": result["result"],
-            "score": result.get("score"),
+            "score": self.order.rank(task["id"]) if self.order else result.get("score"),
             "model_version": result["model_version"],
         }
         replaceable = self._own(task)
@@ -144,6 +165,11 @@ class Run:
             same = [one for one in self._own(task) if _version_of(one) == self._version]
             for double in same[1:]:
                 self._stored.delete(double["id"])
+
+
+def _bare(tasks: Sequence[Json]) -> list[Json]:
+    """What the model gets of tasks."""
+    return [{"id": task["id"], "data": task["data"]} for task in tasks]
 
 
 def _version_of(prediction: Json) -> str:

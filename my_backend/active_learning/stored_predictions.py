@@ -1,6 +1,7 @@
 """Reads, counts and replaces the predictions stored in Label Studio for a project's unlabeled tasks."""
 
 import json
+import random
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
@@ -9,6 +10,7 @@ from my_backend.label_studio.client import LabelStudio
 
 # With SQLite, Label Studio answers 500 to pages of more than 995 tasks.
 PAGE_TASKS = 500
+POOL_FIELDS = "id,data,predictions_model_versions"  # others take Label Studio twice as long
 READ_SECONDS = 120.0  # with “evaluate_predictions_automatically”, it requests predictions before it answers
 
 Json = dict[str, Any]
@@ -23,6 +25,17 @@ class StoredPredictions:
     def count(self, version: str) -> int:
         """How many unlabeled tasks have a prediction of this model version."""
         return int(self._page([_of(version)], page_size=1).get("total") or 0)
+
+    def unlabeled(self, most: int) -> list[Json]:
+        """Unlabeled tasks: `id`, `data`, `predictions_model_versions`. A random choice of pages if more than `most`."""
+        total = int(self._page([], page_size=1).get("total") or 0)
+        pages = range(1, -(-total // PAGE_TASKS) + 1)
+        chosen = random.sample(pages, min(len(pages), most // PAGE_TASKS))
+        return [
+            task
+            for page in chosen
+            for task in _tasks(self._page([], page=page, page_size=PAGE_TASKS, include=POOL_FIELDS))
+        ]
 
     def tasks_without(self, version: str, page: int = 1) -> tuple[list[Json], bool]:
         """Unlabeled tasks without a prediction of this version, and whether there are more pages.

@@ -99,6 +99,15 @@ class ModelAPI:
     def prepare(self, tasks: Sequence[Json]) -> None:
         """Is called with imported tasks, in the background, so that their predictions can be fast later."""
 
+    def order(self, tasks: Sequence[Json], **kwargs: Any) -> list[int] | None:
+        """Positions of unlabeled tasks, those to label first at the beginning; None if predictions keep their scores.
+
+        With `RENEW_PREDICTIONS` it is called in the background, once for each version and at most 10,000 tasks; Label
+        Studio gets the places as scores. Arguments: `label_config`, the project's current one; `check()`, to be called
+        regularly: it raises an exception to stop, which must not be caught.
+        """
+        return None
+
     def classify(self, tasks: Sequence[Json], **kwargs: Any) -> list[Json]:
         """For each task, in order, `prediction`, `confidence` and `scores` by choice, or `error`, a sentence.
 

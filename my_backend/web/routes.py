@@ -176,7 +176,7 @@ class Routes:
                 self._counts.predicted.inc()
             else:
                 self._counts.failed(reasons.get(position, "no_answer" if tag else "no_choices"))
-        return {"results": results, "model_version": live.name}
+        return {"results": self._backend.renewal.ranked(project.uid, tasks, results), "model_version": live.name}
 
     def _project_to_predict(self, body: PredictRequest) -> Project:
         if body.project is None or "." not in body.project:  # sent by people, not by Label Studio

@@ -169,10 +169,11 @@ def test_with_several_models_only_the_own_one_is_renamed(start: Any, label_studi
     assert watched.titles() == {connection: second, other: "Other"}
 
 
-def test_new_version_brings_all_stored_predictions_up_to_date_the_least_sure_first(
-    start: Any, label_studio: LabelStudio
+@pytest.mark.parametrize("score", ["order", pytest.param("probability", marks=pytest.mark.slow)])
+def test_new_version_brings_all_stored_predictions_up_to_date_those_to_label_first_at_the_beginning(
+    score: str, start: Any, label_studio: LabelStudio
 ) -> None:
-    backend, watched, connection, truth, others, first = start(RENEW_PREDICTIONS="true")
+    backend, watched, connection, truth, others, first = start(RENEW_PREDICTIONS="true", SCORE=score)
     before = wait_for_predictions(watched, others, first)
     watched.wait_for_title(first)
     watched.serves_the_least_sure(3, truth)
@@ -184,8 +185,11 @@ def test_new_version_brings_all_stored_predictions_up_to_date_the_least_sure_fir
     watched.wait_for_title(second)
     assert {task: one["id"] for task, one in after.items()} == {task: before[task]["id"] for task in left}
     order = sorted(left, key=lambda task: after[task]["updated_at"])
-    scores = [before[task]["score"] for task in order]
+    scores = [(after if score == "order" else before)[task]["score"] for task in order]
     assert scores == sorted(scores)
+    probabilities = [after[task]["result"][0]["score"] for task in order]
+    assert (probabilities == [after[task]["score"] for task in order]) == (score == "probability")
+    assert all(0.1 <= probability <= 1 for probability in probabilities)
     watched.serves_the_least_sure(3, truth)
 
     imported = label_studio.import_tasks(

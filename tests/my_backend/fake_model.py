@@ -106,6 +106,9 @@ class FakeModel(ModelAPI):
         orders = _script().orders()
         return [orders["classify"] for _ in tasks] if "classify" in orders else super().classify(tasks, **kwargs)
 
+    def order(self, tasks: list[Json], **kwargs: Any) -> list[int] | None:
+        return _script().orders().get("order")
+
     def _result(self, task: Json) -> Any:
         if task["data"].get("broken"):
             return []

@@ -134,7 +134,11 @@ class FakeTasks:
 
     def page(self, query: dict[str, list[str]]) -> Any:
         asked = json.loads(query["query"][0])
-        found = [task for task in self.all if all(_fits(task, one) for one in asked["filters"]["items"])]
+        found = [
+            {**task, "predictions_model_versions": [one["model_version"] for one in task["predictions"]]}
+            for task in self.all
+            if all(_fits(task, one) for one in asked["filters"]["items"])
+        ]
         page, size = int(query["page"][0]), int(query["page_size"][0])
         return {"tasks": found[(page - 1) * size : page * size], "total": len(found)}
 

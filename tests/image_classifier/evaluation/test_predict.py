@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from image_classifier.evaluation.predict import choose
+from image_classifier.evaluation.predict import Answer, choose
 from image_classifier.nets.classifier import Backbone, Classifier, Head
 
 # Each class's logit is one number of the embedding.
@@ -25,6 +25,22 @@ def test_classes_that_mean_the_same_choice_are_added_up(backbone: Backbone) -> N
     assert answer.probabilities[0].tolist() == pytest.approx([2 / 3, 1 / 3])
     assert answer.chosen("probability") == [(["Cat"], 0.6667)]
     assert answer.chosen("margin") == [(["Cat"], 0.3333)]
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "thresholds", "doubt"),
+    [
+        ([0.6, 0.3, 0.1], None, 0.7),  # of the first two choices
+        ([1.0], None, 0.0),
+        ([0.9, 0.05, 0.6], [0.5] * 3, 0.8),  # of the last one, which is nearly a coin toss
+    ],
+)
+def test_doubt_is_large_if_an_answer_is_nearly_another(
+    probabilities: list[float], thresholds: list[float] | None, doubt: float
+) -> None:
+    names = [str(number) for number in range(len(probabilities))]
+    answer = Answer(names, torch.tensor([probabilities]), None if thresholds is None else torch.tensor(thresholds))
+    assert answer.doubt().tolist() == pytest.approx([doubt])
 
 
 def test_what_is_not_offered_takes_no_probability(backbone: Backbone) -> None:

@@ -70,6 +70,27 @@ def test_swap_cancels_what_was_begun(
         assert len(label_studio.predicted.stored) == 30, f"nothing was stored of {first}"
 
 
+def test_requests_get_the_rank_of_a_task_as_its_score(
+    serve: Serve, label_studio: FakeLabelStudio, settings: dict[str, Any], script: Script
+) -> None:
+    for _ in range(3):
+        label_studio.predicted.add()
+    script.set(order=[2, 0, 1])
+    with serve(**settings) as client:
+        client.setup()
+        version = train(client, label_studio)
+        assert eventually(lambda: versions(label_studio) == {version})
+        body = {"tasks": [{"id": number, "data": {"image": "a.png"}} for number in (1, 2, 3, 4)], "project": PROJECT}
+        assert [one["score"] for one in client.post("/predict", body)["results"]] == [0.333333, 0.666667, 0.0, 1.0]
+    with serve(**settings) as client:  # also after a restart
+        client.setup()
+        assert eventually(lambda: client.post("/predict", body)["results"][0]["score"] == 0.333333)
+    script.set()
+    with serve(**{**settings, "renew_predictions": False}) as client:
+        client.setup()
+        assert {one["score"] for one in client.post("/predict", body)["results"]} == {0.75}
+
+
 def test_label_studio_that_cannot_be_asked_is_asked_again(
     serve: Serve, label_studio: FakeLabelStudio, settings: dict[str, Any]
 ) -> None:

@@ -6,23 +6,26 @@ from typing import Any
 
 import pytest
 
-from my_backend.active_learning import stored_predictions
+from my_backend.active_learning import refresh_run, stored_predictions
 from my_backend.active_learning.refresh_run import Run
 from my_backend.errors import LabelStudioError
 from my_backend.label_studio.client import LabelStudio
 from my_backend.label_studio.safe_http import SafeSession
+from my_backend.projects.labeling_order import LabelingOrder, keep_order, read_order
 from my_backend.projects.registry import Project
 from my_backend.serving.live_models import Live
+from my_backend.serving.model_api import ModelAPI
 from tests.my_backend.conftest import PROJECT
 from tests.my_backend.fake_server import FakeLabelStudio
 
 OLD, OLDER, LIVE = (f"v{n}-20261120T13250{n}" for n in (2, 1, 3))
 
 
-class Model:
+class Model(ModelAPI):
     """Knows every image except the given ones."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.calls: list[tuple[str, list[int]]] = []
         self.unknown: set[int] = set()
 
@@ -67,6 +70,87 @@ def test_least_sure_come_first_and_unpredicted_ones_last(renewed: Renewed) -> No
     assert [version for task in (done, labelled) for _, version in renewed.tasks.versions(task)] == [LIVE, OLD]
     assert renewed.model.calls == [("prepare", [unsure, sure, unpredicted]), ("predict", [unsure, sure, unpredicted])]
     assert renewed.run.done == 3
+
+
+class Orders(Model):
+    """Has an order: the given one, or none."""
+
+    def __init__(self, places: list[int] | None) -> None:
+        super().__init__()
+        self.places = places
+
+    def order(self, tasks: list[Any], **kwargs: Any) -> list[int] | None:
+        self.calls.append(("order", [task["id"] for task in tasks]))
+        assert all(task.keys() == {"id", "data"} for task in tasks)
+        kwargs["check"]()
+        return self.places
+
+
+def scores(renewed: Renewed) -> dict[int, float]:
+    return {task["id"]: one["score"] for task in renewed.tasks.all for one in task["predictions"]}
+
+
+def test_models_order_is_stored_as_scores_those_to_label_first_at_the_beginning(
+    renewed: Renewed, tmp_path: Path
+) -> None:
+    for score in (0.1, 0.2, 0.3, 0.4):
+        renewed.tasks.add((OLD, score))
+    renewed.tasks.add((OLD, 0.0), is_labeled=True)
+    renewed.model = Orders([2, 0, 3])  # not the second one, whose image can't be read
+
+    assert renewed.to_the_end() == [3, 1, 4, 2]
+    assert renewed.model.calls[0] == ("order", [1, 2, 3, 4])
+    assert scores(renewed) == {3: 0.0, 1: 0.333333, 4: 0.666667, 2: 1.0, 5: 0.0}
+    assert renewed.run.order == read_order(tmp_path) == LabelingOrder(LIVE, (3, 1, 4))
+
+
+def test_model_without_an_order_keeps_its_own_scores_and_no_earlier_order(renewed: Renewed, tmp_path: Path) -> None:
+    keep_order(tmp_path, LabelingOrder(OLD, (1,)))
+    renewed.tasks.add((OLD, 0.1))
+    renewed.model = Orders(None)
+    renewed.to_the_end()
+    assert scores(renewed) == {1: 0.9}
+    assert (renewed.run.order, read_order(tmp_path)) == (None, None)
+
+
+def test_run_that_has_nothing_to_do_keeps_the_order_of_the_run_before(renewed: Renewed, tmp_path: Path) -> None:
+    renewed.tasks.add((OLD, 0.1))
+    renewed.model = Orders([0])
+    renewed.to_the_end()
+    again = Run(renewed.client, Project(PROJECT), tmp_path, LIVE)
+    renewed.model.calls.clear()
+    assert again.step(Live(LIVE, renewed.model), (), lambda: None) == 0
+    assert again.finished
+    assert renewed.model.calls == []
+    assert again.order == LabelingOrder(LIVE, (1,))
+
+
+def test_interrupted_run_orders_again_but_stores_only_what_is_missing(
+    renewed: Renewed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stored_predictions, "PAGE_TASKS", 2)
+    monkeypatch.setattr(refresh_run, "ORDERED_TASKS", 100)
+    monkeypatch.setattr(refresh_run, "BATCH_TASKS", 1)
+    for _ in range(5):
+        renewed.tasks.add((OLD, 0.1))
+    done = renewed.tasks.add((LIVE, 0.7))
+    renewed.model = Orders([5, 4, 3, 2, 1, 0])
+    assert [renewed.step() for _ in range(5)] == [1] * 5, "none is spent on what is done"
+    assert sorted(renewed.to_the_end()) == [1, 2, 3, 4, 5]
+    [(what, ordered), *_] = renewed.model.calls
+    assert (what, sorted(ordered)) == ("order", [1, 2, 3, 4, 5, 6])
+    assert scores(renewed)[done] == 0.7
+
+
+def test_only_so_many_tasks_are_ordered(renewed: Renewed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stored_predictions, "PAGE_TASKS", 2)
+    monkeypatch.setattr(refresh_run, "ORDERED_TASKS", 4)
+    for _ in range(10):
+        renewed.tasks.add((OLD, 0.1))
+    renewed.model = Orders([0, 1, 2, 3])
+    first = renewed.to_the_end()[:4]
+    assert renewed.model.calls[0] == ("order", first)
+    assert sorted(scores(renewed).values()) == [0.0, 0.25, 0.5, 0.75, *[1.0] * 6]
 
 
 def test_newest_is_replaced_in_place_and_older_ones_go(renewed: Renewed) -> None:
