@@ -19,7 +19,7 @@ ALL_LAYERS = (
     ("embedding images", 0.09),
     ("training the head", 0.12),
     ("evaluating", 0.13),
-    ("trying all layers", 0.23),
+    ("trying all layers", 0.19),
     ("training all layers", 0.90),
     ("embedding images", 0.95),
     ("training the head", 0.98),
