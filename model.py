@@ -49,6 +49,7 @@ from image_classifier.training.pipeline import (
     pays_for_all_layers,
 )
 from image_classifier.training.trial import pays
+from label_studio_format.annotations import Label as TaskLabel
 from label_studio_format.annotations import annotations_of, label_of
 from label_studio_format.image_value import image_url
 from label_studio_format.labeling_config import ImageChoices, Json, parse_label_config
@@ -419,6 +420,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
             "classes": list(saved.classifier.classes),
             "figures": record["figures"],
             "labels": record["labels"],
+            "sources": record.get("sources", {}),
             "warning": warning,
         }
 
@@ -447,8 +449,9 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         for some in self._read([task for task, _ in chosen], tag, backbone):
             fetched += [file for file, _ in some]
             report({"phase": "fetching images", "image": len(fetched), "images": len(chosen)})
+        groups = {sample.image.digest: sample.group for sample in self._learned()}
         pairs = [
-            (task, Sample(file, label.choices if tag.multiple else min(label.choices), str(task.get("id") or "")))
+            (task, _sample(task, label, file, groups.get(file.digest, ""), multiple=tag.multiple))
             for (task, label), file in zip(chosen, fetched, strict=True)
             if isinstance(file, ImageFile)
         ]
@@ -459,6 +462,17 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         corrected = frozenset(sample.image.digest for task, sample in valid if task.get("corrected"))
         return _Labelled([sample for _, sample in valid], used, corrected)
 
+    def _learned(self) -> list[Sample]:
+        """What the live version was trained on; nothing if there is none or its list can't be read."""
+        folder = self.train_output.get("model_dir")
+        if self._classifier is None or not folder:
+            return []
+        try:
+            return read_samples(Path(folder) / SAMPLES_FILE)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            log.warning("can't read the images of the live version (%s); near-duplicates are grouped again", error)
+            return []
+
     def _save(
         self,
         classifier: Classifier,
@@ -468,7 +482,8 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         told: Json,
     ) -> Json:
         """Saves a version and returns its resources, `told` included; held back if it is clearly worse than before."""
-        comparison = compare(_networks().lane, before, classifier, samples) if before else None
+        learned_before = self._learned() if before is self._classifier else samples
+        comparison = compare(_networks().lane, before, classifier, samples, learned_before) if before else None
         held_back = ""
         if comparison and comparison.clearly_worse:
             held_back = (
@@ -488,6 +503,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
             "classes": list(classifier.classes),
             "figures": classifier.record["figures"],
             "labels": classifier.record["labels"],
+            "sources": classifier.record["sources"],
             **told,
             "mistakes": str(folder / MISTAKES_FILE),
             "warning": classifier.backbone.warning,
@@ -507,6 +523,17 @@ class _Labelled:
 def _tunes(mode: TrainMode, backbone: Backbone, images: Sized) -> bool:
     """Whether to train all layers on this number of images."""
     return mode == "full" or (mode == "auto" and pays_for_all_layers(backbone, images))
+
+
+def _sample(task: Json, label: TaskLabel, file: ImageFile, group: str, *, multiple: bool) -> Sample:
+    return Sample(
+        file,
+        label.choices if multiple else min(label.choices),
+        str(task.get("id") or ""),
+        source=label.source,
+        ground_truth=label.ground_truth,
+        group=group,
+    )
 
 
 def _last_words(pairs: list[tuple[Json, Sample]]) -> list[tuple[Json, Sample]]:

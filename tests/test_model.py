@@ -521,9 +521,11 @@ def test_fit_trains_on_exactly_the_images_and_labels_of_the_annotations(
         expected.sort(key=lambda pair: tasks.index(by_id[pair[0]]))
     output = fit(tasks, tmp_path)
     learned = json.loads((Path(output["model_dir"]) / "samples.json").read_text(encoding="utf-8"))
-    assert learned == [
+    assert [{name: one[name] for name in ("name", "label", "digest")} for one in learned] == [
         {"name": str(number), "label": label, "digest": digest(by_id[number])} for number, label in expected
     ]
+    assert all(one["group"] for one in learned)
+    assert [one["name"] for one in learned if one.get("ground_truth")] == ["16"]
     assert output["annotations"] == {
         "used": len(expected),
         "skipped": 1,

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from image_classifier.training.sgd import Hyperparameters
 
 from benchmarks.learning.__main__ import Data
 from image_classifier.nets.classifier import Head, load_backbone
 from image_classifier.pool.groups import doubt_of, next_groups
 from image_classifier.pool.map import directions
+from image_classifier.training.hyperparameters import Hyperparameters
 from image_classifier.training.pipeline import Embedded, TooFewLabels, check_enough, learn_head, order_classes
 
 # The product learns in the background, about once a second; here, when there are this many times more labels.

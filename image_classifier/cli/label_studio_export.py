@@ -9,9 +9,10 @@ from urllib.parse import unquote
 
 from image_classifier.data.dataset import Sample, classes_of
 from image_classifier.data.folders import Finding, is_utf8, read_files, shown
+from image_classifier.data.image_file import ImageFile
 from image_classifier.data.text_files import read_text
 from image_classifier.errors import UsersError
-from label_studio_format.annotations import Outcome, annotations_of, label_of
+from label_studio_format.annotations import Label, Outcome, annotations_of, label_of
 from label_studio_format.export_file import NoExport, stored_name, tasks_of, used_tags
 from label_studio_format.labeling_config import ImageChoices, Json
 
@@ -37,27 +38,37 @@ def read_export(file: Path, images: Path, choices: str) -> tuple[list[Sample], l
         tasks = [_summary(task, number, tag, images) for number, task in enumerate(tasks_of(text), start=1)]
     except NoExport as error:
         raise UsersError(f"{shown(file)} {error}") from None
-    labeled: list[tuple[str, Path, frozenset[str]]] = []
+    labeled: list[tuple[_Summary, Path]] = []
     left_out: list[str] = []
     for task in tasks:
         if task.without_label:
             left_out.append(f"{task.name}: {task.without_label}")
-        elif not all(map(is_utf8, task.choices)):
-            left_out.append(f"{task.name}: its choice {shown(min(task.choices))} isn't valid Unicode: rename it")
+        elif not all(map(is_utf8, task.label.choices)):
+            left_out.append(f"{task.name}: its choice {shown(min(task.label.choices))} isn't valid Unicode: rename it")
         elif not isinstance(task.image, Path):
             left_out.append(f"{task.name}: {task.image.problem}")
         else:
-            labeled.append((task.name, task.image, task.choices))
+            labeled.append((task, task.image))
     samples = []
-    for (name, path, chosen), found in zip(labeled, read_files([path for _, path, _ in labeled]), strict=True):
+    for (task, path), found in zip(labeled, read_files([path for _, path in labeled]), strict=True):
         if isinstance(found, Finding):
-            left_out.append(f"{name}: {found}")
+            left_out.append(f"{task.name}: {found}")
         else:
-            samples.append(Sample(found, chosen if tag.multiple else min(chosen), str(path.absolute())))
+            samples.append(_sample(found, path, task.label, multiple=tag.multiple))
     if not samples:
         why = f"; the first problem: {left_out[0]}" if left_out else ""
         raise UsersError(f"{shown(file)} has no image with a choice{why}")
     return _without_contradictions(samples, left_out), left_out
+
+
+def _sample(file: ImageFile, path: Path, label: Label, *, multiple: bool) -> Sample:
+    return Sample(
+        file,
+        label.choices if multiple else min(label.choices),
+        str(path.absolute()),
+        source=label.source,
+        ground_truth=label.ground_truth,
+    )
 
 
 class _Left:
@@ -73,14 +84,14 @@ class _Summary:
 
     name: str
     image: Path | _Left
-    choices: frozenset[str]
+    label: Label
     without_label: str  # the reason, if it has none
 
 
 def _summary(task: Json, number: int, tag: ImageChoices, images: Path) -> _Summary:
     label = label_of(task, tag)
     without = "" if label.outcome == "used" else _WITHOUT_LABEL.get(label.outcome) or _without_choice(task)
-    return _Summary(f"task {task.get('id', number)}", _image(task, images), label.choices, without)
+    return _Summary(f"task {task.get('id', number)}", _image(task, images), label, without)
 
 
 def _without_choice(task: Json) -> str:

@@ -379,14 +379,20 @@ def _print_figures(model: SavedModel) -> None:
     record = model.classifier.record
     images, classes = sum(record["labels"].values()), len(model.classifier.classes)
     judged = f"{_headline(record['figures'])} ({record['figures']['judged_by']})"
-    print(f"{shown(model.folder)}: {classes} classes from {images} images; {judged}")
+    unseen = record.get("sources", {}).get("unseen", 0)
+    accepted = f" ({unseen} accepted in bulk)" if unseen else ""
+    print(f"{shown(model.folder)}: {classes} classes from {images} images{accepted}; {judged}")
 
 
 def _headline(figures: dict[str, Any]) -> str:
+    if "accuracy" not in figures:
+        return "accuracy unknown, since nobody has looked at any of the labels"
     low, high = figures.get("accuracy_low"), figures.get("accuracy_high")  # which older models don't have
     between = "" if low is None or high is None else f", between {low:.0%} and {high:.0%},"
+    groups = figures.get("groups", figures["images"])
+    alike = f" ({groups} without near-duplicates)" if groups < figures["images"] else ""
     return (
-        f"accuracy {figures['accuracy']:.1%}{between} on {figures['images']} images, "
+        f"accuracy {figures['accuracy']:.1%}{between} on {figures['images']} images{alike}, "
         f"mean F1 {figures['macro_f1']:.4f}, calibration error {figures['calibration_error']:.4f}"
     )
 

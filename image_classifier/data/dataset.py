@@ -26,6 +26,9 @@ Part = Literal["", "train", "val"]
 # The image's class or, if several may be right, the set of its classes.
 Label = str | frozenset[str]
 
+# Who looked at the image to label it: a person who opened it, a person who saw it in a grid with others, or nobody.
+LabelSource = Literal["person", "group", "unseen"]
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -35,6 +38,19 @@ class Sample:
     label: Label
     name: str = ""
     part: Part = ""
+    source: LabelSource = "person"
+    ground_truth: bool = False  # whether the label belongs to the user's test set
+    group: str = ""  # the digest of the first of its near-duplicates, often its own; "" until compared with others
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether the label can tell if a prediction is right: a prediction that nobody has looked at can't."""
+        return self.source != "unseen"
+
+    @property
+    def vote(self) -> str:
+        """What it shares with its near-duplicates: they are on one side of each split and have one vote together."""
+        return self.group or self.image.digest
 
 
 def classes_of(label: Label) -> frozenset[str]:
@@ -89,21 +105,24 @@ class ImageClassifierDataset(Dataset[tuple[Tensor, Tensor]]):
 
 
 def held_out(samples: Sequence[Sample]) -> list[bool]:
-    """Which samples are held out for evaluation: about a fifth, chosen by the image's content.
+    """Which samples are held out for evaluation: about a fifth, chosen by the content of the group's first image.
 
-    So an image is on the same side in every version. If a class would have fewer than two images left for training,
-    none of its images are held out. An existing split is used instead.
+    So an image is on the same side in every version. If a class would have fewer than two images left for training that
+    a person has looked at, none of its images are held out. An existing split is used instead.
     """
     if is_split(samples):
         return [sample.part == "val" for sample in samples]
-    chosen = [int(sample.image.digest[:8], 16) < HELD_OUT * 2**32 for sample in samples]
+    chosen = {sample.vote for sample in samples if int(sample.vote[:8], 16) < HELD_OUT * 2**32}
     left = Counter(
-        name for sample, out in zip(samples, chosen, strict=True) if not out for name in classes_of(sample.label)
+        name
+        for sample in samples
+        if sample.evaluates and sample.vote not in chosen
+        for name in classes_of(sample.label)
     )
-    return [
-        out and all(left[name] >= MIN_TRAINING_IMAGES for name in classes_of(sample.label))
-        for sample, out in zip(samples, chosen, strict=True)
-    ]
+    chosen -= {
+        sample.vote for sample in samples if any(left[name] < MIN_TRAINING_IMAGES for name in classes_of(sample.label))
+    }
+    return [sample.vote in chosen for sample in samples]
 
 
 def is_split(samples: Sequence[Sample]) -> bool:
@@ -112,21 +131,25 @@ def is_split(samples: Sequence[Sample]) -> bool:
 
 
 def folds(samples: Sequence[Sample]) -> list[int]:
-    """Each sample's fold, of five for cross-validation: classes are spread evenly, and duplicates share a fold."""
+    """Each sample's fold, of five for cross-validation: classes are spread evenly, near-duplicates share a fold."""
     places: dict[str, int] = {}
-    for sample in sorted(samples, key=lambda sample: (sorted(classes_of(sample.label)), sample.image.digest)):
-        places.setdefault(sample.image.digest, len(places))
-    return [places[sample.image.digest] % FOLDS for sample in samples]
+    # Those that evaluate come first, so that others don't change their folds.
+    for sample in sorted(samples, key=lambda one: (not one.evaluates, sorted(classes_of(one.label)), one.image.digest)):
+        places.setdefault(sample.vote, len(places))
+    return [places[sample.vote] % FOLDS for sample in samples]
 
 
 def write_samples(path: Path, samples: Sequence[Sample]) -> None:
-    """Saves the samples that a model was trained on: name, label, digest and side of a split."""
+    """Saves the samples that a model was trained on, without their images."""
     records = [
         {
             "name": sample.name,
             "label": sample.label if isinstance(sample.label, str) else sorted(sample.label),
             "digest": sample.image.digest,
             **({"part": sample.part} if sample.part else {}),
+            **({"source": sample.source} if sample.source != "person" else {}),
+            **({"ground_truth": True} if sample.ground_truth else {}),
+            **({"group": sample.group} if sample.group else {}),
         }
         for sample in samples
     ]
@@ -141,6 +164,9 @@ def read_samples(path: Path) -> list[Sample]:
             record["label"] if isinstance(record["label"], str) else frozenset(record["label"]),
             record["name"],
             record.get("part", ""),
+            record.get("source", "person"),
+            record.get("ground_truth", False),
+            record.get("group", ""),
         )
         for record in json.loads(path.read_text(encoding="utf-8"))
     ]

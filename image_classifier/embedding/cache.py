@@ -92,17 +92,18 @@ class EmbeddingCache:
         except lmdb.Error as error:
             log.warning("can't cache embeddings in %s: %s", self._folder, error)
 
-    def get(self, fingerprint: str, digests: Sequence[str]) -> dict[str, Embedding]:
-        """The cached embeddings, by the image's digest (hexadecimal SHA-256)."""
+    def get(self, fingerprint: str, digests: Sequence[str], *, counted: bool = True) -> dict[str, Embedding]:
+        """The cached embeddings, by the image's digest (hexadecimal SHA-256); `counted` among the lookups."""
         found: dict[str, Embedding] = {}
         with self._mended(), self._env.begin() as transaction:
             stored = transaction.cursor(self._embeddings)
             for digest in digests:
                 if (embedding := _unpack(_read(stored, _key(fingerprint, digest)))) is not None:
                     found[digest] = embedding
-        with self._counting:
-            self.hits += len(found)
-            self.misses += len(set(digests)) - len(found)
+        if counted:
+            with self._counting:
+                self.hits += len(found)
+                self.misses += len(set(digests)) - len(found)
         return found
 
     def put(self, fingerprint: str, embeddings: Iterable[tuple[str, Embedding]]) -> None:

@@ -15,11 +15,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from image_classifier.data import duplicates
 from image_classifier.data.image_file import ImageFile
-from image_classifier.data.preprocessing import ImageError, TooLate
+from image_classifier.data.preprocessing import ImageError, TooLate, open_image
 from image_classifier.embedding.cache import Embedding, EmbeddingCache
 from image_classifier.embedding.precisions import Precisions, fingerprint_of
 from image_classifier.nets.classifier import Backbone, choose_device
@@ -31,6 +33,9 @@ GPU_BATCH_SIZE = 64
 BATCHES_AHEAD = 2  # per caller, decoded or waiting: enough to keep the lane busy without delaying others
 IDLE_SECONDS = 1.0  # after this, memory of the last images is returned to the system
 KEPT_TOGETHER = 512  # images whose embeddings are written to the cache together
+
+
+THUMBNAILS = f"{1:032x}"  # the cache's fingerprint for thumbnails; another number once they are made differently
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,21 @@ class InferenceLane:
 
     def known(self, backbone: Backbone, digests: Sequence[str]) -> list[Embedding]:
         """The embeddings that the cache has of images with these digests; the files may be gone."""
-        return list(self._cache.get(backbone.fingerprint, digests).values())
+        fingerprint = fingerprint_of(backbone, self._precision_of(backbone))
+        return list(self._cache.get(fingerprint, digests).values())
+
+    def thumbnails(self, images: Sequence[ImageFile]) -> Tensor:
+        """The thumbnails of images [n, values], by which near-duplicates are found; 0 for images that can't be decoded.
+
+        They don't depend on the network, and are cached like its embeddings.
+        """
+        digests = [image.digest for image in images]
+        found = self._cache.get(THUMBNAILS, digests, counted=False)
+        missing = {image.digest: image for image in images if image.digest not in found}
+        fresh = dict(zip(missing, self._decoders.map(_thumbnail_of, missing.values()), strict=True))
+        self._cache.put(THUMBNAILS, ((digest, values) for digest, values in fresh.items() if values.any()))
+        found |= fresh
+        return torch.from_numpy(np.stack([found[digest] for digest in digests]))
 
     def warm_up(self, backbone: Backbone) -> None:
         """Prepares the network, so that the first image doesn't wait for it."""
@@ -215,6 +234,13 @@ def _outcome(digest: str, decoded: _Decoded, deadline: float) -> tuple[str, Embe
     except TimeoutError:
         decoded.cancel()
         return digest, _too_late()
+
+
+def _thumbnail_of(image: ImageFile) -> Embedding:
+    try:
+        return duplicates.thumbnail(open_image(image.path, duplicates.SIDE))
+    except ImageError:
+        return np.zeros(3 * duplicates.SIDE**2, np.float32)
 
 
 def _left(deadline: float) -> float | None:

@@ -1,7 +1,7 @@
 """Evaluates a saved model on labeled images: metrics, and each image's answer."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from image_classifier.data.dataset import Sample, classes_of, held_out, targets_of
+from image_classifier.data.duplicates import group_near_duplicates
 from image_classifier.data.preprocessing import ImageError
 from image_classifier.embedding.lane import InferenceLane
 from image_classifier.errors import UsersError
@@ -51,7 +52,10 @@ class Examination:
 def embed_samples(
     lane: InferenceLane, classifier: Classifier, samples: Sequence[Sample], progress: Progress
 ) -> tuple[list[Sample], Tensor, list[tuple[Sample, ImageError]]]:
-    """The samples that can be read, their embeddings [n, size], and why the others can't be read."""
+    """The samples that can be read, their embeddings [n, size], and why the others can't be read.
+
+    The samples know their near-duplicates.
+    """
     kept, vectors, broken = [], [], []
     for start in range(0, len(samples), AT_ONCE):
         progress({"phase": "embedding images", "image": start, "images": len(samples)})
@@ -63,11 +67,17 @@ def embed_samples(
             else:
                 kept.append(sample)
                 vectors.append(vector)
-    return (
-        kept,
-        torch.from_numpy(np.stack(vectors)) if vectors else torch.empty(0, classifier.head.weight.shape[1]),
-        broken,
-    )
+    embeddings = torch.from_numpy(np.stack(vectors)) if vectors else torch.empty(0, classifier.head.weight.shape[1])
+    return grouped(lane, kept), embeddings, broken
+
+
+def grouped(lane: InferenceLane, samples: Sequence[Sample]) -> list[Sample]:
+    """The samples with their groups of near-duplicates; those that have one keep it."""
+    if all(sample.group for sample in samples):
+        return list(samples)
+    digests, known = [sample.image.digest for sample in samples], [sample.group for sample in samples]
+    groups = group_near_duplicates(digests, known, lane.thumbnails([sample.image for sample in samples]))
+    return [replace(sample, group=group) for sample, group in zip(samples, groups, strict=True)]
 
 
 def examine_model(lane: InferenceLane, model: SavedModel, samples: Sequence[Sample], progress: Progress) -> Examination:
@@ -97,8 +107,8 @@ def examine_model(lane: InferenceLane, model: SavedModel, samples: Sequence[Samp
     logits[by_judge] = classifier.evaluation_head(embeddings[by_judge])
     thresholds = classifier.head.thresholds
     labels = [frozenset(classes_of(s.label)) if thresholds else s.label for s in kept]
-    targets, digests = targets_of(labels, classifier.classes), [sample.image.digest for sample in kept]
-    evaluation = evaluate(logits, targets, classifier.classes, thresholds, digests)
+    targets, votes = targets_of(labels, classifier.classes), [sample.vote for sample in kept]
+    evaluation = evaluate(logits, targets, classifier.classes, thresholds, votes)
     answers = [Answer(sample, *answer) for sample, answer in zip(kept, answers_of(classifier, logits), strict=True)]
     return Examination(classifier.classes, evaluation, answers, trained_on, broken)
 

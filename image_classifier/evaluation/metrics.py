@@ -38,9 +38,10 @@ class Bin:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The figures of a classifier on images that it was not trained on."""
+    """The figures of a classifier on images that it was not trained on. Near-duplicates have one vote together."""
 
     images: int
+    groups: int  # of near-duplicates; images without any are groups of one
     accuracy: float  # share of images that are right, with all their classes
     accuracy_low: float  # in 95 of 100 cases the true accuracy is from here
     accuracy_high: float  # to here
@@ -87,55 +88,59 @@ def evaluate(
     targets: Tensor,
     classes: Sequence[str],
     thresholds: Sequence[float] = (),
-    digests: Sequence[str] = (),
+    votes: Sequence[str] = (),
 ) -> Evaluation:
     """Figures from calibrated logits [n, classes] and targets, class indices [n] or 0 and 1 [n, classes].
 
-    Copies of an image have the same digest, one of `digests` [n]; if there are none, each image is one of its own.
-    Raises ValueError for no images.
+    Images with the same of `votes` [n] are near-duplicates and have one vote together; without `votes`, each has its
+    own. Raises ValueError for no images.
     """
     if len(targets) == 0:
         raise ValueError("no images to evaluate on")
     size = len(classes)
     answers = predicted_targets(logits, thresholds)
+    weights = vote_weights(votes) if votes else torch.ones(len(targets))
     if targets.is_floating_point():
         truth, predicted = targets.bool(), answers.bool()
         confusion: list[list[int]] = []
         probabilities = logits.sigmoid()
-        bins = _calibration(probabilities.flatten(), truth.flatten())
+        bins, error = _calibration(
+            probabilities.flatten(), truth.flatten(), weights[:, None].expand_as(truth).flatten()
+        )
     else:
         truth, predicted = one_hot(targets, size).bool(), one_hot(answers, size).bool()
         confusion = torch.bincount(targets * size + answers, minlength=size * size).reshape(size, size).tolist()
-        bins = _calibration(logits.softmax(1).max(1).values, answers == targets)
-    found = (truth & predicted).sum(0).tolist()
+        bins, error = _calibration(logits.softmax(1).max(1).values, answers == targets, weights)
+    found, said, shown = ((weights[:, None] * one).sum(0).tolist() for one in (truth & predicted, predicted, truth))
     per_class = {
-        name: _figures(right, said, shown)
-        for name, right, said, shown in zip(
-            classes, found, predicted.sum(0).tolist(), truth.sum(0).tolist(), strict=True
-        )
+        name: _figures(*of_class)
+        for name, *of_class in zip(classes, found, said, shown, truth.sum(0).tolist(), strict=True)
     }
     f1 = [figures.f1 for figures in per_class.values() if figures.images]
-    accuracy = float(hits(logits, targets, thresholds).float().mean())
-    low, high = wilson_interval(accuracy, independent_images(digests) if digests else len(targets))
+    groups = len(set(votes)) if votes else len(targets)
+    accuracy = float((weights * hits(logits, targets, thresholds)).sum() / weights.sum())
+    low, high = wilson_interval(accuracy, groups)
     return Evaluation(
         images=len(targets),
+        groups=groups,
         accuracy=accuracy,
         accuracy_low=low,
         accuracy_high=high,
         macro_f1=sum(f1) / len(f1) if f1 else 0.0,
-        calibration_error=_calibration_error(bins),
+        calibration_error=error,
         per_class=per_class,
         confusion=confusion,
         calibration=bins,
     )
 
 
-def independent_images(digests: Sequence[str]) -> float:
-    """How many images without copies say as much as these (Kish's effective sample size)."""
-    return len(digests) ** 2 / sum(count * count for count in Counter(digests).values())
+def vote_weights(votes: Sequence[str]) -> Tensor:
+    """How much each image counts [n], so that all with the same vote count as much as one without near-duplicates."""
+    counts = Counter(votes)
+    return torch.tensor([1 / counts[vote] for vote in votes])
 
 
-def wilson_interval(share: float, images: float) -> tuple[float, float]:
+def wilson_interval(share: float, images: int) -> tuple[float, float]:
     """The 95% interval of a share that was seen on so many independent images, by Wilson's score."""
     noise = Z95**2 / images
     center = (share + noise / 2) / (1 + noise)
@@ -143,45 +148,47 @@ def wilson_interval(share: float, images: float) -> tuple[float, float]:
     return min(share, max(0.0, center - half)), max(share, min(1.0, center + half))  # despite rounding
 
 
-def _figures(hits: int, predicted: int, images: int) -> ClassFigures:
-    precision = hits / predicted if predicted else 0.0
-    recall = hits / images if images else 0.0
-    f1 = 2 * hits / (predicted + images) if predicted + images else 0.0
+def _figures(found: float, predicted: float, shown: float, images: int) -> ClassFigures:
+    precision = found / predicted if predicted else 0.0
+    recall = found / shown if shown else 0.0
+    f1 = 2 * found / (predicted + shown) if predicted + shown else 0.0
     return ClassFigures(precision, recall, f1, images)
 
 
-def _calibration(confidence: Tensor, correct: Tensor) -> list[Bin]:
+def _calibration(confidence: Tensor, correct: Tensor, weights: Tensor) -> tuple[list[Bin], float]:
+    """The bins that aren't empty, and the mean distance between their probability and the share that is right."""
     numbers = (confidence * CALIBRATION_BINS).long().clamp(max=CALIBRATION_BINS - 1)
-    members = (numbers == number for number in range(CALIBRATION_BINS))
-    return [
-        Bin(int(inside.sum()), float(confidence[inside].mean()), float(correct[inside].float().mean()))
-        for inside in members
-        if inside.any()
-    ]
+    bins, error = [], 0.0
+    for inside in (numbers == number for number in range(CALIBRATION_BINS)):
+        if inside.any():
+            share = weights[inside] / weights[inside].sum()
+            sure, right = float(share @ confidence[inside]), float(share @ correct[inside].float())
+            bins.append(Bin(int(inside.sum()), sure, right))
+            error += abs(sure - right) * float(weights[inside].sum() / weights.sum())
+    return bins, error
 
 
-def _calibration_error(bins: Sequence[Bin]) -> float:
-    answers = sum(one.answers for one in bins)
-    return sum(abs(one.confidence - one.right) * one.answers for one in bins) / answers
-
-
-def fit_temperature(logits: Tensor, targets: Tensor) -> float:
+def fit_temperature(logits: Tensor, targets: Tensor, votes: Sequence[str] = ()) -> float:
     """The temperature, from 0.05 to 20, under which the logits of held-out images are most likely.
 
     As if one image more had been looked at, and been wrong: where all of a few are right, none is certain for that.
+    Images with the same of `votes` [n] count as one.
     """
-    doubt = 1 / (len(targets) + 1)
+    weights = vote_weights(votes) if votes else torch.ones(len(targets))
+    doubt = 1 / (float(weights.sum()) + 1)
     temperatures = torch.logspace(-1.301, 1.301, 105)
-    losses = torch.stack([loss_of(logits / t, targets, doubt) for t in temperatures])
+    losses = torch.stack([_losses(logits / t, targets, doubt) @ weights for t in temperatures])
     return float(temperatures[losses.argmin()])
 
 
-def loss_of(logits: Tensor, targets: Tensor, doubt: float = 0.0) -> Tensor:
-    """Cross-entropy for class indices [n]; binary cross-entropy, summed over the classes, for 0 and 1 [n, classes].
+def loss_of(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy for class indices [n]; binary cross-entropy, summed over the classes, for 0 and 1 [n, classes]."""
+    return _losses(logits, targets).mean()
 
-    `doubt` is the share of each target that is spread over all classes (label smoothing).
-    """
+
+def _losses(logits: Tensor, targets: Tensor, doubt: float = 0.0) -> Tensor:
+    """The loss of each image [n]. `doubt` is the share of its target spread over all classes (label smoothing)."""
     if targets.is_floating_point():
         smooth = targets * (1 - doubt) + doubt / 2
-        return binary_cross_entropy_with_logits(logits, smooth, reduction="sum") / len(targets)
-    return cross_entropy(logits, targets, label_smoothing=doubt)
+        return binary_cross_entropy_with_logits(logits, smooth, reduction="none").sum(1)
+    return cross_entropy(logits, targets, label_smoothing=doubt, reduction="none")

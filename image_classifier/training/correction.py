@@ -1,17 +1,17 @@
 """Corrects one image: trains the head again on the known embeddings, so that the model gets the image right."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from image_classifier.data.dataset import Sample, classes_of, held_out, targets_of
+from image_classifier.data.dataset import Sample, held_out, targets_of
 from image_classifier.evaluation.metrics import hits
 from image_classifier.nets.classifier import Classifier, Head
 from image_classifier.training.head import train_head
 from image_classifier.training.hyperparameters import Hyperparameters
+from image_classifier.training.pipeline import count_labels, label_weights
 
 HEAVIER = 4
 MAX_WEIGHT = HEAVIER**4  # if an image isn't learned with this weight, it can't be learned
@@ -38,11 +38,12 @@ def correct(classifier: Classifier, samples: Sequence[Sample], embeddings: Tenso
     targets = targets_of([sample.label for sample in samples], classifier.classes)
     digests = [sample.image.digest for sample in samples]
     weights: dict[str, int] = dict(classifier.record.get("corrections", {}))
+    counted = label_weights(samples)
 
     def train(chosen: Tensor) -> Head:
         repeats = torch.tensor([weights.get(digest, 1) for digest in digests])[chosen]
         known = embeddings[chosen], targets[chosen], len(classifier.classes)
-        head = train_head(*known, told, lambda record: None, repeats=repeats)
+        head = train_head(*known, told, lambda record: None, repeats=repeats, weights=counted[chosen])
         return replace(head, temperature=classifier.head.temperature, thresholds=classifier.head.thresholds)
 
     def wrong(head: Head) -> list[str]:
@@ -57,16 +58,12 @@ def correct(classifier: Classifier, samples: Sequence[Sample], embeddings: Tenso
         weights |= {digest: weights[digest] * HEAVIER for digest in light}
         served = train(everything)
     learned = corrected.image.digest not in wrong(served)
-    out = torch.tensor(held_out(samples))
-    out &= torch.tensor([digest not in weights for digest in digests])
-    judge = train(~out)
+    out = torch.tensor(held_out(samples)) & torch.tensor([digest not in weights for digest in digests])
+    looked_at = torch.tensor([sample.evaluates for sample in samples])
+    judge = train(looked_at & ~out if (looked_at & ~out).any() else ~out)
+    out &= looked_at
     before, after = (_accuracy(head, embeddings[out], targets[out]) for head in (classifier.evaluation_head, judge))
-    counts = Counter(name for sample in samples for name in classes_of(sample.label))
-    record = {
-        **classifier.record,
-        "labels": {name: counts[name] for name in classifier.classes},
-        "corrections": weights,
-    }
+    record = {**classifier.record, **count_labels(samples, classifier.classes), "corrections": weights}
     done = replace(classifier, head=served, evaluation_head=judge, record=record)
     return Correction(done, learned, int(out.sum()), before, after)
 

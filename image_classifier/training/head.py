@@ -33,17 +33,21 @@ def train_head(
     progress: Progress,
     *,
     repeats: Tensor | None = None,
+    weights: Tensor | None = None,
 ) -> Head:
     """Trains a linear layer on embeddings [n, size] and targets: class indices [n], or 0 and 1 [n, classes].
 
     The embeddings are standardized, and this is folded into the layer, so that it takes them as they are. The layer
     starts from the class frequencies only, without random noise that a few labels couldn't remove. If one class per
     image is right, images are weighted by 1/√ of their class's frequency. An epoch is one pass over the images, or
-    several if there are few; `repeats` [n] says how often each image is in a pass. The same arguments give the same
-    head. `progress` gets a record for each epoch and may raise to stop.
+    several if there are few; `repeats` [n] says how often each image is in a pass, and `weights` [n] how much it counts
+    there, 1 if not given. The same arguments give the same head. `progress` gets a record for each epoch and may raise
+    to stop.
     """
     rows = torch.arange(len(embeddings))
-    return train_heads(embeddings, targets, classes, hyperparameters, progress, [rows], repeats=repeats)[0]
+    return train_heads(
+        embeddings, targets, classes, hyperparameters, progress, [rows], repeats=repeats, weights=weights
+    )[0]
 
 
 def train_heads(
@@ -55,6 +59,7 @@ def train_heads(
     parts: Sequence[Tensor],
     *,
     repeats: Tensor | None = None,
+    weights: Tensor | None = None,
 ) -> list[Head]:
     """For each part, the numbers of some rows, the head that `train_head` trains on these rows alone.
 
@@ -68,6 +73,8 @@ def train_heads(
     counts = torch.zeros(len(parts), len(embeddings))
     for count, rows in zip(counts, parts, strict=True):
         count[rows] = torch.ones(len(rows)) if multiple else _counts(wanted[rows])
+    if weights is not None:
+        counts *= weights
     decay = torch.tensor([min(FEW_LABELS_DECAY * len(rows), HEAD_DECAY / len(rows)) for rows in parts])
     passes = parts if repeats is None else [rows.repeat_interleave(repeats[rows]) for rows in parts]
     size = min(hyperparameters.batch_size, max(map(len, passes)))
@@ -86,8 +93,8 @@ def train_heads(
         with _one_thread():
             batches = [_batches(rows, size, steps, each) for rows, each in zip(passes, generators, strict=True)]
             order, share = (torch.stack(each) for each in zip(*batches, strict=True))  # [heads, steps, size]
-            weights = counts.gather(1, order.flatten(1)).reshape(share.shape) * share
-            for batch, weight in zip(order.unbind(1), weights[..., None].unbind(1), strict=True):
+            counted = counts.gather(1, order.flatten(1)).reshape(share.shape) * share
+            for batch, weight in zip(order.unbind(1), counted[..., None].unbind(1), strict=True):
                 inputs = embeddings[batch].sub_(mean).div_(std)
                 _set_gradient(layers, inputs, wanted[batch], weight, decay, multiple)
                 optimizer.step()

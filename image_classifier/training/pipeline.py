@@ -5,16 +5,17 @@ from collections import Counter
 from collections.abc import Sequence, Sized
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from image_classifier.data.dataset import FOLDS, Sample, classes_of, folds, held_out, is_split, targets_of
+from image_classifier.data.dataset import FOLDS, LabelSource, Sample, classes_of, folds, held_out, is_split, targets_of
 from image_classifier.data.preprocessing import ImageError
 from image_classifier.embedding.lane import InferenceLane
+from image_classifier.evaluation.evaluate import grouped
 from image_classifier.evaluation.metrics import (
     THRESHOLD,
     confidence_of_mistakes,
@@ -23,6 +24,7 @@ from image_classifier.evaluation.metrics import (
     hits,
     predicted_targets,
     probability_of_labels,
+    vote_weights,
 )
 from image_classifier.nets.classifier import FINE_TUNED, RANDOM, Backbone, Classifier, Mistake
 from image_classifier.progress import Progress
@@ -40,6 +42,10 @@ MIN_IMAGES_FOR_ALL_LAYERS = 200
 MIN_IMAGES_FOR_RANDOM_LAYERS = 2000
 MAX_MISTAKES = 5000  # that are kept, about a megabyte
 AT_ONCE = 256  # images that are embedded between two reports
+# How much a label counts in the head's training that nobody has looked at: an accepted prediction is often right, but
+# at full weight the head would mostly learn what it already says.
+UNSEEN_WEIGHT = 0.3
+MIN_GROUND_TRUTHS = 20  # with fewer, the accuracy on ground truths says too little to be shown
 # A version is clearly worse when its accuracy is lower by more than this, and by more than two standard errors.
 CLEARLY_WORSE = 0.02
 # All layers must come closer to the labels by this many standard errors: 1 in 20 that are no better do so by chance.
@@ -61,7 +67,10 @@ class Embedded:
 
 
 def embed(lane: InferenceLane, backbone: Backbone, samples: Sequence[Sample], progress: Progress) -> Embedded:
-    """Embeds samples in the background, in the precision that they settle; raises TooFewLabels for too few readable."""
+    """Embeds samples in the background, in the precision that they settle, and finds near-duplicates.
+
+    Raises TooFewLabels for too few readable images.
+    """
     settle_precision(lane, backbone, samples)
     kept, vectors, broken = [], [], {}
     for start in range(0, len(samples), AT_ONCE):
@@ -75,7 +84,7 @@ def embed(lane: InferenceLane, backbone: Backbone, samples: Sequence[Sample], pr
                 kept.append(sample)
                 vectors.append(vector)
     check_enough(kept)
-    return Embedded(kept, torch.from_numpy(np.stack(vectors)), broken)
+    return Embedded(grouped(lane, kept), torch.from_numpy(np.stack(vectors)), broken)
 
 
 def check_enough(samples: Sequence[Sample]) -> None:
@@ -114,15 +123,22 @@ def learn_head(
 
     The figures are of images that neither the head nor the backbone has seen: all of them, by cross-validation, or the
     held-out ones if somebody has chosen these or the backbone was trained on the others. On these the probabilities
-    are calibrated too. The mistakes are of all images, each judged by a head that was fitted without it.
+    are calibrated too. Labels that nobody has looked at give no figures, and only the served head learns them. The
+    mistakes are of all images, each judged by a head that was fitted without it.
     """
     samples, embeddings = embedded.samples, embedded.embeddings
     targets = targets_of([sample.label for sample in samples], classes)
     out, everything = torch.tensor(held_out(samples)), torch.ones(len(samples), dtype=torch.bool)
     numbers = torch.tensor(folds(samples))
-    inside = [fold for fold in (numbers == fold for fold in range(FOLDS)) if fold.any() and not fold.all()]
-    parts = [part.nonzero().flatten() for part in (everything, ~out, *(~fold for fold in inside))]
-    served, judged, *others = train_heads(embeddings, targets, len(classes), hyperparameters, progress, parts)
+    # The model that made the other labels had learned these, and would give them away.
+    looked_at = torch.tensor([sample.evaluates for sample in samples])
+    teaching = looked_at if (looked_at & ~out).any() else everything
+    inside = [fold for fold in (numbers == fold for fold in range(FOLDS)) if fold.any() and (teaching & ~fold).any()]
+    parts = [part.nonzero().flatten() for part in (everything, teaching & ~out, *(teaching & ~fold for fold in inside))]
+    weights = label_weights(samples)
+    served, judged, *others = train_heads(
+        embeddings, targets, len(classes), hyperparameters, progress, parts, weights=weights
+    )
     logits = judged(embeddings)  # these stay if all samples are of one image, so that there is nothing to fold
     for fold, head in zip(inside, others, strict=True):
         logits[fold] = head(embeddings[fold])
@@ -131,22 +147,59 @@ def learn_head(
         logits[out] = judged(embeddings[out])
     else:
         method, seen = "cross-validation", everything
-    temperature = fit_temperature(logits[seen], targets[seen])
+    seen = seen & looked_at
     thresholds = (THRESHOLD,) * len(classes) if targets.is_floating_point() else ()
+    temperature = 1.0
+    figures: dict[str, Any] = {"judged_by": method}
+    if seen.any():
+        votes = [samples[row].vote for row in seen.nonzero().flatten().tolist()]
+        temperature = fit_temperature(logits[seen], targets[seen], votes)
+        figures |= evaluate(logits[seen] / temperature, targets[seen], classes, thresholds, votes).record()
+        figures |= _on_ground_truths(samples, logits, targets, seen, classes, thresholds)
+        progress({"phase": "evaluating", "accuracy": figures["accuracy"]})
     logits /= temperature
-    digests = [samples[row].image.digest for row in seen.nonzero().flatten().tolist()]
-    figures = evaluate(logits[seen], targets[seen], classes, thresholds, digests).record() | {"judged_by": method}
-    progress({"phase": "evaluating", "accuracy": figures["accuracy"]})
-    counts = Counter(name for sample in samples for name in classes_of(sample.label))
-    record: dict[str, Any] = {
-        "figures": figures,
-        "labels": {name: counts[name] for name in classes},
-        "settings": hyperparameters.record(),
-    }
+    record = {"figures": figures, **count_labels(samples, classes), "settings": hyperparameters.record()}
     served, judged = (replace(head, temperature=temperature, thresholds=thresholds) for head in (served, judged))
     learned = ~out if backbone.origin == FINE_TUNED else ~everything
     mistakes = _mistakes(samples, logits, targets, learned, classes, thresholds)
     return Classifier(backbone, served, judged, classes, record, mistakes)
+
+
+def count_labels(samples: Sequence[Sample], classes: Sequence[str]) -> dict[str, dict[str, int]]:
+    """The parts of a classifier's record that say how many labels it has learned, by class and by source."""
+    labels = Counter(name for sample in samples for name in classes_of(sample.label))
+    sources = Counter(sample.source for sample in samples)
+    return {
+        "labels": {name: labels[name] for name in classes},
+        "sources": {source: sources[source] for source in get_args(LabelSource)},
+    }
+
+
+def label_weights(samples: Sequence[Sample]) -> Tensor:
+    """How much each label counts in the head's training [n]."""
+    return torch.tensor([1.0 if sample.evaluates else UNSEEN_WEIGHT for sample in samples])
+
+
+def _on_ground_truths(
+    samples: Sequence[Sample],
+    logits: Tensor,
+    targets: Tensor,
+    seen: Tensor,
+    classes: Sequence[str],
+    thresholds: Sequence[float],
+) -> dict[str, Any]:
+    """The accuracy on the user's test set, among the images `seen` [n]; nothing if it is too small, or is all of them.
+
+    Its images are trained on like others, since Label Studio marks all imported annotations as ground truths; each is
+    judged by a head that was trained without it.
+    """
+    truths = seen & torch.tensor([sample.ground_truth for sample in samples])
+    votes = [samples[row].vote for row in truths.nonzero().flatten().tolist()]
+    if len(set(votes)) < MIN_GROUND_TRUTHS or bool((truths == seen).all()):
+        return {}
+    found = evaluate(logits[truths], targets[truths], classes, thresholds, votes).record()
+    shown = ("images", "groups", "accuracy", "accuracy_low", "accuracy_high")
+    return {"ground_truth": {name: found[name] for name in shown}}
 
 
 def _mistakes(
@@ -214,8 +267,9 @@ def tune(
 ) -> Backbone:
     """The backbone that is best on the held-out images, of all epochs since the checkpoint's first."""
     out = held_out(samples)
-    training = [sample for sample, is_out in zip(samples, out, strict=True) if not is_out]
-    judged = [sample for sample, is_out in zip(samples, out, strict=True) if is_out]
+    # Labels that nobody has looked at only say what the model said: all layers learn nothing from them.
+    training = [sample for sample, is_out in zip(samples, out, strict=True) if not is_out and sample.evaluates]
+    judged = [sample for sample, is_out in zip(samples, out, strict=True) if is_out and sample.evaluates]
     tuned = fine_tune(
         start.backbone,
         start.evaluation_head,
@@ -257,20 +311,46 @@ class Comparison:
         return self.gain > BEYOND_NOISE * self.gain_error
 
 
-def compare(lane: InferenceLane, before: Classifier, after: Classifier, samples: Sequence[Sample]) -> Comparison | None:
-    """None where there is nothing to compare on, or the two answer different questions."""
+def compare(
+    lane: InferenceLane,
+    before: Classifier,
+    after: Classifier,
+    samples: Sequence[Sample],
+    learned_before: Sequence[Sample] = (),
+) -> Comparison | None:
+    """None where there is nothing to compare on, or the two answer different questions.
+
+    `learned_before` are the samples that `before` was trained on: images like those that it has seen don't count,
+    nor do labels that nobody has looked at.
+    """
     if before.head.multiple != after.head.multiple:
         return None
+    outside = held_out(learned_before)
+    known = {sample.image.digest for sample, out in zip(learned_before, outside, strict=True) if not out}
+    seen = {sample.vote for sample in samples if sample.image.digest in known}
     judged = [
         sample
         for sample, out in zip(samples, held_out(samples), strict=True)
+        if out
+        and sample.evaluates
+        and sample.vote not in seen
         # A class that only one of them knows would count against the other.
-        if out and classes_of(sample.label) <= set(before.classes) & set(after.classes)
+        and classes_of(sample.label) <= set(before.classes) & set(after.classes)
     ]
     if not judged:
         return None
-    (old, far), (new, near) = (_right_and_far(lane, classifier, judged) for classifier in (before, after))
-    error, gain_error = (float(each.std(unbiased=False)) / len(judged) ** 0.5 for each in (old - new, far - near))
+    votes = [sample.vote for sample in judged]
+    weights = vote_weights(votes)
+    groups = {vote: number for number, vote in enumerate(dict.fromkeys(votes))}
+    rows = torch.tensor([groups[vote] for vote in votes])
+
+    def of_votes(values: Tensor) -> Tensor:
+        return torch.zeros(len(groups)).index_add(0, rows, weights * values)
+
+    (old, far), (new, near) = (
+        map(of_votes, _right_and_far(lane, classifier, judged)) for classifier in (before, after)
+    )
+    error, gain_error = (float(each.std(unbiased=False)) / len(groups) ** 0.5 for each in (old - new, far - near))
     return Comparison(len(judged), float(old.mean()), float(new.mean()), error, float((far - near).mean()), gain_error)
 
 

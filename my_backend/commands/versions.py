@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from my_backend.errors import BackendError
+from my_backend.projects.metrics import accuracy_words, read_figures
 from my_backend.projects.registry import Projects
 from my_backend.projects.versions import Version, Versions
 from my_backend.redaction import said
@@ -42,7 +43,7 @@ def list_(project: OfProject = None, as_json: AsJson = False) -> None:
             words = [
                 version.name,
                 _when(version),
-                _accuracy(version),
+                accuracy_words(read_figures(version.train_output.get("figures"))),
                 " ".join(marks),
                 version.held_back or version.cause,
             ]
@@ -127,9 +128,3 @@ def _record(version: Version, live: str, pinned: list[str]) -> dict[str, Any]:
 
 def _when(version: Version) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(version.created))
-
-
-def _accuracy(version: Version) -> str:
-    figures = version.train_output.get("figures")
-    accuracy = figures.get("accuracy") if isinstance(figures, dict) else None
-    return f"{accuracy:.1%}" if isinstance(accuracy, int | float) else ""

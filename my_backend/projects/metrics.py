@@ -1,6 +1,6 @@
 """A version's metrics, read leniently because another model class may store anything."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, WrapValidator
@@ -33,6 +33,15 @@ class Bin(BaseModel):
     right: float
 
 
+class OnGroundTruths(BaseModel):
+    """The accuracy on the user's test set, with its 95% interval."""
+
+    images: int
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+
+
 class Figures(BaseModel):
     """Metrics; each is None if the model doesn't provide it in this form."""
 
@@ -42,12 +51,22 @@ class Figures(BaseModel):
     accuracy_low: Annotated[float | None, Lenient] = None  # the 95% interval of the accuracy
     accuracy_high: Annotated[float | None, Lenient] = None
     images: Annotated[int | None, Lenient] = None
+    groups: Annotated[int | None, Lenient] = None  # of near-duplicates among the images, each with one vote
     macro_f1: Annotated[float | None, Lenient] = None
     calibration_error: Annotated[float | None, Lenient] = None
     judged_by: Annotated[str | None, Lenient] = None
     per_class: Annotated[dict[str, ClassFigures] | None, Lenient] = None
     confusion: Annotated[list[list[int]] | None, Lenient] = None
     calibration: Annotated[list[Bin] | None, Lenient] = None
+    ground_truth: Annotated[OnGroundTruths | None, Lenient] = None
+
+    @property
+    def measure(self) -> str:
+        """How the metrics were measured: only those of the same measure can be compared; "" if unknown."""
+        if self.judged_by is None:
+            return ""
+        # Older versions counted near-duplicates separately, which flatters.
+        return self.judged_by if self.groups is not None else f"{self.judged_by} with near-duplicates"
 
 
 def read_figures(value: Any) -> Figures:
@@ -55,8 +74,23 @@ def read_figures(value: Any) -> Figures:
     return Figures.model_validate(value if isinstance(value, dict) else {})
 
 
+def like_the_newest(figures: Sequence[Figures]) -> list[bool]:
+    """Which of the metrics, sorted by age, can be compared with the newest that have an accuracy."""
+    measures = [None if one.accuracy is None else one.measure for one in figures]
+    newest = next((measure for measure in reversed(measures) if measure is not None), None)
+    return [measure is not None and measure == newest for measure in measures]
+
+
+def accuracy_words(figures: Figures) -> str:
+    """The accuracy with its interval, `84.0% (79% to 88%)`; "" if the model doesn't report it."""
+    if figures.accuracy is None:
+        return ""
+    low, high = figures.accuracy_low, figures.accuracy_high
+    return f"{figures.accuracy:.1%}" + ("" if low is None or high is None else f" ({low:.0%} to {high:.0%})")
+
+
 def read_labels(value: Any) -> dict[str, int]:
-    """Returns the number of labels of each class that a version was trained on."""
+    """Returns the number of labels that a version was trained on, by class or by source."""
     if not isinstance(value, dict):
         return {}
     return {str(name): count for name, count in value.items() if isinstance(count, int)}

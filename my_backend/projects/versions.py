@@ -19,6 +19,7 @@ from pydantic import TypeAdapter
 from my_backend import context, files
 from my_backend.errors import Conflict, NotFound
 from my_backend.files import Damaged, Moment
+from my_backend.projects.metrics import like_the_newest, read_figures
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class Version:
             "grew_from": self.grew_from or None,
             "figures": output.get("figures"),
             "labels": output.get("labels"),
+            "sources": output.get("sources"),
             "annotations": output.get("annotations"),
             "unknown_choices": output.get("unknown_choices"),
             "summary": output.get("summary"),
@@ -293,14 +295,15 @@ class Versions:
     def _thin_out(self) -> None:
         """Removes old versions, except the live one, pinned ones, the newest ones, and the most accurate one.
 
+        The most accurate one of those whose accuracy was measured like the newest version's: others can't be compared.
         Removes nothing while the pointer or the list of pins is damaged: any version could be live or pinned.
         """
         versions, live, pinned = self.all(), self.read_pointer(), self._read_pinned()
         if isinstance(live, Damaged) or isinstance(pinned, Damaged):
             return
-        best = max(versions, key=lambda version: (_accuracy(version), _number(version.name)))
+        best = _best(versions)
         for version in versions[:-KEPT_VERSIONS]:
-            if version.name not in (best.name, live, *pinned):
+            if version.name not in (best, live, *pinned):
                 self._remove(version.folder)
 
     def _remove(self, version: Path) -> None:
@@ -462,11 +465,16 @@ def is_newer(name: str, other: str) -> bool:
     return _number(name) > _number(other)
 
 
-def _accuracy(version: Version) -> float:
-    """Returns the version's accuracy, -1 if the model class doesn't report it."""
-    figures = version.train_output.get("figures")
-    accuracy = figures.get("accuracy") if isinstance(figures, dict) else None
-    return accuracy if isinstance(accuracy, int | float) else -1.0
+def _best(versions: Sequence[Version]) -> str:
+    """Returns the name of the most accurate version, "" if the model class reports no accuracy."""
+    figures = [read_figures(version.train_output.get("figures")) for version in versions]
+    alike = like_the_newest(figures)
+    judged = [
+        (one.accuracy or 0.0, _number(version.name), version.name)
+        for version, one, comparable in zip(versions, figures, alike, strict=True)
+        if comparable
+    ]
+    return max(judged)[2] if judged else ""
 
 
 def _number(name: str) -> int:

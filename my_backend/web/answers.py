@@ -147,6 +147,7 @@ class VersionRecord(Answer):
     grew_from: str | None
     figures: Any
     labels: Any
+    sources: Any
     annotations: Any
     unknown_choices: Any
     summary: Any

@@ -90,7 +90,12 @@ class Gauges:
             "ml_backend_live_version_created_timestamp_seconds", "When the live version was created.", "project"
         )
         failed = _gauge("ml_backend_live_version_failed", "Whether loading the live version failed.", "project")
-        accuracy = _gauge("ml_backend_live_accuracy_ratio", "Accuracy on images not used for training.", "project")
+        accuracy = _gauge(
+            "ml_backend_live_accuracy_ratio",
+            "Accuracy on images not used for training, and how it was measured.",
+            "project",
+            "measure",
+        )
         judged = _gauge("ml_backend_live_judged_images", "Number of images behind the accuracy.", "project")
         labels = _gauge("ml_backend_live_labels", "Labels that the live version has learned.", "project", "class")
         for project in projects:
@@ -100,7 +105,7 @@ class Gauges:
             if live.number:
                 created.add_metric([project.uid], live.created)
             if live.figures.accuracy is not None:
-                accuracy.add_metric([project.uid], live.figures.accuracy)
+                accuracy.add_metric([project.uid, live.figures.measure], live.figures.accuracy)
             if live.figures.images is not None:
                 judged.add_metric([project.uid], live.figures.images)
             for name, count in live.labels.items():

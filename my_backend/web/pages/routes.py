@@ -11,6 +11,7 @@ from label_studio_format.labeling_config import parse_label_config
 from my_backend import context
 from my_backend.backend import Backend
 from my_backend.errors import BackendError, NotFound
+from my_backend.projects.metrics import like_the_newest
 from my_backend.projects.registry import Project
 from my_backend.projects.versions import UNTRAINED, Versions
 from my_backend.web.pages import charts
@@ -111,9 +112,11 @@ class Page:
                 }
                 for job in view.running
             }
+            choices = parse_label_config(project.label_config, self._backend.settings.choices).choices
             return self._render(
                 "now.html",
                 view=view,
+                unlabeled=[name for name in choices if view.live and not view.live.labels.get(name)],
                 charts=drawn,
                 busy=view.busy,
                 studio=self._label_studio_page(project, ""),
@@ -127,13 +130,17 @@ class Page:
         def render() -> str:
             view = project_view(self._backend, project)
             found = self._version_views(project)
-            judged = [(one.short, one.figures.accuracy) for one in found if one.figures.accuracy is not None]
+            comparable = like_the_newest([one.figures for one in found])
+            alike = [one for one, is_alike in zip(found, comparable, strict=True) if is_alike]
             return self._render(
                 "versions.html",
                 view=view,
                 versions=found[::-1][:LISTED_VERSIONS],
                 more=max(0, len(found) - LISTED_VERSIONS),
-                chart=charts.accuracy_chart(judged) if len(judged) > 1 else None,
+                chart=charts.accuracy_chart([(one.short, one.figures.accuracy or 0.0) for one in alike])
+                if len(alike) > 1
+                else None,
+                others=sum(one.figures.accuracy is not None for one in found) - len(alike),
                 busy=view.busy,
             )
 
@@ -156,7 +163,7 @@ class Page:
                 version=shown,
                 other=other,
                 others=[one for one in self._version_views(project)[::-1] if one.name != shown.name],
-                comparable=other is not None and other.figures.judged_by == shown.figures.judged_by,
+                comparable=other is not None and other.figures.measure == shown.figures.measure,
                 differences=version_views.differences(other, shown) if other else [],
                 confusion=version_views.confusion_rows(shown.figures),
                 calibration=charts.calibration_chart(bins) if bins else None,

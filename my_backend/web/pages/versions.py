@@ -29,6 +29,7 @@ class VersionView:
     cause: str
     figures: Figures
     labels: dict[str, int]
+    sources: dict[str, int]  # number of labels by who has looked at the image: person, group or unseen
     held_back: str
     warning: str
     grew_from: str
@@ -80,6 +81,7 @@ def version_view(version: Version) -> VersionView:
         cause=version.cause,
         figures=read_figures(output.get("figures")),
         labels=read_labels(output.get("labels")),
+        sources=read_labels(output.get("sources")),
         held_back=version.held_back,
         warning=str(output.get("warning") or ""),
         grew_from=version.grew_from,

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from image_classifier.data.dataset import (
     Sample,
     folds,
     held_out,
+    read_samples,
     targets_of,
     write_samples,
 )
@@ -95,6 +97,23 @@ def test_the_content_decides_not_the_name_or_the_place() -> None:
     assert held_out(one) == held_out(moved)
 
 
+@given(st.lists(st.tuples(st.integers(0, 60), st.sampled_from("abc"), st.integers(0, 9)), max_size=40))
+def test_near_duplicates_are_on_one_side_of_each_split(drawn: list[tuple[int, str, int]]) -> None:
+    first = [sample(f"group {number}", "a").image.digest for number in range(10)]
+    samples = [replace(sample(number, label), group=first[group]) for number, label, group in drawn]
+    for sides in (held_out(samples), folds(samples)):
+        together = {(one.group, side) for one, side in zip(samples, sides, strict=True)}
+        assert len(together) == len({one.group for one in samples})
+
+
+def test_an_image_that_resembles_another_is_on_its_side() -> None:
+    samples = [sample(number, "ab"[number % 2]) for number in range(100)]
+    arrived = [
+        replace(sample(f"like {number}", one.label), group=one.image.digest) for number, one in enumerate(samples)
+    ]
+    assert held_out([*samples, *arrived]) == 2 * held_out(samples)
+
+
 @given(st.lists(st.tuples(st.integers(0, 60), st.sampled_from("abc")), max_size=40))
 def test_a_class_keeps_two_images_to_learn_from_or_all(pairs: list[tuple[int, str]]) -> None:
     samples = [sample(number, label) for number, label in pairs]
@@ -130,9 +149,20 @@ def test_folds_spread_each_class_and_keep_an_image_together(pairs: list[tuple[in
 def test_what_was_learned_is_kept_with_names_and_digests(tmp_path: Path) -> None:
     one = Sample(ImageFile(Path("x"), "ab" * 32), "Größe", "12")
     two = Sample(ImageFile(Path("y"), "cd" * 32), frozenset("ba"), "13")
-    write_samples(tmp_path / "samples.json", [one, two])
+    three = Sample(ImageFile(Path("14"), "ef" * 32), "c", "14", "val", "unseen", True, "ab" * 32)
+    write_samples(tmp_path / "samples.json", [one, two, three])
     records = json.loads((tmp_path / "samples.json").read_text(encoding="utf-8"))
     assert records == [
         {"name": "12", "label": "Größe", "digest": "ab" * 32},
         {"name": "13", "label": ["a", "b"], "digest": "cd" * 32},
+        {
+            "name": "14",
+            "label": "c",
+            "digest": "ef" * 32,
+            "part": "val",
+            "source": "unseen",
+            "ground_truth": True,
+            "group": "ab" * 32,
+        },
     ]
+    assert read_samples(tmp_path / "samples.json")[2] == three

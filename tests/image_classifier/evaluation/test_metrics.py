@@ -86,13 +86,40 @@ def test_the_accuracy_has_scipys_wilson_interval(images: int, classes: int) -> N
     assert (found.accuracy_low, found.accuracy_high) == pytest.approx(tuple(expected), abs=1e-6)
 
 
-def test_copies_of_images_make_the_accuracy_no_surer() -> None:
-    logits, targets = guesses(0, 50, 3)
-    digests = [str(number) for number in range(50)]
-    once = evaluate(logits, targets, "abc", digests=digests)
-    often = evaluate(logits.repeat(6, 1), targets.repeat(6), "abc", digests=digests * 6)
-    assert often.images == 6 * once.images
-    assert (often.accuracy_low, often.accuracy_high) == pytest.approx((once.accuracy_low, once.accuracy_high))
+@pytest.mark.parametrize("make", [guesses, several])
+def test_near_duplicates_have_one_vote_in_all_figures(make: Any) -> None:
+    """However many an image has: here the first has none, the last 49."""
+    logits, targets = make(0, 50, 3)
+    times = torch.arange(1, 51)
+    thresholds = (0.5,) * 3 if targets.is_floating_point() else ()
+    votes = [str(number) for number in range(50)]
+
+    once = evaluate(logits, targets, "abc", thresholds, votes)
+    often = evaluate(
+        logits.repeat_interleave(times, 0),
+        targets.repeat_interleave(times, 0),
+        "abc",
+        thresholds,
+        [vote for vote, count in zip(votes, times.tolist(), strict=True) for _ in range(count)],
+    )
+
+    assert (often.images, often.groups) == (int(times.sum()), 50)
+    assert once == evaluate(logits, targets, "abc", thresholds)
+    for name in ("accuracy", "accuracy_low", "accuracy_high", "macro_f1", "calibration_error"):
+        assert getattr(often, name) == pytest.approx(getattr(once, name)), name
+    for name, figures in often.per_class.items():
+        expected = once.per_class[name]
+        assert (figures.precision, figures.recall) == pytest.approx((expected.precision, expected.recall))
+
+
+def test_near_duplicates_have_one_vote_in_the_temperature() -> None:
+    logits, targets = guesses(2, 60, 3, sharpness=9.0)
+    times = torch.where(hits(logits, targets), 20, 1)  # otherwise these would say that it may be surer
+    votes = [str(row) for row in torch.arange(60).repeat_interleave(times).tolist()]
+
+    often = logits.repeat_interleave(times, 0), targets.repeat_interleave(times)
+
+    assert fit_temperature(*often, votes) == fit_temperature(logits, targets) > 1.5 * fit_temperature(*often)
 
 
 @pytest.mark.parametrize("wrong", [True, False])

@@ -122,7 +122,7 @@ def test_broken_images_are_left_out_and_named(
 
     embedded = embed(lane, backbone, [samples[0], broken, *samples[1:]], silent)
 
-    assert embedded.samples == samples
+    assert embedded.samples == [replace(sample, group=sample.image.digest) for sample in samples]
     assert list(embedded.broken) == [broken]
     assert len(embedded.embeddings) == len(samples)
 
@@ -269,7 +269,132 @@ def test_the_least_that_is_enough_gives_a_classifier_with_figures(embedded: Embe
     assert found.head(embedded.embeddings).isfinite().all()
 
 
+def test_near_duplicates_flatter_no_figure(backbone: Backbone) -> None:
+    once = around("abc" * 30, noise=20)  # nothing but noise: right by chance only
+    frames = [
+        replace(sample, image=ImageFile(Path("x"), sha256(f"{frame} {row}".encode()).hexdigest()), group=str(row))
+        for frame in range(6)
+        for row, sample in enumerate(once.samples)
+    ]
+    groups = [replace(sample, group=once.samples[int(sample.group)].image.digest) for sample in frames]
+    embeddings = once.embeddings.repeat(6, 1) + 0.1 * torch.randn(540, 512, generator=torch.Generator().manual_seed(2))
+
+    figures = learn(backbone, Embedded(groups, embeddings, {}), Hyperparameters()).record["figures"]
+    apart = [replace(sample, group="") for sample in frames]
+    flattering = learn(backbone, Embedded(apart, embeddings, {}), Hyperparameters()).record["figures"]
+
+    assert (figures["images"], figures["groups"]) == (540, 90)
+    assert figures["accuracy"] < 0.6 < 0.9 < flattering["accuracy"]
+    assert figures["accuracy_high"] - figures["accuracy_low"] > 0.15
+
+
+# --- who has looked at the images -------------------------------------------
+
+
+def accepted(embedded: Embedded, rows: range) -> Embedded:
+    """With the labels of these rows accepted in bulk."""
+    samples = [replace(s, source="unseen") if row in rows else s for row, s in enumerate(embedded.samples)]
+    return replace(embedded, samples=samples)
+
+
+def test_labels_that_nobody_has_looked_at_evaluate_and_calibrate_nothing(backbone: Backbone) -> None:
+    seen = around("abc" * 20, noise=1.0)
+    more = around("abc" * 60, noise=1.0)
+    wrong = [replace(s, label="abc"["abc".index(str(s.label)) - 1]) for s in more.samples]
+    embedded = accepted(replace(more, samples=[*seen.samples, *wrong[60:]]), range(60, 180))
+
+    found = learn(backbone, embedded)
+
+    assert (found.record["figures"]["images"], found.record["figures"]["groups"]) == (60, 60)
+    assert sum(figures["images"] for figures in found.record["figures"]["per_class"].values()) == 60
+    assert found.record["sources"] == {"person": 60, "group": 0, "unseen": 120}
+    assert sum(found.record["labels"].values()) == 180
+
+
+def test_labels_that_nobody_has_looked_at_teach_no_head_that_evaluates(backbone: Backbone) -> None:
+    """The model that made them had learned the labels that they would be evaluated on."""
+    embedded = accepted(around("abc" * 40, noise=3.0), range(60, 120))
+    said = [s if s.evaluates else replace(s, label="abc"["abc".index(str(s.label)) - 1]) for s in embedded.samples]
+
+    one, other = learn(backbone, embedded), learn(backbone, replace(embedded, samples=said))
+
+    assert one.record["figures"] == other.record["figures"]
+    assert torch.equal(one.evaluation_head.weight, other.evaluation_head.weight)
+    assert not torch.equal(one.head.weight, other.head.weight)
+
+
+def test_labels_that_nobody_has_looked_at_count_less(backbone: Backbone) -> None:
+    embedded = around("abc" * 40, noise=0.3)
+    contradicted = [
+        replace(s, label="b") if s.label == "a" and row >= 48 else s for row, s in enumerate(embedded.samples)
+    ]
+    embedded = replace(embedded, samples=contradicted)
+
+    typical = embedded.embeddings[::3].mean(0)  # of an a, which 16 labels call a and 24 call b
+
+    def answer(one: Embedded) -> str:
+        found = learn(backbone, one)
+        return found.classes[int(found.head(typical).argmax())]
+
+    assert answer(embedded) == "b"
+    assert answer(accepted(embedded, range(48, 120))) == "a"
+
+
+def test_there_are_no_figures_if_nobody_has_looked_at_any_label(backbone: Backbone) -> None:
+    found = learn(backbone, accepted(around("abc" * 10), range(30)))
+
+    assert found.record["figures"] == {"judged_by": "cross-validation"}
+    assert found.head.temperature == 1
+
+
+def test_ground_truths_have_an_accuracy_of_their_own_if_there_are_enough(backbone: Backbone) -> None:
+    embedded = around("abc" * 30, noise=3.0)
+
+    def with_truths(count: int) -> dict[str, float] | None:
+        samples = [replace(s, ground_truth=row < count) for row, s in enumerate(embedded.samples)]
+        found: dict[str, float] | None = (
+            learn(backbone, replace(embedded, samples=samples)).record["figures"].get("ground_truth")
+        )
+        return found
+
+    truths = with_truths(40)
+    assert truths is not None
+    assert (truths["images"], truths["groups"]) == (40, 40)
+    assert 0 < truths["accuracy_low"] < truths["accuracy"] < truths["accuracy_high"] <= 1
+    assert with_truths(10) is None, "too few"
+    assert with_truths(90) is None, "they are all, so it is the same figure"
+
+
 # --- comparison -------------------------------------------------------------
+
+
+def test_labels_that_nobody_has_looked_at_do_not_pass_a_version(
+    lane: InferenceLane, backbone: Backbone, samples: list[Sample]
+) -> None:
+    """One that has learned the answers of the live version is compared on the labels that people gave."""
+    some = [replace(sample, source="unseen") if row >= 45 else sample for row, sample in enumerate(samples)]
+    good = learn_head(backbone, embed(lane, backbone, some, silent), ("red", "green", "blue"), QUICK, silent)
+
+    found = compare(lane, good, good, some)
+
+    assert found is not None
+    assert found.images == sum(held_out(some)[:45]) < sum(held_out(some))
+
+
+def test_images_like_those_that_the_live_version_has_learned_do_not_compare(
+    lane: InferenceLane, backbone: Backbone, samples: list[Sample]
+) -> None:
+    good = learn_head(backbone, embed(lane, backbone, samples, silent), ("red", "green", "blue"), QUICK, silent)
+    out = held_out(samples)
+    moved = out.index(True)
+    learned = next(sample for sample, is_out in zip(samples, out, strict=True) if not is_out)
+    grouped = [replace(samples[moved], group=samples[moved].image.digest), *samples]
+    # An image that the live version learned turns out to be like a held-out one.
+    now = [replace(s, group=samples[moved].image.digest) if s is learned else s for s in grouped]
+
+    assert (before := compare(lane, good, good, grouped, samples)) is not None
+    assert (after := compare(lane, good, good, now, samples)) is not None
+    assert (before.images, after.images) == (sum(out) + 1, sum(out) - 1)
 
 
 def test_each_sample_keeps_the_embedding_of_its_own_image(

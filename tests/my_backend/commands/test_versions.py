@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from my_backend.commands.cli import app
 from my_backend.projects.versions import UNTRAINED
 from tests.my_backend.conftest import FAKE_MODEL, PROJECT, Client, MakeSettings
+from tests.my_backend.fake_model import Script
 from tests.my_backend.waiting import eventually
 
 
@@ -51,6 +52,17 @@ def test_versions_are_listed_shown_activated_pinned_deleted_and_exported(client:
     assert second in listed()
     assert versions("delete", second, answer="y\n")[0] == 0
     assert list(listed()) == [first]
+
+
+def test_accuracies_are_listed_with_their_intervals(client: Client, script: Script) -> None:
+    script.set(output={"figures": {"accuracy": 0.84, "accuracy_low": 0.79, "accuracy_high": 0.881}})
+    client.train()
+    script.set(output={"figures": {"accuracy": 0.5}})
+    client.train()
+
+    older, newer = versions("list")[1].splitlines()[::-1]
+    assert "  84.0% (79% to 88%)  " in older
+    assert "  50.0%  " in newer
 
 
 def test_what_is_not_there_is_one_sentence(client: Client) -> None:

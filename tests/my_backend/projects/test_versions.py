@@ -214,6 +214,21 @@ def test_old_versions_go_but_for_the_live_and_the_best_one(versions: Versions) -
         versions.activate(first[0])
 
 
+def test_best_version_is_one_that_was_evaluated_like_the_newest(versions: Versions) -> None:
+    def learned(accuracy: float | None, **figures: Any) -> str:
+        workdir = versions.pointer.parent / "work" / str(random.random())
+        output = {"figures": {"accuracy": accuracy, **figures}}
+        return versions.publish(output, workdir, cause="test", choices=CHOICES).name
+
+    learned(0.99, judged_by="cross-validation")  # near-duplicates had votes of their own
+    learned(0.98, judged_by="held-out images", groups=9)
+    best = learned(0.8, judged_by="cross-validation", groups=9)
+    newer = [learned(0.7, judged_by="cross-validation", groups=9) for _ in range(KEPT_VERSIONS - 1)]
+    newer.append(learned(None, judged_by="cross-validation"))
+
+    assert versions.names() == [best, *newer]
+
+
 def test_pinned_versions_stay_until_they_are_unpinned(versions: Versions) -> None:
     kept, other = publish(versions).name, publish(versions).name
     versions.pin(kept)

@@ -381,6 +381,54 @@ def test_an_accuracy_is_shown_with_its_interval(client: Client, script: Script) 
         assert "75.0% , between 30% and 95%" in words(client, path), path
 
 
+def test_page_says_who_has_looked_at_the_labels(client: Client, script: Script) -> None:
+    script.set(output={"figures": FIGURES, "sources": {"person": 150, "group": 20, "unseen": 350}})
+    name = client.train()
+
+    for path in (HERE, f"{HERE}/versions/{name}"):
+        shown = words(client, path)
+        assert "150 labeled one by one, 20 seen in a group, 350 accepted in bulk" in shown, path
+    script.set(output={"figures": FIGURES, "sources": {"person": 150, "group": 0, "unseen": 0}})
+    client.train()
+    assert "one by one" not in words(client), "as usual"
+
+
+def test_accuracy_on_ground_truths_is_shown_next_to_the_other(client: Client, script: Script) -> None:
+    truth = {"images": 30, "accuracy": 0.7, "accuracy_low": 0.521, "accuracy_high": 0.833}
+    script.set(output={"figures": FIGURES | {"ground_truth": truth}})
+    name = client.train()
+
+    for path in (HERE, f"{HERE}/versions/{name}"):
+        assert "On ground truths 70.0% , between 52% and 83% 30 of these images" in words(client, path), path
+    script.set(output={"figures": FIGURES | {"ground_truth": {"images": "many"}}})
+    client.train()
+    assert "On ground truths" not in words(client)
+
+
+def test_near_duplicates_are_said_to_count_once(client: Client, script: Script) -> None:
+    script.set(output={"figures": FIGURES | {"judged_by": "cross-validation", "groups": 3}})
+    client.train()
+
+    assert "4 images, cross-validated; near-duplicates count once, which leaves 3" in words(client)
+
+
+def test_chart_has_only_accuracies_that_can_be_compared(client: Client, script: Script) -> None:
+    for number, figures in enumerate([{}, {"groups": 4}, {"groups": 4}]):
+        script.set(output={"figures": FIGURES | {"judged_by": "cross-validation"} | figures})
+        client.train()
+        text = page(client, f"{HERE}/versions")
+        assert ('id="accuracy-chart"' in text) is (number == 2)
+
+    assert "1 older version was evaluated in another way and can’t be compared." in words(client, f"{HERE}/versions")
+
+
+def test_choices_without_labels_are_named(client: Client, script: Script) -> None:
+    script.set(output={"figures": FIGURES, "labels": {"Cat": 3}})
+    client.train()
+
+    assert "Choices without labels: Dog . The model can’t predict them yet." in words(client)
+
+
 def test_more_mistakes_than_are_shown_are_counted(
     client: Client, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
