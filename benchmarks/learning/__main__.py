@@ -189,9 +189,9 @@ def tables(cells: Sequence[Cell]) -> Iterator[str]:
     for figure in ("accuracy", "macro_f1"):
         yield from _heading(f"{NAMES[figure]}: paired gain over the previous head, 95% interval")
         for task in tasks:
-            yield f"| {task} | {' | '.join(_interval(_gains(cells, [task], n, figure)) for n in SIZES)} |"
+            yield f"| {task} | {' | '.join(interval(_gains(cells, [task], n, figure)) for n in SIZES)} |"
         for some, these in (("all but the tuned tasks", judged), ("all", tasks)):
-            yield f"| **{some}** | {' | '.join(_interval(_gains(cells, these, n, figure)) for n in SIZES)} |"
+            yield f"| **{some}** | {' | '.join(interval(_gains(cells, these, n, figure)) for n in SIZES)} |"
     for figure in ("accuracy", "macro_f1"):
         yield from _heading(f"{NAMES[figure]}: shown by the version − true")
         for task in tasks:
@@ -204,7 +204,7 @@ def tables(cells: Sequence[Cell]) -> Iterator[str]:
                 ]
                 for n in SIZES
             ]
-            yield f"| {task} | {' | '.join(map(_interval, both))} |"
+            yield f"| {task} | {' | '.join(map(interval, both))} |"
     yield from _heading("CPU seconds, median of all tasks")
     for way in LEARNERS:
         spent = [[c.cpu_seconds for c in cells if c.way == way and c.labels == n] for n in SIZES]
@@ -232,7 +232,7 @@ def _mean(values: Sequence[float]) -> str:
     return f"{np.mean(values):.3f}" if values else "–"
 
 
-def _interval(values: Sequence[float]) -> str:
+def interval(values: Sequence[float]) -> str:
     """The mean and its 95% confidence interval (Student's t)."""
     if len(values) < 2:
         return "–"

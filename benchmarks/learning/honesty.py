@@ -1,0 +1,211 @@
+"""Measures how honest the shown metrics are: what a version shows, compared with a test set that nothing has touched.
+
+    python -m benchmarks.learning.honesty --pictures FOLDER --weights FILE [--splits 20]
+
+Prints Markdown tables: shown − true accuracy with labels drawn at random and in least-sure order, how often the 95%
+interval contains the true accuracy, how well wrong labels are found, and the same with near-copies of each image.
+"""
+
+import argparse
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageEnhance
+from torch import Tensor
+
+from benchmarks.learning.__main__ import FIRST_SPLIT, TESTED, Data, embedded_tasks, interval
+from demo.digits import write_digits
+from image_classifier.data.dataset import Sample, classes_of, targets_of
+from image_classifier.data.image_file import ImageFile
+from image_classifier.embedding.cache import EmbeddingCache
+from image_classifier.embedding.lane import InferenceLane
+from image_classifier.evaluation.metrics import hits
+from image_classifier.nets.classifier import Backbone, Classifier, load_backbone
+from image_classifier.training.pipeline import Embedded, embed, learn_head, order_classes
+from image_classifier.training.sgd import Hyperparameters
+
+SIZES = (30, 100, 300, 1000)
+STEPS = (10, 30, 60, 100, 180, 300, 560, 1000)  # in least-sure order, a head is trained at each
+ORDER_SPLITS = 3  # least-sure order takes longer
+WRONG = 0.1  # share of labels that are changed
+MOST_LABELS = 900  # among which wrong ones are looked for
+COPIED, COPIES = 100, 6  # digits and near-copies of each
+COPIES_SEEDS = 5
+NO_BACKBONE = load_backbone("none", 32)  # learn_head needs one, but only its origin
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.learning.honesty", description=__doc__.splitlines()[0])
+    parser.add_argument("--pictures", type=Path, required=True, help="folder with both unpacked Debian packages")
+    parser.add_argument("--weights", type=Path, required=True, help=".pth file of EfficientNet-Lite0")
+    parser.add_argument("--cache", type=Path, help="folder for embeddings and generated pictures")
+    parser.add_argument("--splits", type=int, default=20, help="number of splits of each task")
+    told = parser.parse_args()
+    torch.set_num_threads(1)
+    folder = told.cache or told.pictures / ".benchmark"
+    shown: dict[tuple[str, str], list[tuple[float, bool]]] = defaultdict(list)
+    found: dict[str, list[tuple[float, float]]] = {}
+    for data in embedded_tasks(told.pictures, told.weights, folder):
+        if isinstance(data.samples[0].label, frozenset):
+            continue  # the main benchmark has these
+        for split in range(FIRST_SPLIT, FIRST_SPLIT + told.splits):
+            for size, error, holds in at_random(data, split):
+                shown["at random", f"{size:,}"].append((error, holds))
+        for split in range(FIRST_SPLIT, FIRST_SPLIT + ORDER_SPLITS):
+            for size, error, holds in least_sure_first(data, split):
+                shown["least sure first", f"{size:,}"].append((error, holds))
+        found[data.name] = [wrong_labels(data, split) for split in range(FIRST_SPLIT, FIRST_SPLIT + ORDER_SPLITS)]
+        print(f"{data.name} is done", flush=True)
+    print("\n".join(tables(shown, found, list(near_copies(folder)))))
+
+
+def at_random(data: Data, split: int) -> Iterator[tuple[int, float, bool]]:
+    """For each number of labels: shown − true accuracy, and whether the interval contains the true one."""
+    order = np.random.default_rng(split).permutation(len(data.samples))
+    tested, pool = np.split(order, [round(TESTED * len(order))])
+    for size in SIZES:
+        if len(pool) >= size:
+            yield size, *_honesty(data, _learn(data, pool[:size]), tested)
+
+
+def least_sure_first(data: Data, split: int) -> Iterator[tuple[int, float, bool]]:
+    """The same if people label the images first that the version is least sure of, after ten random ones."""
+    order = np.random.default_rng(split).permutation(len(data.samples))
+    tested, pool = np.split(order, [round(TESTED * len(order))])
+    for step, following in zip(STEPS, (*STEPS[1:], 0), strict=True):
+        if len(pool) < step:
+            return
+        if len({data.samples[row].label for row in pool[:step]}) < 2:
+            continue
+        learned = _learn(data, pool[:step])
+        if step in SIZES:
+            yield step, *_honesty(data, learned, tested)
+        sure = learned.head(data.embeddings[pool[step:]]).softmax(1).max(1).values
+        if following:
+            pool = np.concatenate([pool[:step], pool[step:][sure.argsort().numpy()]])
+
+
+def wrong_labels(data: Data, split: int) -> tuple[float, float]:
+    """Precision of as many listed mistakes as there are wrong labels, and recall of the whole list."""
+    generator = np.random.default_rng(split)
+    rows = generator.permutation(len(data.samples))[:MOST_LABELS]
+    names = sorted({str(data.samples[row].label) for row in rows})
+    samples = [data.samples[row] for row in rows]
+    wrong = generator.permutation(len(rows))[: round(WRONG * len(rows))]
+    for place in wrong:
+        others = [name for name in names if name != samples[place].label]
+        samples[place] = Sample(samples[place].image, others[generator.integers(len(others))])
+    listed = [one.digest for one in _learn_samples(samples, data.embeddings[rows]).mistakes]
+    expected = {samples[place].image.digest for place in wrong}
+    return len(expected & set(listed[: len(expected)])) / len(expected), len(expected & set(listed)) / len(expected)
+
+
+def near_copies(folder: Path) -> Iterator[tuple[float, float, float]]:
+    """Shown accuracy of digits with near-copies, with and without groups of these, and the true one, for each seed."""
+    digits = write_digits(folder / "digits")
+    cache = EmbeddingCache(folder / "embeddings")
+    lane = InferenceLane(cache)
+    backbone = load_backbone("none", 64)
+    try:
+        for seed in range(COPIES_SEEDS):
+            order = np.random.default_rng(seed).permutation(len(digits))
+            learned = []
+            for row in order[:COPIED]:
+                path, label = digits[row]
+                for copy in copies(path, folder / "copies", seed):
+                    learned.append(Sample(ImageFile.of(copy), label))
+            embedded = embed(lane, backbone, learned, lambda record: None)
+            alone = [Sample(sample.image, sample.label) for sample in embedded.samples]
+            tested = _embedded(lane, backbone, [digits[row] for row in order[COPIED:]])
+            grouped = _learn_samples(embedded.samples, embedded.embeddings)
+            apart = _learn_samples(alone, embedded.embeddings)
+            true = _accuracy(grouped, *tested)
+            yield grouped.record["figures"]["accuracy"], apart.record["figures"]["accuracy"], true
+    finally:
+        lane.close()
+        cache.close()
+
+
+def copies(path: Path, folder: Path, seed: int) -> list[Path]:
+    """Files with a picture and its near-copies: two shifts, noise, brightness, another size, JPEG."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with Image.open(path) as image:
+        picture = image.convert("RGB")
+    random = np.random.default_rng([seed, int(path.stem.rpartition("-")[2])])
+    pixels = np.asarray(picture).astype(np.int16)
+    noisy = (pixels + random.normal(0, 12, pixels.shape)).clip(0, 255).astype(np.uint8)
+    jpeg = BytesIO()
+    picture.save(jpeg, "JPEG", quality=60)
+    made = [
+        _shifted(picture, 2, -2),
+        _shifted(picture, -2, 1),
+        Image.fromarray(noisy),
+        ImageEnhance.Brightness(picture).enhance(random.choice([0.8, 1.2])),
+        picture.resize((picture.width * 2 // 3, picture.height * 2 // 3), Image.Resampling.BILINEAR),
+        Image.open(jpeg).convert("RGB"),
+    ]
+    paths = [folder / f"{path.stem}-{seed}-{number}.png" for number in range(COPIES)]
+    for copy, place in zip(made, paths, strict=True):
+        copy.save(place)
+    return [path, *paths]
+
+
+def _shifted(picture: Image.Image, across: int, down: int) -> Image.Image:
+    moved = Image.new("RGB", picture.size, picture.getpixel((0, 0)))
+    moved.paste(picture, (across, down))
+    return moved
+
+
+def _embedded(lane: InferenceLane, backbone: Backbone, pairs: Sequence[tuple[Path, str]]) -> tuple[Tensor, list[str]]:
+    vectors = lane.embed(backbone, [ImageFile.of(path) for path, _ in pairs])
+    return torch.from_numpy(np.stack(vectors)), [label for _, label in pairs]
+
+
+def _learn(data: Data, rows: np.ndarray) -> Classifier:
+    return _learn_samples([data.samples[row] for row in rows], data.embeddings[rows])
+
+
+def _learn_samples(samples: list[Sample], embeddings: Tensor) -> Classifier:
+    classes = order_classes(samples, (), ())
+    return learn_head(NO_BACKBONE, Embedded(samples, embeddings, {}), classes, Hyperparameters(), lambda record: None)
+
+
+def _honesty(data: Data, learned: Classifier, tested: np.ndarray) -> tuple[float, bool]:
+    true = _accuracy(learned, data.embeddings[tested], [str(data.samples[row].label) for row in tested])
+    figures = learned.record["figures"]
+    return figures["accuracy"] - true, figures["accuracy_low"] <= true <= figures["accuracy_high"]
+
+
+def _accuracy(learned: Classifier, embeddings: Tensor, labels: Sequence[str]) -> float:
+    """Images of classes without labels count as wrong."""
+    known = [row for row, label in enumerate(labels) if classes_of(label) <= set(learned.classes)]
+    targets = targets_of([labels[row] for row in known], learned.classes)
+    return float(hits(learned.head(embeddings[known]), targets).sum()) / len(labels)
+
+
+def tables(
+    shown: dict[tuple[str, str], list[tuple[float, bool]]],
+    found: dict[str, list[tuple[float, float]]],
+    copied: list[tuple[float, float, float]],
+) -> Iterator[str]:
+    """Markdown tables of all that was measured."""
+    yield "\n| labels | order | shown − true | standard deviation | interval contains the true accuracy | runs |"
+    yield "|---|---|---|---|---|---|"
+    for (order, size), runs in shown.items():
+        errors, holds = [error for error, _ in runs], [held for _, held in runs]
+        spread = float(np.std(errors))
+        yield f"| {size} | {order} | {interval(errors)} | {spread:.3f} | {np.mean(holds):.0%} | {len(runs)} |"
+    yield "\n| 10% wrong labels | precision | recall |\n|---|---|---|"
+    for task, both in found.items():
+        yield f"| {task} | {np.mean([one for one, _ in both]):.2f} | {np.mean([one for _, one in both]):.2f} |"
+    yield "\n| 100 digits, six near-copies each | shown − true |\n|---|---|"
+    yield f"| near-duplicates in groups | {interval([grouped - true for grouped, _, true in copied])} |"
+    yield f"| each on its own | {interval([apart - true for _, apart, true in copied])} |"
+
+
+if __name__ == "__main__":
+    main()
