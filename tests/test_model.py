@@ -386,20 +386,27 @@ def test_images_that_were_learned_come_after_others_in_the_order(unsure: Json, s
     assert places[0] == 57
 
 
-def test_order_asks_whether_to_go_on(trained: Json, shown: Digits) -> None:
-    def stop() -> None:
-        raise InterruptedError
+def test_order_asks_regularly_whether_to_go_on(trained: Json, shown: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "READ_AT_ONCE", 4)
+    calls: list[int] = []
+
+    def check() -> None:
+        calls.append(len(calls))
+        if len(calls) == 3:
+            raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        ImageClassifierAPI(CONFIG, trained).order(asked(shown[30:33]), check=stop)
+        ImageClassifierAPI(CONFIG, trained).order(asked(shown[30:57]), check=check)
 
 
 def test_order_takes_what_can_be_read_in_time(trained: Json, shown: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model, "READ_AT_ONCE", 4)
     monkeypatch.setattr(model, "ORDER_SECONDS", 0.0)
-    places = ImageClassifierAPI(CONFIG, trained).order(asked(shown[30:57]))
+    calls: list[int] = []
+    places = ImageClassifierAPI(CONFIG, trained).order(asked(shown[30:57]), check=lambda: calls.append(0))
     assert places is not None
     assert len(places) < 27
+    assert len(calls) <= 2, "the other images aren't even tried"
 
 
 @pytest.mark.parametrize("mode", ["probability", "margin", "entropy"])
