@@ -3,7 +3,7 @@
     python -m benchmarks.learning.order --pictures FOLDER --weights FILE [--splits 5] [--tasks themes,digits]
 
 The labels come one by one, as in the product: ten new ones start a training, and the new version's order takes effect
-after three more. The first images come in the order that needs no labels. docs/learning.md has the results.
+after three more. The first images come in the order that needs no labels. docs/project/learning.md has the results.
 """
 
 import argparse
