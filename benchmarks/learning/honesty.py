@@ -25,8 +25,8 @@ from image_classifier.embedding.cache import EmbeddingCache
 from image_classifier.embedding.lane import InferenceLane
 from image_classifier.evaluation.metrics import hits
 from image_classifier.nets.classifier import Backbone, Classifier, load_backbone
+from image_classifier.training.hyperparameters import Hyperparameters
 from image_classifier.training.pipeline import Embedded, embed, learn_head, order_classes
-from image_classifier.training.sgd import Hyperparameters
 
 SIZES = (30, 100, 300, 1000)
 STEPS = (10, 30, 60, 100, 180, 300, 560, 1000)  # in least-sure order, a head is trained at each

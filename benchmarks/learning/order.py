@@ -23,8 +23,8 @@ from image_classifier.data.dataset import classes_of
 from image_classifier.evaluation.predict import choose
 from image_classifier.nets.classifier import Classifier, load_backbone
 from image_classifier.pool.order import labeling_order
+from image_classifier.training.hyperparameters import Hyperparameters
 from image_classifier.training.pipeline import Embedded, TooFewLabels, check_enough, learn_head
-from image_classifier.training.sgd import Hyperparameters
 
 TUNED = ("stamps", "fine")  # the order's settings were chosen on other splits of these tasks
 SIZES = (10, 20, 30, 60, 100, 150, 200, 300)

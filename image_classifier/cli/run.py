@@ -59,7 +59,9 @@ class Experiment:
             folder.mkdir(parents=True, exist_ok=True)
             self._write_state()
         elif not resume:
-            raise UsersError(f"{shown(folder)} already has a training: add --resume, or choose another --output")
+            raise UsersError(
+                f"{shown(folder)} already contains a training run: add --resume, or choose another --output"
+            )
         elif differences := _differences(begun, self._state):
             raise UsersError(f"can't resume {shown(folder)}: {differences}; choose another --output")
         else:

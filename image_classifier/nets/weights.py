@@ -45,7 +45,9 @@ def read_weights(file: Path) -> dict[str, Tensor]:
             return load_file(file)
         loaded = torch.load(file, map_location="cpu", weights_only=True)
     except UnpicklingError as error:  # its text advises to run code from the file
-        raise WeightsError(f"{file} can't be read: it is damaged, or has more than a state dict; {SAVE}") from error
+        raise WeightsError(
+            f"{file} can't be read: it is damaged, or contains more than a state dict; {SAVE}"
+        ) from error
     except Exception as error:  # torch.load raises whatever a broken file makes it raise
         raise WeightsError(f"{file} can't be read: {why(error)}") from error
     state = dict(flatten(loaded)) if isinstance(loaded, dict) else {}

@@ -264,7 +264,7 @@ def _checked(headers: Mapping[str, str]) -> dict[str, str]:
     for name, value in headers.items():
         if not (value.isascii() and value.isprintable() and value == value.strip()):
             raise requests.exceptions.InvalidHeader(
-                f"the value of the header {name} has surrounding whitespace, a line end or a non-ASCII character"
+                f"the value of the header {name} has surrounding whitespace, a line break or a non-ASCII character"
             )
     return dict(headers)
 

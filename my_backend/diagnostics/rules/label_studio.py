@@ -41,8 +41,8 @@ def no_token(url: str = "") -> Problem:
         "which works only if legacy tokens are enabled.",
         "In Label Studio, open your avatar → Account & Settings → Personal Access Token → Create New Token. Then "
         f"restart the backend with `LABEL_STUDIO_URL={url or 'http://localhost:8080'} "
-        "LABEL_STUDIO_API_KEY=<the token>` before its command, or put both lines into a `.env` file in its working "
-        "directory.",
+        "LABEL_STUDIO_API_KEY=<the token>` before its command, or put both settings, one per line, into a `.env` "
+        "file in its working directory.",
     )
 
 

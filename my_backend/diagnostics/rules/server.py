@@ -4,9 +4,10 @@ from my_backend.diagnostics.problem import Problem
 
 OPEN_PROXY = Problem(
     "open-proxy",
-    "Requests come through a proxy, and no password is set: anyone it lets in can train, delete and view images.",
-    "Set BASIC_AUTH_USER and BASIC_AUTH_PASS, and restart the backend. Until then it ignores which Label Studio these "
-    "requests name.",
+    "Requests come through a proxy, and no password is set: anyone the proxy lets in can start training and view "
+    "images.",
+    "Set BASIC_AUTH_USER and BASIC_AUTH_PASS, and restart the backend. Until then, it ignores the Label Studio address "
+    "in these requests.",
 )
 
 

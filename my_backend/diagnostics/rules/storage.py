@@ -75,7 +75,7 @@ def disk_space_problems(free: Mapping[str, int]) -> list[Problem]:
     return [
         Problem(
             "disk",
-            f"Only {size / 1e9:.1f} GB are free on the disk of {name}.",
+            f"Only {size / 1e9:.1f} GB are free on the disk that holds {name}.",
             "Free up space there, or move it to a larger disk: a training can't publish a version on a full disk.",
         )
         for name, size in free.items()

@@ -243,7 +243,7 @@ def test_wrong_usage_ends_with_2(arguments: list[str], run: Command) -> None:
 
 
 def test_a_training_is_never_written_over(run: Command, folder: Path, model: Path, tmp_path: Path) -> None:
-    assert "already has a training: add --resume" in run(*TRAIN, folder, "--output", model).error
+    assert "already contains a training run: add --resume" in run(*TRAIN, folder, "--output", model).error
     other = run(*TRAIN, folder, "--output", model, "--epochs", 9, "--seed", 1, "--resume")
     assert "epochs was 8 and is now 9, seed was 0 and is now 1" in other.error
     (tmp_path / "full").mkdir()

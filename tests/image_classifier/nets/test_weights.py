@@ -159,7 +159,9 @@ def test_a_pickle_that_runs_code_is_refused_and_its_code_not_run(
 ) -> None:
     marker, path = tmp_path / "the code has run", tmp_path / "weights.pth"
     write({"conv1.weight": Runs(marker)}, path)
-    with pytest.raises(WeightsError, match="can't be read: it is damaged, or has more than a state dict; save one"):
+    with pytest.raises(
+        WeightsError, match="can't be read: it is damaged, or contains more than a state dict; save one"
+    ):
         load_backbone(str(path), 64)
     assert not marker.exists()
     torch.load(path, weights_only=False) if write is not plain_pickle else pickle.loads(path.read_bytes())

@@ -378,7 +378,7 @@ def test_an_accuracy_is_shown_with_its_interval(client: Client, script: Script) 
     name = client.train()
 
     for path in ("/", HERE, f"{HERE}/versions", f"{HERE}/versions/{name}"):
-        assert "75.0% , between 30% and 95%" in words(client, path), path
+        assert "75.0% (95% interval: 30% to 95%)" in words(client, path), path
 
 
 def test_page_says_who_has_looked_at_the_labels(client: Client, script: Script) -> None:
@@ -387,7 +387,7 @@ def test_page_says_who_has_looked_at_the_labels(client: Client, script: Script) 
 
     for path in (HERE, f"{HERE}/versions/{name}"):
         shown = words(client, path)
-        assert "150 labeled one by one, 20 seen in a group, 350 accepted in bulk" in shown, path
+        assert "150 labeled one by one, 20 labeled in groups, 350 accepted in bulk" in shown, path
     script.set(output={"figures": FIGURES, "sources": {"person": 150, "group": 0, "unseen": 0}})
     client.train()
     assert "one by one" not in words(client), "as usual"
@@ -399,10 +399,12 @@ def test_accuracy_on_ground_truths_is_shown_next_to_the_other(client: Client, sc
     name = client.train()
 
     for path in (HERE, f"{HERE}/versions/{name}"):
-        assert "On ground truths 70.0% , between 52% and 83% 30 of these images" in words(client, path), path
+        assert "Accuracy on ground truth 70.0% (95% interval: 52% to 83%) 30 ground-truth images" in words(
+            client, path
+        ), path
     script.set(output={"figures": FIGURES | {"ground_truth": {"images": "many"}}})
     client.train()
-    assert "On ground truths" not in words(client)
+    assert "Accuracy on ground truth" not in words(client)
 
 
 def test_near_duplicates_are_said_to_count_once(client: Client, script: Script) -> None:
