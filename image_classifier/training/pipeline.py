@@ -50,7 +50,7 @@ MIN_GROUND_TRUTHS = 20  # with fewer, the accuracy on ground truths says too lit
 CLEARLY_WORSE = 0.02
 # All layers must come closer to the labels by this many standard errors: 1 in 20 that are no better do so by chance.
 BEYOND_NOISE = 1.645
-FEWEST_COMPARED = 20  # images: a standard error of fewer says little
+FEWEST_COMPARED = 20  # groups of near-duplicates: a standard error of fewer says little
 
 
 class TooFewLabels(ValueError):
@@ -290,6 +290,7 @@ class Comparison:
     """Two classifiers on the same held-out images, by the heads that were fitted without them."""
 
     images: int
+    groups: int  # of near-duplicates: each has one vote
     before: float  # share that is right, 0 to 1
     after: float
     standard_error: float  # of the difference
@@ -298,7 +299,7 @@ class Comparison:
 
     @property
     def clearly_worse(self) -> bool:
-        return self.before - self.after > max(CLEARLY_WORSE, 2 * self.standard_error)
+        return self.groups > 1 and self.before - self.after > max(CLEARLY_WORSE, 2 * self.standard_error)
 
     @property
     def better(self) -> bool:
@@ -306,7 +307,7 @@ class Comparison:
 
         Probabilities show a difference on far fewer images than the number of right answers does.
         """
-        if self.images < FEWEST_COMPARED or self.after < self.before:
+        if self.groups < FEWEST_COMPARED or self.after < self.before:
             return False
         return self.gain > BEYOND_NOISE * self.gain_error
 
@@ -351,7 +352,8 @@ def compare(
         map(of_votes, _right_and_far(lane, classifier, judged)) for classifier in (before, after)
     )
     error, gain_error = (float(each.std(unbiased=False)) / len(groups) ** 0.5 for each in (old - new, far - near))
-    return Comparison(len(judged), float(old.mean()), float(new.mean()), error, float((far - near).mean()), gain_error)
+    right, gain = (float(old.mean()), float(new.mean())), float((far - near).mean())
+    return Comparison(len(judged), len(groups), *right, error, gain, gain_error)
 
 
 def _right_and_far(lane: InferenceLane, classifier: Classifier, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:

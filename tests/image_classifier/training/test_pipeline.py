@@ -443,7 +443,7 @@ def test_there_is_nothing_to_compare_where_nothing_is_held_out_or_the_questions_
 def test_clearly_worse_is_more_than_chance_and_more_than_little(
     before: float, after: float, error: float, clearly_worse: bool
 ) -> None:
-    assert Comparison(100, before, after, error, 0.0, 0.0).clearly_worse is clearly_worse
+    assert Comparison(100, 100, before, after, error, 0.0, 0.0).clearly_worse is clearly_worse
 
 
 @pytest.mark.parametrize(
@@ -459,7 +459,7 @@ def test_clearly_worse_is_more_than_chance_and_more_than_little(
     ],
 )
 def test_better_is_more_than_chance(images: int, before: float, after: float, gain: float, better: bool) -> None:
-    assert Comparison(images, before, after, 0.01, gain, 0.01).better is better
+    assert Comparison(100, images, before, after, 0.01, gain, 0.01).better is better
 
 
 @pytest.mark.parametrize("several", [False, True])
@@ -526,3 +526,9 @@ def test_mistakes_are_ranked_by_how_unlikely_their_label_is(backbone: Backbone) 
     digests = [one.digest for one in found]
     assert digests[0] == embedded.samples[3].image.digest
     assert embedded.samples[0].image.digest in digests[1:2]
+
+
+def test_one_group_of_near_duplicates_decides_nothing() -> None:
+    assert not Comparison(20, 1, 0.5, 0.5, 0.0, 0.1, 0.0).better
+    assert not Comparison(20, 1, 1.0, 0.5, 0.0, 0.0, 0.0).clearly_worse
+    assert Comparison(20, 20, 0.5, 0.5, 0.0, 0.1, 0.0).better

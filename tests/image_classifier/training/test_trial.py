@@ -18,7 +18,7 @@ from image_classifier.training.pipeline import Comparison, embed, learn_head
 from image_classifier.training.trial import pays
 
 QUICK = Hyperparameters(epochs=2, batch_size=8)
-BETTER, WORSE = Comparison(100, 0.8, 0.9, 0.01, 0.1, 0.01), Comparison(100, 0.8, 0.7, 0.01, -0.1, 0.01)
+BETTER, WORSE = Comparison(100, 100, 0.8, 0.9, 0.01, 0.1, 0.01), Comparison(100, 100, 0.8, 0.7, 0.01, -0.1, 0.01)
 
 
 class Stopped(Exception):
