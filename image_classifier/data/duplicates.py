@@ -42,14 +42,17 @@ def group_near_duplicates(digests: Sequence[str], groups: Sequence[str], thumbna
     first = sorted(rows.values())
     found = _Groups([digests[row] for row in first], [groups[row] for row in first])
     new = torch.tensor([number for number, row in enumerate(first) if not groups[row]], dtype=torch.long)
-    for _, one, other in sorted(_near_duplicates(thumbnails[first], new)):
-        found.join(one, other)
+    if parts := list(_near_duplicates(thumbnails[first], new)):
+        similarity, ones, others = (torch.cat(each) for each in zip(*parts, strict=True))
+        for some in torch.split(similarity.argsort(descending=True, stable=True), PAIRS):
+            for one, other in zip(ones[some].tolist(), others[some].tolist(), strict=True):
+                found.join(one, other)
     names = dict(zip((digests[row] for row in first), found.names(), strict=True))
     return [group or names[digest] for digest, group in zip(digests, groups, strict=True)]
 
 
-def _near_duplicates(thumbnails: Tensor, new: Tensor) -> Iterator[tuple[float, int, int]]:
-    """The pairs of near-duplicates of which one is `new`, each with its distance."""
+def _near_duplicates(thumbnails: Tensor, new: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """The pairs of near-duplicates of which one is `new`, in parts: their similarities [n], and both images [n]."""
     images = thumbnails.reshape(-1, 3, SIDE, SIDE)
     halved, gray = _standardized(avg_pool2d(images, 2)), images.mean(1, keepdim=True)
     shifted = torch.stack([_standardized(square) for square in _squares(gray, 1)], 1)  # [n, shifts, values]
@@ -63,8 +66,8 @@ def _near_duplicates(thumbnails: Tensor, new: Tensor) -> Iterator[tuple[float, i
             similar = torch.bmm(shifted[others], shifted[ones, 4, :, None]).amax((1, 2)) > MAY_BE_SAME_GRAY
             ones, others = ones[similar], others[similar]
             similarity = _correlation(images[ones], images[others])
-            for place in (similarity > SAME).nonzero().flatten().tolist():
-                yield -float(similarity[place]), int(ones[place]), int(others[place])
+            same = similarity > SAME
+            yield similarity[same], ones[same], others[same]
 
 
 def _correlation(ones: Tensor, others: Tensor) -> Tensor:

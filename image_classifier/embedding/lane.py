@@ -117,10 +117,16 @@ class InferenceLane:
         """
         digests = [image.digest for image in images]
         found = self._cache.get(THUMBNAILS, digests, counted=False)
-        missing = {image.digest: image for image in images if image.digest not in found}
-        fresh = dict(zip(missing, self._decoders.map(_thumbnail_of, missing.values()), strict=True))
-        self._cache.put(THUMBNAILS, ((digest, values) for digest, values in fresh.items() if values.any()))
-        found |= fresh
+        missing = list({image.digest: image for image in images if image.digest not in found}.values())
+        at_once = BATCHES_AHEAD * BATCH_SIZE  # in between, the images of requests get their turn
+        for start in range(0, len(missing), at_once):
+            some = missing[start : start + at_once]
+            fresh = {
+                image.digest: values
+                for image, values in zip(some, self._decoders.map(_thumbnail_of, some), strict=True)
+            }
+            self._cache.put(THUMBNAILS, ((digest, values) for digest, values in fresh.items() if values.any()))
+            found |= fresh
         return torch.from_numpy(np.stack([found[digest] for digest in digests]))
 
     def warm_up(self, backbone: Backbone) -> None:
