@@ -75,14 +75,19 @@ def source_of(annotation: Json) -> Source:
     *Create Annotations From Predictions* leaves `lead_time` empty, the editor fills it in. An annotation that was
     imported or created over the API without a prediction counts as a person's.
     """
-    regions = [region for region in _list(annotation.get("result")) if isinstance(region, dict)]
-    if any(text.startswith(GROUP_MARK) for region in regions for text in _meta_texts(region)):
+    if any(note.startswith(GROUP_MARK) for note in notes_of(annotation)):
         return "group"
     accepted = annotation.get("parent_prediction") is not None and annotation.get("lead_time") is None
     return "unseen" if accepted or annotation.get("bulk_created") else "person"
 
 
-def _meta_texts(region: Json) -> list[str]:
+def notes_of(annotation: Json) -> list[str]:
+    """The notes of an annotation's regions."""
+    regions = [region for region in _list(annotation.get("result")) if isinstance(region, dict)]
+    return [note for region in regions for note in _notes(region)]
+
+
+def _notes(region: Json) -> list[str]:
     """A region's notes: Label Studio stores a list; a single text is accepted, too."""
     meta = region.get("meta")
     text = meta.get("text") if isinstance(meta, dict) else None

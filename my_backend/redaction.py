@@ -4,6 +4,8 @@ import base64
 import html
 import json
 import re
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterable
 from urllib.parse import quote, quote_plus
 
@@ -64,17 +66,35 @@ class Redactor:
     """Replaces known secrets, in all the forms they are written in, and anything that looks like a secret."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        self._secrets: frozenset[str] = frozenset()
+        self._holders: Counter[str] = Counter()  # how many parts of the process have each secret
+        self._written: dict[str, set[str]] = {}  # each secret's forms
         self._forms: tuple[str, ...] = ()
+        self._changing = threading.Lock()
         self.know(secrets)
 
     def know(self, secrets: Iterable[str]) -> None:
-        """Adds secrets to hide from now on."""
-        new = frozenset(secret for secret in secrets if secret.strip()) - self._secrets
-        if new and len(self._secrets) < MOST_KNOWN:
-            forms = set(self._forms).union(*map(_forms, new))
+        """Adds secrets to hide from now on, until `forget` has been called as often."""
+        with self._changing:
+            for secret in {secret for secret in secrets if secret.strip()}:
+                if secret in self._holders or len(self._holders) < MOST_KNOWN:
+                    self._holders[secret] += 1
+            self._sort_forms()
+
+    def forget(self, secrets: Iterable[str]) -> None:
+        """Stops hiding secrets that nobody in this process has anymore."""
+        with self._changing:
+            for secret in set(secrets):
+                if self._holders[secret] <= 1:
+                    del self._holders[secret]
+                else:
+                    self._holders[secret] -= 1
+            self._sort_forms()
+
+    def _sort_forms(self) -> None:
+        if set(self._written) != set(self._holders):
+            self._written = {secret: self._written.get(secret) or _forms(secret) for secret in self._holders}
             # The longest first: one may be part of another.
-            self._secrets, self._forms = self._secrets | new, tuple(sorted(forms, key=len, reverse=True))
+            self._forms = tuple(sorted(set().union(*self._written.values()), key=len, reverse=True))
 
     def __call__(self, text: str) -> str:
         """Replaces secrets with ***; shortens a long text to its beginning and its last lines."""

@@ -3,6 +3,7 @@
 import logging
 import math
 import queue
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,11 +12,12 @@ from my_backend.errors import BackendError, Unavailable
 from my_backend.label_studio.connections import Connections
 from my_backend.labeling.project_tasks import ProjectTasks
 from my_backend.projects.registry import Project, Projects
-from my_backend.redaction import redact
+from my_backend.redaction import redact, said
 
 log = logging.getLogger(__name__)
 
 MOST_WAITING = 100  # anyone can ask
+SHOWN_SECONDS = 600.0  # anyone can be refused
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Refusal:
 
     what: str
     error: str
+    at: float = 0.0  # monotonic
 
 
 class TokenGate(Background):
@@ -54,13 +57,14 @@ class TokenGate(Background):
         try:
             self._asked.put_nowait(_Asked(project, token, what, do))
         except queue.Full:
+            redact.forget([token])
             raise Unavailable("too many requests are waiting for their tokens to be checked: try again later") from None
         self._wake()
 
     def refusals(self) -> dict[str, Refusal]:
-        """The last refusal for each project's uid; from memory."""
-        known = {project.uid for project in self._projects.all()}
-        return {uid: refusal for uid, refusal in list(self._refused.items()) if uid in known}
+        """The last refusal for each project's uid, unless it was long ago; from memory."""
+        known, oldest = {project.uid for project in self._projects.all()}, time.monotonic() - SHOWN_SECONDS
+        return {uid: one for uid, one in list(self._refused.items()) if uid in known and one.at > oldest}
 
     def _look(self) -> float:
         while not self._asked.empty() and not self._stopping:
@@ -74,10 +78,15 @@ class TokenGate(Background):
             asked.do()
         except BackendError as error:
             log.warning("project %s: %s was refused: %s", uid, asked.what, error)
-            self._refused[uid] = Refusal(asked.what, str(error))
+            self._refused[uid] = Refusal(asked.what, str(error), time.monotonic())
+        except Exception as error:
+            log.exception("project %s: %s failed", uid, asked.what)
+            self._refused[uid] = Refusal(asked.what, said(error), time.monotonic())
         else:
             log.info("project %s: %s, asked for by someone who may change it in Label Studio", uid, asked.what)
             self._refused.pop(uid, None)
+        finally:
+            redact.forget([asked.token])
 
     def _check(self, asked: _Asked) -> None:
         """Raises BackendError unless the token's owner may change the project."""

@@ -105,6 +105,9 @@ class Retraining(Background):
 
     def _train_what_is_left(self, project: str) -> None:
         try:
+            if self._is_writing(project):
+                self._wait_for_quiet(project)
+                return
             if project in self._missed:
                 self._make_good(project)
             if self._after and self._projects.changes(project).unlearned():

@@ -110,7 +110,8 @@ def _without_surplus(tasks: ProjectTasks, seen: Mapping[int, TaskState]) -> dict
     """
     left = {}
     for task, state in seen.items():
-        surplus = [one for one in (state.ours if state.others else state.ours[1:]) if one in state.unchanged]
+        # Someone may have labeled the task from the run's own prediction; theirs has the mark, too.
+        surplus = state.unchanged if state.others or state.is_changed else state.unchanged[1:]
         for annotation in surplus:
             tasks.remove(annotation)
         left[task] = replace(state, ours=[one for one in state.ours if one not in surplus])

@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
+from label_studio_format.annotations import notes_of
 from my_backend.label_studio.client import LabelStudio
 
 READ_SECONDS = 120.0  # a busy Label Studio takes some seconds for a batch; what it has begun, it completes anyway
@@ -23,7 +24,8 @@ class TaskState:
     updated_at: str
     ours: list[Json] = field(default_factory=list)
     others: list[Json] = field(default_factory=list)
-    drafts: list[Json] = field(default_factory=list)  # of the token's owner: Label Studio shows no others
+    drafts: list[Json] = field(default_factory=list)  # of the token's owner
+    others_edit: bool = False  # there are drafts of others, of which Label Studio shows nothing more
 
     @property
     def unchanged(self) -> list[Json]:
@@ -31,6 +33,8 @@ class TaskState:
 
         Label Studio sets `updated_by` at every save, but leaves it empty when it turns predictions into annotations.
         """
+        if self.others_edit:
+            return []
         edited = {draft.get("annotation") for draft in self.drafts}
         return [one for one in self.ours if one.get("updated_by") is None and one["id"] not in edited]
 
@@ -53,7 +57,11 @@ class ProjectTasks:
     def look(self, ids: Sequence[int], *, drafts: bool = False) -> dict[int, TaskState]:
         """The tasks that still exist, at most some hundreds, and drafts if they matter."""
         fields = "id,updated_at,updated_by,annotations,result" + (",drafts,annotation" if drafts else "")
-        return {task["id"]: self._state(task) for task in self._list(ids, fields)}
+        seen = {task["id"]: self._state(task) for task in self._list(ids, fields)}
+        if drafts:
+            edited = [task["id"] for task in self._list(ids, "id", _where("draft_exists", "equal", True, "Boolean"))]
+            seen |= {task: replace(seen[task], others_edit=not seen[task].drafts) for task in edited if task in seen}
+        return seen
 
     def predicted(self, ids: Sequence[int]) -> set[int]:
         """Those of the tasks that have the run's prediction."""
@@ -61,8 +69,8 @@ class ProjectTasks:
         versions = {task["id"]: [one.get("model_version") for one in task.get("predictions") or []] for task in found}
         return {task for task, some in versions.items() if self._mark in some}
 
-    def _list(self, ids: Sequence[int], fields: str) -> list[Json]:
-        query = quote(json.dumps({"filters": _where("id", "in_list", list(ids))}))
+    def _list(self, ids: Sequence[int], fields: str, *filters: Json) -> list[Json]:
+        query = quote(json.dumps({"filters": _all(_where("id", "in_list", list(ids)), *filters)}))
         # With `include`, Label Studio answers several times faster. With `review`, it doesn't first ask a model for
         # missing predictions.
         path = f"/api/tasks/?project={self._project_id}&page=1&page_size={max(1, len(ids))}&query={query}"
@@ -81,8 +89,7 @@ class ProjectTasks:
         )
 
     def _is_ours(self, annotation: Json) -> bool:
-        regions = annotation.get("result") or []
-        return any(self._mark in (region.get("meta") or {}).get("text", []) for region in regions)
+        return self._mark in notes_of(annotation)
 
     def predict(self, regions: Mapping[int, Json]) -> None:
         """Imports a prediction for each task: the region, with the run's mark, that the annotation will have."""
@@ -100,10 +107,12 @@ class ProjectTasks:
         self._act("predictions_to_annotations", ids, filters, model_version=self._mark)
 
     def remove_all(self, seen: Mapping[int, TaskState]) -> None:
-        """Deletes all annotations of these tasks, except for tasks that have changed since they were looked at."""
+        """Deletes all annotations of these tasks, except for tasks that have changed since, or that someone edits."""
         latest = max(datetime.fromisoformat(state.updated_at) for state in seen.values())
         until = latest.astimezone(UTC).strftime(TIME_FORMAT)
-        self._act("delete_tasks_annotations", list(seen), _where("updated_at", "less_or_equal", until, "Datetime"))
+        not_changed = _where("updated_at", "less_or_equal", until, "Datetime")
+        no_draft = _where("draft_exists", "equal", False, "Boolean")
+        self._act("delete_tasks_annotations", list(seen), _all(not_changed, no_draft))
 
     def remove(self, annotation: Json) -> None:
         """Deletes one annotation."""

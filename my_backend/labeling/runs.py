@@ -58,6 +58,7 @@ class Run:
     written: int = 0  # tasks that have the run's annotation
     undone: int = 0  # annotations that were removed again
     left_alone: dict[Reason, list[int]] = field(default_factory=dict)  # tasks
+    began: bool = False  # an attempt had the right to write, so annotations may exist
     error: str = ""
     request_id: str = ""  # of the HTTP request that started it
 
@@ -69,7 +70,7 @@ class Run:
     @property
     def in_vain(self) -> bool:
         """Whether it failed before it changed anything."""
-        return self.status == "failed" and self.action == "write" and self.attempts <= 1 and not self.done
+        return self.status == "failed" and not self.began
 
     @property
     def unfinished(self) -> bool:

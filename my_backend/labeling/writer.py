@@ -110,6 +110,7 @@ class Writer(Background):
         return self._queued(self.store.request(run, action, own_token=bool(token)), token)
 
     def _queued(self, run: Run, token: str) -> Run:
+        self._forget_token(run.id)
         if token:
             redact.know([token])
             self._tokens[run.id] = token
@@ -168,12 +169,18 @@ class Writer(Background):
         """Makes an attempt; returns whether the run's project was free for it."""
         with context.working_for(project=run.project, request_id=run.request_id):
             try:
+                self.store.get(run.id)  # otherwise the claim would create the folder of a deleted project again
                 with self.store.claimed(run.project):
+                    run = self.store.get(run.id)  # another process may have finished it, or have its token
+                    if not (run.unfinished and self._has_token(run)):
+                        return False
                     run = self.store.begin(run)
                     self._attempt(run)
             except files.InUse:
                 return False
             except NotFound:
+                self._forget_token(run.id)
+                self._retries.pop(run.id, None)
                 log.info("labeling run %s: its project was deleted", run.id)
             except TakenOver as taken:
                 log.info("labeling run %s: %s", run.id, taken)
@@ -220,16 +227,24 @@ class Writer(Background):
             return undo(run, plan, tasks, progress)
         tag = self._tag(project)
         check_labels(tag, plan)  # the labeling config may have changed
+        run = progress(replace(run, began=True))
         return write(run, plan, tag, tasks, progress)
 
     def _label_studio(self, run: Run) -> LabelStudio:
-        credentials, token = self._projects.credentials(run.project), self._tokens.get(run.id)
-        found = (
-            self._connections.as_person(token, credentials) if token else self._connections.label_studio(credentials)
-        )
+        credentials = self._projects.credentials(run.project)
+        if run.own_token:
+            if run.id not in self._tokens:
+                raise TakenOver("another process has its token")
+            found = self._connections.as_person(self._tokens[run.id], credentials)
+        else:
+            found = self._connections.label_studio(credentials)
         if found is None:
             raise Conflict("Label Studio's URL is unknown: set LABEL_STUDIO_URL")
         return found
+
+    def _forget_token(self, run_id: str) -> None:
+        if token := self._tokens.pop(run_id, None):
+            redact.forget([token])
 
     def _tag(self, project: Project) -> ImageChoices:
         config = parse_label_config(project.label_config, self._settings.choices)
@@ -239,7 +254,7 @@ class Writer(Background):
 
     def _end(self, run: Run) -> None:
         self.store.keep(run)
-        self._tokens.pop(run.id, None)
+        self._forget_token(run.id)
         self._retries.pop(run.id, None)
         if run.error:
             log.warning("labeling run %s: %s failed: %s", run.id, run.action, run.error)

@@ -10,6 +10,8 @@ from urllib.parse import parse_qs, urlsplit
 Json = dict[str, Any]
 Answer = tuple[Any, int]  # what is answered, and the status
 
+OTHER = 2  # a user other than the owner of the token
+
 
 class FakeLabels:
     """Tasks with their annotations and predictions, and the requests that change many of them."""
@@ -108,8 +110,13 @@ class FakeLabels:
 
     def _look(self, query: Json, fields: list[str]) -> Answer:
         """Label Studio leaves out other fields, also in the annotations, predictions and drafts of a task."""
-        wanted = query["filters"]["items"][0]["value"]
-        return {"tasks": [_only(self.tasks[number], fields) for number in wanted if number in self.tasks]}, 200
+        wanted, *more = query["filters"]["items"]
+        assert [one["filter"] for one in more] in ([], ["filter:tasks:draft_exists"])
+        found = [self.tasks[number] for number in wanted["value"] if number in self.tasks]
+        if more:  # which counts everyone's drafts, while only the token owner's are shown
+            found = [task for task in found if bool(task["drafts"]) is more[0]["value"]]
+        shown = [{**task, "drafts": [one for one in task["drafts"] if one.get("user") != OTHER]} for task in found]
+        return {"tasks": [_only(task, fields) for task in shown]}, 200
 
     def _import(self, predictions: list[Json]) -> Answer:
         if any(one["task"] not in self.tasks for one in predictions):
@@ -137,10 +144,12 @@ class FakeLabels:
         ]
 
     def _remove_all(self, given: Json) -> Answer:
-        until = datetime.strptime(given["filters"]["items"][0]["value"], "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
+        changed, drafted = given["filters"]["items"]
+        assert (drafted["filter"], drafted["value"]) == ("filter:tasks:draft_exists", False)
+        until = datetime.strptime(changed["value"], "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
         for number in given["selectedItems"]["included"]:
             task = self.tasks[number]
-            if datetime.fromisoformat(task["updated_at"]) <= until:
+            if datetime.fromisoformat(task["updated_at"]) <= until and not task["drafts"]:
                 task["annotations"], task["drafts"] = [], []
                 self.touch(number)
         return {"processed_items": 1}, 200

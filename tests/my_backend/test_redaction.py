@@ -246,3 +246,13 @@ def test_more_secrets_than_are_looked_for_cost_nothing() -> None:
 
     assert len(redact._forms) == MOST_KNOWN
     assert redact("secret-number-7.") == "***"
+
+
+def test_secret_is_hidden_as_long_as_anyone_has_it() -> None:
+    redact = Redactor(["first-secret"])
+    redact.know(["first-secret", "second-secret"])
+
+    redact.forget(["first-secret"])
+    assert redact("first-secret second-secret") == "*** ***"
+    redact.forget(["first-secret", "second-secret", "unknown"])
+    assert redact("first-secret second-secret") == "first-secret second-secret"

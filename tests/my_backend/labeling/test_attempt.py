@@ -3,14 +3,17 @@
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
-from my_backend.errors import BadRequest, Conflict
+from my_backend.errors import BadRequest, Conflict, LabelStudioError
 from my_backend.labeling import attempt
+from my_backend.labeling.project_tasks import ProjectTasks
 from my_backend.labeling.runs import Labels, Run
 from my_backend.labeling.writer import Writer
-from tests.my_backend.fake_labels import FakeLabels
+from my_backend.projects.registry import Projects
+from tests.my_backend.fake_labels import OTHER, FakeLabels
 from tests.my_backend.fake_server import FakeLabelStudio
 from tests.my_backend.labeling.conftest import CONNECTED, MakeWriter, end, submit
 
@@ -194,19 +197,109 @@ def stripped(labels: FakeLabels) -> str:
 
 
 def test_undo_keeps_what_people_have_done_since(writer: Writer, labels: FakeLabels) -> None:
-    tasks = labels.add(6)
+    tasks = labels.add(7)
     run = end(writer, submit(writer, ("Cat", tasks)))
     labels.change(1, "Dog")
     labels.change(2, "Cat")  # confirmed, which is a decision, too
     labels.annotate(3, "Dog")
     labels.tasks[4]["drafts"].append({"id": 1, "annotation": labels.tasks[4]["annotations"][0]["id"]})
     labels.tasks[5]["drafts"].append({"id": 2, "annotation": None})
+    labels.tasks[6]["drafts"].append({"id": 3, "annotation": labels.tasks[6]["annotations"][0]["id"], "user": OTHER})
 
     run = end(writer, writer.undo(run.id))
 
-    assert (run.undone, run.left_alone) == (3, {"changed": [1, 2, 4], "labeled": [3]})
-    assert labels.choices() == {1: ["Dog"], 2: ["Cat"], 3: ["Dog"], 4: ["Cat"], 5: [], 6: []}
-    assert [len(task["drafts"]) for task in labels.tasks.values()] == [0, 0, 0, 1, 1, 0]
+    assert (run.undone, run.left_alone) == (3, {"changed": [1, 2, 4, 6], "labeled": [3]})
+    assert labels.choices() == {1: ["Dog"], 2: ["Cat"], 3: ["Dog"], 4: ["Cat"], 5: [], 6: ["Cat"], 7: []}
+    assert [len(task["drafts"]) for task in labels.tasks.values()] == [0, 0, 0, 1, 1, 1, 0]
+
+
+def test_draft_that_someone_else_begins_during_the_undo_stays(writer: Writer, labels: FakeLabels) -> None:
+    tasks = labels.add(3)
+    run = end(writer, submit(writer, ("Cat", tasks)))
+    draft = {"id": 1, "annotation": labels.tasks[2]["annotations"][0]["id"], "user": OTHER}
+    once(labels, "before", "remove_all", lambda: labels.tasks[2]["drafts"].append(draft))
+
+    run = end(writer, writer.undo(run.id))
+
+    assert (run.undone, run.left_alone) == (2, {"changed": [2]})
+    assert labels.tasks[2]["drafts"] == [draft]
+
+
+def test_annotation_submitted_from_the_runs_prediction_stays_alone(writer: Writer, labels: FakeLabels) -> None:
+    tasks = labels.add(2)
+
+    def submit_from_prediction() -> None:
+        [prediction] = labels.tasks[1]["predictions"]
+        labels.annotate(1, "Cat")["result"] = prediction["result"]
+
+    once(labels, "after", "annotate", submit_from_prediction)
+    run = end(writer, submit(writer, ("Cat", tasks)))
+
+    assert run.status == "finished"
+    [kept] = labels.tasks[1]["annotations"]
+    assert kept["updated_by"] == 1, "the person's"
+
+
+@pytest.mark.parametrize("meta", [None, [], "text", {"text": None}, {"text": 5}, {"text": [None]}])
+def test_odd_notes_in_an_annotation_hold_nothing_up(writer: Writer, labels: FakeLabels, meta: Any) -> None:
+    tasks = labels.add(2)
+    labels.annotate(1, "Dog")["result"][0]["meta"] = meta
+
+    run = end(writer, submit(writer, ("Cat", tasks)))
+
+    assert (run.status, run.written) == ("finished", 1)
+
+
+def test_token_of_a_person_is_used_for_what_they_asked_only(
+    make_writer: MakeWriter, labels: FakeLabels, label_studio: FakeLabelStudio
+) -> None:
+    label_studio.legacy_enabled = True
+    writer, tasks = make_writer(), labels.add(2)
+    run = writer.submit(CONNECTED, [Labels(["Cat"], tasks)], label_studio.legacy)
+    stale = writer.store.get(run.id)
+
+    assert not make_writer().carry_out(stale), "a process without the token leaves the run alone"
+    assert label_studio.server.seen == []
+    run = end(writer, writer.undo(run.id))
+
+    assert run.status == "finished"
+    used = {seen.headers.get("Authorization") for seen in label_studio.server.seen}
+    assert f"Token {label_studio.legacy}" not in used
+
+
+def test_finished_run_is_not_carried_out_again(make_writer: MakeWriter, labels: FakeLabels) -> None:
+    tasks = labels.add(2)
+    run = submit(make_writer(), ("Cat", tasks))
+    end(make_writer(), run)
+    labels.tasks[1]["annotations"] = []  # someone deleted it
+
+    assert not make_writer().carry_out(run)
+    assert labels.choices()[1] == []
+
+
+def test_run_of_a_deleted_project_leaves_nothing_behind(make_writer: MakeWriter, labels: FakeLabels) -> None:
+    writer, projects = make_writer(), Projects(make_writer().store._root)
+    run = writer.submit(CONNECTED, [Labels(["Cat"], labels.add(1))], "a-token-of-a-person-that-is-long-enough")
+    projects.delete(CONNECTED.uid)
+
+    writer.carry_out(run)
+
+    assert not projects.folder(CONNECTED.uid).exists()
+    assert writer._tokens == {}
+
+
+def test_failed_run_that_may_have_written_is_kept(
+    writer: Writer, labels: FakeLabels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempt, "TRIES", 1)
+    tasks = labels.add(2)
+    refused = LabelStudioError("can't delete the predictions")
+    monkeypatch.setattr(ProjectTasks, "remove_predictions", Mock(side_effect=refused))
+
+    run = end(writer, submit(writer, ("Cat", tasks)))
+
+    assert (run.status, run.in_vain) == ("failed", False)
+    assert labels.choices() == {1: ["Cat"], 2: ["Cat"]}
 
 
 def test_annotation_that_is_changed_during_the_undo_stays(writer: Writer, labels: FakeLabels) -> None:

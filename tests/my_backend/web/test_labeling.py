@@ -10,6 +10,7 @@ import pytest
 
 from my_backend.labeling import attempt, writer
 from my_backend.labeling.runs import Labels, RunStore
+from my_backend.redaction import redact
 from tests.my_backend.conftest import PROJECT, Client, Serve, basic
 from tests.my_backend.fake_model import LABEL_CONFIG, Script
 from tests.my_backend.fake_server import FakeLabelStudio
@@ -38,6 +39,9 @@ def start(serve: Serve, label_studio: FakeLabelStudio) -> Iterator[Any]:
             return client
 
         yield start
+
+
+NO_TOKEN = "not-a-token-of-label-studio"
 
 
 def label(client: Client, tasks: list[int], status: int = 202, **more: Any) -> Any:
@@ -133,9 +137,9 @@ def test_token_that_label_studio_rejects_changes_nothing(start: Any, label_studi
     client, tasks = start(**OPEN), label_studio.labels.add(2)
     run = ended(client, label(client, tasks, token=label_studio.pat)["run"])["run"]
 
-    failed = ended(client, label(client, tasks, token="not-a-token")["run"])
-    client.post(f"/api/labeling/runs/{run}/undo", {"token": "not-a-token"}, 202)
-    client.post("/delete", {"project": 7, "token": "not-a-token"}, 202)
+    failed = ended(client, label(client, tasks, token=NO_TOKEN)["run"])
+    client.post(f"/api/labeling/runs/{run}/undo", {"token": NO_TOKEN}, 202)
+    client.post("/delete", {"project": 7, "token": NO_TOKEN}, 202)
 
     assert (failed["status"], failed["done"]) == ("failed", 0)
     assert "token" in failed["error"]
@@ -313,7 +317,24 @@ def test_failed_runs_of_strangers_are_not_kept_forever(
     client, tasks = start(**OPEN), label_studio.labels.add(1)
 
     for _ in range(4):
-        ended(client, label(client, tasks, token="not-a-token")["run"])
+        ended(client, label(client, tasks, token=NO_TOKEN)["run"])
 
     assert eventually(lambda: len(client.get("/api/labeling/runs")["runs"]) == 2)
     assert labeling_problems(client) == []
+
+
+@pytest.mark.parametrize("token", ["e", "a" * 19, "a" * 2001])
+def test_token_that_cannot_be_one_is_refused(start: Any, label_studio: FakeLabelStudio, token: str) -> None:
+    """It would hide ordinary words in the log, or cost memory."""
+    client, tasks = start(**OPEN), label_studio.labels.add(1)
+
+    for path, body in (("/api/labeling/runs", {"labels": [{"label": "Cat", "tasks": tasks}]}), ("/delete", {})):
+        assert "isn't a Label Studio token" in client.post(path, {"project": 7, **body, "token": token}, 400)["error"]
+
+
+def test_tokens_of_strangers_are_forgotten(start: Any, label_studio: FakeLabelStudio) -> None:
+    client, tasks = start(**OPEN), label_studio.labels.add(1)
+    ended(client, label(client, tasks, token=NO_TOKEN)["run"])
+    client.post("/delete", {"project": 7, "token": NO_TOKEN}, 202)
+
+    assert eventually(lambda: redact(NO_TOKEN) == NO_TOKEN)
