@@ -8,7 +8,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -98,20 +97,14 @@ def _threads() -> set[threading.Thread]:
 
 
 def _children() -> set[psutil.Process]:
-    """Running child processes. Linux lists them by thread, without reading every process as psutil does."""
-    pids: list[str] = []
-    for children in Path("/proc/self/task").glob("*/children"):
-        with suppress(OSError):  # the thread has ended
-            pids += children.read_text().split()
-    return {child for pid in pids if (child := _running(int(pid)))}
+    return {child for child in psutil.Process().children() if _runs(child)}
 
 
-def _running(pid: int) -> psutil.Process | None:
-    with suppress(psutil.NoSuchProcess):
-        process = psutil.Process(pid)
-        if process.status() != psutil.STATUS_ZOMBIE:
-            return process
-    return None
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _reset_model() -> None:

@@ -438,7 +438,7 @@ def test_what_was_prepared_is_not_embedded_again(shown: Digits, tmp_path: Path) 
     assert len(model._networks().lane._cache) == 9
     output = fit(tasks, tmp_path)
     ImageClassifierAPI(CONFIG, output).predict(tasks)
-    assert len(model._networks().lane._cache) == 9
+    assert len(model._networks().lane._cache) == 9 + 9, "embeddings and thumbnails, by which near-duplicates are found"
     ImageClassifierAPI("").prepare(tasks)  # there is nothing to prepare for
 
 

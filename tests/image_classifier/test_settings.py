@@ -24,7 +24,7 @@ def test_without_an_environment_training_is_as_documented(monkeypatch: pytest.Mo
         "lr_gamma": 0.1,
         "max_image_pixels": 178_956_970,
         "max_image_memory": 1_500_000_000,
-        "score": "probability",
+        "score": "order",
         "choices": "",
         "cache_dir": Path("~/.cache/image-classifier"),
     }

@@ -86,6 +86,16 @@ def predictions(server: Server, paths: list[Path]) -> list[Any]:
     return [server.post("/predict", {"project": PROJECT, "tasks": [task]}) for task in tasks]
 
 
+def same(some: list[Any], others: list[Any]) -> bool:
+    """The same choices and versions; scores differ a little where another precision is used."""
+
+    def of(answer: Any) -> Any:
+        [result] = answer["results"]
+        return result["result"][0]["value"], result["model_version"], pytest.approx(result["score"], abs=0.02)
+
+    return [of(answer) for answer in some] == [of(answer) for answer in others]
+
+
 def test_backup_that_is_restored_elsewhere_serves_the_same_version_and_the_same_predictions(
     digits: list[tuple[Path, str]], tmp_path: Path, environment: dict[str, str], label_studio: FakeLabelStudio
 ) -> None:
@@ -114,7 +124,7 @@ def test_backup_that_is_restored_elsewhere_serves_the_same_version_and_the_same_
     assert (new / ".env").read_text() == settings
     with running(new, environment) as server:
         assert server.get("/is_training")["model_version"] == version
-        assert predictions(server, unseen) == before
+        assert same(predictions(server, unseen), before)
         assert {result["model_version"] for answer in before for result in answer["results"]} == {version}
         kept, restored = (corrections_folder(f / "data" / "projects" / PROJECT) for f in (old, new))
         assert len(list(kept.iterdir())) == 2
