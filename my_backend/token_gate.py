@@ -17,7 +17,7 @@ from my_backend.redaction import redact, said
 log = logging.getLogger(__name__)
 
 MOST_WAITING = 100  # anyone can ask
-SHOWN_SECONDS = 600.0  # anyone can be refused
+SHOWN_SECONDS = 600.0  # then a refusal is no longer shown: anyone can cause one
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Refusal:
 
 
 class TokenGate(Background):
-    """Checks tokens in a thread, because no request waits for Label Studio."""
+    """Checks tokens in a thread, so that no request waits for Label Studio."""
 
     def __init__(self, projects: Projects, connections: Connections) -> None:
         super().__init__("token-gate")

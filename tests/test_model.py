@@ -305,6 +305,9 @@ def test_where_the_network_is_busy_the_answer_comes_in_time(trained: Json, shown
 def test_an_image_larger_than_the_setting_says_is_not_decoded(
     trained: Json, shown: Digits, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    model._networks().close()  # which read the settings, if this test has just trained
+    for once in (model._settings, model._make_networks):
+        once.cache_clear()
     monkeypatch.setenv("MAX_IMAGE_PIXELS", str(64 * 64 - 1))
     assert ImageClassifierAPI(CONFIG, trained).predict(asked(shown[40:41])) == [[]]
     assert "64×64 is more than 4,095 pixels: scale it down or raise MAX_IMAGE_PIXELS" in caplog.text
@@ -741,7 +744,7 @@ def test_a_version_that_learned_scrambled_labels_is_held_back(shown: Digits, tmp
     after, before = re.findall(r"([\d.]+)%", output["held_back"])
     assert float(after) < float(before) - 30
     # Whoever grows from it is compared with it, and may well be better.
-    assert fit(labeled(shown[:57]), tmp_path / "mended", output)["held_back"] == ""
+    assert fit(labeled(shown[:57]), tmp_path / "corrected", output)["held_back"] == ""
 
 
 def test_all_layers_that_learned_scrambled_labels_are_held_back_as_their_head_was(

@@ -6,7 +6,6 @@ docs/project/pool.md explains the method and has the results, docs/project/learn
 weights. The embeddings are shared with `benchmarks.learning`.
 """
 
-import argparse
 import json
 import time
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ import torch
 
 from benchmarks.labeling.guarantee import RUNS, least_sure_first, try_promise
 from benchmarks.labeling.simulation import Step, label_in_groups
-from benchmarks.learning.__main__ import Data, embedded_tasks
+from benchmarks.learning.embedded import Data, embedded_tasks, options
 
 TASKS = ("digits, random", "themes", "stamps", "fine")  # the settings were chosen on the last two
 PROMISED = "digits, random"  # the task with which the promise is tried
@@ -27,10 +26,7 @@ MARKS = (0.25, 0.5, 0.75, 0.9, 0.97, 0.99, 1.0)  # shares of a project
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.labeling", description=__doc__.splitlines()[0])
-    parser.add_argument("--pictures", type=Path, required=True, help="folder with both unpacked Debian packages")
-    parser.add_argument("--weights", type=Path, required=True, help=".pth file of EfficientNet-Lite0")
-    parser.add_argument("--cache", type=Path, help="folder for embeddings and generated pictures")
+    parser = options("benchmarks.labeling", __doc__)
     parser.add_argument("--task", action="append", choices=TASKS, help="only these; all by default")
     parser.add_argument("--json", type=Path, default=Path("labeling.json"), help="file for all results")
     told = parser.parse_args()
@@ -40,7 +36,7 @@ def main() -> None:
     print("| task | images | " + " | ".join(f"{share:.0%}" for share in MARKS) + " | groups | CPU s |")
     print("|---|---|" + "---|" * (len(MARKS) + 2))
     promised = None
-    for data in embedded_tasks(told.pictures, told.weights, told.cache or told.pictures / ".benchmark"):
+    for data in embedded_tasks(told):
         if data.name not in wanted:
             continue
         began = time.process_time()

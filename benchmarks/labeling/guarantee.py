@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from benchmarks.labeling.simulation import learn
-from benchmarks.learning.__main__ import Data
+from benchmarks.learning.embedded import Data
 from image_classifier.pool.auto_accept import decide, make_plan
 
 RUNS = 200

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from benchmarks.learning.__main__ import Data
+from benchmarks.learning.embedded import Data
 from image_classifier.nets.classifier import Head, load_backbone
 from image_classifier.pool.groups import doubt_of, next_groups
 from image_classifier.pool.map import directions

@@ -6,48 +6,29 @@ docs/project/learning.md explains how to get the pictures and the weights, and h
 computed once and kept in a separate folder, by default `.benchmark` in the pictures' folder.
 """
 
-import argparse
 import json
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.stats import t as student
 from torch import Tensor
 
+from benchmarks.learning.embedded import FIRST_SPLIT, Data, embedded_tasks, interval, options
 from benchmarks.learning.heads import LEARNERS
-from benchmarks.learning.lite0 import load_lite0
-from benchmarks.learning.tasks import Task, all_tasks
-from image_classifier.data.dataset import Label, Sample, classes_of, targets_of
-from image_classifier.data.preprocessing import ImageError
-from image_classifier.embedding.cache import EmbeddingCache
-from image_classifier.embedding.lane import ImageFile, InferenceLane
-from image_classifier.evaluation import evaluate
-from image_classifier.nets.classifier import Backbone, load_backbone
+from image_classifier.data.dataset import Sample, classes_of, targets_of
+from image_classifier.evaluation.metrics import evaluate
+from image_classifier.nets.classifier import load_backbone
 from image_classifier.training.hyperparameters import Hyperparameters
 from image_classifier.training.pipeline import Embedded, TooFewLabels, check_enough, learn_head
 
 SIZES = (10, 30, 100, 300, 1000)
 TUNED = ("themes", "stamps")  # the settings were chosen on other splits of these tasks
-FIRST_SPLIT = 3000  # these splits weren't used to choose anything
-TESTED = 0.4  # share of a task's images
-NEAR = 0.985  # two pictures with at least this cosine count as the same
 FORMER, HEAD = list(LEARNERS)[:2]
 NAMES = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
-
-
-@dataclass(frozen=True)
-class Data:
-    """A task without near-duplicates."""
-
-    name: str
-    embeddings: Tensor
-    samples: list[Sample]
 
 
 @dataclass(frozen=True)
@@ -66,16 +47,13 @@ class Cell:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.learning", description=__doc__.splitlines()[0])
-    parser.add_argument("--pictures", type=Path, required=True, help="folder with both unpacked Debian packages")
-    parser.add_argument("--weights", type=Path, required=True, help=".pth file of EfficientNet-Lite0")
-    parser.add_argument("--cache", type=Path, help="folder for embeddings and generated pictures")
+    parser = options("benchmarks.learning", __doc__)
     parser.add_argument("--splits", type=int, default=8, help="number of splits")
     parser.add_argument("--json", type=Path, default=Path("learning.json"), help="file for all results")
     told = parser.parse_args()
     torch.set_num_threads(1)  # CPU seconds are measured on one core
     cells = []
-    for data in embedded_tasks(told.pictures, told.weights, told.cache or told.pictures / ".benchmark"):
+    for data in embedded_tasks(told):
         print(f"{data.name}: {len(data.samples)} images", flush=True)
         for split in range(FIRST_SPLIT, FIRST_SPLIT + told.splits):
             cells += list(measure(data, split))
@@ -83,50 +61,9 @@ def main() -> None:
     print("\n".join(tables(cells)))
 
 
-def embedded_tasks(pictures: Path, weights: Path, folder: Path) -> Iterator[Data]:
-    """Each task, embedded by EfficientNet-Lite0; the digits also by a ResNet18 with random weights."""
-    backbone, random = load_lite0(weights), load_backbone("none")
-    cache = EmbeddingCache(folder / "embeddings")
-    lane = InferenceLane(cache)
-    try:
-        for task in all_tasks(pictures, folder):
-            yield _embed(lane, backbone, task)
-            if task.name == "digits":
-                yield _embed(lane, random, Task("digits, random", task.paths, task.labels, None))
-    finally:
-        lane.close()
-        cache.close()
-
-
-def _embed(lane: InferenceLane, backbone: Backbone, task: Task) -> Data:
-    images = [ImageFile.of(path) for path in task.paths]
-    found = list(zip(images, task.labels, lane.embed(backbone, images), strict=True))
-    rows = [(image, label, vector) for image, label, vector in found if not isinstance(vector, ImageError)]
-    embeddings = torch.from_numpy(np.stack([vector for *_, vector in rows]))
-    labels = [label for _, label, _ in rows]
-    kept = list(range(len(rows))) if task.most is None else _distinct(embeddings, labels, task.most)
-    # There are many identical blank canvases; each must count as a separate image.
-    names = [sha256(f"{task.name} {row}".encode()).hexdigest() for row in kept]
-    samples = [Sample(ImageFile(rows[row][0].path, name), labels[row]) for row, name in zip(kept, names, strict=True)]
-    return Data(task.name, embeddings[kept], samples)
-
-
-def _distinct(embeddings: Tensor, labels: Sequence[Label], most: int) -> list[int]:
-    """Rows that don't look like an earlier one, and at most `most` per class."""
-    directions = torch.nn.functional.normalize(embeddings, dim=1)
-    kept: list[int] = []
-    counts: Counter[Label] = Counter()
-    for row, label in enumerate(labels):
-        if counts[label] < most and not bool((directions[kept] @ directions[row] > NEAR).any()):
-            kept.append(row)
-            counts[label] += 1
-    return kept
-
-
 def measure(data: Data, split: int) -> Iterator[Cell]:
     """Every method, with the first labels in a random order; the test set is the same for all sizes."""
-    order = np.random.default_rng(split).permutation(len(data.samples))
-    tested, pool = np.split(order, [round(TESTED * len(order))])
+    tested, pool = data.split(split)
     for labels in SIZES:
         learned = pool[:labels]
         if len(learned) < 0.9 * labels:
@@ -189,9 +126,10 @@ def tables(cells: Sequence[Cell]) -> Iterator[str]:
     for figure in ("accuracy", "macro_f1"):
         yield from _heading(f"{NAMES[figure]}: paired gain over the previous head, 95% interval")
         for task in tasks:
-            yield f"| {task} | {' | '.join(interval(_gains(cells, [task], n, figure)) for n in SIZES)} |"
+            yield f"| {task} | {' | '.join(interval(_gains(cells, [task], n, figure), signed=True) for n in SIZES)} |"
         for some, these in (("all but the tuned tasks", judged), ("all", tasks)):
-            yield f"| **{some}** | {' | '.join(interval(_gains(cells, these, n, figure)) for n in SIZES)} |"
+            gains = [interval(_gains(cells, these, n, figure), signed=True) for n in SIZES]
+            yield f"| **{some}** | {' | '.join(gains)} |"
     for figure in ("accuracy", "macro_f1"):
         yield from _heading(f"{NAMES[figure]}: shown by the version − true")
         for task in tasks:
@@ -230,14 +168,6 @@ def _gains(cells: Sequence[Cell], tasks: Sequence[str], labels: int, figure: str
 
 def _mean(values: Sequence[float]) -> str:
     return f"{np.mean(values):.3f}" if values else "–"
-
-
-def interval(values: Sequence[float]) -> str:
-    """The mean and its 95% confidence interval (Student's t)."""
-    if len(values) < 2:
-        return "–"
-    half = student.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
-    return f"{np.mean(values):+.3f} ± {half:.3f}"
 
 
 if __name__ == "__main__":

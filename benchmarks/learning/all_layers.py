@@ -6,7 +6,6 @@ docs/project/learning.md explains how to get the pictures and the weights. Each 
 refuses, and several if it doesn't. CPU seconds are printed, too, since a busy machine takes longer.
 """
 
-import argparse
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,12 +14,12 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
-from benchmarks.learning.__main__ import FIRST_SPLIT, TESTED, Data, embedded_tasks
-from benchmarks.learning.lite0 import load_lite0
+from benchmarks.learning.embedded import FIRST_SPLIT, Data, embedded_tasks, options
 from image_classifier.data.dataset import Sample, targets_of
 from image_classifier.embedding.cache import EmbeddingCache
 from image_classifier.embedding.lane import InferenceLane
-from image_classifier.nets.classifier import Backbone, Classifier
+from image_classifier.nets.classifier import Backbone, Classifier, load_backbone
+from image_classifier.nets.weights_packages import LITE0
 from image_classifier.training import trial
 from image_classifier.training.hyperparameters import Hyperparameters
 from image_classifier.training.pipeline import Embedded, compare, learn_all_layers, learn_head
@@ -28,10 +27,7 @@ from image_classifier.training.trial import pays
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.learning.all_layers")
-    parser.add_argument("--pictures", type=Path, required=True, help="folder with both unpacked Debian packages")
-    parser.add_argument("--weights", type=Path, required=True, help=".pth file of EfficientNet-Lite0")
-    parser.add_argument("--cache", type=Path, help="folder for embeddings and generated pictures")
+    parser = options("benchmarks.learning.all_layers", __doc__)
     parser.add_argument("--task", default="stamps", help="name of a task")
     parser.add_argument("--labels", type=int, default=279, help="number of labels")
     parser.add_argument("--splits", type=int, default=5, help="number of splits")
@@ -39,9 +35,8 @@ def main() -> None:
     told = parser.parse_args()
     # All epochs of a trial, so that a busy machine changes nothing.
     trial.SECONDS = float("inf")
-    folder = told.cache or told.pictures / ".benchmark"
-    data = next(each for each in embedded_tasks(told.pictures, told.weights, folder) if each.name == told.task)
-    backbone = load_lite0(told.weights)
+    data = next(each for each in embedded_tasks(told) if each.name == told.task)
+    backbone = load_backbone(str(told.weights), None, LITE0)
     for split in range(told.first_split, told.first_split + told.splits):
         with TemporaryDirectory() as place:
             print("\n".join(measure(data, backbone, split, told.labels, Path(place))), flush=True)
@@ -49,8 +44,7 @@ def main() -> None:
 
 def measure(data: Data, backbone: Backbone, split: int, labels: int, folder: Path) -> Iterator[str]:
     """Lines with the results of one split."""
-    order = np.random.default_rng(split).permutation(len(data.samples))
-    tested, pool = np.split(order, [round(TESTED * len(order))])
+    tested, pool = data.split(split)
     samples, test = ([data.samples[row] for row in rows] for rows in (pool[:labels], tested))
     classes = tuple(sorted({str(sample.label) for sample in data.samples}))
     cache = EmbeddingCache(folder / "embeddings")

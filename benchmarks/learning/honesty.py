@@ -6,7 +6,6 @@ Prints Markdown tables: shown − true accuracy with labels drawn at random and 
 interval contains the true accuracy, how well wrong labels are found, and the same with near-copies of each image.
 """
 
-import argparse
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from io import BytesIO
@@ -17,7 +16,7 @@ import torch
 from PIL import Image, ImageEnhance
 from torch import Tensor
 
-from benchmarks.learning.__main__ import FIRST_SPLIT, TESTED, Data, embedded_tasks, interval
+from benchmarks.learning.embedded import FIRST_SPLIT, Data, embedded_tasks, interval, options
 from demo.digits import write_digits
 from image_classifier.data.dataset import Sample, classes_of, targets_of
 from image_classifier.data.image_file import ImageFile
@@ -39,17 +38,13 @@ NO_BACKBONE = load_backbone("none", 32)  # learn_head needs one, but only its or
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.learning.honesty", description=__doc__.splitlines()[0])
-    parser.add_argument("--pictures", type=Path, required=True, help="folder with both unpacked Debian packages")
-    parser.add_argument("--weights", type=Path, required=True, help=".pth file of EfficientNet-Lite0")
-    parser.add_argument("--cache", type=Path, help="folder for embeddings and generated pictures")
+    parser = options("benchmarks.learning.honesty", __doc__)
     parser.add_argument("--splits", type=int, default=20, help="number of splits of each task")
     told = parser.parse_args()
     torch.set_num_threads(1)
-    folder = told.cache or told.pictures / ".benchmark"
     shown: dict[tuple[str, str], list[tuple[float, bool]]] = defaultdict(list)
     found: dict[str, list[tuple[float, float]]] = {}
-    for data in embedded_tasks(told.pictures, told.weights, folder):
+    for data in embedded_tasks(told):
         if isinstance(data.samples[0].label, frozenset):
             continue  # the main benchmark has these
         for split in range(FIRST_SPLIT, FIRST_SPLIT + told.splits):
@@ -60,13 +55,12 @@ def main() -> None:
                 shown["least sure first", f"{size:,}"].append((error, holds))
         found[data.name] = [wrong_labels(data, split) for split in range(FIRST_SPLIT, FIRST_SPLIT + ORDER_SPLITS)]
         print(f"{data.name} is done", flush=True)
-    print("\n".join(tables(shown, found, list(near_copies(folder)))))
+    print("\n".join(tables(shown, found, list(near_copies(told.cache or told.pictures / ".benchmark")))))
 
 
 def at_random(data: Data, split: int) -> Iterator[tuple[int, float, bool]]:
     """For each number of labels: shown − true accuracy, and whether the interval contains the true one."""
-    order = np.random.default_rng(split).permutation(len(data.samples))
-    tested, pool = np.split(order, [round(TESTED * len(order))])
+    tested, pool = data.split(split)
     for size in SIZES:
         if len(pool) >= size:
             yield size, *_honesty(data, _learn(data, pool[:size]), tested)
@@ -74,8 +68,7 @@ def at_random(data: Data, split: int) -> Iterator[tuple[int, float, bool]]:
 
 def least_sure_first(data: Data, split: int) -> Iterator[tuple[int, float, bool]]:
     """The same if people label the images first that the version is least sure of, after ten random ones."""
-    order = np.random.default_rng(split).permutation(len(data.samples))
-    tested, pool = np.split(order, [round(TESTED * len(order))])
+    tested, pool = data.split(split)
     for step, following in zip(STEPS, (*STEPS[1:], 0), strict=True):
         if len(pool) < step:
             return
@@ -197,14 +190,14 @@ def tables(
     yield "|---|---|---|---|---|---|"
     for (order, size), runs in shown.items():
         errors, holds = [error for error, _ in runs], [held for _, held in runs]
-        spread = float(np.std(errors))
-        yield f"| {size} | {order} | {interval(errors)} | {spread:.3f} | {np.mean(holds):.0%} | {len(runs)} |"
+        error, spread = interval(errors, signed=True), float(np.std(errors))
+        yield f"| {size} | {order} | {error} | {spread:.3f} | {np.mean(holds):.0%} | {len(runs)} |"
     yield "\n| 10% wrong labels | precision | recall |\n|---|---|---|"
     for task, both in found.items():
         yield f"| {task} | {np.mean([one for one, _ in both]):.2f} | {np.mean([one for _, one in both]):.2f} |"
     yield "\n| 100 digits, six near-copies each | shown − true |\n|---|---|"
-    yield f"| near-duplicates in groups | {interval([grouped - true for grouped, _, true in copied])} |"
-    yield f"| each on its own | {interval([apart - true for _, apart, true in copied])} |"
+    yield f"| near-duplicates in groups | {interval([grouped - true for grouped, _, true in copied], signed=True)} |"
+    yield f"| each on its own | {interval([apart - true for _, apart, true in copied], signed=True)} |"
 
 
 if __name__ == "__main__":

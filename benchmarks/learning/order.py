@@ -6,7 +6,6 @@ The labels come one by one, as in the product: ten new ones start a training, an
 after three more. The first images come in the order that needs no labels. docs/project/learning.md has the results.
 """
 
-import argparse
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -15,10 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.stats import t as student
 from torch import Tensor
 
-from benchmarks.learning.__main__ import FIRST_SPLIT, TESTED, Data, embedded_tasks
+from benchmarks.learning.embedded import FIRST_SPLIT, Data, embedded_tasks, interval, options
 from image_classifier.data.dataset import classes_of
 from image_classifier.evaluation.predict import choose
 from image_classifier.nets.classifier import Classifier, load_backbone
@@ -76,17 +74,14 @@ class Run:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.learning.order", description=__doc__.splitlines()[0])
-    parser.add_argument("--pictures", type=Path, required=True, help="folder with both unpacked Debian packages")
-    parser.add_argument("--weights", type=Path, required=True, help=".pth file of EfficientNet-Lite0")
-    parser.add_argument("--cache", type=Path, help="folder for embeddings and generated pictures")
+    parser = options("benchmarks.learning.order", __doc__)
     parser.add_argument("--splits", type=int, default=5, help="number of splits")
     parser.add_argument("--tasks", default="themes,digits,fine,stamps,rare", help="names of tasks, comma-separated")
     parser.add_argument("--json", type=Path, default=Path("order.json"), help="file for all results")
     told = parser.parse_args()
     torch.set_num_threads(1)
     runs = []
-    for data in embedded_tasks(told.pictures, told.weights, told.cache or told.pictures / ".benchmark"):
+    for data in embedded_tasks(told):
         if data.name in told.tasks.split(","):
             for split in range(FIRST_SPLIT, FIRST_SPLIT + told.splits):
                 runs += [measure(data, split, name) for name in ORDERS]
@@ -97,8 +92,7 @@ def main() -> None:
 
 def measure(data: Data, split: int, name: str) -> Run:
     """Labels images in this order, as one person does with the product."""
-    shuffled = np.random.default_rng(split).permutation(len(data.samples))
-    tested, pool = np.split(shuffled, [round(TESTED * len(shuffled))])
+    tested, pool = data.split(split)
     random, order = np.random.default_rng(split), ORDERS[name]
     accuracy, classes = {}, {}
     model: Classifier | None = None
@@ -167,37 +161,29 @@ def tables(runs: Sequence[Run]) -> Iterator[str]:
     tasks = list(dict.fromkeys(run.task for run in runs))
     yield f"| labels to {GOAL:.0%} of the final accuracy | {' | '.join(ORDERS)} |\n|---|{'---|' * len(ORDERS)}"
     for task in tasks:
-        yield f"| {_name(task)} | {' | '.join(_interval([run.goal for run in by[task, o]], 0) for o in ORDERS)} |"
+        yield f"| {_name(task)} | {' | '.join(interval([run.goal for run in by[task, o]], 0) for o in ORDERS)} |"
     yield f"\n| first ten labels: classes found, accuracy | {' | '.join(ORDERS)} |\n|---|{'---|' * len(ORDERS)}"
     for task in tasks:
         cells = [
             f"{np.mean([run.classes[10] for run in by[task, o]]):.1f}, "
-            + _interval([run.accuracy[10] for run in by[task, o]])
+            + interval([run.accuracy[10] for run in by[task, o]])
             for o in ORDERS
         ]
         yield f"| {_name(task)} | {' | '.join(cells)} |"
     yield f"\n| accuracy | {' | '.join(f'{n} labels' for n in SIZES)} |\n|---|{'---|' * len(SIZES)}"
     for task in tasks:
         for order in ORDERS:
-            means = [_interval([r.accuracy[n] for r in by[task, order] if n in r.accuracy]) for n in SIZES]
+            means = [interval([r.accuracy[n] for r in by[task, order] if n in r.accuracy]) for n in SIZES]
             yield f"| {_name(task)}, {order} | {' | '.join(means)} |"
     yield f"\n| order − chance, paired | {' | '.join(f'{n} labels' for n in SIZES)} |\n|---|{'---|' * len(SIZES)}"
     for task in tasks:
         pairs = list(zip(by[task, "order"], by[task, "chance"], strict=True))
-        gains = [_interval([a.accuracy[n] - b.accuracy[n] for a, b in pairs if n in a.accuracy]) for n in SIZES]
+        gains = [interval([a.accuracy[n] - b.accuracy[n] for a, b in pairs if n in a.accuracy]) for n in SIZES]
         yield f"| {_name(task)} | {' | '.join(gains)} |"
 
 
 def _name(task: str) -> str:
     return f"{task} *" if task in TUNED else task
-
-
-def _interval(values: Sequence[float], digits: int = 3) -> str:
-    """The mean and its 95% confidence interval (Student's t)."""
-    if len(values) < 2:
-        return "–"
-    half = student.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
-    return f"{np.mean(values):.{digits}f} ± {half:.{digits}f}"
 
 
 if __name__ == "__main__":

@@ -263,7 +263,7 @@ class Attackers:
         token = TOKEN + str(next(self._numbers)) + self._random.choice(("\r\n", "\n ", f"\r\nX-More: {TOKEN}\n"))
         body = {"project": BELIEVED, "schema": LABEL_CONFIG, "hostname": self._trap, "access_token": token}
         statuses = [self._post("/setup", body).status_code]
-        for path in ("/health", "/troubles", "/"):
+        for path in ("/health", "/problems", "/"):
             answer = self._get(path)
             statuses.append(answer.status_code)
             if TOKEN in answer.text:
@@ -341,7 +341,7 @@ class Attackers:
             elif place != "missing":
                 path.write_bytes(DAMAGES[place](content))
         statuses = []
-        paths = ("/", "/troubles", "/metrics", f"/projects/{DAMAGED}", f"/projects/{DAMAGED}/versions")
+        paths = ("/", "/problems", "/metrics", f"/projects/{DAMAGED}", f"/projects/{DAMAGED}/versions")
         for page in paths:
             status = self._get(page).status_code
             statuses.append(status)

@@ -1,6 +1,6 @@
 """Finds near-duplicates: bursts, frames of a video, and copies in another size, format or brightness.
 
-They would give away the answer if one were trained on and another evaluated. Their embeddings can't tell them: on
+They would give away the answer if one were trained on and another evaluated. Embeddings don't identify them: on
 digits, those of different images are more alike (median cosine to the nearest one 0.986) than those of an image and its
 copy with a little noise (0.72), and with random weights all are alike. So small thumbnails are compared.
 """
@@ -17,8 +17,8 @@ from torch.nn.functional import avg_pool2d, interpolate
 SIDE = 16  # pixels of a thumbnail
 MIN_CONTRAST = 2  # of 255: a thumbnail with a lower standard deviation shows mostly noise
 SAME = 0.97  # correlation of two thumbnails at the best shift by half pixels
-# What takes longer is done only with pairs that may be the same by something quicker: the correlation of halved
-# thumbnails, without a shift, and that of gray thumbnails at the best shift by whole pixels.
+# The slow comparison is made only for pairs that pass two quicker ones: the correlation of halved thumbnails,
+# without a shift, and that of gray thumbnails at the best shift by whole pixels.
 PARTNERS, MAY_BE_SAME_HALVED, MAY_BE_SAME_GRAY = 256, 0.8, 0.85
 # Images of one scene by one camera are all alike. Beyond this size, a group would hide what they are evaluated on.
 LARGEST_GROUP, LARGEST_SHARE = 20, 0.05

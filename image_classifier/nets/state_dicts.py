@@ -1,4 +1,4 @@
-"""State dicts: a network's weights in what trainers write, wrapped and with prefixes; tensors that can be saved."""
+"""State dicts: finds a network's weights in trainers' files, despite wrappers and prefixes; makes tensors savable."""
 
 import re
 from collections import Counter

@@ -88,7 +88,7 @@ def last_layers(bare: Bare, network: str) -> tuple[str, ...]:
 
 
 def converted(bare: Bare, network: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict with this timm's names of layers, and position embeddings for this network's image size.
+    """A state dict with this timm version's layer names, and position embeddings for this network's image size.
 
     timm has a function for this in the module of each kind of network that needs it.
     """

@@ -1,1 +1,1 @@
-"""What the embeddings of all images tell, labeled or not."""
+"""Uses the embeddings of all images, labeled or not, to group, order and accept them."""

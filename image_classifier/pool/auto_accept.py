@@ -9,8 +9,8 @@ bad its probabilities are, because it rests on a random draw alone:
 3. A person labels the first images of that order one by one. The model doesn't learn from these labels.
 4. `decide` lowers the threshold step by step, for as long as the labels above it show that the promise is kept.
 
-Each step is an exact test. If one of the thresholds breaks the promise, the first such one must pass its test for
-anything wrong to be accepted, so several thresholds don't add up to more risk (fixed-sequence testing: Angelopoulos et
+Each step is an exact test. If some thresholds break the promise, it can be broken only if the first of these passes
+its test, so several thresholds don't add up to more risk (fixed-sequence testing: Angelopoulos et
 al., "Learn then Test", 2021). Several decisions do: they share the 5%.
 
 Near-duplicates must be passed as one image: a hundred frames of one scene are evidence of one answer only.
@@ -31,7 +31,7 @@ Rows = NDArray[np.int64]
 
 STEPS = 50  # thresholds
 GROWTH = 1.5  # of the sample from one decision to the next
-FIRST_SHARE = 0.8  # of the risk is for the first decision, as much of the rest for the second, and so on
+FIRST_SHARE = 0.8  # share of the risk for the first decision; the second gets this share of the rest, and so on
 DOUBT = (0.5, 1.0, 2.0)  # a model's estimate of its errors may be wrong by these factors
 
 
@@ -41,7 +41,7 @@ class Step:
 
     size: int  # images above the threshold
     checked: int  # how many of them are labeled
-    allowed: int  # wrong answers among all of them with which the promise is kept
+    allowed: int  # the most wrong answers among all of them that keep the promise
 
     def passes(self, wrong: int, delta: float) -> bool:
         """Whether so few wrong answers have a probability of at most `delta` if more are wrong than allowed."""
@@ -76,7 +76,7 @@ class Decision:
     """What the labels given so far allow."""
 
     accepted: Rows  # images whose answers may be accepted, the surest first; empty if none may be yet
-    more: int  # labels until the next decision that can come out well, if the model has no further answer wrong
+    more: int  # labels until the next decision that can accept anything, if no further answer is wrong
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 As long as some images look like nothing labeled, a group is a crowd of these: images that resemble each other more than
 they resemble the rest. Such crowds hardly ever mix classes, and they find the classes. Then a group has the images of
-one proposed class, the surest first. It has as many images as give the most labels for an action, a key or a click.
+one proposed class, the surest first. Its size gives the most labels per action (a key or a click).
 """
 
 from collections.abc import Iterator, Sequence

@@ -55,5 +55,5 @@ def project(embeddings: Tensor) -> Tensor:
 
 
 def _far(positions: Tensor) -> Tensor:
-    """As `quantile`, which takes no more than 16 million numbers."""
+    """The 99% quantile of each axis; torch's `quantile` takes no more than 16 million numbers."""
     return positions.abs().sort(0).values[int(0.99 * (len(positions) - 1))].clamp(min=1e-12)

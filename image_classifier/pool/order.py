@@ -1,9 +1,9 @@
 """The order in which to label images: first those that tell most about all others.
 
 This is uncertainty herding (Bae, Oliveira and Sutherland, ICLR 2025). Each next image adds most to the
-similarity of all images to the nearest labeled or chosen one, where an image counts as much as the model is unsure of
-it. Without a model all images count the same, so that the first images are typical and spread out. The closer together
-the labeled images are, the more narrow is the similarity, and the more the model decides.
+similarity of all images to the nearest labeled or chosen one; each image is weighted by how unsure the model is of it.
+Without a model all images count the same, so that the first images are typical and spread out. The closer together the
+labeled images are, the narrower the similarity becomes, and the more the model decides.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ CANDIDATES = 10_000  # random images among which the first ones are chosen
 CHOSEN = 500  # images chosen one after the other; the rest follows by what each would add after these
 AT_ONCE = 64  # candidates that are compared in one step
 SEED = 0
-SAME = 0.9999  # what adds this share of another's gain adds as much: the difference may be rounding
+SAME = 0.9999  # gains within this factor count as equal: the difference may be rounding
 CHOSEN_ALREADY = -1.0  # instead of what an image would add
 
 

@@ -74,7 +74,7 @@ def _embed(
 
 
 def try_precision(samples: Sequence[Sample], exact: Tensor, rounded: Tensor) -> Trial:
-    """Compares answers from embeddings [n, size] in float32 and in half precision; each head hasn't seen the image.
+    """Compares answers from float32 and half-precision embeddings [n, size]; heads answer only for unseen images.
 
     The heads learn the samples' labels on the float32 embeddings, since a head that is live when the precision changes
     has learned on these.

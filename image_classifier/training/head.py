@@ -61,7 +61,7 @@ def train_heads(
     repeats: Tensor | None = None,
     weights: Tensor | None = None,
 ) -> list[Head]:
-    """For each part, the numbers of some rows, the head that `train_head` trains on these rows alone.
+    """One head for each part (row numbers): the one that `train_head` would train on these rows alone.
 
     All at once: a step is so small that one for several heads takes little longer. All take as many steps as the
     largest part needs. `progress` gets the first head's records.
@@ -168,11 +168,11 @@ def _one_thread() -> Iterator[None]:
 def _set_gradient(
     layers: _Layers, inputs: Tensor, wanted: Tensor, weights: Tensor, decay: Tensor, multiple: bool
 ) -> None:
-    """That of `loss_of` for a batch of each layer: inputs [heads, b, size], wanted 0 and 1 [heads, b, classes].
+    """The gradient of `loss_of` for a batch of each layer: inputs [heads, b, size], wanted 0 and 1 [heads, b, classes].
 
     Each image has its weight [heads, b, 1], each layer its weight decay [heads]. A correction waits for thousands of
-    these, and autograd would take three times as long: of both losses the gradient at the logits is what is answered
-    less what is wanted.
+    these, and autograd would take three times as long. For both losses, the gradient at the logits is the answer minus
+    what is wanted.
     """
     logits = torch.baddbmm(layers.bias[:, None], inputs, layers.weight.mT)
     gradient = ((logits.sigmoid() if multiple else logits.softmax(2)) - wanted) * weights

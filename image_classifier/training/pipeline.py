@@ -1,4 +1,4 @@
-"""From labeled images to a classifier: first the head on cached embeddings, then, where it pays, all layers."""
+"""From labeled images to a classifier: first the head on cached embeddings, then all layers if it pays."""
 
 import logging
 from collections import Counter
@@ -42,8 +42,8 @@ MIN_IMAGES_FOR_ALL_LAYERS = 200
 MIN_IMAGES_FOR_RANDOM_LAYERS = 2000
 MAX_MISTAKES = 5000  # that are kept, about a megabyte
 AT_ONCE = 256  # images that are embedded between two reports
-# How much a label counts in the head's training that nobody has looked at: an accepted prediction is often right, but
-# at full weight the head would mostly learn what it already says.
+# How much a label that nobody has looked at counts in the head's training: accepted predictions are often right, but
+# at full weight, the head would mostly learn its own answers.
 UNSEEN_WEIGHT = 0.3
 MIN_GROUND_TRUTHS = 20  # with fewer, the accuracy on ground truths says too little to be shown
 # A version is clearly worse when its accuracy is lower by more than this, and by more than two standard errors.
@@ -67,7 +67,7 @@ class Embedded:
 
 
 def embed(lane: InferenceLane, backbone: Backbone, samples: Sequence[Sample], progress: Progress) -> Embedded:
-    """Embeds samples in the background, in the precision that they settle, and finds near-duplicates.
+    """Embeds samples in the background, after a precision has been chosen on them, and finds near-duplicates.
 
     Raises TooFewLabels for too few readable images.
     """
@@ -130,7 +130,7 @@ def learn_head(
     targets = targets_of([sample.label for sample in samples], classes)
     out, everything = torch.tensor(held_out(samples)), torch.ones(len(samples), dtype=torch.bool)
     numbers = torch.tensor(folds(samples))
-    # The model that made the other labels had learned these, and would give them away.
+    # The other labels come from a model that had learned from the looked-at ones, and would give those away.
     looked_at = torch.tensor([sample.evaluates for sample in samples])
     teaching = looked_at if (looked_at & ~out).any() else everything
     inside = [fold for fold in (numbers == fold for fold in range(FOLDS)) if fold.any() and (teaching & ~fold).any()]
@@ -191,7 +191,7 @@ def _on_ground_truths(
     """The accuracy on the user's test set, among the images `seen` [n]; nothing if it is too small, or is all of them.
 
     Its images are trained on like others, since Label Studio marks all imported annotations as ground truths; each is
-    judged by a head that was trained without it.
+    evaluated with a head that was trained without it.
     """
     truths = seen & torch.tensor([sample.ground_truth for sample in samples])
     votes = [samples[row].vote for row in truths.nonzero().flatten().tolist()]
@@ -210,7 +210,7 @@ def _mistakes(
     classes: Sequence[str],
     thresholds: Sequence[float],
 ) -> tuple[Mistake, ...]:
-    """Those of calibrated logits [n, classes] of heads that never saw the image, the least likely label first.
+    """The mistakes, least likely label first, from calibrated logits [n, classes] of heads that never saw the image.
 
     `learned` [n] tells on which images the backbone was trained.
     """
@@ -319,7 +319,7 @@ def compare(
     samples: Sequence[Sample],
     learned_before: Sequence[Sample] = (),
 ) -> Comparison | None:
-    """None where there is nothing to compare on, or the two answer different questions.
+    """Compares two classifiers; None if there is nothing to compare on, or if they answer different questions.
 
     `learned_before` are the samples that `before` was trained on: images like those that it has seen don't count,
     nor do labels that nobody has looked at.
@@ -357,7 +357,7 @@ def compare(
 
 
 def _right_and_far(lane: InferenceLane, classifier: Classifier, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
-    """By the head that was fitted without the samples: [n] of 0 and 1, which it gets right, and [n] Brier scores.
+    """Results of the head fitted without the samples: [n], 1 if a sample is right and 0 if not, and [n] Brier scores.
 
     Raises ImageError.
     """

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from pydantic import TypeAdapter, ValidationError
 
+from my_backend.commands.options import AsJson, OfProject
 from my_backend.errors import BackendError
 from my_backend.jobs.store import JobStore
 from my_backend.label_studio.connections import Connections
@@ -23,14 +24,9 @@ from my_backend.web.labeling import described
 
 BUSY_SECONDS = 0.2  # while another process writes to the project
 
-commands = typer.Typer(no_args_is_help=True, help="Label many tasks in Label Studio at once, and undo that.")
+commands = typer.Typer(no_args_is_help=True, help="Label many tasks in Label Studio at once, and undo it.")
 
-OfProject = Annotated[
-    str | None,
-    typer.Option("--project", metavar="ID", help="project id, as in Label Studio's URL; required if there are several"),
-]
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="run, as shown by `label list`")]
-AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 AskToken = Annotated[
     bool, typer.Option("--ask-token", help="ask for your own Label Studio token, which isn't stored, and use it")
 ]

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from my_backend.commands.options import AsJson, OfProject
 from my_backend.errors import BackendError
 from my_backend.projects.metrics import accuracy_words, read_figures
 from my_backend.projects.registry import Projects
@@ -18,12 +19,7 @@ from my_backend.settings import read_settings
 
 commands = typer.Typer(no_args_is_help=True, help="List, show, activate, pin, delete and export a project's versions.")
 
-OfProject = Annotated[
-    str | None,
-    typer.Option("--project", metavar="ID", help="project id, as in Label Studio's URL; required if there are several"),
-]
 Name = Annotated[str, typer.Argument(metavar="VERSION", help="version name, as shown by `versions list`")]
-AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
 @commands.command("list")

@@ -111,7 +111,7 @@ class Monitor(Background):
         if isinstance(title, str):  # /setup doesn't send it
             self._projects.update(project.uid, title=title)
         problems = connection_problems(project, found, basic_auth)
-        if not self._settings.title_is_version:  # otherwise the title keeper reports them
+        if not self._settings.title_is_version:  # otherwise the title sync reports them
             folder = self._projects.folder(project.uid)
             scores = read_scores(self._settings, label_studio, project, folder, found)
             problems += score_problems(project, folder, scores)

@@ -57,7 +57,7 @@ def write(run: Run, plan: Sequence[Labels], tag: ImageChoices, tasks: ProjectTas
 def undo(run: Run, plan: Sequence[Labels], tasks: ProjectTasks, progress: Progress) -> Run:
     """Removes the run's annotations, except those that someone has changed; otherwise like `write`."""
     outcome = _Outcome(written=run.written, undone=run.undone)
-    tasks.remove_predictions()  # first: what an earlier attempt has left in progress then can't create annotations
+    tasks.remove_predictions()  # first, so that an earlier attempt's unfinished requests can't create annotations
     for batch in _batches(plan):
         run = progress(outcome.of(run))
         removed, seen = _undo_batch(tasks, list(batch))
@@ -82,7 +82,7 @@ def _region(tag: ImageChoices, choices: list[str]) -> Json:
 
 
 def _write_batch(tasks: ProjectTasks, regions: Mapping[int, Json]) -> dict[int, TaskState]:
-    """Returns the tasks once each that still exists has an annotation."""
+    """Labels the tasks; returns their states once each that still exists has an annotation."""
     failure = LabelStudioError("Label Studio accepted the labels but created no annotations from them")
     for _ in range(TRIES):
         seen = _without_surplus(tasks, tasks.look(list(regions)))
@@ -104,9 +104,9 @@ def _write_batch(tasks: ProjectTasks, regions: Mapping[int, Json]) -> dict[int, 
 
 
 def _without_surplus(tasks: ProjectTasks, seen: Mapping[int, TaskState]) -> dict[int, TaskState]:
-    """Removes our annotation where someone labeled the task at the same moment, and all but one where we wrote twice.
+    """Removes our annotation if someone labeled the task at the same moment, and all but one if we wrote twice.
 
-    Neither is ever removed if someone has changed it.
+    An annotation that someone has changed is never removed.
     """
     left = {}
     for task, state in seen.items():
@@ -126,7 +126,7 @@ def _count_written(outcome: _Outcome, batch: Mapping[int, object], seen: Mapping
 
 
 def _undo_batch(tasks: ProjectTasks, ids: Sequence[int]) -> tuple[int, dict[int, TaskState]]:
-    """Returns how many annotations were removed, and the tasks once all unchanged annotations are."""
+    """Removes unchanged annotations; returns how many, and the states of the tasks afterwards."""
     to_remove: set[int] = set()
     for _ in range(TRIES):
         seen = tasks.look(ids, drafts=True)

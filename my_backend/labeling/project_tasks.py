@@ -25,7 +25,7 @@ class TaskState:
     ours: list[Json] = field(default_factory=list)
     others: list[Json] = field(default_factory=list)
     drafts: list[Json] = field(default_factory=list)  # of the token's owner
-    others_edit: bool = False  # there are drafts of others, of which Label Studio shows nothing more
+    others_edit: bool = False  # others have drafts; Label Studio shows only that these exist
 
     @property
     def unchanged(self) -> list[Json]:

@@ -172,7 +172,7 @@ class RunStore:
         return run
 
     def thin_out(self, project: str) -> None:
-        """Removes the older runs that failed before they wrote anything: anyone can try with an invalid token."""
+        """Removes older runs that failed before writing anything: anyone can add these with an invalid token."""
         in_vain = [run for run in self.of_project(project) if run.in_vain]
         for run in in_vain[KEPT_IN_VAIN:]:
             shutil.rmtree(self._folder(run), ignore_errors=True)

@@ -120,7 +120,7 @@ class Writer(Background):
         return run
 
     def _check_token(self, project: str, token: str) -> None:
-        """Raises Conflict if there is no token at all; whether it is valid, only Label Studio knows."""
+        """Raises Conflict if there is no token at all; only Label Studio knows whether a token is valid."""
         label_studio = self._connections.label_studio(self._projects.credentials(project))
         if label_studio is None:
             raise Conflict("can't write to Label Studio because its URL is unknown: set LABEL_STUDIO_URL")

@@ -102,7 +102,7 @@ class ModelAPI:
     def order(self, tasks: Sequence[Json], **kwargs: Any) -> list[int] | None:
         """Positions of unlabeled tasks, those to label first at the beginning; None if predictions keep their scores.
 
-        With `RENEW_PREDICTIONS` it is called in the background, once for each version and at most 10,000 tasks; Label
+        With `RENEW_PREDICTIONS` it is called in the background, once per version, with at most 10,000 tasks; Label
         Studio gets the places as scores. Arguments: `label_config`, the project's current one; `check()`, to be called
         regularly: it raises an exception to stop, which must not be caught.
         """

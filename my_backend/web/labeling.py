@@ -1,4 +1,4 @@
-"""The endpoints that label many tasks at once and undo that."""
+"""The endpoints that label many tasks at once and undo it."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ from my_backend.web.parsing import read
 
 
 def require_token(settings: Settings, token: str) -> None:
-    """Raises Forbidden if the caller is unknown and sends no token; whether it is valid, Label Studio decides."""
+    """Raises Forbidden if the caller is unknown and sends no token; Label Studio decides whether a token is valid."""
     if not (is_known(settings) or token):
         raise Forbidden(
             "this needs the password of this backend, or your own Label Studio token: set BASIC_AUTH_USER and "
@@ -49,7 +49,7 @@ class LabelingRoutes:
         return described(self._labeling.store.get(run_id))
 
     def undo(self, run_id: str) -> tuple[Json, int]:
-        """Removes the annotations of a run that nobody has changed; needs the password or a token."""
+        """Removes a run's annotations, except those that someone has changed; needs the password or a token."""
         return self._ask(run_id, "Undoing", self._labeling.undo)
 
     def resume(self, run_id: str) -> tuple[Json, int]:

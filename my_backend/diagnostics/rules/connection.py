@@ -25,7 +25,7 @@ WEBHOOKS = "In the project's Settings → Webhooks"
 
 
 def connection_problems(project: Project, found: Connection, basic_auth: BasicAuth) -> list[Problem]:
-    """What keeps the project's model or its annotation events from working, then webhooks that are too many."""
+    """What keeps the project's model or its annotation events from working, then surplus webhooks."""
     if not found.backends:
         main = [not_connected(project, found.blocking)]
     elif not found.connected:

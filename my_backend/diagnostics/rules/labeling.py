@@ -18,7 +18,7 @@ def run_halted(halted: HaltedRun) -> Problem:
                 f"(`… label undo {run.id}`)."
             )
         case "needs a token":
-            message = f"{what} needs a token: the person's was only in memory, and the process has ended."
+            message = f"{what} needs a token: the one sent with it was only in memory, and that process has ended."
             hint = "Resume or undo it with a token, over HTTP or with `python -m my_backend label`."
         case "waits":
             message, hint = f"{what} has to wait: {run.error}.", RETRIED

@@ -27,7 +27,7 @@ HINTS = {
     ),
     "annotations.json": "Send POST /train again, or remove the file.",
     "jobs": "The job is ignored. Remove the file, or return to the newer release that wrote it.",
-    "corrections": "This correction isn't learned. Correct the image again, or restore the file from a backup.",
+    "corrections": "Training ignores this correction. Correct the image again, or restore the file from a backup.",
 }
 HINT = "The backend continues without this file and rewrites it. If the problem persists, remove the file."
 

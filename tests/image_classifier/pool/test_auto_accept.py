@@ -180,7 +180,7 @@ def test_bounds_are_possible_numbers_and_contain_the_likeliest(pool_size: int, c
         assert low == high == wrong
 
 
-def test_bounds_of_what_cannot_be_are_refused() -> None:
+def test_bounds_of_impossible_numbers_are_refused() -> None:
     for numbers in ((10, 11, 0), (10, 5, 6), (10, 5, -1)):
         with pytest.raises(ValueError, match="checked"):
             bounds(*numbers)

@@ -1,4 +1,4 @@
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -10,7 +10,6 @@ from PIL import Image
 
 from image_classifier.data.dataset import Label, Sample, held_out
 from image_classifier.data.image_file import ImageFile
-from image_classifier.embedding.cache import EmbeddingCache
 from image_classifier.embedding.lane import InferenceLane
 from image_classifier.nets.classifier import FINE_TUNED, Backbone, Classifier, Head, load_backbone
 from image_classifier.training.hyperparameters import Hyperparameters
@@ -32,15 +31,6 @@ QUICK = Hyperparameters(epochs=8)
 
 def silent(record: dict[str, object]) -> None:
     assert record["phase"]
-
-
-@pytest.fixture
-def lane(tmp_path: Path) -> Iterator[InferenceLane]:
-    cache = EmbeddingCache(tmp_path / "embeddings")
-    lane = InferenceLane(cache)
-    yield lane
-    lane.close()
-    cache.close()
 
 
 @pytest.fixture(scope="module")

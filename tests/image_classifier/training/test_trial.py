@@ -1,6 +1,5 @@
 """A short trial tells whether training a pretrained network's layers can pay."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,6 @@ from typing import Any
 import pytest
 
 from image_classifier.data.dataset import Sample, held_out
-from image_classifier.embedding.cache import EmbeddingCache
 from image_classifier.embedding.lane import InferenceLane
 from image_classifier.nets.classifier import Backbone, Classifier
 from image_classifier.progress import ALL_LAYERS, Stages
@@ -27,15 +25,6 @@ class Stopped(Exception):
 
 def ignore(record: dict[str, Any]) -> None:
     pass
-
-
-@pytest.fixture
-def lane(tmp_path: Path) -> Iterator[InferenceLane]:
-    cache = EmbeddingCache(tmp_path / "embeddings")
-    lane = InferenceLane(cache)
-    yield lane
-    lane.close()
-    cache.close()
 
 
 @pytest.fixture

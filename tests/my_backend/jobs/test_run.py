@@ -13,17 +13,7 @@ from my_backend.jobs.record import Job, new_job
 from my_backend.jobs.run import CANCELED, MAX_ATTEMPTS, RunningJob, Work, cancel_waiting, run_job, yield_to_others
 from my_backend.jobs.store import KEPT_JOBS, JobStore
 from my_backend.projects.registry import Projects
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> JobStore:
-    return JobStore(tmp_path)
-
-
-def submitted(store: JobStore, project: str = "7.1", **fields: Any) -> Job:
-    job = Job(**{**vars(new_job(project, "head", "test")), **fields})
-    store.save(job)
-    return job
+from tests.my_backend.jobs.conftest import submitted
 
 
 def run(job: Job, store: JobStore, work: Work = lambda running: {}, shutting_down: bool = False) -> Job:

@@ -1,22 +1,11 @@
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from my_backend.errors import NotFound
-from my_backend.jobs.record import Job, new_job
+from my_backend.jobs.record import new_job
 from my_backend.jobs.store import JobStore
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> JobStore:
-    return JobStore(tmp_path)
-
-
-def submitted(store: JobStore, project: str = "7.1", **fields: Any) -> Job:
-    job = Job(**{**vars(new_job(project, "head", "test")), **fields})
-    store.save(job)
-    return job
+from tests.my_backend.jobs.conftest import submitted
 
 
 def test_records_outlive_the_process(store: JobStore, tmp_path: Path) -> None:

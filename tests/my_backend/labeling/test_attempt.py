@@ -1,12 +1,15 @@
 """What a labeling run leaves in Label Studio, whatever happens in between."""
 
+import errno
 import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
 
+from my_backend import files
 from my_backend.errors import BadRequest, Conflict, LabelStudioError
 from my_backend.labeling import attempt
 from my_backend.labeling.project_tasks import ProjectTasks
@@ -365,3 +368,29 @@ def test_finished_run_is_not_resumed(writer: Writer, labels: FakeLabels) -> None
 
     with pytest.raises(Conflict, match="finished"):
         writer.resume(run.id)
+
+
+@pytest.mark.parametrize("writes", range(1, 6))
+def test_disk_that_is_full_in_the_middle_of_a_run_loses_and_doubles_nothing(
+    writer: Writer, labels: FakeLabels, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    tasks = labels.add(10)
+    run = submit(writer, ("Cat", tasks))
+    write_json, done = files.write_json, []
+
+    def fill(*arguments: Any, **options: Any) -> None:
+        if len(done) >= writes:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        done.append(arguments)
+        write_json(*arguments, **options)
+
+    with monkeypatch.context() as full:
+        full.setattr(files, "write_json", fill)
+        with suppress(OSError):  # the thread logs it, and looks again later
+            writer.carry_out(run)
+    assert len(done) == writes
+
+    run = end(writer, writer.store.get(run.id))
+
+    assert (run.status, run.written) == ("finished", 10)
+    assert set(map(tuple, labels.choices().values())) == {("Cat",)}

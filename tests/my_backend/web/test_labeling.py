@@ -81,7 +81,7 @@ def test_run_is_started_followed_listed_and_undone(start: Any, label_studio: Fak
     assert labeling_problems(client) == []
 
 
-def test_request_waits_for_no_label_studio(start: Any, label_studio: FakeLabelStudio) -> None:
+def test_request_does_not_wait_for_label_studio(start: Any, label_studio: FakeLabelStudio) -> None:
     client, tasks, go = start(), label_studio.labels.add(1), threading.Event()
 
     def hang(name: str) -> None:
@@ -188,7 +188,7 @@ def test_backends_token_that_may_not_write_is_said_before_anything_is_done(
     assert "finished" in client.post(f"/api/labeling/runs/{run['run']}/resume", {}, 409)["error"]
 
 
-def test_without_any_token_or_url_it_is_said_at_once(serve: Serve, label_studio: FakeLabelStudio) -> None:
+def test_missing_token_or_url_is_reported_at_once(serve: Serve, label_studio: FakeLabelStudio) -> None:
     for settings, said in (({}, "LABEL_STUDIO_URL"), ({"label_studio_url": label_studio.url}, "without a token")):
         with serve(**settings) as client:
             client.setup()
