@@ -92,7 +92,7 @@ def all_tasks(pictures: Path, folder: Path) -> list[Task]:
         _from_folders("fine", clip_art, FINE),
         _from_folders("stamps", stamps, STAMP_CLASSES),
         _from_folders("rare", clip_art, RARE, most=RARE_MOST),
-        Task("digits", tuple(path for path, _ in digits), tuple(label for _, label in digits)),
+        Task("digits", tuple(path for path, _ in digits), tuple(label for _, label in digits), None),
         _multi(themes, folder / "multi"),
     ]
 
