@@ -36,7 +36,12 @@ class Group:
 
     rows: Tensor  # numbers of the images, the surest first
     proposal: int | None  # the class; None if they look like nothing labeled
-    exceptions: float = 0.0  # images that are expected to have another class than the proposed one
+    probabilities: Tensor | None = None  # that each image has the proposed class
+
+    @property
+    def exceptions(self) -> float:
+        """How many images are expected to have another class than the proposed one."""
+        return 0.0 if self.probabilities is None else float((1 - self.probabilities).sum())
 
 
 def next_groups(
@@ -46,19 +51,23 @@ def next_groups(
     targets: Tensor,
     probabilities: Tensor | None,
     doubt: float = 1.0,
+    largest: int = LARGEST,
 ) -> list[Group]:
     """The groups to show next, of the images `rows`: a crowd if there is one, otherwise a group for each class.
 
     `directions` [n, size] are unit vectors of all images, `rows` and `labeled` the numbers of those without and with
-    a label. `targets` are the labels' classes. `probabilities` [rows, classes] are a model's; None without a model.
+    a label. `targets` are the labels' classes. `probabilities` [rows, classes] are a model's; None without a model. No
+    group has more than `largest` images.
     """
-    crowd = find_crowd(directions, rows, labeled, always=probabilities is None)
+    crowd = find_crowd(directions, rows, labeled, always=probabilities is None, largest=largest)
     if crowd is not None or probabilities is None:
         return [crowd] if crowd else []
-    return proposed_groups(rows, vote(directions, rows, labeled, targets, probabilities), doubt)
+    return proposed_groups(rows, vote(directions, rows, labeled, targets, probabilities), doubt, largest)
 
 
-def find_crowd(directions: Tensor, rows: Tensor, labeled: Tensor, *, always: bool = False) -> Group | None:
+def find_crowd(
+    directions: Tensor, rows: Tensor, labeled: Tensor, *, always: bool = False, largest: int = LARGEST
+) -> Group | None:
     """The densest group among those of the images `rows` that look like nothing labeled; None if there is none.
 
     `always` finds one of any size, and if necessary one that looks labeled, as long as there are images.
@@ -77,7 +86,7 @@ def find_crowd(directions: Tensor, rows: Tensor, labeled: Tensor, *, always: boo
     for _ in range(2):  # the first image may be at the edge of its crowd
         nearest = (vectors @ center).where(free, _NEVER).topk(min(NEAREST, int(free.sum()))).indices
         center = normalize(vectors[nearest].mean(0), dim=0)
-    alike, members = (vectors @ center).where(free, _NEVER).topk(min(LARGEST, int(free.sum())))
+    alike, members = (vectors @ center).where(free, _NEVER).topk(min(largest, int(free.sum())))
     inside = alike >= min(ALIKE * alike[0], alike[0])
     if int(inside.sum()) < FEWEST and not always:
         return None
@@ -130,7 +139,7 @@ def vote(directions: Tensor, rows: Tensor, labeled: Tensor, targets: Tensor, pro
     return votes / votes.sum(1, keepdim=True)
 
 
-def proposed_groups(rows: Tensor, probabilities: Tensor, doubt: float = 1.0) -> list[Group]:
+def proposed_groups(rows: Tensor, probabilities: Tensor, doubt: float = 1.0, largest: int = LARGEST) -> list[Group]:
     """The next group of each class, of images `rows` with `probabilities` [rows, classes].
 
     Those with the most labels per action come first. What comes after a group depends on the labels that it gets.
@@ -139,11 +148,12 @@ def proposed_groups(rows: Tensor, probabilities: Tensor, doubt: float = 1.0) -> 
     found = []
     for number in sorted(set(classes.tolist())):
         members = (classes == number).nonzero().flatten()
-        members = members[sure[members].argsort(descending=True, stable=True)][:LARGEST]
+        members = members[sure[members].argsort(descending=True, stable=True)][:largest]
         exceptions = (1 - sure[members]).cumsum(0)
         gains = torch.arange(1, len(members) + 1) / (1 + doubt * exceptions)  # one key, and one for each exception
         last = max(int(gains.argmax()), min(SMALLEST, len(members)) - 1)
-        found.append((float(gains[last]), Group(rows[members[: last + 1]], number, float(exceptions[last]))))
+        members = members[: last + 1]
+        found.append((float(gains[last]), Group(rows[members], number, sure[members])))
     return [group for _, group in sorted(found, key=lambda each: -each[0])]
 
 

@@ -1,5 +1,7 @@
 """Fewer numbers per image that keep most of the differences: principal components, and with two of them a map."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -8,8 +10,32 @@ COMPONENTS = 64  # of directions
 SAMPLE = 20_000  # images that the components are computed from; more don't change them
 
 
-def principal_components(embeddings: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Standardized embeddings [n, size] on their first `count` axes [n, count]; also the variance of each axis.
+@dataclass(frozen=True)
+class Axes:
+    """Axes of embeddings [size]: their standardized values, weighted, give one number for each of `count` axes.
+
+    `weights` [size, count] include the standard deviations; `variances` [count] are those along the axes.
+    """
+
+    mean: Tensor
+    weights: Tensor
+    variances: Tensor
+
+    def components(self, embeddings: Tensor) -> Tensor:
+        """Each embedding's [n, size] place on the axes [n, count]."""
+        return embeddings @ self.weights - self.mean @ self.weights
+
+    def directions(self, embeddings: Tensor) -> Tensor:
+        """Unit vectors [n, count] for embeddings [n, size]: their products say how alike two images are, 1 at most.
+
+        The axes are scaled by the fourth root of their variance, half way to whitening: otherwise a few axes, such as
+        the brightness of the background, would decide.
+        """
+        return normalize(self.components(embeddings) / self.variances.clamp(min=1e-12) ** 0.25, dim=1)
+
+
+def principal_axes(embeddings: Tensor, count: int = COMPONENTS) -> Axes:
+    """The first `count` principal axes of standardized embeddings [n, size].
 
     There are fewer axes if there are fewer images or numbers. The sign of an axis is such that its largest weight is
     positive, so the same embeddings always give the same map.
@@ -19,25 +45,19 @@ def principal_components(embeddings: Tensor, count: int) -> tuple[Tensor, Tensor
         embeddings[:: -(-len(embeddings) // SAMPLE)]
         if len(embeddings)
         else embeddings.new_zeros(1, embeddings.shape[1])
-    )
+    ).float()
     mean, std = some.mean(0), some.std(0, unbiased=False)
     std = std + 0.1 * std.mean() + 1e-6  # features that hardly vary stay small
     inputs = (some - mean) / std
     variances, axes = torch.linalg.eigh(inputs.T @ inputs / len(inputs))
     variances, axes = variances[-count:].flip(0).clamp(min=0), axes[:, -count:].flip(1)
     axes = axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
-    weights = axes / std[:, None]
-    return embeddings @ weights - mean @ weights, variances
+    return Axes(mean, axes / std[:, None], variances)
 
 
 def directions(embeddings: Tensor) -> Tensor:
-    """Unit vectors [n, up to 64] for embeddings [n, size]: their products say how alike two images are, 1 at most.
-
-    The axes are scaled by the fourth root of their variance, half way to whitening: otherwise a few axes, such as the
-    brightness of the background, would decide.
-    """
-    components, variances = principal_components(embeddings, COMPONENTS)
-    return normalize(components / variances.clamp(min=1e-12) ** 0.25, dim=1)
+    """Unit vectors [n, up to 64] for embeddings [n, size], along their own axes."""
+    return principal_axes(embeddings).directions(embeddings)
 
 
 def project(embeddings: Tensor) -> Tensor:
@@ -45,7 +65,7 @@ def project(embeddings: Tensor) -> Tensor:
 
     The positions of most images fill the map; a few that are far away from all others are moved to its edge.
     """
-    components, _ = principal_components(embeddings, 2)
+    components = principal_axes(embeddings, 2).components(embeddings)
     positions = torch.zeros(len(embeddings), 2)
     positions[:, : components.shape[1]] = components
     if len(positions) == 0:

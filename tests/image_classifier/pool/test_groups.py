@@ -9,7 +9,7 @@ from torch.nn.functional import normalize, one_hot
 
 from image_classifier.pool import groups
 from image_classifier.pool.groups import doubt_of, find_crowd, next_groups, proposed_groups, vote
-from image_classifier.pool.map import directions, principal_components, project
+from image_classifier.pool.map import directions, principal_axes, project
 from image_classifier.pool.outliers import outliers, strangeness
 
 NONE = torch.zeros(0, dtype=torch.long)
@@ -167,7 +167,8 @@ def test_components_keep_the_largest_differences() -> None:
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(300, 2, generator=generator)
     embeddings = hidden @ torch.randn(2, 30, generator=generator) + 0.01 * torch.randn(300, 30, generator=generator)
-    components, variances = principal_components(embeddings, 5)
+    axes = principal_axes(embeddings, 5)
+    components, variances = axes.components(embeddings), axes.variances
     assert float(variances[:2].sum() / variances.sum()) > 0.99
     torch.testing.assert_close(components.var(0, unbiased=False), variances, rtol=1e-2, atol=1e-3)
 

@@ -1,0 +1,121 @@
+"""All images of a project, labeled or not, compared with each other by their embeddings."""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from image_classifier.embedding.cache import Embedding
+from image_classifier.pool.groups import LARGEST, Group, next_groups
+from image_classifier.pool.map import COMPONENTS, Axes, principal_axes
+
+RENEWED = 1.2  # the axes are computed again once there are this many times more images
+CANDIDATES = 20_000  # images among which groups are looked for, so that the time is bounded
+BLOCK = 8192  # images that are computed with at once; other threads get the processor in between
+
+# The probabilities [rows, classes] that a model gives to images with these embeddings [rows, size]
+Model = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class _Content:
+    """The first `count` rows of both are images; rows after them may be written to at any time."""
+
+    count: int
+    vectors: Tensor
+    directions: Tensor
+
+
+class Pool:
+    """Images by the numbers in which they were added, with their embeddings in half precision; thread-safe.
+
+    An image takes 2 bytes for each number of its embedding, which is 1 KB for ResNet18, and 256 more for its direction.
+    All of it is in memory: the embeddings are cached on disk anyway.
+    """
+
+    def __init__(self, fingerprint: str) -> None:
+        """`fingerprint` is that of the network and its precision: embeddings of another can't be compared."""
+        self.fingerprint = fingerprint
+        self._adding = threading.Lock()
+        self._content = _Content(0, torch.empty(0, 0, dtype=torch.float16), torch.empty(0, COMPONENTS))
+        self._axes: Axes | None = None
+        self._fitted = 0  # images when the axes were computed
+
+    def __len__(self) -> int:
+        return self._content.count
+
+    def add(self, embeddings: Sequence[Embedding]) -> None:
+        """Adds images; the first one gets the number `len(pool)`."""
+        if len(embeddings) == 0:
+            return
+        rows = torch.stack([torch.as_tensor(one) for one in embeddings]).float()
+        limits = torch.finfo(torch.float16)
+        rows = rows.nan_to_num(0, limits.max, limits.min).clamp(limits.min, limits.max).half()
+        with self._adding:
+            before, count = self._content.count, self._content.count + len(rows)
+            vectors = self._with_room(self._content.vectors, count, rows.shape[1])
+            vectors[before:count] = rows
+            if self._axes is None or count > RENEWED * self._fitted:
+                self._axes, self._fitted = principal_axes(vectors[:count]), count
+                directions = self._directed(self._axes, vectors[:count])
+            else:
+                directions = self._with_room(self._content.directions, count, self._axes.weights.shape[1])
+                directions[before:count] = self._directed(self._axes, rows)
+            self._content = _Content(count, vectors, directions)
+
+    @staticmethod
+    def _with_room(values: Tensor, rows: int, size: int) -> Tensor:
+        """The values, or a larger copy in which so many rows have room; readers keep the one they have."""
+        if rows <= len(values):
+            return values
+        larger = values.new_zeros(max(rows, int(RENEWED * len(values))), size)
+        if len(values):
+            larger[: len(values)] = values
+        return larger
+
+    @staticmethod
+    def _directed(axes: Axes, vectors: Tensor) -> Tensor:
+        return torch.cat([axes.directions(block.float()) for block in torch.split(vectors, BLOCK)])
+
+    def groups(
+        self,
+        unlabeled: Sequence[int],
+        labels: Sequence[tuple[int, int]],
+        model: Model | None,
+        *,
+        doubt: float = 1.0,
+        largest: int = LARGEST,
+        count: int = 1,
+    ) -> list[Group]:
+        """The next groups of unlabeled images, at most `count`, none of them in two groups.
+
+        `labels` are labeled images with their classes, which are numbers of `model`'s columns; without a model, the
+        classes don't matter. `doubt` is explained in `groups.doubt_of`.
+        """
+        now = self._content  # images that are added meanwhile don't count
+        rows = torch.as_tensor(unlabeled, dtype=torch.long)
+        if len(rows) > CANDIDATES:
+            rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:CANDIDATES]]
+        known = torch.tensor(labels, dtype=torch.long).reshape(-1, 2)
+        known, targets = known[:, 0], known[:, 1]
+        probabilities = model(now.vectors[rows].float()) if model and len(rows) else None
+        found: list[Group] = []
+        while len(found) < count and len(rows):
+            groups = next_groups(now.directions[: now.count], rows, known, targets, probabilities, doubt, largest)
+            if not groups:
+                break
+            found.append(groups[0])
+            left = ~torch.isin(rows, groups[0].rows)
+            rows, probabilities = rows[left], None if probabilities is None else probabilities[left]
+        return found
+
+    def most_alike(self, image: int, among: Sequence[int], count: int) -> list[tuple[int, float]]:
+        """Those of the images `among` that look most like an image, with their cosines, the most alike first."""
+        directions = self._content.directions
+        rows = torch.as_tensor(among, dtype=torch.long)
+        rows = rows[rows != image]
+        cosines = torch.cat([directions[block] @ directions[image] for block in torch.split(rows, BLOCK)])
+        found = cosines.topk(min(count, len(rows)))
+        return list(zip(rows[found.indices].tolist(), found.values.tolist(), strict=True))
