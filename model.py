@@ -5,7 +5,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from contextvars import copy_context
@@ -32,7 +32,9 @@ from image_classifier.evaluation.predict import Answer, choose
 from image_classifier.model_registry import SharedNetworks
 from image_classifier.nets.classifier import BACKBONE_FILE, FINE_TUNED, Backbone, Classifier, choose_device
 from image_classifier.nets.folder import load_model
+from image_classifier.pool.groups import doubt_of
 from image_classifier.pool.order import labeling_order
+from image_classifier.pool.pool import Pool
 from image_classifier.progress import Stages
 from image_classifier.settings import ClassifierSettings, Score, TrainMode
 from image_classifier.training.correction import correct
@@ -58,6 +60,7 @@ from my_backend.errors import BackendError, MediaError, TrainingError
 from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.media import Media, MediaRequest, media_pool, open_media
 from my_backend.label_studio.safe_http import redact
+from my_backend.serving.image_pool import ImagePool, LookAlikes
 from my_backend.settings import Settings, explain
 
 log = logging.getLogger(__name__)
@@ -250,8 +253,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         tag = self._tag()
         if tag is None:
             return
-        backbone = self._classifier.backbone if self._classifier else _networks().base
-        for _ in self._read(tasks, tag, backbone):
+        for _ in self._read(tasks, tag, self._backbone):
             pass  # the embeddings are cached
 
     def order(
@@ -270,8 +272,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         tag = self._tag(label_config)
         if tag is None or _settings().score != "order":
             return None
-        classifier = self._classifier
-        backbone = classifier.backbone if classifier else _networks().base
+        classifier, backbone = self._classifier, self._backbone
         vectors = self._read_for(ORDER_SECONDS, tasks, tag, backbone, check)
         if not vectors:
             return []
@@ -289,6 +290,15 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
                 doubt[rows] = answer.doubt() if answer.names else 1.0  # the model knows none of the task's choices
         check()
         return [positions[row] for row in labeling_order(embeddings, labeled, doubt).tolist()]
+
+    def open_pool(self) -> "TaskPool | None":
+        """A pool for the project's images, compared by their embeddings; None if the labeling config has no choices."""
+        tag = self._tag()
+        return TaskPool(self, self._backbone, tag) if tag else None
+
+    @property
+    def _backbone(self) -> Backbone:
+        return self._classifier.backbone if self._classifier else _networks().base
 
     def _read_for(
         self, seconds: float, tasks: Sequence[Json], tag: ImageChoices, backbone: Backbone, check: Callable[[], None]
@@ -509,6 +519,65 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
             "warning": classifier.backbone.warning,
             "held_back": held_back,
         }
+
+
+class TaskPool(ImagePool):
+    """The images of a project's tasks, compared by the embeddings of one network."""
+
+    def __init__(self, model: ImageClassifierAPI, backbone: Backbone, tag: ImageChoices) -> None:
+        """`model` reads the images."""
+        self._model, self._backbone, self._tag = model, backbone, tag
+        self._pool = Pool(backbone.fingerprint)
+
+    def suits(self, model: Any) -> bool:
+        return bool(model._backbone.fingerprint == self._pool.fingerprint)
+
+    def add(self, tasks: Sequence[Json], check: Callable[[], None]) -> list[str | None]:
+        digests: list[str | None] = []
+        # `predict` reports images that can't be read.
+        with closing(self._model._read(tasks, self._tag, self._backbone, level=logging.DEBUG)) as pieces:
+            for piece in pieces:
+                check()
+                self._pool.add([vector for _, vector in piece if not isinstance(vector, Exception)])
+                digests += [
+                    file.digest if isinstance(file, ImageFile) and not isinstance(vector, Exception) else None
+                    for file, vector in piece
+                ]
+        return digests
+
+    def groups(
+        self,
+        model: Any,
+        unlabeled: Sequence[int],
+        labels: Mapping[int, str],
+        past: Sequence[tuple[int, float]],
+        *,
+        largest: int,
+        count: int,
+    ) -> list[LookAlikes]:
+        classifier = model._classifier
+        names = _answer(classifier, self._tag, classifier.head.weight[:0]).names if classifier else []
+        columns = {name: column for column, name in enumerate(names)}
+        known = [(image, columns.get(name, 0)) for image, name in labels.items() if name in columns or not columns]
+        found = self._pool.groups(
+            unlabeled,
+            known,
+            (lambda embeddings: _answer(classifier, self._tag, embeddings).probabilities) if names else None,
+            doubt=doubt_of(past),
+            largest=largest,
+            count=count,
+        )
+        return [
+            LookAlikes(
+                group.rows.tolist(),
+                None if group.proposal is None else names[group.proposal],
+                [None] * len(group.rows) if group.probabilities is None else group.probabilities.tolist(),
+            )
+            for group in found
+        ]
+
+    def most_alike(self, image: int, among: Sequence[int], count: int) -> list[tuple[int, float]]:
+        return self._pool.most_alike(image, among, count)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from my_backend.jobs.training_job import TrainingJob
 from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.media import media_pool
 from my_backend.label_studio.webhook_password import WebhookPassword
+from my_backend.labeling.pools import Pools
 from my_backend.labeling.writer import Writer
 from my_backend.projects.recent_predictions import Recent
 from my_backend.projects.registry import Project, Projects
@@ -57,6 +58,9 @@ class Backend:
         self.storage = Storage(settings, self.projects, self.job_store)
         self.queue = self._make_queue()
         self.labeling = Writer(settings, self.projects, self.connections, self.job_store.tally, self._labeling_ended)
+        self.pools = Pools(
+            self.projects, self.connections, self.serving, self.new_model, self.labeling.store, settings.choices
+        )
         self.retraining = Retraining(
             self.projects, settings.retrain_after_annotations, self.submit_correction, self.labeling.is_writing
         )
@@ -114,6 +118,7 @@ class Backend:
             self.queue,
             self.retraining,
             self.labeling,
+            self.pools,
             self.token_gate,
             self.webhook_password,
             self.recent,

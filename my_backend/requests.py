@@ -214,11 +214,29 @@ class DeleteRequest(Request):
     token: OwnToken = Field("", repr=False)
 
 
+TaskId = Annotated[int, Field(ge=1, lt=2**63)]
+
+
+class GroupsRequest(ProjectRequest):
+    """Asks for groups of look-alikes: without some tasks, and with at most so many images each."""
+
+    without: Items[TaskId] = Field(default_factory=list)
+    most: int = Field(60, ge=1, le=200)
+
+
+class SimilarRequest(ProjectRequest):
+    """Asks for the tasks whose images look most like a task's; `unlabeled` leaves out annotated ones."""
+
+    task: TaskId
+    unlabeled: bool = False
+    most: int = Field(60, ge=1, le=200)
+
+
 class LabeledTasks(Request):
     """Tasks that get the same label, or labels if the labeling config allows several."""
 
     label: Label
-    tasks: Annotated[Items[Annotated[int, Field(ge=1, lt=2**63)]], Field(min_length=1)]
+    tasks: Annotated[Items[TaskId], Field(min_length=1)]
 
 
 class RunRequest(Request):

@@ -419,6 +419,53 @@ def test_there_is_no_order_if_another_score_is_set(mode: str, trained: Json, mon
     assert ImageClassifierAPI(CONFIG, trained).order([]) is None
 
 
+# --- pools ------------------------------------------------------------------
+
+
+def pooled(api: ImageClassifierAPI, tasks: list[Json]) -> tuple[Any, list[str | None]]:
+    pool = api.open_pool()
+    assert pool is not None
+    return pool, pool.add(tasks, lambda: None)
+
+
+def test_pool_proposes_what_the_model_predicts(trained: Json, shown: Digits) -> None:
+    api, tasks = ImageClassifierAPI(CONFIG, trained), asked(shown[30:57])
+    pool, digests = pooled(api, [*tasks, task(98, b"no image"), {"id": 99, "data": {}}])
+    assert digests == [*(sha256(path.read_bytes()).hexdigest() for path, _ in shown[30:57]), None, None]
+    predicted = [choice(result) for result in api.predict(tasks)]
+
+    groups = pool.groups(api, range(27), {0: predicted[0], 1: predicted[1]}, [], largest=30, count=3)
+
+    proposed = {image: group.proposal for group in groups for image in group.images if group.proposal}
+    assert proposed
+    assert {image: predicted[image] for image in proposed} == proposed
+    for group in groups:
+        if group.proposal:
+            assert group.probabilities == sorted(group.probabilities, reverse=True)
+
+
+def test_pool_works_before_the_first_version_and_suits_versions_of_the_same_network(
+    trained: Json, shown: Digits
+) -> None:
+    untrained = ImageClassifierAPI(CONFIG)
+    pool, _ = pooled(untrained, asked(shown[30:57]))
+    [group] = pool.groups(untrained, range(27), {}, [], largest=30, count=1)
+    assert (group.proposal, set(group.probabilities)) == (None, {None})
+    assert pool.suits(ImageClassifierAPI(CONFIG, trained))
+    assert ImageClassifierAPI("<View/>").open_pool() is None
+
+
+def test_pool_can_be_stopped(trained: Json, shown: Digits) -> None:
+    pool = ImageClassifierAPI(CONFIG, trained).open_pool()
+    assert pool is not None
+
+    def check() -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        pool.add(asked(shown[:3]), check)
+
+
 def test_first_requests_that_come_together_are_all_answered(trained: Json, shown: Digits) -> None:
     model._networks().close()
     model._make_networks.cache_clear()

@@ -154,6 +154,11 @@ class Serving(Background):
             raise Unavailable(self.problem(project) or "the model is still loading: try again")
         return live
 
+    def loaded(self, project: str) -> ModelAPI | None:
+        """The project's live model if it is in memory; never waits."""
+        live = self._live.get(project)
+        return live.model if live else None
+
     def problem(self, project: str | None = None) -> str:
         """Returns why the model class or the project's live version can't be loaded; "" if they are loaded."""
         if self._import_error or project is None:

@@ -10,6 +10,7 @@ from label_studio_format.image_value import image_url
 from label_studio_format.labeling_config import ImageChoices, parse_label_config
 from my_backend.errors import BadRequest, MediaError
 from my_backend.label_studio.media import Media, MediaFile, MediaRequest
+from my_backend.serving.image_pool import ImagePool
 
 Json = dict[str, Any]
 Failed = Callable[[int, str, str], None]  # a task's position, why it has no prediction, and the reason code
@@ -105,6 +106,13 @@ class ModelAPI:
         With `RENEW_PREDICTIONS` it is called in the background, once per version, with at most 10,000 tasks; Label
         Studio gets the places as scores. Arguments: `label_config`, the project's current one; `check()`, to be called
         regularly: it raises an exception to stop, which must not be caught.
+        """
+        return None
+
+    def open_pool(self) -> ImagePool | None:
+        """An empty pool that compares images as this instance sees them; None if the class can't compare images.
+
+        With it, people can label groups of look-alikes on the page.
         """
         return None
 

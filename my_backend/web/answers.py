@@ -170,6 +170,50 @@ class LiveVersion(Answer):
     project: str
 
 
+class GroupImage(Answer):
+    """A task in a group, the SHA-256 of its image, and the probability that the group's proposal is right for it."""
+
+    task: int
+    digest: str
+    confidence: float | None
+
+
+class Group(Answer):
+    """Images that probably get the same choice, the surest first; `proposal` is null if they look like no other."""
+
+    proposal: str | None
+    images: list[GroupImage]
+
+
+class Groups(ModelVersion):
+    """Groups to label next, and how many of the project's images are collected."""
+
+    state: Literal["collecting", "ready", "failed"]
+    error: str | None
+    tasks: int
+    collected: int
+    unreadable: int
+    labeled: int
+    unlabeled: int
+    choices: list[str]
+    groups: list[Group]
+
+
+class SimilarImage(Answer):
+    """A task, the SHA-256 of its image, the similarity (at most 1), and the task's label if it has one."""
+
+    task: int
+    digest: str
+    similarity: float
+    label: str | None
+
+
+class SimilarImages(Answer):
+    """The tasks whose images look most like a task's, the most alike first."""
+
+    images: list[SimilarImage]
+
+
 class LeftAlone(Answer):
     """Tasks that a run left alone: deleted ones, those that others have labeled, and (undo) changed annotations."""
 

@@ -7,11 +7,15 @@ from flask import request
 from my_backend import context
 from my_backend.backend import Backend
 from my_backend.errors import Forbidden
+from my_backend.labeling.project_pool import ProjectPool
 from my_backend.labeling.runs import Labels, Run
-from my_backend.requests import Json, LabelRequest, RunRequest
+from my_backend.requests import GroupsRequest, Json, LabelRequest, RunRequest, SimilarRequest
+from my_backend.serving.image_pool import LookAlikes
 from my_backend.settings import Settings
 from my_backend.web.auth import is_known
 from my_backend.web.parsing import read
+
+SHOWN_GROUPS = 2  # the one to label now, and the next one, whose thumbnails the browser loads meanwhile
 
 
 def require_token(settings: Settings, token: str) -> None:
@@ -28,7 +32,8 @@ class LabelingRoutes:
 
     def __init__(self, backend: Backend) -> None:
         self._settings, self._projects, self._labeling = backend.settings, backend.projects, backend.labeling
-        self._gate = backend.token_gate
+        self._serving = backend.serving
+        self._gate, self._pools = backend.token_gate, backend.pools
 
     def start(self) -> tuple[Json, int]:
         """Starts to label tasks in Label Studio, in the background; needs the password or a token."""
@@ -37,7 +42,39 @@ class LabelingRoutes:
         project = self._projects.find(body.project)
         context.now_for(project=project.uid)
         labels = [Labels(group.label, group.tasks) for group in body.labels]
-        return described(self._labeling.submit(project, labels, body.token)), 202
+        run = self._labeling.submit(project, labels, body.token)
+        self._pools.note_answers(project.uid, labels)
+        return described(run), 202
+
+    def groups(self) -> Json:
+        """Groups of look-alikes to label next; the first call starts to collect the project's images."""
+        body = read(GroupsRequest)
+        project = self._projects.find(body.project)
+        context.now_for(project=project.uid)
+        found = self._pools.groups(project, body.without, largest=body.most, count=SHOWN_GROUPS)
+        return {
+            "state": "failed" if found.error else "ready" if found.ready else "collecting",
+            "error": found.error or None,
+            **found.counts,
+            "labeled": len(found.labels),
+            "unlabeled": max(0, found.counts["tasks"] - len(found.labels)),
+            "choices": list(found.choices),
+            "model_version": self._serving.version_name(project.uid),
+            "groups": [_described_group(group, found.pool) for group in found.groups if found.pool],
+        }
+
+    def similar(self) -> Json:
+        """The tasks whose images look most like a task's, the most alike first."""
+        body = read(SimilarRequest)
+        project = self._projects.find(body.project)
+        context.now_for(project=project.uid)
+        found = self._pools.most_alike(project, body.task, body.most, unlabeled=body.unlabeled)
+        return {
+            "images": [
+                {"task": task, "digest": digest, "similarity": round(cosine, 4), "label": label}
+                for task, digest, cosine, label in found
+            ]
+        }
 
     def runs(self) -> Json:
         """The labeling runs of a project, the newest first."""
@@ -67,6 +104,15 @@ class LabelingRoutes:
         # Until Label Studio has confirmed the token, nothing about the run changes.
         self._gate.ask(project, token, f"{what} labeling run {run_id}", lambda: do(run_id, token))
         return described(run), 202
+
+
+def _described_group(group: LookAlikes, pool: ProjectPool) -> Json:
+    images = []
+    for image, probability in zip(group.images, group.probabilities, strict=True):
+        task, digest = pool.shown(image)
+        confidence = None if probability is None else round(probability, 4)
+        images.append({"task": task, "digest": digest, "confidence": confidence})
+    return {"proposal": group.proposal, "images": images}
 
 
 def described(run: Run) -> Json:

@@ -88,6 +88,8 @@ class Routes:
             ("POST", "/versions"): self.versions,
             ("POST", "/api/models/activate"): self.activate,
             ("POST", "/validate"): self.validate,
+            ("POST", "/api/labeling/groups"): self._labeling.groups,
+            ("POST", "/api/labeling/similar"): self._labeling.similar,
             ("POST", "/api/labeling/runs"): self._labeling.start,
             ("GET", "/api/labeling/runs"): self._labeling.runs,
             ("GET", "/api/labeling/runs/<run_id>"): self._labeling.run,

@@ -29,8 +29,9 @@ class FakeLabels:
     def add(self, count: int) -> list[int]:
         """Adds unlabeled tasks and returns their ids."""
         new = [len(self.tasks) + 1 + number for number in range(count)]
-        self.tasks |= {number: {"id": number, "annotations": [], "predictions": [], "drafts": []} for number in new}
         for number in new:
+            data = {"image": f"/data/{number}.png"}
+            self.tasks[number] = {"id": number, "data": data, "annotations": [], "predictions": [], "drafts": []}
             self.touch(number)
         return new
 
@@ -83,11 +84,12 @@ class FakeLabels:
         self.before(name)
         if name in self.failing:
             return {"detail": "A server error occurred."}, 500
-        if self.forbidden and name != "look":
+        if self.forbidden and name not in ("look", "list"):
             return {"detail": "You do not have permission to perform this action."}, 403
         given = json.loads(body) if body else None
         answer: Answer = {
             "look": lambda: self._look(json.loads(query["query"][0]), query["include"][0].split(",")),
+            "list": lambda: self._list(query, query["include"][0].split(",")),
             "import": lambda: self._import(given),
             "annotate": lambda: self.turn_into_annotations(given),
             "remove_all": lambda: self._remove_all(given),
@@ -99,7 +101,7 @@ class FakeLabels:
 
     def _name(self, method: str, path: str, query: dict[str, list[str]]) -> str:
         if path == "/api/tasks/" and "review" in query:
-            return "look"
+            return "list" if "data" in query["include"][0].split(",") else "look"
         if path == "/api/dm/actions":
             return {"predictions_to_annotations": "annotate", "delete_tasks_annotations": "remove_all"}[query["id"][0]]
         if path == "/api/projects/7/import/predictions":
@@ -117,6 +119,15 @@ class FakeLabels:
             found = [task for task in found if bool(task["drafts"]) is more[0]["value"]]
         shown = [{**task, "drafts": [one for one in task["drafts"] if one.get("user") != OTHER]} for task in found]
         return {"tasks": [_only(task, fields) for task in shown]}, 200
+
+    def _list(self, query: dict[str, list[str]], fields: list[str]) -> Answer:
+        """The tasks after one, by id."""
+        if query["project"] != ["7"]:
+            return {"detail": "No Project matches the given query."}, 404
+        [after] = json.loads(query["query"][0])["filters"]["items"]
+        assert (after["filter"], after["operator"], query["page"]) == ("filter:tasks:id", "greater", ["1"])
+        found = [self.tasks[number] for number in sorted(self.tasks) if number > after["value"]]
+        return {"tasks": [_only(task, fields) for task in found[: int(query["page_size"][0])]]}, 200
 
     def _import(self, predictions: list[Json]) -> Answer:
         if any(one["task"] not in self.tasks for one in predictions):

@@ -4,12 +4,14 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from my_backend.errors import TrainingError
 from my_backend.label_studio.media import MediaRequest
+from my_backend.serving.image_pool import ImagePool, LookAlikes
 from my_backend.serving.model_api import ModelAPI
 
 LABEL_CONFIG = """<View>
@@ -109,6 +111,14 @@ class FakeModel(ModelAPI):
     def order(self, tasks: list[Json], **kwargs: Any) -> list[int] | None:
         return _script().orders().get("order")
 
+    def open_pool(self) -> ImagePool | None:
+        return None if "no_pool" in _script().orders() else FakePool(self.network)
+
+    @property
+    def network(self) -> str:
+        """A model of another network can't compare the pool's images."""
+        return str(_script().orders().get("network", ""))
+
     def _result(self, task: Json) -> Any:
         if task["data"].get("broken"):
             return []
@@ -176,6 +186,45 @@ class FakeModel(ModelAPI):
     @classmethod
     def warm_up(cls) -> str:
         return str(_script().orders().get("warning", ""))
+
+
+class FakePool(ImagePool):
+    """Every ten images are look-alikes, and the more alike the closer their numbers are."""
+
+    def __init__(self, network: str) -> None:
+        self._network, self.images = network, 0
+
+    def suits(self, model: FakeModel) -> bool:
+        return model.network == self._network
+
+    def add(self, tasks: Sequence[Json], check: Callable[[], None]) -> list[str | None]:
+        _script().note("add", tasks=[task["id"] for task in tasks])
+        _script().wait_at("add", check)
+        if "add_raises" in _script().orders():
+            raise RuntimeError(_script().orders()["add_raises"])
+        broken = _script().orders().get("unreadable", [])
+        digests = [None if task["id"] in broken else sha256(str(task["id"]).encode()).hexdigest() for task in tasks]
+        self.images += len(digests) - digests.count(None)
+        return digests
+
+    def groups(
+        self,
+        model: FakeModel,
+        unlabeled: Sequence[int],
+        labels: Mapping[int, str],
+        past: Sequence[tuple[int, float]],
+        *,
+        largest: int,
+        count: int,
+    ) -> list[LookAlikes]:
+        _script().note("groups", learned=model.learned, labels=dict(labels), past=list(past))
+        tens = [[image for image in unlabeled if image // 10 == ten][:largest] for ten in range(self.images // 10 + 1)]
+        proposal, sure = (model.learned, 0.75) if model.learned else (None, None)
+        return [LookAlikes(ten, proposal, [sure] * len(ten)) for ten in tens if ten][:count]
+
+    def most_alike(self, image: int, among: Sequence[int], count: int) -> list[tuple[int, float]]:
+        others = sorted((other for other in among if other != image), key=lambda other: abs(other - image))
+        return [(other, 1 / (1 + abs(other - image))) for other in others[:count]]
 
 
 if os.environ.get(SCRIPT):

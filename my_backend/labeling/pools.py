@@ -1,0 +1,244 @@
+"""Collects the images of projects in the background, and finds groups of look-alikes among them.
+
+A project is collected once a person opens its groups, and is forgotten if nobody asks for an hour. Everything is in
+memory: Label Studio has the tasks, and the caches of images and embeddings make collecting them again quick.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from label_studio_format.labeling_config import ImageChoices, parse_label_config
+from my_backend import context
+from my_backend.background import Background
+from my_backend.errors import BackendError, Conflict, JobStopped, NotFound
+from my_backend.label_studio.client import LabelStudio
+from my_backend.label_studio.connections import Connections
+from my_backend.labeling.project_pool import ProjectPool, TaskLabels
+from my_backend.labeling.runs import Labels, Run, RunStore
+from my_backend.labeling.task_list import task_pages
+from my_backend.projects.registry import Project, Projects
+from my_backend.redaction import said
+from my_backend.serving.image_pool import LookAlikes
+from my_backend.serving.live_models import Serving
+from my_backend.serving.model_api import ModelAPI
+from my_backend.serving.model_loader import ModelFactory
+
+log = logging.getLogger(__name__)
+
+READ_AT_ONCE = 64  # images between two looks at the other projects
+LISTED_AGAIN = 60.0  # seconds after which the tasks are listed again while somebody asks
+LISTING_SHARE = 0.05  # of the time at most goes into listing again
+RETRY_SECONDS = 10.0  # after an error
+FORGOTTEN_SECONDS = 3600.0  # after the last question
+MODEL_SECONDS = 60.0  # for the live model to load
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The groups to label next, and how far collecting the images is.
+
+    `error` says why collecting stopped, and what to do; it is tried again while somebody asks.
+    """
+
+    ready: bool  # all images are collected
+    error: str
+    counts: dict[str, int]
+    labels: TaskLabels
+    choices: Sequence[str]
+    groups: list[LookAlikes]
+    pool: ProjectPool | None
+
+
+@dataclass
+class _Entry:
+    """One project: times are monotonic unless they say otherwise."""
+
+    asked: float
+    work: Iterator[None] | None = None  # what is in progress
+    due: float = 0.0
+    pool: ProjectPool | None = None
+    ready: bool = False
+    error: str = ""
+    listed_from: float = 0.0  # when the last complete listing began, in seconds since 1970
+    plans: dict[str, list[Labels]] = field(default_factory=dict)  # of runs
+
+
+class Pools(Background):
+    """The pools of all projects; one thread fills them in turn."""
+
+    def __init__(
+        self,
+        projects: Projects,
+        connections: Connections,
+        serving: Serving,
+        new_model: ModelFactory,
+        runs: RunStore,
+        choices_name: str = "",
+    ) -> None:
+        super().__init__("pools")
+        self._projects, self._connections, self._serving = projects, connections, serving
+        self._new_model, self._runs, self._choices_name = new_model, runs, choices_name
+        self._entries: dict[str, _Entry] = {}
+        self._lock = threading.Lock()
+
+    # --- asking -------------------------------------------------------------
+
+    def groups(self, project: Project, without: Sequence[int], *, largest: int, count: int) -> Groups:
+        """The groups that a person labels next, without some tasks; collects the project's images from now on.
+
+        Never waits for Label Studio. Raises Conflict if the labeling config doesn't offer one choice per image.
+        """
+        tag = self._tag(project)
+        entry = self._asked(project)
+        pool = entry.pool
+        if pool is None:
+            return Groups(False, entry.error, {"tasks": 0, "collected": 0, "unreadable": 0}, {}, tag.choices, [], None)
+        labels = pool.labels(self._runs_since(project, entry))
+        groups = pool.groups(self._model_for(project, pool), labels, without, largest=largest, count=count)
+        return Groups(entry.ready, entry.error, pool.counts(), labels, tag.choices, groups, pool)
+
+    def most_alike(
+        self, project: Project, task: int, count: int, *, unlabeled: bool
+    ) -> list[tuple[int, str, float, str | None]]:
+        """Tasks whose images look most like a task's, as task, digest, similarity, and label if there is one.
+
+        `unlabeled` leaves out tasks that have an annotation.
+
+        Raises NotFound if the task's image isn't collected, and Conflict like `groups`.
+        """
+        self._tag(project)
+        entry = self._asked(project)
+        image = entry.pool.image_of(task) if entry.pool else None
+        if entry.pool is None or image is None:
+            raise NotFound(f"the image of task {task} isn't collected yet, or can't be read: see the project's groups")
+        labels = entry.pool.labels(self._runs_since(project, entry))
+        alike = entry.pool.most_alike(image, labels if unlabeled else (), count)
+        return [(*entry.pool.shown(one), cosine, labels.get(entry.pool.shown(one)[0])) for one, cosine in alike]
+
+    def note_answers(self, project: str, labels: Sequence[Labels]) -> None:
+        """Notes what a person has labeled, which tells how much proposals can be relied on."""
+        entry = self._entries.get(project)
+        if entry and entry.pool:
+            entry.pool.note_answers(labels)
+
+    def _tag(self, project: Project) -> ImageChoices:
+        config = parse_label_config(project.label_config, self._choices_name)
+        if config.image_choices is None:
+            raise Conflict(
+                f"there are no groups to label: {config.problem or 'the project has no labeling config yet'}"
+            )
+        if config.image_choices.multiple:
+            raise Conflict("groups get one choice each, but this labeling config allows several choices per image")
+        return config.image_choices
+
+    def _asked(self, project: Project) -> _Entry:
+        with self._lock:
+            entry = self._entries.setdefault(project.uid, _Entry(time.monotonic()))
+            entry.asked = time.monotonic()
+        self._wake()
+        return entry
+
+    def _model_for(self, project: Project, pool: ProjectPool) -> ModelAPI:
+        """The live model if it is loaded and knows the pool's images, otherwise the one that opened the pool."""
+        live = self._serving.loaded(project.uid)
+        return live if live and pool.images.suits(live) else pool.model
+
+    def _runs_since(self, project: Project, entry: _Entry) -> Iterator[tuple[Run, list[Labels]]]:
+        """The runs whose labels the last listing may not have, the oldest first."""
+        for run in reversed(self._runs.of_project(project.uid)):
+            if run.in_vain or not (run.unfinished or run.changed >= entry.listed_from):
+                continue
+            if run.id not in entry.plans:
+                entry.plans[run.id] = self._runs.plan(run)
+            yield run, entry.plans[run.id]
+
+    # --- the thread ---------------------------------------------------------
+
+    def _look(self) -> float:
+        now = time.monotonic()
+        with self._lock:
+            known = {project.uid: project for project in self._projects.all()}
+            for uid, entry in list(self._entries.items()):
+                if uid not in known or now - entry.asked > FORGOTTEN_SECONDS:
+                    del self._entries[uid]
+            entries = [(known[uid], entry) for uid, entry in self._entries.items()]
+        for project, entry in entries:
+            if self._stopping:
+                break
+            if self._is_due(entry):
+                self._go_on(project, entry)
+        return 0.0 if any(entry.work for _, entry in entries) else LISTED_AGAIN
+
+    @staticmethod
+    def _is_due(entry: _Entry) -> bool:
+        """Whether there is something to do; a project is listed again only if somebody has asked since."""
+        return entry.work is not None or (entry.due <= time.monotonic() and entry.due <= entry.asked)
+
+    def _go_on(self, project: Project, entry: _Entry) -> None:
+        """Takes one step. An error of one project doesn't stop the others."""
+        with context.working_for(project=project.uid):
+            began = time.monotonic()
+            entry.work = entry.work or self._collect(project, entry)
+            try:
+                next(entry.work)
+                return
+            except StopIteration:
+                entry.error = ""
+            except JobStopped:
+                pass
+            except BackendError as error:
+                self._failed(project, entry, str(error))
+            except Exception as error:
+                log.exception("project %s: can't collect its images", project.uid)
+                self._failed(project, entry, said(error))
+            entry.work = None
+            if entry.error:
+                entry.due = began + RETRY_SECONDS
+
+    def _failed(self, project: Project, entry: _Entry, why: str) -> None:
+        if why != entry.error:
+            log.warning("project %s: can't collect its images: %s", project.uid, why)
+        entry.error = why
+
+    def _collect(self, project: Project, entry: _Entry) -> Iterator[None]:
+        """Lists the tasks and reads the images that aren't in the pool yet, a step at a time."""
+        tag, label_studio, model = self._tag(project), self._label_studio(project), self._model(project)
+        if entry.pool is None or not self._is_current(project, entry.pool, model):
+            images = model.open_pool()
+            if images is None:
+                raise Conflict("this model class can't compare images, so there are no groups to label")
+            entry.pool, entry.ready = ProjectPool(project.label_config, tag, model, images), False
+        pool, listed_from, began = entry.pool, time.time(), time.monotonic()
+        pool.begin_listing()
+        for page in task_pages(label_studio, project.id):
+            pool.note_tasks(page)
+            yield
+        pool.end_listing()
+        entry.listed_from = listed_from
+        entry.plans = {}
+        entry.due = time.monotonic() + max(LISTED_AGAIN, (time.monotonic() - began) / LISTING_SHARE)
+        while tasks := pool.next_to_read(READ_AT_ONCE):
+            pool.note_images(tasks, pool.images.add(tasks, self._check))
+            yield
+        entry.ready = True
+
+    def _check(self) -> None:
+        if self._stopping:
+            raise JobStopped("the process is shutting down")
+
+    @staticmethod
+    def _is_current(project: Project, pool: ProjectPool, model: ModelAPI) -> bool:
+        return pool.label_config == project.label_config and pool.images.suits(model)
+
+    def _label_studio(self, project: Project) -> LabelStudio:
+        found = self._connections.label_studio(self._projects.credentials(project.uid))
+        if found is None:
+            raise Conflict("Label Studio's URL is unknown: set LABEL_STUDIO_URL")
+        return found
+
+    def _model(self, project: Project) -> ModelAPI:
+        live = self._serving.live(project.uid, time.monotonic() + MODEL_SECONDS).model
+        return live or self._new_model(project, None)

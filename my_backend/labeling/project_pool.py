@@ -1,0 +1,150 @@
+"""What is known of the tasks of a project: their images, and their labels including those being written."""
+
+import threading
+from collections import deque
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from label_studio_format.annotations import annotations_of, label_of
+from label_studio_format.labeling_config import ImageChoices
+from my_backend.labeling.runs import Labels, Run
+from my_backend.serving.image_pool import ImagePool, LookAlikes
+from my_backend.serving.model_api import ModelAPI
+
+RECENT = 10  # groups whose exceptions are remembered
+
+Json = dict[str, Any]
+TaskLabels = dict[int, str | None]  # of annotated tasks; None if there is no single choice, as for skipped ones
+
+
+class ProjectPool:
+    """The tasks of a project, filled by one thread and asked by others."""
+
+    def __init__(self, label_config: str, tag: ImageChoices, model: ModelAPI, images: ImagePool) -> None:
+        """`images` is an empty pool that `model` has opened."""
+        self.label_config, self.tag = label_config, tag
+        self.model, self.images = model, images
+        self._lock = threading.Lock()
+        self._tasks: dict[int, int | None] = {}  # task → its image's number; None until that is read
+        self._shown_by: list[int] = []  # task of each image number
+        self._digests: list[str] = []
+        self._waiting: dict[int, Json] = {}  # tasks whose images are to be read
+        self._unreadable: set[int] = set()
+        self._labels: TaskLabels = {}
+        self._listed: tuple[set[int], TaskLabels] = (set(), {})  # of the listing in progress
+        self._proposed: dict[int, tuple[str, float]] = {}  # task → proposed choice and its probability
+        self._past: deque[tuple[int, float]] = deque(maxlen=RECENT)
+
+    # --- filling ------------------------------------------------------------
+
+    def begin_listing(self) -> None:
+        """Forgets what an interrupted listing has noted."""
+        self._listed = (set(), {})
+
+    def note_tasks(self, tasks: Sequence[Json]) -> None:
+        """Notes some of the project's tasks, as Label Studio has them now."""
+        ids, labels = self._listed
+        for task in tasks:
+            ids.add(task["id"])
+            if annotations_of(task):
+                label = label_of(task, self.tag)
+                labels[task["id"]] = next(iter(label.choices)) if label.outcome == "used" else None
+        with self._lock:
+            for task in tasks:
+                if task["id"] not in self._tasks:
+                    self._tasks[task["id"]] = None
+                    self._waiting[task["id"]] = {"id": task["id"], "data": task.get("data") or {}}
+            self._labels |= {task["id"]: labels[task["id"]] for task in tasks if task["id"] in labels}
+
+    def end_listing(self) -> None:
+        """Forgets tasks and labels that the listing hasn't noted: they don't exist anymore."""
+        ids, self._labels = self._listed
+        with self._lock:
+            for gone in self._tasks.keys() - ids:
+                del self._tasks[gone]
+                self._waiting.pop(gone, None)
+                self._unreadable.discard(gone)
+
+    def next_to_read(self, most: int) -> list[Json]:
+        """Tasks whose images aren't in the pool yet."""
+        with self._lock:
+            return [task for task, _ in zip(self._waiting.values(), range(most), strict=False)]
+
+    def note_images(self, tasks: Sequence[Json], digests: Sequence[str | None]) -> None:
+        """Notes that images were added to the pool, or can't be read."""
+        with self._lock:
+            for task, digest in zip(tasks, digests, strict=True):
+                self._waiting.pop(task["id"], None)
+                if digest is None:
+                    self._unreadable.add(task["id"])
+                    continue
+                if task["id"] in self._tasks:
+                    self._tasks[task["id"]] = len(self._shown_by)
+                self._shown_by.append(task["id"])
+                self._digests.append(digest)
+
+    # --- asking -------------------------------------------------------------
+
+    def counts(self) -> dict[str, int]:
+        """How many `tasks` there are, how many images of them are `collected`, and how many `unreadable`."""
+        with self._lock:
+            read = len(self._tasks) - len(self._waiting) - len(self._unreadable)
+            return {"tasks": len(self._tasks), "collected": read, "unreadable": len(self._unreadable)}
+
+    def labels(self, runs: Iterable[tuple[Run, Sequence[Labels]]]) -> TaskLabels:
+        """The labels of annotated tasks as they are once these runs, the oldest first, have ended."""
+        with self._lock:
+            labels = dict(self._labels)
+        for run, plan in runs:
+            kept = {task for reason in ("labeled", "changed") for task in run.left_alone.get(reason, ())}
+            for choices, task in _planned(plan):
+                if run.action == "undo" and task not in kept:
+                    labels.pop(task, None)
+                elif task not in labels:
+                    labels[task] = choices[0] if task not in kept and len(choices) == 1 else None
+        return labels
+
+    def groups(
+        self, model: ModelAPI, labels: Mapping[int, str | None], without: Iterable[int], *, largest: int, count: int
+    ) -> list[LookAlikes]:
+        """The groups to label next: unlabeled images, except those of the tasks `without`."""
+        left_out = set(without)
+        with self._lock:
+            there = [(image, task) for image, task in enumerate(self._shown_by) if self._tasks.get(task) == image]
+            past = list(self._past)
+        unlabeled = [image for image, task in there if task not in labels and task not in left_out]
+        known = {image: name for image, task in there if (name := labels.get(task)) is not None}
+        groups = self.images.groups(model, unlabeled, known, past, largest=largest, count=count)
+        for group in groups:
+            for image, probability in zip(group.images, group.probabilities, strict=True):
+                if group.proposal is not None and probability is not None:
+                    self._proposed[self._shown_by[image]] = (group.proposal, probability)
+        return groups
+
+    def note_answers(self, labels: Sequence[Labels]) -> None:
+        """Notes what a person has answered to proposals."""
+        answers = [(choices, self._proposed.pop(task, None)) for choices, task in _planned(labels)]
+        told = [(choices, *proposed) for choices, proposed in answers if proposed]
+        if told:
+            found = sum(choices != [proposal] for choices, proposal, _ in told)
+            self._past.append((found, sum(1 - probability for _, _, probability in told)))
+
+    def image_of(self, task: int) -> int | None:
+        """The number of the task's image; None if it isn't in the pool."""
+        with self._lock:
+            return self._tasks.get(task)
+
+    def most_alike(self, image: int, without: Container[int], count: int) -> list[tuple[int, float]]:
+        """The images that look most like this one, with their similarity, except those of the tasks `without`."""
+        with self._lock:
+            there = [number for number, task in enumerate(self._shown_by) if self._tasks.get(task) == number]
+        among = [number for number in there if self._shown_by[number] not in without]
+        return self.images.most_alike(image, among, count)
+
+    def shown(self, image: int) -> tuple[int, str]:
+        """The task of an image, and the image's digest."""
+        return self._shown_by[image], self._digests[image]
+
+
+def _planned(plan: Sequence[Labels]) -> Iterator[tuple[list[str], int]]:
+    return ((one.choices, task) for one in plan for task in one.tasks)

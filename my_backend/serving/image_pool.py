@@ -1,0 +1,58 @@
+"""What a model class offers to compare the images of a project: groups of look-alikes, and what looks like an image."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class LookAlikes:
+    """Images that probably get the same choice, by their numbers in the pool, the surest first."""
+
+    images: list[int]
+    proposal: str | None  # the choice; None if there is no proposal
+    probabilities: list[float | None]  # that each image gets the proposed choice
+
+
+class ImagePool(ABC):
+    """The images of a project, labeled or not, by the numbers in which they were added, from 0.
+
+    One thread adds images, while others ask.
+    """
+
+    @abstractmethod
+    def suits(self, model: Any) -> bool:
+        """Whether an instance of the model class can say something about these images without reading them again."""
+
+    @abstractmethod
+    def add(self, tasks: Sequence[Json], check: Callable[[], None]) -> list[str | None]:
+        """Adds the tasks' images, and returns the SHA-256 (hexadecimal) of each; None for one that can't be read.
+
+        Those that can be read get the next numbers. `check` is called regularly: it raises an exception to stop, which
+        must not be caught.
+        """
+
+    @abstractmethod
+    def groups(
+        self,
+        model: Any,
+        unlabeled: Sequence[int],
+        labels: Mapping[int, str],
+        past: Sequence[tuple[int, float]],
+        *,
+        largest: int,
+        count: int,
+    ) -> list[LookAlikes]:
+        """The groups that a person labels next, at most `count`, none of the images in two of them.
+
+        `model` is an instance of the model class for which `suits` is true. `labels` are choices by image. `past` has,
+        for each earlier group with a proposal, how many images had another choice, and how many were expected to. No
+        group has more than `largest` images.
+        """
+
+    @abstractmethod
+    def most_alike(self, image: int, among: Sequence[int], count: int) -> list[tuple[int, float]]:
+        """Those of the images `among` that look most like an image, and how much, at most 1; the most alike first."""

@@ -1,0 +1,250 @@
+"""The endpoints for groups of look-alikes: what they collect, what they show while labels are written, and errors."""
+
+from collections.abc import Iterator
+from hashlib import sha256
+from typing import Any
+
+import pytest
+
+from my_backend.labeling import pools, task_list, writer
+from tests.my_backend.conftest import PROJECT, Client, Serve
+from tests.my_backend.fake_model import LABEL_CONFIG, Script
+from tests.my_backend.fake_server import FakeLabelStudio
+from tests.my_backend.waiting import eventually
+
+SEVERAL = LABEL_CONFIG.replace("<Choices ", '<Choices choice="multiple" ')
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in (("LISTED_AGAIN", 0.05), ("RETRY_SECONDS", 0.05)):
+        monkeypatch.setattr(pools, name, seconds)
+    monkeypatch.setattr(pools, "LISTING_SHARE", 1.0)
+    monkeypatch.setattr(pools, "READ_AT_ONCE", 7)
+    monkeypatch.setattr(task_list, "PAGE_TASKS", 9)
+    monkeypatch.setattr(writer, "LOOK_SECONDS", 0.2)
+
+
+@pytest.fixture
+def client(serve: Serve, label_studio: FakeLabelStudio) -> Iterator[Client]:
+    """A backend that knows the project and its Label Studio; no event trains."""
+    told = {"label_studio_url": label_studio.url, "label_studio_api_key": label_studio.pat}
+    with serve(**told, retrain_after_annotations=0) as client:
+        client.backend.projects.remember(PROJECT, label_config=LABEL_CONFIG)
+        yield client
+
+
+def ask(client: Client, status: int = 200, **more: Any) -> Any:
+    return client.post("/api/labeling/groups", {"project": 7, **more}, status)
+
+
+def ready(client: Client, tasks: int, **more: Any) -> Any:
+    """The groups once this many images are collected."""
+    assert eventually(lambda: (found := ask(client))["state"] == "ready" and found["collected"] == tasks), ask(client)
+    return ask(client, **more)
+
+
+def tasks_of(found: Any) -> list[list[int]]:
+    return [[image["task"] for image in group["images"]] for group in found["groups"]]
+
+
+def label(client: Client, *labels: tuple[str, list[int]]) -> str:
+    wanted = [{"label": choice, "tasks": tasks} for choice, tasks in labels]
+    return str(client.post("/api/labeling/runs", {"project": 7, "labels": wanted}, 202)["run"])
+
+
+def end(client: Client, run: str) -> Any:
+    path = f"/api/labeling/runs/{run}"
+    assert eventually(lambda: client.get(path)["status"] in ("finished", "failed")), client.get(path)
+    return client.get(path)
+
+
+def test_first_question_starts_to_collect_and_answers_at_once(
+    client: Client, label_studio: FakeLabelStudio, script: Script
+) -> None:
+    label_studio.labels.add(30)
+    script.block("add")
+    first = ask(client)
+    assert (first["state"], first["groups"], first["choices"]) == ("collecting", [], ["Cat", "Dog"])
+    assert eventually(lambda: ask(client)["tasks"] == 30)
+    assert ask(client)["collected"] == 0
+    script.release()
+    found = ready(client, 30)
+    assert (found["labeled"], found["unlabeled"], found["unreadable"]) == (0, 30, 0)
+    assert tasks_of(found) == [list(range(1, 11)), list(range(11, 21))]
+    image = found["groups"][0]["images"][0]
+    assert image == {"task": 1, "digest": sha256(b"1").hexdigest(), "confidence": None}
+    assert label_studio.labels.requests.count("look") == 0
+
+
+def test_groups_are_there_before_all_images_are_collected(
+    client: Client, label_studio: FakeLabelStudio, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    label_studio.labels.add(30)
+    assert len(tasks_of(ready(client, 30))) == 2
+    script.block("add")
+    label_studio.labels.add(5)
+    assert eventually(lambda: ask(client)["tasks"] == 35)
+    assert ask(client)["collected"] == 30
+    assert tasks_of(ask(client))[0] == list(range(1, 11))
+
+
+def test_tasks_on_the_screen_and_annotated_ones_are_left_out(client: Client, label_studio: FakeLabelStudio) -> None:
+    label_studio.labels.add(20)
+    label_studio.labels.annotate(2, "Dog")
+    label_studio.labels.annotate(3, "Dog", was_cancelled=True)
+    found = ready(client, 20, without=[1, 4], most=5)
+    assert tasks_of(found) == [[5, 6, 7, 8, 9], [11, 12, 13, 14, 15]]
+    assert (found["labeled"], found["unlabeled"]) == (2, 18)
+
+
+def test_proposals_come_from_the_live_version_and_its_labels(
+    client: Client, label_studio: FakeLabelStudio, script: Script
+) -> None:
+    label_studio.labels.add(10)
+    label_studio.labels.annotate(4, "Dog")
+    ready(client, 10)
+    script.set(learn="Dog")
+    client.train()
+    found = ask(client)
+    assert found["groups"][0]["proposal"] == "Dog"
+    assert found["groups"][0]["images"][0]["confidence"] == 0.75
+    assert found["model_version"].startswith("v1-")
+    last = script.calls("groups")[-1]
+    assert (last["learned"], last["labels"]) == ("Dog", {"3": "Dog"})
+
+
+def test_labels_count_as_soon_as_they_are_asked_for_and_come_back_after_undo(
+    client: Client, label_studio: FakeLabelStudio, script: Script
+) -> None:
+    label_studio.labels.add(20)
+    ready(client, 20)
+    label_studio.labels.failing.add("import")  # the run can't write yet
+    run = label(client, ("Cat", [1, 2, 3]), ("Dog", [4]))
+    found = ask(client)
+    assert tasks_of(found)[0] == [5, 6, 7, 8, 9, 10]
+    assert found["labeled"] == 4
+    assert script.calls("groups")[-1]["labels"] == {"0": "Cat", "1": "Cat", "2": "Cat", "3": "Dog"}
+    label_studio.labels.failing.clear()
+    client.post(f"/api/labeling/runs/{run}/resume", {}, 202)
+    end(client, run)
+    assert tasks_of(ask(client))[0] == [5, 6, 7, 8, 9, 10]
+    client.post(f"/api/labeling/runs/{run}/undo", {}, 202)
+    assert tasks_of(ask(client))[0] == list(range(1, 11))
+    end(client, run)
+    assert eventually(lambda: ask(client)["labeled"] == 0)
+    assert tasks_of(ask(client))[0] == list(range(1, 11))
+
+
+def test_labels_of_people_are_noticed_and_stay_after_undo(client: Client, label_studio: FakeLabelStudio) -> None:
+    label_studio.labels.add(10)
+    ready(client, 10)
+    label_studio.labels.annotate(5, "Dog")
+    assert eventually(lambda: ask(client)["labeled"] == 1)
+    run = label(client, ("Cat", [4, 5]))
+    assert end(client, run)["left_alone"]["labeled"] == [5]
+    client.post(f"/api/labeling/runs/{run}/undo", {}, 202)
+    end(client, run)
+    assert eventually(lambda: tasks_of(ask(client)) == [[1, 2, 3, 4, 6, 7, 8, 9, 10]]), ask(client)
+
+
+def test_answers_tell_how_much_proposals_can_be_relied_on(
+    client: Client, label_studio: FakeLabelStudio, script: Script
+) -> None:
+    label_studio.labels.add(20)
+    label_studio.labels.annotate(20, "Cat")
+    client.train()
+    ready(client, 20)
+    label(client, ("Cat", [1, 2, 3]), ("Dog", [4]))
+    ask(client)
+    assert script.calls("groups")[-1]["past"] == [[1, 1.0]]  # one exception, and one was expected: 4 x 0.25
+
+
+def test_new_tasks_appear_deleted_ones_disappear_unreadable_ones_are_counted(
+    client: Client, label_studio: FakeLabelStudio, script: Script
+) -> None:
+    label_studio.labels.add(12)
+    script.set(unreadable=[3])
+    found = ready(client, 11)
+    assert (found["unreadable"], tasks_of(found)[0]) == (1, [1, 2, 4, 5, 6, 7, 8, 9, 10, 11])
+    label_studio.labels.add(3)
+    del label_studio.labels.tasks[1], label_studio.labels.tasks[3]
+    assert eventually(lambda: ask(client)["tasks"] == 13)
+    found = ready(client, 13)
+    assert found["unreadable"] == 0
+    assert [task for some in tasks_of(found) for task in some] == [2, *range(4, 16)]
+
+
+def test_another_network_reads_the_images_again(client: Client, label_studio: FakeLabelStudio, script: Script) -> None:
+    label_studio.labels.add(5)
+    ready(client, 5)
+    read = len(script.calls("add"))
+    script.set(network="another")
+    assert eventually(lambda: ask(client)["state"] == "ready" and len(script.calls("add")) > read)
+    assert tasks_of(ready(client, 5)) == [[1, 2, 3, 4, 5]]
+
+
+def test_similar_tasks_with_their_labels(client: Client, label_studio: FakeLabelStudio) -> None:
+    label_studio.labels.add(10)
+    label_studio.labels.annotate(6, "Dog")
+    ready(client, 10)
+
+    def similar(**more: Any) -> list[Any]:
+        found = client.post("/api/labeling/similar", {"project": 7, "task": 5, "most": 3, **more})["images"]
+        return [(image["task"], image["similarity"], image["label"]) for image in found]
+
+    assert similar() == [(4, 0.5, None), (6, 0.5, "Dog"), (3, 0.3333, None)]
+    assert similar(unlabeled=True) == [(4, 0.5, None), (3, 0.3333, None), (7, 0.3333, None)]
+    answer = client.post("/api/labeling/similar", {"project": 7, "task": 99}, 404)
+    assert "task 99 isn't collected yet, or can't be read" in answer["error"]
+
+
+def test_errors_are_shown_and_collecting_goes_on_after_them(
+    client: Client, label_studio: FakeLabelStudio, script: Script, caplog: pytest.LogCaptureFixture
+) -> None:
+    label_studio.labels.add(5)
+    label_studio.labels.failing.add("list")
+    assert eventually(lambda: ask(client)["state"] == "failed")
+    assert "Label Studio answered 500 to GET /api/tasks/" in ask(client)["error"]
+    label_studio.labels.failing.clear()
+    script.set(add_raises="the disk is full")
+    assert eventually(lambda: "the disk is full" in (ask(client)["error"] or ""))
+    script.set()
+    assert tasks_of(ready(client, 5)) == [[1, 2, 3, 4, 5]]
+    assert caplog.text.count("Label Studio answered 500") == 1  # not once for each attempt
+
+
+def test_projects_and_models_without_groups_are_told_why(
+    client: Client, label_studio: FakeLabelStudio, script: Script
+) -> None:
+    assert client.post("/api/labeling/groups", {"project": 8}, 404)
+    client.backend.projects.remember("8.1", label_config=SEVERAL)
+    answer = client.post("/api/labeling/groups", {"project": "8.1"}, 409)
+    assert "this labeling config allows several choices per image" in answer["error"]
+    client.backend.projects.remember("9.1", label_config="<View/>")
+    answer = client.post("/api/labeling/groups", {"project": "9.1"}, 409)
+    assert "there are no groups to label: " in answer["error"]
+    script.set(no_pool=True)
+    assert eventually(lambda: "this model class can't compare images" in (ask(client)["error"] or ""))
+
+
+def test_nothing_is_collected_before_somebody_asks_and_forgotten_after_an_hour(
+    client: Client, label_studio: FakeLabelStudio, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    label_studio.labels.add(5)
+    assert script.calls("add") == []
+    ready(client, 5)
+    monkeypatch.setattr(pools, "FORGOTTEN_SECONDS", 0.0)
+    assert eventually(lambda: not client.backend.pools._entries)
+
+
+def test_one_project_that_fails_does_not_stop_another(client: Client, label_studio: FakeLabelStudio) -> None:
+    label_studio.labels.add(5)
+    client.backend.projects.remember("8.1", label_config=LABEL_CONFIG)  # Label Studio doesn't have it
+
+    def other() -> Any:
+        return client.post("/api/labeling/groups", {"project": "8.1"})
+
+    assert eventually(lambda: other()["state"] == "failed")
+    assert tasks_of(ready(client, 5)) == [[1, 2, 3, 4, 5]]
+    assert "404" in other()["error"]
