@@ -124,5 +124,5 @@ def check_size(bare: Bare, network: str, image_size: int) -> None:
 
 
 def wrong_size(network: str, image_size: int, error: Exception) -> UnknownNetwork:
-    reason = str(error).splitlines()[0]
+    reason = (str(error) or type(error).__name__).splitlines()[0]  # some of timm's assertions say nothing
     return UnknownNetwork(f"{network} can't take images of {image_size} pixels: set another IMAGE_SIZE ({reason})")

@@ -165,6 +165,8 @@ def test_with_several_models_only_the_own_one_is_renamed(start: Any, label_studi
     label_studio.update_project(watched.project, model_version=first)
     activate(backend, watched.project, first)
     activate(backend, watched.project, second)
+    # Two swaps within half a second may go unnoticed; that Label Studio asks for predictions doesn't.
+    label_studio.retrieve_predictions(watched.project, others)
     watched.wait_for_title(second)
     assert watched.titles() == {connection: second, other: "Other"}
 

@@ -102,6 +102,15 @@ def test_network_that_gives_more_than_one_embedding_is_refused() -> None:
         check_size(Bare(nn.Conv2d(3, 8, 3), "head"), "a network", 16)
 
 
+def test_size_that_a_network_refuses_without_a_word_is_named() -> None:
+    class Silent(nn.Module):
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            raise AssertionError("")
+
+    with pytest.raises(UnknownNetwork, match=r"can't take images of 16 pixels: .* \(AssertionError\)"):
+        check_size(Bare(Silent(), "head"), "a network", 16)
+
+
 def test_model_of_a_network_that_this_torchvision_has_not_is_refused() -> None:
     with pytest.raises(UnknownNetwork, match="resnet999"):
         build("resnet999", 64)
