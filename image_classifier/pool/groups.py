@@ -121,7 +121,9 @@ def nearest_labeled(directions: Tensor, rows: Tensor, labeled: Tensor, count: in
     labeled = labeled[_some(len(labeled), MOST_VOTERS)]
     count = min(count, len(labeled))
     known = directions[labeled].T
-    return torch.cat([(directions[block] @ known).topk(count).values for block in _blocks(rows)])
+    alike = (directions[block] @ known for block in _blocks(rows))
+    # The maximum alone is found several times faster.
+    return torch.cat([one.amax(1, keepdim=True) if count == 1 else one.topk(count).values for one in alike])
 
 
 def vote(directions: Tensor, rows: Tensor, labeled: Tensor, targets: Tensor, probabilities: Tensor) -> Tensor:
