@@ -1,4 +1,4 @@
-"""Errors that users can fix; `web/error_handlers.py` turns them into HTTP responses."""
+"""Errors that users can fix; `web/middleware/error_handlers.py` turns them into HTTP responses."""
 
 
 class BackendError(Exception):

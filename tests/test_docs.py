@@ -191,7 +191,7 @@ def test_every_field_of_a_log_line_is_in_the_table() -> None:
     page = (ROOT / "docs" / "operate" / "monitoring.md").read_text("utf-8")
     table = page.partition("| field |")[2].partition("\n\n")[0]
     fields = set(re.findall(r"`(\w+)`", "\n".join(line.split(" | ")[0] for line in table.splitlines())))
-    writers = ("log/lines.py", "web/request_log.py", "jobs/record.py")
+    writers = ("log/lines.py", "web/middleware/request_log.py", "jobs/record.py")
     sources = "".join((ROOT / "my_backend" / name).read_text("utf-8") for name in writers)
     assert {"time", "traceback", "milliseconds", "request_id"} <= fields
     assert [field for field in fields if f'"{field}"' not in sources and f"{field}=" not in sources] == []

@@ -15,7 +15,7 @@ MOST_WAITING = 100  # connections that haven't sent a request yet
 
 class _Handler(WSGIRequestHandler):
     protocol_version = "HTTP/1.1"  # for chunked responses; Werkzeug closes each connection after its response
-    timeout = 20.0  # for each read and write; `web/deadlines.py` limits the time for a whole body
+    timeout = 20.0  # for each read and write; `web/middleware/deadlines.py` limits the time for a whole body
     server: "DevelopmentServer"
 
     def run_wsgi(self) -> None:

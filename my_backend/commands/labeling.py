@@ -20,7 +20,7 @@ from my_backend.projects.registry import Projects
 from my_backend.redaction import said
 from my_backend.requests import LabeledTasks
 from my_backend.settings import read_settings
-from my_backend.web.labeling import described
+from my_backend.web.api.labeling import described
 
 BUSY_SECONDS = 0.2  # while another process writes to the project
 

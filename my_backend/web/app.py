@@ -4,14 +4,14 @@ from flask import Flask, Response
 
 from my_backend.backend import Backend
 from my_backend.metrics.counters import RequestCounts
-from my_backend.web.admission import until_sent
-from my_backend.web.auth import guard, keep_threads_free
-from my_backend.web.deadlines import Deadlines
-from my_backend.web.error_handlers import handle_errors
+from my_backend.web.api.routes import ALIASES, Routes
+from my_backend.web.middleware.admission import until_sent
+from my_backend.web.middleware.auth import guard, keep_threads_free
+from my_backend.web.middleware.deadlines import Deadlines
+from my_backend.web.middleware.error_handlers import handle_errors
+from my_backend.web.middleware.parsing import receive_bodies
+from my_backend.web.middleware.request_log import account, with_request_id
 from my_backend.web.pages.routes import Page
-from my_backend.web.parsing import receive_bodies
-from my_backend.web.request_log import account, with_request_id
-from my_backend.web.routes import ALIASES, Routes
 
 
 def create_app(backend: Backend) -> Flask:

@@ -72,7 +72,7 @@ def test_a_request_is_followed_from_the_click_to_the_published_version(site: Sit
     assert site.versions.get(version).made_by == {"job": job, "request_id": "click-7"}
     assert server.post("/job_status", {"job": job})["request_id"] == "click-7"
     followed = [
-        r"my_backend.web.request_log: POST /api/models/train: 201 in [\d.]+ ms",
+        r"my_backend.web.middleware.request_log: POST /api/models/train: 201 in [\d.]+ ms",
         f"my_backend.jobs.run: job {job}: started",
         f"my_backend.jobs.training_job: project {uid(PROJECT)}: published {version}",
         f"my_backend.jobs.run: job {job}: finished",
@@ -132,7 +132,9 @@ def test_every_line_is_an_event_and_none_has_a_secret(site: Site, script: Script
     assert json.dumps(PASSWORD)[1:-1] not in written
     tracebacks = [event for event in found if "it failed with" in event.get("traceback", "")]
     assert {event["job"] for event in tracebacks} >= {failed}
-    assert {"uwsgi", "my_backend.web.request_log", "my_backend.jobs.run"} <= {event["logger"] for event in found}
+    assert {"uwsgi", "my_backend.web.middleware.request_log", "my_backend.jobs.run"} <= {
+        event["logger"] for event in found
+    }
     assert all("\n" not in event["message"] for event in found if event["logger"] == "uwsgi")
 
 

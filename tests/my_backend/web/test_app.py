@@ -12,8 +12,8 @@ import pytest
 
 from my_backend.jobs.record import Job
 from my_backend.projects.registry import Credentials
-from my_backend.web.auth import OTHERS_AT_ONCE
-from my_backend.web.request_log import LOGGED_PATH
+from my_backend.web.middleware.auth import OTHERS_AT_ONCE
+from my_backend.web.middleware.request_log import LOGGED_PATH
 from tests.my_backend.conftest import PROJECT, Client, MakeSettings, Serve, basic
 from tests.my_backend.fake_model import LABEL_CONFIG, OTHER_CONFIG, Script
 from tests.my_backend.fake_server import FakeLabelStudio
@@ -140,7 +140,7 @@ def test_predict_gives_up_waiting_in_time(serve: Serve, script: Script, monkeypa
         client.setup()
         client.train()
     script.block("load")
-    monkeypatch.setattr("my_backend.web.routes.PREDICT_SECONDS", 0.05)
+    monkeypatch.setattr("my_backend.web.api.routes.PREDICT_SECONDS", 0.05)
 
     with serve() as client:
         refused = client.post("/predict", {"tasks": [], "project": PROJECT}, 503)
@@ -860,7 +860,7 @@ def test_user_and_password_are_both_compared_in_constant_time(
         compared.append((one, other))
         return one == other
 
-    monkeypatch.setattr("my_backend.web.auth.hmac.compare_digest", compare)
+    monkeypatch.setattr("my_backend.web.middleware.auth.hmac.compare_digest", compare)
     guarded.get("/health", 401, headers=basic(user, password))
 
     assert set(compared) == {(user.encode(), b"user"), (password.encode(), "pässword".encode())}

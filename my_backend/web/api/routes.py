@@ -34,13 +34,13 @@ from my_backend.requests import (
     WebhookRequest,
     project_uid,
 )
-from my_backend.web.auth import is_known
-from my_backend.web.labeling import LabelingRoutes, require_token
-from my_backend.web.openapi import openapi
+from my_backend.web.api.labeling import LabelingRoutes, require_token
+from my_backend.web.api.openapi import openapi
+from my_backend.web.api.single_image import SingleImage
+from my_backend.web.middleware.auth import is_known
+from my_backend.web.middleware.parsing import read, read_with_image
 from my_backend.web.pages.routes import Page, wants_page
-from my_backend.web.parsing import read, read_with_image
-from my_backend.web.prometheus import Exposition
-from my_backend.web.single_image import SingleImage
+from my_backend.web.prometheus.collector import Exposition
 
 PREDICT_SECONDS = 80.0  # Label Studio waits for 100 s and then discards all predictions
 LONGEST_TITLE = 1000  # Label Studio allows 50 characters

@@ -26,7 +26,7 @@ from my_backend.requests import (
     ValidateRequest,
     WebhookRequest,
 )
-from my_backend.web.answers import (
+from my_backend.web.api.answers import (
     Asked,
     Deleted,
     Error,

@@ -15,9 +15,9 @@ from pydantic_core import from_json
 from my_backend.errors import BadRequest, LengthRequired, TooLarge, TooSlow, Unavailable, UnsupportedBody
 from my_backend.redaction import said
 from my_backend.requests import ImageRequest
-from my_backend.web.admission import Share
-from my_backend.web.deadlines import Deadlines, TimedInput
-from my_backend.web.single_image import Image
+from my_backend.web.api.single_image import Image
+from my_backend.web.middleware.admission import Share
+from my_backend.web.middleware.deadlines import Deadlines, TimedInput
 
 SMALL_BODY = 64_000  # for the name of a project, a job or a version
 # Label Studio sends whole tasks, with their annotations and predictions, and images as `data:` URLs.

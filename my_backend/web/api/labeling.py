@@ -12,8 +12,8 @@ from my_backend.labeling.runs import Labels, Run
 from my_backend.requests import GroupsRequest, Json, LabelRequest, RunRequest, SimilarRequest
 from my_backend.serving.image_pool import LookAlikes
 from my_backend.settings import Settings
-from my_backend.web.auth import is_known
-from my_backend.web.parsing import read
+from my_backend.web.middleware.auth import is_known
+from my_backend.web.middleware.parsing import read
 
 SHOWN_GROUPS = 2  # the one to label now, and the next one, whose thumbnails the browser loads meanwhile
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from my_backend.web import auth, parsing
+from my_backend.web.middleware import auth, parsing
 from tests.my_backend.conftest import PROJECT, Client, Serve
 from tests.my_backend.fake_model import LABEL_CONFIG
 

@@ -15,7 +15,7 @@ from my_backend.backend import Backend
 from my_backend.jobs.record import KINDS, OUTCOMES
 from my_backend.metrics.counters import JobCounts, LabelingCounts, RequestCounts
 from my_backend.metrics.persistent_counters import Sums, key_of
-from my_backend.web.gauges import Gauges, newest
+from my_backend.web.prometheus.gauges import Gauges, newest
 
 
 class Exposition(Collector):

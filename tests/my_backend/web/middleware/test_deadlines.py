@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from my_backend.errors import BadRequest, TooSlow
-from my_backend.web.deadlines import BYTES_PER_SECOND, GRACE_SECONDS, Deadlines, TimedInput
+from my_backend.web.middleware.deadlines import BYTES_PER_SECOND, GRACE_SECONDS, Deadlines, TimedInput
 
 
 @pytest.fixture
@@ -52,8 +52,8 @@ def test_connection_is_left_alone_after_its_transfer(pair: tuple[socket.socket, 
 def test_slow_body_ends_the_wait_for_it_and_can_be_answered(
     pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("my_backend.web.deadlines.GRACE_SECONDS", 0.05)
-    monkeypatch.setattr("my_backend.web.deadlines.LOOK_SECONDS", 0.01)
+    monkeypatch.setattr("my_backend.web.middleware.deadlines.GRACE_SECONDS", 0.05)
+    monkeypatch.setattr("my_backend.web.middleware.deadlines.LOOK_SECONDS", 0.01)
     ours, theirs = pair
     theirs.sendall(b"{")
     with ours.makefile("rb") as stream:

@@ -9,7 +9,7 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from flask import request
 
-from my_backend.web.deadlines import Deadlines, connection_of
+from my_backend.web.middleware.deadlines import Deadlines, connection_of
 
 WAIT_SECONDS = 0.8  # Label Studio gives up on an event after a second
 _HELD = "my_backend.held"

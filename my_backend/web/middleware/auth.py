@@ -8,8 +8,8 @@ from flask import Flask, Response, jsonify, request
 
 from my_backend.requests import Json
 from my_backend.settings import LOOPBACK, Settings
-from my_backend.web.admission import Share
-from my_backend.web.error_handlers import refusal
+from my_backend.web.middleware.admission import Share
+from my_backend.web.middleware.error_handlers import refusal
 from my_backend.web.pages.routes import refused, wants_page
 
 PROBES = ("/health", "/ready")  # small answers from memory: always a thread for them
