@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -156,27 +157,37 @@ def test_no_modules_need_each_other() -> None:
     assert order.index("my_backend.label_studio.media") < order.index("model")
 
 
-def room(name: str) -> str:
-    """The folder in `my_backend/` or `image_classifier/` that a module is in, or the module itself."""
-    return ".".join(name.split(".")[:2])
+def room(package: str, name: str) -> str:
+    """The folder in the package that a module is in, or the module itself."""
+    return ".".join(name.split(".")[: package.count(".") + 2])
+
+
+BRANCHES = " │├└─►"
+
+
+def depth(line: str) -> int:
+    return len(line) - len(line.lstrip(BRANCHES))
 
 
 def described(package: str) -> list[str]:
     """The package's rooms as docs/project/architecture.md lists them: each needs only rooms above it."""
-    text = (ROOT / "docs" / "project" / "architecture.md").read_text(encoding="utf-8").partition(f"─► {package}/")[2]
-    picture = re.split(r"─► |```", text)[0]
-    indent = min(len(line) - len(line.lstrip(" │")) for line in picture.splitlines()[1:] if line.strip(" │└"))
-    named = re.findall(rf"^[ │]{{{indent}}}((?:\w+, )*\w+)(?:/| {{2}}|\.py)", picture, re.MULTILINE)
-    return [f"{package}.{name}" for names in named for name in names.split(", ")]
+    text = (ROOT / "docs" / "project" / "architecture.md").read_text(encoding="utf-8")
+    for name in package.split("."):
+        text = re.split(rf"^[{BRANCHES}]+{name}/.*\n", text, maxsplit=1, flags=re.MULTILINE)[1]
+    lines = [line for line in text.splitlines() if line.strip(BRANCHES)]
+    inside = list(takewhile(lambda line: depth(line) >= depth(lines[0]), lines))
+    rooms = [line.lstrip(BRANCHES) for line in inside if depth(line) == depth(lines[0])]
+    found = [re.match(r"((?:\w+, )*\w+)(?:/| {2}|\.py)", room) for room in rooms]
+    return [f"{package}.{name}" for one in found if one for name in one[1].split(", ")]
 
 
-@pytest.mark.parametrize("package", ["image_classifier", "my_backend"])
+@pytest.mark.parametrize("package", ["image_classifier", "my_backend", "my_backend.web"])
 def test_rooms_need_only_rooms_described_above_them(package: str) -> None:
     order = described(package)
-    parts = {name: room(name) for name in FILES if name.startswith(f"{package}.")}
-    assert set(order) | {f"{package}.__main__"} == set(parts.values())
+    parts = {name: room(package, name) for name in FILES if name.startswith(f"{package}.")}
+    assert set(order) == set(parts.values()) - {f"{package}.__main__"}
     for name, part in parts.items():
-        needed = {room(one) for one in imported_modules(name) if one.startswith(f"{package}.")} - {part}
+        needed = {room(package, one) for one in imported_modules(name) if one.startswith(f"{package}.")} - {part}
         assert needed <= set(order[: order.index(part)] if part in order else order), name
 
 

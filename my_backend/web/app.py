@@ -11,7 +11,7 @@ from my_backend.web.middleware.deadlines import Deadlines
 from my_backend.web.middleware.error_handlers import handle_errors
 from my_backend.web.middleware.parsing import receive_bodies
 from my_backend.web.middleware.request_log import account, with_request_id
-from my_backend.web.pages.routes import Page
+from my_backend.web.pages.routes import Page, refused
 
 
 def create_app(backend: Backend) -> Flask:
@@ -29,7 +29,13 @@ def create_app(backend: Backend) -> Flask:
         app.add_url_rule(path, f"{method} {path}", handler, methods=[method])
     for (method, path), route in ALIASES.items():
         app.add_url_rule(path, f"alias {method} {path}", table[route], methods=[method])
-    guard(app, backend.settings.basic_auth, backend.webhook_password.refused, backend.came_through_proxy.set)
+    guard(
+        app,
+        backend.settings.basic_auth,
+        event_refused=backend.webhook_password.refused,
+        came_through_proxy=backend.came_through_proxy.set,
+        refusing_page=refused,
+    )
     keep_threads_free(app)
     deadlines = Deadlines()
     receive_bodies(app, backend.settings.max_image_bytes, deadlines)

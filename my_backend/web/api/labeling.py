@@ -6,25 +6,14 @@ from flask import request
 
 from my_backend import context
 from my_backend.backend import Backend
-from my_backend.errors import Forbidden
 from my_backend.labeling.project_pool import ProjectPool
 from my_backend.labeling.runs import Labels, Run
 from my_backend.requests import GroupsRequest, Json, LabelRequest, RunRequest, SimilarRequest
 from my_backend.serving.image_pool import LookAlikes
-from my_backend.settings import Settings
-from my_backend.web.middleware.auth import is_known
+from my_backend.web.middleware.auth import is_known, require_token
 from my_backend.web.middleware.parsing import read
 
 SHOWN_GROUPS = 2  # the one to label now, and the next one, whose thumbnails the browser loads meanwhile
-
-
-def require_token(settings: Settings, token: str) -> None:
-    """Raises Forbidden if the caller is unknown and sends no token; Label Studio decides whether a token is valid."""
-    if not (is_known(settings) or token):
-        raise Forbidden(
-            "this needs the password of this backend, or your own Label Studio token: set BASIC_AUTH_USER and "
-            'BASIC_AUTH_PASS, or send your personal access token as "token"'
-        )
 
 
 class LabelingRoutes:

@@ -34,12 +34,13 @@ from my_backend.requests import (
     WebhookRequest,
     project_uid,
 )
-from my_backend.web.api.labeling import LabelingRoutes, require_token
+from my_backend.web.api.labeling import LabelingRoutes
 from my_backend.web.api.openapi import openapi
 from my_backend.web.api.single_image import SingleImage
-from my_backend.web.middleware.auth import is_known
+from my_backend.web.browser import wants_page
+from my_backend.web.middleware.auth import is_known, require_token
 from my_backend.web.middleware.parsing import read, read_with_image
-from my_backend.web.pages.routes import Page, wants_page
+from my_backend.web.pages.routes import Page
 from my_backend.web.prometheus.collector import Exposition
 
 PREDICT_SECONDS = 80.0  # Label Studio waits for 100 s and then discards all predictions

@@ -12,9 +12,9 @@ from my_backend.label_studio.media import MediaFile, MediaRequest
 from my_backend.projects.corrections import KEPT, Corrections
 from my_backend.projects.registry import Project
 from my_backend.serving.model_api import ModelAPI
+from my_backend.web.middleware.parsing import Image
 
 Json = dict[str, Any]
-Image = bytes | str  # the content of a file, or its URL
 
 
 class SingleImage:

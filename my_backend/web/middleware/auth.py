@@ -6,11 +6,12 @@ from ipaddress import ip_address
 
 from flask import Flask, Response, jsonify, request
 
+from my_backend.errors import Forbidden
 from my_backend.requests import Json
 from my_backend.settings import LOOPBACK, Settings
+from my_backend.web.browser import wants_page
 from my_backend.web.middleware.admission import Share
 from my_backend.web.middleware.error_handlers import refusal
-from my_backend.web.pages.routes import refused, wants_page
 
 PROBES = ("/health", "/ready")  # small answers from memory: always a thread for them
 # They need only the disk of CACHE_DIR.
@@ -32,8 +33,12 @@ def guard(
     basic_auth: tuple[str, str] | None,
     event_refused: Callable[[], None],
     came_through_proxy: Callable[[], None],
+    refusing_page: Callable[[str], Response],
 ) -> None:
-    """Requires the password if one is set, and refuses requests from pages of other sites."""
+    """Requires the password if one is set, and refuses requests from pages of other sites.
+
+    `refusing_page` renders the page that tells a person why.
+    """
 
     @app.before_request
     def look_for_proxy() -> None:
@@ -76,7 +81,7 @@ def guard(
         if request.path in FOR_PROGRAMS or request.endpoint == "page.static":
             return None
         said = _name_refused()
-        return refused(said) if wants_page() else (refusal(said), 403)
+        return refusing_page(said) if wants_page() else (refusal(said), 403)
 
     def anyones_page() -> bool:
         return basic_auth is None and _anyone_may_own(_host())
@@ -91,6 +96,15 @@ def is_forwarded() -> bool:
 def is_known(settings: Settings) -> bool:
     """Whether the caller has sent the password, or must be on this machine because nobody else can call."""
     return settings.trusts_setup and (settings.basic_auth is not None or is_from_this_machine())
+
+
+def require_token(settings: Settings, token: str) -> None:
+    """Raises Forbidden if the caller is unknown and sends no token; Label Studio decides whether a token is valid."""
+    if not (is_known(settings) or token):
+        raise Forbidden(
+            "this needs the password of this backend, or your own Label Studio token: set BASIC_AUTH_USER and "
+            'BASIC_AUTH_PASS, or send your personal access token as "token"'
+        )
 
 
 def is_from_this_machine() -> bool:

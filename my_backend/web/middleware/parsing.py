@@ -15,7 +15,6 @@ from pydantic_core import from_json
 from my_backend.errors import BadRequest, LengthRequired, TooLarge, TooSlow, Unavailable, UnsupportedBody
 from my_backend.redaction import said
 from my_backend.requests import ImageRequest
-from my_backend.web.api.single_image import Image
 from my_backend.web.middleware.admission import Share
 from my_backend.web.middleware.deadlines import Deadlines, TimedInput
 
@@ -39,6 +38,7 @@ MOST_OF_ONE_BODY = 400_000_000
 MOST_OF_ALL_BODIES = 600_000_000
 UNUSED_BODY, READERS_OF_UNUSED_BODIES = 1_000_000, 4
 
+Image = bytes | str  # the content of a file, or its URL
 Body = TypeVar("Body", bound=BaseModel)
 ImageBody = TypeVar("ImageBody", bound=ImageRequest)
 

@@ -14,6 +14,7 @@ from my_backend.errors import BackendError, NotFound
 from my_backend.projects.metrics import like_the_newest
 from my_backend.projects.registry import Project
 from my_backend.projects.versions import UNTRAINED, Versions
+from my_backend.web.browser import wants_page
 from my_backend.web.pages import charts
 from my_backend.web.pages import versions as version_views
 from my_backend.web.pages.etag import entity_tag
@@ -32,11 +33,6 @@ POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' blob:; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
-
-
-def wants_page() -> bool:
-    """Whether the request comes from a browser rather than a program."""
-    return request.accept_mimetypes.best_match(["application/json", "text/html"]) == "text/html"
 
 
 class Page:
