@@ -10,14 +10,15 @@ from my_backend.labeling.project_pool import ProjectPool
 from my_backend.labeling.runs import Labels, Run
 from my_backend.requests import GroupsRequest, Json, LabelRequest, RunRequest, SimilarRequest
 from my_backend.serving.image_pool import LookAlikes
+from my_backend.web.api.lookup import find_project
 from my_backend.web.middleware.auth import is_known, require_token
 from my_backend.web.middleware.parsing import read
 
 SHOWN_GROUPS = 2  # the one to label now, and the next one, whose thumbnails the browser loads meanwhile
 
 
-class LabelingRoutes:
-    """A method for each endpoint. None calls Label Studio: a thread carries out the runs."""
+class LabelingEndpoints:
+    """No request calls Label Studio: threads carry out the runs and collect the images."""
 
     def __init__(self, backend: Backend) -> None:
         self._settings, self._projects, self._labeling = backend.settings, backend.projects, backend.labeling
@@ -28,8 +29,7 @@ class LabelingRoutes:
         """Starts to label tasks in Label Studio, in the background; needs the password or a token."""
         body = read(LabelRequest)
         require_token(self._settings, body.token)
-        project = self._projects.find(body.project)
-        context.now_for(project=project.uid)
+        project = find_project(self._projects, body.project)
         labels = [Labels(group.label, group.tasks) for group in body.labels]
         run = self._labeling.submit(project, labels, body.token)
         self._pools.note_answers(project.uid, labels)
@@ -38,8 +38,7 @@ class LabelingRoutes:
     def groups(self) -> Json:
         """Groups of look-alikes to label next; the first call starts to collect the project's images."""
         body = read(GroupsRequest)
-        project = self._projects.find(body.project)
-        context.now_for(project=project.uid)
+        project = find_project(self._projects, body.project)
         found = self._pools.groups(project, body.without, largest=body.most, count=SHOWN_GROUPS)
         return {
             "state": "failed" if found.error else "ready" if found.ready else "collecting",
@@ -55,8 +54,7 @@ class LabelingRoutes:
     def similar(self) -> Json:
         """The tasks whose images look most like a task's, the most alike first."""
         body = read(SimilarRequest)
-        project = self._projects.find(body.project)
-        context.now_for(project=project.uid)
+        project = find_project(self._projects, body.project)
         found = self._pools.most_alike(project, body.task, body.most, unlabeled=body.unlabeled)
         return {
             "images": [

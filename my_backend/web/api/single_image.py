@@ -1,34 +1,33 @@
-"""Predictions and corrections for a single image, for people and programs."""
+"""The endpoints for a single image, for people and programs: predict it, correct its label."""
 
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from label_studio_format.labeling_config import ImageChoices, parse_label_config
 from my_backend.backend import Backend
 from my_backend.errors import BadRequest, MediaError, NotFound, Unavailable
-from my_backend.jobs.record import Job
 from my_backend.label_studio.media import MediaFile, MediaRequest
 from my_backend.projects.corrections import KEPT, Corrections
 from my_backend.projects.registry import Project
+from my_backend.requests import CorrectionRequest, ImageRequest, Json
 from my_backend.serving.model_api import ModelAPI
-from my_backend.web.middleware.parsing import Image
+from my_backend.web.api.jobs import started
+from my_backend.web.api.lookup import find_project
+from my_backend.web.api.protocol import PREDICT_SECONDS
+from my_backend.web.middleware.parsing import Image, read_with_image
 
-Json = dict[str, Any]
 
-
-class SingleImage:
+class SingleImageEndpoints:
     """Predicts one image with a project's live model, and corrects the model with one image."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
 
-    def predict(self, project: Project, image: Image, deadline: float) -> Json:
-        """Returns `prediction`, `confidence`, `scores` (by choice, the most likely first) and `model_version`.
-
-        `prediction` is a list if the labeling config allows several choices. Raises BadRequest, NotFound before the
-        first version, and MediaError if the image can't be fetched or read.
-        """
+    def predict(self) -> Json:
+        """Predicts one image: the most likely choice, and the probability of each."""
+        deadline = time.monotonic() + PREDICT_SECONDS
+        body, image = read_with_image(ImageRequest, self._backend.settings.max_image_bytes)
+        project = find_project(self._backend.projects, body.project)
         tag = self._tag(project)
         live = self._backend.serving.live(project.uid, deadline)
         if live.model is None:
@@ -36,13 +35,13 @@ class SingleImage:
         url = self._fetch(project, image, deadline)[0]
         return {**_classify(live.model, project, _task(url, tag), deadline), "model_version": live.name}
 
-    def correct(self, project: Project, image: Image, labels: Sequence[str], deadline: float) -> Job:
-        """Stores the image with its labels for all future trainings, and starts one; returns its job.
-
-        Raises BadRequest if a label isn't a choice of the labeling config, and MediaError like `predict`.
-        """
+    def correct(self) -> tuple[Json, int]:
+        """Corrects the label of one image, stores it for future trainings, and starts a training."""
+        deadline = time.monotonic() + PREDICT_SECONDS
+        body, image = read_with_image(CorrectionRequest, self._backend.settings.max_image_bytes)
+        project = find_project(self._backend.projects, body.project)
         tag = self._tag(project)
-        names = _choices(labels, tag)
+        names = _choices(body.label, tag)
         url, file = self._fetch(project, image, deadline)
         try:
             live = self._backend.serving.live(project.uid, time.monotonic())
@@ -51,7 +50,7 @@ class SingleImage:
         if live and live.model is not None:
             _classify(live.model, project, _task(url, tag), deadline)
         Corrections(self._backend.projects.folder(project.uid)).keep(file.path.read_bytes(), file.digest, names)
-        return self._backend.queue.submit(project.uid, "head", "image corrected")
+        return started(self._backend.queue.submit(project.uid, "head", "image corrected"))
 
     def _tag(self, project: Project) -> ImageChoices:
         config = parse_label_config(project.label_config, self._backend.settings.choices)

@@ -1,0 +1,64 @@
+"""The endpoints of jobs: their state, and how to cancel them."""
+
+from flask import request
+
+from my_backend import context
+from my_backend.backend import Backend
+from my_backend.jobs.record import Job
+from my_backend.jobs.training_job import forget_annotations
+from my_backend.requests import JobRequest, Json
+from my_backend.web.middleware.parsing import read
+
+
+class JobEndpoints:
+    """The state of jobs comes from their records, wherever they run."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._projects, self._serving = backend.projects, backend.serving
+        self._queue, self._job_store = backend.queue, backend.job_store
+
+    def job_status(self) -> Json:
+        """The state and progress of a job."""
+        return _described(self._job_store.get(read(JobRequest).job))
+
+    def cancel_job(self, job_id: str) -> Json:
+        """Cancels a job; a running one stops at its next step."""
+        waited = self._job_store.get(job_id).status == "queued"
+        job = self._queue.cancel(job_id)
+        if waited and job.kind == "full" and job.status == "canceled":  # a job that has started forgets them itself
+            forget_annotations(self._projects, job.project)
+        context.now_for(project=job.project, job=job.id)
+        return _described(job)
+
+    def is_training(self) -> Json:
+        """Whether the project has a running or queued job."""
+        project = self._projects.find(request.args.get("project") or None)
+        jobs = [job for job in self._job_store.of_project(project.uid) if job.unfinished]
+        return {
+            "is_training": bool(jobs),
+            "job": jobs[0].id if jobs else None,
+            "jobs": [_described(job) for job in jobs],
+            "model_version": self._serving.version_name(project.uid),
+        }
+
+
+def started(job: Job) -> tuple[Json, int]:
+    """The answer of an endpoint that has started a job."""
+    context.now_for(job=job.id)
+    return {"job": job.id, "job_id": job.id, "job_status": job.status}, 201
+
+
+def _described(job: Job) -> Json:
+    return {
+        "job": job.id,
+        "job_status": job.status,
+        "kind": job.kind,
+        "cause": job.cause,
+        "request_id": job.request_id or None,
+        "progress": job.progress,
+        "error": job.error or None,
+        "result": job.result or None,
+        "created_at": job.created,
+        "started_at": job.started,
+        "ended_at": job.ended,
+    }

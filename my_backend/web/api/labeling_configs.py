@@ -1,0 +1,22 @@
+"""The endpoint that checks a labeling config before it is saved."""
+
+from label_studio_format.labeling_config import parse_label_config
+from my_backend.requests import Json, ValidateRequest
+from my_backend.settings import Settings
+from my_backend.web.middleware.parsing import read
+
+
+class LabelingConfigEndpoints:
+    """Needs no project."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def validate(self) -> Json:
+        """Whether the backend can learn from a labeling config, and why not."""
+        config = parse_label_config(read(ValidateRequest).config, self._settings.choices)
+        return {
+            "valid": config.image_choices is not None,
+            "message": config.problem,
+            "choices": list(config.choices),
+        }

@@ -1,0 +1,42 @@
+"""The endpoints of whole projects: delete one, copy one's model to another."""
+
+from my_backend.backend import Backend
+from my_backend.errors import NotFound
+from my_backend.projects.versions import Versions
+from my_backend.requests import DeleteRequest, DuplicateRequest, Json
+from my_backend.web.api.lookup import find_project
+from my_backend.web.middleware.auth import is_known, require_token
+from my_backend.web.middleware.parsing import read
+
+
+class ProjectEndpoints:
+    """Label Studio calls them, and so do people."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend, self._projects = backend, backend.projects
+
+    def delete(self) -> Json | tuple[Json, int]:
+        """Deletes a project: cancels its jobs and removes its versions; needs the password or a token."""
+        body = read(DeleteRequest)
+        project = find_project(self._projects, body.project)
+        if is_known(self._backend.settings):
+            self._backend.delete(project)
+            return {"deleted": project.uid}
+        require_token(self._backend.settings, body.token)
+        self._backend.token_gate.ask(project, body.token, "Deleting the project", lambda: self._backend.delete(project))
+        return {"status": "asked"}, 202
+
+    def duplicate_model(self) -> Json:
+        """Copies a project's live version to another project."""
+        body = read(DuplicateRequest)
+        source = find_project(self._projects, body.project_src)
+        destination = body.project_dst
+        if "." not in destination:  # sent by people, not by Label Studio
+            destination = self._projects.find(destination).uid
+        live = Versions(self._projects.folder(source.uid)).live()
+        if live is None:
+            raise NotFound(f"project {source.uid} has no version to copy yet")
+        target = Versions(self._projects.folder(destination))
+        copy = target.copy_from(live, cause=f"copied from project {source.uid}", choices=live.choices)
+        self._projects.remember(destination)
+        return {"live": copy.name, "project": destination}

@@ -1,0 +1,135 @@
+"""The endpoints that Label Studio calls while people label: setup, predictions, events and trainings."""
+
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from flask import request
+
+from label_studio_format.labeling_config import parse_label_config
+from my_backend.backend import Backend
+from my_backend.errors import BadRequest
+from my_backend.jobs.training_job import keep_annotations
+from my_backend.metrics.counters import RequestCounts
+from my_backend.projects.recent_predictions import sightings
+from my_backend.projects.registry import Credentials, Project
+from my_backend.redaction import redact, said
+from my_backend.requests import Json, PredictRequest, SetupRequest, TrainRequest, WebhookRequest, project_uid
+from my_backend.web.api.jobs import started
+from my_backend.web.api.lookup import find_project, remember_project
+from my_backend.web.middleware.auth import is_known
+from my_backend.web.middleware.parsing import read
+
+PREDICT_SECONDS = 80.0  # Label Studio waits for 100 s and then discards all predictions
+LONGEST_TITLE = 1000  # Label Studio allows 50 characters
+ANNOTATION_EVENTS = ("ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_CREATED", "ANNOTATIONS_DELETED")
+
+
+class ProtocolEndpoints:
+    """No request waits for a training; `/predict` waits for a model that is loading."""
+
+    def __init__(self, backend: Backend, counts: RequestCounts) -> None:
+        self._backend, self._counts = backend, counts
+        self._projects, self._serving, self._queue = backend.projects, backend.serving, backend.queue
+
+    def setup(self) -> Json:
+        """Stores the project and its labeling config; returns the live version."""
+        body = read(SetupRequest)
+        remember_project(self._projects, body.project, label_config=body.label_config or None)
+        self._backend.webhook_password.called(body.project, request.host)
+        if is_known(self._backend.settings) and body.hostname and body.access_token:
+            self._projects.remember_credentials(body.project, Credentials(body.hostname, body.access_token))
+        return {"model_version": self._serving.version_name(body.project)}
+
+    def predict(self) -> Json:
+        """Predicts tasks: one result for each task, in order, which is a prediction or `[]`."""
+        deadline = time.monotonic() + PREDICT_SECONDS
+        body = read(PredictRequest)
+        project = self._project_to_predict(body)
+        self._backend.renewal.asked(project.uid, _numbers(task.id for task in body.tasks))
+        live = self._serving.live(project.uid, deadline)
+        tasks = [task.model_dump() for task in body.tasks]
+        if live.model is None or not tasks:
+            self._counts.failed("untrained", len(tasks))
+            return {"results": [[] for _ in tasks], "model_version": live.name}
+        label_config = body.label_config or project.label_config
+        tag = parse_label_config(label_config, self._backend.settings.choices).image_choices
+        why: dict[int, str] = {}
+        reasons: dict[int, str] = {}
+
+        def failed(position: int, text: str, reason: str = "other") -> None:
+            why[position], reasons[position] = redact(text), reason
+
+        results = live.predict(tasks, label_config=label_config, deadline=deadline, failed=failed)
+        if any(results):
+            self._backend.title_keeper.predicted(project.uid)
+        if tag:
+            self._backend.recent.note(project.uid, sightings(tasks, results, why, tag.field, live.name))
+        for position, result in enumerate(results):
+            if result:
+                self._counts.predicted.inc()
+            else:
+                self._counts.failed(reasons.get(position, "no_answer" if tag else "no_choices"))
+        return {"results": self._backend.renewal.ranked(project.uid, tasks, results), "model_version": live.name}
+
+    def _project_to_predict(self, body: PredictRequest) -> Project:
+        if body.project is None or "." not in body.project:  # sent by people, not by Label Studio
+            return find_project(self._projects, body.project)
+        return remember_project(self._projects, body.project, label_config=body.label_config or None)
+
+    def webhook(self) -> Json | tuple[Json, int]:
+        """Receives events and the "Start Training" button; never waits for a training."""
+        body = read(WebhookRequest)
+        project = self._project_of_event(body.project)
+        if body.action == "START_TRAINING":
+            return started(self._queue.submit(project.uid, "full", "Start Training pressed"))
+        if body.action in ANNOTATION_EVENTS:
+            self._backend.webhook_password.heard(project.uid)
+            self._backend.retraining.changed(project.uid, body.action, body.changes)
+            self._backend.recent.forget(project.uid, _numbers(one.annotation.get("task") for one in body.changes))
+        elif body.action.startswith(
+            "REVIEW"
+        ):  # REVIEW_CREATED, REVIEW_UPDATED, REVIEWS_DELETED of the Enterprise edition
+            self._projects.changes(project.uid).forget_tasks()  # they don't include the current annotation
+            self._backend.retraining.changed(project.uid, body.action, body.changes)
+        elif body.action == "TASKS_CREATED":
+            self._serving.prepare(project, body.tasks)
+            self._backend.renewal.imported(project.uid)
+        elif body.action == "TASKS_DELETED":
+            self._projects.changes(project.uid).forget_tasks()  # their annotations are deleted without an event
+            self._backend.recent.forget(project.uid, _numbers(task.get("id") for task in body.tasks))
+        return {"status": "ok", "action": body.action}
+
+    def _project_of_event(self, described: Json | None) -> Project:
+        """The project of an event; without a description it is `/webhook?project=7`, or the only project."""
+        if described is None or "id" not in described:
+            return find_project(self._projects, request.args.get("project") or None)
+        try:
+            uid = project_uid(described)
+        except ValueError as error:
+            raise BadRequest(said(error)) from None
+        config, title = described.get("label_config"), described.get("title")
+        return remember_project(
+            self._projects,
+            uid,
+            label_config=config if isinstance(config, str) else None,
+            title=title[:LONGEST_TITLE] if isinstance(title, str) else None,
+        )
+
+    def train(self) -> Json | tuple[Json, int]:
+        """Starts a training; learns from the annotated tasks in the body if there are any."""
+        body = read(TrainRequest)
+        if body.project is not None and body.annotations and "." in body.project:
+            project = remember_project(self._projects, body.project, label_config=body.label_config)
+        else:
+            project = find_project(self._projects, body.project)
+        if body.annotations is not None:
+            keep_annotations(
+                self._projects, project.uid, [task.model_dump(exclude_unset=True) for task in body.annotations]
+            )
+        return started(self._queue.submit(project.uid, "full", "started manually"))
+
+
+def _numbers(values: Iterable[Any]) -> list[int]:
+    """The values that can be task ids."""
+    return [value for value in values if isinstance(value, int)]

@@ -1,0 +1,49 @@
+"""Endpoints that say how the backend is: for probes, programs and people."""
+
+from importlib.metadata import version as package_version
+
+from flask import Response
+
+from my_backend.backend import Backend
+from my_backend.requests import Json
+from my_backend.web.browser import wants_page
+from my_backend.web.pages.routes import Page
+
+
+class StatusEndpoints:
+    """All answers come from memory."""
+
+    def __init__(self, backend: Backend, page: Page) -> None:
+        self._backend, self._page = backend, page
+        self._version = package_version("image-classifier-backend")
+
+    def home(self) -> Json | Response:
+        """The page for browsers, `/health` for programs."""
+        return self._page.projects() if wants_page() else self.health()
+
+    def health(self) -> Json:
+        """200 as long as the process is running; `problems` says what is wrong."""
+        return {
+            "status": "UP",
+            "version": self._version,
+            "model_class": self._backend.settings.model_class,
+            "model": self._backend.serving.description,
+            "ready": self._backend.serving.ready,
+            "projects": len(self._backend.projects.all()),
+            "problems": [str(problem) for problem in self._backend.summary.problems()],
+        }
+
+    def problems(self) -> Json | Response:
+        """Problems and their fixes: a page for browsers, JSON with stable codes for programs; alias: `/troubles`."""
+        if wants_page():
+            return self._page.problems()
+        return {"troubles": [problem.record() for problem in self._backend.summary.problems()]}
+
+    def check_problems(self) -> tuple[Json, int]:
+        """Checks again, in the background, how Label Studio sees this backend."""
+        self._backend.monitor.look_again()
+        return {"status": "asked"}, 202
+
+    def ready(self) -> tuple[Json, int]:
+        """200 if predictions work for every project that has a version, otherwise 503."""
+        return ({"ready": True}, 200) if self._backend.serving.ready else ({"ready": False}, 503)

@@ -1,0 +1,42 @@
+"""The endpoints of versions: which there are, and which one is live."""
+
+from my_backend.errors import NotFound
+from my_backend.projects.registry import Project, Projects
+from my_backend.projects.versions import Versions
+from my_backend.requests import ActivateRequest, Json, ProjectRequest
+from my_backend.web.api.lookup import find_project
+from my_backend.web.middleware.parsing import read
+
+
+class VersionEndpoints:
+    """A version's files are never changed; only the pointer to the live one is."""
+
+    def __init__(self, projects: Projects) -> None:
+        self._projects = projects
+
+    def versions_of_the_only_project(self) -> Json:
+        """The versions of the only project; 404 if there are several, because Label Studio names none here."""
+        projects = self._projects.all()
+        if len(projects) != 1:
+            raise NotFound('GET /versions works only if there is exactly one project: POST {"project": id} instead')
+        return self._versions_of(projects[0])
+
+    def versions(self) -> Json:
+        """The versions of a project, the newest first."""
+        return self._versions_of(self._projects.find(read(ProjectRequest).project))
+
+    def _versions_of(self, project: Project) -> Json:
+        versions = Versions(self._projects.folder(project.uid))
+        newest_first = versions.all()[::-1]
+        return {
+            "versions": [version.name for version in newest_first],
+            "live": versions.live_name(),
+            "details": [version.record() for version in newest_first],
+        }
+
+    def activate(self) -> Json:
+        """Makes a version live; it may be an older one."""
+        body = read(ActivateRequest)
+        project = find_project(self._projects, body.project)
+        version = Versions(self._projects.folder(project.uid)).activate(body.version)
+        return {"live": version.name, "project": project.uid}
