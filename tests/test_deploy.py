@@ -28,8 +28,8 @@ from my_backend.commands.cli import app as command_line
 from my_backend.jobs.record import KINDS
 from my_backend.jobs.rq_queue import connect, rq_queue
 from my_backend.settings import Settings
-from my_backend.web.api.protocol import PREDICT_SECONDS
 from my_backend.web.app import create_app
+from my_backend.web.endpoint import PREDICT_SECONDS
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "deploy" / "kubernetes"

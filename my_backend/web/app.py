@@ -4,7 +4,16 @@ from flask import Flask, Response
 
 from my_backend.backend import Backend
 from my_backend.metrics.counters import RequestCounts
-from my_backend.web.api.routes import ALIASES, Routes
+from my_backend.web.api.jobs import JobEndpoints
+from my_backend.web.api.labeling import LabelingEndpoints
+from my_backend.web.api.labeling_configs import LabelingConfigEndpoints
+from my_backend.web.api.openapi import OpenApiEndpoints
+from my_backend.web.api.projects import ProjectEndpoints
+from my_backend.web.api.protocol import ProtocolEndpoints
+from my_backend.web.api.single_image import SingleImageEndpoints
+from my_backend.web.api.status import StatusEndpoints
+from my_backend.web.api.versions import VersionEndpoints
+from my_backend.web.endpoint import add_endpoints
 from my_backend.web.middleware.admission import until_sent
 from my_backend.web.middleware.auth import guard, keep_threads_free
 from my_backend.web.middleware.deadlines import Deadlines
@@ -12,6 +21,7 @@ from my_backend.web.middleware.error_handlers import handle_errors
 from my_backend.web.middleware.parsing import receive_bodies
 from my_backend.web.middleware.request_log import account, with_request_id
 from my_backend.web.pages.routes import Page, refused
+from my_backend.web.prometheus.collector import Exposition
 
 
 def create_app(backend: Backend) -> Flask:
@@ -21,14 +31,9 @@ def create_app(backend: Backend) -> Flask:
     counts = RequestCounts()
     page = Page(backend)
     app.register_blueprint(page.blueprint())
-    routes = Routes(backend, counts, page)
     account(app, counts)
     app.after_request(_guarded)
-    table = routes.table()
-    for (method, path), handler in table.items():
-        app.add_url_rule(path, f"{method} {path}", handler, methods=[method])
-    for (method, path), route in ALIASES.items():
-        app.add_url_rule(path, f"alias {method} {path}", table[route], methods=[method])
+    add_endpoints(app, _endpoints(backend, counts, page), backend.settings.max_image_bytes)
     guard(
         app,
         backend.settings.basic_auth,
@@ -42,6 +47,22 @@ def create_app(backend: Backend) -> Flask:
     handle_errors(app, counts)
     app.wsgi_app = with_request_id(until_sent(app.wsgi_app, deadlines))  # type: ignore[method-assign, assignment]
     return app
+
+
+def _endpoints(backend: Backend, counts: RequestCounts, page: Page) -> list[object]:
+    """The groups of endpoints, in the order of the OpenAPI document."""
+    groups = [
+        StatusEndpoints(backend, page),
+        ProtocolEndpoints(backend, counts),
+        SingleImageEndpoints(backend),
+        JobEndpoints(backend),
+        VersionEndpoints(backend.projects),
+        LabelingConfigEndpoints(backend.settings),
+        LabelingEndpoints(backend),
+        ProjectEndpoints(backend),
+        Exposition(backend, counts),
+    ]
+    return [*groups, OpenApiEndpoints(groups, protected=backend.settings.basic_auth is not None)]
 
 
 def _guarded(response: Response) -> Response:

@@ -1,13 +1,13 @@
 """The endpoints of jobs: their state, and how to cancel them."""
 
-from flask import request
-
 from my_backend import context
 from my_backend.backend import Backend
 from my_backend.jobs.record import Job
 from my_backend.jobs.training_job import forget_annotations
 from my_backend.requests import JobRequest, Json
-from my_backend.web.middleware.parsing import read
+from my_backend.web.api.answers import JobRecord, Training
+from my_backend.web.api.lookup import PROJECT_QUERY
+from my_backend.web.endpoint import endpoint
 
 
 class JobEndpoints:
@@ -17,10 +17,12 @@ class JobEndpoints:
         self._projects, self._serving = backend.projects, backend.serving
         self._queue, self._job_store = backend.queue, backend.job_store
 
-    def job_status(self) -> Json:
+    @endpoint("POST", "/job_status", answers={200: JobRecord}, errors=(404,))
+    def job_status(self, body: JobRequest) -> Json:
         """The state and progress of a job."""
-        return _described(self._job_store.get(read(JobRequest).job))
+        return _described(self._job_store.get(body.job))
 
+    @endpoint("POST", "/api/jobs/<job_id>/cancel", answers={200: JobRecord}, errors=(404,))
     def cancel_job(self, job_id: str) -> Json:
         """Cancels a job; a running one stops at its next step."""
         waited = self._job_store.get(job_id).status == "queued"
@@ -30,15 +32,16 @@ class JobEndpoints:
         context.now_for(project=job.project, job=job.id)
         return _described(job)
 
-    def is_training(self) -> Json:
+    @endpoint("GET", "/is_training", answers={200: Training}, errors=(400, 404), query=PROJECT_QUERY)
+    def is_training(self, project: str | None) -> Json:
         """Whether the project has a running or queued job."""
-        project = self._projects.find(request.args.get("project") or None)
-        jobs = [job for job in self._job_store.of_project(project.uid) if job.unfinished]
+        uid = self._projects.find(project).uid
+        jobs = [job for job in self._job_store.of_project(uid) if job.unfinished]
         return {
             "is_training": bool(jobs),
             "job": jobs[0].id if jobs else None,
             "jobs": [_described(job) for job in jobs],
-            "model_version": self._serving.version_name(project.uid),
+            "model_version": self._serving.version_name(uid),
         }
 
 

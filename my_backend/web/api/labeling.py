@@ -2,17 +2,16 @@
 
 from collections.abc import Callable
 
-from flask import request
-
 from my_backend import context
 from my_backend.backend import Backend
 from my_backend.labeling.project_pool import ProjectPool
 from my_backend.labeling.runs import Labels, Run
 from my_backend.requests import GroupsRequest, Json, LabelRequest, RunRequest, SimilarRequest
 from my_backend.serving.image_pool import LookAlikes
-from my_backend.web.api.lookup import find_project
+from my_backend.web.api.answers import Groups, LabelingRun, LabelingRuns, SimilarImages
+from my_backend.web.api.lookup import PROJECT_QUERY, find_project
+from my_backend.web.endpoint import endpoint
 from my_backend.web.middleware.auth import is_known, require_token
-from my_backend.web.middleware.parsing import read
 
 SHOWN_GROUPS = 2  # the one to label now, and the next one, whose thumbnails the browser loads meanwhile
 
@@ -25,19 +24,9 @@ class LabelingEndpoints:
         self._serving = backend.serving
         self._gate, self._pools = backend.token_gate, backend.pools
 
-    def start(self) -> tuple[Json, int]:
-        """Starts to label tasks in Label Studio, in the background; needs the password or a token."""
-        body = read(LabelRequest)
-        require_token(self._settings, body.token)
-        project = find_project(self._projects, body.project)
-        labels = [Labels(group.label, group.tasks) for group in body.labels]
-        run = self._labeling.submit(project, labels, body.token)
-        self._pools.note_answers(project.uid, labels)
-        return described(run), 202
-
-    def groups(self) -> Json:
+    @endpoint("POST", "/api/labeling/groups", answers={200: Groups}, errors=(404, 409))
+    def groups(self, body: GroupsRequest) -> Json:
         """Groups of look-alikes to label next; the first call starts to collect the project's images."""
-        body = read(GroupsRequest)
         project = find_project(self._projects, body.project)
         found = self._pools.groups(project, body.without, largest=body.most, count=SHOWN_GROUPS)
         return {
@@ -51,9 +40,9 @@ class LabelingEndpoints:
             "groups": [_described_group(group, found.pool) for group in found.groups if found.pool],
         }
 
-    def similar(self) -> Json:
+    @endpoint("POST", "/api/labeling/similar", answers={200: SimilarImages}, errors=(404, 409))
+    def similar(self, body: SimilarRequest) -> Json:
         """The tasks whose images look most like a task's, the most alike first."""
-        body = read(SimilarRequest)
         project = find_project(self._projects, body.project)
         found = self._pools.most_alike(project, body.task, body.most, unlabeled=body.unlabeled)
         return {
@@ -63,25 +52,38 @@ class LabelingEndpoints:
             ]
         }
 
-    def runs(self) -> Json:
-        """The labeling runs of a project, the newest first."""
-        project = self._projects.find(request.args.get("project") or None)
-        return {"runs": [described(run) for run in self._labeling.store.of_project(project.uid)]}
+    @endpoint("POST", "/api/labeling/runs", answers={202: LabelingRun}, errors=(404, 409))
+    def start(self, body: LabelRequest) -> tuple[Json, int]:
+        """Starts to label tasks in Label Studio, in the background; needs the password or a token."""
+        require_token(self._settings, body.token)
+        project = find_project(self._projects, body.project)
+        labels = [Labels(group.label, group.tasks) for group in body.labels]
+        run = self._labeling.submit(project, labels, body.token)
+        self._pools.note_answers(project.uid, labels)
+        return described(run), 202
 
+    @endpoint("GET", "/api/labeling/runs", answers={200: LabelingRuns}, errors=(400, 404), query=PROJECT_QUERY)
+    def runs(self, project: str | None) -> Json:
+        """The labeling runs of a project, the newest first."""
+        uid = self._projects.find(project).uid
+        return {"runs": [described(run) for run in self._labeling.store.of_project(uid)]}
+
+    @endpoint("GET", "/api/labeling/runs/<run_id>", answers={200: LabelingRun}, errors=(404,))
     def run(self, run_id: str) -> Json:
         """The state and progress of a labeling run."""
         return described(self._labeling.store.get(run_id))
 
-    def undo(self, run_id: str) -> tuple[Json, int]:
+    @endpoint("POST", "/api/labeling/runs/<run_id>/undo", answers={202: LabelingRun}, errors=(404, 409))
+    def undo(self, run_id: str, body: RunRequest) -> tuple[Json, int]:
         """Removes a run's annotations, except those that someone has changed; needs the password or a token."""
-        return self._ask(run_id, "Undoing", self._labeling.undo)
+        return self._ask(run_id, body.token, "Undoing", self._labeling.undo)
 
-    def resume(self, run_id: str) -> tuple[Json, int]:
+    @endpoint("POST", "/api/labeling/runs/<run_id>/resume", answers={202: LabelingRun}, errors=(404, 409))
+    def resume(self, run_id: str, body: RunRequest) -> tuple[Json, int]:
         """Continues a run that stopped, for example with another token; needs the password or a token."""
-        return self._ask(run_id, "Resuming", self._labeling.resume)
+        return self._ask(run_id, body.token, "Resuming", self._labeling.resume)
 
-    def _ask(self, run_id: str, what: str, do: Callable[[str, str], Run]) -> tuple[Json, int]:
-        token = read(RunRequest).token
+    def _ask(self, run_id: str, token: str, what: str, do: Callable[[str, str], Run]) -> tuple[Json, int]:
         require_token(self._settings, token)
         run = self._labeling.store.get(run_id)
         project = self._projects.get(run.project)

@@ -3,7 +3,8 @@
 from label_studio_format.labeling_config import parse_label_config
 from my_backend.requests import Json, ValidateRequest
 from my_backend.settings import Settings
-from my_backend.web.middleware.parsing import read
+from my_backend.web.api.answers import Validity
+from my_backend.web.endpoint import endpoint
 
 
 class LabelingConfigEndpoints:
@@ -12,9 +13,10 @@ class LabelingConfigEndpoints:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
-    def validate(self) -> Json:
+    @endpoint("POST", "/validate", answers={200: Validity})
+    def validate(self, body: ValidateRequest) -> Json:
         """Whether the backend can learn from a labeling config, and why not."""
-        config = parse_label_config(read(ValidateRequest).config, self._settings.choices)
+        config = parse_label_config(body.config, self._settings.choices)
         return {
             "valid": config.image_choices is not None,
             "message": config.problem,

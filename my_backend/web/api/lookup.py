@@ -3,6 +3,8 @@
 from my_backend import context
 from my_backend.projects.registry import Project, Projects
 
+PROJECT_QUERY = {"project": "id or id.created; optional if there is only one project"}
+
 
 def find_project(projects: Projects, name: str | None) -> Project:
     """The project of this name, or the only one if `name` is None; raises NotFound like `Projects.find`."""

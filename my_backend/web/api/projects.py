@@ -4,9 +4,10 @@ from my_backend.backend import Backend
 from my_backend.errors import NotFound
 from my_backend.projects.versions import Versions
 from my_backend.requests import DeleteRequest, DuplicateRequest, Json
+from my_backend.web.api.answers import Asked, Deleted, LiveVersion
 from my_backend.web.api.lookup import find_project
+from my_backend.web.endpoint import endpoint
 from my_backend.web.middleware.auth import is_known, require_token
-from my_backend.web.middleware.parsing import read
 
 
 class ProjectEndpoints:
@@ -15,9 +16,9 @@ class ProjectEndpoints:
     def __init__(self, backend: Backend) -> None:
         self._backend, self._projects = backend, backend.projects
 
-    def delete(self) -> Json | tuple[Json, int]:
+    @endpoint("POST", "/delete", answers={200: Deleted, 202: Asked}, errors=(404,))
+    def delete(self, body: DeleteRequest) -> Json | tuple[Json, int]:
         """Deletes a project: cancels its jobs and removes its versions; needs the password or a token."""
-        body = read(DeleteRequest)
         project = find_project(self._projects, body.project)
         if is_known(self._backend.settings):
             self._backend.delete(project)
@@ -26,9 +27,9 @@ class ProjectEndpoints:
         self._backend.token_gate.ask(project, body.token, "Deleting the project", lambda: self._backend.delete(project))
         return {"status": "asked"}, 202
 
-    def duplicate_model(self) -> Json:
+    @endpoint("POST", "/duplicate_model", answers={200: LiveVersion}, errors=(404,))
+    def duplicate_model(self, body: DuplicateRequest) -> Json:
         """Copies a project's live version to another project."""
-        body = read(DuplicateRequest)
         source = find_project(self._projects, body.project_src)
         destination = body.project_dst
         if "." not in destination:  # sent by people, not by Label Studio

@@ -1,6 +1,5 @@
 """The endpoints that Label Studio calls while people label: setup, predictions, events and trainings."""
 
-import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,12 +14,12 @@ from my_backend.projects.recent_predictions import sightings
 from my_backend.projects.registry import Credentials, Project
 from my_backend.redaction import redact, said
 from my_backend.requests import Json, PredictRequest, SetupRequest, TrainRequest, WebhookRequest, project_uid
+from my_backend.web.api.answers import EventTaken, ModelVersion, Predictions, StartedJob
 from my_backend.web.api.jobs import started
-from my_backend.web.api.lookup import find_project, remember_project
+from my_backend.web.api.lookup import PROJECT_QUERY, find_project, remember_project
+from my_backend.web.endpoint import endpoint
 from my_backend.web.middleware.auth import is_known
-from my_backend.web.middleware.parsing import read
 
-PREDICT_SECONDS = 80.0  # Label Studio waits for 100 s and then discards all predictions
 LONGEST_TITLE = 1000  # Label Studio allows 50 characters
 ANNOTATION_EVENTS = ("ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_CREATED", "ANNOTATIONS_DELETED")
 
@@ -32,19 +31,18 @@ class ProtocolEndpoints:
         self._backend, self._counts = backend, counts
         self._projects, self._serving, self._queue = backend.projects, backend.serving, backend.queue
 
-    def setup(self) -> Json:
+    @endpoint("POST", "/setup", answers={200: ModelVersion})
+    def setup(self, body: SetupRequest) -> Json:
         """Stores the project and its labeling config; returns the live version."""
-        body = read(SetupRequest)
         remember_project(self._projects, body.project, label_config=body.label_config or None)
         self._backend.webhook_password.called(body.project, request.host)
         if is_known(self._backend.settings) and body.hostname and body.access_token:
             self._projects.remember_credentials(body.project, Credentials(body.hostname, body.access_token))
         return {"model_version": self._serving.version_name(body.project)}
 
-    def predict(self) -> Json:
+    @endpoint("POST", "/predict", answers={200: Predictions}, errors=(404, 503))
+    def predict(self, body: PredictRequest, deadline: float) -> Json:
         """Predicts tasks: one result for each task, in order, which is a prediction or `[]`."""
-        deadline = time.monotonic() + PREDICT_SECONDS
-        body = read(PredictRequest)
         project = self._project_to_predict(body)
         self._backend.renewal.asked(project.uid, _numbers(task.id for task in body.tasks))
         live = self._serving.live(project.uid, deadline)
@@ -77,33 +75,33 @@ class ProtocolEndpoints:
             return find_project(self._projects, body.project)
         return remember_project(self._projects, body.project, label_config=body.label_config or None)
 
-    def webhook(self) -> Json | tuple[Json, int]:
+    @endpoint("POST", "/webhook", answers={200: EventTaken, 201: StartedJob}, errors=(404,), query=PROJECT_QUERY)
+    def webhook(self, body: WebhookRequest, project: str | None) -> Json | tuple[Json, int]:
         """Receives events and the "Start Training" button; never waits for a training."""
-        body = read(WebhookRequest)
-        project = self._project_of_event(body.project)
+        found = self._project_of_event(body.project, project)
         if body.action == "START_TRAINING":
-            return started(self._queue.submit(project.uid, "full", "Start Training pressed"))
+            return started(self._queue.submit(found.uid, "full", "Start Training pressed"))
         if body.action in ANNOTATION_EVENTS:
-            self._backend.webhook_password.heard(project.uid)
-            self._backend.retraining.changed(project.uid, body.action, body.changes)
-            self._backend.recent.forget(project.uid, _numbers(one.annotation.get("task") for one in body.changes))
+            self._backend.webhook_password.heard(found.uid)
+            self._backend.retraining.changed(found.uid, body.action, body.changes)
+            self._backend.recent.forget(found.uid, _numbers(one.annotation.get("task") for one in body.changes))
         elif body.action.startswith(
             "REVIEW"
         ):  # REVIEW_CREATED, REVIEW_UPDATED, REVIEWS_DELETED of the Enterprise edition
-            self._projects.changes(project.uid).forget_tasks()  # they don't include the current annotation
-            self._backend.retraining.changed(project.uid, body.action, body.changes)
+            self._projects.changes(found.uid).forget_tasks()  # they don't include the current annotation
+            self._backend.retraining.changed(found.uid, body.action, body.changes)
         elif body.action == "TASKS_CREATED":
-            self._serving.prepare(project, body.tasks)
-            self._backend.renewal.imported(project.uid)
+            self._serving.prepare(found, body.tasks)
+            self._backend.renewal.imported(found.uid)
         elif body.action == "TASKS_DELETED":
-            self._projects.changes(project.uid).forget_tasks()  # their annotations are deleted without an event
-            self._backend.recent.forget(project.uid, _numbers(task.get("id") for task in body.tasks))
+            self._projects.changes(found.uid).forget_tasks()  # their annotations are deleted without an event
+            self._backend.recent.forget(found.uid, _numbers(task.get("id") for task in body.tasks))
         return {"status": "ok", "action": body.action}
 
-    def _project_of_event(self, described: Json | None) -> Project:
+    def _project_of_event(self, described: Json | None, queried: str | None) -> Project:
         """The project of an event; without a description it is `/webhook?project=7`, or the only project."""
         if described is None or "id" not in described:
-            return find_project(self._projects, request.args.get("project") or None)
+            return find_project(self._projects, queried)
         try:
             uid = project_uid(described)
         except ValueError as error:
@@ -116,9 +114,9 @@ class ProtocolEndpoints:
             title=title[:LONGEST_TITLE] if isinstance(title, str) else None,
         )
 
-    def train(self) -> Json | tuple[Json, int]:
+    @endpoint("POST", "/train", "/api/models/train", answers={201: StartedJob}, errors=(404,))
+    def train(self, body: TrainRequest) -> Json | tuple[Json, int]:
         """Starts a training; learns from the annotated tasks in the body if there are any."""
-        body = read(TrainRequest)
         if body.project is not None and body.annotations and "." in body.project:
             project = remember_project(self._projects, body.project, label_config=body.label_config)
         else:

@@ -11,10 +11,11 @@ from my_backend.projects.corrections import KEPT, Corrections
 from my_backend.projects.registry import Project
 from my_backend.requests import CorrectionRequest, ImageRequest, Json
 from my_backend.serving.model_api import ModelAPI
+from my_backend.web.api.answers import ImagePrediction, StartedJob
 from my_backend.web.api.jobs import started
 from my_backend.web.api.lookup import find_project
-from my_backend.web.api.protocol import PREDICT_SECONDS
-from my_backend.web.middleware.parsing import Image, read_with_image
+from my_backend.web.endpoint import endpoint
+from my_backend.web.middleware.parsing import Image
 
 
 class SingleImageEndpoints:
@@ -23,10 +24,9 @@ class SingleImageEndpoints:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
 
-    def predict(self) -> Json:
+    @endpoint("POST", "/api/models/predict", answers={200: ImagePrediction}, errors=(404, 422, 503))
+    def predict(self, body: ImageRequest, image: Image, deadline: float) -> Json:
         """Predicts one image: the most likely choice, and the probability of each."""
-        deadline = time.monotonic() + PREDICT_SECONDS
-        body, image = read_with_image(ImageRequest, self._backend.settings.max_image_bytes)
         project = find_project(self._backend.projects, body.project)
         tag = self._tag(project)
         live = self._backend.serving.live(project.uid, deadline)
@@ -35,10 +35,9 @@ class SingleImageEndpoints:
         url = self._fetch(project, image, deadline)[0]
         return {**_classify(live.model, project, _task(url, tag), deadline), "model_version": live.name}
 
-    def correct(self) -> tuple[Json, int]:
+    @endpoint("POST", "/api/models/retrain", answers={201: StartedJob}, errors=(404, 422))
+    def correct(self, body: CorrectionRequest, image: Image, deadline: float) -> tuple[Json, int]:
         """Corrects the label of one image, stores it for future trainings, and starts a training."""
-        deadline = time.monotonic() + PREDICT_SECONDS
-        body, image = read_with_image(CorrectionRequest, self._backend.settings.max_image_bytes)
         project = find_project(self._backend.projects, body.project)
         tag = self._tag(project)
         names = _choices(body.label, tag)

@@ -6,7 +6,9 @@ from flask import Response
 
 from my_backend.backend import Backend
 from my_backend.requests import Json
+from my_backend.web.api.answers import Asked, Health, Problems, Readiness
 from my_backend.web.browser import wants_page
+from my_backend.web.endpoint import endpoint
 from my_backend.web.pages.routes import Page
 
 
@@ -17,10 +19,12 @@ class StatusEndpoints:
         self._backend, self._page = backend, page
         self._version = package_version("image-classifier-backend")
 
+    @endpoint("GET", "/", answers={200: Health}, page=True)
     def home(self) -> Json | Response:
         """The page for browsers, `/health` for programs."""
         return self._page.projects() if wants_page() else self.health()
 
+    @endpoint("GET", "/health", answers={200: Health})
     def health(self) -> Json:
         """200 as long as the process is running; `problems` says what is wrong."""
         return {
@@ -33,17 +37,20 @@ class StatusEndpoints:
             "problems": [str(problem) for problem in self._backend.summary.problems()],
         }
 
+    @endpoint("GET", "/problems", answers={200: Problems}, former_paths=("/troubles",), page=True)
     def problems(self) -> Json | Response:
         """Problems and their fixes: a page for browsers, JSON with stable codes for programs; alias: `/troubles`."""
         if wants_page():
             return self._page.problems()
         return {"troubles": [problem.record() for problem in self._backend.summary.problems()]}
 
+    @endpoint("POST", "/api/problems/check", answers={202: Asked}, former_paths=("/api/troubles/check",))
     def check_problems(self) -> tuple[Json, int]:
         """Checks again, in the background, how Label Studio sees this backend."""
         self._backend.monitor.look_again()
         return {"status": "asked"}, 202
 
+    @endpoint("GET", "/ready", answers={200: Readiness, 503: Readiness})
     def ready(self) -> tuple[Json, int]:
         """200 if predictions work for every project that has a version, otherwise 503."""
         return ({"ready": True}, 200) if self._backend.serving.ready else ({"ready": False}, 503)

@@ -4,8 +4,9 @@ from my_backend.errors import NotFound
 from my_backend.projects.registry import Project, Projects
 from my_backend.projects.versions import Versions
 from my_backend.requests import ActivateRequest, Json, ProjectRequest
+from my_backend.web.api.answers import LiveVersion, VersionList
 from my_backend.web.api.lookup import find_project
-from my_backend.web.middleware.parsing import read
+from my_backend.web.endpoint import endpoint
 
 
 class VersionEndpoints:
@@ -14,6 +15,7 @@ class VersionEndpoints:
     def __init__(self, projects: Projects) -> None:
         self._projects = projects
 
+    @endpoint("GET", "/versions", answers={200: VersionList}, errors=(404,))
     def versions_of_the_only_project(self) -> Json:
         """The versions of the only project; 404 if there are several, because Label Studio names none here."""
         projects = self._projects.all()
@@ -21,9 +23,10 @@ class VersionEndpoints:
             raise NotFound('GET /versions works only if there is exactly one project: POST {"project": id} instead')
         return self._versions_of(projects[0])
 
-    def versions(self) -> Json:
+    @endpoint("POST", "/versions", answers={200: VersionList}, errors=(404,))
+    def versions(self, body: ProjectRequest) -> Json:
         """The versions of a project, the newest first."""
-        return self._versions_of(self._projects.find(read(ProjectRequest).project))
+        return self._versions_of(self._projects.find(body.project))
 
     def _versions_of(self, project: Project) -> Json:
         versions = Versions(self._projects.folder(project.uid))
@@ -34,9 +37,9 @@ class VersionEndpoints:
             "details": [version.record() for version in newest_first],
         }
 
-    def activate(self) -> Json:
+    @endpoint("POST", "/api/models/activate", answers={200: LiveVersion}, errors=(404,))
+    def activate(self, body: ActivateRequest) -> Json:
         """Makes a version live; it may be an older one."""
-        body = read(ActivateRequest)
         project = find_project(self._projects, body.project)
         version = Versions(self._projects.folder(project.uid)).activate(body.version)
         return {"live": version.name, "project": project.uid}

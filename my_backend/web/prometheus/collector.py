@@ -15,6 +15,7 @@ from my_backend.backend import Backend
 from my_backend.jobs.record import KINDS, OUTCOMES
 from my_backend.metrics.counters import JobCounts, LabelingCounts, RequestCounts
 from my_backend.metrics.persistent_counters import Sums, key_of
+from my_backend.web.endpoint import endpoint
 from my_backend.web.prometheus.gauges import Gauges, newest
 
 
@@ -29,6 +30,7 @@ class Exposition(Collector):
         self._gauges = Gauges(backend, self._unchanged)
         self._one_at_a_time = threading.Lock()
 
+    @endpoint("GET", "/metrics", answers={200: "text/plain"})
     def response(self) -> Response:
         """Metrics for Prometheus."""
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))

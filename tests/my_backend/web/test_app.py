@@ -140,7 +140,7 @@ def test_predict_gives_up_waiting_in_time(serve: Serve, script: Script, monkeypa
         client.setup()
         client.train()
     script.block("load")
-    monkeypatch.setattr("my_backend.web.api.protocol.PREDICT_SECONDS", 0.05)
+    monkeypatch.setattr("my_backend.web.endpoint.PREDICT_SECONDS", 0.05)
 
     with serve() as client:
         refused = client.post("/predict", {"tasks": [], "project": PROJECT}, 503)
