@@ -13,7 +13,7 @@ from my_backend.web.api.protocol import ProtocolEndpoints
 from my_backend.web.api.single_image import SingleImageEndpoints
 from my_backend.web.api.status import StatusEndpoints
 from my_backend.web.api.versions import VersionEndpoints
-from my_backend.web.endpoint import add_endpoints
+from my_backend.web.endpoint import add_endpoints, body_limits
 from my_backend.web.middleware.admission import until_sent
 from my_backend.web.middleware.auth import guard, keep_threads_free
 from my_backend.web.middleware.deadlines import Deadlines
@@ -33,7 +33,8 @@ def create_app(backend: Backend) -> Flask:
     app.register_blueprint(page.blueprint())
     account(app, counts)
     app.after_request(_guarded)
-    add_endpoints(app, _endpoints(backend, counts, page), backend.settings.max_image_bytes)
+    groups, max_image_bytes = _endpoints(backend, counts, page), backend.settings.max_image_bytes
+    add_endpoints(app, groups, max_image_bytes)
     guard(
         app,
         backend.settings.basic_auth,
@@ -43,7 +44,7 @@ def create_app(backend: Backend) -> Flask:
     )
     keep_threads_free(app)
     deadlines = Deadlines()
-    receive_bodies(app, backend.settings.max_image_bytes, deadlines)
+    receive_bodies(app, body_limits(groups, max_image_bytes), deadlines)
     handle_errors(app, counts)
     app.wsgi_app = with_request_id(until_sent(app.wsgi_app, deadlines))  # type: ignore[method-assign, assignment]
     return app

@@ -11,8 +11,9 @@ from flask import Flask, Response, request
 from pydantic import BaseModel
 
 from my_backend.requests import ImageRequest, Json
-from my_backend.web.middleware.parsing import read, read_with_image
+from my_backend.web.middleware.parsing import SMALL_BODY, read, read_with_image
 
+FORM_BYTES = 1_000_000  # for the form around an image
 PREDICT_SECONDS = 80.0  # Label Studio waits for 100 s and then discards all predictions
 
 Result = Json | tuple[Json, int] | Response
@@ -31,6 +32,7 @@ class Endpoint:
     errors: tuple[int, ...]
     query: Mapping[str, str]
     page: bool
+    max_body: int
 
     @property
     def summary(self) -> str:
@@ -41,6 +43,12 @@ class Endpoint:
     def body(self) -> type[BaseModel] | None:
         """The model of the request's body."""
         return get_type_hints(self.handler).get("body")
+
+    @property
+    def routes(self) -> list[tuple[str, str]]:
+        """Flask's name for each path, and the path."""
+        current = [(f"{self.method} {path}", path) for path in self.paths]
+        return [*current, *((f"alias {self.method} {path}", path) for path in self.former_paths)]
 
     def view(self, group: object, max_image_bytes: int) -> Callable[..., Result]:
         """The function for Flask: reads the request, and calls the handler of `group`. Raises BadRequest."""
@@ -67,6 +75,7 @@ def endpoint(
     query: Mapping[str, str] | None = None,
     former_paths: tuple[str, ...] = (),
     page: bool = False,
+    max_body: int = SMALL_BODY,
 ) -> Callable[[Handler], Handler]:
     """Declares a method as an endpoint. The method's parameters say what it reads of a request, by their names:
 
@@ -78,13 +87,14 @@ def endpoint(
     `answers` has the model of each status, or the media type of an answer that isn't JSON; `errors` has the statuses of
     the endpoint's own errors, in addition to those that all have. `query` describes the parameters after the `?`.
     `former_paths` still work for old scripts, but aren't in the OpenAPI document. `page`: browsers get a page instead.
+    `max_body` is in bytes; bodies with images have a limit that follows from MAX_IMAGE_BYTES.
     """
 
     def declare(handler: Handler) -> Handler:
         parts = {"self", "body", "image", "deadline", *(query or ()), *re.findall(r"<(\w+)>", "".join(paths))}
         if unknown := inspect.signature(handler).parameters.keys() - parts:
             raise TypeError(f"{handler.__qualname__}: a request has no {', '.join(unknown)}; name one of {parts}")
-        declared = Endpoint(handler, method, paths, former_paths, answers, errors, query or {}, page)
+        declared = Endpoint(handler, method, paths, former_paths, answers, errors, query or {}, page, max_body)
         handler.__dict__["endpoint"] = declared
         return handler
 
@@ -102,7 +112,15 @@ def add_endpoints(app: Flask, groups: Iterable[object], max_image_bytes: int) ->
     for group in groups:
         for one in endpoints_of(group):
             view = one.view(group, max_image_bytes)
-            for path in one.paths:
-                app.add_url_rule(path, f"{one.method} {path}", view, methods=[one.method])
-            for path in one.former_paths:
-                app.add_url_rule(path, f"alias {one.method} {path}", view, methods=[one.method])
+            for name, path in one.routes:
+                app.add_url_rule(path, name, view, methods=[one.method])
+
+
+def body_limits(groups: Iterable[object], max_image_bytes: int) -> dict[str, int]:
+    """The largest body of each endpoint in bytes, by Flask's names."""
+    limits: dict[str, int] = {}
+    for one in (one for group in groups for one in endpoints_of(group)):
+        has_image = one.body is not None and issubclass(one.body, ImageRequest)
+        limit = max_image_bytes * 4 // 3 + FORM_BYTES if has_image else one.max_body  # as base64
+        limits |= {name: limit for name, _ in one.routes}
+    return limits

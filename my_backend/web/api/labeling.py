@@ -13,6 +13,7 @@ from my_backend.web.api.lookup import PROJECT_QUERY, find_project
 from my_backend.web.endpoint import endpoint
 from my_backend.web.middleware.auth import is_known, require_token
 
+RUN_BYTES = 4_000_000  # the ids of 100,000 tasks
 SHOWN_GROUPS = 2  # the one to label now, and the next one, whose thumbnails the browser loads meanwhile
 
 
@@ -52,7 +53,7 @@ class LabelingEndpoints:
             ]
         }
 
-    @endpoint("POST", "/api/labeling/runs", answers={202: LabelingRun}, errors=(404, 409))
+    @endpoint("POST", "/api/labeling/runs", answers={202: LabelingRun}, errors=(404, 409), max_body=RUN_BYTES)
     def start(self, body: LabelRequest) -> tuple[Json, int]:
         """Starts to label tasks in Label Studio, in the background; needs the password or a token."""
         require_token(self._settings, body.token)

@@ -6,6 +6,8 @@ from my_backend.settings import Settings
 from my_backend.web.api.answers import Validity
 from my_backend.web.endpoint import endpoint
 
+LABELING_CONFIG_BYTES = 8_000_000
+
 
 class LabelingConfigEndpoints:
     """Needs no project."""
@@ -13,7 +15,7 @@ class LabelingConfigEndpoints:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
-    @endpoint("POST", "/validate", answers={200: Validity})
+    @endpoint("POST", "/validate", answers={200: Validity}, max_body=LABELING_CONFIG_BYTES)
     def validate(self, body: ValidateRequest) -> Json:
         """Whether the backend can learn from a labeling config, and why not."""
         config = parse_label_config(body.config, self._settings.choices)

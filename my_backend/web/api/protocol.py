@@ -16,10 +16,13 @@ from my_backend.redaction import redact, said
 from my_backend.requests import Json, PredictRequest, SetupRequest, TrainRequest, WebhookRequest, project_uid
 from my_backend.web.api.answers import EventTaken, ModelVersion, Predictions, StartedJob
 from my_backend.web.api.jobs import started
+from my_backend.web.api.labeling_configs import LABELING_CONFIG_BYTES
 from my_backend.web.api.lookup import PROJECT_QUERY, find_project, remember_project
 from my_backend.web.endpoint import endpoint
 from my_backend.web.middleware.auth import is_known
 
+# Label Studio sends whole tasks, with their annotations and predictions, and images as `data:` URLs.
+TASKS_BYTES, EVENT_BYTES = 128_000_000, 64_000_000
 LONGEST_TITLE = 1000  # Label Studio allows 50 characters
 ANNOTATION_EVENTS = ("ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_CREATED", "ANNOTATIONS_DELETED")
 
@@ -31,7 +34,7 @@ class ProtocolEndpoints:
         self._backend, self._counts = backend, counts
         self._projects, self._serving, self._queue = backend.projects, backend.serving, backend.queue
 
-    @endpoint("POST", "/setup", answers={200: ModelVersion})
+    @endpoint("POST", "/setup", answers={200: ModelVersion}, max_body=LABELING_CONFIG_BYTES)
     def setup(self, body: SetupRequest) -> Json:
         """Stores the project and its labeling config; returns the live version."""
         remember_project(self._projects, body.project, label_config=body.label_config or None)
@@ -40,7 +43,7 @@ class ProtocolEndpoints:
             self._projects.remember_credentials(body.project, Credentials(body.hostname, body.access_token))
         return {"model_version": self._serving.version_name(body.project)}
 
-    @endpoint("POST", "/predict", answers={200: Predictions}, errors=(404, 503))
+    @endpoint("POST", "/predict", answers={200: Predictions}, errors=(404, 503), max_body=TASKS_BYTES)
     def predict(self, body: PredictRequest, deadline: float) -> Json:
         """Predicts tasks: one result for each task, in order, which is a prediction or `[]`."""
         project = self._project_to_predict(body)
@@ -75,7 +78,14 @@ class ProtocolEndpoints:
             return find_project(self._projects, body.project)
         return remember_project(self._projects, body.project, label_config=body.label_config or None)
 
-    @endpoint("POST", "/webhook", answers={200: EventTaken, 201: StartedJob}, errors=(404,), query=PROJECT_QUERY)
+    @endpoint(
+        "POST",
+        "/webhook",
+        answers={200: EventTaken, 201: StartedJob},
+        errors=(404,),
+        query=PROJECT_QUERY,
+        max_body=EVENT_BYTES,
+    )
     def webhook(self, body: WebhookRequest, project: str | None) -> Json | tuple[Json, int]:
         """Receives events and the "Start Training" button; never waits for a training."""
         found = self._project_of_event(body.project, project)
@@ -114,7 +124,7 @@ class ProtocolEndpoints:
             title=title[:LONGEST_TITLE] if isinstance(title, str) else None,
         )
 
-    @endpoint("POST", "/train", "/api/models/train", answers={201: StartedJob}, errors=(404,))
+    @endpoint("POST", "/train", "/api/models/train", answers={201: StartedJob}, errors=(404,), max_body=TASKS_BYTES)
     def train(self, body: TrainRequest) -> Json | tuple[Json, int]:
         """Starts a training; learns from the annotated tasks in the body if there are any."""
         if body.project is not None and body.annotations and "." in body.project:

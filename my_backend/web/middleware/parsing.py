@@ -4,7 +4,7 @@ import gc
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
@@ -19,18 +19,6 @@ from my_backend.web.middleware.admission import Share
 from my_backend.web.middleware.deadlines import Deadlines, TimedInput
 
 SMALL_BODY = 64_000  # for the name of a project, a job or a version
-# Label Studio sends whole tasks, with their annotations and predictions, and images as `data:` URLs.
-BODY_LIMITS = {
-    "/setup": 8_000_000,  # a labeling config
-    "/validate": 8_000_000,
-    "/predict": 128_000_000,
-    "/train": 128_000_000,
-    "/api/models/train": 128_000_000,
-    "/webhook": 64_000_000,
-    "/api/labeling/runs": 4_000_000,  # the ids of 100,000 tasks
-}
-IMAGE_PATHS = ("/api/models/predict", "/api/models/retrain")
-FORM_BYTES = 1_000_000  # for the form around an image
 # Memory for the values of a JSON body, in addition to two copies of its text; measured and rounded up.
 BYTES_OF_OBJECT, BYTES_OF_LIST, BYTES_OF_VALUE = 350, 64, 40
 BYTES_OF_KEY = 250  # if it is unlike all other keys
@@ -43,9 +31,11 @@ Body = TypeVar("Body", bound=BaseModel)
 ImageBody = TypeVar("ImageBody", bound=ImageRequest)
 
 
-def receive_bodies(app: Flask, max_image_bytes: int, deadlines: Deadlines) -> None:
-    """Reads bodies before anything else; refuses those that are too large for their endpoint or can't be read."""
-    limits = {**BODY_LIMITS, **dict.fromkeys(IMAGE_PATHS, max_image_bytes * 4 // 3 + FORM_BYTES)}  # as base64
+def receive_bodies(app: Flask, limits: Mapping[str, int], deadlines: Deadlines) -> None:
+    """Reads bodies before anything else; refuses those that can't be read or exceed the limit of their endpoint.
+
+    `limits` are in bytes, by Flask's names of the endpoints.
+    """
     memory = Share(MOST_OF_ALL_BODIES)
 
     def take(size: int) -> None:
@@ -54,9 +44,9 @@ def receive_bodies(app: Flask, max_image_bytes: int, deadlines: Deadlines) -> No
 
     @app.before_request
     def receive() -> None:
-        if request.method in ("GET", "HEAD", "OPTIONS") or request.url_rule is None:
+        if request.method in ("GET", "HEAD", "OPTIONS") or request.endpoint is None:
             return  # their bodies are not read
-        length, limit = _length(), limits.get(request.path, SMALL_BODY)
+        length, limit = _length(), limits.get(request.endpoint, SMALL_BODY)
         if length > limit:
             raise TooLarge(f"body: it has {length:,} bytes, but {request.path[:200]} accepts at most {limit:,}")
         # Memory is reserved as bytes arrive, so a client that only announces a large body reserves none.

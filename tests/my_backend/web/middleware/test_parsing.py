@@ -85,9 +85,21 @@ def test_json_is_read_whatever_type_it_is_said_to_be(client: Client) -> None:
         assert post(client, "/predict", data=data, content_type=content_type).status_code == 200
 
 
-@pytest.mark.parametrize("path", POSTS)
+LIMITS = {
+    "/setup": 8_000_000,
+    "/validate": 8_000_000,
+    "/predict": 128_000_000,
+    "/train": 128_000_000,
+    "/api/models/train": 128_000_000,
+    "/webhook": 64_000_000,
+    "/api/labeling/runs": 4_000_000,
+    "/api/models/predict": 100_000_000 * 4 // 3 + 1_000_000,
+}
+
+
+@pytest.mark.parametrize("path", sorted({*POSTS, *LIMITS, "/api/jobs/x/cancel", "/api/troubles/check"}))
 def test_each_endpoint_reads_as_much_as_it_needs(client: Client, path: str) -> None:
-    limit = parsing.BODY_LIMITS.get(path, parsing.SMALL_BODY)
+    limit = LIMITS.get(path, parsing.SMALL_BODY)
     said = {"data": b"{}", "environ_overrides": {"CONTENT_LENGTH": str(limit + 1)}}
 
     response = client.http.post(path, **said)
