@@ -43,6 +43,21 @@ def damaged_jpeg(folder: Path) -> bytes:
     return whole[:start] + b"\xff" * 20 + whole[start + 20 :]
 
 
+def damaged_png(folder: Path) -> bytes:
+    """With its end, and more after it."""
+    whole = (folder / "cat/1.png").read_bytes()
+    start = whole.index(b"IDAT") + 4
+    return whole[:start] + b"\xff" * 20 + whole[start + 20 :] + b"more"
+
+
+def bmp_of_an_unknown_kind(folder: Path) -> bytes:
+    """As long as its header says."""
+    data = BytesIO()
+    Image.open(folder / "cat/1.png").save(data, "BMP")
+    whole = data.getvalue()
+    return whole[:30] + b"\x0c" + whole[31:]  # compressed for a printer
+
+
 NEVER: dict[str, Callable[[Path], bytes]] = {
     "IMG_1.HEIC": lambda f: b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + os.urandom(400),
     "IMG_2.heif": lambda f: b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic" + os.urandom(400),
@@ -53,6 +68,9 @@ NEVER: dict[str, Callable[[Path], bytes]] = {
     "DSC.raf": lambda f: b"FUJIFILMCCD-RAW " + os.urandom(300),
     "long.png": png_with_long_text,
     "damaged.jpg": damaged_jpeg,
+    "damaged, with a film.jpg": lambda f: damaged_jpeg(f) + b"\0\0\0\x18ftypmp42" + os.urandom(100),  # as phones add it
+    "damaged.png": damaged_png,
+    "unknown.bmp": bmp_of_an_unknown_kind,
     "scan.tif": lambda f: b"II*\0\x08\0\0\0" + os.urandom(300),
     "page.jpg": lambda f: b"<html>not found",
     "1.txt": lambda f: b"0 0.5 0.5 1 1\n",
@@ -104,6 +122,12 @@ def cut(kind: str) -> Callable[[Path], bytes]:
     return made
 
 
+def without_its_last_bytes(folder: Path) -> bytes:
+    data = BytesIO()
+    Image.open(folder / "cat/1.png").save(data, "WEBP", lossless=True)
+    return data.getvalue()[:-4]
+
+
 CUT: dict[str, Callable[[Path], bytes]] = {
     "empty.jpg": lambda f: b"",
     "empty.heic": lambda f: b"",
@@ -111,6 +135,7 @@ CUT: dict[str, Callable[[Path], bytes]] = {
     "cut.jpg": cut("JPEG"),
     "thumbnail.jpg": cut("JPEG with a thumbnail"),
     "cut.webp": cut("WEBP"),
+    "four bytes short.webp": without_its_last_bytes,
     "cut.bmp": cut("BMP"),
     "no-suffix-png": cut("PNG"),
 }
@@ -176,6 +201,17 @@ def test_a_place_inside_the_folder_is_refused(name: str, folder: Path) -> None:
         moving(folder, folder.parent / "other name" / name)
 
 
+def test_a_place_that_only_a_link_or_the_working_folder_puts_inside_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder.parent / "link").symlink_to(folder / "cat")
+    with pytest.raises(UsersError, match="would become a class"):
+        moving(folder, folder.parent / "link" / "away")
+    monkeypatch.chdir(folder / "cat")
+    with pytest.raises(UsersError, match="would become a class"):
+        moving(folder, Path("away"))
+
+
 def test_nothing_is_overwritten_and_the_others_are_moved(folder: Path) -> None:
     for name in ("copy", "other"):
         picture(folder / f"cat/{name}.png", 0)
@@ -187,6 +223,16 @@ def test_nothing_is_overwritten_and_the_others_are_moved(folder: Path) -> None:
     assert taken.read_bytes() == before
     assert (folder / "cat/copy.png").is_file()
     assert not (folder / "cat/other.png").exists()
+
+
+def test_a_dead_link_is_not_overwritten(folder: Path) -> None:
+    picture(folder / "cat/copy.png", 0)
+    (folder.parent / "away/cat").mkdir(parents=True)
+    taken = folder.parent / "away/cat/copy.png"
+    taken.symlink_to("on a disk that is not mounted.png")
+    [left] = clean(looked_through(folder).findings, away(folder))
+    assert "already exists" in left.problem
+    assert taken.readlink() == Path("on a disk that is not mounted.png")
 
 
 def on_another_disk(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,6 +272,37 @@ def test_a_disk_that_is_full_in_the_middle_loses_nothing(folder: Path, monkeypat
     assert len(contents(folder.parent / "away")) == 1
 
 
+def test_ctrl_c_in_the_middle_of_a_copy_leaves_only_the_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture(folder / "cat/copy.png", 0)
+    findings, before = looked_through(folder).findings, contents(folder)
+    on_another_disk(monkeypatch)
+
+    def interrupted(source: Path, target: Path, **more: Any) -> None:
+        Path(target).write_bytes(Path(source).read_bytes()[:10])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "copyfile", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        clean(findings, away(folder))
+    assert contents(folder) == before
+    assert contents(folder.parent / "away") == {}
+
+
+def test_ctrl_c_right_after_the_move_loses_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = picture(folder / "cat/copy.png", 0)
+    findings, image = looked_through(folder).findings, copy.read_bytes()
+    move = shutil.move
+
+    def moved(source: Path, target: Path) -> None:
+        move(source, target)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "move", moved)
+    with pytest.raises(KeyboardInterrupt):
+        clean(findings, away(folder))
+    assert contents(folder.parent / "away") == {folder.parent / "away/cat/copy.png": image}
+
+
 @pytest.mark.parametrize("across", [False, True])
 def test_a_folder_that_may_not_be_changed_keeps_its_files_whole(
     across: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
@@ -256,8 +333,9 @@ def test_the_place_beside_a_folder_is_a_new_one(tmp_path: Path, monkeypatch: pyt
     assert place_beside(tmp_path / "cats") == tmp_path / "cats-surplus"
     (tmp_path / "cats-surplus").symlink_to("nowhere")
     assert place_beside(tmp_path / "cats") == tmp_path / "cats-surplus-2"
+    (tmp_path / "cats-surplus-2").mkdir()
     monkeypatch.chdir(tmp_path / "cats/in")
-    assert place_beside(Path("..")) == tmp_path / "cats-surplus-2"
+    assert place_beside(Path("..")) == tmp_path / "cats-surplus-3"
     assert place_beside(Path()) == tmp_path / "cats/in-surplus"
 
 

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from onnx.reference import ReferenceEvaluator
 from image_classifier.cli.console import take_any_name
 from image_classifier.cli.main import main
 from image_classifier.data.dataset import held_out, read_samples
-from image_classifier.data.preprocessing import ImageError
+from image_classifier.data.preprocessing import MAX_MEMORY, MAX_PIXELS, ImageError, limit_memory, limit_pixels
 from image_classifier.nets.folder import load_model
 from image_classifier.training import pipeline
 from tests.image_classifier.cli.command import Command, Said, command
@@ -632,6 +632,7 @@ class Terminal(StringIO):
 
 
 def test_prepare_deletes_after_a_question_alone(run: Command, spoiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (spoiled / "1/photo.heic").unlink()
     before = names(spoiled)
     monkeypatch.setattr("sys.stdin", StringIO("y\n"))
     said = run("prepare", spoiled, "--delete")
@@ -643,9 +644,11 @@ def test_prepare_deletes_after_a_question_alone(run: Command, spoiled: Path, mon
         assert (said.status, names(spoiled)) == (1, before)
         assert "Delete 1 file permanently?" in said.err
     monkeypatch.setattr("sys.stdin", Terminal("y\n"))
-    assert "1 file deleted" in run("prepare", spoiled, "--delete").err
+    asked = run("prepare", spoiled, "--delete")
+    assert (asked.status, "1 file deleted" in asked.err) == (0, True)
     [gone] = before - names(spoiled)
     assert Path(gone).parent == Path("0")
+    assert asked.err.index(str(spoiled / gone)) < asked.err.index("Delete 1 file permanently?")
 
 
 def test_prepare_deletes_without_a_question_for_scripts(run: Command, spoiled: Path) -> None:
@@ -659,6 +662,23 @@ def test_prepare_deletes_without_a_question_for_scripts(run: Command, spoiled: P
 @pytest.mark.parametrize("options", [("--clean", "--delete"), ("--delete", "--move-to", "x"), ("--yes",)])
 def test_prepare_takes_one_way_of_cleaning(options: tuple[str, ...], run: Command, spoiled: Path) -> None:
     assert run("prepare", spoiled, *options).status == 2
+
+
+@pytest.fixture
+def limits_of_this_process() -> Iterator[None]:
+    yield
+    limit_pixels(MAX_PIXELS)
+    limit_memory(MAX_MEMORY)
+
+
+@pytest.mark.usefixtures("limits_of_this_process")
+@pytest.mark.parametrize("setting", ["MAX_IMAGE_PIXELS", "MAX_IMAGE_MEMORY"])
+def test_prepare_keeps_to_the_limits_that_are_set(
+    setting: str, run: Command, spoiled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (spoiled / "1/photo.heic").unlink()
+    monkeypatch.setenv(setting, "1000")
+    assert run("prepare", spoiled).out.count(f"raise {setting}") == 37
 
 
 def test_prepare_says_which_files_it_could_not_move(run: Command, spoiled: Path, tmp_path: Path) -> None:
