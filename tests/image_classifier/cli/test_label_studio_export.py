@@ -58,6 +58,28 @@ def test_an_image_is_found_where_the_images_are(value: str, name: str, images: P
     assert left_out == []
 
 
+@pytest.mark.parametrize("name", ["#1.png", "a?b.png", "50%25 off.png"])
+def test_a_file_whose_name_reads_like_a_url_is_found(name: str, images: Path, tmp_path: Path) -> None:
+    (images / name).write_text(name)
+    [sample], _ = read_export(export(tmp_path, task(name, annotation("Cat"))), images, "")
+    assert sample.image.path == images / name
+
+
+def test_the_only_text_of_a_task_is_its_image_whatever_it_is_called(images: Path, tmp_path: Path) -> None:
+    one = {**task("", annotation("Cat")), "data": {"photo": "a.png", "width": 64}}
+    two = {**task("", annotation("Dog"), number=2), "data": {"photo": "c.png", "caption": "a.png"}}
+    [sample], [problem] = read_export(export(tmp_path, one, two), images, "")
+    assert sample.image.path == images / "a.png"
+    assert problem == "task 2: its data has no `image`"
+
+
+def test_of_files_with_the_same_name_the_one_in_its_folder_counts(images: Path, tmp_path: Path) -> None:
+    (images / "b c.png").write_text("another")
+    for value in ("s3://bucket/sub/b c.png", f"/tasks/7/resolve/?fileuri={fileuri('s3://bucket/sub/b c.png')}"):
+        [sample], _ = read_export(export(tmp_path, task(value, annotation("Cat"))), images, "")
+        assert sample.image.path == images / "sub/b c.png"
+
+
 @pytest.mark.parametrize("value", ["gone.png", "../secret.png", "/data/local-files/?d=../secret.png", "", "."])
 def test_an_image_that_is_not_there_leaves_its_task_out(value: str, images: Path, tmp_path: Path) -> None:
     file = export(tmp_path, task("a.png", annotation("Cat")), task(value, annotation("Dog"), number=2))
@@ -158,6 +180,8 @@ def test_of_several_tags_one_must_be_named(images: Path, tmp_path: Path) -> None
         read_export(file, images, "")
     [sample], _ = read_export(file, images, "quality")
     assert sample.label == "Blurred"
+    with pytest.raises(UsersError, match="has no image with a choice"):
+        read_export(file, images, "a typo")
 
 
 def test_an_image_that_is_labelled_in_two_ways_is_left_out(images: Path, tmp_path: Path) -> None:
@@ -179,6 +203,7 @@ def test_an_image_that_is_labelled_in_two_ways_is_left_out(images: Path, tmp_pat
         ("[1]", "has no tasks"),
         ('{"images": [], "categories": [], "annotations": []}', "has no tasks: COCO has boxes but no choices"),
         ("[]", "has no image with a choice"),
+        ('{"total": 0, "tasks": []}', "has no image with a choice"),
         ('[{"data": {"image": "a.png"}, "annotations": null}]', "the first problem: task 1: not annotated"),
         (
             '[{"data": {"image": "a.png"}, "annotations": 7, "completions": "x"}]',
