@@ -5,6 +5,7 @@ from contextlib import ExitStack
 
 import pytest
 from flask import Flask, request
+from werkzeug.serving import ThreadedWSGIServer
 
 from my_backend.commands import development
 from my_backend.commands.development import DevelopmentServer
@@ -101,8 +102,37 @@ def test_the_longest_waiting_client_makes_room_for_the_newest(
     assert answer_to(connect(asked("probe"))).endswith(b"/probe")
 
     assert answer_to(silent[0]) == b""
-    silent[2].sendall(asked("late"))
-    assert answer_to(silent[2]).endswith(b"/late")
+    for client in silent[1:]:
+        client.sendall(asked("late"))
+        assert answer_to(client).endswith(b"/late")
+
+
+def test_client_that_has_left_takes_no_place_among_those_that_wait(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(development, "MOST_WAITING", 2)
+    silent = connect(b"")
+
+    for _ in range(3):
+        client = connect(b"")
+        client.shutdown(socket.SHUT_WR)
+        assert answer_to(client) == b""
+
+    silent.sendall(asked("late"))
+    assert answer_to(silent).endswith(b"/late")
+
+
+def test_connection_that_is_broken_already_is_cut_off_without_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(development, "HEADER_SECONDS", 0)
+    monkeypatch.setattr(ThreadedWSGIServer, "process_request", lambda *arguments: None)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        DevelopmentServer(Flask(__name__), "127.0.0.1", listening) as server,
+        socket.socket() as broken,
+    ):
+        server.process_request(broken, ("127.0.0.1", 1))
+
+        server.service_actions()
 
 
 def test_what_is_no_http_is_refused_as_everything_else(connect: Connect) -> None:

@@ -2,7 +2,9 @@ import gc
 import gzip
 import io
 import json
+import threading
 import tracemalloc
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -79,6 +81,51 @@ def test_small_body_is_read_even_if_its_answer_does_not_need_it(
     assert [body.tell() for body in bodies.values()] == [1000, 0]
 
 
+class Unsent(io.BytesIO):
+    """A body whose client waits for other answers before it sends it."""
+
+    def __init__(self, size: int, meanwhile: Callable[[], object]) -> None:
+        super().__init__(bytes(size))
+        self._meanwhile = meanwhile
+
+    def read(self, size: int | None = -1) -> bytes:
+        if self._meanwhile:
+            self._meanwhile()
+        return super().read(size)
+
+
+def test_only_some_threads_wait_for_bodies_that_nothing_needs(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parsing, "READERS_OF_UNUSED_BODIES", 1)
+    with serve() as client:
+
+        def ask(body: io.BytesIO) -> None:
+            given = {"CONTENT_LENGTH": "1000", "wsgi.input": body}
+            assert post(client, "/health", environ_overrides=given).status_code == 405
+
+        def ask_from_another_thread() -> None:
+            thread = threading.Thread(target=ask, args=(other,))
+            thread.start()
+            thread.join()
+
+        other = io.BytesIO(bytes(1000))
+        for _ in range(2):  # the second one finds the thread free again
+            body = Unsent(1000, ask_from_another_thread)
+            ask(body)
+            assert (body.tell(), other.tell()) == (1000, 0)
+
+
+def test_body_is_not_waited_for_once_it_has_been_read(client: Client) -> None:
+    content = json.dumps({"project": PROJECT}).encode()
+
+    class Sent(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            assert self.tell() < len(content), "the client sends no more, and would be waited for"
+            return super().read(size)
+
+    given = {"CONTENT_LENGTH": str(len(content)), "wsgi.input": Sent(content)}
+    assert post(client, "/versions", environ_overrides=given).status_code == 200
+
+
 def test_json_is_read_whatever_type_it_is_said_to_be(client: Client) -> None:
     for content_type in ("application/x-www-form-urlencoded", "text/plain", "", "application/json; charset=utf-16"):
         data = json.dumps({"project": PROJECT, "tasks": []})
@@ -146,6 +193,8 @@ def test_bodies_of_all_requests_share_memory_and_give_it_back(serve: Serve, monk
     with serve() as client:
         client.setup()
         body = {"project": PROJECT, "tasks": [{"id": 1, "data": {"image": "x" * 3000}}]}
+        twice = {"project": PROJECT, "tasks": [{"id": 1, "data": {"image": "x" * 5000}}]}  # its text and its values
+        assert post(client, "/predict", json=twice).status_code == 503
         unsent = client.http.post("/predict", json=body)
         assert unsent.status_code == 200
         assert post(client, "/predict", json=body).status_code == 503
