@@ -6,8 +6,8 @@ from contextlib import ExitStack, contextmanager
 from typing import Protocol
 
 from my_backend import files
-from my_backend.active_learning.prediction_refresh import Renewal
-from my_backend.active_learning.title_sync import TitleKeeper
+from my_backend.active_learning.prediction_refresh import PredictionRefresh
+from my_backend.active_learning.title_sync import TitleSync
 from my_backend.diagnostics.monitor import Monitor
 from my_backend.diagnostics.summary import Summary
 from my_backend.jobs.queue import JobQueue, submit_correction
@@ -69,8 +69,10 @@ class Backend:
         self.reconciliation = Reconciliation(self.projects, self.connections, self.submit_correction)
         self.recent = Recent(self.projects)
         self.monitor = Monitor(settings, self.projects, self.connections)
-        self.title_keeper = TitleKeeper(settings, self.projects, self.connections, self.serving)
-        self.renewal = Renewal(settings, self.projects, self.connections, self.serving, self.title_keeper.predicted)
+        self.title_sync = TitleSync(settings, self.projects, self.connections, self.serving)
+        self.prediction_refresh = PredictionRefresh(
+            settings, self.projects, self.connections, self.serving, self.title_sync.predicted
+        )
         self.summary = Summary(
             settings=settings,
             projects=self.projects,
@@ -80,8 +82,8 @@ class Backend:
             recent=self.recent,
             monitor=self.monitor,
             webhook_password=self.webhook_password,
-            title_keeper=self.title_keeper,
-            renewal=self.renewal,
+            title_sync=self.title_sync,
+            prediction_refresh=self.prediction_refresh,
             labeling=self.labeling,
             token_gate=self.token_gate,
             came_through_proxy=self.came_through_proxy,
@@ -123,8 +125,8 @@ class Backend:
             self.webhook_password,
             self.recent,
             self.monitor,
-            self.title_keeper,
-            self.renewal,
+            self.title_sync,
+            self.prediction_refresh,
         ]
         return [*services, self.reconciliation] if self.settings.retrain_after_annotations else services
 

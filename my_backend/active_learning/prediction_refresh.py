@@ -45,7 +45,7 @@ class _Turn:
     asked: dict[int, float] = field(default_factory=dict)  # task → when Label Studio requested it (monotonic)
 
 
-class Renewal(Background):
+class PredictionRefresh(Background):
     """Works through the projects in a background thread, a batch at a time; does nothing if the setting is off."""
 
     def __init__(
@@ -57,7 +57,7 @@ class Renewal(Background):
         stored: Callable[[str], None],
     ) -> None:
         """`stored` is called with a project's uid after predictions of its live version were stored."""
-        super().__init__("renewal")
+        super().__init__("prediction refresh")
         self._settings, self._projects, self._connections = settings, projects, connections
         self._serving, self._stored = serving, stored
         self._turns: dict[str, _Turn] = {}

@@ -34,11 +34,11 @@ class _Watch:
     in_order: bool = False
 
 
-class TitleKeeper(Background):
+class TitleSync(Background):
     """Works in a background thread; does nothing if the setting is off and there is no title to restore."""
 
     def __init__(self, settings: Settings, projects: Projects, connections: Connections, serving: Serving) -> None:
-        super().__init__("title keeper")
+        super().__init__("title sync")
         self._settings, self._projects, self._connections = settings, projects, connections
         self._serving = serving
         self._watched: dict[str, _Watch] = {}

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from label_studio_format.labeling_config import parse_label_config
-from my_backend.active_learning.prediction_refresh import Renewal
-from my_backend.active_learning.title_sync import TitleKeeper
+from my_backend.active_learning.prediction_refresh import PredictionRefresh
+from my_backend.active_learning.title_sync import TitleSync
 from my_backend.diagnostics.monitor import Monitor
 from my_backend.diagnostics.problem import Problem
 from my_backend.diagnostics.rules.connection import events_without_password
@@ -42,8 +42,8 @@ class Summary:
     recent: Recent
     monitor: Monitor
     webhook_password: WebhookPassword
-    title_keeper: TitleKeeper
-    renewal: Renewal
+    title_sync: TitleSync
+    prediction_refresh: PredictionRefresh
     labeling: Writer
     token_gate: TokenGate
     came_through_proxy: threading.Event
@@ -56,9 +56,9 @@ class Summary:
         if self.came_through_proxy.is_set() and self.settings.basic_auth is None:
             problems.append(OPEN_PROXY)
         problems += self._of_label_studio()
-        for project, status in self.title_keeper.statuses().items():
+        for project, status in self.title_sync.statuses().items():
             problems += title_problems(project, status)
-        problems += [refresh_failed(project, error) for project, error in self.renewal.failures().items()]
+        problems += [refresh_failed(project, error) for project, error in self.prediction_refresh.failures().items()]
         for project, failed in self.recent.failed().items():
             problems += image_problems(project, failed)
         problems += map(run_halted, self.labeling.halted())

@@ -215,7 +215,7 @@ def test_doctor_names_blank_scores_and_mends_them(start: Any, label_studio: Labe
 
 
 @pytest.mark.slow
-def test_renewal_is_cancelled_by_the_next_swap_and_goes_on_after_a_crash(start: Any, label_studio: LabelStudio) -> None:
+def test_refresh_is_cancelled_by_the_next_swap_and_goes_on_after_a_crash(start: Any, label_studio: LabelStudio) -> None:
     backend, watched, connection, _, others, first = start(others=80, RENEW_PREDICTIONS="true")
     wait_for_predictions(watched, others, first)
     label_studio.start_training(connection)
@@ -228,7 +228,7 @@ def test_renewal_is_cancelled_by_the_next_swap_and_goes_on_after_a_crash(start: 
     def log() -> str:
         return (backend.folder / "backend.log").read_text("utf-8")
 
-    wait_for(lambda: f"predictions of {first}" in log(), "the end of the renewal")
+    wait_for(lambda: f"predictions of {first}" in log(), "the end of the refresh")
     assert f"predictions of {second}" not in log()
 
     activate(backend, watched.project, second)

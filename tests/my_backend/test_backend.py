@@ -26,7 +26,7 @@ def test_threads_stop_in_the_opposite_order_and_also_if_one_cannot_start(
 
     started = [name for call, name in seen if call == "start"]
     assert {"Storage", "ThreadQueue"} <= set(started)
-    assert "Renewal" not in started
+    assert "PredictionRefresh" not in started
     assert seen == [*(("start", name) for name in started), *(("stop", name) for name in reversed(started))]
 
 

@@ -47,7 +47,7 @@ class ProtocolEndpoints:
     def predict(self, body: PredictRequest, deadline: float) -> Json:
         """Predicts tasks: one result for each task, in order, which is a prediction or `[]`."""
         project = self._project_to_predict(body)
-        self._backend.renewal.asked(project.uid, _numbers(task.id for task in body.tasks))
+        self._backend.prediction_refresh.asked(project.uid, _numbers(task.id for task in body.tasks))
         live = self._serving.live(project.uid, deadline)
         tasks = [task.model_dump() for task in body.tasks]
         if live.model is None or not tasks:
@@ -63,7 +63,7 @@ class ProtocolEndpoints:
 
         results = live.predict(tasks, label_config=label_config, deadline=deadline, failed=failed)
         if any(results):
-            self._backend.title_keeper.predicted(project.uid)
+            self._backend.title_sync.predicted(project.uid)
         if tag:
             self._backend.recent.note(project.uid, sightings(tasks, results, why, tag.field, live.name))
         for position, result in enumerate(results):
@@ -71,7 +71,8 @@ class ProtocolEndpoints:
                 self._counts.predicted.inc()
             else:
                 self._counts.failed(reasons.get(position, "no_answer" if tag else "no_choices"))
-        return {"results": self._backend.renewal.ranked(project.uid, tasks, results), "model_version": live.name}
+        ranked = self._backend.prediction_refresh.ranked(project.uid, tasks, results)
+        return {"results": ranked, "model_version": live.name}
 
     def _project_to_predict(self, body: PredictRequest) -> Project:
         if body.project is None or "." not in body.project:  # sent by people, not by Label Studio
@@ -102,7 +103,7 @@ class ProtocolEndpoints:
             self._backend.retraining.changed(found.uid, body.action, body.changes)
         elif body.action == "TASKS_CREATED":
             self._serving.prepare(found, body.tasks)
-            self._backend.renewal.imported(found.uid)
+            self._backend.prediction_refresh.imported(found.uid)
         elif body.action == "TASKS_DELETED":
             self._projects.changes(found.uid).forget_tasks()  # their annotations are deleted without an event
             self._backend.recent.forget(found.uid, _numbers(task.get("id") for task in body.tasks))

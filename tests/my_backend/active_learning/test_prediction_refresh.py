@@ -107,7 +107,7 @@ def test_label_studio_that_cannot_be_asked_is_asked_again(
 
 
 def test_nothing_runs_where_the_setting_is_off(client: Client) -> None:
-    assert "renewal" not in {thread.name for thread in threading.enumerate()}
+    assert "prediction refresh" not in {thread.name for thread in threading.enumerate()}
 
 
 def problems(client: Client) -> list[Any]:

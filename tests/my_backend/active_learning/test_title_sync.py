@@ -55,7 +55,7 @@ def test_title_follows_the_versions_and_comes_back_after_a_restart(
 
     with serve(**{**connected, "title_is_version": False}):
         assert eventually(lambda: title(label_studio) == "Mine")
-        assert eventually(lambda: "title keeper" not in {thread.name for thread in threading.enumerate()})
+        assert eventually(lambda: "title sync" not in {thread.name for thread in threading.enumerate()})
 
 
 def test_title_is_given_back_once_label_studio_answers_again(
@@ -90,7 +90,7 @@ def test_project_that_uses_another_models_predictions_is_named(
 
 
 def test_nothing_runs_where_the_setting_is_off(client: Client) -> None:
-    assert "title keeper" not in {thread.name for thread in threading.enumerate()}
+    assert "title sync" not in {thread.name for thread in threading.enumerate()}
 
 
 def problems(client: Client, code: str = "title") -> list[Any]:
