@@ -63,6 +63,10 @@ class LabelStudioDown(LabelStudioError):
     """Label Studio can't be reached, or fails at the moment: the same request may succeed later."""
 
 
+class LabelStudioUnreachable(LabelStudioDown):
+    """There is no connection to Label Studio, so other requests would fail, too."""
+
+
 class TokenRefused(LabelStudioError):
     """Label Studio requires a token, or a different one."""
 

@@ -5,9 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from my_backend.active_learning.title import Title, TitleState, TitleStatus
-from my_backend.label_studio.client import LabelStudio
-from my_backend.label_studio.connection import Connection
-from my_backend.projects.registry import Project
+from my_backend.label_studio.snapshot import Snapshot
 from my_backend.projects.versions import UNTRAINED, Versions
 from my_backend.settings import Settings
 
@@ -28,15 +26,13 @@ class ScoresStatus:
     title: TitleStatus | None = None  # if it was looked at
 
 
-def read_scores(
-    settings: Settings, label_studio: LabelStudio, project: Project, folder: Path, connection: Connection
-) -> ScoresStatus:
+def read_scores(settings: Settings, snapshot: Snapshot, folder: Path) -> ScoresStatus:
     """Counts the stored predictions if that matters; `folder` is the project's folder. Raises LabelStudioError."""
     live, kept = Versions(folder).live_name(), settings.title_is_version
     if live == UNTRAINED:
         return ScoresStatus("untrained")
-    if not kept and connection.project.get("sampling") != UNCERTAINTY:
-        return ScoresStatus("in sync" if connection.project.get("model_version") == live else "blank")
-    title = Title(label_studio, project, folder)
-    status = title.judge(connection.backends, connection.project, live, renewing=settings.renew_predictions)
+    described = snapshot.project()
+    if not kept and described.get("sampling") != UNCERTAINTY:
+        return ScoresStatus("in sync" if described.get("model_version") == live else "blank")
+    status = Title(snapshot, folder).look(live, renewing=settings.renew_predictions)
     return ScoresStatus(status.state, live, kept, status)

@@ -13,8 +13,7 @@ from pydantic import TypeAdapter
 
 from my_backend import files
 from my_backend.active_learning.stored_predictions import StoredPredictions
-from my_backend.label_studio.client import LabelStudio
-from my_backend.projects.registry import Project
+from my_backend.label_studio.snapshot import Snapshot
 from my_backend.projects.versions import is_newer, is_version_name
 
 TITLE_FILE = "title.json"
@@ -59,8 +58,9 @@ class TitleStatus:
 class Title:
     """The title in one project. All methods except `remembered` raise LabelStudioError."""
 
-    def __init__(self, label_studio: LabelStudio, project: Project, folder: Path) -> None:
-        self._label_studio, self._project = label_studio, project
+    def __init__(self, snapshot: Snapshot, folder: Path) -> None:
+        """`folder` is the project's folder."""
+        self._snapshot = snapshot
         self._file = folder / TITLE_FILE
 
     def remembered(self) -> Remembered | None:
@@ -68,13 +68,11 @@ class Title:
         return remembered_title(self._file.parent)
 
     def look(self, live: str, *, renewing: bool) -> TitleStatus:
-        """Asks Label Studio; `renewing`: predictions of the live version are being stored for all unlabeled tasks."""
-        backends = self._label_studio.backends(self._project.id)
-        described = self._label_studio.project(self._project.id)
-        return self.judge(backends, described, live, renewing=renewing)
+        """Compares the title with the live version; counts the stored predictions if that matters.
 
-    def judge(self, backends: Sequence[Json], described: Json, live: str, *, renewing: bool) -> TitleStatus:
-        """Like `look`, but with Label Studio's earlier answers; asks only how many predictions are stored."""
+        `renewing`: predictions of the live version are being stored for all unlabeled tasks.
+        """
+        backends, described = self._snapshot.backends(), self._snapshot.project()
         uses = str(described.get("model_version") or "")
         own = _own(backends, live, uses)
         if own is None:
@@ -87,7 +85,7 @@ class Title:
             return TitleStatus("elsewhere", own, uses)
         if title == uses == live:
             return TitleStatus("in sync", own, uses)
-        predictions = StoredPredictions(self._label_studio, self._project.id)
+        predictions = StoredPredictions(self._snapshot.label_studio, self._snapshot.project_id)
         stored = predictions.count(live)
         older = uses if is_version_name(uses) and is_newer(live, uses) and not renewing else ""
         # Label Studio serves tasks with predictions of the named version. While the new one has only a few, sorting by
@@ -104,10 +102,12 @@ class Title:
         remembered = Remembered(int(own["id"]), users, kept or (before is not None and before.kept))
         if remembered != before:
             files.write_json(self._file, asdict(remembered))
+        label_studio = self._snapshot.label_studio
         if title != live:
-            self._label_studio.rename_backend(own, live)
+            label_studio.rename_backend(own, live)
         if status.uses not in (title, live):  # otherwise Label Studio has changed it already
-            self._label_studio.change_project(self._project.id, model_version=live)
+            label_studio.change_project(self._snapshot.project_id, model_version=live)
+        self._snapshot.expire()
 
     def give_back(self) -> str:
         """Restores the user's title and returns it; "" if there is nothing to restore."""
@@ -115,12 +115,13 @@ class Title:
         if remembered is None:
             return ""
         given = ""
-        for backend in self._label_studio.backends(self._project.id):
+        for backend in self._snapshot.backends():
             # If the title isn't a version, the user has changed it in the meantime.
             if backend.get("id") == remembered.backend and is_version_name(str(backend.get("title") or "")):
                 given = remembered.title
                 if given:
-                    self._label_studio.rename_backend(backend, given)
+                    self._snapshot.label_studio.rename_backend(backend, given)
+                    self._snapshot.expire()
         self._file.unlink(missing_ok=True)
         return given
 

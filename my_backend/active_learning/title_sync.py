@@ -10,6 +10,7 @@ from my_backend.active_learning.title import Title, TitleStatus, remembered_titl
 from my_backend.background import Background
 from my_backend.errors import LabelStudioError
 from my_backend.label_studio.connections import Connections
+from my_backend.label_studio.snapshot import Snapshot
 from my_backend.projects.registry import Project, Projects
 from my_backend.projects.versions import UNTRAINED
 from my_backend.serving.live_models import Serving
@@ -100,7 +101,7 @@ class TitleSync(Background):
             return
         status = None
         try:
-            title = Title(label_studio, project, self._projects.folder(project.uid))
+            title = Title(Snapshot(label_studio, project.id), self._projects.folder(project.uid))
             if self._settings.title_is_version:
                 status = self._keep(title, project)
             else:

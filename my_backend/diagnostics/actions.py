@@ -7,6 +7,7 @@ from typing import Any
 
 from my_backend.active_learning.title import Title, TitleStatus
 from my_backend.label_studio.client import LabelStudio
+from my_backend.label_studio.snapshot import Snapshot
 from my_backend.projects.registry import Project
 
 
@@ -63,4 +64,5 @@ class RenameModel:
     kept: bool
 
     def perform(self, label_studio: LabelStudio) -> None:
-        Title(label_studio, self.project, self.folder).put(self.title, self.live, kept=self.kept)
+        snapshot = Snapshot(label_studio, self.project.id)
+        Title(snapshot, self.folder).put(self.title, self.live, kept=self.kept)

@@ -11,9 +11,9 @@ from my_backend.diagnostics.rules.connection import connection_problems
 from my_backend.diagnostics.rules.label_studio import unknown_url, unreachable
 from my_backend.diagnostics.rules.scores import score_problems
 from my_backend.errors import LabelStudioError
-from my_backend.label_studio.client import LabelStudio
 from my_backend.label_studio.connection import read_connection
 from my_backend.label_studio.connections import Connections
+from my_backend.label_studio.snapshot import Snapshot
 from my_backend.projects.registry import Project, Projects
 from my_backend.settings import Settings
 
@@ -95,7 +95,7 @@ class Monitor(Background):
                 problems = [unknown_url(project.uid)]
             else:
                 url = label_studio.url
-                connected, problems = self._ask(label_studio, project)
+                connected, problems = self._ask(Snapshot(label_studio, project.id), project)
         except LabelStudioError as error:
             problems = [unreachable(error, project.uid)]
         except Exception:
@@ -104,15 +104,15 @@ class Monitor(Background):
         pause = min(WELL_SECONDS, max(PROBLEM_SECONDS, 2 * before)) if problems else WELL_SECONDS
         return Finding(connected, tuple(problems), pause if problems else 0.0, time.monotonic() + pause, url)
 
-    def _ask(self, label_studio: LabelStudio, project: Project) -> tuple[bool, list[Problem]]:
+    def _ask(self, snapshot: Snapshot, project: Project) -> tuple[bool, list[Problem]]:
         basic_auth = self._settings.basic_auth
-        found = read_connection(label_studio, project.id, basic_auth)
+        found = read_connection(snapshot, basic_auth)
         title = found.project.get("title")
         if isinstance(title, str):  # /setup doesn't send it
             self._projects.update(project.uid, title=title)
         problems = connection_problems(project, found, basic_auth)
         if not self._settings.title_is_version:  # otherwise the title sync reports them
             folder = self._projects.folder(project.uid)
-            scores = read_scores(self._settings, label_studio, project, folder, found)
+            scores = read_scores(self._settings, snapshot, folder)
             problems += score_problems(project, folder, scores)
         return found.connected, problems

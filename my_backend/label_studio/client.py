@@ -14,7 +14,7 @@ from urllib.parse import quote, unquote, urlsplit
 import jwt
 import requests
 
-from my_backend.errors import LabelStudioDown, LabelStudioError, TokenRefused
+from my_backend.errors import LabelStudioDown, LabelStudioError, LabelStudioUnreachable, TokenRefused
 from my_backend.label_studio.safe_http import Limits, Origin, SafeSession, explain, read_body, redact
 from my_backend.pasted_values import TOKEN
 
@@ -333,7 +333,8 @@ class LabelStudio:
             response = ask(method, self.url + path, limits=Limits(read_seconds=read_seconds), **arguments)
             return response, read_body(response, max_bytes=max_bytes, deadline=time.monotonic() + read_seconds)
         except requests.RequestException as error:
-            raise LabelStudioDown(
+            kind = LabelStudioUnreachable if isinstance(error, requests.ConnectionError) else LabelStudioDown
+            raise kind(
                 f"Can't reach Label Studio at {redact(self.url)} ({explain(error)})",
                 "set LABEL_STUDIO_URL to its address as seen from this backend",
             ) from error

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from my_backend.label_studio.client import Blocking, LabelStudio
+from my_backend.label_studio.client import Blocking
+from my_backend.label_studio.snapshot import Snapshot
 
 CONNECTED = ("CO", "TR", "PR")  # states of a model that responds, in Label Studio
 PRIVATE_EXAMPLE = "http://127.0.0.1:9090"  # address blocking refuses all private addresses or none
@@ -50,21 +51,16 @@ class Connection:
         return tuple(one for one in self.webhooks if str(one.get("url")) in urls)
 
 
-def read_connection(
-    label_studio: LabelStudio, project: int, basic_auth: tuple[str, str] | None, *, thoroughly: bool = False
-) -> Connection:
-    """Reads the project, its models and its webhooks from Label Studio; raises LabelStudioError.
+def read_connection(snapshot: Snapshot, basic_auth: tuple[str, str] | None, *, thoroughly: bool = False) -> Connection:
+    """Reads the project, its models and its webhooks; raises LabelStudioError.
 
     If something is wrong, or if `thoroughly`, it also tests whether address blocking is the reason. Each such test
     leaves a line about a refused request in Label Studio's log.
     """
-    described = label_studio.project(project)
-    backends = sorted(label_studio.backends(project), key=lambda one: int(one.get("id") or 0))
-    webhooks = label_studio.webhooks(project)
     user = basic_auth[0] if basic_auth else None
-    found = Connection(described, tuple(backends), tuple(webhooks), user)
+    found = Connection(snapshot.project(), tuple(snapshot.backends()), tuple(snapshot.webhooks()), user)
     if thoroughly or not found.connected or not found.event_webhooks:
-        return replace(found, blocking=label_studio.blocking(found.address))
+        return replace(found, blocking=snapshot.label_studio.blocking(found.address))
     return found
 
 

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 from my_backend.background import Background
 from my_backend.errors import LabelStudioError
-from my_backend.label_studio.client import LabelStudio
 from my_backend.label_studio.connections import Connections
+from my_backend.label_studio.snapshot import Snapshot
 from my_backend.projects.registry import Projects
 from my_backend.settings import Settings
 
@@ -107,8 +107,7 @@ class WebhookPassword(Background):
         if label_studio is None or self._settings.basic_auth is None:
             return False
         user, header = self._settings.basic_auth[0], password_header(*self._settings.basic_auth)
-        number = int(uid.partition(".")[0])
-        own = _own_webhooks(label_studio, number, host, user)
+        own = _own_webhooks(Snapshot(label_studio, int(uid.partition(".")[0])), host, user)
         for webhook in own:
             headers = webhook.get("headers") or {}
             if headers.get("Authorization") != header:
@@ -122,11 +121,11 @@ def password_header(user: str, password: str) -> str:
     return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
-def _own_webhooks(label_studio: LabelStudio, project: int, host: str, user: str) -> list[Json]:
+def _own_webhooks(snapshot: Snapshot, host: str, user: str) -> list[Json]:
     """The project's webhooks that lead to this backend: same user, and the host that Label Studio called."""
     own = {
         str(backend.get("url")).rstrip("/") + "/webhook"
-        for backend in label_studio.backends(project)
+        for backend in snapshot.backends()
         if backend.get("basic_auth_user") == user and urlsplit(str(backend.get("url"))).netloc.lower() == host.lower()
     }
-    return [webhook for webhook in label_studio.webhooks(project) if webhook.get("url") in own]
+    return [webhook for webhook in snapshot.webhooks() if webhook.get("url") in own]

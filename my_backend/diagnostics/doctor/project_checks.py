@@ -25,6 +25,7 @@ from my_backend.errors import LabelStudioError, NotFound
 from my_backend.label_studio.client import LabelStudio
 from my_backend.label_studio.connection import Connection, read_connection
 from my_backend.label_studio.connections import Connections
+from my_backend.label_studio.snapshot import Snapshot
 from my_backend.projects.registry import Project, Projects
 from my_backend.projects.versions import UNTRAINED, Versions, is_version_name
 from my_backend.settings import Settings
@@ -65,10 +66,10 @@ def _asked(
 ) -> Iterator[Check]:
     folder, credentials = projects.folder(project.uid), projects.credentials(project.uid)
     versions = Versions(folder)
-    live = versions.live_name()
+    live, snapshot = versions.live_name(), Snapshot(label_studio, project.id)
     try:
-        connection = read_connection(label_studio, project.id, settings.basic_auth, thoroughly=True)
-        scores = read_scores(settings, label_studio, project, folder, connection)
+        connection = read_connection(snapshot, settings.basic_auth, thoroughly=True)
+        scores = read_scores(settings, snapshot, folder)
         predicted = label_studio.predicted_versions(project.id)
         tasks = label_studio.tasks(project.id, SAMPLED_TASKS)
     except LabelStudioError as error:

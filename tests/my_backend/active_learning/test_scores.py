@@ -9,11 +9,10 @@ import pytest
 from my_backend.active_learning.scores import ScoresStatus, read_scores
 from my_backend.active_learning.title import TitleStatus
 from my_backend.label_studio.client import LabelStudio
-from my_backend.label_studio.connection import read_connection
 from my_backend.label_studio.safe_http import SafeSession
-from my_backend.projects.registry import Project
+from my_backend.label_studio.snapshot import Snapshot
 from my_backend.projects.versions import Versions
-from tests.my_backend.conftest import PROJECT, MakeSettings
+from tests.my_backend.conftest import MakeSettings
 from tests.my_backend.fake_server import FakeLabelStudio
 
 Scores = Callable[..., ScoresStatus]
@@ -29,8 +28,7 @@ def scores(label_studio: FakeLabelStudio, make_settings: MakeSettings, tmp_path:
 
     def scores(**settings: Any) -> ScoresStatus:
         client = LabelStudio(label_studio.url, label_studio.pat, SafeSession(["127.0.0.1"]))
-        found = read_connection(client, 7, None)
-        return read_scores(make_settings(**settings), client, Project(PROJECT), tmp_path, found)
+        return read_scores(make_settings(**settings), Snapshot(client, 7), tmp_path)
 
     return scores
 

@@ -9,8 +9,7 @@ from my_backend.active_learning.title import Remembered, Title, TitleStatus
 from my_backend.errors import LabelStudioError
 from my_backend.label_studio.client import LabelStudio
 from my_backend.label_studio.safe_http import SafeSession
-from my_backend.projects.registry import Project
-from tests.my_backend.conftest import PROJECT
+from my_backend.label_studio.snapshot import Snapshot
 from tests.my_backend.fake_server import FakeLabelStudio
 
 FIRST, SECOND, THIRD = (f"v{n}-20261120T13250{n}" for n in (1, 2, 3))
@@ -22,8 +21,14 @@ def backend(number: int, title: str, version: str, **fields: Any) -> dict[str, A
 
 
 def title_of(server: FakeLabelStudio, folder: Path) -> Title:
+    """The title as it is in Label Studio at this moment."""
     client = LabelStudio(server.url, server.pat, SafeSession(["127.0.0.1"]))
-    return Title(client, Project(PROJECT), folder)
+    return Title(Snapshot(client, 7), folder)
+
+
+def put(server: FakeLabelStudio, folder: Path, live: str, *, kept: bool, renewing: bool = False) -> None:
+    title = title_of(server, folder)
+    title.put(title.look(live, renewing=renewing), live, kept=kept)
 
 
 @pytest.fixture
@@ -94,14 +99,14 @@ def test_only_the_own_title_counts_and_other_choices_of_the_user_stay(
 
 def test_title_becomes_the_version_and_the_users_comes_back(titled: FakeLabelStudio, tmp_path: Path) -> None:
     title = title_of(titled, tmp_path)
-    title.put(title.look(SECOND, renewing=False), SECOND, kept=True)
+    put(titled, tmp_path, SECOND, kept=True)
 
     assert titled.patched == [("/api/ml/1", {"title": SECOND, "url": URL, "project": 7})]
     assert titled.project["model_version"] == SECOND
     assert title.remembered() == Remembered(1, "Mine", kept=True)
     titled.backends[0]["model_version"] = THIRD
     titled.predicted.add((THIRD, 0.5))
-    title.put(title.look(THIRD, renewing=True), THIRD, kept=True)
+    put(titled, tmp_path, THIRD, kept=True, renewing=True)
     assert title.remembered() == Remembered(1, "Mine", kept=True)
 
     assert title_of(titled, tmp_path).give_back() == "Mine"
@@ -112,9 +117,9 @@ def test_title_becomes_the_version_and_the_users_comes_back(titled: FakeLabelStu
 
 def test_title_that_the_user_gave_meanwhile_is_the_one_to_remember(titled: FakeLabelStudio, tmp_path: Path) -> None:
     title = title_of(titled, tmp_path)
-    title.put(title.look(SECOND, renewing=False), SECOND, kept=True)
+    put(titled, tmp_path, SECOND, kept=True)
     titled.backends[0]["title"] = titled.project["model_version"] = "Renamed"
-    title.put(title.look(SECOND, renewing=False), SECOND, kept=True)
+    put(titled, tmp_path, SECOND, kept=True)
     assert title.remembered() == Remembered(1, "Renamed", kept=True)
 
     titled.backends[0]["title"] = "Renamed again"
@@ -125,12 +130,12 @@ def test_title_that_the_user_gave_meanwhile_is_the_one_to_remember(titled: FakeL
 
 def test_title_that_the_doctor_set_once_stays_the_doctors(titled: FakeLabelStudio, tmp_path: Path) -> None:
     title = title_of(titled, tmp_path)
-    title.put(title.look(SECOND, renewing=False), SECOND, kept=False)
+    put(titled, tmp_path, SECOND, kept=False)
     assert title.remembered() == Remembered(1, "Mine", kept=False)
 
     titled.backends[0]["model_version"] = THIRD
     titled.predicted.add((THIRD, 0.5))
-    title.put(title.look(THIRD, renewing=True), THIRD, kept=True)
+    put(titled, tmp_path, THIRD, kept=True, renewing=True)
     assert title.remembered() == Remembered(1, "Mine", kept=True)
     title.put(TitleStatus("out of sync", titled.backends[0], THIRD), THIRD, kept=False)
     assert title.remembered() == Remembered(1, "Mine", kept=True), "the server still gives it back"
@@ -138,8 +143,7 @@ def test_title_that_the_doctor_set_once_stays_the_doctors(titled: FakeLabelStudi
 
 def test_password_that_label_studio_has_is_neither_needed_nor_sent(titled: FakeLabelStudio, tmp_path: Path) -> None:
     titled.backends[0] |= {"auth_method": "BASIC_AUTH", "basic_auth_user": "me"}
-    title = title_of(titled, tmp_path)
-    title.put(title.look(SECOND, renewing=False), SECOND, kept=True)
+    put(titled, tmp_path, SECOND, kept=True)
 
     [(_, sent)] = titled.patched
     auth = {"auth_method": "BASIC_AUTH", "basic_auth_user": "me", "basic_auth_pass": ""}
@@ -149,8 +153,7 @@ def test_password_that_label_studio_has_is_neither_needed_nor_sent(titled: FakeL
 @pytest.mark.parametrize("uses", ["", FIRST])
 def test_project_that_uses_no_title_of_ours_is_told_to(titled: FakeLabelStudio, tmp_path: Path, uses: str) -> None:
     titled.project["model_version"] = uses
-    title = title_of(titled, tmp_path)
-    title.put(title.look(SECOND, renewing=True), SECOND, kept=True)
+    put(titled, tmp_path, SECOND, kept=True, renewing=True)
 
     assert [path for path, _ in titled.patched] == ["/api/ml/1", "/api/projects/7/"]
     assert titled.project["model_version"] == SECOND

@@ -8,6 +8,7 @@ from my_backend.errors import LabelStudioError
 from my_backend.label_studio.client import Blocking, LabelStudio
 from my_backend.label_studio.connection import PRIVATE_EXAMPLE, Connection, read_connection
 from my_backend.label_studio.safe_http import SafeSession
+from my_backend.label_studio.snapshot import Snapshot
 from tests.my_backend.conftest import basic
 from tests.my_backend.fake_server import FakeLabelStudio, FakeServer, json_reply
 
@@ -21,7 +22,7 @@ def hook(url: str = HOOK, **fields: Any) -> dict[str, Any]:
 
 def read(server: FakeLabelStudio, basic_auth: tuple[str, str] | None = None, *, thoroughly: bool = False) -> Connection:
     client = LabelStudio(server.url, server.pat, SafeSession(["127.0.0.1"]))
-    return read_connection(client, 7, basic_auth, thoroughly=thoroughly)
+    return read_connection(Snapshot(client, 7), basic_auth, thoroughly=thoroughly)
 
 
 def test_project_its_models_and_webhooks_are_read(label_studio: FakeLabelStudio) -> None:
