@@ -137,7 +137,7 @@ def main() -> None:
                 print(f"{options.projects} projects, {VERSIONS} versions and {JOBS} jobs each")
                 print(f"without a browser: {alone:.1f}% of a core")
                 print(f"with {options.browsers} browsers: {watched:.1f}% of a core")
-                print(f"requests to Label Studio meanwhile, by the monitor's thread: {label_studio.count - asked}")
+                print(f"requests to Label Studio meanwhile, by the follower: {label_studio.count - asked}")
                 for browser in browsers:
                     browser.close()
 

@@ -18,6 +18,7 @@ from my_backend.jobs.store import JobStore, claimed_model_dir
 from my_backend.jobs.thread_queue import ThreadQueue
 from my_backend.jobs.training_job import TrainingJob
 from my_backend.label_studio.connections import Connections
+from my_backend.label_studio.follower import Follower, Observer
 from my_backend.label_studio.media import media_pool
 from my_backend.label_studio.webhook_password import WebhookPassword
 from my_backend.labeling.pools import Pools
@@ -65,11 +66,12 @@ class Backend:
             self.projects, settings.retrain_after_annotations, self.submit_correction, self.labeling.is_writing
         )
         self.token_gate = TokenGate(self.projects, self.connections)
-        self.webhook_password = WebhookPassword(settings, self.projects, self.connections)
-        self.reconciliation = Reconciliation(self.projects, self.connections, self.submit_correction)
+        self.webhook_password = WebhookPassword(settings, self.projects)
+        self.reconciliation = Reconciliation(self.projects, self.submit_correction)
         self.recent = Recent(self.projects)
-        self.monitor = Monitor(settings, self.projects, self.connections)
-        self.title_sync = TitleSync(settings, self.projects, self.connections, self.serving)
+        self.monitor = Monitor(settings, self.projects)
+        self.title_sync = TitleSync(settings, self.projects, self.serving)
+        self.follower = Follower(self.projects, self.connections, self._observers())
         self.prediction_refresh = PredictionRefresh(
             settings, self.projects, self.connections, self.serving, self.title_sync.predicted
         )
@@ -112,9 +114,16 @@ class Backend:
     def _labeling_ended(self, project: str) -> None:
         self.retraining.run_ended(project)
 
+    def _observers(self) -> list[Observer]:
+        """The parts that look at projects in Label Studio, in this order: the monitor sees what the others changed."""
+        observers: list[Observer] = [self.webhook_password, self.title_sync]
+        if self.settings.retrain_after_annotations:
+            observers.append(self.reconciliation)
+        return [*observers, self.monitor]
+
     def _services(self) -> list[Service]:
         """The threads, in the order in which they start; they stop in the opposite order."""
-        services: list[Service] = [
+        return [
             self.storage,
             self.serving,
             self.queue,
@@ -122,13 +131,10 @@ class Backend:
             self.labeling,
             self.pools,
             self.token_gate,
-            self.webhook_password,
             self.recent,
-            self.monitor,
-            self.title_sync,
+            self.follower,
             self.prediction_refresh,
         ]
-        return [*services, self.reconciliation] if self.settings.retrain_after_annotations else services
 
     @contextmanager
     def running(self) -> Iterator["Backend"]:

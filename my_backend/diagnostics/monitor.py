@@ -1,27 +1,23 @@
-"""Checks in the background how Label Studio sees this backend, so that no request has to wait for it."""
+"""Checks how Label Studio sees this backend, so that no request has to wait for it."""
 
-import logging
+import math
+import threading
 import time
 from dataclasses import dataclass, replace
 
 from my_backend.active_learning.scores import read_scores
-from my_backend.background import Background
 from my_backend.diagnostics.problem import Problem
 from my_backend.diagnostics.rules.connection import connection_problems
 from my_backend.diagnostics.rules.label_studio import unknown_url, unreachable
 from my_backend.diagnostics.rules.scores import score_problems
 from my_backend.errors import LabelStudioError
 from my_backend.label_studio.connection import read_connection
-from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.snapshot import Snapshot
 from my_backend.projects.registry import Project, Projects
 from my_backend.settings import Settings
 
-log = logging.getLogger(__name__)
-
-WELL_SECONDS = 600.0  # between two checks of a project without problems
-PROBLEM_SECONDS = 20.0  # of one with problems; doubles each time
-LOOK_SECONDS = 1.0  # how soon a new project is checked
+PROBLEM_SECONDS = 20.0  # between two checks of a project with problems; doubles each time
+LONGEST_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
@@ -30,19 +26,19 @@ class Finding:
 
     connected: bool | None  # None if Label Studio couldn't be asked
     problems: tuple[Problem, ...]
-    pause: float  # seconds until the next check
-    next_look: float  # monotonic
+    pause: float = 0.0  # seconds until the next check, if there are problems
+    due: float = math.inf  # when to check if that can't wait for the next regular visit (monotonic)
     url: str = ""  # of Label Studio, if known
 
 
-class Monitor(Background):
-    """Asks Label Studio about each project: does it exist, is the backend connected, are events sent?"""
+class Monitor:
+    """An observer that checks each project: does it exist, is the backend connected, are events sent?"""
 
-    def __init__(self, settings: Settings, projects: Projects, connections: Connections) -> None:
-        super().__init__("monitor")
-        self._settings, self._projects, self._connections = settings, projects, connections
+    def __init__(self, settings: Settings, projects: Projects) -> None:
+        self._settings, self._projects = settings, projects
         self._found: dict[str, Finding] = {}
         self._presses = 0
+        self._lock = threading.Lock()
 
     def finding(self, project: str) -> Finding | None:
         """The project's last check; None before the first one."""
@@ -51,7 +47,7 @@ class Monitor(Background):
     @property
     def asking(self) -> bool:
         """Whether any project is still unchecked since `look_again`."""
-        return any(finding.next_look == 0.0 for finding in list(self._found.values()))
+        return any(finding.due == 0.0 for finding in list(self._found.values()))
 
     @property
     def url(self) -> str:
@@ -70,39 +66,41 @@ class Monitor(Background):
 
     def look_again(self) -> None:
         """Has all projects checked again soon; returns immediately."""
-        self._presses += 1  # a check that is already running may still see the old state
-        self._found = {uid: replace(one, pause=0.0, next_look=0.0) for uid, one in list(self._found.items())}
-        self._wake()
+        with self._lock:
+            self._presses += 1  # a check that is already running may still see the old state
+            self._found = {uid: replace(one, pause=0.0, due=0.0) for uid, one in self._found.items()}
 
-    def _look(self) -> float:
-        projects = self._projects.all()
-        for project in projects:
-            known = self._found.get(project.uid)
-            if not self._stopping and (known is None or known.next_look < time.monotonic()):
-                presses = self._presses
-                found = self._look_at(project, known.pause if known else 0.0)
-                self._found[project.uid] = found if presses == self._presses else replace(found, next_look=0.0)
-        for gone in self._found.keys() - {project.uid for project in projects}:
-            del self._found[gone]
-        return LOOK_SECONDS
+    def due(self, project: Project) -> float:
+        """Soon if there are problems."""
+        known = self._found.get(project.uid)
+        return known.due if known else math.inf
 
-    def _look_at(self, project: Project, before: float) -> Finding:
-        connected: bool | None = None
-        url = ""
+    def look(self, project: Project, snapshot: Snapshot | None) -> None:
+        """Checks the project."""
+        presses, known = self._presses, self._found.get(project.uid)
+        found = Finding(None, ())
         try:
-            label_studio = self._connections.label_studio(self._projects.credentials(project.uid))
-            if label_studio is None:
-                problems = [unknown_url(project.uid)]
-            else:
-                url = label_studio.url
-                connected, problems = self._ask(Snapshot(label_studio, project.id), project)
+            found = self._check(project, snapshot)
+        finally:
+            if found.problems:
+                pause = min(LONGEST_SECONDS, max(PROBLEM_SECONDS, 2 * known.pause if known else 0.0))
+                found = replace(found, pause=pause, due=time.monotonic() + pause)
+            with self._lock:
+                self._found[project.uid] = found if presses == self._presses else replace(found, due=0.0)
+
+    def forget(self, uid: str) -> None:
+        with self._lock:
+            self._found.pop(uid, None)
+
+    def _check(self, project: Project, snapshot: Snapshot | None) -> Finding:
+        if snapshot is None:
+            return Finding(None, (unknown_url(project.uid),))
+        url = snapshot.label_studio.url
+        try:
+            connected, problems = self._ask(snapshot, project)
         except LabelStudioError as error:
-            problems = [unreachable(error, project.uid)]
-        except Exception:
-            log.exception("can't check project %s in Label Studio", project.uid)
-            problems = []
-        pause = min(WELL_SECONDS, max(PROBLEM_SECONDS, 2 * before)) if problems else WELL_SECONDS
-        return Finding(connected, tuple(problems), pause if problems else 0.0, time.monotonic() + pause, url)
+            return Finding(None, (unreachable(error, project.uid),), url=url)
+        return Finding(connected, tuple(problems), url=url)
 
     def _ask(self, snapshot: Snapshot, project: Project) -> tuple[bool, list[Problem]]:
         basic_auth = self._settings.basic_auth

@@ -20,7 +20,7 @@ def test_threads_stop_in_the_opposite_order_and_also_if_one_cannot_start(
     def fail() -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(backend.monitor, "start", fail)
+    monkeypatch.setattr(backend.follower, "start", fail)
     with pytest.raises(RuntimeError, match="can't start"), backend.running():
         pytest.fail("it hasn't started")
 
@@ -33,7 +33,7 @@ def test_threads_stop_in_the_opposite_order_and_also_if_one_cannot_start(
 def test_reconciliation_is_left_out_where_events_start_no_trainings(make_settings: MakeSettings) -> None:
     for count in (0, 10):
         backend = Backend(make_settings(retrain_after_annotations=count))
-        assert (backend.reconciliation in backend._services()) is (count > 0)
+        assert (backend.reconciliation in backend._observers()) is (count > 0)
         with backend.running():
             assert backend.storage._thread.is_alive()
         assert not backend.storage._thread.is_alive()

@@ -1,10 +1,13 @@
-"""The thread that keeps the model's title in Label Studio equal to the live version, and restores the user's."""
+"""The model's title in Label Studio becomes the live version's name, and later the user's again."""
 
-import threading
 from typing import Any
 
 import pytest
 
+from my_backend.active_learning.title import TITLE_FILE
+from my_backend.label_studio.client import LabelStudio
+from my_backend.label_studio.safe_http import SafeSession
+from my_backend.label_studio.snapshot import Snapshot
 from tests.my_backend.conftest import PROJECT, Client, Serve
 from tests.my_backend.fake_server import FakeLabelStudio
 from tests.my_backend.waiting import eventually
@@ -55,7 +58,6 @@ def test_title_follows_the_versions_and_comes_back_after_a_restart(
 
     with serve(**{**connected, "title_is_version": False}):
         assert eventually(lambda: title(label_studio) == "Mine")
-        assert eventually(lambda: "title sync" not in {thread.name for thread in threading.enumerate()})
 
 
 def test_title_is_given_back_once_label_studio_answers_again(
@@ -89,8 +91,30 @@ def test_project_that_uses_another_models_predictions_is_named(
         assert label_studio.patched == []
 
 
-def test_nothing_runs_where_the_setting_is_off(client: Client) -> None:
-    assert "title sync" not in {thread.name for thread in threading.enumerate()}
+def test_nothing_is_asked_where_the_setting_is_off_and_no_title_is_to_come_back(client: Client) -> None:
+    unreachable = Snapshot(LabelStudio("http://127.0.0.1:1", "", SafeSession(["127.0.0.1"])), 7)
+    client.backend.title_sync.look(client.backend.projects.get(PROJECT), unreachable)
+    assert problems(client) == []
+
+
+def test_title_comes_back_once_since_another_server_may_still_keep_it(
+    serve: Serve, label_studio: FakeLabelStudio, connected: dict[str, Any]
+) -> None:
+    with serve(**connected) as client:
+        client.setup()
+        version = train(client, label_studio)
+        predict(client, label_studio)
+        assert eventually(lambda: title(label_studio) == version)
+        kept = (client.backend.projects.folder(PROJECT) / TITLE_FILE).read_bytes()
+
+    with serve(**{**connected, "title_is_version": False}) as client:
+        assert eventually(lambda: title(label_studio) == "Mine")
+        label_studio.backends[0]["title"] = version
+        (client.backend.projects.folder(PROJECT) / TITLE_FILE).write_bytes(kept)
+        here = client.backend.connections.label_studio()
+        assert here
+        client.backend.title_sync.look(client.backend.projects.get(PROJECT), Snapshot(here, 7))
+        assert title(label_studio) == version
 
 
 def problems(client: Client, code: str = "title") -> list[Any]:

@@ -4,6 +4,7 @@ import pytest
 
 from my_backend.diagnostics.monitor import Monitor
 from my_backend.label_studio.connections import Connections
+from my_backend.label_studio.snapshot import Snapshot
 from my_backend.projects.registry import Projects
 from tests.my_backend.conftest import PROJECT, MakeSettings
 from tests.my_backend.fake_model import LABEL_CONFIG
@@ -24,7 +25,9 @@ def test_project_that_is_deleted_while_label_studio_is_asked_stays_deleted(
     label_studio.before_project = lambda: (projects if who == "this process" else another).delete(PROJECT)
     settings = make_settings(label_studio_url=label_studio.url, label_studio_api_key=label_studio.pat)
 
-    Monitor(settings, projects, Connections(settings))._look()
+    known = Connections(settings).label_studio()
+    assert known
+    Monitor(settings, projects).look(projects.get(PROJECT), Snapshot(known, 7))
 
     assert "/api/projects/7/" in label_studio.server.paths()
     assert Projects(projects.root).all() == []

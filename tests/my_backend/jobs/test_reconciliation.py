@@ -1,0 +1,69 @@
+"""Annotations whose events were lost are found by comparing with Label Studio."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from my_backend.jobs.reconciliation import Reconciliation
+from my_backend.jobs.training_job import LEARNED_FILE
+from my_backend.label_studio.client import LabelStudio
+from my_backend.label_studio.safe_http import SafeSession
+from my_backend.label_studio.snapshot import Snapshot
+from my_backend.projects.registry import Projects
+from my_backend.projects.versions import Versions
+from tests.my_backend.fake_server import FakeLabelStudio
+
+PROJECT = "7.1"
+
+
+@pytest.fixture
+def projects(tmp_path: Path, label_studio: FakeLabelStudio) -> Projects:
+    """A project with a version that has learned everything."""
+    projects = Projects(tmp_path / "projects")
+    projects.remember(PROJECT)
+    folder = projects.folder(PROJECT)
+    Versions(folder).publish({}, folder, cause="", choices=())
+    learned = {"watermark": snapshot(label_studio.url, label_studio.pat).watermark(), "digest": ""}
+    (folder / LEARNED_FILE).write_text(json.dumps(learned))
+    projects.changes(PROJECT).keep_tasks([], projects.changes(PROJECT).begin_reading())
+    label_studio.server.seen.clear()
+    return projects
+
+
+def snapshot(url: str, token: str = "") -> Snapshot:
+    return Snapshot(LabelStudio(url, token, SafeSession(["127.0.0.1"])), 7)
+
+
+def trained(projects: Projects, seen: Snapshot | None) -> list[str]:
+    """The projects that a look has trained."""
+    found: list[str] = []
+    Reconciliation(projects, found.append).look(projects.get(PROJECT), seen)
+    return found
+
+
+def test_changed_annotations_are_read_and_learned(projects: Projects, label_studio: FakeLabelStudio) -> None:
+    assert trained(projects, snapshot(label_studio.url, label_studio.pat)) == []
+    assert projects.changes(PROJECT).tasks() == []
+
+    label_studio.updated_at = "2026-11-27T00:00:00Z"
+    assert trained(projects, snapshot(label_studio.url, label_studio.pat)) == [PROJECT]
+    assert projects.changes(PROJECT).tasks() is None
+
+
+def test_first_training_is_left_to_users_and_events(projects: Projects, label_studio: FakeLabelStudio) -> None:
+    (projects.folder(PROJECT) / "live").unlink()
+    label_studio.updated_at = "2026-11-27T00:00:00Z"
+
+    assert trained(projects, snapshot(label_studio.url, label_studio.pat)) == []
+    assert label_studio.server.paths() == []
+
+
+def test_nothing_is_trained_if_label_studio_cannot_be_asked(
+    projects: Projects, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        assert trained(projects, snapshot("http://127.0.0.1:1")) == []
+    assert "can't compare project 7.1 with Label Studio: Can't reach Label Studio" in caplog.text
+    assert trained(projects, None) == []
