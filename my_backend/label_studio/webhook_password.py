@@ -5,7 +5,6 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -120,7 +119,7 @@ def password_header(user: str, password: str) -> str:
     return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
-def _own_webhooks(snapshot: Snapshot, host: str, user: str) -> Sequence[Json]:
+def _own_webhooks(snapshot: Snapshot, host: str, user: str) -> list[Json]:
     """The project's webhooks that lead to this backend: same user, and the host that Label Studio called."""
     own = {
         str(backend.get("url")).rstrip("/") + "/webhook"

@@ -283,7 +283,10 @@ class FakeLabelStudio:
         return json_reply({"id": 99}, 201)
 
     def _patch(self, path: str, body: Any) -> None:
-        """A model's title and the project's `model_version`, as Label Studio changes them."""
+        """A model's title and the project's `model_version`, as Label Studio changes them; a webhook's fields."""
+        for webhook in self.webhooks:
+            if path == f"/api/webhooks/{webhook['id']}/":
+                webhook.update(body)
         for backend in self.backends:
             if path == f"/api/ml/{backend['id']}":
                 if self.project.get("model_version") == backend.get("title"):

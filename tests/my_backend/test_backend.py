@@ -5,7 +5,9 @@ from functools import partial
 import pytest
 
 from my_backend.backend import Backend
-from tests.my_backend.conftest import MakeSettings
+from tests.my_backend.conftest import PROJECT, MakeSettings, basic
+from tests.my_backend.fake_model import LABEL_CONFIG
+from tests.my_backend.fake_server import FakeLabelStudio
 
 
 def test_threads_stop_in_the_opposite_order_and_also_if_one_cannot_start(
@@ -37,3 +39,22 @@ def test_reconciliation_is_left_out_where_events_start_no_trainings(make_setting
         with backend.running():
             assert backend.storage._thread.is_alive()
         assert not backend.storage._thread.is_alive()
+
+
+def test_monitor_reports_what_the_other_observers_changed(
+    make_settings: MakeSettings, label_studio: FakeLabelStudio
+) -> None:
+    given = {"label_studio_url": label_studio.url, "label_studio_api_key": label_studio.pat}
+    backend = Backend(make_settings(**given, basic_auth_user="user", basic_auth_pass="password"))
+    label_studio.backends[0]["basic_auth_user"] = "user"
+    backend.projects.remember(PROJECT, label_config=LABEL_CONFIG)
+    backend.webhook_password.called(PROJECT, "127.0.0.1:9090")
+    assert label_studio.webhooks[0]["headers"] == {}
+
+    for _ in range(2):  # the change, and after it nothing
+        backend.monitor.look_again()
+        backend.follower._look()
+        for thread in list(backend.follower._threads.values()):
+            thread.join()
+        assert backend.monitor.problems() == []
+        assert label_studio.patched == [("/api/webhooks/3/", {"headers": basic("user", "password")})]

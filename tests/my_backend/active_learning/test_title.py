@@ -115,6 +115,15 @@ def test_title_becomes_the_version_and_the_users_comes_back(titled: FakeLabelStu
     assert title.give_back() == ""
 
 
+def test_next_look_sees_what_was_changed(titled: FakeLabelStudio, tmp_path: Path) -> None:
+    title = title_of(titled, tmp_path)
+    title.put(title.look(SECOND, renewing=False), SECOND, kept=True)
+    assert title.look(SECOND, renewing=False).state == "in sync"
+
+    assert title.give_back() == "Mine"
+    assert title.look(SECOND, renewing=False).title == "Mine"
+
+
 def test_title_that_the_user_gave_meanwhile_is_the_one_to_remember(titled: FakeLabelStudio, tmp_path: Path) -> None:
     title = title_of(titled, tmp_path)
     put(titled, tmp_path, SECOND, kept=True)
