@@ -9,7 +9,7 @@ import yaml
 from image_classifier.settings import ClassifierSettings
 from label_studio_format.labeling_config import REMEMBERED_BYTES
 from my_backend.projects.registry import MOST_CONFIG_CHARACTERS
-from my_backend.web.parsing import MOST_OF_ALL_BODIES
+from my_backend.web.middleware.parsing import MOST_OF_ALL_BODIES
 
 ROOT = Path(__file__).parents[1]
 OUR_IMAGE = "image-classifier-backend"
