@@ -32,6 +32,7 @@ from image_classifier.training.finetune import fine_tune
 from image_classifier.training.half_precision import settle_precision
 from image_classifier.training.head import train_heads
 from image_classifier.training.hyperparameters import Hyperparameters
+from image_classifier.training.learning_curve import forecast_accuracy
 
 log = logging.getLogger(__name__)
 
@@ -123,8 +124,9 @@ def learn_head(
 
     The figures are of images that neither the head nor the backbone has seen: all of them, by cross-validation, or the
     held-out ones if somebody has chosen these or the backbone was trained on the others. On these the probabilities
-    are calibrated too. Labels that nobody has looked at give no figures, and only the served head learns them. The
-    mistakes are of all images, each judged by a head that was fitted without it.
+    are calibrated too. Cross-validation also gives a forecast of the accuracy with more labels. Labels that nobody has
+    looked at give no figures, and only the served head learns them. The mistakes are of all images, each judged by a
+    head that was fitted without it.
     """
     samples, embeddings = embedded.samples, embedded.embeddings
     targets = targets_of([sample.label for sample in samples], classes)
@@ -156,6 +158,11 @@ def learn_head(
         temperature = fit_temperature(logits[seen], targets[seen], votes)
         figures |= evaluate(logits[seen] / temperature, targets[seen], classes, thresholds, votes).record()
         figures |= _on_ground_truths(samples, logits, targets, seen, classes, thresholds)
+        if method == "cross-validation":
+            right = hits(logits[seen], targets[seen], thresholds)
+            known = embeddings[seen], targets[seen], len(classes), hyperparameters, numbers[seen], right, votes
+            if expected := forecast_accuracy(*known, thresholds):
+                figures["forecast"] = expected.record()
         progress({"phase": "evaluating", "accuracy": figures["accuracy"]})
     logits /= temperature
     record = {"figures": figures, **count_labels(samples, classes), "settings": hyperparameters.record()}

@@ -1,7 +1,9 @@
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -76,6 +78,27 @@ def test_held_out_images_judge_if_the_backbone_was_trained_on_the_others(
 
     figures = classifier.record["figures"]
     assert (figures["judged_by"], figures["images"]) == ("held-out images", sum(held_out(samples)))
+
+
+def test_forecast_comes_with_cross_validation_only(
+    lane: InferenceLane, backbone: Backbone, samples: list[Sample]
+) -> None:
+    def forecast(network: Backbone, some: list[Sample]) -> dict[str, Any] | None:
+        embedded = embed(lane, network, some, silent)
+        figures = learn_head(network, embedded, ("red", "green", "blue"), QUICK, silent).record["figures"]
+        return json.loads(json.dumps(figures)).get("forecast")
+
+    found = forecast(backbone, samples)
+    assert found is not None
+    assert [point["labels"] for point in found["curve"]] == [18, 36, 72]
+    assert [one["more"] for one in found["expected"]] == [90, 100, 200]
+    assert forecast(backbone, samples[:30]) is None, "too few labels"
+    assert forecast(replace(backbone, origin=FINE_TUNED), samples) is None
+    assert (
+        forecast(backbone, [replace(one, part="val" if n < 60 else "train") for n, one in enumerate(samples)]) is None
+    )
+    unseen = [replace(one, source="unseen") if n < 60 else one for n, one in enumerate(samples)]
+    assert forecast(backbone, unseen) is None, "accepted predictions tell nothing"
 
 
 def test_images_that_somebody_chose_for_it_judge(

@@ -1,0 +1,127 @@
+"""Measures how often the forecast's 90% interval contains the accuracy that more labels really bring.
+
+    python -m benchmarks.learning.forecast --pictures FOLDER --weights FILE [--splits 10] [--tasks themes,digits]
+
+For each task, split and number of labels: the forecast for 100 more, 200 more and twice as many labels, and the
+accuracy on the untouched test set after as many labels, drawn at random, were added. docs/project/learning.md has the
+results.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.learning.embedded import FIRST_SPLIT, Data, embedded_tasks, options
+from image_classifier.data.dataset import classes_of, targets_of
+from image_classifier.evaluation.metrics import hits
+from image_classifier.nets.classifier import Classifier, load_backbone
+from image_classifier.training.hyperparameters import Hyperparameters
+from image_classifier.training.pipeline import Embedded, learn_head, order_classes
+
+SIZES = (40, 60, 100, 200, 300, 500)
+UNSEEN_SPLIT = FIRST_SPLIT + 10  # the forecast's constants were widened after the splits before this one were seen
+TUNED = ("stamps", "fine")  # the constants were chosen on other splits of these tasks
+
+
+@dataclass(frozen=True)
+class Run:
+    """One forecast, and the accuracy on the test set that came true."""
+
+    task: str
+    split: int
+    labels: int
+    more: int
+    expected: float
+    low: float
+    high: float
+    true: float
+
+    @property
+    def holds(self) -> bool:
+        return self.low <= self.true <= self.high
+
+
+def main() -> None:
+    parser = options("benchmarks.learning.forecast", __doc__)
+    parser.add_argument("--splits", type=int, default=10, help="number of splits")
+    parser.add_argument("--tasks", default="", help="names of tasks, comma-separated; all by default")
+    parser.add_argument("--json", type=Path, default=Path("forecast.json"), help="file for all results")
+    told = parser.parse_args()
+    torch.set_num_threads(1)
+    runs = []
+    for data in embedded_tasks(told):
+        if not told.tasks or data.name in told.tasks.split(","):
+            for split in range(UNSEEN_SPLIT, UNSEEN_SPLIT + told.splits):
+                runs += measure(data, split)
+            told.json.write_text(json.dumps([asdict(run) for run in runs], indent=0) + "\n", encoding="utf-8")
+            print(f"{data.name} is done", flush=True)
+    print("\n".join(tables(runs)))
+
+
+def measure(data: Data, split: int) -> list[Run]:
+    """All forecasts of one split, and what came true."""
+    tested, pool = data.split(split)
+
+    @cache
+    def learned(labels: int) -> Classifier:
+        samples = [data.samples[row] for row in pool[:labels]]
+        known = Embedded(samples, data.embeddings[pool[:labels]], {})
+        return learn_head(_nothing, known, order_classes(samples, (), ()), Hyperparameters(), lambda record: None)
+
+    @cache
+    def true(labels: int) -> float:
+        return _accuracy(data, tested, learned(labels))
+
+    return [
+        Run(data.name, split, labels, one["more"], one["accuracy"], one["low"], one["high"], true(labels + one["more"]))
+        for labels in SIZES
+        if labels <= len(pool)
+        for one in learned(labels).record["figures"]["forecast"]["expected"]
+        if labels + one["more"] <= len(pool)
+    ]
+
+
+def _accuracy(data: Data, tested: np.ndarray, model: Classifier) -> float:
+    """The accuracy on the test set; images of classes without labels count as wrong."""
+    known = [row for row in tested if classes_of(data.samples[row].label) <= set(model.classes)]
+    truth = targets_of([data.samples[row].label for row in known], model.classes)
+    return float(hits(model.head(data.embeddings[known]), truth, model.head.thresholds).sum()) / len(tested)
+
+
+_nothing = load_backbone("none", 32)  # learn_head needs a backbone, but only its origin
+
+
+# --- tables -----------------------------------------------------------------
+
+
+def tables(runs: Sequence[Run]) -> Iterator[str]:
+    """Markdown tables by task and by the number of labels; a cell has coverage, mean error and half the width."""
+    groups: dict[str, dict[str, list[Run]]] = {"task": defaultdict(list), "labels": defaultdict(list)}
+    for run in runs:
+        groups["task"][f"{run.task} *" if run.task in TUNED else run.task].append(run)
+        if run.task not in TUNED:
+            groups["labels"][f"{run.labels}"].append(run)
+            groups["labels"]["all"].append(run)
+    for name, rows in groups.items():
+        yield f"\n| {name} | 100 more labels | 200 more labels | twice as many |\n|---|---|---|---|"
+        for key, some in rows.items():
+            further = [[r for r in some if r.more == 100], [r for r in some if r.more == 200]]
+            yield f"| {key} | {' | '.join(map(_cell, [*further, [r for r in some if r.more == r.labels]]))} |"
+
+
+def _cell(runs: Sequence[Run]) -> str:
+    if not runs:
+        return "–"
+    error = np.mean([run.expected - run.true for run in runs])
+    half = np.mean([run.high - run.low for run in runs]) / 2
+    return f"{np.mean([run.holds for run in runs]):.0%} of {len(runs)}, {error:+.3f}, ± {half:.3f}"
+
+
+if __name__ == "__main__":
+    main()
