@@ -2,12 +2,44 @@
 
 from my_backend import context
 from my_backend.backend import Backend
-from my_backend.jobs.record import Job
+from my_backend.jobs.record import Job, Kind, Status
 from my_backend.jobs.training_job import forget_annotations
 from my_backend.requests import JobRequest, Json
-from my_backend.web.api.answers import JobRecord, Training
+from my_backend.web.api.answers import Answer, ModelVersion
 from my_backend.web.api.lookup import PROJECT_QUERY
 from my_backend.web.endpoint import endpoint
+
+
+class StartedJob(Answer):
+    """The job that was started; `job` and `job_id` are the same."""
+
+    job: str
+    job_id: str
+    job_status: Status
+
+
+class JobRecord(Answer):
+    """A training job; times are seconds since 1970."""
+
+    job: str
+    job_status: Status
+    kind: Kind
+    cause: str
+    request_id: str | None
+    progress: Json
+    error: str | None
+    result: Json | None
+    created_at: float
+    started_at: float | None
+    ended_at: float | None
+
+
+class Training(ModelVersion):
+    """The running and queued jobs of a project."""
+
+    is_training: bool
+    job: str | None
+    jobs: list[JobRecord]
 
 
 class JobEndpoints:

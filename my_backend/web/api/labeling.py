@@ -1,20 +1,97 @@
 """The endpoints that label many tasks at once and undo it."""
 
 from collections.abc import Callable
+from typing import Literal
 
 from my_backend import context
 from my_backend.backend import Backend
 from my_backend.labeling.project_pool import ProjectPool
-from my_backend.labeling.runs import Labels, Run
+from my_backend.labeling.runs import Action, Labels, Run, RunStatus
 from my_backend.requests import GroupsRequest, Json, LabelRequest, RunRequest, SimilarRequest
 from my_backend.serving.image_pool import LookAlikes
-from my_backend.web.api.answers import Groups, LabelingRun, LabelingRuns, SimilarImages
+from my_backend.web.api.answers import Answer, ModelVersion
 from my_backend.web.api.lookup import PROJECT_QUERY, find_project
 from my_backend.web.endpoint import endpoint
 from my_backend.web.middleware.auth import is_known, require_token
 
 RUN_BYTES = 4_000_000  # the ids of 100,000 tasks
 SHOWN_GROUPS = 2  # the one to label now, and the next one, whose thumbnails the browser loads meanwhile
+
+
+class GroupImage(Answer):
+    """A task in a group, the SHA-256 of its image, and the probability that the group's proposal is right for it."""
+
+    task: int
+    digest: str
+    confidence: float | None
+
+
+class Group(Answer):
+    """Images that probably get the same choice, the surest first; `proposal` is null if they look like no other."""
+
+    proposal: str | None
+    images: list[GroupImage]
+
+
+class Groups(ModelVersion):
+    """Groups to label next, and how many of the project's images are collected."""
+
+    state: Literal["collecting", "ready", "failed"]
+    error: str | None
+    tasks: int
+    collected: int
+    unreadable: int
+    labeled: int
+    unlabeled: int
+    choices: list[str]
+    groups: list[Group]
+
+
+class SimilarImage(Answer):
+    """A task, the SHA-256 of its image, the similarity (at most 1), and the task's label if it has one."""
+
+    task: int
+    digest: str
+    similarity: float
+    label: str | None
+
+
+class SimilarImages(Answer):
+    """The tasks whose images look most like a task's, the most alike first."""
+
+    images: list[SimilarImage]
+
+
+class LeftAlone(Answer):
+    """Tasks that a run left alone: deleted ones, those that others have labeled, and (undo) changed annotations."""
+
+    deleted: list[int]
+    labeled: list[int]
+    changed: list[int]
+
+
+class LabelingRun(Answer):
+    """A labeling run; `done` counts the tasks that the current action has dealt with. Times are seconds since 1970."""
+
+    run: str
+    project: str
+    action: Action
+    status: RunStatus
+    tasks: int
+    done: int
+    written: int
+    undone: int
+    left_alone: LeftAlone
+    error: str | None
+    request_id: str | None
+    created_at: float
+    changed_at: float
+
+
+class LabelingRuns(Answer):
+    """The labeling runs of a project, the newest first."""
+
+    runs: list[LabelingRun]
 
 
 class LabelingEndpoints:

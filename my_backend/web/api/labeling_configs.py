@@ -3,10 +3,18 @@
 from label_studio_format.labeling_config import parse_label_config
 from my_backend.requests import Json, ValidateRequest
 from my_backend.settings import Settings
-from my_backend.web.api.answers import Validity
+from my_backend.web.api.answers import Answer
 from my_backend.web.endpoint import endpoint
 
 LABELING_CONFIG_BYTES = 8_000_000
+
+
+class Validity(Answer):
+    """Whether the backend can learn from a labeling config, and why not."""
+
+    valid: bool
+    message: str
+    choices: list[str]
 
 
 class LabelingConfigEndpoints:

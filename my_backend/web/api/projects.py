@@ -4,10 +4,17 @@ from my_backend.backend import Backend
 from my_backend.errors import NotFound
 from my_backend.projects.versions import Versions
 from my_backend.requests import DeleteRequest, DuplicateRequest, Json
-from my_backend.web.api.answers import Asked, Deleted, LiveVersion
+from my_backend.web.api.answers import Answer, Asked
 from my_backend.web.api.lookup import find_project
+from my_backend.web.api.versions import LiveVersion
 from my_backend.web.endpoint import endpoint
 from my_backend.web.middleware.auth import is_known, require_token
+
+
+class Deleted(Answer):
+    """The project that was deleted."""
+
+    deleted: str
 
 
 class ProjectEndpoints:

@@ -1,9 +1,10 @@
 """The endpoints that Label Studio calls while people label: setup, predictions, events and trainings."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from flask import request
+from pydantic import BaseModel, ConfigDict, Field
 
 from label_studio_format.labeling_config import parse_label_config
 from my_backend.backend import Backend
@@ -14,8 +15,8 @@ from my_backend.projects.recent_predictions import sightings
 from my_backend.projects.registry import Credentials, Project
 from my_backend.redaction import redact, said
 from my_backend.requests import Json, PredictRequest, SetupRequest, TrainRequest, WebhookRequest, project_uid
-from my_backend.web.api.answers import EventTaken, ModelVersion, Predictions, StartedJob
-from my_backend.web.api.jobs import started
+from my_backend.web.api.answers import Answer, ModelVersion
+from my_backend.web.api.jobs import StartedJob, started
 from my_backend.web.api.labeling_configs import LABELING_CONFIG_BYTES
 from my_backend.web.api.lookup import PROJECT_QUERY, find_project, remember_project
 from my_backend.web.endpoint import endpoint
@@ -25,6 +26,29 @@ from my_backend.web.middleware.auth import is_known
 TASKS_BYTES, EVENT_BYTES = 128_000_000, 64_000_000
 LONGEST_TITLE = 1000  # Label Studio allows 50 characters
 ANNOTATION_EVENTS = ("ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_CREATED", "ANNOTATIONS_DELETED")
+
+
+class Prediction(BaseModel):
+    """A prediction in Label Studio's format."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    result: Annotated[list[Json], Field(min_length=1)]
+    score: float | None = None
+    model_version: str
+
+
+class Predictions(ModelVersion):
+    """A prediction for each task, in order; `[]` for a task that can't be predicted."""
+
+    results: list[Prediction | Annotated[list[Any], Field(max_length=0)]]
+
+
+class EventTaken(Answer):
+    """The event was received."""
+
+    status: Literal["ok"]
+    action: str
 
 
 class ProtocolEndpoints:

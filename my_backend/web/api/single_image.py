@@ -11,11 +11,19 @@ from my_backend.projects.corrections import KEPT, Corrections
 from my_backend.projects.registry import Project
 from my_backend.requests import CorrectionRequest, ImageRequest, Json
 from my_backend.serving.model_api import ModelAPI
-from my_backend.web.api.answers import ImagePrediction, StartedJob
-from my_backend.web.api.jobs import started
+from my_backend.web.api.answers import ModelVersion
+from my_backend.web.api.jobs import StartedJob, started
 from my_backend.web.api.lookup import find_project
 from my_backend.web.endpoint import endpoint
 from my_backend.web.middleware.parsing import Image
+
+
+class ImagePrediction(ModelVersion):
+    """The prediction for one image; a list of choices if the labeling config allows several."""
+
+    prediction: str | list[str] | None
+    confidence: float | None
+    scores: dict[str, float | None]
 
 
 class SingleImageEndpoints:

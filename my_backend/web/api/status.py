@@ -1,15 +1,55 @@
 """Endpoints that say how the backend is: for probes, programs and people."""
 
 from importlib.metadata import version as package_version
+from typing import Literal
 
 from flask import Response
 
 from my_backend.backend import Backend
 from my_backend.requests import Json
-from my_backend.web.api.answers import Asked, Health, Problems, Readiness
+from my_backend.web.api.answers import Answer, Asked
 from my_backend.web.browser import wants_page
 from my_backend.web.endpoint import endpoint
 from my_backend.web.pages.routes import Page
+
+
+class Health(Answer):
+    """The server is up; `problems` says what is wrong."""
+
+    status: Literal["UP"]
+    version: str
+    model_class: str
+    model: Json  # the model's network, weights and device; empty while it is loading
+    ready: bool
+    projects: int
+    problems: list[str]
+
+
+class ProblemRecord(Answer):
+    """A problem that a person can fix; problems of the same kind have the same `code`.
+
+    `what` and `remedy` are the former names of `message` and `hint`.
+    """
+
+    code: str
+    message: str
+    hint: str
+    project: str
+    details: list[str]
+    what: str
+    remedy: str
+
+
+class Problems(Answer):
+    """All known problems."""
+
+    troubles: list[ProblemRecord]
+
+
+class Readiness(Answer):
+    """Whether predictions work for every project that has a version."""
+
+    ready: bool
 
 
 class StatusEndpoints:

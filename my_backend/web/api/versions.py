@@ -1,12 +1,47 @@
 """The endpoints of versions: which there are, and which one is live."""
 
+from typing import Any
+
 from my_backend.errors import NotFound
 from my_backend.projects.registry import Project, Projects
 from my_backend.projects.versions import Versions
 from my_backend.requests import ActivateRequest, Json, ProjectRequest
-from my_backend.web.api.answers import LiveVersion, VersionList
+from my_backend.web.api.answers import Answer
 from my_backend.web.api.lookup import find_project
 from my_backend.web.endpoint import endpoint
+
+
+class VersionRecord(Answer):
+    """A version, with the details that its model reported."""
+
+    version: str
+    created_at: float
+    cause: str
+    held_back: str | None
+    grew_from: str | None
+    figures: Any
+    labels: Any
+    sources: Any
+    annotations: Any
+    unknown_choices: Any
+    summary: Any
+    warning: Any
+    made_by: dict[str, str]
+
+
+class VersionList(Answer):
+    """The versions of a project, the newest first."""
+
+    versions: list[str]
+    live: str
+    details: list[VersionRecord]
+
+
+class LiveVersion(Answer):
+    """The version that is now live."""
+
+    live: str
+    project: str
 
 
 class VersionEndpoints:
