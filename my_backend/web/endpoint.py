@@ -79,7 +79,7 @@ def endpoint(
 ) -> Callable[[Handler], Handler]:
     """Declares a method as an endpoint. The method's parameters say what it reads of a request, by their names:
 
-    * `body`: the JSON body, as the model that annotates it; empty fields of an empty body have their defaults.
+    * `body`: the JSON body, as the model that annotates it; an empty body counts as `{}`.
     * `image`: the upload or URL, if the model is an `ImageRequest`.
     * a `<name>` in the path, or a name in `query`: the text in the address; None if a query doesn't have it.
     * `deadline`: when predictions must be ready, on the monotonic clock.
@@ -93,7 +93,7 @@ def endpoint(
     def declare(handler: Handler) -> Handler:
         parts = {"self", "body", "image", "deadline", *(query or ()), *re.findall(r"<(\w+)>", "".join(paths))}
         if unknown := inspect.signature(handler).parameters.keys() - parts:
-            raise TypeError(f"{handler.__qualname__}: a request has no {', '.join(unknown)}; name one of {parts}")
+            raise TypeError(f"{handler.__qualname__}: a request has no {sorted(unknown)}; name one of {sorted(parts)}")
         declared = Endpoint(handler, method, paths, former_paths, answers, errors, query or {}, page, max_body)
         handler.__dict__["endpoint"] = declared
         return handler
