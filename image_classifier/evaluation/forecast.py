@@ -38,6 +38,7 @@ class Expected:
 class Forecast:
     """The learning curve so far, by the number of labels, and what it lets expect, by the number of further labels."""
 
+    labels: int  # now
     curve: tuple[Point, ...]
     now: float  # the accuracy on new images expected of the head that learned all labels
     expected: tuple[Expected, ...]
@@ -77,4 +78,4 @@ def forecast(right: NDArray[np.float64], sizes: Sequence[float], labels: int, mo
         return Expected(further, *(float(1 / (1 + np.exp(-logit))) for logit in (middle, middle - half, middle + half)))
 
     curve = tuple(Point(round(size), float(share)) for size, share in zip(sizes, right.mean(0), strict=True))
-    return Forecast(curve, at(0).accuracy, tuple(map(at, more)))
+    return Forecast(labels, curve, at(0).accuracy, tuple(map(at, more)))

@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, WrapValidator
 
+SMALL_GAIN = 0.005  # of accuracy
+
 
 def _or_none(value: Any, read: Callable[[Any], Any]) -> Any:
     try:
@@ -42,6 +44,37 @@ class OnGroundTruths(BaseModel):
     accuracy_high: float
 
 
+class Point(BaseModel):
+    """The accuracy measured with a number of labels."""
+
+    labels: int
+    accuracy: float
+
+
+class Expected(BaseModel):
+    """The accuracy that is expected with `more` labels, and its 90% interval."""
+
+    more: int
+    accuracy: float
+    low: float
+    high: float
+
+
+class Forecast(BaseModel):
+    """The learning curve so far and its continuation; `now` is the accuracy expected of the version itself."""
+
+    labels: int  # that the version has learned
+    curve: list[Point]
+    now: float
+    expected: list[Expected]
+
+    @property
+    def saturated(self) -> Expected | None:
+        """The largest number of further labels that bring less than half a percentage point, if there is one."""
+        small = [one for one in self.expected if one.accuracy - self.now < SMALL_GAIN]
+        return max(small, key=lambda one: one.more, default=None)
+
+
 class Figures(BaseModel):
     """Metrics; each is None if the model doesn't provide it in this form."""
 
@@ -59,6 +92,7 @@ class Figures(BaseModel):
     confusion: Annotated[list[list[int]] | None, Lenient] = None
     calibration: Annotated[list[Bin] | None, Lenient] = None
     ground_truth: Annotated[OnGroundTruths | None, Lenient] = None
+    forecast: Annotated[Forecast | None, Lenient] = None
 
     @property
     def measure(self) -> str:

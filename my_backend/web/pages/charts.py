@@ -8,7 +8,7 @@ from xml.etree.ElementTree import Element
 import pygal
 from markupsafe import Markup
 
-from my_backend.projects.metrics import Bin
+from my_backend.projects.metrics import Bin, Forecast
 
 # pygal adds an import finder for its map plugins, of a kind that Python 3.12 no longer supports.
 sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, pygal.PluginImportFixer)]
@@ -80,6 +80,22 @@ def curve(points: Sequence[tuple[int, float]], *, share: bool) -> Markup:
     chart.value_formatter = _percent if share else "{:.2f}".format
     chart.x_labels = _thinned([str(epoch) for epoch, _ in points])
     chart.add("", [value for _, value in points])
+    return _drawn(chart)
+
+
+def forecast_chart(forecast: Forecast) -> Markup:
+    """A chart of the learning curve so far, by the number of labels, and of its continuation with its interval."""
+    expected = [(forecast.labels + one.more, one) for one in forecast.expected]
+    so_far = [(point.labels, point.accuracy) for point in forecast.curve]
+    last = expected[-1][0]
+    chart = _chart(pygal.XY, range=(0.0, 1.0), xrange=(0, last))
+    chart.x_labels = [round(place) for place in _steps(0, last)]
+    chart.y_labels = _steps(0.0, 1.0)
+    chart.value_formatter, chart.x_value_formatter = _percent, "{:.0f}".format
+    chart.add("measured", so_far)
+    chart.add("expected", [(forecast.labels, forecast.now), *((place, one.accuracy) for place, one in expected)])
+    chart.add("low", [(place, one.low) for place, one in expected], show_dots=False)
+    chart.add("high", [(place, one.high) for place, one in expected], show_dots=False)
     return _drawn(chart)
 
 

@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 from flask import Blueprint, Response, make_response, render_template, request
+from markupsafe import Markup
 
 from label_studio_format.labeling_config import parse_label_config
 from my_backend import context
@@ -116,6 +117,7 @@ class Page:
                 charts=drawn,
                 busy=view.busy,
                 studio=self._label_studio_page(project, ""),
+                forecast_chart=_forecast_chart(view.live) if view.live else None,
             )
 
         return self._answer([project], render)
@@ -164,6 +166,7 @@ class Page:
                 confusion=version_views.confusion_rows(shown.figures),
                 calibration=charts.calibration_chart(bins) if bins else None,
                 bins=bins,
+                forecast_chart=_forecast_chart(shown),
                 tiles=tiles,
                 total=total,
                 busy=view.busy,
@@ -245,6 +248,11 @@ class Page:
         if not wants_page():
             return {"error": str(error), "request_id": context.ids().get("request_id", "")}, error.status
         return _guarded(make_response(self._render("error.html", error=error))), error.status
+
+
+def _forecast_chart(version: version_views.VersionView) -> Markup | None:
+    found = version.figures.forecast
+    return charts.forecast_chart(found) if found and found.expected else None
 
 
 def refused(why: str) -> Response:

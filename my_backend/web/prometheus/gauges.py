@@ -22,6 +22,7 @@ from my_backend.projects.versions import UNTRAINED, Versions
 MAX_PROJECTS = 200
 MAX_CLASSES = 50  # of a project, the most frequent
 OTHER_CLASSES = "(others)"
+FORECAST_LABELS = (100, 200)  # the same for each version: other numbers would start new series
 
 
 def newest(projects: Sequence[Project]) -> list[Project]:
@@ -97,6 +98,13 @@ class Gauges:
             "measure",
         )
         judged = _gauge("ml_backend_live_judged_images", "Number of images behind the accuracy.", "project")
+        forecast = _gauge(
+            "ml_backend_live_forecast_accuracy_ratio",
+            "Accuracy expected with more labels than the live version has, and the bounds of its 90% interval.",
+            "project",
+            "more_labels",
+            "estimate",
+        )
         labels = _gauge("ml_backend_live_labels", "Labels that the live version has learned.", "project", "class")
         for project in projects:
             live = self._live(project.uid)
@@ -108,9 +116,13 @@ class Gauges:
                 accuracy.add_metric([project.uid, live.figures.measure], live.figures.accuracy)
             if live.figures.images is not None:
                 judged.add_metric([project.uid], live.figures.images)
+            for one in live.figures.forecast.expected if live.figures.forecast else ():
+                if one.more in FORECAST_LABELS:
+                    for estimate, value in (("expected", one.accuracy), ("low", one.low), ("high", one.high)):
+                        forecast.add_metric([project.uid, str(one.more), estimate], value)
             for name, count in live.labels.items():
                 labels.add_metric([project.uid, name], count)
-        yield from (number, created, failed, accuracy, judged, labels)
+        yield from (number, created, failed, accuracy, judged, forecast, labels)
 
     def _live(self, uid: str) -> "_Live":
         name = self._backend.serving.version_name(uid)

@@ -102,4 +102,5 @@ def test_record_is_json_with_the_curve_so_far() -> None:
         {"labels": n, "accuracy": pytest.approx(a)} for n, a in ((20, 0.5), (40, 0.6), (80, 0.7))
     ]
     assert [one["more"] for one in record["expected"]] == [100, 200]
+    assert record["labels"] == 100
     assert record["now"] < record["expected"][0]["accuracy"]

@@ -335,6 +335,45 @@ def test_a_version_shows_confusion_calibration_and_its_mistakes(client: Client, 
     assert f'src="{HERE}/images/{"ab" * 32}.jpg"' in text
 
 
+FORECAST = {
+    "labels": 150,
+    "curve": [{"labels": 30, "accuracy": 0.5}, {"labels": 60, "accuracy": 0.6}, {"labels": 120, "accuracy": 0.75}],
+    "now": 0.77,
+    "expected": [
+        {"more": 100, "accuracy": 0.81, "low": 0.74, "high": 0.86},
+        {"more": 200, "accuracy": 0.84, "low": 0.76, "high": 0.89},
+    ],
+}
+
+
+def test_forecast_is_shown_with_its_interval(client: Client, script: Script) -> None:
+    script.set(output={"figures": FIGURES | {"forecast": FORECAST}})
+    name = client.train()
+
+    for path in (HERE, f"{HERE}/versions/{name}"):
+        assert 'id="forecast-chart"' in page(client, path)
+        shown = words(client, path)
+        assert "More labels Accuracy 90% interval 100 81% 74% to 86% 200 84% 76% to 89%" in shown
+        assert "the accuracy on new images is expected to be 77%: the measured accuracy is a little too low" in shown
+        assert "less than half a percentage point" not in shown
+
+
+def test_forecast_says_if_more_labels_bring_little(client: Client, script: Script) -> None:
+    flat = [one | {"accuracy": 0.77 + one["more"] / 50_000} for one in FORECAST["expected"]]
+    script.set(output={"figures": FIGURES | {"forecast": FORECAST | {"expected": flat}}})
+    client.train()
+
+    assert "Another 200 labels are expected to bring less than half a percentage point." in words(client)
+
+
+def test_version_without_a_forecast_shows_none(client: Client, script: Script) -> None:
+    script.set(output={"figures": FIGURES})
+    name = client.train()
+
+    for path in (HERE, f"{HERE}/versions/{name}"):
+        assert "Forecast" not in words(client, path)
+
+
 def test_two_versions_are_compared(client: Client, script: Script) -> None:
     script.set(output={"figures": FIGURES})
     first = client.train()
@@ -462,6 +501,9 @@ def test_what_is_not_there_is_said_as_a_page_or_as_json(client: Client) -> None:
         {"figures": {"accuracy": "high", "confusion": [[1, 2], [3]], "per_class": {"Cat": 1}}},
         {"figures": FIGURES | {"confusion": [[1]], "calibration": "good"}},
         {"figures": "good"},
+        {"figures": FIGURES | {"forecast": 0.9}},
+        {"figures": FIGURES | {"forecast": FORECAST | {"expected": []}}},
+        {"figures": FIGURES | {"forecast": FORECAST | {"labels": 0, "curve": [], "now": 7}}},
         {"labels": ["Cat"]},
         {"labels": "Cat"},
         {"labels": {"Cat": "many"}, "mistakes": 7, "summary": 1},

@@ -340,6 +340,8 @@ def test_live_version_its_accuracy_and_its_labels(client: Client, script: Script
     assert samples(client)["ml_backend_live_version", PROJECT] == 0
     labels = {"Cat": 30, "Dog": 12}
     figures = {"accuracy": 0.75, "images": 40, "groups": 40, "judged_by": "cross-validation"}
+    expected = [{"more": more, "accuracy": 0.8, "low": 0.7, "high": 0.9} for more in (42, 100)]
+    figures["forecast"] = {"labels": 42, "curve": [], "now": 0.76, "expected": expected}
     script.set(output={"figures": figures, "labels": labels})
     first, second = client.train(), client.train()
 
@@ -350,6 +352,10 @@ def test_live_version_its_accuracy_and_its_labels(client: Client, script: Script
     assert found["ml_backend_live_version_created_timestamp_seconds", PROJECT] == version.created
     assert found["ml_backend_live_accuracy_ratio", "cross-validation", PROJECT] == 0.75
     assert found["ml_backend_live_judged_images", PROJECT] == 40
+    forecast = {key[1:]: value for key, value in found.items() if key[0] == "ml_backend_live_forecast_accuracy_ratio"}
+    assert forecast == {
+        (estimate, "100", PROJECT): value for estimate, value in (("expected", 0.8), ("low", 0.7), ("high", 0.9))
+    }
     assert found["ml_backend_live_labels", "Cat", PROJECT] == 30
     assert found["ml_backend_live_labels", "Dog", PROJECT] == 12
     assert found["ml_backend_live_version_failed", PROJECT] == 0
@@ -452,7 +458,13 @@ def documented() -> dict[str, tuple[str, set[str]]]:
 
 
 def test_table_has_every_metric_with_its_type_and_labels(client: Client, script: Script) -> None:
-    script.set(output={"figures": {"accuracy": 0.75, "images": 40}})
+    forecast = {
+        "labels": 40,
+        "curve": [],
+        "now": 0.8,
+        "expected": [{"more": 100, "accuracy": 0.8, "low": 0.7, "high": 0.9}],
+    }
+    script.set(output={"figures": {"accuracy": 0.75, "images": 40, "forecast": forecast}})
     client.train()
     once_there(client, "ml_backend_jobs_ended_total", "full", "finished", PROJECT)
     families = {family.name: family for family in text_string_to_metric_families(client.get("/metrics"))}
