@@ -16,6 +16,7 @@ from my_backend.projects.metrics import like_the_newest
 from my_backend.projects.registry import Project
 from my_backend.projects.versions import UNTRAINED, Versions
 from my_backend.web.browser import wants_page
+from my_backend.web.middleware.auth import is_known
 from my_backend.web.pages import charts
 from my_backend.web.pages import versions as version_views
 from my_backend.web.pages.etag import entity_tag
@@ -55,6 +56,7 @@ class Page:
             ("/projects/<name>/versions/<version>", self.version),
             ("/projects/<name>/try", self.try_it),
             ("/projects/<name>/look", self.look),
+            ("/projects/<name>/groups", self.groups),
             ("/projects/<name>/images/<digest>.jpg", self.image),
         ):
             page.add_url_rule(path, view.__name__, view, methods=["GET"])
@@ -198,6 +200,19 @@ class Page:
             )
 
         return self._answer([project], render)
+
+    def groups(self, name: str) -> Response:
+        """Labels look-alikes together; its script asks the API for them."""
+        project = self._backend.projects.find(name)
+        known = is_known(self._backend.settings)
+
+        def render() -> str:
+            view = project_view(self._backend, project)
+            return self._render(
+                "groups.html", view=view, known=known, tasks_url=self._tasks_url(project), busy=view.busy
+            )
+
+        return self._answer([project], render, str(known))
 
     def image(self, name: str, digest: str) -> Response:
         """A thumbnail."""

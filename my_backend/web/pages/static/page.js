@@ -1,5 +1,6 @@
 // Keeps the page up to date and makes its buttons work. Without JavaScript, the page is still readable.
 
+import { labelInGroups } from "./groups.js";
 import { follow } from "./live.js";
 import { press } from "./press.js";
 import { tellAges } from "./ages.js";
@@ -12,8 +13,10 @@ awaken();
 
 // The form for trying an image appears with the first version, possibly while the page is open.
 function awaken() {
-  const place = document.getElementById("try");
-  if (!place || place.dataset.awake) return;
-  place.dataset.awake = "yes";
-  tryImages(place);
+  for (const [id, start] of [["try", tryImages], ["groups", labelInGroups]]) {
+    const place = document.getElementById(id);
+    if (!place || place.dataset.awake) continue;
+    place.dataset.awake = "yes";
+    start(place);
+  }
 }

@@ -1,14 +1,21 @@
-// Buttons that change something: they post to the API, show the result, and refresh the page.
+// Asks the API; and buttons that change something: they post to the API, show the result, and refresh the page.
 
 import { say } from "./say.js";
 
 export async function post(url, body) {
   const form = body instanceof FormData;
-  const answer = await fetch(url, {
+  return read(await fetch(url, {
     method: "POST",
     headers: form ? { Accept: "application/json" } : { "Content-Type": "application/json", Accept: "application/json" },
     body: form ? body : JSON.stringify(body ?? {}),
-  });
+  }));
+}
+
+export async function get(url) {
+  return read(await fetch(url, { headers: { Accept: "application/json" } }));
+}
+
+async function read(answer) {
   const said = await answer.json().catch(() => ({}));
   if (!answer.ok) throw new Error(said.error ?? `The backend answered with status ${answer.status}.`);
   return said;

@@ -514,7 +514,15 @@ def test_page_bears_what_another_model_says_of_itself(client: Client, script: Sc
     script.set(output=output)
     name = client.train()
 
-    for path in ("/", HERE, f"{HERE}/versions", f"{HERE}/versions/{name}", f"{HERE}/look", f"{HERE}/try"):
+    for path in (
+        "/",
+        HERE,
+        f"{HERE}/versions",
+        f"{HERE}/versions/{name}",
+        f"{HERE}/look",
+        f"{HERE}/try",
+        f"{HERE}/groups",
+    ):
         page(client, path)
     assert client.post("/versions", {})["versions"] == [name]
 
@@ -605,6 +613,7 @@ def test_nothing_that_others_named_becomes_html(client: Client, script: Script) 
         f"{HERE}/versions/{second}",
         f"{HERE}/look",
         f"{HERE}/try",
+        f"{HERE}/groups",
     ):
         tags = Tags(page(client, path)).found
         assert [attrs for tag, attrs in tags if tag == "script" and set(attrs) != {"type", "src"}] == []
@@ -659,7 +668,9 @@ def tag_of(client: Client, path: str) -> str:
     return str(client.http.get(path, headers=HTML).headers["ETag"])
 
 
-@pytest.mark.parametrize("path", ["/", HERE, f"{HERE}/versions", f"{HERE}/look", f"{HERE}/try", "/problems"])
+@pytest.mark.parametrize(
+    "path", ["/", HERE, f"{HERE}/versions", f"{HERE}/look", f"{HERE}/try", f"{HERE}/groups", "/problems"]
+)
 def test_a_page_that_has_not_changed_is_not_made_again(
     client: Client, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:

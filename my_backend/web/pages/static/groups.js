@@ -1,0 +1,267 @@
+// Labels groups of look-alikes: shows one group, sends off its labels, and shows the next one at once.
+
+import { makeChoices } from "./groups/choices.js";
+import { OUT, makeGrid } from "./groups/grid.js";
+import { makeHistory } from "./groups/history.js";
+import { assignKeys, listen } from "./groups/keys.js";
+import { makeRuns } from "./groups/runs.js";
+import { MOST, makeSupply, tasksOf } from "./groups/supply.js";
+import { count, heading, makeView } from "./groups/view.js";
+import { makeZoom } from "./groups/zoom.js";
+import { post } from "./press.js";
+import { say } from "./say.js";
+
+const SETTLING = 300;  // milliseconds after a new group appeared in which a key still belongs to the one before
+const NEAREST = 3;  // labeled look-alikes that propose a label if they agree
+
+export function labelInGroups(place) {
+  const find = (id) => document.getElementById(id);
+  const { project, tasks: tasksUrl } = place.dataset;
+  const address = ({ digest }) => `/projects/${project}/images/${digest}.jpg`;
+  const list = find("grid");
+  const steps = [];  // what the person did; see history.js
+  const aside = new Set();  // tasks that come later
+  let group = null;  // the one on the screen; see grid.js
+  let keys = new Map(), choices = [], actions = 0, token = "", failures = 0, settling;
+
+  const view = makeView();
+  const runs = makeRuns(project, () => token, draw);
+  const history = makeHistory(find("history"), undoStep);
+  const grid = makeGrid(list, address, { edited, aimed: drawTarget });
+  const buttons = makeChoices([find("choice-keys"), find("zoom-choices")], find("find-choice"), choose);
+  const zoom = makeZoom(find("zoom"), {
+    look, like, move: grid.move, toggle: () => grid.toggle(grid.current()), closed: () => { grid.aim(null); list.focus(); },
+  });
+  const supply = makeSupply(project, {
+    address, isShowing: () => group !== null, changed: supplied,
+    without: () => [...(group ? tasksOf(group) : []), ...runs.tasks(), ...aside],
+  });
+
+  // --- from group to group --------------------------------------------------
+
+  function supplied() {
+    if (!group && !supply.isEmpty()) {
+      showNext();
+      if (group && steps.length) rest("");  // the person is waiting for it
+    }
+    const said = supply.answer();
+    if (said && String(said.choices) !== String(choices)) {
+      choices = said.choices;
+      keys = assignKeys(choices);
+      buttons.show(keys, choices);
+    }
+    draw();
+  }
+
+  function showNext() {
+    group = null;
+    while (!group && !supply.isEmpty()) show(supply.next());
+  }
+
+  // Shows those of a group's images that haven't got a label in the meantime, if there are any.
+  function show(next) {
+    const labeled = new Set(runs.tasks());
+    const images = next.images.filter(({ task }) => !labeled.has(task));
+    if (!images.length) return;
+    group = { ...next, images };
+    list.setAttribute("aria-busy", "true");
+    clearTimeout(settling);
+    settling = setTimeout(() => list.removeAttribute("aria-busy"), SETTLING);
+    grid.show(group);
+  }
+
+  // Labels the rest with `choice`, and images with a choice of their own with that. Those without any come later.
+  function finish(choice) {
+    if (!group || list.hasAttribute("aria-busy")) return;
+    if (failures) return say("Labels of an earlier step aren’t saved. Try again first: see the top of this page.");
+    const labels = labelsOf(group, choice);
+    const labeled = new Set(labels.flatMap((one) => one.tasks));
+    const later = group.like ? [] : tasksOf(group).filter((task) => !labeled.has(task));
+    const step = { group, run: labels.length ? runs.start(labels) : null, aside: later, undone: false };
+    later.forEach((task) => aside.add(task));
+    actions += 1;
+    if (step.run || later.length) {
+      steps.push(step);
+      history.add(step);
+    }
+    showNext();
+    if (supply.isEmpty()) Promise.resolve(step.run?.sent).then(supply.ask);  // so that the answer counts these labels
+    rest(labels.length ? `${count(labeled.size, "label")} given.` : "Skipped.");
+  }
+
+  function undoStep(step) {
+    if (step.undone) return;
+    step.undone = true;
+    actions += 1;
+    if (step.run) runs.undo(step.run);
+    for (const task of step.aside) aside.delete(task);
+    if (group) supply.putFirst(group);
+    show(step.group);
+    rest("Undone.");
+  }
+
+  // Says what happened, and moves the focus to what comes next.
+  function rest(words) {
+    find("groups-told").textContent = group ? `${words} ${heading(group)} ${count(group.images.length, "image")}.` : words;
+    draw();
+    if (!group) return find("pause").focus();
+    list.focus({ preventScroll: true });
+    if (find("group").getBoundingClientRect().top < 0) find("group").scrollIntoView();
+  }
+
+  async function like() {
+    const [from, image] = [group, group.images[grid.current()]];
+    const similar = async (more) => (await post("/api/labeling/similar", { project, task: image.task, most: MOST, ...more })).images;
+    try {
+      const [all, unlabeled] = await Promise.all([similar(), similar({ unlabeled: true })]);
+      if (group !== from) return;
+      const near = all.filter(({ label }) => label).slice(0, NEAREST).map(({ label }) => label);
+      const sent = new Set(runs.tasks());
+      const alike = unlabeled.filter(({ task }) => !sent.has(task));
+      if (!alike.length) return say("No other image without a label looks like this one.");
+      zoom.close();
+      supply.putFirst(group);
+      show({ proposal: new Set(near).size === 1 ? near[0] : null, images: [image, ...alike], marks: new Map(), like: true });
+      rest("More like this.");
+    } catch (error) {
+      say(error.message);
+    }
+  }
+
+  // --- what keys and buttons do ---------------------------------------------
+
+  function edited(isAction) {
+    if (isAction) actions += 1;
+    draw();
+  }
+
+  function choose(choice) {
+    if (!group) return;
+    if (zoom.isOpen()) grid.give(choice, [grid.current()]);
+    else if (grid.target() !== null) grid.give(choice);
+    else finish(choice);
+  }
+
+  function labelRest() {
+    const { rest, own } = counted();
+    if (rest && !group.proposal) say("Press the key of the choice that these images show.");
+    else if (rest || own) finish(group.proposal);
+  }
+
+  function undo() {
+    if ((group && grid.undo()) || zoom.isOpen()) return;
+    const last = steps.findLast((step) => !step.undone);
+    if (last) undoStep(last);
+  }
+
+  function openZoom() {
+    grid.aim(grid.current());
+    zoom.open();
+  }
+
+  const acts = {
+    label: labelRest, skip: () => finish(null), all: grid.toggleAll, zoom: openZoom, like, undo, search: buttons.search,
+    larger: () => grid.resize(1), smaller: () => grid.resize(-1), leave: () => grid.aim(null),
+    take: () => grid.target() !== null && grid.toggle(grid.target()),
+  };
+  const inZoom = { like, undo, take: acts.take, zoom: zoom.close };
+  const moves = {
+    left: () => -1, right: () => 1, up: () => -grid.columns(), down: grid.columns, first: () => -Infinity, last: () => Infinity,
+  };
+
+  // Returns false if the browser should do what it does with the key.
+  function act(action, event) {
+    if (!group) return action === "undo" && undo() !== false;
+    if (action in moves) {
+      if (!zoom.isOpen() && document.activeElement !== list) return false;
+      return grid.move(moves[action](), event.shiftKey) !== false;
+    }
+    const does = (zoom.isOpen() ? inZoom : acts)[action];
+    return does !== undefined && does() !== false;
+  }
+
+  function chooseByKey(key) {
+    if (keys.has(key)) choose(keys.get(key));
+    return keys.has(key);
+  }
+
+  listen(() => place.isConnected && !isLocked() && find("use-keys").checked, act, chooseByKey);
+  for (const [id, press] of Object.entries({
+    "label-rest": labelRest, skip: acts.skip, all: acts.all, "zoom-in": openZoom, like, undo,
+    larger: acts.larger, smaller: acts.smaller, "groups-again": supply.ask, "unsaved-again": runs.retryAll,
+    "show-aside": () => { aside.clear(); supply.ask(); },
+  })) find(id).addEventListener("click", () => press());
+  list.addEventListener("dblclick", openZoom);
+  window.addEventListener("beforeunload", (event) => runs.isUnsent() && event.preventDefault());
+
+  // --- the person's own token, which only this variable has -----------------
+
+  function isLocked() {
+    return place.dataset.token === "needed" && !token;
+  }
+
+  find("own-token").querySelector("form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    token = find("own-token-value").value.trim();
+    find("own-token-value").value = "";
+    find("own-token-state").textContent = "Your token is in use until you leave this page.";
+    find("own-token").open = false;
+    runs.retryAll();
+    draw();
+    if (group) list.focus();
+  });
+
+  // --- what the page shows ----------------------------------------------------
+
+  function draw() {
+    const labels = runs.tasks().length;
+    if (runs.failed().length > failures) find("own-token").open = true;
+    failures = runs.failed().length;
+    view.tally(supply.answer(), labels, actions);
+    view.reading(supply.answer(), supply.problem());
+    view.runs(runs, !steps.length);
+    history.draw();
+    find("undo").hidden = steps.every((step) => step.undone);
+    find("group").hidden = !group || isLocked();
+    find("pause").hidden = group !== null || isLocked() || !supply.answer();
+    if (group) view.group(group, counted());
+    else if (supply.answer()) view.pause(supply.answer(), supply.isAsking(), aside.size);
+    drawTarget();
+    if (zoom.isOpen()) zoom.draw();
+  }
+
+  function drawTarget() {
+    if (group) view.target(grid.applied(), grid.current(), counted().rest, !group.marks.size);
+  }
+
+  function counted() {
+    const marks = tasksOf(group).map((task) => group.marks.get(task)).filter((own) => own !== undefined);
+    const out = marks.filter((own) => own === OUT).length;
+    return { out, own: marks.length - out, rest: group.images.length - marks.length };
+  }
+
+  function look() {
+    const index = grid.current(), { task, confidence } = group.images[index];
+    const own = group.marks.get(task);
+    const sure = confidence == null ? "" : ` ${Math.round(100 * confidence)}% sure.`;
+    return {
+      title: `Image ${index + 1} of ${group.images.length}`,
+      source: address(group.images[index]),
+      facts: `Task ${task}.${sure}${own === OUT ? " Taken out." : own ? ` Labeled ${own}.` : ""}`,
+      link: tasksUrl && `${tasksUrl}?task=${task}`,
+      out: own === OUT,
+    };
+  }
+
+  supply.ask();
+}
+
+// What each task of a group is labeled if the rest gets `choice`; null: the rest gets no label.
+function labelsOf(group, choice) {
+  const tasks = new Map();
+  for (const { task } of group.images) {
+    const own = group.marks.get(task) ?? choice;
+    if (own) tasks.set(own, [...(tasks.get(own) ?? []), task]);
+  }
+  return [...tasks].map(([label, tasks]) => ({ label, tasks }));
+}
