@@ -227,11 +227,11 @@ export function labelInGroups(place) {
     if (group) view.group(group, counted());
     else if (supply.answer()) view.pause(supply.answer(), supply.isAsking(), aside.size);
     drawTarget();
-    if (zoom.isOpen()) zoom.draw();
   }
 
   function drawTarget() {
     if (group) view.target(grid.applied(), grid.current(), counted().rest, !group.marks.size);
+    if (zoom.isOpen()) zoom.draw();
   }
 
   function counted() {

@@ -31,7 +31,10 @@ export function makeRuns(project, token, changed) {
         run.old = isOpen(answer) ? null : answer.changed_at;
       },
       (error) => Object.assign(run, { status: "failed", error: error.message }),
-    ).then(changed).then(follow);
+    ).then(() => {
+      changed();
+      follow();  // for as long as it takes, which `sent` doesn't wait for
+    });
     changed();
   }
 

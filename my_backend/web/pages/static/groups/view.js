@@ -63,7 +63,7 @@ export function makeView() {
       : isAll ? `all ${count(rest, "image")}`
       : `the ${count(rest, "image")} left`;
     find("applies").replaceChildren("A choice labels ", strong);
-    label("zoom-in", `Image ${current + 1} larger`);
+    label("zoom-in", `Zoom image ${current + 1}`);
   }
 
   // Why there is no group, and what to do about it.

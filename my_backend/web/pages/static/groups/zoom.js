@@ -2,12 +2,13 @@
 
 export function makeZoom(dialog, { look, move, toggle, like, closed }) {
   const find = (part) => dialog.querySelector(`[data-part=${part}]`);
+  const picture = new Image();
+  find("picture").append(picture);
 
   function draw() {
     const { title, source, facts, link, out } = look();
     find("title").textContent = title;
-    find("picture").src = source;
-    find("picture").alt = title;
+    [picture.src, picture.alt] = [source, title];
     find("facts").textContent = facts;
     find("link").hidden = !link;
     if (link) find("link").href = link;
