@@ -89,7 +89,7 @@ def forecast_chart(forecast: Forecast) -> Markup:
     so_far = [(point.labels, point.accuracy) for point in forecast.curve]
     last = expected[-1][0]
     chart = _chart(pygal.XY, range=(0.0, 1.0), xrange=(0, last))
-    chart.x_labels = [round(place) for place in _steps(0, last)]
+    chart.x_labels = [0, forecast.labels, last]
     chart.y_labels = _steps(0.0, 1.0)
     chart.value_formatter, chart.x_value_formatter = _percent, "{:.0f}".format
     chart.add("measured", so_far)
