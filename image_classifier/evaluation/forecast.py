@@ -39,9 +39,9 @@ class Forecast:
     """The learning curve so far, by the number of labels, and what it lets expect, by the number of further labels."""
 
     labels: int  # now
-    curve: tuple[Point, ...]
+    curve: list[Point]
     now: float  # the accuracy on new images expected of the head that learned all labels
-    expected: tuple[Expected, ...]
+    expected: list[Expected]
 
     def record(self) -> dict[str, Any]:
         return asdict(self)
@@ -77,5 +77,5 @@ def forecast(right: NDArray[np.float64], sizes: Sequence[float], labels: int, mo
         middle, half = reach @ [level, max(slope, 0)], Z90 * np.sqrt(reach @ spread @ reach)
         return Expected(further, *(float(1 / (1 + np.exp(-logit))) for logit in (middle, middle - half, middle + half)))
 
-    curve = tuple(Point(round(size), float(share)) for size, share in zip(sizes, right.mean(0), strict=True))
-    return Forecast(labels, curve, at(0).accuracy, tuple(map(at, more)))
+    curve = [Point(round(size), float(share)) for size, share in zip(sizes, right.mean(0), strict=True)]
+    return Forecast(labels, curve, at(0).accuracy, [at(further) for further in more])

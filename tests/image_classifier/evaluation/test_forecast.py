@@ -19,7 +19,7 @@ def votes(count: int, *accuracies: float, seed: int = 0) -> NDArray[np.float64]:
     return np.stack([(difficulty < share).astype(float) for share in accuracies], 1)
 
 
-def expected(right: NDArray[np.float64], more: tuple[int, ...] = FURTHER) -> tuple[Expected, ...]:
+def expected(right: NDArray[np.float64], more: tuple[int, ...] = FURTHER) -> list[Expected]:
     labels = len(right)
     found = forecast(right, [0.2 * labels, 0.4 * labels, 0.8 * labels], labels, more)
     assert found is not None
@@ -102,5 +102,6 @@ def test_record_is_json_with_the_curve_so_far() -> None:
         {"labels": n, "accuracy": pytest.approx(a)} for n, a in ((20, 0.5), (40, 0.6), (80, 0.7))
     ]
     assert [one["more"] for one in record["expected"]] == [100, 200]
+    assert record == found.record(), "it is the same after it was saved"
     assert record["labels"] == 100
     assert record["now"] < record["expected"][0]["accuracy"]
