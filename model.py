@@ -367,7 +367,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         folder = Path(workdir or mkdtemp(prefix="image-classifier-"))
         folder.mkdir(parents=True, exist_ok=True)
         checkpoint = folder / "checkpoint.safetensors"
-        first = learn_head(backbone, embedded, classes, hyperparameters, report)
+        first = learn_head(backbone, embedded, classes, hyperparameters, report, self._classifier)
         first = _with_corrections(first, embedded, labeled.corrected)
         output = self._save(first, self._classifier, embedded.samples, folder / "model", told)
         if publish and not checkpoint.exists():  # published before the process died

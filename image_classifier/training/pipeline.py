@@ -42,6 +42,7 @@ MIN_IMAGES_OF_A_CLASS = 2
 MIN_IMAGES_FOR_ALL_LAYERS = 200
 MIN_IMAGES_FOR_RANDOM_LAYERS = 2000
 MAX_MISTAKES = 5000  # that are kept, about a megabyte
+FORECAST_AGAIN = 1.2  # times as many labels as at the last forecast
 AT_ONCE = 256  # images that are embedded between two reports
 # How much a label that nobody has looked at counts in the head's training: accepted predictions are often right, but
 # at full weight, the head would mostly learn its own answers.
@@ -119,6 +120,7 @@ def learn_head(
     classes: tuple[str, ...],
     hyperparameters: Hyperparameters,
     progress: Progress,
+    earlier: Classifier | None = None,
 ) -> Classifier:
     """Two heads: one without the held-out images, for comparisons; one on all, so that every label counts.
 
@@ -126,7 +128,8 @@ def learn_head(
     held-out ones if somebody has chosen these or the backbone was trained on the others. On these the probabilities
     are calibrated too. Cross-validation also gives a forecast of the accuracy with more labels. Labels that nobody has
     looked at give no figures, and only the served head learns them. The mistakes are of all images, each judged by a
-    head that was fitted without it.
+    head that was fitted without it. The forecast of an `earlier` version stays until there are a fifth more labels, so
+    that a correction needn't wait for a new one.
     """
     samples, embeddings = embedded.samples, embedded.embeddings
     targets = targets_of([sample.label for sample in samples], classes)
@@ -161,7 +164,9 @@ def learn_head(
         if method == "cross-validation":
             right = hits(logits[seen], targets[seen], thresholds)
             known = embeddings[seen], targets[seen], len(classes), hyperparameters, numbers[seen], right, votes
-            if expected := forecast_accuracy(*known, thresholds):
+            if kept := _forecast_of(earlier, classes, len(right)):
+                figures["forecast"] = kept
+            elif expected := forecast_accuracy(*known, thresholds):
                 figures["forecast"] = expected.record()
         progress({"phase": "evaluating", "accuracy": figures["accuracy"]})
     logits /= temperature
@@ -170,6 +175,13 @@ def learn_head(
     learned = ~out if backbone.origin == FINE_TUNED else ~everything
     mistakes = _mistakes(samples, logits, targets, learned, classes, thresholds)
     return Classifier(backbone, served, judged, classes, record, mistakes)
+
+
+def _forecast_of(earlier: Classifier | None, classes: tuple[str, ...], labels: int) -> Any:
+    """The version's forecast if it still holds for this number of labels; None if there is none."""
+    found = earlier.record.get("figures", {}).get("forecast") if earlier and earlier.classes == classes else None
+    holds = found and found["labels"] <= labels < FORECAST_AGAIN * found["labels"]
+    return found if holds else None
 
 
 def count_labels(samples: Sequence[Sample], classes: Sequence[str]) -> dict[str, dict[str, int]]:

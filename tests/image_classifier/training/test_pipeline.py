@@ -101,6 +101,24 @@ def test_forecast_comes_with_cross_validation_only(
     assert forecast(backbone, unseen) is None, "accepted predictions tell nothing"
 
 
+def test_forecast_stays_until_there_are_a_fifth_more_labels_or_other_classes(
+    lane: InferenceLane, backbone: Backbone, samples: list[Sample]
+) -> None:
+    def learn(some: list[Sample], *names: str, earlier: Classifier | None = None) -> Classifier:
+        return learn_head(backbone, embed(lane, backbone, some, silent), names, QUICK, silent, earlier)
+
+    def labels(classifier: Classifier) -> int:
+        return int(classifier.record["figures"]["forecast"]["labels"])
+
+    names = ("red", "green", "blue")
+    first = learn(samples[:70], *names)
+    assert labels(first) == 70
+    assert labels(learn(samples[:83], *names, earlier=first)) == 70
+    assert labels(learn(samples[:84], *names, earlier=first)) == 84
+    assert labels(learn(samples[:69], *names, earlier=first)) == 69
+    assert labels(learn(samples[:71], *reversed(names), earlier=first)) == 71
+
+
 def test_images_that_somebody_chose_for_it_judge(
     lane: InferenceLane, backbone: Backbone, samples: list[Sample]
 ) -> None:
