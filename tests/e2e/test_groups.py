@@ -356,6 +356,7 @@ def test_page_says_how_far_it_is_and_what_to_do(browser: Browser, make_site: Mak
         refused = {"status": 409, "error": "groups get one choice each"}
         answering(page, first, {**ANSWER, "state": "failed", "error": "Label Studio is down"}, refused, ANSWER)
         page.goto(site.url)
+        expect(page.locator("#reading")).to_be_visible()
         expect(page.locator("#reading-words")).to_have_text("Reading images: 1,200 of 1,797")
         expect(page.locator("#unreadable")).to_contain_text("3 images can’t be read")
         expect(page.locator("#groups-error")).to_have_text("Label Studio is down")
