@@ -279,8 +279,10 @@ def test_own_token_is_asked_for_first_and_a_wrong_one_loses_nothing(
     with opened(browser, site.url) as page:
         expect(page.get_by_label("Token", exact=True)).to_be_visible()
         expect(page.locator("#own-token-why")).to_contain_text("only with your own token")
+        expect(page.locator("#tally")).to_have_text("0 of 60 labeled")
+        expect(page.locator("#reading")).to_be_hidden()
         expect(page.locator("#group")).to_be_hidden()
-        page.keyboard.press("Enter")
+        page.keyboard.press(KEYS["Red"])
         page.get_by_label("Token", exact=True).fill(wrong)
         page.keyboard.press("Enter")
         person = Person(page, site.truth)
