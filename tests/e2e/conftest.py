@@ -38,6 +38,14 @@ def browser() -> Iterator[Browser]:
         yield browser
 
 
+@pytest.fixture(scope="session")
+def shared_backend(tmp_path_factory: pytest.TempPathFactory, label_studio: LabelStudio) -> Iterator[Backend]:
+    """For tests that need no settings of their own, and ask for nothing but their own project."""
+    settings = {"IMAGE_SIZE": "64", "WEIGHTS": "none", "RETRAIN_AFTER_ANNOTATIONS": "0", "TRAIN_MODE": "head"}
+    with Backend(tmp_path_factory.mktemp("shared-backend"), label_studio, **settings) as backend:
+        yield backend
+
+
 @pytest.fixture
 def serve(tmp_path: Path, label_studio: LabelStudio) -> Iterator[Callable[..., Backend]]:
     """Starts backends, by default for the shared Label Studio; ends them after the test."""

@@ -8,14 +8,13 @@ import pytest
 from demo.backend import Backend
 from demo.label_studio import LabelStudio
 from tests.e2e.test_labeling_configs import IMAGE, as_text, samples
-from tests.e2e.test_working_loop import Digits, Serve, wait_for, wait_for_new_version
+from tests.e2e.test_working_loop import Digits, wait_for, wait_for_new_version
 
 CONFIG = f"""<View>{IMAGE}
   <Choices name="digit" toName="image"><Choice value="even"/><Choice value="odd"/><Choice value="none of it"/></Choices>
   <Choices name="quality" toName="image"><Choice value="good"/><Choice value="bad"/></Choices>
   <TextArea name="note" toName="image"/></View>"""
 WITHOUT_A_CHOICE = CONFIG.replace('<Choice value="none of it"/>', '<Choice value="neither"/>')
-RETRAIN_BY_HAND = {"RETRAIN_AFTER_ANNOTATIONS": "0", "IMAGE_SIZE": "64"}
 
 Annotation = dict[str, Any]
 
@@ -81,9 +80,9 @@ LEFT_OUT = {"skipped": 2, "empty": 3, "tie": 1}
 
 
 def test_every_kind_of_annotation_is_used_or_left_out_as_it_should(
-    label_studio: LabelStudio, digits: Digits, serve: Serve, people: list[int]
+    label_studio: LabelStudio, digits: Digits, shared_backend: Backend, people: list[int]
 ) -> None:
-    backend = serve(**RETRAIN_BY_HAND)
+    backend = shared_backend
     project = label_studio.create_project("annotations", CONFIG)
     plain = [said("odd" if int(label) % 2 else "even") for _, label in digits[50:60]]
     annotated = [[one] for one in plain] + [make(people) for make, _ in CASES.values()] + [[], []]
@@ -128,9 +127,9 @@ def test_every_kind_of_annotation_is_used_or_left_out_as_it_should(
 
 
 def test_too_little_to_learn_from_is_said_and_the_live_version_stays(
-    label_studio: LabelStudio, digits: Digits, serve: Serve
+    label_studio: LabelStudio, digits: Digits, shared_backend: Backend
 ) -> None:
-    backend = serve(**RETRAIN_BY_HAND)
+    backend = shared_backend
     project = label_studio.create_project("too little", CONFIG)
     made = [said("even"), said("odd"), said("even"), {"result": [], "was_cancelled": True, "ground_truth": False}]
     tasks = [

@@ -7,9 +7,7 @@ import pytest
 from demo.backend import Backend
 from demo.label_studio import LabelStudio
 from demo.process import direct_session
-from tests.e2e.test_working_loop import Digits, Serve, make_project, wait_for_new_version
-
-SETTINGS = {"IMAGE_SIZE": "64", "RETRAIN_AFTER_ANNOTATIONS": "0", "TRAIN_MODE": "head"}
+from tests.e2e.test_working_loop import Digits, make_project, wait_for_new_version
 
 
 def details(backend: Backend, project: int, name: str) -> dict[str, Any]:
@@ -21,9 +19,9 @@ def details(backend: Backend, project: int, name: str) -> dict[str, Any]:
 
 
 def test_accuracy_stays_as_it_is_if_predictions_are_accepted_in_bulk(
-    label_studio: LabelStudio, digits: Digits, serve: Serve
+    label_studio: LabelStudio, digits: Digits, shared_backend: Backend
 ) -> None:
-    backend = serve(**SETTINGS)
+    backend = shared_backend
     project, _, others = make_project(label_studio, digits, annotated=150, others=350)
     connection = label_studio.connect(project, backend.url)
     label_studio.start_training(connection)

@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,17 +98,11 @@ CASES = {
 }
 
 
-@pytest.fixture(scope="module")
-def backend(tmp_path_factory: pytest.TempPathFactory, label_studio: LabelStudio) -> Iterator[Backend]:
-    folder = tmp_path_factory.mktemp("backend")
-    settings = {"IMAGE_SIZE": "64", "WEIGHTS": "none", "RETRAIN_AFTER_ANNOTATIONS": "0"}
-    with Backend(folder, label_studio, **settings) as running:
-        yield running
-
-
 @pytest.mark.parametrize("name", CASES)
-def test_config_is_learned_and_answered(name: str, label_studio: LabelStudio, backend: Backend, digits: Digits) -> None:
-    case = CASES[name]
+def test_config_is_learned_and_answered(
+    name: str, label_studio: LabelStudio, shared_backend: Backend, digits: Digits
+) -> None:
+    case, backend = CASES[name], shared_backend
     project = label_studio.create_project(name, case.config)
     chosen = digits[:TASKS]
     ids = make_tasks(label_studio, project, chosen, case.data or {})
@@ -144,8 +138,9 @@ def test_config_is_learned_and_answered(name: str, label_studio: LabelStudio, ba
     ids=["no image", "no choices", "of regions"],
 )
 def test_config_with_nothing_to_learn_is_connected_and_says_why(
-    config: str, reason: str, label_studio: LabelStudio, backend: Backend
+    config: str, reason: str, label_studio: LabelStudio, shared_backend: Backend
 ) -> None:
+    backend = shared_backend
     checked = requests.post(f"{backend.url}/validate", json={"config": config}, timeout=30).json()
     assert not checked["valid"]
     assert reason in checked["message"]

@@ -146,9 +146,9 @@ def epochs_of_all_layers(job: dict[str, Any]) -> int:
     return progress["epoch"] if progress.get("phase") == "training all layers" else 0
 
 
-def test_labels_stay_with_their_images(label_studio: LabelStudio, digits: Digits, serve: Serve) -> None:
+def test_labels_stay_with_their_images(label_studio: LabelStudio, digits: Digits, shared_backend: Backend) -> None:
     """Skipped, empty, duplicate and deleted annotations in between don't shift labels."""
-    backend = serve(IMAGE_SIZE="64", RETRAIN_AFTER_ANNOTATIONS="0")
+    backend = shared_backend
     project, truth, _ = make_project(label_studio, digits, annotated=0, others=30)
     tasks = list(truth)
     for number, task in enumerate(tasks):
@@ -179,9 +179,9 @@ def test_labels_stay_with_their_images(label_studio: LabelStudio, digits: Digits
 
 
 def test_events_keep_the_annotated_tasks_as_label_studio_has_them(
-    label_studio: LabelStudio, digits: Digits, serve: Serve
+    label_studio: LabelStudio, digits: Digits, shared_backend: Backend
 ) -> None:
-    backend = serve(IMAGE_SIZE="64", RETRAIN_AFTER_ANNOTATIONS="0")
+    backend = shared_backend
     project, truth, others = make_project(label_studio, digits, annotated=20, others=8)
     label_studio.start_training(label_studio.connect(project, backend.url))
     wait_for_new_version(backend, project, "untrained")
