@@ -59,7 +59,7 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def shared_backend(tmp_path_factory: pytest.TempPathFactory, label_studio: LabelStudio) -> Iterator[Backend]:
+def own_backend(tmp_path_factory: pytest.TempPathFactory, label_studio: LabelStudio) -> Iterator[Backend]:
     with Backend(tmp_path_factory.mktemp("complaints"), label_studio, **QUICK) as backend:
         yield backend
 
@@ -70,8 +70,8 @@ def connected(label_studio: LabelStudio, backend: Backend, digits: Digits) -> Si
 
 
 @pytest.fixture
-def site(label_studio: LabelStudio, shared_backend: Backend, digits: Digits) -> Iterator[Site]:
-    site = connected(label_studio, shared_backend, digits)
+def site(label_studio: LabelStudio, own_backend: Backend, digits: Digits) -> Iterator[Site]:
+    site = connected(label_studio, own_backend, digits)
     yield site
     remove(site, site.project)
 

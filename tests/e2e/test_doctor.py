@@ -1,7 +1,7 @@
 """What the doctor finds and fixes in a real Label Studio, in addition to test_complaints.py."""
 
 from demo.label_studio import LabelStudio
-from tests.e2e.consultations import consult
+from tests.e2e.consultations import consult, consult_as_a_process
 from tests.e2e.test_working_loop import Digits, Serve, make_project, wait_for_new_version
 
 QUICK = {"IMAGE_SIZE": "64", "WEIGHTS": "none"}
@@ -61,6 +61,7 @@ def test_of_several_models_it_is_said_which_one_is_asked(
     label_studio.start_training(label_studio.connect(project, ours.url))
     wait_for_new_version(ours, project, "untrained")
     found = consult(ours)
+    assert found.problems == consult_as_a_process(ours).problems
     assert set(found.problems) == {"several-models"}
     assert f"another at {another.url.removeprefix('http://')}" in found.problems["several-models"]
 
