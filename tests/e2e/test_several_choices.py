@@ -19,7 +19,7 @@ def ticked(digit: str) -> list[str]:
 
 
 def test_several_choices_of_digits_are_learned(label_studio: LabelStudio, digits: Digits, serve: Serve) -> None:
-    backend = serve(RETRAIN_AFTER_ANNOTATIONS="0")
+    backend = serve(RETRAIN_AFTER_ANNOTATIONS="0", IMAGE_SIZE="64")
     chosen = random.Random(0).sample(digits, ANNOTATED + UNSEEN)
     project = label_studio.create_project("several choices", CONFIG)
     labels = [ticked(digit) if number < ANNOTATED else None for number, (_, digit) in enumerate(chosen)]
