@@ -14,6 +14,7 @@ from my_backend.files import Damaged
 from my_backend.jobs.store import JobStore
 from my_backend.jobs.training_job import learned_state
 from my_backend.projects.corrections import Corrections
+from my_backend.projects.labeling_order import read_order
 from my_backend.projects.registry import Projects, project_folders
 from my_backend.projects.versions import Versions
 from my_backend.redaction import said
@@ -117,6 +118,7 @@ class Storage(Background):
                 self._projects.credentials(uid)
                 self._projects.changes(uid).unlearned()
                 Corrections(folder).look()
+                read_order(folder)
                 self._jobs.of_project(uid)
             except OSError as error:  # a folder that can't be listed
                 log.warning("project %s: can't check its files: %s", uid, error)

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
 
 from label_studio_format.events import Change
 from my_backend import context
@@ -34,7 +35,7 @@ class Retraining(Background):
         self._projects, self._after, self._train, self._is_writing = projects, after, train, is_writing
         # project → when to train it if nothing more comes (monotonic), and the ids of the last event
         self._due: dict[str, tuple[float, Mapping[str, str]]] = {}
-        self._seen: OrderedDict[tuple[str, ...], None] = OrderedDict()
+        self._seen: OrderedDict[bytes, None] = OrderedDict()
         self._missed: set[str] = set()  # projects with an event that couldn't be kept, say on a full disk
         self._lock = threading.Lock()
 
@@ -50,7 +51,7 @@ class Retraining(Background):
 
         Repeated events don't count: if Label Studio keeps an old webhook, it sends everything twice.
         """
-        fresh = [change for change in changes if self._is_new((project, action, *_identity(change)))]
+        fresh = [change for change in changes if self._is_new(_event(project, action, change))]
         if not fresh:
             return
         try:
@@ -59,7 +60,7 @@ class Retraining(Background):
             # If the event is sent again, it must count. Label Studio doesn't resend it, so a training reads everything.
             with self._lock:
                 for change in fresh:
-                    self._seen.pop((project, action, *_identity(change)), None)
+                    self._seen.pop(_event(project, action, change), None)
                 self._missed.add(project)
             self._wait_for_quiet(project)
             raise
@@ -74,7 +75,7 @@ class Retraining(Background):
         """Trains what a labeling run has changed, without waiting for more events."""
         self._wait(project, 0.0)
 
-    def _is_new(self, event: tuple[str, ...]) -> bool:
+    def _is_new(self, event: bytes) -> bool:
         with self._lock:
             known = event in self._seen
             self._seen[event] = None
@@ -127,5 +128,7 @@ class Retraining(Background):
         self._missed.discard(project)
 
 
-def _identity(change: Change) -> tuple[str, str]:
-    return str(change.annotation.get("id")), str(change.annotation.get("updated_at"))
+def _event(project: str, action: str, change: Change) -> bytes:
+    """What tells events apart: always as long, whatever was sent."""
+    told = (project, action, change.annotation.get("id"), change.annotation.get("updated_at"))
+    return sha256("\0".join(map(str, told)).encode(errors="replace")).digest()

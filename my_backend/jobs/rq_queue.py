@@ -158,6 +158,7 @@ class Handover:
     def __init__(self, settings: Settings, store: JobStore, connection: Redis) -> None:
         self._store, self._connection = store, connection
         self._lock_file = settings.model_dir / ".handover"
+        self._told: set[str] = set()  # errors that have been logged
         self.queues: dict[Kind, OwnQueue] = {kind: rq_queue(settings, kind, connection) for kind in KINDS}
 
     def __call__(self, project: str = "*") -> None:
@@ -194,6 +195,11 @@ class Handover:
             with self._store.claimed(job):
                 return self._store.get(job.id).unfinished
         except (files.InUse, NotFound):
+            return False
+        except OSError as error:  # the jobs of other projects must still run
+            if (why := said(error)) not in self._told:
+                self._told.add(why)
+                log.error("project %s: can't hand over job %s: %s", job.project, job.id, why)
             return False
 
     def _enqueue(self, job: Job) -> None:

@@ -277,7 +277,7 @@ class Media:
         This way a training of several hours keeps its images. If a process is killed, the next one releases its files.
         """
         for left in self._held.glob("*"):
-            with contextlib.suppress(FileNotFoundError, files.InUse):
+            with contextlib.suppress(OSError, files.InUse):
                 if time.time() - left.stat().st_mtime > SETTLED_SECONDS:
                     with files.claimed(left / ".lock"):
                         shutil.rmtree(left, ignore_errors=True)

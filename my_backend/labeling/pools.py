@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 READ_AT_ONCE = 64  # images between two looks at the other projects
 LISTED_AGAIN = 60.0  # seconds after which the tasks are listed again while somebody asks
 LISTING_SHARE = 0.05  # of the time at most goes into listing again
+MOST_TASKS = 1_000_000  # of all pools: with ResNet18, an image takes 1.3 KB
 RETRY_SECONDS = 10.0  # after an error
 FORGOTTEN_SECONDS = 3600.0  # after the last question
 MODEL_SECONDS = 60.0  # for the live model to load
@@ -152,7 +153,10 @@ class Pools(Background):
             if run.in_vain or not (run.unfinished or run.changed >= entry.listed_from):
                 continue
             if run.id not in entry.plans:
-                entry.plans[run.id] = self._runs.plan(run)
+                try:
+                    entry.plans[run.id] = self._runs.plan(run)
+                except Conflict:  # it is damaged, which the run says when it fails
+                    continue
             yield run, entry.plans[run.id]
 
     # --- the thread ---------------------------------------------------------
@@ -213,17 +217,28 @@ class Pools(Background):
             entry.pool, entry.ready = ProjectPool(project.label_config, tag, model, images), False
         pool, listed_from, began = entry.pool, time.time(), time.monotonic()
         pool.begin_listing()
-        for page in task_pages(label_studio, project.id):
-            pool.note_tasks(page)
+        for page, more in task_pages(label_studio, project.id):
+            pool.note_tasks(page, more)
+            self._check_size(pool)
+            # Before the next page, so that only one page of tasks is in memory: their URLs may contain whole images.
+            while tasks := pool.next_to_read(READ_AT_ONCE):
+                yield
+                pool.note_images(tasks, pool.images.add(tasks, self._check))
             yield
         pool.end_listing()
         entry.listed_from = listed_from
         entry.plans = {}
         entry.due = time.monotonic() + max(LISTED_AGAIN, (time.monotonic() - began) / LISTING_SHARE)
-        while tasks := pool.next_to_read(READ_AT_ONCE):
-            pool.note_images(tasks, pool.images.add(tasks, self._check))
-            yield
         entry.ready = True
+
+    def _check_size(self, pool: ProjectPool) -> None:
+        """Raises Conflict if all projects with groups have too many tasks together."""
+        pools = [pool, *(entry.pool for entry in list(self._entries.values()) if entry.pool and entry.pool is not pool)]
+        if sum(one.counts()["tasks"] for one in pools) > MOST_TASKS:
+            raise Conflict(
+                f"this server finds groups among at most {MOST_TASKS:,} tasks, those of other projects whose groups "
+                "were open in the last hour included: split the project, or try again later"
+            )
 
     def _check(self) -> None:
         if self._stopping:

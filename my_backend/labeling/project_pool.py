@@ -31,6 +31,7 @@ class ProjectPool:
         self._waiting: dict[int, Json] = {}  # tasks whose images are to be read
         self._unreadable: set[int] = set()
         self._labels: TaskLabels = {}
+        self._expected = 0  # tasks, as far as the last page of a listing tells
         self._listed: tuple[set[int], TaskLabels] = (set(), {})  # of the listing in progress
         self._proposed: dict[int, tuple[str, float]] = {}  # task → proposed choice and its probability
         self._past: deque[tuple[int, float]] = deque(maxlen=RECENT)
@@ -41,8 +42,8 @@ class ProjectPool:
         """Forgets what an interrupted listing has noted."""
         self._listed = (set(), {})
 
-    def note_tasks(self, tasks: Sequence[Json]) -> None:
-        """Notes some of the project's tasks, as Label Studio has them now."""
+    def note_tasks(self, tasks: Sequence[Json], more: int) -> None:
+        """Notes some of the project's tasks, as Label Studio has them now; it has so many more of them."""
         ids, labels = self._listed
         for task in tasks:
             ids.add(task["id"])
@@ -54,12 +55,14 @@ class ProjectPool:
                 if task["id"] not in self._tasks:
                     self._tasks[task["id"]] = None
                     self._waiting[task["id"]] = {"id": task["id"], "data": task.get("data") or {}}
+            self._expected = len(ids) + more
             self._labels |= {task["id"]: labels[task["id"]] for task in tasks if task["id"] in labels}
 
     def end_listing(self) -> None:
         """Forgets tasks and labels that the listing hasn't noted: they don't exist anymore."""
         ids, self._labels = self._listed
         with self._lock:
+            self._expected = 0
             for gone in self._tasks.keys() - ids:
                 del self._tasks[gone]
                 self._waiting.pop(gone, None)
@@ -89,7 +92,8 @@ class ProjectPool:
         """How many `tasks` there are, how many images of them are `collected`, and how many `unreadable`."""
         with self._lock:
             read = len(self._tasks) - len(self._waiting) - len(self._unreadable)
-            return {"tasks": len(self._tasks), "collected": read, "unreadable": len(self._unreadable)}
+            tasks = max(len(self._tasks), self._expected)
+            return {"tasks": tasks, "collected": read, "unreadable": len(self._unreadable)}
 
     def labels(self, runs: Iterable[tuple[Run, Sequence[Labels]]]) -> TaskLabels:
         """The labels of annotated tasks as they are once these runs, the oldest first, have ended."""

@@ -18,8 +18,8 @@ FIELDS = (
 Json = dict[str, Any]
 
 
-def task_pages(label_studio: LabelStudio, project_id: int) -> Iterator[list[Json]]:
-    """All tasks of the project by their ids, a page at a time. Raises LabelStudioError.
+def task_pages(label_studio: LabelStudio, project_id: int) -> Iterator[tuple[list[Json], int]]:
+    """All tasks of the project by their ids, a page at a time, and how many follow. Raises LabelStudioError.
 
     Each page begins after the last id of the previous one, so that tasks that are added or deleted meanwhile can't
     hide others.
@@ -34,7 +34,7 @@ def task_pages(label_studio: LabelStudio, project_id: int) -> Iterator[list[Json
         page = label_studio.call("GET", path, read_seconds=READ_SECONDS)
         tasks = [task for task in page.get("tasks") or () if isinstance(task.get("id"), int)]
         if tasks:
-            yield tasks
+            yield tasks, max(0, int(page.get("total") or 0) - len(tasks))
             last = max(task["id"] for task in tasks)
         if len(tasks) < PAGE_TASKS:
             return

@@ -82,6 +82,7 @@ class Writer(Background):
         self._tokens: dict[str, str] = {}  # run → the token that a person gave; only in memory
         self._retries: dict[str, _Retry] = {}
         self._halted: dict[str, HaltedRun] = {}
+        self._faults: dict[str, str] = {}  # run → why its files can't be used
 
     # --- what people ask for ------------------------------------------------
 
@@ -141,11 +142,22 @@ class Writer(Background):
         runs = self.store.open()
         for run in runs:
             if not self._stopping and self._is_due(run):
-                self.carry_out(run)
-        left = self.store.open()
+                self._try(run)
+        left = [replace(run, error=self._faults.get(run.id, run.error)) for run in self.store.open()]
+        self._faults = {run.id: self._faults[run.id] for run in left if run.id in self._faults}
         self._halted = {run.id: HaltedRun(run, state) for run in left if (state := self._why_halted(run))}
         waiting = [self._retries.get(run.id, _Retry()).due for run in left if run.unfinished and self._has_token(run)]
         return max(BUSY_SECONDS, min([LOOK_SECONDS, *(due - time.monotonic() for due in waiting)]))
+
+    def _try(self, run: Run) -> None:
+        """Makes an attempt; an error that can't be stored in the run, as of its files, doesn't stop other runs."""
+        try:
+            self.carry_out(run)
+            self._faults.pop(run.id, None)
+        except Exception as error:
+            log.exception("labeling run %s can't be carried out", run.id)
+            self._faults[run.id] = said(error)
+            self._postpone(run)
 
     def _is_due(self, run: Run) -> bool:
         due = self._retries.get(run.id, _Retry()).due <= time.monotonic()
@@ -207,9 +219,7 @@ class Writer(Background):
             self.store.keep(replace(reached, status="queued"))
             log.info("labeling run %s: interrupted (%s); it will continue after the next start", run.id, stopped)
         except LabelStudioDown as error:
-            retry = self._retries.setdefault(run.id, _Retry())
-            retry.pause = min(2 * retry.pause, LONGEST_SECONDS)
-            retry.due = time.monotonic() + retry.pause
+            retry = self._postpone(run)
             self.store.keep(replace(reached, status="queued", error=str(error)))
             log.warning("labeling run %s: %s; trying again in %.0f s", run.id, error, retry.pause)
         except BackendError as error:
@@ -217,6 +227,13 @@ class Writer(Background):
         except Exception as error:
             log.exception("labeling run %s failed", run.id)
             self._end(replace(reached, status="failed", error=f"{type(error).__name__}: {said(error)}"))
+
+    def _postpone(self, run: Run) -> _Retry:
+        """Waits before the next attempt, twice as long each time."""
+        retry = self._retries.setdefault(run.id, _Retry())
+        retry.pause = min(2 * retry.pause, LONGEST_SECONDS)
+        retry.due = time.monotonic() + retry.pause
+        return retry
 
     def _work(self, run: Run, progress: Callable[[Run], Run]) -> Run:
         project = self._projects.get(run.project)

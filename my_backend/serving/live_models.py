@@ -26,6 +26,8 @@ Json = dict[str, Any]
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.1  # between two checks whether a pointer has moved
+MOST_TO_PREPARE = 100_000_000  # bytes of imported tasks that wait; others are read when they are predicted
+TASK_BYTES = 1000  # that a task takes in addition to its longest texts
 PREPARED_AT_ONCE = 64  # tasks between two checks whether the process is stopping
 RETRY_SECONDS = 30.0  # until a version that failed to load is tried again
 REFRESH_SECONDS = 2.0  # between two checks for projects added by other processes, and of all pointers
@@ -126,6 +128,7 @@ class Serving(Background):
         self._changed = threading.Condition()
         self._refreshed = float("-inf")  # (monotonic)
         self._warmed_up = False
+        self._waiting_to_prepare = 0  # about as many bytes
 
     def stop(self) -> None:
         super().stop()
@@ -187,7 +190,20 @@ class Serving(Background):
 
     def prepare(self, project: Project, tasks: list[Any]) -> None:
         """Passes imported tasks to the model in the background, so that they open without delay."""
-        self._preparing.submit(copy_context().run, self._prepare, project, tasks)
+        size = sum(map(_size_of, tasks))
+        with self._changed:
+            if self._waiting_to_prepare + size > MOST_TO_PREPARE:
+                log.info("project %s: %d imported tasks aren't prepared: too many are waiting", project.uid, len(tasks))
+                return
+            self._waiting_to_prepare += size
+        self._preparing.submit(copy_context().run, self._prepare_counted, project, tasks, size)
+
+    def _prepare_counted(self, project: Project, tasks: list[Any], size: int) -> None:
+        try:
+            self._prepare(project, tasks)
+        finally:
+            with self._changed:
+                self._waiting_to_prepare -= size
 
     def _prepare(self, project: Project, tasks: list[Any]) -> None:
         live = self._live.get(project.uid)
@@ -337,3 +353,10 @@ class Serving(Background):
             self._warning = said(error)
             return
         self.description = model_class.describe()
+
+
+def _size_of(task: Any) -> int:
+    """About how many bytes of memory an imported task takes: image URLs may contain whole images."""
+    data = task.get("data") if isinstance(task, dict) else None
+    values = data.values() if isinstance(data, dict) else ()
+    return TASK_BYTES + sum(len(value) for value in values if isinstance(value, str))

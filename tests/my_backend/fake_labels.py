@@ -127,7 +127,8 @@ class FakeLabels:
         [after] = json.loads(query["query"][0])["filters"]["items"]
         assert (after["filter"], after["operator"], query["page"]) == ("filter:tasks:id", "greater", ["1"])
         found = [self.tasks[number] for number in sorted(self.tasks) if number > after["value"]]
-        return {"tasks": [_only(task, fields) for task in found[: int(query["page_size"][0])]]}, 200
+        page = found[: int(query["page_size"][0])]
+        return {"tasks": [_only(task, fields) for task in page], "total": len(found)}, 200
 
     def _import(self, predictions: list[Json]) -> Answer:
         if any(one["task"] not in self.tasks for one in predictions):

@@ -27,6 +27,8 @@ HINTS = {
     ),
     "annotations.json": "Send POST /train again, or remove the file.",
     "jobs": "The job is ignored. Remove the file, or return to the newer release that wrote it.",
+    "state.json": "This labeling run doesn't continue. Restore the file from a backup, or remove the run's folder.",
+    "plan.json": "This labeling run can't continue or be undone. Restore the file from a backup.",
     "corrections": "Training ignores this correction. Correct the image again, or restore the file from a backup.",
 }
 HINT = "The backend continues without this file and rewrites it. If the problem persists, remove the file."

@@ -126,6 +126,15 @@ def test_only_so_many_events_are_remembered(start: Start, projects: Projects, mo
     assert projects.changes("7.1").unlearned() == 4  # 2 was forgotten when 3 came
 
 
+def test_events_take_the_same_memory_however_long_their_texts_are(start: Start, projects: Projects) -> None:
+    retraining = start(0)
+    change = Change({"id": "x" * 1_000_000, "updated_at": "y" * 1_000_000}, {})
+    for _ in range(2):
+        retraining.changed("7.1", "REVIEW_CREATED" + "z" * 1_000_000, [change])
+    assert projects.changes("7.1").unlearned() == 1
+    assert [len(event) for event in retraining._seen] == [32]
+
+
 def test_quiet_after_the_last_change_begins_a_training(
     start: Start, trained: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

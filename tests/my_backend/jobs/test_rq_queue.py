@@ -240,6 +240,28 @@ def test_bytes_that_are_no_text_keep_no_job_from_being_handed_over(
     assert ours.id.encode() in redis.client.lrange(queue.key, 0, -1)
 
 
+@pytest.mark.parametrize("odd", ["a folder as the lock", "a file as the work folder"])
+def test_files_of_one_project_keep_no_other_project_from_being_handed_over(
+    odd: str, settings: Settings, redis: Redis, queue: OwnQueue, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = JobStore(settings.model_dir / "projects")
+    odd_job, good = new_job("6.1", "head", "test"), new_job("7.1", "head", "test")
+    for job in (odd_job, good):
+        store.save(job)
+    work = store.workdir(odd_job).parent
+    if odd == "a folder as the lock":
+        (work / ".head").mkdir(parents=True)
+    else:
+        work.write_text("")
+    handover = Handover(settings, store, queue.connection)
+    for _ in range(3):
+        handover()
+    taken = take(queue)
+    assert taken is not None
+    assert taken.id == good.id
+    assert caplog.text.count("project 6.1: can't hand over job") == 1
+
+
 def test_server_says_that_redis_is_a_replica_not_that_workers_are_missing(redis: Redis, settings: Settings) -> None:
     server = RqQueue(settings, JobStore(settings.model_dir / "projects"))
     redis.client.replicaof("127.0.0.1", 1)  # nobody answers there

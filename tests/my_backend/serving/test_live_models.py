@@ -211,6 +211,25 @@ def test_model_that_cannot_prepare_tasks_hurts_nothing(
     assert client.predict()["results"] == [[]]
 
 
+def test_imported_tasks_wait_only_while_they_take_little_memory(
+    client: Client, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("my_backend.serving.live_models.MOST_TO_PREPARE", 10_000)
+    script.block("prepare")
+
+    def imported(number: int, url: str) -> None:
+        event = {"action": "TASKS_CREATED", "tasks": [{"id": number, "data": {"image": url}}]}
+        client.post("/webhook?project=7", event)
+
+    imported(1, "a")
+    imported(2, "data:," + "b" * 20_000)
+    imported(3, "c")
+    script.release()
+    assert eventually(lambda: len(script.calls("prepare")) == 2)
+    assert [call["tasks"] for call in script.calls("prepare")] == [[1], [3]]
+    assert eventually(lambda: client.backend.serving._waiting_to_prepare == 0)
+
+
 def test_model_is_made_once_for_each_version(client: Client, script: Script) -> None:
     client.train()
     for _ in range(3):

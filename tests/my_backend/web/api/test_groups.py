@@ -248,3 +248,34 @@ def test_one_project_that_fails_does_not_stop_another(client: Client, label_stud
     assert eventually(lambda: other()["state"] == "failed")
     assert tasks_of(ready(client, 5)) == [[1, 2, 3, 4, 5]]
     assert "404" in other()["error"]
+
+
+def test_no_more_tasks_are_collected_than_memory_allows(
+    client: Client, label_studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pools, "MOST_TASKS", 20)
+    label_studio.labels.add(21)
+    assert eventually(lambda: "groups among at most 20 tasks" in (ask(client)["error"] or ""))
+    del label_studio.labels.tasks[21]
+    assert ready(client, 20)["error"] is None
+
+
+def test_only_a_page_of_tasks_is_in_memory(client: Client, label_studio: FakeLabelStudio, script: Script) -> None:
+    label_studio.labels.add(30)
+    script.block("add")
+    assert eventually(lambda: ask(client)["tasks"] == 30 and script.calls("add"))
+    pool = client.backend.pools._entries[PROJECT].pool
+    assert pool is not None
+    assert len(pool.next_to_read(100)) == task_list.PAGE_TASKS
+    script.release()
+    ready(client, 30)
+
+
+def test_damaged_plan_of_a_run_does_not_hide_the_groups(client: Client, label_studio: FakeLabelStudio) -> None:
+    label_studio.labels.add(10)
+    ready(client, 10)
+    label_studio.labels.failing.add("import")
+    run = label(client, ("Cat", [1]))
+    client.backend.pools._entries[PROJECT].plans.clear()
+    (client.backend.projects.folder(PROJECT) / "labeling" / run / "plan.json").write_text("{")
+    assert tasks_of(ask(client)) == [list(range(1, 11))]

@@ -338,3 +338,18 @@ def test_tokens_of_strangers_are_forgotten(start: Any, label_studio: FakeLabelSt
     client.post("/delete", {"project": 7, "token": NO_TOKEN}, 202)
 
     assert eventually(lambda: redact(NO_TOKEN) == NO_TOKEN)
+
+
+@pytest.mark.parametrize("odd", ["claim", "lock"])
+def test_files_of_one_project_stop_no_run_of_another(start: Any, label_studio: FakeLabelStudio, odd: str) -> None:
+    client, tasks = start(), label_studio.labels.add(4)
+    store = client.backend.labeling.store
+    client.backend.projects.remember("8.1", label_config=LABEL_CONFIG)
+    older = store.create("8.1", [Labels(["Cat"], [1])], own_token=False)
+    folder = client.backend.projects.folder("8.1") / "labeling"
+    (folder / ".claim" if odd == "claim" else folder / older.id / ".lock").mkdir()
+    assert eventually(lambda: labeling_problems(client))
+    assert "Is a directory" in labeling_problems(client)[0]["message"] + str(labeling_problems(client)[0]["details"])
+    assert ended(client, label(client, tasks)["run"])["written"] == 4
+    (folder / ".claim" if odd == "claim" else folder / older.id / ".lock").rmdir()
+    assert eventually(lambda: store.get(older.id).status != "queued")
