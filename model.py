@@ -534,15 +534,18 @@ class TaskPool(ImagePool):
 
     def add(self, tasks: Sequence[Json], check: Callable[[], None]) -> list[str | None]:
         digests: list[str | None] = []
+        vectors: list[Embedding] = []
         # `predict` reports images that can't be read.
         with closing(self._model._read(tasks, self._tag, self._backbone, level=logging.DEBUG)) as pieces:
             for piece in pieces:
                 check()
-                self._pool.add([vector for _, vector in piece if not isinstance(vector, Exception)])
-                digests += [
-                    file.digest if isinstance(file, ImageFile) and not isinstance(vector, Exception) else None
-                    for file, vector in piece
-                ]
+                for file, vector in piece:
+                    if isinstance(file, MediaError) or isinstance(vector, Exception):
+                        digests.append(None)
+                    else:
+                        digests.append(file.digest)
+                        vectors.append(vector)
+        self._pool.add(vectors)  # all or none: otherwise the caller would lose count after an error
         return digests
 
     def groups(

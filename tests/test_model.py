@@ -466,6 +466,27 @@ def test_pool_can_be_stopped(trained: Json, shown: Digits) -> None:
         pool.add(asked(shown[:3]), check)
 
 
+def test_pool_that_was_stopped_in_the_middle_has_lost_no_count(
+    trained: Json, shown: Digits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model, "READ_AT_ONCE", 2)
+    pool = ImageClassifierAPI(CONFIG, trained).open_pool()
+    assert pool is not None
+    checks: list[int] = []
+
+    def check() -> None:
+        checks.append(0)
+        if len(checks) == 2:
+            raise InterruptedError
+
+    tasks = asked(shown[:6])
+    with pytest.raises(InterruptedError):
+        pool.add(tasks, check)
+    assert len(pool.add(tasks, check)) == 6
+    assert sorted(image for image, _ in pool.most_alike(0, range(6), 6)) == [1, 2, 3, 4, 5]
+    assert len(pool._pool) == 6
+
+
 def test_first_requests_that_come_together_are_all_answered(trained: Json, shown: Digits) -> None:
     model._networks().close()
     model._make_networks.cache_clear()

@@ -51,7 +51,7 @@ class Pool:
         """Adds images; the first one gets the number `len(pool)`."""
         if len(embeddings) == 0:
             return
-        rows = torch.stack([torch.as_tensor(one) for one in embeddings]).float()
+        rows = torch.from_numpy(np.stack(embeddings).astype(np.float32))
         limits = torch.finfo(torch.float16)
         rows = rows.nan_to_num(0, limits.max, limits.min).clamp(limits.min, limits.max).half()
         with self._adding:

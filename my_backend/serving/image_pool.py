@@ -31,8 +31,8 @@ class ImagePool(ABC):
     def add(self, tasks: Sequence[Json], check: Callable[[], None]) -> list[str | None]:
         """Adds the tasks' images, and returns the SHA-256 (hexadecimal) of each; None for one that can't be read.
 
-        Those that can be read get the next numbers. `check` is called regularly: it raises an exception to stop, which
-        must not be caught.
+        Those that can be read get the next numbers; after an exception, none of them has one. `check` is called
+        regularly: it raises an exception to stop, which must not be caught.
         """
 
     @abstractmethod
