@@ -165,8 +165,9 @@ class PredictionRefresh(Background):
 
         check()
         began = time.monotonic()
+        turn.run.plan(live, check)
+        self._orders[project.uid] = turn.run.order  # before the first score is stored: requests get the same
         stored = turn.run.step(live, turn.asked, check)
-        self._orders[project.uid] = turn.run.order
         if stored:
             self._stored(project.uid)
             turn.due = 2 * time.monotonic() - began

@@ -45,18 +45,25 @@ class Run:
         self.done = 0
         self.finished = False
 
+    def plan(self, live: Live, check: Callable[[], None]) -> None:
+        """Finds the next tasks if none is left, and at the beginning their order; `check` raises an exception to stop.
+
+        Raises LabelStudioError.
+        """
+        if self._waiting:
+            return
+        missing = self._next_tasks()
+        if missing and not self._began:
+            self._began = True
+            missing = self._in_order(live, check) or missing
+        self._waiting.extend(missing)
+
     def step(self, live: Live, asked: Container[int], check: Callable[[], None]) -> int:
-        """Predicts and stores a batch; returns how many predictions were stored.
+        """Predicts and stores a batch of the planned tasks; returns how many predictions were stored.
 
         `asked` are the tasks that Label Studio is requesting itself at the moment; `check` raises an exception to
         stop. Raises LabelStudioError.
         """
-        if not self._waiting:
-            missing = self._next_tasks()
-            if missing and not self._began:
-                self._began = True
-                missing = self._in_order(live, check) or missing
-            self._waiting.extend(missing)
         if not self._waiting or self._in_vain >= GIVE_UP_AFTER:
             self._remove_doubles()
             self.finished = True

@@ -110,12 +110,15 @@ class TitleSync:
         if version == UNTRAINED:
             return None
         status = title.look(version, renewing=self._settings.renew_predictions)
+        with self._lock:
+            watch.in_order = status.state == "in sync"
         if status.state == "out of sync":
             title.put(status, version, kept=True)
             log.info("project %s: changed the model's title in Label Studio to %s", project.uid, version)
             status = replace(status, state="in sync")
-        with self._lock:
-            watch.in_order = status.state == "in sync"
+            # Label Studio may be asking the backend for its version right now. It stores the answer together with
+            # the title that it read before, so a change may be lost: it has to be seen once.
+            watch.pause = SOON_SECONDS
         if not watch.in_order and watch.pause < LONGEST_SECONDS:
             self._look_again(watch)
         return status

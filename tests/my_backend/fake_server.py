@@ -118,6 +118,7 @@ class FakeTasks:
         self.all: list[Any] = []
         self.refused: set[int] = set()  # tasks whose predictions are not taken
         self.stored: list[int] = []  # tasks, as their predictions came
+        self.before_change: Callable[[], None] = lambda: None
 
     def add(self, *predictions: tuple[str, float], is_labeled: bool = False, **fields: Any) -> int:
         """A task with predictions of these versions and scores; returns its id."""
@@ -143,6 +144,7 @@ class FakeTasks:
         return {"tasks": found[(page - 1) * size : page * size], "total": len(found)}
 
     def change(self, method: str, path: str, body: Any) -> Reply:
+        self.before_change()
         if method == "POST":
             if body["task"] in self.refused:
                 return json_reply({"detail": "no"}, 400)

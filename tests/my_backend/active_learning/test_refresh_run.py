@@ -47,7 +47,9 @@ class Renewed:
         self.run = Run(self.client, Project(PROJECT), folder, LIVE)
 
     def step(self, asked: Container[int] = (), check: Callable[[], None] = lambda: None) -> int:
-        return self.run.step(Live(LIVE, self.model), asked, check)
+        live = Live(LIVE, self.model)
+        self.run.plan(live, check)
+        return self.run.step(live, asked, check)
 
     def to_the_end(self) -> list[int]:
         """The tasks, in the order in which their predictions were stored."""
@@ -119,7 +121,9 @@ def test_run_that_has_nothing_to_do_keeps_the_order_of_the_run_before(renewed: R
     renewed.to_the_end()
     again = Run(renewed.client, Project(PROJECT), tmp_path, LIVE)
     renewed.model.calls.clear()
-    assert again.step(Live(LIVE, renewed.model), (), lambda: None) == 0
+    live = Live(LIVE, renewed.model)
+    again.plan(live, lambda: None)
+    assert again.step(live, (), lambda: None) == 0
     assert again.finished
     assert renewed.model.calls == []
     assert again.order == LabelingOrder(LIVE, (1,))
