@@ -2,7 +2,6 @@
 
 import importlib
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -14,10 +13,9 @@ from image_classifier.data.preprocessing import Preprocessing
 from image_classifier.errors import UsersError
 from image_classifier.nets.classifier import Classifier, Head
 
-Target = Literal["onnx", "torchscript", "labels"]
+Target = Literal["onnx", "labels"]
 SUFFIXES: dict[Target, tuple[str, ...]] = {
     "onnx": (".onnx",),
-    "torchscript": (".pt", ".pth", ".ts", ".torchscript"),
     "labels": (".txt", ".labels", ".names"),
 }
 TOLERANCE = 1e-4  # of a probability; other programs add numbers in another order
@@ -43,37 +41,11 @@ def export(classifier: Classifier, target: Target, file: Path) -> None:
         if target == "labels":
             part.write_text("".join(f"{name}\n" for name in classifier.classes), encoding="utf-8")
         else:
-            _write_module(classifier, target, part)
+            _write_onnx(classifier, part)
 
 
-def _write_module(classifier: Classifier, target: Target, file: Path) -> None:
-    side = classifier.backbone.preprocessing.crop_size
-    generator = torch.Generator().manual_seed(0)
-    example, other = (torch.randint(256, (n, 3, side, side), dtype=torch.uint8, generator=generator) for n in (2, 3))
-    portable = Portable(classifier).eval()
-    write = _write_onnx if target == "onnx" else _write_torchscript
-    with warnings.catch_warnings(), torch.inference_mode():
-        if target == "onnx":
-            warnings.simplefilter("ignore")  # torch's exporter warns about its own internals
-        # TorchScript is no longer developed, but some programs still read it.
-        warnings.filterwarnings("ignore", category=FutureWarning, message=".*torch.jit.*")
-        # Mean and standard deviation are meant to be constants.
-        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]
-        answer = write(portable, example, file)
-        difference = float((answer(other) - portable(other)).abs().max())
-    if difference > TOLERANCE:
-        raise UsersError(f"nothing written: the exported model's probabilities differ by {difference:.1e}")
-
-
-def _write_torchscript(portable: Portable, example: Tensor, file: Path) -> Callable[[Tensor], Tensor]:
-    """Writes the module; returns it as loaded from the file."""
-    torch.jit.save(torch.jit.trace(portable, example), file)  # type: ignore[no-untyped-call]
-    loaded: Callable[[Tensor], Tensor] = torch.jit.load(file)  # type: ignore[no-untyped-call]
-    return loaded
-
-
-def _write_onnx(portable: Portable, example: Tensor, file: Path) -> Callable[[Tensor], Tensor]:
-    """Writes the module with torch's exporter; returns it as loaded by ONNX's reference implementation.
+def _write_onnx(classifier: Classifier, file: Path) -> None:
+    """Writes the module with torch's exporter, and compares what ONNX's reference implementation makes of it.
 
     These packages are large and few people need them, so they aren't installed by default.
     """
@@ -82,15 +54,23 @@ def _write_onnx(portable: Portable, example: Tensor, file: Path) -> Callable[[Te
         importlib.import_module("onnxscript")
     except ImportError as error:
         raise UsersError(f"ONNX needs more packages ({error}): run `pip install onnx onnxscript`") from error
-    torch.onnx.export(
-        portable,
-        (example,),
-        file,
-        input_names=["images"],
-        output_names=["probabilities"],
-        dynamic_shapes={"pixels": {0: torch.export.Dim("n", min=1)}},
-        external_data=False,
-        verbose=False,
-    )
-    evaluator = reference.ReferenceEvaluator(str(file))
-    return lambda pixels: torch.from_numpy(evaluator.run(None, {"images": pixels.numpy()})[0])
+    side = classifier.backbone.preprocessing.crop_size
+    generator = torch.Generator().manual_seed(0)
+    example, other = (torch.randint(256, (n, 3, side, side), dtype=torch.uint8, generator=generator) for n in (2, 3))
+    portable = Portable(classifier).eval()
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")  # torch's exporter warns about its own internals
+        torch.onnx.export(
+            portable,
+            (example,),
+            file,
+            input_names=["images"],
+            output_names=["probabilities"],
+            dynamic_shapes={"pixels": {0: torch.export.Dim("n", min=1)}},
+            external_data=False,
+            verbose=False,
+        )
+        [answer] = reference.ReferenceEvaluator(str(file)).run(None, {"images": other.numpy()})
+        difference = float((torch.from_numpy(answer) - portable(other)).abs().max())
+    if difference > TOLERANCE:
+        raise UsersError(f"nothing written: the exported model's probabilities differ by {difference:.1e}")

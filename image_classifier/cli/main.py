@@ -571,9 +571,7 @@ def _right_label(label: list[str], classifier: Classifier) -> Label:
 @app.command("export")
 def export_model(
     model: ModelFolder,
-    to: Annotated[
-        Target, typer.Option(help="an ONNX or TorchScript module, or the class names in the module's order, one a line")
-    ],
+    to: Annotated[Target, typer.Option(help="an ONNX module, or the class names in the module's order, one a line")],
     output: Annotated[
         Path | None, typer.Option(metavar="FILE", help="file to write; by default in the model's folder")
     ] = None,
@@ -582,7 +580,7 @@ def export_model(
 
     The module takes uint8 RGB images \\[n, 3, side, side] and returns probabilities \\[n, classes].
     """
-    file = output or model / {"onnx": "model.onnx", "torchscript": "model.pt", "labels": "labels.txt"}[to]
+    file = output or model / {"onnx": "model.onnx", "labels": "labels.txt"}[to]
     refuse_other_kinds(file, SUFFIXES[to])
     saved = load_model(model)
     export(saved.classifier, to, file)

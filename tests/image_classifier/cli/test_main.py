@@ -700,7 +700,6 @@ def test_prepare_says_which_files_it_could_not_move(run: Command, spoiled: Path,
         ("train", "{folder}", "--test", "{others}", "--output", "new", "--report"),
         ("export", "{model}", "--to", "labels", "--output"),
         ("export", "{model}", "--to", "onnx", "--output"),
-        ("export", "{model}", "--to", "torchscript", "--output"),
     ],
     ids=" ".join,
 )
@@ -804,7 +803,6 @@ def test_a_report_is_written_without_an_image_that_vanished(
     assert "<img alt" in Path("report.html").read_text()
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.load. is deprecated:FutureWarning")
 def test_a_hook_has_the_last_word_on_predictions(run: Command, trained: Path, others: Path) -> None:
     Path("my_hook.py").write_text(
         "def shout(answer):\n    return {**answer, 'prediction': answer['prediction'] + '!', 'confidence': 1}\n"
@@ -827,20 +825,6 @@ def test_a_hook_has_the_last_word_on_predictions(run: Command, trained: Path, ot
     assert "can't load postprocess = nowhere" in with_hook("nowhere").error
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.load:FutureWarning")
-def test_an_exported_module_answers_as_the_model_does(run: Command, trained: Path, others: Path) -> None:
-    assert run("export", trained, "--to", "torchscript", "--output", "out/model.pt").out == "out/model.pt\n"
-    module = torch.jit.load("out/model.pt")  # type: ignore[no-untyped-call]
-    paths = sorted(others.rglob("*.png"))
-    pixels = torch.stack([load_model(trained).classifier.backbone.preprocessing(path) for path in paths])
-    probabilities = module(pixels)
-    found = json.loads(run("predict", trained, *paths, "--json").out)
-    assert [one["confidence"] for one in found] == pytest.approx(probabilities.max(1).values.tolist(), abs=1e-3)
-    run("export", trained, "--to", "labels", "--output", "labels.txt")
-    labels = Path("labels.txt").read_text().splitlines()
-    assert [one["prediction"] for one in found] == [labels[number] for number in probabilities.argmax(1)]
-
-
 @pytest.mark.parametrize("network", ["resnet18", "convnext_tiny"])
 def test_an_exported_onnx_module_answers_as_the_model_does(
     run: Command, trained: Path, folder: Path, others: Path, network: str
@@ -856,6 +840,9 @@ def test_an_exported_onnx_module_answers_as_the_model_does(
     [probabilities] = module.run(None, {"images": pixels.numpy()})
     found = json.loads(run("predict", model, *paths, "--json").out)
     assert [one["confidence"] for one in found] == pytest.approx(probabilities.max(1).tolist(), abs=1e-3)
+    run("export", model, "--to", "labels", "--output", "labels.txt")
+    labels = Path("labels.txt").read_text().splitlines()
+    assert [one["prediction"] for one in found] == [labels[number] for number in probabilities.argmax(1)]
 
 
 def test_without_its_packages_onnx_says_which(run: Command, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
