@@ -6,16 +6,17 @@ from typing import Literal, Protocol
 
 from my_backend.jobs.record import Job, Kind
 
-QueueState = Literal["ready", "unreachable", "failed", "replica", "no worker", "refused a job"]
+QueueState = Literal["ready", "starting", "unreachable", "failed", "replica", "no worker", "refused a job"]
 
 
 @dataclass(frozen=True)
 class QueueStatus:
     """Whether queued jobs can run.
 
-    `unreachable`: Redis doesn't answer properly, and `why` is its error. `failed`: the job records couldn't be compared
-    with Redis, because of `why`. `replica`: Redis is read-only, so no worker can register. `no worker`: none takes jobs
-    of some kind. `refused a job`: jobs run, but within the last hour a worker refused one that isn't ours.
+    `starting`: the server has just started, and workers may not have yet. `unreachable`: Redis doesn't answer
+    properly, and `why` is its error. `failed`: the job records couldn't be compared with Redis, because of `why`.
+    `replica`: Redis is read-only, so no worker can register. `no worker`: none takes jobs of some kind. `refused a
+    job`: jobs run, but within the last hour a worker refused one that isn't ours.
     """
 
     state: QueueState = "ready"

@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 
 COMPARE_SECONDS = 1.0
 CONNECT_SECONDS = 2.0
+WORKER_START_SECONDS = 30.0  # a worker imports the model class before it listens
 HANDED_MILLISECONDS = 500  # during which a job isn't handed over again
 TIMEOUT_SECONDS: dict[Kind, int] = {"head": 3600, "full": 24 * 3600}
 RESULT_SECONDS = 60  # for which RQ keeps its own record of an ended job; ours stays
@@ -230,6 +231,8 @@ class RqQueue(Background):
         self._connection = connect(settings)
         self._hand_over = Handover(settings, store, self._connection)
         self._status = QueueStatus()
+        self._starting_until = time.monotonic() + WORKER_START_SECONDS
+        self._seen: set[Kind] = set()  # kinds of jobs that a worker has listened for
 
     def stop(self) -> None:
         """Stops the thread; workers continue."""
@@ -267,8 +270,8 @@ class RqQueue(Background):
         before, self._status = self._status, self._compare()
         if (self._status.state, self._status.why) != (before.state, before.why):
             if self._status.state == "ready":
-                log.info("the job queue is ready again")
-            else:
+                log.info("the job queue is ready")
+            elif self._status.state != "starting":
                 log.warning("the job queue isn't ready: %s %s", self._status.state, self._status.why)
         return COMPARE_SECONDS
 
@@ -278,8 +281,13 @@ class RqQueue(Background):
         try:
             self._hand_over()
             workers = workers_of(self._hand_over.queues, self._connection)
-            if not all(workers.values()):
-                return QueueStatus("replica" if is_replica(self._connection) else "no worker", workers)
+            missing = {kind for kind, listening in workers.items() if not listening}
+            self._seen |= workers.keys() - missing
+            if missing and is_replica(self._connection):
+                return QueueStatus("replica", workers)
+            if missing:
+                starting = time.monotonic() < self._starting_until and not missing & self._seen
+                return QueueStatus("starting" if starting else "no worker", workers)
             return QueueStatus("refused a job" if has_refused(self._connection) else "ready", workers)
         except RedisError as error:
             return QueueStatus("unreachable", workers, said(error))

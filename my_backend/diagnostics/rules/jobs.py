@@ -35,7 +35,7 @@ def queue_problems(status: QueueStatus) -> list[Problem]:
             return worker_problems(status.workers)
         case "refused a job":
             return [REFUSED_JOB]
-        case "ready":
+        case "ready" | "starting":
             return []
 
 

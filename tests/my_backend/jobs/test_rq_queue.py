@@ -226,6 +226,27 @@ def test_server_says_that_a_job_was_refused(queue: OwnQueue, redis: Redis, look:
     assert look() == "refused a job"
 
 
+def test_worker_may_start_after_the_server(redis: Redis, look: Callable[[], str]) -> None:
+    assert look() == "starting"
+
+    for kind in ("head", "full"):
+        redis.client.sadd(f"rq:workers:default-{kind}", f"rq:worker:{kind}")
+        redis.client.hset(f"rq:worker:{kind}", "state", "idle")
+    assert look() == "ready"
+    redis.client.delete("rq:worker:full")
+    assert look() == "no worker", "one that was there is missed at once"
+
+
+def test_worker_that_never_starts_is_missed(settings: Settings, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rq_queue_module, "WORKER_START_SECONDS", 0.0)
+    server = RqQueue(settings, JobStore(settings.model_dir / "projects"))
+    try:
+        server._look()
+        assert server.status().state == "no worker"
+    finally:
+        server.stop()
+
+
 def test_bytes_that_are_no_text_keep_no_job_from_being_handed_over(
     queue: OwnQueue, redis: Redis, settings: Settings, look: Callable[[], str]
 ) -> None:
@@ -235,7 +256,7 @@ def test_bytes_that_are_no_text_keep_no_job_from_being_handed_over(
     ours = new_job("7.1", "head", "test")
     JobStore(settings.model_dir / "projects").save(ours)
 
-    assert look() == "no worker"
+    assert look() == "starting"
 
     assert ours.id.encode() in redis.client.lrange(queue.key, 0, -1)
 

@@ -23,6 +23,7 @@ BOTH = {"head": 1, "full": 2}
     [
         (QueueStatus(), "", ""),
         (QueueStatus("ready", BOTH), "", ""),
+        (QueueStatus("starting", {"head": 0, "full": 1}), "", ""),
         (QueueStatus("unreachable", why="Error 111."), "redis", "Redis is unreachable (Error 111). Predictions"),
         (QueueStatus("failed", why="odd"), "redis", "Can't compare the job records with Redis: odd."),
         (QueueStatus("replica", {"head": 0, "full": 0}), "redis", "read-only replica. Predictions continue"),
