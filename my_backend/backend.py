@@ -73,7 +73,7 @@ class Backend:
         self.title_sync = TitleSync(settings, self.projects, self.serving)
         self.follower = Follower(self.projects, self.connections, self._observers())
         self.prediction_refresh = PredictionRefresh(
-            settings, self.projects, self.connections, self.serving, self.title_sync.predicted
+            settings, self.projects, self.connections, self.serving, self.recent, self.title_sync.predicted
         )
         self.summary = Summary(
             settings=settings,

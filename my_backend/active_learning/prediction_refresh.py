@@ -5,14 +5,17 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+from label_studio_format.labeling_config import parse_label_config
 from my_backend import files
 from my_backend.active_learning.refresh_run import Run
 from my_backend.background import Background
 from my_backend.errors import BackendError
 from my_backend.label_studio.connections import Connections
 from my_backend.projects.labeling_order import LabelingOrder
+from my_backend.projects.recent_predictions import Recent, sightings
 from my_backend.projects.registry import Project, Projects
 from my_backend.projects.versions import UNTRAINED
 from my_backend.serving.live_models import Serving
@@ -54,12 +57,13 @@ class PredictionRefresh(Background):
         projects: Projects,
         connections: Connections,
         serving: Serving,
+        recent: Recent,
         stored: Callable[[str], None],
     ) -> None:
         """`stored` is called with a project's uid after predictions of its live version were stored."""
         super().__init__("prediction refresh")
         self._settings, self._projects, self._connections = settings, projects, connections
-        self._serving, self._stored = serving, stored
+        self._serving, self._recent, self._stored = serving, recent, stored
         self._turns: dict[str, _Turn] = {}
         self._orders: dict[str, LabelingOrder | None] = {}
         self._failures: dict[str, str] = {}  # project → why its predictions can't be refreshed
@@ -150,7 +154,8 @@ class PredictionRefresh(Background):
         if label_studio is None:
             raise BackendError("Label Studio's URL is not set")
         if turn.run is None:
-            turn.run = Run(label_studio, project, self._projects.folder(project.uid), turn.version)
+            folder, predicted = self._projects.folder(project.uid), partial(self._predicted, project, turn.version)
+            turn.run = Run(label_studio, project, folder, turn.version, predicted)
         if not turn.run.connected:  # the monitor reports it
             self._begin_again(turn)
             return
@@ -176,6 +181,14 @@ class PredictionRefresh(Background):
         if turn.run.finished:
             turn.due = float("inf")
             log.info("project %s: stored %d predictions of %s", project.uid, turn.run.done, turn.version)
+
+    def _predicted(
+        self, project: Project, version: str, tasks: list[Json], results: list[Any], why: dict[int, str]
+    ) -> None:
+        """Has the page show them: Label Studio doesn't request predictions that are stored already."""
+        tag = parse_label_config(project.label_config, self._settings.choices).image_choices
+        if tag:
+            self._recent.note(project.uid, sightings(tasks, results, why, tag.field, version))
 
     def _begin_again(self, turn: _Turn) -> None:
         turn.pause = min(max(2 * turn.pause, RETRY_SECONDS), LONGEST_SECONDS)

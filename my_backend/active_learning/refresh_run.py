@@ -12,6 +12,7 @@ from my_backend.label_studio.client import LabelStudio
 from my_backend.projects.labeling_order import LabelingOrder, keep_order, read_order
 from my_backend.projects.registry import Project
 from my_backend.projects.versions import Versions, is_version_name
+from my_backend.redaction import redact
 from my_backend.serving.live_models import Live
 
 log = logging.getLogger(__name__)
@@ -22,14 +23,18 @@ GIVE_UP_AFTER = 100  # tasks in a row without a prediction: the next ones' image
 REFUSED_AT_ONCE = 3  # predictions in a row that Label Studio rejects; a single one may be for a deleted task
 
 Json = dict[str, Any]
+# Tasks, their predictions, and why others have none, by their position.
+Predicted = Callable[[list[Json], list[Any], dict[int, str]], None]
 
 
 class Run:
     """One pass over a project's tasks. Finished work is in Label Studio, so an interrupted run just starts over."""
 
-    def __init__(self, label_studio: LabelStudio, project: Project, folder: Path, version: str) -> None:
-        """`folder` is the project's folder. Raises LabelStudioError."""
-        self._project, self._version = project, version
+    def __init__(
+        self, label_studio: LabelStudio, project: Project, folder: Path, version: str, predicted: Predicted
+    ) -> None:
+        """`folder` is the project's folder; `predicted` is called with each batch. Raises LabelStudioError."""
+        self._project, self._version, self._predicted = project, version, predicted
         self._stored = StoredPredictions(label_studio, project.id)
         backends = label_studio.backends(project.id)
         # Label Studio has just asked each for its version: if none has this one, this backend isn't connected.
@@ -133,8 +138,15 @@ class Run:
         if live.model:
             live.model.prepare(bare)  # with lower priority than requests; predicting is quick afterwards
         check()
+        why: dict[int, str] = {}
+
+        def failed(position: int, text: str, reason: str = "") -> None:
+            why[position] = redact(text)
+
         # No deadline, because nobody is waiting; each image has its own limit.
-        return live.predict(bare, label_config=self._project.label_config, deadline=float("inf"))
+        results = live.predict(bare, label_config=self._project.label_config, deadline=float("inf"), failed=failed)
+        self._predicted(bare, results, why)
+        return results
 
     def _store(self, task: Json, result: Json) -> None:
         """Replaces an older prediction if there is one, so that the task always has exactly one."""

@@ -99,6 +99,20 @@ def test_requests_get_the_rank_of_a_task_as_its_score(
         assert {one["score"] for one in client.post("/predict", body)["results"]} == {0.75}
 
 
+def test_page_shows_tasks_whose_predictions_were_refreshed(
+    serve: Serve, label_studio: FakeLabelStudio, settings: dict[str, Any], script: Script
+) -> None:
+    for _ in range(2):
+        label_studio.predicted.add()
+    script.set(results=[{"result": [{"value": {"choices": ["Dog"]}}], "score": 0.4}, []])
+    with serve(**settings) as client:
+        client.setup()
+        version = train(client, label_studio)
+        assert eventually(lambda: client.backend.recent.of(PROJECT))
+        [shown] = client.backend.recent.of(PROJECT)
+        assert (shown.task, shown.choices, shown.score, shown.version) == (1, ("Dog",), 0.4, version)
+
+
 def test_label_studio_that_cannot_be_asked_is_asked_again(
     serve: Serve, label_studio: FakeLabelStudio, settings: dict[str, Any]
 ) -> None:

@@ -37,6 +37,10 @@ class Model(ModelAPI):
         return [[] if task["id"] in self.unknown else {"result": [{}], "score": 0.9} for task in tasks]
 
 
+def predicted(tasks: list[Any], results: list[Any], why: dict[int, str]) -> None:
+    """Shows them to nobody."""
+
+
 class Renewed:
     """A run against the fake Label Studio."""
 
@@ -44,7 +48,7 @@ class Renewed:
         self.tasks, self.model = server.predicted, Model()
         server.backends[0]["model_version"] = LIVE
         self.client = LabelStudio(server.url, server.pat, SafeSession(["127.0.0.1"]))
-        self.run = Run(self.client, Project(PROJECT), folder, LIVE)
+        self.run = Run(self.client, Project(PROJECT), folder, LIVE, predicted)
 
     def step(self, asked: Container[int] = (), check: Callable[[], None] = lambda: None) -> int:
         live = Live(LIVE, self.model)
@@ -119,7 +123,7 @@ def test_run_that_has_nothing_to_do_keeps_the_order_of_the_run_before(renewed: R
     renewed.tasks.add((OLD, 0.1))
     renewed.model = Orders([0])
     renewed.to_the_end()
-    again = Run(renewed.client, Project(PROJECT), tmp_path, LIVE)
+    again = Run(renewed.client, Project(PROJECT), tmp_path, LIVE, predicted)
     renewed.model.calls.clear()
     live = Live(LIVE, renewed.model)
     again.plan(live, lambda: None)
@@ -192,7 +196,7 @@ def test_backend_that_is_not_connected_any_more_is_known(label_studio: FakeLabel
     assert Renewed(label_studio, tmp_path).run.connected
     label_studio.backends = [{"id": 2, "model_version": "0.0.1"}]
     client = LabelStudio(label_studio.url, label_studio.pat, SafeSession(["127.0.0.1"]))
-    assert not Run(client, Project(PROJECT), tmp_path, LIVE).connected
+    assert not Run(client, Project(PROJECT), tmp_path, LIVE, predicted).connected
 
 
 def test_doubles_are_removed_at_the_end(renewed: Renewed) -> None:
