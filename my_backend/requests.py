@@ -269,6 +269,12 @@ class CorrectionRequest(ImageRequest):
     label: Label
 
 
+class RemoveCorrectionRequest(Request):
+    """Names the project of the correction to remove: here, too, an empty body doesn't mean the only one."""
+
+    project: ProjectUid
+
+
 class DuplicateRequest(Request):
     """Copies a project's live version to another project."""
 

@@ -266,9 +266,9 @@ class Media:
         return sha256(f"{place} {request.url}".encode(errors="backslashreplace")).hexdigest()
 
     def content(self, digest: str) -> Path | None:
-        """The cached file whose content has this SHA-256; None if there is none."""
-        path = self._contents / digest
-        return path if _size(path) else None
+        """The cached or corrected image whose content has this SHA-256; None if there is none."""
+        folders = [self._contents, *([self._kept] if self._kept else [])]
+        return next((folder / digest for folder in folders if _size(folder / digest)), None)
 
     @contextlib.contextmanager
     def holding(self, paths: Sequence[Path]) -> Iterator[list[Path | None]]:

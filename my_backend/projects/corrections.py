@@ -1,7 +1,7 @@
 """Images corrected over HTTP: kept with their correct labels, and used in every later training."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,18 @@ from pydantic import TypeAdapter
 
 from label_studio_format.labeling_config import ImageChoices
 from my_backend import files
+from my_backend.errors import NotFound
 
 KEPT = "kept:"  # prefix, before the digest, of the URL of an image that came with a request
+
+
+@dataclass(frozen=True)
+class Correction:
+    """A corrected image, by its content's SHA-256, its labels, and when they were given (UTC, ISO 8601)."""
+
+    image: str
+    labels: list[str]
+    corrected_at: str
 
 
 @dataclass(frozen=True)
@@ -43,8 +53,22 @@ class Corrections:
 
     def tasks(self, tag: ImageChoices) -> list[dict[str, Any]]:
         """Returns them as annotated tasks for a tag of the labeling config; `corrected` marks them."""
-        found = ((path.stem, files.read_record(path, _SAID)) for path in sorted(self._folder.glob("*.json")))
-        return [_task(digest, said, tag) for digest, said in found if said]
+        return [_task(one, tag) for one in sorted(self._all(), key=lambda one: one.image)]
+
+    def newest_first(self) -> list[Correction]:
+        return sorted(self._all(), key=lambda one: (one.corrected_at, one.image), reverse=True)
+
+    def remove(self, image: str) -> None:
+        """Has later trainings ignore a corrected image, and deletes it; raises NotFound."""
+        if not any(image == path.stem for path in self._folder.glob("*.json")):
+            raise NotFound(f"there is no correction of an image {image[:64]}")
+        (self._folder / f"{image}.json").unlink(missing_ok=True)
+        (self._folder / image).unlink(missing_ok=True)
+
+    def _all(self) -> Iterator[Correction]:
+        for path in self._folder.glob("*.json"):
+            if said := files.read_record(path, _SAID):
+                yield Correction(path.stem, said.labels, said.corrected_at)
 
     def look(self) -> None:
         """Reads all labels, which lists the damaged ones."""
@@ -52,15 +76,15 @@ class Corrections:
             files.read_record(path, _SAID)
 
 
-def _task(digest: str, said: _Said, tag: ImageChoices) -> dict[str, Any]:
+def _task(one: Correction, tag: ImageChoices) -> dict[str, Any]:
     region = {
         "from_name": tag.from_name,
         "to_name": tag.to_name,
         "type": "choices",
-        "value": {"choices": said.labels},
+        "value": {"choices": one.labels},
     }
-    annotation = {"updated_at": said.corrected_at, "result": [region]}
-    return {"data": {tag.field: KEPT + digest}, "annotations": [annotation], "corrected": True}
+    annotation = {"updated_at": one.corrected_at, "result": [region]}
+    return {"data": {tag.field: KEPT + one.image}, "annotations": [annotation], "corrected": True}
 
 
 def _now() -> str:

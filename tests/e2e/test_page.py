@@ -1,6 +1,7 @@
 """The page in a real browser, on a real backend and a real Label Studio."""
 
 import random
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,12 +140,19 @@ def test_an_image_is_dropped_and_corrected(browser: Browser, site: Site, digits:
         page.get_by_role("radio", name=wrong, exact=True).check()
         page.get_by_role("button", name="Save correction").click()
 
-        expect(page.locator("#took")).to_contain_text("Learned in ")
+        expect(page.locator("#took")).to_contain_text(
+            re.compile("Learned in .* Its accuracy is [0-9.]+%; it was [0-9.]+%")
+        )
         expect(page.locator("#prediction")).to_have_text(wrong)
         expect(page.locator("#before-after tbody tr")).to_have_count(10)
         before, after = page.locator(f"#before-after tr:has(bdi:text-is('{wrong}')) td").all_inner_texts()
         print(page.locator("#took").inner_text(), before, "→", after)
         assert float(after.rstrip("%")) > float(before.rstrip("%"))
+
+        corrections = page.locator("section:has(#corrections-title) .tile")
+        expect(corrections).to_have_count(1)
+        page.get_by_role("button", name=f"Remove the correction {wrong}").click()
+        expect(corrections).to_have_count(0)
 
         page.get_by_label("or enter its URL").fill(f"{site.backend.url}/nothing.png")
         page.get_by_role("button", name="Predict").click()

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from label_studio_format.labeling_config import ImageChoices, parse_label_config
 from my_backend.backend import Backend
@@ -9,11 +10,11 @@ from my_backend.errors import BadRequest, MediaError, NotFound, Unavailable
 from my_backend.label_studio.media import MediaFile, MediaRequest
 from my_backend.projects.corrections import KEPT, Corrections
 from my_backend.projects.registry import Project
-from my_backend.requests import CorrectionRequest, ImageRequest, Json
+from my_backend.requests import CorrectionRequest, ImageRequest, Json, RemoveCorrectionRequest
 from my_backend.serving.model_api import ModelAPI
-from my_backend.web.api.answers import ModelVersion
+from my_backend.web.api.answers import Answer, ModelVersion
 from my_backend.web.api.jobs import StartedJob, started
-from my_backend.web.api.lookup import find_project
+from my_backend.web.api.lookup import PROJECT_QUERY, find_project
 from my_backend.web.endpoint import endpoint
 from my_backend.web.middleware.parsing import Image
 
@@ -24,6 +25,20 @@ class ImagePrediction(ModelVersion):
     prediction: str | list[str] | None
     confidence: float | None
     scores: dict[str, float | None]
+
+
+class CorrectionRecord(Answer):
+    """A corrected image: its content's SHA-256 and its labels."""
+
+    image: str
+    labels: list[str]
+    corrected_at: str
+
+
+class CorrectionList(Answer):
+    """The corrected images of a project, the newest first."""
+
+    corrections: list[CorrectionRecord]
 
 
 class SingleImageEndpoints:
@@ -56,8 +71,24 @@ class SingleImageEndpoints:
             live = None  # the training will report it if the image is broken
         if live and live.model is not None:
             _classify(live.model, project, _task(url, tag), deadline)
-        Corrections(self._backend.projects.folder(project.uid)).keep(file.path.read_bytes(), file.digest, names)
+        self._corrections(project).keep(file.path.read_bytes(), file.digest, names)
         return started(self._backend.queue.submit(project.uid, "head", "image corrected"))
+
+    @endpoint("GET", "/api/models/corrections", answers={200: CorrectionList}, errors=(400, 404), query=PROJECT_QUERY)
+    def corrections(self, project: str | None) -> Json:
+        """The corrected images of a project, the newest first."""
+        found = self._corrections(find_project(self._backend.projects, project)).newest_first()
+        return {"corrections": [asdict(one) for one in found]}
+
+    @endpoint("POST", "/api/models/corrections/<image>/remove", answers={201: StartedJob}, errors=(404,))
+    def remove_correction(self, image: str, body: RemoveCorrectionRequest) -> tuple[Json, int]:
+        """Removes a correction, and starts a training without it."""
+        project = find_project(self._backend.projects, body.project)
+        self._corrections(project).remove(image)
+        return started(self._backend.queue.submit(project.uid, "head", "correction removed"))
+
+    def _corrections(self, project: Project) -> Corrections:
+        return Corrections(self._backend.projects.folder(project.uid))
 
     def _tag(self, project: Project) -> ImageChoices:
         config = parse_label_config(project.label_config, self._backend.settings.choices)

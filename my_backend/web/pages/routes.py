@@ -12,6 +12,7 @@ from label_studio_format.labeling_config import parse_label_config
 from my_backend import context
 from my_backend.backend import Backend
 from my_backend.errors import BackendError, NotFound
+from my_backend.projects.corrections import Corrections
 from my_backend.projects.metrics import like_the_newest
 from my_backend.projects.registry import Project
 from my_backend.projects.versions import UNTRAINED, Versions
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 
 CHARTED_VERSIONS = 200
 LISTED_VERSIONS = 50
+SHOWN_CORRECTIONS = 60
 MANY_PROJECTS = 8  # if there are more, the page has a search field
 THUMBNAIL_SECONDS = 24 * 3600  # an image's name is the hash of its content
 POLICY = (
@@ -183,7 +185,16 @@ class Page:
         def render() -> str:
             view = project_view(self._backend, project)
             tag = config.image_choices
-            return self._render("try.html", view=view, tag=tag, problem=config.problem, busy=view.busy)
+            found = Corrections(self._backend.projects.folder(project.uid)).newest_first()
+            return self._render(
+                "try.html",
+                view=view,
+                tag=tag,
+                problem=config.problem,
+                corrections=found[:SHOWN_CORRECTIONS],
+                corrections_total=len(found),
+                busy=view.busy,
+            )
 
         return self._answer([project], render)
 

@@ -104,10 +104,19 @@ export function tryImages(place) {
         ...sorted(after.scores).map(([name, share]) => cells(name, percent(before.scores[name]), percent(share))),
       );
       const held = ended.result?.held_back ? ` The new version was held back: ${ended.result.held_back}` : "";
-      find("took").textContent = `Learned in ${seconds} s. Version ${after.model_version.split("-")[0]} is answering now.${held}`;
+      const effect = await accuracies(before.model_version, after.model_version);
+      find("took").textContent = `Learned in ${seconds} s. Version ${after.model_version.split("-")[0]} is answering now.${effect}${held}`;
       show("learned", true);
       before = after;
     });
+  }
+
+  // One correction may make the other answers worse.
+  async function accuracies(...versions) {
+    const { details } = await post("/versions", { project });
+    const [one, other] = versions.map((version) => details.find((known) => known.version === version)?.figures);
+    const comparable = one?.accuracy != null && other?.accuracy != null && one.judged_by === other.judged_by;
+    return comparable ? ` Its accuracy is ${percent(other.accuracy)}; it was ${percent(one.accuracy)}.` : "";
   }
 
   async function end(job) {

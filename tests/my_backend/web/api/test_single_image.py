@@ -38,6 +38,11 @@ def retrain(client: Client, fields: dict[str, Any], status: int = 201) -> Any:
     return send(client, "/api/models/retrain", fields, status)
 
 
+def shown_page(client: Client) -> str:
+    """The page on which people try and correct images."""
+    return str(client.http.get(f"/projects/{PROJECT}/try", headers={"Accept": "text/html"}).text)
+
+
 def kept(client: Client) -> list[str]:
     folder = client.backend.projects.folder(PROJECT) / "corrections"
     return sorted(path.name for path in folder.glob("*")) if folder.exists() else []
@@ -190,6 +195,27 @@ def test_corrected_image_is_learned_at_once_and_by_later_trainings(
     url = f"kept:{sha256(PNG).hexdigest()}"
     assert learned(script) == [[[url, ["Dog"]]]] * 3
     assert kept(connected) == [sha256(PNG).hexdigest(), f"{sha256(PNG).hexdigest()}.json"]
+
+
+def test_corrections_are_listed_and_one_that_is_removed_is_unlearned(connected: Client, script: Script) -> None:
+    connected.ended(retrain(connected, form(label="Dog"))["job"])
+    connected.ended(retrain(connected, form(OTHER, label="Cat"))["job"])
+    shown = connected.get("/api/models/corrections?project=7")["corrections"]
+    digests = [sha256(OTHER).hexdigest(), sha256(PNG).hexdigest()]
+    assert [(one["image"], one["labels"]) for one in shown] == list(zip(digests, (["Cat"], ["Dog"]), strict=True))
+    assert all(digest in shown_page(connected) for digest in digests)
+
+    path = f"/api/models/corrections/{digests[0]}/remove"
+    connected.post(path, {}, 400)  # a project must be named to remove something of it
+    job = connected.post(path, {"project": 7}, 201)["job"]
+
+    ended = connected.ended(job)
+    assert (ended.cause, ended.status, len(ended.result["versions"])) == ("correction removed", "finished", 1)
+    assert learned(script)[-1] == [[f"kept:{digests[1]}", ["Dog"]]]
+    assert kept(connected) == [digests[1], f"{digests[1]}.json"]
+    assert digests[0] not in shown_page(connected)
+    for gone in (digests[0], "..", "x"):
+        connected.post(f"/api/models/corrections/{gone}/remove", {"project": 7}, 404)
 
 
 def test_correction_outlives_the_process_the_cache_and_its_own_url(
