@@ -4,6 +4,7 @@ import errno
 import logging
 import time
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -65,6 +66,12 @@ def check_folders(settings: Settings) -> None:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 continue  # a server on a full disk still predicts, and reports the problem
             raise BackendError(f"can't use {name}={folder} ({error.strerror}): set it to a writable folder") from None
+
+
+def identity(folder: Path) -> str:
+    """Returns a short text that is the same for two processes of a host if they use the same folder."""
+    status = folder.stat()
+    return sha256(f"{status.st_dev}:{status.st_ino}".encode()).hexdigest()[:16]
 
 
 class Storage(Background):

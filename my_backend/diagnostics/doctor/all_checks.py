@@ -15,7 +15,7 @@ from my_backend.diagnostics.problem import Problem
 from my_backend.diagnostics.rules.connection import no_project
 from my_backend.diagnostics.rules.label_studio import no_token
 from my_backend.diagnostics.rules.models import model_warning
-from my_backend.diagnostics.rules.server import invalid_settings, server_not_found
+from my_backend.diagnostics.rules.server import invalid_settings, other_server, server_not_found
 from my_backend.errors import LabelStudioError
 from my_backend.label_studio.client import Blocking, LabelStudio
 from my_backend.label_studio.connection import PRIVATE_EXAMPLE
@@ -26,6 +26,7 @@ from my_backend.redaction import redact
 from my_backend.requests import project_uid
 from my_backend.serving.model_loader import ModelFactory
 from my_backend.settings import Settings
+from my_backend.storage import identity
 
 LOOKED_THROUGH = 50  # projects in Label Studio, if the backend doesn't know any
 SERVER_SECONDS = 10.0
@@ -82,24 +83,27 @@ def check_server(settings: Settings) -> tuple[Check, Json]:
     host = "127.0.0.1" if settings.host in EVERYWHERE else settings.host
     url = f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
     try:
-        told = [Problem.of_record(one) for one in _ask(settings, url, "/problems")]
-        computes = _ask(settings, url, "/health")
+        told = [Problem.of_record(one) for one in _ask(settings, url, "/problems")["troubles"]]
+        health = _ask(settings, url, "/health")
+        computes, model_dir = health["model"], health["model_dir"]
     except (requests.RequestException, ValueError, KeyError, TypeError) as error:
         status = error.response.status_code if isinstance(error, requests.HTTPError) else None
         why = f"it answered {status}" if status else "no response" if _refused(error) else "another program answered"
         return Check("server", problems=(server_not_found(url, why),)), {}
+    if model_dir != identity(settings.model_dir):
+        return Check("server", problems=(other_server(url),)), {}
     described = f"running at {url}; {_described(computes)}"
     return Check("server", described, tuple(one for one in told if one.code in FROM_THE_SERVER)), computes
 
 
 def _ask(settings: Settings, url: str, path: str) -> Any:
-    """The problems from `/problems`, or the model's description from `/health`."""
+    """The server's answer, parsed from JSON."""
     auth = HTTPBasicAuth(*(one.encode() for one in settings.basic_auth)) if settings.basic_auth else None
     with requests.Session() as session:
         session.trust_env = False
         answer = session.get(url + path, auth=auth, timeout=SERVER_SECONDS)
     answer.raise_for_status()
-    return answer.json()["troubles" if path == "/problems" else "model"]
+    return answer.json()
 
 
 def _refused(error: Exception) -> bool:

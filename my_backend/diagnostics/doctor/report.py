@@ -12,6 +12,8 @@ from my_backend.diagnostics.problem import CODES, Problem
 from my_backend.errors import LabelStudioError
 from my_backend.settings import ignored_variables, read_settings
 
+FIRST_STEPS = {"no-token", "no-project"}  # of every new installation
+
 
 def consult(*, as_json: bool, ask: Callable[[str], bool] | None) -> int:
     """Runs the checks, prints the results, and applies the fixes that `ask` agrees to.
@@ -43,12 +45,18 @@ def _look(*, quietly: bool) -> list[Check]:
     for check in _examined():
         checks.append(check)
         if not quietly:
-            typer.echo(f"PROBLEM {check.name}" if check.problems else f"ok      {check.name}{_said(check)}")
+            typer.echo(f"{_verdict(check)} {check.name}{_said(check)}")
     return checks
 
 
+def _verdict(check: Check) -> str:
+    if not check.problems:
+        return "ok     "
+    return "to do  " if {problem.code for problem in check.problems} <= FIRST_STEPS else "PROBLEM"
+
+
 def _said(check: Check) -> str:
-    return f": {check.said}" if check.said else ""
+    return f": {check.said}" if check.said and not check.problems else ""
 
 
 def _examined() -> Iterator[Check]:
@@ -83,8 +91,11 @@ def _print_problems(checks: list[Check], *, can_fix: bool) -> None:
     if not where:
         typer.echo("\nNo problems found.")
         return
-    count = "1 problem:" if len(where) == 1 else f"{len(where)} problems. Fix them in this order:"
-    typer.echo(f"\n{count}")
+    if {problem.code for problem in where} <= FIRST_STEPS:
+        heading = "Nothing is wrong. What to do next:"
+    else:
+        heading = "1 problem:" if len(where) == 1 else f"{len(where)} problems. Fix them in this order:"
+    typer.echo(f"\n{heading}")
     for number, problem in enumerate(sorted(where, key=lambda one: CODES.index(one.code)), 1):
         projects = [name for name in where[problem] if name.startswith("project ")]
         place = f"{', '.join(projects)[:1].upper()}{', '.join(projects)[1:]}: " if projects else ""

@@ -18,6 +18,16 @@ def invalid_settings(error: str) -> Problem:
     return Problem("settings", first, hint, details=tuple(map(str.strip, faults)))
 
 
+def other_server(url: str) -> Problem:
+    """The server at the URL isn't the one that the doctor's settings are for."""
+    return Problem(
+        "server",
+        f"The server at {url} uses another MODEL_DIR than the doctor: it is another backend.",
+        "Run the doctor in the server's working directory with the server's settings, or set PORT to your own server's "
+        "port.",
+    )
+
+
 def server_not_found(url: str, why: str) -> Problem:
     """There is no server of ours at the URL."""
     return Problem(

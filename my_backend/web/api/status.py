@@ -7,6 +7,7 @@ from flask import Response
 
 from my_backend.backend import Backend
 from my_backend.requests import Json
+from my_backend.storage import identity
 from my_backend.web.api.answers import Answer, Asked
 from my_backend.web.browser import wants_page
 from my_backend.web.endpoint import endpoint
@@ -22,6 +23,7 @@ class Health(Answer):
     model: Json  # the model's network, weights and device; empty while it is loading
     ready: bool
     projects: int
+    model_dir: str  # an id of MODEL_DIR, by which the doctor knows the server
     problems: list[str]
 
 
@@ -58,6 +60,7 @@ class StatusEndpoints:
     def __init__(self, backend: Backend, page: Page) -> None:
         self._backend, self._page = backend, page
         self._version = package_version("image-classifier-backend")
+        self._model_dir = identity(backend.settings.model_dir)
 
     @endpoint("GET", "/", answers={200: Health}, page=True)
     def home(self) -> Json | Response:
@@ -74,6 +77,7 @@ class StatusEndpoints:
             "model": self._backend.serving.description,
             "ready": self._backend.serving.ready,
             "projects": len(self._backend.projects.all()),
+            "model_dir": self._model_dir,
             "problems": [str(problem) for problem in self._backend.summary.problems()],
         }
 

@@ -16,9 +16,10 @@ from my_backend.diagnostics.problem import Problem
 from my_backend.label_studio.client import LabelStudio
 from my_backend.label_studio.safe_http import SafeSession
 from my_backend.projects.registry import Projects
-from tests.my_backend.conftest import FAKE_MODEL, PROJECT, MakeSettings
+from my_backend.storage import identity
+from tests.my_backend.conftest import FAKE_MODEL, PROJECT, MakeSettings, Serve
 from tests.my_backend.fake_model import LABEL_CONFIG, Script
-from tests.my_backend.fake_server import JWT_KEY, FakeLabelStudio, FakeServer, json_reply
+from tests.my_backend.fake_server import JWT_KEY, FakeLabelStudio, FakeServer, Reply, Seen, json_reply
 
 TROUBLESHOOTING = (Path(__file__).parents[4] / "docs" / "reference" / "troubleshooting.md").read_text("utf-8")
 NOBODY = 1  # a port on which nothing listens
@@ -51,18 +52,37 @@ def test_server_of_another_kind_is_not_taken_for_ours(
     assert said in problem.message
 
 
-def test_server_tells_what_only_it_knows(make_settings: MakeSettings) -> None:
+def test_server_tells_what_only_it_knows(make_settings: MakeSettings, tmp_path: Path) -> None:
     told = [Problem(code, "…", details=("one",)).record() for code in ("model", "no-token")]
     computes = {"network": "resnet18", "weights": "imagenet", "device": "cpu"}
-    with FakeServer(lambda seen: json_reply({"troubles": told, "model": computes})) as server:
-        found, described = all_checks.check_server(
-            make_settings(host="0.0.0.0", port=server.port, basic_auth_user="me", basic_auth_pass="pässword")
-        )
+    answers = {"troubles": told, "model": computes, "model_dir": identity(tmp_path)}
+    with FakeServer(lambda seen: json_reply(answers)) as server:
+        given = {"model_dir": tmp_path, "basic_auth_user": "me", "basic_auth_pass": "pässword"}
+        found, described = all_checks.check_server(make_settings(host="0.0.0.0", port=server.port, **given))
 
     assert (codes(found), described) == (["model"], computes)
     assert found.said.endswith("; resnet18, imagenet weights, on cpu")
     assert found.problems[0].details == ("one",)
     assert server.seen[0].headers["Authorization"].startswith("Basic ")
+
+
+def test_another_backend_on_the_port_is_not_taken_for_ours(
+    make_settings: MakeSettings, serve: Serve, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    with serve() as client:
+
+        def answer(seen: Seen) -> Reply:
+            return json_reply(client.get(seen.path))
+
+        with FakeServer(answer) as server:
+            ours = make_settings(port=server.port, model_dir=client.backend.settings.model_dir)
+            assert codes(all_checks.check_server(ours)[0]) == []
+            found, _ = all_checks.check_server(make_settings(port=server.port, model_dir=other))
+
+    assert codes(found) == ["server"]
+    assert "uses another MODEL_DIR than the doctor" in found.problems[0].message
 
 
 def test_model_class_that_cannot_be_loaded(make_settings: MakeSettings) -> None:
@@ -112,6 +132,20 @@ def environment(
 def run(*arguments: str, answer: str = "") -> tuple[int, str]:
     result = CliRunner().invoke(app, ["doctor", *arguments], input=answer)
     return result.exit_code, result.output
+
+
+def test_new_installation_has_steps_to_do_and_nothing_wrong(
+    environment: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MODEL_DIR", str(tmp_path / "new"))
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", "")
+    monkeypatch.setattr(all_checks, "check_server", lambda settings: (Check("server"), {}))
+    status, output = run()
+    assert status == 1
+    assert "to do   token\n" in output
+    assert "to do   projects\n" in output
+    assert "PROBLEM" not in output
+    assert "Nothing is wrong. What to do next:\n\n1. LABEL_STUDIO_API_KEY is not set" in output
 
 
 def test_command_names_what_is_wrong_and_mends_it_after_asking(environment: FakeLabelStudio) -> None:
