@@ -8,6 +8,7 @@ from typing import Protocol
 from my_backend import files
 from my_backend.active_learning.prediction_refresh import PredictionRefresh
 from my_backend.active_learning.title_sync import TitleSync
+from my_backend.diagnostics.config_problems import ConfigProblems
 from my_backend.diagnostics.monitor import Monitor
 from my_backend.diagnostics.summary import Summary
 from my_backend.jobs.queue import JobQueue, submit_correction
@@ -78,6 +79,7 @@ class Backend:
         self.summary = Summary(
             settings=settings,
             projects=self.projects,
+            configs=ConfigProblems(settings.choices),
             storage=self.storage,
             serving=self.serving,
             queue=self.queue,

@@ -4,9 +4,9 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from label_studio_format.labeling_config import parse_label_config
 from my_backend.active_learning.prediction_refresh import PredictionRefresh
 from my_backend.active_learning.title_sync import TitleSync
+from my_backend.diagnostics.config_problems import ConfigProblems
 from my_backend.diagnostics.monitor import Monitor
 from my_backend.diagnostics.problem import Problem
 from my_backend.diagnostics.rules.connection import events_without_password
@@ -14,7 +14,6 @@ from my_backend.diagnostics.rules.images import image_problems
 from my_backend.diagnostics.rules.jobs import queue_problems
 from my_backend.diagnostics.rules.label_studio import no_token
 from my_backend.diagnostics.rules.labeling import request_refused, run_halted
-from my_backend.diagnostics.rules.labeling_config import labeling_config_problems
 from my_backend.diagnostics.rules.models import model_problems
 from my_backend.diagnostics.rules.scores import refresh_failed, title_problems
 from my_backend.diagnostics.rules.server import OPEN_PROXY
@@ -36,6 +35,7 @@ class Summary:
 
     settings: Settings
     projects: Projects
+    configs: ConfigProblems
     storage: Storage
     serving: Serving
     queue: JobQueue
@@ -72,9 +72,7 @@ class Summary:
             if not self.monitor.reads_all:  # otherwise the token from `/setup` is enough
                 yield no_token(self.monitor.url)
             found = [problem for problem in found if problem.code != "token"]
-        for project in self.projects.all():
-            config = parse_label_config(project.label_config, self.settings.choices)
-            yield from labeling_config_problems(project.uid, config)
+        yield from self.configs.of(self.projects.all())
         for uid in self.webhook_password.unheard():
             # If Label Studio could be asked, the monitor knows the state of the webhook.
             finding = self.monitor.finding(uid)

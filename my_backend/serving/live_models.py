@@ -117,6 +117,8 @@ class Serving(Background):
         self._live: dict[str, Live] = {}
         self._failed: dict[str, Failure] = {}
         self._wanted: dict[str, Wanted] = {}  # as the pointers were last read
+        # What the live model was last found to suit, since parsing a large labeling config again takes long.
+        self._settled: dict[str, tuple[Project, Wanted]] = {}
         self._told, self._read_at = (
             "",
             float("-inf"),
@@ -257,7 +259,7 @@ class Serving(Background):
                 except Exception as error:  # the other projects must still be served
                     self._fail(project, Wanted("", None), error)
         for gone in self._wanted.keys() - {project.uid for project in projects}:
-            for known in (self._live, self._failed, self._wanted):
+            for known in (self._live, self._failed, self._wanted, self._settled):
                 known.pop(gone, None)
         self._ready = True
 
@@ -281,8 +283,10 @@ class Serving(Background):
         """Swaps the project's model if the pointer has moved, or its choices or credentials have changed."""
         wanted, live = self._wanted[project.uid], self._live.get(project.uid)
         is_wanted = live and (live.name, live.credentials) == (wanted.name, wanted.credentials)
-        if live and is_wanted and (wanted.name == UNTRAINED or not self._are_others(live.choices, project)):
+        settled = wanted.name == UNTRAINED or self._settled.get(project.uid) == (project, wanted)
+        if live and is_wanted and (settled or not self._are_others(live.choices, project)):
             self._failed.pop(project.uid, None)
+            self._settled[project.uid] = project, wanted
             return
         failure = self._failed.get(project.uid)
         if failure and failure.wanted == wanted and time.monotonic() < failure.at + RETRY_SECONDS:

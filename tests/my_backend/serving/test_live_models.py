@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from label_studio_format import labeling_config
 from my_backend.errors import Unavailable
 from my_backend.label_studio.media import MediaFile, MediaRequest
 from my_backend.projects.registry import Credentials, Projects
@@ -356,3 +357,30 @@ def test_error_of_one_project_leaves_the_others_served(client: Client, monkeypat
 
     assert client.train(other) not in names
     assert client.predict({})["model_version"] == names[0]
+
+
+def test_labeling_configs_are_not_parsed_again_while_nothing_changes(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even if they are too large to be cached: the thread looks ten times a second."""
+    client.train()
+    happened: list[str] = []
+    parse, follow_all = labeling_config._parse, Serving._follow_all
+
+    def note_parse(xml: str, choices_name: str) -> labeling_config.LabelConfig:
+        happened.append("parse")
+        return parse(xml, choices_name)
+
+    def note_round(self: Serving) -> None:
+        follow_all(self)
+        happened.append("round")
+
+    monkeypatch.setattr(labeling_config, "REMEMBERED_BYTES", 0)
+    monkeypatch.setattr(labeling_config, "_remembered", labeling_config._Remembered())
+    monkeypatch.setattr(labeling_config, "_parse", note_parse)
+    monkeypatch.setattr(Serving, "_follow_all", note_round)
+    client.setup(config=OTHER_CONFIG)
+
+    assert eventually(lambda: client.backend.serving._live[PROJECT].choices == ("Cat", "Bird"))
+    assert "parse" in happened
+    assert eventually(lambda: happened[-3:] == ["round"] * 3)
