@@ -1,10 +1,11 @@
 """Makes a consistent copy of MODEL_DIR while everything runs; the copy is itself a MODEL_DIR."""
 
+import errno
 import os
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
@@ -14,7 +15,14 @@ from my_backend.jobs.store import WORK_FOLDER
 from my_backend.projects.annotation_log import EVENTS_FOLDER, TASKS_FILE
 from my_backend.projects.corrections import corrections_folder
 from my_backend.projects.registry import project_folders
-from my_backend.projects.versions import GIVEN_FILE, PINNED_FILE, POINTER_FILE, VERSIONS_FOLDER, Versions
+from my_backend.projects.versions import (
+    GIVEN_FILE,
+    PINNED_FILE,
+    POINTER_FILE,
+    VERSIONS_FOLDER,
+    Versions,
+    is_version_name,
+)
 from my_backend.redaction import said
 
 # Annotations can be read from Label Studio again; checkpoints belong to running processes.
@@ -26,17 +34,19 @@ CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class BackedUp:
-    """The size of a backup, and what couldn't be copied: each path with the reason."""
+    """The size of a backup, and what it lacks: each path with the reason."""
 
     projects: int
     versions: int
-    left_out: tuple[str, ...] = ()
+    unreadable: tuple[str, ...] = ()  # files and folders that couldn't be read
+    left_out: tuple[str, ...] = ()  # what holds no data of its own: links in circles or to nothing, pipes, sockets
 
 
 def back_up(model_dir: Path, target: Path) -> BackedUp:
     """Copies MODEL_DIR to the new folder `target`, readable only by this user because it contains tokens and images.
 
-    Raises NotFound if there is nothing to back up, and Conflict if `target` already exists.
+    A project that can't be read doesn't stop the others. Raises NotFound if there is nothing to back up, and Conflict
+    if `target` already exists.
     """
     root = model_dir / "projects"
     projects = sorted(project_folders(root))  # including those with damaged records
@@ -47,48 +57,83 @@ def back_up(model_dir: Path, target: Path) -> BackedUp:
     part = target.with_name(f".{target.name}.{uuid4().hex}")
     part.mkdir(mode=0o700, parents=True)
     try:
+        (part / "projects").mkdir(mode=0o700)
+        unreadable: list[str] = []
         left_out: list[str] = []
-        versions = sum(_back_up_project(root / uid, part / "projects" / uid, left_out) for uid in projects)
+        copied = [
+            _back_up_project(_Copy(root / uid, unreadable, left_out), part / "projects" / uid) for uid in projects
+        ]
         os.replace(part, target)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return BackedUp(len(projects), versions, tuple(left_out))
+    versions = [number for number in copied if number is not None]
+    return BackedUp(len(versions), sum(versions), tuple(unreadable), tuple(left_out))
 
 
-def _back_up_project(folder: Path, target: Path, left_out: list[str]) -> int:
-    """Returns the number of versions. The learned state is written after its version, so it is copied before."""
-    copy = _Copy(folder, left_out)
-    corrections = corrections_folder(folder)
-    for path in folder.iterdir():
-        if not path.name.startswith(".") and path.name not in {*LEFT_OUT, *OF_VERSIONS, corrections.name}:
-            copy(path, target / path.name)
-    versions = Versions(folder)
-    with versions.unchanging():
-        names = versions.names()
-        for name in names:
+def _back_up_project(copy: "_Copy", target: Path) -> int | None:
+    """Returns the number of versions, None if the project can't be listed or locked: then nothing of it is copied.
+
+    The learned state is written after its version, so it is copied before.
+    """
+    folder, corrections = copy.top, corrections_folder(copy.top)
+    if (names := copy.names_in(folder)) is None:
+        return None
+    for name in names:
+        if not name.startswith(".") and name not in {*LEFT_OUT, *OF_VERSIONS, corrections.name}:
+            copy(folder / name, target / name)
+    with ExitStack() as locks:
+        try:
+            locks.enter_context(Versions(folder).unchanging())
+        except OSError as error:
+            copy.note_unreadable(folder, f"can't be locked: {error.strerror or said(error)}")
+            shutil.rmtree(target, ignore_errors=True)
+            return None
+        versions = [name for name in copy.names_in(folder / VERSIONS_FOLDER) or () if is_version_name(name)]
+        for name in versions:
             copy(folder / VERSIONS_FOLDER / name, target / VERSIONS_FOLDER / name)
         for name in OF_VERSIONS - {VERSIONS_FOLDER}:
             copy(folder / name, target / name)
     copy(corrections, target / corrections.name)
-    return len(names)
+    return len(versions)
 
 
 @dataclass
 class _Copy:
     """Copies files and folders; hard-linked files, such as a network shared by versions, stay hard-linked.
 
-    Skips what can't be copied and notes it in `left_out`: circular links, pipes, unreadable files.
+    Skips what can't be copied, and notes it in `unreadable` or `left_out` as in `BackedUp`.
     """
 
     top: Path
+    unreadable: list[str]
     left_out: list[str]
     _copied: dict[tuple[int, int], Path] = field(default_factory=dict)
 
     def __call__(self, source: Path, target: Path) -> None:
         """Copies something below `top`; skips what has been removed meanwhile."""
         above = [path for path in source.parents if path == self.top or self.top in path.parents]
+        try:
+            inside = frozenset(_identity(path.stat()) for path in above)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            self.note_unreadable(source, error.strerror or said(error))
+            return
         with suppress(FileNotFoundError):
-            self._copy(source, target, frozenset(_identity(path.stat()) for path in above))
+            self._copy(source, target, inside)
+
+    def names_in(self, folder: Path) -> list[str] | None:
+        """Returns the sorted names in a folder; None, with a note unless it doesn't exist, if it can't be listed."""
+        try:
+            return sorted(path.name for path in folder.iterdir())
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self.note_unreadable(folder, error.strerror or said(error))
+            return None
+
+    def note_unreadable(self, source: Path, why: str) -> None:
+        self.unreadable.append(f"{source}: {why}")
 
     def _copy(self, source: Path, target: Path, inside: frozenset[tuple[int, int]]) -> None:
         """Copies `source`; `inside` identifies the folders that contain it."""
@@ -100,7 +145,10 @@ class _Copy:
                 self._leave_out(source, "a broken link")
             return
         except OSError as error:
-            self._leave_out(source, error.strerror or said(error))
+            if error.errno == errno.ELOOP:
+                self._leave_out(source, "a link to itself")
+            else:
+                self.note_unreadable(source, error.strerror or said(error))
             return
         identity = _identity(found)
         if identity in inside:
@@ -138,7 +186,7 @@ class _Copy:
         except FileNotFoundError:
             yield None
         except OSError as error:
-            self._leave_out(source, error.strerror or said(error))
+            self.note_unreadable(source, error.strerror or said(error))
             yield None
 
     def _leave_out(self, source: Path, why: str) -> None:

@@ -32,6 +32,8 @@ from my_backend.web.app import create_app
 
 log = logging.getLogger(__name__)
 
+INCOMPLETE = 3  # exit status of a backup that lacks something
+
 # Typer's own tracebacks show variables, which may contain tokens.
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="A Label Studio ML backend."
@@ -133,14 +135,22 @@ def publish(
 
 @app.command()
 def backup(folder: Annotated[Path, typer.Argument(help="new folder to create")]) -> None:
-    """Copy MODEL_DIR as it is now, while everything keeps running. To restore, start on a copy of the backup."""
+    """Copy MODEL_DIR as it is now, while everything keeps running. To restore, start on a copy of the backup.
+
+    Exit with 3 if the backup lacks something that couldn't be read, and with 1 if there is no backup.
+    """
     try:
         done = back_up(read_settings().model_dir, folder)
     except (BackendError, OSError) as error:
         raise SystemExit(f"Error: {said(error)}") from None
     for path in done.left_out:
         typer.echo(f"Left out {path}", err=True)
+    for path in done.unreadable:
+        typer.echo(f"Can't read {path}", err=True)
     typer.echo(f"{folder}: projects: {done.projects}, versions: {done.versions}")
+    if done.unreadable:
+        typer.echo("The backup lacks what can't be read. Make it readable for this user, then back up again.", err=True)
+        raise typer.Exit(INCOMPLETE)
 
 
 @app.command()

@@ -242,9 +242,17 @@ class Projects:
 def project_folders(root: Path) -> set[str]:
     """Returns the names of the projects' folders below `root`, whether their files are readable or not."""
     try:
-        return {path.name for path in root.iterdir() if _FOLDER.fullmatch(path.name) and path.is_dir()}
+        return {path.name for path in root.iterdir() if _FOLDER.fullmatch(path.name) and _is_folder(path)}
     except FileNotFoundError:
         return set()
+
+
+def _is_folder(path: Path) -> bool:
+    """Returns whether this is a folder, also if the disk doesn't say: a project must not look deleted then."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return True
 
 
 def _said(label_config: str | None, title: str | None) -> dict[str, str]:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import socket
 import stat
 import threading
@@ -158,13 +159,55 @@ def test_backup_steps_over_what_cannot_be_copied_and_says_it(
     monkeypatch.setenv("MODEL_DIR", str(model_dir))
     result = CliRunner().invoke(app, ["backup", str(tmp_path / "backup")])
 
-    assert result.exit_code == 0, result.output
-    said = {line.partition(":")[0].rpartition("/")[2] for line in result.stderr.splitlines()}
+    assert result.exit_code == 3, result.output
+    said = {line.partition(":")[0].rpartition("/")[2] for line in result.stderr.splitlines()[:-1]}
     assert said == {"to itself", "around", "up", "to nothing", "pipe", "socket", "unreadable"}
+    assert f"Can't read {folder}/unreadable: Permission denied" in result.stderr.splitlines()
     copied = contents(tmp_path / "backup")
     assert copied[f"projects/{UID}/elsewhere/file"] == b"copied, as ever"
     assert not any(path.is_symlink() or path.is_fifo() for path in (tmp_path / "backup").rglob("*"))
     assert live_in(tmp_path / "backup").name == live_in(model_dir).name
+
+
+@pytest.mark.parametrize(
+    ("fails", "name", "copied"),
+    [
+        ("iterdir", ".", [UID]),
+        ("open", ".versions", [UID]),  # the lock
+        ("iterdir", "versions", ["5.1", UID]),
+        ("stat", "corrections", ["5.1", UID]),
+    ],
+)
+def test_project_that_cannot_be_read_does_not_stop_the_backup_of_the_others(
+    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str, name: str, copied: list[str]
+) -> None:
+    folder = model_dir / "projects" / "5.1"
+    shutil.copytree(model_dir / "projects" / UID, folder)
+    where: Any = os if fails == "open" else Path
+    real = getattr(where, fails)
+
+    def fail(path: Any, *more: Any, **options: Any) -> Any:
+        if Path(path) == folder / name:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(path, *more, **options)
+
+    monkeypatch.setenv("MODEL_DIR", str(model_dir))
+    monkeypatch.setattr(where, fails, fail)
+    result = CliRunner().invoke(app, ["backup", str(tmp_path / "backup")])
+
+    assert result.exit_code == 3, result.output
+    assert f"Can't read {folder / name if copied != [UID] else folder}: " in result.stderr
+    assert "Permission denied" in result.stderr
+    assert live_in(tmp_path / "backup").name == live_in(model_dir).name
+    assert sorted(path.name for path in (tmp_path / "backup" / "projects").iterdir()) == copied
+
+
+def test_project_that_is_deleted_meanwhile_is_no_failure(
+    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("my_backend.commands.backup.project_folders", lambda root: {UID, "5.1"})
+
+    assert back_up(model_dir, tmp_path / "backup") == BackedUp(projects=1, versions=2)
 
 
 def test_backup_has_projects_and_versions_whose_records_are_damaged(model_dir: Path, tmp_path: Path) -> None:

@@ -275,3 +275,22 @@ def test_what_is_known_is_answered_while_the_disk_does_not_answer(
     answers.set()
     looking.join()
     assert [project.uid for project in projects.all()] == ["7.1", "8.1"]
+
+
+def test_folder_that_the_disk_says_nothing_of_hides_neither_its_project_nor_others(
+    projects: Projects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for uid in ("7.1", "8.1"):
+        projects.remember(uid, title=uid)
+    is_dir = Path.is_dir
+
+    def fail(path: Path) -> bool:
+        if path.name == "7.1":
+            raise OSError(errno.EIO, "Input/output error")
+        return is_dir(path)
+
+    monkeypatch.setattr(Path, "is_dir", fail)
+    Projects(tmp_path).remember("9.1")
+    projects.refresh()
+
+    assert [project.uid for project in projects.all()] == ["7.1", "8.1", "9.1"]
