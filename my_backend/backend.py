@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Protocol
 
 from my_backend import files
@@ -110,7 +110,8 @@ class Backend:
         # The newest first: queued jobs must not start when a running one ends.
         for job in self.job_store.of_project(project.uid)[::-1]:
             if job.unfinished:
-                self.queue.cancel(job.id)
+                with suppress(OSError):  # on a full disk; a job also ends when its record is gone
+                    self.queue.cancel(job.id)
         self.projects.delete(project.uid)
 
     def _labeling_ended(self, project: str) -> None:

@@ -225,12 +225,11 @@ class Projects:
         gone = self.root.with_name(f"{DELETED}{uid}-{token_hex(4)}")
         with self._on_disk:
             self._forget(uid)
-            while self.folder(uid).exists():
-                gone.mkdir(mode=0o700, exist_ok=True)  # removing takes a while, and a killed process leaves the rest
-                with contextlib.suppress(FileNotFoundError):  # a starting server removes an empty folder as a leftover
-                    # Atomically, so that a job that is just ending can't bring anything back.
-                    os.replace(self.folder(uid), gone / "project")
-                    break
+            with contextlib.suppress(FileNotFoundError):
+                self.folder(uid).chmod(0o700)  # removing takes a while, and a killed process leaves the rest
+                # Atomically, so that a job that is just ending can't bring anything back, and without a new folder,
+                # for which a full disk has no room.
+                os.replace(self.folder(uid), gone)
         _remove(gone)
 
     def remove_leftovers(self) -> None:

@@ -33,6 +33,7 @@ MOVED_FILE = ".moved"  # next to the projects' folders: its content changes when
 PINNED_FILE = "pinned.json"
 # The last version number and its time, which outlive every version; the file's name is historical.
 GIVEN_FILE = "removed.json"
+REMOVED = ".removed-"  # prefix of a removed version's folder, whose name counts until its number is noted
 # Stands for the version's directory in a stored train_output, so that MODEL_DIR can be moved.
 HERE = "{version}"
 
@@ -244,13 +245,12 @@ class Versions:
             raise
 
     def _stage(self) -> Path:
-        for left in (
-            *self._versions.glob(".staging-*"),
-            *self._versions.glob(".removed-*"),
-        ):  # by a process that was killed
+        for left in (*self._versions.glob(".staging-*"), *self._removed()):  # by a process that was killed
             with suppress(FileNotFoundError):  # another process has just finished with it
                 if time.time() - left.stat().st_mtime > STAGING_SECONDS:
-                    shutil.rmtree(left, ignore_errors=True)
+                    _empty(left)
+                    if self._is_noted(left.name.removeprefix(REMOVED)):
+                        _remove_whatever(left)
         staging = self._versions / f".staging-{uuid4().hex}"
         staging.mkdir(parents=True)
         return staging
@@ -307,11 +307,22 @@ class Versions:
                 self._remove(version.folder)
 
     def _remove(self, version: Path) -> None:
-        gone = self._versions / f".removed-{version.name}"
+        """Removes a version's folder, or whatever is in its place; works on a full disk."""
+        gone = self._versions / f"{REMOVED}{version.name}"
         if os.path.lexists(gone):  # left by a process that was killed
             _remove_whatever(gone)
         os.replace(version, gone)  # atomically: no version is ever half removed
-        _remove_whatever(gone)
+        _empty(gone)
+        try:
+            self._ensure_noted(version.name)
+        except OSError as error:  # until its number is noted, the empty folder keeps it from being given again
+            log.warning("removed version %s, but can't note its number, so its empty folder stays: %s", gone, error)
+        else:
+            _remove_whatever(gone)
+
+    def _removed(self) -> list[Path]:
+        """Returns what is left of removed versions."""
+        return list(self._versions.glob(f"{REMOVED}*"))
 
     def pinned(self) -> list[str]:
         """Returns the names of pinned versions, which are never removed automatically; empty if the list is damaged."""
@@ -356,12 +367,13 @@ class Versions:
                 raise Conflict(f"{name} is live: activate another version first")
             if name in self._known_pins():
                 raise Conflict(f"{name} is pinned: unpin it first")
-            number, newest = self._newest()
-            self._note_given(number, newest)
+            exists = os.path.lexists(self._versions / name)
+            if not exists:  # so only the pointer has its number
+                self._ensure_noted(name)
             if name == live:
                 self.pointer.unlink()
                 self._tell_of_move()
-            if os.path.lexists(self._versions / name):
+            if exists:
                 self._remove(self._versions / name)
 
     def damages(self) -> list[Damaged]:
@@ -414,9 +426,23 @@ class Versions:
 
     def _newest(self) -> tuple[int, float]:
         """Returns the highest number and the latest second used so far, from all sources, since each may be lost."""
-        names = [*self.names(), self.live_name(), *self.pinned()]
-        given = files.read_record(self._folder / GIVEN_FILE, _GIVEN) or (0, 0.0)
+        removed = [path.name.removeprefix(REMOVED) for path in self._removed()]
+        names = [*self.names(), *removed, self.live_name(), *self.pinned()]
+        given = self._given()
         return max([given[0], *map(_number, names)]), max([given[1], *map(_second, names)])
+
+    def _given(self) -> tuple[int, float]:
+        """Returns the noted number and second."""
+        return files.read_record(self._folder / GIVEN_FILE, _GIVEN) or (0, 0.0)
+
+    def _is_noted(self, name: str) -> bool:
+        number, second = self._given()
+        return number >= _number(name) and second >= _second(name)
+
+    def _ensure_noted(self, name: str) -> None:
+        """Notes the version's number, unless that is done; raises OSError."""
+        if not self._is_noted(name):
+            self._note_given(*self._newest())
 
     def _note_given(self, number: int, created: float) -> None:
         files.write_json(self._folder / GIVEN_FILE, [number, created], durable=False)
@@ -497,6 +523,14 @@ def _remove_whatever(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def _empty(folder: Path) -> None:
+    """Removes what is in a folder, as far as possible; nothing if this isn't a folder."""
+    with suppress(OSError):
+        for path in list(folder.iterdir()) if not folder.is_symlink() else ():
+            with suppress(OSError):
+                _remove_whatever(path)
 
 
 def _with_paths(value: Any, old: str, new: str) -> Any:

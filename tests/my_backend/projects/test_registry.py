@@ -5,7 +5,6 @@ import stat
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -118,7 +117,7 @@ def test_what_is_left_of_a_deleted_project_is_nobody_elses_and_goes_at_the_next_
             projects.delete("7.1")
     left = [path for path in tmp_path.iterdir() if path.name != "projects"]
     assert [stat.S_IMODE(path.stat().st_mode) for path in left] == [0o700]
-    assert [path.name for path in left[0].rglob("project.json")] == ["project.json"]
+    assert [path.name for path in left[0].iterdir()] == ["project.json"]
     assert projects.all() == []
 
     (tmp_path / ".deleted-8.1-of-an-older-release" / "versions").mkdir(parents=True)
@@ -145,25 +144,20 @@ def test_deleted_project_that_cannot_be_removed_is_told_of(
     assert "Input/output error" in caplog.text
 
 
-def test_project_is_deleted_although_a_server_that_starts_removes_the_folder_for_it(
-    projects: Projects, monkeypatch: pytest.MonkeyPatch
+def test_full_disk_keeps_nobody_from_deleting_a_project(
+    projects: Projects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
     projects.remember("7.1", title="Pets")
-    mkdir, tried = Path.mkdir, []
-
-    def mkdir_and_start(self: Path, *given: Any, **options: Any) -> None:
-        mkdir(self, *given, **options)
-        if not tried:
-            projects.remove_leftovers()
-        tried.append(self)
-
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "mkdir", mkdir_and_start)
+        patch.setattr(Path, "mkdir", fail)
+        patch.setattr(files, "_write", fail)
         projects.delete("7.1")
 
-    assert len(tried) == 2
-    assert not projects.folder("7.1").exists()
-    assert not any(path.exists() for path in tried)
+    assert projects.all() == []
+    assert list(tmp_path.parent.glob(".deleted-*")) == list(tmp_path.iterdir()) == []
 
 
 def test_what_is_said_of_a_known_project_is_noted(projects: Projects, tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import errno
 import os
 import random
 import shutil
@@ -14,6 +15,7 @@ import pytest
 
 from my_backend import files
 from my_backend.errors import Conflict, NotFound, TakenOver
+from my_backend.projects import versions as versions_module
 from my_backend.projects.versions import KEPT_VERSIONS, UNTRAINED, Version, Versions, last_move
 from tests.my_backend.waiting import eventually
 
@@ -257,6 +259,85 @@ def test_deleted_version_is_gone_and_its_number_never_comes_again(versions: Vers
     third = publish(versions)
     assert third.name.startswith("v3-")
     assert third.created > second.created
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """Nothing can be written: no file, no folder."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def fail_if_new(path: Path, *_: object, **__: object) -> None:
+        if not path.is_dir():
+            fail()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "_write", fail)
+        patch.setattr(Path, "mkdir", fail_if_new)
+        yield
+
+
+@pytest.mark.parametrize("noted", [True, False])
+@pytest.mark.parametrize("how", ["", "cut short"])
+def test_full_disk_keeps_nobody_from_deleting_versions(versions: Versions, noted: bool, how: str) -> None:
+    """`noted`: the file of numbers was written; otherwise the disk was full before that, or the file was lost."""
+    older, newest = publish(versions), publish(versions)
+    given = versions.pointer.parent / "removed.json"
+    if not noted:
+        given.unlink()
+    if how:
+        damage(versions, newest.name, how)
+    else:
+        versions.activate(older.name)
+
+    with full_disk():
+        versions.delete(newest.name)
+        assert versions.names() == [older.name]
+        assert not any(path.is_file() for path in (versions.pointer.parent / "versions").rglob(f"*{newest.name}/*"))
+        assert versions.live_name() == (UNTRAINED if how else older.name)
+
+    third = publish(versions)
+    assert third.number == 3
+    assert third.name.partition("-")[2] > newest.name.partition("-")[2]
+
+
+def test_leftover_of_a_removed_version_goes_once_its_number_is_noted(
+    versions: Versions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older, newest = publish(versions), publish(versions)
+    versions.activate(older.name)
+    (versions.pointer.parent / "removed.json").unlink()
+    with full_disk():
+        versions.delete(newest.name)
+    monkeypatch.setattr("my_backend.projects.versions.STAGING_SECONDS", -1)
+
+    third = publish(versions)
+    assert third.number == 3
+    fourth = publish(versions)
+    assert folders(versions) == [older.name, third.name, fourth.name]
+
+
+@pytest.mark.parametrize("moment", ["replace", "_empty", "_ensure_noted"])
+def test_number_of_a_version_whose_deletion_was_killed_never_comes_again(
+    versions: Versions, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill(*_: object) -> None:
+        raise Killed
+
+    older, newest = publish(versions), publish(versions)
+    versions.activate(older.name)
+    (versions.pointer.parent / "removed.json").unlink()
+    target: Any = {"replace": os, "_ensure_noted": Versions}.get(moment, versions_module)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(target, moment, kill)
+        versions.delete(newest.name)
+
+    assert versions.live() == older
+    assert publish(versions).number == 3
 
 
 CUT_SHORT = '{"created": 17'
