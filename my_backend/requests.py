@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from label_studio_format.events import Change
-from my_backend.pasted_values import TOKEN, check_token, trimmed
+from label_studio_format.pasted_values import TOKEN, check_token, trimmed
 
 Json = dict[str, Any]
 

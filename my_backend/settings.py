@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
-from my_backend.pasted_values import check_token, check_visible, trimmed
+from label_studio_format.pasted_values import check_token, check_visible, trimmed
 from my_backend.redaction import basic_authorization, redact, said
 
 ENV_FILE = Path(".env")

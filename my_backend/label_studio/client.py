@@ -14,9 +14,9 @@ from urllib.parse import quote, unquote, urlsplit
 import jwt
 import requests
 
+from label_studio_format.pasted_values import TOKEN
 from my_backend.errors import LabelStudioDown, LabelStudioError, LabelStudioUnreachable, TokenRefused
 from my_backend.label_studio.safe_http import Limits, Origin, SafeSession, explain, read_body, redact
-from my_backend.pasted_values import TOKEN
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 import pytest
 
-from my_backend.pasted_values import check_token, check_visible, trimmed
+from label_studio_format.pasted_values import check_token, check_visible, trimmed
 
 AROUND = ["\n", "\r\n", "\r", " ", "\t", "\u00a0", "\u200b", "\u2060", "\ufeff", "\u2028", "\0", " \n\n "]
 
