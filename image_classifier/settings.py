@@ -1,20 +1,18 @@
 """The classifier's settings, read from the environment once per process."""
 
-import string
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from label_studio_format.pasted_values import check_visible, trimmed
 
 TrainMode = Literal["auto", "head", "full"]
 Score = Literal["order", "probability", "margin", "entropy"]
 
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
-
-# Characters that are often pasted along with a value: blanks, line ends, invisible characters, quotes.
-_AROUND = string.whitespace + "\xa0\u200b\u200c\u200d\u2060\ufeff\"'`“”‘’„«»"
 
 
 class ClassifierSettings(BaseSettings):
@@ -76,5 +74,13 @@ class ClassifierSettings(BaseSettings):
     @classmethod
     def _trim(cls, given: dict[str, Any]) -> dict[str, Any]:
         """Trims values; a blank value counts as unset, like an empty one."""
-        values = {name: value.strip(_AROUND) if isinstance(value, str) else value for name, value in given.items()}
+        values = {name: trimmed(value) if isinstance(value, str) else value for name, value in given.items()}
         return {name: value for name, value in values.items() if value != ""}
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _check_visible(cls, value: object) -> object:
+        """Runs before all other validators because it is defined last."""
+        if isinstance(value, str):
+            check_visible(value)
+        return value

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from pydantic_core import PydanticCustomError
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from image_classifier.data.folders import shown
 from image_classifier.data.text_files import read_text
@@ -178,5 +178,11 @@ def read_settings() -> ClassifierSettings:
     try:
         return ClassifierSettings()
     except ValidationError as error:
-        faults = [f"{str(f['loc'][0]).upper()}={f['input']}: {f['msg']}" for f in error.errors()]
-        raise UsersError(f"a setting in the environment or .env is invalid: {'; '.join(faults)}") from None
+        faults = "; ".join(map(_invalid, error.errors()))
+        raise UsersError(f"a setting in the environment or .env is invalid: {faults}") from None
+
+
+def _invalid(fault: ErrorDetails) -> str:
+    """Says which setting is invalid and why; invisible characters aren't printed, since they help nobody."""
+    name, value, why = str(fault["loc"][0]).upper(), str(fault["input"]), fault["msg"].removeprefix("Value error, ")
+    return f"{name}={value}: {why}" if value.isprintable() else f"{name}: {why}"

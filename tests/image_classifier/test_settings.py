@@ -100,3 +100,14 @@ def test_pasted_value_is_trimmed(form: str, monkeypatch: pytest.MonkeyPatch) -> 
 def test_blank_value_counts_as_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EPOCHS", " \r\n")
     assert ClassifierSettings().epochs == 25
+
+
+@pytest.mark.parametrize("odd", ["\n", "\u200b", "\u00ad", "\ufeff", "\u2028"])
+def test_value_with_an_invisible_character_inside_is_refused(odd: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NETWORK", "WEIGHTS", "IMAGE_SIZE", "TRAIN_MODE", "MOMENTUM", "CHOICES", "CACHE_DIR"):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, f"1{odd}2")
+            with pytest.raises(ValidationError, match="copy it again as a single line") as refused:
+                ClassifierSettings()
+        (error,) = refused.value.errors()
+        assert error["loc"] == (name.lower(),)
