@@ -1,10 +1,18 @@
 """Errors that users can fix; `web/middleware/error_handlers.py` turns them into HTTP responses."""
 
+from my_backend.redaction import redact
+
 
 class BackendError(Exception):
-    """An error that a user can fix; the message says what is wrong and what to do."""
+    """An error that a user can fix; the message says what is wrong and what to do.
+
+    Model classes raise some with texts of other libraries, so the message never shows a secret.
+    """
 
     status = 500
+
+    def __str__(self) -> str:
+        return redact(super().__str__())
 
 
 class BadRequest(BackendError):
@@ -56,7 +64,7 @@ class LabelStudioError(BackendError):
 
     def __init__(self, why: str, hint: str = "") -> None:
         super().__init__(f"{why}; {hint}" if hint else why)
-        self.why, self.hint = why, hint
+        self.why, self.hint = redact(why), hint
 
 
 class LabelStudioDown(LabelStudioError):

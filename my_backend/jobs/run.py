@@ -15,7 +15,7 @@ from my_backend.errors import BackendError, JobStopped, TakenOver
 from my_backend.jobs.record import Epoch, Job, working_for
 from my_backend.jobs.store import JobStore
 from my_backend.metrics.counters import JobCounts
-from my_backend.redaction import said
+from my_backend.redaction import redact, said
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +51,7 @@ class RunningJob:
     def progress(self, record: dict[str, Any]) -> None:
         """Notes the job's progress; fields that an earlier record of the same phase set are kept."""
         self.check()
+        record = {key: redact(value) if isinstance(value, str) else value for key, value in record.items()}
         same = record.get("phase", self.job.progress.get("phase")) == self.job.progress.get("phase")
         progress = {**self.job.progress, **record} if same else record
         self.job = replace(self.job, progress=progress, history=_lengthened(self.job.history, progress, record))

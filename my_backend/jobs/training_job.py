@@ -22,7 +22,7 @@ from my_backend.label_studio.client import HOW_TO_MAKE_A_TOKEN
 from my_backend.label_studio.connections import Connections
 from my_backend.projects.corrections import Corrections
 from my_backend.projects.registry import Project, Projects
-from my_backend.projects.versions import Versions
+from my_backend.projects.versions import Versions, without_secrets
 from my_backend.redaction import said
 from my_backend.requests import AnnotatedTask
 from my_backend.serving.model_loader import ModelFactory
@@ -283,7 +283,7 @@ def _forget_kept(kept: Path, text: str) -> None:
 
 def _shown(outputs: list[Json]) -> Json:
     """Returns what the job's record shows of the model: what `fit` returned, without its files."""
-    last = outputs[-1] if outputs else {}
+    last = without_secrets(outputs[-1]) if outputs else {}
     return {key: value for key, value in last.items() if key not in ("model_dir", "mistakes")}
 
 

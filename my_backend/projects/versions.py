@@ -20,6 +20,7 @@ from my_backend import context, files
 from my_backend.errors import Conflict, NotFound
 from my_backend.files import Damaged, Moment
 from my_backend.projects.metrics import like_the_newest, read_figures
+from my_backend.redaction import redact
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ PINNED_FILE = "pinned.json"
 # The last version number and its time, which outlive every version; the file's name is historical.
 GIVEN_FILE = "removed.json"
 REMOVED = ".removed-"  # prefix of a removed version's folder, whose name counts until its number is noted
+TEXTS = ("warning", "summary", "held_back")  # keys of a train_output that a person reads
 # Stands for the version's directory in a stored train_output, so that MODEL_DIR can be moved.
 HERE = "{version}"
 
@@ -148,8 +150,8 @@ class Versions:
             created=record.created,
             cause=record.cause,
             choices=record.choices,
-            train_output=_with_paths(record.train_output, HERE, str(folder)),
-            held_back=record.held_back,
+            train_output=without_secrets(_with_paths(record.train_output, HERE, str(folder))),
+            held_back=redact(record.held_back),
             grew_from=record.grew_from,
             made_by=record.made_by,
         )
@@ -274,8 +276,8 @@ class Versions:
                 "created": created,
                 "cause": cause,
                 "choices": list(choices),
-                "train_output": stored,
-                "held_back": held_back,
+                "train_output": without_secrets(stored),
+                "held_back": redact(held_back),
                 "grew_from": "" if before == UNTRAINED else before,
                 "made_by": {name: context.ids()[name] for name in ("job", "request_id") if name in context.ids()},
             }
@@ -542,6 +544,12 @@ def _with_paths(value: Any, old: str, new: str) -> Any:
     if isinstance(value, dict):
         return {key: _with_paths(item, old, new) for key, item in value.items()}
     return value
+
+
+def without_secrets(train_output: Json) -> Json:
+    """Returns a train_output whose texts for people are redacted: they may quote an exception of a library."""
+    texts = {key: redact(text) for key, text in train_output.items() if key in TEXTS and isinstance(text, str)}
+    return {**train_output, **texts}
 
 
 def _names_under(value: Any, folder: Path) -> set[str]:

@@ -59,7 +59,11 @@ class Live:
         """
         if self.model is None or not tasks:
             return [[] for _ in tasks]
-        results = self.model.predict(tasks, label_config=label_config, deadline=deadline, failed=failed)
+
+        def failed_because(position: int, why: str, *more: Any) -> None:
+            failed(position, redact(why), *more)
+
+        results = self.model.predict(tasks, label_config=label_config, deadline=deadline, failed=failed_because)
         if len(results) != len(tasks):
             raise RuntimeError(f"the model returned {len(results)} results for {len(tasks)} tasks")
         return [_signed(result, self.name) for result in results]
