@@ -98,8 +98,12 @@ def _writer() -> Iterator[tuple[Writer, Projects]]:
 
 
 def _read(file: Path) -> list[Labels]:
+    data = file.read_bytes()
     try:
-        return [Labels(one.label, one.tasks) for one in _LABELS.validate_json(file.read_bytes())]
+        text = data.decode(json.detect_encoding(data))  # Windows writes a byte-order mark, or UTF-16
+        return [Labels(one.label, one.tasks) for one in _LABELS.validate_json(text)]
+    except UnicodeError:
+        raise SystemExit(f"Error: {file} isn't Unicode text: save it as UTF-8") from None
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         raise SystemExit(f"Error: {file}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None

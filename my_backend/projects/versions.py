@@ -477,7 +477,7 @@ _NAME = re.compile(r"v(\d+)-(\d{8}T\d{6})", re.ASCII)
 
 
 def _parse_pointer(content: bytes) -> str:
-    name = content.decode().strip()
+    name = content.decode("utf-8-sig").strip()  # people edit it, and editors on Windows write a byte-order mark
     if not _NAME.fullmatch(name):
         raise ValueError("it doesn't contain the name of a version")
     return name

@@ -4,6 +4,7 @@ import gc
 import json
 import re
 import threading
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
@@ -98,7 +99,7 @@ def _size_of_values(raw: bytes) -> int:
 
 def read(model: type[Body]) -> Body:
     """The request's JSON body; an empty one counts as `{}`. Raises BadRequest with the name of the field."""
-    raw = request.get_data()
+    raw = request.get_data().removeprefix(BOM_UTF8)  # a file from Windows may start with it
     try:
         # Not `model_validate_json`, which needs three times the memory; both stop at 200 nested values.
         return model.model_validate(_parsed(raw) if raw.strip() else {})

@@ -65,6 +65,23 @@ def test_file_gives_each_group_its_choice(label_studio: FakeLabelStudio, tmp_pat
     assert label("start", "--choice", "Cat")[0] == 2
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_file_may_be_in_any_unicode_encoding(label_studio: FakeLabelStudio, tmp_path: Path, encoding: str) -> None:
+    label_studio.labels.add(1)
+    file = tmp_path / "labels.json"
+    file.write_text('[{"label": "Cat", "tasks": [1]}]', encoding)
+
+    status, said = label("start", "--file", file)
+    assert (status, label_studio.labels.choices()) == (0, {1: ["Cat"]}), said
+
+
+def test_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "labels.json"
+    file.write_bytes(b'[{"label": "K\xe4tzchen", "tasks": [1]}]')
+
+    assert label("start", "--file", file) == (1, f"Error: {file} isn't Unicode text: save it as UTF-8\n")
+
+
 def test_token_of_a_person_is_asked_for_and_not_shown(label_studio: FakeLabelStudio) -> None:
     label_studio.labels.add(1)
     label_studio.legacy_enabled = True

@@ -175,6 +175,16 @@ def test_rollback_makes_an_old_name_live_again(versions: Versions) -> None:
     assert publish(versions).grew_from == old.name
 
 
+@pytest.mark.parametrize("form", ["{}", "{}\n", "\ufeff{}\r\n"])
+def test_pointer_may_be_edited_with_any_editor(versions: Versions, form: str) -> None:
+    old = publish(versions).name
+    publish(versions)
+
+    versions.pointer.write_text(form.format(old), "utf-8")
+
+    assert versions.live_name() == old
+
+
 @pytest.mark.parametrize("name", ["v9-20200101T000000", "untrained", "", ".", "..", "../versions", "v1", "v1-x/.."])
 def test_unknown_version_is_refused_with_the_list(versions: Versions, name: str) -> None:
     known = publish(versions).name
