@@ -4,12 +4,13 @@ MODEL_CLASS=examples.mean_color:MeanColor make start
 """
 
 from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from image_classifier.data.preprocessing import ImageError, open_image
 from my_backend.serving.model_api import ModelAPI
 
 
@@ -17,19 +18,22 @@ class MeanColor(ModelAPI):
     def fit(self, tasks: Any, workdir: str, **kwargs: Any) -> Any:
         colors = defaultdict(list)
         for image, choices in self.labeled_images(tasks):
-            colors[choices[0]].append(mean_color(image))
+            with suppress(ImageError):  # a broken image doesn't stop the others
+                colors[choices[0]].append(mean_color(image))
         return {"colors": {choice: np.mean(some, axis=0).tolist() for choice, some in colors.items()}}
 
     def predict(self, tasks: Any, **kwargs: Any) -> list[Any]:
-        return [self.nearest(mean_color(image)) if image else [] for image in self.images(tasks, **kwargs)]
+        return [self.nearest(image) if image else [] for image in self.images(tasks, **kwargs)]
 
-    def nearest(self, color: Any) -> Any:
-        closeness = {
-            choice: np.exp(-np.linalg.norm(color - known)) for choice, known in self.train_output["colors"].items()
-        }
-        best = max(closeness, key=closeness.__getitem__)
-        return self.prediction(best, score=float(closeness[best] / sum(closeness.values())))
+    def nearest(self, image: Path) -> Any:
+        with suppress(ImageError):
+            color, known = mean_color(image), self.train_output["colors"]
+            closeness = {choice: np.exp(-np.linalg.norm(color - known[choice])) for choice in known}
+            best = max(closeness, key=closeness.__getitem__)
+            return self.prediction(best, score=float(closeness[best] / sum(closeness.values())))
+        return []
 
 
 def mean_color(image: Path) -> Any:
-    return np.asarray(Image.open(image).convert("RGB").reduce(4), dtype=float).mean(axis=(0, 1)) / 32
+    # `open_image` decodes within MAX_IMAGE_MEMORY, and no larger than needed: 32 pixels are enough here.
+    return np.asarray(open_image(image, 32)).mean(axis=(0, 1)) / 32

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from examples.mean_color import mean_color
+from image_classifier.data.preprocessing import MAX_MEMORY, ImageError, limit_memory
 from my_backend.errors import BadRequest, MediaError
 from my_backend.label_studio.media import MediaFile
 from my_backend.projects.versions import Versions
@@ -136,6 +138,8 @@ def test_example_of_the_documentation_learns_and_predicts(serve: Serve, tmp_path
         Image.new("RGB", (16, 16), color).save(tmp_path / f"{name}.png")
         pictures[f"/{name}.png"] = (tmp_path / f"{name}.png").read_bytes()
 
+    pictures["/broken.png"] = pictures["/red.png"][:60]
+
     def answer(seen: Any) -> Reply:
         picture = pictures.get(seen.path)
         return Reply(200, picture, {"Content-Type": "image/png"}) if picture else Reply(404)
@@ -145,8 +149,8 @@ def test_example_of_the_documentation_learns_and_predicts(serve: Serve, tmp_path
         serve(model_class="examples.mean_color:MeanColor", image_hosts="127.0.0.1") as client,
     ):
         client.setup()
-        tasks = [annotated(1, "Cat"), annotated(2, "Dog")]
-        for task, name in zip(tasks, ("red", "blue"), strict=True):
+        tasks = [annotated(1, "Cat"), annotated(2, "Dog"), annotated(3, "Dog")]
+        for task, name in zip(tasks, ("red", "blue", "broken"), strict=True):
             task["data"]["image"] = f"{site.url}/{name}.png"
         job = client.ended(client.post("/train", {"project": PROJECT, "annotations": tasks}, 201)["job"])
         assert job.status == "finished", job
@@ -158,5 +162,16 @@ def test_example_of_the_documentation_learns_and_predicts(serve: Serve, tmp_path
         ["Cat"],
         ["Dog"],
         None,
+        None,
     ]
     assert 0.9 < results[0]["score"] <= 1
+
+
+def test_example_of_the_documentation_decodes_within_the_memory_for_images(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
+    limit_memory(10_000)
+    try:
+        with pytest.raises(ImageError, match="MAX_IMAGE_MEMORY"):
+            mean_color(tmp_path / "red.png")
+    finally:
+        limit_memory(MAX_MEMORY)
