@@ -33,6 +33,7 @@ RUN set -e; export PIP_INDEX_URL="${PIP_INDEX_URL}"; [ -n "$PIP_INDEX_URL" ] || 
 
 COPY pyproject.toml README.md LICENSE model.py ./
 COPY image_classifier ./image_classifier
+COPY label_studio_format ./label_studio_format
 COPY my_backend ./my_backend
 RUN pip install --no-cache-dir --no-deps --no-build-isolation --editable .
 
