@@ -9,8 +9,8 @@ import random
 import re
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -53,7 +53,9 @@ MAX_KNOWN = 100_000  # of them in memory
 SETTLED_SECONDS = 60.0  # after which a new folder has been locked by the process that made it
 DECODED_AT_ONCE = 1 << 16  # characters of a data: URI
 ERROR_BYTES = 20_000  # read from an error response
-PARALLEL = 16  # images with a deadline, and as many without one
+PARALLEL = 16  # images with a deadline
+# Images without a deadline, of all projects and of one call: others get threads although hosts of some don't answer.
+BACKGROUND, BACKGROUND_OF_ONE = 64, 16
 
 _CLOUD = ("s3://", "gs://", "azure-blob://", "azure-spi://")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -155,15 +157,19 @@ class Media:
     ) -> list[MediaFile | MediaError]:
         """One result for each request, in order; an error for images not there by `deadline` (monotonic).
 
-        Without a deadline it uses a separate thread pool, so it doesn't delay requests that have one.
+        Without a deadline it uses a separate thread pool, so it doesn't delay requests that have one, and only some of
+        its threads.
         """
-        threads = self._pool.background if deadline == float("inf") else self._pool.awaited
+        in_background = deadline == float("inf")
+        threads = self._pool.background if in_background else self._pool.awaited
         results: dict[MediaRequest, MediaFile | MediaError] = {}
         futures: dict[MediaRequest, Future[MediaFile]] = {}
         for request in dict.fromkeys(requests):
             if cached := self._looked_up(request):
                 results[request] = cached
             else:
+                if in_background:
+                    _wait_until_fewer(BACKGROUND_OF_ONE, futures.values())
                 futures[request] = threads.submit(self._fetch_once, request, deadline)
         left = None if deadline == float("inf") else max(0.0, deadline - time.monotonic())
         wait_for(futures.values(), timeout=left)
@@ -365,7 +371,7 @@ def media_pool() -> MediaPool:
     """A pool for this process; its threads start on demand."""
     return MediaPool(
         awaited=ThreadPoolExecutor(PARALLEL, thread_name_prefix="media"),
-        background=ThreadPoolExecutor(PARALLEL, thread_name_prefix="media-background"),
+        background=ThreadPoolExecutor(BACKGROUND, thread_name_prefix="media-background"),
     )
 
 
@@ -396,6 +402,12 @@ def _stats(folder: Path) -> list[tuple[Path, os.stat_result]]:
         with contextlib.suppress(FileNotFoundError):  # another process trims too
             found.append((path, path.stat()))
     return found
+
+
+def _wait_until_fewer(most: int, futures: Iterable[Future[MediaFile]]) -> None:
+    """Waits until fewer than `most` of them aren't done."""
+    while len(left := [future for future in futures if not future.done()]) >= most:
+        wait_for(left, return_when=FIRST_COMPLETED)
 
 
 def _outcome(future: Future[MediaFile], request: MediaRequest) -> MediaFile | MediaError:

@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from label_studio_format.labeling_config import ImageChoices, parse_label_config
@@ -28,7 +29,8 @@ from my_backend.serving.model_loader import ModelFactory
 
 log = logging.getLogger(__name__)
 
-READ_AT_ONCE = 64  # images between two looks at the other projects
+READ_AT_ONCE = 64  # images of one step
+COLLECTED_AT_ONCE = 8  # projects: one whose image hosts don't answer must not hold up the others
 LISTED_AGAIN = 60.0  # seconds after which the tasks are listed again while somebody asks
 LISTING_SHARE = 0.05  # of the time at most goes into listing again
 MOST_TASKS = 1_000_000  # of all pools: with ResNet18, an image takes 1.3 KB
@@ -58,6 +60,7 @@ class _Entry:
     """One project: times are monotonic unless they say otherwise."""
 
     asked: float
+    busy: bool = False  # a thread takes a step
     work: Iterator[None] | None = None  # what is in progress
     due: float = 0.0
     pool: ProjectPool | None = None
@@ -68,7 +71,7 @@ class _Entry:
 
 
 class Pools(Background):
-    """The pools of all projects; one thread fills them in turn."""
+    """The pools of all projects; each is filled by one thread at a time."""
 
     def __init__(
         self,
@@ -84,6 +87,11 @@ class Pools(Background):
         self._new_model, self._runs, self._choices_name = new_model, runs, choices_name
         self._entries: dict[str, _Entry] = {}
         self._lock = threading.Lock()
+        self._collecting = ThreadPoolExecutor(COLLECTED_AT_ONCE, thread_name_prefix="pools")
+
+    def stop(self) -> None:
+        super().stop()
+        self._collecting.shutdown(wait=False, cancel_futures=True)
 
     # --- asking -------------------------------------------------------------
 
@@ -159,7 +167,7 @@ class Pools(Background):
                     continue
             yield run, entry.plans[run.id]
 
-    # --- the thread ---------------------------------------------------------
+    # --- the threads --------------------------------------------------------
 
     def _look(self) -> float:
         now = time.monotonic()
@@ -172,9 +180,17 @@ class Pools(Background):
         for project, entry in entries:
             if self._stopping:
                 break
-            if self._is_due(entry):
-                self._go_on(project, entry)
-        return 0.0 if any(entry.work for _, entry in entries) else LISTED_AGAIN
+            if not entry.busy and self._is_due(entry):
+                entry.busy = True
+                self._collecting.submit(self._take_step, project, entry)
+        return LISTED_AGAIN
+
+    def _take_step(self, project: Project, entry: _Entry) -> None:
+        try:
+            self._go_on(project, entry)
+        finally:
+            entry.busy = False
+            self._wake()
 
     @staticmethod
     def _is_due(entry: _Entry) -> bool:

@@ -20,7 +20,7 @@ class LookAlikes:
 class ImagePool(ABC):
     """The images of a project, labeled or not, by the numbers in which they were added, from 0.
 
-    One thread adds images, while others ask.
+    One thread at a time adds images, while others ask.
     """
 
     @abstractmethod

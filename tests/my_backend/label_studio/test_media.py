@@ -763,10 +763,13 @@ def test_a_request_gets_its_images_while_others_that_nobody_waits_for_do_not_com
             imported = importing.submit(open_media(None, server.host).fetch_all, silent)
             assert eventually(lambda: len(server.seen) == PARALLEL)
             [found] = open_media(None, server.host).fetch_all([MediaRequest(server.url)], time.monotonic() + 10)
+            with ThreadPoolExecutor(1) as collecting:  # of another project
+                other = collecting.submit(open_media(None, server.host).fetch_all, [MediaRequest(f"{server.url}/b")])
+                [also_found] = other.result(20)
         finally:
             answers.set()
 
-    assert content(found) == PNG
+    assert [content(one) for one in (found, also_found)] == [PNG, PNG]
     assert [content(one) for one in imported.result()] == [PNG] * len(silent)
 
 

@@ -1,12 +1,15 @@
 """The endpoints for groups of look-alikes: what they collect, what they show while labels are written, and errors."""
 
+import threading
 from collections.abc import Iterator
 from hashlib import sha256
 from typing import Any
 
 import pytest
 
+from my_backend.label_studio.client import LabelStudio
 from my_backend.labeling import pools, task_list, writer
+from my_backend.projects.registry import Project
 from tests.my_backend.conftest import PROJECT, Client, Serve
 from tests.my_backend.fake_model import LABEL_CONFIG, Script
 from tests.my_backend.fake_server import FakeLabelStudio
@@ -248,6 +251,32 @@ def test_one_project_that_fails_does_not_stop_another(client: Client, label_stud
     assert eventually(lambda: other()["state"] == "failed")
     assert tasks_of(ready(client, 5)) == [[1, 2, 3, 4, 5]]
     assert "404" in other()["error"]
+
+
+def test_project_that_takes_long_does_not_hold_up_another(
+    client: Client, label_studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with image hosts that don't answer: a step of the first project goes on all the time."""
+    label_studio.labels.add(20)
+    client.backend.projects.remember("8.1", label_config=LABEL_CONFIG)
+    stuck, released, steps = threading.Event(), threading.Event(), []
+    label_studio_of = pools.Pools._label_studio
+
+    def wait(self: pools.Pools, project: Project) -> LabelStudio:
+        if project.uid == "8.1":
+            steps.append(project)
+            stuck.set()
+            released.wait(60)
+        return label_studio_of(self, project)
+
+    monkeypatch.setattr(pools.Pools, "_label_studio", wait)
+    try:
+        client.post("/api/labeling/groups", {"project": "8.1"})
+        assert stuck.wait(20)
+        assert ready(client, 20)["error"] is None
+        assert len(steps) == 1, "one thread at a time collects a project"
+    finally:
+        released.set()
 
 
 def test_no_more_tasks_are_collected_than_memory_allows(
