@@ -3,6 +3,7 @@
 Tests that take `queueing` are the contract; the others are about workers alone.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -15,7 +16,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from rq import Queue
+from rq import Queue, Worker
+from rq.command import PUBSUB_CHANNEL_TEMPLATE
 from rq.job import Callback
 from rq.job import Job as RqJob
 from rq.registry import ScheduledJobRegistry
@@ -412,6 +414,26 @@ def test_worker_imports_nothing_that_redis_names_and_runs_our_job(
     assert not (folder / "was imported").exists()
     assert ended.stderr.count("refused a job in Redis") == 2
     assert "Traceback" not in ended.stderr
+
+
+def test_command_that_someone_publishes_in_redis_reaches_no_worker(
+    redis: Redis, production: MakeProduction, script: Script, label_studio: AnnotatedProjects
+) -> None:
+    shared = production(redis)
+    queueing = Queueing(Settings(_env_file=None, model_dir=shared.model_dir), label_studio)
+    ours = new_job(uid(1), "head", "test")
+    queueing.store.save(ours)
+    script.hold("head")
+    shared.worker("head")
+    assert eventually(lambda: script.events("begin"), DEADLINE)
+
+    [known] = Worker.all(connection=redis.client, serializer=JSONSerializer)
+    for command in ("stop-job", "kill-horse", "shutdown"):
+        order = json.dumps({"command": command, "job_id": ours.id})
+        assert redis.client.publish(PUBSUB_CHANNEL_TEMPLATE % known.name, order) == 0
+    script.release("head")
+
+    assert queueing.wait_for(ours, "finished").attempts == 1
 
 
 def test_model_dir_is_in_use_until_the_job_of_a_killed_worker_has_ended(
