@@ -19,7 +19,7 @@ _SAID = {
     409: "It isn't possible now; the error says why",
     411: "The body has no Content-Length",
     413: "The body is too large",
-    415: "The body is compressed",
+    415: "The body is compressed, or a form that isn't accepted here",
     422: "The image can't be fetched or read",
     503: "The model isn't loaded yet, or there are too many requests",
     507: "The disk is full or not writable",

@@ -98,7 +98,12 @@ def _size_of_values(raw: bytes) -> int:
 
 
 def read(model: type[Body]) -> Body:
-    """The request's JSON body; an empty one counts as `{}`. Raises BadRequest with the name of the field."""
+    """The request's JSON body; an empty one counts as `{}`. Raises BadRequest with the name of the field.
+
+    Raises UnsupportedBody for a form: it must not count as empty, i.e. "the only project".
+    """
+    if request.mimetype == "multipart/form-data":
+        raise UnsupportedBody("body: it is a form; send JSON")
     raw = request.get_data().removeprefix(BOM_UTF8)  # a file from Windows may start with it
     try:
         # Not `model_validate_json`, which needs three times the memory; both stop at 200 nested values.

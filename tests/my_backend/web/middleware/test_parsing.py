@@ -13,7 +13,33 @@ from my_backend.web.middleware import auth, parsing
 from tests.my_backend.conftest import PROJECT, Client, Serve
 from tests.my_backend.fake_model import LABEL_CONFIG
 
-POSTS = ["/setup", "/predict", "/webhook", "/train", "/versions", "/delete", "/job_status", "/api/models/activate"]
+# Those that need nothing of a body, and so do something without one. None of them takes anything away.
+MAY_BE_EMPTY = {
+    "/versions",
+    "/train",
+    "/api/models/train",
+    "/api/labeling/groups",
+    "/api/labeling/runs/{run_id}/undo",
+    "/api/labeling/runs/{run_id}/resume",
+}
+
+
+def posts(client: Client) -> list[str]:
+    """All paths to which something can be posted."""
+    return [rule.rule for rule in client.http.application.url_map.iter_rules() if "POST" in (rule.methods or ())]
+
+
+def posts_with_body(client: Client) -> list[str]:
+    """Those of them that read a body."""
+    paths = client.get("/openapi.json")["paths"]
+    return [path for path, methods in paths.items() if "requestBody" in methods.get("post", {})]
+
+
+def state(client: Client) -> object:
+    """What requests change."""
+    backend = client.backend
+    projects = [vars(project) for project in backend.projects.all()]
+    return projects, backend.job_store.all(), backend.labeling.store.of_project(PROJECT)
 
 
 def post(client: Client, path: str, **given: Any) -> Any:
@@ -22,7 +48,6 @@ def post(client: Client, path: str, **given: Any) -> Any:
     return response
 
 
-@pytest.mark.parametrize("path", [*POSTS, "/validate", "/api/models/predict", "/api/jobs/x/cancel"])
 @pytest.mark.parametrize(
     ("given", "status"),
     [
@@ -36,11 +61,52 @@ def post(client: Client, path: str, **given: Any) -> Any:
         ({"data": b"{}", "environ_overrides": {"CONTENT_LENGTH": "999999999999"}}, 413),
     ],
 )
-def test_body_that_cannot_be_read_is_refused_everywhere(
-    client: Client, path: str, given: dict[str, Any], status: int
-) -> None:
-    assert post(client, path, **given).status_code == status
-    assert [project.uid for project in client.backend.projects.all()] == [PROJECT]
+def test_body_that_cannot_be_read_is_refused_everywhere(client: Client, given: dict[str, Any], status: int) -> None:
+    before = state(client)
+    assert {post(client, path, **given).status_code for path in posts(client)} == {status}
+    assert state(client) == before
+
+
+NO_JSON_OBJECT = {
+    "broken": b'{"project": 7',
+    "more after it": b'{"project": 7} {}',
+    "twice the same name": b'{"project": 8, "project": 7}',
+    "byte order mark": b'\xef\xbb\xbf{"project": 7}',
+    "UTF-16": '{"project": 7}'.encode("utf-16"),
+    "not UTF-8": b'{"project": "\xff"}',
+    "nested too deep": b'{"project":' * 1000,
+    "XML": b"<project>7</project>",
+    "a form": b"project=7",
+    "a list": b'[{"project": 7}]',
+    "a text": b'"7"',
+    "a number": b"7",
+    "null": b"null",
+    "zeros": bytes(100),
+}
+
+
+@pytest.mark.parametrize("body", NO_JSON_OBJECT.values(), ids=NO_JSON_OBJECT)
+def test_body_that_is_no_json_object_is_refused_everywhere(client: Client, body: bytes) -> None:
+    before = state(client)
+    assert {post(client, path, data=body).status_code for path in posts_with_body(client)} == {400}
+    assert state(client) == before
+
+
+@pytest.mark.parametrize("form", [{"project": "8"}, {}])
+def test_form_does_not_count_as_an_empty_body(client: Client, form: dict[str, str]) -> None:
+    before = state(client)
+    given = {"data": form, "content_type": "multipart/form-data; boundary=a"}
+    answers = {path: post(client, path, **given).status_code for path in posts_with_body(client)}
+    assert {path for path, status in answers.items() if status == 400} == {"/api/models/predict", "/api/models/retrain"}
+    assert set(answers.values()) == {400, 415}
+    assert state(client) == before
+
+
+@pytest.mark.parametrize("given", [{}, {"data": b" \n"}, {"json": {}}])
+def test_empty_body_is_refused_unless_nothing_can_be_lost(client: Client, given: dict[str, Any]) -> None:
+    refused = [path for path in posts_with_body(client) if post(client, path, **given).status_code == 400]
+    assert set(posts_with_body(client)) - set(refused) == MAY_BE_EMPTY
+    assert client.backend.projects.get(PROJECT)
 
 
 @pytest.mark.parametrize(
@@ -145,18 +211,19 @@ LIMITS = {
     "/webhook": 64_000_000,
     "/api/labeling/runs": 4_000_000,
     "/api/models/predict": 100_000_000 * 4 // 3 + 1_000_000,
+    "/api/models/retrain": 100_000_000 * 4 // 3 + 1_000_000,
 }
 
 
-@pytest.mark.parametrize("path", sorted({*POSTS, *LIMITS, "/api/jobs/x/cancel", "/api/troubles/check"}))
-def test_each_endpoint_reads_as_much_as_it_needs(client: Client, path: str) -> None:
-    limit = LIMITS.get(path, parsing.SMALL_BODY)
-    said = {"data": b"{}", "environ_overrides": {"CONTENT_LENGTH": str(limit + 1)}}
+def test_each_endpoint_reads_as_much_as_it_needs(client: Client) -> None:
+    for path in posts(client):
+        limit = LIMITS.get(path, parsing.SMALL_BODY)
+        said = {"data": b"{}", "environ_overrides": {"CONTENT_LENGTH": str(limit + 1)}}
 
-    response = client.http.post(path, **said)
+        response = client.http.post(path, **said)
 
-    assert response.status_code == 413
-    assert f"{limit:,}" in response.json["error"]
+        assert response.status_code == 413, path
+        assert f"accepts at most {limit:,}" in response.json["error"], path
 
 
 def bodies_of(size: int) -> dict[str, bytes]:
