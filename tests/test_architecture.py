@@ -112,6 +112,18 @@ def test_requests_is_for_the_download_of_the_weights_alone() -> None:
     assert {name for name in users if name.startswith("image_classifier")} <= {"image_classifier.nets.weights"}
 
 
+def test_images_are_opened_within_the_memory_budget_alone() -> None:
+    """What else opened one would take memory that the others count on; `open_image` waits for its share."""
+    openers = {
+        name
+        for name, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr in ("open", "frombytes", "frombuffer", "Parser")
+        if isinstance(node.value, ast.Name) and node.value.id in ("Image", "ImageFile")
+    }
+    assert {name for name in openers if not name.startswith("demo.")} == {"image_classifier.data.preprocessing"}
+
+
 def is_private(name: str) -> bool:
     return name.startswith("_") and not name.startswith("__")
 

@@ -14,12 +14,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_classifier.data import preprocessing
+from image_classifier.cli import report
+from image_classifier.data import folders, preprocessing
 from image_classifier.data.image_file import ImageFile
-from image_classifier.data.preprocessing import MAX_MEMORY, PerhapsSound, TooLate, limit_memory, open_image
+from image_classifier.data.preprocessing import (
+    MAX_MEMORY,
+    PerhapsSound,
+    Preprocessing,
+    TooLate,
+    limit_memory,
+    open_image,
+)
+from image_classifier.embedding import lane as lane_module
 from image_classifier.embedding.cache import EmbeddingCache
 from image_classifier.embedding.lane import InferenceLane
 from image_classifier.nets.classifier import Backbone
+from image_classifier.training.augmentation import Augmentation
+from model import ImageClassifierAPI
 from tests.image_classifier.data.test_preprocessing import encode
 
 ROOT = Path(__file__).parents[2]
@@ -153,6 +164,34 @@ def test_images_wait_for_each_other(monkeypatch: pytest.MonkeyPatch, eventually:
             open_image(data, deadline=time.monotonic())
         go.set()
         assert [one.result(60).size for one in both] == [(1000, 1000)] * 2
+
+
+WAITING: dict[str, Callable[[Path], object]] = {
+    "thumbnail on the page": ImageClassifierAPI.thumbnail,
+    "thumbnail in a report": report._thumbnail,
+    "training of all layers": Augmentation(64, "seed"),
+    "embedding": Preprocessing(64, 64),
+    "near-duplicates": lambda path: lane_module._thumbnail_of(ImageFile.of(path)),
+    "check of a folder": lambda path: folders._problem_of(ImageFile.of(path)),
+}
+
+
+@pytest.mark.parametrize("decode", WAITING.values(), ids=WAITING)
+def test_whatever_decodes_images_waits_for_memory(
+    decode: Callable[[Path], object], tmp_path: Path, eventually: Eventually
+) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(encode(Image.new("RGB", (100, 100)), "PNG"))
+    taken = preprocessing._for_pixels.free
+    preprocessing._for_pixels.reserve(taken)
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            decoded = pool.submit(decode, path)
+            assert eventually(lambda: preprocessing._for_pixels.waiting == 1)
+        finally:
+            preprocessing._for_pixels.release(taken)
+        decoded.result(60)
+    assert preprocessing._for_pixels.free == taken
 
 
 @pytest.mark.usefixtures("own_limit")
