@@ -2,6 +2,7 @@
 
 import errno
 import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from image_classifier.data.folders import (
     Finding,
     Split,
     find_split,
+    images_below,
     list_folder,
     read_files,
     samples_of,
@@ -119,6 +121,22 @@ def test_folders_that_systems_add_are_no_classes_and_hold_no_images(name: str, f
     listing = looked_through(folder)
     assert (listing.findings, listing.skipped) == ([], {})
     assert {name: len(files) for name, files in listing.classes.items()} == {"cat": 2, "dog": 2}
+
+
+SYSTEMS_FILES = ["Thumbs.db", "THUMBS.DB", "ehthumbs.db", "desktop.ini", ".DS_Store", "._1.png", "Icon\r"]
+
+
+@pytest.mark.parametrize("name", SYSTEMS_FILES)
+@pytest.mark.parametrize("content", ["an image", "text", "nothing"])
+def test_files_that_systems_add_are_neither_images_nor_counted(name: str, content: str, folder: Path) -> None:
+    data = {"an image": picture(folder.parent / "other.png", 9).read_bytes(), "text": b"[.ShellClassInfo]"}
+    for place in (folder, folder / "cat", folder / "dog", folder / "cat/deep"):
+        place.mkdir(exist_ok=True)
+        (place / name).write_bytes(data.get(content, b""))
+    listing = looked_through(folder)
+    assert (listing.findings, listing.skipped) == ([], {})
+    assert {name: len(files) for name, files in listing.classes.items()} == {"cat": 2, "dog": 2}
+    assert [path.name for path in images_below(folder, [], Counter())] == ["1.png", "2.png"] * 2  # to predict
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
