@@ -5,6 +5,7 @@ import io
 import logging
 import os
 import pickle
+import re
 import socket
 import threading
 from argparse import Namespace
@@ -262,6 +263,8 @@ def answering(answer: Answer) -> Iterator[str]:
         def do_GET(self) -> None:
             answer(self)
 
+        do_HEAD = do_GET  # noqa: N815
+
         def log_message(self, *_: object) -> None:
             pass
 
@@ -309,7 +312,20 @@ def test_the_imagenet_weights_are_downloaded_once(state: State, weights_url: Cal
     assert [path.read_bytes() == body for path in checkpoints()] == [True]
     again = load_backbone("imagenet", 64)  # the server is gone
     assert (again.fingerprint, again.warning, len(asked)) == (loaded.fingerprint, "", 1)
-    assert asked[0].startswith("image-classifier-backend/")  # some hosts refuse the bare name of an HTTP library
+    assert_says_who_asks(asked)
+
+
+def assert_says_who_asks(agents: list[str]) -> None:
+    """Some hosts refuse the bare name of an HTTP library."""
+    assert agents
+    assert all(re.fullmatch(r"image-classifier-backend/[\d.]+ \(https://.*\)", agent) for agent in agents)
+
+
+def test_check_whether_a_host_can_be_reached_says_who_asks() -> None:
+    asked: list[str] = []
+    with answering(lambda handler: (asked.append(handler.headers["User-Agent"]), send(handler, b""))) as server:  # type: ignore[func-returns-value]
+        weights.check_reachable(server)
+    assert_says_who_asks(asked)
 
 
 def stall(handler: http.server.BaseHTTPRequestHandler) -> None:

@@ -200,3 +200,9 @@ def test_setting_that_cannot_be_used_is_a_problem_like_any_other(
 
     assert status == 1
     assert "PORT: Input should be" in json.loads(output)["checks"][0]["troubles"][0]["details"][0]
+
+
+def test_variable_that_is_ignored_is_said(environment: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "ok      settings: valid\n" in run()[1]
+    monkeypatch.setenv("REDIS_PORT", "tcp://10.0.0.1:6379")  # as Kubernetes sets it
+    assert "ok      settings: valid; REDIS_PORT=tcp://10.0.0.1:6379 is ignored: Kubernetes sets it" in run()[1]
