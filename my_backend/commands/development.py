@@ -4,18 +4,19 @@ import contextlib
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
+from wsgiref.types import StartResponse, WSGIEnvironment
 
 from flask import Flask
 from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 
-HEADER_SECONDS = 10.0  # from connecting until a client has sent its request headers
-MOST_WAITING = 100  # connections that haven't sent a request yet
+WAITING_SECONDS = 10.0  # from connecting until a client has sent its headers, and from the response until it is gone
+MOST_WAITING = 100  # connections that haven't sent a request yet, or have got their response
 
 
 class _Handler(WSGIRequestHandler):
     protocol_version = "HTTP/1.1"  # for chunked responses; Werkzeug closes each connection after its response
-    timeout = 20.0  # for each read and write; `web/middleware/deadlines.py` limits the time for a whole body
     server: "DevelopmentServer"
 
     def run_wsgi(self) -> None:
@@ -41,21 +42,38 @@ class _Handler(WSGIRequestHandler):
 
 
 class DevelopmentServer(ThreadedWSGIServer):
-    """Disconnects clients that don't send a request in time, and the oldest one if too many wait."""
+    """Disconnects clients that don't send a request in time, and the oldest one if too many wait.
+
+    While a request is answered, `web/middleware/deadlines.py` limits the time for its body and its response. After the
+    response, Werkzeug reads whatever else the client sends, so from then on the connection waits again.
+    """
 
     daemon_threads = True
 
     def __init__(self, app: Flask, host: str, listening: socket.socket) -> None:
         self._lock = threading.Lock()
         self._waiting: dict[socket.socket, float] = {}  # the deadline; oldest first
-        super().__init__(host, listening.getsockname()[1], app, _Handler, fd=listening.fileno())
+        self._application = app
+        super().__init__(host, listening.getsockname()[1], self._answer, _Handler, fd=listening.fileno())
+
+    def _answer(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterator[bytes]:
+        parts = self._application(environ, start_response)
+        try:
+            yield from parts
+            self._wait_for(environ["werkzeug.socket"])
+        finally:
+            if hasattr(parts, "close"):
+                parts.close()
 
     def process_request(self, request: Any, client_address: Any) -> None:
+        self._wait_for(request)
+        super().process_request(request, client_address)
+
+    def _wait_for(self, connection: socket.socket) -> None:
         with self._lock:
-            self._waiting[request] = time.monotonic() + HEADER_SECONDS
+            self._waiting[connection] = time.monotonic() + WAITING_SECONDS
             if len(self._waiting) > MOST_WAITING:
                 self._cut_off(next(iter(self._waiting)))
-        super().process_request(request, client_address)
 
     def service_actions(self) -> None:
         """Disconnects late clients; `serve_forever` calls it regularly."""

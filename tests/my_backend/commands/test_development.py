@@ -54,12 +54,21 @@ def answer_to(client: socket.socket) -> bytes:
         return answer.read()
 
 
+def is_cut_off(client: socket.socket) -> bool:
+    """Sends one more byte; whether the server has closed the connection."""
+    try:
+        client.sendall(b"a")
+    except OSError:
+        return True
+    return False
+
+
 def asked(path: str) -> bytes:
     return f"GET /{path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
 
 
 def test_client_that_asks_nothing_in_time_is_cut_off(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(development, "HEADER_SECONDS", 0.05)
+    monkeypatch.setattr(development, "WAITING_SECONDS", 0.05)
 
     assert answer_to(connect(b"")) == b""
     assert answer_to(connect(b"GET /a HT")) == b""
@@ -68,29 +77,34 @@ def test_client_that_asks_nothing_in_time_is_cut_off(connect: Connect, monkeypat
 def test_client_that_sends_its_header_byte_by_byte_is_cut_off(
     connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(development, "HEADER_SECONDS", 0.05)
+    monkeypatch.setattr(development, "WAITING_SECONDS", 0.05)
     client = connect(b"GET /a HTTP/1.1\r\nX-A: ")
 
-    def is_cut_off() -> bool:
-        try:
-            client.sendall(b"a")
-        except OSError:
-            return True
-        return False
-
-    assert eventually(is_cut_off)
+    assert eventually(lambda: is_cut_off(client))
 
 
 def test_request_that_is_being_answered_takes_as_long_as_it_needs(
     connect: Connect, held: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(development, "HEADER_SECONDS", 0.05)
+    monkeypatch.setattr(development, "WAITING_SECONDS", 0.05)
     client = connect(asked("held"))
     answer_to(connect(b""))  # is cut off, so the other one's time is over too
 
     held.set()
 
     assert answer_to(client).endswith(b"\r\n\r\n/held")
+
+
+def test_client_that_sends_more_than_its_request_is_cut_off(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(development, "WAITING_SECONDS", 0.05)
+    assert answer_to(connect(asked("a") + asked("b") * 1000)).endswith(b"\r\n\r\n/a")
+
+
+def test_client_that_never_stops_sending_is_cut_off(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(development, "WAITING_SECONDS", 0.05)
+    client = connect(asked("a"))
+
+    assert eventually(lambda: is_cut_off(client))
 
 
 def test_the_longest_waiting_client_makes_room_for_the_newest(
@@ -123,7 +137,7 @@ def test_client_that_has_left_takes_no_place_among_those_that_wait(
 
 
 def test_connection_that_is_broken_already_is_cut_off_without_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(development, "HEADER_SECONDS", 0)
+    monkeypatch.setattr(development, "WAITING_SECONDS", 0)
     monkeypatch.setattr(ThreadedWSGIServer, "process_request", lambda *arguments: None)
     with (
         socket.create_server(("127.0.0.1", 0)) as listening,
