@@ -235,6 +235,11 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         return _networks().lookups if _make_networks.cache_info().currsize else {}
 
     @classmethod
+    def setting_names(cls) -> frozenset[str]:
+        """The names of the classifier's settings."""
+        return frozenset(map(str.upper, ClassifierSettings.model_fields))
+
+    @classmethod
     def warm_up(cls) -> str:
         """Loads the network that first versions start from; returns a warning for the user, or ""."""
         backbone = _networks().base

@@ -2,6 +2,8 @@
 
 import os
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import unquote, urlsplit
@@ -22,6 +24,8 @@ UNSAID = ("LABEL_STUDIO_API_KEY", "BASIC_AUTH_USER", "BASIC_AUTH_PASS")  # no me
 _HOST = re.compile(r"[\w.-]+|\[[\w:.%]+\]")
 # Common misspellings of BASIC_AUTH_USER and BASIC_AUTH_PASS.
 _MISSPELT = re.compile(r"BASIC_AUTH_(?!USER$|PASS$)(?:USER|PASS|PW|LOGIN|NAME)\w*", re.IGNORECASE)
+
+ALIKE = 0.88  # of 1: how similar a name is that is taken for a misspelled one, such as EPOCH for EPOCHS
 
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -263,13 +267,31 @@ def ignored_variables() -> str:
     )
 
 
-def _misspelt(secrets: Path | None) -> list[str]:
-    """Returns a line for each misspelled password setting, which protects nothing; raises OSError, UnicodeError."""
+def misspelt_names(others: Iterable[str]) -> dict[str, str]:
+    """Returns names in the environment and `.env` that look like a setting's name, with that name.
+
+    `others` are the names of the model class's settings. Raises OSError, UnicodeError.
+    """
+    known = {name.upper() for name in Settings.model_fields} | set(others)
+    found = {}
+    for name in sorted(_given_names(None)):
+        near = get_close_matches(name.upper(), known, n=1, cutoff=ALIKE)
+        if near and name.upper() not in known:
+            found[name] = near[0]
+    return found
+
+
+def _given_names(secrets: Path | None) -> set[str]:
     names = {*os.environ, *(path.name for path in secrets.iterdir())} if secrets else {*os.environ}
     if ENV_FILE.is_file():
         lines = ENV_FILE.read_text("utf-8-sig").splitlines()
         names |= {line.partition("=")[0].strip().removeprefix("export ").strip() for line in lines}
-    wrong = sorted(filter(_MISSPELT.fullmatch, names))
+    return names
+
+
+def _misspelt(secrets: Path | None) -> list[str]:
+    """Returns a line for each misspelled password setting, which protects nothing; raises OSError, UnicodeError."""
+    wrong = sorted(filter(_MISSPELT.fullmatch, _given_names(secrets)))
     return [f"{name} is not a setting: use BASIC_AUTH_USER and BASIC_AUTH_PASS" for name in wrong]
 
 

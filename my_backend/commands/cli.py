@@ -170,18 +170,30 @@ def doctor(
 
 
 def serve_in_this_process(settings: Settings) -> None:
-    """The development server: one process, a thread for each request, until SIGTERM or Ctrl-C."""
+    """The development server: one process, a thread for each request, until SIGTERM or Ctrl-C.
+
+    It also ends if the model class can't be used: a person is there to correct the settings.
+    """
     backend = Backend(settings)
-    with _listen(settings) as listening, backend.running():
+    status = 0
+    with _listen(settings) as listening:
         server = DevelopmentServer(create_app(backend), settings.host, listening)
-        # shutdown() waits for the server's loop, which runs in this thread
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: threading.Thread(target=server.shutdown).start())
-        here = f"http://{settings.host}:{server.port}"
-        log.info("listening on %s, models in %s; open %s/ in a browser", here, settings.model_dir, here)
-        with server, show_progress(backend.job_store):
-            server.serve_forever(poll_interval=0.1)
-    leave()
+
+        def give_up(why: str) -> None:
+            nonlocal status
+            status = 1
+            server.shutdown()
+
+        backend.serving.unusable = give_up
+        with backend.running():
+            # shutdown() waits for the server's loop, which runs in this thread
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda *_: threading.Thread(target=server.shutdown).start())
+            here = f"http://{settings.host}:{server.port}"
+            log.info("listening on %s, models in %s; open %s/ in a browser", here, settings.model_dir, here)
+            with server, show_progress(backend.job_store):
+                server.serve_forever(poll_interval=0.1)
+    leave(status)
 
 
 def _listen(settings: Settings) -> socket.socket:

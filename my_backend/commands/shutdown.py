@@ -13,15 +13,15 @@ _Destructor = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _destructors: list[object] = []  # keeps them alive, since the C library holds no reference
 
 
-def leave() -> NoReturn:
-    """Ends the process without the interpreter's clean-up.
+def leave(status: int = 0) -> NoReturn:
+    """Ends the process with this exit status, without the interpreter's clean-up.
 
     Nothing is lost if running computations and requests are cut off. But torch crashes if the interpreter, or torch's
     own library, is torn down while its threads run.
     """
     log.info("stopped")
     logging.shutdown()
-    os._exit(0)
+    os._exit(status)
 
 
 def at_exit_of_uwsgi(do: Callable[[], None]) -> None:

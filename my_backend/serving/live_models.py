@@ -4,7 +4,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass, field
@@ -13,13 +13,14 @@ from typing import Any
 from label_studio_format.labeling_config import parse_label_config
 from my_backend import context
 from my_backend.background import Background
-from my_backend.errors import Unavailable
+from my_backend.errors import BackendError, Unavailable
 from my_backend.files import Damaged
 from my_backend.projects.registry import Credentials, Project, Projects
 from my_backend.projects.versions import UNTRAINED, Version, Versions, last_move
 from my_backend.redaction import redact, said
 from my_backend.serving.model_api import ModelAPI
 from my_backend.serving.model_loader import ModelFactory
+from my_backend.settings import misspelt_names
 
 Json = dict[str, Any]
 
@@ -107,6 +108,7 @@ class ServingStatus:
     """Why models can't be loaded, and warnings that those which are loaded give about themselves."""
 
     import_error: str = ""  # of the model class
+    misspelt: Mapping[str, str] = field(default_factory=dict)  # names of settings as given, and probably meant
     warnings: tuple[str, ...] = ()
     failures: tuple[Failure, ...] = ()
 
@@ -127,8 +129,10 @@ class Serving(Background):
             "",
             float("-inf"),
         )  # `last_move` when the pointers were last read, and that time (monotonic)
+        self.unusable: Callable[[str], None] = lambda why: None  # called if MODEL_CLASS or its settings are wrong
         self._imported = self._ready = False
         self._import_error = ""
+        self._misspelt: dict[str, str] = {}
         self._warning = ""
         self.description: dict[str, Any] = {}  # what the model class says it computes with, after its warm-up
         self._changed = threading.Condition()
@@ -179,7 +183,7 @@ class Serving(Background):
         """Returns what is wrong with the models, from memory."""
         warnings = (self._warning, *(live.warning for live in list(self._live.values())))
         different = tuple(dict.fromkeys(filter(None, warnings)))
-        return ServingStatus(self._import_error, different, tuple(self._failed.values()))
+        return ServingStatus(self._import_error, self._misspelt, different, tuple(self._failed.values()))
 
     @property
     def ready(self) -> bool:
@@ -243,13 +247,17 @@ class Serving(Background):
 
     def _import(self) -> None:
         try:
-            self._new_model.load()
+            self._misspelt = misspelt_names(self._new_model.load().setting_names())
             self._imported = True
         except Exception as error:
-            log.exception("can't load the model class")
+            if isinstance(error, BackendError):  # its message says all
+                log.error("%s", error)
+            else:
+                log.exception("can't load the model class")
             self._import_error = said(error)
             with self._changed:
                 self._changed.notify_all()
+            self.unusable(self._import_error)
 
     def _follow_all(self) -> None:
         projects = self._projects.all()
@@ -356,6 +364,11 @@ class Serving(Background):
         model_class = self._new_model.load()
         try:
             self._warning = redact(model_class.warm_up() or "")
+        except BackendError as error:
+            log.error("%s", error)
+            self._warning = said(error)
+            self.unusable(self._warning)
+            return
         except Exception as error:
             log.exception("can't warm up the model class")
             self._warning = said(error)

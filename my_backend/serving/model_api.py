@@ -124,6 +124,11 @@ class ModelAPI:
         return [_classified(result) for result in self.predict(tasks, **kwargs)]
 
     @classmethod
+    def setting_names(cls) -> frozenset[str]:
+        """The names of the environment variables that the class reads; the page names misspelled ones."""
+        return frozenset()
+
+    @classmethod
     def warm_up(cls) -> str:
         """Is called once after the import, in the background; returns a warning for people, or ""."""
         return ""

@@ -32,7 +32,7 @@ LOOKED_THROUGH = 50  # projects in Label Studio, if the backend doesn't know any
 SERVER_SECONDS = 10.0
 EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104  possible values of HOST; nothing listens here
 # Problems that only the running server knows about; the doctor checks the others itself.
-FROM_THE_SERVER = ("model", "images")
+FROM_THE_SERVER = ("settings", "model", "images")
 
 Json = dict[str, Any]
 

@@ -7,7 +7,18 @@ from my_backend.serving.live_models import Failure, ServingStatus
 def model_problems(status: ServingStatus) -> list[Problem]:
     """What keeps the server from loading models, and the warnings of those that are loaded."""
     said = ([status.import_error] if status.import_error else []) + list(status.warnings)
-    return [*map(model_warning, said), *map(_not_loaded, status.failures)]
+    misspelt = [misspelt_setting(given, meant) for given, meant in status.misspelt.items()]
+    return [*misspelt, *map(model_warning, said), *map(_not_loaded, status.failures)]
+
+
+def misspelt_setting(given: str, meant: str) -> Problem:
+    """An environment variable, or a line in `.env`, whose name is nearly that of a setting."""
+    return Problem(
+        "settings",
+        f"{given} is not a setting and is ignored; {meant} is one.",
+        f"If you meant {meant}, correct the name in the environment or in .env, and restart the backend; otherwise "
+        "remove it.",
+    )
 
 
 def model_warning(warning: str) -> Problem:

@@ -189,6 +189,27 @@ def test_bad_setting_is_named_and_ends_the_start(
     assert len(output.splitlines()) == 1 + len(settings)
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"MODEL_CLASS": "nope.Nope"}, "MODEL_CLASS=nope.Nope must be module:Class"),
+        ({"MODEL_CLASS": "picky_model:Picky"}, "EPOCHS: Input should be greater than 0"),
+    ],
+)
+def test_model_class_that_cannot_be_used_ends_the_development_server(
+    environment: dict[str, str], tmp_path: Path, settings: dict[str, str], said: str
+) -> None:
+    (tmp_path / "picky_model.py").write_text(
+        "from my_backend.errors import BackendError\n\nclass Picky:\n    @classmethod\n    def warm_up(cls):\n"
+        "        raise BackendError('EPOCHS: Input should be greater than 0')\n"
+    )
+    status, output = run(environment, "serve", cwd=tmp_path, PORT=str(free_port()), **settings)
+
+    assert status == 1
+    assert said in output
+    assert "Traceback" not in output
+
+
 def test_port_in_use_is_one_clear_line(environment: dict[str, str], tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])

@@ -45,6 +45,26 @@ def test_model_class_that_cannot_be_loaded_is_said_everywhere_and_the_server_liv
         assert said in str(health["problems"])
 
 
+def test_misspelled_setting_is_named_with_the_one_that_was_meant(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".env").write_text("EPOCH=3\nTRAIN_MODE=head\nNOTHING_LIKE_IT=1\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("IMAGE_HOST", "example.com")
+    monkeypatch.setattr(FakeModel, "setting_names", lambda: frozenset({"EPOCHS", "TRAIN_MODE"}), raising=False)
+
+    with serve() as client:
+        client.setup()
+        assert eventually(lambda: "IMAGE_HOSTS is one" in problems_shown(client))
+        assert "EPOCH is not a setting and is ignored; EPOCHS is one." in problems_shown(client)
+        assert "TRAIN_MODE" not in problems_shown(client)
+        assert "NOTHING_LIKE_IT" not in problems_shown(client)
+
+
+def problems_shown(client: Client) -> str:
+    return str(client.get("/health")["problems"])
+
+
 def test_model_class_is_found_where_the_server_is_started(
     serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

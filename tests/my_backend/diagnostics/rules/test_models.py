@@ -35,6 +35,13 @@ def test_model_that_cannot_be_loaded(status: ServingStatus, said: str, project: 
 
 def test_models_that_are_loaded() -> None:
     assert model_problems(ServingStatus()) == []
+
+
+def test_misspelled_setting() -> None:
+    [problem] = model_problems(ServingStatus(misspelt={"EPOCH": "EPOCHS"}))
+
+    assert (problem.code, problem.message) == ("settings", "EPOCH is not a setting and is ignored; EPOCHS is one.")
+    assert "If you meant EPOCHS, correct the name" in problem.hint
     assert model_warning("no weights").code == "model"
 
 
