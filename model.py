@@ -457,7 +457,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
     ) -> "_Labelled":
         """The labeled images of the tasks, as samples; also embeds new images."""
         labels = [label_of(task, tag) for task in tasks]
-        used = Usage(labels)
+        used = Usage(labels, tag.from_name)
         chosen = [(task, label) for task, label in zip(tasks, labels, strict=True) if label.outcome == "used"]
         fetched: list[ImageFile | MediaError] = []
         report({"phase": "fetching images", "image": 0, "images": len(chosen)})

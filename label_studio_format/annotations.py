@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 from label_studio_format.labeling_config import ImageChoices, Json
 
-Outcome = Literal["used", "skipped", "rejected", "empty", "unknown choice", "tie", "not annotated"]
+Outcome = Literal["used", "skipped", "rejected", "empty", "other tag", "unknown choice", "tie", "not annotated"]
 
 # Who has looked at the image: a person who opened it, a person who saw it in a grid with others, or nobody.
 Source = Literal["person", "group", "unseen"]
@@ -22,12 +22,14 @@ class Label:
     """A task's label as names of choices, or the reason why it has none.
 
     It has one name, or any number including none if the config allows several choices. `unknown` are selected values
-    that aren't choices, spelled as in the annotations. `ground_truth` tells whether ground truths have decided.
+    that aren't choices, spelled as in the annotations. `other_tags` are the names of the Choices tags that were used if
+    this one wasn't. `ground_truth` tells whether ground truths have decided.
     """
 
     outcome: Outcome
     choices: frozenset[str] = frozenset()
     unknown: frozenset[str] = frozenset()
+    other_tags: frozenset[str] = frozenset()
     source: Source = "person"
     ground_truth: bool = False
 
@@ -55,7 +57,8 @@ def label_of(task: Json, tag: ImageChoices) -> Label:
     chosen = truths or _newest_by_annotator(seen)
     ticked = [_ticked(annotation, tag) for annotation in chosen]
     if not tag.multiple and not any(ticked):
-        return Label("empty")
+        others = {name for annotation in chosen for name, choices in choices_regions(annotation) if choices}
+        return Label("other tag", other_tags=frozenset(others)) if others else Label("empty")
     data = task.get("data")
     task_tag = tag.for_task(data if isinstance(data, dict) else {})
     known = [list(filter(None, map(task_tag.name_of, choices))) for choices in ticked]

@@ -12,10 +12,13 @@ SHOWN_CHARACTERS = 60
 
 
 class Usage:
-    """Counts tasks by outcome, and annotations with choices that no longer exist."""
+    """Counts tasks by outcome, and annotations with choices that no longer exist or of another tag than `tag`."""
 
-    def __init__(self, labels: Iterable[Label]) -> None:
+    def __init__(self, labels: Iterable[Label], tag: str) -> None:
+        """`tag` is the name of the Choices tag that is learned."""
         labels = list(labels)
+        self._tag = tag
+        self._other_tags: Counter[str] = Counter(name for label in labels for name in label.other_tags)
         self.counts: Counter[str] = Counter(label.outcome for label in labels)
         self.unknown: Counter[str] = Counter(name for label in labels for name in label.unknown)
 
@@ -24,12 +27,19 @@ class Usage:
         return {"annotations": dict(self.counts), "unknown_choices": dict(self.unknown.most_common(KEPT_NAMES))}
 
     def left_out(self) -> str:
-        """Which tasks were left out, and what to do about unknown choices; "" if all were used."""
+        """Which tasks were left out, and what to do about unknown choices and tags; "" if all were used."""
         reasons = ", ".join(f"{count} {why}" for why, count in self.counts.items() if count and why != "used")
         said = [f"Left out: {reasons}."] if reasons else []
         if self.unknown:
             what, remedy = no_choice_any_more(dict(self.unknown.most_common()))
             said.append(f"{what} {remedy}")
+        if self._other_tags:
+            counted = [f"{_shown(name)} ({count}×)" for name, count in self._other_tags.most_common()]
+            said.append(
+                f"This model learns the Choices tag {_shown(self._tag)}, but some tasks were annotated with another "
+                f"one: {_listed(counted)}. If you renamed the tag, give it its old name; to learn another tag, set "
+                "CHOICES to its name."
+            )
         return " ".join(said)
 
     def summary(self, before: Sequence[str], learned: Sequence[str], offered: Sequence[str]) -> str:

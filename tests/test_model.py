@@ -609,7 +609,8 @@ def test_fit_trains_on_exactly_the_images_and_labels_of_the_annotations(
         "skipped": 1,
         "rejected": 1,
         "not annotated": 1,
-        "empty": 2,
+        "empty": 1,
+        "other tag": 1,
         "tie": 1,
         "unknown choice": 1,
         "image missing": 3,
@@ -617,6 +618,10 @@ def test_fit_trains_on_exactly_the_images_and_labels_of_the_annotations(
     }
     assert output["unknown_choices"] == {"7": 2}
     assert output["summary"].startswith(f"Learned from {len(expected)} of {len(tasks)} annotated tasks. Left out: ")
+    assert (
+        "learns the Choices tag digit, but some tasks were annotated with another one: quality (1×)"
+        in (output["summary"])
+    )
     assert output["labels"] == {name: [label for _, label in expected].count(name) for name in "012"}
 
 
@@ -678,6 +683,13 @@ def test_two_images_of_two_choices_are_enough(shown: Digits, tmp_path: Path) -> 
     assert output["classes"] == ["0", "1"]
     assert output["figures"]["images"] == 4
     assert output["held_back"] == ""
+
+
+def test_training_on_annotations_of_another_tag_alone_names_both_tags(shown: Digits, tmp_path: Path) -> None:
+    tasks = [task(number, path, annotation(label, name="number")) for number, (path, label) in enumerate(shown[:6], 1)]
+
+    with pytest.raises(TrainingError, match=r"learns the Choices tag digit, .* another one: number \(6×\)"):
+        fit(tasks, tmp_path)
 
 
 def test_a_class_with_a_single_image_is_learned_beside_others(shown: Digits, tmp_path: Path) -> None:

@@ -90,12 +90,17 @@ class _Summary:
 
 def _summary(task: Json, number: int, tag: ImageChoices, images: Path) -> _Summary:
     label = label_of(task, tag)
-    without = "" if label.outcome == "used" else _WITHOUT_LABEL.get(label.outcome) or _without_choice(task)
+    without = "" if label.outcome == "used" else _WITHOUT_LABEL.get(label.outcome) or _without_choice(task, label, tag)
     return _Summary(f"task {task.get('id', number)}", _image(task, images), label, without)
 
 
-def _without_choice(task: Json) -> str:
+def _without_choice(task: Json, label: Label, tag: ImageChoices) -> str:
     """What it is annotated with instead."""
+    if label.other_tags:
+        others = ", ".join(map(shown, sorted(label.other_tags)))
+        return (
+            f"annotated with the tag {others}, but {shown(tag.from_name)} is learned: set CHOICES to the one to learn"
+        )
     results = [one for annotation in annotations_of(task) for one in _list(annotation.get("result"))]
     kinds = {str(one["type"]).capitalize() for one in results if isinstance(one, dict) and one.get("type")}
     others = ", ".join(sorted(kinds - {"Choices"}))

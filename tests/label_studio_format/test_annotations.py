@@ -39,6 +39,8 @@ SKIPPED = {"result": [], "was_cancelled": True}
         ([{}], Label("empty")),
         ([said([])], Label("empty")),
         ([{"result": [RATING]}], Label("empty")),
+        ([{"result": [{**OTHER_TAG, "value": {"choices": []}}]}], Label("empty")),
+        ([{"result": [OTHER_TAG]}], Label("other tag", other_tags=frozenset(["other"]))),
         ([{"result": [OTHER_TAG, RATING, *said("Cat")["result"]]}], used("Cat")),
         ([said("Bird")], Label("unknown choice", unknown=frozenset(["Bird"]))),
         ([said("Bird"), said("Cat")], used("Cat", unknown=["Bird"])),

@@ -11,7 +11,7 @@ def unknown(*names: str) -> Label:
 
 
 def test_what_was_used_and_left_out_is_counted_and_said() -> None:
-    usage = Usage([USED, USED, Label("skipped"), Label("tie"), unknown("Dog"), unknown("Dog", "Cow")])
+    usage = Usage([USED, USED, Label("skipped"), Label("tie"), unknown("Dog"), unknown("Dog", "Cow")], "animal")
 
     assert usage.record() == {
         "annotations": {"used": 2, "skipped": 1, "tie": 1, "unknown choice": 2},
@@ -25,19 +25,19 @@ def test_what_was_used_and_left_out_is_counted_and_said() -> None:
 
 
 def test_rejected_annotations_are_said_to_be_left_out() -> None:
-    usage = Usage([USED, Label("rejected"), Label("rejected")])
+    usage = Usage([USED, Label("rejected"), Label("rejected")], "animal")
 
     assert usage.record()["annotations"] == {"used": 1, "rejected": 2}
     assert usage.summary((), ("Cat",), ("Cat",)) == "Learned from 1 of 3 annotated tasks. Left out: 2 rejected."
 
 
 def test_what_is_all_right_is_not_talked_about() -> None:
-    assert Usage([USED]).summary(("Cat",), ("Cat",), ("Cat",)) == "Learned from 1 of 1 annotated tasks."
-    assert Usage([USED]).left_out() == ""
+    assert Usage([USED], "animal").summary(("Cat",), ("Cat",), ("Cat",)) == "Learned from 1 of 1 annotated tasks."
+    assert Usage([USED], "animal").left_out() == ""
 
 
 def test_choices_that_came_went_and_wait_are_named_in_order() -> None:
-    said = Usage([USED]).summary(("Cow", "Cat", "Ant"), ("Cat", "Bee"), ("Yak", "Cat", "Bee", "Emu"))
+    said = Usage([USED], "animal").summary(("Cow", "Cat", "Ant"), ("Cat", "Bee"), ("Yak", "Cat", "Bee", "Emu"))
 
     assert said.endswith(
         "New since the previous version: Bee. No longer predicted: Cow, Ant. No annotations yet: Yak, Emu."
@@ -45,7 +45,19 @@ def test_choices_that_came_went_and_wait_are_named_in_order() -> None:
 
 
 def test_many_and_long_names_are_cut() -> None:
-    said = Usage([unknown(*(f"{n:02} {'x' * 500}" for n in range(30)))]).left_out()
+    said = Usage([unknown(*(f"{n:02} {'x' * 500}" for n in range(30)))], "animal").left_out()
 
     assert "and 20 more" in said
     assert len(said) < 1200
+
+
+def test_annotations_of_another_tag_are_said_to_be_left_out() -> None:
+    other = Label("other tag", other_tags=frozenset(["label"]))
+    usage = Usage([USED, other, other], "animal")
+
+    assert usage.record()["annotations"] == {"used": 1, "other tag": 2}
+    assert usage.summary((), ("Cat",), ("Cat",)) == (
+        "Learned from 1 of 3 annotated tasks. Left out: 2 other tag. This model learns the Choices tag animal, but "
+        "some tasks were annotated with another one: label (2×). If you renamed the tag, give it its old name; to "
+        "learn another tag, set CHOICES to its name."
+    )

@@ -180,7 +180,8 @@ def test_of_several_tags_one_must_be_named(images: Path, tmp_path: Path) -> None
         read_export(file, images, "")
     [sample], _ = read_export(file, images, "quality")
     assert sample.label == "Blurred"
-    with pytest.raises(UsersError, match="has no image with a choice"):
+    said = "annotated with the tag animal, quality, but a typo is learned: set CHOICES to the one to learn"
+    with pytest.raises(UsersError, match=f"has no image with a choice; the first problem: task 1: {said}"):
         read_export(file, images, "a typo")
 
 
