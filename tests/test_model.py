@@ -13,12 +13,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 import model
@@ -197,6 +199,21 @@ def test_what_was_learned_is_predicted(trained: Json, shown: Digits) -> None:
             ],
         }
     json.dumps(results, allow_nan=False)
+
+
+def test_heic_is_predicted_as_the_same_image_in_another_format(trained: Json, shown: Digits) -> None:
+    pytest.importorskip("pillow_heif")
+    images = [path for path, _ in shown[30:42]]
+    heic = []
+    for path in images:
+        data = BytesIO()
+        Image.open(path).convert("RGB").save(data, "HEIF", quality=95)
+        heic.append(data.getvalue())
+    found, expected = (
+        ImageClassifierAPI(CONFIG, trained).predict([task(number, one) for number, one in enumerate(them)])
+        for them in (heic, images)
+    )
+    assert [choice(one) for one in found] == [choice(one) for one in expected]
 
 
 def test_a_task_that_cannot_be_predicted_is_empty_and_its_neighbours_are_not(trained: Json, shown: Digits) -> None:

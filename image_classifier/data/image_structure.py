@@ -15,7 +15,7 @@ MAX_SCANS = 1000
 MAX_SCANNED_PIXELS = 2_000_000_000  # of all scans together, if there are more scans than usual
 MAX_RLE_PIXELS = 20_000_000  # Pillow decodes run lengths in Python
 
-_SAVE_IT = "save the image as JPEG or PNG"
+SAVE_IT = "save the image as JPEG or PNG"
 _BRANDS = {
     b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIC", b"heix": "HEIC", b"heim": "HEIC", b"heis": "HEIC",
     b"hevc": "HEIC", b"hevx": "HEIC", b"mif1": "HEIC", b"msf1": "HEIC", b"crx ": "RAW (CR3)",
@@ -88,12 +88,12 @@ def kind_of(data: bytes) -> str:
 
 def remedy_of(kind: str) -> str:
     """How a person can fix a file of that format."""
-    return f"install pillow-heif, or {_SAVE_IT}" if kind == "HEIC" else _SAVE_IT
+    return f"install pillow-heif, or {SAVE_IT}" if kind == "HEIC" else SAVE_IT
 
 
 def _count(parts: int) -> None:
     if parts > MAX_PARTS:
-        raise Unreadable(f"it has more than {MAX_PARTS:,} parts: {_SAVE_IT} again")
+        raise Unreadable(f"it has more than {MAX_PARTS:,} parts: {SAVE_IT} again")
 
 
 # --- JPEG ---------------------------------------------------------------------
@@ -155,7 +155,7 @@ def _check_scans(data: bytes, position: int, allowed: int) -> None:
             position += struct.unpack_from(">H", data, position)[0]
         scans += marker == _SOS
         if scans > allowed:
-            raise Unreadable(f"it has more than {allowed:,} scans, too many to decode: {_SAVE_IT} again")
+            raise Unreadable(f"it has more than {allowed:,} scans, too many to decode: {SAVE_IT} again")
 
 
 def orientation_of(exif: bytes) -> int:
@@ -302,9 +302,9 @@ def _tiff(data: bytes) -> Picture:
         return found or default
 
     if _DNG_VERSION in entries or (_SUB_DIRECTORIES in entries and values(_SUBFILE, (0,))[0] == 1):
-        raise Unreadable(f"camera RAW (such as DNG or NEF) is not supported: {_SAVE_IT}")
+        raise Unreadable(f"camera RAW (such as DNG or NEF) is not supported: {SAVE_IT}")
     if data[8:10] == b"CR" and order == "<" and not big:
-        raise Unreadable(f"camera RAW (CR2) is not supported: {_SAVE_IT}")
+        raise Unreadable(f"camera RAW (CR2) is not supported: {SAVE_IT}")
     kept = [entries[tag] for tag in sorted(_OF_PICTURE & entries.keys())]
     for entry in kept:
         _count(struct.unpack_from(form, entry)[2])
@@ -330,10 +330,10 @@ def _tiff(data: bytes) -> Picture:
 def _check_jpegs(data: bytes, places: tuple[int, ...], sizes: tuple[int, ...], pixels: int, all_pixels: int) -> None:
     """Raises Unreadable for strips that overlap, which would be decoded again and again, and for too many scans."""
     if len(sizes) < len(places) or sum(sizes) > len(data):
-        raise Unreadable(f"its strips or tiles overlap: {_SAVE_IT} again")
+        raise Unreadable(f"its strips or tiles overlap: {SAVE_IT} again")
     scans = sum(data.count(b"\xff\xda", place, place + size) for place, size in zip(places, sizes, strict=False))
     if scans * min(pixels, all_pixels) > MAX_SCANNED_PIXELS:
-        raise Unreadable(f"its {scans:,} scans would take too long to decode: {_SAVE_IT} again")
+        raise Unreadable(f"its {scans:,} scans would take too long to decode: {SAVE_IT} again")
 
 
 # --- BMP, and AVIF and its kin --------------------------------------------------
@@ -348,7 +348,7 @@ def _bmp(data: bytes) -> Picture:
         return Picture(data)
     pixels = abs(width * height)
     if pixels > MAX_RLE_PIXELS:
-        raise Unreadable(f"{width}×{height} run-length encoded pixels would take too long to decode: {_SAVE_IT}")
+        raise Unreadable(f"{width}×{height} run-length encoded pixels would take too long to decode: {SAVE_IT}")
     return Picture(data, buffered=4 * pixels)
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
-from image_classifier.data.image_structure import Picture, Unreadable, kind_of, read_structure, remedy_of
+from image_classifier.data.image_structure import SAVE_IT, Picture, Unreadable, kind_of, read_structure, remedy_of
 from image_classifier.data.memory import MemoryBudget, NotInTime, OverBudget
 
 Source = Path | bytes
@@ -27,6 +27,8 @@ with suppress(ImportError):
 
     pillow_heif.register_heif_opener()
     FORMATS = (*FORMATS, "HEIF")
+
+_NAMES = {"AVIF": "AVIF", "HEIC": "HEIF"}  # Pillow's names of formats that `kind_of` also finds in damaged files
 
 MAX_PIXELS = 178_956_970  # default: Pillow's limit, above which an image counts as a decompression bomb
 # Default for all images that a process decodes at the same time: a server with its network then stays below the 3 GiB
@@ -162,7 +164,10 @@ def _parsed(picture: Picture) -> Image.Image:
     try:
         return Image.open(BytesIO(picture.data), formats=FORMATS)
     except UnidentifiedImageError as error:
-        if kind := kind_of(picture.data):
+        kind = kind_of(picture.data)
+        if _NAMES.get(kind) in FORMATS:
+            raise PerhapsSound(f"the {kind} file can't be read; it may be damaged: {SAVE_IT}") from error
+        if kind:
             raise PerhapsSound(f"{kind} is not supported: {remedy_of(kind)}") from error
         raise ImageError(f"not an image (supported formats: {', '.join(FORMATS)})") from error
 

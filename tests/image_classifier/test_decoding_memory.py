@@ -86,6 +86,8 @@ KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "AVIF": ("RGB", "AVIF", {"speed": 10, "subsampling": "4:4:4"}),
     "AVIF, transparent": ("RGBA", "AVIF", {"speed": 10, "subsampling": "4:4:4"}),
 }
+if "HEIF" in preprocessing.FORMATS:
+    KINDS |= {"HEIC": ("RGB", "HEIF", {"chroma": 444}), "HEIC, transparent": ("RGBA", "HEIF", {"chroma": 444})}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a peak and forgets it")

@@ -110,6 +110,16 @@ def test_what_is_unusual_but_right_is_no_trouble(spoil: Callable[[Path], object]
     assert sum(map(len, listing.classes.values())) in (4, 5)
 
 
+def test_heic_is_an_image_like_any_other(folder: Path) -> None:
+    pytest.importorskip("pillow_heif")
+    for number, name in enumerate(("cat/3.heic", "dog/3")):
+        picture(folder / name, 9 + number, kind="HEIF")
+    listing = looked_through(folder)
+    assert (listing.findings, listing.skipped) == ([], {})  # so `prepare` keeps them
+    assert {name: len(files) for name, files in listing.classes.items()} == {"cat": 3, "dog": 3}
+    assert len(list(images_below(folder, [], Counter()))) == 6
+
+
 SYSTEMS = ["__MACOSX", "@eaDir", "$RECYCLE.BIN", "$Recycle.Bin", "lost+found", ".git", ".thumbnails", "RECYCLER"]
 SYSTEMS += ["System Volume Information", "#recycle", "@Recently-Snapshot", ".ipynb_checkpoints", ".dvc", "._x"]
 

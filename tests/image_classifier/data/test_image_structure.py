@@ -11,7 +11,7 @@ from PIL import Image, TiffImagePlugin
 
 from image_classifier.data import image_structure
 from image_classifier.data.image_structure import MAX_PARTS, Unreadable, read_structure
-from image_classifier.data.preprocessing import ImageError, PerhapsSound, open_image
+from image_classifier.data.preprocessing import FORMATS, ImageError, PerhapsSound, open_image
 from tests.image_classifier.data.test_preprocessing import AS_STORED, corners, encode, quadrants
 
 # --- what a picture does not need -----------------------------------------------
@@ -213,7 +213,13 @@ def test_large_bitmap_of_run_lengths_is_refused() -> None:
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(400), "HEIC is not supported: install pillow-heif, or save"),
+        (
+            b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(400),
+            "the HEIC file can't be read; it may be damaged"
+            if "HEIF" in FORMATS
+            else "HEIC is not supported: install pillow-heif, or save",
+        ),
+        (b"\0\0\0\x1cftypavif\0\0\0\0mif1avif" + bytes(400), "the AVIF file can't be read; it may be damaged: save"),
         (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "SVG is not supported: save the image as JPEG or PNG"),
         (b'<?xml version="1.0"?>\n<svg/>', "SVG is not supported"),
         (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL is not supported"),

@@ -94,6 +94,18 @@ def test_each_format_keeps_its_pixels(kind: str, options: dict[str, Any], tolera
     assert np.abs(corners(image) - AS_STORED).max() <= tolerance
 
 
+def test_heic_keeps_its_pixels_and_is_upright() -> None:
+    pytest.importorskip("pillow_heif")
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        found, expected = (
+            open_image(encode(quadrants(), kind, quality=95, exif=exif.tobytes())) for kind in ("HEIF", "JPEG")
+        )
+        assert (found.mode, found.size) == ("RGB", expected.size)
+        assert np.abs(np.subtract(corners(found), corners(expected))).max() <= 12
+
+
 @pytest.mark.parametrize(
     ("mode", "kind", "tolerance"),
     [
@@ -278,7 +290,7 @@ def test_broken_exif_does_not_break_the_image(exif: bytes) -> None:
 
 # --- what is refused --------------------------------------------------------
 
-NO_IMAGE = r"not an image \(supported formats: JPEG, PNG, WEBP, GIF, TIFF, BMP, AVIF\)"
+NO_IMAGE = r"not an image \(supported formats: JPEG, PNG, WEBP, GIF, TIFF, BMP, AVIF(, HEIF)?\)"
 
 
 def noise(width: int = 64, height: int = 48) -> Image.Image:
