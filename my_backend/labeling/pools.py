@@ -17,9 +17,9 @@ from my_backend.background import Background
 from my_backend.errors import BackendError, Conflict, JobStopped, NotFound
 from my_backend.label_studio.client import LabelStudio
 from my_backend.label_studio.connections import Connections
+from my_backend.label_studio.task_pages import task_pages
 from my_backend.labeling.project_pool import ProjectPool, TaskLabels
 from my_backend.labeling.runs import Labels, Run, RunStore
-from my_backend.labeling.task_list import task_pages
 from my_backend.projects.registry import Project, Projects
 from my_backend.redaction import said
 from my_backend.serving.image_pool import LookAlikes

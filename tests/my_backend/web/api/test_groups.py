@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from my_backend.label_studio import task_pages
 from my_backend.label_studio.client import LabelStudio
-from my_backend.labeling import pools, task_list, writer
+from my_backend.labeling import pools, writer
 from my_backend.projects.registry import Project
 from tests.my_backend.conftest import PROJECT, Client, Serve
 from tests.my_backend.fake_model import LABEL_CONFIG, Script
@@ -24,7 +25,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(pools, name, seconds)
     monkeypatch.setattr(pools, "LISTING_SHARE", 1.0)
     monkeypatch.setattr(pools, "READ_AT_ONCE", 7)
-    monkeypatch.setattr(task_list, "PAGE_TASKS", 9)
+    monkeypatch.setattr(task_pages, "PAGE_TASKS", 9)
     monkeypatch.setattr(writer, "LOOK_SECONDS", 0.2)
 
 
@@ -295,7 +296,7 @@ def test_only_a_page_of_tasks_is_in_memory(client: Client, label_studio: FakeLab
     assert eventually(lambda: ask(client)["tasks"] == 30 and script.calls("add"))
     pool = client.backend.pools._entries[PROJECT].pool
     assert pool is not None
-    assert len(pool.next_to_read(100)) == task_list.PAGE_TASKS
+    assert len(pool.next_to_read(100)) == task_pages.PAGE_TASKS
     script.release()
     ready(client, 30)
 
