@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 from demo.digits import LABEL_CONFIG
 
@@ -69,10 +70,16 @@ class Studio:
             server.shutdown()
 
     def _answer(self, path: str) -> Any:
-        if path.startswith("/api/tasks/"):
-            newest = {"id": 1, "updated_at": str(self._changes)}
-            return {"tasks": [newest], "total": len(self.tasks), "total_annotations": len(self.tasks)}
-        return self.tasks if "/export" in path else PROJECT
+        address = urlsplit(path)
+        if address.path != "/api/tasks/":
+            return PROJECT
+        query = parse_qs(address.query)
+        filters = json.loads(query["query"][0])["filters"]
+        if filters["conjunction"] == "or":  # a page of annotated tasks
+            left = [task for task in self.tasks if task["id"] > filters["items"][0]["value"]]
+            return {"tasks": left[: int(query["page_size"][0])], "total": len(left)}
+        newest = {"id": 1, "updated_at": str(self._changes)}
+        return {"tasks": [newest], "total": len(self.tasks), "total_annotations": len(self.tasks)}
 
 
 def label_of(task: Json) -> str:

@@ -75,6 +75,10 @@ class LabelStudioUnreachable(LabelStudioDown):
     """There is no connection to Label Studio, so other requests would fail, too."""
 
 
+class AnswerTooLarge(LabelStudioError):
+    """Label Studio's answer is larger than allowed."""
+
+
 class TokenRefused(LabelStudioError):
     """Label Studio requires a token, or a different one."""
 

@@ -20,6 +20,7 @@ from my_backend.jobs.run import CANCELED, MAX_ATTEMPTS, SHUTDOWN, RunningJob
 from my_backend.jobs.store import JobStore
 from my_backend.label_studio.client import HOW_TO_MAKE_A_TOKEN
 from my_backend.label_studio.connections import Connections
+from my_backend.label_studio.task_pages import task_pages
 from my_backend.projects.corrections import Corrections
 from my_backend.projects.registry import Project, Projects
 from my_backend.projects.versions import Versions, without_secrets
@@ -189,8 +190,11 @@ class TrainingJob:
         project = self._projects.update(uid, label_config=described.get("label_config"), title=described.get("title"))
         if project is None:
             raise JobStopped(CANCELED)  # because its project was deleted meanwhile
-        tasks = label_studio.annotated_tasks(number)
-        running.check()  # reading may take long, and nothing must be kept of a deleted project
+        tasks: list[Json] = []
+        for page, _ in task_pages(label_studio, number, annotated=True):
+            running.check()
+            tasks += page
+        running.check()  # nothing must be kept of a project that was deleted meanwhile
         changes.keep_tasks(tasks, count)
         return project, tasks, watermark
 

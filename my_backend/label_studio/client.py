@@ -1,4 +1,4 @@
-"""A client for Label Studio's API: tokens, annotated tasks, projects, webhooks."""
+"""A client for Label Studio's API: tokens, projects, webhooks."""
 
 import json
 import logging
@@ -15,13 +15,11 @@ import jwt
 import requests
 
 from label_studio_format.pasted_values import TOKEN
-from my_backend.errors import LabelStudioDown, LabelStudioError, LabelStudioUnreachable, TokenRefused
-from my_backend.label_studio.safe_http import Limits, Origin, SafeSession, explain, read_body, redact
+from my_backend.errors import AnswerTooLarge, LabelStudioDown, LabelStudioError, LabelStudioUnreachable, TokenRefused
+from my_backend.label_studio.safe_http import Limits, Origin, SafeSession, TooLarge, explain, read_body, redact
 
 log = logging.getLogger(__name__)
 
-EXPORT_SECONDS = 300.0
-EXPORT_BYTES = 2_000_000_000
 ANSWER_BYTES = 50_000_000
 # Label Studio's access tokens are valid for 300 s; one that is about to expire isn't used anymore.
 TOKEN_MARGIN = 30.0
@@ -126,17 +124,6 @@ class LabelStudio:
                     return False
                 self._expires, self._refused_until = 0.0, time.monotonic() + REFUSED_SECONDS
             return True
-
-    def annotated_tasks(self, project_id: int) -> list[dict[str, Any]]:
-        """All tasks of the project that have an annotation (skipped ones too), with their annotations.
-
-        Raises LabelStudioError.
-        """
-        path = f"/api/projects/{project_id}/export?exportType=JSON"
-        tasks = self.call("GET", path, read_seconds=EXPORT_SECONDS, max_bytes=EXPORT_BYTES)
-        if not isinstance(tasks, list):
-            raise LabelStudioError(f"{redact(self.url + path)} didn't return a list of tasks")
-        return tasks
 
     def watermark(self, project_id: int) -> str:
         """A string that changes whenever an annotation of the project changes; cheap. Raises LabelStudioError.
@@ -332,6 +319,10 @@ class LabelStudio:
             ask = self._request if authorize else self._session.request
             response = ask(method, self.url + path, limits=Limits(read_seconds=read_seconds), **arguments)
             return response, read_body(response, max_bytes=max_bytes, deadline=time.monotonic() + read_seconds)
+        except TooLarge as error:
+            raise AnswerTooLarge(
+                f"Label Studio's answer to {method} {path.partition('?')[0]} is too large ({error})"
+            ) from error
         except requests.RequestException as error:
             kind = LabelStudioUnreachable if isinstance(error, requests.ConnectionError) else LabelStudioDown
             raise kind(

@@ -86,7 +86,7 @@ def fill(
     labeled, corrected, event = digits[:LABELED], digits[LABELED], digits[LABELED + 1]
     unseen = [path for path, _ in digits[LABELED + 2 :]]
     label_studio.project["label_config"] = LABEL_CONFIG
-    label_studio.export = [annotated(number, *digit) for number, digit in enumerate(labeled, start=1)]
+    label_studio.annotated = [annotated(number, *digit) for number, digit in enumerate(labeled, start=1)]
     first = finish(server, server.post("/api/models/train", {"project": PROJECT})["job"])
     pin = [sys.executable, "-m", "my_backend", "versions", "pin", first, "--project", "7"]
     subprocess.run(pin, check=True, env={**os.environ, "MODEL_DIR": str(model_dir)})

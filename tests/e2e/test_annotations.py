@@ -7,6 +7,12 @@ import pytest
 
 from demo.backend import Backend
 from demo.label_studio import LabelStudio
+from label_studio_format.annotations import GROUP_MARK, label_of
+from label_studio_format.labeling_config import parse_label_config
+from my_backend.errors import LabelStudioError
+from my_backend.label_studio import task_pages
+from my_backend.label_studio.client import LabelStudio as Client
+from my_backend.label_studio.safe_http import SafeSession
 from tests.e2e.test_labeling_configs import IMAGE, as_text, samples
 from tests.e2e.test_working_loop import Digits, wait_for, wait_for_new_version
 
@@ -172,3 +178,47 @@ def train(
     job = ended_job(label_studio, backend, connection, project)
     assert job["job_status"] == "finished", job
     return job["result"], wait_for_new_version(backend, project, before)
+
+
+def test_pages_of_tasks_tell_the_same_labels_as_the_export(
+    label_studio: LabelStudio, people: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task_pages, "PAGE_TASKS", 5)
+    project = label_studio.create_project("pages", CONFIG)
+    made = [make(people) for make, _ in CASES.values()]
+    label_studio.import_tasks(project, [{"data": {"image": "/a.png"}, "annotations": one} for one in [*made, []]])
+    accepted, seen, skipped = label_studio.import_tasks(project, 3 * [{"data": {"$undefined$": "/b.png"}}])
+    stored = {**said("odd"), "task": accepted, "model_version": "v1"}
+    prediction = label_studio.request("POST", "/api/predictions/", json=stored).json()["id"]
+    action = {"selectedItems": {"all": False, "included": [accepted]}}
+    label_studio.request("POST", f"/api/dm/actions?id=predictions_to_annotations&project={project}", json=action)
+    note = {**said("even")["result"][0], "meta": {"text": [f"{GROUP_MARK} g1"]}}
+    label_studio.request(
+        "POST",
+        f"/api/tasks/{seen}/annotations/",
+        json={"result": [note], "lead_time": 2.5, "parent_prediction": prediction},
+    )
+    label_studio.annotate(skipped, [], was_cancelled=True)
+    client = Client(label_studio.url, label_studio.personal_access_token, SafeSession(["127.0.0.1"]))
+
+    pages = list(task_pages.task_pages(client, project, annotated=True))
+
+    exported = {task["id"]: task for task in label_studio.export(project)}
+    read = {task["id"]: task for page, _ in pages for task in page}
+    assert read.keys() == exported.keys()
+    assert len(pages) == -(-len(read) // 5)
+    tag = parse_label_config(CONFIG).image_choices
+    assert tag is not None
+    assert {number: label_of(task, tag) for number, task in read.items()} == {
+        number: label_of(task, tag) for number, task in exported.items()
+    }
+    assert {label_of(read[number], tag).source for number in (accepted, seen)} == {"unseen", "group"}
+    assert [task["data"] for task in read.values()] == [exported[number]["data"] for number in read]
+    assert not any(task.get("predictions") or task.get("drafts") for task in read.values())
+
+
+def test_project_that_is_gone_is_explained(label_studio: LabelStudio) -> None:
+    client = Client(label_studio.url, label_studio.personal_access_token, SafeSession(["127.0.0.1"]))
+
+    with pytest.raises(LabelStudioError, match="the project doesn't exist, or the token's owner has no access to it"):
+        list(task_pages.task_pages(client, 999_999, annotated=True))

@@ -7,6 +7,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from tests.my_backend.fake_pages import only, page_of
+
 Json = dict[str, Any]
 Answer = tuple[Any, int]  # what is answered, and the status
 
@@ -89,7 +91,7 @@ class FakeLabels:
         given = json.loads(body) if body else None
         answer: Answer = {
             "look": lambda: self._look(json.loads(query["query"][0]), query["include"][0].split(",")),
-            "list": lambda: self._list(query, query["include"][0].split(",")),
+            "list": lambda: self._list(query),
             "import": lambda: self._import(given),
             "annotate": lambda: self.turn_into_annotations(given),
             "remove_all": lambda: self._remove_all(given),
@@ -111,24 +113,19 @@ class FakeLabels:
         return "remove_predictions" if method == "DELETE" and path == "/api/projects/7/model-versions/" else ""
 
     def _look(self, query: Json, fields: list[str]) -> Answer:
-        """Label Studio leaves out other fields, also in the annotations, predictions and drafts of a task."""
         wanted, *more = query["filters"]["items"]
         assert [one["filter"] for one in more] in ([], ["filter:tasks:draft_exists"])
         found = [self.tasks[number] for number in wanted["value"] if number in self.tasks]
         if more:  # which counts everyone's drafts, while only the token owner's are shown
             found = [task for task in found if bool(task["drafts"]) is more[0]["value"]]
         shown = [{**task, "drafts": [one for one in task["drafts"] if one.get("user") != OTHER]} for task in found]
-        return {"tasks": [_only(task, fields) for task in shown]}, 200
+        return {"tasks": [only(task, fields) for task in shown]}, 200
 
-    def _list(self, query: dict[str, list[str]], fields: list[str]) -> Answer:
+    def _list(self, query: dict[str, list[str]]) -> Answer:
         """The tasks after one, by id."""
         if query["project"] != ["7"]:
             return {"detail": "No Project matches the given query."}, 404
-        [after] = json.loads(query["query"][0])["filters"]["items"]
-        assert (after["filter"], after["operator"], query["page"]) == ("filter:tasks:id", "greater", ["1"])
-        found = [self.tasks[number] for number in sorted(self.tasks) if number > after["value"]]
-        page = found[: int(query["page_size"][0])]
-        return {"tasks": [_only(task, fields) for task in page], "total": len(found)}, 200
+        return page_of(self.tasks.values(), query), 200
 
     def _import(self, predictions: list[Json]) -> Answer:
         if any(one["task"] not in self.tasks for one in predictions):
@@ -179,12 +176,3 @@ class FakeLabels:
         for task in self.tasks.values():
             task["predictions"] = [one for one in task["predictions"] if one["model_version"] != version]
         return {"deleted_predictions": 0}, 200
-
-
-def _only(value: Json, fields: list[str]) -> Json:
-    inner = ("annotations", "predictions", "drafts")
-    return {
-        name: [_only(one, fields) for one in part] if name in inner else part
-        for name, part in value.items()
-        if name in fields
-    }

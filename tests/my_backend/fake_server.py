@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 import jwt
 
 from tests.my_backend.fake_labels import FakeLabels
+from tests.my_backend.fake_pages import asks_for_annotated, page_of
 
 JWT_KEY = "a key that is long enough for its algorithm"
 PNG = b"\x89PNG\r\n\x1a\n and the rest of an image"
@@ -184,7 +185,7 @@ def _fits(task: Any, asked: Any) -> bool:
 
 
 class FakeLabelStudio:
-    """The little of Label Studio that the backend calls: tokens, a project, its export, and files."""
+    """The little of Label Studio that the backend calls: tokens, a project, its annotated tasks, and files."""
 
     def __init__(self, prefix: str = "") -> None:
         self.prefix = prefix
@@ -194,7 +195,7 @@ class FakeLabelStudio:
         self.token_seconds = 300.0
         self.access_tokens: list[str] = []
         self.project: Any = {"id": 7, "title": "Pets", "label_config": ""}
-        self.export: Any = []
+        self.annotated: Any = []
         self.tasks: Any = []
         self.patched: list[tuple[str, Any]] = []
         self.added: list[Any] = []  # webhooks
@@ -215,7 +216,7 @@ class FakeLabelStudio:
         self.blocks: set[str] = set()  # the paths of the API that refuse private addresses
         self.permissions: list[str] | None = None
         self.model_versions: dict[str, int] = {}  # of the stored predictions, with their number
-        self.before_export: Callable[[], None] = lambda: None
+        self.before_tasks: Callable[[], None] = lambda: None
         self.before_project: Callable[[], None] = lambda: None
         self.predicted = FakeTasks()
         self.labels = FakeLabels()
@@ -235,6 +236,9 @@ class FakeLabelStudio:
             return json_reply({"release": self.release})
         if not self._authorized(seen.headers.get("Authorization", "")):
             return json_reply({"detail": self._refusal(seen)}, 401)
+        if path == "/api/tasks/" and asks_for_annotated(query := parse_qs(urlsplit(seen.path).query)):
+            self.before_tasks()
+            return json_reply(page_of(self.annotated, query))
         if (answer := self.labels.answer(seen.method, seen.path.removeprefix(self.prefix), seen.body)) is not None:
             return Reply(204) if answer[1] == 204 else json_reply(*answer)
         if path == "/api/projects/":
@@ -264,10 +268,6 @@ class FakeLabelStudio:
             return json_reply(self.model_versions)
         if path == "/api/current-user/whoami":
             return json_reply({"id": 1} if self.permissions is None else {"id": 1, "permissions": self.permissions})
-        if path == "/api/projects/7/export":
-            assert parse_qs(urlsplit(seen.path).query) == {"exportType": ["JSON"]}
-            self.before_export()
-            return json_reply(self.export)
         found = self.files.get(seen.path.removeprefix(self.prefix))
         if found is None:
             return Reply(404, b"<html>not found</html>", {"Content-Type": "text/html"})
@@ -300,7 +300,7 @@ class FakeLabelStudio:
     def _newest_task(self, query: dict[str, list[str]]) -> Any:
         assert (query["project"], query["page_size"]) == (["7"], ["1"])
         newest = {"id": 1, "updated_at": self.updated_at}
-        return {"tasks": [newest], "total": len(self.export), "total_annotations": len(self.export)}
+        return {"tasks": [newest], "total": len(self.annotated), "total_annotations": len(self.annotated)}
 
     def _refresh(self, body: Any) -> Reply:
         if body != {"refresh": self.pat}:

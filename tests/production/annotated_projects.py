@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from tests.my_backend.fake_pages import asks_for_annotated, page_of
 from tests.my_backend.fake_server import FakeServer, Reply, Seen, json_reply
 
 CREATED = "2026-11-20T13:35:51Z"
@@ -68,13 +69,12 @@ class AnnotatedProjects:
         address = urlsplit(seen.path)
         query = parse_qs(address.query)
         if address.path == "/api/tasks/":
-            return json_reply(self._newest_task(int(query["project"][0])))
+            project = int(query["project"][0])
+            answer = page_of(self._tasks(project), query) if asks_for_annotated(query) else self._newest_task(project)
+            return json_reply(answer)
         if not address.path.startswith("/api/projects/"):
             return json_reply([])  # of backends and webhooks it knows none
-        project = int(address.path.split("/")[3])
-        if address.path.endswith("/export"):
-            return json_reply(self._export(project))
-        return json_reply(described(project))
+        return json_reply(described(int(address.path.split("/")[3])))
 
     def _newest_task(self, project: int) -> Json:
         with self._lock:
@@ -83,7 +83,7 @@ class AnnotatedProjects:
             total = len(annotations)
             return {"tasks": [{"id": 1, "updated_at": newest}], "total": total, "total_annotations": total}
 
-    def _export(self, project: int) -> list[Json]:
+    def _tasks(self, project: int) -> list[Json]:
         with self._lock:
             annotations = self._annotations.get(project, {})
             return [

@@ -105,7 +105,7 @@ def test_backup_that_is_restored_elsewhere_serves_the_same_version_and_the_same_
     settings = f"{SETTINGS}LABEL_STUDIO_URL={label_studio.url}\nLABEL_STUDIO_API_KEY={label_studio.pat}\n"
     (old / ".env").write_text(settings)
     label_studio.project["label_config"] = LABEL_CONFIG
-    label_studio.export = [annotated(number, *digit) for number, digit in enumerate(digits[:60], start=1)]
+    label_studio.annotated = [annotated(number, *digit) for number, digit in enumerate(digits[:60], start=1)]
     (corrected, label), unseen = digits[60], [path for path, _ in digits[61:71]]
 
     with running(old, environment) as server:
@@ -132,5 +132,5 @@ def test_backup_that_is_restored_elsewhere_serves_the_same_version_and_the_same_
             path.name: path.read_bytes() for path in kept.iterdir()
         }
         again = finished(server, server.post("/api/models/train", {})["job"])
-        assert again["result"]["annotations"]["used"] == len(label_studio.export) + 1
+        assert again["result"]["annotations"]["used"] == len(label_studio.annotated) + 1
         assert int(again["result"]["versions"][-1].partition("-")[0][1:]) > int(version.partition("-")[0][1:])

@@ -67,7 +67,7 @@ def test_model_dir_of_earlier_release_is_served_shown_and_trained_on(recording: 
     labels = ["3" if number % 2 else "8" for number in range(len(images))]
     label_studio = FakeLabelStudio()
     label_studio.project["label_config"] = LABEL_CONFIG
-    label_studio.export = [annotated(*task) for task in zip(range(1, 100), images, labels, strict=False)]
+    label_studio.annotated = [annotated(*task) for task in zip(range(1, 100), images, labels, strict=False)]
 
     with label_studio.running(), running(tmp_path, label_studio) as server:
         results = predictions(server, images)

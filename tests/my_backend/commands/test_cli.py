@@ -349,7 +349,7 @@ def test_signal_ends_a_server_whose_label_studio_hangs(
         asked.append(True)
         label_studio.server.closing.wait(60)
 
-    label_studio.before_export = hang
+    label_studio.before_tasks = hang
     server = start(LABEL_STUDIO_URL=label_studio.url, LABEL_STUDIO_API_KEY=label_studio.pat)
     server.ask("POST", "/setup", json={"project": PROJECT, "schema": LABEL_CONFIG})
     server.ask("POST", "/webhook?project=7", json={"action": "START_TRAINING"})

@@ -14,6 +14,7 @@ import pytest
 from my_backend.errors import LabelStudioError, TokenRefused
 from my_backend.label_studio.client import LabelStudio
 from my_backend.label_studio.safe_http import Limits, SafeSession, read_body
+from my_backend.label_studio.task_pages import task_pages
 from tests.my_backend.fake_server import JWT_KEY, PNG, FakeLabelStudio, FakeServer, Reply, Seen, json_reply
 from tests.my_backend.waiting import eventually
 
@@ -225,12 +226,6 @@ def test_refused_token_is_explained_with_the_remedy(label_studio: FakeLabelStudi
     assert not token or token not in str(refused.value)
 
 
-def test_annotated_tasks_are_the_export(label_studio: FakeLabelStudio) -> None:
-    label_studio.export = [{"id": 1, "annotations": []}]
-
-    assert connect(label_studio).annotated_tasks(7) == [{"id": 1, "annotations": []}]
-
-
 def test_watermark_changes_with_the_newest_task_and_the_numbers(label_studio: FakeLabelStudio) -> None:
     client = connect(label_studio)
     first = client.watermark(7)
@@ -238,7 +233,7 @@ def test_watermark_changes_with_the_newest_task_and_the_numbers(label_studio: Fa
 
     label_studio.updated_at = "2026-11-20T13:35:52Z"
     second = client.watermark(7)
-    label_studio.export = [{}]
+    label_studio.annotated = [{}]
 
     assert len({first, second, client.watermark(7)}) == 3
 
@@ -282,7 +277,7 @@ def test_unknown_project_is_explained(label_studio: FakeLabelStudio) -> None:
 
 
 ASK: dict[str, Callable[[LabelStudio], Any]] = {
-    "annotated tasks": lambda client: client.annotated_tasks(7),
+    "annotated tasks": lambda client: list(task_pages(client, 7, annotated=True)),
     "project": lambda client: client.project(7),
     "watermark": lambda client: client.watermark(7),
 }

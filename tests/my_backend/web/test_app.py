@@ -380,7 +380,7 @@ def test_start_training_answers_one_job_until_it_has_read_and_then_the_one_that_
     serve: Serve, script: Script, label_studio: FakeLabelStudio
 ) -> None:
     may_read = threading.Event()
-    label_studio.before_export = lambda: may_read.wait(20) and None
+    label_studio.before_tasks = lambda: may_read.wait(20) and None
     script.block("fit")
     with serve(label_studio_url=label_studio.url, label_studio_api_key=label_studio.pat) as client:
         client.setup()
@@ -401,7 +401,7 @@ def test_start_training_answers_one_job_until_it_has_read_and_then_the_one_that_
 
 def test_events_become_a_training_after_so_many(serve: Serve, script: Script, label_studio: FakeLabelStudio) -> None:
     given = {"label_studio_url": label_studio.url, "label_studio_api_key": label_studio.pat}
-    label_studio.export = [{"id": 1, "annotations": [{"id": 1, "result": []}]}]
+    label_studio.annotated = [{"id": 1, "annotations": [{"id": 1, "result": []}]}]
     with serve(retrain_after_annotations=3, **given) as client:
         for number in (1, 2, 2):
             assert client.post("/webhook", annotated(number)) == {"status": "ok", "action": "ANNOTATION_CREATED"}

@@ -262,7 +262,7 @@ def test_events_of_a_run_start_one_training(
     start: Any, label_studio: FakeLabelStudio, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client, labels = start(retrain_after_annotations=2), label_studio.labels
-    label_studio.export = [{"id": 1, "data": {"image": "1.png"}, "annotations": []}]
+    label_studio.annotated = [{"id": 1, "data": {"image": "1.png"}, "annotations": [{"id": 1, "result": []}]}]
     tasks = labels.add(12)
 
     def send_event(name: str) -> None:

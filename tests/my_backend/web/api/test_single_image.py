@@ -169,7 +169,7 @@ def test_model_that_can_classify_is_asked_for_all_its_scores(client: Client, scr
 @pytest.fixture
 def connected(serve: Serve, label_studio: FakeLabelStudio) -> Iterator[Client]:
     """A backend with a Label Studio that has one annotated task."""
-    label_studio.export = [{"id": 1, "data": {"image": "/a.png"}, "annotations": [{"id": 5, "updated_at": "t"}]}]
+    label_studio.annotated = [{"id": 1, "data": {"image": "/a.png"}, "annotations": [{"id": 5, "updated_at": "t"}]}]
     url, key = label_studio.url, label_studio.pat
     with serve(label_studio_url=url, label_studio_api_key=key, retrain_after_annotations=0) as client:
         client.setup()
