@@ -351,7 +351,8 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         settings = _settings()
         hyperparameters = _hyperparameters(settings, attempt)
         backbone = self._backbone_to_grow_from(kind)
-        tasks, mode = list(completions), settings.train_mode
+        tasks = completions if isinstance(completions, Sequence) else list(completions)
+        mode = settings.train_mode
         report = Stages(report, all_layers=kind == "full" and _tunes(mode, backbone, tasks))
         labeled = self._labelled(tasks, config.image_choices, backbone, report)
         used = labeled.used
@@ -453,12 +454,17 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         return _networks().base
 
     def _labelled(
-        self, tasks: list[Json], tag: ImageChoices, backbone: Backbone, report: Callable[[Json], None]
+        self, tasks: Iterable[Json], tag: ImageChoices, backbone: Backbone, report: Callable[[Json], None]
     ) -> "_Labelled":
         """The labeled images of the tasks, as samples; also embeds new images."""
-        labels = [label_of(task, tag) for task in tasks]
+        labels: list[TaskLabel] = []
+        chosen: list[tuple[Json, TaskLabel]] = []
+        for task in tasks:
+            labels.append(label := label_of(task, tag))
+            if label.outcome == "used":
+                # Of a large project, all annotations don't fit in memory.
+                chosen.append((_without_annotations(task), label))
         used = Usage(labels, tag.from_name)
-        chosen = [(task, label) for task, label in zip(tasks, labels, strict=True) if label.outcome == "used"]
         fetched: list[ImageFile | MediaError] = []
         report({"phase": "fetching images", "image": 0, "images": len(chosen)})
         for some in self._read([task for task, _ in chosen], tag, backbone):
@@ -618,14 +624,17 @@ def _last_words(pairs: list[tuple[Json, Sample]]) -> list[tuple[Json, Sample]]:
     corrected = {sample.image.digest for task, sample in pairs if task.get("corrected")}
     last = {
         sample.image.digest: sample.label
-        for task, sample in sorted(pairs, key=lambda pair: _annotated_at(pair[0]))
+        for task, sample in sorted(pairs, key=lambda pair: str(pair[0]["annotated_at"]))
         if sample.image.digest in corrected
     }
     return [pair for pair in pairs if last.get(pair[1].image.digest, pair[1].label) == pair[1].label]
 
 
-def _annotated_at(task: Json) -> str:
-    return max((str(a.get("updated_at") or "") for a in annotations_of(task)), default="")
+def _without_annotations(task: Json) -> Json:
+    """The task's image, when its annotations last changed, and whether it was corrected outside of Label Studio."""
+    annotated_at = max((str(a.get("updated_at") or "") for a in annotations_of(task)), default="")
+    known: Json = {name: task[name] for name in ("id", "data", "corrected") if name in task}
+    return {**known, "annotated_at": annotated_at}
 
 
 def _with_corrections(classifier: Classifier, embedded: Embedded, corrected: frozenset[str]) -> Classifier:

@@ -1,6 +1,6 @@
 """Annotation events, and how they change the known annotated tasks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ def apply(tasks: Sequence[Json], changes: Sequence[Change]) -> list[Json] | None
     for change in changes:
         number = change.annotation.get("id")
         told = change.task or {}
-        place = told.get("id", change.annotation.get("task"))
+        place = _place(change)
         if change.deleted and isinstance(number, int):
             for others in annotations.values():
                 others.pop(number, None)
@@ -41,6 +41,20 @@ def apply(tasks: Sequence[Json], changes: Sequence[Change]) -> list[Json] | None
         if len(known) < _annotations_of(told):
             return None
     return [{**described[place], "annotations": list(known.values())} for place, known in annotations.items() if known]
+
+
+def concerned_by(changes: Sequence[Change]) -> Callable[[Json], bool]:
+    """A condition for known tasks: `apply` needs only those that meet it, and leaves the others as they are."""
+    places = [_place(change) for change in changes if not change.deleted]
+    tasks = {place for place in places if isinstance(place, int)}
+    numbers = [change.annotation.get("id") for change in changes if change.deleted]
+    deleted = {number for number in numbers if isinstance(number, int)}
+    return lambda task: task["id"] in tasks or any(one.get("id") in deleted for one in task.get("annotations") or [])
+
+
+def _place(change: Change) -> Any:
+    """The id of the change's task, if the event has it."""
+    return (change.task or {}).get("id", change.annotation.get("task"))
 
 
 def _time(annotation: Json) -> str:

@@ -7,10 +7,11 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import IO, Annotated, Any, TypeVar
@@ -31,7 +32,12 @@ SETTLED_NS = 1_000_000_000  # file times are coarse: a second change right after
 
 
 def write(
-    path: Path, content: str | bytes, *, mode: int = 0o644, durable: bool = True, make_folder: bool = True
+    path: Path,
+    content: str | bytes | Iterable[str],
+    *,
+    mode: int = 0o644,
+    durable: bool = True,
+    make_folder: bool = True,
 ) -> None:
     """Replaces `path` atomically. Unless `durable`, it survives a crash of the process but not a power failure."""
     global _failed_writes
@@ -51,14 +57,18 @@ def failed_writes() -> int:
     return _failed_writes
 
 
-def _write(path: Path, content: str | bytes, *, mode: int, durable: bool, make_folder: bool) -> None:
+def _write(path: Path, content: str | bytes | Iterable[str], *, mode: int, durable: bool, make_folder: bool) -> None:
     if make_folder:
         path.parent.mkdir(parents=True, exist_ok=True)
     part = NamedTemporaryFile(dir=path.parent, prefix=".", delete=False)  # noqa: SIM115  closed below
     try:
         with part:  # closing flushes the rest, which fails on a full disk
             os.fchmod(part.fileno(), mode)
-            part.write(content.encode() if isinstance(content, str) else content)
+            if isinstance(content, bytes):
+                part.write(content)
+            else:
+                pieces = [content] if isinstance(content, str) else content
+                part.writelines(piece.encode() for piece in pieces)
             part.flush()
             if durable:
                 os.fsync(part.fileno())
@@ -73,7 +83,9 @@ def _write(path: Path, content: str | bytes, *, mode: int, durable: bool, make_f
 
 def write_json(path: Path, value: Any, **options: Any) -> None:
     """Writes a value as JSON; the options are those of `write`."""
-    write(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", **options)
+    # Piece by piece, so that a large value isn't in memory as text, too.
+    pieces = json.JSONEncoder(indent=2, ensure_ascii=False).iterencode(value)
+    write(path, chain(pieces, "\n"), **options)
 
 
 @dataclass(frozen=True)

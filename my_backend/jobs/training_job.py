@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -22,6 +22,7 @@ from my_backend.label_studio.client import HOW_TO_MAKE_A_TOKEN
 from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.task_pages import task_pages
 from my_backend.projects.corrections import Corrections
+from my_backend.projects.packed_tasks import PackedTasks
 from my_backend.projects.registry import Project, Projects
 from my_backend.projects.versions import Versions, without_secrets
 from my_backend.redaction import said
@@ -143,14 +144,16 @@ class TrainingJob:
         with _noting(folder):
             before = learned_state(folder)
         if kept_text:
-            project, tasks, watermark = self._projects.get(job.project), json.loads(kept_text), ""
+            project, watermark = self._projects.get(job.project), ""
+            tasks = PackedTasks(json.loads(kept_text))
         elif job.kind == "head" and (known := changes.tasks()) is not None:
             # Events already brought these tasks; `Reconciliation` compares the watermark in case an event was lost.
-            project, tasks, watermark = self._projects.get(job.project), known, before.watermark
+            project, watermark = self._projects.get(job.project), before.watermark
+            tasks = known
         else:
             project, tasks, watermark = self._ask_label_studio(running)
         tag = parse_label_config(project.label_config, self._settings.choices).image_choices
-        tasks = [*tasks, *(Corrections(folder).tasks(tag) if tag else [])]
+        tasks.extend(Corrections(folder).tasks(tag) if tag else [])
         running.annotations_were_read()
         if 0 < self._settings.retrain_after_annotations <= changes.count() - changed:
             # Annotations that came during the reading were assigned to this job, which may have missed them.
@@ -173,7 +176,7 @@ class TrainingJob:
         # The version that went live meanwhile may know older annotations than the ones read here.
         self._submit_correction(uid)
 
-    def _ask_label_studio(self, running: RunningJob) -> tuple[Project, list[Json], str]:
+    def _ask_label_studio(self, running: RunningJob) -> tuple[Project, PackedTasks, str]:
         """Returns the project as it is now, its annotated tasks, and the watermark from before reading them."""
         uid = running.job.project
         label_studio = self._connections.label_studio(self._projects.credentials(uid))
@@ -190,16 +193,16 @@ class TrainingJob:
         project = self._projects.update(uid, label_config=described.get("label_config"), title=described.get("title"))
         if project is None:
             raise JobStopped(CANCELED)  # because its project was deleted meanwhile
-        tasks: list[Json] = []
+        tasks = PackedTasks()
         for page, _ in task_pages(label_studio, number, annotated=True):
             running.check()
-            tasks += page
+            tasks.extend(page)
         running.check()  # nothing must be kept of a project that was deleted meanwhile
         changes.keep_tasks(tasks, count)
         return project, tasks, watermark
 
     def _train(
-        self, running: RunningJob, project: Project, tasks: list[Json], before: Learned, learned: Learned
+        self, running: RunningJob, project: Project, tasks: PackedTasks, before: Learned, learned: Learned
     ) -> Json:
         folder = self._projects.folder(project.uid)
         versions = Versions(folder)
@@ -291,14 +294,15 @@ def _shown(outputs: list[Json]) -> Json:
     return {key: value for key, value in last.items() if key not in ("model_dir", "mistakes")}
 
 
-def _digest(project: Project, tasks: list[Json]) -> str:
+def _digest(project: Project, tasks: Iterable[Json]) -> str:
     """Returns a digest of everything that determines what is learned, independent of its order."""
-    annotations = sorted(
-        json.dumps([task.get("id"), annotation.get("id"), annotation.get("updated_at"), annotation.get("result")])
+    facts = (
+        [task.get("id"), annotation.get("id"), annotation.get("updated_at"), annotation.get("result")]
         for task in tasks
         for annotation in task.get("annotations") or []
     )
-    return sha256(json.dumps([project.label_config, annotations]).encode()).hexdigest()
+    annotations = sorted(sha256(json.dumps(one).encode()).digest() for one in facts)
+    return sha256(b"".join([json.dumps(project.label_config).encode(), *annotations])).hexdigest()
 
 
 def keep_annotations(projects: Projects, uid: str, tasks: list[Json]) -> None:

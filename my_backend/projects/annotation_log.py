@@ -12,9 +12,10 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from label_studio_format.events import Change, Json, apply
+from label_studio_format.events import Change, Json, apply, concerned_by
 from my_backend import files
 from my_backend.files import Damaged
+from my_backend.projects.packed_tasks import PackedTasks, unpacked
 
 COUNT_FILE = "unlearned.json"
 TASKS_FILE = "annotated.json"
@@ -25,10 +26,13 @@ MAX_EVENT_BYTES = 20_000_000  # likewise; a training holds all of them in memory
 
 @dataclass(frozen=True)
 class _Kept:
-    """The annotated tasks, None while they are being read, and the number of events before that reading."""
+    """The annotated tasks, as pages of `PackedTasks`, and the number of events before they were read.
+
+    There are no pages while they are being read, and in files of older releases.
+    """
 
     count: int
-    tasks: list[Json] | None
+    pages: list[str] | None = None
 
 
 _COUNTS = TypeAdapter(tuple[int, int])
@@ -100,25 +104,25 @@ class Changes:
     def begin_reading(self) -> int:
         """Starts to keep events; returns the number of changes so far, for `keep_tasks`."""
         with self._changing() as (changed, _):
-            files.write_json(self._tasks, {"count": changed, "tasks": None}, durable=False)
+            files.write_json(self._tasks, asdict(_Kept(changed)), durable=False)
         return changed
 
-    def keep_tasks(self, tasks: Sequence[Json], count: int) -> None:
+    def keep_tasks(self, tasks: PackedTasks, count: int) -> None:
         """Keeps the annotated tasks that were read after `begin_reading` returned this count."""
         with self._changing():
             kept = files.read_record(self._tasks, _KEPT)
             if kept is None or kept.count > count:
                 return  # dropped meanwhile, or another job started to read later, and only events since then are kept
-            files.write_json(self._tasks, {"count": count, "tasks": tasks}, durable=False)
+            files.write_json(self._tasks, {"count": count, "pages": tasks.pages}, durable=False)
             for number, path in self._event_files():
                 if number <= count:
                     path.unlink(missing_ok=True)
 
-    def tasks(self) -> list[Json] | None:
+    def tasks(self) -> PackedTasks | None:
         """Returns the annotated tasks with all events applied; None if they must be read from Label Studio."""
         with self._changing():
             kept = files.read_record(self._tasks, _KEPT)
-            if kept is None or kept.tasks is None:
+            if kept is None or kept.pages is None:
                 return None
             events = [files.read_record(path, _EVENT) for number, path in self._event_files() if number > kept.count]
         changes: list[Change] = []
@@ -127,8 +131,8 @@ class Changes:
                 return None
             changes += event
         try:
-            return apply(kept.tasks, changes)
-        except (KeyError, TypeError, AttributeError):  # the tasks don't have Label Studio's format
+            return _updated(kept.pages, changes)
+        except (KeyError, TypeError, AttributeError, ValueError):  # damaged, or not in Label Studio's format
             return None
 
     def doubt(self) -> None:
@@ -156,3 +160,22 @@ class Changes:
 
     def _event_files(self) -> list[tuple[int, Path]]:
         return sorted((int(path.stem), path) for path in self._events.glob("*.json") if path.stem.isdecimal())
+
+
+def _updated(pages: Sequence[str], changes: Sequence[Change]) -> PackedTasks | None:
+    """The tasks of these pages after the changes, changed ones at the end; None if the changes lack data."""
+    is_concerned = concerned_by(changes)
+    updated, concerned = PackedTasks(), list[Json]()
+    for page in pages:
+        tasks = unpacked(page)
+        some = [task for task in tasks if is_concerned(task)]
+        if some:
+            concerned += some
+            updated.extend(task for task in tasks if not is_concerned(task))
+        else:
+            updated.add_page(page, len(tasks))
+    changed = apply(concerned, changes)
+    if changed is None:
+        return None
+    updated.extend(changed)
+    return updated

@@ -81,6 +81,8 @@ class ModelAPI:
     def fit(self, tasks: Sequence[Json], workdir: str, **kwargs: Any) -> Json | None:
         """Learns from annotated tasks; returns the new version's `train_output`, None if there is nothing to publish.
 
+        `tasks` is a sequence that unpacks them while it is read, in order, because all of them may not fit in memory.
+
         Arguments:
         - `kind`: `head` for a quick training, `full` for a complete one
         - `attempt`: 1, or more if the process died before it completed another epoch; `workdir` is as it was left

@@ -19,6 +19,7 @@ from my_backend.jobs.training_job import SET_ASIDE
 from my_backend.labeling.runs import Labels, RunStore
 from my_backend.projects.corrections import Corrections
 from my_backend.projects.labeling_order import LabelingOrder, keep_order
+from my_backend.projects.packed_tasks import PackedTasks
 from my_backend.projects.recent_predictions import Sighting
 from my_backend.projects.registry import Credentials, Projects
 from my_backend.projects.versions import Versions
@@ -45,7 +46,7 @@ def fill(projects: Projects, uid: str) -> Path:
     versions.delete(versions.names()[1])
     versions.pin(versions.names()[0])
     changes = projects.changes(uid)
-    changes.keep_tasks([], changes.begin_reading())
+    changes.keep_tasks(PackedTasks([]), changes.begin_reading())
     changes.add([Change({"id": 1, "task": 1}, {"id": 1, "data": {"image": "a.png"}})])
     changes.learned(1)
     Corrections(folder).keep(b"an image", DIGEST, ["Cat"])

@@ -17,6 +17,7 @@ from label_studio_format.events import Change
 from my_backend.commands.backup import BackedUp, back_up
 from my_backend.commands.cli import app
 from my_backend.errors import Conflict, NotFound
+from my_backend.projects.packed_tasks import PackedTasks
 from my_backend.projects.registry import Credentials, Projects
 from my_backend.projects.versions import Version, Versions
 
@@ -35,7 +36,7 @@ def model_dir(tmp_path: Path) -> Path:
     versions.copy_from(live_in(folder), cause="the same again", choices=("Cat",))
     versions.pin(versions.names()[0])
     changes = projects.changes(UID)
-    changes.keep_tasks([], changes.begin_reading())
+    changes.keep_tasks(PackedTasks([]), changes.begin_reading())
     changes.add([Change({"id": 1})])
     for name in ("corrections/0123.json", "jobs/head-1.json", "work/head-1/checkpoint", ".lock"):
         path = projects.folder(UID) / name

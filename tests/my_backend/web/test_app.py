@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from my_backend.jobs.record import Job
+from my_backend.projects.packed_tasks import PackedTasks
 from my_backend.projects.registry import Credentials
 from my_backend.web.middleware.auth import OTHERS_AT_ONCE
 from my_backend.web.middleware.request_log import LOGGED_PATH
@@ -416,7 +417,7 @@ def test_events_become_a_training_after_so_many(serve: Serve, script: Script, la
 @pytest.mark.parametrize("action", ["REVIEW_CREATED", "REVIEW_UPDATED", "REVIEWS_DELETED"])
 def test_after_a_review_the_annotations_are_read_again(client: Client, action: str) -> None:
     changes = client.backend.projects.changes(PROJECT)
-    changes.keep_tasks([{"id": 1, "annotations": []}], changes.begin_reading())
+    changes.keep_tasks(PackedTasks([{"id": 1, "annotations": []}]), changes.begin_reading())
     assert changes.tasks() is not None
 
     client.post("/webhook", {"action": action, "project": DESCRIBED})
