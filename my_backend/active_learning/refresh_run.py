@@ -1,5 +1,6 @@
 """Stores one version's predictions for the unlabeled tasks of a project, a batch at a time."""
 
+import json
 import logging
 from collections import deque
 from collections.abc import Callable, Container, Sequence
@@ -19,6 +20,7 @@ log = logging.getLogger(__name__)
 
 BATCH_TASKS = 20
 ORDERED_TASKS = 10_000  # bounds how long a version's order takes; the next version may get other tasks
+ORDERED_BYTES = 50_000_000  # of their data: a URL may contain a whole image
 GIVE_UP_AFTER = 100  # tasks in a row without a prediction: the next ones' images are probably missing too
 REFUSED_AT_ONCE = 3  # predictions in a row that Label Studio rejects; a single one may be for a deleted task
 
@@ -102,15 +104,27 @@ class Run:
 
     def _in_order(self, live: Live, check: Callable[[], None]) -> list[int]:
         """The unlabeled tasks in the model's order, which is kept; empty if it has none."""
-        tasks, places = [], None
+        places, ids, predicted = None, list[int](), set[int]()
         if live.model:
-            tasks = self._stored.unlabeled(ORDERED_TASKS)
-            places = live.model.order(_bare(tasks), label_config=self._project.label_config, check=check)
+            tasks, predicted = self._unlabeled(check)
+            ids = [task["id"] for task in tasks]
+            places = live.model.order(tasks, label_config=self._project.label_config, check=check)
             check()
-        self.order = None if places is None else LabelingOrder(self._version, tuple(tasks[n]["id"] for n in places))
+        self.order = None if places is None else LabelingOrder(self._version, tuple(ids[place] for place in places))
         keep_order(self._folder, self.order)
-        left = [tasks[place] for place in places or []]
-        return [task["id"] for task in left if self._version not in (task.get("predictions_model_versions") or ())]
+        return [ids[place] for place in places or [] if ids[place] not in predicted]
+
+    def _unlabeled(self, check: Callable[[], None]) -> tuple[list[Json], set[int]]:
+        """What the model gets of unlabeled tasks, and the ids of those that have a prediction of this version."""
+        tasks, predicted, size = list[Json](), set[int](), 0
+        for page in self._stored.unlabeled(ORDERED_TASKS):
+            check()
+            tasks += _bare(page)
+            predicted |= {one["id"] for one in page if self._version in (one.get("predictions_model_versions") or ())}
+            size += sum(len(json.dumps(one["data"])) for one in page)
+            if size > ORDERED_BYTES:
+                break
+        return tasks, predicted
 
     def _next_tasks(self) -> list[int]:
         """Tasks without a prediction of the version: the least certain first, those without any prediction last.

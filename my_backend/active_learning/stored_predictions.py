@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -26,16 +26,13 @@ class StoredPredictions:
         """How many unlabeled tasks have a prediction of this model version."""
         return int(self._page([_of(version)], page_size=1).get("total") or 0)
 
-    def unlabeled(self, most: int) -> list[Json]:
-        """Unlabeled tasks: `id`, `data`, `predictions_model_versions`. A random choice of pages if more than `most`."""
+    def unlabeled(self, most: int) -> Iterator[list[Json]]:
+        """Pages of unlabeled tasks: `id`, `data`, `predictions_model_versions`. A random choice if more than `most`."""
         total = int(self._page([], page_size=1).get("total") or 0)
         pages = range(1, -(-total // PAGE_TASKS) + 1)
         chosen = random.sample(pages, min(len(pages), most // PAGE_TASKS))
-        return [
-            task
-            for page in chosen
-            for task in _tasks(self._page([], page=page, page_size=PAGE_TASKS, include=POOL_FIELDS))
-        ]
+        for page in chosen:
+            yield _tasks(self._page([], page=page, page_size=PAGE_TASKS, include=POOL_FIELDS))
 
     def tasks_without(self, version: str, page: int = 1) -> tuple[list[Json], bool]:
         """Unlabeled tasks without a prediction of this version, and whether there are more pages.

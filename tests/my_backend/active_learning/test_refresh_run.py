@@ -161,6 +161,18 @@ def test_only_so_many_tasks_are_ordered(renewed: Renewed, monkeypatch: pytest.Mo
     assert sorted(scores(renewed).values()) == [0.0, 0.25, 0.5, 0.75, *[1.0] * 6]
 
 
+def test_only_so_much_data_is_ordered(renewed: Renewed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stored_predictions, "PAGE_TASKS", 2)
+    monkeypatch.setattr(refresh_run, "ORDERED_BYTES", 3_000)
+    for _ in range(10):
+        renewed.tasks.add((OLD, 0.1), data={"image": f"data:image/png;base64,{'A' * 1000}"})
+    renewed.model = Orders([0, 1, 2, 3])
+    renewed.to_the_end()
+
+    (what, ordered), *_ = renewed.model.calls
+    assert (what, len(ordered)) == ("order", 4)
+
+
 def test_newest_is_replaced_in_place_and_older_ones_go(renewed: Renewed) -> None:
     task = renewed.tasks.add((OLDER, 0.1), (OLD, 0.2), ("yolo-8", 0.3))
     [_, (newest, _), (other, _)] = renewed.tasks.versions(task)
