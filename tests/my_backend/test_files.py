@@ -1,10 +1,12 @@
 import errno
+import json
 import os
 import shutil
 import stat
 import subprocess
 import sys
 import threading
+import tracemalloc
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -261,3 +263,16 @@ def test_private_folder_is_the_owners_alone_also_where_it_was_open(tmp_path: Pat
     for folder in (open_to_all, tmp_path / "new" / "folder"):
         files.make_private(folder)
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_large_value_is_not_in_memory_as_text_while_it_is_written(tmp_path: Path) -> None:
+    value = 5_000 * ["x" * 1_000]
+    tracemalloc.start()
+    try:
+        files.write_json(tmp_path / "large.json", value)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert json.loads((tmp_path / "large.json").read_bytes()) == value
+    assert peak < 1_000_000
