@@ -11,10 +11,11 @@ from my_backend.label_studio.client import ANSWER_BYTES, LabelStudio
 PAGE_TASKS = 500  # with SQLite, Label Studio answers 500 to pages of more than 995 tasks
 PAGE_BYTES = 10_000_000  # a usual page has 0.3 MB
 READ_SECONDS = 120.0  # a busy Label Studio takes some seconds for a page
-# What tells a task's image and its label; everything else takes Label Studio twice as long.
+# What tells a task's image and its label; everything else takes Label Studio twice as long. Model classes may use the
+# project.
 FIELDS = (
-    "id,data,annotations,result,was_cancelled,ground_truth,completed_by,created_at,updated_at,parent_prediction,"
-    "lead_time,bulk_created,last_action,reviews"
+    "id,project,data,annotations,result,was_cancelled,ground_truth,completed_by,created_at,updated_at,"
+    "parent_prediction,lead_time,bulk_created,last_action,reviews"
 )
 
 Json = dict[str, Any]
