@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from label_studio_format.events import Change
-from label_studio_format.pasted_values import TOKEN, check_token, trimmed
+from label_studio_format.pasted_values import check_token, trimmed
 
 Json = dict[str, Any]
 
@@ -70,7 +70,7 @@ def _read_token(value: str) -> str:
 Token = Annotated[
     Text,
     AfterValidator(_read_token),
-    WithJsonSchema({"anyOf": [{"type": "string", "pattern": f"^{TOKEN.pattern}$"}, {"type": "null"}]}),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "null"}]}),  # no pattern: what is around it is removed first
 ]
 
 

@@ -562,8 +562,13 @@ def test_annotations_of_a_training_stay_where_another_process_takes_it_over(conn
         script.block("fit")
         running = other.submit(run, connected, job)
         assert eventually(lambda: script.calls("fit"))
-        store.save(replace(store.get(job.id), runner="another"))
-        script.release()
+
+        def taken_over() -> bool:
+            # Again if the running job was writing its progress at the same moment.
+            store.save(replace(store.get(job.id), runner="another"))
+            return running.done()
+
+        assert eventually(taken_over)
 
     assert running.result().status == "started"
     assert kept(connected).exists()
