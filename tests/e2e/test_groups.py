@@ -361,11 +361,11 @@ def test_page_says_how_far_it_is_and_what_to_do(browser: Browser, make_site: Mak
         expect(page.locator("#reading")).to_be_visible()
         expect(page.locator("#reading-words")).to_have_text("Reading images: 1,200 of 1,797")
         expect(page.locator("#unreadable")).to_contain_text("3 images can’t be read")
-        expect(page.locator("#groups-error")).to_have_text("Label Studio is down")
-        page.locator("#groups-again").click()
-        expect(page.locator("#groups-error")).to_have_text("groups get one choice each")
-        page.locator("#groups-again").click()
-        expect(page.locator("#groups-failed")).to_be_hidden()
+        expect(page.locator("#supply-error")).to_have_text("Label Studio is down")
+        page.locator("#supply-again").click()
+        expect(page.locator("#supply-error")).to_have_text("groups get one choice each")
+        page.locator("#supply-again").click()
+        expect(page.locator("#supply-failed")).to_be_hidden()
         expect(page.locator("#pause-title")).to_have_text("No group at the moment")
 
 
@@ -393,7 +393,7 @@ def test_choices_without_a_key_are_found_by_name(browser: Browser, make_site: Ma
         assert "token" not in sent[0]
 
 
-ASSIGN = "async (choices) => [...(await import('/static/groups/keys.js')).assignKeys(choices)]"
+ASSIGN = "async (choices) => [...(await import('/static/labeling/keys.js')).assignKeys(choices)]"
 
 
 @pytest.mark.parametrize(

@@ -214,14 +214,19 @@ class Page:
 
     def groups(self, name: str) -> Response:
         """Labels look-alikes together; its script asks the API for them."""
+        return self._labeling_page("groups.html", name)
+
+    def _labeling_page(self, template: str, name: str) -> Response:
+        """A page on which people label, with their own token if it is needed."""
         project = self._backend.projects.find(name)
         known = is_known(self._backend.settings)
 
         def render() -> str:
             view = project_view(self._backend, project)
-            return self._render(
-                "groups.html", view=view, known=known, tasks_url=self._tasks_url(project), busy=view.busy
-            )
+            problems = self._backend.summary.problems()
+            blind = any(one.code == "no-token" and one.project in ("", project.uid) for one in problems)
+            url = self._tasks_url(project)
+            return self._render(template, view=view, known=known, blind=blind, tasks_url=url, busy=view.busy)
 
         return self._answer([project], render, str(known))
 

@@ -1,13 +1,15 @@
 // Labels groups of look-alikes: shows one group, sends off its labels, and shows the next one at once.
 
-import { makeChoices } from "./groups/choices.js";
 import { OUT, makeGrid } from "./groups/grid.js";
-import { makeHistory } from "./groups/history.js";
-import { assignKeys, listen } from "./groups/keys.js";
-import { makeRuns } from "./groups/runs.js";
 import { MOST, makeSupply, tasksOf } from "./groups/supply.js";
-import { count, heading, makeView } from "./groups/view.js";
+import { heading, makeView } from "./groups/view.js";
 import { makeZoom } from "./groups/zoom.js";
+import { makeChoices } from "./labeling/choices.js";
+import { makeHistory } from "./labeling/history.js";
+import { assignKeys, listen } from "./labeling/keys.js";
+import { makeRuns } from "./labeling/runs.js";
+import { makeToken } from "./labeling/token.js";
+import { count, showReading, showRuns } from "./labeling/view.js";
 import { post } from "./press.js";
 import { say } from "./say.js";
 
@@ -19,14 +21,19 @@ export function labelInGroups(place) {
   const { project, tasks: tasksUrl } = place.dataset;
   const address = ({ digest }) => `/projects/${project}/images/${digest}.jpg`;
   const list = find("grid");
-  const steps = [];  // what the person did; see history.js
+  const steps = [];  // what the person did: {group, run, aside, undone}; the tasks `aside` come later
   const aside = new Set();  // tasks that come later
   let group = null;  // the one on the screen; see grid.js
-  let keys = new Map(), choices = [], actions = 0, token = "", failures = 0, settling;
+  let keys = new Map(), choices = [], actions = 0, failures = 0, settling;
 
   const view = makeView();
-  const runs = makeRuns(project, () => token, draw);
-  const history = makeHistory(find("history"), undoStep);
+  const token = makeToken(place, () => {
+    runs.retryAll();
+    draw();
+    if (group) list.focus();
+  });
+  const runs = makeRuns(project, token.value, draw);
+  const history = makeHistory(find("history"), described, undoStep);
   const grid = makeGrid(list, address, { edited, aimed: drawTarget });
   const buttons = makeChoices([find("choice-keys"), find("zoom-choices")], find("find-choice"), choose);
   const zoom = makeZoom(find("zoom"), {
@@ -102,7 +109,7 @@ export function labelInGroups(place) {
 
   // Says what happened, and moves the focus to what comes next.
   function rest(words) {
-    find("groups-told").textContent = group ? `${words} ${heading(group)} ${count(group.images.length, "image")}.` : words;
+    find("told").textContent = group ? `${words} ${heading(group)} ${count(group.images.length, "image")}.` : words;
     draw();
     if (!group) return find("pause").focus();
     list.focus({ preventScroll: true });
@@ -185,45 +192,28 @@ export function labelInGroups(place) {
     return keys.has(key);
   }
 
-  listen(() => place.isConnected && !isLocked() && find("use-keys").checked, act, chooseByKey);
+  listen(() => place.isConnected && !token.isMissing() && find("use-keys").checked, act, chooseByKey);
   for (const [id, press] of Object.entries({
     "label-rest": labelRest, skip: acts.skip, all: acts.all, "zoom-in": openZoom, like, undo,
-    larger: acts.larger, smaller: acts.smaller, "groups-again": supply.ask, "unsaved-again": runs.retryAll,
+    larger: acts.larger, smaller: acts.smaller, "supply-again": supply.ask, "unsaved-again": runs.retryAll,
     "show-aside": () => { aside.clear(); supply.ask(); },
   })) find(id).addEventListener("click", () => press());
   list.addEventListener("dblclick", openZoom);
   window.addEventListener("beforeunload", (event) => runs.isUnsent() && event.preventDefault());
 
-  // --- the person's own token, which only this variable has -----------------
-
-  function isLocked() {
-    return place.dataset.token === "needed" && !token;
-  }
-
-  find("own-token").querySelector("form").addEventListener("submit", (event) => {
-    event.preventDefault();
-    token = find("own-token-value").value.trim();
-    find("own-token-value").value = "";
-    find("own-token-state").textContent = "Your token is in use until you leave this page.";
-    find("own-token").open = false;
-    runs.retryAll();
-    draw();
-    if (group) list.focus();
-  });
-
   // --- what the page shows ----------------------------------------------------
 
   function draw() {
     const labels = runs.tasks().length;
-    if (runs.failed().length > failures) find("own-token").open = true;
+    if (runs.failed().length > failures) token.ask();
     failures = runs.failed().length;
     view.tally(supply.answer(), labels, actions);
-    view.reading(supply.answer(), supply.problem());
-    view.runs(runs, !steps.length);
+    showReading(supply.answer(), supply.problem());
+    showRuns(runs, !steps.length);
     history.draw();
     find("undo").hidden = steps.every((step) => step.undone);
-    find("group").hidden = !group || isLocked();
-    find("pause").hidden = group !== null || isLocked() || !supply.answer();
+    find("group").hidden = !group || token.isMissing();
+    find("pause").hidden = group !== null || token.isMissing() || !supply.answer();
     if (group) view.group(group, counted());
     else if (supply.answer()) view.pause(supply.answer(), supply.isAsking(), aside.size);
     drawTarget();
@@ -264,4 +254,13 @@ function labelsOf(group, choice) {
     if (own) tasks.set(own, [...(tasks.get(own) ?? []), task]);
   }
   return [...tasks].map(([label, tasks]) => ({ label, tasks }));
+}
+
+// What a step was: its choices, each with the number of images.
+function described({ run, aside }) {
+  if (!run) return [`${aside.length} skipped`];
+  return run.labels.flatMap(({ label, tasks }, index) => {
+    const name = Object.assign(document.createElement("bdi"), { textContent: label });
+    return [`${index ? ", " : ""}${tasks.length} `, name];
+  });
 }

@@ -1,5 +1,6 @@
 // Tries one image: shows the prediction, and how it changes after a correction.
 
+import { drawn } from "./bars.js";
 import { post } from "./press.js";
 
 const POLL = 150;  // milliseconds
@@ -64,14 +65,6 @@ export function tryImages(place) {
     row.cells[1].ariaHidden = "true";
     row.classList.toggle("first", first);
     return row;
-  }
-
-  function drawn(share) {
-    const [svg, rect] = ["svg", "rect"].map((tag) => document.createElementNS("http://www.w3.org/2000/svg", tag));
-    svg.classList.add("share");
-    for (const [attribute, value] of [["width", `${100 * share}%`], ["height", "100%"], ["rx", "4"]]) rect.setAttribute(attribute, value);
-    svg.append(rect);
-    return svg;
   }
 
   function cells(name, ...values) {

@@ -91,7 +91,8 @@ def test_token_cannot_get_into_a_url(client: Client) -> None:
 
 
 def test_script_finds_every_element_that_it_looks_for(client: Client) -> None:
-    sources = [path.read_text("utf-8") for path in (STATIC / "groups.js", *(STATIC / "groups").glob("*.js"))]
+    modules = [STATIC / name for name in ("groups.js", *modules_of("groups.js"))]
+    sources = [path.read_text("utf-8") for path in modules]
     text = page(client)
     wanted = {name for source in sources for name in re.findall(r'find\("([\w-]+)"\)', source)}
     has = set(re.findall(r'(?:id|data-part)="([\w-]+)"', text))
@@ -99,9 +100,16 @@ def test_script_finds_every_element_that_it_looks_for(client: Client) -> None:
     assert wanted <= has
 
 
+def modules_of(name: str) -> set[str]:
+    """The modules that a script imports, and those that they import."""
+    path = STATIC / name
+    imported = re.findall(r'^import .* from "(\.[\w/.]+)";$', path.read_text("utf-8"), re.MULTILINE)
+    found = {str((path.parent / one).resolve().relative_to(STATIC.resolve())) for one in imported}
+    return found.union(*map(modules_of, found))
+
+
 def test_every_module_of_the_page_is_served(client: Client) -> None:
-    script = re.compile(r'^import .* from "\./([\w/.]+)";$', re.MULTILINE)
-    names = script.findall((STATIC / "groups.js").read_text("utf-8"))
-    assert len(names) > 7
+    names = modules_of("groups.js")
+    assert {"groups/grid.js", "labeling/keys.js", "press.js"} <= names
     for name in names:
         assert client.http.get(f"/static/{name}").mimetype == "text/javascript"

@@ -1,52 +1,23 @@
 // What the page of groups says: texts, and which parts are shown.
 
-export const number = (value) => value.toLocaleString("en");
-export const count = (value, one) => `${number(value)} ${one}${value === 1 ? "" : "s"}`;
+import { count, label, number, parts } from "../labeling/view.js";
+
 export const heading = (group) => (group.proposal ? `${group.proposal}?` : "Which choice are these?");
 
 export function makeView() {
   const find = (id) => document.getElementById(id);
-  const said = (...parts) => parts.filter(Boolean);
 
   function tally(answer, labels, actions) {
-    find("tally").textContent = said(
+    find("tally").textContent = parts(
       actions && `${count(labels, "label")} with ${count(actions, "action")}`,
       answer?.tasks && `${number(answer.labeled)} of ${number(answer.tasks)} labeled`,
     ).join(" · ");
   }
 
-  function reading(answer, problem) {
-    const { state, tasks, collected, unreadable } = answer ?? {};
-    find("groups-failed").hidden = !problem;
-    find("groups-error").textContent = problem;
-    find("reading").hidden = state !== "collecting";
-    find("reading-words").textContent = tasks ? `Reading images: ${number(collected)} of ${number(tasks)}` : "Listing the tasks …";
-    if (tasks) find("reading-bar").value = collected / tasks;
-    find("unreadable").hidden = !unreadable;
-    find("unreadable").textContent = `${count(unreadable ?? 0, "image")} can’t be read and won’t be shown. Problems says why.`;
-  }
-
-  function runs(runs, isUnused) {
-    const failed = runs.failed();
-    find("unsaved").hidden = !failed.length;
-    if (failed.length) {
-      const [first] = failed;
-      const labels = failed.reduce((total, { tasks }) => total + tasks.length, 0);
-      find("unsaved-words").textContent = `${count(labels, "label")} couldn’t be ${first.action === "undo" ? "undone" : "saved"}:`;
-      find("unsaved-why").textContent = first.error;
-    }
-    const [saving, undoing, saved, others] = [runs.saving(), runs.undoing(), runs.saved(), runs.others()];
-    find("saving").textContent = said(
-      saving && `Saving ${count(saving, "label")} …`,
-      undoing && `Undoing ${count(undoing, "label")} …`,
-      (saved || others) && `${count(saved, "label")} saved${others ? `; ${count(others, "task")} already had a label` : ""}.`,
-    ).join(" ") || (isUnused ? "Nothing labeled yet." : "No labels.");
-  }
-
   // `rest`, `out` and `own` are the numbers of a group's images without a mark, taken out, and with their own choice.
   function group(group, { rest, out, own }) {
     find("group-title").textContent = heading(group);
-    find("group-facts").textContent = said(
+    find("group-facts").textContent = parts(
       count(group.images.length, "image"), out && `${number(out)} taken out`, own && `${number(own)} other`,
     ).join(", ");
     find("label-rest").hidden = rest ? !group.proposal : !own;
@@ -78,9 +49,5 @@ export function makeView() {
     find("show-aside").textContent = `Show the ${count(aside, "image")} again`;
   }
 
-  function label(id, words) {
-    find(id).firstElementChild.textContent = words;
-  }
-
-  return { tally, reading, runs, group, target, pause };
+  return { tally, group, target, pause };
 }

@@ -2,20 +2,14 @@
 
 const SHOWN = 50;
 
-// A step is {group, run, aside}: its labels are written by `run` (null if it has none), the tasks `aside` come later.
-export function makeHistory(list, undo) {
+// A step's labels are written by its `run` (null if it has none). `describe(step)` returns the nodes that say what it was.
+export function makeHistory(list, describe, undo) {
   const lines = new Map();  // step → its line, which is kept so that its button doesn't lose the focus
 
   function add(step) {
     const line = document.createElement("li");
     const [what, state, id, button] = ["span", "span", "small", "button"].map((tag) => document.createElement(tag));
-    const labels = step.run?.labels ?? [];
-    for (const [index, { label, tasks }] of labels.entries()) {
-      const name = document.createElement("bdi");
-      name.textContent = label;
-      what.append(`${index ? ", " : ""}${tasks.length} `, name);
-    }
-    if (!labels.length) what.append(`${step.aside.length} skipped`);
+    what.append(...describe(step));
     [state.className, id.className, button.className, button.type] = ["chip", "muted", "quiet", "button"];
     button.textContent = "Undo";
     button.ariaLabel = `Undo: ${what.textContent}`;

@@ -1,0 +1,42 @@
+// What all pages on which people label say in the same way.
+
+const find = (id) => document.getElementById(id);
+
+export const number = (value) => value.toLocaleString("en");
+export const count = (value, one) => `${number(value)} ${one}${value === 1 ? "" : "s"}`;
+export const parts = (...some) => some.filter(Boolean);
+
+// The words of a button, which are its first element.
+export function label(id, words) {
+  find(id).firstElementChild.textContent = words;
+}
+
+// How far the server has read the project's images, by its last answer, and why it can't answer.
+export function showReading(answer, problem) {
+  const { state, tasks, collected, unreadable } = answer ?? {};
+  find("supply-failed").hidden = !problem;
+  find("supply-error").textContent = problem;
+  find("reading").hidden = state !== "collecting";
+  find("reading-words").textContent = tasks ? `Reading images: ${number(collected)} of ${number(tasks)}` : "Listing the tasks …";
+  if (tasks) find("reading-bar").value = collected / tasks;
+  find("unreadable").hidden = !unreadable;
+  find("unreadable").textContent = `${count(unreadable ?? 0, "image")} can’t be read and won’t be shown. Problems says why.`;
+}
+
+// What became of the labels.
+export function showRuns(runs, isUnused) {
+  const failed = runs.failed();
+  find("unsaved").hidden = !failed.length;
+  if (failed.length) {
+    const [first] = failed;
+    const labels = failed.reduce((total, { tasks }) => total + tasks.length, 0);
+    find("unsaved-words").textContent = `${count(labels, "label")} couldn’t be ${first.action === "undo" ? "undone" : "saved"}:`;
+    find("unsaved-why").textContent = first.error;
+  }
+  const [saving, undoing, saved, others] = [runs.saving(), runs.undoing(), runs.saved(), runs.others()];
+  find("saving").textContent = parts(
+    saving && `Saving ${count(saving, "label")} …`,
+    undoing && `Undoing ${count(undoing, "label")} …`,
+    (saved || others) && `${count(saved, "label")} saved${others ? `; ${count(others, "task")} already had a label` : ""}.`,
+  ).join(" ") || (isUnused ? "Nothing labeled yet." : "No labels.");
+}
