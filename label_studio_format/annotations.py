@@ -12,9 +12,10 @@ Outcome = Literal["used", "skipped", "rejected", "empty", "other tag", "unknown 
 # Who has looked at the image: a person who opened it, a person who saw it in a grid with others, or nobody.
 Source = Literal["person", "group", "unseen"]
 
-# A region whose `meta.text` has a string that starts with this was labeled together with others, in a grid. The rest of
-# the string may name the group.
+# A region whose `meta.text` has a string that starts with one of these was labeled on a page of this backend: together
+# with others in a grid, or alone by a person who looked at it. The rest of the string names the run that wrote it.
 GROUP_MARK = "image-classifier:group"
+SINGLE_MARK = "image-classifier:single"
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,11 @@ def source_of(annotation: Json) -> Source:
     *Create Annotations From Predictions* leaves `lead_time` empty, the editor fills it in. An annotation that was
     imported or created over the API without a prediction counts as a person's.
     """
-    if any(note.startswith(GROUP_MARK) for note in notes_of(annotation)):
+    notes = notes_of(annotation)
+    if any(note.startswith(GROUP_MARK) for note in notes):
         return "group"
+    if any(note.startswith(SINGLE_MARK) for note in notes):
+        return "person"
     accepted = annotation.get("parent_prediction") is not None and annotation.get("lead_time") is None
     return "unseen" if accepted or annotation.get("bulk_created") else "person"
 

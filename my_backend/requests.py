@@ -3,7 +3,7 @@
 import re
 from datetime import datetime
 from itertools import zip_longest
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
@@ -246,8 +246,9 @@ class RunRequest(Request):
 
 
 class LabelRequest(ProjectRequest, RunRequest):
-    """Labels many tasks at once."""
+    """Labels tasks; `kind` says how a person saw the images: in a group with others, or each one alone (`single`)."""
 
+    kind: Literal["group", "single"] = "group"
     labels: Annotated[Items[LabeledTasks], Field(min_length=1)]
 
 

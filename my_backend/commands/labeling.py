@@ -14,7 +14,7 @@ from my_backend.commands.options import AsJson, OfProject
 from my_backend.errors import BackendError
 from my_backend.jobs.store import JobStore
 from my_backend.label_studio.connections import Connections
-from my_backend.labeling.runs import Labels, Run
+from my_backend.labeling.runs import Labels, Run, RunKind
 from my_backend.labeling.writer import Writer
 from my_backend.projects.registry import Projects
 from my_backend.redaction import said
@@ -40,6 +40,9 @@ def start(
     file: Annotated[
         Path | None, typer.Option(help='instead: a JSON file such as [{"label": "Dog", "tasks": [1, 2]}]')
     ] = None,
+    one_by_one: Annotated[
+        bool, typer.Option("--one-by-one", help="a person saw each image alone, not together with others in a group")
+    ] = False,
     project: OfProject = None,
     ask_token: AskToken = False,
 ) -> None:
@@ -48,7 +51,8 @@ def start(
         raise typer.BadParameter("give --choice and the ids of tasks, or --file")
     with _writer() as (writer, projects):
         labels = _read(file) if file else [Labels(choice or [], tasks or [])]
-        _carry_out(writer, writer.submit(projects.find(project), labels, _token(ask_token)))
+        kind: RunKind = "single" if one_by_one else "group"
+        _carry_out(writer, writer.submit(projects.find(project), labels, _token(ask_token), kind))
 
 
 @commands.command("list")

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
-from label_studio_format.annotations import GROUP_MARK
+from label_studio_format.annotations import GROUP_MARK, SINGLE_MARK
 from my_backend import context, files
 from my_backend.errors import Conflict, NotFound, TakenOver
 from my_backend.files import Moment
@@ -25,6 +25,8 @@ PLAN_FILE = "plan.json"
 KEPT_IN_VAIN = 20
 
 Action = Literal["write", "undo"]
+# How people saw the images: together with others in a group, or each one alone.
+RunKind = Literal["group", "single"]
 RunStatus = Literal["queued", "started", "finished", "failed"]
 # Why a task was left alone: it was deleted; it has an annotation that isn't the run's; someone has changed the run's.
 Reason = Literal["deleted", "labeled", "changed"]
@@ -47,6 +49,7 @@ class Run:
     id: str
     project: str
     tasks: int
+    kind: RunKind = "group"
     action: Action = "write"
     status: RunStatus = "queued"
     created: Moment = 0.0  # seconds since 1970, like the other times
@@ -64,8 +67,11 @@ class Run:
 
     @property
     def mark(self) -> str:
-        """The text in Label Studio that says which annotations belong to the run; it outlives MODEL_DIR."""
-        return f"{GROUP_MARK} {self.id}"
+        """The text in Label Studio that says which annotations belong to the run, and how people saw the images.
+
+        It outlives MODEL_DIR.
+        """
+        return f"{GROUP_MARK if self.kind == 'group' else SINGLE_MARK} {self.id}"
 
     @property
     def in_vain(self) -> bool:
@@ -88,13 +94,14 @@ class RunStore:
         self._root = projects_folder
         self._finished: dict[Path, int] = {}  # state files that need no second look, with their time of change (ns)
 
-    def create(self, project: str, labels: Sequence[Labels], *, own_token: bool) -> Run:
+    def create(self, project: str, labels: Sequence[Labels], kind: RunKind = "group", *, own_token: bool) -> Run:
         """Stores a new run durably: the state comes last, so a run that exists has its plan."""
         now = time.time()
         run = Run(
             f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(now))}-{token_hex(3)}",
             project,
             sum(len(one.tasks) for one in labels),
+            kind,
             created=now,
             changed=now,
             own_token=own_token,

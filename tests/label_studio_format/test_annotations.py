@@ -4,7 +4,7 @@ from typing import Any, get_args
 
 import pytest
 
-from label_studio_format.annotations import GROUP_MARK, Label, Outcome, Source, label_of, source_of
+from label_studio_format.annotations import GROUP_MARK, SINGLE_MARK, Label, Outcome, Source, label_of, source_of
 from label_studio_format.labeling_config import Choice, ImageChoices
 
 TAG = ImageChoices("animal", "image", "image", (Choice(("Cat",)), Choice(("Dog",))))
@@ -115,6 +115,7 @@ IN_A_GROUP = {**BULK, "result": [{**REGION, "meta": {"text": ["a note", f"{GROUP
         ({**IN_A_GROUP, "parent_prediction": 3}, "group"),
         ({**BULK, "result": [REGION, {**REGION, "meta": {"text": GROUP_MARK}}]}, "group"),
         ({**BULK, "result": [{**REGION, "meta": {"text": [f"not {GROUP_MARK}", 5]}}]}, "unseen"),
+        ({**BULK, "result": [{**REGION, "meta": {"text": [f"{SINGLE_MARK} r1"]}}]}, "person"),
     ],
 )
 def test_source_tells_who_has_looked_at_the_image(annotation: dict[str, Any], source: Source) -> None:

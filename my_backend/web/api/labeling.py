@@ -6,7 +6,7 @@ from typing import Literal
 from my_backend import context
 from my_backend.backend import Backend
 from my_backend.labeling.project_pool import ProjectPool
-from my_backend.labeling.runs import Action, Labels, Run, RunStatus
+from my_backend.labeling.runs import Action, Labels, Run, RunKind, RunStatus
 from my_backend.requests import GroupsRequest, Json, LabelRequest, RunRequest, SimilarRequest
 from my_backend.serving.image_pool import LookAlikes
 from my_backend.web.api.answers import Answer, ModelVersion
@@ -75,6 +75,7 @@ class LabelingRun(Answer):
 
     run: str
     project: str
+    kind: RunKind
     action: Action
     status: RunStatus
     tasks: int
@@ -136,7 +137,7 @@ class LabelingEndpoints:
         require_token(self._settings, body.token)
         project = find_project(self._projects, body.project)
         labels = [Labels(group.label, group.tasks) for group in body.labels]
-        run = self._labeling.submit(project, labels, body.token)
+        run = self._labeling.submit(project, labels, body.token, body.kind)
         self._pools.note_answers(project.uid, labels)
         return described(run), 202
 
@@ -187,6 +188,7 @@ def described(run: Run) -> Json:
     return {
         "run": run.id,
         "project": run.project,
+        "kind": run.kind,
         "action": run.action,
         "status": run.status,
         "tasks": run.tasks,

@@ -56,8 +56,10 @@ def test_file_gives_each_group_its_choice(label_studio: FakeLabelStudio, tmp_pat
     file = tmp_path / "labels.json"
     file.write_text('[{"label": "Cat", "tasks": [1]}, {"label": ["Dog"], "tasks": [2, 3]}]')
 
-    assert label("start", "--file", file)[0] == 0
+    assert label("start", "--one-by-one", "--file", file)[0] == 0
     assert label_studio.labels.choices() == {1: ["Cat"], 2: ["Dog"], 3: ["Dog"]}
+    [mark] = label_studio.labels.marks()
+    assert mark.startswith("image-classifier:single ")
 
     file.write_text('[{"label": "Cat", "tasks": ["one"]}]')
     assert "0.tasks.0" in label("start", "--file", file)[1]

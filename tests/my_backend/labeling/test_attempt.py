@@ -9,6 +9,7 @@ from unittest.mock import Mock
 
 import pytest
 
+from label_studio_format.annotations import source_of
 from my_backend import files
 from my_backend.errors import BadRequest, Conflict, LabelStudioError
 from my_backend.labeling import attempt
@@ -52,6 +53,24 @@ def test_each_task_gets_its_choice_and_the_mark_of_the_run(writer: Writer, label
     assert list(labels.choices().values()) == [["Cat"]] * 7 + [["Dog"]] * 3
     assert labels.marks() == {f"image-classifier:group {run.id}"}
     assert labels.predictions() == 0
+
+
+def test_mark_says_that_a_person_saw_each_image_alone(writer: Writer, labels: FakeLabels) -> None:
+    run = end(writer, writer.submit(CONNECTED, [Labels(["Cat"], labels.add(2))], kind="single"))
+
+    assert labels.marks() == {f"image-classifier:single {run.id}"}
+    assert {source_of(task["annotations"][0]) for task in labels.tasks.values()} == {"person"}
+
+
+def test_run_that_an_earlier_release_stored_is_one_of_a_group(writer: Writer, labels: FakeLabels) -> None:
+    run = submit(writer, ("Cat", labels.add(2)))
+    [file] = writer.store._root.glob("*/labeling/*/state.json")
+    stored = json.loads(file.read_text())
+    del stored["kind"]
+    file.write_text(json.dumps(stored))
+
+    assert end(writer, run).mark == f"image-classifier:group {run.id}"
+    assert labels.marks() == {f"image-classifier:group {run.id}"}
 
 
 def test_labeled_and_deleted_tasks_are_left_alone_and_reported(writer: Writer, labels: FakeLabels) -> None:

@@ -68,7 +68,8 @@ def test_run_is_started_followed_listed_and_undone(start: Any, label_studio: Fak
     run = ended(client, asked["run"])
     assert (run["status"], run["action"], run["written"], run["error"]) == ("finished", "write", 10, None)
     assert run["request_id"]
-    second = ended(client, label(client, tasks[:2])["run"])
+    second = ended(client, label(client, tasks[:2], kind="single")["run"])
+    assert (run["kind"], second["kind"]) == ("group", "single")
     assert second["left_alone"] == {"deleted": [], "labeled": tasks[:2], "changed": []}
     listed = client.get("/api/labeling/runs?project=7")["runs"]
     assert [one["run"] for one in listed] == [second["run"], run["run"]]
