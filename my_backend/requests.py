@@ -245,6 +245,12 @@ class RunRequest(Request):
     token: OwnToken = Field("", repr=False)
 
 
+class UndoRequest(RunRequest):
+    """Undoes a run: all of it, or some of its tasks."""
+
+    tasks: Items[TaskId] = Field(default_factory=list)
+
+
 class LabelRequest(ProjectRequest, RunRequest):
     """Labels tasks; `kind` says how a person saw the images: in a group with others, or each one alone (`single`)."""
 

@@ -77,10 +77,14 @@ def show(run: RunId) -> None:
 
 
 @commands.command()
-def undo(run: RunId, ask_token: AskToken = False) -> None:
+def undo(
+    run: RunId,
+    tasks: Annotated[list[int] | None, typer.Argument(metavar="[TASK]...", help="only these tasks of the run")] = None,
+    ask_token: AskToken = False,
+) -> None:
     """Remove a run's annotations, except those that someone has changed since."""
     with _writer() as (writer, _):
-        _carry_out(writer, writer.undo(run, _token(ask_token)))
+        _carry_out(writer, writer.undo(run, _token(ask_token), tasks or []))
 
 
 @commands.command()

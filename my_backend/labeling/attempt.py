@@ -5,7 +5,7 @@ attempts, by any process, leave one annotation per task.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from label_studio_format.labeling_config import ImageChoices
@@ -34,10 +34,11 @@ class _Outcome:
 
 
 def write(run: Run, plan: Sequence[Labels], tag: ImageChoices, tasks: ProjectTasks, progress: Progress) -> Run:
-    """Labels all tasks of the plan that nobody has labeled; returns the run with its outcome.
+    """Labels all tasks of the plan that nobody has labeled, except withdrawn ones; returns the run with its outcome.
 
     `progress` is called before each batch, and raises an exception to stop. Raises LabelStudioError.
     """
+    plan, withdrawn = _split(plan, set(run.withdrawn))
     outcome = _Outcome()
     for batch in _batches(plan):
         run = progress(outcome.of(run))
@@ -51,13 +52,24 @@ def write(run: Run, plan: Sequence[Labels], tag: ImageChoices, tasks: ProjectTas
         for batch in _batches(plan):
             run = progress(outcome.of(run))
             _count_written(outcome, batch, _without_surplus(tasks, tasks.look(list(batch))))
+        run = _undo(run, outcome, withdrawn, tasks, progress)  # which that attempt may have labeled
     return outcome.of(run)
 
 
 def undo(run: Run, plan: Sequence[Labels], tasks: ProjectTasks, progress: Progress) -> Run:
-    """Removes the run's annotations, except those that someone has changed; otherwise like `write`."""
+    """Removes the run's annotations, or those of withdrawn tasks, except those that someone has changed.
+
+    Otherwise like `write`.
+    """
     outcome = _Outcome(written=run.written, undone=run.undone)
+    if run.withdrawn:
+        plan, outcome.left_alone = _split(plan, set(run.withdrawn))[1], _left_of_others(run)
     tasks.remove_predictions()  # first, so that an earlier attempt's unfinished requests can't create annotations
+    run = _undo(run, outcome, plan, tasks, progress)
+    return outcome.of(run)
+
+
+def _undo(run: Run, outcome: _Outcome, plan: Sequence[Labels], tasks: ProjectTasks, progress: Progress) -> Run:
     for batch in _batches(plan):
         run = progress(outcome.of(run))
         removed, seen = _undo_batch(tasks, list(batch))
@@ -65,7 +77,22 @@ def undo(run: Run, plan: Sequence[Labels], tasks: ProjectTasks, progress: Progre
         outcome.done += len(batch)
         outcome.left_alone["changed"] += [task for task, state in seen.items() if state.ours]
         outcome.left_alone["labeled"] += [task for task, state in seen.items() if state.others and not state.ours]
-    return outcome.of(run)
+    return run
+
+
+def _split(plan: Sequence[Labels], withdrawn: Container[int]) -> tuple[list[Labels], list[Labels]]:
+    """The plan without the withdrawn tasks, and that of these."""
+    return (
+        [replace(one, tasks=[task for task in one.tasks if task not in withdrawn]) for one in plan],
+        [replace(one, tasks=[task for task in one.tasks if task in withdrawn]) for one in plan],
+    )
+
+
+def _left_of_others(run: Run) -> defaultdict[Reason, list[int]]:
+    """The tasks that were left alone, without the withdrawn ones."""
+    withdrawn = set(run.withdrawn)
+    left = {reason: [task for task in tasks if task not in withdrawn] for reason, tasks in run.left_alone.items()}
+    return defaultdict(list, left)
 
 
 def _batches(plan: Sequence[Labels]) -> Iterator[dict[int, list[str]]]:

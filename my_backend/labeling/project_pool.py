@@ -100,9 +100,11 @@ class ProjectPool:
         with self._lock:
             labels = dict(self._labels)
         for run, plan in runs:
+            withdrawn = set(run.withdrawn)
             kept = {task for reason in ("labeled", "changed") for task in run.left_alone.get(reason, ())}
             for choices, task in _planned(plan):
-                if run.action == "undo" and task not in kept:
+                is_undone = task in withdrawn or (run.action == "undo" and not withdrawn)
+                if is_undone and task not in kept:
                     labels.pop(task, None)
                 elif task not in labels:
                     labels[task] = choices[0] if task not in kept and len(choices) == 1 else None

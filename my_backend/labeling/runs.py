@@ -3,12 +3,12 @@
 import re
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from secrets import token_hex
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import TypeAdapter
 
@@ -59,7 +59,8 @@ class Run:
     runner: str = ""  # random for each attempt; only the one named here may write the record
     done: int = 0  # tasks that the current attempt has dealt with
     written: int = 0  # tasks that have the run's annotation
-    undone: int = 0  # annotations that were removed again
+    undone: int = 0  # of these, annotations that the last undo has removed
+    withdrawn: list[int] = field(default_factory=list)  # tasks that were undone alone; [] if `undo` means all of them
     left_alone: dict[Reason, list[int]] = field(default_factory=dict)  # tasks
     began: bool = False  # an attempt had the right to write, so annotations may exist
     error: str = ""
@@ -147,13 +148,30 @@ class RunStore:
             elif run:
                 yield run
 
-    def request(self, run: Run, action: Action, *, own_token: bool) -> Run:
-        """Queues an action; an attempt in progress, in any process, ends at its next step."""
+    def resume(self, run: Run, *, own_token: bool) -> Run:
+        """Queues the run's action again."""
         with self._changing(run):
             run = self.get(run.id)
-            fresh: dict[str, Any] = {"attempts": 0, "done": 0} if action != run.action else {}
-            run = replace(run, action=action, status="queued", own_token=own_token, runner="", error="", **fresh)
-            return self._save(run)
+            return self._queue(run, run.action, run.withdrawn, own_token=own_token)
+
+    def undo(self, run: Run, tasks: Collection[int] = (), *, own_token: bool) -> Run:
+        """Queues the undoing of some of the run's tasks, by default of all; the others are written all the same."""
+        with self._changing(run):
+            run = self.get(run.id)
+            withdrawn = sorted({*run.withdrawn, *tasks}) if tasks else []
+            if len(withdrawn) == run.tasks or (run.action == "undo" and not run.withdrawn):
+                withdrawn = []
+            action: Action = "write" if withdrawn and run.action == "write" and run.status != "finished" else "undo"
+            return self._queue(run, action, withdrawn, own_token=own_token)
+
+    def _queue(self, run: Run, action: Action, withdrawn: list[int], *, own_token: bool) -> Run:
+        """Queues an action; an attempt in progress, in any process, ends at its next step."""
+        if action != run.action:
+            run = replace(run, attempts=0, done=0)
+        if run.status == "finished":
+            run = replace(run, written=run.written - run.undone, undone=0)
+        run = replace(run, action=action, withdrawn=withdrawn, own_token=own_token)
+        return self._save(replace(run, status="queued", runner="", error=""))
 
     def begin(self, run: Run) -> Run:
         """Starts an attempt of the run's current action."""

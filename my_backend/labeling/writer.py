@@ -27,7 +27,7 @@ from my_backend.label_studio.client import HOW_TO_MAKE_A_TOKEN, LabelStudio
 from my_backend.label_studio.connections import Connections
 from my_backend.labeling.attempt import undo, write
 from my_backend.labeling.project_tasks import ProjectTasks
-from my_backend.labeling.runs import Action, Labels, Run, RunKind, RunStore
+from my_backend.labeling.runs import Labels, Run, RunKind, RunStore
 from my_backend.metrics.counters import LabelingCounts
 from my_backend.metrics.persistent_counters import Tally
 from my_backend.projects.registry import Project, Projects
@@ -95,20 +95,24 @@ class Writer(Background):
         run = self.store.create(project.uid, labels, kind, own_token=bool(token))
         return self._queued(run, token)
 
-    def undo(self, run_id: str, token: str = "") -> Run:
-        """Queues the removal of a run's annotations; stops the run if it is still writing. Raises NotFound."""
-        return self._request(self.store.get(run_id), "undo", token)
+    def undo(self, run_id: str, token: str = "", tasks: Sequence[int] = ()) -> Run:
+        """Queues the removal of a run's annotations, by default of all tasks; then it stops if it is still writing.
+
+        Raises NotFound, or BadRequest if some of the tasks aren't the run's.
+        """
+        run = self.store.get(run_id)
+        if strange := set(tasks) - {task for one in self.store.plan(run) for task in one.tasks} if tasks else ():
+            raise BadRequest(f"tasks: labeling run {run.id} has no task {min(strange)}")
+        self._check_token(run.project, token)
+        return self._queued(self.store.undo(run, tasks, own_token=bool(token)), token)
 
     def resume(self, run_id: str, token: str = "") -> Run:
         """Continues what a run was asked to do. Raises NotFound, or Conflict if nothing is left to do."""
         run = self.store.get(run_id)
         if run.status == "finished":
             raise Conflict(f"labeling run {run.id} has finished: nothing is left to resume")
-        return self._request(run, run.action, token)
-
-    def _request(self, run: Run, action: Action, token: str) -> Run:
         self._check_token(run.project, token)
-        return self._queued(self.store.request(run, action, own_token=bool(token)), token)
+        return self._queued(self.store.resume(run, own_token=bool(token)), token)
 
     def _queued(self, run: Run, token: str) -> Run:
         self._forget_token(run.id)

@@ -1,13 +1,14 @@
 """The endpoints that label many tasks at once and undo it."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 from my_backend import context
 from my_backend.backend import Backend
 from my_backend.labeling.project_pool import ProjectPool
 from my_backend.labeling.runs import Action, Labels, Run, RunKind, RunStatus
-from my_backend.requests import GroupsRequest, Json, LabelRequest, RunRequest, SimilarRequest
+from my_backend.requests import GroupsRequest, Json, LabelRequest, RunRequest, SimilarRequest, UndoRequest
 from my_backend.serving.image_pool import LookAlikes
 from my_backend.web.api.answers import Answer, ModelVersion
 from my_backend.web.api.lookup import PROJECT_QUERY, find_project
@@ -71,7 +72,10 @@ class LeftAlone(Answer):
 
 
 class LabelingRun(Answer):
-    """A labeling run; `done` counts the tasks that the current action has dealt with. Times are seconds since 1970."""
+    """A labeling run; `done` counts the tasks that the current action has dealt with. Times are seconds since 1970.
+
+    `withdrawn` has the tasks that were undone alone. A run that is still writing then leaves these out.
+    """
 
     run: str
     project: str
@@ -82,6 +86,7 @@ class LabelingRun(Answer):
     done: int
     written: int
     undone: int
+    withdrawn: list[int]
     left_alone: LeftAlone
     error: str | None
     request_id: str | None
@@ -152,10 +157,13 @@ class LabelingEndpoints:
         """The state and progress of a labeling run."""
         return described(self._labeling.store.get(run_id))
 
-    @endpoint("POST", "/api/labeling/runs/<run_id>/undo", answers={202: LabelingRun}, errors=(404, 409))
-    def undo(self, run_id: str, body: RunRequest) -> tuple[Json, int]:
+    @endpoint(
+        "POST", "/api/labeling/runs/<run_id>/undo", answers={202: LabelingRun}, errors=(404, 409), max_body=RUN_BYTES
+    )
+    def undo(self, run_id: str, body: UndoRequest) -> tuple[Json, int]:
         """Removes a run's annotations, except those that someone has changed; needs the password or a token."""
-        return self._ask(run_id, body.token, "Undoing", self._labeling.undo)
+        undo = partial(self._labeling.undo, tasks=body.tasks)
+        return self._ask(run_id, body.token, "Undoing", undo)
 
     @endpoint("POST", "/api/labeling/runs/<run_id>/resume", answers={202: LabelingRun}, errors=(404, 409))
     def resume(self, run_id: str, body: RunRequest) -> tuple[Json, int]:
@@ -195,6 +203,7 @@ def described(run: Run) -> Json:
         "done": run.done,
         "written": run.written,
         "undone": run.undone,
+        "withdrawn": run.withdrawn,
         "left_alone": {reason: run.left_alone.get(reason, []) for reason in ("deleted", "labeled", "changed")},
         "error": run.error or None,
         "request_id": run.request_id or None,

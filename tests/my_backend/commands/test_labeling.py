@@ -43,7 +43,9 @@ def test_tasks_are_labeled_listed_and_undone(label_studio: FakeLabelStudio) -> N
     assert json.loads(label("show", run["run"])[1]) == run
     assert label_studio.labels.choices() == {1: ["Cat"], 2: ["Dog"], 3: ["Cat"], 4: ["Cat"], 5: ["Cat"]}
 
-    assert "4 undone" in label("undo", run["run"])[1]
+    assert "1 undone" in label("undo", run["run"], 4)[1]
+    assert label_studio.labels.choices() == {1: ["Cat"], 2: ["Dog"], 3: ["Cat"], 4: [], 5: ["Cat"]}
+    assert "3 undone" in label("undo", run["run"])[1]
     assert label_studio.labels.choices() == {1: [], 2: ["Dog"], 3: [], 4: [], 5: []}
     assert label("resume", run["run"]) == (
         1,

@@ -140,6 +140,18 @@ def test_labels_count_as_soon_as_they_are_asked_for_and_come_back_after_undo(
     assert tasks_of(ask(client))[0] == list(range(1, 11))
 
 
+def test_task_that_was_undone_alone_comes_back(client: Client, label_studio: FakeLabelStudio) -> None:
+    label_studio.labels.add(10)
+    ready(client, 10)
+    run = label(client, ("Cat", [1, 2, 3]))
+    for _ in range(2):  # while it is written, and after that
+        client.post(f"/api/labeling/runs/{run}/undo", {"tasks": [2]}, 202)
+        assert tasks_of(ask(client)) == [[2, *range(4, 11)]]
+        assert end(client, run)["withdrawn"] == [2]
+    assert "has no task 9" in client.post(f"/api/labeling/runs/{run}/undo", {"tasks": [9]}, 400)["error"]
+    assert label_studio.labels.choices() == {task: ["Cat"] if task in (1, 3) else [] for task in range(1, 11)}
+
+
 def test_labels_of_people_are_noticed_and_stay_after_undo(client: Client, label_studio: FakeLabelStudio) -> None:
     label_studio.labels.add(10)
     ready(client, 10)
