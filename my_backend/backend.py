@@ -23,6 +23,7 @@ from my_backend.label_studio.follower import Follower, Observer
 from my_backend.label_studio.media import media_pool
 from my_backend.label_studio.webhook_password import WebhookPassword
 from my_backend.labeling.pools import Pools
+from my_backend.labeling.runs import Run
 from my_backend.labeling.writer import Writer
 from my_backend.projects.recent_predictions import Recent
 from my_backend.projects.registry import Project, Projects
@@ -114,8 +115,8 @@ class Backend:
                     self.queue.cancel(job.id)
         self.projects.delete(project.uid)
 
-    def _labeling_ended(self, project: str) -> None:
-        self.retraining.run_ended(project)
+    def _labeling_ended(self, run: Run) -> None:
+        self.retraining.run_ended(run.project, one_by_one=run.kind == "single")
 
     def _observers(self) -> list[Observer]:
         """The parts that look at projects in Label Studio, in this order: the monitor sees what the others changed."""

@@ -16,6 +16,7 @@ from my_backend.projects.registry import Projects
 log = logging.getLogger(__name__)
 
 QUIET_SECONDS = 30.0
+PACE_SECONDS = 60.0  # from one training to the next, while a person labels images one by one on the page
 RETRY_SECONDS = 30.0  # after a disk error
 REMEMBERED_EVENTS = 10_000
 
@@ -35,6 +36,8 @@ class Retraining(Background):
         self._projects, self._after, self._train, self._is_writing = projects, after, train, is_writing
         # project → when to train it if nothing more comes (monotonic), and the ids of the last event
         self._due: dict[str, tuple[float, Mapping[str, str]]] = {}
+        self._trained: dict[str, float] = {}  # project → when it was trained last (monotonic)
+        self._one_by_one: dict[str, float] = {}  # project → when the last run of images labeled one by one ended
         self._seen: OrderedDict[bytes, None] = OrderedDict()
         self._missed: set[str] = set()  # projects with an event that couldn't be kept, say on a full disk
         self._lock = threading.Lock()
@@ -68,12 +71,28 @@ class Retraining(Background):
             return
         # Always wait: a job that is reading the annotations right now may miss this one.
         self._wait_for_quiet(project)
-        if unlearned >= self._after and not self._is_writing(project):
-            self._train(project)
+        if unlearned >= self._after and not self._is_writing(project) and not self._rest(project):
+            self._start(project)
 
-    def run_ended(self, project: str) -> None:
-        """Trains what a labeling run has changed, without waiting for more events."""
-        self._wait(project, 0.0)
+    def run_ended(self, project: str, *, one_by_one: bool = False) -> None:
+        """Trains what a labeling run has changed, without waiting for more events.
+
+        Runs of images that a person labels one by one end every few seconds: they cause a training once a minute.
+        """
+        if one_by_one:
+            self._one_by_one[project] = time.monotonic()
+        self._wait(project, self._rest(project))
+
+    def _rest(self, project: str) -> float:
+        """Seconds in which the project must not be trained."""
+        now = time.monotonic()
+        if now - self._one_by_one.get(project, -math.inf) > PACE_SECONDS:
+            return 0.0
+        return max(0.0, self._trained.get(project, -math.inf) + PACE_SECONDS - now)
+
+    def _start(self, project: str) -> None:
+        self._trained[project] = time.monotonic()
+        self._train(project)
 
     def _is_new(self, event: bytes) -> bool:
         with self._lock:
@@ -109,10 +128,13 @@ class Retraining(Background):
             if self._is_writing(project):
                 self._wait_for_quiet(project)
                 return
+            if rest := self._rest(project):
+                self._wait(project, rest)
+                return
             if project in self._missed:
                 self._make_good(project)
             if self._after and self._projects.changes(project).unlearned():
-                self._train(project)
+                self._start(project)
         except OSError as error:
             log.warning("project %s: can't start a training, retrying: %s", project, error)
             self._wait(project, RETRY_SECONDS)

@@ -72,9 +72,9 @@ class Writer(Background):
         projects: Projects,
         connections: Connections,
         tally: Tally,
-        ended: Callable[[str], None] = lambda project: None,
+        ended: Callable[[Run], None] = lambda run: None,
     ) -> None:
-        """`ended` is called with a project's uid after a run has written to it."""
+        """`ended` is called after each attempt of a run."""
         super().__init__("labeling")
         self._settings, self._projects, self._connections = settings, projects, connections
         self._tally, self._ended = tally, ended
@@ -200,7 +200,7 @@ class Writer(Background):
                 log.info("labeling run %s: its project was deleted", run.id)
             except TakenOver as taken:
                 log.info("labeling run %s: %s", run.id, taken)
-            self._ended(run.project)
+            self._ended(run)
             return True
 
     def _attempt(self, run: Run) -> None:

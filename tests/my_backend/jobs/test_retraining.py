@@ -82,6 +82,43 @@ def test_one_training_follows_a_labeling_run(projects: Projects, trained: list[s
     assert trained == ["7.1"]
 
 
+@pytest.mark.parametrize("is_first", ["event", "end"])
+def test_images_labeled_one_by_one_cause_one_training_a_minute(
+    start: Start, trained: list[str], projects: Projects, monkeypatch: pytest.MonkeyPatch, is_first: str
+) -> None:
+    retraining = start(3)
+    retraining.run_ended("7.1", one_by_one=True)
+    for number in range(60):
+        for step in ("event", "end") if is_first == "event" else ("end", "event"):
+            if step == "event":
+                retraining.changed("7.1", CREATED, [event(number)])
+            else:
+                retraining.run_ended("7.1", one_by_one=True)
+        if not number:
+            retraining.run_ended("7.1", one_by_one=True)
+            assert eventually(lambda: trained == ["7.1"])
+    assert trained == ["7.1"]
+    retraining.changed("8.1", CREATED, [event(number) for number in range(3)])
+    assert trained == ["7.1", "8.1"], "others don't wait"
+
+    monkeypatch.setattr("my_backend.jobs.retraining.PACE_SECONDS", 0.01)
+    retraining.run_ended("7.1", one_by_one=True)
+    assert eventually(lambda: trained == ["7.1", "8.1", "7.1"])
+
+
+def test_last_labels_given_one_by_one_are_learned_once_the_minute_is_over(
+    start: Start, trained: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("my_backend.jobs.retraining.PACE_SECONDS", 0.2)
+    retraining = start(1)
+    retraining.run_ended("7.1", one_by_one=True)
+    retraining.changed("7.1", CREATED, [event(1)])
+    assert trained == ["7.1"]
+    retraining.changed("7.1", CREATED, [event(2)])
+    retraining.run_ended("7.1", one_by_one=True)
+    assert eventually(lambda: len(trained) == 2)
+
+
 def test_labeling_run_that_changed_nothing_starts_no_training(start: Start, trained: list[str]) -> None:
     retraining = start(3)
     retraining.run_ended("7.1")
