@@ -71,7 +71,7 @@ os.environ.setdefault("LABEL_STUDIO_ML_BACKEND_V2", "")
 
 SAMPLES_FILE = "samples.json"
 MISTAKES_FILE = "mistakes.json"
-THUMBNAIL = 256  # pixels of the longer side
+THUMBNAIL, PICTURE = 256, 1280  # pixels of the longer side
 READ_AT_ONCE = 128  # tasks whose images are fetched while the previous ones are embedded
 ORDER_SECONDS = 30.0  # time limit for reading images to order: the next version will find more in the cache
 AUTO_SECONDS = 3600.0  # time limit for training all layers with TRAIN_MODE=auto
@@ -223,11 +223,12 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
     @staticmethod
     def thumbnail(path: Path) -> bytes:
         """A small JPEG of an image file, decoded and encoded again; raises ImageError."""
-        image = open_image(path, THUMBNAIL)
-        image.thumbnail((THUMBNAIL, THUMBNAIL))
-        data = BytesIO()
-        image.save(data, "JPEG", quality=82)
-        return data.getvalue()
+        return _as_jpeg(path, THUMBNAIL)
+
+    @staticmethod
+    def picture(path: Path) -> bytes:
+        """A JPEG of an image file that is large enough to label it, like `thumbnail`."""
+        return _as_jpeg(path, PICTURE)
 
     @classmethod
     def cache_lookups(cls) -> dict[str, int]:
@@ -590,6 +591,19 @@ class TaskPool(ImagePool):
             for group in found
         ]
 
+    def first(self, model: Any, unlabeled: Sequence[int], known: Sequence[int], count: int) -> list[int]:
+        def doubt(embeddings: Tensor) -> Tensor:
+            answer = _answer(model._classifier, self._tag, embeddings)
+            return answer.doubt() if answer.names else torch.ones(len(embeddings))
+
+        return self._pool.first(unlabeled, known, doubt if model._classifier else None, count)
+
+    def probabilities(self, model: Any, images: Sequence[int]) -> list[dict[str, float]]:
+        if not (images and model._classifier):
+            return [{} for _ in images]
+        answer = _answer(model._classifier, self._tag, self._pool.embeddings(images))
+        return [dict(zip(answer.names, row, strict=True)) for row in answer.probabilities.clamp(0, 1).tolist()]
+
     def most_alike(self, image: int, among: Sequence[int], count: int) -> list[tuple[int, float]]:
         return self._pool.most_alike(image, among, count)
 
@@ -649,6 +663,15 @@ def _with_corrections(classifier: Classifier, embedded: Embedded, corrected: fro
         return classifier
     done = correct(classifier, embedded.samples, embedded.embeddings, embedded.samples[known[-1]]).classifier
     return replace(classifier, head=done.head, record=done.record)
+
+
+def _as_jpeg(path: Path, side: int) -> bytes:
+    """The image, at most `side` pixels wide and high; raises ImageError."""
+    image = open_image(path, side)
+    image.thumbnail((side, side))
+    data = BytesIO()
+    image.save(data, "JPEG", quality=82)
+    return data.getvalue()
 
 
 def _answer(classifier: Classifier, tag: ImageChoices, embeddings: Tensor) -> Answer:

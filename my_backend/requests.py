@@ -224,6 +224,17 @@ class GroupsRequest(ProjectRequest):
     most: int = Field(60, ge=1, le=200)
 
 
+class QueueRequest(ProjectRequest):
+    """Asks for images to label one by one, at most `most`: without some tasks.
+
+    `tasks` are the tasks to choose from, in this order. By default, all are, and those come first that help most.
+    """
+
+    tasks: Items[TaskId] | None = None
+    without: Items[TaskId] = Field(default_factory=list)
+    most: int = Field(5, ge=1, le=50)
+
+
 class SimilarRequest(ProjectRequest):
     """Asks for the tasks whose images look most like a task's; `unlabeled` leaves out annotated ones."""
 

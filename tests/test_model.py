@@ -472,6 +472,34 @@ def test_pool_works_before_the_first_version_and_suits_versions_of_the_same_netw
     assert ImageClassifierAPI("<View/>").open_pool() is None
 
 
+def test_pool_gives_the_probabilities_of_the_model_and_what_it_is_unsure_of_first(trained: Json, shown: Digits) -> None:
+    api, tasks = ImageClassifierAPI(CONFIG, trained), asked(shown[30:57])
+    pool, _ = pooled(api, tasks)
+    found = pool.probabilities(api, [3, 0])
+    for probabilities, answer in zip(found, api.classify([tasks[3], tasks[0]]), strict=True):
+        assert probabilities == pytest.approx(answer["scores"], abs=0.01)
+    first = pool.first(api, range(27), [], 3)
+    assert len(set(first)) == 3
+    assert not set(first) & set(pool.first(api, range(20), first, 3))
+
+    untrained = ImageClassifierAPI(CONFIG)
+    assert pool.probabilities(untrained, [3, 0]) == [{}, {}]
+    assert pool.probabilities(api, []) == []
+    assert len(pool.first(untrained, range(27), [], 30)) == 27
+    other = ImageClassifierAPI(config("7", "8"), trained)
+    unknown, _ = pooled(other, tasks)
+    assert unknown.probabilities(other, [0]) == [{}]
+    assert len(unknown.first(other, range(27), [], 3)) == 3
+
+
+def test_picture_is_larger_than_a_thumbnail_and_never_larger_than_the_image(tmp_path: Path) -> None:
+    path = tmp_path / "large.png"
+    for size, small, large in [((4000, 3000), (256, 192), (1280, 960)), ((300, 20), (256, 17), (300, 20))]:
+        Image.new("RGB", size, "red").save(path)
+        assert Image.open(BytesIO(ImageClassifierAPI.thumbnail(path))).size == small
+        assert Image.open(BytesIO(ImageClassifierAPI.picture(path))).size == large
+
+
 def test_pool_can_be_stopped(trained: Json, shown: Digits) -> None:
     pool = ImageClassifierAPI(CONFIG, trained).open_pool()
     assert pool is not None

@@ -24,8 +24,8 @@ SAME = 0.9999  # gains within this factor count as equal: the difference may be 
 CHOSEN_ALREADY = -1.0  # instead of what an image would add
 
 
-def labeling_order(images: Tensor, labeled: Tensor, doubt: Tensor | None = None) -> Tensor:
-    """The row numbers [n] of unlabeled images, in the order in which to label them.
+def labeling_order(images: Tensor, labeled: Tensor, doubt: Tensor | None = None, count: int | None = None) -> Tensor:
+    """The row numbers [n] of unlabeled images, in the order in which to label them; if asked, only the first `count`.
 
     `images` [n, size] and `labeled` [m, size] are embeddings. `doubt` [n], from 0 to 1, is how unsure the model is of
     each unlabeled image; None if there is no model. The same arguments give the same order.
@@ -40,22 +40,25 @@ def labeling_order(images: Tensor, labeled: Tensor, doubt: Tensor | None = None)
     covered = torch.zeros(len(references))
     for some in _parts(known):
         covered = torch.cat([covered[None], _similarity(some, references, width)]).amax(0)
-    chosen, covered = _choose(_similarity(everything[candidates], references, width), covered, weights)
+    most = CHOSEN if count is None else min(count, CHOSEN)
+    chosen, covered = _choose(_similarity(everything[candidates], references, width), covered, weights, most)
     chosen = candidates[chosen]
+    if len(chosen) == count:
+        return chosen
     added = torch.cat([_gains(_similarity(some, references, width), covered, weights) for some in _parts(everything)])
     added[chosen] = CHOSEN_ALREADY
-    return torch.cat([chosen, added.argsort(descending=True, stable=True)[: len(images) - len(chosen)]])
+    return torch.cat([chosen, added.argsort(descending=True, stable=True)[: len(images) - len(chosen)]])[:count]
 
 
-def _choose(similarity: Tensor, covered: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """The rows of `similarity` [candidates, references] to choose, in order, and how much they cover [references].
+def _choose(similarity: Tensor, covered: Tensor, weights: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """At most so many rows of `similarity` [candidates, references], in order, and how much they cover [references].
 
     What an image adds never grows while others are chosen. So an image that adds more than the others ever could is the
     next one, and only a few have to be compared again each time (Minoux's lazy greedy algorithm).
     """
     chosen: list[int] = []
     bounds = _gains(similarity, covered, weights)  # the most that each can still add
-    while len(chosen) < min(CHOSEN, len(similarity)):
+    while len(chosen) < min(most, len(similarity)):
         best = bounds.topk(min(AT_ONCE, len(bounds))).indices
         bounds[best] = torch.where(bounds[best] < 0, CHOSEN_ALREADY, _gains(similarity[best], covered, weights))
         first = int(best[bounds[best].argmax()])

@@ -11,12 +11,13 @@ from torch import Tensor
 from image_classifier.embedding.cache import Embedding
 from image_classifier.pool.groups import LARGEST, Group, next_groups
 from image_classifier.pool.map import COMPONENTS, Axes, principal_axes
+from image_classifier.pool.order import labeling_order
 
 RENEWED = 1.2  # the axes are computed again once there are this many times more images
-CANDIDATES = 8192  # images among which groups are looked for, so that the time is bounded
+CANDIDATES = 8192  # images among which groups and the next images are looked for, so that the time is bounded
 BLOCK = 8192  # images that are computed with at once; other threads get the processor in between
 
-# The probabilities [rows, classes] that a model gives to images with these embeddings [rows, size]
+# What a model says of images with these embeddings [rows, size], such as their probabilities [rows, classes]
 Model = Callable[[Tensor], Tensor]
 
 
@@ -96,9 +97,7 @@ class Pool:
         classes don't matter. `doubt` is explained in `groups.doubt_of`.
         """
         now = self._content  # images that are added meanwhile don't count
-        rows = _numbers(unlabeled)
-        if len(rows) > CANDIDATES:
-            rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:CANDIDATES]]
+        rows = _some(unlabeled)
         known = torch.tensor(labels, dtype=torch.long).reshape(-1, 2)
         known, targets = known[:, 0], known[:, 1]
         probabilities = model(now.vectors[rows].float()) if model and len(rows) else None
@@ -112,6 +111,22 @@ class Pool:
             rows, probabilities = rows[left], None if probabilities is None else probabilities[left]
         return found
 
+    def first(self, unlabeled: Sequence[int], known: Sequence[int], doubt: Model | None, count: int) -> list[int]:
+        """The unlabeled images to label first, at most `count`: those that tell most beyond the images `known`.
+
+        `doubt` gives how unsure a model is of images with these embeddings [rows, size]: [rows]; None without a model.
+        """
+        rows, vectors = _some(unlabeled), self._content.vectors
+        if len(rows) == 0:
+            return []
+        embeddings = vectors[rows].float()
+        unsure = doubt(embeddings) if doubt else None
+        return rows[labeling_order(embeddings, vectors[_some(known)].float(), unsure, count)].tolist()
+
+    def embeddings(self, images: Sequence[int]) -> Tensor:
+        """The embeddings [images, size]."""
+        return self._content.vectors[_numbers(images)].float()
+
     def most_alike(self, image: int, among: Sequence[int], count: int) -> list[tuple[int, float]]:
         """Those of the images `among` that look most like an image, with their cosines, the most alike first."""
         directions = self._content.directions
@@ -120,6 +135,14 @@ class Pool:
         cosines = torch.cat([directions[block] @ directions[image] for block in torch.split(rows, BLOCK)])
         found = cosines.topk(min(count, len(rows)))
         return list(zip(rows[found.indices].tolist(), found.values.tolist(), strict=True))
+
+
+def _some(images: Sequence[int]) -> Tensor:
+    """At most CANDIDATES of the images, chosen at random but always the same ones."""
+    rows = _numbers(images)
+    if len(rows) <= CANDIDATES:
+        return rows
+    return rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:CANDIDATES]]
 
 
 def _numbers(images: Sequence[int]) -> Tensor:

@@ -1,7 +1,7 @@
-"""Collects the images of projects in the background, and finds groups of look-alikes among them.
+"""Collects the images of projects in the background, and finds those among them that a person labels next.
 
-A project is collected once a person opens its groups, and is forgotten if nobody asks for an hour. Everything is in
-memory: Label Studio has the tasks, and the caches of images and embeddings make collecting them again quick.
+A project is collected once a person wants to label its images, and is forgotten if nobody asks for an hour. Everything
+is in memory: Label Studio has the tasks, and the caches of images and embeddings make collecting them again quick.
 """
 
 import logging
@@ -18,7 +18,7 @@ from my_backend.errors import BackendError, Conflict, JobStopped, NotFound
 from my_backend.label_studio.client import LabelStudio
 from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.task_pages import task_pages
-from my_backend.labeling.project_pool import ProjectPool, TaskLabels
+from my_backend.labeling.project_pool import ProjectPool, QueuedImage, TaskLabels
 from my_backend.labeling.runs import Labels, Run, RunStore
 from my_backend.projects.registry import Project, Projects
 from my_backend.redaction import said
@@ -40,8 +40,10 @@ MODEL_SECONDS = 60.0  # for the live model to load
 
 
 @dataclass(frozen=True)
-class Groups:
-    """The groups to label next, and how far collecting the images is.
+class Collected:
+    """What is known of a project's images, and how far collecting them is.
+
+    `labeled` and `counts` (see `ProjectPool.counts`) are those of some tasks only, if some were asked for.
 
     `error` says why collecting stopped, and what to do; it is tried again while somebody asks.
     """
@@ -49,10 +51,10 @@ class Groups:
     ready: bool  # all images are collected
     error: str
     counts: dict[str, int]
-    labels: TaskLabels
+    labeled: int
     choices: Sequence[str]
-    groups: list[LookAlikes]
-    pool: ProjectPool | None
+    pool: ProjectPool | None  # None before the first image
+    labels: TaskLabels
 
 
 @dataclass
@@ -95,19 +97,31 @@ class Pools(Background):
 
     # --- asking -------------------------------------------------------------
 
-    def groups(self, project: Project, without: Sequence[int], *, largest: int, count: int) -> Groups:
+    def groups(
+        self, project: Project, without: Sequence[int], *, largest: int, count: int
+    ) -> tuple[Collected, list[LookAlikes]]:
         """The groups that a person labels next, without some tasks; collects the project's images from now on.
 
         Never waits for Label Studio. Raises Conflict if the labeling config doesn't offer one choice per image.
         """
-        tag = self._tag(project)
-        entry = self._asked(project)
-        pool = entry.pool
-        if pool is None:
-            return Groups(False, entry.error, {"tasks": 0, "collected": 0, "unreadable": 0}, {}, tag.choices, [], None)
-        labels = pool.labels(self._runs_since(project, entry))
-        groups = pool.groups(self._model_for(project, pool), labels, without, largest=largest, count=count)
-        return Groups(entry.ready, entry.error, pool.counts(), labels, tag.choices, groups, pool)
+        found = self._collected(project)
+        if found.pool is None:
+            return found, []
+        model = self._model_for(project, found.pool)
+        return found, found.pool.groups(model, found.labels, without, largest=largest, count=count)
+
+    def queue(
+        self, project: Project, without: Sequence[int], only: Sequence[int] | None, *, count: int
+    ) -> tuple[Collected, list[QueuedImage]]:
+        """The images that a person labels next, one by one; `only` are the tasks to choose from, in this order.
+
+        Otherwise like `groups`.
+        """
+        found = self._collected(project, only)
+        if found.pool is None:
+            return found, []
+        model = self._model_for(project, found.pool)
+        return found, found.pool.queue(model, found.labels, without, only=only, count=count)
 
     def most_alike(
         self, project: Project, task: int, count: int, *, unlabeled: bool
@@ -133,14 +147,25 @@ class Pools(Background):
         if entry and entry.pool:
             entry.pool.note_answers(labels)
 
+    def _collected(self, project: Project, only: Sequence[int] | None = None) -> Collected:
+        tag = self._tag(project)
+        entry = self._asked(project)
+        pool = entry.pool
+        if pool is None:
+            nothing = {"tasks": 0, "collected": 0, "unreadable": 0}
+            return Collected(False, entry.error, nothing, 0, tag.choices, None, {})
+        labels = pool.labels(self._runs_since(project, entry))
+        labeled = len(labels if only is None else labels.keys() & set(only))
+        return Collected(entry.ready, entry.error, pool.counts(only), labeled, tag.choices, pool, labels)
+
     def _tag(self, project: Project) -> ImageChoices:
         config = parse_label_config(project.label_config, self._choices_name)
         if config.image_choices is None:
             raise Conflict(
-                f"there are no groups to label: {config.problem or 'the project has no labeling config yet'}"
+                f"there are no images to label here: {config.problem or 'the project has no labeling config yet'}"
             )
         if config.image_choices.multiple:
-            raise Conflict("groups get one choice each, but this labeling config allows several choices per image")
+            raise Conflict("images get one choice each here, but this labeling config allows several choices per image")
         return config.image_choices
 
     def _asked(self, project: Project) -> _Entry:
@@ -229,7 +254,7 @@ class Pools(Background):
         if entry.pool is None or not self._is_current(project, entry.pool, model):
             images = model.open_pool()
             if images is None:
-                raise Conflict("this model class can't compare images, so there are no groups to label")
+                raise Conflict("this model class can't compare images, so there are none to label here")
             entry.pool, entry.ready = ProjectPool(project.label_config, tag, model, images), False
         pool, listed_from, began = entry.pool, time.time(), time.monotonic()
         pool.begin_listing()

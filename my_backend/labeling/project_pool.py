@@ -2,7 +2,8 @@
 
 import threading
 from collections import deque
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from label_studio_format.annotations import annotations_of, label_of
@@ -12,9 +13,22 @@ from my_backend.serving.image_pool import ImagePool, LookAlikes
 from my_backend.serving.model_api import ModelAPI
 
 RECENT = 10  # groups whose exceptions are remembered
+REASONS = 3  # labeled images that are shown with an image to label
 
 Json = dict[str, Any]
 TaskLabels = dict[int, str | None]  # of annotated tasks; None if there is no single choice, as for skipped ones
+
+
+@dataclass(frozen=True)
+class QueuedImage:
+    """An image to label: its number in the pool, the probability of each choice, and what speaks for these.
+
+    `nearest` has the labeled images that look most like it, with the similarity; {} and [] before the first labels.
+    """
+
+    image: int
+    probabilities: dict[str, float]
+    nearest: list[tuple[int, float]]
 
 
 class ProjectPool:
@@ -88,9 +102,16 @@ class ProjectPool:
 
     # --- asking -------------------------------------------------------------
 
-    def counts(self) -> dict[str, int]:
-        """How many `tasks` there are, how many images of them are `collected`, and how many `unreadable`."""
+    def counts(self, only: Collection[int] | None = None) -> dict[str, int]:
+        """How many `tasks` there are, how many images of them are `collected`, and how many `unreadable`.
+
+        `only` counts these tasks alone.
+        """
         with self._lock:
+            if only is not None:
+                there = self._tasks.keys() & set(only)
+                read = sum(self._tasks[task] is not None for task in there)
+                return {"tasks": len(there), "collected": read, "unreadable": len(there & self._unreadable)}
             read = len(self._tasks) - len(self._waiting) - len(self._unreadable)
             tasks = max(len(self._tasks), self._expected)
             return {"tasks": tasks, "collected": read, "unreadable": len(self._unreadable)}
@@ -114,9 +135,8 @@ class ProjectPool:
         self, model: ModelAPI, labels: Mapping[int, str | None], without: Iterable[int], *, largest: int, count: int
     ) -> list[LookAlikes]:
         """The groups to label next: unlabeled images, except those of the tasks `without`."""
-        left_out = set(without)
+        left_out, there = set(without), self._there()
         with self._lock:
-            there = [(image, task) for image, task in enumerate(self._shown_by) if self._tasks.get(task) == image]
             past = list(self._past)
         unlabeled = [image for image, task in there if task not in labels and task not in left_out]
         known = {image: name for image, task in there if (name := labels.get(task)) is not None}
@@ -126,6 +146,40 @@ class ProjectPool:
                 if group.proposal is not None and probability is not None:
                     self._proposed[self._shown_by[image]] = (group.proposal, probability)
         return groups
+
+    def _there(self) -> list[tuple[int, int]]:
+        """The image and the task of each task whose image is in the pool."""
+        with self._lock:
+            return [(image, task) for image, task in enumerate(self._shown_by) if self._tasks.get(task) == image]
+
+    def queue(
+        self,
+        model: ModelAPI,
+        labels: Mapping[int, str | None],
+        without: Iterable[int],
+        *,
+        only: Iterable[int] | None = None,
+        count: int,
+    ) -> list[QueuedImage]:
+        """The images to label next, one by one: unlabeled ones, except those of the tasks `without`.
+
+        `only` are the tasks to choose from, in this order. Without them, images come first that tell most beyond
+        those that have a label or are left out, because these get one before.
+        """
+        left_out, there = set(without), self._there()
+        is_open = {task: task not in labels and task not in left_out for _, task in there}
+        if only is None:
+            unlabeled = [image for image, task in there if is_open[task]]
+            known = [image for image, task in there if not is_open[task]]
+            images = self.images.first(model, unlabeled, known, count)
+        else:
+            image_of = {task: image for image, task in there}
+            images = [image_of[task] for task in dict.fromkeys(only) if is_open.get(task)][:count]
+        labeled = [image for image, task in there if labels.get(task) is not None]
+        return [
+            QueuedImage(image, probabilities, self.images.most_alike(image, labeled, REASONS))
+            for image, probabilities in zip(images, self.images.probabilities(model, images), strict=True)
+        ]
 
     def note_answers(self, labels: Sequence[Labels]) -> None:
         """Notes what a person has answered to proposals."""
@@ -142,9 +196,7 @@ class ProjectPool:
 
     def most_alike(self, image: int, without: Container[int], count: int) -> list[tuple[int, float]]:
         """The images that look most like this one, with their similarity, except those of the tasks `without`."""
-        with self._lock:
-            there = [number for number, task in enumerate(self._shown_by) if self._tasks.get(task) == number]
-        among = [number for number in there if self._shown_by[number] not in without]
+        among = [number for number, task in self._there() if task not in without]
         return self.images.most_alike(image, among, count)
 
     def shown(self, image: int) -> tuple[int, str]:

@@ -54,5 +54,16 @@ class ImagePool(ABC):
         """
 
     @abstractmethod
+    def first(self, model: Any, unlabeled: Sequence[int], known: Sequence[int], count: int) -> list[int]:
+        """Those of the unlabeled images that a person labels first, at most `count`, in this order.
+
+        `model` is as for `groups`. `known` are the images that have a label, or get one before these.
+        """
+
+    @abstractmethod
+    def probabilities(self, model: Any, images: Sequence[int]) -> list[dict[str, float]]:
+        """For each image, the probability of each choice that the model knows; {} without one."""
+
+    @abstractmethod
     def most_alike(self, image: int, among: Sequence[int], count: int) -> list[tuple[int, float]]:
         """Those of the images `among` that look most like an image, and how much, at most 1; the most alike first."""

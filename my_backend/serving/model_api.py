@@ -154,6 +154,11 @@ class ModelAPI:
         raise ValueError("the model class makes no thumbnails")
 
     @classmethod
+    def picture(cls, path: Path) -> bytes:
+        """A JPEG of an image file that is large enough to label it, like `thumbnail`."""
+        return cls.thumbnail(path)
+
+    @classmethod
     def cache_lookups(cls) -> dict[str, int]:
         """How many embeddings this process has found in the model's cache (`hit`), and how many not (`miss`)."""
         return {}

@@ -176,6 +176,10 @@ class FakeModel(ModelAPI):
     def thumbnail(path: Path) -> bytes:
         return f"thumbnail of {path.stat().st_size} bytes".encode()
 
+    @staticmethod
+    def picture(path: Path) -> bytes:
+        return f"picture of {path.stat().st_size} bytes".encode()
+
     @classmethod
     def adopt(cls, folder: Path, workdir: Path) -> Json:
         if not (folder / "weights.txt").exists():
@@ -221,6 +225,15 @@ class FakePool(ImagePool):
         tens = [[image for image in unlabeled if image // 10 == ten][:largest] for ten in range(self.images // 10 + 1)]
         proposal, sure = (model.learned, 0.75) if model.learned else (None, None)
         return [LookAlikes(ten, proposal, [sure] * len(ten)) for ten in tens if ten][:count]
+
+    def first(self, model: FakeModel, unlabeled: Sequence[int], known: Sequence[int], count: int) -> list[int]:
+        """The last images come first."""
+        _script().note("first", learned=model.learned, known=list(known))
+        return sorted(unlabeled, reverse=True)[:count]
+
+    def probabilities(self, model: FakeModel, images: Sequence[int]) -> list[dict[str, float]]:
+        others = {"Cat": "Dog", "Dog": "Cat"}
+        return [{others[model.learned]: 0.25, model.learned: 0.75} if model.learned else {} for _ in images]
 
     def most_alike(self, image: int, among: Sequence[int], count: int) -> list[tuple[int, float]]:
         others = sorted((other for other in among if other != image), key=lambda other: abs(other - image))

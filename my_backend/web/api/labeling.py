@@ -6,9 +6,12 @@ from typing import Literal
 
 from my_backend import context
 from my_backend.backend import Backend
-from my_backend.labeling.project_pool import ProjectPool
+from my_backend.labeling.pools import Collected
+from my_backend.labeling.project_pool import ProjectPool, TaskLabels
+from my_backend.labeling.project_pool import QueuedImage as PoolImage
 from my_backend.labeling.runs import Action, Labels, Run, RunKind, RunStatus
-from my_backend.requests import GroupsRequest, Json, LabelRequest, RunRequest, SimilarRequest, UndoRequest
+from my_backend.projects.registry import Project
+from my_backend.requests import GroupsRequest, Json, LabelRequest, QueueRequest, RunRequest, SimilarRequest, UndoRequest
 from my_backend.serving.image_pool import LookAlikes
 from my_backend.web.api.answers import Answer, ModelVersion
 from my_backend.web.api.lookup import PROJECT_QUERY, find_project
@@ -34,8 +37,8 @@ class Group(Answer):
     images: list[GroupImage]
 
 
-class Groups(ModelVersion):
-    """Groups to label next, and how many of the project's images are collected."""
+class ProjectImages(ModelVersion):
+    """How many images there are and how many are collected; `error` says why collecting stopped."""
 
     state: Literal["collecting", "ready", "failed"]
     error: str | None
@@ -45,6 +48,11 @@ class Groups(ModelVersion):
     labeled: int
     unlabeled: int
     choices: list[str]
+
+
+class Groups(ProjectImages):
+    """Groups to label next."""
+
     groups: list[Group]
 
 
@@ -61,6 +69,25 @@ class SimilarImages(Answer):
     """The tasks whose images look most like a task's, the most alike first."""
 
     images: list[SimilarImage]
+
+
+class QueuedImage(Answer):
+    """A task to label, and the SHA-256 of its image; `proposal` is the most probable choice, null without a model.
+
+    `probabilities` has the choices that the model knows. `nearest` are the labeled images that look most like this one.
+    """
+
+    task: int
+    digest: str
+    proposal: str | None
+    probabilities: dict[str, float]
+    nearest: list[SimilarImage]
+
+
+class Queue(ProjectImages):
+    """Images to label one by one; if the request has `tasks`, the numbers are of these only."""
+
+    images: list[QueuedImage]
 
 
 class LeftAlone(Answer):
@@ -112,16 +139,31 @@ class LabelingEndpoints:
     def groups(self, body: GroupsRequest) -> Json:
         """Groups of look-alikes to label next; the first call starts to collect the project's images."""
         project = find_project(self._projects, body.project)
-        found = self._pools.groups(project, body.without, largest=body.most, count=SHOWN_GROUPS)
+        found, groups = self._pools.groups(project, body.without, largest=body.most, count=SHOWN_GROUPS)
+        return {
+            **self._described(project, found),
+            "groups": [_described_group(group, found.pool) for group in groups if found.pool],
+        }
+
+    @endpoint("POST", "/api/labeling/queue", answers={200: Queue}, errors=(404, 409), max_body=RUN_BYTES)
+    def queue(self, body: QueueRequest) -> Json:
+        """Images to label next, one by one; the first call starts to collect the project's images."""
+        project = find_project(self._projects, body.project)
+        found, images = self._pools.queue(project, body.without, body.tasks, count=body.most)
+        return {
+            **self._described(project, found),
+            "images": [_described_image(image, found.pool, found.labels) for image in images if found.pool],
+        }
+
+    def _described(self, project: Project, found: Collected) -> Json:
         return {
             "state": "failed" if found.error else "ready" if found.ready else "collecting",
             "error": found.error or None,
             **found.counts,
-            "labeled": len(found.labels),
-            "unlabeled": max(0, found.counts["tasks"] - len(found.labels)),
+            "labeled": found.labeled,
+            "unlabeled": max(0, found.counts["tasks"] - found.labeled),
             "choices": list(found.choices),
             "model_version": self._serving.version_name(project.uid),
-            "groups": [_described_group(group, found.pool) for group in found.groups if found.pool],
         }
 
     @endpoint("POST", "/api/labeling/similar", answers={200: SimilarImages}, errors=(404, 409))
@@ -129,12 +171,7 @@ class LabelingEndpoints:
         """The tasks whose images look most like a task's, the most alike first."""
         project = find_project(self._projects, body.project)
         found = self._pools.most_alike(project, body.task, body.most, unlabeled=body.unlabeled)
-        return {
-            "images": [
-                {"task": task, "digest": digest, "similarity": round(cosine, 4), "label": label}
-                for task, digest, cosine, label in found
-            ]
-        }
+        return {"images": [_described_similar(*one) for one in found]}
 
     @endpoint("POST", "/api/labeling/runs", answers={202: LabelingRun}, errors=(404, 409), max_body=RUN_BYTES)
     def start(self, body: LabelRequest) -> tuple[Json, int]:
@@ -143,7 +180,8 @@ class LabelingEndpoints:
         project = find_project(self._projects, body.project)
         labels = [Labels(group.label, group.tasks) for group in body.labels]
         run = self._labeling.submit(project, labels, body.token, body.kind)
-        self._pools.note_answers(project.uid, labels)
+        if body.kind == "group":
+            self._pools.note_answers(project.uid, labels)
         return described(run), 202
 
     @endpoint("GET", "/api/labeling/runs", answers={200: LabelingRuns}, errors=(400, 404), query=PROJECT_QUERY)
@@ -189,6 +227,22 @@ def _described_group(group: LookAlikes, pool: ProjectPool) -> Json:
         confidence = None if probability is None else round(probability, 4)
         images.append({"task": task, "digest": digest, "confidence": confidence})
     return {"proposal": group.proposal, "images": images}
+
+
+def _described_image(queued: PoolImage, pool: ProjectPool, labels: TaskLabels) -> Json:
+    task, digest = pool.shown(queued.image)
+    nearest = [(*pool.shown(image), cosine) for image, cosine in queued.nearest]
+    return {
+        "task": task,
+        "digest": digest,
+        "proposal": max(queued.probabilities, key=queued.probabilities.__getitem__, default=None),
+        "probabilities": {choice: round(probability, 4) for choice, probability in queued.probabilities.items()},
+        "nearest": [_described_similar(*one, labels.get(one[0])) for one in nearest],
+    }
+
+
+def _described_similar(task: int, digest: str, cosine: float, label: str | None) -> Json:
+    return {"task": task, "digest": digest, "similarity": round(cosine, 4), "label": label}
 
 
 def described(run: Run) -> Json:

@@ -32,7 +32,7 @@ CHARTED_VERSIONS = 200
 LISTED_VERSIONS = 50
 SHOWN_CORRECTIONS = 60
 MANY_PROJECTS = 8  # if there are more, the page has a search field
-THUMBNAIL_SECONDS = 24 * 3600  # an image's name is the hash of its content
+PICTURE_SECONDS = 24 * 3600  # an image's name is the hash of its content
 POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' blob:; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -60,6 +60,7 @@ class Page:
             ("/projects/<name>/look", self.look),
             ("/projects/<name>/groups", self.groups),
             ("/projects/<name>/images/<digest>.jpg", self.image),
+            ("/projects/<name>/pictures/<digest>.jpg", self.picture),
         ):
             page.add_url_rule(path, view.__name__, view, methods=["GET"])
         page.register_error_handler(BackendError, self._error)
@@ -232,9 +233,15 @@ class Page:
 
     def image(self, name: str, digest: str) -> Response:
         """A thumbnail."""
-        small = self._thumbnails.get(self._backend.projects.find(name), digest)
-        response = Response(small, mimetype="image/jpeg")
-        response.headers["Cache-Control"] = f"private, max-age={THUMBNAIL_SECONDS}, immutable"
+        return self._jpeg(self._thumbnails.get(self._backend.projects.find(name), digest))
+
+    def picture(self, name: str, digest: str) -> Response:
+        """An image that is large enough to label it."""
+        return self._jpeg(self._thumbnails.large(self._backend.projects.find(name), digest))
+
+    def _jpeg(self, content: bytes) -> Response:
+        response = Response(content, mimetype="image/jpeg")
+        response.headers["Cache-Control"] = f"private, max-age={PICTURE_SECONDS}, immutable"
         response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
         return response
 

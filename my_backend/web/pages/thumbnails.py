@@ -1,9 +1,8 @@
-"""Thumbnails of images in the media cache: always decoded and re-encoded, never the original file."""
+"""Pictures of images in the media cache, small or large: always decoded and re-encoded, never the original file."""
 
 import re
 import threading
 from collections import OrderedDict
-from pathlib import Path
 
 from my_backend.backend import Backend
 from my_backend.errors import NotFound, Unavailable
@@ -25,27 +24,31 @@ class Thumbnails:
         self._decoding = threading.Semaphore(AT_ONCE)
 
     def get(self, project: Project, digest: str) -> bytes:
-        """A JPEG; raises NotFound if the image isn't cached, Unavailable while the model class is loading."""
+        """A small JPEG; raises NotFound if the image isn't cached, Unavailable while the model class is loading."""
         with self._lock:
             if digest in self._made:
                 self._made.move_to_end(digest)
                 return self._made[digest]
-        image = self._backend.open_media(project).content(digest) if _DIGEST.fullmatch(digest) else None
-        if image is None:
-            raise NotFound("the image is no longer in the cache")
-        with self._decoding:
-            small = self._make(image)
+        small = self._make(project, digest, large=False)
         with self._lock:
             self._made[digest] = small
             if len(self._made) > REMEMBERED:
                 self._made.popitem(last=False)
         return small
 
-    def _make(self, image: Path) -> bytes:
+    def large(self, project: Project, digest: str) -> bytes:
+        """A JPEG that is large enough to label the image; otherwise like `get`. Only browsers cache it."""
+        return self._make(project, digest, large=True)
+
+    def _make(self, project: Project, digest: str, *, large: bool) -> bytes:
+        image = self._backend.open_media(project).content(digest) if _DIGEST.fullmatch(digest) else None
+        if image is None:
+            raise NotFound("the image is no longer in the cache")
         model_class = self._backend.serving.model_class
         if model_class is None:
             raise Unavailable("the model class isn't loaded yet")
         try:
-            return bytes(model_class.thumbnail(image))
+            with self._decoding:
+                return bytes(model_class.picture(image) if large else model_class.thumbnail(image))
         except ValueError as error:
             raise NotFound(f"can't read the image: {said(error)}") from None

@@ -55,6 +55,14 @@ def test_copies_of_an_image_come_last() -> None:
     assert sum(row <= 20 for row in first) == 1
 
 
+@pytest.mark.parametrize("count", [0, 1, 3, 5, 7, 200])
+def test_first_images_are_the_same_if_only_some_are_wanted(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(order, "CHOSEN", 5)
+    images, _ = clusters(100, 60, 30)
+    all_of_them = labeling_order(images, images[:7]).tolist()
+    assert labeling_order(images, images[:7], count=count).tolist() == all_of_them[:count]
+
+
 @pytest.mark.parametrize("chosen", [5, 500])
 @pytest.mark.parametrize("candidates", [50, 10_000])
 def test_all_images_are_in_the_order_once(chosen: int, candidates: int, monkeypatch: pytest.MonkeyPatch) -> None:

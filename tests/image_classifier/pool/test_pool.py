@@ -57,6 +57,32 @@ def test_images_added_in_steps_are_compared_like_images_added_at_once(step: int)
         assert {kinds[one] for one in nearest[0]} == {kinds[image]}
 
 
+def test_first_images_are_of_kinds_that_nobody_knows_yet_or_that_a_model_is_unsure_of() -> None:
+    kinds = [0, 1, 2, 3] * 25
+    pool = filled(kinds)
+    first = pool.first(range(100), [], None, 4)
+    assert {kinds[image] for image in first} == {0, 1, 2, 3}
+    known = [image for image in range(100) if kinds[image] < 3][:40]
+    assert kinds[pool.first(range(60, 100), known, None, 1)[0]] == 3
+
+    unsure_of = pool.embeddings([1])
+
+    def doubt(vectors: torch.Tensor) -> torch.Tensor:
+        return torch.where((vectors - unsure_of).norm(dim=1) < 12, 1.0, 0.01)
+
+    assert {kinds[image] for image in pool.first(range(40, 100), range(40), doubt, 5)} == {1}
+    assert pool.first([], range(40), doubt, 5) == []
+
+
+def test_first_images_are_looked_for_among_a_bounded_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CANDIDATES", 10)
+    seen: list[int] = []
+    pool = filled([0, 1, 2, 3] * 25)
+    first = pool.first(range(50), range(50, 100), lambda vectors: seen.append(len(vectors)) or torch.ones(10), 3)
+    assert (len(first), seen) == (3, [10])
+    assert set(first) <= set(range(50))
+
+
 def test_groups_without_a_model_are_crowds_of_one_kind() -> None:
     kinds = [0] * 30 + [1] * 20 + [2] * 25
     groups = filled(kinds).groups(range(75), [], None, count=3)

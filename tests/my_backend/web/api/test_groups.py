@@ -239,7 +239,7 @@ def test_projects_and_models_without_groups_are_told_why(
     assert "this labeling config allows several choices per image" in answer["error"]
     client.backend.projects.remember("9.1", label_config="<View/>")
     answer = client.post("/api/labeling/groups", {"project": "9.1"}, 409)
-    assert "there are no groups to label: " in answer["error"]
+    assert "there are no images to label here: " in answer["error"]
     script.set(no_pool=True)
     assert eventually(lambda: "this model class can't compare images" in (ask(client)["error"] or ""))
 

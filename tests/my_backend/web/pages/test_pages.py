@@ -564,7 +564,7 @@ def test_a_click_opens_the_task_in_label_studio_and_nothing_else(serve: Serve, s
         assert "javascript:" not in page(client, f"{HERE}/look")
 
 
-def test_thumbnails_are_encoded_anew_and_only_of_images_in_the_cache(client: Client, script: Script) -> None:
+def test_pictures_are_encoded_anew_and_only_of_images_in_the_cache(client: Client, script: Script) -> None:
     folder = client.backend.settings.cache_dir / "media" / "contents"
     page(client, f"{HERE}/look")  # makes the folder
     digest = "cd" * 32
@@ -574,11 +574,14 @@ def test_thumbnails_are_encoded_anew_and_only_of_images_in_the_cache(client: Cli
 
     answer = client.http.get(path)
 
-    assert answer.data == b"thumbnail of 25 bytes"
-    assert answer.mimetype == "image/jpeg"
-    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    large = client.http.get(path.replace("images", "pictures"))
+    assert (answer.data, large.data) == (b"thumbnail of 25 bytes", b"picture of 25 bytes")
+    for one in (answer, large):
+        assert one.mimetype == "image/jpeg"
+        assert one.headers["X-Content-Type-Options"] == "nosniff"
     for unknown in ("ef" * 32, "..%2f..%2fsecret", "x" * 64):
         assert client.http.get(f"{HERE}/images/{unknown}.jpg").status_code == 404
+        assert client.http.get(f"{HERE}/pictures/{unknown}.jpg").status_code == 404
 
 
 # --- what comes from outside ------------------------------------------------------

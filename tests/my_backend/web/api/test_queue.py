@@ -1,0 +1,142 @@
+"""The endpoint for images that a person labels one by one: which ones, in which order, and what is told of them."""
+
+from hashlib import sha256
+from typing import Any
+
+from tests.my_backend.conftest import Client
+from tests.my_backend.fake_model import Script
+from tests.my_backend.fake_server import FakeLabelStudio
+from tests.my_backend.waiting import eventually
+from tests.my_backend.web.api.test_groups import SEVERAL, client, end, quick
+
+__all__ = ["client", "quick"]
+
+
+def ask(client: Client, status: int = 200, **more: Any) -> Any:
+    return client.post("/api/labeling/queue", {"project": 7, **more}, status)
+
+
+def ready(client: Client, tasks: int, **more: Any) -> Any:
+    """The queue once this many images are collected."""
+    assert eventually(lambda: (found := ask(client))["state"] == "ready" and found["collected"] == tasks), ask(client)
+    return ask(client, **more)
+
+
+def tasks_of(found: Any) -> list[int]:
+    return [image["task"] for image in found["images"]]
+
+
+def label(client: Client, *labels: tuple[str, list[int]]) -> str:
+    wanted = [{"label": choice, "tasks": tasks} for choice, tasks in labels]
+    return str(client.post("/api/labeling/runs", {"project": 7, "kind": "single", "labels": wanted}, 202)["run"])
+
+
+def test_first_question_starts_to_collect_and_answers_at_once(
+    client: Client, label_studio: FakeLabelStudio, script: Script
+) -> None:
+    label_studio.labels.add(30)
+    script.block("add")
+    first = ask(client)
+    assert (first["state"], first["images"], first["choices"]) == ("collecting", [], ["Cat", "Dog"])
+    script.release()
+    found = ready(client, 30, most=2)
+    assert (found["tasks"], found["labeled"], found["unlabeled"]) == (30, 0, 30)
+    nothing = {"proposal": None, "probabilities": {}, "nearest": []}
+    assert found["images"] == [
+        {"task": task, "digest": sha256(str(task).encode()).hexdigest(), **nothing} for task in (30, 29)
+    ]
+    assert len(ask(client)["images"]) == 5
+
+
+def test_images_come_in_the_models_order_and_those_on_the_way_count_as_known(
+    client: Client, label_studio: FakeLabelStudio, script: Script
+) -> None:
+    label_studio.labels.add(10)
+    label_studio.labels.annotate(9, "Dog")
+    label_studio.labels.annotate(8, "Dog", was_cancelled=True)
+    assert tasks_of(ready(client, 10, without=[10, 6])) == [7, 5, 4, 3, 2]
+    assert script.calls("first")[-1]["known"] == [5, 7, 8, 9]  # numbers of images, from 0
+
+
+def test_model_proposes_and_the_nearest_labeled_images_are_its_reasons(
+    client: Client, label_studio: FakeLabelStudio, script: Script
+) -> None:
+    label_studio.labels.add(10)
+    for task, choice in ((1, "Cat"), (6, "Dog"), (8, "Cat"), (4, "Dog")):
+        label_studio.labels.annotate(task, choice)
+    label_studio.labels.annotate(9, "Cat", was_cancelled=True)
+    ready(client, 10)
+    script.set(learn="Dog")
+    client.train()
+    found = ask(client, most=1)
+    assert found["model_version"].startswith("v1-")
+    [image] = found["images"]
+    assert (image["task"], image["proposal"]) == (10, "Dog")
+    assert image["probabilities"] == {"Cat": 0.25, "Dog": 0.75}
+    assert [(one["task"], one["label"], one["similarity"]) for one in image["nearest"]] == [
+        (8, "Cat", 0.3333),
+        (6, "Dog", 0.2),
+        (4, "Dog", 0.1429),
+    ]
+    assert image["nearest"][0]["digest"] == sha256(b"8").hexdigest()
+
+
+def test_labels_count_at_once_in_the_order_and_as_reasons_and_come_back_after_undo(
+    client: Client, label_studio: FakeLabelStudio, script: Script
+) -> None:
+    label_studio.labels.add(10)
+    ready(client, 10)
+    label_studio.labels.failing.add("import")  # the run can't write yet
+    run = label(client, ("Cat", [10]), ("Dog", [9]))
+    found = ask(client, most=1)
+    assert (tasks_of(found), found["labeled"]) == ([8], 2)
+    assert script.calls("first")[-1]["known"] == [8, 9]
+    assert [(one["task"], one["label"]) for one in found["images"][0]["nearest"]] == [(9, "Dog"), (10, "Cat")]
+    label_studio.labels.failing.clear()
+    client.post(f"/api/labeling/runs/{run}/undo", {"tasks": [10]}, 202)
+    found = ask(client, most=1)
+    assert (tasks_of(found), found["labeled"]) == ([10], 1)
+    end(client, run)
+    assert eventually(lambda: label_studio.labels.choices()[9] == ["Dog"])
+    assert label_studio.labels.choices()[10] == []
+
+
+def test_tasks_that_were_asked_for_come_in_their_order(
+    client: Client, label_studio: FakeLabelStudio, script: Script
+) -> None:
+    label_studio.labels.add(10)
+    label_studio.labels.annotate(5, "Dog")
+    script.set(unreadable=[6])
+    ready(client, 9)
+    chosen_by_model = len(script.calls("first"))
+    found = ask(client, tasks=[3, 5, 9, 3, 77, 6, 1, 2], without=[1])
+    assert tasks_of(found) == [3, 9, 2]
+    assert [found[name] for name in ("tasks", "collected", "unreadable", "labeled", "unlabeled")] == [6, 5, 1, 1, 5]
+    assert tasks_of(ask(client, tasks=[3, 9, 2], most=1)) == [3]
+    assert ask(client, tasks=[])["images"] == []
+    assert len(script.calls("first")) == chosen_by_model
+    ask(client, 400, tasks=[0])
+    ask(client, 400, most=51)
+
+
+def test_labels_given_one_by_one_do_not_tell_how_good_proposals_of_groups_are(
+    client: Client, label_studio: FakeLabelStudio, script: Script
+) -> None:
+    label_studio.labels.add(10)
+    label_studio.labels.annotate(10, "Cat")
+    client.train()
+    ready(client, 10)
+    client.post("/api/labeling/groups", {"project": 7})
+    label(client, ("Dog", [1, 2]))
+    client.post("/api/labeling/groups", {"project": 7})
+    assert script.calls("groups")[-1]["past"] == []
+
+
+def test_projects_without_one_choice_per_image_are_told_why(client: Client, label_studio: FakeLabelStudio) -> None:
+    assert client.post("/api/labeling/queue", {"project": 8}, 404)
+    for uid, config, why in (
+        ("8.1", SEVERAL, "this labeling config allows several choices per image"),
+        ("9.1", "<View/>", "there are no images to label here: "),
+    ):
+        client.backend.projects.remember(uid, label_config=config)
+        assert why in client.post("/api/labeling/queue", {"project": uid}, 409)["error"]
