@@ -1,19 +1,20 @@
 // Labels groups of look-alikes: shows one group, sends off its labels, and shows the next one at once.
 
 import { OUT, makeGrid } from "./groups/grid.js";
-import { MOST, makeSupply, tasksOf } from "./groups/supply.js";
 import { heading, makeView } from "./groups/view.js";
 import { makeZoom } from "./groups/zoom.js";
 import { makeChoices } from "./labeling/choices.js";
 import { makeHistory } from "./labeling/history.js";
 import { assignKeys, listen } from "./labeling/keys.js";
 import { makeRuns } from "./labeling/runs.js";
+import { makeSupply } from "./labeling/supply.js";
 import { makeToken } from "./labeling/token.js";
 import { count, showReading, showRuns } from "./labeling/view.js";
 import { post } from "./press.js";
 import { say } from "./say.js";
 
 const SETTLING = 300;  // milliseconds after a new group appeared in which a key still belongs to the one before
+const MOST = 60;  // images in a group
 const NEAREST = 3;  // labeled look-alikes that propose a label if they agree
 
 export function labelInGroups(place) {
@@ -21,7 +22,7 @@ export function labelInGroups(place) {
   const { project, tasks: tasksUrl } = place.dataset;
   const address = ({ digest }) => `/projects/${project}/images/${digest}.jpg`;
   const list = find("grid");
-  const steps = [];  // what the person did: {group, run, aside, undone}; the tasks `aside` come later
+  const steps = [];  // what the person did; see history.js. The tasks `aside` come later
   const aside = new Set();  // tasks that come later
   let group = null;  // the one on the screen; see grid.js
   let keys = new Map(), choices = [], actions = 0, failures = 0, settling;
@@ -32,22 +33,32 @@ export function labelInGroups(place) {
     draw();
     if (group) list.focus();
   });
-  const runs = makeRuns(project, token.value, draw);
+  const runs = makeRuns(project, "group", token.value, draw);
   const history = makeHistory(find("history"), described, undoStep);
   const grid = makeGrid(list, address, { edited, aimed: drawTarget });
   const buttons = makeChoices([find("choice-keys"), find("zoom-choices")], find("find-choice"), choose);
   const zoom = makeZoom(find("zoom"), {
     look, like, move: grid.move, toggle: () => grid.toggle(grid.current()), closed: () => { grid.aim(null); list.focus(); },
   });
-  const supply = makeSupply(project, {
-    address, isShowing: () => group !== null, changed: supplied,
-    without: () => [...(group ? tasksOf(group) : []), ...runs.tasks(), ...aside],
-  });
+  const supply = makeSupply("/api/labeling/groups", { body, take, isShowing: () => group !== null, changed: supplied });
 
   // --- from group to group --------------------------------------------------
 
+  function body(waiting) {
+    const there = [...(group ? [group] : []), ...waiting].flatMap(tasksOf);
+    return { project, without: [...new Set([...there, ...runs.tasks(), ...aside])], most: MOST };
+  }
+
+  // Keeps one group ready, and another one if none is on the screen.
+  function take({ groups }, waiting) {
+    const ready = [...waiting, ...groups.map((one) => ({ ...one, marks: new Map() }))];
+    const kept = ready.slice(0, Math.max(waiting.length, group ? 1 : 2));
+    for (const image of kept.at(-1)?.images ?? []) new Image().src = address(image);
+    return kept;
+  }
+
   function supplied() {
-    if (!group && !supply.isEmpty()) {
+    if (!group && supply.size()) {
       showNext();
       if (group && steps.length) rest("");  // the person is waiting for it
     }
@@ -62,7 +73,7 @@ export function labelInGroups(place) {
 
   function showNext() {
     group = null;
-    while (!group && !supply.isEmpty()) show(supply.next());
+    while (!group && supply.size()) show(supply.next());
   }
 
   // Shows those of a group's images that haven't got a label in the meantime, if there are any.
@@ -84,7 +95,7 @@ export function labelInGroups(place) {
     const labels = labelsOf(group, choice);
     const labeled = new Set(labels.flatMap((one) => one.tasks));
     const later = group.like ? [] : tasksOf(group).filter((task) => !labeled.has(task));
-    const step = { group, run: labels.length ? runs.start(labels) : null, aside: later, undone: false };
+    const step = { group, tasks: [...labeled], run: labels.length ? runs.start(labels) : null, aside: later, undone: false };
     later.forEach((task) => aside.add(task));
     actions += 1;
     if (step.run || later.length) {
@@ -92,7 +103,7 @@ export function labelInGroups(place) {
       history.add(step);
     }
     showNext();
-    if (supply.isEmpty()) Promise.resolve(step.run?.sent).then(supply.ask);  // so that the answer counts these labels
+    if (!supply.size()) Promise.resolve(step.run?.sent).then(supply.ask);  // so that the answer counts these labels
     rest(labels.length ? `${count(labeled.size, "label")} given.` : "Skipped.");
   }
 
@@ -245,6 +256,8 @@ export function labelInGroups(place) {
 
   supply.ask();
 }
+
+const tasksOf = (group) => group.images.map(({ task }) => task);
 
 // What each task of a group is labeled if the rest gets `choice`; null: the rest gets no label.
 function labelsOf(group, choice) {

@@ -2,12 +2,14 @@
 
 import { say } from "./say.js";
 
-export async function post(url, body) {
+// With the option `keepalive`, the request goes on if the page is closed.
+export async function post(url, body, options = {}) {
   const form = body instanceof FormData;
   return read(await fetch(url, {
     method: "POST",
     headers: form ? { Accept: "application/json" } : { "Content-Type": "application/json", Accept: "application/json" },
     body: form ? body : JSON.stringify(body ?? {}),
+    ...options,
   }));
 }
 

@@ -22,7 +22,7 @@ export function makeChoices(boxes, search, press) {
 
   function filter() {
     const wanted = field.value.trim().toLowerCase();
-    for (const button of buttons()) button.hidden = !button.lastChild.textContent.toLowerCase().includes(wanted);
+    for (const button of buttons()) button.hidden = !button.querySelector("bdi").textContent.toLowerCase().includes(wanted);
   }
 
   field.addEventListener("input", filter);

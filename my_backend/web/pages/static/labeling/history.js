@@ -1,8 +1,12 @@
 // The list of the last steps, each with what became of it and a button that undoes it.
 
+import { outcome } from "./runs.js";
+
 const SHOWN = 50;
 
-// A step's labels are written by its `run` (null if it has none). `describe(step)` returns the nodes that say what it was.
+// A step is {tasks, run, undone} and more. `run` writes labels for the tasks; it is null if there are none, or if the step
+// still `isWaiting` for one.
+// `describe(step)` returns the nodes that say what the step was.
 export function makeHistory(list, describe, undo) {
   const lines = new Map();  // step → its line, which is kept so that its button doesn't lose the focus
 
@@ -28,7 +32,7 @@ export function makeHistory(list, describe, undo) {
   function draw() {
     for (const [step, line] of lines) {
       const [, state, id, button] = line.children;
-      const { words, color } = outcome(step);
+      const { words, color } = step.run ? outcome(step.run, step.tasks, step.undone) : withoutRun(step);
       [state.textContent, state.className, state.hidden] = [words, `chip ${color}`, !words];
       id.textContent = step.run?.id ? `run ${step.run.id}` : "";
       button.hidden = step.undone;
@@ -38,10 +42,7 @@ export function makeHistory(list, describe, undo) {
   return { add, draw };
 }
 
-function outcome({ run, undone }) {
-  if (!run) return { words: undone ? "undone" : "", color: "" };
-  if (run.status === "failed") return { words: run.action === "undo" ? "not undone" : "not saved", color: "bad" };
-  if (run.status !== "finished") return { words: run.action === "undo" ? "undoing" : "saving", color: "busy" };
-  if (run.action === "write") return { words: "saved", color: "good" };
-  return { words: run.kept ? `undone, but ${run.kept} were changed since and stay` : "undone", color: "" };
+function withoutRun({ undone, isWaiting }) {
+  if (undone) return { words: "undone", color: "" };
+  return isWaiting ? { words: "saving", color: "busy" } : { words: "", color: "" };
 }

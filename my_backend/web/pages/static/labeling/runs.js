@@ -6,25 +6,34 @@ const POLL = 1000, PATIENCE = 30000;  // milliseconds
 const PATH = "/api/labeling/runs";
 const UNCONFIRMED = "Label Studio hasn’t confirmed your token. Problems says why.";
 
-// `token()` is the person's own token, or "". `changed()` is called when the state of a run has changed.
-export function makeRuns(project, token, changed) {
+// `kind` is "group" or "single": how the person sees the images. `token()` is their own token, or "". `changed()` is called
+// when the state of a run has changed.
+export function makeRuns(project, kind, token, changed) {
   const runs = [];  // from the oldest to the newest
   let following = false;
 
   function start(labels) {
     const tasks = labels.flatMap((one) => one.tasks);
-    const run = { labels, tasks, id: "", action: "write", status: "queued", saved: 0, others: 0, kept: 0, error: "" };
+    const run = {
+      labels, tasks, withdrawn: new Set(), id: "", action: "write", status: "queued", error: "",
+      saved: 0, isWritten: false, others: [], kept: [],
+    };
     runs.push(run);
     write(run);
     return run;
   }
 
-  const write = (run) => request(run, "write", PATH, { project, labels: run.labels });
+  function write(run) {
+    const labels = run.labels.map(({ label, tasks }) => ({ label, tasks: tasks.filter((task) => !run.withdrawn.has(task)) }));
+    return request(run, "write", PATH, { project, kind, labels: labels.filter(({ tasks }) => tasks.length) });
+  }
+
+  const sendUndo = (run) => request(run, "undo", `${PATH}/${run.id}/undo`, left(run).length ? { tasks: [...run.withdrawn] } : {});
 
   // The server has the labels as soon as it answers; `run.sent` ends then.
   function request(run, action, url, body = {}) {
-    Object.assign(run, { action, status: "queued", error: "", old: null, until: Date.now() + PATIENCE });
-    run.sent = post(url, token() ? { ...body, token: token() } : body).then(
+    Object.assign(run, { action, status: "queued", error: "", isSending: true, until: Date.now() + PATIENCE });
+    run.sent = post(url, token() ? { ...body, token: token() } : body, { keepalive: true }).then(
       (answer) => {
         run.id = answer.run;
         // With a token, the server first asks Label Studio about it, and until then says how the run ended before.
@@ -32,30 +41,34 @@ export function makeRuns(project, token, changed) {
       },
       (error) => Object.assign(run, { status: "failed", error: error.message }),
     ).then(() => {
+      run.isSending = false;
       changed();
       follow();  // for as long as it takes, which `sent` doesn't wait for
     });
     changed();
   }
 
-  async function undo(run) {
-    Object.assign(run, { action: "undo", status: "queued" });
+  // Undoes some of a run's tasks, by default all.
+  async function undo(run, tasks = run.tasks) {
+    for (const task of tasks) run.withdrawn.add(task);
+    if (run.id) Object.assign(run, { action: "undo", status: "queued" });
     changed();
     await run.sent;
-    if (run.id) request(run, "undo", `${PATH}/${run.id}/undo`);
-    else Object.assign(run, { action: "undo", status: "finished", error: "" });  // it never reached the server
+    if (run.id) sendUndo(run);
+    else if (!left(run).length) Object.assign(run, { action: "undo", status: "finished", error: "" });  // it was never sent
     changed();
   }
 
   function retry(run) {
-    if (run.id) request(run, run.action, `${PATH}/${run.id}/resume`);
-    else write(run);
+    if (!run.id) write(run);
+    else if (run.action === "undo") sendUndo(run);
+    else request(run, run.action, `${PATH}/${run.id}/resume`);
   }
 
   async function follow() {
     if (following) return;
     following = true;
-    for (let open; (open = runs.filter((run) => run.id && isOpen(run))).length; ) {
+    for (let open; (open = runs.filter((run) => run.id && isOpen(run) && !run.isSending)).length; ) {
       for (const run of open) await look(run);
       changed();
       await new Promise((done) => setTimeout(done, POLL));
@@ -70,13 +83,14 @@ export function makeRuns(project, token, changed) {
     } catch {
       return;  // the page says that the backend isn't responding, and the run goes on in the meantime
     }
-    if (answer.action !== run.action || answer.changed_at === run.old) {  // it hasn't begun
+    if (!hasBegun(run, answer)) {
       if (Date.now() > run.until) Object.assign(run, { status: "failed", error: UNCONFIRMED });
       return;
     }
-    const { status, error, written, undone, left_alone: left } = answer;
-    Object.assign(run, { status, error: error ?? "", saved: written - undone, kept: left.changed.length });
-    if (run.action === "write") run.others = left.labeled.length;
+    const { action, status, error, written, undone, left_alone: alone } = answer;
+    Object.assign(run, { status, error: error ?? "", saved: written - undone, kept: alone.changed });
+    if (action === "write") run.others = alone.labeled;
+    if (action === "undo" || status === "finished") run.isWritten = true;
   }
 
   const sum = (some, count) => some.reduce((total, run) => total + count(run), 0);
@@ -86,12 +100,35 @@ export function makeRuns(project, token, changed) {
     start, undo,
     retryAll: () => runs.filter((run) => run.status === "failed").forEach(retry),
     failed: () => runs.filter((run) => run.status === "failed"),
-    isUnsent: () => runs.some((run) => !run.id && run.action === "write"),
+    isUnsent: () => runs.some((run) => !run.id && left(run).length),
     // Tasks that have a label, or will have one.
-    tasks: () => runs.filter((run) => run.action === "write").flatMap((run) => run.tasks),
-    saving: () => sum(runs.filter((run) => isOpen(run) && run.action === "write"), (run) => run.tasks.length - run.saved),
-    undoing: () => sum(runs.filter((run) => isOpen(run) && run.action === "undo"), (run) => run.saved),
+    tasks: () => runs.flatMap(left),
+    // Those of them that the server knows.
+    arrived: () => runs.filter((run) => run.id).flatMap(left),
+    saving: () => sum(runs.filter((run) => isOpen(run) && !run.isWritten), (run) => Math.max(0, left(run).length - run.saved)),
+    undoing: () => sum(runs.filter((run) => isOpen(run) && run.action === "undo"), (run) => Math.max(0, run.saved - left(run).length)),
     saved: () => sum(runs, (run) => run.saved),
-    others: () => sum(runs, (run) => run.others),
+    others: () => sum(runs, (run) => run.others.length),
   };
+}
+
+// Tasks of a run that aren't undone.
+const left = (run) => run.tasks.filter((task) => !run.withdrawn.has(task));
+
+// Whether the server does by now what was asked for last: with a token, it first asks Label Studio about that.
+function hasBegun(run, { action, withdrawn, changed_at: changed }) {
+  if (changed === run.old) return false;
+  if (!run.withdrawn.size) return action === "write";
+  if (action === "undo" && !withdrawn.length) return true;
+  return left(run).length > 0 && [...run.withdrawn].every((task) => withdrawn.includes(task));
+}
+
+// What became of some tasks of a run.
+export function outcome({ status, action, isWritten, others, kept }, tasks, isUndone) {
+  const some = (list) => tasks.filter((task) => list.includes(task)).length;
+  if (status === "failed" && (isUndone || !isWritten)) return { words: action === "undo" && isUndone ? "not undone" : "not saved", color: "bad" };
+  if (!isUndone && !isWritten) return { words: "saving", color: "busy" };
+  if (!isUndone) return some(others) === tasks.length ? { words: "already labeled", color: "warn" } : { words: "saved", color: "good" };
+  if (status !== "finished") return { words: "undoing", color: "busy" };
+  return { words: some(kept) ? `undone, but ${some(kept)} were changed since and stay` : "undone", color: "" };
 }

@@ -23,17 +23,17 @@ export function showReading(answer, problem) {
   find("unreadable").textContent = `${count(unreadable ?? 0, "image")} can’t be read and won’t be shown. Problems says why.`;
 }
 
-// What became of the labels.
-export function showRuns(runs, isUnused) {
+// What became of the labels, of which some still wait for their run.
+export function showRuns(runs, isUnused, waiting = 0) {
   const failed = runs.failed();
   find("unsaved").hidden = !failed.length;
   if (failed.length) {
     const [first] = failed;
-    const labels = failed.reduce((total, { tasks }) => total + tasks.length, 0);
+    const labels = failed.reduce((total, { action, tasks, withdrawn }) => total + (action === "undo" ? withdrawn.size : tasks.length - withdrawn.size), 0);
     find("unsaved-words").textContent = `${count(labels, "label")} couldn’t be ${first.action === "undo" ? "undone" : "saved"}:`;
     find("unsaved-why").textContent = first.error;
   }
-  const [saving, undoing, saved, others] = [runs.saving(), runs.undoing(), runs.saved(), runs.others()];
+  const [saving, undoing, saved, others] = [runs.saving() + waiting, runs.undoing(), runs.saved(), runs.others()];
   find("saving").textContent = parts(
     saving && `Saving ${count(saving, "label")} …`,
     undoing && `Undoing ${count(undoing, "label")} …`,

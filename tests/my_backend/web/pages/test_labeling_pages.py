@@ -1,4 +1,4 @@
-"""The page of groups as the server sends it; tests/e2e/test_groups.py uses it in a browser."""
+"""The pages for labeling as the server sends them; tests/e2e/test_groups.py uses one in a browser."""
 
 import re
 from pathlib import Path

@@ -1,0 +1,41 @@
+// Asks the server what to label next, and keeps some of it ready.
+
+import { post } from "../press.js";
+
+const COLLECTING = 1500, LATER = 5000;  // milliseconds between two questions
+
+// `body(waiting)` is the question to `url`, `take(answer, waiting)` returns what waits from then on. `isShowing()` says
+// whether something is on the screen. `changed()` is called when anything here has changed.
+export function makeSupply(url, { body, take, isShowing, changed }) {
+  let waiting = [];  // what to show next
+  let answer = null, problem = "", asking = false, again = false, timer;
+
+  async function ask() {
+    clearTimeout(timer);
+    if (asking) return void (again = true);
+    [asking, again] = [true, false];
+    changed();
+    try {
+      const said = await post(url, body(waiting));
+      problem = said.state === "failed" ? said.error : "";
+      [waiting, answer] = [take(said, waiting, answer), said];
+    } catch (error) {
+      problem = error.message;
+    }
+    asking = false;
+    changed();
+    if (again) ask();
+    else if (!problem && answer.state === "collecting") timer = setTimeout(ask, isShowing() ? LATER : COLLECTING);
+    else if (!problem && !isShowing()) timer = setTimeout(ask, LATER);
+  }
+
+  return {
+    ask,
+    next: () => waiting.shift(),
+    putFirst: (one) => waiting.unshift(one),
+    size: () => waiting.length,
+    answer: () => answer,
+    problem: () => problem,
+    isAsking: () => asking,
+  };
+}
