@@ -59,6 +59,7 @@ class Page:
             ("/projects/<name>/try", self.try_it),
             ("/projects/<name>/look", self.look),
             ("/projects/<name>/groups", self.groups),
+            ("/projects/<name>/queue", self.queue),
             ("/projects/<name>/images/<digest>.jpg", self.image),
             ("/projects/<name>/pictures/<digest>.jpg", self.picture),
         ):
@@ -216,6 +217,10 @@ class Page:
     def groups(self, name: str) -> Response:
         """Labels look-alikes together; its script asks the API for them."""
         return self._labeling_page("groups.html", name)
+
+    def queue(self, name: str) -> Response:
+        """Labels images one by one; its script asks the API for them."""
+        return self._labeling_page("queue.html", name)
 
     def _labeling_page(self, template: str, name: str) -> Response:
         """A page on which people label, with their own token if it is needed."""

@@ -1,6 +1,7 @@
 // Keeps the page up to date and makes its buttons work. Without JavaScript, the page is still readable.
 
 import { labelInGroups } from "./groups.js";
+import { labelOneByOne } from "./queue.js";
 import { follow } from "./live.js";
 import { press } from "./press.js";
 import { tellAges } from "./ages.js";
@@ -13,7 +14,7 @@ awaken();
 
 // The form for trying an image appears with the first version, possibly while the page is open.
 function awaken() {
-  for (const [id, start] of [["try", tryImages], ["groups", labelInGroups]]) {
+  for (const [id, start] of [["try", tryImages], ["groups", labelInGroups], ["queue", labelOneByOne]]) {
     const place = document.getElementById(id);
     if (!place || place.dataset.awake) continue;
     place.dataset.awake = "yes";

@@ -1,0 +1,35 @@
+// Labels that a person gives one by one: sent a few at a time, undone one at a time.
+
+const MOST = 10, PAUSE = 5000;  // labels that are sent at once, and milliseconds after which they are sent anyway
+
+// A step is {tasks: [task], choice, run, undone}; see history.js. `run` is the one that writes its label.
+export function makeBatches(runs) {
+  let waiting = [], timer;
+
+  function add(step) {
+    waiting.push(Object.assign(step, { isWaiting: true }));
+    if (waiting.length >= MOST) send();
+    else timer ??= setTimeout(send, PAUSE);
+  }
+
+  function send() {
+    clearTimeout(timer);
+    timer = undefined;
+    const choices = new Map();
+    for (const { choice, tasks } of waiting) choices.set(choice, [...(choices.get(choice) ?? []), ...tasks]);
+    const run = waiting.length ? runs.start([...choices].map(([label, tasks]) => ({ label, tasks }))) : null;
+    for (const step of waiting) Object.assign(step, { run, isWaiting: false });
+    waiting = [];
+  }
+
+  function undo(step) {
+    if (step.run) runs.undo(step.run, step.tasks);
+    else waiting = waiting.filter((one) => one !== step);
+  }
+
+  // Nothing is lost if the page is closed, or put aside on a phone.
+  document.addEventListener("visibilitychange", () => document.hidden && send());
+  window.addEventListener("pagehide", send);
+
+  return { add, send, undo, tasks: () => waiting.flatMap(({ tasks }) => tasks) };
+}

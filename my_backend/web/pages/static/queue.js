@@ -1,0 +1,210 @@
+// Labels images one by one: shows one, takes its choice, and shows the next one at once.
+
+import { makeBatches } from "./labeling/batches.js";
+import { makeChoices } from "./labeling/choices.js";
+import { makeHistory } from "./labeling/history.js";
+import { assignKeys, listen } from "./labeling/keys.js";
+import { makeRuns } from "./labeling/runs.js";
+import { makeSupply } from "./labeling/supply.js";
+import { makeToken } from "./labeling/token.js";
+import { showReading, showRuns } from "./labeling/view.js";
+import { makeItem } from "./queue/item.js";
+import { makeView, question } from "./queue/view.js";
+import { say } from "./say.js";
+
+const AHEAD = 6, FEWEST = 3;  // images that are loaded in advance: at most, and before more are asked for
+const FRESH = 5000, LEARNING = 90000;  // milliseconds between two looks for a new model, and after a label that it may learn
+const SETTLING = 200;  // milliseconds after a new image appeared in which a key still belongs to the one before
+
+export function labelOneByOne(place) {
+  const find = (id) => document.getElementById(id);
+  const { project } = place.dataset;
+  const only = tasksIn(location.search);
+  const steps = [];  // what the person did; see history.js and batches.js. A step without a choice has skipped its image
+  const aside = new Set();  // tasks of skipped images
+  let item = null;  // the image on the screen; see item.js
+  let choice = null;  // what Enter labels it
+  let keys = new Map(), choices = [], failures = 0, arrived = 0, labeled = -Infinity;
+
+  const view = makeView(place, only);
+  const token = makeToken(place, () => {
+    runs.retryAll();
+    rest("");
+  });
+  const runs = makeRuns(project, "single", token.value, draw);
+  const batches = makeBatches(runs);
+  const history = makeHistory(find("history"), view.described, undoStep);
+  const buttons = makeChoices([find("choice-keys")], find("find-choice"), label);
+  const supply = makeSupply("/api/labeling/queue", { body, take, isShowing: () => item !== null, changed: supplied });
+
+  // --- from image to image ----------------------------------------------------
+
+  const given = () => [...runs.tasks(), ...batches.tasks()];
+
+  function body(waiting) {
+    arrived = runs.arrived().length;
+    const there = [...(item ? [item] : []), ...waiting].map(({ task }) => task);
+    return { project, tasks: only, without: [...new Set([...there, ...given(), ...aside])], most: AHEAD };
+  }
+
+  // What a former model has said isn't shown anymore, except on the screen.
+  function take(said, waiting, before) {
+    said.given = arrived;
+    const kept = before && before.model_version !== said.model_version ? [] : waiting;
+    return [...kept, ...said.images.map((image) => makeItem(project, image))].slice(0, AHEAD);
+  }
+
+  function supplied() {
+    const said = supply.answer();
+    if (said && String(said.choices) !== String(choices)) {
+      choices = said.choices;
+      keys = assignKeys(choices);
+      buttons.show(keys, choices);
+      view.choices();
+      if (item) show(item);
+    }
+    if (!item && supply.size()) {
+      showNext();
+      if (steps.length) rest("");  // the person is waiting for it
+    }
+    draw();
+  }
+
+  function showNext() {
+    const labeled = new Set(given());
+    item = null;
+    while (supply.size() && (!item || labeled.has(item.task))) item = supply.next();
+    if (item && labeled.has(item.task)) item = null;
+    if (item) show(item);
+    if (supply.size() < FEWEST) supply.ask();
+  }
+
+  function show(next) {
+    item = next;
+    choice = item.proposal;
+    view.show(item);
+    find("one").setAttribute("aria-busy", "true");
+    Promise.all([item.loaded, new Promise((done) => setTimeout(done, SETTLING))]).then(() => {
+      if (item !== next) return;
+      find("one").removeAttribute("aria-busy");
+      draw();
+    });
+  }
+
+  function label(name) {
+    if (!item || find("one").hasAttribute("aria-busy")) return;
+    // An image that nobody can see must not get a label.
+    if (item.isBroken) return say("This image can’t be shown. Skip it, and label it in Label Studio.");
+    if (failures) return say("Labels of an earlier step aren’t saved. Try again first: see the top of this page.");
+    const step = { image: item.image, tasks: [item.task], choice: name, run: null, undone: false };
+    batches.add(step);
+    labeled = Date.now();
+    done(step, `Labeled ${name}.`);
+  }
+
+  function skip() {
+    if (!item) return;
+    aside.add(item.task);
+    done({ image: item.image, tasks: [item.task], choice: null, run: null, undone: false }, "Skipped.");
+  }
+
+  function done(step, words) {
+    steps.push(step);
+    history.add(step);
+    showNext();
+    if (!item) batches.send();
+    rest(words);
+  }
+
+  function undoStep(step) {
+    if (step.undone) return;
+    step.undone = true;
+    if (step.choice === null) aside.delete(step.image.task);
+    else batches.undo(step);
+    if (item) supply.putFirst(item);
+    show(makeItem(project, step.image));
+    rest("Undone.");
+  }
+
+  // Says what happened, and moves the focus to what comes next.
+  function rest(words) {
+    find("told").textContent = item ? `${words} ${question(choice)}` : words;
+    draw();
+    const next = item ? find("one") : find("pause");
+    next.focus({ preventScroll: true });
+    const { top, bottom } = next.getBoundingClientRect();
+    if (steps.length && (top < 0 || bottom > innerHeight)) next.scrollIntoView();
+  }
+
+  // --- what keys and buttons do -----------------------------------------------
+
+  const last = () => steps.findLast((step) => !step.undone);
+
+  function confirm() {
+    if (choice === null) say("Press the key of the choice that this image shows.");
+    else label(choice);
+  }
+
+  function undo() {
+    if (last()) undoStep(last());
+  }
+
+  function back() {
+    if (last()?.choice === null) undo();
+    else if (last()) say("⌫ undoes the last label.");
+  }
+
+  function move(by) {
+    const index = choices.indexOf(choice);
+    choice = choices[index < 0 ? (by < 0 ? choices.length - 1 : 0) : Math.min(Math.max(index + by, 0), choices.length - 1)];
+    find("told").textContent = question(choice);
+    draw();
+  }
+
+  const acts = { label: confirm, skip, undo, search: buttons.search, right: skip, left: back, up: () => move(-1), down: () => move(1) };
+
+  // Returns false if the browser should do what it does with the key.
+  function act(action) {
+    return action in acts && (item !== null || action === "undo") && acts[action]() !== false;
+  }
+
+  function chooseByKey(key) {
+    if (keys.has(key)) label(keys.get(key));
+    return keys.has(key);
+  }
+
+  listen(() => place.isConnected && !token.isMissing() && find("use-keys").checked, act, chooseByKey);
+  for (const [id, press] of Object.entries({
+    confirm, skip, undo, "supply-again": supply.ask, "unsaved-again": runs.retryAll,
+    "show-aside": () => { aside.clear(); supply.ask(); },
+  })) find(id).addEventListener("click", () => press());
+  window.addEventListener("beforeunload", (event) => failures && event.preventDefault());
+
+  // --- what the page shows ------------------------------------------------------
+
+  function draw() {
+    if (runs.failed().length > failures) token.ask();
+    failures = runs.failed().length;
+    const said = supply.answer();
+    view.progress(said, given().length);
+    showReading(said, supply.problem());
+    showRuns(runs, !steps.length, batches.tasks().length);
+    history.draw();
+    find("undo").disabled = !last();
+    find("one").hidden = !item || token.isMissing();
+    find("pause").hidden = item !== null || token.isMissing() || !said;
+    if (item) view.choose(item, choice);
+    else if (said) view.pause(said, supply.isAsking(), aside.size);
+  }
+
+  setInterval(() => {
+    if (!document.hidden && !supply.isAsking() && Date.now() < labeled + LEARNING) supply.ask();
+  }, FRESH);
+  supply.ask();
+}
+
+// The tasks in the page's address, `?tasks=1,2,3`; null if it has none.
+function tasksIn(search) {
+  const said = new URLSearchParams(search).get("tasks");
+  return said === null ? null : said.split(",").map(Number).filter((task) => Number.isSafeInteger(task) && task > 0);
+}

@@ -1,0 +1,18 @@
+// An image to label, with its picture and the thumbnails of its reasons, which load as soon as it is made.
+
+// `image` is as the server describes it.
+export function makeItem(project, image) {
+  const { task, digest, proposal, probabilities, nearest } = image;
+  const picture = new Image();
+  Object.assign(picture, { alt: "The image to label", draggable: false, src: `/projects/${project}/pictures/${digest}.jpg` });
+  const reasons = nearest.map((one) => makeReason(project, one));
+  const item = { image, task, proposal, probabilities, picture, reasons, isBroken: false };
+  item.loaded = picture.decode().catch(() => { item.isBroken = true; });
+  return item;
+}
+
+function makeReason(project, { task, digest, label }) {
+  const picture = new Image(96, 96);
+  Object.assign(picture, { alt: "", draggable: false, src: `/projects/${project}/images/${digest}.jpg` });
+  return { task, label, picture };
+}

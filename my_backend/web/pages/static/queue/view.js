@@ -1,0 +1,101 @@
+// What the page of single images shows.
+
+import { drawn } from "../bars.js";
+import { count, label, number, parts } from "../labeling/view.js";
+
+export const question = (choice) => (choice === null ? "Which choice is this?" : `${choice}?`);
+const percent = (share) => `${Math.round(100 * share)}%`;
+
+export function makeView(place, only) {
+  const find = (id) => document.getElementById(id);
+  const { project, tasks: tasksUrl } = place.dataset;
+  const rows = () => [...find("choice-keys").children];
+  const nameOf = (row) => row.querySelector("bdi").textContent;
+  find("only").hidden = only === null;
+
+  // Gives each choice's button a bar, which `show` fills.
+  function choices() {
+    for (const row of rows()) {
+      const [bar, share] = [drawn(0), Object.assign(document.createElement("span"), { className: "number" })];
+      bar.ariaHidden = "true";
+      row.append(bar, share);
+    }
+  }
+
+  function show({ task, picture, probabilities, reasons }) {
+    find("picture").replaceChildren(picture);
+    const known = Object.keys(probabilities).length > 0;
+    find("choice-keys").classList.toggle("unknown", !known);
+    for (const row of rows()) {
+      const share = probabilities[nameOf(row)] ?? 0;
+      row.querySelector("rect").setAttribute("width", `${100 * share}%`);
+      row.lastChild.textContent = known ? percent(share) : "";
+    }
+    find("reasons-part").hidden = !reasons.length;
+    find("reasons").replaceChildren(...reasons.map(makeReason));
+    find("one-task").textContent = `Task ${task}`;
+    find("one-link").hidden = !tasksUrl;
+    find("one-link").href = `${tasksUrl}?task=${task}`;
+  }
+
+  function makeReason({ task, label: name, picture }) {
+    const [one, frame, words] = ["li", "span", "bdi"].map((tag) => document.createElement(tag));
+    frame.className = "picture";
+    frame.append(picture);
+    words.textContent = name;
+    one.title = `Task ${task}`;
+    one.append(frame, words);
+    return one;
+  }
+
+  // Marks the choice that Enter gives.
+  function choose({ isBroken, probabilities }, choice) {
+    find("one-title").textContent = isBroken ? "This image can’t be shown" : question(choice);
+    find("one-facts").textContent = choice !== null && choice in probabilities && !isBroken ? `${percent(probabilities[choice])} sure` : "";
+    find("confirm").disabled = choice === null || isBroken;
+    label("confirm", choice === null ? "No proposal" : `Label as ${choice}`);
+    for (const row of rows()) {
+      const isChosen = nameOf(row) === choice;
+      if (isChosen && row.ariaCurrent !== "true") scrollTo(row);
+      row.ariaCurrent = isChosen ? "true" : null;
+    }
+  }
+
+  // Only the list of choices scrolls, never the page.
+  function scrollTo(row) {
+    const list = find("choice-keys");
+    const [top, bottom] = [row.offsetTop - list.offsetTop, row.offsetTop - list.offsetTop + row.offsetHeight];
+    if (top < list.scrollTop) list.scrollTop = top;
+    else if (bottom > list.scrollTop + list.clientHeight) list.scrollTop = bottom - list.clientHeight;
+  }
+
+  // `given` are the labels given here; the server's answer counts those that were given before it.
+  function progress(said, given) {
+    const labeled = said ? Math.min(said.labeled + given - said.given, said.tasks) : 0;
+    find("tally").textContent = parts(
+      given && `${count(given, "label")} given`, said?.tasks && `${number(labeled)} of ${number(said.tasks)} labeled`,
+    ).join(" · ");
+    find("labeled-bar").value = said?.tasks ? labeled / said.tasks : 0;
+  }
+
+  // Why there is no image, and what to do about it.
+  function pause({ state, unlabeled, unreadable }, isAsking, aside) {
+    const [title, why] = isAsking ? ["Looking for the next image …", ""]
+      : state === "collecting" ? ["No image yet", "Images appear while they are being read."]
+      : aside ? ["No other images are left", `You skipped ${count(aside, "image")}.`]
+      : unlabeled > unreadable ? ["No image at the moment", "This page keeps looking."]
+      : ["Everything is labeled", unreadable ? "Label the images that can’t be read in Label Studio." : ""];
+    [find("pause-title").textContent, find("pause-why").textContent] = [title, why];
+    find("show-aside").hidden = isAsking || !aside;
+    find("show-aside").textContent = `Show the ${count(aside, "image")} again`;
+  }
+
+  // What a step was, for the list of the last steps.
+  function described({ image, choice }) {
+    const picture = Object.assign(new Image(32, 32), { src: `/projects/${project}/images/${image.digest}.jpg`, alt: "" });
+    const name = Object.assign(document.createElement("bdi"), { textContent: choice ?? "Skipped" });
+    return [picture, " ", name];
+  }
+
+  return { choices, show, choose, progress, pause, described };
+}

@@ -1,0 +1,185 @@
+"""The page of single images in a real browser: a person labels pictures of three colors in a real Label Studio."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, Route, expect
+
+from demo.backend import Backend
+from demo.label_studio import LabelStudio
+from label_studio_format.annotations import source_of
+from tests.e2e.browser import opened
+from tests.e2e.test_groups import COLORS, KEYS, LOOKS, SETTINGS, MakeSite, Site, make_site
+from tests.e2e.test_page import all_can_use
+from tests.e2e.test_working_loop import wait_for
+
+__all__ = ["make_site"]
+
+PICTURES = 24
+PACE = 60  # seconds between two trainings
+
+
+@pytest.fixture(scope="module")
+def backend(tmp_path_factory: pytest.TempPathFactory, label_studio: LabelStudio) -> Iterator[Backend]:
+    settings = SETTINGS | {"RETRAIN_AFTER_ANNOTATIONS": "3"}
+    with Backend(tmp_path_factory.mktemp("queue"), label_studio, **settings) as backend:
+        yield backend
+
+
+class Person:
+    """Labels by the truth with keys alone, and looks at nothing but the page."""
+
+    def __init__(self, page: Page, site: Site) -> None:
+        self.page, self.site = page, site
+        self.confirmed = 0
+
+    def task(self) -> int:
+        """The task on the screen, once it can be labeled."""
+        expect(self.page.locator("#one:not([aria-busy]):visible")).to_be_visible()
+        return int(self.page.locator("#one-task").inner_text().removeprefix("Task "))
+
+    def label(self, *, by_digit: bool = False) -> int:
+        """Confirms the proposal if it is right; otherwise, or if asked to, presses the choice's digit."""
+        task = self.task()
+        choice = self.site.truth[task]
+        is_right = self.page.locator("#one-title").inner_text() == f"{choice}?"
+        self.confirmed += is_right and not by_digit
+        self.press("Enter" if is_right and not by_digit else KEYS[choice])
+        return task
+
+    def press(self, key: str) -> None:
+        """Presses a key that shows another image."""
+        shown = self.page.locator("#one-task").inner_text()
+        self.page.keyboard.press(key)
+        expect(self.page.locator("#one-task")).not_to_have_text(shown)
+
+
+def url(site: Site) -> str:
+    return f"{site.backend.url}/projects/{site.project}/queue"
+
+
+def export(site: Site) -> dict[int, list[Any]]:
+    """The annotations that Label Studio exports, by task."""
+    return {task["id"]: task["annotations"] for task in site.label_studio.export(site.project)}
+
+
+def trainings(site: Site) -> int:
+    return len(list((site.backend.folder / "models" / "projects").glob(f"{site.project}.*/jobs/head-*")))
+
+
+def test_20_images_are_labeled_by_keys_alone(browser: Browser, make_site: MakeSite) -> None:
+    site, began = make_site(pictures=PICTURES), time.monotonic()
+    with opened(browser, url(site)) as page:
+        person = Person(page, site)
+        labeled = [person.label() for _ in range(10)]  # which are sent together
+        current = person.task()
+        person.press("Backspace")
+        assert person.task() == labeled[-1]
+        expect(page.locator("#history li .chip").first).to_have_text("undone")
+        assert labeled[-1] not in export(site)
+        assert person.label() == labeled[-1]
+        assert person.task() == current
+        wait_for(lambda: site.backend.is_training(site.project)["model_version"] != "untrained", "a model", 60)
+        with page.expect_response("**/api/labeling/queue"):
+            pass
+        labeled.append(person.label())
+        person.task()
+        expect(page.locator("#one-title")).not_to_have_text("Which choice is this?")
+        expect(page.locator("#reasons li")).to_have_count(3)
+        assert {reason.inner_text() for reason in page.locator("#reasons li").all()} <= set(COLORS)
+
+        skipped = person.task()
+        person.press("s")
+        assert person.task() != skipped
+        person.press("ArrowLeft")
+        assert person.task() == skipped
+        before = page.locator("#one-title").inner_text()
+        page.keyboard.press("ArrowDown" if before != "Blue?" else "ArrowUp")
+        expect(page.locator("#one-title")).not_to_have_text(before)
+        labeled += [person.label(by_digit=True), *(person.label() for _ in range(8))]
+        assert person.confirmed > 0
+        page.goto("about:blank")  # at once: the label is sent when the page is left
+    assert len(set(labeled)) == 20
+    wait_for(lambda: sum(map(bool, export(site).values())) == 20, "all labels in Label Studio", 60)
+    exported = export(site)
+    assert {task: one["result"][0]["value"]["choices"][0] for task in labeled for one in exported[task]} == {
+        task: site.truth[task] for task in labeled
+    }
+    for [annotation] in filter(None, exported.values()):
+        assert annotation["result"][0]["meta"]["text"][0].startswith("image-classifier:single ")
+        assert source_of(annotation) == "person"
+    assert 1 <= trainings(site) <= 1 + (time.monotonic() - began) // PACE
+    print(f"{person.confirmed} of 20 proposals confirmed, {trainings(site)} training")
+
+
+def test_axe_finds_nothing_and_nothing_scrolls_sideways(browser: Browser, make_site: MakeSite) -> None:
+    site = make_site(pictures=6)
+    for look, options in LOOKS.items():
+        with opened(browser, url(site), **options) as page:
+            person = Person(page, site)
+            task = person.task()
+            choice = page.locator("#choice-keys").get_by_role("button", name=site.truth[task])
+            choice.tap() if look == "phone" else choice.click()
+            assert person.task() != task
+            all_can_use(page)
+            page.locator("#undo").click()
+            assert person.task() == task
+    assert not any(export(site).values())
+
+
+# --- what the server may answer -------------------------------------------------
+
+NOTHING: dict[str, Any] = {
+    "state": "ready", "error": None, "tasks": 5, "collected": 5, "unreadable": 0, "labeled": 2, "unlabeled": 3,
+    "choices": ["7", *(f"Kind {n}" for n in range(60))], "model_version": "untrained", "images": [],
+}  # fmt: skip
+
+
+def image(task: int, digest: str) -> dict[str, Any]:
+    return {"task": task, "digest": digest, "proposal": None, "probabilities": {}, "nearest": []}
+
+
+def test_only_the_tasks_in_the_address_and_no_image_that_nobody_can_see(browser: Browser, make_site: MakeSite) -> None:
+    site = make_site(pictures=1)
+    picture = (Path(__file__).parents[2] / "docs/images/try.png").read_bytes()
+    asked: list[Any] = []
+    sent: list[Any] = []
+
+    def answer(route: Route) -> None:
+        asked.append(route.request.post_data_json)
+        images = [image(5, "0" * 64), image(3, "1" * 64)]
+        route.fulfill(json=NOTHING | {"images": [one for one in images if one["task"] not in asked[-1]["without"]]})
+
+    with opened(browser, site.backend.url) as page:
+        page.route("**/api/labeling/queue", answer)
+        page.route("**/pictures/1*.jpg", lambda route: route.fulfill(body=picture, content_type="image/png"))
+        page.route("**/api/labeling/runs", lambda route: (sent.append(route.request.post_data_json), route.abort()))
+        page.goto(f"{url(site)}?tasks=5,x,3,-1")
+        expect(page.locator("#only")).to_be_visible()
+        expect(page.locator("#one-title")).to_have_text("This image can’t be shown")
+        assert asked[0]["tasks"] == [5, 3]
+        expect(page.locator("#one")).not_to_have_attribute("aria-busy", "true")
+        page.keyboard.press("7")
+        expect(page.locator("#said")).to_contain_text("Skip it")
+        page.keyboard.press("s")
+        expect(page.locator("#one-title")).to_have_text("Which choice is this?")
+        expect(page.locator("#one")).not_to_have_attribute("aria-busy", "true")
+        page.keyboard.press("/")
+        page.keyboard.type("kind 57")
+        page.keyboard.press("Enter")
+        expect(page.locator("#unsaved")).to_contain_text("1 label couldn’t be saved")
+        assert sent[0] == {
+            "project": sent[0]["project"],
+            "kind": "single",
+            "labels": [{"label": "Kind 57", "tasks": [3]}],
+        }
+        expect(page.locator("#pause-why")).to_have_text("You skipped 1 image.")
+        page.get_by_role("button", name="Show the 1 image again").click()
+        expect(page.locator("#one-task")).to_have_text("Task 5")
+        page.keyboard.press("Backspace")  # the label that isn't saved
+        expect(page.locator("#unsaved")).to_be_hidden()
+        expect(page.locator("#one-task")).to_have_text("Task 3")
+        assert len(sent) == 1
