@@ -203,7 +203,7 @@ def test_corrections_are_listed_and_one_that_is_removed_is_unlearned(connected: 
     shown = connected.get("/api/models/corrections?project=7")["corrections"]
     digests = [sha256(OTHER).hexdigest(), sha256(PNG).hexdigest()]
     assert [(one["image"], one["labels"]) for one in shown] == list(zip(digests, (["Cat"], ["Dog"]), strict=True))
-    assert all(digest in shown_page(connected) for digest in digests)
+    assert eventually(lambda: all(digest in shown_page(connected) for digest in digests))
 
     path = f"/api/models/corrections/{digests[0]}/remove"
     connected.post(path, {}, 400)  # a project must be named to remove something of it
@@ -213,7 +213,7 @@ def test_corrections_are_listed_and_one_that_is_removed_is_unlearned(connected: 
     assert (ended.cause, ended.status, len(ended.result["versions"])) == ("correction removed", "finished", 1)
     assert learned(script)[-1] == [[f"kept:{digests[1]}", ["Dog"]]]
     assert kept(connected) == [digests[1], f"{digests[1]}.json"]
-    assert digests[0] not in shown_page(connected)
+    assert eventually(lambda: digests[0] not in shown_page(connected))
     for gone in (digests[0], "..", "x"):
         connected.post(f"/api/models/corrections/{gone}/remove", {"project": 7}, 404)
 
