@@ -143,10 +143,12 @@ class Writer(Background):
     # --- the thread ---------------------------------------------------------
 
     def _look(self) -> float:
-        runs = self.store.open()
-        for run in runs:
-            if not self._stopping and self._is_due(run):
+        held: set[str] = set()  # projects with an undo that has to wait: later runs may label the same tasks again
+        for run in self.store.open():
+            if not self._stopping and run.project not in held and self._is_due(run):
                 self._try(run)
+            if run.action == "undo" and run.id in self._retries and run.id not in self._faults:
+                held.add(run.project)
         left = [replace(run, error=self._faults.get(run.id, run.error)) for run in self.store.open()]
         self._faults = {run.id: self._faults[run.id] for run in left if run.id in self._faults}
         self._halted = {run.id: HaltedRun(run, state) for run in left if (state := self._why_halted(run))}

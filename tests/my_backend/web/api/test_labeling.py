@@ -82,6 +82,25 @@ def test_run_is_started_followed_listed_and_undone(start: Any, label_studio: Fak
     assert labeling_problems(client) == []
 
 
+def test_tasks_that_get_another_label_while_their_undo_has_to_wait_get_it(
+    start: Any, label_studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "LONGEST_SECONDS", 0.1)
+    client, tasks = start(), label_studio.labels.add(3)
+    first = ended(client, label(client, tasks)["run"])["run"]
+    label_studio.labels.failing.add("remove_all")
+    client.post(f"/api/labeling/runs/{first}/undo", {"tasks": tasks[:1]}, 202)
+    assert eventually(lambda: client.get(f"/api/labeling/runs/{first}")["error"])
+    body = {"project": 7, "labels": [{"label": "Dog", "tasks": tasks[:1]}]}
+    second = client.post("/api/labeling/runs", body, 202)["run"]
+    looked = label_studio.labels.requests.count("remove_all")
+    assert eventually(lambda: label_studio.labels.requests.count("remove_all") >= looked + 2)
+    label_studio.labels.failing.clear()
+
+    assert ended(client, second)["written"] == 1
+    assert label_studio.labels.choices() == {1: ["Dog"], 2: ["Cat"], 3: ["Cat"]}
+
+
 def test_request_does_not_wait_for_label_studio(start: Any, label_studio: FakeLabelStudio) -> None:
     client, tasks, go = start(), label_studio.labels.add(1), threading.Event()
 
