@@ -51,7 +51,7 @@ export function labelOneByOne(place) {
   function take(said, waiting, before) {
     said.given = arrived;
     const kept = before && before.model_version !== said.model_version ? [] : waiting;
-    return [...kept, ...said.images.map((image) => makeItem(project, image))].slice(0, AHEAD);
+    return [...kept, ...said.images.slice(0, Math.max(AHEAD - kept.length, 0)).map((image) => makeItem(project, image))];
   }
 
   function supplied() {
@@ -183,12 +183,15 @@ export function labelOneByOne(place) {
   // --- what the page shows ------------------------------------------------------
 
   function draw() {
-    if (runs.failed().length > failures) token.ask();
+    const [before, said] = [failures, supply.answer()];
     failures = runs.failed().length;
-    const said = supply.answer();
     view.progress(said, given().length);
     showReading(said, supply.problem());
     showRuns(runs, !steps.length, batches.tasks().length);
+    if (failures > before) {
+      token.ask();
+      find("unsaved").scrollIntoView({ block: "nearest" });
+    }
     history.draw();
     find("undo").disabled = !last();
     find("one").hidden = !item || token.isMissing();

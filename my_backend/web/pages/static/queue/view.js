@@ -94,7 +94,7 @@ export function makeView(place, only) {
   function described({ image, choice }) {
     const picture = Object.assign(new Image(32, 32), { src: `/projects/${project}/images/${image.digest}.jpg`, alt: "" });
     const name = Object.assign(document.createElement("bdi"), { textContent: choice ?? "Skipped" });
-    return [picture, " ", name];
+    return [picture, name];
   }
 
   return { choices, show, choose, progress, pause, described };
