@@ -47,10 +47,10 @@ export function labelOneByOne(place) {
     return { project, tasks: only, without: [...new Set([...there, ...given(), ...aside])], most: AHEAD };
   }
 
-  // What a former model has said isn't shown anymore, except on the screen.
+  // What a former model has said isn't shown anymore, except of images that the person has seen.
   function take(said, waiting, before) {
     said.given = arrived;
-    const kept = before && before.model_version !== said.model_version ? [] : waiting;
+    const kept = before && before.model_version !== said.model_version ? waiting.filter(({ isSeen }) => isSeen) : waiting;
     return [...kept, ...said.images.slice(0, Math.max(AHEAD - kept.length, 0)).map((image) => makeItem(project, image))];
   }
 
@@ -82,6 +82,7 @@ export function labelOneByOne(place) {
   function show(next) {
     item = next;
     choice = item.proposal;
+    item.isSeen = true;
     view.show(item);
     find("one").setAttribute("aria-busy", "true");
     Promise.all([item.loaded, new Promise((done) => setTimeout(done, SETTLING))]).then(() => {

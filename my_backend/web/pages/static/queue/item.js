@@ -6,7 +6,7 @@ export function makeItem(project, image) {
   const picture = new Image();
   Object.assign(picture, { alt: "The image to label", draggable: false, src: `/projects/${project}/pictures/${digest}.jpg` });
   const reasons = nearest.map((one) => makeReason(project, one));
-  const item = { image, task, proposal, probabilities, picture, reasons, isBroken: false };
+  const item = { image, task, proposal, probabilities, picture, reasons, isBroken: false, isSeen: false };
   item.loaded = picture.decode().catch(() => { item.isBroken = true; });
   return item;
 }
