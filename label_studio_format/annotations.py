@@ -15,6 +15,8 @@ Source = Literal["person", "group", "unseen"]
 # A region whose `meta.text` has a string that starts with this was labeled together with others, in a grid. The rest of
 # the string may name the group.
 GROUP_MARK = "image-classifier:group"
+# The same for a model's answer that was accepted without a look; until someone opens and saves the annotation.
+ACCEPTED_MARK = "image-classifier:accepted"
 
 
 @dataclass(frozen=True)
@@ -75,9 +77,12 @@ def source_of(annotation: Json) -> Source:
     *Create Annotations From Predictions* leaves `lead_time` empty, the editor fills it in. An annotation that was
     imported or created over the API without a prediction counts as a person's.
     """
-    if any(note.startswith(GROUP_MARK) for note in notes_of(annotation)):
+    notes = notes_of(annotation)
+    if any(note.startswith(GROUP_MARK) for note in notes):
         return "group"
-    accepted = annotation.get("parent_prediction") is not None and annotation.get("lead_time") is None
+    # The prediction of a marked annotation has been deleted.
+    marked = any(note.startswith(ACCEPTED_MARK) for note in notes)
+    accepted = (marked or annotation.get("parent_prediction") is not None) and annotation.get("lead_time") is None
     return "unseen" if accepted or annotation.get("bulk_created") else "person"
 
 

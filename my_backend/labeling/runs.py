@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
-from label_studio_format.annotations import GROUP_MARK
+from label_studio_format.annotations import ACCEPTED_MARK, GROUP_MARK
 from my_backend import context, files
 from my_backend.errors import Conflict, NotFound, TakenOver
 from my_backend.files import Moment
@@ -25,9 +25,13 @@ PLAN_FILE = "plan.json"
 KEPT_IN_VAIN = 20
 
 Action = Literal["write", "undo"]
+# Who looked at the images before they were labeled: a person who saw them in a group, or nobody.
+Seen = Literal["group", "nobody"]
 RunStatus = Literal["queued", "started", "finished", "failed"]
 # Why a task was left alone: it was deleted; it has an annotation that isn't the run's; someone has changed the run's.
 Reason = Literal["deleted", "labeled", "changed"]
+
+MARKS: dict[Seen, str] = {"group": GROUP_MARK, "nobody": ACCEPTED_MARK}
 
 _RUN_ID = re.compile(r"[0-9]{8}T[0-9]{6}-[0-9a-f]{6}")
 
@@ -48,6 +52,7 @@ class Run:
     project: str
     tasks: int
     action: Action = "write"
+    seen: Seen = "group"
     status: RunStatus = "queued"
     created: Moment = 0.0  # seconds since 1970, like the other times
     changed: Moment = 0.0  # the last progress
@@ -65,7 +70,7 @@ class Run:
     @property
     def mark(self) -> str:
         """The text in Label Studio that says which annotations belong to the run; it outlives MODEL_DIR."""
-        return f"{GROUP_MARK} {self.id}"
+        return f"{MARKS[self.seen]} {self.id}"
 
     @property
     def in_vain(self) -> bool:
@@ -88,13 +93,14 @@ class RunStore:
         self._root = projects_folder
         self._finished: dict[Path, int] = {}  # state files that need no second look, with their time of change (ns)
 
-    def create(self, project: str, labels: Sequence[Labels], *, own_token: bool) -> Run:
+    def create(self, project: str, labels: Sequence[Labels], *, own_token: bool, seen: Seen = "group") -> Run:
         """Stores a new run durably: the state comes last, so a run that exists has its plan."""
         now = time.time()
         run = Run(
             f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(now))}-{token_hex(3)}",
             project,
             sum(len(one.tasks) for one in labels),
+            seen=seen,
             created=now,
             changed=now,
             own_token=own_token,

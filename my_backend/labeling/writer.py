@@ -27,7 +27,7 @@ from my_backend.label_studio.client import HOW_TO_MAKE_A_TOKEN, LabelStudio
 from my_backend.label_studio.connections import Connections
 from my_backend.labeling.attempt import undo, write
 from my_backend.labeling.project_tasks import ProjectTasks
-from my_backend.labeling.runs import Action, Labels, Run, RunStore
+from my_backend.labeling.runs import Action, Labels, Run, RunStore, Seen
 from my_backend.metrics.counters import LabelingCounts
 from my_backend.metrics.persistent_counters import Tally
 from my_backend.projects.registry import Project, Projects
@@ -86,13 +86,13 @@ class Writer(Background):
 
     # --- what people ask for ------------------------------------------------
 
-    def submit(self, project: Project, labels: Sequence[Labels], token: str = "") -> Run:
+    def submit(self, project: Project, labels: Sequence[Labels], token: str = "", *, seen: Seen = "group") -> Run:
         """Stores a run, which is carried out in the background. Raises BadRequest, or Conflict if it can't work."""
         check_labels(self._tag(project), labels)
         self._check_token(project.uid, token)
         if len(self._tokens) >= MOST_TOKENS:
             raise Unavailable("too many labeling runs are waiting: try again later")
-        run = self.store.create(project.uid, labels, own_token=bool(token))
+        run = self.store.create(project.uid, labels, own_token=bool(token), seen=seen)
         return self._queued(run, token)
 
     def undo(self, run_id: str, token: str = "") -> Run:

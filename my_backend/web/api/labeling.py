@@ -6,7 +6,7 @@ from typing import Literal
 from my_backend import context
 from my_backend.backend import Backend
 from my_backend.labeling.project_pool import ProjectPool
-from my_backend.labeling.runs import Action, Labels, Run, RunStatus
+from my_backend.labeling.runs import Action, Labels, Run, RunStatus, Seen
 from my_backend.requests import GroupsRequest, Json, LabelRequest, RunRequest, SimilarRequest
 from my_backend.serving.image_pool import LookAlikes
 from my_backend.web.api.answers import Answer, ModelVersion
@@ -76,6 +76,7 @@ class LabelingRun(Answer):
     run: str
     project: str
     action: Action
+    seen: Seen
     status: RunStatus
     tasks: int
     done: int
@@ -188,6 +189,7 @@ def described(run: Run) -> Json:
         "run": run.id,
         "project": run.project,
         "action": run.action,
+        "seen": run.seen,
         "status": run.status,
         "tasks": run.tasks,
         "done": run.done,

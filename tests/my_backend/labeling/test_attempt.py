@@ -9,6 +9,7 @@ from unittest.mock import Mock
 
 import pytest
 
+from label_studio_format.annotations import source_of
 from my_backend import files
 from my_backend.errors import BadRequest, Conflict, LabelStudioError
 from my_backend.labeling import attempt
@@ -52,6 +53,17 @@ def test_each_task_gets_its_choice_and_the_mark_of_the_run(writer: Writer, label
     assert list(labels.choices().values()) == [["Cat"]] * 7 + [["Dog"]] * 3
     assert labels.marks() == {f"image-classifier:group {run.id}"}
     assert labels.predictions() == 0
+
+
+def test_labels_that_nobody_looked_at_have_a_mark_of_their_own(writer: Writer, labels: FakeLabels) -> None:
+    tasks = labels.add(2)
+
+    run = end(writer, writer.submit(CONNECTED, [Labels(["Cat"], tasks)], seen="nobody"))
+
+    assert labels.marks() == {f"image-classifier:accepted {run.id}"}
+    assert [source_of(one) for task in labels.tasks.values() for one in task["annotations"]] == ["unseen"] * 2
+    undone = end(writer, writer.undo(run.id))
+    assert (undone.undone, labels.marks()) == (2, set())
 
 
 def test_labeled_and_deleted_tasks_are_left_alone_and_reported(writer: Writer, labels: FakeLabels) -> None:
