@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import hypergeom
 
-from image_classifier.pool import auto_accept
-from image_classifier.pool.auto_accept import Plan, audit, decide, make_plan
-from image_classifier.pool.bounds import bounds
+from my_backend.labeling import auto_accept
+from my_backend.labeling.auto_accept import Plan, audit, decide, make_plan
+from my_backend.labeling.bounds import bounds
 
 
 def pool(images: int, seed: int, *, honest: float = 1.0) -> tuple[np.ndarray, np.ndarray]:

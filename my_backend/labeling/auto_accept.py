@@ -25,7 +25,7 @@ from itertools import takewhile
 import numpy as np
 from numpy.typing import NDArray
 
-from image_classifier.pool.bounds import DELTA, bounds
+from my_backend.labeling.bounds import DELTA, bounds
 
 Rows = NDArray[np.int64]
 
