@@ -112,6 +112,11 @@ class Pool:
             rows, probabilities = rows[left], None if probabilities is None else probabilities[left]
         return found
 
+    def apply(self, model: Model, images: Sequence[int]) -> Tensor:
+        """What a model says about images [n, classes]."""
+        vectors = self._content.vectors
+        return torch.cat([model(vectors[block].float()) for block in torch.split(_numbers(images), BLOCK)])
+
     def most_alike(self, image: int, among: Sequence[int], count: int) -> list[tuple[int, float]]:
         """Those of the images `among` that look most like an image, with their cosines, the most alike first."""
         directions = self._content.directions
