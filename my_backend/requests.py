@@ -3,7 +3,7 @@
 import re
 from datetime import datetime
 from itertools import zip_longest
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
@@ -249,6 +249,27 @@ class LabelRequest(ProjectRequest, RunRequest):
     """Labels many tasks at once."""
 
     labels: Annotated[Items[LabeledTasks], Field(min_length=1)]
+
+
+class AcceptRequest(ProjectRequest, RunRequest):
+    """Names the project whose answers are to be accepted, or whose accepted labels are to be undone."""
+
+
+class PlanRequest(AcceptRequest):
+    """Asks for a plan to accept answers of which at most so many percent are wrong.
+
+    `replace` gives up a plan whose sample people are labeling.
+    """
+
+    percent: Literal[1, 2, 5]
+    replace: bool = False
+
+
+class CheckRequest(AcceptRequest):
+    """What a person sees in the image of an accepted task; "" if none of the choices fits."""
+
+    task: TaskId
+    label: Annotated[str, Field(max_length=10_000)]
 
 
 class ActivateRequest(ProjectRequest):

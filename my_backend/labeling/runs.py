@@ -86,6 +86,11 @@ _RUN = TypeAdapter(Run)
 _PLAN = TypeAdapter(list[Labels])
 
 
+def new_run_id() -> str:
+    """An id that no other run has."""
+    return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{token_hex(3)}"
+
+
 class RunStore:
     """The runs of all projects: each is a folder with an immutable plan and a small state."""
 
@@ -93,11 +98,13 @@ class RunStore:
         self._root = projects_folder
         self._finished: dict[Path, int] = {}  # state files that need no second look, with their time of change (ns)
 
-    def create(self, project: str, labels: Sequence[Labels], *, own_token: bool, seen: Seen = "group") -> Run:
+    def create(
+        self, project: str, labels: Sequence[Labels], *, own_token: bool, seen: Seen = "group", run_id: str = ""
+    ) -> Run:
         """Stores a new run durably: the state comes last, so a run that exists has its plan."""
         now = time.time()
         run = Run(
-            f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(now))}-{token_hex(3)}",
+            run_id or new_run_id(),
             project,
             sum(len(one.tasks) for one in labels),
             seen=seen,
@@ -125,6 +132,10 @@ class RunStore:
         if run is None:
             raise NotFound(f"there is no labeling run {run_id[:100]}")
         return run
+
+    def exists(self, project: str, run_id: str) -> bool:
+        """Whether there is such a run, even if it is damaged."""
+        return (self._root / project / FOLDER / run_id).exists()
 
     def of_project(self, project: str) -> list[Run]:
         """The project's runs, the newest first."""
