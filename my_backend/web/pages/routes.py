@@ -19,6 +19,7 @@ from my_backend.web.browser import wants_page
 from my_backend.web.middleware.auth import is_known
 from my_backend.web.pages import charts
 from my_backend.web.pages import versions as version_views
+from my_backend.web.pages.accepting import PERCENTS, accept_view
 from my_backend.web.pages.etag import entity_tag
 from my_backend.web.pages.filters import add_filters
 from my_backend.web.pages.project import ProjectView, project_view, unreadable_view
@@ -57,6 +58,7 @@ class Page:
             ("/projects/<name>/try", self.try_it),
             ("/projects/<name>/look", self.look),
             ("/projects/<name>/groups", self.groups),
+            ("/projects/<name>/accept", self.accept),
             ("/projects/<name>/images/<digest>.jpg", self.image),
         ):
             page.add_url_rule(path, view.__name__, view, methods=["GET"])
@@ -213,6 +215,28 @@ class Page:
             )
 
         return self._answer([project], render, str(known))
+
+    def accept(self, name: str) -> Response:
+        """Accepts answers without a look; while it is open, people's labels of the sample are read again."""
+        project = self._backend.projects.find(name)
+        known = is_known(self._backend.settings)
+        config = parse_label_config(project.label_config, self._backend.settings.choices)
+        counts = self._backend.pools.counts(project.uid)
+        now = accept_view(self._backend.acceptor.state(project), counts, self._tasks_url(project))
+
+        def render() -> str:
+            view = project_view(self._backend, project)
+            return self._render(
+                "accept.html",
+                view=view,
+                now=now,
+                known=known,
+                percents=PERCENTS,
+                choices=config.choices,
+                busy=view.busy,
+            )
+
+        return self._answer([project], render, str(known), repr(now))
 
     def image(self, name: str, digest: str) -> Response:
         """A thumbnail."""
