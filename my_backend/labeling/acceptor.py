@@ -43,7 +43,7 @@ class _Reading:
     told: dict[int, Told] = field(default_factory=dict)
     asked: float = float("-inf")
     due: float = 0.0
-    all_read: float = float("-inf")
+    all_due: float = 0.0  # when the planned tasks outside of the sample are read, too
     complete: bool = False
     usable: bool = False  # the plan's files have been read
     error: str = ""
@@ -92,8 +92,9 @@ class Acceptor(Background):
         current = self.store.newest(project.uid)
         if current and current.status != "accepted" and not (current.error or replacing):
             raise Conflict(f"plan {current.id} is waiting for its sample: accept what it allows, or replace it")
-        if project.uid in self._contradicted and not replacing:
-            raise Conflict(f"the audit of plan {current.id if current else ''} contradicts its promise: undo it first")
+        found = self.state(project) if current and current.status == "accepted" and not replacing else None
+        if found and found.checks and found.checks.bounds.contradicted:
+            raise Conflict(f"the audit of plan {found.acceptance.id} contradicts its promise: undo its labels first")
         acceptance = self.store.create(project.uid, alpha)
         self._reading(acceptance).asked = time.monotonic()
         self._wake()
@@ -171,13 +172,13 @@ class Acceptor(Background):
         with self.store.changing(acceptance) as current:
             known = checks_of(current, answers, run)
             if known is None:
-                raise Conflict("the labels are still being written: check them afterwards")
+                raise Conflict("there are no written labels to check: they are still being written, or were undone")
             if task not in current.audited and task not in known.next:
                 raise BadRequest(f"task: {task} isn't one of the images to check now; they come in a random order")
             current = self.store.save(replace(current, audited={**current.audited, task: label}))
         checks = checks_of(current, answers, run)
         assert checks is not None
-        self._note(current, run, checks)
+        self._note(current, checks)
         return checks
 
     def undo(self, project: Project, token: str = "") -> Run:
@@ -289,7 +290,9 @@ class Acceptor(Background):
         answers = self._prepare(project, acceptance.alpha, self._check_stop)
         if answers is None:
             return
-        self._reading(acceptance).error = ""
+        reading = self._reading(acceptance)
+        # Nobody had labeled these tasks a moment ago.
+        reading.error, reading.complete, reading.all_due = "", True, time.monotonic() + ALL_AGAIN
         self.store.prepared(acceptance, answers)
         tasks = sum(len(image.tasks) for image in answers.images)
         log.info("plan %s: answers of %s to %d tasks are fixed", acceptance.id, answers.version, tasks)
@@ -300,14 +303,18 @@ class Acceptor(Background):
 
     def _read_again(self, project: Project, acceptance: Acceptance, reading: _Reading) -> None:
         began = time.monotonic()
-        self.read(project, acceptance, everything=began > reading.all_read + ALL_AGAIN)
-        reading.due = time.monotonic() + max(READ_AGAIN, (time.monotonic() - began) / READING_SHARE)
+        everything = began > reading.all_due
+        self.read(project, acceptance, everything=everything)
+        took = time.monotonic() - began
+        if everything:
+            reading.all_due = time.monotonic() + max(ALL_AGAIN, took / READING_SHARE)
+        else:
+            reading.due = time.monotonic() + max(READ_AGAIN, took / READING_SHARE)
 
     def read(self, project: Project, acceptance: Acceptance, *, everything: bool = True) -> None:
         """Reads what people have labeled: of the sample, or of all planned tasks. Raises LabelStudioError, Conflict."""
         reading, tag, answers = self._reading(acceptance), self._tag(project), self.store.answers(acceptance)
         label_studio = self._label_studio(project)
-        began = time.monotonic()
         images = answers.order if everything else answers.order[: reach(answers, reading.told)]
         tasks = [task for number in images for task in answers.images[number].tasks]
         found: dict[int, Told] = {}
@@ -315,17 +322,17 @@ class Acceptor(Background):
             self._check_stop()
             found |= {task["id"]: told_by(task, tag) for task in page}
         reading.told = {**reading.told, **{task: found.get(task, Told("deleted")) for task in tasks}}
-        if everything:
-            reading.complete, reading.all_read = True, began
+        reading.complete = reading.complete or everything
 
     def _follow(self, acceptance: Acceptance) -> None:
         """Notes whether the audit contradicts the promise."""
         acceptance, run = self._with_run(acceptance)
-        if run and acceptance.audited and (checks := checks_of(acceptance, self.store.answers(acceptance), run)):
-            self._note(acceptance, run, checks)
+        if run:
+            audited = acceptance.audited
+            self._note(acceptance, checks_of(acceptance, self.store.answers(acceptance), run) if audited else None)
 
-    def _note(self, acceptance: Acceptance, run: Run, checks: Checks) -> None:
-        if checks.bounds.contradicted and run.action == "write":
+    def _note(self, acceptance: Acceptance, checks: Checks | None) -> None:
+        if checks and checks.bounds.contradicted:
             self._contradicted[acceptance.project] = Contradiction(acceptance, checks)
         else:
             self._contradicted.pop(acceptance.project, None)

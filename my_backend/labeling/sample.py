@@ -1,7 +1,7 @@
 """What people's labels of a plan's tasks say: whether answers may be accepted, and which labels are missing."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any, Literal
 
@@ -50,7 +50,7 @@ class Sample:
     open: list[int]  # tasks to label until the next decision
     again: list[int]  # those of them that were labeled, but not by themselves
     lost: list[int]  # tasks that count as wrong since they were deleted or skipped
-    free: dict[int, list[int]]  # the tasks without annotations of each accepted image
+    free: dict[int, list[int]] = field(repr=False)  # the tasks without annotations of each accepted image
 
     @property
     def hopeless(self) -> bool:

@@ -174,11 +174,21 @@ def test_audit_that_contradicts_the_promise_is_a_problem_until_the_labels_are_un
     [problem] = accept_problems(client)
     assert "but at most 5% may be" in problem["message"]
     assert "label accept undo --project 7" in problem["hint"]
-    assert "undo it first" in ask(client, "plan", 409, percent=5)["error"]
+    assert "undo its labels first" in ask(client, "plan", 409, percent=5)["error"]
     ask(client, "undo")
     reached(client, lambda now: now["status"] == "undone" and now["run"]["status"] == "finished")
     assert eventually(lambda: accept_problems(client) == [])
     ask(client, "plan", percent=5)
+
+
+def test_labels_undone_as_a_run_contradict_nothing(client: Client, label_studio: FakeLabelStudio) -> None:
+    now = accepted(client, label_studio.labels)
+    for image in now["audit"]["next"]:
+        ask(client, "audit", task=image["task"], label="Dog")
+    assert accept_problems(client)
+    client.post(f"/api/labeling/runs/{now['run']['run']}/undo", {}, 202)
+    assert eventually(lambda: accept_problems(client) == [])
+    assert state(client)["status"] == "undone"
 
 
 def test_contradiction_is_known_after_a_restart(client: Client, start: Start, label_studio: FakeLabelStudio) -> None:
