@@ -154,7 +154,8 @@ class Acceptor(Background):
                 wanted = [Labels([answer], tasks) for answer, tasks in labels.items()]
                 return self._writer.submit(project, wanted, token, seen="nobody", run_id=chosen.run)
             except BaseException:
-                self.store.save(current)
+                if not self._writer.store.exists(project.uid, chosen.run):
+                    self.store.save(current)
                 raise
 
     def check(self, project: Project, task: int, label: str) -> Checks:
@@ -279,12 +280,9 @@ class Acceptor(Background):
             reading.due = time.monotonic() + RETRY_SECONDS
         reading.error = error
         if acceptance.status == "preparing" and error != acceptance.error:
-            self._keep_error(acceptance, error)
-
-    def _keep_error(self, acceptance: Acceptance, error: str) -> None:
-        with self.store.changing(acceptance) as current:
-            if current.status == "preparing":
-                self.store.save(replace(current, error=error))
+            with suppress(NotFound, Conflict), self.store.changing(acceptance) as current:
+                if current.status == "preparing":
+                    self.store.save(replace(current, error=error))
 
     def _try_to_prepare(self, project: Project, acceptance: Acceptance) -> None:
         answers = self._prepare(project, acceptance.alpha, self._check_stop)
