@@ -265,6 +265,12 @@ class PlanRequest(AcceptRequest):
     replace: bool = False
 
 
+class AutomaticRequest(AcceptRequest):
+    """Switches on or off that labels are accepted as soon as a plan allows it."""
+
+    on: bool
+
+
 class CheckRequest(AcceptRequest):
     """What a person sees in the image of an accepted task; "" if none of the choices fits."""
 

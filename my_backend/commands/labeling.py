@@ -21,7 +21,7 @@ from my_backend.projects.registry import Project, Projects
 from my_backend.redaction import said
 from my_backend.requests import LabeledTasks
 from my_backend.settings import read_settings
-from my_backend.web.api.accepting import state_of
+from my_backend.web.api.accepting import state_of, switch_of
 from my_backend.web.api.labeling import described
 
 PERCENTS = (1, 2, 5)
@@ -113,8 +113,9 @@ def plan(
 def show_plan(project: OfProject = None) -> None:
     """Print the newest plan as JSON: the sample to label, what would be accepted, and the audit."""
     with _acceptor() as (acceptor, _, projects):
-        found = _read_again(acceptor, projects.find(project))
-        typer.echo(json.dumps(state_of(found, UNKNOWN), indent=2, ensure_ascii=False))
+        chosen = projects.find(project)
+        plan = state_of(_read_again(acceptor, chosen), UNKNOWN) | switch_of(acceptor.store.automatic(chosen.uid))
+        typer.echo(json.dumps(plan, indent=2, ensure_ascii=False))
 
 
 @accept.command("write")
@@ -138,6 +139,17 @@ def audit(
     verdict = "more are wrong than promised: undo them" if checks.bounds.contradicted else "the promise may well hold"
     low, high = checks.bounds.low, checks.bounds.high
     typer.echo(f"{checks.wrong} of {checks.checked} checks failed, so {low:.1%} to {high:.1%} are wrong: {verdict}.")
+
+
+@accept.command()
+def automatic(
+    on: Annotated[bool, typer.Option("--on/--off", help="whether the running server accepts labels by itself")],
+    project: OfProject = None,
+) -> None:
+    """Switch on or off that labels are accepted as soon as a plan allows it, with the backend's token."""
+    with _acceptor() as (acceptor, _, projects):
+        acceptor.switch(projects.find(project), on=on)
+    typer.echo(f"Labels are accepted {'as soon as a plan allows it' if on else 'only when you ask for it'}.")
 
 
 @accept.command("undo")

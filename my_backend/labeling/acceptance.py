@@ -22,6 +22,7 @@ from my_backend.labeling.auto_accept import Look, Plan
 FOLDER = "acceptance"  # in a project's folder
 STATE_FILE = "acceptance.json"
 ANSWERS_FILE = "answers.json"
+SWITCH_FILE = "automatic.json"
 
 # Images are still to be read and the order to be drawn; a person labels the sample; a labeling run has been started.
 Status = Literal["preparing", "sampling", "accepted"]
@@ -94,8 +95,17 @@ class Acceptance:
             raise ValueError("the error rate isn't between 0 and 1")
 
 
+@dataclass(frozen=True)
+class Automatic:
+    """Whether a project's labels are accepted as soon as its plan allows it, without anyone asking."""
+
+    on: bool
+    stopped: str = ""  # why the backend switched it off; "" if a person did
+
+
 _STATE = TypeAdapter(Acceptance)
 _ANSWERS = TypeAdapter(Answers)
+_AUTOMATIC = TypeAdapter(Automatic)
 
 
 class AcceptanceStore:
@@ -133,6 +143,14 @@ class AcceptanceStore:
                 self._answers.pop(next(iter(self._answers)), None)
             self._answers[self._folder(acceptance)] = known
         return known
+
+    def automatic(self, project: str) -> Automatic:
+        """Off if nobody has switched it on, or if the file is damaged."""
+        return files.read_record(self._root / project / FOLDER / SWITCH_FILE, _AUTOMATIC) or Automatic(False)
+
+    def switch(self, project: str, automatic: Automatic) -> None:
+        """Stores whether labels are accepted automatically."""
+        files.write_json(self._root / project / FOLDER / SWITCH_FILE, asdict(automatic))
 
     def newest(self, project: str) -> Acceptance | None:
         """The project's newest plan that can be read."""

@@ -5,20 +5,19 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from random import SystemRandom
 
 from label_studio_format.labeling_config import ImageChoices, parse_label_config
 from my_backend import context
 from my_backend.background import Background
 from my_backend.errors import BackendError, BadRequest, Conflict, JobStopped, NotFound, Unavailable
-from my_backend.label_studio.client import LabelStudio
 from my_backend.label_studio.connections import Connections
-from my_backend.labeling.acceptance import Acceptance, AcceptanceStore, Answers
+from my_backend.labeling.acceptance import Acceptance, AcceptanceStore, Answers, Automatic
 from my_backend.labeling.checks import Checks, Contradiction, checks_of
 from my_backend.labeling.runs import Labels, Run, new_run_id
-from my_backend.labeling.sample import Sample, Told, judge, reach, told_by
-from my_backend.labeling.task_list import tasks_by_id
+from my_backend.labeling.sample import Sample, judge
+from my_backend.labeling.sample_reader import SampleReader
 from my_backend.labeling.writer import Writer
 from my_backend.projects.registry import Project, Projects
 from my_backend.redaction import said
@@ -27,8 +26,7 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 10.0  # between looks for plans that another process was asked for
 READ_AGAIN = 3.0  # seconds after which the sample is read again while somebody asks
-READING_SHARE = 0.2  # of the time at most goes into reading the sample again
-ALL_AGAIN = 60.0  # seconds after which the other planned tasks are read again, too
+UNASKED_AGAIN = 30.0  # the same if nobody asks, but labels are accepted automatically
 ASKED_SECONDS = 60.0  # after the last question, nothing is read anymore
 RETRY_SECONDS = 10.0  # after an error
 
@@ -37,14 +35,11 @@ Prepare = Callable[[Project, float, Callable[[], None]], Answers | None]
 
 
 @dataclass
-class _Reading:
-    """What Label Studio has said about a plan's tasks; times are monotonic."""
+class _Work:
+    """When a plan's next step is due, and how the last one went; times are monotonic."""
 
-    told: dict[int, Told] = field(default_factory=dict)
     asked: float = float("-inf")
     due: float = 0.0
-    all_due: float = 0.0  # when the planned tasks outside of the sample are read, too
-    complete: bool = False
     usable: bool = False  # the plan's files have been read
     error: str = ""
 
@@ -73,10 +68,11 @@ class Acceptor(Background):
         self, projects: Projects, connections: Connections, writer: Writer, prepare: Prepare, choices_name: str = ""
     ) -> None:
         super().__init__("acceptor")
-        self._projects, self._connections, self._writer = projects, connections, writer
+        self._projects, self._writer = projects, writer
         self._prepare, self._choices_name = prepare, choices_name
         self.store = AcceptanceStore(projects.root)
-        self._readings: dict[tuple[str, str], _Reading] = {}  # by the project and the id of the plan
+        self._reader = SampleReader(projects, connections, self.store)
+        self._works: dict[tuple[str, str], _Work] = {}  # by the project and the id of the plan
         self._contradicted: dict[str, Contradiction] = {}  # by the project's uid
 
     # --- what people ask for ------------------------------------------------
@@ -88,15 +84,15 @@ class Acceptor(Background):
         gives that one up. Raises Conflict, too, if the audit of the last one contradicts its promise.
         """
         self._tag(project)
-        self._label_studio(project)
+        self._reader.label_studio(project)
         current = self.store.newest(project.uid)
         if current and current.status != "accepted" and not (current.error or replacing):
             raise Conflict(f"plan {current.id} is waiting for its sample: accept what it allows, or replace it")
-        found = self.state(project) if current and current.status == "accepted" and not replacing else None
+        found = self._state(current) if current and current.status == "accepted" and not replacing else None
         if found and found.checks and found.checks.bounds.contradicted:
             raise Conflict(f"the audit of plan {found.acceptance.id} contradicts its promise: undo its labels first")
         acceptance = self.store.create(project.uid, alpha)
-        self._reading(acceptance).asked = time.monotonic()
+        self._work(acceptance).asked = time.monotonic()
         self._wake()
         return acceptance
 
@@ -105,16 +101,19 @@ class Acceptor(Background):
         acceptance = self.store.newest(project.uid)
         if acceptance is None:
             return None
-        acceptance, run = self._with_run(acceptance)
-        reading = self._reading(acceptance)
-        reading.asked = time.monotonic()
+        self._work(acceptance).asked = time.monotonic()
         self._wake()
+        return self._state(acceptance)
+
+    def _state(self, acceptance: Acceptance) -> State:
+        acceptance, run = self._with_run(acceptance)
         if acceptance.status == "preparing":
             return State(acceptance, error=acceptance.error)
         answers = self.store.answers(acceptance)
         if acceptance.status == "sampling":
-            sample = judge(answers, acceptance.alpha, reading.told) if reading.complete else None
-            return State(acceptance, answers, sample, error=reading.error)
+            told = self._reader.told(acceptance)
+            sample = None if told is None else judge(answers, acceptance.alpha, told)
+            return State(acceptance, answers, sample, error=self._work(acceptance).error)
         assert run is not None
         return State(acceptance, answers, run=run, checks=checks_of(acceptance, answers, run), error=run.error)
 
@@ -123,7 +122,8 @@ class Acceptor(Background):
 
         Raises Conflict if nothing may be accepted yet, and Unavailable if the sample hasn't been read yet.
         """
-        found = self.state(project)
+        acceptance = self.store.newest(project.uid)
+        found = self._state(acceptance) if acceptance else None
         if found is None or found.answers is None or found.acceptance.status != "sampling":
             raise Conflict("there is no plan whose sample was labeled: make a plan first")
         if found.sample is None:
@@ -191,6 +191,12 @@ class Acceptor(Background):
         self._contradicted.pop(project.uid, None)
         return run
 
+    def switch(self, project: Project, *, on: bool) -> None:
+        """Lets labels be accepted as soon as a plan allows it, with the backend's token, or only when a person asks."""
+        self._tag(project)
+        self.store.switch(project.uid, Automatic(on))
+        self._wake()
+
     def contradictions(self) -> list[Contradiction]:
         """Audits that contradict their promise; from memory."""
         return list(self._contradicted.values())
@@ -202,12 +208,6 @@ class Acceptor(Background):
         if config.image_choices.multiple:
             raise Conflict("labels are accepted only if the labeling config allows one choice per image, not several")
         return config.image_choices
-
-    def _label_studio(self, project: Project) -> LabelStudio:
-        found = self._connections.label_studio(self._projects.credentials(project.uid))
-        if found is None:
-            raise Conflict("Label Studio's URL is unknown: set LABEL_STUDIO_URL")
-        return found
 
     def _with_run(self, acceptance: Acceptance) -> tuple[Acceptance, Run | None]:
         """The plan with its labeling run, if there is one. Raises Conflict if the run is damaged.
@@ -229,40 +229,49 @@ class Acceptor(Background):
                 )
             return self.store.save(replace(current, status="sampling", run="", accepted=[], checked=0, wrong=0)), None
 
-    def _reading(self, acceptance: Acceptance) -> _Reading:
-        return self._readings.setdefault((acceptance.project, acceptance.id), _Reading())
+    def _work(self, acceptance: Acceptance) -> _Work:
+        return self._works.setdefault((acceptance.project, acceptance.id), _Work())
+
+    def read(self, project: Project, acceptance: Acceptance) -> None:
+        """Reads what people have labeled, for a process whose thread isn't started. Raises LabelStudioError."""
+        self._reader.read(project, acceptance, self._tag(project), self._check_stop)
 
     # --- the thread ---------------------------------------------------------
 
     def _look(self) -> float:
         known = {project.uid: project for project in self._projects.all()}
         newest = {uid: found for uid in known if (found := self.store.newest(uid))}
-        self._readings = {(one.project, one.id): self._reading(one) for one in newest.values()}
+        self._works = {(one.project, one.id): self._work(one) for one in newest.values()}
+        self._reader.keep(newest.values())
         self._contradicted = {uid: one for uid, one in self._contradicted.items() if uid in newest}
         for uid, acceptance in newest.items():
             if self._stopping:
                 break
             with context.working_for(project=uid, request_id=acceptance.request_id):
                 self._go_on(known[uid], acceptance)
-        active = any(one.asked > time.monotonic() - ASKED_SECONDS for one in self._readings.values())
+        active = any(one.asked > time.monotonic() - ASKED_SECONDS for one in self._works.values())
         return READ_AGAIN if active else LOOK_SECONDS
 
     def _go_on(self, project: Project, acceptance: Acceptance) -> None:
         """Takes the next step of a plan. An error of one project doesn't stop the others."""
-        reading = self._reading(acceptance)
-        if reading.due > time.monotonic():
+        work = self._work(acceptance)
+        if work.due > time.monotonic():
             return
-        is_asked = reading.asked > time.monotonic() - ASKED_SECONDS
+        is_asked = work.asked > time.monotonic() - ASKED_SECONDS
+        is_automatic = acceptance.status == "sampling" and self.store.automatic(project.uid).on
         error = ""
         try:
             match acceptance.status:
-                case "preparing" if is_asked or not reading.error:  # a failed attempt is repeated for someone who waits
+                case "preparing" if is_asked or not work.error:  # a failed attempt is repeated for someone who waits
                     self._try_to_prepare(project, acceptance)
-                case "sampling" if is_asked:
-                    self._read_again(project, acceptance, reading)
-                case "sampling" if not reading.usable:
+                case "sampling" if is_asked or is_automatic:
+                    self._reader.read_again(project, acceptance, self._tag(project), self._check_stop)
+                    work.due = time.monotonic() + (READ_AGAIN if is_asked else UNASKED_AGAIN)
+                    if is_automatic:
+                        self._accept_if_allowed(project, acceptance)
+                case "sampling" if not work.usable:
                     self.store.answers(acceptance)  # damage is reported before anyone asks
-                    reading.usable = True
+                    work.usable = True
                 case "accepted":
                     self._follow(acceptance)
         except JobStopped:
@@ -274,11 +283,11 @@ class Acceptor(Background):
         except Exception as failure:
             log.exception("plan %s: can't go on", acceptance.id)
             error = said(failure)
-        if error and error != reading.error:
+        if error and error != work.error:
             log.warning("plan %s: %s", acceptance.id, error)
         if error:
-            reading.due = time.monotonic() + RETRY_SECONDS
-        reading.error = error
+            work.due = time.monotonic() + RETRY_SECONDS
+        work.error = error
         if acceptance.status == "preparing" and error != acceptance.error:
             with suppress(NotFound, Conflict), self.store.changing(acceptance) as current:
                 if current.status == "preparing":
@@ -288,9 +297,8 @@ class Acceptor(Background):
         answers = self._prepare(project, acceptance.alpha, self._check_stop)
         if answers is None:
             return
-        reading = self._reading(acceptance)
-        # Nobody had labeled these tasks a moment ago.
-        reading.error, reading.complete, reading.all_due = "", True, time.monotonic() + ALL_AGAIN
+        self._work(acceptance).error = ""
+        self._reader.note_new(acceptance)
         self.store.prepared(acceptance, answers)
         tasks = sum(len(image.tasks) for image in answers.images)
         log.info("plan %s: answers of %s to %d tasks are fixed", acceptance.id, answers.version, tasks)
@@ -299,28 +307,11 @@ class Acceptor(Background):
         if self._stopping:
             raise JobStopped("the process is shutting down")
 
-    def _read_again(self, project: Project, acceptance: Acceptance, reading: _Reading) -> None:
-        began = time.monotonic()
-        everything = began > reading.all_due
-        self.read(project, acceptance, everything=everything)
-        took = time.monotonic() - began
-        if everything:
-            reading.all_due = time.monotonic() + max(ALL_AGAIN, took / READING_SHARE)
-        else:
-            reading.due = time.monotonic() + max(READ_AGAIN, took / READING_SHARE)
-
-    def read(self, project: Project, acceptance: Acceptance, *, everything: bool = True) -> None:
-        """Reads what people have labeled: of the sample, or of all planned tasks. Raises LabelStudioError, Conflict."""
-        reading, tag, answers = self._reading(acceptance), self._tag(project), self.store.answers(acceptance)
-        label_studio = self._label_studio(project)
-        images = answers.order if everything else answers.order[: reach(answers, reading.told)]
-        tasks = [task for number in images for task in answers.images[number].tasks]
-        found: dict[int, Told] = {}
-        for page in tasks_by_id(label_studio, project.id, tasks):
-            self._check_stop()
-            found |= {task["id"]: told_by(task, tag) for task in page}
-        reading.told = {**reading.told, **{task: found.get(task, Told("deleted")) for task in tasks}}
-        reading.complete = reading.complete or everything
+    def _accept_if_allowed(self, project: Project, acceptance: Acceptance) -> None:
+        sample = self._state(acceptance).sample
+        if sample and sample.free:
+            run = self.accept(project)
+            log.info("plan %s: accepted %d labels automatically (run %s)", acceptance.id, run.tasks, run.id)
 
     def _follow(self, acceptance: Acceptance) -> None:
         """Notes whether the audit contradicts the promise."""
@@ -330,7 +321,13 @@ class Acceptor(Background):
             self._note(acceptance, checks_of(acceptance, self.store.answers(acceptance), run) if audited else None)
 
     def _note(self, acceptance: Acceptance, checks: Checks | None) -> None:
-        if checks and checks.bounds.contradicted:
-            self._contradicted[acceptance.project] = Contradiction(acceptance, checks)
-        else:
-            self._contradicted.pop(acceptance.project, None)
+        project = acceptance.project
+        if not (checks and checks.bounds.contradicted):
+            self._contradicted.pop(project, None)
+            return
+        self._contradicted[project] = Contradiction(acceptance, checks)
+        if self.store.automatic(project).on:
+            self.store.switch(project, Automatic(False, "the audit contradicts the promise"))
+            log.warning(
+                "plan %s: the audit contradicts it; labels aren't accepted automatically anymore", acceptance.id
+            )

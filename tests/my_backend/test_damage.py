@@ -16,7 +16,7 @@ from my_backend.active_learning.title import Remembered
 from my_backend.jobs.record import new_job
 from my_backend.jobs.store import JobStore
 from my_backend.jobs.training_job import SET_ASIDE
-from my_backend.labeling.acceptance import AcceptanceStore, Answers, PlannedImage
+from my_backend.labeling.acceptance import AcceptanceStore, Answers, Automatic, PlannedImage
 from my_backend.labeling.auto_accept import Look, Step
 from my_backend.labeling.runs import Labels, RunStore
 from my_backend.projects.corrections import Corrections
@@ -64,6 +64,7 @@ def fill(projects: Projects, uid: str) -> Path:
     RunStore(projects.root).create(uid, [Labels(["Cat"], [1])], own_token=False)
     plans = AcceptanceStore(projects.root)
     step = Look(1, 0.04, (Step(2, 1, 0),))
+    plans.switch(uid, Automatic(on=False))
     plans.prepared(plans.create(uid, 0.05), Answers("v3", 1, [image(1), image(2)], [1, 0], [0, 1], [step]))
     return folder
 
@@ -95,6 +96,7 @@ FILES = (
     "labeling/*/plan.json",
     "acceptance/*/acceptance.json",
     "acceptance/*/answers.json",
+    "acceptance/automatic.json",
 )
 # Nobody reads these for long: they are read, and told of, by the next training.
 READ_BY_TRAININGS = ("annotated.json", "events/*.json", "annotations.json")

@@ -35,6 +35,9 @@ HINTS = {
     "plan.json": "This labeling run can't continue or be undone. Restore the file from a backup.",
     "acceptance.json": PLAN_LOST,
     "answers.json": PLAN_LOST,
+    "automatic.json": (
+        "Labels aren't accepted automatically. Switch that on again on the page Accept, which rewrites the file."
+    ),
     "corrections": "Training ignores this correction. Correct the image again, or restore the file from a backup.",
 }
 HINT = "The backend continues without this file and rewrites it. If the problem persists, remove the file."

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from typing import Literal
 
 from my_backend.backend import Backend
-from my_backend.labeling.acceptance import Answers, PlannedImage
+from my_backend.labeling.acceptance import Answers, Automatic, PlannedImage
 from my_backend.labeling.acceptor import State
 from my_backend.labeling.checks import Checks
 from my_backend.labeling.sample import Sample
 from my_backend.projects.registry import Project
-from my_backend.requests import AcceptRequest, CheckRequest, Json, PlanRequest
+from my_backend.requests import AcceptRequest, AutomaticRequest, CheckRequest, Json, PlanRequest
 from my_backend.web.api.answers import Answer, Asked
 from my_backend.web.api.labeling import LabelingRun, described
 from my_backend.web.api.lookup import PROJECT_QUERY, find_project
@@ -79,7 +79,8 @@ class Accepting(Answer):
     """The newest plan of a project. At most `percent` percent of the accepted labels are wrong, with 95% confidence.
 
     `status` is `none` if there is no plan. While one is `preparing`, `collected` of the project's `tasks` are read and
-    there is no `version` yet; afterwards, `tasks` and `images` are the planned ones.
+    there is no `version` yet; afterwards, `tasks` and `images` are the planned ones. `automatic` tells whether labels
+    are accepted as soon as a plan allows it, and `stopped` why the backend has switched that off.
     """
 
     status: Literal["none", "preparing", "sampling", "accepted", "undone"]
@@ -95,6 +96,8 @@ class Accepting(Answer):
     acceptable: Acceptable | None
     run: LabelingRun | None
     audit: AuditFigures | None
+    automatic: bool
+    stopped: str | None
 
 
 NOTHING: Json = dict.fromkeys(
@@ -133,6 +136,13 @@ class AcceptEndpoints:
         """Stores what a person sees in the image of an accepted task; needs the password or a token."""
         return self._ask(body, "Checking a label", lambda project: self._acceptor.check(project, body.task, body.label))
 
+    @endpoint("POST", "/api/labeling/accept/automatic", answers={202: Asked}, errors=(404, 409))
+    def automatic(self, body: AutomaticRequest) -> tuple[Json, int]:
+        """Switches on or off that labels are accepted as soon as a plan allows it; needs the password or a token."""
+        return self._ask(
+            body, "Accepting labels automatically", lambda project: self._acceptor.switch(project, on=body.on)
+        )
+
     @endpoint("POST", "/api/labeling/accept/undo", answers={202: Asked}, errors=(404, 409))
     def undo(self, body: AcceptRequest) -> tuple[Json, int]:
         """Removes all accepted labels, except those that someone has changed; needs the password or a token."""
@@ -150,7 +160,8 @@ class AcceptEndpoints:
 
     def _state(self, project: Project) -> Json:
         found = self._acceptor.state(project)
-        return NOTHING if found is None else state_of(found, self._pools.counts(project.uid))
+        plan = NOTHING if found is None else state_of(found, self._pools.counts(project.uid))
+        return plan | switch_of(self._acceptor.store.automatic(project.uid))
 
 
 def state_of(found: State, counts: dict[str, int]) -> Json:
@@ -172,6 +183,11 @@ def state_of(found: State, counts: dict[str, int]) -> Json:
         "run": described(found.run) if found.run else None,
         "audit": _audit(found.checks) if found.checks else None,
     }
+
+
+def switch_of(automatic: Automatic) -> Json:
+    """Whether labels are accepted automatically, as the endpoint and the command line show it."""
+    return {"automatic": automatic.on, "stopped": automatic.stopped or None}
 
 
 def _sample(sample: Sample) -> Json:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from my_backend.labeling.acceptance import PlannedImage
+from my_backend.labeling.acceptance import Automatic, PlannedImage
 from my_backend.labeling.acceptor import State
 from my_backend.labeling.checks import Checks
 from my_backend.labeling.runs import Run
@@ -20,6 +20,7 @@ PERCENTS = (1, 2, 5)
 class AcceptView:
     """A project's newest plan, ready to be shown; `status` is "none" if there is none."""
 
+    automatic: Automatic
     status: str = "none"
     error: str = ""
     percent: int = 0
@@ -43,14 +44,20 @@ class AcceptView:
         return sum(self.labels.values())
 
 
-def accept_view(state: State | None, counts: Mapping[str, int], tasks_url: str) -> AcceptView:
+def accept_view(automatic: Automatic, state: State | None, counts: Mapping[str, int], tasks_url: str) -> AcceptView:
     """`counts` tells how far reading the project's images is; `tasks_url` is the project's page in Label Studio."""
     if state is None:
-        return AcceptView()
+        return AcceptView(automatic)
     percent = round(100 * state.acceptance.alpha)
     if state.answers is None:
         return AcceptView(
-            state.status, state.error, percent, tasks=counts["tasks"], collected=counts["collected"], run=state.run
+            automatic,
+            state.status,
+            state.error,
+            percent,
+            tasks=counts["tasks"],
+            collected=counts["collected"],
+            run=state.run,
         )
     answers, sample, checks = state.answers, state.sample, state.checks
 
@@ -65,6 +72,7 @@ def accept_view(state: State | None, counts: Mapping[str, int], tasks_url: str) 
     examples = [accepted[number][0] for number in answers.order if number in accepted][:EXAMPLES]
     check = next(iter(checks.next), 0) if checks else 0
     return AcceptView(
+        automatic,
         state.status,
         state.error,
         percent,

@@ -221,8 +221,9 @@ class Page:
         project = self._backend.projects.find(name)
         known = is_known(self._backend.settings)
         config = parse_label_config(project.label_config, self._backend.settings.choices)
-        counts = self._backend.pools.counts(project.uid)
-        now = accept_view(self._backend.acceptor.state(project), counts, self._tasks_url(project))
+        acceptor, counts = self._backend.acceptor, self._backend.pools.counts(project.uid)
+        automatic = acceptor.store.automatic(project.uid)
+        now = accept_view(automatic, acceptor.state(project), counts, self._tasks_url(project))
 
         def render() -> str:
             view = project_view(self._backend, project)

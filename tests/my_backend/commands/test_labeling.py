@@ -112,6 +112,10 @@ def test_answers_are_accepted_audited_and_undone(label_studio: FakeLabelStudio, 
     [mark] = label_studio.labels.marks()
     assert mark.startswith("image-classifier:accepted ")
 
+    assert "as soon as a plan allows it" in label("accept", "automatic", "--on")[1]
+    assert json.loads(label("accept", "show")[1])["automatic"] is True
+    assert "only when you ask for it" in label("accept", "automatic", "--off")[1]
+
     audit = json.loads(label("accept", "show")[1])["audit"]
     assert "0 of 1 checks failed" in label("accept", "audit", audit["next"][0]["task"], "Cat")[1]
     for image in audit["next"][1:]:

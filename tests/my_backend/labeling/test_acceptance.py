@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from my_backend.errors import Conflict, NotFound
-from my_backend.labeling.acceptance import AcceptanceStore, Answers, PlannedImage
+from my_backend.labeling.acceptance import AcceptanceStore, Answers, Automatic, PlannedImage
 from my_backend.labeling.auto_accept import decide, make_plan
 
 PROJECT = "7.1"
@@ -89,6 +89,17 @@ def test_answers_that_do_not_fit_together_are_damaged(
 
     with pytest.raises(Conflict, match="can't read the answers"):
         AcceptanceStore(tmp_path).answers(prepared)
+
+
+def test_labels_are_accepted_automatically_only_if_somebody_has_switched_that_on(
+    store: AcceptanceStore, tmp_path: Path
+) -> None:
+    assert store.automatic(PROJECT) == Automatic(on=False)
+    store.switch(PROJECT, Automatic(on=True))
+    assert AcceptanceStore(tmp_path).automatic(PROJECT).on
+    (tmp_path / PROJECT / "acceptance" / "automatic.json").write_text('{"on": "yes"}')
+    assert store.automatic(PROJECT) == Automatic(on=False)
+    assert store.newest(PROJECT) is None
 
 
 def test_answers_of_many_plans_are_not_all_kept_in_memory(store: AcceptanceStore) -> None:

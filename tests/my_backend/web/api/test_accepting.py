@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from my_backend.labeling import acceptor, planner, pools, task_list, writer
+from my_backend.errors import Conflict
+from my_backend.labeling import acceptor, planner, pools, sample_reader, task_list, writer
 from my_backend.labeling.acceptance import AcceptanceStore
 from my_backend.labeling.checks import AUDITED_AT_ONCE
+from my_backend.labeling.sample_reader import SampleReader
 from tests.my_backend.conftest import PROJECT, Client, Serve
 from tests.my_backend.fake_labels import FakeLabels
 from tests.my_backend.fake_model import LABEL_CONFIG, Script
@@ -26,14 +28,15 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name, seconds in (
         (acceptor, "LOOK_SECONDS", 0.05),
         (acceptor, "READ_AGAIN", 0.05),
-        (acceptor, "ALL_AGAIN", 0.05),
+        (sample_reader, "ALL_AGAIN", 0.05),
+        (acceptor, "UNASKED_AGAIN", 0.05),
         (acceptor, "RETRY_SECONDS", 0.05),
         (pools, "LISTED_AGAIN", 0.05),
         (pools, "RETRY_SECONDS", 0.05),
         (writer, "LOOK_SECONDS", 0.2),
     ):
         monkeypatch.setattr(module, name, seconds)
-    monkeypatch.setattr(acceptor, "READING_SHARE", 1.0)
+    monkeypatch.setattr(sample_reader, "READING_SHARE", 1.0)
     monkeypatch.setattr(planner, "SystemRandom", lambda: Random(1))
     monkeypatch.setattr(task_list, "IDS_AT_ONCE", 70)
 
@@ -181,6 +184,52 @@ def test_audit_that_contradicts_the_promise_is_a_problem_until_the_labels_are_un
     ask(client, "plan", percent=5)
 
 
+def test_labels_are_accepted_automatically_until_the_audit_contradicts(
+    client: Client, label_studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = sampling(client)
+    assert (now["automatic"], now["stopped"]) == (False, None)
+    ask(client, "automatic", on=True)
+    assert state(client)["automatic"] is True
+    monkeypatch.setattr(acceptor, "ASKED_SECONDS", 0.0)  # nobody looks
+    for task in now["sample"]["left"]:
+        label_studio.labels.annotate(task, "Cat")
+    runs = client.backend.labeling.store
+    assert eventually(lambda: [run for run in runs.of_project(PROJECT) if run.status == "finished"])
+    [run] = runs.of_project(PROJECT)
+    assert (run.seen, run.written) == ("nobody", TASKS - len(now["sample"]["left"]))
+    now = reached(client, lambda now: now["audit"])
+    for image in now["audit"]["next"]:
+        ask(client, "audit", task=image["task"], label="Dog")
+    assert (state(client)["automatic"], state(client)["stopped"]) == (False, "the audit contradicts the promise")
+    ask(client, "undo")
+    reached(client, lambda now: now["status"] == "undone" and now["run"]["status"] == "finished")
+    ask(client, "automatic", on=True)
+    ask(client, "automatic", on=False)
+    assert (state(client)["automatic"], state(client)["stopped"]) == (False, None)
+
+
+def test_automatic_acceptance_without_a_token_says_why_it_waits(
+    start: Start, label_studio: FakeLabelStudio, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    label_studio.labels.add(TASKS)
+    script.set(learn="Cat")
+    client = start()
+    client.train()
+    sampling(client)
+    ask(client, "automatic", on=True)
+
+    def refused(*args: Any, **more: Any) -> None:
+        raise Conflict("can't write to Label Studio without a token")
+
+    monkeypatch.setattr(client.backend.labeling, "submit", refused)
+    for task in state(client)["sample"]["left"]:
+        label_studio.labels.annotate(task, "Cat")
+    now = reached(client, lambda now: now["error"])
+    assert "without a token" in now["error"]
+    assert (now["status"], bool(now["acceptable"])) == ("sampling", True)
+
+
 def test_labels_undone_as_a_run_contradict_nothing(client: Client, label_studio: FakeLabelStudio) -> None:
     now = accepted(client, label_studio.labels)
     for image in now["audit"]["next"]:
@@ -233,8 +282,9 @@ def test_plan_survives_a_crash_at_every_step(
     labels, backend = label_studio.labels, client.backend
 
     def forget() -> None:
-        backend.acceptor._readings.clear()
+        backend.acceptor._works.clear()
         backend.acceptor.store = AcceptanceStore(backend.projects.root)
+        backend.acceptor._reader = SampleReader(backend.projects, backend.connections, backend.acceptor.store)
 
     script.block("near_duplicates")
     ask(client, "plan", percent=5)
@@ -323,14 +373,14 @@ def test_projects_that_can_have_no_plan_are_told_why(
     assert "could be checked" in ask(client, "audit", 409, task=1, label="Cat")["error"]
 
 
-@pytest.mark.parametrize("what", ["plan", "write", "audit", "undo"])
+@pytest.mark.parametrize("what", ["plan", "write", "audit", "undo", "automatic"])
 def test_caller_without_password_or_token_is_refused(start: Start, label_studio: FakeLabelStudio, what: str) -> None:
     client = start(host="0.0.0.0")
-    body = {"percent": 5, "task": 1, "label": "Cat"}
+    body = {"percent": 5, "task": 1, "label": "Cat", "on": True}
     assert "password" in ask(client, what, 403, **body)["error"]
     assert ask(client, what, **body, token=NO_TOKEN) == {"status": "asked"}
     assert eventually(lambda: any(one["code"] == "refused" for one in client.get("/problems")["troubles"]))
-    assert state(client)["status"] == "none"
+    assert (state(client)["status"], state(client)["automatic"]) == ("none", False)
 
 
 def test_stranger_with_a_token_accepts_and_undoes(start: Start, label_studio: FakeLabelStudio, script: Script) -> None:
