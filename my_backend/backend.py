@@ -64,7 +64,7 @@ class Backend:
         self.pools = Pools(
             self.projects, self.connections, self.serving, self.new_model, self.labeling.store, settings.choices
         )
-        planner = Planner(self.projects, self.connections, self.serving, self.pools, self.labeling.store)
+        planner = Planner(self.projects, self.connections, self.serving, self.pools)
         self.acceptor = Acceptor(self.projects, self.connections, self.labeling, planner.prepare, settings.choices)
         self.retraining = Retraining(
             self.projects, settings.retrain_after_annotations, self.submit_correction, self.labeling.is_writing

@@ -13,12 +13,11 @@ from my_backend.label_studio.connections import Connections
 from my_backend.labeling.acceptance import Answers, PlannedImage
 from my_backend.labeling.auto_accept import first_sample, make_plan
 from my_backend.labeling.pools import Pools
-from my_backend.labeling.runs import RunStore
 from my_backend.labeling.task_list import task_pages
 from my_backend.projects.registry import Project, Projects
 from my_backend.serving.live_models import Serving
 
-MOST_TASKS = 20_000  # of a plan: comparing each image with each other takes seconds for these, minutes for 100,000
+MOST_TASKS = 20_000  # of a plan: each image is compared with each other
 MODEL_SECONDS = 60.0  # for the live model to load
 SEED_BITS = 53  # JSON readers of other languages keep such a number exactly
 
@@ -28,11 +27,8 @@ Json = dict[str, Any]
 class Planner:
     """Makes plans from the pools of projects."""
 
-    def __init__(
-        self, projects: Projects, connections: Connections, serving: Serving, pools: Pools, runs: RunStore
-    ) -> None:
-        self._projects, self._connections = projects, connections
-        self._serving, self._pools, self._runs = serving, pools, runs
+    def __init__(self, projects: Projects, connections: Connections, serving: Serving, pools: Pools) -> None:
+        self._projects, self._connections, self._serving, self._pools = projects, connections, serving, pools
         self._dice = SystemRandom()
 
     def prepare(self, project: Project, alpha: float, check: Callable[[], None]) -> Answers | None:
@@ -50,7 +46,7 @@ class Planner:
         pool, labels = found
         if not pool.images.suits(live.model):
             return None  # the images are read again with the network of the new version
-        unlabeled = pool.unlabeled(labels)
+        unlabeled = pool.unlabeled(labels)  # tasks that a run is still labeling count as labeled
         if len(unlabeled) > MOST_TASKS:
             unlabeled = dict(self._dice.sample(sorted(unlabeled.items()), MOST_TASKS))
         tasks: list[int] = []
@@ -69,17 +65,12 @@ class Planner:
         return self._planned(live.name, alpha, _as_one(tasks, digests, groups, answers))
 
     def _unlabeled_now(self, project: Project) -> Iterator[Json]:
-        """The tasks that have no annotation, and get none from a run that is still writing.
-
-        They are listed once more, so that every annotation that they have later was made after the plan.
-        """
+        """The tasks without an annotation, listed once more: every annotation that they get is made after the plan."""
         label_studio = self._connections.label_studio(self._projects.credentials(project.uid))
         if label_studio is None:
             raise Conflict("Label Studio's URL is unknown: set LABEL_STUDIO_URL")
-        runs = [run for run in self._runs.of_project(project.uid) if run.unfinished and run.action == "write"]
-        coming = {task for run in runs for labels in self._runs.plan(run) for task in labels.tasks}
         for page, _ in task_pages(label_studio, project.id):
-            yield from (task for task in page if not annotations_of(task) and task["id"] not in coming)
+            yield from (task for task in page if not annotations_of(task))
 
     def _planned(self, version: str, alpha: float, images: list[PlannedImage]) -> Answers:
         sample = first_sample(len(images), alpha)
