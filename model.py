@@ -12,6 +12,7 @@ from contextvars import copy_context
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from tempfile import mkdtemp
 from threading import Lock
@@ -24,6 +25,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from image_classifier.data.dataset import Sample, read_samples, targets_of, write_samples
+from image_classifier.data.duplicates import group_near_duplicates
 from image_classifier.data.image_file import ImageFile
 from image_classifier.data.preprocessing import ImageError, TooLate, open_image
 from image_classifier.embedding.cache import Embedding
@@ -601,8 +603,43 @@ class TaskPool(ImagePool):
     def probabilities(self, model: Any, images: Sequence[int]) -> list[dict[str, float]]:
         if not (images and model._classifier):
             return [{} for _ in images]
-        answer = _answer(model._classifier, self._tag, self._pool.embeddings(images))
-        return [dict(zip(answer.names, row, strict=True)) for row in answer.probabilities.clamp(0, 1).tolist()]
+        names, found = self._answers(model._classifier, images)
+        return [dict(zip(names, row, strict=True)) for row in found.tolist()]
+
+    def answers(self, model: Any, images: Sequence[int]) -> list[tuple[str, float]]:
+        if not (images and model._classifier):
+            return []
+        names, found = self._answers(model._classifier, images)
+        if not names:
+            return []
+        best = found.max(1)
+        return list(zip((names[column] for column in best.indices.tolist()), best.values.tolist(), strict=True))
+
+    def _answers(self, classifier: Classifier, images: Sequence[int]) -> tuple[Sequence[str], Tensor]:
+        """The choices that a model knows, and their probabilities [images, choices]."""
+        names = _answer(classifier, self._tag, classifier.head.weight[:0]).names
+
+        def probabilities(embeddings: Tensor) -> Tensor:
+            return _answer(classifier, self._tag, embeddings).probabilities
+
+        return names, self._pool.apply(probabilities, images).clamp(0, 1)
+
+    def near_duplicates(self, tasks: Iterable[Json], check: Callable[[], None]) -> list[str | None]:
+        digests: list[str | None] = []
+        thumbnails: list[Tensor] = []
+        waiting = iter(tasks)
+        while some := list(islice(waiting, READ_AT_ONCE)):
+            check()
+            files = self._model._fetch(some, self._tag, float("inf"), logging.DEBUG)
+            readable = [file for file in files if isinstance(file, ImageFile)]
+            digests += [file.digest if isinstance(file, ImageFile) else None for file in files]
+            if readable:
+                thumbnails.append(_networks().lane.thumbnails(readable))
+        known = [digest for digest in digests if digest is not None]
+        if not known:
+            return digests
+        groups = iter(group_near_duplicates(known, [""] * len(known), torch.cat(thumbnails)))
+        return [next(groups) if digest is not None else None for digest in digests]
 
     def most_alike(self, image: int, among: Sequence[int], count: int) -> list[tuple[int, float]]:
         return self._pool.most_alike(image, among, count)

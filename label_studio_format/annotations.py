@@ -16,6 +16,8 @@ Source = Literal["person", "group", "unseen"]
 # with others in a grid, or alone by a person who looked at it. The rest of the string names the run that wrote it.
 GROUP_MARK = "image-classifier:group"
 SINGLE_MARK = "image-classifier:single"
+# The same for a model's answer that was accepted without a look; until someone opens and saves the annotation.
+ACCEPTED_MARK = "image-classifier:accepted"
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,9 @@ def source_of(annotation: Json) -> Source:
         return "group"
     if any(note.startswith(SINGLE_MARK) for note in notes):
         return "person"
-    accepted = annotation.get("parent_prediction") is not None and annotation.get("lead_time") is None
+    # The prediction of a marked annotation has been deleted.
+    marked = any(note.startswith(ACCEPTED_MARK) for note in notes)
+    accepted = (marked or annotation.get("parent_prediction") is not None) and annotation.get("lead_time") is None
     return "unseen" if accepted or annotation.get("bulk_created") else "person"
 
 

@@ -22,6 +22,8 @@ from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.follower import Follower, Observer
 from my_backend.label_studio.media import media_pool
 from my_backend.label_studio.webhook_password import WebhookPassword
+from my_backend.labeling.acceptor import Acceptor
+from my_backend.labeling.planner import Planner
 from my_backend.labeling.pools import Pools
 from my_backend.labeling.runs import Run
 from my_backend.labeling.writer import Writer
@@ -64,6 +66,8 @@ class Backend:
         self.pools = Pools(
             self.projects, self.connections, self.serving, self.new_model, self.labeling.store, settings.choices
         )
+        planner = Planner(self.projects, self.connections, self.serving, self.pools)
+        self.acceptor = Acceptor(self.projects, self.connections, self.labeling, planner.prepare, settings.choices)
         self.retraining = Retraining(
             self.projects, settings.retrain_after_annotations, self.submit_correction, self.labeling.is_writing
         )
@@ -90,6 +94,7 @@ class Backend:
             title_sync=self.title_sync,
             prediction_refresh=self.prediction_refresh,
             labeling=self.labeling,
+            acceptor=self.acceptor,
             token_gate=self.token_gate,
             came_through_proxy=self.came_through_proxy,
         )
@@ -134,6 +139,7 @@ class Backend:
             self.retraining,
             self.labeling,
             self.pools,
+            self.acceptor,
             self.token_gate,
             self.recent,
             self.follower,

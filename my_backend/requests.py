@@ -269,6 +269,33 @@ class LabelRequest(ProjectRequest, RunRequest):
     labels: Annotated[Items[LabeledTasks], Field(min_length=1)]
 
 
+class AcceptRequest(ProjectRequest, RunRequest):
+    """Names the project whose answers are to be accepted, or whose accepted labels are to be undone."""
+
+
+class PlanRequest(AcceptRequest):
+    """Asks for a plan to accept answers of which at most so many percent are wrong.
+
+    `replace` gives up a plan whose sample people are labeling.
+    """
+
+    percent: Literal[1, 2, 5]
+    replace: bool = False
+
+
+class AutomaticRequest(AcceptRequest):
+    """Switches on or off that labels are accepted as soon as a plan allows it."""
+
+    on: bool
+
+
+class CheckRequest(AcceptRequest):
+    """What a person sees in the image of an accepted task; "" if none of the choices fits."""
+
+    task: TaskId
+    label: Annotated[str, Field(max_length=10_000)]
+
+
 class ActivateRequest(ProjectRequest):
     """Makes a version live."""
 

@@ -445,6 +445,12 @@ def pooled(api: ImageClassifierAPI, tasks: list[Json]) -> tuple[Any, list[str | 
     return pool, pool.add(tasks, lambda: None)
 
 
+def brighter(path: Path) -> bytes:
+    data = BytesIO()
+    Image.open(path).convert("RGB").point(lambda value: min(255, value + 20)).save(data, "PNG")
+    return data.getvalue()
+
+
 def test_pool_proposes_what_the_model_predicts(trained: Json, shown: Digits) -> None:
     api, tasks = ImageClassifierAPI(CONFIG, trained), asked(shown[30:57])
     pool, digests = pooled(api, [*tasks, task(98, b"no image"), {"id": 99, "data": {}}])
@@ -459,6 +465,38 @@ def test_pool_proposes_what_the_model_predicts(trained: Json, shown: Digits) -> 
     for group in groups:
         if group.proposal:
             assert group.probabilities == sorted(group.probabilities, reverse=True)
+
+
+def test_pool_answers_as_the_model_predicts(trained: Json, shown: Digits) -> None:
+    api, tasks = ImageClassifierAPI(CONFIG, trained), asked(shown[30:57])
+    pool, _ = pooled(api, tasks)
+    predicted = api.predict(tasks)
+
+    answers = pool.answers(api, range(26, -1, -1))[::-1]
+
+    assert [name for name, _ in answers] == [choice(result) for result in predicted]
+    scores = [result["result"][0]["score"] for result in predicted]
+    assert [sure for _, sure in answers] == pytest.approx(scores, abs=0.01)  # the pool has half precision
+    assert pool.answers(api, []) == []
+    assert pool.answers(ImageClassifierAPI(CONFIG), range(3)) == []
+
+
+def test_pool_finds_near_duplicates_of_tasks_that_are_read_once(
+    trained: Json, shown: Digits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model, "READ_AT_ONCE", 2)
+    pool = ImageClassifierAPI(CONFIG, trained).open_pool()
+    assert pool is not None
+    paths = [path for path, _ in shown[30:33]]
+    tasks = [task(n, content) for n, content in enumerate([*paths, brighter(paths[1]), b"no image", paths[0]])]
+
+    groups = pool.near_duplicates(iter([*tasks, {"id": 9, "data": {}}]), lambda: None)
+
+    assert groups[0] == groups[5]
+    assert groups[1] == groups[3]
+    assert len({*groups[:3], groups[4]}) == 4, "an image that can't be decoded resembles nothing"
+    assert groups[6] is None
+    assert pool.near_duplicates([], lambda: None) == []
 
 
 def test_pool_works_before_the_first_version_and_suits_versions_of_the_same_network(

@@ -123,9 +123,10 @@ class Pool:
         unsure = doubt(embeddings) if doubt else None
         return rows[labeling_order(embeddings, vectors[_some(known)].float(), unsure, count)].tolist()
 
-    def embeddings(self, images: Sequence[int]) -> Tensor:
-        """The embeddings [images, size]."""
-        return self._content.vectors[_numbers(images)].float()
+    def apply(self, model: Model, images: Sequence[int]) -> Tensor:
+        """What a model says about images [n, classes]."""
+        vectors = self._content.vectors
+        return torch.cat([model(vectors[block].float()) for block in torch.split(_numbers(images), BLOCK)])
 
     def most_alike(self, image: int, among: Sequence[int], count: int) -> list[tuple[int, float]]:
         """Those of the images `among` that look most like an image, with their cosines, the most alike first."""

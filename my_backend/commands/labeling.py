@@ -11,20 +11,29 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 
 from my_backend.commands.options import AsJson, OfProject
-from my_backend.errors import BackendError
+from my_backend.errors import BackendError, Conflict
 from my_backend.jobs.store import JobStore
 from my_backend.label_studio.connections import Connections
+from my_backend.labeling.acceptor import Acceptor, State
 from my_backend.labeling.runs import Labels, Run, RunKind
 from my_backend.labeling.writer import Writer
-from my_backend.projects.registry import Projects
+from my_backend.projects.registry import Project, Projects
 from my_backend.redaction import said
 from my_backend.requests import LabeledTasks
 from my_backend.settings import read_settings
+from my_backend.web.api.accepting import state_of, switch_of
 from my_backend.web.api.labeling import described
 
+PERCENTS = (1, 2, 5)
+UNKNOWN = {"tasks": 0, "collected": 0}  # how many images the server has read
 BUSY_SECONDS = 0.2  # while another process writes to the project
 
 commands = typer.Typer(no_args_is_help=True, help="Label many tasks in Label Studio at once, and undo it.")
+
+accept = typer.Typer(
+    no_args_is_help=True, help="Accept the model's answers without a look, if few of them are wrong, and undo it."
+)
+commands.add_typer(accept, name="accept")
 
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="run, as shown by `label list`")]
 AskToken = Annotated[
@@ -92,6 +101,94 @@ def resume(run: RunId, ask_token: AskToken = False) -> None:
     """Continue a run that stopped."""
     with _writer() as (writer, _):
         _carry_out(writer, writer.resume(run, _token(ask_token)))
+
+
+@accept.command()
+def plan(
+    percent: Annotated[int, typer.Option(help="at most this share of the accepted labels may be wrong: 1, 2 or 5")],
+    replace: Annotated[bool, typer.Option("--replace", help="give up a plan whose sample isn't labeled yet")] = False,
+    project: OfProject = None,
+) -> None:
+    """Fix the live version's answers and draw the sample to label. The running server prepares it."""
+    if percent not in PERCENTS:
+        raise typer.BadParameter("choose 1, 2 or 5 percent")
+    with _acceptor() as (acceptor, _, projects):
+        made = acceptor.plan(projects.find(project), percent / 100, replacing=replace)
+    typer.echo(f"The server prepares plan {made.id}. `label accept show` prints which tasks to label.")
+
+
+@accept.command("show")
+def show_plan(project: OfProject = None) -> None:
+    """Print the newest plan as JSON: the sample to label, what would be accepted, and the audit."""
+    with _acceptor() as (acceptor, _, projects):
+        chosen = projects.find(project)
+        plan = state_of(_read_again(acceptor, chosen), UNKNOWN) | switch_of(acceptor.store.automatic(chosen.uid))
+        typer.echo(json.dumps(plan, indent=2, ensure_ascii=False))
+
+
+@accept.command("write")
+def write_accepted(project: OfProject = None, ask_token: AskToken = False) -> None:
+    """Write the labels that may be accepted to Label Studio, as the owner of the backend's token or of yours."""
+    with _acceptor() as (acceptor, writer, projects):
+        chosen = projects.find(project)
+        _read_again(acceptor, chosen)
+        _carry_out(writer, acceptor.accept(chosen, _token(ask_token)))
+
+
+@accept.command()
+def audit(
+    task: Annotated[int, typer.Argument(help="one of the tasks that `label accept show` lists under audit.next")],
+    choice: Annotated[str, typer.Argument(help='what you see in its image; "" if no choice fits')],
+    project: OfProject = None,
+) -> None:
+    """Check one of the accepted labels, drawn at random."""
+    with _acceptor() as (acceptor, _, projects):
+        checks = acceptor.check(projects.find(project), task, choice)
+    verdict = "more are wrong than promised: undo them" if checks.bounds.contradicted else "the promise may well hold"
+    low, high = checks.bounds.low, checks.bounds.high
+    typer.echo(f"{checks.wrong} of {checks.checked} checks failed, so {low:.1%} to {high:.1%} are wrong: {verdict}.")
+
+
+@accept.command()
+def automatic(
+    on: Annotated[bool, typer.Option("--on/--off", help="whether the running server accepts labels by itself")],
+    project: OfProject = None,
+) -> None:
+    """Switch on or off that labels are accepted as soon as a plan allows it, with the backend's token."""
+    with _acceptor() as (acceptor, _, projects):
+        acceptor.switch(projects.find(project), on=on)
+    typer.echo(f"Labels are accepted {'as soon as a plan allows it' if on else 'only when you ask for it'}.")
+
+
+@accept.command("undo")
+def undo_accepted(project: OfProject = None, ask_token: AskToken = False) -> None:
+    """Remove all accepted labels, except those that someone has changed since."""
+    with _acceptor() as (acceptor, writer, projects):
+        _carry_out(writer, acceptor.undo(projects.find(project), _token(ask_token)))
+
+
+@contextmanager
+def _acceptor() -> Iterator[tuple[Acceptor, Writer, Projects]]:
+    """An acceptor whose thread isn't started, and its writer; only a server can prepare plans."""
+    with _writer() as (writer, projects):
+        settings = read_settings()
+        yield (
+            Acceptor(projects, Connections(settings), writer, lambda *_: None, settings.choices),
+            writer,
+            projects,
+        )
+
+
+def _read_again(acceptor: Acceptor, project: Project) -> State:
+    """The project's newest plan, with what its sample shows now; raises Conflict if there is none."""
+    found = acceptor.state(project)
+    if found is None:
+        raise Conflict("there is no plan yet: make one with `label accept plan`")
+    if found.status == "sampling":
+        acceptor.read(project, found.acceptance)
+        found = acceptor.state(project)
+        assert found is not None
+    return found
 
 
 @contextmanager

@@ -47,6 +47,7 @@ Code = Literal[
     "title",
     "renewal",
     "labeling",
+    "accepted-wrong",
     "refused",
     "trains-on-submission",
     "webhook-twice",

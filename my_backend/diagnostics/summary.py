@@ -13,13 +13,14 @@ from my_backend.diagnostics.rules.connection import events_without_password
 from my_backend.diagnostics.rules.images import image_problems
 from my_backend.diagnostics.rules.jobs import queue_problems
 from my_backend.diagnostics.rules.label_studio import no_token
-from my_backend.diagnostics.rules.labeling import request_refused, run_halted
+from my_backend.diagnostics.rules.labeling import audit_contradicts, request_refused, run_halted
 from my_backend.diagnostics.rules.models import model_problems
 from my_backend.diagnostics.rules.scores import refresh_failed, title_problems
 from my_backend.diagnostics.rules.server import OPEN_PROXY
 from my_backend.diagnostics.rules.storage import storage_problems
 from my_backend.jobs.queue import JobQueue
 from my_backend.label_studio.webhook_password import WebhookPassword
+from my_backend.labeling.acceptor import Acceptor
 from my_backend.labeling.writer import Writer
 from my_backend.projects.recent_predictions import Recent
 from my_backend.projects.registry import Projects
@@ -45,6 +46,7 @@ class Summary:
     title_sync: TitleSync
     prediction_refresh: PredictionRefresh
     labeling: Writer
+    acceptor: Acceptor
     token_gate: TokenGate
     came_through_proxy: threading.Event
 
@@ -62,6 +64,7 @@ class Summary:
         for project, failed in self.recent.failed().items():
             problems += image_problems(project, failed)
         problems += map(run_halted, self.labeling.halted())
+        problems += map(audit_contradicts, self.acceptor.contradictions())
         problems += [request_refused(project, refusal) for project, refusal in self.token_gate.refusals().items()]
         return problems
 

@@ -1,24 +1,36 @@
 """Lists the tasks of a Label Studio project with their annotations, in pages."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import quote
 
 from my_backend.errors import AnswerTooLarge, LabelStudioError
 from my_backend.label_studio.client import ANSWER_BYTES, LabelStudio
 
+IDS_AT_ONCE = 100  # the URL names them
 PAGE_TASKS = 500  # with SQLite, Label Studio answers 500 to pages of more than 995 tasks
 PAGE_BYTES = 10_000_000  # a usual page has 0.3 MB
 READ_SECONDS = 120.0  # a busy Label Studio takes some seconds for a page
-# What tells a task's image and its label; everything else takes Label Studio twice as long. Model classes may use the
+# What tells a task's label, and its image; everything else takes Label Studio twice as long. Model classes may use the
 # project.
-FIELDS = (
-    "id,project,data,annotations,result,was_cancelled,ground_truth,completed_by,created_at,updated_at,"
-    "parent_prediction,lead_time,bulk_created,last_action,reviews"
+ANNOTATIONS = (
+    "id,annotations,result,was_cancelled,ground_truth,completed_by,created_at,updated_at,parent_prediction,lead_time,"
+    "bulk_created,last_action,reviews"
 )
+FIELDS = f"{ANNOTATIONS},project,data"
 
 Json = dict[str, Any]
+
+
+def tasks_by_id(label_studio: LabelStudio, project_id: int, ids: Sequence[int]) -> Iterator[list[Json]]:
+    """Those of the tasks that still exist, with their annotations, a page at a time. Raises LabelStudioError."""
+    for start in range(0, len(ids), IDS_AT_ONCE):
+        wanted = list(ids[start : start + IDS_AT_ONCE])
+        listed = {"filter": "filter:tasks:id", "operator": "in_list", "type": "Number", "value": wanted}
+        filters: Json = {"conjunction": "and", "items": [listed]}
+        page = _page(label_studio, project_id, filters, IDS_AT_ONCE, ANNOTATIONS, ANSWER_BYTES)
+        yield _checked(page)[0]
 
 
 def task_pages(
@@ -34,13 +46,17 @@ def task_pages(
     last, size, more = 0, PAGE_TASKS, True
     while more:
         try:
-            page = _page(label_studio, project_id, last, size, annotated=annotated)
+            max_bytes = PAGE_BYTES if size > 1 else ANSWER_BYTES
+            page = _page(label_studio, project_id, _after(last, annotated=annotated), size, FIELDS, max_bytes)
         except AnswerTooLarge:
             if size == 1:
                 raise
             size = max(1, size // 4)
             continue
-        tasks, total = _checked(page, last)
+        tasks, total = _checked(page)
+        ids = [last, *(task["id"] for task in tasks)]
+        if ids != sorted(set(ids)):
+            raise LabelStudioError("Label Studio ignores the order of tasks that was requested", "update Label Studio")
         more = total > len(tasks) > 0
         if tasks:
             last = tasks[-1]["id"]
@@ -48,27 +64,30 @@ def task_pages(
         size = min(2 * size, PAGE_TASKS)
 
 
-def _page(label_studio: LabelStudio, project_id: int, last: int, size: int, *, annotated: bool) -> Any:
+def _after(last: int, *, annotated: bool) -> Json:
+    """The filters for tasks after the last one, all or only annotated ones."""
     after = {"filter": "filter:tasks:id", "operator": "greater", "type": "Number", "value": last}
-    filters: Json = {"conjunction": "and", "items": [after]}
-    if annotated:
-        # An older Label Studio ignores `child_filter` and lists all tasks.
-        filters = {"conjunction": "or", "items": [{**after, "child_filter": one} for one in _ANNOTATED]}
+    if not annotated:
+        return {"conjunction": "and", "items": [after]}
+    # An older Label Studio ignores `child_filter` and lists all tasks.
+    return {"conjunction": "or", "items": [{**after, "child_filter": one} for one in _ANNOTATED]}
+
+
+def _page(label_studio: LabelStudio, project_id: int, filters: Json, size: int, fields: str, max_bytes: int) -> Any:
     query = quote(json.dumps({"filters": filters, "ordering": ["tasks:id"]}))
     # With `review`, Label Studio doesn't first ask a model for missing predictions.
     path = f"/api/tasks/?project={project_id}&page=1&page_size={size}&query={query}"
-    path += f"&fields=all&include={FIELDS}&review=true&resolve_uri=false"
-    max_bytes = PAGE_BYTES if size > 1 else ANSWER_BYTES
+    path += f"&fields=all&include={fields}&review=true&resolve_uri=false"
     return label_studio.call("GET", path, read_seconds=READ_SECONDS, max_bytes=max_bytes)
 
 
-def _checked(page: Any, last: int) -> tuple[list[Json], int]:
-    """A page's tasks, and how many there are from it on; raises LabelStudioError if they don't follow `last`."""
+def _checked(page: Any) -> tuple[list[Json], int]:
+    """A page's tasks, and how many there are from it on; raises LabelStudioError if it is no page of tasks."""
     try:
-        ids = [last, *(task["id"] for task in page["tasks"])]
-        if ids != sorted(set(ids)):
-            raise LabelStudioError("Label Studio ignores the order of tasks that was requested", "update Label Studio")
-        return page["tasks"], int(page["total"])
+        tasks: list[Json] = page["tasks"]
+        if not all(isinstance(task["id"], int) for task in tasks):
+            raise ValueError("an id isn't a number")
+        return tasks, int(page["total"])
     except (KeyError, TypeError, ValueError) as error:
         raise LabelStudioError("Label Studio's list of tasks has an unexpected format: is it up to date?") from error
 

@@ -123,6 +123,24 @@ class Pools(Background):
         model = self._model_for(project, found.pool)
         return found, found.pool.queue(model, found.labels, without, only=only, count=count)
 
+    def whole(self, project: Project) -> tuple[ProjectPool, TaskLabels] | None:
+        """The project's pool with the labels of its tasks; None while images are still being read.
+
+        Raises Conflict like `groups`, or if collecting the images has stopped.
+        """
+        self._tag(project)
+        entry = self._asked(project)
+        if entry.error:
+            raise Conflict(entry.error)
+        if entry.pool is None or not entry.ready or entry.pool.label_config != project.label_config:
+            return None
+        return entry.pool, entry.pool.labels(self._runs_since(project, entry))
+
+    def counts(self, project: str) -> dict[str, int]:
+        """How far collecting a project's images is, as `ProjectPool.counts`; zeros if nobody has asked for it."""
+        entry = self._entries.get(project)
+        return entry.pool.counts() if entry and entry.pool else {"tasks": 0, "collected": 0, "unreadable": 0}
+
     def most_alike(
         self, project: Project, task: int, count: int, *, unlabeled: bool
     ) -> list[tuple[int, str, float, str | None]]:

@@ -181,6 +181,12 @@ class ProjectPool:
             for image, probabilities in zip(images, self.images.probabilities(model, images), strict=True)
         ]
 
+    def unlabeled(self, labels: Container[int]) -> dict[int, int]:
+        """The collected tasks without a label, with the numbers of their images."""
+        with self._lock:
+            there = {task: image for task, image in self._tasks.items() if image is not None}
+        return {task: image for task, image in there.items() if task not in labels}
+
     def note_answers(self, labels: Sequence[Labels]) -> None:
         """Notes what a person has answered to proposals."""
         answers = [(choices, self._proposed.pop(task, None)) for choices, task in _planned(labels)]

@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import TypeAdapter
 
-from label_studio_format.annotations import GROUP_MARK, SINGLE_MARK
+from label_studio_format.annotations import ACCEPTED_MARK, GROUP_MARK, SINGLE_MARK
 from my_backend import context, files
 from my_backend.errors import Conflict, NotFound, TakenOver
 from my_backend.files import Moment
@@ -25,11 +25,13 @@ PLAN_FILE = "plan.json"
 KEPT_IN_VAIN = 20
 
 Action = Literal["write", "undo"]
-# How people saw the images: together with others in a group, or each one alone.
-RunKind = Literal["group", "single"]
+# How people saw the images: together with others in a group, each one alone, or not at all.
+RunKind = Literal["group", "single", "accepted"]
 RunStatus = Literal["queued", "started", "finished", "failed"]
 # Why a task was left alone: it was deleted; it has an annotation that isn't the run's; someone has changed the run's.
 Reason = Literal["deleted", "labeled", "changed"]
+
+MARKS: dict[RunKind, str] = {"group": GROUP_MARK, "single": SINGLE_MARK, "accepted": ACCEPTED_MARK}
 
 _RUN_ID = re.compile(r"[0-9]{8}T[0-9]{6}-[0-9a-f]{6}")
 
@@ -72,7 +74,7 @@ class Run:
 
         It outlives MODEL_DIR.
         """
-        return f"{GROUP_MARK if self.kind == 'group' else SINGLE_MARK} {self.id}"
+        return f"{MARKS[self.kind]} {self.id}"
 
     @property
     def in_vain(self) -> bool:
@@ -88,6 +90,11 @@ _RUN = TypeAdapter(Run)
 _PLAN = TypeAdapter(list[Labels])
 
 
+def new_run_id() -> str:
+    """An id that no other run has."""
+    return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{token_hex(3)}"
+
+
 class RunStore:
     """The runs of all projects: each is a folder with an immutable plan and a small state."""
 
@@ -95,11 +102,13 @@ class RunStore:
         self._root = projects_folder
         self._finished: dict[Path, int] = {}  # state files that need no second look, with their time of change (ns)
 
-    def create(self, project: str, labels: Sequence[Labels], kind: RunKind = "group", *, own_token: bool) -> Run:
+    def create(
+        self, project: str, labels: Sequence[Labels], kind: RunKind = "group", *, own_token: bool, run_id: str = ""
+    ) -> Run:
         """Stores a new run durably: the state comes last, so a run that exists has its plan."""
         now = time.time()
         run = Run(
-            f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(now))}-{token_hex(3)}",
+            run_id or new_run_id(),
             project,
             sum(len(one.tasks) for one in labels),
             kind,
@@ -127,6 +136,10 @@ class RunStore:
         if run is None:
             raise NotFound(f"there is no labeling run {run_id[:100]}")
         return run
+
+    def exists(self, project: str, run_id: str) -> bool:
+        """Whether there is such a run, even if it is damaged."""
+        return (self._root / project / FOLDER / run_id).exists()
 
     def of_project(self, project: str) -> list[Run]:
         """The project's runs, the newest first."""

@@ -86,13 +86,18 @@ class Writer(Background):
 
     # --- what people ask for ------------------------------------------------
 
-    def submit(self, project: Project, labels: Sequence[Labels], token: str = "", kind: RunKind = "group") -> Run:
-        """Stores a run, which is carried out in the background. Raises BadRequest, or Conflict if it can't work."""
+    def submit(
+        self, project: Project, labels: Sequence[Labels], token: str = "", kind: RunKind = "group", *, run_id: str = ""
+    ) -> Run:
+        """Stores a run, which is carried out in the background. Raises BadRequest, or Conflict if it can't work.
+
+        `run_id` is its id if `new_run_id` has already made one.
+        """
         check_labels(self._tag(project), labels)
         self._check_token(project.uid, token)
         if len(self._tokens) >= MOST_TOKENS:
             raise Unavailable("too many labeling runs are waiting: try again later")
-        run = self.store.create(project.uid, labels, kind, own_token=bool(token))
+        run = self.store.create(project.uid, labels, kind, own_token=bool(token), run_id=run_id)
         return self._queued(run, token)
 
     def undo(self, run_id: str, token: str = "", tasks: Sequence[int] = ()) -> Run:

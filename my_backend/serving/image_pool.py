@@ -1,7 +1,7 @@
 """What a model class offers to compare the images of a project: groups of look-alikes, and what looks like an image."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +63,21 @@ class ImagePool(ABC):
     @abstractmethod
     def probabilities(self, model: Any, images: Sequence[int]) -> list[dict[str, float]]:
         """For each image, the probability of each choice that the model knows; {} without one."""
+
+    @abstractmethod
+    def answers(self, model: Any, images: Sequence[int]) -> list[tuple[str, float]]:
+        """The choice that a model gives to each image, and how probable it says it is; [] if it knows no choice.
+
+        `model` is like that of `groups`.
+        """
+
+    @abstractmethod
+    def near_duplicates(self, tasks: Iterable[Json], check: Callable[[], None]) -> list[str | None]:
+        """The group of near-duplicates that each task's image belongs to, by any name; None if it can't be read.
+
+        `tasks` may be read only once, a part at a time, since their URLs may contain whole images. `check` is like that
+        of `add`.
+        """
 
     @abstractmethod
     def most_alike(self, image: int, among: Sequence[int], count: int) -> list[tuple[int, float]]:

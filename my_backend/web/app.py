@@ -4,6 +4,7 @@ from flask import Flask, Response
 
 from my_backend.backend import Backend
 from my_backend.metrics.counters import RequestCounts
+from my_backend.web.api.accepting import AcceptEndpoints
 from my_backend.web.api.jobs import JobEndpoints
 from my_backend.web.api.labeling import LabelingEndpoints
 from my_backend.web.api.labeling_configs import LabelingConfigEndpoints
@@ -60,6 +61,7 @@ def _endpoints(backend: Backend, counts: RequestCounts, page: Page) -> list[obje
         VersionEndpoints(backend.projects),
         LabelingConfigEndpoints(backend.settings),
         LabelingEndpoints(backend),
+        AcceptEndpoints(backend),
         ProjectEndpoints(backend),
         Exposition(backend, counts),
     ]

@@ -4,7 +4,16 @@ from typing import Any, get_args
 
 import pytest
 
-from label_studio_format.annotations import GROUP_MARK, SINGLE_MARK, Label, Outcome, Source, label_of, source_of
+from label_studio_format.annotations import (
+    ACCEPTED_MARK,
+    GROUP_MARK,
+    SINGLE_MARK,
+    Label,
+    Outcome,
+    Source,
+    label_of,
+    source_of,
+)
 from label_studio_format.labeling_config import Choice, ImageChoices
 
 TAG = ImageChoices("animal", "image", "image", (Choice(("Cat",)), Choice(("Dog",))))
@@ -98,6 +107,7 @@ OPENED_AND_SUBMITTED = {
 }
 IMPORTED = {**FROM_SCRATCH, "lead_time": None, "ground_truth": True}
 BULK = {**FROM_SCRATCH, "lead_time": None, "bulk_created": True}
+ACCEPTED = {"result": [{**REGION, "meta": {"text": [f"{ACCEPTED_MARK} r1"]}}], "lead_time": None}
 IN_A_GROUP = {**BULK, "result": [{**REGION, "meta": {"text": ["a note", f"{GROUP_MARK} g1"]}}]}
 
 
@@ -112,6 +122,8 @@ IN_A_GROUP = {**BULK, "result": [{**REGION, "meta": {"text": ["a note", f"{GROUP
         (BULK, "unseen"),
         ({**CREATED_FROM_PREDICTION, "ground_truth": True}, "unseen"),
         (IN_A_GROUP, "group"),
+        (ACCEPTED, "unseen"),  # its prediction has been deleted
+        ({**ACCEPTED, "lead_time": 2.5}, "person"),  # someone has opened and saved it
         ({**IN_A_GROUP, "parent_prediction": 3}, "group"),
         ({**BULK, "result": [REGION, {**REGION, "meta": {"text": GROUP_MARK}}]}, "group"),
         ({**BULK, "result": [{**REGION, "meta": {"text": [f"not {GROUP_MARK}", 5]}}]}, "unseen"),

@@ -119,7 +119,7 @@ class FakeLabels:
         if more:  # which counts everyone's drafts, while only the token owner's are shown
             found = [task for task in found if bool(task["drafts"]) is more[0]["value"]]
         shown = [{**task, "drafts": [one for one in task["drafts"] if one.get("user") != OTHER]} for task in found]
-        return {"tasks": [only(task, fields) for task in shown]}, 200
+        return {"tasks": [only(task, fields) for task in shown], "total": len(shown)}, 200
 
     def _list(self, query: dict[str, list[str]]) -> Answer:
         """The tasks after one, by id."""

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -234,6 +234,19 @@ class FakePool(ImagePool):
     def probabilities(self, model: FakeModel, images: Sequence[int]) -> list[dict[str, float]]:
         others = {"Cat": "Dog", "Dog": "Cat"}
         return [{others[model.learned]: 0.25, model.learned: 0.75} if model.learned else {} for _ in images]
+
+    def answers(self, model: FakeModel, images: Sequence[int]) -> list[tuple[str, float]]:
+        if not model.learned:
+            return []
+        unsure = _script().orders().get("unsure", [])  # images, by their numbers
+        return [(model.learned, 0.6 if image in unsure else 0.999) for image in images]
+
+    def near_duplicates(self, tasks: Iterable[Json], check: Callable[[], None]) -> list[str | None]:
+        ids = [task["id"] for task in tasks]
+        _script().note("near_duplicates", tasks=ids)
+        _script().wait_at("near_duplicates", check)
+        alike = _script().orders().get("alike", [])  # tasks
+        return ["alike" if task in alike else str(task) for task in ids]
 
     def most_alike(self, image: int, among: Sequence[int], count: int) -> list[tuple[int, float]]:
         others = sorted((other for other in among if other != image), key=lambda other: abs(other - image))

@@ -16,6 +16,8 @@ from my_backend.active_learning.title import Remembered
 from my_backend.jobs.record import new_job
 from my_backend.jobs.store import JobStore
 from my_backend.jobs.training_job import SET_ASIDE
+from my_backend.labeling.acceptance import AcceptanceStore, Answers, Automatic, PlannedImage
+from my_backend.labeling.auto_accept import Look, Step
 from my_backend.labeling.runs import Labels, RunStore
 from my_backend.projects.corrections import Corrections
 from my_backend.projects.labeling_order import LabelingOrder, keep_order
@@ -61,7 +63,15 @@ def fill(projects: Projects, uid: str) -> Path:
     files.write_json(folder / "annotations.json", [{"id": 1, "data": {}, "annotations": []}])
     keep_order(folder, LabelingOrder("v1-20261126T000000", (1, 2)))
     RunStore(projects.root).create(uid, [Labels(["Cat"], [1])], own_token=False)
+    plans = AcceptanceStore(projects.root)
+    step = Look(1, 0.04, (Step(2, 1, 0),))
+    plans.switch(uid, Automatic(on=False))
+    plans.prepared(plans.create(uid, 0.05), Answers("v3", 1, [image(1), image(2)], [1, 0], [0, 1], [step]))
     return folder
+
+
+def image(task: int) -> PlannedImage:
+    return PlannedImage([task], DIGEST, "Cat", 0.9)
 
 
 # By their paths in the project's folder; `*` for names that are made up anew.
@@ -85,6 +95,9 @@ FILES = (
     "order.json",
     "labeling/*/state.json",
     "labeling/*/plan.json",
+    "acceptance/*/acceptance.json",
+    "acceptance/*/answers.json",
+    "acceptance/automatic.json",
 )
 # Nobody reads these for long: they are read, and told of, by the next training.
 READ_BY_TRAININGS = ("annotated.json", "events/*.json", "annotations.json")
@@ -193,8 +206,8 @@ def test_damaged_file_of_one_project_leaves_the_others_alone_and_is_said(
             # All of its fields may be missing, and a correction's file is found by its name.
             and not (way == "another release's" and name == "learned.json")
             and way not in OTHER_FIELDS
-            # A run's state that leads nowhere counts as missing.
-            and not (way == "a link to itself" and name == "labeling/*/state.json")
+            # A run's or a plan's state that leads nowhere counts as missing.
+            and not (way == "a link to itself" and name in ("labeling/*/state.json", "acceptance/*/acceptance.json"))
         }
 
         def wrong() -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from my_backend.diagnostics.problem import Problem
 from my_backend.diagnostics.rules.scores import RETRIED
+from my_backend.labeling.checks import Contradiction
 from my_backend.labeling.writer import HaltedRun
 from my_backend.token_gate import Refusal
 
@@ -23,6 +24,21 @@ def run_halted(halted: HaltedRun) -> Problem:
         case "waits":
             message, hint = f"{what} has to wait: {run.error}.", RETRIED
     return Problem("labeling", message, hint, run.project)
+
+
+def audit_contradicts(found: Contradiction) -> Problem:
+    """The random checks of accepted labels show that more of them are wrong than was promised."""
+    checks, acceptance = found.checks, found.acceptance
+    message = (
+        f"At least {checks.bounds.low:.1%} of the labels that were accepted without a look are wrong, but at most "
+        f"{acceptance.alpha:.0%} may be: {checks.wrong} of {checks.checked} random checks failed."
+    )
+    number = acceptance.project.partition(".")[0]
+    hint = (
+        "Undo these labels on the project's page Accept, or with "
+        f"`python -m my_backend label accept undo --project {number}`."
+    )
+    return Problem("accepted-wrong", message, hint, acceptance.project)
 
 
 def request_refused(project: str, refusal: Refusal) -> Problem:

@@ -12,6 +12,10 @@ NAMED_FILES = 20  # at most, that a problem lists
 # The cache is a memory-mapped file, which none of these file systems keeps consistent.
 NETWORK_FILE_SYSTEMS = ("nfs", "cifs", "smb", "9p", "ceph", "gluster", "lustre", "beegfs", "gpfs", "afs", "davfs")
 
+PLAN_LOST = (
+    "This plan to accept labels doesn't continue. Restore the file from a backup, or make a new plan; labels that were "
+    "accepted can be undone as a labeling run."
+)
 # What to do, by the name of the damaged file, or else of its folder.
 HINTS = {
     "project.json": "Open the project in Label Studio, which then contacts the backend; the backend rewrites the file.",
@@ -29,6 +33,11 @@ HINTS = {
     "jobs": "The job is ignored. Remove the file, or return to the newer release that wrote it.",
     "state.json": "This labeling run doesn't continue. Restore the file from a backup, or remove the run's folder.",
     "plan.json": "This labeling run can't continue or be undone. Restore the file from a backup.",
+    "acceptance.json": PLAN_LOST,
+    "answers.json": PLAN_LOST,
+    "automatic.json": (
+        "Labels aren't accepted automatically. Switch that on again on the page Accept, which rewrites the file."
+    ),
     "corrections": "Training ignores this correction. Correct the image again, or restore the file from a backup.",
 }
 HINT = "The backend continues without this file and rewrites it. If the problem persists, remove the file."

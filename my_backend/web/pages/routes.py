@@ -20,6 +20,7 @@ from my_backend.web.browser import wants_page
 from my_backend.web.middleware.auth import is_known
 from my_backend.web.pages import charts
 from my_backend.web.pages import versions as version_views
+from my_backend.web.pages.accepting import PERCENTS, accept_view
 from my_backend.web.pages.etag import entity_tag
 from my_backend.web.pages.filters import add_filters
 from my_backend.web.pages.project import ProjectView, project_view, unreadable_view
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 CHARTED_VERSIONS = 200
 LISTED_VERSIONS = 50
 SHOWN_CORRECTIONS = 60
+IN_QUEUE = 200  # tasks in the address of the page Queue
 MANY_PROJECTS = 8  # if there are more, the page has a search field
 PICTURE_SECONDS = 24 * 3600  # an image's name is the hash of its content
 POLICY = (
@@ -60,6 +62,7 @@ class Page:
             ("/projects/<name>/look", self.look),
             ("/projects/<name>/groups", self.groups),
             ("/projects/<name>/queue", self.queue),
+            ("/projects/<name>/accept", self.accept),
             ("/projects/<name>/images/<digest>.jpg", self.image),
             ("/projects/<name>/pictures/<digest>.jpg", self.picture),
         ):
@@ -235,6 +238,30 @@ class Page:
             return self._render(template, view=view, known=known, blind=blind, tasks_url=url, busy=view.busy)
 
         return self._answer([project], render, str(known))
+
+    def accept(self, name: str) -> Response:
+        """Accepts answers without a look; while it is open, people's labels of the sample are read again."""
+        project = self._backend.projects.find(name)
+        known = is_known(self._backend.settings)
+        config = parse_label_config(project.label_config, self._backend.settings.choices)
+        acceptor, counts = self._backend.acceptor, self._backend.pools.counts(project.uid)
+        automatic = acceptor.store.automatic(project.uid)
+        now = accept_view(automatic, acceptor.state(project), counts, self._tasks_url(project))
+
+        def render() -> str:
+            view = project_view(self._backend, project)
+            return self._render(
+                "accept.html",
+                view=view,
+                now=now,
+                known=known,
+                percents=PERCENTS,
+                in_queue=IN_QUEUE,
+                choices=config.choices,
+                busy=view.busy,
+            )
+
+        return self._answer([project], render, str(known), repr(now))
 
     def image(self, name: str, digest: str) -> Response:
         """A thumbnail."""

@@ -65,7 +65,7 @@ def test_first_images_are_of_kinds_that_nobody_knows_yet_or_that_a_model_is_unsu
     known = [image for image in range(100) if kinds[image] < 3][:40]
     assert kinds[pool.first(range(60, 100), known, None, 1)[0]] == 3
 
-    unsure_of = pool.embeddings([1])
+    unsure_of = pool.apply(lambda vectors: vectors, [1])
 
     def doubt(vectors: torch.Tensor) -> torch.Tensor:
         return torch.where((vectors - unsure_of).norm(dim=1) < 12, 1.0, 0.01)

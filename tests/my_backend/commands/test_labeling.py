@@ -7,9 +7,11 @@ import pytest
 from typer.testing import CliRunner
 
 from my_backend.commands.cli import app
+from my_backend.labeling.acceptance import AcceptanceStore
 from tests.my_backend.conftest import PROJECT
 from tests.my_backend.fake_server import FakeLabelStudio
 from tests.my_backend.labeling.conftest import MakeWriter, make_writer
+from tests.my_backend.labeling.test_acceptance import answers_of
 
 __all__ = ["make_writer"]
 
@@ -107,3 +109,38 @@ def test_run_that_stopped_says_how_it_goes_on(label_studio: FakeLabelStudio) -> 
     label_studio.labels.failing = set()
 
     assert "1 written" in label("resume", run)[1]
+
+
+def test_answers_are_accepted_audited_and_undone(label_studio: FakeLabelStudio, tmp_path: Path) -> None:
+    tasks = label_studio.labels.add(200)
+    assert "there is no plan yet" in label("accept", "show")[1]
+    assert label("accept", "plan", "--percent", 3)[0] == 2
+    status, said = label("accept", "plan", "--percent", 5)
+    assert (status, "The server prepares plan" in said) == (0, True), said
+    assert json.loads(label("accept", "show")[1])["status"] == "preparing"
+    store = AcceptanceStore(tmp_path / "models" / "projects")
+    wanted = store.newest(PROJECT)
+    assert wanted is not None
+    answers = answers_of(tasks)
+    store.prepared(wanted, answers)  # as the server does
+
+    left = json.loads(label("accept", "show")[1])["sample"]["left"]
+    assert f"label {len(left)} more of the sample" in label("accept", "write")[1]
+    for task in left:
+        label_studio.labels.annotate(task, "Cat")
+    found = json.loads(label("accept", "show")[1])["acceptable"]
+    assert f"{found['tasks']} written" in label("accept", "write")[1]
+    [mark] = label_studio.labels.marks()
+    assert mark.startswith("image-classifier:accepted ")
+
+    assert "as soon as a plan allows it" in label("accept", "automatic", "--on")[1]
+    assert json.loads(label("accept", "show")[1])["automatic"] is True
+    assert "only when you ask for it" in label("accept", "automatic", "--off")[1]
+
+    audit = json.loads(label("accept", "show")[1])["audit"]
+    assert "0 of 1 checks failed" in label("accept", "audit", audit["next"][0]["task"], "Cat")[1]
+    for image in audit["next"][1:]:
+        said = label("accept", "audit", image["task"], "Dog")[1]
+    assert "more are wrong than promised: undo them" in said
+    assert f"{found['tasks']} undone" in label("accept", "undo")[1]
+    assert label_studio.labels.marks() == set()

@@ -73,6 +73,17 @@ def test_run_that_an_earlier_release_stored_is_one_of_a_group(writer: Writer, la
     assert labels.marks() == {f"image-classifier:group {run.id}"}
 
 
+def test_labels_that_nobody_looked_at_have_a_mark_of_their_own(writer: Writer, labels: FakeLabels) -> None:
+    tasks = labels.add(2)
+
+    run = end(writer, writer.submit(CONNECTED, [Labels(["Cat"], tasks)], kind="accepted"))
+
+    assert labels.marks() == {f"image-classifier:accepted {run.id}"}
+    assert [source_of(one) for task in labels.tasks.values() for one in task["annotations"]] == ["unseen"] * 2
+    undone = end(writer, writer.undo(run.id))
+    assert (undone.undone, labels.marks()) == (2, set())
+
+
 def test_labeled_and_deleted_tasks_are_left_alone_and_reported(writer: Writer, labels: FakeLabels) -> None:
     tasks = labels.add(6)
     labels.annotate(2, "Dog")

@@ -29,7 +29,8 @@ export function press(look) {
     if (!button || button.getAttribute("aria-disabled") === "true") return;
     button.setAttribute("aria-disabled", "true");
     try {
-      await post(button.dataset.post, JSON.parse(button.dataset.body ?? "{}"));
+      const token = document.getElementById(button.dataset.token)?.value.trim();  // the person's own, kept nowhere else
+      await post(button.dataset.post, { ...JSON.parse(button.dataset.body ?? "{}"), ...(token && { token }) });
       say(button.dataset.said);
     } catch (error) {
       say(error.message);

@@ -4,7 +4,10 @@ from typing import get_args
 
 import pytest
 
-from my_backend.diagnostics.rules.labeling import request_refused, run_halted
+from my_backend.diagnostics.rules.labeling import audit_contradicts, request_refused, run_halted
+from my_backend.labeling.acceptance import Acceptance
+from my_backend.labeling.auto_accept import audit
+from my_backend.labeling.checks import Checks, Contradiction
 from my_backend.labeling.runs import Run
 from my_backend.labeling.writer import HaltedRun, HaltedState
 from my_backend.token_gate import Refusal
@@ -31,6 +34,17 @@ def test_run_that_does_not_go_on(state: HaltedState, said: str, hint: str) -> No
 
 def test_all_states_are_in_the_table() -> None:
     assert [state for state, _, _ in TABLE] == list(get_args(HaltedState))
+
+
+def test_audit_that_contradicts_the_promise() -> None:
+    checks = Checks(1000, 10, 6, audit(0.02, 1000, 10, 6), {})
+
+    problem = audit_contradicts(Contradiction(Acceptance("plan-1", PROJECT, 0.02), checks))
+
+    assert (problem.code, problem.project) == ("accepted-wrong", PROJECT)
+    assert "of the labels that were accepted without a look are wrong, but at most 2% may be" in problem.message
+    assert "6 of 10 random checks failed" in problem.message
+    assert "label accept undo --project 7`" in problem.hint
 
 
 def test_request_with_a_token_that_allows_nothing() -> None:

@@ -19,19 +19,21 @@ Near-duplicates must be passed as one image: a hundred frames of one scene are e
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
 
-from image_classifier.pool.bounds import DELTA, bounds
+from my_backend.labeling.bounds import DELTA, bounds
 
 Rows = NDArray[np.int64]
 
 STEPS = 50  # thresholds
 GROWTH = 1.5  # of the sample from one decision to the next
 FIRST_SHARE = 0.8  # share of the risk for the first decision; the second gets this share of the rest, and so on
+LARGEST_SAMPLE = 0.6  # of all images, before the first decision
 DOUBT = (0.5, 1.0, 2.0)  # a model's estimate of its errors may be wrong by these factors
 
 
@@ -77,6 +79,8 @@ class Decision:
 
     accepted: Rows  # images whose answers may be accepted, the surest first; empty if none may be yet
     more: int  # labels until the next decision that can accept anything, if no further answer is wrong
+    checked: int = 0  # labels of images that are as sure as the accepted ones
+    wrong: int = 0  # how many of them showed the model to be wrong
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,7 @@ def make_plan(probabilities: NDArray[np.float64], alpha: float, sample: int, see
     while sample < images:
         checked = np.searchsorted(np.sort(place[order[:sample]]), sizes)
         steps = [
-            Step(size, seen, math.floor(alpha * (size - seen) + 1e-9))
+            Step(size, seen, _allowed(alpha, size - seen))
             for size, seen in zip(sizes.tolist(), checked.tolist(), strict=True)
         ]
         delta = DELTA * share
@@ -121,13 +125,36 @@ def make_plan(probabilities: NDArray[np.float64], alpha: float, sample: int, see
     return Plan(alpha, order, surest, tuple(looks))
 
 
+def first_sample(images: int, alpha: float) -> int:
+    """After how many labels the first decision makes sense: if it passes for all images in spite of one wrong answer.
+
+    If there are too few images for that, none may be wrong; 0 if most of the images would have to be labeled anyway.
+    """
+    for wrong in (1, 0):
+        for sample in range(1, math.floor(LARGEST_SAMPLE * images)):
+            if Step(images, sample, _allowed(alpha, images - sample)).passes(wrong, DELTA * FIRST_SHARE):
+                return sample
+    return 0
+
+
+def _allowed(alpha: float, images: int) -> int:
+    """The most wrong answers among so many accepted ones that keep the promise."""
+    return math.floor(alpha * images + 1e-9)
+
+
 def _start(steps: Sequence[Step], errors: NDArray[np.float64], delta: float) -> int:
-    """The step that is the most likely to pass if the model's estimate of its errors is about right."""
+    """The step that is the most likely to pass if the model's estimate of its errors is about right.
+
+    A step whose images are all in the sample always passes, but the next one hardly ever does.
+    """
     chances = []
     for step, error in zip(steps, errors.tolist(), strict=True):
+        if step.size == step.checked:
+            chances.append(0.0)
+            continue
         most = step.most_wrong(delta)
         rates = [min(1.0, factor * error) for factor in DOUBT]
-        chances.append(np.mean([_tail(step.size, round(step.size * rate), step.checked, most) for rate in rates]))
+        chances.append(fmean(_tail(step.size, round(step.size * rate), step.checked, most) for rate in rates))
     return int(np.argmax(chances))
 
 
@@ -146,25 +173,32 @@ def _log_choose(n: int, k: int) -> float:
     return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
 
 
-def decide(plan: Plan, wrong: Sequence[bool]) -> Decision:
+def decide(plan: Plan, wrong: Sequence[bool], gone: Sequence[int] = ()) -> Decision:
     """The decision after the first labels in the plan's order, from whether each showed the model to be wrong.
 
     Labels since the last decision that was planned don't count yet, and their images may be among the accepted ones.
+    The images `gone` can't be accepted anymore, since people have labeled or deleted them meanwhile, for reasons that
+    have nothing to do with the sample. So fewer images are accepted, and of these fewer answers may be wrong.
     """
-    accepted, more = plan.surest[:0], len(plan.order) - len(wrong)
+    best = Decision(plan.surest[:0], len(plan.order) - len(wrong))
+    lost = np.isin(plan.surest, gone)
     for look in plan.looks:
-        mistaken = plan.order[: look.labels][np.flatnonzero(wrong[: look.labels])]
+        sample = plan.order[: look.labels]
+        mistaken = sample[np.flatnonzero(wrong[: look.labels])]
         above = np.isin(plan.surest, mistaken).cumsum()  # wrong answers above each image and on it
-        passed = [step.passes(int(above[step.size - 1]), look.delta) for step in look.steps]
+        left = ~(lost | np.isin(plan.surest, sample))
+        allowed = [_allowed(plan.alpha, int(left[: step.size].sum())) for step in look.steps]
+        steps = [replace(step, allowed=most) for step, most in zip(look.steps, allowed, strict=True)]
+        passed = [step.passes(int(above[step.size - 1]), look.delta) for step in steps]
         if look.labels > len(wrong):
             if passed[0]:
-                more = look.labels - len(wrong)
-                break
+                return best if len(best.accepted) else replace(best, more=look.labels - len(wrong))
         elif passed[0]:
-            steps = [step for step, _ in takewhile(lambda each: each[1], zip(look.steps, passed, strict=True))]
-            surest = plan.surest[: steps[-1].size]
-            accepted = max(accepted, surest[~np.isin(surest, plan.order[: look.labels])], key=len)
-    return Decision(accepted, 0 if len(accepted) else more)
+            last = [step for step, _ in takewhile(lambda each: each[1], zip(steps, passed, strict=True))][-1]
+            accepted = plan.surest[: last.size][left[: last.size]]
+            if len(accepted) > len(best.accepted):
+                best = Decision(accepted, 0, last.checked, int(above[last.size - 1]))
+    return best
 
 
 def audit(alpha: float, accepted: int, checked: int, wrong: int) -> Audit:

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import hypergeom
 
-from image_classifier.pool import auto_accept
-from image_classifier.pool.auto_accept import Plan, audit, decide, make_plan
-from image_classifier.pool.bounds import bounds
+from my_backend.labeling import auto_accept
+from my_backend.labeling.auto_accept import Plan, audit, decide, first_sample, make_plan
+from my_backend.labeling.bounds import bounds
 
 
 def pool(images: int, seed: int, *, honest: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
@@ -184,3 +184,60 @@ def test_bounds_of_impossible_numbers_are_refused() -> None:
     for numbers in ((10, 11, 0), (10, 5, 6), (10, 5, -1)):
         with pytest.raises(ValueError, match="checked"):
             bounds(*numbers)
+
+
+def test_images_that_people_label_meanwhile_leave_fewer_wrong_answers_allowed() -> None:
+    """People label most of the images, and by chance only such that the model got right."""
+    broken = accepted = 0
+    for seed in range(200):
+        random = np.random.default_rng(seed)
+        wrong = random.permutation(1000) < 18  # 1.8% of all, but 6% of those that people leave
+        gone = random.permutation(np.flatnonzero(~wrong))[:700]
+        plan = make_plan(np.full(1000, 0.99), 0.05, 400, seed)
+        found = decide(plan, wrong[plan.order[:400]].tolist(), gone.tolist()).accepted
+        assert set(found.tolist()).isdisjoint(gone.tolist())
+        broken += wrong[found].sum() > 0.05 * len(found)
+        accepted += len(decide(plan, wrong[plan.order[:400]].tolist()).accepted) > 0
+    assert broken <= 16
+    assert accepted > 20, "if they had labeled none of them, much would be accepted"
+
+
+def test_surest_images_that_are_all_in_the_sample_are_not_the_start() -> None:
+    """With this seed, the four surest of 200 images are among the 80 that are labeled."""
+    probabilities = np.linspace(1, 0.95, 200)
+    plan = make_plan(probabilities, 0.05, 80, 33)
+    assert set(range(4)) <= set(plan.order[:80].tolist())
+    assert plan.looks[0].steps[0].size > 4
+    assert len(decided(plan, np.zeros(200, bool), 80).accepted) > 0
+
+
+def test_decision_tells_the_labels_that_it_rests_on() -> None:
+    wrong = np.zeros(1000, bool)
+    plan = make_plan(np.full(1000, 0.99), 0.05, 200, 0)
+    wrong[plan.order[7]] = True
+    decision = decided(plan, wrong, 200)
+    assert (len(decision.accepted), decision.checked, decision.wrong) == (800, 200, 1)
+
+
+@pytest.mark.parametrize(("images", "alpha", "labels"), [(10**6, 0.01, 499), (10**6, 0.05, 99), (20, 0.01, 0)])
+def test_first_decision_comes_when_one_wrong_answer_is_not_too_many(images: int, alpha: float, labels: int) -> None:
+    assert abs(first_sample(images, alpha) - labels) <= 1
+
+
+@pytest.mark.parametrize(("images", "mistakes"), [(500, 0), (1500, 1)])
+def test_first_decision_can_accept_in_spite_of_one_wrong_answer_unless_the_pool_is_small(
+    images: int, mistakes: int
+) -> None:
+    sample = first_sample(images, 0.02)
+    wrong = np.zeros(images, bool)
+    plan = make_plan(np.full(images, 0.99), 0.02, sample, 0)
+    for number in range(mistakes + 1):
+        assert len(decided(plan, wrong, sample).accepted) > 0
+        wrong[plan.order[number]] = True
+    assert len(decided(plan, wrong, sample).accepted) == 0
+    assert len(decided(plan, np.zeros(images, bool), sample - 1).accepted) == 0
+
+
+@pytest.mark.parametrize(("images", "alpha"), [(150, 0.02), (300, 0.01)])
+def test_pool_that_would_have_to_be_labeled_nearly_as_a_whole_has_no_sample(images: int, alpha: float) -> None:
+    assert first_sample(images, alpha) == 0

@@ -1,0 +1,187 @@
+"""What auto-accept fixes before a person labels the sample, and what comes of it: records on disk."""
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from secrets import token_hex
+from typing import Literal
+
+import numpy as np
+from pydantic import TypeAdapter
+
+from my_backend import context, files
+from my_backend.errors import Conflict, NotFound
+from my_backend.files import Moment
+from my_backend.labeling.auto_accept import Look, Plan
+
+FOLDER = "acceptance"  # in a project's folder
+STATE_FILE = "acceptance.json"
+ANSWERS_FILE = "answers.json"
+SWITCH_FILE = "automatic.json"
+
+# Images are still to be read and the order to be drawn; a person labels the sample; a labeling run has been started.
+Status = Literal["preparing", "sampling", "accepted"]
+
+_ID = re.compile(r"[0-9]{8}T[0-9]{6}\.[0-9]{6}-[0-9a-f]{6}")  # in the order of time
+
+
+@dataclass(frozen=True)
+class PlannedImage:
+    """An image without a label, with its near-duplicates to which the model gives the same answer."""
+
+    tasks: list[int]
+    digest: str  # of the first task's image
+    answer: str
+    probability: float  # of the answer, by the model; the lowest of all near-duplicates
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The answers of a version to all images without a label, and the plan for accepting them. It never changes.
+
+    The plan is stored as it was drawn, so that it doesn't depend on a library's random numbers. Raises ValueError if
+    the parts don't belong together.
+    """
+
+    version: str
+    seed: int
+    images: list[PlannedImage]
+    order: list[int]  # positions of images, in the random order in which a person labels them
+    surest: list[int]
+    looks: list[Look]
+
+    def __post_init__(self) -> None:
+        if not all(sorted(some) == list(range(len(self.images))) for some in (self.order, self.surest)):
+            raise ValueError("the order doesn't have each image once")
+        if any(not image.tasks for image in self.images):
+            raise ValueError("an image has no task")
+        sizes = [step.size for look in self.looks for step in look.steps]
+        if any(not look.steps for look in self.looks) or not all(0 < size <= len(self.images) for size in sizes):
+            raise ValueError("the steps don't fit the images")
+
+    @cached_property
+    def by_task(self) -> dict[int, PlannedImage]:
+        return {task: image for image in self.images for task in image.tasks}
+
+    def plan(self, alpha: float) -> Plan:
+        return Plan(alpha, np.array(self.order, np.int64), np.array(self.surest, np.int64), tuple(self.looks))
+
+
+@dataclass(frozen=True)
+class Acceptance:
+    """The state of one plan: what was promised, and what came of it."""
+
+    id: str
+    project: str
+    alpha: float  # at most this share of the accepted labels is wrong
+    status: Status = "preparing"
+    created: Moment = 0.0  # seconds since 1970, like the other time
+    changed: Moment = 0.0
+    error: str = ""  # why it can't be prepared at the moment
+    run: str = ""  # the labeling run
+    accepted: list[int] = field(default_factory=list)  # a task of each image, in the random order of the audit
+    checked: int = 0  # labels of the sample that the decision rests on
+    wrong: int = 0  # how many of them showed the model to be wrong
+    audited: dict[int, str] = field(default_factory=dict)  # task → what a person sees in its image; "" for no choice
+    request_id: str = ""  # of the HTTP request that asked for it
+
+    def __post_init__(self) -> None:
+        if not 0 < self.alpha < 1:
+            raise ValueError("the error rate isn't between 0 and 1")
+
+
+@dataclass(frozen=True)
+class Automatic:
+    """Whether a project's labels are accepted as soon as its plan allows it, without anyone asking."""
+
+    on: bool
+    stopped: str = ""  # why the backend switched it off; "" if a person did
+
+
+_STATE = TypeAdapter(Acceptance)
+_ANSWERS = TypeAdapter(Answers)
+_AUTOMATIC = TypeAdapter(Automatic)
+
+
+class AcceptanceStore:
+    """The plans of all projects; the newest one of a project counts."""
+
+    def __init__(self, projects_folder: Path) -> None:
+        self._root = projects_folder
+        self._answers: dict[Path, Answers] = {}  # by the folder of the plan; only the last ones that were read
+
+    def create(self, project: str, alpha: float) -> Acceptance:
+        """Stores durably that a plan is wanted."""
+        now = time.time()
+        name = f"{datetime.fromtimestamp(now, UTC):%Y%m%dT%H%M%S.%f}-{token_hex(3)}"
+        request_id = context.ids().get("request_id", "")
+        return self._save(Acceptance(name, project, alpha, created=now, request_id=request_id), make_folder=True)
+
+    def prepared(self, acceptance: Acceptance, answers: Answers) -> Acceptance:
+        """Stores what is fixed from now on. The state comes last, so a plan that can be sampled has its answers."""
+        with self.changing(acceptance) as current:
+            if current.status != "preparing":  # another process was faster: its order counts
+                return current
+            files.write_json(self._folder(acceptance) / ANSWERS_FILE, asdict(answers), make_folder=False)
+            return self.save(replace(current, status="sampling", error=""))
+
+    def answers(self, acceptance: Acceptance) -> Answers:
+        """Raises Conflict if the file is damaged."""
+        known = self._answers.get(self._folder(acceptance))
+        if known is None:
+            known = files.read_record(self._folder(acceptance) / ANSWERS_FILE, _ANSWERS)
+            if known is None:
+                raise Conflict(
+                    f"can't read the answers of plan {acceptance.id}: restore MODEL_DIR from a backup, or replace it"
+                )
+            while len(self._answers) >= 8:
+                self._answers.pop(next(iter(self._answers)), None)
+            self._answers[self._folder(acceptance)] = known
+        return known
+
+    def automatic(self, project: str) -> Automatic:
+        """Off if nobody has switched it on, or if the file is damaged."""
+        return files.read_record(self._root / project / FOLDER / SWITCH_FILE, _AUTOMATIC) or Automatic(False)
+
+    def switch(self, project: str, automatic: Automatic) -> None:
+        """Stores whether labels are accepted automatically."""
+        files.write_json(self._root / project / FOLDER / SWITCH_FILE, asdict(automatic))
+
+    def newest(self, project: str) -> Acceptance | None:
+        """The project's newest plan that can be read."""
+        found = [path.parent.name for path in self._root.glob(f"{project}/{FOLDER}/*/{STATE_FILE}")]
+        states = (self._read(project, name) for name in sorted(filter(_ID.fullmatch, found), reverse=True))
+        return next((state for state in states if state), None)
+
+    @contextmanager
+    def changing(self, acceptance: Acceptance) -> Iterator[Acceptance]:
+        """Holds a plan's lock, and gives its current state; raises NotFound if the project was deleted."""
+        folder = self._folder(acceptance)
+        if not folder.exists():
+            raise NotFound(f"there is no plan {acceptance.id}")
+        with files.locked(folder / ".lock"):
+            current = self._read(acceptance.project, acceptance.id)
+            if current is None:
+                raise Conflict(f"can't read the state of plan {acceptance.id}: restore it from a backup")
+            yield current
+
+    def save(self, acceptance: Acceptance) -> Acceptance:
+        """Stores a state; hold the lock of `changing`."""
+        return self._save(acceptance, make_folder=False)
+
+    def _save(self, acceptance: Acceptance, *, make_folder: bool) -> Acceptance:
+        acceptance = replace(acceptance, changed=time.time())
+        files.write_json(self._folder(acceptance) / STATE_FILE, asdict(acceptance), make_folder=make_folder)
+        return acceptance
+
+    def _read(self, project: str, name: str) -> Acceptance | None:
+        found = files.read_record(self._root / project / FOLDER / name / STATE_FILE, _STATE)
+        return replace(found, project=project, id=name) if found else None  # also in a copy of a project's folder
+
+    def _folder(self, acceptance: Acceptance) -> Path:
+        return self._root / acceptance.project / FOLDER / acceptance.id

@@ -1,0 +1,333 @@
+"""Accepts a model's answers without a look: makes the plan, reads the sample, starts the run, and follows the audit."""
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from random import SystemRandom
+
+from label_studio_format.labeling_config import ImageChoices, parse_label_config
+from my_backend import context
+from my_backend.background import Background
+from my_backend.errors import BackendError, BadRequest, Conflict, JobStopped, NotFound, Unavailable
+from my_backend.label_studio.connections import Connections
+from my_backend.labeling.acceptance import Acceptance, AcceptanceStore, Answers, Automatic
+from my_backend.labeling.checks import Checks, Contradiction, checks_of
+from my_backend.labeling.runs import Labels, Run, new_run_id
+from my_backend.labeling.sample import Sample, judge
+from my_backend.labeling.sample_reader import SampleReader
+from my_backend.labeling.writer import Writer
+from my_backend.projects.registry import Project, Projects
+from my_backend.redaction import said
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 10.0  # between looks for plans that another process was asked for
+READ_AGAIN = 3.0  # seconds after which the sample is read again while somebody asks
+UNASKED_AGAIN = 30.0  # the same if nobody asks, but labels are accepted automatically
+ASKED_SECONDS = 60.0  # after the last question, nothing is read anymore
+RETRY_SECONDS = 10.0  # after an error
+
+# The answers with a plan; None while images are still being read. The third argument raises an exception to stop.
+Prepare = Callable[[Project, float, Callable[[], None]], Answers | None]
+
+
+@dataclass
+class _Work:
+    """When a plan's next step is due, and how the last one went; times are monotonic."""
+
+    asked: float = float("-inf")
+    due: float = 0.0
+    usable: bool = False  # the plan's files have been read
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class State:
+    """All that is known about a project's newest plan; from memory and disk."""
+
+    acceptance: Acceptance
+    answers: Answers | None = None  # None while it is being prepared
+    sample: Sample | None = None  # None before all planned tasks were read, and after accepting
+    run: Run | None = None
+    checks: Checks | None = None
+    error: str = ""
+
+    @property
+    def status(self) -> str:
+        undone = self.run is not None and self.run.action == "undo"
+        return "undone" if undone else self.acceptance.status
+
+
+class Acceptor(Background):
+    """Everything that people ask for about accepting answers; its thread prepares plans and reads samples."""
+
+    def __init__(
+        self, projects: Projects, connections: Connections, writer: Writer, prepare: Prepare, choices_name: str = ""
+    ) -> None:
+        super().__init__("acceptor")
+        self._projects, self._writer = projects, writer
+        self._prepare, self._choices_name = prepare, choices_name
+        self.store = AcceptanceStore(projects.root)
+        self._reader = SampleReader(projects, connections, self.store)
+        self._works: dict[tuple[str, str], _Work] = {}  # by the project and the id of the plan
+        self._contradicted: dict[str, Contradiction] = {}  # by the project's uid
+
+    # --- what people ask for ------------------------------------------------
+
+    def plan(self, project: Project, alpha: float, *, replacing: bool = False) -> Acceptance:
+        """Stores that a plan is wanted; it is prepared in the background.
+
+        Raises Conflict if the project can't have one, or if people are labeling the sample of another one; `replacing`
+        gives that one up. Raises Conflict, too, if the audit of the last one contradicts its promise.
+        """
+        self._tag(project)
+        self._reader.label_studio(project)
+        current = self.store.newest(project.uid)
+        if current and current.status != "accepted" and not (current.error or replacing):
+            raise Conflict(f"plan {current.id} is waiting for its sample: accept what it allows, or replace it")
+        found = self._state(current) if current and current.status == "accepted" and not replacing else None
+        if found and found.checks and found.checks.bounds.contradicted:
+            raise Conflict(f"the audit of plan {found.acceptance.id} contradicts its promise: undo its labels first")
+        acceptance = self.store.create(project.uid, alpha)
+        self._work(acceptance).asked = time.monotonic()
+        self._wake()
+        return acceptance
+
+    def state(self, project: Project) -> State | None:
+        """The project's newest plan; None if there is none. Never waits for Label Studio. Raises Conflict."""
+        acceptance = self.store.newest(project.uid)
+        if acceptance is None:
+            return None
+        self._work(acceptance).asked = time.monotonic()
+        self._wake()
+        return self._state(acceptance)
+
+    def _state(self, acceptance: Acceptance) -> State:
+        acceptance, run = self._with_run(acceptance)
+        if acceptance.status == "preparing":
+            return State(acceptance, error=acceptance.error)
+        answers = self.store.answers(acceptance)
+        if acceptance.status == "sampling":
+            told = self._reader.told(acceptance)
+            sample = None if told is None else judge(answers, acceptance.alpha, told)
+            return State(acceptance, answers, sample, error=self._work(acceptance).error)
+        assert run is not None
+        return State(acceptance, answers, run=run, checks=checks_of(acceptance, answers, run), error=run.error)
+
+    def accept(self, project: Project, token: str = "") -> Run:
+        """Starts the run that writes the labels that may be accepted, as far as the sample was read last.
+
+        Raises Conflict if nothing may be accepted yet, and Unavailable if the sample hasn't been read yet.
+        """
+        acceptance = self.store.newest(project.uid)
+        found = self._state(acceptance) if acceptance else None
+        if found is None or found.answers is None or found.acceptance.status != "sampling":
+            raise Conflict("there is no plan whose sample was labeled: make a plan first")
+        if found.sample is None:
+            raise Unavailable(found.error or "the sample is still being read from Label Studio: try again in a moment")
+        decision, answers = found.sample.decision, found.answers
+        if not len(decision.accepted):
+            more = f"label {decision.more:,} more of the sample" if found.sample.open else "make a better model first"
+            raise Conflict(f"no labels can be accepted yet at this error rate: {more}")
+        labels: dict[str, list[int]] = defaultdict(list)
+        for number, tasks in found.sample.free.items():
+            labels[answers.images[number].answer] += tasks
+        accepted = [tasks[0] for tasks in found.sample.free.values()]
+        SystemRandom().shuffle(accepted)
+        with self.store.changing(found.acceptance) as current:
+            if current.status != "sampling":
+                raise Conflict("the labels of this plan have just been accepted")
+            # The run's id is stored first: if the process ends before there is a run, nothing was written.
+            chosen = replace(
+                current,
+                status="accepted",
+                run=new_run_id(),
+                accepted=accepted,
+                checked=decision.checked,
+                wrong=decision.wrong,
+            )
+            self.store.save(chosen)
+            try:
+                wanted = [Labels([answer], tasks) for answer, tasks in labels.items()]
+                return self._writer.submit(project, wanted, token, kind="accepted", run_id=chosen.run)
+            except BaseException:
+                if not self._writer.store.exists(project.uid, chosen.run):
+                    self.store.save(current)
+                raise
+
+    def check(self, project: Project, task: int, label: str) -> Checks:
+        """Stores what a person sees in an accepted image; "" if none of the choices fits.
+
+        Raises Conflict if there is nothing to check, and BadRequest if it isn't this image's turn.
+        """
+        acceptance = self.store.newest(project.uid)
+        acceptance, run = self._with_run(acceptance) if acceptance else (None, None)
+        if acceptance is None or run is None:
+            raise Conflict("no labels were accepted that could be checked")
+        answers = self.store.answers(acceptance)
+        if label and label not in self._tag(project).choices:
+            raise BadRequest(f"label: {label[:200]} is not a choice of the labeling config")
+        with self.store.changing(acceptance) as current:
+            known = checks_of(current, answers, run)
+            if known is None:
+                raise Conflict("there are no written labels to check: they are still being written, or were undone")
+            if task not in current.audited and task not in known.next:
+                raise BadRequest(f"task: {task} isn't one of the images to check now; they come in a random order")
+            current = self.store.save(replace(current, audited={**current.audited, task: label}))
+        checks = checks_of(current, answers, run)
+        assert checks is not None
+        self._note(current, checks)
+        return checks
+
+    def undo(self, project: Project, token: str = "") -> Run:
+        """Starts to remove the accepted labels again; raises Conflict if there are none."""
+        acceptance = self.store.newest(project.uid)
+        if acceptance is None or not acceptance.run:
+            raise Conflict("no labels were accepted that could be undone")
+        run = self._writer.undo(acceptance.run, token)
+        self._contradicted.pop(project.uid, None)
+        return run
+
+    def switch(self, project: Project, *, on: bool) -> None:
+        """Lets labels be accepted as soon as a plan allows it, with the backend's token, or only when a person asks."""
+        self._tag(project)
+        self.store.switch(project.uid, Automatic(on))
+        self._wake()
+
+    def contradictions(self) -> list[Contradiction]:
+        """Audits that contradict their promise; from memory."""
+        return list(self._contradicted.values())
+
+    def _tag(self, project: Project) -> ImageChoices:
+        config = parse_label_config(project.label_config, self._choices_name)
+        if config.image_choices is None:
+            raise Conflict(f"no labels can be accepted: {config.problem or 'the project has no labeling config yet'}")
+        if config.image_choices.multiple:
+            raise Conflict("labels are accepted only if the labeling config allows one choice per image, not several")
+        return config.image_choices
+
+    def _with_run(self, acceptance: Acceptance) -> tuple[Acceptance, Run | None]:
+        """The plan with its labeling run, if there is one. Raises Conflict if the run is damaged.
+
+        If the process that accepted ended before it had stored the run, the plan is as before that.
+        """
+        if acceptance.status != "accepted":
+            return acceptance, None
+        with suppress(NotFound):
+            return acceptance, self._writer.store.get(acceptance.run)
+        with self.store.changing(acceptance) as current:  # waits for an acceptance in progress
+            if current.status != "accepted":
+                return current, None
+            with suppress(NotFound):
+                return current, self._writer.store.get(current.run)
+            if self._writer.store.exists(current.project, current.run):
+                raise Conflict(
+                    f"can't read labeling run {current.run} of the accepted labels: restore it from a backup"
+                )
+            return self.store.save(replace(current, status="sampling", run="", accepted=[], checked=0, wrong=0)), None
+
+    def _work(self, acceptance: Acceptance) -> _Work:
+        return self._works.setdefault((acceptance.project, acceptance.id), _Work())
+
+    def read(self, project: Project, acceptance: Acceptance) -> None:
+        """Reads what people have labeled, for a process whose thread isn't started. Raises LabelStudioError."""
+        self._reader.read(project, acceptance, self._tag(project), self._check_stop)
+
+    # --- the thread ---------------------------------------------------------
+
+    def _look(self) -> float:
+        known = {project.uid: project for project in self._projects.all()}
+        newest = {uid: found for uid in known if (found := self.store.newest(uid))}
+        self._works = {(one.project, one.id): self._work(one) for one in newest.values()}
+        self._reader.keep(newest.values())
+        self._contradicted = {uid: one for uid, one in self._contradicted.items() if uid in newest}
+        for uid, acceptance in newest.items():
+            if self._stopping:
+                break
+            with context.working_for(project=uid, request_id=acceptance.request_id):
+                self._go_on(known[uid], acceptance)
+        active = any(one.asked > time.monotonic() - ASKED_SECONDS for one in self._works.values())
+        return READ_AGAIN if active else LOOK_SECONDS
+
+    def _go_on(self, project: Project, acceptance: Acceptance) -> None:
+        """Takes the next step of a plan. An error of one project doesn't stop the others."""
+        work = self._work(acceptance)
+        if work.due > time.monotonic():
+            return
+        is_asked = work.asked > time.monotonic() - ASKED_SECONDS
+        is_automatic = acceptance.status == "sampling" and self.store.automatic(project.uid).on
+        error = ""
+        try:
+            match acceptance.status:
+                case "preparing" if is_asked or not work.error:  # a failed attempt is repeated for someone who waits
+                    self._try_to_prepare(project, acceptance)
+                case "sampling" if is_asked or is_automatic:
+                    self._reader.read_again(project, acceptance, self._tag(project), self._check_stop)
+                    work.due = time.monotonic() + (READ_AGAIN if is_asked else UNASKED_AGAIN)
+                    if is_automatic:
+                        self._accept_if_allowed(project, acceptance)
+                case "sampling" if not work.usable:
+                    self.store.answers(acceptance)  # damage is reported before anyone asks
+                    work.usable = True
+                case "accepted":
+                    self._follow(acceptance)
+        except JobStopped:
+            return
+        except NotFound:  # the project was deleted
+            return
+        except BackendError as failure:
+            error = str(failure)
+        except Exception as failure:
+            log.exception("plan %s: can't go on", acceptance.id)
+            error = said(failure)
+        if error and error != work.error:
+            log.warning("plan %s: %s", acceptance.id, error)
+        if error:
+            work.due = time.monotonic() + RETRY_SECONDS
+        work.error = error
+        if acceptance.status == "preparing" and error != acceptance.error:
+            with suppress(NotFound, Conflict), self.store.changing(acceptance) as current:
+                if current.status == "preparing":
+                    self.store.save(replace(current, error=error))
+
+    def _try_to_prepare(self, project: Project, acceptance: Acceptance) -> None:
+        answers = self._prepare(project, acceptance.alpha, self._check_stop)
+        if answers is None:
+            return
+        self._work(acceptance).error = ""
+        self._reader.note_new(acceptance)
+        self.store.prepared(acceptance, answers)
+        tasks = sum(len(image.tasks) for image in answers.images)
+        log.info("plan %s: answers of %s to %d tasks are fixed", acceptance.id, answers.version, tasks)
+
+    def _check_stop(self) -> None:
+        if self._stopping:
+            raise JobStopped("the process is shutting down")
+
+    def _accept_if_allowed(self, project: Project, acceptance: Acceptance) -> None:
+        sample = self._state(acceptance).sample
+        if sample and sample.free:
+            run = self.accept(project)
+            log.info("plan %s: accepted %d labels automatically (run %s)", acceptance.id, run.tasks, run.id)
+
+    def _follow(self, acceptance: Acceptance) -> None:
+        """Notes whether the audit contradicts the promise."""
+        acceptance, run = self._with_run(acceptance)
+        if run:
+            audited = acceptance.audited
+            self._note(acceptance, checks_of(acceptance, self.store.answers(acceptance), run) if audited else None)
+
+    def _note(self, acceptance: Acceptance, checks: Checks | None) -> None:
+        project = acceptance.project
+        if not (checks and checks.bounds.contradicted):
+            self._contradicted.pop(project, None)
+            return
+        self._contradicted[project] = Contradiction(acceptance, checks)
+        if self.store.automatic(project).on:
+            self.store.switch(project, Automatic(False, "the audit contradicts the promise"))
+            log.warning(
+                "plan %s: the audit contradicts it; labels aren't accepted automatically anymore", acceptance.id
+            )

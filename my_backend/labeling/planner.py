@@ -1,0 +1,103 @@
+"""Fixes a model's answers to all images without a label, and draws the order in which a sample of them is labeled."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from random import SystemRandom
+from typing import Any
+
+import numpy as np
+
+from label_studio_format.annotations import annotations_of
+from my_backend.errors import Conflict
+from my_backend.label_studio.connections import Connections
+from my_backend.label_studio.task_pages import task_pages
+from my_backend.labeling.acceptance import Answers, PlannedImage
+from my_backend.labeling.auto_accept import first_sample, make_plan
+from my_backend.labeling.pools import Pools
+from my_backend.projects.registry import Project, Projects
+from my_backend.serving.live_models import Serving
+
+MOST_TASKS = 20_000  # of a plan: each image is compared with each other
+MODEL_SECONDS = 60.0  # for the live model to load
+SEED_BITS = 53  # JSON readers of other languages keep such a number exactly
+
+Json = dict[str, Any]
+
+
+class Planner:
+    """Makes plans from the pools of projects."""
+
+    def __init__(self, projects: Projects, connections: Connections, serving: Serving, pools: Pools) -> None:
+        self._projects, self._connections, self._serving, self._pools = projects, connections, serving, pools
+        self._dice = SystemRandom()
+
+    def prepare(self, project: Project, alpha: float, check: Callable[[], None]) -> Answers | None:
+        """The answers of the live version with a plan; None while images are still being read.
+
+        `check` raises an exception to stop. Raises LabelStudioError, Conflict if there is nothing to plan, and
+        Unavailable if the model can't be loaded.
+        """
+        live = self._serving.live(project.uid, time.monotonic() + MODEL_SECONDS)
+        if live.model is None:
+            raise Conflict("there is no model yet whose answers could be accepted: start a training first")
+        found = self._pools.whole(project)
+        if found is None:
+            return None
+        pool, labels = found
+        if not pool.images.suits(live.model):
+            return None  # the images are read again with the network of the new version
+        unlabeled = pool.unlabeled(labels)  # tasks that a run is still labeling count as labeled
+        if len(unlabeled) > MOST_TASKS:
+            unlabeled = dict(self._dice.sample(sorted(unlabeled.items()), MOST_TASKS))
+        tasks: list[int] = []
+
+        def listed() -> Iterator[Json]:
+            for task in self._unlabeled_now(project):
+                if task["id"] in unlabeled:
+                    tasks.append(task["id"])
+                    yield {"id": task["id"], "data": task.get("data") or {}}
+
+        groups = pool.images.near_duplicates(listed(), check)
+        answers = pool.images.answers(live.model, [unlabeled[task] for task in tasks])
+        if tasks and not answers:
+            raise Conflict("the model knows none of the labeling config's choices: start a training first")
+        digests = [pool.shown(unlabeled[task])[1] for task in tasks]
+        return self._planned(live.name, alpha, _as_one(tasks, digests, groups, answers))
+
+    def _unlabeled_now(self, project: Project) -> Iterator[Json]:
+        """The tasks without an annotation, listed once more: every annotation that they get is made after the plan."""
+        label_studio = self._connections.label_studio(self._projects.credentials(project.uid))
+        if label_studio is None:
+            raise Conflict("Label Studio's URL is unknown: set LABEL_STUDIO_URL")
+        for page, _ in task_pages(label_studio, project.id):
+            yield from (task for task in page if not annotations_of(task))
+
+    def _planned(self, version: str, alpha: float, images: list[PlannedImage]) -> Answers:
+        sample = first_sample(len(images), alpha)
+        if not sample:
+            raise Conflict(
+                f"{len(images):,} different images without a label are too few to show anything at an error rate of "
+                f"{alpha:.0%}: label them yourself"
+            )
+        seed = self._dice.getrandbits(SEED_BITS)  # drawn after the answers are fixed
+        plan = make_plan(np.array([image.probability for image in images]), alpha, sample, seed)
+        if not plan.looks:
+            raise Conflict(f"no sample of these {len(images):,} images can show anything: label them yourself")
+        return Answers(version, seed, images, plan.order.tolist(), plan.surest.tolist(), list(plan.looks))
+
+
+def _as_one(
+    tasks: Sequence[int],
+    digests: Sequence[str],
+    groups: Sequence[str | None],
+    answers: Sequence[tuple[str, float]],
+) -> list[PlannedImage]:
+    """Near-duplicates with the same answer as one image, the least sure of them deciding how sure it is."""
+    members: dict[tuple[str, str], list[int]] = {}
+    for row, (group, (answer, _)) in enumerate(zip(groups, answers, strict=True)):
+        if group is not None:
+            members.setdefault((group, answer), []).append(row)
+    return [
+        PlannedImage([tasks[row] for row in rows], digests[rows[0]], answer, min(answers[row][1] for row in rows))
+        for (_, answer), rows in members.items()
+    ]

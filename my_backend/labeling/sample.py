@@ -1,0 +1,122 @@
+"""What people's labels of a plan's tasks say: whether answers may be accepted, and which labels are missing."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import takewhile
+from typing import Any, Literal
+
+from label_studio_format.annotations import annotations_of, label_of, source_of
+from label_studio_format.labeling_config import ImageChoices
+from my_backend.labeling.acceptance import Answers, PlannedImage
+from my_backend.labeling.auto_accept import Decision, decide
+
+Json = dict[str, Any]
+
+# A task that nobody has annotated; that a person has labeled by itself; that a person has skipped; that has other
+# annotations only, for example from a group; that was deleted.
+TaskState = Literal["free", "labeled", "skipped", "other", "deleted"]
+
+
+@dataclass(frozen=True)
+class Told:
+    """What Label Studio has about a task: its state, and the choice if it is labeled."""
+
+    state: TaskState
+    choice: str = ""
+
+
+def told_by(task: Json, tag: ImageChoices) -> Told:
+    """What a task's annotations say. Only those count that a person made while looking at this image alone."""
+    annotations = annotations_of(task)
+    if not annotations:
+        return Told("free")
+    alone = [one for one in annotations if source_of(one) == "person"]
+    label = label_of({**task, "annotations": alone}, tag)
+    if label.outcome == "used" and len(label.choices) == 1:
+        return Told("labeled", *label.choices)
+    return Told("skipped" if label.outcome == "skipped" else "other")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What the first images of a plan's order show.
+
+    An image counts as wrong if nobody can say anymore what it shows: its tasks were deleted, or a person skipped it.
+    Leaving it out would favor the model, since such images are hard ones more often than not.
+    """
+
+    wrong: list[bool]  # of the images at the beginning of the order, up to the first one without a label
+    decision: Decision
+    open: list[int]  # tasks to label until the next decision
+    again: list[int]  # those of them that were labeled, but not by themselves
+    lost: list[int]  # tasks that count as wrong since they were deleted or skipped
+    free: dict[int, list[int]] = field(repr=False)  # the tasks without annotations of each accepted image
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether no further labels can keep the promise."""
+        return not len(self.decision.accepted) and not self.open
+
+
+def judge(answers: Answers, alpha: float, told: Mapping[int, Told]) -> Sample:
+    """What the labels say; a task that isn't in `told` counts as one that nobody has labeled."""
+    plan = answers.plan(alpha)
+    images = [answers.images[number] for number in answers.order]
+    wrong: list[bool] = []
+    for image in images:
+        right = _is_right(image, told)
+        if right is None:
+            break
+        wrong.append(not right)
+    gone = [number for number, image in enumerate(answers.images) if not _free_tasks(image, told)]
+    decision = decide(plan, wrong, gone)
+    left = len(images) - len(wrong)
+    # A decision after all images would accept none: then nothing that is labeled can keep the promise.
+    coming = [] if decision.more >= left else images[len(wrong) : len(wrong) + decision.more]
+    asked = [_shown(image, told) for image in coming if _is_right(image, told) is None]
+    lost = [_shown(image, told) for image in images[: len(wrong)] if _state(image, told) != "labeled"]
+    return Sample(
+        wrong,
+        decision,
+        asked,
+        [task for task in asked if _told(task, told).state == "other"],
+        lost,
+        {number: _free_tasks(answers.images[number], told) for number in decision.accepted.tolist()},
+    )
+
+
+def reach(answers: Answers, told: Mapping[int, Told]) -> int:
+    """How many images of the order have to be labeled for the next decision."""
+    images = (answers.images[number] for number in answers.order)
+    labeled = sum(1 for _ in takewhile(lambda image: _is_right(image, told) is not None, images))
+    return next((look.labels for look in answers.looks if look.labels > labeled), labeled)
+
+
+def _told(task: int, told: Mapping[int, Told]) -> Told:
+    return told.get(task, Told("free"))
+
+
+def _shown(image: PlannedImage, told: Mapping[int, Told]) -> int:
+    """The task that a person labels: the first one that still exists."""
+    return next((task for task in image.tasks if _told(task, told).state != "deleted"), image.tasks[0])
+
+
+def _state(image: PlannedImage, told: Mapping[int, Told]) -> TaskState:
+    return _told(_shown(image, told), told).state
+
+
+def _is_right(image: PlannedImage, told: Mapping[int, Told]) -> bool | None:
+    """Whether the sample shows the model's answer to be right; None if the image isn't labeled yet."""
+    match _state(image, told):
+        case "labeled":
+            return _told(_shown(image, told), told).choice == image.answer
+        case "skipped" | "deleted":
+            return False
+    return None
+
+
+def _free_tasks(image: PlannedImage, told: Mapping[int, Told]) -> list[int]:
+    """The image's tasks that can be labeled; none if someone has labeled one of them in the meantime."""
+    states = {task: _told(task, told).state for task in image.tasks}
+    free = [task for task, state in states.items() if state == "free"]
+    return free if set(states.values()) <= {"free", "deleted"} else []

@@ -1,0 +1,83 @@
+"""Reads from Label Studio what people have labeled of the tasks of plans, and keeps it in memory."""
+
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+
+from label_studio_format.labeling_config import ImageChoices
+from my_backend.errors import Conflict
+from my_backend.label_studio.client import LabelStudio
+from my_backend.label_studio.connections import Connections
+from my_backend.label_studio.task_pages import tasks_by_id
+from my_backend.labeling.acceptance import Acceptance, AcceptanceStore
+from my_backend.labeling.sample import Told, reach, told_by
+from my_backend.projects.registry import Project, Projects
+
+ALL_AGAIN = 60.0  # seconds after which the planned tasks outside of the sample are read, too
+READING_SHARE = 0.2  # of the time at most goes into reading them
+
+Check = Callable[[], None]  # raises an exception to stop
+
+
+@dataclass
+class _Known:
+    """What Label Studio has said about a plan's tasks; the time is monotonic."""
+
+    told: dict[int, Told] = field(default_factory=dict)
+    complete: bool = False
+    all_due: float = 0.0
+
+
+class SampleReader:
+    """What is known of the tasks of the newest plans."""
+
+    def __init__(self, projects: Projects, connections: Connections, store: AcceptanceStore) -> None:
+        self._projects, self._connections, self._store = projects, connections, store
+        self._known: dict[tuple[str, str], _Known] = {}  # by the project and the id of the plan
+
+    def told(self, acceptance: Acceptance) -> dict[int, Told] | None:
+        """What was read last about all planned tasks; None if not all of them have been read yet."""
+        known = self._of(acceptance)
+        return known.told if known.complete else None
+
+    def note_new(self, acceptance: Acceptance) -> None:
+        """Notes that nobody had labeled any of the planned tasks a moment ago."""
+        known = self._of(acceptance)
+        known.complete, known.all_due = True, time.monotonic() + ALL_AGAIN
+
+    def keep(self, plans: Collection[Acceptance]) -> None:
+        """Forgets what is known of other plans."""
+        self._known = {(one.project, one.id): self._of(one) for one in plans}
+
+    def read_again(self, project: Project, acceptance: Acceptance, tag: ImageChoices, check: Check) -> None:
+        """Reads the sample, and now and then all planned tasks. Raises LabelStudioError and Conflict."""
+        known, began = self._of(acceptance), time.monotonic()
+        everything = began > known.all_due
+        self.read(project, acceptance, tag, check, everything=everything)
+        if everything:
+            ended = time.monotonic()
+            known.all_due = ended + max(ALL_AGAIN, (ended - began) / READING_SHARE)
+
+    def read(
+        self, project: Project, acceptance: Acceptance, tag: ImageChoices, check: Check, *, everything: bool = True
+    ) -> None:
+        """Reads all planned tasks, or those that the next decision needs. Raises LabelStudioError and Conflict."""
+        known, answers, label_studio = self._of(acceptance), self._store.answers(acceptance), self.label_studio(project)
+        images = answers.order if everything else answers.order[: reach(answers, known.told)]
+        tasks = [task for number in images for task in answers.images[number].tasks]
+        found: dict[int, Told] = {}
+        for page in tasks_by_id(label_studio, project.id, tasks):
+            check()
+            found |= {task["id"]: told_by(task, tag) for task in page}
+        known.told = {**known.told, **{task: found.get(task, Told("deleted")) for task in tasks}}
+        known.complete = known.complete or everything
+
+    def label_studio(self, project: Project) -> LabelStudio:
+        """The project's Label Studio; raises Conflict if its URL is unknown."""
+        found = self._connections.label_studio(self._projects.credentials(project.uid))
+        if found is None:
+            raise Conflict("Label Studio's URL is unknown: set LABEL_STUDIO_URL")
+        return found
+
+    def _of(self, acceptance: Acceptance) -> _Known:
+        return self._known.setdefault((acceptance.project, acceptance.id), _Known())

@@ -1,0 +1,233 @@
+"""The endpoints that accept a model's answers without a look, with a promise about how many of them are wrong."""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Literal
+
+from my_backend.backend import Backend
+from my_backend.labeling.acceptance import Answers, Automatic, PlannedImage
+from my_backend.labeling.acceptor import State
+from my_backend.labeling.checks import Checks
+from my_backend.labeling.sample import Sample
+from my_backend.projects.registry import Project
+from my_backend.requests import AcceptRequest, AutomaticRequest, CheckRequest, Json, PlanRequest
+from my_backend.web.api.answers import Answer, Asked
+from my_backend.web.api.labeling import LabelingRun, described
+from my_backend.web.api.lookup import PROJECT_QUERY, find_project
+from my_backend.web.endpoint import endpoint
+from my_backend.web.middleware.auth import is_known, require_token
+
+EXAMPLES = 24  # accepted images that are shown before anything is written
+
+
+class PlannedTask(Answer):
+    """A task, the SHA-256 of its image, the label it gets, and how probable the model says that is."""
+
+    task: int
+    digest: str
+    label: str
+    confidence: float
+
+
+class SampleLabels(Answer):
+    """The labels of the random sample: `left` are tasks to label, each by itself, until the next decision.
+
+    `again` are those of them that were labeled in a group, in bulk, or with different choices; `lost` are tasks that
+    count as wrong because they were deleted or skipped. `possible` is false if no labels can keep the promise anymore.
+    """
+
+    labeled: int
+    wrong: int
+    left: list[int]
+    again: list[int]
+    lost: list[int]
+    possible: bool
+
+
+class Acceptable(Answer):
+    """What would be accepted now: near-duplicates are one image, `share` is that of all planned images.
+
+    `checked` labels of the sample are about images as sure as these; `wrong` of them contradicted the model. `labels`
+    are the numbers of tasks; `examples` are random ones.
+    """
+
+    images: int
+    tasks: int
+    share: float
+    checked: int
+    wrong: int
+    labels: dict[str, int]
+    examples: list[PlannedTask]
+
+
+class AuditFigures(Answer):
+    """Random checks of the accepted images; with 95% confidence, the share of wrong labels is from `low` to `high`.
+
+    `next` are images to check.
+    """
+
+    accepted: int
+    checked: int
+    wrong: int
+    low: float
+    high: float
+    contradicted: bool
+    next: list[PlannedTask]
+
+
+class Accepting(Answer):
+    """The newest plan of a project. At most `percent` percent of the accepted labels are wrong, with 95% confidence.
+
+    `status` is `none` if there is no plan. While one is `preparing`, `collected` of the project's `tasks` are read and
+    there is no `version` yet; afterwards, `tasks` and `images` are the planned ones. `automatic` tells whether labels
+    are accepted as soon as a plan allows it, and `stopped` why the backend has switched that off.
+    """
+
+    status: Literal["none", "preparing", "sampling", "accepted", "undone"]
+    error: str | None
+    plan: str | None
+    percent: int | None
+    version: str | None
+    created_at: float | None
+    tasks: int
+    collected: int
+    images: int
+    sample: SampleLabels | None
+    acceptable: Acceptable | None
+    run: LabelingRun | None
+    audit: AuditFigures | None
+    automatic: bool
+    stopped: str | None
+
+
+NOTHING: Json = dict.fromkeys(
+    ("error", "plan", "percent", "version", "created_at", "sample", "acceptable", "run", "audit")
+) | {"status": "none", "tasks": 0, "collected": 0, "images": 0}
+
+
+class AcceptEndpoints:
+    """No request calls Label Studio: a thread prepares plans and reads samples, another one writes."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._settings, self._projects, self._gate = backend.settings, backend.projects, backend.token_gate
+        self._acceptor, self._pools = backend.acceptor, backend.pools
+
+    @endpoint("GET", "/api/labeling/accept", answers={200: Accepting}, errors=(400, 404, 409), query=PROJECT_QUERY)
+    def state(self, project: str | None) -> Json:
+        """The state of accepting answers without a look: the sample to label, what would be accepted, the audit."""
+        return self._state(find_project(self._projects, project))
+
+    @endpoint("POST", "/api/labeling/accept/plan", answers={202: Asked}, errors=(404, 409))
+    def plan(self, body: PlanRequest) -> tuple[Json, int]:
+        """Fixes the live version's answers to all tasks without a label, and draws the sample to label."""
+        return self._ask(
+            body,
+            "Planning to accept labels",
+            lambda project: self._acceptor.plan(project, body.percent / 100, replacing=body.replace),
+        )
+
+    @endpoint("POST", "/api/labeling/accept/write", answers={202: Asked}, errors=(404, 409, 503))
+    def write(self, body: AcceptRequest) -> tuple[Json, int]:
+        """Starts to write the labels that may be accepted to Label Studio; needs the password or a token."""
+        return self._ask(body, "Accepting labels", lambda project: self._acceptor.accept(project, body.token))
+
+    @endpoint("POST", "/api/labeling/accept/audit", answers={202: Asked}, errors=(404, 409))
+    def audit(self, body: CheckRequest) -> tuple[Json, int]:
+        """Stores what a person sees in the image of an accepted task; needs the password or a token."""
+        return self._ask(body, "Checking a label", lambda project: self._acceptor.check(project, body.task, body.label))
+
+    @endpoint("POST", "/api/labeling/accept/automatic", answers={202: Asked}, errors=(404, 409))
+    def automatic(self, body: AutomaticRequest) -> tuple[Json, int]:
+        """Switches on or off that labels are accepted as soon as a plan allows it; needs the password or a token."""
+        return self._ask(
+            body, "Accepting labels automatically", lambda project: self._acceptor.switch(project, on=body.on)
+        )
+
+    @endpoint("POST", "/api/labeling/accept/undo", answers={202: Asked}, errors=(404, 409))
+    def undo(self, body: AcceptRequest) -> tuple[Json, int]:
+        """Removes all accepted labels, except those that someone has changed; needs the password or a token."""
+        return self._ask(body, "Undoing accepted labels", lambda project: self._acceptor.undo(project, body.token))
+
+    def _ask(self, body: AcceptRequest, what: str, do: Callable[[Project], object]) -> tuple[Json, int]:
+        require_token(self._settings, body.token)
+        project = find_project(self._projects, body.project)
+        if is_known(self._settings):
+            do(project)
+        else:
+            # Until Label Studio has confirmed the token, nothing changes.
+            self._gate.ask(project, body.token, what, lambda: do(project))
+        return {"status": "asked"}, 202
+
+    def _state(self, project: Project) -> Json:
+        found = self._acceptor.state(project)
+        plan = NOTHING if found is None else state_of(found, self._pools.counts(project.uid))
+        return plan | switch_of(self._acceptor.store.automatic(project.uid))
+
+
+def state_of(found: State, counts: dict[str, int]) -> Json:
+    """A plan as the endpoint and the command line show it; `counts` are those of the project's pool."""
+    acceptance, answers, sample = found.acceptance, found.answers, found.sample
+    tasks = sum(len(image.tasks) for image in answers.images) if answers else counts["tasks"]
+    return {
+        "status": found.status,
+        "error": found.error or None,
+        "plan": acceptance.id,
+        "percent": round(100 * acceptance.alpha),
+        "version": answers.version if answers else None,
+        "created_at": acceptance.created,
+        "tasks": tasks,
+        "collected": tasks if answers else counts["collected"],
+        "images": len(answers.images) if answers else 0,
+        "sample": _sample(sample) if sample else None,
+        "acceptable": _acceptable(answers, sample) if answers and sample and sample.free else None,
+        "run": described(found.run) if found.run else None,
+        "audit": _audit(found.checks) if found.checks else None,
+    }
+
+
+def switch_of(automatic: Automatic) -> Json:
+    """Whether labels are accepted automatically, as the endpoint and the command line show it."""
+    return {"automatic": automatic.on, "stopped": automatic.stopped or None}
+
+
+def _sample(sample: Sample) -> Json:
+    return {
+        "labeled": len(sample.wrong),
+        "wrong": sum(sample.wrong),
+        "left": sample.open,
+        "again": sample.again,
+        "lost": sample.lost,
+        "possible": not sample.hopeless,
+    }
+
+
+def _acceptable(answers: Answers, sample: Sample) -> Json:
+    labels: Counter[str] = Counter()
+    for number, tasks in sample.free.items():
+        labels[answers.images[number].answer] += len(tasks)
+    shown = [number for number in answers.order if number in sample.free][:EXAMPLES]  # this order is random
+    return {
+        "images": len(sample.free),
+        "tasks": labels.total(),
+        "share": len(sample.free) / len(answers.images),
+        "checked": sample.decision.checked,
+        "wrong": sample.decision.wrong,
+        "labels": dict(labels.most_common()),
+        "examples": [_planned(sample.free[number][0], answers.images[number]) for number in shown],
+    }
+
+
+def _audit(checks: Checks) -> Json:
+    return {
+        "accepted": checks.accepted,
+        "checked": checks.checked,
+        "wrong": checks.wrong,
+        "low": checks.bounds.low,
+        "high": checks.bounds.high,
+        "contradicted": checks.bounds.contradicted,
+        "next": [_planned(task, image) for task, image in checks.next.items()],
+    }
+
+
+def _planned(task: int, image: PlannedImage) -> Json:
+    return {"task": task, "digest": image.digest, "label": image.answer, "confidence": round(image.probability, 4)}

@@ -1,0 +1,96 @@
+"""What the page shows of accepting answers without a look: the sample to label, what would be accepted, the audit."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from my_backend.labeling.acceptance import Automatic, PlannedImage
+from my_backend.labeling.acceptor import State
+from my_backend.labeling.checks import Checks
+from my_backend.labeling.runs import Run
+from my_backend.labeling.sample import Sample
+from my_backend.web.pages.review import Tile, task_link
+
+SHOWN = 12  # tasks of the sample that come next
+EXAMPLES = 24  # accepted images
+PERCENTS = (1, 2, 5)
+
+
+@dataclass(frozen=True)
+class AcceptView:
+    """A project's newest plan, ready to be shown; `status` is "none" if there is none."""
+
+    automatic: Automatic
+    status: str = "none"
+    error: str = ""
+    percent: int = 0
+    version: str = ""
+    tasks: int = 0
+    images: int = 0
+    collected: int = 0
+    sample: Sample | None = None
+    coming: list[Tile] = field(default_factory=list)
+    again: list[Tile] = field(default_factory=list)
+    labels: dict[str, int] = field(default_factory=dict)  # accepted tasks by choice
+    examples: list[Tile] = field(default_factory=list)
+    run: Run | None = None
+    checks: Checks | None = None
+    to_check: Tile | None = None
+    task_to_check: int = 0
+
+    @property
+    def accepts(self) -> int:
+        """How many tasks would be accepted now."""
+        return sum(self.labels.values())
+
+
+def accept_view(automatic: Automatic, state: State | None, counts: Mapping[str, int], tasks_url: str) -> AcceptView:
+    """`counts` tells how far reading the project's images is; `tasks_url` is the project's page in Label Studio."""
+    if state is None:
+        return AcceptView(automatic)
+    percent = round(100 * state.acceptance.alpha)
+    if state.answers is None:
+        return AcceptView(
+            automatic,
+            state.status,
+            state.error,
+            percent,
+            tasks=counts["tasks"],
+            collected=counts["collected"],
+            run=state.run,
+        )
+    answers, sample, checks = state.answers, state.sample, state.checks
+
+    def tiles(tasks: Iterable[int]) -> list[Tile]:
+        return [_tile(task, answers.by_task[task], tasks_url) for task in tasks]
+
+    labels: Counter[str] = Counter()
+    accepted = sample.free if sample else {}
+    for number, tasks in accepted.items():
+        labels[answers.images[number].answer] += len(tasks)
+    # The order is random, so these are random examples.
+    examples = [accepted[number][0] for number in answers.order if number in accepted][:EXAMPLES]
+    check = next(iter(checks.next), 0) if checks else 0
+    return AcceptView(
+        automatic,
+        state.status,
+        state.error,
+        percent,
+        answers.version.partition("-")[0],
+        tasks=sum(len(image.tasks) for image in answers.images),
+        images=len(answers.images),
+        sample=sample,
+        coming=tiles(sample.open[:SHOWN]) if sample else [],
+        again=tiles(sample.again[:SHOWN]) if sample else [],
+        labels=dict(labels.most_common()),
+        examples=tiles(examples),
+        run=state.run,
+        checks=checks,
+        to_check=tiles([check])[0] if check else None,
+        task_to_check=check,
+    )
+
+
+def _tile(task: int, image: PlannedImage, tasks_url: str) -> Tile:
+    link = task_link(tasks_url, str(task))
+    return Tile(f"task {task}", image.digest, link, (image.answer,), image.probability)

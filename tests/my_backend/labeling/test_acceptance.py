@@ -1,0 +1,109 @@
+"""The records of plans: what is on disk is what was fixed, whatever happens in between."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from my_backend.errors import Conflict, NotFound
+from my_backend.labeling.acceptance import AcceptanceStore, Answers, Automatic, PlannedImage
+from my_backend.labeling.auto_accept import decide, make_plan
+
+PROJECT = "7.1"
+
+
+def answers_of(tasks: Sequence[int] = range(200), seed: int = 3) -> Answers:
+    """Answers that all say Cat."""
+    probabilities = np.linspace(0.95, 1, len(tasks))
+    plan = make_plan(probabilities, 0.05, 80, seed)
+    sure = probabilities.tolist()
+    units = [PlannedImage([task], "0" * 64, "Cat", sure[number]) for number, task in enumerate(tasks)]
+    return Answers("v1", seed, units, plan.order.tolist(), plan.surest.tolist(), list(plan.looks))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> AcceptanceStore:
+    (tmp_path / PROJECT).mkdir()
+    return AcceptanceStore(tmp_path)
+
+
+def test_another_process_decides_the_same(store: AcceptanceStore, tmp_path: Path) -> None:
+    drawn = answers_of()
+    assert store.newest(PROJECT) is None
+    wanted = store.create(PROJECT, 0.05)
+    assert store.newest(PROJECT) == wanted
+    prepared = store.prepared(wanted, drawn)
+
+    other = AcceptanceStore(tmp_path)
+
+    assert other.newest(PROJECT) == prepared
+    assert (prepared.status, other.answers(prepared)) == ("sampling", drawn)
+    labels = drawn.looks[0].labels
+    for wrong in ([False] * labels, [False] * 5):
+        found, expected = (decide(one.plan(0.05), wrong) for one in (other.answers(prepared), drawn))
+        assert (found.accepted.tolist(), found.more) == (expected.accepted.tolist(), expected.more)
+
+
+def test_first_order_counts_if_two_processes_draw_one(store: AcceptanceStore) -> None:
+    wanted = store.create(PROJECT, 0.05)
+    first = store.prepared(wanted, answers_of(seed=3))
+    assert store.prepared(wanted, answers_of(seed=4)) == first
+    assert store.answers(first).seed == 3
+
+
+def test_newest_plan_counts_and_a_damaged_one_does_not(store: AcceptanceStore, tmp_path: Path) -> None:
+    path = tmp_path / PROJECT / "acceptance"
+    for alpha in (0.05, 0.02):
+        store.create(PROJECT, alpha)
+    found = store.newest(PROJECT)
+    assert found is not None
+    assert found.alpha == 0.02
+    (path / found.id / "acceptance.json").write_text("{")
+    assert store.newest(PROJECT) != found
+    with pytest.raises(Conflict, match="can't read the state"), store.changing(found):
+        pass
+    with pytest.raises(NotFound), store.changing(replace(found, id="20260103T000000.000000-aaaaaa")):
+        pass
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"order": [0] * 200},
+        {"surest": list(range(199))},
+        {"looks": [{"labels": 1, "delta": 0.04, "steps": []}]},
+        {"looks": [{"labels": 1, "delta": 0.04, "steps": [{"size": 201, "checked": 1, "allowed": 0}]}]},
+        {"images": [{"tasks": [], "digest": "", "answer": "Cat", "probability": 1.0}] * 200},
+    ],
+    ids=str,
+)
+def test_answers_that_do_not_fit_together_are_damaged(
+    store: AcceptanceStore, tmp_path: Path, change: dict[str, object]
+) -> None:
+    prepared = store.prepared(store.create(PROJECT, 0.05), answers_of())
+    path = tmp_path / PROJECT / "acceptance" / prepared.id / "answers.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+
+    with pytest.raises(Conflict, match="can't read the answers"):
+        AcceptanceStore(tmp_path).answers(prepared)
+
+
+def test_labels_are_accepted_automatically_only_if_somebody_has_switched_that_on(
+    store: AcceptanceStore, tmp_path: Path
+) -> None:
+    assert store.automatic(PROJECT) == Automatic(on=False)
+    store.switch(PROJECT, Automatic(on=True))
+    assert AcceptanceStore(tmp_path).automatic(PROJECT).on
+    (tmp_path / PROJECT / "acceptance" / "automatic.json").write_text('{"on": "yes"}')
+    assert store.automatic(PROJECT) == Automatic(on=False)
+    assert store.newest(PROJECT) is None
+
+
+def test_answers_of_many_plans_are_not_all_kept_in_memory(store: AcceptanceStore) -> None:
+    plans = [store.prepared(store.create(PROJECT, 0.05), answers_of(seed=seed)) for seed in range(12)]
+    for seed, plan in enumerate(plans):
+        assert store.answers(plan).seed == seed
+    assert len(store._answers) <= 8

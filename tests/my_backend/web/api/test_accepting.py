@@ -1,0 +1,411 @@
+"""The endpoints that accept answers without a look: plan, sample, acceptance, audit, undo, and who may ask for them."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from random import Random
+from typing import Any
+
+import pytest
+
+from my_backend.errors import Conflict
+from my_backend.label_studio import task_pages
+from my_backend.labeling import acceptor, planner, pools, sample_reader, writer
+from my_backend.labeling.acceptance import AcceptanceStore
+from my_backend.labeling.checks import AUDITED_AT_ONCE
+from my_backend.labeling.sample_reader import SampleReader
+from tests.my_backend.conftest import PROJECT, Client, Serve
+from tests.my_backend.fake_labels import FakeLabels
+from tests.my_backend.fake_model import LABEL_CONFIG, Script
+from tests.my_backend.fake_server import FakeLabelStudio
+from tests.my_backend.waiting import eventually
+
+TASKS = 300
+NO_TOKEN = "not-a-token-of-label-studio"
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, name, seconds in (
+        (acceptor, "LOOK_SECONDS", 0.05),
+        (acceptor, "READ_AGAIN", 0.05),
+        (sample_reader, "ALL_AGAIN", 0.05),
+        (acceptor, "UNASKED_AGAIN", 0.05),
+        (acceptor, "RETRY_SECONDS", 0.05),
+        (pools, "LISTED_AGAIN", 0.05),
+        (pools, "RETRY_SECONDS", 0.05),
+        (writer, "LOOK_SECONDS", 0.2),
+    ):
+        monkeypatch.setattr(module, name, seconds)
+    monkeypatch.setattr(sample_reader, "READING_SHARE", 1.0)
+    monkeypatch.setattr(planner, "SystemRandom", lambda: Random(1))
+    monkeypatch.setattr(task_pages, "IDS_AT_ONCE", 70)
+
+
+Start = Callable[..., Client]
+
+
+@pytest.fixture
+def start(serve: Serve, label_studio: FakeLabelStudio) -> Iterator[Start]:
+    """Starts a backend that knows the project and its Label Studio; no event trains."""
+    with ExitStack() as running:
+
+        def start(**settings: Any) -> Client:
+            told = {"label_studio_url": label_studio.url, "label_studio_api_key": label_studio.pat}
+            client = running.enter_context(serve(**{**told, "retrain_after_annotations": 0, **settings}))
+            client.backend.projects.remember(PROJECT, label_config=LABEL_CONFIG)
+            return client
+
+        yield start
+
+
+@pytest.fixture
+def client(start: Start, script: Script, label_studio: FakeLabelStudio) -> Client:
+    """A backend whose live version says Cat to all of 300 tasks."""
+    label_studio.labels.add(TASKS)
+    script.set(learn="Cat")
+    client = start()
+    client.train()
+    return client
+
+
+def state(client: Client) -> Any:
+    return client.get("/api/labeling/accept?project=7")
+
+
+def ask(client: Client, what: str, status: int = 202, **more: Any) -> Any:
+    options = {key: more.pop(key) for key in ("environ_base", "headers") if key in more}
+    return client.post(f"/api/labeling/accept/{what}", {"project": 7, **more}, status, **options)
+
+
+def reached(client: Client, wanted: Callable[[Any], Any]) -> Any:
+    assert eventually(lambda: wanted(state(client))), state(client)
+    return state(client)
+
+
+def sampling(client: Client, **more: Any) -> Any:
+    """A plan whose sample is to be labeled."""
+    ask(client, "plan", **{"percent": 5, **more})
+    return reached(client, lambda now: now["sample"])
+
+
+def label_sample(client: Client, labels: FakeLabels, choice: str = "Cat") -> Any:
+    """A person labels what is asked for; returns the state once the backend has seen it."""
+    for task in sampling(client)["sample"]["left"]:
+        labels.annotate(task, choice)
+    return reached(client, lambda now: now["sample"] and not now["sample"]["left"])
+
+
+def accepted(client: Client, labels: FakeLabels) -> Any:
+    label_sample(client, labels)
+    ask(client, "write")
+    return reached(client, lambda now: now["run"] and now["run"]["status"] == "finished")
+
+
+def accept_problems(client: Client) -> list[Any]:
+    return [one for one in client.get("/problems")["troubles"] if one["code"] == "accepted-wrong"]
+
+
+def test_sample_is_labeled_the_rest_accepted_audited_and_undone(client: Client, label_studio: FakeLabelStudio) -> None:
+    labels = label_studio.labels
+    labels.annotate(7, "Dog")
+    assert state(client)["status"] == "none"
+    now = sampling(client)
+    assert (now["status"], now["percent"], now["tasks"], now["images"]) == ("sampling", 5, 299, 299)
+    assert now["version"].startswith("v1-")
+    sample = now["sample"]
+    assert (sample["labeled"], sample["wrong"], sample["possible"], now["acceptable"]) == (0, 0, True, None)
+    assert 7 not in sample["left"]
+    assert len(set(sample["left"])) == len(sample["left"]) < 200
+    more = len(sample["left"])
+    assert f"label {more} more of the sample" in ask(client, "write", 409)["error"]
+
+    labels.annotate(sample["left"][0], "Cat")
+    assert len(reached(client, lambda now: now["sample"]["labeled"] == 1)["sample"]["left"]) == more - 1
+    now = label_sample_of(client, labels)
+    found = now["acceptable"]
+    left = 299 - more
+    assert (found["images"], found["tasks"], found["labels"]) == (left, left, {"Cat": left})
+    assert (found["checked"], found["wrong"], found["share"]) == (more, 0, left / 299)
+    assert {one["task"] for one in found["examples"]}.isdisjoint(sample["left"])
+    assert {one["label"] for one in found["examples"]} == {"Cat"}
+
+    before = json.dumps(labels.choices())
+    assert ask(client, "write") == {"status": "asked"}
+    now = reached(client, lambda now: now["run"]["status"] == "finished")
+    run = now["run"]["run"]
+    assert (now["status"], now["run"]["kind"], now["run"]["written"]) == ("accepted", "accepted", left)
+    assert labels.marks() == {f"image-classifier:accepted {run}"}
+    assert all(len(some) == 1 for some in labels.choices().values())
+    assert "make a plan first" in ask(client, "write", 409)["error"]
+
+    audit = now["audit"]
+    assert (audit["accepted"], audit["checked"], audit["wrong"], audit["contradicted"]) == (left, 0, 0, False)
+    assert len(audit["next"]) == AUDITED_AT_ONCE
+    second = audit["next"][1]["task"]
+    ask(client, "audit", task=second, label="Cat")
+    assert state(client)["audit"]["checked"] == 0, "the first of the random order isn't checked yet"
+    ask(client, "audit", task=audit["next"][0]["task"], label="Cat")
+    assert state(client)["audit"]["checked"] == 2
+    ask(client, "audit", task=second, label="")
+    assert state(client)["audit"]["wrong"] == 1
+    assert "isn't one of the images" in ask(client, "audit", 400, task=sample["left"][0], label="Cat")["error"]
+    assert "not a choice" in ask(client, "audit", 400, task=second, label="Bird")["error"]
+
+    ask(client, "undo")
+    now = reached(client, lambda now: now["run"]["status"] == "finished")
+    assert (now["status"], now["run"]["undone"], now["audit"]) == ("undone", left, None)
+    assert json.dumps(labels.choices()) == before
+    assert sampling(client)["images"] == left, "a new plan is for what is left"
+
+
+def label_sample_of(client: Client, labels: FakeLabels) -> Any:
+    """A person labels what the newest plan asks for."""
+    for task in state(client)["sample"]["left"]:
+        labels.annotate(task, "Cat")
+    return reached(client, lambda now: now["acceptable"])
+
+
+def test_audit_that_contradicts_the_promise_is_a_problem_until_the_labels_are_undone(
+    client: Client, label_studio: FakeLabelStudio
+) -> None:
+    now = accepted(client, label_studio.labels)
+    while not now["audit"]["contradicted"]:
+        ask(client, "audit", task=now["audit"]["next"][0]["task"], label="Dog")
+        now = state(client)
+    assert now["audit"]["checked"] < 10
+    assert now["audit"]["low"] > 0.05
+    [problem] = accept_problems(client)
+    assert "but at most 5% may be" in problem["message"]
+    assert "label accept undo --project 7" in problem["hint"]
+    assert "undo its labels first" in ask(client, "plan", 409, percent=5)["error"]
+    ask(client, "undo")
+    reached(client, lambda now: now["status"] == "undone" and now["run"]["status"] == "finished")
+    assert eventually(lambda: accept_problems(client) == [])
+    ask(client, "plan", percent=5)
+
+
+def test_labels_are_accepted_automatically_until_the_audit_contradicts(
+    client: Client, label_studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = sampling(client)
+    assert (now["automatic"], now["stopped"]) == (False, None)
+    ask(client, "automatic", on=True)
+    assert state(client)["automatic"] is True
+    monkeypatch.setattr(acceptor, "ASKED_SECONDS", 0.0)  # nobody looks
+    for task in now["sample"]["left"]:
+        label_studio.labels.annotate(task, "Cat")
+    runs = client.backend.labeling.store
+    assert eventually(lambda: [run for run in runs.of_project(PROJECT) if run.status == "finished"])
+    [run] = runs.of_project(PROJECT)
+    assert (run.kind, run.written) == ("accepted", TASKS - len(now["sample"]["left"]))
+    now = reached(client, lambda now: now["audit"])
+    for image in now["audit"]["next"]:
+        ask(client, "audit", task=image["task"], label="Dog")
+    assert (state(client)["automatic"], state(client)["stopped"]) == (False, "the audit contradicts the promise")
+    ask(client, "undo")
+    reached(client, lambda now: now["status"] == "undone" and now["run"]["status"] == "finished")
+    ask(client, "automatic", on=True)
+    ask(client, "automatic", on=False)
+    assert (state(client)["automatic"], state(client)["stopped"]) == (False, None)
+
+
+def test_automatic_acceptance_without_a_token_says_why_it_waits(
+    start: Start, label_studio: FakeLabelStudio, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    label_studio.labels.add(TASKS)
+    script.set(learn="Cat")
+    client = start()
+    client.train()
+    sampling(client)
+    ask(client, "automatic", on=True)
+
+    def refused(*args: Any, **more: Any) -> None:
+        raise Conflict("can't write to Label Studio without a token")
+
+    monkeypatch.setattr(client.backend.labeling, "submit", refused)
+    for task in state(client)["sample"]["left"]:
+        label_studio.labels.annotate(task, "Cat")
+    now = reached(client, lambda now: now["error"])
+    assert "without a token" in now["error"]
+    assert (now["status"], bool(now["acceptable"])) == ("sampling", True)
+
+
+def test_labels_undone_as_a_run_contradict_nothing(client: Client, label_studio: FakeLabelStudio) -> None:
+    now = accepted(client, label_studio.labels)
+    for image in now["audit"]["next"]:
+        ask(client, "audit", task=image["task"], label="Dog")
+    assert accept_problems(client)
+    client.post(f"/api/labeling/runs/{now['run']['run']}/undo", {}, 202)
+    assert eventually(lambda: accept_problems(client) == [])
+    assert state(client)["status"] == "undone"
+
+
+def test_contradiction_is_known_after_a_restart(client: Client, start: Start, label_studio: FakeLabelStudio) -> None:
+    now = accepted(client, label_studio.labels)
+    for image in now["audit"]["next"]:
+        ask(client, "audit", task=image["task"], label="Dog")
+    client.backend.acceptor._contradicted.clear()
+    assert eventually(lambda: accept_problems(client))
+
+
+def test_model_that_is_often_wrong_gets_nothing_accepted(client: Client, label_studio: FakeLabelStudio) -> None:
+    now = label_sample(client, label_studio.labels, "Dog")
+    assert (now["acceptable"], now["sample"]["possible"]) == (None, False)
+    assert now["sample"]["wrong"] == now["sample"]["labeled"] > 0
+    assert "make a better model first" in ask(client, "write", 409)["error"]
+
+
+def test_answers_stay_fixed_while_the_model_learns(
+    client: Client, label_studio: FakeLabelStudio, script: Script
+) -> None:
+    version = sampling(client)["version"]
+    script.set(learn="Dog")
+    client.train()
+    now = label_sample_of(client, label_studio.labels)
+    assert (now["version"], set(now["acceptable"]["labels"])) == (version, {"Cat"})
+
+
+def test_near_duplicates_get_one_label(client: Client, label_studio: FakeLabelStudio, script: Script) -> None:
+    script.set(learn="Cat", alike=[1, 2, 3], unsure=[1])
+    now = sampling(client)
+    assert (now["tasks"], now["images"]) == (TASKS, TASKS - 2)
+    now = label_sample_of(client, label_studio.labels)
+    [answers] = client.backend.acceptor.store._answers.values()
+    [alike] = [image for image in answers.images if len(image.tasks) > 1]
+    assert (alike.tasks, alike.probability) == ([1, 2, 3], 0.6)
+
+
+def test_plan_survives_a_crash_at_every_step(
+    client: Client, label_studio: FakeLabelStudio, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state on disk is what another process finds; the memory of this one is thrown away."""
+    labels, backend = label_studio.labels, client.backend
+
+    def forget() -> None:
+        backend.acceptor._works.clear()
+        backend.acceptor.store = AcceptanceStore(backend.projects.root)
+        backend.acceptor._reader = SampleReader(backend.projects, backend.connections, backend.acceptor.store)
+
+    script.block("near_duplicates")
+    ask(client, "plan", percent=5)
+    assert eventually(lambda: script.calls("near_duplicates"))
+    assert state(client)["status"] == "preparing"
+    forget()
+    script.set(learn="Cat")
+    script.release()
+    now = reached(client, lambda now: now["sample"])
+    left = now["sample"]["left"]
+    for task in left[:50]:
+        labels.annotate(task, "Cat")
+    forget()
+    assert reached(client, lambda now: now["sample"])["sample"]["left"] == left[50:]
+    for task in left[50:]:
+        labels.annotate(task, "Cat")
+    reached(client, lambda now: now["acceptable"])
+
+    def dies(*args: Any, **more: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:  # after the decision is stored, before there is a run
+        patched.setattr(backend.labeling, "submit", dies)
+        patched.setattr(backend.acceptor.store, "save", once(backend.acceptor.store.save))
+        with pytest.raises(KeyboardInterrupt):
+            backend.acceptor.accept(backend.projects.get(PROJECT))
+    forget()
+    now = reached(client, lambda now: now["status"] == "sampling" and now["acceptable"])
+    assert now["acceptable"]["tasks"] == TASKS - len(left)
+    ask(client, "write")
+    now = reached(client, lambda now: now["run"] and now["run"]["status"] == "finished")
+    forget()
+    assert state(client)["audit"]["next"] == now["audit"]["next"]
+
+
+def once(do: Callable[..., Any]) -> Callable[..., Any]:
+    """Does it the first time, and nothing afterwards: the process has died."""
+    done: list[int] = []
+
+    def call(*args: Any) -> Any:
+        if not done:
+            done.append(1)
+            return do(*args)
+        return args[0]
+
+    return call
+
+
+def test_plan_waits_for_what_it_needs_and_says_so(
+    client: Client, label_studio: FakeLabelStudio, script: Script
+) -> None:
+    label_studio.labels.failing.add("list")
+    ask(client, "plan", percent=5)
+    assert "500" in reached(client, lambda now: now["error"])["error"]
+    label_studio.labels.failing.clear()
+    assert reached(client, lambda now: now["status"] == "sampling")["error"] is None
+    assert "waiting for its sample" in ask(client, "plan", 409, percent=5)["error"]
+    first = state(client)["plan"]
+    assert sampling(client, replace=True)["plan"] != first
+    label_studio.labels.failing.add("look")
+    label_studio.labels.annotate(1, "Cat")
+    assert "500" in reached(client, lambda now: now["error"])["error"]
+
+
+def test_projects_that_can_have_no_plan_are_told_why(
+    start: Start, label_studio: FakeLabelStudio, script: Script
+) -> None:
+    client = start()
+    label_studio.labels.add(20)
+    ask(client, "plan", percent=5)
+    assert "there is no model yet" in reached(client, lambda now: now["error"])["error"]
+    script.set(learn="Cat")
+    client.train()
+    assert (
+        "20 different images without a label are too few"
+        in reached(client, lambda now: "different" in (now["error"] or ""))["error"]
+    )
+    ask(client, "plan", percent=2)  # no sample is lost
+    several = LABEL_CONFIG.replace("<Choices ", '<Choices choice="multiple" ')
+    client.backend.projects.remember("8.1", label_config=several)
+    answer = client.post("/api/labeling/accept/plan", {"project": "8.1", "percent": 5}, 409)
+    assert "one choice per image" in answer["error"]
+    assert client.post("/api/labeling/accept/plan", {"project": 7, "percent": 3}, 400)
+    for what, words in (("write", "make a plan first"), ("undo", "could be undone")):
+        assert words in ask(client, what, 409)["error"]
+    assert "could be checked" in ask(client, "audit", 409, task=1, label="Cat")["error"]
+
+
+@pytest.mark.parametrize("what", ["plan", "write", "audit", "undo", "automatic"])
+def test_caller_without_password_or_token_is_refused(start: Start, label_studio: FakeLabelStudio, what: str) -> None:
+    client = start(host="0.0.0.0")
+    body = {"percent": 5, "task": 1, "label": "Cat", "on": True}
+    assert "password" in ask(client, what, 403, **body)["error"]
+    assert ask(client, what, **body, token=NO_TOKEN) == {"status": "asked"}
+    assert eventually(lambda: any(one["code"] == "refused" for one in client.get("/problems")["troubles"]))
+    assert (state(client)["status"], state(client)["automatic"]) == ("none", False)
+
+
+def test_stranger_with_a_token_accepts_and_undoes(start: Start, label_studio: FakeLabelStudio, script: Script) -> None:
+    label_studio.labels.add(TASKS)
+    script.set(learn="Cat")
+    client = start(host="0.0.0.0")
+    client.train()
+    mine = {"token": label_studio.pat}
+    ask(client, "plan", percent=5, **mine)
+    reached(client, lambda now: now["sample"])
+    label_sample_of(client, label_studio.labels)
+    ask(client, "write", **mine)
+    now = reached(client, lambda now: now["run"] and now["run"]["status"] == "finished")
+    ask(client, "audit", task=now["audit"]["next"][0]["task"], label="Cat", **mine)
+    reached(client, lambda now: now["audit"]["checked"] == 1)
+    ask(client, "undo", **mine)
+    reached(client, lambda now: now["status"] == "undone" and now["run"]["status"] == "finished")
+
+
+def test_tasks_being_written_by_another_run_are_not_planned(
+    client: Client, label_studio: FakeLabelStudio, script: Script
+) -> None:
+    label_studio.labels.failing.add("import")
+    body = {"project": 7, "labels": [{"label": "Dog", "tasks": [1, 2]}]}
+    run = client.post("/api/labeling/runs", body, 202)["run"]
+    assert eventually(lambda: client.get(f"/api/labeling/runs/{run}")["error"])
+    assert sampling(client)["images"] == TASKS - 2
