@@ -18,6 +18,7 @@ def details(backend: Backend, project: int, name: str) -> dict[str, Any]:
     return next(one for one in answer.json()["details"] if one["version"] == name)
 
 
+@pytest.mark.slow
 def test_accuracy_stays_as_it_is_if_predictions_are_accepted_in_bulk(
     label_studio: LabelStudio, digits: Digits, shared_backend: Backend
 ) -> None:

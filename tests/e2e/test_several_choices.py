@@ -2,6 +2,7 @@
 
 import random
 
+import pytest
 from sklearn.metrics import f1_score
 
 from demo.label_studio import LabelStudio
@@ -18,6 +19,7 @@ def ticked(digit: str) -> list[str]:
     return [name for name, digits in CHOICES.items() if digit in digits]
 
 
+@pytest.mark.slow
 def test_several_choices_of_digits_are_learned(label_studio: LabelStudio, digits: Digits, serve: Serve) -> None:
     backend = serve(RETRAIN_AFTER_ANNOTATIONS="0", IMAGE_SIZE="64")
     chosen = random.Random(0).sample(digits, ANNOTATED + UNSEEN)
