@@ -119,13 +119,13 @@ def test_rounds_of_kills_at_random_moments(site: Site) -> None:
     random_.shuffle(rounds)
     site.script.order(epochs=10, epoch_seconds=0.2)
     for number, kill_something in enumerate(rounds):
-        site.annotate(number % 7, random_.choice(["Cat", "Dog"]))
+        site.annotate(1 + number % 7, random_.choice(["Cat", "Dog"]))
         site.start_training()
         time.sleep(random_.uniform(0, 2.5))  # the moment of death is what is tried
-        site.annotate(number % 5, random_.choice(["Cat", "Dog"]))
+        site.annotate(1 + number % 5, random_.choice(["Cat", "Dog"]))
 
         killed = kill_something(site)
-        site.annotate(number % 3, random_.choice(["Cat", "Dog"]))
+        site.annotate(1 + number % 3, random_.choice(["Cat", "Dog"]))
 
         site.wait_until_settled()
         site.check_versions()
