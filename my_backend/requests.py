@@ -269,8 +269,13 @@ class LabelRequest(ProjectRequest, RunRequest):
     labels: Annotated[Items[LabeledTasks], Field(min_length=1)]
 
 
-class AcceptRequest(ProjectRequest, RunRequest):
-    """Names the project whose answers are to be accepted, or whose accepted labels are to be undone."""
+class AcceptRequest(RunRequest):
+    """Names the project whose answers are to be accepted, or whose accepted labels are to be undone.
+
+    An empty body doesn't mean the only project, because many labels are at stake.
+    """
+
+    project: ProjectUid
 
 
 class PlanRequest(AcceptRequest):

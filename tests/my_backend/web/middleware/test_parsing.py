@@ -19,6 +19,7 @@ MAY_BE_EMPTY = {
     "/train",
     "/api/models/train",
     "/api/labeling/groups",
+    "/api/labeling/queue",
     "/api/labeling/runs/{run_id}/undo",
     "/api/labeling/runs/{run_id}/resume",
 }
@@ -209,6 +210,8 @@ LIMITS = {
     "/api/models/train": 128_000_000,
     "/webhook": 64_000_000,
     "/api/labeling/runs": 4_000_000,
+    "/api/labeling/queue": 4_000_000,
+    "/api/labeling/runs/<run_id>/undo": 4_000_000,
     "/api/models/predict": 100_000_000 * 4 // 3 + 1_000_000,
     "/api/models/retrain": 100_000_000 * 4 // 3 + 1_000_000,
 }
