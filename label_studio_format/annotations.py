@@ -16,7 +16,7 @@ Source = Literal["person", "group", "unseen"]
 # with others in a grid, or alone by a person who looked at it. The rest of the string names the run that wrote it.
 GROUP_MARK = "image-classifier:group"
 SINGLE_MARK = "image-classifier:single"
-# The same for a model's answer that was accepted without a look; until someone opens and saves the annotation.
+# The same for a model's answer that was accepted without review; until someone opens and saves the annotation.
 ACCEPTED_MARK = "image-classifier:accepted"
 
 

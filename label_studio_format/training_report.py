@@ -10,6 +10,13 @@ KEPT_NAMES = 100
 SHOWN_NAMES = 10
 SHOWN_CHARACTERS = 60
 
+_IN_WORDS = {  # outcomes that don't follow a number well
+    "empty": "without a choice",
+    "tie": "tied",
+    "unknown choice": "with an unknown choice",
+    "other tag": "annotated with another tag",
+}
+
 
 class Usage:
     """Counts tasks by outcome, and annotations with choices that no longer exist or of another tag than `tag`."""
@@ -28,7 +35,8 @@ class Usage:
 
     def left_out(self) -> str:
         """Which tasks were left out, and what to do about unknown choices and tags; "" if all were used."""
-        reasons = ", ".join(f"{count} {why}" for why, count in self.counts.items() if count and why != "used")
+        left = [(why, count) for why, count in self.counts.items() if count and why != "used"]
+        reasons = ", ".join(f"{count} {_IN_WORDS.get(why, why)}" for why, count in left)
         said = [f"Left out: {reasons}."] if reasons else []
         if self.unknown:
             what, remedy = no_choice_any_more(dict(self.unknown.most_common()))

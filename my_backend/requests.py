@@ -3,7 +3,7 @@
 import re
 from datetime import datetime
 from itertools import zip_longest
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
@@ -227,7 +227,7 @@ class GroupsRequest(ProjectRequest):
 class QueueRequest(ProjectRequest):
     """Asks for images to label one by one, at most `most`: without some tasks.
 
-    `tasks` are the tasks to choose from, in this order. By default, all are, and those come first that help most.
+    `tasks` are the tasks to choose from, in this order. By default, all tasks; those that help most come first.
     """
 
     tasks: Items[TaskId] | None = None
@@ -269,6 +269,10 @@ class LabelRequest(ProjectRequest, RunRequest):
     labels: Annotated[Items[LabeledTasks], Field(min_length=1)]
 
 
+Percent = Literal[1, 2, 5]
+PERCENTS: tuple[int, ...] = get_args(Percent)
+
+
 class AcceptRequest(RunRequest):
     """Names the project whose answers are to be accepted, or whose accepted labels are to be undone.
 
@@ -279,12 +283,12 @@ class AcceptRequest(RunRequest):
 
 
 class PlanRequest(AcceptRequest):
-    """Asks for a plan to accept answers of which at most so many percent are wrong.
+    """Asks for a plan to accept answers, of which at most `percent` percent are wrong.
 
     `replace` gives up a plan whose sample people are labeling.
     """
 
-    percent: Literal[1, 2, 5]
+    percent: Percent
     replace: bool = False
 
 

@@ -13,7 +13,6 @@ from my_backend.label_studio.client import LabelStudio
 from my_backend.projects.labeling_order import LabelingOrder, keep_order, read_order
 from my_backend.projects.registry import Project
 from my_backend.projects.versions import Versions, is_version_name
-from my_backend.redaction import redact
 from my_backend.serving.live_models import Live
 
 log = logging.getLogger(__name__)
@@ -155,7 +154,7 @@ class Run:
         why: dict[int, str] = {}
 
         def failed(position: int, text: str, reason: str = "") -> None:
-            why[position] = redact(text)
+            why[position] = text
 
         # No deadline, because nobody is waiting; each image has its own limit.
         results = live.predict(bare, label_config=self._project.label_config, deadline=float("inf"), failed=failed)

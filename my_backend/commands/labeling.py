@@ -19,19 +19,19 @@ from my_backend.labeling.runs import Labels, Run, RunKind
 from my_backend.labeling.writer import Writer
 from my_backend.projects.registry import Project, Projects
 from my_backend.redaction import said
-from my_backend.requests import LabeledTasks
+from my_backend.requests import PERCENTS, LabeledTasks
 from my_backend.settings import read_settings
 from my_backend.web.api.accepting import state_of, switch_of
 from my_backend.web.api.labeling import described
 
-PERCENTS = (1, 2, 5)
 UNKNOWN = {"tasks": 0, "collected": 0}  # how many images the server has read
 BUSY_SECONDS = 0.2  # while another process writes to the project
 
 commands = typer.Typer(no_args_is_help=True, help="Label many tasks in Label Studio at once, and undo it.")
 
 accept = typer.Typer(
-    no_args_is_help=True, help="Accept the model's answers without a look, if few of them are wrong, and undo it."
+    no_args_is_help=True,
+    help="Accept the model's answers without review if a sample shows that few are wrong; audit and undo them.",
 )
 commands.add_typer(accept, name="accept")
 
@@ -106,7 +106,9 @@ def resume(run: RunId, ask_token: AskToken = False) -> None:
 @accept.command()
 def plan(
     percent: Annotated[int, typer.Option(help="at most this share of the accepted labels may be wrong: 1, 2 or 5")],
-    replace: Annotated[bool, typer.Option("--replace", help="give up a plan whose sample isn't labeled yet")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="discard the current plan, even if its sample isn't finished")
+    ] = False,
     project: OfProject = None,
 ) -> None:
     """Fix the live version's answers and draw the sample to label. The running server prepares it."""
@@ -114,7 +116,7 @@ def plan(
         raise typer.BadParameter("choose 1, 2 or 5 percent")
     with _acceptor() as (acceptor, _, projects):
         made = acceptor.plan(projects.find(project), percent / 100, replacing=replace)
-    typer.echo(f"The server prepares plan {made.id}. `label accept show` prints which tasks to label.")
+    typer.echo(f"The server is preparing plan {made.id}. `label accept show` lists the tasks to label.")
 
 
 @accept.command("show")
@@ -144,17 +146,21 @@ def audit(
     """Check one of the accepted labels, drawn at random."""
     with _acceptor() as (acceptor, _, projects):
         checks = acceptor.check(projects.find(project), task, choice)
-    verdict = "more are wrong than promised: undo them" if checks.bounds.contradicted else "the promise may well hold"
+    verdict = (
+        "more are wrong than promised: undo them"
+        if checks.bounds.contradicted
+        else "this doesn't contradict the promise"
+    )
     low, high = checks.bounds.low, checks.bounds.high
     typer.echo(f"{checks.wrong} of {checks.checked} checks failed, so {low:.1%} to {high:.1%} are wrong: {verdict}.")
 
 
 @accept.command()
 def automatic(
-    on: Annotated[bool, typer.Option("--on/--off", help="whether the running server accepts labels by itself")],
+    on: Annotated[bool, typer.Option("--on/--off", help="whether the running server accepts labels automatically")],
     project: OfProject = None,
 ) -> None:
-    """Switch on or off that labels are accepted as soon as a plan allows it, with the backend's token."""
+    """Switch automatic acceptance on or off; it uses the backend's token."""
     with _acceptor() as (acceptor, _, projects):
         acceptor.switch(projects.find(project), on=on)
     typer.echo(f"Labels are accepted {'as soon as a plan allows it' if on else 'only when you ask for it'}.")

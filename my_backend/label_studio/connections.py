@@ -4,6 +4,7 @@ import os
 import threading
 from collections import OrderedDict
 
+from my_backend.errors import Conflict
 from my_backend.label_studio.client import LabelStudio
 from my_backend.label_studio.safe_http import Origin, SafeSession
 from my_backend.projects.registry import Credentials
@@ -53,6 +54,13 @@ class Connections:
                     self._clients.popitem(last=False)
             self._clients.move_to_end((url, key))
             return client
+
+    def needed(self, credentials: Credentials | None) -> LabelStudio:
+        """Like `label_studio`, but raises Conflict if its URL is unknown."""
+        client = self.label_studio(credentials)
+        if client is None:
+            raise Conflict("Label Studio's URL is unknown: set LABEL_STUDIO_URL")
+        return client
 
     def as_person(self, token: str, credentials: Credentials | None = None) -> LabelStudio | None:
         """A client of the same Label Studio with a person's own token; it isn't kept."""

@@ -24,7 +24,7 @@ Json = dict[str, Any]
 
 
 def tasks_by_id(label_studio: LabelStudio, project_id: int, ids: Sequence[int]) -> Iterator[list[Json]]:
-    """Those of the tasks that still exist, with their annotations, a page at a time. Raises LabelStudioError."""
+    """The tasks among `ids` that still exist, with their annotations, a page at a time. Raises LabelStudioError."""
     for start in range(0, len(ids), IDS_AT_ONCE):
         wanted = list(ids[start : start + IDS_AT_ONCE])
         listed = {"filter": "filter:tasks:id", "operator": "in_list", "type": "Number", "value": wanted}

@@ -23,6 +23,7 @@ FOLDER = "acceptance"  # in a project's folder
 STATE_FILE = "acceptance.json"
 ANSWERS_FILE = "answers.json"
 SWITCH_FILE = "automatic.json"
+KEPT_ANSWERS = 8  # plans whose answers stay in memory
 
 # Images are still to be read and the order to be drawn; a person labels the sample; a labeling run has been started.
 Status = Literal["preparing", "sampling", "accepted"]
@@ -139,7 +140,7 @@ class AcceptanceStore:
                 raise Conflict(
                     f"can't read the answers of plan {acceptance.id}: restore MODEL_DIR from a backup, or replace it"
                 )
-            while len(self._answers) >= 8:
+            while len(self._answers) >= KEPT_ANSWERS:
                 self._answers.pop(next(iter(self._answers)), None)
             self._answers[self._folder(acceptance)] = known
         return known

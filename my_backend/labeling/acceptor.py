@@ -1,9 +1,9 @@
-"""Accepts a model's answers without a look: makes the plan, reads the sample, starts the run, and follows the audit."""
+"""Accepts a model's answers without review: makes the plan, reads the sample, starts the run, and follows the audit."""
 
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from random import SystemRandom
@@ -16,7 +16,7 @@ from my_backend.label_studio.connections import Connections
 from my_backend.labeling.acceptance import Acceptance, AcceptanceStore, Answers, Automatic
 from my_backend.labeling.checks import Checks, Contradiction, checks_of
 from my_backend.labeling.runs import Labels, Run, new_run_id
-from my_backend.labeling.sample import Sample, judge
+from my_backend.labeling.sample import Sample, Told, judge
 from my_backend.labeling.sample_reader import SampleReader
 from my_backend.labeling.writer import Writer
 from my_backend.projects.registry import Project, Projects
@@ -41,6 +41,7 @@ class _Work:
     asked: float = float("-inf")
     due: float = 0.0
     usable: bool = False  # the plan's files have been read
+    judged: tuple[Mapping[int, Told], Sample] | None = None  # what was read of the tasks last, and what it says
     error: str = ""
 
 
@@ -87,7 +88,10 @@ class Acceptor(Background):
         self._reader.label_studio(project)
         current = self.store.newest(project.uid)
         if current and current.status != "accepted" and not (current.error or replacing):
-            raise Conflict(f"plan {current.id} is waiting for its sample: accept what it allows, or replace it")
+            raise Conflict(
+                f"can't make a new plan: plan {current.id} isn't finished. Accept its labels first, or replace it "
+                "(page: Plan again; command: --replace)"
+            )
         found = self._state(current) if current and current.status == "accepted" and not replacing else None
         if found and found.checks and found.checks.bounds.contradicted:
             raise Conflict(f"the audit of plan {found.acceptance.id} contradicts its promise: undo its labels first")
@@ -111,11 +115,19 @@ class Acceptor(Background):
             return State(acceptance, error=acceptance.error)
         answers = self.store.answers(acceptance)
         if acceptance.status == "sampling":
-            told = self._reader.told(acceptance)
-            sample = None if told is None else judge(answers, acceptance.alpha, told)
-            return State(acceptance, answers, sample, error=self._work(acceptance).error)
+            return State(acceptance, answers, self._judged(acceptance, answers), error=self._work(acceptance).error)
         assert run is not None
         return State(acceptance, answers, run=run, checks=checks_of(acceptance, answers, run), error=run.error)
+
+    def _judged(self, acceptance: Acceptance, answers: Answers) -> Sample | None:
+        """What the sample says; for many images that takes a tenth of a second, so it is worked out once."""
+        work, told = self._work(acceptance), self._reader.told(acceptance)
+        if told is None:
+            return None
+        judged = work.judged
+        if judged is None or judged[0] is not told:
+            judged = work.judged = told, judge(answers, acceptance.alpha, told)
+        return judged[1]
 
     def accept(self, project: Project, token: str = "") -> Run:
         """Starts the run that writes the labels that may be accepted, as far as the sample was read last.
@@ -125,12 +137,18 @@ class Acceptor(Background):
         acceptance = self.store.newest(project.uid)
         found = self._state(acceptance) if acceptance else None
         if found is None or found.answers is None or found.acceptance.status != "sampling":
-            raise Conflict("there is no plan whose sample was labeled: make a plan first")
+            raise Conflict(
+                "can't accept labels: there is no plan waiting for its sample. Make a plan, and label its sample"
+            )
         if found.sample is None:
             raise Unavailable(found.error or "the sample is still being read from Label Studio: try again in a moment")
         decision, answers = found.sample.decision, found.answers
         if not len(decision.accepted):
-            more = f"label {decision.more:,} more of the sample" if found.sample.open else "make a better model first"
+            more = (
+                f"label {decision.more:,} more tasks of the sample"
+                if found.sample.open
+                else "train a better model, then plan again"
+            )
             raise Conflict(f"no labels can be accepted yet at this error rate: {more}")
         labels: dict[str, list[int]] = defaultdict(list)
         for number, tasks in found.sample.free.items():
@@ -166,14 +184,14 @@ class Acceptor(Background):
         acceptance = self.store.newest(project.uid)
         acceptance, run = self._with_run(acceptance) if acceptance else (None, None)
         if acceptance is None or run is None:
-            raise Conflict("no labels were accepted that could be checked")
+            raise Conflict("nothing to check: no labels have been accepted")
         answers = self.store.answers(acceptance)
         if label and label not in self._tag(project).choices:
             raise BadRequest(f"label: {label[:200]} is not a choice of the labeling config")
         with self.store.changing(acceptance) as current:
             known = checks_of(current, answers, run)
             if known is None:
-                raise Conflict("there are no written labels to check: they are still being written, or were undone")
+                raise Conflict("can't check labels yet: the run is still writing them, has failed, or was undone")
             if task not in current.audited and task not in known.next:
                 raise BadRequest(f"task: {task} isn't one of the images to check now; they come in a random order")
             current = self.store.save(replace(current, audited={**current.audited, task: label}))
@@ -186,7 +204,7 @@ class Acceptor(Background):
         """Starts to remove the accepted labels again; raises Conflict if there are none."""
         acceptance = self.store.newest(project.uid)
         if acceptance is None or not acceptance.run:
-            raise Conflict("no labels were accepted that could be undone")
+            raise Conflict("nothing to undo: no labels have been accepted")
         run = self._writer.undo(acceptance.run, token)
         self._contradicted.pop(project.uid, None)
         return run
@@ -217,12 +235,12 @@ class Acceptor(Background):
         if acceptance.status != "accepted":
             return acceptance, None
         with suppress(NotFound):
-            return acceptance, self._writer.store.get(acceptance.run)
+            return acceptance, self._writer.store.get(acceptance.run, acceptance.project)
         with self.store.changing(acceptance) as current:  # waits for an acceptance in progress
             if current.status != "accepted":
                 return current, None
             with suppress(NotFound):
-                return current, self._writer.store.get(current.run)
+                return current, self._writer.store.get(current.run, current.project)
             if self._writer.store.exists(current.project, current.run):
                 raise Conflict(
                     f"can't read labeling run {current.run} of the accepted labels: restore it from a backup"

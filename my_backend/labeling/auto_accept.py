@@ -1,4 +1,4 @@
-"""Which answers of a model may be accepted without a look, if at most a share α of them may be wrong.
+"""Which answers of a model may be accepted without review, if at most a share α of them may be wrong.
 
 The promise: with 95% confidence, at most α of the accepted answers are wrong. It holds for every model, however good or
 bad its probabilities are, because it rests on a random draw alone:

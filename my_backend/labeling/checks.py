@@ -23,7 +23,7 @@ class Checks:
 
 @dataclass(frozen=True)
 class Contradiction:
-    """An audit that contradicts the promise; `low` is the smallest share of wrong labels that fits it."""
+    """An audit that contradicts the promise."""
 
     acceptance: Acceptance
     checks: Checks

@@ -66,9 +66,7 @@ class Planner:
 
     def _unlabeled_now(self, project: Project) -> Iterator[Json]:
         """The tasks without an annotation, listed once more: every annotation that they get is made after the plan."""
-        label_studio = self._connections.label_studio(self._projects.credentials(project.uid))
-        if label_studio is None:
-            raise Conflict("Label Studio's URL is unknown: set LABEL_STUDIO_URL")
+        label_studio = self._connections.needed(self._projects.credentials(project.uid))
         for page, _ in task_pages(label_studio, project.id):
             yield from (task for task in page if not annotations_of(task))
 
@@ -76,13 +74,16 @@ class Planner:
         sample = first_sample(len(images), alpha)
         if not sample:
             raise Conflict(
-                f"{len(images):,} different images without a label are too few to show anything at an error rate of "
-                f"{alpha:.0%}: label them yourself"
+                f"can't plan: {len(images):,} different images without a label are too few for an error rate of "
+                f"{alpha:.0%}. Choose a higher error rate, or label them yourself"
             )
         seed = self._dice.getrandbits(SEED_BITS)  # drawn after the answers are fixed
         plan = make_plan(np.array([image.probability for image in images]), alpha, sample, seed)
         if not plan.looks:
-            raise Conflict(f"no sample of these {len(images):,} images can show anything: label them yourself")
+            raise Conflict(
+                f"can't plan: no sample of these {len(images):,} images could confirm an error rate of {alpha:.0%}. "
+                "Choose a higher error rate, or label them yourself"
+            )
         return Answers(version, seed, images, plan.order.tolist(), plan.surest.tolist(), list(plan.looks))
 
 

@@ -308,10 +308,7 @@ class Pools(Background):
         return pool.label_config == project.label_config and pool.images.suits(model)
 
     def _label_studio(self, project: Project) -> LabelStudio:
-        found = self._connections.label_studio(self._projects.credentials(project.uid))
-        if found is None:
-            raise Conflict("Label Studio's URL is unknown: set LABEL_STUDIO_URL")
-        return found
+        return self._connections.needed(self._projects.credentials(project.uid))
 
     def _model(self, project: Project) -> ModelAPI:
         live = self._serving.live(project.uid, time.monotonic() + MODEL_SECONDS).model

@@ -129,9 +129,9 @@ class RunStore:
             raise Conflict(f"can't read the plan of labeling run {run.id}: restore MODEL_DIR from a backup")
         return plan
 
-    def get(self, run_id: str) -> Run:
-        """Raises NotFound."""
-        found = list(self._root.glob(f"*/{FOLDER}/{run_id}/{STATE_FILE}")) if _RUN_ID.fullmatch(run_id) else []
+    def get(self, run_id: str, project: str = "*") -> Run:
+        """The run, of any project if none is named; raises NotFound."""
+        found = list(self._root.glob(f"{project}/{FOLDER}/{run_id}/{STATE_FILE}")) if _RUN_ID.fullmatch(run_id) else []
         run = files.read_record(found[0], _RUN) if found else None
         if run is None:
             raise NotFound(f"there is no labeling run {run_id[:100]}")
@@ -164,13 +164,13 @@ class RunStore:
     def resume(self, run: Run, *, own_token: bool) -> Run:
         """Queues the run's action again."""
         with self._changing(run):
-            run = self.get(run.id)
+            run = self.get(run.id, run.project)
             return self._queue(run, run.action, run.withdrawn, own_token=own_token)
 
     def undo(self, run: Run, tasks: Collection[int] = (), *, own_token: bool) -> Run:
         """Queues the undoing of some of the run's tasks, by default of all; the others are written all the same."""
         with self._changing(run):
-            run = self.get(run.id)
+            run = self.get(run.id, run.project)
             withdrawn = sorted({*run.withdrawn, *tasks}) if tasks else []
             if len(withdrawn) == run.tasks or (run.action == "undo" and not run.withdrawn):
                 withdrawn = []
@@ -189,7 +189,7 @@ class RunStore:
     def begin(self, run: Run) -> Run:
         """Starts an attempt of the run's current action."""
         with self._changing(run):
-            run = self.get(run.id)
+            run = self.get(run.id, run.project)
             return self._save(
                 replace(run, status="started", attempts=run.attempts + 1, runner=token_hex(4), done=0, error="")
             )
@@ -200,7 +200,7 @@ class RunStore:
         Raises TakenOver if something else was requested meanwhile, and NotFound if the project was deleted.
         """
         with self._changing(run):
-            if self.get(run.id).runner != run.runner:
+            if self.get(run.id, run.project).runner != run.runner:
                 raise TakenOver("another action was requested")
             return self._save(run)
 

@@ -1,14 +1,17 @@
 """What people's labels of a plan's tasks say: whether answers may be accepted, and which labels are missing."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import Any, Literal
 
 from label_studio_format.annotations import annotations_of, label_of, source_of
 from label_studio_format.labeling_config import ImageChoices
 from my_backend.labeling.acceptance import Answers, PlannedImage
 from my_backend.labeling.auto_accept import Decision, decide
+
+EXAMPLES = 24  # accepted images that are shown before anything is written
 
 Json = dict[str, Any]
 
@@ -83,6 +86,20 @@ def judge(answers: Answers, alpha: float, told: Mapping[int, Told]) -> Sample:
         lost,
         {number: _free_tasks(answers.images[number], told) for number in decision.accepted.tolist()},
     )
+
+
+def accepted_by_choice(answers: Answers, sample: Sample) -> Counter[str]:
+    """How many tasks would get each choice."""
+    labels: Counter[str] = Counter()
+    for number, tasks in sample.free.items():
+        labels[answers.images[number].answer] += len(tasks)
+    return labels
+
+
+def examples(answers: Answers, sample: Sample) -> dict[int, PlannedImage]:
+    """Some of the images whose answers would be accepted, by one of their tasks; the plan's order is random."""
+    numbers = islice((number for number in answers.order if number in sample.free), EXAMPLES)
+    return {sample.free[number][0]: answers.images[number] for number in numbers}
 
 
 def reach(answers: Answers, told: Mapping[int, Told]) -> int:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from label_studio_format.labeling_config import ImageChoices
-from my_backend.errors import Conflict
 from my_backend.label_studio.client import LabelStudio
 from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.task_pages import tasks_by_id
@@ -36,7 +35,10 @@ class SampleReader:
         self._known: dict[tuple[str, str], _Known] = {}  # by the project and the id of the plan
 
     def told(self, acceptance: Acceptance) -> dict[int, Told] | None:
-        """What was read last about all planned tasks; None if not all of them have been read yet."""
+        """What was read last about all planned tasks; None if not all of them have been read yet.
+
+        The same object until something else is read.
+        """
         known = self._of(acceptance)
         return known.told if known.complete else None
 
@@ -69,15 +71,14 @@ class SampleReader:
         for page in tasks_by_id(label_studio, project.id, tasks):
             check()
             found |= {task["id"]: told_by(task, tag) for task in page}
-        known.told = {**known.told, **{task: found.get(task, Told("deleted")) for task in tasks}}
+        told = {**known.told, **{task: found.get(task, Told("deleted")) for task in tasks}}
+        if told != known.told:
+            known.told = told
         known.complete = known.complete or everything
 
     def label_studio(self, project: Project) -> LabelStudio:
         """The project's Label Studio; raises Conflict if its URL is unknown."""
-        found = self._connections.label_studio(self._projects.credentials(project.uid))
-        if found is None:
-            raise Conflict("Label Studio's URL is unknown: set LABEL_STUDIO_URL")
-        return found
+        return self._connections.needed(self._projects.credentials(project.uid))
 
     def _of(self, acceptance: Acceptance) -> _Known:
         return self._known.setdefault((acceptance.project, acceptance.id), _Known())

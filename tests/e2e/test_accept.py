@@ -1,4 +1,4 @@
-"""Accepting answers without a look in a real Label Studio: plan, sample, decision, labels and marks, audit, undo."""
+"""Accepting answers without review in a real Label Studio: plan, sample, decision, labels and marks, audit, undo."""
 
 import json
 import random

@@ -78,7 +78,7 @@ def labels_of(label_studio: LabelStudio, project: int) -> dict[int, list[str]]:
 
 @pytest.mark.timeout(2 * SECONDS)
 @pytest.mark.parametrize("count", [400, pytest.param(1000, marks=pytest.mark.slow)])
-def test_killed_in_the_middle_none_is_missing_none_is_doubled_and_undo_restores_everything(
+def test_killed_run_misses_and_doubles_no_label_and_can_be_undone(
     label_studio: LabelStudio, runs: Runs, count: int
 ) -> None:
     project = label_studio.create_project("labeled at once", LABEL_CONFIG)

@@ -142,7 +142,9 @@ def image(task: int, digest: str) -> dict[str, Any]:
     return {"task": task, "digest": digest, "proposal": None, "probabilities": {}, "nearest": []}
 
 
-def test_only_the_tasks_in_the_address_and_no_image_that_nobody_can_see(browser: Browser, make_site: MakeSite) -> None:
+def test_queue_shows_only_tasks_in_the_address_and_labels_no_broken_image(
+    browser: Browser, make_site: MakeSite
+) -> None:
     site = make_site(pictures=1)
     picture = (Path(__file__).parents[2] / "docs/images/try.png").read_bytes()
     asked: list[Any] = []

@@ -18,7 +18,7 @@ def test_what_was_used_and_left_out_is_counted_and_said() -> None:
         "unknown_choices": {"Dog": 2, "Cow": 1},
     }
     assert usage.summary((), ("Cat",), ("Cat",)) == (
-        "Learned from 2 of 6 annotated tasks. Left out: 1 skipped, 1 tie, 2 unknown choice. "
+        "Learned from 2 of 6 annotated tasks. Left out: 1 skipped, 1 tied, 2 with an unknown choice. "
         "Some annotations use choices that no longer exist: Dog (2×), Cow (1×). If you renamed a choice, "
         "add its old name to the new Choice as predicted_values to keep these annotations."
     )
@@ -57,7 +57,8 @@ def test_annotations_of_another_tag_are_said_to_be_left_out() -> None:
 
     assert usage.record()["annotations"] == {"used": 1, "other tag": 2}
     assert usage.summary((), ("Cat",), ("Cat",)) == (
-        "Learned from 1 of 3 annotated tasks. Left out: 2 other tag. This model learns the Choices tag animal, but "
+        "Learned from 1 of 3 annotated tasks. Left out: 2 annotated with another tag. "
+        "This model learns the Choices tag animal, but "
         "some tasks were annotated with another one: label (2×). If you renamed the tag, give it its old name; to "
         "learn another tag, set CHOICES to its name."
     )

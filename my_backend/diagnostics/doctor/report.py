@@ -92,7 +92,7 @@ def _print_problems(checks: list[Check], *, can_fix: bool) -> None:
         typer.echo("\nNo problems found.")
         return
     if {problem.code for problem in where} <= FIRST_STEPS:
-        heading = "Nothing is wrong. What to do next:"
+        heading = "No problems found. Next steps:"
     else:
         heading = "1 problem:" if len(where) == 1 else f"{len(where)} problems. Fix them in this order:"
     typer.echo(f"\n{heading}")

@@ -30,7 +30,7 @@ def audit_contradicts(found: Contradiction) -> Problem:
     """The random checks of accepted labels show that more of them are wrong than was promised."""
     checks, acceptance = found.checks, found.acceptance
     message = (
-        f"At least {checks.bounds.low:.1%} of the labels that were accepted without a look are wrong, but at most "
+        f"At least {checks.bounds.low:.1%} of the labels that were accepted without review are wrong, but at most "
         f"{acceptance.alpha:.0%} may be: {checks.wrong} of {checks.checked} random checks failed."
     )
     number = acceptance.project.partition(".")[0]

@@ -15,9 +15,8 @@ def misspelt_setting(given: str, meant: str) -> Problem:
     """An environment variable, or a line in `.env`, whose name is nearly that of a setting."""
     return Problem(
         "settings",
-        f"{given} is not a setting and is ignored; {meant} is one.",
-        f"If you meant {meant}, correct the name in the environment or in .env, and restart the backend; otherwise "
-        "remove it.",
+        f"{given} is ignored: there is no such setting. Did you mean {meant}?",
+        "If so, correct the name in the environment or in .env, and restart the backend; otherwise remove it.",
     )
 
 

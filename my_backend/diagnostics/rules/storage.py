@@ -13,8 +13,8 @@ NAMED_FILES = 20  # at most, that a problem lists
 NETWORK_FILE_SYSTEMS = ("nfs", "cifs", "smb", "9p", "ceph", "gluster", "lustre", "beegfs", "gpfs", "afs", "davfs")
 
 PLAN_LOST = (
-    "This plan to accept labels doesn't continue. Restore the file from a backup, or make a new plan; labels that were "
-    "accepted can be undone as a labeling run."
+    "This plan to accept labels can't continue. Restore the file from a backup, or make a new plan. `label undo RUN` "
+    "undoes labels that were already accepted."
 )
 # What to do, by the name of the damaged file, or else of its folder.
 HINTS = {

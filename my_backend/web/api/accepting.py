@@ -1,6 +1,5 @@
-"""The endpoints that accept a model's answers without a look, with a promise about how many of them are wrong."""
+"""The endpoints that accept a model's answers without review, with a promise about how many of them are wrong."""
 
-from collections import Counter
 from collections.abc import Callable
 from typing import Literal
 
@@ -8,7 +7,7 @@ from my_backend.backend import Backend
 from my_backend.labeling.acceptance import Answers, Automatic, PlannedImage
 from my_backend.labeling.acceptor import State
 from my_backend.labeling.checks import Checks
-from my_backend.labeling.sample import Sample
+from my_backend.labeling.sample import Sample, accepted_by_choice, examples
 from my_backend.projects.registry import Project
 from my_backend.requests import AcceptRequest, AutomaticRequest, CheckRequest, Json, PlanRequest
 from my_backend.web.api.answers import Answer, Asked
@@ -16,8 +15,6 @@ from my_backend.web.api.labeling import LabelingRun, described
 from my_backend.web.api.lookup import PROJECT_QUERY, find_project
 from my_backend.web.endpoint import endpoint
 from my_backend.web.middleware.auth import is_known, require_token
-
-EXAMPLES = 24  # accepted images that are shown before anything is written
 
 
 class PlannedTask(Answer):
@@ -114,7 +111,7 @@ class AcceptEndpoints:
 
     @endpoint("GET", "/api/labeling/accept", answers={200: Accepting}, errors=(400, 404, 409), query=PROJECT_QUERY)
     def state(self, project: str | None) -> Json:
-        """The state of accepting answers without a look: the sample to label, what would be accepted, the audit."""
+        """The state of accepting answers without review: the sample to label, what would be accepted, the audit."""
         return self._state(find_project(self._projects, project))
 
     @endpoint("POST", "/api/labeling/accept/plan", answers={202: Asked}, errors=(404, 409))
@@ -202,10 +199,7 @@ def _sample(sample: Sample) -> Json:
 
 
 def _acceptable(answers: Answers, sample: Sample) -> Json:
-    labels: Counter[str] = Counter()
-    for number, tasks in sample.free.items():
-        labels[answers.images[number].answer] += len(tasks)
-    shown = [number for number in answers.order if number in sample.free][:EXAMPLES]  # this order is random
+    labels = accepted_by_choice(answers, sample)
     return {
         "images": len(sample.free),
         "tasks": labels.total(),
@@ -213,7 +207,7 @@ def _acceptable(answers: Answers, sample: Sample) -> Json:
         "checked": sample.decision.checked,
         "wrong": sample.decision.wrong,
         "labels": dict(labels.most_common()),
-        "examples": [_planned(sample.free[number][0], answers.images[number]) for number in shown],
+        "examples": [_planned(task, image) for task, image in examples(answers, sample).items()],
     }
 
 

@@ -1,6 +1,5 @@
-"""What the page shows of accepting answers without a look: the sample to label, what would be accepted, the audit."""
+"""What the page shows of accepting answers without review: the sample to label, what would be accepted, the audit."""
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -8,12 +7,10 @@ from my_backend.labeling.acceptance import Automatic, PlannedImage
 from my_backend.labeling.acceptor import State
 from my_backend.labeling.checks import Checks
 from my_backend.labeling.runs import Run
-from my_backend.labeling.sample import Sample
+from my_backend.labeling.sample import Sample, accepted_by_choice, examples
 from my_backend.web.pages.review import Tile, task_link
 
 SHOWN = 12  # tasks of the sample that come next
-EXAMPLES = 24  # accepted images
-PERCENTS = (1, 2, 5)
 
 
 @dataclass(frozen=True)
@@ -64,12 +61,6 @@ def accept_view(automatic: Automatic, state: State | None, counts: Mapping[str, 
     def tiles(tasks: Iterable[int]) -> list[Tile]:
         return [_tile(task, answers.by_task[task], tasks_url) for task in tasks]
 
-    labels: Counter[str] = Counter()
-    accepted = sample.free if sample else {}
-    for number, tasks in accepted.items():
-        labels[answers.images[number].answer] += len(tasks)
-    # The order is random, so these are random examples.
-    examples = [accepted[number][0] for number in answers.order if number in accepted][:EXAMPLES]
     check = next(iter(checks.next), 0) if checks else 0
     return AcceptView(
         automatic,
@@ -82,8 +73,8 @@ def accept_view(automatic: Automatic, state: State | None, counts: Mapping[str, 
         sample=sample,
         coming=tiles(sample.open[:SHOWN]) if sample else [],
         again=tiles(sample.again[:SHOWN]) if sample else [],
-        labels=dict(labels.most_common()),
-        examples=tiles(examples),
+        labels=dict(accepted_by_choice(answers, sample).most_common()) if sample else {},
+        examples=tiles(examples(answers, sample)) if sample else [],
         run=state.run,
         checks=checks,
         to_check=tiles([check])[0] if check else None,

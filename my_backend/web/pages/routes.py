@@ -16,11 +16,12 @@ from my_backend.projects.corrections import Corrections
 from my_backend.projects.metrics import like_the_newest
 from my_backend.projects.registry import Project
 from my_backend.projects.versions import UNTRAINED, Versions
+from my_backend.requests import PERCENTS
 from my_backend.web.browser import wants_page
 from my_backend.web.middleware.auth import is_known
 from my_backend.web.pages import charts
 from my_backend.web.pages import versions as version_views
-from my_backend.web.pages.accepting import PERCENTS, accept_view
+from my_backend.web.pages.accepting import accept_view
 from my_backend.web.pages.etag import entity_tag
 from my_backend.web.pages.filters import add_filters
 from my_backend.web.pages.project import ProjectView, project_view, unreadable_view
@@ -232,15 +233,18 @@ class Page:
 
         def render() -> str:
             view = project_view(self._backend, project)
-            problems = self._backend.summary.problems()
-            blind = any(one.code == "no-token" and one.project in ("", project.uid) for one in problems)
-            url = self._tasks_url(project)
+            blind, url = self._is_blind(project), self._tasks_url(project)
             return self._render(template, view=view, known=known, blind=blind, tasks_url=url, busy=view.busy)
 
         return self._answer([project], render, str(known))
 
+    def _is_blind(self, project: Project) -> bool:
+        """Whether the backend has no token of its own for the project."""
+        problems = self._backend.summary.problems()
+        return any(one.code == "no-token" and one.project in ("", project.uid) for one in problems)
+
     def accept(self, name: str) -> Response:
-        """Accepts answers without a look; while it is open, people's labels of the sample are read again."""
+        """Accepts answers without review; while it is open, people's labels of the sample are read again."""
         project = self._backend.projects.find(name)
         known = is_known(self._backend.settings)
         config = parse_label_config(project.label_config, self._backend.settings.choices)
@@ -255,6 +259,7 @@ class Page:
                 view=view,
                 now=now,
                 known=known,
+                blind=self._is_blind(project),
                 percents=PERCENTS,
                 in_queue=IN_QUEUE,
                 choices=config.choices,

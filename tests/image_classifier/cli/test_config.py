@@ -105,7 +105,7 @@ def test_a_recipe_of_an_editor_of_windows_is_read(encoding: str, tmp_path: Path)
     assert read_recipe(tmp_path / "recipe.toml", {}, ClassifierSettings()).training.epochs == 7
 
 
-def test_invalid_setting_is_named_without_what_nobody_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_setting_error_omits_invisible_characters(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EPOCHS", "-1")
     with pytest.raises(UsersError, match=r"invalid: EPOCHS=-1: Input should be greater than 0$"):
         read_settings()

@@ -116,7 +116,7 @@ def test_answers_are_accepted_audited_and_undone(label_studio: FakeLabelStudio, 
     assert "there is no plan yet" in label("accept", "show")[1]
     assert label("accept", "plan", "--percent", 3)[0] == 2
     status, said = label("accept", "plan", "--percent", 5)
-    assert (status, "The server prepares plan" in said) == (0, True), said
+    assert (status, "The server is preparing plan" in said) == (0, True), said
     assert json.loads(label("accept", "show")[1])["status"] == "preparing"
     store = AcceptanceStore(tmp_path / "models" / "projects")
     wanted = store.newest(PROJECT)
@@ -125,7 +125,7 @@ def test_answers_are_accepted_audited_and_undone(label_studio: FakeLabelStudio, 
     store.prepared(wanted, answers)  # as the server does
 
     left = json.loads(label("accept", "show")[1])["sample"]["left"]
-    assert f"label {len(left)} more of the sample" in label("accept", "write")[1]
+    assert f"label {len(left)} more tasks of the sample" in label("accept", "write")[1]
     for task in left:
         label_studio.labels.annotate(task, "Cat")
     found = json.loads(label("accept", "show")[1])["acceptable"]

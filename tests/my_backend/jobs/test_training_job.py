@@ -189,7 +189,7 @@ def test_correction_is_learned_from_its_event_without_asking_label_studio(
     connected: Client, script: Script, label_studio: FakeLabelStudio
 ) -> None:
     connected.ended(start(connected))
-    label_studio.project = label_studio.annotated = None  # whoever asks fails
+    label_studio.project = label_studio.annotated = None  # any request fails
     changes = connected.backend.projects.changes(PROJECT)
     changes.add([Change(annotation(2, "Dog"), {"id": 2, "data": {"image": "/b.png"}, "total_annotations": 1})])
 

@@ -64,7 +64,7 @@ def test_model_that_is_often_wrong_is_said_to_be_hopeless(answers: Answers) -> N
 
 
 @pytest.mark.parametrize("lost", [Told("deleted"), Told("skipped")])
-def test_sample_that_nobody_can_label_anymore_counts_as_wrong(answers: Answers, lost: Told) -> None:
+def test_deleted_or_skipped_sample_task_counts_as_wrong(answers: Answers, lost: Told) -> None:
     """Otherwise deleting or skipping hard images would make the model look better than it is."""
     told = labeled(answers, answers.looks[0].labels)
     for task in answers.order[5:15]:

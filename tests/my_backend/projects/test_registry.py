@@ -144,7 +144,7 @@ def test_deleted_project_that_cannot_be_removed_is_told_of(
     assert "Input/output error" in caplog.text
 
 
-def test_full_disk_keeps_nobody_from_deleting_a_project(
+def test_project_can_be_deleted_on_a_full_disk(
     projects: Projects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> None:
@@ -271,7 +271,7 @@ def test_what_is_known_is_answered_while_the_disk_does_not_answer(
     assert [project.uid for project in projects.all()] == ["7.1", "8.1"]
 
 
-def test_folder_that_the_disk_says_nothing_of_hides_neither_its_project_nor_others(
+def test_project_stays_listed_if_its_folder_cannot_be_read(
     projects: Projects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for uid in ("7.1", "8.1"):

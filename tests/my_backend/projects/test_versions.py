@@ -290,7 +290,7 @@ def full_disk() -> Iterator[None]:
 
 @pytest.mark.parametrize("noted", [True, False])
 @pytest.mark.parametrize("how", ["", "cut short"])
-def test_full_disk_keeps_nobody_from_deleting_versions(versions: Versions, noted: bool, how: str) -> None:
+def test_versions_can_be_deleted_on_a_full_disk(versions: Versions, noted: bool, how: str) -> None:
     """`noted`: the file of numbers was written; otherwise the disk was full before that, or the file was lost."""
     older, newest = publish(versions), publish(versions)
     given = versions.pointer.parent / "removed.json"

@@ -55,8 +55,8 @@ def test_misspelled_setting_is_named_with_the_one_that_was_meant(
 
     with serve() as client:
         client.setup()
-        assert eventually(lambda: "IMAGE_HOSTS is one" in problems_shown(client))
-        assert "EPOCH is not a setting and is ignored; EPOCHS is one." in problems_shown(client)
+        assert eventually(lambda: "Did you mean IMAGE_HOSTS?" in problems_shown(client))
+        assert "EPOCH is ignored: there is no such setting. Did you mean EPOCHS?" in problems_shown(client)
         assert "TRAIN_MODE" not in problems_shown(client)
         assert "NOTHING_LIKE_IT" not in problems_shown(client)
 

@@ -145,7 +145,7 @@ def test_new_installation_has_steps_to_do_and_nothing_wrong(
     assert "to do   token\n" in output
     assert "to do   projects\n" in output
     assert "PROBLEM" not in output
-    assert "Nothing is wrong. What to do next:\n\n1. LABEL_STUDIO_API_KEY is not set" in output
+    assert "No problems found. Next steps:\n\n1. LABEL_STUDIO_API_KEY is not set" in output
 
 
 def test_command_names_what_is_wrong_and_mends_it_after_asking(environment: FakeLabelStudio) -> None:

@@ -36,13 +36,13 @@ def test_all_states_are_in_the_table() -> None:
     assert [state for state, _, _ in TABLE] == list(get_args(HaltedState))
 
 
-def test_audit_that_contradicts_the_promise() -> None:
+def test_contradicting_audit_is_a_problem() -> None:
     checks = Checks(1000, 10, 6, audit(0.02, 1000, 10, 6), {})
 
     problem = audit_contradicts(Contradiction(Acceptance("plan-1", PROJECT, 0.02), checks))
 
     assert (problem.code, problem.project) == ("accepted-wrong", PROJECT)
-    assert "of the labels that were accepted without a look are wrong, but at most 2% may be" in problem.message
+    assert "of the labels that were accepted without review are wrong, but at most 2% may be" in problem.message
     assert "6 of 10 random checks failed" in problem.message
     assert "label accept undo --project 7`" in problem.hint
 

@@ -37,11 +37,14 @@ def test_models_that_are_loaded() -> None:
     assert model_problems(ServingStatus()) == []
 
 
-def test_misspelled_setting() -> None:
+def test_misspelled_setting_is_a_problem() -> None:
     [problem] = model_problems(ServingStatus(misspelt={"EPOCH": "EPOCHS"}))
 
-    assert (problem.code, problem.message) == ("settings", "EPOCH is not a setting and is ignored; EPOCHS is one.")
-    assert "If you meant EPOCHS, correct the name" in problem.hint
+    assert (problem.code, problem.message) == (
+        "settings",
+        "EPOCH is ignored: there is no such setting. Did you mean EPOCHS?",
+    )
+    assert "If so, correct the name" in problem.hint
     assert model_warning("no weights").code == "model"
 
 

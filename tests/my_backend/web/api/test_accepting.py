@@ -1,4 +1,4 @@
-"""The endpoints that accept answers without a look: plan, sample, acceptance, audit, undo, and who may ask for them."""
+"""The endpoints that accept answers without review: plan, sample, acceptance, audit, undo, and who may ask for them."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -118,7 +118,7 @@ def test_sample_is_labeled_the_rest_accepted_audited_and_undone(client: Client, 
     assert 7 not in sample["left"]
     assert len(set(sample["left"])) == len(sample["left"]) < 200
     more = len(sample["left"])
-    assert f"label {more} more of the sample" in ask(client, "write", 409)["error"]
+    assert f"label {more} more tasks of the sample" in ask(client, "write", 409)["error"]
 
     labels.annotate(sample["left"][0], "Cat")
     assert len(reached(client, lambda now: now["sample"]["labeled"] == 1)["sample"]["left"]) == more - 1
@@ -137,7 +137,7 @@ def test_sample_is_labeled_the_rest_accepted_audited_and_undone(client: Client, 
     assert (now["status"], now["run"]["kind"], now["run"]["written"]) == ("accepted", "accepted", left)
     assert labels.marks() == {f"image-classifier:accepted {run}"}
     assert all(len(some) == 1 for some in labels.choices().values())
-    assert "make a plan first" in ask(client, "write", 409)["error"]
+    assert "there is no plan waiting for its sample" in ask(client, "write", 409)["error"]
 
     audit = now["audit"]
     assert (audit["accepted"], audit["checked"], audit["wrong"], audit["contradicted"]) == (left, 0, 0, False)
@@ -253,7 +253,7 @@ def test_model_that_is_often_wrong_gets_nothing_accepted(client: Client, label_s
     now = label_sample(client, label_studio.labels, "Dog")
     assert (now["acceptable"], now["sample"]["possible"]) == (None, False)
     assert now["sample"]["wrong"] == now["sample"]["labeled"] > 0
-    assert "make a better model first" in ask(client, "write", 409)["error"]
+    assert "train a better model, then plan again" in ask(client, "write", 409)["error"]
 
 
 def test_answers_stay_fixed_while_the_model_learns(
@@ -342,7 +342,7 @@ def test_plan_waits_for_what_it_needs_and_says_so(
     assert "500" in reached(client, lambda now: now["error"])["error"]
     label_studio.labels.failing.clear()
     assert reached(client, lambda now: now["status"] == "sampling")["error"] is None
-    assert "waiting for its sample" in ask(client, "plan", 409, percent=5)["error"]
+    assert "isn't finished" in ask(client, "plan", 409, percent=5)["error"]
     first = state(client)["plan"]
     assert sampling(client, replace=True)["plan"] != first
     label_studio.labels.failing.add("look")
@@ -369,9 +369,9 @@ def test_projects_that_can_have_no_plan_are_told_why(
     answer = client.post("/api/labeling/accept/plan", {"project": "8.1", "percent": 5}, 409)
     assert "one choice per image" in answer["error"]
     assert client.post("/api/labeling/accept/plan", {"project": 7, "percent": 3}, 400)
-    for what, words in (("write", "make a plan first"), ("undo", "could be undone")):
+    for what, words in (("write", "there is no plan waiting for its sample"), ("undo", "nothing to undo")):
         assert words in ask(client, what, 409)["error"]
-    assert "could be checked" in ask(client, "audit", 409, task=1, label="Cat")["error"]
+    assert "nothing to check" in ask(client, "audit", 409, task=1, label="Cat")["error"]
 
 
 @pytest.mark.parametrize("what", ["plan", "write", "audit", "undo", "automatic"])

@@ -564,7 +564,7 @@ def test_a_click_opens_the_task_in_label_studio_and_nothing_else(serve: Serve, s
         assert "javascript:" not in page(client, f"{HERE}/look")
 
 
-def test_pictures_are_encoded_anew_and_only_of_images_in_the_cache(client: Client, script: Script) -> None:
+def test_pictures_are_reencoded_and_only_for_cached_images(client: Client, script: Script) -> None:
     folder = client.backend.settings.cache_dir / "media" / "contents"
     page(client, f"{HERE}/look")  # makes the folder
     digest = "cd" * 32

@@ -4,7 +4,7 @@ import { get, post } from "../press.js";
 
 const POLL = 1000, PATIENCE = 30000;  // milliseconds
 const PATH = "/api/labeling/runs";
-const UNCONFIRMED = "Label Studio hasn’t confirmed your token. Problems says why.";
+const UNCONFIRMED = "Label Studio hasn’t confirmed your token. See Problems for the reason.";
 
 // `kind` is "group" or "single": how the person sees the images. `token()` is their own token, or "". `changed()` is called
 // when the state of a run has changed.

@@ -20,7 +20,7 @@ export function showReading(answer, problem) {
   find("reading-words").textContent = tasks ? `Reading images: ${number(collected)} of ${number(tasks)}` : "Listing the tasks …";
   if (tasks) find("reading-bar").value = collected / tasks;
   find("unreadable").hidden = !unreadable;
-  find("unreadable").textContent = `${count(unreadable ?? 0, "image")} can’t be read and won’t be shown. Problems says why.`;
+  find("unreadable").textContent = `${count(unreadable ?? 0, "image")} can’t be read and won’t be shown. See Problems for the reason.`;
 }
 
 // What became of the labels, of which some still wait for their run.

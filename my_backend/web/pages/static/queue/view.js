@@ -83,8 +83,8 @@ export function makeView(place, only) {
     const [title, why] = isAsking ? ["Looking for the next image …", ""]
       : state === "collecting" ? ["No image yet", "Images appear while they are being read."]
       : aside ? ["No other images are left", `You skipped ${count(aside, "image")}.`]
-      : unlabeled > unreadable ? ["No image at the moment", "This page keeps looking."]
-      : ["Everything is labeled", unreadable ? "Label the images that can’t be read in Label Studio." : ""];
+      : unlabeled > unreadable ? ["No image to label right now", "This page keeps checking for new ones."]
+      : ["Everything is labeled", unreadable ? "Some images can’t be read here. Label them in Label Studio." : ""];
     [find("pause-title").textContent, find("pause-why").textContent] = [title, why];
     find("show-aside").hidden = isAsking || !aside;
     find("show-aside").textContent = `Show the ${count(aside, "image")} again`;
