@@ -355,6 +355,19 @@ class LabelStudio:
             backend |= {"auth_method": "BASIC_AUTH", "basic_auth_user": user, "basic_auth_pass": password}
         return int(self.request("POST", "/api/ml/", json=backend).json()["id"])
 
+    def disconnect(self, project: int, backend: int) -> None:
+        """Removes a connection.
+
+        Label Studio saves each connection that it lists, so a list that it is making meanwhile brings one back.
+        """
+        gone = 0
+        while gone < 2:  # lists: the second one began after the first had called all backends
+            if any(one["id"] == backend for one in self.request("GET", f"/api/ml/?project={project}").json()):
+                self.request("DELETE", f"/api/ml/{backend}")
+                gone = 0
+            else:
+                gone += 1
+
     def backend(self, backend: int) -> JSON:
         """The connection's state. Label Studio calls the backend's /health and /setup to answer."""
         return dict(self.request("GET", f"/api/ml/{backend}").json())

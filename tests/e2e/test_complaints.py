@@ -188,7 +188,7 @@ def test_webhook_of_a_model_that_was_removed_trains_twice(site: Site) -> None:
     """11"""
     other = site.backend.url.replace("127.0.0.1", "localhost")
     first = site.label_studio.connect(site.project, other)
-    site.label_studio.request("DELETE", f"/api/ml/{first}")
+    site.label_studio.disconnect(site.project, first)
     assert len(site.label_studio.webhooks(site.project)) == 2
     says(site.backend, "webhook-orphaned", f"{other}/webhook", "delete it")
 

@@ -34,7 +34,7 @@ def test_webhooks_that_are_gone_wrong_are_named_and_mended(
     [again] = label_studio.webhooks(project)
     assert {name: again[name] for name in made} == made
 
-    label_studio.request("DELETE", f"/api/ml/{connection}")
+    label_studio.disconnect(project, connection)
     found = consult(backend, "--fix", "--yes")
     assert found.record["mended"] == [f"delete the webhook {backend.url}/webhook"]
     assert set(found.problems) == {"not-connected"}
@@ -65,5 +65,5 @@ def test_of_several_models_it_is_said_which_one_is_asked(
     assert set(found.problems) == {"several-models"}
     assert f"another at {another.url.removeprefix('http://')}" in found.problems["several-models"]
 
-    label_studio.request("DELETE", f"/api/ml/{first}")
+    label_studio.disconnect(project, first)
     assert set(consult(ours, "--fix", "--yes").problems) == set()

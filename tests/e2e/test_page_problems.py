@@ -115,7 +115,7 @@ def test_a_label_studio_that_refuses_private_addresses_and_is_away(
             label_studio.start()
             shows(page, "Label Studio doesn't send annotation events to this backend")
             [half_made] = label_studio.request("GET", "/api/ml/", params={"project": project}).json()
-            label_studio.request("DELETE", f"/api/ml/{half_made['id']}")
+            label_studio.disconnect(project, half_made["id"])
             label_studio.connect(project, backend.url)
             is_well(page)
 
