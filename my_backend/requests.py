@@ -257,9 +257,9 @@ class RunRequest(Request):
 
 
 class UndoRequest(RunRequest):
-    """Undoes a run: all of it, or some of its tasks."""
+    """Undoes a run: all of it, or some of its tasks. An empty list is refused, since it would mean all of them."""
 
-    tasks: Items[TaskId] = Field(default_factory=list)
+    tasks: Annotated[Items[TaskId], Field(min_length=1)] | None = None
 
 
 class LabelRequest(ProjectRequest, RunRequest):

@@ -147,9 +147,7 @@ def audit(
     with _acceptor() as (acceptor, _, projects):
         checks = acceptor.check(projects.find(project), task, choice)
     verdict = (
-        "more are wrong than promised: undo them"
-        if checks.bounds.contradicted
-        else "this doesn't contradict the promise"
+        "more are wrong than promised: undo them" if checks.contradicted else "this doesn't contradict the promise"
     )
     low, high = checks.bounds.low, checks.bounds.high
     typer.echo(f"{checks.wrong} of {checks.checked} checks failed, so {low:.1%} to {high:.1%} are wrong: {verdict}.")

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from secrets import token_hex
@@ -28,6 +28,7 @@ KEPT_ANSWERS = 8  # plans whose answers stay in memory
 # Images are still to be read and the order to be drawn; a person labels the sample; a labeling run has been started.
 Status = Literal["preparing", "sampling", "accepted"]
 
+TIME = "%Y%m%dT%H%M%S.%f"
 _ID = re.compile(r"[0-9]{8}T[0-9]{6}\.[0-9]{6}-[0-9a-f]{6}")  # in the order of time
 
 
@@ -88,6 +89,8 @@ class Acceptance:
     accepted: list[int] = field(default_factory=list)  # a task of each image, in the random order of the audit
     checked: int = 0  # labels of the sample that the decision rests on
     wrong: int = 0  # how many of them showed the model to be wrong
+    sample: list[bool] = field(default_factory=list)  # whether each label of the sample did, in the plan's order
+    gone: list[int] = field(default_factory=list)  # positions of images that couldn't be accepted anymore
     audited: dict[int, str] = field(default_factory=dict)  # task → what a person sees in its image; "" for no choice
     request_id: str = ""  # of the HTTP request that asked for it
 
@@ -119,7 +122,12 @@ class AcceptanceStore:
     def create(self, project: str, alpha: float) -> Acceptance:
         """Stores durably that a plan is wanted."""
         now = time.time()
-        name = f"{datetime.fromtimestamp(now, UTC):%Y%m%dT%H%M%S.%f}-{token_hex(3)}"
+        # Later than all others, also if the clock was set back: the newest plan counts.
+        latest = max(self._names(project), default="")
+        moment = datetime.fromtimestamp(now, UTC)
+        if latest:
+            moment = max(moment, datetime.strptime(latest[:-7], TIME).replace(tzinfo=UTC) + timedelta(microseconds=1))
+        name = f"{moment:{TIME}}-{token_hex(3)}"
         request_id = context.ids().get("request_id", "")
         return self._save(Acceptance(name, project, alpha, created=now, request_id=request_id), make_folder=True)
 
@@ -155,9 +163,12 @@ class AcceptanceStore:
 
     def newest(self, project: str) -> Acceptance | None:
         """The project's newest plan that can be read."""
-        found = [path.parent.name for path in self._root.glob(f"{project}/{FOLDER}/*/{STATE_FILE}")]
-        states = (self._read(project, name) for name in sorted(filter(_ID.fullmatch, found), reverse=True))
+        states = (self._read(project, name) for name in sorted(self._names(project), reverse=True))
         return next((state for state in states if state), None)
+
+    def _names(self, project: str) -> list[str]:
+        found = (path.parent.name for path in self._root.glob(f"{project}/{FOLDER}/*/{STATE_FILE}"))
+        return list(filter(_ID.fullmatch, found))
 
     @contextmanager
     def changing(self, acceptance: Acceptance) -> Iterator[Acceptance]:

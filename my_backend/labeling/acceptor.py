@@ -42,6 +42,7 @@ class _Work:
     due: float = 0.0
     usable: bool = False  # the plan's files have been read
     judged: tuple[Mapping[int, Told], Sample] | None = None  # what was read of the tasks last, and what it says
+    followed: tuple[tuple[float, float], Checks | None] | None = None  # by when plan and run changed: the audit
     error: str = ""
 
 
@@ -58,7 +59,7 @@ class State:
 
     @property
     def status(self) -> str:
-        undone = self.run is not None and self.run.action == "undo"
+        undone = self.run is not None and self.run.action == "undo" and not self.run.withdrawn
         return "undone" if undone else self.acceptance.status
 
 
@@ -92,13 +93,21 @@ class Acceptor(Background):
                 f"can't make a new plan: plan {current.id} isn't finished. Accept its labels first, or replace it "
                 "(page: Plan again; command: --replace)"
             )
-        found = self._state(current) if current and current.status == "accepted" and not replacing else None
-        if found and found.checks and found.checks.bounds.contradicted:
-            raise Conflict(f"the audit of plan {found.acceptance.id} contradicts its promise: undo its labels first")
+        if current and current.status == "accepted" and self._is_contradicted(current, replacing=replacing):
+            raise Conflict(f"plan {current.id} doesn't keep its promise: undo its labels first")
         acceptance = self.store.create(project.uid, alpha)
         self._work(acceptance).asked = time.monotonic()
         self._wake()
         return acceptance
+
+    def _is_contradicted(self, acceptance: Acceptance, *, replacing: bool) -> bool:
+        try:
+            checks = self._state(acceptance).checks
+        except Conflict:  # its files can't be read
+            if replacing:
+                return False
+            raise
+        return checks is not None and checks.contradicted
 
     def state(self, project: Project) -> State | None:
         """The project's newest plan; None if there is none. Never waits for Label Studio. Raises Conflict."""
@@ -112,7 +121,7 @@ class Acceptor(Background):
     def _state(self, acceptance: Acceptance) -> State:
         acceptance, run = self._with_run(acceptance)
         if acceptance.status == "preparing":
-            return State(acceptance, error=acceptance.error)
+            return State(acceptance, error=acceptance.error or self._work(acceptance).error)
         answers = self.store.answers(acceptance)
         if acceptance.status == "sampling":
             return State(acceptance, answers, self._judged(acceptance, answers), error=self._work(acceptance).error)
@@ -166,6 +175,8 @@ class Acceptor(Background):
                 accepted=accepted,
                 checked=decision.checked,
                 wrong=decision.wrong,
+                sample=found.sample.wrong,
+                gone=found.sample.gone,
             )
             self.store.save(chosen)
             try:
@@ -245,7 +256,8 @@ class Acceptor(Background):
                 raise Conflict(
                     f"can't read labeling run {current.run} of the accepted labels: restore it from a backup"
                 )
-            return self.store.save(replace(current, status="sampling", run="", accepted=[], checked=0, wrong=0)), None
+            before = replace(current, status="sampling", run="", accepted=[], checked=0, wrong=0, sample=[], gone=[])
+            return self.store.save(before), None
 
     def _work(self, acceptance: Acceptance) -> _Work:
         return self._works.setdefault((acceptance.project, acceptance.id), _Work())
@@ -261,7 +273,9 @@ class Acceptor(Background):
         newest = {uid: found for uid in known if (found := self.store.newest(uid))}
         self._works = {(one.project, one.id): self._work(one) for one in newest.values()}
         self._reader.keep(newest.values())
-        self._contradicted = {uid: one for uid, one in self._contradicted.items() if uid in newest}
+        self._contradicted = {
+            uid: one for uid, one in self._contradicted.items() if uid in newest and newest[uid].id == one.acceptance.id
+        }
         for uid, acceptance in newest.items():
             if self._stopping:
                 break
@@ -307,7 +321,8 @@ class Acceptor(Background):
             work.due = time.monotonic() + RETRY_SECONDS
         work.error = error
         if acceptance.status == "preparing" and error != acceptance.error:
-            with suppress(NotFound, Conflict), self.store.changing(acceptance) as current:
+            # On a full disk, the error stays in memory.
+            with suppress(NotFound, Conflict, OSError), self.store.changing(acceptance) as current:
                 if current.status == "preparing":
                     self.store.save(replace(current, error=error))
 
@@ -328,24 +343,27 @@ class Acceptor(Background):
     def _accept_if_allowed(self, project: Project, acceptance: Acceptance) -> None:
         sample = self._state(acceptance).sample
         if sample and sample.free:
+            self.read(project, acceptance)  # people may have labeled others of the planned tasks
             run = self.accept(project)
             log.info("plan %s: accepted %d labels automatically (run %s)", acceptance.id, run.tasks, run.id)
 
     def _follow(self, acceptance: Acceptance) -> None:
         """Notes whether the audit contradicts the promise."""
         acceptance, run = self._with_run(acceptance)
-        if run:
-            audited = acceptance.audited
-            self._note(acceptance, checks_of(acceptance, self.store.answers(acceptance), run) if audited else None)
+        if run is None:
+            return
+        work, known = self._work(acceptance), (acceptance.changed, run.changed)
+        if work.followed is None or work.followed[0] != known:
+            work.followed = known, checks_of(acceptance, self.store.answers(acceptance), run)
+        self._note(acceptance, work.followed[1])
 
     def _note(self, acceptance: Acceptance, checks: Checks | None) -> None:
         project = acceptance.project
-        if not (checks and checks.bounds.contradicted):
+        if not (checks and checks.contradicted):
             self._contradicted.pop(project, None)
             return
         self._contradicted[project] = Contradiction(acceptance, checks)
         if self.store.automatic(project).on:
-            self.store.switch(project, Automatic(False, "the audit contradicts the promise"))
-            log.warning(
-                "plan %s: the audit contradicts it; labels aren't accepted automatically anymore", acceptance.id
-            )
+            why = "the audit contradicts the promise" if checks.is_shown else "the sample no longer shows the promise"
+            self.store.switch(project, Automatic(False, why))
+            log.warning("plan %s: %s; labels aren't accepted automatically anymore", acceptance.id, why)

@@ -53,6 +53,7 @@ def write(run: Run, plan: Sequence[Labels], tag: ImageChoices, tasks: ProjectTas
             run = progress(outcome.of(run))
             _count_written(outcome, batch, _without_surplus(tasks, tasks.look(list(batch))))
         run = _undo(run, outcome, withdrawn, tasks, progress)  # which that attempt may have labeled
+        outcome.written += outcome.undone
     return outcome.of(run)
 
 

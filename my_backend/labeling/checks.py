@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 from my_backend.labeling.acceptance import Acceptance, Answers, PlannedImage
-from my_backend.labeling.auto_accept import Audit, audit
+from my_backend.labeling.auto_accept import Audit, audit, decide
 from my_backend.labeling.runs import Run
 
 AUDITED_AT_ONCE = 20  # accepted images that a person gets to check
@@ -19,6 +19,13 @@ class Checks:
     wrong: int
     bounds: Audit
     next: dict[int, PlannedImage]  # by the task to look at
+    overtaken: int  # accepted images that people labeled or deleted before they were written
+    is_shown: bool  # the sample still shows that the promise is kept for those that were written
+
+    @property
+    def contradicted(self) -> bool:
+        """Whether the accepted labels should be undone."""
+        return self.bounds.contradicted or not self.is_shown
 
 
 @dataclass(frozen=True)
@@ -32,14 +39,35 @@ class Contradiction:
 def checks_of(acceptance: Acceptance, answers: Answers, run: Run) -> Checks | None:
     """What the audit says; None unless the labels are written. A task that the run left alone wasn't accepted.
 
-    Only checks from the beginning of the random order count, so that nobody can choose which images are checked.
+    If that happened to many, the others may not be enough: fewer wrong answers are allowed among them. Only checks from
+    the beginning of the random order count, so that nobody can choose which images are checked.
     """
-    if run.action != "write" or run.status != "finished":
+    if run.status != "finished" or (run.action == "undo" and not run.withdrawn):
         return None
-    left_alone = {task for tasks in run.left_alone.values() for task in tasks}
-    written = [task for task in acceptance.accepted if task in answers.by_task and task not in left_alone]
+    withdrawn = set(run.withdrawn)  # a person undid these one by one
+    overtaken = {*run.left_alone.get("labeled", ()), *run.left_alone.get("deleted", ())} - withdrawn
+    # What a check has shown of an accepted label stays, although the label is undone.
+    left_out = overtaken | (withdrawn - acceptance.audited.keys())
+    written = [task for task in acceptance.accepted if task in answers.by_task and task not in left_out]
     checked = list(takewhile(acceptance.audited.__contains__, written))
     wrong = sum(acceptance.audited[task] != answers.by_task[task].answer for task in checked)
     coming = [task for task in written if task not in acceptance.audited][:AUDITED_AT_ONCE]
     bounds = audit(acceptance.alpha, len(written), len(checked), wrong)
-    return Checks(len(written), len(checked), wrong, bounds, {task: answers.by_task[task] for task in coming})
+    lost = overtaken.intersection(acceptance.accepted)
+    return Checks(
+        len(written),
+        len(checked),
+        wrong,
+        bounds,
+        {task: answers.by_task[task] for task in coming},
+        len(lost),
+        not lost or _is_shown(acceptance, answers, lost),
+    )
+
+
+def _is_shown(acceptance: Acceptance, answers: Answers, lost: set[int]) -> bool:
+    """Whether the sample would have allowed to accept the images without those of the tasks `lost`."""
+    numbers = {task: number for number, image in enumerate(answers.images) for task in image.tasks}
+    gone = {numbers[task] for task in lost if task in numbers}
+    allowed = decide(answers.plan(acceptance.alpha), acceptance.sample, [*acceptance.gone, *gone]).accepted
+    return {numbers[task] for task in acceptance.accepted if task in numbers} - gone <= set(allowed.tolist())

@@ -1,5 +1,6 @@
 """Labeling runs: their records on disk, which outlive every process."""
 
+import os
 import re
 import shutil
 import time
@@ -138,8 +139,8 @@ class RunStore:
         return run
 
     def exists(self, project: str, run_id: str) -> bool:
-        """Whether there is such a run, even if it is damaged."""
-        return (self._root / project / FOLDER / run_id).exists()
+        """Whether there is such a run, even if it is damaged. Without a state, nothing of it was ever written."""
+        return os.path.lexists(self._root / project / FOLDER / run_id / STATE_FILE)
 
     def of_project(self, project: str) -> list[Run]:
         """The project's runs, the newest first."""

@@ -54,6 +54,7 @@ class Sample:
     again: list[int]  # those of them that were labeled, but not by themselves
     lost: list[int]  # tasks that count as wrong since they were deleted or skipped
     free: dict[int, list[int]] = field(repr=False)  # the tasks without annotations of each accepted image
+    gone: list[int] = field(repr=False)  # positions of images that can't be accepted anymore
 
     @property
     def hopeless(self) -> bool:
@@ -85,6 +86,7 @@ def judge(answers: Answers, alpha: float, told: Mapping[int, Told]) -> Sample:
         [task for task in asked if _told(task, told).state == "other"],
         lost,
         {number: _free_tasks(answers.images[number], told) for number in decision.accepted.tolist()},
+        gone,
     )
 
 

@@ -43,9 +43,8 @@ class SampleReader:
         return known.told if known.complete else None
 
     def note_new(self, acceptance: Acceptance) -> None:
-        """Notes that nobody had labeled any of the planned tasks a moment ago."""
-        known = self._of(acceptance)
-        known.complete, known.all_due = True, time.monotonic() + ALL_AGAIN
+        """Notes that nobody had labeled any of the planned tasks when they were listed."""
+        self._of(acceptance).complete = True
 
     def keep(self, plans: Collection[Acceptance]) -> None:
         """Forgets what is known of other plans."""

@@ -58,10 +58,14 @@ class Corrections:
     def newest_first(self) -> list[Correction]:
         return sorted(self._all(), key=lambda one: (one.corrected_at, one.image), reverse=True)
 
-    def remove(self, image: str) -> None:
-        """Has later trainings ignore a corrected image, and deletes it; raises NotFound."""
+    def check(self, image: str) -> None:
+        """Raises NotFound if there is no correction of this image."""
         if not any(image == path.stem for path in self._folder.glob("*.json")):
             raise NotFound(f"there is no correction of an image {image[:64]}")
+
+    def remove(self, image: str) -> None:
+        """Has later trainings ignore a corrected image, and deletes it; raises NotFound."""
+        self.check(image)
         (self._folder / f"{image}.json").unlink(missing_ok=True)
         (self._folder / image).unlink(missing_ok=True)
 

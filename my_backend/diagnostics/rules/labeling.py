@@ -27,12 +27,18 @@ def run_halted(halted: HaltedRun) -> Problem:
 
 
 def audit_contradicts(found: Contradiction) -> Problem:
-    """The random checks of accepted labels show that more of them are wrong than was promised."""
+    """More of the accepted labels are wrong than was promised, or the sample no longer shows that they aren't."""
     checks, acceptance = found.checks, found.acceptance
-    message = (
-        f"At least {checks.bounds.low:.1%} of the labels that were accepted without review are wrong, but at most "
-        f"{acceptance.alpha:.0%} may be: {checks.wrong} of {checks.checked} random checks failed."
-    )
+    if checks.bounds.contradicted:
+        message = (
+            f"At least {checks.bounds.low:.1%} of the labels that were accepted without review are wrong, but at most "
+            f"{acceptance.alpha:.0%} may be: {checks.wrong} of {checks.checked} random checks failed."
+        )
+    else:
+        message = (
+            f"The sample no longer shows that at most {acceptance.alpha:.0%} of the labels that were accepted without "
+            f"review are wrong: {checks.overtaken:,} of the images were labeled or deleted before that."
+        )
     number = acceptance.project.partition(".")[0]
     hint = (
         "Undo these labels on the project's page Accept, or with "

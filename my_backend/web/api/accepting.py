@@ -60,7 +60,8 @@ class Acceptable(Answer):
 class AuditFigures(Answer):
     """Random checks of the accepted images; with 95% confidence, the share of wrong labels is from `low` to `high`.
 
-    `next` are images to check.
+    `contradicted`: the checks contradict the promise, or so many of the accepted images (`overtaken`) were labeled or
+    deleted before they were written that the sample no longer shows it for the others. `next` are images to check.
     """
 
     accepted: int
@@ -69,6 +70,7 @@ class AuditFigures(Answer):
     low: float
     high: float
     contradicted: bool
+    overtaken: int
     next: list[PlannedTask]
 
 
@@ -218,7 +220,8 @@ def _audit(checks: Checks) -> Json:
         "wrong": checks.wrong,
         "low": checks.bounds.low,
         "high": checks.bounds.high,
-        "contradicted": checks.bounds.contradicted,
+        "contradicted": checks.contradicted,
+        "overtaken": checks.overtaken,
         "next": [_planned(task, image) for task, image in checks.next.items()],
     }
 

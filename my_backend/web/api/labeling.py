@@ -200,7 +200,7 @@ class LabelingEndpoints:
     )
     def undo(self, run_id: str, body: UndoRequest) -> tuple[Json, int]:
         """Removes a run's annotations, except those that someone has changed; needs the password or a token."""
-        undo = partial(self._labeling.undo, tasks=body.tasks)
+        undo = partial(self._labeling.undo, tasks=body.tasks or ())
         return self._ask(run_id, body.token, "Undoing", undo)
 
     @endpoint("POST", "/api/labeling/runs/<run_id>/resume", answers={202: LabelingRun}, errors=(404, 409))

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 
 from label_studio_format.labeling_config import ImageChoices, parse_label_config
 from my_backend.backend import Backend
@@ -84,8 +85,11 @@ class SingleImageEndpoints:
     def remove_correction(self, image: str, body: RemoveCorrectionRequest) -> tuple[Json, int]:
         """Removes a correction, and starts a training without it."""
         project = find_project(self._backend.projects, body.project)
+        self._corrections(project).check(image)
+        submit = partial(self._backend.queue.submit, project.uid, "head", "correction removed")
+        submit()  # before it is removed: if the disk is full, nothing happens, and the request can be sent again
         self._corrections(project).remove(image)
-        return started(self._backend.queue.submit(project.uid, "head", "correction removed"))
+        return started(submit())  # another job, if the first one has read the corrections already
 
     def _corrections(self, project: Project) -> Corrections:
         return Corrections(self._backend.projects.folder(project.uid))

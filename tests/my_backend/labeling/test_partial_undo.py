@@ -71,9 +71,14 @@ def test_run_that_is_still_writing_labels_the_others(writer: Writer, labels: Fak
     with suppress(Exception):
         writer.carry_out(run)
     labels.before = lambda name: None
-    assert facts(end(writer, run))[0::2] == ("write", 2, [1, 4])
+    action, _, written, undone, withdrawn = facts(end(writer, run))
+    assert (action, written - undone, withdrawn) == ("write", 2, [1, 4])
     assert labels.choices() == {1: [], 2: ["Cat"], 3: ["Cat"], 4: []}
     assert labels.predictions() == 0
+
+    _, _, written, undone, _ = facts(undo(writer, run))
+    assert written - undone == 0
+    assert not any(labels.choices().values())
 
 
 def test_others_are_not_labeled_again_after_the_run_has_ended(writer: Writer, labels: FakeLabels) -> None:

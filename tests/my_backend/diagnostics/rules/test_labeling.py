@@ -37,7 +37,7 @@ def test_all_states_are_in_the_table() -> None:
 
 
 def test_contradicting_audit_is_a_problem() -> None:
-    checks = Checks(1000, 10, 6, audit(0.02, 1000, 10, 6), {})
+    checks = Checks(1000, 10, 6, audit(0.02, 1000, 10, 6), {}, overtaken=0, is_shown=True)
 
     problem = audit_contradicts(Contradiction(Acceptance("plan-1", PROJECT, 0.02), checks))
 
@@ -45,6 +45,16 @@ def test_contradicting_audit_is_a_problem() -> None:
     assert "of the labels that were accepted without review are wrong, but at most 2% may be" in problem.message
     assert "6 of 10 random checks failed" in problem.message
     assert "label accept undo --project 7`" in problem.hint
+
+
+def test_promise_that_the_sample_no_longer_shows_is_a_problem() -> None:
+    checks = Checks(20, 0, 0, audit(0.02, 20, 0, 0), {}, overtaken=980, is_shown=False)
+
+    problem = audit_contradicts(Contradiction(Acceptance("plan-1", PROJECT, 0.02), checks))
+
+    assert problem.code == "accepted-wrong"
+    assert "The sample no longer shows that at most 2% of the labels" in problem.message
+    assert "980 of the images were labeled or deleted" in problem.message
 
 
 def test_request_with_a_token_that_allows_nothing() -> None:

@@ -1,16 +1,20 @@
 """The endpoints that accept answers without review: plan, sample, acceptance, audit, undo, and who may ask for them."""
 
+import errno
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
 
+from my_backend import files
 from my_backend.errors import Conflict
 from my_backend.label_studio import task_pages
-from my_backend.labeling import acceptor, planner, pools, sample_reader, writer
+from my_backend.labeling import acceptance, acceptor, planner, pools, sample_reader, writer
 from my_backend.labeling.acceptance import AcceptanceStore
 from my_backend.labeling.checks import AUDITED_AT_ONCE
 from my_backend.labeling.sample_reader import SampleReader
@@ -239,6 +243,128 @@ def test_labels_undone_as_a_run_contradict_nothing(client: Client, label_studio:
     client.post(f"/api/labeling/runs/{now['run']['run']}/undo", {}, 202)
     assert eventually(lambda: accept_problems(client) == [])
     assert state(client)["status"] == "undone"
+
+
+def contradicted(client: Client, labels: FakeLabels) -> Any:
+    """Accepted labels whose audit contradicts the promise."""
+    now = accepted(client, labels)
+    while not now["audit"]["contradicted"]:
+        ask(client, "audit", task=now["audit"]["next"][0]["task"], label="Dog")
+        now = state(client)
+    return now
+
+
+def test_undo_of_one_accepted_label_leaves_the_contradiction(client: Client, label_studio: FakeLabelStudio) -> None:
+    now = contradicted(client, label_studio.labels)
+    run = now["run"]["run"]
+    plan = json.loads((client.backend.projects.folder(PROJECT) / "labeling" / run / "plan.json").read_text())
+
+    client.post(f"/api/labeling/runs/{run}/undo", {"tasks": [plan[0]["tasks"][0]]}, 202)
+
+    now = reached(client, lambda now: (now["run"]["action"], now["run"]["status"]) == ("undo", "finished"))
+    assert (now["status"], now["audit"]["contradicted"]) == ("accepted", True)
+    assert eventually(lambda: accept_problems(client))
+    ask(client, "plan", 409, percent=5)
+    ask(client, "undo")
+    assert reached(client, lambda now: now["status"] == "undone" and now["run"]["status"] == "finished")
+    assert label_studio.labels.marks() == set()
+
+
+def test_contradicted_plan_cannot_be_replaced(client: Client, label_studio: FakeLabelStudio) -> None:
+    contradicted(client, label_studio.labels)
+    assert "undo its labels first" in ask(client, "plan", 409, percent=5, replace=True)["error"]
+
+
+def test_labels_that_people_give_before_the_accepted_ones_are_written_end_the_promise(
+    client: Client, label_studio: FakeLabelStudio
+) -> None:
+    labels = label_studio.labels
+    sample = sampling(client)["sample"]["left"]
+    label_sample_of(client, labels)
+    labels.failing.add("import")
+    ask(client, "write")
+    reached(client, lambda now: now["run"] and now["run"]["error"])
+    others = [task for task in range(1, TASKS + 1) if task not in sample]
+    for task in others[:-20]:
+        labels.annotate(task, "Cat")
+    labels.failing.clear()
+    client.backend.labeling._retries.clear()
+
+    now = reached(client, lambda now: now["run"]["status"] == "finished")
+
+    assert now["run"]["written"] == 20
+    assert (now["audit"]["contradicted"], now["audit"]["overtaken"]) == (True, len(others) - 20)
+    assert eventually(lambda: accept_problems(client))
+    assert "no longer shows" in accept_problems(client)[0]["message"]
+    ask(client, "undo")
+    assert reached(client, lambda now: now["status"] == "undone" and now["run"]["status"] == "finished")
+    assert eventually(lambda: not accept_problems(client))
+
+
+def test_few_labels_that_people_give_meanwhile_leave_the_promise(client: Client, label_studio: FakeLabelStudio) -> None:
+    labels = label_studio.labels
+    sample = sampling(client)["sample"]["left"]
+    label_sample_of(client, labels)
+    labels.failing.add("import")
+    ask(client, "write")
+    reached(client, lambda now: now["run"] and now["run"]["error"])
+    labels.annotate(next(task for task in range(1, TASKS + 1) if task not in sample), "Cat")
+    labels.failing.clear()
+    client.backend.labeling._retries.clear()
+
+    now = reached(client, lambda now: now["run"]["status"] == "finished")
+
+    assert (now["audit"]["contradicted"], now["audit"]["overtaken"]) == (False, 1)
+
+
+@pytest.mark.parametrize("name", ["plan.json", "state.json"])
+def test_disk_that_is_full_while_labels_are_accepted_leaves_the_sample(
+    client: Client, label_studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    label_sample(client, label_studio.labels)
+    real = files.write_json
+
+    def full(path: Path, value: Any, **options: Any) -> None:
+        if path.name == name:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(path, value, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "write_json", full)
+        ask(client, "write", 507)
+    now = state(client)
+    assert (now["status"], now["run"]) == ("sampling", None)
+    ask(client, "write")
+    assert reached(client, lambda now: now["run"] and now["run"]["status"] == "finished")["run"]["written"] > 0
+
+
+def test_newest_plan_counts_although_the_clock_was_set_back(
+    client: Client, label_studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = sampling(client)["plan"]
+    now = time.time()
+    monkeypatch.setattr(acceptance.time, "time", lambda: now - 3600)
+
+    ask(client, "plan", percent=1, replace=True)
+
+    assert reached(client, lambda now: now["plan"] != first)["percent"] == 1
+
+
+def test_project_whose_disk_is_full_says_why_and_delays_no_other(
+    client: Client, label_studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = files.write_json
+
+    def full(path: Path, value: Any, **options: Any) -> None:
+        if path.name == "answers.json" or (path.name == "acceptance.json" and value["error"]):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(path, value, **options)
+
+    monkeypatch.setattr(files, "write_json", full)
+    ask(client, "plan", percent=5)
+    assert "No space left" in reached(client, lambda now: now["error"])["error"]
+    client.backend.acceptor._look()
 
 
 def test_contradiction_is_known_after_a_restart(client: Client, start: Start, label_studio: FakeLabelStudio) -> None:

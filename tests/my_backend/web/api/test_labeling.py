@@ -74,6 +74,7 @@ def test_run_is_started_followed_listed_and_undone(start: Any, label_studio: Fak
     listed = client.get("/api/labeling/runs?project=7")["runs"]
     assert [one["run"] for one in listed] == [second["run"], run["run"]]
 
+    assert "tasks" in client.post(f"/api/labeling/runs/{run['run']}/undo", {"tasks": []}, 400)["error"]
     undone = client.post(f"/api/labeling/runs/{run['run']}/undo", {}, 202)
     assert (undone["action"], undone["status"]) == ("undo", "queued")
     assert ended(client, run["run"])["undone"] == 10

@@ -1,6 +1,7 @@
 """Predictions and corrections of a single image over HTTP."""
 
 import base64
+import errno
 import io
 from collections.abc import Iterator
 from hashlib import sha256
@@ -216,6 +217,23 @@ def test_corrections_are_listed_and_one_that_is_removed_is_unlearned(connected: 
     assert eventually(lambda: digests[0] not in shown_page(connected))
     for gone in (digests[0], "..", "x"):
         connected.post(f"/api/models/corrections/{gone}/remove", {"project": 7}, 404)
+
+
+def test_correction_stays_until_a_training_without_it_can_be_started(
+    connected: Client, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connected.ended(retrain(connected, form(label="Dog"))["job"])
+    path = f"/api/models/corrections/{sha256(PNG).hexdigest()}/remove"
+
+    def full(*given: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(connected.backend.queue, "submit", full)
+        connected.post(path, {"project": 7}, 507)
+    connected.ended(connected.post(path, {"project": 7}, 201)["job"])
+
+    assert kept(connected) == []
 
 
 def test_correction_outlives_the_process_the_cache_and_its_own_url(
