@@ -23,6 +23,7 @@ CLAIM_FILE = ".claim"
 STATE_FILE = "state.json"
 PLAN_FILE = "plan.json"
 
+SMALL = 100  # tasks that a finished run names; others are read from disk each time
 KEPT_IN_VAIN = 20
 
 Action = Literal["write", "undo"]
@@ -96,12 +97,27 @@ def new_run_id() -> str:
     return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{token_hex(3)}"
 
 
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Changes whenever a file is replaced, even twice at the same time of its clock; None if it can't be seen."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+def _is_small(run: Run) -> bool:
+    """Whether the run takes little memory: most runs name few tasks that were left alone."""
+    return len(run.withdrawn) + sum(map(len, run.left_alone.values())) <= SMALL
+
+
 class RunStore:
     """The runs of all projects: each is a folder with an immutable plan and a small state."""
 
     def __init__(self, projects_folder: Path) -> None:
         self._root = projects_folder
-        self._finished: dict[Path, int] = {}  # state files that need no second look, with their time of change (ns)
+        # By state file: its identity and the run. Each finished run is read once, since there may be thousands.
+        self._finished: dict[Path, tuple[tuple[int, int], Run]] = {}
 
     def create(
         self, project: str, labels: Sequence[Labels], kind: RunKind = "group", *, own_token: bool, run_id: str = ""
@@ -144,22 +160,26 @@ class RunStore:
 
     def of_project(self, project: str) -> list[Run]:
         """The project's runs, the newest first."""
-        found = (files.read_record(path, _RUN) for path in self._root.glob(f"{project}/{FOLDER}/*/{STATE_FILE}"))
-        return sorted((run for run in found if run), key=lambda run: (run.created, run.id), reverse=True)
+        return sorted(self._read(project), key=lambda run: (run.created, run.id), reverse=True)
 
     def open(self) -> list[Run]:
         """All runs that haven't finished, including failed ones, the oldest first."""
-        return sorted(self._open(), key=lambda run: (run.created, run.id))
+        return sorted(
+            (run for run in self._read("*") if run.status != "finished"), key=lambda run: (run.created, run.id)
+        )
 
-    def _open(self) -> Iterator[Run]:
-        for path in self._root.glob(f"*/{FOLDER}/*/{STATE_FILE}"):
-            changed = files.changed_ns(path)
-            if self._finished.get(path) == changed:
+    def _read(self, project: str) -> Iterator[Run]:
+        """All runs that can be read; a `project` of "*" is every project."""
+        for path in self._root.glob(f"{project}/{FOLDER}/*/{STATE_FILE}"):
+            state = _identity(path)
+            known = self._finished.get(path)
+            if known and known[0] == state:
+                yield known[1]
                 continue
             run = files.read_record(path, _RUN)
-            if run and run.status == "finished":
-                self._finished[path] = changed
-            elif run:
+            if run and run.status == "finished" and state and _is_small(run):
+                self._finished[path] = state, run
+            if run:
                 yield run
 
     def resume(self, run: Run, *, own_token: bool) -> Run:
