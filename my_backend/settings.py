@@ -227,10 +227,10 @@ def read_settings() -> Settings:
     # Docker secrets: one file per setting; the environment overrides them.
     secrets = SECRETS_DIR if SECRETS_DIR.is_dir() else None
     try:
-        misspelt = _misspelt(secrets)
+        misspelled = _misspelled(secrets)
         settings = Settings(_secrets_dir=secrets)
     except ValidationError as error:
-        raise SystemExit("\n  ".join([explain(error), *misspelt])) from None
+        raise SystemExit("\n  ".join([explain(error), *misspelled])) from None
     except (OSError, UnicodeError, SettingsError) as error:
         why = ": ".join(
             "it is not UTF-8 text; save it as UTF-8" if isinstance(one, UnicodeError) else said(one)
@@ -238,8 +238,8 @@ def read_settings() -> Settings:
             if one is not None
         )
         raise SystemExit(f"Can't read the settings from .env or {SECRETS_DIR}: {why}") from None
-    if misspelt and settings.basic_auth is None:
-        raise SystemExit(f"Invalid settings (environment or .env):\n  {misspelt[0]}")
+    if misspelled and settings.basic_auth is None:
+        raise SystemExit(f"Invalid settings (environment or .env):\n  {misspelled[0]}")
     return settings
 
 
@@ -267,7 +267,7 @@ def ignored_variables() -> str:
     )
 
 
-def misspelt_names(others: Iterable[str]) -> dict[str, str]:
+def misspelled_names(others: Iterable[str]) -> dict[str, str]:
     """Returns names in the environment and `.env` that look like a setting's name, with that name.
 
     `others` are the names of the model class's settings. Raises OSError, UnicodeError.
@@ -289,7 +289,7 @@ def _given_names(secrets: Path | None) -> set[str]:
     return names
 
 
-def _misspelt(secrets: Path | None) -> list[str]:
+def _misspelled(secrets: Path | None) -> list[str]:
     """Returns a line for each misspelled password setting, which protects nothing; raises OSError, UnicodeError."""
     wrong = sorted(filter(_MISSPELT.fullmatch, _given_names(secrets)))
     return [f"{name} is not a setting: use BASIC_AUTH_USER and BASIC_AUTH_PASS" for name in wrong]

@@ -146,9 +146,12 @@ def audit(
     """Check one of the accepted labels, drawn at random."""
     with _acceptor() as (acceptor, _, projects):
         checks = acceptor.check(projects.find(project), task, choice)
-    verdict = (
-        "more are wrong than promised: undo them" if checks.contradicted else "this doesn't contradict the promise"
-    )
+    if checks.bounds.contradicted:
+        verdict = "more are wrong than promised: undo them"
+    elif not checks.is_shown:
+        verdict = "the sample no longer shows the promise: undo them"
+    else:
+        verdict = "this doesn't contradict the promise"
     low, high = checks.bounds.low, checks.bounds.high
     typer.echo(f"{checks.wrong} of {checks.checked} checks failed, so {low:.1%} to {high:.1%} are wrong: {verdict}.")
 

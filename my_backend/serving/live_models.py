@@ -20,7 +20,7 @@ from my_backend.projects.versions import UNTRAINED, Version, Versions, last_move
 from my_backend.redaction import redact, said
 from my_backend.serving.model_api import ModelAPI
 from my_backend.serving.model_loader import ModelFactory
-from my_backend.settings import misspelt_names
+from my_backend.settings import misspelled_names
 
 Json = dict[str, Any]
 
@@ -108,7 +108,7 @@ class ServingStatus:
     """Why models can't be loaded, and warnings that those which are loaded give about themselves."""
 
     import_error: str = ""  # of the model class
-    misspelt: Mapping[str, str] = field(default_factory=dict)  # names of settings as given, and probably meant
+    misspelled: Mapping[str, str] = field(default_factory=dict)  # names of settings as given, and probably meant
     warnings: tuple[str, ...] = ()
     failures: tuple[Failure, ...] = ()
 
@@ -132,7 +132,7 @@ class Serving(Background):
         self.unusable: Callable[[str], None] = lambda why: None  # called if MODEL_CLASS or its settings are wrong
         self._imported = self._ready = False
         self._import_error = ""
-        self._misspelt: dict[str, str] = {}
+        self._misspelled: dict[str, str] = {}
         self._warning = ""
         self.description: dict[str, Any] = {}  # what the model class says it computes with, after its warm-up
         self._changed = threading.Condition()
@@ -183,7 +183,7 @@ class Serving(Background):
         """Returns what is wrong with the models, from memory."""
         warnings = (self._warning, *(live.warning for live in list(self._live.values())))
         different = tuple(dict.fromkeys(filter(None, warnings)))
-        return ServingStatus(self._import_error, self._misspelt, different, tuple(self._failed.values()))
+        return ServingStatus(self._import_error, self._misspelled, different, tuple(self._failed.values()))
 
     @property
     def ready(self) -> bool:
@@ -247,7 +247,7 @@ class Serving(Background):
 
     def _import(self) -> None:
         try:
-            self._misspelt = misspelt_names(self._new_model.load().setting_names())
+            self._misspelled = misspelled_names(self._new_model.load().setting_names())
             self._imported = True
         except Exception as error:
             if isinstance(error, BackendError):  # its message says all

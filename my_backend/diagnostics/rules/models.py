@@ -7,11 +7,11 @@ from my_backend.serving.live_models import Failure, ServingStatus
 def model_problems(status: ServingStatus) -> list[Problem]:
     """What keeps the server from loading models, and the warnings of those that are loaded."""
     said = ([status.import_error] if status.import_error else []) + list(status.warnings)
-    misspelt = [misspelt_setting(given, meant) for given, meant in status.misspelt.items()]
-    return [*misspelt, *map(model_warning, said), *map(_not_loaded, status.failures)]
+    misspelled = [misspelled_setting(given, meant) for given, meant in status.misspelled.items()]
+    return [*misspelled, *map(model_warning, said), *map(_not_loaded, status.failures)]
 
 
-def misspelt_setting(given: str, meant: str) -> Problem:
+def misspelled_setting(given: str, meant: str) -> Problem:
     """An environment variable, or a line in `.env`, whose name is nearly that of a setting."""
     return Problem(
         "settings",

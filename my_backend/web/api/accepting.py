@@ -57,7 +57,7 @@ class Acceptable(Answer):
     examples: list[PlannedTask]
 
 
-class AuditFigures(Answer):
+class AuditResult(Answer):
     """Random checks of the accepted images; with 95% confidence, the share of wrong labels is from `low` to `high`.
 
     `contradicted`: the checks contradict the promise, or so many of the accepted images (`overtaken`) were labeled or
@@ -94,7 +94,7 @@ class Accepting(Answer):
     sample: SampleLabels | None
     acceptable: Acceptable | None
     run: LabelingRun | None
-    audit: AuditFigures | None
+    audit: AuditResult | None
     automatic: bool
     stopped: str | None
 

@@ -38,7 +38,7 @@ def test_models_that_are_loaded() -> None:
 
 
 def test_misspelled_setting_is_a_problem() -> None:
-    [problem] = model_problems(ServingStatus(misspelt={"EPOCH": "EPOCHS"}))
+    [problem] = model_problems(ServingStatus(misspelled={"EPOCH": "EPOCHS"}))
 
     assert (problem.code, problem.message) == (
         "settings",
