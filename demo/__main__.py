@@ -88,7 +88,9 @@ def _demo(port: int, label_studio_port: int, keep: Path | None, own: Path | None
         with _step(f"Create a project with {len(images.paths):,} images, {images.annotated} of them annotated"):
             project = _make_project(label_studio, images)
         # Training all layers as well would take minutes and keep the machine busy.
-        backend = Backend(folder / "backend", label_studio, port=free_port(port), TRAIN_MODE="head", **_network())
+        backend = Backend(
+            folder / "backend", label_studio, port=free_port(port), TRAIN_MODE="head", **pretrained_network()
+        )
         with _step("Start the backend"):
             stack.enter_context(backend)
         with _step("Connect and train") as status:
@@ -102,7 +104,7 @@ def _demo(port: int, label_studio_port: int, keep: Path | None, own: Path | None
             backend.wait()
 
 
-def _network() -> dict[str, str]:
+def pretrained_network() -> dict[str, str]:
     """Settings of a network whose weights are installed, so that nothing is downloaded; the user's own come first."""
     chosen = os.environ.get("NETWORK") or os.environ.get("WEIGHTS")
     return {} if chosen or not find_spec("timm") or not installed_weights(LITE0) else {"NETWORK": LITE0}

@@ -77,4 +77,4 @@ def test_demo_uses_installed_weights_unless_told_otherwise(
     monkeypatch.setattr(demo, "find_spec", lambda name: name if installed else None)
     monkeypatch.setattr(demo, "installed_weights", lambda name: Path("weights.pth"))
 
-    assert demo._network() == network
+    assert demo.pretrained_network() == network

@@ -1,0 +1,168 @@
+"""Makes the pictures of README and docs: a person labels images of a folder with a real Label Studio and a browser.
+
+    python -m demo.pictures FOLDER docs/images
+
+The folder has a subfolder for each of at most nine classes. The pictures in this repository show public-domain clip art
+from Debian's package openclipart-png; the network is EfficientNet-Lite0 (`make demo` uses it in the same way).
+"""
+
+import io
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from PIL import Image
+from playwright.sync_api import Page, ViewportSize, expect, sync_playwright
+
+from demo.__main__ import pretrained_network
+from demo.backend import Backend
+from demo.images import Images, own_images
+from demo.label_studio import LabelStudio, environment
+from image_classifier.errors import UsersError
+
+SIZE: ViewportSize = {"width": 1120, "height": 860}
+GROUPS = 12  # that are labeled; the moving picture shows them
+SECONDS, LAST_SECONDS = 1.2, 3.0  # how long it shows each step
+MOVING_WIDTH = 840
+LOADED = "[...document.images].filter(one => one.getBoundingClientRect().top < innerHeight).every(one => one.complete)"
+
+
+def main(
+    images: Annotated[Path, typer.Argument(help="a folder with a subfolder for each class")],
+    out: Annotated[Path, typer.Argument(help="where the pictures go")],
+) -> None:
+    """Make the pictures of README and docs."""
+    chromium = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
+    if chromium is None:
+        raise UsersError("no Chromium found: install it")
+    environment()
+    with tempfile.TemporaryDirectory(prefix="pictures-") as name, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium)
+        context = browser.new_context(viewport=SIZE, bypass_csp=True)  # to ask the page for its images
+        page = context.new_page()
+        page.set_default_timeout(120_000)
+        expect.set_options(timeout=120_000)
+        _take_all(Path(name), own_images(images), page, out)
+        browser.close()
+
+
+def _take_all(folder: Path, images: Images, page: Page, out: Path) -> None:
+    network: Any = pretrained_network()
+    label_studio = LabelStudio(folder / "label-studio", local_files=images.folder.parent)
+    backend = Backend(folder / "backend", label_studio, TRAIN_MODE="head", RENEW_PREDICTIONS="true", **network)
+    with label_studio, backend:
+        project = label_studio.create_project("Clip art", images.label_config)
+        nothing = [None] * len(images.paths)
+        tasks = label_studio.add_local_images(project, images.folder, images.paths, nothing, from_name=images.from_name)
+        label_studio.connect(project, backend.url)
+        person = _Person(page, dict(zip(tasks, images.labels, strict=True)), sorted(set(images.labels)))
+        url = f"{backend.url}/projects/{project}"
+
+        page.goto(f"{url}/groups")
+        expect(page.locator("#grid li").first).to_be_visible()
+        expect(page.locator("#reading")).to_be_hidden()
+        _save_moving(person.label_groups(GROUPS), out / "groups.webp")
+        (out / "groups.png").write_bytes(person.best)
+        _wait(lambda: not backend.is_training(project)["is_training"])
+        page.goto(f"{url}/queue")
+        person.wait_for_pictures("#picture img")
+        _save(page, out / "queue.png")
+        page.goto(url)
+        _save(page, out / "overview.png")
+        page.goto(f"{url}/versions/{backend.is_training(project)['model_version']}")
+        _save(page, out / "version.png")
+        page.goto(f"{url}/try")
+        _correct(page, images)
+        _save(page, out / "try.png")
+
+
+class _Person:
+    """Labels groups by the truth, with the keys that a person would press."""
+
+    def __init__(self, page: Page, truth: dict[int, str], choices: list[str]) -> None:
+        self._page, self._truth = page, truth
+        self._keys = {choice: str(number) for number, choice in enumerate(choices, 1)}
+        self.best = b""  # the picture that shows most: a proposal, and images that don't belong
+
+    def label_groups(self, count: int) -> list[bytes]:
+        """Labels so many groups; returns a picture of each step."""
+        shots = []
+        for _ in range(count):
+            tasks = self._group()
+            if not tasks:
+                break
+            shots.append(self._shot())
+            [(usual, _)] = Counter(self._truth[task] for task in tasks).most_common(1)
+            others = [task for task in tasks if self._truth[task] != usual]
+            for task in others:
+                self._page.locator(f"#grid li[data-task='{task}']").hover()
+                self._page.keyboard.press(self._keys[self._truth[task]])
+            self._page.mouse.move(2, 2)
+            proposed = self._page.locator("#group-title").inner_text() == f"{usual}?"
+            if others:
+                shots.append(self._shot())
+                self.best = shots[-1] if proposed or not self.best else self.best
+            self._page.keyboard.press("Enter" if proposed else self._keys[usual])
+        return shots
+
+    def _group(self) -> list[int]:
+        ready = ("#grid:not([aria-busy])", "#show-aside", "#pause-title:text-is('Everything is labeled')")
+        expect(self._page.locator(", ".join(f"{one}:visible" for one in ready)).first).to_be_visible()
+        return [int(str(one.get_attribute("data-task"))) for one in self._page.locator("#grid li:visible").all()]
+
+    def wait_for_pictures(self, selector: str) -> None:
+        expect(self._page.locator(selector).first).to_be_visible()
+        self._page.wait_for_function(LOADED)
+
+    def _shot(self) -> bytes:
+        self._page.evaluate("document.getElementById('group').scrollIntoView()")
+        self._page.wait_for_function(LOADED)
+        return self._page.screenshot()
+
+
+def _correct(page: Page, images: Images) -> None:
+    """Shows an image to the page, and corrects the answer."""
+    page.locator("#file").set_input_files(images.paths[-1])
+    expect(page.locator("#scores tbody tr").first).to_be_visible()
+    page.get_by_role("radio", name=images.labels[-1], exact=True).check()
+    page.get_by_role("button", name="Save correction").click()
+    expect(page.locator("#took")).to_contain_text("Learned")
+    page.wait_for_function(LOADED)
+
+
+def _wait(done: Callable[[], bool]) -> None:
+    until = time.monotonic() + 600
+    while not done():
+        if time.monotonic() > until:
+            raise UsersError("the training takes longer than ten minutes")
+        time.sleep(0.2)
+
+
+def _save(page: Page, path: Path) -> None:
+    """A picture of the page with few colors, which makes the file small."""
+    page.wait_for_function(LOADED)
+    with Image.open(io.BytesIO(page.screenshot())) as image:
+        image.convert("RGB").quantize(256).save(path, optimize=True)
+
+
+def _save_moving(shots: list[bytes], path: Path) -> None:
+    frames = []
+    for shot in shots:
+        with Image.open(io.BytesIO(shot)) as image:
+            height = round(image.height * MOVING_WIDTH / image.width)
+            frames.append(image.convert("RGB").resize((MOVING_WIDTH, height), Image.Resampling.LANCZOS))
+    times = [round(1000 * SECONDS)] * (len(frames) - 1) + [round(1000 * LAST_SECONDS)]
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=times, loop=0, quality=70, method=6)
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except UsersError as error:
+        sys.exit(str(error))
