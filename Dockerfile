@@ -46,6 +46,7 @@ ENV HOST=0.0.0.0 PORT=9090 MODEL_DIR=/data CACHE_DIR=/cache
 EXPOSE 9090
 VOLUME ["/data", "/cache"]
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
+# On two busy cores, loading torch in all containers at once takes a minute and a half.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=3m --retries=3 \
     CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:9090/ready', timeout=4)"]
 CMD ["python", "-m", "my_backend", "uwsgi"]

@@ -119,6 +119,15 @@ def test_server_and_workers_find_the_password(
     assert read_settings().redis == "redis://elsewhere:6379/0"
 
 
+@pytest.mark.parametrize("name", USE_REDIS)
+def test_backend_has_three_minutes_to_start_before_it_counts_as_unhealthy(name: str) -> None:
+    """Otherwise `docker compose up --wait` fails on a busy machine, where loading torch takes long."""
+    own = SERVICES[name].get("healthcheck", {}).get("start_period")
+    of_image = re.search(r"^HEALTHCHECK .*--start-period=(\S+)", (ROOT / "Dockerfile").read_text("utf-8"), re.MULTILINE)
+    assert of_image is not None
+    assert (own or of_image[1]) == "3m"
+
+
 def test_redis_waits_for_its_password_and_is_published_on_no_port() -> None:
     assert SERVICES["redis"]["depends_on"]["prepare"]["condition"] == "service_completed_successfully"
     assert "ports" not in SERVICES["redis"]
