@@ -1,14 +1,13 @@
 """Atomic files, locks, and a list of damaged files."""
 
 import errno
-import fcntl
 import json
 import logging
 import os
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -18,6 +17,7 @@ from typing import IO, Annotated, Any, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from my_backend.file_locks import lock, unlock
 from my_backend.redaction import said
 
 Value = TypeVar("Value")
@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 STALE_TRIES = 10
 # Errors of a full, failing or read-only disk; the file to be written is not at fault.
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+WINDOWS = os.name == "nt"
+READ_SECONDS = 2.0  # for which Windows refuses to replace a file, at most, because someone reads it
 SETTLED_NS = 1_000_000_000  # file times are coarse: a second change right after the first may not show
 
 
@@ -63,7 +65,7 @@ def _write(path: Path, content: str | bytes | Iterable[str], *, mode: int, durab
     part = NamedTemporaryFile(dir=path.parent, prefix=".", delete=False)  # noqa: SIM115  closed below
     try:
         with part:  # closing flushes the rest, which fails on a full disk
-            os.fchmod(part.fileno(), mode)
+            Path(part.name).chmod(mode)
             if isinstance(content, bytes):
                 part.write(content)
             else:
@@ -72,13 +74,25 @@ def _write(path: Path, content: str | bytes | Iterable[str], *, mode: int, durab
             part.flush()
             if durable:
                 os.fsync(part.fileno())
-        os.replace(part.name, path)
+        _replace(part.name, path)
     except BaseException:
         with suppress(OSError):  # fails if the disk has just become read-only
             os.unlink(part.name)
         raise
     if durable:
         sync_folder(path.parent)
+
+
+def _replace(part: str, path: Path) -> None:
+    deadline = time.monotonic() + READ_SECONDS
+    while True:
+        try:
+            os.replace(part, path)
+            return
+        except PermissionError:
+            if not WINDOWS or time.monotonic() > deadline:
+                raise
+        time.sleep(0.01)
 
 
 def write_json(path: Path, value: Any, **options: Any) -> None:
@@ -195,8 +209,9 @@ def _read(path: Path) -> bytes:
 
 
 def _read_once(path: Path) -> bytes:
-    # Opening a pipe would block until someone writes to it.
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+    # Opening a pipe would block until someone writes to it. Windows has no pipes in folders.
+    nonblocking = getattr(os, "O_NONBLOCK", 0)
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | nonblocking)) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, "it is not a regular file")
         return file.read()
@@ -242,15 +257,27 @@ class Unchanged:
 def make_private(folder: Path) -> None:
     """Creates the folder and makes it accessible to its owner only."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if folder.stat().st_uid == os.getuid():
+    # On Windows, the folder's parents say who may read it.
+    if hasattr(os, "getuid") and folder.stat().st_uid == os.getuid():
         folder.chmod(0o700)
 
 
 def sync_folder(folder: Path) -> None:
     """Makes new names in a folder survive a power failure."""
+    with _opened_folder(folder) as descriptor:
+        if descriptor is not None:
+            os.fsync(descriptor)
+
+
+@contextmanager
+def _opened_folder(folder: Path) -> Iterator[int | None]:
+    """The folder's descriptor; None on Windows, which can't open folders."""
+    if WINDOWS:
+        yield None
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        yield descriptor
     finally:
         os.close(descriptor)
 
@@ -258,11 +285,22 @@ def sync_folder(folder: Path) -> None:
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Waits for a lock and holds it; it works across threads, processes and hosts."""
-    with _lock_file(path) as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with _holding(path):
         # Opening the folder makes NFS notice what another host wrote before it released the lock.
-        os.close(os.open(path.parent, os.O_RDONLY))
+        with _opened_folder(path.parent):
+            pass
         yield
+
+
+@contextmanager
+def _holding(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[None]:
+    with _lock_file(path) as file:
+        if not lock(file.fileno(), shared=shared, wait=wait):
+            raise InUse
+        try:
+            yield
+        finally:
+            unlock(file.fileno())
 
 
 def _lock_file(path: Path) -> IO[str]:
@@ -276,15 +314,9 @@ class InUse(Exception):
     """Another process holds the lock."""
 
 
-@contextmanager
-def claimed(path: Path, *, shared: bool = False) -> Iterator[None]:
+def claimed(path: Path, *, shared: bool = False) -> AbstractContextManager[None]:
     """Holds a lock, at most until the process ends; raises InUse if another process holds it.
 
     Shared claims exclude only exclusive ones.
     """
-    with _lock_file(path) as file:
-        try:
-            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InUse from None
-        yield
+    return _holding(path, shared=shared, wait=False)

@@ -17,7 +17,7 @@ from my_backend.commands.backup import back_up
 from my_backend.commands.console import show_progress
 from my_backend.commands.development import DevelopmentServer
 from my_backend.commands.labeling import commands as label_commands
-from my_backend.commands.production import run_supervisor, run_uwsgi
+from my_backend.commands.production import refuse_other_systems, run_supervisor, run_uwsgi
 from my_backend.commands.shutdown import at_exit_of_uwsgi, leave
 from my_backend.commands.versions import commands
 from my_backend.diagnostics.doctor.report import consult
@@ -81,6 +81,7 @@ def worker(
     if not settings.redis:
         raise SystemExit("A worker needs REDIS_URL or REDIS_HOST; without Redis the server runs the trainings itself.")
     try:
+        refuse_other_systems()
         work(settings, (only,) if only else KINDS)
     except BackendError as error:
         raise SystemExit(str(error)) from None
@@ -97,7 +98,10 @@ def healthy() -> None:
 @app.command()
 def uwsgi() -> None:
     """Run the server under uWSGI; if REDIS_URL is set, workers run the trainings."""
-    run_uwsgi(read_settings())
+    try:
+        run_uwsgi(read_settings())
+    except BackendError as error:
+        raise SystemExit(str(error)) from None
 
 
 @app.command()

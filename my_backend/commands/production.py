@@ -2,10 +2,10 @@
 
 import os
 import re
-import resource
 import shutil
 import sys
 import tempfile
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,14 +14,26 @@ from my_backend.errors import BackendError
 from my_backend.log.setup import collect_output
 from my_backend.settings import Settings
 
+with suppress(ModuleNotFoundError):  # Windows
+    import resource
+
 HERE = Path(__file__).parents[1]
 QUEUE = 1024
 LONGEST_SOCKET = 103  # bytes of a socket's path, on every system
 OPEN_FILES = 65_536  # one per connection, including slow ones; many systems allow a process only 1,024
 
 
+def refuse_other_systems() -> None:
+    """Raises BackendError if this isn't Linux."""
+    if sys.platform != "linux":
+        raise BackendError(
+            "Production mode runs on Linux only: use `docker compose up`, or WSL on Windows. `serve` also runs here"
+        )
+
+
 def run_uwsgi(settings: Settings) -> None:
-    """Replaces this process with uWSGI."""
+    """Replaces this process with uWSGI; raises BackendError."""
+    refuse_other_systems()
     command = [_beside_python("uwsgi"), "--ini", str(HERE / "uwsgi.ini")]
     folder = _socket_folder()
     command += ["--socket", f"{folder}/uwsgi.sock", "--hook-as-user-atexit", f"exec:rm -rf {folder}"]
@@ -45,8 +57,14 @@ def _socket_folder() -> str:
     return tempfile.mkdtemp(prefix="image-classifier-", dir=folder)
 
 
-def run_supervisor(settings: Settings, logs: Path = HERE / "logs") -> None:
-    """Replaces this process with supervisor, which runs Redis, workers and the server; `logs` gets their log files."""
+def run_supervisor(settings: Settings, logs: Path | None = None) -> None:
+    """Replaces this process with supervisor, which runs Redis, workers and the server; `logs` gets their log files.
+
+    By default that is `my_backend/logs` in a clone, and a folder in MODEL_DIR if this package is installed.
+
+    Raises BackendError.
+    """
+    refuse_other_systems()
     folder = settings.model_dir / "production"
     socket = folder / "redis.sock"
     if not settings.redis and len(os.fsencode(socket)) > LONGEST_SOCKET:
@@ -55,6 +73,7 @@ def run_supervisor(settings: Settings, logs: Path = HERE / "logs") -> None:
             "with `/production/redis.sock`): set a shorter MODEL_DIR, or set REDIS_URL to a running Redis"
         )
     files.make_private(folder)
+    logs = logs or (HERE / "logs" if (HERE / "logs").is_dir() else folder / "logs")
     logs.mkdir(exist_ok=True)
     environment = {
         "PRODUCTION_DIR": str(folder),
@@ -83,7 +102,9 @@ def _longest_queue() -> int:
 def _beside_python(name: str) -> str:
     found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
     if not found:
-        raise BackendError(f"{name} is not installed: run `make setup`")
+        raise BackendError(
+            f"{name} is not installed: run `make setup`, or `pip install 'image-classifier-backend[production]'`"
+        )
     return found
 
 

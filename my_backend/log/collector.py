@@ -3,7 +3,6 @@
 Lines that already have the log's format pass unchanged; others, from libraries, uWSGI and supervisor, are converted.
 """
 
-import fcntl
 import json
 import logging
 import os
@@ -17,6 +16,7 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any
 
+from my_backend.file_locks import lock
 from my_backend.log.init import FirstProcess, TimeIsUp
 from my_backend.log.lines import utc, without_secrets
 from my_backend.redaction import Redactor
@@ -79,9 +79,7 @@ def _open(path: Path) -> RotatingFileHandler | None:
     """Opens the log file and holds it until the process ends; None if another process, such as a replica, holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not lock(descriptor, wait=False):
         os.close(descriptor)
         return None
     return RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=1, encoding="utf-8", errors="backslashreplace")

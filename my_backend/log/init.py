@@ -6,7 +6,8 @@ import time
 from contextlib import suppress
 from types import FrameType
 
-PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+_NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2")
+PASSED_ON = tuple(one for one in signal.Signals if one.name in _NAMES)  # Windows lacks most, and has no init process
 LAST_WORDS_SECONDS = 5  # for output that others write after the program has ended
 POLL_SECONDS = 0.02
 

@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 from types import TracebackType
 
+from my_backend.errors import BackendError
 from my_backend.log.init import PASSED_ON
 from my_backend.log.lines import lines
 from my_backend.redaction import redact
@@ -42,9 +43,14 @@ def collect_output(settings: Settings, name: str, log_file: Path | None = None) 
 
     This gives the lines of libraries, uWSGI and supervisor the same format, lets a single process rotate LOG_FILE, and
     keeps secrets out. Does nothing if the log is text and goes to standard error only. `name` is the logger's name for
-    raw lines.
+    raw lines. Windows has no fork, so there only our own lines have the format; raises BackendError if there should be
+    a file.
     """
     if settings.log_format == "text" and log_file is None:
+        return
+    if not hasattr(os, "fork"):
+        if log_file is not None:
+            raise BackendError(f"LOG_FILE={log_file} doesn't work on this system: remove it, and redirect the output")
         return
     reading, writing = os.pipe()
     orders = {

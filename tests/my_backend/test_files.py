@@ -177,6 +177,26 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monke
     assert [(child.name, child.read_text()) for child in tmp_path.iterdir()] == [("file", "old")]
 
 
+def test_file_that_windows_refuses_to_replace_while_it_is_read_is_replaced_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replaced, refusals = os.replace, [PermissionError("read by another process")] * 2
+
+    def replace(source: Any, target: Any) -> None:
+        if refusals:
+            raise refusals.pop()
+        replaced(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(PermissionError):  # on other systems, it stays refused
+        files.write(tmp_path / "file", "new")
+    monkeypatch.setattr(files, "WINDOWS", True)
+    files.write(tmp_path / "file", "new")
+
+    assert (tmp_path / "file").read_text() == "new"
+    assert refusals == []
+
+
 def test_reader_never_sees_a_half_written_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     values = ["a" * 200_000, "b" * 300_000]
@@ -224,9 +244,18 @@ def test_locked_lets_one_in_at_a_time(tmp_path: Path) -> None:
     assert most == 1
 
 
-def test_claim_is_refused_while_another_holds_it_and_free_after_its_death(tmp_path: Path) -> None:
+# As on Windows, but filelock then uses this system's locks; it chooses them when it is imported.
+WITHOUT_FCNTL = """
+import sys
+from filelock import lock_descriptor
+sys.modules["fcntl"] = None
+"""
+
+
+@pytest.mark.parametrize("system", ["", WITHOUT_FCNTL], ids=["posix", "without fcntl"])
+def test_claim_is_refused_while_another_holds_it_and_free_after_its_death(tmp_path: Path, system: str) -> None:
     lock = tmp_path / "new" / "lock"
-    code = f"""
+    code = f"""{system}
 import sys
 from pathlib import Path
 from my_backend import files
@@ -245,6 +274,32 @@ with files.claimed(Path({str(lock)!r})):
     for _ in range(2):  # it also ends with the block
         with files.claimed(lock):
             pass
+
+
+def test_locked_waits_without_fcntl_too(tmp_path: Path) -> None:
+    code = f"""{WITHOUT_FCNTL}
+import threading
+from pathlib import Path
+from my_backend import files
+lock, order = Path({str(tmp_path / "lock")!r}), []
+def enter():
+    with files.locked(lock):
+        order.append("second")
+with files.locked(lock):
+    try:
+        with files.claimed(lock):
+            order.append("claimed")
+    except files.InUse:
+        order.append("in use")
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join(0.1)
+    order.append("first")
+thread.join()
+print(*order)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "in use first second\n"
 
 
 def test_shared_claims_keep_out_only_one_that_is_not_shared(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 import os
 import re
 import stat
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from my_backend.commands import production
+from my_backend.commands import cli, production
 from my_backend.commands.cli import app
 
 
@@ -38,6 +39,20 @@ def test_a_redis_that_runs_elsewhere_needs_no_server_here(monkeypatch: pytest.Mo
 
     (environment,) = begun
     assert (environment["REDIS_URL"], environment["OWN_REDIS"]) == ("redis://elsewhere:6379", "false")
+
+
+@pytest.mark.parametrize("command", ["production", "uwsgi", "worker"])
+def test_production_mode_is_refused_on_other_systems(monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://elsewhere:6379")
+    monkeypatch.setattr(sys, "platform", "darwin")
+    for name in ("execv", "execve"):
+        monkeypatch.delattr(os, name)  # it would replace the tests
+    monkeypatch.setattr(cli, "work", lambda *_: None)
+
+    said = CliRunner().invoke(app, [command])
+
+    assert said.exit_code == 1
+    assert re.fullmatch(r"Production mode runs on Linux only: use `docker compose up`.*\n", said.output)
 
 
 def test_socket_of_redis_is_in_a_folder_that_nobody_else_may_enter(

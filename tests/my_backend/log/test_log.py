@@ -14,7 +14,8 @@ from urllib.parse import quote
 import pytest
 
 from my_backend import context
-from my_backend.log.setup import set_up_logs
+from my_backend.errors import BackendError
+from my_backend.log.setup import collect_output, set_up_logs
 from tests.my_backend.conftest import MakeSettings
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -291,6 +292,16 @@ def test_collector_writes_the_last_words_of_a_process_that_is_killed(tmp_path: P
 
 def test_nothing_is_collected_where_nothing_needs_it(tmp_path: Path) -> None:
     assert ran("print('x', flush=True, file=sys.stderr)", tmp_path) == "x\n"
+
+
+def test_log_file_is_refused_on_a_system_that_can_not_fork(
+    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delattr(os, "fork")
+
+    collect_output(make_settings(log_format="json"), "server")
+    with pytest.raises(BackendError, match=r"LOG_FILE=.*log doesn't work on this system: remove it"):
+        collect_output(make_settings(), "server", tmp_path / "log")
 
 
 def test_log_goes_to_standard_error(make_settings: MakeSettings, capsys: pytest.CaptureFixture[str]) -> None:
