@@ -305,10 +305,16 @@ class CheckRequest(AcceptRequest):
     label: Annotated[str, Field(max_length=10_000)]
 
 
-class ActivateRequest(ProjectRequest):
-    """Makes a version live."""
+class VersionRequest(ProjectRequest):
+    """Names a version."""
 
     version: str
+
+
+class PinRequest(VersionRequest):
+    """Pins a version, so that it is kept however many newer ones there are; or unpins it."""
+
+    pinned: bool = True
 
 
 class ImageRequest(ProjectRequest):

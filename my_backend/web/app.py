@@ -58,7 +58,7 @@ def _endpoints(backend: Backend, counts: RequestCounts, page: Page) -> list[obje
         ProtocolEndpoints(backend, counts),
         SingleImageEndpoints(backend),
         JobEndpoints(backend),
-        VersionEndpoints(backend.projects),
+        VersionEndpoints(backend.projects, backend.settings),
         LabelingConfigEndpoints(backend.settings),
         LabelingEndpoints(backend),
         AcceptEndpoints(backend),

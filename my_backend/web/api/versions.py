@@ -1,14 +1,19 @@
-"""The endpoints of versions: which there are, and which one is live."""
+"""The endpoints of versions: which there are, which one is live, which are kept; a version as a file."""
 
 from typing import Any
 
-from my_backend.errors import NotFound
+from flask import Response
+
+from my_backend.errors import BadRequest, NotFound
+from my_backend.projects.archive import zipped
 from my_backend.projects.registry import Project, Projects
 from my_backend.projects.versions import Versions
-from my_backend.requests import ActivateRequest, Json, ProjectRequest
+from my_backend.requests import Json, PinRequest, ProjectRequest, VersionRequest
+from my_backend.settings import Settings
 from my_backend.web.api.answers import Answer
-from my_backend.web.api.lookup import find_project
+from my_backend.web.api.lookup import PROJECT_QUERY, find_project
 from my_backend.web.endpoint import endpoint
+from my_backend.web.middleware.auth import require_known
 
 
 class VersionRecord(Answer):
@@ -44,11 +49,26 @@ class LiveVersion(Answer):
     project: str
 
 
+class PinnedVersion(Answer):
+    """Whether the version is now pinned."""
+
+    version: str
+    pinned: bool
+    project: str
+
+
+class DeletedVersion(Answer):
+    """The version that was deleted."""
+
+    deleted: str
+    project: str
+
+
 class VersionEndpoints:
     """A version's files are never changed; only the pointer to the live one is."""
 
-    def __init__(self, projects: Projects) -> None:
-        self._projects = projects
+    def __init__(self, projects: Projects, settings: Settings) -> None:
+        self._projects, self._settings = projects, settings
 
     @endpoint("GET", "/versions", answers={200: VersionList}, errors=(404,))
     def versions_of_the_only_project(self) -> Json:
@@ -73,8 +93,43 @@ class VersionEndpoints:
         }
 
     @endpoint("POST", "/api/models/activate", answers={200: LiveVersion}, errors=(404,))
-    def activate(self, body: ActivateRequest) -> Json:
+    def activate(self, body: VersionRequest) -> Json:
         """Makes a version live; it may be an older one."""
-        project = find_project(self._projects, body.project)
-        version = Versions(self._projects.folder(project.uid)).activate(body.version)
-        return {"live": version.name, "project": project.uid}
+        project, versions = self._find(body.project)
+        return {"live": versions.activate(body.version).name, "project": project.uid}
+
+    @endpoint("POST", "/api/models/pin", answers={200: PinnedVersion}, errors=(404, 409))
+    def pin(self, body: PinRequest) -> Json:
+        """Pins a version, so that it is never removed automatically; or unpins it."""
+        project, versions = self._find(body.project)
+        versions.pin(body.version, body.pinned)
+        return {"version": body.version, "pinned": body.pinned, "project": project.uid}
+
+    @endpoint("POST", "/api/models/delete", answers={200: DeletedVersion}, errors=(404, 409))
+    def delete(self, body: VersionRequest) -> Json:
+        """Deletes a version permanently, unless it is live or pinned; needs the password."""
+        require_known(self._settings)
+        project, versions = self._find(body.project)
+        versions.delete(body.version)
+        return {"deleted": body.version, "project": project.uid}
+
+    @endpoint(
+        "GET",
+        "/api/models/download",
+        answers={200: "application/zip"},
+        errors=(400, 404),
+        query={**PROJECT_QUERY, "version": "name of the version"},
+    )
+    def download(self, project: str | None, version: str | None) -> Response:
+        """A version's folder as a ZIP file, for `python -m image_classifier` or for `publish` elsewhere."""
+        if version is None:
+            raise BadRequest("version is missing: add ?version=NAME, as GET /versions lists it")
+        found = self._find(project)[1].get(version)
+        response = Response(zipped(found.folder), mimetype="application/zip")
+        response.content_length = sum(map(len, zipped(found.folder)))  # without it, slow clients would be cut off
+        response.headers["Content-Disposition"] = f'attachment; filename="{found.name}.zip"'
+        return response
+
+    def _find(self, name: str | None) -> tuple[Project, Versions]:
+        project = find_project(self._projects, name)
+        return project, Versions(self._projects.folder(project.uid))

@@ -107,6 +107,15 @@ def require_token(settings: Settings, token: str) -> None:
         )
 
 
+def require_known(settings: Settings) -> None:
+    """Raises Forbidden if the caller is unknown."""
+    if not is_known(settings):
+        raise Forbidden(
+            "this needs the password of this backend: set BASIC_AUTH_USER and BASIC_AUTH_PASS, or do it on the machine "
+            "that the backend runs on"
+        )
+
+
 def is_from_this_machine() -> bool:
     """Whether the request was made by a program on this machine, and not by a proxy on it for someone else.
 

@@ -15,7 +15,7 @@ from my_backend.errors import BackendError, NotFound
 from my_backend.projects.corrections import Corrections
 from my_backend.projects.metrics import like_the_newest
 from my_backend.projects.registry import Project
-from my_backend.projects.versions import UNTRAINED, Versions
+from my_backend.projects.versions import KEPT_VERSIONS, UNTRAINED, Versions
 from my_backend.requests import PERCENTS
 from my_backend.web.browser import wants_page
 from my_backend.web.middleware.auth import is_known
@@ -144,6 +144,7 @@ class Page:
                 "versions.html",
                 view=view,
                 versions=found[::-1][:LISTED_VERSIONS],
+                pinned=Versions(self._backend.projects.folder(project.uid)).pinned(),
                 more=max(0, len(found) - LISTED_VERSIONS),
                 chart=charts.accuracy_chart([(one.short, one.figures.accuracy or 0.0) for one in alike])
                 if len(alike) > 1
@@ -169,6 +170,8 @@ class Page:
                 "version.html",
                 view=view,
                 version=shown,
+                pinned=shown.name in Versions(folder).pinned(),
+                kept=KEPT_VERSIONS,
                 other=other,
                 others=[one for one in self._version_views(project)[::-1] if one.name != shown.name],
                 comparable=other is not None and other.figures.measure == shown.figures.measure,

@@ -662,6 +662,8 @@ ASKS: list[tuple[str, str, dict[str, Any]]] = [
     ("POST", "/api/models/predict", {"url": "data:,x"}),
     ("POST", "/api/models/retrain", {"url": "data:,x", "label": "Cat"}),
     ("POST", "/api/models/activate", {"version": "v1-20261120T132501"}),
+    ("POST", "/api/models/pin", {"version": "v1-20261120T132501"}),
+    ("POST", "/api/models/delete", {"version": "v1-20261120T132501"}),
     ("POST", "/predict", {"tasks": []}),
     ("POST", "/webhook", {"action": "START_TRAINING"}),
 ]

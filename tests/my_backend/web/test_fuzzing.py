@@ -41,6 +41,8 @@ BODIES: dict[str, dict[str, Any]] = {
     "/job_status": {"job": "full-20261121T000000-abcdef"},
     "/versions": {"project": PROJECT},
     "/api/models/activate": {"project": PROJECT, "version": "v1-20261120T132501"},
+    "/api/models/pin": {"project": PROJECT, "version": "v1-20261120T132501", "pinned": False},
+    "/api/models/delete": {"project": PROJECT, "version": "v1-20261120T132501"},
     "/duplicate_model": {"project_src": PROJECT, "project_dst": "8.1"},
     "/delete": {"project": "8.1"},
 }

@@ -32,6 +32,7 @@ export function press(look) {
       const token = document.getElementById(button.dataset.token)?.value.trim();  // the person's own, kept nowhere else
       await post(button.dataset.post, { ...JSON.parse(button.dataset.body ?? "{}"), ...(token && { token }) });
       say(button.dataset.said);
+      if (button.dataset.then) return location.assign(button.dataset.then);  // its own page is gone
     } catch (error) {
       say(error.message);
     }
