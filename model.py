@@ -238,9 +238,9 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         return _networks().lookups if _make_networks.cache_info().currsize else {}
 
     @classmethod
-    def setting_names(cls) -> frozenset[str]:
-        """The names of the classifier's settings."""
-        return frozenset(map(str.upper, ClassifierSettings.model_fields))
+    def settings(cls) -> ClassifierSettings:
+        """The classifier's settings; raises BackendError if one is invalid."""
+        return _settings()
 
     @classmethod
     def warm_up(cls) -> str:

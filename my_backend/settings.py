@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -254,6 +255,40 @@ def explain(error: ValidationError) -> str:
         shown = name and name not in UNSAID and "@" not in value and value.isprintable()
         lines.append((f"{name}: {why}" if name else why) + (f", but it is {fault['input']!r}" if shown else ""))
     return "Invalid settings (environment or .env):\n  " + "\n  ".join(map(redact, lines))
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A setting as a person may see it; `value` is "" if it isn't set."""
+
+    name: str
+    value: str
+    description: str
+    given: bool  # by the environment or `.env`
+
+
+def settings_in_force(*groups: BaseSettings) -> list[Shown]:
+    """The values of all settings, without secrets; of settings in several groups, that of the first."""
+    found: dict[str, Shown] = {}
+    for settings in groups:
+        for field, info in type(settings).model_fields.items():
+            name, value = field.upper(), getattr(settings, field)
+            shown = Shown(
+                name, _without_secret(name, value), info.description or "", field in settings.model_fields_set
+            )
+            found.setdefault(name, shown)
+    return list(found.values())
+
+
+def _without_secret(name: str, value: Any) -> str:
+    if name in UNSAID:
+        text = value.get_secret_value() if isinstance(value, SecretStr) else value
+        return "set" if text else ""
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "" if value is None else redact(str(value))
 
 
 def ignored_variables() -> str:

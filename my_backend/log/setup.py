@@ -13,6 +13,7 @@ from types import TracebackType
 from my_backend.errors import BackendError
 from my_backend.log.init import PASSED_ON
 from my_backend.log.lines import lines
+from my_backend.log.recent import RecentLines
 from my_backend.redaction import redact
 from my_backend.settings import Settings
 
@@ -22,10 +23,10 @@ COLLECTOR = "import sys; sys.path.append(sys.argv[1]); from my_backend.log.colle
 
 
 def set_up_logs(settings: Settings) -> None:
-    """Sends this process's log to standard error, including warnings and uncaught exceptions."""
+    """Sends this process's log to standard error, with warnings and uncaught exceptions; keeps its last lines."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(lines(settings.log_format, redact))
-    logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
+    logging.basicConfig(level=settings.log_level, handlers=[handler, RecentLines()], force=True)
     logging.getLogger("werkzeug").setLevel("WARNING")  # our own log lists the requests
     logging.captureWarnings(True)
     sys.excepthook = _uncaught

@@ -247,7 +247,8 @@ class Serving(Background):
 
     def _import(self) -> None:
         try:
-            self._misspelled = misspelled_names(self._new_model.load().setting_names())
+            own = self._new_model.load().settings()
+            self._misspelled = misspelled_names(map(str.upper, type(own).model_fields if own else ()))
             self._imported = True
         except Exception as error:
             if isinstance(error, BackendError):  # its message says all

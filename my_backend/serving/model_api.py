@@ -5,6 +5,8 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+from pydantic_settings import BaseSettings
+
 from label_studio_format.annotations import label_of
 from label_studio_format.image_value import image_url
 from label_studio_format.labeling_config import ImageChoices, parse_label_config
@@ -126,9 +128,9 @@ class ModelAPI:
         return [_classified(result) for result in self.predict(tasks, **kwargs)]
 
     @classmethod
-    def setting_names(cls) -> frozenset[str]:
-        """The names of the environment variables that the class reads; the page names misspelled ones."""
-        return frozenset()
+    def settings(cls) -> BaseSettings | None:
+        """The class's own settings, if it has any; the page shows them, and names misspelled ones."""
+        return None
 
     @classmethod
     def warm_up(cls) -> str:

@@ -34,8 +34,11 @@ def create_app(backend: Backend) -> Flask:
     app.register_blueprint(page.blueprint())
     account(app, counts)
     app.after_request(_guarded)
-    groups, max_image_bytes = _endpoints(backend, counts, page), backend.settings.max_image_bytes
+    described, max_image_bytes = _endpoints(backend, counts, page), backend.settings.max_image_bytes
+    document = OpenApiEndpoints(described, protected=backend.settings.basic_auth is not None)
+    groups = [*described, document]
     add_endpoints(app, groups, max_image_bytes)
+    app.add_url_rule("/api", "page.api", lambda: page.api(document.description()), methods=["GET"])
     guard(
         app,
         backend.settings.basic_auth,
@@ -46,14 +49,14 @@ def create_app(backend: Backend) -> Flask:
     keep_threads_free(app)
     deadlines = Deadlines()
     receive_bodies(app, body_limits(groups, max_image_bytes), deadlines)
-    handle_errors(app, counts)
+    handle_errors(app, counts, page.error)
     app.wsgi_app = with_request_id(until_sent(app.wsgi_app, deadlines))  # type: ignore[method-assign, assignment]
     return app
 
 
 def _endpoints(backend: Backend, counts: RequestCounts, page: Page) -> list[object]:
-    """The groups of endpoints, in the order of the OpenAPI document."""
-    groups = [
+    """The groups of endpoints, in the order of the OpenAPI document; it comes last."""
+    return [
         StatusEndpoints(backend, page),
         ProtocolEndpoints(backend, counts),
         SingleImageEndpoints(backend),
@@ -65,7 +68,6 @@ def _endpoints(backend: Backend, counts: RequestCounts, page: Page) -> list[obje
         ProjectEndpoints(backend),
         Exposition(backend, counts),
     ]
-    return [*groups, OpenApiEndpoints(groups, protected=backend.settings.basic_auth is not None)]
 
 
 def _guarded(response: Response) -> Response:

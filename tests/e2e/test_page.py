@@ -221,7 +221,8 @@ LOOKS: dict[str, dict[str, Any]] = {
 def test_axe_finds_nothing(browser: Browser, site: Site, digits: Digits, look: str) -> None:
     first, second = site.versions
     pages = ["", "/versions", f"/versions/{second}?with={first}", "/try", "/look"]
-    for url in (site.backend.url, f"{site.backend.url}/problems", *(site.url + path for path in pages)):
+    others = ("/problems", "/system", "/api", "/nowhere")
+    for url in (site.backend.url, *(site.backend.url + path for path in others), *(site.url + path for path in pages)):
         with opened(browser, url, **LOOKS[look]) as page:
             if url.endswith("/try"):
                 page.evaluate(DROP, [list(digits[0][0].read_bytes()), "x.png"])

@@ -1,8 +1,9 @@
-"""Returns every error as JSON, without a traceback."""
+"""Returns every error without a traceback: as a page to browsers that open an address, as JSON to everyone else."""
 
 import logging
+from collections.abc import Callable
 
-from flask import Flask, request
+from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from my_backend import context, files
@@ -10,23 +11,28 @@ from my_backend.errors import BackendError
 from my_backend.metrics.counters import RequestCounts
 from my_backend.redaction import shortened
 from my_backend.requests import Json
+from my_backend.web.browser import wants_page
 
 log = logging.getLogger(__name__)
 
 
-def handle_errors(app: Flask, counts: RequestCounts) -> None:
-    """Turns exceptions into answers; counts the unexpected ones."""
+def handle_errors(app: Flask, counts: RequestCounts, error_page: Callable[[str], Response]) -> None:
+    """Turns exceptions into answers; counts the unexpected ones. `error_page` renders the page for a person."""
+
+    def answer(said: str) -> Response | Json:
+        return error_page(said) if request.method == "GET" and wants_page() else refusal(said)
 
     @app.errorhandler(BackendError)
-    def expected(error: BackendError) -> tuple[Json, int]:
+    def expected(error: BackendError) -> tuple[Response | Json, int]:
         if error.status >= 500:
             log.warning("%s %s: %s", request.method, request.path, error)
-        return refusal(str(error)), error.status
+        return answer(str(error)), error.status
 
     @app.errorhandler(HTTPException)
-    def http(error: HTTPException) -> tuple[Json, int, dict[str, str]]:
+    def http(error: HTTPException) -> tuple[Response | Json, int, dict[str, str]]:
         headers = {"Allow": ", ".join(sorted(error.valid_methods or ()))} if isinstance(error, MethodNotAllowed) else {}
-        return refusal(f"{error.name}: {request.method} {shortened(request.path, 200)}"), error.code or 500, headers
+        said = f"{error.name}: {request.method} {shortened(request.path, 200)}"
+        return answer(said), error.code or 500, headers
 
     @app.errorhandler(OSError)
     def unwritten(error: OSError) -> tuple[Json, int]:

@@ -9,21 +9,22 @@ from flask import Blueprint, Response, make_response, render_template, request
 from markupsafe import Markup
 
 from label_studio_format.labeling_config import parse_label_config
-from my_backend import context
 from my_backend.backend import Backend
-from my_backend.errors import BackendError, NotFound
+from my_backend.errors import NotFound
+from my_backend.log.recent import recent_lines
 from my_backend.projects.corrections import Corrections
 from my_backend.projects.metrics import like_the_newest
 from my_backend.projects.registry import Project
 from my_backend.projects.versions import KEPT_VERSIONS, UNTRAINED, Versions
-from my_backend.requests import PERCENTS
-from my_backend.web.browser import wants_page
+from my_backend.requests import PERCENTS, Json
+from my_backend.settings import settings_in_force
 from my_backend.web.middleware.auth import is_known
 from my_backend.web.pages import charts
 from my_backend.web.pages import versions as version_views
 from my_backend.web.pages.accepting import accept_view
 from my_backend.web.pages.etag import entity_tag
 from my_backend.web.pages.filters import add_filters
+from my_backend.web.pages.operations import operations
 from my_backend.web.pages.project import ProjectView, project_view, unreadable_view
 from my_backend.web.pages.review import mistake_tiles, page_of_label_studio, unsure_tiles
 from my_backend.web.pages.thumbnails import Thumbnails
@@ -56,6 +57,7 @@ class Page:
         )
         add_filters(page)
         for path, view in (
+            ("/system", self.system),
             ("/projects/<name>", self.now),
             ("/projects/<name>/versions", self.versions),
             ("/projects/<name>/versions/<version>", self.version),
@@ -68,7 +70,6 @@ class Page:
             ("/projects/<name>/pictures/<digest>.jpg", self.picture),
         ):
             page.add_url_rule(path, view.__name__, view, methods=["GET"])
-        page.register_error_handler(BackendError, self._error)
         return page
 
     # --- all projects -------------------------------------------------------
@@ -105,6 +106,26 @@ class Page:
         """The page of problems and their fixes."""
         titles = {project.uid: project.title or f"Project {project.id}" for project in self._backend.projects.all()}
         return self._answer([], lambda: self._render("problems.html", titles=titles), *titles.values())
+
+    def system(self) -> Response:
+        """The settings and the last lines of the log; only for known callers."""
+        known = is_known(self._backend.settings)
+        model_class = self._backend.serving.model_class
+        own = model_class.settings() if model_class else None
+        settings = settings_in_force(self._backend.settings, *([own] if own else []))
+        settings.sort(key=lambda one: not one.given)
+        lines = recent_lines() if known else []
+        return self._answer(
+            [],
+            lambda: self._render("system.html", known=known, settings=settings if known else [], lines=lines),
+            str(known),
+            repr(settings),
+            *lines[-1:],
+        )
+
+    def api(self, document: Json) -> Response:
+        """The OpenAPI document for people."""
+        return _guarded(make_response(self._render("api.html", groups=operations(document))))
 
     # --- one project --------------------------------------------------------
 
@@ -322,10 +343,9 @@ class Page:
         response.set_etag(tag)
         return _guarded(response)
 
-    def _error(self, error: BackendError) -> tuple[Response | dict[str, str], int]:
-        if not wants_page():
-            return {"error": str(error), "request_id": context.ids().get("request_id", "")}, error.status
-        return _guarded(make_response(self._render("error.html", error=error))), error.status
+    def error(self, said: str) -> Response:
+        """The page that says what is wrong; without a script, because nothing on it changes."""
+        return _guarded(make_response(self._render("error.html", error=said)))
 
 
 def _forecast_chart(version: version_views.VersionView) -> Markup | None:

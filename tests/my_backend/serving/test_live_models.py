@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic_settings import BaseSettings
 
 from label_studio_format import labeling_config
 from my_backend.errors import Unavailable
@@ -45,13 +46,18 @@ def test_model_class_that_cannot_be_loaded_is_said_everywhere_and_the_server_liv
         assert said in str(health["problems"])
 
 
+class OwnSettings(BaseSettings):
+    epochs: int = 5
+    train_mode: str = "auto"
+
+
 def test_misspelled_setting_is_named_with_the_one_that_was_meant(
     serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / ".env").write_text("EPOCH=3\nTRAIN_MODE=head\nNOTHING_LIKE_IT=1\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("IMAGE_HOST", "example.com")
-    monkeypatch.setattr(FakeModel, "setting_names", lambda: frozenset({"EPOCHS", "TRAIN_MODE"}), raising=False)
+    monkeypatch.setattr(FakeModel, "settings", OwnSettings, raising=False)
 
     with serve() as client:
         client.setup()

@@ -20,6 +20,9 @@ export function follow(changed) {
       if (answer.status === 200) {
         tag = answer.headers.get("ETag") ?? "";
         change(new DOMParser().parseFromString(await answer.text(), "text/html"));
+      } else if (answer.status === 404) {
+        say("What this page showed no longer exists.");
+        return;  // and isn't asked for again
       } else if (answer.status !== 304) throw new Error(`${answer.status}`);
       if (unreached) say("Reconnected.");
       unreached = false;
