@@ -33,7 +33,7 @@ def say_all(things: Iterable[object], more: str) -> None:
 
 @contextmanager
 def show_progress() -> Iterator[Progress]:
-    """Shows a bar for each phase on a terminal; elsewhere a line for each phase and each epoch of full training."""
+    """Shows a bar for each phase on a terminal, elsewhere a line; and a table of the epochs of full training."""
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -50,6 +50,7 @@ class _Shown:
         self._bars = bars
         self._phase = ""
         self._task: TaskID | None = None
+        self._has_table = False
 
     def __call__(self, record: dict[str, Any]) -> None:
         phase = str(record["phase"])
@@ -58,8 +59,8 @@ class _Shown:
         if self._task is not None:
             done, total = (record.get("epoch", record.get("image")), record.get("epochs", record.get("images")))
             self._bars.update(self._task, completed=done or 0, total=total, rest=_rest(record))
-        if phase == "training all layers" and not console.is_terminal:
-            say(f"{phase}: epoch {record['epoch']}/{record['epochs']}, {_rest(record)}")
+        if phase == "training all layers" and record.get("epoch"):
+            self._add_row(record)
 
     def _begin(self, phase: str) -> None:
         if self._task is not None:
@@ -68,6 +69,14 @@ class _Shown:
         self._task = self._bars.add_task(phase, total=None, rest="")
         if not console.is_terminal:
             say(phase)
+
+    def _add_row(self, record: dict[str, Any]) -> None:
+        """A line of the table of epochs, which stays on the terminal."""
+        if not self._has_table:
+            self._has_table = True
+            say(f"{'epoch':>9}  {'loss':>7}  {'accuracy':>8}  {'left':>7}")
+        epoch = f"{record['epoch']}/{record['epochs']}"
+        say(f"{epoch:>9}  {record['loss']:7.3f}  {record['accuracy']:8.1%}  {record['seconds_left']:5.0f} s")
 
 
 def _rest(record: dict[str, Any]) -> str:

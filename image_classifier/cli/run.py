@@ -12,6 +12,7 @@ from typing import Any
 from image_classifier.cli.config import Recipe
 from image_classifier.cli.console import say
 from image_classifier.cli.lr_chart import write_rate_chart
+from image_classifier.cli.results import Results
 from image_classifier.cli.session import Workbench
 from image_classifier.data.dataset import Sample, classes_of, held_out, targets_of
 from image_classifier.data.folders import shown
@@ -35,6 +36,7 @@ from image_classifier.training.pipeline import (
 from image_classifier.training.trial import pays
 
 STATE_FILE = "training.json"
+RESULTS_FILE = "results.csv"
 RATE_CHART = "learning-rate.svg"
 CHECKPOINT_FILE = "checkpoint.safetensors"
 AUTO_SECONDS = 3600.0  # time limit for training all layers in the mode auto
@@ -103,6 +105,7 @@ class Experiment:
 
         After KeyboardInterrupt the folder contains the best model so far, if there is one.
         """
+        progress = Results(self._folder / RESULTS_FILE, progress)
         embedded = self._embed(bench, backbone, self._samples, progress)
         classes = order_classes(embedded.samples, (), ())
         mode = self._recipe.training.mode

@@ -121,9 +121,13 @@ def test_all_layers_are_trained_on_request_and_kept_if_they_are_better(
     said = run(*TRAIN, folder, "--mode", "full", "--epochs", 1, "--output", "out")
     assert said.status == 0, said
     assert said.out.startswith("out/full: 3 classes" if better else "out/head: 3 classes")
-    assert "training all layers: epoch 1/1" in said.err
+    assert re.search(r"epoch +loss +accuracy +left\n +1/1 +[\d.]+ +[\d.]+% +\d+ s\n", said.err)
     kept = ["full", "head"] if better else ["head"]
-    assert sorted(path.name for path in Path("out").iterdir()) == [*kept, "training.json"]
+    assert sorted(path.name for path in Path("out").iterdir()) == [*kept, "results.csv", "training.json"]
+    with Path("out/results.csv").open() as file:
+        rows = [(row["phase"], row["epoch"], bool(row["accuracy"])) for row in csv.DictReader(file)]
+    assert ("training the head", "1", False) in rows
+    assert ("training all layers", "1", True) in rows
     assert load_model(Path("out")).classifier.backbone.origin == ("fine-tuned" if better else "random")
 
 

@@ -1,0 +1,64 @@
+"""The epochs of a training as a CSV file, which grows while it trains."""
+
+import csv
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from image_classifier.progress import Progress, Record
+
+COLUMNS = ("phase", "epoch", "loss", "accuracy")
+
+_Place = tuple[str, int, int]  # phase, how often it had begun, epoch
+
+
+class Results:
+    """Passes records on to `progress`, and writes a row for each epoch to `file`.
+
+    A resumed training replaces the rows of epochs that it repeats, and keeps the others.
+    """
+
+    def __init__(self, file: Path, progress: Progress) -> None:
+        self._file, self._progress = file, progress
+        self._rows = dict(_read(file))
+        self._places = _Places()
+
+    def __call__(self, record: Record) -> None:
+        self._progress(record)
+        phase, epoch = str(record["phase"]), int(record.get("epoch") or 0)
+        place = self._places.next(phase, epoch)
+        if epoch:
+            self._rows[place] = ["" if record.get(name) is None else f"{record[name]:.6g}" for name in COLUMNS[2:]]
+            self._write()
+
+    def _write(self) -> None:
+        part = self._file.with_name(f".{self._file.name}.part")
+        with part.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(COLUMNS)
+            writer.writerows([phase, epoch, *values] for (phase, _, epoch), values in self._rows.items())
+        os.replace(part, self._file)
+
+
+class _Places:
+    """Tells the epochs of a phase that begins several times apart."""
+
+    def __init__(self) -> None:
+        self._begun: Counter[str] = Counter()
+        self._last = ("", 0)
+
+    def next(self, phase: str, epoch: int) -> _Place:
+        if phase != self._last[0] or epoch <= self._last[1]:
+            self._begun[phase] += 1
+        self._last = phase, epoch
+        return phase, self._begun[phase], epoch
+
+
+def _read(file: Path) -> Iterator[tuple[_Place, list[str]]]:
+    """The rows of an earlier run; none if there is no such file."""
+    places = _Places()
+    if file.exists():
+        with file.open(newline="", encoding="utf-8") as lines:
+            for phase, epoch, *values in list(csv.reader(lines))[1:]:
+                yield places.next(phase, int(epoch)), values

@@ -1,0 +1,37 @@
+from pathlib import Path
+from typing import Any
+
+from image_classifier.cli.results import Results
+
+
+def test_every_epoch_is_a_row_also_after_an_interruption(tmp_path: Path) -> None:
+    file, seen = tmp_path / "results.csv", list[Any]()
+    all_layers = "training all layers"
+
+    def train(*epochs: tuple[str, int, float]) -> None:
+        results = Results(file, seen.append)
+        for phase, epoch, loss in epochs:
+            results({"phase": phase, "epoch": epoch, "epochs": 9, "loss": loss, "accuracy": loss / 2})
+
+    train(("head", 1, 0.9), ("head", 2, 0.8), (all_layers, 1, 0.7), (all_layers, 2, 0.6))
+    train(("head", 1, 0.9), ("head", 2, 0.8), (all_layers, 3, 0.5), ("head", 1, 0.4))
+
+    assert file.read_text().splitlines() == [
+        "phase,epoch,loss,accuracy",
+        "head,1,0.9,0.45",
+        "head,2,0.8,0.4",
+        "training all layers,1,0.7,0.35",
+        "training all layers,2,0.6,0.3",
+        "training all layers,3,0.5,0.25",
+        "head,1,0.4,0.2",
+    ]
+    assert len(seen) == 8, "all are passed on"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_records_without_epochs_or_figures_are_no_reason_to_fail(tmp_path: Path) -> None:
+    results = Results(tmp_path / "results.csv", lambda record: None)
+    results({"phase": "embedding images", "image": 3, "images": 9})
+    results({"phase": "training the head", "epoch": 1, "epochs": 2})
+
+    assert (tmp_path / "results.csv").read_text().splitlines()[1:] == ["training the head,1,,"]
