@@ -165,9 +165,13 @@ def automatic(
 
 @accept.command("undo")
 def undo_accepted(project: OfProject = None, ask_token: AskToken = False) -> None:
-    """Remove all accepted labels, except those that someone has changed since."""
+    """Remove all accepted labels, except those that someone has changed since; before that, give up the plan."""
     with _acceptor() as (acceptor, writer, projects):
-        _carry_out(writer, acceptor.undo(projects.find(project), _token(ask_token)))
+        run = acceptor.undo(projects.find(project), _token(ask_token))
+        if run is None:
+            typer.echo("The plan is given up; your labels are kept.")
+        else:
+            _carry_out(writer, run)
 
 
 @contextmanager

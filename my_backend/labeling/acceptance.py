@@ -2,8 +2,8 @@
 
 import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Container, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -25,8 +25,9 @@ ANSWERS_FILE = "answers.json"
 SWITCH_FILE = "automatic.json"
 KEPT_ANSWERS = 8  # plans whose answers stay in memory
 
-# Images are still to be read and the order to be drawn; a person labels the sample; a labeling run has been started.
-Status = Literal["preparing", "sampling", "accepted"]
+# Images are still to be read and the order to be drawn; a person labels the sample; a labeling run has been started; a
+# person gave the plan up before that.
+Status = Literal["preparing", "sampling", "accepted", "undone"]
 
 TIME = "%Y%m%dT%H%M%S.%f"
 _ID = re.compile(r"[0-9]{8}T[0-9]{6}\.[0-9]{6}-[0-9a-f]{6}")  # in the order of time
@@ -152,6 +153,17 @@ class AcceptanceStore:
                 self._answers.pop(next(iter(self._answers)), None)
             self._answers[self._folder(acceptance)] = known
         return known
+
+    def sampled(self, project: str) -> Container[int]:
+        """The tasks of a plan that waits for its sample, because any of them may become part of that.
+
+        People label these without seeing the model's answer: those who see it tend to agree with it.
+        """
+        acceptance = self.newest(project)
+        if acceptance is not None and acceptance.status == "sampling":
+            with suppress(Conflict):  # nothing can be accepted, and the page Accept says why
+                return self.answers(acceptance).by_task
+        return ()
 
     def automatic(self, project: str) -> Automatic:
         """Off if nobody has switched it on, or if the file is damaged."""

@@ -88,7 +88,7 @@ class Acceptor(Background):
         self._tag(project)
         self._reader.label_studio(project)
         current = self.store.newest(project.uid)
-        if current and current.status != "accepted" and not (current.error or replacing):
+        if current and current.status in ("preparing", "sampling") and not (current.error or replacing):
             raise Conflict(
                 f"can't make a new plan: plan {current.id} isn't finished. Accept its labels first, or replace it "
                 "(page: Plan again; command: --replace)"
@@ -122,6 +122,8 @@ class Acceptor(Background):
         acceptance, run = self._with_run(acceptance)
         if acceptance.status == "preparing":
             return State(acceptance, error=acceptance.error or self._work(acceptance).error)
+        if acceptance.status == "undone":
+            return State(acceptance)
         answers = self.store.answers(acceptance)
         if acceptance.status == "sampling":
             return State(acceptance, answers, self._judged(acceptance, answers), error=self._work(acceptance).error)
@@ -211,9 +213,18 @@ class Acceptor(Background):
         self._note(current, checks)
         return checks
 
-    def undo(self, project: Project, token: str = "") -> Run:
-        """Starts to remove the accepted labels again; raises Conflict if there are none."""
+    def undo(self, project: Project, token: str = "") -> Run | None:
+        """Starts to remove the accepted labels again; gives up a plan that waits for its sample, which needs no run.
+
+        Raises Conflict if there is neither.
+        """
         acceptance = self.store.newest(project.uid)
+        if acceptance is not None and acceptance.status == "sampling":
+            with self.store.changing(acceptance) as current:
+                if current.status == "sampling":
+                    self.store.save(replace(current, status="undone"))
+                    return None
+                acceptance = current  # its labels have just been accepted
         if acceptance is None or not acceptance.run:
             raise Conflict("nothing to undo: no labels have been accepted")
         run = self._writer.undo(acceptance.run, token)

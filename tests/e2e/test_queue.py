@@ -139,7 +139,7 @@ NOTHING: dict[str, Any] = {
 
 
 def image(task: int, digest: str) -> dict[str, Any]:
-    return {"task": task, "digest": digest, "proposal": None, "probabilities": {}, "nearest": []}
+    return {"task": task, "digest": digest, "proposal": None, "probabilities": {}, "nearest": [], "withheld": False}
 
 
 def test_queue_shows_only_tasks_in_the_address_and_labels_no_broken_image(
@@ -152,7 +152,7 @@ def test_queue_shows_only_tasks_in_the_address_and_labels_no_broken_image(
 
     def answer(route: Route) -> None:
         asked.append(route.request.post_data_json)
-        images = [image(5, "0" * 64), image(3, "1" * 64)]
+        images = [image(5, "0" * 64), image(3, "1" * 64) | {"withheld": True}]
         route.fulfill(json=NOTHING | {"images": [one for one in images if one["task"] not in asked[-1]["without"]]})
 
     with opened(browser, site.backend.url) as page:
@@ -162,13 +162,17 @@ def test_queue_shows_only_tasks_in_the_address_and_labels_no_broken_image(
         page.goto(f"{url(site)}?tasks=5,x,3,-1")
         expect(page.locator("#only")).to_be_visible()
         expect(page.locator("#one-title")).to_have_text("This image can’t be shown")
+        expect(page.locator("#withheld")).to_be_hidden()
         assert asked[0]["tasks"] == [5, 3]
         expect(page.locator("#one")).not_to_have_attribute("aria-busy", "true")
         page.keyboard.press("7")
         expect(page.locator("#said")).to_contain_text("Skip it")
         page.keyboard.press("s")
         expect(page.locator("#one-title")).to_have_text("Which choice is this?")
+        expect(page.locator("#withheld")).to_be_visible()
         expect(page.locator("#one")).not_to_have_attribute("aria-busy", "true")
+        page.keyboard.press("Enter")
+        expect(page.locator("#said")).to_contain_text("Press the key of the choice")
         page.keyboard.press("/")
         page.keyboard.type("kind 57")
         page.keyboard.press("Enter")

@@ -77,9 +77,10 @@ class AuditResult(Answer):
 class Accepting(Answer):
     """The newest plan of a project. At most `percent` percent of the accepted labels are wrong, with 95% confidence.
 
-    `status` is `none` if there is no plan. While one is `preparing`, `collected` of the project's `tasks` are read and
-    there is no `version` yet; afterwards, `tasks` and `images` are the planned ones. `automatic` tells whether labels
-    are accepted as soon as a plan allows it, and `stopped` why the backend has switched that off.
+    `status` is `none` if there is no plan; one that was given up is `undone`, without a `run`. While one is
+    `preparing`, `collected` of the project's `tasks` are read and there is no `version` yet; afterwards, `tasks` and
+    `images` are the planned ones. `automatic` tells whether labels are accepted as soon as a plan allows it, and
+    `stopped` why the backend has switched that off.
     """
 
     status: Literal["none", "preparing", "sampling", "accepted", "undone"]
@@ -144,7 +145,10 @@ class AcceptEndpoints:
 
     @endpoint("POST", "/api/labeling/accept/undo", answers={202: Asked}, errors=(404, 409))
     def undo(self, body: AcceptRequest) -> tuple[Json, int]:
-        """Removes all accepted labels, except those that someone has changed; needs the password or a token."""
+        """Removes all accepted labels, except those that someone has changed; before that, gives up the plan.
+
+        Needs the password or a token.
+        """
         return self._ask(body, "Undoing accepted labels", lambda project: self._acceptor.undo(project, body.token))
 
     def _ask(self, body: AcceptRequest, what: str, do: Callable[[Project], object]) -> tuple[Json, int]:

@@ -1,6 +1,7 @@
 """The endpoints that label many tasks at once and undo it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
+from dataclasses import replace
 from functools import partial
 from typing import Literal
 
@@ -75,6 +76,7 @@ class QueuedImage(Answer):
     """A task to label, and the SHA-256 of its image; `proposal` is the most probable choice, null without a model.
 
     `probabilities` has the choices that the model knows. `nearest` are the labeled images that look most like this one.
+    All of this is `withheld` for tasks that may be in the sample of a plan to accept answers.
     """
 
     task: int
@@ -82,6 +84,7 @@ class QueuedImage(Answer):
     proposal: str | None
     probabilities: dict[str, float]
     nearest: list[SimilarImage]
+    withheld: bool
 
 
 class Queue(ProjectImages):
@@ -133,7 +136,7 @@ class LabelingEndpoints:
     def __init__(self, backend: Backend) -> None:
         self._settings, self._projects, self._labeling = backend.settings, backend.projects, backend.labeling
         self._serving = backend.serving
-        self._gate, self._pools = backend.token_gate, backend.pools
+        self._gate, self._pools, self._plans = backend.token_gate, backend.pools, backend.acceptor.store
 
     @endpoint("POST", "/api/labeling/groups", answers={200: Groups}, errors=(404, 409))
     def groups(self, body: GroupsRequest) -> Json:
@@ -150,9 +153,10 @@ class LabelingEndpoints:
         """Images to label next, one by one; the first call starts to collect the project's images."""
         project = find_project(self._projects, body.project)
         found, images = self._pools.queue(project, body.without, body.tasks, count=body.most)
+        sampled = self._plans.sampled(project.uid)
         return {
             **self._described(project, found),
-            "images": [_described_image(image, found.pool, found.labels) for image in images if found.pool],
+            "images": [_described_image(image, found.pool, found.labels, sampled) for image in images if found.pool],
         }
 
     def _described(self, project: Project, found: Collected) -> Json:
@@ -229,8 +233,10 @@ def _described_group(group: LookAlikes, pool: ProjectPool) -> Json:
     return {"proposal": group.proposal, "images": images}
 
 
-def _described_image(queued: PoolImage, pool: ProjectPool, labels: TaskLabels) -> Json:
+def _described_image(queued: PoolImage, pool: ProjectPool, labels: TaskLabels, sampled: Container[int]) -> Json:
     task, digest = pool.shown(queued.image)
+    if task in sampled:
+        queued = replace(queued, probabilities={}, nearest=[])
     nearest = [(*pool.shown(image), cosine) for image, cosine in queued.nearest]
     return {
         "task": task,
@@ -238,6 +244,7 @@ def _described_image(queued: PoolImage, pool: ProjectPool, labels: TaskLabels) -
         "proposal": max(queued.probabilities, key=queued.probabilities.__getitem__, default=None),
         "probabilities": {choice: round(probability, 4) for choice, probability in queued.probabilities.items()},
         "nearest": [_described_similar(*one, labels.get(one[0])) for one in nearest],
+        "withheld": task in sampled,
     }
 
 

@@ -1,7 +1,7 @@
 """What the page shows of accepting answers without review: the sample to label, what would be accepted, the audit."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from my_backend.labeling.acceptance import Automatic, PlannedImage
 from my_backend.labeling.acceptor import State
@@ -71,7 +71,8 @@ def accept_view(automatic: Automatic, state: State | None, counts: Mapping[str, 
         tasks=sum(len(image.tasks) for image in answers.images),
         images=len(answers.images),
         sample=sample,
-        coming=tiles(sample.open[:SHOWN]) if sample else [],
+        # Without a link: Label Studio would show the model's answer.
+        coming=[replace(tile, link="") for tile in tiles(sample.open[:SHOWN])] if sample else [],
         again=tiles(sample.again[:SHOWN]) if sample else [],
         labels=dict(accepted_by_choice(answers, sample).most_common()) if sample else {},
         examples=tiles(examples(answers, sample)) if sample else [],

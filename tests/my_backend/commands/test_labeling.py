@@ -119,10 +119,20 @@ def test_answers_are_accepted_audited_and_undone(label_studio: FakeLabelStudio, 
     assert (status, "The server is preparing plan" in said) == (0, True), said
     assert json.loads(label("accept", "show")[1])["status"] == "preparing"
     store = AcceptanceStore(tmp_path / "models" / "projects")
-    wanted = store.newest(PROJECT)
-    assert wanted is not None
     answers = answers_of(tasks)
-    store.prepared(wanted, answers)  # as the server does
+
+    def prepare() -> None:
+        """As the server does."""
+        wanted = store.newest(PROJECT)
+        assert wanted is not None
+        store.prepared(wanted, answers)
+
+    prepare()
+    assert label("accept", "undo") == (0, "The plan is given up; your labels are kept.\n")
+    assert json.loads(label("accept", "show")[1])["status"] == "undone"
+    assert "nothing to undo" in label("accept", "undo")[1]
+    label("accept", "plan", "--percent", 5)
+    prepare()
 
     left = json.loads(label("accept", "show")[1])["sample"]["left"]
     assert f"label {len(left)} more tasks of the sample" in label("accept", "write")[1]

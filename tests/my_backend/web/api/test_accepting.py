@@ -382,6 +382,52 @@ def test_model_that_is_often_wrong_gets_nothing_accepted(client: Client, label_s
     assert "train a better model, then plan again" in ask(client, "write", 409)["error"]
 
 
+def test_queue_withholds_answers_to_planned_tasks_until_the_plan_is_accepted_or_given_up(
+    client: Client, label_studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = label_studio.labels
+    labels.annotate(1, "Cat")
+
+    def queued(*tasks: int) -> Any:
+        return client.post("/api/labeling/queue", {"project": 7, **({"tasks": tasks} if tasks else {})})["images"]
+
+    def hidden(image: Any) -> bool:
+        told = (image["proposal"], image["probabilities"], image["nearest"])
+        assert (told == (None, {}, [])) == image["withheld"]
+        return bool(image["withheld"])
+
+    first, *_, last = sampling(client)["sample"]["left"]
+    assert all(map(hidden, queued(first, last)))
+    assert all(map(hidden, queued())), "others may become part of the sample later"
+    labels.add(1)
+    assert eventually(lambda: queued(TASKS + 1))
+    assert not hidden(queued(TASKS + 1)[0])
+
+    ask(client, "undo")
+    assert (state(client)["status"], state(client)["run"]) == ("undone", None)
+    assert not any(map(hidden, queued(first, last)))
+    assert "nothing to undo" in ask(client, "undo", 409)["error"]
+
+    store = client.backend.acceptor.store
+    label_sample(client, labels)  # of a new plan
+    assert first in store.sampled(PROJECT)
+    waiting = store.newest(PROJECT)
+    ask(client, "write")
+    assert first not in store.sampled(PROJECT)
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "newest", lambda _: waiting)  # as it was just before the labels were accepted
+        ask(client, "undo")
+    reached(client, lambda now: now["run"] and (now["run"]["action"], now["status"]) == ("undo", "undone"))
+
+
+def test_damaged_plan_hides_no_answers(client: Client, tmp_path: Path) -> None:
+    task = sampling(client)["sample"]["left"][0]
+    [answers] = tmp_path.rglob("answers.json")
+    answers.write_text("{")
+    store = AcceptanceStore(client.backend.projects.root)  # of another process, which hasn't read them yet
+    assert task not in store.sampled(PROJECT)
+
+
 def test_answers_stay_fixed_while_the_model_learns(
     client: Client, label_studio: FakeLabelStudio, script: Script
 ) -> None:

@@ -41,7 +41,7 @@ def test_first_question_starts_to_collect_and_answers_at_once(
     script.release()
     found = ready(client, 30, most=2)
     assert (found["tasks"], found["labeled"], found["unlabeled"]) == (30, 0, 30)
-    nothing = {"proposal": None, "probabilities": {}, "nearest": []}
+    nothing = {"proposal": None, "probabilities": {}, "nearest": [], "withheld": False}
     assert found["images"] == [
         {"task": task, "digest": sha256(str(task).encode()).hexdigest(), **nothing} for task in (30, 29)
     ]

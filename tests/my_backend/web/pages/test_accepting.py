@@ -52,13 +52,19 @@ def test_page_leads_from_the_plan_to_undo(client: Client, label_studio: FakeLabe
     left = sampling(client)["sample"]["left"]
     text = page(client)
     assert f'id="left">{len(left)}<' in text
-    assert f'href="{label_studio.url}/projects/7/data?task={left[0]}"' in text
+    assert f'href="/projects/{PROJECT}/queue?tasks={",".join(map(str, left))}"' in text
+    in_label_studio = f'href="{label_studio.url}/projects/7/data?task='
+    assert in_label_studio not in text, "the model's answer is in view there"
+    assert f"task {left[0]}<" in text
     assert f"… and {len(left) - 12} more." in text
     assert buttons(text)["plan: At most 5% wrong"]["replace"] is True
+    assert buttons(text)["undo: Give up this plan"] == {"project": PROJECT}
 
     label_studio.labels.annotate(left[0], "Cat", bulk_created=True)
     reached(client, lambda now: now["sample"]["again"])
-    assert "Labeled, but not image by image" in page(client)
+    text = page(client)
+    assert "Labeled, but not image by image" in text
+    assert f'{in_label_studio}{left[0]}"' in text
     label_studio.labels.tasks[left[0]]["annotations"] = []
     tasks = label_sample_of(client, label_studio.labels)["acceptable"]["tasks"]
     assert buttons(page(client))[f"write: Accept {tasks} labels"] == {"project": PROJECT}

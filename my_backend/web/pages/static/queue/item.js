@@ -2,11 +2,11 @@
 
 // `image` is as the server describes it.
 export function makeItem(project, image) {
-  const { task, digest, proposal, probabilities, nearest } = image;
+  const { task, digest, proposal, probabilities, nearest, withheld } = image;
   const picture = new Image();
   Object.assign(picture, { alt: "The image to label", draggable: false, src: `/projects/${project}/pictures/${digest}.jpg` });
   const reasons = nearest.map((one) => makeReason(project, one));
-  const item = { image, task, proposal, probabilities, picture, reasons, isBroken: false, isSeen: false };
+  const item = { image, task, proposal, probabilities, withheld, picture, reasons, isBroken: false, isSeen: false };
   item.loaded = picture.decode().catch(() => { item.isBroken = true; });
   return item;
 }

@@ -22,7 +22,7 @@ export function makeView(place, only) {
     }
   }
 
-  function show({ task, picture, probabilities, reasons }) {
+  function show({ task, picture, probabilities, reasons, withheld }) {
     find("picture").replaceChildren(picture);
     const known = Object.keys(probabilities).length > 0;
     find("choice-keys").classList.toggle("unknown", !known);
@@ -33,6 +33,7 @@ export function makeView(place, only) {
     }
     find("reasons-part").hidden = !reasons.length;
     find("reasons").replaceChildren(...reasons.map(makeReason));
+    find("withheld").hidden = !withheld;
     find("one-task").textContent = `Task ${task}`;
     find("one-link").hidden = !tasksUrl;
     find("one-link").href = `${tasksUrl}?task=${task}`;
