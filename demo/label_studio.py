@@ -22,7 +22,7 @@ from demo.process import Process, ServerError, answers, direct_session, free_por
 
 ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = Path(__file__).with_name("label-studio-requirements.txt")
-ENVIRONMENT = ROOT / ".venv-label-studio"
+ENVIRONMENT = (ROOT / ".venv-label-studio").resolve()  # CI keeps it elsewhere
 DATABASE = "label_studio.sqlite3"
 
 START_SECONDS = 180
