@@ -27,6 +27,11 @@ DATABASE = "label_studio.sqlite3"
 
 START_SECONDS = 180
 REQUEST_SECONDS = 120  # Label Studio itself waits up to 100 s for a backend
+BACKEND_SECONDS = 30  # that Label Studio waits for an answer to each of these
+BACKEND_TIMEOUTS = tuple(
+    f"LABEL_STUDIO_{name}"
+    for name in ("ML_CONNECTION_TIMEOUT", "ML_TIMEOUT_HEALTH", "ML_TIMEOUT_SETUP", "WEBHOOK_TIMEOUT")
+)
 UPLOAD_FILES = 100  # in one request; Label Studio refuses more
 PAGE_TASKS = 500  # on SQLite a page of more than 995 tasks is answered with 500
 
@@ -107,6 +112,8 @@ def _settings(folder: Path) -> dict[str, str]:
         "LABEL_STUDIO_FRONTEND_SENTRY_DSN": "",
         # Otherwise a backend on loopback is refused.
         "LABEL_STUDIO_USE_DEFAULT_BANNED_SUBNETS": "false",
+        # By default 1 to 3 seconds: on a busy machine, Label Studio would take a backend for disconnected.
+        **dict.fromkeys(BACKEND_TIMEOUTS, str(BACKEND_SECONDS)),
     }
 
 
