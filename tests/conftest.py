@@ -25,7 +25,7 @@ from my_backend.settings import Settings
 
 # Processes that Python and torch start once, and that end with the one that they help.
 HELPERS = ("multiprocessing.resource_tracker", "multiprocessing.forkserver", "torch/_inductor/compile_worker")
-LEFTOVER_SECONDS = 10  # that threads and processes which are told to end may take
+LEFTOVER_SECONDS = 30  # that threads and processes which are told to end may take
 
 
 class FromBothEnds(LoadFileScheduling):
@@ -143,7 +143,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, str]]:
 def eventually() -> Callable[[Callable[[], Any]], Any]:
     """Waits for what a condition gives to be true; fails where it never is."""
 
-    def wait(condition: Callable[[], Any], seconds: float = 30) -> Any:
+    def wait(condition: Callable[[], Any], seconds: float = 60) -> Any:
         deadline = time.monotonic() + seconds
         while not (found := condition()):
             assert time.monotonic() < deadline, "it never came"

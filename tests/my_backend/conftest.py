@@ -138,6 +138,6 @@ def basic(user: str, password: str) -> dict[str, str]:
     return {"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}
 
 
-def in_time(seconds: float = 20.0) -> float:
+def in_time(seconds: float = 60.0) -> float:
     """A deadline that is not reached."""
     return time.monotonic() + seconds

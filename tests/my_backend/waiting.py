@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-SECONDS = 20.0  # far more than anything here takes, also on a busy machine
+SECONDS = 60.0  # far more than anything here takes, also on a busy machine
 
 
 def eventually(condition: Callable[[], object], seconds: float = SECONDS) -> bool:

@@ -105,5 +105,5 @@ def test_server_that_is_the_first_process_of_a_container_ends_at_once(redis: Red
         process.wait_until(lambda: answers(f"http://127.0.0.1:{port}/ready"), 60)
         [first] = psutil.Process(process.pid).children()
         first.send_signal(signal.SIGTERM)
-        assert eventually(lambda: not first.is_running() or first.status() == psutil.STATUS_ZOMBIE, 10)
+        assert eventually(lambda: not first.is_running() or first.status() == psutil.STATUS_ZOMBIE)
     assert "goodbye to uWSGI.\n" in Path(environment["LOG_FILE"]).read_text()

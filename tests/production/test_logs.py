@@ -173,7 +173,7 @@ def test_supervisor_and_all_that_it_starts_write_events(tmp_path: Path, script: 
         event = {"action": "START_TRAINING", "project": described(PROJECT)}
         job = direct_session().post(f"http://127.0.0.1:{port}/webhook", json=event, timeout=20).json()["job"]
         store = JobStore(tmp_path / "models" / "projects")
-        assert eventually(lambda: not store.get(job).unfinished, 60)
+        assert eventually(lambda: not store.get(job).unfinished)
 
     found = [json.loads(line) for line in supervisor.log.read_text().splitlines()]
     assert {"supervisor", "uwsgi", "my_backend.jobs.run"} <= {event["logger"] for event in found}

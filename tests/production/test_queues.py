@@ -8,9 +8,9 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-from collections import Counter
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -44,6 +44,7 @@ from tests.my_backend.waiting import eventually
 from tests.production.annotated_projects import AnnotatedProjects, described, uid
 from tests.production.conftest import MakeProduction
 from tests.production.scripted_model import Script, learned
+from tests.production.watching import watched
 
 DEADLINE = 60.0  # a job whose worker died goes on after half a minute at the latest
 
@@ -199,33 +200,20 @@ def test_storm_runs_one_job_at_a_time_and_leaves_the_queue_in_order(
     queueing: Queueing, script: Script, label_studio: AnnotatedProjects
 ) -> None:
     script.order(epochs=1, epoch_seconds=0.1)
-    most: Counter[tuple[str, Kind, str]] = Counter()
-    over = threading.Event()
-
-    def watch() -> None:
-        while not over.wait(0.005):
-            now = Counter((job.project, job.kind, job.status) for job in queueing.store.all() if job.unfinished)
-            for what, count in now.items():
-                most[what] = max(most[what], count)
 
     def storm(project: int, kind: Kind, number: int) -> None:
         for round_ in range(25):
             label_studio.annotate(project, 10 + number, "Cat" if round_ % 2 else "Dog")
             queueing.submit(project, kind)
-            over.wait(0.03)  # so that it lasts longer than a job
+            time.sleep(0.03)  # so that it lasts longer than a job
 
-    watching = threading.Thread(target=watch)
-    threads = [
-        threading.Thread(target=storm, args=(project, kind, number))
-        for number, (project, kind) in enumerate([(1, "head"), (1, "head"), (1, "full"), (2, "full")] * 2)
-    ]
-    for thread in (watching, *threads):
-        thread.start()
-    for thread in threads:
-        thread.join()
-    ended = eventually(lambda: not any(job.unfinished for job in queueing.store.all()), DEADLINE)
-    over.set()
-    watching.join()
+    kinds: list[tuple[int, Kind]] = [(1, "head"), (1, "head"), (1, "full"), (2, "full")] * 2
+    with watched(queueing.store) as most:
+        with ThreadPoolExecutor(len(kinds)) as pool:
+            storms = [pool.submit(storm, project, kind, number) for number, (project, kind) in enumerate(kinds)]
+        for one in storms:
+            one.result()
+        ended = eventually(lambda: not any(job.unfinished for job in queueing.store.all()), DEADLINE)
 
     assert ended, queueing.store.all()
     assert {job.status for job in queueing.store.all()} == {"finished"}

@@ -1,12 +1,8 @@
 """Many annotation events in a short time."""
 
 import statistics
-import threading
 import time
-from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,29 +17,10 @@ from tests.production.annotated_projects import AnnotatedProjects
 from tests.production.conftest import MakeProduction
 from tests.production.scripted_model import Script, learned
 from tests.production.site import DEADLINE, PROJECT, Site
+from tests.production.watching import watched
 
 EVENTS = 500
 SECONDS = 5.0
-
-
-@contextmanager
-def watched(store: JobStore) -> Iterator[Counter[tuple[str, str, str]]]:
-    """The most jobs of a project, kind and status that there were at once."""
-    most: Counter[tuple[str, str, str]] = Counter()
-    over = threading.Event()
-
-    def watch() -> None:
-        while not over.wait(0.005):
-            for what, count in Counter((job.project, job.kind, job.status) for job in store.unfinished()).items():
-                most[what] = max(most[what], count)
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        yield most
-    finally:
-        over.set()
-        thread.join()
 
 
 def test_storm_of_events_leaves_one_job_running_and_one_waiting_and_all_learned(

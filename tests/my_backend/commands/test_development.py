@@ -28,7 +28,7 @@ def connect(held: threading.Event) -> Iterator[Connect]:
     @app.get("/<path>")
     def answer(path: str) -> str:
         if path == "held":
-            held.wait(20)
+            held.wait(60)
         return request.path
 
     with ExitStack() as stack:

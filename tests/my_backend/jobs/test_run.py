@@ -157,7 +157,7 @@ def test_job_that_another_took_over_changes_nothing_any_more(
         assert checkpoint(store, running).read_text() == "of the first"
         checkpoint(store, running).write_text("of the second")
         at_it.set()
-        assert may_end.wait(20)
+        assert may_end.wait(60)
         assert checkpoint(store, running).read_text() == "of the second"
         running.check_runner()
         return {"versions": ["v2"]}
@@ -166,7 +166,7 @@ def test_job_that_another_took_over_changes_nothing_any_more(
         store.workdir(running.job).mkdir(parents=True)
         checkpoint(store, running).write_text("of the first")
         other.submit(run, store.get(running.job.id), store, second)
-        assert at_it.wait(20)
+        assert at_it.wait(60)
         return comes_back(running, store)
 
     with ThreadPoolExecutor(1) as other:

@@ -144,7 +144,7 @@ def test_slow_label_studio_delays_only_its_own_projects(
     following: Callable[[], Follower], projects: Projects, observers: list[Recorder], looks: list[tuple[str, str]]
 ) -> None:
     answers = threading.Event()
-    observers[0].act = lambda uid: None if uid == SECOND else answers.wait(20) and None
+    observers[0].act = lambda uid: None if uid == SECOND else answers.wait(120) and None
     connect(projects, FIRST, THIRD)
     connect(projects, SECOND, url=THERE)
     one = following()
@@ -231,7 +231,7 @@ def test_stop_is_quick_and_ends_a_visit(
 ) -> None:
     monkeypatch.setattr(follower, "STOP_SECONDS", 0.01)
     answers = threading.Event()
-    observers[0].act = lambda uid: answers.wait(20) and None
+    observers[0].act = lambda uid: answers.wait(120) and None
     connect(projects, FIRST, SECOND)
     one = following()
     one.start()

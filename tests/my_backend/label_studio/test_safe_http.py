@@ -25,6 +25,7 @@ from my_backend.label_studio.safe_http import (
 from tests.my_backend.fake_server import Answer, FakeServer, Reply, Seen
 
 TOKEN = {"Authorization": "Token secret"}
+PATIENCE = 30  # seconds: much more than a busy machine needs, and much less than what must not be waited for
 
 Start = Callable[[Answer], FakeServer]
 
@@ -54,7 +55,7 @@ def ok(seen: Seen) -> Reply:
     return Reply(200, b"fine")
 
 
-def read(response: requests.Response, max_bytes: int = 1000, seconds: float = 10) -> bytes:
+def read(response: requests.Response, max_bytes: int = 1000, seconds: float = 60) -> bytes:
     return read_body(response, max_bytes=max_bytes, deadline=time.monotonic() + seconds)
 
 
@@ -438,7 +439,7 @@ def test_body_of_a_redirect_is_not_read(start: Start, open_session: OpenSession)
     begun = time.monotonic()
 
     assert read(open_session("127.0.0.1").request("GET", server.url)) == b"fine"
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < PATIENCE
 
 
 def ask_with_token(session: SafeSession, url: str, owner: FakeServer, method: str = "GET", **more: Any) -> None:
@@ -575,12 +576,12 @@ def test_body_that_trickles_ends_at_the_deadline(start: Start, open_session: Ope
     with pytest.raises(requests.Timeout):
         read(open_session("127.0.0.1").request("GET", server.url), seconds=0.3)
 
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < PATIENCE
 
 
 def test_server_that_says_nothing_ends_at_the_deadline(start: Start, open_session: OpenSession) -> None:
     def hang(seen: Seen) -> Reply:
-        server.closing.wait(30)
+        server.closing.wait(2 * PATIENCE)
         return Reply()
 
     server = start(hang)
@@ -589,7 +590,7 @@ def test_server_that_says_nothing_ends_at_the_deadline(start: Start, open_sessio
     with pytest.raises(requests.RequestException):
         open_session("127.0.0.1").request("GET", server.url, deadline=begun + 0.3)
 
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < PATIENCE
 
 
 def test_redirects_share_one_deadline(start: Start, open_session: OpenSession) -> None:
@@ -633,7 +634,7 @@ def test_connection_that_was_kept_and_is_closed_is_opened_again(
                 session.request(method, url)
             socket.create_connection(listener.getsockname()).close()  # what the server waits for
         session.close()
-        thread.join(10)
+        thread.join()
     assert len(connections) == 2
 
 

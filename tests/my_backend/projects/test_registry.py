@@ -252,7 +252,7 @@ def test_what_is_known_is_answered_while_the_disk_does_not_answer(
     examine = files.examine
 
     def wait_and_read(path: Path, parse: Callable[[bytes], object]) -> object:
-        assert answers.wait(20)
+        assert answers.wait(60)
         return examine(path, parse)
 
     monkeypatch.setattr(files, "examine", wait_and_read)

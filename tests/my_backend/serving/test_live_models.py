@@ -110,7 +110,7 @@ def test_first_version_that_cannot_be_loaded_is_an_answer_at_once_and_not_a_wait
     begun = time.monotonic()
     with pytest.raises(Unavailable, match=f"can't load version {bad}"):
         client.backend.serving.live(PROJECT, in_time())
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 30
 
 
 def test_version_that_another_process_publishes_goes_live(client: Client, tmp_path: Path) -> None:

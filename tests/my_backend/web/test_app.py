@@ -381,7 +381,7 @@ def test_start_training_answers_one_job_until_it_has_read_and_then_the_one_that_
     serve: Serve, script: Script, label_studio: FakeLabelStudio
 ) -> None:
     may_read = threading.Event()
-    label_studio.before_tasks = lambda: may_read.wait(20) and None
+    label_studio.before_tasks = lambda: may_read.wait(60) and None
     script.block("fit")
     with serve(label_studio_url=label_studio.url, label_studio_api_key=label_studio.pat) as client:
         client.setup()

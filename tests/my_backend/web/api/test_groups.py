@@ -285,7 +285,7 @@ def test_project_that_takes_long_does_not_hold_up_another(
     monkeypatch.setattr(pools.Pools, "_label_studio", wait)
     try:
         client.post("/api/labeling/groups", {"project": "8.1"})
-        assert stuck.wait(20)
+        assert stuck.wait(60)
         assert ready(client, 20)["error"] is None
         assert len(steps) == 1, "one thread at a time collects a project"
     finally:

@@ -785,7 +785,7 @@ def test_page_says_while_label_studio_is_asked(
         answers = threading.Event()
 
         def slowly(*asked: Any) -> Any:
-            answers.wait(20)
+            answers.wait(60)
             return read_connection(*asked)
 
         monkeypatch.setattr("my_backend.diagnostics.monitor.read_connection", slowly)
