@@ -10,6 +10,8 @@ from my_backend.label_studio.client import LabelStudio
 from my_backend.label_studio.snapshot import Snapshot
 from my_backend.projects.registry import Project
 
+RENAMES = 5  # that may be lost one after the other
+
 
 @dataclass(frozen=True)
 class AddWebhook:
@@ -64,5 +66,10 @@ class RenameModel:
     kept: bool
 
     def perform(self, label_studio: LabelStudio) -> None:
-        snapshot = Snapshot(label_studio, self.project.id)
-        Title(snapshot, self.folder).put(self.title, self.live, kept=self.kept)
+        title, status = Title(Snapshot(label_studio, self.project.id), self.folder), self.title
+        for _ in range(RENAMES):
+            title.put(status, self.live, kept=self.kept)
+            # Label Studio saves each model that it lists: a list for someone else may have brought the old title back.
+            status = title.look(self.live, renewing=False)
+            if status.state != "out of sync":
+                break

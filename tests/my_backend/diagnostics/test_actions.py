@@ -59,3 +59,26 @@ def test_model_is_renamed_and_its_title_remembered(
 
     assert label_studio.backends[0]["title"] == label_studio.project["model_version"] == LIVE
     assert remembered_title(tmp_path) == Remembered(1, "Mine", kept=False)
+
+
+def test_title_that_label_studio_brings_back_is_replaced_again(
+    label_studio: FakeLabelStudio, client: LabelStudio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A list of the models that was being made meanwhile saves them as it read them."""
+    label_studio.backends[0] |= {"title": "Mine", "model_version": LIVE, "project": 7}
+    label_studio.project["model_version"] = "Mine"
+    label_studio.predicted.add((LIVE, 0.5))
+    status = TitleStatus("out of sync", dict(label_studio.backends[0]), "Mine")
+    change, lost = label_studio._patch, []
+
+    def lose_the_first(path: str, body: Any) -> None:
+        change(path, body)
+        if not lost:
+            label_studio.backends[0]["title"] = "Mine"
+        lost.append(path)
+
+    monkeypatch.setattr(label_studio, "_patch", lose_the_first)
+    RenameModel(Project(PROJECT), tmp_path, status, LIVE, kept=False).perform(client)
+
+    assert label_studio.backends[0]["title"] == label_studio.project["model_version"] == LIVE
+    assert remembered_title(tmp_path) == Remembered(1, "Mine", kept=False)
