@@ -1,23 +1,21 @@
 """A model trained on the command line predicts in Label Studio, and a version predicts on the command line."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
+from typer.testing import CliRunner
 
 from demo.backend import Backend
 from demo.digits import LABEL_CONFIG
 from demo.label_studio import LabelStudio
+from my_backend.commands.cli import app
 from tests.e2e.test_working_loop import choice, live, wait_for_new_version
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.image_classifier.cli.command import command
 
 
 def test_model_of_the_command_line_is_served_and_a_version_is_evaluated(
@@ -25,6 +23,8 @@ def test_model_of_the_command_line_is_served_and_a_version_is_evaluated(
     digits: list[tuple[Path, str]],
     serve: Callable[..., Backend],
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     for place, chosen in (("train", digits[:400]), ("test", digits[400:440])):
         for path, label in chosen:
@@ -32,26 +32,27 @@ def test_model_of_the_command_line_is_served_and_a_version_is_evaluated(
             shutil.copy(path, tmp_path / place / label)
 
     backend = serve(IMAGE_SIZE="64", RETRAIN_AFTER_ANNOTATIONS="0")
-    models = str(backend.folder / "models")
+    # In this process: each one of their own would import torch.
+    monkeypatch.setenv("IMAGE_SIZE", "64")
+    monkeypatch.setenv("MODEL_DIR", str(backend.folder / "models"))
+    monkeypatch.setenv("CACHE_DIR", str(backend.folder / "cache"))
+    command_line = command(capsys)
 
     def run(*arguments: object) -> str:
-        command = [sys.executable, "-m", *map(str, arguments)]
-        settings = {"IMAGE_SIZE": "64", "MODEL_DIR": models, "CACHE_DIR": str(backend.folder / "cache")}
-        env = {**os.environ, **settings, "PYTHONPATH": str(ROOT)}
-        done = subprocess.run(command, env=env, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        done = command_line(*arguments)
+        assert done.status == 0, done.err
+        return done.out
 
-    run("image_classifier", "train", tmp_path / "train", "--output", tmp_path / "model", "--mode", "head")
+    run("train", tmp_path / "train", "--output", tmp_path / "model", "--mode", "head")
     project = label_studio.create_project("digits", LABEL_CONFIG)
     tasks = label_studio.upload_images(project, [path for path, _ in digits[400:440]], [None] * 40)
     label_studio.connect(project, backend.url)
     assert live(backend, project) == "untrained"
 
-    said = run("my_backend", "publish", tmp_path / "model", "--project", project)
+    published = CliRunner().invoke(app, ["publish", str(tmp_path / "model"), "--project", str(project)])
 
     version = wait_for_new_version(backend, project, "untrained")
-    assert said.startswith(f"{version} is live in project {project}.")
+    assert published.stdout.startswith(f"{version} is live in project {project}.")
     label_studio.retrieve_predictions(project, tasks)
     stored = label_studio.predictions(project)
     assert {one["model_version"] for predictions in stored.values() for one in predictions} == {version}
@@ -61,10 +62,10 @@ def test_model_of_the_command_line_is_served_and_a_version_is_evaluated(
     assert right >= 28
 
     folder = next((backend.folder / "models" / "projects").glob(f"*/versions/{version}"))
-    figures = json.loads(run("image_classifier", "evaluate", folder, tmp_path / "test", "--json"))
+    figures = json.loads(run("evaluate", folder, tmp_path / "test", "--json"))
     assert figures["accuracy"] == pytest.approx(right / 40, abs=0.03)  # near-duplicates among the digits share a vote
     images = [path for path, _ in digits[400:440]]
-    answers = json.loads(run("image_classifier", "predict", folder, *images, "--json"))
+    answers = json.loads(run("predict", folder, *images, "--json"))
     assert [answer["prediction"] for answer in answers] == in_label_studio
 
     # The same by HTTP, and a correction as soon as there is something to learn beside it.

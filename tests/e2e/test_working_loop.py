@@ -2,9 +2,9 @@
 
 import json
 import random
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from demo.backend import Backend
 from demo.digits import LABEL_CONFIG
 from demo.label_studio import LabelStudio
 from my_backend.projects.annotation_log import Changes
+from tests.e2e.held_training import Hold
 
 Digits = list[tuple[Path, str]]
 Serve = Callable[..., Backend]
@@ -57,8 +58,8 @@ def choice(prediction: dict[str, Any]) -> str:
 def test_train_by_the_button_predict_correct_and_add_a_choice(
     label_studio: LabelStudio, digits: Digits, serve: Serve
 ) -> None:
-    backend = serve(RETRAIN_AFTER_ANNOTATIONS="1")
-    project, truth, others = make_project(label_studio, digits, annotated=300, others=200)
+    backend = serve(RETRAIN_AFTER_ANNOTATIONS="1", IMAGE_SIZE="64")
+    project, truth, others = make_project(label_studio, digits, annotated=300, others=100)
     connection = label_studio.connect(project, backend.url)
     assert live(backend, project) == "untrained"
     label_studio.retrieve_predictions(project, others[:3])
@@ -72,7 +73,7 @@ def test_train_by_the_button_predict_correct_and_add_a_choice(
     assert all(len(stored) == 1 for stored in predictions.values())
     right = sum(choice(predictions[task][0]) == truth[task] for task in others)
     print(f"{right} of {len(others)} digits right")
-    assert right >= 0.9 * len(others)
+    assert right >= 0.85 * len(others)
     assert all(0 <= stored[0]["score"] <= 1 for stored in predictions.values())
     assert {stored[0]["model_version"] for stored in predictions.values()} == {first}
     assert label_studio.backend(connection)["model_version"] == first
@@ -210,62 +211,55 @@ def test_events_keep_the_annotated_tasks_as_label_studio_has_them(
 
 
 def test_everything_answers_while_it_trains(label_studio: LabelStudio, digits: Digits, serve: Serve) -> None:
-    backend = serve(TRAIN_MODE="full", EPOCHS="1000", RETRAIN_AFTER_ANNOTATIONS="0", IMAGE_SIZE="96")
+    # Epochs that take long: many short ones would take the head as long before.
+    backend = serve(TRAIN_MODE="full", EPOCHS="50", RETRAIN_AFTER_ANNOTATIONS="0", IMAGE_SIZE="96")
     project, _, _ = make_project(label_studio, digits, annotated=60, others=2)
     connection = label_studio.connect(project, backend.url)
     label_studio.start_training(connection)
     job = wait_for(lambda: backend.is_training(project)["job"], "a job")
-    wait_for(lambda: epochs_of_all_layers(backend.job(job)), "all layers to be trained")
+    before = wait_for(lambda: epochs_of_all_layers(backend.job(job)), "all layers to be trained")
 
     uid = next((backend.folder / "models" / "projects").glob(f"{project}.*")).name
-    body = {"project": uid, "label_config": LABEL_CONFIG, "tasks": label_studio.tasks(project)[:1]}
-    failures: list[str] = []
-
-    def ask(times: int, send: Callable[[], requests.Response]) -> None:
-        for _ in range(times):
-            answer = send()
-            if not answer.ok:
-                failures.append(answer.text)
-
+    predict = {"project": uid, "label_config": LABEL_CONFIG, "tasks": label_studio.tasks(project)[:1]}
     setup = {"project": uid, "schema": LABEL_CONFIG, "hostname": label_studio.url, "access_token": "x"}
-    asking = [
-        threading.Thread(
-            target=ask, args=(200, lambda: requests.post(f"{backend.url}/predict", json=body, timeout=80))
-        ),
-        threading.Thread(target=ask, args=(50, lambda: requests.get(f"{backend.url}/health", timeout=1))),
-        threading.Thread(target=ask, args=(50, lambda: requests.post(f"{backend.url}/setup", json=setup, timeout=3))),
-    ]
-    for thread in asking:
-        thread.start()
-    for thread in asking:
-        thread.join()
-    assert failures == []
+
+    def ask(times: int, method: str, path: str, body: Any = None) -> list[str]:
+        answers = (requests.request(method, backend.url + path, json=body, timeout=60) for _ in range(times))
+        return [answer.text for answer in answers if not answer.ok]
+
+    with ThreadPoolExecutor(3) as pool:
+        failures = [
+            pool.submit(ask, 50, "POST", "/predict", predict),
+            pool.submit(ask, 20, "GET", "/health"),
+            pool.submit(ask, 20, "POST", "/setup", setup),
+        ]
+    assert [one.result() for one in failures] == [[], [], []]
     assert backend.job(job)["job_status"] == "started", "it was to train all the while"
+    wait_for(lambda: epochs_of_all_layers(backend.job(job)) > before, "another epoch")
     backend.cancel(job)
     wait_for(lambda: backend.job(job)["job_status"] == "canceled", "the job to end")
 
 
-@pytest.mark.timeout(900)
 def test_a_killed_server_serves_at_once_and_ends_the_job(
-    label_studio: LabelStudio, digits: Digits, serve: Serve
+    label_studio: LabelStudio, digits: Digits, serve: Serve, tmp_path: Path
 ) -> None:
+    hold = Hold(tmp_path / "hold")
+    hold.at(2)
     settings = {"TRAIN_MODE": "full", "EPOCHS": "4", "RETRAIN_AFTER_ANNOTATIONS": "0", "IMAGE_SIZE": "64"}
-    backend = serve(**settings)
+    backend = serve(**settings, **hold.settings)
     project, _, others = make_project(label_studio, digits, annotated=60, others=2)
     connection = label_studio.connect(project, backend.url)
     label_studio.start_training(connection)
-    wait_for_new_version(backend, project, "untrained")
+    before = wait_for_new_version(backend, project, "untrained")
     job = newest_job(backend, project)
-    label_studio.start_training(connection)
-    job = wait_for(lambda: (newest := newest_job(backend, project)) != job and newest, "the second job", 300)
-    wait_for(lambda: epochs_of_all_layers(backend.job(job)) >= 2, "the second epoch", 300)
+    wait_for(lambda: epochs_of_all_layers(backend.job(job)) == 2, "the second epoch")
 
-    before = live(backend, project)
     backend.kill()
     backend.__enter__()
     label_studio.retrieve_predictions(project, others)
     assert {p["model_version"] for s in label_studio.predictions(project).values() for p in s} == {before}
-    finished = wait_for(lambda: (found := backend.job(job))["job_status"] == "finished" and found, "its end", 300)
+    hold.release()
+    finished = wait_for(lambda: (found := backend.job(job))["job_status"] == "finished" and found, "its end")
     assert len(finished["result"]["versions"]) == 1, "the head was published before the server died"
     assert "resuming after epoch" in (backend.folder / "backend.log").read_text("utf-8")
 
