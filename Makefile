@@ -11,7 +11,9 @@ DEV_READY := $(VENV)/ready-dev-$(DEV_LOCK)
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --override overrides.txt
 
-.PHONY: help setup setup-dev start production test test-slow fuzz soak check format demo bench bench-learning bench-labeling lock audit
+SYSTEMS := x86_64-unknown-linux-gnu aarch64-unknown-linux-gnu aarch64-apple-darwin x86_64-pc-windows-msvc
+
+.PHONY: help setup setup-dev start production test test-slow fuzz soak check format demo bench bench-learning bench-labeling lock check-lock audit
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -78,9 +80,18 @@ bench-labeling: setup-dev ## count the actions that label a whole project in gro
 	@exec $(BIN)/python -m benchmarks.labeling --pictures "$(PICTURES)" --weights "$(WEIGHTS)"
 
 lock: setup-dev ## upgrade the locked packages
-	$(COMPILE) --upgrade requirements.in -o requirements.txt
+	$(COMPILE) --upgrade --extra production pyproject.toml requirements.in -o requirements.txt
 	$(COMPILE) --upgrade requirements-dev.in -o requirements-dev.txt
 	$(COMPILE) --upgrade demo/label-studio-requirements.in -o demo/label-studio-requirements.txt
+	$(MAKE) check-lock
+
+# torch has no wheels for macOS 13 and older.
+check-lock: setup-dev ## check that all locked packages have wheels for each system and Python version (needs internet access)
+	@for system in $(SYSTEMS); do for python in 3.11 3.12 3.13 3.14; do \
+		echo "$$system, Python $$python"; \
+		MACOSX_DEPLOYMENT_TARGET=14.0 $(BIN)/uv pip compile --quiet --no-deps --only-binary :all: \
+			--python-platform $$system --python-version $$python requirements.txt -o /dev/null >/dev/null || exit 1; \
+	done; done
 
 audit: setup-dev ## check the locked packages for known vulnerabilities (needs internet access)
 	$(BIN)/pip-audit --no-deps --disable-pip --requirement requirements.txt

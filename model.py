@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from label_studio_ml.model import LabelStudioMLBase
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -64,6 +63,11 @@ from my_backend.label_studio.media import Media, MediaRequest, media_pool, open_
 from my_backend.label_studio.safe_http import redact
 from my_backend.serving.image_pool import ImagePool, LookAlikes
 from my_backend.settings import Settings, explain
+
+try:
+    from label_studio_ml.model import LabelStudioMLBase
+except ModuleNotFoundError:  # only the `label-studio-ml` command needs its base class
+    from my_backend.serving.model_api import ModelAPI as LabelStudioMLBase
 
 log = logging.getLogger(__name__)
 

@@ -53,7 +53,6 @@ from image_classifier.training.pipeline import TooFewLabels
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Train and use an image classifier on folders of images: the same classifier as in the Label Studio backend.",
@@ -81,7 +80,8 @@ ModelFolder = Annotated[Path, typer.Argument(help="folder that `train --output` 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command and exits with its status; prints one sentence for an error that a person can fix."""
     try:
-        app(arguments)
+        # Shell completion needs the command's name, also if it is installed by `python -m image_classifier`.
+        app(arguments, prog_name="image-classifier")
     except (UsersError, TooFewLabels, WeightsError, ImageError) as error:
         _fail(str(error))
     except OSError as error:

@@ -40,7 +40,6 @@ INCOMPLETE = 3  # exit status of a backup that lacks something
 # Typer's own tracebacks show variables, which may contain tokens.
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="A Label Studio ML backend.",
@@ -79,9 +78,9 @@ def serve(
     """Run the server, with trainings in the same process, until it is stopped."""
     settings = read_settings()
     given = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
-    collect_output(settings, "server", settings.log_file)
-    set_up_logs(settings)
     try:
+        collect_output(settings, "server", settings.log_file)
+        set_up_logs(settings)
         serve_in_this_process(settings.model_copy(update=given))
     except BackendError as error:
         raise SystemExit(str(error)) from None
