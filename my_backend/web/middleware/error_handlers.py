@@ -35,18 +35,18 @@ def handle_errors(app: Flask, counts: RequestCounts, error_page: Callable[[str],
         return answer(said), error.code or 500, headers
 
     @app.errorhandler(OSError)
-    def unwritten(error: OSError) -> tuple[Json, int]:
+    def unwritten(error: OSError) -> tuple[Response | Json, int]:
         if error.errno not in files.DISK_ERRORS:
             return unexpected(error)
         log.warning("%s %s: %s", request.method, request.path, error)
         said = f"can't write to MODEL_DIR or CACHE_DIR ({error.strerror}): free up disk space and send it again"
-        return refusal(said), 507
+        return answer(said), 507
 
     @app.errorhandler(Exception)
-    def unexpected(error: Exception) -> tuple[Json, int]:
+    def unexpected(error: Exception) -> tuple[Response | Json, int]:
         counts.errors.inc()
         log.exception("%s %s failed", request.method, request.path)
-        return refusal("unexpected error; see the backend's log"), 500
+        return answer("unexpected error; see the backend's log"), 500
 
 
 def refusal(error: str) -> Json:

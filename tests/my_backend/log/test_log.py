@@ -16,6 +16,8 @@ import pytest
 from my_backend import context
 from my_backend.errors import BackendError
 from my_backend.log.setup import collect_output, set_up_logs
+from my_backend.log.recent import recent_lines
+from my_backend.log.setup import set_up_logs
 from tests.my_backend.conftest import MakeSettings
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -311,4 +313,5 @@ def test_log_goes_to_standard_error(make_settings: MakeSettings, capsys: pytest.
 
     assert capsys.readouterr().out == ""
     handlers: list[Any] = logging.getLogger().handlers
-    assert [handler.stream for handler in handlers] == [sys.stderr]
+    assert [handler.stream for handler in handlers if isinstance(handler, logging.StreamHandler)] == [sys.stderr]
+    assert len(recent_lines()) == 1, "and to the page"

@@ -131,6 +131,7 @@ def test_programs_get_json_and_browsers_the_page(client: Client) -> None:
 
 
 def test_former_names_of_the_problems_answer_the_same(client: Client) -> None:
+    assert eventually(lambda: client.backend.monitor.finding(PROJECT) and not client.backend.monitor.asking)
     assert client.get("/problems")["troubles"]
     assert client.get("/troubles") == client.get("/problems")
     assert words(client, "/troubles") == words(client, "/problems")

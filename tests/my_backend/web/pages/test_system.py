@@ -54,6 +54,15 @@ def test_wrong_address_is_a_page_for_people_and_json_for_programs(client: Client
     assert client.http.post(path, headers=HTML).mimetype == "application/json"
 
 
+def test_unexpected_error_is_a_page_too(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("my_backend.web.pages.routes.recent_lines", lambda: 1 / 0)
+
+    shown = client.http.get("/system", headers=HTML)
+
+    assert (shown.status_code, shown.mimetype) == (500, "text/html")
+    assert "see the backend&#39;s log" in shown.text
+
+
 def test_address_is_shown_as_text(client: Client) -> None:
     assert "<b>" not in client.http.get("/<b>x</b>", headers=HTML).text
 
