@@ -15,6 +15,9 @@ sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder,
 
 WIDTH, HEIGHT = 640, 200
 CURVE_WIDTH, CURVE_HEIGHT = 400, 160  # about the size at which two are shown side by side
+NEAR_EDGE = 60  # where a point's text wouldn't fit on both sides
+WHOLE_WIDTH = 800  # of a chart that is alone in its panel
+SQUARE = 400
 MAX_LABELS = 8  # below the horizontal axis
 
 
@@ -40,7 +43,13 @@ def _chart(kind: Callable[..., Any], *, width: int = WIDTH, height: int = HEIGHT
 
 
 def _plain(root: Element) -> Element:
-    """Removes inline styles and scripts, which the page's policy forbids, and elements that only scripts use."""
+    """Removes inline styles and scripts, which the page's policy forbids, and elements that only scripts use.
+
+    The stylesheet shows a point's value while the pointer is near it.
+    """
+    for dots in list(root.iter()):
+        if dots.get("class") == "dots":
+            _name_point(dots, float(root.get("viewBox", "0 0 0 0").split()[2]))
     for parent in list(root.iter()):
         for child in list(parent):
             if not isinstance(child.tag, str) or child.tag in ("defs", "title", "desc") or _is_tooltip(child):
@@ -49,6 +58,21 @@ def _plain(root: Element) -> Element:
     root.set("aria-hidden", "true")
     root.set("focusable", "false")
     return root
+
+
+def _name_point(dots: Element, width: float) -> None:
+    """Adds an invisible circle, large enough to point at, and the point's name and value."""
+    circle = dots.find("circle")
+    described = {str(one.get("class")).split()[0]: one.text or "" for one in dots.findall("desc")}
+    if circle is None or "value" not in described:
+        return
+    x, y = float(circle.get("cx", 0)), float(circle.get("cy", 0))
+    reach = {"class": "reach", "cx": f"{x:.1f}", "cy": f"{y:.1f}", "r": "14"}
+    side = "at-start" if x < NEAR_EDGE else "at-end" if x > width - 3 * NEAR_EDGE else "at-middle"
+    above = y - 10 if y > 24 else y + 20
+    text = dots.makeelement("text", {"class": f"tip {side}", "x": f"{x:.1f}", "y": f"{above:.1f}"})
+    text.text = ": ".join(filter(None, [described.get("label", ""), described["value"]]))
+    dots.extend([dots.makeelement("circle", reach), text])  # pygal uses lxml's elements if it is installed
 
 
 def _is_tooltip(node: Element) -> bool:
@@ -63,11 +87,11 @@ def accuracy_chart(versions: Sequence[tuple[str, float]]) -> Markup:
     """A chart of the accuracy (0 to 1) of versions, from the oldest to the newest."""
     lowest = min(accuracy for _, accuracy in versions)
     floor = int(lowest * 10 - 0.5) if lowest > 0.55 else 0  # tenths
-    chart = _chart(pygal.Line, range=(floor / 10, 1.0), include_x_axis=False)
+    chart = _chart(pygal.Line, width=WHOLE_WIDTH, range=(floor / 10, 1.0), include_x_axis=False)
     chart.y_labels = [tenths / 10 for tenths in range(floor, 11, 1 if floor else 2)]
     chart.x_labels = _thinned([name for name, _ in versions])
     chart.value_formatter = _percent
-    chart.add("accuracy", [accuracy for _, accuracy in versions])
+    chart.add("accuracy", [{"value": accuracy, "label": name} for name, accuracy in versions])
     return _drawn(chart)
 
 
@@ -79,7 +103,7 @@ def curve(points: Sequence[tuple[int, float]], *, share: bool) -> Markup:
     chart.y_labels = _steps(0.0, highest)
     chart.value_formatter = _percent if share else "{:.2f}".format
     chart.x_labels = _thinned([str(epoch) for epoch, _ in points])
-    chart.add("", [value for _, value in points])
+    chart.add("", [{"value": value, "label": f"epoch {epoch}"} for epoch, value in points])
     return _drawn(chart)
 
 
@@ -101,7 +125,7 @@ def forecast_chart(forecast: Forecast) -> Markup:
 
 def calibration_chart(bins: Sequence[Bin]) -> Markup:
     """A chart of how often predictions of a probability are correct; a calibrated model is on the diagonal."""
-    chart = _chart(pygal.XY, range=(0.0, 1.0), xrange=(0.0, 1.0))
+    chart = _chart(pygal.XY, width=SQUARE, height=SQUARE, range=(0.0, 1.0), xrange=(0.0, 1.0))
     chart.x_labels = chart.y_labels = _steps(0.0, 1.0)
     chart.value_formatter = chart.x_value_formatter = _percent
     chart.add("ideal", [(0, 0), (1, 1)], show_dots=False)

@@ -1,6 +1,7 @@
 """Images to review: the unlabeled tasks that the model is least certain of, and likely labeling mistakes."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -27,11 +28,39 @@ class Tile:
     version: str = ""
 
 
-def unsure_tiles(sightings: Iterable[Sighting], media: Media, tasks_url: str) -> list[Tile]:
-    """Predicted tasks without an annotation, the least certain first."""
-    predicted = [one for one in sightings if one.choices]
-    predicted.sort(key=lambda one: 1.0 if one.score is None else one.score)
-    return [
+@dataclass(frozen=True)
+class Wanted:
+    """Which images to show, and in which order; "" stands for all, and for the default order."""
+
+    label: str = ""
+    predicted: str = ""
+    sort: str = ""
+
+    @property
+    def anything(self) -> bool:
+        """Whether it leaves something out."""
+        return bool(self.label or self.predicted)
+
+    def has(self, predicted: tuple[str, ...], label: tuple[str, ...] = ()) -> bool:
+        """Whether an image with this prediction and label is to be shown; unlabeled images have no label to differ."""
+        return self.predicted in ("", *predicted) and (not label or self.label in ("", *label))
+
+
+SORTS = {"": "Least likely first", "sure": "Model is surest first", "newest": "Newest first"}
+
+
+def unsure_tiles(
+    sightings: Iterable[Sighting], media: Media, tasks_url: str, wanted: Wanted = Wanted()
+) -> tuple[list[Tile], int]:
+    """Predicted tasks without an annotation, by default the least certain first; and their number."""
+    found = [one for one in sightings if one.choices and wanted.has(one.choices)]
+    orders: dict[str, Callable[[Sighting], float]] = {
+        "": lambda one: 1.0 if one.score is None else one.score,
+        "sure": lambda one: -1.0 if one.score is None else -one.score,
+        "newest": lambda one: -one.at,
+    }
+    found.sort(key=orders.get(wanted.sort, orders[""]))
+    tiles = [
         Tile(
             name=one.name,
             digest=_digest(media, one),
@@ -40,8 +69,9 @@ def unsure_tiles(sightings: Iterable[Sighting], media: Media, tasks_url: str) ->
             confidence=one.score,
             version=one.version,
         )
-        for one in predicted[:SHOWN]
+        for one in found[:SHOWN]
     ]
+    return tiles, len(found)
 
 
 def _digest(media: Media, sighting: Sighting) -> str:
@@ -49,9 +79,16 @@ def _digest(media: Media, sighting: Sighting) -> str:
     return found.digest if isinstance(found, MediaFile) else ""
 
 
-def mistake_tiles(version: VersionView | None, tasks_url: str) -> tuple[list[Tile], int]:
-    """Annotated tasks for which the version predicts another label, least likely labels first; and their number."""
-    found = mistakes(version) if version else []
+def mistake_tiles(version: VersionView | None, tasks_url: str, wanted: Wanted = Wanted()) -> tuple[list[Tile], int]:
+    """Annotated tasks for which the version predicts another label, by default the least likely labels first.
+
+    Also returns their number.
+    """
+    found = [one for one in (mistakes(version) if version else []) if wanted.has(one.predicted, one.label)]
+    if wanted.sort == "sure":
+        found.sort(key=lambda one: -one.confidence)
+    elif wanted.sort == "newest":
+        found.sort(key=lambda one: -int(one.task) if one.task.isdigit() else -math.inf)
     return [_mistake_tile(one, tasks_url) for one in found[:SHOWN_MISTAKES]], len(found)
 
 

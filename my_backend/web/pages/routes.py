@@ -26,7 +26,7 @@ from my_backend.web.pages.etag import entity_tag
 from my_backend.web.pages.filters import add_filters
 from my_backend.web.pages.operations import operations
 from my_backend.web.pages.project import ProjectView, project_view, unreadable_view
-from my_backend.web.pages.review import mistake_tiles, page_of_label_studio, unsure_tiles
+from my_backend.web.pages.review import SORTS, Wanted, mistake_tiles, page_of_label_studio, unsure_tiles
 from my_backend.web.pages.thumbnails import Thumbnails
 
 log = logging.getLogger(__name__)
@@ -186,7 +186,8 @@ class Page:
         def render() -> str:
             view = project_view(self._backend, project)
             bins = shown.figures.calibration or []
-            tiles, total = mistake_tiles(shown, self._tasks_url(project))
+            wanted = _wanted()
+            tiles, total = mistake_tiles(shown, self._tasks_url(project), wanted)
             return self._render(
                 "version.html",
                 view=view,
@@ -203,6 +204,7 @@ class Page:
                 forecast_chart=_forecast_chart(shown),
                 tiles=tiles,
                 total=total,
+                wanted=wanted,
                 busy=view.busy,
             )
 
@@ -234,10 +236,20 @@ class Page:
         def render() -> str:
             view = project_view(self._backend, project)
             url = self._tasks_url(project)
-            unsure = unsure_tiles(self._backend.recent.of(project.uid), self._backend.open_media(project), url)
-            wrong, total = mistake_tiles(view.live, url)
+            wanted, media = _wanted(), self._backend.open_media(project)
+            unsure, unsure_total = unsure_tiles(self._backend.recent.of(project.uid), media, url, wanted)
+            wrong, total = mistake_tiles(view.live, url, wanted)
             return self._render(
-                "look.html", view=view, unsure=unsure, mistakes=wrong, mistakes_total=total, busy=view.busy
+                "look.html",
+                view=view,
+                wanted=wanted,
+                sorts=SORTS,
+                choices=parse_label_config(project.label_config, self._backend.settings.choices).choices,
+                unsure=unsure,
+                unsure_total=unsure_total,
+                mistakes=wrong,
+                mistakes_total=total,
+                busy=view.busy,
             )
 
         return self._answer([project], render)
@@ -346,6 +358,11 @@ class Page:
     def error(self, said: str) -> Response:
         """The page that says what is wrong; without a script, because nothing on it changes."""
         return _guarded(make_response(self._render("error.html", error=said)))
+
+
+def _wanted() -> Wanted:
+    """The filter in the page's address."""
+    return Wanted(*(request.args.get(name) or "" for name in ("label", "predicted", "sort")))
 
 
 def _forecast_chart(version: version_views.VersionView) -> Markup | None:

@@ -1,0 +1,92 @@
+"""Which images the page shows, in which order; and the values of charts."""
+
+import re
+from typing import Any
+
+import pytest
+
+from my_backend.projects.metrics import Bin
+from my_backend.projects.recent_predictions import Sighting
+from my_backend.web.pages import charts
+from tests.my_backend.conftest import PROJECT, Client
+from tests.my_backend.fake_model import Script
+from tests.my_backend.waiting import eventually
+
+HTML = {"Accept": "text/html"}
+HERE = f"/projects/{PROJECT}"
+PER_CLASS = {name: {"precision": 1, "recall": 1, "f1": 1, "images": 3} for name in ("Cat", "Dog")}
+
+
+def mistake(task: int, label: str, predicted: str, confidence: float) -> dict[str, Any]:
+    return {
+        "name": str(task),
+        "digest": "",
+        "label": [label],
+        "predicted": [predicted],
+        "confidence": confidence,
+        "learned": True,
+    }
+
+
+def tiles(client: Client, path: str, section: str) -> list[str]:
+    """The tasks of a page's section, in order."""
+    text = client.http.get(HERE + path, headers=HTML).text.partition(f'id="{section}"')[2].partition("</section>")[0]
+    return re.findall(r"task (\d+)", text)
+
+
+@pytest.fixture
+def shown(client: Client, script: Script) -> Client:
+    figures = {"accuracy": 0.5, "images": 6, "per_class": PER_CLASS, "confusion": [[1, 2], [1, 2]]}
+    found = [mistake(1, "Cat", "Dog", 0.6), mistake(3, "Dog", "Cat", 0.9), mistake(2, "Cat", "Dog", 0.7)]
+    script.set(output={"figures": figures}, mistakes=found)
+    client.train()
+    seen = [("Cat", 0.9, 30.0), ("Dog", 0.5, 10.0), ("Cat", 0.4, 20.0)]
+    client.backend.recent.note(
+        PROJECT,
+        [Sighting(number, "", (name,), score, "v1", at=at) for number, (name, score, at) in enumerate(seen, 11)],
+    )
+    assert eventually(lambda: tiles(client, "/look", "unsure-title"))
+    return client
+
+
+@pytest.mark.parametrize(
+    ("query", "unsure", "wrong"),
+    [
+        ("", ["13", "12", "11"], ["1", "3", "2"]),
+        ("?sort=sure", ["11", "12", "13"], ["3", "2", "1"]),
+        ("?sort=newest", ["11", "13", "12"], ["3", "2", "1"]),
+        ("?predicted=Cat", ["13", "11"], ["3"]),
+        ("?label=Cat", ["13", "12", "11"], ["1", "2"]),
+        ("?label=Cat&predicted=Cat", ["13", "11"], []),
+        ("?label=&predicted=&sort=", ["13", "12", "11"], ["1", "3", "2"]),
+        ("?sort=nonsense", ["13", "12", "11"], ["1", "3", "2"]),
+    ],
+)
+def test_images_to_review_are_filtered_and_sorted(
+    shown: Client, query: str, unsure: list[str], wrong: list[str]
+) -> None:
+    assert tiles(shown, f"/look{query}", "unsure-title") == unsure
+    assert tiles(shown, f"/look{query}", "mistakes-title") == wrong
+
+
+def test_cell_of_the_confusion_matrix_leads_to_its_images(shown: Client) -> None:
+    name = shown.post("/versions", {"project": PROJECT})["live"]
+    text = shown.http.get(f"{HERE}/versions/{name}", headers=HTML).text
+    links = re.findall(r'<a href="(\?label=[^"#]+)#worst-title"[^>]*>(\d+)', text)
+
+    assert [(link.replace("&amp;", "&"), count) for link, count in links] == [
+        ("?label=Cat&predicted=Dog", "2"),
+        ("?label=Dog&predicted=Cat", "1"),
+    ], "right answers are no mistakes"
+    assert tiles(shown, f"/versions/{name}?label=Cat&predicted=Dog", "worst-title") == ["1", "2"]
+    assert tiles(shown, f"/versions/{name}", "worst-title") == ["1", "3", "2"]
+
+
+def test_points_of_charts_say_their_values() -> None:
+    def said(chart: str) -> list[str]:
+        return re.findall(r'<text[^>]*class="tip[^>]*>([^<]*)', chart)
+
+    versions = [(f"v{number}", number / 40) for number in range(1, 31)]
+    assert said(charts.accuracy_chart(versions))[:2] == ["v1: 2%", "v2: 5%"]
+    assert said(charts.curve([(1, 0.5), (2, 0.25)], share=False)) == ["epoch 1: 0.50", "epoch 2: 0.25"]
+    assert said(charts.calibration_chart([Bin(answers=4, confidence=0.8, right=0.75)])) == ["80%: 75%"]
