@@ -15,9 +15,8 @@ import pytest
 
 from my_backend import context
 from my_backend.errors import BackendError
-from my_backend.log.setup import collect_output, set_up_logs
 from my_backend.log.recent import recent_lines
-from my_backend.log.setup import set_up_logs
+from my_backend.log.setup import collect_output, set_up_logs
 from tests.my_backend.conftest import MakeSettings
 
 ROOT = Path(__file__).resolve().parents[3]
