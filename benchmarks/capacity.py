@@ -181,7 +181,7 @@ def measure_projects(folder: Path, counts: Iterable[int]) -> None:
             projects.remember(uid, label_config=LABEL_CONFIG)
             Versions(projects.folder(uid)).publish({}, projects.folder(uid), cause="", choices=["Cat"])
             for _ in range(KEPT_JOBS):
-                store.save(replace(new_job(uid, "head", ""), status="finished"), durable=False)
+                store.save(replace(new_job(uid, "head", ""), status="finished"), sync="none")
         store.unfinished()
         with _timed() as jobs:
             store.unfinished()

@@ -60,7 +60,7 @@ def make_projects(folder: Path, count: int) -> None:
         for _ in range(JOBS):
             job = new_job(uid, "head", "annotations changed")
             ended = {"started": job.created, "ended": job.created + 1, "status": "finished"}
-            store.save(replace(job, **ended), durable=False)  # type: ignore[arg-type]
+            store.save(replace(job, **ended), sync="none")  # type: ignore[arg-type]
 
 
 class Asked(ThreadingHTTPServer):

@@ -11,6 +11,7 @@ from my_backend.active_learning.title_sync import TitleSync
 from my_backend.diagnostics.config_problems import ConfigProblems
 from my_backend.diagnostics.monitor import Monitor
 from my_backend.diagnostics.summary import Summary
+from my_backend.errors import NotFound
 from my_backend.jobs.queue import JobQueue, submit_correction
 from my_backend.jobs.reconciliation import Reconciliation
 from my_backend.jobs.retraining import Retraining
@@ -116,7 +117,7 @@ class Backend:
         # The newest first: queued jobs must not start when a running one ends.
         for job in self.job_store.of_project(project.uid)[::-1]:
             if job.unfinished:
-                with suppress(OSError):  # on a full disk; a job also ends when its record is gone
+                with suppress(OSError, NotFound):  # on a full disk, say; a job also ends when its record is gone
                     self.queue.cancel(job.id)
         self.projects.delete(project.uid)
 

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain
+from itertools import chain, takewhile
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import IO, Annotated, Any, TypeVar
+from typing import IO, Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -21,6 +21,8 @@ from my_backend.file_locks import lock, unlock
 from my_backend.redaction import said
 
 Value = TypeVar("Value")
+# After a power failure, what was written is there; or there is that or what was there before; or it may be damaged.
+Sync = Literal["all", "data", "none"]
 Moment = Annotated[float, Field(ge=0, lt=253_402_300_800)]  # seconds since 1970, in records: a date until the year 9999
 
 log = logging.getLogger(__name__)
@@ -38,13 +40,13 @@ def write(
     content: str | bytes | Iterable[str],
     *,
     mode: int = 0o644,
-    durable: bool = True,
+    sync: Sync = "all",
     make_folder: bool = True,
 ) -> None:
-    """Replaces `path` atomically. Unless `durable`, it survives a crash of the process but not a power failure."""
+    """Replaces `path` atomically; it survives a crash of the process, and `sync` says what a power failure may undo."""
     global _failed_writes
     try:
-        _write(path, content, mode=mode, durable=durable, make_folder=make_folder)
+        _write(path, content, mode=mode, sync=sync, make_folder=make_folder)
     except OSError:
         _failed_writes += 1
         raise
@@ -59,8 +61,10 @@ def failed_writes() -> int:
     return _failed_writes
 
 
-def _write(path: Path, content: str | bytes | Iterable[str], *, mode: int, durable: bool, make_folder: bool) -> None:
-    if make_folder:
+def _write(path: Path, content: str | bytes | Iterable[str], *, mode: int, sync: Sync, make_folder: bool) -> None:
+    if make_folder and sync == "all":
+        create_folder(path.parent)
+    elif make_folder:
         path.parent.mkdir(parents=True, exist_ok=True)
     part = NamedTemporaryFile(dir=path.parent, prefix=".", delete=False)  # noqa: SIM115  closed below
     try:
@@ -72,14 +76,14 @@ def _write(path: Path, content: str | bytes | Iterable[str], *, mode: int, durab
                 pieces = [content] if isinstance(content, str) else content
                 part.writelines(piece.encode() for piece in pieces)
             part.flush()
-            if durable:
+            if sync != "none":
                 os.fsync(part.fileno())
         _replace(part.name, path)
     except BaseException:
         with suppress(OSError):  # fails if the disk has just become read-only
             os.unlink(part.name)
         raise
-    if durable:
+    if sync == "all":
         sync_folder(path.parent)
 
 
@@ -263,23 +267,57 @@ def make_private(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes new names in a folder survive a power failure."""
-    with _opened_folder(folder) as descriptor:
+    """Makes new names in a folder survive a power failure, and names that are gone stay gone."""
+    _sync(folder)
+
+
+def sync_tree(folder: Path) -> None:
+    """Makes a folder's files, and the names in it and in the folders below it, survive a power failure."""
+    for path in folder.rglob("*"):
+        if path.is_file() or path.is_dir():
+            _sync(path)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    with _opened(path) as descriptor:
         if descriptor is not None:
             os.fsync(descriptor)
 
 
 @contextmanager
-def _opened_folder(folder: Path) -> Iterator[int | None]:
-    """The folder's descriptor; None on Windows, which can't open folders."""
+def _opened(path: Path) -> Iterator[int | None]:
+    """The descriptor of a file or folder; None on Windows, which can't open folders or sync what is open for reading."""
     if WINDOWS:
         yield None
         return
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def create_folder(folder: Path) -> None:
+    """Creates a folder, with its parents, unless it exists; new ones survive a power failure."""
+    missing = list(takewhile(lambda path: not path.exists(), (folder, *folder.parents)))
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        sync_folder(path.parent)
+
+
+def move(source: Path, target: Path) -> None:
+    """Renames a file or folder atomically; the new name survives a power failure, and the old one doesn't come back."""
+    os.replace(source, target)
+    sync_folder(target.parent)
+    if source.parent != target.parent:
+        sync_folder(source.parent)
+
+
+def remove(path: Path) -> None:
+    """Removes a file, unless it is gone already; a power failure doesn't bring it back."""
+    path.unlink(missing_ok=True)
+    sync_folder(path.parent)
 
 
 @contextmanager
@@ -287,7 +325,7 @@ def locked(path: Path) -> Iterator[None]:
     """Waits for a lock and holds it; it works across threads, processes and hosts."""
     with _holding(path):
         # Opening the folder makes NFS notice what another host wrote before it released the lock.
-        with _opened_folder(path.parent):
+        with _opened(path.parent):
             pass
         yield
 

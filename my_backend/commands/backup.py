@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
 
+from my_backend import files
 from my_backend.errors import Conflict, NotFound
 from my_backend.jobs.store import WORK_FOLDER
 from my_backend.projects.annotation_log import EVENTS_FOLDER, TASKS_FILE
@@ -55,7 +56,8 @@ def back_up(model_dir: Path, target: Path) -> BackedUp:
     if target.exists():
         raise Conflict(f"{target} already exists: choose a new folder")
     part = target.with_name(f".{target.name}.{uuid4().hex}")
-    part.mkdir(mode=0o700, parents=True)
+    files.create_folder(part.parent)
+    part.mkdir(mode=0o700)
     try:
         (part / "projects").mkdir(mode=0o700)
         unreadable: list[str] = []
@@ -63,7 +65,8 @@ def back_up(model_dir: Path, target: Path) -> BackedUp:
         copied = [
             _back_up_project(_Copy(root / uid, unreadable, left_out), part / "projects" / uid) for uid in projects
         ]
-        os.replace(part, target)
+        files.sync_tree(part)
+        files.move(part, target)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     versions = [number for number in copied if number is not None]

@@ -57,7 +57,7 @@ class RunningJob:
         self.job = replace(self.job, progress=progress, history=_lengthened(self.job.history, progress, record))
         self._note_how_far(str(progress.get("phase")), progress.get("epoch"))
         if time.monotonic() - self._saved > PROGRESS_SECONDS or not same:
-            self._store.keep(self.job, durable=False)
+            self._store.keep(self.job, sync="data")
             self._saved = time.monotonic()
 
     def _note_how_far(self, phase: str, epoch: Any) -> None:

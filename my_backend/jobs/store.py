@@ -30,18 +30,18 @@ class JobStore:
         self.tally = Tally(projects_folder)
         self._ended: set[str] = set()  # files of ended jobs, which don't change; there are many
 
-    def save(self, job: Job, *, durable: bool = True) -> None:
-        files.write_json(self._path(job.project, job.id), asdict(job), durable=durable)
+    def save(self, job: Job, *, sync: files.Sync = "all") -> None:
+        files.write_json(self._path(job.project, job.id), asdict(job), sync=sync)
 
-    def update(self, job: Job, *, durable: bool = True) -> None:
+    def update(self, job: Job, *, sync: files.Sync = "all") -> None:
         """Like `save`, but doesn't bring back a project that was deleted meanwhile."""
         with contextlib.suppress(FileNotFoundError):
-            files.write_json(self._path(job.project, job.id), asdict(job), durable=durable, make_folder=False)
+            files.write_json(self._path(job.project, job.id), asdict(job), sync=sync, make_folder=False)
 
-    def keep(self, job: Job, *, durable: bool = True) -> None:
+    def keep(self, job: Job, *, sync: files.Sync = "all") -> None:
         """Like `update`, for the process that runs the job; raises TakenOver if another process has taken it over."""
         self.check_runner(job)
-        self.update(job, durable=durable)
+        self.update(job, sync=sync)
 
     def check_runner(self, job: Job) -> None:
         """Raises TakenOver if another process now runs the job, for example after file locks were lost."""
@@ -110,7 +110,7 @@ class JobStore:
     def request_cancel(self, job: Job) -> None:
         """Asks a running job, in any process, to end at its next step."""
         with contextlib.suppress(FileNotFoundError):  # the project was deleted, which also ends the job
-            self._cancel_marker(job).touch()
+            files.write(self._cancel_marker(job), "", make_folder=False)
 
     def cancel_requested(self, job: Job) -> bool:
         """Returns whether the job was canceled, or deleted with its project."""

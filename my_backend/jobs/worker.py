@@ -85,7 +85,7 @@ def _begin(job_id: str, store: JobStore, held: ExitStack) -> Job | None:
             if not job.unfinished:
                 return None
             job = replace(job, status="started")  # from here on, canceling means asking it to end
-            store.update(job, durable=False)
+            store.update(job, sync="data")
             return job
     except NotFound:
         log.info("job %s: its project was deleted", job_id)

@@ -322,7 +322,7 @@ class Media:
                     raise
             os.replace(part.name, path)
         key, known = self._key(request), (digest, time.time())
-        files.write_json(self._urls / key, known, mode=0o600, durable=False)
+        files.write_json(self._urls / key, known, mode=0o600, sync="none")
         if len(self._known) >= MAX_KNOWN:
             self._known.clear()
         self._known[key] = known

@@ -48,7 +48,7 @@ class Tally:
                 for sample in counted:
                     sums[key_of(sample)] = sums.get(key_of(sample), 0.0) + sample.value
                 kept = {key: value for key, value in sums.items() if self._has(json.loads(key)[1].get("project"))}
-                files.write_json(self.path, kept, durable=False)
+                files.write_json(self.path, kept, sync="data")
         except OSError as error:
             log.warning("can't save the counts for /metrics: %s", error)
 

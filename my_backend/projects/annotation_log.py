@@ -92,7 +92,7 @@ class Changes:
         return max([kept.count if kept else 0, *(number for number, _ in self._event_files())])
 
     def _keep_counts(self, changed: int, learned: int) -> None:
-        files.write_json(self._count, (changed, learned), durable=False)
+        files.write_json(self._count, (changed, learned), sync="data")
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[tuple[int, int]]:
@@ -104,7 +104,7 @@ class Changes:
     def begin_reading(self) -> int:
         """Starts to keep events; returns the number of changes so far, for `keep_tasks`."""
         with self._changing() as (changed, _):
-            files.write_json(self._tasks, asdict(_Kept(changed)), durable=False)
+            files.write_json(self._tasks, asdict(_Kept(changed)), sync="data")
         return changed
 
     def keep_tasks(self, tasks: PackedTasks, count: int) -> None:
@@ -113,7 +113,7 @@ class Changes:
             kept = files.read_record(self._tasks, _KEPT)
             if kept is None or kept.count > count:
                 return  # dropped meanwhile, or another job started to read later, and only events since then are kept
-            files.write_json(self._tasks, {"count": count, "pages": tasks.pages}, durable=False)
+            files.write_json(self._tasks, {"count": count, "pages": tasks.pages}, sync="data")
             for number, path in self._event_files():
                 if number <= count:
                     path.unlink(missing_ok=True)
@@ -153,7 +153,7 @@ class Changes:
 
     def _keep_events(self, changes: Sequence[Change], number: int) -> None:
         path = self._events / f"{number:012}.json"
-        files.write_json(path, [asdict(change) for change in changes], durable=False)
+        files.write_json(path, [asdict(change) for change in changes], sync="data")
         kept = self._event_files()
         if len(kept) > MAX_EVENTS or sum(path.stat().st_size for _, path in kept) > MAX_EVENT_BYTES:
             self._forget()

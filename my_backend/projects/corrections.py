@@ -66,8 +66,8 @@ class Corrections:
     def remove(self, image: str) -> None:
         """Has later trainings ignore a corrected image, and deletes it; raises NotFound."""
         self.check(image)
-        (self._folder / f"{image}.json").unlink(missing_ok=True)
-        (self._folder / image).unlink(missing_ok=True)
+        files.remove(self._folder / f"{image}.json")  # first: labels must not outlive their image
+        files.remove(self._folder / image)
 
     def _all(self) -> Iterator[Correction]:
         for path in self._folder.glob("*.json"):

@@ -197,7 +197,7 @@ class Projects:
 
     def _write(self, project: Project, *, make_folder: bool = True) -> Project:
         path = self.folder(project.uid) / PROJECT_FILE
-        files.write_json(path, asdict(project), durable=False, make_folder=make_folder)
+        files.write_json(path, asdict(project), make_folder=make_folder)
         self._set(project, path.stat().st_mtime_ns)
         return project
 
@@ -228,8 +228,8 @@ class Projects:
             with contextlib.suppress(FileNotFoundError):
                 self.folder(uid).chmod(0o700)  # removing takes a while, and a killed process leaves the rest
                 # Atomically, so that a job that is just ending can't bring anything back, and without a new folder,
-                # for which a full disk has no room.
-                os.replace(self.folder(uid), gone)
+                # for which a full disk has no room. On the disk before its files go, so half of it can't come back.
+                files.move(self.folder(uid), gone)
         _remove(gone)
 
     def remove_leftovers(self) -> None:

@@ -254,7 +254,8 @@ class Versions:
                     if self._is_noted(left.name.removeprefix(REMOVED)):
                         _remove_whatever(left)
         staging = self._versions / f".staging-{uuid4().hex}"
-        staging.mkdir(parents=True)
+        files.create_folder(self._versions)
+        staging.mkdir()
         return staging
 
     def _finish(
@@ -282,9 +283,8 @@ class Versions:
                 "made_by": {name: context.ids()[name] for name in ("job", "request_id") if name in context.ids()},
             }
             files.write_json(staging / VERSION_FILE, record)
-            _sync_tree(staging)
-            os.replace(staging, self._versions / name)
-            files.sync_folder(self._versions)
+            files.sync_tree(staging)
+            files.move(staging, self._versions / name)
             if not held_back:
                 self._point_to(name)
             try:
@@ -313,7 +313,8 @@ class Versions:
         gone = self._versions / f"{REMOVED}{version.name}"
         if os.path.lexists(gone):  # left by a process that was killed
             _remove_whatever(gone)
-        os.replace(version, gone)  # atomically: no version is ever half removed
+        # Atomically, and on the disk before its files go: no version is ever half removed.
+        files.move(version, gone)
         _empty(gone)
         try:
             self._ensure_noted(version.name)
@@ -373,7 +374,7 @@ class Versions:
             if not exists:  # so only the pointer has its number
                 self._ensure_noted(name)
             if name == live:
-                self.pointer.unlink()
+                files.remove(self.pointer)
                 self._tell_of_move()
             if exists:
                 self._remove(self._versions / name)
@@ -407,7 +408,8 @@ class Versions:
         part = target.with_name(f".{target.name}.{uuid4().hex}")
         try:
             shutil.copytree(version.folder, part)
-            os.replace(part, target)
+            files.sync_tree(part)
+            files.move(part, target)
         finally:
             shutil.rmtree(part, ignore_errors=True)
 
@@ -447,7 +449,7 @@ class Versions:
             self._note_given(*self._newest())
 
     def _note_given(self, number: int, created: float) -> None:
-        files.write_json(self._folder / GIVEN_FILE, [number, created], durable=False)
+        files.write_json(self._folder / GIVEN_FILE, [number, created])
 
     def activate(self, name: str) -> Version:
         """Makes a version live, possibly an older one; raises NotFound."""
@@ -462,7 +464,7 @@ class Versions:
 
     def _tell_of_move(self) -> None:
         try:
-            files.write(self._folder.parent / MOVED_FILE, token_hex(8), durable=False)
+            files.write(self._folder.parent / MOVED_FILE, token_hex(8), sync="data")
         except OSError as error:  # servers also read all pointers from time to time
             log.warning("servers will notice the new live version a little later: %s", error)
 
@@ -566,14 +568,3 @@ def _link_or_copy(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:
         shutil.copy2(source, target)
-
-
-def _sync_tree(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-    files.sync_folder(folder)

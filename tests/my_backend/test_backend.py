@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 
 from my_backend.backend import Backend
+from my_backend.errors import NotFound
 from tests.my_backend.conftest import PROJECT, MakeSettings, basic
 from tests.my_backend.fake_model import LABEL_CONFIG
 from tests.my_backend.fake_server import FakeLabelStudio
@@ -30,6 +31,24 @@ def test_threads_stop_in_the_opposite_order_and_also_if_one_cannot_start(
     assert {"Storage", "ThreadQueue"} <= set(started)
     assert "PredictionRefresh" not in started
     assert seen == [*(("start", name) for name in started), *(("stop", name) for name in reversed(started))]
+
+
+def test_project_is_deleted_although_its_job_cannot_be_read(
+    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = Backend(make_settings())
+    backend.projects.remember(PROJECT, label_config=LABEL_CONFIG)
+    job = backend.queue.submit(PROJECT, "full", "test")
+
+    def fail(job_id: str) -> None:
+        assert job_id == job.id
+        raise NotFound(f"there is no job {job_id}")
+
+    monkeypatch.setattr(backend.queue, "cancel", fail)
+    backend.delete(backend.projects.get(PROJECT))
+
+    assert backend.projects.all() == []
+    assert not backend.projects.folder(PROJECT).exists()
 
 
 def test_reconciliation_is_left_out_where_events_start_no_trainings(make_settings: MakeSettings) -> None:

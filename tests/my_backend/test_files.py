@@ -19,11 +19,11 @@ from my_backend import files
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("durable", [True, False])
-def test_written_json_is_read_again(tmp_path: Path, durable: bool) -> None:
+@pytest.mark.parametrize("sync", ["all", "data", "none"])
+def test_written_json_is_read_again(tmp_path: Path, sync: files.Sync) -> None:
     path = tmp_path / "new" / "folder" / "file.json"
 
-    files.write_json(path, {"naïve": [1, None]}, durable=durable)
+    files.write_json(path, {"naïve": [1, None]}, sync=sync)
 
     assert files.read_record(path, TypeAdapter(Any)) == {"naïve": [1, None]}
     assert [child.name for child in path.parent.iterdir()] == ["file.json"]
@@ -205,7 +205,7 @@ def test_reader_never_sees_a_half_written_file(tmp_path: Path) -> None:
 
     def write() -> None:
         for number in range(60):
-            files.write(path, values[number % 2], durable=False)
+            files.write(path, values[number % 2], sync="none")
         ended.set()
 
     writer = threading.Thread(target=write)
