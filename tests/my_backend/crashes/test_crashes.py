@@ -20,7 +20,7 @@ from tests.my_backend.crashes.world import MODEL, World
 from tests.my_backend.fake_model import LABEL_CONFIG
 from tests.my_backend.fake_server import FakeLabelStudio, FakeServer, Seen
 
-SOME = 2  # faults of each kind and operation, in `make test`
+SOME = 1  # fault of each kind and operation, in `make test`
 
 
 def answered_here(label_studio: FakeLabelStudio) -> Callable[..., requests.Response]:
