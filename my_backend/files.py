@@ -287,7 +287,7 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[int | None]:
-    """The descriptor of a file or folder; None on Windows, which can't open folders or sync what is open for reading."""
+    """The descriptor of a file or folder; None on Windows, which can't open folders or sync files open for reading."""
     if WINDOWS:
         yield None
         return
