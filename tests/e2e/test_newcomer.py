@@ -181,7 +181,7 @@ def test_from_make_start_to_a_corrected_image(tmp_path: Path, browser: Browser, 
             with newcomer.doing("an image, corrected"):
                 ours.get_by_role("link", name="Try").click()
                 with ours.expect_file_chooser() as chooser:
-                    ours.get_by_text("Choose a file").click()
+                    ours.get_by_text("Choose files").click()
                 chooser.value.set_files(of_class["0"][EACH + 1])
                 expect(ours.locator("#scores tbody tr").first).to_be_visible()
                 ours.get_by_role("radio", name="0", exact=True).check()

@@ -162,6 +162,32 @@ def test_an_image_is_dropped_and_corrected(browser: Browser, site: Site, digits:
         expect(page.get_by_role("alert")).to_contain_text("SVG")
 
 
+SEVERAL = """(images) => {
+    const data = new DataTransfer();
+    for (const [bytes, name] of images) data.items.add(new File([new Uint8Array(bytes)], name, {type: "image/png"}));
+    document.dispatchEvent(new ClipboardEvent("paste", {clipboardData: data, bubbles: true}));
+}"""
+
+
+def test_several_images_are_pasted_and_each_is_shown(browser: Browser, site: Site, digits: Digits) -> None:
+    chosen = [path for path, _ in random.Random(2).sample(digits, 3)]
+    with opened(browser, f"{site.url}/try") as page:
+        images = [(list(path.read_bytes()), path.name) for path in chosen]
+        page.evaluate(SEVERAL, [*images, ([60, 115, 118, 103, 62], "evil.png")])
+        tiles = page.locator("#several button")
+        expect(tiles).to_have_count(4)
+        expect(tiles.nth(0)).to_have_attribute("aria-pressed", "true")
+        for number in range(3):
+            expect(tiles.nth(number)).to_contain_text("%")
+        expect(tiles.nth(3)).to_contain_text("SVG")
+
+        tiles.nth(2).click()
+
+        expect(tiles.nth(2)).to_have_attribute("aria-pressed", "true")
+        expect(tiles.nth(0)).to_have_attribute("aria-pressed", "false")
+        expect(page.locator("#by-version")).to_contain_text(tiles.nth(2).inner_text().split()[-1])
+
+
 def test_doubtful_images_lead_to_their_tasks(browser: Browser, site: Site, label_studio: LabelStudio) -> None:
     with opened(browser, f"{site.url}/look") as page:
         tiles = page.locator("section:has(#unsure-title) .tile")

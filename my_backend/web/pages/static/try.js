@@ -1,32 +1,36 @@
-// Tries one image: shows the prediction, and how it changes after a correction.
+// Tries images: shows the prediction of each, and how one changes after a correction.
 
 import { drawn } from "./bars.js";
 import { post } from "./press.js";
 
 const POLL = 150;  // milliseconds
 const PATIENCE = 120000;
+const MOST = 100;  // images at once
 
 export function tryImages(place) {
   const find = (id) => document.getElementById(id);
   const project = place.dataset.project;
   let given, before;
+  let several = [];  // the images that were chosen together, each with its button
 
-  const form = (more = {}) => {
+  const form = (image, more = {}) => {
     const data = new FormData();
     data.set("project", project);
-    for (const [name, value] of [...Object.entries(given), ...Object.entries(more)].flatMap(spread)) data.append(name, value);
+    for (const [name, value] of [...Object.entries(image), ...Object.entries(more)].flatMap(spread)) data.append(name, value);
     return data;
   };
   const spread = ([name, value]) => (Array.isArray(value) ? value.map((one) => [name, one]) : [[name, value]]);
-  const ask = () => post("/api/models/predict", given.url ? { project, url: given.url } : form());
-  const teach = (label) => post("/api/models/retrain", given.url ? { project, url: given.url, label } : form({ label }));
+  const ask = (image) => post("/api/models/predict", image.url ? { project, url: image.url } : form(image));
+  const teach = (image, label) => post("/api/models/retrain", image.url ? { project, url: image.url, label } : form(image, { label }));
 
   async function predict(image) {
     given = image;
     show("learned", false);
     await attempt(async () => {
-      before = await ask();
-      answer(before);
+      const said = await ask(image);
+      if (given !== image) return;  // another one was chosen meanwhile
+      before = said;
+      answer(said);
     });
   }
 
@@ -52,7 +56,9 @@ export function tryImages(place) {
   function answer(said) {
     show("try-empty", false);
     show("answer", true);
-    find("prediction").textContent = [said.prediction].flat().join(" + ") || "nothing";
+    find("prediction").textContent = named(said);
+    const chosen = several.find((one) => one.image === given);
+    if (chosen) tell(chosen, said);
     find("by-version").textContent = `${said.confidence == null ? "" : percent(said.confidence) + " sure, "}${said.model_version.split("-")[0]}`;
     find("scores").tBodies[0].replaceChildren(...sorted(said.scores).map(([name, share], row) => bar(name, share, row === 0)));
     for (const input of find("correction").elements) {
@@ -85,12 +91,14 @@ export function tryImages(place) {
   }
 
   async function correct(label) {
+    const image = given;
     const started = performance.now();
     await attempt(async () => {
-      const { job } = await teach(label);
+      const { job } = await teach(image, label);
       const ended = await end(job);
       if (ended.job_status !== "finished") throw new Error(ended.error ?? `The training was ${ended.job_status}.`);
-      const after = await live(ended.result?.versions ?? []);
+      const after = await live(image, ended.result?.versions ?? []);
+      if (given !== image) return;
       const seconds = ((performance.now() - started) / 1000).toFixed(1);
       answer(after);
       find("before-after").tBodies[0].replaceChildren(
@@ -122,9 +130,9 @@ export function tryImages(place) {
     }
   }
 
-  async function live(versions) {
+  async function live(image, versions) {
     for (let tries = 0; ; tries++) {
-      const said = await ask();
+      const said = await ask(image);
       if (!versions.length || versions.includes(said.model_version) || tries > 20) return said;
       await sleep(POLL);
     }
@@ -133,10 +141,48 @@ export function tryImages(place) {
   const sleep = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
   const percent = (share) => (share == null ? "–" : `${(100 * share).toFixed(1)}%`);
 
-  function take(file) {
-    if (!file) return;
-    preview(URL.createObjectURL(file));
-    predict({ image: file });
+  const named = (said) => [said.prediction].flat().join(" + ") || "nothing";
+
+  // The first image is shown, the others are predicted one after the other.
+  async function take(files) {
+    if (!files.length) return;
+    for (const one of several) URL.revokeObjectURL(one.source);
+    const chosen = (several = [...files].slice(0, MOST).map((file) => entry({ image: file })));
+    show("several", chosen.length > 1);
+    find("several").replaceChildren(...chosen.map((one) => one.item));
+    pick(chosen[0]);
+    for (const one of chosen.slice(1)) {
+      try {
+        const said = await ask(one.image);
+        if (several !== chosen) return;
+        tell(one, said);
+      } catch (error) {
+        one.words.textContent = error.message;
+      }
+    }
+  }
+
+  function entry(image) {
+    const [item, button, picture, words] = ["li", "button", "img", "span"].map((tag) => document.createElement(tag));
+    const one = { image, item, button, words, source: URL.createObjectURL(image.image) };
+    item.className = "tile";
+    Object.assign(button, { type: "button", className: "quiet", ariaPressed: "false" });
+    Object.assign(picture, { src: one.source, alt: image.image.name });
+    words.textContent = "…";
+    button.append(picture, words);
+    button.addEventListener("click", () => pick(one));
+    item.append(button);
+    return one;
+  }
+
+  function tell(one, said) {
+    one.words.textContent = `${named(said)}${said.confidence == null ? "" : ` ${percent(said.confidence)}`}`;
+  }
+
+  function pick(one) {
+    for (const other of several) other.button.ariaPressed = String(other === one);
+    preview(one.source);
+    predict(one.image);
   }
 
   function preview(source) {
@@ -150,13 +196,16 @@ export function tryImages(place) {
   place.addEventListener("drop", (event) => {
     event.preventDefault();
     drop.classList.remove("over");
-    const file = event.dataTransfer.files[0];
     const url = event.dataTransfer.getData("text/uri-list").split("\n")[0];
-    if (file) take(file);
+    if (event.dataTransfer.files.length) take(event.dataTransfer.files);
     else if (url) address(url);
   });
-  document.addEventListener("paste", (event) => take(event.clipboardData.files[0]));
-  find("file").addEventListener("change", (event) => take(event.target.files[0]));
+  document.addEventListener("paste", (event) => {
+    const text = event.clipboardData.getData("text").trim();
+    if (event.clipboardData.files.length) take(event.clipboardData.files);
+    else if (/^https?:\/\/\S+$/i.test(text) && !event.target.closest("input")) address(text);
+  });
+  find("file").addEventListener("change", (event) => take(event.target.files));
   find("by-url").addEventListener("submit", (event) => {
     event.preventDefault();
     address(find("url").value.trim());
