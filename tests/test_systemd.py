@@ -1,0 +1,28 @@
+"""The systemd unit starts what there is, and waits as long as supervisor does."""
+
+import configparser
+from pathlib import Path
+
+from my_backend.commands.cli import app
+
+ROOT = Path(__file__).parents[1]
+
+
+def read(file: Path) -> configparser.ConfigParser:
+    parser = configparser.ConfigParser(interpolation=None, strict=False)
+    parser.optionxform = str  # type: ignore[assignment, method-assign]  # names are case-sensitive
+    parser.read_string(file.read_text("utf-8"))
+    return parser
+
+
+def test_unit_starts_a_command_and_leaves_supervisor_time_to_stop() -> None:
+    service = read(ROOT / "deploy" / "systemd" / "image-classifier.service")["Service"]
+    python, *command = service["ExecStart"].split()
+
+    assert python == f"{service['WorkingDirectory']}/.venv/bin/python", "where `make setup` puts it"
+    assert command[:2] == ["-m", "my_backend"]
+    assert command[2] in {one.name or getattr(one.callback, "__name__", "") for one in app.registered_commands}
+    supervised = read(ROOT / "my_backend" / "supervisord.conf")
+    waits = [int(part["stopwaitsecs"]) for part in supervised.values() if "stopwaitsecs" in part]
+    assert int(service["TimeoutStopSec"]) > max(waits)
+    assert service["KillMode"] == "mixed", "otherwise workers are stopped before supervisor knows"
