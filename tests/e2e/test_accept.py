@@ -2,11 +2,9 @@
 
 import json
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, Page, expect
 
@@ -15,7 +13,7 @@ from demo.label_studio import LabelStudio
 from demo.process import direct_session
 from label_studio_format.annotations import notes_of, source_of
 from tests.e2e.browser import WAIT, opened
-from tests.e2e.test_groups import CONFIG, KEYS, LOOKS, SETTINGS
+from tests.e2e.test_groups import CONFIG, KEYS, LOOKS
 from tests.e2e.test_labeling import export
 from tests.e2e.test_page import all_can_use
 from tests.e2e.test_working_loop import wait_for
@@ -38,12 +36,6 @@ def draw(folder: Path, color: str, seed: int) -> Path:
     path = folder / f"{seed}.png"
     picture.save(path)
     return path
-
-
-@pytest.fixture(scope="module")
-def backend(tmp_path_factory: pytest.TempPathFactory, label_studio: LabelStudio) -> Iterator[Backend]:
-    with Backend(tmp_path_factory.mktemp("accept"), label_studio, **SETTINGS) as backend:
-        yield backend
 
 
 class Site:
@@ -112,9 +104,9 @@ def label_in_queue(page: Page, site: Site) -> int:
 
 
 def test_rest_of_a_project_is_accepted_audited_and_undone(
-    browser: Browser, label_studio: LabelStudio, backend: Backend, tmp_path: Path
+    browser: Browser, label_studio: LabelStudio, shared_backend: Backend, tmp_path: Path
 ) -> None:
-    site = Site(label_studio, backend, tmp_path)
+    site = Site(label_studio, shared_backend, tmp_path)
     with opened(browser, site.page) as page:
         page.get_by_role("button", name="At most 5% wrong").click()
         expect(page.locator("#left")).to_be_visible()

@@ -3,7 +3,7 @@
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -122,9 +122,8 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def backend(tmp_path_factory: pytest.TempPathFactory, label_studio: LabelStudio) -> Iterator[Backend]:
-    with Backend(tmp_path_factory.mktemp("groups"), label_studio, **SETTINGS) as backend:
-        yield backend
+def backend(shared_backend: Backend) -> Backend:
+    return shared_backend
 
 
 MakeSite = Callable[..., Site]
