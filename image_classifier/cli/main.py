@@ -9,8 +9,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,22 +21,18 @@ from image_classifier.cli.config import Recipe, read_hook_name, read_recipe, rea
 from image_classifier.cli.console import say, say_all, show_progress
 from image_classifier.cli.export import SUFFIXES, Target, export
 from image_classifier.cli.hooks import load_hook, postprocessed
-from image_classifier.cli.label_studio_export import read_export
 from image_classifier.cli.outputs import refuse_other_kinds
 from image_classifier.cli.predictions import Form, find_images, predict, write_predictions
 from image_classifier.cli.report import REPORT_SUFFIXES, write_report
 from image_classifier.cli.run import Experiment
-from image_classifier.cli.session import Workbench, refuse_to_forget, still_there, workbench
-from image_classifier.data.dataset import Label, Sample, classes_of
-from image_classifier.data.file_kinds import describe_skipped
+from image_classifier.cli.session import Workbench, refuse_to_forget, still_there
+from image_classifier.cli.sources import given_tests, open_bench, samples_at, say_skipped, training_samples
+from image_classifier.data.dataset import Label, Sample
 from image_classifier.data.folders import (
     Finding,
-    Split,
     examine,
-    find_split,
     list_folder,
     read_files,
-    samples_of,
     shown,
 )
 from image_classifier.data.preprocessing import ImageError, limit_memory, limit_pixels
@@ -149,7 +143,7 @@ def prepare(
     elif surplus and not delete:
         say(f"{_files(len(surplus))} can be removed: add --clean to move to {shown(place)}")
     say_all([finding for finding in left if finding not in listing.findings], "run the command again to list them")
-    _say_skipped(listing.skipped)
+    say_skipped(listing.skipped)
     unusable = {finding.path for finding in listing.findings}
     for name, files in listing.classes.items():
         print(f"{shown(name)}\t{sum(path not in unusable for path in files)}")
@@ -172,11 +166,6 @@ def _may_delete(surplus: Sequence[Finding], folder: Path, *, yes: bool) -> bool:
 
 def _files(count: int) -> str:
     return f"{count:,} {'file' if count == 1 else 'files'}"
-
-
-def _say_skipped(skipped: Counter[str]) -> None:
-    if skipped:
-        say(describe_skipped(skipped))
 
 
 # --- train ------------------------------------------------------------------
@@ -278,11 +267,11 @@ def train(
     }
     recipe = read_recipe(config, {name: _without_none(part) for name, part in given.items()}, settings)
     _check_report(recipe.testing.report)
-    samples = _training_samples(recipe, output, settings)
-    test_path = recipe.testing.path or _given_tests(recipe.data.path)
+    samples = training_samples(recipe, output, settings)
+    test_path = recipe.testing.path or given_tests(recipe.data.path)
     if recipe.testing.report and not test_path:
         raise UsersError("--report needs images to evaluate the model on: add --test")
-    tests = _samples_at(test_path, None, settings) if test_path else []
+    tests = samples_at(test_path, None, settings) if test_path else []
     experiment = Experiment(output, recipe, samples, resume=resume)
     if experiment.finished:
         say("This training is already finished.")
@@ -293,7 +282,7 @@ def train(
     model = load_model(output)
     _print_figures(model)
     if tests:
-        with _bench(settings) as bench:
+        with open_bench(settings) as bench:
             examination = _examine(bench, model, tests)
         print(f"on {shown(test_path or '')}: {_headline(examination.record())}")
         if recipe.testing.report:
@@ -304,64 +293,9 @@ def _without_none(part: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in part.items() if value is not None}
 
 
-def _training_samples(recipe: Recipe, output: Path, settings: ClassifierSettings) -> list[Sample]:
-    path = recipe.data.path
-    if path.is_dir():
-        if output.resolve().is_relative_to(path.resolve()):
-            raise UsersError(f"{shown(output)} would become a class of {shown(path)}: choose an --output outside it")
-        split = find_split(path)
-    else:
-        split = None
-    samples = _split_samples(split) if split else _samples_at(path, recipe.data.images, settings)
-    multiple = any(not isinstance(sample.label, str) for sample in samples)
-    counts = Counter(name for sample in samples for name in sorted(classes_of(sample.label)))
-    if len(counts) < 2 and not multiple:
-        only = f"only the class {shown(next(iter(counts)))}" if counts else "no class with images"
-        raise UsersError(f"{shown(path)} has {only}: a classifier needs two classes with at least two images each")
-    for name, count in counts.items():
-        if count == 1:
-            say(f"{shown(name)} has only one image: the model learns it, but its accuracy can't be measured")
-    return samples
-
-
-def _given_tests(path: Path) -> Path | None:
-    split = find_split(path) if path.is_dir() else None
-    return split.test if split else None
-
-
-def _split_samples(split: Split) -> list[Sample]:
-    """The samples for training and for evaluation, each marked; an image in both is used for training only."""
-    training = [replace(sample, part="train") for sample in _folder_samples(split.train)]
-    known = {sample.image.digest for sample in training}
-    judged = [replace(sample, part="val") for sample in _folder_samples(split.val)]
-    kept = [sample for sample in judged if sample.image.digest not in known]
-    if len(kept) < len(judged):
-        say(f"{len(judged) - len(kept)} images of {shown(split.val)} are left out: {shown(split.train)} has them too")
-    return [*training, *kept]
-
-
-def _samples_at(path: Path, images: Path | None, settings: ClassifierSettings) -> list[Sample]:
-    """The samples in a folder of class folders, or in a JSON export whose images are in the folder `images`."""
-    if not path.is_file():
-        if images:
-            raise UsersError("--images is only for a JSON export: remove it, since a folder contains its images")
-        return _folder_samples(path)
-    samples, left_out = read_export(path, images or path.parent, settings.choices)
-    say_all(left_out, "fix these tasks, or remove them from the export")
-    return samples
-
-
-def _folder_samples(folder: Path) -> list[Sample]:
-    listing = list_folder(folder)
-    samples = samples_of(listing)
-    say_all(listing.findings, f"`prepare {shown(folder)}` lists them all")
-    _say_skipped(listing.skipped)
-    return samples
-
-
 def _run(experiment: Experiment, recipe: Recipe, settings: ClassifierSettings, output: Path) -> None:
     backbone = load_backbone(recipe.network.weights, recipe.network.image_size, recipe.network.name)
-    with _bench(settings) as bench:
+    with open_bench(settings) as bench:
         try:
             with show_progress() as progress:
                 broken = experiment.run(bench, backbone, progress)
@@ -412,8 +346,8 @@ def evaluate(
     _check_report(report)
     saved = load_model(model)
     settings = read_settings()
-    samples = _samples_at(source, images, settings)
-    with _bench(settings) as bench:
+    samples = samples_at(source, images, settings)
+    with open_bench(settings) as bench:
         examination = _examine(bench, saved, samples)
     if report:
         write_report(report, examination, f"{model.name} on {source.name}")
@@ -483,7 +417,7 @@ def predict_images(
     hook = load_hook(name) if name else None
     findings: list[Finding] = []
     skipped: Counter[str] = Counter()
-    with _bench(settings) as bench:
+    with open_bench(settings) as bench:
         predictions = predict(bench.lane, classifier, find_images(images, sys.stdin, findings, skipped), top)
         if hook and name:
             predictions = postprocessed(predictions, hook, name)
@@ -491,7 +425,7 @@ def predict_images(
     for prediction in failed:
         say(f"{shown(prediction.path)}: {prediction.error}")
     say_all(findings, "fix them, or pass the names of the images instead")
-    _say_skipped(skipped)
+    say_skipped(skipped)
     if failed or findings:
         raise typer.Exit(1)
 
@@ -525,7 +459,7 @@ def retrain(
     corrected = Sample(file, said, str(img.absolute()))
     # Several threads would only slow down such small steps.
     torch.set_num_threads(1)
-    with _bench(read_settings()) as bench:
+    with open_bench(read_settings()) as bench:
         started = time.monotonic()
         others = [sample for sample in saved.samples if sample.image.digest != file.digest]
         known = still_there(bench.cache, classifier.backbone, others)
@@ -585,9 +519,3 @@ def export_model(
     saved = load_model(model)
     export(saved.classifier, to, file)
     print(shown(file))
-
-
-def _bench(settings: ClassifierSettings) -> AbstractContextManager[Workbench]:
-    limit_pixels(settings.max_image_pixels)
-    limit_memory(settings.max_image_memory)
-    return workbench(settings.cache_dir)

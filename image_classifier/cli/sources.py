@@ -1,0 +1,87 @@
+"""The labeled images that a command reads, and what it needs to embed them."""
+
+from collections import Counter
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+
+from image_classifier.cli.config import Recipe
+from image_classifier.cli.console import say, say_all
+from image_classifier.cli.label_studio_export import read_export
+from image_classifier.cli.session import Workbench, workbench
+from image_classifier.data.dataset import Sample, classes_of
+from image_classifier.data.file_kinds import describe_skipped
+from image_classifier.data.folders import Split, find_split, list_folder, samples_of, shown
+from image_classifier.data.preprocessing import limit_memory, limit_pixels
+from image_classifier.errors import UsersError
+from image_classifier.settings import ClassifierSettings
+
+
+def training_samples(recipe: Recipe, output: Path, settings: ClassifierSettings) -> list[Sample]:
+    """The samples of a recipe, for a model in the folder `output`; raises UsersError."""
+    path = recipe.data.path
+    if path.is_dir():
+        if output.resolve().is_relative_to(path.resolve()):
+            raise UsersError(f"{shown(output)} would become a class of {shown(path)}: choose an --output outside it")
+        split = find_split(path)
+    else:
+        split = None
+    samples = _split_samples(split) if split else samples_at(path, recipe.data.images, settings)
+    multiple = any(not isinstance(sample.label, str) for sample in samples)
+    counts = Counter(name for sample in samples for name in sorted(classes_of(sample.label)))
+    if len(counts) < 2 and not multiple:
+        only = f"only the class {shown(next(iter(counts)))}" if counts else "no class with images"
+        raise UsersError(f"{shown(path)} has {only}: a classifier needs two classes with at least two images each")
+    for name, count in counts.items():
+        if count == 1:
+            say(f"{shown(name)} has only one image: the model learns it, but its accuracy can't be measured")
+    return samples
+
+
+def given_tests(path: Path) -> Path | None:
+    """The folder of test images that comes with training images that are already split; None if there is none."""
+    split = find_split(path) if path.is_dir() else None
+    return split.test if split else None
+
+
+def _split_samples(split: Split) -> list[Sample]:
+    """The samples for training and for evaluation, each marked; an image in both is used for training only."""
+    training = [replace(sample, part="train") for sample in _folder_samples(split.train)]
+    known = {sample.image.digest for sample in training}
+    judged = [replace(sample, part="val") for sample in _folder_samples(split.val)]
+    kept = [sample for sample in judged if sample.image.digest not in known]
+    if len(kept) < len(judged):
+        say(f"{len(judged) - len(kept)} images of {shown(split.val)} are left out: {shown(split.train)} has them too")
+    return [*training, *kept]
+
+
+def samples_at(path: Path, images: Path | None, settings: ClassifierSettings) -> list[Sample]:
+    """The samples in a folder of class folders, or in a JSON export whose images are in the folder `images`."""
+    if not path.is_file():
+        if images:
+            raise UsersError("--images is only for a JSON export: remove it, since a folder contains its images")
+        return _folder_samples(path)
+    samples, left_out = read_export(path, images or path.parent, settings.choices)
+    say_all(left_out, "fix these tasks, or remove them from the export")
+    return samples
+
+
+def _folder_samples(folder: Path) -> list[Sample]:
+    listing = list_folder(folder)
+    samples = samples_of(listing)
+    say_all(listing.findings, f"`prepare {shown(folder)}` lists them all")
+    say_skipped(listing.skipped)
+    return samples
+
+
+def say_skipped(skipped: Counter[str]) -> None:
+    """Says which other files were in a folder of images."""
+    if skipped:
+        say(describe_skipped(skipped))
+
+
+def open_bench(settings: ClassifierSettings) -> AbstractContextManager[Workbench]:
+    """The embedding cache and the inference lane, with the limits of the settings; raises UsersError."""
+    limit_pixels(settings.max_image_pixels)
+    limit_memory(settings.max_image_memory)
+    return workbench(settings.cache_dir)
