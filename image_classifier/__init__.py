@@ -1,1 +1,23 @@
-"""Trains image classifiers and predicts images. Independent of Label Studio, HTTP and Redis."""
+"""Trains image classifiers and predicts images. Independent of Label Studio, HTTP and Redis.
+
+from image_classifier import load_model, train
+
+model = train("photos", "model")  # a subfolder of images for each class
+for prediction in load_model("model").predict(["cat.jpg", "dog.jpg"]):
+    print(prediction.path, prediction.label, prediction.confidence)
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from image_classifier.api import Model, load_model, train
+
+__all__ = ["Model", "load_model", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    """Loads these names when they are used: the settings, for one, are read without torch."""
+    if name in __all__:
+        return getattr(import_module("image_classifier.api"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

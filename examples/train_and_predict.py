@@ -1,0 +1,28 @@
+"""Trains a classifier on a folder of images and predicts others.
+
+For example: python examples/train_and_predict.py digits/train digits/test
+
+Both folders have a subfolder for each class. The settings come from the environment, as for the command line.
+"""
+
+import sys
+from pathlib import Path
+
+from image_classifier import train
+
+
+def main(training: Path, others: Path, output: Path) -> float:
+    """Returns the share of the other images whose class is predicted, from 0 to 1."""
+    model = train(training, output, mode="head")
+    print(f"{len(model.classes)} classes, accuracy {model.metrics['accuracy']:.1%}")
+    images = sorted(path for path in others.rglob("*.png"))
+    predictions = model.predict(images)
+    right = sum(prediction.label == prediction.path.parent.name for prediction in predictions)
+    print(f"{right} of {len(images)} other images are right")
+    return right / len(images)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: python examples/train_and_predict.py TRAINING_FOLDER OTHER_FOLDER")
+    main(Path(sys.argv[1]), Path(sys.argv[2]), Path("model"))

@@ -1,0 +1,88 @@
+"""The commands `train` and `predict` as functions, for scripts and notebooks."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from image_classifier.cli.config import read_recipe, read_settings
+from image_classifier.cli.console import show_progress
+from image_classifier.cli.predictions import Prediction, predict
+from image_classifier.cli.run import Experiment
+from image_classifier.cli.sources import open_bench, training_samples
+from image_classifier.nets import folder as saved_models
+from image_classifier.nets.classifier import load_backbone
+from image_classifier.nets.folder import SavedModel
+from image_classifier.settings import TrainMode
+
+
+class Model:
+    """A trained classifier, as `train` and `load_model` return it."""
+
+    def __init__(self, saved: SavedModel) -> None:
+        self._saved = saved
+
+    @property
+    def folder(self) -> Path:
+        """The folder that has the model."""
+        return self._saved.folder
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes that it tells apart."""
+        return self._saved.classifier.classes
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """Its metrics on images that it hasn't learned, as `evaluate --json` shows them: `accuracy` and others."""
+        return dict(self._saved.classifier.record["figures"])
+
+    def predict(self, images: Sequence[str | Path], *, top: int = 1) -> list[Prediction]:
+        """For each image file, in order, its most likely class.
+
+        A prediction has `label`, `confidence` (0 to 1), and in `scores` the `top` most likely classes with their
+        probabilities. If the image can't be read, it has only an `error`. Embeddings are cached in CACHE_DIR, which
+        one thread of a process can use at a time. Raises UsersError if CACHE_DIR can't be used.
+        """
+        with open_bench(read_settings()) as bench:
+            return list(predict(bench.lane, self._saved.classifier, map(Path, images), top))
+
+
+def load_model(folder: str | Path) -> Model:
+    """The model in a folder that `train` wrote, or in a version's folder; raises UsersError or WeightsError."""
+    return Model(saved_models.load_model(Path(folder)))
+
+
+def train(
+    source: str | Path,
+    output: str | Path,
+    *,
+    mode: TrainMode | None = None,
+    network: str | None = None,
+    weights: str | None = None,
+    image_size: int | None = None,
+    **hyperparameters: Any,
+) -> Model:
+    """Trains a model like `image-classifier train`, and returns it.
+
+    `source` is a folder with a subfolder of images for each class, or a JSON export of Label Studio; the model is
+    written to the folder `output`, which must not exist. The other arguments have the names of the command's options
+    (`epochs`, `batch_size`, `learning_rate`, …) and override the settings in the environment. Progress goes to
+    standard error. Raises UsersError, TooFewLabels or WeightsError.
+    """
+    settings = read_settings()
+    given = {
+        "data": {"path": Path(source)},
+        "network": _given(name=network, weights=weights, image_size=image_size),
+        "training": _given(mode=mode, **hyperparameters),
+    }
+    recipe = read_recipe(None, given, settings)
+    folder = Path(output)
+    experiment = Experiment(folder, recipe, training_samples(recipe, folder, settings), resume=False)
+    backbone = load_backbone(recipe.network.weights, recipe.network.image_size, recipe.network.name)
+    with open_bench(settings) as bench, show_progress() as progress:
+        experiment.run(bench, backbone, progress)
+    return load_model(folder)
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}

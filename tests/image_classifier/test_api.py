@@ -1,0 +1,46 @@
+"""`from image_classifier import train, load_model`."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+import image_classifier
+from examples.train_and_predict import main
+from image_classifier.errors import UsersError
+
+
+@pytest.fixture
+def folders(digits: list[tuple[Path, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """Zeros and ones, to train on and others."""
+    monkeypatch.setenv("IMAGE_SIZE", "64")
+    for label in "01":
+        for number, path in enumerate([path for path, name in digits if name == label][:14]):
+            folder = tmp_path / ("training" if number < 10 else "others") / label
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, folder)
+    return tmp_path / "training", tmp_path / "others"
+
+
+def test_example_trains_and_predicts(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    training, others = folders
+
+    right = main(training, others, tmp_path / "model")
+
+    assert right >= 0.75
+    model = image_classifier.load_model(tmp_path / "model")
+    assert model.classes == ("0", "1")
+    image, missing = next(others.rglob("*.png")), tmp_path / "missing.png"
+    predicted, failed = model.predict([image, str(missing)], top=2)
+    assert (predicted.path, predicted.error, failed.label) == (image, "", "")
+    assert "No such file" in failed.error
+    assert sum(score for _, score in predicted.scores) == pytest.approx(1, abs=0.001)
+    with pytest.raises(UsersError, match="already contains a training run"):
+        image_classifier.train(training, tmp_path / "model")
+
+
+def test_unknown_option_and_name_are_refused(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(UsersError, match=r"training\.epoch is unknown"):
+        image_classifier.train(folders[0], tmp_path / "model", epoch=3)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = image_classifier.nothing
