@@ -25,7 +25,7 @@ class TrainingView:
 
     job: Job
     status: str
-    kind: str
+    kind: str  # what it trains; empty if that isn't known in advance
     phase: str
     detail: str  # such as "epoch 3 of 20"
     done: float | None  # None if unknown
@@ -43,7 +43,8 @@ def training_view(job: Job) -> TrainingView:
     return TrainingView(
         job=job,
         status=WORDS.get(job.status, job.status),
-        kind="last layer" if job.kind == "head" else "full",
+        # A full training decides by itself whether all layers are worth it.
+        kind="last layer" if job.kind == "head" else "",
         phase=str(progress.get("phase") or ("starting" if job.status == "started" else "")),
         detail=_detail(progress),
         done=1.0 if job.status == "finished" else _done(progress),

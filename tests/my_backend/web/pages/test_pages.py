@@ -177,7 +177,7 @@ def test_page_shows_the_live_version_its_figures_and_the_jobs(client: Client, sc
     assert "Labels learned 5 2 classes Not yet learned 1" in shown
     assert name in shown
     assert "Cat 3 Dog 2" in shown
-    assert re.search(r"started manually \(full\) Failed [\d.]+ s RuntimeError: no luck", shown)
+    assert re.search(r"started manually Failed [\d.]+ s RuntimeError: no luck", shown)
     assert "The last training failed. RuntimeError: no luck" in words(client, "/")
 
 
@@ -238,7 +238,7 @@ def test_finished_job_is_shown_whatever_its_result_is(client: Client) -> None:
 
     shown = words(client)
 
-    assert all(f"odd {number} (full) Finished" in shown for number in range(3))
+    assert all(f"odd {number} Finished" in shown for number in range(3))
 
 
 def test_project_that_cannot_be_shown_leaves_the_others_on_the_page(
