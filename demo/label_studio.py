@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = Path(__file__).with_name("label-studio-requirements.txt")
 ENVIRONMENT = (ROOT / ".venv-label-studio").resolve()  # CI keeps it elsewhere
 DATABASE = "label_studio.sqlite3"
+SETTINGS = Path(__file__).with_name("label_studio_settings") / "waiting_sqlite.py"
 
 START_SECONDS = 180
 REQUEST_SECONDS = 120  # Label Studio itself waits up to 100 s for a backend
@@ -105,6 +106,8 @@ def _settings(folder: Path) -> dict[str, str]:
         "TMPDIR": str(folder / "tmp"),
         "PYTHONUTF8": "1",
         "PYTHONUNBUFFERED": "1",
+        "PYTHONPATH": str(SETTINGS.parent),
+        "DJANGO_SETTINGS_MODULE": SETTINGS.stem,
         "LABEL_STUDIO_BASE_DATA_DIR": str(folder / "data"),
         "LABEL_STUDIO_COLLECT_ANALYTICS": "false",
         "LABEL_STUDIO_LATEST_VERSION_CHECK": "false",
