@@ -87,8 +87,8 @@ def _demo(port: int, label_studio_port: int, keep: Path | None, own: Path | None
             stack.enter_context(label_studio)
         with _step(f"Create a project with {len(images.paths):,} images, {images.annotated} of them annotated"):
             project = _make_project(label_studio, images)
-        # Training all layers as well would take minutes and keep the machine busy. Label Studio shows scores only if the
-        # model has the version's name.
+        # Training all layers as well would take minutes and keep the machine busy. Without the version's name as its
+        # title, Label Studio would show no scores.
         settings = {"TRAIN_MODE": "head", "TITLE_IS_VERSION": "true", **pretrained_network()}
         backend = Backend(folder / "backend", label_studio, port=free_port(port), **settings)
         with _step("Start the backend"):

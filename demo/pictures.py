@@ -29,6 +29,8 @@ from image_classifier.errors import UsersError
 SIZE: ViewportSize = {"width": 1120, "height": 860}
 GROUPS = 12  # that are labeled; the moving picture shows them
 SECONDS, LAST_SECONDS = 1.2, 3.0  # how long it shows each step
+MANY = 7  # images of a group: more than one row
+PAUSE = 2.0  # seconds until the labels have arrived at the backend
 MOVING_WIDTH = 840
 LOADED = "[...document.images].filter(one => one.getBoundingClientRect().top < innerHeight).every(one => one.complete)"
 
@@ -61,7 +63,12 @@ def _take_all(folder: Path, images: Images, page: Page, out: Path) -> None:
         nothing = [None] * len(images.paths)
         tasks = label_studio.add_local_images(project, images.folder, images.paths, nothing, from_name=images.from_name)
         label_studio.connect(project, backend.url)
-        person = _Person(page, dict(zip(tasks, images.labels, strict=True)), sorted(set(images.labels)))
+
+        def is_learned() -> bool:
+            return not backend.is_training(project)["is_training"]
+
+        truth = dict(zip(tasks, images.labels, strict=True))
+        person = _Person(page, truth, sorted(set(images.labels)), is_learned)
         url = f"{backend.url}/projects/{project}"
 
         page.goto(f"{url}/groups")
@@ -69,7 +76,6 @@ def _take_all(folder: Path, images: Images, page: Page, out: Path) -> None:
         expect(page.locator("#reading")).to_be_hidden()
         _save_moving(person.label_groups(GROUPS), out / "groups.webp")
         (out / "groups.png").write_bytes(person.best)
-        _wait(lambda: not backend.is_training(project)["is_training"])
         page.goto(f"{url}/queue")
         person.wait_for_pictures("#picture img")
         _save(page, out / "queue.png")
@@ -85,8 +91,8 @@ def _take_all(folder: Path, images: Images, page: Page, out: Path) -> None:
 class _Person:
     """Labels groups by the truth, with the keys that a person would press."""
 
-    def __init__(self, page: Page, truth: dict[int, str], choices: list[str]) -> None:
-        self._page, self._truth = page, truth
+    def __init__(self, page: Page, truth: dict[int, str], choices: list[str], is_learned: Callable[[], bool]) -> None:
+        self._page, self._truth, self._is_learned = page, truth, is_learned
         self._keys = {choice: str(number) for number, choice in enumerate(choices, 1)}
         self.best = b""  # the picture that shows most: a proposal, and images that don't belong
 
@@ -107,8 +113,13 @@ class _Person:
             proposed = self._page.locator("#group-title").inner_text() == f"{usual}?"
             if others:
                 shots.append(self._shot())
-                self.best = shots[-1] if proposed or not self.best else self.best
+                if proposed and len(tasks) > MANY:
+                    self.best = shots[-1]
             self._page.keyboard.press("Enter" if proposed else self._keys[usual])
+            # A person takes longer, so that the next group shows what has been learned.
+            expect(self._page.locator("#saving")).not_to_contain_text("Saving")
+            time.sleep(PAUSE)
+            _wait(self._is_learned)
         return shots
 
     def _group(self) -> list[int]:
@@ -127,10 +138,14 @@ class _Person:
 
 
 def _correct(page: Page, images: Images) -> None:
-    """Shows an image to the page, and corrects the answer."""
-    page.locator("#file").set_input_files(images.paths[-1])
-    expect(page.locator("#scores tbody tr").first).to_be_visible()
-    page.get_by_role("radio", name=images.labels[-1], exact=True).check()
+    """Shows images to the page until it gives a wrong answer, and corrects that."""
+    for path, label in zip(reversed(images.paths), reversed(images.labels), strict=True):
+        with page.expect_response("**/api/models/predict"):
+            page.locator("#file").set_input_files(path)
+        expect(page.locator("#scores tbody tr").first).to_be_visible()
+        if page.locator("#prediction").inner_text() != label:
+            break
+    page.get_by_role("radio", name=label, exact=True).check()
     page.get_by_role("button", name="Save correction").click()
     expect(page.locator("#took")).to_contain_text("Learned")
     page.wait_for_function(LOADED)
