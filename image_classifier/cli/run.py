@@ -11,6 +11,7 @@ from typing import Any
 
 from image_classifier.cli.config import Recipe
 from image_classifier.cli.console import say
+from image_classifier.cli.ctrl_c import ending_on_ctrl_c
 from image_classifier.cli.lr_chart import write_rate_chart
 from image_classifier.cli.results import Results
 from image_classifier.cli.session import Workbench
@@ -105,7 +106,13 @@ class Experiment:
 
         After KeyboardInterrupt the folder contains the best model so far, if there is one.
         """
-        progress = Results(self._folder / RESULTS_FILE, progress)
+        results = Results(self._folder / RESULTS_FILE, progress)
+        with ending_on_ctrl_c(results) as progress:
+            return self._train(bench, backbone, progress, results)
+
+    def _train(
+        self, bench: Workbench, backbone: Backbone, progress: Progress, uninterrupted: Progress
+    ) -> dict[Sample, ImageError]:
         embedded = self._embed(bench, backbone, self._samples, progress)
         classes = order_classes(embedded.samples, (), ())
         mode = self._recipe.training.mode
@@ -119,7 +126,7 @@ class Experiment:
             except KeyboardInterrupt:
                 if self._checkpoint.exists():
                     # No more epochs: save the checkpoint's state as a model.
-                    self._all_layers(bench, best, embedded, hyperparameters, 0, progress)
+                    self._all_layers(bench, best, embedded, hyperparameters, 0, uninterrupted)
                 raise
         self._state["finished"] = True
         self._write_state()

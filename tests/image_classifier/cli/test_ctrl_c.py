@@ -1,0 +1,46 @@
+"""Ctrl-C during a training: libraries may swallow the exception, but not the wish."""
+
+import os
+import signal
+import threading
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from image_classifier.cli.ctrl_c import ending_on_ctrl_c
+
+
+def press() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_ctrl_c_raises_at_once_and_as_before_afterwards() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), ending_on_ctrl_c(lambda record: None):
+        press()
+        pytest.fail("it goes on")
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_ctrl_c_that_a_library_swallows_ends_the_training_at_the_next_record() -> None:
+    records: list[Any] = []
+    with pytest.raises(KeyboardInterrupt), ending_on_ctrl_c(records.append) as progress:
+        progress({"phase": "embedding images"})
+        with suppress(KeyboardInterrupt):
+            press()
+        progress({"phase": "training the head"})
+    assert records == [{"phase": "embedding images"}]
+
+
+def test_threads_of_others_train_without_signals() -> None:
+    records: list[Any] = []
+
+    def train() -> None:
+        with ending_on_ctrl_c(records.append) as progress:
+            progress({"phase": "evaluating"})
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    thread.join()
+    assert records == [{"phase": "evaluating"}]
