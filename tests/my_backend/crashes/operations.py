@@ -466,9 +466,8 @@ def _sampled(world: World) -> None:
 
 def _accept(world: World) -> bool:
     acceptor = world.backend.acceptor
-    newest = acceptor.store.newest(PROJECT)
-    assert newest is not None
-    if newest.status == "sampling":
+    newest = acceptor.store.newest(PROJECT)  # None if its file can't be read at the moment: then `accept` refuses
+    if newest is not None and newest.status == "sampling":
         acceptor.read(world.project, newest)
     run = acceptor.accept(world.project)
     world.notes["run"] = run.id
