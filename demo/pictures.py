@@ -77,7 +77,7 @@ def _take_all(folder: Path, images: Images, page: Page, out: Path) -> None:
         _save_moving(person.label_groups(GROUPS), out / "groups.webp")
         (out / "groups.png").write_bytes(person.best)
         page.goto(f"{url}/queue")
-        person.wait_for_pictures("#picture img")
+        expect(page.locator("#picture img").first).to_be_visible()
         _save(page, out / "queue.png")
         page.goto(url)
         _save(page, out / "overview.png")
@@ -126,10 +126,6 @@ class _Person:
         ready = ("#grid:not([aria-busy])", "#show-aside", "#pause-title:text-is('Everything is labeled')")
         expect(self._page.locator(", ".join(f"{one}:visible" for one in ready)).first).to_be_visible()
         return [int(str(one.get_attribute("data-task"))) for one in self._page.locator("#grid li:visible").all()]
-
-    def wait_for_pictures(self, selector: str) -> None:
-        expect(self._page.locator(selector).first).to_be_visible()
-        self._page.wait_for_function(LOADED)
 
     def _shot(self) -> bytes:
         self._page.evaluate("document.getElementById('group').scrollIntoView()")

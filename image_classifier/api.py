@@ -8,7 +8,8 @@ from image_classifier.cli.config import read_recipe, read_settings
 from image_classifier.cli.console import show_progress
 from image_classifier.cli.predictions import Prediction, predict
 from image_classifier.cli.run import Experiment
-from image_classifier.cli.sources import open_bench, training_samples
+from image_classifier.cli.session import open_bench
+from image_classifier.cli.sources import training_samples
 from image_classifier.nets import folder as saved_models
 from image_classifier.nets.classifier import load_backbone
 from image_classifier.nets.folder import SavedModel
@@ -70,10 +71,10 @@ def train(
     standard error. Raises UsersError, TooFewLabels or WeightsError.
     """
     settings = read_settings()
-    given = {
+    given: dict[str, dict[str, Any]] = {
         "data": {"path": Path(source)},
-        "network": _given(name=network, weights=weights, image_size=image_size),
-        "training": _given(mode=mode, **hyperparameters),
+        "network": {"name": network, "weights": weights, "image_size": image_size},
+        "training": {"mode": mode, **hyperparameters},
     }
     recipe = read_recipe(None, given, settings)
     folder = Path(output)
@@ -82,7 +83,3 @@ def train(
     with open_bench(settings) as bench, show_progress() as progress:
         experiment.run(bench, backbone, progress)
     return load_model(folder)
-
-
-def _given(**options: Any) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}

@@ -84,7 +84,7 @@ def _write(path: Path, content: str | bytes | Iterable[str], *, mode: int, sync:
             os.unlink(part.name)
         raise
     if sync == "all":
-        sync_folder(path.parent)
+        _sync(path.parent)
 
 
 def _replace(part: str, path: Path) -> None:
@@ -266,11 +266,6 @@ def make_private(folder: Path) -> None:
         folder.chmod(0o700)
 
 
-def sync_folder(folder: Path) -> None:
-    """Makes new names in a folder survive a power failure, and names that are gone stay gone."""
-    _sync(folder)
-
-
 def sync_tree(folder: Path) -> None:
     """Makes a folder's files, and the names in it and in the folders below it, survive a power failure."""
     for path in folder.rglob("*"):
@@ -280,6 +275,7 @@ def sync_tree(folder: Path) -> None:
 
 
 def _sync(path: Path) -> None:
+    """Makes a file's content survive a power failure; of a folder, new names, and that others are gone."""
     with _opened(path) as descriptor:
         if descriptor is not None:
             os.fsync(descriptor)
@@ -303,21 +299,21 @@ def create_folder(folder: Path) -> None:
     missing = list(takewhile(lambda path: not path.exists(), (folder, *folder.parents)))
     folder.mkdir(parents=True, exist_ok=True)
     for path in missing:
-        sync_folder(path.parent)
+        _sync(path.parent)
 
 
 def move(source: Path, target: Path) -> None:
     """Renames a file or folder atomically; the new name survives a power failure, and the old one doesn't come back."""
     os.replace(source, target)
-    sync_folder(target.parent)
+    _sync(target.parent)
     if source.parent != target.parent:
-        sync_folder(source.parent)
+        _sync(source.parent)
 
 
 def remove(path: Path) -> None:
     """Removes a file, unless it is gone already; a power failure doesn't bring it back."""
     path.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    _sync(path.parent)
 
 
 @contextmanager

@@ -103,7 +103,7 @@ Ingredients = dict[str, dict[str, Any]]
 def read_recipe(file: Path | None, given: Ingredients, settings: ClassifierSettings) -> Recipe:
     """Merges the settings: `given` overrides the file, and the file overrides the environment; raises UsersError.
 
-    Paths in the file are relative to the file.
+    Paths in the file are relative to the file. None in `given` counts as not given.
     """
     ingredients: Ingredients = {
         "data": {},
@@ -117,7 +117,8 @@ def read_recipe(file: Path | None, given: Ingredients, settings: ClassifierSetti
     }
     for source in (_read(file) if file else {}, given):
         for section, values in source.items():
-            ingredients.setdefault(section, {}).update(values)
+            known = {name: value for name, value in values.items() if value is not None}
+            ingredients.setdefault(section, {}).update(known)
     try:
         return Recipe.model_validate(ingredients)
     except ValidationError as error:

@@ -25,8 +25,8 @@ from image_classifier.cli.outputs import refuse_other_kinds
 from image_classifier.cli.predictions import Form, find_images, predict, write_predictions
 from image_classifier.cli.report import REPORT_SUFFIXES, write_report
 from image_classifier.cli.run import Experiment
-from image_classifier.cli.session import Workbench, refuse_to_forget, still_there
-from image_classifier.cli.sources import given_tests, open_bench, samples_at, say_skipped, training_samples
+from image_classifier.cli.session import Workbench, open_bench, refuse_to_forget, still_there
+from image_classifier.cli.sources import given_tests, samples_at, say_skipped, training_samples
 from image_classifier.data.dataset import Label, Sample
 from image_classifier.data.folders import (
     Finding,
@@ -265,7 +265,7 @@ def train(
         "training": training,
         "testing": {"path": test, "report": report},
     }
-    recipe = read_recipe(config, {name: _without_none(part) for name, part in given.items()}, settings)
+    recipe = read_recipe(config, given, settings)
     _check_report(recipe.testing.report)
     samples = training_samples(recipe, output, settings)
     test_path = recipe.testing.path or given_tests(recipe.data.path)
@@ -287,10 +287,6 @@ def train(
         print(f"on {shown(test_path or '')}: {_headline(examination.record())}")
         if recipe.testing.report:
             write_report(recipe.testing.report, examination, f"{output.name} on {test_path}")
-
-
-def _without_none(part: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in part.items() if value is not None}
 
 
 def _run(experiment: Experiment, recipe: Recipe, settings: ClassifierSettings, output: Path) -> None:

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import lmdb
@@ -12,13 +12,14 @@ import torch
 from image_classifier.data.dataset import Sample, classes_of
 from image_classifier.data.folders import read_files, shown
 from image_classifier.data.image_file import ImageFile
-from image_classifier.data.preprocessing import ImageError
+from image_classifier.data.preprocessing import ImageError, limit_memory, limit_pixels
 from image_classifier.embedding.cache import EmbeddingCache
 from image_classifier.embedding.lane import BATCH_SIZE, InferenceLane
 from image_classifier.errors import UsersError
 from image_classifier.nets.classifier import Backbone, choose_device
 from image_classifier.nets.optimize import accelerate
 from image_classifier.progress import Progress
+from image_classifier.settings import ClassifierSettings
 from image_classifier.training.pipeline import TooFewLabels, check_enough
 
 NAMED = 5  # classes named in an error, those that lose most images first
@@ -126,3 +127,10 @@ def workbench(cache_dir: Path) -> Iterator[Workbench]:
     finally:
         lane.close()
         cache.close()
+
+
+def open_bench(settings: ClassifierSettings) -> AbstractContextManager[Workbench]:
+    """The embedding cache and the inference lane, with the limits of the settings; raises UsersError."""
+    limit_pixels(settings.max_image_pixels)
+    limit_memory(settings.max_image_memory)
+    return workbench(settings.cache_dir)

@@ -1,18 +1,15 @@
-"""The labeled images that a command reads, and what it needs to embed them."""
+"""The labeled images that a command reads."""
 
 from collections import Counter
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
 from image_classifier.cli.config import Recipe
 from image_classifier.cli.console import say, say_all
 from image_classifier.cli.label_studio_export import read_export
-from image_classifier.cli.session import Workbench, workbench
 from image_classifier.data.dataset import Sample, classes_of
 from image_classifier.data.file_kinds import describe_skipped
 from image_classifier.data.folders import Split, find_split, list_folder, samples_of, shown
-from image_classifier.data.preprocessing import limit_memory, limit_pixels
 from image_classifier.errors import UsersError
 from image_classifier.settings import ClassifierSettings
 
@@ -78,10 +75,3 @@ def say_skipped(skipped: Counter[str]) -> None:
     """Says which other files were in a folder of images."""
     if skipped:
         say(describe_skipped(skipped))
-
-
-def open_bench(settings: ClassifierSettings) -> AbstractContextManager[Workbench]:
-    """The embedding cache and the inference lane, with the limits of the settings; raises UsersError."""
-    limit_pixels(settings.max_image_pixels)
-    limit_memory(settings.max_image_memory)
-    return workbench(settings.cache_dir)

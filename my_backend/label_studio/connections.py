@@ -55,9 +55,9 @@ class Connections:
             self._clients.move_to_end((url, key))
             return client
 
-    def needed(self, credentials: Credentials | None) -> LabelStudio:
-        """Like `label_studio`, but raises Conflict if its URL is unknown."""
-        client = self.label_studio(credentials)
+    def needed(self, credentials: Credentials | None, token: str = "") -> LabelStudio:
+        """Like `label_studio`, or `as_person` if there is a token; raises Conflict if the URL is unknown."""
+        client = self.as_person(token, credentials) if token else self.label_studio(credentials)
         if client is None:
             raise Conflict("Label Studio's URL is unknown: set LABEL_STUDIO_URL")
         return client

@@ -42,7 +42,7 @@ class _Work:
     due: float = 0.0
     usable: bool = False  # the plan's files have been read
     judged: tuple[Mapping[int, Told], Sample] | None = None  # what was read of the tasks last, and what it says
-    followed: tuple[tuple[float, float], Checks | None] | None = None  # by when plan and run changed: the audit
+    checks: tuple[tuple[Acceptance, Run], Checks | None] | None = None  # what the audit says, and of which records
     error: str = ""
 
 
@@ -128,7 +128,15 @@ class Acceptor(Background):
         if acceptance.status == "sampling":
             return State(acceptance, answers, self._judged(acceptance, answers), error=self._work(acceptance).error)
         assert run is not None
-        return State(acceptance, answers, run=run, checks=checks_of(acceptance, answers, run), error=run.error)
+        return State(acceptance, answers, run=run, checks=self._checks(acceptance, answers, run), error=run.error)
+
+    def _checks(self, acceptance: Acceptance, answers: Answers, run: Run) -> Checks | None:
+        """What the audit says, worked out once for each state of the plan and its run."""
+        work, records = self._work(acceptance), (acceptance, run)
+        known = work.checks
+        if known is None or known[0] != records:
+            known = work.checks = records, checks_of(acceptance, answers, run)
+        return known[1]
 
     def _judged(self, acceptance: Acceptance, answers: Answers) -> Sample | None:
         """What the sample says; for many images that takes a tenth of a second, so it is worked out once."""
@@ -202,13 +210,13 @@ class Acceptor(Background):
         if label and label not in self._tag(project).choices:
             raise BadRequest(f"label: {label[:200]} is not a choice of the labeling config")
         with self.store.changing(acceptance) as current:
-            known = checks_of(current, answers, run)
+            known = self._checks(current, answers, run)
             if known is None:
                 raise Conflict("can't check labels yet: the run is still writing them, has failed, or was undone")
             if task not in current.audited and task not in known.next:
                 raise BadRequest(f"task: {task} isn't one of the images to check now; they come in a random order")
             current = self.store.save(replace(current, audited={**current.audited, task: label}))
-        checks = checks_of(current, answers, run)
+        checks = self._checks(current, answers, run)
         assert checks is not None
         self._note(current, checks)
         return checks
@@ -363,10 +371,7 @@ class Acceptor(Background):
         acceptance, run = self._with_run(acceptance)
         if run is None:
             return
-        work, known = self._work(acceptance), (acceptance.changed, run.changed)
-        if work.followed is None or work.followed[0] != known:
-            work.followed = known, checks_of(acceptance, self.store.answers(acceptance), run)
-        self._note(acceptance, work.followed[1])
+        self._note(acceptance, self._checks(acceptance, self.store.answers(acceptance), run))
 
     def _note(self, acceptance: Acceptance, checks: Checks | None) -> None:
         project = acceptance.project

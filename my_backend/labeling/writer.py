@@ -259,16 +259,10 @@ class Writer(Background):
         return write(run, plan, tag, tasks, progress)
 
     def _label_studio(self, run: Run) -> LabelStudio:
-        credentials = self._projects.credentials(run.project)
-        if run.own_token:
-            if run.id not in self._tokens:
-                raise TakenOver("another process has its token")
-            found = self._connections.as_person(self._tokens[run.id], credentials)
-        else:
-            found = self._connections.label_studio(credentials)
-        if found is None:
-            raise Conflict("Label Studio's URL is unknown: set LABEL_STUDIO_URL")
-        return found
+        if run.own_token and run.id not in self._tokens:
+            raise TakenOver("another process has its token")
+        token = self._tokens[run.id] if run.own_token else ""
+        return self._connections.needed(self._projects.credentials(run.project), token)
 
     def _forget_token(self, run_id: str) -> None:
         if token := self._tokens.pop(run_id, None):

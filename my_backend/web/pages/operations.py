@@ -80,11 +80,12 @@ class Operation:
 def operations(document: Json) -> dict[str, list[Operation]]:
     """The document's operations by group."""
     schemas = document["components"]["schemas"]
-    found: dict[str, list[Operation]] = {name: [] for name in dict.fromkeys(["Models", "Labeling", "Jobs", "State"])}
+    groups = ("Models", "Labeling", "Jobs", "State", "Label Studio’s protocol")
+    found: dict[str, list[Operation]] = {name: [] for name in groups}
     for path, methods in document["paths"].items():
         group = "State" if path == "/" else next(name for start, name in _GROUPS if path.startswith(start))
         for method, operation in methods.items():
-            found.setdefault(group, []).append(_operation(method.upper(), path, operation, schemas))
+            found[group].append(_operation(method.upper(), path, operation, schemas))
     return found
 
 

@@ -17,7 +17,7 @@ from my_backend.projects.metrics import like_the_newest
 from my_backend.projects.registry import Project
 from my_backend.projects.versions import KEPT_VERSIONS, UNTRAINED, Versions
 from my_backend.requests import PERCENTS, Json
-from my_backend.settings import settings_in_force
+from my_backend.settings import Shown, settings_in_force
 from my_backend.web.middleware.auth import is_known
 from my_backend.web.pages import charts
 from my_backend.web.pages import versions as version_views
@@ -110,18 +110,21 @@ class Page:
     def system(self) -> Response:
         """The settings and the last lines of the log; only for known callers."""
         known = is_known(self._backend.settings)
-        model_class = self._backend.serving.model_class
-        own = model_class.settings() if model_class else None
-        settings = settings_in_force(self._backend.settings, *([own] if own else []))
-        settings.sort(key=lambda one: not one.given)
-        lines = recent_lines() if known else []
+        settings, lines = (self._settings(), recent_lines()) if known else ([], [])
         return self._answer(
             [],
-            lambda: self._render("system.html", known=known, settings=settings if known else [], lines=lines),
+            lambda: self._render("system.html", known=known, settings=settings, lines=lines),
             str(known),
             repr(settings),
             *lines[-1:],
         )
+
+    def _settings(self) -> list[Shown]:
+        """All settings, those that someone has set first."""
+        model_class = self._backend.serving.model_class
+        own = model_class.settings() if model_class else None
+        settings = settings_in_force(self._backend.settings, *([own] if own else []))
+        return sorted(settings, key=lambda one: not one.given)
 
     def api(self, document: Json) -> Response:
         """The OpenAPI document for people."""

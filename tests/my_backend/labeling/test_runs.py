@@ -19,7 +19,7 @@ def store(tmp_path: Path) -> RunStore:
 
 
 def finished(store: RunStore, **fields: object) -> Run:
-    run = store.begin(store.create(PROJECT, [Labels([1], ["Cat"])], own_token=True))
+    run = store.begin(store.create(PROJECT, [Labels(["Cat"], [1])], own_token=True))
     return store.keep(replace(run, status="finished", written=1, **fields))
 
 
