@@ -282,6 +282,12 @@ class AcceptRequest(RunRequest):
     project: ProjectUid
 
 
+class UndoAcceptedRequest(AcceptRequest):
+    """Undoes the newest plan; if `plan` is given, only if that is the newest one."""
+
+    plan: str = ""
+
+
 class PlanRequest(AcceptRequest):
     """Asks for a plan to accept answers, of which at most `percent` percent are wrong.
 

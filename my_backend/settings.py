@@ -284,11 +284,10 @@ def _without_secret(name: str, value: Any) -> str:
     if name in UNSAID:
         text = value.get_secret_value() if isinstance(value, SecretStr) else value
         return "set" if text else ""
-    if isinstance(value, tuple):
-        return ", ".join(map(str, value))
     if isinstance(value, bool):
         return str(value).lower()
-    return "" if value is None else redact(str(value))
+    text = ", ".join(map(str, value)) if isinstance(value, tuple) else "" if value is None else str(value)
+    return redact(f"{name}={text}").removeprefix(f"{name}=")  # the name may say that it is a secret
 
 
 def ignored_variables() -> str:

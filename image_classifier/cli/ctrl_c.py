@@ -28,10 +28,11 @@ def ending_on_ctrl_c(progress: Progress) -> Iterator[Progress]:
             raise KeyboardInterrupt
         progress(record)
 
-    if threading.current_thread() is not threading.main_thread():
-        yield progress  # no signals here
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before in (signal.SIG_IGN, None):
+        yield progress  # no signals here, or they are to be ignored, as by a shell's background job
         return
-    before = signal.signal(signal.SIGINT, note)
+    signal.signal(signal.SIGINT, note)
     try:
         yield checked
     finally:

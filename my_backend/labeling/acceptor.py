@@ -88,7 +88,7 @@ class Acceptor(Background):
         self._tag(project)
         self._reader.label_studio(project)
         current = self.store.newest(project.uid)
-        if current and current.status in ("preparing", "sampling") and not (current.error or replacing):
+        if current and self._is_unfinished(current) and not replacing:
             raise Conflict(
                 f"can't make a new plan: plan {current.id} isn't finished. Accept its labels first, or replace it "
                 "(page: Plan again; command: --replace)"
@@ -99,6 +99,12 @@ class Acceptor(Background):
         self._work(acceptance).asked = time.monotonic()
         self._wake()
         return acceptance
+
+    def _is_unfinished(self, acceptance: Acceptance) -> bool:
+        """Whether people are labeling its sample, or will. An error may not be stored yet, or the disk is full."""
+        if acceptance.status == "preparing":
+            return not (acceptance.error or self._work(acceptance).error)
+        return acceptance.status == "sampling" and not acceptance.error
 
     def _is_contradicted(self, acceptance: Acceptance, *, replacing: bool) -> bool:
         try:
@@ -176,6 +182,8 @@ class Acceptor(Background):
         SystemRandom().shuffle(accepted)
         with self.store.changing(found.acceptance) as current:
             if current.status != "sampling":
+                if current.status == "undone":
+                    raise Conflict("this plan has just been given up")
                 raise Conflict("the labels of this plan have just been accepted")
             # The run's id is stored first: if the process ends before there is a run, nothing was written.
             chosen = replace(
@@ -221,12 +229,16 @@ class Acceptor(Background):
         self._note(current, checks)
         return checks
 
-    def undo(self, project: Project, token: str = "") -> Run | None:
+    def undo(self, project: Project, token: str = "", plan: str = "") -> Run | None:
         """Starts to remove the accepted labels again; gives up a plan that waits for its sample, which needs no run.
 
-        Raises Conflict if there is neither.
+        Raises Conflict if there is neither, or if `plan` isn't the newest one.
         """
         acceptance = self.store.newest(project.uid)
+        if plan and (acceptance is None or acceptance.id != plan):
+            raise Conflict("nothing was undone: there is a newer plan. Look at the page again")
+        if acceptance is not None:
+            acceptance, _ = self._with_run(acceptance)  # waits for an acceptance in progress
         if acceptance is not None and acceptance.status == "sampling":
             with self.store.changing(acceptance) as current:
                 if current.status == "sampling":
@@ -293,7 +305,9 @@ class Acceptor(Background):
         self._works = {(one.project, one.id): self._work(one) for one in newest.values()}
         self._reader.keep(newest.values())
         self._contradicted = {
-            uid: one for uid, one in self._contradicted.items() if uid in newest and newest[uid].id == one.acceptance.id
+            uid: one
+            for uid, one in list(self._contradicted.items())
+            if uid in newest and newest[uid].id == one.acceptance.id
         }
         for uid, acceptance in newest.items():
             if self._stopping:

@@ -19,9 +19,13 @@ class RecentLines(logging.Handler):
         self.lines: deque[str] = deque(maxlen=KEPT_LINES)
 
     def emit(self, record: logging.LogRecord) -> None:
-        status = getattr(record, "fields", {}).get("status")
-        if status is None or status >= 400:
-            self.lines.append(self.format(record)[:LONGEST])
+        try:
+            status = getattr(record, "fields", {}).get("status")
+            if status is None or status >= 400:
+                line = self.format(record).encode(errors="backslashreplace").decode()  # a page can't show the rest
+                self.lines.append(line[:LONGEST])
+        except Exception:
+            self.handleError(record)
 
 
 def recent_lines() -> list[str]:

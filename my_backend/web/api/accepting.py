@@ -1,6 +1,7 @@
 """The endpoints that accept a model's answers without review, with a promise about how many of them are wrong."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 from my_backend.backend import Backend
@@ -9,7 +10,14 @@ from my_backend.labeling.acceptor import State
 from my_backend.labeling.checks import Checks
 from my_backend.labeling.sample import Sample, accepted_by_choice, examples
 from my_backend.projects.registry import Project
-from my_backend.requests import AcceptRequest, AutomaticRequest, CheckRequest, Json, PlanRequest
+from my_backend.requests import (
+    AcceptRequest,
+    AutomaticRequest,
+    CheckRequest,
+    Json,
+    PlanRequest,
+    UndoAcceptedRequest,
+)
 from my_backend.web.api.answers import Answer, Asked
 from my_backend.web.api.labeling import LabelingRun, described
 from my_backend.web.api.lookup import PROJECT_QUERY, find_project
@@ -144,12 +152,13 @@ class AcceptEndpoints:
         )
 
     @endpoint("POST", "/api/labeling/accept/undo", answers={202: Asked}, errors=(404, 409))
-    def undo(self, body: AcceptRequest) -> tuple[Json, int]:
+    def undo(self, body: UndoAcceptedRequest) -> tuple[Json, int]:
         """Removes all accepted labels, except those that someone has changed; before that, gives up the plan.
 
         Needs the password or a token.
         """
-        return self._ask(body, "Undoing accepted labels", lambda project: self._acceptor.undo(project, body.token))
+        undo = partial(self._acceptor.undo, token=body.token, plan=body.plan)
+        return self._ask(body, "Undoing accepted labels", undo)
 
     def _ask(self, body: AcceptRequest, what: str, do: Callable[[Project], object]) -> tuple[Json, int]:
         require_token(self._settings, body.token)

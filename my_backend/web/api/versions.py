@@ -4,8 +4,8 @@ from typing import Any
 
 from flask import Response
 
-from my_backend.errors import BadRequest, NotFound
-from my_backend.projects.archive import zipped
+from my_backend.errors import BadRequest, NotFound, Unavailable
+from my_backend.projects.archive import zipped, zipped_size
 from my_backend.projects.registry import Project, Projects
 from my_backend.projects.versions import Versions
 from my_backend.requests import Json, PinRequest, ProjectRequest, VersionRequest
@@ -13,7 +13,10 @@ from my_backend.settings import Settings
 from my_backend.web.api.answers import Answer
 from my_backend.web.api.lookup import PROJECT_QUERY, find_project
 from my_backend.web.endpoint import endpoint
+from my_backend.web.middleware.admission import Share
 from my_backend.web.middleware.auth import require_known
+
+DOWNLOADS_AT_ONCE = 4  # of the threads for other requests; see OTHERS_AT_ONCE
 
 
 class VersionRecord(Answer):
@@ -69,6 +72,7 @@ class VersionEndpoints:
 
     def __init__(self, projects: Projects, settings: Settings) -> None:
         self._projects, self._settings = projects, settings
+        self._downloads = Share(DOWNLOADS_AT_ONCE)
 
     @endpoint("GET", "/versions", answers={200: VersionList}, errors=(404,))
     def versions_of_the_only_project(self) -> Json:
@@ -100,7 +104,8 @@ class VersionEndpoints:
 
     @endpoint("POST", "/api/models/pin", answers={200: PinnedVersion}, errors=(404, 409))
     def pin(self, body: PinRequest) -> Json:
-        """Pins a version, so that it is never removed automatically; or unpins it."""
+        """Pins a version, so that it is never removed automatically; or unpins it. Needs the password."""
+        require_known(self._settings)
         project, versions = self._find(body.project)
         versions.pin(body.version, body.pinned)
         return {"version": body.version, "pinned": body.pinned, "project": project.uid}
@@ -117,16 +122,22 @@ class VersionEndpoints:
         "GET",
         "/api/models/download",
         answers={200: "application/zip"},
-        errors=(400, 404),
+        errors=(400, 404, 503),
         query={**PROJECT_QUERY, "version": "name of the version"},
     )
     def download(self, project: str | None, version: str | None) -> Response:
         """A version's folder as a ZIP file, for `python -m image_classifier` or for `publish` elsewhere."""
         if version is None:
             raise BadRequest("version is missing: add ?version=NAME, as GET /versions lists it")
+        if not self._downloads.hold():  # slow clients would keep other requests out for hours
+            raise Unavailable(f"{self._downloads.size} downloads are in progress: try again later")
         found = self._find(project)[1].get(version)
+        try:
+            size = zipped_size(found.folder)
+        except FileNotFoundError:
+            raise NotFound(f"version {found.name} has just been deleted") from None
         response = Response(zipped(found.folder), mimetype="application/zip")
-        response.content_length = sum(map(len, zipped(found.folder)))  # without it, slow clients would be cut off
+        response.content_length = size  # without it, slow clients would be cut off
         response.headers["Content-Disposition"] = f'attachment; filename="{found.name}.zip"'
         return response
 

@@ -20,7 +20,12 @@ def handle_errors(app: Flask, counts: RequestCounts, error_page: Callable[[str],
     """Turns exceptions into answers; counts the unexpected ones. `error_page` renders the page for a person."""
 
     def answer(said: str) -> Response | Json:
-        return error_page(said) if request.method == "GET" and wants_page() else refusal(said)
+        if request.method == "GET" and wants_page():
+            try:
+                return error_page(said)
+            except Exception:
+                log.exception("can't show the page that says what is wrong")
+        return refusal(said)
 
     @app.errorhandler(BackendError)
     def expected(error: BackendError) -> tuple[Response | Json, int]:

@@ -25,6 +25,7 @@ class AcceptView:
     tasks: int = 0
     images: int = 0
     collected: int = 0
+    plan: str = ""  # its id
     sample: Sample | None = None
     coming: list[Tile] = field(default_factory=list)
     again: list[Tile] = field(default_factory=list)
@@ -54,6 +55,7 @@ def accept_view(automatic: Automatic, state: State | None, counts: Mapping[str, 
             percent,
             tasks=counts["tasks"],
             collected=counts["collected"],
+            plan=state.acceptance.id,
             run=state.run,
         )
     answers, sample, checks = state.answers, state.sample, state.checks
@@ -70,6 +72,7 @@ def accept_view(automatic: Automatic, state: State | None, counts: Mapping[str, 
         answers.version.partition("-")[0],
         tasks=sum(len(image.tasks) for image in answers.images),
         images=len(answers.images),
+        plan=state.acceptance.id,
         sample=sample,
         # Without a link: Label Studio would show the model's answer.
         coming=[replace(tile, link="") for tile in tiles(sample.open[:SHOWN])] if sample else [],

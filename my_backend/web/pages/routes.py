@@ -182,8 +182,10 @@ class Page:
     def version(self, name: str, version: str) -> Response:
         project = self._backend.projects.find(name)
         folder = self._backend.projects.folder(project.uid)
-        shown = version_views.read_version(folder, version)
         other_name = request.args.get("with") or ""
+        for one in filter(None, (version, other_name)):
+            Versions(folder).get(one)  # raises NotFound, also for one that was deleted since it was read
+        shown = version_views.read_version(folder, version)
         other = version_views.read_version(folder, other_name) if other_name else None
 
         def render() -> str:

@@ -44,3 +44,17 @@ def test_threads_of_others_train_without_signals() -> None:
     thread.start()
     thread.join()
     assert records == [{"phase": "evaluating"}]
+
+
+def test_ignored_ctrl_c_stays_ignored() -> None:
+    """As in a job that a shell has started in the background."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    records: list[Any] = []
+    try:
+        with ending_on_ctrl_c(records.append) as progress:
+            press()
+            progress({"phase": "evaluating"})
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert records == [{"phase": "evaluating"}]

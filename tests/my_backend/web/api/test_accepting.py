@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -268,6 +269,32 @@ def test_undo_of_one_accepted_label_leaves_the_contradiction(client: Client, lab
     ask(client, "undo")
     assert reached(client, lambda now: now["status"] == "undone" and now["run"]["status"] == "finished")
     assert label_studio.labels.marks() == set()
+
+
+def test_outdated_page_undoes_no_newer_plan(client: Client, label_studio: FakeLabelStudio) -> None:
+    first = sampling(client)["plan"]
+    ask(client, "plan", percent=5, replace=True)
+    second = reached(client, lambda now: now["plan"] != first and now["status"] == "sampling")["plan"]
+
+    assert "there is a newer plan" in ask(client, "undo", 409, plan=first)["error"]
+
+    assert state(client)["status"] == "sampling"
+    ask(client, "undo", plan=second)
+    assert state(client)["status"] == "undone"
+
+
+def test_undo_after_a_crash_before_there_was_a_run_gives_up_the_plan(
+    client: Client, label_studio: FakeLabelStudio
+) -> None:
+    plan = sampling(client)["plan"]
+    store = client.backend.acceptor.store
+    newest = store.newest(PROJECT)
+    assert newest is not None
+    store.save(replace(newest, status="accepted", run="20260101T000000-abcdef"))
+
+    ask(client, "undo", plan=plan)
+
+    assert state(client)["status"] == "undone"
 
 
 def test_contradicted_plan_cannot_be_replaced(client: Client, label_studio: FakeLabelStudio) -> None:

@@ -1,12 +1,15 @@
 import io
 import json
+import os
 import re
+from contextlib import ExitStack, closing
 from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
 
-from my_backend.projects.archive import CHUNK, zipped
+from my_backend.projects.archive import CHUNK, zipped, zipped_size
+from my_backend.web.api.versions import DOWNLOADS_AT_ONCE
 from tests.my_backend.conftest import PROJECT, Client, Serve, basic
 from tests.my_backend.fake_model import LABEL_CONFIG
 
@@ -87,13 +90,76 @@ def test_download_of_no_version_says_why(client: Client, query: str, status: int
     client.get(DOWNLOAD + query, status)
 
 
-def test_only_known_callers_delete_versions(serve: Serve) -> None:
+def test_only_known_callers_delete_and_pin_versions(serve: Serve) -> None:
     with serve(host="0.0.0.0") as client:
         client.setup()
         name, _ = client.train(), client.train()
+        for pinned in (True, False):
+            assert "password" in client.post("/api/models/pin", {"version": name, "pinned": pinned}, 403)["error"]
         assert "password" in client.post("/api/models/delete", {"version": name}, 403)["error"]
         assert name in names(client)
     with serve(host="0.0.0.0", basic_auth_user="user", basic_auth_pass="password") as client:
         auth = {"headers": basic("user", "password")}
         client.post("/setup", {"project": PROJECT, "schema": LABEL_CONFIG}, **auth)
         client.post("/api/models/delete", {"version": name}, **auth)
+
+
+def test_version_that_is_removed_meanwhile_is_no_archive_of_the_rest(client: Client, tmp_path: Path) -> None:
+    folder = tmp_path / "v1"
+    folder.mkdir()
+    for name in ("a", "b"):
+        (folder / name).write_bytes(name.encode())
+    parts = zipped(folder)
+    next(parts)
+    (folder / "b").unlink()
+
+    with pytest.raises(FileNotFoundError):
+        list(parts)
+    with pytest.raises(FileNotFoundError):
+        list(zipped(tmp_path / "v2"))
+
+
+def test_version_that_is_deleted_while_its_size_is_taken_is_not_found(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = client.train()
+
+    def gone(folder: Path) -> int:
+        raise FileNotFoundError(2, "No such file or directory", str(folder))
+
+    monkeypatch.setattr("my_backend.web.api.versions.zipped_size", gone)
+    assert "has just been deleted" in client.get(f"{DOWNLOAD}?version={name}", 404)["error"]
+
+
+def test_size_of_an_archive_is_known_without_reading_and_old_files_are_in_it(tmp_path: Path) -> None:
+    folder = tmp_path / "v1"
+    folder.mkdir()
+    for number, size in enumerate((0, 1, CHUNK, 3 * CHUNK + 7)):
+        (folder / f"{number}").write_bytes(b"x" * size)
+    os.utime(folder / "1", (0, 0))  # ZIP files know no year before 1980
+
+    content = b"".join(zipped(folder))
+
+    assert zipped_size(folder) == len(content)
+    with ZipFile(io.BytesIO(content)) as archive:
+        assert [info.file_size for info in archive.infolist()] == [0, 1, CHUNK, 3 * CHUNK + 7]
+        assert archive.testzip() is None
+
+
+def test_downloads_leave_room_for_other_requests(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = client.train()
+    monkeypatch.setattr("my_backend.web.middleware.admission.WAIT_SECONDS", 0)
+    with ExitStack() as slow:
+        for _ in range(DOWNLOADS_AT_ONCE):
+            slow.enter_context(closing(client.http.get(f"{DOWNLOAD}?version={name}", buffered=False)))
+        assert "downloads are in progress" in client.get(f"{DOWNLOAD}?version={name}", 503)["error"]
+    assert client.http.get(f"{DOWNLOAD}?version={name}").status_code == 200
+
+
+def test_page_of_a_deleted_version_is_gone_although_it_was_just_shown(client: Client) -> None:
+    first, second = client.train(), client.train()
+    assert first in version_page(client, first)
+    client.post("/api/models/delete", {"version": first})
+
+    for path in (first, f"{second}?with={first}"):
+        assert client.http.get(f"/projects/{PROJECT}/versions/{path}", headers=PAGE).status_code == 404

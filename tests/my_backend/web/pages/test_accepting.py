@@ -58,7 +58,7 @@ def test_page_leads_from_the_plan_to_undo(client: Client, label_studio: FakeLabe
     assert f"task {left[0]}<" in text
     assert f"… and {len(left) - 12} more." in text
     assert buttons(text)["plan: At most 5% wrong"]["replace"] is True
-    assert buttons(text)["undo: Give up this plan"] == {"project": PROJECT}
+    assert buttons(text)["undo: Give up this plan"] == {"project": PROJECT, "plan": state(client)["plan"]}
 
     label_studio.labels.annotate(left[0], "Cat", bulk_created=True)
     reached(client, lambda now: now["sample"]["again"])

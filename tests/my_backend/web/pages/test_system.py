@@ -7,7 +7,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings
 
 from my_backend.log.recent import KEPT_LINES, LONGEST, RecentLines
-from my_backend.settings import Settings
+from my_backend.settings import Settings, settings_in_force
 from my_backend.web.pages.operations import operations
 from tests.my_backend.conftest import PROJECT, Client, Serve, basic
 from tests.my_backend.fake_model import FakeModel
@@ -129,6 +129,42 @@ def test_only_the_last_lines_are_kept(recent: RecentLines) -> None:
     assert len(recent.lines) == KEPT_LINES
     assert "line 5 " in recent.lines[0]
     assert {len(line) for line in recent.lines} == {LONGEST}
+
+
+def test_line_that_no_page_can_show_and_record_that_fails_are_no_error(
+    client: Client, recent: RecentLines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    monkeypatch.setattr("my_backend.web.pages.routes.recent_lines", lambda: list(recent.lines))
+    recent.emit(log.makeRecord(log.name, logging.INFO, "", 0, "choice \ud800", (), None))
+    recent.emit(log.makeRecord(log.name, logging.INFO, "", 0, "odd", (), None, extra={"fields": "no mapping"}))
+
+    shown = client.http.get("/system", headers=HTML)
+
+    assert shown.status_code == 200
+    assert "choice \\ud800" in shown.text
+
+
+def test_error_whose_page_fails_too_is_json(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("my_backend.web.pages.routes.Page._render", lambda *given, **more: 1 / 0)
+
+    answer = client.http.get("/system", headers=HTML)
+
+    assert (answer.status_code, answer.mimetype) == (500, "application/json")
+    assert "see the backend's log" in answer.json["error"]
+
+
+class Secretive(BaseSettings):
+    hf_token: str = TOKEN
+    hosts: tuple[str, ...] = ("http://me:hidden@minio",)
+
+
+def test_secrets_of_a_model_class_and_in_lists_are_not_shown() -> None:
+    shown = {one.name: one.value for one in settings_in_force(Secretive())}
+
+    assert TOKEN not in shown["HF_TOKEN"]
+    assert "hidden" not in shown["HOSTS"]
+    assert "minio" in shown["HOSTS"]
 
 
 # --- API ----------------------------------------------------------------------
