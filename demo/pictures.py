@@ -1,4 +1,4 @@
-"""Makes the pictures of README and docs: a person labels images of a folder with a real Label Studio and a browser.
+"""Makes the screenshots in README and docs: a person labels images of a folder with a real Label Studio and a browser.
 
     python -m demo.pictures FOLDER docs/images
 
@@ -39,7 +39,7 @@ def main(
     images: Annotated[Path, typer.Argument(help="a folder with a subfolder for each class")],
     out: Annotated[Path, typer.Argument(help="where the pictures go")],
 ) -> None:
-    """Make the pictures of README and docs."""
+    """Make the screenshots in README and docs."""
     chromium = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
     if chromium is None:
         raise UsersError("no Chromium found: install it")

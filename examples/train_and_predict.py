@@ -12,13 +12,13 @@ from image_classifier import train
 
 
 def main(training: Path, others: Path, output: Path) -> float:
-    """Returns the share of the other images whose class is predicted, from 0 to 1."""
+    """Returns the share of the other images whose class is predicted correctly, from 0 to 1."""
     model = train(training, output, mode="head")
     print(f"{len(model.classes)} classes, accuracy {model.metrics['accuracy']:.1%}")
     images = sorted(path for path in others.rglob("*.png"))
     predictions = model.predict(images)
     right = sum(prediction.label == prediction.path.parent.name for prediction in predictions)
-    print(f"{right} of {len(images)} other images are right")
+    print(f"{right} of {len(images)} predictions are right")
     return right / len(images)
 
 

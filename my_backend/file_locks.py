@@ -33,4 +33,4 @@ else:
         return True
 
     def unlock(descriptor: int) -> None:
-        """Does nothing: a forked process that has inherited the file holds the lock until it closes it, too."""
+        """Does nothing, so a forked process that has inherited the file keeps the lock until it closes the file."""

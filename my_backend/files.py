@@ -21,7 +21,8 @@ from my_backend.file_locks import lock, unlock
 from my_backend.redaction import said
 
 Value = TypeVar("Value")
-# After a power failure, what was written is there; or there is that or what was there before; or it may be damaged.
+# What a file contains after a power failure. all: the new content; data: the new or the previous content, whole;
+# none: possibly damaged content.
 Sync = Literal["all", "data", "none"]
 Moment = Annotated[float, Field(ge=0, lt=253_402_300_800)]  # seconds since 1970, in records: a date until the year 9999
 
@@ -31,7 +32,7 @@ STALE_TRIES = 10
 # Errors of a full, failing or read-only disk; the file to be written is not at fault.
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 WINDOWS = os.name == "nt"
-READ_SECONDS = 2.0  # for which Windows refuses to replace a file, at most, because someone reads it
+READ_SECONDS = 2.0  # how long to retry while Windows refuses to replace a file that someone reads
 SETTLED_NS = 1_000_000_000  # file times are coarse: a second change right after the first may not show
 
 

@@ -276,7 +276,7 @@ PERCENTS: tuple[int, ...] = get_args(Percent)
 class AcceptRequest(RunRequest):
     """Names the project whose answers are to be accepted, or whose accepted labels are to be undone.
 
-    An empty body doesn't mean the only project, because many labels are at stake.
+    `project` is required even if there is only one, because many labels are at stake.
     """
 
     project: ProjectUid

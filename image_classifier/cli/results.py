@@ -42,7 +42,7 @@ class Results:
 
 
 class _Places:
-    """Tells the epochs of a phase that begins several times apart."""
+    """Distinguishes the epochs of a phase that begins more than once."""
 
     def __init__(self) -> None:
         self._begun: Counter[str] = Counter()

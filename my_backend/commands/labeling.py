@@ -145,7 +145,7 @@ def audit(
     if checks.bounds.contradicted:
         verdict = "more are wrong than promised: undo them"
     elif not checks.is_shown:
-        verdict = "the sample no longer shows the promise: undo them"
+        verdict = "the sample no longer supports the promise: undo them"
     else:
         verdict = "this doesn't contradict the promise"
     low, high = checks.bounds.low, checks.bounds.high
@@ -165,7 +165,7 @@ def automatic(
 
 @accept.command("undo")
 def undo_accepted(project: OfProject = None, ask_token: AskToken = False) -> None:
-    """Remove all accepted labels, except those that someone has changed since; before that, give up the plan."""
+    """Remove the accepted labels, except those that someone has changed; if there are none yet, give up the plan."""
     with _acceptor() as (acceptor, writer, projects):
         run = acceptor.undo(projects.find(project), _token(ask_token))
         if run is None:

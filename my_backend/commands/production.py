@@ -27,7 +27,8 @@ def refuse_other_systems() -> None:
     """Raises BackendError if this isn't Linux."""
     if sys.platform != "linux":
         raise BackendError(
-            "Production mode runs on Linux only: use `docker compose up`, or WSL on Windows. `serve` also runs here"
+            "Production mode runs on Linux only: use `docker compose up`, or WSL on Windows. Development mode works on "
+            "this system: run `serve`"
         )
 
 

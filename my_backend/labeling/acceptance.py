@@ -90,7 +90,7 @@ class Acceptance:
     accepted: list[int] = field(default_factory=list)  # a task of each image, in the random order of the audit
     checked: int = 0  # labels of the sample that the decision rests on
     wrong: int = 0  # how many of them showed the model to be wrong
-    sample: list[bool] = field(default_factory=list)  # whether each label of the sample did, in the plan's order
+    sample: list[bool] = field(default_factory=list)  # whether each label of the sample showed this, in order
     gone: list[int] = field(default_factory=list)  # positions of images that couldn't be accepted anymore
     audited: dict[int, str] = field(default_factory=dict)  # task → what a person sees in its image; "" for no choice
     request_id: str = ""  # of the HTTP request that asked for it

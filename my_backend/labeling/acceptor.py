@@ -94,7 +94,7 @@ class Acceptor(Background):
                 "(page: Plan again; command: --replace)"
             )
         if current and current.status == "accepted" and self._is_contradicted(current, replacing=replacing):
-            raise Conflict(f"plan {current.id} doesn't keep its promise: undo its labels first")
+            raise Conflict(f"can't make a new plan: plan {current.id} doesn't keep its promise; undo its labels first")
         acceptance = self.store.create(project.uid, alpha)
         self._work(acceptance).asked = time.monotonic()
         self._wake()
@@ -394,6 +394,7 @@ class Acceptor(Background):
             return
         self._contradicted[project] = Contradiction(acceptance, checks)
         if self.store.automatic(project).on:
-            why = "the audit contradicts the promise" if checks.is_shown else "the sample no longer shows the promise"
+            contradicted = "the audit contradicts the promise"
+            why = contradicted if checks.is_shown else "the sample no longer supports the promise"
             self.store.switch(project, Automatic(False, why))
             log.warning("plan %s: %s; labels aren't accepted automatically anymore", acceptance.id, why)

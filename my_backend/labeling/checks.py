@@ -19,7 +19,7 @@ class Checks:
     wrong: int
     bounds: Audit
     next: dict[int, PlannedImage]  # by the task to look at
-    overtaken: int  # accepted images that people labeled or deleted before they were written
+    overtaken: int  # accepted images that people labeled or deleted before the backend wrote its labels
     is_shown: bool  # the sample still shows that the promise is kept for those that were written
 
     @property

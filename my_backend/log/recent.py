@@ -11,7 +11,7 @@ LONGEST = 2_000  # characters of a line, of which a traceback may have many
 
 
 class RecentLines(logging.Handler):
-    """Keeps the last lines as text, without secrets. Lines about requests that succeeded would push out all others."""
+    """Keeps the last lines as text, without secrets; omits successful requests, which would push out all others."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -27,7 +27,7 @@ def run_halted(halted: HaltedRun) -> Problem:
 
 
 def audit_contradicts(found: Contradiction) -> Problem:
-    """More of the accepted labels are wrong than was promised, or the sample no longer shows that they aren't."""
+    """Accepted labels to undo: the audit contradicts the promise, or the sample no longer supports it."""
     checks, acceptance = found.checks, found.acceptance
     if checks.bounds.contradicted:
         message = (
@@ -37,7 +37,8 @@ def audit_contradicts(found: Contradiction) -> Problem:
     else:
         message = (
             f"The sample no longer shows that at most {acceptance.alpha:.0%} of the labels that were accepted without "
-            f"review are wrong: {checks.overtaken:,} of the images were labeled or deleted before that."
+            f"review are wrong: {checks.overtaken:,} of the images were labeled or deleted before the backend wrote "
+            "its labels."
         )
     number = acceptance.project.partition(".")[0]
     hint = (

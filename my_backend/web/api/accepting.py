@@ -68,8 +68,9 @@ class Acceptable(Answer):
 class AuditResult(Answer):
     """Random checks of the accepted images; with 95% confidence, the share of wrong labels is from `low` to `high`.
 
-    `contradicted`: the checks contradict the promise, or so many of the accepted images (`overtaken`) were labeled or
-    deleted before they were written that the sample no longer shows it for the others. `next` are images to check.
+    `contradicted`: the checks contradict the promise, or people labeled or deleted so many of the accepted images
+    (`overtaken`) before the backend wrote its labels that the sample no longer supports the promise for the others.
+    `next` are images to check.
     """
 
     accepted: int
@@ -153,7 +154,7 @@ class AcceptEndpoints:
 
     @endpoint("POST", "/api/labeling/accept/undo", answers={202: Asked}, errors=(404, 409))
     def undo(self, body: UndoAcceptedRequest) -> tuple[Json, int]:
-        """Removes all accepted labels, except those that someone has changed; before that, gives up the plan.
+        """Removes the accepted labels, except those that someone changed; if there are none yet, gives up the plan.
 
         Needs the password or a token.
         """

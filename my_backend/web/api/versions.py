@@ -1,4 +1,4 @@
-"""The endpoints of versions: which there are, which one is live, which are kept; a version as a file."""
+"""Endpoints that list, activate, pin, delete and download versions."""
 
 from typing import Any
 

@@ -111,8 +111,8 @@ def require_known(settings: Settings) -> None:
     """Raises Forbidden if the caller is unknown."""
     if not is_known(settings):
         raise Forbidden(
-            "this needs the password of this backend: set BASIC_AUTH_USER and BASIC_AUTH_PASS, or do it on the machine "
-            "that the backend runs on"
+            "this needs the backend's password: set BASIC_AUTH_USER and BASIC_AUTH_PASS, or send the request from the "
+            "machine that the backend runs on"
         )
 
 

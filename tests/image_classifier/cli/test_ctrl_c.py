@@ -15,7 +15,7 @@ def press() -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_ctrl_c_raises_at_once_and_as_before_afterwards() -> None:
+def test_ctrl_c_raises_at_once_and_handler_is_restored() -> None:
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt), ending_on_ctrl_c(lambda record: None):
         press()
@@ -33,7 +33,7 @@ def test_ctrl_c_that_a_library_swallows_ends_the_training_at_the_next_record() -
     assert records == [{"phase": "embedding images"}]
 
 
-def test_threads_of_others_train_without_signals() -> None:
+def test_training_in_another_thread_handles_no_signals() -> None:
     records: list[Any] = []
 
     def train() -> None:

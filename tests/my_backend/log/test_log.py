@@ -295,7 +295,7 @@ def test_nothing_is_collected_where_nothing_needs_it(tmp_path: Path) -> None:
     assert ran("print('x', flush=True, file=sys.stderr)", tmp_path) == "x\n"
 
 
-def test_log_file_is_refused_on_a_system_that_can_not_fork(
+def test_log_file_is_refused_on_a_system_that_cannot_fork(
     make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.delattr(os, "fork")

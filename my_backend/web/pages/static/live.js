@@ -21,7 +21,7 @@ export function follow(changed) {
         tag = answer.headers.get("ETag") ?? "";
         change(new DOMParser().parseFromString(await answer.text(), "text/html"));
       } else if (answer.status === 404) {
-        say("What this page showed no longer exists.");
+        say("The project or version on this page no longer exists.");
         return;  // and isn't asked for again
       } else if (answer.status !== 304) throw new Error(`${answer.status}`);
       if (unreached) say("Reconnected.");
