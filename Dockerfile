@@ -18,18 +18,12 @@ RUN useradd --uid 1000 --gid 0 --create-home app \
 
 WORKDIR /app
 COPY requirements.txt ./
-RUN set -e; export PIP_INDEX_URL="${PIP_INDEX_URL}"; [ -n "$PIP_INDEX_URL" ] || unset PIP_INDEX_URL; \
-    if [ -n "$TORCH_INDEX_URL" ]; then \
-        # One line per package. The index has its own builds of torch, so the lock has no hashes for them.
-        sed -e ':next' -e '/\\$/{N' -e 's/ *\\\n */ /' -e 'b next' -e '}' requirements.txt > /tmp/all.txt; \
-        grep -E '^torch(vision)?==' /tmp/all.txt | sed 's/ --hash=.*//' > /tmp/torch.txt; \
-        grep -vE '^(torch|torchvision|triton|nvidia-|cuda-)' /tmp/all.txt > /tmp/rest.txt; \
-        pip install --no-cache-dir --no-deps --index-url "$TORCH_INDEX_URL" -r /tmp/torch.txt; \
-        pip install --no-cache-dir --no-deps --require-hashes -r /tmp/rest.txt; \
-    else \
-        pip install --no-cache-dir --no-deps --require-hashes -r requirements.txt; \
-    fi; \
-    [ -z "$EXTRA_PACKAGES" ] || pip install --no-cache-dir $EXTRA_PACKAGES
+COPY deploy/install_packages.py ./deploy/
+# With all that GPUs need: the machine that builds the image may have none.
+RUN set -e; export PIP_NO_CACHE_DIR=1 TORCH_INDEX_URL="${TORCH_INDEX_URL}" PIP_INDEX_URL="${PIP_INDEX_URL}"; \
+    [ -n "$PIP_INDEX_URL" ] || unset PIP_INDEX_URL; \
+    python deploy/install_packages.py requirements.txt --gpu; \
+    [ -z "$EXTRA_PACKAGES" ] || pip install $EXTRA_PACKAGES
 
 COPY pyproject.toml README.md LICENSE model.py ./
 COPY image_classifier ./image_classifier

@@ -3,11 +3,16 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Packages are installed again only when the locked versions change.
+# An index of CPU-only builds of torch, for example; remembered from the first time.
+-include $(VENV)/choices.mk
+export TORCH_INDEX_URL
+# Packages are installed again only when the locked versions change, or there is a GPU for the first time.
+GPU := $(if $(wildcard /dev/nvidiactl /dev/dxg),-gpu)
 RUN_LOCK := $(shell cat requirements.txt pyproject.toml | cksum | cut -d' ' -f1)
 DEV_LOCK := $(shell cat requirements.txt requirements-dev.txt pyproject.toml | cksum | cut -d' ' -f1)
-READY := $(VENV)/ready-$(RUN_LOCK)
-DEV_READY := $(VENV)/ready-dev-$(DEV_LOCK)
+READY := $(VENV)/ready-$(RUN_LOCK)$(GPU)
+DEV_READY := $(VENV)/ready-dev-$(DEV_LOCK)$(GPU)
+INSTALL := $(BIN)/python deploy/install_packages.py
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --override overrides.txt
 
@@ -25,8 +30,9 @@ $(READY):
 		{ echo "Python 3.11 or newer is required: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
 	@echo "Setting up $(VENV)/. This takes a few minutes the first time because torch is large …"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --no-deps --require-hashes --requirement requirements.txt
+	@$(INSTALL) requirements.txt
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@$(if $(TORCH_INDEX_URL),echo 'TORCH_INDEX_URL ?= $(TORCH_INDEX_URL)' > $(VENV)/choices.mk)
 	@rm -f $(VENV)/ready-[0-9]* && touch $@
 	@echo "Installed $$($(BIN)/python -m pip list 2>/dev/null | tail -n +3 | wc -l) packages in $(VENV)/."
 
@@ -34,7 +40,7 @@ setup-dev: $(DEV_READY) ## also install what the tests, checks and examples need
 
 $(DEV_READY): $(READY)
 	@echo "Installing what the tests and checks need …"
-	@$(BIN)/python -m pip install --quiet --no-deps --require-hashes --requirement requirements-dev.txt
+	@$(INSTALL) requirements-dev.txt
 	@rm -f $(VENV)/ready-dev-* && touch $@
 
 start: setup ## run the development server on http://127.0.0.1:9090 (set HOST, PORT, MODEL_DIR, … in the environment)
