@@ -42,5 +42,5 @@ VOLUME ["/data", "/cache"]
 STOPSIGNAL SIGTERM
 # On two busy cores, loading torch in all containers at once takes a minute and a half.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=3m --retries=3 \
-    CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:9090/ready', timeout=4)"]
+    CMD ["python", "-c", "import urllib.request as r; r.build_opener(r.ProxyHandler({})).open('http://127.0.0.1:9090/ready', timeout=4)"]
 CMD ["python", "-m", "my_backend", "uwsgi"]

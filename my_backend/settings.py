@@ -20,13 +20,14 @@ SECRETS_DIR = Path("/run/secrets")
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 REDIS_SCHEMES = ("redis", "rediss", "unix")
 SERVICE_LINK = "tcp://"  # starts the REDIS_PORT that Kubernetes and docker --link set for a service named redis
-UNSAID = ("LABEL_STUDIO_API_KEY", "BASIC_AUTH_USER", "BASIC_AUTH_PASS")  # no message shows their values
+UNSAID = ("LABEL_STUDIO_API_KEY", "BASIC_AUTH_USER", "BASIC_AUTH_PASS", "HTTPS_PROXY")  # no message shows their values
 
 _HOST = re.compile(r"[\w.-]+|\[[\w:.%]+\]")
 # Common misspellings of BASIC_AUTH_USER and BASIC_AUTH_PASS.
 _MISSPELT = re.compile(r"BASIC_AUTH_(?!USER$|PASS$)(?:USER|PASS|PW|LOGIN|NAME)\w*", re.IGNORECASE)
 
 ALIKE = 0.88  # of 1: how similar a name is that is taken for a misspelled one, such as EPOCH for EPOCHS
+OF_OTHERS = {"HTTP_PROXY"}  # similar names that aren't misspelled, because other programs use them
 
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -79,6 +80,10 @@ class Settings(BaseSettings):
     image_trust_seconds: Annotated[float, Field(ge=0)] = Field(
         86_400.0, description="how long a fetched image is reused, in seconds; uploads are reused without a limit"
     )
+    https_proxy: SecretStr = Field(
+        SecretStr(""), description="http://[user:password@]host:port; proxy for HTTPS connections to public hosts"
+    )
+    no_proxy: str = Field("", description="hosts and domains to connect to without HTTPS_PROXY, comma-separated")
     requests_ca_bundle: str = Field("", description="file with the CA certificates for your HTTPS hosts")
     retrain_after_annotations: Annotated[int, Field(ge=0)] = Field(
         10,
@@ -204,8 +209,8 @@ class Settings(BaseSettings):
         secrets = [self.label_studio_api_key.get_secret_value(), password]
         if password:
             secrets.append(basic_authorization(self.basic_auth_user, password))
-        for url in (self.redis, self.label_studio_url):
-            if written := urlsplit(url).password:
+        for url in (self.redis, self.label_studio_url, self.https_proxy.get_secret_value()):
+            if written := _password(url):
                 secrets += [written, unquote(written)]
         return [secret for secret in secrets if secret]
 
@@ -290,6 +295,13 @@ def _without_secret(name: str, value: Any) -> str:
     return redact(f"{name}={text}").removeprefix(f"{name}=")  # the name may say that it is a secret
 
 
+def _password(url: str) -> str | None:
+    try:
+        return urlsplit(url).password
+    except ValueError:
+        return None
+
+
 def ignored_variables() -> str:
     """Says which variable is ignored, and what may have set it; "" if there is none."""
     port = os.environ.get("REDIS_PORT", "")
@@ -310,7 +322,7 @@ def misspelled_names(others: Iterable[str]) -> dict[str, str]:
     found = {}
     for name in sorted(_given_names(None)):
         near = get_close_matches(name.upper(), known, n=1, cutoff=ALIKE)
-        if near and name.upper() not in known:
+        if near and name.upper() not in known | OF_OTHERS:
             found[name] = near[0]
     return found
 

@@ -6,6 +6,7 @@ from collections import OrderedDict
 
 from my_backend.errors import Conflict
 from my_backend.label_studio.client import LabelStudio
+from my_backend.label_studio.https_proxy import HttpsProxy
 from my_backend.label_studio.safe_http import Origin, SafeSession
 from my_backend.projects.registry import Credentials
 from my_backend.settings import Settings
@@ -16,8 +17,8 @@ MOST_CLIENTS = 64  # each Label Studio has one per token; a client holds up to 3
 class Connections:
     """One client for each Label Studio and token; all threads of a process share them.
 
-    Which private hosts they may connect to, and the CA bundle, come from the settings. A forked process makes clients
-    of its own: two processes that use one socket would read each other's answers.
+    Which private hosts they may connect to, the proxy, and the CA bundle come from the settings. A forked process makes
+    clients of its own: two processes that use one socket would read each other's answers.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -81,7 +82,9 @@ class Connections:
 
     def _session(self, *allowed: str) -> SafeSession:
         settings = self._settings
-        return SafeSession((*settings.image_hosts, *allowed), ca_bundle=settings.requests_ca_bundle)
+        url = settings.https_proxy.get_secret_value()
+        proxy = HttpsProxy(url, settings.no_proxy) if url else None
+        return SafeSession((*settings.image_hosts, *allowed), ca_bundle=settings.requests_ca_bundle, proxy=proxy)
 
 
 def _is_at(hostname: str, url: str) -> bool:

@@ -18,6 +18,7 @@ from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ProtocolError, ReadTimeoutError
 
+from my_backend.label_studio.https_proxy import HttpsProxy
 from my_backend.redaction import said
 
 POOL_SIZE = 32
@@ -156,6 +157,11 @@ def check_address(host: str, port: int, address: str, allowed: Collection[str]) 
         )
 
 
+def is_public(address: str) -> bool:
+    """Whether connections to the address leave for the internet."""
+    return not any(map(_is_private, _meant(ipaddress.ip_address(address.partition("%")[0]))))
+
+
 def _is_private(ip: Address) -> bool:
     return not ip.is_global or ip.is_multicast or getattr(ip, "is_site_local", False)
 
@@ -191,17 +197,17 @@ class SafeSession:
     """A requests session that checks the address each connection is actually made to.
 
     Hosts in `allowed` (`host` or `host:port`) may be private. The session follows redirects itself, so that each is
-    checked and none takes a token to another origin. It uses no proxies and no .netrc: the environment must not
-    bypass the check.
+    checked and none takes a token to another origin. HTTPS connections to public addresses go through `proxy`. It uses
+    no other proxies and no .netrc: the environment must not bypass the check.
     """
 
-    def __init__(self, allowed: Collection[str] = (), *, ca_bundle: str = "") -> None:
+    def __init__(self, allowed: Collection[str] = (), *, ca_bundle: str = "", proxy: HttpsProxy | None = None) -> None:
         self._session = _Session()
         self._session.trust_env = False
         self._session.verify = ca_bundle or True
         self._session.headers["User-Agent"] = USER_AGENT
         self._session.cookies.set_policy(_NoCookies())
-        adapter = _CheckingAdapter(frozenset(name.lower() for name in allowed))
+        adapter = _CheckingAdapter(frozenset(name.lower() for name in allowed), proxy)
         self._session.mount("http://", adapter)
         self._session.mount("https://", adapter)
 
@@ -322,12 +328,12 @@ class _NoCookies(DefaultCookiePolicy):
 
 
 class _CheckingAdapter(HTTPAdapter):
-    def __init__(self, allowed: frozenset[str]) -> None:
-        self._allowed = allowed
+    def __init__(self, allowed: frozenset[str], proxy: HttpsProxy | None) -> None:
+        self._allowed, self._proxy = allowed, proxy
         super().__init__(pool_maxsize=POOL_SIZE)
 
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **arguments: Any) -> None:
-        allowed = self._allowed
+        allowed, proxy = self._allowed, self._proxy
 
         class Http(HTTPConnection):
             def _new_conn(self) -> socket.socket:
@@ -335,7 +341,7 @@ class _CheckingAdapter(HTTPAdapter):
 
         class Https(HTTPSConnection):
             def _new_conn(self) -> socket.socket:
-                return _connect(self, allowed)
+                return _connect(self, allowed, proxy)
 
         class HttpPool(HTTPConnectionPool):
             ConnectionCls = Http
@@ -347,25 +353,42 @@ class _CheckingAdapter(HTTPAdapter):
         self.poolmanager.pool_classes_by_scheme = {"http": HttpPool, "https": HttpsPool}
 
 
-def _connect(connection: HTTPConnection, allowed: frozenset[str]) -> socket.socket:
+def _connect(connection: HTTPConnection, allowed: frozenset[str], proxy: HttpsProxy | None = None) -> socket.socket:
     """Resolves the host, checks the address and connects to exactly that one, so no second lookup can differ."""
     host = connection.host.strip("[]")
+    proxy = proxy if proxy and proxy.is_for(host) else None
     error: OSError | None = None
     try:
         found = socket.getaddrinfo(host, connection.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as unknown:
-        raise NewConnectionError(connection, f"can't resolve {host}: {said(unknown)}") from unknown
+        needed = (
+            ". Through HTTPS_PROXY, too, only hosts that this machine can resolve are connected to" if proxy else ""
+        )
+        raise NewConnectionError(connection, f"can't resolve {host}: {said(unknown)}{needed}") from unknown
     for family, kind, protocol, _, address in found:
-        check_address(host, connection.port, str(address[0]), allowed)
-        candidate = socket.socket(family, kind, protocol)
+        ip = str(address[0])
+        check_address(host, connection.port, ip, allowed)
         try:
-            candidate.settimeout(float(connection.timeout))  # type: ignore[arg-type]  # SafeSession always sets it
-            candidate.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            candidate.connect(address)
-            return candidate
+            if proxy and is_public(ip):
+                return proxy.connect(ip, int(address[1]), _seconds(connection))
+            return _connect_directly(socket.socket(family, kind, protocol), address, _seconds(connection))
         except OSError as refused:
-            candidate.close()
             error = refused
     if isinstance(error, TimeoutError):
         raise ConnectTimeoutError(connection, f"can't connect to {host}: {error}")
     raise NewConnectionError(connection, f"can't connect to {host}: {error}")
+
+
+def _connect_directly(candidate: socket.socket, address: Any, seconds: float) -> socket.socket:
+    try:
+        candidate.settimeout(seconds)
+        candidate.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        candidate.connect(address)
+    except OSError:
+        candidate.close()
+        raise
+    return candidate
+
+
+def _seconds(connection: HTTPConnection) -> float:
+    return float(connection.timeout)  # type: ignore[arg-type]  # SafeSession always sets it

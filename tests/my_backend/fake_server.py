@@ -1,12 +1,14 @@
 """HTTP servers on loopback: one that does as it is told, and a small Label Studio."""
 
 import json
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -49,9 +51,9 @@ Answer = Callable[[Seen], Reply]
 
 
 class FakeServer:
-    """Answers as `answer` says, and remembers what it was asked."""
+    """Answers as `answer` says, and remembers what it was asked; by HTTPS if it has a certificate."""
 
-    def __init__(self, answer: Answer, host: str = "127.0.0.1") -> None:
+    def __init__(self, answer: Answer, host: str = "127.0.0.1", certificate: Path | None = None) -> None:
         self.seen: list[Seen] = []
         self.closing = threading.Event()
         self.seconds_ahead = 0.0  # of its clock, as its answers say
@@ -93,6 +95,10 @@ class FakeServer:
 
         self._server = ThreadingHTTPServer((host, 0), Handler)
         self._server.daemon_threads = False
+        if certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         self.port = self._server.server_port
         self.host = f"{host}:{self.port}"
         self.url = f"http://{self.host}"
