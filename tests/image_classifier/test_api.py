@@ -1,6 +1,9 @@
-"""`from image_classifier import train, load_model`."""
+"""`from image_classifier import train, load_model`, in scripts and in notebooks."""
 
+import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +11,8 @@ import pytest
 import image_classifier
 from examples.train_and_predict import main
 from image_classifier.errors import UsersError
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -37,6 +42,24 @@ def test_example_trains_and_predicts(folders: tuple[Path, Path], tmp_path: Path)
     assert sum(score for _, score in predicted.scores) == pytest.approx(1, abs=0.001)
     with pytest.raises(UsersError, match="already contains a training run"):
         image_classifier.train(training, tmp_path / "model")
+
+
+def test_notebook_runs_from_its_first_cell_to_its_last(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    notebook = json.loads((ROOT / "examples" / "train_and_predict.ipynb").read_text("utf-8"))
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    (tmp_path / "digits").mkdir()
+    for folder, name in zip(folders, ("train", "test"), strict=True):
+        folder.rename(tmp_path / "digits" / name)
+
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(cells)], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "('0', '1')" in done.stdout
+    assert "of 8 predictions are wrong" in done.stdout
+    assert len(cells) > 4
+    assert (notebook["nbformat"], [cell for cell in notebook["cells"] if cell.get("outputs")]) == (4, [])
 
 
 def test_unknown_option_and_name_are_refused(folders: tuple[Path, Path], tmp_path: Path) -> None:

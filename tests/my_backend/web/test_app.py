@@ -19,6 +19,7 @@ from tests.my_backend.conftest import PROJECT, Client, MakeSettings, Serve, basi
 from tests.my_backend.fake_model import LABEL_CONFIG, OTHER_CONFIG, Script
 from tests.my_backend.fake_server import FakeLabelStudio
 from tests.my_backend.waiting import eventually
+from tests.stored import texts
 
 CREATED_AT = "2026-11-20T13:35:51.342017Z"
 DESCRIBED = {"id": 7, "created_at": CREATED_AT, "title": "Pets", "label_config": LABEL_CONFIG}
@@ -990,7 +991,7 @@ def test_token_that_no_header_carries_is_told_nowhere(
             client.post("/job_status", {"job": failed.id}),
         ]
 
-    kept = {path.name: path.read_text("utf-8", "replace") for path in folder.rglob("*") if path.is_file()}
+    kept = {path.name: text for path, text in texts(folder).items()}
     del kept["credentials.json"]
     assert "isn't allowed in an HTTP header" in failed.error
     assert [text for text in (caplog.text, str(answers), str(kept)) if "s3cret-0123" in text] == []

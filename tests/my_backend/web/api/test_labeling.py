@@ -15,6 +15,7 @@ from tests.my_backend.conftest import PROJECT, Client, Serve, basic
 from tests.my_backend.fake_model import LABEL_CONFIG, Script
 from tests.my_backend.fake_server import FakeLabelStudio
 from tests.my_backend.waiting import SECONDS, eventually
+from tests.stored import texts
 
 ELSEWHERE = {"REMOTE_ADDR": "192.0.2.7"}
 OPEN: dict[str, Any] = {"host": "0.0.0.0"}
@@ -228,9 +229,9 @@ def test_persons_token_is_used_and_kept_nowhere(
     used = {seen.headers.get("Authorization") for seen in label_studio.server.seen if "predictions" in seen.path}
     assert used == {f"Token {label_studio.legacy}"}
     assert run["written"] == 2
-    kept = [path for path in (tmp_path / "models").rglob("*") if path.is_file()]
+    kept = texts(tmp_path / "models")
     assert any("labeling" in path.parts for path in kept)
-    assert [path for path in kept if label_studio.legacy in path.read_text()] == []
+    assert [path for path, text in kept.items() if label_studio.legacy in text] == []
     assert label_studio.legacy not in caplog.text
     undone = ended(client, client.post(f"/api/labeling/runs/{run['run']}/undo", {}, 202)["run"])
     assert undone["undone"] == 2, "the backend's own token may undo it"
