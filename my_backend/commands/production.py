@@ -8,6 +8,7 @@ import tempfile
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import quote
 
 from my_backend import files
 from my_backend.errors import BackendError
@@ -73,8 +74,11 @@ def run_supervisor(settings: Settings, logs: Path | None = None) -> None:
             f"MODEL_DIR={settings.model_dir} has too long a path for the socket of Redis in it ({LONGEST_SOCKET} bytes "
             "with `/production/redis.sock`): set a shorter MODEL_DIR, or set REDIS_URL to a running Redis"
         )
-    files.make_private(folder)
     logs = logs or (HERE / "logs" if (HERE / "logs").is_dir() else folder / "logs")
+    for path in (folder, logs):
+        if unusable := {"%", '"'} & set(str(path)):
+            raise BackendError(f"supervisor can't use the path {path} because of its {' and '.join(sorted(unusable))}")
+    files.make_private(folder)
     logs.mkdir(exist_ok=True)
     environment = {
         "PRODUCTION_DIR": str(folder),
@@ -83,7 +87,7 @@ def run_supervisor(settings: Settings, logs: Path | None = None) -> None:
         "REDIS_SERVER": "" if settings.redis else redis_server(),
         "OWN_REDIS": str(not settings.redis).lower(),
         # A socket in a private folder: no port conflicts, and no access for other users of the machine.
-        "REDIS_URL": settings.redis or f"unix://{socket}",
+        "REDIS_URL": settings.redis or f"unix://{quote(os.fsencode(socket))}",
         "MODEL_DIR": str(settings.model_dir),
         "CACHE_DIR": str(settings.cache_dir),
     }

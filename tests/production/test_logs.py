@@ -164,15 +164,17 @@ run_supervisor(read_settings(), Path(sys.argv[1]))
 
 @pytest.mark.slow
 def test_supervisor_and_all_that_it_starts_write_events(tmp_path: Path, script: Script) -> None:
-    port, logs = free_port(), tmp_path / "logs"
-    settings = {"PORT": str(port), "LOG_FORMAT": "json", "MODEL_DIR": str(tmp_path / "models")}
+    folder = tmp_path / "Bürö 'n' #1"  # characters that have a meaning for supervisor or in URLs
+    port, logs = free_port(), folder / "logs"
+    folder.mkdir()
+    settings = {"PORT": str(port), "LOG_FORMAT": "json", "MODEL_DIR": str(folder / "m")}
     command = [sys.executable, "-c", SUPERVISED, str(logs)]
     env = {**os.environ, **settings}
     with Process(command, env=env, folder=tmp_path, log=tmp_path / "output") as supervisor:
         supervisor.wait_until(lambda: answers(f"http://127.0.0.1:{port}/ready"), 120)
         event = {"action": "START_TRAINING", "project": described(PROJECT)}
         job = direct_session().post(f"http://127.0.0.1:{port}/webhook", json=event, timeout=20).json()["job"]
-        store = JobStore(tmp_path / "models" / "projects")
+        store = JobStore(folder / "m" / "projects")
         assert eventually(lambda: not store.get(job).unfinished)
 
     found = [json.loads(line) for line in supervisor.log.read_text().splitlines()]

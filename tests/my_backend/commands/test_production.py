@@ -116,3 +116,16 @@ def test_model_dir_whose_path_is_too_long_for_a_socket_is_refused(
     assert said.exit_code == 1
     assert "too long a path for the socket of Redis" in said.output
     assert "set REDIS_URL" in said.output
+
+
+@pytest.mark.parametrize("name", ["50 %", 'the "new" ones'])
+def test_path_that_supervisor_cannot_use_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    monkeypatch.setenv("MODEL_DIR", str(tmp_path / name))
+    monkeypatch.setenv("REDIS_URL", "redis://localhost:6379/0")
+
+    said = CliRunner().invoke(app, ["production"])
+
+    assert said.exit_code == 1
+    assert re.search(r"supervisor can't use the path .* because of its [%\"]", said.output.replace("\n", " "))
