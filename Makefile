@@ -18,7 +18,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-
 
 SYSTEMS := x86_64-unknown-linux-gnu aarch64-unknown-linux-gnu aarch64-apple-darwin x86_64-pc-windows-msvc
 
-.PHONY: help setup setup-dev start production test test-slow fuzz soak check format demo bench bench-learning bench-labeling lock check-lock audit
+.PHONY: help setup setup-dev start production test test-slow fuzz soak check format demo bench bench-learning bench-labeling lock upgrade oldest release check-lock audit
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -90,6 +90,20 @@ lock: setup-dev ## upgrade the locked packages
 	$(COMPILE) --upgrade requirements-dev.in -o requirements-dev.txt
 	$(COMPILE) --upgrade demo/label-studio-requirements.in -o demo/label-studio-requirements.txt
 	$(MAKE) check-lock
+
+upgrade: lock ## upgrade the locked packages, and run the checks and tests with them
+	@$(MAKE) check test
+
+oldest: setup-dev ## run the unit tests with the oldest versions of the dependencies that pyproject.toml allows (needs internet access)
+	@$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python .venv-oldest
+	@$(BIN)/uv pip compile --quiet --resolution lowest-direct --all-extras pyproject.toml -o .venv-oldest/oldest.txt >/dev/null
+	@VIRTUAL_ENV=.venv-oldest $(BIN)/uv pip install --quiet --no-deps --requirement requirements-dev.txt --editable .
+	@VIRTUAL_ENV=.venv-oldest $(BIN)/uv pip install --quiet --no-deps --requirement .venv-oldest/oldest.txt
+	@exec .venv-oldest/bin/python -m pytest -m "not slow and not fuzz and not soak" \
+		tests/label_studio_format tests/image_classifier tests/my_backend
+
+release: ## make a release: make release VERSION=0.2.0; nothing leaves the machine before you push the tag
+	@exec $(PYTHON) deploy/release.py $(VERSION)
 
 # torch has no wheels for macOS 13 and older.
 check-lock: setup-dev ## check that all locked packages have wheels for each system and Python version (needs internet access)
