@@ -95,9 +95,10 @@ upgrade: lock ## upgrade the locked packages, and run the checks and tests with 
 	@$(MAKE) check test
 
 oldest: setup-dev ## run the unit tests with the oldest versions of the dependencies that pyproject.toml allows (needs internet access)
-	@$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python .venv-oldest
+	@test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
+	@.venv-oldest/bin/python deploy/install_packages.py requirements-dev.txt
+	@.venv-oldest/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@$(BIN)/uv pip compile --quiet --resolution lowest-direct --all-extras pyproject.toml -o .venv-oldest/oldest.txt >/dev/null
-	@VIRTUAL_ENV=.venv-oldest $(BIN)/uv pip install --quiet --no-deps --requirement requirements-dev.txt --editable .
 	@VIRTUAL_ENV=.venv-oldest $(BIN)/uv pip install --quiet --no-deps --requirement .venv-oldest/oldest.txt
 	@exec .venv-oldest/bin/python -m pytest -m "not slow and not fuzz and not soak" \
 		tests/label_studio_format tests/image_classifier tests/my_backend

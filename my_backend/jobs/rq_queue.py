@@ -15,7 +15,6 @@ from typing import Any, Self, cast
 
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.client import Pipeline
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.retry import Retry
@@ -138,14 +137,13 @@ class OwnQueue(Queue):
         """Keeps no list of the jobs that a worker has taken: if it dies, the records show what is left to do."""
         return cls.lpop([queue_key], timeout, connection)
 
-    def enqueue_dependents(
-        self,
-        job: RqJob,
-        pipeline: Pipeline | None = None,
-        exclude_job_id: str | None = None,
-        refresh_job_status: bool = True,
-    ) -> None:
-        """Does nothing: our jobs have no dependents, and Redis may name any."""
+    # Our jobs have no dependents, and Redis may name any.
+
+    def move_dependents_to_ready(self, *_: Any, **__: Any) -> dict[str, list[str]]:
+        return {}
+
+    def enqueue_dependents(self, *_: Any, **__: Any) -> dict[str, list[str]]:
+        return {}
 
 
 def rq_queue(settings: Settings, kind: Kind, connection: Redis) -> OwnQueue:

@@ -16,6 +16,7 @@ from redis import Redis
 from redis.client import Pipeline
 from redis.exceptions import RedisError
 from rq import Queue, Worker, worker_registration
+from rq.executions import Execution
 from rq.job import Job as RqJob
 from rq.serializers import JSONSerializer
 from rq.utils import now
@@ -131,7 +132,7 @@ class TrainingWorker(Worker):
     hand_over: Handover  # set by `work`
     stopping = False
 
-    def get_heartbeat_ttl(self, job: RqJob) -> int:
+    def get_heartbeat_ttl(self, job: RqJob, working_time: float = 0.0) -> int:
         return LEASE_SECONDS
 
     def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
@@ -144,13 +145,9 @@ class TrainingWorker(Worker):
 
     # A job keeps running without Redis.
 
-    def maintain_heartbeats(self, job: RqJob) -> None:
+    def maintain_heartbeats(self, job: RqJob, execution: Execution) -> None:
         with suppress(RedisError):
-            super().maintain_heartbeats(job)
-
-    def set_current_job_working_time(self, current_job_working_time: float, pipeline: Pipeline | None = None) -> None:
-        with suppress(RedisError):
-            super().set_current_job_working_time(current_job_working_time, pipeline)
+            super().maintain_heartbeats(job, execution)
 
     def subscribe(self) -> None:
         """Does nothing: the worker takes no commands from Redis, and jobs are canceled by their records."""
