@@ -67,7 +67,9 @@ class ClassifierSettings(BaseSettings):
         description="meaning of a prediction's score: `probability`, `margin`, `entropy`, or `order`: with "
         "RENEW_PREDICTIONS the task's place in the order to label, otherwise the probability",
     )
-    choices: str = Field("", description="name of the Choices tag to learn, if the labeling config has several")
+    choices: str = Field(
+        "", description="name of the Choices or Taxonomy tag to learn, if the labeling config has several"
+    )
     cache_dir: Path = Field(Path("~/.cache/image-classifier"), description="cached embeddings; per host, never on NFS")
 
     @model_validator(mode="before")

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
-from label_studio_format.labeling_config import ImageChoices, Json
+from label_studio_format.labeling_config import RESULT_TYPES, ImageChoices, Json
 
 Outcome = Literal["used", "skipped", "rejected", "empty", "other tag", "unknown choice", "tie", "not annotated"]
 
@@ -25,7 +25,7 @@ class Label:
     """A task's label as names of choices, or the reason why it has none.
 
     It has one name, or any number including none if the config allows several choices. `unknown` are selected values
-    that aren't choices, spelled as in the annotations. `other_tags` are the names of the Choices tags that were used if
+    that aren't choices, spelled as in the annotations. `other_tags` are the names of the tags that were used if
     this one wasn't. `ground_truth` tells whether ground truths have decided.
     """
 
@@ -111,12 +111,21 @@ def annotations_of(task: Json) -> list[Json]:
 
 
 def choices_regions(annotation: Json) -> Iterator[tuple[str, list[Any]]]:
-    """Yields the name of each Choices tag in the result with the selected choices as the annotation spells them."""
+    """Yields the name of each Choices or Taxonomy tag in the result with the selected choices, as spelled there."""
     for region in _list(annotation.get("result")):
-        if isinstance(region, dict) and region.get("type") == "choices" and isinstance(region.get("from_name"), str):
-            value = region.get("value")
-            ticked = value.get("choices") if isinstance(value, dict) else None
-            yield region["from_name"], [ticked] if isinstance(ticked, str) else _list(ticked)
+        if not isinstance(region, dict) or region.get("type") not in RESULT_TYPES.values():
+            continue
+        if isinstance(name := region.get("from_name"), str):
+            yield name, selected_in(region)
+
+
+def selected_in(region: Json) -> list[Any]:
+    """The selected choices of a region as they are spelled there: a name, or the path to a nested choice."""
+    value = region.get("value")
+    selected = (
+        next((value[key] for key in RESULT_TYPES.values() if value.get(key)), None) if isinstance(value, dict) else None
+    )
+    return [selected] if isinstance(selected, str) else _list(selected)
 
 
 def _is_rejected(annotation: Json) -> bool:

@@ -1,11 +1,14 @@
-"""Parses the labeling config: which choices it offers for which image, and their names in annotations."""
+"""Parses the labeling config: which choices it offers for which image, and their names in annotations.
+
+A `Taxonomy` tag is read like a `Choices` tag with nested choices; only its results have another type.
+"""
 
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 from xml.etree.ElementTree import Element, ParseError, TreeBuilder
 
 from defusedxml import DefusedXmlException
@@ -24,6 +27,11 @@ MOST_BYTES_OF_TASK = 8_000_000  # for the dynamic choices of one task
 
 Json = dict[str, Any]
 
+# The type of a tag's results, and the key of their value.
+ResultType = Literal["choices", "taxonomy"]
+# A Taxonomy is learned only if there are no Choices, which older releases learned.
+RESULT_TYPES: dict[str, ResultType] = {"Choices": "choices", "Taxonomy": "taxonomy"}
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -41,7 +49,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class ImageChoices:
-    """A `Choices` tag that labels an `Image` tag, and the task field with the image's URL (see `image_url`)."""
+    """A `Choices` or `Taxonomy` tag that labels an `Image` tag, and the task field with its URL (see `image_url`)."""
 
     from_name: str
     to_name: str
@@ -50,6 +58,8 @@ class ImageChoices:
     multiple: bool = False
     nested: bool = False
     dynamic_field: str = ""  # the task field with dynamic choices
+    type: ResultType = "choices"
+    leaves_only: bool = False  # a choice that has others below it can't be chosen
 
     @cached_property
     def _by_name(self) -> dict[str, Choice]:
@@ -98,7 +108,8 @@ class ImageChoices:
         if not self.dynamic_field:
             return self
         brought = _affordable(_dynamic(value_of(data, self.dynamic_field)), MOST_BYTES_OF_TASK)
-        return replace(self, offered=(*self.offered, *brought), dynamic_field="")
+        offered = _leaves(brought) if self.leaves_only else brought
+        return replace(self, offered=(*self.offered, *offered), dynamic_field="")
 
     def prediction(self, names: Iterable[str], score: float) -> Json:
         """A prediction in Label Studio's format; `score` is from 0 to 1."""
@@ -106,8 +117,8 @@ class ImageChoices:
         region = {
             "from_name": self.from_name,
             "to_name": self.to_name,
-            "type": "choices",
-            "value": {"choices": [list(path) if self.nested else path[-1] for path in paths]},
+            "type": self.type,
+            "value": {self.type: [list(path) if self.nested else path[-1] for path in paths]},
             "score": score,
         }
         return {"result": [region], "score": score}
@@ -156,7 +167,7 @@ _remembered = _Remembered()
 
 
 def parse_label_config(xml: str, choices_name: str = "") -> LabelConfig:
-    """Finds the `Choices` tag to learn: the one named `choices_name`, or else the first usable one.
+    """Finds the tag to learn: the one named `choices_name`, or else the first usable `Choices`, then `Taxonomy`.
 
     Never raises; if the config isn't usable, `problem` says why.
     """
@@ -199,21 +210,21 @@ def _parse(xml: str, choices_name: str) -> LabelConfig:
     images = {tag.get("name", ""): tag for tag in root.iter("Image")}
     if not any(name and (tag.get("value") or tag.get("valueList")) for name, tag in images.items()):
         return LabelConfig(None, 'The labeling config has no <Image name="…" value="$…"> to classify.')
-    tags = [tag for tag in root.iter("Choices") if tag.get("toName") in images]
+    tags = [tag for name in RESULT_TYPES for tag in root.iter(name) if tag.get("toName") in images]
     if not tags:
-        return LabelConfig(None, "The labeling config has no <Choices> tag whose toName is an Image.")
+        return LabelConfig(None, "The labeling config has no <Choices> or <Taxonomy> tag whose toName is an Image.")
     if choices_name:
         tags = [tag for tag in tags if tag.get("name") == choices_name]
         if not tags:
             return LabelConfig(
-                None, f"The labeling config has no Choices tag named {choices_name!r} (setting CHOICES)."
+                None, f"The labeling config has no Choices or Taxonomy tag named {choices_name!r} (setting CHOICES)."
             )
     problems = []
     for tag in tags:
         problem = _why_unusable(tag, images)
         if not problem:
             return LabelConfig(_image_choices(tag, images))
-        problems.append(f'<Choices name="{tag.get("name", "")[:100]}">: {problem}.')
+        problems.append(f'<{tag.tag} name="{tag.get("name", "")[:100]}">: {problem}.')
     return LabelConfig(None, " ".join(problems[:5]))
 
 
@@ -222,8 +233,10 @@ def _why_unusable(tag: Element, images: Mapping[str, Element]) -> str:
         return "it has no name"
     if problem := why_no_field(images[tag.get("toName", "")]):
         return problem
-    if _is_true(tag.get("perRegion")) or _is_true(tag.get("perItem")):
-        return "it labels regions or items (perRegion, perItem), not the image"
+    if any(_is_true(tag.get(name)) for name in ("perRegion", "perItem", "labeling")):
+        return "it labels regions or items (perRegion, perItem, labeling), not the image"
+    if tag.get("apiUrl"):
+        return "its choices come from another server (apiUrl)"
     if _is_deeper(tag, DEEPEST):
         return f"its tags are nested more than {DEEPEST} deep"
     if next(_static(tag), None) is None and not tag.get("value"):
@@ -235,15 +248,26 @@ def _why_unusable(tag: Element, images: Mapping[str, Element]) -> str:
 
 def _image_choices(tag: Element, images: Mapping[str, Element]) -> ImageChoices:
     to_name = tag.get("toName", "")
+    is_taxonomy, leaves_only = tag.tag == "Taxonomy", _is_true(tag.get("leafsOnly"))
+    offered = dict.fromkeys(_static(tag))
     return ImageChoices(
         from_name=tag.get("name", ""),
         to_name=to_name,
         field=image_field(images[to_name]),
-        offered=tuple(dict.fromkeys(_static(tag))),
-        multiple=tag.get("choice", "single") == "multiple",
-        nested=_is_true(tag.get("allowNested")),
+        offered=tuple(_leaves(offered) if leaves_only else offered),
+        multiple=tag.get("maxUsages") != "1" if is_taxonomy else tag.get("choice", "single") == "multiple",
+        nested=is_taxonomy or _is_true(tag.get("allowNested")),
         dynamic_field=tag.get("value", "").removeprefix("$"),
+        type=RESULT_TYPES[tag.tag],
+        leaves_only=leaves_only,
     )
+
+
+def _leaves(choices: Iterable[Choice]) -> Iterator[Choice]:
+    """The choices without others below them."""
+    offered = list(choices)
+    inner = {choice.path[:-1] for choice in offered}
+    return (choice for choice in offered if choice.path not in inner)
 
 
 def _affordable(choices: Iterable[Choice], most_bytes: int) -> Iterator[Choice]:

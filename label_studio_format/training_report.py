@@ -22,7 +22,7 @@ class Usage:
     """Counts tasks by outcome, and annotations with choices that no longer exist or of another tag than `tag`."""
 
     def __init__(self, labels: Iterable[Label], tag: str) -> None:
-        """`tag` is the name of the Choices tag that is learned."""
+        """`tag` is the name of the tag that is learned."""
         labels = list(labels)
         self._tag = tag
         self._other_tags: Counter[str] = Counter(name for label in labels for name in label.other_tags)
@@ -44,7 +44,7 @@ class Usage:
         if self._other_tags:
             counted = [f"{_shown(name)} ({count}×)" for name, count in self._other_tags.most_common()]
             said.append(
-                f"This model learns the Choices tag {_shown(self._tag)}, but some tasks were annotated with another "
+                f"This model learns the tag {_shown(self._tag)}, but some tasks were annotated with another "
                 f"one: {_listed(counted)}. If you renamed the tag, give it its old name; to learn another tag, set "
                 "CHOICES to its name."
             )

@@ -62,7 +62,9 @@ class Settings(BaseSettings):
     basic_auth_pass: SecretStr = Field(
         SecretStr(""), description="password that callers must send; requires BASIC_AUTH_USER"
     )
-    choices: str = Field("", description="name of the Choices tag to learn if a labeling config has several")
+    choices: str = Field(
+        "", description="name of the Choices or Taxonomy tag to learn if a labeling config has several"
+    )
     image_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="private hosts from which images may be fetched, comma-separated"
     )

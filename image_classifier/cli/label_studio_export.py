@@ -14,7 +14,7 @@ from image_classifier.data.text_files import read_text
 from image_classifier.errors import UsersError
 from label_studio_format.annotations import Label, Outcome, annotations_of, label_of
 from label_studio_format.export_file import NoExport, stored_name, tasks_of, used_tags
-from label_studio_format.labeling_config import ImageChoices, Json
+from label_studio_format.labeling_config import RESULT_TYPES, ImageChoices, Json
 
 SHOWN = 200  # characters of a URL in a message
 _WITHOUT_LABEL: dict[Outcome, str] = {
@@ -103,8 +103,12 @@ def _without_choice(task: Json, label: Label, tag: ImageChoices) -> str:
         )
     results = [one for annotation in annotations_of(task) for one in _list(annotation.get("result"))]
     kinds = {str(one["type"]).capitalize() for one in results if isinstance(one, dict) and one.get("type")}
-    others = ", ".join(sorted(kinds - {"Choices"}))
-    return f"annotated with {others}, but only Choices can be learned" if others else "annotated without a choice"
+    others = ", ".join(sorted(kinds - RESULT_TYPES.keys()))
+    return (
+        f"annotated with {others}, but only Choices and Taxonomy can be learned"
+        if others
+        else "annotated without a choice"
+    )
 
 
 def _choose_tag(file: Path, tags: Mapping[str, ImageChoices], choices: str) -> ImageChoices:

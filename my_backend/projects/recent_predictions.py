@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from pydantic import TypeAdapter
 
+from label_studio_format.annotations import selected_in
 from label_studio_format.image_value import image_url
 from my_backend import files
 from my_backend.background import Background
@@ -141,8 +142,7 @@ def _answer(result: Any) -> tuple[tuple[str, ...], float | None]:
     if not result:
         return (), None
     for region in result["result"]:
-        choices = (region.get("value") or {}).get("choices") if isinstance(region, dict) else None
-        if choices:
+        if choices := selected_in(region) if isinstance(region, dict) else []:
             names = ("/".join(map(str, one)) if isinstance(one, list) else str(one) for one in choices)
             return tuple(names), result.get("score")
     return (), result.get("score")

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic_settings import BaseSettings
 
-from label_studio_format.annotations import label_of
+from label_studio_format.annotations import label_of, selected_in
 from label_studio_format.image_value import image_url
 from label_studio_format.labeling_config import ImageChoices, parse_label_config
 from my_backend.errors import BadRequest, MediaError
@@ -169,7 +169,7 @@ class ModelAPI:
 
     @cached_property
     def tag(self) -> ImageChoices:
-        """The Choices tag that is predicted, with its Image tag; raises BadRequest if the labeling config has none."""
+        """The tag that is predicted, with its Image tag; raises BadRequest if the labeling config has none."""
         config = parse_label_config(self.label_config, self._choices_name)
         if config.image_choices is None:
             raise BadRequest(config.problem)
@@ -229,7 +229,7 @@ def with_defaults(model_class: type) -> type[ModelAPI]:
 def _classified(result: Any) -> Json:
     """What `classify` returns, from a prediction in Label Studio's format."""
     for region in result["result"] if result else ():
-        if choices := region.get("value", {}).get("choices"):
+        if choices := selected_in(region):
             names = ["/".join(choice) if isinstance(choice, list) else choice for choice in choices]
             score = result.get("score")
             prediction = names[0] if len(names) == 1 else names

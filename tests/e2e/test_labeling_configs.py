@@ -27,6 +27,7 @@ class Case:
     learned: Callable[[int], Any]
     answers: tuple[Any, ...]  # what a prediction may hold
     data: dict[str, Any] | None = None  # dynamic choices from the tasks
+    type: str = "choices"
 
 
 def parity(digit: int) -> str:
@@ -88,6 +89,25 @@ CASES = {
         lambda digit: "odd" if digit % 2 else "e",
         (["number", "e"], ["number", "odd"]),
     ),
+    "taxonomy": Case(
+        f"""<View>{IMAGE}<Taxonomy name="digit" toName="image" maxUsages="1">
+          <Choice value="number"><Choice value="even" alias="e"/><Choice value="odd"/></Choice></Taxonomy></View>""",
+        lambda digit: [["number", "odd" if digit % 2 else "e"]],
+        lambda digit: "odd" if digit % 2 else "e",
+        (["number", "e"], ["number", "odd"]),
+        type="taxonomy",
+    ),
+    "taxonomy with several": Case(
+        f"""<View>{IMAGE}<Taxonomy name="digit" toName="image" leafsOnly="true">
+          <Choice value="parity"><Choice value="even"/></Choice>
+          <Choice value="size"><Choice value="large"/></Choice></Taxonomy></View>""",
+        lambda digit: [
+            path for path, is_so in ((["parity", "even"], digit % 2 == 0), (["size", "large"], digit >= 5)) if is_so
+        ],
+        lambda digit: [name for name, is_so in (("even", digit % 2 == 0), ("large", digit >= 5)) if is_so],
+        (["parity", "even"], ["size", "large"]),
+        type="taxonomy",
+    ),
     "brought along by the task": Case(
         f'<View>{IMAGE}<Choices name="digit" toName="image" value="$options"/></View>',
         parity,
@@ -96,6 +116,13 @@ CASES = {
         {"options": [{"value": "even"}, {"value": "odd"}]},
     ),
 }
+
+
+def result_of(case: Case, digit: int) -> list[dict[str, Any]]:
+    """What Label Studio's page submits."""
+    ticked = case.ticked(digit)
+    value = {case.type: [ticked] if isinstance(ticked, str) else ticked}
+    return [{"from_name": "digit", "to_name": "image", "type": case.type, "value": value}] if ticked else []
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -108,7 +135,7 @@ def test_config_is_learned_and_answered(
     ids = make_tasks(label_studio, project, chosen, case.data or {})
     truth = {task: int(label) for task, (_, label) in zip(ids, chosen, strict=True)}
     for task in ids[PREDICTED:]:
-        label_studio.annotate(task, case.ticked(truth[task]))
+        label_studio.annotate(task, [], result=result_of(case, truth[task]))
 
     label_studio.start_training(label_studio.connect(project, backend.url))
     version = wait_for_new_version(backend, project, "untrained")
@@ -119,8 +146,9 @@ def test_config_is_learned_and_answered(
     assert stored, "at least one image is sure enough"
     for predictions in stored.values():
         (region,) = predictions[0]["result"]
-        assert region["value"]["choices"]
-        assert all(choice in case.answers for choice in region["value"]["choices"])
+        assert region["type"] == case.type
+        assert region["value"][case.type]
+        assert all(choice in case.answers for choice in region["value"][case.type])
         assert predictions[0]["model_version"] == version
 
 

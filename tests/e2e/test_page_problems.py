@@ -94,7 +94,9 @@ def test_a_webhook_that_is_gone_and_one_that_is_left_over(connected: Connected) 
 
 def test_a_labeling_config_that_cannot_be_used(connected: Connected) -> None:
     connected.label_studio.update_project(connected.project, label_config='<View><Image name="i" value="$i"/></View>')
-    expect(connected.problems.filter(has_text="no <Choices> tag whose toName is an Image")).to_have_count(1)
+    expect(connected.problems.filter(has_text="no <Choices> or <Taxonomy> tag whose toName is an Image")).to_have_count(
+        1
+    )
     connected.label_studio.update_project(connected.project, label_config=LABEL_CONFIG)
     expect(connected.problems).to_have_count(0)
 

@@ -61,6 +61,45 @@ def test_choices_are_named_as_annotations_name_them(choices: str, expected: tupl
     assert parse_label_config(config(choices)).choices == expected
 
 
+TREE = '<Choice value="Animal"><Choice value="Cat" alias="c"/><Choice value="Dog"/></Choice><Choice value="Car"/>'
+
+
+@pytest.mark.parametrize(
+    ("attributes", "choices", "multiple"),
+    [
+        ("", ("Animal", "c", "Dog", "Car"), True),
+        ('leafsOnly="true"', ("c", "Dog", "Car"), True),
+        ('maxUsages="1"', ("Animal", "c", "Dog", "Car"), False),
+        ('maxUsages="2"', ("Animal", "c", "Dog", "Car"), True),
+    ],
+)
+def test_taxonomy_is_read_as_nested_choices_and_answered_as_paths(
+    attributes: str, choices: tuple[str, ...], multiple: bool
+) -> None:
+    tag = parse_label_config(config(f'<Taxonomy name="t" toName="i" {attributes}>{TREE}</Taxonomy>')).image_choices
+
+    assert tag is not None
+    assert (tag.choices, tag.multiple) == (choices, multiple)
+    region = tag.prediction(["c"], 0.9)["result"][0]
+    assert (region["type"], region["value"]) == ("taxonomy", {"taxonomy": [["Animal", "c"]]})
+    assert tag.name_of(["Animal", "Cat"]) == "c"
+
+
+def test_leaves_of_dynamic_choices_are_offered() -> None:
+    xml = config('<Taxonomy name="t" toName="i" value="$tree" leafsOnly="true"/>')
+    tag = parse_label_config(xml).image_choices
+
+    assert tag is not None
+    tree = [{"value": "Animal", "children": [{"value": "Cat"}]}, "Car"]
+    assert tag.for_task({"tree": tree}).choices == ("Cat", "Car")
+
+
+def test_choices_are_learned_rather_than_a_taxonomy_before_them() -> None:
+    xml = config(f'<Taxonomy name="t" toName="i">{TREE}</Taxonomy>' + SINGLE.format("c"))
+
+    assert [parse_label_config(xml, name).image_choices.from_name for name in ("", "t")] == ["c", "t"]  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize(
     ("xml", "problem"),
     [
@@ -69,13 +108,22 @@ def test_choices_are_named_as_annotations_name_them(choices: str, expected: tupl
         ("<View>", "isn't valid XML"),
         ("<View/>", "no <Image"),
         ('<View><Image name="i"/></View>', "no <Image"),
-        (config(""), "no <Choices> tag whose toName"),
-        (config('<Choices name="c" toName="other"><Choice value="A"/></Choices>'), "no <Choices> tag whose toName"),
+        (config(""), "no <Choices> or <Taxonomy> tag whose toName"),
+        (
+            config('<Choices name="c" toName="other"><Choice value="A"/></Choices>'),
+            "no <Choices> or <Taxonomy> tag whose toName",
+        ),
         (config('<Choices toName="i"><Choice value="A"/></Choices>'), "no name"),
         (config('<Choices name="c" toName="i"/>'), "no <Choice>"),
         ('<View><Image name="i" valueList="$urls"/>' + SINGLE.format("c") + "</View>", "valueList"),
         (config('<Choices name="c" toName="i" perRegion="true"><Choice value="A"/></Choices>'), "regions"),
         (config('<Choices name="c" toName="i" perItem="TRUE"><Choice value="A"/></Choices>'), "regions"),
+        (config('<Taxonomy name="c" toName="i" perRegion="true"><Choice value="A"/></Taxonomy>'), "regions"),
+        (config('<Taxonomy name="c" toName="i" labeling="true"><Choice value="A"/></Taxonomy>'), "regions"),
+        (
+            config('<Taxonomy name="c" toName="i" apiUrl="http://x/y"/>'),
+            '<Taxonomy name="c">: its choices come from another',
+        ),
         (config('<Choices name="c" toName="i">' + _nested(5000) + "</Choices>"), "nested more than 100 deep"),
         ('<!DOCTYPE x [<!ENTITY a "b">]><View>&a;</View>', "isn't valid XML"),
         ('<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/hosts">]><View>&a;</View>', "isn't valid XML"),

@@ -13,7 +13,7 @@ def labeling_config_problems(project: str, config: LabelConfig) -> list[Problem]
         return []
     hint = (
         "In the project's Settings → Labeling Interface, choose the template Computer Vision → Image Classification, "
-        "or add a Choices tag whose toName is the name of an Image tag."
+        "or add a Choices or Taxonomy tag whose toName is the name of an Image tag."
     )
     return [Problem("labeling-config", config.problem, hint, project)]
 

@@ -332,8 +332,8 @@ ODD: list[tuple[Any, str]] = [
     ({"result": 7}, "annotated without a choice"),
     ({"result": [7, {"type": "choices"}, {"type": "choices", "value": []}]}, "annotated without a choice"),
     (
-        {"result": [{"type": "taxonomy", "value": {"taxonomy": [["A", "B"]]}}]},
-        "annotated with Taxonomy, but only Choices can be learned",
+        {"result": [{"type": "rating", "value": {"rating": 3}}]},
+        "annotated with Rating, but only Choices and Taxonomy can be learned",
     ),
     (annotation("\ud800"), r"its choice \ud800 isn't valid Unicode"),
     ([annotation("Cat")], "not annotated"),

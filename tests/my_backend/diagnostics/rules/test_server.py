@@ -13,7 +13,7 @@ def test_labeling_config_that_cannot_be_used() -> None:
 
     assert (problem.code, problem.project) == ("labeling-config", PROJECT)
     assert "The labeling config has no <Image" in problem.message
-    assert "add a Choices tag whose toName is the name of an Image tag" in problem.hint
+    assert "add a Choices or Taxonomy tag whose toName is the name of an Image tag" in problem.hint
 
 
 def test_names_that_are_no_choice() -> None:
