@@ -1,4 +1,4 @@
-"""The command line: serve, worker, uwsgi, production, publish, versions, label, backup, doctor, healthy."""
+"""The command line: serve, worker, uwsgi, production, status, stop, publish, versions, label, backup, doctor, …"""
 
 import logging
 import signal
@@ -22,11 +22,13 @@ from my_backend.commands.options import flag
 from my_backend.commands.production import refuse_other_systems, run_supervisor, run_uwsgi
 from my_backend.commands.shutdown import at_exit_of_uwsgi, leave
 from my_backend.commands.versions import commands
+from my_backend.diagnostics.doctor.all_checks import server_state
 from my_backend.diagnostics.doctor.report import consult
 from my_backend.errors import BackendError
 from my_backend.jobs.record import KINDS, Kind
 from my_backend.jobs.worker import is_worker_alive, work
 from my_backend.log.setup import collect_output, set_up_logs
+from my_backend.production_process import STOP_SECONDS, find_production
 from my_backend.redaction import redact, said
 from my_backend.serving.publishing import publish_model
 from my_backend.settings import Settings, read_settings
@@ -35,6 +37,7 @@ from my_backend.web.app import create_app
 log = logging.getLogger(__name__)
 
 PROJECT = "image-classifier-backend"
+NOT_RUNNING = 3  # exit status, as for services
 INCOMPLETE = 3  # exit status of a backup that lacks something
 
 # Typer's own tracebacks show variables, which may contain tokens.
@@ -127,6 +130,32 @@ def production() -> None:
         run_supervisor(read_settings())
     except BackendError as error:
         raise SystemExit(str(error)) from None
+
+
+@app.command()
+def status() -> None:
+    """Say whether `make production` and the server are running. Exit with 0 if the server is ready, else with 3."""
+    settings = read_settings()
+    process = find_production(settings.model_dir)
+    typer.echo(f"make production is {f'running (process {process.pid})' if process else 'not running'}")
+    state = server_state(settings)
+    typer.echo(state.said)
+    raise typer.Exit(0 if state.ready else NOT_RUNNING)
+
+
+@app.command()
+def stop() -> None:
+    """Stop `make production`. Requests in progress are answered; a training continues after the next start."""
+    process = find_production(read_settings().model_dir)
+    if process is None:
+        raise SystemExit("make production is not running with this MODEL_DIR")
+    try:
+        stopped = process.stop()
+    except PermissionError:
+        raise SystemExit(f"Error: process {process.pid} belongs to another user: stop it as that user") from None
+    if not stopped:
+        raise SystemExit(f"Error: process {process.pid} is still stopping after {STOP_SECONDS:.0f} s; see its log")
+    typer.echo("Stopped")
 
 
 @app.command()

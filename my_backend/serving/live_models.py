@@ -274,6 +274,8 @@ class Serving(Background):
         for gone in self._wanted.keys() - {project.uid for project in projects}:
             for known in (self._live, self._failed, self._wanted, self._settled):
                 known.pop(gone, None)
+        if not self._ready:
+            log.info("ready to predict; projects: %d", len(projects))
         self._ready = True
 
     def _read_pointer(self, project: Project) -> None:

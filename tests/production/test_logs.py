@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,11 @@ run_supervisor(read_settings(), Path(sys.argv[1]))
 """
 
 
+def run_command(name: str, env: dict[str, str], folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "my_backend", name]
+    return subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, check=False)
+
+
 @pytest.mark.slow
 def test_supervisor_and_all_that_it_starts_write_events(tmp_path: Path, script: Script) -> None:
     folder = tmp_path / "Bürö 'n' #1"  # characters that have a meaning for supervisor or in URLs
@@ -176,7 +182,14 @@ def test_supervisor_and_all_that_it_starts_write_events(tmp_path: Path, script: 
         job = direct_session().post(f"http://127.0.0.1:{port}/webhook", json=event, timeout=20).json()["job"]
         store = JobStore(folder / "m" / "projects")
         assert eventually(lambda: not store.get(job).unfinished)
+        ready, stopped, gone = (run_command(name, env, tmp_path) for name in ("status", "stop", "status"))
 
+    assert ready.returncode == 0
+    assert f"make production is running (process {supervisor.pid})" in ready.stdout
+    assert f"the server at http://127.0.0.1:{port} is ready" in ready.stdout
+    assert (stopped.returncode, stopped.stdout) == (0, "Stopped\n")
+    assert gone.returncode == 3
+    assert f"make production is not running\nno server at http://127.0.0.1:{port}: no response" in gone.stdout
     found = [json.loads(line) for line in supervisor.log.read_text().splitlines()]
     assert {"supervisor", "uwsgi", "my_backend.jobs.run"} <= {event["logger"] for event in found}
     assert any(event.get("job") == job and "started" in event["message"] for event in found)

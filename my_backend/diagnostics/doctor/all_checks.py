@@ -1,6 +1,7 @@
 """All of the doctor's checks: what the backend needs, and how Label Studio sees it."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import requests
@@ -78,18 +79,47 @@ def check_settings_file(error: str) -> Check:
     return Check("settings", problems=(invalid_settings(error),))
 
 
+@dataclass(frozen=True)
+class ServerState:
+    """Whether the server is ready to predict, in words, too."""
+
+    ready: bool
+    said: str
+
+
+def server_state(settings: Settings) -> ServerState:
+    """The state of the server at HOST and PORT."""
+    url = _url(settings)
+    try:
+        health = _ask(settings, url, "/health")
+        ready, problems, model_dir = health["ready"], len(health["problems"]), health["model_dir"]
+    except (requests.RequestException, ValueError, KeyError, TypeError) as error:
+        return ServerState(False, f"no server at {url}: {_no_server(error)}")
+    if model_dir != identity(settings.model_dir):
+        return ServerState(False, f"another server is running at {url}, with another MODEL_DIR")
+    state, remedy = "ready" if ready else "starting", "; `doctor` lists them" if problems else ""
+    return ServerState(ready, f"the server at {url} is {state}; problems: {problems}{remedy}")
+
+
+def _url(settings: Settings) -> str:
+    host = "127.0.0.1" if settings.host in EVERYWHERE else settings.host
+    return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
+
+
+def _no_server(error: Exception) -> str:
+    status = error.response.status_code if isinstance(error, requests.HTTPError) else None
+    return f"it answered {status}" if status else "no response" if _refused(error) else "another program answered"
+
+
 def check_server(settings: Settings) -> tuple[Check, Json]:
     """Whether the server is running, with the problems only it knows about; also how its model computes."""
-    host = "127.0.0.1" if settings.host in EVERYWHERE else settings.host
-    url = f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
+    url = _url(settings)
     try:
         told = [Problem.of_record(one) for one in _ask(settings, url, "/problems")["troubles"]]
         health = _ask(settings, url, "/health")
         computes, model_dir = health["model"], health["model_dir"]
     except (requests.RequestException, ValueError, KeyError, TypeError) as error:
-        status = error.response.status_code if isinstance(error, requests.HTTPError) else None
-        why = f"it answered {status}" if status else "no response" if _refused(error) else "another program answered"
-        return Check("server", problems=(server_not_found(url, why),)), {}
+        return Check("server", problems=(server_not_found(url, _no_server(error)),)), {}
     if model_dir != identity(settings.model_dir):
         return Check("server", problems=(other_server(url),)), {}
     described = f"running at {url}; {_described(computes)}"

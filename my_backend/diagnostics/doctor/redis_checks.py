@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from redis.exceptions import RedisError
@@ -22,6 +21,7 @@ from my_backend.diagnostics.rules.jobs import (
 from my_backend.jobs.record import KINDS
 from my_backend.jobs.rq_queue import connect, has_refused, rq_queue, workers_of
 from my_backend.jobs.store import JobStore
+from my_backend.production_process import find_production
 from my_backend.redaction import said
 from my_backend.settings import Settings
 
@@ -31,7 +31,8 @@ Json = dict[str, Any]
 def check_redis(settings: Settings) -> list[Check]:
     """Checks Redis itself, the workers, and the queued jobs."""
     if not settings.redis:
-        settings = settings.model_copy(update={"redis_url": redis_of_production(settings)})
+        production = find_production(settings.model_dir)
+        settings = settings.model_copy(update={"redis_url": production.redis_url if production else ""})
     if not settings.redis:
         return [
             Check("jobs", "run in the server's process: REDIS_URL is not set, and `make production` is not running")
@@ -64,21 +65,6 @@ def check_redis(settings: Settings) -> list[Check]:
         Check("workers", "; ".join(names), tuple(missing)),
         Check("jobs", f"{count} queued", tuple(late)),
     ]
-
-
-def redis_of_production(settings: Settings) -> str:
-    """The REDIS_URL of the `make production` that is running on this MODEL_DIR; "" if there is none.
-
-    Supervisor's pid file may be stale after a crash, so the URL is read from the process' own environment (Linux).
-    """
-    folder = settings.model_dir / "production"
-    try:
-        number = int((folder / "supervisord.pid").read_text())
-        lines = Path(f"/proc/{number}/environ").read_text("utf-8", "replace").split("\0")
-        given = dict(line.split("=", 1) for line in lines if "=" in line)
-        return given["REDIS_URL"] if Path(given["PRODUCTION_DIR"]).samefile(folder) else ""
-    except (OSError, ValueError, KeyError):
-        return ""
 
 
 def _kinds_of(settings: Settings, workers: Sequence[BaseWorker]) -> set[str]:

@@ -1,6 +1,7 @@
 import os
 import re
 import stat
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from demo.process import free_port
+from my_backend import production_process
 from my_backend.commands import cli, production
 from my_backend.commands.cli import app
 
@@ -129,3 +132,35 @@ def test_path_that_supervisor_cannot_use_is_refused_by_name(
 
     assert said.exit_code == 1
     assert re.search(r"supervisor can't use the path .* because of its [%\"]", said.output.replace("\n", " "))
+
+
+def test_status_and_stop_say_that_nothing_is_running(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MODEL_DIR", str(tmp_path))
+    monkeypatch.setenv("PORT", str(free_port()))
+
+    state, stopped = (CliRunner().invoke(app, [name]) for name in ("status", "stop"))
+
+    assert state.exit_code == 3
+    assert re.fullmatch(
+        r"make production is not running\nno server at http://127.0.0.1:\d+: no response\n", state.output
+    )
+    assert (stopped.exit_code, stopped.output) == (1, "make production is not running with this MODEL_DIR\n")
+
+
+def test_process_that_does_not_end_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MODEL_DIR", str(tmp_path))
+    folder = tmp_path / "production"
+    folder.mkdir()
+    environment = {**os.environ, "REDIS_URL": "redis://elsewhere", "PRODUCTION_DIR": str(folder)}
+    deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); signal.pause()"
+    with subprocess.Popen([sys.executable, "-c", deaf], env=environment, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()
+        (folder / "supervisord.pid").write_text(f"{process.pid}\n")
+        monkeypatch.setattr(production_process, "STOP_SECONDS", 0.3)
+
+        said = CliRunner().invoke(app, ["stop"])
+        process.kill()
+
+    assert said.exit_code == 1
+    assert f"process {process.pid} is still stopping" in said.output

@@ -1,0 +1,50 @@
+"""The `make production` that is running on a MODEL_DIR."""
+
+import os
+import signal
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+# As long as supervisor waits for the server, and a little more.
+STOP_SECONDS = 100.0
+
+
+@dataclass(frozen=True)
+class ProductionProcess:
+    """Supervisor's process id, and the REDIS_URL of the processes that it has started."""
+
+    pid: int
+    redis_url: str
+    model_dir: Path
+
+    def stop(self) -> bool:
+        """Ends it and everything that it has started; returns whether it has ended within STOP_SECONDS.
+
+        Raises PermissionError if it belongs to another user.
+        """
+        deadline = time.monotonic() + STOP_SECONDS
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGTERM)
+        while find_production(self.model_dir) == self:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.1)
+        return True
+
+
+def find_production(model_dir: Path) -> ProductionProcess | None:
+    """The production process on this MODEL_DIR; None if there is none, or if it can't be told (only Linux can).
+
+    Supervisor's pid file may be stale after a crash, so the process' own environment decides.
+    """
+    folder = model_dir / "production"
+    try:
+        number = int((folder / "supervisord.pid").read_text())
+        lines = Path(f"/proc/{number}/environ").read_text("utf-8", "surrogateescape").split("\0")
+        given = dict(line.split("=", 1) for line in lines if "=" in line)
+        found = ProductionProcess(number, given["REDIS_URL"], model_dir)
+        return found if Path(given["PRODUCTION_DIR"]).samefile(folder) else None
+    except (OSError, ValueError, KeyError):
+        return None
