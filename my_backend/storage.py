@@ -12,8 +12,8 @@ from my_backend import files
 from my_backend.background import Background
 from my_backend.errors import BackendError
 from my_backend.files import Damaged
+from my_backend.jobs.learned import learned_state
 from my_backend.jobs.store import JobStore
-from my_backend.jobs.training_job import learned_state
 from my_backend.projects.corrections import Corrections
 from my_backend.projects.labeling_order import read_order
 from my_backend.projects.registry import Projects, project_folders

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable
 
 from my_backend.errors import LabelStudioError
-from my_backend.jobs.training_job import learned_state
+from my_backend.jobs.learned import learned_state
 from my_backend.label_studio.snapshot import Snapshot
 from my_backend.projects.registry import Project, Projects
 from my_backend.projects.versions import UNTRAINED, Versions

@@ -4,8 +4,6 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from label_studio_format.labeling_config import parse_label_config
 from my_backend import files
 from my_backend.errors import JobStopped, TakenOver, TrainingError
 from my_backend.files import Damaged
+from my_backend.jobs.learned import LEARNED_FILE, Learned, learned_state, note, noting
 from my_backend.jobs.run import CANCELED, MAX_ATTEMPTS, SHUTDOWN, RunningJob
 from my_backend.jobs.store import JobStore
 from my_backend.label_studio.client import HOW_TO_MAKE_A_TOKEN
@@ -35,36 +34,10 @@ log = logging.getLogger(__name__)
 # Annotated tasks sent with POST /train; kept until a version has learned them.
 KEPT_ANNOTATIONS = "annotations.json"
 SET_ASIDE = "annotations-set-aside.json"  # the last ones that couldn't be learned, for people to inspect
-LEARNED_FILE = "learned.json"
 UNREADABLE = "unreadable"  # not JSON, so it counts as damaged
 
 Json = dict[str, Any]
 _TASKS = TypeAdapter(list[AnnotatedTask])
-
-
-@dataclass(frozen=True)
-class Learned:
-    """Identifies what the newest version was trained on: Label Studio's watermark and a digest of the annotations."""
-
-    watermark: str = ""
-    digest: str = ""
-
-
-_LEARNED = TypeAdapter(Learned)
-
-
-def learned_state(folder: Path) -> Learned:
-    """Reads the learned state of the project in this folder."""
-    return files.read_record(folder / LEARNED_FILE, _LEARNED) or Learned()
-
-
-def _noting(folder: Path) -> AbstractContextManager[None]:
-    """Returns a lock that a job holds from before a version goes live until what it has learned is noted."""
-    return files.locked(folder / ".learned")
-
-
-def _note(folder: Path, learned: Learned) -> None:
-    files.write_json(folder / LEARNED_FILE, asdict(learned))
 
 
 class _Overtaken(Exception):
@@ -141,7 +114,7 @@ class TrainingJob:
         running.progress({"phase": "reading annotations"})
         changes = self._projects.changes(job.project)
         changed = changes.count()
-        with _noting(folder):
+        with noting(folder):
             before = learned_state(folder)
         if kept_text:
             project, watermark = self._projects.get(job.project), ""
@@ -169,9 +142,9 @@ class TrainingJob:
 
     def _note_without_a_version(self, uid: str, before: Learned, learned: Learned) -> None:
         folder = self._projects.folder(uid)
-        with _noting(folder):
+        with noting(folder):
             if learned_state(folder) == before:
-                _note(folder, learned)
+                note(folder, learned)
                 return
         # The version that went live meanwhile may know older annotations than the ones read here.
         self._submit_correction(uid)
@@ -224,7 +197,7 @@ class TrainingJob:
 
         def publish(train_output: Json) -> None:
             running.check()
-            with _noting(folder):
+            with noting(folder):
                 version = versions.publish(
                     _checked(train_output),
                     workdir,
@@ -233,7 +206,7 @@ class TrainingJob:
                     held_back=str(train_output.get("held_back") or ""),
                     confirm=confirm,
                 )
-                _note(folder, learned)
+                note(folder, learned)
             published.append(version.name)
             outputs.append(train_output)
             log.info(

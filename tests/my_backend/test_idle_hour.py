@@ -14,7 +14,7 @@ import pytest
 
 from my_backend.backend import Backend
 from my_backend.background import Background
-from my_backend.jobs.training_job import LEARNED_FILE
+from my_backend.jobs.learned import LEARNED_FILE
 from my_backend.projects.versions import Versions
 from tests.my_backend.conftest import MakeSettings, basic
 from tests.my_backend.fake_model import LABEL_CONFIG, Script

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from my_backend.jobs.learned import LEARNED_FILE
 from my_backend.jobs.reconciliation import Reconciliation
-from my_backend.jobs.training_job import LEARNED_FILE
 from my_backend.label_studio.client import LabelStudio
 from my_backend.label_studio.safe_http import SafeSession
 from my_backend.label_studio.snapshot import Snapshot

@@ -10,17 +10,10 @@ import pytest
 
 from label_studio_format.events import Change
 from my_backend import files
+from my_backend.jobs.learned import LEARNED_FILE, Learned, learned_state
 from my_backend.jobs.record import Job, new_job
 from my_backend.jobs.run import MAX_ATTEMPTS, run_job
-from my_backend.jobs.training_job import (
-    KEPT_ANNOTATIONS,
-    LEARNED_FILE,
-    SET_ASIDE,
-    Learned,
-    TrainingJob,
-    keep_annotations,
-    learned_state,
-)
+from my_backend.jobs.training_job import KEPT_ANNOTATIONS, SET_ASIDE, TrainingJob, keep_annotations
 from my_backend.projects.registry import Credentials, Projects
 from my_backend.projects.versions import Versions
 from tests.my_backend.conftest import PROJECT, Client, Serve
