@@ -12,6 +12,7 @@ from my_backend.diagnostics.config_problems import ConfigProblems
 from my_backend.diagnostics.monitor import Monitor
 from my_backend.diagnostics.summary import Summary
 from my_backend.errors import NotFound
+from my_backend.jobs.backlog import Backlog
 from my_backend.jobs.queue import JobQueue, submit_correction
 from my_backend.jobs.reconciliation import Reconciliation
 from my_backend.jobs.retraining import Retraining
@@ -33,7 +34,7 @@ from my_backend.projects.registry import Project, Projects
 from my_backend.serving.live_models import Serving
 from my_backend.serving.model_loader import ModelFactory
 from my_backend.settings import Settings
-from my_backend.storage import Storage, check_folders
+from my_backend.storage import Storage, check_folders, remove_parts
 from my_backend.token_gate import TokenGate
 
 
@@ -71,6 +72,13 @@ class Backend:
         self.acceptor = Acceptor(self.projects, self.connections, self.labeling, planner.prepare, settings.choices)
         self.retraining = Retraining(
             self.projects, settings.retrain_after_annotations, self.submit_correction, self.labeling.is_writing
+        )
+        self.backlog = Backlog(
+            self.projects,
+            self.job_store,
+            self.queue.submit,
+            self.open_media,
+            images=bool(settings.retrain_after_annotations),
         )
         self.token_gate = TokenGate(self.projects, self.connections)
         self.webhook_password = WebhookPassword(settings, self.projects)
@@ -121,6 +129,10 @@ class Backend:
                     self.queue.cancel(job.id)
         self.projects.delete(project.uid)
 
+    def _remove_leftovers(self) -> None:
+        self.projects.remove_leftovers()
+        remove_parts(self.settings)
+
     def _labeling_ended(self, run: Run) -> None:
         self.retraining.run_ended(run.project, one_by_one=run.kind == "single")
 
@@ -138,6 +150,7 @@ class Backend:
             self.serving,
             self.queue,
             self.retraining,
+            self.backlog,
             self.labeling,
             self.pools,
             self.acceptor,
@@ -153,7 +166,7 @@ class Backend:
         with claimed_model_dir(self.settings), ExitStack() as started:
             started.callback(self._media_pool.shutdown, wait=False, cancel_futures=True)
             # In a separate thread: there may be gigabytes, on a slow file system.
-            threading.Thread(target=self.projects.remove_leftovers, name="leftovers", daemon=True).start()
+            threading.Thread(target=self._remove_leftovers, name="leftovers", daemon=True).start()
             for service in self._services():
                 service.start()
                 started.callback(service.stop)

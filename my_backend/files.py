@@ -28,9 +28,11 @@ Moment = Annotated[float, Field(ge=0, lt=253_402_300_800)]  # seconds since 1970
 
 log = logging.getLogger(__name__)
 
+PART = ".part-"  # prefix of a file that is being written; it gets its name when it is whole
 STALE_TRIES = 10
 # Errors of a full, failing or read-only disk; the file to be written is not at fault.
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+NO_FILE = (errno.EISDIR, errno.EINVAL, errno.ELOOP, errno.ENOTDIR)  # something else is at that path, and stays there
 WINDOWS = os.name == "nt"
 READ_SECONDS = 2.0  # how long to retry while Windows refuses to replace a file that someone reads
 SETTLED_NS = 1_000_000_000  # file times are coarse: a second change right after the first may not show
@@ -67,7 +69,7 @@ def _write(path: Path, content: str | bytes | Iterable[str], *, mode: int, sync:
         create_folder(path.parent)
     elif make_folder:
         path.parent.mkdir(parents=True, exist_ok=True)
-    part = NamedTemporaryFile(dir=path.parent, prefix=".", delete=False)  # noqa: SIM115  closed below
+    part = NamedTemporaryFile(dir=path.parent, prefix=PART, delete=False)  # noqa: SIM115  closed below
     try:
         with part:  # closing flushes the rest, which fails on a full disk
             Path(part.name).chmod(mode)
@@ -116,6 +118,7 @@ class Damaged:
     look_again: Callable[[], object] = field(
         repr=False, compare=False
     )  # removes it from the list if it is readable again
+    unopened: bool = False  # its content may be fine: a disk error, missing permission, or too many open files
 
 
 _damaged: dict[Path, Damaged] = {}  # as last seen by this process
@@ -126,7 +129,7 @@ def examine(path: Path, parse: Callable[[bytes], Value]) -> Value | Damaged | No
 
     `parse` raises ValueError if it can't use the contents. Damaged files are logged once and listed by `damages`.
     """
-    why = ""
+    why, unopened = "", False
     try:
         value = parse(_read(path))
     except FileNotFoundError:
@@ -135,23 +138,23 @@ def examine(path: Path, parse: Callable[[bytes], Value]) -> Value | Damaged | No
     except ValidationError as error:
         why = _explain(error)
     except OSError as error:
-        why = f"it can't be opened ({error.strerror or error})"
+        why, unopened = f"it can't be opened ({error.strerror or error})", error.errno not in NO_FILE
     except UnicodeDecodeError:
         why = "it is not UTF-8 text"
     except (ValueError, RecursionError) as error:
         why = said(error)
     if why:
-        return note_damage(path, why, partial(examine, path, parse))
+        return note_damage(path, why, partial(examine, path, parse), unopened=unopened)
     _damaged.pop(path, None)
     return value
 
 
-def note_damage(path: Path, why: str, look_again: Callable[[], object]) -> Damaged:
+def note_damage(path: Path, why: str, look_again: Callable[[], object], *, unopened: bool = False) -> Damaged:
     """Lists and logs a file as damaged, until `look_again` or any other read or write finds it undamaged."""
     known = _damaged.get(path)
     if known is None or known.why != why:  # log it once, however often it is read
         log.warning("can't use %s: %s", path, why)
-    damaged = _damaged[path] = Damaged(path, why, look_again)
+    damaged = _damaged[path] = Damaged(path, why, look_again, unopened)
     return damaged
 
 

@@ -27,6 +27,7 @@ LOOK_SECONDS = 1.0  # between two checks of what is in memory
 WRITE_SECONDS = 10.0  # between two attempts to write
 READ_SECONDS = 600.0  # between two checks of all files
 PROBE_BYTES = 65_536
+PART_SECONDS = 86_400.0  # no write takes so long, whatever the clocks of hosts that share a folder show
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,19 @@ def check_folders(settings: Settings) -> None:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 continue  # a server on a full disk still predicts, and reports the problem
             raise BackendError(f"can't use {name}={folder} ({error.strerror}): set it to a writable folder") from None
+
+
+def remove_parts(settings: Settings) -> None:
+    """Removes what killed processes have left half written in MODEL_DIR and CACHE_DIR; this may take a while."""
+    for folder in (settings.model_dir, settings.cache_dir):
+        for path in folder.rglob(f"{files.PART}*"):
+            try:
+                if path.is_file() and time.time() - path.stat().st_mtime > PART_SECONDS:
+                    path.unlink()
+            except FileNotFoundError:  # another process removes them, too
+                pass
+            except OSError as error:
+                log.warning("can't remove %s, which a killed process has left: %s", path, error)
 
 
 def identity(folder: Path) -> str:

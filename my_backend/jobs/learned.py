@@ -1,22 +1,43 @@
 """The record of what a project's newest version was trained on."""
 
+import random
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
 from my_backend import files
+from my_backend.label_studio.media import Media, MediaFile, MediaRequest
 
 LEARNED_FILE = "learned.json"
+MOST_MISSED = 100  # images that are noted
+TRIED_AT_ONCE = 5  # of them
 
 
 @dataclass(frozen=True)
 class Learned:
-    """Identifies what the newest version was trained on: Label Studio's watermark and a digest of the annotations."""
+    """Identifies what the newest version was trained on: Label Studio's watermark and a digest of the annotations.
+
+    `corrections` says which corrected images it knows, by digest, and when their labels were given. `missed` are images
+    of annotated tasks that couldn't be read but may be later, some of them if there are many: URLs and tasks' ids.
+    """
 
     watermark: str = ""
     digest: str = ""
+    corrections: dict[str, str] = field(default_factory=dict)
+    missed: list[tuple[str, int | None]] = field(default_factory=list)
+
+    def without(self, missed: Sequence[MediaRequest]) -> "Learned":
+        """Returns the same, learned without these images."""
+        some = random.sample(missed, min(len(missed), MOST_MISSED))  # all may be of one host that never comes back
+        return replace(self, missed=[(request.url, request.task_id) for request in some])
+
+    def can_read_missed(self, media: Media) -> bool:
+        """Returns whether an image that was missed can be read now; tries only some of them."""
+        some = random.sample(self.missed, min(len(self.missed), TRIED_AT_ONCE))
+        return any(isinstance(one, MediaFile) for one in media.fetch_all([MediaRequest(*one) for one in some]))
 
 
 _LEARNED = TypeAdapter(Learned)

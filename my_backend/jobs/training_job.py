@@ -19,8 +19,9 @@ from my_backend.jobs.run import CANCELED, MAX_ATTEMPTS, SHUTDOWN, RunningJob
 from my_backend.jobs.store import JobStore
 from my_backend.label_studio.client import HOW_TO_MAKE_A_TOKEN
 from my_backend.label_studio.connections import Connections
+from my_backend.label_studio.media import MediaRequest
 from my_backend.label_studio.task_pages import task_pages
-from my_backend.projects.corrections import Corrections
+from my_backend.projects.corrections import Corrections, as_tasks
 from my_backend.projects.packed_tasks import PackedTasks
 from my_backend.projects.registry import Project, Projects
 from my_backend.projects.versions import Versions, without_secrets
@@ -119,26 +120,31 @@ class TrainingJob:
         if kept_text:
             project, watermark = self._projects.get(job.project), ""
             tasks = PackedTasks(json.loads(kept_text))
-        elif job.kind == "head" and (known := changes.tasks()) is not None:
+        elif job.kind == "head" and (followed := changes.tasks()) is not None:
             # Events already brought these tasks; `Reconciliation` compares the watermark in case an event was lost.
             project, watermark = self._projects.get(job.project), before.watermark
-            tasks = known
+            tasks = followed
         else:
             project, tasks, watermark = self._ask_label_studio(running)
         tag = parse_label_config(project.label_config, self._settings.choices).image_choices
-        tasks.extend(Corrections(folder).tasks(tag) if tag else [])
+        corrections = Corrections(folder).newest_first()
+        tasks.extend(as_tasks(corrections, tag) if tag else [])
         running.annotations_were_read()
         if 0 < self._settings.retrain_after_annotations <= changes.count() - changed:
             # Annotations that came during the reading were assigned to this job, which may have missed them.
             self._submit_correction(project.uid)
-        learned = Learned(watermark, _digest(project, tasks))
+        known = {one.image: one.corrected_at for one in corrections}
+        learned = Learned(watermark, _digest(project, tasks), known, before.missed)
         # Events and comparisons may ask for what is already learned; trainings that people start always run.
-        is_new = job.kind == "full" or learned.digest != before.digest
+        is_new = job.kind == "full" or learned.digest != before.digest or self._can_read_missed(project, before)
         result = self._train(running, project, tasks, before, learned) if is_new else {"versions": []}
         if not result["versions"]:
             self._note_without_a_version(job.project, before, learned)
         changes.learned(changed)
         return result
+
+    def _can_read_missed(self, project: Project, before: Learned) -> bool:
+        return bool(before.missed) and before.can_read_missed(self._new_model.open_media(project))
 
     def _note_without_a_version(self, uid: str, before: Learned, learned: Learned) -> None:
         folder = self._projects.folder(uid)
@@ -183,10 +189,12 @@ class TrainingJob:
         workdir.mkdir(parents=True, exist_ok=True)
         published: list[str] = []
         outputs: list[Json] = []
+        missed: list[MediaRequest] = []
+        noted = before
 
         def confirm() -> None:
             running.check_runner()
-            if learned_state(folder) == (learned if published else before):
+            if learned_state(folder) == noted:
                 return
             # Another job has meanwhile learned annotations that this version may lack.
             if running.job.kind == "head":
@@ -196,6 +204,7 @@ class TrainingJob:
             self._submit_correction(project.uid)
 
         def publish(train_output: Json) -> None:
+            nonlocal noted
             running.check()
             with noting(folder):
                 version = versions.publish(
@@ -206,7 +215,8 @@ class TrainingJob:
                     held_back=str(train_output.get("held_back") or ""),
                     confirm=confirm,
                 )
-                note(folder, learned)
+                noted = learned.without(missed)
+                note(folder, noted)
             published.append(version.name)
             outputs.append(train_output)
             log.info(
@@ -216,7 +226,7 @@ class TrainingJob:
                 " (held back)" if version.held_back else "",
             )
 
-        model = self._model_to_grow_from(project, versions)
+        model = self._model_to_grow_from(project, versions, missed)
         output = model.fit(
             tasks,
             workdir=str(workdir),
@@ -230,19 +240,22 @@ class TrainingJob:
             publish(output)
         return {"versions": published, **_shown(outputs)}
 
-    def _model_to_grow_from(self, project: Project, versions: Versions) -> Any:
+    def _model_to_grow_from(self, project: Project, versions: Versions, missed: list[MediaRequest]) -> Any:
         """Returns the live version's model; if it can't be loaded, an untrained one, so that a training repairs it."""
         try:
-            return self._new_model(project, versions.live())
+            return self._new_model(project, versions.live(), missed)
         except Exception:
             log.exception("project %s: can't load %s; training from scratch", project.uid, versions.live_name())
-            return self._new_model(project, None)
+            return self._new_model(project, None, missed)
 
 
 def _read_kept(kept: Path) -> str:
-    """Returns the annotations sent with a request; "" if there are none, or another job has learned them."""
+    """Returns the annotations sent with a request; "" if there are none, or another job has learned them.
+
+    Also "" if they can't be opened at the moment: they stay, and `Backlog` starts a training once they can be.
+    """
     text = files.examine(kept, bytes.decode)
-    if text is None:
+    if text is None or (isinstance(text, Damaged) and text.unopened):
         return ""
     return UNREADABLE if isinstance(text, Damaged) else text or UNREADABLE  # a loss of power may leave an empty file
 

@@ -24,7 +24,7 @@ import requests
 from pydantic import Field, TypeAdapter
 
 from my_backend import files
-from my_backend.errors import BackendError, MediaError
+from my_backend.errors import BackendError, LabelStudioDown, MediaError
 from my_backend.label_studio.client import LabelStudio
 from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.content import what_came
@@ -141,8 +141,12 @@ class Media:
         limits: ImageLimits = ImageLimits(),
         kept: Path | None = None,
         counts: ImageCounts | None = None,
+        missed: list[MediaRequest] | None = None,
     ) -> None:
-        """`kept` is a folder of images, named by digest, that tasks refer to as `kept:<digest>`."""
+        """`kept` is a folder of images, named by digest, that tasks refer to as `kept:<digest>`.
+
+        Images that can't be read now, but perhaps later, are added to `missed`.
+        """
         self._contents, self._urls, self._held = folder / "contents", folder / "urls", folder / "held"
         for directory in (self._contents, self._urls):
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -150,6 +154,7 @@ class Media:
         self._label_studio = label_studio
         self._kept = kept
         self._counts = counts or ImageCounts()
+        self._missed = missed
         self._pool, self._known = pool, pool.known
 
     def fetch_all(
@@ -200,6 +205,8 @@ class Media:
             return self._store(request, body)
         except (requests.RequestException, BackendError, OSError, ValueError) as error:
             outcome = _reason(error)
+            if self._missed is not None and _may_pass(error, outcome):
+                self._missed.append(request)
             place = f"task {request.task_id}: " if request.task_id is not None else ""
             said = f"{place}{_short(request.url)}: {explain(error)}{_remedy(error)}"
             raise MediaError(said, outcome) from error
@@ -313,7 +320,7 @@ class Media:
         digest = sha256(body).hexdigest()
         path = self._contents / digest
         if _size(path) != len(body):
-            with NamedTemporaryFile(dir=self._contents, prefix=".", delete=False) as part:
+            with NamedTemporaryFile(dir=self._contents, prefix=files.PART, delete=False) as part:
                 try:
                     part.write(body)
                     part.flush()
@@ -355,6 +362,7 @@ def open_media(
     pool: MediaPool,
     kept: Path | None = None,
     counts: ImageCounts | None = None,
+    missed: list[MediaRequest] | None = None,
 ) -> Media:
     """Media for a project, with the Label Studio that is configured or that `/setup` named; see Media."""
     limits = ImageLimits(
@@ -364,7 +372,7 @@ def open_media(
         Limits(settings.image_connect_seconds, settings.image_read_seconds, settings.image_redirects),
     )
     session, label_studio = connections.images(), connections.label_studio(credentials)
-    return Media(settings.cache_dir / "media", session, label_studio, pool, limits, kept, counts)
+    return Media(settings.cache_dir / "media", session, label_studio, pool, limits, kept, counts, missed)
 
 
 def media_pool() -> MediaPool:
@@ -446,6 +454,13 @@ def _reason(error: BaseException) -> str:
         (requests.RequestException, "unreachable"),
     )
     return next((word for kind, word in words if isinstance(error, kind)), "other")
+
+
+def _may_pass(error: BaseException, reason: str) -> bool:
+    """Whether the image may be there later: its server is down, or the disk returned an error."""
+    if reason in ("unreachable", "timeout", "server_error") or isinstance(error, LabelStudioDown):
+        return True
+    return isinstance(error, OSError) and not isinstance(error, requests.RequestException)
 
 
 def _reason_of_status(status: int) -> str:

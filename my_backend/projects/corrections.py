@@ -51,16 +51,17 @@ class Corrections:
         files.write(self._folder / digest, image)
         files.write_json(self._folder / f"{digest}.json", asdict(_Said(list(labels), _now())))
 
-    def tasks(self, tag: ImageChoices) -> list[dict[str, Any]]:
-        """Returns them as annotated tasks for a tag of the labeling config; `corrected` marks them."""
-        return [_task(one, tag) for one in sorted(self._all(), key=lambda one: one.image)]
-
     def newest_first(self) -> list[Correction]:
         return sorted(self._all(), key=lambda one: (one.corrected_at, one.image), reverse=True)
 
+    def given(self) -> dict[str, str | None]:
+        """Returns when each image's labels were given; None if they can't be read at the moment."""
+        known = {one.image: one.corrected_at for one in self._all()}
+        return {path.stem: known.get(path.stem) for path in self._records()}
+
     def check(self, image: str) -> None:
         """Raises NotFound if there is no correction of this image."""
-        if not any(image == path.stem for path in self._folder.glob("*.json")):
+        if not any(image == path.stem for path in self._records()):
             raise NotFound(f"there is no correction of an image {image[:64]}")
 
     def remove(self, image: str) -> None:
@@ -69,15 +70,26 @@ class Corrections:
         files.remove(self._folder / f"{image}.json")  # first: labels must not outlive their image
         files.remove(self._folder / image)
 
+    def _records(self) -> list[Path]:
+        """Returns the files with labels; raises OSError if the folder can't be listed: it must not look empty."""
+        if not self._folder.exists():
+            return []
+        return [path for path in self._folder.iterdir() if path.suffix == ".json"]
+
     def _all(self) -> Iterator[Correction]:
-        for path in self._folder.glob("*.json"):
+        for path in self._records():
             if said := files.read_record(path, _SAID):
                 yield Correction(path.stem, said.labels, said.corrected_at)
 
     def look(self) -> None:
         """Reads all labels, which lists the damaged ones."""
-        for path in self._folder.glob("*.json"):
+        for path in self._records():
             files.read_record(path, _SAID)
+
+
+def as_tasks(corrections: Sequence[Correction], tag: ImageChoices) -> list[dict[str, Any]]:
+    """Returns corrections as annotated tasks for a tag of the labeling config; `corrected` marks them."""
+    return [_task(one, tag) for one in sorted(corrections, key=lambda one: one.image)]
 
 
 def _task(one: Correction, tag: ImageChoices) -> dict[str, Any]:

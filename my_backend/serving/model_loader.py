@@ -7,7 +7,7 @@ from pathlib import Path
 
 from my_backend.errors import BackendError
 from my_backend.label_studio.connections import Connections
-from my_backend.label_studio.media import Media, MediaPool, open_media
+from my_backend.label_studio.media import Media, MediaPool, MediaRequest, open_media
 from my_backend.metrics.counters import EmbeddingCounts, ImageCounts
 from my_backend.projects.corrections import corrections_folder
 from my_backend.projects.registry import Credentials, Project, Projects
@@ -51,12 +51,12 @@ class ModelFactory:
             raise BackendError(f"can't load MODEL_CLASS={name}: {class_name} isn't a class")
         return with_defaults(model_class)
 
-    def __call__(self, project: Project, version: Version | None) -> ModelAPI:
-        """Makes an instance for a project with a version's resources."""
+    def __call__(self, project: Project, version: Version | None, missed: list[MediaRequest] | None = None) -> ModelAPI:
+        """Makes an instance for a project with a version's resources; for `missed`, see Media."""
         return self.load()(
             label_config=project.label_config,
             train_output=(version.train_output or None) if version else None,
-            media=self.open_media(project),
+            media=self.open_media(project, missed),
             choices_name=self._settings.choices,
         )
 
@@ -66,11 +66,11 @@ class ModelFactory:
             return None
         return self._projects.credentials(project.uid)
 
-    def open_media(self, project: Project) -> Media:
+    def open_media(self, project: Project, missed: list[MediaRequest] | None = None) -> Media:
         """Opens access to the images of a project's tasks and to its corrected images."""
         kept = corrections_folder(self._projects.folder(project.uid))
         credentials = self.credentials(project)
-        return open_media(self._settings, self._connections, credentials, self._media_pool, kept, self.images)
+        return open_media(self._settings, self._connections, credentials, self._media_pool, kept, self.images, missed)
 
     def embeddings(self) -> EmbeddingCounts:
         """Returns the class's embedding-cache lookups in this process; none if it isn't loaded or doesn't count."""

@@ -142,6 +142,8 @@ class FakeModel(ModelAPI):
         if orders.get("read_images"):
             files = self.media.fetch_all([MediaRequest(task["data"]["image"]) for task in corrected])
             facts["read"] = [file.path.read_bytes().decode("latin-1") for file in files]
+        if orders.get("fetch_images"):
+            self.media.fetch_all([MediaRequest(task["data"]["image"], task["id"]) for task in completions])
         self.script.note("fit", kind=kind, tasks=tasks, live=self.learned, workdir=workdir, **facts)
         progress({"phase": "training", "epoch": 1, "epochs": 2})
         for number, record in enumerate(orders.get("epochs", ()), start=1):

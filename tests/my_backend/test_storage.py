@@ -2,15 +2,18 @@
 
 import errno
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from io import BytesIO
+from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from my_backend import files
-from my_backend.storage import check_folders
+from my_backend.storage import PART_SECONDS, check_folders, remove_parts
 from tests.my_backend.conftest import PROJECT, Client, MakeSettings
 from tests.my_backend.fake_model import OTHER_CONFIG
 from tests.my_backend.fake_server import PNG
@@ -105,3 +108,31 @@ def test_other_errors_of_files_stay_unexpected_ones(client: Client, monkeypatch:
     monkeypatch.setattr(files, "write_json", fail)
 
     assert "unexpected" in client.post("/webhook", EVENT, 500)["error"]
+
+
+def test_what_killed_processes_left_half_written_is_removed_after_a_day(
+    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = make_settings()
+    places = [settings.model_dir / "projects" / "7.1" / "jobs", settings.cache_dir / "media" / "contents"]
+    young = {_half_written(place, monkeypatch) for place in places}
+    for place in places:
+        lock = place / ".lock"
+        lock.touch()
+        for old in (lock, _half_written(place, monkeypatch)):
+            os.utime(old, (0, time.time() - PART_SECONDS - 1))
+
+    remove_parts(settings)
+
+    assert {path for place in places for path in place.iterdir()} == young | {place / ".lock" for place in places}
+
+
+def _half_written(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What a process leaves that is killed before it renames what it has written."""
+    before = set(place.glob("*"))
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        killed.setattr(os, "replace", Mock(side_effect=KeyboardInterrupt))
+        killed.setattr(os, "unlink", lambda path: None)
+        files.write(place / "record", "half of ")
+    [left] = set(place.glob("*")) - before
+    return left

@@ -29,7 +29,9 @@ HINTS = {
         "Restore the file from a backup, or remove it and pin the versions again. Until then no version is removed, "
         "because any of them may be pinned."
     ),
-    "annotations.json": "Send POST /train again, or remove the file.",
+    "annotations.json": (
+        "They are learned automatically once the file can be read. Send POST /train again, or remove the file."
+    ),
     "jobs": "The job is ignored. Remove the file, or return to the newer release that wrote it.",
     "state.json": "This labeling run doesn't continue. Restore the file from a backup, or remove the run's folder.",
     "plan.json": "This labeling run can't continue or be undone. Restore the file from a backup.",
@@ -38,7 +40,10 @@ HINTS = {
     "automatic.json": (
         "Labels aren't accepted automatically. Switch that on again on the page Accept, which rewrites the file."
     ),
-    "corrections": "Training ignores this correction. Correct the image again, or restore the file from a backup.",
+    "corrections": (
+        "Training ignores this correction until the file can be read, and then learns it automatically. Correct the "
+        "image again, or restore the file from a backup."
+    ),
 }
 HINT = "The backend continues without this file and rewrites it. If the problem persists, remove the file."
 

@@ -76,16 +76,9 @@ def test_some_faults_of_each_kind_lose_nothing(operation: Operation, world: Worl
     assert not result.failed, failures(result)
 
 
-def not_held(operation: Operation) -> Any:
-    """The operation, marked if a fault is known that it doesn't withstand."""
-    why = "a correction that can't be read during a training is learned by the next one only, which nobody starts"
-    marks = [pytest.mark.xfail(reason=why, strict=True)] if operation.name == "upgrade an old MODEL_DIR" else []
-    return pytest.param(operation, id=operation.name, marks=marks)
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("operation", [not_held(one) for one in OPERATIONS])
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda one: one.name)
 def test_every_fault_loses_nothing(operation: Operation, world: World) -> None:
     result = Trials(operation, world).all()
 

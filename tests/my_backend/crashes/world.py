@@ -1,6 +1,7 @@
 """A backend on a folder, without threads: what a process does, what the next one finds, and what must hold then."""
 
 import json
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -42,11 +43,15 @@ class Memory(ModelAPI):
     def fit(self, tasks: Sequence[Json], workdir: str, **kwargs: Any) -> Json:
         folder = Path(workdir) / "model"
         (folder / "layers").mkdir(parents=True, exist_ok=True)
-        learned = sorted(fact for task in tasks for fact in facts_of(task))
+        learned = sorted(fact for task in tasks if self._reads(task) for fact in facts_of(task))
         kwargs["progress"]({"phase": "training", "epoch": 1, "epochs": 1})
         (folder / "weights").write_text(json.dumps(learned))
         (folder / "layers" / "digest").write_text(_digest((folder / "weights").read_bytes()))
         return {"model_dir": str(folder), "learned": learned}
+
+    def _reads(self, task: Json) -> bool:
+        """Whether the image can be read, if it was corrected; Label Studio has no images here."""
+        return not task.get("corrected") or self.images([task])[0] is not None
 
 
 def facts_of(task: Json) -> list[str]:
@@ -105,6 +110,7 @@ class World:
     def process(self) -> Iterator[Backend]:
         """A process that starts on the folder as it is."""
         files._damaged.clear()
+        shutil.rmtree(self.settings.cache_dir, ignore_errors=True)  # so each process reads the same files
         self.backend = backend = Backend(self.settings)
         try:
             yield backend
@@ -233,6 +239,8 @@ class World:
             assert client
             Reconciliation(backend.projects, self._correct).look(backend.projects.get(uid), Snapshot(client, 7))
         for _ in range(20):
+            for _ in range(2):  # it acts on what it has seen twice
+                backend.backlog._look()
             unfinished = backend.job_store.unfinished()
             runs = [run for run in backend.labeling.store.open() if run.unfinished]
             if not (unfinished or runs):

@@ -3,6 +3,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from errno import EIO
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from my_backend.jobs.learned import LEARNED_FILE, Learned, learned_state
 from my_backend.jobs.record import Job, new_job
 from my_backend.jobs.run import MAX_ATTEMPTS, run_job
 from my_backend.jobs.training_job import KEPT_ANNOTATIONS, SET_ASIDE, TrainingJob, keep_annotations
+from my_backend.projects.corrections import Corrections
 from my_backend.projects.registry import Credentials, Projects
 from my_backend.projects.versions import Versions
 from tests.my_backend.conftest import PROJECT, Client, Serve
 from tests.my_backend.fake_model import LABEL_CONFIG, OTHER_CONFIG, Script
-from tests.my_backend.fake_server import FakeLabelStudio
+from tests.my_backend.fake_server import PNG, FakeLabelStudio, Reply
 from tests.my_backend.waiting import eventually
 
 CHANGE = Change({"id": 5})
@@ -602,6 +604,53 @@ def test_annotations_of_a_training_that_cannot_be_read_are_set_aside(connected: 
 
     assert [call["tasks"] for call in script.calls("fit")] == [[1]]
     assert kept(connected).with_name(SET_ASIDE).is_dir()
+
+
+def test_annotations_that_the_disk_cannot_read_stay_for_a_later_training(
+    connected: Client, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_annotations(connected.backend.projects, PROJECT, TRAIN["annotations"])
+    read = files._read_once
+
+    def fail(path: Path) -> bytes:
+        if path.name == KEPT_ANNOTATIONS:
+            raise OSError(EIO, "Input/output error")
+        return read(path)
+
+    with monkeypatch.context() as failing:
+        failing.setattr(files, "_read_once", fail)
+        assert run(connected, saved(connected, "full")).status == "finished"
+    assert run(connected, saved(connected, "full")).status == "finished"
+
+    assert [call["tasks"] for call in script.calls("fit")] == [[1], [9]]
+    assert not kept(connected).exists()
+
+
+def test_record_of_what_was_learned_names_corrections(connected: Client) -> None:
+    corrections = Corrections(connected.backend.projects.folder(PROJECT))
+    corrections.keep(b"image", "a" * 64, ["Cat"])
+
+    run(connected, saved(connected, "full"))
+
+    [one] = corrections.newest_first()
+    assert noted(connected).corrections == {one.image: one.corrected_at}
+
+
+def test_quick_training_without_news_runs_if_a_missed_image_can_be_read(
+    connected: Client, script: Script, label_studio: FakeLabelStudio
+) -> None:
+    label_studio.files["/a.png"] = Reply(503)
+    script.set(fetch_images=True)
+    run(connected, saved(connected, "full"))
+    assert noted(connected).missed == [("/a.png", 1)]
+    assert run(connected, saved(connected, "head")).result["versions"] == []
+    assert noted(connected).missed == [("/a.png", 1)]
+
+    label_studio.files["/a.png"] = PNG
+    assert len(run(connected, saved(connected, "head")).result["versions"]) == 1
+
+    assert noted(connected).missed == []
+    assert run(connected, saved(connected, "head")).result["versions"] == []
 
 
 def test_annotations_that_killed_the_process_three_times_are_set_aside(connected: Client, script: Script) -> None:

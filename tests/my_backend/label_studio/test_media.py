@@ -11,6 +11,7 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from errno import EIO
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.media import PARALLEL, ImageLimits, Media, MediaFile, MediaPool, MediaRequest, media_pool
 from my_backend.label_studio.media import open_media as open_media_as_set
 from my_backend.label_studio.safe_http import SafeSession
+from my_backend.projects.corrections import KEPT
 from tests.my_backend.conftest import MakeSettings
 from tests.my_backend.fake_server import PNG, FakeLabelStudio, FakeServer, Reply, Seen
 from tests.my_backend.waiting import eventually
@@ -413,6 +415,48 @@ def test_error_of_a_storage_is_named_by_its_code_and_not_taken_for_label_studios
     assert (EXPIRED in problem) is expired
     assert ("Cloud Storage" in problem) is signed_by_label_studio
     assert "secret" not in problem
+
+
+def test_images_that_may_be_there_later_are_told_from_others(
+    tmp_path: Path, pool: MediaPool, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status = {"/down.png": 503, "/gone.png": 404, "/private.png": 403, "/page.png": 200}
+    server = start(lambda seen: Reply(status[seen.path], b"<html>"))
+    missed: list[MediaRequest] = []
+    media = Media(tmp_path / "media", SafeSession([server.host, "127.0.0.1"]), None, pool, kept=tmp_path, missed=missed)
+    (tmp_path / ("a" * 64)).write_bytes(PNG)
+    read = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: _fail() if path.name == "a" * 64 else read(path))
+    urls = [
+        *(server.url + path for path in status),
+        "http://127.0.0.1:1/a.png",
+        KEPT + "a" * 64,
+        KEPT + "b" * 64,
+        "ftp:",
+    ]
+
+    assert all(isinstance(one, MediaError) for one in media.fetch_all([MediaRequest(url) for url in urls]))
+
+    assert {request.url for request in missed} == {
+        f"{server.url}/down.png",
+        "http://127.0.0.1:1/a.png",
+        KEPT + "a" * 64,
+    }
+
+
+def _fail() -> bytes:
+    raise OSError(EIO, "Input/output error")
+
+
+def test_image_is_missed_while_label_studio_gives_no_access_token(pool: MediaPool, tmp_path: Path) -> None:
+    missed: list[MediaRequest] = []
+    pat = FakeLabelStudio().pat
+    session = SafeSession(["127.0.0.1"])
+    media = Media(tmp_path / "media", session, LabelStudio("http://127.0.0.1:1", pat, session), pool, missed=missed)
+
+    why_not(media, "/data/upload/1/a.png")
+
+    assert [(request.url, request.task_id) for request in missed] == [("/data/upload/1/a.png", 3)]
 
 
 def test_secrets_of_a_url_are_not_in_the_error(open_media: OpenMedia, start: Start) -> None:

@@ -1,0 +1,110 @@
+"""Starts trainings for what the newest version lacks although no job is going to learn it."""
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from my_backend import files
+from my_backend.background import Background
+from my_backend.files import Damaged, Unchanged
+from my_backend.jobs.learned import LEARNED_FILE, learned_state
+from my_backend.jobs.record import Job, Kind
+from my_backend.jobs.store import JobStore
+from my_backend.jobs.training_job import KEPT_ANNOTATIONS
+from my_backend.label_studio.media import Media
+from my_backend.projects.corrections import Corrections, corrections_folder
+from my_backend.projects.registry import Project, Projects
+from my_backend.projects.versions import UNTRAINED, Versions
+
+LOOK_SECONDS = 10.0
+FIRST_PAUSE, LONGEST_PAUSE = 600.0, 21_600.0  # seconds between two trainings for the same reason; it doubles each time
+SENT, IMAGES = "annotations sent with POST /train", "images"
+
+
+@dataclass
+class _Waiting:
+    """What a project's newest version lacks, when to start a training for it (monotonic), and the pause after that."""
+
+    lacks: frozenset[str]
+    due: float
+    pause: float = FIRST_PAUSE
+
+
+class Backlog(Background):
+    """Compares what is stored with what was learned.
+
+    Usually the two are equal, or a job is going to learn the rest. But the job may have failed, or something couldn't
+    be read during a training: a correction, annotations that were sent, or an image whose server was down. A training
+    follows as soon as it can be read. What was lost or damaged for good starts none, and if trainings don't help, the
+    pauses between them grow.
+    """
+
+    def __init__(
+        self,
+        projects: Projects,
+        store: JobStore,
+        submit: Callable[[str, Kind, str], Job],
+        open_media: Callable[[Project], Media],
+        *,
+        images: bool,
+    ) -> None:
+        """`images` says whether images that couldn't be read start trainings, too."""
+        super().__init__("backlog")
+        self._projects, self._store, self._submit, self._open_media = projects, store, submit, open_media
+        self._images = images
+        self._waiting: dict[str, _Waiting] = {}
+        self._unchanged = Unchanged()
+        self._damaged: list[Damaged] = []
+
+    def _look(self) -> float:
+        damaged = files.damages(self._projects.root)
+        if damaged != self._damaged:  # that a file can be read again changes no time that `Unchanged` compares
+            self._damaged, self._unchanged = damaged, Unchanged()
+        waiting, self._waiting = self._waiting, {}
+        with self._unchanged:
+            for project in self._projects.all():
+                if self._stopping:
+                    break
+                with suppress(OSError):  # of a folder that can't be listed; `Storage` logs it
+                    if lacks := self._lacks(project.uid):
+                        self._waiting[project.uid] = self._wait(project, lacks, waiting.get(project.uid))
+        return LOOK_SECONDS
+
+    def _lacks(self, uid: str) -> frozenset[str]:
+        """What the newest version lacks and a training can read now, in words that tell it apart."""
+        folder = self._projects.folder(uid)
+        sent = folder / KEPT_ANNOTATIONS
+        if sent.exists():
+            return frozenset({f"{SENT} {files.changed_ns(sent)}"} if _can_open(sent) else ())
+        learned = self._unchanged(folder / LEARNED_FILE, lambda: learned_state(folder))
+        given = self._unchanged(corrections_folder(folder), Corrections(folder).given)
+        new = {image for image, when in given.items() if when and learned.corrections.get(image) != when}
+        lacks = {f"correction {image} {given[image]}" for image in new}
+        lacks |= {f"removed correction {image}" for image in learned.corrections.keys() - given.keys()}
+        if not lacks and learned.missed and self._images:
+            lacks = {IMAGES}
+        if lacks and Versions(folder).live_name() == UNTRAINED:
+            return frozenset()  # users or events start the first training
+        return frozenset(lacks)
+
+    def _wait(self, project: Project, lacks: frozenset[str], before: _Waiting | None) -> _Waiting:
+        """Starts a training if it is time; returns what to wait for next."""
+        if before is None or before.lacks != lacks:
+            return _Waiting(lacks, due=0.0)  # at the next look: a request may be storing it right now
+        newest = self._store.newest(project.uid, 1)
+        if time.monotonic() < before.due or any(job.unfinished or job.status == "canceled" for job in newest):
+            return before  # who cancels a training doesn't want another one
+        if lacks != {IMAGES} or self._can_read_images(project):
+            kind: Kind = "full" if any(one.startswith(SENT) for one in lacks) else "head"
+            self._submit(project.uid, kind, "stored, but not learned yet")
+        return _Waiting(lacks, time.monotonic() + before.pause, min(2 * before.pause, LONGEST_PAUSE))
+
+    def _can_read_images(self, project: Project) -> bool:
+        return learned_state(self._projects.folder(project.uid)).can_read_missed(self._open_media(project))
+
+
+def _can_open(path: Path) -> bool:
+    found = files.examine(path, len)
+    return not (isinstance(found, Damaged) and found.unopened)
