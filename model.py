@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 from torch import Tensor
+from torch.nn.functional import pad
 
 from image_classifier.data.dataset import Sample, read_samples, targets_of, write_samples
 from image_classifier.data.duplicates import group_near_duplicates
@@ -30,6 +31,7 @@ from image_classifier.data.preprocessing import ImageError, TooLate, open_image
 from image_classifier.embedding.cache import Embedding
 from image_classifier.evaluation.metrics import hits
 from image_classifier.evaluation.predict import Answer, choose
+from image_classifier.first_guess.guess import is_guess
 from image_classifier.model_registry import SharedNetworks
 from image_classifier.nets.classifier import BACKBONE_FILE, FINE_TUNED, Backbone, Classifier, choose_device
 from image_classifier.nets.folder import load_model
@@ -80,6 +82,7 @@ MISTAKES_FILE = "mistakes.json"
 THUMBNAIL, PICTURE = 256, 1280  # pixels of the longer side
 READ_AT_ONCE = 128  # tasks whose images are fetched while the previous ones are embedded
 ORDER_SECONDS = 30.0  # time limit for reading images to order: the next version will find more in the cache
+FIRST_GUESS = "first guess from ImageNet's classes, before any label"
 AUTO_SECONDS = 3600.0  # time limit for training all layers with TRAIN_MODE=auto
 
 
@@ -109,8 +112,23 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         super().__init__(label_config=None, train_output=train_output, **kwargs)
         self.label_config = label_config or ""
         self._media = media or _default_media()
-        folder = self.train_output.get("model_dir")
+        folder, guess = self.train_output.get("model_dir"), self.train_output.get("first_guess")
         self._classifier = _networks().load(Path(folder)) if folder else None
+        if guess and (tag := self._tag()):
+            self._classifier = _guess(tag, guess.get("temperature"))
+
+    @classmethod
+    def untrained(cls, label_config: str) -> tuple[str, Json] | None:
+        """A first guess, if some choices are ordinary words and the network knows ImageNet's classes."""
+        tag = parse_label_config(label_config, _settings().choices).image_choices
+        # Loading the network may take minutes; the warm-up does it.
+        guess = _guess(tag) if tag and _networks().has_base else None
+        if tag is None or guess is None:
+            return None
+        others = [name for name in tag.choices if name not in guess.classes]
+        without = f" It can't guess {', '.join(others)}." if others else ""
+        summary = f"A guess by ImageNet's classes, made without labels.{without}"
+        return FIRST_GUESS, {"first_guess": {"classes": list(guess.classes)}, "summary": summary}
 
     # --- predict ------------------------------------------------------------
 
@@ -291,9 +309,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         positions, embeddings = list(vectors), torch.from_numpy(np.stack(list(vectors.values())))
         labeled, doubt = embeddings[:0], None
         if classifier:
-            digests = [
-                sample.image.digest for sample in read_samples(Path(self.train_output["model_dir"]) / SAMPLES_FILE)
-            ]
+            digests = [sample.image.digest for sample in self._learned()]
             if known := _networks().lane.known(backbone, digests):
                 labeled = torch.from_numpy(np.stack(known))
             doubt = torch.zeros(len(positions))
@@ -380,9 +396,17 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         folder = Path(workdir or mkdtemp(prefix="image-classifier-"))
         folder.mkdir(parents=True, exist_ok=True)
         checkpoint = folder / "checkpoint.safetensors"
-        first = learn_head(backbone, embedded, classes, hyperparameters, report, self._classifier)
+        # A correction must be learned.
+        guess = self._classifier if is_guess(self._classifier) and not labeled.corrected else None
+        first = learn_head(backbone, embedded, classes, hyperparameters, report, self._classifier, guess)
+        if is_guess(first):
+            output = self._save_guess(first, folder, told)
+            if publish:
+                publish(output)
+            return output
+        before = None if is_guess(self._classifier) else self._classifier
         first = _with_corrections(first, embedded, labeled.corrected)
-        output = self._save(first, self._classifier, embedded.samples, folder / "model", told)
+        output = self._save(first, before, embedded.samples, folder / "model", told)
         if publish and not checkpoint.exists():  # published before the process died
             publish(output)
         if kind == "full" and _tunes(mode, backbone, embedded.samples):
@@ -401,8 +425,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
                 log.info("all layers compared with the head: %s", comparison)
                 if comparison and comparison.better:
                     # Don't compare with a held-back version: all layers may have learned the same wrong labels.
-                    before = self._classifier if output["held_back"] else first
-                    output = self._save(second, before, held, folder / "model", told)
+                    output = self._save(second, before if output["held_back"] else first, held, folder / "model", told)
                     if publish:
                         publish(output)
         return output
@@ -518,25 +541,37 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
                 f"its accuracy on {comparison.images} held-out images is {comparison.after:.1%}, the live version's "
                 f"is {comparison.before:.1%}; look for labels that were changed by mistake, or activate it manually"
             )
-        shared = self._classifier is not None and self._classifier.backbone is classifier.backbone
-        backbone_file = Path(self.train_output["model_dir"]) / BACKBONE_FILE if shared else None
+        live = self.train_output.get("model_dir")
+        shared = live and self._classifier is not None and self._classifier.backbone is classifier.backbone
+        backbone_file = Path(live) / BACKBONE_FILE if shared else None
         # Publishing has moved an earlier model away; without publishing, the last one counts.
         shutil.rmtree(folder, ignore_errors=True)
         classifier.save(folder, backbone_file=backbone_file)
         write_samples(folder / SAMPLES_FILE, samples)
-        mistakes = [asdict(mistake) for mistake in classifier.mistakes]
-        (folder / MISTAKES_FILE).write_text(json.dumps(mistakes, ensure_ascii=False) + "\n", encoding="utf-8")
-        return {
-            "model_dir": str(folder),
-            "classes": list(classifier.classes),
-            "figures": classifier.record["figures"],
-            "labels": classifier.record["labels"],
-            "sources": classifier.record["sources"],
-            **told,
-            "mistakes": str(folder / MISTAKES_FILE),
-            "warning": classifier.backbone.warning,
-            "held_back": held_back,
-        }
+        return {"model_dir": str(folder), **_described(classifier, folder), **told, "held_back": held_back}
+
+    @staticmethod
+    def _save_guess(guess: Classifier, folder: Path, told: Json) -> Json:
+        """The resources of a version that is a first guess: its calibration, but no model."""
+        kept = {"classes": list(guess.classes), "temperature": guess.head.temperature}
+        summary = (
+            f"The first guess from ImageNet's classes is still better than what the labels teach. {told['summary']}"
+        )
+        return {"first_guess": kept, **_described(guess, folder), **told, "summary": summary}
+
+
+def _described(classifier: Classifier, folder: Path) -> Json:
+    """The resources that every trained version has; writes its mistakes to the folder."""
+    mistakes = [asdict(mistake) for mistake in classifier.mistakes]
+    (folder / MISTAKES_FILE).write_text(json.dumps(mistakes, ensure_ascii=False) + "\n", encoding="utf-8")
+    return {
+        "classes": list(classifier.classes),
+        "figures": classifier.record["figures"],
+        "labels": classifier.record["labels"],
+        "sources": classifier.record["sources"],
+        "mistakes": str(folder / MISTAKES_FILE),
+        "warning": classifier.backbone.warning,
+    }
 
 
 class TaskPool(ImagePool):
@@ -577,25 +612,40 @@ class TaskPool(ImagePool):
         count: int,
     ) -> list[LookAlikes]:
         classifier = model._classifier
-        names = _answer(classifier, self._tag, classifier.head.weight[:0]).names if classifier else []
+        learned = _answer(classifier, self._tag, classifier.head.weight[:0]).names if classifier else []
+        others = sorted(set(labels.values()) - set(learned))  # which only labeled look-alikes propose
+        names = [*learned, *others]
         columns = {name: column for column, name in enumerate(names)}
-        known = [(image, columns.get(name, 0)) for image, name in labels.items() if name in columns or not columns]
+
+        def probabilities(embeddings: Tensor) -> Tensor:
+            return pad(_answer(classifier, self._tag, embeddings).probabilities, (0, len(others)))
+
         found = self._pool.groups(
             unlabeled,
-            known,
-            (lambda embeddings: _answer(classifier, self._tag, embeddings).probabilities) if names else None,
+            [(image, columns[name]) for image, name in labels.items()],
+            probabilities if learned else None,
             doubt=doubt_of(past),
             largest=largest,
             count=count,
         )
         return [
             LookAlikes(
-                group.rows.tolist(),
-                None if group.proposal is None else names[group.proposal],
-                [None] * len(group.rows) if group.probabilities is None else group.probabilities.tolist(),
+                rows := group.rows.tolist(),
+                names[group.proposal] if group.proposal is not None else self._guessed(classifier, rows),
+                [None] * len(rows) if group.probabilities is None else group.probabilities.tolist(),
             )
             for group in found
         ]
+
+    def _guessed(self, classifier: Classifier | None, images: Sequence[int]) -> str | None:
+        """What a first guess says about all of these images together; None for other models.
+
+        Others have learned that the images look like nothing they know.
+        """
+        if classifier is None or not is_guess(classifier):
+            return None
+        names, probabilities = self._answers(classifier, images)
+        return names[int(probabilities.mean(0).argmax())] if names else None
 
     def first(self, model: Any, unlabeled: Sequence[int], known: Sequence[int], count: int) -> list[int]:
         def doubt(embeddings: Tensor) -> Tensor:
@@ -713,6 +763,11 @@ def _as_jpeg(path: Path, side: int) -> bytes:
     data = BytesIO()
     image.save(data, "JPEG", quality=82)
     return data.getvalue()
+
+
+def _guess(tag: ImageChoices, temperature: float | None = None) -> Classifier | None:
+    """What the network's own last layer says about the choices; `temperature` is that of an earlier calibration."""
+    return None if tag.multiple else _networks().first_guess(tag.spellings, temperature)
 
 
 def _answer(classifier: Classifier, tag: ImageChoices, embeddings: Tensor) -> Answer:

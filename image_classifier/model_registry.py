@@ -1,5 +1,6 @@
 """The parts that all models of a process share: the inference lane, and one copy of each network."""
 
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
@@ -9,9 +10,11 @@ from image_classifier.data.preprocessing import limit_memory, limit_pixels
 from image_classifier.embedding.cache import EmbeddingCache
 from image_classifier.embedding.lane import InferenceLane
 from image_classifier.embedding.precisions import Precisions
+from image_classifier.first_guess.guess import make_guess
 from image_classifier.nets.classifier import (
     Backbone,
     Classifier,
+    Head,
     load_backbone,
     load_classifier,
     load_saved_backbone,
@@ -25,6 +28,7 @@ class SharedNetworks:
 
     def __init__(self, settings: ClassifierSettings) -> None:
         self._settings = settings
+        self._imagenet: Head | None = None  # of the base network
         self._backbones: WeakValueDictionary[str, Backbone] = WeakValueDictionary()
         self._loading = Lock()
         self._opening = Lock()
@@ -51,9 +55,25 @@ class SharedNetworks:
         with self._loading:
             return self._base
 
+    @property
+    def has_base(self) -> bool:
+        """Whether the network that first versions start from is loaded."""
+        return "_base" in self.__dict__
+
     @cached_property
     def _base(self) -> Backbone:
-        return self.share(load_backbone(self._settings.weights, self._settings.image_size, self._settings.network))
+        own = load_backbone(self._settings.weights, self._settings.image_size, self._settings.network)
+        self._imagenet = own.imagenet  # a saved model with the same network doesn't have it
+        return self.share(own)
+
+    def first_guess(self, names: Mapping[str, Sequence[str]], temperature: float | None = None) -> Classifier | None:
+        """A classifier for choices with these names that needs no labels; None if there is none.
+
+        `temperature` is that of an earlier calibration.
+        """
+        base = self.base
+        calibration = {} if temperature is None else {"temperature": temperature}
+        return make_guess(base, self._imagenet, names, **calibration) if self._imagenet else None
 
     def share(self, backbone: Backbone) -> Backbone:
         """The backbone with the same fingerprint that is already in memory, or this one."""

@@ -87,6 +87,11 @@ class ImageChoices:
         """The names to learn and predict, in the config's order."""
         return tuple(self._by_name)
 
+    @property
+    def spellings(self) -> dict[str, tuple[str, ...]]:
+        """What each choice is called: its own name, without those above it, and the other accepted ones."""
+        return {name: (choice.path[-1], *choice.also_called) for name, choice in self._by_name.items()}
+
     def name_of(self, called: Any) -> str:
         """The choice's name for a value in an annotation or prediction; "" if there is no such choice.
 

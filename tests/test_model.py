@@ -27,7 +27,10 @@ import model
 from image_classifier import model_registry
 from image_classifier.data.dataset import Sample, held_out
 from image_classifier.data.image_file import ImageFile
-from image_classifier.nets.classifier import Classifier, load_classifier, load_saved_backbone
+from image_classifier.first_guess.guess import TEMPERATURE
+from image_classifier.first_guess.words import classes_of_choices
+from image_classifier.model_registry import SharedNetworks
+from image_classifier.nets.classifier import Classifier, Head, load_classifier, load_saved_backbone
 from image_classifier.nets.weights import WeightsError
 from image_classifier.training import pipeline
 from image_classifier.training.half_precision import NEARLY
@@ -434,6 +437,115 @@ def test_there_is_no_order_if_another_score_is_set(mode: str, trained: Json, mon
     monkeypatch.setenv("SCORE", mode)
     model._settings.cache_clear()
     assert ImageClassifierAPI(CONFIG, trained).order([]) is None
+
+
+# --- first guesses ----------------------------------------------------------
+
+WORDS = {"0": "Dog", "1": "Zebra", "2": "Car"}
+IN_WORDS = config(*WORDS.values())
+
+
+@pytest.fixture
+def guessing(trained: Json, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network's own last layer takes zeros for dogs, ones for zebras, twos for cars, and nothing for others."""
+    head = saved(Path(trained["model_dir"])).head
+    weight, bias = torch.zeros(1000, head.weight.shape[1]), torch.full((1000,), -20.0)
+    for row, number in enumerate(min(classes_of_choices({word: [word]})[word]) for word in WORDS.values()):
+        weight[number], bias[number] = head.weight[row], head.bias[row]
+    assert model._networks().base
+    monkeypatch.setattr(model._networks(), "_imagenet", Head(weight, bias))
+
+
+def in_words(shown: Digits) -> Digits:
+    return [(path, WORDS[label]) for path, label in shown]
+
+
+def first_version(label_config: str = IN_WORDS) -> Json:
+    found = ImageClassifierAPI.untrained(label_config)
+    assert found is not None
+    assert found[0] == "first guess from ImageNet's classes, before any label"
+    return found[1]
+
+
+def test_choices_that_are_words_are_guessed_before_the_first_label(guessing: None, shown: Digits) -> None:
+    output = first_version()
+    assert json.loads(json.dumps(output))["first_guess"] == {"classes": ["Dog", "Zebra", "Car"]}
+    api = ImageClassifierAPI(IN_WORDS, output)
+
+    results = api.predict(asked(shown[30:57]))
+
+    right = [choice(result) == WORDS[label] for result, (_, label) in zip(results, shown[30:57], strict=True)]
+    assert sum(right) > 20
+    assert all(0 < score(result) < 1 for result in results)
+    [told] = api.classify([task(1, shown[30][0])])
+    assert set(told["scores"]) == set(WORDS.values())
+    assert sorted(api.order(asked(shown[:9])) or []) == list(range(9))
+    assert "can't guess Riss" in first_version(config("Dog", "Car", "Riss"))["summary"]
+
+
+@pytest.mark.parametrize(
+    "label_config",
+    ["", "<View/>", CONFIG, config("Dog", "Riss"), IN_WORDS.replace("<Choices", '<Choices choice="multiple"')],
+)
+def test_other_configs_are_not_guessed(guessing: None, label_config: str, shown: Digits) -> None:
+    assert ImageClassifierAPI.untrained(label_config) is None
+    changed = ImageClassifierAPI(label_config, first_version())  # the choices of a version may change
+    assert changed.predict(asked(shown[:1])) == [[]]
+
+
+def test_nothing_is_guessed_without_imagenets_layer_or_before_the_network_is_loaded(
+    guessing: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model._networks(), "_imagenet", None)
+    assert ImageClassifierAPI.untrained(IN_WORDS) is None
+    monkeypatch.setattr(model, "_networks", lambda: SharedNetworks(model._settings()))
+    monkeypatch.setattr(model_registry, "load_backbone", None)
+    assert ImageClassifierAPI.untrained(IN_WORDS) is None
+
+
+def test_guess_proposes_the_first_groups(guessing: None, shown: Digits) -> None:
+    api = ImageClassifierAPI(IN_WORDS, first_version())
+    pool, _ = pooled(api, asked(shown[30:57]))
+    answers = [name for name, _ in pool.answers(api, range(27))]
+
+    groups = pool.groups(api, range(27), {}, [], largest=30, count=2)
+
+    assert groups
+    for group in groups:
+        assert group.proposal == max(WORDS.values(), key=[answers[image] for image in group.images].count)
+        assert set(group.probabilities) == {None}, "how many of the images are exceptions isn't known"
+    labels = dict.fromkeys(range(0, 27, 3), "Riss")  # which can't be guessed
+    groups = pool.groups(api, sorted(set(range(27)) - labels.keys()), labels, [], largest=30, count=3)
+    assert {group.proposal for group in groups} <= {*WORDS.values(), "Riss"}
+
+
+def test_guess_is_calibrated_by_labels_and_dropped_once_they_teach_more(
+    guessing: None, shown: Digits, tmp_path: Path
+) -> None:
+    first = first_version()
+    few = fit(labeled(in_words(shown[:9])), tmp_path / "few", first, IN_WORDS)
+    assert "model_dir" not in few
+    assert few["first_guess"]["temperature"] != TEMPERATURE
+    assert few["figures"]["accuracy"] > 0.8
+    assert sum(few["labels"].values()) == 9
+    assert "still better than what the labels teach" in few["summary"]
+    sure = [score(result) for result in ImageClassifierAPI(IN_WORDS, few).predict(asked(shown[30:57]))]
+    unsure = [score(result) for result in ImageClassifierAPI(IN_WORDS, first).predict(asked(shown[30:57]))]
+    assert sure != unsure
+
+    others = {"Dog": "Zebra", "Zebra": "Car", "Car": "Dog"}
+    wrong = [(path, others[word]) for path, word in in_words(shown[:30])]
+    learned = fit(labeled(wrong), tmp_path / "learned", few, IN_WORDS)
+    assert "first_guess" not in learned
+    assert learned["held_back"] == ""
+    assert Path(learned["model_dir"]).is_dir()
+
+
+def test_correction_is_learned_instead_of_a_guess(guessing: None, shown: Digits, tmp_path: Path) -> None:
+    tasks = labeled(in_words(shown[:9]))
+    tasks[0]["corrected"] = True
+    learned = fit(tasks, tmp_path / "learned", first_version(), IN_WORDS, kind="head")
+    assert "first_guess" not in learned
 
 
 # --- pools ------------------------------------------------------------------

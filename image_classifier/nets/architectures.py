@@ -15,7 +15,7 @@ from image_classifier.nets.weights import download_weights, read_weights
 
 RESNET18 = "resnet18"
 
-_CLASSES = 1000  # of ImageNet; they identify the last layer
+IMAGENET_CLASSES = 1000  # they identify the last layer
 # Networks that can't be trained here, by the beginning of their names.
 _UNFIT = {
     "googlenet": "needs auxiliary outputs for training, which are not supported",
@@ -47,7 +47,9 @@ def build(network: str, image_size: int) -> Bare:
     except (ValueError, AssertionError) as error:
         raise wrong_size(network, image_size, error) from error
     layers = [
-        name for name, part in module.named_modules() if isinstance(part, nn.Linear) and part.out_features == _CLASSES
+        name
+        for name, part in module.named_modules()
+        if isinstance(part, nn.Linear) and part.out_features == IMAGENET_CLASSES
     ]
     module.set_submodule(layers[-1], nn.Identity())
     return Bare(module, layers[-1])
@@ -112,8 +114,8 @@ def converted(bare: Bare, network: str, state: dict[str, Tensor]) -> dict[str, T
     return state
 
 
-def check_size(bare: Bare, network: str, image_size: int) -> None:
-    """Raises UnknownNetwork if the network can't turn images of that size into embeddings."""
+def check_size(bare: Bare, network: str, image_size: int) -> int:
+    """The size of an embedding; raises UnknownNetwork if the network can't turn images of `image_size` into them."""
     try:
         with torch.inference_mode():
             embeddings = bare.module.eval()(torch.zeros(1, 3, image_size, image_size))
@@ -121,6 +123,7 @@ def check_size(bare: Bare, network: str, image_size: int) -> None:
         raise wrong_size(network, image_size, error) from error
     if not isinstance(embeddings, Tensor) or embeddings.ndim != 2:
         raise UnknownNetwork(f"{network} doesn't give one embedding per image: choose another network")
+    return embeddings.shape[1]
 
 
 def wrong_size(network: str, image_size: int, error: Exception) -> UnknownNetwork:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from image_classifier.data.preprocessing import Preprocessing
-from image_classifier.nets.architectures import RESNET18, Bare, UnknownNetwork, check_size
+from image_classifier.nets.architectures import IMAGENET_CLASSES, RESNET18, Bare, UnknownNetwork, check_size
 from image_classifier.nets.networks import build, load_file, load_pretrained, preprocessing_of, weights_url
 from image_classifier.nets.state_dicts import separate
 from image_classifier.nets.timm_networks import PREFIX as TIMM
@@ -44,6 +45,7 @@ class Backbone:
     network: str = RESNET18  # torchvision's name for it
     last_layer: str = "fc"  # where in the module the head belongs
     warning: str = ""  # what a user should know, such as that the pretrained weights could not be had
+    imagenet: "Head | None" = None  # the last layer of the pretrained weights, if it tells ImageNet's classes apart
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,12 @@ def make_backbone(
     *,
     fingerprint: str = "",
     warning: str = "",
+    imagenet: Head | None = None,
 ) -> Backbone:
     """A frozen backbone; its fingerprint is computed where it is not known."""
     bare.module.eval().requires_grad_(False)
     known = fingerprint or _fingerprint(bare.module, network, preprocessing)
-    return Backbone(bare.module, preprocessing, origin, known, network, bare.last_layer, warning)
+    return Backbone(bare.module, preprocessing, origin, known, network, bare.last_layer, warning, imagenet)
 
 
 def _fingerprint(module: nn.Module, network: str, preprocessing: Preprocessing) -> str:
@@ -103,25 +106,32 @@ def load_backbone(weights: str, image_size: int | None = None, network: str = RE
     try:
         preprocessing = preprocessing_of(network, image_size)
         bare = _random(network, preprocessing.crop_size)
-        check_size(bare, network, preprocessing.crop_size)
+        size = check_size(bare, network, preprocessing.crop_size)
     except UnknownNetwork as error:
         raise WeightsError(f"NETWORK={network}: {error}") from error
     if weights == "none":
         return make_backbone(bare, network, preprocessing, RANDOM)
     if weights == "imagenet":
         try:
-            load_pretrained(bare, network)
+            last = load_pretrained(bare, network)
         except WeightsError as error:
             warning = _no_weights(network, error)
             log.warning(warning)
             return make_backbone(bare, network, preprocessing, RANDOM, warning=warning)
-        return make_backbone(bare, network, preprocessing, "imagenet")
+        return make_backbone(bare, network, preprocessing, "imagenet", imagenet=_imagenet(last, size))
     file = weights_file(weights)
     try:
-        load_file(bare, network, file)
+        last = load_file(bare, network, file)
     except WeightsError as error:
         raise WeightsError(f"WEIGHTS={error}") from error
-    return make_backbone(bare, network, preprocessing, file.name)
+    return make_backbone(bare, network, preprocessing, file.name, imagenet=_imagenet(last, size))
+
+
+def _imagenet(tensors: Sequence[Tensor], size: int) -> Head | None:
+    """The layer that tells ImageNet's classes apart by embeddings of this size, if weight and bias are among these."""
+    weights = [one for one in tensors if one.shape == (IMAGENET_CLASSES, size)]
+    biases = [one for one in tensors if one.shape == (IMAGENET_CLASSES,)]
+    return Head(weights[0].float(), biases[0].float()) if len(weights) == len(biases) == 1 else None
 
 
 def _no_weights(network: str, error: WeightsError) -> str:

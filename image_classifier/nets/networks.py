@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 from typing import Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
 from image_classifier.data.preprocessing import Preprocessing
 from image_classifier.nets import architectures, timm_networks, weights_packages
@@ -55,36 +55,39 @@ def weights_url(network: str) -> str:
     return _library(network).weights_url(network)
 
 
-def load_pretrained(bare: Bare, network: str) -> None:
-    """Loads the network's own pretrained weights, from an installed package or a download; raises WeightsError."""
+def load_pretrained(bare: Bare, network: str) -> list[Tensor]:
+    """Loads the network's own pretrained weights, from an installed package or a download; raises WeightsError.
+
+    Returns the tensors of the weights' last layers, which the network here doesn't have.
+    """
     if file := weights_packages.installed_weights(network):
-        load_file(bare, network, file)
-    else:
-        _load(bare, network, _library(network).pretrained_weights(network), weights_url(network))
+        return load_file(bare, network, file)
+    return _load(bare, network, _library(network).pretrained_weights(network), weights_url(network))
 
 
-def load_file(bare: Bare, network: str, file: Path) -> None:
+def load_file(bare: Bare, network: str, file: Path) -> list[Tensor]:
     """Loads a weights file of the network, in any form that `read_weights` reads; raises WeightsError.
 
-    The file may have a last layer, which is ignored. Its layers may have other names, as in another library, if they
-    are in the same order.
+    The file's layers may have other names, as in another library, if they are in the same order. Returns the tensors of
+    its last layers, which the network here doesn't have.
     """
     state = read_weights(file)
     # A safetensors file has its own order.
-    _load(bare, network, state, str(file), ordered=file.suffix != ".safetensors")
+    return _load(bare, network, state, str(file), ordered=file.suffix != ".safetensors")
 
 
-def _load(bare: Bare, network: str, found: State, source: str, *, ordered: bool = True) -> None:
+def _load(bare: Bare, network: str, found: State, source: str, *, ordered: bool = True) -> list[Tensor]:
     library = _library(network)
     body = library.body(bare)
     wanted = body.state_dict()
     prefix = prefix_of(found, wanted)
     state = {key.removeprefix(prefix): tensor for key, tensor in found.items() if key.startswith(prefix)}
     renamed = in_order(state, wanted) if ordered and not state.keys() & wanted.keys() else None
+    last = list(state.values())[len(wanted) :] if renamed else []
     state = renamed or library.converted(bare, network, state)
     layers = tuple(f"{name}." for name in library.last_layers(bare, network))
     heads = [key for key in state if key.startswith(layers) and key not in wanted]
-    state = {key: tensor for key, tensor in state.items() if key not in heads}
+    last += [state.pop(key) for key in heads]
     if problem := difference(state, wanted):
         raise WeightsError(
             f"{source} has no weights for {network} ({problem}): set NETWORK to the network that they are of"
@@ -92,3 +95,4 @@ def _load(bare: Bare, network: str, found: State, source: str, *, ordered: bool 
     if ignored := [*heads, *(key for key in found if not key.startswith(prefix))]:
         log.info("%s: ignored %d tensors that aren't part of the network, such as %s", source, len(ignored), ignored[0])
     body.load_state_dict(state, strict=False)  # old files lack the counters of batch normalization
+    return last

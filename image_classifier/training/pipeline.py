@@ -26,6 +26,7 @@ from image_classifier.evaluation.metrics import (
     probability_of_labels,
     vote_weights,
 )
+from image_classifier.first_guess.guess import brier_score, calibrated, logits_of, with_others
 from image_classifier.nets.classifier import FINE_TUNED, RANDOM, Backbone, Classifier, Mistake
 from image_classifier.progress import Progress
 from image_classifier.training.finetune import fine_tune
@@ -121,6 +122,7 @@ def learn_head(
     hyperparameters: Hyperparameters,
     progress: Progress,
     earlier: Classifier | None = None,
+    guess: Classifier | None = None,
 ) -> Classifier:
     """Two heads: one without the held-out images, for comparisons; one on all, so that every label counts.
 
@@ -130,6 +132,9 @@ def learn_head(
     looked at give no figures, and only the served head learns them. The mistakes are of all images, each judged by a
     head that was fitted without it. The forecast of an `earlier` version stays until there are a fifth more labels, so
     that a correction needn't wait for a new one.
+
+    A first `guess` is returned instead, with its own calibration, as long as its probabilities are closer to the labels
+    than those of heads that haven't seen the images.
     """
     samples, embeddings = embedded.samples, embedded.embeddings
     targets = targets_of([sample.label for sample in samples], classes)
@@ -159,13 +164,18 @@ def learn_head(
     if seen.any():
         votes = [samples[row].vote for row in seen.nonzero().flatten().tolist()]
         temperature = fit_temperature(logits[seen], targets[seen], votes)
+        if guess and not thresholds:
+            labels = [str(samples[row].label) for row in seen.nonzero().flatten().tolist()]
+            to_beat = brier_score(logits[seen] / temperature, targets[seen], votes)
+            if kept := calibrated(guess, embeddings[seen], labels, votes, to_beat):
+                return _with_figures(kept, samples, embeddings, seen, votes, method, hyperparameters)
         figures |= evaluate(logits[seen] / temperature, targets[seen], classes, thresholds, votes).record()
         figures |= _on_ground_truths(samples, logits, targets, seen, classes, thresholds)
         if method == "cross-validation":
             right = hits(logits[seen], targets[seen], thresholds)
             known = embeddings[seen], targets[seen], len(classes), hyperparameters, numbers[seen], right, votes
-            if kept := _forecast_of(earlier, classes, len(right)):
-                figures["forecast"] = kept
+            if still := _forecast_of(earlier, classes, len(right)):
+                figures["forecast"] = still
             elif expected := forecast_accuracy(*known, thresholds):
                 figures["forecast"] = expected.record()
         progress({"phase": "evaluating", "accuracy": figures["accuracy"]})
@@ -175,6 +185,26 @@ def learn_head(
     learned = ~out if backbone.origin == FINE_TUNED else ~everything
     mistakes = _mistakes(samples, logits, targets, learned, classes, thresholds)
     return Classifier(backbone, served, judged, classes, record, mistakes)
+
+
+def _with_figures(
+    guess: Classifier,
+    samples: Sequence[Sample],
+    embeddings: Tensor,
+    seen: Tensor,
+    votes: Sequence[str],
+    method: str,
+    hyperparameters: Hyperparameters,
+) -> Classifier:
+    """A calibrated first guess with its figures on the images `seen` [n]; it has learned none of their labels."""
+    labels = [sample.label for sample in samples]
+    classes = with_others(guess.classes, [str(label) for label in labels])
+    logits, targets = logits_of(guess, embeddings, classes), targets_of(labels, classes)
+    figures = {"judged_by": method, **evaluate(logits[seen], targets[seen], classes, (), votes).record()}
+    figures |= _on_ground_truths(samples, logits, targets, seen, classes, ())
+    record = {"figures": figures, **count_labels(samples, classes), "settings": hyperparameters.record()}
+    mistakes = _mistakes(samples, logits, targets, torch.zeros(len(samples), dtype=torch.bool), classes, ())
+    return replace(guess, record=record, mistakes=mistakes)
 
 
 def _forecast_of(earlier: Classifier | None, classes: tuple[str, ...], labels: int) -> Any:

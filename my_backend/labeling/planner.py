@@ -40,6 +40,10 @@ class Planner:
         live = self._serving.live(project.uid, time.monotonic() + MODEL_SECONDS)
         if live.model is None:
             raise Conflict("there is no model yet whose answers could be accepted: start a training first")
+        if live.is_first_guess:
+            raise Conflict(
+                "the model's answers are a first guess, made without labels: label images of each choice first"
+            )
         found = self._pools.whole(project)
         if found is None:
             return None

@@ -57,6 +57,16 @@ class Version:
     made_by: dict[str, str] = field(default_factory=dict)  # ids of the job and the HTTP request that created it
 
     @property
+    def is_first_guess(self) -> bool:
+        """Returns whether its answers aren't learned from labels."""
+        return bool(self.train_output.get("first_guess"))
+
+    @property
+    def has_learned(self) -> bool:
+        """Returns whether labels were used to make it, if only to calibrate a first guess."""
+        return not self.is_first_guess or bool(self.train_output.get("figures"))
+
+    @property
     def number(self) -> int:
         """Returns the number in the name: 7 for v7-20261120T132501."""
         return _number(self.name)
@@ -69,6 +79,7 @@ class Version:
             "created_at": self.created,
             "cause": self.cause,
             "held_back": self.held_back or None,
+            "first_guess": self.is_first_guess,
             "grew_from": self.grew_from or None,
             "figures": output.get("figures"),
             "labels": output.get("labels"),
@@ -197,7 +208,7 @@ class Versions:
             shutil.rmtree(staging, ignore_errors=True)
             raise
 
-    def publish_first(self, *, cause: str, choices: Sequence[str]) -> Version | None:
+    def publish_first(self, train_output: Json, *, cause: str, choices: Sequence[str]) -> Version | None:
         """Publishes a version without files if there is none yet; returns None if there is one."""
 
         def confirm_there_is_none() -> None:
@@ -205,7 +216,7 @@ class Versions:
                 raise Conflict("there is a version")
 
         try:
-            return self.publish({}, self._folder, cause=cause, choices=choices, confirm=confirm_there_is_none)
+            return self.publish(train_output, self._folder, cause=cause, choices=choices, confirm=confirm_there_is_none)
         except Conflict:
             return None
 

@@ -44,6 +44,7 @@ class Live:
     warning: str = ""  # the warning in the version's record
     made_by: dict[str, str] = field(default_factory=dict)  # as in the version's record
     credentials: Credentials | None = None  # for fetching its images
+    is_first_guess: bool = False  # whether its answers aren't learned from labels
 
     def predict(
         self,
@@ -137,7 +138,7 @@ class Serving(Background):
         self.description: dict[str, Any] = {}  # what the model class says it computes with, after its warm-up
         self._changed = threading.Condition()
         self._refreshed = float("-inf")  # (monotonic)
-        self._warmed_up = False
+        self._warmed_up = self._is_warm = False  # whether it has begun, and whether it has ended
         self._waiting_to_prepare = 0  # about as many bytes
 
     def stop(self) -> None:
@@ -166,6 +167,11 @@ class Serving(Background):
         if live is None:
             raise Unavailable(self.problem(project) or "the model is still loading: try again")
         return live
+
+    def is_first_guess(self, project: str) -> bool:
+        """Returns whether the answers of the project's live model aren't learned from labels; never waits."""
+        live = self._live.get(project)
+        return live is not None and live.is_first_guess
 
     def loaded(self, project: str) -> ModelAPI | None:
         """The project's live model if it is in memory; never waits."""
@@ -298,10 +304,12 @@ class Serving(Background):
         """Swaps the project's model if the pointer has moved, or its choices or credentials have changed."""
         wanted, live = self._wanted[project.uid], self._live.get(project.uid)
         is_wanted = live and (live.name, live.credentials) == (wanted.name, wanted.credentials)
-        settled = wanted.name == UNTRAINED or self._settled.get(project.uid) == (project, wanted)
-        if live and is_wanted and (settled or not self._are_others(live.choices, project)):
+        settled = self._settled.get(project.uid) == (project, wanted)
+        waits = wanted.name == UNTRAINED and not self._is_warm  # until the model class is asked again for a version
+        if live and is_wanted and (settled or waits or not self._are_others(live.choices, project)):
             self._failed.pop(project.uid, None)
-            self._settled[project.uid] = project, wanted
+            if not waits:
+                self._settled[project.uid] = project, wanted
             return
         failure = self._failed.get(project.uid)
         if failure and failure.wanted == wanted and time.monotonic() < failure.at + RETRY_SECONDS:
@@ -333,7 +341,8 @@ class Serving(Background):
         if wanted.name == UNTRAINED:
             first = self._first_version(project, versions)
             if first is None:
-                return Live(UNTRAINED, None, credentials=wanted.credentials)
+                choices = self._choices(project) if self._is_warm else ()
+                return Live(UNTRAINED, None, choices, credentials=wanted.credentials)
             version = first
         else:
             version = versions.get(wanted.name)
@@ -346,14 +355,16 @@ class Serving(Background):
             version = versions.renew_live(cause=cause, choices=choices) or version
         model = self._new_model(project, version)
         warning = str(version.train_output.get("warning") or "")
-        return Live(version.name, model, version.choices, warning, version.made_by, wanted.credentials)
+        told = version.choices, warning, version.made_by, wanted.credentials, version.is_first_guess
+        return Live(version.name, model, *told)
 
     def _first_version(self, project: Project, versions: Versions) -> Version | None:
         """A version without training, if the model class can predict without; otherwise None."""
         choices = self._choices(project)
-        if not choices or not self._new_model.load().predicts_untrained:
+        if not choices or (found := self._new_model.load().untrained(project.label_config)) is None:
             return None
-        return versions.publish_first(cause="the model class predicts without training", choices=choices)
+        cause, train_output = found
+        return versions.publish_first(train_output, cause=cause, choices=choices)
 
     def _choices(self, project: Project) -> tuple[str, ...]:
         return parse_label_config(project.label_config, self._choices_name).choices
@@ -364,6 +375,13 @@ class Serving(Background):
         return bool(today) and choices != today
 
     def _warm_up(self) -> None:
+        try:
+            self._warm_up_class()
+        finally:
+            self._is_warm = True
+            self._wake()
+
+    def _warm_up_class(self) -> None:
         model_class = self._new_model.load()
         try:
             self._warning = redact(model_class.warm_up() or "")

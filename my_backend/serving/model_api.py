@@ -50,7 +50,7 @@ class ModelAPI:
     predicts_untrained = False
     """Whether `predict` is useful before the first training, as for a pretrained model.
 
-    Then each project gets a version without training as soon as its choices are known.
+    Then each project gets a version without training as soon as its choices are known; see `untrained`.
     """
 
     def __init__(
@@ -97,9 +97,19 @@ class ModelAPI:
         Some keys of the returned dict have a meaning:
         - `held_back`: the reason why the version must not go live automatically; "" if it may
         - `figures`, `labels`, `warning`, `summary`: shown on the page
+        - `first_guess`: anything true if the answers aren't learned from labels; then they can't be accepted in bulk
         - `mistakes`: path of a JSON file as `model.py` writes it; the page shows likely labeling mistakes from it
         """
         raise BadRequest(f"{type(self).__name__} can't be trained: it has no method `fit`")
+
+    @classmethod
+    def untrained(cls, label_config: str) -> tuple[str, Json] | None:
+        """Why `predict` is useful before the first training, and the `train_output` of a version; None if it isn't.
+
+        It is called once a project's choices are known, and again when they have changed and after `warm_up`. It must
+        not take long. By default, `predicts_untrained` decides.
+        """
+        return ("the model class predicts without training", {}) if cls.predicts_untrained else None
 
     def prepare(self, tasks: Sequence[Json]) -> None:
         """Is called with imported tasks, in the background, so that their predictions can be fast later."""

@@ -39,7 +39,10 @@ class Group(Answer):
 
 
 class ProjectImages(ModelVersion):
-    """How many images there are and how many are collected; `error` says why collecting stopped."""
+    """How many images there are and how many are collected; `error` says why collecting stopped.
+
+    `first_guess` says whether the model's answers aren't learned from labels.
+    """
 
     state: Literal["collecting", "ready", "failed"]
     error: str | None
@@ -49,6 +52,7 @@ class ProjectImages(ModelVersion):
     labeled: int
     unlabeled: int
     choices: list[str]
+    first_guess: bool
 
 
 class Groups(ProjectImages):
@@ -167,6 +171,7 @@ class LabelingEndpoints:
             "labeled": found.labeled,
             "unlabeled": max(0, found.counts["tasks"] - found.labeled),
             "choices": list(found.choices),
+            "first_guess": self._serving.is_first_guess(project.uid),
             "model_version": self._serving.version_name(project.uid),
         }
 

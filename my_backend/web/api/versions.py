@@ -26,6 +26,7 @@ class VersionRecord(Answer):
     created_at: float
     cause: str
     held_back: str | None
+    first_guess: bool
     grew_from: str | None
     figures: Any
     labels: Any

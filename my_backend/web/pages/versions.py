@@ -35,6 +35,7 @@ class VersionView:
     grew_from: str
     mistakes_file: str
     summary: str  # what it learned from, as text
+    is_first_guess: bool
 
     @property
     def total(self) -> int:
@@ -87,6 +88,7 @@ def version_view(version: Version) -> VersionView:
         grew_from=version.grew_from,
         mistakes_file=str(output.get("mistakes") or ""),
         summary=str(output.get("summary") or ""),
+        is_first_guess=version.is_first_guess,
     )
 
 

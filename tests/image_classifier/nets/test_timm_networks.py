@@ -88,6 +88,17 @@ def test_weights_file_of_a_timm_network_is_loaded_without_its_classifier(prefix:
 
 
 @needs_timm
+def test_timms_layer_for_imagenets_classes_is_kept_aside(tmp_path: Path) -> None:
+    state = network_of("timm:test_vit", 64).state_dict()
+    torch.save({**state, "head.weight": torch.rand(1000, 64), "head.bias": torch.rand(1000)}, tmp_path / "weights.pth")
+
+    layer = load_backbone(str(tmp_path / "weights.pth"), 64, "timm:test_vit").imagenet
+
+    assert layer is not None
+    assert torch.equal(layer.weight, torch.load(tmp_path / "weights.pth")["head.weight"])
+
+
+@needs_timm
 def test_vision_transformer_takes_images_of_another_size_than_its_weights(tmp_path: Path) -> None:
     state = network_of("timm:test_vit", 160).state_dict()
     torch.save({**state, "mask_token": torch.zeros(1, 64)}, tmp_path / "weights.pth")  # which DINOv2's file has

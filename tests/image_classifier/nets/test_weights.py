@@ -135,6 +135,42 @@ def test_weights_come_from_a_file(
     assert (loaded.origin, loaded.warning) == (name, "")
 
 
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: state,
+        lambda state: {"state_dict": prefixed(state, "module.")},
+        lambda state: renamed(state, list(state)),
+    ],
+    ids=["plain", "wrapped", "other names in the same order"],
+)
+def test_last_layer_for_imagenets_classes_is_kept_aside(
+    state: State, tmp_path: Path, wrap: Callable[[State], Any]
+) -> None:
+    torch.save(wrap(state), tmp_path / "weights.pth")
+    layer = load_backbone(str(tmp_path / "weights.pth"), 64).imagenet
+    assert layer is not None
+    assert torch.equal(layer.weight, state["fc.weight"])
+    assert torch.equal(layer.bias, state["fc.bias"])
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"fc.weight": torch.ones(7, 512), "fc.bias": torch.ones(7)},
+        {"fc.weight": torch.ones(1000, 500), "fc.bias": torch.ones(1000)},
+        {"fc.weight": torch.ones(1000, 512), "fc.bias": torch.ones(1000), "fc.other": torch.ones(1000)},
+        {},
+    ],
+    ids=["other classes", "another size", "two layers", "none"],
+)
+def test_other_last_layers_are_not_imagenets(state: State, tmp_path: Path, changed: State) -> None:
+    without = {key: tensor for key, tensor in state.items() if not key.startswith("fc.")}
+    torch.save({**without, **changed}, tmp_path / "weights.pth")
+    assert load_backbone(str(tmp_path / "weights.pth"), 64).imagenet is None
+    assert load_backbone("none", 64).imagenet is None
+
+
 def test_a_file_may_lie_in_the_home_folder(state: State) -> None:
     save_file(state, Path.home() / "weights.safetensors")
     assert same_weights(load_backbone("~/weights.safetensors", 64).module, state)

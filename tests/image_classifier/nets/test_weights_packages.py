@@ -109,6 +109,10 @@ def test_lite0_has_the_weights_of_its_package() -> None:
     # All but the last layer, whose names are others.
     assert len(network) == len(written) - 2
     assert all(torch.equal(one, other) for one, other in zip(network.values(), written.values(), strict=False))
+    assert loaded.imagenet is not None
+    *_, weight, bias = written.values()
+    assert torch.equal(loaded.imagenet.weight, weight)
+    assert torch.equal(loaded.imagenet.bias, bias)
 
 
 @needs_lite0

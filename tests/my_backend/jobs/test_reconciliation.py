@@ -61,6 +61,18 @@ def test_first_training_is_left_to_users_and_events(projects: Projects, label_st
     assert label_studio.server.paths() == []
 
 
+@pytest.mark.parametrize("labels", [0, 30])
+def test_first_guess_is_compared_once_labels_have_calibrated_it(
+    projects: Projects, label_studio: FakeLabelStudio, labels: int
+) -> None:
+    folder = projects.folder(PROJECT)
+    output = {"first_guess": {"classes": []}, "figures": {"accuracy": 0.5} if labels else None}
+    Versions(folder).publish(output, folder, cause="", choices=())
+    label_studio.updated_at = "2026-11-27T00:00:00Z"
+
+    assert trained(projects, snapshot(label_studio.url, label_studio.pat)) == ([PROJECT] if labels else [])
+
+
 def test_nothing_is_trained_if_label_studio_cannot_be_asked(
     projects: Projects, caplog: pytest.LogCaptureFixture
 ) -> None:

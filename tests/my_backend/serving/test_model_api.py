@@ -1,5 +1,6 @@
 """The contract of a model class: the defaults, what a class can use, and a class that needs no training."""
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -123,9 +124,44 @@ def test_only_a_class_that_says_so_predicts_before_the_first_training(serve: Ser
         assert eventually(lambda: versions.live_name().startswith("v2-"))
 
 
+class GuessesOnceWarm(AlwaysCat):
+    """Has to load something before it knows whether it can answer."""
+
+    predicts_untrained = False
+    go = threading.Event()
+
+    @classmethod
+    def warm_up(cls) -> str:
+        assert cls.go.wait(30)
+        return ""
+
+    @classmethod
+    def untrained(cls, label_config: str) -> Any:
+        return ("a guess", {"summary": "By words."}) if "Cat" in label_config and cls.go.is_set() else None
+
+
+def test_class_is_asked_for_a_first_version_again_after_its_warm_up_and_for_other_choices(serve: Serve) -> None:
+    GuessesOnceWarm.go.clear()
+    with serve(model_class=f"{__name__}:GuessesOnceWarm") as client:
+        client.setup(config=LABEL_CONFIG.replace("Cat", "Katze"))
+        versions = Versions(client.backend.projects.folder(PROJECT))
+        assert client.predict()["results"] == [[]]
+        GuessesOnceWarm.go.set()
+        assert eventually(lambda: client.backend.serving.description == {} and client.backend.serving._is_warm)
+        assert client.predict()["results"] == [[]]
+        client.setup()
+        assert eventually(lambda: versions.live_name().startswith("v1-"))
+    GuessesOnceWarm.go.clear()
+    with serve(model_class=f"{__name__}:GuessesOnceWarm") as client:
+        client.backend.projects.remember("8.1", label_config=LABEL_CONFIG)
+        assert client.predict(project="8.1")["results"] == [[]]
+        GuessesOnceWarm.go.set()
+        assert eventually(lambda: client.backend.serving.version_name("8.1").startswith("v1-"))
+
+
 def test_servers_that_start_at_the_same_time_make_one_first_version(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
-        made = list(pool.map(lambda _: Versions(tmp_path).publish_first(cause="a test", choices=["Cat"]), range(8)))
+        made = list(pool.map(lambda _: Versions(tmp_path).publish_first({}, cause="a test", choices=["Cat"]), range(8)))
 
     assert (
         [version.name for version in made if version] == Versions(tmp_path).names() == [Versions(tmp_path).live_name()]

@@ -111,6 +111,13 @@ def accept_problems(client: Client) -> list[Any]:
     return [one for one in client.get("/problems")["troubles"] if one["code"] == "accepted-wrong"]
 
 
+def test_first_guess_is_not_accepted(client: Client, script: Script) -> None:
+    script.set(learn="Cat", output={"first_guess": {"classes": ["Cat"]}})
+    client.train()
+    ask(client, "plan", percent=5)
+    assert "a first guess, made without labels" in reached(client, lambda now: now["error"])["error"]
+
+
 def test_sample_is_labeled_the_rest_accepted_audited_and_undone(client: Client, label_studio: FakeLabelStudio) -> None:
     labels = label_studio.labels
     labels.annotate(7, "Dog")

@@ -116,6 +116,11 @@ def test_proposals_come_from_the_live_version_and_its_labels(
     assert found["model_version"].startswith("v1-")
     last = script.calls("groups")[-1]
     assert (last["learned"], last["labels"]) == ("Dog", {"3": "Dog"})
+    assert found["first_guess"] is False
+    script.set(learn="Dog", output={"first_guess": {"classes": ["Dog"]}})
+    client.train()
+    assert ask(client)["first_guess"] is True
+    assert client.post("/api/labeling/queue", {"project": 7})["first_guess"] is True
 
 
 def test_labels_count_as_soon_as_they_are_asked_for_and_come_back_after_undo(

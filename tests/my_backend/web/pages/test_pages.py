@@ -315,6 +315,24 @@ def test_versions_are_listed_with_their_figures_and_drawn(client: Client, script
     assert f'href="{HERE}/versions/{first}"' in text
 
 
+def test_first_guess_is_called_one_wherever_it_is_shown(client: Client, script: Script) -> None:
+    script.set(output={"first_guess": {"classes": ["Cat"]}, "labels": {}, "summary": "A guess by words."})
+    guess = client.train()
+    script.set(learn="Cat")
+
+    assert "A guess by words. Next steps:" in words(client, HERE)
+    assert "first guess live" in words(client, f"{HERE}/versions")
+    assert " first guess " in words(client, f"{HERE}/versions/{guess}")
+    assert 'id="download"' not in page(client, f"{HERE}/versions/{guess}")
+
+    learned = client.train()
+    assert words(client, f"{HERE}/versions").count("first guess") == 1
+    assert " first guess " not in words(client, f"{HERE}/versions/{learned}")
+    assert 'id="download"' in page(client, f"{HERE}/versions/{learned}")
+    told = client.post("/versions", {"project": PROJECT})["details"]
+    assert [version["first_guess"] for version in told] == [False, True]
+
+
 def test_a_version_shows_confusion_calibration_and_its_mistakes(client: Client, script: Script) -> None:
     mistake = {
         "name": "12",

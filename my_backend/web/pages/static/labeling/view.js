@@ -13,7 +13,8 @@ export function label(id, words) {
 
 // How far the server has read the project's images, by its last answer, and why it can't answer.
 export function showReading(answer, problem) {
-  const { state, tasks, collected, unreadable } = answer ?? {};
+  const { state, tasks, collected, unreadable, first_guess: isGuess } = answer ?? {};
+  find("first-guess").hidden = !isGuess;
   find("supply-failed").hidden = !problem;
   find("supply-error").textContent = problem;
   find("reading").hidden = state !== "collecting";

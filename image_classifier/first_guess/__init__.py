@@ -1,0 +1,1 @@
+"""Predictions before the first label, for networks that were trained on ImageNet."""
