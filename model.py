@@ -35,6 +35,7 @@ from image_classifier.first_guess.guess import is_guess
 from image_classifier.model_registry import SharedNetworks
 from image_classifier.nets.classifier import BACKBONE_FILE, FINE_TUNED, Backbone, Classifier, choose_device
 from image_classifier.nets.folder import load_model
+from image_classifier.pool.copies import Copies
 from image_classifier.pool.groups import doubt_of
 from image_classifier.pool.order import labeling_order
 from image_classifier.pool.pool import Pool
@@ -580,7 +581,7 @@ class TaskPool(ImagePool):
     def __init__(self, model: ImageClassifierAPI, backbone: Backbone, tag: ImageChoices) -> None:
         """`model` reads the images."""
         self._model, self._backbone, self._tag = model, backbone, tag
-        self._pool = Pool(backbone.fingerprint)
+        self._pool, self._copies = Pool(backbone.fingerprint), Copies()
 
     def suits(self, model: Any) -> bool:
         return bool(model._backbone.fingerprint == self._pool.fingerprint)
@@ -588,6 +589,7 @@ class TaskPool(ImagePool):
     def add(self, tasks: Sequence[Json], check: Callable[[], None]) -> list[str | None]:
         digests: list[str | None] = []
         vectors: list[Embedding] = []
+        files: list[ImageFile] = []
         # `predict` reports images that can't be read.
         with closing(self._model._read(tasks, self._tag, self._backbone, level=logging.DEBUG)) as pieces:
             for piece in pieces:
@@ -598,7 +600,10 @@ class TaskPool(ImagePool):
                     else:
                         digests.append(file.digest)
                         vectors.append(vector)
+                        files.append(file)
+        thumbnails = _networks().lane.thumbnails(files) if files else torch.empty(0, 0)
         self._pool.add(vectors)  # all or none: otherwise the caller would lose count after an error
+        self._copies.add(thumbnails)
         return digests
 
     def groups(
@@ -694,6 +699,9 @@ class TaskPool(ImagePool):
             return digests
         groups = iter(group_near_duplicates(known, [""] * len(known), torch.cat(thumbnails)))
         return [next(groups) if digest is not None else None for digest in digests]
+
+    def copies(self, image: int) -> Sequence[int]:
+        return self._copies.of(image)
 
     def most_alike(self, image: int, among: Sequence[int], count: int) -> list[tuple[int, float]]:
         return self._pool.most_alike(image, among, count)

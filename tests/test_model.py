@@ -611,6 +611,15 @@ def test_pool_finds_near_duplicates_of_tasks_that_are_read_once(
     assert pool.near_duplicates([], lambda: None) == []
 
 
+def test_pool_knows_copies_of_images_that_can_be_read(shown: Digits) -> None:
+    paths = [path for path, _ in shown[30:33]]
+    contents = [paths[0], b"no image", paths[1], brighter(paths[0]), paths[2], paths[0]]
+    pool, _ = pooled(ImageClassifierAPI(CONFIG), [task(n, content) for n, content in enumerate(contents)])
+    pool.add(asked(shown[30:31]), lambda: None)
+
+    assert [sorted(pool.copies(image)) for image in range(6)] == [[2, 4, 5], [], [0, 4, 5], [], [0, 2, 5], [0, 2, 4]]
+
+
 def test_pool_works_before_the_first_version_and_suits_versions_of_the_same_network(
     trained: Json, shown: Digits
 ) -> None:

@@ -51,10 +51,22 @@ def group_near_duplicates(digests: Sequence[str], groups: Sequence[str], thumbna
     return [group or names[digest] for digest, group in zip(digests, groups, strict=True)]
 
 
+def halved_thumbnails(thumbnails: Tensor) -> Tensor:
+    """Unit vectors [n, values] for a quick comparison: their products are correlations without a shift."""
+    return _standardized(avg_pool2d(thumbnails.reshape(-1, 3, SIDE, SIDE), 2))
+
+
+def show_the_same(ones: Tensor, others: Tensor) -> Tensor:
+    """Whether two thumbnails are near-duplicates [n], for pairs of them [n, 3 × SIDE × SIDE]."""
+    pairs = torch.stack([ones, others]).reshape(2, -1, 3, SIDE, SIDE)
+    parts = [_correlation(*some) > SAME for some in torch.split(pairs, PAIRS, dim=1)]
+    return torch.cat(parts)
+
+
 def _near_duplicates(thumbnails: Tensor, new: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """The pairs of near-duplicates of which one is `new`, in parts: their similarities [n], and both images [n]."""
     images = thumbnails.reshape(-1, 3, SIDE, SIDE)
-    halved, gray = _standardized(avg_pool2d(images, 2)), images.mean(1, keepdim=True)
+    halved, gray = halved_thumbnails(thumbnails), images.mean(1, keepdim=True)
     shifted = torch.stack([_standardized(square) for square in _squares(gray, 1)], 1)  # [n, shifts, values]
     for rows in torch.split(new, ROWS):
         alike = halved[rows] @ halved.T

@@ -18,11 +18,10 @@ from my_backend.errors import BackendError, Conflict, JobStopped, NotFound
 from my_backend.label_studio.client import LabelStudio
 from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.task_pages import task_pages
-from my_backend.labeling.project_pool import ProjectPool, QueuedImage, TaskLabels
+from my_backend.labeling.project_pool import Group, ProjectPool, QueuedImage, TaskLabels
 from my_backend.labeling.runs import Labels, Run, RunStore
 from my_backend.projects.registry import Project, Projects
 from my_backend.redaction import said
-from my_backend.serving.image_pool import LookAlikes
 from my_backend.serving.live_models import Serving
 from my_backend.serving.model_api import ModelAPI
 from my_backend.serving.model_loader import ModelFactory
@@ -33,7 +32,7 @@ READ_AT_ONCE = 64  # images of one step
 COLLECTED_AT_ONCE = 8  # projects: one whose image hosts don't answer must not hold up the others
 LISTED_AGAIN = 60.0  # seconds after which the tasks are listed again while somebody asks
 LISTING_SHARE = 0.05  # of the time at most goes into listing again
-MOST_TASKS = 1_000_000  # of all pools: with ResNet18, an image takes 1.3 KB
+MOST_TASKS = 1_000_000  # of all pools: with ResNet18, an image takes 1.3 KB, the first 100,000 twice as much
 RETRY_SECONDS = 10.0  # after an error
 FORGOTTEN_SECONDS = 3600.0  # after the last question
 MODEL_SECONDS = 60.0  # for the live model to load
@@ -99,7 +98,7 @@ class Pools(Background):
 
     def groups(
         self, project: Project, without: Sequence[int], *, largest: int, count: int
-    ) -> tuple[Collected, list[LookAlikes]]:
+    ) -> tuple[Collected, list[Group]]:
         """The groups that a person labels next, without some tasks; collects the project's images from now on.
 
         Never waits for Label Studio. Raises Conflict if the labeling config doesn't offer one choice per image.

@@ -24,11 +24,21 @@ class QueuedImage:
     """An image to label: its number in the pool, the probability of each choice, and what speaks for these.
 
     `nearest` has the labeled images that look most like it, with the similarity; {} and [] before the first labels.
+    `copies` are the unlabeled images that get the same label.
     """
 
     image: int
     probabilities: dict[str, float]
     nearest: list[tuple[int, float]]
+    copies: list[int]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Look-alikes, with the unlabeled copies of each image, which get the same label."""
+
+    look_alikes: LookAlikes
+    copies: list[list[int]]
 
 
 class ProjectPool:
@@ -133,19 +143,42 @@ class ProjectPool:
 
     def groups(
         self, model: ModelAPI, labels: Mapping[int, str | None], without: Iterable[int], *, largest: int, count: int
-    ) -> list[LookAlikes]:
-        """The groups to label next: unlabeled images, except those of the tasks `without`."""
+    ) -> list[Group]:
+        """The groups to label next: unlabeled images, except those of the tasks `without`. Copies are not in them."""
         left_out, there = set(without), self._there()
         with self._lock:
             past = list(self._past)
         unlabeled = [image for image, task in there if task not in labels and task not in left_out]
         known = {image: name for image, task in there if (name := labels.get(task)) is not None}
-        groups = self.images.groups(model, unlabeled, known, past, largest=largest, count=count)
+        stand_ins = self._stand_ins(unlabeled)
+        groups = self.images.groups(model, stand_ins, known, past, largest=largest, count=count)
         for group in groups:
             for image, probability in zip(group.images, group.probabilities, strict=True):
                 if group.proposal is not None and probability is not None:
                     self._proposed[self._shown_by[image]] = (group.proposal, probability)
-        return groups
+        return [Group(group, self._copies(model, group.images, set(unlabeled))) for group in groups]
+
+    def _stand_ins(self, unlabeled: Sequence[int]) -> list[int]:
+        """The images without those that are copies of an earlier one of them."""
+        among = set(unlabeled)
+        return [
+            image
+            for image in unlabeled
+            if not any(copy < image and copy in among for copy in self.images.copies(image))
+        ]
+
+    def _copies(self, model: ModelAPI, images: Sequence[int], among: Container[int]) -> list[list[int]]:
+        """For each image, those copies among the others to which the model gives the same answer.
+
+        If it tells them apart, a person has to look at each of them.
+        """
+        copies = [[copy for copy in self.images.copies(image) if copy in among] for image in images]
+        asked = [one for image, some in zip(images, copies, strict=True) if some for one in (image, *some)]
+        answers = dict(zip(asked, (name for name, _ in self.images.answers(model, asked)), strict=False))
+        return [
+            [copy for copy in some if answers.get(copy) == answers.get(image)]
+            for image, some in zip(images, copies, strict=True)
+        ]
 
     def _there(self) -> list[tuple[int, int]]:
         """The image and the task of each task whose image is in the pool."""
@@ -163,22 +196,24 @@ class ProjectPool:
     ) -> list[QueuedImage]:
         """The images to label next, one by one: unlabeled ones, except those of the tasks `without`.
 
-        `only` are the tasks to choose from, in this order. Without them, images come first that tell most beyond
-        those that have a label or are left out, because these get one before.
+        `only` are the tasks to choose from, in this order, copies or not. Without them, images come first that tell
+        most beyond those that have a label or are left out, because these get one before.
         """
         left_out, there = set(without), self._there()
         is_open = {task: task not in labels and task not in left_out for _, task in there}
         if only is None:
             unlabeled = [image for image, task in there if is_open[task]]
             known = [image for image, task in there if not is_open[task]]
-            images = self.images.first(model, unlabeled, known, count)
+            images = self.images.first(model, self._stand_ins(unlabeled), known, count)
+            copies = self._copies(model, images, set(unlabeled))
         else:
             image_of = {task: image for image, task in there}
             images = [image_of[task] for task in dict.fromkeys(only) if is_open.get(task)][:count]
+            copies = [[] for _ in images]
         labeled = [image for image, task in there if labels.get(task) is not None]
         return [
-            QueuedImage(image, probabilities, self.images.most_alike(image, labeled, REASONS))
-            for image, probabilities in zip(images, self.images.probabilities(model, images), strict=True)
+            QueuedImage(image, probabilities, self.images.most_alike(image, labeled, REASONS), some)
+            for image, probabilities, some in zip(images, self.images.probabilities(model, images), copies, strict=True)
         ]
 
     def unlabeled(self, labels: Container[int]) -> dict[int, int]:

@@ -79,6 +79,10 @@ class ImagePool(ABC):
         of `add`.
         """
 
+    def copies(self, image: int) -> Sequence[int]:
+        """The other images in the pool that show the same, so that one label is right for all; by default none."""
+        return ()
+
     @abstractmethod
     def most_alike(self, image: int, among: Sequence[int], count: int) -> list[tuple[int, float]]:
         """Those of the images `among` that look most like an image, and how much, at most 1; the most alike first."""

@@ -33,9 +33,11 @@ LOOKS: dict[str, dict[str, Any]] = {
 
 
 def draw(folder: Path, color: str, seed: int) -> Path:
-    """A disk or square of one color, somewhere on gray."""
+    """A disk or square of one color, on a gray pattern of its own, so that no picture is a copy of another."""
     dice = random.Random(seed)
-    picture = Image.new("RGB", (96, 96), (225, 225, 222))
+    grays = Image.new("L", (4, 4))
+    grays.putdata([dice.randint(130, 255) for _ in range(16)])
+    picture = grays.resize((96, 96), Image.Resampling.NEAREST).convert("RGB")
     shade = tuple(min(255, max(0, value + dice.randint(-15, 15))) for value in COLORS[color])
     x, y, side = dice.randint(4, 24), dice.randint(4, 24), dice.randint(52, 66)
     shape = ImageDraw.Draw(picture)
@@ -78,6 +80,7 @@ class Person:
             return False
         self.seen.append(tasks)
         [(usual, _)] = Counter(self.truth[task] for task in tasks).most_common(1)
+        self.point_nowhere()  # the page can't tell that the pointer moves until it has seen where it was
         for task in tasks:
             if self.truth[task] != usual:
                 self.tile(task).hover()
@@ -131,9 +134,14 @@ MakeSite = Callable[..., Site]
 
 @pytest.fixture
 def make_site(label_studio: LabelStudio, backend: Backend, tmp_path: Path) -> MakeSite:
-    def make(backend: Backend = backend, pictures: int = PICTURES) -> Site:
+    def make(backend: Backend = backend, pictures: int = PICTURES, copied: int = 0) -> Site:
+        """`copied` pictures have two smaller copies each."""
         names = [name for _, name in zip(range(pictures), list(COLORS) * pictures, strict=False)]
         paths = [draw(tmp_path, name, number) for number, name in enumerate(names)]
+        for number, side in [(number, side) for number in range(copied) for side in (60, 80)]:
+            names.append(names[number])
+            paths.append(tmp_path / f"{number} {side}.jpg")
+            Image.open(paths[number]).resize((side, side)).save(paths[-1])
         project = label_studio.create_project("colors", CONFIG)
         tasks = label_studio.upload_images(project, paths)
         label_studio.connect(project, backend.url)
@@ -156,6 +164,43 @@ def test_project_is_labeled_in_groups(browser: Browser, make_site: MakeSite) -> 
     assert site.labels() == site.truth
     assert person.actions <= PICTURES / 2
     assert sorted(task for tasks in person.seen for task in tasks) == sorted(site.truth), "each image is shown once"
+
+
+def test_copies_are_shown_labeled_and_undone_with_the_image_that_stands_for_them(
+    browser: Browser, make_site: MakeSite
+) -> None:
+    site = make_site(pictures=8, copied=2)
+    with opened(browser, site.url) as page:
+        person, looked_at = Person(page, site.truth), 0
+        expect(page.locator("#tally")).to_contain_text("0 of 12 labeled")
+        expect(page.locator("#reading")).to_be_hidden()
+        page.reload()  # all copies are known now
+        while tasks := person.tasks():
+            assert len(tasks) == page.locator("#grid li").count()
+            for task in [task for task in tasks if person.tile(task).locator(".copies").inner_text()]:
+                tile = person.tile(task)
+                expect(tile).to_have_attribute("aria-label", re.compile("and 2 copies"))
+                tile.hover()
+                page.keyboard.press("z")
+                expect(page.locator("#zoom li img")).to_have_count(2)
+                all_can_use(page)
+                apart = page.get_by_role("button", name="Label them separately")
+                apart.click()
+                expect(tile.locator(".copies")).to_have_text("")
+                apart.click()
+                expect(tile.locator(".copies")).to_have_text("+2")
+                page.get_by_role("button", name="Close").click()
+                person.point_nowhere()
+                looked_at += 1
+            person.label_group()
+        person.wait_until_saved("12 labels saved.")
+        assert looked_at == 2
+        assert len({task for tasks in person.seen for task in tasks}) == 8
+        assert site.labels() == site.truth
+        for _ in person.seen:
+            page.keyboard.press("Backspace")
+        person.wait_until_saved("No labels.")
+        assert site.labels() == {}
 
 
 def test_exceptions_come_later_or_get_their_own_choice_and_undo_restores(browser: Browser, make_site: MakeSite) -> None:

@@ -16,7 +16,10 @@ SECONDS = 300  # for one step, on a busy machine
 
 
 class Person:
-    """Labels what the backend shows, from the truth: one key for each group, and one for each exception."""
+    """Labels what the backend shows, from the truth: one key for each group, and one for each exception.
+
+    Copies get the label of the image that stands for them, whatever their own would be.
+    """
 
     def __init__(self, backend: Backend, project: int, truth: dict[int, str]) -> None:
         self._backend, self._project, self._truth = backend, project, truth
@@ -35,15 +38,21 @@ class Person:
 
     def label(self, group: Any) -> None:
         """Gives the images of a group their labels, and waits until they are learned, as a slower person would."""
-        tasks = [image["task"] for image in group["images"]]
-        counts = Counter(self._truth[task] for task in tasks)
+        copies = {image["task"]: [copy["task"] for copy in image["copies"]] for image in group["images"]}
+        counts = Counter(self._truth[task] for task in copies)
         whole = group["proposal"] if group["proposal"] in counts else counts.most_common(1)[0][0]
         if counts[whole] < max(counts.values()):
             whole = counts.most_common(1)[0][0]
-        labels = [{"label": label, "tasks": [task for task in tasks if self._truth[task] == label]} for label in counts]
+        labels = [
+            {
+                "label": label,
+                "tasks": [one for task in copies if self._truth[task] == label for one in (task, *copies[task])],
+            }
+            for label in counts
+        ]
         run = self._post("runs", labels=labels)["run"]
         self.groups += 1
-        self.actions += 1 + len(tasks) - counts[whole]
+        self.actions += 1 + len(copies) - counts[whole]
 
         def is_learned() -> bool:
             state = self._session.get(f"{self._backend.url}/api/labeling/runs/{run}", timeout=60).json()

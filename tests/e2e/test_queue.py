@@ -148,8 +148,53 @@ NOTHING: dict[str, Any] = {
 }  # fmt: skip
 
 
-def image(task: int, digest: str) -> dict[str, Any]:
-    return {"task": task, "digest": digest, "proposal": None, "probabilities": {}, "nearest": [], "withheld": False}
+def image(task: int, digest: str, **more: Any) -> dict[str, Any]:
+    nothing: dict[str, Any] = {"proposal": None, "probabilities": {}, "nearest": [], "copies": [], "withheld": False}
+    return {"task": task, "digest": digest, **nothing, **more}
+
+
+def test_queue_labels_copies_with_their_image_unless_the_person_keeps_them_apart(
+    browser: Browser, make_site: MakeSite
+) -> None:
+    site = make_site(pictures=1)
+    picture = (Path(__file__).parents[2] / "docs/images/try.png").read_bytes()
+    images = [
+        image(1, "1" * 64, copies=[{"task": 5, "digest": "1" * 64}, {"task": 6, "digest": "1" * 64}]),
+        image(2, "1" * 64, copies=[{"task": 7, "digest": "1" * 64}]),
+    ]
+    asked: list[list[int]] = []
+    sent: list[Any] = []
+
+    def answer(route: Route) -> None:
+        asked.append(route.request.post_data_json["without"])
+        route.fulfill(json=NOTHING | {"images": [one for one in images if one["task"] not in asked[-1]]})
+
+    with opened(browser, site.backend.url) as page:
+        page.route("**/api/labeling/queue", answer)
+        for kind in ("pictures", "images"):
+            page.route(f"**/{kind}/1*.jpg", lambda route: route.fulfill(body=picture, content_type="image/png"))
+        page.route("**/api/labeling/runs", lambda route: (sent.append(route.request.post_data_json), route.abort()))
+        page.goto(url(site))
+        expect(page.locator("#one:not([aria-busy]) #one-task")).to_have_text("Task 1")
+        expect(page.locator("#copies-words")).to_have_text("2 copies show the same, and get the same label:")
+        expect(page.locator("#copies-list img")).to_have_count(2)
+        all_can_use(page)
+        page.keyboard.press("7")
+        expect(page.locator("#history li").first).to_contain_text("7 + 2 copies")
+        expect(page.locator("#one:not([aria-busy]) #one-task")).to_have_text("Task 2")
+        expect(page.locator("#tally")).to_contain_text("3 labels given")
+        page.keyboard.press("Backspace")
+        expect(page.locator("#one:not([aria-busy]) #one-task")).to_have_text("Task 1")
+        expect(page.locator("#tally")).not_to_contain_text("given")
+        page.keyboard.press("7")
+        expect(page.locator("#one:not([aria-busy]) #one-task")).to_have_text("Task 2")
+        page.get_by_role("button", name="Label them separately").click()
+        expect(page.locator("#copies-words")).to_have_text("1 copy shows the same, and will come later:")
+        page.keyboard.press("7")
+        expect(page.locator("#unsaved")).to_contain_text("4 labels couldn’t be saved")
+        assert [one["tasks"] for one in sent[0]["labels"]] == [[1, 5, 6, 2]]
+        expect(page.locator("#pause-title")).to_have_text("No image to label right now")
+        assert sorted(asked[-1]) == [1, 2, 5, 6], "the copy that was kept apart comes on its own"
 
 
 def test_queue_shows_only_tasks_in_the_address_and_labels_no_broken_image(

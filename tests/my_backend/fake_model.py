@@ -241,7 +241,8 @@ class FakePool(ImagePool):
         if not model.learned:
             return []
         unsure = _script().orders().get("unsure", [])  # images, by their numbers
-        return [(model.learned, 0.6 if image in unsure else 0.999) for image in images]
+        others = _script().orders().get("others", {})  # what is said about some images
+        return [(others.get(str(image), model.learned), 0.6 if image in unsure else 0.999) for image in images]
 
     def near_duplicates(self, tasks: Iterable[Json], check: Callable[[], None]) -> list[str | None]:
         ids = [task["id"] for task in tasks]
@@ -249,6 +250,10 @@ class FakePool(ImagePool):
         _script().wait_at("near_duplicates", check)
         alike = _script().orders().get("alike", [])  # tasks
         return ["alike" if task in alike else str(task) for task in ids]
+
+    def copies(self, image: int) -> list[int]:
+        groups = _script().orders().get("copies", [])  # images, by their numbers
+        return [other for group in groups if image in group for other in group if other != image]
 
     def most_alike(self, image: int, among: Sequence[int], count: int) -> list[tuple[int, float]]:
         others = sorted((other for other in among if other != image), key=lambda other: abs(other - image))

@@ -8,12 +8,12 @@ from typing import Literal
 from my_backend import context
 from my_backend.backend import Backend
 from my_backend.labeling.pools import Collected
+from my_backend.labeling.project_pool import Group as PoolGroup
 from my_backend.labeling.project_pool import ProjectPool, TaskLabels
 from my_backend.labeling.project_pool import QueuedImage as PoolImage
 from my_backend.labeling.runs import Action, Labels, Run, RunKind, RunStatus
 from my_backend.projects.registry import Project
 from my_backend.requests import GroupsRequest, Json, LabelRequest, QueueRequest, RunRequest, SimilarRequest, UndoRequest
-from my_backend.serving.image_pool import LookAlikes
 from my_backend.web.api.answers import Answer, ModelVersion
 from my_backend.web.api.lookup import PROJECT_QUERY, find_project
 from my_backend.web.endpoint import endpoint
@@ -23,12 +23,23 @@ RUN_BYTES = 4_000_000  # the ids of 100,000 tasks
 SHOWN_GROUPS = 2  # the one to label now, and the next one, whose thumbnails the browser loads meanwhile
 
 
+class Copy(Answer):
+    """A task whose image shows the same as another one, and the image's SHA-256."""
+
+    task: int
+    digest: str
+
+
 class GroupImage(Answer):
-    """A task in a group, the SHA-256 of its image, and the probability that the group's proposal is right for it."""
+    """A task in a group, the SHA-256 of its image, and the probability that the group's proposal is right for it.
+
+    `copies` are unlabeled tasks that get the same label. They are in no group before their image has a label.
+    """
 
     task: int
     digest: str
     confidence: float | None
+    copies: list[Copy]
 
 
 class Group(Answer):
@@ -80,7 +91,8 @@ class QueuedImage(Answer):
     """A task to label, and the SHA-256 of its image; `proposal` is the most probable choice, null without a model.
 
     `probabilities` has the choices that the model knows. `nearest` are the labeled images that look most like this one.
-    All of this is `withheld` for tasks that may be in the sample of a plan to accept answers.
+    `copies` are unlabeled tasks that get the same label. All of this is `withheld` for tasks that may be in the sample
+    of a plan to accept answers.
     """
 
     task: int
@@ -88,6 +100,7 @@ class QueuedImage(Answer):
     proposal: str | None
     probabilities: dict[str, float]
     nearest: list[SimilarImage]
+    copies: list[Copy]
     withheld: bool
 
 
@@ -229,19 +242,25 @@ class LabelingEndpoints:
         return described(run), 202
 
 
-def _described_group(group: LookAlikes, pool: ProjectPool) -> Json:
-    images = []
-    for image, probability in zip(group.images, group.probabilities, strict=True):
+def _described_group(group: PoolGroup, pool: ProjectPool) -> Json:
+    images, found = [], group.look_alikes
+    for image, probability, copies in zip(found.images, found.probabilities, group.copies, strict=True):
         task, digest = pool.shown(image)
         confidence = None if probability is None else round(probability, 4)
-        images.append({"task": task, "digest": digest, "confidence": confidence})
-    return {"proposal": group.proposal, "images": images}
+        same = [_described_copy(*pool.shown(copy)) for copy in copies]
+        images.append({"task": task, "digest": digest, "confidence": confidence, "copies": same})
+    return {"proposal": found.proposal, "images": images}
+
+
+def _described_copy(task: int, digest: str) -> Json:
+    return {"task": task, "digest": digest}
 
 
 def _described_image(queued: PoolImage, pool: ProjectPool, labels: TaskLabels, sampled: Container[int]) -> Json:
     task, digest = pool.shown(queued.image)
     if task in sampled:
-        queued = replace(queued, probabilities={}, nearest=[])
+        queued = replace(queued, probabilities={}, nearest=[], copies=[])
+    copies = [shown for copy in queued.copies if (shown := pool.shown(copy))[0] not in sampled]
     nearest = [(*pool.shown(image), cosine) for image, cosine in queued.nearest]
     return {
         "task": task,
@@ -249,6 +268,7 @@ def _described_image(queued: PoolImage, pool: ProjectPool, labels: TaskLabels, s
         "proposal": max(queued.probabilities, key=queued.probabilities.__getitem__, default=None),
         "probabilities": {choice: round(probability, 4) for choice, probability in queued.probabilities.items()},
         "nearest": [_described_similar(*one, labels.get(one[0])) for one in nearest],
+        "copies": [_described_copy(*one) for one in copies],
         "withheld": task in sampled,
     }
 

@@ -38,7 +38,7 @@ export function labelInGroups(place) {
   const grid = makeGrid(list, address, { edited, aimed: drawTarget });
   const buttons = makeChoices([find("choice-keys"), find("zoom-choices")], find("find-choice"), choose);
   const zoom = makeZoom(find("zoom"), {
-    look, like, move: grid.move, toggle: () => grid.toggle(grid.current()), closed: () => { grid.aim(null); list.focus(); },
+    look, like, apart, move: grid.move, toggle: () => grid.toggle(grid.current()), closed: () => { grid.aim(null); list.focus(); },
   });
   const supply = makeSupply("/api/labeling/groups", { body, take, isShowing: () => group !== null, changed: supplied });
 
@@ -81,6 +81,7 @@ export function labelInGroups(place) {
     const labeled = new Set(runs.tasks());
     const images = next.images.filter(({ task }) => !labeled.has(task));
     if (!images.length) return;
+    for (const image of images) image.copies = image.copies?.filter(({ task }) => !labeled.has(task)) ?? [];
     group = { ...next, images };
     list.setAttribute("aria-busy", "true");
     clearTimeout(settling);
@@ -135,7 +136,7 @@ export function labelInGroups(place) {
       if (group !== from) return;
       const near = all.filter(({ label }) => label).slice(0, NEAREST).map(({ label }) => label);
       const sent = new Set(runs.tasks());
-      const alike = unlabeled.filter(({ task }) => !sent.has(task));
+      const alike = unlabeled.filter(({ task }) => !sent.has(task) && !labeledWith(image).includes(task));
       if (!alike.length) return say("No other image without a label looks like this one.");
       zoom.close();
       supply.putFirst(group);
@@ -144,6 +145,14 @@ export function labelInGroups(place) {
     } catch (error) {
       say(error.message);
     }
+  }
+
+  // Labels an image's copies together with it, or not.
+  function apart() {
+    const image = group.images[grid.current()];
+    image.isApart = !image.isApart;
+    grid.draw();
+    draw();
   }
 
   // --- what keys and buttons do ---------------------------------------------
@@ -236,13 +245,12 @@ export function labelInGroups(place) {
   }
 
   function counted() {
-    const marks = tasksOf(group).map((task) => group.marks.get(task)).filter((own) => own !== undefined);
-    const out = marks.filter((own) => own === OUT).length;
-    return { out, own: marks.length - out, rest: group.images.length - marks.length };
+    const labels = (some) => group.images.reduce((sum, image) => sum + (some(group.marks.get(image.task)) ? labeledWith(image).length : 0), 0);
+    return { out: labels((own) => own === OUT), own: labels(Boolean), rest: labels((own) => own === undefined) };
   }
 
   function look() {
-    const index = grid.current(), { task, confidence } = group.images[index];
+    const index = grid.current(), { task, confidence, copies, isApart } = group.images[index];
     const own = group.marks.get(task);
     const sure = confidence == null ? "" : ` ${Math.round(100 * confidence)}% sure.`;
     return {
@@ -251,20 +259,25 @@ export function labelInGroups(place) {
       facts: `Task ${task}.${sure}${own === OUT ? " Taken out." : own ? ` Labeled ${own}.` : ""}`,
       link: tasksUrl && `${tasksUrl}?task=${task}`,
       out: own === OUT,
+      copies: copies.map((copy) => ({ task: copy.task, source: address(copy), link: tasksUrl && `${tasksUrl}?task=${copy.task}` })),
+      isApart: Boolean(isApart),
     };
   }
 
   supply.ask();
 }
 
-const tasksOf = (group) => group.images.map(({ task }) => task);
+const tasksOf = (group) => group.images.flatMap(({ task, copies = [] }) => [task, ...copies.map((copy) => copy.task)]);
+
+// The tasks that get an image's label.
+const labeledWith = ({ task, copies = [], isApart }) => [task, ...(isApart ? [] : copies.map((copy) => copy.task))];
 
 // What each task of a group is labeled if the rest gets `choice`; null: the rest gets no label.
 function labelsOf(group, choice) {
   const tasks = new Map();
-  for (const { task } of group.images) {
-    const own = group.marks.get(task) ?? choice;
-    if (own) tasks.set(own, [...(tasks.get(own) ?? []), task]);
+  for (const image of group.images) {
+    const own = group.marks.get(image.task) ?? choice;
+    if (own) tasks.set(own, [...(tasks.get(own) ?? []), ...labeledWith(image)]);
   }
   return [...tasks].map(([label, tasks]) => ({ label, tasks }));
 }

@@ -8,7 +8,7 @@ import { makeRuns } from "./labeling/runs.js";
 import { makeSupply } from "./labeling/supply.js";
 import { makeToken } from "./labeling/token.js";
 import { showReading, showRuns } from "./labeling/view.js";
-import { makeItem } from "./queue/item.js";
+import { labeledWith, makeItem, tasksOf } from "./queue/item.js";
 import { makeView, question } from "./queue/view.js";
 import { say } from "./say.js";
 
@@ -43,7 +43,7 @@ export function labelOneByOne(place) {
 
   function body(waiting) {
     arrived = runs.arrived().length;
-    const there = [...(item ? [item] : []), ...waiting].map(({ task }) => task);
+    const there = [...(item ? [item] : []), ...waiting].flatMap(tasksOf);
     return { project, tasks: only, without: [...new Set([...there, ...given(), ...aside])], most: AHEAD };
   }
 
@@ -81,6 +81,8 @@ export function labelOneByOne(place) {
 
   function show(next) {
     item = next;
+    const labeled = new Set(given());
+    item.copies = item.copies.filter(({ task }) => !labeled.has(task));
     choice = item.proposal;
     item.isSeen = true;
     view.show(item);
@@ -97,7 +99,7 @@ export function labelOneByOne(place) {
     // An image that nobody can see must not get a label.
     if (item.isBroken) return say("This image can’t be shown. Skip it, and label it in Label Studio.");
     if (failures) return say("Labels of an earlier step aren’t saved. Try again first: see the top of this page.");
-    const step = { image: item.image, tasks: [item.task], choice: name, run: null, undone: false };
+    const step = { image: item.image, tasks: labeledWith(item), choice: name, run: null, undone: false };
     batches.add(step);
     labeled = Date.now();
     done(step, `Labeled ${name}.`);
@@ -105,8 +107,9 @@ export function labelOneByOne(place) {
 
   function skip() {
     if (!item) return;
-    aside.add(item.task);
-    done({ image: item.image, tasks: [item.task], choice: null, run: null, undone: false }, "Skipped.");
+    const tasks = tasksOf(item);
+    tasks.forEach((task) => aside.add(task));
+    done({ image: item.image, tasks, choice: null, run: null, undone: false }, "Skipped.");
   }
 
   function done(step, words) {
@@ -120,7 +123,7 @@ export function labelOneByOne(place) {
   function undoStep(step) {
     if (step.undone) return;
     step.undone = true;
-    if (step.choice === null) aside.delete(step.image.task);
+    if (step.choice === null) step.tasks.forEach((task) => aside.delete(task));
     else batches.undo(step);
     if (item) supply.putFirst(item);
     show(makeItem(project, step.image));
@@ -176,7 +179,7 @@ export function labelOneByOne(place) {
 
   listen(() => place.isConnected && !token.isMissing() && find("use-keys").checked, act, chooseByKey);
   for (const [id, press] of Object.entries({
-    confirm, skip, undo, "supply-again": supply.ask, "unsaved-again": runs.retryAll,
+    confirm, skip, undo, apart: () => { item.isApart = !item.isApart; draw(); }, "supply-again": supply.ask, "unsaved-again": runs.retryAll,
     "show-aside": () => { aside.clear(); supply.ask(); },
   })) find(id).addEventListener("click", () => press());
   window.addEventListener("beforeunload", (event) => failures && event.preventDefault());
@@ -197,8 +200,10 @@ export function labelOneByOne(place) {
     find("undo").disabled = !last();
     find("one").hidden = !item || token.isMissing();
     find("pause").hidden = item !== null || token.isMissing() || !said;
-    if (item) view.choose(item, choice);
-    else if (said) view.pause(said, supply.isAsking(), aside.size);
+    if (item) {
+      view.choose(item, choice);
+      view.copies(item);
+    } else if (said) view.pause(said, supply.isAsking(), aside.size);
   }
 
   setInterval(() => {

@@ -77,7 +77,7 @@ def test_first_question_starts_to_collect_and_answers_at_once(
     assert (found["labeled"], found["unlabeled"], found["unreadable"]) == (0, 30, 0)
     assert tasks_of(found) == [list(range(1, 11)), list(range(11, 21))]
     image = found["groups"][0]["images"][0]
-    assert image == {"task": 1, "digest": sha256(b"1").hexdigest(), "confidence": None}
+    assert image == {"task": 1, "digest": sha256(b"1").hexdigest(), "confidence": None, "copies": []}
     assert label_studio.labels.requests.count("look") == 0
 
 
@@ -121,6 +121,48 @@ def test_proposals_come_from_the_live_version_and_its_labels(
     client.train()
     assert ask(client)["first_guess"] is True
     assert client.post("/api/labeling/queue", {"project": 7})["first_guess"] is True
+
+
+def copies_of(found: Any) -> dict[int, list[int]]:
+    """The copies of each task that has some."""
+    images = [image for group in found["groups"] for image in group["images"]]
+    return {image["task"]: [copy["task"] for copy in image["copies"]] for image in images if image["copies"]}
+
+
+def test_image_stands_for_its_copies_without_a_label(
+    client: Client, label_studio: FakeLabelStudio, script: Script
+) -> None:
+    label_studio.labels.add(20)
+    script.set(copies=[[1, 4, 12, 15], [2, 3]])  # the images of tasks 2, 5, 13 and 16, and of 3 and 4
+    found = ready(client, 20)
+    assert tasks_of(found) == [[1, 2, 3, 6, 7, 8, 9, 10], [11, 12, 14, 15, 17, 18, 19, 20]]
+    assert copies_of(found) == {2: [5, 13, 16], 3: [4]}
+    [copy] = found["groups"][0]["images"][2]["copies"]
+    assert copy == {"task": 4, "digest": sha256(b"4").hexdigest()}
+    assert (found["unlabeled"], found["tasks"]) == (20, 20)
+
+    assert copies_of(ask(client, without=[2, 16])) == {5: [13], 3: [4]}, "the next one stands for the others"
+    label_studio.labels.annotate(13, "Cat")
+    assert eventually(lambda: copies_of(ask(client)) == {2: [5, 16], 3: [4]})
+    run = label(client, ("Cat", [2, 5, 16]))
+    end(client, run)
+    assert copies_of(ask(client)) == {3: [4]}
+    client.post(f"/api/labeling/runs/{run}/undo", {}, 202)
+    end(client, run)
+    assert eventually(lambda: copies_of(ask(client)) == {2: [5, 16], 3: [4]})
+
+
+def test_copies_that_the_model_tells_apart_are_not_labeled_together(
+    client: Client, label_studio: FakeLabelStudio, script: Script
+) -> None:
+    label_studio.labels.add(10)
+    ready(client, 10)
+    script.set(learn="Dog", copies=[[1, 4, 5]], others={"4": "Cat"})
+    client.train()
+    assert copies_of(ask(client)) == {2: [6]}
+    assert 5 not in tasks_of(ask(client))[0]
+    end(client, label(client, ("Dog", [2, 6])))
+    assert 5 in tasks_of(ask(client))[0], "now a person looks at it"
 
 
 def test_labels_count_as_soon_as_they_are_asked_for_and_come_back_after_undo(

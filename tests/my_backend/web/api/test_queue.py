@@ -41,7 +41,7 @@ def test_first_question_starts_to_collect_and_answers_at_once(
     script.release()
     found = ready(client, 30, most=2)
     assert (found["tasks"], found["labeled"], found["unlabeled"]) == (30, 0, 30)
-    nothing = {"proposal": None, "probabilities": {}, "nearest": [], "withheld": False}
+    nothing = {"proposal": None, "probabilities": {}, "nearest": [], "copies": [], "withheld": False}
     assert found["images"] == [
         {"task": task, "digest": sha256(str(task).encode()).hexdigest(), **nothing} for task in (30, 29)
     ]
@@ -99,6 +99,24 @@ def test_labels_count_at_once_in_the_order_and_as_reasons_and_come_back_after_un
     end(client, run)
     assert eventually(lambda: label_studio.labels.choices()[9] == ["Dog"])
     assert label_studio.labels.choices()[10] == []
+
+
+def test_image_stands_for_its_copies_unless_tasks_were_asked_for(
+    client: Client, label_studio: FakeLabelStudio, script: Script
+) -> None:
+    def copies(**more: Any) -> list[tuple[int, list[int]]]:
+        images = ask(client, **more)["images"]
+        return [(image["task"], [copy["task"] for copy in image["copies"]]) for image in images]
+
+    label_studio.labels.add(10)
+    script.set(copies=[[3, 8, 9]])  # the images of tasks 4, 9 and 10
+    ready(client, 10)
+    assert copies(most=5) == [(8, []), (7, []), (6, []), (5, []), (4, [9, 10])]
+    assert copies(tasks=[10, 4, 9]) == [(10, []), (4, []), (9, [])]
+    client.backend.acceptor.store.sampled = lambda project: {9}  # type: ignore[method-assign]
+    assert copies(most=5)[-1] == (4, [10]), "a person looks at each image of a sample"
+    client.backend.acceptor.store.sampled = lambda project: {4}  # type: ignore[method-assign]
+    assert copies(most=5)[-1] == (4, [])
 
 
 def test_tasks_that_were_asked_for_come_in_their_order(

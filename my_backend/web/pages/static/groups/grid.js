@@ -3,6 +3,8 @@
 // A group is {proposal, images, marks}. `marks` maps a task to OUT if its image is taken out, or to a choice of its own.
 // Images without a mark are the rest, which gets one label.
 
+import { count } from "../labeling/view.js";
+
 export const OUT = "";
 const SIZES = 5;
 
@@ -30,7 +32,8 @@ export function makeGrid(list, address, { edited, aimed }) {
   function makeTile(image, index) {
     const tile = document.createElement("li");
     const picture = new Image(160, 160);
-    const badge = document.createElement("bdi");
+    const [copies, badge] = ["span", "bdi"].map((tag) => document.createElement(tag));
+    copies.className = "copies";
     tile.id = `image-${index}`;
     tile.dataset.task = image.task;
     tile.role = "option";
@@ -44,7 +47,7 @@ export function makeGrid(list, address, { edited, aimed }) {
       draw();
     });
     picture.src = address(image);
-    tile.append(picture, badge);
+    tile.append(picture, copies, badge);
     return tile;
   }
 
@@ -57,15 +60,21 @@ export function makeGrid(list, address, { edited, aimed }) {
       tile.classList.toggle("current", index === current);
       tile.ariaSelected = String(own !== undefined);
       tile.ariaLabel = [name(index), own === OUT ? "taken out" : own].filter(Boolean).join(", ");
+      const together = copiesOf(index);
+      tile.querySelector(".copies").textContent = together ? `+${together}` : "";
       tile.lastChild.textContent = own === OUT ? "Later" : own ?? "";
     }
     if (target === null) list.removeAttribute("aria-activedescendant");
     else list.setAttribute("aria-activedescendant", tile(target).id);
   }
 
+  // How many copies get the image's label.
+  const copiesOf = (index) => (group.images[index].isApart ? 0 : group.images[index].copies.length);
+
   function name(index) {
     const { confidence } = group.images[index];
-    return `Image ${index + 1}${confidence == null ? "" : `, ${Math.round(100 * confidence)}% sure`}`;
+    const sure = confidence == null ? "" : `, ${Math.round(100 * confidence)}% sure`;
+    return `Image ${index + 1}${sure}${copiesOf(index) ? `, and ${count(copiesOf(index), "copy", "copies")}` : ""}`;
   }
 
   // --- which image --------------------------------------------------------
@@ -172,7 +181,7 @@ export function makeGrid(list, address, { edited, aimed }) {
   }
 
   return {
-    show, move, toggle, toggleAll, give, undo, aim, name,
+    show, draw, move, toggle, toggleAll, give, undo, aim, name,
     resize: (by) => (list.dataset.size = Math.min(Math.max(Number(list.dataset.size) + by, 1), SIZES)),
     columns: () => getComputedStyle(list).gridTemplateColumns.split(" ").length,
     target: () => target,

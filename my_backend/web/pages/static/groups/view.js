@@ -14,11 +14,13 @@ export function makeView() {
     ).join(" · ");
   }
 
-  // `rest`, `out` and `own` are the numbers of a group's images without a mark, taken out, and with their own choice.
+  // `rest`, `out` and `own` are the numbers of a group's images without a mark, taken out, and with their own choice; each
+  // with those of its copies that get its label.
   function group(group, { rest, out, own }) {
+    const copies = rest + out + own - group.images.length;
     find("group-title").textContent = heading(group);
     find("group-facts").textContent = parts(
-      count(group.images.length, "image"), out && `${number(out)} taken out`, own && `${number(own)} other`,
+      count(group.images.length, "image"), copies && count(copies, "copy", "copies"), out && `${number(out)} taken out`, own && `${number(own)} other`,
     ).join(", ");
     find("label-rest").hidden = rest ? !group.proposal : !own;
     label("label-rest", rest ? `Label ${number(rest)} as ${group.proposal}${own ? `, ${number(own)} other` : ""}` : `Label ${count(own, "image")}`);

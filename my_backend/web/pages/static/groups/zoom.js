@@ -1,18 +1,24 @@
 // A larger picture of one image in a dialog, in which it can be taken out or get a choice of its own.
 
-export function makeZoom(dialog, { look, move, toggle, like, closed }) {
+import { copyItems, count } from "../labeling/view.js";
+
+export function makeZoom(dialog, { look, move, toggle, like, apart, closed }) {
   const find = (part) => dialog.querySelector(`[data-part=${part}]`);
   const picture = new Image();
   find("picture").append(picture);
 
   function draw() {
-    const { title, source, facts, link, out } = look();
+    const { title, source, facts, link, out, copies, isApart } = look();
     find("title").textContent = title;
     [picture.src, picture.alt] = [source, title];
     find("facts").textContent = facts;
     find("link").hidden = !link;
     if (link) find("link").href = link;
     find("out").setAttribute("aria-pressed", String(out));
+    find("copies").hidden = !copies.length;
+    find("copies-words").textContent = `${count(copies.length, "copy shows", "copies show")} the same:`;
+    find("copies-list").replaceChildren(...copyItems(copies));
+    find("apart").setAttribute("aria-pressed", String(isApart));
   }
 
   function open() {
@@ -25,6 +31,7 @@ export function makeZoom(dialog, { look, move, toggle, like, closed }) {
   find("next").addEventListener("click", () => move(1));
   find("out").addEventListener("click", toggle);
   find("like").addEventListener("click", like);
+  find("apart").addEventListener("click", apart);
   dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());  // beside the picture
   dialog.addEventListener("close", closed);
 

@@ -3,8 +3,20 @@
 const find = (id) => document.getElementById(id);
 
 export const number = (value) => value.toLocaleString("en");
-export const count = (value, one) => `${number(value)} ${one}${value === 1 ? "" : "s"}`;
+export const count = (value, one, several = `${one}s`) => `${number(value)} ${value === 1 ? one : several}`;
 export const parts = (...some) => some.filter(Boolean);
+
+// Thumbnails of an image's copies, each {task, source, link}, for a list.
+export function copyItems(copies) {
+  return copies.map(({ task, source, link }) => {
+    const [one, frame] = [document.createElement("li"), document.createElement(link ? "a" : "span")];
+    frame.className = "picture";
+    if (link) Object.assign(frame, { href: link, target: "_blank", rel: "noopener noreferrer" });
+    frame.append(Object.assign(new Image(64, 64), { src: source, alt: `Task ${task}`, draggable: false }));
+    one.append(frame);
+    return one;
+  });
+}
 
 // The words of a button, which are its first element.
 export function label(id, words) {

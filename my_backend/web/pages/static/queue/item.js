@@ -2,14 +2,19 @@
 
 // `image` is as the server describes it.
 export function makeItem(project, image) {
-  const { task, digest, proposal, probabilities, nearest, withheld } = image;
+  const { task, digest, proposal, probabilities, nearest, copies, withheld } = image;
   const picture = new Image();
   Object.assign(picture, { alt: "The image to label", draggable: false, src: `/projects/${project}/pictures/${digest}.jpg` });
   const reasons = nearest.map((one) => makeReason(project, one));
-  const item = { image, task, proposal, probabilities, withheld, picture, reasons, isBroken: false, isSeen: false };
+  const same = copies.map((copy) => ({ task: copy.task, source: `/projects/${project}/images/${copy.digest}.jpg` }));
+  const item = { image, task, copies: same, isApart: false, proposal, probabilities, withheld, picture, reasons, isBroken: false, isSeen: false };
   item.loaded = picture.decode().catch(() => { item.isBroken = true; });
   return item;
 }
+
+// The tasks of an item, and those of them that get its label.
+export const tasksOf = ({ task, copies }) => [task, ...copies.map((copy) => copy.task)];
+export const labeledWith = (item) => (item.isApart ? [item.task] : tasksOf(item));
 
 function makeReason(project, { task, digest, label }) {
   const picture = new Image(96, 96);

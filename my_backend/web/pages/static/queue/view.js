@@ -1,7 +1,7 @@
 // What the page of single images shows.
 
 import { drawn } from "../bars.js";
-import { count, label, number, parts } from "../labeling/view.js";
+import { copyItems, count, label, number, parts } from "../labeling/view.js";
 
 export const question = (choice) => (choice === null ? "Which choice is this?" : `${choice}?`);
 const percent = (share) => `${Math.round(100 * share)}%`;
@@ -11,6 +11,7 @@ export function makeView(place, only) {
   const { project, tasks: tasksUrl } = place.dataset;
   const rows = () => [...find("choice-keys").children];
   const nameOf = (row) => row.querySelector("bdi").textContent;
+  let shownCopies = null;  // whose thumbnails are in the list
   find("only").hidden = only === null;
 
   // Gives each choice's button a bar, which `show` fills.
@@ -47,6 +48,16 @@ export function makeView(place, only) {
     one.title = `Task ${task}`;
     one.append(frame, words);
     return one;
+  }
+
+  // The copies that get the same label, unless the person wants to label them separately.
+  function copies({ copies, isApart }) {
+    find("copies").hidden = !copies.length;
+    find("copies-words").textContent = `${count(copies.length, "copy shows", "copies show")} the same, and ${isApart ? "will come later" : copies.length === 1 ? "gets the same label" : "get the same label"}:`;
+    find("apart").setAttribute("aria-pressed", String(isApart));
+    if (copies === shownCopies) return;
+    shownCopies = copies;
+    find("copies-list").replaceChildren(...copyItems(copies.map((copy) => ({ ...copy, link: tasksUrl && `${tasksUrl}?task=${copy.task}` }))));
   }
 
   // Marks the choice that Enter gives.
@@ -92,11 +103,11 @@ export function makeView(place, only) {
   }
 
   // What a step was, for the list of the last steps.
-  function described({ image, choice }) {
+  function described({ image, tasks, choice }) {
     const picture = Object.assign(new Image(32, 32), { src: `/projects/${project}/images/${image.digest}.jpg`, alt: "" });
     const name = Object.assign(document.createElement("bdi"), { textContent: choice ?? "Skipped" });
-    return [picture, name];
+    return [picture, name, ...(tasks.length > 1 ? [` + ${count(tasks.length - 1, "copy", "copies")}`] : [])];
   }
 
-  return { choices, show, choose, progress, pause, described };
+  return { choices, show, copies, choose, progress, pause, described };
 }
