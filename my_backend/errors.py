@@ -68,7 +68,10 @@ class LabelStudioError(BackendError):
 
 
 class LabelStudioDown(LabelStudioError):
-    """Label Studio can't be reached, or fails at the moment: the same request may succeed later."""
+    """Label Studio can't be reached, or fails at the moment: the same request may succeed later.
+
+    That includes answers in another format: a proxy shows a page while Label Studio restarts, or cuts off the answer.
+    """
 
 
 class LabelStudioUnreachable(LabelStudioDown):

@@ -101,7 +101,7 @@ class LabelStudio:
     def _exchange(self) -> None:
         answer = self._object("POST", "/api/token/refresh/", authorize=False, json={"refresh": self._token})
         if not TOKEN.fullmatch(str(answer.get("access") or " ")):
-            raise LabelStudioError(f"{redact(self.url)} returned no access token: is it a Label Studio server?")
+            raise LabelStudioDown(f"{redact(self.url)} returned no access token: is it a Label Studio server?")
         self._access_token = str(answer["access"])
         self._expires = float((_claims(self._access_token) or {}).get("exp", 0))
 
@@ -261,7 +261,7 @@ class LabelStudio:
     def _object(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
         answer = self.call(method, path, **arguments)
         if not isinstance(answer, dict):
-            raise LabelStudioError(
+            raise LabelStudioDown(
                 f"{redact(self.url + path)} didn't return a JSON object: is it a Label Studio server?"
             )
         return answer
@@ -269,7 +269,7 @@ class LabelStudio:
     def _list(self, path: str) -> list[dict[str, Any]]:
         answer = self.call("GET", path)
         if not isinstance(answer, list):
-            raise LabelStudioError(f"{redact(self.url + path)} didn't return a list")
+            raise LabelStudioDown(f"{redact(self.url + path)} didn't return a list: is it a Label Studio server?")
         return [one for one in answer if isinstance(one, dict)]
 
     def call(self, method: str, path: str, **arguments: Any) -> Any:
@@ -278,7 +278,7 @@ class LabelStudio:
         try:
             return json.loads(body) if body or method != "DELETE" else None
         except ValueError as error:
-            raise LabelStudioError(f"{redact(self.url)} returned no JSON: is it a Label Studio server?") from error
+            raise LabelStudioDown(f"{redact(self.url)} returned no JSON: is it a Label Studio server?") from error
 
     def _ask(self, method: str, path: str, **arguments: Any) -> tuple[requests.Response, bytes]:
         response, body = self._send(method, path, **arguments)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from my_backend.errors import AnswerTooLarge, LabelStudioError
+from my_backend.errors import AnswerTooLarge, LabelStudioDown, LabelStudioError
 from my_backend.label_studio.client import ANSWER_BYTES, LabelStudio
 
 IDS_AT_ONCE = 100  # the URL names them
@@ -30,7 +30,7 @@ def tasks_by_id(label_studio: LabelStudio, project_id: int, ids: Sequence[int]) 
         listed = {"filter": "filter:tasks:id", "operator": "in_list", "type": "Number", "value": wanted}
         filters: Json = {"conjunction": "and", "items": [listed]}
         page = _page(label_studio, project_id, filters, IDS_AT_ONCE, ANNOTATIONS, ANSWER_BYTES)
-        yield _checked(page)[0]
+        yield checked_page(page)[0]
 
 
 def task_pages(
@@ -53,7 +53,7 @@ def task_pages(
                 raise
             size = max(1, size // 4)
             continue
-        tasks, total = _checked(page)
+        tasks, total = checked_page(page)
         ids = [last, *(task["id"] for task in tasks)]
         if ids != sorted(set(ids)):
             raise LabelStudioError("Label Studio ignores the order of tasks that was requested", "update Label Studio")
@@ -81,7 +81,7 @@ def _page(label_studio: LabelStudio, project_id: int, filters: Json, size: int, 
     return label_studio.call("GET", path, read_seconds=READ_SECONDS, max_bytes=max_bytes)
 
 
-def _checked(page: Any) -> tuple[list[Json], int]:
+def checked_page(page: Any) -> tuple[list[Json], int]:
     """A page's tasks, and how many there are from it on; raises LabelStudioError if it is no page of tasks."""
     try:
         tasks: list[Json] = page["tasks"]
@@ -89,7 +89,7 @@ def _checked(page: Any) -> tuple[list[Json], int]:
             raise ValueError("an id isn't a number")
         return tasks, int(page["total"])
     except (KeyError, TypeError, ValueError) as error:
-        raise LabelStudioError("Label Studio's list of tasks has an unexpected format: is it up to date?") from error
+        raise LabelStudioDown("Label Studio's list of tasks has an unexpected format: is it up to date?") from error
 
 
 # Label Studio counts skipped annotations separately.

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from label_studio_format.annotations import notes_of
 from my_backend.label_studio.client import LabelStudio
+from my_backend.label_studio.task_pages import checked_page
 
 READ_SECONDS = 120.0  # a busy Label Studio takes some seconds for a batch; what it has begun, it completes anyway
 
@@ -75,8 +76,7 @@ class ProjectTasks:
         # missing predictions.
         path = f"/api/tasks/?project={self._project_id}&page=1&page_size={max(1, len(ids))}&query={query}"
         path += f"&fields=all&include={fields}&review=true&resolve_uri=false"
-        found: list[Json] = self._label_studio.call("GET", path, read_seconds=READ_SECONDS)["tasks"]
-        return found
+        return checked_page(self._label_studio.call("GET", path, read_seconds=READ_SECONDS))[0]
 
     def _state(self, task: Json) -> TaskState:
         annotations = task.get("annotations") or []

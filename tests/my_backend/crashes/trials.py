@@ -1,5 +1,6 @@
 """Tries an operation with every fault at every call, and checks what the next process finds."""
 
+import re
 import shutil
 import traceback
 from collections import Counter
@@ -11,12 +12,15 @@ from pathlib import Path
 from typing import TypeVar
 
 from my_backend.errors import BackendError
+from tests.my_backend.conftest import PROJECT
 from tests.my_backend.crashes.disk import ERRORS, LASTING, Disk, Fault, Killed, Tree, read_tree, write_tree
 from tests.my_backend.crashes.operations import Operation
+from tests.my_backend.crashes.peers import REFUSALS, PeerFault, Requests, faults
 from tests.my_backend.crashes.power import states
 from tests.my_backend.crashes.world import Json, Moment, World
 
 One = TypeVar("One")
+_IN_PYTHON = re.compile(r"\w+(Error|Exception)\b")  # how an error begins that nobody expected
 KINDS = ("kill", "error", "power")
 
 
@@ -60,18 +64,42 @@ class Trials:
         """Does the operation in a process of its own; returns its calls, and whether it was acknowledged."""
         self._reset()
         self._before()
-        done = False
         with self.world.process():
             disk = Disk(self.world.root, fault, after)
             with disk.watching():
-                try:
-                    done = self.operation.run(self.world)
-                except Killed:
-                    pass
-                except (OSError, BackendError):
-                    assert fault is not None
+                done = self._run(fault is not None)
         assert not (disk.dead and done), "a dead process has answered"
         return disk, done
+
+    def attempt_asking(self, fault: PeerFault | None) -> tuple[Requests, bool]:
+        """Like `attempt`, with faults of Label Studio; it is well again when the operation ends."""
+        self._reset()
+        self._before()
+        with self.world.process():
+            asked = Requests(self.world.label_studio, fault)
+            with asked.watching():
+                done = self._run(fault is not None)
+            self._check_reports(fault)
+        return asked, done
+
+    def _check_reports(self, fault: PeerFault | None) -> None:
+        """Errors are in words for people; a labeling run gives up only if a person has to do something."""
+        backend = self.world.backend
+        runs = backend.labeling.store.of_project(PROJECT)
+        errors = [one.error for one in (*backend.job_store.all(), *runs) if one.error]
+        assert [error for error in errors if _IN_PYTHON.match(error)] == []
+        if fault and fault.way not in REFUSALS:
+            assert [run.error for run in runs if run.status == "failed"] == []
+
+    def _run(self, may_fail: bool) -> bool:
+        """Does the operation; returns whether it was acknowledged."""
+        try:
+            return self.operation.run(self.world)
+        except Killed:
+            return False
+        except (OSError, BackendError) as error:
+            assert may_fail, error
+            return False
 
     def verify(self, *, done: bool) -> None:
         """Starts the next process, and checks everything; raises AssertionError."""
@@ -120,6 +148,21 @@ class Trials:
             for loss in _some(list(self._losses()), most):
                 self._try("power", loss.words, partial(self._lose_power, loss))
         return self.result
+
+    def all_requests(self, most: int | None = None) -> Result:
+        """Like `all`, with the faults of Label Studio."""
+        asked, done = self.attempt_asking(None)
+        assert done
+        self.verify(done=True)
+        self.result.calls = len(asked.calls)
+        for fault in _some(list(faults(asked.calls)), most):
+            self._try("peer", f"{fault} {asked.calls[fault.at]}", partial(self._ask, fault))
+        return self.result
+
+    def _ask(self, fault: PeerFault) -> None:
+        asked, done = self.attempt_asking(fault)
+        assert asked.hit, "the requests differ from attempt to attempt"
+        self.verify(done=done)
 
     def _fail(self, fault: Fault) -> None:
         disk, done = self.attempt(fault)

@@ -12,6 +12,7 @@ import pytest
 from label_studio_format.annotations import source_of
 from my_backend import files
 from my_backend.errors import BadRequest, Conflict, LabelStudioError
+from my_backend.label_studio import client
 from my_backend.labeling import attempt
 from my_backend.labeling.project_tasks import ProjectTasks
 from my_backend.labeling.runs import Labels, Run
@@ -424,3 +425,22 @@ def test_disk_that_is_full_in_the_middle_of_a_run_loses_and_doubles_nothing(
 
     assert (run.status, run.written) == ("finished", 10)
     assert set(map(tuple, labels.choices().values())) == {("Cat",)}
+
+
+@pytest.mark.parametrize("body", [b"<html>Please try again later</html>", b'{"tasks": [{"id"', b"{}", b"[]"])
+def test_run_waits_for_label_studio_if_another_answer_comes_instead(
+    writer: Writer, labels: FakeLabels, monkeypatch: pytest.MonkeyPatch, body: bytes
+) -> None:
+    labels.add(2)
+    run = submit(writer, ("Cat", [1, 2]))
+    read = client.read_body
+    with monkeypatch.context() as instead:
+        instead.setattr(
+            client, "read_body", lambda response, **more: body if "review" in response.url else read(response, **more)
+        )
+        writer.carry_out(run)
+    halted = writer.store.get(run.id)
+
+    assert (halted.status, "Label Studio" in halted.error) == ("queued", True)
+    assert end(writer, run).status == "finished"
+    assert labels.choices() == {1: ["Cat"], 2: ["Cat"]}
