@@ -16,7 +16,7 @@ from pathlib import Path
 # What an NVIDIA driver creates: on Linux, and in Windows Subsystem for Linux.
 GPU_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
 # torch loads these only to compute on a GPU. It links CUDA's other libraries, so it doesn't start without them.
-ONLY_FOR_GPUS = re.compile(r"(triton|nvidia-cusolver|nvidia-nvtx|nvidia-cuda-cccl|cuda-bindings|cuda-pathfinder)==")
+ONLY_FOR_GPUS = re.compile(r"(triton|nvidia-cusolver|nvidia-nvtx|cuda-bindings|cuda-pathfinder)==")
 CUDA = re.compile(r"(triton|nvidia-.*|cuda-.*)==")
 TORCH = re.compile(r"(torch|torchvision)==")
 

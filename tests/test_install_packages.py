@@ -71,7 +71,6 @@ def test_without_a_gpu_only_what_gpus_need_is_left_out(
         "triton",
         "nvidia-cusolver",
         "nvidia-nvtx",
-        "nvidia-cuda-cccl",
         "cuda-bindings",
         "cuda-pathfinder",
     }
