@@ -6,9 +6,8 @@ from functools import lru_cache
 from importlib.resources import files
 
 _TABLE = "words.txt"
-_SEVERAL = re.compile(
-    r"\s*[,;/&+|]\s*|\s+(?:and|or)\s+"
-)  # between the names of a choice such as "fruit and vegetables"
+# Between the names of a choice such as "fruit and vegetables"; blanks stand alone.
+_SEVERAL = re.compile(r" ?[,;/&+|] ?| (?:and|or) ")
 _LONGEST = 100  # characters of a name; the table's are shorter
 # Endings of plurals and of their singulars, those of WordNet's morphological rules
 _PLURALS = {"s": "", "ses": "s", "xes": "x", "zes": "z", "ches": "ch", "shes": "sh", "men": "man", "ies": "y"}
