@@ -66,6 +66,7 @@ class Projects:
         self._projects: dict[str, Project] = {}
         self._credentials: dict[str, Credentials] = {}  # as sent to this process
         self._written: dict[str, int] = {}  # modification times (ns) of the files last read or written here
+        self._unsaved: dict[str, Project] = {}  # what the disk didn't take, newer than the file until that changes
         self.refresh()
 
     def refresh(self) -> None:
@@ -93,7 +94,10 @@ class Projects:
         if isinstance(project, Damaged):
             return self._projects.get(uid)
         if project is not None:
-            project = replace(project, uid=uid)  # the folder's name counts, since requests and lookups use it
+            if written != self._written.get(uid):
+                self._unsaved.pop(uid, None)
+            # The folder's name counts, since requests and lookups use it.
+            project = self._unsaved.get(uid) or replace(project, uid=uid)
             self._set(project, written)
         return project
 
@@ -110,7 +114,7 @@ class Projects:
 
     def _forget(self, uid: str) -> None:
         with self._lock:
-            for known in (self._projects, self._written, self._credentials):
+            for known in (self._projects, self._written, self._unsaved, self._credentials):
                 known.pop(uid, None)
 
     def folder(self, uid: str) -> Path:
@@ -172,6 +176,7 @@ class Projects:
                     raise
                 # Predictions continue with these values; Label Studio sends them again after a restart.
                 log.warning("project %s: can't save its title and labeling config: %s", uid, error)
+                self._unsaved[uid] = project
                 self._set(project, self._written.get(uid, 0))
                 return project
 
@@ -198,6 +203,7 @@ class Projects:
     def _write(self, project: Project, *, make_folder: bool = True) -> Project:
         path = self.folder(project.uid) / PROJECT_FILE
         files.write_json(path, asdict(project), make_folder=make_folder)
+        self._unsaved.pop(project.uid, None)
         self._set(project, path.stat().st_mtime_ns)
         return project
 

@@ -288,3 +288,23 @@ def test_project_stays_listed_if_its_folder_cannot_be_read(
     projects.refresh()
 
     assert [project.uid for project in projects.all()] == ["7.1", "8.1", "9.1"]
+
+
+def test_what_a_full_disk_did_not_take_is_known_until_the_file_changes(
+    projects: Projects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    projects.remember("7.1", label_config="<View/>")
+    with monkeypatch.context() as full:
+        full.setattr(files, "write_json", fail)
+        projects.remember("7.1", label_config="<New/>")
+
+        assert projects.read_again("7.1").label_config == "<New/>"
+
+    projects.refresh()
+    assert projects.get("7.1").label_config == "<New/>"
+    Projects(tmp_path).remember("7.1", label_config="<Newest/>")
+    os.utime(tmp_path / "7.1" / "project.json", ns=(1, 1))  # in another tick of the clock, surely
+    assert projects.read_again("7.1").label_config == "<Newest/>"
