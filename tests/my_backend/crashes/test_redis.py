@@ -128,6 +128,7 @@ def failures(loop: Loop, some: list[CommandFault], calls: list[str]) -> list[str
     return found
 
 
+@pytest.mark.slow
 def test_some_faults_of_redis_lose_nothing(loop: Loop) -> None:
     calls = attempt(loop, None)
     every = list(faults(calls))
