@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 # What an NVIDIA driver creates: on Linux, and in Windows Subsystem for Linux.
@@ -33,6 +34,15 @@ def read_lock(path: Path) -> list[str]:
     return [" ".join(line.split()) for line in lines if line.strip() and not line.startswith("#")]
 
 
+def is_installed(package: str) -> bool:
+    """Whether this environment has the version that the lock names."""
+    name, _, found = package.split(" ", 1)[0].partition("==")
+    try:
+        return version(name) == found
+    except PackageNotFoundError:
+        return False
+
+
 def pip_install(packages: list[str], *options: str) -> None:
     """Runs pip without dependencies, because the lock has them all. If pip fails, exits with its code."""
     with tempfile.TemporaryDirectory() as folder:
@@ -44,15 +54,18 @@ def pip_install(packages: list[str], *options: str) -> None:
 
 
 def main(lock: Path, *, gpu: bool) -> None:
-    packages = read_lock(lock)
+    packages = [package for package in read_lock(lock) if not is_installed(package)]
     if index := os.environ.get("TORCH_INDEX_URL"):
         # The lock has no hashes for the files of another index.
-        pip_install([line.partition(" --hash=")[0] for line in packages if TORCH.match(line)], "--index-url", index)
+        if torch := [line.partition(" --hash=")[0] for line in packages if TORCH.match(line)]:
+            pip_install(torch, "--index-url", index)
         packages = [line for line in packages if not TORCH.match(line) and not CUDA.match(line)]
     elif not gpu and sys.platform == "linux":
-        print(LEFT_OUT, flush=True)
+        if any(map(TORCH.match, packages)):  # once, when torch is installed
+            print(LEFT_OUT, flush=True)
         packages = [line for line in packages if not ONLY_FOR_GPUS.match(line)]
-    pip_install(packages, "--require-hashes")
+    if packages:
+        pip_install(packages, "--require-hashes")
 
 
 if __name__ == "__main__":

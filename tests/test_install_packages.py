@@ -1,12 +1,13 @@
 """`make setup` and the image install the locked packages: all of them, or without those that need a GPU."""
 
-import importlib.util
 import subprocess
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+
+from tests.scripts import load_script
 
 ROOT = Path(__file__).parents[1]
 LOCKS = [ROOT / "requirements.txt", ROOT / "requirements-dev.txt"]
@@ -32,11 +33,9 @@ class Pip:
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("install_packages", ROOT / "deploy" / "install_packages.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script("install_packages")
     monkeypatch.setattr(module.sys, "platform", "linux")
+    monkeypatch.setattr(module, "is_installed", lambda package: False)
     monkeypatch.delenv("TORCH_INDEX_URL", raising=False)
     return module
 
@@ -103,3 +102,25 @@ def test_failure_of_pip_ends_the_installation(script: ModuleType, pip: Pip, monk
 
     assert ended.value.code == 3
     assert len(pip.calls) == 1
+
+
+def test_what_is_installed_in_the_locked_version_is_left_alone(
+    script: ModuleType, pip: Pip, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(script, "is_installed", lambda package: not package.startswith("flask=="))
+
+    script.main(LOCKS[0], gpu=False)
+    monkeypatch.setattr(script, "is_installed", lambda package: True)
+    script.main(LOCKS[0], gpu=False)
+
+    assert [len(packages) for packages, _ in pip.calls] == [1]
+    assert pip.names() == {"flask"}
+    assert capsys.readouterr().out == ""
+
+
+def test_another_version_is_not_taken_for_the_locked_one() -> None:
+    installed = load_script("install_packages").is_installed
+
+    assert installed(f"pytest=={pytest.__version__} --hash=sha256:00")
+    assert not installed("pytest==0.1 ; python_version >= '3.11' --hash=sha256:00")
+    assert not installed("not-a-package==1.0")

@@ -1,6 +1,5 @@
 """`make release` dates the changelog, and commits and tags the version; the workflow publishes exactly that."""
 
-import importlib.util
 import subprocess
 from datetime import date
 from pathlib import Path
@@ -8,6 +7,8 @@ from types import ModuleType
 
 import pytest
 import yaml
+
+from tests.scripts import load_script
 
 ROOT = Path(__file__).parents[1]
 CHANGELOG = """# Changelog
@@ -26,10 +27,7 @@ CHANGELOG = """# Changelog
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("release", ROOT / "deploy" / "release.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script("release")
     monkeypatch.setattr(module, "build", lambda root: (root / "dist").mkdir())
     return module
 

@@ -45,8 +45,10 @@ class HttpsProxy:
         try:
             tunnel.connect()
         except TimeoutError:
+            tunnel.close()
             raise
         except (OSError, http.client.HTTPException) as error:
+            tunnel.close()
             reason = said(error).removeprefix("Tunnel connection failed: ") or "it closed the connection"
             raise ProxyError(f"the proxy {host}:{proxy_port} (HTTPS_PROXY): {reason}{_remedy(reason)}") from error
         return tunnel.sock

@@ -194,3 +194,15 @@ def test_settings_name_the_proxy_and_hide_its_password(
     assert misspelled_names([]) == {}
     assert redact("at s3cr3t-0123") != "at s3cr3t-0123"
     assert "s3cr3t" not in str(settings_in_force(settings)) + repr(settings)
+
+
+def test_proxy_that_says_nothing_is_given_up_and_its_connection_closed() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        with pytest.raises(TimeoutError):
+            HttpsProxy(f"http://127.0.0.1:{silent.getsockname()[1]}").connect(PUBLIC, 443, 0.2)
+
+        connection, _ = silent.accept()
+        with connection:
+            connection.settimeout(30)
+            assert connection.recv(1000).startswith(b"CONNECT")
+            assert connection.recv(1000) == b"", "it is closed"
