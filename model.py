@@ -601,7 +601,8 @@ class TaskPool(ImagePool):
                         digests.append(file.digest)
                         vectors.append(vector)
                         files.append(file)
-        thumbnails = _networks().lane.thumbnails(files) if files else torch.empty(0, 0)
+        are_compared = files and self._copies.has_room(len(files))
+        thumbnails = _networks().lane.thumbnails(files) if are_compared else torch.empty(len(files), 0)
         self._pool.add(vectors)  # all or none: otherwise the caller would lose count after an error
         self._copies.add(thumbnails)
         return digests

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import os
 import time
 from dataclasses import dataclass
 from hashlib import sha256
@@ -72,14 +73,15 @@ def check_folders(settings: Settings) -> None:
 def remove_parts(settings: Settings) -> None:
     """Removes what killed processes have left half written in MODEL_DIR and CACHE_DIR; this may take a while."""
     for folder in (settings.model_dir, settings.cache_dir):
-        for path in folder.rglob(f"{files.PART}*"):
-            try:
-                if path.is_file() and time.time() - path.stat().st_mtime > PART_SECONDS:
-                    path.unlink()
-            except FileNotFoundError:  # another process removes them, too
-                pass
-            except OSError as error:
-                log.warning("can't remove %s, which a killed process has left: %s", path, error)
+        for parent, _, names in os.walk(folder):  # steps over folders that vanish meanwhile
+            for path in (Path(parent, name) for name in names if name.startswith(files.PART)):
+                try:
+                    if time.time() - path.stat().st_mtime > PART_SECONDS:
+                        path.unlink()
+                except FileNotFoundError:  # another process removes them, too
+                    pass
+                except OSError as error:
+                    log.warning("can't remove %s, which a killed process has left: %s", path, error)
 
 
 def identity(folder: Path) -> str:

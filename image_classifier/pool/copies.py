@@ -25,6 +25,10 @@ class Copies:
         self._count = 0
         self._groups: dict[int, list[int]] = {}  # the group of each image that has copies; all of a group share a list
 
+    def has_room(self, images: int) -> bool:
+        """Whether so many more images will be compared; otherwise `add` needs only their number."""
+        return self._count + images <= COMPARED
+
     def add(self, thumbnails: Tensor) -> None:
         """Adds images, by their thumbnails [n, values] from `data.duplicates`."""
         before, self._count = self._count, self._count + len(thumbnails)

@@ -16,7 +16,7 @@ from my_backend.jobs.training_job import KEPT_ANNOTATIONS
 from my_backend.label_studio.media import Media
 from my_backend.projects.corrections import Corrections, corrections_folder
 from my_backend.projects.registry import Project, Projects
-from my_backend.projects.versions import UNTRAINED, Versions
+from my_backend.projects.versions import Versions
 
 LOOK_SECONDS = 10.0
 FIRST_PAUSE, LONGEST_PAUSE = 600.0, 21_600.0  # seconds between two trainings for the same reason; it doubles each time
@@ -85,7 +85,7 @@ class Backlog(Background):
         lacks |= {f"removed correction {image}" for image in learned.corrections.keys() - given.keys()}
         if not lacks and learned.missed and self._images:
             lacks = {IMAGES}
-        if lacks and Versions(folder).live_name() == UNTRAINED:
+        if lacks and not Versions(folder).has_learned():
             return frozenset()  # users or events start the first training
         return frozenset(lacks)
 
@@ -93,8 +93,9 @@ class Backlog(Background):
         """Starts a training if it is time; returns what to wait for next."""
         if before is None or before.lacks != lacks:
             return _Waiting(lacks, due=0.0)  # at the next look: a request may be storing it right now
-        newest = self._store.newest(project.uid, 1)
-        if time.monotonic() < before.due or any(job.unfinished or job.status == "canceled" for job in newest):
+        if time.monotonic() < before.due:
+            return before
+        if any(job.unfinished or job.status == "canceled" for job in self._store.newest(project.uid, 1)):
             return before  # who cancels a training doesn't want another one
         if lacks != {IMAGES} or self._can_read_images(project):
             kind: Kind = "full" if any(one.startswith(SENT) for one in lacks) else "head"

@@ -3,13 +3,12 @@
 import logging
 import math
 from collections.abc import Callable
-from contextlib import suppress
 
-from my_backend.errors import LabelStudioError, NotFound
+from my_backend.errors import LabelStudioError
 from my_backend.jobs.learned import learned_state
 from my_backend.label_studio.snapshot import Snapshot
 from my_backend.projects.registry import Project, Projects
-from my_backend.projects.versions import UNTRAINED, Versions
+from my_backend.projects.versions import Versions
 
 log = logging.getLogger(__name__)
 
@@ -42,10 +41,5 @@ class Reconciliation:
     def _is_behind(self, project: Project, snapshot: Snapshot) -> bool:
         """Whether Label Studio has changed since the live version was trained; the job checks in detail."""
         folder = self._projects.folder(project.uid)
-        versions = Versions(folder)
-        if (name := versions.live_name()) == UNTRAINED:
-            return False  # users or events start the first training
-        with suppress(NotFound):  # a damaged version is renewed by a training
-            if not versions.get(name).has_learned:
-                return False
-        return snapshot.watermark() != learned_state(folder).watermark
+        # Users or events start the first training.
+        return Versions(folder).has_learned() and snapshot.watermark() != learned_state(folder).watermark

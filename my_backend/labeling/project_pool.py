@@ -150,17 +150,17 @@ class ProjectPool:
             past = list(self._past)
         unlabeled = [image for image, task in there if task not in labels and task not in left_out]
         known = {image: name for image, task in there if (name := labels.get(task)) is not None}
-        stand_ins = self._stand_ins(unlabeled)
+        among = set(unlabeled)
+        stand_ins = self._stand_ins(unlabeled, among)
         groups = self.images.groups(model, stand_ins, known, past, largest=largest, count=count)
         for group in groups:
             for image, probability in zip(group.images, group.probabilities, strict=True):
                 if group.proposal is not None and probability is not None:
                     self._proposed[self._shown_by[image]] = (group.proposal, probability)
-        return [Group(group, self._copies(model, group.images, set(unlabeled))) for group in groups]
+        return [Group(group, self._copies(model, group.images, among)) for group in groups]
 
-    def _stand_ins(self, unlabeled: Sequence[int]) -> list[int]:
-        """The images without those that are copies of an earlier one of them."""
-        among = set(unlabeled)
+    def _stand_ins(self, unlabeled: Sequence[int], among: Container[int]) -> list[int]:
+        """The unlabeled images without those that are copies of an earlier one `among` them."""
         return [
             image
             for image in unlabeled
@@ -204,8 +204,9 @@ class ProjectPool:
         if only is None:
             unlabeled = [image for image, task in there if is_open[task]]
             known = [image for image, task in there if not is_open[task]]
-            images = self.images.first(model, self._stand_ins(unlabeled), known, count)
-            copies = self._copies(model, images, set(unlabeled))
+            among = set(unlabeled)
+            images = self.images.first(model, self._stand_ins(unlabeled, among), known, count)
+            copies = self._copies(model, images, among)
         else:
             image_of = {task: image for image, task in there}
             images = [image_of[task] for task in dict.fromkeys(only) if is_open.get(task)][:count]

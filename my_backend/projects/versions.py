@@ -142,6 +142,14 @@ class Versions:
         name = self.live_name()
         return None if name == UNTRAINED else self.get(name)
 
+    def has_learned(self) -> bool:
+        """Returns whether labels made the live version; also if it is damaged, because a training renews it."""
+        try:
+            live = self.live()
+        except NotFound:
+            return True
+        return live is not None and live.has_learned
+
     def get(self, name: str) -> Version:
         """Raises NotFound."""
         record: _Record | Damaged | None = None

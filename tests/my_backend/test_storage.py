@@ -127,6 +127,29 @@ def test_what_killed_processes_left_half_written_is_removed_after_a_day(
     assert {path for place in places for path in place.iterdir()} == young | {place / ".lock" for place in places}
 
 
+def test_folder_that_vanishes_meanwhile_does_not_keep_what_is_left(
+    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = make_settings()
+    gone, left = settings.model_dir / "a-job", settings.cache_dir / f"{files.PART}1"
+    gone.mkdir(parents=True)
+    settings.cache_dir.mkdir(parents=True, exist_ok=True)
+    left.touch()
+    os.utime(left, (0, 0))
+    scan = os.scandir
+
+    def removed_first(path: Any) -> Any:
+        if Path(path) == gone:
+            gone.rmdir()
+        return scan(path)
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(os, "scandir", removed_first)
+        remove_parts(settings)
+
+    assert (gone.exists(), left.exists()) == (False, False)
+
+
 def _half_written(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What a process leaves that is killed before it renames what it has written."""
     before = set(place.glob("*"))

@@ -38,13 +38,7 @@ def faults(calls: list[str]) -> Iterator[CommandFault]:
     """Every fault of these commands."""
     for way in WAYS:
         for number, name in enumerate(calls):
-            if way in ("read-only", "no memory", "no disk") and name in (
-                *READING,
-                "MULTI",
-                "WATCH",
-                "UNWATCH",
-                "DISCARD",
-            ):
+            if way in ("read-only", "no memory", "no disk") and name in READING:
                 continue
             if way != "twice" or name not in TRANSACTION:
                 yield CommandFault(number, way)

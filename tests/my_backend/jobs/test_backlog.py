@@ -208,6 +208,14 @@ def test_canceled_training_is_not_started_again(watched: Watched, monkeypatch: p
     assert watched.look(3) == []
 
 
+def test_first_guess_is_left_to_people_too(tmp_path: Path) -> None:
+    watched = Watched(tmp_path / "projects")
+    Versions(watched.folder).publish({"first_guess": {"temperature": 1.0}}, watched.folder, cause="", choices=())
+    watched.correct()
+
+    assert watched.look(3) == []
+
+
 def test_first_training_is_left_to_people(tmp_path: Path) -> None:
     watched = Watched(tmp_path / "projects")
     watched.correct()
