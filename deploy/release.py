@@ -25,7 +25,9 @@ def main(arguments: list[str], root: Path = ROOT) -> None:
     """Raises Refusal before it changes anything."""
     match arguments:
         case ["--notes", version]:
-            print(notes((root / "CHANGELOG.md").read_text("utf-8"), version))
+            if not (found := notes((root / "CHANGELOG.md").read_text("utf-8"), version)):
+                raise Refusal(f"CHANGELOG.md says nothing of {version}")
+            print(found)
         case [version] if not version.startswith("-"):
             release(version, root)
         case _:
@@ -40,6 +42,8 @@ def release(version: str, root: Path) -> None:
         raise Refusal(f"{version} must be newer than the version in pyproject.toml, {current and current[1]}")
     if changes := git(root, "status", "--porcelain"):
         raise Refusal(f"commit or remove your changes first:\n{changes}")
+    if git(root, "tag", "--list", f"v{version}"):
+        raise Refusal(f"there is a tag v{version} already: choose a newer version, or delete the tag")
     history = changelog.read_text("utf-8")
     if not notes(history, "Unreleased"):
         raise Refusal("CHANGELOG.md says nothing under Unreleased: describe what has changed")

@@ -7,8 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-# As long as supervisor waits for the server, and a little more.
-STOP_SECONDS = 100.0
+# As long as supervisor waits for the server, both workers and Redis, one after another, and a little more.
+STOP_SECONDS = 240.0
 
 
 @dataclass(frozen=True)

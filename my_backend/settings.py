@@ -299,7 +299,7 @@ def _without_secret(name: str, value: Any) -> str:
 
 def _password(url: str) -> str | None:
     try:
-        return urlsplit(url).password
+        return urlsplit(url if "://" in url else f"//{url}").password
     except ValueError:
         return None
 

@@ -95,6 +95,18 @@ def test_uncommitted_changes_and_an_empty_changelog_are_refused(script: ModuleTy
     assert git(clone, "tag") == ""
 
 
+def test_tag_that_exists_and_a_version_without_notes_are_refused(script: ModuleType, clone: Path) -> None:
+    git(clone, "tag", "v0.2.0")
+    head = git(clone, "rev-parse", "HEAD")
+
+    with pytest.raises(script.Refusal, match=r"there is a tag v0\.2\.0 already"):
+        script.main(["0.2.0"], clone)
+    with pytest.raises(script.Refusal, match=r"says nothing of 9\.9\.9"):
+        script.main(["--notes", "9.9.9"], clone)
+
+    assert (git(clone, "status", "--porcelain"), git(clone, "rev-parse", "HEAD")) == ("", head)
+
+
 def test_notes_of_our_own_changelog_are_found(script: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     script.main(["--notes", "0.1.0"])
 
@@ -107,7 +119,7 @@ def test_release_is_published_only_after_the_tests_and_only_for_tags() -> None:
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yml").read_text("utf-8"))
     tests = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text("utf-8"))
 
-    assert workflow[True] == {"push": {"tags": ["v*"]}}  # YAML 1.1 reads `on` as true
+    assert workflow[True] == {"push": {"tags": ["v[0-9]+.[0-9]+.[0-9]+"]}}  # YAML 1.1 reads `on` as true
     assert "workflow_call" in tests[True]
     assert workflow["jobs"]["test"]["uses"] == "./.github/workflows/tests.yml"
     publishing = {name: job for name, job in workflow["jobs"].items() if name != "test"}

@@ -1,9 +1,13 @@
 """Copies: near-duplicates among the images of a pool, found while images are added."""
 
+import logging
+
 import torch
 from torch import Tensor
 
 from image_classifier.data.duplicates import halved_thumbnails, show_the_same
+
+log = logging.getLogger(__name__)
 
 # An image with more near-duplicates has none: a camera that doesn't move makes images that differ in details only.
 MOST = 20
@@ -30,7 +34,17 @@ class Copies:
         return self._count + images <= COMPARED
 
     def add(self, thumbnails: Tensor) -> None:
-        """Adds images, by their thumbnails [n, values] from `data.duplicates`."""
+        """Adds images, by their thumbnails [n, values] from `data.duplicates`.
+
+        It never raises: its caller has already counted the images elsewhere. After an error, no image has copies.
+        """
+        try:
+            self._add(thumbnails)
+        except Exception:
+            log.exception("near-duplicates are no longer looked for among the images to label")
+            self._count, self._groups = COMPARED + 1, {}
+
+    def _add(self, thumbnails: Tensor) -> None:
         before, self._count = self._count, self._count + len(thumbnails)
         if len(thumbnails) == 0 or self._count > COMPARED:
             return

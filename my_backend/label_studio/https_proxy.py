@@ -1,12 +1,13 @@
 """The proxy that HTTPS connections to public hosts go through, if there is one."""
 
-import base64
-import http.client
 import socket
-from urllib.parse import unquote, urlsplit
+import time
+from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]  # typeshed lacks it
 
-from my_backend.redaction import said
+from my_backend.redaction import basic_authorization, said
+
+LONGEST_HEAD = 16_384  # bytes of a proxy's answer
 
 
 class ProxyError(OSError):
@@ -29,36 +30,71 @@ class HttpsProxy:
         return not proxy_bypass_environment(host, {"no": self._no_proxy})
 
     def connect(self, address: str, port: int, seconds: float) -> socket.socket:
-        """A connection to the address through the proxy; raises ProxyError, or TimeoutError after `seconds` of waiting.
+        """A connection to the address through the proxy; raises ProxyError, or TimeoutError after `seconds`.
 
         No error contains the proxy's user or password.
         """
+        deadline = time.monotonic() + seconds
+        proxy = self._parsed()
+        host, proxy_port = str(proxy.hostname), proxy.port or 80
+        target = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+        head = f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{_authorization(proxy.username, proxy.password)}\r\n"
+        place = f"the proxy {host}:{proxy_port} (HTTPS_PROXY)"
+        try:
+            connection = socket.create_connection((host, proxy_port), timeout=seconds)
+            try:
+                connection.sendall(head.encode())
+                _read_answer(connection, deadline)
+                connection.settimeout(seconds)
+            except BaseException:
+                connection.close()
+                raise
+        except TimeoutError as error:
+            raise TimeoutError(f"{place}: {said(error)}") from None
+        except (OSError, UnicodeError) as error:
+            reason = said(error)
+            raise ProxyError(f"{place}: {reason}{_remedy(reason)}") from error
+        return connection
+
+    def _parsed(self) -> SplitResult:
+        """Raises ProxyError."""
         try:
             parts = urlsplit(self._url if "://" in self._url else f"http://{self._url}")
-            host, proxy_port = parts.hostname, parts.port or 80
+            _ = parts.port
         except ValueError:
             raise ProxyError("HTTPS_PROXY isn't a URL such as http://proxy:3128") from None
-        if parts.scheme != "http" or not host:
+        if parts.path.strip("/") or parts.query or parts.fragment:
+            # Perhaps a password with one of these characters.
+            raise ProxyError("HTTPS_PROXY isn't a URL such as http://proxy:3128: write # / ? in it as %23 %2F %3F")
+        if parts.scheme != "http" or not parts.hostname:
             raise ProxyError(f"HTTPS_PROXY must be http://host:port; {parts.scheme}:// isn't supported")
-        tunnel = http.client.HTTPConnection(host, proxy_port, timeout=seconds)
-        tunnel.set_tunnel(address, port, _authorization(parts.username, parts.password))
-        try:
-            tunnel.connect()
-        except TimeoutError:
-            tunnel.close()
-            raise
-        except (OSError, http.client.HTTPException) as error:
-            tunnel.close()
-            reason = said(error).removeprefix("Tunnel connection failed: ") or "it closed the connection"
-            raise ProxyError(f"the proxy {host}:{proxy_port} (HTTPS_PROXY): {reason}{_remedy(reason)}") from error
-        return tunnel.sock
+        return parts
 
 
-def _authorization(user: str | None, password: str | None) -> dict[str, str]:
+def _read_answer(connection: socket.socket, deadline: float) -> None:
+    """Returns if the proxy has made the connection; raises OSError, with the proxy's status if it refuses."""
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("its answer takes too long")
+        if len(head) > LONGEST_HEAD:
+            raise ConnectionError("its answer is too long")
+        connection.settimeout(left)
+        # Byte by byte: what follows belongs to the connection that it has made.
+        if not (byte := connection.recv(1)):
+            raise ConnectionError("it closed the connection")
+        head += byte
+    status = head.partition(b"\r\n")[0].decode("latin-1").partition(" ")[2]
+    if not status.startswith("2"):
+        raise ConnectionError(status[:100] or "it isn't an HTTP proxy")
+
+
+def _authorization(user: str | None, password: str | None) -> str:
+    """The header's line, "" without a user."""
     if user is None:
-        return {}
-    credentials = f"{unquote(user)}:{unquote(password or '')}".encode()
-    return {"Proxy-Authorization": "Basic " + base64.b64encode(credentials).decode()}
+        return ""
+    return f"Proxy-Authorization: Basic {basic_authorization(unquote(user), unquote(password or ''))}\r\n"
 
 
 def _remedy(reason: str) -> str:

@@ -164,7 +164,7 @@ class Projects:
             if known is None or replace(known, **said) != known:
                 self._check_room(replace(known or Project(uid), **said))
         damaged = files.is_damaged(self.folder(uid) / PROJECT_FILE)
-        if known is not None and replace(known, **said) == known and not damaged:
+        if known is not None and replace(known, **said) == known and not damaged and uid not in self._unsaved:
             return known
         with self._on_disk:
             # The values in memory may be older than the file and must not overwrite it.
@@ -197,7 +197,8 @@ class Projects:
             known = self._read(uid)
             if known is not None:
                 project = replace(known, **_said(label_config, title))
-                return known if project == known else self._write(project, make_folder=False)
+                is_saved = project == known and uid not in self._unsaved
+                return known if is_saved else self._write(project, make_folder=False)
         return None
 
     def _write(self, project: Project, *, make_folder: bool = True) -> Project:

@@ -1,6 +1,6 @@
 """The endpoints that label many tasks at once and undo it."""
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Literal
@@ -160,9 +160,10 @@ class LabelingEndpoints:
         """Groups of look-alikes to label next; the first call starts to collect the project's images."""
         project = find_project(self._projects, body.project)
         found, groups = self._pools.groups(project, body.without, largest=body.most, count=SHOWN_GROUPS)
+        sampled = self._plans.sampled(project.uid)
         return {
             **self._described(project, found),
-            "groups": [_described_group(group, found.pool) for group in groups if found.pool],
+            "groups": [_described_group(group, found.pool, sampled) for group in groups if found.pool],
         }
 
     @endpoint("POST", "/api/labeling/queue", answers={200: Queue}, errors=(404, 409), max_body=RUN_BYTES)
@@ -242,25 +243,26 @@ class LabelingEndpoints:
         return described(run), 202
 
 
-def _described_group(group: PoolGroup, pool: ProjectPool) -> Json:
+def _described_group(group: PoolGroup, pool: ProjectPool, sampled: Container[int]) -> Json:
     images, found = [], group.look_alikes
     for image, probability, copies in zip(found.images, found.probabilities, group.copies, strict=True):
         task, digest = pool.shown(image)
         confidence = None if probability is None else round(probability, 4)
-        same = [_described_copy(*pool.shown(copy)) for copy in copies]
-        images.append({"task": task, "digest": digest, "confidence": confidence, "copies": same})
+        described = [] if task in sampled else _described_copies(copies, pool, sampled)
+        images.append({"task": task, "digest": digest, "confidence": confidence, "copies": described})
     return {"proposal": found.proposal, "images": images}
 
 
-def _described_copy(task: int, digest: str) -> Json:
-    return {"task": task, "digest": digest}
+def _described_copies(copies: Sequence[int], pool: ProjectPool, sampled: Container[int]) -> list[Json]:
+    """The copies without those in a plan's sample, which a person labels one by one."""
+    shown = [pool.shown(copy) for copy in copies]
+    return [{"task": task, "digest": digest} for task, digest in shown if task not in sampled]
 
 
 def _described_image(queued: PoolImage, pool: ProjectPool, labels: TaskLabels, sampled: Container[int]) -> Json:
     task, digest = pool.shown(queued.image)
     if task in sampled:
         queued = replace(queued, probabilities={}, nearest=[], copies=[])
-    copies = [shown for copy in queued.copies if (shown := pool.shown(copy))[0] not in sampled]
     nearest = [(*pool.shown(image), cosine) for image, cosine in queued.nearest]
     return {
         "task": task,
@@ -268,7 +270,7 @@ def _described_image(queued: PoolImage, pool: ProjectPool, labels: TaskLabels, s
         "proposal": max(queued.probabilities, key=queued.probabilities.__getitem__, default=None),
         "probabilities": {choice: round(probability, 4) for choice, probability in queued.probabilities.items()},
         "nearest": [_described_similar(*one, labels.get(one[0])) for one in nearest],
-        "copies": [_described_copy(*one) for one in copies],
+        "copies": _described_copies(queued.copies, pool, sampled),
         "withheld": task in sampled,
     }
 

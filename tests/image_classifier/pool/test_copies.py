@@ -1,5 +1,7 @@
 """Copies in a pool: found in whatever steps images are added, but not in the images of a fixed camera."""
 
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 import torch
@@ -66,3 +68,15 @@ def test_only_a_bounded_number_of_images_is_compared(monkeypatch: pytest.MonkeyP
     found.add(thumbnails(1, 1))
     assert len(found.of(0)) == 5
     assert found.of(6) == found.of(11) == []
+
+
+def test_error_ends_the_comparison_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Copies()
+    same = thumbnails(2, 2)
+    with monkeypatch.context() as short:
+        short.setattr(module, "_with_room", Mock(side_effect=MemoryError))
+        found.add(same)
+    found.add(same)
+
+    assert [found.of(image) for image in range(24)] == [[]] * 24
+    assert not found.has_room(1)

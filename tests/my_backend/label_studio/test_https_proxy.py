@@ -2,12 +2,14 @@
 
 import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
+from pydantic import SecretStr
 
 from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.https_proxy import HttpsProxy
@@ -172,7 +174,19 @@ def test_proxy_that_is_gone_is_named(get: Get) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["https://me:s3cr3t@proxy:3128", "socks5://me:s3cr3t@proxy:1080", "http://[s3cr3t", "http://h:s3cr3t", "://"]
+    "url",
+    [
+        "https://me:s3cr3t@proxy:3128",
+        "socks5://me:s3cr3t@proxy:1080",
+        "http://[s3cr3t",
+        "http://h:s3cr3t",
+        "://",
+        "http://me:12#s3cr3t@proxy:3128",
+        "http://me:s3/cr3t@proxy:3128",
+        "http://.proxy:3128",
+        f"http://{'a' * 64}:3128",
+        "http://pro xy:3128",
+    ],
 )
 def test_proxy_that_cannot_be_used_is_an_error_without_its_password(get: Get, url: str) -> None:
     with pytest.raises(requests.ConnectionError, match="HTTPS_PROXY") as failed:
@@ -196,13 +210,36 @@ def test_settings_name_the_proxy_and_hide_its_password(
     assert "s3cr3t" not in str(settings_in_force(settings)) + repr(settings)
 
 
-def test_proxy_that_says_nothing_is_given_up_and_its_connection_closed() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        with pytest.raises(TimeoutError):
-            HttpsProxy(f"http://127.0.0.1:{silent.getsockname()[1]}").connect(PUBLIC, 443, 0.2)
+@pytest.mark.parametrize("answer", ["", "HTTP/1.1 200 OK\r\n", "HTTP/1.1 200 OK\r\n" + "X-Drop: x\r\n" * 100_000])
+def test_proxy_whose_answer_does_not_end_is_given_up_and_its_connection_closed(answer: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        place = f"127.0.0.1:{server.getsockname()[1]}"
 
-        connection, _ = silent.accept()
-        with connection:
-            connection.settimeout(30)
-            assert connection.recv(1000).startswith(b"CONNECT")
-            assert connection.recv(1000) == b"", "it is closed"
+        def say() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.settimeout(30)
+                assert connection.recv(1000).startswith(b"CONNECT")
+                try:
+                    connection.sendall(answer.encode())
+                    assert connection.recv(1000) == b"", "it is closed"
+                except ConnectionError:  # with something unread
+                    pass
+
+        with ThreadPoolExecutor(1) as pool:
+            done = pool.submit(say)
+            with pytest.raises(OSError, match=rf"the proxy {place} \(HTTPS_PROXY\): (timed out|its answer)"):
+                HttpsProxy(f"http://{place}").connect(PUBLIC, 443, 1.0)
+            done.result()
+
+
+def test_address_of_ipv6_is_named_in_brackets(proxy: FakeProxy) -> None:
+    HttpsProxy(proxy.place).connect("2606:2800:220:1::1", 443, 30).close()
+
+    assert proxy.heads[0].startswith("CONNECT [2606:2800:220:1::1]:443 HTTP/1.1\r\nHost: [2606:2800:220:1::1]:443\r\n")
+
+
+def test_password_of_a_proxy_without_a_scheme_is_known_to_be_secret() -> None:
+    settings = Settings(https_proxy=SecretStr("me:s3cr3t-4567@proxy:3128"))
+
+    assert "s3cr3t-4567" in settings.secrets

@@ -305,6 +305,17 @@ def test_what_a_full_disk_did_not_take_is_known_until_the_file_changes(
 
     projects.refresh()
     assert projects.get("7.1").label_config == "<New/>"
+    projects.remember("7.1", label_config="<New/>")  # said again, now that there is room
+    assert Projects(tmp_path).get("7.1").label_config == "<New/>"
+    with monkeypatch.context() as full:
+        full.setattr(files, "write_json", fail)
+        projects.remember("7.1", label_config="<Newer/>")
+    projects.update("7.1", label_config="<Newer/>")
+    assert Projects(tmp_path).get("7.1").label_config == "<Newer/>"
+
+    with monkeypatch.context() as full:
+        full.setattr(files, "write_json", fail)
+        projects.remember("7.1", label_config="<Unsaved/>")
     Projects(tmp_path).remember("7.1", label_config="<Newest/>")
     os.utime(tmp_path / "7.1" / "project.json", ns=(1, 1))  # in another tick of the clock, surely
     assert projects.read_again("7.1").label_config == "<Newest/>"

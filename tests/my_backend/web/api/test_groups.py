@@ -368,3 +368,18 @@ def test_damaged_plan_of_a_run_does_not_hide_the_groups(client: Client, label_st
     client.backend.pools._entries[PROJECT].plans.clear()
     (client.backend.projects.folder(PROJECT) / "labeling" / run / "plan.json").write_text("{")
     assert tasks_of(ask(client)) == [list(range(1, 11))]
+
+
+def test_images_of_a_sample_are_no_copies(client: Client, label_studio: FakeLabelStudio, script: Script) -> None:
+    def copies_of_the_fourth() -> list[int]:
+        images = [image for group in ask(client)["groups"] for image in group["images"]]
+        return [copy["task"] for image in images if image["task"] == 4 for copy in image["copies"]]
+
+    label_studio.labels.add(10)
+    script.set(copies=[[3, 8, 9]])  # the images of tasks 4, 9 and 10
+    ready(client, 10)
+    assert copies_of_the_fourth() == [9, 10]
+    client.backend.acceptor.store.sampled = lambda project: {9}  # type: ignore[method-assign]
+    assert copies_of_the_fourth() == [10]
+    client.backend.acceptor.store.sampled = lambda project: {4}  # type: ignore[method-assign]
+    assert copies_of_the_fourth() == []
