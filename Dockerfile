@@ -19,7 +19,7 @@ RUN useradd --uid 1000 --gid 0 --create-home app \
 WORKDIR /app
 COPY requirements.txt ./
 COPY deploy/install_packages.py ./deploy/
-# With all that GPUs need: the machine that builds the image may have none.
+# Installs the GPU packages, too: the machine that builds the image may have no GPU.
 RUN set -e; export PIP_NO_CACHE_DIR=1 TORCH_INDEX_URL="${TORCH_INDEX_URL}" PIP_INDEX_URL="${PIP_INDEX_URL}"; \
     [ -n "$PIP_INDEX_URL" ] || unset PIP_INDEX_URL; \
     python deploy/install_packages.py requirements.txt --gpu; \

@@ -3,10 +3,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# An index of CPU-only builds of torch, for example; remembered from the first time.
+# An index of CPU-only builds of torch, for example; `make setup` saves it for later calls.
 -include $(VENV)/choices.mk
 export TORCH_INDEX_URL
-# Packages are installed again only when the locked versions change, or there is a GPU for the first time.
+# `make` reinstalls packages only when the locked versions change, or when it first finds a GPU.
 GPU := $(if $(wildcard /dev/nvidiactl /dev/dxg),-gpu)
 RUN_LOCK := $(shell cat requirements.txt pyproject.toml | cksum | cut -d' ' -f1)
 DEV_LOCK := $(shell cat requirements.txt requirements-dev.txt pyproject.toml | cksum | cut -d' ' -f1)

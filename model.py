@@ -128,7 +128,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
             return None
         others = [name for name in tag.choices if name not in guess.classes]
         without = f" It can't guess {', '.join(others)}." if others else ""
-        summary = f"A guess by ImageNet's classes, made without labels.{without}"
+        summary = f"A first guess from ImageNet's classes, made without labels.{without}"
         return FIRST_GUESS, {"first_guess": {"classes": list(guess.classes)}, "summary": summary}
 
     # --- predict ------------------------------------------------------------
@@ -556,7 +556,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         """The resources of a version that is a first guess: its calibration, but no model."""
         kept = {"classes": list(guess.classes), "temperature": guess.head.temperature}
         summary = (
-            f"The first guess from ImageNet's classes is still better than what the labels teach. {told['summary']}"
+            f"The first guess from ImageNet's classes still beats a model trained on the labels. {told['summary']}"
         )
         return {"first_guess": kept, **_described(guess, folder), **told, "summary": summary}
 

@@ -279,7 +279,7 @@ def sync_tree(folder: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Makes a file's content survive a power failure; of a folder, new names, and that others are gone."""
+    """Makes a file's content, or the changed names in a folder, survive a power failure."""
     with _opened(path) as descriptor:
         if descriptor is not None:
             os.fsync(descriptor)

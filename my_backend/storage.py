@@ -71,7 +71,7 @@ def check_folders(settings: Settings) -> None:
 
 
 def remove_parts(settings: Settings) -> None:
-    """Removes what killed processes have left half written in MODEL_DIR and CACHE_DIR; this may take a while."""
+    """Removes half-written files of killed processes from MODEL_DIR and CACHE_DIR; this may take a while."""
     for folder in (settings.model_dir, settings.cache_dir):
         for parent, _, names in os.walk(folder):  # steps over folders that vanish meanwhile
             for path in (Path(parent, name) for name in names if name.startswith(files.PART)):
@@ -81,7 +81,7 @@ def remove_parts(settings: Settings) -> None:
                 except FileNotFoundError:  # another process removes them, too
                     pass
                 except OSError as error:
-                    log.warning("can't remove %s, which a killed process has left: %s", path, error)
+                    log.warning("can't remove %s, left by a killed process: %s", path, error)
 
 
 def identity(folder: Path) -> str:

@@ -21,9 +21,9 @@ IMPOSSIBLE = -20.0  # the logarithm of a probability
 
 @dataclass(frozen=True)
 class GuessHead(Head):
-    """The layer that tells ImageNet's classes apart, without the classes of no choice; the answer is one of choices.
+    """ImageNet's last layer, with only the classes that belong to a choice; it answers with choices.
 
-    weight [classes, size], bias [classes], the classes of each choice together; `sizes` has their numbers.
+    weight [classes, size] and bias [classes], grouped by choice; `sizes` is the number of classes of each choice.
     """
 
     sizes: tuple[int, ...] = ()
@@ -75,7 +75,7 @@ def calibrated(
 
 
 def logits_of(guess: Classifier, embeddings: Tensor, classes: Sequence[str]) -> Tensor:
-    """The guess's logits [n, classes] for embeddings [n, size], if it is asked about classes that it doesn't know, too.
+    """The guess's logits [n, classes] for embeddings [n, size]; classes that it doesn't know get a very low one.
 
     `classes` are those of `with_others`.
     """

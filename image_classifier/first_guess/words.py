@@ -1,4 +1,4 @@
-"""Which of ImageNet's classes are kinds of what a choice names, such as all breeds for *Dogs*."""
+"""Finds the ImageNet classes that are kinds of what a choice names: for *Dogs*, all breeds."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ _PLURALS = {"s": "", "ses": "s", "xes": "x", "zes": "z", "ches": "ch", "shes": "
 def classes_of_choices(names: Mapping[str, Sequence[str]]) -> dict[str, list[int]]:
     """The numbers of the ImageNet classes that are kinds of a choice, for each choice that has any.
 
-    `names` has the names of each choice, the first known one counts. A class that is a kind of several choices belongs
+    `names` has the names of each choice; the first known one counts. A class that is a kind of several choices belongs
     to the one with the fewest classes: of *Animals* and *Birds*, a robin is one of the birds.
     """
     found = {choice: next(filter(None, map(_classes_of, called)), frozenset()) for choice, called in names.items()}

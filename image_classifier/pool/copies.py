@@ -9,7 +9,7 @@ from image_classifier.data.duplicates import halved_thumbnails, show_the_same
 
 log = logging.getLogger(__name__)
 
-# An image with more near-duplicates has none: a camera that doesn't move makes images that differ in details only.
+# An image with more near-duplicates counts as having none: images from a fixed camera differ only in details.
 MOST = 20
 PARTNERS = 32  # images of a block with which each one is compared in detail: more than MOST
 COMPARED = 100_000  # images of a pool, so that its memory and the time for each image are bounded
@@ -18,9 +18,9 @@ BLOCK = 8192  # images that are compared at once
 
 
 class Copies:
-    """Which images, by the numbers in which they were added, show the same; one thread adds them while others ask.
+    """Finds images that look the same, numbered in the order they were added; one thread adds while others ask.
 
-    An image takes 1.2 KB: its thumbnail, and half of it in half precision for the quick comparison.
+    An image takes 1.2 KB: its thumbnail, and a halved one in half precision for the quick comparison.
     """
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ class Copies:
         return [other for other in group if other != image] if len(group) <= 1 + MOST else []
 
     def _pairs(self, before: int, halved: Tensor) -> list[tuple[int, int]]:
-        """The pairs of images that show the same, of which the first is one of those from number `before` on."""
+        """The pairs of images that look the same; the first image of each pair is number `before` or later."""
         parts = [
             _most_alike(halved, block.float(), before, BLOCK * number)
             for number, block in enumerate(torch.split(self._halved[: self._count], BLOCK))

@@ -77,7 +77,8 @@ def run_supervisor(settings: Settings, logs: Path | None = None) -> None:
     logs = logs or (HERE / "logs" if (HERE / "logs").is_dir() else folder / "logs")
     for path in (folder, logs):
         if unusable := {"%", '"'} & set(str(path)):
-            raise BackendError(f"supervisor can't use the path {path} because of its {' and '.join(sorted(unusable))}")
+            named = " and ".join(sorted(unusable))
+            raise BackendError(f"supervisor can't use the path {path} because of its {named}: use another folder")
     files.make_private(folder)
     logs.mkdir(exist_ok=True)
     environment = {

@@ -1,4 +1,4 @@
-"""Starts trainings for what the newest version lacks although no job is going to learn it."""
+"""Starts a training if the newest version lacks something stored that no job is going to learn."""
 
 import time
 from collections.abc import Callable
@@ -60,7 +60,7 @@ class Backlog(Background):
 
     def _look(self) -> float:
         damaged = files.damages(self._projects.root)
-        if damaged != self._damaged:  # that a file can be read again changes no time that `Unchanged` compares
+        if damaged != self._damaged:  # a file that can be read again has no new time for `Unchanged`
             self._damaged, self._unchanged = damaged, Unchanged()
         waiting, self._waiting = self._waiting, {}
         with self._unchanged:
@@ -73,7 +73,7 @@ class Backlog(Background):
         return LOOK_SECONDS
 
     def _lacks(self, uid: str) -> frozenset[str]:
-        """What the newest version lacks and a training can read now, in words that tell it apart."""
+        """What the newest version lacks and a training can read now, each as a unique string."""
         folder = self._projects.folder(uid)
         sent = folder / KEPT_ANNOTATIONS
         if sent.exists():
@@ -96,7 +96,7 @@ class Backlog(Background):
         if time.monotonic() < before.due:
             return before
         if any(job.unfinished or job.status == "canceled" for job in self._store.newest(project.uid, 1)):
-            return before  # who cancels a training doesn't want another one
+            return before  # someone who cancels a training doesn't want another one
         if lacks != {IMAGES} or self._can_read_images(project):
             kind: Kind = "full" if any(one.startswith(SENT) for one in lacks) else "head"
             self._submit(project.uid, kind, "stored, but not learned yet")

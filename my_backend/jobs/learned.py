@@ -30,7 +30,7 @@ class Learned:
     missed: list[tuple[str, int | None]] = field(default_factory=list)
 
     def without(self, missed: Sequence[MediaRequest]) -> "Learned":
-        """Returns the same, learned without these images."""
+        """Returns this record, with these images noted as missed."""
         some = random.sample(missed, min(len(missed), MOST_MISSED))  # all may be of one host that never comes back
         return replace(self, missed=[(request.url, request.task_id) for request in some])
 

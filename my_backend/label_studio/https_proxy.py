@@ -102,6 +102,6 @@ def _remedy(reason: str) -> str:
         return "; put its user and password into HTTPS_PROXY"
     if reason.startswith("403"):
         return (
-            "; it must permit connections to addresses, not only to names. NO_PROXY names hosts to connect to directly"
+            "; it must permit connections to addresses, not only to names. To connect to a host directly, set NO_PROXY"
         )
     return ""

@@ -361,9 +361,7 @@ def _connect(connection: HTTPConnection, allowed: frozenset[str], proxy: HttpsPr
     try:
         found = socket.getaddrinfo(host, connection.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as unknown:
-        needed = (
-            ". Through HTTPS_PROXY, too, only hosts that this machine can resolve are connected to" if proxy else ""
-        )
+        needed = ". This machine must be able to resolve the host, even with HTTPS_PROXY" if proxy else ""
         raise NewConnectionError(connection, f"can't resolve {host}: {said(unknown)}{needed}") from unknown
     for family, kind, protocol, _, address in found:
         ip = str(address[0])

@@ -236,7 +236,7 @@ class Acceptor(Background):
         """
         acceptance = self.store.newest(project.uid)
         if plan and (acceptance is None or acceptance.id != plan):
-            raise Conflict("nothing was undone: there is a newer plan. Look at the page again")
+            raise Conflict("nothing was undone: there is a newer plan. Reload the page")
         if acceptance is not None:
             acceptance, _ = self._with_run(acceptance)  # waits for an acceptance in progress
         if acceptance is not None and acceptance.status == "sampling":

@@ -42,7 +42,7 @@ class Planner:
             raise Conflict("there is no model yet whose answers could be accepted: start a training first")
         if live.is_first_guess:
             raise Conflict(
-                "the model's answers are a first guess, made without labels: label images of each choice first"
+                "can't plan: the model's answers are a first guess, made without labels. Label images of each choice"
             )
         found = self._pools.whole(project)
         if found is None:

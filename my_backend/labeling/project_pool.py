@@ -196,8 +196,8 @@ class ProjectPool:
     ) -> list[QueuedImage]:
         """The images to label next, one by one: unlabeled ones, except those of the tasks `without`.
 
-        `only` are the tasks to choose from, in this order, copies or not. Without them, images come first that tell
-        most beyond those that have a label or are left out, because these get one before.
+        `only` are the tasks to choose from, in this order, copies or not. Without them, the images that tell most
+        beyond the labeled ones come first; left-out tasks count as labeled, because they get their label earlier.
         """
         left_out, there = set(without), self._there()
         is_open = {task: task not in labels and task not in left_out for _, task in there}

@@ -138,7 +138,7 @@ class Serving(Background):
         self.description: dict[str, Any] = {}  # what the model class says it computes with, after its warm-up
         self._changed = threading.Condition()
         self._refreshed = float("-inf")  # (monotonic)
-        self._warmed_up = self._is_warm = False  # whether it has begun, and whether it has ended
+        self._warmed_up = self._is_warm = False  # whether the warm-up has begun, and whether it has ended
         self._waiting_to_prepare = 0  # about as many bytes
 
     def stop(self) -> None:

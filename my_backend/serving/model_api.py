@@ -104,9 +104,9 @@ class ModelAPI:
 
     @classmethod
     def untrained(cls, label_config: str) -> tuple[str, Json] | None:
-        """Why `predict` is useful before the first training, and the `train_output` of a version; None if it isn't.
+        """The trigger and `train_output` of a version without training; None if `predict` needs a training first.
 
-        It is called once a project's choices are known, and again when they have changed and after `warm_up`. It must
+        The backend calls it when a project's choices become known or change, and again after `warm_up`. It must
         not take long. By default, `predicts_untrained` decides.
         """
         return ("the model class predicts without training", {}) if cls.predicts_untrained else None

@@ -176,7 +176,7 @@ def test_queue_labels_copies_with_their_image_unless_the_person_keeps_them_apart
         page.route("**/api/labeling/runs", lambda route: (sent.append(route.request.post_data_json), route.abort()))
         page.goto(url(site))
         expect(page.locator("#one:not([aria-busy]) #one-task")).to_have_text("Task 1")
-        expect(page.locator("#copies-words")).to_have_text("2 copies show the same, and get the same label:")
+        expect(page.locator("#copies-words")).to_have_text("2 copies look the same and get the same label:")
         expect(page.locator("#copies-list img")).to_have_count(2)
         all_can_use(page)
         page.keyboard.press("7")
@@ -189,7 +189,7 @@ def test_queue_labels_copies_with_their_image_unless_the_person_keeps_them_apart
         page.keyboard.press("7")
         expect(page.locator("#one:not([aria-busy]) #one-task")).to_have_text("Task 2")
         page.get_by_role("button", name="Label them separately").click()
-        expect(page.locator("#copies-words")).to_have_text("1 copy shows the same, and will come later:")
+        expect(page.locator("#copies-words")).to_have_text("1 copy looks the same and will come later:")
         page.keyboard.press("7")
         expect(page.locator("#unsaved")).to_contain_text("4 labels couldn’t be saved")
         assert [one["tasks"] for one in sent[0]["labels"]] == [[1, 5, 6, 2]]

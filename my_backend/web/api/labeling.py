@@ -33,7 +33,7 @@ class Copy(Answer):
 class GroupImage(Answer):
     """A task in a group, the SHA-256 of its image, and the probability that the group's proposal is right for it.
 
-    `copies` are unlabeled tasks that get the same label. They are in no group before their image has a label.
+    `copies` are unlabeled tasks that get the same label. They join groups only after the image has a label.
     """
 
     task: int

@@ -24,7 +24,7 @@ def handle_errors(app: Flask, counts: RequestCounts, error_page: Callable[[str],
             try:
                 return error_page(said)
             except Exception:
-                log.exception("can't show the page that says what is wrong")
+                log.exception("can't render the error page")
         return refusal(said)
 
     @app.errorhandler(BackendError)

@@ -53,7 +53,7 @@ def test_no_guess_without_two_choices_that_have_classes(backbone: Backbone, name
     assert make_guess(backbone, Head(torch.eye(SIZE), torch.zeros(SIZE)), names) is None
 
 
-def test_only_a_guess_is_one(guess: Classifier) -> None:
+def test_is_guess_recognizes_only_first_guesses(guess: Classifier) -> None:
     assert is_guess(guess)
     assert not is_guess(None)
     assert not is_guess(replace(guess, head=Head(torch.eye(2), torch.zeros(2))))

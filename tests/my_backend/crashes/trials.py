@@ -20,7 +20,7 @@ from tests.my_backend.crashes.power import states
 from tests.my_backend.crashes.world import Json, Moment, World
 
 One = TypeVar("One")
-_IN_PYTHON = re.compile(r"\w+(Error|Exception)\b")  # how an error begins that nobody expected
+_IN_PYTHON = re.compile(r"\w+(Error|Exception)\b")  # how an unexpected error begins
 KINDS = ("kill", "error", "power")
 
 
@@ -72,7 +72,7 @@ class Trials:
         return disk, done
 
     def attempt_asking(self, fault: PeerFault | None) -> tuple[Requests, bool]:
-        """Like `attempt`, with faults of Label Studio; it is well again when the operation ends."""
+        """Like `attempt`, with faults of Label Studio; Label Studio works again when the operation ends."""
         self._reset()
         self._before()
         with self.world.process():

@@ -30,7 +30,7 @@ DIGEST = sha256(IMAGE).hexdigest()
 
 
 class FakeMedia(Media):
-    """Has no image before it is told so."""
+    """Has no images until `there` is set."""
 
     def __init__(self) -> None:
         self.there = False

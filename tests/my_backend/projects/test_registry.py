@@ -290,7 +290,7 @@ def test_project_stays_listed_if_its_folder_cannot_be_read(
     assert [project.uid for project in projects.all()] == ["7.1", "8.1", "9.1"]
 
 
-def test_what_a_full_disk_did_not_take_is_known_until_the_file_changes(
+def test_project_not_saved_on_full_disk_is_kept_until_file_changes(
     projects: Projects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> None:

@@ -39,7 +39,7 @@ def damaged(*place: str, project: str = PROJECT, why: str = "it is empty") -> Da
         (damaged("credentials.json"), "sends its token again"),
         (damaged("live"), "Activate a version on the page"),
         (damaged("pinned.json"), "pin the versions again"),
-        (damaged("annotations.json"), "Send POST /train again"),
+        (damaged("annotations.json"), "send POST /train again"),
         (damaged("versions", "v3-x", "version.json"), "`python -m my_backend versions delete v3-x --project 7`"),
         (damaged("jobs", "head-1.json"), "The job is ignored"),
         (damaged("corrections", "abc.json"), "Correct the image again"),

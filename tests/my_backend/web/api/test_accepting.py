@@ -278,7 +278,7 @@ def test_undo_of_one_accepted_label_leaves_the_contradiction(client: Client, lab
     assert label_studio.labels.marks() == set()
 
 
-def test_outdated_page_undoes_no_newer_plan(client: Client, label_studio: FakeLabelStudio) -> None:
+def test_undo_from_outdated_page_keeps_newer_plan(client: Client, label_studio: FakeLabelStudio) -> None:
     first = sampling(client)["plan"]
     ask(client, "plan", percent=5, replace=True)
     second = reached(client, lambda now: now["plan"] != first and now["status"] == "sampling")["plan"]

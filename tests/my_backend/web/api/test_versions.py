@@ -104,7 +104,7 @@ def test_only_known_callers_delete_and_pin_versions(serve: Serve) -> None:
         client.post("/api/models/delete", {"version": name}, **auth)
 
 
-def test_version_that_is_removed_meanwhile_is_no_archive_of_the_rest(client: Client, tmp_path: Path) -> None:
+def test_archive_fails_if_version_is_removed_meanwhile(client: Client, tmp_path: Path) -> None:
     folder = tmp_path / "v1"
     folder.mkdir()
     for name in ("a", "b"):

@@ -315,7 +315,7 @@ def test_versions_are_listed_with_their_figures_and_drawn(client: Client, script
     assert f'href="{HERE}/versions/{first}"' in text
 
 
-def test_first_guess_is_called_one_wherever_it_is_shown(client: Client, script: Script) -> None:
+def test_first_guess_is_marked_wherever_it_is_shown(client: Client, script: Script) -> None:
     script.set(output={"first_guess": {"classes": ["Cat"]}, "labels": {}, "summary": "A guess by words."})
     guess = client.train()
     script.set(learn="Cat")

@@ -131,7 +131,7 @@ def test_only_the_last_lines_are_kept(recent: RecentLines) -> None:
     assert {len(line) for line in recent.lines} == {LONGEST}
 
 
-def test_line_that_no_page_can_show_and_record_that_fails_are_no_error(
+def test_unprintable_line_and_broken_record_cause_no_error(
     client: Client, recent: RecentLines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging, "raiseExceptions", False)

@@ -16,7 +16,7 @@ export function makeZoom(dialog, { look, move, toggle, like, apart, closed }) {
     if (link) find("link").href = link;
     find("out").setAttribute("aria-pressed", String(out));
     find("copies").hidden = !copies.length;
-    find("copies-words").textContent = `${count(copies.length, "copy shows", "copies show")} the same:`;
+    find("copies-words").textContent = `${count(copies.length, "copy looks", "copies look")} the same:`;
     find("copies-list").replaceChildren(...copyItems(copies));
     find("apart").setAttribute("aria-pressed", String(isApart));
   }

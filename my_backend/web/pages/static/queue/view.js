@@ -53,7 +53,7 @@ export function makeView(place, only) {
   // The copies that get the same label, unless the person wants to label them separately.
   function copies({ copies, isApart }) {
     find("copies").hidden = !copies.length;
-    find("copies-words").textContent = `${count(copies.length, "copy shows", "copies show")} the same, and ${isApart ? "will come later" : copies.length === 1 ? "gets the same label" : "get the same label"}:`;
+    find("copies-words").textContent = `${count(copies.length, "copy looks", "copies look")} the same and ${isApart ? "will come later" : copies.length === 1 ? "gets the same label" : "get the same label"}:`;
     find("apart").setAttribute("aria-pressed", String(isApart));
     if (copies === shownCopies) return;
     shownCopies = copies;
