@@ -1,8 +1,10 @@
 """Starts production processes: uWSGI for a server, or supervisor for everything without Docker."""
 
+import hashlib
 import os
 import re
 import shutil
+import stat
 import sys
 import tempfile
 from contextlib import suppress
@@ -52,11 +54,33 @@ def _socket_folder() -> str:
 
     Only this user may enter it: anyone who can reach such a socket can run code in the server.
     """
+    return tempfile.mkdtemp(prefix="image-classifier-", dir=_short_temporary_folder())
+
+
+def _short_temporary_folder() -> str:
+    """The folder for temporary files, or /tmp if that one's path doesn't suit sockets."""
     folder = tempfile.gettempdir()
     # uWSGI takes at most 102 characters for a socket, and a colon for that of a port. The shell gets the path as well.
-    if not re.fullmatch(r"[\w./-]{1,60}", folder, re.ASCII):
-        folder = "/tmp"  # noqa: S108  the folder in it is new, and nobody else's
-    return tempfile.mkdtemp(prefix="image-classifier-", dir=folder)
+    return folder if re.fullmatch(r"[\w./-]{1,60}", folder, re.ASCII) else "/tmp"  # noqa: S108  only for own folders
+
+
+def _redis_socket(folder: Path) -> Path:
+    """The socket of Redis: in `folder`, or in one for temporary files if its path is too long for a socket there.
+
+    The latter has the same name at each start, so that starts don't leave one folder each. Raises BackendError.
+    """
+    socket = folder / "redis.sock"
+    if len(os.fsencode(socket)) <= LONGEST_SOCKET:
+        return socket
+    digest = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
+    short = Path(_short_temporary_folder(), f"image-classifier-redis-{digest}")
+    with suppress(FileExistsError):
+        short.mkdir(mode=0o700)
+    status = short.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+        raise BackendError(f"{short} isn't a folder of this user's: remove it, or set REDIS_URL to a running Redis")
+    short.chmod(0o700)
+    return short / socket.name
 
 
 def run_supervisor(settings: Settings, logs: Path | None = None) -> None:
@@ -68,12 +92,6 @@ def run_supervisor(settings: Settings, logs: Path | None = None) -> None:
     """
     refuse_other_systems()
     folder = settings.model_dir / "production"
-    socket = folder / "redis.sock"
-    if not settings.redis and len(os.fsencode(socket)) > LONGEST_SOCKET:
-        raise BackendError(
-            f"MODEL_DIR={settings.model_dir} has too long a path for the socket of Redis in it ({LONGEST_SOCKET} bytes "
-            "with `/production/redis.sock`): set a shorter MODEL_DIR, or set REDIS_URL to a running Redis"
-        )
     logs = logs or (HERE / "logs" if (HERE / "logs").is_dir() else folder / "logs")
     for path in (folder, logs):
         if unusable := {"%", '"'} & set(str(path)):
@@ -81,6 +99,7 @@ def run_supervisor(settings: Settings, logs: Path | None = None) -> None:
             raise BackendError(f"supervisor can't use the path {path} because of its {named}: use another folder")
     files.make_private(folder)
     logs.mkdir(exist_ok=True)
+    socket = _redis_socket(folder)
     environment = {
         "PRODUCTION_DIR": str(folder),
         "LOG_DIR": str(logs),
@@ -88,6 +107,7 @@ def run_supervisor(settings: Settings, logs: Path | None = None) -> None:
         "REDIS_SERVER": "" if settings.redis else redis_server(),
         "OWN_REDIS": str(not settings.redis).lower(),
         # A socket in a private folder: no port conflicts, and no access for other users of the machine.
+        "REDIS_SOCKET": str(socket),
         "REDIS_URL": settings.redis or f"unix://{quote(os.fsencode(socket))}",
         "MODEL_DIR": str(settings.model_dir),
         "CACHE_DIR": str(settings.cache_dir),

@@ -6,6 +6,8 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +158,8 @@ def test_error_answers_have_the_id_that_the_log_has(site: Site) -> None:
 
 SUPERVISED = """
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from my_backend.commands.production import run_supervisor
 from my_backend.settings import read_settings
@@ -168,12 +172,26 @@ def run_command(name: str, env: dict[str, str], folder: Path) -> subprocess.Comp
     return subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, check=False)
 
 
+@pytest.fixture
+def short_temporary_folder() -> Iterator[str]:
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        yield folder
+
+
 @pytest.mark.slow
-def test_supervisor_and_all_that_it_starts_write_events(tmp_path: Path, script: Script) -> None:
-    folder = tmp_path / "Bürö 'n' #1"  # characters that have a meaning for supervisor or in URLs
+def test_supervisor_and_all_that_it_starts_write_events(
+    tmp_path: Path, script: Script, short_temporary_folder: str
+) -> None:
+    # Characters that have a meaning for supervisor or in URLs, and a path that is too long for a socket.
+    folder = tmp_path / f"Bürö 'n' #1 {'x' * 100}"
     port, logs = free_port(), folder / "logs"
     folder.mkdir()
-    settings = {"PORT": str(port), "LOG_FORMAT": "json", "MODEL_DIR": str(folder / "m")}
+    settings = {
+        "PORT": str(port),
+        "LOG_FORMAT": "json",
+        "MODEL_DIR": str(folder / "m"),
+        "TMPDIR": short_temporary_folder,
+    }
     command = [sys.executable, "-c", SUPERVISED, str(logs)]
     env = {**os.environ, **settings}
     with Process(command, env=env, folder=tmp_path, log=tmp_path / "output") as supervisor:

@@ -4,6 +4,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -108,17 +109,51 @@ def test_folder_for_temporary_files_is_used_if_its_path_is_short(monkeypatch: py
         assert [path.name for path in Path(folder).glob("image-classifier-*")] != []
 
 
-@pytest.mark.usefixtures("no_redis_server")
-def test_model_dir_whose_path_is_too_long_for_a_socket_is_refused(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.fixture
+def long_model_dir(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """A MODEL_DIR whose path is too long for a socket, and a short folder for temporary files of this test."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        model_dir = tmp_path / ("x" * 100)
+        monkeypatch.setenv("MODEL_DIR", str(model_dir))
+        yield model_dir
+
+
+def test_socket_of_redis_has_a_short_path_if_model_dir_has_a_long_one(
+    monkeypatch: pytest.MonkeyPatch, long_model_dir: Path
 ) -> None:
-    monkeypatch.setenv("MODEL_DIR", str(tmp_path / ("x" * 100)))
+    begun: list[dict[str, str]] = []
+    monkeypatch.setattr(os, "execve", lambda command, arguments, environment: begun.append(environment))
+    monkeypatch.setattr(production, "collect_output", lambda *_: None)
 
-    said = CliRunner().invoke(app, ["production"])
+    for model_dir in (long_model_dir, long_model_dir, long_model_dir.with_name("y" * 100)):
+        monkeypatch.setenv("MODEL_DIR", str(model_dir))
+        CliRunner().invoke(app, ["production"], catch_exceptions=False)
 
-    assert said.exit_code == 1
-    assert "too long a path for the socket of Redis" in said.output
-    assert "set REDIS_URL" in said.output
+    sockets = [Path(environment["REDIS_SOCKET"]) for environment in begun]
+    assert [environment["REDIS_URL"] for environment in begun] == [f"unix://{socket}" for socket in sockets]
+    assert sockets[0] == sockets[1] != sockets[2]
+    for socket in sockets:
+        assert socket.parent.parent == Path(tempfile.gettempdir())
+        assert stat.S_IMODE(socket.parent.stat().st_mode) == 0o700
+
+
+def test_folder_for_the_socket_of_redis_that_is_a_link_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, long_model_dir: Path
+) -> None:
+    begun: list[dict[str, str]] = []
+    monkeypatch.setattr(os, "execve", lambda command, arguments, environment: begun.append(environment))
+    monkeypatch.setattr(production, "collect_output", lambda *_: None)
+    CliRunner().invoke(app, ["production"], catch_exceptions=False)
+    folder = Path(begun[0]["REDIS_SOCKET"]).parent
+    folder.rmdir()
+    folder.symlink_to(tmp_path)  # as someone else may have done
+
+    refused = CliRunner().invoke(app, ["production"])
+
+    assert refused.exit_code == 1
+    assert f"{folder} isn't a folder of this user's: remove it" in refused.output.replace("\n", " ")
+    assert len(begun) == 1
 
 
 @pytest.mark.parametrize("name", ["50 %", 'the "new" ones'])
