@@ -4,6 +4,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from label_studio_format.labeling_config import parse_label_config
+from label_studio_format.labeling_history import HistoryOfTasks
 from my_backend import files
 from my_backend.errors import JobStopped, TakenOver, TrainingError
 from my_backend.files import Damaged
@@ -134,10 +136,11 @@ class TrainingJob:
             # Annotations that came during the reading were assigned to this job, which may have missed them.
             self._submit_correction(project.uid)
         known = {one.image: one.corrected_at for one in corrections}
-        learned = Learned(watermark, _digest(project, tasks), known, before.missed)
+        history = HistoryOfTasks(tag)
+        learned = Learned(watermark, _digest(project, history.reading(tasks)), known, before.missed)
         # Events and comparisons may ask for what is already learned; trainings that people start always run.
         is_new = job.kind == "full" or learned.digest != before.digest or self._can_read_missed(project, before)
-        result = self._train(running, project, tasks, before, learned) if is_new else {"versions": []}
+        result = self._train(running, project, tasks, before, learned, history) if is_new else {"versions": []}
         if not result["versions"]:
             self._note_without_a_version(job.project, before, learned)
         changes.learned(changed)
@@ -181,7 +184,13 @@ class TrainingJob:
         return project, tasks, watermark
 
     def _train(
-        self, running: RunningJob, project: Project, tasks: PackedTasks, before: Learned, learned: Learned
+        self,
+        running: RunningJob,
+        project: Project,
+        tasks: PackedTasks,
+        before: Learned,
+        learned: Learned,
+        history: HistoryOfTasks,
     ) -> Json:
         folder = self._projects.folder(project.uid)
         versions = Versions(folder)
@@ -213,6 +222,7 @@ class TrainingJob:
                     cause=running.job.cause,
                     choices=parse_label_config(project.label_config, self._settings.choices).choices,
                     held_back=str(train_output.get("held_back") or ""),
+                    labeling_history=asdict(history.history()),
                     confirm=confirm,
                 )
                 noted = learned.without(missed)

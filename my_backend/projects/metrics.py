@@ -3,9 +3,13 @@
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, WrapValidator
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, WrapValidator
+
+from label_studio_format.labeling_history import LabelingHistory
 
 SMALL_GAIN = 0.005  # of accuracy
+
+_HISTORY = TypeAdapter(LabelingHistory)
 
 
 def _or_none(value: Any, read: Callable[[Any], Any]) -> Any:
@@ -128,3 +132,11 @@ def read_labels(value: Any) -> dict[str, int]:
     if not isinstance(value, dict):
         return {}
     return {str(name): count for name, count in value.items() if isinstance(count, int)}
+
+
+def read_history(value: Any) -> LabelingHistory:
+    """How the labels were made that a version learned; an empty history if an older release published it."""
+    try:
+        return _HISTORY.validate_python(value)
+    except ValidationError:
+        return LabelingHistory()

@@ -55,6 +55,7 @@ class Version:
     held_back: str = ""  # why it didn't go live automatically
     grew_from: str = ""
     made_by: dict[str, str] = field(default_factory=dict)  # ids of the job and the HTTP request that created it
+    labeling_history: Json = field(default_factory=dict)  # how its labels were made: a LabelingHistory
 
     @property
     def is_first_guess(self) -> bool:
@@ -85,6 +86,7 @@ class Version:
             "labels": output.get("labels"),
             "sources": output.get("sources"),
             "annotations": output.get("annotations"),
+            "labeling_history": self.labeling_history,
             "unknown_choices": output.get("unknown_choices"),
             "summary": output.get("summary"),
             "warning": output.get("warning") or None,
@@ -103,6 +105,7 @@ class _Record:
     held_back: str = ""
     grew_from: str = ""
     made_by: dict[str, str] = field(default_factory=dict)
+    labeling_history: Json = field(default_factory=dict)
 
 
 _RECORD = TypeAdapter(_Record)
@@ -173,6 +176,7 @@ class Versions:
             held_back=redact(record.held_back),
             grew_from=record.grew_from,
             made_by=record.made_by,
+            labeling_history=record.labeling_history,
         )
 
     def names(self) -> list[str]:
@@ -199,6 +203,7 @@ class Versions:
         cause: str,
         choices: Sequence[str],
         held_back: str = "",
+        labeling_history: Json | None = None,
         confirm: Callable[[], None] = lambda: None,
     ) -> Version:
         """Makes a version of what `fit` returned, and makes it live unless it is held back.
@@ -211,7 +216,15 @@ class Versions:
             for name in _names_under(train_output, workdir):
                 os.replace(workdir / name, staging / name)
             stored = _with_paths(train_output, str(workdir), HERE)
-            return self._finish(staging, stored, cause=cause, choices=choices, held_back=held_back, confirm=confirm)
+            return self._finish(
+                staging,
+                stored,
+                cause=cause,
+                choices=choices,
+                held_back=held_back,
+                labeling_history=labeling_history or {},
+                confirm=confirm,
+            )
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
@@ -260,7 +273,14 @@ class Versions:
             shutil.copytree(version.folder, staging, copy_function=_link_or_copy, dirs_exist_ok=True)
             (staging / VERSION_FILE).unlink()
             stored = _with_paths(version.train_output, str(version.folder), HERE)
-            return self._finish(staging, stored, cause=cause, choices=choices, confirm=confirm)
+            return self._finish(
+                staging,
+                stored,
+                cause=cause,
+                choices=choices,
+                labeling_history=version.labeling_history,
+                confirm=confirm,
+            )
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
@@ -284,8 +304,9 @@ class Versions:
         *,
         cause: str,
         choices: Sequence[str],
+        labeling_history: Json,
+        confirm: Callable[[], None],
         held_back: str = "",
-        confirm: Callable[[], None] = lambda: None,
     ) -> Version:
         with files.locked(self._folder / ".versions"):
             confirm()
@@ -300,6 +321,7 @@ class Versions:
                 "held_back": redact(held_back),
                 "grew_from": "" if before == UNTRAINED else before,
                 "made_by": {name: context.ids()[name] for name in ("job", "request_id") if name in context.ids()},
+                "labeling_history": labeling_history,
             }
             files.write_json(staging / VERSION_FILE, record)
             files.sync_tree(staging)

@@ -73,9 +73,9 @@ class Client:
         tasks = [{"id": number, "data": fields} for number, fields in enumerate(data or ({},), start=1)]
         return self.post("/predict", {"tasks": tasks, "project": project, **more})
 
-    def submit_training(self, project: str = PROJECT) -> str:
-        """Starts a training on one annotated task of its own."""
-        annotations = [{"id": 1, "data": {}, "annotations": []}]
+    def submit_training(self, project: str = PROJECT, *made: dict[str, Any]) -> str:
+        """Starts a training on one task with these annotations."""
+        annotations = [{"id": 1, "data": {}, "annotations": list(made)}]
         return str(self.post("/train", {"project": project, "annotations": annotations}, 201)["job"])
 
     def ended(self, job: str) -> Job:
@@ -84,9 +84,9 @@ class Client:
         assert eventually(lambda: not store.get(job).unfinished), store.get(job)
         return store.get(job)
 
-    def train(self, project: str = PROJECT) -> str:
-        """Trains, and waits until the new version answers; returns its name."""
-        job = self.ended(self.submit_training(project))
+    def train(self, project: str = PROJECT, *made: dict[str, Any]) -> str:
+        """Trains on one task with these annotations, and waits until the new version answers; returns its name."""
+        job = self.ended(self.submit_training(project, *made))
         assert job.status == "finished", job
         name = str(job.result["versions"][-1])
         assert eventually(lambda: self.backend.serving.live(project, in_time()).name == name)

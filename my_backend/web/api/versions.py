@@ -32,6 +32,7 @@ class VersionRecord(Answer):
     labels: Any
     sources: Any
     annotations: Any
+    labeling_history: dict[str, Any]
     unknown_choices: Any
     summary: Any
     warning: Any

@@ -8,8 +8,9 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from label_studio_format.labeling_history import LabelingHistory
 from my_backend import files
-from my_backend.projects.metrics import ClassFigures, Figures, read_figures, read_labels
+from my_backend.projects.metrics import ClassFigures, Figures, read_figures, read_history, read_labels
 from my_backend.projects.versions import Version, Versions
 
 SHADES = 9
@@ -36,6 +37,7 @@ class VersionView:
     mistakes_file: str
     summary: str  # what it learned from, as text
     is_first_guess: bool
+    history: LabelingHistory
 
     @property
     def total(self) -> int:
@@ -89,6 +91,7 @@ def version_view(version: Version) -> VersionView:
         mistakes_file=str(output.get("mistakes") or ""),
         summary=str(output.get("summary") or ""),
         is_first_guess=version.is_first_guess,
+        history=read_history(version.labeling_history),
     )
 
 

@@ -515,6 +515,16 @@ def test_nothing_is_renewed_before_the_first_version(versions: Versions) -> None
     assert versions.renew_live(cause="choices changed", choices=CHOICES) is None
 
 
+def test_renewed_version_keeps_how_its_labels_were_made(versions: Versions) -> None:
+    history = {"days": [{"day": "2026-11-27", "scratch": 3}]}
+    publish(versions, labeling_history=history)
+
+    renewed = versions.renew_live(cause="choices changed", choices=("Bird",))
+
+    assert renewed is not None
+    assert renewed.labeling_history == history
+
+
 def test_many_that_see_changed_choices_renew_once(versions: Versions) -> None:
     publish(versions)
     start = threading.Barrier(6)

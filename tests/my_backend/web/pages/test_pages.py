@@ -451,6 +451,48 @@ def test_page_says_who_has_looked_at_the_labels(client: Client, script: Script) 
     assert "one by one" not in words(client), "as usual"
 
 
+def submitted(origin: str, day: str, seconds: float | None) -> dict[str, Any]:
+    """An annotation that began with a prediction, or with none if its origin is manual."""
+    region = {"from_name": "animal", "to_name": "image", "type": "choices", "origin": origin}
+    return {
+        "result": [region | {"value": {"choices": ["Cat"]}}],
+        "created_at": f"{day}T10:00:00Z",
+        "lead_time": seconds,
+        "parent_prediction": None if origin == "manual" else 5,
+    }
+
+
+def test_page_says_how_many_predictions_people_left_unchanged_and_the_time_that_saved(client: Client) -> None:
+    scratch = [submitted("manual", "2026-11-25", 12.0)] * 5
+    predicted = [
+        *[submitted("prediction", "2026-11-26", 2.0)] * 9,
+        *[submitted("prediction-changed", "2026-11-26", 2.0)] * 3,
+        *[submitted("prediction", "2026-11-26", None)] * 4,
+    ]
+    assert 'id="history"' not in page(client)
+
+    client.train(PROJECT, *scratch, *predicted)
+
+    shown = words(client)
+    assert "People submitted 9 of 12 predictions unchanged (75%)." in shown
+    assert "An image took 2.0 s with a prediction and 12.0 s without (medians), which saved about 2 minutes." in shown
+    assert "4 images got their label without being opened in Label Studio." in shown
+    assert "2026-11-26 16 75% of 12 0 4 2026-11-25 5 – 0 0" in shown
+    assert client.post("/versions", {"project": PROJECT})["details"][0]["labeling_history"]["days"][1]["unchanged"] == 9
+
+
+@pytest.mark.parametrize("history", [{}, {"days": 3}, {"days": [{"day": 3}]}, {"days": [{"unchanged": 1}]}])
+def test_odd_history_of_a_version_shows_none(client: Client, history: dict[str, Any]) -> None:
+    name = client.train()
+    file = client.backend.projects.folder(PROJECT) / "versions" / name / "version.json"
+    record = json.loads(file.read_text())
+    assert record["labeling_history"]["days"] == []
+    record["labeling_history"] = history
+    file.write_text(json.dumps(record))
+
+    assert 'id="history"' not in page(client)
+
+
 def test_accuracy_on_ground_truths_is_shown_next_to_the_other(client: Client, script: Script) -> None:
     truth = {"images": 30, "accuracy": 0.7, "accuracy_low": 0.521, "accuracy_high": 0.833}
     script.set(output={"figures": FIGURES | {"ground_truth": truth}})

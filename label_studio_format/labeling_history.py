@@ -1,0 +1,151 @@
+"""How a project's images were labeled, day by day, and how many predictions people accepted unchanged."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from statistics import median
+from typing import Any, Literal
+
+from label_studio_format.annotations import (
+    GROUP_MARK,
+    SINGLE_MARK,
+    annotations_of,
+    notes_of,
+    source_of,
+)
+from label_studio_format.labeling_config import ImageChoices, Json
+
+Way = Literal["unchanged", "changed", "scratch", "pages", "unseen"]
+
+FEWEST_TIMES = 5  # a median of fewer says little
+LONGEST_SECONDS = 600.0  # whoever takes longer has left the image open
+KEPT_DAYS = 90
+
+
+@dataclass(frozen=True)
+class LabelingDay:
+    """Numbers of annotations created on a day of UTC, such as 2026-11-27.
+
+    In Label Studio's editor, one by one: `unchanged` accepted the prediction, `changed` corrected it, and `scratch`
+    had none. `pages` were made on this backend's pages, and `unseen` are predictions that became annotations without
+    anybody opening the image.
+    """
+
+    day: str
+    unchanged: int = 0
+    changed: int = 0
+    scratch: int = 0
+    pages: int = 0
+    unseen: int = 0
+
+    @property
+    def predicted(self) -> int:
+        """How many images were opened with a prediction."""
+        return self.unchanged + self.changed
+
+    @property
+    def total(self) -> int:
+        return self.predicted + self.scratch + self.pages + self.unseen
+
+
+@dataclass(frozen=True)
+class LabelingHistory:
+    """The last days with annotations, the oldest first, and the median seconds for an image in Label Studio's editor.
+
+    A median is None if there are too few times.
+    """
+
+    days: list[LabelingDay] = field(default_factory=list)
+    seconds_with_prediction: float | None = None
+    seconds_from_scratch: float | None = None
+
+    @property
+    def unchanged(self) -> int:
+        return sum(day.unchanged for day in self.days)
+
+    @property
+    def predicted(self) -> int:
+        return sum(day.predicted for day in self.days)
+
+    @property
+    def not_opened(self) -> int:
+        """How many images got a label without being opened in Label Studio."""
+        return sum(day.pages + day.unseen for day in self.days)
+
+    @property
+    def saved_seconds(self) -> float | None:
+        """How much longer the images with a prediction would have taken without one; None if that isn't known."""
+        if self.seconds_with_prediction is None or self.seconds_from_scratch is None:
+            return None
+        return max(0.0, self.seconds_from_scratch - self.seconds_with_prediction) * self.predicted
+
+
+class HistoryOfTasks:
+    """Collects the labeling history while tasks are read for something else; a pass over a large project takes long."""
+
+    def __init__(self, tag: ImageChoices | None) -> None:
+        self._tag = tag
+        self._counts: dict[str, dict[Way, int]] = defaultdict(lambda: defaultdict(int))
+        self._seconds: dict[bool, list[float]] = {True: [], False: []}  # by whether there was a prediction
+
+    def reading(self, tasks: Iterable[Json]) -> Iterator[Json]:
+        """Yields the tasks; their annotations are in the history then."""
+        for task in tasks:
+            if self._tag:
+                for annotation in annotations_of(task):
+                    self._add(annotation, self._tag)
+            yield task
+
+    def _add(self, annotation: Json, tag: ImageChoices) -> None:
+        day, way = _day(annotation.get("created_at")), _way(annotation, tag)
+        if day is None or way is None:
+            return
+        self._counts[day][way] += 1
+        seconds = annotation.get("lead_time")
+        if way in ("unchanged", "changed", "scratch") and isinstance(seconds, int | float):
+            self._seconds[way != "scratch"].append(min(float(seconds), LONGEST_SECONDS))
+
+    def history(self) -> LabelingHistory:
+        days = sorted(self._counts)[-KEPT_DAYS:]
+        return LabelingHistory(
+            [LabelingDay(day, **self._counts[day]) for day in days],
+            _median(self._seconds[True]),
+            _median(self._seconds[False]),
+        )
+
+
+def _way(annotation: Json, tag: ImageChoices) -> Way | None:
+    """How the annotation was made; None if nobody did anything for it here, as for imported ones."""
+    if annotation.get("was_cancelled"):
+        return None
+    if any(note.startswith((GROUP_MARK, SINGLE_MARK)) for note in notes_of(annotation)):
+        return "pages"
+    if source_of(annotation) == "unseen":
+        return "unseen"
+    if annotation.get("lead_time") is None:
+        return None
+    # Label Studio notes in each region whether it comes from a prediction, and whether it was changed since. A region
+    # that was deleted and made again counts as changed.
+    origins = [region.get("origin") for region in _regions(annotation, tag)]
+    if annotation.get("parent_prediction") is None and not {"prediction", "prediction-changed"} & set(origins):
+        return "scratch"
+    return "unchanged" if origins and set(origins) == {"prediction"} else "changed"
+
+
+def _regions(annotation: Json, tag: ImageChoices) -> list[Json]:
+    result = annotation.get("result")
+    regions = result if isinstance(result, list) else []
+    return [one for one in regions if isinstance(one, dict) and one.get("from_name") == tag.from_name]
+
+
+def _day(created: Any) -> str | None:
+    try:
+        time = datetime.fromisoformat(created)
+    except (TypeError, ValueError):
+        return None
+    return time.astimezone(UTC).date().isoformat() if time.tzinfo else time.date().isoformat()
+
+
+def _median(seconds: list[float]) -> float | None:
+    return round(median(seconds), 2) if len(seconds) >= FEWEST_TIMES else None
