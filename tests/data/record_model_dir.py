@@ -1,4 +1,4 @@
-"""Records a MODEL_DIR as this release writes it, for tests/production/test_upgrade.py.
+"""Records a MODEL_DIR and a CACHE_DIR as this release writes it, for tests/production/test_upgrade.py.
 
     python -m tests.data.record_model_dir
 
@@ -131,6 +131,7 @@ def main() -> None:
         output = FOLDER / f"model_dir_{version('image-classifier-backend')}.tar.xz"
         with tarfile.open(output, "w:xz", preset=9) as archive:
             archive.add(model_dir, "data")
+            archive.add(folder / "cache", "cache")
             content = json.dumps(expected, indent=1).encode()
             entry = tarfile.TarInfo("expected.json")
             entry.size = len(content)

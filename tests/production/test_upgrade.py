@@ -1,8 +1,9 @@
-"""A MODEL_DIR that an earlier release wrote is served, shown and trained on."""
+"""A MODEL_DIR that an earlier release wrote is served, shown and trained on; its CACHE_DIR is used."""
 
 import base64
 import json
 import os
+import re
 import sys
 import tarfile
 from collections.abc import Iterator
@@ -23,6 +24,8 @@ from tests.production.conftest import ROOT
 from tests.production.site import DEADLINE
 
 RECORDINGS = sorted(FOLDER.glob("model_dir_*.tar.xz"))
+# Embeddings that the server found in its cache.
+CACHED = re.compile(r'^ml_backend_embedding_cache_lookups_total\{[^}]*result="hit"[^}]*\} (\d+)\.0$', re.MULTILINE)
 SCORE_TOLERANCE = 0.02  # another processor may compute in another precision
 
 
@@ -76,6 +79,7 @@ def test_model_dir_of_earlier_release_is_served_shown_and_trained_on(recording: 
             [result["score"] for result in expected["results"]], abs=SCORE_TOLERANCE
         )
         assert {result["model_version"] for result in results} == {live}
+        assert sum(map(int, CACHED.findall(server.request("GET", "/metrics").text))) == len(images), "its cache is used"
 
         browser = {"Accept": "text/html"}
         for page in ("", "/versions", f"/versions/{first}", f"/versions/{live}", "/look"):
