@@ -29,6 +29,7 @@ COPY pyproject.toml README.md LICENSE model.py ./
 COPY image_classifier ./image_classifier
 COPY label_studio_format ./label_studio_format
 COPY my_backend ./my_backend
+COPY safe_http ./safe_http
 RUN pip install --no-cache-dir --no-deps --no-build-isolation --editable .
 
 USER app

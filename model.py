@@ -63,9 +63,9 @@ from label_studio_format.training_report import Usage
 from my_backend.errors import BackendError, MediaError, TrainingError
 from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.media import Media, MediaRequest, media_pool, open_media
-from my_backend.label_studio.safe_http import redact
 from my_backend.serving.image_pool import ImagePool, LookAlikes
 from my_backend.settings import Settings, explain
+from safe_http.session import redact
 
 try:
     from label_studio_ml.model import LabelStudioMLBase

@@ -1,6 +1,6 @@
 """Errors that users can fix; `web/middleware/error_handlers.py` turns them into HTTP responses."""
 
-from my_backend.redaction import redact
+from safe_http.redaction import redact
 
 
 class BackendError(Exception):

@@ -18,7 +18,7 @@ from typing import IO, Annotated, Any, Literal, TypeVar
 from pydantic import Field, TypeAdapter, ValidationError
 
 from my_backend.file_locks import lock, unlock
-from my_backend.redaction import said
+from safe_http.redaction import said
 
 Value = TypeVar("Value")
 # What a file contains after a power failure. all: the new content; data: the new or the previous content, whole;

@@ -13,7 +13,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 from label_studio_format.pasted_values import check_token, check_visible, trimmed
-from my_backend.redaction import basic_authorization, redact, said
+from safe_http.redaction import basic_authorization, redact, said
 
 ENV_FILE = Path(".env")
 SECRETS_DIR = Path("/run/secrets")

@@ -19,8 +19,8 @@ from my_backend.projects.corrections import Corrections
 from my_backend.projects.labeling_order import read_order
 from my_backend.projects.registry import Projects, project_folders
 from my_backend.projects.versions import Versions
-from my_backend.redaction import said
 from my_backend.settings import Settings
+from safe_http.redaction import said
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from my_backend.errors import BackendError, Unavailable
 from my_backend.label_studio.connections import Connections
 from my_backend.labeling.project_tasks import ProjectTasks
 from my_backend.projects.registry import Project, Projects
-from my_backend.redaction import redact, said
+from safe_http.redaction import redact, said
 
 log = logging.getLogger(__name__)
 

@@ -20,8 +20,8 @@ from demo.digits import write_digits
 from demo.label_studio import LabelStudio
 from image_classifier.data.preprocessing import MAX_MEMORY, MAX_PIXELS, limit_memory, limit_pixels
 from image_classifier.settings import ClassifierSettings
-from my_backend.redaction import Redactor, redact
 from my_backend.settings import Settings
+from safe_http.redaction import Redactor, redact
 
 # Processes that Python and torch start once, and that end with the one that they help.
 HELPERS = ("multiprocessing.resource_tracker", "multiprocessing.forkserver", "torch/_inductor/compile_worker")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("image_classifier", "label_studio_format", "my_backend", "demo")
+PACKAGES = ("image_classifier", "label_studio_format", "my_backend", "safe_http", "demo")
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,7 @@ FILES = {
     module_name(path): path
     for path in [
         ROOT / "model.py",
-        *(
-            p
-            for room in ("image_classifier", "label_studio_format", "my_backend", "demo")
-            for p in (ROOT / room).rglob("*.py")
-        ),
+        *(p for room in PACKAGES for p in (ROOT / room).rglob("*.py")),
     ]
 }
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
@@ -74,7 +70,12 @@ def test_every_module_is_looked_at() -> None:
 
 FORBIDDEN = {
     # Pure: nothing of ours, no network, no server.
-    "label_studio_format": {"image_classifier", "my_backend", "model", "demo", "torch", "PIL", "flask", "requests"},
+    "label_studio_format": {
+        *("image_classifier", "my_backend", "safe_http", "model", "demo"),
+        *("torch", "PIL", "flask", "requests"),
+    },
+    # HTTP, but nothing of ours, and no server.
+    "safe_http": {"image_classifier", "label_studio_format", "my_backend", "model", "demo", "torch", "PIL", "flask"},
     # Knows nothing of a Label Studio server, HTTP or Redis; requests is there for the download of the weights.
     "image_classifier": {
         "my_backend",
@@ -106,6 +107,12 @@ def test_nothing_needs_the_command_line() -> None:
     users = {name for name in FILES if any(one.startswith("image_classifier.cli") for one in imported_modules(name))}
     outside = {name for name in users if not name.startswith("image_classifier.cli.")}
     assert outside == {"image_classifier.__main__", "image_classifier.api"}
+
+
+def test_only_the_command_line_of_the_classifier_fetches_images() -> None:
+    users = {name for name in FILES if any(one.startswith("safe_http") for one in imported_modules(name))}
+    inside = {name for name in users if name.startswith("image_classifier")}
+    assert {name for name in inside if not name.startswith("image_classifier.cli.")} == set()
 
 
 def test_requests_is_for_the_download_of_the_weights_alone() -> None:
@@ -194,7 +201,7 @@ def described(package: str) -> list[str]:
     return [f"{package}.{name}" for one in found if one for name in one[1].split(", ")]
 
 
-@pytest.mark.parametrize("package", ["image_classifier", "my_backend", "my_backend.web"])
+@pytest.mark.parametrize("package", ["image_classifier", "my_backend", "my_backend.web", "safe_http"])
 def test_rooms_need_only_rooms_described_above_them(package: str) -> None:
     order = described(package)
     parts = {name: room(package, name) for name in FILES if name.startswith(f"{package}.")}
@@ -263,7 +270,7 @@ def errors_told(tree: ast.AST) -> Iterator[int]:
 
 def test_no_error_of_others_is_told_with_its_secrets() -> None:
     """An error of a library may quote the request, with its token; log lines are redacted by the logging itself."""
-    backend = {name: tree for name, tree in TREES.items() if name.startswith("my_backend.")}
+    backend = {name: tree for name, tree in TREES.items() if name.startswith(("my_backend.", "safe_http."))}
     assert [f"{name}:{line}" for name, tree in backend.items() for line in errors_told(tree)] == []
 
 

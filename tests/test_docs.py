@@ -96,7 +96,7 @@ def test_every_module_is_in_the_picture_of_the_house() -> None:
     picture = (ROOT / "docs" / "project" / "architecture.md").read_text("utf-8")
     modules = [
         path.stem
-        for package in ("image_classifier", "label_studio_format", "my_backend")
+        for package in ("image_classifier", "label_studio_format", "my_backend", "safe_http")
         for path in (ROOT / package).rglob("*.py")
         if path.stem not in ("__init__", "__main__")
     ]
@@ -147,7 +147,8 @@ TROUBLESHOOTING = (ROOT / "docs" / "reference" / "troubleshooting.md").read_text
 
 
 def test_what_troubleshooting_quotes_stands_in_the_code() -> None:
-    files = [path for package in ("label_studio_format", "my_backend") for path in (ROOT / package).rglob("*.py")]
+    packages = ("label_studio_format", "my_backend", "safe_http")
+    files = [path for package in packages for path in (ROOT / package).rglob("*.py")]
     trees = [ast.parse(path.read_text("utf-8")) for path in files]
     texts = [
         node.value
@@ -206,7 +207,7 @@ UNWANTED = re.compile(
 
 def test_texts_keep_to_the_glossary() -> None:
     pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS]
-    packages = [ROOT / name for name in ("image_classifier", "label_studio_format", "my_backend")]
+    packages = [ROOT / name for name in ("image_classifier", "label_studio_format", "my_backend", "safe_http")]
     sources = [path for package in packages for path in [*package.rglob("*.py"), *package.rglob("*.html")]]
     found = []
     for path in [*pages, *sources, ROOT / "model.py"]:

@@ -22,7 +22,7 @@ from image_classifier.cli.main import app as classifier
 from my_backend.commands.cli import app as backend
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("image_classifier", "label_studio_format", "my_backend")
+PACKAGES = ("image_classifier", "label_studio_format", "my_backend", "safe_http")
 ONLY_IN_A_CLONE = ("__pycache__", "logs", "docker-compose.yml")  # the last as `label-studio-ml init` would write it
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 APPS = {"image-classifier": classifier, "image-classifier-backend": backend}

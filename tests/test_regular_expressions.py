@@ -100,7 +100,7 @@ WORST: dict[str | bytes, list[tuple[str, str]]] = {
 COMMON = [("", part) for part in ("a", "0", " ", "\n", "\0", "é", ".", "-", "_", "/", "<", ";", "a-", "a.", "0.", "a ")]
 ENDS = ("", "\1")  # nothing, and a character that hardly any pattern expects
 
-TESTED_ELSEWHERE = {"my_backend.redaction"}
+TESTED_ELSEWHERE = {"safe_http.redaction"}
 ASKED = ("compile", "findall", "finditer", "fullmatch", "match", "search", "split", "sub", "subn")
 
 

@@ -24,7 +24,7 @@ from my_backend.projects.versions import (
     Versions,
     is_version_name,
 )
-from my_backend.redaction import said
+from safe_http.redaction import said
 
 # Annotations can be read from Label Studio again; checkpoints belong to running processes.
 LEFT_OUT = {TASKS_FILE, EVENTS_FOLDER, WORK_FOLDER}

@@ -29,10 +29,10 @@ from my_backend.jobs.record import KINDS, Kind
 from my_backend.jobs.worker import is_worker_alive, work
 from my_backend.log.setup import collect_output, set_up_logs
 from my_backend.production_process import STOP_SECONDS, find_production
-from my_backend.redaction import redact, said
 from my_backend.serving.publishing import publish_model
 from my_backend.settings import Settings, read_settings
 from my_backend.web.app import create_app
+from safe_http.redaction import redact, said
 
 log = logging.getLogger(__name__)
 

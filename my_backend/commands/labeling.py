@@ -18,11 +18,11 @@ from my_backend.labeling.acceptor import Acceptor, State
 from my_backend.labeling.runs import Labels, Run, RunKind
 from my_backend.labeling.writer import Writer
 from my_backend.projects.registry import Project, Projects
-from my_backend.redaction import said
 from my_backend.requests import PERCENTS, LabeledTasks
 from my_backend.settings import read_settings
 from my_backend.web.api.accepting import state_of, switch_of
 from my_backend.web.api.labeling import described
+from safe_http.redaction import said
 
 UNKNOWN = {"tasks": 0, "collected": 0}  # how many images the server has read
 BUSY_SECONDS = 0.2  # while another process writes to the project

@@ -14,8 +14,8 @@ from my_backend.errors import BackendError
 from my_backend.projects.metrics import accuracy_words, read_figures
 from my_backend.projects.registry import Projects
 from my_backend.projects.versions import Version, Versions
-from my_backend.redaction import said
 from my_backend.settings import read_settings
+from safe_http.redaction import said
 
 commands = typer.Typer(no_args_is_help=True, help="List, show, activate, pin, delete and export a project's versions.")
 

@@ -31,8 +31,8 @@ from my_backend.jobs.queue import QueueStatus
 from my_backend.jobs.record import KINDS, Job, Kind, is_job_id, new_job, working_for
 from my_backend.jobs.run import cancel_waiting
 from my_backend.jobs.store import JobStore
-from my_backend.redaction import said
 from my_backend.settings import Settings
+from safe_http.redaction import said
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from my_backend.errors import BackendError, JobStopped, TakenOver
 from my_backend.jobs.record import Epoch, Job, working_for
 from my_backend.jobs.store import JobStore
 from my_backend.metrics.counters import JobCounts
-from my_backend.redaction import redact, said
+from safe_http.redaction import redact, said
 
 log = logging.getLogger(__name__)
 

@@ -27,10 +27,10 @@ from my_backend.projects.corrections import Corrections, as_tasks
 from my_backend.projects.packed_tasks import PackedTasks
 from my_backend.projects.registry import Project, Projects
 from my_backend.projects.versions import Versions, without_secrets
-from my_backend.redaction import said
 from my_backend.requests import AnnotatedTask
 from my_backend.serving.model_loader import ModelFactory
 from my_backend.settings import Settings
+from safe_http.redaction import said
 
 log = logging.getLogger(__name__)
 

@@ -33,9 +33,9 @@ from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.media import media_pool
 from my_backend.log.setup import collect_output, set_up_logs
 from my_backend.projects.registry import Projects
-from my_backend.redaction import said
 from my_backend.serving.model_loader import ModelFactory
 from my_backend.settings import Settings, read_settings
+from safe_http.redaction import said
 
 log = logging.getLogger(__name__)
 

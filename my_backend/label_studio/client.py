@@ -16,7 +16,7 @@ import requests
 
 from label_studio_format.pasted_values import TOKEN
 from my_backend.errors import AnswerTooLarge, LabelStudioDown, LabelStudioError, LabelStudioUnreachable, TokenRefused
-from my_backend.label_studio.safe_http import Limits, Origin, SafeSession, TooLarge, explain, read_body, redact
+from safe_http.session import Limits, Origin, SafeSession, TooLarge, explain, read_body, redact
 
 log = logging.getLogger(__name__)
 

@@ -6,10 +6,10 @@ from collections import OrderedDict
 
 from my_backend.errors import Conflict
 from my_backend.label_studio.client import LabelStudio
-from my_backend.label_studio.https_proxy import HttpsProxy
-from my_backend.label_studio.safe_http import Origin, SafeSession
 from my_backend.projects.registry import Credentials
 from my_backend.settings import Settings
+from safe_http.https_proxy import HttpsProxy
+from safe_http.session import Origin, SafeSession
 
 MOST_CLIENTS = 64  # each Label Studio has one per token; a client holds up to 32 connections
 

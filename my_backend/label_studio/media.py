@@ -27,8 +27,12 @@ from my_backend import files
 from my_backend.errors import BackendError, LabelStudioDown, MediaError
 from my_backend.label_studio.client import LabelStudio
 from my_backend.label_studio.connections import Connections
-from my_backend.label_studio.content import what_came
-from my_backend.label_studio.safe_http import (
+from my_backend.metrics.counters import ImageCounts
+from my_backend.projects.corrections import KEPT
+from my_backend.projects.registry import Credentials
+from my_backend.settings import Settings
+from safe_http.content import what_came
+from safe_http.session import (
     ForbiddenAddress,
     Limits,
     Origin,
@@ -40,10 +44,6 @@ from my_backend.label_studio.safe_http import (
     read_body,
     redact,
 )
-from my_backend.metrics.counters import ImageCounts
-from my_backend.projects.corrections import KEPT
-from my_backend.projects.registry import Credentials
-from my_backend.settings import Settings
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from my_backend.labeling.sample import Sample, Told, judge
 from my_backend.labeling.sample_reader import SampleReader
 from my_backend.labeling.writer import Writer
 from my_backend.projects.registry import Project, Projects
-from my_backend.redaction import said
+from safe_http.redaction import said
 
 log = logging.getLogger(__name__)
 

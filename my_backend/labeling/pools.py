@@ -21,10 +21,10 @@ from my_backend.label_studio.task_pages import task_pages
 from my_backend.labeling.project_pool import Group, ProjectPool, QueuedImage, TaskLabels
 from my_backend.labeling.runs import Labels, Run, RunStore
 from my_backend.projects.registry import Project, Projects
-from my_backend.redaction import said
 from my_backend.serving.live_models import Serving
 from my_backend.serving.model_api import ModelAPI
 from my_backend.serving.model_loader import ModelFactory
+from safe_http.redaction import said
 
 log = logging.getLogger(__name__)
 

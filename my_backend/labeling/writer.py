@@ -31,8 +31,8 @@ from my_backend.labeling.runs import Labels, Run, RunKind, RunStore
 from my_backend.metrics.counters import LabelingCounts
 from my_backend.metrics.persistent_counters import Tally
 from my_backend.projects.registry import Project, Projects
-from my_backend.redaction import redact, said
 from my_backend.settings import Settings
+from safe_http.redaction import redact, said
 
 log = logging.getLogger(__name__)
 

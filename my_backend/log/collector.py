@@ -19,7 +19,7 @@ from typing import Any
 from my_backend.file_locks import lock
 from my_backend.log.init import FirstProcess, TimeIsUp
 from my_backend.log.lines import utc, without_secrets
-from my_backend.redaction import Redactor
+from safe_http.redaction import Redactor
 
 LOG_BYTES = 20_000_000
 LONGEST_LINE = 1_000_000  # bytes; the rest of a longer line is dropped

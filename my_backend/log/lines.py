@@ -7,7 +7,7 @@ import time
 from typing import Any, Literal
 
 from my_backend import context
-from my_backend.redaction import Redactor
+from safe_http.redaction import Redactor
 
 Format = Literal["text", "json"]
 

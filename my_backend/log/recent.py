@@ -4,7 +4,7 @@ import logging
 from collections import deque
 
 from my_backend.log.lines import TextLines
-from my_backend.redaction import redact
+from safe_http.redaction import redact
 
 KEPT_LINES = 200
 LONGEST = 2_000  # characters of a line, of which a traceback may have many

@@ -14,8 +14,8 @@ from my_backend.errors import BackendError
 from my_backend.log.init import PASSED_ON
 from my_backend.log.lines import lines
 from my_backend.log.recent import RecentLines
-from my_backend.redaction import redact
 from my_backend.settings import Settings
+from safe_http.redaction import redact
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from my_backend.errors import BadRequest, NotFound, TooMany
 from my_backend.files import Damaged
 from my_backend.projects.annotation_log import Changes
 from my_backend.projects.versions import POINTER_FILE
-from my_backend.redaction import redact
+from safe_http.redaction import redact
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from my_backend import context, files
 from my_backend.errors import Conflict, NotFound
 from my_backend.files import Damaged, Moment
 from my_backend.projects.metrics import like_the_newest, read_figures
-from my_backend.redaction import redact
+from safe_http.redaction import redact
 
 log = logging.getLogger(__name__)
 

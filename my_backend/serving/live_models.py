@@ -17,10 +17,10 @@ from my_backend.errors import BackendError, Unavailable
 from my_backend.files import Damaged
 from my_backend.projects.registry import Credentials, Project, Projects
 from my_backend.projects.versions import UNTRAINED, Version, Versions, last_move
-from my_backend.redaction import redact, said
 from my_backend.serving.model_api import ModelAPI
 from my_backend.serving.model_loader import ModelFactory
 from my_backend.settings import misspelled_names
+from safe_http.redaction import redact, said
 
 Json = dict[str, Any]
 

@@ -12,9 +12,9 @@ from my_backend.metrics.counters import EmbeddingCounts, ImageCounts
 from my_backend.projects.corrections import corrections_folder
 from my_backend.projects.registry import Credentials, Project, Projects
 from my_backend.projects.versions import Version
-from my_backend.redaction import said
 from my_backend.serving.model_api import ModelAPI, with_defaults
 from my_backend.settings import Settings
+from safe_http.redaction import said
 
 
 class ModelFactory:

@@ -12,7 +12,7 @@ from label_studio_format.labeling_config import parse_label_config
 from my_backend.errors import LabelStudioError
 from my_backend.label_studio import task_pages
 from my_backend.label_studio.client import LabelStudio as Client
-from my_backend.label_studio.safe_http import SafeSession
+from safe_http.session import SafeSession
 from tests.e2e.test_labeling_configs import IMAGE, as_text, samples
 from tests.e2e.test_working_loop import Digits, wait_for, wait_for_new_version
 

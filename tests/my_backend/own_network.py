@@ -21,7 +21,7 @@ import requests
 from my_backend.errors import MediaError
 from my_backend.label_studio.client import LabelStudio
 from my_backend.label_studio.media import Media, MediaRequest, media_pool
-from my_backend.label_studio.safe_http import SafeSession
+from safe_http.session import SafeSession
 from tests.my_backend.fake_server import PNG
 
 PUBLIC, LABEL_STUDIO, METADATA = "93.184.215.14", "93.184.215.15", "169.254.169.254"

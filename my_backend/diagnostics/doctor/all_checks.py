@@ -23,11 +23,11 @@ from my_backend.label_studio.connection import PRIVATE_EXAMPLE
 from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.media import media_pool
 from my_backend.projects.registry import Project, Projects
-from my_backend.redaction import redact
 from my_backend.requests import project_uid
 from my_backend.serving.model_loader import ModelFactory
 from my_backend.settings import Settings
 from my_backend.storage import identity
+from safe_http.redaction import redact
 
 LOOKED_THROUGH = 50  # projects in Label Studio, if the backend doesn't know any
 SERVER_SECONDS = 10.0

@@ -11,9 +11,9 @@ from my_backend.diagnostics.doctor.check import Check
 from my_backend.diagnostics.rules.gpu import Gpu, gpu_problems, no_driver
 from my_backend.diagnostics.rules.storage import cache_problems, disk_space_problems, unusable_folder
 from my_backend.errors import BackendError
-from my_backend.redaction import redact
 from my_backend.settings import Settings
 from my_backend.storage import check_folders
+from safe_http.redaction import redact
 
 Json = dict[str, Any]
 

@@ -22,8 +22,8 @@ from my_backend.jobs.record import KINDS
 from my_backend.jobs.rq_queue import connect, has_refused, rq_queue, workers_of
 from my_backend.jobs.store import JobStore
 from my_backend.production_process import find_production
-from my_backend.redaction import said
 from my_backend.settings import Settings
+from safe_http.redaction import said
 
 Json = dict[str, Any]
 

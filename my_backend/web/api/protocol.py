@@ -13,7 +13,6 @@ from my_backend.jobs.training_job import keep_annotations
 from my_backend.metrics.counters import RequestCounts
 from my_backend.projects.recent_predictions import sightings
 from my_backend.projects.registry import Credentials, Project
-from my_backend.redaction import said
 from my_backend.requests import Json, PredictRequest, SetupRequest, TrainRequest, WebhookRequest, project_uid
 from my_backend.web.api.answers import Answer, ModelVersion
 from my_backend.web.api.jobs import StartedJob, started
@@ -21,6 +20,7 @@ from my_backend.web.api.labeling_configs import LABELING_CONFIG_BYTES
 from my_backend.web.api.lookup import PROJECT_QUERY, find_project, remember_project
 from my_backend.web.endpoint import endpoint
 from my_backend.web.middleware.auth import is_known
+from safe_http.redaction import said
 
 # Label Studio sends whole tasks, with their annotations and predictions, and images as `data:` URLs.
 TASKS_BYTES, EVENT_BYTES = 128_000_000, 64_000_000

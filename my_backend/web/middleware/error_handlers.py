@@ -9,9 +9,9 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from my_backend import context, files
 from my_backend.errors import BackendError
 from my_backend.metrics.counters import RequestCounts
-from my_backend.redaction import shortened
 from my_backend.requests import Json
 from my_backend.web.browser import wants_page
+from safe_http.redaction import shortened
 
 log = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
 from my_backend.errors import BadRequest, LengthRequired, TooLarge, TooSlow, Unavailable, UnsupportedBody
-from my_backend.redaction import said
 from my_backend.requests import ImageRequest
 from my_backend.web.middleware.admission import Share
 from my_backend.web.middleware.deadlines import Deadlines, TimedInput
+from safe_http.redaction import said
 
 SMALL_BODY = 64_000  # for the name of a project, a job or a version
 # Memory for the values of a JSON body, in addition to two copies of its text; measured and rounded up.

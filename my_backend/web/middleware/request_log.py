@@ -12,7 +12,7 @@ from flask import Flask, Response, request
 
 from my_backend import context
 from my_backend.metrics.counters import RequestCounts
-from my_backend.redaction import shortened
+from safe_http.redaction import shortened
 
 log = logging.getLogger(__name__)
 

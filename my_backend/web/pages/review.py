@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 from my_backend.label_studio.media import Media, MediaFile, MediaRequest
-from my_backend.label_studio.safe_http import Origin
 from my_backend.projects.recent_predictions import Sighting
 from my_backend.web.pages.versions import Mistake, VersionView, mistakes
+from safe_http.session import Origin
 
 SHOWN = 60
 SHOWN_MISTAKES = 300

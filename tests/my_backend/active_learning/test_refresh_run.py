@@ -10,11 +10,11 @@ from my_backend.active_learning import refresh_run, stored_predictions
 from my_backend.active_learning.refresh_run import Run
 from my_backend.errors import LabelStudioError
 from my_backend.label_studio.client import LabelStudio
-from my_backend.label_studio.safe_http import SafeSession
 from my_backend.projects.labeling_order import LabelingOrder, keep_order, read_order
 from my_backend.projects.registry import Project
 from my_backend.serving.live_models import Live
 from my_backend.serving.model_api import ModelAPI
+from safe_http.session import SafeSession
 from tests.my_backend.conftest import PROJECT
 from tests.my_backend.fake_server import FakeLabelStudio
 

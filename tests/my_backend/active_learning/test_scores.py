@@ -9,9 +9,9 @@ import pytest
 from my_backend.active_learning.scores import ScoresStatus, read_scores
 from my_backend.active_learning.title import TitleStatus
 from my_backend.label_studio.client import LabelStudio
-from my_backend.label_studio.safe_http import SafeSession
 from my_backend.label_studio.snapshot import Snapshot
 from my_backend.projects.versions import Versions
+from safe_http.session import SafeSession
 from tests.my_backend.conftest import MakeSettings
 from tests.my_backend.fake_server import FakeLabelStudio
 

@@ -8,8 +8,8 @@ import pytest
 from my_backend.active_learning.title import Remembered, Title, TitleStatus
 from my_backend.errors import LabelStudioError
 from my_backend.label_studio.client import LabelStudio
-from my_backend.label_studio.safe_http import SafeSession
 from my_backend.label_studio.snapshot import Snapshot
+from safe_http.session import SafeSession
 from tests.my_backend.fake_server import FakeLabelStudio
 
 FIRST, SECOND, THIRD = (f"v{n}-20261120T13250{n}" for n in (1, 2, 3))

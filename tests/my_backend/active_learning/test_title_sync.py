@@ -6,8 +6,8 @@ import pytest
 
 from my_backend.active_learning.title import TITLE_FILE
 from my_backend.label_studio.client import LabelStudio
-from my_backend.label_studio.safe_http import SafeSession
 from my_backend.label_studio.snapshot import Snapshot
+from safe_http.session import SafeSession
 from tests.my_backend.conftest import PROJECT, Client, Serve
 from tests.my_backend.fake_server import FakeLabelStudio
 from tests.my_backend.waiting import eventually

@@ -7,8 +7,8 @@ from typing import cast
 
 import pytest
 
-from my_backend.label_studio import safe_http
 from my_backend.projects import versions as versions_module
+from safe_http import session
 from tests.my_backend.conftest import MakeSettings
 from tests.my_backend.crashes.peers import answered_here
 from tests.my_backend.crashes.world import MODEL, World
@@ -22,7 +22,7 @@ def world(tmp_path: Path, make_settings: MakeSettings, monkeypatch: pytest.Monke
     label_studio = FakeLabelStudio()
     label_studio.url, label_studio.server = "http://127.0.0.1:1", cast(FakeServer, SimpleNamespace(seen=[]))
     label_studio.project["label_config"] = LABEL_CONFIG
-    monkeypatch.setattr(safe_http._Session, "send", answered_here(label_studio))
+    monkeypatch.setattr(session._Session, "send", answered_here(label_studio))
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     monkeypatch.setattr(versions_module, "KEPT_VERSIONS", 3)
     settings = make_settings(

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import requests
 from urllib3.response import HTTPResponse
 
-from my_backend.label_studio import safe_http
+from safe_http import session
 from tests.my_backend.fake_server import FakeLabelStudio, Reply, Seen
 
 Send = Callable[..., requests.Response]
@@ -141,7 +141,7 @@ class Requests:
             self.hit = True
             return WAYS[fault.way](self._send, request)
 
-        with patch.object(safe_http._Session, "send", send):
+        with patch.object(session._Session, "send", send):
             yield self
 
 

@@ -8,8 +8,8 @@ import pytest
 from my_backend.active_learning.title import Remembered, TitleStatus, remembered_title
 from my_backend.diagnostics.actions import AddWebhook, ChangeWebhook, ChooseModel, DeleteWebhook, RenameModel
 from my_backend.label_studio.client import LabelStudio
-from my_backend.label_studio.safe_http import SafeSession
 from my_backend.projects.registry import Project
+from safe_http.session import SafeSession
 from tests.my_backend.conftest import PROJECT, basic
 from tests.my_backend.fake_server import FakeLabelStudio
 

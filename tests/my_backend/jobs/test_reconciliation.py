@@ -9,11 +9,11 @@ import pytest
 from my_backend.jobs.learned import LEARNED_FILE
 from my_backend.jobs.reconciliation import Reconciliation
 from my_backend.label_studio.client import LabelStudio
-from my_backend.label_studio.safe_http import SafeSession
 from my_backend.label_studio.snapshot import Snapshot
 from my_backend.projects.packed_tasks import PackedTasks
 from my_backend.projects.registry import Projects
 from my_backend.projects.versions import Versions
+from safe_http.session import SafeSession
 from tests.my_backend.fake_server import FakeLabelStudio
 
 PROJECT = "7.1"

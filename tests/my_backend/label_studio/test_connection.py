@@ -7,8 +7,8 @@ import pytest
 from my_backend.errors import LabelStudioError
 from my_backend.label_studio.client import Blocking, LabelStudio
 from my_backend.label_studio.connection import PRIVATE_EXAMPLE, Connection, read_connection
-from my_backend.label_studio.safe_http import SafeSession
 from my_backend.label_studio.snapshot import Snapshot
+from safe_http.session import SafeSession
 from tests.my_backend.conftest import basic
 from tests.my_backend.fake_server import FakeLabelStudio, FakeServer, json_reply
 

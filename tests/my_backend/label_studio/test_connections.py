@@ -11,8 +11,8 @@ import pytest
 from my_backend.errors import LabelStudioError
 from my_backend.label_studio import connections as connections_module
 from my_backend.label_studio.connections import Connections
-from my_backend.label_studio.safe_http import Limits
 from my_backend.projects.registry import Credentials
+from safe_http.session import Limits
 from tests.my_backend.conftest import MakeSettings
 from tests.my_backend.fake_server import FakeLabelStudio, FakeServer, Reply
 

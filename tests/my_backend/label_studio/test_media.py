@@ -25,8 +25,8 @@ from my_backend.label_studio.client import LabelStudio
 from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.media import PARALLEL, ImageLimits, Media, MediaFile, MediaPool, MediaRequest, media_pool
 from my_backend.label_studio.media import open_media as open_media_as_set
-from my_backend.label_studio.safe_http import SafeSession
 from my_backend.projects.corrections import KEPT
+from safe_http.session import SafeSession
 from tests.my_backend.conftest import MakeSettings
 from tests.my_backend.fake_server import PNG, FakeLabelStudio, FakeServer, Reply, Seen
 from tests.my_backend.waiting import eventually
@@ -676,7 +676,7 @@ HOLDER = """
 import sys, time
 from pathlib import Path
 from my_backend.label_studio.media import Media, media_pool
-from my_backend.label_studio.safe_http import SafeSession
+from safe_http.session import SafeSession
 media = Media(Path(sys.argv[1]), SafeSession(()), None, media_pool())
 with media.holding([Path(sys.argv[2])]):
     print("held", flush=True)

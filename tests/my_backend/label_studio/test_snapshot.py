@@ -8,8 +8,8 @@ import pytest
 
 from my_backend.errors import LabelStudioDown, LabelStudioError, LabelStudioUnreachable
 from my_backend.label_studio.client import LabelStudio
-from my_backend.label_studio.safe_http import SafeSession
 from my_backend.label_studio.snapshot import Snapshot
+from safe_http.session import SafeSession
 from tests.my_backend.fake_server import FakeLabelStudio, FakeServer, Seen, json_reply
 
 QUESTIONS: list[Callable[[Snapshot], Any]] = [

@@ -8,8 +8,8 @@ import pytest
 from my_backend.errors import AnswerTooLarge, LabelStudioError
 from my_backend.label_studio import task_pages as module
 from my_backend.label_studio.client import LabelStudio
-from my_backend.label_studio.safe_http import SafeSession
 from my_backend.label_studio.task_pages import task_pages
+from safe_http.session import SafeSession
 from tests.my_backend.fake_pages import page_of
 from tests.my_backend.fake_server import FakeServer, Reply, Seen, json_reply
 

@@ -14,9 +14,9 @@ from my_backend.diagnostics.doctor import all_checks
 from my_backend.diagnostics.doctor.check import Check
 from my_backend.diagnostics.problem import Problem
 from my_backend.label_studio.client import LabelStudio
-from my_backend.label_studio.safe_http import SafeSession
 from my_backend.projects.registry import Projects
 from my_backend.storage import identity
+from safe_http.session import SafeSession
 from tests.my_backend.conftest import FAKE_MODEL, PROJECT, MakeSettings, Serve
 from tests.my_backend.fake_model import LABEL_CONFIG, Script
 from tests.my_backend.fake_server import JWT_KEY, FakeLabelStudio, FakeServer, Reply, Seen, json_reply

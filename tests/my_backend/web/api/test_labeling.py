@@ -10,7 +10,7 @@ import pytest
 
 from my_backend.labeling import attempt, writer
 from my_backend.labeling.runs import Labels, RunStore
-from my_backend.redaction import redact
+from safe_http.redaction import redact
 from tests.my_backend.conftest import PROJECT, Client, Serve, basic
 from tests.my_backend.fake_model import LABEL_CONFIG, Script
 from tests.my_backend.fake_server import FakeLabelStudio

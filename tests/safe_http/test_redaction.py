@@ -7,8 +7,8 @@ from urllib.parse import quote
 
 import pytest
 
-from my_backend import redaction
-from my_backend.redaction import END, LONGEST, MOST_KNOWN, Redactor, basic_authorization, shortened
+from safe_http import redaction
+from safe_http.redaction import END, LONGEST, MOST_KNOWN, Redactor, basic_authorization, shortened
 from tests.growth import LINEAR, growth
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJ0b2tlbl90eXBlIjoicmVmcmVzaCJ9.c2lnbmF0dXJl"

@@ -12,14 +12,14 @@ import requests
 from pydantic import SecretStr
 
 from my_backend.label_studio.connections import Connections
-from my_backend.label_studio.https_proxy import HttpsProxy
-from my_backend.label_studio.safe_http import ForbiddenAddress, SafeSession, explain
-from my_backend.redaction import redact
 from my_backend.settings import Settings, misspelled_names, settings_in_force
+from safe_http.https_proxy import HttpsProxy
+from safe_http.redaction import redact
+from safe_http.session import ForbiddenAddress, SafeSession, explain
 from tests.my_backend.fake_proxy import FakeProxy
 from tests.my_backend.fake_server import FakeServer, Reply
 
-CERTIFICATE = Path(__file__).parents[2] / "data" / "images.example.com.pem"
+CERTIFICATE = Path(__file__).parents[1] / "data" / "images.example.com.pem"
 URL = "https://images.example.com/cat.jpg"
 PUBLIC, PRIVATE = "93.184.215.14", "127.0.0.1"
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import requests
 
-from my_backend.label_studio.safe_http import (
+from safe_http.session import (
     ForbiddenAddress,
     Origin,
     SafeSession,

@@ -5,7 +5,7 @@ import time
 from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]  # typeshed lacks it
 
-from my_backend.redaction import basic_authorization, said
+from safe_http.redaction import basic_authorization, said
 
 LONGEST_HEAD = 16_384  # bytes of a proxy's answer
 

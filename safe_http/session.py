@@ -18,8 +18,8 @@ from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ProtocolError, ReadTimeoutError
 
-from my_backend.label_studio.https_proxy import HttpsProxy
-from my_backend.redaction import said
+from safe_http.https_proxy import HttpsProxy
+from safe_http.redaction import said
 
 POOL_SIZE = 32
 
