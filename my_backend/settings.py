@@ -10,10 +10,11 @@ from typing import Annotated, Any, Literal
 from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from label_studio_format.pasted_values import check_token, check_visible, trimmed
 from safe_http.redaction import basic_authorization, redact, said
+from safe_http.settings import FetchSettings
 
 ENV_FILE = Path(".env")
 SECRETS_DIR = Path("/run/secrets")
@@ -29,11 +30,8 @@ _MISSPELT = re.compile(r"BASIC_AUTH_(?!USER$|PASS$)(?:USER|PASS|PW|LOGIN|NAME)\w
 ALIKE = 0.88  # of 1: how similar a name is that is taken for a misspelled one, such as EPOCH for EPOCHS
 OF_OTHERS = {"HTTP_PROXY"}  # similar names that aren't misspelled, because other programs use them
 
-PositiveInt = Annotated[int, Field(gt=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
 
-
-class Settings(BaseSettings):
+class Settings(BaseSettings, FetchSettings):
     """Each field comes from the environment variable with its name in capitals, or from a line in `.env`."""
 
     model_config = SettingsConfigDict(
@@ -65,28 +63,9 @@ class Settings(BaseSettings):
     choices: str = Field(
         "", description="name of the Choices or Taxonomy tag to learn if a labeling config has several"
     )
-    image_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="private hosts from which images may be fetched, comma-separated"
-    )
-    max_image_bytes: PositiveInt = Field(100_000_000, description="largest image to fetch, in bytes")
-    image_connect_seconds: PositiveFloat = Field(
-        5.0, description="time limit for connecting to an image server, in seconds"
-    )
-    image_read_seconds: PositiveFloat = Field(
-        20.0, description="longest wait for the next bytes of an image, in seconds"
-    )
-    image_seconds: PositiveFloat = Field(
-        30.0, description="time limit for fetching an image, including redirects, in seconds"
-    )
-    image_redirects: Annotated[int, Field(ge=0)] = Field(5, description="number of redirects to follow for an image")
     image_trust_seconds: Annotated[float, Field(ge=0)] = Field(
         86_400.0, description="how long a fetched image is reused, in seconds; uploads are reused without a limit"
     )
-    https_proxy: SecretStr = Field(
-        SecretStr(""), description="http://[user:password@]host:port; proxy for HTTPS connections to public hosts"
-    )
-    no_proxy: str = Field("", description="hosts and domains to connect to without HTTPS_PROXY, comma-separated")
-    requests_ca_bundle: str = Field("", description="file with the CA certificates for your HTTPS hosts")
     retrain_after_annotations: Annotated[int, Field(ge=0)] = Field(
         10,
         description="train after this many new or changed annotations or 30 s after the last; 0: train only when asked",
@@ -163,15 +142,6 @@ class Settings(BaseSettings):
         if value:
             _check_address(value, REDIS_SCHEMES, "redis://localhost:6379/0")
         return value
-
-    @field_validator("image_hosts", mode="before")
-    @classmethod
-    def _split(cls, value: object) -> object:
-        return (
-            tuple(part.strip().lower() for part in value.split(",") if part.strip())
-            if isinstance(value, str)
-            else value
-        )
 
     @field_validator("log_level", mode="before")
     @classmethod

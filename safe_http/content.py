@@ -1,9 +1,12 @@
-"""Explains what a file is that isn't an image, from its first bytes."""
+"""Tells images from other files by their first bytes, and explains what another file is."""
 
 import re
 
 LOOKED_AT = 1000  # bytes: declarations and comments may come before the first tag
 
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+# AVIF and HEIC; who decodes it decides whether HEIC can be read.
+_BRANDS = (b"avif", b"avis", b"mif1", b"msf1", b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx")
 _KINDS = (
     (b"%PDF-", "a PDF"),
     (b"\xff\x0a", "a JPEG XL image"),
@@ -20,6 +23,11 @@ _KINDS = (
 )
 _FIRST_TAG = re.compile(rb"<([a-z][a-z0-9:_-]{0,40})")
 _WORD = re.compile(rb"<(code|message)>([^<>]{1,200})<", re.IGNORECASE)
+
+
+def is_image(body: bytes) -> bool:
+    """Whether the content begins as an image does: JPEG, PNG, GIF, WebP, BMP, TIFF, AVIF or HEIC."""
+    return body.startswith(_SIGNATURES) or (body[4:8] == b"ftyp" and body[8:12] in _BRANDS)
 
 
 def what_came(body: bytes) -> str:

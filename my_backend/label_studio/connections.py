@@ -8,7 +8,6 @@ from my_backend.errors import Conflict
 from my_backend.label_studio.client import LabelStudio
 from my_backend.projects.registry import Credentials
 from my_backend.settings import Settings
-from safe_http.https_proxy import HttpsProxy
 from safe_http.session import Origin, SafeSession
 
 MOST_CLIENTS = 64  # each Label Studio has one per token; a client holds up to 32 connections
@@ -29,7 +28,7 @@ class Connections:
         self._process = os.getpid()
         self._lock = threading.Lock()  # another thread may have held the parent's during the fork
         self._clients: OrderedDict[tuple[str, str], LabelStudio] = OrderedDict()
-        self._images = self._session()
+        self._images = self._settings.open_session()
 
     def images(self) -> SafeSession:
         """The session for images of projects whose Label Studio is unknown."""
@@ -78,13 +77,7 @@ class Connections:
     def _client(self, url: str, key: str) -> LabelStudio:
         # Images may come from Label Studio itself, even if that is a private address.
         origin = Origin.of(url)
-        return LabelStudio(url, key, self._session(f"{origin.host}:{origin.port}"))
-
-    def _session(self, *allowed: str) -> SafeSession:
-        settings = self._settings
-        url = settings.https_proxy.get_secret_value()
-        proxy = HttpsProxy(url, settings.no_proxy) if url else None
-        return SafeSession((*settings.image_hosts, *allowed), ca_bundle=settings.requests_ca_bundle, proxy=proxy)
+        return LabelStudio(url, key, self._settings.open_session(f"{origin.host}:{origin.port}"))
 
 
 def _is_at(hostname: str, url: str) -> bool:

@@ -31,16 +31,15 @@ from my_backend.metrics.counters import ImageCounts
 from my_backend.projects.corrections import KEPT
 from my_backend.projects.registry import Credentials
 from my_backend.settings import Settings
-from safe_http.content import what_came
+from safe_http.content import is_image, what_came
+from safe_http.failures import reason_of, reason_of_status, remedy_of
 from safe_http.session import (
-    ForbiddenAddress,
     Limits,
     Origin,
     SafeSession,
     TooLarge,
     as_browsers_read,
     explain,
-    innermost,
     read_body,
     redact,
 )
@@ -63,9 +62,6 @@ _NOTED = TypeAdapter(tuple[Annotated[str, Field(pattern="^[0-9a-f]{64}$")], floa
 _IS_BASE64 = re.compile(r"; *base64\s*$", re.IGNORECASE | re.ASCII)
 _STORAGE_CODE = re.compile(rb"<Code>\s*([A-Za-z0-9._-]{1,80})\s*</Code>")
 _EXPIRED = re.compile(rb"<(?:Code|Message)>[^<]*expired", re.IGNORECASE)
-_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-# AVIF and HEIC; the model class decides whether it can read HEIC.
-_BRANDS = (b"avif", b"avis", b"mif1", b"msf1", b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx")
 
 
 @dataclass(frozen=True)
@@ -204,11 +200,11 @@ class Media:
             _check_is_image(body)
             return self._store(request, body)
         except (requests.RequestException, BackendError, OSError, ValueError) as error:
-            outcome = _reason(error)
+            outcome = error.reason if isinstance(error, MediaError) else reason_of(error)
             if self._missed is not None and _may_pass(error, outcome):
                 self._missed.append(request)
             place = f"task {request.task_id}: " if request.task_id is not None else ""
-            said = f"{place}{_short(request.url)}: {explain(error)}{_remedy(error)}"
+            said = f"{place}{_short(request.url)}: {explain(error)}{remedy_of(error)}"
             raise MediaError(said, outcome) from error
         finally:
             if not request.url.startswith(("data:", KEPT)):
@@ -241,8 +237,8 @@ class Media:
             status = response.status_code
             if self._label_studio is not None and Origin.of(response.url) == self._label_studio.origin:
                 response.close()
-                raise MediaError(_explain_status(status, url), _reason_of_status(status))
-            raise MediaError(_explain_storage(response, url, deadline), _reason_of_status(status))
+                raise MediaError(_explain_status(status, url), reason_of_status(status))
+            raise MediaError(_explain_storage(response, url, deadline), reason_of_status(status))
         return read_body(response, max_bytes=self._limits.max_bytes, deadline=deadline)
 
     def _read_kept(self, digest: str) -> bytes:
@@ -369,7 +365,7 @@ def open_media(
         settings.max_image_bytes,
         settings.image_seconds,
         settings.image_trust_seconds,
-        Limits(settings.image_connect_seconds, settings.image_read_seconds, settings.image_redirects),
+        settings.limits,
     )
     session, label_studio = connections.images(), connections.label_studio(credentials)
     return Media(settings.cache_dir / "media", session, label_studio, pool, limits, kept, counts, missed)
@@ -428,45 +424,11 @@ def _outcome(future: Future[MediaFile], request: MediaRequest) -> MediaFile | Me
         return error
 
 
-def _remedy(error: BaseException) -> str:
-    """Names the setting that raises the limit; "" if the error isn't about a limit."""
-    if isinstance(error, TooLarge):
-        return "; raise MAX_IMAGE_BYTES"
-    if isinstance(error, requests.TooManyRedirects):
-        return "; raise IMAGE_REDIRECTS"
-    if isinstance(error, requests.ConnectTimeout):
-        return "; raise IMAGE_CONNECT_SECONDS"
-    if isinstance(error, requests.Timeout):
-        return "; raise IMAGE_SECONDS and IMAGE_READ_SECONDS"
-    return ""
-
-
-def _reason(error: BaseException) -> str:
-    """The reason under which the error is counted."""
-    if isinstance(error, MediaError):
-        return error.reason
-    if isinstance(innermost(error), ForbiddenAddress):
-        return "forbidden_address"
-    words: tuple[tuple[type[BaseException], str], ...] = (
-        (TooLarge, "too_large"),
-        (requests.TooManyRedirects, "too_many_redirects"),
-        (requests.Timeout, "timeout"),
-        (requests.RequestException, "unreachable"),
-    )
-    return next((word for kind, word in words if isinstance(error, kind)), "other")
-
-
 def _may_pass(error: BaseException, reason: str) -> bool:
     """Whether the image may be there later: its server is down, or the disk returned an error."""
     if reason in ("unreachable", "timeout", "server_error") or isinstance(error, LabelStudioDown):
         return True
     return isinstance(error, OSError) and not isinstance(error, requests.RequestException)
-
-
-def _reason_of_status(status: int) -> str:
-    if status in (401, 403):
-        return "refused"
-    return "not_found" if status in (404, 410) else "server_error"
 
 
 def _short(url: str) -> str:
@@ -517,9 +479,8 @@ def _base64_decoded(text: bytes, max_bytes: int) -> bytes:
 
 
 def _check_is_image(body: bytes) -> None:
-    if body.startswith(_SIGNATURES) or (body[4:8] == b"ftyp" and body[8:12] in _BRANDS):
-        return
-    raise MediaError(what_came(body), "not_an_image")
+    if not is_image(body):
+        raise MediaError(what_came(body), "not_an_image")
 
 
 def _explain_status(status: int, url: str) -> str:
