@@ -2,7 +2,7 @@
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
@@ -13,6 +13,8 @@ from image_classifier.errors import UsersError
 from image_classifier.nets.weights_packages import PREFIX as PACKAGE
 from image_classifier.settings import ClassifierSettings, PositiveFloat, PositiveInt, TrainMode
 from image_classifier.training.hyperparameters import Hyperparameters
+
+Settings = TypeVar("Settings", bound=ClassifierSettings)
 
 
 def _rate(value: Any) -> Any:
@@ -176,8 +178,13 @@ def _explain(fault: Any) -> str:
 
 def read_settings() -> ClassifierSettings:
     """Reads the settings from the environment; raises UsersError with the variable's name."""
+    return read_settings_of(ClassifierSettings)
+
+
+def read_settings_of(kind: type[Settings]) -> Settings:
+    """Like `read_settings`, of a class with more settings."""
     try:
-        return ClassifierSettings()
+        return kind()
     except ValidationError as error:
         faults = "; ".join(map(_invalid, error.errors()))
         raise UsersError(f"a setting in the environment or .env is invalid: {faults}") from None

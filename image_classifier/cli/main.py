@@ -1,10 +1,11 @@
-"""The command line: prepare, train, evaluate, predict, retrain and export, for folders of images.
+"""The command line: collect, prepare, train, evaluate, predict, retrain and export, for folders of images.
 
 Results go to standard output, everything else to standard error. The exit status is 1 after an error, 2 if the command
 was called wrongly, and 130 after Ctrl-C.
 """
 
 import json
+import shlex
 import sys
 import time
 from collections import Counter
@@ -17,16 +18,19 @@ import torch
 import typer
 
 from image_classifier.cli.cleaning import clean, moving, place_beside
-from image_classifier.cli.config import Recipe, read_hook_name, read_recipe, read_settings
+from image_classifier.cli.collect import REPORT_FILE, CollectSettings, collect
+from image_classifier.cli.config import Recipe, read_hook_name, read_recipe, read_settings, read_settings_of
 from image_classifier.cli.console import say, say_all, show_progress
 from image_classifier.cli.export import SUFFIXES, Target, export
 from image_classifier.cli.hooks import load_hook, postprocessed
+from image_classifier.cli.outcomes import DUPLICATE, summarize
 from image_classifier.cli.outputs import refuse_other_kinds
 from image_classifier.cli.predictions import Form, find_images, predict, write_predictions
 from image_classifier.cli.report import REPORT_SUFFIXES, write_report
 from image_classifier.cli.run import Experiment
 from image_classifier.cli.session import Workbench, open_bench, refuse_to_forget, still_there
 from image_classifier.cli.sources import given_tests, samples_at, say_skipped, training_samples
+from image_classifier.cli.url_list import read_lines
 from image_classifier.data.dataset import Label, Sample
 from image_classifier.data.folders import (
     Finding,
@@ -100,6 +104,52 @@ def _options(
     ),
 ) -> None:
     pass
+
+
+# --- collect ----------------------------------------------------------------
+
+
+@app.command(
+    "collect", epilog="Examples:\n\ncollect photos.csv photos\n\nIMAGE_HOSTS=files.lan collect photos.tsv photos"
+)
+def collect_images(
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE.csv", help="CSV or TSV file: the URL and the class of an image in each line"),
+    ],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="folder for the images, in a subfolder for each class")],
+) -> None:
+    """Fetch the images of a list of URLs into a folder for each class. Images that are there aren't fetched again.
+
+    The exit status is 1 if there is no image in the end.
+    """
+    settings = read_settings_of(CollectSettings)
+    limit_pixels(settings.max_image_pixels)
+    limit_memory(settings.max_image_memory)
+    report = folder / REPORT_FILE
+    if file.resolve() == report.resolve():
+        raise UsersError(f"{shown(file)} would be replaced by the report: pass the list that it is about")
+    lines = read_lines(file)
+    try:
+        with show_progress() as progress:
+            outcomes = collect(lines, folder, settings, progress)
+    except KeyboardInterrupt:
+        say("Interrupted. Run the command again to fetch the other images.")
+        raise typer.Exit(INTERRUPTED) from None
+    say_all((one for one in outcomes if one.failed), f"{shown(report)} lists them all")
+    if duplicates := sum(one.reason == DUPLICATE for one in outcomes):
+        say(f"{duplicates:,} {'duplicate' if duplicates == 1 else 'duplicates'} left out")
+    if summary := summarize(outcomes):
+        say(f"{summary}; {shown(report)} says why")
+    counts = Counter(one.line.label for one in outcomes if one.file)
+    for name, count in sorted(counts.items()):
+        print(f"{shown(name)}\t{count}")
+    if not counts:
+        raise typer.Exit(1)
+    if len(counts) == 1:
+        say("A classifier needs two classes: add lines with images of another one")
+    else:
+        say(f"Next: image-classifier train {shlex.quote(str(folder))}")
 
 
 # --- prepare ----------------------------------------------------------------

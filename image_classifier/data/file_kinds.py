@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 from PIL import Image
@@ -15,6 +16,7 @@ _SUFFIXES = """
     .raw .dng .cr2 .cr3 .crw .nef .nrw .arw .sr2 .srf .orf .rw2 .raf .pef .srw .x3f .3fr .iiq .rwl .erf .mrw .kdc .dcr
 """
 IMAGE_SUFFIXES = frozenset(_SUFFIXES.split())
+_SUFFIX = {"JPEG": ".jpg", "TIFF": ".tif", "HEIF": ".heic"}  # of formats whose suffix isn't their name
 
 # Folders and files that systems, cameras and servers add, in lower case; hidden ones are skipped as well.
 _SYSTEMS_OWN = frozenset(
@@ -59,6 +61,11 @@ def is_systems_own(name: str) -> bool:
     return name.startswith(".") or name.casefold() in _SYSTEMS_OWN
 
 
+def suffix_of(data: bytes) -> str:
+    """The usual suffix of an image file with this content, such as .jpg; .img if it is in no known format."""
+    return next((_SUFFIX.get(name, f".{name.lower()}") for name in _formats(data[:FIRST_BYTES])), ".img")
+
+
 def looks_like_image(path: Path) -> bool:
     """Whether the file is an image, by its name or else its first bytes; raises OSError."""
     if path.suffix.lower() in IMAGE_SUFFIXES:
@@ -67,8 +74,13 @@ def looks_like_image(path: Path) -> bool:
         start = file.read(FIRST_BYTES)
     if start.startswith(b"BM") and start[6:10] != bytes(4):
         return False  # a text about a BMW, say
+    return any(_formats(start))
+
+
+def _formats(start: bytes) -> Iterator[str]:
+    """The formats of files that begin like this, by Pillow's names."""
     Image.init()
-    return any(Image.OPEN[name][1](start) for name in FORMATS)  # type: ignore[misc]  # all of them have a check
+    return (name for name in FORMATS if Image.OPEN[name][1](start))  # type: ignore[misc]  # all of them have a check
 
 
 def describe_skipped(skipped: Counter[str]) -> str:

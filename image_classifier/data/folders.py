@@ -228,7 +228,7 @@ def samples_of(listing: Listing) -> list[Sample]:
             contradictory.add(file.digest)
             # If the same error page was saved twice as an image, the problem is the page, not the two classes.
             contradiction = Finding(path, _CONTRADICTION.format(shown(first.image.path)))
-            listing.findings.append(_problem_of(file) or contradiction)
+            listing.findings.append(problem_of(file) or contradiction)
     return [sample for digest, sample in found.items() if digest not in contradictory]
 
 
@@ -273,7 +273,7 @@ def examine(listing: Listing) -> None:
         else:
             readable.append((name, file))
     with ThreadPoolExecutor(os.cpu_count()) as decoders:
-        problems = list(decoders.map(lambda pair: _problem_of(pair[1]), readable))
+        problems = list(decoders.map(lambda pair: problem_of(pair[1]), readable))
     sound = [(name, file) for (name, file), problem in zip(readable, problems, strict=True) if not problem]
     kept: dict[str, tuple[str, Path]] = {}
     classes: dict[str, set[str]] = {}
@@ -292,7 +292,7 @@ def examine(listing: Listing) -> None:
             listing.findings.append(Finding(file.path, f"the same image as {shown(one)}", surplus))
 
 
-def _problem_of(file: ImageFile) -> Finding | None:
+def problem_of(file: ImageFile) -> Finding | None:
     """A problem with the image that doesn't depend on other files."""
     path = file.path
     try:

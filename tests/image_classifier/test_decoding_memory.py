@@ -174,7 +174,7 @@ WAITING: dict[str, Callable[[Path], object]] = {
     "training of all layers": Augmentation(64, "seed"),
     "embedding": Preprocessing(64, 64),
     "near-duplicates": lambda path: lane_module._thumbnail_of(ImageFile.of(path)),
-    "check of a folder": lambda path: folders._problem_of(ImageFile.of(path)),
+    "check of a folder": lambda path: folders.problem_of(ImageFile.of(path)),
 }
 
 

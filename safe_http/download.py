@@ -1,0 +1,99 @@
+"""Downloads many images: waits if a server asks for it, and says why an image can't be had."""
+
+import threading
+import time
+from email.utils import parsedate_to_datetime
+
+import requests
+
+from safe_http.content import is_image, what_came
+from safe_http.failures import reason_of, reason_of_status, remedy_of
+from safe_http.session import Origin, explain, read_body
+from safe_http.settings import FetchSettings
+
+ATTEMPTS = 5
+PAUSE_SECONDS = 1.0  # before the second attempt; each further pause is twice as long
+LONGEST_PAUSE = 120.0  # seconds that a server may ask for
+PASSING = (408, 429, 500, 502, 503, 504)  # statuses after which the same request may succeed
+TOO_MANY_REQUESTS = 429
+
+
+class DownloadError(Exception):
+    """An image that can't be had; `reason` is a word to count. The message contains no secret."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Downloader:
+    """Fetches images from any thread, within the settings' limits, until `stopped` is set."""
+
+    def __init__(self, settings: FetchSettings, stopped: threading.Event) -> None:
+        self._settings, self._stopped = settings, stopped
+        self._session = settings.open_session()
+        self._pauses: dict[Origin, float] = {}  # until when to leave a server alone (monotonic)
+        self._lock = threading.Lock()
+
+    def __call__(self, url: str) -> bytes:
+        """The image's bytes, which begin as an image does; raises DownloadError.
+
+        A server that answers 429, or names a time in Retry-After, gets no request of any thread until then.
+        """
+        try:
+            body = self._body(url)
+        except (requests.RequestException, OSError, ValueError) as error:
+            raise DownloadError(f"{explain(error)}{remedy_of(error)}", reason_of(error)) from None
+        if not is_image(body):
+            raise DownloadError(what_came(body), "not_an_image")
+        return body
+
+    def _body(self, url: str) -> bytes:
+        origin = Origin.of(url)
+        for attempt in range(ATTEMPTS):
+            self._wait_for(origin)
+            deadline = time.monotonic() + self._settings.image_seconds
+            response = self._session.request("GET", url, limits=self._settings.limits, deadline=deadline)
+            if response.ok:
+                return read_body(response, max_bytes=self._settings.max_image_bytes, deadline=deadline)
+            response.close()
+            asked = _seconds_asked(response)
+            if response.status_code not in PASSING or attempt == ATTEMPTS - 1 or (asked or 0) > LONGEST_PAUSE:
+                raise _refused(response.status_code, asked)
+            pause = PAUSE_SECONDS * 2**attempt if asked is None else asked
+            if asked is not None or response.status_code == TOO_MANY_REQUESTS:
+                self._pause(origin, pause)
+            else:
+                self._stopped.wait(pause)
+        raise AssertionError("the last attempt has returned or raised")
+
+    def _pause(self, origin: Origin, seconds: float) -> None:
+        with self._lock:
+            self._pauses[origin] = max(self._pauses.get(origin, 0.0), time.monotonic() + seconds)
+
+    def _wait_for(self, origin: Origin) -> None:
+        while not self._stopped.is_set() and (left := self._pauses.get(origin, 0.0) - time.monotonic()) > 0:
+            self._stopped.wait(left)
+        if self._stopped.is_set():
+            raise DownloadError("interrupted", "interrupted")
+
+    def close(self) -> None:
+        """Closes the idle connections."""
+        self._session.close()
+
+
+def _seconds_asked(response: requests.Response) -> float | None:
+    """How long the server asks to wait (RFC 9110, Retry-After: seconds or a date); None if it doesn't say."""
+    said = response.headers.get("Retry-After", "").strip()
+    if said.isascii() and said.isdecimal():
+        return float(said[:9])
+    try:
+        return max(0.0, parsedate_to_datetime(said).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return None
+
+
+def _refused(status: int, asked: float | None) -> DownloadError:
+    later = f" and asks to wait {asked:,.0f} s: try again later" if asked and asked > LONGEST_PAUSE else ""
+    reason = "too_many_requests" if status == TOO_MANY_REQUESTS else reason_of_status(status)
+    return DownloadError(f"its server answered {status}{later}", reason)

@@ -1,0 +1,173 @@
+"""Downloads of many images: patient if a server asks for it, and clear about what failed."""
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import pytest
+
+from safe_http import download
+from safe_http.download import ATTEMPTS, Downloader, DownloadError
+from safe_http.settings import FetchSettings
+from tests.my_backend.fake_server import PNG, Answer, FakeServer, Reply, Seen
+
+Start = Callable[..., tuple[FakeServer, Downloader]]
+
+
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "PAUSE_SECONDS", 0.0)
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """A server, and a downloader that may ask it."""
+    with ExitStack() as stack:
+
+        def start(answer: Answer, **given: object) -> tuple[FakeServer, Downloader]:
+            server = stack.enter_context(FakeServer(answer))
+            settings = FetchSettings.model_validate({"image_hosts": "127.0.0.1", **given})
+            downloader = Downloader(settings, threading.Event())
+            stack.callback(downloader.close)
+            return server, downloader
+
+        yield start
+
+
+def failing(times: int, status: int, **headers: str) -> Answer:
+    """Answers with an image after so many failures."""
+    seen: Counter[str] = Counter()
+
+    def answer(one: Seen) -> Reply:
+        seen[one.path] += 1
+        return Reply(status, b"later", headers) if seen[one.path] <= times else Reply(200, PNG)
+
+    return answer
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+def test_failure_that_may_pass_is_tried_again(start: Start, status: int) -> None:
+    server, downloader = start(failing(ATTEMPTS - 1, status))
+
+    assert downloader(f"{server.url}/1.png") == PNG
+    assert len(server.seen) == ATTEMPTS
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "requests"),
+    [
+        (503, "server_error", ATTEMPTS),
+        (429, "too_many_requests", ATTEMPTS),
+        (404, "not_found", 1),
+        (403, "refused", 1),
+        (410, "not_found", 1),
+    ],
+)
+def test_failure_that_stays_is_an_error(start: Start, status: int, reason: str, requests: int) -> None:
+    server, downloader = start(failing(100, status))
+
+    with pytest.raises(DownloadError, match=f"its server answered {status}") as failed:
+        downloader(f"{server.url}/1.png")
+
+    assert (failed.value.reason, len(server.seen)) == (reason, requests)
+
+
+class Waits(threading.Event):
+    """Notes how long it is waited for, and doesn't wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: list[float] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.seconds.append(timeout or 0.0)
+        if len(self.seconds) > 3:  # the time that is waited for doesn't come
+            self.set()
+        return self.is_set()
+
+
+def in_an_hour() -> str:
+    return format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
+
+
+@pytest.mark.parametrize(("asked", "least"), [("100", 90), ("7", 6), ("0", 0), ("nonsense", 0)])
+def test_server_says_how_long_to_wait(start: Start, asked: str, least: float) -> None:
+    server, _ = start(failing(1, 429, **{"Retry-After": asked}))
+    waits = Waits()
+    downloader = Downloader(FetchSettings(image_hosts=("127.0.0.1",)), waits)
+
+    try:
+        downloader(f"{server.url}/1.png")
+    except DownloadError as interrupted:
+        assert interrupted.reason == "interrupted"
+    finally:
+        downloader.close()
+
+    assert max(waits.seconds, default=0.0) >= least
+
+
+def test_other_images_of_a_server_wait_too(start: Start) -> None:
+    server, _ = start(failing(1, 429, **{"Retry-After": "100"}))
+    waits = Waits()
+    downloader = Downloader(FetchSettings(image_hosts=("127.0.0.1",)), waits)
+
+    for name in ("1.png", "2.png"):
+        with pytest.raises(DownloadError, match="interrupted"):
+            downloader(f"{server.url}/{name}")
+    downloader.close()
+
+    assert server.paths() == ["/1.png"]
+
+
+@pytest.mark.parametrize("asked", ["3600", in_an_hour()])
+def test_nobody_waits_for_an_hour(start: Start, asked: str) -> None:
+    server, downloader = start(failing(1, 503, **{"Retry-After": asked}))
+
+    with pytest.raises(DownloadError, match=r"asks to wait 3,[56].. s: try again later"):
+        downloader(f"{server.url}/1.png")
+
+    assert len(server.seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "given", "reason", "said"),
+    [
+        (lambda seen: Reply(200, b"<!doctype html><p>Log in"), {}, "not_an_image", "a web page instead of an image"),
+        (lambda seen: Reply(200, PNG), {"max_image_bytes": 3}, "too_large", "raise MAX_IMAGE_BYTES"),
+        (lambda seen: Reply(200, PNG), {"image_hosts": ""}, "forbidden_address", "set IMAGE_HOSTS=127.0.0.1"),
+        (
+            lambda seen: Reply(302, b"", {"Location": "http://localhost:1/?token=s3cr3t"}),
+            {},
+            "forbidden_address",
+            "localhost is on a private network",
+        ),
+        (lambda seen: Reply(302, b"", {"Location": "/"}), {}, "too_many_redirects", "raise IMAGE_REDIRECTS"),
+        (
+            lambda seen: Reply(200, b"", {}, [b"x"], 30),
+            {"image_read_seconds": 0.2},
+            "timeout",
+            "raise IMAGE_SECONDS and IMAGE_READ_SECONDS",
+        ),
+    ],
+)
+def test_image_that_cannot_be_had_says_why(
+    start: Start, answer: Answer, given: dict[str, object], reason: str, said: str
+) -> None:
+    server, downloader = start(answer, **given)
+
+    with pytest.raises(DownloadError) as failed:
+        downloader(f"http://me:s3cr3t@{server.host}/1.png?sig=s3cr3t")
+
+    assert failed.value.reason == reason
+    assert said in str(failed.value)
+    assert "s3cr3t" not in str(failed.value)
+
+
+def test_missing_certificates_are_an_error_not_a_crash(start: Start) -> None:
+    _, downloader = start(lambda seen: Reply(200, PNG), requests_ca_bundle="/nowhere.pem")
+
+    with pytest.raises(DownloadError, match=r"nowhere\.pem"):
+        downloader("https://127.0.0.1:1/1.png")
