@@ -9,10 +9,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from image_classifier.cli.charts import write_rate_chart
 from image_classifier.cli.config import Recipe
 from image_classifier.cli.console import say
 from image_classifier.cli.ctrl_c import ending_on_ctrl_c
-from image_classifier.cli.lr_chart import write_rate_chart
 from image_classifier.cli.results import Results
 from image_classifier.cli.session import Workbench
 from image_classifier.data.dataset import Sample, classes_of, held_out, targets_of

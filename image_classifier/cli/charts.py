@@ -1,4 +1,4 @@
-"""Draws the curve of a learning-rate range test."""
+"""Charts of a training, as SVG files."""
 
 import math
 import sys
