@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pygal
 
+from image_classifier.cli.results import Results
 from image_classifier.training.lr_finder import RateRange
 
 # pygal adds a finder for its map plugins to the import system, using an interface that Python 3.12 has removed.
 sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, pygal.PluginImportFixer)]
+
+
+MOST_LABELS = 10  # on an axis of epochs
 
 
 def write_rate_chart(path: Path, found: RateRange) -> None:
@@ -29,4 +33,29 @@ def write_rate_chart(path: Path, found: RateRange) -> None:
     chart.add("loss", [(math.log10(rate), loss) for rate, loss in zip(found.rates, found.losses, strict=True)])
     low, high = min(found.losses), max(found.losses)
     chart.add("chosen", [(math.log10(found.chosen), low), (math.log10(found.chosen), high)])
+    path.write_bytes(chart.render())
+
+
+def write_curves(path: Path, results: Results) -> None:
+    """Writes an SVG file, unless there are no epochs: each phase's loss, and its accuracy with an axis on the right."""
+    losses, accuracies = results.curves("loss"), results.curves("accuracy")
+    if not losses:
+        return
+    chart = pygal.XY(
+        title="Loss (left) and accuracy on the held-out images (right)" if accuracies else "Loss",
+        x_title="epoch",
+        js=(),
+        dots_size=1,
+        legend_at_bottom=True,
+        legend_at_bottom_columns=1,
+        secondary_range=(0, 1),
+        x_value_formatter=lambda epoch: f"{epoch:.0f}",
+        value_formatter=lambda value: f"{value:.3g}",
+    )
+    last = max(epoch for points in losses.values() for epoch, _ in points)
+    chart.x_labels = list(range(1, last + 1, math.ceil(last / MOST_LABELS)))
+    for phase, points in losses.items():
+        chart.add(f"loss, {phase}", points)
+    for phase, points in accuracies.items():
+        chart.add(f"accuracy, {phase}", points, secondary=True)
     path.write_bytes(chart.render())

@@ -32,6 +32,16 @@ class Results:
             self._rows[place] = ["" if record.get(name) is None else f"{record[name]:.6g}" for name in COLUMNS[2:]]
             self._write()
 
+    def curves(self, column: str) -> dict[str, list[tuple[int, float]]]:
+        """Epoch and value of a column, for each phase that has values; a phase that began again has a number."""
+        place = COLUMNS.index(column) - 2
+        found: dict[str, list[tuple[int, float]]] = {}
+        for (phase, number, epoch), values in self._rows.items():
+            if values[place]:
+                name = phase if number == 1 else f"{phase} ({number})"
+                found.setdefault(name, []).append((epoch, float(values[place])))
+        return found
+
     def _write(self) -> None:
         part = self._file.with_name(f".{self._file.name}.part")
         with part.open("w", newline="", encoding="utf-8") as file:

@@ -9,7 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from image_classifier.cli.charts import write_rate_chart
+from image_classifier.cli.charts import write_curves, write_rate_chart
 from image_classifier.cli.config import Recipe
 from image_classifier.cli.console import say
 from image_classifier.cli.ctrl_c import ending_on_ctrl_c
@@ -38,6 +38,7 @@ from image_classifier.training.trial import pays
 
 STATE_FILE = "training.json"
 RESULTS_FILE = "results.csv"
+CURVES_FILE = "results.svg"
 RATE_CHART = "learning-rate.svg"
 CHECKPOINT_FILE = "checkpoint.safetensors"
 AUTO_SECONDS = 3600.0  # time limit for training all layers in the mode auto
@@ -107,8 +108,11 @@ class Experiment:
         After KeyboardInterrupt the folder contains the best model so far, if there is one.
         """
         results = Results(self._folder / RESULTS_FILE, progress)
-        with ending_on_ctrl_c(results) as progress:
-            return self._train(bench, backbone, progress, results)
+        try:
+            with ending_on_ctrl_c(results) as progress:
+                return self._train(bench, backbone, progress, results)
+        finally:
+            write_curves(self._folder / CURVES_FILE, results)
 
     def _train(
         self, bench: Workbench, backbone: Backbone, progress: Progress, uninterrupted: Progress

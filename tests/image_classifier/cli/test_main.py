@@ -123,7 +123,7 @@ def test_all_layers_are_trained_on_request_and_kept_if_they_are_better(
     assert said.out.startswith("out/full: 3 classes" if better else "out/head: 3 classes")
     assert re.search(r"epoch +loss +accuracy +left\n +1/1 +[\d.]+ +[\d.]+% +\d+ s\n", said.err)
     kept = ["full", "head"] if better else ["head"]
-    assert sorted(path.name for path in Path("out").iterdir()) == [*kept, "results.csv", "training.json"]
+    assert sorted(path.name for path in Path("out").iterdir()) == [*kept, "results.csv", "results.svg", "training.json"]
     with Path("out/results.csv").open() as file:
         rows = [(row["phase"], row["epoch"], bool(row["accuracy"])) for row in csv.DictReader(file)]
     assert ("training the head", "1", False) in rows

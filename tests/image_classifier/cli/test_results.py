@@ -1,6 +1,7 @@
 from pathlib import Path
 from typing import Any
 
+from image_classifier.cli.charts import write_curves
 from image_classifier.cli.results import Results
 
 
@@ -35,3 +36,30 @@ def test_records_without_epochs_or_figures_are_no_reason_to_fail(tmp_path: Path)
     results({"phase": "training the head", "epoch": 1, "epochs": 2})
 
     assert (tmp_path / "results.csv").read_text().splitlines()[1:] == ["training the head,1,,"]
+
+
+def test_curves_have_each_epoch_of_each_phase(tmp_path: Path) -> None:
+    results = Results(tmp_path / "results.csv", lambda record: None)
+    for epoch in (1, 2, 3):
+        results({"phase": "training the head", "epoch": epoch, "epochs": 3, "loss": 1 / epoch})
+    for epoch in (1, 2):
+        results({"phase": "training all layers", "epoch": epoch, "epochs": 2, "loss": 0.5, "accuracy": 0.25 * epoch})
+    results({"phase": "training the head", "epoch": 1, "epochs": 3, "loss": 0.1})
+
+    write_curves(tmp_path / "results.svg", results)
+
+    assert results.curves("loss") == {
+        "training the head": [(1, 1.0), (2, 0.5), (3, 0.333333)],
+        "training all layers": [(1, 0.5), (2, 0.5)],
+        "training the head (2)": [(1, 0.1)],
+    }
+    assert results.curves("accuracy") == {"training all layers": [(1, 0.25), (2, 0.5)]}
+    chart = (tmp_path / "results.svg").read_text()
+    assert chart.count("<circle") == 8
+    assert "accuracy, training all layers" in chart
+
+
+def test_training_without_epochs_has_no_curves(tmp_path: Path) -> None:
+    write_curves(tmp_path / "results.svg", Results(tmp_path / "results.csv", lambda record: None))
+
+    assert list(tmp_path.iterdir()) == []
