@@ -172,7 +172,10 @@ def _explain(fault: Any) -> str:
         section = _SECTIONS[fault["loc"][0]] if len(fault["loc"]) > 1 else Recipe
         return f"{name} is unknown: use one of {', '.join(section.model_fields)}"
     if fault["type"] == "missing":
-        return f"{name} is missing: use `train DIR`, or set path in [data] of a recipe"
+        return (
+            "no images given: type `image-classifier train DIR` with a folder that has a subfolder of images for each "
+            "class, or set path in [data] of a recipe"
+        )
     return f"{name} = {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
 
 

@@ -19,6 +19,7 @@ import typer
 
 from image_classifier.cli.cleaning import clean, moving, place_beside
 from image_classifier.cli.collect import REPORT_FILE, CollectSettings, collect
+from image_classifier.cli.commands import Commands
 from image_classifier.cli.config import Recipe, read_hook_name, read_recipe, read_settings, read_settings_of
 from image_classifier.cli.console import say, say_all, show_progress
 from image_classifier.cli.export import SUFFIXES, Target, export
@@ -50,10 +51,12 @@ from image_classifier.training.correction import correct
 from image_classifier.training.pipeline import TooFewLabels
 
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Train and use an image classifier on folders of images: the same classifier as in the Label Studio backend.",
+    epilog="Examples:\n\ncollect photos.csv photos\n\ntrain photos --output model\n\npredict model photo.jpg",
 )
 
 INTERRUPTED = 130  # as in a shell
@@ -65,11 +68,6 @@ _IMAGES, _NETWORK, _TRAINING, _TESTING = "Data", "Network", "Training", "Testing
 _CLASS_FOLDERS = "folder with a subfolder of images for each class"
 _SOURCE = f"{_CLASS_FOLDERS}, or a JSON export of Label Studio"
 _EXPORTED = "folder with the images of a JSON export"
-
-
-def _flag(name: str, text: str, **options: Any) -> Any:
-    """An option without a value; the empty metavar keeps `<bool>` out of the help."""
-    return typer.Option(name, metavar="", help=text, **options)
 
 
 ModelFolder = Annotated[Path, typer.Argument(help="folder that `train --output` wrote, or a version's folder")]
@@ -99,9 +97,9 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    show: Annotated[bool, _flag("--version", "print the version and exit", callback=_show_version, is_eager=True)] = (
-        False
-    ),
+    show: Annotated[
+        bool, typer.Option("--version", help="print the version and exit", callback=_show_version, is_eager=True)
+    ] = (False),
 ) -> None:
     pass
 
@@ -155,15 +153,15 @@ def collect_images(
 # --- prepare ----------------------------------------------------------------
 
 
-@app.command()
+@app.command(epilog="Examples:\n\nprepare photos\n\nprepare photos --clean")
 def prepare(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help=_CLASS_FOLDERS)],
     to_clean: Annotated[
-        bool, _flag("--clean", "move duplicates and empty or truncated files to the new folder DIR-surplus")
+        bool, typer.Option("--clean", help="move duplicates and empty or truncated files to the new folder DIR-surplus")
     ] = False,
     move_to: Annotated[Path | None, typer.Option(metavar="DIR", help="move them to this folder instead")] = None,
-    delete: Annotated[bool, _flag("--delete", "delete them permanently, after asking")] = False,
-    yes: Annotated[bool, _flag("--yes", "with --delete: don't ask")] = False,
+    delete: Annotated[bool, typer.Option("--delete", help="delete them permanently, after asking")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="with --delete: don't ask")] = False,
 ) -> None:
     """Check a folder of images and list its problems. By default it changes nothing.
 
@@ -294,7 +292,7 @@ def train(
         Path | None,
         typer.Option(metavar="FILE", help="write an HTML report on the test images", rich_help_panel=_TESTING),
     ] = None,
-    resume: Annotated[bool, _flag("--resume", "continue an interrupted training")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="continue an interrupted training")] = False,
 ) -> None:
     """Train a classifier. Its metrics are cross-validated; Ctrl-C keeps the best model so far."""
     settings = read_settings()
@@ -380,12 +378,14 @@ def _headline(figures: dict[str, Any]) -> str:
 # --- evaluate ---------------------------------------------------------------
 
 
-@app.command()
+@app.command(
+    epilog="Examples:\n\nevaluate model others --report report.html\n\nevaluate model export.json --images files --json"
+)
 def evaluate(
     model: ModelFolder,
     source: Annotated[Path, typer.Argument(metavar="DIR|FILE.json", help=_SOURCE)],
     images: Annotated[Path | None, typer.Option(metavar="DIR", help=_EXPORTED)] = None,
-    as_json: Annotated[bool, _flag("--json", "print the metrics as JSON")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print the metrics as JSON")] = False,
     report: Annotated[Path | None, typer.Option(metavar="FILE", help="write an HTML report to this file")] = None,
 ) -> None:
     """Evaluate a model on labeled images. Images that it was trained on don't count; held-out ones do."""
@@ -449,8 +449,8 @@ def predict_images(
         list[str], typer.Argument(metavar="IMAGE…|DIR|-", help="files, folders, or - to read names from standard input")
     ],
     top: Annotated[int, typer.Option(min=1, help="number of most likely classes to print")] = 1,
-    as_json: Annotated[bool, _flag("--json", "print a JSON array")] = False,
-    as_csv: Annotated[bool, _flag("--csv", "print CSV with a header line")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print a JSON array")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="print CSV with a header line")] = False,
     config: Annotated[Path | None, typer.Option(metavar="FILE", help="recipe file with a postprocess hook")] = None,
 ) -> None:
     """Print each image's name, predicted class and probability, separated by tabs."""
@@ -479,7 +479,7 @@ def predict_images(
 # --- retrain ----------------------------------------------------------------
 
 
-@app.command()
+@app.command(epilog="Example:\n\nretrain model --img photo.jpg --label cat")
 def retrain(
     model: ModelFolder,
     img: Annotated[Path, typer.Option(metavar="FILE", help="image that the model gets wrong")],
@@ -548,7 +548,7 @@ def _right_label(label: list[str], classifier: Classifier) -> Label:
 # --- export -----------------------------------------------------------------
 
 
-@app.command("export")
+@app.command("export", epilog="Examples:\n\nexport model --to onnx\n\nexport model --to labels --output labels.txt")
 def export_model(
     model: ModelFolder,
     to: Annotated[Target, typer.Option(help="an ONNX module, or the class names in the module's order, one a line")],

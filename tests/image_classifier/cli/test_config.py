@@ -65,7 +65,7 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
 def test_without_a_file_the_environment_says_all_but_the_data() -> None:
     recipe = read_recipe(None, {"data": {"path": "images"}}, ClassifierSettings())
     assert (recipe.training.mode, recipe.training.epochs, recipe.network.image_size) == ("auto", 25, None)
-    with pytest.raises(UsersError, match=r"data.path is missing: use `train DIR`"):
+    with pytest.raises(UsersError, match="no images given: type `image-classifier train DIR`"):
         read_recipe(None, {}, ClassifierSettings())
 
 

@@ -309,13 +309,21 @@ def test_help_is_there_under_both_names(arguments: list[str], run: Command) -> N
     assert (said.status, "Usage:" in said.out) == (0, True)
 
 
+@pytest.mark.parametrize("name", ["", "collect", "prepare", "train", "evaluate", "predict", "retrain", "export"])
+def test_help_has_examples_and_flags_without_a_value(name: str, run: Command) -> None:
+    shown = run(*filter(None, [name]), "--help").out
+    assert re.search(r"^ *Examples?:", shown, re.MULTILINE)
+    assert "--help" in shown
+    assert "<bool>" not in shown
+
+
 def test_help_of_export_shows_the_shapes(run: Command) -> None:
     words = " ".join(run("export", "--help").out.split())
     assert "uint8 RGB images [n, 3, side, side] and returns probabilities [n, classes]." in words
 
 
 def test_train_without_a_folder_says_what_to_type(run: Command) -> None:
-    assert "use `train DIR`" in run("train").error
+    assert "`image-classifier train DIR`" in run("train").error
 
 
 # --- evaluate ---------------------------------------------------------------

@@ -1,0 +1,26 @@
+"""The command line's help."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from typer.core import TyperGroup, TyperOption
+
+
+class Commands(TyperGroup):
+    """Commands whose help shows flags without `<bool>`, typer's own flags included: they take no value."""
+
+    def get_params(self, ctx: Any) -> Any:
+        return _without_bool(super().get_params(ctx))
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        command = super().get_command(ctx, cmd_name)
+        if command:
+            _without_bool(command.get_params(ctx))  # a command keeps them, its help option included
+        return command
+
+
+def _without_bool(params: Iterable[Any]) -> Iterable[Any]:
+    for param in params:
+        if isinstance(param, TyperOption) and param.is_flag:
+            param.metavar = ""
+    return params
