@@ -19,6 +19,8 @@ from PIL import Image
 from image_classifier.cli import collect as collect_module
 from image_classifier.cli.collect import CollectSettings
 from safe_http import download
+from safe_http.download import Downloader
+from safe_http.settings import FetchSettings
 from tests.image_classifier.cli.command import Command, command
 from tests.my_backend.fake_server import FakeServer, Reply, Seen
 
@@ -316,6 +318,32 @@ def test_ctrl_c_stops_and_the_next_run_goes_on(images: Images, run: Command, mon
 
     assert len(files()["cat"]) == 80
     assert len(set(images.asked()) & set(fetched)) == 0
+
+
+def test_ctrl_c_ends_the_pauses_that_servers_asked_for(
+    images: Images, run: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[bool] = []
+
+    class Pausing(Downloader):
+        def __init__(self, settings: FetchSettings, stopped: threading.Event) -> None:
+            super().__init__(settings, stopped)
+            self.stopped = stopped
+
+        def __call__(self, url: str) -> bytes:
+            ended.append(self.stopped.wait(60))
+            return super().__call__(url)
+
+    def pressed(waiting: set[object]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(collect_module, "Downloader", Pausing)
+    monkeypatch.setattr(collect_module, "_finish_one", pressed)
+
+    assert run("collect", images.listed(("/1.png", "cat")), "photos").status == 130
+
+    assert ended == [True]
+    assert images.asked() == []
 
 
 # The process is killed when the third image has its content but not yet its name, or when it isn't noted yet.
