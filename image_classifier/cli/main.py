@@ -107,9 +107,7 @@ def _options(
 # --- collect ----------------------------------------------------------------
 
 
-@app.command(
-    "collect", epilog="Examples:\n\ncollect photos.csv photos\n\nIMAGE_HOSTS=files.lan collect photos.tsv photos"
-)
+@app.command("collect", epilog="Examples:\n\ncollect photos.csv photos\n\ncollect photos.tsv photos")
 def collect_images(
     file: Annotated[
         Path,

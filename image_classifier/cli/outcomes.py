@@ -71,5 +71,5 @@ def summarize(outcomes: Sequence[Outcome]) -> str:
     if not counts:
         return ""
     words = ", ".join(f"{counts[reason]:,} {word}" for reason, word in _REASONS.items() if counts[reason])
-    lines = "line has" if counts.total() == 1 else "lines have"
-    return f"{counts.total():,} of {len(outcomes):,} {lines} no image: {words}"
+    verb = "has" if counts.total() == 1 else "have"
+    return f"{counts.total():,} of {len(outcomes):,} lines {verb} no image: {words}"

@@ -4,6 +4,7 @@ import csv
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from hashlib import sha256
 from io import StringIO
 from pathlib import Path
@@ -39,9 +40,9 @@ class Line:
         """Whether the URL is one of http or https."""
         return _is_address(self.url)
 
-    @property
+    @cached_property
     def key(self) -> str:
-        """Identifies the image's address, without user and password, from which nobody can derive the URL."""
+        """A hash of the image's address without user and password, so that no file contains a secret query."""
         parts = urlsplit(self.url)
         bare = SplitResult(parts.scheme, parts.netloc.rpartition("@")[2], parts.path, parts.query, "")
         return sha256(bare.geturl().encode(errors="backslashreplace")).hexdigest()

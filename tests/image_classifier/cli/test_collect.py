@@ -169,6 +169,7 @@ def test_what_is_there_is_not_fetched_again(images: Images, run: Command) -> Non
     again = run("collect", images.listed(*lines), "photos")
 
     assert images.asked() == ["/gone.png"]
+    assert "1 of 4 lines has no image: 1 not found" in again.err
     assert (again.out, again.status) == (first.out, 0)
     next(Path("photos/dog").iterdir()).unlink()
     run("collect", images.listed(*lines, ("/5.png", "dog")), "photos")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from image_classifier.data.file_kinds import suffix_of
 from image_classifier.data.folders import (
     MAX_FILE_BYTES,
     Finding,
@@ -337,3 +338,19 @@ def test_a_name_that_no_file_can_have_is_named() -> None:
 
 def test_a_name_is_shown_on_one_line_that_can_be_printed() -> None:
     assert shown("a\tb\n\udcff\x1b[31m é 🐻") == r"a\tb\n\udcff\x1b[31m é 🐻"
+
+
+@pytest.mark.parametrize(
+    ("kind", "suffix"),
+    [
+        ("JPEG", ".jpg"),
+        ("PNG", ".png"),
+        ("WEBP", ".webp"),
+        ("GIF", ".gif"),
+        ("TIFF", ".tif"),
+        ("BMP", ".bmp"),
+        ("AVIF", ".avif"),
+    ],
+)
+def test_suffix_follows_from_the_content(tmp_path: Path, kind: str, suffix: str) -> None:
+    assert suffix_of(picture(tmp_path / "image", 1, kind=kind).read_bytes()) == suffix
