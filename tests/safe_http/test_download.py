@@ -14,6 +14,9 @@ from safe_http.download import ATTEMPTS, Downloader, DownloadError
 from safe_http.settings import FetchSettings
 from tests.my_backend.fake_server import PNG, Answer, FakeServer, Reply, Seen
 
+# More seconds than a busy machine needs.
+PATIENT = {"image_hosts": "127.0.0.1", "image_seconds": 120, "image_read_seconds": 120, "image_connect_seconds": 120}
+
 Start = Callable[..., tuple[FakeServer, Downloader]]
 
 
@@ -29,7 +32,7 @@ def start() -> Iterator[Start]:
 
         def start(answer: Answer, **given: object) -> tuple[FakeServer, Downloader]:
             server = stack.enter_context(FakeServer(answer))
-            settings = FetchSettings.model_validate({"image_hosts": "127.0.0.1", **given})
+            settings = FetchSettings.model_validate({**PATIENT, **given})
             downloader = Downloader(settings, threading.Event())
             stack.callback(downloader.close)
             return server, downloader
@@ -98,7 +101,7 @@ def test_server_that_asks_for_no_pause_is_asked_at_once(start: Start, asked: str
     server, _ = start(failing(1, 429, **{"Retry-After": asked}))
     waits = Waits()
 
-    with closing(Downloader(FetchSettings(image_hosts=("127.0.0.1",)), waits)) as downloader:
+    with closing(Downloader(FetchSettings.model_validate(PATIENT), waits)) as downloader:
         assert downloader(f"{server.url}/1.png") == PNG
 
     assert waits.seconds == []
@@ -108,7 +111,7 @@ def test_server_that_asks_for_no_pause_is_asked_at_once(start: Start, asked: str
 def test_server_says_how_long_to_wait(start: Start, asked: str, least: float) -> None:
     server, _ = start(failing(1, 429, **{"Retry-After": asked}))
     waits = Waits()
-    downloader = Downloader(FetchSettings(image_hosts=("127.0.0.1",)), waits)
+    downloader = Downloader(FetchSettings.model_validate(PATIENT), waits)
 
     with closing(downloader), suppress(DownloadError):  # interrupted, because `Waits` has enough
         downloader(f"{server.url}/1.png")
@@ -119,7 +122,7 @@ def test_server_says_how_long_to_wait(start: Start, asked: str, least: float) ->
 def test_other_images_of_a_server_wait_too(start: Start) -> None:
     server, _ = start(failing(1, 429, **{"Retry-After": "100"}))
     waits = Waits()
-    downloader = Downloader(FetchSettings(image_hosts=("127.0.0.1",)), waits)
+    downloader = Downloader(FetchSettings.model_validate(PATIENT), waits)
 
     for name in ("1.png", "2.png"):
         with pytest.raises(DownloadError, match="interrupted"):
@@ -132,7 +135,7 @@ def test_other_images_of_a_server_wait_too(start: Start) -> None:
 @pytest.mark.parametrize("asked", [lambda: "3600", in_an_hour])
 def test_nobody_waits_for_an_hour(start: Start, asked: Callable[[], str]) -> None:
     server, _ = start(failing(1, 503, **{"Retry-After": asked()}))
-    downloader = Downloader(FetchSettings(image_hosts=("127.0.0.1",)), Waits())
+    downloader = Downloader(FetchSettings.model_validate(PATIENT), Waits())
 
     with closing(downloader), pytest.raises(DownloadError, match=r"asks to wait 3,[56].. s: try again later"):
         downloader(f"{server.url}/1.png")

@@ -68,6 +68,8 @@ class Images:
 @pytest.fixture
 def images(monkeypatch: pytest.MonkeyPatch) -> Iterator[Images]:
     monkeypatch.setenv("IMAGE_HOSTS", "127.0.0.1")
+    for name in ("IMAGE_SECONDS", "IMAGE_READ_SECONDS", "IMAGE_CONNECT_SECONDS"):
+        monkeypatch.setenv(name, "120")  # more than a busy machine needs
     monkeypatch.setattr(download, "PAUSE_SECONDS", 0.0)
     images = Images()
     with images.server:
