@@ -44,6 +44,7 @@ class Operation:
     check: Callable[[World, bool], None] = nothing
     after: Callable[[World, bool], None] = nothing
     learns: bool = True  # the live version knows all annotations in the end
+    asks: bool = False  # it sends requests to Label Studio
 
 
 def _number(name: str) -> int:
@@ -659,7 +660,7 @@ OPERATIONS = [
     Operation("remove a correction", _with_a_correction, _remove_correction, _is_uncorrected),
     Operation("annotation event", _labeled_once_more, _event, _is_counted),
     Operation("submit a job", _annotated, _submit, _is_submitted, _trains_in_the_end, learns=False),
-    Operation("run the first training", _submitted, _run, _has_run),
+    Operation("run the first training", _submitted, _run, _has_run, asks=True),
     Operation("run a correction", _submitted_after_events, _run, _has_run),
     Operation("run a corrected image", _submitted_after_a_correction, _run, _has_run),
     Operation(
@@ -667,13 +668,13 @@ OPERATIONS = [
     ),
     Operation("train on sent annotations", _sent, _send, nothing, _learns_what_was_sent, learns=False),
     Operation("cancel a job", _started, _cancel, nothing, _is_canceled, learns=False),
-    Operation("write labels", _unlabeled, _label, nothing, _is_labeled_once),
-    Operation("undo labels", _labeled, _undo, nothing, _is_undone),
+    Operation("write labels", _unlabeled, _label, nothing, _is_labeled_once, asks=True),
+    Operation("undo labels", _labeled, _undo, nothing, _is_undone, asks=True),
     Operation("plan to accept answers", _unlabeled_many, _plan, _is_planned),
-    Operation("accept answers", _sampled, _accept, nothing, _is_accepted_once),
+    Operation("accept answers", _sampled, _accept, nothing, _is_accepted_once, asks=True),
     Operation("check an accepted answer", _to_be_checked, _check_one, _is_checked),
-    Operation("undo accepted answers", _accepted, _undo_accepted, nothing, _is_accepted_or_undone),
+    Operation("undo accepted answers", _accepted, _undo_accepted, nothing, _is_accepted_or_undone, asks=True),
     Operation("accept automatically", _trained, _switch, _is_switched),
     Operation("back up and restore", _with_everything, _back_up, _is_whole_backup),
-    Operation("upgrade an old MODEL_DIR", _of_first_release, _upgrade, _is_upgraded),
+    Operation("upgrade an old MODEL_DIR", _of_first_release, _upgrade, _is_upgraded, asks=True),
 ]

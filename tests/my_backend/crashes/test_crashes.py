@@ -6,20 +6,7 @@ from tests.my_backend.crashes.operations import OPERATIONS, Operation
 from tests.my_backend.crashes.trials import KINDS, Result, Trials
 from tests.my_backend.crashes.world import World
 
-# Those that send requests to Label Studio.
-ASKING = [
-    one
-    for one in OPERATIONS
-    if one.name
-    in (
-        "run the first training",
-        "write labels",
-        "undo labels",
-        "accept answers",
-        "undo accepted answers",
-        "upgrade an old MODEL_DIR",
-    )
-]
+ASKING = [one for one in OPERATIONS if one.asks]
 SOME = 1  # fault of each kind and operation, in `make test`
 
 
