@@ -97,6 +97,7 @@ class Backend:
             storage=self.storage,
             serving=self.serving,
             queue=self.queue,
+            backlog=self.backlog,
             recent=self.recent,
             monitor=self.monitor,
             webhook_password=self.webhook_password,

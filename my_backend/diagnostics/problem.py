@@ -53,6 +53,7 @@ Code = Literal[
     "webhook-twice",
     "webhook-orphaned",
     "jobs-wait",
+    "backlog",
     "gpu",
     "clock",
     "token-ends",

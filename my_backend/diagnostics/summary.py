@@ -11,13 +11,14 @@ from my_backend.diagnostics.monitor import Monitor
 from my_backend.diagnostics.problem import Problem
 from my_backend.diagnostics.rules.connection import events_without_password
 from my_backend.diagnostics.rules.images import image_problems
-from my_backend.diagnostics.rules.jobs import queue_problems
+from my_backend.diagnostics.rules.jobs import backlog_failed, queue_problems
 from my_backend.diagnostics.rules.label_studio import no_token
 from my_backend.diagnostics.rules.labeling import audit_contradicts, request_refused, run_halted
 from my_backend.diagnostics.rules.models import model_problems
 from my_backend.diagnostics.rules.scores import refresh_failed, title_problems
 from my_backend.diagnostics.rules.server import OPEN_PROXY
 from my_backend.diagnostics.rules.storage import storage_problems
+from my_backend.jobs.backlog import Backlog
 from my_backend.jobs.queue import JobQueue
 from my_backend.label_studio.webhook_password import WebhookPassword
 from my_backend.labeling.acceptor import Acceptor
@@ -40,6 +41,7 @@ class Summary:
     storage: Storage
     serving: Serving
     queue: JobQueue
+    backlog: Backlog
     recent: Recent
     monitor: Monitor
     webhook_password: WebhookPassword
@@ -61,6 +63,7 @@ class Summary:
         for project, status in self.title_sync.statuses().items():
             problems += title_problems(project, status)
         problems += [refresh_failed(project, error) for project, error in self.prediction_refresh.failures().items()]
+        problems += [backlog_failed(project, error) for project, error in self.backlog.failures().items()]
         for project, failed in self.recent.failed().items():
             problems += image_problems(project, failed)
         problems += map(run_halted, self.labeling.halted())

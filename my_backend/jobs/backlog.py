@@ -1,8 +1,8 @@
 """Starts a training if the newest version lacks something stored that no job is going to learn."""
 
+import logging
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from my_backend.label_studio.media import Media
 from my_backend.projects.corrections import Corrections, corrections_folder
 from my_backend.projects.registry import Project, Projects
 from my_backend.projects.versions import Versions
+
+log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 10.0
 FIRST_PAUSE, LONGEST_PAUSE = 600.0, 21_600.0  # seconds between two trainings for the same reason; it doubles each time
@@ -55,22 +57,46 @@ class Backlog(Background):
         self._projects, self._store, self._submit, self._open_media = projects, store, submit, open_media
         self._images = images
         self._waiting: dict[str, _Waiting] = {}
+        self._failures: dict[str, str] = {}  # project → the kind of error that keeps it from being compared
         self._unchanged = Unchanged()
         self._damaged: list[Damaged] = []
+
+    def failures(self) -> dict[str, str]:
+        """Returns the kinds of unexpected errors that keep projects from being compared, by project; from memory."""
+        return dict(self._failures)
 
     def _look(self) -> float:
         damaged = files.damages(self._projects.root)
         if damaged != self._damaged:  # a file that can be read again has no new time for `Unchanged`
             self._damaged, self._unchanged = damaged, Unchanged()
-        waiting, self._waiting = self._waiting, {}
+        projects = {project.uid: project for project in self._projects.all()}
+        for gone in self._waiting.keys() - projects.keys():
+            del self._waiting[gone]
+        self._failures = {uid: error for uid, error in self._failures.items() if uid in projects}
         with self._unchanged:
-            for project in self._projects.all():
+            for project in projects.values():
                 if self._stopping:
                     break
-                with suppress(OSError):  # of a folder that can't be listed; `Storage` logs it
-                    if lacks := self._lacks(project.uid):
-                        self._waiting[project.uid] = self._wait(project, lacks, waiting.get(project.uid))
+                self._compare(project)
         return LOOK_SECONDS
+
+    def _compare(self, project: Project) -> None:
+        """Compares one project; after an error it waits as before, and the other projects aren't affected."""
+        uid = project.uid
+        try:
+            if lacks := self._lacks(uid):
+                self._waiting[uid] = self._wait(project, lacks, self._waiting.get(uid))
+            else:
+                self._waiting.pop(uid, None)
+        except OSError:
+            return  # a folder that can't be listed; `Storage` logs it
+        except Exception as error:
+            kind = type(error).__name__  # the page shows it; only the log has the text, which may contain anything
+            if self._failures.get(uid) != kind:  # log it once, not every ten seconds
+                log.exception("project %s: can't compare what was learned with what is stored", uid)
+            self._failures[uid] = kind
+        else:
+            self._failures.pop(uid, None)
 
     def _lacks(self, uid: str) -> frozenset[str]:
         """What the newest version lacks and a training can read now, each as a unique string."""

@@ -77,3 +77,12 @@ def test_monitor_reports_what_the_other_observers_changed(
             thread.join()
         assert backend.monitor.problems() == []
         assert label_studio.patched == [("/api/webhooks/3/", {"headers": basic("user", "password")})]
+
+
+def test_project_that_the_backlog_cannot_compare_is_a_problem(
+    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = Backend(make_settings())
+    monkeypatch.setattr(backend.backlog, "failures", lambda: {PROJECT: "KeyError"})
+
+    assert [one.project for one in backend.summary.problems() if one.code == "backlog"] == [PROJECT]

@@ -108,6 +108,17 @@ def redis_clock_problems(ahead: float) -> list[Problem]:
     return [Problem("clock", message, "Sync both with NTP: the clock decides which workers count as alive.")]
 
 
+def backlog_failed(project: str, error: str) -> Problem:
+    """A project's corrections can't be compared with what was learned; `project` is the project's uid."""
+    return Problem(
+        "backlog",
+        f"Can't find out whether all corrections are learned: unexpected error {error}.",
+        "The server's log has the details; please report it. The backend tries again every ten seconds. Until it "
+        "works, start a training after each correction whose training failed.",
+        project,
+    )
+
+
 def waiting_problems(unfinished: Sequence[Job], idle: set[str], now: float) -> list[Problem]:
     """Jobs that wait too long.
 

@@ -261,6 +261,64 @@ def test_record_of_an_older_release_is_read(watched: Watched) -> None:
     assert asdict(Learned("w", "d")) == {"watermark": "w", "digest": "d", "corrections": {}, "missed": []}
 
 
+def test_unexpected_error_of_one_project_does_not_starve_the_others(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    watched.correct()
+    watched.projects.remember("8.1")
+    other = watched.projects.folder("8.1")
+    Versions(other).publish({}, other, cause="", choices=())
+    Corrections(other).keep(IMAGE, DIGEST, ["Cat"])
+    watched.backlog._look()
+    waiting = watched.backlog._waiting[UID]
+    lacks = watched.backlog._lacks
+
+    def fail(uid: str) -> frozenset[str]:
+        if uid == UID:
+            raise KeyError("a secret")
+        return lacks(uid)
+
+    monkeypatch.setattr(watched.backlog, "_lacks", fail)
+    watched.look(2)
+
+    assert [job.project for job in watched.store.unfinished()] == ["8.1"]
+    assert watched.backlog._waiting[UID] is waiting
+    [record] = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert UID in record.getMessage()
+    assert record.exc_info
+    assert watched.backlog.failures() == {UID: "KeyError"}
+
+    monkeypatch.setattr(watched.backlog, "_lacks", lacks)
+    assert watched.look(1) == ["head"]
+    assert watched.backlog.failures() == {}
+
+
+def test_pause_of_a_project_survives_a_disk_error(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    watched.correct()
+    watched.look()
+    waiting = watched.backlog._waiting[UID]
+
+    def fail(uid: str) -> frozenset[str]:
+        raise OSError(EIO, "Input/output error")
+
+    monkeypatch.setattr(watched.backlog, "_lacks", fail)
+
+    assert watched.look(1) == []
+    assert watched.backlog._waiting == {UID: waiting}
+    assert watched.backlog.failures() == {}
+
+
+def test_failed_project_that_is_deleted_is_forgotten(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watched.backlog, "_lacks", lambda uid: {}[uid])
+    watched.look(1)
+    assert watched.backlog.failures() == {UID: "KeyError"}
+
+    watched.projects.delete(UID)
+    watched.look(1)
+
+    assert watched.backlog.failures() == {}
+
+
 def test_deleted_project_is_forgotten(watched: Watched) -> None:
     watched.correct()
     watched.look(1)

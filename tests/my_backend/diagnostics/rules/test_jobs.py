@@ -5,6 +5,7 @@ import time
 import pytest
 
 from my_backend.diagnostics.rules.jobs import (
+    backlog_failed,
     queue_problems,
     redis_clock_problems,
     redis_problems,
@@ -105,3 +106,10 @@ def test_jobs_that_wait(jobs: list[Job], idle: set[str], code: str, said: str) -
 
     assert [problem.code for problem in told] == ([code] if code else [])
     assert said in "".join(map(str, told))
+
+
+def test_failed_comparison_names_the_project_and_the_error() -> None:
+    problem = backlog_failed(PROJECT, "KeyError")
+
+    assert (problem.code, problem.project) == ("backlog", PROJECT)
+    assert "unexpected error KeyError" in problem.message
