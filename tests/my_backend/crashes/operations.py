@@ -644,6 +644,36 @@ def _is_upgraded(world: World, done: bool) -> None:
     assert Versions(world.folder).live_name() != UNTRAINED
 
 
+def _of_two_processes(world: World) -> None:
+    """Three versions, the first pinned and the second live; a correction; and an event that is about to come."""
+    _with_a_correction(world)
+    world.train("full")
+    world.given = 3
+    names = world.versions.names()
+    world.versions.pin(names[0])
+    world.versions.activate(names[1])
+    world.notes["gone"] = names[2]
+    told = world.annotate(4)
+    world.notes["event"] = Change(told["annotations"][0], {"id": 4, "data": told["data"]})
+
+
+def _publish_anew(world: World) -> bool:
+    world.publish()
+    return True
+
+
+# What two processes may do at the same time to what they share; trainings and jobs are excluded by locks.
+SHARED = [
+    Operation("publish a version", _of_two_processes, _publish_anew),
+    Operation("renew the live version", _of_two_processes, _renew),
+    Operation("activate a version", _of_two_processes, _activate),
+    Operation("pin a version", _of_two_processes, _pin),
+    Operation("delete a version", _of_two_processes, _delete_version),
+    Operation("correct an image", _of_two_processes, _correct),
+    Operation("remove a correction", _of_two_processes, _remove_correction),
+    Operation("annotation event", _of_two_processes, _event),
+]
+
 OPERATIONS = [
     Operation("connect a project", _unconnected, _connect, _is_connected),
     Operation("rename a project", _trained, _rename, _is_renamed),
