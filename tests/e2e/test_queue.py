@@ -179,6 +179,14 @@ def test_queue_labels_copies_with_their_image_unless_the_person_keeps_them_apart
         expect(page.locator("#copies-words")).to_have_text("2 copies look the same and get the same label:")
         expect(page.locator("#copies-list img")).to_have_count(2)
         all_can_use(page)
+        page.get_by_role("button", name="Label them separately").click()
+        with page.expect_response("**/api/labeling/queue"):
+            page.keyboard.press("s")
+        expect(page.locator("#one:not([aria-busy]) #one-task")).to_have_text("Task 2")
+        assert sorted(asked[-1]) == [1, 2, 7], "only the image on the screen is skipped"
+        page.keyboard.press("Backspace")
+        expect(page.locator("#one:not([aria-busy]) #one-task")).to_have_text("Task 1")
+        expect(page.locator("#copies-words")).to_have_text("2 copies look the same and get the same label:")
         page.keyboard.press("7")
         expect(page.locator("#history li").first).to_contain_text("7 + 2 copies")
         expect(page.locator("#one:not([aria-busy]) #one-task")).to_have_text("Task 2")

@@ -107,7 +107,7 @@ export function labelOneByOne(place) {
 
   function skip() {
     if (!item) return;
-    const tasks = tasksOf(item);
+    const tasks = labeledWith(item);  // copies that the person keeps apart come on their own
     tasks.forEach((task) => aside.add(task));
     done({ image: item.image, tasks, choice: null, run: null, undone: false }, "Skipped.");
   }
