@@ -3,19 +3,17 @@
 from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Literal
 
 from my_backend import context
 from my_backend.backend import Backend
-from my_backend.labeling.pools import Collected
 from my_backend.labeling.project_pool import Group as PoolGroup
 from my_backend.labeling.project_pool import ProjectPool, TaskLabels
 from my_backend.labeling.project_pool import QueuedImage as PoolImage
 from my_backend.labeling.runs import Action, Labels, Run, RunKind, RunStatus
-from my_backend.projects.registry import Project
 from my_backend.requests import GroupsRequest, Json, LabelRequest, QueueRequest, RunRequest, SimilarRequest, UndoRequest
-from my_backend.web.api.answers import Answer, ModelVersion
+from my_backend.web.api.answers import Answer
 from my_backend.web.api.lookup import PROJECT_QUERY, find_project
+from my_backend.web.api.project_images import ProjectImages, project_images
 from my_backend.web.endpoint import endpoint
 from my_backend.web.middleware.auth import is_known, require_token
 
@@ -47,23 +45,6 @@ class Group(Answer):
 
     proposal: str | None
     images: list[GroupImage]
-
-
-class ProjectImages(ModelVersion):
-    """How many images there are and how many are collected; `error` says why collecting stopped.
-
-    `first_guess` says whether the model's answers aren't learned from labels.
-    """
-
-    state: Literal["collecting", "ready", "failed"]
-    error: str | None
-    tasks: int
-    collected: int
-    unreadable: int
-    labeled: int
-    unlabeled: int
-    choices: list[str]
-    first_guess: bool
 
 
 class Groups(ProjectImages):
@@ -162,7 +143,7 @@ class LabelingEndpoints:
         found, groups = self._pools.groups(project, body.without, largest=body.most, count=SHOWN_GROUPS)
         sampled = self._plans.sampled(project.uid)
         return {
-            **self._described(project, found),
+            **project_images(self._serving, project, found),
             "groups": [_described_group(group, found.pool, sampled) for group in groups if found.pool],
         }
 
@@ -173,20 +154,8 @@ class LabelingEndpoints:
         found, images = self._pools.queue(project, body.without, body.tasks, count=body.most)
         sampled = self._plans.sampled(project.uid)
         return {
-            **self._described(project, found),
+            **project_images(self._serving, project, found),
             "images": [_described_image(image, found.pool, found.labels, sampled) for image in images if found.pool],
-        }
-
-    def _described(self, project: Project, found: Collected) -> Json:
-        return {
-            "state": "failed" if found.error else "ready" if found.ready else "collecting",
-            "error": found.error or None,
-            **found.counts,
-            "labeled": found.labeled,
-            "unlabeled": max(0, found.counts["tasks"] - found.labeled),
-            "choices": list(found.choices),
-            "first_guess": self._serving.is_first_guess(project.uid),
-            "model_version": self._serving.version_name(project.uid),
         }
 
     @endpoint("POST", "/api/labeling/similar", answers={200: SimilarImages}, errors=(404, 409))
