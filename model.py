@@ -704,6 +704,9 @@ class TaskPool(ImagePool):
     def copies(self, image: int) -> Sequence[int]:
         return self._copies.of(image)
 
+    def positions(self, images: Sequence[int]) -> Sequence[tuple[float, float]]:
+        return [(x, y) for x, y in self._pool.positions(images).tolist()]
+
     def most_alike(self, image: int, among: Sequence[int], count: int) -> list[tuple[int, float]]:
         return self._pool.most_alike(image, among, count)
 

@@ -76,6 +76,9 @@ def _take_all(folder: Path, images: Images, page: Page, out: Path) -> None:
         expect(page.locator("#reading")).to_be_hidden()
         _save_moving(person.label_groups(GROUPS), out / "groups.webp")
         (out / "groups.png").write_bytes(person.best)
+        page.goto(f"{url}/map")
+        _point_at_map(page)
+        _save(page, out / "map.png")
         page.goto(f"{url}/queue")
         expect(page.locator("#picture img").first).to_be_visible()
         _save(page, out / "queue.png")
@@ -131,6 +134,17 @@ class _Person:
         self._page.evaluate("document.getElementById('group').scrollIntoView()")
         self._page.wait_for_function(LOADED)
         return self._page.screenshot()
+
+
+def _point_at_map(page: Page) -> None:
+    """Colors the map by what the model proposes, and looks at an image near its middle."""
+    expect(page.locator("#map-legend li").first).to_be_visible()
+    page.locator("#map-by").get_by_text("Proposal").click()
+    page.locator("#map-canvas").focus()
+    for key in ("ArrowRight", "ArrowDown", "Shift+ArrowUp"):
+        page.keyboard.press(key)
+    page.wait_for_function("document.querySelector('#map-card img').naturalWidth > 0")
+    page.locator("#map").scroll_into_view_if_needed()
 
 
 def _correct(page: Page, images: Images) -> None:

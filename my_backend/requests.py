@@ -218,8 +218,13 @@ TaskId = Annotated[int, Field(ge=1, lt=2**63)]
 
 
 class GroupsRequest(ProjectRequest):
-    """Asks for groups of look-alikes: without some tasks, and with at most so many images each."""
+    """Asks for groups of look-alikes: without some tasks, and with at most so many images each.
 
+    `tasks` are tasks that a person has chosen: only these are in groups. By default, all tasks; then the groups that
+    give the most labels per action come first.
+    """
+
+    tasks: Items[TaskId] | None = None
     without: Items[TaskId] = Field(default_factory=list)
     most: int = Field(60, ge=1, le=200)
 

@@ -651,6 +651,14 @@ def test_pool_gives_the_probabilities_of_the_model_and_what_it_is_unsure_of_firs
     assert len(unknown.first(other, range(27), [], 3)) == 3
 
 
+def test_pool_places_images_on_a_map(trained: Json, shown: Digits) -> None:
+    pool, _ = pooled(ImageClassifierAPI(CONFIG, trained), asked(shown[:20]))
+    positions = pool.positions(range(20))
+    assert len(set(positions)) == 20
+    assert all(-1 <= value <= 1 for position in positions for value in position)
+    assert pool.positions([7, 2]) == [positions[7], positions[2]]
+
+
 def test_picture_is_larger_than_a_thumbnail_and_never_larger_than_the_image(tmp_path: Path) -> None:
     path = tmp_path / "large.png"
     for size, small, large in [((4000, 3000), (256, 192), (1280, 960)), ((300, 20), (256, 17), (300, 20))]:

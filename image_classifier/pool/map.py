@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, pad
 
 COMPONENTS = 64  # of directions
 SAMPLE = 20_000  # images that the components are computed from; more don't change them
+MOST = 0.99  # share of the images that a map has room for
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,11 @@ class Axes:
         the brightness of the background, would decide.
         """
         return normalize(self.components(embeddings) / self.variances.clamp(min=1e-12) ** 0.25, dim=1)
+
+    def places(self, embeddings: Tensor) -> Tensor:
+        """The first two components [n, 2] of embeddings [n, size]; 0 for an axis that there isn't."""
+        first = self.weights[:, :2]
+        return pad(embeddings @ first - self.mean @ first, (0, 2 - first.shape[1]))
 
 
 def principal_axes(embeddings: Tensor, count: int = COMPONENTS) -> Axes:
@@ -60,20 +66,18 @@ def directions(embeddings: Tensor) -> Tensor:
     return principal_axes(embeddings).directions(embeddings)
 
 
+def extent(places: Tensor) -> Tensor:
+    """How far most of the places [n, 2] are from the middle, along each axis: [2]. At least one place is needed."""
+    # torch's `quantile` takes no more than 16 million numbers.
+    return places.abs().sort(0).values[int(MOST * (len(places) - 1))].clamp(min=1e-12)
+
+
+def on_map(places: Tensor, extent: Tensor) -> Tensor:
+    """Positions from -1 to 1 [n, 2]: most places fill the map, and the few outside its `extent` [2] are at its edge."""
+    return (places / extent).clamp(-1, 1)
+
+
 def project(embeddings: Tensor) -> Tensor:
-    """A map: a position from -1 to 1 in two dimensions [n, 2] for each of the embeddings [n, size].
-
-    The positions of most images fill the map; a few that are far away from all others are moved to its edge.
-    """
-    components = principal_axes(embeddings, 2).components(embeddings)
-    positions = torch.zeros(len(embeddings), 2)
-    positions[:, : components.shape[1]] = components
-    if len(positions) == 0:
-        return positions
-    far = positions.abs().quantile(0.99, 0).clamp(min=1e-12) if len(positions) <= SAMPLE else _far(positions)
-    return (positions / far).clamp(-1, 1)
-
-
-def _far(positions: Tensor) -> Tensor:
-    """The 99% quantile of each axis; torch's `quantile` takes no more than 16 million numbers."""
-    return positions.abs().sort(0).values[int(0.99 * (len(positions) - 1))].clamp(min=1e-12)
+    """A map: a position from -1 to 1 [n, 2] for each of the embeddings [n, size]. Look-alikes are near each other."""
+    places = principal_axes(embeddings, 2).places(embeddings)
+    return on_map(places, extent(places)) if len(places) else places

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from image_classifier.embedding.cache import Embedding
 from image_classifier.pool.groups import LARGEST, Group, next_groups
-from image_classifier.pool.map import COMPONENTS, Axes, principal_axes
+from image_classifier.pool.map import COMPONENTS, Axes, extent, on_map, principal_axes
 from image_classifier.pool.order import labeling_order
 
 RENEWED = 1.2  # the axes are computed again once there are this many times more images
@@ -23,17 +23,20 @@ Model = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class _Content:
-    """The first `count` rows of both are images; rows after them may be written to at any time."""
+    """The first `count` rows of all three are images; rows after them may be written to at any time."""
 
     count: int
     vectors: Tensor
     directions: Tensor
+    places: Tensor  # [n, 2]
+    extent: Tensor  # of the places
 
 
 class Pool:
     """Images by the numbers in which they were added, with their embeddings in half precision; thread-safe.
 
-    An image takes 2 bytes for each number of its embedding, which is 1 KB for ResNet18, and 256 more for its direction.
+    An image takes 2 bytes for each number of its embedding, which is 1 KB for ResNet18, and 264 more for its direction
+    and its place on the map.
     All of it is in memory: the embeddings are cached on disk anyway.
     """
 
@@ -41,7 +44,8 @@ class Pool:
         """`fingerprint` is that of the network and its precision: embeddings of another can't be compared."""
         self.fingerprint = fingerprint
         self._adding = threading.Lock()
-        self._content = _Content(0, torch.empty(0, 0, dtype=torch.float16), torch.empty(0, COMPONENTS))
+        nothing = torch.empty(0, COMPONENTS)
+        self._content = _Content(0, nothing.half(), nothing, nothing[:, :2], torch.ones(2))
         self._axes: Axes | None = None
         self._fitted = 0  # images when the axes were computed
 
@@ -61,11 +65,13 @@ class Pool:
             vectors[before:count] = rows
             if self._axes is None or count > RENEWED * self._fitted:
                 self._axes, self._fitted = principal_axes(vectors[:count]), count
-                directions = self._directed(self._axes, vectors[:count])
+                directions, places = self._directed(self._axes, vectors[:count])
+                size = extent(places)
             else:
                 directions = self._with_room(self._content.directions, count, self._axes.weights.shape[1])
-                directions[before:count] = self._directed(self._axes, rows)
-            self._content = _Content(count, vectors, directions)
+                places, size = self._with_room(self._content.places, count, 2), self._content.extent
+                directions[before:count], places[before:count] = self._directed(self._axes, rows)
+            self._content = _Content(count, vectors, directions, places, size)
 
     @staticmethod
     def _with_room(values: Tensor, rows: int, size: int) -> Tensor:
@@ -78,8 +84,11 @@ class Pool:
         return larger
 
     @staticmethod
-    def _directed(axes: Axes, vectors: Tensor) -> Tensor:
-        return torch.cat([axes.directions(block.float()) for block in torch.split(vectors, BLOCK)])
+    def _directed(axes: Axes, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """The directions and the places of embeddings."""
+        blocks = (block.float() for block in torch.split(vectors, BLOCK))  # all of them would take too much memory
+        directions, places = zip(*((axes.directions(block), axes.places(block)) for block in blocks), strict=True)
+        return torch.cat(directions), torch.cat(places)
 
     def groups(
         self,
@@ -127,6 +136,11 @@ class Pool:
         """What a model says about images [n, classes]."""
         vectors = self._content.vectors
         return torch.cat([model(vectors[block].float()) for block in torch.split(_numbers(images), BLOCK)])
+
+    def positions(self, images: Sequence[int]) -> Tensor:
+        """The positions of images on a map, from -1 to 1 [n, 2]; they change when the axes are computed again."""
+        now = self._content
+        return on_map(now.places[_numbers(images)], now.extent)
 
     def most_alike(self, image: int, among: Sequence[int], count: int) -> list[tuple[int, float]]:
         """Those of the images `among` that look most like an image, with their cosines, the most alike first."""

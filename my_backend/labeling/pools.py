@@ -18,6 +18,7 @@ from my_backend.errors import BackendError, Conflict, JobStopped, NotFound
 from my_backend.label_studio.client import LabelStudio
 from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.task_pages import task_pages
+from my_backend.labeling.image_map import ImageMap
 from my_backend.labeling.project_pool import Group, ProjectPool, QueuedImage, TaskLabels
 from my_backend.labeling.runs import Labels, Run, RunStore
 from my_backend.projects.registry import Project, Projects
@@ -97,16 +98,26 @@ class Pools(Background):
     # --- asking -------------------------------------------------------------
 
     def groups(
-        self, project: Project, without: Sequence[int], *, largest: int, count: int
+        self,
+        project: Project,
+        without: Sequence[int],
+        chosen: Sequence[int] | None = None,
+        *,
+        largest: int,
+        count: int,
     ) -> tuple[Collected, list[Group]]:
         """The groups that a person labels next, without some tasks; collects the project's images from now on.
 
-        Never waits for Label Studio. Raises Conflict if the labeling config doesn't offer one choice per image.
+        `chosen` are tasks that the person has chosen: only these are in groups. Never waits for Label Studio. Raises
+        Conflict if the labeling config doesn't offer one choice per image.
         """
         found = self._collected(project)
         if found.pool is None:
             return found, []
         model = self._model_for(project, found.pool)
+        if chosen is not None:
+            left_out = set(without)
+            return found, found.pool.chosen(model, found.labels, left_out, chosen, largest=largest, count=count)
         return found, found.pool.groups(model, found.labels, without, largest=largest, count=count)
 
     def queue(
@@ -121,6 +132,16 @@ class Pools(Background):
             return found, []
         model = self._model_for(project, found.pool)
         return found, found.pool.queue(model, found.labels, without, only=only, count=count)
+
+    def map(self, project: Project) -> tuple[Collected, ImageMap]:
+        """All images of the project that are collected, in two dimensions; otherwise like `groups`.
+
+        Raises Conflict also if the model class has no map.
+        """
+        found = self._collected(project)
+        if found.pool is None:
+            return found, ImageMap([], [], {}, [])
+        return found, found.pool.map(self._model_for(project, found.pool), found.labels)
 
     def whole(self, project: Project) -> tuple[ProjectPool, TaskLabels] | None:
         """The project's pool with the labels of its tasks; None while images are still being read.
@@ -139,6 +160,14 @@ class Pools(Background):
         """How far collecting a project's images is, as `ProjectPool.counts`; zeros if nobody has asked for it."""
         entry = self._entries.get(project)
         return entry.pool.counts() if entry and entry.pool else {"tasks": 0, "collected": 0, "unreadable": 0}
+
+    def digest(self, project: str, task: int) -> str:
+        """The SHA-256 of a task's image; raises NotFound if it isn't collected."""
+        pool = entry.pool if (entry := self._entries.get(project)) else None
+        image = pool.image_of(task) if pool else None
+        if pool is None or image is None:
+            raise NotFound(f"the image of task {task} isn't collected yet, or can't be read")
+        return pool.shown(image)[1]
 
     def most_alike(
         self, project: Project, task: int, count: int, *, unlabeled: bool

@@ -8,6 +8,9 @@ from typing import Any
 
 from label_studio_format.annotations import annotations_of, label_of
 from label_studio_format.labeling_config import ImageChoices
+from my_backend.errors import Conflict
+from my_backend.labeling.chosen import chosen_groups
+from my_backend.labeling.image_map import ImageMap
 from my_backend.labeling.runs import Labels, Run
 from my_backend.serving.image_pool import ImagePool, LookAlikes
 from my_backend.serving.model_api import ModelAPI
@@ -158,6 +161,31 @@ class ProjectPool:
                 if group.proposal is not None and probability is not None:
                     self._proposed[self._shown_by[image]] = (group.proposal, probability)
         return [Group(group, self._copies(model, group.images, among)) for group in groups]
+
+    def chosen(
+        self,
+        model: ModelAPI,
+        labels: Container[int],
+        without: Container[int],
+        tasks: Iterable[int],
+        *,
+        largest: int,
+        count: int,
+    ) -> list[Group]:
+        """The next groups of the unlabeled images of `tasks`, which a person has chosen, without some of them."""
+        image_of = {task: image for image, task in self._there()}
+        wanted = [task for task in dict.fromkeys(tasks) if task not in labels and task not in without]
+        images = [image_of[task] for task in wanted if task in image_of]
+        return [Group(*one) for one in chosen_groups(self.images, model, images, largest=largest, count=count)]
+
+    def map(self, model: ModelAPI, labels: Mapping[int, str | None]) -> ImageMap:
+        """All images in two dimensions. Raises Conflict if the model class has no map."""
+        there = self._there()
+        images, tasks = [image for image, _ in there], [task for _, task in there]
+        positions = self.images.positions(images)
+        if len(positions) < len(images):
+            raise Conflict("this model class doesn't place images on a map")
+        return ImageMap(tasks, positions, labels, self.images.answers(model, images))
 
     def _stand_ins(self, unlabeled: Sequence[int], among: Container[int]) -> list[int]:
         """The unlabeled images without those that are copies of an earlier one `among` them."""

@@ -83,6 +83,10 @@ class ImagePool(ABC):
         """The other images in the pool that show the same, so that one label is right for all; by default none."""
         return ()
 
+    def positions(self, images: Sequence[int]) -> Sequence[tuple[float, float]]:
+        """Where images are on a map, from -1 to 1: look-alikes are near each other. By default, there is no map: []."""
+        return ()
+
     @abstractmethod
     def most_alike(self, image: int, among: Sequence[int], count: int) -> list[tuple[int, float]]:
         """Those of the images `among` that look most like an image, and how much, at most 1; the most alike first."""

@@ -5,6 +5,7 @@ from flask import Flask, Response
 from my_backend.backend import Backend
 from my_backend.metrics.counters import RequestCounts
 from my_backend.web.api.accepting import AcceptEndpoints
+from my_backend.web.api.image_map import MapEndpoints
 from my_backend.web.api.jobs import JobEndpoints
 from my_backend.web.api.labeling import LabelingEndpoints
 from my_backend.web.api.labeling_configs import LabelingConfigEndpoints
@@ -64,6 +65,7 @@ def _endpoints(backend: Backend, counts: RequestCounts, page: Page) -> list[obje
         VersionEndpoints(backend.projects, backend.settings),
         LabelingConfigEndpoints(backend.settings),
         LabelingEndpoints(backend),
+        MapEndpoints(backend),
         AcceptEndpoints(backend),
         ProjectEndpoints(backend),
         Exposition(backend, counts),

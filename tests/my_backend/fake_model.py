@@ -255,6 +255,12 @@ class FakePool(ImagePool):
         groups = _script().orders().get("copies", [])  # images, by their numbers
         return [other for group in groups if image in group for other in group if other != image]
 
+    def positions(self, images: Sequence[int]) -> list[tuple[float, float]]:
+        """The images are on a line, from the left to the right."""
+        return (
+            [] if _script().orders().get("no_map") else [(2 * (image + 1) / self.images - 1, 0.5) for image in images]
+        )
+
     def most_alike(self, image: int, among: Sequence[int], count: int) -> list[tuple[int, float]]:
         others = sorted((other for other in among if other != image), key=lambda other: abs(other - image))
         return [(other, 1 / (1 + abs(other - image))) for other in others[:count]]

@@ -136,11 +136,11 @@ class LabelingEndpoints:
         self._serving = backend.serving
         self._gate, self._pools, self._plans = backend.token_gate, backend.pools, backend.acceptor.store
 
-    @endpoint("POST", "/api/labeling/groups", answers={200: Groups}, errors=(404, 409))
+    @endpoint("POST", "/api/labeling/groups", answers={200: Groups}, errors=(404, 409), max_body=RUN_BYTES)
     def groups(self, body: GroupsRequest) -> Json:
         """Groups of look-alikes to label next; the first call starts to collect the project's images."""
         project = find_project(self._projects, body.project)
-        found, groups = self._pools.groups(project, body.without, largest=body.most, count=SHOWN_GROUPS)
+        found, groups = self._pools.groups(project, body.without, body.tasks, largest=body.most, count=SHOWN_GROUPS)
         sampled = self._plans.sampled(project.uid)
         return {
             **project_images(self._serving, project, found),

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from flask import Blueprint, Response, make_response, render_template, request
+from flask import Blueprint, Response, make_response, render_template, request, url_for
 from markupsafe import Markup
 
 from label_studio_format.labeling_config import parse_label_config
@@ -65,8 +65,10 @@ class Page:
             ("/projects/<name>/look", self.look),
             ("/projects/<name>/groups", self.groups),
             ("/projects/<name>/queue", self.queue),
+            ("/projects/<name>/map", self.map),
             ("/projects/<name>/accept", self.accept),
             ("/projects/<name>/images/<digest>.jpg", self.image),
+            ("/projects/<name>/tasks/<int:task>.jpg", self.image_of_task),
             ("/projects/<name>/pictures/<digest>.jpg", self.picture),
         ):
             page.add_url_rule(path, view.__name__, view, methods=["GET"])
@@ -267,6 +269,10 @@ class Page:
         """Labels images one by one; its script asks the API for them."""
         return self._labeling_page("queue.html", name)
 
+    def map(self, name: str) -> Response:
+        """Shows all images at once, and labels those that are chosen; its script asks the API for them."""
+        return self._labeling_page("map.html", name)
+
     def _labeling_page(self, template: str, name: str) -> Response:
         """A page on which people label, with their own token if it is needed."""
         project = self._backend.projects.find(name)
@@ -312,6 +318,12 @@ class Page:
     def image(self, name: str, digest: str) -> Response:
         """A thumbnail."""
         return self._jpeg(self._thumbnails.get(self._backend.projects.find(name), digest))
+
+    def image_of_task(self, name: str, task: int) -> Response:
+        """The thumbnail of a task's image, if it is collected for labeling."""
+        project = self._backend.projects.find(name)
+        digest = self._backend.pools.digest(project.uid, task)
+        return Response(status=302, headers={"Location": url_for("page.image", name=name, digest=digest)})
 
     def picture(self, name: str, digest: str) -> Response:
         """An image that is large enough to label it."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from image_classifier.pool import pool as module
-from image_classifier.pool.map import directions
+from image_classifier.pool.map import directions, project
 from image_classifier.pool.pool import Pool
 
 SIZE = 24
@@ -41,6 +41,23 @@ def test_most_alike_are_those_with_the_largest_cosines() -> None:
     assert {image % 3 for image, _ in found} == {7 % 3}
     assert {image for image, _ in pool.most_alike(7, [3, 5, 7], 20)} == {3, 5}
     assert pool.most_alike(7, [], 20) == pool.most_alike(7, [7], 20) == []
+
+
+def test_map_is_that_of_all_embeddings_and_stays_while_a_few_images_are_added() -> None:
+    vectors = embeddings([0, 1, 2] * 40)
+    pool = Pool("ab")
+    assert pool.positions([]).shape == (0, 2)
+    pool.add(vectors[:100])
+    before = pool.positions(range(100))
+    torch.testing.assert_close(before, project(torch.tensor(np.stack(vectors[:100])).half().float()))
+    pool.add(vectors[100:110])
+    torch.testing.assert_close(pool.positions(range(100)), before, rtol=0, atol=0)
+    assert bool((pool.positions([109, 3]) == pool.positions(range(110))[[109, 3]]).all())
+    pool.add(vectors[110:])
+    after = pool.positions(range(120))
+    assert bool((after.abs() <= 1).all())
+    centers = torch.stack([after[kind::3].mean(0) for kind in range(3)])
+    assert torch.cdist(after, centers).argmin(1).tolist() == [0, 1, 2] * 40
 
 
 @pytest.mark.parametrize("step", [1, 7, 64])

@@ -17,7 +17,9 @@ const SETTLING = 300;  // milliseconds after a new group appeared in which a key
 const MOST = 60;  // images in a group
 const NEAREST = 3;  // labeled look-alikes that propose a label if they agree
 
-export function labelInGroups(place) {
+// On the map, a person chooses the images: `map.show(isShown)` is called if it is to be shown instead of a group or not, and
+// `map.noticed(answer)` with what the server says of the project. Returns {open}, which shows chosen tasks in groups.
+export function labelInGroups(place, map = null) {
   const find = (id) => document.getElementById(id);
   const { project, tasks: tasksUrl } = place.dataset;
   const address = ({ digest }) => `/projects/${project}/images/${digest}.jpg`;
@@ -27,7 +29,8 @@ export function labelInGroups(place) {
   let group = null;  // the one on the screen; see grid.js
   let keys = new Map(), choices = [], actions = 0, failures = 0, settling;
 
-  const view = makeView();
+  let chosen = map ? [] : undefined, asked;  // tasks to choose groups from, and those that the server was asked for last
+  const view = makeView(map && "the map");
   const token = makeToken(place, () => {
     runs.retryAll();
     draw();
@@ -46,7 +49,8 @@ export function labelInGroups(place) {
 
   function body(waiting) {
     const there = [...(group ? [group] : []), ...waiting].flatMap(tasksOf);
-    return { project, without: [...new Set([...there, ...runs.tasks(), ...aside])], most: MOST };
+    asked = chosen;
+    return { project, tasks: chosen, without: [...new Set([...there, ...runs.tasks(), ...aside])], most: MOST };
   }
 
   // Keeps one group ready, and another one if none is on the screen.
@@ -60,7 +64,7 @@ export function labelInGroups(place) {
   function supplied() {
     if (!group && supply.size()) {
       showNext();
-      if (group && steps.length) rest("");  // the person is waiting for it
+      if (group && (map || steps.length)) rest("");  // the person is waiting for it
     }
     const said = supply.answer();
     if (said && String(said.choices) !== String(choices)) {
@@ -68,7 +72,28 @@ export function labelInGroups(place) {
       keys = assignKeys(choices);
       buttons.show(keys, choices);
     }
+    if (map && said) noticed(said);
     draw();
+  }
+
+  function open(tasks) {
+    if (token.isMissing()) {
+      token.ask();
+      return say("Enter your Label Studio token first: see the top of this page.");
+    }
+    chosen = tasks;
+    aside.clear();
+    supply.ask();
+  }
+
+  // After the last of the chosen images, the map is shown again.
+  function noticed(said) {
+    const isOver = asked === chosen && !supply.isAsking() && !group && !supply.size();
+    if (isOver && chosen.length) {
+      chosen = [];
+      if (!supply.problem() && !steps.length) say("These images have a label by now.");
+    }
+    map.noticed(said);
   }
 
   function showNext() {
@@ -95,13 +120,18 @@ export function labelInGroups(place) {
     if (failures) return say("Labels of an earlier step aren’t saved. Try again first: see the top of this page.");
     const labels = labelsOf(group, choice);
     const labeled = new Set(labels.flatMap((one) => one.tasks));
-    const later = group.like ? [] : tasksOf(group).filter((task) => !labeled.has(task));
+    const leaves = map && !group.like && choice === null;
+    const later = group.like || leaves ? [] : tasksOf(group).filter((task) => !labeled.has(task));
     const step = { group, tasks: [...labeled], run: labels.length ? runs.start(labels) : null, aside: later, undone: false };
     later.forEach((task) => aside.add(task));
     actions += 1;
     if (step.run || later.length) {
       steps.push(step);
       history.add(step);
+    }
+    if (leaves) {
+      chosen = [];
+      supply.clear();
     }
     showNext();
     if (!supply.size()) Promise.resolve(step.run?.sent).then(supply.ask);  // so that the answer counts these labels
@@ -123,7 +153,7 @@ export function labelInGroups(place) {
   function rest(words) {
     find("told").textContent = group ? `${words} ${heading(group)} ${count(group.images.length, "image")}.` : words;
     draw();
-    if (!group) return find("pause").focus();
+    if (!group) return map ? undefined : find("pause").focus();
     list.focus({ preventScroll: true });
     if (find("group").getBoundingClientRect().top < 0) find("group").scrollIntoView();
   }
@@ -233,7 +263,8 @@ export function labelInGroups(place) {
     history.draw();
     find("undo").hidden = steps.every((step) => step.undone);
     find("group").hidden = !group || token.isMissing();
-    find("pause").hidden = group !== null || token.isMissing() || !supply.answer();
+    map?.show(!group);
+    find("pause").hidden = map !== null || group !== null || token.isMissing() || !supply.answer();
     if (group) view.group(group, counted());
     else if (supply.answer()) view.pause(supply.answer(), supply.isAsking(), aside.size);
     drawTarget();
@@ -265,6 +296,7 @@ export function labelInGroups(place) {
   }
 
   supply.ask();
+  return { open };
 }
 
 const tasksOf = (group) => group.images.flatMap(({ task, copies = [] }) => [task, ...copies.map((copy) => copy.task)]);

@@ -1,6 +1,7 @@
 // Keeps the page up to date and makes its buttons work. Without JavaScript, the page is still readable.
 
 import { labelInGroups } from "./groups.js";
+import { labelOnMap } from "./map.js";
 import { labelOneByOne } from "./queue.js";
 import { follow } from "./live.js";
 import { press } from "./press.js";
@@ -14,7 +15,7 @@ awaken();
 
 // The form for trying an image appears with the first version, possibly while the page is open.
 function awaken() {
-  for (const [id, start] of [["try", tryImages], ["groups", labelInGroups], ["queue", labelOneByOne]]) {
+  for (const [id, start] of [["try", tryImages], ["groups", labelInGroups], ["map", labelOnMap], ["queue", labelOneByOne]]) {
     const place = document.getElementById(id);
     if (!place || place.dataset.awake) continue;
     place.dataset.awake = "yes";

@@ -1,4 +1,4 @@
-"""The pages for labeling as the server sends them; tests/e2e/test_groups.py and test_queue.py use them in a browser."""
+"""The pages for labeling as the server sends them; tests/e2e has a person use them."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ from tests.my_backend.fake_model import LABEL_CONFIG
 from tests.my_backend.fake_server import FakeLabelStudio
 from tests.my_backend.waiting import eventually
 
-NAMES = ("groups", "queue")
+NAMES = ("groups", "map", "queue")
 STATIC = Path(routes.__file__).parent / "static"
 ELSEWHERE = {"REMOTE_ADDR": "192.0.2.7"}
 
@@ -120,7 +120,8 @@ def modules_of(name: str) -> set[str]:
 
 
 def test_every_module_of_the_pages_is_served(client: Client) -> None:
-    modules = modules_of("groups.js") | modules_of("queue.js")
-    assert {"groups/grid.js", "queue/item.js", "labeling/keys.js", "press.js"} <= modules
+    modules = modules_of("groups.js") | modules_of("map.js") | modules_of("queue.js")
+    assert {"groups/grid.js", "map/raster.js", "queue/item.js", "labeling/keys.js", "press.js"} <= modules
     for module in modules:
-        assert client.http.get(f"/static/{module}").mimetype == "text/javascript"
+        with client.http.get(f"/static/{module}") as response:  # an open one counts as a request in progress
+            assert response.mimetype == "text/javascript"

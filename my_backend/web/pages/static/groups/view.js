@@ -4,7 +4,8 @@ import { count, label, number, parts } from "../labeling/view.js";
 
 export const heading = (group) => (group.proposal ? `${group.proposal}?` : "Which choice are these?");
 
-export function makeView() {
+// `elsewhere` is where the images were chosen, if they were.
+export function makeView(elsewhere) {
   const find = (id) => document.getElementById(id);
 
   function tally(answer, labels, actions) {
@@ -24,7 +25,7 @@ export function makeView() {
     ).join(", ");
     find("label-rest").hidden = rest ? !group.proposal : !own;
     label("label-rest", rest ? `Label ${number(rest)} as ${group.proposal}${own ? `, ${number(own)} other` : ""}` : `Label ${count(own, "image")}`);
-    label("skip", own ? `Label ${number(own)}, skip the rest` : group.like ? "Back" : "Skip");
+    label("skip", own ? `Label ${number(own)}, skip the rest` : group.like ? "Back" : elsewhere ? `Back to ${elsewhere}` : "Skip");
     label("all", rest + own ? "Take out all" : "Put back all");
   }
 

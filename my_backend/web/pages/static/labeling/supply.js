@@ -32,6 +32,7 @@ export function makeSupply(url, { body, take, isShowing, changed }) {
   return {
     ask,
     next: () => waiting.shift(),
+    clear: () => { waiting = []; },
     putFirst: (one) => waiting.unshift(one),
     size: () => waiting.length,
     answer: () => answer,

@@ -1,0 +1,41 @@
+"""The endpoint for the map of a project's images."""
+
+from my_backend.backend import Backend
+from my_backend.requests import Json, ProjectRequest
+from my_backend.web.api.lookup import find_project
+from my_backend.web.api.project_images import ProjectImages, project_images
+from my_backend.web.endpoint import endpoint
+
+
+class Map(ProjectImages):
+    """All collected images in two dimensions: look-alikes are near each other.
+
+    `ids` are those of their tasks. The other columns have a value for each of them, as base64 of little-endian unsigned
+    integers:
+
+    * `positions`: two of 16 bits, from the left and from the top; 65535 is the opposite edge.
+    * `labels`: 16 bits; 0 if the task has no annotation, otherwise the number of the choice, the first of `choices`
+      being 1, or 65535 if the annotation isn't one of the choices.
+    * `proposals`: 16 bits, the number of the most probable choice, 0 without a model.
+    * `doubts`: 8 bits, how improbable the proposal is; 255 is a probability of 0.
+    """
+
+    ids: list[int]
+    positions: str
+    labels: str
+    proposals: str
+    doubts: str
+
+
+class MapEndpoints:
+    """The request doesn't call Label Studio: threads collect the images."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._projects, self._serving, self._pools = backend.projects, backend.serving, backend.pools
+
+    @endpoint("POST", "/api/labeling/map", answers={200: Map}, errors=(404, 409))
+    def map(self, body: ProjectRequest) -> Json:
+        """All images of a project in two dimensions; the first call starts to collect them."""
+        project = find_project(self._projects, body.project)
+        found, images = self._pools.map(project)
+        return {**project_images(self._serving, project, found), **images.packed(found.choices)}

@@ -1,0 +1,168 @@
+// Shows all images of a project as points, and opens those that a person draws a line around as a group to label.
+
+import { labelInGroups } from "./groups.js";
+import { count, number, parts } from "./labeling/view.js";
+import { makeArea } from "./map/area.js";
+import { makeCamera } from "./map/camera.js";
+import { makeCanvas } from "./map/canvas.js";
+import { readColors } from "./map/colors.js";
+import { makeLegend } from "./map/legend.js";
+import { followPointer } from "./map/pointer.js";
+import { OTHER, circle, inside, nearest, unpack } from "./map/points.js";
+import { post } from "./press.js";
+import { say } from "./say.js";
+
+const CLOSER = 1.5;
+const REACH = 14;  // pixels from a point at which it still is the one that a pointer points at
+const LOOKING = 80;  // milliseconds that a pointer rests before the image is loaded
+const OFTEN = 5000, SHARE = 20;  // milliseconds between two questions for the map, and times what one takes
+const NAMED = 3;  // choices that are named of an area
+
+export function labelOnMap(place) {
+  const find = (id) => document.getElementById(id);
+  const { project } = place.dataset, canvas = find("map-canvas"), card = find("map-card");
+  const camera = makeCamera();
+  let points = unpack({ ids: [], positions: "", labels: "", proposals: "", doubts: "" });
+  let answer = null, colors = readColors();
+  let asking = false, next = 0, timer;  // of questions for the map
+  let looked = -1, loading;  // the point whose image is shown
+  let area = [];  // points that the keyboard has chosen
+
+  const painted = makeCanvas(canvas, camera);
+  const legend = makeLegend(find("map-by"), find("map-legend"), draw);
+  const groups = labelInGroups(place, { show, noticed });
+  const keyboard = makeArea(canvas, camera, { moved, changed, open: () => open(area) });
+
+  // --- asking -------------------------------------------------------------------
+
+  async function ask() {
+    clearTimeout(timer);
+    if (asking || find("map-part").hidden) return;
+    asking = true;
+    const began = Date.now();
+    try {
+      answer = await post("/api/labeling/map", { project });
+      points = unpack(answer);
+      look(-1);
+      draw();
+      keyboard.again();
+    } catch (error) {
+      say(error.message);
+    }
+    [asking, next] = [false, Date.now() + Math.max(OFTEN, SHARE * (Date.now() - began))];
+  }
+
+  // The server tells, as often as the page asks for a group, whether the map has changed since.
+  function noticed(said) {
+    const isNew = ["collected", "labeled", "model_version", "state"].some((name) => said[name] !== answer?.[name]);
+    if (!isNew || asking) return;
+    clearTimeout(timer);
+    timer = setTimeout(ask, said.state === "collecting" && answer ? Math.max(0, next - Date.now()) : 0);
+  }
+
+  // --- choosing -----------------------------------------------------------------
+
+  const isShown = () => legend.isShown(points);
+  const unlabeled = (some) => some.filter((n) => !points.labels[n]);
+
+  function open(some) {
+    const chosen = unlabeled(some);
+    if (chosen.length) groups.open(chosen.map((n) => points.ids[n]));
+    else say(some.length ? `${count(some.length, "image")} here, all labeled already.` : "There is no image here.");
+  }
+
+  // What is in the circle of the keyboard, in words.
+  function moved(ring) {
+    area = ring ? inside(points, camera, circle(ring.place, ring.radius), isShown()) : [];
+    painted.circle(ring);
+    look(ring ? nearest(points, camera, ring.place, ring.radius, isShown()) : -1);
+    const left = unlabeled(area).length;
+    tell(ring ? parts(
+      `${count(area.length, "image")} in the circle${area.length ? `, ${left ? number(left) : "none"} without a label` : ""}.`,
+      named(area), left && "Enter opens these.",
+    ).join(" ") : "");
+  }
+
+  function tell(words) {
+    if (find("map-told").textContent !== words) find("map-told").textContent = words;  // it is read aloud each time
+  }
+
+  // The most frequent choices, of labels and proposals.
+  function named(some) {
+    const counts = new Map();
+    for (const n of some) {
+      const name = nameOf(points.labels[n], "") || nameOf(points.proposals[n], "?");
+      if (name) counts.set(name, (counts.get(name) ?? 0) + 1);
+    }
+    const most = [...counts].sort(([, one], [, other]) => other - one).slice(0, NAMED);
+    return most.length ? `${most.map(([name, total]) => `${number(total)} ${name}`).join(", ")}${counts.size > NAMED ? " and others" : ""}.` : "";
+  }
+
+  const nameOf = (value, end) => (value === OTHER ? "Other" : value ? `${answer.choices[value - 1]}${end}` : "");
+
+  // --- what the page shows --------------------------------------------------------
+
+  function show(isMap) {
+    if (find("map-part").hidden === !isMap) return;
+    find("map-part").hidden = !isMap;
+    if (isMap) canvas.focus({ preventScroll: true });
+  }
+
+  function draw() {
+    if (!answer) return;
+    painted.show(legend.paint(points, colors));
+    legend.draw(points, answer.choices);
+    const labeled = points.labels.reduce((sum, value) => sum + (value > 0), 0);
+    find("map-summary").textContent = `${count(points.count, "image")}: ${number(labeled)} labeled, ${number(points.count - labeled)} not. Images that look alike are near each other.`;
+    changed();
+  }
+
+  // The map moved.
+  function changed() {
+    painted.draw();
+    find("map-out").disabled = find("map-whole").disabled = camera.zoom() === 1;
+    if (looked >= 0) put();
+  }
+
+  // Shows a point's image next to it.
+  function look(n) {
+    painted.mark(n);
+    if (n === looked) return;
+    looked = n;
+    clearTimeout(loading);
+    card.hidden = n < 0;
+    if (n < 0) return;
+    const [picture, title, facts] = card.children, [label, proposal] = [points.labels[n], points.proposals[n]];
+    picture.removeAttribute("src");
+    loading = setTimeout(() => { picture.src = `/projects/${project}/tasks/${points.ids[n]}.jpg`; }, LOOKING);
+    title.textContent = label ? nameOf(label, "") : proposal ? nameOf(proposal, "?") : "No label";
+    facts.textContent = parts(
+      `Task ${points.ids[n]}`, proposal && `${label ? `model: ${nameOf(proposal, "")}, ` : ""}${Math.round(100 * (1 - points.doubts[n]))}% sure`,
+    ).join(" · ");
+    put();
+  }
+
+  function put() {
+    const [x, y] = [camera.x(points.x[looked]), camera.y(points.y[looked])];
+    const { offsetWidth: wide, offsetHeight: high } = card;
+    const left = x + 18 + wide > camera.width() ? x - 18 - wide : x + 18;
+    card.style.transform = `translate(${Math.max(4, Math.min(left, camera.width() - wide - 4))}px, ${Math.max(4, Math.min(y - high / 2, camera.height() - high - 4))}px)`;
+  }
+
+  followPointer(canvas, camera, {
+    moves: () => find("map-move").checked,
+    changed,
+    lasso: painted.lasso,
+    drawn: (path) => open(inside(points, camera, path, isShown())),
+    point: (at) => look(at ? nearest(points, camera, at, REACH, isShown()) : -1),
+    tap: (at) => look(nearest(points, camera, at, 2 * REACH, isShown())),
+  });
+  for (const [id, press] of Object.entries({
+    "map-in": () => keyboard.zoom(CLOSER), "map-out": () => keyboard.zoom(1 / CLOSER), "map-whole": () => { camera.whole(); changed(); },
+  })) find(id).addEventListener("click", press);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+    colors = readColors();
+    draw();
+  });
+  find("map-mode").addEventListener("change", () => canvas.classList.toggle("moves", find("map-move").checked));
+}

@@ -1,0 +1,111 @@
+"""The map in a real browser: a person draws around points, and labels the images in a real Label Studio."""
+
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from demo.backend import Backend
+from tests.e2e.browser import opened
+from tests.e2e.test_groups import KEYS, LOOKS, MakeSite, Person, Site, make_site
+from tests.e2e.test_page import all_can_use, tab_to
+
+__all__ = ["make_site"]
+
+PICTURES = 30
+
+
+@pytest.fixture(scope="module")
+def backend(shared_backend: Backend) -> Backend:
+    return shared_backend
+
+
+def url(site: Site) -> str:
+    return f"{site.backend.url}/projects/{site.project}/map"
+
+
+def wait_for_all(page: Page, images: int) -> None:
+    expect(page.locator("#map-summary")).to_contain_text(f"{images} images: 0 labeled")
+
+
+def draw_around(page: Page, *, left: float, right: float) -> None:
+    """Draws a line around a part of the map, given by shares of its width, with the mouse."""
+    box: Any = page.locator("#map-canvas").bounding_box()
+    x, y = box["x"] + box["width"] * (left + right) / 2, box["y"] + box["height"] / 2
+    wide, high = box["width"] * (right - left) / 2 - 2, box["height"] / 2 - 2
+    corners = [(x - wide, y - high), (x + wide, y - high), (x + wide, y + high), (x - wide, y + high)]
+    page.mouse.move(*corners[0])
+    page.mouse.down()
+    for corner in corners[1:]:
+        page.mouse.move(*corner, steps=3)
+    page.mouse.up()
+
+
+def test_images_inside_a_line_are_labeled_and_undone(browser: Browser, make_site: MakeSite) -> None:
+    site = make_site(pictures=PICTURES)
+    with opened(browser, url(site)) as page:
+        person = Person(page, site.truth)
+        wait_for_all(page, PICTURES)
+        draw_around(page, left=0, right=0.5)
+        left = person.tasks()
+        assert 0 < len(left) < PICTURES
+        expect(page.locator("#map-part")).to_be_hidden()
+        page.get_by_role("button", name="Back to the map").click()
+        expect(page.locator("#map-part")).to_be_visible()
+        draw_around(page, left=0.5, right=1)
+        right = person.tasks()
+        assert sorted(left + right) == sorted(site.truth)
+
+        person.tile(right[0]).click()
+        person.point_nowhere()
+        page.keyboard.press(KEYS["Green"])
+        person.wait_until_saved(f"{len(right) - 1} labels saved.")
+        assert site.labels() == dict.fromkeys(right[1:], "Green")
+        expect(page.locator("#map-legend")).to_contain_text(f"Green{len(right) - 1}")
+        draw_around(page, left=0.5, right=1)
+        assert person.tasks() == [right[0]], "the image that was taken out is still there, the others have a label"
+        page.keyboard.press("s")
+        page.keyboard.press("Backspace")
+        person.wait_until_saved("No labels.")
+        assert site.labels() == {}
+        assert person.tasks() == right
+
+
+def test_keyboard_alone_suffices(browser: Browser, make_site: MakeSite) -> None:
+    site = make_site(pictures=6)
+    with opened(browser, url(site)) as page:
+        person = Person(page, site.truth)
+        wait_for_all(page, 6)
+        tab_to(page, "", "map-canvas")
+        page.keyboard.press("ArrowRight")
+        expect(page.locator("#map-told")).to_contain_text("in the circle")
+        page.keyboard.press("+")
+        expect(page.locator("#map-out")).to_be_enabled()
+        page.keyboard.press("0")
+        expect(page.locator("#map-out")).to_be_disabled()
+        for _ in range(14):
+            page.keyboard.press("Shift+ArrowUp")
+        expect(page.locator("#map-told")).to_have_text("6 images in the circle, 6 without a label. Enter opens these.")
+        expect(page.locator("#map-card")).to_contain_text("No label")
+        page.keyboard.press("Enter")
+        assert sorted(person.tasks()) == sorted(site.truth)
+        assert person.label_group_by_keys()
+        person.wait_until_saved("6 labels saved.")
+        expect(page.locator("#map-canvas")).to_be_focused()
+    assert site.labels() == site.truth
+
+
+def test_axe_finds_nothing_and_nothing_scrolls_sideways(browser: Browser, make_site: MakeSite) -> None:
+    site = make_site(pictures=6)
+    for look, options in LOOKS.items():
+        with opened(browser, url(site), **options) as page:
+            wait_for_all(page, 6)
+            for by in ("Proposal", "Doubt", "Label"):
+                page.locator("#map-by").get_by_text(by).click()
+                all_can_use(page)
+            none = page.locator("#map-legend").get_by_role("button", name="No label")
+            none.tap() if look == "phone" else none.click()
+            expect(none).to_have_attribute("aria-pressed", "true")
+            page.locator("#map-canvas").focus()
+            page.keyboard.press("ArrowLeft")
+            all_can_use(page)
