@@ -705,7 +705,8 @@ class TaskPool(ImagePool):
         return self._copies.of(image)
 
     def positions(self, images: Sequence[int]) -> Sequence[tuple[float, float]]:
-        return [(x, y) for x, y in self._pool.positions(images).tolist()]
+        x, y = self._pool.positions(images).T.tolist()  # many times faster than a list for each image
+        return list(zip(x, y, strict=True))
 
     def most_alike(self, image: int, among: Sequence[int], count: int) -> list[tuple[int, float]]:
         return self._pool.most_alike(image, among, count)
