@@ -19,7 +19,7 @@ from label_studio_format.labeling_config import ImageChoices, Json
 Way = Literal["unchanged", "changed", "scratch", "pages", "unseen"]
 
 FEWEST_TIMES = 5  # a median of fewer says little
-LONGEST_SECONDS = 600.0  # whoever takes longer has left the image open
+LONGEST_SECONDS = 600.0  # longer times mean that the image was left open
 KEPT_DAYS = 90
 
 
