@@ -323,7 +323,8 @@ class Versions:
                 "made_by": {name: context.ids()[name] for name in ("job", "request_id") if name in context.ids()},
                 "labeling_history": labeling_history,
             }
-            files.write_json(staging / VERSION_FILE, record)
+            # Without a new folder: if the project was just deleted, half a version would bring it back.
+            files.write_json(staging / VERSION_FILE, record, make_folder=False)
             files.sync_tree(staging)
             files.move(staging, self._versions / name)
             if not held_back:

@@ -515,6 +515,14 @@ def test_nothing_is_renewed_before_the_first_version(versions: Versions) -> None
     assert versions.renew_live(cause="choices changed", choices=CHOICES) is None
 
 
+def test_nothing_is_published_in_a_project_that_is_deleted_meanwhile(versions: Versions) -> None:
+    with pytest.raises(FileNotFoundError):
+        publish(versions, confirm=lambda: shutil.rmtree(versions.pointer.parent))
+
+    assert versions.names() == []
+    assert versions.live_name() == UNTRAINED
+
+
 def test_renewed_version_keeps_how_its_labels_were_made(versions: Versions) -> None:
     history = {"days": [{"day": "2026-11-27", "scratch": 3}]}
     publish(versions, labeling_history=history)
@@ -574,7 +582,7 @@ def test_failed_publish_leaves_nothing_and_the_live_version(
 ) -> None:
     live = publish(versions)
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **options: object) -> None:
         raise OSError("disk full")
 
     with pytest.raises(FileNotFoundError):
