@@ -110,7 +110,7 @@ class EmbeddingCache:
         """Adds embeddings by the image's digest."""
         with self._mended(), self._env.begin(write=True) as transaction:
             stored, order = transaction.cursor(self._embeddings), transaction.cursor(self._order)
-            sequence = struct.unpack(">Q", order.key())[0] if order.last() else 0
+            sequence = _sequence(order.key()) if order.last() else 0
             for digest, embedding in embeddings:
                 key = _key(fingerprint, digest)
                 known = _read(stored, key)
@@ -141,6 +141,14 @@ class EmbeddingCache:
 
 def _key(fingerprint: str, digest: str) -> bytes:
     return bytes.fromhex(fingerprint) + bytes.fromhex(digest)
+
+
+def _sequence(key: bytes) -> int:
+    """The sequence number in a key; raises lmdb.CorruptedError if no cache ever gave it."""
+    if len(key) != 8 or key > bytes([127]):
+        raise lmdb.CorruptedError("a sequence number is damaged")
+    number: int = struct.unpack(">Q", key)[0]
+    return number
 
 
 def _read(stored: lmdb.Cursor, key: bytes) -> bytes:

@@ -207,6 +207,22 @@ def damage(path: Path, how: str) -> None:
     path.write_bytes(data)
 
 
+@pytest.mark.parametrize("key", [b"\xff" * 8, b"\xff" * 9])
+def test_sequence_number_that_is_damaged_costs_the_cache_only(
+    key: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = EmbeddingCache(tmp_path)
+    with cache._env.begin(write=True) as transaction:
+        transaction.put(key, b"", db=cache._order)
+
+    for _ in range(2):  # the first embedding is lost with the old cache
+        cache.put(NETWORK, [(digest(1), embedding(1))])
+
+    assert digest(1) in cache.get(NETWORK, [digest(1)])
+    assert "a sequence number is damaged" in caplog.text
+    cache.close()
+
+
 @pytest.mark.parametrize("how", ["cut short", "no head", "empty", "empty pages", "random pages"])
 def test_what_is_damaged_is_recomputed_and_never_believed(
     how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
