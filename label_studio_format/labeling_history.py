@@ -103,8 +103,9 @@ class HistoryOfTasks:
             return
         self._counts[day][way] += 1
         seconds = annotation.get("lead_time")
-        if way in ("unchanged", "changed", "scratch") and isinstance(seconds, int | float):
-            self._seconds[way != "scratch"].append(min(float(seconds), LONGEST_SECONDS))
+        # NaN, which JSON may contain as well, isn't at least 0.
+        if way in ("unchanged", "changed", "scratch") and isinstance(seconds, int | float) and seconds >= 0:
+            self._seconds[way != "scratch"].append(float(min(seconds, LONGEST_SECONDS)))
 
     def history(self) -> LabelingHistory:
         days = sorted(self._counts)[-KEPT_DAYS:]
@@ -128,9 +129,10 @@ def _way(annotation: Json, tag: ImageChoices) -> Way | None:
     # Label Studio notes in each region whether it comes from a prediction, and whether it was changed since. A region
     # that was deleted and made again counts as changed.
     origins = [region.get("origin") for region in _regions(annotation, tag)]
-    if annotation.get("parent_prediction") is None and not {"prediction", "prediction-changed"} & set(origins):
+    has_origin = "prediction" in origins or "prediction-changed" in origins
+    if annotation.get("parent_prediction") is None and not has_origin:
         return "scratch"
-    return "unchanged" if origins and set(origins) == {"prediction"} else "changed"
+    return "unchanged" if origins and all(origin == "prediction" for origin in origins) else "changed"
 
 
 def _regions(annotation: Json, tag: ImageChoices) -> list[Json]:
@@ -142,9 +144,9 @@ def _regions(annotation: Json, tag: ImageChoices) -> list[Json]:
 def _day(created: Any) -> str | None:
     try:
         time = datetime.fromisoformat(created)
-    except (TypeError, ValueError):
+        return (time.astimezone(UTC) if time.tzinfo else time).date().isoformat()
+    except (TypeError, ValueError, OverflowError):  # in UTC, it may be in the year 10000
         return None
-    return time.astimezone(UTC).date().isoformat() if time.tzinfo else time.date().isoformat()
 
 
 def _median(seconds: list[float]) -> float | None:

@@ -8,6 +8,7 @@ from label_studio_format.labeling_config import Choice, ImageChoices
 from label_studio_format.labeling_history import (
     FEWEST_TIMES,
     KEPT_DAYS,
+    LONGEST_SECONDS,
     HistoryOfTasks,
     LabelingDay,
     LabelingHistory,
@@ -62,11 +63,35 @@ def test_each_annotation_counts_by_how_it_was_made(annotation: dict[str, Any], w
         made(region(), seconds=None),  # imported, or created over the API
         made(region(), created_at="yesterday"),
         made(region(), created_at=None),
+        made(region(), created_at="9999-12-31T23:00:00-02:00"),
+        made(region(), created_at="0001-01-01T01:00:00+02:00"),
         "no annotation",
     ],
 )
 def test_what_nobody_labeled_in_label_studio_counts_for_nothing(annotation: Any) -> None:
     assert history_of([annotation]) == LabelingHistory()
+
+
+@pytest.mark.parametrize("origin", [[], {}, ["prediction"], 7])
+def test_origin_that_is_not_a_word_is_that_of_no_prediction(origin: Any) -> None:
+    assert history_of([made(region(origin))]).days == [LabelingDay(DAY, scratch=1)]
+    assert history_of([made(region(origin), parent_prediction=7)]).days == [LabelingDay(DAY, changed=1)]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "counted"),
+    [
+        (float("nan"), None),
+        (float("-inf"), None),
+        (-1, None),
+        (float("inf"), LONGEST_SECONDS),
+        (10**400, LONGEST_SECONDS),  # more than a float can have
+    ],
+)
+def test_median_is_of_times_that_can_be(seconds: Any, counted: float | None) -> None:
+    found = history_of([made(region(), seconds=seconds)] * FEWEST_TIMES)
+
+    assert (found.days, found.seconds_from_scratch) == ([LabelingDay(DAY, scratch=FEWEST_TIMES)], counted)
 
 
 def test_odd_annotations_are_counted_without_errors() -> None:
