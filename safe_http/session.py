@@ -18,6 +18,7 @@ from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ProtocolError, ReadTimeoutError
 
+from safe_http.deadline import TimedResponse, until
 from safe_http.https_proxy import HttpsProxy
 from safe_http.redaction import said
 
@@ -259,7 +260,8 @@ class SafeSession:
         if left <= 0:
             raise requests.Timeout("it took too long")
         timeout = (min(limits.connect_seconds, left), min(limits.read_seconds, left))
-        return self._session.request(method, url, stream=True, allow_redirects=False, timeout=timeout, **arguments)
+        with until(deadline):
+            return self._session.request(method, url, stream=True, allow_redirects=False, timeout=timeout, **arguments)
 
     def close(self) -> None:
         self._session.close()
@@ -293,7 +295,7 @@ def _read_url(url: str) -> tuple[str, Origin]:
 def read_body(response: requests.Response, *, max_bytes: int, deadline: float) -> bytes:
     """The response's body; raises requests.RequestException if it is too large or late (`deadline` is monotonic)."""
     body = bytearray()
-    with response:
+    with response, until(deadline):
         for chunk in _chunks(response):
             body += chunk
             if len(body) > max_bytes:
@@ -336,10 +338,14 @@ class _CheckingAdapter(HTTPAdapter):
         allowed, proxy = self._allowed, self._proxy
 
         class Http(HTTPConnection):
+            response_class = TimedResponse
+
             def _new_conn(self) -> socket.socket:
                 return _connect(self, allowed)
 
         class Https(HTTPSConnection):
+            response_class = TimedResponse
+
             def _new_conn(self) -> socket.socket:
                 return _connect(self, allowed, proxy)
 
