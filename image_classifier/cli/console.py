@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 
+from image_classifier.data.folders import shown
 from image_classifier.progress import Progress
 
 LISTED = 20  # lines of a long list that are printed
@@ -19,7 +20,8 @@ console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 
 def say(text: object) -> None:
-    console.print(str(text))
+    """Prints lines without what controls a terminal: they may contain words of a server or of a file."""
+    console.print("\n".join(map(shown, str(text).split("\n"))))
 
 
 def say_all(things: Iterable[object], more: str) -> None:

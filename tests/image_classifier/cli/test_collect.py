@@ -255,6 +255,16 @@ def test_no_secret_of_a_url_is_written_or_printed(images: Images, run: Command) 
         assert "s3cr3t" not in text
 
 
+def test_words_of_a_server_cannot_control_the_terminal(images: Images, run: Command) -> None:
+    words = "\x1b]52;c;cm0gLXJm\x07\x1b[2J\x9b31m\u202e"
+    images.others["/odd.png"] = Reply(200, f"<Error><Code>Odd{words}</Code></Error>".encode())
+
+    said = run("collect", images.listed(("/1.png", "cat"), ("/odd.png", "cat")), "photos")
+
+    assert "instead of an image: Odd\\x1b]52;c;cm0gLXJm\\x07\\x1b[2J\\x9b31m\\u202e\n" in said.err
+    assert "\x1b" not in said.err
+
+
 @pytest.mark.parametrize(
     ("text", "status", "why"),
     [
