@@ -204,7 +204,8 @@ class _Collection:
 
     def _elsewhere(self, line: Line) -> list[str]:
         """The other classes in whose folders the image was before."""
-        return sorted(self._before.get(self._identity(line), set()) - {line.label})
+        others = self._before.get(self._identity(line), set()) - {line.label}
+        return sorted(other for other in others if not _is_same(self._folder / other, self._folder / line.label))
 
     def _contradiction(self, line: Line, others: Sequence[Line]) -> str:
         if other := next((one for one in others if one.label != line.label), None):
@@ -226,6 +227,14 @@ class _Collection:
     def _remove(self, line: Line) -> None:
         if place := self._place(line):
             place.unlink()
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Whether both are the same folder, as two spellings are on a file system that ignores case."""
+    try:
+        return one.samefile(other)
+    except FileNotFoundError:
+        return False
 
 
 def _classes_of_images(folder: Path) -> dict[str, set[str]]:

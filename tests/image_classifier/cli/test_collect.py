@@ -237,6 +237,19 @@ def test_image_that_another_class_has_from_before_is_named(images: Images, run: 
     assert files() == {"cat": [], "dog": content(1, 2)}
 
 
+def test_class_whose_folder_has_another_spelling_keeps_its_images(images: Images, run: Command) -> None:
+    run("collect", images.listed(("/1.png", "cat"), ("/2.png", "dog")), "photos")
+    images.asked()
+    if not Path("photos/Cat").exists():  # as on a file system that ignores case
+        Path("photos/Cat").symlink_to("cat")
+
+    said = run("collect", images.listed(("/1.png", "Cat"), ("/2.png", "dog"), ("/3.png", "Cat")), "photos")
+
+    assert (said.status, said.out) == (0, "Cat\t2\ndog\t1\n")
+    assert files()["cat"] == content(1, 3)
+    assert images.asked() == ["/3.png"]
+
+
 def test_no_secret_of_a_url_is_written_or_printed(images: Images, run: Command) -> None:
     host = images.server.host
     Path("list.csv").write_text(
