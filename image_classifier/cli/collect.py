@@ -69,6 +69,8 @@ def _claimed(folder: Path) -> Iterator[Path]:
     if folder.exists() and not folder.is_dir():
         raise UsersError(f"{shown(folder)} isn't a folder: choose another one for the images")
     state = folder / STATE_FOLDER
+    if state.is_symlink():  # files are removed in it
+        raise UsersError(f"{shown(state)} is a link to another folder: remove the link")
     state.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(state / "lock", timeout=0):

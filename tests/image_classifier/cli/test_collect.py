@@ -307,6 +307,18 @@ def test_folder_that_cannot_be_used_is_an_error(images: Images, run: Command) ->
         assert "another process is collecting images into photos" in run("collect", lines, "photos").error
 
 
+def test_folder_with_a_link_instead_of_its_state_is_an_error(images: Images, run: Command) -> None:
+    lines = images.listed(("/1.png", "cat"))
+    Path("thesis").mkdir()
+    Path("thesis/part-1.txt").touch()
+    Path("photos").mkdir()
+    Path("photos/.collect").symlink_to("../thesis")
+
+    assert "photos/.collect is a link to another folder" in run("collect", lines, "photos").error
+
+    assert [path.name for path in Path("thesis").iterdir()] == ["part-1.txt"]
+
+
 def test_one_class_is_not_enough_to_train(images: Images, run: Command) -> None:
     assert "A classifier needs two classes" in run("collect", images.listed(("/1.png", "cat")), "photos").err
 
