@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import Counter
 from email.utils import parsedate_to_datetime
 
 import requests
@@ -16,6 +17,7 @@ PAUSE_SECONDS = 1.0  # before the second attempt; each further pause is twice as
 LONGEST_PAUSE = 120.0  # seconds that a server may ask for
 PASSING = (408, 429, 500, 502, 503, 504)  # statuses after which the same request may succeed
 TOO_MANY_REQUESTS = 429
+MOST_REFUSED = 16  # images of a server in a row; then its other images fail at once, so that those of others get on
 
 
 class DownloadError(Exception):
@@ -33,12 +35,14 @@ class Downloader:
         self._settings, self._stopped = settings, stopped
         self._session = settings.open_session()
         self._pauses: dict[Origin, float] = {}  # until when to leave a server alone (monotonic)
+        self._refused: Counter[Origin] = Counter()  # images in a row that a server was too busy for
         self._lock = threading.Lock()
 
     def __call__(self, url: str) -> bytes:
         """The image's bytes, which begin as an image does; raises DownloadError.
 
-        A server that answers 429, or names a time in Retry-After, gets no request of any thread until then.
+        A server that answers 429, or names a time in Retry-After, gets no request of any thread until then. If it has
+        refused many images in a row, it gets none at all.
         """
         try:
             body = self._body(url)
@@ -55,13 +59,18 @@ class Downloader:
             deadline = time.monotonic() + self._settings.image_seconds
             response = self._session.request("GET", url, limits=self._settings.limits, deadline=deadline)
             if response.ok:
+                with self._lock:
+                    del self._refused[origin]
                 return read_body(response, max_bytes=self._settings.max_image_bytes, deadline=deadline)
             response.close()
-            asked = _seconds_asked(response)
-            if response.status_code not in PASSING or attempt == ATTEMPTS - 1 or (asked or 0) > LONGEST_PAUSE:
+            asked, may_pass = _seconds_asked(response), response.status_code in PASSING
+            is_busy = may_pass and (asked is not None or response.status_code == TOO_MANY_REQUESTS)
+            if not may_pass or attempt == ATTEMPTS - 1 or (asked or 0) > LONGEST_PAUSE:
+                with self._lock:
+                    self._refused[origin] = self._refused[origin] + 1 if is_busy else 0
                 raise _refused(response.status_code, asked)
             pause = PAUSE_SECONDS * 2**attempt if asked is None else asked
-            if asked is not None or response.status_code == TOO_MANY_REQUESTS:
+            if is_busy:
                 self._pause(origin, pause)
             else:
                 self._stopped.wait(pause)
@@ -76,6 +85,9 @@ class Downloader:
             self._stopped.wait(left)
         if self._stopped.is_set():
             raise DownloadError("interrupted", "interrupted")
+        if self._refused[origin] >= MOST_REFUSED:
+            why = f"its server refused {MOST_REFUSED} other images in a row: try again later"
+            raise DownloadError(why, "too_many_requests")
 
     def close(self) -> None:
         """Closes the idle connections."""

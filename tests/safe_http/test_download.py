@@ -10,7 +10,7 @@ from email.utils import format_datetime
 import pytest
 
 from safe_http import download
-from safe_http.download import ATTEMPTS, Downloader, DownloadError
+from safe_http.download import ATTEMPTS, MOST_REFUSED, Downloader, DownloadError
 from safe_http.settings import FetchSettings
 from tests.my_backend.fake_server import PNG, Answer, FakeServer, Reply, Seen
 
@@ -141,6 +141,42 @@ def test_nobody_waits_for_an_hour(start: Start, asked: Callable[[], str]) -> Non
         downloader(f"{server.url}/1.png")
 
     assert len(server.seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "asked", "requests"), [(429, "0", ATTEMPTS), (503, "0", ATTEMPTS), (503, "3600", 1)]
+)
+def test_server_that_refuses_many_images_in_a_row_is_left_alone(
+    start: Start, status: int, asked: str, requests: int
+) -> None:
+    server, downloader = start(lambda seen: Reply(status, headers={"Retry-After": asked}))
+    other, _ = start(lambda seen: Reply(200, PNG))
+
+    for number in range(MOST_REFUSED):
+        with pytest.raises(DownloadError, match=f"its server answered {status}"):
+            downloader(f"{server.url}/{number}.png")
+    with pytest.raises(DownloadError, match="in a row: try again later") as refused:
+        downloader(f"{server.url}/another.png")
+
+    assert refused.value.reason == "too_many_requests"
+    assert len(server.seen) == MOST_REFUSED * requests
+    assert downloader(f"{other.url}/1.png") == PNG
+
+
+def test_server_that_refuses_only_some_images_is_asked_for_the_others(start: Start) -> None:
+    answers = {
+        "/busy.png": Reply(429),
+        "/gone.png": Reply(404),
+        "/broken.png": Reply(500),
+        "/fine.png": Reply(200, PNG),
+    }
+    server, downloader = start(lambda seen: answers[seen.path])
+
+    for name in (*("busy.png",) * (MOST_REFUSED - 1), "fine.png", *("busy.png", "gone.png", "broken.png") * 9):
+        with suppress(DownloadError):
+            downloader(f"{server.url}/{name}")
+
+    assert downloader(f"{server.url}/fine.png") == PNG
 
 
 @pytest.mark.parametrize(
