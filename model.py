@@ -669,20 +669,22 @@ class TaskPool(ImagePool):
     def answers(self, model: Any, images: Sequence[int]) -> list[tuple[str, float]]:
         if not (images and model._classifier):
             return []
-        names, found = self._answers(model._classifier, images)
+        names, best = self._answers(model._classifier, images, _best)
         if not names:
             return []
-        best = found.max(1)
-        return list(zip((names[column] for column in best.indices.tolist()), best.values.tolist(), strict=True))
+        sure, columns = best.T.tolist()
+        return list(zip((names[int(column)] for column in columns), sure, strict=True))
 
-    def _answers(self, classifier: Classifier, images: Sequence[int]) -> tuple[Sequence[str], Tensor]:
-        """The choices that a model knows, and their probabilities [images, choices]."""
+    def _answers(
+        self, classifier: Classifier, images: Sequence[int], reduced: Callable[[Tensor], Tensor] = lambda found: found
+    ) -> tuple[Sequence[str], Tensor]:
+        """The choices that a model knows, and their probabilities [images, choices], `reduced` to fewer columns."""
         names = _answer(classifier, self._tag, classifier.head.weight[:0]).names
 
         def probabilities(embeddings: Tensor) -> Tensor:
-            return _answer(classifier, self._tag, embeddings).probabilities
+            return reduced(_answer(classifier, self._tag, embeddings).probabilities.clamp(0, 1))
 
-        return names, self._pool.apply(probabilities, images).clamp(0, 1)
+        return names, self._pool.apply(probabilities, images) if names else torch.empty(len(images), 0)
 
     def near_duplicates(self, tasks: Iterable[Json], check: Callable[[], None]) -> list[str | None]:
         digests: list[str | None] = []
@@ -785,6 +787,12 @@ def _guess(tag: ImageChoices, temperature: float | None = None) -> Classifier | 
 
 def _answer(classifier: Classifier, tag: ImageChoices, embeddings: Tensor) -> Answer:
     return choose(classifier, tag.name_of, multiple=tag.multiple, embeddings=embeddings)
+
+
+def _best(probabilities: Tensor) -> Tensor:
+    """The highest probability of each row, and its column [rows, 2]: all of many images would take gigabytes."""
+    best = probabilities.max(1)
+    return torch.stack([best.values, best.indices.to(best.values.dtype)], 1)
 
 
 def _by_choices(tag: ImageChoices, tasks: Sequence[Json]) -> dict[ImageChoices, list[int]]:

@@ -32,6 +32,7 @@ from image_classifier.first_guess.words import classes_of_choices
 from image_classifier.model_registry import SharedNetworks
 from image_classifier.nets.classifier import Classifier, Head, load_classifier, load_saved_backbone
 from image_classifier.nets.weights import WeightsError
+from image_classifier.pool.pool import Pool
 from image_classifier.training import pipeline
 from image_classifier.training.half_precision import NEARLY
 from label_studio_format.labeling_config import parse_label_config
@@ -591,6 +592,25 @@ def test_pool_answers_as_the_model_predicts(trained: Json, shown: Digits) -> Non
     assert [sure for _, sure in answers] == pytest.approx(scores, abs=0.01)  # the pool has half precision
     assert pool.answers(api, []) == []
     assert pool.answers(ImageClassifierAPI(CONFIG), range(3)) == []
+
+
+def test_pool_holds_no_probabilities_of_all_choices_to_answer_with_one(
+    trained: Json, shown: Digits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = ImageClassifierAPI(CONFIG, trained)
+    pool, _ = pooled(api, asked(shown[30:57]))
+    sizes, apply = [], Pool.apply
+
+    def watched(self: Pool, *asked: Any) -> torch.Tensor:
+        found = apply(self, *asked)
+        sizes.append(found.shape)
+        return found
+
+    monkeypatch.setattr(Pool, "apply", watched)
+    assert len(pool.probabilities(api, range(27))[0]) > 2
+    pool.answers(api, range(27))
+
+    assert sizes[1:] == [(27, 2)], "a map of 100,000 images with 1,000 choices would take 400 MB for each request"
 
 
 def test_pool_finds_near_duplicates_of_tasks_that_are_read_once(
