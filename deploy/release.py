@@ -26,7 +26,7 @@ def main(arguments: list[str], root: Path = ROOT) -> None:
     match arguments:
         case ["--notes", version]:
             if not (found := notes((root / "CHANGELOG.md").read_text("utf-8"), version)):
-                raise Refusal(f"CHANGELOG.md says nothing of {version}")
+                raise Refusal(f"CHANGELOG.md has no notes for {version}: add them")
             print(found)
         case [version] if not version.startswith("-"):
             release(version, root)
@@ -43,7 +43,7 @@ def release(version: str, root: Path) -> None:
     if changes := git(root, "status", "--porcelain"):
         raise Refusal(f"commit or remove your changes first:\n{changes}")
     if git(root, "tag", "--list", f"v{version}"):
-        raise Refusal(f"there is a tag v{version} already: choose a newer version, or delete the tag")
+        raise Refusal(f"the tag v{version} already exists: choose a newer version, or delete the tag")
     history = changelog.read_text("utf-8")
     if not notes(history, "Unreleased"):
         raise Refusal("CHANGELOG.md says nothing under Unreleased: describe what has changed")

@@ -117,7 +117,7 @@ class HistoryOfTasks:
 
 
 def _way(annotation: Json, tag: ImageChoices) -> Way | None:
-    """How the annotation was made; None if nobody did anything for it here, as for imported ones."""
+    """How the annotation was made; None if it was skipped or imported."""
     if annotation.get("was_cancelled"):
         return None
     if any(note.startswith((GROUP_MARK, SINGLE_MARK)) for note in notes_of(annotation)):

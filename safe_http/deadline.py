@@ -2,6 +2,7 @@
 
 import http.client
 import io
+import math
 import socket
 import time
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-_deadline: ContextVar[float] = ContextVar("deadline", default=float("inf"))
+_deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
 
 
 @contextmanager
@@ -46,7 +47,7 @@ class _TimedReader(io.RawIOBase):
         if left <= 0:
             raise TimeoutError("it took too long")
         seconds = self._connection.gettimeout()
-        if seconds is not None and seconds <= left:
+        if left == math.inf or (seconds is not None and seconds <= left):
             return self._raw.readinto(buffer)
         self._connection.settimeout(left)
         try:

@@ -1,4 +1,4 @@
-"""Downloads many images: waits if a server asks for it, and says why an image can't be had."""
+"""Downloads many images: waits if a server asks for it, and says why a download failed."""
 
 import threading
 import time
@@ -21,7 +21,7 @@ MOST_REFUSED = 16  # images of a server in a row; then its other images fail at 
 
 
 class DownloadError(Exception):
-    """An image that can't be had; `reason` is a word to count. The message contains no secret."""
+    """An image can't be downloaded; `reason` is a code to count. The message contains no secret."""
 
     def __init__(self, message: str, reason: str) -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""Why an image can't be fetched, in a word to count and in words to read."""
+"""Why an image can't be fetched: a reason code to count, and the setting that helps."""
 
 import requests
 

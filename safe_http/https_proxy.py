@@ -65,7 +65,9 @@ class HttpsProxy:
             raise ProxyError("HTTPS_PROXY isn't a URL such as http://proxy:3128") from None
         if parts.path.strip("/") or parts.query or parts.fragment:
             # Perhaps a password with one of these characters.
-            raise ProxyError("HTTPS_PROXY isn't a URL such as http://proxy:3128: write # / ? in it as %23 %2F %3F")
+            raise ProxyError(
+                "HTTPS_PROXY isn't a URL such as http://proxy:3128: in a password, write # / ? as %23 %2F %3F"
+            )
         if parts.scheme != "http" or not parts.hostname:
             raise ProxyError(f"HTTPS_PROXY must be http://host:port; {parts.scheme}:// isn't supported")
         return parts

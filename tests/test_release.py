@@ -99,9 +99,9 @@ def test_tag_that_exists_and_a_version_without_notes_are_refused(script: ModuleT
     git(clone, "tag", "v0.2.0")
     head = git(clone, "rev-parse", "HEAD")
 
-    with pytest.raises(script.Refusal, match=r"there is a tag v0\.2\.0 already"):
+    with pytest.raises(script.Refusal, match=r"the tag v0\.2\.0 already exists"):
         script.main(["0.2.0"], clone)
-    with pytest.raises(script.Refusal, match=r"says nothing of 9\.9\.9"):
+    with pytest.raises(script.Refusal, match=r"has no notes for 9\.9\.9"):
         script.main(["--notes", "9.9.9"], clone)
 
     assert (git(clone, "status", "--porcelain"), git(clone, "rev-parse", "HEAD")) == ("", head)

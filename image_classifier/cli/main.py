@@ -115,22 +115,22 @@ def collect_images(
     ],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="folder for the images, in a subfolder for each class")],
 ) -> None:
-    """Fetch the images of a list of URLs into a folder for each class. Images that are there aren't fetched again.
+    """Fetch the images of a list of URLs into a folder for each class. Images already there aren't fetched again.
 
-    The exit status is 1 if there is no image in the end.
+    The exit status is 1 if none of the lines has an image.
     """
     settings = read_settings_of(CollectSettings)
     limit_pixels(settings.max_image_pixels)
     limit_memory(settings.max_image_memory)
     report = folder / REPORT_FILE
     if file.resolve() == report.resolve():
-        raise UsersError(f"{shown(file)} would be replaced by the report: pass the list that it is about")
+        raise UsersError(f"{shown(file)} would be replaced by the report: pass your list of URLs, under another name")
     lines = read_lines(file)
     try:
         with show_progress() as progress:
             outcomes = collect(lines, folder, settings, progress)
     except KeyboardInterrupt:
-        say("Interrupted. Run the command again to fetch the other images.")
+        say("Interrupted. Run the command again to fetch the remaining images.")
         raise typer.Exit(INTERRUPTED) from None
     say_all((one for one in outcomes if one.failed), f"{shown(report)} lists them all")
     if duplicates := sum(one.reason == DUPLICATE for one in outcomes):
@@ -143,7 +143,7 @@ def collect_images(
     if not counts:
         raise typer.Exit(1)
     if len(counts) == 1:
-        say("A classifier needs two classes: add lines with images of another one")
+        say("A classifier needs two classes: add lines with images of another class")
     else:
         say(f"Next: image-classifier train {shlex.quote(str(folder))}")
 

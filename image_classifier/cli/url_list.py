@@ -96,7 +96,7 @@ def _columns(file: Path, rows: Sequence[tuple[int, list[str]]]) -> tuple[int, in
         return url, label
     if (url is not None or label is not None) and len(names) > 2 and not any(map(_is_address, names)):
         raise UsersError(
-            f"{shown(file)} has no column named {'url' if url is None else 'label'}: name it in the header"
+            f"{shown(file)} has no column named {'url' if url is None else 'label'}: add that name to the header"
         )
     return (1, 0) if url == 1 or label == 0 else (0, 1)
 

@@ -41,7 +41,7 @@ class Copies:
         try:
             self._add(thumbnails)
         except Exception:
-            log.exception("near-duplicates are no longer looked for among the images to label")
+            log.exception("can't compare thumbnails; from now on, images to label have no copies")
             self._count, self._groups = COMPARED + 1, {}
 
     def _add(self, thumbnails: Tensor) -> None:

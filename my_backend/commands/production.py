@@ -78,7 +78,7 @@ def _redis_socket(folder: Path) -> Path:
         short.mkdir(mode=0o700)
     status = short.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
-        raise BackendError(f"{short} isn't a folder of this user's: remove it, or set REDIS_URL to a running Redis")
+        raise BackendError(f"{short} isn't a folder owned by this user: remove it, or set REDIS_URL to a running Redis")
     short.chmod(0o700)
     return short / socket.name
 

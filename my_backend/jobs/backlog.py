@@ -67,7 +67,7 @@ class Backlog(Background):
 
     def _look(self) -> float:
         damaged = files.damages(self._projects.root)
-        if damaged != self._damaged:  # a file that can be read again has no new time for `Unchanged`
+        if damaged != self._damaged:  # a file that can be read again keeps its time, which is all that `Unchanged` sees
             self._damaged, self._unchanged = damaged, Unchanged()
         projects = {project.uid: project for project in self._projects.all()}
         for gone in self._waiting.keys() - projects.keys():

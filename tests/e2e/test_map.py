@@ -85,7 +85,9 @@ def test_keyboard_alone_suffices(browser: Browser, make_site: MakeSite) -> None:
         expect(page.locator("#map-out")).to_be_disabled()
         for _ in range(14):
             page.keyboard.press("Shift+ArrowUp")
-        expect(page.locator("#map-told")).to_have_text("6 images in the circle, 6 without a label. Enter opens these.")
+        expect(page.locator("#map-told")).to_have_text(
+            "6 images in the circle, 6 without a label. Press Enter to open the unlabeled ones."
+        )
         expect(page.locator("#map-card")).to_contain_text("No label")
         page.keyboard.press("Enter")
         assert sorted(person.tasks()) == sorted(site.truth)

@@ -133,7 +133,7 @@ def test_other_images_of_a_server_wait_too(start: Start) -> None:
 
 
 @pytest.mark.parametrize("asked", [lambda: "3600", in_an_hour])
-def test_nobody_waits_for_an_hour(start: Start, asked: Callable[[], str]) -> None:
+def test_retry_after_of_an_hour_is_an_error(start: Start, asked: Callable[[], str]) -> None:
     server, _ = start(failing(1, 503, **{"Retry-After": asked()}))
     downloader = Downloader(FetchSettings.model_validate(PATIENT), Waits())
 

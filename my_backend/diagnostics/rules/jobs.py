@@ -112,9 +112,9 @@ def backlog_failed(project: str, error: str) -> Problem:
     """A project's corrections can't be compared with what was learned; `project` is the project's uid."""
     return Problem(
         "backlog",
-        f"Can't find out whether all corrections are learned: unexpected error {error}.",
-        "The server's log has the details; please report it. The backend tries again every ten seconds. Until it "
-        "works, start a training after each correction whose training failed.",
+        f"Can't check whether all corrections have been learned: unexpected error {error}.",
+        "The server's log has the details; please report it. The backend tries again every ten seconds. Until that "
+        "works, it doesn't repeat failed trainings: start them yourself.",
         project,
     )
 

@@ -30,7 +30,7 @@ HINTS = {
         "because any of them may be pinned."
     ),
     "annotations.json": (
-        "They are learned once the file can be read. If that never happens, send POST /train again, or remove it."
+        "They are learned once the file can be read. If it stays unreadable, send POST /train again, or remove it."
     ),
     "jobs": "The job is ignored. Remove the file, or return to the newer release that wrote it.",
     "state.json": "This labeling run doesn't continue. Restore the file from a backup, or remove the run's folder.",

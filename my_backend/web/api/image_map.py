@@ -14,8 +14,8 @@ class Map(ProjectImages):
     integers:
 
     * `positions`: two of 16 bits, from the left and from the top; 65535 is the opposite edge.
-    * `labels`: 16 bits; 0 if the task has no annotation, otherwise the number of the choice, the first of `choices`
-      being 1, or 65535 if the annotation isn't one of the choices.
+    * `labels`: 16 bits; 0 if the task has no annotation, 65535 if its annotation isn't one of `choices`, otherwise the
+      place of the choice in `choices`, counted from 1.
     * `proposals`: 16 bits, the number of the most probable choice, 0 without a model.
     * `doubts`: 8 bits, how improbable the proposal is; 255 is a probability of 0.
     """

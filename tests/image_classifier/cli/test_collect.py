@@ -157,8 +157,9 @@ def test_each_failed_line_is_named_with_its_reason(
         f"line 4: {images.server.url}/gone.png: its server answered 404"
     ]
     assert (
-        "9 of 11 lines have no image: 1 without a usable URL or class, 1 not found, 2 on a private network, "
-        "1 refused for too many requests, 1 too large, 1 not an image, 2 not readable; photos/collect.csv says why"
+        "9 of 11 lines have no image: 1 without a usable URL or class, 1 not found, "
+        "2 at an address that isn't allowed, 1 rate-limited by the server, 1 too large, 1 not an image, "
+        "2 not readable; photos/collect.csv says why"
     ) in said.err
     assert files() == {"cat": [image(1)], "dog": [image(2)]}
 
@@ -434,7 +435,7 @@ def test_images_are_fetched_in_parallel(images: Images, run: Command) -> None:
     assert run("collect", lines, "photos").out == f"cat\t{collect_module.PARALLEL}\n"
 
 
-def test_settings_of_the_backend_count(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_collect_reads_settings_of_the_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {
         "IMAGE_HOSTS": " Minio , images.internal:9000,",
         "MAX_IMAGE_BYTES": "'1000'",

@@ -152,7 +152,7 @@ def test_folder_for_the_socket_of_redis_that_is_a_link_is_refused(
     refused = CliRunner().invoke(app, ["production"])
 
     assert refused.exit_code == 1
-    assert f"{folder} isn't a folder of this user's: remove it" in refused.output.replace("\n", " ")
+    assert f"{folder} isn't a folder owned by this user: remove it" in refused.output.replace("\n", " ")
     assert len(begun) == 1
 
 

@@ -657,14 +657,14 @@ def _of_two_processes(world: World) -> None:
     world.notes["event"] = Change(told["annotations"][0], {"id": 4, "data": told["data"]})
 
 
-def _publish_anew(world: World) -> bool:
+def _publish_again(world: World) -> bool:
     world.publish()
     return True
 
 
 # What two processes may do at the same time to what they share; trainings and jobs are excluded by locks.
 SHARED = [
-    Operation("publish a version", _of_two_processes, _publish_anew),
+    Operation("publish a version", _of_two_processes, _publish_again),
     Operation("renew the live version", _of_two_processes, _renew),
     Operation("activate a version", _of_two_processes, _activate),
     Operation("pin a version", _of_two_processes, _pin),

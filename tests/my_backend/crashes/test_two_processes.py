@@ -1,4 +1,4 @@
-"""One process stops at each file-system call while another does a whole operation: as if one came after the other."""
+"""While one process stops at a file-system call, another does a whole operation; it must be as if one came first."""
 
 from copy import copy
 from typing import Any

@@ -17,8 +17,8 @@ const SETTLING = 300;  // milliseconds after a new group appeared in which a key
 const MOST = 60;  // images in a group
 const NEAREST = 3;  // labeled look-alikes that propose a label if they agree
 
-// On the map, a person chooses the images: `map.show(isShown)` is called if it is to be shown instead of a group or not, and
-// `map.noticed(answer)` with what the server says of the project. Returns {open}, which shows chosen tasks in groups.
+// On the map, a person chooses the images: `map.show(isShown)` shows the map, or hides it while a group is shown, and
+// `map.noticed(answer)` gets what the server says about the project. Returns {open}, which shows chosen tasks in groups.
 export function labelInGroups(place, map = null) {
   const find = (id) => document.getElementById(id);
   const { project, tasks: tasksUrl } = place.dataset;
@@ -91,7 +91,7 @@ export function labelInGroups(place, map = null) {
     const isOver = asked === chosen && !supply.isAsking() && !group && !supply.size();
     if (isOver && chosen.length) {
       chosen = [];
-      if (!supply.problem() && !steps.length) say("These images have a label by now.");
+      if (!supply.problem() && !steps.length) say("All of these images are labeled now.");
     }
     map.noticed(said);
   }

@@ -15,7 +15,7 @@ import { say } from "./say.js";
 const CLOSER = 1.5;
 const REACH = 14;  // pixels from a point at which it still is the one that a pointer points at
 const LOOKING = 80;  // milliseconds that a pointer rests before the image is loaded
-const OFTEN = 5000, SHARE = 20;  // milliseconds between two questions for the map, and times what one takes
+const OFTEN = 5000, SHARE = 20;  // least pause between requests for the map: milliseconds, and times what one takes
 const NAMED = 3;  // choices that are named of an area
 
 export function labelOnMap(place) {
@@ -68,7 +68,7 @@ export function labelOnMap(place) {
   function open(some) {
     const chosen = unlabeled(some);
     if (chosen.length) groups.open(chosen.map((n) => points.ids[n]));
-    else say(some.length ? `${count(some.length, "image")} here, all labeled already.` : "There is no image here.");
+    else say(some.length ? `${count(some.length, "image")} here, already labeled.` : "There are no images here.");
   }
 
   // What is in the circle of the keyboard, in words.
@@ -79,7 +79,7 @@ export function labelOnMap(place) {
     const left = unlabeled(area).length;
     tell(ring ? parts(
       `${count(area.length, "image")} in the circle${area.length ? `, ${left ? number(left) : "none"} without a label` : ""}.`,
-      named(area), left && "Enter opens these.",
+      named(area), left && "Press Enter to open the unlabeled ones.",
     ).join(" ") : "");
   }
 

@@ -476,7 +476,7 @@ def test_page_says_how_many_predictions_people_left_unchanged_and_the_time_that_
     shown = words(client)
     assert "People submitted 9 of 12 predictions unchanged (75%)." in shown
     assert "An image took 2.0 s with a prediction and 12.0 s without (medians), which saved about 2 minutes." in shown
-    assert "4 images got their label without being opened in Label Studio." in shown
+    assert "4 images were labeled without being opened in Label Studio." in shown
     assert "2026-11-26 16 75% of 12 0 4 2026-11-25 5 – 0 0" in shown
     assert client.post("/versions", {"project": PROJECT})["details"][0]["labeling_history"]["days"][1]["unchanged"] == 9
 

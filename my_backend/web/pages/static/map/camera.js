@@ -6,7 +6,7 @@ const MARGIN = 16, CLOSEST = 400;  // pixels around the map; how much larger tha
 export function makeCamera() {
   let width = 1, height = 1, zoom = 1, left = 0, top = 0;
 
-  // Nothing but the map is on the screen.
+  // Moves the map, but never so far that a gap shows at an edge.
   function move(x, y) {
     left = Math.min(Math.max(x, width * (1 - zoom)), 0);
     top = Math.min(Math.max(y, height * (1 - zoom)), 0);

@@ -4,7 +4,7 @@ const CLICK = 5;  // pixels that a pointer may move in a click
 const WHEEL = 0.002;  // zoom for each pixel that the wheel scrolls
 
 // `moves()` says whether one finger or the mouse moves the map. `lasso(path)` is called while a line is drawn, and `drawn(path)`
-// at its end; `point(place, isTouch)` if the pointer is over a place, or null, and `tap(place)` if it is pressed there.
+// at its end; `point(place)` if the pointer is over a place, `point(null)` if it leaves, and `tap(place)` if a place is pressed.
 export function followPointer(canvas, camera, { moves, changed, lasso, drawn, point, tap }) {
   const down = new Map();  // pointers that are pressed → where they are
   let path = [], moving = false;

@@ -16,7 +16,7 @@ export function unpack({ ids, positions, labels, proposals, doubts }) {
 
 const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)).buffer;
 
-// The number of the point next to a place of the screen, at most so many pixels away; -1 if there is none.
+// The number of the point nearest to a place on the screen, at most `reach` pixels away; -1 if there is none.
 export function nearest(points, camera, [x, y], reach, isShown) {
   let best = -1, least = reach ** 2;
   for (let n = 0; n < points.count; n += 1) {
