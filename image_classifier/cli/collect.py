@@ -5,7 +5,7 @@ import re
 import threading
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from image_classifier.cli.outcomes import DUPLICATE, Outcome, write_outcomes
-from image_classifier.cli.url_list import Line
+from image_classifier.cli.url_list import REPORT_FILE, Line
 from image_classifier.data.file_kinds import suffix_of
 from image_classifier.data.folders import problem_of, shown
 from image_classifier.data.image_file import ImageFile
@@ -29,7 +29,6 @@ PARALLEL = 16  # images that are fetched at once
 STATE_FOLDER = ".collect"  # hidden, so that no command takes it for a class
 KNOWN_FILE = "known.csv"
 PART = "part-"  # prefix of a file that isn't whole
-REPORT_FILE = "collect.csv"
 
 _NAME = re.compile(r"[0-9a-f]{32}\.[a-z]{3,4}")
 _KNOWN = re.compile(r"([0-9a-f]{64}),([0-9a-f]{32}\.[a-z]{3,4}),([0-9]{1,12})\n")
@@ -69,6 +68,8 @@ def _claimed(folder: Path) -> Iterator[Path]:
     if folder.exists() and not folder.is_dir():
         raise UsersError(f"{shown(folder)} isn't a folder: choose another one for the images")
     state = folder / STATE_FOLDER
+    if (folder / REPORT_FILE).is_dir():
+        raise UsersError(f"{shown(folder / REPORT_FILE)} is a folder, but the report goes there: rename it")
     if state.is_symlink():  # files are removed in it
         raise UsersError(f"{shown(state)} is a link to another folder: remove the link")
     state.mkdir(parents=True, exist_ok=True)
@@ -163,7 +164,11 @@ class _Collection:
                 return
             known = _Known(digest[:32] + suffix_of(body), len(body))
             place = self._folder / line.label / known.name
-            place.parent.mkdir(exist_ok=True)
+            try:
+                place.parent.mkdir(exist_ok=True)
+            except FileExistsError:  # a file, or a link that leads nowhere
+                self._failed[line.key] = (f"{shown(place.parent)} isn't a folder: move it away", "unusable_line")
+                return
             os.replace(part, place)
         finally:
             part.unlink(missing_ok=True)
@@ -185,7 +190,7 @@ class _Collection:
                 outcomes.append(Outcome(line, problem=problem, reason=reason))
             elif (others := several.get(self._identity(line))) or self._elsewhere(line):
                 self._remove(line)
-                outcomes.append(Outcome(line, problem=self._contradiction(line, others or []), reason="contradiction"))
+                outcomes.append(Outcome(line, problem=self._contradiction(line, others or {}), reason="contradiction"))
             elif (one := first.setdefault((self._identity(line), line.label), line)) is line:
                 outcomes.append(Outcome(line, self._place(line)))
             else:
@@ -197,20 +202,20 @@ class _Collection:
         known = self._known.get(line.key)
         return known.name if known else line.key
 
-    def _with_several_classes(self) -> dict[str, list[Line]]:
-        """The lines of each image that has several classes."""
-        lines: defaultdict[str, list[Line]] = defaultdict(list)
+    def _with_several_classes(self) -> dict[str, dict[str, Line]]:
+        """The images that have several classes, with the first line of each class."""
+        lines: defaultdict[str, dict[str, Line]] = defaultdict(dict)
         for line in self._usable:
-            lines[self._identity(line)].append(line)
-        return {one: found for one, found in lines.items() if len({line.label for line in found}) > 1}
+            lines[self._identity(line)].setdefault(line.label, line)
+        return {one: found for one, found in lines.items() if len(found) > 1}
 
     def _elsewhere(self, line: Line) -> list[str]:
         """The other classes in whose folders the image was before."""
         others = self._before.get(self._identity(line), set()) - {line.label}
         return sorted(other for other in others if not _is_same(self._folder / other, self._folder / line.label))
 
-    def _contradiction(self, line: Line, others: Sequence[Line]) -> str:
-        if other := next((one for one in others if one.label != line.label), None):
+    def _contradiction(self, line: Line, others: Mapping[str, Line]) -> str:
+        if other := next((one for label, one in others.items() if label != line.label), None):
             return f"the same image as line {other.number}, whose class is {shown(other.label)}: remove the wrong line"
         place = self._folder / self._elsewhere(line)[0] / self._identity(line)
         return f"the same image as {shown(place)}: remove that file, or correct the class"
@@ -223,7 +228,7 @@ class _Collection:
         place = self._folder / line.label / known.name
         try:
             return place if place.stat().st_size == known.size else None
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def _remove(self, line: Line) -> None:

@@ -18,7 +18,7 @@ import torch
 import typer
 
 from image_classifier.cli.cleaning import clean, moving, place_beside
-from image_classifier.cli.collect import REPORT_FILE, CollectSettings, collect
+from image_classifier.cli.collect import CollectSettings, collect
 from image_classifier.cli.commands import Commands
 from image_classifier.cli.config import Recipe, read_hook_name, read_recipe, read_settings, read_settings_of
 from image_classifier.cli.console import say, say_all, show_progress
@@ -31,7 +31,7 @@ from image_classifier.cli.report import REPORT_SUFFIXES, write_report
 from image_classifier.cli.run import Experiment
 from image_classifier.cli.session import Workbench, open_bench, refuse_to_forget, still_there
 from image_classifier.cli.sources import given_tests, samples_at, say_skipped, training_samples
-from image_classifier.cli.url_list import read_lines
+from image_classifier.cli.url_list import REPORT_FILE, read_lines
 from image_classifier.data.dataset import Label, Sample
 from image_classifier.data.folders import (
     Finding,

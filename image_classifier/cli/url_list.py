@@ -22,7 +22,9 @@ DELIMITERS = ("\t", ",", ";")
 
 # What Windows doesn't allow in the name of a folder, since folders of images travel.
 _FORBIDDEN = frozenset('<>:"/\\|?*')
-_RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in range(1, 10))}
+_RESERVED = {"con", "prn", "aux", "nul", "conin$", "conout$"}
+_RESERVED |= {f"{port}{number}" for port in ("com", "lpt") for number in "123456789¹²³"}
+REPORT_FILE = "collect.csv"  # what became of each line, next to the classes' folders
 LONGEST_NAME = 255  # bytes in UTF-8, on most file systems
 
 
@@ -142,6 +144,8 @@ def _problem_with_name(label: str) -> str:
         why = "ends in a period"
     elif label.partition(".")[0].strip().casefold() in _RESERVED:
         why = "is reserved on Windows"
+    elif label.casefold() == REPORT_FILE:
+        why = "is the name of the report"
     elif len(label.encode()) > LONGEST_NAME:
         why = f"is longer than {LONGEST_NAME} bytes"
     else:

@@ -3,6 +3,7 @@
 import csv
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -306,6 +307,30 @@ def test_folder_that_cannot_be_used_is_an_error(images: Images, run: Command) ->
     assert "would be replaced by the report" in run("collect", "photos/collect.csv", "photos").error
     with FileLock("photos/.collect/lock"):
         assert "another process is collecting images into photos" in run("collect", lines, "photos").error
+
+
+def test_class_whose_place_is_taken_fails_alone(images: Images, run: Command) -> None:
+    lines = images.listed(("/1.png", "cat"), ("/2.png", "dog"), ("/3.png", "owl"))
+    run("collect", lines, "photos")
+    for name in ("cat", "dog"):
+        shutil.rmtree(f"photos/{name}")
+    Path("photos/cat").touch()
+    Path("photos/dog").symlink_to("nowhere")
+
+    said = run("collect", lines, "photos")
+
+    assert said.status == 0
+    assert "photos/cat isn't a folder: move it away" in said.err
+    assert "photos/dog isn't a folder: move it away" in said.err
+    assert len(list(Path("photos/owl").iterdir())) == 1
+
+
+def test_folder_in_place_of_the_report_is_an_error_before_anything_is_fetched(images: Images, run: Command) -> None:
+    Path("photos/collect.csv").mkdir(parents=True)
+
+    assert "photos/collect.csv is a folder" in run("collect", images.listed(("/1.png", "cat")), "photos").error
+
+    assert not Path("photos/cat").exists()
 
 
 def test_folder_with_a_link_instead_of_its_state_is_an_error(images: Images, run: Command) -> None:
