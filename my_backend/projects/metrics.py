@@ -1,6 +1,7 @@
 """A version's metrics, read leniently because another model class may store anything."""
 
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, WrapValidator
@@ -137,6 +138,10 @@ def read_labels(value: Any) -> dict[str, int]:
 def read_history(value: Any) -> LabelingHistory:
     """How the labels were made that a version learned; an empty history if an older release published it."""
     try:
-        return _HISTORY.validate_python(value)
+        history = _HISTORY.validate_python(value)
     except ValidationError:
         return LabelingHistory()
+    days = [(day.unchanged, day.changed, day.scratch, day.pages, day.unseen) for day in history.days]
+    seconds = [time for time in (history.seconds_with_prediction, history.seconds_from_scratch) if time is not None]
+    is_sound = all(min(counts) >= 0 < sum(counts) for counts in days) and all(0 <= time < inf for time in seconds)
+    return history if is_sound else LabelingHistory()

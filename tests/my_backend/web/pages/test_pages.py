@@ -481,7 +481,27 @@ def test_page_says_how_many_predictions_people_left_unchanged_and_the_time_that_
     assert client.post("/versions", {"project": PROJECT})["details"][0]["labeling_history"]["days"][1]["unchanged"] == 9
 
 
-@pytest.mark.parametrize("history", [{}, {"days": 3}, {"days": [{"day": 3}]}, {"days": [{"unchanged": 1}]}])
+@pytest.mark.parametrize(
+    "history",
+    [
+        {},
+        {"days": 3},
+        {"days": [{"day": 3}]},
+        {"days": [{"unchanged": 1}]},
+        {"days": [{"day": "2026-11-27", "unchanged": 2, "scratch": -2}]},
+        {"days": [*[{"day": "2026-11-27"}] * 14, {"day": "2026-11-26", "unchanged": 200}][::-1]},
+        {
+            "days": [{"day": "2026-11-27", "unchanged": 200}],
+            "seconds_with_prediction": 1,
+            "seconds_from_scratch": float("inf"),
+        },
+        {
+            "days": [{"day": "2026-11-27", "unchanged": 200}],
+            "seconds_with_prediction": float("-inf"),
+            "seconds_from_scratch": 1,
+        },
+    ],
+)
 def test_odd_history_of_a_version_shows_none(client: Client, history: dict[str, Any]) -> None:
     name = client.train()
     file = client.backend.projects.folder(PROJECT) / "versions" / name / "version.json"
