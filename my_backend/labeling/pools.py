@@ -89,6 +89,8 @@ class Pools(Background):
         self._new_model, self._runs, self._choices_name = new_model, runs, choices_name
         self._entries: dict[str, _Entry] = {}
         self._lock = threading.Lock()
+        # Comparing all images keeps a processor busy for up to a second; predictions get the others.
+        self._comparing = threading.Lock()
         self._collecting = ThreadPoolExecutor(COLLECTED_AT_ONCE, thread_name_prefix="pools")
 
     def stop(self) -> None:
@@ -115,10 +117,11 @@ class Pools(Background):
         if found.pool is None:
             return found, []
         model = self._model_for(project, found.pool)
-        if chosen is not None:
+        with self._comparing:
+            if chosen is None:
+                return found, found.pool.groups(model, found.labels, without, largest=largest, count=count)
             left_out = set(without)
             return found, found.pool.chosen(model, found.labels, left_out, chosen, largest=largest, count=count)
-        return found, found.pool.groups(model, found.labels, without, largest=largest, count=count)
 
     def queue(
         self, project: Project, without: Sequence[int], only: Sequence[int] | None, *, count: int
@@ -131,7 +134,8 @@ class Pools(Background):
         if found.pool is None:
             return found, []
         model = self._model_for(project, found.pool)
-        return found, found.pool.queue(model, found.labels, without, only=only, count=count)
+        with self._comparing:
+            return found, found.pool.queue(model, found.labels, without, only=only, count=count)
 
     def map(self, project: Project) -> tuple[Collected, ImageMap]:
         """All images of the project that are collected, in two dimensions; otherwise like `groups`.
@@ -141,7 +145,9 @@ class Pools(Background):
         found = self._collected(project)
         if found.pool is None:
             return found, ImageMap([], [], {}, [])
-        return found, found.pool.map(self._model_for(project, found.pool), found.labels)
+        model = self._model_for(project, found.pool)
+        with self._comparing:
+            return found, found.pool.map(model, found.labels)
 
     def whole(self, project: Project) -> tuple[ProjectPool, TaskLabels] | None:
         """The project's pool with the labels of its tasks; None while images are still being read.
@@ -184,7 +190,8 @@ class Pools(Background):
         if entry.pool is None or image is None:
             raise NotFound(f"the image of task {task} isn't collected yet, or can't be read: see the project's groups")
         labels = entry.pool.labels(self._runs_since(project, entry))
-        alike = entry.pool.most_alike(image, labels if unlabeled else (), count)
+        with self._comparing:
+            alike = entry.pool.most_alike(image, labels if unlabeled else (), count)
         return [(*entry.pool.shown(one), cosine, labels.get(entry.pool.shown(one)[0])) for one, cosine in alike]
 
     def note_answers(self, project: str, labels: Sequence[Labels]) -> None:

@@ -1,7 +1,9 @@
 """The endpoints for groups of look-alikes: what they collect, what they show while labels are written, and errors."""
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from typing import Any
 
@@ -12,7 +14,7 @@ from my_backend.label_studio.client import LabelStudio
 from my_backend.labeling import pools, writer
 from my_backend.projects.registry import Project
 from tests.my_backend.conftest import PROJECT, Client, Serve
-from tests.my_backend.fake_model import LABEL_CONFIG, Script
+from tests.my_backend.fake_model import LABEL_CONFIG, FakePool, Script
 from tests.my_backend.fake_server import FakeLabelStudio
 from tests.my_backend.waiting import eventually
 
@@ -383,3 +385,36 @@ def test_images_of_a_sample_are_no_copies(client: Client, label_studio: FakeLabe
     assert copies_of_the_fourth() == [10]
     client.backend.acceptor.store.sampled = lambda project: {4}  # type: ignore[method-assign]
     assert copies_of_the_fourth() == []
+
+
+def test_one_request_at_a_time_compares_images(
+    client: Client, label_studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    label_studio.labels.add(20)
+    ready(client, 20)
+    inside: list[int] = []
+    most = 0
+
+    def noting(asked: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*told: Any, **more: Any) -> Any:
+            nonlocal most
+            inside.append(1)
+            most = max(most, len(inside))
+            time.sleep(0.1)  # time for another one to come in
+            inside.pop()
+            return asked(*told, **more)
+
+        return noted
+
+    for name in ("groups", "answers", "first", "positions", "most_alike"):
+        monkeypatch.setattr(FakePool, name, noting(getattr(FakePool, name)))
+    asked: list[tuple[str, dict[str, Any]]] = [
+        ("groups", {}),
+        ("groups", {"tasks": [1, 2]}),
+        ("queue", {}),
+        ("map", {}),
+        ("similar", {"task": 1}),
+    ]
+    with ThreadPoolExecutor(len(asked)) as threads:
+        assert all(threads.map(lambda one: client.post(f"/api/labeling/{one[0]}", {"project": 7, **one[1]}), asked))
+    assert most == 1
