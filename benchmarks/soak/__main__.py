@@ -3,9 +3,10 @@
     python -m benchmarks.soak [--minutes 60] [--hostile] [--json FILE] [--picture FILE.svg]
 
 A real Label Studio, the real classifier, Redis, the server under uWSGI and two RQ workers under supervisor, all on this
-machine and on loopback. Eight clients predict, a person labels, "Start training" is pressed every two minutes, a worker
-is killed every five, and Redis is restarted twice, once losing its data. The exit status is 0 if no prediction failed,
-all annotations are in the live version, and memory, open files and threads don't grow.
+machine and on loopback. Eight clients predict, a person labels, another one labels in groups and undoes some of them,
+"Start training" is pressed every two minutes, a worker is killed every five, and Redis is restarted twice, once losing
+its data. The exit status is 0 if no prediction failed, all annotations are in the live version, those of groups are in
+Label Studio once each, and memory, open files and threads don't grow.
 
 With --hostile, broken clients, odd files and attackers send requests the whole time, and /health and /ready are probed
 every 100 ms. Then no probe may be late by more than a second, and every answer to a hostile request must be right.
@@ -33,7 +34,7 @@ import requests
 from benchmarks.soak.faults import Faults
 from benchmarks.soak.hostile import Attackers
 from benchmarks.soak.judgement import trends, unlearned
-from benchmarks.soak.people import Client, Person, Record, every
+from benchmarks.soak.people import Client, Grouper, Person, Record, every
 from benchmarks.soak.photographs import Photographs
 from benchmarks.soak.picture import draw
 from benchmarks.soak.probes import judge, probing, read_probes
@@ -48,11 +49,13 @@ from my_backend.projects.versions import Version, Versions
 
 CLIENTS = 8
 ANNOTATED = 200  # tasks at the start
+GROUPED = 400  # tasks that are labeled in groups, and lose some of their labels again
 SAMPLE_SECONDS = 10.0
 SETTLE_SECONDS = 900.0
 FIRST_VERSION_SECONDS = 900.0
 
 Json = dict[str, Any]
+Labels = list[tuple[int, str]]  # tasks and their true labels
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class Pace:
     minutes: float
     predictions: float
     annotations: float
+    groups: float
     trainings: float
     kills: float
 
@@ -74,7 +78,8 @@ def soak(pace: Pace, folder: Path, *, hostile: bool) -> tuple[Json, Series, Reco
         stack.enter_context(photographs.served())
         label_studio = stack.enter_context(LabelStudio(folder / "label-studio"))
         to_be_labelled = int(pace.minutes * 60 / pace.annotations) + 20
-        project, to_label = _make_project(label_studio, write_digits(folder / "digits", ANNOTATED + to_be_labelled))
+        digits = write_digits(folder / "digits", ANNOTATED + GROUPED + to_be_labelled)
+        project, (to_group, to_label) = _make_project(label_studio, digits)
         settings = {
             "LABEL_STUDIO_URL": label_studio.url,
             "LABEL_STUDIO_API_KEY": label_studio.personal_access_token,
@@ -95,6 +100,7 @@ def soak(pace: Pace, folder: Path, *, hostile: bool) -> tuple[Json, Series, Reco
         told = [{"id": task["id"], "data": task["data"]} for task in label_studio.tasks(project)]
         clients = [Client(site.url, known.uid, told, photographs, seed) for seed in range(CLIENTS)]
         person = Person(label_studio, project, backend, to_label, store)
+        grouper = Grouper(site.url, known.uid, dict(to_group), [task for task, _ in to_label])
         record = Record()
         series = Series(site, known.uid, record, folder / "series.jsonl")
         with ExitStack() as run:
@@ -103,21 +109,23 @@ def soak(pace: Pace, folder: Path, *, hostile: bool) -> tuple[Json, Series, Reco
                 run.enter_context(attackers.ready())
                 probes = run.enter_context(probing(site.url, site.processes()["server"].pid, folder / "probes"))
             works = attackers.works() if hostile else []
-            _run(pace, site, clients, person, record, series, works)
-        settled = _settle(store, versions, label_studio.export(project), series)
-        report = _report(pace, series, record, settled)
+            _run(pace, site, clients, person, grouper, record, series, works)
+        exported = label_studio.export(project)
+        record.badly_grouped += grouper.wrong(exported)
+        report = _report(pace, series, record, _settle(store, versions, exported, series))
         if hostile:
             report |= {"probes": judge(read_probes(probes), attackers.sent), "hostile": attackers.report()}
             report["kept"] &= report["probes"]["kept"] and report["hostile"]["kept"]
         return report, series, record
 
 
-def _make_project(label_studio: LabelStudio, digits: Sequence[tuple[Path, str]]) -> tuple[int, list[tuple[int, str]]]:
-    """Creates a project of digits, the first ones annotated; returns it and the other tasks with their labels."""
+def _make_project(label_studio: LabelStudio, digits: Sequence[tuple[Path, str]]) -> tuple[int, tuple[Labels, Labels]]:
+    """Creates a project of digits, the first ones annotated; returns it, the tasks to group, and those to label."""
     project = label_studio.create_project("Soak", LABEL_CONFIG)
     given = [label if number < ANNOTATED else None for number, (_, label) in enumerate(digits)]
     tasks = label_studio.upload_images(project, [path for path, _ in digits], given)
-    return project, [(task, label) for task, (_, label) in zip(tasks, digits, strict=True)][ANNOTATED:]
+    others = [(task, label) for task, (_, label) in zip(tasks, digits, strict=True)][ANNOTATED:]
+    return project, (others[:GROUPED], others[GROUPED:])
 
 
 def _run(
@@ -125,6 +133,7 @@ def _run(
     site: Site,
     clients: Sequence[Client],
     person: Person,
+    grouper: Grouper,
     record: Record,
     series: Series,
     works: Sequence[Callable[[threading.Event], None]],
@@ -151,6 +160,7 @@ def _run(
     threads = [
         *(begin(predict(client)) for client in clients),
         begin(lambda: every(pace.annotations, lambda: person.label(record), ended)),
+        begin(lambda: every(pace.groups, lambda: grouper.label(record), ended)),
         begin(lambda: every(pace.trainings, lambda: person.press_start_training(record), ended, jitter=0)),
         begin(lambda: faults.run(ended)),
         *(begin(partial(work, ended)) for work in works),
@@ -218,7 +228,8 @@ def _report(pace: Pace, series: Series, record: Record, settled: Settled) -> Jso
     found = trends(series.samples)
     milliseconds = sorted(1000 * call.seconds for call in record.calls)
     percentiles = statistics.quantiles(milliseconds, n=1000)
-    kept = not (record.failed or settled.missing or series.failed_jobs) and all(trend.flat for trend in found)
+    failed = record.failed or record.badly_grouped or settled.missing or series.failed_jobs
+    kept = not failed and all(trend.flat for trend in found)
     return {
         "kept": kept,
         "pace": asdict(pace),
@@ -239,6 +250,7 @@ def _report(pace: Pace, series: Series, record: Record, settled: Settled) -> Jso
             "not learned": settled.missing,
             "seconds until all were": round(settled.seconds),
         },
+        "groups": {"labeled": record.grouped, "undone": record.undone, "failed": record.badly_grouped},
         "trainings": {
             "Start training pressed": record.pressed,
             "versions": series.samples[-1].versions,
@@ -272,6 +284,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--predictions", type=float, default=0.8, help="seconds between a client's")
     parser.add_argument("--annotations", type=float, default=5, help="seconds between two")
+    parser.add_argument("--groups", type=float, default=20, help="seconds between two, labeled or undone")
     parser.add_argument("--trainings", type=float, default=120, help="seconds between two")
     parser.add_argument("--kills", type=float, default=300, help="seconds between two, of a worker")
     parser.add_argument("--hostile", action="store_true", help="with attackers, odd files and probes")
@@ -279,7 +292,7 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, help="file for the picture (SVG)")
     parser.add_argument("--folder", type=Path, help="empty folder to work in and to leave")
     given = parser.parse_args()
-    pace = Pace(given.minutes, given.predictions, given.annotations, given.trainings, given.kills)
+    pace = Pace(given.minutes, given.predictions, given.annotations, given.groups, given.trainings, given.kills)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)  # so that all that was started ends as well
     with ExitStack() as stack:

@@ -1,9 +1,9 @@
-"""The users of the site: clients that predict, a person who labels, and one who presses Start Training."""
+"""The users of the site: clients that predict, people who label one by one and in groups, one who starts trainings."""
 
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +22,9 @@ PHOTOGRAPHS = 0.1  # of the requests bring one that nobody has seen
 BROKEN = 0.02  # of the requests bring one that cannot be read
 CORRECTED = 0.2  # of the annotations are wrong at first, and corrected with the next
 DELETED = 0.03  # of the annotations go again
+UNDONE = 0.3  # of the groups are undone again
+MOST_IN_GROUP = 10
+RUN_SECONDS = 120  # for a run, in which workers and Redis may be killed
 
 Json = dict[str, Any]
 
@@ -45,6 +48,9 @@ class Record:
     opened: int = 0  # tasks in Label Studio, which came with a prediction
     annotated: int = 0  # annotations created, changed or deleted
     pressed: int = 0
+    grouped: int = 0  # groups labeled
+    undone: int = 0  # groups undone again
+    badly_grouped: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)  # by Label Studio itself, whose SQLite may be locked
     events: list[Json] = field(default_factory=list)  # what was killed, and when
 
@@ -151,6 +157,64 @@ class Person:
             if not any(job.kind == "full" for job in self._store.unfinished()):
                 record.failed.append(f"after {record.now():.0f} s: Start Training was pressed, but there is no job")
             record.pressed += 1
+
+
+class Grouper:
+    """Labels in groups from the truth, as the page does, and undoes some of them; leaves tasks of others alone."""
+
+    def __init__(self, url: str, project: str, truth: Mapping[int, str], others: Sequence[int]) -> None:
+        self._url, self._project, self._truth, self._others = url, project, truth, list(others)
+        self._labeled: dict[str, list[int]] = {}  # tasks of each run that isn't undone
+        self._random = random.Random(1)  # noqa: S311
+
+    def label(self, record: Record) -> None:
+        """Labels a group, or undoes one, and waits until this is written to Label Studio."""
+        try:
+            groups = self._post("groups", without=self._others, most=MOST_IN_GROUP)["groups"]
+            if self._labeled and (not groups or self._random.random() < UNDONE):
+                run = self._random.choice(list(self._labeled))
+                self._end(self._post(f"runs/{run}/undo"), "undo")
+                del self._labeled[run]
+                record.undone += 1
+            elif groups:
+                tasks = [one["task"] for image in groups[0]["images"] for one in (image, *image["copies"])]
+                labels = {label: [task for task in tasks if self._truth[task] == label] for label in LABELS}
+                wanted = [{"label": label, "tasks": some} for label, some in labels.items() if some]
+                run = self._end(self._post("runs", labels=wanted), "label")
+                self._labeled[run] = tasks
+                record.grouped += 1
+        except (requests.RequestException, ServerError, LookupError) as error:
+            record.badly_grouped.append(f"after {record.now():.0f} s: {str(error)[:300]}")
+
+    def wrong(self, exported: Sequence[Json]) -> list[str]:
+        """Tasks whose annotations in Label Studio aren't what was asked for: none missing, twice, or left."""
+        wanted = {task: [self._truth[task]] for tasks in self._labeled.values() for task in tasks}
+        found = {
+            task["id"]: [region["value"]["choices"][0] for one in task["annotations"] for region in one["result"]]
+            for task in exported
+            if task["id"] in self._truth
+        }
+        return [
+            f"task {task} has {found.get(task, [])} instead of {wanted.get(task, [])}"
+            for task in sorted(wanted.keys() | found.keys())
+            if found.get(task) != wanted.get(task)
+        ]
+
+    def _post(self, path: str, **body: Any) -> Any:
+        answer = requests.post(f"{self._url}/api/labeling/{path}", json={"project": self._project, **body}, timeout=60)
+        if not answer.ok:
+            raise ServerError(f"{path}: {answer.status_code} {answer.text}")
+        return answer.json()
+
+    def _end(self, run: Json, action: str) -> str:
+        """Waits until the run has carried out an action; returns its id."""
+        deadline = time.monotonic() + RUN_SECONDS
+        while (run["action"], run["status"]) != (action, "finished") and time.monotonic() < deadline:
+            time.sleep(0.5)
+            run = requests.get(f"{self._url}/api/labeling/runs/{run['run']}", timeout=60).json()
+        if (run["action"], run["status"]) != (action, "finished"):
+            raise ServerError(f"{action}: labeling run {run['run']} is {run['status']} ({run['error']})")
+        return str(run["run"])
 
 
 @contextmanager

@@ -114,6 +114,8 @@ def test_two_minutes_under_load_and_kills_fail_nothing(tmp_path: Path) -> None:
     assert said["predictions"]["requests"] > 500
     assert said["predictions"]["failed"] == []
     assert said["annotations"]["not learned"] == []
+    assert said["groups"]["labeled"] > 0
+    assert said["groups"]["failed"] == []
     assert said["trainings"]["jobs failed"] == {}
     assert len(said["killed"]) == 5
     assert picture.read_text("utf-8").startswith("<svg")
