@@ -27,6 +27,7 @@ import model
 from image_classifier import model_registry
 from image_classifier.data.dataset import Sample, held_out
 from image_classifier.data.image_file import ImageFile
+from image_classifier.embedding.lane import REQUEST
 from image_classifier.first_guess.guess import TEMPERATURE
 from image_classifier.first_guess.words import classes_of_choices
 from image_classifier.model_registry import SharedNetworks
@@ -314,8 +315,8 @@ def test_where_the_network_is_busy_the_answer_comes_in_time(trained: Json, shown
     api.predict(known)
     busy, lane = threading.Event(), model._networks().lane
     try:
-        for _ in range(lane._decoders._max_workers):
-            lane._decoders.submit(busy.wait)
+        for _ in range(lane._decoders[REQUEST]._max_workers):
+            lane._decoders[REQUEST].submit(busy.wait)
         first, second = api.predict(known + new, deadline=time.monotonic() + 1)
     finally:
         busy.set()

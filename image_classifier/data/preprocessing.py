@@ -1,5 +1,6 @@
 """Turns a file or bytes into a tensor, in the same way for training, evaluation and serving."""
 
+import os
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -51,6 +52,10 @@ _IN_ROW = 32
 _IN_BLOCK = 32
 
 
+# More threads of a process don't decode faster, because they take turns in the interpreter, and delay all others.
+MOST_THREADS = 8
+
+
 class ImageError(ValueError):
     """An image that can't be decoded; the message says why."""
 
@@ -61,6 +66,11 @@ class PerhapsSound(ImageError):
 
 class TooLate(PerhapsSound):
     """The deadline has passed."""
+
+
+def decoding_threads() -> int:
+    """How many threads of a process decode images fastest."""
+    return max(2, min(MOST_THREADS, os.cpu_count() or 2))
 
 
 def limit_pixels(max_pixels: int) -> None:
@@ -305,4 +315,5 @@ class Preprocessing:
 
 def to_tensor(image: Image.Image) -> Tensor:
     """An RGB image as uint8 [3, h, w]."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+    # NumPy copies in this thread. torch would use all cores for each image, while other threads decode on them.
+    return torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())

@@ -3,7 +3,6 @@
 import atexit
 import ctypes
 import itertools
-import os
 import queue
 import sys
 import threading
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 
 from image_classifier.data import duplicates
 from image_classifier.data.image_file import ImageFile
-from image_classifier.data.preprocessing import ImageError, TooLate, open_image
+from image_classifier.data.preprocessing import ImageError, TooLate, decoding_threads, open_image
 from image_classifier.embedding.cache import Embedding, EmbeddingCache
 from image_classifier.embedding.precisions import Precisions, fingerprint_of
 from image_classifier.nets.classifier import Backbone, choose_device
@@ -29,7 +28,7 @@ from image_classifier.nets.optimize import accelerate
 
 # On a CPU, larger batches aren't faster, and the next caller has to wait for them.
 BATCH_SIZE = 8
-GPU_BATCH_SIZE = 64
+GPU_BATCH_SIZE = 32  # a GPU embeds these 30 times faster than they are decoded
 BATCHES_AHEAD = 2  # per caller, decoded or waiting: enough to keep the lane busy without delaying others
 IDLE_SECONDS = 1.0  # after this, memory of the last images is returned to the system
 KEPT_TOGETHER = 512  # images whose embeddings are written to the cache together
@@ -69,7 +68,10 @@ class InferenceLane:
         self.precisions = precisions
         self._batch_size = BATCH_SIZE if self.device.type == "cpu" else GPU_BATCH_SIZE
         self._modules: WeakKeyDictionary[Backbone, dict[torch.dtype, nn.Module]] = WeakKeyDictionary()
-        self._decoders = ThreadPoolExecutor(max(2, os.cpu_count() or 2), thread_name_prefix="decode")
+        # Images of requests don't wait until those of background work are decoded, either.
+        self._decoders = [
+            ThreadPoolExecutor(decoding_threads(), thread_name_prefix="decode") for _ in (REQUEST, BACKGROUND)
+        ]
         self._queue: queue.PriorityQueue[tuple[int, int, _Waiting | None]] = queue.PriorityQueue()
         self._numbers = itertools.count()
         self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
@@ -123,7 +125,7 @@ class InferenceLane:
             some = missing[start : start + at_once]
             fresh = {
                 image.digest: values
-                for image, values in zip(some, self._decoders.map(_thumbnail_of, some), strict=True)
+                for image, values in zip(some, self._decoders[BACKGROUND].map(_thumbnail_of, some), strict=True)
             }
             self._cache.put(THUMBNAILS, ((digest, values) for digest, values in fresh.items() if values.any()))
             found |= fresh
@@ -150,7 +152,7 @@ class InferenceLane:
         for image in images:
             if len(in_flight) >= BATCHES_AHEAD * self._batch_size:
                 yield _outcome(*in_flight.popleft(), deadline)
-            decoded = self._decoders.submit(self._enter, priority, backbone, precision, image, deadline)
+            decoded = self._decoders[priority].submit(self._enter, priority, backbone, precision, image, deadline)
             in_flight.append((image.digest, decoded))
         while in_flight:
             yield _outcome(*in_flight.popleft(), deadline)
@@ -227,7 +229,8 @@ class InferenceLane:
     def close(self) -> None:
         """Ends the threads; there must be no more callers. Called automatically when the process exits."""
         atexit.unregister(self.close)
-        self._decoders.shutdown()
+        for pool in self._decoders:
+            pool.shutdown()
         self._queue.put((END, next(self._numbers), None))
         self._thread.join()
 

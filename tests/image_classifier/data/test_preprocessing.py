@@ -3,6 +3,7 @@
 import errno
 import io
 import json
+import os
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,7 @@ from image_classifier.data.preprocessing import (
     ImageError,
     PerhapsSound,
     Preprocessing,
+    decoding_threads,
     limit_pixels,
     open_image,
     to_tensor,
@@ -542,3 +544,11 @@ def test_a_jpeg_that_is_not_twice_as_large_as_needed_is_decoded_as_it_is(size: t
 def test_all_of_a_file_is_read_where_it_is_decoded_smaller() -> None:
     with pytest.raises(ImageError, match="truncated"):
         open_image(photograph((1280, 960))[:-5000], 224)
+
+
+def test_at_most_eight_threads_decode(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for cores in (None, 1, 2, 6, 64):
+        monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
+        found.append(decoding_threads())
+    assert found == [2, 2, 2, 6, 8]

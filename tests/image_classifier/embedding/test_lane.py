@@ -24,7 +24,7 @@ from image_classifier.data.image_file import ImageFile
 from image_classifier.data.preprocessing import ImageError, Preprocessing, Source
 from image_classifier.embedding import lane as lane_module
 from image_classifier.embedding.cache import EmbeddingCache
-from image_classifier.embedding.lane import BATCH_SIZE, BATCHES_AHEAD, InferenceLane
+from image_classifier.embedding.lane import BACKGROUND, BATCH_SIZE, BATCHES_AHEAD, InferenceLane
 from image_classifier.embedding.precisions import Precisions
 from image_classifier.nets.architectures import Bare
 from image_classifier.nets.classifier import Backbone, make_backbone
@@ -44,6 +44,14 @@ def cache(tmp_path: Path) -> Iterator[EmbeddingCache]:
 @pytest.fixture
 def lane(cache: EmbeddingCache) -> Iterator[InferenceLane]:
     lane = InferenceLane(cache)
+    yield lane
+    lane.close()
+
+
+@pytest.fixture
+def cpu_lane(cache: EmbeddingCache) -> Iterator[InferenceLane]:
+    """A lane with the same batches on every machine."""
+    lane = InferenceLane(cache, torch.device("cpu"))
     yield lane
     lane.close()
 
@@ -232,13 +240,13 @@ def test_many_callers_get_their_own(
 
 
 def test_images_of_many_callers_are_embedded_together(
-    lane: InferenceLane, network: Backbone, gate: Gate, grey: list[ImageFile], eventually: Eventually
+    cpu_lane: InferenceLane, network: Backbone, gate: Gate, grey: list[ImageFile], eventually: Eventually
 ) -> None:
     with callers_of_gates(12) as callers:
-        first = callers.submit(lane.embed, network, grey[:1])
+        first = callers.submit(cpu_lane.embed, network, grey[:1])
         eventually(lambda: gate.batches)
-        others = [callers.submit(lane.embed, network, [image]) for image in grey[1:11]]
-        eventually(lambda: lane._queue.qsize() == 10)
+        others = [callers.submit(cpu_lane.embed, network, [image]) for image in grey[1:11]]
+        eventually(lambda: cpu_lane._queue.qsize() == 10)
         gate.open.set()
         assert [shades(other.result(60)) for other in (first, *others)] == [[shade] for shade in range(11)]
     assert [len(batch) for batch in gate.batches] == [1, BATCH_SIZE, 10 - BATCH_SIZE]
@@ -262,7 +270,7 @@ def test_networks_are_not_mixed_in_a_batch(
 @pytest.mark.parametrize("background", [False, True])
 def test_a_request_waits_behind_few_images_of_who_came_before(
     background: bool,
-    lane: InferenceLane,
+    cpu_lane: InferenceLane,
     network: Backbone,
     gate: Gate,
     grey: list[ImageFile],
@@ -271,10 +279,10 @@ def test_a_request_waits_behind_few_images_of_who_came_before(
     ahead = BATCHES_AHEAD * BATCH_SIZE
     many, request = grey[:200], grey[255]
     with callers_of_gates(2) as callers:
-        slow = callers.submit(lane.embed, network, many, background=background)
-        eventually(lambda: len(gate.seen) + lane._queue.qsize() == ahead)
-        fast = callers.submit(lane.embed, network, [request])
-        eventually(lambda: len(gate.seen) + lane._queue.qsize() == ahead + 1)
+        slow = callers.submit(cpu_lane.embed, network, many, background=background)
+        eventually(lambda: len(gate.seen) + cpu_lane._queue.qsize() == ahead)
+        fast = callers.submit(cpu_lane.embed, network, [request])
+        eventually(lambda: len(gate.seen) + cpu_lane._queue.qsize() == ahead + 1)
         assert len(network.preprocessing.decoded) == ahead + 1  # no more of the many have entered
         gate.open.set()
         assert shades(fast.result(60)) == [255]
@@ -285,6 +293,20 @@ def test_a_request_waits_behind_few_images_of_who_came_before(
         assert gate.batches.index(batch) == 1  # behind the batch that was running
     else:
         assert gate.seen.index(255) <= ahead
+
+
+def test_a_request_does_not_wait_until_other_images_are_decoded(
+    lane: InferenceLane, network: Backbone, gate: Gate, grey: list[ImageFile]
+) -> None:
+    gate.open.set()
+    busy = threading.Event()
+    try:
+        for _ in range(2 * lane._decoders[BACKGROUND]._max_workers):
+            lane._decoders[BACKGROUND].submit(busy.wait)
+        found = lane.embed(network, grey[7:8], deadline=time.monotonic() + 60)
+    finally:
+        busy.set()
+    assert shades(found) == [7]
 
 
 def test_a_network_is_ready_after_it_was_warmed_up(lane: InferenceLane, network: Backbone, gate: Gate) -> None:
