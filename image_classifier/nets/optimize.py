@@ -8,6 +8,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 ROUNDING = 1e-3  # of the largest number in an embedding
 
+# By default, cuDNN rounds the inputs of float32 convolutions to 10 bits, and adds up gradients in any order. But a GPU
+# and a processor share cached embeddings, and a resumed training ends with the same weights.
+torch.backends.cudnn.allow_tf32 = False
+torch.backends.cudnn.deterministic = True
+
 
 def accelerate(module: nn.Module, device: torch.device, size: int, precision: torch.dtype = torch.float32) -> nn.Module:
     """A copy for inference only: batch normalization is folded into the convolutions, channels are last in memory.

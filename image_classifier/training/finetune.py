@@ -1,7 +1,9 @@
 """Trains a network's layers on images: SGD with StepLR, resumable after each epoch."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,7 +15,7 @@ from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import DataLoader
 
 from image_classifier.data.dataset import ImageClassifierDataset, Sample
-from image_classifier.data.preprocessing import Preprocessing, Source
+from image_classifier.data.preprocessing import Preprocessing, Source, decoding_threads
 from image_classifier.evaluation.metrics import THRESHOLD, hits, loss_of
 from image_classifier.nets.architectures import Bare, UnknownNetwork, check_size
 from image_classifier.nets.classifier import FINE_TUNED, RANDOM, Backbone, Head, choose_device, make_backbone
@@ -30,6 +32,7 @@ TRAINING_SHARE = 0.79  # size of that square, relative to the square used for pr
 # below see edges and textures, which a few hundred images can't improve.
 UPPER_SHARE = 0.75
 FUTILE_SECONDS = 900.0  # a training that hasn't reached the head's accuracy by then ends
+GPU_BATCHES_AHEAD = 3  # decoded while the GPU computes; a CPU has no core left for that
 KEPT_IMAGES = 512  # held-out images that stay decoded, about 75 MB: they are evaluated after each epoch
 
 
@@ -90,7 +93,7 @@ def fine_tune(
         # Each epoch's shuffling and augmentation depend only on the seed and its number.
         augmentation = Augmentation(size, f"{hyperparameters.seed} {epoch}")
         augmented = _dataset(training, classes, augmentation)
-        with torch.random.fork_rng():
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(hyperparameters.seed * 1_000_003 + epoch)
             loss = _train_one_epoch(module, optimizer, augmented, backbone.preprocessing, hyperparameters.batch_size)
         scheduler.step()
@@ -201,7 +204,7 @@ def _train_one_epoch(
     total, images = 0.0, 0
     # Batch normalization can't be trained on a batch of one.
     loader = DataLoader(dataset, batch_size, shuffle=True, drop_last=len(dataset) % batch_size == 1)
-    for pixels, targets in loader:
+    for pixels, targets in _batches(loader, device):
         with mixed_precision(device):
             logits = module(_inputs(pixels, preprocessing, device))
         loss = loss_of(logits.float(), targets.to(device))
@@ -220,12 +223,33 @@ def _accuracy(
     module.eval()
     device = next(module.parameters()).device
     right = 0
-    for pixels, targets in DataLoader(dataset, batch_size):
+    for pixels, targets in _batches(DataLoader(dataset, batch_size), device):
         with mixed_precision(device):
             logits = module(_inputs(pixels, preprocessing, device)).float().cpu()
         thresholds = (THRESHOLD,) * logits.shape[1] if targets.is_floating_point() else ()
         right += int(hits(logits, targets, thresholds).sum())
     return right / len(dataset)
+
+
+def _batches(loader: DataLoader[tuple[Tensor, Tensor]], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """The loader's batches, in its order; for a GPU, the next ones are decoded while it computes."""
+    if device.type == "cpu":
+        yield from loader
+        return
+
+    ahead: deque[list[Future[tuple[Tensor, Tensor]]]] = deque()
+    with ThreadPoolExecutor(decoding_threads(), thread_name_prefix="decode") as pool:
+        for positions in loader.batch_sampler or ():
+            ahead.append([pool.submit(loader.dataset.__getitem__, position) for position in positions])
+            if len(ahead) > GPU_BATCHES_AHEAD:
+                yield _stacked(ahead.popleft())
+        while ahead:
+            yield _stacked(ahead.popleft())
+
+
+def _stacked(images: Sequence[Future[tuple[Tensor, Tensor]]]) -> tuple[Tensor, Tensor]:
+    pixels, targets = zip(*(image.result() for image in images), strict=True)
+    return torch.stack(pixels), torch.stack(targets)
 
 
 def _inputs(pixels: Tensor, preprocessing: Preprocessing, device: torch.device) -> Tensor:

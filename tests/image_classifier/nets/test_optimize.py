@@ -89,3 +89,8 @@ def test_what_cannot_be_folded_stays_as_it_is(network: type[nn.Module]) -> None:
 
     with torch.inference_mode():
         torch.testing.assert_close(fast(images), module(images), rtol=1e-3, atol=1e-4)
+
+
+def test_gpu_computes_float32_exactly_and_repeatably() -> None:
+    assert not torch.backends.cudnn.allow_tf32
+    assert torch.backends.cudnn.deterministic

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch.utils.data import DataLoader, Dataset
 
 from image_classifier.data.dataset import Sample
 from image_classifier.data.image_file import ImageFile
@@ -316,3 +317,55 @@ def test_frozen_layers_wait_for_their_epoch_and_an_interruption_changes_nothing(
     assert heads[0] != heads[1]
     (tmp_path / "whole").mkdir()
     assert weights(tune(backbone, samples[:8], tmp_path / "whole", told).backbone) == weights(tuned.backbone)
+
+
+@dataclass
+class Shades(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    """Images whose pixels are their position; notes which were decoded."""
+
+    size: int
+    decoded: list[int] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, position: int) -> tuple[torch.Tensor, torch.Tensor]:
+        self.decoded.append(position)
+        if position == 90:
+            raise ImageError("broken")
+        return torch.full((3, 2, 2), position, dtype=torch.uint8), torch.tensor(position)
+
+
+@pytest.mark.parametrize("size", [3, 21, 24])
+def test_gpu_gets_the_same_batches_as_a_processor(size: int) -> None:
+    gpu, cpu = (list(finetune._batches(DataLoader(Shades(size), 4), torch.device(name))) for name in ("cuda", "cpu"))
+    assert len(gpu) == len(cpu) == -(-size // 4)
+    for (pixels, targets), (expected, wanted) in zip(gpu, cpu, strict=True):
+        assert torch.equal(pixels, expected)
+        assert torch.equal(targets, wanted)
+
+
+def test_batches_for_a_gpu_are_shuffled_by_the_seed() -> None:
+    def order(seed: int) -> list[int]:
+        torch.manual_seed(seed)
+        loader = DataLoader(Shades(21), 4, shuffle=True)
+        return torch.cat([targets for _, targets in finetune._batches(loader, torch.device("cuda"))]).tolist()
+
+    with torch.random.fork_rng([]):
+        assert order(1) == order(1) != order(2)
+        assert sorted(order(1)) == list(range(21)) != order(1)
+
+
+def test_next_batches_are_decoded_while_a_gpu_computes(eventually: Callable[[Callable[[], Any]], Any]) -> None:
+    images = Shades(80)
+    batches = finetune._batches(DataLoader(images, 4), torch.device("cuda"))
+    next(batches)
+    ahead = 4 * (1 + finetune.GPU_BATCHES_AHEAD)
+    eventually(lambda: sorted(images.decoded) == list(range(ahead)))
+    batches.close()
+    assert len(images.decoded) == ahead > 4
+
+
+def test_broken_image_in_a_batch_for_a_gpu_ends_with_its_error() -> None:
+    with pytest.raises(ImageError, match="broken"):
+        list(finetune._batches(DataLoader(Shades(100), 4), torch.device("cuda")))
