@@ -55,10 +55,11 @@ def read_export(file: Path, images: Path, choices: str) -> tuple[list[Sample], l
             left_out.append(f"{task.name}: {found}")
         else:
             samples.append(_sample(found, path, task.label, multiple=tag.multiple))
+    samples = _without_contradictions(samples, left_out)
     if not samples:
         why = f"; the first problem: {left_out[0]}" if left_out else ""
         raise UsersError(f"{shown(file)} has no image with a choice{why}")
-    return _without_contradictions(samples, left_out), left_out
+    return samples, left_out
 
 
 def _sample(file: ImageFile, path: Path, label: Label, *, multiple: bool) -> Sample:

@@ -85,7 +85,7 @@ class Experiment:
             state: dict[str, Any] = json.loads((self._folder / STATE_FILE).read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except ValueError:  # invalid JSON or UTF-8
+        except (ValueError, RecursionError):  # invalid JSON or UTF-8, or nested too deep
             state = {}
         if not isinstance(state, dict) or not self._state.keys() <= state.keys():
             raise UsersError(f"{shown(self._folder / STATE_FILE)} is damaged: choose another --output")

@@ -70,7 +70,7 @@ def read_structure(data: bytes) -> Picture:
             return _bmp(data)
         if data[4:8] == b"ftyp":
             return Picture(_without_exif(data))
-    except (struct.error, IndexError):
+    except (struct.error, IndexError, OverflowError):  # BigTIFF's offsets have 64 bits
         return Picture(data)
     return Picture(data)
 

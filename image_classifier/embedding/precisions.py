@@ -53,11 +53,10 @@ class Precisions:
             try:
                 record = json.loads(path.read_text(encoding="utf-8"))
                 _ = record["images"]  # older releases made their trials on generated images
-                chosen = record["chosen"]
-            except (OSError, ValueError, KeyError, TypeError):
+                known = {_name(precision): precision for precision in half_precisions(device)}
+                self._chosen[path] = known.get(record["chosen"], torch.float32)
+            except (OSError, ValueError, KeyError, TypeError, RecursionError):  # missing or damaged
                 return None
-            known = {_name(precision): precision for precision in half_precisions(device)}
-            self._chosen[path] = known.get(chosen, torch.float32)
         return self._chosen[path]
 
     def _path(self, backbone: Backbone, device: torch.device) -> Path:

@@ -48,7 +48,7 @@ def load_model(folder: Path) -> SavedModel:
     classifier = load_classifier(found, load_saved_backbone(found))
     try:
         samples = read_samples(found / SAMPLES_FILE)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsersError(
             f"{shown(found / SAMPLES_FILE)} is missing or damaged ({error}): restore it, or train again"
         ) from error

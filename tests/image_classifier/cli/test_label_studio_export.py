@@ -185,6 +185,13 @@ def test_of_several_tags_one_must_be_named(images: Path, tmp_path: Path) -> None
         read_export(file, images, "a typo")
 
 
+def test_export_in_which_each_image_is_labeled_in_two_ways_is_refused(images: Path, tmp_path: Path) -> None:
+    file = export(tmp_path, task("a.png", annotation("Cat")), task("a.png", annotation("Dog")))
+
+    with pytest.raises(UsersError, match=r"has no image with a choice; .* the same image is labeled Cat and Dog"):
+        read_export(file, images, "")
+
+
 def test_an_image_that_is_labelled_in_two_ways_is_left_out(images: Path, tmp_path: Path) -> None:
     tasks = [task("a.png", annotation("Cat")), task("a.png", annotation("Dog")), task("c.png", annotation("Cat"))]
     samples, left_out = read_export(export(tmp_path, *tasks, tasks[2]), images, "")

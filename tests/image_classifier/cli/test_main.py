@@ -763,7 +763,11 @@ def test_retrain_keeps_what_a_person_has_put_beside_the_model(run: Command, mode
 # --- one bad file stops nobody else -----------------------------------------
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b'{"a": 1}', b"\xff"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b'{"a": 1}', b"\xff", b"[" * 100_000],
+    ids=["empty", "cut short", "other fields", "no UTF-8", "nested deeply"],
+)
 @pytest.mark.parametrize("name", ["head/samples.json", "head/model.json", "training.json"])
 def test_a_damaged_file_of_a_model_is_one_sentence(
     content: bytes, name: str, run: Command, model: Path, folder: Path, others: Path

@@ -244,3 +244,11 @@ def test_preview_of_a_raw_file_is_not_taken_for_the_picture(tags: dict[int, Any]
         info[tag] = value
     with pytest.raises(PerhapsSound, match="camera RAW"):
         open_image(encode(quadrants(), "TIFF", tiffinfo=info))
+
+
+def test_big_tiff_with_an_offset_that_no_file_has_is_left_to_the_decoder() -> None:
+    data = b"II+\0\x08\0\0\0" + b"\xff" * 8
+
+    assert read_structure(data).data == data
+    with pytest.raises(ImageError):
+        open_image(data)

@@ -43,7 +43,11 @@ def test_float32_is_a_choice_too(backbone: Backbone, tmp_path: Path) -> None:
     assert Precisions(tmp_path).candidates(backbone, CPU) == ()
 
 
-@pytest.mark.parametrize("content", ["damaged", "[]", '{"chosen": "bfloat16", "trials": {}}'])
+@pytest.mark.parametrize(
+    "content",
+    ["damaged", "[]", '{"chosen": "bfloat16", "trials": {}}', '{"chosen": [], "images": 1}', "[" * 100_000],
+    ids=["damaged", "list", "older", "another type", "nested deeply"],
+)
 def test_choice_of_an_older_release_or_a_damaged_one_is_made_again(
     backbone: Backbone, tmp_path: Path, content: str
 ) -> None:
