@@ -53,8 +53,12 @@ test: setup-dev ## run all tests except slow ones, fuzzing and soak
 test-slow: setup-dev ## run the slow tests: kills, restarts, all networks
 	@exec $(BIN)/python -m pytest -m slow --durations 20
 
-fuzz: setup-dev ## send tens of thousands of random requests and corrupted images
-	@exec $(BIN)/python -m pytest -m fuzz
+# Processor time of the fuzzing that is guided by coverage; see docs/project/reliability.md.
+MINUTES ?= 60
+
+fuzz: setup-dev ## send random requests and corrupted images, then fuzz all readers for an hour (MINUTES=60)
+	@$(BIN)/python -m pytest -m fuzz
+	@exec $(BIN)/python -m tests.fuzzing run --minutes $(MINUTES)
 
 soak: setup-dev ## run the production mode under load and kills for two minutes
 	@exec $(BIN)/python -m pytest -m soak

@@ -22,9 +22,9 @@ from image_classifier.data.preprocessing import ImageError, Preprocessing
 SIZE = (96, 72)
 
 
-def wholes() -> dict[str, bytes]:
-    """A valid image of each kind that is read."""
-    pixels = np.random.default_rng(0).integers(0, 255, (SIZE[1], SIZE[0], 3), dtype=np.uint8)
+def wholes(size: tuple[int, int] = SIZE) -> dict[str, bytes]:
+    """A valid image of each kind that is read, of that width and height."""
+    pixels = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
     rgb = Image.fromarray(pixels)
     sixteen = Image.fromarray((pixels[..., 0].astype(np.uint16) << 8) + 7)
     alpha = rgb.copy()

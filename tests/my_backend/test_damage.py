@@ -4,101 +4,20 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from label_studio_format.events import Change
-from my_backend import files
-from my_backend.active_learning.title import Remembered
-from my_backend.jobs.record import new_job
-from my_backend.jobs.store import JobStore
 from my_backend.jobs.training_job import SET_ASIDE
-from my_backend.labeling.acceptance import AcceptanceStore, Answers, Automatic, PlannedImage
-from my_backend.labeling.auto_accept import Look, Step
 from my_backend.labeling.runs import Labels, RunStore
-from my_backend.projects.corrections import Corrections
-from my_backend.projects.labeling_order import LabelingOrder, keep_order
-from my_backend.projects.packed_tasks import PackedTasks
-from my_backend.projects.recent_predictions import Sighting
-from my_backend.projects.registry import Credentials, Projects
+from my_backend.projects.registry import Projects
 from my_backend.projects.versions import Versions
 from tests.my_backend.conftest import PROJECT, Client, MakeSettings, Serve
 from tests.my_backend.fake_model import LABEL_CONFIG
 from tests.my_backend.waiting import eventually
+from tests.my_backend.whole_project import FILES, JOB, fill
 
-JOB = "full-20261120T132455-0a1b2c"
-DIGEST = "0" * 64
-
-
-def fill(projects: Projects, uid: str) -> Path:
-    """A project with every file that there may be; returns its folder."""
-    folder = projects.folder(uid)
-    projects.remember(uid, label_config=LABEL_CONFIG, title="Pets")
-    projects.remember_credentials(uid, Credentials("http://127.0.0.1:1", "a-token"))
-    versions = Versions(folder)
-    for number in range(3):
-        work = folder / "work" / str(number)
-        (work / "model").mkdir(parents=True)
-        (work / "model" / "weights.txt").write_text("Dog")
-        output = {"model_dir": str(work / "model"), "labels": {"Dog": 3}}
-        versions.publish(output, work, cause="test", choices=("Cat", "Dog"))
-    versions.delete(versions.names()[1])
-    versions.pin(versions.names()[0])
-    changes = projects.changes(uid)
-    changes.keep_tasks(PackedTasks([]), changes.begin_reading())
-    changes.add([Change({"id": 1, "task": 1}, {"id": 1, "data": {"image": "a.png"}})])
-    changes.learned(1)
-    Corrections(folder).keep(b"an image", DIGEST, ["Cat"])
-    JobStore(projects.root).save(new_job(uid, "full", "test"))
-    (job,) = (folder / "jobs").iterdir()
-    record = {**json.loads(job.read_text()), "id": JOB, "status": "finished", "result": {"versions": []}}
-    job.unlink()
-    files.write_json(folder / "jobs" / f"{JOB}.json", record)
-    files.write_json(folder / "recent.json", [asdict(Sighting(1, "a.png", ("Cat",), 0.5, why="gone"))])
-    files.write_json(folder / "learned.json", {"watermark": "w", "digest": "d"})
-    files.write_json(folder / "title.json", asdict(Remembered(1, "Model", kept=True)))
-    files.write_json(folder / "annotations.json", [{"id": 1, "data": {}, "annotations": []}])
-    keep_order(folder, LabelingOrder("v1-20261126T000000", (1, 2)))
-    RunStore(projects.root).create(uid, [Labels(["Cat"], [1])], own_token=False)
-    plans = AcceptanceStore(projects.root)
-    step = Look(1, 0.04, (Step(2, 1, 0),))
-    plans.switch(uid, Automatic(on=False))
-    plans.prepared(plans.create(uid, 0.05), Answers("v3", 1, [image(1), image(2)], [1, 0], [0, 1], [step]))
-    return folder
-
-
-def image(task: int) -> PlannedImage:
-    return PlannedImage([task], DIGEST, "Cat", 0.9)
-
-
-# By their paths in the project's folder; `*` for names that are made up anew.
-FILES = (
-    "project.json",
-    "credentials.json",
-    "live",
-    "pinned.json",
-    "removed.json",
-    "versions/v3-*/version.json",
-    "versions/v1-*/version.json",
-    "unlearned.json",
-    "annotated.json",
-    "events/*.json",
-    f"corrections/{DIGEST}.json",
-    f"jobs/{JOB}.json",
-    "recent.json",
-    "learned.json",
-    "title.json",
-    "annotations.json",
-    "order.json",
-    "labeling/*/state.json",
-    "labeling/*/plan.json",
-    "acceptance/*/acceptance.json",
-    "acceptance/*/answers.json",
-    "acceptance/automatic.json",
-)
 # Nobody reads these for long: they are read, and told of, by the next training.
 READ_BY_TRAININGS = ("annotated.json", "events/*.json", "annotations.json")
 # Without these nothing is wrong: they may never have been written.
