@@ -9,6 +9,7 @@ from my_backend import files
 from my_backend.active_learning.prediction_refresh import PredictionRefresh
 from my_backend.active_learning.title_sync import TitleSync
 from my_backend.diagnostics.config_problems import ConfigProblems
+from my_backend.diagnostics.lasting import LastingProblems
 from my_backend.diagnostics.monitor import Monitor
 from my_backend.diagnostics.summary import Summary
 from my_backend.errors import NotFound
@@ -29,6 +30,9 @@ from my_backend.labeling.planner import Planner
 from my_backend.labeling.pools import Pools
 from my_backend.labeling.runs import Run
 from my_backend.labeling.writer import Writer
+from my_backend.notifications.notifier import Notifier
+from my_backend.notifications.outbox import Outbox
+from my_backend.notifications.trainings import Trainings
 from my_backend.projects.recent_predictions import Recent
 from my_backend.projects.registry import Project, Projects
 from my_backend.serving.live_models import Serving
@@ -90,6 +94,14 @@ class Backend:
         self.prediction_refresh = PredictionRefresh(
             settings, self.projects, self.connections, self.serving, self.recent, self.title_sync.predicted
         )
+        self.notifier = Notifier(
+            settings,
+            Outbox(folder),
+            [
+                Trainings(self.projects, self.job_store),
+                LastingProblems(self.projects, lambda: self.summary.problems()),
+            ],
+        )
         self.summary = Summary(
             settings=settings,
             projects=self.projects,
@@ -107,6 +119,7 @@ class Backend:
             acceptor=self.acceptor,
             token_gate=self.token_gate,
             came_through_proxy=self.came_through_proxy,
+            notification_failure=self.notifier.failure,
         )
 
     def _make_queue(self) -> JobQueue:
@@ -159,6 +172,7 @@ class Backend:
             self.recent,
             self.follower,
             self.prediction_refresh,
+            self.notifier,
         ]
 
     @contextmanager

@@ -86,6 +86,14 @@ class TokenRefused(LabelStudioError):
     """Label Studio requires a token, or a different one."""
 
 
+class NotDelivered(BackendError):
+    """NOTIFY_URL didn't take a notification; it may later."""
+
+
+class NotificationRefused(NotDelivered):
+    """NOTIFY_URL will never take this notification."""
+
+
 class MediaError(BackendError):
     """An image that can't be fetched or read; `reason` is one of `IMAGE_REASONS` in `metrics/counters.py`."""
 

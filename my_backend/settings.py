@@ -18,15 +18,18 @@ from safe_http.settings import FetchSettings
 
 ENV_FILE = Path(".env")
 SECRETS_DIR = Path("/run/secrets")
+EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104  values of HOST that name no address
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 REDIS_SCHEMES = ("redis", "rediss", "unix")
 SERVICE_LINK = "tcp://"  # starts the REDIS_PORT that Kubernetes and docker --link set for a service named redis
-UNSAID = ("LABEL_STUDIO_API_KEY", "BASIC_AUTH_USER", "BASIC_AUTH_PASS", "HTTPS_PROXY")  # no message shows their values
+# No message shows their values.
+UNSAID = ("LABEL_STUDIO_API_KEY", "BASIC_AUTH_USER", "BASIC_AUTH_PASS", "HTTPS_PROXY", "NOTIFY_URL")
 
 _HOST = re.compile(r"[\w.-]+|\[[\w:.%]+\]")
 # Common misspellings of BASIC_AUTH_USER and BASIC_AUTH_PASS.
 _MISSPELT = re.compile(r"BASIC_AUTH_(?!USER$|PASS$)(?:USER|PASS|PW|LOGIN|NAME)\w*", re.IGNORECASE)
 
+UNGUESSABLE = 16  # characters of a path, from which it is taken for a secret
 ALIKE = 0.88  # of 1: how similar a name is that is taken for a misspelled one, such as EPOCH for EPOCHS
 OF_OTHERS = {"HTTP_PROXY"}  # similar names that aren't misspelled, because other programs use them
 
@@ -76,6 +79,12 @@ class Settings(BaseSettings, FetchSettings):
     )
     renew_predictions: bool = Field(
         False, description="store each new version's predictions for all unlabeled tasks, in the background"
+    )
+    notify_url: SecretStr = Field(
+        SecretStr(""), description="incoming webhook (Slack, Mattermost, …) for messages about trainings and problems"
+    )
+    page_url: str = Field(
+        "", description="this backend's page as people open it, for links in notifications; by default HOST and PORT"
     )
     redis_url: str = Field("", description="redis://…; runs jobs in RQ workers instead of in the server process")
     redis_host: str = Field("", description="Redis host; an alternative to REDIS_URL")
@@ -148,7 +157,14 @@ class Settings(BaseSettings, FetchSettings):
     def _upper(cls, value: object) -> object:
         return value.upper() if isinstance(value, str) else value
 
-    @field_validator("label_studio_url")
+    @field_validator("notify_url")
+    @classmethod
+    def _check_notify_url(cls, value: SecretStr) -> SecretStr:
+        if url := value.get_secret_value():
+            _check_address(url, ("http", "https"), "https://hooks.slack.com/services/…")
+        return value
+
+    @field_validator("label_studio_url", "page_url")
     @classmethod
     def _check_url(cls, value: str) -> str:
         if value:
@@ -181,10 +197,22 @@ class Settings(BaseSettings, FetchSettings):
         secrets = [self.label_studio_api_key.get_secret_value(), password]
         if password:
             secrets.append(basic_authorization(self.basic_auth_user, password))
-        for url in (self.redis, self.label_studio_url, self.https_proxy.get_secret_value()):
+        notify_url = self.notify_url.get_secret_value()
+        for url in (self.redis, self.label_studio_url, self.https_proxy.get_secret_value(), notify_url):
             if written := _password(url):
                 secrets += [written, unquote(written)]
+        if notify_url:
+            # Webhooks have tokens in their paths or queries, and errors often quote only these.
+            asked = notify_url.removeprefix(f"{urlsplit(notify_url).scheme}://{urlsplit(notify_url).netloc}")
+            secrets += [notify_url, asked] if len(asked) >= UNGUESSABLE else [notify_url]
         return [secret for secret in secrets if secret]
+
+    @property
+    def page(self) -> str:
+        """Returns the address of the page as people open it; "" if unknown."""
+        if self.page_url or self.host in EVERYWHERE:
+            return self.page_url
+        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
     @property
     def redis(self) -> str:

@@ -5,6 +5,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import traceback
 from importlib.metadata import version
 from pathlib import Path
@@ -28,6 +29,8 @@ from my_backend.errors import BackendError
 from my_backend.jobs.record import KINDS, Kind
 from my_backend.jobs.worker import is_worker_alive, work
 from my_backend.log.setup import collect_output, set_up_logs
+from my_backend.notifications.notice import Notice
+from my_backend.notifications.receiver import Receiver
 from my_backend.production_process import STOP_SECONDS, find_production
 from my_backend.serving.publishing import publish_model
 from my_backend.settings import Settings, read_settings
@@ -200,6 +203,21 @@ def backup(folder: Annotated[Path, typer.Argument(help="new folder to create")])
     if done.unreadable:
         typer.echo("The backup lacks what can't be read. Make it readable for this user, then back up again.", err=True)
         raise typer.Exit(INCOMPLETE)
+
+
+@app.command()
+def notify() -> None:
+    """Send a test message to NOTIFY_URL. Exit with 0 if it was accepted."""
+    settings = read_settings()
+    if not settings.notify_url.get_secret_value():
+        raise SystemExit("Error: NOTIFY_URL is not set: set it to an incoming webhook of Slack or Mattermost, say")
+    receiver = Receiver(settings)
+    message = "A test: notifications of the image classifier arrive here."
+    try:
+        receiver.send(Notice("test", "test", message, time.time(), path="/").payload(settings.page))
+    except BackendError as error:
+        raise SystemExit(f"Error: {error}") from None
+    typer.echo(f"{receiver.host} has accepted the message")
 
 
 @app.command()

@@ -52,6 +52,7 @@ Code = Literal[
     "trains-on-submission",
     "webhook-twice",
     "webhook-orphaned",
+    "notify",
     "jobs-wait",
     "backlog",
     "gpu",

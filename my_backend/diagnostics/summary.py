@@ -1,7 +1,7 @@
 """All known problems, from memory: for the page, `/health` and other programs."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from my_backend.active_learning.prediction_refresh import PredictionRefresh
@@ -15,6 +15,7 @@ from my_backend.diagnostics.rules.jobs import backlog_failed, queue_problems
 from my_backend.diagnostics.rules.label_studio import no_token
 from my_backend.diagnostics.rules.labeling import audit_contradicts, request_refused, run_halted
 from my_backend.diagnostics.rules.models import model_problems
+from my_backend.diagnostics.rules.notifications import not_delivered
 from my_backend.diagnostics.rules.scores import refresh_failed, title_problems
 from my_backend.diagnostics.rules.server import OPEN_PROXY
 from my_backend.diagnostics.rules.storage import storage_problems
@@ -51,6 +52,7 @@ class Summary:
     acceptor: Acceptor
     token_gate: TokenGate
     came_through_proxy: threading.Event
+    notification_failure: Callable[[], str]
 
     def problems(self) -> list[Problem]:
         """General problems first, then those of each project; reads memory only."""
@@ -59,6 +61,7 @@ class Summary:
         problems += queue_problems(self.queue.status())
         if self.came_through_proxy.is_set() and self.settings.basic_auth is None:
             problems.append(OPEN_PROXY)
+        problems += [not_delivered(why) for why in [self.notification_failure()] if why]
         problems += self._of_label_studio()
         for project, status in self.title_sync.statuses().items():
             problems += title_problems(project, status)

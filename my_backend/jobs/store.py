@@ -30,6 +30,10 @@ class JobStore:
         self.tally = Tally(projects_folder)
         self._ended: set[str] = set()  # files of ended jobs, which don't change; there are many
 
+    def folder(self, project: str) -> Path:
+        """Returns the folder with the project's records; it changes whenever one of them does."""
+        return self._folder / project / "jobs"
+
     def save(self, job: Job, *, sync: files.Sync = "all") -> None:
         files.write_json(self._path(job.project, job.id), asdict(job), sync=sync)
 
@@ -134,7 +138,7 @@ class JobStore:
             self._path(project, job.id).unlink(missing_ok=True)
 
     def _path(self, project: str, job_id: str) -> Path:
-        return self._folder / project / "jobs" / f"{job_id}.json"
+        return self.folder(project) / f"{job_id}.json"
 
 
 @contextlib.contextmanager

@@ -85,7 +85,7 @@ class FakeServer:
                 except OSError:
                     self.close_connection = True  # the client had enough
 
-            do_GET = do_POST = do_PATCH = do_DELETE = _handle  # noqa: N815
+            do_GET = do_HEAD = do_POST = do_PATCH = do_DELETE = _handle  # noqa: N815
 
             def date_time_string(self, timestamp: float | None = None) -> str:
                 return super().date_time_string((timestamp or time.time()) + outer.seconds_ahead)

@@ -10,6 +10,7 @@ from requests.auth import HTTPBasicAuth
 from my_backend.diagnostics.doctor.check import Check
 from my_backend.diagnostics.doctor.label_studio_checks import check_label_studio
 from my_backend.diagnostics.doctor.machine import check_cache, check_disk, check_gpu, check_own_folders
+from my_backend.diagnostics.doctor.notification_check import check_notifications
 from my_backend.diagnostics.doctor.project_checks import check_project
 from my_backend.diagnostics.doctor.redis_checks import check_redis
 from my_backend.diagnostics.problem import Problem
@@ -25,13 +26,12 @@ from my_backend.label_studio.media import media_pool
 from my_backend.projects.registry import Project, Projects
 from my_backend.requests import project_uid
 from my_backend.serving.model_loader import ModelFactory
-from my_backend.settings import Settings
+from my_backend.settings import EVERYWHERE, Settings
 from my_backend.storage import identity
 from safe_http.redaction import redact
 
 LOOKED_THROUGH = 50  # projects in Label Studio, if the backend doesn't know any
 SERVER_SECONDS = 10.0
-EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104  possible values of HOST; nothing listens here
 # Problems that only the running server knows about; the doctor checks the others itself.
 FROM_THE_SERVER = ("settings", "model", "images")
 
@@ -53,6 +53,7 @@ def examine(settings: Settings) -> Iterator[Check]:
         yield model
     yield check_gpu(computes)
     yield from check_redis(settings)
+    yield check_notifications(settings)
     yield from _label_studio(settings)
 
 

@@ -1,5 +1,6 @@
 """`python -m my_backend` as a process of its own."""
 
+import json
 import os
 import signal
 import socket
@@ -15,9 +16,10 @@ import pytest
 import requests
 
 from demo.process import free_port
+from my_backend.notifications.outbox import OUTBOX_FILE
 from tests.my_backend.conftest import FAKE_MODEL, PROJECT, basic
 from tests.my_backend.fake_model import LABEL_CONFIG, SCRIPT, Script
-from tests.my_backend.fake_server import FakeLabelStudio
+from tests.my_backend.fake_server import FakeLabelStudio, FakeServer, Reply
 from tests.my_backend.waiting import SECONDS, eventually
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -404,3 +406,55 @@ def test_log_has_what_happens_and_no_secrets(start: Start, log_format: str, labe
     assert access
     assert [secret for secret in (*secrets, *access) if secret in server.log] == []
     assert "POST /predict: 200 in" in server.log
+
+
+# Notifications
+
+HOOK = "/services/T0123/B4567/a-token-of-the-webhook"
+
+
+def test_notify_sends_a_test_or_says_what_is_wrong(environment: dict[str, str], tmp_path: Path) -> None:
+    replies = [Reply(200, b"ok"), Reply(404, f"no_service {HOOK}".encode())]
+    with FakeServer(lambda seen: replies.pop(0)) as receiver:
+        sent = run(environment, "notify", cwd=tmp_path, NOTIFY_URL=receiver.url + HOOK)
+        refused = run(environment, "notify", cwd=tmp_path, NOTIFY_URL=receiver.url + HOOK)
+    unset = run(environment, "notify", cwd=tmp_path)
+    invalid = run(environment, "notify", cwd=tmp_path, NOTIFY_URL=f"hooks.example{HOOK}")
+
+    [test, _] = [json.loads(seen.body) for seen in receiver.seen]
+    assert test["event"] == "test"
+    assert test["text"] == "A test: notifications of the image classifier arrive here. http://127.0.0.1:9090/"
+    assert sent == (0, "127.0.0.1 has accepted the message\n")
+    assert refused == (1, "Error: 127.0.0.1 answered 404 (no_service ***)\n")
+    assert unset[0] == 1
+    assert unset[1].startswith("Error: NOTIFY_URL is not set: ")
+    assert invalid[0] == 1
+    assert "NOTIFY_URL: must start with http:// or https://" in invalid[1]
+    assert HOOK not in invalid[1]
+
+
+@pytest.mark.parametrize("answer", ["404", "redirect", "nobody"])
+def test_address_for_notifications_is_shown_nowhere(start: Start, tmp_path: Path, answer: str) -> None:
+    """Not in the log, also if it says everything, on no page, in no answer and in no file."""
+    replies = {
+        "404": Reply(404, f"POST {HOOK}: no such hook".encode()),
+        "redirect": Reply(308, b"", {"Location": f"https://other.example{HOOK}"}),
+    }
+    with FakeServer(lambda seen: replies[answer]) as receiver:
+        url = (f"http://127.0.0.1:{free_port()}" if answer == "nobody" else receiver.url) + HOOK
+        server = start(NOTIFY_URL=url, LOG_LEVEL="DEBUG")
+        assert eventually((tmp_path / "models" / "projects" / OUTBOX_FILE).exists), server.log
+        server.train()
+
+        def reported() -> bool:
+            return any(one["code"] == "notify" for one in server.ask("GET", "/problems").json()["troubles"])
+
+        assert eventually(reported), server.log
+        pages = ["/problems", "/health", "/", "/system", "/metrics", f"/projects/{PROJECT}", "/openapi.json"]
+        shown = {page: server.ask("GET", page, headers={"Accept": "text/html"}).text for page in pages}
+        server.end(signal.SIGTERM)
+    shown |= {str(path): path.read_bytes().decode("latin-1") for path in tmp_path.rglob("*") if path.is_file()}
+
+    assert "NOTIFY_URL" in shown["/system"]
+    assert "can't deliver notifications" in server.log
+    assert [place for place, text in shown.items() if HOOK in text or "a-token-of-the-webhook" in text] == []

@@ -1,0 +1,13 @@
+"""The problem with notifications."""
+
+from my_backend.diagnostics.problem import Problem
+
+
+def not_delivered(why: str) -> Problem:
+    """The receiver of notifications didn't take the last one."""
+    return Problem(
+        "notify",
+        f"Can't deliver notifications: {why.rstrip('.')}.",
+        "Check NOTIFY_URL, and whether this machine can reach its host. `python -m my_backend notify` sends a test. "
+        "Notifications are kept for a day and sent once that works.",
+    )
