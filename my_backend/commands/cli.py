@@ -19,7 +19,7 @@ from my_backend.commands.backup import back_up
 from my_backend.commands.console import show_progress
 from my_backend.commands.development import DevelopmentServer
 from my_backend.commands.labeling import commands as label_commands
-from my_backend.commands.options import flag
+from my_backend.commands.options import Commands
 from my_backend.commands.production import refuse_other_systems, run_supervisor, run_uwsgi
 from my_backend.commands.shutdown import at_exit_of_uwsgi, leave
 from my_backend.commands.versions import commands
@@ -45,6 +45,7 @@ INCOMPLETE = 3  # exit status of a backup that lacks something
 
 # Typer's own tracebacks show variables, which may contain tokens.
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -64,9 +65,9 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def main(
-    show: Annotated[bool, flag("--version", "print the version and exit", callback=_show_version, is_eager=True)] = (
-        False
-    ),
+    show: Annotated[
+        bool, typer.Option("--version", help="print the version and exit", callback=_show_version, is_eager=True)
+    ] = (False),
 ) -> None:
     """Settings come from environment variables or from a .env file in the working directory."""
     sys.excepthook = _show_without_secrets
@@ -222,9 +223,11 @@ def notify() -> None:
 
 @app.command()
 def doctor(
-    as_json: Annotated[bool, flag("--json", "print one JSON object; never ask")] = False,
-    fix: Annotated[bool, flag("--fix", "fix what can be fixed in Label Studio, asking before each fix")] = False,
-    yes: Annotated[bool, flag("--yes", "with --fix: fix without asking")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object; never ask")] = False,
+    fix: Annotated[
+        bool, typer.Option("--fix", help="fix what can be fixed in Label Studio, asking before each fix")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="with --fix: fix without asking")] = False,
 ) -> None:
     """Find problems here and in Label Studio, and say how to fix them. Exit with 0 if there are none."""
     if yes and not fix:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from pydantic import TypeAdapter, ValidationError
 
-from my_backend.commands.options import AsJson, OfProject, flag
+from my_backend.commands.options import AsJson, Commands, OfProject
 from my_backend.errors import BackendError, Conflict
 from my_backend.jobs.store import JobStore
 from my_backend.label_studio.connections import Connections
@@ -27,16 +27,21 @@ from safe_http.redaction import said
 UNKNOWN = {"tasks": 0, "collected": 0}  # how many images the server has read
 BUSY_SECONDS = 0.2  # while another process writes to the project
 
-commands = typer.Typer(no_args_is_help=True, help="Label many tasks in Label Studio at once, and undo it.")
+commands = typer.Typer(
+    cls=Commands, no_args_is_help=True, help="Label many tasks in Label Studio at once, and undo it."
+)
 
 accept = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     help="Accept the model's answers without review if a sample shows that few are wrong; audit and undo them.",
 )
 commands.add_typer(accept, name="accept")
 
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="run, as shown by `label list`")]
-AskToken = Annotated[bool, flag("--ask-token", "ask for your own Label Studio token, which isn't stored, and use it")]
+AskToken = Annotated[
+    bool, typer.Option("--ask-token", help="ask for your own Label Studio token, which isn't stored, and use it")
+]
 _LABELS = TypeAdapter(list[LabeledTasks])
 
 
@@ -48,7 +53,7 @@ def start(
         Path | None, typer.Option(help='instead: a JSON file such as [{"label": "Dog", "tasks": [1, 2]}]')
     ] = None,
     one_by_one: Annotated[
-        bool, flag("--one-by-one", "a person saw each image alone, not together with others in a group")
+        bool, typer.Option("--one-by-one", help="a person saw each image alone, not together with others in a group")
     ] = False,
     project: OfProject = None,
     ask_token: AskToken = False,
@@ -104,7 +109,9 @@ def resume(run: RunId, ask_token: AskToken = False) -> None:
 @accept.command()
 def plan(
     percent: Annotated[int, typer.Option(help="at most this share of the accepted labels may be wrong: 1, 2 or 5")],
-    replace: Annotated[bool, flag("--replace", "discard the current plan, even if its sample isn't finished")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="discard the current plan, even if its sample isn't finished")
+    ] = False,
     project: OfProject = None,
 ) -> None:
     """Fix the live version's answers and draw the sample to label. The running server prepares it."""
@@ -154,7 +161,7 @@ def audit(
 
 @accept.command()
 def automatic(
-    on: Annotated[bool, flag("--on/--off", "whether the running server accepts labels automatically")],
+    on: Annotated[bool, typer.Option("--on/--off", help="whether the running server accepts labels automatically")],
     project: OfProject = None,
 ) -> None:
     """Switch automatic acceptance on or off; it uses the backend's token."""

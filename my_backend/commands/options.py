@@ -1,17 +1,34 @@
-"""Options that several groups of commands share."""
+"""How the help of all commands looks, and options that several groups of commands share."""
 
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup, TyperOption
 
 
-def flag(name: str, text: str, **options: Any) -> Any:
-    """An option without a value; the empty metavar keeps `<bool>` out of the help."""
-    return typer.Option(name, metavar="", help=text, **options)
+class Commands(TyperGroup):
+    """Commands whose help shows flags without `<bool>`, typer's own flags included: they take no value."""
+
+    def get_params(self, ctx: Any) -> Any:
+        return _without_bool(super().get_params(ctx))
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        command = super().get_command(ctx, cmd_name)
+        if command:
+            _without_bool(command.get_params(ctx))  # a command keeps them, its help option included
+        return command
+
+
+def _without_bool(params: Iterable[Any]) -> Iterable[Any]:
+    for param in params:
+        if isinstance(param, TyperOption) and param.is_flag:
+            param.metavar = ""
+    return params
 
 
 OfProject = Annotated[
     str | None,
     typer.Option("--project", metavar="ID", help="project id, as in Label Studio's URL; required if there are several"),
 ]
-AsJson = Annotated[bool, flag("--json", "print JSON")]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]

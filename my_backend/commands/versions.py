@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from my_backend.commands.options import AsJson, OfProject, flag
+from my_backend.commands.options import AsJson, Commands, OfProject
 from my_backend.errors import BackendError
 from my_backend.projects.metrics import accuracy_words, read_figures
 from my_backend.projects.registry import Projects
@@ -17,7 +17,9 @@ from my_backend.projects.versions import Version, Versions
 from my_backend.settings import read_settings
 from safe_http.redaction import said
 
-commands = typer.Typer(no_args_is_help=True, help="List, show, activate, pin, delete and export a project's versions.")
+commands = typer.Typer(
+    cls=Commands, no_args_is_help=True, help="List, show, activate, pin, delete and export a project's versions."
+)
 
 Name = Annotated[str, typer.Argument(metavar="VERSION", help="version name, as shown by `versions list`")]
 
@@ -85,7 +87,7 @@ def unpin(version: Name, project: OfProject = None) -> None:
 def delete(
     version: Name,
     project: OfProject = None,
-    yes: Annotated[bool, flag("--yes", "don't ask for confirmation")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="don't ask for confirmation")] = False,
 ) -> None:
     """Delete a version permanently, unless it is pinned or live; a damaged one can be deleted even if it is live."""
     with _versions(project) as versions:

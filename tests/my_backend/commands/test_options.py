@@ -1,4 +1,3 @@
-import re
 from importlib.metadata import version
 
 import pytest
@@ -15,14 +14,22 @@ def said(*arguments: str) -> str:
 
 @pytest.mark.parametrize(
     "command",
-    [(), ("serve",), ("doctor",), ("versions", "delete"), ("label", "start"), ("label", "accept", "automatic")],
+    [
+        (),
+        ("serve",),
+        ("versions",),
+        ("doctor",),
+        ("versions", "delete"),
+        ("label", "start"),
+        ("label", "accept", "automatic"),
+    ],
 )
 def test_flags_take_no_value_in_the_help_and_h_is_help(command: tuple[str, ...]) -> None:
     shown = said(*command, "-h")
 
     assert "Usage: " in shown
-    with_bool = set(re.findall(r"--([\w-]+)[^\n]*<bool>", shown))
-    assert with_bool <= {"help", "install-completion", "show-completion"}, "only typer's own"
+    assert "--help" in shown
+    assert "<bool>" not in shown
 
 
 def test_version_is_that_of_the_package() -> None:
