@@ -11,6 +11,8 @@ from contextlib import closing, contextmanager
 from contextvars import copy_context
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
+from hashlib import sha256
+from importlib.metadata import version
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
@@ -24,7 +26,7 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.nn.functional import pad
 
-from image_classifier.data.dataset import Sample, read_samples, targets_of, write_samples
+from image_classifier.data.dataset import Sample, classes_of, read_samples, targets_of, write_samples
 from image_classifier.data.duplicates import group_near_duplicates
 from image_classifier.data.image_file import ImageFile
 from image_classifier.data.preprocessing import ImageError, TooLate, open_image
@@ -356,17 +358,20 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         workdir: str | None = None,
         *,
         kind: str = "full",
+        given: str = "",
         attempt: int = 1,
         progress: Callable[[Json], None] | None = None,
         publish: Callable[[Json], None] | None = None,
         **kwargs: Any,
-    ) -> Json:
+    ) -> Json | None:
         """Trains on annotated tasks; returns the resources of the new model, and passes them to `publish`.
 
         `kind` is `head` for a quick training of the last layer, or `full` for everything that TRAIN_MODE requests: then
-        the head is published first. `attempt` is more than 1 if the process died before it completed an epoch.
-        `progress` gets records with `phase`, `epoch`, `epochs`, `loss`, `accuracy`, `seconds_left`, and may raise to
-        stop. Raises TrainingError, with a message for labelers, if there are too few labels.
+        the head is published first. If the last full training was `given` the same, it returns None: all seeds are
+        fixed, so it would make the same model. Fine-tuned layers are always trained further. `attempt` is more than 1
+        if the process died before it completed an epoch. `progress` gets records with `phase`, `epoch`, `epochs`,
+        `loss`, `accuracy`, `seconds_left`, and may raise to stop. Raises TrainingError, with a message for labelers, if
+        there are too few labels.
         """
         report = progress or (lambda record: None)
         config = parse_label_config(self.label_config, _settings().choices)
@@ -393,6 +398,10 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         classes = order_classes(embedded.samples, known, config.choices)
         told = {**used.record(), "summary": used.summary(known, classes, config.choices)}
         log.info("%s", told["summary"])
+        if kind == "full":
+            told["given"] = _given(embedded.samples, labeled.corrected, config.choices, backbone, hyperparameters)
+            if told["given"] == given and backbone.origin != FINE_TUNED:
+                return None
 
         folder = Path(workdir or mkdtemp(prefix="image-classifier-"))
         folder.mkdir(parents=True, exist_ok=True)
@@ -559,6 +568,23 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
             f"The first guess from ImageNet's classes still beats a model trained on the labels. {told['summary']}"
         )
         return {"first_guess": kept, **_described(guess, folder), **told, "summary": summary}
+
+
+def _given(
+    samples: Sequence[Sample],
+    corrected: Iterable[str],
+    choices: Sequence[str],
+    backbone: Backbone,
+    hyperparameters: Hyperparameters,
+) -> str:
+    """A digest of what a full training depends on: the images' content, the labels, the network and the settings."""
+    labels = sorted(
+        json.dumps([one.image.digest, sorted(classes_of(one.label)), one.source, one.ground_truth, one.part])
+        for one in samples
+    )
+    program = [version("image-classifier-backend"), torch.__version__]
+    how = [backbone.fingerprint, hyperparameters.record(), _settings().train_mode, program]
+    return sha256(json.dumps([labels, sorted(corrected), list(choices), how]).encode()).hexdigest()
 
 
 def _described(classifier: Classifier, folder: Path) -> Json:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import lru_cache
 from hashlib import sha256
 from io import BytesIO
@@ -31,7 +32,7 @@ from image_classifier.embedding.lane import REQUEST
 from image_classifier.first_guess.guess import TEMPERATURE
 from image_classifier.first_guess.words import classes_of_choices
 from image_classifier.model_registry import SharedNetworks
-from image_classifier.nets.classifier import Classifier, Head, load_classifier, load_saved_backbone
+from image_classifier.nets.classifier import FINE_TUNED, Classifier, Head, load_classifier, load_saved_backbone
 from image_classifier.nets.weights import WeightsError
 from image_classifier.pool.pool import Pool
 from image_classifier.training import pipeline
@@ -880,6 +881,29 @@ def test_the_same_annotations_give_the_same_version(trained: Json, shown: Digits
     assert one.keys() == two.keys()
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, atol=1e-3, rtol=1e-3)  # batches differ, and so does rounding
+
+
+def test_what_a_full_training_was_given_is_not_learned_twice(
+    trained: Json, shown: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks, given = labeled(shown[:30]), trained["given"]
+    instance = ImageClassifierAPI(CONFIG, trained)
+    assert instance.fit(tasks[::-1], workdir=str(tmp_path / "same"), given=given) is None
+
+    assert fit(tasks[1:], tmp_path / "fewer", given=given)["given"] != given
+    monkeypatch.setenv("EPOCHS", "2")
+    model._settings.cache_clear()
+    assert fit(tasks, tmp_path / "settings", given=given)["given"] != given
+    assert "given" not in fit(tasks, tmp_path / "head", kind="head", given=given)
+
+
+def test_fine_tuned_layers_are_trained_further(
+    trained: Json, shown: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instance = ImageClassifierAPI(CONFIG, trained)
+    tuned = replace(instance._backbone, origin=FINE_TUNED)
+    monkeypatch.setattr(instance, "_backbone_to_grow_from", lambda kind: tuned)
+    assert instance.fit(labeled(shown[:30]), workdir=str(tmp_path), given=trained["given"])
 
 
 def test_without_a_workdir_fit_finds_itself_one(shown: Digits) -> None:

@@ -22,12 +22,16 @@ class Learned:
 
     `corrections` says which corrected images it knows, by digest, and when their labels were given. `missed` are images
     of annotated tasks that couldn't be read but may be later, some of them if there are many: URLs and tasks' ids.
+    `given` is a digest of everything that the model class says its last complete training depended on, and `made` that
+    training's last version; both are "" if corrections were learned since, or the class doesn't say it.
     """
 
     watermark: str = ""
     digest: str = ""
     corrections: dict[str, str] = field(default_factory=dict)
     missed: list[tuple[str, int | None]] = field(default_factory=list)
+    given: str = ""
+    made: str = ""
 
     def without(self, missed: Sequence[MediaRequest]) -> "Learned":
         """Returns this record, with these images noted as missed."""

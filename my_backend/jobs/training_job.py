@@ -4,7 +4,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from my_backend.projects.packed_tasks import PackedTasks
 from my_backend.projects.registry import Project, Projects
 from my_backend.projects.versions import Versions, without_secrets
 from my_backend.requests import AnnotatedTask
+from my_backend.serving.model_api import ModelAPI
 from my_backend.serving.model_loader import ModelFactory
 from my_backend.settings import Settings
 from safe_http.redaction import said
@@ -142,7 +143,7 @@ class TrainingJob:
         is_new = job.kind == "full" or learned.digest != before.digest or self._can_read_missed(project, before)
         result = self._train(running, project, tasks, before, learned, history) if is_new else {"versions": []}
         if not result["versions"]:
-            self._note_without_a_version(job.project, before, learned)
+            self._note_without_a_version(job.project, before, replace(learned, given=before.given, made=before.made))
         changes.learned(changed)
         return result
 
@@ -236,27 +237,44 @@ class TrainingJob:
                 " (held back)" if version.held_back else "",
             )
 
-        model = self._model_to_grow_from(project, versions, missed)
+        model, loads = self._model_to_grow_from(project, versions, missed)
+        is_repeatable = running.job.kind == "full" and loads and before.made in versions.names()
+        given = before.given if is_repeatable else ""
         output = model.fit(
             tasks,
             workdir=str(workdir),
             kind=running.job.kind,
             attempt=running.job.futile,
+            given=given,
             progress=running.progress,
             publish=publish,
         )
+        if output is None and given and not published:
+            log.info("project %s: nothing to learn: %s already knows these labels", project.uid, before.made)
+            return {"versions": [], "known_to": before.made}
         # A model that doesn't call `publish` just returns its output.
         if output is not None and output not in outputs:
             publish(output)
+        if running.job.kind == "full" and published:
+            # Only now: if the process is killed before, a training has to be repeated.
+            with noting(folder):
+                if learned_state(folder) == noted:
+                    now_given = str((output or {}).get("given") or "")
+                    note(folder, replace(noted, given=now_given, made=published[-1]))
         return {"versions": published, **_shown(outputs)}
 
-    def _model_to_grow_from(self, project: Project, versions: Versions, missed: list[MediaRequest]) -> Any:
-        """Returns the live version's model; if it can't be loaded, an untrained one, so that a training repairs it."""
+    def _model_to_grow_from(
+        self, project: Project, versions: Versions, missed: list[MediaRequest]
+    ) -> tuple[ModelAPI, bool]:
+        """Returns the live version's model, and whether it could be loaded.
+
+        Otherwise it is an untrained one, so that a training repairs it.
+        """
         try:
-            return self._new_model(project, versions.live(), missed)
+            return self._new_model(project, versions.live(), missed), True
         except Exception:
             log.exception("project %s: can't load %s; training from scratch", project.uid, versions.live_name())
-            return self._new_model(project, None, missed)
+            return self._new_model(project, None, missed), False
 
 
 def _read_kept(kept: Path) -> str:
@@ -287,7 +305,7 @@ def _forget_kept(kept: Path, text: str) -> None:
 def _shown(outputs: list[Json]) -> Json:
     """Returns what the job's record shows of the model: what `fit` returned, without its files."""
     last = without_secrets(outputs[-1]) if outputs else {}
-    return {key: value for key, value in last.items() if key not in ("model_dir", "mistakes")}
+    return {key: value for key, value in last.items() if key not in ("model_dir", "mistakes", "given")}
 
 
 def _digest(project: Project, tasks: Iterable[Json]) -> str:

@@ -87,6 +87,7 @@ class ModelAPI:
 
         Arguments:
         - `kind`: `head` for a quick training, `full` for a complete one
+        - `given`: what the last complete training returned as `given`, if its version still exists; otherwise ""
         - `attempt`: 1, or more if the process died before it completed another epoch; `workdir` is as it was left
         - `progress(record)`: call it regularly with the job's state, such as `phase`, `epoch`, `epochs`, `loss`,
           `accuracy`, `seconds_left` and `done` (0 to 1). It raises an exception to stop the job; don't catch it
@@ -98,6 +99,8 @@ class ModelAPI:
         - `held_back`: the reason why the version must not go live automatically; "" if it may
         - `figures`, `labels`, `warning`, `summary`: shown on the page
         - `first_guess`: anything true if the answers aren't learned from labels; then they can't be accepted in bulk
+        - `given`: a text that stands for everything the training depended on. If the next full training gets the same
+          one and would make the same version, it returns None instead, and the page says that there is nothing to learn
         - `mistakes`: path of a JSON file as `model.py` writes it; the page shows likely labeling mistakes from it
         """
         raise BadRequest(f"{type(self).__name__} can't be trained: it has no method `fit`")

@@ -117,6 +117,7 @@ def test_older_version_that_is_activated_becomes_the_title_and_the_users_title_c
     backend, watched, connection, truth, others, first = start()
     label_studio.retrieve_predictions(watched.project, others)
     watched.wait_for_title(first)
+    label_studio.annotate(others[0], truth[others[0]])  # otherwise there is nothing to learn
     label_studio.start_training(connection)
     second = wait_for_new_version(backend, watched.project, first)
     label_studio.retrieve_predictions(watched.project, others)
@@ -147,13 +148,14 @@ def test_older_version_that_is_activated_becomes_the_title_and_the_users_title_c
 
 @pytest.mark.slow
 def test_with_several_models_only_the_own_one_is_renamed(start: Any, label_studio: LabelStudio, serve: Serve) -> None:
-    backend, watched, connection, _, others, first = start()
+    backend, watched, connection, truth, others, first = start()
     other = label_studio.connect(watched.project, serve(IMAGE_SIZE="64").url, title="Other")
     label_studio.retrieve_predictions(watched.project, others)
     watched.wait_for_title(first)
     assert watched.titles() == {connection: first, other: "Other"}
 
     label_studio.update_project(watched.project, model_version="Other")
+    label_studio.annotate(others[0], truth[others[0]])  # otherwise there is nothing to learn
     label_studio.start_training(connection)
     second = wait_for_new_version(backend, watched.project, first)
     label_studio.retrieve_predictions(watched.project, others)
@@ -216,8 +218,10 @@ def test_doctor_names_blank_scores_and_mends_them(start: Any, label_studio: Labe
 
 @pytest.mark.slow
 def test_refresh_is_cancelled_by_the_next_swap_and_goes_on_after_a_crash(start: Any, label_studio: LabelStudio) -> None:
-    backend, watched, connection, _, others, first = start(others=80, RENEW_PREDICTIONS="true")
+    backend, watched, connection, truth, others, first = start(others=81, RENEW_PREDICTIONS="true")
     wait_for_predictions(watched, others, first)
+    new = others.pop()
+    label_studio.annotate(new, truth[new])  # otherwise there is nothing to learn
     label_studio.start_training(connection)
     second = wait_for_new_version(backend, watched.project, first)
     wait_for(lambda: 0 < of_version(watched, second) < len(others), "some renewed predictions")

@@ -222,6 +222,7 @@ def test_versions_that_are_gone_old_predictions_and_a_renamed_choice(
     site.backend.__enter__()
     is_well(site.backend, but="scores-blank")
 
+    label_studio.annotate(site.others[1], "1")  # otherwise there is nothing to learn
     second = site.train(first)
     site.label_studio.update_project(site.project, model_version=first)
     says(site.backend, "predictions-pinned", first, "choose the model “backend”")

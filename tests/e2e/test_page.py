@@ -65,7 +65,7 @@ def test_a_training_is_watched_from_the_first_step_to_the_last(
     backend = serve(**QUICK, **hold.settings, TRAIN_MODE="full", EPOCHS="8")
     with opened(browser, backend.url) as page:
         expect(page.get_by_role("heading", name="No project is connected yet")).to_be_visible()
-        project, _, _ = make_project(label_studio, digits, annotated=20, others=0)
+        project, truth, [new] = make_project(label_studio, digits, annotated=20, others=1)
         connection = label_studio.connect(project, backend.url)
         page.get_by_role("link", name="digits").click()
         expect(page.get_by_text("No model yet")).to_be_visible()
@@ -95,6 +95,7 @@ def test_a_training_is_watched_from_the_first_step_to_the_last(
         expect(page.locator("#said")).to_contain_text("Training finished.")
         expect(page.get_by_role("heading", name="Live v")).to_be_visible()
 
+        label_studio.annotate(new, truth[new])  # otherwise there is nothing to learn
         hold.at(1)
         page.get_by_role("button", name="Start training").click()
         page.get_by_role("button", name="Cancel").first.click()

@@ -34,6 +34,7 @@ class TrainingView:
     seconds_left: float | None
     seconds: float | None  # its duration, once it has ended
     versions: tuple[str, ...]
+    known_to: str  # the version that already knows what there was to learn; "" if unknown
     curves: dict[str, list[tuple[int, float]]]  # loss and accuracy of the phase's epochs
 
 
@@ -53,6 +54,7 @@ def training_view(job: Job) -> TrainingView:
         seconds_left=_number(progress.get("seconds_left")),
         seconds=ended - job.started if ended and job.started else None,
         versions=_names(job.result.get("versions")),
+        known_to=str(job.result.get("known_to") or ""),
         curves=_curves(job.history),
     )
 

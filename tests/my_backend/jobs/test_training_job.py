@@ -717,3 +717,63 @@ def test_config_that_label_studio_has_lost_is_no_reason_to_fail(
 
     assert connected.ended(start(connected)).status == "finished"
     assert connected.backend.projects.get(PROJECT).label_config == LABEL_CONFIG
+
+
+# --- a training that is repeated ------------------------------------------------------------
+
+
+def test_repeated_training_that_was_given_the_same_makes_no_version(connected: Client, script: Script) -> None:
+    script.set(given="the same")
+    [first] = connected.ended(start(connected)).result["versions"]
+    again = connected.ended(start(connected))
+
+    assert (again.status, again.result) == ("finished", {"versions": [], "known_to": first})
+    name = first.partition("-")[0]
+    page = connected.get(f"/projects/{PROJECT}", headers={"Accept": "text/html"})
+    assert f'nothing to learn: <a href="/projects/{PROJECT}/versions/{first}">{name}</a> already knows' in page
+    script.set(given="other settings")
+    assert connected.ended(start(connected)).result["versions"]
+
+
+def test_class_that_does_not_say_what_it_was_given_is_trained_again(connected: Client) -> None:
+    assert connected.ended(start(connected)).result["versions"]
+    assert connected.ended(start(connected)).result["versions"]
+
+
+def test_training_is_repeated_if_its_version_does_not_load(connected: Client, script: Script) -> None:
+    script.set(given="the same")
+    [name] = connected.ended(start(connected)).result["versions"]
+    (versions_of(connected).get(name).folder / "model" / "weights.txt").unlink()
+    assert connected.ended(start(connected)).result["versions"]
+
+
+def test_training_is_repeated_if_its_version_was_deleted(connected: Client, script: Script) -> None:
+    [first] = connected.ended(start(connected)).result["versions"]
+    script.set(given="the same")
+    [second] = connected.ended(start(connected)).result["versions"]
+    versions_of(connected).activate(first)
+    versions_of(connected).delete(second)
+    assert connected.ended(start(connected)).result["versions"]
+
+
+def test_killed_training_is_repeated(connected: Client, script: Script) -> None:
+    """It had published a version, but not yet trained everything."""
+    script.set(given="the same", block="full published")
+    job = start(connected)
+    assert eventually(lambda: versions_of(connected).names())
+    connected.backend.queue.cancel(job)
+    assert connected.ended(job).status == "canceled"
+    script.set(given="the same")
+    assert connected.ended(start(connected)).result["versions"]
+
+
+def test_correction_makes_the_next_training_a_new_one(
+    connected: Client, script: Script, label_studio: FakeLabelStudio
+) -> None:
+    script.set(given="the same")
+    connected.ended(start(connected))
+    other = {**TASK, "annotations": [{"id": 5, "updated_at": "later", "result": [{"a": 2}]}]}
+    label_studio.annotated = [other]
+    connected.backend.projects.changes(PROJECT).forget_tasks()
+    assert connected.ended(start(connected, "head")).status == "finished"
+    assert noted(connected).given == ""
