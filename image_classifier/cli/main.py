@@ -546,12 +546,16 @@ def _right_label(label: list[str], classifier: Classifier) -> Label:
 # --- export -----------------------------------------------------------------
 
 
-@app.command("export", epilog="Examples:\n\nexport model --to onnx\n\nexport model --to labels --output labels.txt")
+@app.command("export", epilog="Examples:\n\nexport model --to onnx --compare photos\n\nexport model --to labels")
 def export_model(
     model: ModelFolder,
     to: Annotated[Target, typer.Option(help="an ONNX module, or the class names in the module's order, one a line")],
     output: Annotated[
         Path | None, typer.Option(metavar="FILE", help="file to write; by default in the model's folder")
+    ] = None,
+    compare: Annotated[
+        Path | None,
+        typer.Option(metavar="IMAGE|DIR", help="compare the answers on some of these images, and print the difference"),
     ] = None,
 ) -> None:
     """Export a model for other programs and check that it still gives the same answers.
@@ -561,5 +565,10 @@ def export_model(
     file = output or model / {"onnx": "model.onnx", "labels": "labels.txt"}[to]
     refuse_other_kinds(file, SUFFIXES[to])
     saved = load_model(model)
-    export(saved.classifier, to, file)
+    images = list(find_images([str(compare)], sys.stdin, [], Counter())) if compare else []
+    if compare and not images:
+        raise UsersError(f"{shown(compare)}: there are no images to compare the answers on")
+    compared = export(saved.classifier, to, file, images)
     print(shown(file))
+    if compared and compared.images:
+        say(f"largest difference of a probability on {compared.images} images: {compared.difference:.1e}")

@@ -861,6 +861,20 @@ def test_an_exported_onnx_module_answers_as_the_model_does(
     assert [one["prediction"] for one in found] == [labels[number] for number in probabilities.argmax(1)]
 
 
+def test_onnx_module_is_compared_on_images_of_the_user(
+    run: Command, trained: Path, others: Path, tmp_path: Path
+) -> None:
+    said = run("export", trained, "--to", "onnx", "--output", "model.onnx", "--compare", others)
+    assert said.out == "model.onnx\n"
+    found = re.search(r"largest difference of a probability on 10 images: (\S+)", said.err)
+    assert found
+    assert 0 <= float(found[1]) <= 1e-4
+    (tmp_path / "empty").mkdir()
+    said = run("export", trained, "--to", "onnx", "--output", "none.onnx", "--compare", tmp_path / "empty")
+    assert (said.status, "there are no images to compare" in said.error) == (1, True)
+    assert not Path("none.onnx").exists()
+
+
 def test_without_its_packages_onnx_says_which(run: Command, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     assert "pip install onnx onnxscript" in run("export", trained, "--to", "onnx", "--output", "x.onnx").error
