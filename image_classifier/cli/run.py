@@ -154,7 +154,8 @@ class Experiment:
             samples, embeddings = [embedded.samples[row] for row in rows], embedded.embeddings[rows]
             if all_layers:
                 targets = targets_of([sample.label for sample in samples], classes)
-                head = train_head(embeddings, targets, len(classes), told, progress)
+                scales = backbone.scales(embeddings.shape[1])
+                head = train_head(embeddings, targets, len(classes), told, progress, scales=scales)
                 found = range_of_all_layers(backbone, head, samples, classes, told, progress)
             else:
                 found = range_of_head(embeddings, samples, classes, told, progress)

@@ -2,7 +2,8 @@
 
 import difflib
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -33,10 +34,14 @@ class UnknownNetwork(ValueError):
 
 @dataclass(frozen=True)
 class Bare:
-    """A network without its last linear layer, which was at `last_layer`: its output is the embedding."""
+    """A network without its last linear layer, which was at `last_layer`: its output is the embedding.
+
+    `stages` are those whose means belong to the output, too, with their channels (see `stages.py`).
+    """
 
     module: nn.Module
-    last_layer: str
+    last_layer: str = ""
+    stages: Mapping[str, int] = field(default_factory=dict, hash=False)
 
 
 def build(network: str, image_size: int) -> Bare:

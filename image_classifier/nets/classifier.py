@@ -4,8 +4,8 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,12 @@ import torch
 from pydantic import BaseModel, ValidationError
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from image_classifier.data.preprocessing import Preprocessing
 from image_classifier.nets.architectures import IMAGENET_CLASSES, RESNET18, Bare, UnknownNetwork, check_size
 from image_classifier.nets.networks import build, load_file, load_pretrained, preprocessing_of, weights_url
+from image_classifier.nets.stages import SCALE, add_stages, find_stages
 from image_classifier.nets.state_dicts import separate
 from image_classifier.nets.timm_networks import PREFIX as TIMM
 from image_classifier.nets.weights import WeightsError, read_weights, why
@@ -28,7 +30,8 @@ RANDOM = "random"  # the origin of a backbone that has seen no image
 FINE_TUNED = "fine-tuned"  # the origin of a backbone whose layers were trained on the user's images
 RANDOM_SEED = 0  # random weights are the same in every process, so that their embeddings can be shared
 
-FORMAT = 1
+FORMAT = 2
+READABLE = (1, FORMAT)  # the first one had no stages in its embeddings
 BACKBONE_FILE = "backbone.safetensors"
 HEAD_FILE = "head.safetensors"
 RECORD_FILE = "model.json"
@@ -36,16 +39,22 @@ RECORD_FILE = "model.json"
 
 @dataclass(frozen=True)
 class Backbone:
-    """The network without its last layer: images [n, 3, h, w] → embeddings [n, size], 512 numbers for ResNet18."""
+    """The network without its last layer: images [n, 3, h, w] → embeddings [n, size], 1,024 numbers for ResNet18."""
 
     module: nn.Module
     preprocessing: Preprocessing
     origin: str  # imagenet, random, the name of a weights file, or fine-tuned
     fingerprint: str  # of weights and preprocessing: equal fingerprints give equal embeddings
     network: str = RESNET18  # torchvision's name for it
-    last_layer: str = "fc"  # where in the module the head belongs
+    # Parts of the module whose means are in its embeddings, with their channels; none in earlier releases
+    stages: Mapping[str, int] = field(default_factory=dict, hash=False)
     warning: str = ""  # what a user should know, such as that the pretrained weights could not be had
     imagenet: "Head | None" = None  # the last layer of the pretrained weights, if it tells ImageNet's classes apart
+
+    def scales(self, size: int) -> Tensor:
+        """How much each number of an embedding counts in the training of a head [size]."""
+        means = sum(self.stages.values())
+        return torch.cat([torch.ones(size - means), torch.full((means,), SCALE)])
 
 
 @dataclass(frozen=True)
@@ -83,13 +92,14 @@ def make_backbone(
 ) -> Backbone:
     """A frozen backbone; its fingerprint is computed where it is not known."""
     bare.module.eval().requires_grad_(False)
-    known = fingerprint or _fingerprint(bare.module, network, preprocessing)
-    return Backbone(bare.module, preprocessing, origin, known, network, bare.last_layer, warning, imagenet)
+    known = fingerprint or _fingerprint(bare, network, preprocessing)
+    return Backbone(bare.module, preprocessing, origin, known, network, bare.stages, warning, imagenet)
 
 
-def _fingerprint(module: nn.Module, network: str, preprocessing: Preprocessing) -> str:
-    digest = hashlib.sha256(json.dumps([network, preprocessing.record()], sort_keys=True).encode())
-    for name, tensor in sorted(module.state_dict().items()):
+def _fingerprint(bare: Bare, network: str, preprocessing: Preprocessing) -> str:
+    told = [network, preprocessing.record(), *bare.stages]
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+    for name, tensor in sorted(bare.module.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:32]
@@ -106,9 +116,11 @@ def load_backbone(weights: str, image_size: int | None = None, network: str = RE
     try:
         preprocessing = preprocessing_of(network, image_size)
         bare = _random(network, preprocessing.crop_size)
-        size = check_size(bare, network, preprocessing.crop_size)
+        own = check_size(bare, network, preprocessing.crop_size)
     except UnknownNetwork as error:
         raise WeightsError(f"NETWORK={network}: {error}") from error
+    bare = _with_stages(bare, find_stages(bare.module, preprocessing.crop_size))
+    size = check_size(bare, network, preprocessing.crop_size)
     if weights == "none":
         return make_backbone(bare, network, preprocessing, RANDOM)
     if weights == "imagenet":
@@ -118,20 +130,31 @@ def load_backbone(weights: str, image_size: int | None = None, network: str = RE
             warning = _no_weights(network, error)
             log.warning(warning)
             return make_backbone(bare, network, preprocessing, RANDOM, warning=warning)
-        return make_backbone(bare, network, preprocessing, "imagenet", imagenet=_imagenet(last, size))
+        return make_backbone(bare, network, preprocessing, "imagenet", imagenet=_imagenet(last, own, size))
     file = weights_file(weights)
     try:
         last = load_file(bare, network, file)
     except WeightsError as error:
         raise WeightsError(f"WEIGHTS={error}") from error
-    return make_backbone(bare, network, preprocessing, file.name, imagenet=_imagenet(last, size))
+    return make_backbone(bare, network, preprocessing, file.name, imagenet=_imagenet(last, own, size))
 
 
-def _imagenet(tensors: Sequence[Tensor], size: int) -> Head | None:
-    """The layer that tells ImageNet's classes apart by embeddings of this size, if weight and bias are among these."""
-    weights = [one for one in tensors if one.shape == (IMAGENET_CLASSES, size)]
+def _with_stages(bare: Bare, stages: Mapping[str, int]) -> Bare:
+    if stages:
+        add_stages(bare.module, stages)
+    return replace(bare, stages=stages)
+
+
+def _imagenet(tensors: Sequence[Tensor], own: int, size: int) -> Head | None:
+    """The layer that tells ImageNet's classes apart by embeddings of this size, if weight and bias are among these.
+
+    It takes the network's own output, which is the first part of an embedding.
+    """
+    weights = [one for one in tensors if one.shape == (IMAGENET_CLASSES, own)]
     biases = [one for one in tensors if one.shape == (IMAGENET_CLASSES,)]
-    return Head(weights[0].float(), biases[0].float()) if len(weights) == len(biases) == 1 else None
+    if not len(weights) == len(biases) == 1:
+        return None
+    return Head(pad(weights[0].float(), (0, size - own)), biases[0].float())
 
 
 def _no_weights(network: str, error: WeightsError) -> str:
@@ -193,6 +216,7 @@ class Classifier:
             **self.record,
             "format": FORMAT,
             "architecture": self.backbone.network,
+            "stages": dict(self.backbone.stages),
             "classes": list(self.classes),
             "temperature": self.head.temperature,
             "thresholds": list(self.head.thresholds),
@@ -212,6 +236,7 @@ class _Record(BaseModel):
     """What `model.json` must have."""
 
     architecture: str
+    stages: dict[str, int] = {}
     preprocessing: Preprocessing
     classes: list[str]
     temperature: float
@@ -226,7 +251,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         record: dict[str, Any] = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise WeightsError(f"{folder} has no model: can't read {RECORD_FILE} ({why(error)})") from error
-    if isinstance(record, dict) and record.get("format") != FORMAT:
+    if isinstance(record, dict) and record.get("format") not in READABLE:
         raise WeightsError(f"{folder} has a model of another kind (format {record.get('format')})")
     try:
         _Record.model_validate(record)
@@ -262,8 +287,11 @@ def load_saved_backbone(folder: Path) -> Backbone:
     file = folder / BACKBONE_FILE
     try:
         bare.module.load_state_dict(read_weights(file))
+        bare = _with_stages(bare, record.get("stages", {}))
     except RuntimeError as error:
         raise WeightsError(f"{file} has no weights for {network}: {why(error)}") from error
+    except AttributeError as error:
+        raise WeightsError(f"{folder} has a damaged model: {RECORD_FILE}, stages: {error}") from error
     weights = record["weights"]
     return make_backbone(
         bare,

@@ -34,7 +34,10 @@ def _folded(module: nn.Module, size: int) -> nn.Module:
     names = {one: name for name, one in folded.named_modules()}
     for convolution, normalization in _followed_at_once(folded, image):
         _put(folded, names[convolution], fuse_conv_bn_eval(convolution, normalization).requires_grad_(False))
-        _put(folded, names[normalization], nn.Sequential(*normalization.children()))  # timm's may have an activation
+        rest = nn.Sequential(*normalization.children())  # timm's may have an activation
+        for hook in normalization._forward_hooks.values():  # it may be a stage, whose mean is in the embeddings
+            rest.register_forward_hook(hook)
+        _put(folded, names[normalization], rest)
     wanted = module(image)
     is_same = torch.allclose(folded(image), wanted, rtol=0, atol=ROUNDING * float(wanted.abs().max()))
     return folded if is_same else module

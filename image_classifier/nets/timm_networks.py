@@ -20,24 +20,23 @@ _COLORS = 3
 
 
 class Headless(nn.Module):
-    """A timm network with a place for a head: images [n, 3, h, w] → embeddings [n, size].
+    """A timm network without its classifier: images [n, 3, h, w] → embeddings [n, size].
 
-    timm's networks have their classifiers in many places, and some have two, so the head comes after the network.
+    The layers of saved models have its names.
     """
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
-        self.head = nn.Identity()
 
     def forward(self, images: Tensor) -> Tensor:
-        embeddings: Tensor = self.head(self.network(images))
+        embeddings: Tensor = self.network(images)
         return embeddings
 
 
 def build(network: str, image_size: int) -> Bare:
     """Builds a timm network with random weights; raises UnknownNetwork."""
-    return Bare(Headless(_create(network, image_size, pretrained=False)), "head")
+    return Bare(Headless(_create(network, image_size, pretrained=False)))
 
 
 def preprocessing_of(network: str, image_size: int | None) -> Preprocessing:

@@ -38,12 +38,12 @@ def correct(classifier: Classifier, samples: Sequence[Sample], embeddings: Tenso
     targets = targets_of([sample.label for sample in samples], classifier.classes)
     digests = [sample.image.digest for sample in samples]
     weights: dict[str, int] = dict(classifier.record.get("corrections", {}))
-    counted = label_weights(samples)
+    counted, scales = label_weights(samples), classifier.backbone.scales(embeddings.shape[1])
 
     def train(chosen: Tensor) -> Head:
         repeats = torch.tensor([weights.get(digest, 1) for digest in digests])[chosen]
         known = embeddings[chosen], targets[chosen], len(classifier.classes)
-        head = train_head(*known, told, lambda record: None, repeats=repeats, weights=counted[chosen])
+        head = train_head(*known, told, lambda record: None, repeats=repeats, weights=counted[chosen], scales=scales)
         return replace(head, temperature=classifier.head.temperature, thresholds=classifier.head.thresholds)
 
     def wrong(head: Head) -> list[str]:

@@ -105,18 +105,30 @@ def fine_tune(
         if futile or clock.seconds > seconds:
             break
     module.load_state_dict(state.best)
-    module.set_submodule(backbone.last_layer, nn.Identity())
-    bare = Bare(module.cpu().to(memory_format=torch.contiguous_format), backbone.last_layer)
+    network = module.network.cpu().to(memory_format=torch.contiguous_format)
+    bare = Bare(network, stages=backbone.stages)
     tuned = make_backbone(bare, backbone.network, backbone.preprocessing, FINE_TUNED, warning=backbone.warning)
     return FineTuned(tuned, state.best_accuracy, state.best_epoch + 1)
 
 
-def trainable(backbone: Backbone, head: Head, seed: int) -> tuple[nn.Module, list[nn.Parameter], list[nn.Parameter]]:
+class WithHead(nn.Module):
+    """A network and its last layer: images [n, 3, h, w] → logits [n, classes]."""
+
+    def __init__(self, network: nn.Module, head: nn.Linear) -> None:
+        super().__init__()
+        self.network, self.head = network, head
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.network(images))
+        return logits
+
+
+def trainable(backbone: Backbone, head: Head, seed: int) -> tuple[WithHead, list[nn.Parameter], list[nn.Parameter]]:
     """A copy of the network with its head, and the parameters to train: the backbone's and the head's.
 
     All layers of a random network are trained, and the upper layers of a pretrained one.
     """
-    module = copy.deepcopy(backbone.module)
+    network = copy.deepcopy(backbone.module)
     classes, size = head.weight.shape
     layer = _new_layer(size, classes, torch.Generator().manual_seed(seed))
     # Batch normalization of random layers has no statistics yet: in training, embeddings differ a lot from those that
@@ -125,9 +137,8 @@ def trainable(backbone: Backbone, head: Head, seed: int) -> tuple[nn.Module, lis
         with torch.no_grad():
             layer.weight.copy_(head.weight)
             layer.bias.copy_(head.bias)
-    module.set_submodule(backbone.last_layer, layer)
-    last = list(layer.parameters())
-    body = [parameter for parameter in module.parameters() if not any(parameter is one for one in last)]
+    module = WithHead(network, layer)
+    last, body = list(layer.parameters()), list(network.parameters())
     if backbone.origin != RANDOM:
         body = _upper(body)
     module.requires_grad_(False)
@@ -178,7 +189,7 @@ def _training_size(backbone: Backbone) -> int:
         return full
     smaller = round(full * TRAINING_SHARE / 16) * 16
     try:
-        check_size(Bare(backbone.module, backbone.last_layer), backbone.network, smaller)
+        check_size(Bare(backbone.module), backbone.network, smaller)
     except UnknownNetwork:
         return full
     return smaller

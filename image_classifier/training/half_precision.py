@@ -56,8 +56,8 @@ def settle_precision(lane: InferenceLane, backbone: Backbone, samples: Sequence[
         rounded = _embed(lane, backbone, list(exact), candidate)
         if len(rounded) < FEWEST_IMAGES:
             return
-        embeddings = (torch.from_numpy(np.stack([of[sample] for sample in rounded])) for of in (exact, rounded))
-        trial = try_precision(list(rounded), *embeddings)
+        before, after = (torch.from_numpy(np.stack([of[sample] for sample in rounded])) for of in (exact, rounded))
+        trial = try_precision(list(rounded), before, after, backbone.scales(before.shape[1]))
         trials[str(candidate).removeprefix("torch.")] = asdict(trial)
         if trial.passed:
             chosen = candidate
@@ -73,17 +73,17 @@ def _embed(
     return {sample: vector for sample, vector in zip(samples, found, strict=True) if not isinstance(vector, ImageError)}
 
 
-def try_precision(samples: Sequence[Sample], exact: Tensor, rounded: Tensor) -> Trial:
+def try_precision(samples: Sequence[Sample], exact: Tensor, rounded: Tensor, scales: Tensor | None = None) -> Trial:
     """Compares answers from float32 and half-precision embeddings [n, size]; heads answer only for unseen images.
 
     The heads learn the samples' labels on the float32 embeddings, since a head that is live when the precision changes
-    has learned on these.
+    has learned on these, with its `scales` as in `train_head`.
     """
     classes = sorted(frozenset().union(*(classes_of(sample.label) for sample in samples)))
     targets = targets_of([sample.label for sample in samples], classes)
     fold = torch.tensor(folds(samples))
     parts = [(fold != number).nonzero().flatten() for number in range(FOLDS)]
-    heads = train_heads(exact, targets, len(classes), Hyperparameters(), lambda record: None, parts)
+    heads = train_heads(exact, targets, len(classes), Hyperparameters(), lambda record: None, parts, scales=scales)
     wanted, found = torch.empty(2, len(samples), len(classes))
     for number, head in enumerate(heads):  # there are images in each fold, since they are distinct
         rows = fold == number

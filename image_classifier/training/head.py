@@ -34,19 +34,20 @@ def train_head(
     *,
     repeats: Tensor | None = None,
     weights: Tensor | None = None,
+    scales: Tensor | None = None,
 ) -> Head:
     """Trains a linear layer on embeddings [n, size] and targets: class indices [n], or 0 and 1 [n, classes].
 
-    The embeddings are standardized, and this is folded into the layer, so that it takes them as they are. The layer
-    starts from the class frequencies only, without random noise that a few labels couldn't remove. If one class per
-    image is right, images are weighted by 1/√ of their class's frequency. An epoch is one pass over the images, or
-    several if there are few; `repeats` [n] says how often each image is in a pass, and `weights` [n] how much it counts
-    there, 1 if not given. The same arguments give the same head. `progress` gets a record for each epoch and may raise
-    to stop.
+    The embeddings are standardized, and this is folded into the layer, so that it takes them as they are. `scales`
+    [size] says how large the standardized numbers are, 1 if not given: smaller ones count less. The layer starts from
+    the class frequencies only, without random noise that a few labels couldn't remove. If one class per image is right,
+    images are weighted by 1/√ of their class's frequency. An epoch is one pass over the images, or several if there are
+    few; `repeats` [n] says how often each image is in a pass, and `weights` [n] how much it counts there, 1 if not
+    given. The same arguments give the same head. `progress` gets a record for each epoch and may raise to stop.
     """
     rows = torch.arange(len(embeddings))
     return train_heads(
-        embeddings, targets, classes, hyperparameters, progress, [rows], repeats=repeats, weights=weights
+        embeddings, targets, classes, hyperparameters, progress, [rows], repeats=repeats, weights=weights, scales=scales
     )[0]
 
 
@@ -60,6 +61,7 @@ def train_heads(
     *,
     repeats: Tensor | None = None,
     weights: Tensor | None = None,
+    scales: Tensor | None = None,
 ) -> list[Head]:
     """One head for each part (row numbers): the one that `train_head` would train on these rows alone.
 
@@ -69,6 +71,8 @@ def train_heads(
     multiple = targets.is_floating_point()
     wanted = targets if multiple else one_hot(targets, classes).float()
     mean, std = (torch.stack(each)[:, None] for each in zip(*(_scale(embeddings[rows]) for rows in parts), strict=True))
+    if scales is not None:
+        std = std / scales
     layers = _start(embeddings.shape[1], [wanted[rows] for rows in parts], multiple)
     counts = torch.zeros(len(parts), len(embeddings))
     for count, rows in zip(counts, parts, strict=True):

@@ -26,20 +26,21 @@ def forecast_accuracy(
     right: Tensor,
     votes: Sequence[str],
     thresholds: Sequence[float] = (),
+    scales: Tensor | None = None,
 ) -> Forecast | None:
     """The forecast from cross-validation; None if there are too few votes.
 
     `embeddings` [n, size] and `targets` are those of the images that the metrics come from, `folds` [n] their folds,
     `right` [n] whether a head that learned the other four folds classifies them correctly, and `votes` [n] the same
-    for near-duplicates. Trains four heads on a fifth or two fifths of the labels, a fraction of what the seven heads
-    of a version cost.
+    for near-duplicates; `scales` is as for `train_head`. Trains four heads on a fifth or two fifths of the labels, a
+    fraction of what the seven heads of a version cost.
     """
     names, vote_of = np.unique(votes, return_inverse=True)
     if len(names) < FEWEST_VOTES:
         return None
     learned = [torch.isin(folds, torch.tensor(part)) for part in (*ONE, *TWO)]
     parts = [inside.nonzero().flatten() for inside in learned]
-    heads = train_heads(embeddings, targets, classes, hyperparameters, lambda record: None, parts)
+    heads = train_heads(embeddings, targets, classes, hyperparameters, lambda record: None, parts, scales=scales)
     correct = torch.stack([hits(head(embeddings), targets, thresholds) for head in heads]).double()
     outside = ~torch.stack(learned)
     curve = [(correct[some] * outside[some]).sum(0) / outside[some].sum(0) for some in (slice(0, 2), slice(2, 4))]

@@ -145,9 +145,9 @@ def learn_head(
     teaching = looked_at if (looked_at & ~out).any() else everything
     inside = [fold for fold in (numbers == fold for fold in range(FOLDS)) if fold.any() and (teaching & ~fold).any()]
     parts = [part.nonzero().flatten() for part in (everything, teaching & ~out, *(teaching & ~fold for fold in inside))]
-    weights = label_weights(samples)
+    weights, scales = label_weights(samples), backbone.scales(embeddings.shape[1])
     served, judged, *others = train_heads(
-        embeddings, targets, len(classes), hyperparameters, progress, parts, weights=weights
+        embeddings, targets, len(classes), hyperparameters, progress, parts, weights=weights, scales=scales
     )
     logits = judged(embeddings)  # these stay if all samples are of one image, so that there is nothing to fold
     for fold, head in zip(inside, others, strict=True):
@@ -176,7 +176,7 @@ def learn_head(
             known = embeddings[seen], targets[seen], len(classes), hyperparameters, numbers[seen], right, votes
             if still := _forecast_of(earlier, classes, len(right)):
                 figures["forecast"] = still
-            elif expected := forecast_accuracy(*known, thresholds):
+            elif expected := forecast_accuracy(*known, thresholds, scales):
                 figures["forecast"] = expected.record()
         progress({"phase": "evaluating", "accuracy": figures["accuracy"]})
     logits /= temperature

@@ -46,7 +46,7 @@ def test_random_weights_leave_torchs_own_randomness_alone() -> None:
 def test_the_fingerprint_tells_weights_and_image_sizes_apart(backbone: Backbone) -> None:
     assert load_backbone("none", 64).fingerprint == backbone.fingerprint
     assert load_backbone("none", 96).fingerprint != backbone.fingerprint
-    bare = build("resnet18", 64)
+    bare = replace(build("resnet18", 64), stages=backbone.stages)
     bare.module.load_state_dict(backbone.module.state_dict())
     other = make_backbone(bare, "resnet18", backbone.preprocessing, "another origin")
     assert other.fingerprint == backbone.fingerprint
@@ -55,10 +55,10 @@ def test_the_fingerprint_tells_weights_and_image_sizes_apart(backbone: Backbone)
     assert make_backbone(bare, "resnet18", backbone.preprocessing, "random").fingerprint != backbone.fingerprint
 
 
-def test_a_backbone_is_frozen_and_embeds_in_512_numbers(backbone: Backbone) -> None:
+def test_a_backbone_is_frozen_and_embeds_in_960_numbers(backbone: Backbone) -> None:
     assert not any(parameter.requires_grad for parameter in backbone.module.parameters())
     assert not backbone.module.training
-    assert backbone.module(torch.zeros(2, 3, 64, 64)).shape == (2, 512)
+    assert backbone.module(torch.zeros(2, 3, 64, 64)).shape == (2, 960)
 
 
 # --- saved ------------------------------------------------------------------
@@ -69,7 +69,7 @@ def classifier(backbone: Backbone) -> Classifier:
     generator = torch.Generator().manual_seed(2)
 
     def head(temperature: float) -> Head:
-        weight = torch.randn(512, 3, generator=generator).T  # not contiguous
+        weight = torch.randn(960, 3, generator=generator).T  # not contiguous
         return Head(weight, torch.randn(3, generator=generator), temperature, (0.25, 0.5, 0.125))
 
     record = {"figures": {"accuracy": 0.5}, "labels": {"Katze": 3}}
@@ -92,7 +92,7 @@ def test_a_saved_classifier_is_the_same_bit_by_bit(classifier: Classifier, tmp_p
     images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
     assert torch.equal(backbone.module(images), classifier.backbone.module(images))
     assert (
-        make_backbone(Bare(backbone.module, "fc"), "resnet18", backbone.preprocessing, "").fingerprint
+        make_backbone(Bare(backbone.module, stages=backbone.stages), "resnet18", backbone.preprocessing, "").fingerprint
         == backbone.fingerprint
     )
 
@@ -120,7 +120,7 @@ def test_loaded_classifier_needs_its_files_no_more(classifier: Classifier, tmp_p
 
 def test_a_warning_and_another_image_size_are_kept(backbone: Backbone, classifier: Classifier, tmp_path: Path) -> None:
     other = make_backbone(
-        Bare(backbone.module, "fc"), "resnet18", Preprocessing(73, 64), "weights.pth", warning="look out"
+        Bare(backbone.module, stages=backbone.stages), "resnet18", Preprocessing(73, 64), "weights.pth", warning="look out"
     )
     replace(classifier, backbone=other).save(tmp_path)
     loaded = load_saved_backbone(tmp_path)
@@ -159,7 +159,7 @@ def test_saving_again_over_a_link_leaves_the_other_file_alone(classifier: Classi
         None,
         "",
         "{",
-        json.dumps({"format": 2, "architecture": "resnet18"}),
+        json.dumps({"format": 3, "architecture": "resnet18"}),
         json.dumps({"format": 1, "architecture": "vit", "preprocessing": Preprocessing().record()}),
         json.dumps({"format": 1}),
         "[1]",

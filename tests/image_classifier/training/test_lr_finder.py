@@ -48,7 +48,7 @@ def test_rates_rise_and_all_layers_are_told_of_none(
     monkeypatch.setattr(lr_finder, "STEPS", FEW_STEPS)
     records: list[dict[str, Any]] = []
     before = {name: tensor.clone() for name, tensor in backbone.module.state_dict().items()}
-    head = Head(torch.zeros(3, 512), torch.zeros(3))
+    head = Head(torch.zeros(3, 960), torch.zeros(3))
     torch.manual_seed(3)
     found = range_of_all_layers(backbone, head, samples[:24], "012", TOLD, records.append)
     again = range_of_all_layers(backbone, head, samples[:24], "012", TOLD, ignore)
