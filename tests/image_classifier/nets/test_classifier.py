@@ -119,9 +119,8 @@ def test_loaded_classifier_needs_its_files_no_more(classifier: Classifier, tmp_p
 
 
 def test_a_warning_and_another_image_size_are_kept(backbone: Backbone, classifier: Classifier, tmp_path: Path) -> None:
-    other = make_backbone(
-        Bare(backbone.module, stages=backbone.stages), "resnet18", Preprocessing(73, 64), "weights.pth", warning="look out"
-    )
+    bare = Bare(backbone.module, stages=backbone.stages)
+    other = make_backbone(bare, "resnet18", Preprocessing(73, 64), "weights.pth", warning="look out")
     replace(classifier, backbone=other).save(tmp_path)
     loaded = load_saved_backbone(tmp_path)
     assert (loaded.preprocessing, loaded.origin, loaded.warning) == (Preprocessing(73, 64), "weights.pth", "look out")

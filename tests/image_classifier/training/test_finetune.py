@@ -311,8 +311,8 @@ def test_frozen_layers_wait_for_their_epoch_and_an_interruption_changes_nothing(
         tune(backbone, samples[:8], tmp_path, told, look)
     tuned = tune(backbone, samples[:8], tmp_path, told, look)
 
-    heads = [[body.pop(name) for name in list(body) if name.startswith("module.fc.")] for body in bodies]
-    start = {f"module.{name}": tensor for name, tensor in weights(backbone).items()}
+    heads = [[body.pop(name) for name in list(body) if name.startswith("module.head.")] for body in bodies]
+    start = {f"module.network.{name}": tensor for name, tensor in weights(backbone).items()}
     assert bodies[0] == bodies[1] == start
     assert bodies[2] != start
     assert heads[0] != heads[1]
