@@ -633,6 +633,9 @@ class TaskPool(ImagePool):
         self._copies.add(thumbnails)
         return digests
 
+    def memory(self, images: int) -> int:
+        return self._pool.memory(images)
+
     def groups(
         self,
         model: Any,

@@ -38,7 +38,7 @@ from my_backend.projects.versions import Versions
 from my_backend.settings import Settings
 
 FINGERPRINT = "ab" * 16
-SIZE = 512  # numbers in an embedding of ResNet18
+SIZE = 960  # numbers in an embedding of ResNet18
 CACHED = 100_000
 CLASSES = 10
 WAITING = 2000

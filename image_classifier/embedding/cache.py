@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
 
-Embedding = NDArray[np.float32]  # [512] for ResNet18
+Embedding = NDArray[np.float32]  # [960] for ResNet18
 
 MAX_ENTRIES = 2_000_000  # for ResNet18, at 4.2 KB each: lmdb stores each in its own page
 MAX_BYTES = 14 << 30  # reached first if embeddings are larger

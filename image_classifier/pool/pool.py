@@ -35,9 +35,8 @@ class _Content:
 class Pool:
     """Images by the numbers in which they were added, with their embeddings in half precision; thread-safe.
 
-    An image takes 2 bytes for each number of its embedding, which is 1 KB for ResNet18, and 264 more for its direction
-    and its place on the map.
-    All of it is in memory: the embeddings are cached on disk anyway.
+    An image takes 2 bytes for each number of its embedding, and 264 more for its direction and its place on the map:
+    2.2 KB for ResNet18. All of it is in memory: the embeddings are cached on disk anyway.
     """
 
     def __init__(self, fingerprint: str) -> None:
@@ -51,6 +50,12 @@ class Pool:
 
     def __len__(self) -> int:
         return self._content.count
+
+    def memory(self, images: int) -> int:
+        """The bytes that so many images take; an empty pool knows only a part of them."""
+        now = self._content
+        parts = (now.vectors, now.directions, now.places)
+        return images * sum(part.element_size() * part.shape[1] for part in parts)
 
     def add(self, embeddings: Sequence[Embedding]) -> None:
         """Adds images; the first one gets the number `len(pool)`."""

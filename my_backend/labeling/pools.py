@@ -33,7 +33,7 @@ READ_AT_ONCE = 64  # images of one step
 COLLECTED_AT_ONCE = 8  # projects: one whose image hosts don't answer must not hold up the others
 LISTED_AGAIN = 60.0  # seconds after which the tasks are listed again while somebody asks
 LISTING_SHARE = 0.05  # of the time at most goes into listing again
-MOST_TASKS = 1_000_000  # of all pools: with ResNet18, an image takes 1.3 KB, the first 100,000 twice as much
+MOST_MEMORY = 1_500_000_000  # bytes of all pools
 RETRY_SECONDS = 10.0  # after an error
 FORGOTTEN_SECONDS = 3600.0  # after the last question
 MODEL_SECONDS = 60.0  # for the live model to load
@@ -328,10 +328,11 @@ class Pools(Background):
     def _check_size(self, pool: ProjectPool) -> None:
         """Raises Conflict if all projects with groups have too many tasks together."""
         pools = [pool, *(entry.pool for entry in list(self._entries.values()) if entry.pool and entry.pool is not pool)]
-        if sum(one.counts()["tasks"] for one in pools) > MOST_TASKS:
+        if sum(one.images.memory(one.counts()["tasks"]) for one in pools) > MOST_MEMORY:
+            most = MOST_MEMORY // pool.images.memory(1)
             raise Conflict(
-                f"this server finds groups among at most {MOST_TASKS:,} tasks, those of other projects whose groups "
-                "were open in the last hour included: split the project, or try again later"
+                f"this server finds groups among at most {most:,} tasks, those of other projects whose groups were open "
+                "in the last hour included: split the project, or try again later"
             )
 
     def _check(self) -> None:

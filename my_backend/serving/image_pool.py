@@ -87,6 +87,10 @@ class ImagePool(ABC):
         """Where images are on a map, from -1 to 1: look-alikes are near each other. By default, there is no map: []."""
         return ()
 
+    def memory(self, images: int) -> int:
+        """The bytes that so many images take in this pool, by default 1,500 each."""
+        return 1500 * images
+
     @abstractmethod
     def most_alike(self, image: int, among: Sequence[int], count: int) -> list[tuple[int, float]]:
         """Those of the images `among` that look most like an image, and how much, at most 1; the most alike first."""

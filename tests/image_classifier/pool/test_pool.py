@@ -175,3 +175,8 @@ def test_asking_while_images_are_added() -> None:
     done.set()
     asking.join()
     assert wrong == []
+
+
+def test_pool_tells_how_much_memory_more_images_take() -> None:
+    pool = filled([0, 1, 2] * 40)
+    assert pool.memory(1000) == 1000 * (2 * SIZE + 4 * SIZE + 8), "its embedding, its direction, its place"

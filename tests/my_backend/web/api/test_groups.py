@@ -344,7 +344,7 @@ def test_project_that_takes_long_does_not_hold_up_another(
 def test_no_more_tasks_are_collected_than_memory_allows(
     client: Client, label_studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pools, "MOST_TASKS", 20)
+    monkeypatch.setattr(pools, "MOST_MEMORY", 20 * 1500)
     label_studio.labels.add(21)
     assert eventually(lambda: "groups among at most 20 tasks" in (ask(client)["error"] or ""))
     del label_studio.labels.tasks[21]
