@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks.learning.embedded import Data
-from image_classifier.nets.classifier import Head, load_backbone
+from image_classifier.nets.classifier import Head
 from image_classifier.pool.groups import doubt_of, next_groups
 from image_classifier.pool.map import directions
 from image_classifier.training.hyperparameters import Hyperparameters
@@ -21,8 +21,6 @@ from image_classifier.training.pipeline import Embedded, TooFewLabels, check_eno
 
 # The product learns in the background, about once a second; here, when there are this many times more labels.
 RELEARN = 1.05
-
-_nothing = load_backbone("none", 32)  # learn_head needs a backbone, but only its origin
 
 
 @dataclass(frozen=True)
@@ -76,4 +74,4 @@ def learn(data: Data, labeled: list[int]) -> tuple[Head, tuple[str, ...]] | None
         return None
     classes = order_classes(samples, (), ())
     embedded = Embedded(samples, data.embeddings[labeled], {})
-    return learn_head(_nothing, embedded, classes, Hyperparameters(), lambda record: None).head, classes
+    return learn_head(data.backbone, embedded, classes, Hyperparameters(), lambda record: None).head, classes

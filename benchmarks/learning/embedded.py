@@ -20,7 +20,7 @@ from image_classifier.embedding.lane import ImageFile, InferenceLane
 from image_classifier.nets.classifier import Backbone, load_backbone
 from image_classifier.nets.weights_packages import LITE0
 
-FIRST_SPLIT = 3000  # these splits weren't used to choose anything
+FIRST_SPLIT = 4000  # these splits weren't used to choose anything
 TESTED = 0.4  # share of a task's images
 NEAR = 0.985  # two pictures with at least this cosine count as the same
 
@@ -32,6 +32,7 @@ class Data:
     name: str
     embeddings: Tensor
     samples: list[Sample]
+    backbone: Backbone  # that made the embeddings
 
     def split(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """The rows of the test set, and the other rows in a random order."""
@@ -75,7 +76,7 @@ def _embed(lane: InferenceLane, backbone: Backbone, task: Task) -> Data:
     # There are many identical blank canvases; each must count as a separate image.
     names = [sha256(f"{task.name} {row}".encode()).hexdigest() for row in kept]
     samples = [Sample(ImageFile(rows[row][0].path, name), labels[row]) for row, name in zip(kept, names, strict=True)]
-    return Data(task.name, embeddings[kept], samples)
+    return Data(task.name, embeddings[kept], samples, backbone)
 
 
 def _distinct(embeddings: Tensor, labels: Sequence[Label], most: int) -> list[int]:

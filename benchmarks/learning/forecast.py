@@ -20,7 +20,7 @@ import torch
 from benchmarks.learning.embedded import FIRST_SPLIT, Data, embedded_tasks, options
 from image_classifier.data.dataset import classes_of, targets_of
 from image_classifier.evaluation.metrics import hits
-from image_classifier.nets.classifier import Classifier, load_backbone
+from image_classifier.nets.classifier import Classifier
 from image_classifier.training.hyperparameters import Hyperparameters
 from image_classifier.training.pipeline import Embedded, learn_head, order_classes
 
@@ -72,7 +72,7 @@ def measure(data: Data, split: int) -> list[Run]:
     def learned(labels: int) -> Classifier:
         samples = [data.samples[row] for row in pool[:labels]]
         known = Embedded(samples, data.embeddings[pool[:labels]], {})
-        return learn_head(_nothing, known, order_classes(samples, (), ()), Hyperparameters(), lambda record: None)
+        return learn_head(data.backbone, known, order_classes(samples, (), ()), Hyperparameters(), lambda record: None)
 
     @cache
     def true(labels: int) -> float:
@@ -92,9 +92,6 @@ def _accuracy(data: Data, tested: np.ndarray, model: Classifier) -> float:
     known = [row for row in tested if classes_of(data.samples[row].label) <= set(model.classes)]
     truth = targets_of([data.samples[row].label for row in known], model.classes)
     return float(hits(model.head(data.embeddings[known]), truth, model.head.thresholds).sum()) / len(tested)
-
-
-_nothing = load_backbone("none", 32)  # learn_head needs a backbone, but only its origin
 
 
 # --- tables -----------------------------------------------------------------

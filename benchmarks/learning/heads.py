@@ -1,8 +1,9 @@
-"""Methods that learn from embeddings: the previous head, the current one, and scikit-learn's logistic regression and
-nearest neighbors.
+"""Methods that learn from embeddings: the previous head, the current one with and without the network's stages, and
+scikit-learn's logistic regression and nearest neighbors.
 
-Each takes embeddings [n, size] and targets, class indices [n] or 0 and 1 [n, classes], and returns a function from
-embeddings to answers in the form of the targets.
+Each takes embeddings [n, size], targets, class indices [n] or 0 and 1 [n, classes], and the scales of the embeddings'
+numbers [size], which are less than 1 for means of stages. It returns a function from embeddings to answers in the form
+of the targets.
 """
 
 import warnings
@@ -25,17 +26,28 @@ from image_classifier.training.head import train_head
 from image_classifier.training.hyperparameters import Hyperparameters
 
 Answer = Callable[[Tensor], Tensor]
-Learner = Callable[[Tensor, Tensor, int], Answer]
+Learner = Callable[[Tensor, Tensor, int, Tensor], Answer]
 
 
-def todays_head(embeddings: Tensor, targets: Tensor, classes: int) -> Answer:
+def todays_head(embeddings: Tensor, targets: Tensor, classes: int, scales: Tensor) -> Answer:
     """The head of this checkout."""
-    head = train_head(embeddings, targets, classes, Hyperparameters(), lambda record: None)
+    head = train_head(embeddings, targets, classes, Hyperparameters(), lambda record: None, scales=scales)
     return lambda images: (head(images) >= 0).float() if targets.is_floating_point() else head(images).argmax(1)
 
 
-def former_head(embeddings: Tensor, targets: Tensor, classes: int) -> Answer:
-    """The head as of November 2026: random start, no weight decay, thresholds fitted by cross-validation."""
+def without_stages(learn: Learner) -> Learner:
+    """The method with nothing but the network's own output."""
+
+    def learn_own(embeddings: Tensor, targets: Tensor, classes: int, scales: Tensor) -> Answer:
+        own = int((scales == 1).sum())  # they come first
+        answer = learn(embeddings[:, :own].contiguous(), targets, classes, scales[:own])
+        return lambda images: answer(images[:, :own])
+
+    return learn_own
+
+
+def former_head(embeddings: Tensor, targets: Tensor, classes: int, scales: Tensor) -> Answer:
+    """The head as of early November 2026: random start, no weight decay, thresholds fitted by cross-validation."""
     logits = _former_logits(embeddings, targets, classes)
     if not targets.is_floating_point():
         return lambda images: logits(images).argmax(1)
@@ -86,18 +98,18 @@ def _best_thresholds(logits: Tensor, targets: Tensor) -> Tensor:
     return torch.tensor(thresholds)
 
 
-def logistic_regression(embeddings: Tensor, targets: Tensor, classes: int) -> Answer:
+def logistic_regression(embeddings: Tensor, targets: Tensor, classes: int, scales: Tensor) -> Answer:
     """scikit-learn's, with the settings that were best on these networks' embeddings."""
     model = LogisticRegression(C=0.003, class_weight="balanced", tol=1e-3)
     return _scikit(make_pipeline(StandardScaler(), OneVsRestClassifier(model) if _is_multiple(targets) else model))(
-        embeddings, targets, classes
+        embeddings, targets, classes, scales
     )
 
 
-def neighbors(embeddings: Tensor, targets: Tensor, classes: int) -> Answer:
+def neighbors(embeddings: Tensor, targets: Tensor, classes: int, scales: Tensor) -> Answer:
     """The five nearest neighbors by cosine."""
     model = KNeighborsClassifier(min(5, len(targets)))
-    return _scikit(make_pipeline(Normalizer(), model))(embeddings, targets, classes)
+    return _scikit(make_pipeline(Normalizer(), model))(embeddings, targets, classes, scales)
 
 
 def _is_multiple(targets: Tensor) -> bool:
@@ -105,7 +117,7 @@ def _is_multiple(targets: Tensor) -> bool:
 
 
 def _scikit(model: object) -> Learner:
-    def learn(embeddings: Tensor, targets: Tensor, classes: int) -> Answer:
+    def learn(embeddings: Tensor, targets: Tensor, classes: int, scales: Tensor) -> Answer:
         with warnings.catch_warnings():  # of a class that all images have, or none
             warnings.simplefilter("ignore")
             model.fit(embeddings.numpy(), targets.numpy().astype(np.int64))  # type: ignore[attr-defined]
@@ -116,7 +128,8 @@ def _scikit(model: object) -> Learner:
 
 
 LEARNERS: dict[str, Learner] = {
-    "previous head": former_head,
+    "previous head": without_stages(former_head),
+    "head, last layer only": without_stages(todays_head),
     "head": todays_head,
     "logistic regression": logistic_regression,
     "5 neighbors": neighbors,

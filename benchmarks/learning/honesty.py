@@ -34,7 +34,6 @@ WRONG = 0.1  # share of labels that are changed
 MOST_LABELS = 900  # among which wrong ones are looked for
 COPIED, COPIES = 100, 6  # digits and near-copies of each
 COPIES_SEEDS = 5
-NO_BACKBONE = load_backbone("none", 32)  # learn_head needs one, but only its origin
 
 
 def main() -> None:
@@ -92,7 +91,7 @@ def wrong_labels(data: Data, split: int) -> tuple[float, float]:
     for place in wrong:
         others = [name for name in names if name != samples[place].label]
         samples[place] = Sample(samples[place].image, others[generator.integers(len(others))])
-    listed = [one.digest for one in _learn_samples(samples, data.embeddings[rows]).mistakes]
+    listed = [one.digest for one in _learn_samples(data.backbone, samples, data.embeddings[rows]).mistakes]
     expected = {samples[place].image.digest for place in wrong}
     return len(expected & set(listed[: len(expected)])) / len(expected), len(expected & set(listed)) / len(expected)
 
@@ -114,8 +113,8 @@ def near_copies(folder: Path) -> Iterator[tuple[float, float, float]]:
             embedded = embed(lane, backbone, learned, lambda record: None)
             alone = [Sample(sample.image, sample.label) for sample in embedded.samples]
             tested = _embedded(lane, backbone, [digits[row] for row in order[COPIED:]])
-            grouped = _learn_samples(embedded.samples, embedded.embeddings)
-            apart = _learn_samples(alone, embedded.embeddings)
+            grouped = _learn_samples(backbone, embedded.samples, embedded.embeddings)
+            apart = _learn_samples(backbone, alone, embedded.embeddings)
             true = _accuracy(grouped, *tested)
             yield grouped.record["figures"]["accuracy"], apart.record["figures"]["accuracy"], true
     finally:
@@ -159,12 +158,12 @@ def _embedded(lane: InferenceLane, backbone: Backbone, pairs: Sequence[tuple[Pat
 
 
 def _learn(data: Data, rows: np.ndarray) -> Classifier:
-    return _learn_samples([data.samples[row] for row in rows], data.embeddings[rows])
+    return _learn_samples(data.backbone, [data.samples[row] for row in rows], data.embeddings[rows])
 
 
-def _learn_samples(samples: list[Sample], embeddings: Tensor) -> Classifier:
+def _learn_samples(backbone: Backbone, samples: list[Sample], embeddings: Tensor) -> Classifier:
     classes = order_classes(samples, (), ())
-    return learn_head(NO_BACKBONE, Embedded(samples, embeddings, {}), classes, Hyperparameters(), lambda record: None)
+    return learn_head(backbone, Embedded(samples, embeddings, {}), classes, Hyperparameters(), lambda record: None)
 
 
 def _honesty(data: Data, learned: Classifier, tested: np.ndarray) -> tuple[float, bool]:

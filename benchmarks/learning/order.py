@@ -19,7 +19,7 @@ from torch import Tensor
 from benchmarks.learning.embedded import FIRST_SPLIT, Data, embedded_tasks, interval, options
 from image_classifier.data.dataset import classes_of
 from image_classifier.evaluation.predict import choose
-from image_classifier.nets.classifier import Classifier, load_backbone
+from image_classifier.nets.classifier import Classifier
 from image_classifier.pool.order import labeling_order
 from image_classifier.training.hyperparameters import Hyperparameters
 from image_classifier.training.pipeline import Embedded, TooFewLabels, check_enough, learn_head
@@ -135,14 +135,11 @@ def _is_enough(data: Data, labeled: Sequence[int]) -> bool:
     return True
 
 
-_nothing = load_backbone("none", 32)  # learn_head needs a backbone, but only its origin
-
-
 def _train(data: Data, labeled: Sequence[int]) -> Classifier:
     samples = [data.samples[row] for row in labeled]
     classes = tuple(sorted(frozenset().union(*(classes_of(sample.label) for sample in samples))))
     embedded = Embedded(samples, data.embeddings[list(labeled)], {})
-    return learn_head(_nothing, embedded, classes, Hyperparameters(), lambda record: None)
+    return learn_head(data.backbone, embedded, classes, Hyperparameters(), lambda record: None)
 
 
 def _accuracy(data: Data, tested: np.ndarray, model: Classifier) -> float:

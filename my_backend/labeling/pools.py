@@ -331,8 +331,8 @@ class Pools(Background):
         if sum(one.images.memory(one.counts()["tasks"]) for one in pools) > MOST_MEMORY:
             most = MOST_MEMORY // pool.images.memory(1)
             raise Conflict(
-                f"this server finds groups among at most {most:,} tasks, those of other projects whose groups were open "
-                "in the last hour included: split the project, or try again later"
+                f"this server finds groups among at most {most:,} tasks, those of other projects whose groups "
+                "were open in the last hour included: split the project, or try again later"
             )
 
     def _check(self) -> None:
