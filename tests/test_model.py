@@ -572,7 +572,8 @@ def test_pool_proposes_what_the_model_predicts(trained: Json, shown: Digits) -> 
     assert digests == [*(sha256(path.read_bytes()).hexdigest() for path, _ in shown[30:57]), None, None]
     predicted = [choice(result) for result in api.predict(tasks)]
 
-    groups = pool.groups(api, range(27), {0: predicted[0], 1: predicted[1]}, [], largest=30, count=3)
+    labels = dict(enumerate(predicted[:9]))
+    groups = pool.groups(api, range(27), labels, [], largest=30, count=3)
 
     proposed = {image: group.proposal for group in groups for image in group.images if group.proposal}
     assert proposed
