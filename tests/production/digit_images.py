@@ -37,21 +37,23 @@ class DigitImages:
         files = {f"/{number}": path for number, (path, _) in enumerate(self._digits)}
         return Reply(200, files[seen.path].read_bytes()) if seen.path in files else Reply(404)
 
-    def annotated(self) -> list[Json]:
-        """A task for each image."""
+    def annotated(self, **changed: str) -> list[Json]:
+        """A task for each image. `changed` are other labels, by their digits."""
         region = {"type": "choices", "from_name": "digit", "to_name": "image"}
         return [
             {
                 "id": number,
                 "data": {"image": f"{self.url}/{number}"},
-                "annotations": [{"id": number, "result": [{**region, "value": {"choices": [label]}}]}],
+                "annotations": [
+                    {"id": number, "result": [{**region, "value": {"choices": [changed.get(label, label)]}}]}
+                ],
             }
             for number, (_, label) in enumerate(self._digits)
         ]
 
-    def train(self, server: Server, store: JobStore) -> str:
-        """Returns the version that comes of it, once it is live."""
-        body = {"project": PROJECT, "label_config": LABEL_CONFIG, "annotations": self.annotated()}
+    def train(self, server: Server, store: JobStore, **changed: str) -> str:
+        """Returns the version that comes of it, once it is live. `changed` are other labels, by their digits."""
+        body = {"project": PROJECT, "label_config": LABEL_CONFIG, "annotations": self.annotated(**changed)}
         job = server.post("/train", body)["job"]
         assert eventually(lambda: not store.get(job).unfinished, DEADLINE), store.get(job)
         [version] = store.get(job).result["versions"]

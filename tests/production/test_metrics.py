@@ -60,7 +60,7 @@ def test_figures_are_right_with_threads_workers_and_restarts(classifier: Product
     # What jobs were and did outlives the server's process; its own counts begin anew, as Prometheus expects.
     kill(server.worker_process().pid)
     assert eventually(lambda: samples_or_none(server), DEADLINE)
-    images.train(server, store)
+    images.train(server, store, **{"5": "4"})  # nothing would be trained on the same labels again
     assert eventually(lambda: samples(server).get(("ml_backend_image_cache_lookups_total", "worker", "hit")) == IMAGES)
     again = samples(server)
     assert again["ml_backend_jobs_ended_total", "full", "finished", PROJECT] == 2
