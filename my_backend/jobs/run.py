@@ -118,8 +118,10 @@ def _run(job: Job, store: JobStore, work: Work, shutting_down: Callable[[], bool
         after = _work_on(running, work)
         if after.unfinished:
             store.keep(after)
-            return after
-        return _finish(after, store)
+        else:
+            after = _finish(after, store)
+        store.remove_traces_if_deleted(after)
+        return after
     except TakenOver as taken:
         log.warning("job %s: %s; discarding this process's work", job.id, taken)
         shutil.rmtree(store.workdir(running.job), ignore_errors=True)

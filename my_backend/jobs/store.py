@@ -13,6 +13,7 @@ from my_backend import files
 from my_backend.errors import Conflict, NotFound, TakenOver
 from my_backend.jobs.record import Job, is_job_id
 from my_backend.metrics.persistent_counters import Tally
+from my_backend.projects.registry import PROJECT_FILE
 from my_backend.settings import Settings
 
 WORK_FOLDER = "work"  # in a project's folder
@@ -130,6 +131,12 @@ class JobStore:
         """Removes the files that only an unfinished job needs."""
         shutil.rmtree(self.workdir(job), ignore_errors=True)
         self._cancel_marker(job).unlink(missing_ok=True)
+
+    def remove_traces_if_deleted(self, job: Job) -> None:
+        """Removes what a job that was running has written for its project after that was deleted."""
+        folder = self._folder / job.project
+        if not self.has(job) and not (folder / PROJECT_FILE).exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
     def thin_out(self, project: str) -> None:
         """Removes the records of all but the newest ended jobs."""

@@ -224,6 +224,25 @@ def test_job_of_a_deleted_project_ends_and_leaves_nothing(store: JobStore, tmp_p
     assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".tally")] == []
 
 
+@pytest.mark.parametrize("comes_back", [False, True])
+def test_traces_of_a_job_whose_project_was_deleted_are_removed(
+    store: JobStore, tmp_path: Path, comes_back: bool
+) -> None:
+    projects = Projects(tmp_path)
+    folder = projects.folder("7.1")
+
+    def work(running: RunningJob) -> dict[str, Any]:
+        projects.delete("7.1")
+        (folder / "versions").mkdir(parents=True)  # as a training does that publishes at this moment
+        if comes_back:
+            projects.remember("7.1", label_config="<View/>")
+        return {}
+
+    run(submitted(store), store, work)
+
+    assert folder.exists() == comes_back
+
+
 def test_progress_keeps_what_was_said_of_the_same_phase(store: JobStore) -> None:
     running = RunningJob(submitted(store), store, lambda: False)
 
