@@ -30,7 +30,7 @@ class JobQueue(Protocol):
     def submit(self, project: str, kind: Kind, cause: str) -> Job:
         """Returns a job that will learn all current annotations: a new one, or one that hasn't read them yet.
 
-        For each project and kind, at most one job runs and one waits.
+        For each project and kind, at most one job runs and one waits. Raises NotFound if the project was deleted.
         """
 
     def cancel(self, job_id: str) -> Job:

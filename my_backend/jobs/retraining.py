@@ -11,6 +11,7 @@ from hashlib import sha256
 from label_studio_format.events import Change
 from my_backend import context
 from my_backend.background import Background
+from my_backend.errors import NotFound
 from my_backend.projects.registry import Projects
 
 log = logging.getLogger(__name__)
@@ -135,6 +136,8 @@ class Retraining(Background):
                 self._make_good(project)
             if self._after and self._projects.changes(project).unlearned():
                 self._start(project)
+        except NotFound:
+            pass  # the project was deleted meanwhile
         except OSError as error:
             log.warning("project %s: can't start a training, retrying: %s", project, error)
             self._wait(project, RETRY_SECONDS)

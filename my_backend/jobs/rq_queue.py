@@ -251,7 +251,7 @@ class RqQueue(Background):
             job = next((job for job in unread if job.status == "queued"), unread[0] if unread else None)
             if job is None:
                 job = new_job(project, kind, cause)
-                self._store.save(job)
+                self._store.add(job)
         self._wake()
         return job
 

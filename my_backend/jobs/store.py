@@ -38,6 +38,12 @@ class JobStore:
     def save(self, job: Job, *, sync: files.Sync = "all") -> None:
         files.write_json(self._path(job.project, job.id), asdict(job), sync=sync)
 
+    def add(self, job: Job) -> None:
+        """Saves a new job; raises NotFound if its project was deleted meanwhile, since the job would bring it back."""
+        if not self.folder(job.project).parent.exists():
+            raise NotFound(f"project {job.project} was deleted")
+        self.save(job)
+
     def update(self, job: Job, *, sync: files.Sync = "all") -> None:
         """Like `save`, but doesn't bring back a project that was deleted meanwhile."""
         with contextlib.suppress(FileNotFoundError):

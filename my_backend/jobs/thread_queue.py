@@ -70,14 +70,10 @@ class ThreadQueue:
             if running and running.job.project == project and not running.job.annotations_read:
                 return running.job
             job = new_job(project, kind, cause)
-            self._enqueue(job)
-            return job
-
-    def _enqueue(self, job: Job) -> None:
-        with self._lock:
-            self._store.save(job)
-            self._waiting[job.kind].append(job)
+            self._store.add(job)
+            self._waiting[kind].append(job)
             self._lock.notify_all()
+            return job
 
     def cancel(self, job_id: str) -> Job:
         with self._lock:

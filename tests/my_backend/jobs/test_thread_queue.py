@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from my_backend.errors import NotFound
 from my_backend.jobs.record import Job, Kind, new_job
 from my_backend.jobs.run import RunningJob
 from my_backend.jobs.store import JobStore
@@ -47,6 +48,8 @@ class Work:
 
 @pytest.fixture
 def store(tmp_path: Path) -> JobStore:
+    for project in ("7.1", "8.1"):
+        (tmp_path / project).mkdir()
     return JobStore(tmp_path)
 
 
@@ -182,3 +185,12 @@ def test_job_whose_record_cannot_be_written_does_not_end_the_queue(
     second = queue.submit("7.1", "full", "test")
     assert eventually(lambda: status(store, second) == "finished")
     assert first.id != second.id
+
+
+def test_job_of_a_deleted_project_is_refused_and_does_not_bring_it_back(
+    start_queue: StartQueue, work: Work, tmp_path: Path
+) -> None:
+    (tmp_path / "8.1").rmdir()
+    with pytest.raises(NotFound, match=r"project 8\.1 was deleted"):
+        start_queue(work).submit("8.1", "head", "test")
+    assert not (tmp_path / "8.1").exists()
