@@ -242,7 +242,7 @@ def test_exceptions_come_later_or_get_their_own_choice_and_undo_restores(browser
 
 
 def test_keyboard_alone_suffices(browser: Browser, make_site: MakeSite) -> None:
-    site = make_site(pictures=12)
+    site = make_site(pictures=24)
     with opened(browser, site.url) as page:
         person = Person(page, site.truth)
         tasks = person.tasks()
@@ -273,7 +273,7 @@ def test_keyboard_alone_suffices(browser: Browser, make_site: MakeSite) -> None:
         page.keyboard.press("-")
         while person.label_group_by_keys():
             pass
-        person.wait_until_saved("12 labels saved.")
+        person.wait_until_saved("24 labels saved.")
     assert site.labels() == site.truth
 
 

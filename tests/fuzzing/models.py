@@ -27,7 +27,7 @@ SIZE, CLASSES = 4, ("Cat", "Dog")
 FILES = ("model.json", "samples.json", "head.safetensors")
 CPU = torch.device("cpu")
 WORDS = ("evaluation.weight", "NaN", "1e999", "bfloat16", "__metadata__")
-BACKBONE = Backbone(nn.Linear(1, SIZE), Preprocessing(), "random", "ab" * 16, "resnet18", "fc")
+BACKBONE = Backbone(nn.Linear(1, SIZE), Preprocessing(), "random", "ab" * 16)
 
 
 def _state() -> TrainingState:

@@ -24,7 +24,7 @@ def always(number: int, thresholds: tuple[float, ...] = ()) -> Head:
     """Says one class, whatever it sees."""
     bias = torch.full((3,), -5.0)
     bias[number] = 5.0
-    return Head(torch.zeros(3, 512), bias, thresholds=thresholds)
+    return Head(torch.zeros(3, 960), bias, thresholds=thresholds)
 
 
 @pytest.fixture

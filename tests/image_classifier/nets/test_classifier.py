@@ -183,6 +183,7 @@ def test_a_folder_without_a_model_is_named(classifier: Classifier, tmp_path: Pat
 # The type of each field in a saved record; values of another type are damage.
 FIELDS = {
     "architecture": str,
+    "stages": dict,
     "preprocessing": dict,
     "classes": list,
     "temperature": float,
