@@ -16,7 +16,8 @@ from my_backend.metrics.persistent_counters import Tally
 from my_backend.projects.registry import PROJECT_FILE
 from my_backend.settings import Settings
 
-WORK_FOLDER = "work"  # in a project's folder
+JOBS_FOLDER = "jobs"  # in a project's folder
+WORK_FOLDER = "work"
 KEPT_JOBS = 50  # records of ended jobs, per project
 REMEMBERED_JOBS = 100_000
 
@@ -33,14 +34,14 @@ class JobStore:
 
     def folder(self, project: str) -> Path:
         """Returns the folder with the project's records; it changes whenever one of them does."""
-        return self._folder / project / "jobs"
+        return self._folder / project / JOBS_FOLDER
 
     def save(self, job: Job, *, sync: files.Sync = "all") -> None:
         files.write_json(self._path(job.project, job.id), asdict(job), sync=sync)
 
     def add(self, job: Job) -> None:
         """Saves a new job; raises NotFound if its project was deleted meanwhile, since the job would bring it back."""
-        if not self.folder(job.project).parent.exists():
+        if self._is_deleted(job.project):
             raise NotFound(f"project {job.project} was deleted")
         self.save(job)
 
@@ -140,9 +141,21 @@ class JobStore:
 
     def remove_traces_if_deleted(self, job: Job) -> None:
         """Removes what a job that was running has written for its project after that was deleted."""
-        folder = self._folder / job.project
-        if not self.has(job) and not (folder / PROJECT_FILE).exists():
-            shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            if self._is_deleted(job.project):
+                shutil.rmtree(self._folder / job.project, ignore_errors=True)
+
+    def _is_deleted(self, project: str) -> bool:
+        """Returns whether a project was deleted that had a job; raises OSError if the disk doesn't say.
+
+        A missing record isn't enough: a project with a lost `project.json` still has its versions, and records of jobs
+        are thinned out. What a job writes after the deletion brings back neither `project.json` nor the jobs' folder.
+        """
+        try:
+            names = {path.name for path in (self._folder / project).iterdir()}
+        except FileNotFoundError:
+            return True
+        return PROJECT_FILE not in names and JOBS_FOLDER not in names
 
     def thin_out(self, project: str) -> None:
         """Removes the records of all but the newest ended jobs."""

@@ -1,4 +1,6 @@
+import errno
 import os
+import shutil
 import sys
 import threading
 from collections.abc import Callable
@@ -241,6 +243,58 @@ def test_traces_of_a_job_whose_project_was_deleted_are_removed(
     run(submitted(store), store, work)
 
     assert folder.exists() == comes_back
+
+
+def test_nothing_of_a_living_project_is_removed_though_its_record_and_the_jobs_are_missing(
+    store: JobStore, tmp_path: Path
+) -> None:
+    """So many jobs ended during a long one that its record was thinned out, and project.json was lost."""
+    version = tmp_path / "7.1" / "versions" / "v1-20261120T132501"
+    version.mkdir(parents=True)
+
+    def work(running: RunningJob) -> dict[str, Any]:
+        for number in range(KEPT_JOBS + 1):
+            submitted(store, "7.1", id=f"head-{number}", created=running.job.created + 1 + number, status="finished")
+        return {}
+
+    ended = run(submitted(store), store, work)
+
+    assert not store.has(ended)
+    assert version.exists()
+
+
+def test_nothing_is_removed_of_a_project_whose_folder_cannot_be_listed(
+    store: JobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = submitted(store)
+    shutil.rmtree(tmp_path / "7.1")
+    version = tmp_path / "7.1" / "versions" / "v1-20261120T132501"
+    version.mkdir(parents=True)
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "iterdir", fail)
+        store.remove_traces_if_deleted(job)
+    assert version.exists()
+
+    store.remove_traces_if_deleted(job)
+    assert not version.exists()
+
+
+def test_job_is_not_refused_because_the_disk_fails(
+    store: JobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "7.1").mkdir()
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as broken, pytest.raises(OSError, match="Input/output error"):
+        broken.setattr(Path, "iterdir", fail)
+        broken.setattr(Path, "exists", lambda path: False)  # what Python 3.14 says after an error
+        store.add(new_job("7.1", "head", "test"))
 
 
 def test_progress_keeps_what_was_said_of_the_same_phase(store: JobStore) -> None:

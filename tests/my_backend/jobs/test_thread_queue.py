@@ -1,6 +1,7 @@
 """What is special about the queue in the server's process; what both queues promise is in production/test_queues.py."""
 
 import logging
+import shutil
 import threading
 import time
 from collections import Counter
@@ -49,7 +50,7 @@ class Work:
 @pytest.fixture
 def store(tmp_path: Path) -> JobStore:
     for project in ("7.1", "8.1"):
-        (tmp_path / project).mkdir()
+        (tmp_path / project / "jobs").mkdir(parents=True)
     return JobStore(tmp_path)
 
 
@@ -190,7 +191,19 @@ def test_job_whose_record_cannot_be_written_does_not_end_the_queue(
 def test_job_of_a_deleted_project_is_refused_and_does_not_bring_it_back(
     start_queue: StartQueue, work: Work, tmp_path: Path
 ) -> None:
-    (tmp_path / "8.1").rmdir()
+    shutil.rmtree(tmp_path / "8.1")
     with pytest.raises(NotFound, match=r"project 8\.1 was deleted"):
         start_queue(work).submit("8.1", "head", "test")
     assert not (tmp_path / "8.1").exists()
+
+
+def test_job_is_refused_if_only_traces_of_its_project_are_left(
+    start_queue: StartQueue, work: Work, tmp_path: Path
+) -> None:
+    """A training that ends after the deletion locks what it has learned, and asks for a correction."""
+    shutil.rmtree(tmp_path / "8.1")
+    (tmp_path / "8.1").mkdir()
+    (tmp_path / "8.1" / ".learned").touch()
+    with pytest.raises(NotFound, match=r"project 8\.1 was deleted"):
+        start_queue(work).submit("8.1", "head", "test")
+    assert not (tmp_path / "8.1" / "jobs").exists()
