@@ -203,8 +203,9 @@ class Settings(BaseSettings, FetchSettings):
                 secrets += [written, unquote(written)]
         if notify_url:
             # Webhooks have tokens in their paths or queries, and errors often quote only these.
-            asked = notify_url.removeprefix(f"{urlsplit(notify_url).scheme}://{urlsplit(notify_url).netloc}")
-            secrets += [notify_url, asked] if len(asked) >= UNGUESSABLE else [notify_url]
+            parts = urlsplit(notify_url)
+            asked = (parts._replace(scheme="", netloc="").geturl(), parts.path, parts.query)
+            secrets += [notify_url, *(one for one in asked if len(one) >= UNGUESSABLE)]
         return [secret for secret in secrets if secret]
 
     @property

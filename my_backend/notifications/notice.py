@@ -50,5 +50,6 @@ class Notice:
     def _text(self, url: str) -> str:
         number = self.project.partition(".")[0]
         named = f"{self.title} (project {number})" if self.title else f"Project {number}"
-        words = shortened(f"{f'{named}: ' if number else ''}{self.message}".translate(_PLAIN), MOST_CHARACTERS)
-        return f"{words} {url}".strip()
+        words = shortened(f"{f'{named}: ' if number else ''}{self.message}", MOST_CHARACTERS)
+        # Only now: redaction recognizes secrets as they are written. On one line, so that a title adds no lines.
+        return f"{' '.join(words.split()).translate(_PLAIN)} {url}".strip()

@@ -8,6 +8,7 @@ import pytest
 
 from image_classifier.settings import ClassifierSettings
 from my_backend.settings import Settings, ignored_variables, read_settings
+from safe_http.redaction import redact
 from tests.my_backend.conftest import MakeSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -95,6 +96,21 @@ def test_secrets_are_not_shown(make_settings: MakeSettings) -> None:
 
     assert "a-token" not in repr(settings) + str(settings)
     assert "a-password" not in repr(settings) + str(settings)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://hooks.example/services/T0123/a-token-of-the-webhook",
+        "HTTPS://Hooks.example/services/T0123/a-token-of-the-webhook",
+        "https://hooks.example/services/T0123/a-token-of-the-webhook?thread=5",
+        "https://hooks.example/services/T0123/a-token-of-the-webhook#here",
+    ],
+)
+def test_path_of_a_webhook_is_a_secret_however_it_is_quoted(make_settings: MakeSettings, url: str) -> None:
+    make_settings(notify_url=url)
+    assert redact("Cannot POST /services/T0123/a-token-of-the-webhook.") == "Cannot POST ***."
+    assert redact(f"GET {url}") == "GET ***"
 
 
 @pytest.mark.parametrize(

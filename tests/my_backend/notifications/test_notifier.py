@@ -15,6 +15,7 @@ from my_backend.notifications.notifier import Notifier
 from my_backend.notifications.outbox import Outbox
 from my_backend.notifications.trainings import Trainings
 from my_backend.projects.registry import Projects
+from safe_http.redaction import redact
 from tests.my_backend.conftest import PROJECT, Client, MakeSettings, Serve
 from tests.my_backend.fake_model import LABEL_CONFIG, Script
 from tests.my_backend.fake_server import Reply
@@ -299,3 +300,20 @@ def test_words_are_bounded_and_mention_nobody() -> None:
     assert said["text"].startswith("(x)(http://bad) (project 7): ＠here xxx")
     assert len(said["text"]) < 2100
     assert "url" not in said
+
+
+def test_words_contain_no_secret_with_characters_that_are_replaced() -> None:
+    redact.know(["p@ss<w>[1]"])
+    try:
+        message = "can't reach redis://bob:hunter22@host: p@ss<w>[1]"
+        said = Notice("a", "problem", message, 0.0, "7.1", "at http://u:pa55w0rd@host").payload("")
+    finally:
+        redact.forget(["p@ss<w>[1]"])
+
+    assert said["text"] == "at http://u:***＠host (project 7): can't reach redis://bob:***＠host: ***"
+
+
+def test_title_and_words_are_one_line() -> None:
+    said = Notice("a", "problem", "It failed:\n\tno space", 0.0, "7.1", "Pets\r\nAll is well").payload("")
+
+    assert said["text"] == "Pets All is well (project 7): It failed: no space"
