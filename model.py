@@ -26,7 +26,7 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.nn.functional import pad
 
-from image_classifier.data.dataset import Sample, classes_of, read_samples, targets_of, write_samples
+from image_classifier.data.dataset import Label, Sample, read_samples, targets_of, write_samples
 from image_classifier.data.duplicates import group_near_duplicates
 from image_classifier.data.image_file import ImageFile
 from image_classifier.data.preprocessing import ImageError, TooLate, open_image
@@ -530,7 +530,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
             return []
         try:
             return read_samples(Path(folder) / SAMPLES_FILE)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             log.warning("can't read the images of the live version (%s); near-duplicates are grouped again", error)
             return []
 
@@ -577,14 +577,22 @@ def _given(
     backbone: Backbone,
     hyperparameters: Hyperparameters,
 ) -> str:
-    """A digest of what a full training depends on: the images' content, the labels, the network and the settings."""
+    """A digest of what a full training depends on: the images' content, the labels, the network and the settings.
+
+    The tasks' ids count, too, because the mistakes name them.
+    """
     labels = sorted(
-        json.dumps([one.image.digest, sorted(classes_of(one.label)), one.source, one.ground_truth, one.part])
+        json.dumps([one.image.digest, _json_label(one.label), one.source, one.ground_truth, one.part, one.name])
         for one in samples
     )
     program = [version("image-classifier-backend"), torch.__version__]
     how = [backbone.fingerprint, hyperparameters.record(), _settings().train_mode, program]
     return sha256(json.dumps([labels, sorted(corrected), list(choices), how]).encode()).hexdigest()
+
+
+def _json_label(label: Label) -> str | list[str]:
+    """The label as JSON, in which a set of one class differs from the class: it is learned in another way."""
+    return label if isinstance(label, str) else sorted(label)
 
 
 def _described(classifier: Classifier, folder: Path) -> Json:

@@ -898,6 +898,15 @@ def test_what_a_full_training_was_given_is_not_learned_twice(
     assert "given" not in fit(tasks, tmp_path / "head", kind="head", given=given)
 
 
+def test_full_training_that_may_answer_otherwise_is_run(trained: Json, shown: Digits, tmp_path: Path) -> None:
+    """Several choices may be right now, or the tasks were imported again, which the mistakes name."""
+    tasks, given = labeled(shown[:30]), trained["given"]
+    several = CONFIG.replace("<Choices", '<Choices choice="multiple"')
+    assert fit(tasks, tmp_path / "several", label_config=several, given=given)["given"] != given
+    imported = [{**one, "id": one["id"] + 1000} for one in tasks]
+    assert fit(imported, tmp_path / "imported", given=given)["given"] != given
+
+
 def test_fine_tuned_layers_are_trained_further(
     trained: Json, shown: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1023,6 +1032,13 @@ def test_the_next_version_links_the_network_it_shares(trained: Json, shown: Digi
     assert second.samefile(first)
     assert again["labels"] == {"0": 11, "1": 11, "2": 11}
     assert all(ImageClassifierAPI(CONFIG, again).predict(asked(shown[:2])))
+
+
+@pytest.mark.parametrize("damage", ["", "{}", "[" * 100_000])
+def test_list_of_learned_images_that_is_damaged_stops_no_training(shown: Digits, tmp_path: Path, damage: str) -> None:
+    first = fit(labeled(shown[:12]), tmp_path / "first")
+    (Path(first["model_dir"]) / "samples.json").write_text(damage)
+    assert fit(labeled(shown[:15]), tmp_path / "second", first)["model_dir"]
 
 
 def test_a_network_whose_file_is_gone_is_written(shown: Digits, tmp_path: Path) -> None:

@@ -238,8 +238,8 @@ class TrainingJob:
             )
 
         model, loads = self._model_to_grow_from(project, versions, missed)
-        is_repeatable = running.job.kind == "full" and loads and before.made in versions.names()
-        given = before.given if is_repeatable else ""
+        may_know = running.job.kind == "full" and loads and before.given
+        given = before.given if may_know and self._loads(project, versions, before.made) else ""
         output = model.fit(
             tasks,
             workdir=str(workdir),
@@ -275,6 +275,14 @@ class TrainingJob:
         except Exception:
             log.exception("project %s: can't load %s; training from scratch", project.uid, versions.live_name())
             return self._new_model(project, None, missed), False
+
+    def _loads(self, project: Project, versions: Versions, name: str) -> bool:
+        """Returns whether a version exists and its model can be loaded; the live one has just been."""
+        try:
+            return name == versions.live_name() or bool(self._new_model(project, versions.get(name)))
+        except Exception as error:
+            log.info("project %s: repeating the training of %s: %s", project.uid, name, said(error))
+            return False
 
 
 def _read_kept(kept: Path) -> str:

@@ -747,6 +747,19 @@ def test_training_is_repeated_if_its_version_does_not_load(connected: Client, sc
     assert connected.ended(start(connected)).result["versions"]
 
 
+def test_training_is_repeated_if_its_version_is_damaged_and_an_earlier_one_live(
+    connected: Client, script: Script
+) -> None:
+    [first] = connected.ended(start(connected)).result["versions"]
+    script.set(given="the same")
+    [second] = connected.ended(start(connected)).result["versions"]
+    versions_of(connected).activate(first)
+    assert connected.ended(start(connected)).result["known_to"] == second
+
+    (versions_of(connected).get(second).folder / "model" / "weights.txt").unlink()
+    assert connected.ended(start(connected)).result["versions"]
+
+
 def test_training_is_repeated_if_its_version_was_deleted(connected: Client, script: Script) -> None:
     [first] = connected.ended(start(connected)).result["versions"]
     script.set(given="the same")
