@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch.nn.functional import pad
 from image_classifier.data.preprocessing import Preprocessing
 from image_classifier.nets.architectures import IMAGENET_CLASSES, RESNET18, Bare, UnknownNetwork, check_size
 from image_classifier.nets.networks import build, load_file, load_pretrained, preprocessing_of, weights_url
-from image_classifier.nets.stages import SCALE, add_stages, find_stages
+from image_classifier.nets.stages import SCALE, add_stages, find_stages, misfit
 from image_classifier.nets.state_dicts import separate
 from image_classifier.nets.timm_networks import PREFIX as TIMM
 from image_classifier.nets.weights import WeightsError, read_weights, why
@@ -50,6 +51,14 @@ class Backbone:
     stages: Mapping[str, int] = field(default_factory=dict, hash=False)
     warning: str = ""  # what a user should know, such as that the pretrained weights could not be had
     imagenet: "Head | None" = None  # the last layer of the pretrained weights, if it tells ImageNet's classes apart
+
+    @cached_property
+    def size(self) -> int:
+        """The size of its embeddings; raises WeightsError if it can't make any."""
+        try:
+            return check_size(Bare(self.module), self.network, self.preprocessing.crop_size)
+        except UnknownNetwork as error:
+            raise WeightsError(str(error)) from error
 
     def scales(self, size: int) -> Tensor:
         """How much each number of an embedding counts in the training of a head [size]."""
@@ -120,7 +129,7 @@ def load_backbone(weights: str, image_size: int | None = None, network: str = RE
     except UnknownNetwork as error:
         raise WeightsError(f"NETWORK={network}: {error}") from error
     bare = _with_stages(bare, find_stages(bare.module, preprocessing.crop_size))
-    size = check_size(bare, network, preprocessing.crop_size)
+    size = own + sum(bare.stages.values())
     if weights == "none":
         return make_backbone(bare, network, preprocessing, RANDOM)
     if weights == "imagenet":
@@ -287,11 +296,12 @@ def load_saved_backbone(folder: Path) -> Backbone:
     file = folder / BACKBONE_FILE
     try:
         bare.module.load_state_dict(read_weights(file))
-        bare = _with_stages(bare, record.get("stages", {}))
     except RuntimeError as error:
         raise WeightsError(f"{file} has no weights for {network}: {why(error)}") from error
-    except AttributeError as error:
-        raise WeightsError(f"{folder} has a damaged model: {RECORD_FILE}, stages: {error}") from error
+    if stages := record.get("stages"):
+        if problem := misfit(bare.module, stages, preprocessing.crop_size):
+            raise WeightsError(f"{folder} has a damaged model: {RECORD_FILE}, stages: {problem}")
+        bare = _with_stages(bare, stages)
     weights = record["weights"]
     return make_backbone(
         bare,
@@ -315,6 +325,9 @@ def load_classifier(folder: Path, backbone: Backbone) -> Classifier:
         )
     except KeyError as error:
         raise WeightsError(f"{folder} has a damaged model: {HEAD_FILE} has no {error}") from error
+    fitting = (len(record["classes"]), backbone.size), (len(record["classes"]),)
+    if any((one.weight.shape, one.bias.shape) != fitting for one in (head, evaluation_head)):
+        raise WeightsError(f"{folder} has a damaged model: {HEAD_FILE} doesn't fit its network and classes")
     return Classifier(backbone, head, evaluation_head, tuple(record["classes"]), record)
 
 

@@ -6,10 +6,12 @@ may be what tells a user's classes apart (Evci et al., 2022, "Head2Toe"); docs/p
 
 import threading
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
+
+from image_classifier.nets.weights import why
 
 FINEST = 4  # a map counts from this many pixels of the image per pixel on
 SCALE = 0.5  # of the means in the training of the head, once all numbers are standardized
@@ -70,6 +72,35 @@ def _is_inside_a_block(module: nn.Module, name: str, shapes: dict[str, tuple[int
 
 def _are_equal(mean: Tensor, other: Tensor) -> bool:
     return mean.shape == other.shape and torch.allclose(mean, other, atol=1e-4 * float(other.abs().max()))
+
+
+def misfit(module: nn.Module, stages: Mapping[str, int], size: int) -> str:
+    """Why these aren't parts of the network that give one map each, with so many channels, for an image of `size`.
+
+    "" if they are.
+    """
+    shapes: dict[str, list[int]] = {name: [] for name in stages}
+    parts = dict(module.named_modules())
+
+    def note(name: str, output: object) -> None:
+        is_map = name and isinstance(output, Tensor) and output.ndim == 4
+        shapes[name].append(output.shape[1] if is_map else 0)  # type: ignore[attr-defined]
+
+    hooks = [
+        parts[name].register_forward_hook(lambda part, inputs, output, name=name: note(name, output))
+        for name in stages
+        if name in parts
+    ]
+    try:
+        with torch.inference_mode():
+            module.eval()(torch.zeros(1, 3, size, size))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        return why(error)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    wrong = [name for name, channels in stages.items() if channels < 1 or shapes[name] != [channels]]
+    return f"no part {wrong[0]!r} gives a map with {stages[wrong[0]]} channels" if wrong else ""
 
 
 def add_stages(module: nn.Module, stages: Iterable[str]) -> None:

@@ -145,6 +145,8 @@ def test_saved_network_has_its_stages_again(saved: Path, backbone: Backbone, ima
 
 
 def test_model_of_an_earlier_release_has_no_stages(saved: Path, backbone: Backbone, images: Tensor) -> None:
+    head = Head(torch.ones(2, 512), torch.zeros(2))
+    Classifier(backbone, head, head, ("Cat", "Dog"), {}).save(saved)
     change(saved, format=1, stages=None)
     old = load_saved_backbone(saved)
     assert old.stages == {}
@@ -156,6 +158,40 @@ def test_unknown_stage_in_a_record_is_named(saved: Path) -> None:
     change(saved, stages={"layer1": 64, "layer9": 1})
     with pytest.raises(WeightsError, match=r"has a damaged model: model\.json, stages: .*layer9"):
         load_saved_backbone(saved)
+
+
+@pytest.mark.parametrize(
+    ("stages", "said"),
+    [
+        ({"": 512}, "no part '' gives a map with 512 channels"),  # the whole network
+        ({"fc": 3}, "no part 'fc' gives a map with 3 channels"),  # gives no map
+        ({"layer1": 64, "layer2": 128, "layer3": 7}, "no part 'layer3' gives a map with 7 channels"),
+        ({"layer1": -64}, "no part 'layer1' gives a map with -64 channels"),
+        ({"layer1.0.relu": 64}, r"no part 'layer1\.0\.relu' gives a map with 64 channels"),  # twice in a block
+        ({f"layer{number}": 1 for number in range(1, 10_000)}, "no part 'layer1' gives"),
+    ],
+)
+def test_stages_in_a_record_that_do_not_fit_the_network_are_named(
+    saved: Path, stages: dict[str, int], said: str
+) -> None:
+    change(saved, stages=stages)
+    with pytest.raises(WeightsError, match=rf"has a damaged model: model\.json, stages: {said}"):
+        load_saved_backbone(saved)
+
+
+@pytest.mark.parametrize("missing", [{}, {"layer1": 64}])
+def test_head_that_does_not_fit_the_embeddings_is_named(saved: Path, missing: dict[str, int]) -> None:
+    """`model.json` of one model, and the files of another."""
+    change(saved, stages=missing)
+    found = load_saved_backbone(saved)
+    with pytest.raises(WeightsError, match=r"has a damaged model: head\.safetensors doesn't fit its network"):
+        load_classifier(saved, found)
+
+
+def test_head_that_does_not_fit_the_classes_is_named(saved: Path, backbone: Backbone) -> None:
+    change(saved, classes=["Cat", "Dog", "Bird"])
+    with pytest.raises(WeightsError, match=r"has a damaged model: head\.safetensors doesn't fit its network"):
+        load_classifier(saved, backbone)
 
 
 def test_stages_change_the_fingerprint(backbone: Backbone) -> None:
