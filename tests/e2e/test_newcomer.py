@@ -1,4 +1,7 @@
-"""A new user's path from `make start` to a trained model and a corrected image, following only the page."""
+"""A new user's path from `make start` to a trained model and a corrected image, following only the page.
+
+`pytest -m slow -s tests/e2e/test_newcomer.py` prints the seconds, clicks and keys of each step.
+"""
 
 import os
 import re
@@ -10,7 +13,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from demo.digits import LABEL_CONFIG
 from demo.label_studio import LabelStudio
@@ -25,11 +28,14 @@ ROOT = Path(__file__).parents[2]
 CLASSES = ("0", "1", "2")
 EACH = 3
 LABELLED = EACH * len(CLASSES)  # by hand: fewer than start a training by themselves
+# Fields are filled at once, as by pasting, so their text isn't counted.
+COUNT = """for (const kind of ["pointerdown", "keydown"])
+    addEventListener(kind, event => event.isTrusted && acted(), true)"""
 TOKEN_LINE = re.compile(r"LABEL_STUDIO_URL=\S+ LABEL_STUDIO_API_KEY=<the token> make start")
 
 
 class Newcomer:
-    """A user with an empty home folder and a fresh checkout; measures the time."""
+    """A user with an empty home folder and a fresh checkout; measures the time, and counts clicks and keys."""
 
     def __init__(self, folder: Path) -> None:
         self.checkout = folder / "checkout"
@@ -57,13 +63,22 @@ class Newcomer:
         }
         self._log = folder / "make-start.log"
         self._server: Process | None = None
-        self.times: dict[str, float] = {}
+        self.steps: dict[str, tuple[float, int]] = {}  # seconds; clicks and keys
+        self._actions = 0
 
     @contextmanager
     def doing(self, what: str) -> Iterator[None]:
-        begun = time.monotonic()
+        begun, before = time.monotonic(), self._actions
         yield
-        self.times[what] = time.monotonic() - begun
+        self.steps[what] = time.monotonic() - begun, self._actions - before
+
+    def uses(self, context: BrowserContext) -> None:
+        """Counts the clicks and keys in all pages of the context that are loaded from now on."""
+        context.expose_function("acted", self._act)
+        context.add_init_script(COUNT)
+
+    def _act(self) -> None:
+        self._actions += 1
 
     def make_start(self, line: str = "make start") -> None:
         """Types the line into a terminal; stops what it started before."""
@@ -136,6 +151,9 @@ def test_from_make_start_to_a_corrected_image(tmp_path: Path, browser: Browser, 
             newcomer.make_start()
         # Label Studio's own scripts may fail; ours may not.
         with opened(browser, newcomer.url) as ours, closing(browser.new_context()) as context:
+            newcomer.uses(ours.context)
+            ours.reload()
+            newcomer.uses(context)
             theirs = context.new_page()
             theirs.set_default_timeout(WAIT)
             theirs.goto(studio)
@@ -188,6 +206,9 @@ def test_from_make_start_to_a_corrected_image(tmp_path: Path, browser: Browser, 
                 ours.get_by_role("button", name="Save correction").click()
                 expect(ours.locator("#took")).to_contain_text("Learned in ")
                 expect(ours.locator("#prediction")).to_have_text("0")
-    for what, seconds in newcomer.times.items():
-        print(f"{seconds:6.1f} s  {what}")
-    print(f"{sum(newcomer.times.values()):6.1f} s  in all")
+    seconds, actions = map(sum, zip(*newcomer.steps.values(), strict=True))
+    newcomer.steps["all"] = seconds, actions
+    for what, (seconds, actions) in newcomer.steps.items():
+        print(f"{seconds:6.1f} s, {actions:3} clicks and keys: {what}")
+    # Each label takes a key and a click; all else together takes less than 30.
+    assert 2 * LABELLED < newcomer.steps["all"][1] < 2 * LABELLED + 30
