@@ -31,12 +31,14 @@ from image_classifier.data.duplicates import group_near_duplicates
 from image_classifier.data.image_file import ImageFile
 from image_classifier.data.preprocessing import ImageError, TooLate, open_image
 from image_classifier.embedding.cache import Embedding
+from image_classifier.errors import UsersError
 from image_classifier.evaluation.metrics import hits
 from image_classifier.evaluation.predict import Answer, choose
 from image_classifier.first_guess.guess import is_guess
 from image_classifier.model_registry import SharedNetworks
 from image_classifier.nets.classifier import BACKBONE_FILE, FINE_TUNED, Backbone, Classifier, choose_device
 from image_classifier.nets.folder import load_model
+from image_classifier.nets.onnx_module import COMPARED_IMAGES, write_onnx
 from image_classifier.pool.copies import Copies
 from image_classifier.pool.groups import doubt_of
 from image_classifier.pool.order import labeling_order
@@ -62,7 +64,7 @@ from label_studio_format.annotations import annotations_of, label_of
 from label_studio_format.image_value import image_url
 from label_studio_format.labeling_config import ImageChoices, Json, parse_label_config
 from label_studio_format.training_report import Usage
-from my_backend.errors import BackendError, MediaError, TrainingError
+from my_backend.errors import BackendError, BadRequest, MediaError, TrainingError
 from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.media import Media, MediaRequest, media_pool, open_media
 from my_backend.serving.image_pool import ImagePool, LookAlikes
@@ -327,6 +329,23 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         tag = self._tag()
         return TaskPool(self, self._backbone, tag) if tag else None
 
+    def export_onnx(self, folder: Path, tasks: Sequence[Json]) -> Json:
+        """Writes `model.onnx` and `labels.txt`, and compares the module with the model on the tasks' images.
+
+        Raises BadRequest if a package is missing or the answers differ.
+        """
+        tag, classifier = self._tag(), self._classifier
+        if tag is None or classifier is None:
+            raise BadRequest("there is no model to export, or the labeling config has no choices")
+        fetched = self._fetch(tasks, tag, float("inf"), logging.DEBUG)
+        paths = [file.path for file in fetched if isinstance(file, ImageFile) and _is_readable(file.path)]
+        try:
+            compared = write_onnx(classifier, folder / "model.onnx", paths[:COMPARED_IMAGES])
+        except UsersError as error:
+            raise BadRequest(str(error)) from None
+        (folder / "labels.txt").write_text("".join(f"{name}\n" for name in classifier.classes), encoding="utf-8")
+        return asdict(compared)
+
     @property
     def _backbone(self) -> Backbone:
         return self._classifier.backbone if self._classifier else _networks().base
@@ -477,6 +496,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
             "figures": record["figures"],
             "labels": record["labels"],
             "sources": record.get("sources", {}),
+            "settings": _made_with(saved.classifier),
             "warning": warning,
         }
 
@@ -605,7 +625,19 @@ def _described(classifier: Classifier, folder: Path) -> Json:
         "labels": classifier.record["labels"],
         "sources": classifier.record["sources"],
         "mistakes": str(folder / MISTAKES_FILE),
+        "settings": _made_with(classifier),
         "warning": classifier.backbone.warning,
+    }
+
+
+def _made_with(classifier: Classifier) -> Json:
+    """The network and the hyperparameters, for the model card."""
+    backbone = classifier.backbone
+    return {
+        "network": backbone.network,
+        "weights": backbone.origin,
+        "image_size": backbone.preprocessing.crop_size,
+        **classifier.record.get("settings", {}),
     }
 
 
@@ -815,6 +847,14 @@ def _as_jpeg(path: Path, side: int) -> bytes:
     data = BytesIO()
     image.save(data, "JPEG", quality=82)
     return data.getvalue()
+
+
+def _is_readable(path: Path) -> bool:
+    try:
+        open_image(path, THUMBNAIL)
+    except ImageError:
+        return False
+    return True
 
 
 def _guess(tag: ImageChoices, temperature: float | None = None) -> Classifier | None:

@@ -35,6 +35,7 @@ from my_backend.notifications.outbox import Outbox
 from my_backend.notifications.trainings import Trainings
 from my_backend.projects.recent_predictions import Recent
 from my_backend.projects.registry import Project, Projects
+from my_backend.serving.exports import Exports
 from my_backend.serving.live_models import Serving
 from my_backend.serving.model_loader import ModelFactory
 from my_backend.settings import Settings
@@ -65,6 +66,7 @@ class Backend:
         self.new_model = ModelFactory(settings, self.projects, self.connections, self._media_pool)
         self.open_media = self.new_model.open_media
         self.serving = Serving(self.projects, self.new_model, settings.choices)
+        self.exports = Exports(settings, self.projects, self.new_model)
         self.job_store = JobStore(folder)
         self.storage = Storage(settings, self.projects, self.job_store)
         self.queue = self._make_queue()
@@ -162,6 +164,7 @@ class Backend:
         return [
             self.storage,
             self.serving,
+            self.exports,
             self.queue,
             self.retraining,
             self.backlog,

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from onnx.reference import ReferenceEvaluator
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -39,7 +41,7 @@ from image_classifier.training import pipeline
 from image_classifier.training.half_precision import NEARLY
 from label_studio_format.labeling_config import parse_label_config
 from model import ImageClassifierAPI
-from my_backend.errors import BackendError, TrainingError
+from my_backend.errors import BackendError, BadRequest, TrainingError
 from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.media import media_pool, open_media
 from my_backend.settings import Settings
@@ -680,6 +682,31 @@ def test_pool_places_images_on_a_map(trained: Json, shown: Digits) -> None:
     assert len(set(positions)) == 20
     assert all(-1 <= value <= 1 for position in positions for value in position)
     assert pool.positions([7, 2]) == [positions[7], positions[2]]
+
+
+def test_exported_module_predicts_as_the_model_does(trained: Json, shown: Digits, tmp_path: Path) -> None:
+    tasks = [task(1, b"no image"), *asked(shown[30:34])]
+
+    told = ImageClassifierAPI(CONFIG, trained).export_onnx(tmp_path, tasks)
+
+    assert told["images"] == 4
+    assert 0 <= told["difference"] <= 1e-4
+    names = (tmp_path / "labels.txt").read_text().split()
+    paths = [path for path, _ in shown[30:33]]
+    pixels = torch.stack([saved(Path(trained["model_dir"])).backbone.preprocessing(path) for path in paths])
+    [found] = ReferenceEvaluator(str(tmp_path / "model.onnx")).run(None, {"images": pixels.numpy()})
+    for path, row in zip(paths, found.tolist(), strict=True):
+        assert dict(zip(names, row, strict=True)) == pytest.approx(probabilities(trained, path), abs=1e-4)
+
+
+def test_export_without_its_packages_or_a_model_says_why(
+    trained: Json, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(BadRequest, match="no model to export"):
+        ImageClassifierAPI(CONFIG).export_onnx(tmp_path, [])
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(BadRequest, match="run `pip install onnx onnxscript`"):
+        ImageClassifierAPI(CONFIG, trained).export_onnx(tmp_path, [])
 
 
 def test_picture_is_larger_than_a_thumbnail_and_never_larger_than_the_image(tmp_path: Path) -> None:

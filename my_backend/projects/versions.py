@@ -20,6 +20,7 @@ from my_backend import context, files
 from my_backend.errors import Conflict, NotFound
 from my_backend.files import Damaged, Moment
 from my_backend.projects.metrics import like_the_newest, read_figures
+from my_backend.projects.model_card import CARD_FILE, model_card
 from safe_http.redaction import redact
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ KEPT_VERSIONS = 10
 UNTRAINED = "untrained"
 VERSION_FILE = "version.json"
 VERSIONS_FOLDER = "versions"
+EXPORTS_FOLDER = "exports"  # versions in formats of other programs; they can be made again
 POINTER_FILE = "live"
 MOVED_FILE = ".moved"  # next to the projects' folders: its content changes whenever a pointer moves
 PINNED_FILE = "pinned.json"
@@ -312,7 +314,7 @@ class Versions:
             confirm()
             name, created = self._new_name()
             before = self.live_name()
-            record = {
+            record: Json = {
                 "name": name,
                 "created": created,
                 "cause": cause,
@@ -325,6 +327,8 @@ class Versions:
             }
             # Without a new folder: if the project was just deleted, half a version would bring it back.
             files.write_json(staging / VERSION_FILE, record, make_folder=False)
+            card = model_card(name, created, record["train_output"], record["held_back"])
+            files.write(staging / CARD_FILE, card, make_folder=False)
             files.sync_tree(staging)
             files.move(staging, self._versions / name)
             if not held_back:
@@ -357,6 +361,7 @@ class Versions:
             _remove_whatever(gone)
         # Atomically, and on the disk before its files go: no version is ever half removed.
         files.move(version, gone)
+        _remove_whatever(self.exported(version.name))
         _empty(gone)
         try:
             self._ensure_noted(version.name)
@@ -454,6 +459,18 @@ class Versions:
             files.move(part, target)
         finally:
             shutil.rmtree(part, ignore_errors=True)
+
+    def exported(self, name: str) -> Path:
+        """Returns the folder of a version's ONNX module, whole if it exists."""
+        return self._folder / EXPORTS_FOLDER / f"{name}-onnx"
+
+    def keep_exported(self, name: str, part: Path) -> None:
+        """Moves a finished export into its place, unless another process was faster; raises NotFound."""
+        with files.locked(self._folder / ".versions"):
+            self.get(name)
+            if not self.exported(name).exists():
+                files.sync_tree(part)
+                files.move(part, self.exported(name))
 
     @contextmanager
     def unchanging(self) -> Iterator[None]:

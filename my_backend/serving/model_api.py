@@ -101,6 +101,7 @@ class ModelAPI:
         - `first_guess`: anything true if the answers aren't learned from labels; then they can't be accepted in bulk
         - `given`: a text that stands for everything the training depended on. If the next full training gets the same
           one and would make the same version, it returns None instead, and the page says that there is nothing to learn
+        - `settings`: what the model was made with, such as its network, by name; it is listed in the model card
         - `mistakes`: path of a JSON file as `model.py` writes it; the page shows likely labeling mistakes from it
         """
         raise BadRequest(f"{type(self).__name__} can't be trained: it has no method `fit`")
@@ -162,6 +163,15 @@ class ModelAPI:
         `python -m my_backend publish` calls it.
         """
         raise BadRequest(f"{cls.__name__} can't import models: it has no method `adopt`")
+
+    def export_onnx(self, folder: Path, tasks: Sequence[Json]) -> Json:
+        """Writes the model to `folder` as `model.onnx`, and its classes, in order and one a line, as `labels.txt`.
+
+        Returns `difference`, the largest difference of a probability between the module and the model, and `images`,
+        on how many of the tasks' images; 0 if none could be read. Runs in a process of its own, for ten minutes at
+        most; raises BadRequest if something is to be installed first, say.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no method `export_onnx`")
 
     @staticmethod
     def thumbnail(path: Path) -> bytes:

@@ -74,6 +74,11 @@ class ModelFactory:
 
     def embeddings(self) -> EmbeddingCounts:
         """Returns the class's embedding-cache lookups in this process; none if it isn't loaded or doesn't count."""
-        loaded = sys.modules.get(self._settings.model_class.partition(":")[0])
-        model_class = getattr(loaded, self._settings.model_class.partition(":")[2], None)
-        return EmbeddingCounts(with_defaults(model_class).cache_lookups() if isinstance(model_class, type) else {})
+        model_class = self.loaded()
+        return EmbeddingCounts(model_class.cache_lookups() if model_class else {})
+
+    def loaded(self) -> type[ModelAPI] | None:
+        """Returns the class with its defaults if this process has loaded it already."""
+        module_name, _, class_name = self._settings.model_class.partition(":")
+        model_class = getattr(sys.modules.get(module_name), class_name, None)
+        return with_defaults(model_class) if isinstance(model_class, type) else None

@@ -62,7 +62,7 @@ def _endpoints(backend: Backend, counts: RequestCounts, page: Page) -> list[obje
         ProtocolEndpoints(backend, counts),
         SingleImageEndpoints(backend),
         JobEndpoints(backend),
-        VersionEndpoints(backend.projects, backend.settings),
+        VersionEndpoints(backend),
         LabelingConfigEndpoints(backend.settings),
         LabelingEndpoints(backend),
         MapEndpoints(backend),

@@ -9,7 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from my_backend.errors import TrainingError
+from my_backend.errors import BadRequest, TrainingError
 from my_backend.label_studio.media import MediaRequest
 from my_backend.serving.image_pool import ImagePool, LookAlikes
 from my_backend.serving.model_api import ModelAPI
@@ -176,6 +176,16 @@ class FakeModel(ModelAPI):
         self.script.wait_at("prepare")
         if "prepare_raises" in self.script.orders():
             raise RuntimeError(self.script.orders()["prepare_raises"])
+
+    def export_onnx(self, folder: Path, tasks: Sequence[Json]) -> Json:
+        orders = self.script.orders()
+        (folder / "model.onnx").write_text(self.learned)
+        self.script.note("export", process=os.getpid(), tasks=[task["id"] for task in tasks])
+        self.script.wait_at("export")
+        if "export_says" in orders:
+            raise BadRequest(orders["export_says"])
+        (folder / "labels.txt").write_text("Cat\nDog\n")
+        return {"images": len(tasks), "difference": 1.5e-6}
 
     @staticmethod
     def thumbnail(path: Path) -> bytes:

@@ -1,15 +1,16 @@
-"""Endpoints that list, activate, pin, delete and download versions."""
+"""Endpoints that list, activate, pin, delete, export and download versions."""
 
 from typing import Any
 
 from flask import Response
 
-from my_backend.errors import BadRequest, NotFound, Unavailable
+from my_backend.backend import Backend
+from my_backend.errors import BadRequest, Conflict, NotFound, Unavailable
 from my_backend.projects.archive import zipped, zipped_size
-from my_backend.projects.registry import Project, Projects
+from my_backend.projects.registry import Project
 from my_backend.projects.versions import Versions
 from my_backend.requests import Json, PinRequest, ProjectRequest, VersionRequest
-from my_backend.settings import Settings
+from my_backend.serving.exports import Export, State
 from my_backend.web.api.answers import Answer
 from my_backend.web.api.lookup import PROJECT_QUERY, find_project
 from my_backend.web.endpoint import endpoint
@@ -17,6 +18,7 @@ from my_backend.web.middleware.admission import Share
 from my_backend.web.middleware.auth import require_known
 
 DOWNLOADS_AT_ONCE = 4  # of the threads for other requests; see OTHERS_AT_ONCE
+VERSION_QUERY = {**PROJECT_QUERY, "version": "name of the version"}
 
 
 class VersionRecord(Answer):
@@ -69,11 +71,25 @@ class DeletedVersion(Answer):
     project: str
 
 
+class ExportedVersion(Answer):
+    """How far a version's ONNX module is; once it is ready, how its probabilities differ from the model's at most.
+
+    `images` is on how many images of the project they were compared; 0: on random pixels.
+    """
+
+    version: str
+    project: str
+    state: State
+    failure: str
+    images: int | None
+    difference: float | None
+
+
 class VersionEndpoints:
     """A version's files are never changed; only the pointer to the live one is."""
 
-    def __init__(self, projects: Projects, settings: Settings) -> None:
-        self._projects, self._settings = projects, settings
+    def __init__(self, backend: Backend) -> None:
+        self._projects, self._settings, self._exports = backend.projects, backend.settings, backend.exports
         self._downloads = Share(DOWNLOADS_AT_ONCE)
 
     @endpoint("GET", "/versions", answers={200: VersionList}, errors=(404,))
@@ -120,29 +136,58 @@ class VersionEndpoints:
         versions.delete(body.version)
         return {"deleted": body.version, "project": project.uid}
 
+    @endpoint("POST", "/api/models/export", answers={200: ExportedVersion}, errors=(400, 404, 503))
+    def export(self, body: VersionRequest) -> Json:
+        """Starts to make a version's ONNX module, unless it exists; needs the password."""
+        require_known(self._settings)
+        uid = find_project(self._projects, body.project).uid
+        return _exported(uid, body.version, self._exports.request(uid, body.version))
+
+    @endpoint("GET", "/api/models/export", answers={200: ExportedVersion}, errors=(400, 404), query=VERSION_QUERY)
+    def exported(self, project: str | None, version: str | None) -> Json:
+        """How far a version's ONNX module is: `none`, `making`, `failed`, or `ready` to be downloaded."""
+        name, uid = _named(version), find_project(self._projects, project).uid
+        return _exported(uid, name, self._exports.state(uid, name))
+
     @endpoint(
         "GET",
         "/api/models/download",
         answers={200: "application/zip"},
-        errors=(400, 404, 503),
-        query={**PROJECT_QUERY, "version": "name of the version"},
+        errors=(400, 404, 409, 503),
+        query={**VERSION_QUERY, "to": "`onnx` for the ONNX module; by default the version's own files"},
     )
-    def download(self, project: str | None, version: str | None) -> Response:
-        """A version's folder as a ZIP file, for `python -m image_classifier` or for `publish` elsewhere."""
-        if version is None:
-            raise BadRequest("version is missing: add ?version=NAME, as GET /versions lists it")
+    def download(self, project: str | None, version: str | None, to: str | None) -> Response:
+        """A version as a ZIP file: its own files, for `image_classifier` or `publish` elsewhere, or its ONNX module."""
+        name = _named(version)
+        if to not in (None, "onnx"):
+            raise BadRequest("`to` must be onnx, or be left out for the version's own files")
         if not self._downloads.hold():  # slow clients would keep other requests out for hours
             raise Unavailable(f"{self._downloads.size} downloads are in progress: try again later")
-        found = self._find(project)[1].get(version)
+        versions = self._find(project)[1]
+        found = versions.get(name)
+        folder = versions.exported(name) if to else found.folder
+        if to and not folder.exists():
+            raise Conflict(f"{name} isn't exported to ONNX yet: POST /api/models/export first")
         try:
-            size = zipped_size(found.folder)
+            size = zipped_size(folder)
         except FileNotFoundError:
             raise NotFound(f"version {found.name} has just been deleted") from None
-        response = Response(zipped(found.folder), mimetype="application/zip")
+        response = Response(zipped(folder), mimetype="application/zip")
         response.content_length = size  # without it, slow clients would be cut off
-        response.headers["Content-Disposition"] = f'attachment; filename="{found.name}.zip"'
+        response.headers["Content-Disposition"] = f'attachment; filename="{folder.name}.zip"'
         return response
 
     def _find(self, name: str | None) -> tuple[Project, Versions]:
         project = find_project(self._projects, name)
         return project, Versions(self._projects.folder(project.uid))
+
+
+def _named(version: str | None) -> str:
+    if version is None:
+        raise BadRequest("version is missing: add ?version=NAME, as GET /versions lists it")
+    return version
+
+
+def _exported(project: str, version: str, export: Export) -> Json:
+    compared = export.compared.model_dump() if export.compared else {"images": None, "difference": None}
+    return {"version": version, "project": project, "state": export.state, "failure": export.failure, **compared}

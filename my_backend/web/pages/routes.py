@@ -188,6 +188,7 @@ class Page:
         for one in filter(None, (version, other_name)):
             Versions(folder).get(one)  # raises NotFound, also for one that was deleted since it was read
         shown = version_views.read_version(folder, version)
+        export = self._backend.exports.state(project.uid, version)
         other = version_views.read_version(folder, other_name) if other_name else None
 
         def render() -> str:
@@ -201,6 +202,8 @@ class Page:
                 version=shown,
                 pinned=shown.name in Versions(folder).pinned(),
                 kept=KEPT_VERSIONS,
+                export=export,
+                no_export=self._backend.exports.refusal(),
                 other=other,
                 others=[one for one in self._version_views(project)[::-1] if one.name != shown.name],
                 comparable=other is not None and other.figures.measure == shown.figures.measure,
@@ -212,10 +215,10 @@ class Page:
                 tiles=tiles,
                 total=total,
                 wanted=wanted,
-                busy=view.busy,
+                busy=view.busy or export.state == "making",
             )
 
-        return self._answer([project], render, shown.name, other_name)
+        return self._answer([project], render, shown.name, other_name, repr(export))
 
     def try_it(self, name: str) -> Response:
         project = self._backend.projects.find(name)

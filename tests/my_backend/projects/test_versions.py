@@ -62,7 +62,7 @@ def test_published_version_is_live_and_has_its_files(versions: Versions) -> None
     assert (second.cause, second.choices, second.grew_from, first.grew_from) == ("again", ("Cat",), first.name, "")
     assert second.train_output["list"] == [f"{second.folder}/model/weights"]
     assert second.train_output["figures"] == {"n": 1}
-    assert sorted(path.name for path in second.folder.iterdir()) == ["model", "version.json"]
+    assert sorted(path.name for path in second.folder.iterdir()) == ["README.md", "model", "version.json"]
 
 
 def test_who_follows_many_projects_is_told_that_a_pointer_was_moved(versions: Versions) -> None:

@@ -4,17 +4,25 @@ import os
 import re
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
 from zipfile import ZipFile
 
 import pytest
+from markupsafe import escape
 
+from my_backend.projects.annotation_log import Changes
 from my_backend.projects.archive import CHUNK, zipped, zipped_size
+from my_backend.projects.packed_tasks import PackedTasks
+from my_backend.serving.exports import Exports
+from my_backend.serving.model_api import ModelAPI
 from my_backend.web.api.versions import DOWNLOADS_AT_ONCE
 from tests.my_backend.conftest import PROJECT, Client, Serve, basic
-from tests.my_backend.fake_model import LABEL_CONFIG
+from tests.my_backend.fake_model import LABEL_CONFIG, FakeModel, Script
+from tests.my_backend.waiting import eventually
 
 PAGE = {"Accept": "text/html"}
 DOWNLOAD = "/api/models/download"
+EXPORT = "/api/models/export"
 
 
 def names(client: Client) -> list[str]:
@@ -44,11 +52,11 @@ def test_version_page_offers_what_can_be_done_with_it(client: Client) -> None:
         return set(re.findall(r'data-post="/api/models/([a-z]+)"', version_page(client, name))) - {"train"}
 
     first, second = client.train(), client.train()
-    assert offered(first) == {"pin", "activate", "delete"}
-    assert offered(second) == {"pin"}, "the live version"
+    assert offered(first) == {"pin", "activate", "delete", "export"}
+    assert offered(second) == {"pin", "export"}, "the live version"
 
     client.post("/api/models/pin", {"version": first})
-    assert offered(first) == {"pin", "activate"}
+    assert offered(first) == {"pin", "activate", "export"}
     assert '"pinned": false' in version_page(client, first)
     assert ">pinned<" in client.http.get(f"/projects/{PROJECT}/versions", headers=PAGE).text
 
@@ -69,6 +77,147 @@ def test_downloaded_version_is_complete(client: Client) -> None:
         files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
         assert {one: archive.read(one) for one in archive.namelist()} == files
         assert json.loads(archive.read(f"{name}/version.json"))["name"] == name
+
+
+def exported(client: Client, name: str, state: str = "ready") -> dict[str, Any]:
+    """What is said of the export once it has this state."""
+    path = f"{EXPORT}?version={name}"
+    assert eventually(lambda: client.get(path)["state"] == state), client.get(path)
+    return dict(client.get(path))
+
+
+def test_version_is_exported_to_onnx_once_and_elsewhere(client: Client, script: Script) -> None:
+    name = client.train()
+    assert client.get(f"{EXPORT}?version={name}") == {
+        "version": name,
+        "project": PROJECT,
+        "state": "none",
+        "failure": "",
+        "images": None,
+        "difference": None,
+    }
+    assert "isn't exported to ONNX yet" in client.get(f"{DOWNLOAD}?version={name}&to=onnx", 409)["error"]
+    assert 'id="export"' in version_page(client, name)
+
+    changes = Changes(client.backend.projects.folder(PROJECT))
+    changes.keep_tasks(PackedTasks([{"id": 1, "data": {}}]), changes.begin_reading())
+    script.block("export")
+    assert client.post(EXPORT, {"version": name})["state"] == "making"
+    assert client.post(EXPORT, {"version": name})["state"] == "making"
+    assert eventually(lambda: script.calls("export"))
+    assert 'id="exporting"' in version_page(client, name)
+    assert 'id="download-onnx"' not in version_page(client, name), "it isn't whole"
+    client.get(f"{DOWNLOAD}?version={name}&to=onnx", 409)
+    script.release()
+
+    assert {**exported(client, name), "images": 1, "difference": 1.5e-6} == exported(client, name)
+    assert client.post(EXPORT, {"version": name})["state"] == "ready"
+    [call] = script.calls("export")
+    assert call["tasks"] == [1], "the project's annotated task"
+    assert call["process"] != os.getpid()
+    shown = version_page(client, name)
+    assert "On 1 image of this project, its probabilities differ from the model’s by 1.5e-06 at most." in shown
+    link = re.search(r'id="download-onnx" href="([^"]+)"', shown)
+    assert link
+    answer = client.http.get(link[1].replace("&amp;", "&"))
+    assert answer.headers["Content-Disposition"] == f'attachment; filename="{name}-onnx.zip"'
+    with ZipFile(io.BytesIO(answer.data)) as archive:
+        top = f"{name}-onnx/"
+        assert {"model.onnx", "labels.txt", "README.md"} <= {one.removeprefix(top) for one in archive.namelist()}
+        assert archive.read(f"{top}model.onnx") == b"Cat"
+
+
+def test_failed_export_says_why_and_can_be_tried_again(client: Client, script: Script) -> None:
+    name = client.train()
+    script.set(export_says="run `pip install onnx onnxscript`")
+    client.post(EXPORT, {"version": name})
+    assert exported(client, name, "failed")["failure"] == "run `pip install onnx onnxscript`"
+    assert "run `pip install onnx onnxscript`" in version_page(client, name)
+    assert "Try again" in version_page(client, name)
+
+    script.set()
+    client.post(EXPORT, {"version": name})
+    exported(client, name)
+
+
+def test_export_goes_with_its_version(client: Client, script: Script) -> None:
+    first = client.train()
+    client.post(EXPORT, {"version": first})
+    exported(client, first)
+    client.train()
+    client.post("/api/models/delete", {"version": first})
+
+    client.get(f"{EXPORT}?version={first}", 404)
+    client.get(f"{DOWNLOAD}?version={first}&to=onnx", 404)
+    assert list((client.backend.projects.folder(PROJECT) / "exports").iterdir()) == []
+
+
+def test_version_that_is_deleted_while_it_is_exported_leaves_nothing(client: Client, script: Script) -> None:
+    first = client.train()
+    client.train()
+    script.block("export")
+    client.post(EXPORT, {"version": first})
+    assert eventually(lambda: script.calls("export"))
+    client.post("/api/models/delete", {"version": first})
+    script.release()
+
+    folder = client.backend.projects.folder(PROJECT) / "exports"
+    assert eventually(lambda: list(folder.iterdir()) == [])
+    client.get(f"{EXPORT}?version={first}", 404)
+
+
+def test_server_stops_while_it_exports(serve: Serve, script: Script) -> None:
+    with serve() as client:
+        client.setup()
+        name = client.train()
+        script.block("export")
+        client.post(EXPORT, {"version": name})
+        assert eventually(lambda: script.calls("export"))
+        folder = client.backend.projects.folder(PROJECT) / "exports"
+        client.backend.exports.stop()
+        assert list(folder.iterdir()) == []
+
+
+def test_two_servers_export_a_version_once(serve: Serve, script: Script) -> None:
+    with serve() as client:
+        client.setup()
+        name = client.train()
+        other = Exports(client.backend.settings, client.backend.projects, client.backend.new_model)
+        other.start()
+        try:
+            script.block("export")
+            client.post(EXPORT, {"version": name})
+            assert eventually(lambda: script.calls("export"))
+            assert other.request(PROJECT, name).state == "making"
+            script.release()
+            exported(client, name)
+            assert eventually(lambda: other.state(PROJECT, name).state == "ready")
+        finally:
+            other.stop()
+    assert len(script.calls("export")) == 1
+
+
+def test_export_needs_the_password_or_this_machine(serve: Serve) -> None:
+    with serve(host="0.0.0.0") as client:
+        client.setup()
+        name = client.train()
+        assert "needs the backend's password" in client.post(EXPORT, {"version": name}, 403)["error"]
+
+
+def test_class_that_cannot_export_says_so(serve: Serve) -> None:
+    with serve(model_class="tests.my_backend.web.api.test_versions:NoExport") as client:
+        client.setup()
+        name = client.train()
+        refusal = "NoExport can't be exported to ONNX: it has no method `export_onnx`"
+        assert client.post(EXPORT, {"version": name}, 400)["error"] == refusal
+        assert escape(refusal) in version_page(client, name)
+        assert 'id="export"' not in version_page(client, name)
+
+
+class NoExport(FakeModel):
+    """A class that was written without the method."""
+
+    export_onnx = ModelAPI.export_onnx
 
 
 def test_zip_of_a_large_file_comes_in_parts(tmp_path: Path) -> None:

@@ -1,0 +1,84 @@
+"""A model as an ONNX module, which other programs read."""
+
+import importlib
+import logging
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from image_classifier.data.preprocessing import Preprocessing
+from image_classifier.errors import UsersError
+from image_classifier.nets.classifier import Classifier, Head
+
+COMPARED_AT_ONCE = 3  # it also keeps what every layer makes of them; not as many as the example for the exporter has
+COMPARED_IMAGES = 10  # ONNX's reference implementation takes about a second for each
+TOLERANCE = 1e-4  # of a probability; other programs add numbers in another order
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The largest difference of a probability between the exported module and the model, on this many images."""
+
+    images: int  # 0: on random pixels
+    difference: float
+
+
+class Portable(nn.Module):
+    """The whole model: uint8 RGB images [n, 3, side, side] → probabilities [n, classes], in the order of the labels."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self._backbone = classifier.backbone.module
+        self._preprocessing: Preprocessing = classifier.backbone.preprocessing
+        self._head: Head = classifier.head
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        logits = self._head(self._backbone(self._preprocessing.normalize(pixels)))
+        return logits.sigmoid() if self._head.multiple else logits.softmax(1)
+
+
+def write_onnx(classifier: Classifier, file: Path, images: Sequence[Path] = ()) -> Compared:
+    """Writes the module with torch's exporter, and compares what ONNX's reference implementation makes of it.
+
+    The answers are compared on some of these images, on random pixels if there are none. Raises ImageError if an image
+    can't be read, and UsersError if the answers differ, or if ONNX's packages aren't installed: they are large, and few
+    people need them.
+    """
+    try:
+        reference = importlib.import_module("onnx.reference")
+        importlib.import_module("onnxscript")
+    except ImportError as error:
+        raise UsersError(f"ONNX needs more packages ({error}): run `pip install onnx onnxscript`") from error
+    logging.getLogger("onnx_ir").setLevel(logging.WARNING)  # it logs each of its steps
+    preprocessing = classifier.backbone.preprocessing
+    side = preprocessing.crop_size
+    generator = torch.Generator().manual_seed(0)
+    example, other = (torch.randint(256, (n, 3, side, side), dtype=torch.uint8, generator=generator) for n in (2, 3))
+    some = images[:: max(1, len(images) // COMPARED_IMAGES)][:COMPARED_IMAGES]
+    if some:
+        other = torch.stack([preprocessing(path) for path in some])
+    portable = Portable(classifier).eval()
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")  # torch's exporter warns about its own internals
+        torch.onnx.export(
+            portable,
+            (example,),
+            file,
+            input_names=["images"],
+            output_names=["probabilities"],
+            dynamic_shapes={"pixels": {0: torch.export.Dim("n", min=1)}},
+            external_data=False,
+            verbose=False,
+        )
+        module = reference.ReferenceEvaluator(str(file))
+        pieces = [other[start : start + COMPARED_AT_ONCE] for start in range(0, len(other), COMPARED_AT_ONCE)]
+        answers = [module.run(None, {"images": piece.numpy()})[0] for piece in pieces]
+        difference = float((torch.from_numpy(np.concatenate(answers)) - portable(other)).abs().max())
+    if difference > TOLERANCE:
+        raise UsersError(f"the exported model's probabilities differ by {difference:.1e}, so it isn't kept")
+    return Compared(len(some), difference)

@@ -1,0 +1,160 @@
+"""Exports versions to ONNX, if somebody asks for it: one at a time, each in a process of its own, and once."""
+
+import logging
+import math
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, TypeAdapter
+
+from my_backend import context, files
+from my_backend.background import Background
+from my_backend.errors import BadRequest, JobStopped, Unavailable
+from my_backend.label_studio.connections import Connections
+from my_backend.label_studio.media import media_pool
+from my_backend.own_process import run_in_own_process
+from my_backend.projects.annotation_log import Changes
+from my_backend.projects.model_card import CARD_FILE
+from my_backend.projects.registry import Projects
+from my_backend.projects.versions import EXPORTS_FOLDER, Versions
+from my_backend.serving.model_api import Json, ModelAPI
+from my_backend.serving.model_loader import ModelFactory
+from my_backend.settings import Settings
+from safe_http.redaction import said
+
+log = logging.getLogger(__name__)
+
+EXPORT_SECONDS = 600.0
+STOP_SECONDS = 5.0  # for ending the process
+TURN_SECONDS = 1.0  # between two looks whether another server has finished its export
+MOST_WAITING = 20
+COMPARED_TASKS = 20  # more than the class compares, because some images may be unreadable
+COMPARED_FILE = "compared.json"
+
+State = Literal["none", "making", "ready", "failed"]
+
+
+class Compared(BaseModel):
+    """How far the module's probabilities differ from the model's at most, on this many images; 0: on random ones."""
+
+    images: int
+    difference: float
+
+
+_COMPARED = TypeAdapter(Compared)
+
+
+@dataclass(frozen=True)
+class Export:
+    """A version's ONNX module; `failure` is why the last try failed."""
+
+    state: State
+    compared: Compared | None = None
+    failure: str = ""
+
+
+class Exports(Background):
+    """Makes exports in a thread. Those that wait are forgotten if the server ends; finished ones are on the disk."""
+
+    def __init__(self, settings: Settings, projects: Projects, new_model: ModelFactory) -> None:
+        super().__init__("exports", patience=STOP_SECONDS)
+        self._settings, self._projects, self._new_model = settings, projects, new_model
+        self._waiting: dict[tuple[str, str], None] = {}  # projects' uids and versions' names, in order
+        self._failures: dict[tuple[str, str], str] = {}
+
+    def state(self, project: str, version: str) -> Export:
+        """How far a version's export is; raises NotFound."""
+        versions = Versions(self._projects.folder(project))
+        versions.get(version)
+        compared = files.read_record(versions.exported(version) / COMPARED_FILE, _COMPARED)
+        if compared is not None:
+            return Export("ready", compared)
+        if (project, version) in self._waiting:
+            return Export("making")
+        failure = self._failures.get((project, version), "")
+        return Export("failed" if failure else "none", failure=failure)
+
+    def refusal(self) -> str:
+        """Why no version can be exported; "" if the model class can do it, or isn't loaded yet."""
+        loaded = self._new_model.loaded()
+        if loaded is None or loaded.export_onnx is not ModelAPI.export_onnx:
+            return ""
+        return f"{loaded.__name__} can't be exported to ONNX: it has no method `export_onnx`"
+
+    def request(self, project: str, version: str) -> Export:
+        """Makes the export unless it exists; raises NotFound, BadRequest, and Unavailable if too many wait."""
+        state = self.state(project, version)
+        if state.state in ("ready", "making"):
+            return state
+        if refusal := self.refusal():
+            raise BadRequest(refusal)
+        if Versions(self._projects.folder(project)).get(version).is_first_guess:
+            raise BadRequest(f"{version} is a first guess: it has no model of its own to export")
+        if len(self._waiting) >= MOST_WAITING:
+            raise Unavailable(f"{MOST_WAITING} exports are waiting already: try again later")
+        self._failures.pop((project, version), None)
+        self._waiting[project, version] = None
+        self._wake()
+        return self.state(project, version)
+
+    def _look(self) -> float | None:
+        while not self._stopping and (project_and_version := next(iter(self._waiting), None)):
+            project, version = project_and_version
+            with context.working_for(project=project):
+                try:
+                    with files.claimed(self._projects.root / ".exporting"):  # servers of this MODEL_DIR take turns
+                        if self.state(project, version).state != "ready":  # by another server
+                            self._make(project, version)
+                except files.InUse:
+                    return TURN_SECONDS
+                except JobStopped:
+                    return None
+                except Exception as error:
+                    log.warning("can't export %s to ONNX: %s", version, said(error))
+                    self._failures[project, version] = said(error)
+                self._waiting.pop(project_and_version, None)
+        return math.inf
+
+    def _make(self, project: str, version: str) -> None:
+        folder = self._projects.folder(self._projects.get(project).uid) / EXPORTS_FOLDER
+        versions = Versions(folder.parent)
+        folder.mkdir(exist_ok=True)
+        for left in folder.glob(".part-*"):  # by a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as aside:
+            part = Path(aside) / versions.exported(version).name
+            part.mkdir()
+            told = run_in_own_process(
+                self._settings,
+                export_version,
+                project,
+                version,
+                str(part),
+                seconds=EXPORT_SECONDS,
+                is_stopping=lambda: self._stopping,
+            )
+            compared = Compared.model_validate(told)
+            card = versions.get(version).folder / CARD_FILE
+            if card.exists():  # versions of older releases have none
+                shutil.copy2(card, part)
+            files.write_json(part / COMPARED_FILE, compared.model_dump())
+            versions.keep_exported(version, part)
+        log.info("exported %s to ONNX; largest difference of a probability: %.1e", version, compared.difference)
+
+
+def export_version(settings: Settings, project: str, version: str, folder: str) -> Json:
+    """Lets the model class export a version to `folder`; returns what `export_onnx` returns."""
+    projects = Projects(settings.model_dir / "projects")
+    home = projects.folder(project)
+    pool = media_pool()
+    try:
+        new_model = ModelFactory(settings, projects, Connections(settings), pool)
+        model = new_model(projects.get(project), Versions(home).get(version))
+        tasks: Sequence[Json] = Changes(home).tasks() or []
+        return model.export_onnx(Path(folder), tasks[:: max(1, len(tasks) // COMPARED_TASKS)][:COMPARED_TASKS])
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
