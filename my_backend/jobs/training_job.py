@@ -224,6 +224,7 @@ class TrainingJob:
                     choices=parse_label_config(project.label_config, self._settings.choices).choices,
                     held_back=str(train_output.get("held_back") or ""),
                     labeling_history=asdict(history.history()),
+                    epochs=[asdict(epoch) for epoch in running.job.history],
                     confirm=confirm,
                 )
                 noted = learned.without(missed)

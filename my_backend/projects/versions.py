@@ -58,6 +58,7 @@ class Version:
     grew_from: str = ""
     made_by: dict[str, str] = field(default_factory=dict)  # ids of the job and the HTTP request that created it
     labeling_history: Json = field(default_factory=dict)  # how its labels were made: a LabelingHistory
+    epochs: list[Any] = field(default_factory=list)  # of its training: phase, epoch, loss and accuracy
 
     @property
     def is_first_guess(self) -> bool:
@@ -108,6 +109,7 @@ class _Record:
     grew_from: str = ""
     made_by: dict[str, str] = field(default_factory=dict)
     labeling_history: Json = field(default_factory=dict)
+    epochs: list[Any] = field(default_factory=list)
 
 
 _RECORD = TypeAdapter(_Record)
@@ -179,6 +181,7 @@ class Versions:
             grew_from=record.grew_from,
             made_by=record.made_by,
             labeling_history=record.labeling_history,
+            epochs=record.epochs,
         )
 
     def names(self) -> list[str]:
@@ -206,6 +209,7 @@ class Versions:
         choices: Sequence[str],
         held_back: str = "",
         labeling_history: Json | None = None,
+        epochs: Sequence[Any] = (),
         confirm: Callable[[], None] = lambda: None,
     ) -> Version:
         """Makes a version of what `fit` returned, and makes it live unless it is held back.
@@ -225,6 +229,7 @@ class Versions:
                 choices=choices,
                 held_back=held_back,
                 labeling_history=labeling_history or {},
+                epochs=epochs,
                 confirm=confirm,
             )
         except BaseException:
@@ -281,6 +286,7 @@ class Versions:
                 cause=cause,
                 choices=choices,
                 labeling_history=version.labeling_history,
+                epochs=version.epochs,
                 confirm=confirm,
             )
         except BaseException:
@@ -307,6 +313,7 @@ class Versions:
         cause: str,
         choices: Sequence[str],
         labeling_history: Json,
+        epochs: Sequence[Any],
         confirm: Callable[[], None],
         held_back: str = "",
     ) -> Version:
@@ -324,6 +331,7 @@ class Versions:
                 "grew_from": "" if before == UNTRAINED else before,
                 "made_by": {name: context.ids()[name] for name in ("job", "request_id") if name in context.ids()},
                 "labeling_history": labeling_history,
+                "epochs": list(epochs),
             }
             # Without a new folder: if the project was just deleted, half a version would bring it back.
             files.write_json(staging / VERSION_FILE, record, make_folder=False)

@@ -1,7 +1,7 @@
 """SVG charts, drawn on the server by pygal; their colors come from the stylesheet."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from xml.etree.ElementTree import Element
 
@@ -95,15 +95,19 @@ def accuracy_chart(versions: Sequence[tuple[str, float]]) -> Markup:
     return _drawn(chart)
 
 
-def curve(points: Sequence[tuple[int, float]], *, share: bool) -> Markup:
-    """A chart by epoch of the loss, or of the accuracy (a `share` from 0 to 1)."""
-    highest = 1.0 if share else max(max(value for _, value in points), 1e-6)
+def curves(series: Mapping[str, Sequence[tuple[int, float]]], *, share: bool) -> Markup:
+    """A chart by epoch of the loss, or of the accuracy (a `share` from 0 to 1), of one training or more, by name."""
+    epochs = sorted({epoch for points in series.values() for epoch, _ in points})
+    highest = 1.0 if share else max(1e-6, *(value for points in series.values() for _, value in points))
     size = {"width": CURVE_WIDTH, "height": CURVE_HEIGHT}
-    chart = _chart(pygal.Line, **size, range=(0.0, highest), show_dots=len(points) < 30)
+    chart = _chart(pygal.Line, **size, range=(0.0, highest), show_dots=len(epochs) < 30)
     chart.y_labels = _steps(0.0, highest)
     chart.value_formatter = _percent if share else "{:.2f}".format
-    chart.x_labels = _thinned([str(epoch) for epoch, _ in points])
-    chart.add("", [{"value": value, "label": f"epoch {epoch}"} for epoch, value in points])
+    chart.x_labels = _thinned([str(epoch) for epoch in epochs])
+    for name, points in series.items():
+        known = dict(points)
+        named = f"{name}, epoch" if name else "epoch"
+        chart.add(name, [{"value": known.get(epoch), "label": f"{named} {epoch}"} for epoch in epochs])
     return _drawn(chart)
 
 

@@ -141,7 +141,7 @@ class Page:
             view = project_view(self._backend, project)
             drawn = {
                 job.job.id: {
-                    name: charts.curve(points, share=name == "accuracy") for name, points in job.curves.items()
+                    name: charts.curves({"": points}, share=name == "accuracy") for name, points in job.curves.items()
                 }
                 for job in view.running
             }
@@ -211,6 +211,10 @@ class Page:
                 confusion=version_views.confusion_rows(shown.figures),
                 calibration=charts.calibration_chart(bins) if bins else None,
                 bins=bins,
+                curves={
+                    name: (list(series), charts.curves(series, share=name == "accuracy"))
+                    for name, series in version_views.curves_beside(shown, other).items()
+                },
                 forecast_chart=_forecast_chart(shown),
                 tiles=tiles,
                 total=total,

@@ -6,9 +6,9 @@ The model class may report anything; values of a wrong type are left out.
 from dataclasses import dataclass
 from typing import Any
 
-from my_backend.jobs.record import Epoch, Job
+from my_backend.jobs.record import Job
+from my_backend.web.pages.curves import Points, curves_of, shown_number
 
-LARGEST = 1e15  # of the numbers that are shown; more cannot be printed, or is no number
 WORDS = {
     "queued": "Waiting",
     "started": "Training",
@@ -35,7 +35,7 @@ class TrainingView:
     seconds: float | None  # its duration, once it has ended
     versions: tuple[str, ...]
     known_to: str  # the version that already knows what there was to learn; "" if unknown
-    curves: dict[str, list[tuple[int, float]]]  # loss and accuracy of the phase's epochs
+    curves: dict[str, Points]  # loss and accuracy of the phase's epochs
 
 
 def training_view(job: Job) -> TrainingView:
@@ -49,13 +49,13 @@ def training_view(job: Job) -> TrainingView:
         phase=str(progress.get("phase") or ("starting" if job.status == "started" else "")),
         detail=_detail(progress),
         done=1.0 if job.status == "finished" else _done(progress),
-        loss=_number(progress.get("loss")),
-        accuracy=_number(progress.get("accuracy")),
-        seconds_left=_number(progress.get("seconds_left")),
+        loss=shown_number(progress.get("loss")),
+        accuracy=shown_number(progress.get("accuracy")),
+        seconds_left=shown_number(progress.get("seconds_left")),
         seconds=ended - job.started if ended and job.started else None,
         versions=_names(job.result.get("versions")),
         known_to=str(job.result.get("known_to") or ""),
-        curves=_curves(job.history),
+        curves=curves_of(job.history).points,
     )
 
 
@@ -64,38 +64,23 @@ def _detail(progress: dict[str, Any]) -> str:
         return f"epoch {epoch}"
     if images := _of(progress, "image", "images"):
         return f"{images} images"
-    total = _number(progress.get("images"))
+    total = shown_number(progress.get("images"))
     return "" if total is None else f"{total:.0f} images"
 
 
 def _of(progress: dict[str, Any], one: str, all_of_them: str) -> str:
     """`3 of 8`; empty if one of the two is unknown."""
-    number, total = _number(progress.get(one)), _number(progress.get(all_of_them))
+    number, total = shown_number(progress.get(one)), shown_number(progress.get(all_of_them))
     return "" if number is None or total is None else f"{number:.0f} of {total:.0f}"
 
 
 def _done(progress: dict[str, Any]) -> float | None:
-    done = _number(progress.get("done"))
+    done = shown_number(progress.get("done"))
     if done is None:
-        epoch, epochs = _number(progress.get("epoch")), _number(progress.get("epochs"))
+        epoch, epochs = shown_number(progress.get("epoch")), shown_number(progress.get("epochs"))
         done = epoch / epochs if epoch is not None and epochs else None
     return None if done is None else min(1.0, max(0.0, done))
 
 
-def _number(value: Any) -> float | None:
-    known = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
-    return float(value) if known else None
-
-
 def _names(versions: Any) -> tuple[str, ...]:
     return tuple(map(str, versions)) if isinstance(versions, list) else ()
-
-
-def _curves(history: list[Epoch]) -> dict[str, list[tuple[int, float]]]:
-    """The curves of the newest phase that had epochs."""
-    points = [point for point in history if point.phase == history[-1].phase]
-    curves = {
-        name: [(point.epoch, value) for point in points if (value := _number(getattr(point, name))) is not None]
-        for name in ("loss", "accuracy")
-    }
-    return {name: found for name, found in curves.items() if found}

@@ -12,6 +12,7 @@ from label_studio_format.labeling_history import LabelingHistory
 from my_backend import files
 from my_backend.projects.metrics import ClassFigures, Figures, read_figures, read_history, read_labels
 from my_backend.projects.versions import Version, Versions
+from my_backend.web.pages.curves import Curves, Points, read_curves
 
 SHADES = 9
 REMEMBERED = 2000  # versions; they never change
@@ -38,6 +39,7 @@ class VersionView:
     summary: str  # what it learned from, as text
     is_first_guess: bool
     history: LabelingHistory
+    curves: Curves
 
     @property
     def total(self) -> int:
@@ -92,6 +94,7 @@ def version_view(version: Version) -> VersionView:
         summary=str(output.get("summary") or ""),
         is_first_guess=version.is_first_guess,
         history=read_history(version.labeling_history),
+        curves=read_curves(version.epochs),
     )
 
 
@@ -104,6 +107,15 @@ def short_name(name: str) -> str:
 def read_version(project_folder: Path, name: str) -> VersionView:
     """A version's view; raises NotFound."""
     return version_view(Versions(project_folder).get(name))
+
+
+def curves_beside(shown: VersionView, other: VersionView | None) -> dict[str, dict[str, Points]]:
+    """The curves of a version by `loss` and `accuracy`, and beside them those of another one if they are alike."""
+    versions = [shown, other] if other and other.curves.phase == shown.curves.phase else [shown]
+    return {
+        name: {one.short: one.curves.points[name] for one in versions if name in one.curves.points}
+        for name in shown.curves.points
+    }
 
 
 def mistakes(view: VersionView) -> list[Mistake]:

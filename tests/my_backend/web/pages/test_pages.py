@@ -481,6 +481,49 @@ def test_page_says_how_many_predictions_people_left_unchanged_and_the_time_that_
     assert client.post("/versions", {"project": PROJECT})["details"][0]["labeling_history"]["days"][1]["unchanged"] == 9
 
 
+def version_file(client: Client, name: str) -> Path:
+    return client.backend.projects.folder(PROJECT) / "versions" / name / "version.json"
+
+
+def test_curves_of_a_version_are_shown_with_those_of_another_one(client: Client, script: Script) -> None:
+    script.set(epochs=[{"loss": 0.9}, {"loss": 0.5, "accuracy": 0.75}])
+    first = client.train()
+    script.set(epochs=[{"loss": 0.8}, {"loss": 0.25, "accuracy": 0.5}])
+    second = client.train()
+
+    alone = page(client, f"{HERE}/versions/{second}")
+    assert "epoch 2: 0.25" in alone
+    assert 'class="key"' not in alone
+    shown = page(client, f"{HERE}/versions/{second}?with={first}")
+    assert shown.count("v2, epoch 2: 0.25") == shown.count("v1, epoch 2: 0.50") == 1
+    assert shown.count("v2, epoch 2: 50%") == shown.count("v1, epoch 2: 75%") == 1
+    assert "by epoch: v2 , v1" in words(client, f"{HERE}/versions/{second}?with={first}")
+
+
+@pytest.mark.parametrize(
+    ("epochs", "said"),
+    [
+        ([{"phase": "all layers", "epoch": 1, "loss": 0.5}], "v1 was trained in another way (all layers)"),
+        ([], "v1 has no curves, so it isn’t shown here."),
+        ([{"phase": "training", "epoch": 1, "loss": float("inf")}], "by epoch"),
+        ([{"phase": [], "epoch": 1, "loss": {}}], "v1 has no curves"),
+        ([{"epoch": "one"}, 5], "v1 has no curves"),
+    ],
+)
+def test_curves_that_are_not_alike_are_not_laid_over_each_other(
+    client: Client, script: Script, epochs: list[Any], said: str
+) -> None:
+    script.set(epochs=[{"loss": 0.9}, {"loss": 0.5}])
+    first, second = client.train(), client.train()
+    record = json.loads(version_file(client, first).read_text())
+    assert [one["loss"] for one in record["epochs"]] == [0.9, 0.5]
+    version_file(client, first).write_text(json.dumps(record | {"epochs": epochs}))
+
+    shown = words(client, f"{HERE}/versions/{second}?with={first}")
+    assert said in shown
+    assert "v1, epoch" not in shown
+
+
 @pytest.mark.parametrize(
     "history",
     [
@@ -504,7 +547,7 @@ def test_page_says_how_many_predictions_people_left_unchanged_and_the_time_that_
 )
 def test_odd_history_of_a_version_shows_none(client: Client, history: dict[str, Any]) -> None:
     name = client.train()
-    file = client.backend.projects.folder(PROJECT) / "versions" / name / "version.json"
+    file = version_file(client, name)
     record = json.loads(file.read_text())
     assert record["labeling_history"]["days"] == []
     record["labeling_history"] = history

@@ -88,5 +88,7 @@ def test_points_of_charts_say_their_values() -> None:
 
     versions = [(f"v{number}", number / 40) for number in range(1, 31)]
     assert said(charts.accuracy_chart(versions))[:2] == ["v1: 2%", "v2: 5%"]
-    assert said(charts.curve([(1, 0.5), (2, 0.25)], share=False)) == ["epoch 1: 0.50", "epoch 2: 0.25"]
+    assert said(charts.curves({"": [(1, 0.5), (2, 0.25)]}, share=False)) == ["epoch 1: 0.50", "epoch 2: 0.25"]
+    two = charts.curves({"v2": [(1, 0.5), (2, 0.75)], "v1": [(2, 0.25)]}, share=True)
+    assert said(two) == ["v2, epoch 1: 50%", "v2, epoch 2: 75%", "v1, epoch 2: 25%"]
     assert said(charts.calibration_chart([Bin(answers=4, confidence=0.8, right=0.75)])) == ["80%: 75%"]
