@@ -44,9 +44,12 @@ def write(
     *,
     mode: int = 0o644,
     sync: Sync = "all",
-    make_folder: bool = True,
+    make_folder: bool = False,
 ) -> None:
-    """Replaces `path` atomically; it survives a crash of the process, and `sync` says what a power failure may undo."""
+    """Replaces `path` atomically; it survives a crash of the process, and `sync` says what a power failure may undo.
+
+    `make_folder` creates its folder, but not the folders above: they may have been deleted meanwhile.
+    """
     global _failed_writes
     try:
         _write(path, content, mode=mode, sync=sync, make_folder=make_folder)
@@ -68,7 +71,7 @@ def _write(path: Path, content: str | bytes | Iterable[str], *, mode: int, sync:
     if make_folder and sync == "all":
         create_folder(path.parent)
     elif make_folder:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(exist_ok=True)
     part = NamedTemporaryFile(dir=path.parent, prefix=PART, delete=False)  # noqa: SIM115  closed below
     try:
         with part:  # closing flushes the rest, which fails on a full disk
@@ -298,10 +301,10 @@ def _opened(path: Path) -> Iterator[int | None]:
         os.close(descriptor)
 
 
-def create_folder(folder: Path) -> None:
-    """Creates a folder, with its parents, unless it exists; new ones survive a power failure."""
+def create_folder(folder: Path, *, parents: bool = False) -> None:
+    """Creates a folder, maybe with its parents, unless it exists; new ones survive a power failure."""
     missing = list(takewhile(lambda path: not path.exists(), (folder, *folder.parents)))
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=parents, exist_ok=True)
     for path in missing:
         _sync(path.parent)
 
@@ -322,7 +325,7 @@ def remove(path: Path) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Waits for a lock and holds it; it works across threads, processes and hosts."""
+    """Waits for a lock and holds it; it works across threads, processes and hosts. Its folder must exist."""
     with _holding(path):
         # Opening the folder makes NFS notice what another host wrote before it released the lock.
         with _opened(path.parent):
@@ -343,7 +346,6 @@ def _holding(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator
 
 def _lock_file(path: Path) -> IO[str]:
     """Opens a lock file for its owner only: other users who can read it could hold the lock."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     # Also for reading: otherwise NFS can't share a lock on it.
     return open(path, "a+", opener=lambda name, flags: os.open(name, flags, 0o600))
 
@@ -355,6 +357,6 @@ class InUse(Exception):
 def claimed(path: Path, *, shared: bool = False) -> AbstractContextManager[None]:
     """Holds a lock, at most until the process ends; raises InUse if another process holds it.
 
-    Shared claims exclude only exclusive ones.
+    Shared claims exclude only exclusive ones. The lock's folder must exist.
     """
     return _holding(path, shared=shared, wait=False)

@@ -14,6 +14,7 @@ from my_backend.active_learning.refresh_run import Run
 from my_backend.background import Background
 from my_backend.errors import BackendError
 from my_backend.label_studio.connections import Connections
+from my_backend.projects.deleted import unless_deleted
 from my_backend.projects.labeling_order import LabelingOrder
 from my_backend.projects.recent_predictions import Recent, sightings
 from my_backend.projects.registry import Project, Projects
@@ -132,7 +133,8 @@ class PredictionRefresh(Background):
     def _take(self, project: Project, turn: _Turn) -> None:
         """Stores a batch, or notes the problem that prevents it."""
         try:
-            with files.claimed(self._projects.folder(project.uid) / ".renewal"):
+            folder = self._projects.folder(project.uid)
+            with unless_deleted(folder), files.claimed(folder / ".renewal"):
                 self._step(project, turn)
         except Cancelled:
             return

@@ -57,7 +57,7 @@ def back_up(model_dir: Path, target: Path) -> BackedUp:
     if target.exists():
         raise Conflict(f"{target} already exists: choose a new folder")
     part = target.with_name(f".{target.name}.{uuid4().hex}")
-    files.create_folder(part.parent)
+    files.create_folder(part.parent, parents=True)
     part.mkdir(mode=0o700)
     try:
         (part / "projects").mkdir(mode=0o700)
@@ -88,6 +88,9 @@ def _back_up_project(copy: "_Copy", target: Path) -> int | None:
     with ExitStack() as locks:
         try:
             locks.enter_context(Versions(folder).unchanging())
+        except NotFound:  # it was deleted meanwhile
+            shutil.rmtree(target, ignore_errors=True)
+            return None
         except OSError as error:
             copy.note_unreadable(folder, f"can't be locked: {error.strerror or said(error)}")
             shutil.rmtree(target, ignore_errors=True)

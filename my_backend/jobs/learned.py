@@ -1,8 +1,8 @@
 """The record of what a project's newest version was trained on."""
 
 import random
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 
 from my_backend import files
 from my_backend.label_studio.media import Media, MediaFile, MediaRequest
+from my_backend.projects.deleted import unless_deleted
 
 LEARNED_FILE = "learned.json"
 MOST_MISSED = 100  # images that are noted
@@ -52,10 +53,13 @@ def learned_state(folder: Path) -> Learned:
     return files.read_record(folder / LEARNED_FILE, _LEARNED) or Learned()
 
 
-def noting(folder: Path) -> AbstractContextManager[None]:
-    """Returns a lock that a job holds from before a version goes live until what it has learned is noted."""
-    return files.locked(folder / ".learned")
+@contextmanager
+def noting(folder: Path) -> Iterator[None]:
+    """Holds a lock from before a version goes live until what it has learned is noted; raises NotFound."""
+    with unless_deleted(folder), files.locked(folder / ".learned"):
+        yield
 
 
 def note(folder: Path, learned: Learned) -> None:
+    """Notes what the newest version was trained on; hold the lock of `noting`."""
     files.write_json(folder / LEARNED_FILE, asdict(learned))

@@ -13,6 +13,7 @@ from my_backend import files
 from my_backend.errors import Conflict, NotFound, TakenOver
 from my_backend.jobs.record import Job, is_job_id
 from my_backend.metrics.persistent_counters import Tally
+from my_backend.projects.deleted import unless_deleted, was_deleted
 from my_backend.projects.registry import PROJECT_FILE
 from my_backend.settings import Settings
 
@@ -37,18 +38,19 @@ class JobStore:
         return self._folder / project / JOBS_FOLDER
 
     def save(self, job: Job, *, sync: files.Sync = "all") -> None:
-        files.write_json(self._path(job.project, job.id), asdict(job), sync=sync)
+        files.write_json(self._path(job.project, job.id), asdict(job), sync=sync, make_folder=True)
 
     def add(self, job: Job) -> None:
         """Saves a new job; raises NotFound if its project was deleted meanwhile, since the job would bring it back."""
         if self._is_deleted(job.project):
-            raise NotFound(f"project {job.project} was deleted")
-        self.save(job)
+            raise was_deleted(job.project)
+        with unless_deleted(self._folder / job.project):
+            self.save(job)
 
     def update(self, job: Job, *, sync: files.Sync = "all") -> None:
         """Like `save`, but doesn't bring back a project that was deleted meanwhile."""
         with contextlib.suppress(FileNotFoundError):
-            files.write_json(self._path(job.project, job.id), asdict(job), sync=sync, make_folder=False)
+            files.write_json(self._path(job.project, job.id), asdict(job), sync=sync)
 
     def keep(self, job: Job, *, sync: files.Sync = "all") -> None:
         """Like `update`, for the process that runs the job; raises TakenOver if another process has taken it over."""
@@ -98,16 +100,34 @@ class JobStore:
         """Returns a lock, shared by all processes, to hold while deciding from the records what to do with jobs."""
         return files.locked(self._folder / ".jobs")
 
-    def claimed(self, job: Job) -> contextlib.AbstractContextManager[None]:
-        """Returns a claim that a process holds while it runs a job: only one job per project and kind runs at a time.
+    @contextlib.contextmanager
+    def claimed(self, job: Job) -> Iterator[None]:
+        """Holds a claim while a process runs a job: only one job per project and kind runs at a time.
 
-        Entering it raises InUse if another process holds it.
+        Entering it raises InUse if another process holds it, and NotFound if the project was deleted.
         """
-        return files.claimed(self._folder / job.project / WORK_FOLDER / f".{job.kind}")
+        with contextlib.ExitStack() as held:
+            with unless_deleted(self._folder / job.project):
+                work = self._work_folder(job)
+                held.enter_context(files.claimed(work / f".{job.kind}"))
+            yield
+
+    def _work_folder(self, job: Job) -> Path:
+        """Returns the folder for the files of all runs of the project's jobs, which exists afterwards."""
+        folder = self._folder / job.project / WORK_FOLDER
+        folder.mkdir(exist_ok=True)
+        return folder
 
     def workdir(self, job: Job) -> Path:
         """Returns the folder for this run's files, which outlive the process."""
         return self._folder / job.project / WORK_FOLDER / f"{job.id}.{job.runner}"
+
+    def make_workdir(self, job: Job) -> Path:
+        """Like `workdir`, but creates the folder; raises NotFound if the project was deleted."""
+        with unless_deleted(self._folder / job.project):
+            self._work_folder(job)
+            self.workdir(job).mkdir(exist_ok=True)
+        return self.workdir(job)
 
     def take_over(self, job: Job) -> None:
         """Moves the files of earlier runs to this run, so that training continues from their checkpoint.
@@ -122,7 +142,7 @@ class JobStore:
     def request_cancel(self, job: Job) -> None:
         """Asks a running job, in any process, to end at its next step."""
         with contextlib.suppress(FileNotFoundError):  # the project was deleted, which also ends the job
-            files.write(self._cancel_marker(job), "", make_folder=False)
+            files.write(self._cancel_marker(job), "")
 
     def cancel_requested(self, job: Job) -> bool:
         """Returns whether the job was canceled, or deleted with its project."""
@@ -140,16 +160,22 @@ class JobStore:
         self._cancel_marker(job).unlink(missing_ok=True)
 
     def remove_traces_if_deleted(self, job: Job) -> None:
-        """Removes what a job that was running has written for its project after that was deleted."""
+        """Removes the folders that a model class has created again for its files after the project was deleted.
+
+        Only empty folders: the project may just have been connected again.
+        """
         with contextlib.suppress(OSError):
             if self._is_deleted(job.project):
-                shutil.rmtree(self._folder / job.project, ignore_errors=True)
+                work = self.workdir(job).parent
+                work.rmdir()
+                work.parent.rmdir()
 
     def _is_deleted(self, project: str) -> bool:
         """Returns whether a project was deleted that had a job; raises OSError if the disk doesn't say.
 
         A missing record isn't enough: a project with a lost `project.json` still has its versions, and records of jobs
-        are thinned out. What a job writes after the deletion brings back neither `project.json` nor the jobs' folder.
+        are thinned out. A model class that writes after the deletion brings back neither `project.json` nor the jobs'
+        folder.
         """
         try:
             names = {path.name for path in (self._folder / project).iterdir()}
@@ -176,6 +202,7 @@ def claimed_model_dir(settings: Settings) -> Iterator[None]:
     """
     folder, shared = settings.model_dir, bool(settings.redis)
     try:
+        files.create_folder(folder, parents=True)
         with files.claimed(folder / ".server", shared=shared):
             yield
     except files.InUse:

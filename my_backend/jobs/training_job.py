@@ -24,6 +24,7 @@ from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.media import MediaRequest
 from my_backend.label_studio.task_pages import task_pages
 from my_backend.projects.corrections import Corrections, as_tasks
+from my_backend.projects.deleted import unless_deleted
 from my_backend.projects.packed_tasks import PackedTasks
 from my_backend.projects.registry import Project, Projects
 from my_backend.projects.versions import Versions, without_secrets
@@ -195,8 +196,7 @@ class TrainingJob:
     ) -> Json:
         folder = self._projects.folder(project.uid)
         versions = Versions(folder)
-        workdir = self._store.workdir(running.job)
-        workdir.mkdir(parents=True, exist_ok=True)
+        workdir = self._store.make_workdir(running.job)
         published: list[str] = []
         outputs: list[Json] = []
         missed: list[MediaRequest] = []
@@ -329,8 +329,9 @@ def _digest(project: Project, tasks: Iterable[Json]) -> str:
 
 
 def keep_annotations(projects: Projects, uid: str, tasks: list[Json]) -> None:
-    """Keeps the annotated tasks of POST /train until a job has learned them."""
-    files.write_json(projects.folder(uid) / KEPT_ANNOTATIONS, tasks)
+    """Keeps the annotated tasks of POST /train until a job has learned them; raises NotFound."""
+    with unless_deleted(projects.folder(uid)):
+        files.write_json(projects.folder(uid) / KEPT_ANNOTATIONS, tasks)
 
 
 def forget_annotations(projects: Projects, uid: str) -> None:

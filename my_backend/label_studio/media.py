@@ -291,6 +291,7 @@ class Media:
                     with files.claimed(left / ".lock"):
                         shutil.rmtree(left, ignore_errors=True)
         folder = self._held / token_hex(8)
+        folder.mkdir(parents=True)
         with files.claimed(folder / ".lock"):
             try:
                 yield [_second_name(path, folder) for path in paths]

@@ -18,6 +18,7 @@ from my_backend import context, files
 from my_backend.errors import Conflict, NotFound
 from my_backend.files import Moment
 from my_backend.labeling.auto_accept import Look, Plan
+from my_backend.projects.deleted import unless_deleted
 
 FOLDER = "acceptance"  # in a project's folder
 STATE_FILE = "acceptance.json"
@@ -121,7 +122,7 @@ class AcceptanceStore:
         self._answers: dict[Path, Answers] = {}  # by the folder of the plan; only the last ones that were read
 
     def create(self, project: str, alpha: float) -> Acceptance:
-        """Stores durably that a plan is wanted."""
+        """Stores durably that a plan is wanted; raises NotFound if the project was deleted."""
         now = time.time()
         # Later than all others, also if the clock was set back: the newest plan counts.
         latest = max(self._names(project), default="")
@@ -130,14 +131,16 @@ class AcceptanceStore:
             moment = max(moment, datetime.strptime(latest[:-7], TIME).replace(tzinfo=UTC) + timedelta(microseconds=1))
         name = f"{moment:{TIME}}-{token_hex(3)}"
         request_id = context.ids().get("request_id", "")
-        return self._save(Acceptance(name, project, alpha, created=now, request_id=request_id), make_folder=True)
+        with unless_deleted(self._root / project):
+            files.create_folder(self._root / project / FOLDER)
+            return self._save(Acceptance(name, project, alpha, created=now, request_id=request_id), make_folder=True)
 
     def prepared(self, acceptance: Acceptance, answers: Answers) -> Acceptance:
         """Stores what is fixed from now on. The state comes last, so a plan that can be sampled has its answers."""
         with self.changing(acceptance) as current:
             if current.status != "preparing":  # another process was faster: its order counts
                 return current
-            files.write_json(self._folder(acceptance) / ANSWERS_FILE, asdict(answers), make_folder=False)
+            files.write_json(self._folder(acceptance) / ANSWERS_FILE, asdict(answers))
             return self.save(replace(current, status="sampling", error=""))
 
     def answers(self, acceptance: Acceptance) -> Answers:
@@ -170,8 +173,9 @@ class AcceptanceStore:
         return files.read_record(self._root / project / FOLDER / SWITCH_FILE, _AUTOMATIC) or Automatic(False)
 
     def switch(self, project: str, automatic: Automatic) -> None:
-        """Stores whether labels are accepted automatically."""
-        files.write_json(self._root / project / FOLDER / SWITCH_FILE, asdict(automatic))
+        """Stores whether labels are accepted automatically; raises NotFound if the project was deleted."""
+        with unless_deleted(self._root / project):
+            files.write_json(self._root / project / FOLDER / SWITCH_FILE, asdict(automatic), make_folder=True)
 
     def newest(self, project: str) -> Acceptance | None:
         """The project's newest plan that can be read."""
@@ -188,7 +192,7 @@ class AcceptanceStore:
         folder = self._folder(acceptance)
         if not folder.exists():
             raise NotFound(f"there is no plan {acceptance.id}")
-        with files.locked(folder / ".lock"):
+        with unless_deleted(self._root / acceptance.project), files.locked(folder / ".lock"):
             current = self._read(acceptance.project, acceptance.id)
             if current is None:
                 raise Conflict(f"can't read the state of plan {acceptance.id}: restore it from a backup")
@@ -196,9 +200,9 @@ class AcceptanceStore:
 
     def save(self, acceptance: Acceptance) -> Acceptance:
         """Stores a state; hold the lock of `changing`."""
-        return self._save(acceptance, make_folder=False)
+        return self._save(acceptance)
 
-    def _save(self, acceptance: Acceptance, *, make_folder: bool) -> Acceptance:
+    def _save(self, acceptance: Acceptance, *, make_folder: bool = False) -> Acceptance:
         acceptance = replace(acceptance, changed=time.time())
         files.write_json(self._folder(acceptance) / STATE_FILE, asdict(acceptance), make_folder=make_folder)
         return acceptance

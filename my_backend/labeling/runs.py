@@ -5,7 +5,7 @@ import re
 import shutil
 import time
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from secrets import token_hex
@@ -17,6 +17,7 @@ from label_studio_format.annotations import ACCEPTED_MARK, GROUP_MARK, SINGLE_MA
 from my_backend import context, files
 from my_backend.errors import Conflict, NotFound, TakenOver
 from my_backend.files import Moment
+from my_backend.projects.deleted import unless_deleted
 
 FOLDER = "labeling"  # in a project's folder
 CLAIM_FILE = ".claim"
@@ -122,7 +123,7 @@ class RunStore:
     def create(
         self, project: str, labels: Sequence[Labels], kind: RunKind = "group", *, own_token: bool, run_id: str = ""
     ) -> Run:
-        """Stores a new run durably: the state comes last, so a run that exists has its plan."""
+        """Stores a new run durably: the state comes last, so a run that exists has its plan. Raises NotFound."""
         now = time.time()
         run = Run(
             run_id or new_run_id(),
@@ -135,8 +136,10 @@ class RunStore:
             request_id=context.ids().get("request_id", ""),
         )
         folder = self._folder(run)
-        files.write_json(folder / PLAN_FILE, [asdict(one) for one in labels])
-        files.write_json(folder / STATE_FILE, asdict(run))
+        with unless_deleted(self._root / project):
+            files.create_folder(folder.parent)
+            files.write_json(folder / PLAN_FILE, [asdict(one) for one in labels], make_folder=True)
+            files.write_json(folder / STATE_FILE, asdict(run))
         return run
 
     def plan(self, run: Run) -> list[Labels]:
@@ -227,7 +230,7 @@ class RunStore:
 
     def _save(self, run: Run) -> Run:
         run = replace(run, changed=time.time())
-        files.write_json(self._folder(run) / STATE_FILE, asdict(run), make_folder=False)
+        files.write_json(self._folder(run) / STATE_FILE, asdict(run))
         return run
 
     def thin_out(self, project: str) -> None:
@@ -236,9 +239,16 @@ class RunStore:
         for run in in_vain[KEPT_IN_VAIN:]:
             shutil.rmtree(self._folder(run), ignore_errors=True)
 
-    def claimed(self, project: str) -> AbstractContextManager[None]:
-        """A claim to hold while writing to a project; entering it raises InUse if another process holds it."""
-        return files.claimed(self._root / project / FOLDER / CLAIM_FILE)
+    @contextmanager
+    def claimed(self, project: str) -> Iterator[None]:
+        """A claim to hold while writing to a project.
+
+        Entering it raises InUse if another process holds it, and NotFound if the project was deleted.
+        """
+        with ExitStack() as held:
+            with unless_deleted(self._root / project):
+                held.enter_context(files.claimed(self._root / project / FOLDER / CLAIM_FILE))
+            yield
 
     def is_claimed(self, project: str) -> bool:
         """Whether any process is writing to this project."""
@@ -251,11 +261,13 @@ class RunStore:
         except files.InUse:
             return True
 
-    def _changing(self, run: Run) -> AbstractContextManager[None]:
+    @contextmanager
+    def _changing(self, run: Run) -> Iterator[None]:
         folder = self._folder(run)
         if not folder.exists():
             raise NotFound(f"there is no labeling run {run.id}")
-        return files.locked(folder / ".lock")
+        with unless_deleted(self._root / run.project), files.locked(folder / ".lock"):
+            yield
 
     def _folder(self, run: Run) -> Path:
         return self._root / run.project / FOLDER / run.id

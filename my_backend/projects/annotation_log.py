@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 from label_studio_format.events import Change, Json, apply, concerned_by
 from my_backend import files
 from my_backend.files import Damaged
+from my_backend.projects.deleted import unless_deleted
 from my_backend.projects.packed_tasks import PackedTasks, unpacked
 
 COUNT_FILE = "unlearned.json"
@@ -41,7 +42,10 @@ _EVENT = TypeAdapter(list[Change])
 
 
 class Changes:
-    """The annotation log of one project, in its folder; safe for any number of processes and threads."""
+    """The annotation log of one project, in its folder; safe for any number of processes and threads.
+
+    What changes it raises NotFound if the project was deleted.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -96,7 +100,7 @@ class Changes:
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[tuple[int, int]]:
-        with files.locked(self._folder / ".unlearned"):
+        with unless_deleted(self._folder), files.locked(self._folder / ".unlearned"):
             yield self._counts()
 
     # --- annotated tasks ----------------------------------------------------
@@ -153,7 +157,7 @@ class Changes:
 
     def _keep_events(self, changes: Sequence[Change], number: int) -> None:
         path = self._events / f"{number:012}.json"
-        files.write_json(path, [asdict(change) for change in changes], sync="data")
+        files.write_json(path, [asdict(change) for change in changes], sync="data", make_folder=True)
         kept = self._event_files()
         if len(kept) > MAX_EVENTS or sum(path.stat().st_size for _, path in kept) > MAX_EVENT_BYTES:
             self._forget()

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 from label_studio_format.labeling_config import ImageChoices
 from my_backend import files
 from my_backend.errors import NotFound
+from my_backend.projects.deleted import unless_deleted
 
 KEPT = "kept:"  # prefix, before the digest, of the URL of an image that came with a request
 
@@ -47,9 +48,10 @@ class Corrections:
         self._folder = corrections_folder(project_folder)
 
     def keep(self, image: bytes, digest: str, labels: Sequence[str]) -> None:
-        """Keeps an image with the names of its choices, replacing earlier ones."""
-        files.write(self._folder / digest, image)
-        files.write_json(self._folder / f"{digest}.json", asdict(_Said(list(labels), _now())))
+        """Keeps an image with the names of its choices, replacing earlier ones; raises NotFound."""
+        with unless_deleted(self._folder.parent):
+            files.write(self._folder / digest, image, make_folder=True)
+            files.write_json(self._folder / f"{digest}.json", asdict(_Said(list(labels), _now())))
 
     def newest_first(self) -> list[Correction]:
         return sorted(self._all(), key=lambda one: (one.corrected_at, one.image), reverse=True)
@@ -67,8 +69,9 @@ class Corrections:
     def remove(self, image: str) -> None:
         """Has later trainings ignore a corrected image, and deletes it; raises NotFound."""
         self.check(image)
-        files.remove(self._folder / f"{image}.json")  # first: labels must not outlive their image
-        files.remove(self._folder / image)
+        with unless_deleted(self._folder.parent):
+            files.remove(self._folder / f"{image}.json")  # first: labels must not outlive their image
+            files.remove(self._folder / image)
 
     def _records(self) -> list[Path]:
         """Returns the files with labels; raises OSError if the folder can't be listed: it must not look empty."""

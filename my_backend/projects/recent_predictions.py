@@ -116,7 +116,7 @@ class Recent(Background):
             after = list(kept.values())[-KEPT_TASKS:]
             if after != before:
                 records = [asdict(one) for one in after]
-                files.write_json(folder / RECENT_FILE, records, mode=0o600, sync="data", make_folder=False)
+                files.write_json(folder / RECENT_FILE, records, mode=0o600, sync="data")
         self._follow_failures(project, after)
 
     def _follow_failures(self, project: str, sightings: list[Sighting]) -> None:

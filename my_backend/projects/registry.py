@@ -16,6 +16,7 @@ from my_backend import files
 from my_backend.errors import BadRequest, NotFound, TooMany
 from my_backend.files import Damaged
 from my_backend.projects.annotation_log import Changes
+from my_backend.projects.deleted import unless_deleted
 from my_backend.projects.versions import POINTER_FILE
 from safe_http.redaction import redact
 
@@ -107,6 +108,11 @@ class Projects:
             self._read(uid)
         return self.get(uid)
 
+    def notice_deletion(self, uid: str) -> None:
+        """Forgets a project if another process has deleted it; a new connection must store all of it again."""
+        if not _is_folder(self.folder(uid)):
+            self._forget(uid)
+
     def _set(self, project: Project, written: int) -> None:
         with self._lock:
             self._projects[project.uid] = project
@@ -170,6 +176,7 @@ class Projects:
             # The values in memory may be older than the file and must not overwrite it.
             project = replace(self._read(uid) or Project(uid), **said)
             try:
+                files.create_folder(self.folder(uid), parents=True)
                 return self._write(project)
             except OSError as error:
                 if known is None:
@@ -198,12 +205,12 @@ class Projects:
             if known is not None:
                 project = replace(known, **_said(label_config, title))
                 is_saved = project == known and uid not in self._unsaved
-                return known if is_saved else self._write(project, make_folder=False)
+                return known if is_saved else self._write(project)
         return None
 
-    def _write(self, project: Project, *, make_folder: bool = True) -> Project:
+    def _write(self, project: Project) -> Project:
         path = self.folder(project.uid) / PROJECT_FILE
-        files.write_json(path, asdict(project), make_folder=make_folder)
+        files.write_json(path, asdict(project))
         self._unsaved.pop(project.uid, None)
         self._set(project, path.stat().st_mtime_ns)
         return project
@@ -213,11 +220,12 @@ class Projects:
         return Changes(self.folder(uid))
 
     def remember_credentials(self, uid: str, credentials: Credentials) -> None:
-        """Stores credentials in a file that only the owner can read."""
+        """Stores credentials in a file that only the owner can read; raises NotFound if the project was deleted."""
         if self._credentials.get(uid) == credentials:
             return  # Label Studio sends them before each of its requests
         if self.credentials(uid) != credentials:
-            files.write_json(self.folder(uid) / CREDENTIALS_FILE, asdict(credentials), mode=0o600)
+            with unless_deleted(self.folder(uid)):
+                files.write_json(self.folder(uid) / CREDENTIALS_FILE, asdict(credentials), mode=0o600)
         self._credentials[uid] = credentials
         redact.know([credentials.access_token])
 

@@ -19,6 +19,7 @@ from pydantic import TypeAdapter
 from my_backend import context, files
 from my_backend.errors import Conflict, NotFound
 from my_backend.files import Damaged, Moment
+from my_backend.projects.deleted import unless_deleted
 from my_backend.projects.metrics import like_the_newest, read_figures
 from my_backend.projects.model_card import CARD_FILE, model_card
 from safe_http.redaction import redact
@@ -215,10 +216,10 @@ class Versions:
         """Makes a version of what `fit` returned, and makes it live unless it is held back.
 
         Files and folders below `workdir` that `train_output` names are moved into the version. `confirm` is called
-        while nobody else can publish, and raises if this version must not be published.
+        while nobody else can publish, and raises if this version must not be published. Raises NotFound if the project
+        was deleted.
         """
-        staging = self._stage()
-        try:
+        with self._staging() as staging:
             for name in _names_under(train_output, workdir):
                 os.replace(workdir / name, staging / name)
             stored = _with_paths(train_output, str(workdir), HERE)
@@ -232,9 +233,6 @@ class Versions:
                 epochs=epochs,
                 confirm=confirm,
             )
-        except BaseException:
-            shutil.rmtree(staging, ignore_errors=True)
-            raise
 
     def publish_first(self, train_output: Json, *, cause: str, choices: Sequence[str]) -> Version | None:
         """Publishes a version without files if there is none yet; returns None if there is one."""
@@ -254,7 +252,7 @@ class Versions:
         Returns None if there is no live version, another process has already done this for the same choices, or another
         version has gone live meanwhile.
         """
-        with files.locked(self._folder / ".renew"):
+        with unless_deleted(self._folder), files.locked(self._folder / ".renew"):
             live = self.live()
             if live is None or live.choices == tuple(choices):
                 return None
@@ -275,8 +273,7 @@ class Versions:
 
         `confirm` is as in `publish`.
         """
-        staging = self._stage()
-        try:
+        with self._staging() as staging:
             shutil.copytree(version.folder, staging, copy_function=_link_or_copy, dirs_exist_ok=True)
             (staging / VERSION_FILE).unlink()
             stored = _with_paths(version.train_output, str(version.folder), HERE)
@@ -289,9 +286,17 @@ class Versions:
                 epochs=version.epochs,
                 confirm=confirm,
             )
-        except BaseException:
-            shutil.rmtree(staging, ignore_errors=True)
-            raise
+
+    @contextmanager
+    def _staging(self) -> Iterator[Path]:
+        """A folder in which a version is prepared; removed after an error. Raises NotFound."""
+        with unless_deleted(self._folder):
+            staging = self._stage()
+            try:
+                yield staging
+            except BaseException:
+                shutil.rmtree(staging, ignore_errors=True)
+                raise
 
     def _stage(self) -> Path:
         for left in (*self._versions.glob(".staging-*"), *self._removed()):  # by a process that was killed
@@ -317,7 +322,7 @@ class Versions:
         confirm: Callable[[], None],
         held_back: str = "",
     ) -> Version:
-        with files.locked(self._folder / ".versions"):
+        with self.unchanging():
             confirm()
             name, created = self._new_name()
             before = self.live_name()
@@ -333,10 +338,8 @@ class Versions:
                 "labeling_history": labeling_history,
                 "epochs": list(epochs),
             }
-            # Without a new folder: if the project was just deleted, half a version would bring it back.
-            files.write_json(staging / VERSION_FILE, record, make_folder=False)
-            card = model_card(name, created, record["train_output"], record["held_back"])
-            files.write(staging / CARD_FILE, card, make_folder=False)
+            files.write_json(staging / VERSION_FILE, record)
+            files.write(staging / CARD_FILE, model_card(name, created, record["train_output"], record["held_back"]))
             files.sync_tree(staging)
             files.move(staging, self._versions / name)
             if not held_back:
@@ -402,7 +405,7 @@ class Versions:
 
     def pin(self, name: str, pinned: bool = True) -> None:
         """Pins or unpins a version; raises NotFound, and Conflict if the list of pins is damaged."""
-        with files.locked(self._folder / ".versions"):
+        with self.unchanging():
             known = self._known_pins()
             if pinned or name not in known:  # a damaged or missing version can be unpinned
                 self.get(name)
@@ -414,7 +417,7 @@ class Versions:
 
         A live version can be deleted if it is damaged, since nothing can load it: then no version is live.
         """
-        with files.locked(self._folder / ".versions"):
+        with self.unchanging():
             self.check_known(name)
             live, loads = self.read_pointer(), not self._is_damaged(name)
             if isinstance(live, Damaged) and loads:
@@ -482,8 +485,11 @@ class Versions:
 
     @contextmanager
     def unchanging(self) -> Iterator[None]:
-        """Blocks other threads and processes from adding, removing or activating versions until the block ends."""
-        with files.locked(self._folder / ".versions"):
+        """Blocks other threads and processes from adding, removing or activating versions until the block ends.
+
+        Raises NotFound if the project was deleted.
+        """
+        with unless_deleted(self._folder), files.locked(self._folder / ".versions"):
             yield
 
     def _new_name(self) -> tuple[str, float]:
@@ -520,7 +526,7 @@ class Versions:
 
     def activate(self, name: str) -> Version:
         """Makes a version live, possibly an older one; raises NotFound."""
-        with files.locked(self._folder / ".versions"):
+        with self.unchanging():
             version = self.get(name)
             self._point_to(name)
         return version

@@ -8,6 +8,7 @@ from label_studio_format.labeling_config import parse_label_config
 from my_backend.errors import BadRequest
 from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.media import media_pool
+from my_backend.projects.deleted import unless_deleted
 from my_backend.projects.registry import Project, Projects
 from my_backend.projects.versions import Version, Versions
 from my_backend.serving.model_loader import ModelFactory
@@ -35,7 +36,7 @@ def publish_model(settings: Settings, model: Path, project_name: str | None) -> 
         raise BadRequest(f"project {project.uid}: {config.problem}")
     model_class = ModelFactory(settings, projects, Connections(settings), media_pool()).load()
     folder = projects.folder(project.uid)
-    with TemporaryDirectory(dir=folder, prefix=".publishing-") as workdir:
+    with unless_deleted(folder), TemporaryDirectory(dir=folder, prefix=".publishing-") as workdir:
         train_output = model_class.adopt(model, Path(workdir))
         classes = [str(name) for name in train_output.get("classes", [])]
         unknown = [name for name in classes if not config.image_choices.name_of(name)]

@@ -21,12 +21,26 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.parametrize("sync", ["all", "data", "none"])
 def test_written_json_is_read_again(tmp_path: Path, sync: files.Sync) -> None:
-    path = tmp_path / "new" / "folder" / "file.json"
+    path = tmp_path / "new" / "file.json"
 
-    files.write_json(path, {"naïve": [1, None]}, sync=sync)
+    files.write_json(path, {"naïve": [1, None]}, sync=sync, make_folder=True)
 
     assert files.read_record(path, TypeAdapter(Any)) == {"naïve": [1, None]}
     assert [child.name for child in path.parent.iterdir()] == ["file.json"]
+
+
+@pytest.mark.parametrize("sync", ["all", "data", "none"])
+def test_no_write_and_no_lock_creates_a_folder_above_its_own(tmp_path: Path, sync: files.Sync) -> None:
+    folder = tmp_path / "deleted" / "folder"
+
+    with pytest.raises(FileNotFoundError):
+        files.write(folder / "file", "", sync=sync, make_folder=True)
+    with pytest.raises(FileNotFoundError):
+        files.write(folder.parent / "file", "", sync=sync)
+    with pytest.raises(FileNotFoundError), files.locked(folder.parent / "lock"):
+        pass
+
+    assert not folder.parent.exists()
 
 
 @dataclass(frozen=True)
@@ -254,7 +268,7 @@ sys.modules["fcntl"] = None
 
 @pytest.mark.parametrize("system", ["", WITHOUT_FCNTL], ids=["posix", "without fcntl"])
 def test_claim_is_refused_while_another_holds_it_and_free_after_its_death(tmp_path: Path, system: str) -> None:
-    lock = tmp_path / "new" / "lock"
+    lock = tmp_path / "lock"
     code = f"""{system}
 import sys
 from pathlib import Path

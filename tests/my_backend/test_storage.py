@@ -156,6 +156,7 @@ def _half_written(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
         killed.setattr(os, "replace", Mock(side_effect=KeyboardInterrupt))
         killed.setattr(os, "unlink", lambda path: None)
+        files.create_folder(place, parents=True)
         files.write(place / "record", "half of ")
     [left] = set(place.glob("*")) - before
     return left

@@ -12,6 +12,7 @@ from my_backend.jobs import rq_queue
 from my_backend.jobs.record import new_job
 from my_backend.jobs.rq_queue import Handover, connect
 from my_backend.jobs.store import JobStore
+from my_backend.projects.registry import Projects
 from my_backend.settings import Settings
 
 
@@ -20,6 +21,7 @@ def test_who_is_cut_off_from_redis_keeps_no_lock_from_the_others(
 ) -> None:
     monkeypatch.setattr(rq_queue, "CONNECT_SECONDS", 0.3)
     store = JobStore(tmp_path / "projects")
+    Projects(tmp_path / "projects").remember("7.1")
     store.save(new_job("7.1", "head", "test"))
     failures: list[Exception] = []
 

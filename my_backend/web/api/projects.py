@@ -44,7 +44,7 @@ class ProjectEndpoints:
         live = Versions(self._projects.folder(source.uid)).live()
         if live is None:
             raise NotFound(f"project {source.uid} has no version to copy yet")
+        self._projects.remember(destination)
         target = Versions(self._projects.folder(destination))
         copy = target.copy_from(live, cause=f"copied from project {source.uid}", choices=live.choices)
-        self._projects.remember(destination)
         return {"live": copy.name, "project": destination}

@@ -61,6 +61,7 @@ class ProtocolEndpoints:
     @endpoint("POST", "/setup", answers={200: ModelVersion}, max_body=LABELING_CONFIG_BYTES)
     def setup(self, body: SetupRequest) -> Json:
         """Stores the project and its labeling config; returns the live version."""
+        self._projects.notice_deletion(body.project)
         remember_project(self._projects, body.project, label_config=body.label_config or None)
         self._backend.webhook_password.called(body.project, request.host)
         if is_known(self._backend.settings) and body.hostname and body.access_token:

@@ -4,6 +4,7 @@ import io
 import shutil
 import tarfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 
 from label_studio_format.events import Change
 from my_backend.commands.backup import back_up
+from my_backend.errors import NotFound
 from my_backend.jobs.training_job import KEPT_ANNOTATIONS, keep_annotations
 from my_backend.labeling.acceptance import Answers, PlannedImage
 from my_backend.labeling.auto_accept import first_sample, make_plan
@@ -94,7 +96,8 @@ def _is_renamed(world: World, done: bool) -> None:
 
 
 def _delete_project(world: World) -> bool:
-    world.backend.delete(world.project)
+    with suppress(NotFound):  # deleted by another process: that is as good
+        world.backend.delete(world.project)
     return True
 
 
@@ -128,6 +131,7 @@ def _three_versions(world: World) -> None:
     for _ in range(2):
         world.train("full")
     world.given = 3
+    world.notes["names"] = world.versions.names()
     model = world.folder / "work" / "by-hand" / "model"
     (model / "layers").mkdir(parents=True)
     (model / "weights").write_text("[]")
@@ -165,7 +169,7 @@ def _renew(world: World) -> bool:
 
 
 def _activate(world: World) -> bool:
-    world.notes["published"] = world.versions.names()[0]
+    world.notes["published"] = world.notes["names"][0]
     world.versions.activate(world.notes["published"])
     return True
 
@@ -177,7 +181,7 @@ def _is_active(world: World, done: bool) -> None:
 
 
 def _pin(world: World) -> bool:
-    world.versions.pin(world.versions.names()[1])
+    world.versions.pin(world.notes["names"][1])
     return True
 
 
@@ -649,12 +653,13 @@ def _of_two_processes(world: World) -> None:
     _with_a_correction(world)
     world.train("full")
     world.given = 3
-    names = world.versions.names()
+    names = world.notes["names"] = world.versions.names()
     world.versions.pin(names[0])
     world.versions.activate(names[1])
     world.notes["gone"] = names[2]
     told = world.annotate(4)
     world.notes["event"] = Change(told["annotations"][0], {"id": 4, "data": told["data"]})
+    world.notes["sent"] = [task(4, "Dog")]
 
 
 def _publish_again(world: World) -> bool:
@@ -672,6 +677,8 @@ SHARED = [
     Operation("correct an image", _of_two_processes, _correct),
     Operation("remove a correction", _of_two_processes, _remove_correction),
     Operation("annotation event", _of_two_processes, _event),
+    Operation("keep sent annotations", _of_two_processes, _send),
+    Operation("delete the project", _of_two_processes, _delete_project),
 ]
 
 OPERATIONS = [

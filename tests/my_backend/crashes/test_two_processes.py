@@ -7,6 +7,7 @@ import pytest
 
 from my_backend.backend import Backend
 from my_backend.errors import BackendError
+from my_backend.jobs.training_job import KEPT_ANNOTATIONS
 from tests.my_backend.conftest import PROJECT
 from tests.my_backend.crashes.disk import Disk
 from tests.my_backend.crashes.operations import SHARED, Operation
@@ -53,10 +54,12 @@ class Pairs(Trials):
             world.check_damages()
             return {
                 "versions": [_number(name) for name in world.versions.names()],
-                "live": _number(world.versions.live_name()),
+                "live": world.versions.live_name().partition("-")[0],
                 "pinned": sorted(map(_number, world.versions.pinned())),
                 "corrections": {one.image: one.labels for one in world.corrections.newest_first()},
                 "unlearned": backend.projects.changes(PROJECT).unlearned(),
+                "sent": (world.folder / KEPT_ANNOTATIONS).exists(),
+                "project": world.folder.exists(),
             }
 
     def outcomes(self, other: Operation) -> list[Outcome]:

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from my_backend import files
@@ -21,6 +21,7 @@ from my_backend.jobs.training_job import TrainingJob
 from my_backend.label_studio.snapshot import Snapshot
 from my_backend.labeling.runs import Run
 from my_backend.projects.corrections import Corrections
+from my_backend.projects.deleted import unless_deleted
 from my_backend.projects.registry import Project, project_folders
 from my_backend.projects.versions import UNTRAINED, Versions, is_version_name
 from my_backend.serving.model_api import ModelAPI
@@ -164,10 +165,10 @@ class World:
 
     def publish(self, text: str = "published", **options: Any) -> str:
         """Publishes a version by hand."""
-        work = self.folder / "work" / f"{time.monotonic_ns()}"
-        work.mkdir(parents=True)
-        output = Memory().fit([], str(work), progress=lambda record: None)
-        return self.versions.publish(output, work, **{"cause": text, "choices": ("Cat", "Dog"), **options}).name
+        with unless_deleted(self.folder), TemporaryDirectory(dir=self.folder, prefix=".publishing-") as work:
+            output = Memory().fit([], work, progress=lambda record: None)
+            options = {"cause": text, "choices": ("Cat", "Dog"), **options}
+            return self.versions.publish(output, Path(work), **options).name
 
     def carry_out(self, run: Run) -> Run:
         """Carries a labeling run out until it ends, or for so many attempts."""

@@ -14,5 +14,6 @@ def store(tmp_path: Path) -> JobStore:
 
 def submitted(store: JobStore, project: str = "7.1", **fields: Any) -> Job:
     job = Job(**{**vars(new_job(project, "head", "test")), **fields})
+    store.folder(project).mkdir(parents=True, exist_ok=True)
     store.save(job)
     return job

@@ -18,7 +18,8 @@ from tests.my_backend.waiting import eventually
 @pytest.fixture
 def projects(tmp_path: Path) -> Projects:
     projects = Projects(tmp_path)
-    projects.remember("7.1")
+    for uid in ("7.1", "8.1", "9.1"):
+        projects.remember(uid)
     return projects
 
 

@@ -31,6 +31,7 @@ from my_backend.jobs.rq_queue import (
     rq_queue,
 )
 from my_backend.jobs.store import JobStore
+from my_backend.projects.registry import Projects
 from my_backend.settings import Settings
 from tests.my_backend.conftest import MakeSettings
 
@@ -52,7 +53,10 @@ def redis(shared_redis: Redis) -> Redis:
 
 @pytest.fixture
 def settings(make_settings: MakeSettings, redis: Redis) -> Settings:
-    return make_settings(redis_url=redis.url)
+    settings = make_settings(redis_url=redis.url)
+    for uid in ("6.1", "7.1"):
+        Projects(settings.model_dir / "projects").remember(uid)
+    return settings
 
 
 @pytest.fixture

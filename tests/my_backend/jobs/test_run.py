@@ -235,7 +235,7 @@ def test_traces_of_a_job_whose_project_was_deleted_are_removed(
 
     def work(running: RunningJob) -> dict[str, Any]:
         projects.delete("7.1")
-        (folder / "versions").mkdir(parents=True)  # as a training does that publishes at this moment
+        (store.workdir(running.job) / "model").mkdir(parents=True)  # as a model class does
         if comes_back:
             projects.remember("7.1", label_config="<View/>")
         return {}
@@ -268,8 +268,8 @@ def test_nothing_is_removed_of_a_project_whose_folder_cannot_be_listed(
 ) -> None:
     job = submitted(store)
     shutil.rmtree(tmp_path / "7.1")
-    version = tmp_path / "7.1" / "versions" / "v1-20261120T132501"
-    version.mkdir(parents=True)
+    work = store.workdir(job).parent
+    work.mkdir(parents=True)
 
     def fail(*_: object) -> None:
         raise OSError(errno.EIO, "Input/output error")
@@ -277,10 +277,22 @@ def test_nothing_is_removed_of_a_project_whose_folder_cannot_be_listed(
     with monkeypatch.context() as broken:
         broken.setattr(Path, "iterdir", fail)
         store.remove_traces_if_deleted(job)
-    assert version.exists()
+    assert work.exists()
 
     store.remove_traces_if_deleted(job)
-    assert not version.exists()
+    assert not (tmp_path / "7.1").exists()
+
+
+def test_project_that_is_just_being_connected_again_is_not_taken_for_traces(store: JobStore, tmp_path: Path) -> None:
+    job = submitted(store)
+    shutil.rmtree(tmp_path / "7.1")
+    store.workdir(job).parent.mkdir(parents=True)
+    half = tmp_path / "7.1" / ".part-0a1b2c3d"  # of project.json
+    half.touch()
+
+    store.remove_traces_if_deleted(job)
+
+    assert half.exists()
 
 
 def test_job_is_not_refused_because_the_disk_fails(

@@ -49,7 +49,7 @@ class Work:
 
 @pytest.fixture
 def store(tmp_path: Path) -> JobStore:
-    for project in ("7.1", "8.1"):
+    for project in ("7.1", "8.1", "9.1"):
         (tmp_path / project / "jobs").mkdir(parents=True)
     return JobStore(tmp_path)
 

@@ -319,3 +319,19 @@ def test_project_not_saved_on_full_disk_is_kept_until_file_changes(
     Projects(tmp_path).remember("7.1", label_config="<Newest/>")
     os.utime(tmp_path / "7.1" / "project.json", ns=(1, 1))  # in another tick of the clock, surely
     assert projects.read_again("7.1").label_config == "<Newest/>"
+
+
+def test_project_that_another_process_deleted_is_connected_again(tmp_path: Path) -> None:
+    credentials = Credentials("http://localhost:8080", "a token")
+    server, other = Projects(tmp_path), Projects(tmp_path)
+    server.remember("7.1", label_config="<View/>")
+    server.remember_credentials("7.1", credentials)
+
+    other.delete("7.1")
+    server.notice_deletion("7.1")
+    server.remember("7.1", label_config="<View/>")
+    server.remember_credentials("7.1", credentials)
+
+    other.refresh()
+    assert [project.uid for project in other.all()] == ["7.1"]
+    assert other.credentials("7.1") == credentials

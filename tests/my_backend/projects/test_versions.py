@@ -25,6 +25,7 @@ CHOICES = ("Cat", "Dog")
 
 @pytest.fixture
 def versions(tmp_path: Path) -> Versions:
+    (tmp_path / "project").mkdir()
     return Versions(tmp_path / "project")
 
 
@@ -516,7 +517,7 @@ def test_nothing_is_renewed_before_the_first_version(versions: Versions) -> None
 
 
 def test_nothing_is_published_in_a_project_that_is_deleted_meanwhile(versions: Versions) -> None:
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(NotFound, match="project project was deleted"):
         publish(versions, confirm=lambda: shutil.rmtree(versions.pointer.parent))
 
     assert versions.names() == []

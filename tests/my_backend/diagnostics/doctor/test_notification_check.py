@@ -29,6 +29,7 @@ def test_receiver_that_is_not_there(make_settings: MakeSettings) -> None:
 def test_last_failure_is_reported(make_settings: MakeSettings) -> None:
     with FakeServer(lambda seen: Reply(200)) as receiver:
         settings = make_settings(notify_url=f"{receiver.url}/hooks/the-token")
+        (settings.model_dir / "projects").mkdir(parents=True)
         outbox = Outbox(settings.model_dir / "projects")
         outbox.add([Notice("a", "problem", "Redis is unreachable.", 1.0)])
         outbox.failed("127.0.0.1 answered 404")

@@ -18,6 +18,7 @@ from my_backend.diagnostics.doctor.redis_checks import check_redis
 from my_backend.diagnostics.rules.jobs import redis_problems
 from my_backend.jobs.record import KINDS, Job, new_job
 from my_backend.jobs.store import JobStore
+from my_backend.projects.registry import Projects
 from my_backend.settings import Settings
 from tests.my_backend.conftest import PROJECT, MakeSettings
 from tests.my_backend.waiting import eventually
@@ -147,6 +148,7 @@ def job(age: float) -> Job:
 
 def test_waiting_jobs_are_read_from_their_records(make_settings: MakeSettings, redis: Redis, tmp_path: Path) -> None:
     settings = make_settings(redis_url=redis.url)
+    Projects(settings.model_dir / "projects").remember(PROJECT)
     JobStore(settings.model_dir / "projects").save(job(900))
     assert told(check_redis(settings)).keys() == {"no-worker"}
 

@@ -1,0 +1,26 @@
+"""Projects that another process deletes while something is stored for them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from my_backend.errors import NotFound
+
+
+def was_deleted(uid: str) -> NotFound:
+    """Returns the error of operations on a project that was deleted."""
+    return NotFound(f"project {uid} was deleted")
+
+
+@contextmanager
+def unless_deleted(folder: Path) -> Iterator[None]:
+    """Raises NotFound instead of an error about missing files if the project's folder is gone.
+
+    The block must not create that folder.
+    """
+    try:
+        yield
+    except (FileNotFoundError, FileExistsError):  # `mkdir` says the latter if a folder that was there is gone then
+        if folder.exists():
+            raise
+        raise was_deleted(folder.name) from None
