@@ -35,6 +35,7 @@ from my_backend.notifications.outbox import Outbox
 from my_backend.notifications.trainings import Trainings
 from my_backend.projects.recent_predictions import Recent
 from my_backend.projects.registry import Project, Projects
+from my_backend.published_hook.caller import PublishedHook
 from my_backend.serving.exports import Exports
 from my_backend.serving.live_models import Serving
 from my_backend.serving.model_loader import ModelFactory
@@ -104,6 +105,7 @@ class Backend:
                 LastingProblems(self.projects, lambda: self.summary.problems()),
             ],
         )
+        self.published_hook = PublishedHook(settings, self.projects)
         self.summary = Summary(
             settings=settings,
             projects=self.projects,
@@ -122,6 +124,7 @@ class Backend:
             token_gate=self.token_gate,
             came_through_proxy=self.came_through_proxy,
             notification_failure=self.notifier.failure,
+            published_hook=self.published_hook,
         )
 
     def _make_queue(self) -> JobQueue:
@@ -175,6 +178,7 @@ class Backend:
             self.recent,
             self.follower,
             self.prediction_refresh,
+            self.published_hook,
             self.notifier,
         ]
 

@@ -25,6 +25,7 @@ SERVICE_LINK = "tcp://"  # starts the REDIS_PORT that Kubernetes and docker --li
 # No message shows their values.
 UNSAID = ("LABEL_STUDIO_API_KEY", "BASIC_AUTH_USER", "BASIC_AUTH_PASS", "HTTPS_PROXY", "NOTIFY_URL")
 
+_FUNCTION = re.compile(r"[\w.]+:\w+")
 _HOST = re.compile(r"[\w.-]+|\[[\w:.%]+\]")
 # Common misspellings of BASIC_AUTH_USER and BASIC_AUTH_PASS.
 _MISSPELT = re.compile(r"BASIC_AUTH_(?!USER$|PASS$)(?:USER|PASS|PW|LOGIN|NAME)\w*", re.IGNORECASE)
@@ -86,6 +87,7 @@ class Settings(BaseSettings, FetchSettings):
     page_url: str = Field(
         "", description="this backend's page as people open it, for links in notifications; by default HOST and PORT"
     )
+    published_hook: str = Field("", description="function to call for each published version, as module:function")
     redis_url: str = Field("", description="redis://…; runs jobs in RQ workers instead of in the server process")
     redis_host: str = Field("", description="Redis host; an alternative to REDIS_URL")
     redis_port: Annotated[int, Field(ge=1, le=65535)] = Field(6379, description="Redis port; used with REDIS_HOST")
@@ -162,6 +164,13 @@ class Settings(BaseSettings, FetchSettings):
     def _check_notify_url(cls, value: SecretStr) -> SecretStr:
         if url := value.get_secret_value():
             _check_address(url, ("http", "https"), "https://hooks.slack.com/services/…")
+        return value
+
+    @field_validator("published_hook")
+    @classmethod
+    def _check_function(cls, value: str) -> str:
+        if value and not _FUNCTION.fullmatch(value):
+            raise ValueError("must be module:function, for example examples.mlflow_registry:register")
         return value
 
     @field_validator("label_studio_url", "page_url")

@@ -14,11 +14,14 @@ from my_backend.errors import BackendError
 from my_backend.projects.metrics import accuracy_words, read_figures
 from my_backend.projects.registry import Projects
 from my_backend.projects.versions import Version, Versions
+from my_backend.published_hook.caller import repeat_call
 from my_backend.settings import read_settings
 from safe_http.redaction import said
 
 commands = typer.Typer(
-    cls=Commands, no_args_is_help=True, help="List, show, activate, pin, delete and export a project's versions."
+    cls=Commands,
+    no_args_is_help=True,
+    help="List, show, activate, pin, delete and export a project's versions, and call a function for one.",
 )
 
 Name = Annotated[str, typer.Argument(metavar="VERSION", help="version name, as shown by `versions list`")]
@@ -108,6 +111,20 @@ def export(
     with _versions(project) as versions:
         versions.export(version, folder)
         typer.echo(f"Exported {version} to {folder}")
+
+
+@commands.command()
+def hook(version: Name, project: OfProject = None) -> None:
+    """Call the function of PUBLISHED_HOOK for a version, for example again after an error."""
+    settings = read_settings()
+    if not settings.published_hook:
+        raise SystemExit("Error: PUBLISHED_HOOK is not set: set it to a function, as module:function")
+    try:
+        uid = Projects(settings.model_dir / "projects").find(project).uid
+        repeat_call(settings, uid, version)
+    except (BackendError, OSError) as error:
+        raise SystemExit(f"Error: {said(error)}") from None
+    typer.echo(f"Called {settings.published_hook} for {version}")
 
 
 @contextmanager

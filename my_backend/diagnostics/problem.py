@@ -53,6 +53,7 @@ Code = Literal[
     "webhook-twice",
     "webhook-orphaned",
     "notify",
+    "published-hook",
     "jobs-wait",
     "backlog",
     "gpu",

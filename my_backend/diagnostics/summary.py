@@ -16,6 +16,7 @@ from my_backend.diagnostics.rules.label_studio import no_token
 from my_backend.diagnostics.rules.labeling import audit_contradicts, request_refused, run_halted
 from my_backend.diagnostics.rules.models import model_problems
 from my_backend.diagnostics.rules.notifications import not_delivered
+from my_backend.diagnostics.rules.published_hook import hook_failed
 from my_backend.diagnostics.rules.scores import refresh_failed, title_problems
 from my_backend.diagnostics.rules.server import OPEN_PROXY
 from my_backend.diagnostics.rules.storage import storage_problems
@@ -26,6 +27,7 @@ from my_backend.labeling.acceptor import Acceptor
 from my_backend.labeling.writer import Writer
 from my_backend.projects.recent_predictions import Recent
 from my_backend.projects.registry import Projects
+from my_backend.published_hook.caller import PublishedHook
 from my_backend.serving.live_models import Serving
 from my_backend.settings import Settings
 from my_backend.storage import Storage
@@ -53,6 +55,7 @@ class Summary:
     token_gate: TokenGate
     came_through_proxy: threading.Event
     notification_failure: Callable[[], str]
+    published_hook: PublishedHook
 
     def problems(self) -> list[Problem]:
         """General problems first, then those of each project; reads memory only."""
@@ -67,6 +70,7 @@ class Summary:
             problems += title_problems(project, status)
         problems += [refresh_failed(project, error) for project, error in self.prediction_refresh.failures().items()]
         problems += [backlog_failed(project, error) for project, error in self.backlog.failures().items()]
+        problems += [hook_failed(project, calls) for project, calls in self.published_hook.failures().items()]
         for project, failed in self.recent.failed().items():
             problems += image_problems(project, failed)
         problems += map(run_halted, self.labeling.halted())

@@ -1,20 +1,18 @@
 """Loads the model class, and makes its instances for projects."""
 
 import gc
-import importlib
 import sys
-from pathlib import Path
 
 from my_backend.errors import BackendError
 from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.media import Media, MediaPool, MediaRequest, open_media
 from my_backend.metrics.counters import EmbeddingCounts, ImageCounts
+from my_backend.named_import import import_named
 from my_backend.projects.corrections import corrections_folder
 from my_backend.projects.registry import Credentials, Project, Projects
 from my_backend.projects.versions import Version
 from my_backend.serving.model_api import ModelAPI, with_defaults
 from my_backend.settings import Settings
-from safe_http.redaction import said
 
 
 class ModelFactory:
@@ -31,24 +29,14 @@ class ModelFactory:
         The first call may take seconds because it imports, say, torch.
         """
         name = self._settings.model_class
-        module_name, _, class_name = name.partition(":")
-        if not class_name:
-            raise BackendError(f"MODEL_CLASS={name} must be module:Class, for example model:ImageClassifierAPI")
-        here = str(Path.cwd())
-        if here not in sys.path:
-            sys.path.append(here)  # users keep their own model.py in the working directory
-        first = module_name not in sys.modules
-        try:
-            module = importlib.import_module(module_name)
-            if first:
-                # A library such as torch creates half a million permanent objects. Scanning them in each collection
-                # would stop all threads for some tenths of a second, and copy their memory in each forked process.
-                gc.freeze()
-            model_class = getattr(module, class_name)
-        except (ImportError, AttributeError) as error:
-            raise BackendError(f"can't load MODEL_CLASS={name}: {said(error)}") from error
+        first = name.partition(":")[0] not in sys.modules
+        model_class = import_named("MODEL_CLASS", name, "module:Class, for example model:ImageClassifierAPI")
+        if first:
+            # A library such as torch creates half a million permanent objects. Scanning them in each collection
+            # would stop all threads for some tenths of a second, and copy their memory in each forked process.
+            gc.freeze()
         if not isinstance(model_class, type):
-            raise BackendError(f"can't load MODEL_CLASS={name}: {class_name} isn't a class")
+            raise BackendError(f"can't load MODEL_CLASS={name}: {name.partition(':')[2]} isn't a class")
         return with_defaults(model_class)
 
     def __call__(self, project: Project, version: Version | None, missed: list[MediaRequest] | None = None) -> ModelAPI:

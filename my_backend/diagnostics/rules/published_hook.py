@@ -1,0 +1,15 @@
+"""The problem with the function that is called for published versions."""
+
+from my_backend.diagnostics.problem import Problem
+from my_backend.published_hook.caller import Calls
+
+
+def hook_failed(project: str, calls: Calls) -> Problem:
+    """The last call for a version of the project failed."""
+    return Problem(
+        "published-hook",
+        f"PUBLISHED_HOOK failed for {calls.failed}: {calls.why.rstrip('.')}.",
+        "The version itself is published all the same. The log has the whole error. Correct the cause, then repeat the "
+        f"call: `python -m my_backend versions hook {calls.failed} --project {project}`.",
+        project,
+    )

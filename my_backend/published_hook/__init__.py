@@ -1,0 +1,1 @@
+"""Calls a function of the user for every published version."""

@@ -1,0 +1,217 @@
+"""The function of PUBLISHED_HOOK is called for each version, and nothing that it does harms anything else."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from my_backend.commands.cli import app
+from my_backend.projects.versions import Versions
+from my_backend.published_hook import caller
+from my_backend.published_hook.caller import CALLS_FILE, PublishedHook
+from tests.my_backend.conftest import FAKE_MODEL, PROJECT, Client, Serve
+from tests.my_backend.fake_model import LABEL_CONFIG, Script
+from tests.my_backend.published_hook.recorder import FOLDER
+from tests.my_backend.waiting import eventually
+
+HOOK = "tests.my_backend.published_hook.recorder:note"
+FIGURES = {"accuracy": 0.912, "accuracy_low": 0.88, "accuracy_high": 0.94, "images": 50}
+
+
+class Recorder:
+    """What the function is to do, and its calls."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def calls(self) -> list[dict[str, Any]]:
+        file = self.folder / "calls.jsonl"
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+    def called(self, number: int) -> list[tuple[str, bool]]:
+        """The versions of the calls, and whether they were live, once there are so many."""
+        assert eventually(lambda: len(self.calls()) >= number), self.calls()
+        return [(call["version"], call["is_live"]) for call in self.calls()]
+
+
+@pytest.fixture
+def recorder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    folder = tmp_path / "recorder"
+    folder.mkdir()
+    monkeypatch.setenv(FOLDER, str(folder))
+    monkeypatch.setattr(caller, "LOOK_SECONDS", 0.05)
+    return Recorder(folder)
+
+
+def watched(client: Client) -> None:
+    """Waits until the server knows which versions there were before."""
+    assert eventually((client.backend.projects.root / CALLS_FILE).exists)
+
+
+def noted(client: Client, version: str) -> None:
+    """Waits until the call for a version has ended."""
+    file = client.backend.projects.root / CALLS_FILE
+    assert eventually(lambda: version in json.loads(file.read_text()).get(PROJECT, {}).get("versions", []))
+
+
+def problems(client: Client) -> list[dict[str, Any]]:
+    return [one for one in client.get("/problems")["troubles"] if one["code"] == "published-hook"]
+
+
+def test_function_gets_each_version_once_and_again_when_it_is_activated(
+    serve: Serve, script: Script, recorder: Recorder
+) -> None:
+    script.set(output={"figures": FIGURES, "labels": {"Cat": 3}}, epochs=[{"loss": 0.5}, {"loss": 0.25}])
+    settings = {"published_hook": HOOK, "page_url": "https://models.example"}
+    with serve(**settings) as client:
+        watched(client)
+        client.setup()
+        client.backend.projects.remember(PROJECT, label_config=LABEL_CONFIG, title="Pets")
+        first = client.train()
+        recorder.called(1)
+        script.set(output={"held_back": "it is worse"})
+        job = client.ended(client.submit_training())
+        second = job.result["versions"][-1]
+        assert recorder.called(2) == [(first, True), (second, False)]
+        noted(client, second)
+    with serve(**settings) as client:
+        client.post("/api/models/activate", {"version": second})
+        assert recorder.called(3)[2:] == [(second, True)]
+        client.post("/api/models/activate", {"version": first})
+        assert recorder.called(4)[3:] == [(first, True)]
+
+    one, other = recorder.calls()[:2]
+    assert one["process"] != os.getpid()
+    assert (one["project"], one["title"], one["labels"]) == (PROJECT, "Pets", {"Cat": 3})
+    assert one["metrics"] == {name: FIGURES[name] for name in ("accuracy", "accuracy_low", "accuracy_high")}
+    assert one["losses"][-2:] == [0.5, 0.25]
+    assert one["card"].startswith(f"# Image classifier {first}\n")
+    assert {"README.md", "model", "version.json"} <= set(one["files"])
+    assert one["url"] == f"https://models.example/projects/{PROJECT}/versions/{first}"
+    assert (one["held_back"], other["held_back"]) == ("", "it is worse")
+
+
+def test_of_versions_before_the_setting_only_the_live_one_is_told(serve: Serve, recorder: Recorder) -> None:
+    with serve() as client:
+        client.setup()
+        client.train()
+        live = client.train()
+    with serve(published_hook=HOOK) as client:
+        assert recorder.called(1) == [(live, True)]
+        third = client.train()
+        assert recorder.called(2) == [(live, True), (third, True)]
+
+
+def test_failed_call_is_a_problem_and_is_not_repeated(
+    serve: Serve, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (recorder.folder / "fail").write_text("MLflow is down")
+    with serve(published_hook=HOOK) as client:
+        watched(client)
+        client.setup()
+        name = client.train()
+        assert eventually(lambda: problems(client))
+    with serve(published_hook=HOOK) as client:
+        assert eventually(lambda: problems(client))
+        [problem] = problems(client)
+        assert problem["message"] == f"PUBLISHED_HOOK failed for {name}: ConnectionError: MLflow is down."
+        command = f"versions hook {name} --project {PROJECT}"
+        assert f"python -m my_backend {command}" in problem["hint"]
+        assert client.predict()["model_version"] == name
+        assert len(recorder.calls()) == 1
+
+        settings = client.backend.settings
+        monkeypatch.setenv("MODEL_DIR", str(settings.model_dir))
+        monkeypatch.setenv("MODEL_CLASS", FAKE_MODEL)
+        monkeypatch.setenv("PUBLISHED_HOOK", HOOK)
+        assert CliRunner().invoke(app, command.split()).exit_code == 1
+        assert len(recorder.calls()) == 2
+        (recorder.folder / "fail").unlink()
+        assert CliRunner().invoke(app, command.split()).output == f"Called {HOOK} for {name}\n"
+        assert eventually(lambda: not problems(client))
+
+
+@pytest.mark.parametrize(
+    ("hook", "why"),
+    [
+        ("nowhere:note", "can't load PUBLISHED_HOOK=nowhere:note: No module named 'nowhere'"),
+        ("tests.my_backend.published_hook.recorder:NOT_A_FUNCTION", "it isn't a function"),
+    ],
+)
+def test_function_that_cannot_be_called_is_a_problem(serve: Serve, recorder: Recorder, hook: str, why: str) -> None:
+    with serve(published_hook=hook) as client:
+        watched(client)
+        client.setup()
+        client.train()
+        assert eventually(lambda: problems(client))
+        assert why in problems(client)[0]["message"]
+
+
+def test_trainings_and_predictions_go_on_while_the_function_hangs(
+    serve: Serve, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (recorder.folder / "wait").touch()
+    with serve(published_hook=HOOK) as client:
+        watched(client)
+        client.setup()
+        client.train()
+        recorder.called(1)
+        second = client.train()
+        assert client.predict()["model_version"] == second
+    assert len(recorder.calls()) == 1
+
+    (recorder.folder / "wait").unlink()
+    with serve(published_hook=HOOK) as client:  # the call that was interrupted comes again
+        noted(client, second)
+    assert [call["version"] for call in recorder.calls()].count(second) == 1
+
+
+def test_function_that_takes_too_long_is_ended(
+    serve: Serve, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(caller, "CALL_SECONDS", 0.0)
+    with serve(published_hook=HOOK) as client:
+        watched(client)
+        client.setup()
+        client.train()
+        assert eventually(lambda: problems(client))
+        assert "it took longer than 0 s" in problems(client)[0]["message"]
+
+
+def test_two_servers_call_once(serve: Serve, recorder: Recorder) -> None:
+    with serve(published_hook=HOOK) as client:
+        watched(client)
+        other = PublishedHook(client.backend.settings, client.backend.projects)
+        other.start()
+        try:
+            client.setup()
+            names = [client.train() for _ in range(2)]
+            for name in names:
+                noted(client, name)
+        finally:
+            other.stop()
+    assert [call["version"] for call in recorder.calls()] == names
+
+
+def test_first_guess_is_not_told(serve: Serve, script: Script, recorder: Recorder) -> None:
+    script.set(output={"first_guess": {"classes": ["Cat"]}})
+    with serve(published_hook=HOOK) as client:
+        watched(client)
+        client.setup()
+        noted(client, client.train())
+    assert recorder.calls() == []
+
+
+def test_project_that_is_deleted_is_forgotten(serve: Serve, recorder: Recorder) -> None:
+    (recorder.folder / "fail").write_text("no")
+    with serve(published_hook=HOOK) as client:
+        watched(client)
+        client.setup()
+        client.train()
+        assert eventually(lambda: problems(client))
+        client.backend.delete(client.backend.projects.get(PROJECT))
+        assert eventually(lambda: not problems(client))
+    assert not Versions(client.backend.projects.folder(PROJECT)).names()
