@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from secrets import token_hex
 from typing import Any, Literal
 
+from pydantic import TypeAdapter, ValidationError
+
 from my_backend import context
 from my_backend.files import Moment
 
@@ -32,6 +34,17 @@ class Epoch:
     epoch: int
     loss: Any = None
     accuracy: Any = None
+
+
+_EPOCHS = TypeAdapter(list[Epoch])
+
+
+def read_epochs(records: Any) -> list[Epoch]:
+    """Returns the epochs of a version's training; none if they are damaged or an older release published it."""
+    try:
+        return _EPOCHS.validate_python(records)
+    except ValidationError:
+        return []
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,11 @@
 """The published version as the function of PUBLISHED_HOOK gets it, and the call."""
 
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from my_backend.errors import BackendError, NotFound
-from my_backend.jobs.record import Epoch
-from my_backend.jobs.store import JobStore
+from my_backend.errors import BackendError
+from my_backend.jobs.record import Epoch, read_epochs
 from my_backend.named_import import import_named
 from my_backend.projects.metrics import Point, read_figures, read_labels
 from my_backend.projects.model_card import CARD_FILE
@@ -30,7 +28,7 @@ class Published:
     folder: Path  # the model's files, `version.json`, and the model card as `README.md`
     metrics: dict[str, float]  # those of METRICS that the model class reports, from 0 to 1
     labels: dict[str, int]  # the number of labels per class
-    epochs: list[Epoch]  # of the training: phase, epoch, loss and accuracy; empty if its job is gone
+    epochs: list[Epoch]  # of the training: phase, epoch, loss and accuracy
     learning_curve: list[Point]  # the accuracy with fewer labels
     card: str  # the model card, Markdown
     url: str  # the version's page; "" if the backend doesn't know its own address
@@ -47,18 +45,10 @@ def call_hook(settings: Settings, project: str, version: str) -> None:
     versions = Versions(projects.folder(project))
     found = versions.get(version)
     is_live = versions.live_name() == version
-    function(_published(settings, projects.get(project), found, _epochs(projects, found), is_live=is_live))
+    function(_published(settings, projects.get(project), found, is_live=is_live))
 
 
-def _epochs(projects: Projects, version: Version) -> list[Epoch]:
-    with suppress(NotFound):  # the newest jobs are kept
-        return JobStore(projects.root).get(version.made_by.get("job", "")).history
-    return []
-
-
-def _published(
-    settings: Settings, project: Project, version: Version, epochs: list[Epoch], *, is_live: bool
-) -> Published:
+def _published(settings: Settings, project: Project, version: Version, *, is_live: bool) -> Published:
     figures = read_figures(version.train_output.get("figures"))
     metrics: dict[str, Any] = {name: getattr(figures, name) for name in METRICS}
     card = version.folder / CARD_FILE
@@ -71,7 +61,7 @@ def _published(
         folder=version.folder,
         metrics={name: value for name, value in metrics.items() if value is not None},
         labels=read_labels(version.train_output.get("labels")),
-        epochs=epochs,
+        epochs=read_epochs(version.epochs),
         learning_curve=figures.forecast.curve if figures.forecast else [],
         card=card.read_text("utf-8") if card.exists() else "",  # versions of older releases have none
         url=f"{settings.page}/projects/{project.uid}/versions/{version.name}" if settings.page else "",

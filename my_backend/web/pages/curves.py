@@ -4,15 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
 from my_backend.jobs.record import Epoch
 
 LARGEST = 1e15  # of the numbers that are shown; more cannot be printed, or is no number
 
 Points = list[tuple[int, float]]  # epochs and values
-
-_EPOCHS = TypeAdapter(list[Epoch])
 
 
 @dataclass(frozen=True)
@@ -30,14 +26,6 @@ def curves_of(epochs: Sequence[Epoch]) -> Curves:
     phase = epochs[-1].phase
     points = {name: _points([one for one in epochs if one.phase == phase], name) for name in ("loss", "accuracy")}
     return Curves(str(phase or ""), {name: found for name, found in points.items() if found})
-
-
-def read_curves(records: Any) -> Curves:
-    """The curves of a version's `epochs`; none if they are damaged or an older release published it."""
-    try:
-        return curves_of(_EPOCHS.validate_python(records))
-    except ValidationError:
-        return Curves()
 
 
 def shown_number(value: Any) -> float | None:

@@ -10,9 +10,10 @@ from pydantic import TypeAdapter
 
 from label_studio_format.labeling_history import LabelingHistory
 from my_backend import files
+from my_backend.jobs.record import read_epochs
 from my_backend.projects.metrics import ClassFigures, Figures, read_figures, read_history, read_labels
 from my_backend.projects.versions import Version, Versions
-from my_backend.web.pages.curves import Curves, Points, read_curves
+from my_backend.web.pages.curves import Curves, Points, curves_of
 
 SHADES = 9
 REMEMBERED = 2000  # versions; they never change
@@ -94,7 +95,7 @@ def version_view(version: Version) -> VersionView:
         summary=str(output.get("summary") or ""),
         is_first_guess=version.is_first_guess,
         history=read_history(version.labeling_history),
-        curves=read_curves(version.epochs),
+        curves=curves_of(read_epochs(version.epochs)),
     )
 
 
