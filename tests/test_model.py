@@ -685,7 +685,7 @@ def test_pool_places_images_on_a_map(trained: Json, shown: Digits) -> None:
 
 
 def test_exported_module_predicts_as_the_model_does(trained: Json, shown: Digits, tmp_path: Path) -> None:
-    tasks = [task(1, b"no image"), *asked(shown[30:34])]
+    tasks = [task(1, b"no image"), task(2, shown[0][0].read_bytes()[:100]), *asked(shown[30:34])]
 
     told = ImageClassifierAPI(CONFIG, trained).export_onnx(tmp_path, tasks)
 

@@ -96,7 +96,6 @@ class Exports(Background):
             raise BadRequest(f"{version} is a first guess: it has no model of its own to export")
         if len(self._waiting) >= MOST_WAITING:
             raise Unavailable(f"{MOST_WAITING} exports are waiting already: try again later")
-        self._failures.pop((project, version), None)
         self._waiting[project, version] = None
         self._wake()
         return self.state(project, version)

@@ -64,14 +64,18 @@ def test_result_comes_from_another_process(make_settings: MakeSettings) -> None:
         ("raise", "ValueError: bad "),
     ],
 )
-def test_failure_is_an_error_without_secrets(make_settings: MakeSettings, how: str, said: str) -> None:
+def test_failure_is_an_error_without_secrets(
+    make_settings: MakeSettings, capfd: pytest.CaptureFixture[str], how: str, said: str
+) -> None:
     settings = make_settings(notify_url="https://chat.example/hooks/0123456789abcdef0123")
 
     with pytest.raises(BackendError) as error:
         run_in_own_process(settings, fail, how, seconds=60)
 
     assert str(error.value).startswith(said)
-    assert "0123456789" not in str(error.value)
+    logged = capfd.readouterr().err
+    assert ("Traceback" in logged) is (how in ("exit", "raise"))
+    assert "0123456789" not in str(error.value) + logged
 
 
 def test_process_is_killed_after_its_time_and_when_the_server_stops(

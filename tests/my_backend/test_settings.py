@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from image_classifier.settings import ClassifierSettings
 from my_backend.settings import Settings, ignored_variables, read_settings
@@ -111,6 +112,12 @@ def test_path_of_a_webhook_is_a_secret_however_it_is_quoted(make_settings: MakeS
     make_settings(notify_url=url)
     assert redact("Cannot POST /services/T0123/a-token-of-the-webhook.") == "Cannot POST ***."
     assert redact(f"GET {url}") == "GET ***"
+
+
+@pytest.mark.parametrize("value", ["examples.mlflow_registry", "a module:register", "module:", "module:one:two"])
+def test_hook_that_is_no_function_of_a_module_is_refused(make_settings: MakeSettings, value: str) -> None:
+    with pytest.raises(ValidationError, match="must be module:function, for example"):
+        make_settings(published_hook=value)
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,21 @@ def test_published_version_is_live_and_has_its_files(versions: Versions) -> None
     assert sorted(path.name for path in second.folder.iterdir()) == ["README.md", "model", "version.json"]
 
 
+def test_export_is_kept_once_and_only_with_its_version(versions: Versions, tmp_path: Path) -> None:
+    first = publish(versions)
+    for content in ("one", "other"):
+        (part := tmp_path / content).mkdir()
+        (part / "model.onnx").write_text(content)
+        versions.exported(first.name).parent.mkdir(exist_ok=True)
+        versions.keep_exported(first.name, part)
+    assert (versions.exported(first.name) / "model.onnx").read_text() == "one"
+    publish(versions)
+    versions.delete(first.name)
+    with pytest.raises(NotFound):
+        versions.keep_exported(first.name, tmp_path / "other")
+    assert not versions.exported(first.name).exists()
+
+
 def test_who_follows_many_projects_is_told_that_a_pointer_was_moved(versions: Versions) -> None:
     projects = versions.pointer.parents[1]
     told = [last_move(projects)]
