@@ -163,21 +163,24 @@ class Projects:
         return f"connected projects: {', '.join(names)}" if names else "no project is connected yet"
 
     def remember(self, uid: str, *, label_config: str | None = None, title: str | None = None) -> Project:
-        """Stores what Label Studio said about a project; adds a new project. Raises TooMany."""
+        """Stores what Label Studio said about a project; adds a new project.
+
+        Raises TooMany, and NotFound if another process deletes the project meanwhile.
+        """
         said = _said(label_config, title)
         with self._lock:
             known = self._projects.get(uid)
             if known is None or replace(known, **said) != known:
                 self._check_room(replace(known or Project(uid), **said))
-        damaged = files.is_damaged(self.folder(uid) / PROJECT_FILE)
-        if known is not None and replace(known, **said) == known and not damaged and uid not in self._unsaved:
+        if known is not None and replace(known, **said) == known and self._is_stored(uid):
             return known
         with self._on_disk:
             # The values in memory may be older than the file and must not overwrite it.
             project = replace(self._read(uid) or Project(uid), **said)
             try:
                 files.create_folder(self.folder(uid), parents=True)
-                return self._write(project)
+                with unless_deleted(self.folder(uid)):
+                    return self._write(project)
             except OSError as error:
                 if known is None:
                     raise
@@ -186,6 +189,12 @@ class Projects:
                 self._unsaved[uid] = project
                 self._set(project, self._written.get(uid, 0))
                 return project
+
+    def _is_stored(self, uid: str) -> bool:
+        """Returns whether the project's file still has what is in memory, unless the disk doesn't say."""
+        path = self.folder(uid) / PROJECT_FILE
+        is_same = files.changed_ns(path) in (0, self._written.get(uid))  # otherwise another process has changed it
+        return is_same and uid not in self._unsaved and not files.is_damaged(path)
 
     def _check_room(self, project: Project) -> None:
         """Raises TooMany if there is no room for this project next to the others."""
@@ -212,7 +221,7 @@ class Projects:
         path = self.folder(project.uid) / PROJECT_FILE
         files.write_json(path, asdict(project))
         self._unsaved.pop(project.uid, None)
-        self._set(project, path.stat().st_mtime_ns)
+        self._set(project, files.changed_ns(path))
         return project
 
     def changes(self, uid: str) -> Changes:

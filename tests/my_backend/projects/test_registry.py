@@ -335,3 +335,15 @@ def test_project_that_another_process_deleted_is_connected_again(tmp_path: Path)
     other.refresh()
     assert [project.uid for project in other.all()] == ["7.1"]
     assert other.credentials("7.1") == credentials
+
+
+def test_what_label_studio_says_replaces_what_another_process_was_told_meanwhile(tmp_path: Path) -> None:
+    server, other = Projects(tmp_path), Projects(tmp_path)
+    server.remember("7.1", title="Pets")
+    other.remember("7.1", title="Dogs")
+    file = other.folder("7.1") / "project.json"
+    os.utime(file, ns=(0, file.stat().st_mtime_ns + 1))  # both may be in the same tick of the file system's clock
+
+    server.remember("7.1", title="Pets")
+
+    assert Projects(tmp_path).get("7.1").title == "Pets"
