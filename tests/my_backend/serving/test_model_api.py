@@ -1,5 +1,6 @@
 """The contract of a model class: the defaults, what a class can use, and a class that needs no training."""
 
+import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -7,13 +8,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
+from torchvision.models import ResNet50_Weights, resnet50
 
 from examples.mean_color import mean_color
 from image_classifier.data.preprocessing import MAX_MEMORY, ImageError, limit_memory
 from my_backend.errors import BadRequest, MediaError
 from my_backend.label_studio.media import MediaFile
-from my_backend.projects.versions import Versions
+from my_backend.projects.versions import UNTRAINED, Versions
 from my_backend.serving.model_api import ModelAPI, with_defaults
 from tests.my_backend.conftest import PROJECT, Serve, in_time
 from tests.my_backend.fake_model import LABEL_CONFIG, OTHER_CONFIG
@@ -211,3 +214,34 @@ def test_example_of_the_documentation_decodes_within_the_memory_for_images(tmp_p
             mean_color(tmp_path / "red.png")
     finally:
         limit_memory(MAX_MEMORY)
+
+
+def test_pretrained_example_predicts_before_anything_is_labeled(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the weights file where torchvision looks for it, since nothing is downloaded in a test."""
+    weights = {name: torch.zeros_like(value) for name, value in resnet50().state_dict().items()}
+    banana, tabby = (ResNet50_Weights.IMAGENET1K_V2.meta["categories"].index(name) for name in ("banana", "tabby"))
+    weights["fc.bias"][tabby], weights["fc.bias"][banana] = 1.0, 3.0
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    torch.save(weights, tmp_path / "hub" / "checkpoints" / "resnet50-11ad3fa6.pth")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    Image.new("RGB", (300, 200), "yellow").save(tmp_path / "banana.png")
+    config = """<View><Image name="image" value="$image"/><Choices name="animal" toName="image">
+        <Choice value="tabby"/><Choice value="banana"/><Choice value="something else"/></Choices></View>"""
+    pictures = {"/banana.png": (tmp_path / "banana.png").read_bytes(), "/broken.png": b"PNG"}
+
+    def answer(seen: Any) -> Reply:
+        return Reply(200, pictures[seen.path], {"Content-Type": "image/png"})
+
+    with (
+        FakeServer(answer) as site,
+        serve(model_class="examples.pretrained:Pretrained", image_hosts="127.0.0.1") as client,
+    ):
+        client.setup(config=config)
+        assert eventually(lambda: client.backend.serving.live(PROJECT, in_time()).name != UNTRAINED)
+        results = client.predict({"image": f"{site.url}/banana.png"}, {"image": f"{site.url}/broken.png"})["results"]
+
+    assert results[0]["result"][0]["value"]["choices"] == ["banana"]
+    assert results[0]["score"] == pytest.approx(1 / (1 + math.exp(-2)))
+    assert results[1] == []

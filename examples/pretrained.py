@@ -1,0 +1,45 @@
+"""A pretrained model, which predicts before anything is labeled: torchvision's ResNet50 and its 1,000 ImageNet classes.
+
+The choices in the labeling config are names of these classes, such as `tabby`, `Labrador retriever` or `banana`.
+
+MODEL_CLASS=examples.pretrained:Pretrained make start
+"""
+
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torchvision.models import ResNet50_Weights, resnet50
+
+from image_classifier.data.preprocessing import ImageError, open_image
+from my_backend.serving.model_api import ModelAPI
+
+WEIGHTS = ResNet50_Weights.IMAGENET1K_V2
+CLASSES = {name: number for number, name in enumerate(WEIGHTS.meta["categories"])}
+
+
+class Pretrained(ModelAPI):
+    predicts_untrained = True
+
+    @classmethod
+    def warm_up(cls) -> str:
+        network()  # downloads the weights in the background, rather than during the first prediction
+        return ""
+
+    def predict(self, tasks: Any, **kwargs: Any) -> list[Any]:
+        return [self.answer(image) if image else [] for image in self.images(tasks, **kwargs)]
+
+    def answer(self, image: Path) -> Any:
+        known = [choice for choice in self.tag.choices if choice in CLASSES]
+        with suppress(ImageError), torch.inference_mode():
+            inputs = WEIGHTS.transforms()(open_image(image, 224))[None]
+            scores = network()(inputs)[0, [CLASSES[choice] for choice in known]].softmax(0)
+            return self.prediction(known[scores.argmax()], score=scores.max().item()) if known else []
+        return []
+
+
+@lru_cache
+def network() -> torch.nn.Module:
+    return resnet50(weights=WEIGHTS).eval()
