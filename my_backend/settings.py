@@ -25,7 +25,7 @@ SERVICE_LINK = "tcp://"  # starts the REDIS_PORT that Kubernetes and docker --li
 # No message shows their values.
 UNSAID = ("LABEL_STUDIO_API_KEY", "BASIC_AUTH_USER", "BASIC_AUTH_PASS", "HTTPS_PROXY", "NOTIFY_URL")
 
-_FUNCTION = re.compile(r"[\w.]+:\w+")
+_FUNCTION = re.compile(r"[\w.]{1,200}:\w{1,100}")
 _HOST = re.compile(r"[\w.-]+|\[[\w:.%]+\]")
 # Common misspellings of BASIC_AUTH_USER and BASIC_AUTH_PASS.
 _MISSPELT = re.compile(r"BASIC_AUTH_(?!USER$|PASS$)(?:USER|PASS|PW|LOGIN|NAME)\w*", re.IGNORECASE)

@@ -181,7 +181,9 @@ def _pack(embedding: Embedding) -> bytes:
 def _unpack(stored: bytes) -> Embedding | None:
     """The embedding, or None if it is missing or damaged."""
     value, checksum = stored[: -_CHECKSUM.size], stored[-_CHECKSUM.size :]
-    return np.frombuffer(value, np.float32) if value and _CHECKSUM.pack(zlib.crc32(value)) == checksum else None
+    if not value or len(value) % np.float32().itemsize or _CHECKSUM.pack(zlib.crc32(value)) != checksum:
+        return None
+    return np.frombuffer(value, np.float32)
 
 
 def _fill_up(env: lmdb.Environment, path: Path) -> None:
