@@ -5,7 +5,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from contextvars import copy_context
@@ -379,6 +379,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         kind: str = "full",
         given: str = "",
         attempt: int = 1,
+        random_sample: Container[int] = (),
         progress: Callable[[Json], None] | None = None,
         publish: Callable[[Json], None] | None = None,
         **kwargs: Any,
@@ -388,7 +389,8 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         `kind` is `head` for a quick training of the last layer, or `full` for everything that TRAIN_MODE requests: then
         the head is published first. If the last full training was `given` the same, it returns None: all seeds are
         fixed, so it would make the same model. Fine-tuned layers are always trained further. `attempt` is more than 1
-        if the process died before it completed an epoch. `progress` gets records with `phase`, `epoch`, `epochs`,
+        if the process died before it completed an epoch. The accuracy on the tasks of `random_sample` is reported, too.
+        `progress` gets records with `phase`, `epoch`, `epochs`,
         `loss`, `accuracy`, `seconds_left`, and may raise to stop. Raises TrainingError, with a message for labelers, if
         there are too few labels.
         """
@@ -402,7 +404,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         tasks = completions if isinstance(completions, Sequence) else list(completions)
         mode = settings.train_mode
         report = Stages(report, all_layers=kind == "full" and _tunes(mode, backbone, tasks))
-        labeled = self._labelled(tasks, config.image_choices, backbone, report)
+        labeled = self._labelled(tasks, config.image_choices, backbone, random_sample, report)
         used = labeled.used
         try:
             check_enough(labeled.samples)
@@ -514,7 +516,12 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         return _networks().base
 
     def _labelled(
-        self, tasks: Iterable[Json], tag: ImageChoices, backbone: Backbone, report: Callable[[Json], None]
+        self,
+        tasks: Iterable[Json],
+        tag: ImageChoices,
+        backbone: Backbone,
+        random_sample: Container[int],
+        report: Callable[[Json], None],
     ) -> "_Labelled":
         """The labeled images of the tasks, as samples; also embeds new images."""
         labels: list[TaskLabel] = []
@@ -532,7 +539,17 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
             report({"phase": "fetching images", "image": len(fetched), "images": len(chosen)})
         groups = {sample.image.digest: sample.group for sample in self._learned()}
         pairs = [
-            (task, _sample(task, label, file, groups.get(file.digest, ""), multiple=tag.multiple))
+            (
+                task,
+                _sample(
+                    task,
+                    label,
+                    file,
+                    groups.get(file.digest, ""),
+                    at_random=task.get("id") in random_sample,
+                    multiple=tag.multiple,
+                ),
+            )
             for (task, label), file in zip(chosen, fetched, strict=True)
             if isinstance(file, ImageFile)
         ]
@@ -602,7 +619,9 @@ def _given(
     The tasks' ids count, too, because the mistakes name them.
     """
     labels = sorted(
-        json.dumps([one.image.digest, _json_label(one.label), one.source, one.ground_truth, one.part, one.name])
+        json.dumps(
+            [one.image.digest, _json_label(one.label), one.source, one.ground_truth, one.at_random, one.part, one.name]
+        )
         for one in samples
     )
     program = [version("image-classifier-backend"), torch.__version__]
@@ -797,13 +816,14 @@ def _tunes(mode: TrainMode, backbone: Backbone, images: Sized) -> bool:
     return mode == "full" or (mode == "auto" and pays_for_all_layers(backbone, images))
 
 
-def _sample(task: Json, label: TaskLabel, file: ImageFile, group: str, *, multiple: bool) -> Sample:
+def _sample(task: Json, label: TaskLabel, file: ImageFile, group: str, *, at_random: bool, multiple: bool) -> Sample:
     return Sample(
         file,
         label.choices if multiple else min(label.choices),
         str(task.get("id") or ""),
         source=label.source,
         ground_truth=label.ground_truth,
+        at_random=at_random,
         group=group,
     )
 

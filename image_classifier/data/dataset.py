@@ -41,6 +41,7 @@ class Sample:
     source: LabelSource = "person"
     ground_truth: bool = False  # whether the label belongs to the user's test set
     group: str = ""  # the digest of the first of its near-duplicates, often its own; "" until compared with others
+    at_random: bool = False  # whether it belongs to a random sample of all images, labeled or not
 
     @property
     def evaluates(self) -> bool:
@@ -150,6 +151,7 @@ def write_samples(path: Path, samples: Sequence[Sample]) -> None:
             **({"source": sample.source} if sample.source != "person" else {}),
             **({"ground_truth": True} if sample.ground_truth else {}),
             **({"group": sample.group} if sample.group else {}),
+            **({"at_random": True} if sample.at_random else {}),
         }
         for sample in samples
     ]
@@ -167,6 +169,7 @@ def read_samples(path: Path) -> list[Sample]:
             record.get("source", "person"),
             record.get("ground_truth", False),
             record.get("group", ""),
+            record.get("at_random", False),
         )
         for record in json.loads(path.read_text(encoding="utf-8"))
     ]

@@ -48,7 +48,7 @@ AT_ONCE = 256  # images that are embedded between two reports
 # How much a label that nobody has looked at counts in the head's training: accepted predictions are often right, but
 # at full weight, the head would mostly learn its own answers.
 UNSEEN_WEIGHT = 0.3
-MIN_GROUND_TRUTHS = 20  # with fewer, the accuracy on ground truths says too little to be shown
+MIN_OF_A_PART = 20  # with fewer images, the accuracy on a part of them says too little to be shown
 # A version is clearly worse when its accuracy is lower by more than this, and by more than two standard errors.
 CLEARLY_WORSE = 0.02
 # All layers must come closer to the labels by this many standard errors: 1 in 20 that are no better do so by chance.
@@ -170,7 +170,7 @@ def learn_head(
             if kept := calibrated(guess, embeddings[seen], labels, votes, to_beat):
                 return _with_figures(kept, samples, embeddings, seen, votes, method, hyperparameters)
         figures |= evaluate(logits[seen] / temperature, targets[seen], classes, thresholds, votes).record()
-        figures |= _on_ground_truths(samples, logits, targets, seen, classes, thresholds)
+        figures |= _on_parts(samples, logits, targets, seen, classes, thresholds)
         if method == "cross-validation":
             right = hits(logits[seen], targets[seen], thresholds)
             known = embeddings[seen], targets[seen], len(classes), hyperparameters, numbers[seen], right, votes
@@ -201,7 +201,7 @@ def _with_figures(
     classes = with_others(guess.classes, [str(label) for label in labels])
     logits, targets = logits_of(guess, embeddings, classes), targets_of(labels, classes)
     figures = {"judged_by": method, **evaluate(logits[seen], targets[seen], classes, (), votes).record()}
-    figures |= _on_ground_truths(samples, logits, targets, seen, classes, ())
+    figures |= _on_parts(samples, logits, targets, seen, classes, ())
     record = {"figures": figures, **count_labels(samples, classes), "settings": hyperparameters.record()}
     mistakes = _mistakes(samples, logits, targets, torch.zeros(len(samples), dtype=torch.bool), classes, ())
     return replace(guess, record=record, mistakes=mistakes)
@@ -229,7 +229,7 @@ def label_weights(samples: Sequence[Sample]) -> Tensor:
     return torch.tensor([1.0 if sample.evaluates else UNSEEN_WEIGHT for sample in samples])
 
 
-def _on_ground_truths(
+def _on_parts(
     samples: Sequence[Sample],
     logits: Tensor,
     targets: Tensor,
@@ -237,18 +237,25 @@ def _on_ground_truths(
     classes: Sequence[str],
     thresholds: Sequence[float],
 ) -> dict[str, Any]:
-    """The accuracy on the user's test set, among the images `seen` [n]; nothing if it is too small, or is all of them.
+    """The accuracy on the user's test set, and on a random sample of all images, among the images `seen` [n].
 
-    Its images are trained on like others, since Label Studio marks all imported annotations as ground truths; each is
-    evaluated with a head that was trained without it.
+    A part is left out if it is too small, or is all of them. Its images are trained on like others, since Label Studio
+    marks all imported annotations as ground truths; each is evaluated with a head that was trained without it.
     """
-    truths = seen & torch.tensor([sample.ground_truth for sample in samples])
-    votes = [samples[row].vote for row in truths.nonzero().flatten().tolist()]
-    if len(set(votes)) < MIN_GROUND_TRUTHS or bool((truths == seen).all()):
-        return {}
-    found = evaluate(logits[truths], targets[truths], classes, thresholds, votes).record()
-    shown = ("images", "groups", "accuracy", "accuracy_low", "accuracy_high")
-    return {"ground_truth": {name: found[name] for name in shown}}
+    parts = {
+        "ground_truth": [sample.ground_truth for sample in samples],
+        "random_sample": [sample.at_random for sample in samples],
+    }
+    figures = {}
+    for name, members in parts.items():
+        part = seen & torch.tensor(members)
+        votes = [samples[row].vote for row in part.nonzero().flatten().tolist()]
+        if len(set(votes)) < MIN_OF_A_PART or bool((part == seen).all()):
+            continue
+        found = evaluate(logits[part], targets[part], classes, thresholds, votes).record()
+        shown = ("images", "groups", "accuracy", "accuracy_low", "accuracy_high")
+        figures[name] = {one: found[one] for one in shown}
+    return figures
 
 
 def _mistakes(

@@ -4,6 +4,7 @@ import json
 import logging
 from collections import deque
 from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from my_backend.active_learning.stored_predictions import StoredPredictions
 from my_backend.errors import LabelStudioError
 from my_backend.label_studio.client import LabelStudio
 from my_backend.projects.labeling_order import LabelingOrder, keep_order, read_order
+from my_backend.projects.random_order import in_random_order, interleaved, keep_next
 from my_backend.projects.registry import Project
 from my_backend.projects.versions import Versions, is_version_name
 from my_backend.serving.live_models import Live
@@ -26,6 +28,15 @@ REFUSED_AT_ONCE = 3  # predictions in a row that Label Studio rejects; a single 
 Json = dict[str, Any]
 # Tasks, their predictions, and why others have none, by their position.
 Predicted = Callable[[list[Json], list[Any], dict[int, str]], None]
+
+
+@dataclass(frozen=True)
+class _Unlabeled:
+    """What the model gets of unlabeled tasks, and the ids of those that have a prediction of the version."""
+
+    tasks: list[Json] = field(default_factory=list)
+    predicted: set[int] = field(default_factory=set)
+    are_all: bool = False  # rather than some of the project's unlabeled tasks
 
 
 class Run:
@@ -103,27 +114,33 @@ class Run:
 
     def _in_order(self, live: Live, check: Callable[[], None]) -> list[int]:
         """The unlabeled tasks in the model's order, which is kept; empty if it has none."""
-        places, ids, predicted = None, list[int](), set[int]()
+        places, found = None, _Unlabeled()
         if live.model:
-            tasks, predicted = self._unlabeled(check)
-            ids = [task["id"] for task in tasks]
-            places = live.model.order(tasks, label_config=self._project.label_config, check=check)
+            found = self._unlabeled(check)
+            places = live.model.order(found.tasks, label_config=self._project.label_config, check=check)
             check()
-        self.order = None if places is None else LabelingOrder(self._version, tuple(ids[place] for place in places))
+        if places is None:
+            self.order, ids = None, []
+        else:
+            ids = [found.tasks[place]["id"] for place in places]
+            if found.are_all:
+                following = in_random_order(self._project.uid, ids)
+                keep_next(self._folder, following)
+                ids = interleaved(ids, following)
+            self.order = LabelingOrder(self._version, tuple(ids))
         keep_order(self._folder, self.order)
-        return [ids[place] for place in places or [] if ids[place] not in predicted]
+        return [task for task in ids if task not in found.predicted]
 
-    def _unlabeled(self, check: Callable[[], None]) -> tuple[list[Json], set[int]]:
-        """What the model gets of unlabeled tasks, and the ids of those that have a prediction of this version."""
-        tasks, predicted, size = list[Json](), set[int](), 0
-        for page in self._stored.unlabeled(ORDERED_TASKS):
+    def _unlabeled(self, check: Callable[[], None]) -> "_Unlabeled":
+        tasks, predicted, size, total = list[Json](), set[int](), 0, 0
+        for page, total in self._stored.unlabeled(ORDERED_TASKS):  # noqa: B007  used below
             check()
             tasks += _bare(page)
             predicted |= {one["id"] for one in page if self._version in (one.get("predictions_model_versions") or ())}
             size += sum(len(json.dumps(one["data"])) for one in page)
             if size > ORDERED_BYTES:
                 break
-        return tasks, predicted
+        return _Unlabeled(tasks, predicted, are_all=len(tasks) >= total)
 
     def _next_tasks(self) -> list[int]:
         """Tasks without a prediction of the version: the least certain first, those without any prediction last.

@@ -26,13 +26,16 @@ class StoredPredictions:
         """How many unlabeled tasks have a prediction of this model version."""
         return int(self._page([_of(version)], page_size=1).get("total") or 0)
 
-    def unlabeled(self, most: int) -> Iterator[list[Json]]:
-        """Pages of unlabeled tasks: `id`, `data`, `predictions_model_versions`. A random choice if more than `most`."""
+    def unlabeled(self, most: int) -> Iterator[tuple[list[Json], int]]:
+        """Pages of unlabeled tasks: `id`, `data`, `predictions_model_versions`; with the number of all of them.
+
+        A random choice of pages if there are more than `most` tasks.
+        """
         total = int(self._page([], page_size=1).get("total") or 0)
         pages = range(1, -(-total // PAGE_TASKS) + 1)
         chosen = random.sample(pages, min(len(pages), most // PAGE_TASKS))
         for page in chosen:
-            yield _tasks(self._page([], page=page, page_size=PAGE_TASKS, include=POOL_FIELDS))
+            yield _tasks(self._page([], page=page, page_size=PAGE_TASKS, include=POOL_FIELDS)), total
 
     def tasks_without(self, version: str, page: int = 1) -> tuple[list[Json], bool]:
         """Unlabeled tasks without a prediction of this version, and whether there are more pages.

@@ -26,6 +26,7 @@ from my_backend.label_studio.task_pages import task_pages
 from my_backend.projects.corrections import Corrections, as_tasks
 from my_backend.projects.deleted import unless_deleted
 from my_backend.projects.packed_tasks import PackedTasks
+from my_backend.projects.random_order import random_sample
 from my_backend.projects.registry import Project, Projects
 from my_backend.projects.versions import Versions, without_secrets
 from my_backend.requests import AnnotatedTask
@@ -247,6 +248,7 @@ class TrainingJob:
             kind=running.job.kind,
             attempt=running.job.futile,
             given=given,
+            random_sample=random_sample(folder, project.uid, (task["id"] for task in tasks if "id" in task)),
             progress=running.progress,
             publish=publish,
         )

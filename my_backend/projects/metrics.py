@@ -40,8 +40,8 @@ class Bin(BaseModel):
     right: float
 
 
-class OnGroundTruths(BaseModel):
-    """The accuracy on the user's test set, with its 95% interval."""
+class OnSome(BaseModel):
+    """The accuracy on some of the images, with its 95% interval."""
 
     images: int
     accuracy: float
@@ -96,7 +96,8 @@ class Figures(BaseModel):
     per_class: Annotated[dict[str, ClassFigures] | None, Lenient] = None
     confusion: Annotated[list[list[int]] | None, Lenient] = None
     calibration: Annotated[list[Bin] | None, Lenient] = None
-    ground_truth: Annotated[OnGroundTruths | None, Lenient] = None
+    ground_truth: Annotated[OnSome | None, Lenient] = None  # the user's test set
+    random_sample: Annotated[OnSome | None, Lenient] = None  # of all images, however people chose what to label
     forecast: Annotated[Forecast | None, Lenient] = None
 
     @property

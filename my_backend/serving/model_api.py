@@ -89,6 +89,8 @@ class ModelAPI:
         - `kind`: `head` for a quick training, `full` for a complete one
         - `given`: what the last complete training returned as `given`, if its version still exists; otherwise ""
         - `attempt`: 1, or more if the process died before it completed another epoch; `workdir` is as it was left
+        - `random_sample`: ids of the tasks that are a random sample of the project's images, however people chose what
+          to label: an accuracy on them is true of all images
         - `progress(record)`: call it regularly with the job's state, such as `phase`, `epoch`, `epochs`, `loss`,
           `accuracy`, `seconds_left` and `done` (0 to 1). It raises an exception to stop the job; don't catch it
         - `publish(train_output)`: publishes a version before `fit` returns

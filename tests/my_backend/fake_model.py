@@ -138,7 +138,7 @@ class FakeModel(ModelAPI):
         orders = self.script.orders()
         tasks = [task.get("id") for task in completions]
         corrected = [task for task in completions if task.get("corrected")]
-        facts: Json = {"corrected": [_said(task) for task in corrected]}
+        facts: Json = {"corrected": [_said(task) for task in corrected], "at_random": sorted(kwargs["random_sample"])}
         if orders.get("read_images"):
             files = self.media.fetch_all([MediaRequest(task["data"]["image"]) for task in corrected])
             facts["read"] = [file.path.read_bytes().decode("latin-1") for file in files]

@@ -149,7 +149,7 @@ def test_folds_spread_each_class_and_keep_an_image_together(pairs: list[tuple[in
 def test_what_was_learned_is_kept_with_names_and_digests(tmp_path: Path) -> None:
     one = Sample(ImageFile(Path("x"), "ab" * 32), "Größe", "12")
     two = Sample(ImageFile(Path("y"), "cd" * 32), frozenset("ba"), "13")
-    three = Sample(ImageFile(Path("14"), "ef" * 32), "c", "14", "val", "unseen", True, "ab" * 32)
+    three = Sample(ImageFile(Path("14"), "ef" * 32), "c", "14", "val", "unseen", True, "ab" * 32, at_random=True)
     write_samples(tmp_path / "samples.json", [one, two, three])
     records = json.loads((tmp_path / "samples.json").read_text(encoding="utf-8"))
     assert records == [
@@ -163,6 +163,7 @@ def test_what_was_learned_is_kept_with_names_and_digests(tmp_path: Path) -> None
             "source": "unseen",
             "ground_truth": True,
             "group": "ab" * 32,
+            "at_random": True,
         },
     ]
     assert read_samples(tmp_path / "samples.json")[2] == three

@@ -378,14 +378,17 @@ def test_there_are_no_figures_if_nobody_has_looked_at_any_label(backbone: Backbo
     assert found.head.temperature == 1
 
 
-def test_ground_truths_have_an_accuracy_of_their_own_if_there_are_enough(backbone: Backbone) -> None:
+@pytest.mark.parametrize(("member", "name"), [("ground_truth", "ground_truth"), ("at_random", "random_sample")])
+def test_a_part_of_the_images_has_an_accuracy_of_its_own_if_there_are_enough(
+    backbone: Backbone, member: str, name: str
+) -> None:
     embedded = around("abc" * 30, noise=3.0)
 
     def with_truths(count: int) -> dict[str, float] | None:
-        samples = [replace(s, ground_truth=row < count) for row, s in enumerate(embedded.samples)]
-        found: dict[str, float] | None = (
-            learn(backbone, replace(embedded, samples=samples)).record["figures"].get("ground_truth")
-        )
+        samples = [replace(s, **{member: row < count}) for row, s in enumerate(embedded.samples)]
+        figures = learn(backbone, replace(embedded, samples=samples)).record["figures"]
+        assert figures.keys() & {"ground_truth", "random_sample"} <= {name}
+        found: dict[str, float] | None = figures.get(name)
         return found
 
     truths = with_truths(40)

@@ -11,6 +11,7 @@ from my_backend.active_learning.refresh_run import Run
 from my_backend.errors import LabelStudioError
 from my_backend.label_studio.client import LabelStudio
 from my_backend.projects.labeling_order import LabelingOrder, keep_order, read_order
+from my_backend.projects.random_order import in_random_order, random_sample
 from my_backend.projects.registry import Project
 from my_backend.serving.live_models import Live
 from my_backend.serving.model_api import ModelAPI
@@ -110,6 +111,22 @@ def test_models_order_is_stored_as_scores_those_to_label_first_at_the_beginning(
     assert renewed.run.order == read_order(tmp_path) == LabelingOrder(LIVE, (3, 1, 4))
 
 
+def test_each_fifth_task_is_drawn_at_random(renewed: Renewed, tmp_path: Path) -> None:
+    for _ in range(12):
+        renewed.tasks.add((OLD, 0.1))
+    renewed.model = Orders([*range(11)][::-1])  # the last one's image can't be read
+    renewed.to_the_end()
+
+    random = in_random_order(PROJECT, range(1, 12))
+    assert renewed.run.order
+    order = renewed.run.order.tasks
+    for place in (4, 9):
+        assert order[place] == next(task for task in random if task not in order[:place])
+    assert sorted(order) == list(range(1, 12))
+    assert random_sample(tmp_path, PROJECT, random[:3]) == set(random[:3])
+    assert random_sample(tmp_path, PROJECT, random[1:]) == set()
+
+
 def test_model_without_an_order_keeps_its_own_scores_and_no_earlier_order(renewed: Renewed, tmp_path: Path) -> None:
     keep_order(tmp_path, LabelingOrder(OLD, (1,)))
     renewed.tasks.add((OLD, 0.1))
@@ -150,7 +167,7 @@ def test_interrupted_run_orders_again_but_stores_only_what_is_missing(
     assert scores(renewed)[done] == 0.7
 
 
-def test_only_so_many_tasks_are_ordered(renewed: Renewed, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_so_many_tasks_are_ordered(renewed: Renewed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stored_predictions, "PAGE_TASKS", 2)
     monkeypatch.setattr(refresh_run, "ORDERED_TASKS", 4)
     for _ in range(10):
@@ -158,6 +175,7 @@ def test_only_so_many_tasks_are_ordered(renewed: Renewed, monkeypatch: pytest.Mo
     renewed.model = Orders([0, 1, 2, 3])
     first = renewed.to_the_end()[:4]
     assert renewed.model.calls[0] == ("order", first)
+    assert not (tmp_path / "random_order.json").exists()  # of some tasks, nobody knows which are the first of all
     assert sorted(scores(renewed).values()) == [0.0, 0.25, 0.5, 0.75, *[1.0] * 6]
 
 

@@ -16,6 +16,7 @@ from my_backend.jobs.record import Job, new_job
 from my_backend.jobs.run import MAX_ATTEMPTS, run_job
 from my_backend.jobs.training_job import KEPT_ANNOTATIONS, SET_ASIDE, TrainingJob, keep_annotations
 from my_backend.projects.corrections import Corrections
+from my_backend.projects.random_order import in_random_order, keep_next
 from my_backend.projects.registry import Credentials, Projects
 from my_backend.projects.versions import Versions
 from tests.my_backend.conftest import PROJECT, Client, Serve
@@ -717,6 +718,23 @@ def test_config_that_label_studio_has_lost_is_no_reason_to_fail(
 
     assert connected.ended(start(connected)).status == "finished"
     assert connected.backend.projects.get(PROJECT).label_config == LABEL_CONFIG
+
+
+def test_model_is_told_which_tasks_are_a_random_sample(
+    connected: Client, label_studio: FakeLabelStudio, script: Script
+) -> None:
+    order = in_random_order(PROJECT, range(1, 200))
+    labeled = [*order[:3], *order[4:6]]
+    label_studio.annotated = [
+        {"id": task, "data": {"image": "/a.png"}, "annotations": [annotation(task, "Cat")]} for task in sorted(labeled)
+    ]
+    connected.ended(start(connected))
+    keep_next(connected.backend.projects.folder(PROJECT), [order[3], *order[6:]])
+    connected.ended(start(connected))
+
+    first, second = script.calls("fit")
+    assert first["at_random"] == []
+    assert second["at_random"] == sorted(order[:3])
 
 
 # --- a training that is repeated ------------------------------------------------------------

@@ -570,6 +570,16 @@ def test_accuracy_on_ground_truths_is_shown_next_to_the_other(client: Client, sc
     assert "Accuracy on ground truth" not in words(client)
 
 
+def test_accuracy_on_a_random_sample_is_shown_next_to_the_other(client: Client, script: Script) -> None:
+    sample = {"images": 30, "groups": 29, "accuracy": 0.7, "accuracy_low": 0.521, "accuracy_high": 0.833}
+    script.set(output={"figures": FIGURES | {"random_sample": sample}})
+    name = client.train()
+
+    for path in (HERE, f"{HERE}/versions/{name}"):
+        shown = words(client, path)
+        assert "Accuracy on a random sample 70.0% (95% interval: 52% to 83%) 30 images, drawn from all:" in shown, path
+
+
 def test_near_duplicates_are_said_to_count_once(client: Client, script: Script) -> None:
     script.set(output={"figures": FIGURES | {"judged_by": "cross-validation", "groups": 3}})
     client.train()

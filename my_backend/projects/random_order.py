@@ -1,0 +1,64 @@
+"""A fixed random order of a project's tasks. Its first tasks are a random sample of all, once people labeled them.
+
+If people label the images that the model is least sure of, the labeled images are harder than the others, and a model
+seems worse than it is. So a part of the images to label comes from this order, and the accuracy on those is shown, too.
+Whatever the other labels were chosen by, the tasks before the first unlabeled one are those of a random order.
+"""
+
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from my_backend import files
+
+EVERY = 5  # each fifth image to label comes from the random order
+NEXT = 500  # unlabeled tasks that are kept: more than people label before the tasks are listed again
+NEXT_FILE = "random_order.json"
+
+_NEXT = TypeAdapter(list[int])
+
+
+def in_random_order(project: str, tasks: Iterable[int]) -> list[int]:
+    """The tasks of a project in its random order, which is always the same."""
+    return sorted(tasks, key=lambda task: _place(project, task))
+
+
+def interleaved(tasks: Sequence[int], random: Iterable[int]) -> list[int]:
+    """The same tasks, but each fifth one is the next of the `random` order."""
+    left, drawn = iter(dict.fromkeys(tasks)), iter(random)
+    mixed: dict[int, None] = {}
+    while len(mixed) < len(tasks):
+        source = drawn if len(mixed) % EVERY == EVERY - 1 else left
+        following = next((task for task in source if task not in mixed), None)
+        if following is None:  # only the other one has some left
+            mixed |= dict.fromkeys((*left, *drawn))
+        else:
+            mixed[following] = None
+    return list(mixed)
+
+
+def keep_next(folder: Path, unlabeled: Sequence[int]) -> None:
+    """Keeps the first of all unlabeled tasks in the random order, in the project's folder."""
+    files.write_json(folder / NEXT_FILE, list(unlabeled[:NEXT]))
+
+
+def random_sample(folder: Path, project: str, labeled: Iterable[int]) -> frozenset[int]:
+    """Those of the labeled tasks that are a random sample of the project's: all before the first unlabeled one.
+
+    Empty if the order isn't used, or if no task is left to be labeled.
+    """
+    kept = files.read_record(folder / NEXT_FILE, _NEXT)
+    if not kept:
+        return frozenset()
+    known = frozenset(labeled)
+    first = next((task for task in kept if task not in known), kept[-1] if len(kept) == NEXT else None)
+    if first is None:
+        return frozenset()
+    end = _place(project, first)
+    return frozenset(task for task in known if _place(project, task) < end)
+
+
+def _place(project: str, task: int) -> bytes:
+    return sha256(f"{project} {task}".encode()).digest()

@@ -1,0 +1,77 @@
+"""The random order of a project's tasks, and the sample that it gives."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from my_backend.projects.random_order import EVERY, NEXT, in_random_order, interleaved, keep_next, random_sample
+
+UID = "7.1795181751"
+TASKS = range(1, 1001)
+
+
+def test_order_is_always_the_same_and_another_one_in_each_project() -> None:
+    order = in_random_order(UID, TASKS)
+    assert sorted(order) == list(TASKS)
+    assert in_random_order(UID, reversed(TASKS)) == order
+    assert in_random_order("8.1795181751", TASKS) != order
+    assert in_random_order(UID, TASKS[:500]) == [task for task in order if task <= 500]
+
+
+def test_each_fifth_task_is_the_next_of_the_random_order() -> None:
+    mixed = interleaved(range(100, 115), [114, 103, 100, 109])
+    assert mixed == [100, 101, 102, 103, 114, 104, 105, 106, 107, 109, 108, 110, 111, 112, 113]
+
+
+@pytest.mark.parametrize("count", [0, 1, 4, 5, 6, 23])
+def test_no_task_is_lost_or_doubled(count: int) -> None:
+    tasks = list(range(count))
+    assert sorted(interleaved(tasks, in_random_order(UID, tasks))) == tasks
+
+
+def test_sample_ends_before_the_first_unlabeled_task(tmp_path: Path) -> None:
+    order = in_random_order(UID, TASKS)
+    keep_next(tmp_path, [*order[10:30], *order[40:]])
+    assert random_sample(tmp_path, UID, order[:10] + order[30:40]) == set(order[:10])
+    labeled = order[:25] + order[30:40] + order[900:]
+    assert random_sample(tmp_path, UID, labeled) == set(order[:25])
+    assert random_sample(tmp_path, UID, order[:10] + order[11:]) == set(order[:10])
+
+
+def test_there_is_no_sample_without_the_order_or_without_an_unlabeled_task(tmp_path: Path) -> None:
+    assert random_sample(tmp_path, UID, TASKS) == set()
+    keep_next(tmp_path, [])
+    assert random_sample(tmp_path, UID, TASKS) == set()
+    keep_next(tmp_path, in_random_order(UID, TASKS[-7:]))
+    assert random_sample(tmp_path, UID, TASKS) == set()  # then all labels together tell what they tell
+    (tmp_path / "random_order.json").write_text("{")
+    assert random_sample(tmp_path, UID, TASKS) == set()
+
+
+def test_sample_ends_where_the_kept_tasks_end(tmp_path: Path) -> None:
+    """The next ones may be unlabeled."""
+    order = in_random_order(UID, TASKS)
+    keep_next(tmp_path, order)
+    assert random_sample(tmp_path, UID, TASKS) == set(order[: NEXT - 1])
+
+
+def test_sample_tells_the_accuracy_on_all_tasks_though_hard_ones_were_labeled_first(tmp_path: Path) -> None:
+    errors, errors_of_all_labels = [], []
+    for project in range(60):
+        uid, random = f"{project}.1", np.random.default_rng(project)
+        right = dict(zip(TASKS, (random.random(len(TASKS)) < 0.8).tolist(), strict=True))
+        doubted = sorted(TASKS, key=lambda task: random.random() + 0.5 * right[task])
+        labeled: list[int] = []
+        while len(labeled) < 300:
+            left = [task for task in doubted if task not in labeled]
+            following = in_random_order(uid, left)
+            keep_next(tmp_path, following)
+            labeled += interleaved(left, following)[:30]
+        sample = random_sample(tmp_path, uid, labeled)
+        assert len(sample) >= len(labeled) / EVERY
+        truth = np.mean(list(right.values()))
+        errors.append(np.mean([right[task] for task in sample]) - truth)
+        errors_of_all_labels.append(np.mean([right[task] for task in labeled]) - truth)
+    assert abs(np.mean(errors)) < 0.02
+    assert np.mean(errors_of_all_labels) < -0.1
