@@ -109,8 +109,11 @@ class Projects:
         return self.get(uid)
 
     def notice_deletion(self, uid: str) -> None:
-        """Forgets a project if another process has deleted it; a new connection must store all of it again."""
-        if not _is_folder(self.folder(uid)):
+        """Forgets a project if another process has deleted it; a new connection must store all of it again.
+
+        Its folder may be there: a process may have been killed while it connected the project again.
+        """
+        if all(_is_missing(self.folder(uid) / name) for name in (PROJECT_FILE, POINTER_FILE)):
             self._forget(uid)
 
     def _set(self, project: Project, written: int) -> None:
@@ -268,6 +271,17 @@ def project_folders(root: Path) -> set[str]:
         return {path.name for path in root.iterdir() if _FOLDER.fullmatch(path.name) and _is_folder(path)}
     except FileNotFoundError:
         return set()
+
+
+def _is_missing(path: Path) -> bool:
+    """Returns whether a file isn't there; False if the disk doesn't say."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _is_folder(path: Path) -> bool:

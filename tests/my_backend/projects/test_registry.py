@@ -321,13 +321,18 @@ def test_project_not_saved_on_full_disk_is_kept_until_file_changes(
     assert projects.read_again("7.1").label_config == "<Newest/>"
 
 
-def test_project_that_another_process_deleted_is_connected_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("left", [(), (f"{files.PART}1",), (f"{files.PART}1", "unlearned.json")])
+def test_project_that_another_process_deleted_is_connected_again(left: tuple[str, ...], tmp_path: Path) -> None:
+    """Also if a third process, which was killed while it connected the project, has left its folder."""
     credentials = Credentials("http://localhost:8080", "a token")
     server, other = Projects(tmp_path), Projects(tmp_path)
     server.remember("7.1", label_config="<View/>")
     server.remember_credentials("7.1", credentials)
 
     other.delete("7.1")
+    for name in left:
+        other.folder("7.1").mkdir(exist_ok=True)
+        (other.folder("7.1") / name).touch()
     server.notice_deletion("7.1")
     server.remember("7.1", label_config="<View/>")
     server.remember_credentials("7.1", credentials)
