@@ -90,11 +90,17 @@ class Synced:
 class Disk:
     """The folder `root` and the calls that concern it; others pass through unnoticed."""
 
-    def __init__(self, root: Path, fault: Fault | None = None, after: Callable[[], None] = lambda: None) -> None:
-        """`after` is called after each call."""
+    def __init__(
+        self,
+        root: Path,
+        fault: Fault | None = None,
+        after: Callable[[], None] = lambda: None,
+        before: Callable[[str], None] = lambda what: None,
+    ) -> None:
+        """`before` is called before each call, with its name, and `after` after it."""
         self.root = root
         self.fault = fault
-        self.after = after
+        self.before, self.after = before, after
         self.calls: list[tuple[str, str]] = []  # what was called, and on which path
         self.in_vain: set[int] = set()  # calls that failed by themselves, say because a folder exists
         self.journal: list[Named | Written | Synced] = []
@@ -115,7 +121,8 @@ class Disk:
                 entries = {child.name: self._found(child) for child in path.iterdir()}
                 self._inodes[number] = Folder(dict(entries), entries)
             else:
-                self._inodes[number] = File(path.read_bytes(), path.read_bytes())
+                content = path.read_bytes()
+                self._inodes[number] = File(content, content)
         return self._inodes[number]
 
     # --- calls --------------------------------------------------------------
@@ -148,6 +155,7 @@ class Disk:
             yield self
 
     def _call(self, what: str, place: Path, real: Callable[[], Any], note: Callable[[Any], None]) -> Any:
+        self.before(what)
         if self.dead:
             raise Killed
         number = len(self.calls)

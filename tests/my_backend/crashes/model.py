@@ -126,6 +126,11 @@ def train(state: State) -> list[Course]:
     ]
 
 
+def then(first: Operation, second: Operation) -> Operation:
+    """One operation after the other, by the same process."""
+    return lambda state: [(*one, *other) for one in first(state) for other in second(one[-1])]
+
+
 # --- outcomes -------------------------------------------------------------------
 
 

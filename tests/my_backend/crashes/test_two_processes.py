@@ -41,7 +41,7 @@ class Pairs(Trials):
             beside = copy(self.world)
             beside.notes, beside.backend = dict(self.world.notes), Backend(self.world.settings)
             turns = Turns(at, lambda: done.append(_acknowledged(other, beside)))
-            with Disk(self.world.root, None, turns.after_call).watching(), turns.taken():
+            with Disk(self.world.root, None, turns.point).watching(), turns.taken():
                 first = _acknowledged(self.operation, self.world)
             beside.backend._media_pool.shutdown()
         return turns, (first, any(done), self._state())
@@ -89,7 +89,7 @@ def _acknowledged(operation: Operation, world: World) -> bool:
 def _try(pairs: Pairs, other: Operation, most: int | None) -> int:
     """Stops the first process at each of its calls, or at most so many; returns how many were tried."""
     outcomes = pairs.outcomes(other)
-    calls = pairs.meanwhile(other, at=0)[0].calls
+    calls = pairs.meanwhile(other, at=0)[0].points
     places = range(1, calls + 1)
     tried = places if most is None else places[calls // 2 :: calls][:most]
     for at in tried:

@@ -11,25 +11,25 @@ ENOUGH = 60.0  # seconds, for a thread that will never end
 
 
 class Turns:
-    """Two threads, of which only one runs at a time; the second starts after the first one's call number `at`.
+    """Two threads, of which only one runs at a time; the second starts at the first one's point number `at`.
 
     If the second must wait for a lock, it continues when the first has ended.
     """
 
     def __init__(self, at: int, second: Callable[[], None]) -> None:
-        self.calls = 0
+        self.points = 0
         self._at, self._second = at, second
         self._paused, self._first_ended = threading.Event(), threading.Event()
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
         self._first = threading.current_thread()
 
-    def after_call(self) -> None:
-        """Call it after each file-system call."""
+    def point(self) -> None:
+        """Call it whenever the second may start, say after each file-system call."""
         if threading.current_thread() is not self._first:
             return
-        self.calls += 1
-        if self.calls == self._at:
+        self.points += 1
+        if self.points == self._at:
             self._thread = threading.Thread(target=self._run, name="second process")
             self._thread.start()
             assert self._paused.wait(ENOUGH), "the second process neither ends nor waits for a lock"

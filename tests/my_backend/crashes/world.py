@@ -93,7 +93,7 @@ class Moment:
         return repr((self.annotated, self.tasks))
 
 
-@dataclass
+@dataclass(eq=False)
 class World:
     """One MODEL_DIR, one Label Studio, and the parts of one process at a time."""
 
