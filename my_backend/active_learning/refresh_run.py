@@ -140,7 +140,8 @@ class Run:
             size += sum(len(json.dumps(one["data"])) for one in page)
             if size > ORDERED_BYTES:
                 break
-        return _Unlabeled(tasks, predicted, are_all=len(tasks) >= total)
+        # If people label meanwhile, a task may be on two pages, and another one on none.
+        return _Unlabeled(tasks, predicted, are_all=len({task["id"] for task in tasks}) >= total)
 
     def _next_tasks(self) -> list[int]:
         """Tasks without a prediction of the version: the least certain first, those without any prediction last.

@@ -26,17 +26,15 @@ def in_random_order(project: str, tasks: Iterable[int]) -> list[int]:
 
 
 def interleaved(tasks: Sequence[int], random: Iterable[int]) -> list[int]:
-    """The same tasks, but each fifth one is the next of the `random` order."""
-    left, drawn = iter(dict.fromkeys(tasks)), iter(random)
+    """The same tasks, each once, but each fifth one is the next of the `random` order, which has the same tasks."""
+    left, drawn = iter(tasks), iter(random)
     mixed: dict[int, None] = {}
-    while len(mixed) < len(tasks):
+    while True:
         source = drawn if len(mixed) % EVERY == EVERY - 1 else left
         following = next((task for task in source if task not in mixed), None)
-        if following is None:  # only the other one has some left
-            mixed |= dict.fromkeys((*left, *drawn))
-        else:
-            mixed[following] = None
-    return list(mixed)
+        if following is None:
+            return list(mixed)
+        mixed[following] = None
 
 
 def keep_next(folder: Path, unlabeled: Sequence[int]) -> None:

@@ -20,7 +20,7 @@ def test_order_is_always_the_same_and_another_one_in_each_project() -> None:
 
 
 def test_each_fifth_task_is_the_next_of_the_random_order() -> None:
-    mixed = interleaved(range(100, 115), [114, 103, 100, 109])
+    mixed = interleaved(range(100, 115), [114, 103, 100, 109, *range(100, 115)])
     assert mixed == [100, 101, 102, 103, 114, 104, 105, 106, 107, 109, 108, 110, 111, 112, 113]
 
 
@@ -28,6 +28,7 @@ def test_each_fifth_task_is_the_next_of_the_random_order() -> None:
 def test_no_task_is_lost_or_doubled(count: int) -> None:
     tasks = list(range(count))
     assert sorted(interleaved(tasks, in_random_order(UID, tasks))) == tasks
+    assert sorted(interleaved(tasks * 2, in_random_order(UID, tasks * 2))) == tasks
 
 
 def test_sample_ends_before_the_first_unlabeled_task(tmp_path: Path) -> None:
