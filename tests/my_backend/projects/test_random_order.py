@@ -65,7 +65,8 @@ def test_sample_tells_the_accuracy_on_all_tasks_though_hard_ones_were_labeled_fi
         doubted = sorted(TASKS, key=lambda task: random.random() + 0.5 * right[task])
         labeled: list[int] = []
         while len(labeled) < 300:
-            left = [task for task in doubted if task not in labeled]
+            known = set(labeled)
+            left = [task for task in doubted if task not in known]
             following = in_random_order(uid, left)
             keep_next(tmp_path, following)
             labeled += interleaved(left, following)[:30]
