@@ -54,7 +54,11 @@ def test_written_file_outlasts_power_as_asked(tmp_path: Path, sync: files.Sync, 
 
 
 def test_file_in_new_folders_outlasts_power(tmp_path: Path) -> None:
-    found = found_after(tmp_path, lambda root: files.write(root / "a" / "b" / "file", "new"))
+    def write(root: Path) -> None:
+        files.create_folder(root / "a" / "b", parents=True)
+        files.write(root / "a" / "b" / "file", "new")
+
+    found = found_after(tmp_path, write)
 
     assert in_file(found, "a/b/file") == {b"new"}
 
@@ -89,7 +93,7 @@ def test_synced_tree_is_whole(tmp_path: Path) -> None:
 
 def test_killed_process_cleans_up_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"old")
-    disk = Disk(tmp_path, Fault(at=2, half=True))  # after `mkdir` and `open`, in the middle of the write
+    disk = Disk(tmp_path, Fault(at=1, half=True))  # after `open`, in the middle of the write
 
     with disk.watching(), pytest.raises(Killed):
         files.write(tmp_path / "file", "new!")
