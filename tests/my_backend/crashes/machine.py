@@ -434,7 +434,7 @@ class TwoServers(RuleBasedStateMachine):
 
     @precondition(_is_connected)
     @rule(
-        plan=st.none() | steps.ANYTHING | steps.ANYTHING,
+        plan=st.none() | steps.ANYTHING,
         first=st.booleans(),
         server=SERVERS,
         at=PLACES,

@@ -284,14 +284,7 @@ WORKING = st.builds(
     lambda *one: planned(working(*one)), st.sampled_from(["head", "full"]), st.none() | st.integers(1, 8)
 )
 LEARNING = st.builds(lambda *one: planned(_learning(*one)), NUMBERS, CHOICES, st.sampled_from(["head", "full"]))
-DYING = (
-    st.sampled_from([planned(PUBLISH), _deleting("deletable")])
-    | CORRECTING
-    | CORRECTING
-    | UNCORRECTING
-    | WORKING
-    | LEARNING
-)
+DYING = st.sampled_from([planned(PUBLISH), _deleting("deletable")]) | CORRECTING | UNCORRECTING | WORKING | LEARNING
 STORING = CORRECTING | UNCORRECTING | NOTICING | SUBMITTING
 ANYTHING = CONNECTING | CORRECTING | NOTICING | VERSIONS | WORKING
 
