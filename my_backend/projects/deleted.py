@@ -1,5 +1,6 @@
 """Projects that another process deletes while something is stored for them."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,8 @@ def unless_deleted(folder: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (FileNotFoundError, FileExistsError):  # `mkdir` says the latter if a folder that was there is gone then
+    # `mkdir` says that a folder exists if it was there and is gone then, and `copytree` collects all errors in its own.
+    except (FileNotFoundError, FileExistsError, shutil.Error):
         if folder.exists():
             raise
         raise was_deleted(folder.name) from None

@@ -1,5 +1,6 @@
 """Whatever is stored for a project that another process has deleted is refused, and brings nothing back."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from my_backend.jobs.training_job import keep_annotations
 from my_backend.labeling.acceptance import AcceptanceStore, Automatic
 from my_backend.labeling.runs import Labels, RunStore
 from my_backend.projects.corrections import Corrections
+from my_backend.projects.deleted import unless_deleted
 from my_backend.projects.registry import Credentials, Projects
 from my_backend.projects.versions import Versions
 
@@ -65,3 +67,17 @@ def test_what_is_stored_for_a_deleted_project_is_refused_and_brings_nothing_back
         WRITERS[name](tmp_path)
 
     assert list(tmp_path.iterdir()) == []
+
+
+def test_folder_that_is_deleted_while_it_is_copied_is_named(tmp_path: Path) -> None:
+    """`copytree` collects the errors of all files."""
+    folder, copy = tmp_path / "7.1", tmp_path / "copy"
+    (folder / "model").mkdir(parents=True)
+    (folder / "model" / "weights").write_text("w")
+
+    def copy_after_deletion(source: str, target: str) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copy(source, target)
+
+    with pytest.raises(NotFound, match=r"project 7\.1 was deleted"), unless_deleted(folder):
+        shutil.copytree(folder / "model", copy, copy_function=copy_after_deletion)

@@ -43,7 +43,8 @@ class Memory(ModelAPI):
 
     def fit(self, tasks: Sequence[Json], workdir: str, **kwargs: Any) -> Json:
         folder = Path(workdir) / "model"
-        (folder / "layers").mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)  # without its parents, which may be deleted
+        (folder / "layers").mkdir(exist_ok=True)
         learned = sorted(fact for task in tasks if self._reads(task) for fact in facts_of(task))
         kwargs["progress"]({"phase": "training", "epoch": 1, "epochs": 1})
         (folder / "weights").write_text(json.dumps(learned))
