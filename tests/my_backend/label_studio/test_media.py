@@ -756,7 +756,8 @@ def test_at_the_deadline_what_is_there_is_answered(open_media: OpenMedia, start:
     )
 
     assert time.monotonic() - begun < 20, "it waits for none that is slower"
-    assert "too long" in str(found[0])
+    # On a busy machine, the server may not send the next bytes in time: then the last read times out.
+    assert re.search("too long|Read timed out", str(found[0]))
     assert content(found[1]) == PNG
 
 
