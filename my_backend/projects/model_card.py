@@ -40,9 +40,10 @@ def model_card(name: str, created: float, train_output: Mapping[str, Any], held_
     if isinstance(settings, dict) and settings:
         lines += ["", "## Settings", "", "| setting | value |", "|---|---|"]
         lines += [f"| {_plain(one)} | {_plain(value)} |" for one, value in settings.items()]
-    return redact("\n".join(lines) + "\n")
+    return "\n".join(lines) + "\n"
 
 
 def _plain(value: Any) -> str:
-    """The text on one line, without what Markdown would read as more than text."""
-    return re.sub(r"([\\`*|<>\[\]])", r"\\\1", " ".join(str(value).split()))
+    """The text on one line, without secrets and without what Markdown would read as more than text."""
+    # Secrets go first: once a character is escaped, they wouldn't be recognized.
+    return re.sub(r"([\\`*|<>\[\]])", r"\\\1", " ".join(redact(str(value)).split()))

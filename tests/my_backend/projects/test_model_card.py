@@ -61,6 +61,21 @@ def test_card_contains_no_secret_and_says_why_a_version_was_held_back() -> None:
     assert "s3cr3t" not in card
 
 
+def test_card_contains_no_secret_with_characters_that_markdown_escapes() -> None:
+    redact.know(["my*secret|token[1"])
+    output = {**OUTPUT, "labels": {"my*secret|token[1": 3}, "settings": {"weights": "from my*secret|token[1"}}
+    lines = model_card("v1-20261120T133551", 1795181751.0, output, "my*secret|token[1").splitlines()
+    assert "secret" not in "".join(lines)
+    assert r"| weights | from \*\*\* |" in lines
+
+
+def test_card_names_all_of_many_classes() -> None:
+    card = model_card("v1-20261120T133551", 1795181751.0, {"labels": {f"class {n}": n for n in range(1000)}}, "")
+    assert [line for line in card.splitlines() if line.startswith("| class ")][1:] == [
+        f"| class {n} | {n} |" for n in range(1000)
+    ]
+
+
 def test_published_version_has_its_own_card_also_as_a_copy(tmp_path: Path) -> None:
     versions, work = Versions(tmp_path), tmp_path / "work"
     work.mkdir()
