@@ -477,7 +477,7 @@ class Versions:
 
     def keep_exported(self, name: str, part: Path) -> None:
         """Moves a finished export into its place, unless another process was faster; raises NotFound."""
-        with files.locked(self._folder / ".versions"):
+        with self.unchanging():
             self.get(name)
             if not self.exported(name).exists():
                 files.sync_tree(part)

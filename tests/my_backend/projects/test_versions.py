@@ -79,6 +79,9 @@ def test_export_is_kept_once_and_only_with_its_version(versions: Versions, tmp_p
     with pytest.raises(NotFound):
         versions.keep_exported(first.name, tmp_path / "other")
     assert not versions.exported(first.name).exists()
+    shutil.rmtree(versions.pointer.parent)
+    with pytest.raises(NotFound, match="project project was deleted"):
+        versions.keep_exported(first.name, tmp_path / "other")
 
 
 def test_who_follows_many_projects_is_told_that_a_pointer_was_moved(versions: Versions) -> None:
