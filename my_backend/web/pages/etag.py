@@ -9,17 +9,7 @@ from my_backend.backend import Backend
 from my_backend.projects.registry import Project
 
 # Modification times show changes: files are always replaced, never modified in place.
-WATCHED = (
-    "project.json",
-    "live",
-    "versions",
-    "pinned.json",
-    "jobs",
-    "unlearned.json",
-    "recent.json",
-    "corrections",
-    "exports",
-)
+WATCHED = ("project.json", "live", "versions", "pinned.json", "jobs", "unlearned.json", "recent.json", "corrections")
 
 
 def entity_tag(backend: Backend, projects: Iterable[Project], *shown: str) -> str:
