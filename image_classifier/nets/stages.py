@@ -79,18 +79,13 @@ def misfit(module: nn.Module, stages: Mapping[str, int], size: int) -> str:
 
     "" if they are.
     """
-    shapes: dict[str, list[int]] = {name: [] for name in stages}
-    parts = dict(module.named_modules())
+    found: dict[str, list[int]] = {name: [] for name in stages}  # the channels of each call of a part
+    names = {part: name for name, part in module.named_modules() if name and name in stages}
 
-    def note(name: str, output: object) -> None:
-        is_map = name and isinstance(output, Tensor) and output.ndim == 4
-        shapes[name].append(output.shape[1] if is_map else 0)  # type: ignore[attr-defined]
+    def note(part: nn.Module, inputs: object, output: object) -> None:
+        found[names[part]].append(output.shape[1] if isinstance(output, Tensor) and output.ndim == 4 else 0)
 
-    hooks = [
-        parts[name].register_forward_hook(lambda part, inputs, output, name=name: note(name, output))
-        for name in stages
-        if name in parts
-    ]
+    hooks = [part.register_forward_hook(note) for part in names]
     try:
         with torch.inference_mode():
             module.eval()(torch.zeros(1, 3, size, size))
@@ -99,7 +94,7 @@ def misfit(module: nn.Module, stages: Mapping[str, int], size: int) -> str:
     finally:
         for hook in hooks:
             hook.remove()
-    wrong = [name for name, channels in stages.items() if channels < 1 or shapes[name] != [channels]]
+    wrong = [name for name, channels in stages.items() if channels < 1 or found[name] != [channels]]
     return f"no part {wrong[0]!r} gives a map with {stages[wrong[0]]} channels" if wrong else ""
 
 
