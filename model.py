@@ -38,7 +38,7 @@ from image_classifier.first_guess.guess import is_guess
 from image_classifier.model_registry import SharedNetworks
 from image_classifier.nets.classifier import BACKBONE_FILE, FINE_TUNED, Backbone, Classifier, choose_device
 from image_classifier.nets.folder import load_model
-from image_classifier.nets.onnx_module import COMPARED_IMAGES, write_onnx
+from image_classifier.nets.onnx_module import write_onnx
 from image_classifier.pool.copies import Copies
 from image_classifier.pool.groups import doubt_of
 from image_classifier.pool.order import labeling_order
@@ -340,7 +340,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         fetched = self._fetch(tasks, tag, float("inf"), logging.DEBUG)
         paths = [file.path for file in fetched if isinstance(file, ImageFile) and _is_readable(file.path)]
         try:
-            compared = write_onnx(classifier, folder / "model.onnx", paths[:COMPARED_IMAGES])
+            compared = write_onnx(classifier, folder / "model.onnx", paths)
         except UsersError as error:
             raise BadRequest(str(error)) from None
         (folder / "labels.txt").write_text("".join(f"{name}\n" for name in classifier.classes), encoding="utf-8")

@@ -76,8 +76,7 @@ def write_onnx(classifier: Classifier, file: Path, images: Sequence[Path] = ()) 
             verbose=False,
         )
         module = reference.ReferenceEvaluator(str(file))
-        pieces = [other[start : start + COMPARED_AT_ONCE] for start in range(0, len(other), COMPARED_AT_ONCE)]
-        answers = [module.run(None, {"images": piece.numpy()})[0] for piece in pieces]
+        answers = [module.run(None, {"images": piece.numpy()})[0] for piece in torch.split(other, COMPARED_AT_ONCE)]
         difference = float((torch.from_numpy(np.concatenate(answers)) - portable(other)).abs().max())
     if difference > TOLERANCE:
         raise UsersError(f"the exported model's probabilities differ by {difference:.1e}, so it isn't kept")
