@@ -131,7 +131,7 @@ class Run:
         keep_order(self._folder, self.order)
         return [task for task in ids if task not in found.predicted]
 
-    def _unlabeled(self, check: Callable[[], None]) -> "_Unlabeled":
+    def _unlabeled(self, check: Callable[[], None]) -> _Unlabeled:
         tasks, predicted, size, total = list[Json](), set[int](), 0, 0
         for page, total in self._stored.unlabeled(ORDERED_TASKS):  # noqa: B007  used below
             check()
