@@ -302,7 +302,7 @@ def _opened(path: Path) -> Iterator[int | None]:
 
 
 def create_folder(folder: Path, *, parents: bool = False) -> None:
-    """Creates a folder, maybe with its parents, unless it exists; new ones survive a power failure."""
+    """Creates a folder unless it exists, and its parents if `parents`; new ones survive a power failure."""
     missing = list(takewhile(lambda path: not path.exists(), (folder, *folder.parents)))
     folder.mkdir(parents=parents, exist_ok=True)
     for path in missing:

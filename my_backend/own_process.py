@@ -1,4 +1,4 @@
-"""Runs a function in a process of its own, so that its memory, its time and its crashes don't affect the server."""
+"""Runs a function in a separate process, so that its memory, its time and its crashes don't affect the server."""
 
 import logging
 import multiprocessing
@@ -53,13 +53,13 @@ def run_in_own_process(
             if is_stopping():
                 raise JobStopped("the server is shutting down")
             if time.monotonic() > deadline:
-                raise BackendError(f"it took longer than {seconds:.0f} s, and was ended")
+                raise BackendError(f"it took longer than {seconds:.0f} s and was killed")
         failure, result = receiving.recv()
         process.join(END_SECONDS)
     except EOFError:
         process.join()
         raise BackendError(
-            f"its process died with exit status {process.exitcode}: is there enough memory? See the log"
+            f"its process died with exit status {process.exitcode}, maybe for lack of memory: see the log"
         ) from None
     finally:
         process.kill()

@@ -16,7 +16,7 @@ SUFFIXES: dict[Target, tuple[str, ...]] = {
 
 
 def export(classifier: Classifier, target: Target, file: Path, images: Sequence[Path] = ()) -> Compared | None:
-    """Writes the file; an ONNX module is compared on some of these images, and raises errors, like `write_onnx`."""
+    """Writes the file; an ONNX module is compared on some of these images, with the errors of `write_onnx`."""
     with written_aside(file) as part:
         if target == "onnx":
             return write_onnx(classifier, part, images)

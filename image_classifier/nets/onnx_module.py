@@ -15,7 +15,7 @@ from image_classifier.data.preprocessing import Preprocessing
 from image_classifier.errors import UsersError
 from image_classifier.nets.classifier import Classifier, Head
 
-COMPARED_AT_ONCE = 3  # it also keeps what every layer makes of them; not as many as the example for the exporter has
+COMPARED_AT_ONCE = 3  # it also keeps every layer's output for them; must differ from the number of example images
 COMPARED_IMAGES = 10  # ONNX's reference implementation takes about a second for each
 TOLERANCE = 1e-4  # of a probability; other programs add numbers in another order
 
@@ -43,11 +43,11 @@ class Portable(nn.Module):
 
 
 def write_onnx(classifier: Classifier, file: Path, images: Sequence[Path] = ()) -> Compared:
-    """Writes the module with torch's exporter, and compares what ONNX's reference implementation makes of it.
+    """Writes the module with torch's exporter, and compares its answers with the model's.
 
-    The answers are compared on some of these images, on random pixels if there are none. Raises ImageError if an image
-    can't be read, and UsersError if the answers differ, or if ONNX's packages aren't installed: they are large, and few
-    people need them.
+    ONNX's reference implementation runs it on some of these images, or on random pixels if there are none. Raises
+    ImageError if an image can't be read, and UsersError if the answers differ, or if ONNX's packages aren't installed:
+    they are large, and few people need them.
     """
     try:
         reference = importlib.import_module("onnx.reference")
@@ -79,5 +79,5 @@ def write_onnx(classifier: Classifier, file: Path, images: Sequence[Path] = ()) 
         answers = [module.run(None, {"images": piece.numpy()})[0] for piece in torch.split(other, COMPARED_AT_ONCE)]
         difference = float((torch.from_numpy(np.concatenate(answers)) - portable(other)).abs().max())
     if difference > TOLERANCE:
-        raise UsersError(f"the exported model's probabilities differ by {difference:.1e}, so it isn't kept")
+        raise UsersError(f"the exported probabilities differ from the model's by {difference:.1e}: nothing is kept")
     return Compared(len(some), difference)

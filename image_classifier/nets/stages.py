@@ -75,9 +75,9 @@ def _are_equal(mean: Tensor, other: Tensor) -> bool:
 
 
 def misfit(module: nn.Module, stages: Mapping[str, int], size: int) -> str:
-    """Why these aren't parts of the network that give one map each, with so many channels, for an image of `size`.
+    """Why the stages don't fit the network; "" if they do.
 
-    "" if they are.
+    Each must be a part that gives one map, with this many channels, for an image of `size`.
     """
     found: dict[str, list[int]] = {name: [] for name in stages}  # the channels of each call of a part
     names = {part: name for name, part in module.named_modules() if name and name in stages}

@@ -239,8 +239,9 @@ def _on_parts(
 ) -> dict[str, Any]:
     """The accuracy on the user's test set, and on a random sample of all images, among the images `seen` [n].
 
-    A part is left out if it is too small, or is all of them. Its images are trained on like others, since Label Studio
-    marks all imported annotations as ground truths; each is evaluated with a head that was trained without it.
+    A part is left out if it is too small, or has all the images. The images of the test set are trained on like others,
+    since Label Studio marks all imported annotations as ground truths; each is evaluated with a head that was trained
+    without it.
     """
     parts = {
         "ground_truth": [sample.ground_truth for sample in samples],

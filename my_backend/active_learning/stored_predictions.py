@@ -27,9 +27,10 @@ class StoredPredictions:
         return int(self._page([_of(version)], page_size=1).get("total") or 0)
 
     def unlabeled(self, most: int) -> Iterator[tuple[list[Json], int]]:
-        """Pages of unlabeled tasks: `id`, `data`, `predictions_model_versions`; with the number of all of them.
+        """Pages of unlabeled tasks, each with the number of all of them.
 
-        A random choice of pages if there are more than `most` tasks.
+        A task has `id`, `data` and `predictions_model_versions`. If there are more than `most` tasks, a random choice
+        of pages.
         """
         total = int(self._page([], page_size=1).get("total") or 0)
         pages = range(1, -(-total // PAGE_TASKS) + 1)

@@ -113,7 +113,7 @@ class JobStore:
             yield
 
     def _work_folder(self, job: Job) -> Path:
-        """Returns the folder for the files of all runs of the project's jobs, which exists afterwards."""
+        """Returns the folder for the files of all runs of the project's jobs, after creating it if it is missing."""
         folder = self._folder / job.project / WORK_FOLDER
         folder.mkdir(exist_ok=True)
         return folder
@@ -160,9 +160,9 @@ class JobStore:
         self._cancel_marker(job).unlink(missing_ok=True)
 
     def remove_traces_if_deleted(self, job: Job) -> None:
-        """Removes the folders that a model class has created again for its files after the project was deleted.
+        """Removes the folders that a model class created again for its files after the project was deleted.
 
-        Only empty folders: the project may just have been connected again.
+        Only empty folders are removed, because the project may just have been connected again.
         """
         with contextlib.suppress(OSError):
             if self._is_deleted(job.project):
@@ -171,7 +171,7 @@ class JobStore:
                 work.parent.rmdir()
 
     def _is_deleted(self, project: str) -> bool:
-        """Returns whether a project was deleted that had a job; raises OSError if the disk doesn't say.
+        """Returns whether a project that had a job was deleted; raises OSError if its folder can't be read.
 
         A missing record isn't enough: a project with a lost `project.json` still has its versions, and records of jobs
         are thinned out. A model class that writes after the deletion brings back neither `project.json` nor the jobs'

@@ -284,7 +284,7 @@ class TrainingJob:
         try:
             return name == versions.live_name() or bool(self._new_model(project, versions.get(name)))
         except Exception as error:
-            log.info("project %s: repeating the training of %s: %s", project.uid, name, said(error))
+            log.info("project %s: training again, because %s can't be loaded: %s", project.uid, name, said(error))
             return False
 
 

@@ -21,7 +21,7 @@ def unless_deleted(folder: Path) -> Iterator[None]:
     """
     try:
         yield
-    # `mkdir` says that a folder exists if it was there and is gone then, and `copytree` collects all errors in its own.
+    # `mkdir` raises FileExistsError if its folder is deleted during the call; `copytree` wraps all errors in its own.
     except (FileNotFoundError, FileExistsError, shutil.Error):
         if folder.exists():
             raise

@@ -1,8 +1,8 @@
-"""A fixed random order of a project's tasks. Its first tasks are a random sample of all, once people labeled them.
+"""A fixed random order of a project's tasks. Its first tasks are a random sample of all, once they are labeled.
 
 If people label the images that the model is least sure of, the labeled images are harder than the others, and a model
-seems worse than it is. So a part of the images to label comes from this order, and the accuracy on those is shown, too.
-Whatever the other labels were chosen by, the tasks before the first unlabeled one are those of a random order.
+seems worse than it is. So some of the images to label come from this order, and the accuracy on those is shown, too.
+However the other tasks are chosen, those before the first unlabeled one in this order are a random sample.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 
 from my_backend import files
 
-EVERY = 5  # each fifth image to label comes from the random order
+EVERY = 5  # every fifth image to label comes from the random order
 NEXT = 500  # unlabeled tasks that are kept: more than people label before the tasks are listed again
 NEXT_FILE = "random_order.json"
 
@@ -26,7 +26,7 @@ def in_random_order(project: str, tasks: Iterable[int]) -> list[int]:
 
 
 def interleaved(tasks: Sequence[int], random: Iterable[int]) -> list[int]:
-    """The same tasks, each once, but each fifth one is the next of the `random` order, which has the same tasks."""
+    """The same tasks, each once, but every fifth one is the next of the `random` order, which has the same tasks."""
     left, drawn = iter(tasks), iter(random)
     mixed: dict[int, None] = {}
     while True:
@@ -43,9 +43,9 @@ def keep_next(folder: Path, unlabeled: Sequence[int]) -> None:
 
 
 def random_sample(folder: Path, project: str, labeled: Iterable[int]) -> frozenset[int]:
-    """Those of the labeled tasks that are a random sample of the project's: all before the first unlabeled one.
+    """The labeled tasks that are a random sample: those before the first unlabeled task in the random order.
 
-    Empty if the order isn't used, or if no task is left to be labeled.
+    Empty if the order isn't used, or if no unlabeled task is left.
     """
     kept = files.read_record(folder / NEXT_FILE, _NEXT)
     if not kept:

@@ -111,7 +111,7 @@ class Projects:
     def notice_deletion(self, uid: str) -> None:
         """Forgets a project if another process has deleted it; a new connection must store all of it again.
 
-        Its folder may be there: a process may have been killed while it connected the project again.
+        Its folder may still exist: a process may have been killed while it connected the project again.
         """
         if all(_is_missing(self.folder(uid) / name) for name in (PROJECT_FILE, POINTER_FILE)):
             self._forget(uid)
@@ -194,7 +194,7 @@ class Projects:
                 return project
 
     def _is_stored(self, uid: str) -> bool:
-        """Returns whether the project's file still has what is in memory, unless the disk doesn't say."""
+        """Returns whether the project's file still has what is in memory; assumed if its time can't be read."""
         path = self.folder(uid) / PROJECT_FILE
         is_same = files.changed_ns(path) in (0, self._written.get(uid))  # otherwise another process has changed it
         return is_same and uid not in self._unsaved and not files.is_damaged(path)
@@ -274,7 +274,7 @@ def project_folders(root: Path) -> set[str]:
 
 
 def _is_missing(path: Path) -> bool:
-    """Returns whether a file isn't there; False if the disk doesn't say."""
+    """Returns whether a file doesn't exist; False if that can't be found out."""
     try:
         path.lstat()
     except FileNotFoundError:

@@ -472,7 +472,7 @@ class Versions:
             shutil.rmtree(part, ignore_errors=True)
 
     def exported(self, name: str) -> Path:
-        """Returns the folder of a version's ONNX module, whole if it exists."""
+        """Returns the folder of a version's ONNX module; if it exists, it is complete."""
         return self._folder / EXPORTS_FOLDER / f"{name}-onnx"
 
     def keep_exported(self, name: str, part: Path) -> None:

@@ -39,9 +39,9 @@ _CALLS = TypeAdapter(dict[str, Calls])
 
 
 class PublishedHook(Background):
-    """Calls the function in a process of its own, one call at a time. Nobody waits for it.
+    """Calls the function in a separate process, one call at a time. Nothing waits for it.
 
-    A call counts when it has ended, so it is repeated if the server is stopped meanwhile. A failed one isn't repeated.
+    A call is recorded once it has ended, so it is repeated if the server stops meanwhile. A failed one isn't repeated.
     """
 
     def __init__(self, settings: Settings, projects: Projects) -> None:
@@ -78,7 +78,7 @@ class PublishedHook(Background):
             for version in self._due(uid, so_far):
                 if self._stopping:
                     return
-                _note(self._root, uid, so_far)  # if the disk is full, nothing could be noted after the call
+                _note(self._root, uid, so_far)  # if the disk is full, this fails before the call, not after it
                 so_far = self._call(uid, version, so_far)
                 _note(self._root, uid, so_far)
 

@@ -1,4 +1,4 @@
-"""Exports versions to ONNX, if somebody asks for it: one at a time, each in a process of its own, and once."""
+"""Exports versions to ONNX on request: one at a time, in a separate process, and each version only once."""
 
 import logging
 import math
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 EXPORT_SECONDS = 600.0
 STOP_SECONDS = 5.0  # for ending the process
-TURN_SECONDS = 1.0  # between two looks whether another server has finished its export
+TURN_SECONDS = 1.0  # between two checks whether another server has finished its export
 MOST_WAITING = 20
 COMPARED_TASKS = 20  # more than the class compares, because some images may be unreadable
 COMPARED_FILE = "compared.json"
@@ -39,7 +39,7 @@ State = Literal["none", "making", "ready", "failed"]
 
 
 class Compared(BaseModel):
-    """How far the module's probabilities differ from the model's at most, on this many images; 0: on random ones."""
+    """The largest difference of a probability between module and model, on this many images; 0: on random pixels."""
 
     images: int
     difference: float
@@ -58,7 +58,7 @@ class Export:
 
 
 class Exports(Background):
-    """Makes exports in a thread. Those that wait are forgotten if the server ends; finished ones are on the disk."""
+    """Makes exports in a thread. Waiting ones are forgotten when the server stops; finished ones are on disk."""
 
     def __init__(self, settings: Settings, projects: Projects, new_model: ModelFactory) -> None:
         super().__init__("exports", patience=STOP_SECONDS)
@@ -67,7 +67,7 @@ class Exports(Background):
         self._failures: dict[tuple[str, str], str] = {}
 
     def state(self, project: str, version: str) -> Export:
-        """How far a version's export is; raises NotFound."""
+        """The state of a version's export; raises NotFound."""
         versions = Versions(self._projects.folder(project))
         versions.get(version)
         compared = files.read_record(versions.exported(version) / COMPARED_FILE, _COMPARED)

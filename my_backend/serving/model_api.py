@@ -90,7 +90,7 @@ class ModelAPI:
         - `given`: what the last complete training returned as `given`, if its version still exists; otherwise ""
         - `attempt`: 1, or more if the process died before it completed another epoch; `workdir` is as it was left
         - `random_sample`: ids of the tasks that are a random sample of the project's images, however people chose what
-          to label: an accuracy on them is true of all images
+          to label: the accuracy on them holds for all images
         - `progress(record)`: call it regularly with the job's state, such as `phase`, `epoch`, `epochs`, `loss`,
           `accuracy`, `seconds_left` and `done` (0 to 1). It raises an exception to stop the job; don't catch it
         - `publish(train_output)`: publishes a version before `fit` returns
@@ -170,8 +170,8 @@ class ModelAPI:
         """Writes the model to `folder` as `model.onnx`, and its classes, in order and one a line, as `labels.txt`.
 
         Returns `difference`, the largest difference of a probability between the module and the model, and `images`,
-        on how many of the tasks' images; 0 if none could be read. Runs in a process of its own, for ten minutes at
-        most; raises BadRequest if something is to be installed first, say.
+        the number of the tasks' images that were compared; 0 if none could be read. Runs in a separate process, for ten
+        minutes at most. Raises BadRequest, with the reason, for example if a package isn't installed.
         """
         raise NotImplementedError(f"{type(self).__name__} has no method `export_onnx`")
 

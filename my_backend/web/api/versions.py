@@ -72,9 +72,9 @@ class DeletedVersion(Answer):
 
 
 class ExportedVersion(Answer):
-    """How far a version's ONNX module is; once it is ready, how its probabilities differ from the model's at most.
+    """The state of a version's ONNX module; once ready, the largest difference of its probabilities from the model's.
 
-    `images` is on how many images of the project they were compared; 0: on random pixels.
+    `images` is the number of images of the project that were compared; if it is 0, random pixels were.
     """
 
     version: str
@@ -138,14 +138,14 @@ class VersionEndpoints:
 
     @endpoint("POST", "/api/models/export", answers={200: ExportedVersion}, errors=(400, 404, 503))
     def export(self, body: VersionRequest) -> Json:
-        """Starts to make a version's ONNX module, unless it exists; needs the password."""
+        """Starts making a version's ONNX module, unless it exists; needs the password."""
         require_known(self._settings)
         uid = find_project(self._projects, body.project).uid
         return _exported(uid, body.version, self._exports.request(uid, body.version))
 
     @endpoint("GET", "/api/models/export", answers={200: ExportedVersion}, errors=(400, 404), query=VERSION_QUERY)
     def exported(self, project: str | None, version: str | None) -> Json:
-        """How far a version's ONNX module is: `none`, `making`, `failed`, or `ready` to be downloaded."""
+        """The state of a version's ONNX module: `none`, `making`, `failed`, or `ready` for download."""
         name, uid = _named(version), find_project(self._projects, project).uid
         return _exported(uid, name, self._exports.state(uid, name))
 

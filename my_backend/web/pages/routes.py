@@ -213,7 +213,7 @@ class Page:
                 bins=bins,
                 curves={
                     name: (list(series), charts.curves(series, share=name == "accuracy"))
-                    for name, series in version_views.curves_beside(shown, other).items()
+                    for name, series in version_views.compared_curves(shown, other).items()
                 },
                 forecast_chart=_forecast_chart(shown),
                 tiles=tiles,

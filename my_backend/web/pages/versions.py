@@ -110,8 +110,8 @@ def read_version(project_folder: Path, name: str) -> VersionView:
     return version_view(Versions(project_folder).get(name))
 
 
-def curves_beside(shown: VersionView, other: VersionView | None) -> dict[str, dict[str, Points]]:
-    """The curves of a version by `loss` and `accuracy`, and beside them those of another one if they are alike."""
+def compared_curves(shown: VersionView, other: VersionView | None) -> dict[str, dict[str, Points]]:
+    """The curves of a version by `loss` and `accuracy`, with those of another one if both are of the same phase."""
     versions = [shown, other] if other and other.curves.phase == shown.curves.phase else [shown]
     return {
         name: {one.short: one.curves.points[name] for one in versions if name in one.curves.points}
