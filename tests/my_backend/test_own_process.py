@@ -1,4 +1,4 @@
-"""Work in a process of its own, whatever becomes of it."""
+"""Work in a separate process: it returns, fails, dies, or is killed."""
 
 import os
 import signal

@@ -111,7 +111,7 @@ def test_models_order_is_stored_as_scores_those_to_label_first_at_the_beginning(
     assert renewed.run.order == read_order(tmp_path) == LabelingOrder(LIVE, (3, 1, 4))
 
 
-def test_each_fifth_task_is_drawn_at_random(renewed: Renewed, tmp_path: Path) -> None:
+def test_every_fifth_task_is_drawn_at_random(renewed: Renewed, tmp_path: Path) -> None:
     for _ in range(12):
         renewed.tasks.add((OLD, 0.1))
     renewed.model = Orders([*range(11)][::-1])  # the last one's image can't be read
@@ -175,7 +175,7 @@ def test_only_so_many_tasks_are_ordered(renewed: Renewed, tmp_path: Path, monkey
     renewed.model = Orders([0, 1, 2, 3])
     first = renewed.to_the_end()[:4]
     assert renewed.model.calls[0] == ("order", first)
-    assert not (tmp_path / "random_order.json").exists()  # of some tasks, nobody knows which are the first of all
+    assert not (tmp_path / "random_order.json").exists()  # some of the tasks don't show which are the first of all
     assert sorted(scores(renewed).values()) == [0.0, 0.25, 0.5, 0.75, *[1.0] * 6]
 
 

@@ -1,4 +1,4 @@
-"""Two servers and workers on one MODEL_DIR, in any order that Hypothesis thinks of; the model says what must hold."""
+"""Two servers and workers take random steps on one MODEL_DIR, in any order; the model says what must hold."""
 
 import shutil
 import sys
@@ -37,7 +37,7 @@ CHANGES = ("rename", "link", "unlink")  # calls after which others see something
 
 @dataclass
 class Run:
-    """A labeling run that was acknowledged: its tasks and choice, and whether it was undone; None if that is open."""
+    """A labeling run that was acknowledged: its tasks and choice, and whether it was undone; None: unknown."""
 
     id: str
     tasks: list[int]
@@ -47,7 +47,7 @@ class Run:
 
 @dataclass
 class Notes:
-    """What must be remembered of a project, besides its state."""
+    """What the machine remembers about a project, besides its state."""
 
     jobs: dict[str, str] = field(default_factory=dict)  # job → status, as last seen
     promised: set[str] = field(default_factory=set)  # jobs that were acknowledged
@@ -80,7 +80,7 @@ DEATHS = st.none() | PLACES
 
 
 def _at_point(number: int, do: Callable[[], None]) -> Callable[[str], None]:
-    """Calls `do` at a point of a block: points are before each change, and before the first call after it."""
+    """Returns a hook that calls `do` at a point; points are before each change and before the first call after it."""
     points, has_changed = 0, True
 
     def call(what: str) -> None:
@@ -129,7 +129,10 @@ class TwoServers(RuleBasedStateMachine):
         self.servers[server] = self._start()
 
     def _try(self, step: Step, process: World) -> tuple[bool, bool]:
-        """Does it; returns whether it was acknowledged, and whether the process knew too little and may refuse it."""
+        """Does a step; returns whether it was acknowledged, and whether the process didn't know the project.
+
+        Such a process may refuse the step.
+        """
         knew = any(one.uid == PROJECT for one in process.backend.projects.all())
         try:
             step.run(process)
@@ -139,7 +142,7 @@ class TwoServers(RuleBasedStateMachine):
         return True, not knew
 
     def _takes(self, step: Step, server: int) -> World:
-        """The process of a step: trainings have one of their own."""
+        """Returns the process that does a step: a new one for a training."""
         if step.annotates:
             self.notes.told.pop(step.annotates[0], None)
         return self._start() if step.trains else self.servers[server]
@@ -175,7 +178,7 @@ class TwoServers(RuleBasedStateMachine):
         return done
 
     def _both(self, first: Step, second: Step, at: int) -> tuple[bool, bool]:
-        """The first step waits in its middle while another process does the second; returns which were acknowledged."""
+        """Does the second step, in another process, in the middle of the first; returns which were acknowledged."""
         processes = [self._takes(step, server) for server, step in enumerate((first, second))]
         tried: list[tuple[bool, bool]] = []
         turns = Turns(1, lambda: tried.append(self._try(second, processes[1])))
@@ -220,7 +223,7 @@ class TwoServers(RuleBasedStateMachine):
     def _see(self, allowed: set[State], words: str, *, deleted: bool = False) -> None:
         """Looks at the folder; it must be in one of these states.
 
-        If the project was `deleted`, it may be there all the same, because it was connected again: it is a new one.
+        If the project was `deleted`, it may still exist, because it was connected again: then it is a new project.
         """
         seen = self._seen()
         given = sorted(one.given for one in allowed if one and replace(one, given=0) == seen)
@@ -246,7 +249,7 @@ class TwoServers(RuleBasedStateMachine):
         if not self._will_train():
             told = self._facts(self.notes.told)
             assert told <= (self._newest_learned() or told), (
-                f"{words}: an event isn't learned, and nothing waits for it"
+                f"{words}: an event isn't learned, and nothing is going to learn it"
             )
 
     def _see_versions(self) -> None:
@@ -361,7 +364,7 @@ class TwoServers(RuleBasedStateMachine):
     @precondition(_is_connected)
     @rule(plan=steps.DYING, server=SERVERS, death=PLACES)
     def die_and_catch_up(self, plan: Plan, server: int, death: int) -> None:
-        """A process that dies leaves nothing unlearned, even if nothing else would have been learned."""
+        """After a process has died, everything is still learned, even if nothing else was left to be learned."""
         self._continue()
         self._do(self._step(plan), server, death)
         self._continue()
@@ -380,7 +383,7 @@ class TwoServers(RuleBasedStateMachine):
             self._see({self.state}, what)
         elif what == "rename":
             self._do(self._step(data.draw(steps.CONNECTING)), server, data.draw(DEATHS))
-        elif what == "annotate":  # the event is lost on its way
+        elif what == "annotate":  # the event is lost
             number = data.draw(steps.NUMBERS)
             self.notes.told.pop(number, None)
             steps.annotate(self.world, number, data.draw(steps.CHOICES))
@@ -411,14 +414,14 @@ class TwoServers(RuleBasedStateMachine):
     @precondition(_is_connected)
     @rule(pair=steps.LEARNING_TOGETHER, at=PLACES)
     def learn_together(self, pair: tuple[Plan, Plan], at: int) -> None:
-        """Something new comes during a training, and may be learned before the training ends; no other job waits."""
+        """Something new arrives during a training, and may be learned before it ends; no other job is waiting."""
         self._continue()
         self._pair(pair, at)
 
     def _pair(self, pair: tuple[Plan, Plan], at: int) -> None:
         self._both(self._step(pair[0]), self._step(pair[1]), at)
 
-    # --- the project goes, and comes again ----------------------------------
+    # --- the project is deleted and connected again -------------------------
 
     @precondition(lambda self: not self._has_versions())
     @rule(waiting=st.booleans())
@@ -441,7 +444,7 @@ class TwoServers(RuleBasedStateMachine):
         dies=st.booleans(),
     )
     def delete_project(self, plan: Plan | None, first: bool, server: int, at: int, dies: bool) -> None:
-        """The project is deleted, before or in the middle of another step, or after which nothing follows."""
+        """Deletes the project: alone, in the middle of another step, or with another step in its own middle."""
         if plan is None:
             self._do(steps.DELETE, server, at if dies else None)
         elif first:
@@ -449,10 +452,10 @@ class TwoServers(RuleBasedStateMachine):
         else:
             self._both(self._step(plan), steps.DELETE, at)
 
-    # --- in the end ---------------------------------------------------------
+    # --- at the end ---------------------------------------------------------
 
     def _quiesce(self) -> None:
-        """Nobody does anything anymore: all that is left is continued, and learned."""
+        """Ends an example: all that is left is finished and learned, and nobody starts anything new."""
         self._start_servers()
         if self.state is None:
             return
@@ -484,7 +487,7 @@ class TwoServers(RuleBasedStateMachine):
         return frozenset(f"kept:{digest} ['{choice}']" for digest, choice in self.state.corrections)
 
     def _check_learned(self) -> None:
-        """Nobody is left who would learn anything."""
+        """Checks that nothing is left to be learned."""
         assert self.state
         assert self.state.unlearned == 0, "no training follows the events"
         if self._is_learning():
@@ -505,7 +508,7 @@ class TwoServers(RuleBasedStateMachine):
             runs = [run for run in self.servers[0].backend.labeling.store.open() if run.unfinished]
             jobs = self.servers[0].backend.job_store.unfinished()
             if not (runs or jobs):
-                self._see({self.state}, "nothing is left")
+                self._see({self.state}, "nothing is left to do")
                 self._check_learned()
                 assert all(self.notes.jobs[job] in ("finished", "failed", "canceled") for job in self.notes.promised)
                 return
@@ -547,7 +550,7 @@ class WithLabelsAndBackups(TwoServers):
     @precondition(TwoServers._is_connected)
     @rule(choice=steps.CHOICES, server=SERVERS, which=st.integers(-3, 2), death=DEATHS, undone=st.booleans())
     def label(self, choice: str, server: int, which: int, death: int | None, undone: bool) -> None:
-        """Somebody labels tasks, a server makes an attempt to write the labels, or somebody undoes them."""
+        """Somebody labels tasks, a server tries to write the labels, or somebody undoes them."""
         process = self.servers[server]
         if which < 0 or not self.runs:
             self._submit_labels(process, choice)
@@ -578,7 +581,7 @@ class WithLabelsAndBackups(TwoServers):
             return
         self.runs.append(Run(run.id, tasks, choice))
 
-    # --- copies -------------------------------------------------------------
+    # --- backups ------------------------------------------------------------
 
     def _target(self) -> Path:
         return self.world.root / "backup"
@@ -586,7 +589,7 @@ class WithLabelsAndBackups(TwoServers):
     @precondition(TwoServers._is_connected)
     @rule(plan=steps.STORING | steps.VERSIONS | steps.WORKING, at=st.integers(1, 150))
     def back_up(self, plan: Plan, at: int) -> None:
-        """Makes a backup while a step happens; it waits after a call of its own."""
+        """Makes a backup, with a step in its middle: after the backup's call number `at`."""
         step = self._step(plan)
         shutil.rmtree(self._target(), ignore_errors=True)
         notes = deepcopy(self.notes)

@@ -1,8 +1,8 @@
 """What a project must keep, as plain numbers and sets: no files, no processes, no time.
 
 An operation maps a state to its possible courses. A course lists the states that the operation passes through, each of
-which a killed process may leave; an operation that was acknowledged has reached the last one. Without a course, the
-operation must be refused.
+which a killed process may leave; an operation that was acknowledged has reached the last one. If it has no
+course, the operation must be refused.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -40,7 +40,7 @@ def connect(title: str) -> Operation:
 
 
 def delete(state: State) -> list[Course]:
-    """Deletes the project; once more is as good as once."""
+    """Deletes the project; doing so again changes nothing."""
     return [(None,)]
 
 
@@ -135,7 +135,7 @@ def then(first: Operation, second: Operation) -> Operation:
 
 
 def after(state: State, *operations: Operation) -> set[Outcome]:
-    """What may come of operations at the same time: as if one came first, or one alone if the others were refused."""
+    """The possible outcomes of operations at the same time: in any order, or one alone if the others were refused."""
     found: set[Outcome] = set()
     for order in permutations(range(len(operations))):
         found |= _in_order(state, operations, order)
@@ -157,7 +157,7 @@ def _in_order(state: State, operations: tuple[Operation, ...], order: Iterable[i
 
 
 def left_by_killed(state: State, operation: Operation) -> set[State]:
-    """What a process may leave that is killed in the middle of an operation."""
+    """The states that a process may leave if it is killed in the middle of an operation."""
     return {state, *(passed for course in operation(state) for passed in course)}
 
 
@@ -172,7 +172,7 @@ def check_kept(kept: Kept) -> None:
 
 
 def check_jobs(before: Mapping[str, str], now: Mapping[str, str]) -> None:
-    """Raises AssertionError if a job that had ended has another end, or goes on; from job to status."""
+    """Raises AssertionError if the status of an ended job has changed. Both arguments map jobs to their status."""
     ended = {job: status for job, status in before.items() if status not in ("queued", "started")}
     changed = {job: (status, now.get(job)) for job, status in ended.items() if now.get(job) != status}
     assert not changed, f"jobs ended twice: {changed}"

@@ -1,4 +1,4 @@
-"""What servers and workers do in the state machine: each step with the model's word on it."""
+"""What servers and workers do in the state machine: each step with its operation in the model."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -26,13 +26,13 @@ TASKS = 3  # that people annotate again and again
 
 @dataclass(frozen=True)
 class Step:
-    """Something that a server or a worker does, what the model says of it, and words for it."""
+    """Something that a server or a worker does, its operation in the model, and a description."""
 
     words: str
     run: Callable[[World], object]
     model: model.Operation
-    points: int = 2  # about so many, at which its process may die or wait
-    trains: bool = False  # in a process of its own, which may end without a version
+    points: int = 2  # roughly how many: its process may die or wait at each
+    trains: bool = False  # in a new process, which may end without a version
     stopped: bool = False  # by a shutdown
     deletes: bool = False
     repeatable: bool = False  # two that happen at the same time may both be acknowledged
@@ -117,7 +117,7 @@ def _submitting(kind: Kind) -> Step:
 
 
 def working(kind: Kind, looks: int | None = None) -> Step:
-    """A worker runs the next job of a kind; it is stopped when it looks for the `looks`th time whether it should."""
+    """A worker runs the next job of a kind; it must stop when it checks that for the `looks`th time."""
 
     def run(world: World) -> None:
         _known(world)
@@ -173,7 +173,7 @@ def _next_moment(before: str) -> str:
 
 
 def noticing(number: int, choice: str) -> Step:
-    """Someone labels a task, and its event comes."""
+    """Someone labels a task, and its event arrives."""
 
     def run(world: World) -> None:
         change = annotate(world, number, choice)
@@ -185,7 +185,7 @@ def noticing(number: int, choice: str) -> Step:
 
 
 def _learning(number: int, choice: str, kind: Kind) -> Step:
-    """The event of a task comes, and a worker learns it at once."""
+    """The event of a task arrives, and a worker learns it at once."""
     event, training = noticing(number, choice), working(kind)
 
     def run(world: World) -> None:
@@ -209,7 +209,7 @@ PUBLISH = Step("publish", _publish, model.publish, points=24)
 
 
 def _number(kept: Kept, role: str) -> int:
-    """A version's number by its role; a version that is gone or never was if none has it."""
+    """The number of the version with a role; if none has it, a number without a version."""
     found = {
         "live": {kept.live},
         "newest": kept.versions,
@@ -221,7 +221,7 @@ def _number(kept: Kept, role: str) -> int:
 
 
 def _name(world: World, number: int) -> str:
-    """The name of a version by its number; a version that is gone needs one, too."""
+    """The name of a version by its number; made up if there is no such version."""
     names = [one for one in world.versions.names() if one.startswith(f"v{number}-")]
     return names[0] if names else f"v{number}-20260101T000000"
 
@@ -261,7 +261,7 @@ def _deleting(role: str) -> Plan:
     return _on_version("delete", role, lambda world, name: world.versions.delete(name), model.delete_version, 8)
 
 
-# --- what is drawn --------------------------------------------------------------
+# --- strategies -----------------------------------------------------------------
 
 CHOICES = st.sampled_from(["Cat", "Dog"])
 NUMBERS = st.integers(1, TASKS)

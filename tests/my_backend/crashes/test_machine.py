@@ -1,4 +1,4 @@
-"""Two servers and workers on one MODEL_DIR in any order; what was acknowledged must hold, and be learned in the end."""
+"""Two servers and workers on one MODEL_DIR in any order; what was acknowledged must stay, and be learned at the end."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from tests.my_backend.crashes.world import World
 from tests.my_backend.fake_labels import FakeLabels
 
 FEW, SOME, MANY = 6, 50, 300  # examples
-STEPS = 16  # of an example, besides those in its end
+STEPS = 16  # of an example, besides those at its end
 MEMORY = Path("/dev/shm")
 
 

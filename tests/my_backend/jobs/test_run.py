@@ -283,7 +283,7 @@ def test_nothing_is_removed_of_a_project_whose_folder_cannot_be_listed(
     assert not (tmp_path / "7.1").exists()
 
 
-def test_project_that_is_just_being_connected_again_is_not_taken_for_traces(store: JobStore, tmp_path: Path) -> None:
+def test_project_that_is_just_being_connected_again_is_kept(store: JobStore, tmp_path: Path) -> None:
     job = submitted(store)
     shutil.rmtree(tmp_path / "7.1")
     store.workdir(job).parent.mkdir(parents=True)

@@ -11,7 +11,7 @@ UID = "7.1795181751"
 TASKS = range(1, 1001)
 
 
-def test_order_is_always_the_same_and_another_one_in_each_project() -> None:
+def test_order_is_fixed_and_differs_between_projects() -> None:
     order = in_random_order(UID, TASKS)
     assert sorted(order) == list(TASKS)
     assert in_random_order(UID, reversed(TASKS)) == order
@@ -19,7 +19,7 @@ def test_order_is_always_the_same_and_another_one_in_each_project() -> None:
     assert in_random_order(UID, TASKS[:500]) == [task for task in order if task <= 500]
 
 
-def test_each_fifth_task_is_the_next_of_the_random_order() -> None:
+def test_every_fifth_task_is_the_next_of_the_random_order() -> None:
     mixed = interleaved(range(100, 115), [114, 103, 100, 109, *range(100, 115)])
     assert mixed == [100, 101, 102, 103, 114, 104, 105, 106, 107, 109, 108, 110, 111, 112, 113]
 
@@ -45,7 +45,7 @@ def test_there_is_no_sample_without_the_order_or_without_an_unlabeled_task(tmp_p
     keep_next(tmp_path, [])
     assert random_sample(tmp_path, UID, TASKS) == set()
     keep_next(tmp_path, in_random_order(UID, TASKS[-7:]))
-    assert random_sample(tmp_path, UID, TASKS) == set()  # then all labels together tell what they tell
+    assert random_sample(tmp_path, UID, TASKS) == set()  # then the accuracy on all labels says it
     (tmp_path / "random_order.json").write_text("{")
     assert random_sample(tmp_path, UID, TASKS) == set()
 

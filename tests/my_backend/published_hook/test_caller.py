@@ -22,7 +22,7 @@ FIGURES = {"accuracy": 0.912, "accuracy_low": 0.88, "accuracy_high": 0.94, "imag
 
 
 class Recorder:
-    """What the function is to do, and its calls."""
+    """Tells the function what to do, and reads its calls."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -94,7 +94,7 @@ def test_function_gets_each_version_once_and_again_when_it_is_activated(
     assert (one["held_back"], other["held_back"]) == ("", "it is worse")
 
 
-def test_of_versions_before_the_setting_only_the_live_one_is_told(serve: Serve, recorder: Recorder) -> None:
+def test_function_gets_only_the_live_one_of_earlier_versions(serve: Serve, recorder: Recorder) -> None:
     with serve() as client:
         client.setup()
         client.train()
@@ -196,7 +196,7 @@ def test_two_servers_call_once(serve: Serve, recorder: Recorder) -> None:
     assert [call["version"] for call in recorder.calls()] == names
 
 
-def test_first_guess_is_not_told(serve: Serve, script: Script, recorder: Recorder) -> None:
+def test_function_gets_no_first_guess(serve: Serve, script: Script, recorder: Recorder) -> None:
     script.set(output={"first_guess": {"classes": ["Cat"]}})
     with serve(published_hook=HOOK) as client:
         watched(client)

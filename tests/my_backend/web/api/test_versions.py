@@ -80,7 +80,7 @@ def test_downloaded_version_is_complete(client: Client) -> None:
 
 
 def exported(client: Client, name: str, state: str = "ready") -> dict[str, Any]:
-    """What is said of the export once it has this state."""
+    """The answer about the export, once it has this state."""
     path = f"{EXPORT}?version={name}"
     assert eventually(lambda: client.get(path)["state"] == state), client.get(path)
     return dict(client.get(path))
@@ -140,7 +140,7 @@ def test_failed_export_says_why_and_can_be_tried_again(client: Client, script: S
     exported(client, name)
 
 
-def test_export_goes_with_its_version(client: Client, script: Script) -> None:
+def test_export_is_deleted_with_its_version(client: Client, script: Script) -> None:
     first = client.train()
     client.post(EXPORT, {"version": first})
     exported(client, first)

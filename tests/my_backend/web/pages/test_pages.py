@@ -577,9 +577,8 @@ def test_accuracy_on_a_random_sample_is_shown_next_to_the_other(client: Client, 
 
     for path in (HERE, f"{HERE}/versions/{name}"):
         shown = words(client, path)
-        assert (
-            "Accuracy on a random sample 70.0% (95% interval: 52% to 83%) 30 images, drawn at random from the" in shown
-        )
+        assert "Accuracy on a random sample 70.0% (95% interval: 52% to 83%) 30 images, drawn at random" in shown, path
+        assert "30 images, drawn at random from the whole project: expect this accuracy on" in shown, path
 
 
 def test_near_duplicates_are_said_to_count_once(client: Client, script: Script) -> None:
