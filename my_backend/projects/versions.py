@@ -476,12 +476,12 @@ class Versions:
         return self._folder / EXPORTS_FOLDER / f"{name}-onnx"
 
     def keep_exported(self, name: str, part: Path) -> None:
-        """Moves a finished export into its place, unless another process was faster; raises NotFound."""
+        """Moves a finished export into its place, instead of a damaged one; raises NotFound."""
         with self.unchanging():
             self.get(name)
-            if not self.exported(name).exists():
-                files.sync_tree(part)
-                files.move(part, self.exported(name))
+            files.sync_tree(part)
+            _remove_whatever(self.exported(name))
+            files.move(part, self.exported(name))
 
     @contextmanager
     def unchanging(self) -> Iterator[None]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, Field, TypeAdapter
 
 from my_backend import context, files
 from my_backend.background import Background
@@ -41,8 +41,8 @@ State = Literal["none", "making", "ready", "failed"]
 class Compared(BaseModel):
     """The largest difference of a probability between module and model, on this many images; 0: on random pixels."""
 
-    images: int
-    difference: float
+    images: int = Field(ge=0)
+    difference: float = Field(ge=0, allow_inf_nan=False)
 
 
 _COMPARED = TypeAdapter(Compared)

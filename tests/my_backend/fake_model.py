@@ -185,7 +185,7 @@ class FakeModel(ModelAPI):
         if "export_says" in orders:
             raise BadRequest(orders["export_says"])
         (folder / "labels.txt").write_text("Cat\nDog\n")
-        return {"images": len(tasks), "difference": 1.5e-6}
+        return {"images": len(tasks), "difference": orders.get("difference", 1.5e-6)}
 
     @staticmethod
     def thumbnail(path: Path) -> bytes:

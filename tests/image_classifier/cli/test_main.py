@@ -20,7 +20,9 @@ from image_classifier.cli.console import take_any_name
 from image_classifier.cli.main import main
 from image_classifier.data.dataset import held_out, read_samples
 from image_classifier.data.preprocessing import MAX_MEMORY, MAX_PIXELS, ImageError, limit_memory, limit_pixels
+from image_classifier.errors import UsersError
 from image_classifier.nets.folder import load_model
+from image_classifier.nets.onnx_module import write_onnx
 from image_classifier.training import pipeline
 from tests.image_classifier.cli.command import Command, Said, command
 
@@ -873,6 +875,13 @@ def test_onnx_module_is_compared_on_images_of_the_user(
     said = run("export", trained, "--to", "onnx", "--output", "none.onnx", "--compare", tmp_path / "empty")
     assert (said.status, "there are no images to compare" in said.error) == (1, True)
     assert not Path("none.onnx").exists()
+
+
+def test_onnx_module_whose_probabilities_are_no_numbers_is_refused(trained: Path, tmp_path: Path) -> None:
+    classifier = load_model(trained).classifier
+    classifier.head.bias.fill_(torch.nan)
+    with pytest.raises(UsersError, match="differ by nan"):
+        write_onnx(classifier, tmp_path / "model.onnx")
 
 
 def test_without_its_packages_onnx_says_which(run: Command, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,9 @@
+import errno
 import io
 import json
 import os
 import re
+import shutil
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from markupsafe import escape
 from my_backend.projects.annotation_log import Changes
 from my_backend.projects.archive import CHUNK, zipped, zipped_size
 from my_backend.projects.packed_tasks import PackedTasks
+from my_backend.serving import exports
 from my_backend.serving.exports import Exports
 from my_backend.serving.model_api import ModelAPI
 from my_backend.web.api.versions import DOWNLOADS_AT_ONCE
@@ -136,6 +139,50 @@ def test_failed_export_says_why_and_can_be_tried_again(client: Client, script: S
     assert "Try again" in version_page(client, name)
 
     script.set()
+    client.post(EXPORT, {"version": name})
+    exported(client, name)
+
+
+@pytest.mark.parametrize("difference", [float("nan"), float("inf"), -1.0])
+def test_export_whose_comparison_says_nothing_fails(client: Client, script: Script, difference: float) -> None:
+    """NaN isn't JSON: the page couldn't read the answer."""
+    name = client.train()
+    script.set(difference=difference)
+    client.post(EXPORT, {"version": name})
+    assert "difference" in exported(client, name, "failed")["failure"]
+    assert list((client.backend.projects.folder(PROJECT) / "exports").iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", ["cut", "dangling link"])
+def test_damaged_export_is_made_again(client: Client, damage: str) -> None:
+    name = client.train()
+    client.post(EXPORT, {"version": name})
+    exported(client, name)
+    folder = client.backend.projects.folder(PROJECT) / "exports" / f"{name}-onnx"
+    if damage == "cut":
+        (folder / "compared.json").write_text("{")
+    else:
+        shutil.rmtree(folder)
+        folder.symlink_to(folder.parent / "nowhere")
+    exported(client, name, "none")
+
+    client.post(EXPORT, {"version": name})
+    exported(client, name)
+    client.http.get(f"{DOWNLOAD}?version={name}&to=onnx").close()
+    assert eventually(lambda: list(folder.parent.iterdir()) == [folder])
+
+
+def test_full_disk_fails_an_export_and_leaves_nothing(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = client.train()
+
+    def full(path: Path, value: Any, **options: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(exports.files, "write_json", full)
+        client.post(EXPORT, {"version": name})
+        assert "No space left" in exported(client, name, "failed")["failure"]
+    assert list((client.backend.projects.folder(PROJECT) / "exports").iterdir()) == []
     client.post(EXPORT, {"version": name})
     exported(client, name)
 
