@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 from my_backend import context, files
 from my_backend.background import Background
 from my_backend.errors import BackendError, JobStopped, NotFound
+from my_backend.files import Damaged
 from my_backend.own_process import run_in_own_process
 from my_backend.projects.registry import Projects, project_folders
 from my_backend.projects.versions import UNTRAINED, Versions
@@ -134,14 +135,25 @@ def repeat_call(settings: Settings, project: str, version: str) -> None:
 
 
 def _read(root: Path) -> dict[str, Calls] | None:
-    """The calls of each project, by its uid; None if there was none yet."""
-    return files.read_record(root / CALLS_FILE, _CALLS)
+    """The calls of each project, by its uid; None if there was none yet, or the file is damaged.
+
+    Raises OSError if the file can't be opened at the moment: nothing must replace it.
+    """
+    calls = files.examine(root / CALLS_FILE, files.json_of(_CALLS))
+    if isinstance(calls, Damaged):
+        if calls.unopened:
+            raise OSError(f"can't read {calls.path}: {calls.why}")
+        return None
+    return calls
 
 
 def _note(root: Path, project: str, calls: Calls) -> None:
+    """Notes a project's calls; raises OSError, also if those of the other projects are lost: then all begins again."""
     with files.locked(root / ".published-hook-file"):
-        known = project_folders(root)
-        _write(root, {uid: one for uid, one in (_read(root) or {}).items() if uid in known} | {project: calls})
+        known, noted = project_folders(root), _read(root)
+        if noted is None:
+            raise OSError(f"{root / CALLS_FILE} was removed or damaged")
+        _write(root, {uid: one for uid, one in noted.items() if uid in known} | {project: calls})
 
 
 def _write(root: Path, calls: dict[str, Calls]) -> None:

@@ -9,10 +9,12 @@ import pytest
 from typer.testing import CliRunner
 
 from my_backend.commands.cli import app
+from my_backend.projects.registry import Projects
 from my_backend.projects.versions import Versions
 from my_backend.published_hook import caller
 from my_backend.published_hook.caller import CALLS_FILE, PublishedHook
-from tests.my_backend.conftest import FAKE_MODEL, PROJECT, Client, Serve
+from my_backend.settings import Settings
+from tests.my_backend.conftest import FAKE_MODEL, PROJECT, Client, MakeSettings, Serve
 from tests.my_backend.fake_model import LABEL_CONFIG, Script
 from tests.my_backend.published_hook.recorder import FOLDER
 from tests.my_backend.waiting import eventually
@@ -215,3 +217,51 @@ def test_project_that_is_deleted_is_forgotten(serve: Serve, recorder: Recorder) 
         client.backend.delete(client.backend.projects.get(PROJECT))
         assert eventually(lambda: not problems(client))
     assert not Versions(client.backend.projects.folder(PROJECT)).names()
+
+
+OTHER = "8.1795181751"
+
+
+@pytest.mark.parametrize("damage", ["removed", "cut", "unreadable"])
+def test_file_of_calls_that_is_lost_during_a_call_does_not_repeat_old_ones(
+    make_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    """Of the versions of other projects, only the live ones may be told again."""
+    settings = make_settings(published_hook=HOOK)
+    projects = Projects(settings.model_dir / "projects")
+    for uid in (PROJECT, OTHER):
+        projects.remember(uid, label_config=LABEL_CONFIG)
+    old = {uid: [publish(projects, uid, tmp_path) for _ in range(2)] for uid in (PROJECT, OTHER)}
+    file, called = projects.root / CALLS_FILE, list[tuple[str, str]]()
+
+    def call(settings: Settings, work: Any, uid: str, version: str, **options: Any) -> None:
+        called.append((uid, version))
+        if len(called) == 3 and damage == "removed":
+            file.unlink()
+        elif len(called) == 3 and damage == "cut":
+            file.write_text("{")
+        elif len(called) == 3:
+            file.rename(tmp_path / "kept")
+            file.symlink_to(tmp_path / "unreadable" / "kept")
+            monkeypatch.setattr(caller.files, "NO_FILE", ())
+            (tmp_path / "unreadable").write_text("")  # so the error is none of the file's
+
+    monkeypatch.setattr(caller, "run_in_own_process", call)
+    hook = PublishedHook(settings, projects)
+    hook._look()
+    assert called == [(uid, old[uid][-1]) for uid in (PROJECT, OTHER)]
+    new = publish(projects, PROJECT, tmp_path)
+    with pytest.raises(OSError, match="published-hook"):
+        hook._look()
+    if damage == "unreadable":
+        (tmp_path / "kept").replace(file)
+    hook._look()
+
+    assert called[2] == (PROJECT, new)
+    assert set(called[3:]) <= {(PROJECT, new), (OTHER, old[OTHER][-1])}
+    hook._look()
+    assert len(called) <= 5
+
+
+def publish(projects: Projects, uid: str, work: Path) -> str:
+    return Versions(projects.folder(uid)).publish({}, work, cause="by hand", choices=("Cat",)).name
