@@ -119,17 +119,28 @@ class Run:
             found = self._unlabeled(check)
             places = live.model.order(found.tasks, label_config=self._project.label_config, check=check)
             check()
+        following: list[int] | None = None
         if places is None:
             self.order, ids = None, []
         else:
             ids = [found.tasks[place]["id"] for place in places]
             if found.are_all:
                 following = in_random_order(self._project.uid, ids)
-                keep_next(self._folder, following)
                 ids = interleaved(ids, following)
             self.order = LabelingOrder(self._version, tuple(ids))
-        keep_order(self._folder, self.order)
+        self._keep(following)
         return [task for task in ids if task not in found.predicted]
+
+    def _keep(self, following: list[int] | None) -> None:
+        """Keeps the order, and the tasks that follow in the random one, if the disk takes them: no score needs them."""
+        try:
+            if following is not None:
+                keep_next(self._folder, following)
+            keep_order(self._folder, self.order)
+        except OSError as error:
+            if not self._folder.exists():  # the project was deleted
+                raise
+            log.warning("project %s: can't keep the order of its tasks: %s", self._project.uid, error)
 
     def _unlabeled(self, check: Callable[[], None]) -> _Unlabeled:
         tasks, predicted, size, total = list[Json](), set[int](), 0, 0

@@ -1,11 +1,13 @@
 """What happens to stored predictions when a new version's replace them."""
 
+import errno
 from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from my_backend import files
 from my_backend.active_learning import refresh_run, stored_predictions
 from my_backend.active_learning.refresh_run import Run
 from my_backend.errors import LabelStudioError
@@ -125,6 +127,29 @@ def test_every_fifth_task_is_drawn_at_random(renewed: Renewed, tmp_path: Path) -
     assert sorted(order) == list(range(1, 12))
     assert random_sample(tmp_path, PROJECT, random[:3]) == set(random[:3])
     assert random_sample(tmp_path, PROJECT, random[1:]) == set()
+
+
+@pytest.mark.parametrize("orders", [True, False])
+def test_full_disk_does_not_end_a_run(
+    renewed: Renewed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, orders: bool
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for score in (0.1, 0.2):
+        renewed.tasks.add((OLD, score))
+    renewed.model = Orders([1, 0] if orders else None)
+    monkeypatch.setattr(files, "write", full)
+    monkeypatch.setattr(Path, "unlink", full)
+    assert renewed.to_the_end() == ([2, 1] if orders else [1, 2])
+
+
+def test_run_of_a_deleted_project_ends(renewed: Renewed, tmp_path: Path) -> None:
+    renewed.tasks.add((OLD, 0.1))
+    renewed.model = Orders([0])
+    again = Run(renewed.client, Project(PROJECT), tmp_path / "gone", LIVE, predicted)
+    with pytest.raises(FileNotFoundError):
+        again.plan(Live(LIVE, renewed.model), lambda: None)
 
 
 def test_model_without_an_order_keeps_its_own_scores_and_no_earlier_order(renewed: Renewed, tmp_path: Path) -> None:
