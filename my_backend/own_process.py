@@ -56,8 +56,8 @@ def run_in_own_process(
                 raise BackendError(f"it took longer than {seconds:.0f} s and was killed")
         failure, result = receiving.recv()
         process.join(END_SECONDS)
-    except EOFError:
-        process.join()
+    except (EOFError, OSError):  # OSError: in the middle of its answer
+        process.join(END_SECONDS)
         raise BackendError(
             f"its process died with exit status {process.exitcode}, maybe for lack of memory: see the log"
         ) from None

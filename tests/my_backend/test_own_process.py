@@ -2,6 +2,8 @@
 
 import os
 import signal
+import struct
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,9 @@ def fail(settings: Settings, how: str) -> None:
         raise BadRequest("it can't be done")
     if how == "exit":
         raise SystemExit("enough")
-    if how == "die":
+    if how == "die in its answer":
+        os.write(sys._getframe(1).f_locals["sending"].fileno(), struct.pack("!i", 1000) + b"half")
+    if how.startswith("die"):
         os.kill(os.getpid(), signal.SIGKILL)
     raise ValueError(f"bad {settings.notify_url.get_secret_value()}")
 
@@ -61,6 +65,7 @@ def test_result_comes_from_another_process(make_settings: MakeSettings) -> None:
         ("refuse", "it can't be done"),
         ("exit", "SystemExit: enough"),
         ("die", "its process died with exit status -9"),
+        ("die in its answer", "its process died with exit status -9"),
         ("raise", "ValueError: bad "),
     ],
 )
