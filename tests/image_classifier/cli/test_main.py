@@ -880,7 +880,7 @@ def test_onnx_module_is_compared_on_images_of_the_user(
 def test_onnx_module_whose_probabilities_are_no_numbers_is_refused(trained: Path, tmp_path: Path) -> None:
     classifier = load_model(trained).classifier
     classifier.head.bias.fill_(torch.nan)
-    with pytest.raises(UsersError, match="differ by nan"):
+    with pytest.raises(UsersError, match="differ from the model's by nan"):
         write_onnx(classifier, tmp_path / "model.onnx")
 
 

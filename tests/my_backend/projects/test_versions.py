@@ -66,14 +66,14 @@ def test_published_version_is_live_and_has_its_files(versions: Versions) -> None
     assert sorted(path.name for path in second.folder.iterdir()) == ["README.md", "model", "version.json"]
 
 
-def test_export_is_kept_once_and_only_with_its_version(versions: Versions, tmp_path: Path) -> None:
+def test_export_replaces_a_damaged_one_and_is_kept_only_with_its_version(versions: Versions, tmp_path: Path) -> None:
     first = publish(versions)
     for content in ("one", "other"):
         (part := tmp_path / content).mkdir()
         (part / "model.onnx").write_text(content)
         versions.exported(first.name).parent.mkdir(exist_ok=True)
         versions.keep_exported(first.name, part)
-    assert (versions.exported(first.name) / "model.onnx").read_text() == "one"
+    assert (versions.exported(first.name) / "model.onnx").read_text() == "other"
     publish(versions)
     versions.delete(first.name)
     with pytest.raises(NotFound):
