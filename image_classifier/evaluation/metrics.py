@@ -181,6 +181,13 @@ def fit_temperature(logits: Tensor, targets: Tensor, votes: Sequence[str] = ()) 
     return float(temperatures[losses.argmin()])
 
 
+def brier_score(logits: Tensor, targets: Tensor, votes: Sequence[str]) -> float:
+    """How far probabilities are from the labels, 0 to 2: the sum of squared differences, one vote for each group."""
+    far = (logits.softmax(1) - one_hot(targets, logits.shape[1])).square().sum(1)
+    weights = vote_weights(votes)
+    return float((weights * far).sum() / weights.sum())
+
+
 def loss_of(logits: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy for class indices [n]; binary cross-entropy, summed over the classes, for 0 and 1 [n, classes]."""
     return _losses(logits, targets).mean()

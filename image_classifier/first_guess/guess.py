@@ -5,10 +5,9 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from image_classifier.data.dataset import targets_of
-from image_classifier.evaluation.metrics import fit_temperature, vote_weights
+from image_classifier.evaluation.metrics import brier_score, fit_temperature
 from image_classifier.first_guess.words import classes_of_choices
 from image_classifier.nets.classifier import Backbone, Classifier, Head
 
@@ -86,10 +85,3 @@ def logits_of(guess: Classifier, embeddings: Tensor, classes: Sequence[str]) -> 
 def with_others(classes: Sequence[str], labels: Sequence[str]) -> tuple[str, ...]:
     """The classes, followed by those of the labels that aren't among them."""
     return tuple(dict.fromkeys([*classes, *sorted(set(labels))]))
-
-
-def brier_score(logits: Tensor, targets: Tensor, votes: Sequence[str]) -> float:
-    """How far probabilities are from the labels, 0 to 2: the sum of squared differences, one vote for each group."""
-    far = (logits.softmax(1) - one_hot(targets, logits.shape[1])).square().sum(1)
-    weights = vote_weights(votes)
-    return float((weights * far).sum() / weights.sum())

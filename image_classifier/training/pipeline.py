@@ -18,6 +18,7 @@ from image_classifier.embedding.lane import InferenceLane
 from image_classifier.evaluation.evaluate import grouped
 from image_classifier.evaluation.metrics import (
     THRESHOLD,
+    brier_score,
     confidence_of_mistakes,
     evaluate,
     fit_temperature,
@@ -26,7 +27,7 @@ from image_classifier.evaluation.metrics import (
     probability_of_labels,
     vote_weights,
 )
-from image_classifier.first_guess.guess import brier_score, calibrated, logits_of, with_others
+from image_classifier.first_guess.guess import calibrated, logits_of, with_others
 from image_classifier.nets.classifier import FINE_TUNED, RANDOM, Backbone, Classifier, Mistake
 from image_classifier.progress import Progress
 from image_classifier.training.finetune import fine_tune

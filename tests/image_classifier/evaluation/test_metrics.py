@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from image_classifier.evaluation.metrics import (
+    brier_score,
     evaluate,
     fit_temperature,
     hits,
@@ -120,6 +121,12 @@ def test_near_duplicates_have_one_vote_in_the_temperature() -> None:
     often = logits.repeat_interleave(times, 0), targets.repeat_interleave(times)
 
     assert fit_temperature(*often, votes) == fit_temperature(logits, targets) > 1.5 * fit_temperature(*often)
+
+
+def test_near_duplicates_have_one_vote_in_the_brier_score() -> None:
+    logits, targets = torch.tensor([[9.0, -9.0]] * 4), torch.tensor([0, 1, 1, 1])
+    assert brier_score(logits, targets, ["a", "b", "c", "d"]) == pytest.approx(1.5, abs=0.01)
+    assert brier_score(logits, targets, ["a", "b", "b", "b"]) == pytest.approx(1.0, abs=0.01)
 
 
 @pytest.mark.parametrize("wrong", [True, False])

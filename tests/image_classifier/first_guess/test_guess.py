@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from image_classifier.evaluation.metrics import brier_score
 from image_classifier.first_guess.guess import (
     SHARPNESS,
     TEMPERATURE,
     GuessHead,
-    brier_score,
     calibrated,
     is_guess,
     logits_of,
@@ -84,9 +84,3 @@ def test_guess_is_dropped_once_what_was_learned_is_closer_to_the_labels(guess: C
     assert calibrated(guess, IMAGES, LABELS, VOTES, brier=score * 1.001) is not None
     assert calibrated(guess, IMAGES, LABELS, VOTES, brier=score) is None
     assert calibrated(guess, IMAGES, ["Crack"] * 21, VOTES, brier=2.0) is None
-
-
-def test_near_duplicates_have_one_vote_together() -> None:
-    logits, targets = torch.tensor([[9.0, -9.0]] * 4), torch.tensor([0, 1, 1, 1])
-    assert brier_score(logits, targets, ["a", "b", "c", "d"]) == pytest.approx(1.5, abs=0.01)
-    assert brier_score(logits, targets, ["a", "b", "b", "b"]) == pytest.approx(1.0, abs=0.01)
