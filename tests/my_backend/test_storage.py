@@ -3,8 +3,6 @@
 import errno
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import pytest
 
 from my_backend import files
 from my_backend.storage import PART_SECONDS, check_folders, remove_parts
+from tests.broken_disk import broken_disk
 from tests.my_backend.conftest import PROJECT, Client, MakeSettings
 from tests.my_backend.fake_model import OTHER_CONFIG
 from tests.my_backend.fake_server import PNG
@@ -26,24 +25,6 @@ EVENT = {
     "annotation": {"id": 1, "updated_at": "t"},
     "task": {"id": 1, "data": {}},
 }
-Broken = Callable[[int], AbstractContextManager[None]]
-
-
-@pytest.fixture
-def broken(monkeypatch: pytest.MonkeyPatch) -> Broken:
-    """Lets everything that is written fail with an error of the disk."""
-
-    @contextmanager
-    def broken(number: int) -> Iterator[None]:
-        def fail(*_: Any, **__: Any) -> Any:
-            raise OSError(number, os.strerror(number))
-
-        with monkeypatch.context() as patch:
-            for name in ("files.NamedTemporaryFile", "storage.TemporaryFile"):
-                patch.setattr(f"my_backend.{name}", fail)
-            yield
-
-    return broken
 
 
 def problems(client: Client) -> str:
@@ -51,9 +32,9 @@ def problems(client: Client) -> str:
 
 
 @pytest.mark.parametrize("number", ERRORS)
-def test_disk_that_cannot_be_written_is_said_and_predictions_go_on(client: Client, broken: Broken, number: int) -> None:
+def test_disk_that_cannot_be_written_is_said_and_predictions_go_on(client: Client, number: int) -> None:
     name = client.train()
-    with broken(number):
+    with broken_disk(number):
         for path, body in (
             ("/webhook", EVENT),
             ("/webhook", {**EVENT, "action": "START_TRAINING"}),
@@ -78,12 +59,10 @@ def test_disk_that_cannot_be_written_is_said_and_predictions_go_on(client: Clien
     assert client.train() != name
 
 
-def test_failed_write_has_the_disk_tried_at_once(
-    client: Client, broken: Broken, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_write_has_the_disk_tried_at_once(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     assert eventually(lambda: client.backend.storage._wrote_at > 0)
     monkeypatch.setattr("my_backend.storage.WRITE_SECONDS", 1e9)
-    with broken(errno.ENOSPC):
+    with broken_disk():
         client.post("/webhook", EVENT, 507)
         assert files.failed_writes() > 0
         assert eventually(lambda: "No space left" in problems(client))
@@ -91,9 +70,9 @@ def test_failed_write_has_the_disk_tried_at_once(
 
 @pytest.mark.parametrize(("number", "starts"), [(errno.ENOSPC, True), (errno.EDQUOT, True), (errno.EACCES, False)])
 def test_server_starts_on_a_full_disk_but_not_on_a_forbidden_one(
-    make_settings: MakeSettings, broken: Broken, number: int, starts: bool
+    make_settings: MakeSettings, number: int, starts: bool
 ) -> None:
-    with broken(number):
+    with broken_disk(number):
         if starts:
             check_folders(make_settings())
         else:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from image_classifier.cli.cleaning import Act, clean, moving, place_beside
 from image_classifier.errors import UsersError
+from tests.broken_disk import disk_error
 from tests.image_classifier.cli.pictures import looked_through, picture, two_classes
 
 
@@ -261,7 +262,7 @@ def test_a_disk_that_is_full_in_the_middle_loses_nothing(folder: Path, monkeypat
         copied.append(source)
         if len(copied) > 1:
             Path(target).write_bytes(Path(source).read_bytes()[:10])
-            raise OSError(errno.ENOSPC, "No space left on device")
+            raise disk_error()
         return copy(source, target, **more)
 
     monkeypatch.setattr(shutil, "copyfile", full)

@@ -1,7 +1,6 @@
 """`collect FILE.csv DIR`: images of a list of URLs from a real server, in a folder for each class."""
 
 import csv
-import errno
 import os
 import shutil
 import signal
@@ -22,6 +21,7 @@ from image_classifier.cli.collect import CollectSettings
 from safe_http import download
 from safe_http.download import Downloader
 from safe_http.settings import FetchSettings
+from tests.broken_disk import disk_error
 from tests.image_classifier.cli.command import Command, command
 from tests.my_backend.fake_server import FakeServer, Reply, Seen
 
@@ -355,7 +355,7 @@ def test_full_disk_is_an_error_and_leaves_no_half_file(
     def full(self: Path, data: bytes) -> int:
         with self.open("wb") as file:
             file.write(data[:10])
-        raise OSError(errno.ENOSPC, "No space left on device", str(self))
+        raise disk_error()
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", full)

@@ -1,7 +1,6 @@
 """`python -m image_classifier`: what each command prints, and what it says where something is amiss."""
 
 import csv
-import errno
 import json
 import os
 import re
@@ -24,6 +23,7 @@ from image_classifier.errors import UsersError
 from image_classifier.nets.folder import load_model
 from image_classifier.nets.onnx_module import write_onnx
 from image_classifier.training import pipeline
+from tests.broken_disk import disk_error
 from tests.image_classifier.cli.command import Command, Said, command
 
 TRAIN = ("train", "--weights", "none", "--image-size", "64")
@@ -745,7 +745,7 @@ def test_an_earlier_output_is_replaced_and_stays_whole_on_a_full_disk(
 
     def full(path: Path, text: str, **more: Any) -> int:
         write_text(path, text[:3], **more)
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise disk_error()
 
     monkeypatch.setattr(Path, "write_text", full)
     assert "No space left" in run("evaluate", trained, others, "--report", "report.html").error

@@ -1,6 +1,5 @@
 """What happens to stored predictions when a new version's replace them."""
 
-import errno
 from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from my_backend.projects.registry import Project
 from my_backend.serving.live_models import Live
 from my_backend.serving.model_api import ModelAPI
 from safe_http.session import SafeSession
+from tests.broken_disk import failing
 from tests.my_backend.conftest import PROJECT
 from tests.my_backend.fake_server import FakeLabelStudio
 
@@ -133,14 +133,11 @@ def test_every_fifth_task_is_drawn_at_random(renewed: Renewed, tmp_path: Path) -
 def test_full_disk_does_not_end_a_run(
     renewed: Renewed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, orders: bool
 ) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     for score in (0.1, 0.2):
         renewed.tasks.add((OLD, score))
     renewed.model = Orders([1, 0] if orders else None)
-    monkeypatch.setattr(files, "write", full)
-    monkeypatch.setattr(Path, "unlink", full)
+    monkeypatch.setattr(files, "write", failing())
+    monkeypatch.setattr(Path, "unlink", failing())
     assert renewed.to_the_end() == ([2, 1] if orders else [1, 2])
 
 

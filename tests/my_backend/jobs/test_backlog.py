@@ -23,6 +23,7 @@ from my_backend.label_studio.media import Media, MediaFile, MediaRequest
 from my_backend.projects.corrections import Corrections
 from my_backend.projects.registry import Projects
 from my_backend.projects.versions import Versions
+from tests.broken_disk import disk_error, failing
 
 UID = "7.1"
 IMAGE = b"an image"
@@ -99,7 +100,7 @@ def unreadable(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 
     def fail(path: Path) -> bytes:
         if path.name in names:
-            raise OSError(EIO, "Input/output error")
+            raise disk_error(EIO)
         return read(path)
 
     monkeypatch.setattr(files, "_read_once", fail)
@@ -299,10 +300,7 @@ def test_pause_of_a_project_survives_a_disk_error(watched: Watched, monkeypatch:
     watched.look()
     waiting = watched.backlog._waiting[UID]
 
-    def fail(uid: str) -> frozenset[str]:
-        raise OSError(EIO, "Input/output error")
-
-    monkeypatch.setattr(watched.backlog, "_lacks", fail)
+    monkeypatch.setattr(watched.backlog, "_lacks", failing(EIO))
 
     assert watched.look(1) == []
     assert watched.backlog._waiting == {UID: waiting}

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from label_studio_format.events import Change
-from my_backend import files
 from my_backend.jobs.retraining import Retraining
 from my_backend.projects.packed_tasks import PackedTasks
 from my_backend.projects.registry import Projects
+from tests.broken_disk import broken_disk
 from tests.my_backend.waiting import eventually
 
 
@@ -294,13 +294,8 @@ def test_event_that_could_not_be_kept_is_refused_and_made_good(
     retraining = Retraining(projects, 100, trained.append)
     retraining.start()
 
-    def full(*_: object, **__: object) -> None:
-        raise OSError(number, os.strerror(number))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(files, "write_json", full)
-        with pytest.raises(OSError, match=re.escape(os.strerror(number))):
-            retraining.changed("7.1", CREATED, [event(1)])
+    with broken_disk(number), pytest.raises(OSError, match=re.escape(os.strerror(number))):
+        retraining.changed("7.1", CREATED, [event(1)])
     assert eventually(lambda: trained == ["7.1"])
     assert (changes.tasks(), changes.unlearned()) == (None, 1)
 

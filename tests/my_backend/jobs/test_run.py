@@ -15,6 +15,7 @@ from my_backend.jobs.record import Job, new_job
 from my_backend.jobs.run import CANCELED, MAX_ATTEMPTS, RunningJob, Work, cancel_waiting, run_job, yield_to_others
 from my_backend.jobs.store import KEPT_JOBS, JobStore
 from my_backend.projects.registry import Projects
+from tests.broken_disk import failing
 from tests.my_backend.jobs.conftest import submitted
 
 
@@ -271,11 +272,8 @@ def test_nothing_is_removed_of_a_project_whose_folder_cannot_be_listed(
     work = store.workdir(job).parent
     work.mkdir(parents=True)
 
-    def fail(*_: object) -> None:
-        raise OSError(errno.EIO, "Input/output error")
-
     with monkeypatch.context() as broken:
-        broken.setattr(Path, "iterdir", fail)
+        broken.setattr(Path, "iterdir", failing(errno.EIO))
         store.remove_traces_if_deleted(job)
     assert work.exists()
 
@@ -300,11 +298,8 @@ def test_job_is_not_refused_because_the_disk_fails(
 ) -> None:
     (tmp_path / "7.1").mkdir()
 
-    def fail(*_: object) -> None:
-        raise OSError(errno.EIO, "Input/output error")
-
     with monkeypatch.context() as broken, pytest.raises(OSError, match="Input/output error"):
-        broken.setattr(Path, "iterdir", fail)
+        broken.setattr(Path, "iterdir", failing(errno.EIO))
         broken.setattr(Path, "exists", lambda path: False)  # what Python 3.14 says after an error
         store.add(new_job("7.1", "head", "test"))
 

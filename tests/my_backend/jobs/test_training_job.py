@@ -19,6 +19,7 @@ from my_backend.projects.corrections import Corrections
 from my_backend.projects.random_order import in_random_order, keep_next
 from my_backend.projects.registry import Credentials, Projects
 from my_backend.projects.versions import Versions
+from tests.broken_disk import disk_error
 from tests.my_backend.conftest import PROJECT, Client, Serve
 from tests.my_backend.fake_model import LABEL_CONFIG, OTHER_CONFIG, Script
 from tests.my_backend.fake_server import PNG, FakeLabelStudio, Reply
@@ -615,7 +616,7 @@ def test_annotations_that_the_disk_cannot_read_stay_for_a_later_training(
 
     def fail(path: Path) -> bytes:
         if path.name == KEPT_ANNOTATIONS:
-            raise OSError(EIO, "Input/output error")
+            raise disk_error(EIO)
         return read(path)
 
     with monkeypatch.context() as failing:

@@ -27,6 +27,7 @@ from my_backend.label_studio.media import PARALLEL, ImageLimits, Media, MediaFil
 from my_backend.label_studio.media import open_media as open_media_as_set
 from my_backend.projects.corrections import KEPT
 from safe_http.session import SafeSession
+from tests.broken_disk import failing
 from tests.my_backend.conftest import MakeSettings
 from tests.my_backend.fake_server import PNG, FakeLabelStudio, FakeServer, Reply, Seen
 from tests.my_backend.waiting import eventually
@@ -426,7 +427,7 @@ def test_images_that_may_be_there_later_are_told_from_others(
     media = Media(tmp_path / "media", SafeSession([server.host, "127.0.0.1"]), None, pool, kept=tmp_path, missed=missed)
     (tmp_path / ("a" * 64)).write_bytes(PNG)
     read = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda path: _fail() if path.name == "a" * 64 else read(path))
+    monkeypatch.setattr(Path, "read_bytes", lambda path: (failing(EIO) if path.name == "a" * 64 else read)(path))
     urls = [
         *(server.url + path for path in status),
         "http://127.0.0.1:1/a.png",
@@ -442,10 +443,6 @@ def test_images_that_may_be_there_later_are_told_from_others(
         "http://127.0.0.1:1/a.png",
         KEPT + "a" * 64,
     }
-
-
-def _fail() -> bytes:
-    raise OSError(EIO, "Input/output error")
 
 
 def test_image_is_missed_while_label_studio_gives_no_access_token(pool: MediaPool, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """What a labeling run leaves in Label Studio, whatever happens in between."""
 
-import errno
 import json
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -18,6 +17,7 @@ from my_backend.labeling.project_tasks import ProjectTasks
 from my_backend.labeling.runs import Labels, Run
 from my_backend.labeling.writer import Writer
 from my_backend.projects.registry import Projects
+from tests.broken_disk import disk_error
 from tests.my_backend.fake_labels import OTHER, FakeLabels
 from tests.my_backend.fake_server import FakeLabelStudio
 from tests.my_backend.labeling.conftest import CONNECTED, MakeWriter, end, submit
@@ -411,7 +411,7 @@ def test_disk_that_is_full_in_the_middle_of_a_run_loses_and_doubles_nothing(
 
     def fill(*arguments: Any, **options: Any) -> None:
         if len(done) >= writes:
-            raise OSError(errno.ENOSPC, "No space left on device")
+            raise disk_error()
         done.append(arguments)
         write_json(*arguments, **options)
 

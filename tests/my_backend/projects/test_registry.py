@@ -12,6 +12,7 @@ from label_studio_format.events import Change
 from my_backend import files
 from my_backend.errors import BadRequest, NotFound, TooMany
 from my_backend.projects.registry import Credentials, Project, Projects, project_folders
+from tests.broken_disk import broken_disk, disk_error, failing
 
 
 @pytest.fixture
@@ -132,11 +133,8 @@ def test_deleted_project_that_cannot_be_removed_is_told_of(
     projects = Projects(tmp_path / "projects")
     projects.remember("7.1", title="Pets")
 
-    def broken(*_: object, **__: object) -> None:
-        raise OSError(errno.EIO, "Input/output error")
-
     with monkeypatch.context() as patch:
-        patch.setattr(os, "unlink", broken)
+        patch.setattr(os, "unlink", failing(errno.EIO))
         projects.delete("7.1")
 
     assert projects.all() == []
@@ -144,16 +142,9 @@ def test_deleted_project_that_cannot_be_removed_is_told_of(
     assert "Input/output error" in caplog.text
 
 
-def test_project_can_be_deleted_on_a_full_disk(
-    projects: Projects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
+def test_project_can_be_deleted_on_a_full_disk(projects: Projects, tmp_path: Path) -> None:
     projects.remember("7.1", title="Pets")
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "mkdir", fail)
-        patch.setattr(files, "_write", fail)
+    with broken_disk():
         projects.delete("7.1")
 
     assert projects.all() == []
@@ -280,7 +271,7 @@ def test_project_stays_listed_if_its_folder_cannot_be_read(
 
     def fail(path: Path) -> bool:
         if path.name == "7.1":
-            raise OSError(errno.EIO, "Input/output error")
+            raise disk_error(errno.EIO)
         return is_dir(path)
 
     monkeypatch.setattr(Path, "is_dir", fail)
@@ -290,15 +281,9 @@ def test_project_stays_listed_if_its_folder_cannot_be_read(
     assert [project.uid for project in projects.all()] == ["7.1", "8.1", "9.1"]
 
 
-def test_project_not_saved_on_full_disk_is_kept_until_file_changes(
-    projects: Projects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
+def test_project_not_saved_on_full_disk_is_kept_until_file_changes(projects: Projects, tmp_path: Path) -> None:
     projects.remember("7.1", label_config="<View/>")
-    with monkeypatch.context() as full:
-        full.setattr(files, "write_json", fail)
+    with broken_disk():
         projects.remember("7.1", label_config="<New/>")
 
         assert projects.read_again("7.1").label_config == "<New/>"
@@ -307,14 +292,12 @@ def test_project_not_saved_on_full_disk_is_kept_until_file_changes(
     assert projects.get("7.1").label_config == "<New/>"
     projects.remember("7.1", label_config="<New/>")  # said again, now that there is room
     assert Projects(tmp_path).get("7.1").label_config == "<New/>"
-    with monkeypatch.context() as full:
-        full.setattr(files, "write_json", fail)
+    with broken_disk():
         projects.remember("7.1", label_config="<Newer/>")
     projects.update("7.1", label_config="<Newer/>")
     assert Projects(tmp_path).get("7.1").label_config == "<Newer/>"
 
-    with monkeypatch.context() as full:
-        full.setattr(files, "write_json", fail)
+    with broken_disk():
         projects.remember("7.1", label_config="<Unsaved/>")
     Projects(tmp_path).remember("7.1", label_config="<Newest/>")
     os.utime(tmp_path / "7.1" / "project.json", ns=(1, 1))  # in another tick of the clock, surely

@@ -1,4 +1,3 @@
-import errno
 import os
 import random
 import shutil
@@ -17,6 +16,7 @@ from my_backend import files
 from my_backend.errors import Conflict, NotFound, TakenOver
 from my_backend.projects import versions as versions_module
 from my_backend.projects.versions import KEPT_VERSIONS, UNTRAINED, Version, Versions, last_move
+from tests.broken_disk import broken_disk
 from tests.my_backend.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -290,23 +290,6 @@ def test_deleted_version_is_gone_and_its_number_never_comes_again(versions: Vers
     assert third.created > second.created
 
 
-@contextmanager
-def full_disk() -> Iterator[None]:
-    """Nothing can be written: no file, no folder."""
-
-    def fail(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    def fail_if_new(path: Path, *_: object, **__: object) -> None:
-        if not path.is_dir():
-            fail()
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files, "_write", fail)
-        patch.setattr(Path, "mkdir", fail_if_new)
-        yield
-
-
 @pytest.mark.parametrize("noted", [True, False])
 @pytest.mark.parametrize("how", ["", "cut short"])
 def test_versions_can_be_deleted_on_a_full_disk(versions: Versions, noted: bool, how: str) -> None:
@@ -320,7 +303,7 @@ def test_versions_can_be_deleted_on_a_full_disk(versions: Versions, noted: bool,
     else:
         versions.activate(older.name)
 
-    with full_disk():
+    with broken_disk():
         versions.delete(newest.name)
         assert versions.names() == [older.name]
         assert not any(path.is_file() for path in (versions.pointer.parent / "versions").rglob(f"*{newest.name}/*"))
@@ -337,7 +320,7 @@ def test_leftover_of_a_removed_version_goes_once_its_number_is_noted(
     older, newest = publish(versions), publish(versions)
     versions.activate(older.name)
     (versions.pointer.parent / "removed.json").unlink()
-    with full_disk():
+    with broken_disk():
         versions.delete(newest.name)
     monkeypatch.setattr("my_backend.projects.versions.STAGING_SECONDS", -1)
 

@@ -1,6 +1,5 @@
 """The endpoints that accept answers without review: plan, sample, acceptance, audit, undo, and who may ask for them."""
 
-import errno
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from my_backend.labeling import acceptance, acceptor, planner, pools, sample_rea
 from my_backend.labeling.acceptance import AcceptanceStore
 from my_backend.labeling.checks import AUDITED_AT_ONCE
 from my_backend.labeling.sample_reader import SampleReader
+from tests.broken_disk import disk_error
 from tests.my_backend.conftest import PROJECT, Client, Serve
 from tests.my_backend.fake_labels import FakeLabels
 from tests.my_backend.fake_model import LABEL_CONFIG, Script
@@ -361,7 +361,7 @@ def test_disk_that_is_full_while_labels_are_accepted_leaves_the_sample(
     def full(path: Path, value: Any, **options: Any) -> None:
         if path.name == name:
             path.parent.mkdir(parents=True, exist_ok=True)
-            raise OSError(errno.ENOSPC, "No space left on device")
+            raise disk_error()
         real(path, value, **options)
 
     with monkeypatch.context() as patched:
@@ -392,7 +392,7 @@ def test_project_whose_disk_is_full_says_why_and_delays_no_other(
 
     def full(path: Path, value: Any, **options: Any) -> None:
         if path.name == "answers.json" or (path.name == "acceptance.json" and value["error"]):
-            raise OSError(errno.ENOSPC, "No space left on device")
+            raise disk_error()
         real(path, value, **options)
 
     monkeypatch.setattr(files, "write_json", full)

@@ -1,7 +1,6 @@
 """Predictions and corrections of a single image over HTTP."""
 
 import base64
-import errno
 import io
 from collections.abc import Iterator
 from hashlib import sha256
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 
 from my_backend.projects.versions import Versions
+from tests.broken_disk import failing
 from tests.my_backend.conftest import PROJECT, Client, Serve
 from tests.my_backend.fake_model import LABEL_CONFIG, Script
 from tests.my_backend.fake_server import PNG, FakeLabelStudio, FakeServer, Reply
@@ -228,11 +228,8 @@ def test_correction_stays_until_a_training_without_it_can_be_started(
     connected.ended(retrain(connected, form(label="Dog"))["job"])
     path = f"/api/models/corrections/{sha256(PNG).hexdigest()}/remove"
 
-    def full(*given: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     with monkeypatch.context() as patched:
-        patched.setattr(connected.backend.queue, "submit", full)
+        patched.setattr(connected.backend.queue, "submit", failing())
         connected.post(path, {"project": 7}, 507)
     connected.ended(connected.post(path, {"project": 7}, 201)["job"])
 

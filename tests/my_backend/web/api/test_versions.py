@@ -1,4 +1,3 @@
-import errno
 import io
 import json
 import os
@@ -19,6 +18,7 @@ from my_backend.serving import exports
 from my_backend.serving.exports import Exports
 from my_backend.serving.model_api import ModelAPI
 from my_backend.web.api.versions import DOWNLOADS_AT_ONCE
+from tests.broken_disk import failing
 from tests.my_backend.conftest import PROJECT, Client, Serve, basic
 from tests.my_backend.fake_model import LABEL_CONFIG, FakeModel, Script
 from tests.my_backend.waiting import eventually
@@ -175,11 +175,8 @@ def test_damaged_export_is_made_again(client: Client, damage: str) -> None:
 def test_full_disk_fails_an_export_and_leaves_nothing(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     name = client.train()
 
-    def full(path: Path, value: Any, **options: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(exports.files, "write_json", full)
+    with monkeypatch.context() as full:
+        full.setattr(exports.files, "write_json", failing())
         client.post(EXPORT, {"version": name})
         assert "No space left" in exported(client, name, "failed")["failure"]
     assert list((client.backend.projects.folder(PROJECT) / "exports").iterdir()) == []
