@@ -65,6 +65,14 @@ class Client:
             assert "Traceback" not in response.text
         return response.json if response.is_json else response.text
 
+    def routes(self) -> list[tuple[str, str]]:
+        """Method and path of each endpoint, page and file, with values for the variables in paths."""
+        return sorted(
+            (method, rule.rule.replace("<job_id>", "x").replace("<path:filename>", "status.css"))
+            for rule in self.http.application.url_map.iter_rules()
+            for method in rule.methods or ()
+        )
+
     def setup(self, project: str = PROJECT, config: str = LABEL_CONFIG) -> str:
         """Connects a project; returns the version that Label Studio is told."""
         return str(self.post("/setup", {"project": project, "schema": config})["model_version"])

@@ -1,12 +1,13 @@
 """The parts of a server start and stop together."""
 
+import stat
 from functools import partial
 
 import pytest
 
 from my_backend.backend import Backend
 from my_backend.errors import NotFound
-from tests.my_backend.conftest import PROJECT, MakeSettings, basic
+from tests.my_backend.conftest import PROJECT, MakeSettings, Serve, basic
 from tests.my_backend.fake_model import LABEL_CONFIG
 from tests.my_backend.fake_server import FakeLabelStudio
 
@@ -86,3 +87,11 @@ def test_project_that_the_backlog_cannot_compare_is_a_problem(
     monkeypatch.setattr(backend.backlog, "failures", lambda: {PROJECT: "KeyError"})
 
     assert [one.project for one in backend.summary.problems() if one.code == "backlog"] == [PROJECT]
+
+
+def test_nobody_else_may_look_into_what_is_kept(serve: Serve, make_settings: MakeSettings) -> None:
+    folder = make_settings().model_dir / "projects"
+    folder.mkdir(parents=True, mode=0o755)
+
+    with serve():
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700

@@ -22,6 +22,7 @@ from tests.broken_disk import failing
 from tests.my_backend.conftest import PROJECT, Client, Serve, basic
 from tests.my_backend.fake_model import LABEL_CONFIG, FakeModel, Script
 from tests.my_backend.waiting import eventually
+from tests.my_backend.web.requests_of_label_studio import choices
 
 PAGE = {"Accept": "text/html"}
 DOWNLOAD = "/api/models/download"
@@ -356,3 +357,46 @@ def test_page_of_a_deleted_version_is_gone_although_it_was_just_shown(client: Cl
 
     for path in (first, f"{second}?with={first}"):
         assert client.http.get(f"/projects/{PROJECT}/versions/{path}", headers=PAGE).status_code == 404
+
+
+def test_rollback_makes_an_old_version_answer_under_its_name(client: Client, script: Script) -> None:
+    old = client.train()
+    script.set(learn="Dog")
+    new = client.train()
+    assert choices(client.predict()["results"]) == ["Dog"]
+
+    assert client.post("/api/models/activate", {"project": 7, "version": old}) == {"live": old, "project": PROJECT}
+
+    assert eventually(lambda: client.setup() == old)
+    assert choices(client.predict()["results"]) == ["Cat"]
+    assert client.post("/versions", {})["versions"] == [new, old]
+
+
+def test_versions_without_a_project_are_those_of_the_only_one(client: Client) -> None:
+    name = client.train()
+    assert client.get("/versions")["versions"] == [name]
+
+    client.setup("8.1")
+
+    assert "POST" in client.get("/versions", 404)["error"]
+    assert client.post("/versions", {"project": "8"})["versions"] == []
+
+
+def test_version_tells_how_it_came_about(client: Client, script: Script) -> None:
+    first = client.train()
+    script.set(output={"held_back": "clearly worse", "figures": {"accuracy": 0.5}, "warning": "random weights"})
+    job = client.ended(client.submit_training())
+
+    second = client.post("/versions", {})["details"][0]
+
+    assert (second["version"], second["held_back"], second["grew_from"]) == (
+        job.result["versions"][0],
+        "clearly worse",
+        first,
+    )
+    assert (second["figures"], second["labels"], second["warning"]) == (
+        {"accuracy": 0.5},
+        {"Cat": 1},
+        "random weights",
+    )
+    assert client.predict()["model_version"] == first

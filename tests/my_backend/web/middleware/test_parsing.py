@@ -12,6 +12,7 @@ import pytest
 from my_backend.web.middleware import auth, parsing
 from tests.my_backend.conftest import PROJECT, Client, Serve
 from tests.my_backend.fake_model import LABEL_CONFIG
+from tests.my_backend.web.requests_of_label_studio import CREATED_AT
 
 # Those that need nothing of a body, and so do something without one. None of them takes anything away.
 MAY_BE_EMPTY = {
@@ -340,3 +341,76 @@ def test_no_garbage_is_collected_while_a_body_is_parsed(client: Client, monkeypa
     assert answer.status_code == 400
     assert collections == []
     assert gc.isenabled()
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "named"),
+    [
+        ("/predict", b"", 400, "tasks"),
+        ("/predict", b"{", 400, "JSON"),
+        ("/predict", b"[]", 400, "body"),
+        ("/predict", b"null", 400, "body"),
+        ("/predict", b"\xff\xfe", 400, "JSON"),
+        ("/predict", b"[" * 100_000, 400, "JSON"),
+        ("/predict", {"tasks": {}}, 400, "tasks"),
+        ("/predict", {"tasks": None}, 400, "tasks"),
+        ("/predict", {"tasks": [{"id": 1}]}, 400, "tasks.0.data"),
+        ("/predict", {"tasks": [{"data": {}}, {"data": []}]}, 400, "tasks.1.data"),
+        ("/predict", {"tasks": [{"id": "x", "data": {}}]}, 400, "tasks.0.id"),
+        ("/predict", {"tasks": [], "project": "../7"}, 400, "project"),
+        ("/predict", {"tasks": [], "project": "abc"}, 400, "project"),
+        ("/predict", {"tasks": [], "label_config": 5}, 400, "label_config"),
+        ("/setup", {}, 400, "project"),
+        ("/setup", {"project": "../../etc"}, 400, "project"),
+        ("/setup", {"project": "abc"}, 400, "project"),
+        ("/setup", {"project": "7" * 100}, 400, "project"),
+        ("/setup", {"project": 7, "schema": 5}, 400, "schema"),
+        ("/webhook", {}, 400, "action"),
+        ("/webhook", {"action": "X", "project": 7}, 400, "project"),
+        ("/webhook", {"action": "X", "project": {"id": 7}}, 400, "created_at"),
+        ("/webhook", {"action": "X", "project": {"id": -1, "created_at": CREATED_AT}}, 400, "id"),
+        ("/webhook", {"action": "X", "project": {"id": "9" * 500, "created_at": CREATED_AT}}, 400, "id"),
+        ("/webhook", b'{"action": "X", "project": {"id": 1e999, "created_at": "2026-11-20T13:35:51Z"}}', 400, "id"),
+        ("/webhook", {"action": "X", "annotation": 5}, 400, "annotation"),
+        ("/train", {"annotations": []}, 400, "annotations"),
+        ("/train", {"annotations": [{}]}, 400, "annotations.0.data"),
+        ("/train", {"annotations": [{"data": {}, "annotations": ["Cat"]}]}, 400, "annotations.0.annotations.0"),
+        ("/train", {"annotations": [{"data": {}, "completions": {}}]}, 400, "annotations.0.completions"),
+        (
+            "/train",
+            {"annotations": [{"data": {}, "annotations": [{"id": 5, "result": 5}]}]},
+            400,
+            "annotations.0.annotations.0.result: Input should be a valid list",
+        ),
+        ("/job_status", {}, 400, "job"),
+        ("/job_status", {"job": 5}, 400, "job"),
+        ("/job_status", {"job": "x" * 5000}, 404, "no job"),
+        ("/job_status", {"job": "*"}, 404, "no job"),
+        ("/job_status", {"job": "\0"}, 404, "no job"),
+        ("/api/jobs/none/cancel", {}, 404, "no job"),
+        ("/api/models/activate", {}, 400, "version"),
+        ("/api/models/activate", {"version": "../.."}, 404, "no version ../.."),
+        ("/api/models/predict", {}, 400, "url"),
+        ("/api/models/predict", {"url": 5}, 400, "url"),
+        ("/api/models/retrain", {"url": "data:,x"}, 400, "label"),
+        ("/api/models/retrain", {"url": "data:,x", "label": 5}, 400, "label"),
+        ("/api/models/retrain", {"label": "Cat"}, 400, "url"),
+        ("/validate", {}, 400, "config"),
+        ("/duplicate_model", {}, 400, "project_src"),
+        ("/duplicate_model", {"project_src": "../x", "project_dst": "8.1"}, 400, "project_src"),
+        ("/duplicate_model", {"project_src": "9.1", "project_dst": "8.1"}, 404, "project 9.1 is not connected"),
+        ("/unknown", {}, 404, "/unknown"),
+        ("/health", {}, 405, "POST /health"),
+    ],
+)
+def test_request_of_no_sense_is_refused_and_the_field_named(
+    client: Client, path: str, body: Any, status: int, named: str
+) -> None:
+    options = {"data": body} if isinstance(body, bytes) else {"json": body}
+
+    response = client.http.post(path, **options)
+
+    assert response.status_code == status, response.text
+    assert set(response.json) == {"error", "request_id"}
+    assert named in response.json["error"]
+    assert client.predict()["results"] == [[]]  # and nothing is broken by it

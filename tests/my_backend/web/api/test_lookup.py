@@ -1,0 +1,66 @@
+"""Which project a request is about."""
+
+from typing import Any
+
+import pytest
+
+from tests.my_backend.conftest import PROJECT, Client, Serve
+
+ASKS: list[tuple[str, str, dict[str, Any]]] = [
+    ("GET", "/is_training", {}),
+    ("POST", "/versions", {}),
+    ("POST", "/train", {}),
+    ("POST", "/api/models/train", {}),
+    ("POST", "/api/models/predict", {"url": "data:,x"}),
+    ("POST", "/api/models/retrain", {"url": "data:,x", "label": "Cat"}),
+    ("POST", "/api/models/activate", {"version": "v1-20261120T132501"}),
+    ("POST", "/api/models/pin", {"version": "v1-20261120T132501"}),
+    ("POST", "/api/models/delete", {"version": "v1-20261120T132501"}),
+    ("POST", "/predict", {"tasks": []}),
+    ("POST", "/webhook", {"action": "START_TRAINING"}),
+]
+
+
+def ask(client: Client, method: str, path: str, body: dict[str, Any], status: int) -> str:
+    response = client.http.open(path, method=method, json=body if method == "POST" else None)
+    assert response.status_code == status, response.text
+    return str(response.json["error"])
+
+
+@pytest.mark.parametrize(("method", "path", "body"), ASKS)
+def test_project_that_is_not_named_is_asked_for_with_the_list(
+    client: Client, method: str, path: str, body: dict[str, Any]
+) -> None:
+    client.setup("8.1")
+
+    error = ask(client, method, path, body, 400)
+
+    assert "project" in error
+    assert PROJECT in error
+    assert "8.1" in error
+
+
+@pytest.mark.parametrize(("method", "path", "body"), ASKS)
+def test_without_any_project_it_is_said_how_to_connect_one(
+    serve: Serve, method: str, path: str, body: dict[str, Any]
+) -> None:
+    with serve() as client:
+        assert "no project is connected yet" in ask(client, method, path, body, 404)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [entry for entry in ASKS if entry[1] not in ("/predict", "/webhook")] + [("POST", "/delete", {})],
+)
+def test_unknown_project_is_not_found(client: Client, method: str, path: str, body: dict[str, Any]) -> None:
+    error = ask(client, method, path + ("?project=9" if method == "GET" else ""), {**body, "project": 9}, 404)
+
+    assert "project 9 is not connected" in error
+    assert PROJECT in error
+
+
+def test_predict_for_the_number_of_a_connected_project_means_that_project(client: Client) -> None:
+    name = client.train()
+
+    assert client.predict(project="7")["model_version"] == name
+    assert [project.uid for project in client.backend.projects.all()] == [PROJECT]
