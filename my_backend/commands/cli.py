@@ -23,8 +23,8 @@ from my_backend.commands.options import Commands
 from my_backend.commands.production import refuse_other_systems, run_supervisor, run_uwsgi
 from my_backend.commands.shutdown import at_exit_of_uwsgi, leave
 from my_backend.commands.versions import commands
-from my_backend.diagnostics.doctor.all_checks import server_state
 from my_backend.diagnostics.doctor.report import consult
+from my_backend.diagnostics.doctor.server_checks import server_state
 from my_backend.errors import BackendError
 from my_backend.jobs.record import KINDS, Kind
 from my_backend.jobs.worker import is_worker_alive, work

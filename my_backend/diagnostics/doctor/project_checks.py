@@ -1,4 +1,4 @@
-"""Checks of one project: its versions, its connection and configuration in Label Studio, and its images."""
+"""Checks of each project: its versions, its connection and configuration in Label Studio, and its images."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,7 +9,7 @@ from label_studio_format.labeling_config import parse_label_config
 from my_backend.active_learning.scores import read_scores
 from my_backend.diagnostics.doctor.check import Check
 from my_backend.diagnostics.doctor.image_samples import fetch_samples, samples_of
-from my_backend.diagnostics.rules.connection import connection_problems
+from my_backend.diagnostics.rules.connection import connection_problems, no_project
 from my_backend.diagnostics.rules.images import unreadable_kind
 from my_backend.diagnostics.rules.label_studio import unknown_url, unreachable
 from my_backend.diagnostics.rules.labeling_config import labeling_config_problems, unknown_choices
@@ -22,16 +22,18 @@ from my_backend.diagnostics.rules.project_settings import (
 from my_backend.diagnostics.rules.scores import score_problems
 from my_backend.diagnostics.rules.versions import all_versions_missing, live_version_missing
 from my_backend.errors import LabelStudioError, NotFound
-from my_backend.label_studio.client import LabelStudio
-from my_backend.label_studio.connection import Connection, read_connection
+from my_backend.label_studio.client import Blocking, LabelStudio
+from my_backend.label_studio.connection import PRIVATE_EXAMPLE, Connection, read_connection
 from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.snapshot import Snapshot
 from my_backend.projects.registry import Project, Projects
 from my_backend.projects.versions import UNTRAINED, Versions, is_version_name
+from my_backend.requests import project_uid
 from my_backend.settings import Settings
 
 Json = dict[str, Any]
 
+LOOKED_THROUGH = 50  # projects in Label Studio, if the backend doesn't know any
 SAMPLED_TASKS = 200  # from each end of a project
 
 # What is said of the scores if nothing is wrong.
@@ -44,6 +46,38 @@ SCORES = {
     "elsewhere": "another model's, as chosen in the project's settings",
     "unused": "none, as chosen in the project's settings",
 }
+
+
+def check_projects(settings: Settings, connections: Connections, *, ask: bool) -> Iterator[Check]:
+    """All checks of all projects; `ask`: Label Studio can be asked."""
+    projects = Projects(settings.model_dir / "projects")
+    configured = connections.label_studio() if ask else None
+    known = projects.all() or (_projects_with_models(configured) if configured else [])
+    if not known:
+        yield Check("projects", problems=(no_project(_blocking(configured) if configured else None),))
+    for project in known:
+        yield from check_project(settings, projects, connections, project, ask=ask)
+
+
+def _blocking(label_studio: LabelStudio) -> Blocking | None:
+    """What address blocking refuses; None if Label Studio doesn't answer, which `check_label_studio` reports."""
+    try:
+        return label_studio.blocking(PRIVATE_EXAMPLE)
+    except LabelStudioError:
+        return None
+
+
+def _projects_with_models(label_studio: LabelStudio) -> list[Project]:
+    """Projects that have a model in Label Studio although it has never called: something prevents it."""
+    try:
+        newest = label_studio.projects(LOOKED_THROUGH)
+        return [
+            Project(project_uid(one), str(one.get("label_config") or ""), str(one.get("title") or ""))
+            for one in newest
+            if label_studio.backends(int(one["id"]))
+        ]
+    except (LabelStudioError, ValueError, KeyError):
+        return []  # check_label_studio reports it
 
 
 def check_project(
