@@ -92,7 +92,7 @@ bench-labeling: setup-dev ## count the actions that label a whole project in gro
 lock: setup-dev ## upgrade the locked packages
 	$(COMPILE) --upgrade --extra production pyproject.toml requirements.in -o requirements.txt
 	$(COMPILE) --upgrade requirements-dev.in -o requirements-dev.txt
-	$(COMPILE) --upgrade demo/label-studio-requirements.in -o demo/label-studio-requirements.txt
+	$(COMPILE) --upgrade testing/label-studio-requirements.in -o testing/label-studio-requirements.txt
 	$(MAKE) check-lock
 
 upgrade: lock ## upgrade the locked packages, and run the checks and tests with them

@@ -26,10 +26,10 @@ from benchmarks.ours import Ours, development, production, settings
 from benchmarks.photographs import LABELS, SMALL, served, write_photographs
 from benchmarks.production import measure
 from benchmarks.studio import UID, Studio, label_of
-from demo.digits import write_digits
-from demo.process import direct_session
 from image_classifier.embedding.cache import EmbeddingCache
 from my_backend.projects.versions import Versions
+from testing.digits import write_digits
+from testing.process import direct_session
 
 EPOCHS = 25
 BASELINE_EPOCHS = 3  # its 25 epochs are extrapolated from these

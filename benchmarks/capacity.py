@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from demo.production import Production, Redis, Server
 from image_classifier.data.dataset import Sample
 from image_classifier.data.image_file import ImageFile
 from image_classifier.embedding.cache import EmbeddingCache
@@ -36,6 +35,7 @@ from my_backend.jobs.store import JobStore
 from my_backend.projects.registry import Projects
 from my_backend.projects.versions import Versions
 from my_backend.settings import Settings
+from testing.production import Production, Redis, Server
 
 FINGERPRINT = "ab" * 16
 SIZE = 960  # numbers in an embedding of ResNet18

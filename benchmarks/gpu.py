@@ -33,7 +33,6 @@ from torchvision.transforms import v2
 from benchmarks import bare
 from benchmarks.__main__ import Report, timed
 from benchmarks.photographs import LABELS, write_photographs
-from demo.digits import write_digits
 from image_classifier.data.dataset import Sample
 from image_classifier.data.image_file import ImageFile
 from image_classifier.data.preprocessing import Preprocessing
@@ -46,6 +45,7 @@ from image_classifier.training.finetune import fine_tune
 from image_classifier.training.half_precision import settle_precision
 from image_classifier.training.hyperparameters import Hyperparameters
 from image_classifier.training.pipeline import Embedded, learn_head
+from testing.digits import write_digits
 
 CORES = os.cpu_count() or 1
 PRECISIONS = (torch.float32, torch.float16, torch.bfloat16)

@@ -11,8 +11,8 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]  # no stubs installed
 
 from benchmarks.studio import LABEL_CONFIG, PROJECT, TOKEN, UID
-from demo.process import Process, ServerError, answers, free_port
-from demo.production import Production, Redis, Server
+from testing.process import Process, ServerError, answers, free_port
+from testing.production import Production, Redis, Server
 
 WAIT_SECONDS = 600
 POLL_SECONDS = 0.01

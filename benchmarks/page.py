@@ -21,12 +21,12 @@ from typing import Any
 import psutil
 from playwright.sync_api import sync_playwright
 
-from demo.digits import LABEL_CONFIG
-from demo.process import Process, answers, free_port
 from my_backend.jobs.record import new_job
 from my_backend.jobs.store import JobStore
 from my_backend.projects.registry import Projects
 from my_backend.projects.versions import Versions
+from testing.digits import LABEL_CONFIG
+from testing.process import Process, answers, free_port
 
 VERSIONS, JOBS = 20, 50
 ROOT = Path(__file__).resolve().parent.parent

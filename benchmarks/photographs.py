@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from sklearn.datasets import load_sample_images
 
-from demo.process import Process, answers, free_port
+from testing.process import Process, answers, free_port
 
 LABELS = tuple("0123456789")
 CAMERA = (1280, 960)

@@ -25,10 +25,10 @@ from typing import Any
 import requests
 
 from benchmarks.studio import LABEL_CONFIG, PROJECT, TOKEN, UID, Studio
-from demo.digits import write_digits
-from demo.process import ServerError
-from demo.production import Production, Redis, Server
 from my_backend.projects.versions import Versions
+from testing.digits import write_digits
+from testing.process import ServerError
+from testing.production import Production, Redis, Server
 
 CLIENTS = 8
 CALLS = 1000

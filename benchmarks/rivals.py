@@ -12,7 +12,7 @@ from typing import Any
 import requests
 
 from benchmarks.studio import LABEL_CONFIG
-from demo.process import Process, answers, direct_session, free_port
+from testing.process import Process, answers, direct_session, free_port
 
 HERE = Path(__file__).parent
 PROJECT = "1.1795181751"

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from demo.digits import LABEL_CONFIG
+from testing.digits import LABEL_CONFIG
 
 TOKEN = "0123456789abcdef0123456789abcdef01234567"
 CREATED = "2026-11-20T13:35:51Z"

@@ -1,1 +1,1 @@
-"""A real Label Studio with real images: `make demo`, and the stage of the tests and benchmarks."""
+"""`make demo`: the whole loop with a real Label Studio and real images."""

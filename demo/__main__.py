@@ -17,12 +17,12 @@ import typer
 from rich.console import Console
 from rich.status import Status
 
-from demo.backend import Backend
 from demo.images import Images, digits, own_images
-from demo.label_studio import JSON, LabelStudio, environment
-from demo.process import ServerError, free_port
 from image_classifier.errors import UsersError
 from image_classifier.nets.weights_packages import LITE0, installed_weights
+from testing.backend import Backend
+from testing.label_studio import JSON, LabelStudio, environment
+from testing.process import ServerError, free_port
 
 PREDICTED = 200
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
-from demo.digits import LABEL_CONFIG, write_digits
 from image_classifier.data.folders import list_folder, shown
 from image_classifier.errors import UsersError
+from testing.digits import LABEL_CONFIG, write_digits
 
 MOST = 2000  # of the user's images; more would take minutes to train on
 ANNOTATED = 300  # at most, and at most half of the images

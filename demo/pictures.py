@@ -21,10 +21,10 @@ from PIL import Image
 from playwright.sync_api import Page, ViewportSize, expect, sync_playwright
 
 from demo.__main__ import pretrained_network
-from demo.backend import Backend
 from demo.images import Images, own_images
-from demo.label_studio import LabelStudio, environment
 from image_classifier.errors import UsersError
+from testing.backend import Backend
+from testing.label_studio import LabelStudio, environment
 
 SIZE: ViewportSize = {"width": 1120, "height": 860}
 GROUPS = 12  # that are labeled; the moving picture shows them

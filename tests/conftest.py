@@ -16,12 +16,12 @@ import pytest
 from xdist.scheduler import LoadFileScheduling
 from xdist.workermanage import WorkerController
 
-from demo.digits import write_digits
-from demo.label_studio import LabelStudio
 from image_classifier.data.preprocessing import MAX_MEMORY, MAX_PIXELS, limit_memory, limit_pixels
 from image_classifier.settings import ClassifierSettings
 from my_backend.settings import Settings
 from safe_http.redaction import Redactor, redact
+from testing.digits import write_digits
+from testing.label_studio import LabelStudio
 
 # Processes that Python and torch start once, and that end with the one that they help.
 HELPERS = ("multiprocessing.resource_tracker", "multiprocessing.forkserver", "torch/_inductor/compile_worker")

@@ -13,10 +13,10 @@ import pytest
 import redis
 import yaml
 
-from demo.process import Process
 from my_backend import settings
 from my_backend.commands.production import redis_server
 from my_backend.settings import read_settings
+from testing.process import Process
 
 ROOT = Path(__file__).parents[1]
 SERVICES: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))["services"]

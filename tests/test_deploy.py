@@ -21,7 +21,6 @@ from rq.registry import StartedJobRegistry
 from typer.testing import CliRunner
 from werkzeug.serving import make_server
 
-from demo import production
 from image_classifier.settings import ClassifierSettings
 from my_backend.backend import Backend
 from my_backend.commands.cli import app as command_line
@@ -30,6 +29,7 @@ from my_backend.jobs.rq_queue import connect, rq_queue
 from my_backend.settings import Settings
 from my_backend.web.app import create_app
 from my_backend.web.endpoint import PREDICT_SECONDS
+from testing import production
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "deploy" / "kubernetes"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LOCKS = ["requirements.txt", "requirements-dev.txt", "demo/label-studio-requirements.txt"]
+LOCKS = ["requirements.txt", "requirements-dev.txt", "testing/label-studio-requirements.txt"]
 
 
 @pytest.mark.parametrize("name", LOCKS)

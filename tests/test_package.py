@@ -16,10 +16,10 @@ import pytest
 import requests
 from typer.testing import CliRunner
 
-from demo.digits import LABEL_CONFIG, write_digits
-from demo.process import Process, answers, direct_session, free_port
 from image_classifier.cli.main import app as classifier
 from my_backend.commands.cli import app as backend
+from testing.digits import LABEL_CONFIG, write_digits
+from testing.process import Process, answers, direct_session, free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("image_classifier", "label_studio_format", "my_backend", "safe_http")

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from testing.waiting import eventually
 from tests.data.record_protocol import PASSWORD, USER
 from tests.my_backend.conftest import Client, Serve, basic, make_settings, script, serve
-from tests.my_backend.waiting import eventually
 
 __all__ = ["make_settings", "script", "serve"]  # fixtures
 

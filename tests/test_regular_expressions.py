@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.growth import LINEAR, growth
-from tests.test_architecture import TREES
+from tests.test_architecture import NOT_IN_THE_WHEEL, TREES
 
 # The worst inputs for each pattern: a beginning, and the part that is repeated after it. Those in COMMON are tried for
 # all patterns, and each input ends with each of ENDS.
@@ -125,7 +125,7 @@ def patterns_of(name: str) -> Iterator[re.Pattern[Any]]:
 
 @pytest.fixture(scope="module")
 def patterns() -> dict[str | bytes, re.Pattern[Any]]:
-    ours = [name for name in TREES if name.partition(".")[0] != "demo" and name not in TESTED_ELSEWHERE]
+    ours = [name for name in TREES if name.partition(".")[0] not in NOT_IN_THE_WHEEL and name not in TESTED_ELSEWHERE]
     return {one.pattern: one for name in ours for one in patterns_of(name)}
 
 

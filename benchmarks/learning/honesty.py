@@ -17,7 +17,6 @@ from PIL import Image, ImageEnhance
 from torch import Tensor
 
 from benchmarks.learning.embedded import FIRST_SPLIT, Data, embedded_tasks, interval, options
-from demo.digits import write_digits
 from image_classifier.data.dataset import Sample, classes_of, targets_of
 from image_classifier.data.image_file import ImageFile
 from image_classifier.embedding.cache import EmbeddingCache
@@ -26,6 +25,7 @@ from image_classifier.evaluation.metrics import hits
 from image_classifier.nets.classifier import Backbone, Classifier, load_backbone
 from image_classifier.training.hyperparameters import Hyperparameters
 from image_classifier.training.pipeline import Embedded, embed, learn_head, order_classes
+from testing.digits import write_digits
 
 SIZES = (30, 100, 300, 1000)
 STEPS = (10, 30, 60, 100, 180, 300, 560, 1000)  # in least-sure order, a head is trained at each

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from demo.digits import write_digits
 from image_classifier.data.dataset import Label
+from testing.digits import write_digits
 
 CLIP_ART = "usr/share/openclipart/png"
 STAMPS = "usr/share/tuxpaint/stamps"

@@ -40,12 +40,12 @@ from benchmarks.soak.picture import draw
 from benchmarks.soak.probes import judge, probing, read_probes
 from benchmarks.soak.series import Sample, Series
 from benchmarks.soak.site import Site
-from demo.digits import LABEL_CONFIG, write_digits
-from demo.label_studio import LabelStudio, environment
-from demo.process import ServerError
 from my_backend.jobs.store import JobStore
 from my_backend.projects.registry import Projects
 from my_backend.projects.versions import Version, Versions
+from testing.digits import LABEL_CONFIG, write_digits
+from testing.label_studio import LabelStudio, environment
+from testing.process import ServerError
 
 CLIENTS = 8
 ANNOTATED = 200  # tasks at the start

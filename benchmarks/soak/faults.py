@@ -11,8 +11,8 @@ import psutil  # type: ignore[import-untyped]  # has no stubs here
 
 from benchmarks.soak.people import Record
 from benchmarks.soak.site import Site
-from demo.process import ServerError
 from my_backend.jobs.store import JobStore
+from testing.process import ServerError
 
 HORSE = "worker's work-horse"  # the process of a training
 WAIT_SECONDS = 300  # for a training that can be interrupted

@@ -29,8 +29,8 @@ from benchmarks.soak.odd_images import OddImage, odd_images
 from benchmarks.soak.people import PREDICT_TIMEOUT, every
 from benchmarks.soak.probes import Span
 from benchmarks.soak.site import Site
-from demo.digits import LABEL_CONFIG
-from demo.process import answers
+from testing.digits import LABEL_CONFIG
+from testing.process import answers
 
 READY_SECONDS = 60  # for the copied project's version to be loaded
 WORKERS = 3

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.soak.series import STEADY, Sample, Usage
-from demo.process import ServerError
 from my_backend.projects.versions import Version
+from testing.process import ServerError
 
 # Flat: at most this slope over the second half of the run (the median of the slopes between all samples).
 MEMORY_PERCENT_AN_HOUR = 5.0

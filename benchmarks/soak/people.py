@@ -11,10 +11,10 @@ from typing import Any
 import requests
 
 from benchmarks.soak.photographs import Photographs
-from demo.digits import LABEL_CONFIG, LABELS
-from demo.label_studio import LabelStudio
-from demo.process import ServerError
 from my_backend.jobs.store import JobStore
+from testing.digits import LABEL_CONFIG, LABELS
+from testing.label_studio import LabelStudio
+from testing.process import ServerError
 
 PREDICT_TIMEOUT = 100  # Label Studio's own
 BATCHES = (1, 1, 1, 1, 5, 25)  # tasks of a request

@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from benchmarks.soak.site import ROOT
-from demo.process import Process, answers, free_port
+from testing.process import Process, answers, free_port
 
 SECONDS = 0.1  # between two probes
 LATE_SECONDS = 1.0

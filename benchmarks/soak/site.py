@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]  # has no stubs here
 import requests
 
-from demo.process import Process, answers, free_port
+from testing.process import Process, answers, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 180

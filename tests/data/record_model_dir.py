@@ -22,12 +22,12 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from demo.digits import LABEL_CONFIG, write_digits
-from demo.process import Process, answers, free_port
-from demo.production import Server
 from image_classifier.nets.classifier import load_backbone
+from testing.digits import LABEL_CONFIG, write_digits
+from testing.process import Process, answers, free_port
+from testing.production import Server
+from testing.waiting import eventually
 from tests.my_backend.fake_server import FakeLabelStudio
-from tests.my_backend.waiting import eventually
 
 FOLDER = Path(__file__).parent
 PROJECT, OTHER = "7.1795181751", "8.1795181751"

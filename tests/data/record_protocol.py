@@ -3,7 +3,7 @@
     python -m tests.data.record_protocol
 
 writes tests/data/label_studio_<version>.jsonl: a request a line. For a new Label Studio, renew
-demo/label-studio-requirements.txt first, and remove the old recording afterwards.
+testing/label-studio-requirements.txt first, and remove the old recording afterwards.
 """
 
 import json
@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from demo.digits import write_digits
-from demo.label_studio import LabelStudio
+from testing.digits import write_digits
+from testing.label_studio import LabelStudio
 
 FOLDER = Path(__file__).parent
 KEPT_HEADERS = ("User-Agent", "Content-Type", "Authorization")

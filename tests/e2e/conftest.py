@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser
 
-from demo.backend import Backend
-from demo.digits import write_digits
-from demo.label_studio import LabelStudio
+from testing.backend import Backend
+from testing.digits import write_digits
+from testing.label_studio import LabelStudio
 from tests.e2e.browser import chromium
 
 

@@ -8,10 +8,10 @@ from typing import Any
 from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, Page, expect
 
-from demo.backend import Backend
-from demo.label_studio import LabelStudio
-from demo.process import direct_session
 from label_studio_format.annotations import notes_of, source_of
+from testing.backend import Backend
+from testing.label_studio import LabelStudio
+from testing.process import direct_session
 from tests.e2e.browser import WAIT, opened
 from tests.e2e.test_groups import CONFIG, KEYS, LOOKS
 from tests.e2e.test_labeling import export

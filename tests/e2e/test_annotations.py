@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from demo.backend import Backend
-from demo.label_studio import LabelStudio
 from label_studio_format.annotations import GROUP_MARK, label_of
 from label_studio_format.labeling_config import parse_label_config
 from my_backend.errors import LabelStudioError
 from my_backend.label_studio import task_pages
 from my_backend.label_studio.client import LabelStudio as Client
 from safe_http.session import SafeSession
+from testing.backend import Backend
+from testing.label_studio import LabelStudio
 from tests.e2e.test_labeling_configs import IMAGE, as_text, samples
 from tests.e2e.test_working_loop import Digits, wait_for, wait_for_new_version
 

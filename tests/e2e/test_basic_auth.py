@@ -3,7 +3,7 @@
 import base64
 from urllib.parse import quote
 
-from demo.label_studio import LabelStudio
+from testing.label_studio import LabelStudio
 from tests.e2e.test_working_loop import Digits, Serve, make_project, wait_for, wait_for_new_version
 
 USER, PASSWORD = "me", "se:cr/et"

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from demo.backend import Backend
-from demo.label_studio import LabelStudio
-from demo.process import direct_session
+from testing.backend import Backend
+from testing.label_studio import LabelStudio
+from testing.process import direct_session
 from tests.e2e.test_working_loop import Digits, make_project, wait_for_new_version
 
 

@@ -17,11 +17,11 @@ import jwt
 import pytest
 import requests
 
-from demo.backend import Backend
-from demo.digits import LABEL_CONFIG
-from demo.label_studio import LabelStudio
-from demo.process import ServerError, free_port
-from demo.production import Production, Redis
+from testing.backend import Backend
+from testing.digits import LABEL_CONFIG
+from testing.label_studio import LabelStudio
+from testing.process import ServerError, free_port
+from testing.production import Production, Redis
 from tests.e2e.consultations import Examined, consult
 from tests.e2e.test_working_loop import Digits, Serve, make_project, wait_for, wait_for_new_version
 

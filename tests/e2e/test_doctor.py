@@ -1,6 +1,6 @@
 """What the doctor finds and fixes in a real Label Studio, in addition to test_complaints.py."""
 
-from demo.label_studio import LabelStudio
+from testing.label_studio import LabelStudio
 from tests.e2e.consultations import consult, consult_as_a_process
 from tests.e2e.test_working_loop import Digits, Serve, make_project, wait_for_new_version
 

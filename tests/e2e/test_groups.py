@@ -12,8 +12,8 @@ import pytest
 from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, Page, Route, expect
 
-from demo.backend import Backend
-from demo.label_studio import LabelStudio
+from testing.backend import Backend
+from testing.label_studio import LabelStudio
 from tests.e2e.browser import WAIT, opened
 from tests.e2e.test_labeling import export
 from tests.e2e.test_page import all_can_use, tab_to

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from demo.backend import Backend
-from demo.digits import LABEL_CONFIG
-from demo.label_studio import LabelStudio
+from testing.backend import Backend
+from testing.digits import LABEL_CONFIG
+from testing.label_studio import LabelStudio
 from tests.e2e.test_labeling_configs import as_text
 from tests.e2e.test_working_loop import Digits, wait_for_new_version
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from demo.backend import Backend
-from demo.digits import LABEL_CONFIG
-from demo.label_studio import LabelStudio
-from demo.process import direct_session
+from testing.backend import Backend
+from testing.digits import LABEL_CONFIG
+from testing.label_studio import LabelStudio
+from testing.process import direct_session
 from tests.e2e.test_working_loop import Serve, wait_for
 from tests.stored import texts
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import requests
 
-from demo.backend import Backend
-from demo.label_studio import Choices, LabelStudio
+from testing.backend import Backend
+from testing.label_studio import Choices, LabelStudio
 from tests.e2e.test_working_loop import Digits, wait_for_new_version
 
 TASKS, PREDICTED = 40, 6

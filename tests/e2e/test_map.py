@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from demo.backend import Backend
+from testing.backend import Backend
 from tests.e2e.browser import opened
 from tests.e2e.test_groups import KEYS, LOOKS, MakeSite, Person, Site, make_site
 from tests.e2e.test_page import all_can_use, tab_to

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from demo.digits import LABEL_CONFIG
-from demo.label_studio import LabelStudio
-from demo.process import Process, answers, free_port
+from testing.digits import LABEL_CONFIG
+from testing.label_studio import LabelStudio
+from testing.process import Process, answers, free_port
 from tests.e2e.browser import WAIT, opened
 from tests.e2e.test_working_loop import Digits
 

@@ -11,9 +11,9 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
-from demo.backend import Backend
-from demo.label_studio import LabelStudio
 from my_backend.projects.registry import Projects
+from testing.backend import Backend
+from testing.label_studio import LabelStudio
 from tests.e2e.browser import WAIT, opened
 from tests.e2e.held_training import Hold
 from tests.e2e.test_working_loop import live, make_project, wait_for, wait_for_new_version

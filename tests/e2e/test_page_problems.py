@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from demo.backend import Backend
-from demo.digits import LABEL_CONFIG
-from demo.label_studio import LabelStudio
-from demo.process import ServerError
+from testing.backend import Backend
+from testing.digits import LABEL_CONFIG
+from testing.label_studio import LabelStudio
+from testing.process import ServerError
 from tests.e2e.browser import WAIT, opened
 from tests.e2e.test_working_loop import Digits, Serve, make_project, wait_for, wait_for_new_version
 

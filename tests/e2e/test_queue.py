@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
-from demo.backend import Backend
-from demo.label_studio import LabelStudio
 from label_studio_format.annotations import source_of
+from testing.backend import Backend
+from testing.label_studio import LabelStudio
 from tests.e2e.browser import opened
 from tests.e2e.test_groups import COLORS, KEYS, LOOKS, SETTINGS, MakeSite, Site, make_site
 from tests.e2e.test_page import all_can_use

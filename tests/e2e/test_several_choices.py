@@ -5,7 +5,7 @@ import random
 import pytest
 from sklearn.metrics import f1_score
 
-from demo.label_studio import LabelStudio
+from testing.label_studio import LabelStudio
 from tests.e2e.test_working_loop import Digits, Serve, wait_for_new_version
 
 CONFIG = """<View><Image name="image" value="$image"/>

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from demo.digits import LABEL_CONFIG, write_digits
-from demo.process import Process, answers, free_port
+from testing.digits import LABEL_CONFIG, write_digits
+from testing.process import Process, answers, free_port
 
 MODEL = Path(__file__).parents[2] / "model.py"
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import requests
 
-from demo.backend import Backend
-from demo.digits import LABEL_CONFIG
-from demo.label_studio import LabelStudio
 from my_backend.projects.annotation_log import Changes
+from testing.backend import Backend
+from testing.digits import LABEL_CONFIG
+from testing.label_studio import LabelStudio
 from tests.e2e.held_training import Hold
 
 Digits = list[tuple[Path, str]]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from my_backend.background import Background
-from tests.my_backend.waiting import eventually
+from testing.waiting import eventually
 
 
 class Looking(Background):

@@ -13,9 +13,9 @@ from my_backend.jobs.training_job import SET_ASIDE
 from my_backend.labeling.runs import Labels, RunStore
 from my_backend.projects.registry import Projects
 from my_backend.projects.versions import Versions
+from testing.waiting import eventually
 from tests.my_backend.conftest import PROJECT, Client, MakeSettings, Serve
 from tests.my_backend.fake_model import LABEL_CONFIG
-from tests.my_backend.waiting import eventually
 from tests.my_backend.whole_project import FILES, JOB, fill
 
 # Nobody reads these for long: they are read, and told of, by the next training.

@@ -14,8 +14,8 @@ import pytest
 from my_backend.errors import BackendError, BadRequest, JobStopped
 from my_backend.own_process import run_in_own_process
 from my_backend.settings import Settings
+from testing.waiting import eventually
 from tests.my_backend.conftest import MakeSettings
-from tests.my_backend.waiting import eventually
 
 
 def tell(settings: Settings, *words: Any) -> list[Any]:

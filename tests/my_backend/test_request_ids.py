@@ -10,9 +10,9 @@ from my_backend import context
 from my_backend.jobs.retraining import Retraining
 from my_backend.projects.registry import Projects
 from my_backend.projects.versions import Versions
+from testing.waiting import eventually
 from tests.my_backend.conftest import PROJECT, Client, Serve, basic
 from tests.my_backend.fake_model import Script
-from tests.my_backend.waiting import eventually
 
 
 @pytest.fixture

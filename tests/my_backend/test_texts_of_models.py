@@ -7,9 +7,9 @@ import pytest
 
 from my_backend.errors import LabelStudioError, MediaError, TrainingError
 from my_backend.projects.versions import Versions
+from testing.waiting import eventually
 from tests.my_backend.conftest import PROJECT, Client, in_time
 from tests.my_backend.fake_model import LABEL_CONFIG, Script
-from tests.my_backend.waiting import eventually
 
 SECRET = "s3cret-0123"
 QUOTED = f"can't fetch weights from https://user:{SECRET}@host/w?token={SECRET}"

@@ -5,11 +5,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from demo.digits import LABEL_CONFIG
-from demo.production import Server
 from my_backend.jobs.store import JobStore
+from testing.digits import LABEL_CONFIG
+from testing.production import Server
+from testing.waiting import eventually
 from tests.my_backend.fake_server import FakeServer, Reply, Seen
-from tests.my_backend.waiting import eventually
 from tests.production.site import DEADLINE
 
 PROJECT = "7.1795181751"

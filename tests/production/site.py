@@ -10,12 +10,12 @@ from typing import Any
 
 import requests
 
-from demo.process import ServerError
-from demo.production import Production, Redis, Server, Worker
 from my_backend.jobs.record import Job
 from my_backend.jobs.store import JobStore
 from my_backend.projects.versions import VERSION_FILE, Versions
-from tests.my_backend.waiting import eventually
+from testing.process import ServerError
+from testing.production import Production, Redis, Server, Worker
+from testing.waiting import eventually
 from tests.production.annotated_projects import LABEL_CONFIG, AnnotatedProjects, described, uid
 from tests.production.scripted_model import Event, Script, learned
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from demo.digits import LABEL_CONFIG
-from demo.process import Process, answers, free_port
-from demo.production import Server
 from my_backend.projects.corrections import corrections_folder
+from testing.digits import LABEL_CONFIG
+from testing.process import Process, answers, free_port
+from testing.production import Server
+from testing.waiting import eventually
 from tests.my_backend.fake_server import FakeLabelStudio
-from tests.my_backend.waiting import eventually
 from tests.production.conftest import ROOT
 from tests.production.site import DEADLINE
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from demo.digits import LABEL_CONFIG
-from demo.production import Redis
 from my_backend.jobs.store import JobStore
-from tests.my_backend.waiting import eventually
+from testing.digits import LABEL_CONFIG
+from testing.production import Redis
+from testing.waiting import eventually
 from tests.production.conftest import ROOT, MakeProduction
 from tests.production.site import DEADLINE, kill
 

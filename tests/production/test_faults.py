@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from demo.production import Production, Redis
 from my_backend.jobs.run import MAX_ATTEMPTS
-from tests.my_backend.waiting import eventually
+from testing.production import Production, Redis
+from testing.waiting import eventually
 from tests.production.annotated_projects import LABEL_CONFIG, AnnotatedProjects, uid
 from tests.production.conftest import MakeProduction
 from tests.production.scripted_model import Script

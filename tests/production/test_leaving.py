@@ -11,10 +11,10 @@ import psutil
 import pytest
 import torch
 
-from demo.process import Process, answers, free_port
-from demo.production import Redis
+from testing.process import Process, answers, free_port
+from testing.production import Redis
+from testing.waiting import eventually
 from tests.my_backend.namespaces import UNSHARE, needs_namespaces
-from tests.my_backend.waiting import eventually
 from tests.production.conftest import ROOT, MakeProduction
 from tests.production.scripted_model import MODEL_CLASS, Script
 

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import requests
 
-from demo.process import Process, answers, direct_session, free_port
-from demo.production import Production, Redis
 from my_backend.jobs.store import JobStore
-from tests.my_backend.waiting import eventually
+from testing.process import Process, answers, direct_session, free_port
+from testing.production import Production, Redis
+from testing.waiting import eventually
 from tests.production.annotated_projects import TOKEN, AnnotatedProjects, described, uid
 from tests.production.conftest import MakeProduction
 from tests.production.scripted_model import Script

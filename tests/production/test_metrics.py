@@ -4,9 +4,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from demo.production import Production, Server
 from my_backend.jobs.store import JobStore
-from tests.my_backend.waiting import eventually
+from testing.production import Production, Server
+from testing.waiting import eventually
 from tests.production.digit_images import IMAGES, PROJECT, DigitImages
 from tests.production.site import DEADLINE, kill
 

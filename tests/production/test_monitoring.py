@@ -13,10 +13,10 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from demo.process import Process, ServerError, answers, direct_session, free_port
-from demo.production import Production, Server
 from my_backend.jobs.store import JobStore
-from tests.my_backend.waiting import eventually
+from testing.process import Process, ServerError, answers, direct_session, free_port
+from testing.production import Production, Server
+from testing.waiting import eventually
 from tests.production.conftest import ROOT
 from tests.production.digit_images import DigitImages
 

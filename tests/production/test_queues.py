@@ -24,8 +24,6 @@ from rq.registry import ScheduledJobRegistry
 from rq.serializers import JSONSerializer
 from rq.suspension import suspend
 
-from demo.process import Process, free_port
-from demo.production import Production, Redis
 from my_backend.errors import Conflict, NotFound
 from my_backend.jobs.queue import JobQueue, submit_correction
 from my_backend.jobs.record import KINDS, Job, Kind, new_job
@@ -40,7 +38,9 @@ from my_backend.projects.registry import Projects
 from my_backend.projects.versions import Versions
 from my_backend.serving.model_loader import ModelFactory
 from my_backend.settings import Settings
-from tests.my_backend.waiting import eventually
+from testing.process import Process, free_port
+from testing.production import Production, Redis
+from testing.waiting import eventually
 from tests.production.annotated_projects import AnnotatedProjects, described, uid
 from tests.production.conftest import MakeProduction
 from tests.production.scripted_model import Script, learned

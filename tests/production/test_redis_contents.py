@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from demo.production import Redis
-from tests.my_backend.waiting import eventually
+from testing.production import Redis
+from testing.waiting import eventually
 from tests.production.annotated_projects import TOKEN, AnnotatedProjects
 from tests.production.conftest import MakeProduction
 from tests.production.scripted_model import Script

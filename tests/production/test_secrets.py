@@ -7,8 +7,8 @@ from pathlib import Path
 
 import psutil
 
-from demo.production import Redis
 from my_backend.projects.registry import CREDENTIALS_FILE
+from testing.production import Redis
 from tests.production.annotated_projects import TOKEN, AnnotatedProjects, uid
 from tests.production.conftest import MakeProduction
 from tests.production.scripted_model import Script

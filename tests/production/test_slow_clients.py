@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import requests
 
-from demo.production import Redis, Server
+from testing.production import Redis, Server
 from tests.production.annotated_projects import LABEL_CONFIG, uid
 from tests.production.conftest import MakeProduction
 from tests.production.scripted_model import Script

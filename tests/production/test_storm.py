@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from demo.digits import LABEL_CONFIG, write_digits
-from demo.label_studio import LabelStudio
-from demo.production import Redis
 from my_backend.jobs.store import JobStore
 from my_backend.projects.versions import Versions
-from tests.my_backend.waiting import eventually
+from testing.digits import LABEL_CONFIG, write_digits
+from testing.label_studio import LabelStudio
+from testing.production import Redis
+from testing.waiting import eventually
 from tests.production.annotated_projects import AnnotatedProjects
 from tests.production.conftest import MakeProduction
 from tests.production.scripted_model import Script, learned

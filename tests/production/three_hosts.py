@@ -26,14 +26,14 @@ from typing import Any
 import psutil
 import redis
 
-from demo.process import Process, answers
-from demo.production import Server
 from my_backend.commands.production import redis_server
 from my_backend.jobs.record import Job
 from my_backend.jobs.store import JobStore
 from my_backend.jobs.worker import LEASE_SECONDS
 from my_backend.projects.versions import Versions
-from tests.my_backend.waiting import eventually
+from testing.process import Process, answers
+from testing.production import Server
+from testing.waiting import eventually
 from tests.production.annotated_projects import LABEL_CONFIG, TOKEN, AnnotatedProjects, described, uid
 from tests.production.scripted_model import FOLDER, MODEL_CLASS, Script, learned
 

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 import requests
 
-from demo.process import free_port
 from my_backend.notifications.outbox import OUTBOX_FILE
+from testing.process import free_port
+from testing.waiting import SECONDS, eventually
 from tests.my_backend.conftest import FAKE_MODEL, PROJECT, basic
 from tests.my_backend.fake_model import LABEL_CONFIG, SCRIPT, Script
 from tests.my_backend.fake_server import FakeLabelStudio, FakeServer, Reply
-from tests.my_backend.waiting import SECONDS, eventually
 
 ROOT = Path(__file__).resolve().parents[3]
 MODULE = [sys.executable, "-m", "my_backend"]

@@ -9,7 +9,7 @@ from werkzeug.serving import ThreadedWSGIServer
 
 from my_backend.commands import development
 from my_backend.commands.development import DevelopmentServer
-from tests.my_backend.waiting import eventually
+from testing.waiting import eventually
 
 Connect = Callable[[bytes], socket.socket]
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from demo.process import free_port
 from my_backend import production_process
 from my_backend.commands import cli, production
 from my_backend.commands.cli import app
+from testing.process import free_port
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ from rq import Queue
 from rq.job import Job as RqJob
 from rq.worker import SimpleWorker
 
-from demo.production import Redis
 from my_backend.jobs import rq_queue, worker
 from my_backend.jobs.record import KINDS, Job
 from my_backend.jobs.rq_queue import RqQueue
+from testing.production import Redis
 from tests.my_backend.conftest import PROJECT
 from tests.my_backend.crashes.redis_proxy import WAYS, CommandFault, RedisProxy, faults
 from tests.my_backend.crashes.world import World

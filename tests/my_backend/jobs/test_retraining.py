@@ -11,8 +11,8 @@ from label_studio_format.events import Change
 from my_backend.jobs.retraining import Retraining
 from my_backend.projects.packed_tasks import PackedTasks
 from my_backend.projects.registry import Projects
+from testing.waiting import eventually
 from tests.broken_disk import broken_disk
-from tests.my_backend.waiting import eventually
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from rq.repeat import Repeat
 from rq.serializers import JSONSerializer
 from rq.webhook import Webhook
 
-from demo.production import Redis
 from my_backend.jobs import rq_queue as rq_queue_module
 from my_backend.jobs.record import Kind, new_job
 from my_backend.jobs.rq_queue import (
@@ -33,6 +32,7 @@ from my_backend.jobs.rq_queue import (
 from my_backend.jobs.store import JobStore
 from my_backend.projects.registry import Projects
 from my_backend.settings import Settings
+from testing.production import Redis
 from tests.my_backend.conftest import MakeSettings
 
 JOB = "head-20261126T000000-abcdef"

@@ -17,7 +17,7 @@ from my_backend.jobs.record import Job, Kind, new_job
 from my_backend.jobs.run import RunningJob
 from my_backend.jobs.store import JobStore
 from my_backend.jobs.thread_queue import ThreadQueue
-from tests.my_backend.waiting import eventually
+from testing.waiting import eventually
 
 
 class Work:

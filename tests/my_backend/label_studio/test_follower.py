@@ -13,8 +13,8 @@ from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.follower import Follower
 from my_backend.label_studio.snapshot import Snapshot
 from my_backend.projects.registry import Credentials, Project, Projects
+from testing.waiting import eventually
 from tests.my_backend.conftest import MakeSettings
-from tests.my_backend.waiting import eventually
 
 FIRST, SECOND, THIRD = "1.1", "2.1", "3.1"
 HERE, THERE = "http://here.example", "http://there.example"

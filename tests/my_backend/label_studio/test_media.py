@@ -27,10 +27,10 @@ from my_backend.label_studio.media import PARALLEL, ImageLimits, Media, MediaFil
 from my_backend.label_studio.media import open_media as open_media_as_set
 from my_backend.projects.corrections import KEPT
 from safe_http.session import SafeSession
+from testing.waiting import eventually
 from tests.broken_disk import failing
 from tests.my_backend.conftest import MakeSettings
 from tests.my_backend.fake_server import PNG, FakeLabelStudio, FakeServer, Reply, Seen
-from tests.my_backend.waiting import eventually
 
 ROOT = Path(__file__).parents[3]
 UPLOAD = "/data/upload/7/a.png"

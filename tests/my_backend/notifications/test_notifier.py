@@ -16,12 +16,12 @@ from my_backend.notifications.outbox import Outbox
 from my_backend.notifications.trainings import Trainings
 from my_backend.projects.registry import Projects
 from safe_http.redaction import redact
+from testing.waiting import eventually
 from tests.my_backend.conftest import PROJECT, Client, MakeSettings, Serve
 from tests.my_backend.fake_model import LABEL_CONFIG, Script
 from tests.my_backend.fake_server import Reply
 from tests.my_backend.jobs.conftest import submitted
 from tests.my_backend.notifications.conftest import Inbox
-from tests.my_backend.waiting import eventually
 
 FIGURES = {"accuracy": 0.912, "accuracy_low": 0.88, "accuracy_high": 0.94}
 

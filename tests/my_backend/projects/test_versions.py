@@ -16,8 +16,8 @@ from my_backend import files
 from my_backend.errors import Conflict, NotFound, TakenOver
 from my_backend.projects import versions as versions_module
 from my_backend.projects.versions import KEPT_VERSIONS, UNTRAINED, Version, Versions, last_move
+from testing.waiting import eventually
 from tests.broken_disk import broken_disk
-from tests.my_backend.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[3]
 CHOICES = ("Cat", "Dog")

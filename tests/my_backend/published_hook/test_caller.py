@@ -14,10 +14,10 @@ from my_backend.projects.versions import Versions
 from my_backend.published_hook import caller
 from my_backend.published_hook.caller import CALLS_FILE, PublishedHook
 from my_backend.settings import Settings
+from testing.waiting import eventually
 from tests.my_backend.conftest import FAKE_MODEL, PROJECT, Client, MakeSettings, Serve
 from tests.my_backend.fake_model import LABEL_CONFIG, Script
 from tests.my_backend.published_hook.recorder import FOLDER
-from tests.my_backend.waiting import eventually
 
 HOOK = "tests.my_backend.published_hook.recorder:note"
 FIGURES = {"accuracy": 0.912, "accuracy_low": 0.88, "accuracy_high": 0.94, "images": 50}

@@ -7,9 +7,9 @@ from typer.testing import CliRunner
 
 from my_backend.commands.cli import app
 from my_backend.projects.versions import Versions
+from testing.waiting import eventually
 from tests.my_backend.conftest import FAKE_MODEL, PROJECT, Client, MakeSettings
 from tests.my_backend.fake_model import OTHER_CONFIG, FakeModel
-from tests.my_backend.waiting import eventually
 
 
 @pytest.fixture

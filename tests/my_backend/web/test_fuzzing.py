@@ -14,8 +14,8 @@ import requests
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from demo.process import Process, answers, direct_session, free_port
 from my_backend.web.api.protocol import ANNOTATION_EVENTS
+from testing.process import Process, answers, direct_session, free_port
 from tests.my_backend.conftest import FAKE_MODEL, PROJECT, Client
 from tests.my_backend.fake_model import LABEL_CONFIG, SCRIPT, Script
 

@@ -1,9 +1,9 @@
 """The doctor's check of NOTIFY_URL."""
 
-from demo.process import free_port
 from my_backend.diagnostics.doctor.notification_check import check_notifications
 from my_backend.notifications.notice import Notice
 from my_backend.notifications.outbox import Outbox
+from testing.process import free_port
 from tests.my_backend.conftest import MakeSettings
 from tests.my_backend.fake_server import FakeServer, Reply
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from rq import Queue, SimpleWorker
 
-from demo.production import Redis
 from my_backend.commands.production import run_supervisor
 from my_backend.diagnostics.doctor.check import Check
 from my_backend.diagnostics.doctor.redis_checks import check_redis
@@ -20,8 +19,9 @@ from my_backend.jobs.record import KINDS, Job, new_job
 from my_backend.jobs.store import JobStore
 from my_backend.projects.registry import Projects
 from my_backend.settings import Settings
+from testing.production import Redis
+from testing.waiting import eventually
 from tests.my_backend.conftest import PROJECT, MakeSettings
-from tests.my_backend.waiting import eventually
 
 NOBODY = 1  # a port on which nothing listens
 

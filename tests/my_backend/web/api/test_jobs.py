@@ -2,9 +2,9 @@
 
 import pytest
 
+from testing.waiting import eventually
 from tests.my_backend.conftest import PROJECT, Client, Serve
 from tests.my_backend.fake_model import LABEL_CONFIG, Script
-from tests.my_backend.waiting import eventually
 
 
 @pytest.mark.parametrize("path", ["/train", "/api/models/train"])

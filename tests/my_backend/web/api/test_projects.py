@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from testing.waiting import eventually
 from tests.my_backend.conftest import PROJECT, Client, Serve
 from tests.my_backend.fake_model import Script
-from tests.my_backend.waiting import eventually
 from tests.my_backend.web.requests_of_label_studio import choices
 
 

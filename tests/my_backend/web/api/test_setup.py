@@ -3,9 +3,9 @@
 import pytest
 
 from my_backend.projects.registry import Credentials
+from testing.waiting import eventually
 from tests.my_backend.conftest import PROJECT, Client, Serve, basic
 from tests.my_backend.fake_model import LABEL_CONFIG, OTHER_CONFIG
-from tests.my_backend.waiting import eventually
 from tests.my_backend.web.requests_of_label_studio import TOLD
 
 

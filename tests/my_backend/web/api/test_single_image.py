@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from my_backend.projects.versions import Versions
+from testing.waiting import eventually
 from tests.broken_disk import failing
 from tests.my_backend.conftest import PROJECT, Client, Serve
 from tests.my_backend.fake_model import LABEL_CONFIG, Script
 from tests.my_backend.fake_server import PNG, FakeLabelStudio, FakeServer, Reply
-from tests.my_backend.waiting import eventually
 
 URL = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
 OTHER = PNG + b" of another one"

@@ -2,9 +2,9 @@
 
 import pytest
 
+from testing.waiting import eventually
 from tests.my_backend.conftest import Client, Serve
 from tests.my_backend.fake_model import Script
-from tests.my_backend.waiting import eventually
 
 
 def test_health_is_up_and_says_what_is_amiss(client: Client) -> None:

@@ -18,10 +18,10 @@ from my_backend.serving import exports
 from my_backend.serving.exports import Exports
 from my_backend.serving.model_api import ModelAPI
 from my_backend.web.api.versions import DOWNLOADS_AT_ONCE
+from testing.waiting import eventually
 from tests.broken_disk import failing
 from tests.my_backend.conftest import PROJECT, Client, Serve, basic
 from tests.my_backend.fake_model import LABEL_CONFIG, FakeModel, Script
-from tests.my_backend.waiting import eventually
 from tests.my_backend.web.requests_of_label_studio import choices
 
 PAGE = {"Accept": "text/html"}

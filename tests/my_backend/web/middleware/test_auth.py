@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from my_backend.web.middleware.auth import OTHERS_AT_ONCE
+from testing.waiting import eventually
 from tests.my_backend.conftest import PROJECT, Client, Serve, basic
 from tests.my_backend.fake_model import LABEL_CONFIG
-from tests.my_backend.waiting import eventually
 from tests.my_backend.web.requests_of_label_studio import annotated
 
 

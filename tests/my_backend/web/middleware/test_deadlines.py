@@ -11,7 +11,7 @@ import pytest
 from my_backend.errors import BadRequest, TooSlow
 from my_backend.web.middleware import deadlines as deadlines_module
 from my_backend.web.middleware.deadlines import BYTES_PER_SECOND, GRACE_SECONDS, Deadlines, TimedInput, connection_of
-from tests.my_backend.waiting import eventually
+from testing.waiting import eventually
 from tests.my_backend.web.middleware.conftest import Pair, is_open
 
 

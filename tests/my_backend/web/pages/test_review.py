@@ -8,9 +8,9 @@ import pytest
 from my_backend.projects.metrics import Bin
 from my_backend.projects.recent_predictions import Sighting
 from my_backend.web.pages import charts
+from testing.waiting import eventually
 from tests.my_backend.conftest import PROJECT, Client
 from tests.my_backend.fake_model import Script
-from tests.my_backend.waiting import eventually
 
 HTML = {"Accept": "text/html"}
 HERE = f"/projects/{PROJECT}"

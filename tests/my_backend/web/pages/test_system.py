@@ -9,9 +9,9 @@ from pydantic_settings import BaseSettings
 from my_backend.log.recent import KEPT_LINES, LONGEST, RecentLines
 from my_backend.settings import Settings, settings_in_force
 from my_backend.web.pages.operations import operations
+from testing.waiting import eventually
 from tests.my_backend.conftest import PROJECT, Client, Serve, basic
 from tests.my_backend.fake_model import FakeModel
-from tests.my_backend.waiting import eventually
 
 HTML = {"Accept": "text/html"}
 TOKEN = "0123456789abcdef0123456789abcdef01234567"

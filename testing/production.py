@@ -17,8 +17,8 @@ import psutil  # type: ignore[import-untyped]  # has no stubs here
 import redis
 import requests
 
-from demo.process import STOP_SECONDS, Process, ServerError, answers, direct_session, free_port
 from my_backend.commands.production import redis_server
+from testing.process import STOP_SECONDS, Process, ServerError, answers, direct_session, free_port
 
 START_SECONDS = 120
 REQUEST_SECONDS = 30

@@ -32,11 +32,11 @@ class Process:
     def __init__(self, command: Sequence[str], *, env: Mapping[str, str], folder: Path, log: Path) -> None:
         self.log = log
         self._stopped = False
-        tether = [sys.executable, "-I", str(Path(__file__).with_name("tether.py")), str(os.getpid())]
+        tied = [sys.executable, "-I", str(Path(__file__).with_name("die_with_parent.py")), str(os.getpid())]
         with log.open("ab") as output:
             # In a separate session, Ctrl-C doesn't reach the servers: we end them in our own order.
             self._process = subprocess.Popen(
-                [*tether, *command],
+                [*tied, *command],
                 env=env,
                 cwd=folder,
                 stdin=subprocess.DEVNULL,

@@ -1,12 +1,8 @@
-"""`demo/` on a real Label Studio."""
+"""The real Label Studio that tests, benchmarks and the demo use."""
 
 import json
 import os
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -14,19 +10,11 @@ from typing import Any
 
 import pytest
 import requests
-from PIL import Image
 
-from demo.digits import LABEL_CONFIG, LABELS, write_digits
-from demo.label_studio import UPLOAD_FILES, LabelStudio
-from demo.process import Process, ServerError, answers, free_port
-
-ROOT = Path(__file__).resolve().parents[2]
-needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, or only Linux can do it")
-
-
-@pytest.fixture(scope="session")
-def label_studio(real_label_studio: LabelStudio) -> LabelStudio:
-    return real_label_studio
+from testing.digits import LABEL_CONFIG, write_digits
+from testing.label_studio import UPLOAD_FILES, LabelStudio
+from testing.process import ServerError, answers
+from testing.waiting import eventually
 
 
 @pytest.fixture
@@ -37,94 +25,6 @@ def project(label_studio: LabelStudio) -> int:
 @pytest.fixture
 def images(tmp_path: Path) -> list[tuple[Path, str]]:
     return write_digits(tmp_path / "images", n=3)
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 60) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
-
-
-def running(group: int) -> bool:
-    """Whether a process of the group runs; one that has ended may be listed until its parent asks for it."""
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # gone since it was listed
-            state, _, its_group = (process / "stat").read_text().rpartition(")")[2].split()[:3]
-            if int(its_group) == group and state != "Z":
-                return True
-    return False
-
-
-# Digits
-
-
-def test_digits_are_the_same_images_in_the_same_order_every_time(tmp_path: Path) -> None:
-    first, second = write_digits(tmp_path / "a", n=20), write_digits(tmp_path / "b", n=20)
-
-    assert [label for _, label in first] == [*LABELS, *LABELS]
-    assert [path.name for path, _ in first][:2] == ["digit-0001.png", "digit-0002.png"]
-    assert [path.read_bytes() for path, _ in first] == [path.read_bytes() for path, _ in second]
-    with Image.open(first[0][0]) as image:
-        assert (image.mode, image.size) == ("L", (64, 64))
-
-
-# Processes
-
-
-def python(code: str) -> list[str]:
-    return [sys.executable, "-c", code]
-
-
-def test_process_that_ends_by_itself_is_reported_with_its_log(tmp_path: Path) -> None:
-    command = python("print('what went wrong'); raise SystemExit(3)")
-    with (
-        Process(command, env={}, folder=tmp_path, log=tmp_path / "log") as process,
-        pytest.raises(ServerError, match=r"(?s)exit status 3.*what went wrong"),
-    ):
-        process.wait_until(lambda: False, seconds=30)
-
-
-@needs_proc
-def test_stop_ends_what_ignores_it_and_what_it_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("demo.process.STOP_SECONDS", 0.5)
-    log = tmp_path / "log"
-    stubborn = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); "
-    child = f"{stubborn} signal.pause()"
-    parent = f"{stubborn} import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
-    process = Process(python(parent), env={}, folder=tmp_path, log=log)
-    process.wait_until(lambda: log.read_text().count("deaf") == 2, seconds=30)
-
-    process.stop()
-    process.stop()
-
-    assert eventually(lambda: not running(process.pid))
-
-
-@needs_proc
-def test_process_does_not_outlive_a_killed_parent(tmp_path: Path) -> None:
-    code = f"""
-import time
-from pathlib import Path
-from demo.process import Process
-folder = Path({str(tmp_path)!r})
-server = Process(["/bin/sh", "-c", "echo up; exec sleep 60"], env={{}}, folder=folder, log=folder / "log")
-print(server.pid, flush=True)
-time.sleep(60)
-"""
-    with subprocess.Popen(python(code), cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:
-        assert parent.stdout is not None
-        pid = int(parent.stdout.readline())
-        assert eventually(lambda: "up" in (tmp_path / "log").read_text())
-
-        parent.kill()
-
-    assert eventually(lambda: not running(pid))
-
-
-# Label Studio
 
 
 def test_uploaded_images_are_the_tasks_in_order(label_studio: LabelStudio, project: int, tmp_path: Path) -> None:
@@ -169,7 +69,7 @@ def test_annotations_come_back_in_the_export(
 def test_tasks_of_several_pages_are_all_read(
     label_studio: LabelStudio, project: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("demo.label_studio.PAGE_TASKS", 2)
+    monkeypatch.setattr("testing.label_studio.PAGE_TASKS", 2)
 
     ids = label_studio.import_tasks(project, [{"data": {"image": f"/{n}.png"}} for n in range(5)])
 
@@ -307,14 +207,3 @@ def test_backend_is_connected_trained_and_asked(
     assert by_action["START_TRAINING"] is not None
     # Label Studio sends events without the password.
     assert by_action["ANNOTATION_CREATED"] is None
-
-
-def test_free_port_prefers_the_one_asked_for(stub: ThreadingHTTPServer) -> None:
-    free = free_port()
-    assert free_port(free) == free
-    assert free_port(stub.server_port) not in (0, stub.server_port)
-
-
-def test_free_port_is_none_that_a_connection_may_take_before_the_server() -> None:
-    first_of_connections = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    assert max(free_port() for _ in range(50)) < first_of_connections

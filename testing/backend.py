@@ -7,8 +7,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from demo.label_studio import JSON, LabelStudio
-from demo.process import Process, ServerError, answers, direct_session, free_port
+from testing.label_studio import JSON, LabelStudio
+from testing.process import Process, ServerError, answers, direct_session, free_port
 
 START_SECONDS = 120
 REQUEST_SECONDS = 30

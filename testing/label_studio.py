@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 import requests
 
-from demo.process import Process, ServerError, answers, direct_session, free_port
+from testing.process import Process, ServerError, answers, direct_session, free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = Path(__file__).with_name("label-studio-requirements.txt")
