@@ -13,6 +13,7 @@ import psutil  # type: ignore[import-untyped]  # no stubs installed
 from benchmarks.studio import LABEL_CONFIG, PROJECT, TOKEN, UID
 from testing.process import Process, ServerError, answers, free_port
 from testing.production import Production, Redis, Server
+from testing.waiting import wait_for
 
 WAIT_SECONDS = 600
 POLL_SECONDS = 0.01
@@ -54,11 +55,7 @@ class Ours:
         return str(self.server.get("/is_training", params={"project": number})["model_version"])
 
     def wait(self, condition: Callable[[], object], what: str, pause: float = POLL_SECONDS) -> None:
-        deadline = time.monotonic() + WAIT_SECONDS
-        while not condition():
-            if time.monotonic() > deadline:
-                raise ServerError(f"timed out waiting for {what} ({WAIT_SECONDS} s)")
-            time.sleep(pause)
+        wait_for(condition, what, WAIT_SECONDS, pause)
 
     def seconds_until_a_new_version(self, cause: Callable[[], object]) -> float:
         """Seconds from the cause of a version until `/predict` would answer with it."""

@@ -29,6 +29,7 @@ from my_backend.projects.versions import Versions
 from testing.digits import write_digits
 from testing.process import ServerError
 from testing.production import Production, Redis, Server
+from testing.waiting import wait_for
 
 CLIENTS = 8
 CALLS = 1000
@@ -78,7 +79,11 @@ class Measurement:
             self._predict(task)
         self._idle("idle")
         job = self._start_training()
-        self._wait(lambda: self._job(job)["progress"].get("phase") == "training all layers", "all layers to be trained")
+        wait_for(
+            lambda: self._job(job)["progress"].get("phase") == "training all layers",
+            "all layers to be trained",
+            WAIT_SECONDS,
+        )
         begun = time.monotonic()
         events = self._send_events()
         self._calls("training, spread", self._seconds / 2)
@@ -91,7 +96,7 @@ class Measurement:
         self.facts["epochs of training"] = self._job(job)["progress"]["epoch"]
         assert self._job(job)["job_status"] == "started", "it was to train all the while"
         self._server.post(f"/api/jobs/{job}/cancel", {})
-        self._wait(lambda: self._job(job)["job_status"] == "canceled", "the training to end")
+        wait_for(lambda: self._job(job)["job_status"] == "canceled", "the training to end", WAIT_SECONDS)
         self._idle("idle again")  # what else this machine does may have changed
 
     def _idle(self, name: str) -> None:
@@ -103,7 +108,9 @@ class Measurement:
             server.post("/setup", {"project": UID, "schema": LABEL_CONFIG})
         for _ in range(10):
             self._server.post("/webhook", self._studio.event())
-        self._wait(lambda: all(self._named(server) != "untrained" for server in self._servers), "a first version")
+        wait_for(
+            lambda: all(self._named(server) != "untrained" for server in self._servers), "a first version", WAIT_SECONDS
+        )
 
     def _start_training(self) -> str:
         return str(self._server.post("/webhook", {"action": "START_TRAINING", "project": PROJECT})["job"])
@@ -198,13 +205,6 @@ class Measurement:
             note()
 
         return wait
-
-    def _wait(self, condition: Callable[[], object], what: str) -> None:
-        deadline = time.monotonic() + WAIT_SECONDS
-        while not condition():
-            if time.monotonic() > deadline:
-                raise ServerError(f"timed out waiting for {what} ({WAIT_SECONDS} s)")
-            time.sleep(0.1)
 
 
 def _data_uri(path: Path) -> str:

@@ -25,6 +25,8 @@ from demo.images import Images, own_images
 from image_classifier.errors import UsersError
 from testing.backend import Backend
 from testing.label_studio import LabelStudio, environment
+from testing.process import ServerError
+from testing.waiting import wait_for
 
 SIZE: ViewportSize = {"width": 1120, "height": 860}
 GROUPS = 12  # that are labeled; the moving picture shows them
@@ -122,7 +124,7 @@ class _Person:
             # A person takes longer, so that the next group shows what has been learned.
             expect(self._page.locator("#saving")).not_to_contain_text("Saving")
             time.sleep(PAUSE)
-            _wait(self._is_learned)
+            wait_for(self._is_learned, "the training", 600)
         return shots
 
     def _group(self) -> list[int]:
@@ -161,14 +163,6 @@ def _correct(page: Page, images: Images) -> None:
     page.wait_for_function(LOADED)
 
 
-def _wait(done: Callable[[], bool]) -> None:
-    until = time.monotonic() + 600
-    while not done():
-        if time.monotonic() > until:
-            raise UsersError("the training takes longer than ten minutes")
-        time.sleep(0.2)
-
-
 def _save(page: Page, path: Path) -> None:
     """A picture of the page with few colors, which makes the file small."""
     page.wait_for_function(LOADED)
@@ -189,5 +183,5 @@ def _save_moving(shots: list[bytes], path: Path) -> None:
 if __name__ == "__main__":
     try:
         typer.run(main)
-    except UsersError as error:
+    except (ServerError, UsersError) as error:
         sys.exit(str(error))

@@ -7,7 +7,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -137,17 +137,3 @@ def real_label_studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Labe
 def digits(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, str]]:
     """Paths of 64×64 PNGs and the digits that they show."""
     return write_digits(tmp_path_factory.mktemp("digits"), 200)
-
-
-@pytest.fixture(scope="session")
-def eventually() -> Callable[[Callable[[], Any]], Any]:
-    """Waits for what a condition gives to be true; fails where it never is."""
-
-    def wait(condition: Callable[[], Any], seconds: float = 60) -> Any:
-        deadline = time.monotonic() + seconds
-        while not (found := condition()):
-            assert time.monotonic() < deadline, "it never came"
-            time.sleep(0.01)
-        return found
-
-    return wait

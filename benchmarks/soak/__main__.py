@@ -46,6 +46,7 @@ from my_backend.projects.versions import Version, Versions
 from testing.digits import LABEL_CONFIG, write_digits
 from testing.label_studio import LabelStudio, environment
 from testing.process import ServerError
+from testing.waiting import wait_for
 
 CLIENTS = 8
 ANNOTATED = 200  # tasks at the start
@@ -95,7 +96,7 @@ def soak(pace: Pace, folder: Path, *, hostile: bool) -> tuple[Json, Series, Reco
         store = JobStore(site.model_dir / "projects")
         versions = Versions(site.model_dir / "projects" / known.uid)
         label_studio.start_training(backend)
-        _wait(lambda: versions.live() and not store.unfinished(), "the first version", FIRST_VERSION_SECONDS)
+        wait_for(lambda: versions.live() and not store.unfinished(), "the first version", FIRST_VERSION_SECONDS)
 
         told = [{"id": task["id"], "data": task["data"]} for task in label_studio.tasks(project)]
         clients = [Client(site.url, known.uid, told, photographs, seed) for seed in range(CLIENTS)]
@@ -265,14 +266,6 @@ def _report(pace: Pace, series: Series, record: Record, settled: Settled) -> Jso
             for trend in found
         ],
     }  # fmt: skip
-
-
-def _wait(condition: Callable[[], object], what: str, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise ServerError(f"timed out waiting for {what} ({seconds:.0f} s)")
-        time.sleep(0.2)
 
 
 def _interrupt(*_: object) -> None:

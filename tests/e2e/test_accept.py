@@ -12,11 +12,11 @@ from label_studio_format.annotations import notes_of, source_of
 from testing.backend import Backend
 from testing.label_studio import LabelStudio
 from testing.process import direct_session
+from testing.waiting import wait_for
 from tests.e2e.browser import WAIT, opened
 from tests.e2e.test_groups import CONFIG, KEYS, LOOKS
 from tests.e2e.test_labeling import export
 from tests.e2e.test_page import all_can_use
-from tests.e2e.test_working_loop import wait_for
 
 expect.set_options(timeout=WAIT)
 COLORS = {"Red": (220, 30, 30), "Green": (30, 170, 50), "Blue": (40, 60, 220)}

@@ -7,8 +7,9 @@ import pytest
 from testing.backend import Backend
 from testing.label_studio import LabelStudio
 from testing.process import direct_session
+from testing.waiting import wait_for
 from tests.e2e.consultations import consult
-from tests.e2e.test_working_loop import Digits, Serve, make_project, wait_for, wait_for_new_version
+from tests.e2e.projects import Digits, Serve, make_project, wait_for_new_version
 
 SETTINGS = {"IMAGE_SIZE": "64", "RETRAIN_AFTER_ANNOTATIONS": "0", "TRAIN_MODE": "head", "TITLE_IS_VERSION": "true"}
 TITLE = "Digits, by me"

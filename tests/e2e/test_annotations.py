@@ -13,8 +13,9 @@ from my_backend.label_studio.client import LabelStudio as Client
 from safe_http.session import SafeSession
 from testing.backend import Backend
 from testing.label_studio import LabelStudio
+from testing.waiting import wait_for
+from tests.e2e.projects import Digits, wait_for_new_version
 from tests.e2e.test_labeling_configs import IMAGE, as_text, samples
-from tests.e2e.test_working_loop import Digits, wait_for, wait_for_new_version
 
 CONFIG = f"""<View>{IMAGE}
   <Choices name="digit" toName="image"><Choice value="even"/><Choice value="odd"/><Choice value="none of it"/></Choices>

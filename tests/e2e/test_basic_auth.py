@@ -4,7 +4,8 @@ import base64
 from urllib.parse import quote
 
 from testing.label_studio import LabelStudio
-from tests.e2e.test_working_loop import Digits, Serve, make_project, wait_for, wait_for_new_version
+from testing.waiting import wait_for
+from tests.e2e.projects import Digits, Serve, make_project, wait_for_new_version
 
 USER, PASSWORD = "me", "se:cr/et"
 HEADER = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()

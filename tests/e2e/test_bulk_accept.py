@@ -7,7 +7,7 @@ import pytest
 from testing.backend import Backend
 from testing.label_studio import LabelStudio
 from testing.process import direct_session
-from tests.e2e.test_working_loop import Digits, make_project, wait_for_new_version
+from tests.e2e.projects import Digits, make_project, wait_for_new_version
 
 
 def details(backend: Backend, project: int, name: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from testing.label_studio import LabelStudio
 from tests.e2e.consultations import consult, consult_as_a_process
-from tests.e2e.test_working_loop import Digits, Serve, make_project, wait_for_new_version
+from tests.e2e.projects import Digits, Serve, make_project, wait_for_new_version
 
 QUICK = {"IMAGE_SIZE": "64", "WEIGHTS": "none"}
 

@@ -10,7 +10,8 @@ from testing.backend import Backend
 from testing.digits import LABEL_CONFIG
 from testing.label_studio import LabelStudio
 from testing.process import direct_session
-from tests.e2e.test_working_loop import Digits, Serve, wait_for
+from testing.waiting import wait_for
+from tests.e2e.projects import Digits, Serve
 
 SECONDS = 300  # for one step, on a busy machine
 

@@ -12,8 +12,8 @@ from PIL import Image
 from testing.backend import Backend
 from testing.digits import LABEL_CONFIG
 from testing.label_studio import LabelStudio
+from tests.e2e.projects import Digits, wait_for_new_version
 from tests.e2e.test_labeling_configs import as_text
-from tests.e2e.test_working_loop import Digits, wait_for_new_version
 
 SETTINGS = {"RETRAIN_AFTER_ANNOTATIONS": "0", "IMAGE_SIZE": "64", "MAX_IMAGE_PIXELS": "1000000"}
 

@@ -12,7 +12,8 @@ from testing.backend import Backend
 from testing.digits import LABEL_CONFIG
 from testing.label_studio import LabelStudio
 from testing.process import direct_session
-from tests.e2e.test_working_loop import Serve, wait_for
+from testing.waiting import wait_for
+from tests.e2e.projects import Serve
 from tests.stored import texts
 
 SECONDS = 900  # for a run, on a busy machine

@@ -12,7 +12,7 @@ import requests
 
 from testing.backend import Backend
 from testing.label_studio import Choices, LabelStudio
-from tests.e2e.test_working_loop import Digits, wait_for_new_version
+from tests.e2e.projects import Digits, wait_for_new_version
 
 TASKS, PREDICTED = 40, 6
 IMAGE = '<Image name="image" value="$image"/>'

@@ -19,7 +19,7 @@ from testing.digits import LABEL_CONFIG
 from testing.label_studio import LabelStudio
 from testing.process import Process, answers, free_port
 from tests.e2e.browser import WAIT, opened
-from tests.e2e.test_working_loop import Digits
+from tests.e2e.projects import Digits
 
 pytestmark = pytest.mark.slow  # starts a Label Studio of its own, twice
 

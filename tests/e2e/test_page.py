@@ -14,9 +14,10 @@ from playwright.sync_api import Browser, Page, expect
 from my_backend.projects.registry import Projects
 from testing.backend import Backend
 from testing.label_studio import LabelStudio
+from testing.waiting import wait_for
 from tests.e2e.browser import WAIT, opened
 from tests.e2e.held_training import Hold
-from tests.e2e.test_working_loop import live, make_project, wait_for, wait_for_new_version
+from tests.e2e.projects import live, make_project, wait_for_new_version
 
 Digits = list[tuple[Path, str]]
 Serve = Callable[..., Backend]

@@ -13,8 +13,9 @@ from testing.backend import Backend
 from testing.digits import LABEL_CONFIG
 from testing.label_studio import LabelStudio
 from testing.process import ServerError
+from testing.waiting import wait_for
 from tests.e2e.browser import WAIT, opened
-from tests.e2e.test_working_loop import Digits, Serve, make_project, wait_for, wait_for_new_version
+from tests.e2e.projects import Digits, Serve, make_project, wait_for_new_version
 
 expect.set_options(timeout=WAIT)
 QUICK = {"IMAGE_SIZE": "64", "RETRAIN_AFTER_ANNOTATIONS": "0", "WEIGHTS": "none", "TRAIN_MODE": "head"}

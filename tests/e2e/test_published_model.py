@@ -14,7 +14,7 @@ from my_backend.commands.cli import app
 from testing.backend import Backend
 from testing.digits import LABEL_CONFIG
 from testing.label_studio import LabelStudio
-from tests.e2e.test_working_loop import choice, live, wait_for_new_version
+from tests.e2e.projects import choice, live, wait_for_new_version
 from tests.image_classifier.cli.command import command
 
 

@@ -11,10 +11,10 @@ from playwright.sync_api import Browser, Page, Route, expect
 from label_studio_format.annotations import source_of
 from testing.backend import Backend
 from testing.label_studio import LabelStudio
+from testing.waiting import wait_for
 from tests.e2e.browser import opened
 from tests.e2e.test_groups import COLORS, KEYS, LOOKS, SETTINGS, MakeSite, Site, make_site
 from tests.e2e.test_page import all_can_use
-from tests.e2e.test_working_loop import wait_for
 
 __all__ = ["make_site"]
 

@@ -6,7 +6,7 @@ import pytest
 from sklearn.metrics import f1_score
 
 from testing.label_studio import LabelStudio
-from tests.e2e.test_working_loop import Digits, Serve, wait_for_new_version
+from tests.e2e.projects import Digits, Serve, wait_for_new_version
 
 CONFIG = """<View><Image name="image" value="$image"/>
   <Choices name="digit" toName="image" choice="multiple">

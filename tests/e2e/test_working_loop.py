@@ -1,9 +1,6 @@
 """The basic loop with a real Label Studio: connect, train, predict, correct."""
 
 import json
-import random
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,44 +12,9 @@ from my_backend.projects.annotation_log import Changes
 from testing.backend import Backend
 from testing.digits import LABEL_CONFIG
 from testing.label_studio import LabelStudio
+from testing.waiting import wait_for
 from tests.e2e.held_training import Hold
-
-Digits = list[tuple[Path, str]]
-Serve = Callable[..., Backend]
-
-DEADLINE = 120
-
-
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = DEADLINE) -> Any:
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end, f"{what}: not within {seconds} s"
-        time.sleep(0.05)
-    return found
-
-
-def live(backend: Backend, project: int) -> str:
-    return str(backend.is_training(project)["model_version"])
-
-
-def wait_for_new_version(backend: Backend, project: int, old: str) -> str:
-    return str(wait_for(lambda: (name := live(backend, project)) != old and name, f"a version after {old}"))
-
-
-def make_project(
-    label_studio: LabelStudio, digits: Digits, annotated: int, others: int, config: str = LABEL_CONFIG
-) -> tuple[int, dict[int, str], list[int]]:
-    """A project, the true label of each task, and the unannotated tasks."""
-    chosen = random.Random(0).sample(digits, annotated + others)
-    project = label_studio.create_project("digits", config)
-    labels: list[str | None] = [label if i < annotated else None for i, (_, label) in enumerate(chosen)]
-    ids = label_studio.upload_images(project, [path for path, _ in chosen], labels)
-    truth = {task: label for task, (_, label) in zip(ids, chosen, strict=True)}
-    return project, truth, ids[annotated:]
-
-
-def choice(prediction: dict[str, Any]) -> str:
-    return str(prediction["result"][0]["value"]["choices"][0])
+from tests.e2e.projects import Digits, Serve, choice, live, make_project, wait_for_new_version
 
 
 def test_train_by_the_button_predict_correct_and_add_a_choice(

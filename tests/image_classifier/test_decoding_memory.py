@@ -31,13 +31,12 @@ from image_classifier.embedding.lane import InferenceLane
 from image_classifier.nets.classifier import Backbone
 from image_classifier.training.augmentation import Augmentation
 from model import ImageClassifierAPI
+from testing.waiting import eventually
 from tests.image_classifier.data.test_preprocessing import encode
 
 ROOT = Path(__file__).parents[2]
 SIDE = 2500
 SLACK = 16_000_000  # what a process takes besides: code that is loaded, blocks of the C library
-
-Eventually = Callable[[Callable[[], Any]], Any]
 
 
 def empty(mode: str) -> Image.Image:
@@ -146,7 +145,7 @@ def test_memory_is_given_back(failing: bool) -> None:
 
 
 @pytest.mark.usefixtures("own_limit")
-def test_images_wait_for_each_other(monkeypatch: pytest.MonkeyPatch, eventually: Eventually) -> None:
+def test_images_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     data = encode(Image.new("RGB", (1000, 1000)), "PNG")
     limit_memory(9_000_000)  # for one of them
     go, at_once = threading.Event(), []
@@ -179,9 +178,7 @@ WAITING: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("decode", WAITING.values(), ids=WAITING)
-def test_whatever_decodes_images_waits_for_memory(
-    decode: Callable[[Path], object], tmp_path: Path, eventually: Eventually
-) -> None:
+def test_whatever_decodes_images_waits_for_memory(decode: Callable[[Path], object], tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(encode(Image.new("RGB", (100, 100)), "PNG"))
     taken = preprocessing._for_pixels.free

@@ -2,15 +2,12 @@
 
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import pytest
 
 from image_classifier.data.memory import MemoryBudget, NotInTime, OverBudget
-
-Eventually = Callable[[Callable[[], Any]], Any]
+from testing.waiting import eventually
 
 
 def test_more_than_the_total_is_refused_at_once() -> None:
@@ -30,7 +27,7 @@ def test_deadline_ends_the_wait_and_leaves_nothing_reserved() -> None:
     assert budget.free == 0
 
 
-def test_first_to_wait_is_first_served(eventually: Eventually) -> None:
+def test_first_to_wait_is_first_served() -> None:
     budget, served = MemoryBudget(10), []
     budget.reserve(5)
 
@@ -71,7 +68,7 @@ def test_total_holds_whoever_reserves() -> None:
     assert budget.free == 100
 
 
-def test_resized_budget_serves_who_waits(eventually: Eventually) -> None:
+def test_resized_budget_serves_who_waits() -> None:
     budget = MemoryBudget(10)
     budget.reserve(10)
     with ThreadPoolExecutor(1) as pool:

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -28,10 +28,9 @@ from image_classifier.embedding.lane import BACKGROUND, BATCH_SIZE, BATCHES_AHEA
 from image_classifier.embedding.precisions import Precisions
 from image_classifier.nets.architectures import Bare
 from image_classifier.nets.classifier import Backbone, make_backbone
+from testing.waiting import eventually
 
 ROOT = Path(__file__).parents[3]
-
-Eventually = Callable[[Callable[[], Any]], Any]
 
 
 @pytest.fixture
@@ -240,28 +239,28 @@ def test_many_callers_get_their_own(
 
 
 def test_images_of_many_callers_are_embedded_together(
-    cpu_lane: InferenceLane, network: Backbone, gate: Gate, grey: list[ImageFile], eventually: Eventually
+    cpu_lane: InferenceLane, network: Backbone, gate: Gate, grey: list[ImageFile]
 ) -> None:
     with callers_of_gates(12) as callers:
         first = callers.submit(cpu_lane.embed, network, grey[:1])
-        eventually(lambda: gate.batches)
+        assert eventually(lambda: gate.batches)
         others = [callers.submit(cpu_lane.embed, network, [image]) for image in grey[1:11]]
-        eventually(lambda: cpu_lane._queue.qsize() == 10)
+        assert eventually(lambda: cpu_lane._queue.qsize() == 10)
         gate.open.set()
         assert [shades(other.result(60)) for other in (first, *others)] == [[shade] for shade in range(11)]
     assert [len(batch) for batch in gate.batches] == [1, BATCH_SIZE, 10 - BATCH_SIZE]
 
 
 def test_networks_are_not_mixed_in_a_batch(
-    lane: InferenceLane, network: Backbone, gate: Gate, grey: list[ImageFile], eventually: Eventually
+    lane: InferenceLane, network: Backbone, gate: Gate, grey: list[ImageFile]
 ) -> None:
     other, other_gate = gated("other", mean=0.5)
     other_gate.open.set()
     with callers_of_gates(8) as callers:
         waiting = [callers.submit(lane.embed, network, grey[:1])]
-        eventually(lambda: gate.batches)
+        assert eventually(lambda: gate.batches)
         waiting += [callers.submit(lane.embed, (network, other)[n % 2], [grey[200 + n]]) for n in range(4)]
-        eventually(lambda: lane._queue.qsize() == 4)
+        assert eventually(lambda: lane._queue.qsize() == 4)
         gate.open.set()
         found = [shades(one.result(60))[0] for one in waiting]
     assert found == pytest.approx([0, 200, 201 - 127.5, 202, 203 - 127.5], abs=1)
@@ -274,15 +273,14 @@ def test_a_request_waits_behind_few_images_of_who_came_before(
     network: Backbone,
     gate: Gate,
     grey: list[ImageFile],
-    eventually: Eventually,
 ) -> None:
     ahead = BATCHES_AHEAD * BATCH_SIZE
     many, request = grey[:200], grey[255]
     with callers_of_gates(2) as callers:
         slow = callers.submit(cpu_lane.embed, network, many, background=background)
-        eventually(lambda: len(gate.seen) + cpu_lane._queue.qsize() == ahead)
+        assert eventually(lambda: len(gate.seen) + cpu_lane._queue.qsize() == ahead)
         fast = callers.submit(cpu_lane.embed, network, [request])
-        eventually(lambda: len(gate.seen) + cpu_lane._queue.qsize() == ahead + 1)
+        assert eventually(lambda: len(gate.seen) + cpu_lane._queue.qsize() == ahead + 1)
         assert len(network.preprocessing.decoded) == ahead + 1  # no more of the many have entered
         gate.open.set()
         assert shades(fast.result(60)) == [255]
@@ -339,14 +337,14 @@ def test_network_computes_in_the_chosen_precision_and_precisions_are_never_mixed
 
 
 def test_at_the_deadline_what_is_done_is_answered(
-    lane: InferenceLane, network: Backbone, gate: Gate, grey: list[ImageFile], eventually: Eventually
+    lane: InferenceLane, network: Backbone, gate: Gate, grey: list[ImageFile]
 ) -> None:
     gate.open.set()
     lane.embed(network, grey[:1])
     gate.open.clear()
     with callers_of_gates(1) as callers:
         busy = callers.submit(lane.embed, network, grey[1:60])
-        eventually(lambda: len(gate.batches) == 2)
+        assert eventually(lambda: len(gate.batches) == 2)
         found = lane.embed(network, [grey[0], grey[100]], deadline=time.monotonic() + 0.2)
         assert not busy.done()
         assert shades(found[:1]) == [0]
@@ -370,7 +368,7 @@ def test_a_network_that_fails_tells_those_who_wait_and_goes_on(
 
 
 def test_a_network_that_nobody_needs_any_more_goes_at_once_with_its_accelerated_form(
-    lane: InferenceLane, grey: list[ImageFile], eventually: Eventually
+    lane: InferenceLane, grey: list[ImageFile]
 ) -> None:
     backbone, its_gate = gated("short-lived")
     its_gate.open.set()
@@ -379,7 +377,7 @@ def test_a_network_that_nobody_needs_any_more_goes_at_once_with_its_accelerated_
     gc.disable()
     try:
         del backbone
-        eventually(lambda: [module() for module in modules] == [None, None])
+        assert eventually(lambda: [module() for module in modules] == [None, None])
     finally:
         gc.enable()
     assert list(lane._modules) == []
@@ -408,7 +406,6 @@ def test_memory_is_given_back_when_nobody_asks_any_more(
     network: Backbone,
     gate: Gate,
     grey: list[ImageFile],
-    eventually: Eventually,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     given_back: list[int] = []
@@ -419,9 +416,9 @@ def test_memory_is_given_back_when_nobody_asks_any_more(
     try:
         assert given_back == []
         lane.embed(network, grey[:3])
-        eventually(lambda: given_back)
+        assert eventually(lambda: given_back)
         assert shades(lane.embed(network, grey[3:5])) == [3, 4]
-        eventually(lambda: given_back[-1] == 5)
+        assert eventually(lambda: given_back[-1] == 5)
     finally:
         lane.close()
 

@@ -22,6 +22,7 @@ from image_classifier.nets.classifier import FINE_TUNED, Backbone, Head, load_ba
 from image_classifier.training import finetune
 from image_classifier.training.finetune import FineTuned, fine_tune
 from image_classifier.training.hyperparameters import Hyperparameters
+from testing.waiting import eventually
 
 FAST = Hyperparameters(epochs=3, batch_size=4, learning_rate=0.01)
 
@@ -357,12 +358,12 @@ def test_batches_for_a_gpu_are_shuffled_by_the_seed() -> None:
         assert sorted(order(1)) == list(range(21)) != order(1)
 
 
-def test_next_batches_are_decoded_while_a_gpu_computes(eventually: Callable[[Callable[[], Any]], Any]) -> None:
+def test_next_batches_are_decoded_while_a_gpu_computes() -> None:
     images = Shades(80)
     batches = finetune._batches(DataLoader(images, 4), torch.device("cuda"))
     next(batches)
     ahead = 4 * (1 + finetune.GPU_BATCHES_AHEAD)
-    eventually(lambda: sorted(images.decoded) == list(range(ahead)))
+    assert eventually(lambda: sorted(images.decoded) == list(range(ahead)))
     batches.close()
     assert len(images.decoded) == ahead > 4
 
