@@ -12,8 +12,8 @@ from image_classifier.data.dataset import classes_of
 from label_studio_format.annotations import label_of
 from label_studio_format.labeling_config import parse_label_config
 from model import SAMPLES_FILE, ImageClassifierAPI
+from testing.http_server import FakeServer, Reply, Seen
 from tests.image_classifier.cli.pictures import picture
-from tests.my_backend.fake_server import FakeServer, Reply, Seen
 
 Json = dict[str, Any]
 

@@ -24,10 +24,10 @@ from safetensors.torch import save_file
 
 from image_classifier.nets.classifier import load_backbone
 from testing.digits import LABEL_CONFIG, write_digits
+from testing.fake_label_studio.server import FakeLabelStudio
 from testing.process import Process, answers, free_port
 from testing.production import Server
 from testing.waiting import eventually
-from tests.my_backend.fake_server import FakeLabelStudio
 
 FOLDER = Path(__file__).parent
 PROJECT, OTHER = "7.1795181751", "8.1795181751"

@@ -14,9 +14,9 @@ from my_backend.backend import Backend
 from my_backend.jobs.record import Job
 from my_backend.settings import Settings
 from my_backend.web.app import create_app
+from testing.fake_label_studio.server import FakeLabelStudio
 from testing.waiting import eventually
 from tests.my_backend.fake_model import LABEL_CONFIG, SCRIPT, Script
-from tests.my_backend.fake_server import FakeLabelStudio
 
 PROJECT = "7.1795181751"  # 2026-11-20T13:35:51Z
 FAKE_MODEL = "tests.my_backend.fake_model:FakeModel"

@@ -22,7 +22,7 @@ from my_backend.errors import MediaError
 from my_backend.label_studio.client import LabelStudio
 from my_backend.label_studio.media import Media, MediaRequest, media_pool
 from safe_http.session import SafeSession
-from tests.my_backend.fake_server import PNG
+from testing.fake_label_studio.server import PNG
 
 PUBLIC, LABEL_STUDIO, METADATA = "93.184.215.14", "93.184.215.15", "169.254.169.254"
 TOKEN = "0123456789abcdef0123456789abcdef01234567"

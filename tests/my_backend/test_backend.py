@@ -7,9 +7,9 @@ import pytest
 
 from my_backend.backend import Backend
 from my_backend.errors import NotFound
+from testing.fake_label_studio.server import FakeLabelStudio
 from tests.my_backend.conftest import PROJECT, MakeSettings, Serve, basic
 from tests.my_backend.fake_model import LABEL_CONFIG
-from tests.my_backend.fake_server import FakeLabelStudio
 
 
 def test_threads_stop_in_the_opposite_order_and_also_if_one_cannot_start(

@@ -16,9 +16,10 @@ from my_backend.backend import Backend
 from my_backend.background import Background
 from my_backend.jobs.learned import LEARNED_FILE
 from my_backend.projects.versions import Versions
+from testing.fake_label_studio.server import FakeLabelStudio
+from testing.http_server import Reply, Seen
 from tests.my_backend.conftest import MakeSettings, basic
 from tests.my_backend.fake_model import LABEL_CONFIG, Script
-from tests.my_backend.fake_server import FakeLabelStudio, Reply, Seen
 
 PROJECTS = [f"{number}.1795181751" for number in range(11, 21)]
 PERIODS = 6

@@ -12,11 +12,11 @@ import pytest
 
 from my_backend import files
 from my_backend.storage import PART_SECONDS, check_folders, remove_parts
+from testing.fake_label_studio.server import PNG
 from testing.waiting import eventually
 from tests.broken_disk import broken_disk
 from tests.my_backend.conftest import PROJECT, Client, MakeSettings
 from tests.my_backend.fake_model import OTHER_CONFIG
-from tests.my_backend.fake_server import PNG
 
 ERRORS = [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO]
 EVENT = {

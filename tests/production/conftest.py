@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from testing.fake_label_studio.annotated_projects import TOKEN, AnnotatedProjects
 from testing.production import Production, Redis
-from tests.production.annotated_projects import TOKEN, AnnotatedProjects
 from tests.production.digit_images import SETTINGS, DigitImages
 from tests.production.scripted_model import FOLDER, MODEL_CLASS, Script
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from my_backend.jobs.store import JobStore
 from testing.digits import LABEL_CONFIG
+from testing.http_server import FakeServer, Reply, Seen
 from testing.production import Server
 from testing.waiting import eventually
-from tests.my_backend.fake_server import FakeServer, Reply, Seen
 from tests.production.site import DEADLINE
 
 PROJECT = "7.1795181751"

@@ -13,10 +13,10 @@ import requests
 from my_backend.jobs.record import Job
 from my_backend.jobs.store import JobStore
 from my_backend.projects.versions import VERSION_FILE, Versions
+from testing.fake_label_studio.annotated_projects import LABEL_CONFIG, AnnotatedProjects, described, uid
 from testing.process import ServerError
 from testing.production import Production, Redis, Server, Worker
 from testing.waiting import eventually
-from tests.production.annotated_projects import LABEL_CONFIG, AnnotatedProjects, described, uid
 from tests.production.scripted_model import Event, Script, learned
 
 PROJECT = 1

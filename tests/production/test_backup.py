@@ -14,10 +14,10 @@ import pytest
 
 from my_backend.projects.corrections import corrections_folder
 from testing.digits import LABEL_CONFIG
+from testing.fake_label_studio.server import FakeLabelStudio
 from testing.process import Process, answers, free_port
 from testing.production import Server
 from testing.waiting import eventually
-from tests.my_backend.fake_server import FakeLabelStudio
 from tests.production.conftest import ROOT
 from tests.production.site import DEADLINE
 

@@ -15,9 +15,9 @@ import psutil
 import pytest
 
 from my_backend.jobs.run import MAX_ATTEMPTS
+from testing.fake_label_studio.annotated_projects import LABEL_CONFIG, AnnotatedProjects, uid
 from testing.production import Production, Redis
 from testing.waiting import eventually
-from tests.production.annotated_projects import LABEL_CONFIG, AnnotatedProjects, uid
 from tests.production.conftest import MakeProduction
 from tests.production.scripted_model import Script
 from tests.production.site import DEADLINE, PROJECT, Killed, Site, kill

@@ -15,10 +15,10 @@ import pytest
 import requests
 
 from my_backend.jobs.store import JobStore
+from testing.fake_label_studio.annotated_projects import TOKEN, AnnotatedProjects, described, uid
 from testing.process import Process, answers, direct_session, free_port
 from testing.production import Production, Redis
 from testing.waiting import eventually
-from tests.production.annotated_projects import TOKEN, AnnotatedProjects, described, uid
 from tests.production.conftest import MakeProduction
 from tests.production.scripted_model import Script
 from tests.production.site import PROJECT, Site, kill

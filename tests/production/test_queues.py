@@ -38,10 +38,10 @@ from my_backend.projects.registry import Projects
 from my_backend.projects.versions import Versions
 from my_backend.serving.model_loader import ModelFactory
 from my_backend.settings import Settings
+from testing.fake_label_studio.annotated_projects import AnnotatedProjects, described, uid
 from testing.process import Process, free_port
 from testing.production import Production, Redis
 from testing.waiting import eventually
-from tests.production.annotated_projects import AnnotatedProjects, described, uid
 from tests.production.conftest import MakeProduction
 from tests.production.scripted_model import Script, learned
 from tests.production.watching import watched

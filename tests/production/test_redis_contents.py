@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from testing.fake_label_studio.annotated_projects import TOKEN, AnnotatedProjects
 from testing.production import Redis
 from testing.waiting import eventually
-from tests.production.annotated_projects import TOKEN, AnnotatedProjects
 from tests.production.conftest import MakeProduction
 from tests.production.scripted_model import Script
 from tests.production.site import Site, kill

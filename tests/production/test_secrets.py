@@ -8,8 +8,8 @@ from pathlib import Path
 import psutil
 
 from my_backend.projects.registry import CREDENTIALS_FILE
+from testing.fake_label_studio.annotated_projects import TOKEN, AnnotatedProjects, uid
 from testing.production import Redis
-from tests.production.annotated_projects import TOKEN, AnnotatedProjects, uid
 from tests.production.conftest import MakeProduction
 from tests.production.scripted_model import Script
 from tests.production.site import PROJECT, Site

@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 
 import requests
 
+from testing.fake_label_studio.annotated_projects import LABEL_CONFIG, uid
 from testing.production import Redis, Server
-from tests.production.annotated_projects import LABEL_CONFIG, uid
 from tests.production.conftest import MakeProduction
 from tests.production.scripted_model import Script
 

@@ -10,10 +10,10 @@ import pytest
 from my_backend.jobs.store import JobStore
 from my_backend.projects.versions import Versions
 from testing.digits import LABEL_CONFIG, write_digits
+from testing.fake_label_studio.annotated_projects import AnnotatedProjects
 from testing.label_studio import LabelStudio
 from testing.production import Redis
 from testing.waiting import eventually
-from tests.production.annotated_projects import AnnotatedProjects
 from tests.production.conftest import MakeProduction
 from tests.production.scripted_model import Script, learned
 from tests.production.site import DEADLINE, PROJECT, Site

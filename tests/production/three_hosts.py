@@ -31,10 +31,10 @@ from my_backend.jobs.record import Job
 from my_backend.jobs.store import JobStore
 from my_backend.jobs.worker import LEASE_SECONDS
 from my_backend.projects.versions import Versions
+from testing.fake_label_studio.annotated_projects import LABEL_CONFIG, TOKEN, AnnotatedProjects, described, uid
 from testing.process import Process, answers
 from testing.production import Server
 from testing.waiting import eventually
-from tests.production.annotated_projects import LABEL_CONFIG, TOKEN, AnnotatedProjects, described, uid
 from tests.production.scripted_model import FOLDER, MODEL_CLASS, Script, learned
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,7 +12,8 @@ import pytest
 from safe_http import download
 from safe_http.download import ATTEMPTS, MOST_REFUSED, Downloader, DownloadError
 from safe_http.settings import FetchSettings
-from tests.my_backend.fake_server import PNG, Answer, FakeServer, Reply, Seen
+from testing.fake_label_studio.server import PNG
+from testing.http_server import Answer, FakeServer, Reply, Seen
 
 # More seconds than a busy machine needs.
 PATIENT = {"image_hosts": "127.0.0.1", "image_seconds": 120, "image_read_seconds": 120, "image_connect_seconds": 120}

@@ -16,8 +16,8 @@ from my_backend.settings import Settings, misspelled_names, settings_in_force
 from safe_http.https_proxy import HttpsProxy
 from safe_http.redaction import redact
 from safe_http.session import ForbiddenAddress, SafeSession, explain
+from testing.http_server import FakeServer, Reply
 from tests.my_backend.fake_proxy import FakeProxy
-from tests.my_backend.fake_server import FakeServer, Reply
 
 CERTIFICATE = Path(__file__).parents[1] / "data" / "images.example.com.pem"
 URL = "https://images.example.com/cat.jpg"

@@ -22,7 +22,7 @@ from safe_http.session import (
     read_body,
     redact,
 )
-from tests.my_backend.fake_server import Answer, FakeServer, Reply, Seen
+from testing.http_server import Answer, FakeServer, Reply, Seen
 
 TOKEN = {"Authorization": "Token secret"}
 PATIENCE = 30  # seconds: much more than a busy machine needs, and much less than what must not be waited for

@@ -21,9 +21,9 @@ from image_classifier.cli.collect import CollectSettings
 from safe_http import download
 from safe_http.download import Downloader
 from safe_http.settings import FetchSettings
+from testing.http_server import FakeServer, Reply, Seen
 from tests.broken_disk import disk_error
 from tests.image_classifier.cli.command import Command, command
-from tests.my_backend.fake_server import FakeServer, Reply, Seen
 
 ROOT = Path(__file__).resolve().parents[3]
 

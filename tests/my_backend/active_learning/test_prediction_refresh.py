@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from my_backend.active_learning import prediction_refresh
+from testing.fake_label_studio.server import FakeLabelStudio
 from testing.waiting import eventually
 from tests.my_backend.conftest import PROJECT, Client, Serve
 from tests.my_backend.fake_model import Script
-from tests.my_backend.fake_server import FakeLabelStudio
 
 
 @pytest.fixture

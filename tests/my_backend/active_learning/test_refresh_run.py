@@ -17,9 +17,9 @@ from my_backend.projects.registry import Project
 from my_backend.serving.live_models import Live
 from my_backend.serving.model_api import ModelAPI
 from safe_http.session import SafeSession
+from testing.fake_label_studio.server import FakeLabelStudio
 from tests.broken_disk import failing
 from tests.my_backend.conftest import PROJECT
-from tests.my_backend.fake_server import FakeLabelStudio
 
 OLD, OLDER, LIVE = (f"v{n}-20261120T13250{n}" for n in (2, 1, 3))
 

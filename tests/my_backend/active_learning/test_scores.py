@@ -12,8 +12,8 @@ from my_backend.label_studio.client import LabelStudio
 from my_backend.label_studio.snapshot import Snapshot
 from my_backend.projects.versions import Versions
 from safe_http.session import SafeSession
+from testing.fake_label_studio.server import FakeLabelStudio
 from tests.my_backend.conftest import MakeSettings
-from tests.my_backend.fake_server import FakeLabelStudio
 
 Scores = Callable[..., ScoresStatus]
 

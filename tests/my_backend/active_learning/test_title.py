@@ -10,7 +10,7 @@ from my_backend.errors import LabelStudioError
 from my_backend.label_studio.client import LabelStudio
 from my_backend.label_studio.snapshot import Snapshot
 from safe_http.session import SafeSession
-from tests.my_backend.fake_server import FakeLabelStudio
+from testing.fake_label_studio.server import FakeLabelStudio
 
 FIRST, SECOND, THIRD = (f"v{n}-20261120T13250{n}" for n in (1, 2, 3))
 URL = "http://127.0.0.1:9090"

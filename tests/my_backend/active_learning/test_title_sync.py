@@ -8,9 +8,9 @@ from my_backend.active_learning.title import TITLE_FILE
 from my_backend.label_studio.client import LabelStudio
 from my_backend.label_studio.snapshot import Snapshot
 from safe_http.session import SafeSession
+from testing.fake_label_studio.server import FakeLabelStudio
 from testing.waiting import eventually
 from tests.my_backend.conftest import PROJECT, Client, Serve
-from tests.my_backend.fake_server import FakeLabelStudio
 
 
 @pytest.fixture

@@ -16,11 +16,12 @@ import pytest
 import requests
 
 from my_backend.notifications.outbox import OUTBOX_FILE
+from testing.fake_label_studio.server import FakeLabelStudio
+from testing.http_server import FakeServer, Reply
 from testing.process import free_port
 from testing.waiting import SECONDS, eventually
 from tests.my_backend.conftest import FAKE_MODEL, PROJECT, basic
 from tests.my_backend.fake_model import LABEL_CONFIG, SCRIPT, Script
-from tests.my_backend.fake_server import FakeLabelStudio, FakeServer, Reply
 
 ROOT = Path(__file__).resolve().parents[3]
 MODULE = [sys.executable, "-m", "my_backend"]

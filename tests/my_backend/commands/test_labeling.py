@@ -8,8 +8,8 @@ from typer.testing import CliRunner
 
 from my_backend.commands.cli import app
 from my_backend.labeling.acceptance import AcceptanceStore
+from testing.fake_label_studio.server import FakeLabelStudio
 from tests.my_backend.conftest import PROJECT
-from tests.my_backend.fake_server import FakeLabelStudio
 from tests.my_backend.labeling.conftest import MakeWriter, make_writer
 from tests.my_backend.labeling.test_acceptance import answers_of
 

@@ -9,11 +9,12 @@ import pytest
 
 from my_backend.projects import versions as versions_module
 from safe_http import session
+from testing.fake_label_studio.server import FakeLabelStudio
+from testing.http_server import FakeServer
 from tests.my_backend.conftest import MakeSettings
 from tests.my_backend.crashes.peers import answered_here
 from tests.my_backend.crashes.world import MODEL, World
 from tests.my_backend.fake_model import LABEL_CONFIG
-from tests.my_backend.fake_server import FakeLabelStudio, FakeServer
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ import requests
 from urllib3.response import HTTPResponse
 
 from safe_http import session
-from tests.my_backend.fake_server import FakeLabelStudio, Reply, Seen
+from testing.fake_label_studio.server import FakeLabelStudio
+from testing.http_server import Reply, Seen
 
 Send = Callable[..., requests.Response]
 PAGE = b"<html><body>Please try again later</body></html>"

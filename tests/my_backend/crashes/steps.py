@@ -13,12 +13,12 @@ from my_backend.jobs.record import Job, Kind
 from my_backend.jobs.run import run_job
 from my_backend.jobs.training_job import TrainingJob
 from my_backend.jobs.worker import _begin
+from testing.fake_label_studio.server import PNG
 from tests.my_backend.conftest import PROJECT
 from tests.my_backend.crashes import model
 from tests.my_backend.crashes.model import Kept
 from tests.my_backend.crashes.world import World, annotation
 from tests.my_backend.fake_model import LABEL_CONFIG
-from tests.my_backend.fake_server import PNG
 
 IMAGES = {sha256(content).hexdigest(): content for content in (PNG, PNG + b" of another image")}
 TASKS = 3  # that people annotate again and again

@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from my_backend.jobs import worker
+from testing.fake_label_studio.labels import FakeLabels
 from tests.my_backend.crashes.machine import Start, TwoServers, WithLabelsAndBackups
 from tests.my_backend.crashes.world import World
-from tests.my_backend.fake_labels import FakeLabels
 
 FEW, SOME, MANY = 6, 50, 300  # examples
 STEPS = 16  # of an example, besides those at its end

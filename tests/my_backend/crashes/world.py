@@ -26,10 +26,10 @@ from my_backend.projects.registry import Project, project_folders
 from my_backend.projects.versions import UNTRAINED, Versions, is_version_name
 from my_backend.serving.model_api import ModelAPI
 from my_backend.settings import Settings
+from testing.fake_label_studio.server import FakeLabelStudio
 from tests.my_backend.conftest import PROJECT
 from tests.my_backend.crashes.disk import Tree
 from tests.my_backend.fake_model import LABEL_CONFIG
-from tests.my_backend.fake_server import FakeLabelStudio
 
 Json = dict[str, Any]
 MODEL = "tests.my_backend.crashes.world:Memory"

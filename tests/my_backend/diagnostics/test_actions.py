@@ -10,8 +10,8 @@ from my_backend.diagnostics.actions import AddWebhook, ChangeWebhook, ChooseMode
 from my_backend.label_studio.client import LabelStudio
 from my_backend.projects.registry import Project
 from safe_http.session import SafeSession
+from testing.fake_label_studio.server import FakeLabelStudio
 from tests.my_backend.conftest import PROJECT, basic
-from tests.my_backend.fake_server import FakeLabelStudio
 
 HOOK = "http://127.0.0.1:9090/webhook"
 LIVE = "v7-20261120T132501"

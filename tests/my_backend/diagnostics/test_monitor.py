@@ -6,9 +6,9 @@ from my_backend.diagnostics.monitor import Monitor
 from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.snapshot import Snapshot
 from my_backend.projects.registry import Projects
+from testing.fake_label_studio.server import FakeLabelStudio
 from tests.my_backend.conftest import PROJECT, MakeSettings
 from tests.my_backend.fake_model import LABEL_CONFIG
-from tests.my_backend.fake_server import FakeLabelStudio
 
 
 @pytest.mark.parametrize("who", ["this process", "another process"])

@@ -14,7 +14,7 @@ from my_backend.projects.packed_tasks import PackedTasks
 from my_backend.projects.registry import Projects
 from my_backend.projects.versions import Versions
 from safe_http.session import SafeSession
-from tests.my_backend.fake_server import FakeLabelStudio
+from testing.fake_label_studio.server import FakeLabelStudio
 
 PROJECT = "7.1"
 

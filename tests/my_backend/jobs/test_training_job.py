@@ -19,11 +19,12 @@ from my_backend.projects.corrections import Corrections
 from my_backend.projects.random_order import in_random_order, keep_next
 from my_backend.projects.registry import Credentials, Projects
 from my_backend.projects.versions import Versions
+from testing.fake_label_studio.server import PNG, FakeLabelStudio
+from testing.http_server import Reply
 from testing.waiting import eventually
 from tests.broken_disk import disk_error
 from tests.my_backend.conftest import PROJECT, Client, Serve
 from tests.my_backend.fake_model import LABEL_CONFIG, OTHER_CONFIG, Script
-from tests.my_backend.fake_server import PNG, FakeLabelStudio, Reply
 
 CHANGE = Change({"id": 5})
 TASK = {"id": 1, "data": {"image": "/a.png"}, "annotations": [{"id": 5, "updated_at": "t", "result": [{"a": 1}]}]}

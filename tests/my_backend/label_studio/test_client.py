@@ -15,8 +15,9 @@ from my_backend.errors import LabelStudioError, TokenRefused
 from my_backend.label_studio.client import LabelStudio
 from my_backend.label_studio.task_pages import task_pages
 from safe_http.session import Limits, SafeSession, read_body
+from testing.fake_label_studio.server import JWT_KEY, PNG, FakeLabelStudio
+from testing.http_server import FakeServer, Reply, Seen, json_reply
 from testing.waiting import eventually
-from tests.my_backend.fake_server import JWT_KEY, PNG, FakeLabelStudio, FakeServer, Reply, Seen, json_reply
 
 EXCHANGE = "/api/token/refresh/"
 INF = float("inf")

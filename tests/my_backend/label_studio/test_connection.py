@@ -9,8 +9,9 @@ from my_backend.label_studio.client import Blocking, LabelStudio
 from my_backend.label_studio.connection import PRIVATE_EXAMPLE, Connection, read_connection
 from my_backend.label_studio.snapshot import Snapshot
 from safe_http.session import SafeSession
+from testing.fake_label_studio.server import FakeLabelStudio
+from testing.http_server import FakeServer, json_reply
 from tests.my_backend.conftest import basic
-from tests.my_backend.fake_server import FakeLabelStudio, FakeServer, json_reply
 
 HOOK = "http://127.0.0.1:9090/webhook"
 MODEL = {"id": 1, "url": "http://127.0.0.1:9090", "state": "CO"}

@@ -13,8 +13,9 @@ from my_backend.label_studio import connections as connections_module
 from my_backend.label_studio.connections import Connections
 from my_backend.projects.registry import Credentials
 from safe_http.session import Limits
+from testing.fake_label_studio.server import FakeLabelStudio
+from testing.http_server import FakeServer, Reply
 from tests.my_backend.conftest import MakeSettings
-from tests.my_backend.fake_server import FakeLabelStudio, FakeServer, Reply
 
 
 @pytest.mark.parametrize("host", ["169.254.169.254", "2852039166", "[::ffff:169.254.169.254]", "168.63.129.16"])

@@ -27,10 +27,11 @@ from my_backend.label_studio.media import PARALLEL, ImageLimits, Media, MediaFil
 from my_backend.label_studio.media import open_media as open_media_as_set
 from my_backend.projects.corrections import KEPT
 from safe_http.session import SafeSession
+from testing.fake_label_studio.server import PNG, FakeLabelStudio
+from testing.http_server import FakeServer, Reply, Seen
 from testing.waiting import eventually
 from tests.broken_disk import failing
 from tests.my_backend.conftest import MakeSettings
-from tests.my_backend.fake_server import PNG, FakeLabelStudio, FakeServer, Reply, Seen
 
 ROOT = Path(__file__).parents[3]
 UPLOAD = "/data/upload/7/a.png"

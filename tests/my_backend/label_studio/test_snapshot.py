@@ -10,7 +10,8 @@ from my_backend.errors import LabelStudioDown, LabelStudioError, LabelStudioUnre
 from my_backend.label_studio.client import LabelStudio
 from my_backend.label_studio.snapshot import Snapshot
 from safe_http.session import SafeSession
-from tests.my_backend.fake_server import FakeLabelStudio, FakeServer, Seen, json_reply
+from testing.fake_label_studio.server import FakeLabelStudio
+from testing.http_server import FakeServer, Seen, json_reply
 
 QUESTIONS: list[Callable[[Snapshot], Any]] = [
     Snapshot.project,

@@ -10,8 +10,8 @@ from my_backend.label_studio import task_pages as module
 from my_backend.label_studio.client import LabelStudio
 from my_backend.label_studio.task_pages import task_pages
 from safe_http.session import SafeSession
-from tests.my_backend.fake_pages import page_of
-from tests.my_backend.fake_server import FakeServer, Reply, Seen, json_reply
+from testing.fake_label_studio.task_pages import page_of
+from testing.http_server import FakeServer, Reply, Seen, json_reply
 
 Json = dict[str, Any]
 Asked = list[dict[str, list[str]]]

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from testing.fake_label_studio.server import FakeLabelStudio
 from testing.waiting import eventually
 from tests.my_backend.conftest import PROJECT, Client, Serve, basic
 from tests.my_backend.fake_model import LABEL_CONFIG
-from tests.my_backend.fake_server import FakeLabelStudio
 
 HOST = "backend.example:9090"
 PASSWORD = basic("user", "pässword")

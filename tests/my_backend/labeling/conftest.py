@@ -9,9 +9,9 @@ from my_backend.labeling.runs import Labels, Run
 from my_backend.labeling.writer import Writer
 from my_backend.metrics.persistent_counters import Tally
 from my_backend.projects.registry import Project, Projects
+from testing.fake_label_studio.server import FakeLabelStudio
 from tests.my_backend.conftest import PROJECT, MakeSettings
 from tests.my_backend.fake_model import LABEL_CONFIG
-from tests.my_backend.fake_server import FakeLabelStudio
 
 CONNECTED = Project(PROJECT, LABEL_CONFIG)
 

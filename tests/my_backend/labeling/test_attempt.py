@@ -17,9 +17,9 @@ from my_backend.labeling.project_tasks import ProjectTasks
 from my_backend.labeling.runs import Labels, Run
 from my_backend.labeling.writer import Writer
 from my_backend.projects.registry import Projects
+from testing.fake_label_studio.labels import OTHER, FakeLabels
+from testing.fake_label_studio.server import FakeLabelStudio
 from tests.broken_disk import disk_error
-from tests.my_backend.fake_labels import OTHER, FakeLabels
-from tests.my_backend.fake_server import FakeLabelStudio
 from tests.my_backend.labeling.conftest import CONNECTED, MakeWriter, end, submit
 
 

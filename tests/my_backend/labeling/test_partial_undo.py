@@ -10,8 +10,8 @@ from my_backend.labeling import attempt
 from my_backend.labeling.runs import Run
 from my_backend.labeling.writer import Writer
 from my_backend.metrics.persistent_counters import Tally
-from tests.my_backend.fake_labels import FakeLabels
-from tests.my_backend.fake_server import FakeLabelStudio
+from testing.fake_label_studio.labels import FakeLabels
+from testing.fake_label_studio.server import FakeLabelStudio
 from tests.my_backend.labeling.conftest import end, submit
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from my_backend.diagnostics import lasting
 from my_backend.notifications import notifier
+from testing.http_server import FakeServer, Reply, Seen
 from testing.waiting import eventually
-from tests.my_backend.fake_server import FakeServer, Reply, Seen
 
 SECRET = "/services/T0123/B4567/a-token-of-the-webhook"
 

@@ -16,10 +16,10 @@ from my_backend.notifications.outbox import Outbox
 from my_backend.notifications.trainings import Trainings
 from my_backend.projects.registry import Projects
 from safe_http.redaction import redact
+from testing.http_server import Reply
 from testing.waiting import eventually
 from tests.my_backend.conftest import PROJECT, Client, MakeSettings, Serve
 from tests.my_backend.fake_model import LABEL_CONFIG, Script
-from tests.my_backend.fake_server import Reply
 from tests.my_backend.jobs.conftest import submitted
 from tests.my_backend.notifications.conftest import Inbox
 

@@ -14,10 +14,10 @@ from my_backend.label_studio.media import MediaFile, MediaRequest
 from my_backend.projects.registry import Credentials, Projects
 from my_backend.projects.versions import Versions
 from my_backend.serving.live_models import Serving
+from testing.fake_label_studio.server import PNG, FakeLabelStudio
 from testing.waiting import eventually
 from tests.my_backend.conftest import PROJECT, Client, Serve, in_time
 from tests.my_backend.fake_model import LABEL_CONFIG, OTHER_CONFIG, FakeModel, Script
-from tests.my_backend.fake_server import PNG, FakeLabelStudio
 
 
 def problems(client: Client) -> str:

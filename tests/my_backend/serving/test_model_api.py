@@ -18,10 +18,10 @@ from my_backend.errors import BadRequest, MediaError
 from my_backend.label_studio.media import MediaFile
 from my_backend.projects.versions import UNTRAINED, Versions
 from my_backend.serving.model_api import ModelAPI, with_defaults
+from testing.http_server import FakeServer, Reply
 from testing.waiting import eventually
 from tests.my_backend.conftest import PROJECT, Serve, in_time
 from tests.my_backend.fake_model import LABEL_CONFIG, OTHER_CONFIG
-from tests.my_backend.fake_server import FakeServer, Reply
 
 REGION = {"from_name": "animal", "to_name": "image", "type": "choices"}
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from my_backend.projects.registry import Projects
+from testing.fake_label_studio.server import PNG
 from tests.my_backend.conftest import PROJECT, Client
-from tests.my_backend.fake_server import PNG
 
 DESCRIBED = {"id": 7, "created_at": "2026-11-20T13:35:51Z"}
 ANNOTATION = {"id": 1, "task": 1, "updated_at": "2026-11-20T13:35:51Z", "result": []}

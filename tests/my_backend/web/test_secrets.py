@@ -6,10 +6,10 @@ import logging
 import pytest
 
 from my_backend.jobs.record import Job
+from testing.fake_label_studio.server import FakeLabelStudio
 from testing.waiting import eventually
 from tests.my_backend.conftest import PROJECT, Serve, basic
 from tests.my_backend.fake_model import Script
-from tests.my_backend.fake_server import FakeLabelStudio
 from tests.my_backend.web.requests_of_label_studio import START, TOLD
 from tests.stored import texts
 

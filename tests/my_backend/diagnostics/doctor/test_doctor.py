@@ -12,9 +12,9 @@ from my_backend.commands.cli import app
 from my_backend.diagnostics.doctor import all_checks
 from my_backend.diagnostics.doctor.check import Check
 from my_backend.projects.registry import Projects
+from testing.fake_label_studio.server import JWT_KEY, FakeLabelStudio
 from tests.my_backend.conftest import FAKE_MODEL, PROJECT
 from tests.my_backend.fake_model import LABEL_CONFIG, Script
-from tests.my_backend.fake_server import JWT_KEY, FakeLabelStudio
 
 TROUBLESHOOTING = (Path(__file__).parents[4] / "docs" / "reference" / "troubleshooting.md").read_text("utf-8")
 NOBODY = 1  # a port on which nothing listens

@@ -6,8 +6,8 @@ import pytest
 
 from my_backend.diagnostics.doctor.image_samples import fetch_samples, kind_of, samples_of
 from my_backend.label_studio.connections import Connections
+from testing.fake_label_studio.server import FakeLabelStudio
 from tests.my_backend.conftest import MakeSettings
-from tests.my_backend.fake_server import FakeLabelStudio
 
 PNG = b"\x89PNG\r\n and so on"
 LOCAL = "/data/local-files/?d=pets/cat.png"

@@ -9,7 +9,7 @@ from my_backend.diagnostics.doctor import label_studio_checks
 from my_backend.diagnostics.doctor.check import Check
 from my_backend.label_studio.client import LabelStudio
 from safe_http.session import SafeSession
-from tests.my_backend.fake_server import JWT_KEY, FakeLabelStudio
+from testing.fake_label_studio.server import JWT_KEY, FakeLabelStudio
 
 NOBODY = 1  # a port on which nothing listens
 

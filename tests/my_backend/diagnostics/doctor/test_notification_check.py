@@ -3,9 +3,9 @@
 from my_backend.diagnostics.doctor.notification_check import check_notifications
 from my_backend.notifications.notice import Notice
 from my_backend.notifications.outbox import Outbox
+from testing.http_server import FakeServer, Reply
 from testing.process import free_port
 from tests.my_backend.conftest import MakeSettings
-from tests.my_backend.fake_server import FakeServer, Reply
 
 
 def test_receiver_is_reached_without_a_message_and_without_the_token(make_settings: MakeSettings) -> None:

@@ -9,8 +9,8 @@ from my_backend.diagnostics.doctor import server_checks
 from my_backend.diagnostics.doctor.check import Check
 from my_backend.diagnostics.problem import Problem
 from my_backend.storage import identity
+from testing.http_server import FakeServer, Reply, Seen, json_reply
 from tests.my_backend.conftest import MakeSettings, Serve
-from tests.my_backend.fake_server import FakeServer, Reply, Seen, json_reply
 
 NOBODY = 1  # a port on which nothing listens
 

@@ -18,12 +18,12 @@ from my_backend.labeling import acceptance, acceptor, planner, pools, sample_rea
 from my_backend.labeling.acceptance import AcceptanceStore
 from my_backend.labeling.checks import AUDITED_AT_ONCE
 from my_backend.labeling.sample_reader import SampleReader
+from testing.fake_label_studio.labels import FakeLabels
+from testing.fake_label_studio.server import FakeLabelStudio
 from testing.waiting import eventually
 from tests.broken_disk import disk_error
 from tests.my_backend.conftest import PROJECT, Client, Serve
-from tests.my_backend.fake_labels import FakeLabels
 from tests.my_backend.fake_model import LABEL_CONFIG, Script
-from tests.my_backend.fake_server import FakeLabelStudio
 
 TASKS = 300
 NO_TOKEN = "not-a-token-of-label-studio"

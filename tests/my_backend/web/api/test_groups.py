@@ -13,10 +13,10 @@ from my_backend.label_studio import task_pages
 from my_backend.label_studio.client import LabelStudio
 from my_backend.labeling import pools, writer
 from my_backend.projects.registry import Project
+from testing.fake_label_studio.server import FakeLabelStudio
 from testing.waiting import eventually
 from tests.my_backend.conftest import PROJECT, Client, Serve
 from tests.my_backend.fake_model import LABEL_CONFIG, FakePool, Script
-from tests.my_backend.fake_server import FakeLabelStudio
 
 SEVERAL = LABEL_CONFIG.replace("<Choices ", '<Choices choice="multiple" ')
 

@@ -11,10 +11,10 @@ import pytest
 from my_backend.labeling import attempt, writer
 from my_backend.labeling.runs import Labels, RunStore
 from safe_http.redaction import redact
+from testing.fake_label_studio.server import FakeLabelStudio
 from testing.waiting import SECONDS, eventually
 from tests.my_backend.conftest import PROJECT, Client, Serve, basic
 from tests.my_backend.fake_model import LABEL_CONFIG, Script
-from tests.my_backend.fake_server import FakeLabelStudio
 from tests.stored import texts
 
 ELSEWHERE = {"REMOTE_ADDR": "192.0.2.7"}

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from my_backend.web.api.labeling import RUN_BYTES
+from testing.fake_label_studio.server import FakeLabelStudio
 from testing.waiting import eventually
 from tests.my_backend.conftest import PROJECT, Client
 from tests.my_backend.fake_model import Script
-from tests.my_backend.fake_server import FakeLabelStudio
 from tests.my_backend.web.api.test_groups import SEVERAL, client, end, label, quick, tasks_of
 
 __all__ = ["client", "quick"]

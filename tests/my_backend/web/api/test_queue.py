@@ -3,10 +3,10 @@
 from hashlib import sha256
 from typing import Any
 
+from testing.fake_label_studio.server import FakeLabelStudio
 from testing.waiting import eventually
 from tests.my_backend.conftest import Client
 from tests.my_backend.fake_model import Script
-from tests.my_backend.fake_server import FakeLabelStudio
 from tests.my_backend.web.api.test_groups import SEVERAL, client, end, quick
 
 __all__ = ["client", "quick"]

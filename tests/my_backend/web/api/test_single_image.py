@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from my_backend.projects.versions import Versions
+from testing.fake_label_studio.server import PNG, FakeLabelStudio
+from testing.http_server import FakeServer, Reply
 from testing.waiting import eventually
 from tests.broken_disk import failing
 from tests.my_backend.conftest import PROJECT, Client, Serve
 from tests.my_backend.fake_model import LABEL_CONFIG, Script
-from tests.my_backend.fake_server import PNG, FakeLabelStudio, FakeServer, Reply
 
 URL = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
 OTHER = PNG + b" of another one"

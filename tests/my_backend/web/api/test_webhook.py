@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from my_backend.projects.packed_tasks import PackedTasks
+from testing.fake_label_studio.server import FakeLabelStudio
 from testing.waiting import eventually
 from tests.my_backend.conftest import PROJECT, Client, Serve
 from tests.my_backend.fake_model import OTHER_CONFIG, Script
-from tests.my_backend.fake_server import FakeLabelStudio
 from tests.my_backend.web.requests_of_label_studio import DESCRIBED, START, annotated
 
 

@@ -5,8 +5,8 @@ import json
 import re
 from typing import Any
 
+from testing.fake_label_studio.server import FakeLabelStudio
 from tests.my_backend.conftest import PROJECT, Client
-from tests.my_backend.fake_server import FakeLabelStudio
 from tests.my_backend.web.api.test_accepting import (
     Start,
     ask,

@@ -8,10 +8,10 @@ import pytest
 
 from my_backend import files
 from my_backend.web.pages import routes
+from testing.fake_label_studio.server import FakeLabelStudio
 from testing.waiting import eventually
 from tests.my_backend.conftest import PROJECT, Client, Serve, basic
 from tests.my_backend.fake_model import LABEL_CONFIG
-from tests.my_backend.fake_server import FakeLabelStudio
 
 NAMES = ("groups", "map", "queue")
 STATIC = Path(routes.__file__).parent / "static"

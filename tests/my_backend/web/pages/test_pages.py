@@ -16,10 +16,10 @@ from my_backend.label_studio.connection import read_connection
 from my_backend.projects.recent_predictions import Sighting
 from my_backend.web.pages import review
 from my_backend.web.pages.filters import code
+from testing.fake_label_studio.server import FakeLabelStudio
 from testing.waiting import eventually
 from tests.my_backend.conftest import PROJECT, Client, Serve
 from tests.my_backend.fake_model import LABEL_CONFIG, Script
-from tests.my_backend.fake_server import FakeLabelStudio
 
 HTML = {"Accept": "text/html"}
 HERE = f"/projects/{PROJECT}"

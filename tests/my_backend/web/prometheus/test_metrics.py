@@ -22,10 +22,10 @@ from my_backend.metrics.counters import REASONS
 from my_backend.metrics.persistent_counters import Tally, key_of
 from my_backend.projects.versions import Versions
 from my_backend.web.prometheus import gauges
+from testing.http_server import FakeServer, Reply, Seen
 from testing.waiting import eventually
 from tests.my_backend.conftest import PROJECT, Client, Serve, basic
 from tests.my_backend.fake_model import FakeModel, Script
-from tests.my_backend.fake_server import FakeServer, Reply, Seen
 
 ROOT = Path(__file__).resolve().parents[4]
 

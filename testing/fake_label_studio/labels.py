@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from tests.my_backend.fake_pages import only, page_of
+from testing.fake_label_studio.task_pages import only, page_of
 
 Json = dict[str, Any]
 Answer = tuple[Any, int]  # what is answered, and the status
@@ -88,7 +88,7 @@ class FakeLabels:
             return {"detail": "A server error occurred."}, 500
         if self.forbidden and name not in ("look", "list"):
             return {"detail": "You do not have permission to perform this action."}, 403
-        given = json.loads(body) if body else None
+        given: Any = json.loads(body) if body else None
         answer: Answer = {
             "look": lambda: self._look(json.loads(query["query"][0]), query["include"][0].split(",")),
             "list": lambda: self._list(query),

@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from tests.my_backend.fake_pages import asks_for_annotated, page_of
-from tests.my_backend.fake_server import FakeServer, Reply, Seen, json_reply
+from testing.fake_label_studio.task_pages import asks_for_annotated, page_of
+from testing.http_server import FakeServer, Reply, Seen, json_reply
 
 CREATED = "2026-11-20T13:35:51Z"
 LABEL_CONFIG = """<View>
