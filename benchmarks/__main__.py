@@ -25,10 +25,11 @@ from benchmarks import bare, rivals
 from benchmarks.ours import Ours, development, production, settings
 from benchmarks.photographs import LABELS, SMALL, served, write_photographs
 from benchmarks.production import measure
-from benchmarks.studio import UID, Studio, label_of
+from benchmarks.project import NUMBER, UID
 from image_classifier.embedding.cache import EmbeddingCache
 from my_backend.projects.versions import Versions
-from testing.digits import write_digits
+from testing.digits import LABEL_CONFIG, write_digits
+from testing.fake_label_studio.annotated_projects import AnnotatedProjects, choice_of
 from testing.process import direct_session
 
 EPOCHS = 25
@@ -125,11 +126,11 @@ class Benchmark:
         with self._part("bare loops"):
             self._bare()
         self._labelled = self._photographs(self._size.labelled)
-        self._studio = Studio(self._labelled)
+        self._studio = AnnotatedProjects(LABEL_CONFIG, self._labelled)
         with self._part("baseline"):
             self._baseline()
-        with self._studio.served() as studio:
-            environment = settings(studio, self._url)
+        with self._studio.running() as studio:
+            environment = settings(studio.url, self._url)
             with (
                 self._part("development server"),
                 development(self._folder / "development", environment) as (ours, healthy),
@@ -143,7 +144,7 @@ class Benchmark:
                 self._first_training_of_imported_images(ours)
             with self._part("production"), production(self._folder / "production", environment) as ours:
                 self._production(ours)
-            all_layers = settings(studio, self._url, TRAIN_MODE="full", EPOCHS=str(BASELINE_EPOCHS))
+            all_layers = settings(studio.url, self._url, TRAIN_MODE="full", EPOCHS=str(BASELINE_EPOCHS))
             with self._part("all layers"), development(self._folder / "all-layers", all_layers) as (ours, _):
                 self._all_layers(ours)
         with self._part("LitServe"):
@@ -171,7 +172,7 @@ class Benchmark:
 
     def _baseline(self) -> None:
         size = self._size
-        tasks = self._studio.tasks[: size.baseline_labelled]
+        tasks = self._studio.tasks(NUMBER)[: size.baseline_labelled]
         with rivals.baseline(self._folder / "baseline", BASELINE_EPOCHS) as baseline:
             spent = baseline.train(tasks)
             epoch = statistics.median(spent["epochs"]) / len(tasks)
@@ -187,7 +188,7 @@ class Benchmark:
             self._baseline_one = self._note("baseline, one prediction", alone, "ms")
             hundred = [timed(lambda: baseline.predict(tasks[:100])) for _ in range(3)]
             self._note("baseline, 100 tasks", hundred, "s")
-            many = self._studio.tasks[: size.unseen]
+            many = self._studio.tasks(NUMBER)[: size.unseen]
             self._baseline_bulk = self._note(
                 f"baseline, {len(many)} tasks", len(many) / timed(lambda: baseline.predict(many)), "tasks/s"
             )
@@ -224,7 +225,7 @@ class Benchmark:
         cache.close()
 
     def _first_training_of_imported_images(self, ours: Ours) -> None:
-        self._import(ours, "imported", self._studio.tasks)
+        self._import(ours, "imported", self._studio.tasks(NUMBER))
         spent = self._note(
             f"first training on {self._size.labelled} images embedded at import",
             ours.seconds_until_a_new_version(ours.start_training),
@@ -255,7 +256,7 @@ class Benchmark:
 
     def _seen(self, ours: Ours) -> None:
         size = self._size
-        tasks = self._studio.tasks
+        tasks = self._studio.tasks(NUMBER)
         one = self._note(
             "one prediction, seen, over HTTP",
             [1000 * timed(lambda: ours.predict([task])) for task in tasks[:200]],  # noqa: B023
@@ -283,14 +284,15 @@ class Benchmark:
     def _correction(self) -> Json:
         """A label for a task that differs from its current one."""
         self._corrected = getattr(self, "_corrected", 0) + 1
-        task = self._studio.tasks[self._corrected % len(self._studio.tasks)]
-        other = LABELS[(LABELS.index(label_of(task)) + 1) % len(LABELS)]
-        return self._studio.event(task, other)
+        tasks = self._studio.tasks(NUMBER)
+        task = tasks[self._corrected % len(tasks)]
+        other = LABELS[(LABELS.index(choice_of(task)) + 1) % len(LABELS)]
+        return self._studio.annotate(NUMBER, task["id"], other)
 
     def _corrections(self, ours: Ours, mode: str) -> None:
         def correct() -> None:
             event = self._correction()
-            task = self._studio.tasks[event["task"]["id"] - 1]
+            task = event["task"]
             before = ours.version()
             ours.send(event)
             ours.wait(lambda: ours.predict([task])["model_version"] != before, "the correction to be learned")
@@ -314,7 +316,7 @@ class Benchmark:
 
     def _production(self, ours: Ours) -> None:
         ours.seconds_until_a_new_version(ours.start_training)
-        ours.predict(self._studio.tasks[:100])
+        ours.predict(self._studio.tasks(NUMBER)[:100])
         self._corrections(ours, "production")
         self._hurried_corrections(ours)
         bare_process = self._note(
@@ -328,7 +330,7 @@ class Benchmark:
             ours.connect(uid)
             ours.server.post("/api/models/train", {"project": str(number)})
             ours.wait(lambda: ours.version(uid) != "untrained", "a version of another project")  # noqa: B023
-            ours.predict(self._studio.tasks[:100], uid)
+            ours.predict(self._studio.tasks(NUMBER)[:100], uid)
         time.sleep(SETTLE_SECONDS)
         ten = self._note("memory of the server, ten projects", ours.megabytes(), "MB")
         self._promise("memory for each further project (MB)", (ten - one) / 9, at_most=30)
@@ -358,17 +360,18 @@ class Benchmark:
         size = self._size
         digits = write_digits(self._images / "digits", 2 * size.digits)
         samples = [(f"{self._url}/digits/{path.name}", label) for path, label in digits]
-        studio, others = Studio(samples[: size.digits]), Studio(samples[size.digits :])
+        studio = AnnotatedProjects(LABEL_CONFIG, samples[: size.digits])
+        others = AnnotatedProjects(LABEL_CONFIG, samples[size.digits :]).tasks(NUMBER)
         truth = [label for _, label in samples[size.digits :]]
         with rivals.baseline(self._folder / "baseline-digits", size.digits_epochs) as baseline:
-            baseline.train(studio.tasks)
-            theirs = _share(baseline.predict(others.tasks), truth)
+            baseline.train(studio.tasks(NUMBER))
+            theirs = _share(baseline.predict(others), truth)
         with (
-            studio.served() as url,
-            development(self._folder / "digits", settings(url, self._url, TRAIN_MODE="auto")) as (ours, _),
+            studio.running(),
+            development(self._folder / "digits", settings(studio.url, self._url, TRAIN_MODE="auto")) as (ours, _),
         ):
             ours.seconds_until_a_new_version(ours.start_training)
-            results = ours.predict(others.tasks)["results"]
+            results = ours.predict(others)["results"]
             mine = _share([result["result"][0]["value"]["choices"][0] for result in results], truth)
         self._note(f"the baseline's accuracy after {size.digits} digits", theirs, "")
         self._note(f"our first version's accuracy after {size.digits} digits", mine, "")

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from benchmarks.ours import development, settings
 from benchmarks.photographs import served, write_photographs
-from benchmarks.studio import Studio
+from testing.digits import LABEL_CONFIG
+from testing.fake_label_studio.annotated_projects import AnnotatedProjects
 
 AT_ONCE = 50
 IMAGES_A_SECOND = 120  # more than can be embedded, so that there are always some left
@@ -69,8 +70,11 @@ def main() -> None:
         unseen = iter(write_photographs(images, int(arguments.seconds * IMAGES_A_SECOND)))
         labelled = write_photographs(images, 40, seed=1)
         with served(images) as url:
-            studio = Studio([(f"{url}/{file}", label) for file, label in labelled])
-            with studio.served() as place, development(Path(name) / "server", settings(place, url)) as (ours, _):
+            samples = [(f"{url}/{file}", label) for file, label in labelled]
+            with (
+                AnnotatedProjects(LABEL_CONFIG, samples).running() as studio,
+                development(Path(name) / "server", settings(studio.url, url)) as (ours, _),
+            ):
 
                 def predict(ended: Callable[[], bool]) -> None:
                     while not ended():

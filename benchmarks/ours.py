@@ -10,7 +10,9 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]  # no stubs installed
 
-from benchmarks.studio import LABEL_CONFIG, PROJECT, TOKEN, UID
+from benchmarks.project import PROJECT, UID
+from testing.digits import LABEL_CONFIG
+from testing.fake_label_studio.annotated_projects import TOKEN
 from testing.process import Process, ServerError, answers, free_port
 from testing.production import Production, Redis, Server
 from testing.waiting import wait_for

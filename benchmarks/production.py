@@ -24,9 +24,10 @@ from typing import Any
 
 import requests
 
-from benchmarks.studio import LABEL_CONFIG, PROJECT, TOKEN, UID, Studio
+from benchmarks.project import NUMBER, PROJECT, UID
 from my_backend.projects.versions import Versions
-from testing.digits import write_digits
+from testing.digits import LABEL_CONFIG, write_digits
+from testing.fake_label_studio.annotated_projects import TOKEN, AnnotatedProjects, choice_of
 from testing.process import ServerError
 from testing.production import Production, Redis, Server
 from testing.waiting import wait_for
@@ -66,8 +67,9 @@ class Calls:
 class Measurement:
     """One run, from the first version to the last."""
 
-    def __init__(self, servers: list[Server], studio: Studio, model_dir: Path, seconds: float) -> None:
+    def __init__(self, servers: list[Server], studio: AnnotatedProjects, model_dir: Path, seconds: float) -> None:
         self._servers, self._studio, self._seconds = servers, studio, seconds
+        self._tasks, self._events = studio.tasks(NUMBER), 0
         self._server = servers[0]
         self._versions = Versions(model_dir / "projects" / UID)
         self.rows: list[Json] = []
@@ -75,7 +77,7 @@ class Measurement:
 
     def run(self) -> None:
         self._train_the_first_version()
-        for task in self._studio.tasks:
+        for task in self._tasks:
             self._predict(task)
         self._idle("idle")
         job = self._start_training()
@@ -107,10 +109,16 @@ class Measurement:
         for server in self._servers:
             server.post("/setup", {"project": UID, "schema": LABEL_CONFIG})
         for _ in range(10):
-            self._server.post("/webhook", self._studio.event())
+            self._server.post("/webhook", self._event())
         wait_for(
             lambda: all(self._named(server) != "untrained" for server in self._servers), "a first version", WAIT_SECONDS
         )
+
+    def _event(self) -> Json:
+        """Submits an existing annotation again."""
+        self._events += 1
+        task = self._tasks[self._events % IMAGES]
+        return self._studio.annotate(NUMBER, task["id"], choice_of(task))
 
     def _start_training(self) -> str:
         return str(self._server.post("/webhook", {"action": "START_TRAINING", "project": PROJECT})["job"])
@@ -134,7 +142,7 @@ class Measurement:
 
         def ask(number: int) -> None:
             time.sleep(max(0.0, begun + number * seconds / CALLS - time.monotonic()))
-            calls.measure(lambda: self._predict(self._studio.tasks[number % IMAGES]))
+            calls.measure(lambda: self._predict(self._tasks[number % IMAGES]))
 
         with ThreadPoolExecutor(CLIENTS) as pool:
             list(pool.map(ask, range(CALLS)))
@@ -151,7 +159,7 @@ class Measurement:
         def send() -> None:
             pause = self._seconds / 2 / EVENTS
             for _ in range(EVENTS):
-                annotations.measure(lambda: self._server.post("/webhook", self._studio.event()))
+                annotations.measure(lambda: self._server.post("/webhook", self._event()))
                 trainings.measure(self._start_training)
                 time.sleep(pause)
 
@@ -238,10 +246,10 @@ def measure(image_size: int, seconds: float) -> Json:
     with tempfile.TemporaryDirectory(prefix="benchmark-") as name, Redis() as redis:
         folder = Path(name)
         digits = write_digits(folder / "digits", IMAGES)
-        studio = Studio([(_data_uri(path), label) for path, label in digits])
-        with studio.served() as url:
+        samples = [(_data_uri(path), label) for path, label in digits]
+        with AnnotatedProjects(LABEL_CONFIG, samples).running() as studio:
             settings = {
-                "LABEL_STUDIO_URL": url,
+                "LABEL_STUDIO_URL": studio.url,
                 "LABEL_STUDIO_API_KEY": TOKEN,
                 "RETRAIN_AFTER_ANNOTATIONS": "10",
                 "WEIGHTS": "none",

@@ -11,7 +11,7 @@ from typing import Any
 
 import requests
 
-from benchmarks.studio import LABEL_CONFIG
+from testing.digits import LABEL_CONFIG
 from testing.process import Process, answers, direct_session, free_port
 
 HERE = Path(__file__).parent

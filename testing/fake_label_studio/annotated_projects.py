@@ -1,12 +1,13 @@
 """A small Label Studio over HTTP with projects that are annotated while others read them."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from label_studio_format.labeling_config import parse_label_config
 from testing.fake_label_studio.task_pages import asks_for_annotated, page_of
 from testing.http_server import FakeServer, Reply, Seen, json_reply
 
@@ -25,17 +26,24 @@ def uid(project: int) -> str:
     return f"{project}.{int(datetime.fromisoformat(CREATED).timestamp())}"
 
 
-def described(project: int) -> Json:
+def described(project: int, label_config: str = LABEL_CONFIG) -> Json:
     """The project as events describe it."""
-    return {"id": project, "title": f"Pets {project}", "created_at": CREATED, "label_config": LABEL_CONFIG}
+    return {"id": project, "title": f"Project {project}", "created_at": CREATED, "label_config": label_config}
 
 
 class AnnotatedProjects:
-    """Projects 1, 2, 3, …, each with the annotations that tests make; asks for TOKEN."""
+    """Projects 1, 2, 3, …, each with the annotations that are made; asks for TOKEN.
 
-    def __init__(self) -> None:
+    `samples` are URLs and labels: in each project, they are annotated tasks from the start.
+    """
+
+    def __init__(self, label_config: str = LABEL_CONFIG, samples: Sequence[tuple[str, str]] = ()) -> None:
+        self._label_config, self._samples = label_config, samples
+        image_choices = parse_label_config(label_config).image_choices
+        assert image_choices is not None
+        self._names = {"from_name": image_choices.from_name, "to_name": image_choices.to_name}
         self._lock = threading.Lock()
-        self._annotations: dict[int, dict[int, Json]] = {}
+        self._projects: dict[int, dict[int, Json]] = {}  # tasks by their ids; each is replaced, never changed
         self._changes = 0
 
     @contextmanager
@@ -47,21 +55,41 @@ class AnnotatedProjects:
     def annotate(self, project: int, task: int, choice: str) -> Json:
         """Makes or changes a task's annotation; returns the event that Label Studio would send."""
         with self._lock:
-            annotations = self._annotations.setdefault(project, {})
-            self._changes += 1
-            at = datetime(2026, 11, 21, tzinfo=UTC) + timedelta(milliseconds=self._changes)
-            value = {"choices": [choice]}
-            region = {"from_name": "animal", "to_name": "image", "type": "choices", "value": value}
-            action = "ANNOTATION_UPDATED" if task in annotations else "ANNOTATION_CREATED"
-            annotations[task] = {"id": task, "task": task, "updated_at": at.isoformat(), "result": [region]}
-            event = {"annotation": dict(annotations[task]), "task": {"id": task, "data": {"image": "/x.png"}}}
-            return {"action": action, "project": described(project), **event}
+            tasks = self._tasks(project)
+            action = "ANNOTATION_UPDATED" if task in tasks else "ANNOTATION_CREATED"
+            url = tasks[task]["data"]["image"] if task in tasks else "/x.png"
+            tasks[task] = changed = self._annotated(project, task, url, choice)
+            event = {"id": task, "data": changed["data"], "total_annotations": 1}
+            return {
+                "action": action,
+                "project": described(project, self._label_config),
+                "annotation": changed["annotations"][0],
+                "task": event,
+            }
+
+    def tasks(self, project: int) -> list[Json]:
+        """The annotated tasks, each with its annotation."""
+        with self._lock:
+            return list(self._tasks(project).values())
 
     def annotated(self, project: int) -> dict[str, str]:
         """The choice of each task, by its id."""
-        with self._lock:
-            annotations = self._annotations.get(project, {})
-            return {str(task): a["result"][0]["value"]["choices"][0] for task, a in annotations.items()}
+        return {str(task["id"]): choice_of(task) for task in self.tasks(project)}
+
+    def _tasks(self, project: int) -> dict[int, Json]:
+        if project not in self._projects:
+            samples = enumerate(self._samples, start=1)
+            self._projects[project] = {
+                task: self._annotated(project, task, url, label) for task, (url, label) in samples
+            }
+        return self._projects[project]
+
+    def _annotated(self, project: int, task: int, url: str, choice: str) -> Json:
+        self._changes += 1
+        at = datetime(2026, 11, 21, tzinfo=UTC) + timedelta(milliseconds=self._changes)
+        region = {**self._names, "type": "choices", "value": {"choices": [choice]}}
+        annotation = {"id": task, "task": task, "updated_at": at.isoformat(), "result": [region]}
+        return {"id": task, "project": project, "data": {"image": url}, "annotations": [annotation]}
 
     def _answer(self, seen: Seen) -> Reply:
         if seen.headers.get("Authorization") != f"Token {TOKEN}":
@@ -69,24 +97,19 @@ class AnnotatedProjects:
         address = urlsplit(seen.path)
         query = parse_qs(address.query)
         if address.path == "/api/tasks/":
-            project = int(query["project"][0])
-            answer = page_of(self._tasks(project), query) if asks_for_annotated(query) else self._newest_task(project)
-            return json_reply(answer)
+            tasks = self.tasks(int(query["project"][0]))
+            return json_reply(page_of(tasks, query) if asks_for_annotated(query) else _newest_of(tasks))
         if not address.path.startswith("/api/projects/"):
             return json_reply([])  # of backends and webhooks it knows none
-        return json_reply(described(int(address.path.split("/")[3])))
+        return json_reply(described(int(address.path.split("/")[3]), self._label_config))
 
-    def _newest_task(self, project: int) -> Json:
-        with self._lock:
-            annotations = self._annotations.get(project, {})
-            newest = max((annotation["updated_at"] for annotation in annotations.values()), default=CREATED)
-            total = len(annotations)
-            return {"tasks": [{"id": 1, "updated_at": newest}], "total": total, "total_annotations": total}
 
-    def _tasks(self, project: int) -> list[Json]:
-        with self._lock:
-            annotations = self._annotations.get(project, {})
-            return [
-                {"id": task, "project": project, "data": {"image": "/x.png"}, "annotations": [dict(annotation)]}
-                for task, annotation in annotations.items()
-            ]
+def choice_of(task: Json) -> str:
+    """The choice of a task's annotation."""
+    choice: str = task["annotations"][0]["result"][0]["value"]["choices"][0]
+    return choice
+
+
+def _newest_of(tasks: Sequence[Json]) -> Json:
+    newest = max((task["annotations"][0]["updated_at"] for task in tasks), default=CREATED)
+    return {"tasks": [{"id": 1, "updated_at": newest}], "total": len(tasks), "total_annotations": len(tasks)}
