@@ -33,8 +33,9 @@ from my_backend.labeling.writer import Writer
 from my_backend.notifications.notifier import Notifier
 from my_backend.notifications.outbox import Outbox
 from my_backend.notifications.trainings import Trainings
+from my_backend.projects.project import Project
 from my_backend.projects.recent_predictions import Recent
-from my_backend.projects.registry import Project, Projects
+from my_backend.projects.registry import Projects
 from my_backend.published_hook.caller import PublishedHook
 from my_backend.serving.exports import Exports
 from my_backend.serving.live_models import Serving
@@ -89,10 +90,10 @@ class Backend:
         )
         self.token_gate = TokenGate(self.projects, self.connections)
         self.webhook_password = WebhookPassword(settings, self.projects)
-        self.reconciliation = Reconciliation(self.projects, self.submit_correction)
+        self.reconciliation = Reconciliation(self.submit_correction)
         self.recent = Recent(self.projects)
         self.monitor = Monitor(settings, self.projects)
-        self.title_sync = TitleSync(settings, self.projects, self.serving)
+        self.title_sync = TitleSync(settings, self.serving)
         self.follower = Follower(self.projects, self.connections, self._observers())
         self.prediction_refresh = PredictionRefresh(
             settings, self.projects, self.connections, self.serving, self.recent, self.title_sync.predicted

@@ -16,8 +16,9 @@ from my_backend.errors import BackendError
 from my_backend.label_studio.connections import Connections
 from my_backend.projects.deleted import unless_deleted
 from my_backend.projects.labeling_order import LabelingOrder
+from my_backend.projects.project import Project
 from my_backend.projects.recent_predictions import Recent, sightings
-from my_backend.projects.registry import Project, Projects
+from my_backend.projects.registry import Projects
 from my_backend.projects.versions import UNTRAINED
 from my_backend.serving.live_models import Serving
 from my_backend.settings import Settings
@@ -133,8 +134,7 @@ class PredictionRefresh(Background):
     def _take(self, project: Project, turn: _Turn) -> None:
         """Stores a batch, or notes the problem that prevents it."""
         try:
-            folder = self._projects.folder(project.uid)
-            with unless_deleted(folder), files.claimed(folder / ".renewal"):
+            with unless_deleted(project.folder), files.claimed(project.folder / ".renewal"):
                 self._step(project, turn)
         except Cancelled:
             return
@@ -156,8 +156,8 @@ class PredictionRefresh(Background):
         if label_studio is None:
             raise BackendError("Label Studio's URL is not set")
         if turn.run is None:
-            folder, predicted = self._projects.folder(project.uid), partial(self._predicted, project, turn.version)
-            turn.run = Run(label_studio, project, folder, turn.version, predicted)
+            predicted = partial(self._predicted, project, turn.version)
+            turn.run = Run(label_studio, project, turn.version, predicted)
         if not turn.run.connected:  # the monitor reports it
             self._begin_again(turn)
             return

@@ -5,16 +5,15 @@ import logging
 from collections import deque
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from my_backend.active_learning.stored_predictions import StoredPredictions
 from my_backend.errors import LabelStudioError
 from my_backend.label_studio.client import LabelStudio
 from my_backend.projects.labeling_order import LabelingOrder, keep_order, read_order
+from my_backend.projects.project import Project
 from my_backend.projects.random_order import in_random_order, interleaved, keep_next
-from my_backend.projects.registry import Project
-from my_backend.projects.versions import Versions, is_version_name
+from my_backend.projects.versions import is_version_name
 from my_backend.serving.live_models import Live
 
 log = logging.getLogger(__name__)
@@ -42,23 +41,20 @@ class _Unlabeled:
 class Run:
     """One pass over a project's tasks. Finished work is in Label Studio, so an interrupted run just starts over."""
 
-    def __init__(
-        self, label_studio: LabelStudio, project: Project, folder: Path, version: str, predicted: Predicted
-    ) -> None:
-        """`folder` is the project's folder; `predicted` is called with each batch. Raises LabelStudioError."""
+    def __init__(self, label_studio: LabelStudio, project: Project, version: str, predicted: Predicted) -> None:
+        """`predicted` is called with each batch. Raises LabelStudioError."""
         self._project, self._version, self._predicted = project, version, predicted
         self._stored = StoredPredictions(label_studio, project.id)
         backends = label_studio.backends(project.id)
         # Label Studio has just asked each for its version: if none has this one, this backend isn't connected.
         self.connected = any(one.get("model_version") == version for one in backends)
         # Other models of the project may be backends like this one, with similar version names.
-        self._known = None if len(backends) == 1 else set(Versions(folder).names())
-        self._folder = folder
+        self._known = None if len(backends) == 1 else set(project.versions.names())
         self._waiting: deque[int] = deque()  # tasks, those to label first at the beginning
         self._began = False
         self._left: set[int] = set()  # tasks without a prediction after an attempt
         self._in_vain = 0  # how many of these in a row
-        self.order = read_order(folder)  # of an earlier run, until this one has its own
+        self.order = read_order(project.folder)  # of an earlier run, until this one has its own
         self.done = 0
         self.finished = False
 
@@ -135,10 +131,10 @@ class Run:
         """Keeps the order, and the tasks that follow in the random one, if the disk takes them: no score needs them."""
         try:
             if following is not None:
-                keep_next(self._folder, following)
-            keep_order(self._folder, self.order)
+                keep_next(self._project.folder, following)
+            keep_order(self._project.folder, self.order)
         except OSError as error:
-            if not self._folder.exists():  # the project was deleted
+            if not self._project.folder.exists():  # the project was deleted
                 raise
             log.warning("project %s: can't keep the order of its tasks: %s", self._project.uid, error)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from my_backend.active_learning.title import Title, TitleStatus
 from my_backend.errors import LabelStudioError
 from my_backend.label_studio.snapshot import Snapshot
-from my_backend.projects.registry import Project, Projects
+from my_backend.projects.project import Project
 from my_backend.projects.versions import UNTRAINED
 from my_backend.serving.live_models import Serving
 from my_backend.settings import Settings
@@ -37,8 +37,8 @@ class TitleSync:
     It asks nothing if the setting is off and there is no title to restore.
     """
 
-    def __init__(self, settings: Settings, projects: Projects, serving: Serving) -> None:
-        self._settings, self._projects, self._serving = settings, projects, serving
+    def __init__(self, settings: Settings, serving: Serving) -> None:
+        self._settings, self._serving = settings, serving
         self._watched: dict[str, _Watch] = {}
         self._statuses: dict[str, TitleStatus] = {}
         self._lock = threading.Lock()
@@ -69,7 +69,7 @@ class TitleSync:
             return
         status = None
         try:
-            title = Title(snapshot, self._projects.folder(project.uid))
+            title = Title(snapshot, project.folder)
             if self._settings.title_is_version:
                 status = self._keep(title, project, watch)
             else:

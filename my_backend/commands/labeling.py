@@ -17,7 +17,8 @@ from my_backend.label_studio.connections import Connections
 from my_backend.labeling.acceptor import Acceptor, State
 from my_backend.labeling.runs import Labels, Run, RunKind
 from my_backend.labeling.writer import Writer
-from my_backend.projects.registry import Project, Projects
+from my_backend.projects.project import Project
+from my_backend.projects.registry import Projects
 from my_backend.requests import PERCENTS, LabeledTasks
 from my_backend.settings import read_settings
 from my_backend.web.api.accepting import state_of, switch_of

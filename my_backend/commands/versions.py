@@ -132,7 +132,7 @@ def _versions(project: str | None) -> Iterator[Versions]:
     """Opens the project's versions; an error in the block ends the command with its message."""
     try:
         projects = Projects(read_settings().model_dir / "projects")
-        yield Versions(projects.folder(projects.find(project).uid))
+        yield projects.find(project).versions
     except (BackendError, OSError) as error:
         raise SystemExit(f"Error: {said(error)}") from None
 

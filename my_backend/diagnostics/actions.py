@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from my_backend.active_learning.title import Title, TitleStatus
 from my_backend.label_studio.client import LabelStudio
 from my_backend.label_studio.snapshot import Snapshot
-from my_backend.projects.registry import Project
+from my_backend.projects.project import Project
 
 RENAMES = 5  # that may be lost one after the other
 
@@ -59,14 +58,13 @@ class ChooseModel:
 class RenameModel:
     """Gives the model the live version's name as its title, and has the project use it."""
 
-    project: Project
-    folder: Path  # the project's folder, which remembers the user's title
+    project: Project  # its folder remembers the user's title
     title: TitleStatus
     live: str
     kept: bool
 
     def perform(self, label_studio: LabelStudio) -> None:
-        title, status = Title(Snapshot(label_studio, self.project.id), self.folder), self.title
+        title, status = Title(Snapshot(label_studio, self.project.id), self.project.folder), self.title
         for _ in range(RENAMES):
             title.put(status, self.live, kept=self.kept)
             # Label Studio saves each model that it lists: a list for someone else may have brought the old title back.

@@ -7,7 +7,7 @@ from weakref import WeakKeyDictionary
 from label_studio_format.labeling_config import parse_label_config
 from my_backend.diagnostics.problem import Problem
 from my_backend.diagnostics.rules.labeling_config import labeling_config_problems
-from my_backend.projects.registry import Project
+from my_backend.projects.project import Project
 
 MOST_TO_PARSE = 500_000  # characters of new configs per call, which take about 0.2 s
 

@@ -13,7 +13,8 @@ from my_backend.diagnostics.rules.scores import score_problems
 from my_backend.errors import LabelStudioError
 from my_backend.label_studio.connection import read_connection
 from my_backend.label_studio.snapshot import Snapshot
-from my_backend.projects.registry import Project, Projects
+from my_backend.projects.project import Project
+from my_backend.projects.registry import Projects
 from my_backend.settings import Settings
 
 PROBLEM_SECONDS = 20.0  # between two checks of a project with problems; doubles each time
@@ -110,7 +111,5 @@ class Monitor:
             self._projects.update(project.uid, title=title)
         problems = connection_problems(project, found, basic_auth)
         if not self._settings.title_is_version:  # otherwise the title sync reports them
-            folder = self._projects.folder(project.uid)
-            scores = read_scores(self._settings, snapshot, folder)
-            problems += score_problems(project, folder, scores)
+            problems += score_problems(project, read_scores(self._settings, snapshot, project.folder))
         return found.connected, problems

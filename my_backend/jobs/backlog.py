@@ -15,7 +15,8 @@ from my_backend.jobs.store import JobStore
 from my_backend.jobs.training_job import KEPT_ANNOTATIONS
 from my_backend.label_studio.media import Media
 from my_backend.projects.corrections import Corrections, corrections_folder
-from my_backend.projects.registry import Project, Projects
+from my_backend.projects.project import Project
+from my_backend.projects.registry import Projects
 from my_backend.projects.versions import Versions
 
 log = logging.getLogger(__name__)
@@ -129,7 +130,7 @@ class Backlog(Background):
         return _Waiting(lacks, time.monotonic() + before.pause, min(2 * before.pause, LONGEST_PAUSE))
 
     def _can_read_images(self, project: Project) -> bool:
-        return learned_state(self._projects.folder(project.uid)).can_read_missed(self._open_media(project))
+        return learned_state(project.folder).can_read_missed(self._open_media(project))
 
 
 def _can_open(path: Path) -> bool:

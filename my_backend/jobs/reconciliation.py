@@ -7,8 +7,7 @@ from collections.abc import Callable
 from my_backend.errors import LabelStudioError
 from my_backend.jobs.learned import learned_state
 from my_backend.label_studio.snapshot import Snapshot
-from my_backend.projects.registry import Project, Projects
-from my_backend.projects.versions import Versions
+from my_backend.projects.project import Project
 
 log = logging.getLogger(__name__)
 
@@ -19,8 +18,8 @@ class Reconciliation:
     Label Studio sends an event once, waits one second, and never retries.
     """
 
-    def __init__(self, projects: Projects, train: Callable[[str], None]) -> None:
-        self._projects, self._train = projects, train
+    def __init__(self, train: Callable[[str], None]) -> None:
+        self._train = train
 
     def due(self, project: Project) -> float:
         """Regular visits are enough."""
@@ -30,7 +29,7 @@ class Reconciliation:
         """Compares the project with Label Studio."""
         try:
             if snapshot is not None and self._is_behind(project, snapshot):
-                self._projects.changes(project.uid).forget_tasks()
+                project.changes.forget_tasks()
                 self._train(project.uid)
         except LabelStudioError as error:
             log.info("can't compare project %s with Label Studio: %s", project.uid, error)
@@ -40,6 +39,5 @@ class Reconciliation:
 
     def _is_behind(self, project: Project, snapshot: Snapshot) -> bool:
         """Whether Label Studio has changed since the live version was trained; the job checks in detail."""
-        folder = self._projects.folder(project.uid)
         # Users or events start the first training.
-        return Versions(folder).has_learned() and snapshot.watermark() != learned_state(folder).watermark
+        return project.versions.has_learned() and snapshot.watermark() != learned_state(project.folder).watermark

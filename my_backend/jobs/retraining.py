@@ -46,7 +46,7 @@ class Retraining(Background):
     def start(self) -> None:
         """Starts the thread; also handles changes counted before a restart."""
         for project in self._projects.all():
-            if self._after and self._projects.changes(project.uid).unlearned():
+            if self._after and project.changes.unlearned():
                 self._wait_for_quiet(project.uid)
         super().start()
 

@@ -26,8 +26,9 @@ from my_backend.label_studio.task_pages import task_pages
 from my_backend.projects.corrections import Corrections, as_tasks
 from my_backend.projects.deleted import unless_deleted
 from my_backend.projects.packed_tasks import PackedTasks
+from my_backend.projects.project import Project
 from my_backend.projects.random_order import random_sample
-from my_backend.projects.registry import Project, Projects
+from my_backend.projects.registry import Projects
 from my_backend.projects.versions import Versions, without_secrets
 from my_backend.requests import AnnotatedTask
 from my_backend.serving.model_api import ModelAPI
@@ -195,8 +196,7 @@ class TrainingJob:
         learned: Learned,
         history: HistoryOfTasks,
     ) -> Json:
-        folder = self._projects.folder(project.uid)
-        versions = Versions(folder)
+        folder, versions = project.folder, project.versions
         workdir = self._store.make_workdir(running.job)
         published: list[str] = []
         outputs: list[Json] = []

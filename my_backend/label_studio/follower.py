@@ -12,7 +12,8 @@ from my_backend.background import STOP_SECONDS, Background
 from my_backend.label_studio.client import LabelStudio
 from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.snapshot import Snapshot
-from my_backend.projects.registry import Project, Projects
+from my_backend.projects.project import Project
+from my_backend.projects.registry import Projects
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 
 from my_backend.errors import LabelStudioError
 from my_backend.label_studio.snapshot import Snapshot
-from my_backend.projects.registry import Project, Projects
+from my_backend.projects.project import Project
+from my_backend.projects.registry import Projects
 from my_backend.settings import Settings
 
 Json = dict[str, Any]

@@ -19,7 +19,8 @@ from my_backend.labeling.runs import Labels, Run, new_run_id
 from my_backend.labeling.sample import Sample, Told, judge
 from my_backend.labeling.sample_reader import SampleReader
 from my_backend.labeling.writer import Writer
-from my_backend.projects.registry import Project, Projects
+from my_backend.projects.project import Project
+from my_backend.projects.registry import Projects
 from safe_http.redaction import said
 
 log = logging.getLogger(__name__)

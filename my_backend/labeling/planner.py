@@ -14,7 +14,8 @@ from my_backend.label_studio.task_pages import task_pages
 from my_backend.labeling.acceptance import Answers, PlannedImage
 from my_backend.labeling.auto_accept import first_sample, make_plan
 from my_backend.labeling.pools import Pools
-from my_backend.projects.registry import Project, Projects
+from my_backend.projects.project import Project
+from my_backend.projects.registry import Projects
 from my_backend.serving.live_models import Serving
 
 MOST_TASKS = 20_000  # of a plan: each image is compared with each other

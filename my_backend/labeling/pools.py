@@ -21,7 +21,8 @@ from my_backend.label_studio.task_pages import task_pages
 from my_backend.labeling.image_map import ImageMap
 from my_backend.labeling.project_pool import Group, ProjectPool, QueuedImage, TaskLabels
 from my_backend.labeling.runs import Labels, Run, RunStore
-from my_backend.projects.registry import Project, Projects
+from my_backend.projects.project import Project
+from my_backend.projects.registry import Projects
 from my_backend.serving.live_models import Serving
 from my_backend.serving.model_api import ModelAPI
 from my_backend.serving.model_loader import ModelFactory

@@ -10,7 +10,8 @@ from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.task_pages import tasks_by_id
 from my_backend.labeling.acceptance import Acceptance, AcceptanceStore
 from my_backend.labeling.sample import Told, reach, told_by
-from my_backend.projects.registry import Project, Projects
+from my_backend.projects.project import Project
+from my_backend.projects.registry import Projects
 
 ALL_AGAIN = 60.0  # seconds after which the planned tasks outside of the sample are read, too
 READING_SHARE = 0.2  # of the time at most goes into reading them

@@ -30,7 +30,8 @@ from my_backend.labeling.project_tasks import ProjectTasks
 from my_backend.labeling.runs import Labels, Run, RunKind, RunStore
 from my_backend.metrics.counters import LabelingCounts
 from my_backend.metrics.persistent_counters import Tally
-from my_backend.projects.registry import Project, Projects
+from my_backend.projects.project import Project
+from my_backend.projects.registry import Projects
 from my_backend.settings import Settings
 from safe_http.redaction import redact, said
 

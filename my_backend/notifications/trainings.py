@@ -10,8 +10,9 @@ from my_backend.jobs.record import Job
 from my_backend.jobs.store import JobStore
 from my_backend.notifications.notice import Json, Notice
 from my_backend.projects.metrics import Figures, accuracy_words, read_figures
-from my_backend.projects.registry import Project, Projects
-from my_backend.projects.versions import Version, Versions
+from my_backend.projects.project import Project
+from my_backend.projects.registry import Projects
+from my_backend.projects.versions import Version
 
 WATCHED_JOBS = 10  # the newest of each project
 
@@ -58,10 +59,9 @@ class Trainings:
                 yield _of_version(project, job, version, f"{message}{_measured(version)}", ended)
 
     def _published(self, project: Project, job: Job) -> Iterator[Version]:
-        versions = Versions(self._projects.folder(project.uid))
         for name in job.result.get("versions") or []:
             with suppress(NotFound):  # removed meanwhile
-                yield versions.get(str(name))
+                yield project.versions.get(str(name))
 
 
 def _of_version(project: Project, job: Job, version: Version, message: str, ended: float) -> Notice:

@@ -9,6 +9,7 @@ import threading
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from secrets import token_hex
+from typing import Any
 
 from pydantic import TypeAdapter
 
@@ -17,6 +18,7 @@ from my_backend.errors import BadRequest, NotFound, TooMany
 from my_backend.files import Damaged
 from my_backend.projects.annotation_log import Changes
 from my_backend.projects.deleted import unless_deleted
+from my_backend.projects.project import Project
 from my_backend.projects.versions import POINTER_FILE
 from safe_http.redaction import redact
 
@@ -31,17 +33,12 @@ DELETED = ".deleted-"  # prefix of folders next to the projects' folder whose co
 
 
 @dataclass(frozen=True)
-class Project:
-    """A project as Label Studio describes it."""
+class _Described:
+    """The file of a project."""
 
-    uid: str  # Label Studio's id, a dot, and the creation time in Unix seconds
+    uid: str
     label_config: str = ""
     title: str = ""
-
-    @property
-    def id(self) -> int:
-        """Returns the project's id in Label Studio."""
-        return int(self.uid.partition(".")[0])
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,7 @@ class Credentials:
     access_token: str = field(repr=False)
 
 
-_PROJECT = TypeAdapter(Project)
+_DESCRIBED = TypeAdapter(_Described)
 _CREDENTIALS = TypeAdapter(Credentials)
 _FOLDER = re.compile(r"\d+(\.\d+)?", re.ASCII)  # names of projects' folders; nothing else is one
 
@@ -91,16 +88,20 @@ class Projects:
         """
         path = self.folder(uid) / PROJECT_FILE
         written = files.changed_ns(path)  # before reading: a write in between is then noticed the next time
-        project = files.examine(path, files.json_of(_PROJECT))
-        if isinstance(project, Damaged):
+        described = files.examine(path, files.json_of(_DESCRIBED))
+        if isinstance(described, Damaged):
             return self._projects.get(uid)
-        if project is not None:
-            if written != self._written.get(uid):
-                self._unsaved.pop(uid, None)
-            # The folder's name counts, since requests and lookups use it.
-            project = self._unsaved.get(uid) or replace(project, uid=uid)
-            self._set(project, written)
+        if described is None:
+            return None
+        if written != self._written.get(uid):
+            self._unsaved.pop(uid, None)
+        project = self._unsaved.get(uid) or self._project(uid, described.label_config, described.title)
+        self._set(project, written)
         return project
+
+    def _project(self, uid: str, label_config: str = "", title: str = "") -> Project:
+        """A project with its folder, whose name counts, since requests and lookups use it."""
+        return Project(uid, label_config, title, self.folder(uid))
 
     def read_again(self, uid: str) -> Project:
         """Like `get`, but reads the project's file first; raises NotFound."""
@@ -174,12 +175,12 @@ class Projects:
         with self._lock:
             known = self._projects.get(uid)
             if known is None or replace(known, **said) != known:
-                self._check_room(replace(known or Project(uid), **said))
+                self._check_room(replace(known or self._project(uid), **said))
         if known is not None and replace(known, **said) == known and self._is_stored(uid):
             return known
         with self._on_disk:
             # The values in memory may be older than the file and must not overwrite it.
-            project = replace(self._read(uid) or Project(uid), **said)
+            project = replace(self._read(uid) or self._project(uid), **said)
             try:
                 files.create_folder(self.folder(uid), parents=True)
                 with unless_deleted(self.folder(uid)):
@@ -222,7 +223,7 @@ class Projects:
 
     def _write(self, project: Project) -> Project:
         path = self.folder(project.uid) / PROJECT_FILE
-        files.write_json(path, asdict(project))
+        files.write_json(path, asdict(_Described(project.uid, project.label_config, project.title)))
         self._unsaved.pop(project.uid, None)
         self._set(project, files.changed_ns(path))
         return project
@@ -292,7 +293,7 @@ def _is_folder(path: Path) -> bool:
         return True
 
 
-def _said(label_config: str | None, title: str | None) -> dict[str, str]:
+def _said(label_config: str | None, title: str | None) -> dict[str, Any]:
     given = {"label_config": label_config, "title": title}
     return {name: value for name, value in given.items() if value is not None}
 

@@ -9,8 +9,9 @@ from my_backend.jobs.record import Epoch, read_epochs
 from my_backend.named_import import import_named
 from my_backend.projects.metrics import Point, read_figures, read_labels
 from my_backend.projects.model_card import CARD_FILE
-from my_backend.projects.registry import Project, Projects
-from my_backend.projects.versions import Version, Versions
+from my_backend.projects.project import Project
+from my_backend.projects.registry import Projects
+from my_backend.projects.versions import Version
 from my_backend.settings import Settings
 
 METRICS = ("accuracy", "accuracy_low", "accuracy_high", "macro_f1", "calibration_error")
@@ -42,10 +43,10 @@ def call_hook(settings: Settings, project: str, version: str) -> None:
     )
     if not callable(function):
         raise BackendError(f"can't call PUBLISHED_HOOK={settings.published_hook}: it isn't a function")
-    versions = Versions(projects.folder(project))
-    found = versions.get(version)
-    is_live = versions.live_name() == version
-    function(_published(settings, projects.get(project), found, is_live=is_live))
+    described = projects.get(project)
+    found = described.versions.get(version)
+    is_live = described.versions.live_name() == version
+    function(_published(settings, described, found, is_live=is_live))
 
 
 def _published(settings: Settings, project: Project, version: Version, *, is_live: bool) -> Published:

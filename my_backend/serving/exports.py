@@ -17,7 +17,6 @@ from my_backend.errors import BadRequest, JobStopped, Unavailable
 from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.media import media_pool
 from my_backend.own_process import run_in_own_process
-from my_backend.projects.annotation_log import Changes
 from my_backend.projects.model_card import CARD_FILE
 from my_backend.projects.registry import Projects
 from my_backend.projects.versions import EXPORTS_FOLDER, Versions
@@ -119,8 +118,8 @@ class Exports(Background):
         return math.inf
 
     def _make(self, project: str, version: str) -> None:
-        folder = self._projects.folder(self._projects.get(project).uid) / EXPORTS_FOLDER
-        versions = Versions(folder.parent)
+        found = self._projects.get(project)
+        folder, versions = found.folder / EXPORTS_FOLDER, found.versions
         folder.mkdir(exist_ok=True)
         for left in folder.glob(".part-*"):  # by a process that was killed
             shutil.rmtree(left, ignore_errors=True)
@@ -148,12 +147,12 @@ class Exports(Background):
 def export_version(settings: Settings, project: str, version: str, folder: str) -> Json:
     """Lets the model class export a version to `folder`; returns what `export_onnx` returns."""
     projects = Projects(settings.model_dir / "projects")
-    home = projects.folder(project)
     pool = media_pool()
     try:
         new_model = ModelFactory(settings, projects, Connections(settings), pool)
-        model = new_model(projects.get(project), Versions(home).get(version))
-        tasks: Sequence[Json] = Changes(home).tasks() or []
+        found = projects.get(project)
+        model = new_model(found, found.versions.get(version))
+        tasks: Sequence[Json] = found.changes.tasks() or []
         return model.export_onnx(Path(folder), tasks[:: max(1, len(tasks) // COMPARED_TASKS)][:COMPARED_TASKS])
     finally:
         pool.shutdown(wait=False, cancel_futures=True)

@@ -15,7 +15,8 @@ from my_backend import context
 from my_backend.background import Background
 from my_backend.errors import BackendError, Unavailable
 from my_backend.files import Damaged
-from my_backend.projects.registry import Credentials, Project, Projects
+from my_backend.projects.project import Project
+from my_backend.projects.registry import Credentials, Projects
 from my_backend.projects.versions import UNTRAINED, Version, Versions, last_move
 from my_backend.serving.model_api import ModelAPI
 from my_backend.serving.model_loader import ModelFactory

@@ -9,7 +9,8 @@ from my_backend.label_studio.media import Media, MediaPool, MediaRequest, open_m
 from my_backend.metrics.counters import EmbeddingCounts, ImageCounts
 from my_backend.named_import import import_named
 from my_backend.projects.corrections import corrections_folder
-from my_backend.projects.registry import Credentials, Project, Projects
+from my_backend.projects.project import Project
+from my_backend.projects.registry import Credentials, Projects
 from my_backend.projects.versions import Version
 from my_backend.serving.model_api import ModelAPI, with_defaults
 from my_backend.settings import Settings
@@ -56,7 +57,7 @@ class ModelFactory:
 
     def open_media(self, project: Project, missed: list[MediaRequest] | None = None) -> Media:
         """Opens access to the images of a project's tasks and to its corrected images."""
-        kept = corrections_folder(self._projects.folder(project.uid))
+        kept = corrections_folder(project.folder)
         credentials = self.credentials(project)
         return open_media(self._settings, self._connections, credentials, self._media_pool, kept, self.images, missed)
 

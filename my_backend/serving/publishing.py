@@ -9,8 +9,9 @@ from my_backend.errors import BadRequest
 from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.media import media_pool
 from my_backend.projects.deleted import unless_deleted
-from my_backend.projects.registry import Project, Projects
-from my_backend.projects.versions import Version, Versions
+from my_backend.projects.project import Project
+from my_backend.projects.registry import Projects
+from my_backend.projects.versions import Version
 from my_backend.serving.model_loader import ModelFactory
 from my_backend.settings import Settings
 
@@ -35,8 +36,7 @@ def publish_model(settings: Settings, model: Path, project_name: str | None) -> 
     if config.image_choices is None:
         raise BadRequest(f"project {project.uid}: {config.problem}")
     model_class = ModelFactory(settings, projects, Connections(settings), media_pool()).load()
-    folder = projects.folder(project.uid)
-    with unless_deleted(folder), TemporaryDirectory(dir=folder, prefix=".publishing-") as workdir:
+    with unless_deleted(project.folder), TemporaryDirectory(dir=project.folder, prefix=".publishing-") as workdir:
         train_output = model_class.adopt(model, Path(workdir))
         classes = [str(name) for name in train_output.get("classes", [])]
         unknown = [name for name in classes if not config.image_choices.name_of(name)]
@@ -46,5 +46,5 @@ def publish_model(settings: Settings, model: Path, project_name: str | None) -> 
                 f"({', '.join(config.choices)}): is it the right project?"
             )
         cause = f"published manually from {model}"
-        version = Versions(folder).publish(train_output, Path(workdir), cause=cause, choices=config.choices)
+        version = project.versions.publish(train_output, Path(workdir), cause=cause, choices=config.choices)
     return Published(project, version, unknown)

@@ -26,7 +26,8 @@ from my_backend.label_studio.client import Blocking, LabelStudio
 from my_backend.label_studio.connection import PRIVATE_EXAMPLE, Connection, read_connection
 from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.snapshot import Snapshot
-from my_backend.projects.registry import Project, Projects
+from my_backend.projects.project import Project
+from my_backend.projects.registry import Projects
 from my_backend.projects.versions import UNTRAINED, Versions, is_version_name
 from my_backend.requests import project_uid
 from my_backend.settings import Settings
@@ -52,7 +53,7 @@ def check_projects(settings: Settings, connections: Connections, *, ask: bool) -
     """All checks of all projects; `ask`: Label Studio can be asked."""
     projects = Projects(settings.model_dir / "projects")
     configured = connections.label_studio() if ask else None
-    known = projects.all() or (_projects_with_models(configured) if configured else [])
+    known = projects.all() or (_projects_with_models(projects, configured) if configured else [])
     if not known:
         yield Check("projects", problems=(no_project(_blocking(configured) if configured else None),))
     for project in known:
@@ -67,14 +68,14 @@ def _blocking(label_studio: LabelStudio) -> Blocking | None:
         return None
 
 
-def _projects_with_models(label_studio: LabelStudio) -> list[Project]:
+def _projects_with_models(projects: Projects, label_studio: LabelStudio) -> list[Project]:
     """Projects that have a model in Label Studio although it has never called: something prevents it."""
     try:
         newest = label_studio.projects(LOOKED_THROUGH)
         return [
-            Project(project_uid(one), str(one.get("label_config") or ""), str(one.get("title") or ""))
+            Project(uid, str(one.get("label_config") or ""), str(one.get("title") or ""), projects.folder(uid))
             for one in newest
-            if label_studio.backends(int(one["id"]))
+            if label_studio.backends(int(one["id"])) and (uid := project_uid(one))
         ]
     except (LabelStudioError, ValueError, KeyError):
         return []  # check_label_studio reports it
@@ -85,7 +86,7 @@ def check_project(
 ) -> Iterator[Check]:
     """All checks of one project; `ask`: Label Studio can be asked."""
     name = f"project {project.id}{f' ({project.title})' if project.title else ''}"
-    yield check_version(projects, project, name)
+    yield check_version(project, name)
     if ask:
         label_studio = connections.label_studio(projects.credentials(project.uid))
         if label_studio is None:
@@ -98,12 +99,11 @@ def check_project(
 def _asked(
     settings: Settings, projects: Projects, connections: Connections, project: Project, label_studio: LabelStudio
 ) -> Iterator[Check]:
-    folder, credentials = projects.folder(project.uid), projects.credentials(project.uid)
-    versions = Versions(folder)
+    versions, credentials = project.versions, projects.credentials(project.uid)
     live, snapshot = versions.live_name(), Snapshot(label_studio, project.id)
     try:
         connection = read_connection(snapshot, settings.basic_auth, thoroughly=True)
-        scores = read_scores(settings, snapshot, folder)
+        scores = read_scores(settings, snapshot, project.folder)
         predicted = label_studio.predicted_versions(project.id)
         tasks = label_studio.tasks(project.id, SAMPLED_TASKS)
     except LabelStudioError as error:
@@ -114,7 +114,7 @@ def _asked(
     yield check_models(project, connection, live)
     yield check_lost_versions(project, versions, predicted)
     yield check_shown(project, connection, live)
-    yield Check("scores", SCORES.get(scores.state, ""), tuple(score_problems(project, folder, scores)))
+    yield Check("scores", SCORES.get(scores.state, ""), tuple(score_problems(project, scores)))
     yield check_training_rule(project, connection)
     config = parse_label_config(str(connection.project.get("label_config") or ""), settings.choices)
     if config.image_choices is None:
@@ -136,12 +136,11 @@ def _reported(connection: Connection) -> str:
     return f"Label Studio shows {host} as “{first.get('readable_state')}”, version {first.get('model_version')}"
 
 
-def check_version(projects: Projects, project: Project, name: str) -> Check:
+def check_version(project: Project, name: str) -> Check:
     """Whether the live version exists, and which annotations it couldn't learn from."""
-    versions = Versions(projects.folder(project.uid))
-    live = versions.live_name()
+    live = project.versions.live_name()
     try:
-        version = versions.live()
+        version = project.versions.live()
     except NotFound:
         return Check(f"{name}: version", problems=(live_version_missing(project.uid, live),))
     unknown = version.train_output.get("unknown_choices") if version else None

@@ -15,7 +15,7 @@ from my_backend.label_studio.connection import (
     without_password,
 )
 from my_backend.label_studio.webhook_password import password_header
-from my_backend.projects.registry import Project
+from my_backend.projects.project import Project
 from my_backend.settings import LOOPBACK
 
 Json = dict[str, Any]

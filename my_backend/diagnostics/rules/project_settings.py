@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 from my_backend.diagnostics.actions import ChooseModel
 from my_backend.diagnostics.problem import Fix, Problem
 from my_backend.label_studio.connection import Connection
-from my_backend.projects.registry import Project
+from my_backend.projects.project import Project
 from my_backend.projects.versions import UNTRAINED, is_version_name
 
 Json = dict[str, Any]

@@ -1,27 +1,25 @@
 """Problems with scores and stored predictions in Label Studio."""
 
-from pathlib import Path
-
 from my_backend.active_learning.scores import ScoresStatus
 from my_backend.active_learning.title import TitleStatus
 from my_backend.diagnostics.actions import RenameModel
 from my_backend.diagnostics.problem import Fix, Problem
-from my_backend.projects.registry import Project
+from my_backend.projects.project import Project
 
 # The problem may disappear without any action.
 RETRIED = "The backend keeps trying; for details, run the doctor (`python -m my_backend doctor`)."
 
 
-def score_problems(project: Project, folder: Path, status: ScoresStatus) -> list[Problem]:
-    """Scores that Label Studio doesn't show although someone needs them; `folder` is the project's folder."""
+def score_problems(project: Project, status: ScoresStatus) -> list[Problem]:
+    """Scores that Label Studio doesn't show although someone needs them."""
     if status.title is None:
         return []
     if status.state == "out of sync":
-        return [_out_of_sync(project, folder, status, status.title)]
+        return [_out_of_sync(project, status, status.title)]
     return title_problems(project.uid, status.title) if status.kept else []
 
 
-def _out_of_sync(project: Project, folder: Path, status: ScoresStatus, title: TitleStatus) -> Problem:
+def _out_of_sync(project: Project, status: ScoresStatus, title: TitleStatus) -> Problem:
     message = (
         "Label Studio's score column is blank and uncertainty sampling serves random tasks because the model's title "
         f"there, “{title.title}”, is not the live version {status.live}."
@@ -38,7 +36,7 @@ def _out_of_sync(project: Project, folder: Path, status: ScoresStatus, title: Ti
     if status.kept:
         hint = "The running server changes it within a minute; if it can't, `/problems` says why."
     offer = f"rename the model “{title.title}” to {status.live}"
-    action = RenameModel(project, folder, title, status.live, status.kept)
+    action = RenameModel(project, title, status.live, status.kept)
     return Problem("scores-blank", message, hint, project.uid, fixes=(Fix(offer, action),))
 
 

@@ -9,7 +9,7 @@ from my_backend.labeling.acceptance import Answers, Automatic, PlannedImage
 from my_backend.labeling.acceptor import State
 from my_backend.labeling.checks import Checks
 from my_backend.labeling.sample import Sample, accepted_by_choice, examples
-from my_backend.projects.registry import Project
+from my_backend.projects.project import Project
 from my_backend.requests import (
     AcceptRequest,
     AutomaticRequest,

@@ -1,7 +1,8 @@
 """Finds the project of a request, and adds it to the log lines that follow."""
 
 from my_backend import context
-from my_backend.projects.registry import Project, Projects
+from my_backend.projects.project import Project
+from my_backend.projects.registry import Projects
 
 PROJECT_QUERY = {"project": "id or id.created; optional if there is only one project"}
 

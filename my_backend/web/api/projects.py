@@ -2,7 +2,6 @@
 
 from my_backend.backend import Backend
 from my_backend.errors import NotFound
-from my_backend.projects.versions import Versions
 from my_backend.requests import DeleteRequest, DuplicateRequest, Json
 from my_backend.web.api.answers import Answer, Asked
 from my_backend.web.api.lookup import find_project
@@ -41,10 +40,9 @@ class ProjectEndpoints:
         destination = body.project_dst
         if "." not in destination:  # sent by people, not by Label Studio
             destination = self._projects.find(destination).uid
-        live = Versions(self._projects.folder(source.uid)).live()
+        live = source.versions.live()
         if live is None:
             raise NotFound(f"project {source.uid} has no version to copy yet")
-        self._projects.remember(destination)
-        target = Versions(self._projects.folder(destination))
+        target = self._projects.remember(destination).versions
         copy = target.copy_from(live, cause=f"copied from project {source.uid}", choices=live.choices)
         return {"live": copy.name, "project": destination}

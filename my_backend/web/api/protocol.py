@@ -11,8 +11,9 @@ from my_backend.backend import Backend
 from my_backend.errors import BadRequest
 from my_backend.jobs.training_job import keep_annotations
 from my_backend.metrics.counters import RequestCounts
+from my_backend.projects.project import Project
 from my_backend.projects.recent_predictions import sightings
-from my_backend.projects.registry import Credentials, Project
+from my_backend.projects.registry import Credentials
 from my_backend.requests import Json, PredictRequest, SetupRequest, TrainRequest, WebhookRequest, project_uid
 from my_backend.web.api.answers import Answer, ModelVersion
 from my_backend.web.api.jobs import StartedJob, started
@@ -124,13 +125,13 @@ class ProtocolEndpoints:
         elif body.action.startswith(
             "REVIEW"
         ):  # REVIEW_CREATED, REVIEW_UPDATED, REVIEWS_DELETED of the Enterprise edition
-            self._projects.changes(found.uid).forget_tasks()  # they don't include the current annotation
+            found.changes.forget_tasks()  # they don't include the current annotation
             self._backend.retraining.changed(found.uid, body.action, body.changes)
         elif body.action == "TASKS_CREATED":
             self._serving.prepare(found, body.tasks)
             self._backend.prediction_refresh.imported(found.uid)
         elif body.action == "TASKS_DELETED":
-            self._projects.changes(found.uid).forget_tasks()  # their annotations are deleted without an event
+            found.changes.forget_tasks()  # their annotations are deleted without an event
             self._backend.recent.forget(found.uid, _numbers(task.get("id") for task in body.tasks))
         return {"status": "ok", "action": body.action}
 

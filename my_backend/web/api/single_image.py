@@ -9,8 +9,8 @@ from label_studio_format.labeling_config import ImageChoices, parse_label_config
 from my_backend.backend import Backend
 from my_backend.errors import BadRequest, MediaError, NotFound, Unavailable
 from my_backend.label_studio.media import MediaFile, MediaRequest
-from my_backend.projects.corrections import KEPT, Corrections
-from my_backend.projects.registry import Project
+from my_backend.projects.corrections import KEPT
+from my_backend.projects.project import Project
 from my_backend.requests import CorrectionRequest, ImageRequest, Json, RemoveCorrectionRequest
 from my_backend.serving.model_api import ModelAPI
 from my_backend.web.api.answers import Answer, ModelVersion
@@ -72,27 +72,24 @@ class SingleImageEndpoints:
             live = None  # the training will report it if the image is broken
         if live and live.model is not None:
             _classify(live.model, project, _task(url, tag), deadline)
-        self._corrections(project).keep(file.path.read_bytes(), file.digest, names)
+        project.corrections.keep(file.path.read_bytes(), file.digest, names)
         return started(self._backend.queue.submit(project.uid, "head", "image corrected"))
 
     @endpoint("GET", "/api/models/corrections", answers={200: CorrectionList}, errors=(400, 404), query=PROJECT_QUERY)
     def corrections(self, project: str | None) -> Json:
         """The corrected images of a project, the newest first."""
-        found = self._corrections(find_project(self._backend.projects, project)).newest_first()
+        found = find_project(self._backend.projects, project).corrections.newest_first()
         return {"corrections": [asdict(one) for one in found]}
 
     @endpoint("POST", "/api/models/corrections/<image>/remove", answers={201: StartedJob}, errors=(404,))
     def remove_correction(self, image: str, body: RemoveCorrectionRequest) -> tuple[Json, int]:
         """Removes a correction, and starts a training without it."""
         project = find_project(self._backend.projects, body.project)
-        self._corrections(project).check(image)
+        project.corrections.check(image)
         submit = partial(self._backend.queue.submit, project.uid, "head", "correction removed")
         submit()  # before it is removed: if the disk is full, nothing happens, and the request can be sent again
-        self._corrections(project).remove(image)
+        project.corrections.remove(image)
         return started(submit())  # another job, if the first one has read the corrections already
-
-    def _corrections(self, project: Project) -> Corrections:
-        return Corrections(self._backend.projects.folder(project.uid))
 
     def _tag(self, project: Project) -> ImageChoices:
         config = parse_label_config(project.label_config, self._backend.settings.choices)

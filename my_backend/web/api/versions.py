@@ -7,7 +7,7 @@ from flask import Response
 from my_backend.backend import Backend
 from my_backend.errors import BadRequest, Conflict, NotFound, Unavailable
 from my_backend.projects.archive import zipped, zipped_size
-from my_backend.projects.registry import Project
+from my_backend.projects.project import Project
 from my_backend.projects.versions import Versions
 from my_backend.requests import Json, PinRequest, ProjectRequest, VersionRequest
 from my_backend.serving.exports import Export, State
@@ -106,7 +106,7 @@ class VersionEndpoints:
         return self._versions_of(self._projects.find(body.project))
 
     def _versions_of(self, project: Project) -> Json:
-        versions = Versions(self._projects.folder(project.uid))
+        versions = project.versions
         newest_first = versions.all()[::-1]
         return {
             "versions": [version.name for version in newest_first],
@@ -179,7 +179,7 @@ class VersionEndpoints:
 
     def _find(self, name: str | None) -> tuple[Project, Versions]:
         project = find_project(self._projects, name)
-        return project, Versions(self._projects.folder(project.uid))
+        return project, project.versions
 
 
 def _named(version: str | None) -> str:

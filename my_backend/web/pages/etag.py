@@ -6,7 +6,7 @@ from hashlib import sha256
 
 from my_backend import files
 from my_backend.backend import Backend
-from my_backend.projects.registry import Project
+from my_backend.projects.project import Project
 
 # Modification times show changes: files are always replaced, never modified in place.
 WATCHED = ("project.json", "live", "versions", "pinned.json", "jobs", "unlearned.json", "recent.json", "corrections")
@@ -17,7 +17,7 @@ def entity_tag(backend: Backend, projects: Iterable[Project], *shown: str) -> st
     now = time.time_ns()
     facts: list[object] = [*shown, backend.serving.ready, backend.monitor.asking, backend.summary.problems()]
     for project in projects:
-        times = [files.changed_ns(backend.projects.folder(project.uid) / name) for name in WATCHED]
+        times = [files.changed_ns(project.folder / name) for name in WATCHED]
         finding = backend.monitor.finding(project.uid)
         facts += [project.uid, backend.serving.version_name(project.uid), finding and finding.connected, times]
         if now - max(times) < files.SETTLED_NS:

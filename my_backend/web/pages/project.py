@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from my_backend.backend import Backend
 from my_backend.errors import NotFound
-from my_backend.projects.registry import Project
+from my_backend.projects.project import Project
 from my_backend.projects.versions import UNTRAINED
 from my_backend.web.pages.training import TrainingView, training_view
 from my_backend.web.pages.versions import VersionView, read_version
@@ -63,7 +63,7 @@ def project_view(backend: Backend, project: Project, shown_jobs: int = SHOWN_JOB
         connection=_connection(backend, project),
         live_name=live_name,
         live=_live(backend, project, live_name),
-        unlearned=backend.projects.changes(project.uid).unlearned(),
+        unlearned=project.changes.unlearned(),
         running=[training_view(job) for job in unfinished if job.status == "started"],
         waiting=[training_view(job) for job in unfinished if job.status == "queued"],
         ended=[view for view in views if not view.job.unfinished][:shown_jobs],
@@ -90,7 +90,7 @@ def _live(backend: Backend, project: Project, name: str) -> VersionView | None:
     if name == UNTRAINED:
         return None
     try:
-        return read_version(backend.projects.folder(project.uid), name)
+        return read_version(project.folder, name)
     except NotFound:  # it was removed a moment ago
         return None
 

@@ -12,10 +12,9 @@ from label_studio_format.labeling_config import parse_label_config
 from my_backend.backend import Backend
 from my_backend.errors import NotFound
 from my_backend.log.recent import recent_lines
-from my_backend.projects.corrections import Corrections
 from my_backend.projects.metrics import like_the_newest
-from my_backend.projects.registry import Project
-from my_backend.projects.versions import KEPT_VERSIONS, UNTRAINED, Versions
+from my_backend.projects.project import Project
+from my_backend.projects.versions import KEPT_VERSIONS, UNTRAINED
 from my_backend.requests import PERCENTS, Json
 from my_backend.settings import Shown, settings_in_force
 from my_backend.web.middleware.auth import is_known
@@ -170,7 +169,7 @@ class Page:
                 "versions.html",
                 view=view,
                 versions=found[::-1][:LISTED_VERSIONS],
-                pinned=Versions(self._backend.projects.folder(project.uid)).pinned(),
+                pinned=project.versions.pinned(),
                 more=max(0, len(found) - LISTED_VERSIONS),
                 chart=charts.accuracy_chart([(one.short, one.figures.accuracy or 0.0) for one in alike])
                 if len(alike) > 1
@@ -183,13 +182,12 @@ class Page:
 
     def version(self, name: str, version: str) -> Response:
         project = self._backend.projects.find(name)
-        folder = self._backend.projects.folder(project.uid)
         other_name = request.args.get("with") or ""
         for one in filter(None, (version, other_name)):
-            Versions(folder).get(one)  # raises NotFound, also for one that was deleted since it was read
-        shown = version_views.read_version(folder, version)
+            project.versions.get(one)  # raises NotFound, also for one that was deleted since it was read
+        shown = version_views.read_version(project.folder, version)
         export = self._backend.exports.state(project.uid, version)
-        other = version_views.read_version(folder, other_name) if other_name else None
+        other = version_views.read_version(project.folder, other_name) if other_name else None
 
         def render() -> str:
             view = project_view(self._backend, project)
@@ -200,7 +198,7 @@ class Page:
                 "version.html",
                 view=view,
                 version=shown,
-                pinned=shown.name in Versions(folder).pinned(),
+                pinned=shown.name in project.versions.pinned(),
                 kept=KEPT_VERSIONS,
                 export=export,
                 no_export=self._backend.exports.refusal(),
@@ -231,7 +229,7 @@ class Page:
         def render() -> str:
             view = project_view(self._backend, project)
             tag = config.image_choices
-            found = Corrections(self._backend.projects.folder(project.uid)).newest_first()
+            found = project.corrections.newest_first()
             return self._render(
                 "try.html",
                 view=view,
@@ -344,11 +342,10 @@ class Page:
 
     def _version_views(self, project: Project) -> list[version_views.VersionView]:
         """From the oldest to the newest."""
-        folder = self._backend.projects.folder(project.uid)
         views = []
-        for name in Versions(folder).names()[-CHARTED_VERSIONS:]:
+        for name in project.versions.names()[-CHARTED_VERSIONS:]:
             with suppress(NotFound):  # removed in the meantime
-                views.append(version_views.read_version(folder, name))
+                views.append(version_views.read_version(project.folder, name))
         return views
 
     def _tasks_url(self, project: Project) -> str:

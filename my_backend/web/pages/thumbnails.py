@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 from my_backend.backend import Backend
 from my_backend.errors import NotFound, Unavailable
-from my_backend.projects.registry import Project
+from my_backend.projects.project import Project
 from safe_http.redaction import said
 
 AT_ONCE = 2  # decoding a large image takes much memory

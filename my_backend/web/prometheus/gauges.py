@@ -15,7 +15,7 @@ from my_backend.errors import NotFound
 from my_backend.jobs.record import KINDS, UNFINISHED, Job
 from my_backend.projects.annotation_log import COUNT_FILE
 from my_backend.projects.metrics import Figures, read_figures, read_labels
-from my_backend.projects.registry import Project
+from my_backend.projects.project import Project
 from my_backend.projects.versions import UNTRAINED, Versions
 
 # Each one adds time series to Prometheus' memory.
@@ -81,8 +81,7 @@ class Gauges:
             yield redis
 
     def _unfinished(self, project: Project) -> list[Job]:
-        folder = self._backend.projects.folder(project.uid) / "jobs"
-        return self._unchanged(folder, lambda: self._backend.job_store.unfinished(project.uid))
+        return self._unchanged(project.folder / "jobs", lambda: self._backend.job_store.unfinished(project.uid))
 
     def _versions(self, projects: Sequence[Project]) -> Iterator[GaugeMetricFamily]:
         """Metrics of the live versions. There is no accuracy if the model class doesn't report one."""
@@ -136,10 +135,8 @@ class Gauges:
             "ml_backend_unlearned_annotations", "New or changed annotations that haven't been learned yet.", "project"
         )
         for project in projects:
-            file = self._backend.projects.folder(project.uid) / COUNT_FILE
-            waiting.add_metric(
-                [project.uid], self._unchanged(file, self._backend.projects.changes(project.uid).unlearned)
-            )
+            unlearned = self._unchanged(project.folder / COUNT_FILE, project.changes.unlearned)
+            waiting.add_metric([project.uid], unlearned)
         yield waiting
 
 

@@ -12,8 +12,8 @@ from my_backend.active_learning.refresh_run import Run
 from my_backend.errors import LabelStudioError
 from my_backend.label_studio.client import LabelStudio
 from my_backend.projects.labeling_order import LabelingOrder, keep_order, read_order
+from my_backend.projects.project import Project
 from my_backend.projects.random_order import in_random_order, random_sample
-from my_backend.projects.registry import Project
 from my_backend.serving.live_models import Live
 from my_backend.serving.model_api import ModelAPI
 from safe_http.session import SafeSession
@@ -51,7 +51,7 @@ class Renewed:
         self.tasks, self.model = server.predicted, Model()
         server.backends[0]["model_version"] = LIVE
         self.client = LabelStudio(server.url, server.pat, SafeSession(["127.0.0.1"]))
-        self.run = Run(self.client, Project(PROJECT), folder, LIVE, predicted)
+        self.run = Run(self.client, Project(PROJECT, folder=folder), LIVE, predicted)
 
     def step(self, asked: Container[int] = (), check: Callable[[], None] = lambda: None) -> int:
         live = Live(LIVE, self.model)
@@ -144,7 +144,7 @@ def test_full_disk_does_not_end_a_run(
 def test_run_of_a_deleted_project_ends(renewed: Renewed, tmp_path: Path) -> None:
     renewed.tasks.add((OLD, 0.1))
     renewed.model = Orders([0])
-    again = Run(renewed.client, Project(PROJECT), tmp_path / "gone", LIVE, predicted)
+    again = Run(renewed.client, Project(PROJECT, folder=tmp_path / "gone"), LIVE, predicted)
     with pytest.raises(FileNotFoundError):
         again.plan(Live(LIVE, renewed.model), lambda: None)
 
@@ -162,7 +162,7 @@ def test_run_that_has_nothing_to_do_keeps_the_order_of_the_run_before(renewed: R
     renewed.tasks.add((OLD, 0.1))
     renewed.model = Orders([0])
     renewed.to_the_end()
-    again = Run(renewed.client, Project(PROJECT), tmp_path, LIVE, predicted)
+    again = Run(renewed.client, Project(PROJECT, folder=tmp_path), LIVE, predicted)
     renewed.model.calls.clear()
     live = Live(LIVE, renewed.model)
     again.plan(live, lambda: None)
@@ -248,7 +248,7 @@ def test_backend_that_is_not_connected_any_more_is_known(label_studio: FakeLabel
     assert Renewed(label_studio, tmp_path).run.connected
     label_studio.backends = [{"id": 2, "model_version": "0.0.1"}]
     client = LabelStudio(label_studio.url, label_studio.pat, SafeSession(["127.0.0.1"]))
-    assert not Run(client, Project(PROJECT), tmp_path, LIVE, predicted).connected
+    assert not Run(client, Project(PROJECT, folder=tmp_path), LIVE, predicted).connected
 
 
 def test_doubles_are_removed_at_the_end(renewed: Renewed) -> None:

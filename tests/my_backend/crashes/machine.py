@@ -463,7 +463,7 @@ class TwoServers(RuleBasedStateMachine):
         server = self.servers[0].backend
         client = server.connections.label_studio()
         assert client
-        look = Reconciliation(server.projects, server.submit_correction).look
+        look = Reconciliation(server.submit_correction).look
         look(server.projects.get(PROJECT), Snapshot(client, server.projects.get(PROJECT).id))
         self._continue()
         if self._is_learning():

@@ -22,7 +22,8 @@ from my_backend.label_studio.snapshot import Snapshot
 from my_backend.labeling.runs import Run
 from my_backend.projects.corrections import Corrections
 from my_backend.projects.deleted import unless_deleted
-from my_backend.projects.registry import Project, project_folders
+from my_backend.projects.project import Project
+from my_backend.projects.registry import project_folders
 from my_backend.projects.versions import UNTRAINED, Versions, is_version_name
 from my_backend.serving.model_api import ModelAPI
 from my_backend.settings import Settings
@@ -238,7 +239,7 @@ class World:
                 self.submit("head", uid)
             client = backend.connections.label_studio()
             assert client
-            Reconciliation(backend.projects, self._correct).look(backend.projects.get(uid), Snapshot(client, 7))
+            Reconciliation(self._correct).look(backend.projects.get(uid), Snapshot(client, 7))
         for _ in range(20):
             for _ in range(2):  # it acts on what it has seen twice
                 backend.backlog._look()

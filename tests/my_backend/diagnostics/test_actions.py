@@ -8,7 +8,7 @@ import pytest
 from my_backend.active_learning.title import Remembered, TitleStatus, remembered_title
 from my_backend.diagnostics.actions import AddWebhook, ChangeWebhook, ChooseModel, DeleteWebhook, RenameModel
 from my_backend.label_studio.client import LabelStudio
-from my_backend.projects.registry import Project
+from my_backend.projects.project import Project
 from safe_http.session import SafeSession
 from testing.fake_label_studio.server import FakeLabelStudio
 from tests.my_backend.conftest import PROJECT, basic
@@ -55,7 +55,7 @@ def test_model_is_renamed_and_its_title_remembered(
     label_studio.project["model_version"] = "Mine"
     status = TitleStatus("out of sync", dict(label_studio.backends[0]), "Mine")
 
-    RenameModel(Project(PROJECT), tmp_path, status, LIVE, kept=False).perform(client)
+    RenameModel(Project(PROJECT, folder=tmp_path), status, LIVE, kept=False).perform(client)
 
     assert label_studio.backends[0]["title"] == label_studio.project["model_version"] == LIVE
     assert remembered_title(tmp_path) == Remembered(1, "Mine", kept=False)
@@ -78,7 +78,7 @@ def test_title_that_label_studio_brings_back_is_replaced_again(
         lost.append(path)
 
     monkeypatch.setattr(label_studio, "_patch", lose_the_first)
-    RenameModel(Project(PROJECT), tmp_path, status, LIVE, kept=False).perform(client)
+    RenameModel(Project(PROJECT, folder=tmp_path), status, LIVE, kept=False).perform(client)
 
     assert label_studio.backends[0]["title"] == label_studio.project["model_version"] == LIVE
     assert remembered_title(tmp_path) == Remembered(1, "Mine", kept=False)

@@ -4,7 +4,7 @@ import pytest
 
 from label_studio_format import labeling_config
 from my_backend.diagnostics.config_problems import ConfigProblems
-from my_backend.projects.registry import Project
+from my_backend.projects.project import Project
 from tests.my_backend.fake_model import LABEL_CONFIG
 
 

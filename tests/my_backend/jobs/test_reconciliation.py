@@ -40,7 +40,7 @@ def snapshot(url: str, token: str = "") -> Snapshot:
 def trained(projects: Projects, seen: Snapshot | None) -> list[str]:
     """The projects that a look has trained."""
     found: list[str] = []
-    Reconciliation(projects, found.append).look(projects.get(PROJECT), seen)
+    Reconciliation(found.append).look(projects.get(PROJECT), seen)
     return found
 
 

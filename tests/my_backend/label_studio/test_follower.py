@@ -12,7 +12,8 @@ from my_backend.label_studio import follower
 from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.follower import Follower
 from my_backend.label_studio.snapshot import Snapshot
-from my_backend.projects.registry import Credentials, Project, Projects
+from my_backend.projects.project import Project
+from my_backend.projects.registry import Credentials, Projects
 from testing.waiting import eventually
 from tests.my_backend.conftest import MakeSettings
 

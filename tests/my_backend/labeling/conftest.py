@@ -8,7 +8,8 @@ from my_backend.label_studio.connections import Connections
 from my_backend.labeling.runs import Labels, Run
 from my_backend.labeling.writer import Writer
 from my_backend.metrics.persistent_counters import Tally
-from my_backend.projects.registry import Project, Projects
+from my_backend.projects.project import Project
+from my_backend.projects.registry import Projects
 from testing.fake_label_studio.server import FakeLabelStudio
 from tests.my_backend.conftest import PROJECT, MakeSettings
 from tests.my_backend.fake_model import LABEL_CONFIG

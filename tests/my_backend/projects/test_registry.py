@@ -11,7 +11,8 @@ import pytest
 from label_studio_format.events import Change
 from my_backend import files
 from my_backend.errors import BadRequest, NotFound, TooMany
-from my_backend.projects.registry import Credentials, Project, Projects, project_folders
+from my_backend.projects.project import Project
+from my_backend.projects.registry import Credentials, Projects, project_folders
 from tests.broken_disk import broken_disk, disk_error, failing
 
 

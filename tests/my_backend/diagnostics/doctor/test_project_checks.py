@@ -8,7 +8,8 @@ import pytest
 from my_backend.diagnostics.doctor import project_checks
 from my_backend.diagnostics.doctor.check import Check
 from my_backend.label_studio.connection import Connection
-from my_backend.projects.registry import Project, Projects
+from my_backend.projects.project import Project
+from my_backend.projects.registry import Projects
 from my_backend.projects.versions import Versions
 from tests.my_backend.conftest import PROJECT
 from tests.my_backend.fake_model import LABEL_CONFIG
@@ -40,14 +41,14 @@ def versions(tmp_path: Path) -> Versions:
 def test_live_version_that_is_gone_and_names_that_are_no_choice(versions: Versions, tmp_path: Path) -> None:
     projects = Projects(tmp_path / "projects")
     project = projects.all()[0]
-    [problem] = project_checks.check_version(projects, project, "").problems
+    [problem] = project_checks.check_version(project, "").problems
     assert (problem.code, problem.message) == (
         "choices-unknown",
         "Some annotations use choices that no longer exist: Bird (3×).",
     )
 
     versions.pointer.write_text("v9-20261120T132501\n")
-    assert codes(project_checks.check_version(projects, project, "")) == ["version-missing"]
+    assert codes(project_checks.check_version(project, "")) == ["version-missing"]
 
 
 def test_models_folder_that_is_another_one_is_known_by_label_studios_predictions(

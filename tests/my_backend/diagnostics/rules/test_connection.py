@@ -14,7 +14,7 @@ from my_backend.diagnostics.rules.connection import (
 )
 from my_backend.label_studio.client import Blocking
 from my_backend.label_studio.connection import Connection
-from my_backend.projects.registry import Project
+from my_backend.projects.project import Project
 from tests.my_backend.conftest import PROJECT, basic
 
 MODEL = {"id": 1, "title": "ours", "url": "http://127.0.0.1:9090", "state": "CO"}

@@ -12,7 +12,7 @@ from my_backend.diagnostics.rules.project_settings import (
     training_rule_problems,
 )
 from my_backend.label_studio.connection import Connection
-from my_backend.projects.registry import Project
+from my_backend.projects.project import Project
 from tests.my_backend.conftest import PROJECT
 
 LIVE = "v7-20261120T132501"

@@ -1,7 +1,5 @@
 """What Label Studio shows and samples by → what is wrong and what would fix it."""
 
-from pathlib import Path
-
 import pytest
 
 from my_backend.active_learning.scores import ScoresStatus
@@ -9,10 +7,9 @@ from my_backend.active_learning.title import TitleState, TitleStatus
 from my_backend.diagnostics.actions import RenameModel
 from my_backend.diagnostics.problem import Fix
 from my_backend.diagnostics.rules.scores import refresh_failed, score_problems, title_problems
-from my_backend.projects.registry import Project
+from my_backend.projects.project import Project
 from tests.my_backend.conftest import PROJECT
 
-FOLDER = Path("folder")
 LIVE = "v7-20261120T132501"
 MINE = {"id": 1, "title": "Mine"}
 RENAMED = {"id": 1, "title": LIVE}
@@ -42,7 +39,7 @@ def scores(title: TitleStatus, *, kept: bool = False) -> ScoresStatus:
     ],
 )
 def test_scores_that_somebody_needs(status: ScoresStatus, code: str, said: str) -> None:
-    told = score_problems(Project(PROJECT), FOLDER, status)
+    told = score_problems(Project(PROJECT), status)
 
     assert [(problem.code, problem.project) for problem in told] == ([(code, PROJECT)] if code else [])
     assert said in "".join(map(str, told))
@@ -51,9 +48,9 @@ def test_scores_that_somebody_needs(status: ScoresStatus, code: str, said: str) 
 
 def test_fix_gives_the_model_the_version_as_its_title() -> None:
     status = scores(TitleStatus("out of sync", MINE, "Mine"))
-    [problem] = score_problems(Project(PROJECT), FOLDER, status)
+    [problem] = score_problems(Project(PROJECT), status)
 
-    action = RenameModel(Project(PROJECT), FOLDER, TitleStatus("out of sync", MINE, "Mine"), LIVE, kept=False)
+    action = RenameModel(Project(PROJECT), TitleStatus("out of sync", MINE, "Mine"), LIVE, kept=False)
     assert problem.fixes == (Fix(f"rename the model “Mine” to {LIVE}", action),)
 
 

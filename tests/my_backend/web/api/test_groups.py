@@ -12,7 +12,7 @@ import pytest
 from my_backend.label_studio import task_pages
 from my_backend.label_studio.client import LabelStudio
 from my_backend.labeling import pools, writer
-from my_backend.projects.registry import Project
+from my_backend.projects.project import Project
 from testing.fake_label_studio.server import FakeLabelStudio
 from testing.waiting import eventually
 from tests.my_backend.conftest import PROJECT, Client, Serve
