@@ -62,22 +62,20 @@ class Backend:
         files.make_private(folder)  # other users of this machine mustn't see images, annotations and tokens
         self.settings = settings
         self.came_through_proxy = threading.Event()  # set by the first request that came through a proxy
-        self.projects = Projects(folder)
+        self.projects = Projects.of(settings)
         self._media_pool = media_pool()
         self.connections = Connections(settings)
         self.new_model = ModelFactory(settings, self.projects, self.connections, self._media_pool)
         self.open_media = self.new_model.open_media
-        self.serving = Serving(self.projects, self.new_model, settings.choices)
+        self.serving = Serving(self.projects, self.new_model)
         self.exports = Exports(settings, self.projects, self.new_model)
         self.job_store = JobStore(folder)
         self.storage = Storage(settings, self.projects, self.job_store)
         self.queue = self._make_queue()
-        self.labeling = Writer(settings, self.projects, self.connections, self.job_store.tally, self._labeling_ended)
-        self.pools = Pools(
-            self.projects, self.connections, self.serving, self.new_model, self.labeling.store, settings.choices
-        )
+        self.labeling = Writer(self.projects, self.connections, self.job_store.tally, self._labeling_ended)
+        self.pools = Pools(self.projects, self.connections, self.serving, self.new_model, self.labeling.store)
         planner = Planner(self.projects, self.connections, self.serving, self.pools)
-        self.acceptor = Acceptor(self.projects, self.connections, self.labeling, planner.prepare, settings.choices)
+        self.acceptor = Acceptor(self.projects, self.connections, self.labeling, planner.prepare)
         self.retraining = Retraining(
             self.projects, settings.retrain_after_annotations, self.submit_correction, self.labeling.is_writing
         )
@@ -110,7 +108,7 @@ class Backend:
         self.summary = Summary(
             settings=settings,
             projects=self.projects,
-            configs=ConfigProblems(settings.choices),
+            configs=ConfigProblems(),
             storage=self.storage,
             serving=self.serving,
             queue=self.queue,

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from label_studio_format.labeling_config import parse_label_config
 from my_backend import files
 from my_backend.active_learning.refresh_run import Run
 from my_backend.background import Background
@@ -188,7 +187,7 @@ class PredictionRefresh(Background):
         self, project: Project, version: str, tasks: list[Json], results: list[Any], why: dict[int, str]
     ) -> None:
         """Has the page show them: Label Studio doesn't request predictions that are stored already."""
-        tag = parse_label_config(project.label_config, self._settings.choices).image_choices
+        tag = project.config.image_choices
         if tag:
             self._recent.note(project.uid, sightings(tasks, results, why, tag.field, version))
 

@@ -188,7 +188,7 @@ def _acceptor() -> Iterator[tuple[Acceptor, Writer, Projects]]:
     with _writer() as (writer, projects):
         settings = read_settings()
         yield (
-            Acceptor(projects, Connections(settings), writer, lambda *_: None, settings.choices),
+            Acceptor(projects, Connections(settings), writer, lambda *_: None),
             writer,
             projects,
         )
@@ -211,8 +211,8 @@ def _writer() -> Iterator[tuple[Writer, Projects]]:
     """A writer whose thread isn't started; an error in the block ends the command with its message."""
     try:
         settings = read_settings()
-        projects = Projects(settings.model_dir / "projects")
-        yield Writer(settings, projects, Connections(settings), JobStore(projects.root).tally), projects
+        projects = Projects.of(settings)
+        yield Writer(projects, Connections(settings), JobStore(projects.root).tally), projects
     except (BackendError, OSError) as error:
         raise SystemExit(f"Error: {said(error)}") from None
 

@@ -120,7 +120,7 @@ def hook(version: Name, project: OfProject = None) -> None:
     if not settings.published_hook:
         raise SystemExit("Error: PUBLISHED_HOOK is not set: set it to a function, as module:function")
     try:
-        uid = Projects(settings.model_dir / "projects").find(project).uid
+        uid = Projects.of(settings).find(project).uid
         repeat_call(settings, uid, version)
     except (BackendError, OSError) as error:
         raise SystemExit(f"Error: {said(error)}") from None
@@ -131,7 +131,7 @@ def hook(version: Name, project: OfProject = None) -> None:
 def _versions(project: str | None) -> Iterator[Versions]:
     """Opens the project's versions; an error in the block ends the command with its message."""
     try:
-        projects = Projects(read_settings().model_dir / "projects")
+        projects = Projects.of(read_settings())
         yield projects.find(project).versions
     except (BackendError, OSError) as error:
         raise SystemExit(f"Error: {said(error)}") from None

@@ -4,7 +4,6 @@ import threading
 from collections.abc import Iterable
 from weakref import WeakKeyDictionary
 
-from label_studio_format.labeling_config import parse_label_config
 from my_backend.diagnostics.problem import Problem
 from my_backend.diagnostics.rules.labeling_config import labeling_config_problems
 from my_backend.projects.project import Project
@@ -15,8 +14,7 @@ MOST_TO_PARSE = 500_000  # characters of new configs per call, which take about 
 class ConfigProblems:
     """Remembers the problems of each project as long as the project is known as it is."""
 
-    def __init__(self, choices_name: str) -> None:
-        self._choices_name = choices_name
+    def __init__(self) -> None:
         self._known: WeakKeyDictionary[Project, list[Problem]] = WeakKeyDictionary()
         self._parsing = threading.Lock()
 
@@ -39,5 +37,4 @@ class ConfigProblems:
             parsed += len(project.label_config)
             if parsed > MOST_TO_PARSE and parsed > len(project.label_config):
                 return
-            config = parse_label_config(project.label_config, self._choices_name)
-            self._known[project] = labeling_config_problems(project.uid, config)
+            self._known[project] = labeling_config_problems(project.uid, project.config)

@@ -11,7 +11,6 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from label_studio_format.labeling_config import parse_label_config
 from label_studio_format.labeling_history import HistoryOfTasks
 from my_backend import files
 from my_backend.errors import JobStopped, TakenOver, TrainingError
@@ -132,7 +131,7 @@ class TrainingJob:
             tasks = followed
         else:
             project, tasks, watermark = self._ask_label_studio(running)
-        tag = parse_label_config(project.label_config, self._settings.choices).image_choices
+        tag = project.config.image_choices
         corrections = Corrections(folder).newest_first()
         tasks.extend(as_tasks(corrections, tag) if tag else [])
         running.annotations_were_read()
@@ -222,7 +221,7 @@ class TrainingJob:
                     _checked(train_output),
                     workdir,
                     cause=running.job.cause,
-                    choices=parse_label_config(project.label_config, self._settings.choices).choices,
+                    choices=project.config.choices,
                     held_back=str(train_output.get("held_back") or ""),
                     labeling_history=asdict(history.history()),
                     epochs=[asdict(epoch) for epoch in running.job.history],

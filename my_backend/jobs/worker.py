@@ -56,7 +56,7 @@ _shutting_down = threading.Event()
 def perform(job_id: str) -> None:
     """Runs the job with this id in this process; RQ calls it with the id as the only argument."""
     settings = read_settings()
-    projects = Projects(settings.model_dir / "projects")
+    projects = Projects.of(settings)
     store = JobStore(settings.model_dir / "projects")
     with ExitStack() as held, context.working_for(job=job_id):
         job = _begin(job_id, store, held)
@@ -204,7 +204,7 @@ def work(settings: Settings, kinds: tuple[Kind, ...] = KINDS) -> None:
 
 
 def _work(settings: Settings, kinds: tuple[Kind, ...]) -> None:
-    projects = Projects(settings.model_dir / "projects")
+    projects = Projects.of(settings)
     pool = media_pool()
     # Imported once here, and shared by the processes forked for jobs. Nothing is computed before the fork.
     ModelFactory(settings, projects, Connections(settings), pool).load()

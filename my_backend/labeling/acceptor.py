@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from random import SystemRandom
 
-from label_studio_format.labeling_config import ImageChoices, parse_label_config
+from label_studio_format.labeling_config import ImageChoices
 from my_backend import context
 from my_backend.background import Background
 from my_backend.errors import BackendError, BadRequest, Conflict, JobStopped, NotFound, Unavailable
@@ -67,12 +67,10 @@ class State:
 class Acceptor(Background):
     """Everything that people ask for about accepting answers; its thread prepares plans and reads samples."""
 
-    def __init__(
-        self, projects: Projects, connections: Connections, writer: Writer, prepare: Prepare, choices_name: str = ""
-    ) -> None:
+    def __init__(self, projects: Projects, connections: Connections, writer: Writer, prepare: Prepare) -> None:
         super().__init__("acceptor")
         self._projects, self._writer = projects, writer
-        self._prepare, self._choices_name = prepare, choices_name
+        self._prepare = prepare
         self.store = AcceptanceStore(projects.root)
         self._reader = SampleReader(projects, connections, self.store)
         self._works: dict[tuple[str, str], _Work] = {}  # by the project and the id of the plan
@@ -263,7 +261,7 @@ class Acceptor(Background):
         return list(self._contradicted.values())
 
     def _tag(self, project: Project) -> ImageChoices:
-        config = parse_label_config(project.label_config, self._choices_name)
+        config = project.config
         if config.image_choices is None:
             raise Conflict(f"no labels can be accepted: {config.problem or 'the project has no labeling config yet'}")
         if config.image_choices.multiple:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from label_studio_format.labeling_config import ImageChoices, parse_label_config
+from label_studio_format.labeling_config import ImageChoices
 from my_backend import context
 from my_backend.background import Background
 from my_backend.errors import BackendError, Conflict, JobStopped, NotFound
@@ -83,11 +83,10 @@ class Pools(Background):
         serving: Serving,
         new_model: ModelFactory,
         runs: RunStore,
-        choices_name: str = "",
     ) -> None:
         super().__init__("pools")
         self._projects, self._connections, self._serving = projects, connections, serving
-        self._new_model, self._runs, self._choices_name = new_model, runs, choices_name
+        self._new_model, self._runs = new_model, runs
         self._entries: dict[str, _Entry] = {}
         self._lock = threading.Lock()
         # Comparing all images keeps a processor busy for up to a second; predictions get the others.
@@ -213,7 +212,7 @@ class Pools(Background):
         return Collected(entry.ready, entry.error, pool.counts(only), labeled, tag.choices, pool, labels)
 
     def _tag(self, project: Project) -> ImageChoices:
-        config = parse_label_config(project.label_config, self._choices_name)
+        config = project.config
         if config.image_choices is None:
             raise Conflict(
                 f"there are no images to label here: {config.problem or 'the project has no labeling config yet'}"

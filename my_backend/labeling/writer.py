@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from label_studio_format.labeling_config import ImageChoices, parse_label_config
+from label_studio_format.labeling_config import ImageChoices
 from my_backend import context, files
 from my_backend.background import Background
 from my_backend.errors import (
@@ -32,7 +32,6 @@ from my_backend.metrics.counters import LabelingCounts
 from my_backend.metrics.persistent_counters import Tally
 from my_backend.projects.project import Project
 from my_backend.projects.registry import Projects
-from my_backend.settings import Settings
 from safe_http.redaction import redact, said
 
 log = logging.getLogger(__name__)
@@ -69,7 +68,6 @@ class Writer(Background):
 
     def __init__(
         self,
-        settings: Settings,
         projects: Projects,
         connections: Connections,
         tally: Tally,
@@ -77,7 +75,7 @@ class Writer(Background):
     ) -> None:
         """`ended` is called after each attempt of a run."""
         super().__init__("labeling")
-        self._settings, self._projects, self._connections = settings, projects, connections
+        self._projects, self._connections = projects, connections
         self._tally, self._ended = tally, ended
         self.store = RunStore(projects.root)
         self._tokens: dict[str, str] = {}  # run → the token that a person gave; only in memory
@@ -270,7 +268,7 @@ class Writer(Background):
             redact.forget([token])
 
     def _tag(self, project: Project) -> ImageChoices:
-        config = parse_label_config(project.label_config, self._settings.choices)
+        config = project.config
         if config.image_choices is None:
             raise Conflict(f"can't label tasks of project {project.uid}: {config.problem or 'no labeling config'}")
         return config.image_choices

@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from label_studio_format.labeling_config import LabelConfig, parse_label_config
 from my_backend.projects.annotation_log import Changes
 from my_backend.projects.corrections import Corrections
 from my_backend.projects.versions import Versions
@@ -19,11 +20,17 @@ class Project:
     label_config: str = ""
     title: str = ""
     folder: Path = field(default=NOWHERE, compare=False, repr=False)
+    choices_name: str = field(default="", compare=False, repr=False)  # the setting CHOICES
 
     @property
     def id(self) -> int:
         """Returns the project's id in Label Studio."""
         return int(self.uid.partition(".")[0])
+
+    @property
+    def config(self) -> LabelConfig:
+        """Returns the labeling config, parsed; each config is parsed once."""
+        return parse_label_config(self.label_config, self.choices_name)
 
     @property
     def versions(self) -> Versions:

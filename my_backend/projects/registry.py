@@ -20,6 +20,7 @@ from my_backend.projects.annotation_log import Changes
 from my_backend.projects.deleted import unless_deleted
 from my_backend.projects.project import Project
 from my_backend.projects.versions import POINTER_FILE
+from my_backend.settings import Settings
 from safe_http.redaction import redact
 
 log = logging.getLogger(__name__)
@@ -57,8 +58,9 @@ _FOLDER = re.compile(r"\d+(\.\d+)?", re.ASCII)  # names of projects' folders; no
 class Projects:
     """All known projects, in memory and on disk: each has its own folder below `folder`."""
 
-    def __init__(self, folder: Path) -> None:
-        self.root = folder
+    def __init__(self, folder: Path, choices_name: str = "") -> None:
+        """`choices_name` is the setting `CHOICES`."""
+        self.root, self._choices_name = folder, choices_name
         self._on_disk = threading.Lock()  # held during slow disk access; requests wait only for `_lock`
         self._lock = threading.Lock()
         self._projects: dict[str, Project] = {}
@@ -66,6 +68,11 @@ class Projects:
         self._written: dict[str, int] = {}  # modification times (ns) of the files last read or written here
         self._unsaved: dict[str, Project] = {}  # what the disk didn't take, newer than the file until that changes
         self.refresh()
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Projects":
+        """Returns the projects in MODEL_DIR."""
+        return cls(settings.model_dir / "projects", settings.choices)
 
     def refresh(self) -> None:
         """Takes over what other processes have written."""
@@ -101,7 +108,7 @@ class Projects:
 
     def _project(self, uid: str, label_config: str = "", title: str = "") -> Project:
         """A project with its folder, whose name counts, since requests and lookups use it."""
-        return Project(uid, label_config, title, self.folder(uid))
+        return Project(uid, label_config, title, self.folder(uid), self._choices_name)
 
     def read_again(self, uid: str) -> Project:
         """Like `get`, but reads the project's file first; raises NotFound."""

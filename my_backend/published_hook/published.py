@@ -37,7 +37,7 @@ class Published:
 
 def call_hook(settings: Settings, project: str, version: str) -> None:
     """Calls the function with a version; raises NotFound, BackendError, and whatever the function raises."""
-    projects = Projects(settings.model_dir / "projects")
+    projects = Projects.of(settings)
     function = import_named(
         "PUBLISHED_HOOK", settings.published_hook, "module:function, for example examples.mlflow_registry:register"
     )

@@ -146,7 +146,7 @@ class Exports(Background):
 
 def export_version(settings: Settings, project: str, version: str, folder: str) -> Json:
     """Lets the model class export a version to `folder`; returns what `export_onnx` returns."""
-    projects = Projects(settings.model_dir / "projects")
+    projects = Projects.of(settings)
     pool = media_pool()
     try:
         new_model = ModelFactory(settings, projects, Connections(settings), pool)

@@ -10,7 +10,6 @@ from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import Any
 
-from label_studio_format.labeling_config import parse_label_config
 from my_backend import context
 from my_backend.background import Background
 from my_backend.errors import BackendError, Unavailable
@@ -118,9 +117,9 @@ class ServingStatus:
 class Serving(Background):
     """Provides the live models from memory; a thread watches the pointers and loads versions."""
 
-    def __init__(self, projects: Projects, new_model: ModelFactory, choices_name: str = "") -> None:
+    def __init__(self, projects: Projects, new_model: ModelFactory) -> None:
         super().__init__("serving")
-        self._projects, self._new_model, self._choices_name = projects, new_model, choices_name
+        self._projects, self._new_model = projects, new_model
         self._preparing = ThreadPoolExecutor(1, thread_name_prefix="prepare")
         self._live: dict[str, Live] = {}
         self._failed: dict[str, Failure] = {}
@@ -342,7 +341,7 @@ class Serving(Background):
         if wanted.name == UNTRAINED:
             first = self._first_version(project, versions)
             if first is None:
-                choices = self._choices(project) if self._is_warm else ()
+                choices = project.config.choices if self._is_warm else ()
                 return Live(UNTRAINED, None, choices, credentials=wanted.credentials)
             version = first
         else:
@@ -352,7 +351,7 @@ class Serving(Background):
             project = self._projects.read_again(project.uid)
         if self._are_others(version.choices, project):
             # Label Studio never asks again for a version whose predictions it already has.
-            cause, choices = "the labeling config's choices changed", self._choices(project)
+            cause, choices = "the labeling config's choices changed", project.config.choices
             version = versions.renew_live(cause=cause, choices=choices) or version
         model = self._new_model(project, version)
         warning = str(version.train_output.get("warning") or "")
@@ -361,18 +360,15 @@ class Serving(Background):
 
     def _first_version(self, project: Project, versions: Versions) -> Version | None:
         """A version without training, if the model class can predict without; otherwise None."""
-        choices = self._choices(project)
+        choices = project.config.choices
         if not choices or (found := self._new_model.load().untrained(project.label_config)) is None:
             return None
         cause, train_output = found
         return versions.publish_first(train_output, cause=cause, choices=choices)
 
-    def _choices(self, project: Project) -> tuple[str, ...]:
-        return parse_label_config(project.label_config, self._choices_name).choices
-
     def _are_others(self, choices: tuple[str, ...], project: Project) -> bool:
         """Returns whether the project's choices differ from those for which a version was published."""
-        today = self._choices(project)
+        today = project.config.choices
         return bool(today) and choices != today
 
     def _warm_up(self) -> None:

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from label_studio_format.labeling_config import parse_label_config
 from my_backend.errors import BadRequest
 from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.media import media_pool
@@ -30,9 +29,9 @@ def publish_model(settings: Settings, model: Path, project_name: str | None) -> 
 
     The model isn't compared with the live version, since publishing it was a deliberate decision. Raises BackendError.
     """
-    projects = Projects(settings.model_dir / "projects")
+    projects = Projects.of(settings)
     project = projects.find(project_name)
-    config = parse_label_config(project.label_config, settings.choices)
+    config = project.config
     if config.image_choices is None:
         raise BadRequest(f"project {project.uid}: {config.problem}")
     model_class = ModelFactory(settings, projects, Connections(settings), media_pool()).load()

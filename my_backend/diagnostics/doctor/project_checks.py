@@ -51,7 +51,7 @@ SCORES = {
 
 def check_projects(settings: Settings, connections: Connections, *, ask: bool) -> Iterator[Check]:
     """All checks of all projects; `ask`: Label Studio can be asked."""
-    projects = Projects(settings.model_dir / "projects")
+    projects = Projects.of(settings)
     configured = connections.label_studio() if ask else None
     known = projects.all() or (_projects_with_models(projects, configured) if configured else [])
     if not known:

@@ -91,7 +91,7 @@ def check_model(settings: Settings) -> tuple[Check, Json]:
     pool = media_pool()
     computes: Json = {}
     try:
-        projects = Projects(settings.model_dir / "projects")
+        projects = Projects.of(settings)
         model_class = ModelFactory(settings, projects, Connections(settings), pool).load()
         warning = redact(model_class.warm_up() or "")
         computes = model_class.describe()

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 
-from label_studio_format.labeling_config import ImageChoices, parse_label_config
+from label_studio_format.labeling_config import ImageChoices
 from my_backend.backend import Backend
 from my_backend.errors import BadRequest, MediaError, NotFound, Unavailable
 from my_backend.label_studio.media import MediaFile, MediaRequest
@@ -92,7 +92,7 @@ class SingleImageEndpoints:
         return started(submit())  # another job, if the first one has read the corrections already
 
     def _tag(self, project: Project) -> ImageChoices:
-        config = parse_label_config(project.label_config, self._backend.settings.choices)
+        config = project.config
         if config.image_choices is None:
             raise BadRequest(config.problem)
         return config.image_choices

@@ -8,7 +8,6 @@ from typing import Any
 from flask import Blueprint, Response, make_response, render_template, request, url_for
 from markupsafe import Markup
 
-from label_studio_format.labeling_config import parse_label_config
 from my_backend.backend import Backend
 from my_backend.errors import NotFound
 from my_backend.log.recent import recent_lines
@@ -144,7 +143,7 @@ class Page:
                 }
                 for job in view.running
             }
-            choices = parse_label_config(project.label_config, self._backend.settings.choices).choices
+            choices = project.config.choices
             return self._render(
                 "now.html",
                 view=view,
@@ -224,7 +223,7 @@ class Page:
 
     def try_it(self, name: str) -> Response:
         project = self._backend.projects.find(name)
-        config = parse_label_config(project.label_config, self._backend.settings.choices)
+        config = project.config
 
         def render() -> str:
             view = project_view(self._backend, project)
@@ -256,7 +255,7 @@ class Page:
                 view=view,
                 wanted=wanted,
                 sorts=SORTS,
-                choices=parse_label_config(project.label_config, self._backend.settings.choices).choices,
+                choices=project.config.choices,
                 unsure=unsure,
                 unsure_total=unsure_total,
                 mistakes=wrong,
@@ -299,7 +298,7 @@ class Page:
         """Accepts answers without review; while it is open, people's labels of the sample are read again."""
         project = self._backend.projects.find(name)
         known = is_known(self._backend.settings)
-        config = parse_label_config(project.label_config, self._backend.settings.choices)
+        config = project.config
         acceptor, counts = self._backend.acceptor, self._backend.pools.counts(project.uid)
         automatic = acceptor.store.automatic(project.uid)
         now = accept_view(automatic, acceptor.state(project), counts, self._tasks_url(project))

@@ -29,7 +29,7 @@ def unusable(number: int) -> Project:
 
 
 def test_each_config_is_parsed_once(parsed: list[str]) -> None:
-    configs, projects = ConfigProblems(""), [unusable(1), unusable(2), Project("3.1", LABEL_CONFIG)]
+    configs, projects = ConfigProblems(), [unusable(1), unusable(2), Project("3.1", LABEL_CONFIG)]
 
     first, again = configs.of(projects), configs.of(projects)
 
@@ -39,7 +39,7 @@ def test_each_config_is_parsed_once(parsed: list[str]) -> None:
 
 
 def test_changed_config_is_parsed_again(parsed: list[str]) -> None:
-    configs = ConfigProblems("")
+    configs = ConfigProblems()
     configs.of([unusable(1)])
 
     assert configs.of([Project("1.1", LABEL_CONFIG)]) == []
@@ -47,7 +47,7 @@ def test_changed_config_is_parsed_again(parsed: list[str]) -> None:
 
 
 def test_forgotten_projects_take_no_memory() -> None:
-    configs = ConfigProblems("")
+    configs = ConfigProblems()
     projects = [unusable(number) for number in range(3)]
     configs.of(projects)
     del projects[1:]
@@ -61,7 +61,7 @@ def test_a_call_parses_few_characters_and_later_calls_the_rest(
     projects = [unusable(number) for number in range(1, 6)]
     monkeypatch.setattr("my_backend.diagnostics.config_problems.MOST_TO_PARSE", 2 * len(projects[0].label_config))
     large = Project("6.1", f"<View>{'large' * 20}</View>")
-    configs = ConfigProblems("")
+    configs = ConfigProblems()
 
     known = [len(configs.of([*projects, large])) for _ in range(5)]
 
@@ -70,7 +70,7 @@ def test_a_call_parses_few_characters_and_later_calls_the_rest(
 
 
 def test_only_one_thread_parses() -> None:
-    configs = ConfigProblems("")
+    configs = ConfigProblems()
     with configs._parsing:
         assert configs.of([unusable(1)]) == []
 

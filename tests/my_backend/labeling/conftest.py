@@ -25,9 +25,9 @@ def make_writer(make_settings: MakeSettings, label_studio: FakeLabelStudio) -> M
 
     def make() -> Writer:
         settings = make_settings(label_studio_url=label_studio.url, label_studio_api_key=label_studio.pat)
-        projects = Projects(settings.model_dir / "projects")
+        projects = Projects.of(settings)
         projects.remember(PROJECT, label_config=LABEL_CONFIG)
-        return Writer(settings, projects, Connections(settings), Tally(projects.root))
+        return Writer(projects, Connections(settings), Tally(projects.root))
 
     return make
 
