@@ -13,11 +13,12 @@ from scipy.stats import t as student
 from torch import Tensor
 
 from benchmarks.learning.tasks import Task, all_tasks
-from image_classifier.data.dataset import Label, Sample
+from image_classifier.data.dataset import Label, Sample, classes_of, targets_of
 from image_classifier.data.preprocessing import ImageError
 from image_classifier.embedding.cache import EmbeddingCache
 from image_classifier.embedding.lane import ImageFile, InferenceLane
-from image_classifier.nets.classifier import Backbone, load_backbone
+from image_classifier.evaluation.metrics import hits
+from image_classifier.nets.classifier import Backbone, Classifier, load_backbone
 from image_classifier.nets.weights_packages import LITE0
 
 FIRST_SPLIT = 4000  # these splits weren't used to choose anything
@@ -89,6 +90,13 @@ def _distinct(embeddings: Tensor, labels: Sequence[Label], most: int) -> list[in
             kept.append(row)
             counts[label] += 1
     return kept
+
+
+def accuracy_on(data: Data, rows: Sequence[int] | np.ndarray, model: Classifier) -> float:
+    """The accuracy on these rows; images of classes without labels count as wrong."""
+    known = [row for row in rows if classes_of(data.samples[row].label) <= set(model.classes)]
+    truth = targets_of([data.samples[row].label for row in known], model.classes)
+    return float(hits(model.head(data.embeddings[known]), truth, model.head.thresholds).sum()) / len(rows)
 
 
 def interval(values: Sequence[float], digits: int = 3, *, signed: bool = False) -> str:

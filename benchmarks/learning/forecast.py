@@ -17,12 +17,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.learning.embedded import FIRST_SPLIT, Data, embedded_tasks, options
-from image_classifier.data.dataset import classes_of, targets_of
-from image_classifier.evaluation.metrics import hits
+from benchmarks.learning.embedded import FIRST_SPLIT, Data, accuracy_on, embedded_tasks, options
+from benchmarks.learning.labeler import learn
 from image_classifier.nets.classifier import Classifier
-from image_classifier.training.hyperparameters import Hyperparameters
-from image_classifier.training.pipeline import Embedded, learn_head, order_classes
 
 SIZES = (40, 60, 100, 200, 300, 500)
 UNSEEN_SPLIT = FIRST_SPLIT + 10  # the forecast's constants were widened after the splits before this one were seen
@@ -70,13 +67,11 @@ def measure(data: Data, split: int) -> list[Run]:
 
     @cache
     def learned(labels: int) -> Classifier:
-        samples = [data.samples[row] for row in pool[:labels]]
-        known = Embedded(samples, data.embeddings[pool[:labels]], {})
-        return learn_head(data.backbone, known, order_classes(samples, (), ()), Hyperparameters(), lambda record: None)
+        return learn(data, pool[:labels].tolist())
 
     @cache
     def true(labels: int) -> float:
-        return _accuracy(data, tested, learned(labels))
+        return accuracy_on(data, tested, learned(labels))
 
     return [
         Run(data.name, split, labels, one["more"], one["accuracy"], one["low"], one["high"], true(labels + one["more"]))
@@ -85,13 +80,6 @@ def measure(data: Data, split: int) -> list[Run]:
         for one in learned(labels).record["figures"]["forecast"]["expected"]
         if labels + one["more"] <= len(pool)
     ]
-
-
-def _accuracy(data: Data, tested: np.ndarray, model: Classifier) -> float:
-    """The accuracy on the test set; images of classes without labels count as wrong."""
-    known = [row for row in tested if classes_of(data.samples[row].label) <= set(model.classes)]
-    truth = targets_of([data.samples[row].label for row in known], model.classes)
-    return float(hits(model.head(data.embeddings[known]), truth, model.head.thresholds).sum()) / len(tested)
 
 
 # --- tables -----------------------------------------------------------------

@@ -1,11 +1,12 @@
 """Measures how honest the shown metrics are: what a version shows, compared with a test set that nothing has touched.
 
-    python -m benchmarks.learning.honesty --pictures FOLDER --weights FILE [--splits 20]
+    python -m benchmarks.learning.honesty --pictures FOLDER --weights FILE [--splits 20] [--json FILE]
 
-Prints Markdown tables: shown − true accuracy with labels drawn at random and in least-sure order, how often the 95%
+Prints Markdown tables: shown − true accuracy with labels drawn at random and in the product's order, how often the 95%
 interval contains the true accuracy, how well wrong labels are found, and the same with near-copies of each image.
 """
 
+import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from io import BytesIO
@@ -16,7 +17,8 @@ import torch
 from PIL import Image, ImageEnhance
 from torch import Tensor
 
-from benchmarks.learning.embedded import FIRST_SPLIT, Data, embedded_tasks, interval, options
+from benchmarks.learning.embedded import FIRST_SPLIT, Data, accuracy_on, embedded_tasks, interval, options
+from benchmarks.learning.labeler import PRODUCT, label, learn
 from image_classifier.data.dataset import Sample, classes_of, targets_of
 from image_classifier.data.image_file import ImageFile
 from image_classifier.embedding.cache import EmbeddingCache
@@ -28,8 +30,8 @@ from image_classifier.training.pipeline import Embedded, embed, learn_head, orde
 from testing.digits import write_digits
 
 SIZES = (30, 100, 300, 1000)
-STEPS = (10, 30, 60, 100, 180, 300, 560, 1000)  # in least-sure order, a head is trained at each
-ORDER_SPLITS = 3  # least-sure order takes longer
+SIZES_IN_ORDER = (100, 200, 300)
+ORDER_SPLITS = 5  # the order takes longer
 WRONG = 0.1  # share of labels that are changed
 MOST_LABELS = 900  # among which wrong ones are looked for
 COPIED, COPIES = 100, 6  # digits and near-copies of each
@@ -39,6 +41,7 @@ COPIES_SEEDS = 5
 def main() -> None:
     parser = options("benchmarks.learning.honesty", __doc__)
     parser.add_argument("--splits", type=int, default=20, help="number of splits of each task")
+    parser.add_argument("--json", type=Path, default=Path("honesty.json"), help="file for all errors")
     told = parser.parse_args()
     torch.set_num_threads(1)
     shown: dict[tuple[str, str], list[tuple[float, bool]]] = defaultdict(list)
@@ -50,35 +53,27 @@ def main() -> None:
             for size, error, holds in at_random(data, split):
                 shown["at random", f"{size:,}"].append((error, holds))
         for split in range(FIRST_SPLIT, FIRST_SPLIT + ORDER_SPLITS):
-            for size, error, holds in least_sure_first(data, split):
-                shown["least sure first", f"{size:,}"].append((error, holds))
+            for size, error, holds in in_order(data, split):
+                shown["in the product's order", f"{size:,}"].append((error, holds))
         found[data.name] = [wrong_labels(data, split) for split in range(FIRST_SPLIT, FIRST_SPLIT + ORDER_SPLITS)]
+        told.json.write_text(json.dumps([[*key, *runs] for key, runs in shown.items()]) + "\n", encoding="utf-8")
         print(f"{data.name} is done", flush=True)
     print("\n".join(tables(shown, found, list(near_copies(told.cache or told.pictures / ".benchmark")))))
 
 
 def at_random(data: Data, split: int) -> Iterator[tuple[int, float, bool]]:
     """For each number of labels: shown − true accuracy, and whether the interval contains the true one."""
-    tested, pool = data.split(split)
+    _, pool = data.split(split)
     for size in SIZES:
         if len(pool) >= size:
-            yield size, *_honesty(data, _learn(data, pool[:size]), tested)
+            yield size, *_honesty(data, pool[:size].tolist(), learn(data, pool[:size].tolist()))
 
 
-def least_sure_first(data: Data, split: int) -> Iterator[tuple[int, float, bool]]:
-    """The same if people label the images first that the version is least sure of, after ten random ones."""
-    tested, pool = data.split(split)
-    for step, following in zip(STEPS, (*STEPS[1:], 0), strict=True):
-        if len(pool) < step:
-            return
-        if len({data.samples[row].label for row in pool[:step]}) < 2:
-            continue
-        learned = _learn(data, pool[:step])
-        if step in SIZES:
-            yield step, *_honesty(data, learned, tested)
-        sure = learned.head(data.embeddings[pool[step:]]).softmax(1).max(1).values
-        if following:
-            pool = np.concatenate([pool[:step], pool[step:][sure.argsort().numpy()]])
+def in_order(data: Data, split: int) -> Iterator[tuple[int, float, bool]]:
+    """The same if people label the images in the order that Label Studio gets from the backend."""
+    for labeled, learned in label(data, split, PRODUCT, SIZES_IN_ORDER[-1]):
+        if len(labeled) in SIZES_IN_ORDER:
+            yield len(labeled), *_honesty(data, labeled, learned)
 
 
 def wrong_labels(data: Data, split: int) -> tuple[float, float]:
@@ -157,17 +152,14 @@ def _embedded(lane: InferenceLane, backbone: Backbone, pairs: Sequence[tuple[Pat
     return torch.from_numpy(np.stack(vectors)), [label for _, label in pairs]
 
 
-def _learn(data: Data, rows: np.ndarray) -> Classifier:
-    return _learn_samples(data.backbone, [data.samples[row] for row in rows], data.embeddings[rows])
-
-
 def _learn_samples(backbone: Backbone, samples: list[Sample], embeddings: Tensor) -> Classifier:
     classes = order_classes(samples, (), ())
     return learn_head(backbone, Embedded(samples, embeddings, {}), classes, Hyperparameters(), lambda record: None)
 
 
-def _honesty(data: Data, learned: Classifier, tested: np.ndarray) -> tuple[float, bool]:
-    true = _accuracy(learned, data.embeddings[tested], [str(data.samples[row].label) for row in tested])
+def _honesty(data: Data, labeled: Sequence[int], learned: Classifier) -> tuple[float, bool]:
+    """Compares with the accuracy on all images without a label."""
+    true = accuracy_on(data, np.setdiff1d(np.arange(len(data.samples)), labeled), learned)
     figures = learned.record["figures"]
     return figures["accuracy"] - true, figures["accuracy_low"] <= true <= figures["accuracy_high"]
 

@@ -2,58 +2,25 @@
 
     python -m benchmarks.learning.order --pictures FOLDER --weights FILE [--splits 5] [--tasks themes,digits]
 
-The labels come one by one, as in the product: ten new ones start a training, and the new version's order takes effect
-after three more. The first images come in the order that needs no labels. docs/project/learning.md has the results.
+docs/project/learning.md has the results.
 """
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from benchmarks.learning.embedded import FIRST_SPLIT, Data, embedded_tasks, interval, options
-from image_classifier.data.dataset import classes_of
-from image_classifier.evaluation.predict import choose
-from image_classifier.nets.classifier import Classifier
-from image_classifier.pool.order import labeling_order
-from image_classifier.training.hyperparameters import Hyperparameters
-from image_classifier.training.pipeline import Embedded, TooFewLabels, check_enough, learn_head
+from benchmarks.learning.embedded import FIRST_SPLIT, Data, accuracy_on, embedded_tasks, interval, options
+from benchmarks.learning.labeler import ORDERS, label, learn
 
 TUNED = ("stamps", "fine")  # the order's settings were chosen on other splits of these tasks
 SIZES = (10, 20, 30, 60, 100, 150, 200, 300)
 MOST = 400  # labels
-TRAINED_AFTER = 10  # new labels, the product's default
-LATE = 3  # labels given until a new version's order is stored in Label Studio
 GOAL = 0.9  # of the accuracy with all labels
-
-# (embeddings of unlabeled images, of labeled ones, the model) → rows of the unlabeled ones in order
-Order = Callable[[Tensor, Tensor, Classifier | None, np.random.Generator], Tensor]
-
-
-def chance(images: Tensor, labeled: Tensor, model: Classifier | None, random: np.random.Generator) -> Tensor:
-    return torch.from_numpy(random.permutation(len(images)))
-
-
-def least_sure(images: Tensor, labeled: Tensor, model: Classifier | None, random: np.random.Generator) -> Tensor:
-    """By SCORE=probability; at random while there is no model."""
-    if model is None:
-        return chance(images, labeled, model, random)
-    answer = choose(model, str, multiple=False, embeddings=images)
-    return torch.tensor([score for _, score in answer.chosen("probability")]).argsort(stable=True)
-
-
-def product(images: Tensor, labeled: Tensor, model: Classifier | None, random: np.random.Generator) -> Tensor:
-    """By SCORE=order."""
-    doubt = choose(model, str, multiple=False, embeddings=images).doubt() if model else None
-    return labeling_order(images, labeled, doubt)
-
-
-ORDERS: dict[str, Order] = {"chance": chance, "least sure": least_sure, "order": product}
 
 
 @dataclass(frozen=True)
@@ -93,58 +60,11 @@ def main() -> None:
 def measure(data: Data, split: int, name: str) -> Run:
     """Labels images in this order, as one person does with the product."""
     tested, pool = data.split(split)
-    random, order = np.random.default_rng(split), ORDERS[name]
     accuracy, classes = {}, {}
-    model: Classifier | None = None
-    labeled: list[int] = []
-    queue: list[int] = []
-    coming = _ordered(data, order, pool, labeled, None, random)
-    while len(labeled) < min(MOST, len(pool)):
-        if not labeled or len(labeled) % TRAINED_AFTER == LATE:
-            queue = coming
-        known = set(labeled)
-        labeled.append(next(row for row in queue if row not in known))
-        if len(labeled) % TRAINED_AFTER == 0:
-            model = _train(data, labeled)
-            accuracy[len(labeled)] = _accuracy(data, tested, model)
-            classes[len(labeled)] = len(model.classes)
-            served = model if _is_enough(data, labeled) else None
-            coming = _ordered(data, order, pool, labeled, served, random)
-    return Run(data.name, split, name, accuracy, classes, _accuracy(data, tested, _train(data, pool.tolist())))
-
-
-def _ordered(
-    data: Data,
-    order: Order,
-    pool: np.ndarray,
-    labeled: list[int],
-    model: Classifier | None,
-    random: np.random.Generator,
-) -> list[int]:
-    left = np.setdiff1d(pool, labeled)
-    rows = order(data.embeddings[left], data.embeddings[labeled], model, random)
-    return [int(row) for row in left[rows.numpy()]]
-
-
-def _is_enough(data: Data, labeled: Sequence[int]) -> bool:
-    """Whether the product makes a version of these labels."""
-    try:
-        check_enough([data.samples[row] for row in labeled])
-    except TooFewLabels:
-        return False
-    return True
-
-
-def _train(data: Data, labeled: Sequence[int]) -> Classifier:
-    samples = [data.samples[row] for row in labeled]
-    classes = tuple(sorted(frozenset().union(*(classes_of(sample.label) for sample in samples))))
-    embedded = Embedded(samples, data.embeddings[list(labeled)], {})
-    return learn_head(data.backbone, embedded, classes, Hyperparameters(), lambda record: None)
-
-
-def _accuracy(data: Data, tested: np.ndarray, model: Classifier) -> float:
-    answers = model.head(data.embeddings[tested]).argmax(1).tolist()
-    return float(np.mean([model.classes[n] == data.samples[row].label for n, row in zip(answers, tested, strict=True)]))
+    for labeled, model in label(data, split, name, MOST):
+        accuracy[len(labeled)] = accuracy_on(data, tested, model)
+        classes[len(labeled)] = len(model.classes)
+    return Run(data.name, split, name, accuracy, classes, accuracy_on(data, tested, learn(data, pool.tolist())))
 
 
 # --- tables -----------------------------------------------------------------

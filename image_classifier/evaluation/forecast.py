@@ -42,9 +42,18 @@ class Forecast:
     curve: list[Point]
     now: float  # the accuracy on new images expected of the head that learned all labels
     expected: list[Expected]
+    random_sample: bool = False  # whether it comes from images drawn at random, or from all labeled ones
 
     def record(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def with_all_labels(accuracy: float, learned: float) -> float:
+    """The accuracy (0 to 1) to expect with all labels, if it is this with a share `learned` (0 to 1) of them."""
+    if not 0 < accuracy < 1:
+        return accuracy
+    odds = accuracy / (1 - accuracy) / learned ** (SLOPE * FLATTENING)
+    return float(odds / (1 + odds))
 
 
 def forecast(right: NDArray[np.float64], sizes: Sequence[float], labels: int, more: Sequence[int]) -> Forecast | None:

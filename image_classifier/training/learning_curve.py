@@ -1,6 +1,8 @@
 """The learning curve so far, from heads that learned parts of the labels, and its forecast."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import compress
 
 import numpy as np
 import torch
@@ -27,15 +29,17 @@ def forecast_accuracy(
     votes: Sequence[str],
     thresholds: Sequence[float] = (),
     scales: Tensor | None = None,
+    drawn: Tensor | None = None,
 ) -> Forecast | None:
     """The forecast from cross-validation; None if there are too few votes.
 
     `embeddings` [n, size] and `targets` are those of the images that the metrics come from, `folds` [n] their folds,
     `right` [n] whether a head that learned the other four folds classifies them correctly, and `votes` [n] the same
-    for near-duplicates; `scales` is as for `train_head`. Trains four heads on a fifth or two fifths of the labels, a
-    fraction of what the seven heads of a version cost.
+    for near-duplicates; `scales` is as for `train_head`. If some images are `drawn` [n] at random, only these have a
+    vote. Trains four heads on a fifth or two fifths of the labels, which costs a fraction of a version's seven heads.
     """
-    names, vote_of = np.unique(votes, return_inverse=True)
+    judges = torch.ones(len(targets), dtype=torch.bool) if drawn is None else drawn
+    names, vote_of = np.unique(list(compress(votes, judges.tolist())), return_inverse=True)
     if len(names) < FEWEST_VOTES:
         return None
     learned = [torch.isin(folds, torch.tensor(part)) for part in (*ONE, *TWO)]
@@ -44,10 +48,11 @@ def forecast_accuracy(
     correct = torch.stack([hits(head(embeddings), targets, thresholds) for head in heads]).double()
     outside = ~torch.stack(learned)
     curve = [(correct[some] * outside[some]).sum(0) / outside[some].sum(0) for some in (slice(0, 2), slice(2, 4))]
-    of_images = torch.stack([*curve, right.double()], 1).numpy()
+    of_images = torch.stack([*curve, right.double()], 1)[judges].numpy()
     of_votes = np.zeros((len(names), of_images.shape[1]))
     np.add.at(of_votes, vote_of, of_images)
     of_votes /= np.bincount(vote_of)[:, None]
     labels = len(targets)
     sizes = [labels * share / FOLDS for share in (1, 2, FOLDS - 1)]
-    return forecast(of_votes, sizes, labels, sorted({*FURTHER, labels}))
+    found = forecast(of_votes, sizes, labels, sorted({*FURTHER, labels}))
+    return replace(found, random_sample=drawn is not None) if found else None

@@ -16,6 +16,7 @@ from image_classifier.data.dataset import FOLDS, LabelSource, Sample, classes_of
 from image_classifier.data.preprocessing import ImageError
 from image_classifier.embedding.lane import InferenceLane
 from image_classifier.evaluation.evaluate import grouped
+from image_classifier.evaluation.forecast import with_all_labels
 from image_classifier.evaluation.metrics import (
     THRESHOLD,
     brier_score,
@@ -49,7 +50,10 @@ AT_ONCE = 256  # images that are embedded between two reports
 # How much a label that nobody has looked at counts in the head's training: accepted predictions are often right, but
 # at full weight, the head would mostly learn its own answers.
 UNSEEN_WEIGHT = 0.3
-MIN_OF_A_PART = 20  # with fewer images, the accuracy on a part of them says too little to be shown
+FEWEST_GROUND_TRUTHS = 20  # with fewer, the accuracy on the user's test set says too little to be shown
+FEWEST_DRAWN = 15  # with fewer images drawn at random, the accuracy on all labeled images says more
+CROSS_VALIDATION, OF_SAMPLE = "cross-validation", "cross-validation on a random sample"
+OF_A_PART = ("images", "groups", "accuracy", "accuracy_low", "accuracy_high")
 # A version is clearly worse when its accuracy is lower by more than this, and by more than two standard errors.
 CLEARLY_WORSE = 0.02
 # All layers must come closer to the labels by this many standard errors: 1 in 20 that are no better do so by chance.
@@ -129,10 +133,10 @@ def learn_head(
 
     The figures are of images that neither the head nor the backbone has seen: all of them, by cross-validation, or the
     held-out ones if somebody has chosen these or the backbone was trained on the others. On these the probabilities
-    are calibrated too. Cross-validation also gives a forecast of the accuracy with more labels. Labels that nobody has
-    looked at give no figures, and only the served head learns them. The mistakes are of all images, each judged by a
-    head that was fitted without it. The forecast of an `earlier` version stays until there are a fifth more labels, so
-    that a correction needn't wait for a new one.
+    are calibrated too. Cross-validation also tells which accuracy to expect on new images, now and with more labels.
+    Labels that nobody has looked at give no figures, and only the served head learns them. The mistakes are of all
+    images, each judged by a head that was fitted without it. The forecast of an `earlier` version stays until there are
+    a fifth more labels, so that a correction needn't wait for a new one.
 
     A first `guess` is returned instead, with its own calibration, as long as its probabilities are closer to the labels
     than those of heads that haven't seen the images.
@@ -157,7 +161,7 @@ def learn_head(
         method, seen = "held-out images", out
         logits[out] = judged(embeddings[out])
     else:
-        method, seen = "cross-validation", everything
+        method, seen = CROSS_VALIDATION, everything
     seen = seen & looked_at
     thresholds = (THRESHOLD,) * len(classes) if targets.is_floating_point() else ()
     temperature = 1.0
@@ -170,14 +174,14 @@ def learn_head(
             to_beat = brier_score(logits[seen] / temperature, targets[seen], votes)
             if kept := calibrated(guess, embeddings[seen], labels, votes, to_beat):
                 return _with_figures(kept, samples, embeddings, seen, votes, method, hyperparameters)
-        figures |= evaluate(logits[seen] / temperature, targets[seen], classes, thresholds, votes).record()
-        figures |= _on_parts(samples, logits, targets, seen, classes, thresholds)
-        if method == "cross-validation":
+        figures = _figures(samples, logits / temperature, targets, seen, classes, thresholds, method)
+        if method == CROSS_VALIDATION:
             right = hits(logits[seen], targets[seen], thresholds)
+            drawn = _random_sample(samples, seen)
             known = embeddings[seen], targets[seen], len(classes), hyperparameters, numbers[seen], right, votes
-            if still := _forecast_of(earlier, classes, len(right)):
+            if still := _forecast_of(earlier, classes, len(right), is_of_sample=drawn is not None):
                 figures["forecast"] = still
-            elif expected := forecast_accuracy(*known, thresholds, scales):
+            elif expected := forecast_accuracy(*known, thresholds, scales, None if drawn is None else drawn[seen]):
                 figures["forecast"] = expected.record()
         progress({"phase": "evaluating", "accuracy": figures["accuracy"]})
     logits /= temperature
@@ -201,18 +205,18 @@ def _with_figures(
     labels = [sample.label for sample in samples]
     classes = with_others(guess.classes, [str(label) for label in labels])
     logits, targets = logits_of(guess, embeddings, classes), targets_of(labels, classes)
-    figures = {"judged_by": method, **evaluate(logits[seen], targets[seen], classes, (), votes).record()}
-    figures |= _on_parts(samples, logits, targets, seen, classes, ())
+    figures = _figures(samples, logits, targets, seen, classes, (), method, learned=1)
     record = {"figures": figures, **count_labels(samples, classes), "settings": hyperparameters.record()}
     mistakes = _mistakes(samples, logits, targets, torch.zeros(len(samples), dtype=torch.bool), classes, ())
     return replace(guess, record=record, mistakes=mistakes)
 
 
-def _forecast_of(earlier: Classifier | None, classes: tuple[str, ...], labels: int) -> Any:
+def _forecast_of(earlier: Classifier | None, classes: tuple[str, ...], labels: int, *, is_of_sample: bool) -> Any:
     """The version's forecast if it still holds for this number of labels; None if there is none."""
     found = earlier.record.get("figures", {}).get("forecast") if earlier and earlier.classes == classes else None
-    holds = found and found["labels"] <= labels < FORECAST_AGAIN * found["labels"]
-    return found if holds else None
+    if not found or found.get("random_sample", False) != is_of_sample:
+        return None
+    return found if found["labels"] <= labels < FORECAST_AGAIN * found["labels"] else None
 
 
 def count_labels(samples: Sequence[Sample], classes: Sequence[str]) -> dict[str, dict[str, int]]:
@@ -230,34 +234,55 @@ def label_weights(samples: Sequence[Sample]) -> Tensor:
     return torch.tensor([1.0 if sample.evaluates else UNSEEN_WEIGHT for sample in samples])
 
 
-def _on_parts(
+def _figures(
     samples: Sequence[Sample],
     logits: Tensor,
     targets: Tensor,
     seen: Tensor,
     classes: Sequence[str],
     thresholds: Sequence[float],
+    method: str,
+    learned: float = (FOLDS - 1) / FOLDS,
 ) -> dict[str, Any]:
-    """The accuracy on the user's test set, and on a random sample of all images, among the images `seen` [n].
+    """The figures of calibrated logits [n, classes] on the images `seen` [n].
 
-    A part is left out if it is too small, or has all the images. The images of the test set are trained on like others,
-    since Label Studio marks all imported annotations as ground truths; each is evaluated with a head that was trained
-    without it.
+    In cross-validation, heads have learned a share `learned` of the labels, and the version's all of them, so its
+    accuracy is a little higher.
+    The accuracy on the user's test set is added if that has enough of the images. If enough of them are a random sample
+    of the project, the accuracy is that on the sample, since the others may have been chosen for being hard, and the
+    one on all of them is added.
     """
-    parts = {
-        "ground_truth": [sample.ground_truth for sample in samples],
-        "random_sample": [sample.at_random for sample in samples],
-    }
-    figures = {}
-    for name, members in parts.items():
-        part = seen & torch.tensor(members)
+
+    def on(part: Tensor) -> dict[str, Any]:
         votes = [samples[row].vote for row in part.nonzero().flatten().tolist()]
-        if len(set(votes)) < MIN_OF_A_PART or bool((part == seen).all()):
-            continue
         found = evaluate(logits[part], targets[part], classes, thresholds, votes).record()
-        shown = ("images", "groups", "accuracy", "accuracy_low", "accuracy_high")
-        figures[name] = {one: found[one] for one in shown}
+        if method == CROSS_VALIDATION:
+            found |= {name: with_all_labels(found[name], learned) for name in OF_A_PART if name.startswith("accuracy")}
+        return found
+
+    figures = {"judged_by": method, **on(seen)}
+    # The test set is trained on like other images, since Label Studio marks all imported annotations as ground truths;
+    # each is evaluated with a head that was trained without it.
+    truths = _part(samples, seen, [sample.ground_truth for sample in samples], FEWEST_GROUND_TRUTHS)
+    if truths is not None:
+        figures["ground_truth"] = {name: value for name, value in on(truths).items() if name in OF_A_PART}
+    drawn = _random_sample(samples, seen) if method == CROSS_VALIDATION else None
+    if drawn is not None:
+        figures["all_labeled"] = {name: figures[name] for name in OF_A_PART}
+        of_sample = on(drawn)
+        figures |= {"judged_by": OF_SAMPLE, **{name: of_sample[name] for name in OF_A_PART}}
     return figures
+
+
+def _random_sample(samples: Sequence[Sample], seen: Tensor) -> Tensor | None:
+    """Which of the images `seen` [n] are a random sample of the project; None if they are too few, or all."""
+    return _part(samples, seen, [sample.at_random for sample in samples], FEWEST_DRAWN)
+
+
+def _part(samples: Sequence[Sample], seen: Tensor, members: Sequence[bool], fewest: int) -> Tensor | None:
+    part = seen & torch.tensor(members)
+    votes = {samples[row].vote for row in part.nonzero().flatten().tolist()}
+    return None if len(votes) < fewest or bool((part == seen).all()) else part
 
 
 def _mistakes(

@@ -22,6 +22,7 @@ from my_backend.labeling.image_map import ImageMap
 from my_backend.labeling.project_pool import Group, ProjectPool, QueuedImage, TaskLabels
 from my_backend.labeling.runs import Labels, Run, RunStore
 from my_backend.projects.project import Project
+from my_backend.projects.random_order import keep_next
 from my_backend.projects.registry import Projects
 from my_backend.serving.live_models import Serving
 from my_backend.serving.model_api import ModelAPI
@@ -308,7 +309,7 @@ class Pools(Background):
             images = model.open_pool()
             if images is None:
                 raise Conflict("this model class can't compare images, so there are none to label here")
-            entry.pool, entry.ready = ProjectPool(project.label_config, tag, model, images), False
+            entry.pool, entry.ready = ProjectPool(project, tag, model, images), False
         pool, listed_from, began = entry.pool, time.time(), time.monotonic()
         pool.begin_listing()
         for page, more in task_pages(label_studio, project.id):
@@ -320,10 +321,20 @@ class Pools(Background):
                 pool.note_images(tasks, pool.images.add(tasks, self._check))
             yield
         pool.end_listing()
+        self._keep_random_order(project, pool)
         entry.listed_from = listed_from
         entry.plans = {}
         entry.due = time.monotonic() + max(LISTED_AGAIN, (time.monotonic() - began) / LISTING_SHARE)
         entry.ready = True
+
+    def _keep_random_order(self, project: Project, pool: ProjectPool) -> None:
+        """Keeps the tasks that follow in the random order, for the next training, if the disk takes them."""
+        folder = self._projects.folder(project.uid)
+        try:
+            keep_next(folder, pool.first_of_random_order())
+        except OSError as error:
+            if folder.exists():  # otherwise the project was deleted
+                log.warning("project %s: can't keep the random order of its tasks: %s", project.uid, error)
 
     def _check_size(self, pool: ProjectPool) -> None:
         """Raises Conflict if all projects with groups have too many tasks together."""

@@ -4,6 +4,7 @@ import threading
 from collections import deque
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from label_studio_format.annotations import annotations_of, label_of
@@ -12,6 +13,8 @@ from my_backend.errors import Conflict
 from my_backend.labeling.chosen import chosen_groups
 from my_backend.labeling.image_map import ImageMap
 from my_backend.labeling.runs import Labels, Run
+from my_backend.projects.project import Project
+from my_backend.projects.random_order import NEXT, in_random_order, interleaved
 from my_backend.serving.image_pool import ImagePool, LookAlikes
 from my_backend.serving.model_api import ModelAPI
 
@@ -47,9 +50,9 @@ class Group:
 class ProjectPool:
     """The tasks of a project, filled by one thread and asked by others."""
 
-    def __init__(self, label_config: str, tag: ImageChoices, model: ModelAPI, images: ImagePool) -> None:
+    def __init__(self, project: Project, tag: ImageChoices, model: ModelAPI, images: ImagePool) -> None:
         """`images` is an empty pool that `model` has opened."""
-        self.label_config, self.tag = label_config, tag
+        self._uid, self.label_config, self.tag = project.uid, project.label_config, tag
         self.model, self.images = model, images
         self._lock = threading.Lock()
         self._tasks: dict[int, int | None] = {}  # task → its image's number; None until that is read
@@ -58,6 +61,7 @@ class ProjectPool:
         self._waiting: dict[int, Json] = {}  # tasks whose images are to be read
         self._unreadable: set[int] = set()
         self._labels: TaskLabels = {}
+        self._random_order: list[int] = []  # of the tasks of the last complete listing
         self._expected = 0  # tasks, as far as the last page of a listing tells
         self._listed: tuple[set[int], TaskLabels] = (set(), {})  # of the listing in progress
         self._proposed: dict[int, tuple[str, float]] = {}  # task → proposed choice and its probability
@@ -88,6 +92,8 @@ class ProjectPool:
     def end_listing(self) -> None:
         """Forgets tasks and labels that the listing hasn't noted: they don't exist anymore."""
         ids, self._labels = self._listed
+        if ids != set(self._random_order):
+            self._random_order = in_random_order(self._uid, ids)
         with self._lock:
             self._expected = 0
             for gone in self._tasks.keys() - ids:
@@ -225,7 +231,8 @@ class ProjectPool:
         """The images to label next, one by one: unlabeled ones, except those of the tasks `without`.
 
         `only` are the tasks to choose from, in this order, copies or not. Without them, the images that tell most
-        beyond the labeled ones come first; left-out tasks count as labeled, because they get their label earlier.
+        beyond the labeled ones come first, and every fifth one is the next of the project's random order; left-out
+        tasks count as labeled, because they get their label earlier.
         """
         left_out, there = set(without), self._there()
         is_open = {task: task not in labels and task not in left_out for _, task in there}
@@ -233,7 +240,8 @@ class ProjectPool:
             unlabeled = [image for image, task in there if is_open[task]]
             known = [image for image, task in there if not is_open[task]]
             among = set(unlabeled)
-            images = self.images.first(model, self._stand_ins(unlabeled, among), known, count)
+            first = self.images.first(model, self._stand_ins(unlabeled, among), known, count)
+            images = interleaved(first, self._drawn(among), len(known))[:count]
             copies = self._copies(model, images, among)
         else:
             image_of = {task: image for image, task in there}
@@ -244,6 +252,18 @@ class ProjectPool:
             QueuedImage(image, probabilities, self.images.most_alike(image, labeled, REASONS), some)
             for image, probabilities, some in zip(images, self.images.probabilities(model, images), copies, strict=True)
         ]
+
+    def _drawn(self, among: Container[int]) -> Iterator[int]:
+        """Those of the images `among` in the project's random order; for a copy, the image that stands for it."""
+        for task in self._random_order:
+            if (image := self.image_of(task)) is not None and image in among:
+                yield min([image, *(copy for copy in self.images.copies(image) if copy in among)])
+
+    def first_of_random_order(self) -> list[int]:
+        """The unlabeled tasks with a readable image that come first in the project's random order."""
+        with self._lock:
+            left = (task for task in self._random_order if task not in self._labels and task not in self._unreadable)
+            return list(islice(left, NEXT))
 
     def unlabeled(self, labels: Container[int]) -> dict[int, int]:
         """The collected tasks without a label, with the numbers of their images."""

@@ -72,6 +72,7 @@ class Forecast(BaseModel):
     curve: list[Point]
     now: float
     expected: list[Expected]
+    random_sample: bool = False  # whether it comes from images drawn at random, or from all labeled ones
 
     @property
     def saturated(self) -> Expected | None:
@@ -97,7 +98,7 @@ class Figures(BaseModel):
     confusion: Annotated[list[list[int]] | None, Lenient] = None
     calibration: Annotated[list[Bin] | None, Lenient] = None
     ground_truth: Annotated[OnSome | None, Lenient] = None  # the user's test set
-    random_sample: Annotated[OnSome | None, Lenient] = None  # of all images, however people chose what to label
+    all_labeled: Annotated[OnSome | None, Lenient] = None  # if the accuracy is that on a random sample
     forecast: Annotated[Forecast | None, Lenient] = None
 
     @property

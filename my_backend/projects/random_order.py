@@ -25,12 +25,15 @@ def in_random_order(project: str, tasks: Iterable[int]) -> list[int]:
     return sorted(tasks, key=lambda task: _place(project, task))
 
 
-def interleaved(tasks: Sequence[int], random: Iterable[int]) -> list[int]:
-    """The same tasks, each once, but every fifth one is the next of the `random` order, which has the same tasks."""
+def interleaved(tasks: Iterable[int], random: Iterable[int], earlier: int = 0) -> list[int]:
+    """The same tasks, each once, but every fifth one is the next of the `random` order.
+
+    `earlier` tasks come before these. It ends when the tasks or the random ones do.
+    """
     left, drawn = iter(tasks), iter(random)
     mixed: dict[int, None] = {}
     while True:
-        source = drawn if len(mixed) % EVERY == EVERY - 1 else left
+        source = drawn if (earlier + len(mixed)) % EVERY == EVERY - 1 else left
         following = next((task for task in source if task not in mixed), None)
         if following is None:
             return list(mixed)

@@ -59,6 +59,19 @@ def test_near_duplicates_have_one_vote() -> None:
     assert copies.expected[0].high - copies.expected[0].low > alone.expected[0].high - alone.expected[0].low
 
 
+def test_only_images_that_are_drawn_at_random_have_a_vote() -> None:
+    embeddings, targets = clusters(200, 2)
+    folds, votes = torch.arange(200) // 2 % 5, [str(row) for row in range(200)]
+    right, drawn = torch.arange(200) < 100, torch.arange(200) >= 60
+
+    of_sample = forecast_accuracy(embeddings, targets, 2, QUICK, folds, right, votes, drawn=drawn)
+
+    assert of_sample is not None
+    assert (of_sample.labels, of_sample.random_sample) == (200, True)
+    assert of_sample.curve[-1].accuracy == pytest.approx(40 / 140)
+    assert forecast_accuracy(embeddings, targets, 2, QUICK, folds, right, votes, drawn=torch.arange(200) >= 165) is None
+
+
 def test_too_few_votes_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(learning_curve, "train_heads")
     assert found(200, 2, votes=[str(row % (FEWEST_VOTES - 1)) for row in range(200)]) is None

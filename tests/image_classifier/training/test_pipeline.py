@@ -378,25 +378,50 @@ def test_there_are_no_figures_if_nobody_has_looked_at_any_label(backbone: Backbo
     assert found.head.temperature == 1
 
 
-@pytest.mark.parametrize(("member", "name"), [("ground_truth", "ground_truth"), ("at_random", "random_sample")])
-def test_a_part_of_the_images_has_an_accuracy_of_its_own_if_there_are_enough(
-    backbone: Backbone, member: str, name: str
-) -> None:
+def figures_of(backbone: Backbone, embedded: Embedded, **members: Sequence[int]) -> dict[str, Any]:
+    """The figures if a member of the samples is true in these rows."""
+    changes: list[dict[str, Any]] = [
+        {name: row in rows for name, rows in members.items()} for row in range(len(embedded.samples))
+    ]
+    samples = [replace(one, **more) for one, more in zip(embedded.samples, changes, strict=True)]
+    found: dict[str, Any] = learn(backbone, replace(embedded, samples=samples)).record["figures"]
+    return found
+
+
+def test_test_set_has_an_accuracy_of_its_own_if_it_is_large_enough(backbone: Backbone) -> None:
     embedded = around("abc" * 30, noise=3.0)
-
-    def with_truths(count: int) -> dict[str, float] | None:
-        samples = [replace(s, **{member: row < count}) for row, s in enumerate(embedded.samples)]
-        figures = learn(backbone, replace(embedded, samples=samples)).record["figures"]
-        assert figures.keys() & {"ground_truth", "random_sample"} <= {name}
-        found: dict[str, float] | None = figures.get(name)
-        return found
-
-    truths = with_truths(40)
-    assert truths is not None
+    truths = figures_of(backbone, embedded, ground_truth=range(40))["ground_truth"]
     assert (truths["images"], truths["groups"]) == (40, 40)
     assert 0 < truths["accuracy_low"] < truths["accuracy"] < truths["accuracy_high"] <= 1
-    assert with_truths(10) is None, "too few"
-    assert with_truths(90) is None, "they are all, so it is the same figure"
+    assert "ground_truth" not in figures_of(backbone, embedded, ground_truth=range(10)), "too few"
+    assert "ground_truth" not in figures_of(backbone, embedded, ground_truth=range(90)), "it is the same figure"
+
+
+def test_accuracy_is_that_on_the_random_sample_if_there_is_one(backbone: Backbone) -> None:
+    """The first 45 images are far from the others' classes, as if they had been labeled for being hard."""
+    embedded = around("abc" * 40)
+    embeddings = embedded.embeddings.clone()
+    embeddings[:45] = embeddings[:45].roll(1, 0)
+    embedded = replace(embedded, embeddings=embeddings)
+    plain = figures_of(backbone, embedded)
+    assert (plain["judged_by"], plain["images"]) == ("cross-validation", 120)
+    assert "all_labeled" not in plain
+
+    sampled = figures_of(backbone, embedded, at_random=range(45, 105))
+    assert (sampled["judged_by"], sampled["images"]) == ("cross-validation on a random sample", 60)
+    assert sampled["accuracy"] > plain["accuracy"] + 0.1
+    assert sampled["all_labeled"] == {name: plain[name] for name in sampled["all_labeled"]}
+    assert sampled["confusion"] == plain["confusion"], "it has all labeled images"
+    assert sampled["forecast"]["random_sample"]
+    assert sampled["forecast"]["now"] > plain["forecast"]["now"]
+    for rows in (range(14), range(120)):
+        assert figures_of(backbone, embedded, at_random=rows) == plain, "too few, or all"
+
+
+def test_accuracy_is_a_little_higher_than_that_of_heads_with_four_fifths_of_the_labels(backbone: Backbone) -> None:
+    found = figures_of(backbone, around("abc" * 30, noise=3.0))
+    right = sum(found["confusion"][number][number] for number in range(3)) / 90
+    assert right + 0.01 < found["accuracy"] < right + 0.03
 
 
 # --- comparison -------------------------------------------------------------

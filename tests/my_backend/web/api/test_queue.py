@@ -3,9 +3,10 @@
 from hashlib import sha256
 from typing import Any
 
+from my_backend.projects.random_order import in_random_order, random_sample
 from testing.fake_label_studio.server import FakeLabelStudio
 from testing.waiting import eventually
-from tests.my_backend.conftest import Client
+from tests.my_backend.conftest import PROJECT, Client
 from tests.my_backend.fake_model import Script
 from tests.my_backend.web.api.test_groups import SEVERAL, client, end, quick
 
@@ -54,7 +55,8 @@ def test_images_come_in_the_models_order_and_those_on_the_way_count_as_known(
     label_studio.labels.add(10)
     label_studio.labels.annotate(9, "Dog")
     label_studio.labels.annotate(8, "Dog", was_cancelled=True)
-    assert tasks_of(ready(client, 10, without=[10, 6])) == [7, 5, 4, 3, 2]
+    drawn, *others = tasks_of(ready(client, 10, without=[10, 6]))
+    assert others == [task for task in (7, 5, 4, 3, 2) if task != drawn][:4]
     assert script.calls("first")[-1]["known"] == [5, 7, 8, 9]  # numbers of images, from 0
 
 
@@ -111,12 +113,50 @@ def test_image_stands_for_its_copies_unless_tasks_were_asked_for(
     label_studio.labels.add(10)
     script.set(copies=[[3, 8, 9]])  # the images of tasks 4, 9 and 10
     ready(client, 10)
-    assert copies(most=5) == [(8, []), (7, []), (6, []), (5, []), (4, [9, 10])]
+    assert copies(most=4) == [(8, []), (7, []), (6, []), (5, [])]
+    assert (4, [9, 10]) in copies(most=7)
     assert copies(tasks=[10, 4, 9]) == [(10, []), (4, []), (9, [])]
     client.backend.acceptor.store.sampled = lambda project: {9}  # type: ignore[method-assign]
-    assert copies(most=5)[-1] == (4, [10]), "a person looks at each image of a sample"
+    assert (4, [10]) in copies(most=7), "a person looks at each image of a sample"
     client.backend.acceptor.store.sampled = lambda project: {4}  # type: ignore[method-assign]
-    assert copies(most=5)[-1] == (4, [])
+    assert (4, []) in copies(most=7)
+
+
+def test_every_fifth_image_is_drawn_at_random_and_the_next_training_knows_the_sample(
+    client: Client, label_studio: FakeLabelStudio, script: Script
+) -> None:
+    label_studio.labels.add(40)
+    random = in_random_order(PROJECT, range(1, 41))
+    unreadable, labeled = random[1], [random[0], random[2]]
+    script.set(unreadable=[unreadable])
+    for task in labeled:
+        label_studio.labels.annotate(task, "Cat")
+    ready(client, 39)
+    following = [task for task in random[3:] if task != unreadable]
+
+    found = [tasks_of(ask(client, without=[10, 6][:many], most=12)) for many in (0, 2)]
+    assert [found[0][place] for place in (2, 7)] == following[:2]
+    left = [task for task in following if task not in (10, 6)]
+    assert [found[1][place] for place in (0, 5, 10)] == left[:3], "images on the way count"
+    assert all(len(set(tasks)) == 12 for tasks in found)
+
+    kept = client.backend.projects.folder(PROJECT)
+    assert eventually(lambda: random_sample(kept, PROJECT, labeled) == set(labeled))
+    assert random_sample(kept, PROJECT, [*labeled, following[1]]) == set(labeled)
+    assert random_sample(kept, PROJECT, [*labeled, following[0]]) == {*labeled, following[0]}
+
+
+def test_copy_that_is_drawn_at_random_is_replaced_by_the_image_that_stands_for_it(
+    client: Client, label_studio: FakeLabelStudio, script: Script
+) -> None:
+    label_studio.labels.add(10)
+    first, second = in_random_order(PROJECT, range(1, 11))[:2]
+    script.set(copies=[sorted((first - 1, second - 1))])
+    ready(client, 10)
+    images = ask(client, most=9)["images"]
+    assert images[4]["task"] == min(first, second)
+    assert [copy["task"] for copy in images[4]["copies"]] == [max(first, second)]
+    assert len({image["task"] for image in images}) == 9
 
 
 def test_tasks_that_were_asked_for_come_in_their_order(

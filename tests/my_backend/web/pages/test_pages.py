@@ -373,16 +373,19 @@ def test_forecast_is_shown_with_its_interval(client: Client, script: Script) -> 
         assert 'id="forecast-chart"' in page(client, path)
         shown = words(client, path)
         assert "More labels Accuracy 90% interval 100 81% 74% to 86% 200 84% 76% to 89%" in shown
-        assert "the accuracy on new images is expected to be 77%: the measured accuracy is a little too low" in shown
+        assert "If the hardest images were labeled first, the accuracy is higher than shown here." in shown
         assert "less than half a percentage point" not in shown
 
 
 def test_forecast_says_if_more_labels_bring_little(client: Client, script: Script) -> None:
     flat = [one | {"accuracy": 0.77 + one["more"] / 50_000} for one in FORECAST["expected"]]
-    script.set(output={"figures": FIGURES | {"forecast": FORECAST | {"expected": flat}}})
+    script.set(output={"figures": FIGURES | {"forecast": FORECAST | {"expected": flat, "random_sample": True}}})
     client.train()
 
-    assert "Another 200 labels are expected to bring less than half a percentage point." in words(client)
+    shown = words(client)
+    assert "Another 200 labels are expected to bring less than half a percentage point." in shown
+    assert "The accuracy to expect on new images, judged by the images drawn at random." in shown
+    assert "If the hardest images were labeled first" not in shown
 
 
 def test_version_without_a_forecast_shows_none(client: Client, script: Script) -> None:
@@ -570,15 +573,16 @@ def test_accuracy_on_ground_truths_is_shown_next_to_the_other(client: Client, sc
     assert "Accuracy on ground truth" not in words(client)
 
 
-def test_accuracy_on_a_random_sample_is_shown_next_to_the_other(client: Client, script: Script) -> None:
-    sample = {"images": 30, "groups": 29, "accuracy": 0.7, "accuracy_low": 0.521, "accuracy_high": 0.833}
-    script.set(output={"figures": FIGURES | {"random_sample": sample}})
+def test_accuracy_is_that_on_the_random_sample_and_the_other_is_next_to_it(client: Client, script: Script) -> None:
+    sample = {"judged_by": "cross-validation on a random sample", "images": 30, "groups": 30, "accuracy": 0.7}
+    labeled = {"images": 100, "groups": 99, "accuracy": 0.5, "accuracy_low": 0.402, "accuracy_high": 0.598}
+    script.set(output={"figures": FIGURES | sample | {"all_labeled": labeled}})
     name = client.train()
 
     for path in (HERE, f"{HERE}/versions/{name}"):
         shown = words(client, path)
-        assert "Accuracy on a random sample 70.0% (95% interval: 52% to 83%) 30 images, drawn at random" in shown, path
-        assert "30 images, drawn at random from the whole project: expect this accuracy on" in shown, path
+        assert "Accuracy 70.0% 30 images drawn at random from the whole project, cross-validated" in shown, path
+        assert "Accuracy on all labeled images 50.0% (95% interval: 40% to 60%) 100 images; most of them" in shown, path
 
 
 def test_near_duplicates_are_said_to_count_once(client: Client, script: Script) -> None:
