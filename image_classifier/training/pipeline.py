@@ -51,7 +51,7 @@ AT_ONCE = 256  # images that are embedded between two reports
 # at full weight, the head would mostly learn its own answers.
 UNSEEN_WEIGHT = 0.3
 FEWEST_GROUND_TRUTHS = 20  # with fewer, the accuracy on the user's test set says too little to be shown
-FEWEST_DRAWN = 15  # with fewer images drawn at random, the accuracy on all labeled images says more
+FEWEST_DRAWN = 10  # with fewer images drawn at random, the accuracy on all labeled images says more
 CROSS_VALIDATION, OF_SAMPLE = "cross-validation", "cross-validation on a random sample"
 OF_A_PART = ("images", "groups", "accuracy", "accuracy_low", "accuracy_high")
 # A version is clearly worse when its accuracy is lower by more than this, and by more than two standard errors.
