@@ -18,7 +18,7 @@ from image_classifier.nets.classifier import Classifier
 from image_classifier.pool.order import labeling_order
 from image_classifier.training.hyperparameters import Hyperparameters
 from image_classifier.training.pipeline import Embedded, TooFewLabels, check_enough, learn_head, order_classes
-from my_backend.projects.random_order import in_random_order, interleaved
+from my_backend.projects.random_order import EVERY, in_random_order, interleaved
 
 TRAINED_AFTER = 10  # new labels, the product's default
 LATE = 3  # labels given until a new version's order is stored in Label Studio
@@ -65,7 +65,7 @@ def label(data: Data, split: int, name: str, most: int) -> Iterator[tuple[list[i
     def ordered(model: Classifier | None) -> list[int]:
         left = np.setdiff1d(pool, labeled)
         rows = left[order(data.embeddings[left], data.embeddings[labeled], model, random).numpy()].tolist()
-        return interleaved(rows, [row for row in drawn if row not in labeled]) if name == PRODUCT else rows
+        return interleaved(rows, [row for row in drawn if row not in labeled], EVERY - 1) if name == PRODUCT else rows
 
     coming = ordered(None)
     while len(labeled) < min(most, len(pool)):

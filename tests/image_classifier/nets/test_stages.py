@@ -56,6 +56,17 @@ class Shared(nn.Module):
         return torch.as_tensor(self.activation(self.second(self.activation(self.first(images)))).mean((2, 3)))
 
 
+def test_network_that_cannot_take_a_wide_image_has_no_stages() -> None:
+    """timm's mvitv2_tiny looks up a position that it doesn't have."""
+
+    class Square(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images[:, :, torch.arange(images.shape[3])].mean((2, 3))
+
+    assert Square()(torch.zeros(2, 3, 16, 16)).shape == (2, 3)
+    assert find_stages(Square(), 16) == {}
+
+
 def test_part_that_is_used_twice_is_no_stage() -> None:
     assert find_stages(Shared(), 32) == {"first": 4, "second": 8}
 
