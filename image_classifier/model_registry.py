@@ -15,11 +15,13 @@ from image_classifier.nets.classifier import (
     Backbone,
     Classifier,
     Head,
+    choose_device,
     load_backbone,
     load_classifier,
     load_saved_backbone,
     read_record,
 )
+from image_classifier.nets.int8 import fingerprint_of_form, is_supported, read_form
 from image_classifier.settings import ClassifierSettings
 
 
@@ -80,11 +82,24 @@ class SharedNetworks:
         return self._backbones.setdefault(backbone.fingerprint, backbone)
 
     def load(self, folder: Path) -> Classifier:
-        """Loads a saved classifier; raises WeightsError if that fails."""
+        """Loads a saved classifier; raises WeightsError if that fails.
+
+        If it has an 8-bit form of its network and this machine can compute it, that form computes the embeddings.
+        """
         with self._loading:
-            fingerprint = read_record(folder)["weights"]["fingerprint"]
-            backbone = self._backbones.get(fingerprint) or self.share(load_saved_backbone(folder))
-            return load_classifier(folder, backbone)
+            weights = read_record(folder)["weights"]
+            network, digest = weights["fingerprint"], weights.get("int8")
+            if not (digest and is_supported(choose_device())):
+                return load_classifier(folder, self._saved_backbone(folder, network))
+            known = self._backbones.get(fingerprint_of_form(network, digest))
+            return load_classifier(folder, known or self._saved_form(folder, network, digest))
+
+    def _saved_backbone(self, folder: Path, fingerprint: str) -> Backbone:
+        return self._backbones.get(fingerprint) or self.share(load_saved_backbone(folder))
+
+    def _saved_form(self, folder: Path, network: str, digest: str) -> Backbone:
+        backbone, form = self._saved_backbone(folder, network), read_form(folder, network, digest)
+        return self.share(backbone.computed_by(form)) if form else backbone
 
     @property
     def lookups(self) -> dict[str, int]:

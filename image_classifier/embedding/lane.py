@@ -138,6 +138,8 @@ class InferenceLane:
         self._put(BACKGROUND, backbone, self._precision_of(backbone), blank).result()
 
     def _precision_of(self, backbone: Backbone) -> torch.dtype:
+        if backbone.int8:
+            return torch.int8
         return self.precisions(backbone, self.device) if self.precisions else torch.float32
 
     def _embed_missing(
@@ -208,7 +210,9 @@ class InferenceLane:
             pixels = torch.stack([waiting.pixels for waiting in batch]).contiguous(memory_format=torch.channels_last)
             with torch.inference_mode():
                 module = self._module_of(backbone, precision)
-                inputs = backbone.preprocessing.normalize(pixels.to(self.device)).to(precision)
+                inputs = backbone.preprocessing.normalize(pixels.to(self.device))
+                if precision != torch.int8:  # an 8-bit form rounds them as it was made to
+                    inputs = inputs.to(precision)
                 embeddings = module(inputs).float().cpu().numpy()
         except Exception as error:
             for waiting in batch:
@@ -221,7 +225,11 @@ class InferenceLane:
         """The module for a backbone, created at its first use and freed together with it."""
         modules = self._modules.setdefault(backbone, {})
         if precision not in modules:
-            modules[precision] = accelerate(backbone.module, self.device, backbone.preprocessing.crop_size, precision)
+            modules[precision] = (
+                backbone.int8.module
+                if backbone.int8 and precision == torch.int8
+                else accelerate(backbone.module, self.device, backbone.preprocessing.crop_size, precision)
+            )
         if precision == self._precision_of(backbone) != torch.float32:
             modules.pop(torch.float32, None)  # it was only needed until the choice
         return modules[precision]

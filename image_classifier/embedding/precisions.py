@@ -39,6 +39,10 @@ class Precisions:
         self._chosen[path] = precision
         record = {"chosen": _name(precision), "images": images, "trials": trials}
         log.info("network %s computes in %s: %s", backbone.fingerprint[:8], record["chosen"], record)
+        self._write(path, record)
+
+    @staticmethod
+    def _write(path: Path, record: Mapping[str, Any]) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             part = path.with_suffix(f".{os.getpid()}")
@@ -65,9 +69,11 @@ class Precisions:
 
 def fingerprint_of(backbone: Backbone, precision: torch.dtype) -> str:
     """Names embeddings of a network in a precision: those of different precisions must never be mixed."""
-    if precision == torch.float32:
+    if precision == torch.int8:  # of the 8-bit form, since two of them differ
         return backbone.fingerprint
-    return hashlib.sha256(f"{backbone.fingerprint} {_name(precision)}".encode()).hexdigest()[:32]
+    if precision == torch.float32:
+        return backbone.original
+    return hashlib.sha256(f"{backbone.original} {_name(precision)}".encode()).hexdigest()[:32]
 
 
 def _name(precision: torch.dtype) -> str:

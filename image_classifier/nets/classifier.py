@@ -18,6 +18,7 @@ from torch.nn.functional import pad
 
 from image_classifier.data.preprocessing import Preprocessing
 from image_classifier.nets.architectures import IMAGENET_CLASSES, RESNET18, Bare, UnknownNetwork, check_size
+from image_classifier.nets.int8 import GRAPH_FILE, WEIGHTS_FILE, Int8Form
 from image_classifier.nets.networks import build, load_file, load_pretrained, preprocessing_of, weights_url
 from image_classifier.nets.stages import SCALE, add_stages, find_stages, misfit
 from image_classifier.nets.state_dicts import separate
@@ -51,6 +52,16 @@ class Backbone:
     stages: Mapping[str, int] = field(default_factory=dict, hash=False)
     warning: str = ""  # what a user should know, such as that the pretrained weights could not be had
     imagenet: "Head | None" = None  # the last layer of the pretrained weights, if it tells ImageNet's classes apart
+    int8: Int8Form | None = None  # the form that computes embeddings, if it isn't the module
+
+    @property
+    def original(self) -> str:
+        """The fingerprint of the module's embeddings, whatever form computes them."""
+        return self.int8.network if self.int8 else self.fingerprint
+
+    def computed_by(self, form: Int8Form) -> "Backbone":
+        """The same network, whose embeddings come from its 8-bit form and have a fingerprint of their own."""
+        return replace(self, int8=form, fingerprint=form.fingerprint)
 
     @cached_property
     def size(self) -> int:
@@ -209,11 +220,16 @@ class Classifier:
     def save(self, folder: Path, *, backbone_file: Path | None = None) -> None:
         """Writes `backbone.safetensors`, `head.safetensors` and `model.json`, the last one last.
 
-        `backbone_file` may name a saved file of the same backbone: it is linked instead of written again.
+        `backbone_file` may name a saved file of the same backbone: it is linked instead of written again. So is the
+        8-bit form next to it, if there is one.
         """
         folder.mkdir(parents=True, exist_ok=True)
         if not (backbone_file and _link(backbone_file, folder / BACKBONE_FILE)):
             save_file(separate(self.backbone.module.state_dict()), folder / BACKBONE_FILE)
+        if form := self.backbone.int8:
+            for name, content in ((GRAPH_FILE, form.graph), (WEIGHTS_FILE, form.weights)):
+                if not (backbone_file and _link(backbone_file.with_name(name), folder / name)):
+                    (folder / name).write_bytes(content)
         heads = {"": self.head, "evaluation.": self.evaluation_head}
         tensors = {
             f"{prefix}{name}": tensor
@@ -230,7 +246,11 @@ class Classifier:
             "temperature": self.head.temperature,
             "thresholds": list(self.head.thresholds),
             "preprocessing": self.backbone.preprocessing.record(),
-            "weights": {"origin": self.backbone.origin, "fingerprint": self.backbone.fingerprint},
+            "weights": {
+                "origin": self.backbone.origin,
+                "fingerprint": self.backbone.original,
+                "int8": self.backbone.int8.digest if self.backbone.int8 else "",
+            },
             "warning": self.backbone.warning,
         }
         (folder / RECORD_FILE).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -239,6 +259,7 @@ class Classifier:
 class _Weights(BaseModel):
     origin: str
     fingerprint: str
+    int8: str = ""  # digest of the 8-bit form
 
 
 class _Record(BaseModel):

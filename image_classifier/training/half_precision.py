@@ -41,7 +41,7 @@ def settle_precision(lane: InferenceLane, backbone: Backbone, samples: Sequence[
     It takes 2 to 8 s for ResNet18 on a CPU, once for each network. Later embeddings are computed in the chosen
     precision.
     """
-    if not lane.precisions or len(samples) < FEWEST_IMAGES:
+    if not lane.precisions or backbone.int8 or len(samples) < FEWEST_IMAGES:
         return
     candidates = lane.precisions.candidates(backbone, lane.device)
     if not candidates:
