@@ -38,6 +38,7 @@ from image_classifier.first_guess.guess import is_guess
 from image_classifier.model_registry import SharedNetworks
 from image_classifier.nets.classifier import BACKBONE_FILE, FINE_TUNED, Backbone, Classifier, choose_device
 from image_classifier.nets.folder import load_model
+from image_classifier.nets.int8 import is_supported
 from image_classifier.nets.onnx_module import write_onnx
 from image_classifier.pool.copies import Copies
 from image_classifier.pool.groups import doubt_of
@@ -47,6 +48,7 @@ from image_classifier.progress import Stages
 from image_classifier.settings import ClassifierSettings, Score, TrainMode
 from image_classifier.training.correction import correct
 from image_classifier.training.hyperparameters import Hyperparameters
+from image_classifier.training.int8_trial import try_int8
 from image_classifier.training.pipeline import (
     Embedded,
     TooFewLabels,
@@ -88,6 +90,7 @@ THUMBNAIL, PICTURE = 256, 1280  # pixels of the longer side
 READ_AT_ONCE = 128  # tasks whose images are fetched while the previous ones are embedded
 ORDER_SECONDS = 30.0  # time limit for reading images to order: the next version will find more in the cache
 FIRST_GUESS = "first guess from ImageNet's classes, before any label"
+FASTER = "The network computes in 8-bit integers now (int8), which is faster; a trial showed the same answers."
 AUTO_SECONDS = 3600.0  # time limit for training all layers with TRAIN_MODE=auto
 
 
@@ -440,26 +443,71 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         output = self._save(first, before, embedded.samples, folder / "model", told)
         if publish and not checkpoint.exists():  # published before the process died
             publish(output)
-        if kind == "full" and _tunes(mode, backbone, embedded.samples):
-            limit = AUTO_SECONDS if mode == "auto" else float("inf")
-            with self._holding(embedded.samples) as held:
-                if not pays(_networks().lane, first, held, hyperparameters, checkpoint, report):
-                    return output
-                second = learn_all_layers(
-                    _networks().lane, first, held, hyperparameters, checkpoint, report, seconds=limit
+        tunes = _tunes(mode, backbone, embedded.samples)
+        if kind != "full" or not (tunes or is_supported(choose_device())):
+            return output
+        best = first
+        with self._holding(embedded.samples) as held:
+            if tunes:
+                limit = AUTO_SECONDS if mode == "auto" else float("inf")
+                second = self._with_all_layers(
+                    first, held, labeled.corrected, hyperparameters, checkpoint, report, limit
                 )
-                second = replace(second, backbone=_networks().share(second.backbone))
-                if labeled.corrected:
-                    tuned = embed(_networks().lane, second.backbone, held, report)
-                    second = _with_corrections(second, tuned, labeled.corrected)
-                comparison = compare(_networks().lane, first, second, held)
-                log.info("all layers compared with the head: %s", comparison)
-                if comparison and comparison.better:
+                if second:
                     # Don't compare with a held-back version: all layers may have learned the same wrong labels.
                     output = self._save(second, before if output["held_back"] else first, held, folder / "model", told)
+                    best = second
                     if publish:
                         publish(output)
+            # Last, so that nobody waits for it.
+            faster = None
+            if not output["held_back"]:
+                faster = self._in_int8(best, held, labeled.corrected, hyperparameters, report)
+            if faster:
+                told = {**told, "summary": f"{told['summary']} {FASTER}".strip()}
+                output = self._save(faster, best, held, folder / "model", told)
+                if publish:
+                    publish(output)
         return output
+
+    @staticmethod
+    def _with_all_layers(
+        first: Classifier,
+        samples: Sequence[Sample],
+        corrected: frozenset[str],
+        hyperparameters: Hyperparameters,
+        checkpoint: Path,
+        report: Callable[[Json], None],
+        seconds: float,
+    ) -> Classifier | None:
+        """The classifier after training all layers; None if a trial or the result isn't better than the head."""
+        lane = _networks().lane
+        if not pays(lane, first, samples, hyperparameters, checkpoint, report):
+            return None
+        second = learn_all_layers(lane, first, samples, hyperparameters, checkpoint, report, seconds=seconds)
+        second = replace(second, backbone=_networks().share(second.backbone))
+        if corrected:
+            second = _with_corrections(second, embed(lane, second.backbone, samples, report), corrected)
+        comparison = compare(lane, first, second, samples)
+        log.info("all layers compared with the head: %s", comparison)
+        return second if comparison and comparison.better else None
+
+    @staticmethod
+    def _in_int8(
+        best: Classifier,
+        samples: Sequence[Sample],
+        corrected: frozenset[str],
+        hyperparameters: Hyperparameters,
+        report: Callable[[Json], None],
+    ) -> Classifier | None:
+        """The classifier with a network that computes in 8-bit integers; None if a trial says no, or isn't made."""
+        backbone = try_int8(_networks().lane, best.backbone, samples, report)
+        if backbone is None:
+            return None
+        backbone = _networks().share(backbone)
+        embedded = embed(_networks().lane, backbone, samples, report)
+        learned = learn_head(backbone, embedded, best.classes, hyperparameters, report, best)
+        return _with_corrections(learned, embedded, corrected)
 
     @contextmanager
     def _holding(self, samples: Sequence[Sample]) -> Iterator[list[Sample]]:
@@ -472,7 +520,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
             ]
             if len(held) < len(samples):
                 log.warning(
-                    "training all layers without %d of %d images: they are no longer in the cache",
+                    "training further without %d of %d images: they are no longer in the cache",
                     len(samples) - len(held),
                     len(samples),
                 )
@@ -513,7 +561,8 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         same_size = live.preprocessing.crop_size == (today.image_size or live.preprocessing.crop_size)
         if live.origin == FINE_TUNED or (kind == "head" and same_size and not live.warning):
             return live
-        return _networks().base
+        base = _networks().base
+        return live if live.original == base.fingerprint else base  # the live one may compute in int8
 
     def _labelled(
         self,
@@ -624,8 +673,8 @@ def _given(
         )
         for one in samples
     )
-    program = [version("image-classifier-backend"), torch.__version__]
-    how = [backbone.fingerprint, hyperparameters.record(), _settings().train_mode, program]
+    program = [version("image-classifier-backend"), torch.__version__, is_supported(choose_device())]
+    how = [backbone.original, hyperparameters.record(), _settings().train_mode, program]
     return sha256(json.dumps([labels, sorted(corrected), list(choices), how]).encode()).hexdigest()
 
 
@@ -656,6 +705,7 @@ def _made_with(classifier: Classifier) -> Json:
         "network": backbone.network,
         "weights": backbone.origin,
         "image_size": backbone.preprocessing.crop_size,
+        **({"precision": "int8"} if backbone.int8 else {}),
         **classifier.record.get("settings", {}),
     }
 

@@ -35,9 +35,10 @@ from image_classifier.first_guess.guess import TEMPERATURE
 from image_classifier.first_guess.words import classes_of_choices
 from image_classifier.model_registry import SharedNetworks
 from image_classifier.nets.classifier import FINE_TUNED, Classifier, Head, load_classifier, load_saved_backbone
+from image_classifier.nets.int8 import is_supported
 from image_classifier.nets.weights import WeightsError
 from image_classifier.pool.pool import Pool
-from image_classifier.training import pipeline
+from image_classifier.training import int8_trial, pipeline
 from image_classifier.training.half_precision import NEARLY
 from label_studio_format.labeling_config import parse_label_config
 from model import ImageClassifierAPI
@@ -1191,6 +1192,48 @@ def test_first_the_head_is_published_then_all_layers_and_the_next_version_goes_o
         assert all(ImageClassifierAPI(CONFIG, output).predict(asked(shown[:3])))
 
 
+@pytest.mark.skipif(not is_supported(torch.device("cpu")), reason="needs OpenVINO and a processor with VNNI or AMX")
+def test_int8_is_tried_after_the_head_is_published_and_stays_in_later_versions(
+    shown: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(int8_trial, "FEWEST_IMAGES", 20)
+    monkeypatch.setattr(int8_trial, "MOST_CHANGED", 0.3)
+    monkeypatch.setattr(int8_trial, "SURELY_MOST_CHANGED", 0.6)
+    monkeypatch.setattr(int8_trial, "MOST_LOST", 0.2)
+    records: list[Json] = []
+    published: list[Json] = []
+    publish = publishing(tmp_path, published)
+
+    fit(labeled(shown[:30]), tmp_path / "head", kind="head", publish=publish)
+    fit(labeled(shown[:30]), tmp_path / "full", progress=records.append, publish=publish)
+    fit(labeled(shown[:33]), tmp_path / "quick", published[-1], kind="head", publish=publish)
+    fit(labeled(shown[:33]), tmp_path / "again", published[-1], progress=records.append, publish=publish)
+
+    assert [output["settings"].get("precision") for output in published] == [None, None, "int8", "int8", "int8"]
+    assert sum(record["phase"] == "trying int8" and record["image"] == 0 for record in records) == 1
+    before, after = (ImageClassifierAPI(CONFIG, published[number]) for number in (1, 2))
+    answers = [[choice(result) for result in api.predict(asked(shown[:30]))] for api in (before, after)]
+    assert sum(one == other for one, other in zip(*answers, strict=True)) >= 27
+    assert before._backbone.fingerprint != after._backbone.fingerprint
+    assert before._backbone.module is after._backbone.module
+    first, second = (Path(output["model_dir"]) / "int8.bin" for output in published[2:4])
+    assert second.samefile(first)
+    for live, known in ((published[2], shown[:30]), (published[-1], shown[:33])):
+        assert fit(labeled(known), tmp_path / "same", live, given=live["given"]) is None
+
+
+def test_known_labels_are_trained_on_again_once_openvino_is_installed(
+    shown: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model.is_supported", lambda device: False)
+    live = fit(labeled(shown[:12]), tmp_path / "before")
+    assert fit(labeled(shown[:12]), tmp_path / "same", live, given=live["given"]) is None
+
+    monkeypatch.setattr("model.is_supported", lambda device: True)
+
+    assert fit(labeled(shown[:12]), tmp_path / "again", live, given=live["given"])
+
+
 @pytest.mark.usefixtures("all_layers")
 def test_images_that_the_cache_loses_while_all_layers_are_trained_are_learned_all_the_same(
     shown: Digits, tmp_path: Path
@@ -1223,7 +1266,7 @@ def test_images_that_the_cache_has_lost_before_all_layers_are_trained_are_left_o
 
     fit(labeled(shown[:12]), tmp_path, publish=lose_one_and_publish)
 
-    assert "training all layers without 1 of 12 images" in caplog.text
+    assert "training further without 1 of 12 images" in caplog.text
     kept = [json.loads((Path(output["model_dir"]) / "samples.json").read_text()) for output in published]
     assert [len(samples) for samples in kept] == [12, 11]
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,23 @@ class Precisions:
         log.info("network %s computes in %s: %s", backbone.fingerprint[:8], record["chosen"], record)
         self._write(path, record)
 
+    def images_of_failed_int8(self, backbone: Backbone, classes: Sequence[str]) -> int:
+        """The number of images on which a trial of 8-bit integers has failed; 0 if none has.
+
+        One that passed is part of a version.
+        """
+        try:
+            record = json.loads(self._int8_path(backbone, classes).read_text(encoding="utf-8"))
+            return int(record["images"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):  # missing or damaged
+            return 0
+
+    def note_failed_int8(
+        self, backbone: Backbone, classes: Sequence[str], images: int, trial: Mapping[str, Any]
+    ) -> None:
+        """Stores the result of a failed trial, so that it isn't made again with hardly more images."""
+        self._write(self._int8_path(backbone, classes), {"images": images, "trial": trial})
+
     @staticmethod
     def _write(path: Path, record: Mapping[str, Any]) -> None:
         try:
@@ -62,6 +79,11 @@ class Precisions:
             except (OSError, ValueError, KeyError, TypeError, RecursionError):  # missing or damaged
                 return None
         return self._chosen[path]
+
+    def _int8_path(self, backbone: Backbone, classes: Sequence[str]) -> Path:
+        # Projects that share a network may have different answers.
+        asked = hashlib.sha256(json.dumps(classes).encode()).hexdigest()[:16]
+        return self._folder / f"{backbone.fingerprint}-int8-{asked}.json"
 
     def _path(self, backbone: Backbone, device: torch.device) -> Path:
         return self._folder / f"{backbone.fingerprint}-{device.type}-torch{torch.__version__}.json"
