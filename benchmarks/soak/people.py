@@ -180,7 +180,7 @@ class Grouper:
                 tasks = [one["task"] for image in groups[0]["images"] for one in (image, *image["copies"])]
                 labels = {label: [task for task in tasks if self._truth[task] == label] for label in LABELS}
                 wanted = [{"label": label, "tasks": some} for label, some in labels.items() if some]
-                run = self._end(self._post("runs", labels=wanted), "label")
+                run = self._end(self._post("runs", labels=wanted), "write")
                 self._labeled[run] = tasks
                 record.grouped += 1
         except (requests.RequestException, ServerError, LookupError) as error:
