@@ -1,7 +1,7 @@
 """A fixed random order of a project's tasks. Its first tasks are a random sample of all, once they are labeled.
 
 If people label the images that the model is least sure of, the labeled images are harder than the others, and a model
-seems worse than it is. So some of the images to label come from this order, and the accuracy on those is shown, too.
+seems worse than it is. So some of the images to label come from this order, and the accuracy is measured on those.
 However the other tasks are chosen, those before the first unlabeled one in this order are a random sample.
 """
 
