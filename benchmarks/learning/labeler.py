@@ -65,7 +65,8 @@ def label(data: Data, split: int, name: str, most: int) -> Iterator[tuple[list[i
     def ordered(model: Classifier | None) -> list[int]:
         left = np.setdiff1d(pool, labeled)
         rows = left[order(data.embeddings[left], data.embeddings[labeled], model, random).numpy()].tolist()
-        return interleaved(rows, [row for row in drawn if row not in labeled], EVERY - 1) if name == PRODUCT else rows
+        left_at_random = [row for row in drawn if row not in labeled]
+        return list(interleaved(rows, left_at_random, EVERY - 1)) if name == PRODUCT else rows
 
     coming = ordered(None)
     while len(labeled) < min(most, len(pool)):

@@ -124,7 +124,7 @@ class Run:
                 following = in_random_order(self._project.uid, ids)
                 # The first one is random: until this order is stored, people take some more tasks of the one before,
                 # and the same tasks are next in both.
-                ids = interleaved(ids, following, EVERY - 1)
+                ids = list(interleaved(ids, following, EVERY - 1))
             self.order = LabelingOrder(self._version, tuple(ids))
         self._keep(following)
         return [task for task in ids if task not in found.predicted]

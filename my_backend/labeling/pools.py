@@ -329,11 +329,10 @@ class Pools(Background):
 
     def _keep_random_order(self, project: Project, pool: ProjectPool) -> None:
         """Keeps the tasks that follow in the random order, for the next training, if the disk takes them."""
-        folder = self._projects.folder(project.uid)
         try:
-            keep_next(folder, pool.first_of_random_order())
+            keep_next(project.folder, pool.first_of_random_order())
         except OSError as error:
-            if folder.exists():  # otherwise the project was deleted
+            if project.folder.exists():  # otherwise the project was deleted
                 log.warning("project %s: can't keep the random order of its tasks: %s", project.uid, error)
 
     def _check_size(self, pool: ProjectPool) -> None:

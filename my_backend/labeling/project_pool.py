@@ -241,7 +241,7 @@ class ProjectPool:
             known = [image for image, task in there if not is_open[task]]
             among = set(unlabeled)
             first = self.images.first(model, self._stand_ins(unlabeled, among), known, count)
-            images = interleaved(first, self._drawn(among), len(known))[:count]
+            images = list(islice(interleaved(first, self._drawn(among), len(known)), count))
             copies = self._copies(model, images, among)
         else:
             image_of = {task: image for image, task in there}

@@ -5,7 +5,7 @@ seems worse than it is. So some of the images to label come from this order, and
 However the other tasks are chosen, those before the first unlabeled one in this order are a random sample.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -25,19 +25,17 @@ def in_random_order(project: str, tasks: Iterable[int]) -> list[int]:
     return sorted(tasks, key=lambda task: _place(project, task))
 
 
-def interleaved(tasks: Iterable[int], random: Iterable[int], earlier: int = 0) -> list[int]:
-    """The same tasks, each once, but every fifth one is the next of the `random` order.
-
-    `earlier` tasks come before these. It ends when the tasks or the random ones do.
-    """
+def interleaved(tasks: Iterable[int], random: Iterable[int], earlier: int = 0) -> Iterator[int]:
+    """All tasks, each once; every fifth one is the next of the `random` order. `earlier` tasks come before these."""
     left, drawn = iter(tasks), iter(random)
-    mixed: dict[int, None] = {}
+    mixed = set[int]()
     while True:
-        source = drawn if (earlier + len(mixed)) % EVERY == EVERY - 1 else left
-        following = next((task for task in source if task not in mixed), None)
+        sources = (drawn, left) if (earlier + len(mixed)) % EVERY == EVERY - 1 else (left, drawn)
+        following = next((task for source in sources for task in source if task not in mixed), None)
         if following is None:
-            return list(mixed)
-        mixed[following] = None
+            return
+        mixed.add(following)
+        yield following
 
 
 def keep_next(folder: Path, unlabeled: Sequence[int]) -> None:

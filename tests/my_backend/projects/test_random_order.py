@@ -1,5 +1,6 @@
 """The random order of a project's tasks, and the sample that it gives."""
 
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,12 @@ def test_order_is_fixed_and_differs_between_projects() -> None:
 
 def test_every_fifth_task_is_the_next_of_the_random_order() -> None:
     mixed = interleaved(range(100, 115), [114, 103, 100, 109, *range(100, 115)])
-    assert mixed == [100, 101, 102, 103, 114, 104, 105, 106, 107, 109, 108, 110, 111, 112, 113]
+    assert list(mixed) == [100, 101, 102, 103, 114, 104, 105, 106, 107, 109, 108, 110, 111, 112, 113]
+
+
+@pytest.mark.parametrize("earlier", range(5))
+def test_no_task_is_lost_while_the_random_order_is_not_known(earlier: int) -> None:
+    assert list(interleaved(range(12), [], earlier)) == list(range(12))
 
 
 @pytest.mark.parametrize("count", [0, 1, 4, 5, 6, 23])
@@ -69,7 +75,7 @@ def test_sample_tells_the_accuracy_on_all_tasks_though_hard_ones_were_labeled_fi
             left = [task for task in doubted if task not in known]
             following = in_random_order(uid, left)
             keep_next(tmp_path, following)
-            labeled += interleaved(left, following)[:30]
+            labeled += islice(interleaved(left, following), 30)
         sample = random_sample(tmp_path, uid, labeled)
         assert len(sample) >= len(labeled) / EVERY
         truth = np.mean(list(right.values()))

@@ -1,11 +1,19 @@
 """The endpoint for images that a person labels one by one: which ones, in which order, and what is told of them."""
 
+import threading
+from collections.abc import Sequence
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
-from my_backend.projects.random_order import in_random_order, random_sample
+import pytest
+
+from my_backend.labeling import pools
+from my_backend.labeling.project_pool import ProjectPool
+from my_backend.projects.random_order import in_random_order, keep_next, random_sample
 from testing.fake_label_studio.server import FakeLabelStudio
 from testing.waiting import eventually
+from tests.broken_disk import failing
 from tests.my_backend.conftest import PROJECT, Client
 from tests.my_backend.fake_model import Script
 from tests.my_backend.web.api.test_groups import SEVERAL, client, end, quick
@@ -144,6 +152,48 @@ def test_every_fifth_image_is_drawn_at_random_and_the_next_training_knows_the_sa
     assert eventually(lambda: random_sample(kept, PROJECT, labeled) == set(labeled))
     assert random_sample(kept, PROJECT, [*labeled, following[1]]) == set(labeled)
     assert random_sample(kept, PROJECT, [*labeled, following[0]]) == {*labeled, following[0]}
+
+
+def test_images_are_shown_while_the_random_order_is_not_known(
+    client: Client, label_studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ProjectPool, "end_listing", lambda pool: None)  # as while the first listing goes on
+    label_studio.labels.add(10)
+    assert tasks_of(ready(client, 10)) == [10, 9, 8, 7, 6]
+    assert tasks_of(ask(client, without=[10, 9, 8, 7], most=2)) == [6, 5]
+
+
+def test_full_disk_does_not_keep_images_from_being_labeled(
+    client: Client, label_studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(pools, "keep_next", failing())
+    label_studio.labels.add(10)
+    assert len(ready(client, 10)["images"]) == 5
+    assert "can't keep the random order of its tasks: [Errno 28] No space left on device" in caplog.text
+
+
+def test_project_that_is_deleted_while_its_tasks_are_listed_does_not_come_back(
+    client: Client, label_studio: FakeLabelStudio, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried, go_on = threading.Event(), threading.Event()
+
+    def keep_later(folder: Path, tasks: Sequence[int]) -> None:
+        tried.set()
+        assert go_on.wait(20)
+        keep_next(folder, tasks)
+
+    monkeypatch.setattr(pools, "keep_next", keep_later)
+    label_studio.labels.add(10)
+    ask(client)
+    folder = client.backend.projects.folder(PROJECT)
+    assert tried.wait(20)
+    [project] = client.backend.projects.all()
+    client.backend.delete(project)
+    assert not folder.exists()
+    go_on.set()
+    assert eventually(lambda: PROJECT not in client.backend.pools._entries)
+    client.backend.pools.stop()
+    assert not folder.exists()
 
 
 def test_copy_that_is_drawn_at_random_is_replaced_by_the_image_that_stands_for_it(
