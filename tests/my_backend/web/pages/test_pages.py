@@ -374,7 +374,7 @@ def test_forecast_is_shown_with_its_interval(client: Client, script: Script) -> 
         shown = words(client, path)
         assert "More labels Accuracy 90% interval 100 81% 74% to 86% 200 84% 76% to 89%" in shown
         assert "If the hardest images were labeled first, the accuracy is higher than shown here." in shown
-        assert "For the current labels, the forecast would be 77%." in shown
+        assert "With the current labels, the forecast would be 77%." in shown
         assert "less than half a percentage point" not in shown
 
 
