@@ -88,7 +88,7 @@ def quantize(module: nn.Module, size: int, batches: Sequence[Tensor]) -> tuple[b
 
     A layer's input ranges from its smallest to its largest number, averaged over the images in `batches`. Weights have
     a scale for each output. Rounding shifts embeddings by nearly the same numbers for all images; their mean is
-    subtracted. Raises whatever OpenVINO raises for networks that it can't convert.
+    subtracted. Raises OSError if the disk is full, and whatever OpenVINO raises for networks that it can't convert.
     """
     model = _converted(module, size)
     wanted = _means(model, model.outputs, batches)
@@ -102,7 +102,10 @@ def quantize(module: nn.Module, size: int, batches: Sequence[Tensor]) -> tuple[b
     _add_to_output(model, shift.astype(np.float32))
     with TemporaryDirectory(prefix="int8-") as folder:  # OpenVINO writes to files only
         graph, weights = Path(folder) / "graph.xml", Path(folder) / "graph.bin"
-        _openvino().serialize(model, str(graph), str(weights))
+        try:
+            _openvino().serialize(model, str(graph), str(weights))
+        except RuntimeError as error:  # OpenVINO leaves out the system's own error
+            raise OSError(f"can't write to {folder}: {error}") from error
         return graph.read_bytes(), weights.read_bytes()
 
 

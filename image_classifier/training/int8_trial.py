@@ -78,6 +78,11 @@ def try_int8(lane: InferenceLane, backbone: Backbone, samples: Sequence[Sample],
     try:
         ranges = list(_pixels(backbone, _spread(judged, CALIBRATED_ON)))
         graph, weights = quantize(backbone.module, backbone.preprocessing.crop_size, ranges)
+    except (OSError, MemoryError) as error:  # not the network's fault
+        log.warning(
+            "can't try int8 for network %s now; the next training tries again: %s", backbone.fingerprint[:8], error
+        )
+        return None
     except Exception as error:  # OpenVINO converts most networks, and raises anything for the others
         log.warning("network %s can't be computed in int8: %s", backbone.fingerprint[:8], error)
         lane.precisions.note_failed_int8(backbone, classes, MOST_IMAGES, {"error": str(error)})

@@ -1,6 +1,7 @@
 """8-bit integers are used if a trial on the project's own images shows the same answers, and not otherwise."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from image_classifier.progress import Record
 from image_classifier.training import int8_trial
 from image_classifier.training.half_precision import settle_precision
 from image_classifier.training.int8_trial import Int8Trial, try_int8
+from tests.broken_disk import failing
 
 CPU = torch.device("cpu")
 computes = pytest.mark.skipif(not is_supported(CPU), reason="needs OpenVINO and a processor with VNNI or AMX")
@@ -130,3 +132,19 @@ def test_network_that_openvino_cannot_convert_stays_as_it_is(
 
     assert try_int8(lane, tiny, few, lambda record: None) is None
     assert try_int8(lane, tiny, few, lambda record: pytest.fail("it was tried again")) is None
+
+
+@computes
+@pytest.mark.parametrize("where", ["folder", "files"])
+def test_full_disk_leaves_it_open(
+    lane: InferenceLane, tiny: Backbone, few: list[Sample], where: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        # OpenVINO can't write below a file, either, and raises the same kind of error.
+        (tmp_path / "file").touch()
+        no_folder = nullcontext(str(tmp_path / "file"))
+        patch.setattr(int8, "TemporaryDirectory", failing() if where == "folder" else lambda prefix: no_folder)
+        assert try_int8(lane, tiny, few, lambda record: None) is None
+
+    assert "the next training tries again" in caplog.text
+    assert try_int8(lane, tiny, few, lambda record: None)
