@@ -29,7 +29,7 @@ from torch.nn.functional import pad
 from image_classifier.data.dataset import Label, Sample, read_samples, targets_of, write_samples
 from image_classifier.data.duplicates import group_near_duplicates
 from image_classifier.data.image_file import ImageFile
-from image_classifier.data.preprocessing import ImageError, TooLate, open_image
+from image_classifier.data.preprocessing import FileGone, ImageError, TooLate, open_image
 from image_classifier.embedding.cache import Embedding
 from image_classifier.errors import UsersError
 from image_classifier.evaluation.metrics import hits
@@ -230,10 +230,24 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         left = deadline - time.monotonic()
         latest = deadline - left / 4 if left < float("inf") else deadline
         pieces = [tasks[start : start + READ_AT_ONCE] for start in range(0, len(tasks), READ_AT_ONCE)]
-        for fetched in _ahead(lambda piece: self._fetch(piece, tag, latest, level), pieces):
-            readable = [file for file in fetched if isinstance(file, ImageFile)]
-            embedded = iter(_networks().lane.embed(backbone, readable, background=background, deadline=deadline))
-            yield [(file, next(embedded)) if isinstance(file, ImageFile) else (file, file) for file in fetched]
+        for piece, fetched in zip(
+            pieces, _ahead(lambda piece: self._fetch(piece, tag, latest, level), pieces), strict=True
+        ):
+            embedded = self._embed(fetched, backbone, deadline, background)
+            # The cache is trimmed by any process, perhaps between the two steps.
+            if gone := [position for position, (_, vector) in enumerate(embedded) if isinstance(vector, FileGone)]:
+                again = self._fetch([piece[position] for position in gone], tag, latest, level)
+                for position, pair in zip(gone, self._embed(again, backbone, deadline, background), strict=True):
+                    embedded[position] = pair
+            yield embedded
+
+    def _embed(
+        self, fetched: Sequence[ImageFile | MediaError], backbone: Backbone, deadline: float, background: bool
+    ) -> list[tuple[ImageFile | MediaError, Embedding | ImageError | MediaError]]:
+        """Each image with its embedding, or with why there is none."""
+        readable = [file for file in fetched if isinstance(file, ImageFile)]
+        embedded = iter(_networks().lane.embed(backbone, readable, background=background, deadline=deadline))
+        return [(file, next(embedded)) if isinstance(file, ImageFile) else (file, file) for file in fetched]
 
     def _fetch(
         self, tasks: Sequence[Json], tag: ImageChoices, deadline: float, level: int

@@ -17,7 +17,7 @@ from functools import lru_cache
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -42,9 +42,9 @@ from image_classifier.training import int8_trial, pipeline
 from image_classifier.training.half_precision import NEARLY
 from label_studio_format.labeling_config import parse_label_config
 from model import ImageClassifierAPI
-from my_backend.errors import BackendError, BadRequest, TrainingError
+from my_backend.errors import BackendError, BadRequest, MediaError, TrainingError
 from my_backend.label_studio.connections import Connections
-from my_backend.label_studio.media import media_pool, open_media
+from my_backend.label_studio.media import Media, MediaFile, media_pool, open_media
 from my_backend.settings import Settings
 
 Json = dict[str, Any]
@@ -311,6 +311,27 @@ def test_an_image_that_does_not_come_in_time_is_empty_and_its_neighbours_are_not
         silent.close()
     assert results[0] == []
     assert choice(results[1]) in "012"
+
+
+@pytest.mark.parametrize(("times", "reasons"), [(1, []), (2, ["unreadable"])])
+def test_an_image_that_leaves_the_cache_before_it_is_read_is_fetched_once_more(
+    trained: Json, shown: Digits, monkeypatch: pytest.MonkeyPatch, times: int, reasons: list[str]
+) -> None:
+    left = iter(range(times))
+
+    def fetched_and_trimmed(*args: Any) -> list[MediaFile | MediaError]:
+        found = fetch_all(*args)
+        if next(left, None) is not None:
+            cast(MediaFile, found[-1]).path.unlink()
+        return found
+
+    fetch_all = Media.fetch_all
+    monkeypatch.setattr(Media, "fetch_all", fetched_and_trimmed)
+    start, why = 50 + 2 * times, list[str]()  # images that no other test has put into the cache of embeddings
+    api, tasks = ImageClassifierAPI(CONFIG, trained), asked(shown[start : start + 2])
+    results = api.predict(tasks, failed=lambda position, said, reason: why.append(reason))
+    assert [bool(result) for result in results] == [True, not reasons]
+    assert why == reasons
 
 
 def test_where_the_network_is_busy_the_answer_comes_in_time(trained: Json, shown: Digits) -> None:

@@ -64,6 +64,10 @@ class PerhapsSound(ImageError):
     """The image itself may be fine: it is too large for this process, or can't be read at the moment."""
 
 
+class FileGone(PerhapsSound):
+    """The file was there when it was listed, and isn't anymore."""
+
+
 class TooLate(PerhapsSound):
     """The deadline has passed."""
 
@@ -97,7 +101,7 @@ def open_image(source: Source, wanted: int | None = None, deadline: float = floa
 
     The memory of all images that are decoded at the same time is limited, and the image waits for its share until
     `deadline` (monotonic seconds). Raises ImageError if the bytes aren't an image in a known format or are truncated;
-    PerhapsSound if the image takes too much memory or time, or can't be read.
+    PerhapsSound if the image takes too much memory or time, or can't be read, and FileGone if there is no such file.
     """
     try:
         return _open(source, wanted, deadline)
@@ -109,7 +113,8 @@ def open_image(source: Source, wanted: int | None = None, deadline: float = floa
         raise PerhapsSound("not enough memory to decode it: free some, or scale the image down") from error
     except Exception as error:  # Pillow's decoders raise whatever a broken file makes them raise
         if isinstance(error, OSError) and error.errno is not None:  # from the system; Pillow's own have no number
-            raise PerhapsSound(f"can't be read: {error}") from error
+            kind = FileGone if isinstance(error, FileNotFoundError) else PerhapsSound
+            raise kind(f"can't be read: {error}") from error
         raise ImageError(f"broken image: {error}") from error
 
 
