@@ -1,8 +1,7 @@
 """Trains the head on embeddings: SGD with StepLR and explicit arguments."""
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +13,7 @@ from torch.optim.lr_scheduler import StepLR
 from image_classifier.evaluation.metrics import loss_of
 from image_classifier.nets.classifier import Head
 from image_classifier.progress import Clock, Progress
+from image_classifier.threads import one_thread
 from image_classifier.training.hyperparameters import HEAD_RATE, Hyperparameters
 
 # For n labels, standard deviations get at least min(STD_FLOOR / n, MAX_STD_FLOOR) of their mean added: a feature that
@@ -94,7 +94,7 @@ def train_heads(
     clock = Clock(hyperparameters.epochs)
     first = embeddings[parts[0]], targets[parts[0]]
     for epoch in range(hyperparameters.epochs):
-        with _one_thread():
+        with one_thread():
             batches = [_batches(rows, size, steps, each) for rows, each in zip(passes, generators, strict=True)]
             order, share = (torch.stack(each) for each in zip(*batches, strict=True))  # [heads, steps, size]
             counted = counts.gather(1, order.flatten(1)).reshape(share.shape) * share
@@ -156,17 +156,6 @@ def _batches(rows: Tensor, size: int, steps: int, generator: torch.Generator) ->
     shuffled = [rows[torch.randperm(len(rows), generator=generator)] for _ in range(passes)]
     order = torch.cat([torch.cat([one, padding]) for one in shuffled]).reshape(-1, size)
     return order[:steps], share.repeat(passes, 1)[:steps]
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Uses one thread for steps so small that sharing them costs more than it saves, ten times more on a busy CPU."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _set_gradient(
