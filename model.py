@@ -858,6 +858,9 @@ class TaskPool(ImagePool):
     def copies(self, image: int) -> Sequence[int]:
         return self._copies.of(image)
 
+    def arrange(self, check: Callable[[], None]) -> None:
+        self._pool.arrange(check)
+
     def positions(self, images: Sequence[int]) -> Sequence[tuple[float, float]]:
         x, y = self._pool.positions(images).T.tolist()  # many times faster than a list for each image
         return list(zip(x, y, strict=True))

@@ -14,8 +14,8 @@ import torch
 
 from benchmarks.learning.embedded import Data
 from image_classifier.nets.classifier import Head
+from image_classifier.pool.components import directions
 from image_classifier.pool.groups import doubt_of, next_groups
-from image_classifier.pool.map import directions
 from image_classifier.training.hyperparameters import Hyperparameters
 from image_classifier.training.pipeline import Embedded, TooFewLabels, check_enough, learn_head, order_classes
 

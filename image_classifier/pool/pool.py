@@ -1,16 +1,17 @@
 """All images of a project, labeled or not, compared with each other by their embeddings."""
 
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from image_classifier.embedding.cache import Embedding
+from image_classifier.pool.components import COMPONENTS, Axes, principal_axes
 from image_classifier.pool.groups import LARGEST, Group, next_groups
-from image_classifier.pool.map import COMPONENTS, Axes, extent, on_map, principal_axes
+from image_classifier.pool.map import FEWEST, arrange, extent, landmarks, on_map, place
 from image_classifier.pool.order import labeling_order
 
 RENEWED = 1.2  # the axes are computed again once there are this many times more images
@@ -28,8 +29,9 @@ class _Content:
     count: int
     vectors: Tensor
     directions: Tensor
-    places: Tensor  # [n, 2]
+    places: Tensor  # on the map [n, 2]
     extent: Tensor  # of the places
+    landmarks: Tensor | None = None  # numbers of those images that were arranged
 
 
 class Pool:
@@ -66,17 +68,45 @@ class Pool:
         rows = rows.nan_to_num(0, limits.max, limits.min).clamp(limits.min, limits.max).half()
         with self._adding:
             before, count = self._content.count, self._content.count + len(rows)
+            known = self._content.landmarks
             vectors = self._with_room(self._content.vectors, count, rows.shape[1])
             vectors[before:count] = rows
+            places, size = self._with_room(self._content.places, count, 2), self._content.extent
             if self._axes is None or count > RENEWED * self._fitted:
                 self._axes, self._fitted = principal_axes(vectors[:count]), count
-                directions, places = self._directed(self._axes, vectors[:count])
-                size = extent(places)
+                directions = torch.cat([self._axes.directions(block) for block in _blocks(vectors[:count])])
+                if known is None:
+                    places = torch.cat([self._axes.places(block) for block in _blocks(vectors[:count])])
+                    size = extent(places)
             else:
                 directions = self._with_room(self._content.directions, count, self._axes.weights.shape[1])
-                places, size = self._with_room(self._content.places, count, 2), self._content.extent
-                directions[before:count], places[before:count] = self._directed(self._axes, rows)
-            self._content = _Content(count, vectors, directions, places, size)
+                directions[before:count] = self._axes.directions(rows.float())
+                if known is None:
+                    places[before:count] = self._axes.places(rows.float())
+            if known is not None:
+                places[before:count] = place(directions[before:count], directions[known], places[known])
+            self._content = _Content(count, vectors, directions, places, size, known)
+
+    def arrange(self, check: Callable[[], None] = lambda: None) -> None:
+        """Arranges the map: look-alikes are near each other only from then on. Computes for some seconds.
+
+        It can be repeated once there are more images. `check` is called regularly, and may raise to stop.
+        """
+        now = self._content
+        if now.count < FEWEST:
+            return
+        known = landmarks(now.count)
+        start, again = now.places[known], now.landmarks is not None
+        arranged = arrange(now.directions[known], start, again=again, check=check)
+        with self._adding:
+            now = self._content  # images may have been added
+            places, among = now.places.new_empty(now.places.shape), now.directions[known]
+            for first in range(0, now.count, BLOCK):
+                check()
+                block = slice(first, min(first + BLOCK, now.count))
+                places[block] = place(now.directions[block], among, arranged)
+            places[known] = arranged
+            self._content = replace(now, places=places, extent=extent(places[: now.count]), landmarks=known)
 
     @staticmethod
     def _with_room(values: Tensor, rows: int, size: int) -> Tensor:
@@ -87,13 +117,6 @@ class Pool:
         if len(values):
             larger[: len(values)] = values
         return larger
-
-    @staticmethod
-    def _directed(axes: Axes, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """The directions and the places of embeddings."""
-        blocks = (block.float() for block in torch.split(vectors, BLOCK))  # all of them would take too much memory
-        directions, places = zip(*((axes.directions(block), axes.places(block)) for block in blocks), strict=True)
-        return torch.cat(directions), torch.cat(places)
 
     def groups(
         self,
@@ -143,7 +166,10 @@ class Pool:
         return torch.cat([model(vectors[block].float()) for block in torch.split(_numbers(images), BLOCK)])
 
     def positions(self, images: Sequence[int]) -> Tensor:
-        """The positions of images on a map, from -1 to 1 [n, 2]; they change when the axes are computed again."""
+        """The positions of images on a map, from -1 to 1 [n, 2]: at first their first two principal components.
+
+        They change in `arrange`, and before its first call also while images are added.
+        """
         now = self._content
         return on_map(now.places[_numbers(images)], now.extent)
 
@@ -163,6 +189,11 @@ def _some(images: Sequence[int]) -> Tensor:
     if len(rows) <= CANDIDATES:
         return rows
     return rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:CANDIDATES]]
+
+
+def _blocks(vectors: Tensor) -> Iterator[Tensor]:
+    """Embeddings in full precision, in parts, because all of them would take too much memory."""
+    return (block.float() for block in torch.split(vectors, BLOCK))
 
 
 def _numbers(images: Sequence[int]) -> Tensor:

@@ -22,6 +22,7 @@ class ImageMap:
     positions: Sequence[tuple[float, float]]
     labels: Mapping[int, str | None]
     answers: Sequence[tuple[str, float]]
+    arranged: bool = True  # whether the positions are final, until there are many more images
 
     def packed(self, choices: Sequence[str]) -> dict[str, list[int] | str]:
         """The columns, all except the ids of the tasks as little-endian unsigned integers in base64."""

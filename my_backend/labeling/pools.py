@@ -69,6 +69,7 @@ class _Entry:
     due: float = 0.0
     pool: ProjectPool | None = None
     ready: bool = False
+    wants_map: bool = False  # somebody has asked for the map, which isn't arranged yet
     error: str = ""
     listed_from: float = 0.0  # when the last complete listing began, in seconds since 1970
     plans: dict[str, list[Labels]] = field(default_factory=dict)  # of runs
@@ -90,8 +91,9 @@ class Pools(Background):
         self._new_model, self._runs = new_model, runs
         self._entries: dict[str, _Entry] = {}
         self._lock = threading.Lock()
-        # Comparing all images keeps a processor busy for up to a second; predictions get the others.
-        self._comparing = threading.Lock()
+        # Comparing all images keeps a processor busy for up to a second, and arranging a map for some; predictions get
+        # the others.
+        self._comparing, self._arranging = threading.Lock(), threading.Lock()
         self._collecting = ThreadPoolExecutor(COLLECTED_AT_ONCE, thread_name_prefix="pools")
 
     def stop(self) -> None:
@@ -141,14 +143,18 @@ class Pools(Background):
     def map(self, project: Project) -> tuple[Collected, ImageMap]:
         """All images of the project that are collected, in two dimensions; otherwise like `groups`.
 
-        Raises Conflict also if the model class has no map.
+        The map is arranged once all of them are collected. Raises Conflict also if the model class has no map.
         """
         found = self._collected(project)
         if found.pool is None:
             return found, ImageMap([], [], {}, [])
         model = self._model_for(project, found.pool)
         with self._comparing:
-            return found, found.pool.map(model, found.labels)
+            images = found.pool.map(model, found.labels)
+        if not images.arranged:
+            self._asked(project).wants_map = True
+            self._wake()
+        return found, images
 
     def whole(self, project: Project) -> tuple[ProjectPool, TaskLabels] | None:
         """The project's pool with the labels of its tasks; None while images are still being read.
@@ -274,13 +280,16 @@ class Pools(Background):
     @staticmethod
     def _is_due(entry: _Entry) -> bool:
         """Whether there is something to do; a project is listed again only if somebody has asked since."""
-        return entry.work is not None or (entry.due <= time.monotonic() and entry.due <= entry.asked)
+        is_listed = entry.due > time.monotonic() or entry.due > entry.asked
+        return entry.work is not None or not is_listed or (entry.ready and entry.wants_map)
 
     def _go_on(self, project: Project, entry: _Entry) -> None:
         """Takes one step. An error of one project doesn't stop the others."""
         with context.working_for(project=project.uid):
             began = time.monotonic()
-            entry.work = entry.work or self._collect(project, entry)
+            if entry.work is None:
+                is_first = entry.ready and entry.wants_map
+                entry.work = self._arrange(entry) if is_first else self._collect(project, entry)
             try:
                 next(entry.work)
                 return
@@ -291,7 +300,7 @@ class Pools(Background):
             except BackendError as error:
                 self._failed(project, entry, str(error))
             except Exception as error:
-                log.exception("project %s: can't collect its images", project.uid)
+                log.exception("project %s: can't collect or arrange its images", project.uid)
                 self._failed(project, entry, said(error))
             entry.work = None
             if entry.error:
@@ -299,7 +308,7 @@ class Pools(Background):
 
     def _failed(self, project: Project, entry: _Entry, why: str) -> None:
         if why != entry.error:
-            log.warning("project %s: can't collect its images: %s", project.uid, why)
+            log.warning("project %s: can't collect or arrange its images: %s", project.uid, why)
         entry.error = why
 
     def _collect(self, project: Project, entry: _Entry) -> Iterator[None]:
@@ -326,6 +335,14 @@ class Pools(Background):
         entry.plans = {}
         entry.due = time.monotonic() + max(LISTED_AGAIN, (time.monotonic() - began) / LISTING_SHARE)
         entry.ready = True
+
+    def _arrange(self, entry: _Entry) -> Iterator[None]:
+        """Arranges the map in one step."""
+        entry.wants_map = False
+        with self._arranging:
+            if entry.pool and not entry.pool.is_arranged():
+                entry.pool.arrange(self._check)
+        yield
 
     def _keep_random_order(self, project: Project, pool: ProjectPool) -> None:
         """Keeps the tasks that follow in the random order, for the next training, if the disk takes them."""

@@ -2,7 +2,7 @@
 
 import threading
 from collections import deque
-from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -20,6 +20,7 @@ from my_backend.serving.model_api import ModelAPI
 
 RECENT = 10  # groups whose exceptions are remembered
 REASONS = 3  # labeled images that are shown with an image to label
+ARRANGED_AGAIN = 1.2  # the map is arranged again once there are this many times more images
 
 Json = dict[str, Any]
 TaskLabels = dict[int, str | None]  # of annotated tasks; None if there is no single choice, as for skipped ones
@@ -66,6 +67,7 @@ class ProjectPool:
         self._listed: tuple[set[int], TaskLabels] = (set(), {})  # of the listing in progress
         self._proposed: dict[int, tuple[str, float]] = {}  # task → proposed choice and its probability
         self._past: deque[tuple[int, float]] = deque(maxlen=RECENT)
+        self._arranged = 0  # images when the map was arranged
 
     # --- filling ------------------------------------------------------------
 
@@ -118,6 +120,12 @@ class ProjectPool:
                     self._tasks[task["id"]] = len(self._shown_by)
                 self._shown_by.append(task["id"])
                 self._digests.append(digest)
+
+    def arrange(self, check: Callable[[], None]) -> None:
+        """Arranges the map for the images there are now."""
+        arranged = len(self._shown_by)
+        self.images.arrange(check)
+        self._arranged = arranged
 
     # --- asking -------------------------------------------------------------
 
@@ -184,6 +192,10 @@ class ProjectPool:
         images = [image_of[task] for task in wanted if task in image_of]
         return [Group(*one) for one in chosen_groups(self.images, model, images, largest=largest, count=count)]
 
+    def is_arranged(self) -> bool:
+        """Whether the map was arranged when there were about as many images as now."""
+        return len(self._shown_by) <= ARRANGED_AGAIN * self._arranged
+
     def map(self, model: ModelAPI, labels: Mapping[int, str | None]) -> ImageMap:
         """All images in two dimensions. Raises Conflict if the model class has no map."""
         there = self._there()
@@ -191,7 +203,7 @@ class ProjectPool:
         positions = self.images.positions(images)
         if len(positions) < len(images):
             raise Conflict("this model class doesn't place images on a map: label them in Groups or Queue")
-        return ImageMap(tasks, positions, labels, self.images.answers(model, images))
+        return ImageMap(tasks, positions, labels, self.images.answers(model, images), self.is_arranged())
 
     def _stand_ins(self, unlabeled: Sequence[int], among: Container[int]) -> list[int]:
         """The unlabeled images without those that are copies of an earlier one `among` them."""

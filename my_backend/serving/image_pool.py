@@ -87,6 +87,13 @@ class ImagePool(ABC):
         """Where images are on a map, from -1 to 1: look-alikes are near each other. By default, there is no map: []."""
         return ()
 
+    def arrange(self, check: Callable[[], None]) -> None:  # noqa: B027  the default is to do nothing
+        """Finds better positions for the images there are now, which may take a minute; by default, there are none.
+
+        Called by the thread that adds images, once somebody has asked for the map, and again when there are a fifth
+        more images. `check` is like that of `add`.
+        """
+
     def memory(self, images: int) -> int:
         """The bytes that so many images take in this pool, by default 1,500 each."""
         return 1500 * images

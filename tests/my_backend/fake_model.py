@@ -211,7 +211,7 @@ class FakePool(ImagePool):
     """Every ten images are look-alikes, and the more alike the closer their numbers are."""
 
     def __init__(self, network: str) -> None:
-        self._network, self.images = network, 0
+        self._network, self.images, self._arranged = network, 0, 0
 
     def suits(self, model: FakeModel) -> bool:
         return model.network == self._network
@@ -269,10 +269,17 @@ class FakePool(ImagePool):
         return [other for group in groups if image in group for other in group if other != image]
 
     def positions(self, images: Sequence[int]) -> list[tuple[float, float]]:
-        """The images are on a line, from the left to the right."""
-        return (
-            [] if _script().orders().get("no_map") else [(2 * (image + 1) / self.images - 1, 0.5) for image in images]
-        )
+        """The images are on a line, from the left to the right; those that were arranged are above the middle."""
+        if _script().orders().get("no_map"):
+            return []
+        return [(2 * (image + 1) / self.images - 1, -0.5 if image < self._arranged else 0.5) for image in images]
+
+    def arrange(self, check: Callable[[], None]) -> None:
+        _script().note("arrange", images=self.images)
+        _script().wait_at("arrange", check)
+        if "arrange_raises" in _script().orders():
+            raise RuntimeError(_script().orders()["arrange_raises"])
+        self._arranged = self.images
 
     def most_alike(self, image: int, among: Sequence[int], count: int) -> list[tuple[int, float]]:
         others = sorted((other for other in among if other != image), key=lambda other: abs(other - image))

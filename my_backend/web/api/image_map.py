@@ -8,9 +8,10 @@ from my_backend.web.endpoint import endpoint
 
 
 class Map(ProjectImages):
-    """All collected images in two dimensions: look-alikes are near each other.
+    """All collected images in two dimensions: look-alikes are near each other once the map is `arranged`.
 
-    `ids` are those of their tasks. The other columns have a value for each of them, as base64 of little-endian unsigned
+    The server arranges it once all images are collected, which takes some seconds; ask again for its `positions`. `ids`
+    are those of the images' tasks. The other columns have a value for each of them, as base64 of little-endian unsigned
     integers:
 
     * `positions`: two of 16 bits, from the left and from the top; 65535 is the opposite edge.
@@ -20,6 +21,7 @@ class Map(ProjectImages):
     * `doubts`: 8 bits, how improbable the proposal is; 255 is a probability of 0.
     """
 
+    arranged: bool
     ids: list[int]
     positions: str
     labels: str
@@ -38,4 +40,5 @@ class MapEndpoints:
         """All images of a project in two dimensions; the first call starts to collect them."""
         project = find_project(self._projects, body.project)
         found, images = self._pools.map(project)
-        return {**project_images(self._serving, project, found), **images.packed(found.choices)}
+        told = project_images(self._serving, project, found)
+        return {**told, "arranged": images.arranged, **images.packed(found.choices)}

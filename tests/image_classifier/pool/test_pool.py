@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from image_classifier.pool import map as map_module
 from image_classifier.pool import pool as module
-from image_classifier.pool.map import directions, project
+from image_classifier.pool.components import directions, principal_axes
+from image_classifier.pool.map import extent, on_map
 from image_classifier.pool.pool import Pool
 
 SIZE = 24
@@ -49,15 +51,60 @@ def test_map_is_that_of_all_embeddings_and_stays_while_a_few_images_are_added() 
     assert pool.positions([]).shape == (0, 2)
     pool.add(vectors[:100])
     before = pool.positions(range(100))
-    torch.testing.assert_close(before, project(torch.tensor(np.stack(vectors[:100])).half().float()))
+    some = torch.tensor(np.stack(vectors[:100])).half().float()
+    places = principal_axes(some).places(some)
+    torch.testing.assert_close(before, on_map(places, extent(places)))
     pool.add(vectors[100:110])
     torch.testing.assert_close(pool.positions(range(100)), before, rtol=0, atol=0)
     assert bool((pool.positions([109, 3]) == pool.positions(range(110))[[109, 3]]).all())
     pool.add(vectors[110:])
     after = pool.positions(range(120))
     assert bool((after.abs() <= 1).all())
-    centers = torch.stack([after[kind::3].mean(0) for kind in range(3)])
-    assert torch.cdist(after, centers).argmin(1).tolist() == [0, 1, 2] * 40
+    assert_kinds_are_apart(after)
+
+
+def assert_kinds_are_apart(positions: torch.Tensor) -> None:
+    """Image n is of kind n % 3."""
+    centers = torch.stack([positions[kind::3].mean(0) for kind in range(3)])
+    assert torch.cdist(positions, centers).argmin(1).tolist() == [0, 1, 2] * (len(positions) // 3)
+
+
+def test_images_added_to_an_arranged_map_are_placed_next_to_look_alikes_and_the_others_stay() -> None:
+    vectors, pool = embeddings([0, 1, 2] * 60), Pool("ab")
+    pool.arrange()  # there is nothing yet
+    pool.add(vectors[:90])
+    first = pool.positions(range(90))
+    pool.arrange()
+    arranged = pool.positions(range(90))
+    assert not torch.allclose(arranged, first, atol=0.1)
+    assert_kinds_are_apart(arranged)
+    for start, end in ((90, 100), (100, 180)):  # with the same axes, and with new ones
+        pool.add(vectors[start:end])
+        torch.testing.assert_close(pool.positions(range(90)), arranged, rtol=0, atol=0)
+    assert_kinds_are_apart(pool.positions(range(180)))
+    pool.arrange()
+    again = pool.positions(range(180))
+    assert_kinds_are_apart(again)
+    assert float((again[:90] - arranged).norm(dim=1).median()) < 0.5, "the map is still the same one"
+
+
+def test_only_some_images_are_arranged_and_the_others_placed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(map_module, "LANDMARKS", 60)
+    monkeypatch.setattr(module, "BLOCK", 50)
+    pool = filled([0, 1, 2] * 60)
+    pool.arrange()
+    assert_kinds_are_apart(pool.positions(range(180)))
+
+
+def test_arranging_can_be_stopped_and_leaves_the_map() -> None:
+    def stop() -> None:
+        raise InterruptedError
+
+    pool = filled([0, 1, 2] * 20)
+    before = pool.positions(range(60))
+    with pytest.raises(InterruptedError):
+        pool.arrange(stop)
+    torch.testing.assert_close(pool.positions(range(60)), before, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("step", [1, 7, 64])

@@ -6,6 +6,7 @@ import { makeArea } from "./map/area.js";
 import { makeCamera } from "./map/camera.js";
 import { makeCanvas } from "./map/canvas.js";
 import { readColors } from "./map/colors.js";
+import { glide } from "./map/glide.js";
 import { makeLegend } from "./map/legend.js";
 import { followPointer } from "./map/pointer.js";
 import { OTHER, circle, inside, nearest, unpack } from "./map/points.js";
@@ -16,6 +17,7 @@ const CLOSER = 1.5;
 const REACH = 14;  // pixels from a point at which it still is the one that a pointer points at
 const LOOKING = 80;  // milliseconds that a pointer rests before the image is loaded
 const OFTEN = 5000, SHARE = 20;  // least pause between requests for the map: milliseconds, and times what one takes
+const SOON = 1000;  // the same while the server arranges it
 const NAMED = 3;  // choices that are named of an area
 
 export function labelOnMap(place) {
@@ -42,15 +44,22 @@ export function labelOnMap(place) {
     const began = Date.now();
     try {
       answer = await post("/api/labeling/map", { project });
+      const before = points;
       points = unpack(answer);
       look(-1);
       draw();
+      glide(points, before, changed);
       keyboard.again();
     } catch (error) {
       say(error.message);
     }
-    [asking, next] = [false, Date.now() + Math.max(OFTEN, SHARE * (Date.now() - began))];
+    const pause = SHARE * (Date.now() - began);
+    [asking, next] = [false, Date.now() + Math.max(OFTEN, pause)];
+    if (isUnfinished()) timer = setTimeout(ask, Math.max(SOON, pause));
   }
+
+  // Arranging the map begins once all images are collected.
+  const isUnfinished = () => answer?.state === "ready" && answer.ids.length > 0 && !answer.arranged;
 
   // The server tells, as often as the page asks for a group, whether the map has changed since.
   function noticed(said) {
@@ -106,6 +115,7 @@ export function labelOnMap(place) {
     if (find("map-part").hidden === !isMap) return;
     find("map-part").hidden = !isMap;
     if (isMap) canvas.focus({ preventScroll: true });
+    if (isMap && isUnfinished()) ask();
   }
 
   function draw() {
@@ -113,7 +123,7 @@ export function labelOnMap(place) {
     painted.show(legend.paint(points, colors));
     legend.draw(points, answer.choices);
     const labeled = points.labels.reduce((sum, value) => sum + (value > 0), 0);
-    find("map-summary").textContent = `${count(points.count, "image")}: ${number(labeled)} labeled, ${number(points.count - labeled)} not. Images that look alike are near each other.`;
+    find("map-summary").textContent = `${count(points.count, "image")}: ${number(labeled)} labeled, ${number(points.count - labeled)} not. ${isUnfinished() ? "They are being arranged…" : "Images that look alike are near each other."}`;
     changed();
   }
 

@@ -21,8 +21,13 @@ def ask(client: Client, status: int = 200) -> Any:
 
 
 def ready(client: Client, tasks: int) -> Any:
-    """The map once this many images are collected."""
-    assert eventually(lambda: (found := ask(client))["state"] == "ready" and found["collected"] == tasks), ask(client)
+    """The map once this many images are collected and arranged."""
+
+    def is_ready() -> bool:
+        found = ask(client)
+        return bool(found["state"] == "ready" and found["collected"] == tasks and found["arranged"])
+
+    assert eventually(is_ready), ask(client)
     return ask(client)
 
 
@@ -44,9 +49,40 @@ def test_map_has_a_position_for_each_image_as_soon_as_it_is_collected(
     script.release()
     found = ready(client, 4)
     assert found["ids"] == [1, 2, 3, 5]
-    assert column(found, "positions") == [16384, 49151, 32768, 49151, 49151, 49151, 65535, 49151]
+    assert column(found, "positions") == [16384, 16384, 32768, 16384, 49151, 16384, 65535, 16384]
     assert column(found, "labels") == column(found, "proposals") == column(found, "doubts", "u1") == [0, 0, 0, 0]
     assert (found["choices"], found["tasks"], found["unreadable"]) == (["Cat", "Dog"], 5, 1)
+
+
+def test_map_is_arranged_once_somebody_has_seen_it_and_again_with_a_fifth_more_images(
+    client: Client, label_studio: FakeLabelStudio, script: Script
+) -> None:
+    label_studio.labels.add(10)
+    script.block("arrange")
+    assert eventually(lambda: (found := ask(client))["state"] == "ready" and len(found["ids"]) == 10)
+    found = ask(client)
+    assert (found["arranged"], set(column(found, "positions")[1::2])) == (False, {49151})
+    assert eventually(lambda: script.calls("arrange") == [{"what": "arrange", "images": 10}])
+    script.release()
+    assert set(column(ready(client, 10), "positions")[1::2]) == {16384}
+    label_studio.labels.add(2)
+    assert len(ready(client, 12)["ids"]) == 12
+    assert len(script.calls("arrange")) == 1, "ten and a fifth of it"
+    label_studio.labels.add(1)
+    assert len(ready(client, 13)["ids"]) == 13
+    assert [call["images"] for call in script.calls("arrange")] == [10, 13]
+
+
+def test_map_that_cannot_be_arranged_says_so_and_stays(
+    client: Client, label_studio: FakeLabelStudio, script: Script
+) -> None:
+    label_studio.labels.add(3)
+    script.set(arrange_raises="no memory")
+    assert eventually(lambda: (found := ask(client))["state"] == "failed" and "no memory" in found["error"])
+    found = ask(client)
+    assert (len(found["ids"]), found["arranged"]) == (3, False)
+    script.set()
+    assert ready(client, 3)["arranged"]
 
 
 def test_map_has_labels_also_those_being_written_and_what_the_model_says(
