@@ -6,7 +6,7 @@ from my_backend.jobs.record import Job, Kind, Status
 from my_backend.jobs.training_job import forget_annotations
 from my_backend.requests import JobRequest, Json
 from my_backend.web.api.answers import Answer, ModelVersion
-from my_backend.web.api.lookup import PROJECT_QUERY
+from my_backend.web.api.lookup import PROJECT_QUERY, find_project
 from my_backend.web.endpoint import endpoint
 
 
@@ -67,7 +67,7 @@ class JobEndpoints:
     @endpoint("GET", "/is_training", answers={200: Training}, errors=(400, 404), query=PROJECT_QUERY)
     def is_training(self, project: str | None) -> Json:
         """Whether the project has a running or queued job."""
-        uid = self._projects.find(project).uid
+        uid = find_project(self._projects, project).uid
         jobs = [job for job in self._job_store.of_project(uid) if job.unfinished]
         return {
             "is_training": bool(jobs),

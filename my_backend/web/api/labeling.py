@@ -179,7 +179,7 @@ class LabelingEndpoints:
     @endpoint("GET", "/api/labeling/runs", answers={200: LabelingRuns}, errors=(400, 404), query=PROJECT_QUERY)
     def runs(self, project: str | None) -> Json:
         """The labeling runs of a project, the newest first."""
-        uid = self._projects.find(project).uid
+        uid = find_project(self._projects, project).uid
         return {"runs": [described(run) for run in self._labeling.store.of_project(uid)]}
 
     @endpoint("GET", "/api/labeling/runs/<run_id>", answers={200: LabelingRun}, errors=(404,))

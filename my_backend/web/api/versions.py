@@ -98,12 +98,12 @@ class VersionEndpoints:
         projects = self._projects.all()
         if len(projects) != 1:
             raise NotFound('GET /versions works only if there is exactly one project: POST {"project": id} instead')
-        return self._versions_of(projects[0])
+        return self._versions_of(find_project(self._projects, projects[0].uid))
 
     @endpoint("POST", "/versions", answers={200: VersionList}, errors=(404,))
     def versions(self, body: ProjectRequest) -> Json:
         """The versions of a project, the newest first."""
-        return self._versions_of(self._projects.find(body.project))
+        return self._versions_of(find_project(self._projects, body.project))
 
     def _versions_of(self, project: Project) -> Json:
         versions = project.versions

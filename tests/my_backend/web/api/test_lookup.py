@@ -1,9 +1,11 @@
 """Which project a request is about."""
 
+import logging
 from typing import Any
 
 import pytest
 
+from my_backend.log.lines import TextLines
 from tests.my_backend.conftest import PROJECT, Client, Serve
 
 ASKS: list[tuple[str, str, dict[str, Any]]] = [
@@ -57,6 +59,32 @@ def test_unknown_project_is_not_found(client: Client, method: str, path: str, bo
 
     assert "project 9 is not connected" in error
     assert PROJECT in error
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        *(entry for entry in ASKS if entry[1] != "/webhook"),
+        ("GET", "/versions", {}),
+        ("GET", "/api/models/corrections", {}),
+        ("GET", "/api/labeling/runs", {}),
+        ("GET", "/api/labeling/accept", {}),
+    ],
+)
+def test_log_line_of_request_names_its_project(
+    client: Client,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    path: str,
+    body: dict[str, Any],
+) -> None:
+    monkeypatch.setattr(caplog.handler, "formatter", TextLines(redact=lambda text: text))
+    caplog.set_level(logging.DEBUG, "my_backend.web.middleware.request_log")
+    client.http.open(path, method=method, json=body if method == "POST" else None)
+
+    [line] = [line for line in caplog.text.splitlines() if f"{method} {path}:" in line]
+    assert f"project={PROJECT}" in line
 
 
 def test_predict_for_the_number_of_a_connected_project_means_that_project(client: Client) -> None:
