@@ -89,7 +89,7 @@ class PredictionRefresh(Background):
         if order is None:
             return list(results)
         return [
-            {**result, "score": order.rank(task["id"])} if isinstance(result, dict) else result
+            order.scored(task["id"], result) if isinstance(result, dict) else result
             for task, result in zip(tasks, results, strict=True)
         ]
 

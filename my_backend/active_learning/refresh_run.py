@@ -192,9 +192,11 @@ class Run:
         """Replaces an older prediction if there is one, so that the task always has exactly one."""
         prediction = {
             "result": result["result"],
-            "score": self.order.rank(task["id"]) if self.order else result.get("score"),
+            "score": result.get("score"),
             "model_version": result["model_version"],
         }
+        if self.order:
+            prediction = self.order.scored(task["id"], prediction)
         replaceable = self._own(task)
         if not replaceable:
             self._stored.add(task["id"], prediction)

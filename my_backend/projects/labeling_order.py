@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter
 
@@ -10,6 +11,8 @@ from my_backend import files
 
 ORDER_FILE = "order.json"
 LAST = 1.0  # the rank of the last task, and of tasks that aren't in the order
+
+Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -19,9 +22,9 @@ class LabelingOrder:
     version: str
     tasks: tuple[int, ...]
 
-    def rank(self, task: int) -> float:
-        """The task's place, from 0 (label it first) to 1 (last), as Label Studio sorts scores."""
-        return self._ranks.get(task, LAST)
+    def scored(self, task: int, prediction: Json) -> Json:
+        """A task's prediction whose score is the task's rank: from 0 (label it first) to 1, as Label Studio sorts."""
+        return {**prediction, "score": self._ranks.get(task, LAST)}
 
     @cached_property
     def _ranks(self) -> dict[int, float]:
