@@ -56,8 +56,8 @@ class Training(_Section):
     momentum: Annotated[float, Field(ge=0, lt=1)]
     lr_step_size: PositiveInt
     lr_gamma: Annotated[float, Field(gt=0, le=1)]
-    freeze_epochs: Annotated[int, Field(ge=0)] = 0
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    freeze_epochs: Annotated[int, Field(ge=0)] = Hyperparameters.freeze_epochs
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = Hyperparameters.seed
 
     def hyperparameters(self) -> Hyperparameters:
         """The hyperparameters, with the default learning rate as long as "auto" hasn't found one."""

@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from image_classifier.settings import ClassifierSettings
+from image_classifier.training.hyperparameters import Hyperparameters
 
 
 def test_without_an_environment_training_is_as_documented(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,6 +29,15 @@ def test_without_an_environment_training_is_as_documented(monkeypatch: pytest.Mo
         "choices": "",
         "cache_dir": Path("~/.cache/image-classifier"),
     }
+
+
+def test_training_has_the_same_defaults_with_and_without_settings() -> None:
+    """Imports point from training to evaluation to the settings, so the settings can't take them from training."""
+    settings, without = ClassifierSettings(_env_file=None).model_dump(), Hyperparameters().record()
+
+    shared = settings.keys() & without.keys()
+    assert without.keys() - shared == {"seed", "freeze_epochs"}
+    assert {name: settings[name] for name in shared} == {name: without[name] for name in shared}
 
 
 @pytest.mark.parametrize(
