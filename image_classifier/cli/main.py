@@ -19,10 +19,10 @@ import typer
 
 from image_classifier.cli.cleaning import clean, moving, place_beside
 from image_classifier.cli.collect import CollectSettings, collect
-from image_classifier.cli.commands import Commands
 from image_classifier.cli.config import Recipe, read_hook_name, read_recipe, read_settings, read_settings_of
 from image_classifier.cli.console import say, say_all, show_progress
 from image_classifier.cli.export import SUFFIXES, Target, export
+from image_classifier.cli.help import Commands
 from image_classifier.cli.hooks import load_hook, postprocessed
 from image_classifier.cli.outcomes import DUPLICATE, summarize
 from image_classifier.cli.outputs import refuse_other_kinds

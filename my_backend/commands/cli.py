@@ -19,7 +19,7 @@ from my_backend.commands.backup import back_up
 from my_backend.commands.console import show_progress
 from my_backend.commands.development import DevelopmentServer
 from my_backend.commands.labeling import commands as label_commands
-from my_backend.commands.options import Commands
+from my_backend.commands.options import Commands, OfProject
 from my_backend.commands.production import refuse_other_systems, run_supervisor, run_uwsgi
 from my_backend.commands.shutdown import at_exit_of_uwsgi, leave
 from my_backend.commands.versions import commands
@@ -165,10 +165,7 @@ def stop() -> None:
 @app.command()
 def publish(
     model: Annotated[Path, typer.Argument(help="folder written by `python -m image_classifier train`")],
-    project: Annotated[
-        str | None,
-        typer.Option(metavar="ID", help="project id, as in Label Studio's URL; required if there are several"),
-    ] = None,
+    project: OfProject = None,
 ) -> None:
     """Make a model trained on the command line the live version of a project, whatever was live before.
 

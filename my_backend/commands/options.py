@@ -1,4 +1,8 @@
-"""How the help of all commands looks, and options that several groups of commands share."""
+"""How the help of all commands looks, and options that several groups of commands share.
+
+`image_classifier/cli/help.py` has the same class `Commands`: neither package imports the other, and those that both
+import have nothing to do with command lines.
+"""
 
 from collections.abc import Iterable
 from typing import Annotated, Any

@@ -1,4 +1,8 @@
-"""The command line's help."""
+"""How the help of all commands looks.
+
+`my_backend/commands/options.py` has the same class: neither package imports the other, and those that both import have
+nothing to do with command lines.
+"""
 
 from collections.abc import Iterable
 from typing import Any
