@@ -33,7 +33,7 @@ from image_classifier.data.preprocessing import FileGone, ImageError, TooLate, o
 from image_classifier.embedding.cache import Embedding
 from image_classifier.errors import UsersError
 from image_classifier.evaluation.metrics import hits
-from image_classifier.evaluation.predict import Answer, choose
+from image_classifier.evaluation.predict import ChoiceProbabilities, choose
 from image_classifier.first_guess.guess import is_guess
 from image_classifier.model_registry import SharedNetworks
 from image_classifier.nets.classifier import BACKBONE_FILE, FINE_TUNED, Backbone, Classifier, choose_device
@@ -949,7 +949,7 @@ def _guess(tag: ImageChoices, temperature: float | None = None) -> Classifier | 
     return None if tag.multiple else _networks().first_guess(tag.spellings, temperature)
 
 
-def _answer(classifier: Classifier, tag: ImageChoices, embeddings: Tensor) -> Answer:
+def _answer(classifier: Classifier, tag: ImageChoices, embeddings: Tensor) -> ChoiceProbabilities:
     return choose(classifier, tag.name_of, multiple=tag.multiple, embeddings=embeddings)
 
 
@@ -967,14 +967,14 @@ def _by_choices(tag: ImageChoices, tasks: Sequence[Json]) -> dict[ImageChoices, 
     return groups
 
 
-def _predictions(tag: ImageChoices, answer: Answer, score: Score) -> list[Json | list[Any]]:
+def _predictions(tag: ImageChoices, answer: ChoiceProbabilities, score: Score) -> list[Json | list[Any]]:
     """A prediction for each image; `[]` if the answer isn't one of the tag's choices."""
     if not answer.names:
         return [[] for _ in answer.probabilities]
     return [tag.prediction(names, sure) if names else [] for names, sure in answer.chosen(score)]
 
 
-def _classified(answer: Answer) -> Json:
+def _classified(answer: ChoiceProbabilities) -> Json:
     """One image's answer in the form that `classify` returns."""
     if not answer.names:
         return {"error": "the model knows none of the labeling config's choices"}

@@ -11,8 +11,8 @@ from image_classifier.settings import Score
 
 
 @dataclass(frozen=True)
-class Answer:
-    """The answer for n images: the offered choices that the model knows, and their probabilities [n, choices].
+class ChoiceProbabilities:
+    """For n images, the offered choices that the model knows, and their probabilities [n, choices].
 
     If several choices may be right, `thresholds` [choices] has the lowest probability at which each is chosen.
     """
@@ -44,8 +44,10 @@ class Answer:
         return 1 - (first - second)
 
 
-def choose(classifier: Classifier, name_of: Callable[[str], str], *, multiple: bool, embeddings: Tensor) -> Answer:
-    """The answer for embeddings [n, size].
+def choose(
+    classifier: Classifier, name_of: Callable[[str], str], *, multiple: bool, embeddings: Tensor
+) -> ChoiceProbabilities:
+    """The choices and their probabilities for embeddings [n, size].
 
     `name_of` maps the model's class to an offered choice, or "" if there is none: a class may have another name than
     the choice, and several classes may map to one choice. `multiple` says whether several choices may be right.
@@ -55,7 +57,7 @@ def choose(classifier: Classifier, name_of: Callable[[str], str], *, multiple: b
         if choice := name_of(name):
             columns.setdefault(choice, []).append(number)
     if not columns:
-        return Answer([], torch.empty(len(embeddings), 0), None)
+        return ChoiceProbabilities([], torch.empty(len(embeddings), 0), None)
     offered = [number for numbers in columns.values() for number in numbers]
     logits = classifier.head(embeddings)
     if classifier.head.multiple:
@@ -66,12 +68,12 @@ def choose(classifier: Classifier, name_of: Callable[[str], str], *, multiple: b
         each[:, offered] = logits[:, offered].softmax(1)
         probabilities = torch.stack([each[:, numbers].sum(1) for numbers in columns.values()], 1)
     if not (classifier.head.multiple and multiple):
-        return Answer(list(columns), probabilities, None)
+        return ChoiceProbabilities(list(columns), probabilities, None)
     thresholds = [min(classifier.head.thresholds[number] for number in numbers) for numbers in columns.values()]
-    return Answer(list(columns), probabilities, torch.tensor(thresholds))
+    return ChoiceProbabilities(list(columns), probabilities, torch.tensor(thresholds))
 
 
-def _over_thresholds(answer: Answer, thresholds: Tensor) -> list[tuple[list[str], float]]:
+def _over_thresholds(answer: ChoiceProbabilities, thresholds: Tensor) -> list[tuple[list[str], float]]:
     """All choices above their thresholds, and the probability that the least certain decision is right."""
     over = answer.probabilities >= thresholds
     sure = torch.where(over, answer.probabilities, 1 - answer.probabilities).min(1).values.clamp(0, 1)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from image_classifier.evaluation.predict import Answer, choose
+from image_classifier.evaluation.predict import ChoiceProbabilities, choose
 from image_classifier.nets.classifier import Backbone, Classifier, Head
 
 # Each class's logit is one number of the embedding.
@@ -39,7 +39,9 @@ def test_doubt_is_large_if_an_answer_is_nearly_another(
     probabilities: list[float], thresholds: list[float] | None, doubt: float
 ) -> None:
     names = [str(number) for number in range(len(probabilities))]
-    answer = Answer(names, torch.tensor([probabilities]), None if thresholds is None else torch.tensor(thresholds))
+    answer = ChoiceProbabilities(
+        names, torch.tensor([probabilities]), None if thresholds is None else torch.tensor(thresholds)
+    )
     assert answer.doubt().tolist() == pytest.approx([doubt])
 
 
