@@ -213,7 +213,7 @@ class Versions:
         epochs: Sequence[Any] = (),
         confirm: Callable[[], None] = lambda: None,
     ) -> Version:
-        """Makes a version of what `fit` returned, and makes it live unless it is held back.
+        """Makes a version of what `fit` returned, and makes it live unless the model class holds it back.
 
         Files and folders below `workdir` that `train_output` names are moved into the version. `confirm` is called
         while nobody else can publish, and raises if this version must not be published. Raises NotFound if the project
