@@ -63,6 +63,16 @@ def test_every_target_that_is_named_exists() -> None:
 PAGES = [ROOT / "README.md", *DOCS]
 
 
+def test_contributing_names_files_that_exist_and_what_is_in_them() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    paths = set(re.findall(r"`([a-z_]+/[a-z_/]*(?:\.[a-z]+)?)`", text))
+    assert len(paths) > 20
+    assert {path for path in paths if not (ROOT / path).exists()} == set()
+    names = re.findall(r"`(\w+)` in `([\w/]+\.py)`", text)
+    assert ("_save", "model.py") in names
+    assert [f"{path}: {name}" for name, path in names if name not in (ROOT / path).read_text("utf-8")] == []
+
+
 def test_links_lead_somewhere() -> None:
     links = [(page, link) for page in PAGES for link in re.findall(r"\]\(([^)#]+)\)", page.read_text("utf-8"))]
     assert len(links) > 50
