@@ -110,11 +110,11 @@ class TrainingError(BackendError):
     status = 422
 
 
-class JobStopped(BackendError):
-    """Raised inside a job to end it because it was canceled or the process is shutting down."""
+class Stopped(BackendError):
+    """Raised inside work in the background to end it: it was canceled, or the process is shutting down."""
 
     status = 409
 
 
-class TakenOver(JobStopped):
+class TakenOver(Stopped):
     """Raised inside a job that another process has taken over."""

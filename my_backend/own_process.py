@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, TypeVar
 
-from my_backend.errors import BackendError, JobStopped
+from my_backend.errors import BackendError, Stopped
 from my_backend.log.setup import set_up_logs
 from my_backend.settings import Settings
 from safe_http.redaction import redact, said
@@ -38,7 +38,7 @@ def run_in_own_process(
     """Returns the result of `work(settings, *arguments)`, a function of a module, computed in a new process.
 
     The process is killed after this many seconds, and ends if this one is killed. Raises BackendError if `work` raises
-    anything or the process dies, and JobStopped once `is_stopping` returns True.
+    anything or the process dies, and Stopped once `is_stopping` returns True.
     """
     python = Path(sys.prefix) / "bin" / "python"
     if python.exists():  # in uWSGI, sys.executable isn't the interpreter of the virtual environment
@@ -51,7 +51,7 @@ def run_in_own_process(
     try:
         while not receiving.poll(LOOK_SECONDS):
             if is_stopping():
-                raise JobStopped("the server is shutting down")
+                raise Stopped("the server is shutting down")
             if time.monotonic() > deadline:
                 raise BackendError(f"it took longer than {seconds:.0f} s and was killed")
         failure, result = receiving.recv()

@@ -11,7 +11,7 @@ from dataclasses import replace
 from secrets import token_hex
 from typing import Any
 
-from my_backend.errors import BackendError, JobStopped, TakenOver
+from my_backend.errors import BackendError, Stopped, TakenOver
 from my_backend.jobs.record import Epoch, Job, working_for
 from my_backend.jobs.store import JobStore
 from my_backend.metrics.counters import JobCounts
@@ -40,7 +40,7 @@ def yield_to_others() -> None:
 
 
 class RunningJob:
-    """Lets a running job report its progress; the methods raise JobStopped when the job must end."""
+    """Lets a running job report its progress; the methods raise Stopped when the job must end."""
 
     def __init__(self, job: Job, store: JobStore, shutting_down: Callable[[], bool]) -> None:
         self.job = job
@@ -71,11 +71,11 @@ class RunningJob:
         self._store.keep(self.job)
 
     def check(self) -> None:
-        """Raises JobStopped if the job must end."""
+        """Raises Stopped if the job must end."""
         if self._store.cancel_requested(self.job):
-            raise JobStopped(CANCELED)
+            raise Stopped(CANCELED)
         if self._shutting_down():
-            raise JobStopped(SHUTDOWN)
+            raise Stopped(SHUTDOWN)
 
     def check_runner(self) -> None:
         """Raises TakenOver if another process now runs the job."""
@@ -134,7 +134,7 @@ def _work_on(running: RunningJob, work: Work) -> Job:
         result = work(running)
     except TakenOver:
         raise
-    except JobStopped as stopped:
+    except Stopped as stopped:
         if str(stopped) == SHUTDOWN:
             log.info("job %s: interrupted by the shutdown; it will continue after the next start", running.job.id)
             return interrupted(running.job)

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from label_studio_format.labeling_history import HistoryOfTasks
 from my_backend import files
-from my_backend.errors import JobStopped, TakenOver, TrainingError
+from my_backend.errors import Stopped, TakenOver, TrainingError
 from my_backend.files import Damaged
 from my_backend.jobs.learned import LEARNED_FILE, Learned, learned_state, note, noting
 from my_backend.jobs.run import CANCELED, MAX_ATTEMPTS, SHUTDOWN, RunningJob
@@ -87,7 +87,7 @@ class TrainingJob:
             # Annotations that can't be learned must not block Label Studio's annotations forever.
             _forget_kept(kept, kept_text)
             raise
-        except JobStopped as stopped:
+        except Stopped as stopped:
             # They were sent for a full training: they are dropped with it, unless another attempt continues with them.
             goes_on = isinstance(stopped, TakenOver) or str(stopped) == SHUTDOWN
             if running.job.kind == "full" and not goes_on:
@@ -177,7 +177,7 @@ class TrainingJob:
         described = label_studio.project(number)
         project = self._projects.update(uid, label_config=described.get("label_config"), title=described.get("title"))
         if project is None:
-            raise JobStopped(CANCELED)  # because its project was deleted meanwhile
+            raise Stopped(CANCELED)  # because its project was deleted meanwhile
         tasks = PackedTasks()
         for page, _ in task_pages(label_studio, number, annotated=True):
             running.check()

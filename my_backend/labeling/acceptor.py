@@ -11,7 +11,7 @@ from random import SystemRandom
 from label_studio_format.labeling_config import ImageChoices
 from my_backend import context
 from my_backend.background import Background
-from my_backend.errors import BackendError, BadRequest, Conflict, JobStopped, NotFound, Unavailable
+from my_backend.errors import BackendError, BadRequest, Conflict, NotFound, Stopped, Unavailable
 from my_backend.label_studio.connections import Connections
 from my_backend.labeling.acceptance import Acceptance, AcceptanceStore, Answers, Automatic
 from my_backend.labeling.checks import Checks, Contradiction, checks_of
@@ -338,7 +338,7 @@ class Acceptor(Background):
                     work.usable = True
                 case "accepted":
                     self._follow(acceptance)
-        except JobStopped:
+        except Stopped:
             return
         except NotFound:  # the project was deleted
             return
@@ -370,7 +370,7 @@ class Acceptor(Background):
 
     def _check_stop(self) -> None:
         if self._stopping:
-            raise JobStopped("the process is shutting down")
+            raise Stopped("the process is shutting down")
 
     def _accept_if_allowed(self, project: Project, acceptance: Acceptance) -> None:
         sample = self._state(acceptance).sample

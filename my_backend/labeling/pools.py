@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from label_studio_format.labeling_config import ImageChoices
 from my_backend import context
 from my_backend.background import Background
-from my_backend.errors import BackendError, Conflict, JobStopped, NotFound
+from my_backend.errors import BackendError, Conflict, NotFound, Stopped
 from my_backend.label_studio.client import LabelStudio
 from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.task_pages import task_pages
@@ -295,7 +295,7 @@ class Pools(Background):
                 return
             except StopIteration:
                 entry.error = ""
-            except JobStopped:
+            except Stopped:
                 pass
             except BackendError as error:
                 self._failed(project, entry, str(error))
@@ -364,7 +364,7 @@ class Pools(Background):
 
     def _check(self) -> None:
         if self._stopping:
-            raise JobStopped("the process is shutting down")
+            raise Stopped("the process is shutting down")
 
     @staticmethod
     def _is_current(project: Project, pool: ProjectPool, model: ModelAPI) -> bool:

@@ -17,9 +17,9 @@ from my_backend.errors import (
     BackendError,
     BadRequest,
     Conflict,
-    JobStopped,
     LabelStudioDown,
     NotFound,
+    Stopped,
     TakenOver,
     Unavailable,
 )
@@ -216,7 +216,7 @@ class Writer(Background):
         def progress(now: Run) -> Run:
             nonlocal reached
             if self._stopping:
-                raise JobStopped("the process is shutting down")
+                raise Stopped("the process is shutting down")
             reached = self.store.keep(now)
             return reached
 
@@ -225,7 +225,7 @@ class Writer(Background):
             self._end(replace(self._work(run, progress), status="finished"))
         except (TakenOver, NotFound):
             raise
-        except JobStopped as stopped:
+        except Stopped as stopped:
             self.store.keep(replace(reached, status="queued"))
             log.info("labeling run %s: interrupted (%s); it will continue after the next start", run.id, stopped)
         except LabelStudioDown as error:

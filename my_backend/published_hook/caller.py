@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from my_backend import context, files
 from my_backend.background import Background
-from my_backend.errors import BackendError, JobStopped, NotFound
+from my_backend.errors import BackendError, NotFound, Stopped
 from my_backend.files import Damaged
 from my_backend.own_process import run_in_own_process
 from my_backend.projects.registry import Projects, project_folders
@@ -62,7 +62,7 @@ class PublishedHook(Background):
                 self._call_all()
         except files.InUse:
             pass
-        except JobStopped:
+        except Stopped:
             return math.inf
         known = project_folders(self._root)
         self._failures = {uid: one for uid, one in (_read(self._root) or {}).items() if one.failed and uid in known}
@@ -113,7 +113,7 @@ class PublishedHook(Background):
                 )
             except NotFound:  # removed meanwhile, or damaged, which is another problem
                 return called
-            except JobStopped:
+            except Stopped:
                 raise
             except BackendError as error:
                 log.warning("PUBLISHED_HOOK failed for %s: %s", version, error)

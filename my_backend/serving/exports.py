@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, TypeAdapter
 
 from my_backend import context, files
 from my_backend.background import Background
-from my_backend.errors import BadRequest, JobStopped, Unavailable
+from my_backend.errors import BadRequest, Stopped, Unavailable
 from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.media import media_pool
 from my_backend.own_process import run_in_own_process
@@ -109,7 +109,7 @@ class Exports(Background):
                             self._make(project, version)
                 except files.InUse:
                     return TURN_SECONDS
-                except JobStopped:
+                except Stopped:
                     return None
                 except Exception as error:
                     log.warning("can't export %s to ONNX: %s", version, said(error))

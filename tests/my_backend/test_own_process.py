@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
-from my_backend.errors import BackendError, BadRequest, JobStopped
+from my_backend.errors import BackendError, BadRequest, Stopped
 from my_backend.own_process import run_in_own_process
 from my_backend.settings import Settings
 from testing.waiting import eventually
@@ -89,7 +89,7 @@ def test_process_is_killed_after_its_time_and_when_the_server_stops(
     late, stopped = tmp_path / "late", tmp_path / "stopped"
     with pytest.raises(BackendError, match="took longer than 0 s"):
         run_in_own_process(make_settings(), note_and_wait, str(late), seconds=0)
-    with pytest.raises(JobStopped):
+    with pytest.raises(Stopped):
         run_in_own_process(make_settings(), note_and_wait, str(stopped), seconds=60, is_stopping=stopped.exists)
 
 

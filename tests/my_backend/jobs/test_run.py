@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from my_backend.errors import JobStopped, TrainingError
+from my_backend.errors import Stopped, TrainingError
 from my_backend.jobs.record import Job, new_job
 from my_backend.jobs.run import CANCELED, MAX_ATTEMPTS, RunningJob, Work, cancel_waiting, run_job, yield_to_others
 from my_backend.jobs.store import KEPT_JOBS, JobStore
@@ -40,7 +40,7 @@ def test_job_that_ends_well_keeps_its_result(store: JobStore) -> None:
     [
         (TrainingError("Label more images."), "Label more images."),
         (KeyError("x"), "KeyError: 'x'"),
-        (JobStopped(CANCELED), CANCELED),
+        (Stopped(CANCELED), CANCELED),
     ],
 )
 def test_job_that_ends_badly_says_why_in_one_line(store: JobStore, error: Exception, said: str) -> None:
