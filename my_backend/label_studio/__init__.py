@@ -1,0 +1,1 @@
+"""Requests to Label Studio, and to the servers that have its images."""

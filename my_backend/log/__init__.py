@@ -1,0 +1,1 @@
+"""Log lines as text or JSON, without secrets, and the process that writes them."""

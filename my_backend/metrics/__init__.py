@@ -1,0 +1,1 @@
+"""Counts what happens, in processes and on disk; `web/prometheus` publishes it."""
