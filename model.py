@@ -421,7 +421,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         tasks = completions if isinstance(completions, Sequence) else list(completions)
         mode = settings.train_mode
         report = Stages(report, all_layers=kind == "full" and _tunes(mode, backbone, tasks))
-        labeled = self._labelled(tasks, config.image_choices, backbone, random_sample, report)
+        labeled = self._labeled(tasks, config.image_choices, backbone, random_sample, report)
         used = labeled.used
         try:
             check_enough(labeled.samples)
@@ -578,14 +578,14 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         base = _networks().base
         return live if live.original == base.fingerprint else base  # the live one may compute in int8
 
-    def _labelled(
+    def _labeled(
         self,
         tasks: Iterable[Json],
         tag: ImageChoices,
         backbone: Backbone,
         random_sample: Container[int],
         report: Callable[[Json], None],
-    ) -> "_Labelled":
+    ) -> "_Labeled":
         """The labeled images of the tasks, as samples; also embeds new images."""
         labels: list[TaskLabel] = []
         chosen: list[tuple[Json, TaskLabel]] = []
@@ -621,7 +621,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         if len(valid) < len(pairs):
             used.counts["labeled otherwise later"] = len(pairs) - len(valid)
         corrected = frozenset(sample.image.digest for task, sample in valid if task.get("corrected"))
-        return _Labelled([sample for _, sample in valid], used, corrected)
+        return _Labeled([sample for _, sample in valid], used, corrected)
 
     def _learned(self) -> list[Sample]:
         """What the live version was trained on; nothing if there is none or its list can't be read."""
@@ -870,7 +870,7 @@ class TaskPool(ImagePool):
 
 
 @dataclass(frozen=True)
-class _Labelled:
+class _Labeled:
     """The labeled images, the tasks that were used or left out, and the images that were corrected manually."""
 
     samples: list[Sample]

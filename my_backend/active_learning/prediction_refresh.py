@@ -34,7 +34,7 @@ RETRY_SECONDS = 30.0  # after an error of Label Studio; doubles each time
 LONGEST_SECONDS = 600.0
 
 
-class Cancelled(Exception):
+class Canceled(Exception):
     """Another version is live, or the process is shutting down."""
 
 
@@ -135,7 +135,7 @@ class PredictionRefresh(Background):
         try:
             with unless_deleted(project.folder), files.claimed(project.folder / ".renewal"):
                 self._step(project, turn)
-        except Cancelled:
+        except Canceled:
             return
         except files.InUse:  # another server is storing them
             turn.due = time.monotonic() + QUIET_SECONDS
@@ -167,7 +167,7 @@ class PredictionRefresh(Background):
 
         def check() -> None:
             if self._stopping or self._serving.version_name(project.uid) != turn.version:
-                raise Cancelled
+                raise Canceled
 
         check()
         began = time.monotonic()

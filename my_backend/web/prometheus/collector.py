@@ -52,8 +52,8 @@ class Exposition(Collector):
         """Image counters of this server and of the workers, which add theirs when a job ends."""
         for registry in (self._backend.new_model.images.registry, self._backend.new_model.embeddings().registry):
             for family in registry.collect():
-                here = [_labelled(sample, "server") for sample in family.samples]
-                family.samples = [*here, *(_labelled(sample, "worker") for sample in _tallied(family, sums))]
+                here = [_labeled(sample, "server") for sample in family.samples]
+                family.samples = [*here, *(_labeled(sample, "worker") for sample in _tallied(family, sums))]
                 yield family
 
     def _jobs(self, sums: Sums) -> Iterator[Metric]:
@@ -81,5 +81,5 @@ def _tallied(family: Metric, sums: Sums) -> list[Sample]:
     return [sample._replace(value=sums.get(key_of(sample), 0.0)) for sample in family.samples]
 
 
-def _labelled(sample: Sample, process: str) -> Sample:
+def _labeled(sample: Sample, process: str) -> Sample:
     return sample._replace(labels={**sample.labels, "process": process})
