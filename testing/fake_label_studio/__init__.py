@@ -1,0 +1,1 @@
+"""What the backend calls of Label Studio, without one."""
