@@ -1,7 +1,5 @@
 """Label Studio's requests as models whose validation errors name the bad field; pure."""
 
-import re
-from datetime import datetime
 from itertools import zip_longest
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -9,49 +7,17 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from label_studio_format.events import Change
 from label_studio_format.pasted_values import check_token, trimmed
+from my_backend.projects.uid import UID_SCHEMA, ProjectUid
 
 Json = dict[str, Any]
 
-# --- projects ---------------------------------------------------------------
+# --- parts of requests ------------------------------------------------------
 
-_UID = re.compile(r"[0-9]{1,18}(\.[0-9]{1,18})?")
-
-
-def _read_uid(value: Any) -> Any:
-    # Not a float: 7.10 would lose its last digit.
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-def _check_uid(value: str) -> str:
-    if not _UID.fullmatch(value):
-        raise ValueError("a project looks like 7.1795181751: its id, a dot, and its creation time in Unix seconds")
-    return value
-
-
-def project_uid(project: Json) -> str:
-    """Returns the uid by which `/setup` and `/predict` identify the project that a webhook describes.
-
-    Raises ValueError if `id` or `created_at` is missing.
-    """
-    try:
-        created = datetime.fromisoformat(project["created_at"])
-        return _check_uid(f"{_read_uid(project['id'])}.{int(created.timestamp())}")
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise ValueError("project: `id` and `created_at` are required to identify the project") from error
-
-
-# The uid becomes a folder's name, hence the check. Callers that know only one project send None or "".
-_UID_SCHEMA: Json = {
-    "anyOf": [
-        {"type": "string", "pattern": f"^{_UID.pattern}$"},
-        {"type": "integer", "minimum": 0, "maximum": 10**18 - 1},
-    ]
-}
-ProjectUid = Annotated[str, BeforeValidator(_read_uid), AfterValidator(_check_uid), WithJsonSchema(_UID_SCHEMA)]
+# Callers that know only one project send None or "".
 OptionalProject = Annotated[
     ProjectUid | None,
     BeforeValidator(lambda value: None if value == "" else value),
-    WithJsonSchema({"anyOf": [*_UID_SCHEMA["anyOf"], {"type": "null"}, {"const": ""}]}),
+    WithJsonSchema({"anyOf": [*UID_SCHEMA["anyOf"], {"type": "null"}, {"const": ""}]}),
 ]
 
 Text = Annotated[

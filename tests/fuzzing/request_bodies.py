@@ -11,6 +11,7 @@ from label_studio_format.events import apply
 from label_studio_format.labeling_config import parse_label_config
 from my_backend import requests
 from my_backend.errors import BadRequest, TooLarge
+from my_backend.projects.uid import project_uid
 from my_backend.web.middleware import parsing
 from tests.fuzzing.target import HOSTILE_JSON, Read, Target, named
 from tests.my_backend.fake_model import LABEL_CONFIG
@@ -66,7 +67,7 @@ def _use(request: requests.Request) -> None:
     if isinstance(request, requests.WebhookRequest):
         if request.project:
             with suppress(ValueError):
-                requests.project_uid(request.project)
+                project_uid(request.project)
         apply([], request.changes)
         for task in request.tasks:
             label_of(task, TAG)

@@ -28,8 +28,8 @@ from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.snapshot import Snapshot
 from my_backend.projects.project import Project
 from my_backend.projects.registry import Projects
+from my_backend.projects.uid import project_uid
 from my_backend.projects.versions import UNTRAINED, Versions, is_version_name
-from my_backend.requests import project_uid
 from my_backend.settings import Settings
 
 Json = dict[str, Any]
