@@ -1,12 +1,13 @@
 """Label Studio's requests as models whose validation errors name the bad field; pure."""
 
 from itertools import zip_longest
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from label_studio_format.events import Change
 from label_studio_format.pasted_values import check_token, trimmed
+from label_studio_format.tasks import AnnotatedTask, Items, TaskData
 from my_backend.projects.uid import UID_SCHEMA, ProjectUid
 
 Json = dict[str, Any]
@@ -73,12 +74,6 @@ _DESCRIBED: Json = {
 
 # --- requests ---------------------------------------------------------------
 
-# Each item takes about 1 kB of memory here, however short its JSON is. Validation stops at the first invalid item: one
-# error per item would take more memory than the items themselves.
-MOST_ITEMS = 100_000
-Item = TypeVar("Item")
-Items = Annotated[list[Item], Field(max_length=MOST_ITEMS, fail_fast=True)]
-
 
 class Request(BaseModel):
     """A request body; other fields that Label Studio sends are ignored."""
@@ -93,30 +88,6 @@ class SetupRequest(Request):
     label_config: Text = Field("", alias="schema")
     hostname: Text = Field("", max_length=2_000)
     access_token: Token = Field("", repr=False, max_length=20_000)
-
-
-class TaskData(Request):
-    """A task: its id, and its data by the names that the labeling config uses."""
-
-    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
-
-    id: int | None = None
-    data: Json
-
-
-class Annotation(Request):
-    """An annotation; each result belongs to one tag of the labeling config."""
-
-    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
-
-    result: Items[Json] | None = None
-
-
-class AnnotatedTask(TaskData):
-    """A task with its annotations, which older versions of Label Studio call completions."""
-
-    annotations: Items[Annotation] | None = None
-    completions: Items[Annotation] | None = None
 
 
 class PredictRequest(Request):

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from label_studio_format.labeling_history import HistoryOfTasks
+from label_studio_format.tasks import AnnotatedTask
 from my_backend import files
 from my_backend.errors import Stopped, TakenOver, TrainingError
 from my_backend.files import Damaged
@@ -29,7 +30,6 @@ from my_backend.projects.project import Project
 from my_backend.projects.random_order import random_sample
 from my_backend.projects.registry import Projects
 from my_backend.projects.versions import Versions, without_secrets
-from my_backend.requests import AnnotatedTask
 from my_backend.serving.model_api import ModelAPI
 from my_backend.serving.model_loader import ModelFactory
 from my_backend.settings import Settings

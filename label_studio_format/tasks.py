@@ -1,0 +1,37 @@
+"""Tasks and annotations as Label Studio sends them, as models whose validation errors name the bad field."""
+
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Json = dict[str, Any]
+
+# Each item takes about 1 kB of memory here, however short its JSON is. Validation stops at the first invalid item: one
+# error per item would take more memory than the items themselves.
+MOST_ITEMS = 100_000
+Item = TypeVar("Item")
+Items = Annotated[list[Item], Field(max_length=MOST_ITEMS, fail_fast=True)]
+
+
+class TaskData(BaseModel):
+    """A task: its id, and its data by the names that the labeling config uses."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    id: int | None = None
+    data: Json
+
+
+class Annotation(BaseModel):
+    """An annotation; each result belongs to one tag of the labeling config."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    result: Items[Json] | None = None
+
+
+class AnnotatedTask(TaskData):
+    """A task with its annotations, which older versions of Label Studio call completions."""
+
+    annotations: Items[Annotation] | None = None
+    completions: Items[Annotation] | None = None
