@@ -15,14 +15,15 @@ from my_backend.errors import BackendError, Conflict
 from my_backend.jobs.store import JobStore
 from my_backend.label_studio.connections import Connections
 from my_backend.labeling.acceptor import Acceptor, State
+from my_backend.labeling.auto_accept import PERCENTS
 from my_backend.labeling.runs import Labels, Run, RunKind
 from my_backend.labeling.writer import Writer
 from my_backend.projects.project import Project
 from my_backend.projects.registry import Projects
-from my_backend.requests import PERCENTS, LabeledTasks
 from my_backend.settings import read_settings
 from my_backend.web.api.accepting import state_of, switch_of
 from my_backend.web.api.labeling import described
+from my_backend.web.bodies import LabeledTasks
 from safe_http.redaction import said
 
 UNKNOWN = {"tasks": 0, "collected": 0}  # how many images the server has read

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from statistics import fmean
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,9 @@ from numpy.typing import NDArray
 from my_backend.labeling.bounds import DELTA, bounds
 
 Rows = NDArray[np.int64]
+
+Percent = Literal[1, 2, 5]  # α, as a person chooses it
+PERCENTS: tuple[int, ...] = get_args(Percent)
 
 STEPS = 50  # thresholds
 GROWTH = 1.5  # of the sample from one decision to the next

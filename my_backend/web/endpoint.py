@@ -10,7 +10,7 @@ from typing import Any, TypeVar, get_type_hints
 from flask import Flask, Response, request
 from pydantic import BaseModel
 
-from my_backend.requests import ImageRequest, Json
+from my_backend.web.bodies import ImageRequest, Json
 from my_backend.web.middleware.parsing import SMALL_BODY, read, read_with_image
 
 FORM_BYTES = 1_000_000  # for the form around an image

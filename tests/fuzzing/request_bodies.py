@@ -9,9 +9,9 @@ from flask import Flask
 from label_studio_format.annotations import label_of
 from label_studio_format.events import apply
 from label_studio_format.labeling_config import parse_label_config
-from my_backend import requests
 from my_backend.errors import BadRequest, TooLarge
 from my_backend.projects.uid import project_uid
+from my_backend.web import bodies
 from my_backend.web.middleware import parsing
 from tests.fuzzing.target import HOSTILE_JSON, Read, Target, named
 from tests.my_backend.fake_model import LABEL_CONFIG
@@ -44,7 +44,7 @@ WORDS = (*VALID, "ANNOTATIONS_DELETED", '"total_annotations"', '"cancelled_annot
 
 @contextmanager
 def _open() -> Iterator[Read]:
-    app, models = Flask("fuzzing"), {name: getattr(requests, name) for name in VALID}
+    app, models = Flask("fuzzing"), {name: getattr(bodies, name) for name in VALID}
 
     def read(data: bytes) -> None:
         """The name of a request's class in the first line, then the body."""
@@ -61,20 +61,20 @@ def _open() -> Iterator[Read]:
     yield read
 
 
-def _use(request: requests.Request) -> None:
+def _use(request: bodies.Request) -> None:
     """What endpoints do first with these requests."""
     assert TAG is not None
-    if isinstance(request, requests.WebhookRequest):
+    if isinstance(request, bodies.WebhookRequest):
         if request.project:
             with suppress(ValueError):
                 project_uid(request.project)
         apply([], request.changes)
         for task in request.tasks:
             label_of(task, TAG)
-    if isinstance(request, requests.TrainRequest):
+    if isinstance(request, bodies.TrainRequest):
         for one in request.annotations or []:
             label_of(one.model_dump(), TAG)
-    if isinstance(request, requests.PredictRequest | requests.SetupRequest) and request.label_config:
+    if isinstance(request, bodies.PredictRequest | bodies.SetupRequest) and request.label_config:
         parse_label_config(request.label_config)
 
 

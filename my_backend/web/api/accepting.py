@@ -10,7 +10,10 @@ from my_backend.labeling.acceptor import State
 from my_backend.labeling.checks import Checks
 from my_backend.labeling.sample import Sample, accepted_by_choice, examples
 from my_backend.projects.project import Project
-from my_backend.requests import (
+from my_backend.web.api.answers import Answer, Asked
+from my_backend.web.api.labeling import LabelingRun, described
+from my_backend.web.api.lookup import PROJECT_QUERY, find_project
+from my_backend.web.bodies import (
     AcceptRequest,
     AutomaticRequest,
     CheckRequest,
@@ -18,9 +21,6 @@ from my_backend.requests import (
     PlanRequest,
     UndoAcceptedRequest,
 )
-from my_backend.web.api.answers import Answer, Asked
-from my_backend.web.api.labeling import LabelingRun, described
-from my_backend.web.api.lookup import PROJECT_QUERY, find_project
 from my_backend.web.endpoint import endpoint
 from my_backend.web.middleware.auth import is_known, require_token
 

@@ -10,10 +10,18 @@ from my_backend.labeling.project_pool import Group as PoolGroup
 from my_backend.labeling.project_pool import ProjectPool, TaskLabels
 from my_backend.labeling.project_pool import QueuedImage as PoolImage
 from my_backend.labeling.runs import Action, Labels, Run, RunKind, RunStatus
-from my_backend.requests import GroupsRequest, Json, LabelRequest, QueueRequest, RunRequest, SimilarRequest, UndoRequest
 from my_backend.web.api.answers import Answer
 from my_backend.web.api.lookup import PROJECT_QUERY, find_project
 from my_backend.web.api.project_images import ProjectImages, project_images
+from my_backend.web.bodies import (
+    GroupsRequest,
+    Json,
+    LabelRequest,
+    QueueRequest,
+    RunRequest,
+    SimilarRequest,
+    UndoRequest,
+)
 from my_backend.web.endpoint import endpoint
 from my_backend.web.middleware.auth import is_known, require_token
 

@@ -1,9 +1,9 @@
 """The endpoint that checks a labeling config before it is saved."""
 
 from label_studio_format.labeling_config import parse_label_config
-from my_backend.requests import Json, ValidateRequest
 from my_backend.settings import Settings
 from my_backend.web.api.answers import Answer
+from my_backend.web.bodies import Json, ValidateRequest
 from my_backend.web.endpoint import endpoint
 
 LABELING_CONFIG_BYTES = 8_000_000

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from my_backend.requests import ImageRequest, Json
 from my_backend.web.api.answers import Error
+from my_backend.web.bodies import ImageRequest, Json
 from my_backend.web.endpoint import Endpoint, endpoint, endpoints_of
 
 _REFERENCE = "#/components/schemas/{model}"

@@ -4,9 +4,9 @@ from typing import Literal
 
 from my_backend.labeling.pools import Collected
 from my_backend.projects.project import Project
-from my_backend.requests import Json
 from my_backend.serving.live_models import Serving
 from my_backend.web.api.answers import ModelVersion
+from my_backend.web.bodies import Json
 
 
 class ProjectImages(ModelVersion):

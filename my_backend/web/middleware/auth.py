@@ -7,8 +7,8 @@ from ipaddress import ip_address
 from flask import Flask, Response, jsonify, request
 
 from my_backend.errors import Forbidden
-from my_backend.requests import Json
 from my_backend.settings import LOOPBACK, Settings
+from my_backend.web.bodies import Json
 from my_backend.web.browser import wants_page
 from my_backend.web.middleware.admission import Share
 from my_backend.web.middleware.error_handlers import refusal

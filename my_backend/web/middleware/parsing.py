@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
 from my_backend.errors import BadRequest, LengthRequired, TooLarge, TooSlow, Unavailable, UnsupportedBody
-from my_backend.requests import ImageRequest
+from my_backend.web.bodies import ImageRequest
 from my_backend.web.middleware.admission import Share
 from my_backend.web.middleware.deadlines import Deadlines, TimedInput
 from safe_http.redaction import said

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from my_backend.requests import Json
+from my_backend.web.bodies import Json
 
 # The first pair whose text the path begins with.
 _GROUPS = (

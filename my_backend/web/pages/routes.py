@@ -10,12 +10,13 @@ from markupsafe import Markup
 
 from my_backend.backend import Backend
 from my_backend.errors import NotFound
+from my_backend.labeling.auto_accept import PERCENTS
 from my_backend.log.recent import recent_lines
 from my_backend.projects.metrics import like_the_newest
 from my_backend.projects.project import Project
 from my_backend.projects.versions import KEPT_VERSIONS, UNTRAINED
-from my_backend.requests import PERCENTS, Json
 from my_backend.settings import Shown, settings_in_force
+from my_backend.web.bodies import Json
 from my_backend.web.middleware.auth import is_known
 from my_backend.web.pages import charts
 from my_backend.web.pages import versions as version_views

@@ -1,18 +1,19 @@
-"""Label Studio's requests as models whose validation errors name the bad field; pure."""
+"""Bodies of requests as models whose validation errors name the bad field; pure."""
 
 from itertools import zip_longest
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from label_studio_format.events import Change
 from label_studio_format.pasted_values import check_token, trimmed
 from label_studio_format.tasks import AnnotatedTask, Items, TaskData
+from my_backend.labeling.auto_accept import Percent
 from my_backend.projects.uid import UID_SCHEMA, ProjectUid
 
 Json = dict[str, Any]
 
-# --- parts of requests ------------------------------------------------------
+# --- parts of bodies --------------------------------------------------------
 
 # Callers that know only one project send None or "".
 OptionalProject = Annotated[
@@ -72,7 +73,7 @@ _DESCRIBED: Json = {
     ]
 }
 
-# --- requests ---------------------------------------------------------------
+# --- bodies -----------------------------------------------------------------
 
 
 class Request(BaseModel):
@@ -209,10 +210,6 @@ class LabelRequest(ProjectRequest, RunRequest):
 
     kind: Literal["group", "single"] = "group"
     labels: Annotated[Items[LabeledTasks], Field(min_length=1)]
-
-
-Percent = Literal[1, 2, 5]
-PERCENTS: tuple[int, ...] = get_args(Percent)
 
 
 class AcceptRequest(RunRequest):

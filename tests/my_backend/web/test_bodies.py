@@ -1,7 +1,9 @@
+"""What is read from the bodies of requests."""
+
 import pytest
 from pydantic import ValidationError
 
-from my_backend.requests import (
+from my_backend.web.bodies import (
     PredictRequest,
     SetupRequest,
     TrainRequest,
