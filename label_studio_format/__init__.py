@@ -1,1 +1,1 @@
-"""Label Studio's formats: labeling configs, annotations, events, pasted tokens. Pure: no I/O, no torch, no HTTP."""
+"""Label Studio's formats: configs, tasks, annotations, events, pasted tokens. Pure: no I/O, no torch, no HTTP."""
