@@ -45,8 +45,8 @@ Samples = list[tuple[str, str]]  # URLs and labels
 class Size:
     """The amount of work to measure."""
 
-    labelled: int = 1000
-    baseline_labelled: int = 160
+    labeled: int = 1000
+    baseline_labeled: int = 160
     unseen: int = 1000
     seen: int = 10_000
     single: int = 60
@@ -125,8 +125,8 @@ class Benchmark:
     def run(self) -> Report:
         with self._part("bare loops"):
             self._bare()
-        self._labelled = self._photographs(self._size.labelled)
-        self._studio = AnnotatedProjects(LABEL_CONFIG, self._labelled)
+        self._labeled = self._photographs(self._size.labeled)
+        self._studio = AnnotatedProjects(LABEL_CONFIG, self._labeled)
         with self._part("baseline"):
             self._baseline()
         with self._studio.running() as studio:
@@ -172,14 +172,14 @@ class Benchmark:
 
     def _baseline(self) -> None:
         size = self._size
-        tasks = self._studio.tasks(NUMBER)[: size.baseline_labelled]
+        tasks = self._studio.tasks(NUMBER)[: size.baseline_labeled]
         with rivals.baseline(self._folder / "baseline", BASELINE_EPOCHS) as baseline:
             spent = baseline.train(tasks)
             epoch = statistics.median(spent["epochs"]) / len(tasks)
             self._baseline_rate = self._note("baseline, training", 1 / epoch, "images/s")
-            whole = (spent["loading"] / len(tasks) + EPOCHS * epoch) * size.labelled
+            whole = (spent["loading"] / len(tasks) + EPOCHS * epoch) * size.labeled
             self._baseline_training = self._note(
-                f"baseline, training {size.labelled} for {EPOCHS} epochs (extrapolated from {len(tasks)} for 3)",
+                f"baseline, training {size.labeled} for {EPOCHS} epochs (extrapolated from {len(tasks)} for 3)",
                 whole,
                 "s",
             )
@@ -209,7 +209,7 @@ class Benchmark:
             ours, "development", _tasks(self._photographs(1))
         )  # so that the network is loaded, as it would be minutes later
         spent = self._note(
-            f"first training on {self._size.labelled} new images",
+            f"first training on {self._size.labeled} new images",
             ours.seconds_until_a_new_version(ours.start_training),
             "s",
         )
@@ -227,7 +227,7 @@ class Benchmark:
     def _first_training_of_imported_images(self, ours: Ours) -> None:
         self._import(ours, "imported", self._studio.tasks(NUMBER))
         spent = self._note(
-            f"first training on {self._size.labelled} images embedded at import",
+            f"first training on {self._size.labeled} images embedded at import",
             ours.seconds_until_a_new_version(ours.start_training),
             "s",
         )
@@ -298,7 +298,7 @@ class Benchmark:
             ours.wait(lambda: ours.predict([task])["model_version"] != before, "the correction to be learned")
 
         spent = [timed(correct) for _ in range(self._size.corrections)]
-        self._note(f"time until a correction is predicted, {self._size.labelled} labeled, {mode}", spent, "s")
+        self._note(f"time until a correction is predicted, {self._size.labeled} labeled, {mode}", spent, "s")
         p95 = statistics.quantiles(spent, n=20)[18]
         self._promise(f"time until a correction is predicted, p95, {mode} (s)", p95, at_most=1)
 
@@ -312,7 +312,7 @@ class Benchmark:
             ours.wait(lambda: versions.live_name() != before, "the correction to be learned", pause=0.002)
 
         spent = [timed(correct) for _ in range(self._size.corrections)]
-        self._note(f"time until quick corrections are published, {self._size.labelled} labeled, production", spent, "s")
+        self._note(f"time until quick corrections are published, {self._size.labeled} labeled, production", spent, "s")
 
     def _production(self, ours: Ours) -> None:
         ours.seconds_until_a_new_version(ours.start_training)
@@ -349,7 +349,7 @@ class Benchmark:
 
         ours.wait(look, "all layers to be trained")
         first, *_, last = sorted(ended)
-        images = self._size.labelled * (last - first)
+        images = self._size.labeled * (last - first)
         rate = self._note(
             "all layers, evaluation and checkpoint included", images / (ended[last] - ended[first]), "images/s"
         )

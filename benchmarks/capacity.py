@@ -1,6 +1,6 @@
 """Measures what grows with images, jobs and projects: sizes on disk, Redis' memory and commands, and times.
 
-    python -m benchmarks.capacity [--labelled 1000 10000 100000] [--projects 100 1000]
+    python -m benchmarks.capacity [--labeled 1000 10000 100000] [--projects 100 1000]
 
 Without Label Studio, on this machine alone; some minutes. docs/operate/scaling.md has the figures. Times are the
 processor's where nothing else is waited for, so that a busy machine changes them little.
@@ -97,7 +97,7 @@ def measure_heads(counts: Iterable[int]) -> None:
         begun = time.process_time()
         learn_head(backbone, Embedded(samples, embeddings, {}), classes, Hyperparameters(), lambda record: None)
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        say("quick training", labelled=count, cpu_seconds=round(time.process_time() - begun, 2), most_mb=round(memory))
+        say("quick training", labeled=count, cpu_seconds=round(time.process_time() - begun, 2), most_mb=round(memory))
 
 
 def measure_redis(folder: Path) -> None:
@@ -203,7 +203,7 @@ def _timed() -> Iterator[list[float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--labelled", type=int, nargs="*", default=[1000, 10_000, 100_000])
+    parser.add_argument("--labeled", type=int, nargs="*", default=[1000, 10_000, 100_000])
     parser.add_argument("--projects", type=int, nargs="*", default=[100, 1000])
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -211,7 +211,7 @@ def main() -> None:
         measure_embeddings(folder)
         measure_projects(folder, arguments.projects)
         measure_redis(folder)
-        measure_heads(arguments.labelled)
+        measure_heads(arguments.labeled)
 
 
 if __name__ == "__main__":

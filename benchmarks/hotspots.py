@@ -68,9 +68,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="benchmark-") as name:
         images, stacks = Path(name) / "images", Path(name) / "stacks"
         unseen = iter(write_photographs(images, int(arguments.seconds * IMAGES_A_SECOND)))
-        labelled = write_photographs(images, 40, seed=1)
+        labeled = write_photographs(images, 40, seed=1)
         with served(images) as url:
-            samples = [(f"{url}/{file}", label) for file, label in labelled]
+            samples = [(f"{url}/{file}", label) for file, label in labeled]
             with (
                 AnnotatedProjects(LABEL_CONFIG, samples).running() as studio,
                 development(Path(name) / "server", settings(studio.url, url)) as (ours, _),

@@ -78,8 +78,8 @@ def soak(pace: Pace, folder: Path, *, hostile: bool) -> tuple[Json, Series, Reco
         photographs = Photographs(folder / "photographs")
         stack.enter_context(photographs.served())
         label_studio = stack.enter_context(LabelStudio(folder / "label-studio"))
-        to_be_labelled = int(pace.minutes * 60 / pace.annotations) + 20
-        digits = write_digits(folder / "digits", ANNOTATED + GROUPED + to_be_labelled)
+        to_be_labeled = int(pace.minutes * 60 / pace.annotations) + 20
+        digits = write_digits(folder / "digits", ANNOTATED + GROUPED + to_be_labeled)
         project, (to_group, to_label) = _make_project(label_studio, digits)
         settings = {
             "LABEL_STUDIO_URL": label_studio.url,

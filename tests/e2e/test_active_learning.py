@@ -74,12 +74,12 @@ def start(label_studio: LabelStudio, digits: Digits, serve: Serve) -> Any:
         if basic_auth:
             settings |= {"BASIC_AUTH_USER": basic_auth[0], "BASIC_AUTH_PASS": basic_auth[1]}
         backend = serve(**{**SETTINGS, **settings})
-        project, truth, unlabelled = make_project(label_studio, digits, annotated=annotated, others=others)
+        project, truth, unlabeled = make_project(label_studio, digits, annotated=annotated, others=others)
         label_studio.update_project(project, **UNCERTAINTY)
         connection = label_studio.connect(project, backend.url, title=TITLE, basic_auth=basic_auth)
         label_studio.start_training(connection)
         version = wait_for_new_version(backend, project, "untrained")
-        return backend, Watched(label_studio, project), connection, truth, unlabelled, version
+        return backend, Watched(label_studio, project), connection, truth, unlabeled, version
 
     return start
 

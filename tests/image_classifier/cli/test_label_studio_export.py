@@ -192,7 +192,7 @@ def test_export_in_which_each_image_is_labeled_in_two_ways_is_refused(images: Pa
         read_export(file, images, "")
 
 
-def test_an_image_that_is_labelled_in_two_ways_is_left_out(images: Path, tmp_path: Path) -> None:
+def test_an_image_that_is_labeled_in_two_ways_is_left_out(images: Path, tmp_path: Path) -> None:
     tasks = [task("a.png", annotation("Cat")), task("a.png", annotation("Dog")), task("c.png", annotation("Cat"))]
     samples, left_out = read_export(export(tmp_path, *tasks, tasks[2]), images, "")
     assert [sample.image.path.name for sample in samples] == ["c.png"]

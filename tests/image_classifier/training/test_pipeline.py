@@ -259,11 +259,11 @@ def test_the_head_that_compares_has_not_seen_the_held_out_images_and_the_served_
     embedded = around("abc" * 20)
     out = held_out(embedded.samples)
     assert any(out)
-    relabelled = [
+    relabeled = [
         replace(sample, label="b" if sample.label == "a" else "a") if is_out else sample
         for sample, is_out in zip(embedded.samples, out, strict=True)
     ]
-    one, two = learn(backbone, embedded), learn(backbone, replace(embedded, samples=relabelled))
+    one, two = learn(backbone, embedded), learn(backbone, replace(embedded, samples=relabeled))
     assert torch.equal(one.evaluation_head.weight, two.evaluation_head.weight)
     assert not torch.equal(one.head.weight, two.head.weight)
 

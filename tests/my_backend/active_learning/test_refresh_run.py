@@ -73,10 +73,10 @@ def renewed(label_studio: FakeLabelStudio, tmp_path: Path) -> Renewed:
 def test_least_sure_come_first_and_unpredicted_ones_last(renewed: Renewed) -> None:
     unpredicted = renewed.tasks.add()
     sure, unsure = renewed.tasks.add((OLD, 0.9)), renewed.tasks.add((OLD, 0.1))
-    done, labelled = renewed.tasks.add((LIVE, 0.2)), renewed.tasks.add((OLD, 0.3), is_labeled=True)
+    done, labeled = renewed.tasks.add((LIVE, 0.2)), renewed.tasks.add((OLD, 0.3), is_labeled=True)
 
     assert renewed.to_the_end() == [unsure, sure, unpredicted]
-    assert [version for task in (done, labelled) for _, version in renewed.tasks.versions(task)] == [LIVE, OLD]
+    assert [version for task in (done, labeled) for _, version in renewed.tasks.versions(task)] == [LIVE, OLD]
     assert renewed.model.calls == [("prepare", [unsure, sure, unpredicted]), ("predict", [unsure, sure, unpredicted])]
     assert renewed.run.done == 3
 
