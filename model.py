@@ -868,6 +868,9 @@ class TaskPool(ImagePool):
     def most_alike(self, image: int, among: Sequence[int], count: int) -> list[tuple[int, float]]:
         return self._pool.most_alike(image, among, count)
 
+    def strangeness(self, images: Sequence[int], labeled: Sequence[int]) -> list[float]:
+        return self._pool.strangeness(images, labeled)
+
 
 @dataclass(frozen=True)
 class _Labeled:

@@ -26,6 +26,7 @@ from my_backend.label_studio.follower import Follower, Observer
 from my_backend.label_studio.media import media_pool
 from my_backend.label_studio.webhook_password import WebhookPassword
 from my_backend.labeling.acceptor import Acceptor
+from my_backend.labeling.drift_watch import DriftWatch
 from my_backend.labeling.planner import Planner
 from my_backend.labeling.pools import Pools
 from my_backend.labeling.runs import Run
@@ -91,6 +92,7 @@ class Backend:
         self.reconciliation = Reconciliation(self.submit_correction)
         self.recent = Recent(self.projects)
         self.monitor = Monitor(settings, self.projects)
+        self.drift = DriftWatch(self.projects, self.connections, self.serving)
         self.title_sync = TitleSync(settings, self.serving)
         self.follower = Follower(self.projects, self.connections, self._observers())
         self.prediction_refresh = PredictionRefresh(
@@ -120,6 +122,7 @@ class Backend:
             prediction_refresh=self.prediction_refresh,
             labeling=self.labeling,
             acceptor=self.acceptor,
+            drift=self.drift,
             token_gate=self.token_gate,
             came_through_proxy=self.came_through_proxy,
             notification_failure=self.notifier.failure,
@@ -159,7 +162,7 @@ class Backend:
         observers: list[Observer] = [self.webhook_password, self.title_sync]
         if self.settings.retrain_after_annotations:
             observers.append(self.reconciliation)
-        return [*observers, self.monitor]
+        return [*observers, self.drift, self.monitor]
 
     def _services(self) -> list[Service]:
         """The threads, in the order in which they start; they stop in the opposite order."""
@@ -176,6 +179,7 @@ class Backend:
             self.token_gate,
             self.recent,
             self.follower,
+            self.drift,
             self.prediction_refresh,
             self.published_hook,
             self.notifier,

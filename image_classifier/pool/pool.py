@@ -13,6 +13,7 @@ from image_classifier.pool.components import COMPONENTS, Axes, principal_axes
 from image_classifier.pool.groups import LARGEST, Group, next_groups
 from image_classifier.pool.map import FEWEST, arrange, extent, landmarks, on_map, place
 from image_classifier.pool.order import labeling_order
+from image_classifier.pool.outliers import strangeness
 
 RENEWED = 1.2  # the axes are computed again once there are this many times more images
 CANDIDATES = 8192  # images among which groups and the next images are looked for, so that the time is bounded
@@ -181,6 +182,10 @@ class Pool:
         cosines = torch.cat([directions[block] @ directions[image] for block in torch.split(rows, BLOCK)])
         found = cosines.topk(min(count, len(rows)))
         return list(zip(rows[found.indices].tolist(), found.values.tolist(), strict=True))
+
+    def strangeness(self, images: Sequence[int], labeled: Sequence[int]) -> list[float]:
+        """How little each image looks like the labeled ones, itself left out: see `outliers.strangeness`."""
+        return strangeness(self._content.directions, _numbers(images), _numbers(labeled)).tolist()
 
 
 def _some(images: Sequence[int]) -> Tensor:

@@ -48,6 +48,7 @@ Code = Literal[
     "renewal",
     "labeling",
     "accepted-wrong",
+    "images-drifted",
     "refused",
     "trains-on-submission",
     "webhook-twice",

@@ -10,7 +10,7 @@ from my_backend.diagnostics.config_problems import ConfigProblems
 from my_backend.diagnostics.monitor import Monitor
 from my_backend.diagnostics.problem import Problem
 from my_backend.diagnostics.rules.connection import events_without_password
-from my_backend.diagnostics.rules.images import image_problems
+from my_backend.diagnostics.rules.images import image_problems, images_drifted
 from my_backend.diagnostics.rules.jobs import backlog_failed, queue_problems
 from my_backend.diagnostics.rules.label_studio import no_token
 from my_backend.diagnostics.rules.labeling import audit_contradicts, request_refused, run_halted
@@ -24,6 +24,7 @@ from my_backend.jobs.backlog import Backlog
 from my_backend.jobs.queue import JobQueue
 from my_backend.label_studio.webhook_password import WebhookPassword
 from my_backend.labeling.acceptor import Acceptor
+from my_backend.labeling.drift_watch import DriftWatch
 from my_backend.labeling.writer import Writer
 from my_backend.projects.recent_predictions import Recent
 from my_backend.projects.registry import Projects
@@ -52,6 +53,7 @@ class Summary:
     prediction_refresh: PredictionRefresh
     labeling: Writer
     acceptor: Acceptor
+    drift: DriftWatch
     token_gate: TokenGate
     came_through_proxy: threading.Event
     notification_failure: Callable[[], str]
@@ -75,6 +77,7 @@ class Summary:
             problems += image_problems(project, failed)
         problems += map(run_halted, self.labeling.halted())
         problems += map(audit_contradicts, self.acceptor.contradictions())
+        problems += [images_drifted(project, found) for project, found in self.drift.found().items()]
         problems += [request_refused(project, refusal) for project, refusal in self.token_gate.refusals().items()]
         return problems
 

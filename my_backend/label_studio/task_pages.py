@@ -1,6 +1,7 @@
 """Lists the tasks of a Label Studio project with their annotations, in pages."""
 
 import json
+import random
 from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -10,6 +11,7 @@ from my_backend.label_studio.client import ANSWER_BYTES, LabelStudio
 
 IDS_AT_ONCE = 100  # the URL names them
 PAGE_TASKS = 500  # with SQLite, Label Studio answers 500 to pages of more than 995 tasks
+SOME_TASKS = 50  # of a page of a random choice
 PAGE_BYTES = 10_000_000  # a usual page has 0.3 MB
 READ_SECONDS = 120.0  # a busy Label Studio takes some seconds for a page
 # What tells a task's label, and its image; everything else takes Label Studio twice as long. Model classes may use the
@@ -19,6 +21,7 @@ ANNOTATIONS = (
     "bulk_created,last_action,reviews"
 )
 FIELDS = f"{ANNOTATIONS},project,data"
+IMAGES = "id,project,data"  # what tells a task's image
 
 Json = dict[str, Any]
 
@@ -64,6 +67,34 @@ def task_pages(
         size = min(2 * size, PAGE_TASKS)
 
 
+def newest_unlabeled(label_studio: LabelStudio, project_id: int, most: int) -> list[Json]:
+    """The tasks without an annotation, skipped ones left out, that were created last; raises LabelStudioError."""
+    filters: Json = {"conjunction": "and", "items": _UNLABELED}
+    page = _page(label_studio, project_id, filters, most, IMAGES, ANSWER_BYTES, ordering="-tasks:id")
+    return checked_page(page)[0]
+
+
+def some_tasks(
+    label_studio: LabelStudio, project_id: int, most: int, *, labeled: bool, before: int | None = None
+) -> list[Json]:
+    """At most so many tasks with or without an annotation, skipped ones left out: random pages, mostly the same ones.
+
+    With `before`, only tasks that were created before this one. Raises LabelStudioError.
+    """
+    items = _LABELED if labeled else _UNLABELED
+    if before is not None:
+        items = [*items, {"filter": "filter:tasks:id", "operator": "less", "type": "Number", "value": before}]
+    filters: Json = {"conjunction": "and", "items": items}
+    first, total = checked_page(_page(label_studio, project_id, filters, SOME_TASKS, IMAGES, ANSWER_BYTES))
+    pages = range(2, -(-total // SOME_TASKS) + 1)
+    chosen = random.Random(project_id).sample(pages, min(len(pages), most // SOME_TASKS - 1))  # noqa: S311  no secret
+    found = {task["id"]: task for task in first}
+    for number in chosen:
+        page = _page(label_studio, project_id, filters, SOME_TASKS, IMAGES, ANSWER_BYTES, number=number)
+        found |= {task["id"]: task for task in checked_page(page)[0]}
+    return list(found.values())
+
+
 def _after(last: int, *, annotated: bool) -> Json:
     """The filters for tasks after the last one, all or only annotated ones."""
     after = {"filter": "filter:tasks:id", "operator": "greater", "type": "Number", "value": last}
@@ -73,10 +104,20 @@ def _after(last: int, *, annotated: bool) -> Json:
     return {"conjunction": "or", "items": [{**after, "child_filter": one} for one in _ANNOTATED]}
 
 
-def _page(label_studio: LabelStudio, project_id: int, filters: Json, size: int, fields: str, max_bytes: int) -> Any:
-    query = quote(json.dumps({"filters": filters, "ordering": ["tasks:id"]}))
+def _page(
+    label_studio: LabelStudio,
+    project_id: int,
+    filters: Json,
+    size: int,
+    fields: str,
+    max_bytes: int,
+    *,
+    number: int = 1,
+    ordering: str = "tasks:id",
+) -> Any:
+    query = quote(json.dumps({"filters": filters, "ordering": [ordering]}))
     # With `review`, Label Studio doesn't first ask a model for missing predictions.
-    path = f"/api/tasks/?project={project_id}&page=1&page_size={size}&query={query}"
+    path = f"/api/tasks/?project={project_id}&page={number}&page_size={size}&query={query}"
     path += f"&fields=all&include={fields}&review=true&resolve_uri=false"
     return label_studio.call("GET", path, read_seconds=READ_SECONDS, max_bytes=max_bytes)
 
@@ -97,3 +138,8 @@ _ANNOTATED: list[Json] = [
     {"filter": f"filter:tasks:{counter}", "operator": "greater", "type": "Number", "value": 0}
     for counter in ("total_annotations", "cancelled_annotations")
 ]
+_UNLABELED: list[Json] = [
+    {"filter": f"filter:tasks:{counter}", "operator": "equal", "type": "Number", "value": 0}
+    for counter in ("total_annotations", "cancelled_annotations")
+]
+_LABELED: list[Json] = [_ANNOTATED[0]]

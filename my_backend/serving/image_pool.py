@@ -94,6 +94,13 @@ class ImagePool(ABC):
         more images. `check` is like that of `add`.
         """
 
+    def strangeness(self, images: Sequence[int], labeled: Sequence[int]) -> Sequence[float]:
+        """How little each image looks like the labeled ones, itself left out, by any measure.
+
+        By default, images aren't compared: [].
+        """
+        return ()
+
     def memory(self, images: int) -> int:
         """The bytes that so many images take in this pool, by default 1,500 each."""
         return 1500 * images

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from testing.fake_label_studio.task_pages import only, page_of
+from testing.fake_label_studio.task_pages import asks_for_some, only, page_of, some_of
 
 Json = dict[str, Any]
 Answer = tuple[Any, int]  # what is answered, and the status
@@ -86,12 +86,13 @@ class FakeLabels:
         self.before(name)
         if name in self.failing:
             return {"detail": "A server error occurred."}, 500
-        if self.forbidden and name not in ("look", "list"):
+        if self.forbidden and name not in ("look", "list", "some"):
             return {"detail": "You do not have permission to perform this action."}, 403
         given: Any = json.loads(body) if body else None
         answer: Answer = {
             "look": lambda: self._look(json.loads(query["query"][0]), query["include"][0].split(",")),
             "list": lambda: self._list(query),
+            "some": lambda: self._some(query),
             "import": lambda: self._import(given),
             "annotate": lambda: self.turn_into_annotations(given),
             "remove_all": lambda: self._remove_all(given),
@@ -103,6 +104,8 @@ class FakeLabels:
 
     def _name(self, method: str, path: str, query: dict[str, list[str]]) -> str:
         if path == "/api/tasks/" and "review" in query:
+            if asks_for_some(query):
+                return "some"
             return "list" if "data" in query["include"][0].split(",") else "look"
         if path == "/api/dm/actions":
             return {"predictions_to_annotations": "annotate", "delete_tasks_annotations": "remove_all"}[query["id"][0]]
@@ -126,6 +129,9 @@ class FakeLabels:
         if query["project"] != ["7"]:
             return {"detail": "No Project matches the given query."}, 404
         return page_of(self.tasks.values(), query), 200
+
+    def _some(self, query: dict[str, list[str]]) -> Answer:
+        return some_of(self.tasks.values(), query), 200
 
     def _import(self, predictions: list[Json]) -> Answer:
         if any(one["task"] not in self.tasks for one in predictions):

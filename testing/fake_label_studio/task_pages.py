@@ -13,6 +13,35 @@ def asks_for_annotated(query: Query) -> bool:
     return "child_filter" in query.get("query", [""])[0]
 
 
+def asks_for_some(query: Query) -> bool:
+    """Whether a page of tasks with or without an annotation is requested."""
+    return "filter:tasks:total_annotations" in query.get("query", [""])[0] and not asks_for_annotated(query)
+
+
+def some_of(tasks: Iterable[Json], query: Query) -> Json:
+    """A page of the tasks that fit all filters, in the order that is asked for."""
+    asked = json.loads(query["query"][0])
+    assert (query["review"], asked["filters"]["conjunction"]) == (["true"], "and")
+    found = [task for task in tasks if all(_fits(task, one) for one in asked["filters"]["items"])]
+    [ordering] = asked["ordering"]
+    found.sort(key=lambda task: int(task["id"]), reverse={"tasks:id": False, "-tasks:id": True}[ordering])
+    number, size = int(query["page"][0]), int(query["page_size"][0])
+    page = found[(number - 1) * size : number * size]
+    return {"tasks": [only(task, query["include"][0].split(",")) for task in page], "total": len(found)}
+
+
+def _fits(task: Json, asked: Json) -> bool:
+    skipped = [bool(one.get("was_cancelled")) for one in task["annotations"]]
+    found: int = {
+        "id": task["id"],
+        "total_annotations": skipped.count(False),
+        "cancelled_annotations": skipped.count(True),
+    }[asked["filter"].removeprefix("filter:tasks:")]
+    wanted = int(asked["value"])
+    assert asked["type"] == "Number"
+    return {"equal": found == wanted, "greater": found > wanted, "less": found < wanted}[asked["operator"]]
+
+
 def page_of(tasks: Iterable[Json], query: Query) -> Json:
     """The first tasks after the id in the filter, with the fields in `include`; if requested, only annotated ones."""
     asked = json.loads(query["query"][0])

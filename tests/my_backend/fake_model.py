@@ -212,6 +212,7 @@ class FakePool(ImagePool):
 
     def __init__(self, network: str) -> None:
         self._network, self.images, self._arranged = network, 0, 0
+        self._shown: list[int] = []  # tasks
 
     def suits(self, model: FakeModel) -> bool:
         return model.network == self._network
@@ -224,6 +225,7 @@ class FakePool(ImagePool):
         broken = _script().orders().get("unreadable", [])
         digests = [None if task["id"] in broken else sha256(str(task["id"]).encode()).hexdigest() for task in tasks]
         self.images += len(digests) - digests.count(None)
+        self._shown += [task["id"] for task in tasks if task["id"] not in broken]
         return digests
 
     def groups(
@@ -280,6 +282,12 @@ class FakePool(ImagePool):
         if "arrange_raises" in _script().orders():
             raise RuntimeError(_script().orders()["arrange_raises"])
         self._arranged = self.images
+
+    def strangeness(self, images: Sequence[int], labeled: Sequence[int]) -> list[float]:
+        """Some tasks look like nothing labeled; the others are about as strange as each other."""
+        _script().note("strangeness", images=list(images), labeled=list(labeled))
+        strange = _script().orders().get("strange", [])
+        return [2.0 if self._shown[image] in strange else 0.1 * (image % 10) for image in images]
 
     def most_alike(self, image: int, among: Sequence[int], count: int) -> list[tuple[int, float]]:
         others = sorted((other for other in among if other != image), key=lambda other: abs(other - image))

@@ -1,8 +1,9 @@
-"""Problems with images that can't be read."""
+"""Problems with images that can't be read, and with images unlike the labeled ones."""
 
 from collections.abc import Sequence
 
 from my_backend.diagnostics.problem import Problem
+from my_backend.labeling.drift_watch import DriftedImages
 from my_backend.projects.recent_predictions import Sighting
 
 NAMED_IMAGES = 20  # at most, that a problem lists
@@ -30,3 +31,17 @@ def image_problems(project: str, failed: Sequence[Sighting]) -> list[Problem]:
 def unreadable_kind(project: str, kind: str, why: str) -> Problem:
     """The first image of a kind of URL can't be read."""
     return Problem("image", f"Can't read images of the kind “{kind}”: {why}.", project=project)
+
+
+def images_drifted(project: str, found: DriftedImages) -> Problem:
+    """Far more of the newest images than of the older ones look unlike the labeled ones; `project` is the uid."""
+    drift = found.drift
+    return Problem(
+        "images-drifted",
+        f"{drift.strange} of the {drift.newest} images imported last look unlike all labeled ones (expected: about "
+        f"{drift.expected}), so {found.version} is probably wrong about many of them.",
+        f"Label some of them: the project's page Groups (/projects/{project}/groups) shows such images first. If they "
+        "don't belong to the project, remove them.",
+        project,
+        (f"the most unlike ones: tasks {', '.join(map(str, found.tasks))}",),
+    )

@@ -157,6 +157,15 @@ def test_outliers_look_like_nothing_labeled() -> None:
     assert bool((strange[20:] > 0.8).all())
 
 
+def test_labeled_image_is_not_compared_with_itself() -> None:
+    vectors, _ = clusters([20, 1])
+    labeled = torch.tensor([0, 1, 2, 3, 20])
+    strange = strangeness(vectors, torch.tensor([0, 5, 20]), labeled)
+    assert bool((strange[:2] < 0.2).all())
+    assert float(strange[2]) > 0.8
+    assert float(strangeness(vectors, torch.tensor([20]), torch.tensor([20]))) < 1e-6  # there is no other one
+
+
 def test_without_labels_all_images_are_equally_strange() -> None:
     vectors, _ = clusters([4])
     assert strangeness(vectors, torch.arange(4), NONE).tolist() == [1, 1, 1, 1]

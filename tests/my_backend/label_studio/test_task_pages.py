@@ -8,9 +8,9 @@ import pytest
 from my_backend.errors import AnswerTooLarge, LabelStudioError
 from my_backend.label_studio import task_pages as module
 from my_backend.label_studio.client import LabelStudio
-from my_backend.label_studio.task_pages import task_pages
+from my_backend.label_studio.task_pages import newest_unlabeled, some_tasks, task_pages
 from safe_http.session import SafeSession
-from testing.fake_label_studio.task_pages import page_of
+from testing.fake_label_studio.task_pages import page_of, some_of
 from testing.http_server import FakeServer, Reply, Seen, json_reply
 
 Json = dict[str, Any]
@@ -152,3 +152,43 @@ def test_pages_that_are_no_such_list_are_an_error(answer: Any, said: str) -> Non
 
     with pytest.raises(LabelStudioError, match=said):
         tasks.ids()
+
+
+def mixed(count: int) -> Tasks:
+    """Every third task is labeled, and every third one is skipped."""
+    kinds: list[list[Json]] = [[{"id": 1, "was_cancelled": False}], [{"id": 1, "was_cancelled": True}], []]
+    tasks = Tasks([{**task(number), "annotations": kinds[number % 3]} for number in range(1, count + 1)])
+    tasks.answer = some_of
+    return tasks
+
+
+def test_newest_tasks_without_a_label_come_first() -> None:
+    with FakeServer(mixed(30)) as server:
+        found = newest_unlabeled(LabelStudio(server.url, "", SafeSession(["127.0.0.1"])), 7, 4)
+
+    assert [one["id"] for one in found] == [29, 26, 23, 20]
+    assert found[0]["data"] == {"image": "/29.png"}
+
+
+@pytest.mark.parametrize(("labeled", "before", "kind"), [(True, None, 0), (False, None, 2), (False, 500, 2)])
+def test_some_tasks_are_the_same_random_pages(labeled: bool, before: int | None, kind: int) -> None:
+    tasks = mixed(900)
+    with FakeServer(tasks) as server:
+        client = LabelStudio(server.url, "", SafeSession(["127.0.0.1"]))
+        found, again = (
+            [one["id"] for one in some_tasks(client, 7, 150, labeled=labeled, before=before)] for _ in range(2)
+        )
+
+    assert found == again
+    assert len(set(found)) == 150
+    assert {number % 3 for number in found} == {kind}
+    assert before is None or max(found) < before
+    assert len(tasks.asked) == 6
+
+
+@pytest.mark.parametrize("count", [0, 1, 30])
+def test_all_tasks_are_found_if_there_are_few(count: int) -> None:
+    with FakeServer(mixed(3 * count)) as server:
+        found = some_tasks(LabelStudio(server.url, "", SafeSession(["127.0.0.1"])), 7, 150, labeled=True)
+
+    assert sorted(one["id"] for one in found) == [3 * number for number in range(1, count + 1)]

@@ -1,8 +1,10 @@
-"""Images that couldn't be read → what is wrong."""
+"""Images that couldn't be read, or look unlike the labeled ones → what is wrong."""
 
 import pytest
 
-from my_backend.diagnostics.rules.images import NAMED_IMAGES, image_problems, unreadable_kind
+from my_backend.diagnostics.rules.images import NAMED_IMAGES, image_problems, images_drifted, unreadable_kind
+from my_backend.labeling.drift import Drift
+from my_backend.labeling.drift_watch import DriftedImages
 from my_backend.projects.recent_predictions import Sighting
 from tests.my_backend.conftest import PROJECT
 
@@ -43,3 +45,15 @@ def test_kind_of_images() -> None:
 
     assert (problem.code, problem.project) == ("image", PROJECT)
     assert problem.message == "Can't read images of the kind “s3://”: no storage covers it."
+
+
+def test_drift_says_how_many_images_and_where_they_are() -> None:
+    problem = images_drifted(PROJECT, DriftedImages(Drift(200, 41, 20), "v12-20261127T101500", (812, 830)))
+
+    assert (problem.code, problem.project) == ("images-drifted", PROJECT)
+    assert problem.message == (
+        "41 of the 200 images imported last look unlike all labeled ones (expected: about 20), so v12-20261127T101500 "
+        "is probably wrong about many of them."
+    )
+    assert f"/projects/{PROJECT}/groups" in problem.hint
+    assert problem.details == ("the most unlike ones: tasks 812, 830",)
