@@ -115,7 +115,7 @@ def run(data: Data, seed: int, kind: str, images: Tensor | None, chosen: str) ->
         newest, before = data.embeddings[np.r_[strangers, usual[:split]]].float(), usual[split:]
     embeddings = data.embeddings[before[:IMPORTED]].float()
     targets = torch.from_numpy(np.unique(names[before[:IMPORTED]], return_inverse=True)[1])
-    first = ORDERS[chosen](embeddings, directions(embeddings), targets, max(LABELS))
+    first = ORDERS[chosen](embeddings, directions(embeddings), targets, min(max(LABELS), len(embeddings)))
     return [_is_found(embeddings, newest, first[:labels]) for labels in LABELS]
 
 

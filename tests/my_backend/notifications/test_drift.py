@@ -55,6 +55,8 @@ def test_imported_images_of_another_style_are_told_until_some_are_labeled(
         label_studio.annotated = [one for one in label_studio.labels.tasks.values() if one["annotations"]]
         job = client.ended(client.post("/api/models/train", {"project": PROJECT}, 201)["job"])
         assert job.status == "finished", job.error
+        version = job.result["versions"][-1]
+        assert eventually(lambda: client.backend.serving.version_name(PROJECT) == version)
 
     def imported() -> None:
         """Label Studio counts the tasks, and the backend has compared them."""
