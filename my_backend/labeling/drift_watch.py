@@ -15,7 +15,7 @@ from typing import Any
 
 from my_backend import context
 from my_backend.background import Background
-from my_backend.errors import BackendError, Stopped, LabelStudioError
+from my_backend.errors import BackendError, LabelStudioError, Stopped
 from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.snapshot import Snapshot
 from my_backend.label_studio.task_pages import newest_unlabeled, some_tasks
