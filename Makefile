@@ -84,6 +84,7 @@ bench: setup-dev ## measure the speed, compared with a plain baseline and LitSer
 bench-learning: setup-dev ## measure accuracy with few labels on real images (PICTURES and WEIGHTS: see docs/project/learning.md)
 	@$(BIN)/python -m benchmarks.learning --pictures "$(PICTURES)" --weights "$(WEIGHTS)"
 	@$(BIN)/python -m benchmarks.learning.honesty --pictures "$(PICTURES)" --weights "$(WEIGHTS)"
+	@$(BIN)/python -m benchmarks.learning.wrong_labels --pictures "$(PICTURES)" --weights "$(WEIGHTS)"
 	@exec $(BIN)/python -m benchmarks.learning.forecast --pictures "$(PICTURES)" --weights "$(WEIGHTS)"
 
 bench-labeling: setup-dev ## count the actions that label a whole project in groups (PICTURES and WEIGHTS: see docs/project/learning.md)

@@ -3,7 +3,7 @@
     python -m benchmarks.learning.honesty --pictures FOLDER --weights FILE [--splits 20] [--tasks themes,digits]
 
 Prints Markdown tables: shown − true accuracy with labels drawn at random and in the product's order, how often the 95%
-interval contains the true accuracy, how well wrong labels are found, and the same with near-copies of each image.
+interval contains the true accuracy, and the same with near-copies of each image.
 """
 
 import json
@@ -32,8 +32,6 @@ from testing.digits import write_digits
 SIZES = (30, 100, 300, 1000)
 SIZES_IN_ORDER = (100, 200, 300)
 ORDER_SPLITS = 5  # the order takes longer
-WRONG = 0.1  # share of labels that are changed
-MOST_LABELS = 900  # among which wrong ones are looked for
 COPIED, COPIES = 100, 6  # digits and near-copies of each
 COPIES_SEEDS = 5
 
@@ -46,7 +44,6 @@ def main() -> None:
     told = parser.parse_args()
     torch.set_num_threads(1)
     shown: dict[tuple[str, str], list[tuple[float, bool]]] = defaultdict(list)
-    found: dict[str, list[tuple[float, float]]] = {}
     for data in embedded_tasks(told):
         if isinstance(data.samples[0].label, frozenset):
             continue  # the main benchmark has these
@@ -58,10 +55,9 @@ def main() -> None:
         for split in range(FIRST_SPLIT, FIRST_SPLIT + ORDER_SPLITS):
             for size, error, holds in in_order(data, split):
                 shown["in the product's order", f"{size:,}"].append((error, holds))
-        found[data.name] = [wrong_labels(data, split) for split in range(FIRST_SPLIT, FIRST_SPLIT + ORDER_SPLITS)]
         told.json.write_text(json.dumps([[*key, *runs] for key, runs in shown.items()]) + "\n", encoding="utf-8")
         print(f"{data.name} is done", flush=True)
-    print("\n".join(tables(shown, found, list(near_copies(told.cache or told.pictures / ".benchmark")))))
+    print("\n".join(tables(shown, list(near_copies(told.cache or told.pictures / ".benchmark")))))
 
 
 def at_random(data: Data, split: int) -> Iterator[tuple[int, float, bool]]:
@@ -82,21 +78,6 @@ def in_order(data: Data, split: int) -> Iterator[tuple[int, float, bool]]:
     for labeled, learned in label(data, split, PRODUCT, SIZES_IN_ORDER[-1]):
         if len(labeled) in SIZES_IN_ORDER:
             yield len(labeled), *_honesty(data, tested, learned)
-
-
-def wrong_labels(data: Data, split: int) -> tuple[float, float]:
-    """Precision of as many listed mistakes as there are wrong labels, and recall of the whole list."""
-    generator = np.random.default_rng(split)
-    rows = generator.permutation(len(data.samples))[:MOST_LABELS]
-    names = sorted({str(data.samples[row].label) for row in rows})
-    samples = [data.samples[row] for row in rows]
-    wrong = generator.permutation(len(rows))[: round(WRONG * len(rows))]
-    for place in wrong:
-        others = [name for name in names if name != samples[place].label]
-        samples[place] = Sample(samples[place].image, others[generator.integers(len(others))])
-    listed = [one.digest for one in _learn_samples(data.backbone, samples, data.embeddings[rows]).mistakes]
-    expected = {samples[place].image.digest for place in wrong}
-    return len(expected & set(listed[: len(expected)])) / len(expected), len(expected & set(listed)) / len(expected)
 
 
 def near_copies(folder: Path) -> Iterator[tuple[float, float, float]]:
@@ -181,7 +162,6 @@ def _accuracy(learned: Classifier, embeddings: Tensor, labels: Sequence[str]) ->
 
 def tables(
     shown: dict[tuple[str, str], list[tuple[float, bool]]],
-    found: dict[str, list[tuple[float, float]]],
     copied: list[tuple[float, float, float]],
 ) -> Iterator[str]:
     """Markdown tables of all that was measured."""
@@ -191,9 +171,6 @@ def tables(
         errors, holds = [error for error, _ in runs], [held for _, held in runs]
         error, spread = interval(errors, signed=True), float(np.std(errors))
         yield f"| {size} | {order} | {error} | {spread:.3f} | {np.mean(holds):.0%} | {len(runs)} |"
-    yield "\n| 10% wrong labels | precision | recall |\n|---|---|---|"
-    for task, both in found.items():
-        yield f"| {task} | {np.mean([one for one, _ in both]):.2f} | {np.mean([one for _, one in both]):.2f} |"
     yield "\n| 100 digits, six near-copies each | shown − true |\n|---|---|"
     yield f"| near-duplicates in groups | {interval([grouped - true for grouped, _, true in copied], signed=True)} |"
     yield f"| each on its own | {interval([apart - true for _, apart, true in copied], signed=True)} |"

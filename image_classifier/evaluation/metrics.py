@@ -76,13 +76,6 @@ def confidence_of_mistakes(logits: Tensor, targets: Tensor, thresholds: Sequence
     return torch.where(answers == targets, 0.0, said).max(1).values
 
 
-def probability_of_labels(logits: Tensor, targets: Tensor) -> Tensor:
-    """[n]: the probability of each image's target; if several may be right, of the least likely of its 0s and 1s."""
-    if not targets.is_floating_point():
-        return logits.softmax(1).gather(1, targets[:, None])[:, 0]
-    return (logits * (2 * targets - 1)).sigmoid().min(1).values
-
-
 def evaluate(
     logits: Tensor,
     targets: Tensor,

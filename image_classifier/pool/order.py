@@ -10,11 +10,11 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+
+from image_classifier.pool.directions import directions
 
 MIN_WIDTH, MAX_WIDTH = 0.05, 0.5  # of the similarity: exp((cosine - 1) / width)
 NEAR = 0.5  # width, relative to the distance (1 - cosine) of a labeled image from the nearest other one
-STD_FLOOR = 0.3  # added to standard deviations, as a share of their mean, like the head does if there are few labels
 REFERENCES = 1000  # random images that stand for all images, to bound memory and time
 CANDIDATES = 10_000  # random images among which the first ones are chosen
 CHOSEN = 500  # images chosen one after the other; the rest follows by what each would add after these
@@ -32,7 +32,7 @@ def labeling_order(images: Tensor, labeled: Tensor, doubt: Tensor | None = None,
     """
     if len(images) == 0:
         return torch.empty(0, dtype=torch.long)
-    everything, known = _directions(images, labeled)
+    everything, known = directions(images, images), directions(labeled, images)
     shuffled = torch.randperm(len(images), generator=torch.Generator().manual_seed(SEED))
     references, candidates = everything[shuffled[:REFERENCES]], shuffled[:CANDIDATES]
     width = _width(known)
@@ -93,10 +93,3 @@ def _parts(images: Tensor) -> Iterator[Tensor]:
     """All rows, in parts that bound the memory."""
     for start in range(0, len(images), CANDIDATES):
         yield images[start : start + CANDIDATES]
-
-
-def _directions(images: Tensor, labeled: Tensor) -> tuple[Tensor, Tensor]:
-    """Both standardized, and scaled to length 1."""
-    mean, std = images.mean(0), images.std(0, unbiased=False)
-    std = std + 1e-6 + STD_FLOOR * std.mean()
-    return normalize((images - mean) / std, dim=1), normalize((labeled - mean) / std, dim=1)

@@ -25,9 +25,9 @@ from image_classifier.evaluation.metrics import (
     fit_temperature,
     hits,
     predicted_targets,
-    probability_of_labels,
     vote_weights,
 )
+from image_classifier.evaluation.wrong_labels import probability_of_labels
 from image_classifier.first_guess.guess import calibrated, logits_of, with_others
 from image_classifier.nets.classifier import FINE_TUNED, RANDOM, Backbone, Classifier, Mistake
 from image_classifier.progress import Progress
@@ -188,7 +188,7 @@ def learn_head(
     record = {"figures": figures, **count_labels(samples, classes), "settings": hyperparameters.record()}
     served, judged = (replace(head, temperature=temperature, thresholds=thresholds) for head in (served, judged))
     learned = ~out if backbone.origin == FINE_TUNED else ~everything
-    mistakes = _mistakes(samples, logits, targets, learned, classes, thresholds)
+    mistakes = _mistakes(samples, embeddings, logits, targets, learned, classes, thresholds)
     return Classifier(backbone, served, judged, classes, record, mistakes)
 
 
@@ -207,7 +207,7 @@ def _with_figures(
     logits, targets = logits_of(guess, embeddings, classes), targets_of(labels, classes)
     figures = _figures(samples, logits, targets, seen, classes, (), method, learned=1)
     record = {"figures": figures, **count_labels(samples, classes), "settings": hyperparameters.record()}
-    mistakes = _mistakes(samples, logits, targets, torch.zeros(len(samples), dtype=torch.bool), classes, ())
+    mistakes = _mistakes(samples, embeddings, logits, targets, torch.zeros(len(samples), dtype=torch.bool), classes, ())
     return replace(guess, record=record, mistakes=mistakes)
 
 
@@ -287,6 +287,7 @@ def _part(samples: Sequence[Sample], seen: Tensor, members: Sequence[bool], fewe
 
 def _mistakes(
     samples: Sequence[Sample],
+    embeddings: Tensor,
     logits: Tensor,
     targets: Tensor,
     learned: Tensor,
@@ -300,7 +301,11 @@ def _mistakes(
     answers = predicted_targets(logits, thresholds)
     sure = confidence_of_mistakes(logits, targets, thresholds)
     wrong = (sure > 0).nonzero().flatten()
-    rows = wrong[probability_of_labels(logits, targets)[wrong].argsort(stable=True)][:MAX_MISTAKES].tolist()
+    rows = wrong[sure[wrong].argsort(descending=True, stable=True)][:MAX_MISTAKES]
+    votes = [sample.vote for sample in samples]
+    looked_at = torch.tensor([sample.evaluates for sample in samples])
+    voters = looked_at if looked_at.any() else torch.ones_like(looked_at)
+    likely = probability_of_labels(logits, targets, embeddings, votes, voters, rows)
     return tuple(
         Mistake(
             samples[row].name,
@@ -310,7 +315,7 @@ def _mistakes(
             round(float(sure[row]), 4),
             bool(learned[row]),
         )
-        for row in rows
+        for row in rows[likely.argsort(stable=True)].tolist()
     )
 
 

@@ -18,7 +18,6 @@ from image_classifier.evaluation.metrics import (
     hits,
     loss_of,
     predicted_targets,
-    probability_of_labels,
 )
 
 
@@ -134,14 +133,6 @@ def test_the_interval_stays_from_0_to_1_if_all_are_wrong_or_right(wrong: bool) -
     found = evaluate(50 * torch.eye(4), torch.arange(4).roll(int(wrong)), "abcd")
     assert 0 <= found.accuracy_low <= found.accuracy <= found.accuracy_high <= 1
     assert found.accuracy_high - found.accuracy_low > 0.4
-
-
-def test_the_probability_of_labels_is_that_of_what_is_annotated() -> None:
-    logits = torch.tensor([[0.0, 1.0, 2.0]])
-    assert probability_of_labels(logits, torch.tensor([1])) == pytest.approx(logits.softmax(1)[:, 1])
-    several = torch.tensor([[3.0, -2.0], [3.0, 2.0]])
-    expected = [float(torch.tensor(2.0).sigmoid()), float(torch.tensor(-2.0).sigmoid())]
-    assert probability_of_labels(several, torch.tensor([[1.0, 0.0], [1.0, 0.0]])).tolist() == pytest.approx(expected)
 
 
 def test_an_image_is_right_where_all_its_classes_are() -> None:
