@@ -36,7 +36,7 @@ from image_classifier.evaluation.metrics import hits
 from image_classifier.evaluation.predict import ChoiceProbabilities, choose
 from image_classifier.first_guess.guess import is_guess
 from image_classifier.model_registry import SharedNetworks
-from image_classifier.nets.classifier import BACKBONE_FILE, FINE_TUNED, Backbone, Classifier, choose_device
+from image_classifier.nets.classifier import BACKBONE_FILE, FINE_TUNED, Backbone, Classifier, Mistake, choose_device
 from image_classifier.nets.folder import load_model
 from image_classifier.nets.int8 import is_supported
 from image_classifier.nets.onnx_module import write_onnx
@@ -61,6 +61,7 @@ from image_classifier.training.pipeline import (
     pays_for_all_layers,
 )
 from image_classifier.training.trial import pays
+from image_classifier.training.update import Updated, learn_changes
 from label_studio_format.annotations import Label as TaskLabel
 from label_studio_format.annotations import annotations_of, label_of
 from label_studio_format.image_value import image_url
@@ -91,6 +92,7 @@ READ_AT_ONCE = 128  # tasks whose images are fetched while the previous ones are
 ORDER_SECONDS = 30.0  # time limit for reading images to order: the next version will find more in the cache
 FIRST_GUESS = "first guess from ImageNet's classes, before any label"
 FASTER = "The network computes in 8-bit integers now (int8), which is faster; a trial showed the same answers."
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)  # a damaged file of a version
 AUTO_SECONDS = 3600.0  # time limit for training all layers with TRAIN_MODE=auto
 
 
@@ -421,11 +423,13 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         tasks = completions if isinstance(completions, Sequence) else list(completions)
         mode = settings.train_mode
         report = Stages(report, all_layers=kind == "full" and _tunes(mode, backbone, tasks))
-        labeled = self._labeled(tasks, config.image_choices, backbone, random_sample, report)
+        learned = self._learned()
+        labeled = self._labeled(tasks, config.image_choices, backbone, learned, random_sample, report)
         used = labeled.used
+        updated = self._updated(labeled, learned, backbone, hyperparameters) if kind == "head" else None
         try:
             check_enough(labeled.samples)
-            embedded = embed(_networks().lane, backbone, labeled.samples, report)
+            embedded = updated or embed(_networks().lane, backbone, labeled.samples, report)
         except TooFewLabels as error:
             raise TrainingError(f"{error} {used.left_out()}".strip()) from None
         for sample, broken in embedded.broken.items():
@@ -443,6 +447,11 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
 
         folder = Path(workdir or mkdtemp(prefix="image-classifier-"))
         folder.mkdir(parents=True, exist_ok=True)
+        if isinstance(embedded, Updated):
+            output = self._save_updated(embedded, folder / "model", told)
+            if publish:
+                publish(output)
+            return output
         checkpoint = folder / "checkpoint.safetensors"
         # A correction must be learned.
         guess = self._classifier if is_guess(self._classifier) and not labeled.corrected else None
@@ -523,6 +532,17 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         learned = learn_head(backbone, embedded, best.classes, hyperparameters, report, best)
         return _with_corrections(learned, embedded, corrected)
 
+    def _updated(
+        self, labeled: "_Labeled", learned: Sequence[Sample], backbone: Backbone, hyperparameters: Hyperparameters
+    ) -> Updated | None:
+        """The live classifier after learning only the changed labels; None if the head must learn all of them."""
+        live = self._classifier
+        if live is None or is_guess(live) or live.backbone is not backbone:
+            return None
+        if live.record["settings"] != hyperparameters.record():
+            return None
+        return learn_changes(_networks().lane, live, learned, labeled.samples, labeled.corrected)
+
     @contextmanager
     def _holding(self, samples: Sequence[Sample]) -> Iterator[list[Sample]]:
         """The samples, with images protected from removal meanwhile; images that the cache has lost are left out."""
@@ -583,10 +603,11 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         tasks: Iterable[Json],
         tag: ImageChoices,
         backbone: Backbone,
+        learned: Sequence[Sample],
         random_sample: Container[int],
         report: Callable[[Json], None],
     ) -> "_Labeled":
-        """The labeled images of the tasks, as samples; also embeds new images."""
+        """The labeled images of the tasks, as samples; also embeds new images. Those `learned` keep their group."""
         labels: list[TaskLabel] = []
         chosen: list[tuple[Json, TaskLabel]] = []
         for task in tasks:
@@ -600,7 +621,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         for some in self._read([task for task, _ in chosen], tag, backbone):
             fetched += [file for file, _ in some]
             report({"phase": "fetching images", "image": len(fetched), "images": len(chosen)})
-        groups = {sample.image.digest: sample.group for sample in self._learned()}
+        groups = {sample.image.digest: sample.group for sample in learned}
         pairs = [
             (
                 task,
@@ -630,7 +651,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
             return []
         try:
             return read_samples(Path(folder) / SAMPLES_FILE)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except UNREADABLE as error:
             log.warning("can't read the images of the live version (%s); near-duplicates are grouped again", error)
             return []
 
@@ -659,6 +680,29 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         classifier.save(folder, backbone_file=backbone_file)
         write_samples(folder / SAMPLES_FILE, samples)
         return {"model_dir": str(folder), **_described(classifier, folder), **told, "held_back": held_back}
+
+    def _save_updated(self, updated: Updated, folder: Path, told: Json) -> Json:
+        """Saves a version that has learned only what changed, and returns its resources.
+
+        It isn't compared with the live version: the heads that are compared are the same.
+        """
+        changed = {sample.name for sample in updated.changed}
+        mistakes = tuple(one for one in self._mistakes() if one.name not in changed)
+        since = updated.classifier.record["figures"]["labels_since"]
+        summary = (
+            f"The previous version was updated with the new labels; its metrics were measured before the last {since}. "
+            "A training on all labels follows when no more come."
+        )
+        told = {**told, "summary": f"{told['summary']} {summary}", "updated": True}
+        return self._save(replace(updated.classifier, mistakes=mistakes), None, updated.samples, folder, told)
+
+    def _mistakes(self) -> list[Mistake]:
+        """The likely labeling mistakes of the live version; none if they can't be read."""
+        try:
+            records = json.loads(Path(self.train_output["mistakes"]).read_text(encoding="utf-8"))
+            return [Mistake(**record) for record in records]
+        except UNREADABLE:
+            return []
 
     @staticmethod
     def _save_guess(guess: Classifier, folder: Path, told: Json) -> Json:

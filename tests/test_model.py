@@ -28,7 +28,7 @@ from safetensors.torch import load_file
 
 import model
 from image_classifier import model_registry
-from image_classifier.data.dataset import Sample, held_out
+from image_classifier.data.dataset import Sample, held_out, read_samples
 from image_classifier.data.image_file import ImageFile
 from image_classifier.embedding.lane import REQUEST
 from image_classifier.first_guess.guess import TEMPERATURE
@@ -38,7 +38,7 @@ from image_classifier.nets.classifier import FINE_TUNED, Classifier, Head, load_
 from image_classifier.nets.int8 import is_supported
 from image_classifier.nets.weights import WeightsError
 from image_classifier.pool.pool import Pool
-from image_classifier.training import int8_trial, pipeline
+from image_classifier.training import int8_trial, pipeline, update
 from image_classifier.training.half_precision import NEARLY
 from label_studio_format.labeling_config import parse_label_config
 from model import ImageClassifierAPI
@@ -1496,6 +1496,95 @@ def test_of_a_correction_and_an_annotation_of_the_same_image_the_later_counts(
     digest = sha256(path.read_bytes()).hexdigest()
     assert [sample["label"] for sample in samples if sample["digest"] == digest] == [counts]
     assert output["annotations"]["labeled otherwise later"] == 1
+
+
+# --- updates ----------------------------------------------------------------
+
+
+@pytest.fixture
+def many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thirty labels are already many, and two of them few."""
+    monkeypatch.setattr(update, "FEWEST_LABELS", 30)
+    monkeypatch.setattr(update, "CHANGED_SHARE", 0.1)
+
+
+def learned_by(output: Json) -> dict[str, Any]:
+    return {one.name: one.label for one in read_samples(Path(output["model_dir"]) / "samples.json")}
+
+
+def test_of_many_labels_a_correction_learns_only_the_new_ones(
+    many: None, trained: Json, shown: Digits, tmp_path: Path
+) -> None:
+    published: list[Json] = []
+    tasks = labeled(shown[:31])
+    tasks[0] = task(1, shown[0][0], annotation("2"))
+
+    once = fit(tasks, tmp_path / "1", trained, kind="head", publish=published.append)
+
+    assert published == [once]
+    assert once["updated"]
+    assert once["figures"] == {**trained["figures"], "labels_since": 2}
+    assert once["labels"] == {"0": 10, "1": 10, "2": 11}
+    assert once["annotations"]["used"] == 31
+    assert "measured before the last 2" in once["summary"]
+    assert learned_by(once) == learned_by(trained) | {"31": shown[30][1], "1": "2"}
+    assert choice(ImageClassifierAPI(CONFIG, once).predict([task(31, shown[30][0])])[0]) == shown[30][1]
+
+
+def test_training_after_updates_learns_all_labels(many: None, trained: Json, shown: Digits, tmp_path: Path) -> None:
+    tasks = labeled(shown[:31])
+    once = fit(tasks, tmp_path / "1", trained, kind="head")
+    whole = fit(tasks, tmp_path / "2", once, kind="head")
+    expected = fit(tasks, tmp_path / "3", trained)
+
+    assert "updated" not in whole
+    assert whole["figures"] == expected["figures"]
+    heads = [load_file(Path(one["model_dir"]) / "head.safetensors") for one in (whole, expected)]
+    assert all(torch.allclose(heads[0][name], heads[1][name]) for name in heads[0])
+
+
+def test_changed_tasks_are_no_longer_likely_mistakes(many: None, trained: Json, shown: Digits, tmp_path: Path) -> None:
+    one = {"digest": "ab", "label": ["2"], "predicted": ["1"], "confidence": 0.9, "learned": False}
+    file = tmp_path / "mistakes.json"
+    file.write_text(json.dumps([{**one, "name": name} for name in ("1", "4")]))
+    tasks = labeled(shown[:30])
+    tasks[0] = task(1, shown[0][0], annotation("2"))
+
+    output = fit(tasks, tmp_path / "1", {**trained, "mistakes": str(file)}, kind="head")
+
+    assert [one["name"] for one in json.loads(Path(output["mistakes"]).read_text())] == ["4"]
+
+
+def test_corrected_image_is_right_after_an_update(many: None, trained: Json, shown: Digits, tmp_path: Path) -> None:
+    path, label = wrong_one(trained, shown)
+    output = fit([*labeled(shown[:30]), corrected(path, label)], tmp_path, trained, kind="head")
+    assert output["updated"]
+    assert choice(ImageClassifierAPI(CONFIG, output).predict([task(1, path)])[0]) == label
+
+
+@pytest.mark.parametrize("what", ["full training", "settings", "no list", "deletion", "new choice"])
+def test_all_labels_are_learned_if_an_update_could_be_wrong(
+    what: str, many: None, trained: Json, shown: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks, label_config, live, kind = labeled(shown[:31]), CONFIG, trained, "head"
+    if what == "full training":
+        kind = "full"
+    elif what == "settings":
+        monkeypatch.setenv("EPOCHS", "7")
+        model._settings.cache_clear()
+    elif what == "no list":
+        folder = shutil.copytree(trained["model_dir"], tmp_path / "live")
+        (folder / "samples.json").unlink()
+        live = {**trained, "model_dir": str(folder)}
+    elif what == "deletion":
+        del tasks[0]
+    else:
+        label_config, tasks[0] = config("0", "1", "2", "3"), task(1, shown[0][0], annotation("3"))
+
+    output = fit(tasks, tmp_path / "new", live, label_config, kind=kind)
+
+    assert "updated" not in output
+    assert "labels_since" not in output["figures"]
 
 
 # --- another network --------------------------------------------------------

@@ -70,7 +70,8 @@ def train_heads(
     """
     multiple = targets.is_floating_point()
     wanted = targets if multiple else one_hot(targets, classes).float()
-    mean, std = (torch.stack(each)[:, None] for each in zip(*(_scale(embeddings[rows]) for rows in parts), strict=True))
+    each_scale = [scale_of(embeddings[rows]) for rows in parts]
+    mean, std = (torch.stack(each)[:, None] for each in zip(*each_scale, strict=True))
     if scales is not None:
         std = std / scales
     layers = _start(embeddings.shape[1], [wanted[rows] for rows in parts], multiple)
@@ -121,7 +122,7 @@ class _Layers:
         return Head(weight, self.bias[number] - weight @ mean[number, 0])
 
 
-def _scale(embeddings: Tensor) -> tuple[Tensor, Tensor]:
+def scale_of(embeddings: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and deviation [size] that standardize embeddings [n, size]."""
     std = embeddings.std(0, unbiased=False)
     return embeddings.mean(0), std + 1e-6 + min(MAX_STD_FLOOR, STD_FLOOR / len(embeddings)) * std.mean()

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 10.0
 FIRST_PAUSE, LONGEST_PAUSE = 600.0, 21_600.0  # seconds between two trainings for the same reason; it doubles each time
 SENT, IMAGES = "annotations sent with POST /train", "images"
+ALL_LABELS = "a training on all labels"
 
 
 @dataclass
@@ -41,7 +42,8 @@ class Backlog(Background):
     Usually the two are equal, or a job is going to learn the rest. But the job may have failed, or something couldn't
     be read during a training: a correction, annotations that were sent, or an image whose server was down. A training
     follows as soon as it can be read. What was lost or damaged for good starts none, and if trainings don't help, the
-    pauses between them grow.
+    pauses between them grow. After versions that were only updated with the last labels, a training on all labels
+    follows when no more come.
     """
 
     def __init__(
@@ -110,6 +112,8 @@ class Backlog(Background):
         new = {image for image, when in given.items() if when and learned.corrections.get(image) != when}
         lacks = {f"correction {image} {given[image]}" for image in new}
         lacks |= {f"removed correction {image}" for image in learned.corrections.keys() - given.keys()}
+        if not lacks and learned.updated and learned.updated == Versions(folder).live_name():
+            lacks = {f"{ALL_LABELS} after {learned.updated}"}  # another update starts the wait again
         if not lacks and learned.missed and self._images:
             lacks = {IMAGES}
         if lacks and not Versions(folder).has_learned():
@@ -126,7 +130,9 @@ class Backlog(Background):
             return before  # someone who cancels a training doesn't want another one
         if lacks != {IMAGES} or self._can_read_images(project):
             kind: Kind = "full" if any(one.startswith(SENT) for one in lacks) else "head"
-            self._submit(project.uid, kind, "stored, but not learned yet")
+            is_update = any(one.startswith(ALL_LABELS) for one in lacks)
+            cause = "all labels, after updates with a few" if is_update else "stored, but not learned yet"
+            self._submit(project.uid, kind, cause)
         return _Waiting(lacks, time.monotonic() + before.pause, min(2 * before.pause, LONGEST_PAUSE))
 
     def _can_read_images(self, project: Project) -> bool:

@@ -25,6 +25,7 @@ class Learned:
     of annotated tasks that couldn't be read but may be later, some of them if there are many: URLs and tasks' ids.
     `given` is a digest of everything that the model class says its last complete training depended on, and `made` that
     training's last version; both are "" if corrections were learned since, or the class doesn't say it.
+    `updated` is the version's name if it was only updated with the last labels, and "" if it learned all of them.
     """
 
     watermark: str = ""
@@ -33,6 +34,7 @@ class Learned:
     missed: list[tuple[str, int | None]] = field(default_factory=list)
     given: str = ""
     made: str = ""
+    updated: str = ""
 
     def without(self, missed: Sequence[MediaRequest]) -> "Learned":
         """Returns this record, with these images noted as missed."""

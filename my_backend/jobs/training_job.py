@@ -47,7 +47,7 @@ _TASKS = TypeAdapter(list[AnnotatedTask])
 
 
 class _Overtaken(Exception):
-    """Another version went live during a quick training."""
+    """Another version went live during a quick training, or labels came while nobody was waiting for it."""
 
 
 class TrainingJob:
@@ -143,11 +143,28 @@ class TrainingJob:
         learned = Learned(watermark, _digest(project, history.reading(tasks)), known, before.missed)
         # Events and comparisons may ask for what is already learned; trainings that people start always run.
         is_new = job.kind == "full" or learned.digest != before.digest or self._can_read_missed(project, before)
-        result = self._train(running, project, tasks, before, learned, history) if is_new else {"versions": []}
+        progress: Callable[[Json], None] = running.progress
+        if not is_new and before.updated and before.updated == project.versions.live_name():
+            is_new, progress = True, self._giving_way(running, changed)
+        result = (
+            self._train(running, project, tasks, before, learned, history, progress) if is_new else {"versions": []}
+        )
         if not result["versions"]:
-            self._note_without_a_version(job.project, before, replace(learned, given=before.given, made=before.made))
+            same = replace(learned, given=before.given, made=before.made, updated=before.updated)
+            self._note_without_a_version(job.project, before, same)
         changes.learned(changed)
         return result
+
+    def _giving_way(self, running: RunningJob, changed: int) -> Callable[[Json], None]:
+        """Returns the progress of a training on labels that are already served: it ends if enough others come."""
+        changes, after = self._projects.changes(running.job.project), self._settings.retrain_after_annotations
+
+        def progress(record: Json) -> None:
+            running.progress(record)
+            if 0 < after <= changes.count() - changed:
+                raise _Overtaken
+
+        return progress
 
     def _can_read_missed(self, project: Project, before: Learned) -> bool:
         return bool(before.missed) and before.can_read_missed(self._new_model.open_media(project))
@@ -194,6 +211,7 @@ class TrainingJob:
         before: Learned,
         learned: Learned,
         history: HistoryOfTasks,
+        progress: Callable[[Json], None],
     ) -> Json:
         folder, versions = project.folder, project.versions
         workdir = self._store.make_workdir(running.job)
@@ -227,7 +245,7 @@ class TrainingJob:
                     epochs=[asdict(epoch) for epoch in running.job.history],
                     confirm=confirm,
                 )
-                noted = learned.without(missed)
+                noted = replace(learned.without(missed), updated=version.name if train_output.get("updated") else "")
                 note(folder, noted)
             published.append(version.name)
             outputs.append(train_output)
@@ -248,7 +266,7 @@ class TrainingJob:
             attempt=running.job.futile,
             given=given,
             random_sample=random_sample(folder, project.uid, (task["id"] for task in tasks if "id" in task)),
-            progress=running.progress,
+            progress=progress,
             publish=publish,
         )
         if output is None and given and not published:

@@ -100,6 +100,7 @@ class Figures(BaseModel):
     ground_truth: Annotated[OnSome | None, Lenient] = None  # the user's test set
     all_labeled: Annotated[OnSome | None, Lenient] = None  # if the accuracy is that on a random sample
     forecast: Annotated[Forecast | None, Lenient] = None
+    labels_since: Annotated[int | None, Lenient] = None  # that the version has learned after it was evaluated
 
     @property
     def measure(self) -> str:
@@ -116,18 +117,26 @@ def read_figures(value: Any) -> Figures:
 
 
 def like_the_newest(figures: Sequence[Figures]) -> list[bool]:
-    """Which of the metrics, sorted by age, can be compared with the newest that have an accuracy."""
-    measures = [None if one.accuracy is None else one.measure for one in figures]
+    """Which of the metrics, sorted by age, can be compared with the newest that have an accuracy.
+
+    Those of versions that have learned labels since can't: they are an earlier version's.
+    """
+    measures = [None if one.accuracy is None or one.labels_since else one.measure for one in figures]
     newest = next((measure for measure in reversed(measures) if measure is not None), None)
     return [measure is not None and measure == newest for measure in measures]
 
 
 def accuracy_words(figures: Figures) -> str:
-    """The accuracy with its interval, `84.0% (79% to 88%)`; "" if the model doesn't report it."""
+    """The accuracy with its interval, `84.0% (79% to 88%)`; "" if the model doesn't report it.
+
+    It also says if the version has learned labels since.
+    """
     if figures.accuracy is None:
         return ""
     low, high = figures.accuracy_low, figures.accuracy_high
-    return f"{figures.accuracy:.1%}" + ("" if low is None or high is None else f" ({low:.0%} to {high:.0%})")
+    interval = "" if low is None or high is None else f" ({low:.0%} to {high:.0%})"
+    since = f" before the last {figures.labels_since} labels" if figures.labels_since else ""
+    return f"{figures.accuracy:.1%}{interval}{since}"
 
 
 def read_labels(value: Any) -> dict[str, int]:

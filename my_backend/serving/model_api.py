@@ -103,6 +103,9 @@ class ModelAPI:
         - `first_guess`: anything true if the answers aren't learned from labels; then they can't be accepted in bulk
         - `given`: a text that stands for everything the training depended on. If the next full training gets the same
           one and would make the same version, it returns None instead, and the page says that there is nothing to learn
+        - `updated`: anything true if a quick training has only updated the live version with the new labels. When no
+          more come, `fit` is called with the kind `head` and the same tasks again, and should learn all of them.
+          `labels_since` in `figures` says how many labels came after the others were measured
         - `settings`: what the model was made with, such as its network, by name; it is listed in the model card
         - `mistakes`: path of a JSON file as `model.py` writes it; the page shows likely labeling mistakes from it
         """

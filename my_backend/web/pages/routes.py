@@ -174,7 +174,8 @@ class Page:
                 chart=charts.accuracy_chart([(one.short, one.figures.accuracy or 0.0) for one in alike])
                 if len(alike) > 1
                 else None,
-                others=sum(one.figures.accuracy is not None for one in found) - len(alike),
+                others=sum(one.figures.accuracy is not None and not one.figures.labels_since for one in found)
+                - len(alike),
                 busy=view.busy,
             )
 
@@ -204,7 +205,9 @@ class Page:
                 no_export=self._backend.exports.refusal(),
                 other=other,
                 others=[one for one in self._version_views(project)[::-1] if one.name != shown.name],
-                comparable=other is not None and other.figures.measure == shown.figures.measure,
+                comparable=other is not None
+                and other.figures.measure == shown.figures.measure
+                and not (other.figures.labels_since or shown.figures.labels_since),
                 differences=version_views.differences(other, shown) if other else [],
                 confusion=version_views.confusion_rows(shown.figures),
                 calibration=charts.calibration_chart(bins) if bins else None,

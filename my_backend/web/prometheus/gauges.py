@@ -97,6 +97,11 @@ class Gauges:
             "measure",
         )
         judged = _gauge("ml_backend_live_judged_images", "Number of images behind the accuracy.", "project")
+        since = _gauge(
+            "ml_backend_live_labels_since_evaluation",
+            "Labels that the live version has learned after its accuracy was measured.",
+            "project",
+        )
         forecast = _gauge(
             "ml_backend_live_forecast_accuracy_ratio",
             "Accuracy expected with more labels than the live version has, and the bounds of its 90% interval.",
@@ -113,6 +118,7 @@ class Gauges:
                 created.add_metric([project.uid], live.created)
             if live.figures.accuracy is not None:
                 accuracy.add_metric([project.uid, live.figures.measure], live.figures.accuracy)
+                since.add_metric([project.uid], live.figures.labels_since or 0)
             if live.figures.images is not None:
                 judged.add_metric([project.uid], live.figures.images)
             for one in live.figures.forecast.expected if live.figures.forecast else ():
@@ -121,7 +127,7 @@ class Gauges:
                         forecast.add_metric([project.uid, str(one.more), estimate], value)
             for name, count in live.labels.items():
                 labels.add_metric([project.uid, name], count)
-        yield from (number, created, failed, accuracy, judged, forecast, labels)
+        yield from (number, created, failed, accuracy, judged, since, forecast, labels)
 
     def _live(self, uid: str) -> "_Live":
         name = self._backend.serving.version_name(uid)

@@ -259,7 +259,7 @@ def test_record_of_an_older_release_is_read(watched: Watched) -> None:
     (watched.folder / "learned.json").write_text(json.dumps({"watermark": "w", "digest": "d"}))
 
     assert watched.look(3) == []
-    nothing = {"corrections": {}, "missed": [], "given": "", "made": ""}
+    nothing = {"corrections": {}, "missed": [], "given": "", "made": "", "updated": ""}
     assert asdict(Learned("w", "d")) == {"watermark": "w", "digest": "d", **nothing}
 
 
@@ -326,3 +326,22 @@ def test_deleted_project_is_forgotten(watched: Watched) -> None:
 
     assert watched.look(3) == []
     assert watched.backlog._waiting == {}
+
+
+def test_all_labels_are_trained_when_no_more_updates_come(watched: Watched) -> None:
+    watched.learn(updated=Versions(watched.folder).live_name())
+    assert watched.look(1) == []
+    later = Versions(watched.folder).publish({}, watched.folder, cause="", choices=())
+    watched.learn(updated=later.name)
+
+    assert watched.look(1) == []
+    assert watched.look(1) == ["head"]
+
+
+def test_update_that_was_rolled_back_starts_no_training(watched: Watched) -> None:
+    first = Versions(watched.folder).live_name()
+    later = Versions(watched.folder).publish({}, watched.folder, cause="", choices=())
+    watched.learn(updated=later.name)
+    Versions(watched.folder).activate(first)
+
+    assert watched.look(3) == []

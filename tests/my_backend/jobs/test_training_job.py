@@ -11,7 +11,9 @@ import pytest
 
 from label_studio_format.events import Change
 from my_backend import files
+from my_backend.jobs.backlog import Backlog
 from my_backend.jobs.learned import LEARNED_FILE, Learned, learned_state
+from my_backend.jobs.reconciliation import Reconciliation
 from my_backend.jobs.record import Job, new_job
 from my_backend.jobs.run import MAX_ATTEMPTS, run_job
 from my_backend.jobs.training_job import KEPT_ANNOTATIONS, SET_ASIDE, TrainingJob, keep_annotations
@@ -810,3 +812,96 @@ def test_correction_makes_the_next_training_a_new_one(
     connected.backend.projects.changes(PROJECT).forget_tasks()
     assert connected.ended(start(connected, "head")).status == "finished"
     assert noted(connected).given == ""
+
+
+# --- updates ------------------------------------------------------------------
+
+
+@pytest.fixture
+def updated(
+    serve: Serve, script: Script, label_studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Client]:
+    """A backend whose live version was only updated with the last label; it trains only when a test says so."""
+    monkeypatch.setattr(Backlog, "_look", lambda self: 3600.0)
+    monkeypatch.setattr(Reconciliation, "look", lambda *given: None)
+    label_studio.annotated = [TASK]
+    url, key = label_studio.url, label_studio.pat
+    with serve(label_studio_url=url, label_studio_api_key=key, retrain_after_annotations=1) as client:
+        client.setup()
+        assert run(client, saved(client, "full")).status == "finished"
+        annotate_a_second_task(client)
+        script.set(output={"updated": True})
+        assert run(client, saved(client, "head")).status == "finished"
+        script.set()
+        yield client
+
+
+def test_all_labels_are_learned_once_after_an_update(updated: Client, script: Script) -> None:
+    assert noted(updated).updated == versions_of(updated).live_name()
+
+    again, once_more = (run(updated, saved(updated, "head")) for _ in range(2))
+
+    assert [len(job.result["versions"]) for job in (again, once_more)] == [1, 0]
+    assert [call["tasks"] for call in script.calls("fit")] == [[1], [1, 2], [1, 2]]
+    assert noted(updated).updated == ""
+
+
+def test_update_that_was_rolled_back_is_left_alone(updated: Client, script: Script) -> None:
+    first = versions_of(updated).names()[0]
+    versions_of(updated).activate(first)
+
+    assert run(updated, saved(updated, "head")).result["versions"] == []
+    assert versions_of(updated).live_name() == first
+    assert noted(updated).updated != ""
+
+
+def test_training_on_all_labels_gives_way_to_a_new_label(updated: Client, script: Script) -> None:
+    live, asked = versions_of(updated).live_name(), list[str]()
+    script.block("fit")
+    with ThreadPoolExecutor(1) as other:
+        training = other.submit(run, updated, saved(updated, "head"), asked.append)
+        assert eventually(lambda: len(script.calls("fit")) == 3)
+        told = Change(annotation(3, "Dog"), {"id": 3, "data": {"image": "/c.png"}})
+        updated.backend.projects.changes(PROJECT).add([told])
+        ended = training.result(timeout=60)
+
+    assert (ended.status, ended.result, asked) == ("finished", {"versions": []}, [PROJECT])
+    assert versions_of(updated).live_name() == live
+    assert updated.backend.projects.changes(PROJECT).unlearned() == 1
+
+
+def test_training_on_new_labels_gives_no_way(updated: Client, script: Script) -> None:
+    """Otherwise steady labeling would keep all labels from being learned."""
+    changes = updated.backend.projects.changes(PROJECT)
+    changes.add([Change(annotation(3, "Dog"), {"id": 3, "data": {"image": "/c.png"}})])
+    script.block("fit")
+    with ThreadPoolExecutor(1) as other:
+        training = other.submit(run, updated, saved(updated, "head"))
+        assert eventually(lambda: len(script.calls("fit")) == 3)
+        changes.add([Change(annotation(4, "Dog"), {"id": 4, "data": {"image": "/d.png"}})])
+        script.release()
+        ended = training.result(timeout=60)
+
+    assert len(ended.result["versions"]) == 1
+    assert changes.unlearned() == 1
+
+
+def test_killed_update_is_learned_again(updated: Client, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed after its version went live, before it is noted what that has learned."""
+
+    def killed(*given: Any, **options: Any) -> None:
+        raise SystemExit
+
+    before = noted(updated)
+    changes = updated.backend.projects.changes(PROJECT)
+    changes.add([Change(annotation(3, "Dog"), {"id": 3, "data": {"image": "/c.png"}})])
+    script.set(output={"updated": True})
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        patched.setattr("my_backend.jobs.training_job.note", killed)
+        run(updated, saved(updated, "head"))
+    assert (noted(updated), changes.unlearned()) == (before, 1)
+
+    assert len(run(updated, saved(updated, "head")).result["versions"]) == 1
+
+    assert noted(updated).updated == versions_of(updated).live_name()
+    assert (learned_tasks(updated), changes.unlearned()) == (3, 0)

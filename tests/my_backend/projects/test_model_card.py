@@ -84,3 +84,10 @@ def test_published_version_has_its_own_card_also_as_a_copy(tmp_path: Path) -> No
     assert copy
     for one in (first, copy):
         assert (one.folder / CARD_FILE).read_text("utf-8").startswith(f"# Image classifier {one.name}\n")
+
+
+def test_card_says_how_many_labels_came_after_the_accuracy() -> None:
+    figures = {"accuracy": 0.912, "labels_since": 7}
+    assert "- Accuracy, with its 95% interval: 91.2% before the last 7 labels" in model_card(
+        "v3-20261120T133551", 0.0, {"figures": figures}, ""
+    )

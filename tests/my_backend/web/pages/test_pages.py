@@ -443,6 +443,20 @@ def test_an_accuracy_is_shown_with_its_interval(client: Client, script: Script) 
         assert "75.0% (95% interval: 30% to 95%)" in words(client, path), path
 
 
+def test_accuracy_says_how_many_labels_came_after_it(client: Client, script: Script) -> None:
+    script.set(output={"figures": FIGURES})
+    first = client.train()
+    script.set(output={"figures": FIGURES | {"labels_since": 12}})
+    name = client.train()
+
+    for path in ("/", HERE, f"{HERE}/versions", f"{HERE}/versions/{name}"):
+        assert "75.0% before the last 12 labels" in words(client, path), path
+    shown = words(client, f"{HERE}/versions/{name}?with={first}")
+    assert "One of them has learned labels since it was evaluated, so changes aren’t shown." in shown
+    listed = words(client, f"{HERE}/versions")
+    assert "evaluated in another way" not in listed
+
+
 def test_page_says_who_has_looked_at_the_labels(client: Client, script: Script) -> None:
     script.set(output={"figures": FIGURES, "sources": {"person": 150, "group": 20, "unseen": 350}})
     name = client.train()

@@ -339,7 +339,7 @@ def test_damaged_tally_begins_anew(client: Client, content: str) -> None:
 def test_live_version_its_accuracy_and_its_labels(client: Client, script: Script) -> None:
     assert samples(client)["ml_backend_live_version", PROJECT] == 0
     labels = {"Cat": 30, "Dog": 12}
-    figures = {"accuracy": 0.75, "images": 40, "groups": 40, "judged_by": "cross-validation"}
+    figures = {"accuracy": 0.75, "images": 40, "groups": 40, "judged_by": "cross-validation", "labels_since": 2}
     expected = [{"more": more, "accuracy": 0.8, "low": 0.7, "high": 0.9} for more in (42, 100)]
     figures["forecast"] = {"labels": 42, "curve": [], "now": 0.76, "expected": expected}
     script.set(output={"figures": figures, "labels": labels})
@@ -352,6 +352,7 @@ def test_live_version_its_accuracy_and_its_labels(client: Client, script: Script
     assert found["ml_backend_live_version_created_timestamp_seconds", PROJECT] == version.created
     assert found["ml_backend_live_accuracy_ratio", "cross-validation", PROJECT] == 0.75
     assert found["ml_backend_live_judged_images", PROJECT] == 40
+    assert found["ml_backend_live_labels_since_evaluation", PROJECT] == 2
     forecast = {key[1:]: value for key, value in found.items() if key[0] == "ml_backend_live_forecast_accuracy_ratio"}
     assert forecast == {
         (estimate, "100", PROJECT): value for estimate, value in (("expected", 0.8), ("low", 0.7), ("high", 0.9))
