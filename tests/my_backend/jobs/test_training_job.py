@@ -863,8 +863,11 @@ def test_training_on_all_labels_gives_way_to_a_new_label(updated: Client, script
         assert eventually(lambda: len(script.calls("fit")) == 3)
         told = Change(annotation(3, "Dog"), {"id": 3, "data": {"image": "/c.png"}})
         updated.backend.projects.changes(PROJECT).add([told])
-        ended = training.result(timeout=60)
+        gave_way = eventually(training.done)
+        script.release()
+        ended = training.result()
 
+    assert gave_way
     assert (ended.status, ended.result, asked) == ("finished", {"versions": []}, [PROJECT])
     assert versions_of(updated).live_name() == live
     assert updated.backend.projects.changes(PROJECT).unlearned() == 1
@@ -880,7 +883,7 @@ def test_training_on_new_labels_gives_no_way(updated: Client, script: Script) ->
         assert eventually(lambda: len(script.calls("fit")) == 3)
         changes.add([Change(annotation(4, "Dog"), {"id": 4, "data": {"image": "/d.png"}})])
         script.release()
-        ended = training.result(timeout=60)
+        ended = training.result()
 
     assert len(ended.result["versions"]) == 1
     assert changes.unlearned() == 1
