@@ -1,4 +1,4 @@
-"""Labelled images: in order, with the right index, and the same ones held out for ever."""
+"""Labeled images: in order, with the right index, and the same ones held out for ever."""
 
 import json
 from collections import Counter
