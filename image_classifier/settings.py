@@ -29,22 +29,26 @@ class ClassifierSettings(BaseSettings):
     network: str = Field(
         "resnet18",
         description="one of torchvision's classification networks (resnet50, efficientnet_b0, vit_b_16, …), or `timm:` "
-        "and one of timm's",
+        "and the name of one of timm's networks",
     )
     weights: str = Field(
         "imagenet",
         description="`imagenet` (the network's own pretrained weights), `none` (random), a weights file of the "
-        "network, or `package:` and the name of an installed package that carries one",
+        "network, or `package:` and the name of an installed package that contains one",
     )
     image_size: PositiveInt | None = Field(
-        None, description="side of the network's square input in pixels; its own by default, 224 for resnet18"
+        None,
+        description="side length of the network's square input in pixels; by default the network's own, 224 for "
+        "resnet18",
     )
     train_mode: TrainMode = Field(
         "auto",
-        description="`head`: train the last layer; `full`: then all layers, which are kept if they are clearly better; "
-        "`auto`: `full` if there are enough labels",
+        description="`head`: train the last layer; `full`: then also train all layers, and keep them if they are "
+        "clearly better; `auto`: `full` if there are enough labels",
     )
-    epochs: PositiveInt = Field(25, description="passes over the training images; at least 12 steps each for the head")
+    epochs: PositiveInt = Field(
+        25, description="passes over the training images; for the last layer, each takes at least 12 steps"
+    )
     batch_size: PositiveInt = Field(32, description="images per training step")
     learning_rate: PositiveFloat = Field(
         0.001, description="learning rate of the backbone; the head uses ten times as much"
@@ -55,22 +59,22 @@ class ClassifierSettings(BaseSettings):
         0.1, description="factor applied to the learning rate at each drop (StepLR)"
     )
     max_image_pixels: PositiveInt = Field(
-        178_956_970, description="larger images are refused; MAX_IMAGE_MEMORY limits their memory"
+        178_956_970, description="most pixels an image may have; MAX_IMAGE_MEMORY limits its memory, too"
     )
     max_image_memory: PositiveInt = Field(
         1_500_000_000,
-        description="bytes of memory for all images that a process decodes at once; more images wait, larger ones "
-        "are refused",
+        description="bytes of memory for all images that a process decodes at the same time; other images wait, and "
+        "one that needs more is refused",
     )
     score: Score = Field(
         "order",
-        description="meaning of a prediction's score: `probability`, `margin`, `entropy`, or `order`: with "
-        "RENEW_PREDICTIONS the task's place in the order to label, otherwise the probability",
+        description="meaning of a prediction's score: `probability`, `margin`, `entropy`, or `order` (with "
+        "RENEW_PREDICTIONS, the task's place in the order to label; otherwise, the probability)",
     )
-    choices: str = Field(
-        "", description="name of the Choices or Taxonomy tag to learn, if the labeling config has several"
+    choices: str = Field("", description="name of the Choices or Taxonomy tag to use if a labeling config has several")
+    cache_dir: Path = Field(
+        Path("~/.cache/image-classifier"), description="cached embeddings; one per host, never on NFS"
     )
-    cache_dir: Path = Field(Path("~/.cache/image-classifier"), description="cached embeddings; per host, never on NFS")
 
     @model_validator(mode="before")
     @classmethod

@@ -64,28 +64,31 @@ class Settings(BaseSettings, FetchSettings):
     basic_auth_pass: SecretStr = Field(
         SecretStr(""), description="password that callers must send; requires BASIC_AUTH_USER"
     )
-    choices: str = Field(
-        "", description="name of the Choices or Taxonomy tag to learn if a labeling config has several"
-    )
+    choices: str = Field("", description="name of the Choices or Taxonomy tag to use if a labeling config has several")
     image_trust_seconds: Annotated[float, Field(ge=0)] = Field(
         86_400.0, description="how long a fetched image is reused, in seconds; uploads are reused without a limit"
     )
     retrain_after_annotations: Annotated[int, Field(ge=0)] = Field(
         10,
-        description="train after this many new or changed annotations or 30 s after the last; 0: train only when asked",
+        description="start training after this many new or changed annotations, or 30 s after the last one; 0: only "
+        "when asked",
     )
     title_is_version: bool = Field(
         False,
-        description="rename the model in Label Studio to the live version, so scores are shown and used to order tasks",
+        description="rename the model in Label Studio to the live version, so that Label Studio shows scores and "
+        "orders tasks by them",
     )
     renew_predictions: bool = Field(
         False, description="store each new version's predictions for all unlabeled tasks, in the background"
     )
     notify_url: SecretStr = Field(
-        SecretStr(""), description="incoming webhook (Slack, Mattermost, …) for messages about trainings and problems"
+        SecretStr(""),
+        description="incoming webhook (Slack, Mattermost, …) for messages about training runs and problems",
     )
     page_url: str = Field(
-        "", description="this backend's page as people open it, for links in notifications; by default HOST and PORT"
+        "",
+        description="URL at which people open this backend's web pages, for links in notifications; by default from "
+        "HOST and PORT",
     )
     published_hook: str = Field("", description="function to call for each published version, as module:function")
     redis_url: str = Field("", description="redis://…; runs jobs in RQ workers instead of in the server process")
