@@ -71,7 +71,9 @@ class ClassifierSettings(BaseSettings):
         description="meaning of a prediction's score: `probability`, `margin`, `entropy`, or `order` (with "
         "RENEW_PREDICTIONS, the task's place in the order to label; otherwise, the probability)",
     )
-    choices: str = Field("", description="name of the Choices or Taxonomy tag to use if a labeling config has several")
+    choices: str = Field(
+        "", description="name of the Choices or Taxonomy tag to train on if a labeling config has several"
+    )
     cache_dir: Path = Field(
         Path("~/.cache/image-classifier"), description="cached embeddings; one per host, never on NFS"
     )

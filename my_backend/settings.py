@@ -64,7 +64,9 @@ class Settings(BaseSettings, FetchSettings):
     basic_auth_pass: SecretStr = Field(
         SecretStr(""), description="password that callers must send; requires BASIC_AUTH_USER"
     )
-    choices: str = Field("", description="name of the Choices or Taxonomy tag to use if a labeling config has several")
+    choices: str = Field(
+        "", description="name of the Choices or Taxonomy tag to train on if a labeling config has several"
+    )
     image_trust_seconds: Annotated[float, Field(ge=0)] = Field(
         86_400.0, description="how long a fetched image is reused, in seconds; uploads are reused without a limit"
     )
