@@ -159,7 +159,7 @@ def _correct(page: Page, images: Images) -> None:
             break
     page.get_by_role("radio", name=label, exact=True).check()
     page.get_by_role("button", name="Save correction").click()
-    expect(page.locator("#took")).to_contain_text("Learned")
+    expect(page.locator("#took")).to_contain_text("Trained")
     page.wait_for_function(LOADED)
 
 

@@ -84,7 +84,7 @@ def label_in_queue(page: Page, site: Site) -> int:
     """Labels the sample's first task in Queue, which hides the model's answer; returns the task."""
     page.locator("#one-by-one").click()
     expect(page.locator("#one:not([aria-busy]) #withheld")).to_be_visible()
-    expect(page.locator("#one-title")).to_have_text("Which choice is this?")
+    expect(page.locator("#one-title")).to_have_text("What does this image show?")
     expect(page.locator("#confirm")).to_be_disabled()
     expect(page.locator("#one .share:visible, #one .number:visible, #reasons li")).to_have_count(0)
     all_can_use(page)
@@ -92,7 +92,7 @@ def label_in_queue(page: Page, site: Site) -> int:
     name = shown.inner_text()
     task = int(name.removeprefix("Task "))
     page.keyboard.press("Enter")
-    expect(page.locator("#said")).to_contain_text("Press the key of the choice")
+    expect(page.locator("#said")).to_contain_text("Press the key for the correct choice")
     page.keyboard.press(KEYS[site.truth[task]])
     expect(shown).not_to_have_text(name)
     page.locator("#undo").click()

@@ -94,7 +94,7 @@ class Person:
         tasks = self.tasks()
         for number, task in enumerate(tasks):
             self.page.keyboard.press("ArrowRight" if number else "Home")
-            expect(self.page.locator("#applies")).to_have_text(f"A choice labels image {number + 1}")
+            expect(self.page.locator("#applies")).to_have_text(f"Choices apply to image {number + 1}")
             self.page.keyboard.press(KEYS[self.truth[task]])
         if tasks:
             self.page.keyboard.press("Enter")
@@ -213,7 +213,7 @@ def test_exceptions_come_later_or_get_their_own_choice_and_undo_restores(browser
         page.locator("#grid li").nth(0).click()
         expect(page.locator("#grid li").nth(0)).to_have_attribute("aria-selected", "true")
         page.locator("#grid li").nth(1).hover()
-        expect(page.locator("#applies")).to_have_text("A choice labels image 2")
+        expect(page.locator("#applies")).to_have_text("Choices apply to image 2")
         page.keyboard.press(KEYS["Blue"])
         person.point_nowhere()
         page.keyboard.press(KEYS["Green"])
@@ -235,7 +235,7 @@ def test_exceptions_come_later_or_get_their_own_choice_and_undo_restores(browser
         expect(page.locator("#group-facts")).to_have_text(f"{len(tasks)} images")
         while person.tasks():
             page.keyboard.press("s")
-        expect(page.locator("#pause-why")).to_have_text("You put 60 images aside.")
+        expect(page.locator("#pause-why")).to_have_text("You skipped or took out 60 images.")
         page.get_by_role("button", name="Show the 60 images again").click()
         assert person.tasks()
     assert site.labels() == {}
@@ -248,11 +248,11 @@ def test_keyboard_alone_suffices(browser: Browser, make_site: MakeSite) -> None:
         tasks = person.tasks()
         tab_to(page, "", "grid")
         page.keyboard.press("ArrowRight")
-        expect(page.locator("#applies")).to_have_text("A choice labels image 1")
+        expect(page.locator("#applies")).to_have_text("Choices apply to image 1")
         page.keyboard.press("Shift+ArrowRight")
-        expect(page.locator("#applies")).to_have_text("A choice labels these 2 images")
+        expect(page.locator("#applies")).to_have_text("Choices apply to these 2 images")
         page.keyboard.press(KEYS["Blue"])
-        expect(page.locator("#group-facts")).to_contain_text("2 other")
+        expect(page.locator("#group-facts")).to_contain_text("2 with another choice")
         page.keyboard.press("ArrowRight")
         page.keyboard.press("Space")
         expect(page.locator("#group-facts")).to_contain_text("1 taken out")
@@ -300,7 +300,7 @@ def test_more_like_this_leads_back(browser: Browser, make_site: MakeSite) -> Non
         expect(page.locator("#reading")).to_be_hidden()
         page.locator("#grid li").nth(1).hover()
         page.locator("#grid li").nth(2).hover()
-        expect(page.locator("#applies")).to_have_text("A choice labels image 3")
+        expect(page.locator("#applies")).to_have_text("Choices apply to image 3")
         page.keyboard.press("m")
         expect(page.locator("#skip")).to_contain_text("Back")
         alike = person.tasks()
@@ -322,7 +322,7 @@ def test_own_token_is_asked_for_first_and_a_wrong_one_loses_nothing(
     wrong = token[:-6] + "AAAAAA"
     with opened(browser, site.url) as page:
         expect(page.get_by_label("Token", exact=True)).to_be_visible()
-        expect(page.locator("#own-token-why")).to_contain_text("only with your own token")
+        expect(page.locator("#own-token-why")).to_contain_text("needs your own token to write labels")
         expect(page.locator("#tally")).to_have_text("0 of 60 labeled")
         expect(page.locator("#reading")).to_be_hidden()
         expect(page.locator("#group")).to_be_hidden()
@@ -367,7 +367,7 @@ def test_axe_finds_nothing_and_nothing_scrolls_sideways(browser: Browser, make_s
         expect(page.get_by_role("dialog")).to_contain_text("Labeled Blue.")
         all_can_use(page)
         page.get_by_role("button", name="Close").click()
-        expect(page.locator("#group-facts")).to_contain_text("1 other")
+        expect(page.locator("#group-facts")).to_contain_text("1 with another choice")
         while person.tasks():
             choice = page.locator("#choice-keys").get_by_role("button", name="Red")
             choice.tap() if look == "phone" else choice.click()
@@ -410,7 +410,7 @@ def test_page_says_how_far_it_is_and_what_to_do(browser: Browser, make_site: Mak
         expect(page.locator("#supply-error")).to_have_text("groups get one choice each")
         page.locator("#supply-again").click()
         expect(page.locator("#supply-failed")).to_be_hidden()
-        expect(page.locator("#pause-title")).to_have_text("No group at the moment")
+        expect(page.locator("#pause-title")).to_have_text("No group right now")
 
 
 def test_choices_without_a_key_are_found_by_name(browser: Browser, make_site: MakeSite) -> None:

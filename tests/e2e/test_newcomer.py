@@ -204,7 +204,7 @@ def test_from_make_start_to_a_corrected_image(tmp_path: Path, browser: Browser, 
                 expect(ours.locator("#scores tbody tr").first).to_be_visible()
                 ours.get_by_role("radio", name="0", exact=True).check()
                 ours.get_by_role("button", name="Save correction").click()
-                expect(ours.locator("#took")).to_contain_text("Learned in ")
+                expect(ours.locator("#took")).to_contain_text("Trained in ")
                 expect(ours.locator("#prediction")).to_have_text("0")
     seconds, actions = map(sum, zip(*newcomer.steps.values(), strict=True))
     newcomer.steps["all"] = seconds, actions

@@ -143,7 +143,7 @@ def test_an_image_is_dropped_and_corrected(browser: Browser, site: Site, digits:
         page.get_by_role("button", name="Save correction").click()
 
         expect(page.locator("#took")).to_contain_text(
-            re.compile("Learned in .* Its accuracy is [0-9.]+%; it was [0-9.]+%")
+            re.compile("Trained in .* Its accuracy is [0-9.]+%; it was [0-9.]+%")
         )
         expect(page.locator("#prediction")).to_have_text(wrong)
         expect(page.locator("#before-after tbody tr")).to_have_count(10)
@@ -156,7 +156,7 @@ def test_an_image_is_dropped_and_corrected(browser: Browser, site: Site, digits:
         page.get_by_role("button", name=f"Remove the correction {wrong}").click()
         expect(corrections).to_have_count(0)
 
-        page.get_by_label("or enter its URL").fill(f"{site.backend.url}/nothing.png")
+        page.get_by_label("or enter an image URL").fill(f"{site.backend.url}/nothing.png")
         page.get_by_role("button", name="Predict").click()
         expect(page.get_by_role("alert")).to_contain_text("nothing.png")
 
@@ -314,7 +314,7 @@ def test_everything_can_be_done_with_the_keyboard(browser: Browser, site: Site, 
         page.keyboard.press("ArrowRight")
         tab_to(page, "Save correction")
         page.keyboard.press("Enter")
-        expect(page.locator("#took")).to_contain_text("Learned in ")
+        expect(page.locator("#took")).to_contain_text("Trained in ")
 
 
 def tab_to(page: Page, text: str, id_or_name: str = "") -> None:
@@ -331,7 +331,7 @@ def tab_to(page: Page, text: str, id_or_name: str = "") -> None:
 
 def test_it_can_be_read_without_javascript(browser: Browser, site: Site) -> None:
     with opened(browser, site.url, java_script_enabled=False) as page:
-        expect(page.get_by_text("Labels learned")).to_be_visible()
+        expect(page.get_by_text("Training labels")).to_be_visible()
         assert page.get_by_role("button").count() == 0
         page.get_by_role("link", name="Versions").click()
         expect(page.locator("#accuracy-chart svg")).to_be_visible()
@@ -344,12 +344,12 @@ def test_what_a_person_has_begun_stays_while_the_page_changes(
     browser: Browser, site: Site, label_studio: LabelStudio
 ) -> None:
     with opened(browser, f"{site.url}/try") as page:
-        page.get_by_label("or enter its URL").fill("https://half.example/typed")
+        page.get_by_label("or enter an image URL").fill("https://half.example/typed")
         title = label_studio.project(site.project)["title"]
         label_studio.update_project(site.project, title="renamed digits")
         expect(page.locator("h1 bdi")).to_have_text("renamed digits")
         label_studio.update_project(site.project, title=title)
 
         expect(page.locator("h1 bdi")).to_have_text(title)
-        expect(page.get_by_label("or enter its URL")).to_have_value("https://half.example/typed")
-        expect(page.get_by_label("or enter its URL")).to_be_focused()
+        expect(page.get_by_label("or enter an image URL")).to_have_value("https://half.example/typed")
+        expect(page.get_by_label("or enter an image URL")).to_be_focused()

@@ -93,7 +93,7 @@ def test_20_images_are_labeled_by_keys_alone(browser: Browser, make_site: MakeSi
         while answered_by(page) == "untrained":  # this answer was on its way already
             pass
         labeled.append(person.label())
-        while page.locator("#one-title").inner_text() == "Which choice is this?":  # so was this image
+        while page.locator("#one-title").inner_text() == "What does this image show?":  # so was this image
             labeled.append(person.label())
         person.task()
         expect(page.locator("#reasons li")).to_have_count(3)
@@ -190,14 +190,14 @@ def test_queue_labels_copies_with_their_image_unless_the_person_keeps_them_apart
         page.keyboard.press("7")
         expect(page.locator("#history li").first).to_contain_text("7 + 2 copies")
         expect(page.locator("#one:not([aria-busy]) #one-task")).to_have_text("Task 2")
-        expect(page.locator("#tally")).to_contain_text("3 labels given")
+        expect(page.locator("#tally")).to_contain_text("3 labeled here")
         page.keyboard.press("Backspace")
         expect(page.locator("#one:not([aria-busy]) #one-task")).to_have_text("Task 1")
         expect(page.locator("#tally")).not_to_contain_text("given")
         page.keyboard.press("7")
         expect(page.locator("#one:not([aria-busy]) #one-task")).to_have_text("Task 2")
         page.get_by_role("button", name="Label them separately").click()
-        expect(page.locator("#copies-words")).to_have_text("1 copy looks the same and will come later:")
+        expect(page.locator("#copies-words")).to_have_text("1 copy looks the same and will come up later:")
         page.keyboard.press("7")
         expect(page.locator("#unsaved")).to_contain_text("4 labels couldn’t be saved")
         assert [one["tasks"] for one in sent[0]["labels"]] == [[1, 5, 6, 2]]
@@ -231,11 +231,11 @@ def test_queue_shows_only_tasks_in_the_address_and_labels_no_broken_image(
         page.keyboard.press("7")
         expect(page.locator("#said")).to_contain_text("Skip it")
         page.keyboard.press("s")
-        expect(page.locator("#one-title")).to_have_text("Which choice is this?")
+        expect(page.locator("#one-title")).to_have_text("What does this image show?")
         expect(page.locator("#withheld")).to_be_visible()
         expect(page.locator("#one")).not_to_have_attribute("aria-busy", "true")
         page.keyboard.press("Enter")
-        expect(page.locator("#said")).to_contain_text("Press the key of the choice")
+        expect(page.locator("#said")).to_contain_text("Press the key for the correct choice")
         page.keyboard.press("/")
         page.keyboard.type("kind 57")
         page.keyboard.press("Enter")

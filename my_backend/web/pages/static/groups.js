@@ -79,7 +79,7 @@ export function labelInGroups(place, map = null) {
   function open(tasks) {
     if (token.isMissing()) {
       token.ask();
-      return say("Enter your Label Studio token first: see the top of this page.");
+      return say("First enter your Label Studio token at the top of this page.");
     }
     chosen = tasks;
     aside.clear();
@@ -91,7 +91,7 @@ export function labelInGroups(place, map = null) {
     const isOver = asked === chosen && !supply.isAsking() && !group && !supply.size();
     if (isOver && chosen.length) {
       chosen = [];
-      if (!supply.problem() && !steps.length) say("All of these images are labeled now.");
+      if (!supply.problem() && !steps.length) say("All of these images are already labeled.");
     }
     map.noticed(said);
   }
@@ -117,7 +117,7 @@ export function labelInGroups(place, map = null) {
   // Labels the rest with `choice`, and images with a choice of their own with that. Those without any come later.
   function finish(choice) {
     if (!group || list.hasAttribute("aria-busy")) return;
-    if (failures) return say("Labels of an earlier step aren’t saved. Try again first: see the top of this page.");
+    if (failures) return say("Labels from an earlier step haven’t been saved. Press Try again at the top of this page first.");
     const labels = labelsOf(group, choice);
     const labeled = new Set(labels.flatMap((one) => one.tasks));
     const leaves = map && !group.like && choice === null;
@@ -135,7 +135,7 @@ export function labelInGroups(place, map = null) {
     }
     showNext();
     if (!supply.size()) Promise.resolve(step.run?.sent).then(supply.ask);  // so that the answer counts these labels
-    rest(labels.length ? `${count(labeled.size, "label")} given.` : "Skipped.");
+    rest(labels.length ? `${count(labeled.size, "image")} labeled.` : "Skipped.");
   }
 
   function undoStep(step) {
@@ -167,7 +167,7 @@ export function labelInGroups(place, map = null) {
       const near = all.filter(({ label }) => label).slice(0, NEAREST).map(({ label }) => label);
       const sent = new Set(runs.tasks());
       const alike = unlabeled.filter(({ task }) => !sent.has(task) && !labeledWith(image).includes(task));
-      if (!alike.length) return say("No other image without a label looks like this one.");
+      if (!alike.length) return say("No other unlabeled image looks like this one.");
       zoom.close();
       supply.putFirst(group);
       show({ proposal: new Set(near).size === 1 ? near[0] : null, images: [image, ...alike], marks: new Map(), like: true });
@@ -201,7 +201,7 @@ export function labelInGroups(place, map = null) {
 
   function labelRest() {
     const { rest, own } = counted();
-    if (rest && !group.proposal) say("Press the key of the choice that these images show.");
+    if (rest && !group.proposal) say("Press the key for the correct choice.");
     else if (rest || own) finish(group.proposal);
   }
 
@@ -283,7 +283,7 @@ export function labelInGroups(place, map = null) {
   function look() {
     const index = grid.current(), { task, confidence, copies, isApart } = group.images[index];
     const own = group.marks.get(task);
-    const sure = confidence == null ? "" : ` ${Math.round(100 * confidence)}% sure.`;
+    const sure = confidence == null ? "" : ` ${Math.round(100 * confidence)}% confidence.`;
     return {
       title: `Image ${index + 1} of ${group.images.length}`,
       source: address(group.images[index]),

@@ -87,7 +87,7 @@ export function labelOnMap(place) {
     look(ring ? nearest(points, camera, ring.place, ring.radius, isShown()) : -1);
     const left = unlabeled(area).length;
     tell(ring ? parts(
-      `${count(area.length, "image")} in the circle${area.length ? `, ${left ? number(left) : "none"} without a label` : ""}.`,
+      `${count(area.length, "image")} in the circle${area.length ? `, ${left ? `${number(left)} without a label` : "all labeled"}` : ""}.`,
       named(area), left && "Press Enter to open the unlabeled ones.",
     ).join(" ") : "");
   }
@@ -147,7 +147,7 @@ export function labelOnMap(place) {
     loading = setTimeout(() => { picture.src = `/projects/${project}/tasks/${points.ids[n]}.jpg`; }, LOOKING);
     title.textContent = label ? nameOf(label, "") : proposal ? nameOf(proposal, "?") : "No label";
     facts.textContent = parts(
-      `Task ${points.ids[n]}`, proposal && `${label ? `model: ${nameOf(proposal, "")}, ` : ""}${Math.round(100 * (1 - points.doubts[n]))}% sure`,
+      `Task ${points.ids[n]}`, proposal && `${label ? `model: ${nameOf(proposal, "")}, ` : ""}${Math.round(100 * (1 - points.doubts[n]))}% confidence`,
     ).join(" · ");
     put();
   }

@@ -98,7 +98,7 @@ export function labelOneByOne(place) {
     if (!item || find("one").hasAttribute("aria-busy")) return;
     // An image that nobody can see must not get a label.
     if (item.isBroken) return say("This image can’t be shown. Skip it, and label it in Label Studio.");
-    if (failures) return say("Labels of an earlier step aren’t saved. Try again first: see the top of this page.");
+    if (failures) return say("Labels from an earlier step haven’t been saved. Press Try again at the top of this page first.");
     const step = { image: item.image, tasks: labeledWith(item), choice: name, run: null, undone: false };
     batches.add(step);
     labeled = Date.now();
@@ -145,7 +145,7 @@ export function labelOneByOne(place) {
   const last = () => steps.findLast((step) => !step.undone);
 
   function confirm() {
-    if (choice === null) say("Press the key of the choice that this image shows.");
+    if (choice === null) say("Press the key for the correct choice.");
     else label(choice);
   }
 

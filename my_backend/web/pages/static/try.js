@@ -59,7 +59,7 @@ export function tryImages(place) {
     find("prediction").textContent = named(said);
     const chosen = several.find((one) => one.image === given);
     if (chosen) tell(chosen, said);
-    find("by-version").textContent = `${said.confidence == null ? "" : percent(said.confidence) + " sure, "}${said.model_version.split("-")[0]}`;
+    find("by-version").textContent = `${said.confidence == null ? "" : percent(said.confidence) + " confidence, "}${said.model_version.split("-")[0]}`;
     find("scores").tBodies[0].replaceChildren(...sorted(said.scores).map(([name, share], row) => bar(name, share, row === 0)));
     for (const input of find("correction").elements) {
       if (input.name === "label") input.checked = [said.prediction].flat().includes(input.value);
@@ -96,7 +96,7 @@ export function tryImages(place) {
     await attempt(async () => {
       const { job } = await teach(image, label);
       const ended = await end(job);
-      if (ended.job_status !== "finished") throw new Error(ended.error ?? `The training was ${ended.job_status}.`);
+      if (ended.job_status !== "finished") throw new Error(ended.error ?? `The training run was ${ended.job_status}.`);
       const after = await live(image, ended.result?.versions ?? []);
       if (given !== image) return;
       const seconds = ((performance.now() - started) / 1000).toFixed(1);
@@ -106,7 +106,7 @@ export function tryImages(place) {
       );
       const held = ended.result?.held_back ? ` The new version was held back: ${ended.result.held_back}` : "";
       const effect = await accuracies(before.model_version, after.model_version);
-      find("took").textContent = `Learned in ${seconds} s. Version ${after.model_version.split("-")[0]} is answering now.${effect}${held}`;
+      find("took").textContent = `Trained in ${seconds} s. Version ${after.model_version.split("-")[0]} is live.${effect}${held}`;
       show("learned", true);
       before = after;
     });
@@ -125,7 +125,7 @@ export function tryImages(place) {
     for (;;) {
       const state = await post("/job_status", { job });
       if (!["queued", "started"].includes(state.job_status)) return state;
-      if (Date.now() > until) throw new Error("The training is still running; see Overview.");
+      if (Date.now() > until) throw new Error("Training is still running; see Overview.");
       await sleep(POLL);
     }
   }

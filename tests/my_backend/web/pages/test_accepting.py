@@ -58,12 +58,12 @@ def test_page_leads_from_the_plan_to_undo(client: Client, label_studio: FakeLabe
     assert f"task {left[0]}<" in text
     assert f"… and {len(left) - 12} more." in text
     assert buttons(text)["plan: At most 5% wrong"]["replace"] is True
-    assert buttons(text)["undo: Give up this plan"] == {"project": PROJECT, "plan": state(client)["plan"]}
+    assert buttons(text)["undo: Discard this plan"] == {"project": PROJECT, "plan": state(client)["plan"]}
 
     label_studio.labels.annotate(left[0], "Cat", bulk_created=True)
     reached(client, lambda now: now["sample"]["again"])
     text = page(client)
-    assert "Labeled, but not image by image" in text
+    assert "Labels that don’t count yet" in text
     assert f'{in_label_studio}{left[0]}"' in text
     label_studio.labels.tasks[left[0]]["annotations"] = []
     tasks = label_sample_of(client, label_studio.labels)["acceptable"]["tasks"]
@@ -81,7 +81,7 @@ def test_page_leads_from_the_plan_to_undo(client: Client, label_studio: FakeLabe
     assert 'id="contradicted"' in page(client)
     ask(client, "undo")
     reached(client, lambda now: now["status"] == "undone" and now["run"]["status"] == "finished")
-    assert f"{tasks} labels were removed again." in page(client)
+    assert f"{tasks} labels were removed." in page(client)
 
 
 def test_page_is_sent_again_only_if_something_has_changed(client: Client, label_studio: FakeLabelStudio) -> None:

@@ -103,7 +103,7 @@ def test_a_project_shows_its_own_problems_and_why_its_training_failed(client: Cl
 
     script.set(fit_raises="no luck")
     client.ended(client.submit_training())
-    assert "The last training failed RuntimeError: no luck" in words(client)
+    assert "The last training run failed RuntimeError: no luck" in words(client)
     assert 'data-outcome="failed"' in page(client, f"{HERE}/versions")
 
 
@@ -119,8 +119,8 @@ def test_first_page_shows_each_project_with_what_is_live(client: Client, script:
 
     shown = words(client, "/")
 
-    assert "Accuracy 93.8% Live version v1 Labels learned 5 Not yet learned 0" in shown
-    assert "Live version untrained Labels learned 0" in shown
+    assert "Accuracy 93.8% Live version v1 Training labels 5 Not yet used 0" in shown
+    assert "Live version untrained Training labels 0" in shown
 
 
 def test_programs_get_json_and_browsers_the_page(client: Client) -> None:
@@ -174,11 +174,11 @@ def test_page_shows_the_live_version_its_figures_and_the_jobs(client: Client, sc
     shown = words(client)
 
     assert "Live v1 Start training Accuracy 93.8% 16 held-out images" in shown
-    assert "Labels learned 5 2 classes Not yet learned 1" in shown
+    assert "Training labels 5 2 classes Not yet used 1" in shown
     assert name in shown
     assert "Cat 3 Dog 2" in shown
     assert re.search(r"started manually Failed [\d.]+ s RuntimeError: no luck", shown)
-    assert "The last training failed. RuntimeError: no luck" in words(client, "/")
+    assert "The last training run failed. RuntimeError: no luck" in words(client, "/")
 
 
 def test_page_shows_how_a_running_job_goes_and_what_waits(client: Client, script: Script) -> None:
@@ -373,7 +373,7 @@ def test_forecast_is_shown_with_its_interval(client: Client, script: Script) -> 
         assert 'id="forecast-chart"' in page(client, path)
         shown = words(client, path)
         assert "More labels Accuracy 90% interval 100 81% 74% to 86% 200 84% 76% to 89%" in shown
-        assert "If the hardest images were labeled first, the accuracy is higher than shown here." in shown
+        assert "If the hardest images were labeled first, expect a higher accuracy." in shown
         assert "With the current labels, the forecast would be 77%." in shown
         assert "less than half a percentage point" not in shown
 
@@ -384,8 +384,8 @@ def test_forecast_says_if_more_labels_bring_little(client: Client, script: Scrip
     client.train()
 
     shown = words(client)
-    assert "Another 200 labels are expected to bring less than half a percentage point." in shown
-    assert "The accuracy to expect on new images, judged by the images drawn at random." in shown
+    assert "Another 200 labels are expected to raise the accuracy by less than half a percentage point." in shown
+    assert "The expected accuracy on new images, based on the images drawn at random." in shown
     assert "If the hardest images were labeled first" not in shown
 
 
@@ -493,7 +493,10 @@ def test_page_says_how_many_predictions_people_left_unchanged_and_the_time_that_
 
     shown = words(client)
     assert "People submitted 9 of 12 predictions unchanged (75%)." in shown
-    assert "An image took 2.0 s with a prediction and 12.0 s without (medians), which saved about 2 minutes." in shown
+    assert (
+        "Labeling an image took 2.0 s with a prediction and 12.0 s without (medians), which saved about 2 minutes."
+        in shown
+    )
     assert "4 images were labeled without being opened in Label Studio." in shown
     assert "2026-11-26 16 75% of 12 0 4 2026-11-25 5 – 0 0" in shown
     assert client.post("/versions", {"project": PROJECT})["details"][0]["labeling_history"]["days"][1]["unchanged"] == 9

@@ -73,7 +73,7 @@ export function makeGrid(list, address, { edited, aimed }) {
 
   function name(index) {
     const { confidence } = group.images[index];
-    const sure = confidence == null ? "" : `, ${Math.round(100 * confidence)}% sure`;
+    const sure = confidence == null ? "" : `, ${Math.round(100 * confidence)}% confidence`;
     return `Image ${index + 1}${sure}${copiesOf(index) ? `, and ${count(copiesOf(index), "copy", "copies")}` : ""}`;
   }
 

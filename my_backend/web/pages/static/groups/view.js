@@ -2,7 +2,7 @@
 
 import { count, label, number, parts } from "../labeling/view.js";
 
-export const heading = (group) => (group.proposal ? `${group.proposal}?` : "Which choice are these?");
+export const heading = (group) => (group.proposal ? `${group.proposal}?` : "What do these images show?");
 
 // `elsewhere` is where the images were chosen, if they were.
 export function makeView(elsewhere) {
@@ -21,10 +21,10 @@ export function makeView(elsewhere) {
     const copies = rest + out + own - group.images.length;
     find("group-title").textContent = heading(group);
     find("group-facts").textContent = parts(
-      count(group.images.length, "image"), copies && count(copies, "copy", "copies"), out && `${number(out)} taken out`, own && `${number(own)} other`,
+      count(group.images.length, "image"), copies && count(copies, "copy", "copies"), out && `${number(out)} taken out`, own && `${number(own)} with another choice`,
     ).join(", ");
     find("label-rest").hidden = rest ? !group.proposal : !own;
-    label("label-rest", rest ? `Label ${number(rest)} as ${group.proposal}${own ? `, ${number(own)} other` : ""}` : `Label ${count(own, "image")}`);
+    label("label-rest", rest ? `Label ${number(rest)} as ${group.proposal}${own ? ` and ${number(own)} as marked` : ""}` : `Label ${count(own, "image")}`);
     label("skip", own ? `Label ${number(own)}, skip the rest` : group.like ? "Back" : elsewhere ? `Back to ${elsewhere}` : "Skip");
     label("all", rest + own ? "Take out all" : "Put back all");
   }
@@ -35,8 +35,8 @@ export function makeView(elsewhere) {
     strong.textContent = indexes.length > 1 ? `these ${number(indexes.length)} images`
       : indexes.length ? `image ${indexes[0] + 1}`
       : isAll ? `all ${count(rest, "image")}`
-      : `the ${count(rest, "image")} left`;
-    find("applies").replaceChildren("A choice labels ", strong);
+      : `the remaining ${count(rest, "image")}`;
+    find("applies").replaceChildren("Choices apply to ", strong);
     label("zoom-in", `Zoom image ${current + 1}`);
   }
 
@@ -44,9 +44,9 @@ export function makeView(elsewhere) {
   function pause({ state, unlabeled, unreadable }, isAsking, aside) {
     const [title, why] = isAsking ? ["Looking for the next group …", ""]
       : state === "collecting" ? ["No group yet", "Groups appear while the images are being read."]
-      : aside ? ["No other images are left", `You put ${count(aside, "image")} aside.`]
-      : unlabeled > unreadable ? ["No group at the moment", "This page keeps looking."]
-      : ["Everything is labeled", unreadable ? "Label the images that can’t be read in Label Studio." : ""];
+      : aside ? ["No other images are left", `You skipped or took out ${count(aside, "image")}.`]
+      : unlabeled > unreadable ? ["No group right now", "This page keeps checking for new ones."]
+      : ["Everything is labeled", unreadable ? "Some images can’t be read here. Label them in Label Studio." : ""];
     [find("pause-title").textContent, find("pause-why").textContent] = [title, why];
     find("show-aside").hidden = isAsking || !aside;
     find("show-aside").textContent = `Show the ${count(aside, "image")} again`;

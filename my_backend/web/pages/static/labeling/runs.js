@@ -130,5 +130,5 @@ export function outcome({ status, action, isWritten, others, kept }, tasks, isUn
   if (!isUndone && !isWritten) return { words: "saving", color: "busy" };
   if (!isUndone) return some(others) === tasks.length ? { words: "already labeled", color: "warn" } : { words: "saved", color: "good" };
   if (status !== "finished") return { words: "undoing", color: "busy" };
-  return { words: some(kept) ? `undone, but ${some(kept)} were changed since and stay` : "undone", color: "" };
+  return { words: some(kept) ? `undone, except ${some(kept)} changed since then` : "undone", color: "" };
 }

@@ -3,7 +3,7 @@
 import { drawn } from "../bars.js";
 import { copyItems, count, label, number, parts } from "../labeling/view.js";
 
-export const question = (choice) => (choice === null ? "Which choice is this?" : `${choice}?`);
+export const question = (choice) => (choice === null ? "What does this image show?" : `${choice}?`);
 const percent = (share) => `${Math.round(100 * share)}%`;
 
 export function makeView(place, only) {
@@ -53,7 +53,7 @@ export function makeView(place, only) {
   // The copies that get the same label, unless the person wants to label them separately.
   function copies({ copies, isApart }) {
     find("copies").hidden = !copies.length;
-    find("copies-words").textContent = `${count(copies.length, "copy looks", "copies look")} the same and ${isApart ? "will come later" : copies.length === 1 ? "gets the same label" : "get the same label"}:`;
+    find("copies-words").textContent = `${count(copies.length, "copy looks", "copies look")} the same and ${isApart ? "will come up later" : copies.length === 1 ? "gets the same label" : "get the same label"}:`;
     find("apart").setAttribute("aria-pressed", String(isApart));
     if (copies === shownCopies) return;
     shownCopies = copies;
@@ -63,7 +63,7 @@ export function makeView(place, only) {
   // Marks the choice that Enter gives.
   function choose({ isBroken, probabilities }, choice) {
     find("one-title").textContent = isBroken ? "This image can’t be shown" : question(choice);
-    find("one-facts").textContent = choice !== null && choice in probabilities && !isBroken ? `${percent(probabilities[choice])} sure` : "";
+    find("one-facts").textContent = choice !== null && choice in probabilities && !isBroken ? `${percent(probabilities[choice])} confidence` : "";
     find("confirm").disabled = choice === null || isBroken;
     label("confirm", choice === null ? "No proposal" : `Label as ${choice}`);
     for (const row of rows()) {
@@ -85,7 +85,7 @@ export function makeView(place, only) {
   function progress(said, given) {
     const labeled = said ? Math.min(said.labeled + given - said.given, said.tasks) : 0;
     find("tally").textContent = parts(
-      given && `${count(given, "label")} given`, said?.tasks && `${number(labeled)} of ${number(said.tasks)} labeled`,
+      given && `${number(given)} labeled here`, said?.tasks && `${number(labeled)} of ${number(said.tasks)} labeled`,
     ).join(" · ");
     find("labeled-bar").value = said?.tasks ? labeled / said.tasks : 0;
   }
