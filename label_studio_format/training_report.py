@@ -44,8 +44,8 @@ class Usage:
         if self._other_tags:
             counted = [f"{_shown(name)} ({count}×)" for name, count in self._other_tags.most_common()]
             said.append(
-                f"This model learns the tag {_shown(self._tag)}, but some tasks were annotated with another "
-                f"one: {_listed(counted)}. If you renamed the tag, give it its old name; to learn another tag, set "
+                f"This model is trained on the tag {_shown(self._tag)}, but some tasks were annotated with another "
+                f"tag: {_listed(counted)}. If you renamed the tag, give it its old name; to train on another tag, set "
                 "CHOICES to its name."
             )
         return " ".join(said)

@@ -79,9 +79,9 @@ def _read_answer(connection: socket.socket, deadline: float) -> None:
     while not head.endswith(b"\r\n\r\n"):
         left = deadline - time.monotonic()
         if left <= 0:
-            raise TimeoutError("its answer takes too long")
+            raise TimeoutError("its response takes too long")
         if len(head) > LONGEST_HEAD:
-            raise ConnectionError("its answer is too long")
+            raise ConnectionError("its response is too long")
         connection.settimeout(left)
         # Byte by byte: what follows belongs to the connection that it has made.
         if not (byte := connection.recv(1)):

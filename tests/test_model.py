@@ -902,7 +902,10 @@ def test_fit_trains_on_exactly_the_images_and_labels_of_the_annotations(
     }
     assert output["unknown_choices"] == {"7": 2}
     assert output["summary"].startswith(f"Learned from {len(expected)} of {len(tasks)} annotated tasks. Left out: ")
-    assert "learns the tag digit, but some tasks were annotated with another one: quality (1×)" in (output["summary"])
+    assert (
+        "is trained on the tag digit, but some tasks were annotated with another tag: quality (1×)"
+        in (output["summary"])
+    )
     assert output["labels"] == {name: [label for _, label in expected].count(name) for name in "012"}
 
 
@@ -1001,7 +1004,7 @@ def test_two_images_of_two_choices_are_enough(shown: Digits, tmp_path: Path) -> 
 def test_training_on_annotations_of_another_tag_alone_names_both_tags(shown: Digits, tmp_path: Path) -> None:
     tasks = [task(number, path, annotation(label, name="number")) for number, (path, label) in enumerate(shown[:6], 1)]
 
-    with pytest.raises(TrainingError, match=r"learns the tag digit, .* another one: number \(6×\)"):
+    with pytest.raises(TrainingError, match=r"trained on the tag digit, .* another tag: number \(6×\)"):
         fit(tasks, tmp_path)
 
 

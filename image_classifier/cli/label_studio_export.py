@@ -100,13 +100,13 @@ def _without_choice(task: Json, label: Label, tag: ImageChoices) -> str:
     if label.other_tags:
         others = ", ".join(map(shown, sorted(label.other_tags)))
         return (
-            f"annotated with the tag {others}, but {shown(tag.from_name)} is learned: set CHOICES to the one to learn"
+            f"annotated with the tag {others}, but {shown(tag.from_name)} is used: set CHOICES to the one to train on"
         )
     results = [one for annotation in annotations_of(task) for one in _list(annotation.get("result"))]
     kinds = {str(one["type"]).capitalize() for one in results if isinstance(one, dict) and one.get("type")}
     others = ", ".join(sorted(kinds - RESULT_TYPES.keys()))
     return (
-        f"annotated with {others}, but only Choices and Taxonomy can be learned"
+        f"annotated with {others}, but only Choices and Taxonomy can be used"
         if others
         else "annotated without a choice"
     )
@@ -116,7 +116,7 @@ def _choose_tag(file: Path, tags: Mapping[str, ImageChoices], choices: str) -> I
     """The tag of that name, else the only one; raises UsersError if there are several."""
     if not choices and len(tags) > 1:
         named = ", ".join(map(shown, sorted(tags)))
-        raise UsersError(f"{shown(file)} has choices for {named}: set CHOICES to the one to learn")
+        raise UsersError(f"{shown(file)} has choices for {named}: set CHOICES to the one to train on")
     name = choices or next(iter(tags), "")
     return tags.get(name) or ImageChoices(name, to_name="", field="", offered=())
 

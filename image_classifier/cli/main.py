@@ -555,7 +555,9 @@ def export_model(
     ] = None,
     compare: Annotated[
         Path | None,
-        typer.Option(metavar="IMAGE|DIR", help="compare the answers on some of these images, and print the difference"),
+        typer.Option(
+            metavar="IMAGE|DIR", help="compare the predictions on some of these images, and print the difference"
+        ),
     ] = None,
 ) -> None:
     """Export a model for other programs and check that it still gives the same answers.
@@ -567,7 +569,7 @@ def export_model(
     saved = load_model(model)
     images = list(find_images([str(compare)], sys.stdin, [], Counter())) if compare else []
     if compare and not images:
-        raise UsersError(f"{shown(compare)}: there are no images to compare the answers on")
+        raise UsersError(f"{shown(compare)}: there are no images to compare the predictions on")
     compared = export(saved.classifier, to, file, images)
     print(shown(file))
     if compared and compared.images:

@@ -31,7 +31,7 @@ def training_samples(recipe: Recipe, output: Path, settings: ClassifierSettings)
         raise UsersError(f"{shown(path)} has {only}: a classifier needs two classes with at least two images each")
     for name, count in counts.items():
         if count == 1:
-            say(f"{shown(name)} has only one image: the model learns it, but its accuracy can't be measured")
+            say(f"{shown(name)} has only one image: the model is trained on it, but can't be evaluated on this class")
     return samples
 
 

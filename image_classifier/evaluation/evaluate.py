@@ -99,7 +99,7 @@ def examine_model(lane: InferenceLane, model: SavedModel, samples: Sequence[Samp
     if not kept:
         raise UsersError(
             f"no images to evaluate the model on: of {len(samples)} images, it was trained on {trained_on}, and "
-            f"{len(broken)} can't be read; pass images that it hasn't learned"
+            f"{len(broken)} can't be read; pass images that it wasn't trained on"
         )
     held = {sample.image.digest for sample in judged}
     logits = classifier.head(embeddings)

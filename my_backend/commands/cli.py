@@ -102,7 +102,7 @@ def worker(
     """Run trainings for servers that share REDIS_URL and MODEL_DIR, until it is stopped."""
     settings = read_settings()
     if not settings.redis:
-        raise SystemExit("A worker needs REDIS_URL or REDIS_HOST; without Redis the server runs the trainings itself.")
+        raise SystemExit("A worker needs REDIS_URL or REDIS_HOST; without Redis the server runs training jobs itself.")
     try:
         refuse_other_systems()
         work(settings, (only,) if only else KINDS)

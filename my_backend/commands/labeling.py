@@ -178,7 +178,7 @@ def undo_accepted(project: OfProject = None, ask_token: AskToken = False) -> Non
     with _acceptor() as (acceptor, writer, projects):
         run = acceptor.undo(projects.find(project), _token(ask_token))
         if run is None:
-            typer.echo("The plan is given up; your labels are kept.")
+            typer.echo("Plan discarded; your labels are kept.")
         else:
             _carry_out(writer, run)
 

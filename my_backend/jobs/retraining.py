@@ -139,10 +139,10 @@ class Retraining(Background):
         except NotFound:
             pass  # the project was deleted meanwhile
         except OSError as error:
-            log.warning("project %s: can't start a training, retrying: %s", project, error)
+            log.warning("project %s: can't start training, retrying: %s", project, error)
             self._wait(project, RETRY_SECONDS)
         except Exception:
-            log.exception("project %s: can't start a training", project)
+            log.exception("project %s: can't start training", project)
 
     def _make_good(self, project: str) -> None:
         if project in {known.uid for known in self._projects.all()}:

@@ -107,7 +107,7 @@ class TrainingJob:
         failed = [job for job in self._store.of_project(running.job.project) if job.status == "failed"]
         failures = sum(max(1, job.futile) for job in failed if (job.started or 0.0) > came)
         if failures >= MAX_ATTEMPTS:
-            why = f"{failures} trainings on them failed"
+            why = f"{failures} training runs on them failed"
         elif not _are_tasks(text):
             why = "the file is damaged"
         else:
@@ -270,7 +270,7 @@ class TrainingJob:
             publish=publish,
         )
         if output is None and given and not published:
-            log.info("project %s: nothing to learn: %s already knows these labels", project.uid, before.made)
+            log.info("project %s: no new labels: %s was already trained on these", project.uid, before.made)
             return {"versions": [], "known_to": before.made}
         # A model that doesn't call `publish` just returns its output.
         if output is not None and output not in outputs:

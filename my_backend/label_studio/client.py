@@ -286,7 +286,7 @@ class LabelStudio:
             raise LabelStudioError(f"Label Studio refuses addresses on private networks: {HOW_TO_ALLOW_PRIVATE}")
         if response.status_code == 403 and method != "GET" and self._token:
             raise LabelStudioError(
-                f"The token's owner may not change this in Label Studio (it answered 403 to {method} "
+                f"The token's owner isn't allowed to change this in Label Studio (it answered 403 to {method} "
                 f"{path.partition('?')[0]}): set LABEL_STUDIO_API_KEY to the token of someone who may change the "
                 "project's settings"
             )
@@ -321,7 +321,7 @@ class LabelStudio:
             return response, read_body(response, max_bytes=max_bytes, deadline=time.monotonic() + read_seconds)
         except TooLarge as error:
             raise AnswerTooLarge(
-                f"Label Studio's answer to {method} {path.partition('?')[0]} is too large ({error})"
+                f"Label Studio's response to {method} {path.partition('?')[0]} is too large ({error})"
             ) from error
         except requests.RequestException as error:
             kind = LabelStudioUnreachable if isinstance(error, requests.ConnectionError) else LabelStudioDown

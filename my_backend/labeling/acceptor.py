@@ -182,7 +182,7 @@ class Acceptor(Background):
         with self.store.changing(found.acceptance) as current:
             if current.status != "sampling":
                 if current.status == "undone":
-                    raise Conflict("this plan has just been given up")
+                    raise Conflict("this plan has just been discarded")
                 raise Conflict("the labels of this plan have just been accepted")
             # The run's id is stored first: if the process ends before there is a run, nothing was written.
             chosen = replace(
@@ -221,7 +221,9 @@ class Acceptor(Background):
             if known is None:
                 raise Conflict("can't check labels yet: the run is still writing them, has failed, or was undone")
             if task not in current.audited and task not in known.next:
-                raise BadRequest(f"task: {task} isn't one of the images to check now; they come in a random order")
+                raise BadRequest(
+                    f"task: {task} isn't next in the audit's random order; check a task listed in audit.next"
+                )
             current = self.store.save(replace(current, audited={**current.audited, task: label}))
         checks = self._checks(current, answers, run)
         assert checks is not None

@@ -40,7 +40,7 @@ class Planner:
         """
         live = self._serving.live(project.uid, time.monotonic() + MODEL_SECONDS)
         if live.model is None:
-            raise Conflict("there is no model yet whose answers could be accepted: start a training first")
+            raise Conflict("there is no model yet whose answers could be accepted: start training first")
         if live.is_first_guess:
             raise Conflict(
                 "can't plan: the model's answers are a first guess, made without labels. Label images of each choice"
@@ -65,7 +65,7 @@ class Planner:
         groups = pool.images.near_duplicates(listed(), check)
         answers = pool.images.answers(live.model, [unlabeled[task] for task in tasks])
         if tasks and not answers:
-            raise Conflict("the model knows none of the labeling config's choices: start a training first")
+            raise Conflict("the model knows none of the labeling config's choices: start training first")
         digests = [pool.shown(unlabeled[task])[1] for task in tasks]
         return self._planned(live.name, alpha, _as_one(tasks, digests, groups, answers))
 

@@ -47,5 +47,5 @@ class Receiver:
             except TooLarge:  # a page, say; the status tells enough
                 body = b""
         except requests.RequestException as error:
-            raise NotDelivered(f"no answer from {self.host}: {explain(error)}") from None
+            raise NotDelivered(f"no response from {self.host}: {explain(error)}") from None
         return response.status_code, shortened(" ".join(body.decode(errors="replace").split()), SHOWN_CHARACTERS)

@@ -21,7 +21,7 @@ def model_card(name: str, created: float, train_output: Mapping[str, Any], held_
     figures, labels = read_figures(train_output.get("figures")), read_labels(train_output.get("labels"))
     lines = [f"# Image classifier {name}", ""]
     if train_output.get("first_guess"):
-        lines += ["Its answers are a first guess from the names of the choices.", ""]
+        lines += ["Its predictions are a first guess from the names of the choices.", ""]
     if held_back:
         lines += [f"It didn't go live automatically: {_plain(held_back).rstrip('.')}.", ""]
     made = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(created))

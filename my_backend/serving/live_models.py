@@ -101,7 +101,7 @@ class Failure:
     def __str__(self) -> str:
         if not self.wanted.name:
             return f"can't read the files of project {self.project} ({self.error})"
-        return f"can't load version {self.wanted.name} ({self.error}); start a training or activate another version"
+        return f"can't load version {self.wanted.name} ({self.error}); start training, or activate another version"
 
 
 @dataclass(frozen=True)

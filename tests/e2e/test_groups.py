@@ -71,7 +71,7 @@ class Person:
 
     def point_nowhere(self) -> None:
         self.page.mouse.move(2, 2)
-        expect(self.page.locator("#applies")).to_contain_text(re.compile("all|left"))
+        expect(self.page.locator("#applies")).to_contain_text(re.compile("all|remaining"))
 
     def label_group(self) -> bool:
         """Labels the group on the screen, exceptions by pointing at them; returns whether there was one."""
@@ -336,7 +336,7 @@ def test_own_token_is_asked_for_first_and_a_wrong_one_loses_nothing(
         expect(page.locator("#unsaved")).to_contain_text(f"{len(tasks)} labels couldn’t be saved")
         shown = person.tasks()
         page.keyboard.press(KEYS["Red"])
-        expect(page.locator("#said")).to_contain_text("Try again first")
+        expect(page.locator("#said")).to_contain_text("Press Try again")
         assert person.tasks() == shown
 
         page.get_by_label("Token", exact=True).fill(token)

@@ -58,7 +58,7 @@ def test_annotations_of_another_tag_are_said_to_be_left_out() -> None:
     assert usage.record()["annotations"] == {"used": 1, "other tag": 2}
     assert usage.summary((), ("Cat",), ("Cat",)) == (
         "Learned from 1 of 3 annotated tasks. Left out: 2 annotated with another tag. "
-        "This model learns the tag animal, but "
-        "some tasks were annotated with another one: label (2×). If you renamed the tag, give it its old name; to "
-        "learn another tag, set CHOICES to its name."
+        "This model is trained on the tag animal, but "
+        "some tasks were annotated with another tag: label (2×). If you renamed the tag, give it its old name; to "
+        "train on another tag, set CHOICES to its name."
     )

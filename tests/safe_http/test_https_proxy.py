@@ -228,7 +228,7 @@ def test_proxy_whose_answer_does_not_end_is_given_up_and_its_connection_closed(a
 
         with ThreadPoolExecutor(1) as pool:
             done = pool.submit(say)
-            with pytest.raises(OSError, match=rf"the proxy {place} \(HTTPS_PROXY\): (timed out|its answer)"):
+            with pytest.raises(OSError, match=rf"the proxy {place} \(HTTPS_PROXY\): (timed out|its response)"):
                 HttpsProxy(f"http://{place}").connect(PUBLIC, 443, 1.0)
             done.result()
 

@@ -100,7 +100,7 @@ def _event_problems(project: Project, found: Connection, basic_auth: BasicAuth) 
         return [_webhook_without_password(project, found, basic_auth)]
     if not any(webhook.get("send_payload", True) for webhook in active):
         message = (
-            "Annotation events arrive without a payload, so the backend has to read all annotations after each one."
+            "Annotation events arrive without a payload, so the backend has to read all annotations after each event."
         )
         fix = _change(active[0], "turn on the payload of", {"send_payload": True})
         return [Problem("webhook-payload", message, f"{WEBHOOKS}, turn on “Send payload”.", project.uid, fixes=(fix,))]
@@ -119,7 +119,7 @@ def _webhook_missing(project: Project, found: Connection, basic_auth: BasicAuth)
     return Problem(
         "webhook-missing",
         "Label Studio doesn't send annotation events to this backend: the project has no active webhook for them.",
-        f"{WEBHOOKS}, add one with the URL {without_password(url)} for all actions, or reconnect the model.",
+        f"{WEBHOOKS}, add a webhook with the URL {without_password(url)} for all actions, or reconnect the model.",
         project.uid,
         fixes=(fix,),
     )
@@ -132,8 +132,8 @@ def _webhook_without_password(project: Project, found: Connection, basic_auth: t
     return Problem(
         "webhook-credentials",
         "Annotation events are refused because Label Studio's webhook has no password.",
-        f"{WEBHOOKS}, add a header Authorization with the value “Basic …” to it, or connect the model again with a URL "
-        "like http://user:password@host:9090.",
+        f"{WEBHOOKS}, add a header Authorization with the value “Basic …” to the webhook, or connect the model again "
+        "with a URL like http://user:password@host:9090.",
         project.uid,
         fixes=tuple(fixes[:1]),
     )
@@ -157,7 +157,7 @@ def _duplicate_webhooks(project: Project, found: Connection) -> Iterator[Problem
                 f"Label Studio has {len(same)} webhooks with the URL {url}, so it sends every event {len(same)} times.",
                 f"{WEBHOOKS}, delete all but one.",
                 project.uid,
-                fixes=tuple(Fix(f"delete one of the webhooks {url}", action) for action in surplus),
+                fixes=tuple(Fix(f"delete one of the webhooks for {url}", action) for action in surplus),
             )
 
 
@@ -168,7 +168,7 @@ def _orphaned_webhooks(project: Project, found: Connection) -> Iterator[Problem]
             yield Problem(
                 "webhook-orphaned",
                 f"Label Studio still sends events to {url}, which isn't a model of this project anymore.",
-                f"{WEBHOOKS}, delete it unless something else uses it.",
+                f"{WEBHOOKS}, delete this webhook unless something else uses it.",
                 project.uid,
                 fixes=(Fix(f"delete the webhook {url}", DeleteWebhook(webhook["id"])),),
             )
@@ -185,7 +185,7 @@ def events_without_password(project: str) -> Problem:
     """Annotation events of the project, as far as known, come without the password."""
     return Problem(
         "events-without-password",
-        "Label Studio doesn't send the password with annotation events, so they are probably refused.",
+        "Label Studio doesn't send the password with annotation events, so this backend probably refuses them.",
         "Connect the backend as http://user:password@host:9090, or set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY so "
         "that it adds the password to its webhook automatically.",
         project,

@@ -27,7 +27,7 @@ def queue_problems(status: QueueStatus) -> list[Problem]:
             return [
                 Problem(
                     "redis",
-                    "Redis is a read-only replica. Predictions continue; trainings start when it is writable.",
+                    "Redis is a read-only replica. Predictions continue, but no training runs can start.",
                     "Set REDIS_URL to the primary.",
                 )
             ]
@@ -51,7 +51,7 @@ def redis_unreachable(why: str) -> Problem:
     """Redis is unreachable or doesn't answer properly."""
     return Problem(
         "redis",
-        f"Redis is unreachable ({why.rstrip('.')}). Predictions continue; trainings start when it is back.",
+        f"Redis is unreachable ({why.rstrip('.')}). Predictions continue; training runs start when Redis is back.",
         "Check that Redis is running and that REDIS_URL is correct.",
     )
 
@@ -112,9 +112,9 @@ def backlog_failed(project: str, error: str) -> Problem:
     """A project's corrections can't be compared with what was learned; `project` is the project's uid."""
     return Problem(
         "backlog",
-        f"Can't check whether all corrections have been learned: unexpected error {error}.",
+        f"Can't check whether the model was trained on all corrections: unexpected error {error}.",
         "The server's log has the details; please report it. The backend tries again every ten seconds. Until that "
-        "works, it doesn't repeat failed trainings: start them yourself.",
+        "works, it doesn't retry failed training runs: start them yourself.",
         project,
     )
 
@@ -146,7 +146,7 @@ def waiting_problems(unfinished: Sequence[Job], idle: set[str], now: float) -> l
             Problem(
                 "jobs-wait",
                 f"All workers are busy: {len(late)} jobs are queued, the oldest for {minutes:.0f} minutes.",
-                "Start another worker; with `--only head`, corrections don't have to wait for long trainings.",
+                "Start another worker; with `--only head`, corrections don't have to wait for long training runs.",
             )
         ]
     return []

@@ -53,12 +53,12 @@ def access_token() -> Problem:
 
 
 def token_right_problems(permissions: Collection[str] | None) -> list[Problem]:
-    """The token's owner may not change everything; None if Label Studio doesn't say what they may do."""
+    """The token's owner isn't allowed to change everything; None if Label Studio doesn't say what they may do."""
     lacking = [] if permissions is None else [name for right, name in RIGHTS.items() if right not in permissions]
     if not lacking:
         return []
-    message = f"The token's owner may not change {' and '.join(lacking)} in Label Studio."
-    hint = "Use the token of a manager or an owner; otherwise the backend can't fix anything there."
+    message = f"The token's owner isn't allowed to change {' and '.join(lacking)} in Label Studio."
+    hint = "Use the token of a manager or an owner; otherwise the backend can't fix problems in Label Studio."
     return [Problem("token-rights", message, hint)]
 
 

@@ -29,4 +29,4 @@ def _not_loaded(failure: Failure) -> Problem:
     if not failure.wanted.name:
         return Problem("model", f"Can't read the project's files ({failure.error}).", project=failure.project)
     message = f"Can't load version {failure.wanted.name} ({failure.error})."
-    return Problem("model", message, "Start a training or activate another version.", failure.project)
+    return Problem("model", message, "Start training, or activate another version.", failure.project)

@@ -21,8 +21,8 @@ def model_count_problems(project: Project, found: Connection, live: str) -> list
         message = f"This project has the model {name_of_model(first)} twice, so Label Studio calls it twice."
     elif live != UNTRAINED and live != first.get("model_version"):
         message = (
-            f"This project has {len(found.backends)} models, and Label Studio gets predictions from another one: "
-            f"{name_of_model(first)}."
+            f"This project has {len(found.backends)} models, and Label Studio gets its predictions from "
+            f"{name_of_model(first)} instead of from this backend."
         )
     else:
         return []
@@ -64,7 +64,8 @@ def training_rule_problems(project: Project, found: Connection) -> list[Problem]
     return [
         Problem(
             "trains-on-submission",
-            "Label Studio requests a full training after every annotation, and waits for the answer when you save one.",
+            "Label Studio requests a full training run after every annotation, and waits for the response when you "
+            "save an annotation.",
             "In the project's Settings → Model, turn off “Start model training on annotation submission”: the backend "
             "learns from annotation events automatically (RETRAIN_AFTER_ANNOTATIONS).",
             project.uid,

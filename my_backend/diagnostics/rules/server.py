@@ -22,7 +22,7 @@ def other_server(url: str) -> Problem:
     """The server at the URL isn't the one that the doctor's settings are for."""
     return Problem(
         "server",
-        f"The server at {url} uses another MODEL_DIR than the doctor: it is another backend.",
+        f"The server at {url} uses a different MODEL_DIR than the doctor, so it is a different backend.",
         "Run the doctor in the server's working directory with the server's settings, or set PORT to your own server's "
         "port.",
     )

@@ -20,7 +20,7 @@ PLAN_LOST = (
 HINTS = {
     "project.json": "Open the project in Label Studio, which then contacts the backend; the backend rewrites the file.",
     "credentials.json": "Restart the backend and open the project in Label Studio, which then sends its token again.",
-    "live": "Activate a version on the page or start a training; either one rewrites the file.",
+    "live": "Activate a version on the page, or start training; both rewrite the file.",
     "version.json": (
         "Restore the version's folder from a backup, or remove the version with "
         "`python -m my_backend versions delete {version} --project {project}`."
@@ -30,7 +30,8 @@ HINTS = {
         "because any of them may be pinned."
     ),
     "annotations.json": (
-        "They are learned once the file can be read. If it stays unreadable, send POST /train again, or remove it."
+        "These annotations are used in training once the file can be read. If it stays unreadable, send POST /train "
+        "again, or remove the file."
     ),
     "jobs": "The job is ignored. Remove the file, or return to the newer release that wrote it.",
     "state.json": "This labeling run doesn't continue. Restore the file from a backup, or remove the run's folder.",
@@ -38,11 +39,12 @@ HINTS = {
     "acceptance.json": PLAN_LOST,
     "answers.json": PLAN_LOST,
     "automatic.json": (
-        "Labels aren't accepted automatically. Switch that on again on the page Accept, which rewrites the file."
+        "Labels aren't accepted automatically. Switch automatic acceptance on again on the page Accept, which "
+        "rewrites the file."
     ),
     "corrections": (
-        "Training ignores this correction until the file can be read, and then learns it automatically. Correct the "
-        "image again, or restore the file from a backup."
+        "This correction isn't used in training until the file can be read again. Restore the file from a backup, or "
+        "correct the image again."
     ),
 }
 HINT = "The backend continues without this file and rewrites it. If the problem persists, remove the file."
@@ -64,14 +66,14 @@ def _unwritable(folder: UnwritableFolder) -> Problem:
     return Problem(
         "disk",
         f"Can't write to {folder.setting}={folder.path}: {folder.why}.",
-        "Free up disk space, or find out why the disk is read-only. Until then predictions continue, but no training "
-        "starts and annotation events are refused; afterwards all annotations are read again.",
+        "Free up disk space, or find out why the disk is read-only. Until then predictions continue, but no "
+        "training run starts and annotation events are refused; afterwards all annotations are read again.",
     )
 
 
 def _damaged(project: str, kind: str, files: Sequence[DamagedFile]) -> Problem:
     first = files[0]
-    more = f", and {len(files) - 1} more like it" if len(files) > 1 else ""
+    more = f", and {len(files) - 1} more such files" if len(files) > 1 else ""
     return Problem(
         "damaged",
         f"Can't use {first.path}: {first.why.rstrip('.')}{more}.",
@@ -92,7 +94,7 @@ def disk_space_problems(free: Mapping[str, int]) -> list[Problem]:
         Problem(
             "disk",
             f"Only {size / 1e9:.1f} GB are free on the disk that holds {name}.",
-            "Free up space there, or move it to a larger disk: a training can't publish a version on a full disk.",
+            "Free up space, or move the folder to a larger disk: training can't publish a version on a full disk.",
         )
         for name, size in free.items()
         if size < FREE_BYTES

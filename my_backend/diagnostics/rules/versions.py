@@ -8,7 +8,7 @@ def live_version_missing(project: str, live: str) -> Problem:
     return Problem(
         "version-missing",
         f"The live version {live} is no longer on disk.",
-        "Restore MODEL_DIR (is it mounted?), activate another version, or start a training.",
+        "Restore MODEL_DIR (is it mounted?), activate another version, or start training.",
         project,
     )
 

@@ -55,7 +55,7 @@ class SingleImageEndpoints:
         tag = self._tag(project)
         live = self._backend.serving.live(project.uid, deadline)
         if live.model is None:
-            raise NotFound(f"project {project.uid} has no version yet: start a training first")
+            raise NotFound(f"project {project.uid} has no version yet: start training first")
         url = self._fetch(project, image, deadline)[0]
         return {**_classify(live.model, project, _task(url, tag), deadline), "model_version": live.name}
 

@@ -102,7 +102,7 @@ def require_token(settings: Settings, token: str) -> None:
     """Raises Forbidden if the caller is unknown and sends no token; Label Studio decides whether a token is valid."""
     if not (is_known(settings) or token):
         raise Forbidden(
-            "this needs the password of this backend, or your own Label Studio token: set BASIC_AUTH_USER and "
+            "this request needs the password of this backend, or your own Label Studio token: set BASIC_AUTH_USER and "
             'BASIC_AUTH_PASS, or send your personal access token as "token"'
         )
 
@@ -111,8 +111,8 @@ def require_known(settings: Settings) -> None:
     """Raises Forbidden if the caller is unknown."""
     if not is_known(settings):
         raise Forbidden(
-            "this needs the backend's password: set BASIC_AUTH_USER and BASIC_AUTH_PASS, or send the request from the "
-            "machine that the backend runs on"
+            "this request needs the backend's password: set BASIC_AUTH_USER and BASIC_AUTH_PASS, or send the request "
+            "from the machine that the backend runs on"
         )
 
 

@@ -109,7 +109,7 @@ class Gauges:
             "more_labels",
             "estimate",
         )
-        labels = _gauge("ml_backend_live_labels", "Labels that the live version has learned.", "project", "class")
+        labels = _gauge("ml_backend_live_labels", "Labels that the live version was trained on.", "project", "class")
         for project in projects:
             live = self._live(project.uid)
             number.add_metric([project.uid], live.number)
@@ -138,7 +138,9 @@ class Gauges:
 
     def _unlearned(self, projects: Sequence[Project]) -> Iterator[GaugeMetricFamily]:
         waiting = _gauge(
-            "ml_backend_unlearned_annotations", "New or changed annotations that haven't been learned yet.", "project"
+            "ml_backend_unlearned_annotations",
+            "New or changed annotations that the live version wasn't trained on.",
+            "project",
         )
         for project in projects:
             unlearned = self._unchanged(project.folder / COUNT_FILE, project.changes.unlearned)

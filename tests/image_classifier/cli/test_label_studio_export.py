@@ -180,7 +180,7 @@ def test_of_several_tags_one_must_be_named(images: Path, tmp_path: Path) -> None
         read_export(file, images, "")
     [sample], _ = read_export(file, images, "quality")
     assert sample.label == "Blurred"
-    said = "annotated with the tag animal, quality, but a typo is learned: set CHOICES to the one to learn"
+    said = "annotated with the tag animal, quality, but a typo is used: set CHOICES to the one to train on"
     with pytest.raises(UsersError, match=f"has no image with a choice; the first problem: task 1: {said}"):
         read_export(file, images, "a typo")
 
@@ -340,7 +340,7 @@ ODD: list[tuple[Any, str]] = [
     ({"result": [7, {"type": "choices"}, {"type": "choices", "value": []}]}, "annotated without a choice"),
     (
         {"result": [{"type": "rating", "value": {"rating": 3}}]},
-        "annotated with Rating, but only Choices and Taxonomy can be learned",
+        "annotated with Rating, but only Choices and Taxonomy can be used",
     ),
     (annotation("\ud800"), r"its choice \ud800 isn't valid Unicode"),
     ([annotation("Cat")], "not annotated"),

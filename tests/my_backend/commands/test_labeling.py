@@ -128,7 +128,7 @@ def test_answers_are_accepted_audited_and_undone(label_studio: FakeLabelStudio, 
         store.prepared(wanted, answers)
 
     prepare()
-    assert label("accept", "undo") == (0, "The plan is given up; your labels are kept.\n")
+    assert label("accept", "undo") == (0, "Plan discarded; your labels are kept.\n")
     assert json.loads(label("accept", "show")[1])["status"] == "undone"
     assert "nothing to undo" in label("accept", "undo")[1]
     label("accept", "plan", "--percent", 5)

@@ -280,7 +280,7 @@ def test_training_that_cannot_be_started_does_not_end_the_thread(
 
     assert eventually(lambda: asked == ["7.1", "8.1"])
     retraining.stop()
-    assert "project 7.1: can't start a training" in caplog.text
+    assert "project 7.1: can't start training" in caplog.text
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT])

@@ -131,7 +131,7 @@ def test_single_task_that_is_too_large_is_an_error(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(module, "ANSWER_BYTES", 900)
     tasks = Tasks([task(1), task(2, data={"image": "A" * 1000})])
 
-    with pytest.raises(AnswerTooLarge, match=r"answer to GET /api/tasks/ is too large \(more than 900 bytes\)"):
+    with pytest.raises(AnswerTooLarge, match=r"response to GET /api/tasks/ is too large \(more than 900 bytes\)"):
         tasks.ids()
 
 

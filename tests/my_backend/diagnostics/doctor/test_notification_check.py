@@ -22,7 +22,7 @@ def test_receiver_that_is_not_there(make_settings: MakeSettings) -> None:
 
     [problem] = check.problems
     assert problem.code == "notify"
-    assert problem.message.startswith("Can't deliver notifications: no answer from 127.0.0.1: ")
+    assert problem.message.startswith("Can't deliver notifications: no response from 127.0.0.1: ")
     assert "the-token" not in str(check)
 
 

@@ -65,7 +65,7 @@ def test_another_backend_on_the_port_is_not_taken_for_ours(
             found, _ = server_checks.check_server(make_settings(port=server.port, model_dir=other))
 
     assert codes(found) == ["server"]
-    assert "uses another MODEL_DIR than the doctor" in found.problems[0].message
+    assert "uses a different MODEL_DIR than the doctor" in found.problems[0].message
 
 
 def test_model_class_that_cannot_be_loaded(make_settings: MakeSettings) -> None:

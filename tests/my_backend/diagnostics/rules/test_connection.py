@@ -142,7 +142,7 @@ SILENT = {"send_for_all_actions": False, "actions": ["TASKS_CREATED"]}
             connection(hook(id=7), hook(id=8, headers=HEADERS), hook(id=9, is_active=False)),
             None,
             "webhook-twice",
-            [Fix(f"delete one of the webhooks {URL}", DeleteWebhook(7))],
+            [Fix(f"delete one of the webhooks for {URL}", DeleteWebhook(7))],
         ),
         (
             connection(hook(), LEFT_HOOK),

@@ -17,7 +17,7 @@ LIVE = "v7-20261120T132501"
         (ServingStatus(warnings=("no weights",)), "no weights", ""),
         (
             ServingStatus(failures=(Failure(PROJECT, Wanted(LIVE, None), "no file", 0.0),)),
-            f"Can't load version {LIVE} (no file). Start a training or activate another version.",
+            f"Can't load version {LIVE} (no file). Start training, or activate another version.",
             PROJECT,
         ),
         (

@@ -31,7 +31,8 @@ OTHER = {**OURS, "id": 2, "title": "other", "url": "http://me:secret@10.0.0.9:90
         (
             [OTHER, OURS],
             LIVE,
-            "has 2 models, and Label Studio gets predictions from another one: other at 10.0.0.9:9090.",
+            "has 2 models, and Label Studio gets its predictions from other at 10.0.0.9:9090 instead of from this "
+            "backend.",
         ),
         ([OURS, {**OURS, "id": 3}], LIVE, "has the model ours at 127.0.0.1:9090 twice"),
     ],

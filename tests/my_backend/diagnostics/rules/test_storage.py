@@ -42,7 +42,7 @@ def damaged(*place: str, project: str = PROJECT, why: str = "it is empty") -> Da
         (damaged("annotations.json"), "send POST /train again"),
         (damaged("versions", "v3-x", "version.json"), "`python -m my_backend versions delete v3-x --project 7`"),
         (damaged("jobs", "head-1.json"), "The job is ignored"),
-        (damaged("corrections", "abc.json"), "Correct the image again"),
+        (damaged("corrections", "abc.json"), "correct the image again"),
         (damaged("recent.json"), HINT),
         (damaged("events", "1.json"), HINT),
         (damaged(".tally.json", project=""), HINT),
@@ -65,7 +65,7 @@ def test_files_of_a_kind_are_one_problem_of_their_project() -> None:
         (PROJECT, 0),
         ("8.1", 0),
     ]
-    assert "and 24 more like it" in told[0].message
+    assert "and 24 more such files" in told[0].message
 
 
 def test_disk_that_is_nearly_full() -> None:

@@ -146,7 +146,7 @@ def test_upload_that_is_too_large_is_refused(serve: Serve) -> None:
 
 
 def test_before_the_first_version_nothing_is_known(client: Client) -> None:
-    assert "start a training first" in predict(client, form(), 404)["error"]
+    assert "start training first" in predict(client, form(), 404)["error"]
 
 
 def test_model_that_says_nothing_is_an_error(client: Client, script: Script) -> None:
