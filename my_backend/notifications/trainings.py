@@ -43,7 +43,7 @@ class Trainings:
         ended = job.ended or job.created
         if job.status == "failed":
             is_correction = job.kind == "head"
-            message = f"{'Learning corrections' if is_correction else 'The training'} failed: {job.error}"
+            message = f"{'Training on corrections' if is_correction else 'Training'} failed: {job.error}"
             key = f"{project.uid} corrections fail" if is_correction else f"{job.id} failed"
             path = f"/projects/{project.uid}"
             yield Notice(key, "training-failed", message, ended, project.uid, project.title, path, {"job": job.id})

@@ -67,7 +67,7 @@ def test_held_back_version_and_failed_training_are_told(serve: Serve, script: Sc
 
     assert held_back["version"] == job.result["versions"][0]
     assert "is trained, but held back: it is worse. http://127.0.0.1:9090/projects/" in held_back["text"]
-    assert failed["message"] == "The training failed: Label more images."
+    assert failed["message"] == "Training failed: Label more images."
     assert [message["version"] for message in inbox.named("version-live")] == [live]
 
 
