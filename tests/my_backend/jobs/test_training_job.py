@@ -666,7 +666,7 @@ def test_annotations_that_killed_the_process_three_times_are_set_aside(connected
 
     job = run(connected, saved(connected, "head"))
 
-    assert (job.status, "3 trainings" in job.result["set_aside"]) == ("finished", True)
+    assert (job.status, "3 training runs" in job.result["set_aside"]) == ("finished", True)
     assert [call["tasks"] for call in script.calls("fit")] == [[1]]
     assert json.loads(kept(connected).with_name(SET_ASIDE).read_text()) == TRAIN["annotations"]
 

@@ -199,7 +199,7 @@ def test_backends_token_that_may_not_write_is_said_before_anything_is_done(
     run = ended(client, label(client, tasks)["run"])
 
     assert (run["status"], run["done"]) == ("failed", 0)
-    assert "may not change" in run["error"]
+    assert "isn't allowed to change" in run["error"]
     assert label_studio.labels.requests == ["import"]
     assert eventually(lambda: labeling_problems(client))
     assert f"label resume {run['run']}" in labeling_problems(client)[0]["hint"]
