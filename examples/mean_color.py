@@ -19,7 +19,8 @@ class MeanColor(ModelAPI):
         colors = defaultdict(list)
         for image, choices in self.labeled_images(tasks):
             with suppress(ImageError):  # a broken image doesn't stop the others
-                colors[choices[0]].append(mean_color(image))
+                color = mean_color(image)
+                colors[choices[0]].append(color)
         return {"colors": {choice: np.mean(some, axis=0).tolist() for choice, some in colors.items()}}
 
     def predict(self, tasks: Any, **kwargs: Any) -> list[Any]:
@@ -28,7 +29,10 @@ class MeanColor(ModelAPI):
     def nearest(self, image: Path) -> Any:
         with suppress(ImageError):
             color, known = mean_color(image), self.train_output["colors"]
-            closeness = {choice: np.exp(-np.linalg.norm(color - known[choice])) for choice in known}
+            offered = [choice for choice in self.tag.choices if choice in known]  # the project's choices may change
+            closeness = {choice: np.exp(-np.linalg.norm(color - known[choice])) for choice in offered}
+            if not closeness:
+                return []
             best = max(closeness, key=closeness.__getitem__)
             return self.prediction(best, score=float(closeness[best] / sum(closeness.values())))
         return []

@@ -1,6 +1,7 @@
 """A pretrained model, which predicts before anything is labeled: torchvision's ResNet50 and its 1,000 ImageNet classes.
 
-The choices in the labeling config are names of these classes, such as `tabby`, `Labrador retriever` or `banana`.
+The choices in the labeling config are names of these classes, such as `tabby`, `Labrador retriever` or `banana`. The
+first start downloads the weights (98 MB).
 
 MODEL_CLASS=examples.pretrained:Pretrained make start
 """
@@ -25,7 +26,11 @@ class Pretrained(ModelAPI):
 
     @classmethod
     def warm_up(cls) -> str:
-        network()  # downloads the weights in the background, rather than during the first prediction
+        try:
+            network()  # downloads the weights in the background, rather than during the first prediction
+        except OSError as error:
+            file = WEIGHTS.url.rpartition("/")[2]
+            return f"Can't download ResNet50's weights ({error}): copy {file} to ~/.cache/torch/hub/checkpoints."
         return ""
 
     def predict(self, tasks: Any, **kwargs: Any) -> list[Any]:

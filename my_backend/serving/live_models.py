@@ -72,13 +72,18 @@ class Live:
 
 
 def _signed(result: Any, name: str) -> Json | list[Any]:
-    """Returns a model's result with the version's name and without a non-finite score, or `[]` if it is empty."""
+    """Returns a model's result with the version's name and without non-finite scores, or `[]` if it is empty."""
     if not result or not result.get("result"):
         return []
-    score = result.get("score")
-    if not isinstance(score, int | float) or not math.isfinite(score):
-        result = {key: value for key, value in result.items() if key != "score"}
-    return {**result, "model_version": name}
+    regions = [_with_finite_score(region) for region in result["result"]]
+    return {**_with_finite_score(result), "result": regions, "model_version": name}
+
+
+def _with_finite_score(scored: Json) -> Json:
+    score = scored.get("score")
+    if isinstance(score, int | float) and math.isfinite(score):
+        return scored
+    return {key: value for key, value in scored.items() if key != "score"}
 
 
 @dataclass(frozen=True)

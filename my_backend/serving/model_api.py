@@ -233,9 +233,12 @@ class ModelAPI:
             if image is not None:
                 yield image, sorted(labels[position].choices)
 
-    def prediction(self, *choices: str, score: float) -> Json:
-        """A prediction in Label Studio's format; `score` is the probability that it is right, from 0 to 1."""
-        return self.tag.prediction(choices, score)
+    def prediction(self, *choices: str, score: float) -> Json | list[Any]:
+        """A prediction in Label Studio's format; `score` is the probability that it is right, from 0 to 1.
+
+        It is [], no prediction, if the labeling config lacks one of the choices, because it was renamed, for example.
+        """
+        return self.tag.prediction(choices, score) if set(choices) <= set(self.tag.choices) else []
 
     def _fetch(self, tasks: Sequence[Json], deadline: float) -> list[MediaFile | MediaError]:
         assert self.media is not None, "images can only be fetched by an instance that my_backend has made"

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torchvision.models import ResNet50_Weights, resnet50
 
-from examples.mean_color import mean_color
+from examples.mean_color import MeanColor, mean_color
 from image_classifier.data.preprocessing import MAX_MEMORY, ImageError, limit_memory
 from my_backend.errors import BadRequest, MediaError
 from my_backend.label_studio.media import MediaFile
@@ -187,8 +187,8 @@ def test_example_of_the_documentation_learns_and_predicts(serve: Serve, tmp_path
         FakeServer(answer) as site,
         serve(model_class="examples.mean_color:MeanColor", image_hosts="127.0.0.1") as client,
     ):
-        client.setup()
-        tasks = [annotated(1, "Cat"), annotated(2, "Dog"), annotated(3, "Dog")]
+        client.setup(config=LABEL_CONFIG.replace("</Choices>", '<Choice value="Bird"/></Choices>'))
+        tasks = [annotated(1, "Cat"), annotated(2, "Dog"), annotated(3, "Bird")]
         for task, name in zip(tasks, ("red", "blue", "broken"), strict=True):
             task["data"]["image"] = f"{site.url}/{name}.png"
         job = client.ended(client.post("/train", {"project": PROJECT, "annotations": tasks}, 201)["job"])
@@ -204,6 +204,24 @@ def test_example_of_the_documentation_learns_and_predicts(serve: Serve, tmp_path
         None,
     ]
     assert 0.9 < results[0]["score"] <= 1
+
+
+def test_example_of_the_documentation_predicts_only_choices_that_still_exist(tmp_path: Path) -> None:
+    Image.new("RGB", (16, 16), "red").save(tmp_path / "red.png")
+    learned = {"colors": {"Cat": [7.0, 0.0, 0.0], "Dog": [0.0, 0.0, 7.0]}}
+
+    def predicted(config: str) -> Any:
+        return MeanColor(config, learned).nearest(tmp_path / "red.png")
+
+    assert predicted(LABEL_CONFIG)["result"][0]["value"]["choices"] == ["Cat"]
+    assert predicted(LABEL_CONFIG.replace("Cat", "Bird"))["result"][0]["value"]["choices"] == ["Dog"]
+    assert predicted(LABEL_CONFIG.replace("Cat", "Bird").replace("Dog", "Fish")) == []
+
+
+def test_choice_that_the_labeling_config_lacks_is_not_predicted() -> None:
+    model = AlwaysCat(LABEL_CONFIG)
+    assert model.prediction("Dog", score=0.5)
+    assert model.prediction("Bird", score=0.5) == model.prediction("Dog", "Bird", score=0.5) == []
 
 
 def test_example_of_the_documentation_decodes_within_the_memory_for_images(tmp_path: Path) -> None:

@@ -83,12 +83,13 @@ def test_predict_gives_up_waiting_in_time(serve: Serve, script: Script, monkeypa
 def test_score_that_is_no_finite_number_is_left_out(client: Client, script: Script, score: Any) -> None:
     client.train()
     region = {"value": {"choices": ["Cat"]}}
-    script.set(results=[{"result": [region], "score": score}, {"result": [region], "score": 0}])
+    script.set(results=[{"result": [{**region, "score": score}], "score": score}, {"result": [region], "score": 0}])
 
     text = client.http.post("/predict", json={"tasks": [{"data": {}}] * 2, "project": PROJECT}).text
 
     first, second = json.loads(text, parse_constant=pytest.fail)["results"]
     assert ("score" in first, second["score"]) == (False, 0)
+    assert first["result"] == [region]
 
 
 @pytest.mark.parametrize("nothing", [[], {}, None, {"result": []}, {"result": None, "score": 0.5}])
