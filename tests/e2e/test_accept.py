@@ -52,7 +52,7 @@ class Site:
         self._session = direct_session()
         label_studio.connect(self.project, backend.url)
         self._session.post(f"{backend.url}/api/models/train", json={"project": self.project}, timeout=60)
-        wait_for(lambda: "v1-" in self.get("/versions")["live"], "the first version", SECONDS)
+        wait_for(lambda: "v1-" in backend.is_training(self.project)["model_version"], "the first version", SECONDS)
 
     @property
     def page(self) -> str:
