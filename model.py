@@ -688,7 +688,8 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         """
         changed = {sample.name for sample in updated.changed}
         mistakes = tuple(one for one in self._mistakes() if one.name not in changed)
-        since = updated.classifier.record["figures"]["labels_since"]
+        count = updated.classifier.record["figures"]["labels_since"]
+        since = "label" if count == 1 else f"{count} labels"
         summary = (
             f"The previous version was updated with the new labels; its metrics were measured before the last {since}. "
             "A training on all labels follows when no more come."

@@ -270,7 +270,7 @@ class TrainingJob:
             publish=publish,
         )
         if output is None and given and not published:
-            log.info("project %s: no new labels: %s was already trained on these", project.uid, before.made)
+            log.info("project %s: no new labels since %s", project.uid, before.made)
             return {"versions": [], "known_to": before.made}
         # A model that doesn't call `publish` just returns its output.
         if output is not None and output not in outputs:

@@ -135,7 +135,8 @@ def accuracy_words(figures: Figures) -> str:
         return ""
     low, high = figures.accuracy_low, figures.accuracy_high
     interval = "" if low is None or high is None else f" ({low:.0%} to {high:.0%})"
-    since = f" before the last {figures.labels_since} labels" if figures.labels_since else ""
+    count = figures.labels_since
+    since = f", measured before the last {'label' if count == 1 else f'{count} labels'}" if count else ""
     return f"{figures.accuracy:.1%}{interval}{since}"
 
 

@@ -182,7 +182,7 @@ def test_from_make_start_to_a_corrected_image(tmp_path: Path, browser: Browser, 
                 connect_model(theirs, "My digits", newcomer.url)
                 expect(theirs.get_by_text("Connected", exact=True)).to_be_visible()
                 ours.get_by_role("link", name="My digits").click()
-                expect(ours.locator(".next")).to_contain_text("Label a few images of each choice")
+                expect(ours.locator(".next")).to_contain_text("Label a few images for each choice")
 
             with newcomer.doing(f"label {LABELLED} images"):
                 theirs.goto(str(ours.locator(".next a").get_attribute("href")))

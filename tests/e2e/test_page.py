@@ -143,7 +143,7 @@ def test_an_image_is_dropped_and_corrected(browser: Browser, site: Site, digits:
         page.get_by_role("button", name="Save correction").click()
 
         expect(page.locator("#took")).to_contain_text(
-            re.compile("Trained in .* Its accuracy is [0-9.]+%; it was [0-9.]+%")
+            re.compile("Trained in .* Its accuracy is [0-9.]+%; the previous version’s was [0-9.]+%")
         )
         expect(page.locator("#prediction")).to_have_text(wrong)
         expect(page.locator("#before-after tbody tr")).to_have_count(10)

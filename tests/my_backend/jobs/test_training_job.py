@@ -752,7 +752,7 @@ def test_repeated_training_that_was_given_the_same_makes_no_version(connected: C
     assert (again.status, again.result) == ("finished", {"versions": [], "known_to": first})
     name = first.partition("-")[0]
     page = connected.get(f"/projects/{PROJECT}", headers={"Accept": "text/html"})
-    assert f'no new labels: <a href="/projects/{PROJECT}/versions/{first}">{name}</a> was already trained on' in page
+    assert f'no new labels since <a href="/projects/{PROJECT}/versions/{first}">{name}</a>' in page
     script.set(given="other settings")
     assert connected.ended(start(connected)).result["versions"]
 

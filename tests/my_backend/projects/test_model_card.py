@@ -4,6 +4,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from my_backend.projects.model_card import CARD_FILE, model_card
 from my_backend.projects.versions import Versions
 from safe_http.redaction import redact
@@ -86,8 +88,9 @@ def test_published_version_has_its_own_card_also_as_a_copy(tmp_path: Path) -> No
         assert (one.folder / CARD_FILE).read_text("utf-8").startswith(f"# Image classifier {one.name}\n")
 
 
-def test_card_says_how_many_labels_came_after_the_accuracy() -> None:
-    figures = {"accuracy": 0.912, "labels_since": 7}
-    assert "- Accuracy, with its 95% interval: 91.2% before the last 7 labels" in model_card(
+@pytest.mark.parametrize(("since", "said"), [(7, "7 labels"), (1, "label")])
+def test_card_says_how_many_labels_came_after_the_accuracy(since: int, said: str) -> None:
+    figures = {"accuracy": 0.912, "labels_since": since}
+    assert f"- Accuracy, with its 95% interval: 91.2%, measured before the last {said}\n" in model_card(
         "v3-20261120T133551", 0.0, {"figures": figures}, ""
     )

@@ -77,7 +77,8 @@ export function labelOnMap(place) {
   function open(some) {
     const chosen = unlabeled(some);
     if (chosen.length) groups.open(chosen.map((n) => points.ids[n]));
-    else say(some.length ? `${count(some.length, "image")} here, already labeled.` : "There are no images here.");
+    else say(some.length > 1 ? `All ${count(some.length, "image")} here are already labeled.`
+      : some.length ? "The image here is already labeled." : "There are no images here.");
   }
 
   // What is in the circle of the keyboard, in words.

@@ -96,7 +96,7 @@ export function tryImages(place) {
     await attempt(async () => {
       const { job } = await teach(image, label);
       const ended = await end(job);
-      if (ended.job_status !== "finished") throw new Error(ended.error ?? `The training run was ${ended.job_status}.`);
+      if (ended.job_status !== "finished") throw new Error(ended.error ?? `The training run ended with the status “${ended.job_status}”.`);
       const after = await live(image, ended.result?.versions ?? []);
       if (given !== image) return;
       const seconds = ((performance.now() - started) / 1000).toFixed(1);
@@ -117,7 +117,7 @@ export function tryImages(place) {
     const { details } = await post("/versions", { project });
     const [one, other] = versions.map((version) => details.find((known) => known.version === version)?.figures);
     const comparable = one?.accuracy != null && other?.accuracy != null && one.judged_by === other.judged_by;
-    return comparable ? ` Its accuracy is ${percent(other.accuracy)}; it was ${percent(one.accuracy)}.` : "";
+    return comparable ? ` Its accuracy is ${percent(other.accuracy)}; the previous version’s was ${percent(one.accuracy)}.` : "";
   }
 
   async function end(job) {

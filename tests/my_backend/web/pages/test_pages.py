@@ -56,7 +56,7 @@ def test_page_without_projects_says_how_to_connect_one(serve: Serve) -> None:
     with serve() as client:
         shown = words(client, "/")
 
-    assert "No project is connected yet Give the backend a token In Label Studio, your avatar" in shown
+    assert "No project is connected yet Give the backend a token In Label Studio, click your avatar" in shown
     assert "Settings → Model → Connect Model . Enter any name and the Backend URL http://localhost" in shown
     assert "LABEL_STUDIO_API_KEY is not set" not in shown, "the first step says it"
 
@@ -76,7 +76,7 @@ def test_first_steps_are_ticked_as_they_are_done(serve: Serve, label_studio: Fak
         assert done(client) == ["Give the backend a token", "Connect the backend to a project"]
         assert f'href="{label_studio.url}/projects/7/data"' in page(client)
         client.post("/webhook", {"action": "ANNOTATION_CREATED", "annotation": {"id": 1}})
-        assert done(client)[2:] == ["Label a few images of each choice"]
+        assert done(client)[2:] == ["Label a few images for each choice"]
         assert "1 annotation so far." in words(client)
         client.train()
         assert done(client) == []
@@ -119,7 +119,7 @@ def test_first_page_shows_each_project_with_what_is_live(client: Client, script:
 
     shown = words(client, "/")
 
-    assert "Accuracy 93.8% Live version v1 Training labels 5 Not yet used 0" in shown
+    assert "Accuracy 93.8% Live version v1 Training labels 5 Labels not yet used 0" in shown
     assert "Live version untrained Training labels 0" in shown
 
 
@@ -174,7 +174,7 @@ def test_page_shows_the_live_version_its_figures_and_the_jobs(client: Client, sc
     shown = words(client)
 
     assert "Live v1 Start training Accuracy 93.8% 16 held-out images" in shown
-    assert "Training labels 5 2 classes Not yet used 1" in shown
+    assert "Training labels 5 2 classes Labels not yet used 1" in shown
     assert name in shown
     assert "Cat 3 Dog 2" in shown
     assert re.search(r"started manually Failed [\d.]+ s RuntimeError: no luck", shown)
@@ -374,7 +374,7 @@ def test_forecast_is_shown_with_its_interval(client: Client, script: Script) -> 
         shown = words(client, path)
         assert "More labels Accuracy 90% interval 100 81% 74% to 86% 200 84% 76% to 89%" in shown
         assert "If the hardest images were labeled first, expect a higher accuracy." in shown
-        assert "With the current labels, the forecast would be 77%." in shown
+        assert "For the current number of labels, the forecast gives 77%." in shown
         assert "less than half a percentage point" not in shown
 
 
@@ -450,11 +450,16 @@ def test_accuracy_says_how_many_labels_came_after_it(client: Client, script: Scr
     name = client.train()
 
     for path in ("/", HERE, f"{HERE}/versions", f"{HERE}/versions/{name}"):
-        assert "75.0% before the last 12 labels" in words(client, path), path
+        assert "75.0% measured before the last 12 labels" in words(client, path), path
     shown = words(client, f"{HERE}/versions/{name}?with={first}")
-    assert "One of them has learned labels since it was evaluated, so changes aren’t shown." in shown
+    assert (
+        "At least one of them has been trained on more labels since its evaluation, so changes aren’t shown." in shown
+    )
     listed = words(client, f"{HERE}/versions")
     assert "evaluated in another way" not in listed
+    script.set(output={"figures": FIGURES | {"labels_since": 1}})
+    client.train()
+    assert "75.0% measured before the last label " in words(client, HERE)
 
 
 def test_page_says_who_has_looked_at_the_labels(client: Client, script: Script) -> None:
@@ -494,8 +499,8 @@ def test_page_says_how_many_predictions_people_left_unchanged_and_the_time_that_
     shown = words(client)
     assert "People submitted 9 of 12 predictions unchanged (75%)." in shown
     assert (
-        "Labeling an image took 2.0 s with a prediction and 12.0 s without (medians), which saved about 2 minutes."
-        in shown
+        "Labeling an image took 2.0 s with a prediction and 12.0 s without (medians), "
+        "so predictions saved about 2 minutes." in shown
     )
     assert "4 images were labeled without being opened in Label Studio." in shown
     assert "2026-11-26 16 75% of 12 0 4 2026-11-25 5 – 0 0" in shown

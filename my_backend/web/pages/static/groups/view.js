@@ -37,13 +37,13 @@ export function makeView(elsewhere) {
       : isAll ? `all ${count(rest, "image")}`
       : `the remaining ${count(rest, "image")}`;
     find("applies").replaceChildren("Choices apply to ", strong);
-    label("zoom-in", `Zoom image ${current + 1}`);
+    label("zoom-in", `Enlarge image ${current + 1}`);
   }
 
   // Why there is no group, and what to do about it.
   function pause({ state, unlabeled, unreadable }, isAsking, aside) {
     const [title, why] = isAsking ? ["Looking for the next group …", ""]
-      : state === "collecting" ? ["No group yet", "Groups appear while the images are being read."]
+      : state === "collecting" ? ["No group yet", "Groups appear as the images are read."]
       : aside ? ["No other images are left", `You skipped or took out ${count(aside, "image")}.`]
       : unlabeled > unreadable ? ["No group right now", "This page keeps checking for new ones."]
       : ["Everything is labeled", unreadable ? "Some images can’t be read here. Label them in Label Studio." : ""];

@@ -130,5 +130,6 @@ export function outcome({ status, action, isWritten, others, kept }, tasks, isUn
   if (!isUndone && !isWritten) return { words: "saving", color: "busy" };
   if (!isUndone) return some(others) === tasks.length ? { words: "already labeled", color: "warn" } : { words: "saved", color: "good" };
   if (status !== "finished") return { words: "undoing", color: "busy" };
-  return { words: some(kept) ? `undone, except ${some(kept)} changed since then` : "undone", color: "" };
+  const changed = some(kept);
+  return { words: changed ? `undone, except for ${changed} that ${changed === 1 ? "has" : "have"} changed since` : "undone", color: "" };
 }
