@@ -151,7 +151,7 @@ def _read(file: Path) -> Ingredients:
     for name, section in read.items():
         if not isinstance(section, dict):
             sections = ", ".join(f"[{known}]" for known in Recipe.model_fields)
-            raise UsersError(f"{shown(file)}: {name} is outside of all sections: move it to one of {sections}")
+            raise UsersError(f"{shown(file)}: {name} isn't in a section: move it into one of {sections}")
     return {name: {key: _from(file, name, key, value) for key, value in part.items()} for name, part in read.items()}
 
 

@@ -124,7 +124,7 @@ def collect_images(
     limit_memory(settings.max_image_memory)
     report = folder / REPORT_FILE
     if file.resolve() == report.resolve():
-        raise UsersError(f"{shown(file)} would be replaced by the report: pass your list of URLs, under another name")
+        raise UsersError(f"the report would overwrite {shown(file)}: rename your list of URLs")
     lines = read_lines(file)
     try:
         with show_progress() as progress:

@@ -101,7 +101,9 @@ def list_folder(folder: Path) -> Listing:
         elif _is_image(path, mode, skipped):
             findings.append(Finding(path, "is next to the class folders: move it into the folder of its class"))
     if not directories:
-        raise UsersError(f"{shown(folder)} has no subfolders: put the images of each class into one with its name")
+        raise UsersError(
+            f"{shown(folder)} has no subfolders: put the images of each class into a subfolder named after the class"
+        )
     _refuse_nested(folder, directories)
     classes: dict[str, list[Path]] = {}
     seen: defaultdict[str, set[tuple[int, int]]] = defaultdict(set)

@@ -91,8 +91,8 @@ def examine_model(lane: InferenceLane, model: SavedModel, samples: Sequence[Samp
         raise UsersError("the model predicts one class per image, but these images have several: use other images")
     if unknown:
         raise UsersError(
-            f"the model has no class {', '.join(unknown)}, only {', '.join(classifier.classes)}: "
-            "name the folders like its classes, or move the others away"
+            f"the model has no class {', '.join(unknown)}; its classes are {', '.join(classifier.classes)}: "
+            "rename the folders to match, or move the folders of other classes elsewhere"
         )
     unseen, judged, trained_on = _split(model, samples)
     kept, embeddings, broken = embed_samples(lane, classifier, [*unseen, *judged], progress)

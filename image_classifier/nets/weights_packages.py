@@ -42,7 +42,10 @@ def _package_file(package: str) -> Path:
     found = [file for file in files if file.suffix in SUFFIXES and len(file.parts) > 1]
     if len(found) != 1:
         listed = ", ".join(str(file.locate()) for file in found) or "none"
-        raise WeightsError(f"the package {package} must have one weights file; set WEIGHTS to a file (found: {listed})")
+        raise WeightsError(
+            f"the package {package} must contain exactly one weights file (found: {listed}); "
+            "set WEIGHTS to a file instead"
+        )
     return Path(str(found[0].locate()))
 
 

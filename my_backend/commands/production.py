@@ -96,7 +96,7 @@ def run_supervisor(settings: Settings, logs: Path | None = None) -> None:
     for path in (folder, logs):
         if unusable := {"%", '"'} & set(str(path)):
             named = " and ".join(sorted(unusable))
-            raise BackendError(f"supervisor can't use the path {path} because of its {named}: use another folder")
+            raise BackendError(f"supervisor can't use the path {path} because it contains {named}: use another folder")
     files.make_private(folder)
     logs.mkdir(exist_ok=True)
     socket = _redis_socket(folder)

@@ -40,10 +40,10 @@ class Planner:
         """
         live = self._serving.live(project.uid, time.monotonic() + MODEL_SECONDS)
         if live.model is None:
-            raise Conflict("there is no model yet whose answers could be accepted: start training first")
+            raise Conflict("there is no trained model yet: start training first")
         if live.is_first_guess:
             raise Conflict(
-                "can't plan: the model's answers are a first guess, made without labels. Label images of each choice"
+                "can't plan: the model's answers are a first guess, made without labels. Label images for each choice"
             )
         found = self._pools.whole(project)
         if found is None:

@@ -317,7 +317,7 @@ class Pools(Background):
         if entry.pool is None or not self._is_current(project, entry.pool, model):
             images = model.open_pool()
             if images is None:
-                raise Conflict("this model class can't compare images, so there are none to label here")
+                raise Conflict("labeling here needs a model class that can compare images, which this one can't")
             entry.pool, entry.ready = ProjectPool(project, tag, model, images), False
         pool, listed_from, began = entry.pool, time.time(), time.monotonic()
         pool.begin_listing()

@@ -25,7 +25,9 @@ def _read_uid(value: Any) -> Any:
 
 def _check_uid(value: str) -> str:
     if not _UID.fullmatch(value):
-        raise ValueError("a project looks like 7.1795181751: its id, a dot, and its creation time in Unix seconds")
+        raise ValueError(
+            "a project's UID looks like 7.1795181751: its id, a dot, and its creation time in Unix seconds"
+        )
     return value
 
 

@@ -93,7 +93,9 @@ def endpoint(
     def declare(handler: Handler) -> Handler:
         parts = {"self", "body", "image", "deadline", *(query or ()), *re.findall(r"<(\w+)>", "".join(paths))}
         if unknown := inspect.signature(handler).parameters.keys() - parts:
-            raise TypeError(f"{handler.__qualname__}: a request has no {sorted(unknown)}; name one of {sorted(parts)}")
+            raise TypeError(
+                f"{handler.__qualname__}: the parameters {sorted(unknown)} don't exist; use some of {sorted(parts)}"
+            )
         declared = Endpoint(handler, method, paths, former_paths, answers, errors, query or {}, page, max_body)
         handler.__dict__["endpoint"] = declared
         return handler

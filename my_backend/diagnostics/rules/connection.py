@@ -128,7 +128,7 @@ def _webhook_missing(project: Project, found: Connection, basic_auth: BasicAuth)
 def _webhook_without_password(project: Project, found: Connection, basic_auth: tuple[str, str]) -> Problem:
     own = [one for one in found.webhooks_of(found.own_backends) if one in found.event_webhooks]
     header = {"Authorization": password_header(*basic_auth)}
-    fixes = [_change(one, "put the password on", {"headers": {**(one.get("headers") or {}), **header}}) for one in own]
+    fixes = [_change(one, "add the password to", {"headers": {**(one.get("headers") or {}), **header}}) for one in own]
     return Problem(
         "webhook-credentials",
         "Annotation events are refused because Label Studio's webhook has no password.",

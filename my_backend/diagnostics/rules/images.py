@@ -38,8 +38,8 @@ def images_drifted(project: str, found: DriftedImages) -> Problem:
     drift = found.drift
     return Problem(
         "images-drifted",
-        f"{drift.strange} of the {drift.newest} images imported last look unlike all labeled ones (expected: about "
-        f"{drift.expected}), so {found.version} is probably wrong about many of them.",
+        f"{drift.strange} of the {drift.newest} most recently imported images look unlike any labeled image "
+        f"(expected: about {drift.expected}), so {found.version} is probably wrong about many of them.",
         f"Label some of them: the project's page Groups (/projects/{project}/groups) shows such images first. If they "
         "don't belong to the project, remove them.",
         project,

@@ -135,8 +135,8 @@ def waiting_problems(unfinished: Sequence[Job], idle: set[str], now: float) -> l
                 "worker-folder",
                 f"A job has been queued for {now - untaken[0].created:.0f} s although a worker is idle.",
                 "Make sure that the worker and the server have the same MODEL_DIR: the same volume in containers, or "
-                "the same shared folder on several machines. If the worker can't find a job there, its log says that "
-                "the project was deleted.",
+                "the same shared folder on several machines. A worker with the wrong MODEL_DIR logs that the "
+                "project was deleted.",
             )
         ]
     late = [job for job in queued if now - job.created > PATIENCE_SECONDS]

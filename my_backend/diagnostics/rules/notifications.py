@@ -9,5 +9,5 @@ def not_delivered(why: str) -> Problem:
         "notify",
         f"Can't deliver notifications: {why.rstrip('.')}.",
         "Check NOTIFY_URL, and whether this machine can reach its host. `python -m my_backend notify` sends a test. "
-        "Notifications are kept for a day and sent once that works.",
+        "Notifications are kept for a day and sent as soon as the receiver accepts them.",
     )

@@ -93,7 +93,7 @@ def disk_space_problems(free: Mapping[str, int]) -> list[Problem]:
     return [
         Problem(
             "disk",
-            f"Only {size / 1e9:.1f} GB are free on the disk that holds {name}.",
+            f"Only {size / 1e9:.1f} GB is free on the disk that holds {name}.",
             "Free up space, or move the folder to a larger disk: training can't publish a version on a full disk.",
         )
         for name, size in free.items()

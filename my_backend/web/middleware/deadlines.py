@@ -90,7 +90,7 @@ class TimedInput:
         if not data and time.monotonic() >= _end(wanted, self._begun):
             raise TooSlow(f"body: it was sent too slowly; only {self.size:,} bytes arrived")
         if not data:
-            raise BadRequest(f"body: it ended after {self.size:,} bytes, before its Content-Length")
+            raise BadRequest(f"body: it ended after {self.size:,} bytes, fewer than its Content-Length")
         self.size += len(data)
         self._arrived(len(data))
         return data

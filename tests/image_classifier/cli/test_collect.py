@@ -304,7 +304,7 @@ def test_folder_that_cannot_be_used_is_an_error(images: Images, run: Command) ->
     Path("file").touch()
     assert "file isn't a folder" in run("collect", lines, "file").error
     run("collect", lines, "photos")
-    assert "would be replaced by the report" in run("collect", "photos/collect.csv", "photos").error
+    assert "the report would overwrite" in run("collect", "photos/collect.csv", "photos").error
     with FileLock("photos/.collect/lock"):
         assert "another process is collecting images into photos" in run("collect", lines, "photos").error
 

@@ -74,7 +74,7 @@ def test_without_a_file_the_environment_says_all_but_the_data() -> None:
     [
         ("[training]\nepoch = 3", "training.epoch is unknown: use one of mode, epochs, batch_size"),
         ("[trainig]\nepochs = 3", "trainig is unknown: use one of data, network, training, testing, prediction"),
-        ("epochs = 3", r"epochs is outside of all sections: move it to one of \[data\], \[network\]"),
+        ("epochs = 3", r"epochs isn't in a section: move it into one of \[data\], \[network\]"),
         ("[training]\nepochs = 0", "training.epochs = 0: input should be greater than 0"),
         ("[training]\nepochs = 1.5", "training.epochs = 1.5: input should be a valid integer"),
         ("[training]\nlearning_rate = inf", "training.learning_rate = inf: give a finite number"),

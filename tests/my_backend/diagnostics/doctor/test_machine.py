@@ -28,7 +28,7 @@ def test_disk_that_is_nearly_full_is_named(make_settings: MakeSettings) -> None:
     found = machine.check_disk(make_settings(), lambda path: 10**8 if path.name == "cache" else 10**12)
 
     [problem] = found.problems
-    assert problem.message == "Only 0.1 GB are free on the disk that holds CACHE_DIR."
+    assert problem.message == "Only 0.1 GB is free on the disk that holds CACHE_DIR."
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,7 @@ SILENT = {"send_for_all_actions": False, "actions": ["TASKS_CREATED"]}
             "webhook-credentials",
             [
                 Fix(
-                    f"put the password on the webhook {URL}",
+                    f"add the password to the webhook {URL}",
                     ChangeWebhook(5, {"headers": {"X-Mine": "kept", **HEADERS}}),
                 )
             ],

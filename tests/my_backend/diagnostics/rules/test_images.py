@@ -52,8 +52,8 @@ def test_drift_says_how_many_images_and_where_they_are() -> None:
 
     assert (problem.code, problem.project) == ("images-drifted", PROJECT)
     assert problem.message == (
-        "41 of the 200 images imported last look unlike all labeled ones (expected: about 20), so v12-20261127T101500 "
-        "is probably wrong about many of them."
+        "41 of the 200 most recently imported images look unlike any labeled image (expected: about 20), "
+        "so v12-20261127T101500 is probably wrong about many of them."
     )
     assert f"/projects/{PROJECT}/groups" in problem.hint
     assert problem.details == ("the most unlike ones: tasks 812, 830",)

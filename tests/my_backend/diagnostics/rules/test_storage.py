@@ -71,7 +71,7 @@ def test_files_of_a_kind_are_one_problem_of_their_project() -> None:
 def test_disk_that_is_nearly_full() -> None:
     [problem] = disk_space_problems({"MODEL_DIR": 10**12, "CACHE_DIR": 10**8})
 
-    assert (problem.code, problem.message) == ("disk", "Only 0.1 GB are free on the disk that holds CACHE_DIR.")
+    assert (problem.code, problem.message) == ("disk", "Only 0.1 GB is free on the disk that holds CACHE_DIR.")
 
 
 @pytest.mark.parametrize(

@@ -565,7 +565,7 @@ def test_projects_that_can_have_no_plan_are_told_why(
     client = start()
     label_studio.labels.add(20)
     ask(client, "plan", percent=5)
-    assert "there is no model yet" in reached(client, lambda now: now["error"])["error"]
+    assert "there is no trained model yet" in reached(client, lambda now: now["error"])["error"]
     script.set(learn="Cat")
     client.train()
     assert (

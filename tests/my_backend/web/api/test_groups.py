@@ -290,7 +290,7 @@ def test_projects_and_models_without_groups_are_told_why(
     answer = client.post("/api/labeling/groups", {"project": "9.1"}, 409)
     assert "there are no images to label here: " in answer["error"]
     script.set(no_pool=True)
-    assert eventually(lambda: "this model class can't compare images" in (ask(client)["error"] or ""))
+    assert eventually(lambda: "needs a model class that can compare images" in (ask(client)["error"] or ""))
 
 
 def test_nothing_is_collected_before_somebody_asks_and_forgotten_after_an_hour(

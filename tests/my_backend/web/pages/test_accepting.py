@@ -104,6 +104,6 @@ def test_page_says_why_a_plan_is_not_possible(start: Start, label_studio: FakeLa
     ask(client, "plan", percent=5)
     reached(client, lambda now: now["error"])
     text = page(client)
-    assert "there is no model yet" in text
+    assert "there is no trained model yet" in text
     assert "plan: At most 1% wrong" in buttons(text)
     assert state(client)["status"] == "preparing"
