@@ -393,7 +393,7 @@ def test_classes_that_the_model_does_not_know_are_named(
     run: Command, trained: Path, others: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(others / "0", tmp_path / "odd/zero")
-    assert "has no class zero, only 0, 1, 2" in run("evaluate", trained, tmp_path / "odd").error
+    assert "has no class zero; its classes are 0, 1, 2" in run("evaluate", trained, tmp_path / "odd").error
 
 
 # --- predict ----------------------------------------------------------------

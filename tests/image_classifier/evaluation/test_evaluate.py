@@ -79,5 +79,5 @@ def test_where_nothing_is_left_to_judge_on_that_is_said(
     with pytest.raises(UsersError, match="of 6 images, it was trained on 6"):
         examine_model(bench.lane, model, known, ignore)
     odd = [replace(samples[0], label="7")]
-    with pytest.raises(UsersError, match="has no class 7, only 0, 1, 2"):
+    with pytest.raises(UsersError, match="has no class 7; its classes are 0, 1, 2"):
         examine_model(bench.lane, model, odd, ignore)
