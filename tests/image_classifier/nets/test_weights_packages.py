@@ -59,7 +59,10 @@ def test_weights_come_from_an_installed_package(site: Path, backbone: Backbone) 
             "no-weights",
             r"the package no-weights must contain exactly one weights file \(found: none\); set WEIGHTS to a file",
         ),
-        ("two-weights", r"set WEIGHTS to a file \(found: \S+/two_weights/a\.pth, \S+/two_weights/b\.bin\)"),
+        (
+            "two-weights",
+            r"one weights file \(found: \S+/two_weights/a\.pth, \S+/two_weights/b\.bin\); set WEIGHTS to a file",
+        ),
     ],
 )
 def test_package_without_one_weights_file_is_named(site: Path, name: str, said: str) -> None:
