@@ -191,7 +191,7 @@ def test_webhook_of_a_model_that_was_removed_trains_twice(site: Site) -> None:
     first = site.label_studio.connect(site.project, other)
     site.label_studio.disconnect(site.project, first)
     assert len(site.label_studio.webhooks(site.project)) == 2
-    says(site.backend, "webhook-orphaned", f"{other}/webhook", "delete it")
+    says(site.backend, "webhook-orphaned", f"{other}/webhook", "delete this webhook")
 
     is_well(site.backend, "--fix", "--yes")
     [left] = site.label_studio.webhooks(site.project)

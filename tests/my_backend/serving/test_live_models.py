@@ -361,9 +361,9 @@ def test_only_version_that_cannot_be_loaded_is_repaired_by_a_training(serve: Ser
 
     with serve() as client:
         assert eventually(lambda: client.backend.serving.ready)
-        assert any("Start a training" in problem for problem in client.get("/health")["problems"])
+        assert any("Start training" in problem for problem in client.get("/health")["problems"])
         assert client.ended(client.submit_training()).status == "finished"
-        assert eventually(lambda: not any("Start a training" in one for one in client.get("/health")["problems"]))
+        assert eventually(lambda: not any("Start training" in one for one in client.get("/health")["problems"]))
         assert client.predict({})["model_version"].startswith("v2-")
 
 
