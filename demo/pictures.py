@@ -31,7 +31,6 @@ from testing.waiting import wait_for
 SIZE: ViewportSize = {"width": 1120, "height": 860}
 GROUPS = 12  # that are labeled; the moving picture shows them
 SECONDS, LAST_SECONDS = 1.2, 3.0  # how long it shows each step
-MANY = 7  # images of a group: more than one row
 PAUSE = 2.0  # seconds until the labels have arrived at the backend
 MOVING_WIDTH = 840
 LOADED = "[...document.images].filter(one => one.getBoundingClientRect().top < innerHeight).every(one => one.complete)"
@@ -99,7 +98,14 @@ class _Person:
     def __init__(self, page: Page, truth: dict[int, str], choices: list[str], is_learned: Callable[[], bool]) -> None:
         self._page, self._truth, self._is_learned = page, truth, is_learned
         self._keys = {choice: str(number) for number, choice in enumerate(choices, 1)}
-        self.best = b""  # the picture that shows most: a proposal, and images that don't belong
+        self._best = 0, b""  # the picture that shows most images: a proposal, and images that don't belong
+
+    @property
+    def best(self) -> bytes:
+        """Raises UsersError if no labeled group had both."""
+        if not self._best[1]:
+            raise UsersError("no group with a proposal has an image that doesn't belong: use other images")
+        return self._best[1]
 
     def label_groups(self, count: int) -> list[bytes]:
         """Labels so many groups; returns a picture of each step."""
@@ -118,8 +124,8 @@ class _Person:
             proposed = self._page.locator("#group-title").inner_text() == f"{usual}?"
             if others:
                 shots.append(self._shot())
-                if proposed and len(tasks) > MANY:
-                    self.best = shots[-1]
+                if proposed:
+                    self._best = max(self._best, (len(tasks), shots[-1]))
             self._page.keyboard.press("Enter" if proposed else self._keys[usual])
             # A person takes longer, so that the next group shows what has been learned.
             expect(self._page.locator("#saving")).not_to_contain_text("Saving")
