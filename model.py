@@ -186,7 +186,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         label_config: str | None = None,
         deadline: float = float("inf"),
     ) -> list[Json]:
-        """For each task, in order, `prediction`, `confidence` and `scores` by choice; or `error`, in a sentence.
+        """For each task, in order, `prediction`, `confidence` and `scores` by choice; or `error`, as a sentence.
 
         Scores are calibrated probabilities, the most likely first; `prediction` is a list if the labeling config
         allows several choices. The other arguments are the same as for `predict`.
@@ -275,12 +275,12 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
 
     @staticmethod
     def picture(path: Path) -> bytes:
-        """A JPEG of an image file that is large enough to label it, like `thumbnail`."""
+        """Like `thumbnail`, but large enough for labeling."""
         return _as_jpeg(path, PICTURE)
 
     @classmethod
     def cache_lookups(cls) -> dict[str, int]:
-        """How many embeddings this process has found in its cache (`hit`), and how many not (`miss`)."""
+        """How many embeddings this process has found in its cache (`hit`), and how many it hasn't (`miss`)."""
         return _networks().lookups if _make_networks.cache_info().currsize else {}
 
     @classmethod
@@ -349,7 +349,8 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         return TaskPool(self, self._backbone, tag) if tag else None
 
     def export_onnx(self, folder: Path, tasks: Sequence[Json]) -> Json:
-        """Writes `model.onnx` and `labels.txt`, and compares the module with the model on the tasks' images.
+        """Writes `model.onnx` and `labels.txt`, and compares the exported module with the model on the tasks'
+        images.
 
         Raises BadRequest if a package is missing or the answers differ.
         """
@@ -405,13 +406,12 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
     ) -> Json | None:
         """Trains on annotated tasks; returns the resources of the new model, and passes them to `publish`.
 
-        `kind` is `head` for a quick training of the last layer, or `full` for everything that TRAIN_MODE requests: then
-        the head is published first. If the last full training was `given` the same, it returns None: all seeds are
-        fixed, so it would make the same model. Fine-tuned layers are always trained further. `attempt` is more than 1
-        if the process died before it completed an epoch. The accuracy on the tasks of `random_sample` is reported, too.
-        `progress` gets records with `phase`, `epoch`, `epochs`,
-        `loss`, `accuracy`, `seconds_left`, and may raise to stop. Raises TrainingError, with a message for labelers, if
-        there are too few labels.
+        `kind` is `head` to train only the last layer, quickly, or `full` for everything that TRAIN_MODE requests: then
+        the head is published first. If `given` equals that of the last full training run, returns None: all seeds are
+        fixed, so training would produce the same model. Fine-tuned layers are always trained further. `attempt` is
+        more than 1 if the process died before it completed an epoch. The accuracy on the tasks of `random_sample` is
+        reported, too. `progress` gets records with `phase`, `epoch`, `epochs`, `loss`, `accuracy`, `seconds_left`, and
+        may raise to stop. Raises TrainingError, with a message for labelers, if there are too few labels.
         """
         report = progress or (lambda record: None)
         config = parse_label_config(self.label_config, _settings().choices)
@@ -564,7 +564,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
     def adopt(cls, folder: Path, workdir: Path) -> Json:
         """The resources of a model that `python -m image_classifier` trained, copied to `workdir`.
 
-        Raises UsersError or WeightsError, with one sentence, if the folder has no such model.
+        Raises UsersError or WeightsError, with a message of one sentence, if the folder has no such model.
         """
         saved = load_model(folder)
         output = shutil.copytree(saved.folder, workdir / "model")

@@ -273,7 +273,7 @@ def explain(error: ValidationError) -> str:
         value = str(fault["input"])
         # A URL may contain a password that no pattern recognizes, and invisible characters help nobody.
         shown = name and name not in UNSAID and "@" not in value and value.isprintable()
-        lines.append((f"{name}: {why}" if name else why) + (f", but it is {fault['input']!r}" if shown else ""))
+        lines.append((f"{name}: {why}" if name else why) + (f" (the value is {fault['input']!r})" if shown else ""))
     return "Invalid settings (environment or .env):\n  " + "\n  ".join(map(redact, lines))
 
 

@@ -191,7 +191,7 @@ def test_every_problem_is_in_troubleshooting() -> None:
 
 
 def test_every_symptom_leads_to_a_problem() -> None:
-    table = TROUBLESHOOTING.partition("## By what you see")[2].partition("\n## ")[0]
+    table = TROUBLESHOOTING.partition("## By symptom")[2].partition("\n## ")[0]
     named = [code for line in table.splitlines() for code in re.findall(r"`([a-z-]+)`", line.rpartition(" | ")[2])]
     known = re.findall(r"^\| `([a-z-]+)` \|", TROUBLESHOOTING, re.MULTILINE)
     assert len(set(named)) > 15

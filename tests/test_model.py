@@ -1529,7 +1529,7 @@ def test_of_many_labels_a_correction_learns_only_the_new_ones(
     assert once["figures"] == {**trained["figures"], "labels_since": 2}
     assert once["labels"] == {"0": 10, "1": 10, "2": 11}
     assert once["annotations"]["used"] == 31
-    assert "measured before the last 2 labels." in once["summary"]
+    assert "measured before the last 2 labels were added." in once["summary"]
     assert learned_by(once) == learned_by(trained) | {"31": shown[30][1], "1": "2"}
     assert choice(ImageClassifierAPI(CONFIG, once).predict([task(31, shown[30][0])])[0]) == shown[30][1]
 

@@ -66,7 +66,7 @@ def collect(lines: Sequence[Line], folder: Path, settings: CollectSettings, prog
 def _claimed(folder: Path) -> Iterator[Path]:
     """The folder for what the next run needs, locked for this process; raises UsersError."""
     if folder.exists() and not folder.is_dir():
-        raise UsersError(f"{shown(folder)} isn't a folder: choose another one for the images")
+        raise UsersError(f"{shown(folder)} isn't a folder: choose a folder for the images")
     state = folder / STATE_FOLDER
     if (folder / REPORT_FILE).is_dir():
         raise UsersError(f"{shown(folder / REPORT_FILE)} is a folder, but the report goes there: rename it")

@@ -513,7 +513,10 @@ def retrain(
         if broken:
             raise UsersError("; ".join(f"{shown(sample.image.path)}: {why}" for sample, why in broken))
         if lost := len(others) - len(known):
-            say(f"{lost} of {len(others)} known images are neither cached nor where they were: the model forgets them")
+            say(
+                f"{lost} of {len(others)} known images are neither in the cache nor in their original place: the model "
+                "forgets them"
+            )
         done = correct(classifier, kept, embeddings, corrected)
     target = output / saved.folder.name if output else saved.folder
     save_model(done.classifier, kept, target, saved.folder / BACKBONE_FILE)

@@ -15,7 +15,7 @@ MAX_SCANS = 1000
 MAX_SCANNED_PIXELS = 2_000_000_000  # of all scans together, if there are more scans than usual
 MAX_RLE_PIXELS = 20_000_000  # Pillow decodes run lengths in Python
 
-SAVE_IT = "save the image as JPEG or PNG"
+SAVE_IT, SAVE_IT_AGAIN = "save the image as JPEG or PNG", "save the image again, as JPEG or PNG"
 _BRANDS = {
     b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIC", b"heix": "HEIC", b"heim": "HEIC", b"heis": "HEIC",
     b"hevc": "HEIC", b"hevx": "HEIC", b"mif1": "HEIC", b"msf1": "HEIC", b"crx ": "RAW (CR3)",
@@ -93,7 +93,7 @@ def remedy_of(kind: str) -> str:
 
 def _count(parts: int) -> None:
     if parts > MAX_PARTS:
-        raise Unreadable(f"it has more than {MAX_PARTS:,} parts: {SAVE_IT} again")
+        raise Unreadable(f"it has more than {MAX_PARTS:,} parts: {SAVE_IT_AGAIN}")
 
 
 # --- JPEG ---------------------------------------------------------------------
@@ -155,7 +155,7 @@ def _check_scans(data: bytes, position: int, allowed: int) -> None:
             position += struct.unpack_from(">H", data, position)[0]
         scans += marker == _SOS
         if scans > allowed:
-            raise Unreadable(f"it has more than {allowed:,} scans, too many to decode: {SAVE_IT} again")
+            raise Unreadable(f"it has more than {allowed:,} scans, too many to decode: {SAVE_IT_AGAIN}")
 
 
 def orientation_of(exif: bytes) -> int:
@@ -330,10 +330,10 @@ def _tiff(data: bytes) -> Picture:
 def _check_jpegs(data: bytes, places: tuple[int, ...], sizes: tuple[int, ...], pixels: int, all_pixels: int) -> None:
     """Raises Unreadable for strips that overlap, which would be decoded again and again, and for too many scans."""
     if len(sizes) < len(places) or sum(sizes) > len(data):
-        raise Unreadable(f"its strips or tiles overlap: {SAVE_IT} again")
+        raise Unreadable(f"its strips or tiles overlap: {SAVE_IT_AGAIN}")
     scans = sum(data.count(b"\xff\xda", place, place + size) for place, size in zip(places, sizes, strict=False))
     if scans * min(pixels, all_pixels) > MAX_SCANNED_PIXELS:
-        raise Unreadable(f"its {scans:,} scans would take too long to decode: {SAVE_IT} again")
+        raise Unreadable(f"its {scans:,} scans would take too long to decode: {SAVE_IT_AGAIN}")
 
 
 # --- BMP, and AVIF and its kin --------------------------------------------------

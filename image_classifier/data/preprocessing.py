@@ -162,7 +162,7 @@ def _reserved(budget: MemoryBudget, size: int, deadline: float) -> Iterator[_Sha
         budget.reserve(size, deadline)
     except OverBudget as error:
         raise PerhapsSound(
-            f"decoding it takes {size // 1_000_000:,} MB of memory, but only {budget.total // 1_000_000:,} MB are "
+            f"decoding it takes {size // 1_000_000:,} MB of memory, but only {budget.total // 1_000_000:,} MB is "
             "allowed: scale it down or raise MAX_IMAGE_MEMORY"
         ) from error
     except NotInTime as error:

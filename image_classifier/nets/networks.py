@@ -90,7 +90,8 @@ def _load(bare: Bare, network: str, found: State, source: str, *, ordered: bool 
     last += [state.pop(key) for key in heads]
     if problem := difference(state, wanted):
         raise WeightsError(
-            f"{source} has no weights for {network} ({problem}): set NETWORK to the network that they are of"
+            f"{source} has no weights for {network} ({problem}): set NETWORK to the network whose weights the file "
+            "contains"
         )
     if ignored := [*heads, *(key for key in found if not key.startswith(prefix))]:
         log.info("%s: ignored %d tensors that aren't part of the network, such as %s", source, len(ignored), ignored[0])

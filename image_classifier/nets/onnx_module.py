@@ -79,5 +79,7 @@ def write_onnx(classifier: Classifier, file: Path, images: Sequence[Path] = ()) 
         answers = [module.run(None, {"images": piece.numpy()})[0] for piece in torch.split(other, COMPARED_AT_ONCE)]
         difference = float((torch.from_numpy(np.concatenate(answers)) - portable(other)).abs().max())
     if not difference <= TOLERANCE:  # also if it is NaN
-        raise UsersError(f"the exported probabilities differ from the model's by {difference:.1e}: nothing is kept")
+        raise UsersError(
+            f"the exported probabilities differ from the model's by {difference:.1e}: the export was discarded"
+        )
     return Compared(len(some), difference)

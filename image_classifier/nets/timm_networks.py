@@ -126,7 +126,8 @@ def _config(network: str) -> Any:
         tagged = ", ".join(timm.list_pretrained(f"{_architecture(name)}.*")) or "none"
         raise UnknownNetwork(f"{error} Its pretrained weights are: {tagged}.") from error
     if config.input_size[0] != _COLORS:
-        raise UnknownNetwork(f"{name} takes images of {config.input_size[0]} channels: choose another network")
+        channels = "1 channel" if config.input_size[0] == 1 else f"{config.input_size[0]} channels"
+        raise UnknownNetwork(f"{name} takes images with {channels}: choose another network")
     return config
 
 

@@ -164,7 +164,7 @@ class AcceptanceStore:
         """
         acceptance = self.newest(project)
         if acceptance is not None and acceptance.status == "sampling":
-            with suppress(Conflict):  # nothing can be accepted, and the page Accept says why
+            with suppress(Conflict):  # nothing can be accepted, and the Accept page says why
                 return self.answers(acceptance).by_task
         return ()
 

@@ -136,7 +136,8 @@ def accuracy_words(figures: Figures) -> str:
     low, high = figures.accuracy_low, figures.accuracy_high
     interval = "" if low is None or high is None else f" ({low:.0%} to {high:.0%})"
     count = figures.labels_since
-    since = f", measured before the last {'label' if count == 1 else f'{count} labels'}" if count else ""
+    last = "label was" if count == 1 else f"{count} labels were"
+    since = f", measured before the last {last} added" if count else ""
     return f"{figures.accuracy:.1%}{interval}{since}"
 
 

@@ -400,7 +400,12 @@ def test_url_that_only_this_machine_knows(tmp_path: Path, serve: Serve) -> None:
         site = Site(label_studio, backend, project, 0, [])
         with pytest.raises(ServerError, match="health check failed"):
             label_studio.connect(project, f"http://localhost:{free_port()}")
-        says(site.backend, "no-project", "Connect Model", "use host.docker.internal or a service's name, not localhost")
+        says(
+            site.backend,
+            "no-project",
+            "Connect Model",
+            "use host.docker.internal or the name of the backend's service, not localhost",
+        )
 
         label_studio.connect(project, backend.url)
         is_well(site.backend)

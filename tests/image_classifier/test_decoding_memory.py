@@ -116,7 +116,7 @@ def test_image_that_never_fits_is_refused_with_the_setting() -> None:
     open_image(data)
     limit_memory(60_000_000)
     with pytest.raises(
-        PerhapsSound, match=r"^decoding it takes \d+ MB .*, but only 50 MB are allowed: .*MAX_IMAGE_MEMORY$"
+        PerhapsSound, match=r"^decoding it takes \d+ MB .*, but only 50 MB is allowed: .*MAX_IMAGE_MEMORY$"
     ):
         open_image(data)
 

@@ -57,7 +57,8 @@ def no_project(blocking: Blocking | None) -> Problem:
         "no-project",
         "No project is connected yet.",
         "In a Label Studio project, open Settings → Model → Connect Model and enter this backend's URL as Label Studio "
-        "sees it. If Label Studio runs in a container, use host.docker.internal or a service's name, not localhost.",
+        "sees it. If Label Studio runs in a container, use host.docker.internal or the name of the "
+        "backend's service, not localhost.",
     )
 
 
@@ -132,7 +133,7 @@ def _webhook_without_password(project: Project, found: Connection, basic_auth: t
     return Problem(
         "webhook-credentials",
         "Annotation events are refused because Label Studio's webhook has no password.",
-        f"{WEBHOOKS}, add a header Authorization with the value “Basic …” to the webhook, or connect the model again "
+        f"{WEBHOOKS}, add an Authorization header with the value “Basic …” to the webhook, or connect the model again "
         "with a URL like http://user:password@host:9090.",
         project.uid,
         fixes=tuple(fixes[:1]),

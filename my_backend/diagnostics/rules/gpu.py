@@ -30,7 +30,7 @@ def gpu_problems(gpu: Gpu, computes: Mapping[str, Any]) -> list[Problem]:
         hint = f"{_why_unused(gpu, computes)} If you don't want to use it, set CUDA_VISIBLE_DEVICES=-1."
         return [Problem("gpu", f"{gpu} is available but not used.", hint)]
     if device and gpu.free < GPU_BYTES:
-        message = f"Only {gpu.free / 1e9:.1f} GB of memory are free on {gpu}."
+        message = f"Only {gpu.free / 1e9:.1f} GB of memory is free on {gpu}."
         hint = "Stop the other programs that use it (`nvidia-smi` lists them), or set CUDA_VISIBLE_DEVICES to another "
         return [Problem("gpu", message, f"{hint}card.")]
     return []
@@ -39,7 +39,10 @@ def gpu_problems(gpu: Gpu, computes: Mapping[str, Any]) -> list[Problem]:
 def _why_unused(gpu: Gpu, computes: Mapping[str, Any]) -> str:
     cuda = str(computes.get("cuda") or "")
     if not cuda:
-        return "The installed torch supports only the CPU: install requirements.txt, whose torch supports CUDA."
+        return (
+            "The installed torch supports only the CPU: install the packages in requirements.txt, which include a "
+            "torch that supports CUDA."
+        )
     oldest = OLDEST_DRIVER.get(int(cuda.partition(".")[0]), 0)
     if int(gpu.driver.partition(".")[0]) < oldest:
         return f"Its driver {gpu.driver} is too old for CUDA {cuda}: install {oldest} or newer."

@@ -30,7 +30,7 @@ def image_problems(project: str, failed: Sequence[Sighting]) -> list[Problem]:
 
 def unreadable_kind(project: str, kind: str, why: str) -> Problem:
     """The first image of a kind of URL can't be read."""
-    return Problem("image", f"Can't read images of the kind “{kind}”: {why}.", project=project)
+    return Problem("image", f"Can't read images from this source: “{kind}” ({why}).", project=project)
 
 
 def images_drifted(project: str, found: DriftedImages) -> Problem:
@@ -40,8 +40,8 @@ def images_drifted(project: str, found: DriftedImages) -> Problem:
         "images-drifted",
         f"{drift.strange} of the {drift.newest} most recently imported images look unlike any labeled image "
         f"(expected: about {drift.expected}), so {found.version} is probably wrong about many of them.",
-        f"Label some of them: the project's page Groups (/projects/{project}/groups) shows such images first. If they "
+        f"Label some of them: the project's Groups page (/projects/{project}/groups) shows such images first. If they "
         "don't belong to the project, remove them.",
         project,
-        (f"the most unlike ones: tasks {', '.join(map(str, found.tasks))}",),
+        (f"least like the labeled images: tasks {', '.join(map(str, found.tasks))}",),
     )

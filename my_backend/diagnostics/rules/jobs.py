@@ -113,8 +113,8 @@ def backlog_failed(project: str, error: str) -> Problem:
     return Problem(
         "backlog",
         f"Can't check whether the model was trained on all corrections: unexpected error {error}.",
-        "The server's log has the details; please report it. The backend tries again every ten seconds. Until that "
-        "works, it doesn't retry failed training runs: start them yourself.",
+        "The server's log has the details; please report the error. The backend tries again every ten seconds. Until "
+        "that works, it doesn't retry failed training runs: start them yourself.",
         project,
     )
 
@@ -141,11 +141,12 @@ def waiting_problems(unfinished: Sequence[Job], idle: set[str], now: float) -> l
         ]
     late = [job for job in queued if now - job.created > PATIENCE_SECONDS]
     if late:
-        minutes = (now - late[0].created) / 60
+        minutes = f"{(now - late[0].created) / 60:.0f} minutes"
+        queued_jobs = f"{len(late)} jobs are queued, the oldest for" if len(late) > 1 else "a job has been queued for"
         return [
             Problem(
                 "jobs-wait",
-                f"All workers are busy: {len(late)} jobs are queued, the oldest for {minutes:.0f} minutes.",
+                f"All workers are busy: {queued_jobs} {minutes}.",
                 "Start another worker; with `--only head`, corrections don't have to wait for long training runs.",
             )
         ]

@@ -39,7 +39,7 @@ def no_token(url: str = "") -> Problem:
         "no-token",
         "LABEL_STUDIO_API_KEY is not set: the backend can use only the token that Label Studio sends when it connects, "
         "which works only if legacy tokens are enabled.",
-        "In Label Studio, open your avatar → Account & Settings → Personal Access Token → Create New Token. Then "
+        "In Label Studio, click your avatar → Account & Settings → Personal Access Token → Create New Token. Then "
         f"restart the backend with `LABEL_STUDIO_URL={url or 'http://localhost:8080'} "
         "LABEL_STUDIO_API_KEY=<the token>` before its command, or put both settings, one per line, into a `.env` "
         "file in its working directory.",
@@ -66,7 +66,8 @@ def token_life_problems(days: float) -> list[Problem]:
     """The token expires soon."""
     if days >= TOKEN_DAYS:
         return []
-    message = f"LABEL_STUDIO_API_KEY expires in {days:.0f} days."
+    left = "1 day" if round(days) == 1 else f"{days:.0f} days"
+    message = f"LABEL_STUDIO_API_KEY expires in {left}."
     return [Problem("token-ends", message, f"Before that, {HOW_TO_MAKE_A_TOKEN}.")]
 
 
@@ -85,4 +86,4 @@ def clock_problems(ahead: float) -> list[Problem]:
         return []
     way = "behind" if ahead > 0 else "ahead of"
     message = f"This machine's clock is {abs(ahead):.0f} s {way} Label Studio's."
-    return [Problem("clock", message, "Sync both with NTP: tokens expire by the clock.")]
+    return [Problem("clock", message, "Sync both with NTP: the clock decides when tokens expire.")]

@@ -10,7 +10,7 @@ from my_backend.token_gate import Refusal
 def run_halted(halted: HaltedRun) -> Problem:
     """A labeling run that isn't finished and doesn't go on at the moment."""
     run = halted.run
-    what = f"Labeling run {run.id} ({run.tasks:,} tasks)"
+    what = f"Labeling run {run.id} ({run.tasks:,} {'task' if run.tasks == 1 else 'tasks'})"
     match halted.state:
         case "failed":
             message = f"{what} stopped: {run.error}."
@@ -42,7 +42,7 @@ def audit_contradicts(found: Contradiction) -> Problem:
         )
     number = acceptance.project.partition(".")[0]
     hint = (
-        "Undo these labels on the project's page Accept, or with "
+        "Undo these labels on the project's Accept page, or with "
         f"`python -m my_backend label accept undo --project {number}`."
     )
     return Problem("accepted-wrong", message, hint, acceptance.project)

@@ -34,7 +34,7 @@ def _out_of_sync(project: Project, status: ScoresStatus, title: TitleStatus) -> 
         "when you turn the setting off. `doctor --fix` renames it once, for the current version."
     )
     if status.kept:
-        hint = "The running server changes it within a minute; if it can't, `/problems` says why."
+        hint = "The running server corrects this within a minute; if it can't, `/problems` says why."
     offer = f"rename the model “{title.title}” to {status.live}"
     action = RenameModel(project, title, status.live, status.kept)
     return Problem("scores-blank", message, hint, project.uid, fixes=(Fix(offer, action),))

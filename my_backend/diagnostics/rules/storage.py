@@ -20,7 +20,7 @@ PLAN_LOST = (
 HINTS = {
     "project.json": "Open the project in Label Studio, which then contacts the backend; the backend rewrites the file.",
     "credentials.json": "Restart the backend and open the project in Label Studio, which then sends its token again.",
-    "live": "Activate a version on the page, or start training; both rewrite the file.",
+    "live": "Activate a version on the backend's web page, or start training; either rewrites the file.",
     "version.json": (
         "Restore the version's folder from a backup, or remove the version with "
         "`python -m my_backend versions delete {version} --project {project}`."
@@ -34,12 +34,12 @@ HINTS = {
         "again, or remove the file."
     ),
     "jobs": "The job is ignored. Remove the file, or return to the newer release that wrote it.",
-    "state.json": "This labeling run doesn't continue. Restore the file from a backup, or remove the run's folder.",
+    "state.json": "This labeling run can't continue. Restore the file from a backup, or remove the run's folder.",
     "plan.json": "This labeling run can't continue or be undone. Restore the file from a backup.",
     "acceptance.json": PLAN_LOST,
     "answers.json": PLAN_LOST,
     "automatic.json": (
-        "Labels aren't accepted automatically. Switch automatic acceptance on again on the page Accept, which "
+        "Labels aren't accepted automatically. Switch automatic acceptance on again on the Accept page, which "
         "rewrites the file."
     ),
     "corrections": (
@@ -73,10 +73,11 @@ def _unwritable(folder: UnwritableFolder) -> Problem:
 
 def _damaged(project: str, kind: str, files: Sequence[DamagedFile]) -> Problem:
     first = files[0]
-    more = f", and {len(files) - 1} more such files" if len(files) > 1 else ""
+    others = len(files) - 1
+    more = f" {others} more {'file' if others == 1 else 'files'} of this kind can't be used, either." if others else ""
     return Problem(
         "damaged",
-        f"Can't use {first.path}: {first.why.rstrip('.')}{more}.",
+        f"Can't use {first.path}: {first.why.rstrip('.')}.{more}",
         HINTS.get(kind, HINT).format(version=first.path.parent.name, project=project.partition(".")[0]),
         project,
         tuple(f"{one.path}: {one.why}" for one in files[1 : NAMED_FILES + 1]),

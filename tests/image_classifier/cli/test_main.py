@@ -494,16 +494,16 @@ def test_images_that_are_gone_are_forgotten_and_that_is_said(
     samples[5]["name"] = samples[6]["name"]  # another image is where it was
     (model / "head/samples.json").write_text(json.dumps(samples))
     said = run("retrain", model, "--img", sorted((others / "0").iterdir())[0], "--label", "1")
-    assert "6 of 36 known images are neither cached nor where they were" in said.err
+    assert "6 of 36 known images are neither in the cache nor in their original place" in said.err
     assert len(load_model(model).samples) == 31
 
 
 @pytest.mark.parametrize(
     ("gone", "said"),
     [
-        (range(36), "12 of 12 images of 0, 12 of 12 images of 1, 12 of 12 images of 2 are neither cached nor"),
-        (range(12, 24), "12 of 12 images of 1 are neither cached nor"),
-        (range(12, 19), "7 of 12 images of 1 are neither cached nor"),
+        (range(36), "12 of 12 images of 0, 12 of 12 images of 1, 12 of 12 images of 2 are neither in the cache nor"),
+        (range(12, 24), "12 of 12 images of 1 are neither in the cache nor"),
+        (range(12, 19), "7 of 12 images of 1 are neither in the cache nor"),
     ],
 )
 @pytest.mark.parametrize("output", [(), ("--output", "new")])
@@ -547,7 +547,7 @@ def test_images_that_have_no_class_are_not_forgotten_either(
     file.write_text(json.dumps(samples))
     shutil.rmtree(os.environ["CACHE_DIR"])
     refused = run("retrain", "model", "--img", sorted((others / "0").iterdir())[0], "--label", "1")
-    assert "3 of 3 images of no class are neither cached nor where they were" in refused.error
+    assert "3 of 3 images of no class are neither in the cache nor in their original place" in refused.error
 
 
 def test_a_model_of_few_images_does_not_forget_one_of_them(
@@ -562,7 +562,7 @@ def test_a_model_of_few_images_does_not_forget_one_of_them(
     next((tmp_path / "few/1").iterdir()).unlink()
     shutil.rmtree(os.environ["CACHE_DIR"])
     refused = run("retrain", "model", "--img", sorted((others / "0").iterdir())[0], "--label", "0")
-    assert "1 of 2 images of 1 are neither cached nor where they were" in refused.error
+    assert "1 of 2 images of 1 are neither in the cache nor in their original place" in refused.error
 
 
 @pytest.mark.parametrize(

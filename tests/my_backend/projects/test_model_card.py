@@ -88,9 +88,9 @@ def test_published_version_has_its_own_card_also_as_a_copy(tmp_path: Path) -> No
         assert (one.folder / CARD_FILE).read_text("utf-8").startswith(f"# Image classifier {one.name}\n")
 
 
-@pytest.mark.parametrize(("since", "said"), [(7, "7 labels"), (1, "label")])
+@pytest.mark.parametrize(("since", "said"), [(7, "7 labels were"), (1, "label was")])
 def test_card_says_how_many_labels_came_after_the_accuracy(since: int, said: str) -> None:
     figures = {"accuracy": 0.912, "labels_since": since}
-    assert f"- Accuracy, with its 95% interval: 91.2%, measured before the last {said}\n" in model_card(
+    assert f"- Accuracy, with its 95% interval: 91.2%, measured before the last {said} added\n" in model_card(
         "v3-20261120T133551", 0.0, {"figures": figures}, ""
     )

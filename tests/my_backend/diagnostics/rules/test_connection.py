@@ -89,7 +89,7 @@ def test_message_is_the_same_before_a_project_is_known() -> None:
     assert no_project(ALL) == not_connected(Project(""), ALL)
     for blocking in (None, Blocking(False, False)):
         assert no_project(blocking).code == "no-project"
-        assert "host.docker.internal or a service's name, not localhost" in no_project(blocking).hint
+        assert "host.docker.internal or the name of the backend's service, not localhost" in no_project(blocking).hint
 
 
 # --- its events -----------------------------------------------------------------------

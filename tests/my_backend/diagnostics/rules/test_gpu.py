@@ -20,7 +20,7 @@ CPU = {"device": "cpu", "cuda": "13.0"}
         (OLD_DRIVER, CPU, "driver 535.104.05 is too old for CUDA 13.0: install 580"),
         (OLD_DRIVER, {"device": "cpu", "cuda": "12.4"}, "whether the container was started with the card"),
         (H100, CPU, "whether the container was started with the card (`--gpus all`)"),
-        (FULL, CUDA, "Only 0.3 GB of memory are free on NVIDIA H100 80GB HBM3 (86 GB, driver 580.82.07)."),
+        (FULL, CUDA, "Only 0.3 GB of memory is free on NVIDIA H100 80GB HBM3 (86 GB, driver 580.82.07)."),
         (FULL, {}, ""),
     ],
 )

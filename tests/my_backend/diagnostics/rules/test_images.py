@@ -44,7 +44,7 @@ def test_kind_of_images() -> None:
     problem = unreadable_kind(PROJECT, "s3://", "no storage covers it")
 
     assert (problem.code, problem.project) == ("image", PROJECT)
-    assert problem.message == "Can't read images of the kind “s3://”: no storage covers it."
+    assert problem.message == "Can't read images from this source: “s3://” (no storage covers it)."
 
 
 def test_drift_says_how_many_images_and_where_they_are() -> None:
@@ -56,4 +56,4 @@ def test_drift_says_how_many_images_and_where_they_are() -> None:
         "so v12-20261127T101500 is probably wrong about many of them."
     )
     assert f"/projects/{PROJECT}/groups" in problem.hint
-    assert problem.details == ("the most unlike ones: tasks 812, 830",)
+    assert problem.details == ("least like the labeled images: tasks 812, 830",)

@@ -98,6 +98,7 @@ def job(age: float, status: str = "queued", kind: str = "head", project: str = P
         ([job(60, "started"), job(50)], {"head"}, "", ""),
         ([job(60, "started"), job(50, project="8.1")], {"head"}, "worker-folder", "queued for 50 s"),
         ([job(900), job(800, project="8.1")], set(), "jobs-wait", "2 jobs are queued, the oldest for 15 minutes"),
+        ([job(900)], set(), "jobs-wait", "a job has been queued for 15 minutes"),
         ([job(900, "started"), job(800)], set(), "", ""),
     ],
 )

@@ -37,7 +37,7 @@ def damaged(*place: str, project: str = PROJECT, why: str = "it is empty") -> Da
     [
         (damaged("project.json"), "Open the project in Label Studio"),
         (damaged("credentials.json"), "sends its token again"),
-        (damaged("live"), "Activate a version on the page"),
+        (damaged("live"), "Activate a version on the backend's web page"),
         (damaged("pinned.json"), "pin the versions again"),
         (damaged("annotations.json"), "send POST /train again"),
         (damaged("versions", "v3-x", "version.json"), "`python -m my_backend versions delete v3-x --project 7`"),
@@ -65,7 +65,7 @@ def test_files_of_a_kind_are_one_problem_of_their_project() -> None:
         (PROJECT, 0),
         ("8.1", 0),
     ]
-    assert "and 24 more such files" in told[0].message
+    assert told[0].message.endswith(". 24 more files of this kind can't be used, either.")
 
 
 def test_disk_that_is_nearly_full() -> None:

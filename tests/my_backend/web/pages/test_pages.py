@@ -89,7 +89,7 @@ def test_projects_are_looked_for_where_there_are_many(client: Client) -> None:
 
     assert "Find a project" in page(client, "/")
     shown = words(client, "/?find=cats+12")
-    assert "1 of 11 projects match “ cats 12 ”" in shown
+    assert "1 of 11 projects matches “ cats 12 ”" in shown
     assert "Cats 12" in shown
     assert "Cats 13" not in shown
     assert "0 of 11 projects match" in words(client, "/?find=dogs")
@@ -450,7 +450,7 @@ def test_accuracy_says_how_many_labels_came_after_it(client: Client, script: Scr
     name = client.train()
 
     for path in ("/", HERE, f"{HERE}/versions", f"{HERE}/versions/{name}"):
-        assert "75.0% measured before the last 12 labels" in words(client, path), path
+        assert "75.0% measured before the last 12 labels were added" in words(client, path), path
     shown = words(client, f"{HERE}/versions/{name}?with={first}")
     assert (
         "At least one of them has been trained on more labels since its evaluation, so changes aren’t shown." in shown
@@ -459,7 +459,7 @@ def test_accuracy_says_how_many_labels_came_after_it(client: Client, script: Scr
     assert "evaluated in another way" not in listed
     script.set(output={"figures": FIGURES | {"labels_since": 1}})
     client.train()
-    assert "75.0% measured before the last label " in words(client, HERE)
+    assert "75.0% measured before the last label was added" in words(client, HERE)
 
 
 def test_page_says_who_has_looked_at_the_labels(client: Client, script: Script) -> None:
