@@ -517,7 +517,7 @@ def test_a_model_whose_images_are_not_at_hand_is_left_as_it_is(
     kept = {path: path.read_bytes() for path in model.rglob("*") if path.is_file()}
     refused = run("retrain", model, "--img", sorted((others / "0").iterdir())[0], "--label", "1", *output)
     assert said in refused.error
-    assert f"where they were (such as /machine/a/{gone[0]}.png): restore them" in refused.error
+    assert f"their original place (such as /machine/a/{gone[0]}.png): restore them" in refused.error
     assert "train again" in refused.error
     assert refused.out == ""
     assert {path: path.read_bytes() for path in model.rglob("*") if path.is_file()} == kept

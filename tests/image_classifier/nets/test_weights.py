@@ -212,7 +212,7 @@ def test_a_pickle_that_runs_code_is_refused_and_its_code_not_run(
         (
             lambda state: nn.Linear(3, 4).state_dict(),
             r"has no weights for resnet18 \(missing: conv1.weight, bn1.weight, bn1.bias and 97 more; "
-            r"unexpected: weight, bias\): set NETWORK to the network that they are of",
+            r"unexpected: weight, bias\): set NETWORK to the network whose weights the file contains",
         ),
         (
             lambda state: torchvision.models.resnet34(weights=None).state_dict(),
