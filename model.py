@@ -32,6 +32,7 @@ from image_classifier.data.image_file import ImageFile
 from image_classifier.data.preprocessing import FileGone, ImageError, TooLate, open_image
 from image_classifier.embedding.cache import Embedding
 from image_classifier.errors import UsersError
+from image_classifier.evaluation.comparison import compare
 from image_classifier.evaluation.metrics import hits
 from image_classifier.evaluation.predict import ChoiceProbabilities, choose
 from image_classifier.first_guess.guess import is_guess
@@ -53,7 +54,6 @@ from image_classifier.training.pipeline import (
     Embedded,
     TooFewLabels,
     check_enough,
-    compare,
     embed,
     learn_all_layers,
     learn_head,

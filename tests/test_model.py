@@ -31,6 +31,7 @@ from image_classifier import model_registry
 from image_classifier.data.dataset import Sample, held_out, read_samples
 from image_classifier.data.image_file import ImageFile
 from image_classifier.embedding.lane import REQUEST
+from image_classifier.evaluation import comparison
 from image_classifier.first_guess.guess import TEMPERATURE
 from image_classifier.first_guess.words import classes_of_choices
 from image_classifier.model_registry import SharedNetworks
@@ -1156,7 +1157,7 @@ def test_all_layers_that_learned_scrambled_labels_are_held_back_as_their_head_wa
     live = fit(labeled(shown[:57]), tmp_path / "live")
     monkeypatch.setenv("TRAIN_MODE", "full")
     monkeypatch.setenv("EPOCHS", "1")
-    monkeypatch.setattr(pipeline.Comparison, "better", True)
+    monkeypatch.setattr(comparison.Comparison, "better", True)
     published: list[Json] = []
     model._settings.cache_clear()
     fit(labeled(scrambled(shown[:57])[0]), tmp_path / "worse", live, publish=published.append)
@@ -1172,7 +1173,7 @@ def all_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRAIN_MODE", "full")
     monkeypatch.setenv("EPOCHS", "2")
     monkeypatch.setenv("BATCH_SIZE", "4")
-    monkeypatch.setattr(pipeline.Comparison, "better", True)
+    monkeypatch.setattr(comparison.Comparison, "better", True)
 
 
 def weights(output: Json) -> Json:

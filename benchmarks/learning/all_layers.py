@@ -18,11 +18,12 @@ from benchmarks.learning.embedded import FIRST_SPLIT, Data, embedded_tasks, opti
 from image_classifier.data.dataset import Sample, targets_of
 from image_classifier.embedding.cache import EmbeddingCache
 from image_classifier.embedding.lane import InferenceLane
+from image_classifier.evaluation.comparison import compare
 from image_classifier.nets.classifier import Backbone, Classifier, load_backbone
 from image_classifier.nets.weights_packages import LITE0
 from image_classifier.training import trial
 from image_classifier.training.hyperparameters import Hyperparameters
-from image_classifier.training.pipeline import Embedded, compare, learn_all_layers, learn_head
+from image_classifier.training.pipeline import Embedded, learn_all_layers, learn_head
 from image_classifier.training.trial import pays
 
 

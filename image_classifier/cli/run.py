@@ -19,6 +19,7 @@ from image_classifier.data.dataset import Sample, classes_of, held_out, targets_
 from image_classifier.data.folders import shown
 from image_classifier.data.preprocessing import ImageError
 from image_classifier.errors import UsersError
+from image_classifier.evaluation.comparison import compare
 from image_classifier.nets.classifier import Backbone, Classifier
 from image_classifier.nets.folder import FULL, HEAD, save_model
 from image_classifier.progress import Progress
@@ -27,7 +28,6 @@ from image_classifier.training.hyperparameters import Hyperparameters
 from image_classifier.training.lr_finder import range_of_all_layers, range_of_head
 from image_classifier.training.pipeline import (
     Embedded,
-    compare,
     embed,
     learn_head,
     order_classes,

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from image_classifier.data.dataset import Sample, held_out
 from image_classifier.embedding.lane import InferenceLane
+from image_classifier.evaluation.comparison import compare
 from image_classifier.nets.classifier import RANDOM, Classifier
 from image_classifier.progress import Progress, Record
 from image_classifier.training.hyperparameters import Hyperparameters
-from image_classifier.training.pipeline import compare, embed, learn_all_layers, learn_head
+from image_classifier.training.pipeline import embed, learn_all_layers, learn_head
 
 log = logging.getLogger(__name__)
 

@@ -1,13 +1,18 @@
-"""A network and images, small enough for a processor."""
+"""A network, a lane and images, small enough for a processor."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from image_classifier.data.dataset import Sample
 from image_classifier.data.image_file import ImageFile
+from image_classifier.embedding.cache import EmbeddingCache
+from image_classifier.embedding.lane import InferenceLane
 from image_classifier.nets.classifier import Backbone, load_backbone
 
 # On a busy machine threads that wait for each other cost more than they bring.
@@ -37,3 +42,29 @@ def samples(digits: list[tuple[Path, str]]) -> list[Sample]:
         for path, label in zip(paths, "012", strict=True)
     ]
     return [Sample(ImageFile.of(path), label, path.name) for path, label in pairs]
+
+
+@pytest.fixture(scope="session")
+def colors(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
+    """Noise that is red, green or blue."""
+    folder = tmp_path_factory.mktemp("colors")
+    random = np.random.default_rng(0)
+    made = []
+    for number in range(90):
+        color = number % 3
+        pixels = random.integers(0, 120, (16, 16, 3), dtype=np.uint8)
+        pixels[..., color] += 130
+        path = folder / f"{number}.png"
+        Image.fromarray(pixels).save(path)
+        made.append(Sample(ImageFile.of(path), ("red", "green", "blue")[color], path.name))
+    return made
+
+
+@pytest.fixture
+def lane(tmp_path: Path) -> Iterator[InferenceLane]:
+    """A lane with its own cache."""
+    cache = EmbeddingCache(tmp_path / "embeddings")
+    lane = InferenceLane(cache)
+    yield lane
+    lane.close()
+    cache.close()

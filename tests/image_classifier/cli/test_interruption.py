@@ -12,16 +12,16 @@ from pathlib import Path
 import pytest
 
 from image_classifier.cli.main import main
+from image_classifier.evaluation import comparison
 from image_classifier.nets.folder import load_model
-from image_classifier.training import pipeline
 
 ROOT = Path(__file__).resolve().parents[3]
 EPOCHS = 4
 # Sixteen images are too few to tell that training all layers was better.
 ALL_LAYERS_ARE_BETTER = """
 from image_classifier.cli.main import main
-from image_classifier.training import pipeline
-pipeline.Comparison.better = True
+from image_classifier.evaluation import comparison
+comparison.Comparison.better = True
 main()
 """
 
@@ -73,7 +73,7 @@ def weights(output: Path) -> dict[str, bytes]:
 def whole(folder: Path, output: Path) -> dict[str, bytes]:
     """The weights of a training that was left alone."""
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
-        patch.setattr(pipeline.Comparison, "better", True)
+        patch.setattr(comparison.Comparison, "better", True)
         main(arguments(folder, output))
     assert not ended.value.code
     return weights(output)

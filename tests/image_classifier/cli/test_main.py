@@ -20,9 +20,9 @@ from image_classifier.cli.main import main
 from image_classifier.data.dataset import held_out, read_samples
 from image_classifier.data.preprocessing import MAX_MEMORY, MAX_PIXELS, ImageError, limit_memory, limit_pixels
 from image_classifier.errors import UsersError
+from image_classifier.evaluation import comparison
 from image_classifier.nets.folder import load_model
 from image_classifier.nets.onnx_module import write_onnx
-from image_classifier.training import pipeline
 from tests.broken_disk import disk_error
 from tests.image_classifier.cli.command import Command, Said, command
 
@@ -119,7 +119,7 @@ def test_results_are_on_stdout_and_all_else_on_stderr(run: Command, folder: Path
 def test_all_layers_are_trained_on_request_and_kept_if_they_are_better(
     run: Command, folder: Path, monkeypatch: pytest.MonkeyPatch, better: bool
 ) -> None:
-    monkeypatch.setattr(pipeline.Comparison, "better", better)
+    monkeypatch.setattr(comparison.Comparison, "better", better)
     said = run(*TRAIN, folder, "--mode", "full", "--epochs", 1, "--output", "out")
     assert said.status == 0, said
     assert said.out.startswith("out/full: 3 classes" if better else "out/head: 3 classes")

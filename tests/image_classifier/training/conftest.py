@@ -1,24 +1,11 @@
-"""A lane with a cache of its own, and a watch on SGD's steps."""
+"""A watch on SGD's steps."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from torch.optim import SGD
 
-from image_classifier.embedding.cache import EmbeddingCache
-from image_classifier.embedding.lane import InferenceLane
 from image_classifier.training import finetune, head
-
-
-@pytest.fixture
-def lane(tmp_path: Path) -> Iterator[InferenceLane]:
-    cache = EmbeddingCache(tmp_path / "embeddings")
-    lane = InferenceLane(cache)
-    yield lane
-    lane.close()
-    cache.close()
 
 
 @pytest.fixture

@@ -8,11 +8,12 @@ import pytest
 
 from image_classifier.data.dataset import Sample, held_out
 from image_classifier.embedding.lane import InferenceLane
+from image_classifier.evaluation.comparison import Comparison
 from image_classifier.nets.classifier import Backbone, Classifier
 from image_classifier.progress import ALL_LAYERS, Stages
 from image_classifier.training import trial
 from image_classifier.training.hyperparameters import Hyperparameters
-from image_classifier.training.pipeline import Comparison, embed, learn_head
+from image_classifier.training.pipeline import embed, learn_head
 from image_classifier.training.trial import pays
 
 QUICK = Hyperparameters(epochs=2, batch_size=8)
