@@ -7,14 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from image_classifier.data.dataset import FOLDS, Sample, classes_of, folds, targets_of
+from image_classifier.data.dataset import Sample, classes_of, targets_of
 from image_classifier.data.preprocessing import ImageError
 from image_classifier.embedding.cache import Embedding
 from image_classifier.embedding.lane import InferenceLane
 from image_classifier.evaluation.metrics import THRESHOLD, fit_temperature
 from image_classifier.nets.classifier import Backbone
-from image_classifier.training.head import train_heads
-from image_classifier.training.hyperparameters import Hyperparameters
+from image_classifier.training.cross_validation import train_fold_heads
 
 FEWEST_IMAGES = 50  # that a trial is made on: fewer say little about 99% of the answers
 MOST_IMAGES = 200
@@ -81,13 +80,9 @@ def try_precision(samples: Sequence[Sample], exact: Tensor, rounded: Tensor, sca
     """
     classes = sorted(frozenset().union(*(classes_of(sample.label) for sample in samples)))
     targets = targets_of([sample.label for sample in samples], classes)
-    fold = torch.tensor(folds(samples))
-    parts = [(fold != number).nonzero().flatten() for number in range(FOLDS)]
-    heads = train_heads(exact, targets, len(classes), Hyperparameters(), lambda record: None, parts, scales=scales)
     wanted, found = torch.empty(2, len(samples), len(classes))
-    for number, head in enumerate(heads):  # there are images in each fold, since they are distinct
-        rows = fold == number
-        wanted[rows], found[rows] = head(exact[rows]), head(rounded[rows])
+    for fold, head in train_fold_heads(samples, exact, targets, len(classes), scales):
+        wanted[fold], found[fold] = head(exact[fold]), head(rounded[fold])
     temperature = fit_temperature(wanted, targets)
     return _compare(wanted / temperature, found / temperature, multiple=targets.is_floating_point())
 

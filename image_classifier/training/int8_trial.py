@@ -11,16 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from image_classifier.data.dataset import FOLDS, Sample, classes_of, folds, held_out, targets_of
+from image_classifier.data.dataset import Sample, classes_of, held_out, targets_of
 from image_classifier.data.preprocessing import ImageError
 from image_classifier.embedding.lane import InferenceLane
 from image_classifier.evaluation.metrics import THRESHOLD, hits
 from image_classifier.nets.classifier import FINE_TUNED, Backbone
 from image_classifier.nets.int8 import Int8Form, is_supported, quantize
 from image_classifier.progress import Progress
+from image_classifier.training.cross_validation import train_fold_heads
 from image_classifier.training.half_precision import try_precision
-from image_classifier.training.head import train_heads
-from image_classifier.training.hyperparameters import Hyperparameters
 
 log = logging.getLogger(__name__)
 
@@ -150,11 +149,8 @@ def _compare(
 def _accuracy(samples: Sequence[Sample], embeddings: Tensor, classes: Sequence[str], scales: Tensor) -> float:
     """The accuracy of heads that haven't seen the image."""
     targets = targets_of([sample.label for sample in samples], classes)
-    fold = torch.tensor(folds(samples))
-    parts = [(fold != number).nonzero().flatten() for number in range(FOLDS)]
     logits = torch.empty(len(samples), len(classes))
-    heads = train_heads(embeddings, targets, len(classes), Hyperparameters(), lambda record: None, parts, scales=scales)
-    for number, head in enumerate(heads):
-        logits[fold == number] = head(embeddings[fold == number])
+    for fold, head in train_fold_heads(samples, embeddings, targets, len(classes), scales):
+        logits[fold] = head(embeddings[fold])
     thresholds = (THRESHOLD,) * len(classes) if targets.is_floating_point() else ()
     return float(hits(logits, targets, thresholds).float().mean())

@@ -29,6 +29,7 @@ from image_classifier.evaluation.wrong_labels import probability_of_labels
 from image_classifier.first_guess.guess import calibrated, logits_of, with_others
 from image_classifier.nets.classifier import FINE_TUNED, RANDOM, Backbone, Classifier, Mistake
 from image_classifier.progress import Progress
+from image_classifier.training.cross_validation import splits
 from image_classifier.training.finetune import fine_tune
 from image_classifier.training.half_precision import settle_precision
 from image_classifier.training.head import train_heads
@@ -141,14 +142,15 @@ def learn_head(
     # The other labels come from a model that had learned from the looked-at ones, and would give those away.
     looked_at = torch.tensor([sample.evaluates for sample in samples])
     teaching = looked_at if (looked_at & ~out).any() else everything
-    inside = [fold for fold in (numbers == fold for fold in range(FOLDS)) if fold.any() and (teaching & ~fold).any()]
-    parts = [part.nonzero().flatten() for part in (everything, teaching & ~out, *(teaching & ~fold for fold in inside))]
+    cross_validated = splits(numbers, teaching)
+    trained_on = (everything, teaching & ~out, *(others for _, others in cross_validated))
+    parts = [part.nonzero().flatten() for part in trained_on]
     weights, scales = label_weights(samples), backbone.scales(embeddings.shape[1])
-    served, judged, *others = train_heads(
+    served, judged, *fold_heads = train_heads(
         embeddings, targets, len(classes), hyperparameters, progress, parts, weights=weights, scales=scales
     )
     logits = judged(embeddings)  # these stay if all samples are of one image, so that there is nothing to fold
-    for fold, head in zip(inside, others, strict=True):
+    for (fold, _), head in zip(cross_validated, fold_heads, strict=True):
         logits[fold] = head(embeddings[fold])
     if out.any() and (is_split(samples) or backbone.origin == FINE_TUNED):
         method, seen = "held-out images", out
