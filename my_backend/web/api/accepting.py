@@ -12,7 +12,6 @@ from my_backend.labeling.sample import Sample, accepted_by_choice, examples
 from my_backend.projects.project import Project
 from my_backend.web.api.answers import Answer, Asked
 from my_backend.web.api.labeling import LabelingRun, described
-from my_backend.web.api.lookup import PROJECT_QUERY, find_project
 from my_backend.web.bodies import (
     AcceptRequest,
     AutomaticRequest,
@@ -22,6 +21,7 @@ from my_backend.web.bodies import (
     UndoAcceptedRequest,
 )
 from my_backend.web.endpoint import endpoint
+from my_backend.web.lookup import PROJECT_QUERY, find_project
 from my_backend.web.middleware.auth import is_known, require_token
 
 

@@ -1,10 +1,10 @@
 """The endpoint for the map of a project's images."""
 
 from my_backend.backend import Backend
-from my_backend.web.api.lookup import find_project
 from my_backend.web.api.project_images import ProjectImages, project_images
 from my_backend.web.bodies import Json, ProjectRequest
 from my_backend.web.endpoint import endpoint
+from my_backend.web.lookup import find_project
 
 
 class Map(ProjectImages):

@@ -5,9 +5,9 @@ from my_backend.backend import Backend
 from my_backend.jobs.record import Job, Kind, Status
 from my_backend.jobs.training_job import forget_annotations
 from my_backend.web.api.answers import Answer, ModelVersion
-from my_backend.web.api.lookup import PROJECT_QUERY, find_project
 from my_backend.web.bodies import JobRequest, Json
 from my_backend.web.endpoint import endpoint
+from my_backend.web.lookup import PROJECT_QUERY, find_project
 
 
 class StartedJob(Answer):

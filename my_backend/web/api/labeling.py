@@ -11,7 +11,6 @@ from my_backend.labeling.project_pool import ProjectPool, TaskLabels
 from my_backend.labeling.project_pool import QueuedImage as PoolImage
 from my_backend.labeling.runs import Action, Labels, Run, RunKind, RunStatus
 from my_backend.web.api.answers import Answer
-from my_backend.web.api.lookup import PROJECT_QUERY, find_project
 from my_backend.web.api.project_images import ProjectImages, project_images
 from my_backend.web.bodies import (
     GroupsRequest,
@@ -23,6 +22,7 @@ from my_backend.web.bodies import (
     UndoRequest,
 )
 from my_backend.web.endpoint import endpoint
+from my_backend.web.lookup import PROJECT_QUERY, find_project
 from my_backend.web.middleware.auth import is_known, require_token
 
 RUN_BYTES = 4_000_000  # the ids of 100,000 tasks

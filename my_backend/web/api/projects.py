@@ -3,10 +3,10 @@
 from my_backend.backend import Backend
 from my_backend.errors import NotFound
 from my_backend.web.api.answers import Answer, Asked
-from my_backend.web.api.lookup import find_project
 from my_backend.web.api.versions import LiveVersion
 from my_backend.web.bodies import DeleteRequest, DuplicateRequest, Json
 from my_backend.web.endpoint import endpoint
+from my_backend.web.lookup import find_project
 from my_backend.web.middleware.auth import is_known, require_token
 
 

@@ -14,9 +14,9 @@ from my_backend.projects.project import Project
 from my_backend.serving.model_api import ModelAPI
 from my_backend.web.api.answers import Answer, ModelVersion
 from my_backend.web.api.jobs import StartedJob, started
-from my_backend.web.api.lookup import PROJECT_QUERY, find_project
 from my_backend.web.bodies import CorrectionRequest, ImageRequest, Json, RemoveCorrectionRequest
 from my_backend.web.endpoint import endpoint
+from my_backend.web.lookup import PROJECT_QUERY, find_project
 from my_backend.web.middleware.parsing import Image
 
 

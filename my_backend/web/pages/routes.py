@@ -17,6 +17,7 @@ from my_backend.projects.project import Project
 from my_backend.projects.versions import KEPT_VERSIONS, UNTRAINED
 from my_backend.settings import Shown, settings_in_force
 from my_backend.web.bodies import Json
+from my_backend.web.lookup import find_project
 from my_backend.web.middleware.auth import is_known
 from my_backend.web.pages import charts
 from my_backend.web.pages import versions as version_views
@@ -134,7 +135,7 @@ class Page:
     # --- one project --------------------------------------------------------
 
     def now(self, name: str) -> Response:
-        project = self._backend.projects.find(name)
+        project = find_project(self._backend.projects, name)
 
         def render() -> str:
             view = project_view(self._backend, project)
@@ -158,7 +159,7 @@ class Page:
         return self._answer([project], render)
 
     def versions(self, name: str) -> Response:
-        project = self._backend.projects.find(name)
+        project = find_project(self._backend.projects, name)
 
         def render() -> str:
             view = project_view(self._backend, project)
@@ -182,7 +183,7 @@ class Page:
         return self._answer([project], render)
 
     def version(self, name: str, version: str) -> Response:
-        project = self._backend.projects.find(name)
+        project = find_project(self._backend.projects, name)
         other_name = request.args.get("with") or ""
         for one in filter(None, (version, other_name)):
             project.versions.get(one)  # raises NotFound, also for one that was deleted since it was read
@@ -226,7 +227,7 @@ class Page:
         return self._answer([project], render, shown.name, other_name, repr(export))
 
     def try_it(self, name: str) -> Response:
-        project = self._backend.projects.find(name)
+        project = find_project(self._backend.projects, name)
         config = project.config
 
         def render() -> str:
@@ -246,7 +247,7 @@ class Page:
         return self._answer([project], render)
 
     def look(self, name: str) -> Response:
-        project = self._backend.projects.find(name)
+        project = find_project(self._backend.projects, name)
 
         def render() -> str:
             view = project_view(self._backend, project)
@@ -283,7 +284,7 @@ class Page:
 
     def _labeling_page(self, template: str, name: str) -> Response:
         """A page on which people label, with their own token if it is needed."""
-        project = self._backend.projects.find(name)
+        project = find_project(self._backend.projects, name)
         known = is_known(self._backend.settings)
 
         def render() -> str:
@@ -300,7 +301,7 @@ class Page:
 
     def accept(self, name: str) -> Response:
         """Accepts answers without review; while it is open, people's labels of the sample are read again."""
-        project = self._backend.projects.find(name)
+        project = find_project(self._backend.projects, name)
         known = is_known(self._backend.settings)
         config = project.config
         acceptor, counts = self._backend.acceptor, self._backend.pools.counts(project.uid)
@@ -325,17 +326,17 @@ class Page:
 
     def image(self, name: str, digest: str) -> Response:
         """A thumbnail."""
-        return self._jpeg(self._thumbnails.get(self._backend.projects.find(name), digest))
+        return self._jpeg(self._thumbnails.get(find_project(self._backend.projects, name), digest))
 
     def image_of_task(self, name: str, task: int) -> Response:
         """The thumbnail of a task's image, if it is collected for labeling."""
-        project = self._backend.projects.find(name)
+        project = find_project(self._backend.projects, name)
         digest = self._backend.pools.digest(project.uid, task)
         return Response(status=302, headers={"Location": url_for("page.image", name=name, digest=digest)})
 
     def picture(self, name: str, digest: str) -> Response:
         """An image that is large enough to label it."""
-        return self._jpeg(self._thumbnails.large(self._backend.projects.find(name), digest))
+        return self._jpeg(self._thumbnails.large(find_project(self._backend.projects, name), digest))
 
     def _jpeg(self, content: bytes) -> Response:
         response = Response(content, mimetype="image/jpeg")

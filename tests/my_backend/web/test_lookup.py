@@ -1,6 +1,7 @@
 """Which project a request is about."""
 
 import logging
+import re
 from typing import Any
 
 import pytest
@@ -61,6 +62,22 @@ def test_unknown_project_is_not_found(client: Client, method: str, path: str, bo
     assert PROJECT in error
 
 
+@pytest.fixture
+def request_log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    """The log of requests, with ids."""
+    monkeypatch.setattr(caplog.handler, "formatter", TextLines(redact=lambda text: text))
+    caplog.set_level(logging.DEBUG, "my_backend.web.middleware.request_log")
+    return caplog
+
+
+def line_of(client: Client, log: pytest.LogCaptureFixture, method: str, path: str, body: dict[str, Any]) -> str:
+    """Sends a request and returns its log line."""
+    log.clear()
+    client.http.open(path, method=method, json=body if method == "POST" else None)
+    [line] = [line for line in log.text.splitlines() if f"{method} {path}:" in line]
+    return line
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body"),
     [
@@ -72,19 +89,19 @@ def test_unknown_project_is_not_found(client: Client, method: str, path: str, bo
     ],
 )
 def test_log_line_of_request_names_its_project(
-    client: Client,
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
-    method: str,
-    path: str,
-    body: dict[str, Any],
+    client: Client, request_log: pytest.LogCaptureFixture, method: str, path: str, body: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(caplog.handler, "formatter", TextLines(redact=lambda text: text))
-    caplog.set_level(logging.DEBUG, "my_backend.web.middleware.request_log")
-    client.http.open(path, method=method, json=body if method == "POST" else None)
+    assert f"project={PROJECT}" in line_of(client, request_log, method, path, body)
 
-    [line] = [line for line in caplog.text.splitlines() if f"{method} {path}:" in line]
-    assert f"project={PROJECT}" in line
+
+def test_log_line_of_every_page_names_its_project(client: Client, request_log: pytest.LogCaptureFixture) -> None:
+    values = {"name": PROJECT, "version": client.train(), "digest": "0" * 64, "task": "1"}
+    rules = [rule.rule for rule in client.http.application.url_map.iter_rules() if "<name>" in rule.rule]
+    assert len(rules) > 10
+
+    for rule in rules:
+        path = re.sub(r"<(?:\w+:)?(\w+)>", lambda part: values[part[1]], rule)
+        assert f"project={PROJECT}" in line_of(client, request_log, "GET", path, {}), path
 
 
 def test_predict_for_the_number_of_a_connected_project_means_that_project(client: Client) -> None:
