@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks import bare, rivals
+from benchmarks import bare, competitors
 from benchmarks.ours import Ours, development, production, settings
 from benchmarks.photographs import LABELS, SMALL, served, write_photographs
 from benchmarks.production import measure
@@ -173,7 +173,7 @@ class Benchmark:
     def _baseline(self) -> None:
         size = self._size
         tasks = self._studio.tasks(NUMBER)[: size.baseline_labeled]
-        with rivals.baseline(self._folder / "baseline", BASELINE_EPOCHS) as baseline:
+        with competitors.baseline(self._folder / "baseline", BASELINE_EPOCHS) as baseline:
             spent = baseline.train(tasks)
             epoch = statistics.median(spent["epochs"]) / len(tasks)
             self._baseline_rate = self._note("baseline, training", 1 / epoch, "images/s")
@@ -195,10 +195,10 @@ class Benchmark:
 
     def _litserve(self) -> None:
         images = [url for url, _ in self._photographs(CLIENTS * self._size.clients_each)]
-        with rivals.litserve(self._folder / "litserve") as url:
+        with competitors.litserve(self._folder / "litserve") as url:
             session = direct_session()
-            rivals.ask_litserve(session, url, images[0])
-            rate = _rate(images, lambda image: rivals.ask_litserve(direct_session(), url, image))
+            competitors.ask_litserve(session, url, images[0])
+            rate = _rate(images, lambda image: competitors.ask_litserve(direct_session(), url, image))
         theirs = self._note(f"LitServe, {CLIENTS} clients, new images", rate, "images/s")
         self._promise(f"{CLIENTS} clients, new images / LitServe's rate", self._clients / theirs, at_least=1.5)
 
@@ -320,7 +320,7 @@ class Benchmark:
         self._corrections(ours, "production")
         self._hurried_corrections(ours)
         bare_process = self._note(
-            "memory of a bare process that predicted once", rivals.resident_megabytes_of_a_bare_process(), "MB"
+            "memory of a bare process that predicted once", competitors.resident_megabytes_of_a_bare_process(), "MB"
         )
         time.sleep(SETTLE_SECONDS)
         one = self._note("memory of the server, one project", ours.megabytes(), "MB")
@@ -363,7 +363,7 @@ class Benchmark:
         studio = AnnotatedProjects(LABEL_CONFIG, samples[: size.digits])
         others = AnnotatedProjects(LABEL_CONFIG, samples[size.digits :]).tasks(NUMBER)
         truth = [label for _, label in samples[size.digits :]]
-        with rivals.baseline(self._folder / "baseline-digits", size.digits_epochs) as baseline:
+        with competitors.baseline(self._folder / "baseline-digits", size.digits_epochs) as baseline:
             baseline.train(studio.tasks(NUMBER))
             theirs = _share(baseline.predict(others), truth)
         with (

@@ -33,13 +33,13 @@ import requests
 
 from benchmarks.soak.faults import Faults
 from benchmarks.soak.hostile import Attackers
-from benchmarks.soak.judgement import trends, unlearned
-from benchmarks.soak.people import Client, Grouper, Person, Record, every
 from benchmarks.soak.photographs import Photographs
-from benchmarks.soak.picture import draw
+from benchmarks.soak.plot import draw
 from benchmarks.soak.probes import judge, probing, read_probes
 from benchmarks.soak.series import Sample, Series
 from benchmarks.soak.site import Site
+from benchmarks.soak.verdict import trends, unlearned
+from benchmarks.soak.workload import Client, Grouper, Person, Record, every
 from my_backend.jobs.store import JobStore
 from my_backend.projects.registry import Projects
 from my_backend.projects.versions import Version, Versions

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import psutil  # type: ignore[import-untyped]  # has no stubs here
 
-from benchmarks.soak.people import Record
 from benchmarks.soak.site import Site
+from benchmarks.soak.workload import Record
 from my_backend.jobs.store import JobStore
 from testing.process import ServerError
 

@@ -26,9 +26,9 @@ from rq import Queue
 from rq.serializers import JSONSerializer
 
 from benchmarks.soak.odd_images import OddImage, odd_images
-from benchmarks.soak.people import PREDICT_TIMEOUT, every
 from benchmarks.soak.probes import Span
 from benchmarks.soak.site import Site
+from benchmarks.soak.workload import PREDICT_TIMEOUT, every
 from testing.digits import LABEL_CONFIG
 from testing.process import answers
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]  # has no stubs here
 
-from benchmarks.soak.people import Call, Record
 from benchmarks.soak.site import Site
+from benchmarks.soak.workload import Call, Record
 from my_backend.jobs.store import JobStore
 from my_backend.projects.versions import Versions
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.soak.judgement import slope, trends, unlearned
 from benchmarks.soak.probes import COMPUTED, CONTROL, WAITED, Probe, Span, judge
 from benchmarks.soak.series import STEADY, Sample, Usage
+from benchmarks.soak.verdict import slope, trends, unlearned
 from tests.production.conftest import ROOT
 
 

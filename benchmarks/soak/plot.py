@@ -11,8 +11,8 @@ from xml.etree.ElementTree import Element
 import pygal
 from pygal.style import Style
 
-from benchmarks.soak.people import Record
 from benchmarks.soak.series import STEADY, Sample
+from benchmarks.soak.workload import Record
 
 # pygal adds a finder for its map plugins to the import system, using an interface that Python 3.12 has removed.
 sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, pygal.PluginImportFixer)]
