@@ -76,8 +76,8 @@ def measure_embeddings(folder: Path) -> None:
     say(
         "embeddings",
         bytes_each=round(size / CACHED),
-        put_a_second=round(CACHED / put),
-        got_a_second=round(CACHED / got),
+        writes_per_second=round(CACHED / put),
+        reads_per_second=round(CACHED / got),
     )
 
 
@@ -97,7 +97,7 @@ def measure_heads(counts: Iterable[int]) -> None:
         begun = time.process_time()
         learn_head(backbone, Embedded(samples, embeddings, {}), classes, Hyperparameters(), lambda record: None)
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        say("quick training", labeled=count, cpu_seconds=round(time.process_time() - begun, 2), most_mb=round(memory))
+        say("quick training", labeled=count, cpu_seconds=round(time.process_time() - begun, 2), peak_mb=round(memory))
 
 
 def measure_redis(folder: Path) -> None:

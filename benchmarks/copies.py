@@ -14,13 +14,13 @@ from image_classifier.data.preprocessing import open_image
 from image_classifier.pool.copies import Copies
 
 TASKS = ("digits", "themes", "fine", "stamps")
-AT_ONCE = 64  # images that the product adds in one step
+AT_ONCE = 64  # images that the backend adds in one step
 
 
 def main() -> None:
     told = options("benchmarks.copies", __doc__).parse_args()
     torch.set_num_threads(1)
-    print("| task | images | images with copies | copies | with another label |\n|---|---|---|---|---|")
+    print("| task | images | images with copies | copies | copies with another label |\n|---|---|---|---|---|")
     for data in embedded_tasks(told):
         if data.name in TASKS:
             print(row(data), flush=True)

@@ -131,7 +131,11 @@ def main() -> None:
     parser.add_argument("--corrections", type=int, default=5)
     told = parser.parse_args()
     torch.set_num_threads(1)
-    print("| labels | new only | all | new only, processor | all, processor | ratio |", flush=True)
+    print(
+        "| labels | update with the new labels | training on all labels | update, processor time | "
+        "training, processor time | ratio of processor times |",
+        flush=True,
+    )
     for labels in told.labels:
         with tempfile.TemporaryDirectory(prefix="corrections-") as name:
             print(row(labels, *measure(labels, told.corrections, Path(name))), flush=True)

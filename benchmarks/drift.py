@@ -1,4 +1,4 @@
-"""Measures how often drift is found: in vain if the newest images are of the same kind, and rightly if they aren't.
+"""Measures how often drift is reported: by mistake if the newest images are of the same kind, correctly if they aren't.
 
     python -m benchmarks.drift --pictures FOLDER --weights FILE
 
@@ -29,7 +29,7 @@ from my_backend.labeling.drift_watch import NEWEST, OLDER
 TASKS = ("themes", "fine", "stamps", "digits, random")
 LABELS = (60, 200)
 IMPORTED = 500  # images of the first import
-SAME, SOME_NEW, ALL_NEW = "same kind", "20% of new classes", "only new classes"
+SAME, SOME_NEW, ALL_NEW = "of the same kind", "20% of classes without labels", "only classes without labels"
 NEW_CLASSES = 0.25  # share of the classes
 OTHER = {"fine": "stamps", "stamps": "fine"}  # whose images are another data set
 STYLED = 300  # images that are drawn in another style
@@ -42,20 +42,20 @@ Choose = Callable[[Tensor, Tensor, Tensor, int], list[int]]
 def main() -> None:
     parser = options("benchmarks.drift", __doc__)
     parser.add_argument("--tasks", nargs="+", default=TASKS, choices=TASKS)
-    parser.add_argument("--in-vain", type=int, default=200, help="runs with images of the same kind")
-    parser.add_argument("--rightly", type=int, default=40, help="runs with other ones")
+    parser.add_argument("--same-kind", type=int, default=200, help="number of runs with images of the same kind")
+    parser.add_argument("--other-kinds", type=int, default=40, help="number of runs with images of each other kind")
     parser.add_argument("--labels-by", nargs="+", default=list(ORDERS), choices=list(ORDERS))
     told = parser.parse_args()
     torch.set_num_threads(1)
     tasks = {data.name: data for data in embedded_tasks(told) if data.name in TASKS}
     folder = told.cache or told.pictures / ".benchmark"
-    print("| task | newest images | labels chosen | labels | found |\n|---|---|---|---|---|", flush=True)
+    print("| task | newest images | order of the labels | labels | drift reported |\n|---|---|---|---|---|", flush=True)
     for name in told.tasks:
         others = {SAME: None, SOME_NEW: None, ALL_NEW: None}
         if name in OTHER:
-            others |= styles(tasks[name], folder) | {"another data set": tasks[OTHER[name]].embeddings}
+            others |= styles(tasks[name], folder) | {"the other data set": tasks[OTHER[name]].embeddings}
         for kind, images in others.items():
-            runs = told.in_vain if kind == SAME else told.rightly
+            runs = told.same_kind if kind == SAME else told.other_kinds
             for chosen in told.labels_by:
                 found = np.array([run(tasks[name], FIRST_SPLIT + seed, kind, images, chosen) for seed in range(runs)])
                 for labels, count in zip(LABELS, found.sum(0), strict=True):

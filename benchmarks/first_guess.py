@@ -29,7 +29,10 @@ def main() -> None:
     told = parser.parse_args()
     torch.set_num_threads(1)
     backbone = load_backbone(str(told.weights), None, LITE0)
-    print("| task | images | choices | with a guess | chance | accuracy | of those with a guess | calibration error |")
+    print(
+        "| task | images | choices | choices with a first guess | accuracy of chance | accuracy | "
+        "accuracy on images of choices with a first guess | calibration error |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     later = []
     for data in embedded_tasks(told):
@@ -37,7 +40,10 @@ def main() -> None:
             guess = before_labels(data, backbone)
             splits = range(FIRST_SPLIT, FIRST_SPLIT + told.splits)
             later += [row for size in SIZES if (row := _after(data, guess, size, splits))]
-    print("\n| task | labels | the labels alone | the product | it shows the guess in |\n|---|---|---|---|---|")
+    print(
+        "\n| task | labels | trained head alone | backend | splits in which the backend still uses the first guess |"
+        "\n|---|---|---|---|---|"
+    )
     print("\n".join(later))
 
 

@@ -119,7 +119,7 @@ class Benchmark:
         self._note(f"{CORES} processes", len(self._paths) / spent, "images/s")
 
     def _bulk(self) -> None:
-        """Embedding images never seen."""
+        """Embedding new images."""
         rest = self._images[BATCH_SIZE:]
         for precision in (torch.float32, torch.float16):
             rates = []

@@ -26,10 +26,10 @@ PARTS = {
     "the network": "InferenceLane._embed_batch",
     "decoding JPEGs": "open_image",
     "resizing, cropping": "Preprocessing.__call__",
-    "keeping embeddings": "EmbeddingCache",
+    "storing embeddings": "EmbeddingCache",
     "storing fetched images": "Media._store",
     "fetching images": "Media.fetch",
-    "handing over": "inference.py",
+    "passing work between threads": "lane.py",
 }
 # Stacks of idle threads end in one of these.
 WAITING = ("wait (threading.py", "_worker (concurrent", "select (selectors.py", "wait_for (threading.py")
@@ -62,8 +62,8 @@ def shares(stacks: str) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Profiles the server while it predicts images never seen.")
-    parser.add_argument("--seconds", type=float, default=15, help="of looking")
+    parser = argparse.ArgumentParser(description="Profiles the server while it predicts new images.")
+    parser.add_argument("--seconds", type=float, default=15, help="duration of the profile")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="benchmark-") as name:
         images, stacks = Path(name) / "images", Path(name) / "stacks"

@@ -67,8 +67,10 @@ def main() -> None:
         seconds.append(time.perf_counter() - began)
         cpu.append(time.process_time() - computed)
     p95 = sorted(seconds)[int(0.95 * (len(seconds) - 1))]
-    print(f"answer: median {statistics.median(seconds):.2f} s, p95 {p95:.2f} s, {len(text) / 1e6:.2f} MB")
-    print(f"processor time of it: median {statistics.median(cpu):.2f} s")
+    print(
+        f"server response: time, median {statistics.median(seconds):.2f} s, p95 {p95:.2f} s, {len(text) / 1e6:.2f} MB"
+    )
+    print(f"server response: processor time, median {statistics.median(cpu):.2f} s")
     page(text)
 
 
@@ -115,11 +117,12 @@ def page(text: str) -> None:
         found = tab.evaluate(SCRIPT, PAN)
         context.close()
     times = sorted(found["times"])
-    print(f"first paint {found['first']:.0f} ms after the page asks, without the time of the server's answer")
+    print(f"browser: from request to first paint {found['first']:.0f} ms, without the response time")
     print(
-        f"a frame while panning: median {statistics.median(times):.1f} ms, p95 {times[int(0.95 * len(times))]:.1f} ms"
+        f"browser: one frame while panning, median {statistics.median(times):.1f} ms, "
+        f"p95 {times[int(0.95 * len(times))]:.1f} ms"
     )
-    print(f"memory of the page's script: {found['heap'] / 1e6:.0f} MB")
+    print(f"browser: memory of the script {found['heap'] / 1e6:.0f} MB")
 
 
 if __name__ == "__main__":

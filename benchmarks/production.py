@@ -154,7 +154,7 @@ class Measurement:
 
     def _send_events(self) -> Callable[[], None]:
         """Sends events in the background; returns a function that waits for their end."""
-        annotations, trainings = Calls("annotation events while it trains"), Calls("START_TRAINING while it trains")
+        annotations, trainings = Calls("annotation events while training"), Calls("START_TRAINING while training")
 
         def send() -> None:
             pause = self._seconds / 2 / EVENTS
@@ -232,10 +232,10 @@ def _compare(rows: list[Json]) -> list[Json]:
     training, fast_training = p99["training, spread"], p99["training, without pause"]
     found = [
         ("failures", sum(row["failures"] for row in rows), 0),
-        ("p99 while it trains / idle, spread", training / spread, 3),
-        ("p99 while it trains / idle, without pause", fast_training / fast, 3),
-        ("p99 of annotation events while it trains (ms)", p99["annotation events while it trains"], 50),
-        ("p99 of START_TRAINING while it trains (ms)", p99["START_TRAINING while it trains"], 50),
+        ("p99 while training / idle, spread", training / spread, 3),
+        ("p99 while training / idle, without pause", fast_training / fast, 3),
+        ("p99 of annotation events while training (ms)", p99["annotation events while training"], 50),
+        ("p99 of START_TRAINING while training (ms)", p99["START_TRAINING while training"], 50),
         ("p99 with publications / without, both training", p99["training and publishing, spread"] / training, 1.5),
     ]
     return [{"what": what, "value": value, "at most": limit, "kept": value <= limit} for what, value, limit in found]

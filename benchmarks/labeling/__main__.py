@@ -1,4 +1,4 @@
-"""Measures how few actions label a whole project in groups, and whether auto-accept keeps its promise.
+"""Counts the actions that label a whole project in groups, and measures how often auto-accept breaks its promise.
 
     python -m benchmarks.labeling --pictures FOLDER --weights FILE [--task digits …] [--json labeling.json]
 
@@ -65,12 +65,15 @@ def actions_until(steps: list[Step], share: float) -> int:
 
 
 def promises(data: Data, steps: list[Step]) -> Iterator[dict[str, object]]:
-    """Each promise, after labels in both orders in which the product offers images."""
+    """Each promise, after labels in both orders in which the backend offers images."""
     orders = {
         "groups": [row for step in steps for row in step.rows][:LEARNED],
-        "least sure first": least_sure_first(data, 20, LEARNED),
+        "least certain first": least_sure_first(data, 20, LEARNED),
     }
-    print(f"\n| labels chosen by | accuracy | α | sample | broken of {RUNS} | accepted | possible | more labels |")
+    print(
+        f"\n| order of the labels | accuracy | α | sample | promise broken in {RUNS} runs | accepted | possible | "
+        "more labels needed |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     for name, labeled in orders.items():
         for alpha, sample in PROMISES:

@@ -27,7 +27,7 @@ class Outcome:
 
 
 def try_promise(data: Data, labeled: list[int], alpha: float, sample: int) -> Outcome:
-    """Draws a new sample in each run; the model has learned from `labeled`, which the product has chosen."""
+    """Draws a new sample in each run; the model has learned from `labeled`, which the backend has chosen."""
     model = learn(data, labeled)
     assert model is not None
     head, classes = model

@@ -19,7 +19,7 @@ from image_classifier.pool.groups import doubt_of, next_groups
 from image_classifier.training.hyperparameters import Hyperparameters
 from image_classifier.training.pipeline import Embedded, TooFewLabels, check_enough, learn_head, order_classes
 
-# The product learns in the background, about once a second; here, when there are this many times more labels.
+# The backend learns in the background, about once a second; here, when there are this many times more labels.
 RELEARN = 1.05
 
 
@@ -66,7 +66,7 @@ def label_in_groups(data: Data) -> Iterator[Step]:
 
 
 def learn(data: Data, labeled: list[int]) -> tuple[Head, tuple[str, ...]] | None:
-    """The head and the classes that the product learns from these labels; None if there are too few."""
+    """The head and the classes that the backend learns from these labels; None if there are too few."""
     samples = [data.samples[row] for row in labeled]
     try:
         check_enough(samples)

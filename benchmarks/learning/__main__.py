@@ -42,7 +42,7 @@ class Cell:
     accuracy: float
     macro_f1: float
     cpu_seconds: float
-    shown_accuracy: float | None = None  # as shown by the product
+    shown_accuracy: float | None = None  # as reported by the backend
     shown_macro_f1: float | None = None
 
 
@@ -129,7 +129,7 @@ def tables(cells: Sequence[Cell]) -> Iterator[str]:
             gains = [interval(_gains(cells, these, n, figure, over), signed=True) for n in SIZES]
             yield f"| {name} | {' | '.join(gains)} |"
     for figure in ("accuracy", "macro_f1"):
-        yield from _heading(f"{NAMES[figure]}: shown by the version − true")
+        yield from _heading(f"{NAMES[figure]}: reported minus true value")
         for task in tasks:
             both = [
                 [

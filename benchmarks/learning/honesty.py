@@ -1,9 +1,9 @@
-"""Measures how honest the shown metrics are: what a version shows, compared with a test set that nothing has touched.
+"""Compares the metrics that a version reports with its accuracy on a test set that was used for nothing else.
 
     python -m benchmarks.learning.honesty --pictures FOLDER --weights FILE [--splits 20] [--tasks themes,digits]
 
-Prints Markdown tables: shown − true accuracy with labels drawn at random and in the product's order, how often the 95%
-interval contains the true accuracy, and the same with near-copies of each image.
+Prints Markdown tables: reported − true accuracy with labels drawn at random and in the backend's order, how often the
+95% interval contains the true accuracy, and the same with near-copies of each image.
 """
 
 import json
@@ -18,7 +18,7 @@ from PIL import Image, ImageEnhance
 from torch import Tensor
 
 from benchmarks.learning.embedded import FIRST_SPLIT, Data, accuracy_on, embedded_tasks, interval, options
-from benchmarks.learning.labeler import PRODUCT, label, learn
+from benchmarks.learning.labeler import BACKENDS_ORDER, label, learn
 from image_classifier.data.dataset import Sample, classes_of, targets_of
 from image_classifier.data.image_file import ImageFile
 from image_classifier.embedding.cache import EmbeddingCache
@@ -54,14 +54,14 @@ def main() -> None:
                 shown["at random", f"{size:,}"].append((error, holds))
         for split in range(FIRST_SPLIT, FIRST_SPLIT + ORDER_SPLITS):
             for size, error, holds in in_order(data, split):
-                shown["in the product's order", f"{size:,}"].append((error, holds))
+                shown["in the backend's order", f"{size:,}"].append((error, holds))
         told.json.write_text(json.dumps([[*key, *runs] for key, runs in shown.items()]) + "\n", encoding="utf-8")
         print(f"{data.name} is done", flush=True)
     print("\n".join(tables(shown, list(near_copies(told.cache or told.pictures / ".benchmark")))))
 
 
 def at_random(data: Data, split: int) -> Iterator[tuple[int, float, bool]]:
-    """For each number of labels: shown − true accuracy, and whether the interval contains the true one."""
+    """For each number of labels: reported − true accuracy, and whether the interval contains the true one."""
     _, pool = data.split(split)
     for size in SIZES:
         if len(pool) >= size:
@@ -75,7 +75,7 @@ def in_order(data: Data, split: int) -> Iterator[tuple[int, float, bool]]:
     The true accuracy is that on the test set, which has images as hard as all of the project's.
     """
     tested, _ = data.split(split)
-    for labeled, learned in label(data, split, PRODUCT, SIZES_IN_ORDER[-1]):
+    for labeled, learned in label(data, split, BACKENDS_ORDER, SIZES_IN_ORDER[-1]):
         if len(labeled) in SIZES_IN_ORDER:
             yield len(labeled), *_honesty(data, tested, learned)
 
@@ -169,15 +169,22 @@ def tables(
     copied: list[tuple[float, float, float]],
 ) -> Iterator[str]:
     """Markdown tables of all that was measured."""
-    yield "\n| labels | order | shown − true | standard deviation | interval contains the true accuracy | runs |"
+    measures = "reported − true accuracy | standard deviation | interval contains the true accuracy | runs"
+    yield f"\n| labels | order | {measures} |"
     yield "|---|---|---|---|---|---|"
     for (order, size), runs in shown.items():
         errors, holds = [error for error, _ in runs], [held for _, held in runs]
         error, spread = interval(errors, signed=True), float(np.std(errors))
         yield f"| {size} | {order} | {error} | {spread:.3f} | {np.mean(holds):.0%} | {len(runs)} |"
-    yield "\n| 100 digits, six near-copies each | shown − true |\n|---|---|"
+    yield "\n| 100 digits, six near-copies each | reported − true accuracy |\n|---|---|"
     for way, errors in zip(
-        ("near-duplicates in groups", "each on its own", "without near-copies"), zip(*copied, strict=True), strict=True
+        (
+            "near-duplicates in groups",
+            "each near-copy counted as an image of its own",
+            "the same 100 digits without near-copies",
+        ),
+        zip(*copied, strict=True),
+        strict=True,
     ):
         yield f"| {way} | {interval(errors, signed=True)} |"
 

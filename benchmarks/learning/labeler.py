@@ -1,4 +1,4 @@
-"""A person who labels a task's images one by one, in an order that a version of the product gives.
+"""A person who labels a task's images one by one, in an order that a version of the backend gives.
 
 Ten new labels start a training, and the new version's order takes effect after three more labels. The first images come
 in the order that needs no labels.
@@ -20,22 +20,22 @@ from image_classifier.training.hyperparameters import Hyperparameters
 from image_classifier.training.pipeline import Embedded, TooFewLabels, check_enough, learn_head, order_classes
 from my_backend.projects.random_order import EVERY, in_random_order, interleaved
 
-TRAINED_AFTER = 10  # new labels, the product's default
+TRAINED_AFTER = 10  # new labels, the backend's default
 LATE = 3  # labels given until a new version's order is stored in Label Studio
-PRODUCT = "order"
+BACKENDS_ORDER, RANDOM_ORDER = "backend's order", "random order"
 
 # (embeddings of unlabeled images, of labeled ones, the model) → rows of the unlabeled ones in order
 Order = Callable[[Tensor, Tensor, Classifier | None, np.random.Generator], Tensor]
 
 
-def chance(images: Tensor, labeled: Tensor, model: Classifier | None, random: np.random.Generator) -> Tensor:
+def at_random(images: Tensor, labeled: Tensor, model: Classifier | None, random: np.random.Generator) -> Tensor:
     return torch.from_numpy(random.permutation(len(images)))
 
 
-def least_sure(images: Tensor, labeled: Tensor, model: Classifier | None, random: np.random.Generator) -> Tensor:
+def least_certain(images: Tensor, labeled: Tensor, model: Classifier | None, random: np.random.Generator) -> Tensor:
     """By SCORE=probability; at random while there is no model."""
     if model is None:
-        return chance(images, labeled, model, random)
+        return at_random(images, labeled, model, random)
     answer = choose(model, str, multiple=False, embeddings=images)
     return torch.tensor([score for _, score in answer.chosen("probability")]).argsort(stable=True)
 
@@ -47,10 +47,10 @@ def most_telling(images: Tensor, labeled: Tensor, model: Classifier | None, rand
 
 
 ORDERS: dict[str, Order] = {
-    "chance": chance,
-    "least sure": least_sure,
-    "order, none at random": most_telling,
-    PRODUCT: most_telling,
+    RANDOM_ORDER: at_random,
+    "least certain first": least_certain,
+    "backend's order, none at random": most_telling,
+    BACKENDS_ORDER: most_telling,
 }
 
 
@@ -66,7 +66,7 @@ def label(data: Data, split: int, name: str, most: int) -> Iterator[tuple[list[i
         left = np.setdiff1d(pool, labeled)
         rows = left[order(data.embeddings[left], data.embeddings[labeled], model, random).numpy()].tolist()
         left_at_random = [row for row in drawn if row not in labeled]
-        return list(interleaved(rows, left_at_random, EVERY - 1)) if name == PRODUCT else rows
+        return list(interleaved(rows, left_at_random, EVERY - 1)) if name == BACKENDS_ORDER else rows
 
     coming = ordered(None)
     while len(labeled) < min(most, len(pool)):
@@ -76,7 +76,7 @@ def label(data: Data, split: int, name: str, most: int) -> Iterator[tuple[list[i
         labeled.append(next(row for row in queue if row not in known))
         if len(labeled) % TRAINED_AFTER == 0:
             known.add(labeled[-1])
-            sample = set(takewhile(known.__contains__, drawn)) if name == PRODUCT else set()
+            sample = set(takewhile(known.__contains__, drawn)) if name == BACKENDS_ORDER else set()
             model = learn(data, labeled, sample)
             yield list(labeled), model
             coming = ordered(model if _is_enough(data, labeled) else None)
@@ -91,7 +91,7 @@ def learn(data: Data, rows: list[int], sample: Container[int] = ()) -> Classifie
 
 
 def _is_enough(data: Data, labeled: list[int]) -> bool:
-    """Whether the product makes a version of these labels."""
+    """Whether the backend makes a version of these labels."""
     try:
         check_enough([data.samples[row] for row in labeled])
     except TooFewLabels:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from benchmarks.learning.embedded import FIRST_SPLIT, Data, accuracy_on, embedded_tasks, interval, options
-from benchmarks.learning.labeler import ORDERS, label, learn
+from benchmarks.learning.labeler import BACKENDS_ORDER, ORDERS, RANDOM_ORDER, label, learn
 
 TUNED = ("stamps", "fine")  # the order's settings were chosen on other splits of these tasks
 SIZES = (10, 20, 30, 60, 100, 150, 200, 300)
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def measure(data: Data, split: int, name: str) -> Run:
-    """Labels images in this order, as one person does with the product."""
+    """Labels images in this order, as one person does with the backend."""
     tested, pool = data.split(split)
     accuracy, classes = {}, {}
     for labeled, model in label(data, split, name, MOST):
@@ -71,7 +71,7 @@ def measure(data: Data, split: int, name: str) -> Run:
 
 
 def tables(runs: Sequence[Run]) -> Iterator[str]:
-    """Markdown tables: labels to the goal, accuracy and classes by the number of labels, paired gains over chance."""
+    """Markdown tables: labels to the goal, accuracy and classes by the number of labels, gains over a random order."""
     by: dict[tuple[str, str], list[Run]] = defaultdict(list)
     for run in runs:
         by[run.task, run.order].append(run)
@@ -92,9 +92,9 @@ def tables(runs: Sequence[Run]) -> Iterator[str]:
         for order in ORDERS:
             means = [interval([r.accuracy[n] for r in by[task, order] if n in r.accuracy]) for n in SIZES]
             yield f"| {_name(task)}, {order} | {' | '.join(means)} |"
-    yield f"\n| order − chance, paired | {' | '.join(f'{n} labels' for n in SIZES)} |\n|---|{'---|' * len(SIZES)}"
+    yield f"\n| backend's − random, paired | {' | '.join(f'{n} labels' for n in SIZES)} |\n|---|{'---|' * len(SIZES)}"
     for task in tasks:
-        pairs = list(zip(by[task, "order"], by[task, "chance"], strict=True))
+        pairs = list(zip(by[task, BACKENDS_ORDER], by[task, RANDOM_ORDER], strict=True))
         gains = [interval([a.accuracy[n] - b.accuracy[n] for a, b in pairs if n in a.accuracy]) for n in SIZES]
         yield f"| {_name(task)} | {' | '.join(gains)} |"
 
