@@ -14,24 +14,31 @@ Items = Annotated[list[Item], Field(max_length=MOST_ITEMS, fail_fast=True)]
 
 
 class TaskData(BaseModel):
-    """A task: its id, and its data by the names that the labeling config uses."""
+    """A task."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True, use_attribute_docstrings=True)
 
     id: int | None = None
+    """The task's id in Label Studio; null for a task that isn't stored there."""
+
     data: Json
+    """The task's data by the names that the labeling config uses, for example the image's URL."""
 
 
 class Annotation(BaseModel):
-    """An annotation; each result belongs to one tag of the labeling config."""
+    """An annotation."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True, use_attribute_docstrings=True)
 
     result: Items[Json] | None = None
+    """The annotation's results; each belongs to one tag of the labeling config."""
 
 
 class AnnotatedTask(TaskData):
-    """A task with its annotations, which older versions of Label Studio call completions."""
+    """A task with its annotations."""
 
     annotations: Items[Annotation] | None = None
+    """The task's annotations."""
+
     completions: Items[Annotation] | None = None
+    """The former name of `annotations`."""

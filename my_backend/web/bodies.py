@@ -77,37 +77,60 @@ _DESCRIBED: Json = {
 
 
 class Request(BaseModel):
-    """A request body; other fields that Label Studio sends are ignored."""
+    """A request body; other fields that Label Studio sends are ignored. OpenAPI shows the docstrings of the fields."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True, use_attribute_docstrings=True)
 
 
 class SetupRequest(Request):
     """Sent when Label Studio connects, or checks whether the backend is still there."""
 
     project: ProjectUid
+    """The project's uid, or only its id in Label Studio."""
+
     label_config: Text = Field("", alias="schema")
+    """The project's labeling config as XML; empty if it hasn't changed."""
+
     hostname: Text = Field("", max_length=2_000)
+    """The URL at which the backend reaches Label Studio."""
+
     access_token: Token = Field("", repr=False, max_length=20_000)
+    """The Label Studio token with which the backend reads tasks and images."""
 
 
 class PredictRequest(Request):
     """Tasks to predict."""
 
     tasks: Items[TaskData]
+    """The tasks to predict, at most 100,000."""
+
     project: OptionalProject = None
+    """The project's uid, or only its id in Label Studio; optional if there is only one project."""
+
     label_config: str | None = None
+    """The project's current labeling config as XML; by default the last one that was sent."""
 
 
 class WebhookRequest(Request):
     """An event from Label Studio, or a press of its "Start training" button."""
 
     action: str
+    """The event's name, for example `ANNOTATION_CREATED` or `START_TRAINING`."""
+
     project: Annotated[Json | None, WithJsonSchema(_DESCRIBED)] = None
+    """The project as Label Studio describes it; by default the one that the query names, or the only one."""
+
     annotation: Json | Items[Json] | None = None
+    """The annotation that was created, changed or deleted, or a list of them."""
+
     annotations: Items[Json] | None = None
+    """The annotations of an event about several ones."""
+
     task: Json | Items[Json] | None = None
+    """The task of the annotation, or a list with the task of each annotation."""
+
     tasks: Items[Json] = []
+    """The tasks that were imported or deleted."""
 
     @property
     def changes(self) -> list[Change]:
@@ -123,171 +146,212 @@ def _as_list(value: Json | list[Json] | None) -> list[Json]:
 
 
 class TrainRequest(Request):
-    """Starts a training; `annotations` are annotated tasks, as older versions of Label Studio send them."""
+    """Starts a training."""
 
     project: OptionalProject = None
+    """The project's uid, or only its id in Label Studio; optional if there is only one project."""
+
     label_config: str | None = None
+    """The project's current labeling config as XML; by default the last one that was sent."""
+
     annotations: Annotated[Items[AnnotatedTask], Field(min_length=1)] | None = None
+    """Annotated tasks to train on, as older versions of Label Studio send them; by default they are read from Label
+    Studio."""
 
 
 class JobRequest(Request):
     """Names a job."""
 
     job: str
+    """The job's id."""
 
 
 class ProjectRequest(Request):
-    """Names a project; if none is named, there must be only one."""
+    """Names a project."""
 
     project: OptionalProject = None
+    """The project's uid, or only its id in Label Studio; optional if there is only one project."""
 
 
 class DeleteRequest(Request):
-    """Names the project to delete: here an empty body doesn't mean the only project.
-
-    `token` is the caller's own Label Studio token, for backends without a password.
-    """
+    """Names the project to delete."""
 
     project: ProjectUid
+    """The project's uid, or only its id in Label Studio; required here, because an empty body must not delete the only
+    project."""
+
     token: OwnToken = Field("", repr=False)
+    """The caller's own Label Studio token; needed if the backend has no password and the caller is on another machine.
+    The caller's own Label Studio token; needed if the backend has no password and the caller is on another machine."""
 
 
 TaskId = Annotated[int, Field(ge=1, lt=2**63)]
 
 
 class GroupsRequest(ProjectRequest):
-    """Asks for groups of look-alikes: without some tasks, and with at most so many images each.
-
-    `tasks` are tasks that a person has chosen: only these are in groups. By default, all tasks; then the groups that
-    give the most labels per action come first.
-    """
+    """Asks for groups of look-alikes."""
 
     tasks: Items[TaskId] | None = None
+    """Tasks that a person has chosen: only these are in groups. By default all tasks, and the groups that give the most
+    labels per action come first."""
+
     without: Items[TaskId] = Field(default_factory=list)
+    """Tasks to leave out."""
+
     most: int = Field(60, ge=1, le=200)
+    """The largest number of images in a group."""
 
 
 class QueueRequest(ProjectRequest):
-    """Asks for images to label one by one, at most `most`: without some tasks.
-
-    `tasks` are the tasks to choose from, in this order. By default, all tasks; those that help most come first.
-    """
+    """Asks for images to label one by one."""
 
     tasks: Items[TaskId] | None = None
+    """The tasks to choose from, in this order. By default all tasks, and those that help most come first."""
+
     without: Items[TaskId] = Field(default_factory=list)
+    """Tasks to leave out."""
+
     most: int = Field(5, ge=1, le=50)
+    """The largest number of images to return."""
 
 
 class SimilarRequest(ProjectRequest):
-    """Asks for the tasks whose images look most like a task's; `unlabeled` leaves out annotated ones."""
+    """Asks for the tasks whose images look most like a task's."""
 
     task: TaskId
+    """The task whose image the others are compared with."""
+
     unlabeled: bool = False
+    """Whether to leave out tasks that have an annotation."""
+
     most: int = Field(60, ge=1, le=200)
+    """The largest number of tasks to return."""
 
 
 class LabeledTasks(Request):
-    """Tasks that get the same label, or labels if the labeling config allows several."""
+    """Tasks that get the same label."""
 
     label: Label
+    """The choice, or a list of choices if the labeling config allows several."""
+
     tasks: Annotated[Items[TaskId], Field(min_length=1)]
+    """The tasks that get it."""
 
 
 class RunRequest(Request):
-    """Names whose annotations they are: the owner of `token`, by default of the backend's token. It isn't stored."""
+    """Names whose annotations they are."""
 
     token: OwnToken = Field("", repr=False)
+    """The Label Studio token of the person whose annotations they are, by default the backend's own token; it isn't
+    stored."""
 
 
 class UndoRequest(RunRequest):
-    """Undoes a run: all of it, or some of its tasks. An empty list is refused, since it would mean all of them."""
+    """Undoes a run, or a part of it."""
 
     tasks: Annotated[Items[TaskId], Field(min_length=1)] | None = None
+    """The tasks to undo, by default all of the run; an empty list is refused, because it would mean all of them."""
 
 
 class LabelRequest(ProjectRequest, RunRequest):
-    """Labels tasks; `kind` says how a person saw the images: in a group with others, or each one alone (`single`)."""
+    """Labels tasks."""
 
     kind: Literal["group", "single"] = "group"
+    """How a person saw the images: `group`, together with others, or `single`, each one alone."""
+
     labels: Annotated[Items[LabeledTasks], Field(min_length=1)]
+    """The labels and the tasks that get them."""
 
 
 class AcceptRequest(RunRequest):
-    """Names the project whose answers are to be accepted, or whose accepted labels are to be undone.
-
-    `project` is required even if there is only one, because many labels are at stake.
-    """
+    """Names the project whose answers are to be accepted, or whose accepted labels are to be undone."""
 
     project: ProjectUid
+    """The project's uid, or only its id in Label Studio; required even if there is only one project, because many
+    labels are at stake."""
 
 
 class UndoAcceptedRequest(AcceptRequest):
-    """Undoes the newest plan; if `plan` is given, only if that is the newest one."""
+    """Undoes the newest plan."""
 
     plan: str = ""
+    """The id of the plan to undo; if it isn't the newest one, nothing is undone."""
 
 
 class PlanRequest(AcceptRequest):
-    """Asks for a plan to accept answers, of which at most `percent` percent are wrong.
-
-    `replace` gives up a plan whose sample people are labeling.
-    """
+    """Asks for a plan to accept answers."""
 
     percent: Percent
+    """The largest percentage of the accepted labels that may be wrong."""
+
     replace: bool = False
+    """Whether to give up a plan whose sample people are labeling."""
 
 
 class AutomaticRequest(AcceptRequest):
     """Switches on or off that labels are accepted as soon as a plan allows it."""
 
     on: bool
+    """Whether labels are accepted as soon as a plan allows it."""
 
 
 class CheckRequest(AcceptRequest):
-    """What a person sees in the image of an accepted task; "" if none of the choices fits."""
+    """What a person sees in the image of an accepted task."""
 
     task: TaskId
+    """The accepted task."""
+
     label: Annotated[str, Field(max_length=10_000)]
+    """The choice that a person sees in the image; empty if none fits."""
 
 
 class VersionRequest(ProjectRequest):
     """Names a version."""
 
     version: str
+    """The version's name, for example `v7-20261120T132501`."""
 
 
 class PinRequest(VersionRequest):
-    """Pins a version, so that it is kept however many newer ones there are; or unpins it."""
+    """Pins or unpins a version."""
 
     pinned: bool = True
+    """Whether the version is kept however many newer ones there are."""
 
 
 class ImageRequest(ProjectRequest):
     """One image: an upload in the field `image`, or a URL."""
 
     url: str | None = None
+    """The image's URL, instead of an upload; it may be a `data:` URL."""
 
 
 class CorrectionRequest(ImageRequest):
-    """One image and its correct label, or labels if the labeling config allows several."""
+    """One image and its correct label."""
 
     label: Label
+    """The correct choice, or a list of choices if the labeling config allows several."""
 
 
 class RemoveCorrectionRequest(Request):
-    """Names the project of the correction to remove: here, too, an empty body doesn't mean the only one."""
+    """Names the project of the correction to remove."""
 
     project: ProjectUid
+    """The project's uid, or only its id in Label Studio; required even if there is only one project."""
 
 
 class DuplicateRequest(Request):
     """Copies a project's live version to another project."""
 
     project_src: ProjectUid
+    """The uid or id of the project whose live version is copied."""
+
     project_dst: ProjectUid
+    """The uid or id of the project that gets it."""
 
 
 class ValidateRequest(Request):
     """A labeling config to check before it is saved."""
 
     config: str
+    """The labeling config as XML."""

@@ -26,87 +26,143 @@ from my_backend.web.middleware.auth import is_known, require_token
 
 
 class PlannedTask(Answer):
-    """A task, the SHA-256 of its image, the label it gets, and how probable the model says that is."""
+    """A task of a plan, and its label."""
 
     task: int
+    """The task's id."""
+
     digest: str
+    """The SHA-256 of the task's image."""
+
     label: str
+    """The label that the task gets."""
+
     confidence: float
+    """How probable the label is according to the model (0 to 1)."""
 
 
 class SampleLabels(Answer):
-    """The labels of the random sample: `left` are tasks to label, each by itself, until the next decision.
-
-    `again` are those of them that were labeled in a group, in bulk, or with different choices; `lost` are tasks that
-    count as wrong because they were deleted or skipped. `possible` is false if no labels can keep the promise anymore.
-    """
+    """The labels of the random sample."""
 
     labeled: int
+    """The number of images of the sample that people have labeled."""
+
     wrong: int
+    """How many of these labels contradict the model."""
+
     left: list[int]
+    """Tasks to label, each by itself, until the next decision."""
+
     again: list[int]
+    """Those of `left` that were labeled in a group, in bulk, or with different choices."""
+
     lost: list[int]
+    """Tasks that count as wrong because they were deleted or skipped."""
+
     possible: bool
+    """False if no labels can keep the promise anymore."""
 
 
 class Acceptable(Answer):
-    """What would be accepted now: near-duplicates are one image, `share` is that of all planned images.
-
-    `checked` labels of the sample are about images as sure as these; `wrong` of them contradicted the model. `labels`
-    are the numbers of tasks; `examples` are random ones.
-    """
+    """What would be accepted now."""
 
     images: int
+    """The number of images; near-duplicates are one image."""
+
     tasks: int
+    """The number of tasks."""
+
     share: float
+    """These images as a share of all planned images (0 to 1)."""
+
     checked: int
+    """The number of labels in the sample that are about images as sure as these."""
+
     wrong: int
+    """How many of these labels contradicted the model."""
+
     labels: dict[str, int]
+    """The number of tasks for each choice."""
+
     examples: list[PlannedTask]
+    """Random tasks among them."""
 
 
 class AuditResult(Answer):
-    """Random checks of the accepted images; with 95% confidence, the share of wrong labels is from `low` to `high`.
-
-    `contradicted`: the checks contradict the promise, or people labeled or deleted so many of the accepted images
-    (`overtaken`) before the backend wrote its labels that the sample no longer supports the promise for the others.
-    `next` are images to check.
-    """
+    """Random checks of the accepted images."""
 
     accepted: int
+    """The number of accepted images."""
+
     checked: int
+    """How many of them people have checked."""
+
     wrong: int
+    """How many of the checked labels are wrong."""
+
     low: float
+    """The lower end of the 95% confidence interval of the share of wrong labels (0 to 1)."""
+
     high: float
+    """The upper end of this interval."""
+
     contradicted: bool
+    """Whether the checks contradict the promise, or `overtaken` is so large that the sample no longer supports it."""
+
     overtaken: int
+    """The number of accepted images that people labeled or deleted before the backend wrote its labels."""
+
     next: list[PlannedTask]
+    """The images to check next."""
 
 
 class Accepting(Answer):
-    """The newest plan of a project. At most `percent` percent of the accepted labels are wrong, with 95% confidence.
-
-    `status` is `none` if there is no plan; one that was given up is `undone`, without a `run`. While one is
-    `preparing`, `collected` of the project's `tasks` are read and there is no `version` yet; afterwards, `tasks` and
-    `images` are the planned ones. `automatic` tells whether labels are accepted as soon as a plan allows it, and
-    `stopped` why the backend has switched that off.
-    """
+    """The newest plan of a project."""
 
     status: Literal["none", "preparing", "sampling", "accepted", "undone"]
+    """The plan's state: `none` if there is no plan; one that was given up is `undone`, without a `run`."""
+
     error: str | None
+    """Why the plan can't go on; null if it can."""
+
     plan: str | None
+    """The plan's id."""
+
     percent: int | None
+    """The largest percentage of the accepted labels that may be wrong, with 95% confidence."""
+
     version: str | None
+    """The version whose answers the plan has fixed; null while it is `preparing`."""
+
     created_at: float | None
+    """When the plan was made, in seconds since 1970."""
+
     tasks: int
+    """The number of planned tasks; while `preparing`, of all the project's tasks."""
+
     collected: int
+    """How many of these tasks have been read."""
+
     images: int
+    """The number of planned images; 0 while `preparing`."""
+
     sample: SampleLabels | None
+    """The random sample that people label."""
+
     acceptable: Acceptable | None
+    """What would be accepted now; null if nothing would."""
+
     run: LabelingRun | None
+    """The labeling run that writes or removes the accepted labels."""
+
     audit: AuditResult | None
+    """The random checks of the accepted labels."""
+
     automatic: bool
+    """Whether labels are accepted as soon as a plan allows it."""
+
     stopped: str | None
+    """Why the backend has switched `automatic` off; null if it hasn't."""
 
 
 NOTHING: Json = dict.fromkeys(

@@ -8,25 +8,27 @@ from my_backend.web.lookup import find_project
 
 
 class Map(ProjectImages):
-    """All collected images in two dimensions: look-alikes are near each other once the map is `arranged`.
-
-    The server arranges it once all images are collected, which takes some seconds; ask again for its `positions`. `ids`
-    are those of the images' tasks. The other columns have a value for each of them, as base64 of little-endian unsigned
-    integers:
-
-    * `positions`: two of 16 bits, from the left and from the top; 65535 is the opposite edge.
-    * `labels`: 16 bits; 0 if the task has no annotation, 65535 if its annotation isn't one of `choices`, otherwise the
-      place of the choice in `choices`, counted from 1.
-    * `proposals`: 16 bits, the number of the most probable choice, 0 without a model.
-    * `doubts`: 8 bits, how improbable the proposal is; 255 is a probability of 0.
-    """
+    """All collected images in two dimensions; texts with numbers are base64 of little-endian unsigned integers."""
 
     arranged: bool
+    """Whether look-alikes are near each other: the server arranges the map once all images are collected, which takes
+    some seconds; then ask again for `positions`."""
+
     ids: list[int]
+    """The ids of the images' tasks; the fields below have a value for each of them."""
+
     positions: str
+    """Two numbers of 16 bits for each image, from the left and from the top; 65535 is the opposite edge."""
+
     labels: str
+    """16 bits for each image: 0 if the task has no annotation, 65535 if its annotation isn't one of `choices`,
+    otherwise the place of the choice in `choices`, counted from 1."""
+
     proposals: str
+    """16 bits for each image: the place of the most probable choice, counted from 1; 0 without a model."""
+
     doubts: str
+    """8 bits for each image: how improbable the proposal is; 255 is a probability of 0."""
 
 
 class MapEndpoints:

@@ -11,35 +11,67 @@ from my_backend.web.lookup import PROJECT_QUERY, find_project
 
 
 class StartedJob(Answer):
-    """The job that was started; `job` and `job_id` are the same."""
+    """The job that was started."""
 
     job: str
+    """The job's id."""
+
     job_id: str
+    """The same as `job`."""
+
     job_status: Status
+    """The job's status."""
 
 
 class JobRecord(Answer):
-    """A training job; times are seconds since 1970."""
+    """A training job."""
 
     job: str
+    """The job's id."""
+
     job_status: Status
+    """The job's status."""
+
     kind: Kind
+    """`head` for a quick training of the last layer, `full` for everything that TRAIN_MODE requests."""
+
     cause: str
+    """Why the training was started."""
+
     request_id: str | None
+    """The id of the HTTP request that started it."""
+
     progress: Json
+    """How far it is, as the model class reports it: for example `phase`, `epoch`, `loss`, `seconds_left`, and `done`,
+    the completed share (0 to 1)."""
+
     error: str | None
+    """Why it failed; null if it didn't."""
+
     result: Json | None
+    """What it has produced, for example the names of its `versions`; null if there is nothing."""
+
     created_at: float
+    """When it was submitted, in seconds since 1970."""
+
     started_at: float | None
+    """When it was started, in seconds since 1970."""
+
     ended_at: float | None
+    """When it ended, in seconds since 1970."""
 
 
 class Training(ModelVersion):
     """The running and queued jobs of a project."""
 
     is_training: bool
+    """Whether the project has a running or queued job."""
+
     job: str | None
+    """The id of the first of these jobs."""
+
     jobs: list[JobRecord]
+    """All of these jobs."""
 
 
 class JobEndpoints:

@@ -30,110 +30,171 @@ SHOWN_GROUPS = 2  # the one to label now, and the next one, whose thumbnails the
 
 
 class Copy(Answer):
-    """A task whose image shows the same as another one, and the image's SHA-256."""
+    """A task whose image shows the same as another one."""
 
     task: int
+    """The task's id."""
+
     digest: str
+    """The SHA-256 of its image."""
 
 
 class GroupImage(Answer):
-    """A task in a group, the SHA-256 of its image, and the probability that the group's proposal is right for it.
-
-    `copies` are unlabeled tasks that get the same label. They join groups only after the image has a label.
-    """
+    """A task in a group."""
 
     task: int
+    """The task's id."""
+
     digest: str
+    """The SHA-256 of its image."""
+
     confidence: float | None
+    """The probability that the group's proposal is right for the image (0 to 1); null if no model gives one."""
+
     copies: list[Copy]
+    """Unlabeled tasks that get the same label; they join groups only after the image has a label."""
 
 
 class Group(Answer):
-    """Images that probably get the same choice, the surest first; `proposal` is null if they look like no other."""
+    """Images that probably get the same choice."""
 
     proposal: str | None
+    """The choice that the images probably get; null if they look like no labeled image."""
+
     images: list[GroupImage]
+    """The group's images, the surest first."""
 
 
 class Groups(ProjectImages):
     """Groups to label next."""
 
     groups: list[Group]
+    """The groups, in the order in which to label them."""
 
 
 class SimilarImage(Answer):
-    """A task, the SHA-256 of its image, the similarity (at most 1), and the task's label if it has one."""
+    """A task whose image looks like another one."""
 
     task: int
+    """The task's id."""
+
     digest: str
+    """The SHA-256 of its image."""
+
     similarity: float
+    """How similar the images are, at most 1."""
+
     label: str | None
+    """The task's label; null if it has none."""
 
 
 class SimilarImages(Answer):
-    """The tasks whose images look most like a task's, the most alike first."""
+    """The tasks whose images look most like a task's."""
 
     images: list[SimilarImage]
+    """The tasks, the most alike first."""
 
 
 class QueuedImage(Answer):
-    """A task to label, and the SHA-256 of its image; `proposal` is the most probable choice, null without a model.
-
-    `probabilities` has the choices that the model knows. `nearest` are the labeled images that look most like this one.
-    `copies` are unlabeled tasks that get the same label. All of this is `withheld` for tasks that may be in the sample
-    of a plan to accept answers.
-    """
+    """A task to label."""
 
     task: int
+    """The task's id."""
+
     digest: str
+    """The SHA-256 of its image."""
+
     proposal: str | None
+    """The most probable choice; null without a model."""
+
     probabilities: dict[str, float]
+    """The probability of each choice that the model knows (0 to 1)."""
+
     nearest: list[SimilarImage]
+    """The labeled images that look most like this one."""
+
     copies: list[Copy]
+    """Unlabeled tasks that get the same label."""
+
     withheld: bool
+    """Whether `proposal`, `probabilities`, `nearest` and `copies` are left empty, because the task is in the sample of
+    a plan to accept answers."""
 
 
 class Queue(ProjectImages):
     """Images to label one by one; if the request has `tasks`, the numbers are of these only."""
 
     images: list[QueuedImage]
+    """The images, in the order in which to label them."""
 
 
 class LeftAlone(Answer):
-    """Tasks that a run left alone: deleted ones, those that others have labeled, and (undo) changed annotations."""
+    """Tasks that a run left alone."""
 
     deleted: list[int]
+    """Tasks that were deleted."""
+
     labeled: list[int]
+    """Tasks that have an annotation which isn't the run's."""
+
     changed: list[int]
+    """Tasks whose annotation someone has changed since the run wrote it."""
 
 
 class LabelingRun(Answer):
-    """A labeling run; `done` counts the tasks that the current action has dealt with. Times are seconds since 1970.
-
-    `withdrawn` has the tasks that were undone alone. A run that is still writing then leaves these out.
-    """
+    """A labeling run."""
 
     run: str
+    """The run's id."""
+
     project: str
+    """The project's uid."""
+
     kind: RunKind
+    """How people saw the images: in a `group`, each one alone (`single`), or not at all (`accepted`)."""
+
     action: Action
+    """What the run does, or did last: `write` its annotations or `undo` them."""
+
     status: RunStatus
+    """The state of this action."""
+
     tasks: int
+    """The number of the run's tasks."""
+
     done: int
+    """The number of tasks that the current action has dealt with."""
+
     written: int
+    """The number of annotations that the run has written."""
+
     undone: int
+    """How many of these the last undo has removed."""
+
     withdrawn: list[int]
+    """Tasks that were undone alone; a run that is still writing leaves them out."""
+
     left_alone: LeftAlone
+    """The tasks that the run left alone, by reason."""
+
     error: str | None
+    """Why the run stopped; null if it didn't."""
+
     request_id: str | None
+    """The id of the HTTP request that started it."""
+
     created_at: float
+    """When it was submitted, in seconds since 1970."""
+
     changed_at: float
+    """When it last made progress, in seconds since 1970."""
 
 
 class LabelingRuns(Answer):
-    """The labeling runs of a project, the newest first."""
+    """The labeling runs of a project."""
 
     runs: list[LabelingRun]
+    """The runs, the newest first."""
 
 
 class LabelingEndpoints:

@@ -13,8 +13,13 @@ class Validity(Answer):
     """Whether the backend can learn from a labeling config, and why not."""
 
     valid: bool
+    """Whether the backend can learn from the labeling config."""
+
     message: str
+    """Why it can't; empty if it can."""
+
     choices: list[str]
+    """The choices that the labeling config offers."""
 
 
 class LabelingConfigEndpoints:

@@ -10,20 +10,34 @@ from my_backend.web.bodies import Json
 
 
 class ProjectImages(ModelVersion):
-    """How many images there are and how many are collected; `error` says why collecting stopped.
-
-    `first_guess` says whether the model's answers aren't learned from labels.
-    """
+    """How many images there are, and how many are collected."""
 
     state: Literal["collecting", "ready", "failed"]
+    """Whether the images are still being collected, are ready, or collecting has failed."""
+
     error: str | None
+    """Why collecting stopped; null if it didn't."""
+
     tasks: int
+    """The number of the project's tasks."""
+
     collected: int
+    """How many of these have been read."""
+
     unreadable: int
+    """How many of these have an image that can't be read."""
+
     labeled: int
+    """The number of tasks that have a label."""
+
     unlabeled: int
+    """The number of tasks without a label."""
+
     choices: list[str]
+    """The choices of the labeling config."""
+
     first_guess: bool
+    """Whether the model's answers are a first guess, not learned from labels."""
 
 
 def project_images(serving: Serving, project: Project, found: Collected) -> Json:

@@ -14,6 +14,7 @@ class Deleted(Answer):
     """The project that was deleted."""
 
     deleted: str
+    """The project's uid."""
 
 
 class ProjectEndpoints:

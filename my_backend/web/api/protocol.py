@@ -33,24 +33,33 @@ ANNOTATION_EVENTS = ("ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_CR
 class Prediction(BaseModel):
     """A prediction in Label Studio's format."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
 
     result: Annotated[list[Json], Field(min_length=1)]
+    """The results in Label Studio's format."""
+
     score: float | None = None
+    """The score by which Label Studio can sort tasks."""
+
     model_version: str
+    """The version that made the prediction."""
 
 
 class Predictions(ModelVersion):
-    """A prediction for each task, in order; `[]` for a task that can't be predicted."""
+    """Predictions of tasks."""
 
     results: list[Prediction | Annotated[list[Any], Field(max_length=0)]]
+    """A prediction for each task, in order; `[]` for a task that can't be predicted."""
 
 
 class EventTaken(Answer):
     """The event was received."""
 
     status: Literal["ok"]
+    """Always `ok`."""
+
     action: str
+    """The event's name."""
 
 
 class ProtocolEndpoints:

@@ -21,25 +21,36 @@ from my_backend.web.middleware.parsing import Image
 
 
 class ImagePrediction(ModelVersion):
-    """The prediction for one image; a list of choices if the labeling config allows several."""
+    """The prediction for one image."""
 
     prediction: str | list[str] | None
+    """The most likely choice; a list of choices if the labeling config allows several."""
+
     confidence: float | None
+    """The calibrated probability that the prediction is right (0 to 1)."""
+
     scores: dict[str, float | None]
+    """The probability of each choice (0 to 1), the most likely first."""
 
 
 class CorrectionRecord(Answer):
-    """A corrected image: its content's SHA-256 and its labels."""
+    """A corrected image."""
 
     image: str
+    """The SHA-256 of the image's content."""
+
     labels: list[str]
+    """The image's correct labels."""
+
     corrected_at: str
+    """When the image was corrected, as an ISO 8601 time."""
 
 
 class CorrectionList(Answer):
-    """The corrected images of a project, the newest first."""
+    """The corrected images of a project."""
 
     corrections: list[CorrectionRecord]
+    """The corrected images, the newest first."""
 
 
 class SingleImageEndpoints:

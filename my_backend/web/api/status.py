@@ -15,43 +15,70 @@ from my_backend.web.pages.routes import Page
 
 
 class Health(Answer):
-    """The server is up; `problems` says what is wrong."""
+    """The server is up."""
 
     status: Literal["UP"]
+    """Always `UP`."""
+
     version: str
+    """The version of this program."""
+
     model_class: str
-    model: Json  # the model's network, weights and device; empty while it is loading
+    """The setting MODEL_CLASS."""
+
+    model: Json
+    """The model's network, weights and device; empty while it is loading."""
+
     ready: bool
+    """Whether predictions work for every project that has a version."""
+
     projects: int
-    model_dir: str  # an id of MODEL_DIR, by which the doctor knows the server
+    """The number of connected projects."""
+
+    model_dir: str
+    """An id of MODEL_DIR, by which the doctor knows the server."""
+
     problems: list[str]
+    """What is wrong, and how to fix it, in one sentence each."""
 
 
 class ProblemRecord(Answer):
-    """A problem that a person can fix; problems of the same kind have the same `code`.
-
-    `what` and `remedy` are the former names of `message` and `hint`.
-    """
+    """A problem that a person can fix."""
 
     code: str
+    """The kind of problem."""
+
     message: str
+    """What is wrong."""
+
     hint: str
+    """How to fix it."""
+
     project: str
+    """The uid of the project that it is about; empty if it is about the server."""
+
     details: list[str]
+    """Names of what is affected, for example files."""
+
     what: str
+    """The former name of `message`."""
+
     remedy: str
+    """The former name of `hint`."""
 
 
 class Problems(Answer):
     """All known problems."""
 
     troubles: list[ProblemRecord]
+    """The problems."""
 
 
 class Readiness(Answer):
-    """Whether predictions work for every project that has a version."""
+    """Whether the server is ready."""
 
     ready: bool
+    """Whether predictions work for every project that has a version."""
 
 
 class StatusEndpoints:

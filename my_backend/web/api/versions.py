@@ -25,64 +25,118 @@ class VersionRecord(Answer):
     """A version, with the details that its model reported."""
 
     version: str
+    """The version's name."""
+
     created_at: float
+    """When it was published, in seconds since 1970."""
+
     cause: str
+    """Why it was trained."""
+
     held_back: str | None
+    """Why it didn't replace the live version; null if it did."""
+
     first_guess: bool
+    """Whether it is a first guess, not learned from labels."""
+
     grew_from: str | None
+    """The version that was live when its training began."""
+
     figures: Any
+    """Its metrics, as the model reported them."""
+
     labels: Any
+    """The number of labels of each class that it was trained on."""
+
     sources: Any
+    """The number of labels from each source."""
+
     annotations: Any
+    """The number of annotations that were used or left out, by reason."""
+
     labeling_history: dict[str, Any]
+    """How the labels were made, day by day."""
+
     unknown_choices: Any
+    """Choices of annotations that the labeling config no longer has."""
+
     summary: Any
+    """A summary of the training in one or two sentences."""
+
     warning: Any
+    """A warning for the user; null if there is none."""
+
     made_by: dict[str, str]
+    """The ids of the job and of the HTTP request that made it."""
 
 
 class VersionList(Answer):
-    """The versions of a project, the newest first."""
+    """The versions of a project."""
 
     versions: list[str]
+    """The versions' names, the newest first."""
+
     live: str
+    """The name of the live version; `untrained` if there is none."""
+
     details: list[VersionRecord]
+    """The versions' records, in the same order."""
 
 
 class LiveVersion(Answer):
     """The version that is now live."""
 
     live: str
+    """The version's name."""
+
     project: str
+    """The project's uid."""
 
 
 class PinnedVersion(Answer):
     """Whether the version is now pinned."""
 
     version: str
+    """The version's name."""
+
     pinned: bool
+    """Whether it is pinned."""
+
     project: str
+    """The project's uid."""
 
 
 class DeletedVersion(Answer):
     """The version that was deleted."""
 
     deleted: str
+    """The version's name."""
+
     project: str
+    """The project's uid."""
 
 
 class ExportedVersion(Answer):
-    """The state of a version's ONNX module; once ready, the largest difference of its probabilities from the model's.
-
-    `images` is the number of images of the project that were compared; if it is 0, random pixels were.
-    """
+    """The state of a version's ONNX module."""
 
     version: str
+    """The version's name."""
+
     project: str
+    """The project's uid."""
+
     state: State
+    """The state of the ONNX module: `none`, `making`, `failed`, or `ready` for download."""
+
     failure: str
+    """Why the export failed; empty if it didn't."""
+
     images: int | None
+    """The number of images of the project on which the module was compared with the model; if it is 0, random pixels
+    were used."""
+
     difference: float | None
+    """The largest difference of the module's probabilities from the model's."""
 
 
 class VersionEndpoints:

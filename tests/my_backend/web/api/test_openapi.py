@@ -33,6 +33,21 @@ def test_every_answer_is_described_errors_too(client: Client) -> None:
             assert all(answer["content"] and answer["description"] is not None for answer in answers.values()), path
 
 
+def test_every_field_of_requests_and_responses_is_described(client: Client) -> None:
+    document = client.get("/openapi.json")
+    schemas = dict(document["components"]["schemas"])
+    for path, methods in document["paths"].items():
+        content = methods.get("post", {}).get("requestBody", {}).get("content", {})
+        if form := content.get("multipart/form-data"):
+            schemas[path] = form["schema"]
+    fields = {
+        f"{name}.{field}": part for name, schema in schemas.items() for field, part in schema["properties"].items()
+    }
+
+    assert len(fields) > 150
+    assert [name for name, part in fields.items() if not part.get("description")] == []
+
+
 def test_password_is_described_where_one_is_wanted(serve: Serve) -> None:
     with serve() as client:
         assert "securitySchemes" not in client.get("/openapi.json")["components"]
