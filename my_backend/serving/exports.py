@@ -18,8 +18,9 @@ from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.media import media_pool
 from my_backend.own_process import run_in_own_process
 from my_backend.projects.model_card import CARD_FILE
+from my_backend.projects.project import Project
 from my_backend.projects.registry import Projects
-from my_backend.projects.versions import EXPORTS_FOLDER, Versions
+from my_backend.projects.versions import EXPORTS_FOLDER
 from my_backend.serving.model_api import Json, ModelAPI
 from my_backend.serving.model_loader import ModelFactory
 from my_backend.settings import Settings
@@ -65,16 +66,16 @@ class Exports(Background):
         self._waiting: dict[tuple[str, str], None] = {}  # projects' uids and versions' names, in order
         self._failures: dict[tuple[str, str], str] = {}
 
-    def state(self, project: str, version: str) -> Export:
+    def state(self, project: Project, version: str) -> Export:
         """The state of a version's export; raises NotFound."""
-        versions = Versions(self._projects.folder(project))
+        versions = project.versions
         versions.get(version)
         compared = files.read_record(versions.exported(version) / COMPARED_FILE, _COMPARED)
         if compared is not None:
             return Export("ready", compared)
-        if (project, version) in self._waiting:
+        if (project.uid, version) in self._waiting:
             return Export("making")
-        failure = self._failures.get((project, version), "")
+        failure = self._failures.get((project.uid, version), "")
         return Export("failed" if failure else "none", failure=failure)
 
     def refusal(self) -> str:
@@ -84,26 +85,27 @@ class Exports(Background):
             return ""
         return f"{loaded.__name__} can't be exported to ONNX: it has no method `export_onnx`"
 
-    def request(self, project: str, version: str) -> Export:
+    def request(self, project: Project, version: str) -> Export:
         """Makes the export unless it exists; raises NotFound, BadRequest, and Unavailable if too many wait."""
         state = self.state(project, version)
         if state.state in ("ready", "making"):
             return state
         if refusal := self.refusal():
             raise BadRequest(refusal)
-        if Versions(self._projects.folder(project)).get(version).is_first_guess:
+        if project.versions.get(version).is_first_guess:
             raise BadRequest(f"{version} is a first guess: it has no model of its own to export")
         if len(self._waiting) >= MOST_WAITING:
             raise Unavailable(f"{MOST_WAITING} exports are waiting already: try again later")
-        self._waiting[project, version] = None
+        self._waiting[project.uid, version] = None
         self._wake()
         return self.state(project, version)
 
     def _look(self) -> float | None:
-        while not self._stopping and (project_and_version := next(iter(self._waiting), None)):
-            project, version = project_and_version
-            with context.working_for(project=project):
+        while not self._stopping and (uid_and_version := next(iter(self._waiting), None)):
+            uid, version = uid_and_version
+            with context.working_for(project=uid):
                 try:
+                    project = self._projects.get(uid)
                     with files.claimed(self._projects.root / ".exporting"):  # servers of this MODEL_DIR take turns
                         if self.state(project, version).state != "ready":  # by another server
                             self._make(project, version)
@@ -113,13 +115,12 @@ class Exports(Background):
                     return None
                 except Exception as error:
                     log.warning("can't export %s to ONNX: %s", version, said(error))
-                    self._failures[project, version] = said(error)
-                self._waiting.pop(project_and_version, None)
+                    self._failures[uid_and_version] = said(error)
+                self._waiting.pop(uid_and_version, None)
         return math.inf
 
-    def _make(self, project: str, version: str) -> None:
-        found = self._projects.get(project)
-        folder, versions = found.folder / EXPORTS_FOLDER, found.versions
+    def _make(self, project: Project, version: str) -> None:
+        folder, versions = project.folder / EXPORTS_FOLDER, project.versions
         folder.mkdir(exist_ok=True)
         for left in folder.glob(".part-*"):  # by a process that was killed
             shutil.rmtree(left, ignore_errors=True)
@@ -129,7 +130,7 @@ class Exports(Background):
             told = run_in_own_process(
                 self._settings,
                 export_version,
-                project,
+                project.uid,
                 version,
                 str(part),
                 seconds=EXPORT_SECONDS,

@@ -154,7 +154,7 @@ class Serving(Background):
         """The name under which predictions are made at this moment."""
         live = self._live.get(project)
         # While it loads, the name on disk: it is what the next prediction will carry.
-        return live.name if live else self._versions(project).live_name()
+        return live.name if live else Versions(self._projects.folder(project)).live_name()
 
     def live(self, project: str, deadline: float) -> Live:
         """The project's live model; waits for one that is being loaded, until `deadline` (monotonic).
@@ -237,9 +237,6 @@ class Serving(Background):
         except Exception:
             log.exception("project %s: can't prepare imported tasks", project.uid)
 
-    def _versions(self, project: str) -> Versions:
-        return Versions(self._projects.folder(project))
-
     def _look(self) -> float | None:
         if not self._imported:
             self._import()
@@ -291,7 +288,7 @@ class Serving(Background):
 
     def _read_pointer(self, project: Project) -> None:
         """Notes what should answer; while the pointer is damaged, that is what answered before."""
-        name = self._versions(project.uid).read_pointer()
+        name = project.versions.read_pointer()
         if isinstance(name, Damaged):
             known = self._wanted.get(project.uid)
             name = known.name if known else UNTRAINED
@@ -342,7 +339,7 @@ class Serving(Background):
             self._changed.notify_all()
 
     def _load(self, project: Project, wanted: Wanted) -> Live:
-        versions = self._versions(project.uid)
+        versions = project.versions
         if wanted.name == UNTRAINED:
             first = self._first_version(project, versions)
             if first is None:

@@ -194,14 +194,14 @@ class VersionEndpoints:
     def export(self, body: VersionRequest) -> Json:
         """Starts making a version's ONNX module, unless it exists; needs the password."""
         require_known(self._settings)
-        uid = find_project(self._projects, body.project).uid
-        return _exported(uid, body.version, self._exports.request(uid, body.version))
+        project = find_project(self._projects, body.project)
+        return _exported(project, body.version, self._exports.request(project, body.version))
 
     @endpoint("GET", "/api/models/export", answers={200: ExportedVersion}, errors=(400, 404), query=VERSION_QUERY)
     def exported(self, project: str | None, version: str | None) -> Json:
         """The state of a version's ONNX module: `none`, `making`, `failed`, or `ready` for download."""
-        name, uid = _named(version), find_project(self._projects, project).uid
-        return _exported(uid, name, self._exports.state(uid, name))
+        name, found = _named(version), find_project(self._projects, project)
+        return _exported(found, name, self._exports.state(found, name))
 
     @endpoint(
         "GET",
@@ -242,6 +242,6 @@ def _named(version: str | None) -> str:
     return version
 
 
-def _exported(project: str, version: str, export: Export) -> Json:
+def _exported(project: Project, version: str, export: Export) -> Json:
     compared = export.compared.model_dump() if export.compared else {"images": None, "difference": None}
-    return {"version": version, "project": project, "state": export.state, "failure": export.failure, **compared}
+    return {"version": version, "project": project.uid, "state": export.state, "failure": export.failure, **compared}

@@ -188,7 +188,7 @@ class Page:
         for one in filter(None, (version, other_name)):
             project.versions.get(one)  # raises NotFound, also for one that was deleted since it was read
         shown = version_views.read_version(project.folder, version)
-        export = self._backend.exports.state(project.uid, version)
+        export = self._backend.exports.state(project, version)
         other = version_views.read_version(project.folder, other_name) if other_name else None
 
         def render() -> str:

@@ -227,16 +227,17 @@ def test_two_servers_export_a_version_once(serve: Serve, script: Script) -> None
     with serve() as client:
         client.setup()
         name = client.train()
+        project = client.backend.projects.get(PROJECT)
         other = Exports(client.backend.settings, client.backend.projects, client.backend.new_model)
         other.start()
         try:
             script.block("export")
             client.post(EXPORT, {"version": name})
             assert eventually(lambda: script.calls("export"))
-            assert other.request(PROJECT, name).state == "making"
+            assert other.request(project, name).state == "making"
             script.release()
             exported(client, name)
-            assert eventually(lambda: other.state(PROJECT, name).state == "ready")
+            assert eventually(lambda: other.state(project, name).state == "ready")
         finally:
             other.stop()
     assert len(script.calls("export")) == 1
