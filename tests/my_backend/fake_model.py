@@ -1,4 +1,7 @@
-"""A model class without a network: it does what a script says, which tests write to a file."""
+"""A model class for tests of the server: it answers without having learned anything, as a script says.
+
+`tests/production/memorizing_model.py` has one that really trains, for tests with killed processes.
+"""
 
 import json
 import os

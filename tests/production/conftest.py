@@ -8,7 +8,7 @@ import pytest
 from testing.fake_label_studio.annotated_projects import TOKEN, AnnotatedProjects
 from testing.production import Production, Redis
 from tests.production.digit_images import SETTINGS, DigitImages
-from tests.production.scripted_model import FOLDER, MODEL_CLASS, Script
+from tests.production.memorizing_model import FOLDER, MODEL_CLASS, Script
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -37,7 +37,7 @@ def own_redis() -> Iterator[Redis]:
 
 @pytest.fixture
 def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Script:
-    """What the scripted model does, in this process and in those that it starts."""
+    """What the memorizing model does, in this process and in those that it starts."""
     folder = tmp_path / "script"
     folder.mkdir()
     monkeypatch.setenv(FOLDER, str(folder))

@@ -17,7 +17,7 @@ from testing.fake_label_studio.annotated_projects import LABEL_CONFIG, Annotated
 from testing.process import ServerError
 from testing.production import Production, Redis, Server, Worker
 from testing.waiting import eventually
-from tests.production.scripted_model import Event, Script, learned
+from tests.production.memorizing_model import Event, Script, learned
 
 PROJECT = 1
 DEADLINE = 90.0  # the longest time after which a job of something dead must have gone on

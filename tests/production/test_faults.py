@@ -19,7 +19,7 @@ from testing.fake_label_studio.annotated_projects import LABEL_CONFIG, Annotated
 from testing.production import Production, Redis
 from testing.waiting import eventually
 from tests.production.conftest import MakeProduction
-from tests.production.scripted_model import Script
+from tests.production.memorizing_model import Script
 from tests.production.site import DEADLINE, PROJECT, Killed, Site, kill
 
 ROUNDS = 20

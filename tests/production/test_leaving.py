@@ -16,7 +16,7 @@ from testing.production import Redis
 from testing.waiting import eventually
 from tests.my_backend.namespaces import UNSHARE, needs_namespaces
 from tests.production.conftest import ROOT, MakeProduction
-from tests.production.scripted_model import MODEL_CLASS, Script
+from tests.production.memorizing_model import MODEL_CLASS, Script
 
 THREADS = 2
 TIMES = 3  # of which chance would hardly spare all

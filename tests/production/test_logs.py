@@ -20,7 +20,7 @@ from testing.process import Process, answers, direct_session, free_port
 from testing.production import Production, Redis
 from testing.waiting import eventually
 from tests.production.conftest import MakeProduction
-from tests.production.scripted_model import Script
+from tests.production.memorizing_model import Script
 from tests.production.site import PROJECT, Site, kill
 
 PASSWORD = 'the "password" of/basic auth'

@@ -43,7 +43,7 @@ from testing.process import Process, free_port
 from testing.production import Production, Redis
 from testing.waiting import eventually
 from tests.production.conftest import MakeProduction
-from tests.production.scripted_model import Script, learned
+from tests.production.memorizing_model import Script, learned
 from tests.production.watching import watched
 
 DEADLINE = 60.0  # a job whose worker died goes on after half a minute at the latest

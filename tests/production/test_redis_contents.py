@@ -14,7 +14,7 @@ from testing.fake_label_studio.annotated_projects import TOKEN, AnnotatedProject
 from testing.production import Redis
 from testing.waiting import eventually
 from tests.production.conftest import MakeProduction
-from tests.production.scripted_model import Script
+from tests.production.memorizing_model import Script
 from tests.production.site import Site, kill
 
 PASSWORD = "the-password-of-basic-auth"

@@ -11,7 +11,7 @@ from my_backend.projects.registry import CREDENTIALS_FILE
 from testing.fake_label_studio.annotated_projects import TOKEN, AnnotatedProjects, uid
 from testing.production import Redis
 from tests.production.conftest import MakeProduction
-from tests.production.scripted_model import Script
+from tests.production.memorizing_model import Script
 from tests.production.site import PROJECT, Site
 
 PASSWORD = "the-password-of-basic-auth"

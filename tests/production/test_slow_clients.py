@@ -11,7 +11,7 @@ import requests
 from testing.fake_label_studio.annotated_projects import LABEL_CONFIG, uid
 from testing.production import Redis, Server
 from tests.production.conftest import MakeProduction
-from tests.production.scripted_model import Script
+from tests.production.memorizing_model import Script
 
 CLIENTS = 70  # more than there are threads
 HEADER = "GET /ready HTTP/1.1\r\nHost: localhost\r\nX-Slow: "

@@ -15,7 +15,7 @@ from testing.label_studio import LabelStudio
 from testing.production import Redis
 from testing.waiting import eventually
 from tests.production.conftest import MakeProduction
-from tests.production.scripted_model import Script, learned
+from tests.production.memorizing_model import Script, learned
 from tests.production.site import DEADLINE, PROJECT, Site
 from tests.production.watching import watched
 

@@ -35,7 +35,7 @@ from testing.fake_label_studio.annotated_projects import LABEL_CONFIG, TOKEN, An
 from testing.process import Process, answers
 from testing.production import Server
 from testing.waiting import eventually
-from tests.production.scripted_model import FOLDER, MODEL_CLASS, Script, learned
+from tests.production.memorizing_model import FOLDER, MODEL_CLASS, Script, learned
 
 ROOT = Path(__file__).resolve().parents[2]
 OFFICE = "10.9.0.1"

@@ -1,4 +1,7 @@
-"""A model class that learns by heart, in epochs with checkpoints, as a script in a folder says."""
+"""A model class for tests with killed processes: it memorizes the tasks, in epochs with checkpoints.
+
+A script in a folder says how trainings go, and all processes note there what they did.
+"""
 
 import json
 import os
@@ -10,8 +13,8 @@ from typing import Any
 
 from my_backend.projects.versions import Version
 
-FOLDER = "SCRIPTED_MODEL"  # names the folder with the script
-MODEL_CLASS = "tests.production.scripted_model:ScriptedModel"
+FOLDER = "MEMORIZING_MODEL"  # names the folder with the script
+MODEL_CLASS = "tests.production.memorizing_model:MemorizingModel"
 
 Json = dict[str, Any]
 
@@ -83,7 +86,7 @@ def learned(version: Version | None) -> dict[str, str]:
     return dict(json.loads((version.folder / "model" / "learned.json").read_text())) if version else {}
 
 
-class ScriptedModel:
+class MemorizingModel:
     """Knows the choice of each task that it was trained on."""
 
     def __init__(self, label_config: str | None = None, train_output: Json | None = None, **kwargs: Any) -> None:
