@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from hashlib import sha256
 from importlib.metadata import version
-from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from tempfile import mkdtemp
@@ -29,6 +28,7 @@ from torch.nn.functional import pad
 from image_classifier.data.dataset import Label, Sample, read_samples, targets_of, write_samples
 from image_classifier.data.duplicates import group_near_duplicates
 from image_classifier.data.image_file import ImageFile
+from image_classifier.data.jpeg import as_jpeg
 from image_classifier.data.preprocessing import FileGone, ImageError, TooLate, open_image
 from image_classifier.embedding.cache import Embedding
 from image_classifier.errors import UsersError
@@ -271,12 +271,12 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
     @staticmethod
     def thumbnail(path: Path) -> bytes:
         """A small JPEG of an image file, decoded and encoded again; raises ImageError."""
-        return _as_jpeg(path, THUMBNAIL)
+        return as_jpeg(path, THUMBNAIL)
 
     @staticmethod
     def picture(path: Path) -> bytes:
         """Like `thumbnail`, but large enough for labeling."""
-        return _as_jpeg(path, PICTURE)
+        return as_jpeg(path, PICTURE)
 
     @classmethod
     def cache_lookups(cls) -> dict[str, int]:
@@ -973,15 +973,6 @@ def _with_corrections(classifier: Classifier, embedded: Embedded, corrected: fro
         return classifier
     done = correct(classifier, embedded.samples, embedded.embeddings, embedded.samples[known[-1]]).classifier
     return replace(classifier, head=done.head, record=done.record)
-
-
-def _as_jpeg(path: Path, side: int) -> bytes:
-    """The image, at most `side` pixels wide and high; raises ImageError."""
-    image = open_image(path, side)
-    image.thumbnail((side, side))
-    data = BytesIO()
-    image.save(data, "JPEG", quality=82)
-    return data.getvalue()
 
 
 def _is_readable(path: Path) -> bool:

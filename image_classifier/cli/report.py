@@ -3,7 +3,6 @@
 import base64
 from collections.abc import Iterable
 from hashlib import sha256
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,8 @@ from jinja2 import Environment, PackageLoader
 
 from image_classifier.cli.outputs import written_aside
 from image_classifier.data.folders import shown
-from image_classifier.data.preprocessing import ImageError, open_image
+from image_classifier.data.jpeg import as_jpeg
+from image_classifier.data.preprocessing import ImageError
 from image_classifier.evaluation.evaluate import Answer, Examination
 
 REPORT_SUFFIXES = (".html", ".htm")
@@ -57,10 +57,6 @@ def _tiles(answers: Iterable[Answer]) -> Iterable[dict[str, Any]]:
 def _thumbnail(path: Path) -> str:
     """The image as a data URL, so that the report is self-contained; "" if the image can no longer be read."""
     try:
-        image = open_image(path, THUMBNAIL)
+        return f"data:image/jpeg;base64,{base64.b64encode(as_jpeg(path, THUMBNAIL)).decode()}"
     except ImageError:
         return ""
-    image.thumbnail((THUMBNAIL, THUMBNAIL))
-    data = BytesIO()
-    image.save(data, "JPEG", quality=80)
-    return f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
