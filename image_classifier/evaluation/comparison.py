@@ -23,11 +23,11 @@ FEWEST_COMPARED = 20  # groups of near-duplicates: a standard error of fewer say
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two classifiers on the same held-out images, by the heads that were fitted without them."""
+    """How two classifiers compare on the same held-out images, using the heads that were fitted without them."""
 
     images: int
     groups: int  # of near-duplicates: each has one vote
-    before: float  # share that is right, 0 to 1
+    before: float  # share that is classified correctly, 0 to 1
     after: float
     standard_error: float  # of the difference
     gain: float  # how much closer the probabilities are to the labels: the decrease of the Brier score
@@ -39,7 +39,7 @@ class Comparison:
 
     @property
     def better(self) -> bool:
-        """No fewer images are right, and probabilities are closer to the labels than chance explains.
+        """At least as many images are right, and probabilities are closer to the labels by more than chance explains.
 
         Probabilities show a difference on far fewer images than the number of right answers does.
         """

@@ -29,7 +29,8 @@ class Correction:
 
 
 def correct(classifier: Classifier, samples: Sequence[Sample], embeddings: Tensor, corrected: Sample) -> Correction:
-    """Trains the head again; the corrected image, one of the samples, gets the weight it needs to be right.
+    """Trains the head again; the corrected image, one of the samples, gets the weight it needs to be
+    classified correctly.
 
     So do earlier corrections. The accuracy on other images is measured with heads that have seen the
     corrected image, but not the held-out ones. Metrics and calibration stay as they were after training.

@@ -60,8 +60,9 @@ def fine_tune(
 ) -> FineTuned:
     """Trains layers from a backbone and its trained head; keeps the epoch that is best on the held-out images.
 
-    These are all layers of a backbone with random weights, and the upper layers of a pretrained one. Ends early if the
-    epochs stop improving, after `seconds`, or if no epoch has reached the accuracy `to_reach` after FUTILE_SECONDS.
+    If the backbone has random weights, it trains all layers; if it is pretrained, the upper ones. Ends early if the
+    accuracy stops improving, if `seconds` have passed, or if no epoch has reached the accuracy `to_reach` after
+    FUTILE_SECONDS.
 
     After each epoch the whole state is saved to `checkpoint`, a safetensors file; if it already exists, training
     resumes from it and ends with the same weights as without the interruption. `progress` gets a record for each epoch
@@ -148,7 +149,7 @@ def trainable(backbone: Backbone, head: Head, seed: int) -> tuple[WithHead, list
 
 
 def learns_statistics(backbone: Backbone) -> bool:
-    """Whether batch normalization learns from the training's batches.
+    """Whether batch normalization learns from the training batches.
 
     A pretrained network has better statistics than those of a few small batches.
     """

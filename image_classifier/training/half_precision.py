@@ -1,4 +1,4 @@
-"""Decides whether a network may compute in half precision, by comparing answers about the project's own images."""
+"""Decides whether a network may compute in half precision, by comparing predictions for the project's own images."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -23,7 +23,7 @@ NEARLY = 0.05  # if probabilities differ by less, rounding may decide which answ
 
 @dataclass(frozen=True)
 class Trial:
-    """How answers in a half precision compare with those in float32, on images that the head hasn't seen."""
+    """How answers in a half-precision format compare with those in float32, on images that the head hasn't seen."""
 
     agreement: float  # share of images with the same answer, or with one that is nearly as probable
     same: float  # share of images with exactly the same answer
@@ -75,8 +75,8 @@ def _embed(
 def try_precision(samples: Sequence[Sample], exact: Tensor, rounded: Tensor, scales: Tensor | None = None) -> Trial:
     """Compares answers from float32 and half-precision embeddings [n, size]; heads answer only for unseen images.
 
-    The heads learn the samples' labels on the float32 embeddings, since a head that is live when the precision changes
-    has learned on these, with its `scales` as in `train_head`.
+    The heads are trained on the float32 embeddings, since a head that is live when the precision changes was trained on
+    these, too. `scales` is as for `train_head`.
     """
     classes = sorted(frozenset().union(*(classes_of(sample.label) for sample in samples)))
     targets = targets_of([sample.label for sample in samples], classes)

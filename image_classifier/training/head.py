@@ -40,10 +40,11 @@ def train_head(
 
     The embeddings are standardized, and this is folded into the layer, so that it takes them as they are. `scales`
     [size] says how large the standardized numbers are, 1 if not given: smaller ones count less. The layer starts from
-    the class frequencies only, without random noise that a few labels couldn't remove. If one class per image is right,
-    images are weighted by 1/√ of their class's frequency. An epoch is one pass over the images, or several if there are
-    few; `repeats` [n] says how often each image is in a pass, and `weights` [n] how much it counts there, 1 if not
-    given. The same arguments give the same head. `progress` gets a record for each epoch and may raise to stop.
+    the class frequencies only, without random noise that a few labels couldn't remove. If each image has exactly
+    one class, images are weighted by the inverse square root of their class's frequency. An epoch is one pass over the
+    images, or several if there are few; `repeats` [n] says how often each image is in a pass, and `weights` [n] how
+    much it counts there, 1 if not given. The same arguments give the same head. `progress` gets a record for each epoch
+    and may raise to stop.
     """
     rows = torch.arange(len(embeddings))
     return train_heads(
@@ -123,7 +124,7 @@ class _Layers:
 
 
 def scale_of(embeddings: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation [size] that standardize embeddings [n, size]."""
+    """Mean and standard deviation [size] that standardize embeddings [n, size]."""
     std = embeddings.std(0, unbiased=False)
     return embeddings.mean(0), std + 1e-6 + min(MAX_STD_FLOOR, STD_FLOOR / len(embeddings)) * std.mean()
 

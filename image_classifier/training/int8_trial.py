@@ -1,4 +1,4 @@
-"""Decides whether a network may compute in 8-bit integers, by comparing answers about the project's own images."""
+"""Decides whether a network may compute in 8-bit integers, by comparing predictions for the project's own images."""
 
 import logging
 import time
@@ -45,26 +45,26 @@ class Int8Trial:
 
     @property
     def passed(self) -> bool:
-        """Whether few answers change, also in general, and the accuracy stays."""
+        """Whether few answers change, on these images and probably on all, and the accuracy stays the same."""
         few = self.changed <= MOST_CHANGED * self.images
         surely_few = binomial_tail(self.changed, self.images, SURELY_MOST_CHANGED) <= ERROR
         return few and surely_few and self.accuracy_before - self.accuracy <= MOST_LOST
 
 
 def binomial_tail(changed: int, images: int, share: float) -> float:
-    """The probability that at most this many of the images change if this share of all images does."""
+    """The probability that at most `changed` of the `images` get another answer if a `share` of all images do."""
     if changed > images * share:  # more than expected: never improbable enough, and long to add up
         return 1.0
     return sum(comb(images, n) * share**n * (1 - share) ** (images - n) for n in range(changed + 1))
 
 
 def try_int8(lane: InferenceLane, backbone: Backbone, samples: Sequence[Sample], progress: Progress) -> Backbone | None:
-    """The network computed by its 8-bit form, if a trial on the labeled images passes; otherwise None.
+    """The network in its 8-bit form, if a trial on the labeled images passes; otherwise None.
 
-    There is no trial if OpenVINO isn't installed, the processor wouldn't gain from it, there are too few images, or one
-    has failed with these classes and more than half as many images. It embeds at most 2,000 images a second time. Of a
-    network that was trained on the images, only the held-out ones count, because the others' answers are surer than
-    those about new images.
+    There is no trial if OpenVINO isn't installed, the processor wouldn't gain from it, there are too few images, or an
+    earlier trial with these classes and more than half as many images has failed. It embeds no more than 2,000 images
+    again. If the network was trained on the images, only the held-out ones count, because its predictions for the
+    others are more confident than for new images.
     """
     if backbone.int8 or not lane.precisions or not is_supported(lane.device):
         return None

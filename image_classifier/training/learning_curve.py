@@ -34,9 +34,10 @@ def forecast_accuracy(
     """The forecast from cross-validation; None if there are too few votes.
 
     `embeddings` [n, size] and `targets` are those of the images that the metrics come from, `folds` [n] their folds,
-    `right` [n] whether a head that learned the other four folds classifies them correctly, and `votes` [n] the same
-    for near-duplicates; `scales` is as for `train_head`. If some images are `drawn` [n] at random, only these have a
-    vote. Trains four heads on a fifth or two fifths of the labels, which costs a fraction of a version's seven heads.
+    `right` [n] whether a head that learned the other four folds classifies them correctly, and `votes` [n] names that
+    near-duplicates share; `scales` is as for `train_head`. If some images are `drawn` [n] at random, only these have a
+    vote. Trains four heads on a fifth or two fifths of the labels, which costs a fraction of training the
+    seven heads that a version needs.
     """
     judges = torch.ones(len(targets), dtype=torch.bool) if drawn is None else drawn
     names, vote_of = np.unique(list(compress(votes, judges.tolist())), return_inverse=True)

@@ -69,7 +69,7 @@ class Embedded:
 
 
 def embed(lane: InferenceLane, backbone: Backbone, samples: Sequence[Sample], progress: Progress) -> Embedded:
-    """Embeds samples in the background, after a precision has been chosen on them, and finds near-duplicates.
+    """Embeds samples in the background, after using them to choose a precision, and finds near-duplicates.
 
     Raises TooFewLabels for too few readable images.
     """
@@ -90,7 +90,7 @@ def embed(lane: InferenceLane, backbone: Backbone, samples: Sequence[Sample], pr
 
 
 def check_enough(samples: Sequence[Sample]) -> None:
-    """Raises TooFewLabels where nothing could be told from anything else."""
+    """Raises TooFewLabels if there are too few labels to tell any class from another."""
     counts = Counter(name for sample in samples for name in classes_of(sample.label))
     multiple = any(not isinstance(sample.label, str) for sample in samples)
     # What all images have cannot be told from what none has.
@@ -125,12 +125,12 @@ def learn_head(
 ) -> Classifier:
     """Two heads: one without the held-out images, for comparisons; one on all, so that every label counts.
 
-    The figures are of images that neither the head nor the backbone has seen: all of them, by cross-validation, or the
-    held-out ones if somebody has chosen these or the backbone was trained on the others. On these the probabilities
-    are calibrated too. Cross-validation also tells which accuracy to expect on new images, now and with more labels.
-    Labels that nobody has looked at give no figures, and only the served head learns them. The mistakes are of all
-    images, each judged by a head that was fitted without it. The forecast of an `earlier` version stays until there are
-    a fifth more labels, so that a correction needn't wait for a new one.
+    The metrics are computed on images that neither the head nor the backbone has seen: all of them, by
+    cross-validation, or the held-out ones if somebody has chosen these or the backbone was trained on the others. On
+    these the probabilities are calibrated too. Cross-validation also shows what accuracy to expect on new images, now
+    and with more labels. Labels that nobody has looked at don't count in the metrics, and only the served head learns
+    them. The mistakes are looked for among all images, each judged by a head that was fitted without it. The forecast
+    of an `earlier` version stays until there are a fifth more labels, so that a correction needn't wait for a new one.
 
     A first `guess` is returned instead, with its own calibration, as long as its probabilities are closer to the labels
     than those of heads that haven't seen the images.
@@ -315,7 +315,7 @@ def _mistakes(
 
 
 def pays_for_all_layers(backbone: Backbone, samples: Sized) -> bool:
-    """Whether there are enough labels for training all layers to be worth its time."""
+    """Whether there are enough labels for training all layers to be worth the time."""
     random = backbone.origin == RANDOM
     return len(samples) >= (MIN_IMAGES_FOR_RANDOM_LAYERS if random else MIN_IMAGES_FOR_ALL_LAYERS)
 
@@ -332,7 +332,7 @@ def learn_all_layers(
 ) -> Classifier:
     """Trains all layers from a classifier with a trained head, for at most `seconds`; then a head on the new network.
 
-    Goes on from the checkpoint where there is one.
+    Resumes from the checkpoint if there is one.
     """
     backbone = tune(start, samples, hyperparameters, checkpoint, progress, seconds=seconds)
     embedded = embed(lane, backbone, samples, progress)
@@ -348,7 +348,7 @@ def tune(
     *,
     seconds: float = float("inf"),
 ) -> Backbone:
-    """The backbone that is best on the held-out images, of all epochs since the checkpoint's first."""
+    """Of all epochs, including those before the checkpoint, the backbone that is best on the held-out images."""
     out = held_out(samples)
     # Labels that nobody has looked at only say what the model said: all layers learn nothing from them.
     training = [sample for sample, is_out in zip(samples, out, strict=True) if not is_out and sample.evaluates]

@@ -1,4 +1,4 @@
-"""A short trial that tells whether training a pretrained network's layers can pay, before it takes long."""
+"""A short trial that tells whether training a pretrained network's layers can pay off, before much time is spent."""
 
 import logging
 from collections.abc import Sequence

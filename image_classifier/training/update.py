@@ -44,12 +44,12 @@ def learn_changes(
     samples: Sequence[Sample],
     corrected: Collection[str],
 ) -> Updated | None:
-    """The classifier, which has learned the `known` samples, after learning the changed ones; None if it can't.
+    """The classifier after it has learned the changed samples, too, besides the `known` ones; None if it can't.
 
-    Then `learn_head` is needed: if there are few labels, too many changes, none, or several classes for an image; if
-    labels were removed, or a class is new or gone; or if an image whose digest is in `corrected` would be classified
-    wrong. The evaluation head, the metrics and the calibration stay, and `labels_since` in the metrics says how many
-    labels came after they were measured.
+    `learn_head` is needed instead if there are few labels, too many changes, none, or several classes for an image; if
+    labels were removed, or a class is new or gone; or if an image whose digest is in `corrected` would be
+    misclassified. The evaluation head, the metrics and the calibration stay, and `labels_since` in the metrics says how
+    many labels came after they were measured.
     """
     changed = _changed(known, samples)
     record, classes = classifier.record, classifier.classes
@@ -100,7 +100,7 @@ def _taught(sample: Sample) -> tuple[object, ...]:
 
 
 def anchors_of(samples: Sequence[Sample]) -> tuple[list[Sample], Tensor]:
-    """Some of the samples, about as many of each class, and how many images each stands for [n].
+    """Some of the samples, about equally many of each class, and how many images each stands for [n].
 
     The same samples give the same anchors.
     """
@@ -121,12 +121,12 @@ def update_head(
     changed: Sequence[Sample],
     embeddings: Tensor,
 ) -> Head:
-    """The served head after learning the `changed` samples; about other images it answers as before.
+    """The served head after learning the `changed` samples; its answers for other images stay as they were.
 
-    A head that was trained on all labels is about where their loss is lowest. So its own answers about some of these
-    images, the `anchors`, stand for all labels, each for a number of `images` [n]: they hold the head where it is,
-    without noise. `embeddings` [anchors + changed, size] are those of both, and `counts` the labels of each class. The
-    loss is convex and minimized by L-BFGS; the same arguments give the same head.
+    A head that was trained on all labels is close to the minimum of their loss. So its own answers for some of these
+    images, the `anchors`, can stand for all labels. Each answer stands for a number of `images` [n]; together they keep
+    the head where it is, without noise. `embeddings` [anchors + changed, size] are those of both, and `counts` the
+    labels of each class. The loss is convex and minimized by L-BFGS; the same arguments give the same head.
     """
     head = classifier.head
     known = embeddings[: len(anchors)]

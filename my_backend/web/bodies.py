@@ -181,8 +181,7 @@ class DeleteRequest(Request):
     project."""
 
     token: OwnToken = Field("", repr=False)
-    """The caller's own Label Studio token; needed if the backend has no password and the caller is on another machine.
-    The caller's own Label Studio token; needed if the backend has no password and the caller is on another machine."""
+    """The caller's own Label Studio token; needed without a password if the caller is on another machine."""
 
 
 TaskId = Annotated[int, Field(ge=1, lt=2**63)]
