@@ -1,6 +1,6 @@
 """Annotation events, and how they change the known annotated tasks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,13 +43,29 @@ def apply(tasks: Sequence[Json], changes: Sequence[Change]) -> list[Json] | None
     return [{**described[place], "annotations": list(known.values())} for place, known in annotations.items() if known]
 
 
-def concerned_by(changes: Sequence[Change]) -> Callable[[Json], bool]:
+@dataclass(frozen=True)
+class Concerned:
     """A condition for known tasks: `apply` needs only those that meet it, and leaves the others as they are."""
+
+    tasks: frozenset[int]
+    deleted: frozenset[int]  # annotations
+
+    def __call__(self, task: Json) -> bool:
+        return task["id"] in self.tasks or any(one.get("id") in self.deleted for one in task.get("annotations") or [])
+
+    def may_be_among(self, tasks: Iterable[int], annotations: Iterable[int]) -> bool:
+        """Whether one of the tasks with these ids and annotations may meet it."""
+        return not (self.tasks.isdisjoint(tasks) and self.deleted.isdisjoint(annotations))
+
+
+def concerned_by(changes: Sequence[Change]) -> Concerned:
+    """Which known tasks the changes concern."""
     places = [_place(change) for change in changes if not change.deleted]
-    tasks = {place for place in places if isinstance(place, int)}
     numbers = [change.annotation.get("id") for change in changes if change.deleted]
-    deleted = {number for number in numbers if isinstance(number, int)}
-    return lambda task: task["id"] in tasks or any(one.get("id") in deleted for one in task.get("annotations") or [])
+    return Concerned(
+        frozenset(place for place in places if isinstance(place, int)),
+        frozenset(number for number in numbers if isinstance(number, int)),
+    )
 
 
 def _place(change: Change) -> Any:

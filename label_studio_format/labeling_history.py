@@ -1,7 +1,7 @@
 """How a project's images were labeled, day by day, and how many predictions people accepted unchanged."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from statistics import median
@@ -81,6 +81,15 @@ class LabelingHistory:
         return max(0.0, self.seconds_from_scratch - self.seconds_with_prediction) * self.predicted
 
 
+@dataclass(frozen=True)
+class Made:
+    """How annotations were made: how many in each way by day, and the seconds for images with a prediction or none."""
+
+    days: dict[str, dict[Way, int]] = field(default_factory=dict)
+    with_prediction: list[float] = field(default_factory=list)
+    from_scratch: list[float] = field(default_factory=list)
+
+
 class HistoryOfTasks:
     """Collects the labeling history while tasks are read for something else; a pass over a large project takes long."""
 
@@ -89,13 +98,22 @@ class HistoryOfTasks:
         self._counts: dict[str, dict[Way, int]] = defaultdict(lambda: defaultdict(int))
         self._seconds: dict[bool, list[float]] = {True: [], False: []}  # by whether there was a prediction
 
-    def reading(self, tasks: Iterable[Json]) -> Iterator[Json]:
-        """Yields the tasks; their annotations are in the history then."""
+    def made_in(self, tasks: Iterable[Json]) -> Made:
+        """Adds tasks; returns how the annotations of all tasks so far were made."""
         for task in tasks:
             if self._tag:
                 for annotation in annotations_of(task):
                     self._add(annotation, self._tag)
-            yield task
+        days: dict[str, dict[Way, int]] = {day: dict(counts) for day, counts in self._counts.items()}
+        return Made(days, self._seconds[True], self._seconds[False])
+
+    def include(self, made: Made) -> None:
+        """Adds annotations that were read before."""
+        for day, counts in made.days.items():
+            for way, count in counts.items():
+                self._counts[day][way] += count
+        self._seconds[True] += made.with_prediction
+        self._seconds[False] += made.from_scratch
 
     def _add(self, annotation: Json, tag: ImageChoices) -> None:
         day, way = _day(annotation.get("created_at")), _way(annotation, tag)

@@ -3,9 +3,10 @@
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from my_backend.label_studio.task_pages import task_pages
 from my_backend.projects.corrections import Corrections, as_tasks
 from my_backend.projects.deleted import unless_deleted
 from my_backend.projects.packed_tasks import PackedTasks
+from my_backend.projects.page_summaries import PageSummary, digest_of_annotations
 from my_backend.projects.project import Project
 from my_backend.projects.random_order import random_sample
 from my_backend.projects.registry import Projects
@@ -139,15 +141,16 @@ class TrainingJob:
             # Annotations that came during the reading were assigned to this job, which may have missed them.
             self._submit_correction(project.uid)
         known = {one.image: one.corrected_at for one in corrections}
-        history = HistoryOfTasks(tag)
-        learned = Learned(watermark, _digest(project, history.reading(tasks)), known, before.missed)
+        summaries = [changes.summaries.of(page, tag) for page in tasks.pages]
+        changes.summaries.keep(tasks.pages)
+        learned = Learned(watermark, _digest(project.label_config, summaries), known, before.missed)
         # Events and comparisons may ask for what is already learned; trainings that people start always run.
         is_new = job.kind == "full" or learned.digest != before.digest or self._can_read_missed(project, before)
         progress: Callable[[Json], None] = running.progress
         if not is_new and before.updated and before.updated == project.versions.live_name():
             is_new, progress = True, self._giving_way(running, changed)
         result = (
-            self._train(running, project, tasks, before, learned, history, progress) if is_new else {"versions": []}
+            self._train(running, project, tasks, before, learned, summaries, progress) if is_new else {"versions": []}
         )
         if not result["versions"]:
             same = replace(learned, given=before.given, made=before.made, updated=before.updated)
@@ -210,7 +213,7 @@ class TrainingJob:
         tasks: PackedTasks,
         before: Learned,
         learned: Learned,
-        history: HistoryOfTasks,
+        summaries: Sequence[PageSummary],
         progress: Callable[[Json], None],
     ) -> Json:
         folder, versions = project.folder, project.versions
@@ -219,6 +222,10 @@ class TrainingJob:
         outputs: list[Json] = []
         missed: list[MediaRequest] = []
         noted = before
+        history = HistoryOfTasks(tag := project.config.image_choices)
+        if tag:
+            for summary in summaries:
+                history.include(summary.made[tag.from_name])
 
         def confirm() -> None:
             running.check_runner()
@@ -265,7 +272,7 @@ class TrainingJob:
             kind=running.job.kind,
             attempt=running.job.futile,
             given=given,
-            random_sample=random_sample(folder, project.uid, (task["id"] for task in tasks if "id" in task)),
+            random_sample=random_sample(folder, project.uid, chain.from_iterable(one.tasks for one in summaries)),
             progress=progress,
             publish=publish,
         )
@@ -336,15 +343,9 @@ def _shown(outputs: list[Json]) -> Json:
     return {key: value for key, value in last.items() if key not in ("model_dir", "mistakes", "given")}
 
 
-def _digest(project: Project, tasks: Iterable[Json]) -> str:
+def _digest(label_config: str, summaries: Iterable[PageSummary]) -> str:
     """Returns a digest of everything that determines what is learned, independent of its order."""
-    facts = (
-        [task.get("id"), annotation.get("id"), annotation.get("updated_at"), annotation.get("result")]
-        for task in tasks
-        for annotation in task.get("annotations") or []
-    )
-    annotations = sorted(sha256(json.dumps(one).encode()).digest() for one in facts)
-    return sha256(b"".join([json.dumps(project.label_config).encode(), *annotations])).hexdigest()
+    return sha256(json.dumps([label_config, digest_of_annotations(summaries)]).encode()).hexdigest()
 
 
 def keep_annotations(projects: Projects, uid: str, tasks: list[Json]) -> None:

@@ -1,8 +1,8 @@
 """Annotation events of a project: how many no training has learned yet, and the resulting annotated tasks.
 
 A training that reads all annotated tasks from Label Studio keeps them here. Events then update them, so the next
-correction doesn't have to read them again. If they may be wrong, they are dropped, and the next
-training reads everything.
+correction doesn't have to read them again; each event is applied once. If the tasks may be wrong, they are dropped, and
+the next training reads everything.
 """
 
 import contextlib
@@ -12,11 +12,13 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from label_studio_format.events import Change, Json, apply, concerned_by
+from label_studio_format.events import Change, apply, concerned_by
 from my_backend import files
 from my_backend.files import Damaged
+from my_backend.projects import packed_tasks
 from my_backend.projects.deleted import unless_deleted
 from my_backend.projects.packed_tasks import PackedTasks, unpacked
+from my_backend.projects.page_summaries import PageSummaries
 
 COUNT_FILE = "unlearned.json"
 TASKS_FILE = "annotated.json"
@@ -52,6 +54,7 @@ class Changes:
         self._count = folder / COUNT_FILE
         self._tasks = folder / TASKS_FILE
         self._events = folder / EVENTS_FOLDER
+        self.summaries = PageSummaries(folder)
 
     # --- counting -----------------------------------------------------------
 
@@ -117,27 +120,41 @@ class Changes:
             kept = files.read_record(self._tasks, _KEPT)
             if kept is None or kept.count > count:
                 return  # dropped meanwhile, or another job started to read later, and only events since then are kept
-            files.write_json(self._tasks, {"count": count, "pages": tasks.pages}, sync="data")
-            for number, path in self._event_files():
-                if number <= count:
-                    path.unlink(missing_ok=True)
+            self._keep(tasks, count)
 
     def tasks(self) -> PackedTasks | None:
-        """Returns the annotated tasks with all events applied; None if they must be read from Label Studio."""
+        """Returns the annotated tasks with all events applied; None if they must be read from Label Studio.
+
+        The tasks replace the events on the disk, so that the next call applies only later ones.
+        """
         with self._changing():
+            written = _state(self._tasks)
             kept = files.read_record(self._tasks, _KEPT)
             if kept is None or kept.pages is None:
                 return None
-            events = [files.read_record(path, _EVENT) for number, path in self._event_files() if number > kept.count]
+            found = [(number, path) for number, path in self._event_files() if number > kept.count]
+            events = [files.read_record(path, _EVENT) for _, path in found]
         changes: list[Change] = []
         for event in events:
             if event is None:
                 return None
             changes += event
         try:
-            return _updated(kept.pages, changes)
+            updated = _updated(kept.pages, changes, self.summaries)
         except (KeyError, TypeError, AttributeError, ValueError):  # damaged, or not in Label Studio's format
             return None
+        if updated is not None and found:
+            with contextlib.suppress(OSError), self._changing():  # if the disk is full, the events stay
+                if _state(self._tasks) == written:  # otherwise they were read again or dropped meanwhile
+                    self._keep(updated, found[-1][0])
+        return updated
+
+    def _keep(self, tasks: PackedTasks, count: int) -> None:
+        """Keeps the tasks after the first `count` changes, instead of the events."""
+        files.write_json(self._tasks, {"count": count, "pages": tasks.pages}, sync="data")
+        for number, path in self._event_files():
+            if number <= count:
+                path.unlink(missing_ok=True)
 
     def doubt(self) -> None:
         """Handles an event that couldn't be kept: requests a training, which reads everything again."""
@@ -166,20 +183,42 @@ class Changes:
         return sorted((int(path.stem), path) for path in self._events.glob("*.json") if path.stem.isdecimal())
 
 
-def _updated(pages: Sequence[str], changes: Sequence[Change]) -> PackedTasks | None:
-    """The tasks of these pages after the changes, changed ones at the end; None if the changes lack data."""
+def _state(path: Path) -> tuple[int, int] | None:
+    """What differs after a file was replaced; None if there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+def _updated(pages: Sequence[str], changes: Sequence[Change], summaries: PageSummaries) -> PackedTasks | None:
+    """The tasks of these pages after the changes, new ones at the end; None if the changes lack data."""
     is_concerned = concerned_by(changes)
-    updated, concerned = PackedTasks(), list[Json]()
-    for page in pages:
-        tasks = unpacked(page)
-        some = [task for task in tasks if is_concerned(task)]
-        if some:
-            concerned += some
-            updated.extend(task for task in tasks if not is_concerned(task))
-        else:
-            updated.add_page(page, len(tasks))
-    changed = apply(concerned, changes)
+    found = [summaries.of(page) for page in pages]
+    if any(len(summary.tasks) < summary.count for summary in found):
+        return None  # events couldn't find tasks without an id
+    changing = {
+        number: unpacked(pages[number])
+        for number, summary in enumerate(found)
+        if is_concerned.may_be_among(summary.tasks, summary.annotations)
+    }
+    changed = apply([task for tasks in changing.values() for task in tasks if is_concerned(task)], changes)
     if changed is None:
         return None
-    updated.extend(changed)
+    left = {task["id"]: task for task in changed}
+    for tasks in changing.values():
+        current = [left.pop(task["id"], None) if is_concerned(task) else task for task in tasks]
+        tasks[:] = [task for task in current if task is not None]
+    last = len(pages) - 1
+    if left and pages and found[last].count < packed_tasks.PAGE_TASKS:
+        changing[last] = [*changing.get(last, unpacked(pages[last])), *left.values()]
+        left = {}
+    updated = PackedTasks()
+    for number, page in enumerate(pages):
+        if number in changing:
+            updated.extend(changing[number])
+        else:
+            updated.add_page(page, found[number].count)
+    updated.extend(left.values())
     return updated

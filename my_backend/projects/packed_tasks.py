@@ -5,6 +5,7 @@ import zlib
 from base64 import b64decode, b64encode
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from hashlib import sha256
 from typing import Any, overload
 
 PAGE_TASKS = 500
@@ -68,6 +69,11 @@ def unpacked(page: str) -> list[Json]:
     except zlib.error as error:
         raise ValueError("a page of tasks is damaged") from error
     return tasks
+
+
+def digest_of(page: str) -> str:
+    """A digest of a page's content."""
+    return sha256(page.encode()).hexdigest()
 
 
 def _packed(tasks: Sequence[Json]) -> str:

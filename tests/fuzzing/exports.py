@@ -75,7 +75,7 @@ def _tell(data: bytes) -> None:
         usage = Usage([label_of(task, tag) for task in tasks], name)
         assert usage.summary((), tag.choices, tag.choices)
         history = HistoryOfTasks(tag)
-        assert list(history.reading(tasks)) == tasks
+        history.made_in(tasks)
         history.history()
         for task in tasks:
             image_url(task["data"], "image")

@@ -32,7 +32,11 @@ def made(*regions: dict[str, Any], seconds: Any = 2.0, **fields: Any) -> dict[st
 def history_of(annotations: Sequence[Any], tag: ImageChoices | None = TAG) -> LabelingHistory:
     found = HistoryOfTasks(tag)
     tasks = [{"id": number, "annotations": [annotation]} for number, annotation in enumerate(annotations)]
-    assert list(found.reading(tasks)) == tasks
+    found.made_in(tasks)
+    again = HistoryOfTasks(tag)
+    for task in tasks:
+        again.include(HistoryOfTasks(tag).made_in([task]))
+    assert again.history() == found.history()
     return found.history()
 
 

@@ -1,3 +1,4 @@
+import errno
 import threading
 from pathlib import Path
 from typing import Any
@@ -6,7 +7,7 @@ import pytest
 
 from label_studio_format.events import Change
 from my_backend import files
-from my_backend.projects import packed_tasks
+from my_backend.projects import annotation_log, packed_tasks, page_summaries
 from my_backend.projects.annotation_log import Changes
 from my_backend.projects.packed_tasks import PackedTasks
 
@@ -133,7 +134,7 @@ def test_more_events_than_reading_would_cost_are_not_kept(
     changes.keep_tasks(PackedTasks([]), changes.begin_reading())
     for number in range(20):
         changes.add([created(number)])
-    assert len(known(changes)) == 20
+    assert len(list((tmp_path / "events").iterdir())) == 20
 
     changes.add([created(20)])
 
@@ -229,3 +230,81 @@ def test_events_change_tasks_on_any_page(changes: Changes, monkeypatch: pytest.M
     assert sorted(found) == [2, 3, 4, 5, 6, 7, 8, 9, 10, 12]
     assert found.pop(5) == {**annotated(5), "annotations": [changed]}
     assert all(task == annotated(number) for number, task in found.items())
+
+
+def test_each_event_is_applied_once(changes: Changes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed_tasks, "PAGE_TASKS", 3)
+    changes.keep_tasks(PackedTasks(annotated(number) for number in range(1, 11)), changes.begin_reading())
+    changed = {"id": 5, "updated_at": "u"}
+    changes.add([Change(changed, {"id": 5}), created(11)])
+    before = changes.tasks()
+    assert before is not None
+    for page in before.pages:
+        changes.summaries.of(page)
+    changes.summaries.keep(before.pages)
+    assert list((tmp_path / "events").iterdir()) == []
+
+    monkeypatch.setattr(annotation_log, "unpacked", None)
+    monkeypatch.setattr(page_summaries, "unpacked", None)
+    after = Changes(tmp_path).tasks()
+
+    assert after is not None
+    assert (after.pages, len(after)) == (before.pages, 11)
+    assert [task["id"] for task in after] == list(range(1, 12))
+    assert changes.unlearned() == 2
+
+
+def test_new_tasks_fill_the_last_page(changes: Changes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed_tasks, "PAGE_TASKS", 3)
+    changes.keep_tasks(PackedTasks([annotated(1)]), changes.begin_reading())
+    for number in range(2, 9):
+        changes.add([created(number)])
+        tasks = changes.tasks()
+
+    assert tasks is not None
+    assert [len(packed_tasks.unpacked(page)) for page in tasks.pages] == [3, 3, 2]
+    assert list(tasks) == [annotated(number) for number in range(1, 9)]
+
+
+@pytest.mark.parametrize("meanwhile", ["read again", "dropped", "another event"])
+def test_events_stay_if_they_are_needed_again(
+    meanwhile: str, changes: Changes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes.keep_tasks(PackedTasks([annotated(1)]), changes.begin_reading())
+    changes.add([created(2)])
+    count, updated = [0], annotation_log._updated
+
+    def slowly(*arguments: Any) -> PackedTasks | None:
+        if meanwhile == "read again":
+            count[0] = changes.begin_reading() - 1  # as if another event had come before
+        elif meanwhile == "dropped":
+            changes.forget_tasks()
+        else:
+            changes.add([created(3)])
+        return updated(*arguments)
+
+    monkeypatch.setattr(annotation_log, "_updated", slowly)
+    assert known(changes) == [annotated(1), annotated(2)]
+    monkeypatch.setattr(annotation_log, "_updated", updated)
+
+    if meanwhile == "another event":
+        assert known(changes) == [annotated(1), annotated(2), annotated(3)]
+    else:
+        assert changes.tasks() is None
+    if meanwhile == "read again":
+        assert len(list((changes._folder / "events").iterdir())) == 1
+
+
+def test_full_disk_only_costs_time(changes: Changes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changes.keep_tasks(PackedTasks([annotated(1)]), changes.begin_reading())
+    changes.add([created(2)])
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files, "_write", full)
+    tasks = changes.tasks()
+    assert tasks is not None
+    changes.summaries.keep(tasks.pages)
+
+    assert list(tasks) == known(changes) == [annotated(1), annotated(2)]
