@@ -25,7 +25,16 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.nn.functional import pad
 
-from image_classifier.data.dataset import Label, Sample, read_samples, targets_of, write_samples
+from image_classifier.data.dataset import (
+    Label,
+    Record,
+    Sample,
+    read_records,
+    record_of,
+    sample_of,
+    targets_of,
+    write_records,
+)
 from image_classifier.data.duplicates import group_near_duplicates
 from image_classifier.data.image_file import ImageFile
 from image_classifier.data.jpeg import as_jpeg
@@ -47,6 +56,7 @@ from image_classifier.pool.order import labeling_order
 from image_classifier.pool.pool import Pool
 from image_classifier.progress import Stages
 from image_classifier.settings import ClassifierSettings, Score, TrainMode
+from image_classifier.training import update
 from image_classifier.training.correction import correct
 from image_classifier.training.hyperparameters import Hyperparameters
 from image_classifier.training.int8_trial import try_int8
@@ -66,10 +76,18 @@ from label_studio_format.annotations import Label as TaskLabel
 from label_studio_format.annotations import annotations_of, label_of
 from label_studio_format.image_value import image_url
 from label_studio_format.labeling_config import ImageChoices, Json, parse_label_config
-from label_studio_format.training_report import Usage
+from label_studio_format.training_report import Tally, Usage, tally_of
 from my_backend.errors import BackendError, BadRequest, MediaError, TrainingError
 from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.media import Media, MediaRequest, media_pool, open_media
+from my_backend.projects.learned_pages import (
+    LearnedPage,
+    find_learned_pages,
+    joined,
+    read_learned_pages,
+    write_learned_pages,
+)
+from my_backend.projects.packed_tasks import PackedTasks, digest_of, unpacked
 from my_backend.serving.image_pool import ImagePool, LookAlikes
 from my_backend.settings import Settings, explain
 from safe_http.session import redact
@@ -86,6 +104,7 @@ log = logging.getLogger(__name__)
 os.environ.setdefault("LABEL_STUDIO_ML_BACKEND_V2", "")
 
 SAMPLES_FILE = "samples.json"
+PAGES_FILE = "pages.json"
 MISTAKES_FILE = "mistakes.json"
 THUMBNAIL, PICTURE = 256, 1280  # pixels of the longer side
 READ_AT_ONCE = 128  # tasks whose images are fetched while the previous ones are embedded
@@ -333,7 +352,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         positions, embeddings = list(vectors), torch.from_numpy(np.stack(list(vectors.values())))
         labeled, doubt = embeddings[:0], None
         if classifier:
-            digests = [sample.image.digest for sample in self._learned()]
+            digests = [record["digest"] for record in self._learned()]
             if known := _networks().lane.known(backbone, digests):
                 labeled = torch.from_numpy(np.stack(known))
             doubt = torch.zeros(len(positions))
@@ -420,15 +439,22 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         settings = _settings()
         hyperparameters = _hyperparameters(settings, attempt)
         backbone = self._backbone_to_grow_from(kind)
-        tasks = completions if isinstance(completions, Sequence) else list(completions)
+        tasks = completions if isinstance(completions, PackedTasks) else PackedTasks(completions)
         mode = settings.train_mode
         report = Stages(report, all_layers=kind == "full" and _tunes(mode, backbone, tasks))
         learned = self._learned()
-        labeled = self._labeled(tasks, config.image_choices, backbone, learned, random_sample, report)
+        may_update = kind == "head" and self._may_update(tasks, backbone, hyperparameters)
+        known = self._known_pages(learned) if may_update else {}
+        read = tasks, config.image_choices, backbone, learned, random_sample, report
+        labeled = self._labeled(known, *read)
+        updated = self._update(labeled, learned) if may_update else None
+        if updated is None and labeled.kept:
+            labeled = self._labeled({}, *read)
+            updated = self._update(labeled, learned)  # now that the images of all embeddings are there
         used = labeled.used
-        updated = self._updated(labeled, learned, backbone, hyperparameters) if kind == "head" else None
         try:
-            check_enough(labeled.samples)
+            if updated is None:
+                check_enough(labeled.samples)
             embedded = updated or embed(_networks().lane, backbone, labeled.samples, report)
         except TooFewLabels as error:
             raise TrainingError(f"{error} {used.left_out()}".strip()) from None
@@ -436,22 +462,25 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
             log.warning("task %s: %s", sample.name, broken)
         used.counts["image broken"] = len(embedded.broken)
         used.counts["used"] = len(embedded.samples)
-        known = self._classifier.classes if self._classifier else ()
-        classes = order_classes(embedded.samples, known, config.choices)
-        told = {**used.record(), "summary": used.summary(known, classes, config.choices)}
+        before = self._classifier.classes if self._classifier else ()
+        if isinstance(embedded, Updated):
+            classes = embedded.classifier.classes
+        else:
+            classes = order_classes(embedded.samples, before, config.choices)
+        told = {**used.record(), "summary": used.summary(before, classes, config.choices)}
         log.info("%s", told["summary"])
+        folder = Path(workdir or mkdtemp(prefix="image-classifier-"))
+        if isinstance(embedded, Updated):
+            folder.mkdir(parents=True, exist_ok=True)
+            output = self._save_updated(embedded, folder / "model", told, labeled)
+            if publish:
+                publish(output)
+            return output
         if kind == "full":
             told["given"] = _given(embedded.samples, labeled.corrected, config.choices, backbone, hyperparameters)
             if told["given"] == given and backbone.origin != FINE_TUNED:
                 return None
-
-        folder = Path(workdir or mkdtemp(prefix="image-classifier-"))
         folder.mkdir(parents=True, exist_ok=True)
-        if isinstance(embedded, Updated):
-            output = self._save_updated(embedded, folder / "model", told)
-            if publish:
-                publish(output)
-            return output
         checkpoint = folder / "checkpoint.safetensors"
         # A correction must be learned.
         guess = self._classifier if is_guess(self._classifier) and not labeled.corrected else None
@@ -461,9 +490,9 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
             if publish:
                 publish(output)
             return output
-        before = None if is_guess(self._classifier) else self._classifier
+        live = None if is_guess(self._classifier) else self._classifier
         first = _with_corrections(first, embedded, labeled.corrected)
-        output = self._save(first, before, embedded.samples, folder / "model", told)
+        output = self._save(first, live, embedded.samples, folder / "model", told, labeled)
         if publish and not checkpoint.exists():  # published before the process died
             publish(output)
         tunes = _tunes(mode, backbone, embedded.samples)
@@ -478,7 +507,8 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
                 )
                 if second:
                     # Don't compare with a held-back version: all layers may have learned the same wrong labels.
-                    output = self._save(second, before if output["held_back"] else first, held, folder / "model", told)
+                    compared = live if output["held_back"] else first
+                    output = self._save(second, compared, held, folder / "model", told, labeled)
                     best = second
                     if publish:
                         publish(output)
@@ -488,7 +518,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
                 faster = self._in_int8(best, held, labeled.corrected, hyperparameters, report)
             if faster:
                 told = {**told, "summary": f"{told['summary']} {FASTER}".strip()}
-                output = self._save(faster, best, held, folder / "model", told)
+                output = self._save(faster, best, held, folder / "model", told, labeled)
                 if publish:
                     publish(output)
         return output
@@ -532,16 +562,18 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         learned = learn_head(backbone, embedded, best.classes, hyperparameters, report, best)
         return _with_corrections(learned, embedded, corrected)
 
-    def _updated(
-        self, labeled: "_Labeled", learned: Sequence[Sample], backbone: Backbone, hyperparameters: Hyperparameters
-    ) -> Updated | None:
-        """The live classifier after learning only the changed labels; None if the head must learn all of them."""
+    def _may_update(self, tasks: Sized, backbone: Backbone, hyperparameters: Hyperparameters) -> bool:
+        """Whether the live classifier may learn only the changed labels."""
         live = self._classifier
-        if live is None or is_guess(live) or live.backbone is not backbone:
-            return None
-        if live.record["settings"] != hyperparameters.record():
-            return None
-        return learn_changes(_networks().lane, live, learned, labeled.samples, labeled.corrected)
+        if live is None or is_guess(live) or live.backbone is not backbone or len(tasks) < update.FEWEST_LABELS:
+            return False
+        return bool(live.record["settings"] == hyperparameters.record())
+
+    def _update(self, labeled: "_Labeled", learned: Sequence[Record]) -> Updated | None:
+        """The live classifier after learning only the changed labels; None if the head must learn all of them."""
+        assert self._classifier
+        images = {sample.image.digest: sample.image for sample in labeled.samples}
+        return learn_changes(_networks().lane, self._classifier, learned, labeled.records(), images, labeled.corrected)
 
     @contextmanager
     def _holding(self, samples: Sequence[Sample]) -> Iterator[list[Sample]]:
@@ -600,28 +632,66 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
 
     def _labeled(
         self,
-        tasks: Iterable[Json],
+        known: Mapping[str, LearnedPage],
+        tasks: PackedTasks,
         tag: ImageChoices,
         backbone: Backbone,
-        learned: Sequence[Sample],
+        learned: Sequence[Record],
         random_sample: Container[int],
         report: Callable[[Json], None],
     ) -> "_Labeled":
-        """The labeled images of the tasks, as samples; also embeds new images. Those `learned` keep their group."""
-        labels: list[TaskLabel] = []
+        """The labeled images of the tasks, as samples; also embeds new images. Those `learned` keep their group.
+
+        The samples of pages that are `known` aren't read again, but taken from those learned.
+        """
+        pages = [(digest_of(page), page) for page in tasks.pages]
+        kept = {digest: known[digest] for digest, _ in pages if digest in known}
+        while True:
+            unknown = [(digest, page) for digest, page in pages if digest not in kept]
+            labeled = self._read_labels(unknown, tag, backbone, learned, random_sample, report)
+            samples = {digest: learned[page.first : page.first + page.count] for digest, page in kept.items()}
+            # If an image was corrected outside of Label Studio, its other labels count only if they are newer.
+            doubtful = {
+                digest
+                for digest, records in samples.items()
+                if labeled.corrected and any(record["digest"] in labeled.corrected for record in records)
+            }
+            if not doubtful:
+                break
+            kept = {digest: page for digest, page in kept.items() if digest not in doubtful}
+        for page in kept.values():
+            labeled.used.include(page.tally)
+        unread = [_drawn(record, random_sample) for digest in kept for record in samples[digest]]
+        return replace(labeled, kept=list(kept.values()), unread=unread)
+
+    def _read_labels(
+        self,
+        pages: Sequence[tuple[str, str]],
+        tag: ImageChoices,
+        backbone: Backbone,
+        learned: Sequence[Record],
+        random_sample: Container[int],
+        report: Callable[[Json], None],
+    ) -> "_Labeled":
+        """The labeled images of these pages, given with their digests."""
         chosen: list[tuple[Json, TaskLabel]] = []
-        for task in tasks:
-            labels.append(label := label_of(task, tag))
-            if label.outcome == "used":
-                # Of a large project, all annotations don't fit in memory.
-                chosen.append((_without_annotations(task), label))
-        used = Usage(labels, tag.from_name)
+        read: list[tuple[str, int, Tally]] = []
+        for digest, page in pages:
+            labels: list[TaskLabel] = []
+            before = len(chosen)
+            for task in unpacked(page):
+                labels.append(label := label_of(task, tag))
+                if label.outcome == "used":
+                    # Of a large project, all annotations don't fit in memory.
+                    chosen.append(({**_without_annotations(task), "page": len(read)}, label))
+            read.append((digest, len(chosen) - before, tally_of(labels)))
+        used = Usage([tally for _, _, tally in read], tag.from_name)
         fetched: list[ImageFile | MediaError] = []
         report({"phase": "fetching images", "image": 0, "images": len(chosen)})
         for some in self._read([task for task, _ in chosen], tag, backbone):
             fetched += [file for file, _ in some]
             report({"phase": "fetching images", "image": len(fetched), "images": len(chosen)})
-        groups = {sample.image.digest: sample.group for sample in learned}
+        groups = {record["digest"]: record.get("group", "") for record in learned}
         pairs = [
             (
                 task,
@@ -642,18 +712,28 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         if len(valid) < len(pairs):
             used.counts["labeled otherwise later"] = len(pairs) - len(valid)
         corrected = frozenset(sample.image.digest for task, sample in valid if task.get("corrected"))
-        return _Labeled([sample for _, sample in valid], used, corrected)
+        page_of = {sample.name: task["page"] for task, sample in valid if sample.name}
+        return _Labeled([sample for _, sample in valid], used, corrected, read, page_of)
 
-    def _learned(self) -> list[Sample]:
+    def _learned(self) -> list[Record]:
         """What the live version was trained on; nothing if there is none or its list can't be read."""
         folder = self.train_output.get("model_dir")
         if self._classifier is None or not folder:
             return []
         try:
-            return read_samples(Path(folder) / SAMPLES_FILE)
+            return read_records(Path(folder) / SAMPLES_FILE)
         except UNREADABLE as error:
             log.warning("can't read the images of the live version (%s); near-duplicates are grouped again", error)
             return []
+
+    def _known_pages(self, learned: Sequence[Record]) -> dict[str, LearnedPage]:
+        """The pages of tasks that the live version has learned, by digest."""
+        return read_learned_pages(Path(self.train_output["model_dir"]) / PAGES_FILE, self._read_with(), len(learned))
+
+    def _read_with(self) -> str:
+        """What the labels of tasks depend on, besides the tasks: the labeling config, a setting, and this program."""
+        facts = [self.label_config, _settings().choices, version("image-classifier-backend")]
+        return sha256(json.dumps(facts).encode()).hexdigest()
 
     def _save(
         self,
@@ -662,26 +742,40 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         samples: Sequence[Sample],
         folder: Path,
         told: Json,
+        labeled: "_Labeled",
     ) -> Json:
         """Saves a version and returns its resources, `told` included; held back if it is clearly worse than before."""
-        learned_before = self._learned() if before is self._classifier else samples
-        comparison = compare(_networks().lane, before, classifier, samples, learned_before) if before else None
+        learned_before = map(sample_of, self._learned()) if before is self._classifier else samples
+        comparison = compare(_networks().lane, before, classifier, samples, list(learned_before)) if before else None
         held_back = ""
         if comparison and comparison.clearly_worse:
             held_back = (
                 f"its accuracy on {comparison.images} held-out images is {comparison.after:.1%}, the live version's "
                 f"is {comparison.before:.1%}; look for labels that were changed by mistake, or activate it manually"
             )
+        return self._write(classifier, [record_of(sample) for sample in samples], folder, told, labeled, held_back)
+
+    def _write(
+        self,
+        classifier: Classifier,
+        records: Sequence[Record],
+        folder: Path,
+        told: Json,
+        labeled: "_Labeled",
+        held_back: str = "",
+    ) -> Json:
+        """Writes a version's files, with the records of its samples, and returns its resources."""
         live = self.train_output.get("model_dir")
         shared = live and self._classifier is not None and self._classifier.backbone is classifier.backbone
         backbone_file = Path(live) / BACKBONE_FILE if shared else None
         # Publishing has moved an earlier model away; without publishing, the last one counts.
         shutil.rmtree(folder, ignore_errors=True)
         classifier.save(folder, backbone_file=backbone_file)
-        write_samples(folder / SAMPLES_FILE, samples)
+        write_records(folder / SAMPLES_FILE, records)
+        write_learned_pages(folder / PAGES_FILE, self._read_with(), len(records), labeled.learned_pages(records))
         return {"model_dir": str(folder), **_described(classifier, folder), **told, "held_back": held_back}
 
-    def _save_updated(self, updated: Updated, folder: Path, told: Json) -> Json:
+    def _save_updated(self, updated: Updated, folder: Path, told: Json, labeled: "_Labeled") -> Json:
         """Saves a version that has learned only what changed, and returns its resources.
 
         It isn't compared with the live version: the heads that are compared are the same.
@@ -695,7 +789,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
             "A training on all labels follows when no more come."
         )
         told = {**told, "summary": f"{told['summary']} {summary}", "updated": True}
-        return self._save(replace(updated.classifier, mistakes=mistakes), None, updated.samples, folder, told)
+        return self._write(replace(updated.classifier, mistakes=mistakes), updated.samples, folder, told, labeled)
 
     def _mistakes(self) -> list[Mistake]:
         """The likely labeling mistakes of the live version; none if they can't be read."""
@@ -921,9 +1015,22 @@ class TaskPool(ImagePool):
 class _Labeled:
     """The labeled images, the tasks that were used or left out, and the images that were corrected manually."""
 
-    samples: list[Sample]
+    samples: list[Sample]  # of the pages that were read
     used: Usage
     corrected: frozenset[str]  # their digests
+    pages: list[tuple[str, int, Tally]]  # that were read: digest, number of labels, tally
+    page_of: dict[str, int]  # a sample's page, by its name
+    kept: Sequence[LearnedPage] = ()  # that weren't read
+    unread: Sequence[Record] = ()  # the samples of these
+
+    def records(self) -> list[Record]:
+        """All samples, first those of the pages that weren't read."""
+        return [*self.unread, *map(record_of, self.samples)]
+
+    def learned_pages(self, records: Sequence[Record]) -> list[LearnedPage]:
+        """The pages that a version has learned whose samples these are; some of the read images may be missing."""
+        names = [record["name"] for record in records[len(self.unread) :]]
+        return joined(self.kept, find_learned_pages(names, self.page_of, self.pages))
 
 
 def _tunes(mode: TrainMode, backbone: Backbone, images: Sized) -> bool:
@@ -941,6 +1048,15 @@ def _sample(task: Json, label: TaskLabel, file: ImageFile, group: str, *, at_ran
         at_random=at_random,
         group=group,
     )
+
+
+def _drawn(record: Record, random_sample: Container[int]) -> Record:
+    """The record, which says whether its task belongs to the random sample now."""
+    at_random = record["name"].isdecimal() and int(record["name"]) in random_sample
+    if at_random == record.get("at_random", False):
+        return record
+    others = {name: value for name, value in record.items() if name != "at_random"}
+    return {**others, "at_random": True} if at_random else others
 
 
 def _last_words(pairs: list[tuple[Json, Sample]]) -> list[tuple[Json, Sample]]:

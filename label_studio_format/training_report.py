@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from label_studio_format.annotations import Label
 
@@ -18,16 +18,36 @@ _IN_WORDS = {  # outcomes that don't follow a number well
 }
 
 
+# How many tasks have each outcome; and how many have annotations with each unknown choice, and of each other tag.
+Tally = dict[Literal["outcomes", "unknown", "other_tags"], dict[str, int]]
+
+
+def tally_of(labels: Sequence[Label]) -> Tally:
+    """Counts tasks by their labels."""
+    return {
+        "outcomes": dict(Counter(label.outcome for label in labels)),
+        "unknown": dict(Counter(name for label in labels for name in label.unknown)),
+        "other_tags": dict(Counter(name for label in labels for name in label.other_tags)),
+    }
+
+
 class Usage:
     """Counts tasks by outcome, and annotations with choices that no longer exist or of another tag than `tag`."""
 
-    def __init__(self, labels: Iterable[Label], tag: str) -> None:
+    def __init__(self, tallies: Iterable[Tally], tag: str) -> None:
         """`tag` is the name of the tag that is learned."""
-        labels = list(labels)
         self._tag = tag
-        self._other_tags: Counter[str] = Counter(name for label in labels for name in label.other_tags)
-        self.counts: Counter[str] = Counter(label.outcome for label in labels)
-        self.unknown: Counter[str] = Counter(name for label in labels for name in label.unknown)
+        self._other_tags: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()
+        self.unknown: Counter[str] = Counter()
+        for tally in tallies:
+            self.include(tally)
+
+    def include(self, tally: Tally) -> None:
+        """Adds other tasks."""
+        self.counts.update(tally["outcomes"])
+        self.unknown.update(tally["unknown"])
+        self._other_tags.update(tally["other_tags"])
 
     def record(self) -> dict[str, Any]:
         """The counts that the job and the version store."""

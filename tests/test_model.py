@@ -45,7 +45,9 @@ from label_studio_format.labeling_config import parse_label_config
 from model import ImageClassifierAPI
 from my_backend.errors import BackendError, BadRequest, MediaError, TrainingError
 from my_backend.label_studio.connections import Connections
-from my_backend.label_studio.media import Media, MediaFile, media_pool, open_media
+from my_backend.label_studio.media import Media, MediaFile, MediaRequest, media_pool, open_media
+from my_backend.projects import packed_tasks
+from my_backend.projects.packed_tasks import PackedTasks
 from my_backend.settings import Settings
 
 Json = dict[str, Any]
@@ -1589,6 +1591,121 @@ def test_all_labels_are_learned_if_an_update_could_be_wrong(
 
     assert "updated" not in output
     assert "labels_since" not in output["figures"]
+
+
+@pytest.fixture
+def fetched(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
+    """The tasks whose images were read."""
+    tasks: list[int | None] = []
+    fetch_all = Media.fetch_all
+
+    def noted(self: Media, wanted: Sequence[MediaRequest], deadline: float = math.inf) -> list[MediaFile | MediaError]:
+        tasks.extend(request.task_id for request in wanted)
+        return fetch_all(self, wanted, deadline)
+
+    monkeypatch.setattr(Media, "fetch_all", noted)
+    return tasks
+
+
+@pytest.fixture
+def in_pages(many: None, shown: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Json:
+    """Like `trained`, with tasks in pages of ten."""
+    monkeypatch.setattr(packed_tasks, "PAGE_TASKS", 10)
+    return fit(PackedTasks(labeled(shown[:30])), tmp_path / "in pages", kind="head")
+
+
+def without_pages(output: Json, folder: Path) -> Json:
+    """The same version as an older release would have made it."""
+    shutil.copytree(output["model_dir"], folder)
+    (folder / "pages.json").unlink()
+    return {**output, "model_dir": str(folder)}
+
+
+@pytest.mark.parametrize(
+    ("what", "read"),
+    [
+        ("changed label", range(1, 11)),
+        ("new label", [31]),
+        ("skipped", range(21, 32)),
+        ("corrected image", [None, *range(11, 21)]),
+        ("random sample", range(1, 11)),
+    ],
+)
+def test_update_reads_only_what_is_new_and_learns_the_same(
+    what: str, read: Sequence[int | None], in_pages: Json, shown: Digits, fetched: list[int | None], tmp_path: Path
+) -> None:
+    tasks, options = labeled(shown[:30]), {}
+    if what in ("changed label", "random sample"):
+        tasks[0] = task(1, shown[0][0], annotation("2"))
+    if what == "random sample":
+        options = {"random_sample": {12, 13}}
+    elif what == "new label":
+        tasks = labeled(shown[:31])
+    elif what == "skipped":
+        tasks = labeled(shown[:31])
+        tasks[29]["annotations"].append(annotation("1", by=2, was_cancelled=True))
+    elif what == "corrected image":
+        tasks.append(corrected(*shown[10]))
+
+    fetched.clear()
+    updated = fit(PackedTasks(tasks), tmp_path / "1", in_pages, kind="head", **options)
+    assert sorted(set(fetched), key=lambda number: number or 0) == list(read)
+    again = without_pages(in_pages, tmp_path / "old")
+    expected = fit(PackedTasks(tasks), tmp_path / "2", again, kind="head", **options)
+
+    assert len(set(fetched)) == len(tasks)
+    assert updated.get("updated") == expected.get("updated") == True  # noqa: E712
+    same = ("figures", "labels", "sources", "annotations", "unknown_choices", "summary", "classes")
+    assert {name: updated[name] for name in same} == {name: expected[name] for name in same}
+    lists = [json.loads((Path(one["model_dir"]) / "samples.json").read_text()) for one in (updated, expected)]
+    assert sorted(lists[0], key=str) == sorted(lists[1], key=str)
+    heads = [load_file(Path(one["model_dir"]) / "head.safetensors") for one in (updated, expected)]
+    assert all(torch.allclose(heads[0][name], heads[1][name], atol=1e-4) for name in heads[0])
+
+
+def test_each_update_knows_what_those_before_have_learned(
+    in_pages: Json, shown: Digits, fetched: list[int | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(update, "CHANGED_SHARE", 1.0)
+    live, tasks = in_pages, labeled(shown[:30])
+    for number, changed in enumerate((0, 10, 20)):
+        tasks[changed] = task(changed + 1, shown[changed][0], annotation("012"[changed % 3 - 1]))
+        fetched.clear()
+        live = fit(PackedTasks(tasks), tmp_path / str(number), live, kind="head")
+        assert set(fetched) == set(range(changed + 1, changed + 11))
+
+    assert live["figures"]["labels_since"] == 3
+    assert learned_by(live) == {
+        str(one["id"]): one["annotations"][0]["result"][0]["value"]["choices"][0] for one in tasks
+    }
+
+
+@pytest.mark.parametrize("what", ["deletion", "lost embeddings", "new config", "damaged", "other list"])
+def test_update_reads_all_labels_if_the_known_ones_are_not_enough(
+    what: str, in_pages: Json, shown: Digits, fetched: list[int | None], tmp_path: Path
+) -> None:
+    tasks, label_config = labeled(shown[:31]), CONFIG
+    pages = Path(in_pages["model_dir"]) / "pages.json"
+    if what == "deletion":
+        del tasks[0]
+    elif what == "lost embeddings":
+        model._networks().lane._cache.close()
+        shutil.rmtree(model._settings().cache_dir / "embeddings")
+        model._networks().close()
+        model._make_networks.cache_clear()
+    elif what == "new config":
+        label_config = config("0", "1", "2", view="<View>{}</View>")
+    elif what == "damaged":
+        pages.write_text(pages.read_text()[:-20])
+    else:
+        record = json.loads(pages.read_text())
+        pages.write_text(json.dumps({**record, "samples": 31}))
+
+    output = fit(PackedTasks(tasks), tmp_path / "new", in_pages, label_config, kind="head")
+
+    assert set(fetched) >= {one["id"] for one in tasks}
+    assert ("updated" in output) == (what != "deletion")
+    assert len(learned_by(output)) == len(tasks)
 
 
 # --- another network --------------------------------------------------------

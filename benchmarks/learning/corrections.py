@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from benchmarks.learning.embedded import FIRST_SPLIT, Data, accuracy_on, embedded_tasks, interval, options
-from image_classifier.data.dataset import classes_of
+from image_classifier.data.dataset import classes_of, record_of
 from image_classifier.nets.classifier import Classifier
 from image_classifier.training import update
 from image_classifier.training.hyperparameters import Hyperparameters
@@ -74,10 +74,11 @@ def _learn(data: Data, rows: Sequence[int], classes: tuple[str, ...]) -> Classif
 
 def _update(data: Data, model: Classifier, learned: Sequence[int], new: Sequence[int]) -> Classifier:
     row_of = {data.samples[row].image.digest: row for row in learned}
-    anchors, images = anchors_of([data.samples[row] for row in learned])
+    chosen, images = anchors_of([record_of(data.samples[row]) for row in learned])
+    anchors = [data.samples[row_of[record["digest"]]] for record in chosen]
     changed = [data.samples[row] for row in new]
     counts = count_labels([data.samples[row] for row in [*learned, *new]], model.classes)["labels"]
-    embeddings = data.embeddings[[*(row_of[anchor.image.digest] for anchor in anchors), *new]]
+    embeddings = data.embeddings[[*(row_of[record["digest"]] for record in chosen), *new]]
     return replace(model, head=update_head(model, counts, anchors, images, changed, embeddings))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -25,6 +25,9 @@ Part = Literal["", "train", "val"]
 
 # The image's class or, if several may be right, the set of its classes.
 Label = str | frozenset[str]
+
+# A sample without its image, as JSON: `name`, `label`, `digest`, and whatever differs from a sample's defaults.
+Record = dict[str, Any]
 
 # Who looked at the image to label it: a person who opened it, a person who saw it in a grid with others, or nobody.
 LabelSource = Literal["person", "group", "unseen"]
@@ -145,36 +148,69 @@ def folds(samples: Sequence[Sample]) -> list[int]:
     return [fold_of[sample.vote] for sample in samples]
 
 
+def record_of(sample: Sample) -> Record:
+    """A sample as JSON, without its image."""
+    return {
+        "name": sample.name,
+        "label": sample.label if isinstance(sample.label, str) else sorted(sample.label),
+        "digest": sample.image.digest,
+        **({"part": sample.part} if sample.part else {}),
+        **({"source": sample.source} if sample.source != "person" else {}),
+        **({"ground_truth": True} if sample.ground_truth else {}),
+        **({"group": sample.group} if sample.group else {}),
+        **({"at_random": True} if sample.at_random else {}),
+    }
+
+
+def sample_of(record: Record) -> Sample:
+    """The sample of a record. Its name is a path only if it came from a file; the digest always holds."""
+    return Sample(
+        ImageFile(Path(record["name"]), record["digest"]),
+        record["label"] if isinstance(record["label"], str) else frozenset(record["label"]),
+        record["name"],
+        record.get("part", ""),
+        source_of(record),
+        record.get("ground_truth", False),
+        record.get("group", ""),
+        record.get("at_random", False),
+    )
+
+
+def source_of(record: Record) -> LabelSource:
+    """Who looked at the image of a record to label it."""
+    source: LabelSource = record.get("source", "person")
+    return source
+
+
+def write_records(path: Path, records: Sequence[Record]) -> None:
+    """Saves the samples that a model was trained on."""
+    # Without `indent`, which would take three times as long.
+    path.write_text(json.dumps(records, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_records(path: Path) -> list[Record]:
+    """The records saved by `write_records`; a sample for each would take twenty times as long.
+
+    Raises OSError, ValueError or RecursionError.
+    """
+    records = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(records, list) or not all(map(_is_record, records)):
+        raise ValueError("it isn't a list of samples")
+    return records
+
+
+def _is_record(record: Any) -> bool:
+    if not (isinstance(record, dict) and isinstance(record.get("name"), str) and isinstance(record.get("digest"), str)):
+        return False
+    label = record.get("label")
+    return isinstance(label, str) or (isinstance(label, list) and all(isinstance(one, str) for one in label))
+
+
 def write_samples(path: Path, samples: Sequence[Sample]) -> None:
     """Saves the samples that a model was trained on, without their images."""
-    records = [
-        {
-            "name": sample.name,
-            "label": sample.label if isinstance(sample.label, str) else sorted(sample.label),
-            "digest": sample.image.digest,
-            **({"part": sample.part} if sample.part else {}),
-            **({"source": sample.source} if sample.source != "person" else {}),
-            **({"ground_truth": True} if sample.ground_truth else {}),
-            **({"group": sample.group} if sample.group else {}),
-            **({"at_random": True} if sample.at_random else {}),
-        }
-        for sample in samples
-    ]
-    path.write_text(json.dumps(records, indent=0, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_records(path, [record_of(sample) for sample in samples])
 
 
 def read_samples(path: Path) -> list[Sample]:
-    """The samples saved by `write_samples`. A name is a path only if they came from files; the digest always holds."""
-    return [
-        Sample(
-            ImageFile(Path(record["name"]), record["digest"]),
-            record["label"] if isinstance(record["label"], str) else frozenset(record["label"]),
-            record["name"],
-            record.get("part", ""),
-            record.get("source", "person"),
-            record.get("ground_truth", False),
-            record.get("group", ""),
-            record.get("at_random", False),
-        )
-        for record in json.loads(path.read_text(encoding="utf-8"))
-    ]
+    """The samples saved by `write_samples`."""
+    return [sample_of(record) for record in json.loads(path.read_text(encoding="utf-8"))]

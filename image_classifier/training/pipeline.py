@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Sequence, Sized
+from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -11,7 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from image_classifier.data.dataset import FOLDS, LabelSource, Sample, classes_of, folds, held_out, is_split, targets_of
+from image_classifier.data.dataset import (
+    FOLDS,
+    Label,
+    LabelSource,
+    Sample,
+    classes_of,
+    folds,
+    held_out,
+    is_split,
+    targets_of,
+)
 from image_classifier.data.preprocessing import ImageError
 from image_classifier.embedding.lane import InferenceLane
 from image_classifier.evaluation.evaluate import grouped
@@ -216,11 +226,20 @@ def _forecast_of(earlier: Classifier | None, classes: tuple[str, ...], labels: i
 
 def count_labels(samples: Sequence[Sample], classes: Sequence[str]) -> dict[str, dict[str, int]]:
     """The parts of a classifier's record that say how many labels it has learned, by class and by source."""
-    labels = Counter(name for sample in samples for name in classes_of(sample.label))
-    sources = Counter(sample.source for sample in samples)
+    return counts_of([sample.label for sample in samples], [sample.source for sample in samples], classes)
+
+
+def counts_of(
+    labels: Iterable[Label], sources: Iterable[LabelSource], classes: Sequence[str]
+) -> dict[str, dict[str, int]]:
+    """Like `count_labels`, for labels and sources of which there may be many."""
+    counted: Counter[str] = Counter()
+    for label, count in Counter(labels).items():
+        counted.update(dict.fromkeys(classes_of(label), count))
+    by_source = Counter(sources)
     return {
-        "labels": {name: labels[name] for name in classes},
-        "sources": {source: sources[source] for source in get_args(LabelSource)},
+        "labels": {name: counted[name] for name in classes},
+        "sources": {source: by_source[source] for source in get_args(LabelSource)},
     }
 
 

@@ -1,8 +1,10 @@
 """Updates a head with a few new labels, in a time that doesn't depend on how many it has learned."""
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from heapq import nsmallest
+from operator import itemgetter
 
 import numpy as np
 import torch
@@ -10,7 +12,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 from torch.optim import LBFGS
 
-from image_classifier.data.dataset import Sample, targets_of
+from image_classifier.data.dataset import Record, Sample, sample_of, source_of, targets_of
+from image_classifier.data.image_file import ImageFile
 from image_classifier.data.preprocessing import ImageError
 from image_classifier.embedding.cache import Embedding
 from image_classifier.embedding.lane import InferenceLane
@@ -18,7 +21,7 @@ from image_classifier.evaluation.metrics import hits
 from image_classifier.nets.classifier import Classifier, Head
 from image_classifier.threads import one_thread
 from image_classifier.training.head import HEAD_DECAY, scale_of
-from image_classifier.training.pipeline import count_labels, label_weights
+from image_classifier.training.pipeline import MIN_CLASSES, MIN_IMAGES_OF_A_CLASS, counts_of, label_weights
 
 FEWEST_LABELS = 2000  # with fewer, training the head on all of them is as quick
 MOST_CHANGES, CHANGED_SHARE = 500, 0.05  # labels since the head was trained on all: with more, it must be again
@@ -32,7 +35,7 @@ class Updated:
     """A classifier whose served head has been updated, and the samples that it knows."""
 
     classifier: Classifier
-    samples: list[Sample]
+    samples: list[Record]
     changed: list[Sample]  # those of them that it didn't know before
     broken: dict[Sample, ImageError]  # samples whose image can't be read
 
@@ -40,33 +43,43 @@ class Updated:
 def learn_changes(
     lane: InferenceLane,
     classifier: Classifier,
-    known: Sequence[Sample],
-    samples: Sequence[Sample],
+    known: Sequence[Record],
+    samples: Sequence[Record],
+    images: Mapping[str, ImageFile],
     corrected: Collection[str],
 ) -> Updated | None:
     """The classifier after it has learned the changed samples, too, besides the `known` ones; None if it can't.
 
     `learn_head` is needed instead if there are few labels, too many changes, none, or several classes for an image; if
-    labels were removed, or a class is new or gone; or if an image whose digest is in `corrected` would be
-    misclassified. The evaluation head, the metrics and the calibration stay, and `labels_since` in the metrics says how
-    many labels came after they were measured.
+    labels were removed, or a class is new or gone; if an image whose digest is in `corrected` would be misclassified;
+    or if the embedding of an image is missing that isn't among the `images`, which are known by digest. The evaluation
+    head, the metrics and the calibration stay, and `labels_since` in the metrics says how many labels came after they
+    were measured.
     """
-    changed = _changed(known, samples)
+    fresh = _changed(known, samples)
     record, classes = classifier.record, classifier.classes
-    if not changed or len(samples) < FEWEST_LABELS or classifier.head.multiple:
+    if not fresh or len(samples) < FEWEST_LABELS or classifier.head.multiple:
         return None
+
+    def with_image(record: Record) -> Sample:
+        sample = sample_of(record)
+        return replace(sample, image=images.get(record["digest"], sample.image))
+
+    changed = [with_image(record) for record in fresh.values()]
     found = lane.embed(classifier.backbone, [sample.image for sample in changed], background=True)
     broken = {sample: one for sample, one in zip(changed, found, strict=True) if isinstance(one, ImageError)}
-    samples = [sample for sample in samples if sample not in broken]
+    unreadable = {key for key, sample in zip(fresh, changed, strict=True) if sample in broken}
+    samples = [record for record in samples if _key(record) not in unreadable] if broken else list(samples)
     changed = [sample for sample in changed if sample not in broken]
     since = record["figures"].get("labels_since", 0) + len(changed)
     if not changed or since > min(MOST_CHANGES, CHANGED_SHARE * len(samples)):
         return None
-    if {sample.label for sample in samples} != set(classes):
+    labels = [record["label"] for record in samples]
+    if not all(isinstance(label, str) for label in labels) or set(labels) != set(classes):
         return None
-    fresh = set(changed)
-    anchors, images = anchors_of([sample for sample in samples if sample not in fresh])
-    checked = [sample for sample in samples if sample.image.digest in corrected]
+    unchanged, images_of = anchors_of([record for record in samples if _key(record) not in fresh])
+    anchors = [with_image(record) for record in unchanged]
+    checked = [with_image(record) for record in samples if record["digest"] in corrected] if corrected else []
     vectors: list[Embedding] = []
     for one in lane.embed(
         classifier.backbone, [sample.image for sample in (*anchors, *changed, *checked)], background=True
@@ -75,8 +88,10 @@ def learn_changes(
             return None
         vectors.append(one)
     embeddings = torch.from_numpy(np.stack(vectors))
-    counts, learned = count_labels(samples, classes), len(anchors) + len(changed)
-    head = update_head(classifier, counts["labels"], anchors, images, changed, embeddings[:learned])
+    counts, learned = counts_of(labels, map(source_of, samples), classes), len(anchors) + len(changed)
+    if sum(count >= MIN_IMAGES_OF_A_CLASS for count in counts["labels"].values()) < MIN_CLASSES:
+        return None
+    head = update_head(classifier, counts["labels"], anchors, images_of, changed, embeddings[:learned])
     if checked:
         targets = targets_of([sample.label for sample in checked], classes)
         if not hits(head(embeddings[learned:]), targets).all():
@@ -87,30 +102,39 @@ def learn_changes(
     return Updated(replace(classifier, head=head, record=record), samples, changed, broken)
 
 
-def _changed(known: Sequence[Sample], samples: Sequence[Sample]) -> list[Sample]:
-    """The samples that are new, or have another label or image; none if a known one is gone."""
-    before, now = ({sample.name or sample.image.digest: sample for sample in some} for some in (known, samples))
+def _changed(known: Sequence[Record], samples: Sequence[Record]) -> dict[str, Record]:
+    """The samples that are new, or have another label or image, by their key; none if a known one is gone."""
+    before, now = ({_key(record): record for record in some} for some in (known, samples))
     if len(now) < len(samples) or not before.keys() <= now.keys():
-        return []
-    return [sample for key, sample in now.items() if key not in before or _taught(before[key]) != _taught(sample)]
+        return {}
+    return {key: record for key, record in now.items() if not _is_same(before.get(key), record)}
 
 
-def _taught(sample: Sample) -> tuple[object, ...]:
-    return sample.image.digest, sample.label, sample.evaluates
+def _key(record: Record) -> str:
+    key: str = record["name"] or record["digest"]
+    return key
 
 
-def anchors_of(samples: Sequence[Sample]) -> tuple[list[Sample], Tensor]:
+def _is_same(before: Record | None, now: Record) -> bool:
+    return before is now or (before is not None and _taught(before) == _taught(now))
+
+
+def _taught(record: Record) -> tuple[object, ...]:
+    return record["digest"], record["label"], source_of(record) != "unseen"
+
+
+def anchors_of(samples: Sequence[Record]) -> tuple[list[Record], Tensor]:
     """Some of the samples, about equally many of each class, and how many images each stands for [n].
 
     The same samples give the same anchors.
     """
-    classes: dict[object, list[Sample]] = defaultdict(list)
-    for sample in samples:
-        classes[sample.label].append(sample)
+    classes: dict[str, list[Record]] = defaultdict(list)
+    for record in samples:
+        classes[record["label"]].append(record)
     most = max(FEWEST_ANCHORS, ANCHORS // len(classes))
-    chosen = [sorted(some, key=lambda sample: sample.image.digest)[:most] for some in classes.values()]
-    images = [len(classes[some[0].label]) / len(some) for some in chosen for _ in some]
-    return [sample for some in chosen for sample in some], torch.tensor(images)
+    chosen = [nsmallest(most, some, key=itemgetter("digest")) for some in classes.values()]
+    images = [len(classes[some[0]["label"]]) / len(some) for some in chosen for _ in some]
+    return [record for some in chosen for record in some], torch.tensor(images)
 
 
 def update_head(

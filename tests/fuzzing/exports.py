@@ -13,7 +13,7 @@ from label_studio_format.annotations import label_of
 from label_studio_format.export_file import NoExport, tasks_of, used_tags
 from label_studio_format.image_value import image_url
 from label_studio_format.labeling_history import HistoryOfTasks
-from label_studio_format.training_report import Usage
+from label_studio_format.training_report import Usage, tally_of
 from tests.fuzzing.images import TARGET as IMAGES
 from tests.fuzzing.target import HOSTILE_JSON, Read, Target
 
@@ -72,7 +72,7 @@ def _tell(data: bytes) -> None:
     except NoExport:
         return
     for name, tag in list(used_tags(tasks).items())[:MOST]:
-        usage = Usage([label_of(task, tag) for task in tasks], name)
+        usage = Usage([tally_of([label_of(task, tag) for task in tasks])], name)
         assert usage.summary((), tag.choices, tag.choices)
         history = HistoryOfTasks(tag)
         history.made_in(tasks)

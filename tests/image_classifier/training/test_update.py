@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from image_classifier.data.dataset import Label, Sample
+from image_classifier.data.dataset import Label, Sample, record_of, sample_of
 from image_classifier.data.image_file import ImageFile
 from image_classifier.embedding.lane import InferenceLane
 from image_classifier.nets.classifier import Backbone, Classifier, load_backbone
@@ -45,7 +45,9 @@ class Known:
     ) -> Updated | None:
         names = {one.name for one in changed}
         kept = [one for one in (self.samples if samples is None else samples) if one.name not in names]
-        return learn_changes(self.lane, self.classifier, self.samples, [*kept, *changed], corrected)
+        known, now = ([record_of(one) for one in some] for some in (self.samples, [*kept, *changed]))
+        images = {one.image.digest: one.image for one in (*kept, *changed)}
+        return learn_changes(self.lane, self.classifier, known, now, images, corrected)
 
     def answers(self, classifier: Classifier, numbers: Sequence[int]) -> list[str]:
         """What is said about images that look like a, b and c in turn."""
@@ -109,9 +111,10 @@ def test_updated_head_is_near_one_that_learned_all_labels(known: Known, monkeypa
     updated = known.learn(*changed)
     assert updated is not None
     backbone = known.classifier.backbone
-    embeddings = torch.stack([embedding(backbone, int(one.name), "abc"[int(one.name) % 3]) for one in updated.samples])
+    samples = [sample_of(record) for record in updated.samples]
+    embeddings = torch.stack([embedding(backbone, int(one.name), "abc"[int(one.name) % 3]) for one in samples])
     told = Hyperparameters(epochs=5)
-    whole = learn_head(backbone, Embedded(updated.samples, embeddings, {}), ("a", "b", "c"), told, lambda record: None)
+    whole = learn_head(backbone, Embedded(samples, embeddings, {}), ("a", "b", "c"), told, lambda record: None)
     shown = torch.stack([embedding(backbone, number, "a") for number in range(1000, 1100)])
     before, after, wanted = (
         (one.head.weight @ shown.T + one.head.bias[:, None]).softmax(0)[1]
@@ -124,7 +127,7 @@ def test_updated_head_is_near_one_that_learned_all_labels(known: Known, monkeypa
 def test_metrics_say_how_many_labels_they_lack_and_counts_are_of_all(known: Known) -> None:
     once = known.learn(sample(0, "b"), sample(LABELS, "a"))
     assert once is not None
-    later = replace(known, classifier=once.classifier, samples=once.samples)
+    later = replace(known, classifier=once.classifier, samples=list(map(sample_of, once.samples)))
     twice = later.learn(sample(LABELS + 1, "b"))
 
     assert twice is not None
@@ -142,7 +145,7 @@ def test_image_that_cannot_be_read_is_left_out(known: Known) -> None:
 
     assert updated is not None
     assert (updated.changed, list(updated.broken)) == ([readable], [unreadable])
-    assert unreadable not in updated.samples
+    assert record_of(unreadable) not in updated.samples
     assert known.learn(unreadable) is None
 
 
@@ -163,7 +166,7 @@ def test_all_labels_must_be_learned_after_other_changes(known: Known, monkeypatc
 def test_limit_on_changes_counts_those_of_earlier_updates(known: Known, monkeypatch: pytest.MonkeyPatch) -> None:
     once = known.learn(*(sample(number, "b") for number in range(0, 60, 3)))
     assert once is not None
-    later = replace(known, classifier=once.classifier, samples=once.samples)
+    later = replace(known, classifier=once.classifier, samples=list(map(sample_of, once.samples)))
     assert later.learn(*(sample(number, "c") for number in range(1, 30, 3))) is not None
     assert later.learn(*(sample(number, "c") for number in range(1, 36, 3))) is None  # 32 of 600
 
@@ -185,8 +188,9 @@ def test_corrected_image_must_be_classified_correctly(known: Known) -> None:
 
 def test_each_class_has_as_many_anchors_and_they_stand_for_all_images(known: Known) -> None:
     rare = [*known.samples, *(sample(number, "d") for number in range(LABELS, LABELS + 5))]
-    anchors, images = anchors_of(rare)
+    records = [record_of(one) for one in rare]
+    anchors, images = anchors_of(records)
 
-    assert [one.label for one in anchors] == ["a"] * 15 + ["b"] * 15 + ["c"] * 15 + ["d"] * 5
+    assert [one["label"] for one in anchors] == ["a"] * 15 + ["b"] * 15 + ["c"] * 15 + ["d"] * 5
     assert images.sum() == len(rare)
-    assert anchors_of(rare[::-1])[0] == [one for label in "dcba" for one in anchors if one.label == label]
+    assert anchors_of(records[::-1])[0] == [one for label in "dcba" for one in anchors if one["label"] == label]
