@@ -1,19 +1,22 @@
-"""Measures how long a correction takes with many labels: if it learns only the new label, and if it learns all.
+"""Measures how long a correction takes with many labels, and what training on all of them would take.
 
-    python -m benchmarks.corrections [--labels 1000 3000 10000] [--corrections 5]
+    python -m benchmarks.corrections [--labels 1000 3000 10000 100000] [--corrections 20] [--trainings 1]
 
-From an annotation event until its version is published, in one process with a development server's parts. Images are
-single pixels and their embeddings are made up, so the network takes no time. docs/project/performance.md has the
-results.
+As in production, each job runs in a process forked from a worker that has computed nothing. The clock runs from the
+annotation event until the job has ended; Redis and the server's look at the pointer, about 0.1 s, aren't included.
+Images are single pixels and their embeddings are made up, so the network takes no time. docs/project/performance.md
+has the results.
 """
 
 import argparse
 import os
-import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+import traceback
+from base64 import b64encode
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
@@ -24,121 +27,212 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.photographs import LABELS, served
-from benchmarks.project import NUMBER, PROJECT, UID
+from benchmarks.photographs import LABELS
+from benchmarks.project import NUMBER, UID
+from image_classifier.data.dataset import Sample, write_samples
+from image_classifier.data.image_file import ImageFile
 from image_classifier.embedding.cache import EmbeddingCache
 from image_classifier.embedding.precisions import Precisions
 from image_classifier.nets.classifier import choose_device, load_backbone
 from image_classifier.training import update
-from my_backend.backend import Backend
+from image_classifier.training.hyperparameters import Hyperparameters
+from image_classifier.training.pipeline import Embedded, count_labels, learn_head
+from label_studio_format.events import Change
+from my_backend.jobs.record import new_job
+from my_backend.jobs.store import JobStore
+from my_backend.jobs.worker import perform
+from my_backend.label_studio.connections import Connections
+from my_backend.label_studio.media import MediaRequest, media_pool
+from my_backend.projects.packed_tasks import PackedTasks
+from my_backend.projects.registry import Projects
 from my_backend.projects.versions import Versions
-from my_backend.settings import Settings
-from my_backend.web.app import create_app
+from my_backend.serving.model_loader import ModelFactory
+from my_backend.settings import Settings, read_settings
 from testing.digits import LABEL_CONFIG
-from testing.fake_label_studio.annotated_projects import TOKEN, AnnotatedProjects, choice_of
-from testing.waiting import wait_for
 
 SPREAD = 2.0  # standard deviation of embeddings around their class's center; centers have a deviation of 1
-SECONDS = 1800
+TAUGHT = 1000  # labels that the first version's head is really trained on: its accuracy makes no difference here
+AT_ONCE = 1000
+BEFORE = 2  # corrections before the measured ones: the first reads everything, as after an upgrade
 
 Json = dict[str, Any]
-Timed = tuple[float, float]  # seconds, and seconds of processor time
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Seconds by the clock, and of processor time."""
+
+    clock: float
+    processor: float
 
 
 @contextmanager
-def project(labels: int, folder: Path) -> Iterator[tuple[Any, AnnotatedProjects]]:
-    """A client of a backend with a project of so many labeled images, and the Label Studio that has them."""
+def settings_of(folder: Path) -> Iterator[Settings]:
+    """The settings of a worker whose files are in this folder."""
+    values = {
+        "LABEL_STUDIO_URL": "http://127.0.0.1:9",  # nothing listens there, and no job asks
+        "LABEL_STUDIO_API_KEY": "unused",
+        "WEIGHTS": "none",
+        "TRAIN_MODE": "head",
+        "RETRAIN_AFTER_ANNOTATIONS": "1",
+        "MODEL_DIR": str(folder / "models"),
+        "CACHE_DIR": str(folder / "cache"),
+        "REDIS_URL": "redis://127.0.0.1:9",
+        "OMP_NUM_THREADS": "1",
+    }
+    with patch.dict(os.environ, values):
+        yield read_settings()
+
+
+def make_project(labels: int, settings: Settings) -> None:
+    """A project with so many labeled images, their embeddings, and a live version that has learned them."""
+    torch.set_num_threads(1)
+    projects = Projects.of(settings)
+    project = projects.remember(UID, label_config=LABEL_CONFIG, title="Corrections")
     truth = np.random.default_rng(0).integers(len(LABELS), size=labels)
-    write_images(folder / "images", folder / "cache", truth)
-    os.environ |= {"WEIGHTS": "none", "TRAIN_MODE": "head", "CACHE_DIR": str(folder / "cache")}
-    with served(folder / "images") as url:
-        samples = [(f"{url}/{number}.png", LABELS[label]) for number, label in enumerate(truth)]
-        with AnnotatedProjects(LABEL_CONFIG, samples).running() as studio:
-            settings = Settings(
-                _env_file=None,
-                label_studio_url=studio.url,
-                label_studio_api_key=TOKEN,
-                image_hosts=url.removeprefix("http://"),
-                retrain_after_annotations=1,
-                model_dir=folder / "models",
-                cache_dir=folder / "cache",
-            )
-            backend = Backend(settings)
-            with backend.running():
-                client = create_app(backend).test_client()
-                client.post("/setup", json={"project": UID, "schema": LABEL_CONFIG})
-                yield client, studio
+    with media_pool() as pool:
+        media = ModelFactory(settings, projects, Connections(settings), pool).open_media(project)
+        digests = [media.fetch(MediaRequest(url_of(row))).digest for row in range(labels)]
+    samples = [
+        Sample(ImageFile(Path(digest), digest), LABELS[label], str(row + 1), group=digest)
+        for row, (digest, label) in enumerate(zip(digests, truth.tolist(), strict=True))
+    ]
+    embeddings = write_embeddings(settings.cache_dir, digests, truth)
+    backbone = load_backbone("none")
+    told = Hyperparameters()
+    taught = Embedded(samples[:TAUGHT], embeddings, {})
+    classifier = learn_head(backbone, taught, LABELS, told, lambda record: None)
+    classifier = replace(classifier, record={**classifier.record, **count_labels(samples, LABELS)})
+    with tempfile.TemporaryDirectory(dir=project.folder) as name:
+        folder = Path(name) / "model"
+        classifier.save(folder)
+        write_samples(folder / "samples.json", samples)
+        (folder / "mistakes.json").write_text("[]")
+        record = {name: classifier.record[name] for name in ("figures", "labels", "sources", "settings")}
+        output = {"model_dir": str(folder), "mistakes": str(folder / "mistakes.json"), "classes": list(LABELS)}
+        project.versions.publish({**output, **record}, Path(name), cause="made", choices=LABELS)
+    changes = projects.changes(UID)
+    changes.keep_tasks(
+        PackedTasks(task_of(row, LABELS[label], 0) for row, label in enumerate(truth.tolist())),
+        changes.begin_reading(),
+    )
 
 
-def write_images(images: Path, cache: Path, truth: np.ndarray) -> None:
-    """Writes an image for each label, and the embedding that the network would compute of it."""
-    images.mkdir(parents=True)
+def write_embeddings(cache: Path, digests: Sequence[str], truth: np.ndarray) -> torch.Tensor:
+    """Writes the embeddings that the network would compute of the images; returns the first of them."""
     backbone = load_backbone("none")
     Precisions(cache / "precisions").choose(backbone, choose_device(), torch.float32, {}, len(truth))
     random = np.random.default_rng(1)
     centers = random.normal(size=(len(LABELS), backbone.size)).astype(np.float32)
-    embeddings = EmbeddingCache(cache / "embeddings")
-    for rows in np.array_split(np.arange(len(truth)), max(1, len(truth) // 1000)):
-        digests = []
-        for row in rows.tolist():
-            pixel = BytesIO()
-            Image.new("RGB", (1, 1), (1 + row % 251, row // 251 % 256, row // 251 // 256)).save(pixel, "PNG")
-            (images / f"{row}.png").write_bytes(pixel.getvalue())
-            digests.append(sha256(pixel.getvalue()).hexdigest())
-        noise = random.normal(scale=SPREAD, size=(len(rows), backbone.size)).astype(np.float32)
-        embeddings.put(backbone.fingerprint, zip(digests, centers[truth[rows]] + noise, strict=True))
-    embeddings.close()
+    stored = EmbeddingCache(cache / "embeddings")
+    first = []
+    for start in range(0, len(truth), AT_ONCE):
+        some = truth[start : start + AT_ONCE]
+        noise = random.normal(scale=SPREAD, size=(len(some), backbone.size)).astype(np.float32)
+        vectors = centers[some] + noise
+        stored.put(backbone.fingerprint, zip(digests[start : start + AT_ONCE], vectors, strict=True))
+        first += [vectors] if start < TAUGHT else []
+    stored.close()
+    return torch.from_numpy(np.concatenate(first)[:TAUGHT])
 
 
-def measure(labels: int, corrections: int, folder: Path) -> tuple[list[Timed], list[Timed]]:
-    """The times of corrections that learn only the new label, and of others, in turn, that learn all."""
-    with project(labels, folder) as (client, studio):
-        versions = Versions(folder / "models" / "projects" / UID)
-        timed(client, versions, {"action": "START_TRAINING", "project": PROJECT})
-        times: tuple[list[Timed], list[Timed]] = [], []
-        for number in range(2 * corrections):
-            task = studio.tasks(NUMBER)[(7919 * number) % labels]
-            event = studio.annotate(NUMBER, task["id"], LABELS[(LABELS.index(choice_of(task)) + 1) % len(LABELS)])
-            fewest = 0 if number % 2 == 0 else labels + 1
-            with patch.object(update, "FEWEST_LABELS", fewest):
-                times[number % 2].append(timed(client, versions, event))
-        return times
+def url_of(row: int) -> str:
+    """An image of its own for each row."""
+    pixel = BytesIO()
+    Image.new("RGB", (1, 1), (1 + row % 251, row // 251 % 256, row // 251 // 256)).save(pixel, "PNG")
+    return "data:image/png;base64," + b64encode(pixel.getvalue()).decode()
 
 
-def timed(client: Any, versions: Versions, event: Json) -> Timed:
-    """The time from an event until its version is published; then waits for the end of its job."""
+def task_of(row: int, label: str, change: int) -> Json:
+    """The task of a row as Label Studio sends it; its annotation was changed so many times."""
+    at = f"2026-11-21T{change // 3600:02}:{change // 60 % 60:02}:{change % 60:02}.000000Z"
+    region = {"from_name": "digit", "to_name": "image", "type": "choices", "value": {"choices": [label]}}
+    annotation = {
+        "id": row + 1,
+        "task": row + 1,
+        "completed_by": 1,
+        "created_at": "2026-11-20T13:35:51.000000Z",
+        "updated_at": at,
+        "lead_time": 3.5 + row % 7,
+        "was_cancelled": False,
+        "ground_truth": False,
+        "result": [{**region, "id": sha256(str(row).encode()).hexdigest()[:10]}],
+    }
+    return {"id": row + 1, "project": NUMBER, "data": {"image": url_of(row)}, "annotations": [annotation]}
+
+
+def correct(settings: Settings, row: int, label: str, change: int) -> Timed:
+    """The time from an annotation event until a worker's process has learned it."""
+    task = task_of(row, label, change)
+    annotation = task.pop("annotations")[0]
+    store, versions = JobStore(settings.model_dir / "projects"), Versions(settings.model_dir / "projects" / UID)
     before, begun, processor = versions.live_name(), time.perf_counter(), time.process_time()
-    client.post("/webhook", json=event)
-    wait_for(lambda: versions.live_name() != before, "a new version", SECONDS, pause=0.01)
-    spent = time.perf_counter() - begun, time.process_time() - processor
-    training = "/is_training?project=" + str(NUMBER)
-    wait_for(lambda: not client.get(training).json["is_training"], "the end of the job", SECONDS)
-    return spent
+    Projects.of(settings).changes(UID).add([Change(annotation, {**task, "total_annotations": 1})])
+    job = new_job(UID, "head", "annotations changed")
+    store.add(job)
+    of_server = time.process_time() - processor
+    spent = in_process(lambda: perform(job.id))
+    assert versions.live_name() != before, store.get(job.id)
+    return Timed(time.perf_counter() - begun, of_server + spent)
 
 
-def row(labels: int, new: Sequence[Timed], all_labels: Sequence[Timed]) -> str:
-    """A Markdown row of medians: seconds and processor time of both kinds."""
-    (spent, processor), (all_spent, all_processor) = (
-        [statistics.median(values) for values in zip(*times, strict=True)] for times in (new, all_labels)
-    )
-    cells = (spent, all_spent, processor, all_processor)
-    return f"| {labels:,} | {' | '.join(f'{cell:.2f} s' for cell in cells)} | {all_processor / processor:.1f} |"
+def in_process(work: Callable[[], None]) -> float:
+    """Runs it in a forked process, as workers run jobs; returns the processor time that it took, in seconds."""
+    if not (child := os.fork()):
+        code = 1
+        try:
+            work()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    _, status, used = os.wait4(child, 0)
+    assert status == 0
+    return used.ru_utime + used.ru_stime
+
+
+def measure(labels: int, corrections: int, trainings: int, folder: Path) -> tuple[list[Timed], list[Timed]]:
+    """The times of corrections that learn only the new label, and of others that learn all."""
+    with settings_of(folder) as settings:
+        in_process(lambda: make_project(labels, settings))
+        with media_pool() as pool:
+            ModelFactory(settings, Projects.of(settings), Connections(settings), pool).load()
+        new: list[Timed] = []
+        learned_all: list[Timed] = []
+        for number in range(BEFORE + corrections + trainings):
+            row, label = 7919 * number % labels, LABELS[number % len(LABELS)]
+            is_update = number < BEFORE + corrections
+            with patch.object(update, "FEWEST_LABELS", 0 if is_update else labels + 1):
+                (new if is_update else learned_all).append(correct(settings, row, label, number + 1))
+        return new[BEFORE:], learned_all
+
+
+def row_of(labels: int, new: Sequence[Timed], learned_all: Sequence[Timed]) -> str:
+    """A Markdown row: medians, and the 95th percentile of the clock."""
+
+    def figures(times: Sequence[Timed]) -> list[float]:
+        clock, processor = ([getattr(time, name) for time in times] for name in ("clock", "processor"))
+        return [float(np.median(processor)), float(np.median(clock)), float(np.percentile(clock, 95))]
+
+    cells = [f"{seconds:.2f} s" for seconds in figures(new)]
+    cells += [f"{seconds:.2f} s" for seconds in figures(learned_all)[:2]] if learned_all else ["", ""]
+    return f"| {labels:,} | {' | '.join(cells)} |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--labels", type=int, nargs="*", default=[1000, 3000, 10_000])
-    parser.add_argument("--corrections", type=int, default=5)
+    parser.add_argument("--labels", type=int, nargs="*", default=[1000, 3000, 10_000, 100_000])
+    parser.add_argument("--corrections", type=int, default=20)
+    parser.add_argument("--trainings", type=int, default=1)
     told = parser.parse_args()
-    torch.set_num_threads(1)
     print(
-        "| labels | update with the new labels | training on all labels | update, processor time | "
-        "training, processor time | ratio of processor times |",
+        "| labels | update, processor time | clock time | p95 of it | training on all labels, processor time | clock time |",
         flush=True,
     )
     for labels in told.labels:
         with tempfile.TemporaryDirectory(prefix="corrections-") as name:
-            print(row(labels, *measure(labels, told.corrections, Path(name))), flush=True)
+            print(row_of(labels, *measure(labels, told.corrections, told.trainings, Path(name))), flush=True)
     print(f"load: {os.getloadavg()[0]:.1f}")
 
 
