@@ -89,7 +89,7 @@ def make_project(labels: int, settings: Settings) -> None:
     torch.set_num_threads(1)
     projects = Projects.of(settings)
     project = projects.remember(UID, label_config=LABEL_CONFIG, title="Corrections")
-    truth = np.random.default_rng(0).integers(len(LABELS), size=labels)
+    truth = truth_of(labels)
     with media_pool() as pool:
         media = ModelFactory(settings, projects, Connections(settings), pool).open_media(project)
         digests = [media.fetch(MediaRequest(url_of(row))).digest for row in range(labels)]
@@ -116,6 +116,11 @@ def make_project(labels: int, settings: Settings) -> None:
         PackedTasks(task_of(row, LABELS[label], 0) for row, label in enumerate(truth.tolist())),
         changes.begin_reading(),
     )
+
+
+def truth_of(labels: int) -> np.ndarray:
+    """The class of each image."""
+    return np.random.default_rng(0).integers(len(LABELS), size=labels)
 
 
 def write_embeddings(cache: Path, digests: Sequence[str], truth: np.ndarray) -> torch.Tensor:
@@ -198,10 +203,12 @@ def measure(labels: int, corrections: int, trainings: int, folder: Path) -> tupl
         in_process(lambda: make_project(labels, settings))
         with media_pool() as pool:
             ModelFactory(settings, Projects.of(settings), Connections(settings), pool).load()
+        truth = truth_of(labels)
         new: list[Timed] = []
         learned_all: list[Timed] = []
         for number in range(BEFORE + corrections + trainings):
-            row, label = 7919 * number % labels, LABELS[number % len(LABELS)]
+            row = 7919 * number % labels
+            label = LABELS[(truth[row] + 1) % len(LABELS)]  # the same label again would be learned from all
             is_update = number < BEFORE + corrections
             with patch.object(update, "FEWEST_LABELS", 0 if is_update else labels + 1):
                 (new if is_update else learned_all).append(correct(settings, row, label, number + 1))

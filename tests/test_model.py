@@ -923,7 +923,7 @@ def test_what_fit_returns_is_json_and_enough_to_predict(trained: Json, shown: Di
     assert (trained["warning"], trained["held_back"]) == ("", "")
     assert trained["figures"]["images"] == 30
     assert sorted(path.name for path in Path(trained["model_dir"]).iterdir()) == [
-        "backbone.safetensors", "head.safetensors", "mistakes.json", "model.json", "samples.json",
+        "backbone.safetensors", "head.safetensors", "mistakes.json", "model.json", "pages.json", "samples.json",
     ]  # fmt: skip
 
 

@@ -184,10 +184,10 @@ class Changes:
 
 
 def _state(path: Path) -> tuple[int, int] | None:
-    """What differs after a file was replaced; None if there is none."""
+    """What differs after a file was replaced; None if there is none, or nothing that can be read."""
     try:
         found = path.stat()
-    except FileNotFoundError:
+    except OSError:
         return None
     return found.st_ino, found.st_mtime_ns
 
