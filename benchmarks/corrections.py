@@ -234,7 +234,8 @@ def main() -> None:
     parser.add_argument("--trainings", type=int, default=1)
     told = parser.parse_args()
     print(
-        "| labels | update, processor time | clock time | p95 of it | training on all labels, processor time | clock time |",
+        "| labels | update, processor time | clock time | p95 of it "
+        "| training on all labels, processor time | clock time |",
         flush=True,
     )
     for labels in told.labels:
