@@ -10,6 +10,7 @@ from image_classifier.data.preprocessing import limit_memory, limit_pixels
 from image_classifier.embedding.cache import EmbeddingCache
 from image_classifier.embedding.lane import InferenceLane
 from image_classifier.embedding.precisions import Precisions
+from image_classifier.embedding.shards import Shards
 from image_classifier.first_guess.guess import make_guess
 from image_classifier.nets.classifier import (
     Backbone,
@@ -30,6 +31,7 @@ class SharedNetworks:
 
     def __init__(self, settings: ClassifierSettings) -> None:
         self._settings = settings
+        self.shards = Shards()
         self._imagenet: Head | None = None  # of the base network
         self._backbones: WeakValueDictionary[str, Backbone] = WeakValueDictionary()
         self._loading = Lock()
@@ -45,7 +47,7 @@ class SharedNetworks:
         limit_pixels(self._settings.max_image_pixels)
         limit_memory(self._settings.max_image_memory)
         precisions = Precisions(self._settings.cache_dir.expanduser() / "precisions")
-        return InferenceLane(self._cache, precisions=precisions)
+        return InferenceLane(self._cache, precisions=precisions, shards=self.shards)
 
     @cached_property
     def _cache(self) -> EmbeddingCache:
@@ -103,9 +105,9 @@ class SharedNetworks:
 
     @property
     def lookups(self) -> dict[str, int]:
-        """How often an embedding was found in the cache (`hit`), and how often not (`miss`)."""
+        """How often an embedding was found in shards or in the cache (`hit`), and how often not (`miss`)."""
         cache = self.__dict__.get("_cache")  # don't open the cache just to count
-        return {"hit": cache.hits, "miss": cache.misses} if cache is not None else {}
+        return {"hit": self.shards.hits + cache.hits, "miss": cache.misses} if cache is not None else {}
 
     def close(self) -> None:
         """Stops the lane and closes its cache, if they were opened."""

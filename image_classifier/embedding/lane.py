@@ -23,6 +23,7 @@ from image_classifier.data.image_file import ImageFile
 from image_classifier.data.preprocessing import ImageError, TooLate, decoding_threads, open_image
 from image_classifier.embedding.cache import Embedding, EmbeddingCache
 from image_classifier.embedding.precisions import Precisions, fingerprint_of
+from image_classifier.embedding.shards import Shards
 from image_classifier.nets.classifier import Backbone, choose_device
 from image_classifier.nets.optimize import accelerate
 
@@ -60,10 +61,14 @@ class InferenceLane:
     """
 
     def __init__(
-        self, cache: EmbeddingCache, device: torch.device | None = None, precisions: Precisions | None = None
+        self,
+        cache: EmbeddingCache,
+        device: torch.device | None = None,
+        precisions: Precisions | None = None,
+        shards: Shards | None = None,
     ) -> None:
-        """Without `precisions`, all networks compute in float32."""
-        self._cache = cache
+        """Embeddings are looked up in `shards` first. Without `precisions`, all networks compute in float32."""
+        self._cache, self._shards = cache, shards or Shards()
         self.device = device or choose_device()
         self.precisions = precisions
         self._batch_size = BATCH_SIZE if self.device.type == "cpu" else GPU_BATCH_SIZE
@@ -96,7 +101,7 @@ class InferenceLane:
         precision = precision or self._precision_of(backbone)
         fingerprint = fingerprint_of(backbone, precision)
         embeddings: dict[str, Embedding | ImageError] = {}
-        embeddings.update(self._cache.get(fingerprint, [image.digest for image in images]))
+        embeddings.update(self._look_up(fingerprint, [image.digest for image in images]))
         missing = list({image.digest: image for image in images if image.digest not in embeddings}.values())
         priority = BACKGROUND if background else REQUEST
         for start in range(0, len(missing), KEPT_TOGETHER):
@@ -108,9 +113,17 @@ class InferenceLane:
         return [embeddings[image.digest] for image in images]
 
     def known(self, backbone: Backbone, digests: Sequence[str]) -> list[Embedding]:
-        """The embeddings that the cache has of images with these digests; the files may be gone."""
-        fingerprint = fingerprint_of(backbone, self._precision_of(backbone))
-        return list(self._cache.get(fingerprint, digests).values())
+        """The embeddings that are stored of images with these digests; the files may be gone."""
+        return list(self._look_up(self.fingerprint(backbone), digests).values())
+
+    def fingerprint(self, backbone: Backbone) -> str:
+        """Names the embeddings of a network in the precision that is chosen for it on this machine."""
+        return fingerprint_of(backbone, self._precision_of(backbone))
+
+    def _look_up(self, fingerprint: str, digests: Sequence[str]) -> dict[str, Embedding]:
+        """Shards come first, so that all hosts give the same answers: they have fewer digits than the cache."""
+        found = self._shards.get(fingerprint, digests)
+        return found | self._cache.get(fingerprint, [digest for digest in digests if digest not in found])
 
     def thumbnails(self, images: Sequence[ImageFile]) -> Tensor:
         """The thumbnails of images [n, values], by which near-duplicates are found; 0 for images that can't be decoded.

@@ -26,6 +26,7 @@ from image_classifier.embedding import lane as lane_module
 from image_classifier.embedding.cache import EmbeddingCache
 from image_classifier.embedding.lane import BACKGROUND, BATCH_SIZE, BATCHES_AHEAD, InferenceLane
 from image_classifier.embedding.precisions import Precisions
+from image_classifier.embedding.shards import Shards, shards_of, write_shard
 from image_classifier.nets.architectures import Bare
 from image_classifier.nets.classifier import Backbone, make_backbone
 from testing.waiting import eventually
@@ -155,6 +156,25 @@ def grey(tmp_path: Path) -> list[ImageFile]:
 
 def shades(embeddings: list[Any]) -> list[int]:
     return [round(float(embedding[0]) * 255) for embedding in embeddings]
+
+
+def test_embeddings_in_shards_come_before_those_in_the_cache(
+    cache: EmbeddingCache, network: Backbone, tmp_path: Path
+) -> None:
+    shards = Shards()
+    shards.watch(tmp_path / "shared")
+    lane = InferenceLane(cache, shards=shards)
+    try:
+        names = {name: sha256(name.encode()).hexdigest() for name in ("both", "cache", "shard", "none")}
+        in_cache, in_shard = np.full(4, 1, np.float32), np.full(4, 2, np.float32)
+        cache.put(lane.fingerprint(network), [(names["both"], in_cache), (names["cache"], in_cache)])
+        folder = shards_of(tmp_path / "shared", lane.fingerprint(network))
+        folder.mkdir(parents=True)
+        write_shard(folder / "a", {names["both"]: in_shard, names["shard"]: in_shard})
+        assert sorted(vector[0] for vector in lane.known(network, [*names.values()])) == [1, 2, 2]
+        assert (cache.hits, cache.misses, shards.hits) == (1, 1, 2)
+    finally:
+        lane.close()
 
 
 def test_an_image_file_knows_the_hash_of_its_content(tmp_path: Path) -> None:
