@@ -40,6 +40,7 @@ from image_classifier.data.image_file import ImageFile
 from image_classifier.data.jpeg import as_jpeg
 from image_classifier.data.preprocessing import FileGone, ImageError, TooLate, open_image
 from image_classifier.embedding.cache import Embedding
+from image_classifier.embedding.shards import write_shard
 from image_classifier.errors import UsersError
 from image_classifier.evaluation.comparison import compare
 from image_classifier.evaluation.metrics import hits
@@ -131,9 +132,12 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         train_output: Json | None = None,
         *,
         media: Media | None = None,
+        embeddings: Path | None = None,
         **kwargs: Any,
     ) -> None:
         """`train_output` is the result of `fit`; `media` fetches images, by default with the environment's settings.
+
+        `embeddings` is the folder with the embeddings that all hosts share.
 
         Raises WeightsError if the model in `train_output` can't be loaded.
         """
@@ -141,6 +145,8 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         super().__init__(label_config=None, train_output=train_output, **kwargs)
         self.label_config = label_config or ""
         self._media = media or _default_media()
+        if embeddings:
+            _networks().shards.watch(embeddings)
         folder, guess = self.train_output.get("model_dir"), self.train_output.get("first_guess")
         self._classifier = _networks().load(Path(folder)) if folder else None
         if guess and (tag := self._tag()):
@@ -328,6 +334,28 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
             return
         for _ in self._read(tasks, tag, self._backbone):
             pass  # the embeddings are cached
+
+    def embedding_space(self) -> str:
+        """The fingerprint of the network in this machine's precision."""
+        return _networks().lane.fingerprint(self._backbone)
+
+    def embed(self, pages: Iterable[Sequence[Json]], file: Path, check: Callable[[], None]) -> int:
+        """Writes a shard with the embeddings of tasks' images; returns how many tasks' images could be read."""
+        tag = self._tag()
+        if tag is None:
+            raise BadRequest("there are no images to embed: the labeling config has no choices for an image")
+        embeddings: dict[str, Embedding] = {}
+        readable = 0
+        for tasks in pages:
+            with closing(self._read(tasks, tag, self._backbone)) as pieces:
+                for piece in pieces:
+                    check()
+                    for image, vector in piece:
+                        if isinstance(image, ImageFile) and not isinstance(vector, Exception):
+                            embeddings[image.digest] = vector
+                            readable += 1
+        write_shard(file, embeddings)
+        return readable
 
     def order(
         self,

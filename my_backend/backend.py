@@ -14,8 +14,10 @@ from my_backend.diagnostics.monitor import Monitor
 from my_backend.diagnostics.summary import Summary
 from my_backend.errors import NotFound
 from my_backend.jobs.backlog import Backlog
+from my_backend.jobs.embedding_renewal import EmbeddingRenewal
 from my_backend.jobs.queue import JobQueue, submit_correction
 from my_backend.jobs.reconciliation import Reconciliation
+from my_backend.jobs.record import EMBED, KINDS
 from my_backend.jobs.retraining import Retraining
 from my_backend.jobs.rq_queue import RqQueue
 from my_backend.jobs.store import JobStore, claimed_model_dir
@@ -144,10 +146,9 @@ class Backend:
     def delete(self, project: Project) -> None:
         """Cancels the project's jobs and removes everything that is kept of it."""
         # The newest first: queued jobs must not start when a running one ends.
-        for job in self.job_store.of_project(project.uid)[::-1]:
-            if job.unfinished:
-                with suppress(OSError, NotFound):  # on a full disk, say; a job also ends when its record is gone
-                    self.queue.cancel(job.id)
+        for job in self.job_store.unfinished(project.uid, (*KINDS, EMBED))[::-1]:
+            with suppress(OSError, NotFound):  # on a full disk, say; a job also ends when its record is gone
+                self.queue.cancel(job.id)
         self.projects.delete(project.uid)
 
     def _remove_leftovers(self) -> None:
@@ -162,6 +163,8 @@ class Backend:
         observers: list[Observer] = [self.webhook_password, self.title_sync]
         if self.settings.retrain_after_annotations:
             observers.append(self.reconciliation)
+        if self.settings.redis:
+            observers.append(EmbeddingRenewal(self.queue))
         return [*observers, self.drift, self.monitor]
 
     def _services(self) -> list[Service]:

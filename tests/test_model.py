@@ -800,6 +800,37 @@ def test_what_was_prepared_is_not_embedded_again(shown: Digits, tmp_path: Path) 
     ImageClassifierAPI("").prepare(tasks)  # there is nothing to prepare for
 
 
+def test_embeddings_that_one_host_has_shared_are_found_by_another(
+    shown: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "embeddings"
+    one = ImageClassifierAPI(CONFIG, embeddings=folder)
+    written = folder / one.embedding_space() / ".part"
+    written.parent.mkdir(parents=True)
+    pages = [asked(shown[:5]), [*asked(shown[5:9]), task(99, b"no image"), {"id": 100, "data": {}}]]
+    assert one.embed(pages, written, lambda: None) == 9
+    written.rename(written.with_name("0-1999-9-11"))
+    model._networks().close()
+    monkeypatch.setenv("CACHE_DIR", str(tmp_path / "another host"))
+    for once in (model._settings, model._make_networks):
+        once.cache_clear()
+
+    other = ImageClassifierAPI(CONFIG, embeddings=folder)
+    other.prepare(asked(shown[:10]))
+
+    assert other.cache_lookups() == {"hit": 9, "miss": 1}
+    assert len(model._networks().lane._cache) == 1
+
+
+def test_embedding_images_can_be_stopped_and_then_writes_no_file(shown: Digits, tmp_path: Path) -> None:
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ImageClassifierAPI(CONFIG).embed([asked(shown[:3])], tmp_path / "file", stop)
+    assert list(tmp_path.glob("file")) == []
+
+
 def test_nothing_is_amiss_with_random_weights_that_were_asked_for() -> None:
     assert ImageClassifierAPI.warm_up() == ""
     said = ImageClassifierAPI.describe()

@@ -15,6 +15,7 @@ from my_backend.errors import Conflict, NotFound
 from my_backend.jobs.store import WORK_FOLDER
 from my_backend.projects.annotation_log import EVENTS_FOLDER, TASKS_FILE
 from my_backend.projects.corrections import corrections_folder
+from my_backend.projects.embeddings import EMBEDDINGS_FOLDER
 from my_backend.projects.page_summaries import SUMMARIES_FILE
 from my_backend.projects.registry import project_folders
 from my_backend.projects.versions import (
@@ -28,8 +29,9 @@ from my_backend.projects.versions import (
 )
 from safe_http.redaction import said
 
-# Annotations can be read from Label Studio again, and exports made again; checkpoints belong to running processes.
-LEFT_OUT = {TASKS_FILE, SUMMARIES_FILE, EVENTS_FOLDER, WORK_FOLDER, EXPORTS_FOLDER}
+# Annotations can be read from Label Studio again, and exports and embeddings made again; checkpoints belong to running
+# processes.
+LEFT_OUT = {TASKS_FILE, SUMMARIES_FILE, EVENTS_FOLDER, WORK_FOLDER, EXPORTS_FOLDER, EMBEDDINGS_FOLDER}
 OF_VERSIONS = {VERSIONS_FOLDER, POINTER_FILE, PINNED_FILE, GIVEN_FILE}
 
 CHUNK_BYTES = 1 << 20

@@ -1,4 +1,4 @@
-"""The command line: serve, worker, uwsgi, production, status, stop, publish, versions, label, backup, doctor, …"""
+"""The command line: serve, worker, uwsgi, production, publish, versions, label, embed, backup, doctor, …"""
 
 import logging
 import signal
@@ -9,7 +9,7 @@ import time
 import traceback
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from flask import Flask
@@ -18,6 +18,7 @@ from my_backend.backend import Backend
 from my_backend.commands.backup import back_up
 from my_backend.commands.console import show_progress
 from my_backend.commands.development import DevelopmentServer
+from my_backend.commands.embedding import commands as embed_commands
 from my_backend.commands.labeling import commands as label_commands
 from my_backend.commands.options import Commands, OfProject
 from my_backend.commands.production import refuse_other_systems, run_supervisor, run_uwsgi
@@ -26,7 +27,7 @@ from my_backend.commands.versions import commands
 from my_backend.diagnostics.doctor.report import consult
 from my_backend.diagnostics.doctor.server_checks import server_state
 from my_backend.errors import BackendError
-from my_backend.jobs.record import KINDS, Kind
+from my_backend.jobs.record import KINDS
 from my_backend.jobs.worker import is_worker_alive, work
 from my_backend.log.setup import collect_output, set_up_logs
 from my_backend.notifications.notice import Notice
@@ -55,6 +56,7 @@ app = typer.Typer(
 
 app.add_typer(commands, name="versions")
 app.add_typer(label_commands, name="label")
+app.add_typer(embed_commands, name="embed")
 
 
 def _show_version(wanted: bool) -> None:
@@ -96,7 +98,11 @@ def serve(
 @app.command()
 def worker(
     only: Annotated[
-        Kind | None, typer.Option(help="take only jobs of this kind; a `head` worker keeps corrections from waiting")
+        Literal["head", "full"] | None,
+        typer.Option(
+            help="take only jobs of this kind; a `head` worker keeps corrections from waiting, and a `full` one also "
+            "embeds images"
+        ),
     ] = None,
 ) -> None:
     """Run trainings for servers that share REDIS_URL and MODEL_DIR, until it is stopped."""

@@ -5,20 +5,21 @@ import re
 import time
 from dataclasses import dataclass, field
 from secrets import token_hex
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
 from my_backend import context
 from my_backend.files import Moment
 
-Kind = Literal["head", "full"]
+Kind = Literal["head", "full", "embed"]
 Status = Literal["queued", "started", "finished", "failed", "canceled", "stopped"]
-KINDS: tuple[Kind, ...] = ("head", "full")
+KINDS: tuple[Kind, ...] = ("head", "full")  # of trainings; workers listen for each
+EMBED: Kind = "embed"  # embeds a project's tasks, with others of its kind; takes turns with full trainings
 UNFINISHED: tuple[Status, ...] = ("queued", "started")
 OUTCOMES: tuple[Status, ...] = ("finished", "failed", "canceled")
 
-_JOB_ID = re.compile(rf"({'|'.join(KINDS)})-[a-z0-9T-]{{1,58}}")
+_JOB_ID = re.compile(rf"({'|'.join(get_args(Kind))})-[a-z0-9T-]{{1,58}}")
 
 
 def is_job_id(text: str) -> bool:

@@ -28,7 +28,7 @@ from my_backend import files
 from my_backend.background import Background
 from my_backend.errors import NotFound
 from my_backend.jobs.queue import QueueStatus
-from my_backend.jobs.record import KINDS, Job, Kind, is_job_id, new_job, working_for
+from my_backend.jobs.record import EMBED, KINDS, Job, Kind, is_job_id, new_job, working_for
 from my_backend.jobs.run import cancel_waiting
 from my_backend.jobs.store import JobStore
 from my_backend.settings import Settings
@@ -40,7 +40,7 @@ COMPARE_SECONDS = 1.0
 CONNECT_SECONDS = 2.0
 WORKER_START_SECONDS = 30.0  # a worker imports the model class before it listens
 HANDED_MILLISECONDS = 500  # during which a job isn't handed over again
-TIMEOUT_SECONDS: dict[Kind, int] = {"head": 3600, "full": 24 * 3600}
+TIMEOUT_SECONDS: dict[Kind, int] = {"head": 3600, "full": 24 * 3600, "embed": 24 * 3600}
 RESULT_SECONDS = 60  # for which RQ keeps its own record of an ended job; ours stays
 WORK = "my_backend.jobs.worker.perform"
 # The fields that RQ writes for our jobs. Callbacks, webhooks, retries, repeats and dependencies would add others.
@@ -151,6 +151,11 @@ def rq_queue(settings: Settings, kind: Kind, connection: Redis) -> OwnQueue:
     return OwnQueue(f"{settings.rq_queue_name}-{kind}", connection=connection, serializer=JSONSerializer)
 
 
+def _listened_for(kind: Kind) -> Kind:
+    """The kind whose queue such jobs wait in. Workers for long trainings embed, too: no other ones are needed."""
+    return "full" if kind == EMBED else kind
+
+
 class Handover:
     """Adds jobs to Redis if it is their turn and Redis doesn't have them."""
 
@@ -164,13 +169,13 @@ class Handover:
         """Hands over the jobs of one project or of all; raises RedisError."""
         self._connection.ping()  # otherwise a process that can't reach Redis would block others that can
         with files.locked(self._lock_file):  # servers and workers take turns
-            turns: dict[tuple[str, Kind], Job] = {}
-            # Only the oldest of each project and kind, so that one runs at a time.
-            for job in self._store.unfinished(project):
-                turns.setdefault((job.project, job.kind), job)
-            known = {kind: self._known(kind) for kind in {kind for _, kind in turns}}
+            turns: dict[tuple[str, str], Job] = {}
+            # Only the oldest training of each project and kind, so that one runs at a time.
+            for job in self._store.unfinished(project, (*KINDS, EMBED)):
+                turns.setdefault((job.project, job.id if job.kind == EMBED else job.kind), job)
+            known = {kind: self._known(kind) for kind in {_listened_for(job.kind) for job in turns.values()}}
             for job in turns.values():
-                if job.id not in known[job.kind] and self._is_left(job):
+                if job.id not in known[_listened_for(job.kind)] and self._is_left(job):
                     self._enqueue(job)
 
     def after(self, job_id: str) -> None:
@@ -203,19 +208,20 @@ class Handover:
 
     def _enqueue(self, job: Job) -> None:
         # A worker that has just taken the job isn't registered yet.
-        if not self._connection.set(f"{self.queues[job.kind].key}:handed:{job.id}", 1, nx=True, px=HANDED_MILLISECONDS):
+        queue = self.queues[_listened_for(job.kind)]
+        if not self._connection.set(f"{queue.key}:handed:{job.id}", 1, nx=True, px=HANDED_MILLISECONDS):
             return
         if job.status == "started":
             with working_for(job):
                 log.warning("job %s: its worker is gone; handing it to another one", job.id)
         self._connection.delete(OwnJob.key_for(job.id))  # remains of an earlier run would expire while it waits
-        self.queues[job.kind].enqueue_call(
+        queue.enqueue_call(
             WORK,
             args=(job.id,),
             timeout=TIMEOUT_SECONDS[job.kind],
             result_ttl=RESULT_SECONDS,
             failure_ttl=RESULT_SECONDS,
-            description=f"{job.kind} training of project {job.project}",
+            description=f"{job.kind} job of project {job.project}",
             job_id=job.id,
         )
 
@@ -244,8 +250,8 @@ class RqQueue(Background):
         with self._store.changing():
             unread = [
                 job
-                for job in self._store.unfinished(project)
-                if job.kind == kind and (job.status == "queued" or not job.annotations_read)
+                for job in self._store.unfinished(project, (kind,))
+                if job.status == "queued" or not job.annotations_read
             ]
             # A waiting job will read annotations that a running one no longer reads.
             job = next((job for job in unread if job.status == "queued"), unread[0] if unread else None)

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from my_backend import files
 from my_backend.errors import Conflict, NotFound, TakenOver
-from my_backend.jobs.record import Job, is_job_id
+from my_backend.jobs.record import EMBED, KINDS, Job, Kind, is_job_id
 from my_backend.metrics.persistent_counters import Tally
 from my_backend.projects.deleted import unless_deleted, was_deleted
 from my_backend.projects.registry import PROJECT_FILE
@@ -26,7 +26,10 @@ _JOB = TypeAdapter(Job)
 
 
 class JobStore:
-    """Job records on disk, one JSON file each; they outlive every process."""
+    """Job records on disk, one JSON file each; they outlive every process.
+
+    Lists have only trainings, unless other kinds are asked for.
+    """
 
     def __init__(self, projects_folder: Path) -> None:
         self._folder = projects_folder
@@ -73,24 +76,33 @@ class JobStore:
 
     def of_project(self, project: str) -> list[Job]:
         """Returns the project's jobs, from the oldest to the newest."""
-        return self._read(self._folder.glob(f"{project}/jobs/*.json"))
+        return self._read(self._files(project, KINDS))
+
+    def embedding_jobs(self, project: str) -> list[Job]:
+        """Returns the project's embedding jobs, from the oldest to the newest."""
+        return self._read(self._files(project, (EMBED,)))
 
     def newest(self, project: str, count: int) -> list[Job]:
         """Returns the newest jobs, newest first; besides them it reads only records of the same second."""
-        paths = sorted(self._folder.glob(f"{project}/jobs/*.json"), key=_second, reverse=True)
+        paths = sorted(self._files(project, KINDS), key=_second, reverse=True)
         oldest = _second(paths[count - 1]) if len(paths) >= count else ""
         return self._read(path for path in paths if _second(path) >= oldest)[::-1][:count]
 
     def all(self) -> list[Job]:
-        return self._read(self._folder.glob("*/jobs/*.json"))
+        return self._read(self._files("*", KINDS))
 
-    def unfinished(self, project: str = "*") -> list[Job]:
+    def unfinished(self, project: str = "*", kinds: Container[Kind] = KINDS) -> list[Job]:
         """Returns the unfinished jobs of one project or of all, oldest first; fast however many jobs have ended."""
-        jobs = self._read(path for path in self._folder.glob(f"{project}/jobs/*.json") if path.name not in self._ended)
+        jobs = self._read(path for path in self._files(project, kinds) if path.name not in self._ended)
         if len(self._ended) > REMEMBERED_JOBS:
             self._ended.clear()
         self._ended.update(f"{job.id}.json" for job in jobs if not job.unfinished)
         return [job for job in jobs if job.unfinished]
+
+    def _files(self, project: str, kinds: Container[str]) -> Iterator[Path]:
+        """The records of one project or of all; the kind is the beginning of their names."""
+        found = self._folder.glob(f"{project}/jobs/*.json")
+        return (path for path in found if path.name.partition("-")[0] in kinds)
 
     def _read(self, paths: Iterable[Path]) -> list[Job]:
         jobs = (files.read_record(path, _JOB) for path in paths)
@@ -102,15 +114,19 @@ class JobStore:
 
     @contextlib.contextmanager
     def claimed(self, job: Job) -> Iterator[None]:
-        """Holds a claim while a process runs a job: only one job per project and kind runs at a time.
+        """Holds a claim while a process runs a job: only one training per project and kind runs at a time.
 
         Entering it raises InUse if another process holds it, and NotFound if the project was deleted.
         """
         with contextlib.ExitStack() as held:
             with unless_deleted(self._folder / job.project):
-                work = self._work_folder(job)
-                held.enter_context(files.claimed(work / f".{job.kind}"))
+                self._work_folder(job)
+                held.enter_context(files.claimed(self._claim(job)))
             yield
+
+    def _claim(self, job: Job) -> Path:
+        """The file to lock while the job runs."""
+        return self._folder / job.project / WORK_FOLDER / f".{job.id if job.kind == EMBED else job.kind}"
 
     def _work_folder(self, job: Job) -> Path:
         """Returns the folder for the files of all runs of the project's jobs, after creating it if it is missing."""
@@ -158,6 +174,8 @@ class JobStore:
         """Removes the files that only an unfinished job needs."""
         shutil.rmtree(self.workdir(job), ignore_errors=True)
         self._cancel_marker(job).unlink(missing_ok=True)
+        if job.kind == EMBED:  # its claim is its own; nobody takes the job again after its end
+            self._claim(job).unlink(missing_ok=True)
 
     def remove_traces_if_deleted(self, job: Job) -> None:
         """Removes the folders that a model class created again for its files after the project was deleted.
@@ -185,9 +203,10 @@ class JobStore:
 
     def thin_out(self, project: str) -> None:
         """Removes the records of all but the newest ended jobs."""
-        finished = [job for job in self.of_project(project) if not job.unfinished]
-        for job in finished[:-KEPT_JOBS]:
-            self._path(project, job.id).unlink(missing_ok=True)
+        for kinds in (KINDS, (EMBED,)):
+            finished = [job for job in self._read(self._files(project, kinds)) if not job.unfinished]
+            for job in finished[:-KEPT_JOBS]:
+                self._path(project, job.id).unlink(missing_ok=True)
 
     def _path(self, project: str, job_id: str) -> Path:
         return self.folder(project) / f"{job_id}.json"

@@ -78,7 +78,7 @@ class ThreadQueue:
     def cancel(self, job_id: str) -> Job:
         with self._lock:
             job = self._store.get(job_id)
-            queue = self._waiting[job.kind]
+            queue = self._waiting.get(job.kind, [])  # a worker may have left an embedding job
             if any(waiting.id == job_id for waiting in queue):
                 queue[:] = [waiting for waiting in queue if waiting.id != job_id]
                 return cancel_waiting(job, self._store)

@@ -23,10 +23,11 @@ from rq.utils import now
 
 from my_backend import context, files
 from my_backend.errors import NotFound
+from my_backend.jobs.embedding_job import EmbeddingJob
 from my_backend.jobs.queue import submit_correction
-from my_backend.jobs.record import KINDS, Job, Kind
+from my_backend.jobs.record import EMBED, KINDS, Job, Kind
 from my_backend.jobs.rq_queue import Handover, OwnJob, OwnQueue, RqQueue, connect, rq_queue, worker_keys
-from my_backend.jobs.run import run_job, yield_to_others
+from my_backend.jobs.run import Work, run_job, yield_to_others
 from my_backend.jobs.store import JobStore, claimed_model_dir
 from my_backend.jobs.training_job import TrainingJob
 from my_backend.label_studio.connections import Connections
@@ -61,16 +62,22 @@ def perform(job_id: str) -> None:
     with ExitStack() as held, context.working_for(job=job_id):
         job = _begin(job_id, store, held)
         if job:
-            if job.kind == "full":
+            if job.kind != "head":
                 yield_to_others()
             pool = media_pool()
             held.callback(pool.shutdown, cancel_futures=True)
             connections = Connections(settings)
             new_model = ModelFactory(settings, projects, connections, pool)
             queue = RqQueue(settings, store)  # only writes a record; a server hands the job over
-            work = TrainingJob(
-                settings, projects, store, connections, new_model, lambda project: submit_correction(queue, project)
-            )
+            work: Work
+            if job.kind == EMBED:
+                work = EmbeddingJob(
+                    projects, connections, new_model, lambda project: queue.submit(project, EMBED, job.cause)
+                )
+            else:
+                work = TrainingJob(
+                    settings, projects, store, connections, new_model, lambda project: submit_correction(queue, project)
+                )
             try:
                 run_job(job, store, work, _shutting_down.is_set)
             finally:  # this process ends with the job, so nobody scrapes its counts

@@ -2,7 +2,8 @@
 
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -46,11 +47,45 @@ def task_pages(
     PAGE_BYTES is requested again with fewer tasks, because their URLs may contain whole images. Raises
     LabelStudioError.
     """
-    last, size, more = 0, PAGE_TASKS, True
+    for tasks, more in _pages(label_studio, project_id, 0, partial(_after, annotated=annotated), FIELDS):
+        yield [task for task in tasks if task.get("annotations") or not annotated], more
+
+
+def tasks_between(label_studio: LabelStudio, project_id: int, first: int, last: int) -> Iterator[list[Json]]:
+    """The tasks with these ids and those between, a page at a time like `task_pages`, without annotations."""
+    before = {"filter": "filter:tasks:id", "operator": "less", "type": "Number", "value": last + 1}
+
+    def between(after: int) -> Json:
+        filters = _after(after, annotated=False)
+        return {**filters, "items": [*filters["items"], before]}
+
+    for tasks, _ in _pages(label_studio, project_id, first - 1, between, IMAGES):
+        yield tasks
+
+
+def next_task(label_studio: LabelStudio, project_id: int, after: int) -> int | None:
+    """The lowest task id above another one; None if there is none. Raises LabelStudioError."""
+    page = _page(label_studio, project_id, _after(after, annotated=False), 1, "id", ANSWER_BYTES)
+    return next((int(task["id"]) for task in checked_page(page)[0]), None)
+
+
+def newest_task(label_studio: LabelStudio, project_id: int) -> tuple[int, int]:
+    """The highest task id, and how many tasks there are; (0, 0) without tasks. Raises LabelStudioError."""
+    all_of_them = _after(0, annotated=False)
+    page = _page(label_studio, project_id, all_of_them, 1, "id", ANSWER_BYTES, ordering="-tasks:id")
+    tasks, total = checked_page(page)
+    return (tasks[0]["id"], total) if tasks else (0, 0)
+
+
+def _pages(
+    label_studio: LabelStudio, project_id: int, last: int, filters_after: Callable[[int], Json], fields: str
+) -> Iterator[tuple[list[Json], int]]:
+    """The tasks after an id that pass the filters, a page at a time, and how many follow."""
+    size, more = PAGE_TASKS, True
     while more:
         try:
             max_bytes = PAGE_BYTES if size > 1 else ANSWER_BYTES
-            page = _page(label_studio, project_id, _after(last, annotated=annotated), size, FIELDS, max_bytes)
+            page = _page(label_studio, project_id, filters_after(last), size, fields, max_bytes)
         except AnswerTooLarge:
             if size == 1:
                 raise
@@ -63,7 +98,7 @@ def task_pages(
         more = total > len(tasks) > 0
         if tasks:
             last = tasks[-1]["id"]
-            yield [task for task in tasks if task.get("annotations") or not annotated], total - len(tasks)
+            yield tasks, total - len(tasks)
         size = min(2 * size, PAGE_TASKS)
 
 

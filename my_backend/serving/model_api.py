@@ -1,6 +1,6 @@
 """The contract between `my_backend` and a model class, as a class with a default for everything but `predict`."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,8 @@ class ModelAPI:
     ) -> None:
         """`train_output` is the version's, None before the first training; `media` fetches images.
 
-        `label_config` is the project's labeling config (XML), and `choices_name` the setting `CHOICES`.
+        `label_config` is the project's labeling config (XML), and `choices_name` the setting `CHOICES`. For the
+        argument `embeddings`, see `embed`.
         """
         self.label_config, self.train_output = label_config or "", train_output or {}
         self.media, self._choices_name = media, choices_name
@@ -138,6 +139,24 @@ class ModelAPI:
         With it, people can label groups of look-alikes on the page.
         """
         return None
+
+    def embedding_space(self) -> str:
+        """Names the embeddings of this instance, as a folder's name; "" if the class has none to share among hosts.
+
+        Embeddings with different names can't be compared, for example because they are of different networks.
+        """
+        return ""
+
+    def embed(self, pages: Iterable[Sequence[Json]], file: Path, check: Callable[[], None]) -> int:
+        """Writes the embeddings of tasks' images to a new file; returns how many tasks' images could be read.
+
+        Workers call it for ranges of a project's tasks. The file gets another name, in the subfolder
+        `embedding_space()` of the folder that the constructor gets as `embeddings`. All hosts read it there, and
+        instances look for embeddings in that subfolder first. `pages` may be read only once, one page of tasks at a
+        time, since their URLs may contain whole images. `check` is called regularly: it raises an exception to stop,
+        which must not be caught. Raises OSError if the file can't be written.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no method `embed`")
 
     def classify(self, tasks: Sequence[Json], **kwargs: Any) -> list[Json]:
         """For each task, in order, `prediction`, `confidence` and `scores` by choice, or `error`, a sentence.

@@ -9,6 +9,7 @@ from my_backend.label_studio.media import Media, MediaPool, MediaRequest, open_m
 from my_backend.metrics.counters import EmbeddingCounts, ImageCounts
 from my_backend.named_import import import_named
 from my_backend.projects.corrections import corrections_folder
+from my_backend.projects.embeddings import embeddings_folder
 from my_backend.projects.project import Project
 from my_backend.projects.registry import Credentials, Projects
 from my_backend.projects.versions import Version
@@ -47,6 +48,7 @@ class ModelFactory:
             train_output=(version.train_output or None) if version else None,
             media=self.open_media(project, missed),
             choices_name=self._settings.choices,
+            embeddings=embeddings_folder(project.folder),
         )
 
     def credentials(self, project: Project) -> Credentials | None:

@@ -2,8 +2,9 @@
 
 from my_backend import context
 from my_backend.backend import Backend
-from my_backend.jobs.record import Job, Kind, Status
+from my_backend.jobs.record import EMBED, Job, Kind, Status
 from my_backend.jobs.training_job import forget_annotations
+from my_backend.projects.embeddings import Embeddings
 from my_backend.web.api.answers import Answer, ModelVersion
 from my_backend.web.bodies import JobRequest, Json
 from my_backend.web.endpoint import endpoint
@@ -24,7 +25,7 @@ class StartedJob(Answer):
 
 
 class JobRecord(Answer):
-    """A training job."""
+    """A training or embedding job."""
 
     job: str
     """The job's id."""
@@ -33,10 +34,11 @@ class JobRecord(Answer):
     """The job's status."""
 
     kind: Kind
-    """`head` for a quick training of the last layer, `full` for everything that TRAIN_MODE requests."""
+    """`head` for a quick training of the last layer, `full` for everything that TRAIN_MODE requests, `embed` for
+    embeddings that all hosts share."""
 
     cause: str
-    """Why the training was started."""
+    """Why the job was started."""
 
     request_id: str | None
     """The id of the HTTP request that started it."""
@@ -93,6 +95,8 @@ class JobEndpoints:
         job = self._queue.cancel(job_id)
         if waited and job.kind == "full" and job.status == "canceled":  # a job that has started forgets them itself
             forget_annotations(self._projects, job.project)
+        if waited and job.kind == EMBED:
+            Embeddings(self._projects.folder(job.project)).stop()
         context.now_for(project=job.project, job=job.id)
         return _described(job)
 

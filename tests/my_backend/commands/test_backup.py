@@ -38,7 +38,8 @@ def model_dir(tmp_path: Path) -> Path:
     changes = projects.changes(UID)
     changes.keep_tasks(PackedTasks([]), changes.begin_reading())
     changes.add([Change({"id": 1})])
-    for name in ("corrections/0123.json", "jobs/head-1.json", "work/head-1/checkpoint", ".lock"):
+    others = ("corrections/0123.json", "jobs/head-1.json", "work/head-1/checkpoint", "embeddings/0/0-1-1-1", ".lock")
+    for name in others:
         path = projects.folder(UID) / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("{}")
@@ -72,7 +73,7 @@ def test_backup_is_a_model_dir_with_all_but_what_label_studio_tells_again(model_
 
     assert back_up(model_dir, backup) == BackedUp(projects=1, versions=2)
 
-    left_out = ("annotated.json", "events/", "work/")
+    left_out = ("annotated.json", "events/", "work/", "embeddings/")
     expected = {
         name: content
         for name, content in contents(model_dir).items()

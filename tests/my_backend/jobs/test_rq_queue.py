@@ -6,6 +6,7 @@ import socket
 import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,8 +17,9 @@ from rq.repeat import Repeat
 from rq.serializers import JSONSerializer
 from rq.webhook import Webhook
 
+from my_backend.files import InUse
 from my_backend.jobs import rq_queue as rq_queue_module
-from my_backend.jobs.record import Kind, new_job
+from my_backend.jobs.record import EMBED, Kind, new_job
 from my_backend.jobs.rq_queue import (
     RESULT_SECONDS,
     TIMEOUT_SECONDS,
@@ -201,6 +203,30 @@ def test_own_job_is_taken_with_its_own_limits_whatever_redis_says(kind: Kind, se
         )
         assert redis.client.keys("*refused*") == []
         assert redis.client.keys("*intermediate*") == [], "nothing waits there for RQ's maintenance"
+
+
+def test_all_embedding_jobs_of_a_project_wait_for_workers_of_full_trainings(settings: Settings, redis: Redis) -> None:
+    store = JobStore(settings.model_dir / "projects")
+    ours = [new_job("7.1", kind, "test") for kind in ("full", "full", EMBED, EMBED)]
+    for number, job in enumerate(ours):
+        store.save(replace(job, created=job.created + number))
+    with connect(settings) as connection:
+        queue = rq_queue(settings, "full", connection)
+        Handover(settings, store, connection)()
+
+        assert sorted(queue.get_job_ids()) == sorted(job.id for job in (ours[0], *ours[2:]))
+        taken = [job for job in (take(queue), take(queue), take(queue)) if job]
+        assert {job.timeout for job in taken} == {TIMEOUT_SECONDS["full"]}
+        assert len(taken) == 3
+
+
+def test_embedding_jobs_of_a_project_can_be_claimed_at_the_same_time_and_trainings_not(settings: Settings) -> None:
+    store = JobStore(settings.model_dir / "projects")
+    with store.claimed(new_job("7.1", EMBED, "test")), store.claimed(new_job("7.1", EMBED, "test")):
+        pass
+    first, second = new_job("7.1", "full", "test"), new_job("7.1", "full", "test")
+    with store.claimed(first), pytest.raises(InUse), store.claimed(second):
+        pass
 
 
 # --- what servers say ---------------------------------------------------------------

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from my_backend.errors import NotFound
-from my_backend.jobs.record import new_job
-from my_backend.jobs.store import JobStore
+from my_backend.jobs.record import EMBED, KINDS, new_job
+from my_backend.jobs.store import KEPT_JOBS, JobStore
 from tests.my_backend.jobs.conftest import submitted
 
 
@@ -30,3 +30,21 @@ def test_unknown_job_is_refused(store: JobStore, job_id: str) -> None:
 
 def test_ids_differ_within_a_second() -> None:
     assert len({new_job("7.1", "head", "test").id for _ in range(200)}) == 200
+
+
+def test_lists_have_trainings_alone_unless_embedding_jobs_are_asked_for(store: JobStore) -> None:
+    training, embedding = submitted(store), submitted(store, **vars(new_job("7.1", EMBED, "test")))
+    assert store.of_project("7.1") == store.all() == store.newest("7.1", 5) == store.unfinished() == [training]
+    assert store.embedding_jobs("7.1") == store.unfinished("7.1", (EMBED,)) == [embedding]
+    assert {job.id for job in store.unfinished(kinds=(*KINDS, EMBED))} == {training.id, embedding.id}
+    assert store.get(embedding.id) == embedding
+
+
+def test_ended_embedding_jobs_do_not_crowd_out_trainings(store: JobStore) -> None:
+    training = submitted(store, status="finished")
+    for number in range(KEPT_JOBS + 3):
+        job = new_job("7.1", EMBED, "test")
+        submitted(store, **{**vars(job), "created": job.created + number, "status": "finished"})
+    store.thin_out("7.1")
+    assert store.of_project("7.1") == [training]
+    assert len(store.embedding_jobs("7.1")) == KEPT_JOBS

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from my_backend.errors import NotFound
-from my_backend.jobs.record import Job, Kind, new_job
+from my_backend.jobs.record import EMBED, Job, Kind, new_job
 from my_backend.jobs.run import RunningJob
 from my_backend.jobs.store import JobStore
 from my_backend.jobs.thread_queue import ThreadQueue
@@ -166,6 +166,21 @@ def test_start_takes_up_what_a_killed_process_left(
     assert (store.get(killed.id).attempts, store.get(killed.id).progress) == (2, {})
     assert store.get(ended.id) == ended
     assert f"{killed.id} was running when the process died" in caplog.text
+
+
+def test_embedding_job_of_former_workers_neither_runs_nor_breaks_canceling(
+    start_queue: StartQueue, work: Work, store: JobStore
+) -> None:
+    left = new_job("7.1", EMBED, "test")
+    store.save(left)
+    work.release()
+    queue = start_queue(work)
+
+    assert queue.cancel(left.id) == left
+
+    training = queue.submit("7.1", "head", "test")
+    assert eventually(lambda: status(store, training) == "finished")
+    assert work.started == [training.id]
 
 
 def test_job_whose_record_cannot_be_written_does_not_end_the_queue(

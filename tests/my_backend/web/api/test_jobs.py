@@ -2,6 +2,8 @@
 
 import pytest
 
+from my_backend.jobs.record import EMBED, new_job
+from my_backend.projects.embeddings import Embeddings
 from testing.waiting import eventually
 from tests.my_backend.conftest import PROJECT, Client, Serve
 from tests.my_backend.fake_model import LABEL_CONFIG, Script
@@ -71,6 +73,19 @@ def test_failed_job_says_why(client: Client, script: Script) -> None:
     job = client.ended(client.submit_training())
 
     assert client.post("/job_status", {"job": job.id})["error"] == "RuntimeError: no luck"
+
+
+def test_canceling_a_waiting_embedding_job_stops_all_of_them_and_is_no_training(client: Client) -> None:
+    client.setup()
+    embeddings = Embeddings(client.backend.projects.folder(PROJECT))
+    embeddings.want()
+    job = new_job(PROJECT, EMBED, "test")
+    client.backend.job_store.add(job)
+    assert client.get("/is_training")["is_training"] is False
+
+    client.post(f"/api/jobs/{job.id}/cancel")
+
+    assert embeddings.wanted() is None
 
 
 def test_job_can_be_cancelled(client: Client, script: Script) -> None:
