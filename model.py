@@ -811,10 +811,10 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         changed = {sample.name for sample in updated.changed}
         mistakes = tuple(one for one in self._mistakes() if one.name not in changed)
         count = updated.classifier.record["figures"]["labels_since"]
-        since = "label" if count == 1 else f"{count} labels"
+        since = "label was" if count == 1 else f"{count} labels were"
         summary = (
-            f"The previous version was updated with the new labels; its metrics were measured before the last {since}. "
-            "A training on all labels follows when no more come."
+            "The previous version was updated with the new labels; its metrics were measured before the last "
+            f"{since} added. A training run on all labels follows when no more come."
         )
         told = {**told, "summary": f"{told['summary']} {summary}", "updated": True}
         return self._write(replace(updated.classifier, mistakes=mistakes), updated.samples, folder, told, labeled)

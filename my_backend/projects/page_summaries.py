@@ -9,9 +9,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from label_studio_format.annotations import annotations_of
 from label_studio_format.labeling_config import ImageChoices
@@ -36,7 +36,7 @@ class PageSummary:
     count: int
     tasks: list[int]
     annotations: list[int]
-    digest: str  # hexadecimal
+    digest: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     made: dict[str, Made] = field(default_factory=dict)
 
 

@@ -12,12 +12,14 @@ from unittest.mock import patch
 from my_backend import files
 from my_backend.backend import Backend
 from my_backend.errors import BackendError
+from my_backend.projects.embeddings import Embeddings
+from my_backend.projects.page_summaries import digest_of_annotations
 from my_backend.settings import Settings
 from my_backend.web.app import create_app
 from tests.fuzzing.target import HOSTILE_JSON, Read, Target, named
 from tests.my_backend.conftest import FAKE_MODEL, PROJECT
 from tests.my_backend.fake_model import SCRIPT
-from tests.my_backend.whole_project import FILES, fill
+from tests.my_backend.whole_project import FILES, PAGE, READ_BY_WORKERS, fill
 
 PAGES = ("/projects/7", "/projects/7/versions", "/projects/7/look", "/problems")
 SHARED = (".moved", ".tally.json")  # by all projects
@@ -33,7 +35,7 @@ def _whole() -> Iterator[tuple[Backend, dict[str, Path]]]:
             project = fill(backend.projects, PROJECT)
             sums = {json.dumps(["a", {"project": PROJECT}]): 1.0}
             (backend.projects.root / ".tally.json").write_text(json.dumps(sums))
-            found = {name: next(project.glob(name)) for name in FILES}
+            found = {name: next(project.glob(name)) for name in (*FILES, *READ_BY_WORKERS)}
             yield backend, found | {name: backend.projects.root / name for name in SHARED}
         finally:
             backend._media_pool.shutdown()
@@ -43,6 +45,8 @@ def _whole() -> Iterator[tuple[Backend, dict[str, Path]]]:
 def _open() -> Iterator[Read]:
     with _whole() as (backend, paths):
         pages, times = create_app(backend).test_client(), count(1)
+        whole = {path: path.read_bytes() for path in paths.values()}
+        applied = [paths["annotated.json"], paths["events/*.json"]]  # reading the tasks replaces the events by them
 
         def put(path: Path, content: bytes) -> None:
             path.write_bytes(content)
@@ -55,7 +59,6 @@ def _open() -> Iterator[Read]:
             path = paths.get(name.decode(errors="replace"))
             if path is None:
                 return
-            before = path.read_bytes()
             put(path, content)
             try:
                 _read_all(backend)
@@ -64,7 +67,8 @@ def _open() -> Iterator[Read]:
                         answer = pages.get(page, headers={"Accept": "text/html"}, buffered=True)
                         assert answer.status_code in (200, 404), (page, answer.text)
             finally:
-                put(path, before)
+                for one in {path, *applied}:
+                    put(one, whole[one])
                 files._damaged.clear()
 
         yield read
@@ -76,7 +80,9 @@ def _read_all(backend: Backend) -> None:
     backend.storage._read_all()
     backend.job_store.tally.sums()
     changes = backend.projects.changes(PROJECT)
-    changes.tasks()
+    if tasks := changes.tasks():
+        digest_of_annotations([changes.summaries.of(page) for page in (*tasks.pages, PAGE)])
+    Embeddings(backend.projects.folder(PROJECT)).wanted()
     backend.recent.of(PROJECT)
     with suppress(BackendError):
         backend.projects.get(PROJECT)
@@ -96,4 +102,4 @@ def _seeds() -> Iterable[bytes]:
         yield from (named(name, one) for one in HOSTILE_JSON)
 
 
-TARGET = Target(_open, _seeds, (*FILES, *SHARED, "NaN", "1e300", "Infinity"))
+TARGET = Target(_open, _seeds, (*FILES, *READ_BY_WORKERS, *SHARED, "NaN", "1e300", "Infinity"))

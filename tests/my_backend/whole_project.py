@@ -13,6 +13,7 @@ from my_backend.labeling.acceptance import AcceptanceStore, Answers, Automatic, 
 from my_backend.labeling.auto_accept import Look, Step
 from my_backend.labeling.runs import Labels, RunStore
 from my_backend.projects.corrections import Corrections
+from my_backend.projects.embeddings import Embeddings
 from my_backend.projects.labeling_order import LabelingOrder, keep_order
 from my_backend.projects.packed_tasks import PackedTasks
 from my_backend.projects.recent_predictions import Sighting
@@ -22,6 +23,7 @@ from tests.my_backend.fake_model import LABEL_CONFIG
 
 JOB = "full-20261120T132455-0a1b2c"
 DIGEST = "0" * 64
+[PAGE] = PackedTasks([{"id": 2, "data": {"image": "b.png"}, "annotations": []}]).pages
 
 
 def fill(projects: Projects, uid: str) -> Path:
@@ -42,6 +44,9 @@ def fill(projects: Projects, uid: str) -> Path:
     changes.keep_tasks(PackedTasks([]), changes.begin_reading())
     changes.add([Change({"id": 1, "task": 1}, {"id": 1, "data": {"image": "a.png"}})])
     changes.learned(1)
+    changes.summaries.of(PAGE)
+    changes.summaries.keep([PAGE])
+    Embeddings(folder).want()
     Corrections(folder).keep(b"an image", DIGEST, ["Cat"])
     JobStore(projects.root).save(new_job(uid, "full", "test"))
     (job,) = (folder / "jobs").iterdir()
@@ -90,3 +95,4 @@ FILES = (
     "acceptance/*/answers.json",
     "acceptance/automatic.json",
 )
+READ_BY_WORKERS = ("annotated-pages.json", "embeddings.json")  # so servers don't notice that they are damaged

@@ -816,7 +816,7 @@ def test_a_report_is_written_without_an_image_that_vanished(
     def gone(path: Path, wanted: int) -> None:
         raise ImageError("cannot be read: No such file or directory")
 
-    monkeypatch.setattr("image_classifier.cli.report.open_image", gone)
+    monkeypatch.setattr("image_classifier.cli.report.as_jpeg", gone)
     assert run("evaluate", trained, others, "--report", "report.html").status == 0
     assert "<img alt" in Path("report.html").read_text()
 
