@@ -118,7 +118,7 @@ def test_nothing_is_compared_without_learned_answers_or_a_pool(
         client.backend.projects.remember(PROJECT, label_config=LABEL_CONFIG)
         name = client.train()
         watch = client.backend.drift
-        assert eventually(lambda: watch._watched[PROJECT].checked == (None, name))
+        assert eventually(lambda: (one := watch._watched.get(PROJECT)) is not None and one.checked == (None, name))
     assert label_studio.labels.requests == []
 
 
