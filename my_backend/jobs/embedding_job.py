@@ -13,7 +13,7 @@ from my_backend.jobs.run import CANCELED, RunningJob
 from my_backend.label_studio.client import LabelStudio
 from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.task_pages import newest_task, next_task, tasks_between
-from my_backend.projects.embeddings import Embeddings, Wanted, first_of, last_of, range_of
+from my_backend.projects.embeddings import Embeddings, Range, Wanted, first_of, last_of, range_of
 from my_backend.projects.project import Project
 from my_backend.projects.registry import Projects
 from my_backend.projects.versions import UNTRAINED
@@ -120,10 +120,12 @@ class _Ranges:
 
     def left(self) -> Iterator[int]:
         """The ranges with tasks that have no file yet, or that have got tasks since; raises LabelStudioError."""
-        number = 0
+        number, listed = 0, self.embeddings.ranges(self.wanted.space)
         while first_of(number) <= self.newest:
-            known = self.embeddings.ranges(self.wanted.space).get(number)
-            if known and known.is_done(self.newest, self.wanted.since):
+            if not self._is_done(listed.get(number)):  # others may have done it since, and those that follow
+                listed = self.embeddings.ranges(self.wanted.space)
+            known = listed.get(number)
+            if self._is_done(known):
                 number += 1
                 continue
             self.running.check()
@@ -139,10 +141,13 @@ class _Ranges:
             else:
                 number = range_of(task)
 
+    def _is_done(self, known: Range | None) -> bool:
+        return known is not None and known.is_done(self.newest, self.wanted.since)
+
     def embed(self, number: int) -> None:
         """Writes the file of a range, unless another job has just done it."""
         known = self.embeddings.ranges(self.wanted.space)
-        if number in known and known[number].is_done(self.newest, self.wanted.since):
+        if self._is_done(known.get(number)):
             return
         before = sum(one.tasks for one in known.values() if one.number != number)
         through, tasks = min(last_of(number), self.newest), 0

@@ -16,6 +16,7 @@ from my_backend.jobs.embedding_renewal import EmbeddingRenewal
 from my_backend.jobs.record import EMBED, Job, new_job
 from my_backend.jobs.run import run_job
 from my_backend.jobs.store import JobStore
+from my_backend.label_studio import task_pages
 from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.snapshot import Snapshot
 from my_backend.projects import embeddings as embeddings_module
@@ -164,11 +165,18 @@ def test_range_that_another_job_has_just_done_is_not_done_again(site: Site) -> N
     assert site.embedded() == [*range(1, 46)]
 
 
-def test_finished_ranges_cost_few_requests(site: Site) -> None:
+def test_finished_ranges_cost_few_listings_and_one_request(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are: each job walks past all of them."""
     site.run()
-    began = time.monotonic()
+    listings, pages = [], []
+    ranges, page = Embeddings.ranges, task_pages._page
+    monkeypatch.setattr(Embeddings, "ranges", lambda self, space: listings.append(space) or ranges(self, space))
+    monkeypatch.setattr(task_pages, "_page", lambda *args, **more: pages.append(args) or page(*args, **more))
+
     assert site.run().result["ranges"] == 0
-    assert time.monotonic() - began < 30
+
+    assert len(listings) == 3, "the walk, the look whether none is left, and the number of tasks in them"
+    assert len(pages) == 1, "the newest task"
     assert site.submitted == 1
 
 
@@ -190,6 +198,12 @@ def test_new_network_renews_all_ranges_and_old_ones_go_last(site: Site) -> None:
     assert kept == [45] * 5
     assert site.embedded("second") == [*range(1, 46)]
     assert site.embedded("first") == []
+
+
+def test_job_ends_when_another_worker_has_begun_with_a_new_network(site: Site) -> None:
+    site.model.before_file = lambda: site.embeddings.begin("v2", "second", 45)  # type: ignore[method-assign]
+    assert site.run().result["ranges"] == 1
+    assert not site.is_complete()
 
 
 def test_unreadable_images_are_counted_and_tried_again_when_people_ask(site: Site) -> None:
