@@ -130,7 +130,9 @@ def test_title_comes_back_once_since_another_server_may_still_keep_it(
 
     with serve(**{**connected, "title_is_version": False}) as client:
         assert eventually(lambda: title(label_studio) == "Mine")
-        assert eventually(lambda: client.backend.title_sync._watched[PROJECT].in_order)  # the follower is done with it
+        assert eventually(
+            lambda: (one := client.backend.title_sync._watched.get(PROJECT)) is not None and one.in_order
+        )  # the follower is done with it
         label_studio.backends[0]["title"] = version
         (client.backend.projects.folder(PROJECT) / TITLE_FILE).write_bytes(kept)
         here = client.backend.connections.label_studio()

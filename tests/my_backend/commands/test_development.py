@@ -86,7 +86,7 @@ def test_client_that_sends_its_header_byte_by_byte_is_cut_off(
 def test_request_that_is_being_answered_takes_as_long_as_it_needs(
     connect: Connect, held: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(development, "WAITING_SECONDS", 0.05)
+    monkeypatch.setattr(development, "WAITING_SECONDS", 1.0)  # enough to read a request, even on a busy machine
     client = connect(asked("held"))
     answer_to(connect(b""))  # is cut off, so the other one's time is over too
 
