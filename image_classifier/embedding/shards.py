@@ -105,14 +105,15 @@ class Shards:
         """The embeddings of a network that are in shards, by the image's digest (hexadecimal SHA-256)."""
         found: dict[str, Embedding] = {}
         for watched in list(self._watched):
-            missing = [digest for digest in digests if digest not in found]
-            if missing:
-                found |= self._get(shards_of(watched, fingerprint), missing)
+            index = self._index_of(shards_of(watched, fingerprint))
+            # Most projects share no embeddings, and must not cost time for each image.
+            if index.shards and (missing := [digest for digest in digests if digest not in found]):
+                found |= _read_all(index, missing)
         with self._counting:
             self.hits += len(found)
         return found
 
-    def _get(self, path: Path, digests: Sequence[str]) -> dict[str, Embedding]:
+    def _index_of(self, path: Path) -> _Index:
         folder = self._folders.setdefault(path, _Folder())
         # Other callers use the index that there is.
         if time.monotonic() > folder.looked + LOOK_SECONDS and folder.looking.acquire(blocking=False):
@@ -120,16 +121,7 @@ class Shards:
                 _look(path, folder)
             finally:
                 folder.looking.release()
-        index, found = folder.index, dict[str, Embedding]()
-        for number, places in groupby(index.find(digests), lambda place: place[0]):
-            shard = index.shards[number]
-            try:
-                found |= _read_rows(shard, [(row, digest) for _, row, digest in places])
-            except ValueError as error:
-                _remove(shard.path, error)
-            except OSError as error:  # perhaps it was removed
-                log.debug("can't read embeddings from %s: %s", shard.path, error)
-        return found
+        return folder.index
 
 
 def shards_of(folder: Path, fingerprint: str) -> Path:
@@ -197,6 +189,19 @@ def _open(path: Path) -> _Shard:
     if _header(rows, size, keys) != header:
         raise ValueError("the checksum of its index is wrong")
     return _Shard(path, size, rows_at, np.frombuffer(keys, _KEY))
+
+
+def _read_all(index: _Index, digests: Sequence[str]) -> dict[str, Embedding]:
+    found: dict[str, Embedding] = {}
+    for number, places in groupby(index.find(digests), lambda place: place[0]):
+        shard = index.shards[number]
+        try:
+            found |= _read_rows(shard, [(row, digest) for _, row, digest in places])
+        except ValueError as error:
+            _remove(shard.path, error)
+        except OSError as error:  # perhaps it was removed
+            log.debug("can't read embeddings from %s: %s", shard.path, error)
+    return found
 
 
 def _read_rows(shard: _Shard, wanted: Sequence[tuple[int, str]]) -> dict[str, Embedding]:

@@ -39,7 +39,7 @@ def start(project: OfProject = None) -> None:
             )
         Embeddings(chosen.folder).want()
         job = RqQueue(settings, _jobs(settings)).submit(chosen.uid, EMBED, "asked for")
-    typer.echo(f"Job {job.id} is queued; idle workers join in. `embed show` tells how far they are.")
+    typer.echo(f"Job {job.id} is queued; idle workers join in. `embed show` shows the progress.")
 
 
 @commands.command()

@@ -120,7 +120,7 @@ class Embeddings:
                 return None
             if wanted.version == version and wanted.space != space:
                 raise Conflict(
-                    "This worker computes other embeddings than the first one did, for example in another precision. "
+                    "This worker's embeddings differ from the first one's, for example because of another precision. "
                     "Use the same settings and the same kind of processor on all hosts. To start over: `embed stop`, "
                     "then `embed start`"
                 )
@@ -174,8 +174,10 @@ class Embeddings:
             folder.mkdir(exist_ok=True)
             claim = folder / f".range-{number}"
             with files.claimed(claim):
-                yield
-                claim.unlink(missing_ok=True)
+                try:
+                    yield
+                finally:
+                    claim.unlink(missing_ok=True)
 
     def new_file(self, space: str) -> Path:
         """A path to write a range to, which `add` then gives its name."""

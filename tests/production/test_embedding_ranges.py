@@ -1,4 +1,4 @@
-"""Ranges of tasks that real workers embed: killed workers lose none, and whoever is idle takes part."""
+"""Ranges of tasks that real workers embed: killed workers lose none, and every idle worker takes part."""
 
 import os
 import signal

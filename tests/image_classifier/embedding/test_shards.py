@@ -90,6 +90,22 @@ def test_embeddings_of_any_magnitude_keep_half_precision(factor: float, folder: 
     assert are_close(shards.get(NETWORK, [*embeddings]), embeddings)
 
 
+def test_projects_without_shards_cost_no_search(
+    tmp_path: Path, shards: Shards, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched: list[int] = []
+    find = shards_module._Index.find
+    monkeypatch.setattr(
+        shards_module._Index, "find", lambda self, wanted: searched.append(len(wanted)) or find(self, wanted)
+    )
+    for number in range(100):
+        shards.watch(tmp_path / f"other-{number}")
+    assert shards.get(NETWORK, [digest(0)]) == {}
+    write(folder, "a", made(range(1)))
+    assert are_close(shards.get(NETWORK, [digest(0)]), made(range(1)))
+    assert searched == [1]
+
+
 def test_a_row_of_zeros_stays_one(folder: Path, shards: Shards) -> None:
     write(folder, "a", {digest(0): np.zeros(8, np.float32)})
     assert shards.get(NETWORK, [digest(0)])[digest(0)].tolist() == [0.0] * 8

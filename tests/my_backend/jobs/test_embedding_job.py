@@ -1,4 +1,4 @@
-"""Embedding jobs: every task is in one range, whoever works on them and whatever comes in between."""
+"""Embedding jobs: every task is in one range, however many workers there are and whatever interrupts them."""
 
 import errno
 import threading
@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
@@ -25,6 +26,7 @@ from my_backend.projects.registry import Projects
 from my_backend.serving.model_api import Json, ModelAPI
 from testing.fake_label_studio.annotated_projects import LABEL_CONFIG, TOKEN, uid
 from testing.fake_label_studio.many_tasks import ManyTasks
+from testing.http_server import Reply, Seen, json_reply
 from tests.my_backend.conftest import MakeSettings
 
 RANGE = 10  # tasks, instead of thousands
@@ -251,6 +253,26 @@ def test_full_disk_fails_the_job_with_the_reason_and_leaves_no_half_file(site: S
     assert site.embedded() == []
     site.model.before_file = lambda: None  # type: ignore[method-assign]
     site.run()
+    assert site.is_complete()
+
+
+def test_label_studio_that_goes_away_within_a_range_costs_only_that_range(site: Site) -> None:
+    asked = site.label_studio.answer
+
+    def answer(seen: Seen) -> Reply:
+        is_down = len(site.embeddings.ranges("first")) == 2 and "less" in unquote(seen.path)
+        return json_reply({"detail": "restarting"}, 503) if is_down else asked(seen)
+
+    site.label_studio.answer = answer  # type: ignore[method-assign]
+    job = site.run()
+    assert job.status == "failed"
+    assert "503" in str(job.error)
+    assert site.embedded() == [*range(1, 20)]
+    assert [path.name for path in (site.embeddings._folder / "first").iterdir() if path.name.startswith(".")] == []
+
+    site.label_studio.answer = asked  # type: ignore[method-assign]
+    assert site.run().result == {"ranges": 3, "images": 26, "tasks": 26}
+    assert site.embedded() == [*range(1, 46)]
     assert site.is_complete()
 
 
