@@ -56,7 +56,7 @@ class Settings(BaseSettings, FetchSettings):
     model_class: str = Field(
         "model:ImageClassifierAPI", description="LabelStudioMLBase class to serve, as module:Class"
     )
-    label_studio_url: str = Field("", description="Label Studio's URL as the backend reaches it")
+    label_studio_url: str = Field("", description="URL at which the backend reaches Label Studio")
     label_studio_api_key: SecretStr = Field(
         SecretStr(""), description="Label Studio token (personal access token or legacy token)"
     )

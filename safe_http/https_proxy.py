@@ -79,7 +79,7 @@ def _read_answer(connection: socket.socket, deadline: float) -> None:
     while not head.endswith(b"\r\n\r\n"):
         left = deadline - time.monotonic()
         if left <= 0:
-            raise TimeoutError("its response takes too long")
+            raise TimeoutError("its response took too long")
         if len(head) > LONGEST_HEAD:
             raise ConnectionError("its response is too long")
         connection.settimeout(left)

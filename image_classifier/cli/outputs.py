@@ -19,8 +19,8 @@ def refuse_other_kinds(file: Path, suffixes: Sequence[str]) -> None:
         raise UsersError(f"{shown(file)} is a folder: pass the name of a file")
     if file.suffix.lower() not in suffixes:
         raise UsersError(
-            f"{shown(file)} already exists and isn't replaced because its name doesn't end in "
-            f"{' or '.join(suffixes)}: choose another name, or remove it"
+            f"{shown(file)} already exists and won't be overwritten, since its name doesn't end in "
+            f"{' or '.join(suffixes)}: choose another name, or remove the file"
         )
 
 

@@ -88,8 +88,8 @@ def refuse_to_forget(known: Sequence[Sample], left: Sequence[Sample], corrected:
     if len(most) > NAMED:
         named.append(f"images of {len(most) - NAMED} more classes")
     raise UsersError(
-        f"the model would forget what it knows: {', '.join(named)} are neither in the cache nor in their original "
-        f"place (such as {example}): restore them, set CACHE_DIR to the cache that has them, or train again"
+        f"the model would forget what it knows, because {', '.join(named)} (such as {example}) are neither in the "
+        "cache nor in their original place: restore them, set CACHE_DIR to the cache that has them, or train again"
     )
 
 

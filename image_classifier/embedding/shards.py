@@ -184,7 +184,7 @@ def _open(path: Path) -> _Shard:
         _, rows, size, _ = _HEADER.unpack(header)
         rows_at = _HEADER.size + rows * _KEY.itemsize
         if os.fstat(file.fileno()).st_size != rows_at + rows * _row_type(size).itemsize:
-            raise ValueError("it has another length than its header says")
+            raise ValueError("its length differs from the one in its header")
         keys = file.read(rows * _KEY.itemsize)
     if _header(rows, size, keys) != header:
         raise ValueError("the checksum of its index is wrong")

@@ -153,7 +153,7 @@ def test_an_image_is_dropped_and_corrected(browser: Browser, site: Site, digits:
 
         corrections = page.locator("section:has(#corrections-title) .tile")
         expect(corrections).to_have_count(1)
-        page.get_by_role("button", name=f"Remove the correction {wrong}").click()
+        page.get_by_role("button", name=f"Remove the correction to {wrong}").click()
         expect(corrections).to_have_count(0)
 
         page.get_by_label("or enter an image URL").fill(f"{site.backend.url}/nothing.png")

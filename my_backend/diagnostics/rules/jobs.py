@@ -104,7 +104,7 @@ def redis_clock_problems(ahead: float) -> list[Problem]:
     if abs(ahead) < CLOCK_SECONDS:
         return []
     way = "behind" if ahead > 0 else "ahead of"
-    message = f"This machine's clock is {abs(ahead):.0f} s {way} Redis'."
+    message = f"This machine's clock is {abs(ahead):.0f} s {way} Redis's."
     return [Problem("clock", message, "Sync both with NTP: the clock decides which workers count as alive.")]
 
 

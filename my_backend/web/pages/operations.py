@@ -25,6 +25,7 @@ _GROUPS = (
 )
 _EXAMPLES: dict[str, object] = {"project": 7, "version": "v7-20261120T132501", "label": "Cat"}
 _OF_TYPE: dict[str, object] = {"integer": 1, "boolean": True}
+_NOUNS = ("integer", "string", "number", "boolean", "object")  # types that have a plural
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def _resolved(schema: Json, schemas: Mapping[str, Json]) -> Json:
 
 
 def _type(schema: Json) -> str:
-    """The schema's type in a few words: `string or null`, `list of integer`, `TaskData`."""
+    """The schema's type in a few words: `string or null`, `list of integers`, `TaskData`."""
     if "$ref" in schema:
         return str(schema["$ref"].rpartition("/")[2])
     if "anyOf" in schema:
@@ -135,7 +136,8 @@ def _type(schema: Json) -> str:
     if "const" in schema:
         return repr(schema["const"])
     if schema.get("type") == "array":
-        return f"list of {_type(schema.get('items', {}))}"
+        items = _type(schema.get("items", {}))
+        return f"list of {items}s" if items in _NOUNS else f"list of {items}"
     if schema.get("format") == "binary":
         return "file"
     return str(schema.get("type", "anything"))

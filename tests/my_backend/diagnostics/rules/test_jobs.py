@@ -73,7 +73,7 @@ def test_redis_that_loses_or_refuses_jobs(info: dict[str, object], said: str) ->
     assert said in "".join(map(str, told))
 
 
-@pytest.mark.parametrize(("ahead", "said"), [(1, ""), (30, "30 s behind Redis'"), (-30, "30 s ahead of Redis'")])
+@pytest.mark.parametrize(("ahead", "said"), [(1, ""), (30, "30 s behind Redis's"), (-30, "30 s ahead of Redis's")])
 def test_clock_is_compared(ahead: float, said: str) -> None:
     told = redis_clock_problems(ahead)
 

@@ -26,7 +26,7 @@ export function makeView(elsewhere) {
     find("label-rest").hidden = rest ? !group.proposal : !own;
     label("label-rest", rest ? `Label ${number(rest)} as ${group.proposal}${own ? ` and ${number(own)} as marked` : ""}` : `Label ${count(own, "image")}`);
     label("skip", own ? `Label ${number(own)}, skip the rest` : group.like ? "Back" : elsewhere ? `Back to ${elsewhere}` : "Skip");
-    label("all", rest + own ? "Take out all" : "Put back all");
+    label("all", rest + own ? "Take all out" : "Put all back");
   }
 
   // What a choice would label: the images with these indexes, or all that are left.
@@ -34,22 +34,22 @@ export function makeView(elsewhere) {
     const strong = document.createElement("strong");
     strong.textContent = indexes.length > 1 ? `these ${number(indexes.length)} images`
       : indexes.length ? `image ${indexes[0] + 1}`
-      : isAll ? `all ${count(rest, "image")}`
-      : `the remaining ${count(rest, "image")}`;
+      : isAll ? (rest === 1 ? "this image" : `all ${count(rest, "image")}`)
+      : `the remaining ${rest === 1 ? "image" : count(rest, "image")}`;
     find("applies").replaceChildren("Choices apply to ", strong);
     label("zoom-in", `Enlarge image ${current + 1}`);
   }
 
   // Why there is no group, and what to do about it.
   function pause({ state, unlabeled, unreadable }, isAsking, aside) {
-    const [title, why] = isAsking ? ["Looking for the next group …", ""]
+    const [title, why] = isAsking ? ["Looking for the next group…", ""]
       : state === "collecting" ? ["No group yet", "Groups appear as the images are read."]
       : aside ? ["No other images are left", `You skipped or took out ${count(aside, "image")}.`]
       : unlabeled > unreadable ? ["No group right now", "This page keeps checking for new ones."]
       : ["Everything is labeled", unreadable ? "Some images can’t be read here. Label them in Label Studio." : ""];
     [find("pause-title").textContent, find("pause-why").textContent] = [title, why];
     find("show-aside").hidden = isAsking || !aside;
-    find("show-aside").textContent = `Show the ${count(aside, "image")} again`;
+    find("show-aside").textContent = `Show the ${aside === 1 ? "image" : count(aside, "image")} again`;
   }
 
   return { tally, group, target, pause };

@@ -30,7 +30,7 @@ export function showReading(answer, problem) {
   find("supply-failed").hidden = !problem;
   find("supply-error").textContent = problem;
   find("reading").hidden = state !== "collecting";
-  find("reading-words").textContent = tasks ? `Reading images: ${number(collected)} of ${number(tasks)}` : "Listing the tasks …";
+  find("reading-words").textContent = tasks ? `Reading images: ${number(collected)} of ${number(tasks)}` : "Listing the tasks…";
   if (tasks) find("reading-bar").value = collected / tasks;
   find("unreadable").hidden = !unreadable;
   find("unreadable").textContent = `${count(unreadable ?? 0, "image")} can’t be read and won’t be shown. See Problems for the reason.`;
@@ -48,8 +48,8 @@ export function showRuns(runs, isUnused, waiting = 0) {
   }
   const [saving, undoing, saved, others] = [runs.saving() + waiting, runs.undoing(), runs.saved(), runs.others()];
   find("saving").textContent = parts(
-    saving && `Saving ${count(saving, "label")} …`,
-    undoing && `Undoing ${count(undoing, "label")} …`,
+    saving && `Saving ${count(saving, "label")}…`,
+    undoing && `Undoing ${count(undoing, "label")}…`,
     (saved || others) && `${count(saved, "label")} saved${others ? `; ${count(others, "task")} already had a label` : ""}.`,
   ).join(" ") || (isUnused ? "Nothing labeled yet." : "No labels.");
 }

@@ -92,14 +92,14 @@ export function makeView(place, only) {
 
   // Why there is no image, and what to do about it.
   function pause({ state, unlabeled, unreadable }, isAsking, aside) {
-    const [title, why] = isAsking ? ["Looking for the next image …", ""]
+    const [title, why] = isAsking ? ["Looking for the next image…", ""]
       : state === "collecting" ? ["No image yet", "Images appear as they are read."]
       : aside ? ["No other images are left", `You skipped ${count(aside, "image")}.`]
       : unlabeled > unreadable ? ["No image to label right now", "This page keeps checking for new ones."]
       : ["Everything is labeled", unreadable ? "Some images can’t be read here. Label them in Label Studio." : ""];
     [find("pause-title").textContent, find("pause-why").textContent] = [title, why];
     find("show-aside").hidden = isAsking || !aside;
-    find("show-aside").textContent = `Show the ${count(aside, "image")} again`;
+    find("show-aside").textContent = `Show the ${aside === 1 ? "image" : count(aside, "image")} again`;
   }
 
   // What a step was, for the list of the last steps.
