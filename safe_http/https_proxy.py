@@ -68,7 +68,9 @@ class HttpsProxy:
             raise ProxyError(
                 "HTTPS_PROXY isn't a URL such as http://proxy:3128: in a password, write # / ? as %23 %2F %3F"
             )
-        if parts.scheme != "http" or not parts.hostname:
+        if not parts.hostname:
+            raise ProxyError("HTTPS_PROXY must be http://host:port, but it has no host")
+        if parts.scheme != "http":
             raise ProxyError(f"HTTPS_PROXY must be http://host:port; {parts.scheme}:// isn't supported")
         return parts
 

@@ -53,6 +53,6 @@ def postprocessed(predictions: Iterable[Prediction], hook: Hook, name: str) -> I
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UsersError(
-                f"{name} returned {record!r}: it must return the dict that it got, with prediction and confidence"
+                f"{name} returned {record!r}: it must return a dict with prediction and confidence, like the one that it got"
             ) from error
         yield changed

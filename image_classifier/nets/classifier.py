@@ -289,7 +289,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"]))
         where = f"{RECORD_FILE}, {place}" if place else RECORD_FILE
-        raise WeightsError(f"{folder} has a damaged model: {where}: {first['msg']}") from error
+        raise WeightsError(f"{folder} contains a damaged model ({where}: {first['msg']})") from error
     return record
 
 
@@ -321,7 +321,7 @@ def load_saved_backbone(folder: Path) -> Backbone:
         raise WeightsError(f"{file} has no weights for {network}: {why(error)}") from error
     if stages := record.get("stages"):
         if problem := misfit(bare.module, stages, preprocessing.crop_size):
-            raise WeightsError(f"{folder} has a damaged model: {RECORD_FILE}, stages: {problem}")
+            raise WeightsError(f"{folder} contains a damaged model ({RECORD_FILE}, stages: {problem})")
         bare = _with_stages(bare, stages)
     weights = record["weights"]
     return make_backbone(
@@ -345,10 +345,10 @@ def load_classifier(folder: Path, backbone: Backbone) -> Classifier:
             Head(tensors[f"{of}weight"], tensors[f"{of}bias"], *calibration) for of in ("", "evaluation.")
         )
     except KeyError as error:
-        raise WeightsError(f"{folder} has a damaged model: {HEAD_FILE} has no {error}") from error
+        raise WeightsError(f"{folder} contains a damaged model ({HEAD_FILE} has no {error})") from error
     fitting = (len(record["classes"]), backbone.size), (len(record["classes"]),)
     if any((one.weight.shape, one.bias.shape) != fitting for one in (head, evaluation_head)):
-        raise WeightsError(f"{folder} has a damaged model: {HEAD_FILE} doesn't fit its network and classes")
+        raise WeightsError(f"{folder} contains a damaged model ({HEAD_FILE} doesn't fit its network and classes)")
     return Classifier(backbone, head, evaluation_head, tuple(record["classes"]), record)
 
 

@@ -118,7 +118,7 @@ def _config(network: str) -> Any:
     timm, name = _timm(), network.removeprefix(PREFIX)
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=4, cutoff=0.4)
-        hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists them"
+        hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists those that it has"
         raise UnknownNetwork(f"timm has no network {name}; {hint}")
     try:
         config = timm.get_pretrained_cfg(name, allow_unregistered=False)

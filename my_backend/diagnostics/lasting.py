@@ -37,7 +37,7 @@ class LastingProblems:
         return Notice(
             f"problem {problem.code} {problem.project}".strip(),
             "problem",
-            f"This needs you: {problem}",
+            f"Action needed: {problem}",
             time.time(),
             problem.project,
             title,

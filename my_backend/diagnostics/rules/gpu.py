@@ -27,7 +27,7 @@ def gpu_problems(gpu: Gpu, computes: Mapping[str, Any]) -> list[Problem]:
     """A card that isn't used or is full; `computes` is the model's description of how it computes."""
     device = str(computes.get("device") or "")
     if device == "cpu":
-        hint = f"{_why_unused(gpu, computes)} If you don't want to use it, set CUDA_VISIBLE_DEVICES=-1."
+        hint = f"{_why_unused(gpu, computes)} If you don't want to use the card, set CUDA_VISIBLE_DEVICES=-1."
         return [Problem("gpu", f"{gpu} is available but not used.", hint)]
     if device and gpu.free < GPU_BYTES:
         message = f"Only {gpu.free / 1e9:.1f} GB of memory is free on {gpu}."

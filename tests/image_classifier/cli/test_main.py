@@ -837,7 +837,7 @@ def test_a_hook_has_the_last_word_on_predictions(run: Command, trained: Path, ot
     assert [one["prediction"] for one in found] == [f"{one['prediction']}!" for one in plain]
     assert {one["confidence"] for one in found} == {1.0}
     assert [one["scores"] for one in found] == [one["scores"] for one in plain]
-    assert "my_hook.forget returned None: it must return the dict" in with_hook("my_hook.forget").error
+    assert "my_hook.forget returned None: it must return a dict" in with_hook("my_hook.forget").error
     assert "my_hook.fail failed for" in with_hook("my_hook.fail").error
     assert "can't load postprocess = my_hook.gone" in with_hook("my_hook.gone").error
     assert "can't load postprocess = nowhere" in with_hook("nowhere").error

@@ -207,14 +207,14 @@ def test_wrong_value_in_the_record_of_a_model_is_named(
     record = json.loads(file.read_text(encoding="utf-8"))
     assert {name: type(record[name]) for name in FIELDS} == FIELDS
     file.write_text(json.dumps({**record, field: value}), encoding="utf-8")
-    with pytest.raises(WeightsError, match=f"^{tmp_path} has a damaged model: model.json, {field}"):
+    with pytest.raises(WeightsError, match=rf"^{tmp_path} contains a damaged model \(model.json, {field}"):
         load_classifier(tmp_path, load_saved_backbone(tmp_path))
 
 
 def test_head_without_its_tensors_is_named(classifier: Classifier, tmp_path: Path) -> None:
     classifier.save(tmp_path)
     save_file({"another": torch.zeros(1)}, tmp_path / "head.safetensors")
-    with pytest.raises(WeightsError, match=f"^{tmp_path} has a damaged model: head.safetensors has no 'weight'"):
+    with pytest.raises(WeightsError, match=rf"^{tmp_path} contains a damaged model \(head.safetensors has no 'weight'"):
         load_classifier(tmp_path, load_saved_backbone(tmp_path))
 
 

@@ -167,7 +167,7 @@ def test_model_of_an_earlier_release_has_no_stages(saved: Path, backbone: Backbo
 
 def test_unknown_stage_in_a_record_is_named(saved: Path) -> None:
     change(saved, stages={"layer1": 64, "layer9": 1})
-    with pytest.raises(WeightsError, match=r"has a damaged model: model\.json, stages: .*layer9"):
+    with pytest.raises(WeightsError, match=r"contains a damaged model \(model\.json, stages: .*layer9"):
         load_saved_backbone(saved)
 
 
@@ -186,7 +186,7 @@ def test_stages_in_a_record_that_do_not_fit_the_network_are_named(
     saved: Path, stages: dict[str, int], said: str
 ) -> None:
     change(saved, stages=stages)
-    with pytest.raises(WeightsError, match=rf"has a damaged model: model\.json, stages: {said}"):
+    with pytest.raises(WeightsError, match=rf"contains a damaged model \(model\.json, stages: {said}"):
         load_saved_backbone(saved)
 
 
@@ -195,13 +195,13 @@ def test_head_that_does_not_fit_the_embeddings_is_named(saved: Path, missing: di
     """`model.json` of one model, and the files of another."""
     change(saved, stages=missing)
     found = load_saved_backbone(saved)
-    with pytest.raises(WeightsError, match=r"has a damaged model: head\.safetensors doesn't fit its network"):
+    with pytest.raises(WeightsError, match=r"contains a damaged model \(head\.safetensors doesn't fit its network"):
         load_classifier(saved, found)
 
 
 def test_head_that_does_not_fit_the_classes_is_named(saved: Path, backbone: Backbone) -> None:
     change(saved, classes=["Cat", "Dog", "Bird"])
-    with pytest.raises(WeightsError, match=r"has a damaged model: head\.safetensors doesn't fit its network"):
+    with pytest.raises(WeightsError, match=r"contains a damaged model \(head\.safetensors doesn't fit its network"):
         load_classifier(saved, backbone)
 
 

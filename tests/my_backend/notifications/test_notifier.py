@@ -109,9 +109,9 @@ def test_problem_is_told_after_a_while_and_once(make_settings: MakeSettings, tmp
         notifier.stop()
 
     assert [message["code"] for message in messages] == ["images", "redis"]
-    assert messages[0]["message"] == "This needs you: 3 images can't be read. Look at them."
-    assert messages[0]["text"].startswith("Pets (project 7): This needs you: 3 images")
-    assert messages[1]["text"] == "This needs you: Redis is unreachable. http://127.0.0.1:9090/"
+    assert messages[0]["message"] == "Action needed: 3 images can't be read. Look at them."
+    assert messages[0]["text"].startswith("Pets (project 7): Action needed: 3 images")
+    assert messages[1]["text"] == "Action needed: Redis is unreachable. http://127.0.0.1:9090/"
 
 
 def test_problem_that_passes_is_not_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -104,9 +104,11 @@ export function tryImages(place) {
       find("before-after").tBodies[0].replaceChildren(
         ...sorted(after.scores).map(([name, share]) => cells(name, percent(before.scores[name]), percent(share))),
       );
-      const held = ended.result?.held_back ? ` The new version was held back: ${ended.result.held_back}` : "";
-      const effect = await accuracies(before.model_version, after.model_version);
-      find("took").textContent = `Trained in ${seconds} s. Version ${after.model_version.split("-")[0]} is live.${effect}${held}`;
+      const name = after.model_version.split("-")[0];
+      const told = ended.result?.held_back
+        ? `The new version was held back, so ${name} stays live: ${ended.result.held_back}`
+        : `Version ${name} is live.${await accuracies(before.model_version, after.model_version)}`;
+      find("took").textContent = `Trained in ${seconds} s. ${told}`;
       show("learned", true);
       before = after;
     });

@@ -46,7 +46,8 @@ export function makeView(elsewhere) {
       : state === "collecting" ? ["No group yet", "Groups appear as the images are read."]
       : aside ? ["No other images are left", `You skipped or took out ${count(aside, "image")}.`]
       : unlabeled > unreadable ? ["No group right now", "This page keeps checking for new ones."]
-      : ["Everything is labeled", unreadable ? "Some images can’t be read here. Label them in Label Studio." : ""];
+      : unreadable ? ["Everything else is labeled", "Some images can’t be read here. Label them in Label Studio."]
+      : ["Everything is labeled", ""];
     [find("pause-title").textContent, find("pause-why").textContent] = [title, why];
     find("show-aside").hidden = isAsking || !aside;
     find("show-aside").textContent = `Show the ${aside === 1 ? "image" : count(aside, "image")} again`;

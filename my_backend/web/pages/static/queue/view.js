@@ -96,7 +96,8 @@ export function makeView(place, only) {
       : state === "collecting" ? ["No image yet", "Images appear as they are read."]
       : aside ? ["No other images are left", `You skipped ${count(aside, "image")}.`]
       : unlabeled > unreadable ? ["No image to label right now", "This page keeps checking for new ones."]
-      : ["Everything is labeled", unreadable ? "Some images can’t be read here. Label them in Label Studio." : ""];
+      : unreadable ? ["Everything else is labeled", "Some images can’t be read here. Label them in Label Studio."]
+      : ["Everything is labeled", ""];
     [find("pause-title").textContent, find("pause-why").textContent] = [title, why];
     find("show-aside").hidden = isAsking || !aside;
     find("show-aside").textContent = `Show the ${aside === 1 ? "image" : count(aside, "image")} again`;
