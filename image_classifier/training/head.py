@@ -2,11 +2,10 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
+from torch.nn.functional import one_hot, pad
 from torch.optim import SGD
 from torch.optim.lr_scheduler import StepLR
 
@@ -64,63 +63,106 @@ def train_heads(
     weights: Tensor | None = None,
     scales: Tensor | None = None,
 ) -> list[Head]:
-    """One head for each part (row numbers): the one that `train_head` would train on these rows alone.
+    """One head for each part (row numbers). A head learns nothing from rows outside its part.
 
-    All at once: a step is so small that one for several heads takes little longer. All take as many steps as the
-    largest part needs. `progress` gets the first head's records.
+    All take the same steps: a batch comes from the rows of all parts, and each head learns those of its own. So a head
+    for part of the rows costs a fraction of one that is trained alone, and differs from one trained on all rows only by
+    these. The largest part has `batch_size` rows in a batch on average. Parts should be about equally large, since a
+    small one has few rows in each batch. The other arguments are as for `train_head`; `progress` gets the first head's
+    records.
     """
+    own = torch.zeros(len(parts), len(embeddings), dtype=torch.bool)
+    for members, part in zip(own, parts, strict=True):
+        members[part] = True
+    rows = own.any(0).nonzero().flatten()
+    own = own[:, rows]  # [heads, n]
     multiple = targets.is_floating_point()
+    inputs, targets = embeddings[rows], targets[rows]
+    center = inputs.mean(0)
+    inputs -= center  # for precision: each head's own mean is close to it
     wanted = targets if multiple else one_hot(targets, classes).float()
-    each_scale = [scale_of(embeddings[rows]) for rows in parts]
-    mean, std = (torch.stack(each)[:, None] for each in zip(*each_scale, strict=True))
-    if scales is not None:
-        std = std / scales
-    layers = _start(embeddings.shape[1], [wanted[rows] for rows in parts], multiple)
-    counts = torch.zeros(len(parts), len(embeddings))
-    for count, rows in zip(counts, parts, strict=True):
-        count[rows] = torch.ones(len(rows)) if multiple else _counts(wanted[rows])
+    layers = _Layers(inputs, wanted, own, scales, multiple=multiple)
+    counts = torch.zeros(own.shape)
+    for count, members in zip(counts, own, strict=True):
+        count[members] = 1.0 if multiple else _counts(wanted[members])
     if weights is not None:
-        counts *= weights
-    decay = torch.tensor([min(FEW_LABELS_DECAY * len(rows), HEAD_DECAY / len(rows)) for rows in parts])
-    passes = parts if repeats is None else [rows.repeat_interleave(repeats[rows]) for rows in parts]
-    size = min(hyperparameters.batch_size, max(map(len, passes)))
-    steps = max(HEAD_STEPS, *(math.ceil(len(rows) / size) for rows in passes))
-    generators = [torch.Generator().manual_seed(hyperparameters.seed) for _ in parts]
+        counts *= weights[rows]
+    times = torch.ones(len(rows), dtype=torch.long) if repeats is None else repeats[rows]
+    a_pass = torch.arange(len(rows)).repeat_interleave(times)
+    in_a_pass = (own * times).sum(1)
+    counts *= (len(a_pass) / in_a_pass)[:, None]  # a batch has that many fewer rows of the part
+    size = math.ceil(hyperparameters.batch_size * len(a_pass) / int(in_a_pass.max()))
+    steps = max(HEAD_STEPS, math.ceil(len(a_pass) / size))
+    generator = torch.Generator().manual_seed(hyperparameters.seed)
     optimizer = SGD(
-        [{"params": [layers.weight]}, {"params": [layers.bias]}],
-        lr=HEAD_RATE * hyperparameters.learning_rate,
-        momentum=hyperparameters.momentum,
-        foreach=False,  # joining just two tensors takes longer than it saves
+        [layers.weight], lr=HEAD_RATE * hyperparameters.learning_rate, momentum=hyperparameters.momentum, fused=True
     )
     scheduler = StepLR(optimizer, hyperparameters.lr_step_size, hyperparameters.lr_gamma)
     clock = Clock(hyperparameters.epochs)
-    first = embeddings[parts[0]], targets[parts[0]]
+    inputs = torch.cat([inputs, torch.ones(len(inputs), 1)], 1)
     for epoch in range(hyperparameters.epochs):
         with one_thread():
-            batches = [_batches(rows, size, steps, each) for rows, each in zip(passes, generators, strict=True)]
-            order, share = (torch.stack(each) for each in zip(*batches, strict=True))  # [heads, steps, size]
-            counted = counts.gather(1, order.flatten(1)).reshape(share.shape) * share
-            for batch, weight in zip(order.unbind(1), counted[..., None].unbind(1), strict=True):
-                inputs = embeddings[batch].sub_(mean).div_(std)
-                _set_gradient(layers, inputs, wanted[batch], weight, decay, multiple)
+            batches = _batches(a_pass, size, steps, generator)
+            lengths, order = torch.tensor([len(batch) for batch in batches]), torch.cat(batches)
+            shares = counts.T[order] / lengths.repeat_interleave(lengths)[:, None]
+            # Selected for the whole epoch, since each small operation in a step takes about as long as a large one.
+            small = (torch.split(each, lengths.tolist()) for each in (wanted[order, None], shares[..., None]))
+            for batch, answers, share in zip(batches, *small, strict=True):
+                layers.set_gradient(inputs[batch], answers, share)
                 optimizer.step()
         scheduler.step()
-        loss = float(loss_of(layers.head(0, mean, std)(first[0]), first[1]))
+        loss = float(loss_of(layers(inputs, slice(1))[own[0], 0], targets[own[0]]))
         progress({"phase": "training the head", "loss": loss, **clock.after(epoch)})
-    return [layers.head(number, mean, std) for number in range(len(parts))]
+    return layers.heads(center)
 
 
-@dataclass(frozen=True)
 class _Layers:
-    """Several linear layers on standardized embeddings: weight [heads, classes, size], bias [heads, classes]."""
+    """One linear layer for each head. All have the same inputs, and each standardizes them for its own part.
 
-    weight: Tensor
-    bias: Tensor
+    Inputs [n, size + 1] end with a one, so that `weight` [heads, classes, size + 1] ends with the bias: the answer at
+    the part's mean. The standardization is folded into the weights.
+    """
 
-    def head(self, number: int, mean: Tensor, std: Tensor) -> Head:
-        """One of them on embeddings as they are; `mean` and `std` are [heads, 1, size]."""
-        weight = self.weight[number] / std[number]
-        return Head(weight, self.bias[number] - weight @ mean[number, 0])
+    def __init__(self, inputs: Tensor, wanted: Tensor, own: Tensor, scales: Tensor | None, *, multiple: bool) -> None:
+        """Each answers every input [n, size] with the class frequencies of its own rows [heads, n] of `wanted`."""
+        each_scale = [scale_of(inputs if part.all() else inputs[part]) for part in own]
+        mean, std = (torch.stack(each)[:, None] for each in zip(*each_scale, strict=True))
+        variance = (std if scales is None else std / scales).square()
+        self._mean, self._variance = pad(mean, (0, 1)), pad(variance, (0, 1), value=1.0)  # not of the bias
+        rows = own.sum(1)
+        decay = torch.tensor([min(FEW_LABELS_DECAY * n, HEAD_DECAY / n) for n in rows.tolist()])
+        self._decay = pad(decay[:, None, None].expand(mean.shape), (0, 1))
+        self._multiple = multiple
+        # As if half an image more were there: no class is impossible, and none certain.
+        frequencies = (own.float() @ wanted + 0.5) / (rows[:, None] + 1)
+        bias = frequencies.logit() if multiple else frequencies.log()
+        self.weight = pad(bias[..., None], (inputs.shape[1], 0))
+
+    def __call__(self, inputs: Tensor, heads: slice = slice(None)) -> Tensor:
+        """The logits of these heads [n, heads, classes]."""
+        weight = self.weight[heads]
+        at_zero = (weight @ self._mean[heads].mT)[..., 0]
+        return (inputs @ weight.flatten(0, 1).T).view(-1, *at_zero.shape) - at_zero
+
+    def set_gradient(self, inputs: Tensor, wanted: Tensor, shares: Tensor) -> None:
+        """The gradient of `loss_of` for a batch [b, size + 1] and its `wanted` 0 and 1 [b, 1, classes].
+
+        Each image has its share [b, heads, 1] of each head's loss. A correction waits for thousands of these, and
+        autograd would take three times as long. For both losses, the gradient at the logits is the answer minus what
+        is wanted. It is that for standardized inputs, so the weight's is divided by the standard deviation twice.
+        """
+        logits = self(inputs)
+        answers = logits.sigmoid() if self._multiple else logits.softmax(2)
+        gradient = (answers - wanted) * shares
+        total = (gradient.flatten(1).T @ inputs).view_as(self.weight)
+        total.addcmul_(total[..., -1:].clone(), self._mean, value=-1).div_(self._variance)
+        self.weight.grad = total.addcmul_(self.weight, self._decay)
+
+    def heads(self, center: Tensor) -> list[Head]:
+        """The heads for embeddings from which `center` [size] wasn't subtracted."""
+        weight = self.weight[..., :-1].clone()
+        biases = self.weight[..., -1] - weight @ center - (self.weight @ self._mean.mT)[..., 0]
+        return [Head(each, bias.clone()) for each, bias in zip(weight, biases, strict=True)]
 
 
 def scale_of(embeddings: Tensor) -> tuple[Tensor, Tensor]:
@@ -129,47 +171,15 @@ def scale_of(embeddings: Tensor) -> tuple[Tensor, Tensor]:
     return embeddings.mean(0), std + 1e-6 + min(MAX_STD_FLOOR, STD_FLOOR / len(embeddings)) * std.mean()
 
 
-def _start(size: int, wanted: Sequence[Tensor], multiple: bool) -> _Layers:
-    """Each answers every embedding with the class frequencies of its `wanted`, 0 and 1 [n, classes]."""
-    # As if half an image more were there: no class is impossible, and none certain.
-    frequencies = torch.stack([(one.sum(0) + 0.5) / (len(one) + 1) for one in wanted])
-    weight = torch.zeros(len(wanted), frequencies.shape[1], size)
-    return _Layers(weight, frequencies.logit() if multiple else frequencies.log())
-
-
 def _counts(wanted: Tensor) -> Tensor:
     """How much each image counts [n], 1 on average: less the more there are of its class, but not that much less."""
     counts = (wanted @ wanted.sum(0)).rsqrt()
     return counts / counts.mean()
 
 
-def _batches(rows: Tensor, size: int, steps: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """The batches of an epoch, in random order [steps, size], and the share of each row in its batch.
-
-    The last batch of a pass may have fewer rows than others: the share of what fills it up is 0.
-    """
-    batches = math.ceil(len(rows) / size)
-    share = torch.zeros(batches * size)
-    share[: len(rows)] = 1
-    share = share.reshape(batches, size)
-    share /= share.sum(1, keepdim=True)
-    padding = torch.full((batches * size - len(rows),), int(rows[0]))
-    passes = math.ceil(steps / batches)
-    shuffled = [rows[torch.randperm(len(rows), generator=generator)] for _ in range(passes)]
-    order = torch.cat([torch.cat([one, padding]) for one in shuffled]).reshape(-1, size)
-    return order[:steps], share.repeat(passes, 1)[:steps]
-
-
-def _set_gradient(
-    layers: _Layers, inputs: Tensor, wanted: Tensor, weights: Tensor, decay: Tensor, multiple: bool
-) -> None:
-    """The gradient of `loss_of` for a batch of each layer: inputs [heads, b, size], wanted 0 and 1 [heads, b, classes].
-
-    Each image has its weight [heads, b, 1], each layer its weight decay [heads]. A correction waits for thousands of
-    these, and autograd would take three times as long. For both losses, the gradient at the logits is the answer minus
-    what is wanted.
-    """
-    logits = torch.baddbmm(layers.bias[:, None], inputs, layers.weight.mT)
-    gradient = ((logits.sigmoid() if multiple else logits.softmax(2)) - wanted) * weights
-    layers.weight.grad = torch.baddbmm(layers.weight * decay[:, None, None], gradient.mT, inputs)
-    layers.bias.grad = gradient.sum(1)
+def _batches(rows: Tensor, size: int, steps: int, generator: torch.Generator) -> list[Tensor]:
+    """The batches of an epoch: the rows in random order, several times if they make too few batches."""
+    batches: list[Tensor] = []
+    while len(batches) < steps:
+        batches += torch.split(rows[torch.randperm(len(rows), generator=generator)], size)
+    return batches[:steps]

@@ -155,9 +155,12 @@ def learn_head(
     cross_validated = splits(numbers, teaching)
     trained_on = (everything, teaching & ~out, *(others for _, others in cross_validated))
     parts = [part.nonzero().flatten() for part in trained_on]
+    # The served head learns more than the others if some labels haven't been looked at: then it has its own batches.
+    together = [parts] if teaching.all() else [parts[:1], parts[1:]]
     weights, scales = label_weights(samples), backbone.scales(embeddings.shape[1])
-    served, judged, *fold_heads = train_heads(
-        embeddings, targets, len(classes), hyperparameters, progress, parts, weights=weights, scales=scales
+    taught = embeddings, targets, len(classes), hyperparameters, progress
+    served, judged, *fold_heads = (
+        head for some in together for head in train_heads(*taught, some, weights=weights, scales=scales)
     )
     logits = judged(embeddings)  # these stay if all samples are of one image, so that there is nothing to fold
     for (fold, _), head in zip(cross_validated, fold_heads, strict=True):

@@ -135,14 +135,56 @@ def test_an_image_that_is_repeated_counts_more_and_its_class_is_no_commoner() ->
 
 
 @pytest.mark.parametrize("multiple", [False, True])
-def test_heads_that_are_trained_at_once_are_those_that_are_trained_alone(multiple: bool) -> None:
+def test_first_of_several_heads_that_learns_all_rows_is_the_one_trained_alone(multiple: bool) -> None:
     embeddings, indices = clusters(1, images=70)
     targets = (torch.arange(3) != indices[:, None]).float() if multiple else indices
-    parts = [torch.arange(70), torch.arange(20, 70), torch.arange(0, 70, 2)]
-    told = Hyperparameters(batch_size=16)  # so small parts that all take the same number of steps
-    for head, rows in zip(train_heads(embeddings, targets, 3, told, ignore, parts), parts, strict=True):
-        alone = train_head(embeddings[rows], targets[rows], 3, told, ignore)
-        torch.testing.assert_close(head(embeddings), alone(embeddings), rtol=1e-4, atol=1e-4)
+    everything = torch.arange(70)
+    told = Hyperparameters(batch_size=16)
+    head, _ = train_heads(embeddings, targets, 3, told, ignore, [everything, everything[20:]])
+    alone = train_head(embeddings, targets, 3, told, ignore)
+    torch.testing.assert_close(head(embeddings), alone(embeddings), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("multiple", [False, True])
+def test_head_learns_nothing_from_rows_outside_its_part(multiple: bool) -> None:
+    """Neither from their labels nor from their embeddings, which say what varies."""
+    embeddings, indices = clusters(1, images=70)
+    targets = (torch.arange(3) != indices[:, None]).float() if multiple else indices
+    part = torch.arange(20, 70)
+    told = Hyperparameters(batch_size=16)
+
+    def train() -> Head:
+        return train_heads(embeddings, targets, 3, told, ignore, [torch.arange(70), part])[1]
+
+    before = train()
+    embeddings = embeddings.clone()
+    embeddings[:20] = 30 * torch.rand(20, 512, generator=torch.Generator().manual_seed(3))
+    targets = targets.clone()
+    targets[:20] = targets[:20].roll(7, 0)
+    after = train()
+    torch.testing.assert_close(after(embeddings[part]), before(embeddings[part]), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("share", [0.8, 0.3])
+def test_head_of_a_part_learns_as_well_as_one_trained_alone(share: float) -> None:
+    def noisy(seed: int, images: int) -> tuple[Tensor, Tensor]:
+        embeddings, targets = clusters(seed, images)
+        return embeddings + 2 * torch.randn(embeddings.shape, generator=torch.Generator().manual_seed(seed)), targets
+
+    embeddings, targets = noisy(11, 300)
+    part = torch.arange(int(300 * share))
+    _, head = train_heads(embeddings, targets, 3, Hyperparameters(), ignore, [torch.arange(300), part])
+    alone = train_head(embeddings[part], targets[part], 3, Hyperparameters(), ignore)
+    unseen, truth = noisy(12, 600)
+    losses = [float(training.loss_of(each(unseen), truth)) for each in (head, alone)]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+
+
+def test_rows_outside_all_parts_are_not_in_batches() -> None:
+    embeddings, targets = clusters(1, images=70)
+    embeddings[:10] = torch.nan
+    heads = train_heads(embeddings, targets, 3, FAST, ignore, [torch.arange(10, 50), torch.arange(30, 70)])
+    assert all(bool(head.weight.isfinite().all()) for head in heads)
 
 
 def test_few_labels_are_learned_in_as_many_steps_as_many(rates: list[list[float]]) -> None:
@@ -201,13 +243,13 @@ def test_the_head_learns_from_few_images(images: int, batch_size: int) -> None:
 def test_the_head_is_trained_by_one_thread_and_others_keep_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
     embeddings, targets = clusters(0)
     threads: list[int] = []
-    step = training._set_gradient
+    step = training._Layers.set_gradient
 
     def count(*arguments: Any) -> None:
         threads.append(torch.get_num_threads())
         step(*arguments)
 
-    monkeypatch.setattr(training, "_set_gradient", count)
+    monkeypatch.setattr(training._Layers, "set_gradient", count)
     before = torch.get_num_threads()
     train_head(embeddings, targets, 3, FAST, ignore)
     assert set(threads) == {1}
@@ -231,5 +273,4 @@ def test_progress_tells_each_epoch_and_may_end_training() -> None:
 def test_the_heads_rate_falls_to_a_tenth_every_seven_epochs_not_batches(rates: list[list[float]]) -> None:
     train_head(*clusters(1, images=450), 3, Hyperparameters(epochs=16, batch_size=32), ignore)
     each_epoch = [0.01] * 7 + [0.001] * 7 + [0.0001] * 2
-    assert [weight for weight, _ in rates] == pytest.approx([rate for rate in each_epoch for _ in range(15)])
-    assert [weight for weight, _ in rates] == [bias for _, bias in rates]
+    assert [rate for (rate,) in rates] == pytest.approx([rate for rate in each_epoch for _ in range(15)])

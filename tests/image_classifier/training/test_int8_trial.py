@@ -146,5 +146,5 @@ def test_full_disk_leaves_it_open(
         patch.setattr(int8, "TemporaryDirectory", failing() if where == "folder" else lambda prefix: no_folder)
         assert try_int8(lane, tiny, few, lambda record: None) is None
 
-    assert "the next training tries again" in caplog.text
+    assert "the next training run tries again" in caplog.text
     assert try_int8(lane, tiny, few, lambda record: None)
