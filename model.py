@@ -779,7 +779,8 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         if comparison and comparison.clearly_worse:
             held_back = (
                 f"its accuracy on {comparison.images} held-out images is {comparison.after:.1%}, while the live "
-                f"version's is {comparison.before:.1%}; look for labels that were changed by mistake, or activate it manually"
+                f"version's is {comparison.before:.1%}; look for labels that were changed by mistake, or activate it "
+                "manually"
             )
         return self._write(classifier, [record_of(sample) for sample in samples], folder, told, labeled, held_back)
 

@@ -32,7 +32,7 @@ def tasks_of(text: str) -> Iterator[Json]:
     except json.JSONDecodeError as error:
         raise NoExport(f"isn't valid JSON: {_explain(error)}") from None
     except RecursionError:
-        raise NoExport("is nested too deep to be an export: export the project as JSON") from None
+        raise NoExport("is nested too deeply to be an export: export the project as JSON") from None
     except ValueError as error:
         raise error if isinstance(error, NoExport) else NoExport(f"isn't valid JSON: {error}") from None
 
@@ -111,7 +111,7 @@ def _after_blanks(text: str, at: int) -> int:
 def _explain(error: json.JSONDecodeError) -> str:
     where = f"{error.msg} at line {error.lineno}, column {error.colno}"
     ended = error.pos >= len(error.doc.rstrip()) or error.msg.startswith("Unterminated string")
-    return f"{where}, the end of the file: it is truncated; export it again" if ended else f"{where}: fix it there"
+    return f"{where}, the end of the file; it is truncated, so export it again" if ended else f"{where}; fix it there"
 
 
 def _other_json(record: Any) -> str:

@@ -222,7 +222,8 @@ def _parse(xml: str, choices_name: str) -> LabelConfig:
         tags = [tag for tag in tags if tag.get("name") == choices_name]
         if not tags:
             return LabelConfig(
-                None, f"The labeling config has no Choices or Taxonomy tag named {choices_name!r} (setting CHOICES)."
+                None,
+                f"The labeling config has no Choices or Taxonomy tag named {choices_name!r}, the value of CHOICES.",
             )
     problems = []
     for tag in tags:
@@ -243,11 +244,11 @@ def _why_unusable(tag: Element, images: Mapping[str, Element]) -> str:
     if tag.get("apiUrl"):
         return "its choices come from another server (apiUrl)"
     if _is_deeper(tag, DEEPEST):
-        return f"its tags are nested more than {DEEPEST} deep"
+        return f"its tags are nested more than {DEEPEST} levels deep"
     if next(_static(tag), None) is None and not tag.get("value"):
         return "it has no <Choice>"
     if sum(1 for _ in _static(tag)) > sum(1 for _ in _affordable(_static(tag), MOST_BYTES)):
-        return "it has too many choices, counting the names of all choices above each one"
+        return "it has too many choices (the name of each one includes those of all choices above it)"
     return ""
 
 

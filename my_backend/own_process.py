@@ -59,7 +59,7 @@ def run_in_own_process(
     except (EOFError, OSError):  # OSError: in the middle of its answer
         process.join(END_SECONDS)
         raise BackendError(
-            f"its process died with exit status {process.exitcode}, maybe for lack of memory: see the log"
+            f"its process died with exit status {process.exitcode}, perhaps because it ran out of memory: see the log"
         ) from None
     finally:
         process.kill()

@@ -254,7 +254,7 @@ def read_settings() -> Settings:
         raise SystemExit("\n  ".join([explain(error), *misspelled])) from None
     except (OSError, UnicodeError, SettingsError) as error:
         why = ": ".join(
-            "it is not UTF-8 text; save it as UTF-8" if isinstance(one, UnicodeError) else said(one)
+            "a file is not UTF-8 text; save it as UTF-8" if isinstance(one, UnicodeError) else said(one)
             for one in (error, error.__cause__)
             if one is not None
         )
@@ -368,6 +368,4 @@ def _check_address(value: str, schemes: tuple[str, ...], example: str) -> None:
         parts.port  # noqa: B018  raises if it is invalid
     except ValueError:
         # For example, if a password contains a slash: the text before it is then taken for the host and port.
-        raise ValueError(
-            "has a port that isn't a number; in a password, write / as %2F, @ as %40 and : as %3A"
-        ) from None
+        raise ValueError("has an invalid port; in a password, write / as %2F, @ as %40 and : as %3A") from None

@@ -84,7 +84,7 @@ class TokenGate(Background):
             log.exception("project %s: %s failed", uid, asked.what)
             self._refused[uid] = Refusal(asked.what, said(error), time.monotonic())
         else:
-            log.info("project %s: %s, asked for by someone who may change it in Label Studio", uid, asked.what)
+            log.info("project %s: %s, requested by someone who may change the project in Label Studio", uid, asked.what)
             self._refused.pop(uid, None)
         finally:
             redact.forget([asked.token])

@@ -50,10 +50,10 @@ class HttpsProxy:
                 connection.close()
                 raise
         except TimeoutError as error:
-            raise TimeoutError(f"{place}: {said(error)}") from None
+            raise TimeoutError(f"{place} failed ({said(error)})") from None
         except (OSError, UnicodeError) as error:
             reason = said(error)
-            raise ProxyError(f"{place}: {reason}{_remedy(reason)}") from error
+            raise ProxyError(f"{place} failed ({reason}){_remedy(reason)}") from error
         return connection
 
     def _parsed(self) -> SplitResult:
@@ -103,7 +103,7 @@ def _authorization(user: str | None, password: str | None) -> str:
 
 def _remedy(reason: str) -> str:
     if reason.startswith("407"):
-        return "; put its user and password into HTTPS_PROXY"
+        return "; put its user name and password into HTTPS_PROXY"
     if reason.startswith("403"):
         return (
             "; it must permit connections to addresses, not only to names. To connect to a host directly, set NO_PROXY"

@@ -167,7 +167,7 @@ class _Collection:
             try:
                 place.parent.mkdir(exist_ok=True)
             except FileExistsError:  # a file, or a link that leads nowhere
-                self._failed[line.key] = (f"{shown(place.parent)} isn't a folder: move it away", "unusable_line")
+                self._failed[line.key] = (f"{shown(place.parent)} isn't a folder: move it elsewhere", "unusable_line")
                 return
             os.replace(part, place)
         finally:

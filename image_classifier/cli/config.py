@@ -151,7 +151,7 @@ def _read(file: Path) -> Ingredients:
     for name, section in read.items():
         if not isinstance(section, dict):
             sections = ", ".join(f"[{known}]" for known in Recipe.model_fields)
-            raise UsersError(f"{shown(file)}: {name} isn't in a section: move it into one of {sections}")
+            raise UsersError(f"{shown(file)} has {name} outside a section: move it into one of {sections}")
     return {name: {key: _from(file, name, key, value) for key, value in part.items()} for name, part in read.items()}
 
 
@@ -190,7 +190,7 @@ def read_settings_of(kind: type[Settings]) -> Settings:
         return kind()
     except ValidationError as error:
         faults = "; ".join(map(_invalid, error.errors()))
-        raise UsersError(f"a setting in the environment or .env is invalid: {faults}") from None
+        raise UsersError(f"invalid settings in the environment or .env: {faults}") from None
 
 
 def _invalid(fault: ErrorDetails) -> str:

@@ -27,7 +27,7 @@ def load_hook(name: str) -> Hook:
     except Exception as error:  # it is the user's own code
         raise UsersError(f"can't load postprocess = {name} ({error}): write it as module.function") from error
     if not callable(hook):
-        raise UsersError(f"postprocess = {name} isn't a function: write it as module.function")
+        raise UsersError(f"postprocess = {name} isn't a function: name one, as module.function")
     return hook  # type: ignore[no-any-return]  # it is callable
 
 
@@ -53,6 +53,6 @@ def postprocessed(predictions: Iterable[Prediction], hook: Hook, name: str) -> I
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UsersError(
-                f"{name} returned {record!r}: it must return a dict with prediction and confidence, like the one that it got"
+                f"{name} returned {record!r}: it must return a dict with prediction and confidence, like the one it got"
             ) from error
         yield changed

@@ -57,7 +57,7 @@ def read_export(file: Path, images: Path, choices: str) -> tuple[list[Sample], l
             samples.append(_sample(found, path, task.label, multiple=tag.multiple))
     samples = _without_contradictions(samples, left_out)
     if not samples:
-        why = f"; the first problem: {left_out[0]}" if left_out else ""
+        why = f" (for example, {left_out[0]})" if left_out else ""
         raise UsersError(f"{shown(file)} has no image with a choice{why}")
     return samples, left_out
 
@@ -99,9 +99,7 @@ def _without_choice(task: Json, label: Label, tag: ImageChoices) -> str:
     """What it is annotated with instead."""
     if label.other_tags:
         others = ", ".join(map(shown, sorted(label.other_tags)))
-        return (
-            f"annotated with the tag {others}, but {shown(tag.from_name)} is used: set CHOICES to the one to train on"
-        )
+        return f"annotated with {others}, not with the tag {shown(tag.from_name)}: set CHOICES to the tag to train on"
     results = [one for annotation in annotations_of(task) for one in _list(annotation.get("result"))]
     kinds = {str(one["type"]).capitalize() for one in results if isinstance(one, dict) and one.get("type")}
     others = ", ".join(sorted(kinds - RESULT_TYPES.keys()))
@@ -116,7 +114,7 @@ def _choose_tag(file: Path, tags: Mapping[str, ImageChoices], choices: str) -> I
     """The tag of that name, else the only one; raises UsersError if there are several."""
     if not choices and len(tags) > 1:
         named = ", ".join(map(shown, sorted(tags)))
-        raise UsersError(f"{shown(file)} has choices for {named}: set CHOICES to the one to train on")
+        raise UsersError(f"{shown(file)} has choices for several tags ({named}): set CHOICES to the one to train on")
     name = choices or next(iter(tags), "")
     return tags.get(name) or ImageChoices(name, to_name="", field="", offered=())
 

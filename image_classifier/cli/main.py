@@ -143,7 +143,7 @@ def collect_images(
     if not counts:
         raise typer.Exit(1)
     if len(counts) == 1:
-        say("A classifier needs two classes: add lines with images of another class")
+        say("A classifier needs at least two classes: add lines with images of another class")
     else:
         say(f"Next: image-classifier train {shlex.quote(str(folder))}")
 
@@ -187,7 +187,8 @@ def prepare(
         left = clean(listing.findings, Path.unlink)
         say(f"{_files(len(listing.findings) - len(left))} deleted")
     elif surplus and not delete:
-        say(f"{_files(len(surplus))} can be removed: add --clean to move to {shown(place)}")
+        them = "it" if len(surplus) == 1 else "them"
+        say(f"{_files(len(surplus))} can be removed: add --clean to move {them} to {shown(place)}")
     say_all([finding for finding in left if finding not in listing.findings], "run the command again to list them")
     say_skipped(listing.skipped)
     unusable = {finding.path for finding in listing.findings}
@@ -320,7 +321,7 @@ def train(
     tests = samples_at(test_path, None, settings) if test_path else []
     experiment = Experiment(output, recipe, samples, resume=resume)
     if experiment.finished:
-        say("This training is already finished.")
+        say("This training run is already finished.")
     else:
         _run(experiment, recipe, settings, output)
     if experiment.found_rate is not None:

@@ -28,7 +28,9 @@ def training_samples(recipe: Recipe, output: Path, settings: ClassifierSettings)
     counts = Counter(name for sample in samples for name in sorted(classes_of(sample.label)))
     if len(counts) < 2 and not multiple:
         only = f"only the class {shown(next(iter(counts)))}" if counts else "no class with images"
-        raise UsersError(f"{shown(path)} has {only}: a classifier needs at least two classes, each with two images or more")
+        raise UsersError(
+            f"{shown(path)} has {only}: a classifier needs at least two classes, each with two images or more"
+        )
     for name, count in counts.items():
         if count == 1:
             say(f"{shown(name)} has only one image: the model is trained on it, but can't be evaluated on this class")
@@ -56,7 +58,7 @@ def samples_at(path: Path, images: Path | None, settings: ClassifierSettings) ->
     """The samples in a folder of class folders, or in a JSON export whose images are in the folder `images`."""
     if not path.is_file():
         if images:
-            raise UsersError("--images is only for a JSON export: remove it, since a folder contains its images")
+            raise UsersError("--images is only for a JSON export: remove it, since a folder already has the images")
         return _folder_samples(path)
     samples, left_out = read_export(path, images or path.parent, settings.choices)
     say_all(left_out, "fix these tasks, or remove them from the export")

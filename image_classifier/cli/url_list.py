@@ -61,7 +61,7 @@ def read_lines(file: Path) -> list[Line]:
         rows = rows[1:]
     for number, row in rows:
         if any(end in cell for cell in (_cell(row, url), _cell(row, label)) for end in "\r\n"):
-            raise UsersError(f"{shown(file)}: a cell in line {number} has a line break: is a quotation mark missing?")
+            raise UsersError(f"a cell on line {number} of {shown(file)} has a line break: is a quotation mark missing?")
     lines = list(_checked([_line(number, _cell(row, url), _cell(row, label)) for number, row in rows]))
     if all(line.problem for line in lines):
         why = f" (line {lines[0].number}: {lines[0].problem})" if lines else ""
@@ -85,7 +85,7 @@ def _read_rows(file: Path) -> list[tuple[int, list[str]]]:
                 rows.append((begin, row))
             begin = reader.line_num + 1
     except csv.Error as error:
-        raise UsersError(f"{shown(file)} isn't a CSV file: line {begin}: {error}") from None
+        raise UsersError(f"{shown(file)} isn't a CSV file (line {begin}: {error})") from None
     return rows
 
 
@@ -159,7 +159,7 @@ def _checked(lines: Sequence[Line]) -> Iterator[Line]:
     for line in lines:
         first = line if line.problem else spelled.setdefault(line.label.casefold(), line)
         if first.label != line.label:
-            other = f"{shown(first.label)} in line {first.number}"
+            other = f"{shown(first.label)} on line {first.number}"
             why = f"the class {shown(line.label)} differs from {other} only in case: use one spelling"
             line = replace(line, problem=why)
         yield line

@@ -69,7 +69,7 @@ def targets_of(labels: Sequence[Label], classes: Sequence[str]) -> Tensor:
     """
     unknown = sorted(frozenset().union(*map(classes_of, labels)) - set(classes))
     if unknown:
-        raise ValueError(f"labels that aren't classes: {', '.join(unknown)}")
+        raise ValueError(f"these labels aren't classes: {', '.join(unknown)}")
     index = {name: number for number, name in enumerate(classes)}
     if all(isinstance(label, str) for label in labels):
         return torch.tensor([index[label] for label in labels if isinstance(label, str)], dtype=torch.long)

@@ -22,7 +22,7 @@ _UNFIT = {
     "googlenet": "needs auxiliary outputs for training, which are not supported",
     "inception_v3": "needs auxiliary outputs for training, which are not supported",
     "mnasnet": "does not load weights from safetensors files",
-    "squeezenet": "does not end in a linear layer, which is trained first",
+    "squeezenet": "does not end in a linear layer, but training starts with such a layer",
 }
 # DenseNet's weights use older layer names than the network.
 _OLD_DENSE_LAYER = re.compile(r"\A(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..*)")
@@ -127,10 +127,11 @@ def check_size(bare: Bare, network: str, image_size: int) -> int:
     except (RuntimeError, ValueError, AssertionError) as error:
         raise wrong_size(network, image_size, error) from error
     if not isinstance(embeddings, Tensor) or embeddings.ndim != 2:
-        raise UnknownNetwork(f"{network} doesn't give one embedding per image: choose another network")
+        raise UnknownNetwork(f"{network} doesn't produce one embedding per image: choose another network")
     return embeddings.shape[1]
 
 
 def wrong_size(network: str, image_size: int, error: Exception) -> UnknownNetwork:
     reason = (str(error) or type(error).__name__).splitlines()[0]  # some of timm's assertions say nothing
-    return UnknownNetwork(f"{network} can't take images of {image_size} pixels: set another IMAGE_SIZE ({reason})")
+    size = f"{image_size}×{image_size}"
+    return UnknownNetwork(f"{network} can't take images of {size} pixels: set another IMAGE_SIZE ({reason})")

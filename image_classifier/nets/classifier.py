@@ -282,7 +282,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise WeightsError(f"{folder} has no model: can't read {RECORD_FILE} ({why(error)})") from error
     if isinstance(record, dict) and record.get("format") not in READABLE:
-        raise WeightsError(f"{folder} has a model of another kind (format {record.get('format')})")
+        raise WeightsError(f"{folder} contains a different kind of model (format {record.get('format')})")
     try:
         _Record.model_validate(record)
     except ValidationError as error:
@@ -313,7 +313,7 @@ def load_saved_backbone(folder: Path) -> Backbone:
     try:
         bare = _without_weights(network, preprocessing.crop_size)
     except UnknownNetwork as error:
-        raise WeightsError(f"{folder} has a model that can't be built here: {error}") from error
+        raise WeightsError(f"{folder} contains a model that can't be built here: {error}") from error
     file = folder / BACKBONE_FILE
     try:
         bare.module.load_state_dict(read_weights(file))

@@ -80,6 +80,7 @@ def write_onnx(classifier: Classifier, file: Path, images: Sequence[Path] = ()) 
         difference = float((torch.from_numpy(np.concatenate(answers)) - portable(other)).abs().max())
     if not difference <= TOLERANCE:  # also if it is NaN
         raise UsersError(
-            f"the exported probabilities differ from the model's by {difference:.1e}: the export was discarded"
+            f"the exported model's probabilities differ from the original's by {difference:.1e}, so the export was "
+            "discarded"
         )
     return Compared(len(some), difference)

@@ -95,7 +95,7 @@ def misfit(module: nn.Module, stages: Mapping[str, int], size: int) -> str:
         for hook in hooks:
             hook.remove()
     wrong = [name for name, channels in stages.items() if channels < 1 or found[name] != [channels]]
-    return f"no part {wrong[0]!r} gives a map with {stages[wrong[0]]} channels" if wrong else ""
+    return f"no part {wrong[0]!r} outputs a map with {stages[wrong[0]]} channels" if wrong else ""
 
 
 def add_stages(module: nn.Module, stages: Iterable[str]) -> None:

@@ -41,7 +41,7 @@ class Copies:
         try:
             self._add(thumbnails)
         except Exception:
-            log.exception("can't compare thumbnails; from now on, images to label have no copies")
+            log.exception("can't compare thumbnails; from now on, copies of images to label aren't detected")
             self._count, self._groups = COMPARED + 1, {}
 
     def _add(self, thumbnails: Tensor) -> None:

@@ -79,7 +79,7 @@ def try_int8(lane: InferenceLane, backbone: Backbone, samples: Sequence[Sample],
         graph, weights = quantize(backbone.module, backbone.preprocessing.crop_size, ranges)
     except (OSError, MemoryError) as error:  # not the network's fault
         log.warning(
-            "can't try int8 for network %s now; the next training tries again: %s", backbone.fingerprint[:8], error
+            "can't try int8 for network %s now; the next training run tries again: %s", backbone.fingerprint[:8], error
         )
         return None
     except Exception as error:  # OpenVINO converts most networks, and raises anything for the others

@@ -138,7 +138,7 @@ class Run:
         except OSError as error:
             if not self._project.folder.exists():  # the project was deleted
                 raise
-            log.warning("project %s: can't keep the order of its tasks: %s", self._project.uid, error)
+            log.warning("project %s: can't save the order of its tasks: %s", self._project.uid, error)
 
     def _unlabeled(self, check: Callable[[], None]) -> _Unlabeled:
         tasks, predicted, size, total = list[Json](), set[int](), 0, 0

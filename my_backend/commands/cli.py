@@ -147,7 +147,7 @@ def status() -> None:
     """Say whether `make production` and the server are running. Exit with 0 if the server is ready, else with 3."""
     settings = read_settings()
     process = find_production(settings.model_dir)
-    typer.echo(f"make production is {f'running (process {process.pid})' if process else 'not running'}")
+    typer.echo(f"`make production` is {f'running (process {process.pid})' if process else 'not running'}")
     state = server_state(settings)
     typer.echo(state.said)
     raise typer.Exit(0 if state.ready else NOT_RUNNING)
@@ -158,7 +158,7 @@ def stop() -> None:
     """Stop `make production`. Requests in progress are answered; a training continues after the next start."""
     process = find_production(read_settings().model_dir)
     if process is None:
-        raise SystemExit("make production is not running with this MODEL_DIR")
+        raise SystemExit("`make production` is not running with this MODEL_DIR")
     try:
         stopped = process.stop()
     except PermissionError:
@@ -203,9 +203,9 @@ def backup(folder: Annotated[Path, typer.Argument(help="new folder to create")])
         typer.echo(f"Left out {path}", err=True)
     for path in done.unreadable:
         typer.echo(f"Can't read {path}", err=True)
-    typer.echo(f"{folder}: projects: {done.projects}, versions: {done.versions}")
+    typer.echo(f"Backed up to {folder}; projects: {done.projects}, versions: {done.versions}")
     if done.unreadable:
-        typer.echo("The backup lacks what can't be read. Make it readable for this user, then back up again.", err=True)
+        typer.echo("The backup lacks what can't be read. Give this user read access, then back up again.", err=True)
         raise typer.Exit(INCOMPLETE)
 
 
@@ -214,9 +214,9 @@ def notify() -> None:
     """Send a test message to NOTIFY_URL. Exit with 0 if it was accepted."""
     settings = read_settings()
     if not settings.notify_url.get_secret_value():
-        raise SystemExit("Error: NOTIFY_URL is not set: set it to an incoming webhook of Slack or Mattermost, say")
+        raise SystemExit("Error: NOTIFY_URL is not set: set it to an incoming webhook, such as Slack's or Mattermost's")
     receiver = Receiver(settings)
-    message = "A test: notifications of the image classifier arrive here."
+    message = "This is a test: the image classifier's notifications arrive here."
     try:
         receiver.send(Notice("test", "test", message, time.time(), path="/").payload(settings.page))
     except BackendError as error:
@@ -236,7 +236,7 @@ def doctor(
     if yes and not fix:
         raise typer.BadParameter("--yes does nothing without --fix: add --fix")
     if fix and as_json and not yes:
-        raise typer.BadParameter("--fix would ask, but --json never does: add --yes, or leave out --json")
+        raise typer.BadParameter("--fix asks before each change, which --json can't do: add --yes, or leave out --json")
     raise typer.Exit(consult(as_json=as_json, ask=(lambda offer: yes or typer.confirm(offer)) if fix else None))
 
 

@@ -38,7 +38,7 @@ def start(project: OfProject = None) -> None:
                 "its embeddings"
             )
         Embeddings(chosen.folder).want()
-        job = RqQueue(settings, _jobs(settings)).submit(chosen.uid, EMBED, "asked for")
+        job = RqQueue(settings, _jobs(settings)).submit(chosen.uid, EMBED, "requested")
     typer.echo(f"Job {job.id} is queued; idle workers join in. `embed show` shows the progress.")
 
 

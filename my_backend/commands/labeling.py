@@ -152,13 +152,14 @@ def audit(
     with _acceptor() as (acceptor, _, projects):
         checks = acceptor.check(projects.find(project), task, choice)
     if checks.bounds.contradicted:
-        verdict = "more are wrong than promised: undo them"
+        verdict = ", which is more than promised: undo them"
     elif not checks.is_shown:
-        verdict = "the sample no longer supports the promise: undo them"
+        verdict = "; the sample no longer supports the promise: undo them"
     else:
-        verdict = "this doesn't contradict the promise"
+        verdict = ", which doesn't contradict the promise"
     low, high = checks.bounds.low, checks.bounds.high
-    typer.echo(f"{checks.wrong} of {checks.checked} checks failed, so {low:.1%} to {high:.1%} are wrong: {verdict}.")
+    share = f"{low:.1%} to {high:.1%} of the labels"
+    typer.echo(f"{checks.wrong} of {checks.checked} checks failed, so {share} are wrong{verdict}.")
 
 
 @accept.command()

@@ -148,7 +148,8 @@ class Retraining(Background):
         if project in {known.uid for known in self._projects.all()}:
             self._projects.changes(project).doubt()
             log.info(
-                "project %s: the next training will read all annotations because an event couldn't be saved", project
+                "project %s: the next training run will read all annotations because an event couldn't be saved",
+                project,
             )
         self._missed.discard(project)
 

@@ -497,7 +497,8 @@ def _explain_status(status: int, url: str) -> str:
         )
     if url.startswith(_CLOUD):
         return (
-            f"Label Studio answered {status}: no storage of the project covers it, or its credentials were rejected; "
+            f"Label Studio answered {status}: "
+            "no storage of the project covers it, or the storage's credentials were rejected; "
             "check the project's Settings → Cloud Storage"
         )
     if status == 404:
@@ -519,7 +520,7 @@ def _explain_storage(response: requests.Response, url: str, deadline: float) -> 
     code = _STORAGE_CODE.search(body)
     said = f"its server answered {response.status_code}" + (f" ({code[1].decode()})" if code else "")
     if code and _EXPIRED.search(body):
-        said += ": its link has expired; import the task again with a new one, or add the storage to the project"
+        said += " because its link has expired; reimport the task with a new link, or add the storage to the project"
     if url.startswith(_CLOUD):
         said += "; check the credentials in the project's Settings → Cloud Storage"
     return said

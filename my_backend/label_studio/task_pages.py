@@ -94,7 +94,7 @@ def _pages(
         tasks, total = checked_page(page)
         ids = [last, *(task["id"] for task in tasks)]
         if ids != sorted(set(ids)):
-            raise LabelStudioError("Label Studio ignores the order of tasks that was requested", "update Label Studio")
+            raise LabelStudioError("Label Studio ignores the requested order of tasks", "update Label Studio")
         more = total > len(tasks) > 0
         if tasks:
             last = tasks[-1]["id"]
@@ -165,7 +165,9 @@ def checked_page(page: Any) -> tuple[list[Json], int]:
             raise ValueError("an id isn't a number")
         return tasks, int(page["total"])
     except (KeyError, TypeError, ValueError) as error:
-        raise LabelStudioDown("Label Studio's list of tasks has an unexpected format: is it up to date?") from error
+        raise LabelStudioDown(
+            "Label Studio's list of tasks has an unexpected format: is Label Studio up to date?"
+        ) from error
 
 
 # Label Studio counts skipped annotations separately.

@@ -61,7 +61,7 @@ class Answers:
 
     def __post_init__(self) -> None:
         if not all(sorted(some) == list(range(len(self.images))) for some in (self.order, self.surest)):
-            raise ValueError("the order doesn't have each image once")
+            raise ValueError("an order doesn't contain each image exactly once")
         if any(not image.tasks for image in self.images):
             raise ValueError("an image has no task")
         sizes = [step.size for look in self.looks for step in look.steps]
@@ -150,7 +150,8 @@ class AcceptanceStore:
             known = files.read_record(self._folder(acceptance) / ANSWERS_FILE, _ANSWERS)
             if known is None:
                 raise Conflict(
-                    f"can't read the answers of plan {acceptance.id}: restore MODEL_DIR from a backup, or replace it"
+                    f"can't read the answers of plan {acceptance.id}: restore MODEL_DIR from a backup, or replace the "
+                    "plan"
                 )
             while len(self._answers) >= KEPT_ANSWERS:
                 self._answers.pop(next(iter(self._answers)), None)

@@ -162,7 +162,7 @@ class Acceptor(Background):
         found = self._state(acceptance) if acceptance else None
         if found is None or found.answers is None or found.acceptance.status != "sampling":
             raise Conflict(
-                "can't accept labels: there is no plan waiting for its sample. Make a plan, and label its sample"
+                "can't accept labels: there is no plan whose sample is being labeled. Make a plan, and label its sample"
             )
         if found.sample is None:
             raise Unavailable(found.error or "the sample is still being read from Label Studio: try again in a moment")
@@ -215,7 +215,7 @@ class Acceptor(Background):
             raise Conflict("nothing to check: no labels have been accepted")
         answers = self.store.answers(acceptance)
         if label and label not in self._tag(project).choices:
-            raise BadRequest(f"label: {label[:200]} is not a choice of the labeling config")
+            raise BadRequest(f"label: the labeling config has no choice {label[:200]}")
         with self.store.changing(acceptance) as current:
             known = self._checks(current, answers, run)
             if known is None:
@@ -286,7 +286,7 @@ class Acceptor(Background):
                 return current, self._writer.store.get(current.run, current.project)
             if self._writer.store.exists(current.project, current.run):
                 raise Conflict(
-                    f"can't read labeling run {current.run} of the accepted labels: restore it from a backup"
+                    f"can't read the labeling run of the accepted labels ({current.run}): restore it from a backup"
                 )
             before = replace(current, status="sampling", run="", accepted=[], checked=0, wrong=0, sample=[], gone=[])
             return self.store.save(before), None
@@ -347,7 +347,7 @@ class Acceptor(Background):
         except BackendError as failure:
             error = str(failure)
         except Exception as failure:
-            log.exception("plan %s: can't go on", acceptance.id)
+            log.exception("plan %s: can't continue", acceptance.id)
             error = said(failure)
         if error and error != work.error:
             log.warning("plan %s: %s", acceptance.id, error)
@@ -368,7 +368,7 @@ class Acceptor(Background):
         self._reader.note_new(acceptance)
         self.store.prepared(acceptance, answers)
         tasks = sum(len(image.tasks) for image in answers.images)
-        log.info("plan %s: answers of %s to %d tasks are fixed", acceptance.id, answers.version, tasks)
+        log.info("plan %s: the answers of %s to %d tasks are final", acceptance.id, answers.version, tasks)
 
     def _check_stop(self) -> None:
         if self._stopping:

@@ -179,7 +179,7 @@ class Pools(Background):
         pool = entry.pool if (entry := self._entries.get(project)) else None
         image = pool.image_of(task) if pool else None
         if pool is None or image is None:
-            raise NotFound(f"the image of task {task} isn't collected yet, or can't be read")
+            raise NotFound(f"the image of task {task} hasn't been collected yet, or can't be read")
         return pool.shown(image)[1]
 
     def most_alike(
@@ -195,7 +195,9 @@ class Pools(Background):
         entry = self._asked(project)
         image = entry.pool.image_of(task) if entry.pool else None
         if entry.pool is None or image is None:
-            raise NotFound(f"the image of task {task} isn't collected yet, or can't be read: see the project's groups")
+            raise NotFound(
+                f"the image of task {task} hasn't been collected yet, or can't be read: see the project's Groups page"
+            )
         labels = entry.pool.labels(self._runs_since(project, entry))
         with self._comparing:
             alike = entry.pool.most_alike(image, labels if unlabeled else (), count)
@@ -317,7 +319,7 @@ class Pools(Background):
         if entry.pool is None or not self._is_current(project, entry.pool, model):
             images = model.open_pool()
             if images is None:
-                raise Conflict("labeling here needs a model class that can compare images, which this one can't")
+                raise Conflict("labeling here needs a model class that can compare images, but this one can't")
             entry.pool, entry.ready = ProjectPool(project, tag, model, images), False
         pool, listed_from, began = entry.pool, time.time(), time.monotonic()
         pool.begin_listing()
@@ -350,7 +352,7 @@ class Pools(Background):
             keep_next(project.folder, pool.first_of_random_order())
         except OSError as error:
             if project.folder.exists():  # otherwise the project was deleted
-                log.warning("project %s: can't keep the random order of its tasks: %s", project.uid, error)
+                log.warning("project %s: can't save the random order of its tasks: %s", project.uid, error)
 
     def _check_size(self, pool: ProjectPool) -> None:
         """Raises Conflict if all projects with groups have too many tasks together."""
@@ -358,8 +360,8 @@ class Pools(Background):
         if sum(one.images.memory(one.counts()["tasks"]) for one in pools) > MOST_MEMORY:
             most = MOST_MEMORY // pool.images.memory(1)
             raise Conflict(
-                f"this server finds groups among at most {most:,} tasks, those of other projects whose groups "
-                "were open in the last hour included: split the project, or try again later"
+                f"this server finds groups among at most {most:,} tasks, including those of other projects whose "
+                "groups were open in the last hour: split the project, or try again later"
             )
 
     def _check(self) -> None:

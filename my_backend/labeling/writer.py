@@ -297,11 +297,11 @@ def check_labels(tag: ImageChoices, labels: Sequence[Labels]) -> None:
     unknown = sorted({choice for one in labels for choice in one.choices} - set(tag.choices))
     if unknown:
         raise BadRequest(
-            f"labels: {', '.join(unknown[:5])[:200]}: not a choice of the labeling config, which has "
+            f"labels: the labeling config has no choice {', '.join(unknown[:5])[:200]}; it has "
             f"{', '.join(tag.choices[:20])[:500]}"
         )
     if any(not one.choices or (len(one.choices) > 1 and not tag.multiple) for one in labels):
-        raise BadRequest("labels: choose one choice per task, or several if the labeling config allows that")
+        raise BadRequest("labels: give each task one choice, or several if the labeling config allows that")
     tasks = [task for one in labels for task in one.tasks]
     if not tasks:
         raise BadRequest("labels: there are no tasks to label")

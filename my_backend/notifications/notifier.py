@@ -58,7 +58,7 @@ class Notifier(Background):
                         receiver.send(notice.payload(self._settings.page))
                         self._outbox.done(notice)
                     except NotificationRefused as error:
-                        log.warning("the notification %s was refused and isn't sent again: %s", notice.key, error)
+                        log.warning("the notification %s was refused and won't be sent again: %s", notice.key, error)
                         self._outbox.done(notice, failure=str(error))
                     self._pause = FIRST_PAUSE
         except files.InUse:

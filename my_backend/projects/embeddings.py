@@ -120,9 +120,9 @@ class Embeddings:
                 return None
             if wanted.version == version and wanted.space != space:
                 raise Conflict(
-                    "This worker's embeddings differ from the first one's, for example because of another precision. "
-                    "Use the same settings and the same kind of processor on all hosts. To start over: `embed stop`, "
-                    "then `embed start`"
+                    "This worker's embeddings differ from the first worker's, for example because of a different "
+                    "precision. Use the same settings and the same kind of processor on all hosts. To start over: "
+                    "`embed stop`, then `embed start`"
                 )
             same = (wanted.space, wanted.tasks) == (space, tasks)
             wanted = replace(wanted, version=version, space=space, tasks=tasks, complete=wanted.complete and same)

@@ -168,7 +168,7 @@ class Versions:
             if record is None and os.path.lexists(folder):
                 record = files.note_missing(file)
         if isinstance(record, Damaged):
-            raise NotFound(f"version {name} is damaged: {VERSION_FILE}: {record.why}")
+            raise NotFound(f"version {name} is damaged ({VERSION_FILE}: {record.why})")
         if record is None:
             raise NotFound(f"there is no version {name}; existing versions: {', '.join(self.names()) or 'none'}")
         return Version(

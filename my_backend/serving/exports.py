@@ -95,7 +95,7 @@ class Exports(Background):
         if project.versions.get(version).is_first_guess:
             raise BadRequest(f"{version} is a first guess: it has no model of its own to export")
         if len(self._waiting) >= MOST_WAITING:
-            raise Unavailable(f"{MOST_WAITING} exports are waiting already: try again later")
+            raise Unavailable(f"{MOST_WAITING} exports are already waiting: try again later")
         self._waiting[project.uid, version] = None
         self._wake()
         return self.state(project, version)

@@ -373,7 +373,7 @@ def test_address_blocking_in_each_of_its_forms(tmp_path: Path, digits: Digits, s
         says(site.backend, "address-blocked", "from sending annotation events", "SSRF_PROTECTION_ENABLED=false as well")
 
         restart()
-        says(site.backend, "webhook-missing", "add a webhook with the URL")
+        says(site.backend, "webhook-missing", "add a webhook for all actions with the URL")
         is_well(site.backend, "--fix", "--yes")
 
         # After an upgrade to a Label Studio that blocks: everything is connected, but nothing arrives.

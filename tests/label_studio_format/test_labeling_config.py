@@ -124,7 +124,7 @@ def test_choices_are_learned_rather_than_a_taxonomy_before_them() -> None:
             config('<Taxonomy name="c" toName="i" apiUrl="http://x/y"/>'),
             '<Taxonomy name="c">: its choices come from another',
         ),
-        (config('<Choices name="c" toName="i">' + _nested(5000) + "</Choices>"), "nested more than 100 deep"),
+        (config('<Choices name="c" toName="i">' + _nested(5000) + "</Choices>"), "nested more than 100 levels deep"),
         ('<!DOCTYPE x [<!ENTITY a "b">]><View>&a;</View>', "isn't valid XML"),
         ('<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/hosts">]><View>&a;</View>', "isn't valid XML"),
     ],

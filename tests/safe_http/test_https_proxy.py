@@ -148,7 +148,7 @@ def test_hosts_in_no_proxy_do_not_use_the_proxy(no_proxy: str) -> None:
     ("status", "words"),
     [
         ("403 Forbidden", "must permit connections to addresses"),
-        ("407 Proxy Authentication Required", "put its user and password into HTTPS_PROXY"),
+        ("407 Proxy Authentication Required", "put its user name and password into HTTPS_PROXY"),
         ("502 Bad Gateway", "502 Bad Gateway"),
     ],
 )
@@ -157,7 +157,8 @@ def test_refusal_of_the_proxy_is_explained_without_its_password(get: Get, status
         get(HttpsProxy(f"http://me:s3cr3t@{proxy.place}"))
 
     said = explain(failed.value)
-    assert said.startswith(f"can't connect to images.example.com: the proxy {proxy.place} (HTTPS_PROXY): {status}")
+    place = f"the proxy {proxy.place} (HTTPS_PROXY)"
+    assert said.startswith(f"can't connect to images.example.com: {place} failed ({status}")
     assert words in said
     assert "s3cr3t" not in str(failed.value) + said
 
@@ -169,7 +170,7 @@ def test_proxy_that_is_gone_is_named(get: Get) -> None:
     with pytest.raises(requests.ConnectionError) as failed:
         get(HttpsProxy(f"http://{place}"))
 
-    assert f"the proxy {place} (HTTPS_PROXY): " in explain(failed.value)
+    assert f"the proxy {place} (HTTPS_PROXY) failed (" in explain(failed.value)
     assert "Connection refused" in explain(failed.value)
 
 
@@ -228,7 +229,7 @@ def test_proxy_whose_answer_does_not_end_is_given_up_and_its_connection_closed(a
 
         with ThreadPoolExecutor(1) as pool:
             done = pool.submit(say)
-            with pytest.raises(OSError, match=rf"the proxy {place} \(HTTPS_PROXY\): (timed out|its response)"):
+            with pytest.raises(OSError, match=rf"the proxy {place} \(HTTPS_PROXY\) failed \((timed out|its response)"):
                 HttpsProxy(f"http://{place}").connect(PUBLIC, 443, 1.0)
             done.result()
 

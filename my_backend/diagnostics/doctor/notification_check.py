@@ -18,5 +18,5 @@ def check_notifications(settings: Settings) -> Check:
         failure = Outbox(settings.model_dir / "projects").failure()
     except NotDelivered as error:
         failure = str(error)
-    said = f"to {receiver.host}, which is reachable; `python -m my_backend notify` sends one"
+    said = f"to {receiver.host}, which is reachable; `python -m my_backend notify` sends a test"
     return Check("notifications", said, (not_delivered(failure),) if failure else ())

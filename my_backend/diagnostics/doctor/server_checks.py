@@ -42,7 +42,7 @@ def server_state(settings: Settings) -> ServerState:
     except (requests.RequestException, ValueError, KeyError, TypeError) as error:
         return ServerState(False, f"no server at {url}: {_no_server(error)}")
     if model_dir != identity(settings.model_dir):
-        return ServerState(False, f"another server is running at {url}, with another MODEL_DIR")
+        return ServerState(False, f"the server at {url} uses a different MODEL_DIR")
     state, remedy = "ready" if ready else "starting", "; `doctor` lists them" if problems else ""
     return ServerState(ready, f"the server at {url} is {state}; problems: {problems}{remedy}")
 
@@ -83,7 +83,7 @@ def _refused(error: Exception) -> bool:
 
 def _no_server(error: Exception) -> str:
     status = error.response.status_code if isinstance(error, requests.HTTPError) else None
-    return f"it answered {status}" if status else "no response" if _refused(error) else "another program answered"
+    return f"the response was {status}" if status else "no response" if _refused(error) else "another program answered"
 
 
 def check_model(settings: Settings) -> tuple[Check, Json]:

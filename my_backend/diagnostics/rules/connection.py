@@ -44,7 +44,7 @@ def not_connected(project: Project, blocking: Blocking | None) -> Problem:
             ", and Label Studio's address blocking refuses private addresses (localhost, containers, 10.x.x.x, "
             "172.16.x.x, 192.168.x.x)."
         )
-        hint = f"{sentence(f'{_how_to_allow(blocking)}; then {how}')} A public address works right away."
+        hint = f"{sentence(f'{_how_to_allow(blocking)}; then {how}')} A public address works without this change."
         return Problem("address-blocked", message, hint, project.uid)
     return Problem("not-connected", f"{message}.", sentence(how), project.uid)
 
@@ -112,7 +112,8 @@ def _webhook_missing(project: Project, found: Connection, basic_auth: BasicAuth)
     own = found.own_backends
     url = webhook_url((own or found.backends)[0])
     if existing := found.webhooks_of(found.backends):
-        fix = _change(existing[0], "turn on, for all actions,", {"is_active": True, "send_for_all_actions": True})
+        offer = f"turn on the webhook {without_password(str(existing[0]['url']))} for all actions"
+        fix = Fix(offer, ChangeWebhook(existing[0]["id"], {"is_active": True, "send_for_all_actions": True}))
     else:
         # The password goes only where Label Studio already sends it, not to another model of the project.
         headers = {"Authorization": password_header(*basic_auth)} if basic_auth and own else {}
@@ -120,7 +121,7 @@ def _webhook_missing(project: Project, found: Connection, basic_auth: BasicAuth)
     return Problem(
         "webhook-missing",
         "Label Studio doesn't send annotation events to this backend: the project has no active webhook for them.",
-        f"{WEBHOOKS}, add a webhook with the URL {without_password(url)} for all actions, or reconnect the model.",
+        f"{WEBHOOKS}, add a webhook for all actions with the URL {without_password(url)}, or reconnect the model.",
         project.uid,
         fixes=(fix,),
     )
@@ -188,6 +189,6 @@ def events_without_password(project: str) -> Problem:
         "events-without-password",
         "Label Studio doesn't send the password with annotation events, so this backend probably refuses them.",
         "Connect the backend as http://user:password@host:9090, or set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY so "
-        "that it adds the password to its webhook automatically.",
+        "that the backend adds the password to its webhook automatically.",
         project,
     )

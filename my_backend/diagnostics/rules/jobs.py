@@ -64,7 +64,7 @@ def worker_problems(workers: Mapping[Kind, int], queues: Sequence[str] = ()) -> 
     kinds = [kind for kind, listening in workers.items() if not listening]
     if not kinds:
         return []
-    others = f"Workers on this Redis listen to {', '.join(queues)}: do they have the server's RQ_QUEUE_NAME?"
+    others = f"Queues with workers on this Redis: {', '.join(queues)}. Do the workers have the server's RQ_QUEUE_NAME?"
     return [
         Problem(
             "no-worker",
@@ -114,7 +114,7 @@ def backlog_failed(project: str, error: str) -> Problem:
         "backlog",
         f"Can't check whether the model was trained on all corrections: unexpected error {error}.",
         "The server's log has the details; please report the error. The backend tries again every ten seconds. Until "
-        "that works, it doesn't retry failed training runs: start them yourself.",
+        "the check succeeds, it doesn't retry failed training runs: start them yourself.",
         project,
     )
 

@@ -57,7 +57,7 @@ def token_right_problems(permissions: Collection[str] | None) -> list[Problem]:
     lacking = [] if permissions is None else [name for right, name in RIGHTS.items() if right not in permissions]
     if not lacking:
         return []
-    message = f"The token's owner isn't allowed to change {' and '.join(lacking)} in Label Studio."
+    message = f"The token's owner isn't allowed to change {' or '.join(lacking)} in Label Studio."
     hint = "Use the token of a manager or an owner; otherwise the backend can't fix problems in Label Studio."
     return [Problem("token-rights", message, hint)]
 
@@ -68,7 +68,7 @@ def token_life_problems(days: float) -> list[Problem]:
         return []
     left = "1 day" if round(days) == 1 else f"{days:.0f} days"
     message = f"LABEL_STUDIO_API_KEY expires in {left}."
-    return [Problem("token-ends", message, f"Before that, {HOW_TO_MAKE_A_TOKEN}.")]
+    return [Problem("token-ends", message, f"Before then, {HOW_TO_MAKE_A_TOKEN}.")]
 
 
 def release_problems(version: tuple[int, ...], name: str) -> list[Problem]:

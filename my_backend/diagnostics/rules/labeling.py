@@ -15,7 +15,7 @@ def run_halted(halted: HaltedRun) -> Problem:
         case "failed":
             message = f"{what} stopped: {run.error}."
             hint = (
-                f"Fix the cause, then resume it (`python -m my_backend label resume {run.id}`) or undo it "
+                f"Fix the cause, then resume the run (`python -m my_backend label resume {run.id}`) or undo it "
                 f"(`… label undo {run.id}`)."
             )
         case "needs a token":
@@ -31,8 +31,8 @@ def audit_contradicts(found: Contradiction) -> Problem:
     checks, acceptance = found.checks, found.acceptance
     if checks.bounds.contradicted:
         message = (
-            f"At least {checks.bounds.low:.1%} of the labels that were accepted without review are wrong, but at most "
-            f"{acceptance.alpha:.0%} may be: {checks.wrong} of {checks.checked} random checks failed."
+            f"At least {checks.bounds.low:.1%} of the labels that were accepted without review are wrong, "
+            f"but the limit is {acceptance.alpha:.0%}: {checks.wrong} of {checks.checked} random checks failed."
         )
     else:
         message = (

@@ -16,7 +16,7 @@ def misspelled_setting(given: str, meant: str) -> Problem:
     return Problem(
         "settings",
         f"{given} is ignored: there is no such setting. Did you mean {meant}?",
-        "If so, correct the name in the environment or in .env, and restart the backend; otherwise remove it.",
+        f"If so, correct the name in the environment or in .env, and restart the backend; otherwise remove {given}.",
     )
 
 

@@ -9,7 +9,7 @@ def hook_failed(project: str, calls: Calls) -> Problem:
     return Problem(
         "published-hook",
         f"PUBLISHED_HOOK failed for {calls.failed}: {calls.why.rstrip('.')}.",
-        "The version itself was still published. The log has the whole error. Fix the cause, then repeat the "
+        "The version itself was still published. The log has the full error. Fix the cause, then repeat the "
         f"call: `python -m my_backend versions hook {calls.failed} --project {project}`.",
         project,
     )

@@ -26,8 +26,8 @@ def _out_of_sync(project: Project, status: ScoresStatus, title: TitleStatus) -> 
     )
     if title.title == status.live:
         message = (
-            f"The project in Label Studio uses “{title.uses}” instead of the live version {status.live}, so it shows "
-            "other scores."
+            f"The project in Label Studio uses “{title.uses}” instead of the live version {status.live}, so the "
+            "scores that it shows aren't the live version's."
         )
     hint = (
         "Set TITLE_IS_VERSION=true: the backend then renames the model with each new version, and restores your title "

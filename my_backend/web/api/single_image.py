@@ -125,7 +125,7 @@ def _choices(labels: Sequence[str], tag: ImageChoices) -> list[str]:
     """The labels as names of the labeling config's choices; raises BadRequest with a list of the choices."""
     offered = ", ".join(tag.choices)
     if unknown := [label for label in labels if not tag.name_of(label)]:
-        raise BadRequest(f"label: {', '.join(unknown)} isn't a choice in the labeling config ({offered})")
+        raise BadRequest(f"label: the labeling config has no choice {', '.join(unknown)}; its choices are {offered}")
     names = list(dict.fromkeys(tag.name_of(label) for label in labels))
     if not tag.multiple and len(names) != 1:
         raise BadRequest(f"label: send exactly one, because the labeling config allows only one choice ({offered})")

@@ -221,7 +221,7 @@ class VersionEndpoints:
         found = versions.get(name)
         folder = versions.exported(name) if to else found.folder
         if to and not folder.exists():
-            raise Conflict(f"{name} isn't exported to ONNX yet: POST /api/models/export first")
+            raise Conflict(f"{name} hasn't been exported to ONNX yet: POST /api/models/export first")
         try:
             size = zipped_size(folder)
         except FileNotFoundError:
@@ -238,7 +238,7 @@ class VersionEndpoints:
 
 def _named(version: str | None) -> str:
     if version is None:
-        raise BadRequest("version is missing: add ?version=NAME, as GET /versions lists it")
+        raise BadRequest("version is missing: add ?version=NAME with a name that GET /versions lists")
     return version
 
 

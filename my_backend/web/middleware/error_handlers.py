@@ -44,7 +44,7 @@ def handle_errors(app: Flask, counts: RequestCounts, error_page: Callable[[str],
         if error.errno not in files.DISK_ERRORS:
             return unexpected(error)
         log.warning("%s %s: %s", request.method, request.path, error)
-        said = f"can't write to MODEL_DIR or CACHE_DIR ({error.strerror}): free up disk space and send it again"
+        said = f"can't write to MODEL_DIR or CACHE_DIR ({error.strerror}): free up disk space and resend the request"
         return answer(said), 507
 
     @app.errorhandler(Exception)

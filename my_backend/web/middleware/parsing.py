@@ -119,7 +119,7 @@ def _parsed(raw: bytes) -> Any:
         if len(raw) <= SMALL_BODY:  # such bodies decide which project or version is meant
             json.loads(raw, object_pairs_hook=_without_doubles)
     except ValueError as error:
-        raise BadRequest(f"body: Invalid JSON: {said(error)}") from None
+        raise BadRequest(f"body: it isn't valid JSON ({said(error)})") from None
     return value
 
 

@@ -320,8 +320,8 @@ def test_class_whose_place_is_taken_fails_alone(images: Images, run: Command) ->
     said = run("collect", lines, "photos")
 
     assert said.status == 0
-    assert "photos/cat isn't a folder: move it away" in said.err
-    assert "photos/dog isn't a folder: move it away" in said.err
+    assert "photos/cat isn't a folder: move it elsewhere" in said.err
+    assert "photos/dog isn't a folder: move it elsewhere" in said.err
     assert len(list(Path("photos/owl").iterdir())) == 1
 
 
@@ -346,7 +346,7 @@ def test_folder_with_a_link_instead_of_its_state_is_an_error(images: Images, run
 
 
 def test_one_class_is_not_enough_to_train(images: Images, run: Command) -> None:
-    assert "A classifier needs two classes" in run("collect", images.listed(("/1.png", "cat")), "photos").err
+    assert "A classifier needs at least two classes" in run("collect", images.listed(("/1.png", "cat")), "photos").err
 
 
 def test_full_disk_is_an_error_and_leaves_no_half_file(

@@ -74,7 +74,7 @@ def test_without_a_file_the_environment_says_all_but_the_data() -> None:
     [
         ("[training]\nepoch = 3", "training.epoch is unknown: use one of mode, epochs, batch_size"),
         ("[trainig]\nepochs = 3", "trainig is unknown: use one of data, network, training, testing, prediction"),
-        ("epochs = 3", r"epochs isn't in a section: move it into one of \[data\], \[network\]"),
+        ("epochs = 3", r"has epochs outside a section: move it into one of \[data\], \[network\]"),
         ("[training]\nepochs = 0", "training.epochs = 0: input should be greater than 0"),
         ("[training]\nepochs = 1.5", "training.epochs = 1.5: input should be a valid integer"),
         ("[training]\nlearning_rate = inf", "training.learning_rate = inf: give a finite number"),
@@ -107,11 +107,11 @@ def test_a_recipe_of_an_editor_of_windows_is_read(encoding: str, tmp_path: Path)
 
 def test_invalid_setting_error_omits_invisible_characters(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EPOCHS", "-1")
-    with pytest.raises(UsersError, match=r"invalid: EPOCHS=-1: Input should be greater than 0$"):
+    with pytest.raises(UsersError, match=r"^invalid settings in .*: EPOCHS=-1: Input should be greater than 0$"):
         read_settings()
 
     monkeypatch.delenv("EPOCHS")
     monkeypatch.setenv("WEIGHTS", "resnet18\u200b.pth")
     sentence = "contains a line break or an invisible character: copy it again as a single line"
-    with pytest.raises(UsersError, match=rf"invalid: WEIGHTS: {sentence}$"):
+    with pytest.raises(UsersError, match=rf"settings in the environment or .env: WEIGHTS: {sentence}$"):
         read_settings()

@@ -176,19 +176,21 @@ def test_of_several_tags_one_must_be_named(images: Path, tmp_path: Path) -> None
     both = annotation("Cat")
     both["result"] += annotation("Blurred", tag="quality")["result"]
     file = export(tmp_path, task("a.png", both))
-    with pytest.raises(UsersError, match="has choices for animal, quality: set CHOICES"):
+    with pytest.raises(UsersError, match=r"has choices for several tags \(animal, quality\): set CHOICES"):
         read_export(file, images, "")
     [sample], _ = read_export(file, images, "quality")
     assert sample.label == "Blurred"
-    said = "annotated with the tag animal, quality, but a typo is used: set CHOICES to the one to train on"
-    with pytest.raises(UsersError, match=f"has no image with a choice; the first problem: task 1: {said}"):
+    said = "annotated with animal, quality, not with the tag a typo: set CHOICES to the tag to train on"
+    with pytest.raises(UsersError, match=rf"has no image with a choice \(for example, task 1: {said}\)"):
         read_export(file, images, "a typo")
 
 
 def test_export_in_which_each_image_is_labeled_in_two_ways_is_refused(images: Path, tmp_path: Path) -> None:
     file = export(tmp_path, task("a.png", annotation("Cat")), task("a.png", annotation("Dog")))
 
-    with pytest.raises(UsersError, match=r"has no image with a choice; .* the same image is labeled Cat and Dog"):
+    with pytest.raises(
+        UsersError, match=r"has no image with a choice \(for example, .* the same image is labeled Cat and Dog"
+    ):
         read_export(file, images, "")
 
 
@@ -212,19 +214,19 @@ def test_an_image_that_is_labeled_in_two_ways_is_left_out(images: Path, tmp_path
         ('{"images": [], "categories": [], "annotations": []}', "has no tasks: COCO has boxes but no choices"),
         ("[]", "has no image with a choice"),
         ('{"total": 0, "tasks": []}', "has no image with a choice"),
-        ('[{"data": {"image": "a.png"}, "annotations": null}]', "the first problem: task 1: not annotated"),
+        ('[{"data": {"image": "a.png"}, "annotations": null}]', "(for example, task 1: not annotated)"),
         (
             '[{"data": {"image": "a.png"}, "annotations": 7, "completions": "x"}]',
-            "the first problem: task 1: not annotated",
+            "(for example, task 1: not annotated)",
         ),
         ('[{"data": {"image": "a.png"},}]', "at line 1, column "),
         ('[\n{"data": {}},\n]', "extra comma after the last task at line 2, column 13"),
         ('[{"data": {}}\n{"data": {}}]', "Expecting ',' delimiter at line 2, column 1"),
         ('[{"data": {}}] x', "Extra data at line 1, column 16"),
-        ('[{"data": {"image": "a.p', "at line 1, column 21, the end of the file: it is truncated"),
-        ('[{"data": {}}, ', "the end of the file: it is truncated"),
-        ('[{"data": {}}', "the end of the file: it is truncated"),
-        ("[" * 100_000, "is nested too deep"),
+        ('[{"data": {"image": "a.p', "at line 1, column 21, the end of the file; it is truncated"),
+        ('[{"data": {}}, ', "the end of the file; it is truncated"),
+        ('[{"data": {}}', "the end of the file; it is truncated"),
+        ("[" * 100_000, "is nested too deeply"),
         ('[{"id": ' + "1" * 5000 + "}]", "isn't valid JSON: Exceeds the limit"),
     ],
     ids=lambda text: text[:40],

@@ -218,7 +218,7 @@ def nothing_but_broken(folder: Path) -> Path:
     [
         (lambda f: "none", [], "no such folder"),
         (lambda f: f / "0", [], "has no subfolders"),
-        (one_class, [], "only the class 0: a classifier needs two"),
+        (one_class, [], "only the class 0: a classifier needs at least two"),
         (nothing_but_broken, [], "Too few labels to train on"),
         (lambda f: f, ["--output", "{folder}/model"], "would become a class of"),
         (lambda f: f, ["--output", "{folder}"], "would become a class of"),
@@ -501,9 +501,9 @@ def test_images_that_are_gone_are_forgotten_and_that_is_said(
 @pytest.mark.parametrize(
     ("gone", "said"),
     [
-        (range(36), "12 of 12 images of 0, 12 of 12 images of 1, 12 of 12 images of 2 are neither in the cache nor"),
-        (range(12, 24), "12 of 12 images of 1 are neither in the cache nor"),
-        (range(12, 19), "7 of 12 images of 1 are neither in the cache nor"),
+        (range(36), "12 of 12 images of 0, 12 of 12 images of 1, 12 of 12 images of 2 (such as "),
+        (range(12, 24), "because 12 of 12 images of 1 (such as "),
+        (range(12, 19), "because 7 of 12 images of 1 (such as "),
     ],
 )
 @pytest.mark.parametrize("output", [(), ("--output", "new")])
@@ -517,7 +517,10 @@ def test_a_model_whose_images_are_not_at_hand_is_left_as_it_is(
     kept = {path: path.read_bytes() for path in model.rglob("*") if path.is_file()}
     refused = run("retrain", model, "--img", sorted((others / "0").iterdir())[0], "--label", "1", *output)
     assert said in refused.error
-    assert f"their original place (such as /machine/a/{gone[0]}.png): restore them" in refused.error
+    assert (
+        f"(such as /machine/a/{gone[0]}.png) are neither in the cache nor in their original place: restore them"
+        in refused.error
+    )
     assert "train again" in refused.error
     assert refused.out == ""
     assert {path: path.read_bytes() for path in model.rglob("*") if path.is_file()} == kept
@@ -532,7 +535,10 @@ def test_a_version_is_not_retrained_without_the_cache_of_its_images(run: Command
     (model / "head/samples.json").write_text(json.dumps(samples))
     image = sorted((others / "0").iterdir())[0]
     refused = run("retrain", model, "--img", image, "--label", "1", "--output", "new")
-    assert "(such as task 0): restore them, set CACHE_DIR to the cache that has them" in refused.error
+    assert (
+        "(such as task 0) are neither in the cache nor in their original place: restore them, set CACHE_DIR"
+        in refused.error
+    )
     assert not Path("new").exists()
 
 
@@ -547,7 +553,7 @@ def test_images_that_have_no_class_are_not_forgotten_either(
     file.write_text(json.dumps(samples))
     shutil.rmtree(os.environ["CACHE_DIR"])
     refused = run("retrain", "model", "--img", sorted((others / "0").iterdir())[0], "--label", "1")
-    assert "3 of 3 images of no class are neither in the cache nor in their original place" in refused.error
+    assert "because 3 of 3 images of no class (such as " in refused.error
 
 
 def test_a_model_of_few_images_does_not_forget_one_of_them(
@@ -562,7 +568,7 @@ def test_a_model_of_few_images_does_not_forget_one_of_them(
     next((tmp_path / "few/1").iterdir()).unlink()
     shutil.rmtree(os.environ["CACHE_DIR"])
     refused = run("retrain", "model", "--img", sorted((others / "0").iterdir())[0], "--label", "0")
-    assert "1 of 2 images of 1 are neither in the cache nor in their original place" in refused.error
+    assert "because 1 of 2 images of 1 (such as " in refused.error
 
 
 @pytest.mark.parametrize(
@@ -619,7 +625,7 @@ def test_prepare_changes_nothing_unless_told(run: Command, spoiled: Path) -> Non
         assert copy.startswith(f"{spoiled}/0/")
         assert counts == ["0\t12", "1\t12", "2\t12"]
         assert said.err.splitlines() == [
-            f"1 file can be removed: add --clean to move to {spoiled}-surplus",
+            f"1 file can be removed: add --clean to move it to {spoiled}-surplus",
             "1 other file skipped (1 .txt)",
         ]
     assert names(spoiled) == before
@@ -880,7 +886,7 @@ def test_onnx_module_is_compared_on_images_of_the_user(
 def test_onnx_module_whose_probabilities_are_no_numbers_is_refused(trained: Path, tmp_path: Path) -> None:
     classifier = load_model(trained).classifier
     classifier.head.bias.fill_(torch.nan)
-    with pytest.raises(UsersError, match="differ from the model's by nan"):
+    with pytest.raises(UsersError, match="differ from the original's by nan"):
         write_onnx(classifier, tmp_path / "model.onnx")
 
 

@@ -73,7 +73,7 @@ def test_lines_keep_their_numbers(read: Read) -> None:
         (f"{CAT},cat.", "ends in a period"),
         (f"{CAT},c\u200bt", "can't be shown"),
         (f"{CAT},{'é' * 128}", "longer than 255 bytes"),
-        (f"{CAT},DOG", "differs from dog in line 1 only in case"),
+        (f"{CAT},DOG", "differs from dog on line 1 only in case"),
     ],
 )
 def test_line_that_cannot_be_used_says_why(read: Read, line: str, problem: str) -> None:
@@ -97,7 +97,7 @@ def test_class_keeps_its_name(read: Read, name: str) -> None:
         ("url,label\n", "no line with the URL and the class"),
         ("a.jpg,cat\n", "line 1: not an http:// or https:// URL"),
         (f"id,url,kind\n1,{CAT},cat\n", "no column named label"),
-        (f'"{CAT},cat\n{DOG},dog\n', "a cell in line 1 has a line break: is a quotation mark missing"),
+        (f'"{CAT},cat\n{DOG},dog\n', "has a line break: is a quotation mark missing"),
         (b"\xff\xfe\xff", "text"),
     ],
 )

@@ -52,7 +52,7 @@ def test_torchs_loader_batches_it(samples: list[Sample]) -> None:
 
 
 def test_a_label_without_a_class_is_named() -> None:
-    with pytest.raises(ValueError, match="labels that aren't classes: dog, fox"):
+    with pytest.raises(ValueError, match="these labels aren't classes: dog, fox"):
         ImageClassifierDataset([b""] * 3, ["fox", "cat", "dog"], ["cat"], Preprocessing())
 
 
@@ -72,7 +72,7 @@ def test_several_classes_of_an_image_are_zeros_and_ones() -> None:
     targets = targets_of(labels, ["c", "b", "a"])
     assert targets.tolist() == [[1, 0, 1], [0, 0, 0], [0, 1, 0]]
     assert targets.is_floating_point()
-    with pytest.raises(ValueError, match="labels that aren't classes: d, e"):
+    with pytest.raises(ValueError, match="these labels aren't classes: d, e"):
         targets_of([frozenset("ae"), frozenset("d")], ["a"])
 
 

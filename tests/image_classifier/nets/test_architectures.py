@@ -87,8 +87,8 @@ def test_network_sees_images_as_its_own_weights_did(name: str, side: int, interp
         ("mnasnet0_5", 64, "safetensors"),
         ("inception_v3", 299, "auxiliary outputs"),
         ("fcn_resnet50", 64, "torchvision has no network fcn_resnet50"),
-        ("alexnet", 16, "can't take images of 16 pixels"),
-        ("maxvit_t", 100, "can't take images of 100 pixels"),
+        ("alexnet", 16, "can't take images of 16×16 pixels"),
+        ("maxvit_t", 100, "can't take images of 100×100 pixels"),
     ],
 )
 def test_network_that_cannot_be_had_is_named_with_the_remedy(name: str, size: int, said: str) -> None:
@@ -98,7 +98,7 @@ def test_network_that_cannot_be_had_is_named_with_the_remedy(name: str, size: in
 
 
 def test_network_that_gives_more_than_one_embedding_is_refused() -> None:
-    with pytest.raises(UnknownNetwork, match="a network doesn't give one embedding per image: choose another"):
+    with pytest.raises(UnknownNetwork, match="a network doesn't produce one embedding per image: choose another"):
         check_size(Bare(nn.Conv2d(3, 8, 3), "head"), "a network", 16)
 
 
@@ -107,7 +107,7 @@ def test_size_that_a_network_refuses_without_a_word_is_named() -> None:
         def forward(self, pixels: torch.Tensor) -> torch.Tensor:
             raise AssertionError("")
 
-    with pytest.raises(UnknownNetwork, match=r"can't take images of 16 pixels: .* \(AssertionError\)"):
+    with pytest.raises(UnknownNetwork, match=r"can't take images of 16×16 pixels: .* \(AssertionError\)"):
         check_size(Bare(Silent(), "head"), "a network", 16)
 
 

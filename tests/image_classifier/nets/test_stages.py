@@ -174,12 +174,12 @@ def test_unknown_stage_in_a_record_is_named(saved: Path) -> None:
 @pytest.mark.parametrize(
     ("stages", "said"),
     [
-        ({"": 512}, "no part '' gives a map with 512 channels"),  # the whole network
-        ({"fc": 3}, "no part 'fc' gives a map with 3 channels"),  # gives no map
-        ({"layer1": 64, "layer2": 128, "layer3": 7}, "no part 'layer3' gives a map with 7 channels"),
-        ({"layer1": -64}, "no part 'layer1' gives a map with -64 channels"),
-        ({"layer1.0.relu": 64}, r"no part 'layer1\.0\.relu' gives a map with 64 channels"),  # twice in a block
-        ({f"layer{number}": 1 for number in range(1, 10_000)}, "no part 'layer1' gives"),
+        ({"": 512}, "no part '' outputs a map with 512 channels"),  # the whole network
+        ({"fc": 3}, "no part 'fc' outputs a map with 3 channels"),  # gives no map
+        ({"layer1": 64, "layer2": 128, "layer3": 7}, "no part 'layer3' outputs a map with 7 channels"),
+        ({"layer1": -64}, "no part 'layer1' outputs a map with -64 channels"),
+        ({"layer1.0.relu": 64}, r"no part 'layer1\.0\.relu' outputs a map with 64 channels"),  # twice in a block
+        ({f"layer{number}": 1 for number in range(1, 10_000)}, "no part 'layer1' outputs"),
     ],
 )
 def test_stages_in_a_record_that_do_not_fit_the_network_are_named(

@@ -41,7 +41,7 @@ def test_missing_timm_is_named_with_the_command_that_installs_it(monkeypatch: py
         ("timm:hf-hub:someone/network", None, "timm has no network hf-hub:someone/network"),
         ("timm:local-dir:/tmp", None, "timm has no network local-dir:/tmp"),
         ("timm:test_vit.mine", None, "Invalid pretrained tag"),
-        ("timm:test_vit", 70, "can't take images of 70 pixels: set another IMAGE_SIZE"),
+        ("timm:test_vit", 70, "can't take images of 70×70 pixels: set another IMAGE_SIZE"),
     ],
 )
 def test_network_that_timm_cannot_provide_is_named_with_the_fix(name: str, size: int | None, said: str) -> None:

@@ -237,6 +237,6 @@ def test_command_says_what_it_did(model_dir: Path, tmp_path: Path, monkeypatch: 
     done = CliRunner().invoke(app, ["backup", str(tmp_path / "backup")])
     again = CliRunner().invoke(app, ["backup", str(tmp_path / "backup")])
 
-    assert (done.exit_code, done.output) == (0, f"{tmp_path / 'backup'}: projects: 1, versions: 2\n")
+    assert (done.exit_code, done.output) == (0, f"Backed up to {tmp_path / 'backup'}; projects: 1, versions: 2\n")
     assert again.exit_code == 1
     assert "already exists" in again.output

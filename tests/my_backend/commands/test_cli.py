@@ -424,7 +424,7 @@ def test_notify_sends_a_test_or_says_what_is_wrong(environment: dict[str, str], 
 
     [test, _] = [json.loads(seen.body) for seen in receiver.seen]
     assert test["event"] == "test"
-    assert test["text"] == "A test: notifications of the image classifier arrive here. http://127.0.0.1:9090/"
+    assert test["text"] == "This is a test: the image classifier's notifications arrive here. http://127.0.0.1:9090/"
     assert sent == (0, "127.0.0.1 has accepted the message\n")
     assert refused == (1, "Error: 127.0.0.1 answered 404 (no_service ***)\n")
     assert unset[0] == 1

@@ -177,9 +177,9 @@ def test_status_and_stop_say_that_nothing_is_running(monkeypatch: pytest.MonkeyP
 
     assert state.exit_code == 3
     assert re.fullmatch(
-        r"make production is not running\nno server at http://127.0.0.1:\d+: no response\n", state.output
+        r"`make production` is not running\nno server at http://127.0.0.1:\d+: no response\n", state.output
     )
-    assert (stopped.exit_code, stopped.output) == (1, "make production is not running with this MODEL_DIR\n")
+    assert (stopped.exit_code, stopped.output) == (1, "`make production` is not running with this MODEL_DIR\n")
 
 
 def test_process_that_does_not_end_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_damaged_only_version_is_said_deleted_and_followed_by_another(client: Cl
     record.write_text("{")
 
     assert f"Can't use {record}: " in versions("list")[1]
-    assert versions("show", only)[1].startswith(f"Error: version {only} is damaged: version.json: ")
+    assert versions("show", only)[1].startswith(f"Error: version {only} is damaged (version.json: ")
     assert versions("delete", only, "--yes") == (0, f"Deleted {only}\n")
     assert eventually(lambda: client.backend.serving.version_name(PROJECT) == UNTRAINED)
     assert client.train().startswith("v2-")

@@ -379,9 +379,9 @@ def test_two_processes_never_write_to_one_project_at_once(make_writer: MakeWrite
 @pytest.mark.parametrize(
     ("choices", "tasks", "said"),
     [
-        (["Bird"], [1], "Bird: not a choice"),
-        (["Cat", "Dog"], [1], "one choice per task"),
-        ([], [1], "one choice per task"),
+        (["Bird"], [1], "has no choice Bird"),
+        (["Cat", "Dog"], [1], "give each task one choice"),
+        ([], [1], "give each task one choice"),
         (["Cat"], [], "no tasks"),
         (["Cat"], [1, 1], "twice"),
     ],

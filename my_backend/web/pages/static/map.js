@@ -88,8 +88,8 @@ export function labelOnMap(place) {
     look(ring ? nearest(points, camera, ring.place, ring.radius, isShown()) : -1);
     const left = unlabeled(area).length;
     tell(ring ? parts(
-      `${count(area.length, "image")} in the circle${area.length ? `, ${left ? `${number(left)} without a label` : "all labeled"}` : ""}.`,
-      named(area), left && "Press Enter to open the unlabeled ones.",
+      `${count(area.length, "image")} in the circle${area.length ? `, ${left ? `${number(left)} without a label` : area.length === 1 ? "already labeled" : "all labeled"}` : ""}.`,
+      named(area), left && `Press Enter to open the unlabeled ${left === 1 ? "one" : "ones"}.`,
     ).join(" ") : "");
   }
 
@@ -105,7 +105,8 @@ export function labelOnMap(place) {
       if (name) counts.set(name, (counts.get(name) ?? 0) + 1);
     }
     const most = [...counts].sort(([, one], [, other]) => other - one).slice(0, NAMED);
-    return most.length ? `${most.map(([name, total]) => `${number(total)} ${name}`).join(", ")}${counts.size > NAMED ? " and others" : ""}.` : "";
+    const end = counts.size > NAMED ? " and others." : most.at(-1)?.[0].endsWith("?") ? "" : ".";
+    return most.length ? `${most.map(([name, total]) => `${number(total)} ${name}`).join(", ")}${end}` : "";
   }
 
   const nameOf = (value, end) => (value === OTHER ? "Other" : value ? `${answer.choices[value - 1]}${end}` : "");

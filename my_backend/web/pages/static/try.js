@@ -106,7 +106,7 @@ export function tryImages(place) {
       );
       const name = after.model_version.split("-")[0];
       const told = ended.result?.held_back
-        ? `The new version was held back, so ${name} stays live: ${ended.result.held_back}`
+        ? `Version ${name} stays live because the new version was held back: ${ended.result.held_back}`
         : `Version ${name} is live.${await accuracies(before.model_version, after.model_version)}`;
       find("took").textContent = `Trained in ${seconds} s. ${told}`;
       show("learned", true);

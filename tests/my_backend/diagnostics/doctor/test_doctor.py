@@ -69,7 +69,7 @@ def test_command_names_what_is_wrong_and_mends_it_after_asking(environment: Fake
     # Causes come first.
     assert "2 problems. Fix them in this order:\n\n1. Can't find the backend's server" in output
     assert "2. Project 7 (Pets): Label Studio doesn't send annotation events to this backend" in output
-    assert "   → In the project's Settings → Webhooks, add a webhook with the URL" in output
+    assert "   → In the project's Settings → Webhooks, add a webhook for all actions with the URL" in output
     assert "doctor --fix" in output
 
     run("--fix", answer="n\n")

@@ -112,7 +112,9 @@ def test_workers_of_another_queue_are_named(make_settings: MakeSettings, redis: 
     worker = SimpleWorker([Queue("mine-head", connection=redis.client)], connection=redis.client)
     worker.register_birth()
     [problem] = [one for check in check_redis(make_settings(redis_url=redis.url)) for one in check.problems]
-    assert problem.details == ("Workers on this Redis listen to mine-head: do they have the server's RQ_QUEUE_NAME?",)
+    assert problem.details == (
+        "Queues with workers on this Redis: mine-head. Do the workers have the server's RQ_QUEUE_NAME?",
+    )
 
 
 def test_redis_that_loses_or_refuses_jobs(redis: Redis) -> None:

@@ -25,7 +25,7 @@ def test_server_that_is_not_there(make_settings: MakeSettings) -> None:
     assert problem.message == "Can't find the backend's server at http://127.0.0.1:1: no response."
 
 
-@pytest.mark.parametrize(("body", "status", "said"), [({}, 401, "it answered 401"), ([], 200, "another program")])
+@pytest.mark.parametrize(("body", "status", "said"), [({}, 401, "the response was 401"), ([], 200, "another program")])
 def test_server_of_another_kind_is_not_taken_for_ours(
     make_settings: MakeSettings, body: Any, status: int, said: str
 ) -> None:

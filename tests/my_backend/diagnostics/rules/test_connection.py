@@ -115,7 +115,7 @@ SILENT = {"send_for_all_actions": False, "actions": ["TASKS_CREATED"]}
                 connection(hook(**off)),
                 None,
                 "webhook-missing",
-                [Fix(f"turn on, for all actions, the webhook {URL}", ChangeWebhook(5, ON))],
+                [Fix(f"turn on the webhook {URL} for all actions", ChangeWebhook(5, ON))],
             )
             for off in ({"is_active": False}, SILENT)
         ),

@@ -44,7 +44,7 @@ def test_workers_of_another_queue_are_named() -> None:
     assert worker_problems({"head": 1, "full": 1}, ["mine-head"]) == []
     [problem] = worker_problems({"head": 0, "full": 1}, ["mine-head", "mine-full"])
     assert problem.details == (
-        "Workers on this Redis listen to mine-head, mine-full: do they have the server's RQ_QUEUE_NAME?",
+        "Queues with workers on this Redis: mine-head, mine-full. Do the workers have the server's RQ_QUEUE_NAME?",
     )
     assert worker_problems({"head": 0, "full": 1})[0].details == ()
 

@@ -53,7 +53,7 @@ def test_token_and_url_that_are_missing() -> None:
         (None, ""),
         (["projects.view", "projects.change", "webhooks.change"], ""),
         (["projects.view", "projects.change"], "allowed to change webhooks in"),
-        ([], "allowed to change webhooks and projects in"),
+        ([], "allowed to change webhooks or projects in"),
     ],
 )
 def test_token_of_somebody_who_may_not_write(permissions: list[str] | None, lacking: str) -> None:

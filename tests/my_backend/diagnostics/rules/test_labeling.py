@@ -14,7 +14,7 @@ from my_backend.token_gate import Refusal
 from tests.my_backend.conftest import PROJECT
 
 TABLE: list[tuple[HaltedState, str, str]] = [
-    ("failed", "(1,200 tasks) stopped: it is gone.", "resume it"),
+    ("failed", "(1,200 tasks) stopped: it is gone.", "resume the run"),
     ("needs a token", "needs a token", "with a token"),
     ("waits", "has to wait: it is gone.", "keeps trying"),
 ]
@@ -42,7 +42,7 @@ def test_contradicting_audit_is_a_problem() -> None:
     problem = audit_contradicts(Contradiction(Acceptance("plan-1", PROJECT, 0.02), checks))
 
     assert (problem.code, problem.project) == ("accepted-wrong", PROJECT)
-    assert "of the labels that were accepted without review are wrong, but at most 2% may be" in problem.message
+    assert "of the labels that were accepted without review are wrong, but the limit is 2%" in problem.message
     assert "6 of 10 random checks failed" in problem.message
     assert "label accept undo --project 7`" in problem.hint
 

@@ -149,7 +149,7 @@ def test_sample_is_labeled_the_rest_accepted_audited_and_undone(client: Client, 
     assert (now["status"], now["run"]["kind"], now["run"]["written"]) == ("accepted", "accepted", left)
     assert labels.marks() == {f"image-classifier:accepted {run}"}
     assert all(len(some) == 1 for some in labels.choices().values())
-    assert "there is no plan waiting for its sample" in ask(client, "write", 409)["error"]
+    assert "there is no plan whose sample is being labeled" in ask(client, "write", 409)["error"]
 
     audit = now["audit"]
     assert (audit["accepted"], audit["checked"], audit["wrong"], audit["contradicted"]) == (left, 0, 0, False)
@@ -165,7 +165,7 @@ def test_sample_is_labeled_the_rest_accepted_audited_and_undone(client: Client, 
         "isn't next in the audit's random order"
         in ask(client, "audit", 400, task=sample["left"][0], label="Cat")["error"]
     )
-    assert "not a choice" in ask(client, "audit", 400, task=second, label="Bird")["error"]
+    assert "has no choice Bird" in ask(client, "audit", 400, task=second, label="Bird")["error"]
 
     ask(client, "undo")
     now = reached(client, lambda now: now["run"]["status"] == "finished")
@@ -191,7 +191,7 @@ def test_audit_that_contradicts_the_promise_is_a_problem_until_the_labels_are_un
     assert now["audit"]["checked"] < 10
     assert now["audit"]["low"] > 0.05
     [problem] = accept_problems(client)
-    assert "but at most 5% may be" in problem["message"]
+    assert "but the limit is 5%" in problem["message"]
     assert "label accept undo --project 7" in problem["hint"]
     assert "undo its labels first" in ask(client, "plan", 409, percent=5)["error"]
     ask(client, "undo")
@@ -578,7 +578,7 @@ def test_projects_that_can_have_no_plan_are_told_why(
     answer = client.post("/api/labeling/accept/plan", {"project": "8.1", "percent": 5}, 409)
     assert "one choice per image" in answer["error"]
     assert client.post("/api/labeling/accept/plan", {"project": 7, "percent": 3}, 400)
-    for what, words in (("write", "there is no plan waiting for its sample"), ("undo", "nothing to undo")):
+    for what, words in (("write", "there is no plan whose sample is being labeled"), ("undo", "nothing to undo")):
         assert words in ask(client, what, 409)["error"]
     assert "nothing to check" in ask(client, "audit", 409, task=1, label="Cat")["error"]
 

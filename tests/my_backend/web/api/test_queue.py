@@ -169,7 +169,7 @@ def test_full_disk_does_not_keep_images_from_being_labeled(
     monkeypatch.setattr(pools, "keep_next", failing())
     label_studio.labels.add(10)
     assert len(ready(client, 10)["images"]) == 5
-    assert "can't keep the random order of its tasks: [Errno 28] No space left on device" in caplog.text
+    assert "can't save the random order of its tasks: [Errno 28] No space left on device" in caplog.text
 
 
 def test_project_that_is_deleted_while_its_tasks_are_listed_does_not_come_back(

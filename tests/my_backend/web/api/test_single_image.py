@@ -280,10 +280,10 @@ def test_choice_that_the_config_has_no_more_is_told_to_the_model_all_the_same(
 @pytest.mark.parametrize(
     ("config", "labels", "said"),
     [
-        (LABEL_CONFIG, ["Bird"], "Bird isn't a choice in the labeling config (Cat, Dog)"),
+        (LABEL_CONFIG, ["Bird"], "the labeling config has no choice Bird; its choices are Cat, Dog"),
         (LABEL_CONFIG, ["Cat", "Dog"], "exactly one"),
         (LABEL_CONFIG, [""], "Cat, Dog"),
-        (SEVERAL, ["Cat", "Bird"], "Bird isn't a choice"),
+        (SEVERAL, ["Cat", "Bird"], "has no choice Bird"),
         ("<View/>", ["Cat"], "Image"),
         ("", ["Cat"], "labeling config"),
     ],

@@ -100,7 +100,7 @@ def test_version_is_exported_to_onnx_once_and_elsewhere(client: Client, script: 
         "images": None,
         "difference": None,
     }
-    assert "isn't exported to ONNX yet" in client.get(f"{DOWNLOAD}?version={name}&to=onnx", 409)["error"]
+    assert "hasn't been exported to ONNX yet" in client.get(f"{DOWNLOAD}?version={name}&to=onnx", 409)["error"]
     assert 'id="export"' in version_page(client, name)
 
     changes = Changes(client.backend.projects.folder(PROJECT))
