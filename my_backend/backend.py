@@ -15,6 +15,7 @@ from my_backend.diagnostics.summary import Summary
 from my_backend.errors import NotFound
 from my_backend.jobs.backlog import Backlog
 from my_backend.jobs.embedding_renewal import EmbeddingRenewal
+from my_backend.jobs.embedding_sharing import EmbeddingSharing
 from my_backend.jobs.queue import JobQueue, submit_correction
 from my_backend.jobs.reconciliation import Reconciliation
 from my_backend.jobs.record import EMBED, KINDS
@@ -75,6 +76,7 @@ class Backend:
         self.job_store = JobStore(folder)
         self.storage = Storage(settings, self.projects, self.job_store)
         self.queue = self._make_queue()
+        self.embedding_sharing = EmbeddingSharing(self.job_store, self.queue if settings.redis else None)
         self.labeling = Writer(self.projects, self.connections, self.job_store.tally, self._labeling_ended)
         self.pools = Pools(self.projects, self.connections, self.serving, self.new_model, self.labeling.store)
         planner = Planner(self.projects, self.connections, self.serving, self.pools)

@@ -3,19 +3,17 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import typer
 
 from my_backend.commands.options import AsJson, Commands, OfProject
-from my_backend.errors import BackendError, Conflict
-from my_backend.jobs.record import EMBED
+from my_backend.errors import BackendError
+from my_backend.jobs.embedding_sharing import EmbeddingSharing
 from my_backend.jobs.rq_queue import RqQueue
 from my_backend.jobs.store import JobStore
-from my_backend.projects.embeddings import Embeddings
 from my_backend.projects.project import Project
 from my_backend.projects.registry import Projects
-from my_backend.settings import Settings, read_settings
+from my_backend.settings import read_settings
 from safe_http.redaction import said
 
 commands = typer.Typer(
@@ -31,76 +29,46 @@ def start(project: OfProject = None) -> None:
 
     If that was started before, images that couldn't be read are tried again.
     """
-    with _project(project) as (settings, chosen):
-        if not settings.redis:
-            raise Conflict(
-                "workers need REDIS_URL or REDIS_HOST. Without Redis there is one server, and CACHE_DIR already has "
-                "its embeddings"
-            )
-        Embeddings(chosen.folder).want()
-        job = RqQueue(settings, _jobs(settings)).submit(chosen.uid, EMBED, "requested")
+    with _sharing(project) as (sharing, chosen):
+        job = sharing.start(chosen)
     typer.echo(f"Job {job.id} is queued; idle workers join in. `embed show` shows the progress.")
 
 
 @commands.command()
 def stop(project: OfProject = None) -> None:
     """Stop embedding. Embeddings that are stored stay in use, as long as the network stays the same."""
-    with _project(project) as (settings, chosen):
-        Embeddings(chosen.folder).stop()
-        if settings.redis:
-            store = _jobs(settings)
-            queue = RqQueue(settings, store)
-            for job in store.unfinished(chosen.uid, (EMBED,)):
-                queue.cancel(job.id)
+    with _sharing(project) as (sharing, chosen):
+        sharing.stop(chosen)
     typer.echo("Stopped")
 
 
 @commands.command()
 def show(project: OfProject = None, as_json: AsJson = False) -> None:
     """Show how many tasks have an embedding that all hosts share."""
-    with _project(project) as (settings, chosen):
-        state = _state(chosen, _jobs(settings))
+    with _sharing(project) as (sharing, chosen):
+        state = sharing.state(chosen)
     if as_json:
-        typer.echo(json.dumps(state, indent=2))
+        typer.echo(json.dumps({**state.facts(), "running": state.running}, indent=2))
         return
-    if not state["wanted"]:
+    if state.wanted:
+        typer.echo(
+            f"{state.embedded} of {state.tasks} tasks"
+            + (f", {state.unreadable} of them without a readable image" if state.unreadable else "")
+            + f"; {'complete' if state.complete else 'not complete'}, jobs running: {state.running}"
+        )
+    else:
         typer.echo("Not shared. To begin: python -m my_backend embed start")
-        return
-    unreadable = state["embedded"] - state["images"]
-    typer.echo(
-        f"{state['embedded']} of {state['tasks']} tasks"
-        + (f", {unreadable} of them without a readable image" if unreadable else "")
-        + f"; {'complete' if state['complete'] else 'not complete'}, jobs running: {state['running']}"
-    )
-    if state["error"] and not state["complete"]:
-        typer.echo(f"The last job failed: {state['error']}", err=True)
-
-
-def _state(project: Project, store: JobStore) -> dict[str, Any]:
-    embeddings = Embeddings(project.folder)
-    wanted = embeddings.wanted()
-    found = list(embeddings.ranges(wanted.space).values()) if wanted and wanted.space else []
-    jobs = store.embedding_jobs(project.uid)
-    return {
-        "wanted": wanted is not None,
-        "complete": wanted is not None and wanted.complete,
-        "tasks": wanted.tasks if wanted else 0,
-        "embedded": sum(one.tasks for one in found),
-        "images": sum(one.images for one in found),
-        "running": sum(job.status == "started" for job in jobs),
-        "error": next((job.error for job in reversed(jobs) if job.ended), ""),
-    }
-
-
-def _jobs(settings: Settings) -> JobStore:
-    return JobStore(settings.model_dir / "projects")
+    if state.error:
+        typer.echo(f"The last job failed: {state.error}", err=True)
 
 
 @contextmanager
-def _project(name: str | None) -> Iterator[tuple[Settings, Project]]:
-    """The settings and the project; an error in the block ends the command with its message."""
+def _sharing(name: str | None) -> Iterator[tuple[EmbeddingSharing, Project]]:
+    """What the commands ask, and the project; an error in the block ends the command with its message."""
     try:
         settings = read_settings()
-        yield settings, Projects.of(settings).find(name)
+        store = JobStore(settings.model_dir / "projects")
+        queue = RqQueue(settings, store) if settings.redis else None
+        yield EmbeddingSharing(store, queue), Projects.of(settings).find(name)
     except (BackendError, OSError) as error:
         raise SystemExit(f"Error: {said(error)}") from None

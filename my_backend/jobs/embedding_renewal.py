@@ -50,6 +50,6 @@ def _cause(project: Project, embeddings: Embeddings, wanted: Wanted, tasks: Any)
         return "another version is live"  # usually with the same network, and nothing is left to do
     if wanted.tasks != tasks:
         return "tasks were imported or deleted"
-    if sum(one.tasks for one in embeddings.ranges(wanted.space).values()) < wanted.embedded:
+    if embeddings.totals(wanted.space).tasks < wanted.embedded:
         return "a damaged file was removed"
     return ""

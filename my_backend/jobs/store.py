@@ -78,13 +78,9 @@ class JobStore:
         """Returns the project's jobs, from the oldest to the newest."""
         return self._read(self._files(project, KINDS))
 
-    def embedding_jobs(self, project: str) -> list[Job]:
-        """Returns the project's embedding jobs, from the oldest to the newest."""
-        return self._read(self._files(project, (EMBED,)))
-
-    def newest(self, project: str, count: int) -> list[Job]:
+    def newest(self, project: str, count: int, kinds: Container[Kind] = KINDS) -> list[Job]:
         """Returns the newest jobs, newest first; besides them it reads only records of the same second."""
-        paths = sorted(self._files(project, KINDS), key=_second, reverse=True)
+        paths = sorted(self._files(project, kinds), key=_second, reverse=True)
         oldest = _second(paths[count - 1]) if len(paths) >= count else ""
         return self._read(path for path in paths if _second(path) >= oldest)[::-1][:count]
 

@@ -65,6 +65,15 @@ class Range:
         return is_whole and (self.images == self.tasks or files.changed_ns(self.path) >= since * 1e9)
 
 
+@dataclass(frozen=True)
+class Totals:
+    """What the finished ranges of a space have together."""
+
+    ranges: int
+    tasks: int
+    images: int  # tasks whose image has an embedding
+
+
 _WANTED = TypeAdapter(Wanted)
 
 
@@ -134,8 +143,7 @@ class Embeddings:
         with self._changing():
             if self.wanted() != begun:
                 return False
-            found = self.ranges(begun.space).values()
-            self._write(replace(begun, complete=True, embedded=sum(one.tasks for one in found)))
+            self._write(replace(begun, complete=True, embedded=self.totals(begun.space).tasks))
             for folder in self._folder.glob("*"):  # none if the project has no tasks
                 if folder.name != begun.space:
                     rmtree(folder, ignore_errors=True)
@@ -152,20 +160,29 @@ class Embeddings:
 
     # --- ranges ---------------------------------------------------------------
 
+    def folder(self, space: str) -> Path:
+        """The folder with the files of a space; it changes whenever one of them does."""
+        return self._folder / space
+
     def ranges(self, space: str) -> dict[int, Range]:
         """The ranges that have a file, by their numbers."""
         try:
-            found = [one for entry in os.scandir(self._folder / space) if (one := Range.of(Path(entry.path)))]
+            found = [one for entry in os.scandir(self.folder(space)) if (one := Range.of(Path(entry.path)))]
         except FileNotFoundError:
             return {}
         return {one.number: one for one in sorted(found, key=lambda one: (one.number, one.through))}
+
+    def totals(self, space: str) -> Totals:
+        """Lists the files once, however many tasks there are; all are 0 in a space without files."""
+        found = self.ranges(space).values()
+        return Totals(len(found), sum(one.tasks for one in found), sum(one.images for one in found))
 
     def claimed(self, space: str, number: int) -> AbstractContextManager[None]:
         """Holds a range while a process embeds it; raises InUse if another one does, NotFound if all was deleted.
 
         A process that has lost its lock without noticing only repeats another one's work.
         """
-        return self._claimed(self._folder / space, number)
+        return self._claimed(self.folder(space), number)
 
     @contextmanager
     def _claimed(self, folder: Path, number: int) -> Iterator[None]:
@@ -181,7 +198,7 @@ class Embeddings:
 
     def new_file(self, space: str) -> Path:
         """A path to write a range to, which `add` then gives its name."""
-        return self._folder / space / f"{files.PART}{uuid4().hex}"
+        return self.folder(space) / f"{files.PART}{uuid4().hex}"
 
     def add(self, written: Path, number: int, through: int, images: int, tasks: int) -> None:
         """Takes a file that was written to `new_file` as that of a range, in place of earlier ones."""

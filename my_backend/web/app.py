@@ -5,6 +5,7 @@ from flask import Flask, Response
 from my_backend.backend import Backend
 from my_backend.metrics.counters import RequestCounts
 from my_backend.web.api.accepting import AcceptEndpoints
+from my_backend.web.api.embeddings import EmbeddingEndpoints
 from my_backend.web.api.image_map import MapEndpoints
 from my_backend.web.api.jobs import JobEndpoints
 from my_backend.web.api.labeling import LabelingEndpoints
@@ -62,6 +63,7 @@ def _endpoints(backend: Backend, counts: RequestCounts, page: Page) -> list[obje
         ProtocolEndpoints(backend, counts),
         SingleImageEndpoints(backend),
         JobEndpoints(backend),
+        EmbeddingEndpoints(backend),
         VersionEndpoints(backend),
         LabelingConfigEndpoints(backend.settings),
         LabelingEndpoints(backend),

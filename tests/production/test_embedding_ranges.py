@@ -104,7 +104,7 @@ def test_killed_workers_lose_no_range(site: Site) -> None:
         for number in range(RANGES)
     }
     assert eventually(lambda: not site.store.unfinished(uid(1), (EMBED,)), DEADLINE)
-    assert [job for job in site.store.embedding_jobs(uid(1)) if job.status != "finished"] == []
+    assert [job for job in site.store.newest(uid(1), 1000, (EMBED,)) if job.status != "finished"] == []
     assert eventually(lambda: not [*(site.folder / "work").iterdir()])
 
 

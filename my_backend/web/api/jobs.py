@@ -86,7 +86,7 @@ class JobEndpoints:
     @endpoint("POST", "/job_status", answers={200: JobRecord}, errors=(404,))
     def job_status(self, body: JobRequest) -> Json:
         """The state and progress of a job."""
-        return _described(self._job_store.get(body.job))
+        return described(self._job_store.get(body.job))
 
     @endpoint("POST", "/api/jobs/<job_id>/cancel", answers={200: JobRecord}, errors=(404,))
     def cancel_job(self, job_id: str) -> Json:
@@ -98,7 +98,7 @@ class JobEndpoints:
         if waited and job.kind == EMBED:
             Embeddings(self._projects.folder(job.project)).stop()
         context.now_for(project=job.project, job=job.id)
-        return _described(job)
+        return described(job)
 
     @endpoint("GET", "/is_training", answers={200: Training}, errors=(400, 404), query=PROJECT_QUERY)
     def is_training(self, project: str | None) -> Json:
@@ -108,7 +108,7 @@ class JobEndpoints:
         return {
             "is_training": bool(jobs),
             "job": jobs[0].id if jobs else None,
-            "jobs": [_described(job) for job in jobs],
+            "jobs": [described(job) for job in jobs],
             "model_version": self._serving.version_name(uid),
         }
 
@@ -119,7 +119,8 @@ def started(job: Job) -> tuple[Json, int]:
     return {"job": job.id, "job_id": job.id, "job_status": job.status}, 201
 
 
-def _described(job: Job) -> Json:
+def described(job: Job) -> Json:
+    """The fields of `JobRecord`."""
     return {
         "job": job.id,
         "job_status": job.status,

@@ -15,6 +15,7 @@ _GROUPS = (
     ("/api/jobs", "Jobs"),
     ("/job_status", "Jobs"),
     ("/is_training", "Jobs"),
+    ("/api/embeddings", "Jobs"),
     ("/health", "State"),
     ("/ready", "State"),
     ("/problems", "State"),

@@ -12,8 +12,7 @@ from my_backend.jobs.store import JobStore
 from my_backend.projects.embeddings import Embeddings
 from my_backend.projects.registry import Projects
 from tests.my_backend.conftest import PROJECT, MakeSettings
-
-SPACE = "a" * 32
+from tests.my_backend.embedded_ranges import SPACE, add_range
 
 
 class Site:
@@ -24,13 +23,7 @@ class Site:
         self.store = JobStore(projects.root)
 
     def jobs(self) -> list[Job]:
-        return self.store.embedding_jobs(PROJECT)
-
-    def add(self, number: int, images: int, tasks: int) -> None:
-        with self.embeddings.claimed(SPACE, number):
-            written = self.embeddings.new_file(SPACE)
-            written.touch()
-            self.embeddings.add(written, number, 10**6, images, tasks)
+        return self.store.newest(PROJECT, 10, (EMBED,))
 
 
 @pytest.fixture
@@ -64,7 +57,7 @@ def test_start_submits_one_job_however_often_it_is_repeated(site: Site) -> None:
 
 def test_stop_cancels_waiting_jobs_and_keeps_embeddings(site: Site) -> None:
     embed("start")
-    site.add(0, 5, 5)
+    add_range(site.embeddings, 0, 10**6)
     assert embed("stop") == (0, "Stopped\n")
     assert [job.status for job in site.jobs()] == ["canceled"]
     assert site.embeddings.wanted() is None
@@ -74,8 +67,8 @@ def test_stop_cancels_waiting_jobs_and_keeps_embeddings(site: Site) -> None:
 
 def test_show_counts_tasks_and_unreadable_images_of_all_ranges(site: Site) -> None:
     embed("start")
-    site.add(0, 5, 5)
-    site.add(1, 3, 4)
+    add_range(site.embeddings, 0, 10**6)
+    add_range(site.embeddings, 1, 10**6, images=3, tasks=4)
     begun = site.embeddings.begin("v1", SPACE, 12)
     assert begun is not None
     assert embed("show") == (
@@ -83,12 +76,13 @@ def test_show_counts_tasks_and_unreadable_images_of_all_ranges(site: Site) -> No
         "9 of 12 tasks, 1 of them without a readable image; not complete, jobs running: 0\n",
     )
     site.embeddings.note_complete(begun)
-    assert {**shown(), "error": None} == {
+    assert shown() == {
         "wanted": True,
         "complete": True,
         "tasks": 12,
         "embedded": 9,
-        "images": 8,
+        "unreadable": 1,
+        "ranges": 2,
         "running": 0,
         "error": None,
     }
@@ -98,7 +92,7 @@ def test_without_redis_start_says_that_nobody_would_share(site: Site, monkeypatc
     monkeypatch.delenv("REDIS_URL")
     code, output = embed("start")
     assert code == 1
-    assert output.startswith("Error: workers need REDIS_URL")
+    assert output.startswith("Error: Can't share embeddings: neither REDIS_URL nor REDIS_HOST is set")
     assert site.jobs() == []
     assert site.embeddings.wanted() is None
 

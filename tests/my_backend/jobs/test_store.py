@@ -35,7 +35,7 @@ def test_ids_differ_within_a_second() -> None:
 def test_lists_have_trainings_alone_unless_embedding_jobs_are_asked_for(store: JobStore) -> None:
     training, embedding = submitted(store), submitted(store, **vars(new_job("7.1", EMBED, "test")))
     assert store.of_project("7.1") == store.all() == store.newest("7.1", 5) == store.unfinished() == [training]
-    assert store.embedding_jobs("7.1") == store.unfinished("7.1", (EMBED,)) == [embedding]
+    assert store.newest("7.1", 5, (EMBED,)) == store.unfinished("7.1", (EMBED,)) == [embedding]
     assert {job.id for job in store.unfinished(kinds=(*KINDS, EMBED))} == {training.id, embedding.id}
     assert store.get(embedding.id) == embedding
 
@@ -47,4 +47,4 @@ def test_ended_embedding_jobs_do_not_crowd_out_trainings(store: JobStore) -> Non
         submitted(store, **{**vars(job), "created": job.created + number, "status": "finished"})
     store.thin_out("7.1")
     assert store.of_project("7.1") == [training]
-    assert len(store.embedding_jobs("7.1")) == KEPT_JOBS
+    assert len(store.newest("7.1", KEPT_JOBS + 3, (EMBED,))) == KEPT_JOBS

@@ -7,23 +7,16 @@ import pytest
 
 from my_backend import files
 from my_backend.errors import Conflict, NotFound
-from my_backend.projects.embeddings import RANGE_TASKS, Embeddings, first_of, last_of, range_of
+from my_backend.projects.embeddings import RANGE_TASKS, Embeddings, Totals, first_of, last_of, range_of
+from tests.my_backend.embedded_ranges import SPACE, add_range
 
-SPACE, OTHER = "a" * 32, "b" * 32
+OTHER = "b" * 32
 
 
 @pytest.fixture
 def embeddings(tmp_path: Path) -> Embeddings:
     (tmp_path / "7.1").mkdir()
     return Embeddings(tmp_path / "7.1")
-
-
-def add(embeddings: Embeddings, number: int, through: int, images: int = 5, tasks: int = 5, space: str = SPACE) -> Path:
-    with embeddings.claimed(space, number):
-        written = embeddings.new_file(space)
-        written.write_text(str(through))
-        embeddings.add(written, number, through, images, tasks)
-    return embeddings.ranges(space)[number].path
 
 
 def test_each_task_id_is_in_one_range() -> None:
@@ -34,7 +27,7 @@ def test_each_task_id_is_in_one_range() -> None:
 
 def test_added_range_is_known_with_what_it_has(embeddings: Embeddings) -> None:
     assert embeddings.ranges(SPACE) == {}
-    path = add(embeddings, 3, 7999, images=4, tasks=5)
+    path = add_range(embeddings, 3, 7999, images=4, tasks=5)
     [found] = embeddings.ranges(SPACE).values()
     assert (found.number, found.through, found.images, found.tasks, found.path) == (3, 7999, 4, 5, path)
     assert path.read_text() == "7999"
@@ -42,30 +35,38 @@ def test_added_range_is_known_with_what_it_has(embeddings: Embeddings) -> None:
 
 
 def test_newer_file_of_a_range_replaces_the_earlier_one_only(embeddings: Embeddings) -> None:
-    add(embeddings, 1, 2500)
-    other = add(embeddings, 2, 5999)
-    newer = add(embeddings, 1, 3999, 9, 9)
+    add_range(embeddings, 1, 2500)
+    other = add_range(embeddings, 2, 5999)
+    newer = add_range(embeddings, 1, 3999, 9, 9)
     assert {path.name for path in newer.parent.iterdir()} == {newer.name, other.name}
 
 
+def test_totals_are_those_of_all_ranges(embeddings: Embeddings) -> None:
+    assert embeddings.totals(SPACE) == embeddings.totals("") == Totals(ranges=0, tasks=0, images=0)
+    add_range(embeddings, 1, 3999, images=3, tasks=4)
+    add_range(embeddings, 2, 5999, images=5, tasks=5)
+    assert embeddings.totals(SPACE) == Totals(ranges=2, tasks=9, images=8)
+    assert embeddings.totals("") == Totals(ranges=0, tasks=0, images=0)
+
+
 def test_other_files_are_no_ranges(embeddings: Embeddings) -> None:
-    path = add(embeddings, 1, 3999)
+    path = add_range(embeddings, 1, 3999)
     for name in (f"{files.PART}x", ".range-2", "1-2-3", "1-2-3-x", "notes.txt"):
         (path.parent / name).touch()
     assert embeddings.ranges(SPACE).keys() == {1}
 
 
 def test_range_is_done_if_it_reaches_its_end_or_the_newest_task(embeddings: Embeddings) -> None:
-    add(embeddings, 0, 900)
+    add_range(embeddings, 0, 900)
     found = embeddings.ranges(SPACE)[0]
     assert found.is_done(newest=900, since=0)
     assert not found.is_done(newest=901, since=0)
-    add(embeddings, 0, last_of(0))
+    add_range(embeddings, 0, last_of(0))
     assert embeddings.ranges(SPACE)[0].is_done(newest=10**9, since=0)
 
 
 def test_range_with_unreadable_images_is_done_until_people_ask_again(embeddings: Embeddings) -> None:
-    path = add(embeddings, 0, last_of(0), images=4, tasks=5)
+    path = add_range(embeddings, 0, last_of(0), images=4, tasks=5)
     os.utime(path, (1000, 1000))
     found = embeddings.ranges(SPACE)[0]
     assert found.is_done(newest=10**9, since=999)
@@ -83,7 +84,7 @@ def test_range_is_claimed_by_one_process_at_a_time(embeddings: Embeddings) -> No
 
 
 def test_claims_leave_no_files(embeddings: Embeddings) -> None:
-    path = add(embeddings, 1, 3999)
+    path = add_range(embeddings, 1, 3999)
     assert list(path.parent.iterdir()) == [path]
 
 
@@ -99,8 +100,8 @@ def test_nothing_is_wanted_until_people_ask_and_after_they_stop(embeddings: Embe
 
 def test_complete_pass_removes_other_spaces(embeddings: Embeddings) -> None:
     embeddings.want()
-    old = add(embeddings, 0, 10, space=OTHER)
-    new = add(embeddings, 0, 10)
+    old = add_range(embeddings, 0, 10, space=OTHER)
+    new = add_range(embeddings, 0, 10)
     begun = embeddings.begin("v1", SPACE, 5)
     assert begun is not None
     assert embeddings.note_complete(begun)
@@ -124,7 +125,7 @@ def test_pass_that_people_stopped_or_started_again_is_not_complete(embeddings: E
 
 def test_same_tasks_and_space_stay_complete_and_others_do_not(embeddings: Embeddings) -> None:
     embeddings.want()
-    add(embeddings, 0, 10)
+    add_range(embeddings, 0, 10)
     begun = embeddings.begin("v1", SPACE, 5)
     assert begun is not None
     embeddings.note_complete(begun)

@@ -11,6 +11,9 @@ from tests.my_backend.conftest import PROJECT, Client, Serve
 
 ASKS: list[tuple[str, str, dict[str, Any]]] = [
     ("GET", "/is_training", {}),
+    ("GET", "/api/embeddings", {}),
+    ("POST", "/api/embeddings/start", {}),
+    ("POST", "/api/embeddings/stop", {}),
     ("POST", "/versions", {}),
     ("POST", "/train", {}),
     ("POST", "/api/models/train", {}),

@@ -16,6 +16,7 @@ REQUESTS: dict[str, tuple[str, dict[str, Any]]] = {
     "a training": ("/api/models/train", {}),
     "sent annotations": ("/train", {"annotations": [{"id": 1, "data": {}, "annotations": [ANNOTATION]}]}),
     "a pin": ("/api/models/pin", {"version": "v1-20261120T133551"}),
+    "the end of sharing": ("/api/embeddings/stop", {}),
 }
 
 
