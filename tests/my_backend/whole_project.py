@@ -94,5 +94,6 @@ FILES = (
     "acceptance/*/acceptance.json",
     "acceptance/*/answers.json",
     "acceptance/automatic.json",
+    "embeddings.json",
 )
-READ_BY_WORKERS = ("annotated-pages.json", "embeddings.json")  # so servers don't notice that they are damaged
+READ_BY_WORKERS = ("annotated-pages.json",)  # so servers don't notice that it is damaged

@@ -42,6 +42,10 @@ HINTS = {
         "Labels aren't accepted automatically. Switch automatic acceptance on again on the Accept page, which "
         "rewrites the file."
     ),
+    "embeddings.json": (
+        "Embeddings of new tasks aren't shared. Run `python -m my_backend embed start --project {project}`, "
+        "which rewrites the file."
+    ),
     "corrections": (
         "This correction isn't used in training until the file can be read again. Restore the file from a backup, or "
         "correct the image again."

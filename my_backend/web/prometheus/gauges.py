@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version as package_version
 
 from prometheus_client.core import GaugeMetricFamily
@@ -14,6 +15,7 @@ from my_backend.backend import Backend
 from my_backend.errors import NotFound
 from my_backend.jobs.record import KINDS, UNFINISHED, Job
 from my_backend.projects.annotation_log import COUNT_FILE
+from my_backend.projects.embeddings import WANTED_FILE, Embeddings
 from my_backend.projects.metrics import Figures, read_figures, read_labels
 from my_backend.projects.project import Project
 from my_backend.projects.versions import UNTRAINED, Versions
@@ -43,6 +45,7 @@ class Gauges:
         yield from self._jobs(projects)
         yield from self._versions(newest(projects))
         yield from self._unlearned(newest(projects))
+        yield from self._shared_embeddings(newest(projects))
 
     def _server(self, projects: int) -> Iterator[GaugeMetricFamily]:
         settings = self._backend.settings
@@ -146,6 +149,32 @@ class Gauges:
             unlearned = self._unchanged(project.folder / COUNT_FILE, project.changes.unlearned)
             waiting.add_metric([project.uid], unlearned)
         yield waiting
+
+    def _shared_embeddings(self, projects: Sequence[Project]) -> Iterator[GaugeMetricFamily]:
+        """How far workers are, in projects whose embeddings all hosts share. Costs others one look at a file's time."""
+        tasks = _gauge("ml_backend_shared_embeddings_tasks", "Tasks, as a worker last counted them.", "project")
+        done = _gauge("ml_backend_shared_embeddings_done_tasks", "Tasks that workers have finished.", "project")
+        unreadable = _gauge(
+            "ml_backend_shared_embeddings_unreadable_images",
+            "Finished tasks without an embedding, because their image can't be read.",
+            "project",
+        )
+        complete = _gauge(
+            "ml_backend_shared_embeddings_complete",
+            "Whether all tasks were finished when a worker last looked.",
+            "project",
+        )
+        for project in projects:
+            embeddings = Embeddings(project.folder)
+            wanted = self._unchanged(project.folder / WANTED_FILE, embeddings.wanted)
+            if wanted is None:
+                continue
+            totals = self._unchanged(embeddings.folder(wanted.space), partial(embeddings.totals, wanted.space))
+            tasks.add_metric([project.uid], wanted.tasks)
+            done.add_metric([project.uid], totals.tasks)
+            unreadable.add_metric([project.uid], totals.tasks - totals.images)
+            complete.add_metric([project.uid], wanted.complete)
+        yield from (tasks, done, unreadable, complete)
 
 
 @dataclass(frozen=True)

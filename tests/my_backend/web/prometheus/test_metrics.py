@@ -20,11 +20,13 @@ from my_backend.jobs.record import OUTCOMES
 from my_backend.label_studio.media import MediaRequest
 from my_backend.metrics.counters import REASONS
 from my_backend.metrics.persistent_counters import Tally, key_of
+from my_backend.projects.embeddings import Embeddings
 from my_backend.projects.versions import Versions
 from my_backend.web.prometheus import gauges
 from testing.http_server import FakeServer, Reply, Seen
 from testing.waiting import eventually
 from tests.my_backend.conftest import PROJECT, Client, Serve, basic
+from tests.my_backend.embedded_ranges import SPACE, add_range
 from tests.my_backend.fake_model import FakeModel, Script
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -296,6 +298,7 @@ import sys
 from pathlib import Path
 from my_backend.metrics.counters import JobCounts
 from my_backend.metrics.persistent_counters import Tally, key_of
+from my_backend.projects.embeddings import Embeddings
 for _ in range(25):
     counts = JobCounts()
     counts.ended("7.1", "head", "finished", waited=0.3, ran=1.5)
@@ -419,6 +422,50 @@ def test_unlearned_annotations_and_problems(serve: Serve) -> None:
     assert found["ml_backend_disk_free_bytes", "MODEL_DIR"] > 0
 
 
+def shared(found: Samples) -> dict[str, float]:
+    """The figures of the project whose embeddings are shared."""
+    prefix = "ml_backend_shared_embeddings_"
+    named = {key: value for key, value in found.items() if key[0].startswith(prefix)}
+    assert {key[1] for key in named} <= {PROJECT}
+    return {key[0].removeprefix(prefix): value for key, value in named.items()}
+
+
+def test_shared_embeddings_are_counted_in_projects_that_share_them(client: Client) -> None:
+    client.setup("8.1795181752")
+    embeddings = Embeddings(client.backend.projects.folder(PROJECT))
+    assert shared(samples(client)) == {}
+    embeddings.want()
+    assert shared(samples(client)) == {"tasks": 0, "done_tasks": 0, "unreadable_images": 0, "complete": 0}
+
+    begun = embeddings.begin("v1", SPACE, 12)
+    assert begun is not None
+    add_range(embeddings, 0, 1999)
+    add_range(embeddings, 7, 15_999, images=3, tasks=4)
+    assert shared(samples(client)) == {"tasks": 12, "done_tasks": 9, "unreadable_images": 1, "complete": 0}
+    embeddings.note_complete(begun)
+    assert shared(samples(client))["complete"] == 1
+    embeddings.stop()
+    assert shared(samples(client)) == {}
+
+
+def test_a_scrape_lists_ranges_only_if_they_have_changed(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    embeddings = Embeddings(client.backend.projects.folder(PROJECT))
+    embeddings.want()
+    embeddings.begin("v1", SPACE, 12)
+    add_range(embeddings, 0, 1999)
+    listings: list[str] = []
+    ranges = Embeddings.ranges
+    monkeypatch.setattr(Embeddings, "ranges", lambda self, space: listings.append(space) or ranges(self, space))
+    monkeypatch.setattr(files, "SETTLED_NS", -1)  # file times here are fine enough
+
+    assert [shared(samples(client))["done_tasks"] for _ in range(3)] == [5] * 3
+    assert listings == [SPACE]
+    add_range(embeddings, 7, 15_999)
+    listings.clear()
+    assert [shared(samples(client))["done_tasks"] for _ in range(3)] == [10] * 3
+    assert listings == [SPACE]
+
+
 # --- the form, and what it costs ----------------------------------------------------
 
 
@@ -468,6 +515,7 @@ def test_table_has_every_metric_with_its_type_and_labels(client: Client, script:
     script.set(output={"figures": {"accuracy": 0.75, "images": 40, "forecast": forecast}})
     client.train()
     once_there(client, "ml_backend_jobs_ended_total", "full", "finished", PROJECT)
+    Embeddings(client.backend.projects.folder(PROJECT)).want()
     families = {family.name: family for family in text_string_to_metric_families(client.get("/metrics"))}
 
     shown = {
