@@ -9,7 +9,17 @@ from my_backend.backend import Backend
 from my_backend.projects.project import Project
 
 # Modification times show changes: files are always replaced, never modified in place.
-WATCHED = ("project.json", "live", "versions", "pinned.json", "jobs", "unlearned.json", "recent.json", "corrections")
+WATCHED = (
+    "project.json",
+    "live",
+    "versions",
+    "pinned.json",
+    "jobs",
+    "unlearned.json",
+    "recent.json",
+    "corrections",
+    "embeddings.json",
+)
 
 
 def entity_tag(backend: Backend, projects: Iterable[Project], *shown: str) -> str:

@@ -154,6 +154,7 @@ class Page:
                 busy=view.busy,
                 studio=self._label_studio_page(project, ""),
                 forecast_chart=_forecast_chart(view.live) if view.live else None,
+                sharing=self._backend.embedding_sharing.state(project),
             )
 
         return self._answer([project], render)

@@ -11,14 +11,16 @@ from typing import Any
 import pytest
 
 from my_backend import files
-from my_backend.jobs.record import new_job
+from my_backend.jobs.record import EMBED, new_job
 from my_backend.label_studio.connection import read_connection
+from my_backend.projects.embeddings import Embeddings
 from my_backend.projects.recent_predictions import Sighting
 from my_backend.web.pages import review
 from my_backend.web.pages.filters import code
 from testing.fake_label_studio.server import FakeLabelStudio
 from testing.waiting import eventually
 from tests.my_backend.conftest import PROJECT, Client, Serve
+from tests.my_backend.embedded_ranges import SPACE, add_range
 from tests.my_backend.fake_model import LABEL_CONFIG, Script
 
 HTML = {"Accept": "text/html"}
@@ -268,6 +270,54 @@ def test_canceling_and_training_are_offered_where_they_can_be_done(client: Clien
     assert json.loads(next(a["data-body"] or "" for _, a in Tags(page(client)).found if "data-body" in a)) == {
         "project": PROJECT
     }
+
+
+def test_progress_of_shared_embeddings_is_shown_where_they_are_shared(client: Client) -> None:
+    embeddings, store = Embeddings(client.backend.projects.folder(PROJECT)), client.backend.job_store
+
+    def posts() -> dict[str, str]:
+        found = [attrs for tag, attrs in Tags(page(client)).found if "data-post" in attrs]
+        return {str(one["data-post"]): str(one["data-body"]) for one in found}
+
+    assert "Shared embeddings" not in words(client)
+    embeddings.want()
+    assert "Shared embeddings Stop Waiting for a worker. " in words(client)
+    assert posts()["/api/embeddings/stop"] == json.dumps({"project": PROJECT})
+
+    begun = embeddings.begin("v1", SPACE, 1200)
+    assert begun is not None
+    add_range(embeddings, 0, 1999, images=299, tasks=300)
+    store.save(replace(new_job(PROJECT, EMBED, "x"), status="started"))
+    store.save(replace(new_job(PROJECT, EMBED, "x"), status="started"))
+    assert "Workers have finished 300 of 1,200 tasks; 1 image can’t be read. 2 workers" in words(client)
+    assert '<progress value="0.25" max="1" aria-label="Finished tasks">' in page(client)
+    assert "/api/embeddings/start" not in posts(), "workers are at it"
+
+    for job in store.unfinished(PROJECT, (EMBED,)):
+        store.save(replace(job, status="failed", error=f"no luck {EVIL}", ended=2.0))
+    assert "The last job failed: no luck &lt;script&gt;" in words(client)
+    assert "/api/embeddings/start" not in posts(), "another job comes by itself"
+    embeddings.note_complete(begun)
+    shown = words(client)
+    assert "Try unreadable images again Stop Workers have finished all 1,200 tasks; 1 image can’t be read. " in shown
+    assert "The last job failed" not in shown
+    assert 'aria-label="Finished tasks"' not in page(client)
+    assert posts()["/api/embeddings/start"] == json.dumps({"project": PROJECT})
+    embeddings.stop()
+    assert "Shared embeddings" not in words(client)
+
+
+def test_page_changes_with_shared_embeddings(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "SETTLED_NS", 0)
+    assert eventually(lambda: client.backend.serving.ready and client.backend.monitor.finding(PROJECT))
+    embeddings = Embeddings(client.backend.projects.folder(PROJECT))
+    tags = [tag_of(client, HERE)]
+    embeddings.want()
+    tags.append(tag_of(client, HERE))
+    embeddings.stop()
+    tags.append(tag_of(client, HERE))
+    assert tags[0] == tags[2]
+    assert tags[0] != tags[1]
 
 
 def test_only_the_newest_jobs_are_read(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
