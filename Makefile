@@ -18,7 +18,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-
 
 SYSTEMS := x86_64-unknown-linux-gnu aarch64-unknown-linux-gnu aarch64-apple-darwin x86_64-pc-windows-msvc
 
-.PHONY: help setup setup-dev start production test test-slow fuzz soak check format demo bench bench-learning bench-labeling lock upgrade oldest release check-lock audit
+.PHONY: help setup setup-dev start production test test-slow fuzz soak check format demo bench bench-quick bench-learning bench-labeling lock upgrade oldest release check-lock audit
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -80,6 +80,9 @@ demo: setup-dev ## try this backend with a real Label Studio and digits, or your
 
 bench: setup-dev ## measure the speed, compared with a plain baseline and LitServe (about 16 minutes)
 	@exec $(BIN)/python -m benchmarks --json benchmark.json
+
+bench-quick: setup-dev ## compare the speed of the hot paths with the kept figures (two to four minutes)
+	@exec $(BIN)/python -m benchmarks.quick
 
 bench-learning: setup-dev ## measure accuracy with few labels on real images (PICTURES and WEIGHTS: see docs/project/learning.md)
 	@$(BIN)/python -m benchmarks.learning --pictures "$(PICTURES)" --weights "$(WEIGHTS)"

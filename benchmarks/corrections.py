@@ -127,18 +127,24 @@ def write_embeddings(cache: Path, digests: Sequence[str], truth: np.ndarray) -> 
     """Writes the embeddings that the network would compute of the images; returns the first of them."""
     backbone = load_backbone("none")
     Precisions(cache / "precisions").choose(backbone, choose_device(), torch.float32, {}, len(truth))
-    random = np.random.default_rng(1)
-    centers = random.normal(size=(len(LABELS), backbone.size)).astype(np.float32)
     stored = EmbeddingCache(cache / "embeddings")
     first = []
-    for start in range(0, len(truth), AT_ONCE):
-        some = truth[start : start + AT_ONCE]
-        noise = random.normal(scale=SPREAD, size=(len(some), backbone.size)).astype(np.float32)
-        vectors = centers[some] + noise
+    starts = range(0, len(truth), AT_ONCE)
+    for start, vectors in zip(starts, made_embeddings(truth, backbone.size), strict=True):
         stored.put(backbone.fingerprint, zip(digests[start : start + AT_ONCE], vectors, strict=True))
         first += [vectors] if start < TAUGHT else []
     stored.close()
     return torch.from_numpy(np.concatenate(first)[:TAUGHT])
+
+
+def made_embeddings(truth: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """Embeddings of images of the classes in `truth`, in parts of at most 1,000 [n, size]; not from a network."""
+    random = np.random.default_rng(1)
+    centers = random.normal(size=(len(LABELS), size)).astype(np.float32)
+    for start in range(0, len(truth), AT_ONCE):
+        some = truth[start : start + AT_ONCE]
+        noise = random.normal(scale=SPREAD, size=(len(some), size)).astype(np.float32)
+        yield centers[some] + noise
 
 
 def url_of(row: int) -> str:

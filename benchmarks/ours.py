@@ -77,6 +77,10 @@ class Ours:
         """The id of the process that answers requests."""
         return int(self._process.pid)
 
+    def processor_seconds(self) -> float:
+        """The processor time that all threads of the process have used; psutil counts only hundredths of a second."""
+        return time.clock_gettime(~self.pid << 3 | 2)  # Linux's number for the clock of another process
+
     def megabytes(self) -> float:
         return float(self._process.memory_info().rss / 1e6)
 
