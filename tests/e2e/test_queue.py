@@ -246,7 +246,7 @@ def test_queue_shows_only_tasks_in_the_address_and_labels_no_broken_image(
             "labels": [{"label": "Kind 57", "tasks": [3]}],
         }
         expect(page.locator("#pause-why")).to_have_text("You skipped 1 image.")
-        page.get_by_role("button", name="Show the 1 image again").click()
+        page.get_by_role("button", name="Show the image again").click()
         expect(page.locator("#one-task")).to_have_text("Task 5")
         page.keyboard.press("Backspace")  # the label that isn't saved
         expect(page.locator("#unsaved")).to_be_hidden()

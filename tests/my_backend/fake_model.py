@@ -58,7 +58,7 @@ class Script:
 
     def calls(self, what: str) -> list[Json]:
         """What was asked of `fit`, `predict`, … so far."""
-        lines = self._calls.read_text().splitlines() if self._calls.exists() else []
+        lines = self._calls.read_text().split("\n")[:-1] if self._calls.exists() else []  # the last may be half written
         return [call for line in lines if (call := json.loads(line))["what"] == what]
 
     def note(self, what: str, **facts: Any) -> None:

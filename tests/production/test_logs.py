@@ -203,11 +203,11 @@ def test_supervisor_and_all_that_it_starts_write_events(
         ready, stopped, gone = (run_command(name, env, tmp_path) for name in ("status", "stop", "status"))
 
     assert ready.returncode == 0
-    assert f"make production is running (process {supervisor.pid})" in ready.stdout
+    assert f"`make production` is running (process {supervisor.pid})" in ready.stdout
     assert f"the server at http://127.0.0.1:{port} is ready" in ready.stdout
     assert (stopped.returncode, stopped.stdout) == (0, "Stopped\n")
     assert gone.returncode == 3
-    assert f"make production is not running\nno server at http://127.0.0.1:{port}: no response" in gone.stdout
+    assert f"`make production` is not running\nno server at http://127.0.0.1:{port}: no response" in gone.stdout
     found = [json.loads(line) for line in supervisor.log.read_text().splitlines()]
     assert {"supervisor", "uwsgi", "my_backend.jobs.run"} <= {event["logger"] for event in found}
     assert any(event.get("job") == job and "started" in event["message"] for event in found)

@@ -19,6 +19,8 @@ MAY_BE_EMPTY = {
     "/versions",
     "/train",
     "/api/models/train",
+    "/api/embeddings/start",
+    "/api/embeddings/stop",
     "/api/labeling/groups",
     "/api/labeling/map",
     "/api/labeling/queue",
