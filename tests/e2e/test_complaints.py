@@ -147,7 +147,7 @@ def test_production_never_trains(label_studio: LabelStudio, digits: Digits, tmp_
         production.worker()
         wait_for(lambda: server.get(f"/is_training?project={project}")["model_version"] != "untrained", "a version")
         is_well(production, **port)
-        says(production, "no-worker", "Do the workers have the server's RQ_QUEUE_NAME?", **port, RQ_QUEUE_NAME="another")
+        says(production, "no-worker", "the workers have the server's RQ_QUEUE_NAME?", **port, RQ_QUEUE_NAME="another")
 
 
 def test_every_annotation_starts_a_training(site: Site) -> None:
@@ -281,7 +281,7 @@ def test_images_behind_a_login_local_files_and_clouds(site: Site) -> None:
     wrong = {
         f"{site.label_studio.url}/user/login/": "a web page instead of an image; does it require a login?",
         "/data/local-files/?d=pets/cat.png": "you start it with LOCAL_FILES_SERVING_ENABLED=true",
-        "s3://no-such-bucket/cat.png": "no storage of the project covers it, or the storage's credentials were rejected",
+        "s3://no-such-bucket/cat.png": "no storage of the project covers it, or the storage's credentials were",
     }
     tasks = site.label_studio.import_tasks(site.project, [{"data": {"image": url}} for url in wrong])
     says(site.backend, "image", *wrong.values())
