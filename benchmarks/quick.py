@@ -133,7 +133,7 @@ def heads_to_train(labels: int) -> Callable[[], object]:
 
 
 def _spent(do: Callable[[], object], images: int, processor_seconds: Callable[[], float]) -> Timed:
-    """The time for each of the images, and the processor time of whoever does the work."""
+    """Seconds per image, by the clock and of processor time; `processor_seconds` counts that of the process at work."""
     clock, processor = time.perf_counter(), processor_seconds()
     do()
     return Timed((time.perf_counter() - clock) / images, (processor_seconds() - processor) / images)

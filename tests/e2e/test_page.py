@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from my_backend.projects.registry import Projects
 from testing.backend import Backend
@@ -315,6 +315,29 @@ def test_everything_can_be_done_with_the_keyboard(browser: Browser, site: Site, 
         tab_to(page, "Save correction")
         page.keyboard.press("Enter")
         expect(page.locator("#took")).to_contain_text("Trained in ")
+
+
+def test_try_says_which_version_stays_live_if_the_new_one_is_held_back(
+    browser: Browser, site: Site, digits: Digits
+) -> None:
+    """No correction of digits is worse than before, so the browser's answer about the job is changed."""
+
+    def hold_back(route: Route) -> None:
+        answer = route.fetch()
+        state = answer.json()
+        if state["job_status"] == "finished":
+            state["result"]["held_back"] = "its accuracy is lower"
+        route.fulfill(response=answer, json=state)
+
+    with opened(browser, f"{site.url}/try") as page:
+        page.route("**/job_status", hold_back)
+        page.locator("#file").set_input_files(digits[1][0])
+        expect(page.locator("#answer")).to_be_visible()
+        page.get_by_role("button", name="Save correction").click()
+        expect(page.locator("#took")).to_contain_text(
+            re.compile(r"Version v\d+ stays live because the new version was held back: its accuracy is lower$")
+        )
+        expect(page.locator("#took")).not_to_contain_text("is live")
 
 
 def tab_to(page: Page, text: str, id_or_name: str = "") -> None:
