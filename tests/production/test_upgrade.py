@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,8 +25,8 @@ from tests.production.conftest import ROOT
 from tests.production.site import DEADLINE
 
 RECORDINGS = sorted(FOLDER.glob("model_dir_*.tar.xz"))
-# Embeddings that the server found in its cache.
-CACHED = re.compile(r'^ml_backend_embedding_cache_lookups_total\{[^}]*result="hit"[^}]*\} (\d+)\.0$', re.MULTILINE)
+# How many embeddings the server found in its cache, and how many it did not find.
+LOOKUPS = re.compile(r'^ml_backend_embedding_cache_lookups_total\{[^}]*result="(\w+)"[^}]*\} (\d+)\.0$', re.MULTILINE)
 SCORE_TOLERANCE = 0.02  # another processor may compute in another precision
 
 
@@ -79,7 +80,11 @@ def test_model_dir_of_earlier_release_is_served_shown_and_trained_on(recording: 
             [result["score"] for result in expected["results"]], abs=SCORE_TOLERANCE
         )
         assert {result["model_version"] for result in results} == {live}
-        assert sum(map(int, CACHED.findall(server.request("GET", "/metrics").text))) == len(images), "its cache is used"
+        lookups = Counter[str]()
+        for result, number in LOOKUPS.findall(server.request("GET", "/metrics").text):
+            lookups[result] += int(number)
+        # At least: while the machine is busy, the server also looks up the project's tasks before it is asked.
+        assert lookups["hit"] >= len(images) and not lookups["miss"], "its cache is used"
 
         browser = {"Accept": "text/html"}
         for page in ("", "/versions", f"/versions/{first}", f"/versions/{live}", "/look"):
