@@ -38,6 +38,9 @@ MAX_MEMORY = 1_500_000_000
 
 # Pillow's own check already warns at half of this; `open_image` has its own check, which also says what to do.
 Image.MAX_IMAGE_PIXELS = None
+# One block of memory for each image. The C library returns blocks of more than 32 MB to the system as soon as they are
+# free; those of 16 MB, Pillow's default, it keeps for the next image, separately for each thread.
+Image.core.set_block_size(2**30)  # type: ignore[attr-defined]
 _max_pixels = MAX_PIXELS
 _FILES_SHARE = 6  # a sixth of the memory is for the files themselves
 _for_files, _for_pixels = MemoryBudget(0), MemoryBudget(0)

@@ -26,6 +26,7 @@ from image_classifier.embedding.precisions import Precisions, fingerprint_of
 from image_classifier.embedding.shards import Shards
 from image_classifier.nets.classifier import Backbone, choose_device
 from image_classifier.nets.optimize import accelerate
+from image_classifier.threads import let_requests_go_first
 
 # On a CPU, larger batches aren't faster, and the next caller has to wait for them.
 BATCH_SIZE = 8
@@ -73,9 +74,11 @@ class InferenceLane:
         self.precisions = precisions
         self._batch_size = BATCH_SIZE if self.device.type == "cpu" else GPU_BATCH_SIZE
         self._modules: WeakKeyDictionary[Backbone, dict[torch.dtype, nn.Module]] = WeakKeyDictionary()
-        # Images of requests don't wait until those of background work are decoded, either.
+        # Images of requests don't wait until those of background work are decoded, either. Decoding a huge image takes
+        # seconds of all processors; meanwhile, whoever answers a request needs one for a moment.
         self._decoders = [
-            ThreadPoolExecutor(decoding_threads(), thread_name_prefix="decode") for _ in (REQUEST, BACKGROUND)
+            ThreadPoolExecutor(decoding_threads(), "decode", initializer=let_requests_go_first)
+            for _ in (REQUEST, BACKGROUND)
         ]
         self._queue: queue.PriorityQueue[tuple[int, int, _Waiting | None]] = queue.PriorityQueue()
         self._numbers = itertools.count()

@@ -104,6 +104,21 @@ def test_no_image_takes_more_than_it_reserves(tmp_path: Path) -> None:
     assert {kind: one for kind, one in reports.items() if one["peak"] > one["reserved"] + SLACK} == {}
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process's own memory")
+def test_memory_of_a_large_image_goes_back_to_the_system(tmp_path: Path) -> None:
+    """The C library would keep 200 MB of it in blocks for the next large image, which may never come."""
+    file = tmp_path / "large.webp"
+    file.write_bytes(encode(Image.new("RGBA", (5000, 5000)), "WEBP", **LOSSLESS))
+
+    command = [sys.executable, "-m", "tests.image_classifier.memory_left", str(file), "224"]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
+
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    left, images = map(int, ran.stdout.split())
+    assert images == 4
+    assert left < 100_000_000
+
+
 @pytest.fixture
 def own_limit() -> Iterator[None]:
     yield

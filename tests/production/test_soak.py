@@ -29,6 +29,11 @@ def samples(megabytes: Any) -> list[Sample]:
         (lambda at: 1000 + (200 if at % 600 == 0 else 0), True),  # what goes away again
         (lambda at: min(1000, 400 + at), True),  # what grew in the first half alone
         (lambda at: 1000 + at / 60, False),  # 60 MB an hour
+        (
+            lambda at: 1000 + (400 + at / 4 if at % 180 else 0),
+            True,
+        ),  # the same is left between larger and larger images
+        (lambda at: 1000 + (700 - at / 6 if at % 180 else at / 60), False),  # more is left between smaller images
     ],
 )
 def test_memory_that_grows_over_the_second_half_is_not_flat(megabytes: Any, flat: bool) -> None:

@@ -1,6 +1,7 @@
 """The lane: whoever asks, each image gets its own embedding, and nothing waits for ever."""
 
 import gc
+import os
 import subprocess
 import sys
 import threading
@@ -29,6 +30,7 @@ from image_classifier.embedding.precisions import Precisions
 from image_classifier.embedding.shards import Shards, shards_of, write_shard
 from image_classifier.nets.architectures import Bare
 from image_classifier.nets.classifier import Backbone, make_backbone
+from image_classifier.threads import NICENESS
 from testing.waiting import eventually
 
 ROOT = Path(__file__).parents[3]
@@ -490,3 +492,25 @@ def test_process_that_ends_while_the_network_computes_is_not_aborted(tmp_path: P
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
 
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a thread has no priority of its own")
+def test_decoding_lets_requests_go_first(
+    lane: InferenceLane, images: list[ImageFile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a request that needs a processor for a moment waits for images that take seconds."""
+    niceness = []
+
+    def noted(*args: Any) -> Any:
+        niceness.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        return decode(*args)
+
+    decode = Watched.__call__
+    monkeypatch.setattr(Watched, "__call__", noted)
+    backbone, gate = gated("priority")
+    gate.open.set()
+    for background in (False, True):
+        lane.embed(backbone, images[:2] if background else images[2:4], background=background)
+
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    assert niceness == [max(NICENESS, own)] * 4
