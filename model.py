@@ -815,7 +815,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         since = "label was" if count == 1 else f"{count} labels were"
         summary = (
             "The previous version was updated with the new labels; its metrics were measured before the last "
-            f"{since} added. A training run on all labels follows when no more come."
+            f"{since} added. A training run on all labels follows once no more labels arrive."
         )
         told = {**told, "summary": f"{told['summary']} {summary}", "updated": True}
         return self._write(replace(updated.classifier, mistakes=mistakes), updated.samples, folder, told, labeled)

@@ -169,7 +169,7 @@ def _orphaned_webhooks(project: Project, found: Connection) -> Iterator[Problem]
             url = without_password(str(webhook["url"]))
             yield Problem(
                 "webhook-orphaned",
-                f"Label Studio still sends events to {url}, which isn't a model of this project anymore.",
+                f"Label Studio still sends events to {url}, which no longer belongs to a model of this project.",
                 f"{WEBHOOKS}, delete this webhook unless something else uses it.",
                 project.uid,
                 fixes=(Fix(f"delete the webhook {url}", DeleteWebhook(webhook["id"])),),

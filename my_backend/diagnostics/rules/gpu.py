@@ -53,6 +53,6 @@ def no_driver(why: str) -> Problem:
     """The driver doesn't respond although there is, or was, a card; `why` is its message."""
     return Problem(
         "gpu",
-        f"The NVIDIA driver doesn't respond: {why.rstrip('.')}.",
+        f"The NVIDIA driver isn't responding: {why.rstrip('.')}.",
         "Restart the machine, or reinstall the driver. Until then everything is computed on the CPU.",
     )

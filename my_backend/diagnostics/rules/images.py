@@ -14,14 +14,14 @@ def image_problems(project: str, failed: Sequence[Sighting]) -> list[Problem]:
     if not failed:
         return []
     images, they = ("1 image has", "it") if len(failed) == 1 else (f"{len(failed)} images have", "they")
+    them = "it" if len(failed) == 1 else "them"
     details = [one.why if f"task {one.task}" in one.why else f"task {one.task}: {one.why}" for one in failed]
     more = [f"and {len(details) - NAMED_IMAGES} more"] if len(details) > NAMED_IMAGES else []
     return [
         Problem(
             "images",
             f"{images} no prediction because {they} couldn't be read.",
-            "Fix or remove these images. The backend tries an image again when Label Studio next asks for its "
-            "prediction.",
+            f"Fix or remove {them}. The backend tries an image again when Label Studio next asks for its prediction.",
             project,
             (*details[-NAMED_IMAGES:][::-1], *more),
         )

@@ -22,7 +22,7 @@ def score_problems(project: Project, status: ScoresStatus) -> list[Problem]:
 def _out_of_sync(project: Project, status: ScoresStatus, title: TitleStatus) -> Problem:
     message = (
         "Label Studio's score column is blank, and uncertainty sampling serves random tasks, because the model's title "
-        f"in Label Studio, “{title.title}”, is not the live version {status.live}."
+        f"in Label Studio, “{title.title}”, isn't the name of the live version, {status.live}."
     )
     if title.title == status.live:
         message = (

@@ -78,7 +78,7 @@ def cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (6, "No devices were found", CPU, "none; computing on the CPU", ""),
         (0, H100, CPU, "", "NVIDIA H100 80GB HBM3 (86 GB, driver 580.82.07) is available but not used."),
         (0, H100.replace("81000", "300"), CUDA, "", "Only 0.3 GB of memory is free"),
-        (9, "couldn't communicate with the driver.", CPU, "", "doesn't respond: couldn't communicate with the driver."),
+        (9, "couldn't communicate with the driver.", CPU, "", "responding: couldn't communicate with the driver."),
     ],
 )
 def test_card_is_read_from_the_driver(

@@ -34,4 +34,4 @@ def test_card_that_is_not_used_as_it_could_be(gpu: Gpu, computes: dict[str, str]
 def test_driver_that_does_not_respond() -> None:
     problem = no_driver("no luck.")
 
-    assert (problem.code, problem.message) == ("gpu", "The NVIDIA driver doesn't respond: no luck.")
+    assert (problem.code, problem.message) == ("gpu", "The NVIDIA driver isn't responding: no luck.")

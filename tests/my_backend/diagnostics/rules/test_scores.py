@@ -28,7 +28,11 @@ def scores(title: TitleStatus, *, kept: bool = False) -> ScoresStatus:
         (scores(TitleStatus("in sync", RENAMED, LIVE), kept=True), "", ""),
         (scores(TitleStatus("waiting", MINE, "Mine"), kept=True), "", ""),
         (scores(TitleStatus("unknown"), kept=True), "", ""),
-        (scores(TitleStatus("out of sync", MINE, "Mine")), "scores-blank", "“Mine”, is not the live version v7"),
+        (
+            scores(TitleStatus("out of sync", MINE, "Mine")),
+            "scores-blank",
+            "“Mine”, isn't the name of the live version, v7",
+        ),
         (scores(TitleStatus("out of sync", MINE, "Mine")), "scores-blank", "Set TITLE_IS_VERSION=true"),
         (scores(TitleStatus("out of sync", MINE, "Mine"), kept=True), "scores-blank", "`/problems` says why"),
         (scores(TitleStatus("out of sync", RENAMED, "v3")), "scores-blank", "uses “v3” instead of the live version"),
