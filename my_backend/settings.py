@@ -149,7 +149,7 @@ class Settings(BaseSettings, FetchSettings):
     @classmethod
     def _check_host(cls, value: str) -> str:
         if value and not _HOST.fullmatch(value):
-            raise ValueError("must be a host name or an address; put a URL in REDIS_URL")
+            raise ValueError("must be a host name or an address; a URL belongs in REDIS_URL")
         return value
 
     @field_validator("redis_url")

@@ -131,7 +131,7 @@ class Backlog(Background):
         if lacks != {IMAGES} or self._can_read_images(project):
             kind: Kind = "full" if any(one.startswith(SENT) for one in lacks) else "head"
             is_update = any(one.startswith(ALL_LABELS) for one in lacks)
-            cause = "all labels, after updates with a few" if is_update else "stored, but not used in training yet"
+            cause = "updates since the last training on all labels" if is_update else "changes not yet used in training"
             self._submit(project.uid, kind, cause)
         return _Waiting(lacks, time.monotonic() + before.pause, min(2 * before.pause, LONGEST_PAUSE))
 

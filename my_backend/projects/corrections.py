@@ -64,7 +64,7 @@ class Corrections:
     def check(self, image: str) -> None:
         """Raises NotFound if there is no correction of this image."""
         if not any(image == path.stem for path in self._records()):
-            raise NotFound(f"there is no correction of an image {image[:64]}")
+            raise NotFound(f"there is no correction for image {image[:64]}")
 
     def remove(self, image: str) -> None:
         """Has later trainings ignore a corrected image, and deletes it; raises NotFound."""

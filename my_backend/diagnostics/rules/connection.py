@@ -37,7 +37,7 @@ def connection_problems(project: Project, found: Connection, basic_auth: BasicAu
 
 def not_connected(project: Project, blocking: Blocking | None) -> Problem:
     """No model is connected, perhaps because address blocking prevents it."""
-    message = "No model is connected to this project in Label Studio"
+    message = "No model is connected to this project in Label Studio" if project.uid else "No project is connected yet"
     how = "connect this backend in the project: Settings → Model → Connect Model"
     if blocking:
         message += (

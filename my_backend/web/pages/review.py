@@ -46,7 +46,7 @@ class Wanted:
         return self.predicted in ("", *predicted) and (not label or self.label in ("", *label))
 
 
-SORTS = {"": "Most doubtful first", "sure": "Most confident first", "newest": "Newest first"}
+SORTS = {"": "Least certain first", "sure": "Most confident first", "newest": "Newest first"}
 
 
 def unsure_tiles(

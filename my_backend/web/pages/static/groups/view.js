@@ -2,7 +2,8 @@
 
 import { count, label, number, parts } from "../labeling/view.js";
 
-export const heading = (group) => (group.proposal ? `${group.proposal}?` : "What do these images show?");
+export const heading = ({ proposal, images }) =>
+  proposal ? `${proposal}?` : images.length === 1 ? "What does this image show?" : "What do these images show?";
 
 // `elsewhere` is where the images were chosen, if they were.
 export function makeView(elsewhere) {
