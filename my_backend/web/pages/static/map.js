@@ -77,7 +77,7 @@ export function labelOnMap(place) {
   function open(some) {
     const chosen = unlabeled(some);
     if (chosen.length) groups.open(chosen.map((n) => points.ids[n]));
-    else say(some.length > 1 ? `All ${count(some.length, "image")} here are already labeled.`
+    else say(some.length > 1 ? `${some.length === 2 ? "Both" : `All ${number(some.length)}`} images here are already labeled.`
       : some.length ? "The image here is already labeled." : "There are no images here.");
   }
 

@@ -1,6 +1,6 @@
 // What the page of groups says: texts, and which parts are shown.
 
-import { count, label, number, parts } from "../labeling/view.js";
+import { allImages, count, label, number, parts } from "../labeling/view.js";
 
 export const heading = ({ proposal, images }) =>
   proposal ? `${proposal}?` : images.length === 1 ? "What does this image show?" : "What do these images show?";
@@ -35,7 +35,7 @@ export function makeView(elsewhere) {
     const strong = document.createElement("strong");
     strong.textContent = indexes.length > 1 ? `these ${number(indexes.length)} images`
       : indexes.length ? `image ${indexes[0] + 1}`
-      : isAll ? (rest === 1 ? "this image" : `all ${count(rest, "image")}`)
+      : isAll ? allImages(rest)
       : `the remaining ${rest === 1 ? "image" : count(rest, "image")}`;
     find("applies").replaceChildren("Choices apply to ", strong);
     label("zoom-in", `Enlarge image ${current + 1}`);

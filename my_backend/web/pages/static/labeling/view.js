@@ -4,6 +4,7 @@ const find = (id) => document.getElementById(id);
 
 export const number = (value) => value.toLocaleString("en");
 export const count = (value, one, several = `${one}s`) => `${number(value)} ${value === 1 ? one : several}`;
+export const allImages = (value) => (value === 1 ? "this image" : value === 2 ? "both images" : `all ${count(value, "image")}`);
 export const parts = (...some) => some.filter(Boolean);
 
 // Thumbnails of an image's copies, each {task, source, link}, for a list.
