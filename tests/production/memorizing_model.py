@@ -76,8 +76,9 @@ class Script:
 
     def events(self, what: str, project: int | None = None, kind: str | None = None) -> list[Event]:
         """In the order in which they came."""
-        lines = self._events.read_text().splitlines() if self._events.exists() else []
-        events = [Event(**json.loads(line)) for line in lines]
+        text = self._events.read_text() if self._events.exists() else ""
+        whole = text.rpartition("\n")[0]  # the rest of the last line may just be on its way to the disk
+        events = [Event(**json.loads(line)) for line in whole.splitlines()]
         return [e for e in events if e.what == what and project in (None, e.project) and kind in (None, e.kind)]
 
 
