@@ -154,7 +154,7 @@ def test_every_annotation_starts_a_training(site: Site) -> None:
     """7"""
     site.label_studio.update_project(site.project, min_annotations_to_start_training=1)
     site.label_studio.annotate(site.others[0], "1")
-    assert jobs(site), "RETRAIN_AFTER_ANNOTATIONS is 0: only Label Studio asks"
+    wait_for(lambda: jobs(site), "the job")  # RETRAIN_AFTER_ANNOTATIONS is 0: only Label Studio asks
     says(site.backend, "trains-on-submission", "Start model training on annotation submission", "turn off")
 
     site.label_studio.update_project(site.project, min_annotations_to_start_training=0)
