@@ -16,7 +16,7 @@ from tests.my_backend.namespaces import UNSHARE
 
 ROOT = Path(__file__).resolve().parents[2]
 HOSTS = [*UNSHARE, "--net", "--uts", "--mount"]
-SECONDS = 180
+SECONDS = 420
 
 
 def can_unshare() -> bool:
@@ -25,7 +25,10 @@ def can_unshare() -> bool:
     return needed and subprocess.run(tried, capture_output=True, timeout=30).returncode == 0
 
 
-pytestmark = pytest.mark.skipif(not can_unshare(), reason="this system gives no network namespaces to its users")
+pytestmark = [
+    pytest.mark.skipif(not can_unshare(), reason="this system gives no network namespaces to its users"),
+    pytest.mark.timeout(SECONDS + 60),
+]
 
 
 def play(scenario: str, folder: Path) -> Any:
