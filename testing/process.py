@@ -16,7 +16,7 @@ from typing import Self
 import requests
 
 POLL_SECONDS = 0.1
-STOP_SECONDS = 10  # between asking a process to end and killing it
+STOP_SECONDS = 30  # between asking a process to end and killing it; on a busy machine one that ends well takes seconds
 LOG_TAIL_CHARACTERS = 3000
 PORTS = range(20_000, 32_000)  # the system gives later ones to connections, of which one may come before a server
 TRIES = 100

@@ -18,10 +18,11 @@ import redis
 import requests
 
 from my_backend.commands.production import redis_server
-from testing.process import STOP_SECONDS, Process, ServerError, answers, direct_session, free_port
+from testing.process import Process, ServerError, answers, direct_session, free_port
 
 START_SECONDS = 120
 REQUEST_SECONDS = 30
+UWSGI_STOP_SECONDS = 60  # it answers first what it is at, for which it may take half of this
 # The environment's settings apply, except those that would lead to another Redis, model or password.
 NOT_PASSED_ON = {"HOST", "BASIC_AUTH_USER", "BASIC_AUTH_PASS", "REDIS_URL", "REDIS_HOST", "LOG_FILE"}
 
@@ -87,7 +88,7 @@ class _Uwsgi(Process):
         """Terminates only the master, like Docker and supervisor: a worker that gets the signal too would hang."""
         with suppress(ProcessLookupError, psutil.NoSuchProcess, psutil.TimeoutExpired):
             os.kill(self.pid, signal.SIGTERM)
-            psutil.Process(self.pid).wait(STOP_SECONDS)
+            psutil.Process(self.pid).wait(UWSGI_STOP_SECONDS)
         super().stop()
 
 

@@ -37,19 +37,19 @@ def task(number: int, path: Path, label: str) -> dict[str, object]:
 def test_setup_train_and_predict_work_under_the_stock_server(tmp_path: Path, environment: dict[str, str]) -> None:
     command = ["label-studio-ml", "init", "my_copy", "--script", str(MODEL)]
     scripts = Path(sys.executable).parent
-    subprocess.run([scripts / command[0], *command[1:]], cwd=tmp_path, env=environment, check=True, timeout=60)
+    subprocess.run([scripts / command[0], *command[1:]], cwd=tmp_path, env=environment, check=True, timeout=180)
 
     port = free_port()
     start = [str(scripts / "label-studio-ml"), "start", "my_copy", "--port", str(port), "--host", "127.0.0.1"]
     url = f"http://127.0.0.1:{port}"
     tasks = [task(i, path, label) for i, (path, label) in enumerate(write_digits(tmp_path / "digits", 60))]
     with Process(start, env=environment, folder=tmp_path, log=tmp_path / "server.log") as server:
-        server.wait_until(lambda: answers(f"{url}/health"), 60)
+        server.wait_until(lambda: answers(f"{url}/health"), 180)
         setup = {"project": "1.1795181751", "schema": LABEL_CONFIG, "hostname": "http://localhost", "access_token": "x"}
         assert requests.post(f"{url}/setup", json=setup, timeout=60).ok
 
         train = {"annotations": tasks, "project": "1.1795181751", "label_config": LABEL_CONFIG}
-        trained = requests.post(f"{url}/train", json=train, timeout=120)
+        trained = requests.post(f"{url}/train", json=train, timeout=240)
         assert trained.status_code == 201, trained.text
 
         body = {"tasks": tasks[:8], "project": "1.1795181751", "label_config": LABEL_CONFIG}

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from testing.process import Process, answers, free_port
-from testing.production import Redis
+from testing.production import START_SECONDS, Redis
 from testing.waiting import eventually
 from tests.my_backend.namespaces import UNSHARE, needs_namespaces
 from tests.production.conftest import ROOT, MakeProduction
@@ -102,7 +102,7 @@ def test_server_that_is_the_first_process_of_a_container_ends_at_once(redis: Red
     }
     command = [*UNSHARE, sys.executable, "-m", "my_backend", "uwsgi"]
     with Process(command, env=environment, folder=tmp_path, log=tmp_path / "log") as process:
-        process.wait_until(lambda: answers(f"http://127.0.0.1:{port}/ready"), 60)
+        process.wait_until(lambda: answers(f"http://127.0.0.1:{port}/ready"), START_SECONDS)
         [first] = psutil.Process(process.pid).children()
         first.send_signal(signal.SIGTERM)
         assert eventually(lambda: not first.is_running() or first.status() == psutil.STATUS_ZOMBIE)
