@@ -100,7 +100,7 @@ class Site:
         return not state["is_training"] and bool(state["model_version"] == self.versions.live_name())
 
     def wait_until_settled(self) -> None:
-        assert eventually(self.is_settled, DEADLINE), (self.jobs(), self.production.logs()[-5000:])
+        assert eventually(self._is_settled_at_last, DEADLINE), (self.jobs(), self.production.logs()[-5000:])
         # An event that the server is still at may start one more.
         assert [job for job in self.jobs() if not job.unfinished and job.status != "finished"] == []
 
