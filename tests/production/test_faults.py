@@ -92,6 +92,7 @@ def kill_workers_with_their_work_horses(site: Site) -> Killed:
 KILLS = (kill_work_horse, kill_workers, kill_server, kill_redis, kill_redis_with_its_file)
 
 
+@pytest.mark.timeout(len(KILLS) * 2 * DEADLINE)
 def test_what_was_annotated_is_learned_whatever_is_killed(site: Site) -> None:
     for number, kill_something in enumerate(KILLS):
         site.script.order(epochs=6, epoch_seconds=0.1)
