@@ -110,14 +110,19 @@ def test_images_labeled_one_by_one_cause_one_training_a_minute(
 def test_last_labels_given_one_by_one_are_learned_once_the_minute_is_over(
     start: Start, trained: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("my_backend.jobs.retraining.PACE_SECONDS", 0.2)
+    now = 1000.0
+    monkeypatch.setattr("my_backend.jobs.retraining.time.monotonic", lambda: now)
     retraining = start(1)
-    retraining.run_ended("7.1", one_by_one=True)
     retraining.changed("7.1", CREATED, [event(1)])
     assert trained == ["7.1"]
+    retraining.run_ended("7.1", one_by_one=True)
     retraining.changed("7.1", CREATED, [event(2)])
     retraining.run_ended("7.1", one_by_one=True)
-    assert eventually(lambda: len(trained) == 2)
+    assert trained == ["7.1"]
+
+    now += 61
+    retraining.run_ended("8.1")  # wakes the thread
+    assert eventually(lambda: trained == ["7.1", "7.1"])
 
 
 def test_labeling_run_that_changed_nothing_starts_no_training(start: Start, trained: list[str]) -> None:
@@ -227,12 +232,18 @@ def test_what_a_job_has_learned_is_not_trained_again_when_it_is_quiet(
 def test_change_that_a_job_missed_while_it_read_is_trained_when_it_is_quiet(
     start: Start, trained: list[str], projects: Projects, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("my_backend.jobs.retraining.QUIET_SECONDS", 0.05)
+    now = 1000.0
+    monkeypatch.setattr("my_backend.jobs.retraining.time.monotonic", lambda: now)
+    monkeypatch.setattr("my_backend.jobs.retraining.QUIET_SECONDS", 30.0)
     retraining = start(1)
     retraining.changed("7.1", CREATED, [event(1)])
     read = projects.changes("7.1").count()
     retraining.changed("7.1", CREATED, [event(2)])  # the queue answers the job that is just reading
     projects.changes("7.1").learned(read)
+    assert trained == ["7.1"] * 2
+
+    now += 31
+    retraining.run_ended("8.1")  # wakes the thread
 
     assert eventually(lambda: trained == ["7.1"] * 3)
 

@@ -233,8 +233,10 @@ def test_what_events_told_is_the_same_as_what_label_studio_has(
 
 
 def test_event_of_an_annotation_that_a_job_just_missed_starts_another(
-    serve: Serve, script: Script, label_studio: FakeLabelStudio
+    serve: Serve, script: Script, label_studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # It would have Label Studio asked, which doesn't have the annotation here, if it looked just after a publication.
+    monkeypatch.setattr(Reconciliation, "look", lambda *given: None)
     label_studio.annotated = [TASK]
     with serve(
         label_studio_url=label_studio.url, label_studio_api_key=label_studio.pat, retrain_after_annotations=1
@@ -694,6 +696,8 @@ def test_project_that_is_deleted_while_label_studio_is_asked_stays_deleted(
 ) -> None:
     projects, job = connected.backend.projects, saved(connected, "full")
     another = Projects(projects.root)
+    # The follower's visit asks about the project, too: its deletion would come at any moment of the job.
+    assert eventually(lambda: connected.backend.monitor.finding(PROJECT))
     label_studio.project["title"] = "Another"
     setattr(label_studio, when, lambda: (projects if who == "this process" else another).delete(PROJECT))
 
