@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from my_backend.jobs.reconciliation import Reconciliation
 from my_backend.labeling import attempt, writer
-from my_backend.labeling.runs import Labels, RunStore
+from my_backend.labeling.runs import Labels, RunStore, new_run_id
 from safe_http.redaction import redact
 from testing.fake_label_studio.server import FakeLabelStudio
 from testing.waiting import SECONDS, eventually
@@ -282,6 +283,8 @@ def test_run_left_by_another_process_is_completed(start: Any, label_studio: Fake
 def test_events_of_a_run_start_one_training(
     start: Any, label_studio: FakeLabelStudio, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # If it looked just after the training has published its version, it would have it done again.
+    monkeypatch.setattr(Reconciliation, "look", lambda *given: None)
     client, labels = start(retrain_after_annotations=2), label_studio.labels
     label_studio.annotated = [{"id": 1, "data": {"image": "1.png"}, "annotations": [{"id": 1, "result": []}]}]
     tasks = labels.add(12)
@@ -366,10 +369,11 @@ def test_files_of_one_project_stop_no_run_of_another(start: Any, label_studio: F
     client, tasks = start(), label_studio.labels.add(4)
     store = client.backend.labeling.store
     client.backend.projects.remember("8.1", label_config=LABEL_CONFIG)
-    older = store.create("8.1", [Labels(["Cat"], [1])], own_token=False)
-    folder = client.backend.projects.folder("8.1") / "labeling"
-    (folder / ".claim" if odd == "claim" else folder / older.id / ".lock").mkdir()
+    folder, older = client.backend.projects.folder("8.1") / "labeling", new_run_id()
+    path = folder / ".claim" if odd == "claim" else folder / older / ".lock"
+    path.mkdir(parents=True)  # before there is a run, with which the backend would make the file
+    store.create("8.1", [Labels(["Cat"], [1])], own_token=False, run_id=older)
     assert eventually(lambda: any("Is a directory" in str(one) for one in labeling_problems(client)))
     assert ended(client, label(client, tasks)["run"])["written"] == 4
-    (folder / ".claim" if odd == "claim" else folder / older.id / ".lock").rmdir()
-    assert eventually(lambda: store.get(older.id).status != "queued")
+    path.rmdir()
+    assert eventually(lambda: store.get(older).status != "queued")

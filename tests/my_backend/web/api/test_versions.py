@@ -194,7 +194,8 @@ def test_export_is_deleted_with_its_version(client: Client, script: Script) -> N
 
     client.get(f"{EXPORT}?version={first}", 404)
     client.get(f"{DOWNLOAD}?version={first}&to=onnx", 404)
-    assert list((client.backend.projects.folder(PROJECT) / "exports").iterdir()) == []
+    folder = client.backend.projects.folder(PROJECT) / "exports"
+    assert eventually(lambda: list(folder.iterdir()) == [])  # the folder for making it goes after it is ready
 
 
 def test_version_that_is_deleted_while_it_is_exported_leaves_nothing(client: Client, script: Script) -> None:
