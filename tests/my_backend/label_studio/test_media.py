@@ -849,7 +849,7 @@ def test_limits_are_settings(make_settings: MakeSettings, pool: MediaPool, start
     doubted = open_media_as_set(doubting, Connections(doubting), None, pool)
     for _ in range(2):
         doubted.fetch(MediaRequest(f"{server.url}/"))
-    assert len(server.seen) == 2
+    assert server.paths().count("/") == 2  # a busy server may see only now what was given up above
     allowed = make_settings(image_hosts=("127.0.0.1",), max_image_bytes=len(PNG), image_redirects=1)
     open_media_as_set(allowed, Connections(allowed), None, pool).fetch(MediaRequest(f"{server.url}/redirect"))
 

@@ -31,7 +31,8 @@ class Recorder:
 
     def calls(self) -> list[dict[str, Any]]:
         file = self.folder / "calls.jsonl"
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        lines = file.read_text().split("\n")[:-1] if file.exists() else []  # the last may be half written
+        return [json.loads(line) for line in lines]
 
     def called(self, number: int) -> list[tuple[str, bool]]:
         """The versions of the calls, and whether they were live, once there are so many."""

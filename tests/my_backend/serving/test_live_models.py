@@ -175,6 +175,7 @@ def test_disk_that_does_not_answer_for_a_while_does_not_end_the_loading(
 def test_restored_folder_is_served(client: Client, tmp_path: Path) -> None:
     name = client.train()
     folder = client.backend.projects.folder(PROJECT)
+    assert eventually(lambda: client.backend.queue._running["full"] is None)  # the job has removed its files
     shutil.copytree(folder, tmp_path / "backup")
     client.post("/delete", {"project": 7})
     assert eventually(lambda: client.setup() == "untrained")

@@ -122,7 +122,7 @@ def test_only_a_class_that_says_so_predicts_before_the_first_training(serve: Ser
         assert result["result"][0]["value"] == {"choices": ["Cat"]}
         assert result["model_version"] == client.setup() == versions.live_name()
         assert result["model_version"].startswith("v1-")
-        assert client.http.get("/ready").status_code == 200
+        assert eventually(lambda: client.http.get("/ready").status_code == 200)  # a moment after the first answer
         client.setup(config=OTHER_CONFIG)  # Label Studio must ask again
         assert eventually(lambda: versions.live_name().startswith("v2-"))
 
