@@ -24,6 +24,24 @@ from image_classifier.evaluation import comparison
 comparison.Comparison.better = True
 main()
 """
+# However busy the machine is, the end is far when Ctrl-C is pressed after the first epoch.
+GOES_ON = f"""
+from image_classifier.training import finetune
+finetune.PATIENCE = 1000
+{ALL_LAYERS_ARE_BETTER}"""
+# And there is no model yet when it is pressed after the first words.
+NEVER_HAS_A_HEAD = """
+import time
+from image_classifier.cli.main import main
+from image_classifier.training import pipeline
+
+def wait(*given, **options):
+    while True:
+        time.sleep(0.1)
+
+pipeline.train_heads = wait
+main()
+"""
 
 
 @pytest.fixture
@@ -42,7 +60,7 @@ def arguments(folder: Path, output: Path) -> list[str]:
     return ["train", str(folder), "--output", str(output), *told]
 
 
-def start(folder: Path, output: Path, *options: str) -> "subprocess.Popen[str]":
+def start(folder: Path, output: Path, *options: str, code: str = ALL_LAYERS_ARE_BETTER) -> "subprocess.Popen[str]":
     """`train` with a cache of its own, in one thread as the tests' own process."""
     environment = {
         "PATH": os.environ["PATH"],
@@ -51,7 +69,7 @@ def start(folder: Path, output: Path, *options: str) -> "subprocess.Popen[str]":
         "CACHE_DIR": str(output.with_suffix(".cache")),
         "OMP_NUM_THREADS": "1",
     }
-    command = [sys.executable, "-c", ALL_LAYERS_ARE_BETTER, *arguments(folder, output), *options]
+    command = [sys.executable, "-c", code, *arguments(folder, output), *options]
     return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
@@ -112,8 +130,8 @@ def test_whenever_it_is_killed(folder: Path, tmp_path: Path) -> None:
 
 def test_ctrl_c_keeps_the_best_so_far_and_training_can_go_on(folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "model"
-    process = start(folder, output, "--epochs", "40")
-    wait_for(process, " 1/40 ")
+    process = start(folder, output, "--epochs", "400", code=GOES_ON)
+    wait_for(process, " 1/400 ")
     process.send_signal(signal.SIGINT)
     out, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
@@ -125,7 +143,7 @@ def test_ctrl_c_keeps_the_best_so_far_and_training_can_go_on(folder: Path, tmp_p
 
 
 def test_ctrl_c_before_there_is_a_model_says_so(folder: Path, tmp_path: Path) -> None:
-    process = start(folder, tmp_path / "model")
+    process = start(folder, tmp_path / "model", code=NEVER_HAS_A_HEAD)
     wait_for(process, "embedding images")
     process.send_signal(signal.SIGINT)
     out, said = process.communicate(timeout=60)
