@@ -128,6 +128,8 @@ class Backlog(Background):
             return before
         if any(job.unfinished or job.status == "canceled" for job in self._store.newest(project.uid, 1)):
             return before  # someone who cancels a training doesn't want another one
+        if self._lacks(project.uid) != lacks:
+            return before  # a job that has just ended may have learned it
         if lacks != {IMAGES} or self._can_read_images(project):
             kind: Kind = "full" if any(one.startswith(SENT) for one in lacks) else "head"
             is_update = any(one.startswith(ALL_LABELS) for one in lacks)

@@ -3,9 +3,10 @@
 import logging
 import math
 from collections.abc import Callable
+from contextlib import suppress
 
-from my_backend.errors import LabelStudioError
-from my_backend.jobs.learned import learned_state
+from my_backend.errors import LabelStudioError, NotFound
+from my_backend.jobs.learned import learned_state, noting
 from my_backend.label_studio.snapshot import Snapshot
 from my_backend.projects.project import Project
 
@@ -40,4 +41,9 @@ class Reconciliation:
     def _is_behind(self, project: Project, snapshot: Snapshot) -> bool:
         """Whether Label Studio has changed since the live version was trained; the job checks in detail."""
         # Users or events start the first training.
-        return project.versions.has_learned() and snapshot.watermark() != learned_state(project.folder).watermark
+        if not project.versions.has_learned() or snapshot.watermark() == learned_state(project.folder).watermark:
+            return False
+        # A job that is just publishing a version holds the lock until it has noted what the version has learned.
+        with suppress(NotFound), noting(project.folder):
+            return snapshot.watermark() != learned_state(project.folder).watermark
+        return False

@@ -225,9 +225,9 @@ class Acceptor(Background):
                     f"task: {task} isn't next in the audit's random order; check a task listed in audit.next"
                 )
             current = self.store.save(replace(current, audited={**current.audited, task: label}))
-        checks = self._checks(current, answers, run)
-        assert checks is not None
-        self._note(current, checks)
+            checks = self._checks(current, answers, run)
+            assert checks is not None
+            self._note(current, checks)
         return checks
 
     def undo(self, project: Project, token: str = "", plan: str = "") -> Run | None:
@@ -305,11 +305,9 @@ class Acceptor(Background):
         newest = {uid: found for uid in known if (found := self.store.newest(uid))}
         self._works = {(one.project, one.id): self._work(one) for one in newest.values()}
         self._reader.keep(newest.values())
-        self._contradicted = {
-            uid: one
-            for uid, one in list(self._contradicted.items())
-            if uid in newest and newest[uid].id == one.acceptance.id
-        }
+        for uid, one in list(self._contradicted.items()):
+            if uid not in newest or newest[uid].id != one.acceptance.id:
+                self._contradicted.pop(uid, None)
         for uid, acceptance in newest.items():
             if self._stopping:
                 break
@@ -386,7 +384,9 @@ class Acceptor(Background):
         acceptance, run = self._with_run(acceptance)
         if run is None:
             return
-        self._note(acceptance, self._checks(acceptance, self.store.answers(acceptance), run))
+        answers = self.store.answers(acceptance)
+        with self.store.changing(acceptance) as current:  # or images that are checked meanwhile would be forgotten
+            self._note(current, self._checks(current, answers, run))
 
     def _note(self, acceptance: Acceptance, checks: Checks | None) -> None:
         project = acceptance.project

@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from errno import EACCES, EIO
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -120,6 +121,21 @@ def test_correction_that_no_job_will_learn_is_trained(watched: Watched) -> None:
     assert watched.look(1) == []  # its job may be about to be submitted
     assert watched.look(1) == ["head"]
     assert watched.look(3) == []  # the job is waiting
+
+
+def test_correction_that_a_job_learns_during_a_look_starts_nothing(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched.correct()
+    watched.look(1)
+    newest = watched.store.newest
+
+    def end_first(*args: Any) -> list[Job]:
+        watched.learn()
+        return newest(*args)
+
+    monkeypatch.setattr(watched.store, "newest", end_first)
+    assert watched.look(3) == []
 
 
 def test_unreadable_correction_is_trained_once_it_can_be_read(watched: Watched, unreadable: set[str]) -> None:
