@@ -190,14 +190,19 @@ def test_job_whose_record_cannot_be_written_does_not_end_the_queue(
     first = queue.submit("7.1", "full", "test")
     assert eventually(lambda: work.runs and work.runs[0].job.annotations_read)
 
-    def fail(*_: object, **__: object) -> None:
+    def fail(job: Job, **_: object) -> None:
+        failed.append(job.id)
         raise OSError("disk full")
 
+    failed: list[str] = []
     with monkeypatch.context() as patch:
-        patch.setattr(store, "save", fail)
+        for name in ("save", "update", "keep"):
+            patch.setattr(store, name, fail)
         work.may_end.set()
         assert eventually(lambda: queue._running["full"] is None)
 
+    assert failed and set(failed) == {first.id}
+    assert status(store, first) == "started"  # the next start runs it again
     second = queue.submit("7.1", "full", "test")
     assert eventually(lambda: status(store, second) == "finished")
     assert first.id != second.id
