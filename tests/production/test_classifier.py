@@ -13,7 +13,7 @@ from tests.production.conftest import ROOT, MakeProduction
 from tests.production.site import DEADLINE, kill
 
 PROJECT = "7.1795181751"
-EPOCHS = 10  # with few, a training might end before a test on a busy machine has seen that it began
+EPOCHS = 6  # with fewer, a training might end before a test on a busy machine has seen that it began
 SETTINGS = {"IMAGE_SIZE": "64", "WEIGHTS": "none", "TRAIN_MODE": "full", "EPOCHS": str(EPOCHS)}
 
 
