@@ -18,7 +18,6 @@ NEIGHBORS, SHARPNESS = 5, 50.0  # the landmarks that decide where an image is, a
 PERPLEXITY = 30.0  # of how many neighbors t-SNE preserves, about
 FIRST_STEPS, NEXT_STEPS = 300, 100
 EARLY_STEPS, EXAGGERATION = 120, 12.0  # first, neighbors attract each other this many times more, so clusters form
-LEAST_RATE = 50.0
 MOST = 0.99  # share of the images that a map has room for
 
 
@@ -40,7 +39,8 @@ def arrange(directions: Tensor, start: Tensor, *, again: bool, check: Callable[[
         if not again:
             places = places / places.std(0).max().clamp(min=1e-12) * 1e-4
         speed, gains = torch.zeros_like(places), torch.ones_like(places)
-        rate = max(len(directions) / EXAGGERATION, LEAST_RATE)
+        # Without the usual minimum of 50: with a hundred images or fewer, it throws look-alikes apart again.
+        rate = len(directions) / EXAGGERATION
         for step in range(NEXT_STEPS if again else FIRST_STEPS):
             check()
             early = step < EARLY_STEPS and not again

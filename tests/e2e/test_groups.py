@@ -71,7 +71,7 @@ class Person:
 
     def point_nowhere(self) -> None:
         self.page.mouse.move(2, 2)
-        expect(self.page.locator("#applies")).to_contain_text(re.compile("all|remaining|this image"))
+        expect(self.page.locator("#applies")).to_contain_text(re.compile("all|both|remaining|this image"))
 
     def label_group(self) -> bool:
         """Labels the group on the screen, exceptions by pointing at them; returns whether there was one."""

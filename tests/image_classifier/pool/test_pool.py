@@ -88,6 +88,15 @@ def test_images_added_to_an_arranged_map_are_placed_next_to_look_alikes_and_the_
     assert float((again[:90] - arranged).norm(dim=1).median()) < 0.5, "the map is still the same one"
 
 
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("images", [20, 60, 200])
+def test_few_images_of_a_kind_stay_together(images: int, seed: int) -> None:
+    pool = Pool("ab")
+    pool.add(embeddings([0, 1, 2] * (images // 3), seed))
+    pool.arrange()
+    assert_kinds_are_apart(pool.positions(range(images // 3 * 3)))
+
+
 def test_only_some_images_are_arranged_and_the_others_placed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(map_module, "LANDMARKS", 60)
     monkeypatch.setattr(module, "BLOCK", 50)
