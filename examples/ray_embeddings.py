@@ -4,11 +4,10 @@ pip install "ray[data]"
 python examples/ray_embeddings.py 7 tasks.json
 
 The file is Label Studio's JSON export of the project, with all tasks. All machines need this checkout, the workers'
-settings and MODEL_DIR. The results of images that can't be read, and of a run that breaks off, are only missing.
+settings and MODEL_DIR. If the run breaks off, the hosts compute what is missing.
 """
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from uuid import uuid4
 import numpy as np
 import ray
 
+from my_backend import files
 from my_backend.label_studio.connections import Connections
 from my_backend.label_studio.media import media_pool
 from my_backend.projects.embeddings import Embeddings
@@ -42,8 +42,11 @@ class Embed:
         tasks = [json.loads(task) for task in batch["task"]]
         written = self._embeddings.new_file(self._model.embedding_space())
         written.parent.mkdir(parents=True, exist_ok=True)
-        embedded = self._model.embed([tasks], written, lambda: None)
-        os.replace(written, written.with_name(f"ray-{uuid4().hex}"))  # from now on, all hosts read it
+        try:
+            embedded = self._model.embed([tasks], written, lambda: None)
+            files.move(written, written.with_name(f"ray-{uuid4().hex}"))  # from now on, all hosts read it
+        finally:
+            written.unlink(missing_ok=True)  # if the disk is full, for example
         return {"tasks": np.array([len(tasks)]), "embedded": np.array([embedded])}
 
 

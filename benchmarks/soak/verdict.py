@@ -13,8 +13,8 @@ from my_backend.projects.versions import Version
 from testing.process import ServerError
 
 # Flat: at most this slope over the second half of the run (the median of the slopes between all samples).
-# Of memory, only the least of each window counts: a large image takes hundreds of megabytes for a moment, often at the
-# moment of a sample, whereas a leak also raises what is left between such moments.
+# For memory, only the lowest value of each window counts: a large image takes hundreds of megabytes for a moment, often
+# during a sample, whereas a leak also raises the values between such moments.
 WINDOW_SECONDS = 180.0
 MEMORY_PERCENT_AN_HOUR = 5.0
 MEMORY_AN_HOUR = 2.0  # MB, where these percent are less

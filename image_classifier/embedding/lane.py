@@ -74,8 +74,8 @@ class InferenceLane:
         self.precisions = precisions
         self._batch_size = BATCH_SIZE if self.device.type == "cpu" else GPU_BATCH_SIZE
         self._modules: WeakKeyDictionary[Backbone, dict[torch.dtype, nn.Module]] = WeakKeyDictionary()
-        # Images of requests don't wait until those of background work are decoded, either. Decoding a huge image takes
-        # seconds of all processors; a thread that answers a request needs one only for a moment.
+        # Images of requests don't wait until those of background work are decoded, either. Decoding a huge image keeps
+        # a processor busy for seconds; a thread that answers a request needs one only for a moment.
         self._decoders = [
             ThreadPoolExecutor(decoding_threads(), "decode", initializer=let_requests_go_first)
             for _ in (REQUEST, BACKGROUND)
