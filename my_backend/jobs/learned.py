@@ -56,9 +56,13 @@ def learned_state(folder: Path) -> Learned:
 
 
 @contextmanager
-def noting(folder: Path) -> Iterator[None]:
-    """Holds a lock from before a version goes live until what it has learned is noted; raises NotFound."""
-    with unless_deleted(folder), files.locked(folder / ".learned"):
+def noting(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """Holds a lock from before a version goes live until what it has learned is noted.
+
+    Raises NotFound if the project was deleted, and files.InUse if a job holds the lock and `wait` is false.
+    """
+    lock = folder / ".learned"
+    with unless_deleted(folder), files.locked(lock) if wait else files.claimed(lock):
         yield
 
 

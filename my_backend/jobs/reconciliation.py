@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from contextlib import suppress
 
+from my_backend import files
 from my_backend.errors import LabelStudioError, NotFound
 from my_backend.jobs.learned import learned_state, noting
 from my_backend.label_studio.snapshot import Snapshot
@@ -44,6 +45,7 @@ class Reconciliation:
         if not project.versions.has_learned() or snapshot.watermark() == learned_state(project.folder).watermark:
             return False
         # A job that is just publishing a version holds the lock until it has noted what the version has learned.
-        with suppress(NotFound), noting(project.folder):
+        # The next visit compares again; waiting here would delay the visits to all projects.
+        with suppress(NotFound, files.InUse), noting(project.folder, wait=False):
             return snapshot.watermark() != learned_state(project.folder).watermark
         return False

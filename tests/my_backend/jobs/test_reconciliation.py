@@ -2,12 +2,14 @@
 
 import json
 import logging
-import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from my_backend.jobs.learned import LEARNED_FILE, Learned, note, noting
+from my_backend.jobs import reconciliation
+from my_backend.jobs.learned import LEARNED_FILE, Learned, learned_state, note, noting
 from my_backend.jobs.reconciliation import Reconciliation
 from my_backend.label_studio.client import LabelStudio
 from my_backend.label_studio.snapshot import Snapshot
@@ -16,7 +18,6 @@ from my_backend.projects.registry import Projects
 from my_backend.projects.versions import Versions
 from safe_http.session import SafeSession
 from testing.fake_label_studio.server import FakeLabelStudio
-from testing.waiting import eventually
 
 PROJECT = "7.1"
 
@@ -55,23 +56,35 @@ def test_changed_annotations_are_read_and_learned(projects: Projects, label_stud
     assert projects.changes(PROJECT).tasks() is None
 
 
-def test_version_that_is_just_being_published_is_not_behind(projects: Projects, label_studio: FakeLabelStudio) -> None:
-    """Until its job has noted what it has learned, only the lock tells that it will."""
-    folder = projects.folder(PROJECT)
+def test_version_that_is_just_being_published_is_compared_at_the_next_visit(
+    projects: Projects, label_studio: FakeLabelStudio
+) -> None:
+    """Until its job has noted what it has learned, only the lock tells that it will; nobody waits for the lock."""
     label_studio.updated_at = "2026-11-27T00:00:00Z"
-    found: list[list[str]] = []
-    look = threading.Thread(
-        target=lambda: found.append(trained(projects, snapshot(label_studio.url, label_studio.pat)))
-    )
-    with noting(folder):
-        look.start()
-        assert eventually(label_studio.server.paths)  # it has asked, and sees the old watermark
-        look.join(0.5)
-        assert look.is_alive()
-        note(folder, Learned(snapshot(label_studio.url, label_studio.pat).watermark()))
-    look.join()
 
-    assert found == [[]]
+    with noting(projects.folder(PROJECT)):
+        assert trained(projects, snapshot(label_studio.url, label_studio.pat)) == []
+        assert label_studio.server.paths() != []
+    assert trained(projects, snapshot(label_studio.url, label_studio.pat)) == [PROJECT]
+
+
+def test_version_that_a_job_has_noted_meanwhile_is_not_behind(
+    projects: Projects, label_studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first comparison saw what was learned before."""
+    label_studio.updated_at = "2026-11-27T00:00:00Z"
+    folder = projects.folder(PROJECT)
+    seen = snapshot(label_studio.url, label_studio.pat)
+
+    @contextmanager
+    def noting_after_the_job(folder: Path, *, wait: bool = True) -> Iterator[None]:
+        with noting(folder, wait=wait):
+            note(folder, Learned(seen.watermark()))
+            yield
+
+    monkeypatch.setattr(reconciliation, "noting", noting_after_the_job)
+    assert trained(projects, seen) == []
+    assert learned_state(folder).watermark == seen.watermark()
 
 
 def test_first_training_is_left_to_users_and_events(projects: Projects, label_studio: FakeLabelStudio) -> None:
