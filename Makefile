@@ -18,10 +18,10 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-
 
 SYSTEMS := x86_64-unknown-linux-gnu aarch64-unknown-linux-gnu aarch64-apple-darwin x86_64-pc-windows-msvc
 
-.PHONY: help setup setup-dev start production test test-slow fuzz soak check format demo bench bench-quick bench-learning bench-labeling lock upgrade oldest release check-lock audit
+.PHONY: help setup setup-dev start production test test-e2e test-slow fuzz soak check format demo bench bench-quick bench-learning bench-labeling lock upgrade oldest release check-lock audit
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' Makefile | expand -t 16
 
 setup: $(READY) ## create the virtual environment .venv/ with the locked packages
 
@@ -47,8 +47,14 @@ start: setup ## run the development server on http://127.0.0.1:9090 (set HOST, P
 	@exec $(BIN)/python -m my_backend serve
 
 # Two test files at a time, from both ends of the list (see tests/conftest.py); more would overload a small machine.
-test: setup-dev ## run all tests except slow ones, fuzzing and soak
-	@exec $(BIN)/python -m pytest -m "not slow and not fuzz and not soak" -n 2 --dist loadfile --no-loadscope-reorder --durations 20
+PYTEST := $(BIN)/python -m pytest -m "not slow and not fuzz and not soak" -n 2 --dist loadfile --no-loadscope-reorder \
+	--durations 20
+
+test: setup-dev ## run all tests except the end-to-end ones, slow ones, fuzzing and soak
+	@exec $(PYTEST) --ignore tests/e2e --ignore tests/production
+
+test-e2e: setup-dev ## run the tests with a real Label Studio, a browser, and the whole production mode
+	@exec $(PYTEST) tests/e2e tests/production
 
 test-slow: setup-dev ## run the slow tests: kills, restarts, all networks
 	@exec $(BIN)/python -m pytest -m slow --durations 20
@@ -100,7 +106,7 @@ lock: setup-dev ## upgrade the locked packages
 	$(MAKE) check-lock
 
 upgrade: lock ## upgrade the locked packages, and run the checks and tests with them
-	@$(MAKE) check test
+	@$(MAKE) check test test-e2e
 
 oldest: setup-dev ## run the unit tests with the oldest versions of the dependencies that pyproject.toml allows (needs internet access)
 	@test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
