@@ -59,6 +59,12 @@ from image_classifier.progress import Stages
 from image_classifier.settings import ClassifierSettings, Score, TrainMode
 from image_classifier.training import update
 from image_classifier.training.correction import correct
+from image_classifier.training.half_precision import (
+    is_settled,
+    settle_before_embedding,
+    settle_precision,
+    spread,
+)
 from image_classifier.training.hyperparameters import Hyperparameters
 from image_classifier.training.int8_trial import try_int8
 from image_classifier.training.pipeline import (
@@ -523,6 +529,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         output = self._save(first, live, embedded.samples, folder / "model", told, labeled)
         if publish and not checkpoint.exists():  # published before the process died
             publish(output)
+        settle_precision(_networks().lane, backbone, embedded.samples)  # if the images had been embedded before
         tunes = _tunes(mode, backbone, embedded.samples)
         if kind != "full" or not (tunes or is_supported(choose_device())):
             return output
@@ -716,6 +723,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         used = Usage([tally for _, _, tally in read], tag.from_name)
         fetched: list[ImageFile | MediaError] = []
         report({"phase": "fetching images", "image": 0, "images": len(chosen)})
+        self._settle_precision(chosen, tag, backbone)
         for some in self._read([task for task, _ in chosen], tag, backbone):
             fetched += [file for file, _ in some]
             report({"phase": "fetching images", "image": len(fetched), "images": len(chosen)})
@@ -742,6 +750,21 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         corrected = frozenset(sample.image.digest for task, sample in valid if task.get("corrected"))
         page_of = {sample.name: task["page"] for task, sample in valid if sample.name}
         return _Labeled([sample for _, sample in valid], used, corrected, read, page_of)
+
+    def _settle_precision(
+        self, labeled: Sequence[tuple[Json, TaskLabel]], tag: ImageChoices, backbone: Backbone
+    ) -> None:
+        """Settles the precision on some of these tasks: otherwise all would be embedded in float32, which is slower."""
+        if is_settled(_networks().lane, backbone):
+            return
+        some = spread(labeled)
+        files = self._fetch([task for task, _ in some], tag, float("inf"), logging.DEBUG)
+        samples = [
+            _sample(task, label, file, "", at_random=False, multiple=tag.multiple)
+            for (task, label), file in zip(some, files, strict=True)
+            if isinstance(file, ImageFile)
+        ]
+        settle_before_embedding(_networks().lane, backbone, samples)
 
     def _learned(self) -> list[Record]:
         """What the live version was trained on; nothing if there is none or its list can't be read."""

@@ -39,7 +39,7 @@ from image_classifier.nets.classifier import FINE_TUNED, Classifier, Head, load_
 from image_classifier.nets.int8 import is_supported
 from image_classifier.nets.weights import WeightsError
 from image_classifier.pool.pool import Pool
-from image_classifier.training import int8_trial, pipeline, update
+from image_classifier.training import half_precision, int8_trial, pipeline, update
 from image_classifier.training.half_precision import NEARLY
 from label_studio_format.labeling_config import parse_label_config
 from model import ImageClassifierAPI
@@ -1248,6 +1248,26 @@ def test_first_the_head_is_published_then_all_layers_and_the_next_version_goes_o
     assert second.samefile(first)
     for output in (*published, quick):
         assert all(ImageClassifierAPI(CONFIG, output).predict(asked(shown[:3])))
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+def test_nobody_waits_for_the_trial_of_half_precision_if_the_images_are_embedded(
+    prepared: bool, shown: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    monkeypatch.setattr(half_precision, "FEWEST_IMAGES", 10)
+    monkeypatch.setattr(half_precision, "MOST_IMAGES", 10)
+    lane, network = model._networks().lane, model._networks().base
+    tasks = labeled(shown[:30])
+    if prepared:
+        ImageClassifierAPI(CONFIG).prepare(tasks)
+    settled: list[bool] = []
+
+    fit(tasks, tmp_path, publish=lambda _: settled.append(half_precision.is_settled(lane, network)))
+
+    assert settled == [not prepared]
+    assert half_precision.is_settled(lane, network)
+    assert len(lane._cache) == 30 + 10 + 30, "each image in one precision, those of the trial in both, and thumbnails"
 
 
 @pytest.mark.skipif(not is_supported(torch.device("cpu")), reason="needs OpenVINO and a processor with VNNI or AMX")

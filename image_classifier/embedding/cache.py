@@ -92,14 +92,21 @@ class EmbeddingCache:
         except lmdb.Error as error:
             log.warning("can't cache embeddings in %s: %s", self._folder, error)
 
-    def get(self, fingerprint: str, digests: Sequence[str], *, counted: bool = True) -> dict[str, Embedding]:
-        """The cached embeddings, by the image's digest (hexadecimal SHA-256); `counted` among the lookups."""
+    def get(
+        self, fingerprint: str, digests: Sequence[str], *, fallback: str = "", counted: bool = True
+    ) -> dict[str, Embedding]:
+        """The cached embeddings, by the image's digest (hexadecimal SHA-256); `counted` among the lookups.
+
+        An image without one has that of the fingerprint `fallback`, if given.
+        """
         found: dict[str, Embedding] = {}
         with self._mended(), self._env.begin() as transaction:
             stored = transaction.cursor(self._embeddings)
             for digest in digests:
-                if (embedding := _unpack(_read(stored, _key(fingerprint, digest)))) is not None:
-                    found[digest] = embedding
+                for name in filter(None, (fingerprint, fallback)):
+                    if (embedding := _unpack(_read(stored, _key(name, digest)))) is not None:
+                        found[digest] = embedding
+                        break
         if counted:
             with self._counting:
                 self.hits += len(found)

@@ -99,12 +99,13 @@ class InferenceLane:
         """One embedding for each image, in order; an ImageError for an image that can't be decoded.
 
         Images of `background` work go after those of requests. Images not done by `deadline` (monotonic seconds) are
-        an ImageError too. `precision` is the one chosen for the network by default.
+        an ImageError too. With `precision`, all embeddings are of this one. Without it, new ones are of the precision
+        chosen for the network, and stored ones may be in float32.
         """
+        embeddings: dict[str, Embedding | ImageError] = {}
+        embeddings.update(self._stored(backbone, [image.digest for image in images], precision))
         precision = precision or self._precision_of(backbone)
         fingerprint = fingerprint_of(backbone, precision)
-        embeddings: dict[str, Embedding | ImageError] = {}
-        embeddings.update(self._look_up(fingerprint, [image.digest for image in images]))
         missing = list({image.digest: image for image in images if image.digest not in embeddings}.values())
         priority = BACKGROUND if background else REQUEST
         for start in range(0, len(missing), KEPT_TOGETHER):
@@ -117,16 +118,25 @@ class InferenceLane:
 
     def known(self, backbone: Backbone, digests: Sequence[str]) -> list[Embedding]:
         """The embeddings that are stored of images with these digests; the files may be gone."""
-        return list(self._look_up(self.fingerprint(backbone), digests).values())
+        return list(self._stored(backbone, digests).values())
 
     def fingerprint(self, backbone: Backbone) -> str:
         """Names the embeddings of a network in the precision that is chosen for it on this machine."""
         return fingerprint_of(backbone, self._precision_of(backbone))
 
-    def _look_up(self, fingerprint: str, digests: Sequence[str]) -> dict[str, Embedding]:
-        """Shards come first, so that all hosts give the same answers: they have fewer digits than the cache."""
+    def _stored(
+        self, backbone: Backbone, digests: Sequence[str], precision: torch.dtype | None = None
+    ) -> dict[str, Embedding]:
+        chosen = precision or self._precision_of(backbone)
+        fingerprint, fallback = fingerprint_of(backbone, chosen), ""
+        if precision is None and chosen not in (torch.float32, torch.int8):
+            # A half precision was chosen because it gives the same predictions: it would be a waste to embed the images
+            # of a whole project again.
+            fallback = fingerprint_of(backbone, torch.float32)
+        # Shards come first, so that all hosts give the same answers: they have fewer digits than the cache.
         found = self._shards.get(fingerprint, digests)
-        return found | self._cache.get(fingerprint, [digest for digest in digests if digest not in found])
+        missing = [digest for digest in digests if digest not in found]
+        return found | self._cache.get(fingerprint, missing, fallback=fallback)
 
     def thumbnails(self, images: Sequence[ImageFile]) -> Tensor:
         """The thumbnails of images [n, values], by which near-duplicates are found; 0 for images that can't be decoded.

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ from image_classifier.embedding.lane import InferenceLane
 from image_classifier.evaluation.metrics import THRESHOLD, fit_temperature
 from image_classifier.nets.classifier import Backbone
 from image_classifier.training.cross_validation import train_fold_heads
+
+Item = TypeVar("Item")
 
 FEWEST_IMAGES = 50  # that a trial is made on: fewer say little about 99% of the answers
 MOST_IMAGES = 200
@@ -40,14 +43,9 @@ def settle_precision(lane: InferenceLane, backbone: Backbone, samples: Sequence[
     It takes 2 to 8 s for ResNet18 on a CPU, once for each network. Later embeddings are computed in the chosen
     precision.
     """
-    if not lane.precisions or backbone.int8 or len(samples) < FEWEST_IMAGES:
+    if len(samples) < FEWEST_IMAGES or not lane.precisions or not (candidates := _candidates(lane, backbone)):
         return
-    candidates = lane.precisions.candidates(backbone, lane.device)
-    if not candidates:
-        return
-    distinct = list({sample.image.digest: sample for sample in samples}.values())
-    # Spread over all images, so that all classes are likely to be among them.
-    some = distinct[:: max(1, len(distinct) // MOST_IMAGES)][:MOST_IMAGES]
+    some = spread(list({sample.image.digest: sample for sample in samples}.values()))
     exact = _embed(lane, backbone, some, torch.float32)
     trials: dict[str, object] = {}
     chosen = torch.float32
@@ -62,6 +60,29 @@ def settle_precision(lane: InferenceLane, backbone: Backbone, samples: Sequence[
             chosen = candidate
             break
     lane.precisions.choose(backbone, lane.device, chosen, trials, len(exact))
+
+
+def settle_before_embedding(lane: InferenceLane, backbone: Backbone, samples: Sequence[Sample]) -> None:
+    """Settles the precision, unless the images are embedded already: then people would only wait longer for a model."""
+    some = spread(samples)
+    known = lane.known(backbone, [sample.image.digest for sample in some])
+    if len(known) <= len(some) / 2:
+        settle_precision(lane, backbone, samples)
+
+
+def is_settled(lane: InferenceLane, backbone: Backbone) -> bool:
+    """Whether no trial is needed for this network."""
+    return not _candidates(lane, backbone)
+
+
+def _candidates(lane: InferenceLane, backbone: Backbone) -> tuple[torch.dtype, ...]:
+    """The precisions to try."""
+    return lane.precisions.candidates(backbone, lane.device) if lane.precisions and not backbone.int8 else ()
+
+
+def spread(items: Sequence[Item]) -> Sequence[Item]:
+    """As many of the items as a trial needs; they are spread over all, so that all classes are likely among them."""
+    return items[:: max(1, len(items) // MOST_IMAGES)][:MOST_IMAGES]
 
 
 def _embed(

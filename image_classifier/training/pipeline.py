@@ -41,7 +41,7 @@ from image_classifier.nets.classifier import FINE_TUNED, RANDOM, Backbone, Class
 from image_classifier.progress import Progress
 from image_classifier.training.cross_validation import splits
 from image_classifier.training.finetune import fine_tune
-from image_classifier.training.half_precision import settle_precision
+from image_classifier.training.half_precision import settle_before_embedding
 from image_classifier.training.head import train_heads
 from image_classifier.training.hyperparameters import Hyperparameters
 from image_classifier.training.learning_curve import forecast_accuracy
@@ -79,11 +79,11 @@ class Embedded:
 
 
 def embed(lane: InferenceLane, backbone: Backbone, samples: Sequence[Sample], progress: Progress) -> Embedded:
-    """Embeds samples in the background, after using them to choose a precision, and finds near-duplicates.
+    """Embeds samples in the background, and finds near-duplicates.
 
     Raises TooFewLabels for too few readable images.
     """
-    settle_precision(lane, backbone, samples)
+    settle_before_embedding(lane, backbone, samples)
     kept, vectors, broken = [], [], {}
     for start in range(0, len(samples), AT_ONCE):
         progress({"phase": "embedding images", "image": start, "images": len(samples)})

@@ -23,7 +23,7 @@ from image_classifier.threads import one_thread
 from image_classifier.training.head import HEAD_DECAY, scale_of
 from image_classifier.training.pipeline import MIN_CLASSES, MIN_IMAGES_OF_A_CLASS, counts_of, label_weights
 
-FEWEST_LABELS = 2000  # with fewer, training the head on all of them is as quick
+FEWEST_LABELS = 1000  # with fewer, training all heads on all of them takes less than a second
 MOST_CHANGES, CHANGED_SHARE = 500, 0.05  # labels since the head was trained on all: with more, it must be again
 ANCHORS = 2048  # images on which the head must answer as before
 FEWEST_ANCHORS = 8  # of a class

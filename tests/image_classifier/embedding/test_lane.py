@@ -336,26 +336,53 @@ def test_a_network_is_ready_after_it_was_warmed_up(lane: InferenceLane, network:
     assert len(lane._cache) == 0
 
 
-def test_network_computes_in_the_chosen_precision_and_precisions_are_never_mixed(
-    cache: EmbeddingCache, backbone: Backbone, images: list[ImageFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def lane_with_precisions(
+    cache: EmbeddingCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[InferenceLane]:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
-    precisions = Precisions(tmp_path / "precisions")
-    lane = InferenceLane(cache, torch.device("cpu"), precisions)
-    try:
-        before = np.stack(lane.embed(backbone, images))
-        precisions.choose(backbone, torch.device("cpu"), torch.bfloat16, {}, 200)
-        after = np.stack(lane.embed(backbone, images))
-        assert list(lane._modules[backbone]) == [torch.bfloat16]
-        again, exact = (
-            np.stack(lane.embed(backbone, images, precision=each)) for each in (torch.bfloat16, torch.float32)
-        )
-    finally:
-        lane.close()
-    assert before.dtype == after.dtype == np.float32
-    assert 0 < np.abs(after - before).max() < 0.05 * np.abs(before).max()
-    assert np.array_equal(again, after)
-    assert np.array_equal(exact, before)
+    lane = InferenceLane(cache, torch.device("cpu"), Precisions(tmp_path / "precisions"))
+    yield lane
+    lane.close()
+
+
+def choose_bfloat16(lane: InferenceLane, network: Backbone) -> None:
+    assert lane.precisions
+    lane.precisions.choose(network, torch.device("cpu"), torch.bfloat16, {}, 200)
+
+
+def test_network_computes_in_the_chosen_precision(
+    lane_with_precisions: InferenceLane, backbone: Backbone, images: list[ImageFile]
+) -> None:
+    lane = lane_with_precisions
+    choose_bfloat16(lane, backbone)
+    found = np.stack(lane.embed(backbone, images))
+    assert list(lane._modules[backbone]) == [torch.bfloat16]
+
+    rounded, exact = (
+        np.stack(lane.embed(backbone, images, precision=each)) for each in (torch.bfloat16, torch.float32)
+    )
+    assert found.dtype == rounded.dtype == exact.dtype == np.float32
+    assert np.array_equal(found, rounded)
+    assert 0 < np.abs(found - exact).max() < 0.05 * np.abs(exact).max()
+
+
+def test_what_is_embedded_before_a_precision_is_chosen_is_not_embedded_again(
+    lane_with_precisions: InferenceLane, backbone: Backbone, images: list[ImageFile]
+) -> None:
+    lane = lane_with_precisions
+    before = np.stack(lane.embed(backbone, images[:-1]))
+    choose_bfloat16(lane, backbone)
+    misses = lane._cache.misses
+
+    after = np.stack(lane.embed(backbone, images))
+    assert np.array_equal(after[:-1], before)
+    assert np.array_equal(np.stack(lane.known(backbone, [image.digest for image in images])), after)
+    assert lane._cache.misses == misses + 1
+    assert list(lane._modules[backbone]) == [torch.bfloat16]
+
+    # A trial compares the precisions.
+    assert not np.array_equal(np.stack(lane.embed(backbone, images, precision=torch.bfloat16))[:-1], before)
 
 
 def test_at_the_deadline_what_is_done_is_answered(
