@@ -50,7 +50,7 @@ from image_classifier.model_registry import SharedNetworks
 from image_classifier.nets.classifier import BACKBONE_FILE, FINE_TUNED, Backbone, Classifier, Mistake, choose_device
 from image_classifier.nets.folder import load_model
 from image_classifier.nets.int8 import is_supported
-from image_classifier.nets.onnx_module import write_onnx
+from image_classifier.nets.onnx_module import missing_packages, write_onnx
 from image_classifier.pool.copies import Copies
 from image_classifier.pool.groups import doubt_of
 from image_classifier.pool.order import labeling_order
@@ -400,6 +400,11 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         """A pool for the project's images, compared by their embeddings; None if the labeling config has no choices."""
         tag = self._tag()
         return TaskPool(self, self._backbone, tag) if tag else None
+
+    @classmethod
+    def export_problem(cls) -> str:
+        """Which packages are missing for `export_onnx`."""
+        return missing_packages()
 
     def export_onnx(self, folder: Path, tasks: Sequence[Json]) -> Json:
         """Writes `model.onnx` and `labels.txt`, and compares the exported module with the model on the tasks'

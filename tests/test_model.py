@@ -730,7 +730,7 @@ def test_export_without_its_packages_or_a_model_says_why(
     with pytest.raises(BadRequest, match="no model to export"):
         ImageClassifierAPI(CONFIG).export_onnx(tmp_path, [])
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(BadRequest, match="run `pip install onnx onnxscript`"):
+    with pytest.raises(BadRequest, match="-m pip install onnxscript`"):
         ImageClassifierAPI(CONFIG, trained).export_onnx(tmp_path, [])
 
 

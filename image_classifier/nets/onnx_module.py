@@ -1,6 +1,7 @@
 """A model as an ONNX module, which other programs read."""
 
 import importlib
+import importlib.util
 import logging
 import warnings
 from collections.abc import Sequence
@@ -14,7 +15,9 @@ from torch import Tensor, nn
 from image_classifier.data.preprocessing import Preprocessing
 from image_classifier.errors import UsersError
 from image_classifier.nets.classifier import Classifier, Head
+from image_classifier.nets.weights_packages import install
 
+PACKAGES = ("onnx", "onnxscript")  # they are large, and few people need them
 COMPARED_AT_ONCE = 3  # it also keeps every layer's output for them; must differ from the number of example images
 COMPARED_IMAGES = 10  # ONNX's reference implementation takes about a second for each
 TOLERANCE = 1e-4  # of a probability; other programs add numbers in another order
@@ -42,18 +45,26 @@ class Portable(nn.Module):
         return logits.sigmoid() if self._head.multiple else logits.softmax(1)
 
 
+def missing_packages() -> str:
+    """Which of ONNX's packages aren't installed, and how to install them; "" if all are."""
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if not missing:
+        return ""
+    return (
+        f"an ONNX file needs packages that aren't installed ({', '.join(missing)}): run `{install(*missing)}`; for "
+        f'Docker, build the image with `--build-arg EXTRA_PACKAGES="{" ".join(missing)}"`'
+    )
+
+
 def write_onnx(classifier: Classifier, file: Path, images: Sequence[Path] = ()) -> Compared:
     """Writes the module with torch's exporter, and compares its answers with the model's.
 
     ONNX's reference implementation runs it on some of these images, or on random pixels if there are none. Raises
-    ImageError if an image can't be read, and UsersError if the answers differ, or if ONNX's packages aren't installed:
-    they are large, and few people need them.
+    ImageError if an image can't be read, and UsersError if the answers differ, or if ONNX's packages aren't installed.
     """
-    try:
-        reference = importlib.import_module("onnx.reference")
-        importlib.import_module("onnxscript")
-    except ImportError as error:
-        raise UsersError(f"ONNX needs more packages ({error}): run `pip install onnx onnxscript`") from error
+    if missing := missing_packages():
+        raise UsersError(missing)
+    reference = importlib.import_module("onnx.reference")
     logging.getLogger("onnx_ir").setLevel(logging.WARNING)  # it logs each of its steps
     preprocessing = classifier.backbone.preprocessing
     side = preprocessing.crop_size

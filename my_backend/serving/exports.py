@@ -81,9 +81,11 @@ class Exports(Background):
     def refusal(self) -> str:
         """Why no version can be exported; "" if the model class can do it, or isn't loaded yet."""
         loaded = self._new_model.loaded()
-        if loaded is None or loaded.export_onnx is not ModelAPI.export_onnx:
+        if loaded is None:
             return ""
-        return f"{loaded.__name__} can't be exported to ONNX: it has no method `export_onnx`"
+        if loaded.export_onnx is ModelAPI.export_onnx:
+            return f"{loaded.__name__} can't be exported to ONNX: it has no method `export_onnx`"
+        return loaded.export_problem()
 
     def request(self, project: Project, version: str) -> Export:
         """Makes the export unless it exists; raises NotFound, BadRequest, and Unavailable if too many wait."""

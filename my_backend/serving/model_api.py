@@ -188,12 +188,20 @@ class ModelAPI:
         """
         raise BadRequest(f"{cls.__name__} can't import models: it has no method `adopt`")
 
+    @classmethod
+    def export_problem(cls) -> str:
+        """Why `export_onnx` would fail on this server, and how to fix it, for example by installing a package; or "".
+
+        The page shows it in place of the button.
+        """
+        return ""
+
     def export_onnx(self, folder: Path, tasks: Sequence[Json]) -> Json:
         """Writes the model to `folder` as `model.onnx`, and its classes, in order and one a line, as `labels.txt`.
 
         Returns `difference`, the largest difference of a probability between the module and the model, and `images`,
         the number of the tasks' images that were compared; 0 if none could be read. Runs in a separate process, for ten
-        minutes at most. Raises BadRequest, with the reason, for example if a package isn't installed.
+        minutes at most. Raises BadRequest, with the reason.
         """
         raise NotImplementedError(f"{type(self).__name__} has no method `export_onnx`")
 

@@ -189,7 +189,7 @@ class Page:
         for one in filter(None, (version, other_name)):
             project.versions.get(one)  # raises NotFound, also for one that was deleted since it was read
         shown = version_views.read_version(project.folder, version)
-        export = self._backend.exports.state(project, version)
+        export, no_export = self._backend.exports.state(project, version), self._backend.exports.refusal()
         other = version_views.read_version(project.folder, other_name) if other_name else None
 
         def render() -> str:
@@ -204,7 +204,7 @@ class Page:
                 pinned=shown.name in project.versions.pinned(),
                 kept=KEPT_VERSIONS,
                 export=export,
-                no_export=self._backend.exports.refusal(),
+                no_export=no_export,
                 other=other,
                 others=[one for one in self._version_views(project)[::-1] if one.name != shown.name],
                 comparable=other is not None
@@ -225,7 +225,7 @@ class Page:
                 busy=view.busy or export.state == "making",
             )
 
-        return self._answer([project], render, shown.name, other_name, repr(export))
+        return self._answer([project], render, shown.name, other_name, repr(export), no_export)
 
     def try_it(self, name: str) -> Response:
         project = find_project(self._backend.projects, name)

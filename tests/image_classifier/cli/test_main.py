@@ -892,5 +892,5 @@ def test_onnx_module_whose_probabilities_are_no_numbers_is_refused(trained: Path
 
 def test_without_its_packages_onnx_says_which(run: Command, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    assert "pip install onnx onnxscript" in run("export", trained, "--to", "onnx", "--output", "x.onnx").error
+    assert "-m pip install onnxscript`" in run("export", trained, "--to", "onnx", "--output", "x.onnx").error
     assert not Path("x.onnx").exists()

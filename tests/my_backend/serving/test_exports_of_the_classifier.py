@@ -1,0 +1,73 @@
+"""Versions of the real model class are exported to ONNX, or the page says beforehand what is missing."""
+
+import base64
+import html
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from testing.digits import LABEL_CONFIG
+from testing.waiting import eventually
+from tests.my_backend.conftest import PROJECT, Client, Serve
+
+Digits = list[tuple[Path, str]]
+
+CLASSIFIER = "model:ImageClassifierAPI"
+EXPORT = "/api/models/export"
+PAGE = {"Accept": "text/html"}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMAGE_SIZE", "64")
+    monkeypatch.setenv("TRAIN_MODE", "head")
+
+
+def task(number: int, path: Path, label: str) -> dict[str, Any]:
+    url = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+    region = {"from_name": "digit", "to_name": "image", "type": "choices", "value": {"choices": [label]}}
+    return {"id": number, "data": {"image": url}, "annotations": [{"id": number, "result": [region]}]}
+
+
+def train(client: Client, digits: Digits) -> str:
+    """Trains on digits; returns the version's name."""
+    client.setup(config=LABEL_CONFIG)
+    tasks = [task(number, *one) for number, one in enumerate(digits[:40], start=1)]
+    job = client.ended(client.post("/train", {"project": PROJECT, "annotations": tasks}, 201)["job"])
+    assert job.status == "finished", job.error
+    return str(job.result["versions"][-1])
+
+
+def version_page(client: Client, name: str) -> str:
+    return html.unescape(client.http.get(f"/projects/{PROJECT}/versions/{name}", headers=PAGE).text)
+
+
+def test_version_is_exported_unless_packages_are_missing(
+    serve: Serve, digits: Digits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serve(model_class=CLASSIFIER) as client:
+        name = train(client, digits)
+        with monkeypatch.context() as without:
+            without.setitem(sys.modules, "onnx", None)
+            without.setitem(sys.modules, "onnxscript", None)
+            why = client.post(EXPORT, {"version": name}, 400)["error"]
+            assert "packages that aren't installed (onnx, onnxscript)" in why
+            assert "-m pip install onnx onnxscript`" in why
+            assert '--build-arg EXTRA_PACKAGES="onnx onnxscript"' in why
+            shown = version_page(client, name)
+            assert why in shown
+            assert 'id="export"' not in shown
+        with monkeypatch.context() as without:
+            without.setitem(sys.modules, "onnxscript", None)
+            assert "-m pip install onnxscript`" in client.post(EXPORT, {"version": name}, 400)["error"]
+
+        assert 'id="export"' in version_page(client, name)
+        assert client.post(EXPORT, {"version": name})["state"] == "making"
+        path = f"{EXPORT}?version={name}"
+        assert eventually(lambda: client.get(path)["state"] != "making", 120), client.get(path)
+        assert client.get(path)["state"] == "ready", client.get(path)
+
+        monkeypatch.setitem(sys.modules, "onnx", None)
+        assert 'id="download-onnx"' in version_page(client, name), "an export that exists needs no package"
