@@ -71,7 +71,7 @@ class Backend:
         self.connections = Connections(settings)
         self.new_model = ModelFactory(settings, self.projects, self.connections, self._media_pool)
         self.open_media = self.new_model.open_media
-        self.serving = Serving(self.projects, self.new_model)
+        self.serving = Serving(self.projects, self.new_model, settings.page or settings.address)
         self.exports = Exports(settings, self.projects, self.new_model)
         self.job_store = JobStore(folder)
         self.storage = Storage(settings, self.projects, self.job_store)

@@ -227,6 +227,11 @@ class Settings(BaseSettings, FetchSettings):
         """Returns the address of the page as people open it; "" if unknown."""
         if self.page_url or self.host in EVERYWHERE:
             return self.page_url
+        return self.address
+
+    @property
+    def address(self) -> str:
+        """Returns the URL of HOST and PORT, on which the server listens."""
         return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
     @property

@@ -260,7 +260,7 @@ def serve_in_this_process(settings: Settings) -> None:
             # shutdown() waits for the server's loop, which runs in this thread
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: threading.Thread(target=server.shutdown).start())
-            here = f"http://{settings.host}:{server.port}"
+            here = settings.model_copy(update={"port": server.port}).address
             log.info("listening on %s, models in %s; open %s/ in a browser", here, settings.model_dir, here)
             with server, show_progress(backend.job_store):
                 server.serve_forever(poll_interval=0.1)

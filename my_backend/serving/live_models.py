@@ -122,9 +122,10 @@ class ServingStatus:
 class Serving(Background):
     """Provides the live models from memory; a thread watches the pointers and loads versions."""
 
-    def __init__(self, projects: Projects, new_model: ModelFactory) -> None:
+    def __init__(self, projects: Projects, new_model: ModelFactory, address: str) -> None:
+        """`address` is the URL to log once the server is ready."""
         super().__init__("serving")
-        self._projects, self._new_model = projects, new_model
+        self._projects, self._new_model, self._address = projects, new_model, address
         self._preparing = ThreadPoolExecutor(1, thread_name_prefix="prepare")
         self._live: dict[str, Live] = {}
         self._failed: dict[str, Failure] = {}
@@ -283,7 +284,7 @@ class Serving(Background):
             for known in (self._live, self._failed, self._wanted, self._settled):
                 known.pop(gone, None)
         if not self._ready:
-            log.info("ready to predict; projects: %d", len(projects))
+            log.info("ready to predict at %s; projects: %d", self._address, len(projects))
         self._ready = True
 
     def _read_pointer(self, project: Project) -> None:

@@ -46,6 +46,24 @@ def test_model_class_that_cannot_be_loaded_is_said_everywhere_and_the_server_liv
         assert said in str(health["problems"])
 
 
+@pytest.mark.parametrize(
+    ("settings", "address"),
+    [
+        ({"port": 9091}, "http://127.0.0.1:9091"),
+        ({"host": "0.0.0.0"}, "http://0.0.0.0:9090"),
+        ({"host": "::1"}, "http://[::1]:9090"),
+        ({"host": "0.0.0.0", "page_url": "https://ml.example.com/"}, "https://ml.example.com"),
+    ],
+)
+def test_log_says_at_which_address_the_server_is_ready(
+    serve: Serve, caplog: pytest.LogCaptureFixture, settings: dict[str, Any], address: str
+) -> None:
+    caplog.set_level(logging.INFO)
+    with serve(**settings) as client:
+        assert eventually(lambda: client.backend.serving.ready)
+    assert f"ready to predict at {address}; projects: 0" in caplog.messages
+
+
 class OwnSettings(BaseSettings):
     epochs: int = 5
     train_mode: str = "auto"
@@ -317,7 +335,7 @@ def test_servers_that_hear_of_changed_choices_one_after_the_other_renew_the_vers
         early.setup()
         trained = early.train()
         projects = Projects(early.backend.projects.root)
-        late = Serving(projects, early.backend.serving._new_model)
+        late = Serving(projects, early.backend.serving._new_model, early.backend.settings.address)
         late.start()
         try:
             assert late.live(PROJECT, in_time()).name == trained
