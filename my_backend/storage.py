@@ -1,9 +1,11 @@
-"""Checks whether MODEL_DIR and CACHE_DIR are writable and which of the projects' files are damaged."""
+"""Checks MODEL_DIR and CACHE_DIR: writable, space left? Also checks which of the projects' files are damaged."""
 
 import errno
 import logging
 import os
+import shutil
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -25,7 +27,7 @@ from safe_http.redaction import said
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0  # between two checks of what is in memory
-WRITE_SECONDS = 10.0  # between two attempts to write
+WRITE_SECONDS = 10.0  # between two attempts to write, and two looks at the free space
 READ_SECONDS = 600.0  # between two checks of all files
 PROBE_BYTES = 65_536
 PART_SECONDS = 86_400.0  # no write takes so long, whatever the clocks of hosts that share a folder show
@@ -51,16 +53,36 @@ class DamagedFile:
 
 
 @dataclass(frozen=True)
+class Disk:
+    """A file system that holds folders of ours; `settings` names them."""
+
+    settings: tuple[str, ...]
+    free: int  # bytes
+
+
+@dataclass(frozen=True)
 class StorageStatus:
-    """The folders that can't be written and the files that are damaged."""
+    """The folders that can't be written, the files that are damaged, and the disks."""
 
     unwritable: tuple[UnwritableFolder, ...] = ()
     damaged: tuple[DamagedFile, ...] = ()
+    disks: tuple[Disk, ...] = ()
+
+
+def read_disks(settings: Settings) -> tuple[Disk, ...]:
+    """The disks of MODEL_DIR and CACHE_DIR, without those that aren't available."""
+    disks: dict[int, Disk] = {}  # by the number of the device
+    for name, folder in _folders(settings).items():
+        with suppress(OSError):
+            device = folder.stat().st_dev
+            names = disks[device].settings if device in disks else ()
+            disks[device] = Disk((*names, name), shutil.disk_usage(folder).free)
+    return tuple(disks.values())
 
 
 def check_folders(settings: Settings) -> None:
     """Creates MODEL_DIR and CACHE_DIR if they are missing; raises BackendError if they aren't writable."""
-    for name, folder in (("MODEL_DIR", settings.model_dir), ("CACHE_DIR", settings.cache_dir)):
+    for name, folder in _folders(settings).items():
         try:
             folder.mkdir(parents=True, exist_ok=True)
             TemporaryFile(dir=folder).close()
@@ -72,7 +94,7 @@ def check_folders(settings: Settings) -> None:
 
 def remove_parts(settings: Settings) -> None:
     """Removes half-written files of killed processes from MODEL_DIR and CACHE_DIR; this may take a while."""
-    for folder in (settings.model_dir, settings.cache_dir):
+    for folder in _folders(settings).values():
         for parent, _, names in os.walk(folder):  # steps over folders that vanish meanwhile
             for path in (Path(parent, name) for name in names if name.startswith(files.PART)):
                 try:
@@ -95,9 +117,10 @@ class Storage(Background):
 
     def __init__(self, settings: Settings, projects: Projects, jobs: JobStore) -> None:
         super().__init__("storage")
-        self._folders = {"MODEL_DIR": settings.model_dir, "CACHE_DIR": settings.cache_dir}
+        self._settings, self._folders = settings, _folders(settings)
         self._projects, self._jobs = projects, jobs
         self._unwritable: dict[str, str] = {}  # the setting that names the folder → why it can't be written
+        self._disks: tuple[Disk, ...] = ()
         self._failed_writes = 0
         self._wrote_at = self._read_at = float("-inf")  # (monotonic)
 
@@ -105,13 +128,14 @@ class Storage(Background):
         """Returns what is known to be wrong, from memory."""
         unwritable = (UnwritableFolder(name, self._folders[name], why) for name, why in list(self._unwritable.items()))
         root = self._projects.root
-        return StorageStatus(tuple(unwritable), tuple(_located(one, root) for one in files.damages(root)))
+        return StorageStatus(tuple(unwritable), tuple(_located(one, root) for one in files.damages(root)), self._disks)
 
     def _look(self) -> float:
         failed, now = files.failed_writes(), time.monotonic()
         if failed != self._failed_writes or self._unwritable or now > self._wrote_at + WRITE_SECONDS:
             self._failed_writes, self._wrote_at = failed, now
             self._try_to_write()
+            self._disks = read_disks(self._settings)
         files.look_again(self._projects.root)
         if now > self._read_at + READ_SECONDS:
             self._read_at = now
@@ -145,6 +169,11 @@ class Storage(Background):
                 self._jobs.of_project(uid)
             except OSError as error:  # a folder that can't be listed
                 log.warning("project %s: can't check its files: %s", uid, error)
+
+
+def _folders(settings: Settings) -> dict[str, Path]:
+    """Our folders, by the setting that names each."""
+    return {"MODEL_DIR": settings.model_dir, "CACHE_DIR": settings.cache_dir}
 
 
 def _why_unwritable(folder: Path) -> str:

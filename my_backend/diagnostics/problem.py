@@ -11,6 +11,7 @@ Code = Literal[
     "settings",
     "folders",
     "disk",
+    "disk-space",
     "damaged",
     "cache-on-network",
     "server",

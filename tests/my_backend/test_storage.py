@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import time
 from io import BytesIO
 from pathlib import Path
@@ -11,6 +12,7 @@ from unittest.mock import Mock
 import pytest
 
 from my_backend import files
+from my_backend.diagnostics.lasting import LastingProblems
 from my_backend.storage import PART_SECONDS, check_folders, remove_parts
 from testing.fake_label_studio.server import PNG
 from testing.waiting import eventually
@@ -66,6 +68,26 @@ def test_failed_write_has_the_disk_tried_at_once(client: Client, monkeypatch: py
         client.post("/webhook", EVENT, 507)
         assert files.failed_writes() > 0
         assert eventually(lambda: "No space left" in problems(client))
+
+
+def test_nearly_full_disk_is_said_before_a_write_fails(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(client.backend.settings.model_dir)
+    lasting = LastingProblems(client.backend.projects, client.backend.summary.problems)
+    monkeypatch.setattr("my_backend.diagnostics.lasting.LASTING_SECONDS", 0.0)
+    monkeypatch.setattr("my_backend.storage.WRITE_SECONDS", 0.0)
+    said = "Only 1.5 GB is free on the disk that holds MODEL_DIR and CACHE_DIR."
+    with monkeypatch.context() as nearly_full:
+        nearly_full.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1_500_000_000))
+
+        assert eventually(lambda: said in problems(client))
+        [told] = [one for one in client.get("/problems")["troubles"] if one["code"] == "disk-space"]
+        assert told["message"] == said
+        for path in ("/", "/problems"):
+            assert said in client.http.get(path, headers={"Accept": "text/html"}).text
+        assert any(said in notice.message for notice in lasting())
+        assert client.post("/webhook", EVENT)["status"] == "ok", "nothing failed yet"
+
+    assert eventually(lambda: said not in problems(client))
 
 
 @pytest.mark.parametrize(("number", "starts"), [(errno.ENOSPC, True), (errno.EDQUOT, True), (errno.EACCES, False)])

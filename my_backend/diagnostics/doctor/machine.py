@@ -1,9 +1,7 @@
 """Checks of the machine that the backend runs on: folders, disk space, and graphics card."""
 
 import os
-import shutil
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ from my_backend.diagnostics.rules.gpu import Gpu, gpu_problems, no_driver
 from my_backend.diagnostics.rules.storage import cache_problems, disk_space_problems, unusable_folder
 from my_backend.errors import BackendError
 from my_backend.settings import Settings
-from my_backend.storage import check_folders
+from my_backend.storage import check_folders, read_disks
 from safe_http.redaction import redact
 
 Json = dict[str, Any]
@@ -31,10 +29,10 @@ def check_own_folders(settings: Settings) -> Check:
     return Check("folders", f"MODEL_DIR={settings.model_dir}, CACHE_DIR={settings.cache_dir}")
 
 
-def check_disk(settings: Settings, free: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free) -> Check:
+def check_disk(settings: Settings) -> Check:
     """Whether there is enough disk space for new versions and images."""
-    left = {name: free(path) for name, path in (("MODEL_DIR", settings.model_dir), ("CACHE_DIR", settings.cache_dir))}
-    return Check("disk", f"{min(left.values()) / 1e9:.0f} GB free", tuple(disk_space_problems(left)))
+    disks = read_disks(settings)
+    return Check("disk", f"{min(disk.free for disk in disks) / 1e9:.0f} GB free", tuple(disk_space_problems(disks)))
 
 
 def check_cache(settings: Settings, mounts: Path = MOUNTS) -> Check:

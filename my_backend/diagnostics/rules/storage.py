@@ -1,11 +1,11 @@
 """Problems with disks, folders and files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from my_backend.diagnostics.problem import Problem
 from my_backend.errors import BackendError
-from my_backend.storage import DamagedFile, StorageStatus, UnwritableFolder
+from my_backend.storage import DamagedFile, Disk, StorageStatus, UnwritableFolder
 
 FREE_BYTES = 2_000_000_000  # a training of all layers writes a few hundred million
 NAMED_FILES = 20  # at most, that a problem lists
@@ -55,13 +55,15 @@ HINT = "The backend continues without this file and rewrites it. If the problem 
 
 
 def storage_problems(status: StorageStatus) -> list[Problem]:
-    """Folders that can't be written, and damaged files: one problem for each project and kind of file."""
+    """Folders that can't be written, nearly full disks, and damaged files: one problem per project and kind of file."""
+    unwritable = {folder.setting for folder in status.unwritable}  # a disk without any space left is said only once
     kinds: dict[tuple[str, str], list[DamagedFile]] = {}
     for file in status.damaged:
         kind = file.place[-1] if file.place[-1] in HINTS or len(file.place) == 1 else file.place[0]
         kinds.setdefault((file.project, kind), []).append(file)
     return [
         *map(_unwritable, status.unwritable),
+        *disk_space_problems(disk for disk in status.disks if unwritable.isdisjoint(disk.settings)),
         *(_damaged(project, kind, files) for (project, kind), files in kinds.items()),
     ]
 
@@ -93,16 +95,16 @@ def unusable_folder(error: BackendError) -> Problem:
     return Problem("folders", f"{error}.")
 
 
-def disk_space_problems(free: Mapping[str, int]) -> list[Problem]:
-    """Disks that are nearly full; `free` has the free bytes by the setting that names the folder."""
+def disk_space_problems(disks: Iterable[Disk]) -> list[Problem]:
+    """Disks that are nearly full."""
     return [
         Problem(
-            "disk",
-            f"Only {size / 1e9:.1f} GB is free on the disk that holds {name}.",
+            "disk-space",
+            f"Only {disk.free / 1e9:.1f} GB is free on the disk that holds {' and '.join(disk.settings)}.",
             "Free up space, or move the folder to a larger disk: training can't publish a version on a full disk.",
         )
-        for name, size in free.items()
-        if size < FREE_BYTES
+        for disk in disks
+        if disk.free < FREE_BYTES
     ]
 
 

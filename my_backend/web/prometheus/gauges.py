@@ -1,6 +1,5 @@
 """The state of jobs, versions, projects and this server for Prometheus, without any requests to other services."""
 
-import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ from my_backend.projects.embeddings import WANTED_FILE, Embeddings
 from my_backend.projects.metrics import Figures, read_figures, read_labels
 from my_backend.projects.project import Project
 from my_backend.projects.versions import UNTRAINED, Versions
+from my_backend.storage import read_disks
 
 # Each one adds time series to Prometheus' memory.
 MAX_PROJECTS = 200
@@ -57,8 +57,9 @@ class Gauges:
         for code, count in Counter(problem.code for problem in self._backend.summary.problems()).items():
             problems.add_metric([code], count)
         free = _gauge("ml_backend_disk_free_bytes", "Free disk space, by the setting that names the folder.", "folder")
-        for name, folder in (("MODEL_DIR", settings.model_dir), ("CACHE_DIR", settings.cache_dir)):
-            free.add_metric([name], shutil.disk_usage(folder).free)
+        for disk in read_disks(settings):
+            for name in disk.settings:
+                free.add_metric([name], disk.free)
         ready = _gauge("ml_backend_ready", "Whether every live version has been loaded or has failed to load.")
         ready.add_metric([], self._backend.serving.ready)
         connected = _gauge("ml_backend_projects", "Connected projects.")

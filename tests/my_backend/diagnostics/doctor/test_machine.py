@@ -1,5 +1,6 @@
 """The doctor's checks of the machine: folders, disks, and graphics cards (with a fake nvidia-smi)."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -24,11 +25,16 @@ def test_folder_that_cannot_be_made_is_named(make_settings: MakeSettings, tmp_pa
     assert codes(machine.check_own_folders(make_settings(model_dir=tmp_path / "file" / "models"))) == ["folders"]
 
 
-def test_disk_that_is_nearly_full_is_named(make_settings: MakeSettings) -> None:
-    found = machine.check_disk(make_settings(), lambda path: 10**8 if path.name == "cache" else 10**12)
+def test_disk_that_is_nearly_full_is_named(make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = make_settings()
+    assert machine.check_own_folders(settings).problems == ()
+    usage = shutil.disk_usage(settings.model_dir)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10**8))
+
+    found = machine.check_disk(settings)
 
     [problem] = found.problems
-    assert problem.message == "Only 0.1 GB is free on the disk that holds CACHE_DIR."
+    assert problem.message == "Only 0.1 GB is free on the disk that holds MODEL_DIR and CACHE_DIR."
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from my_backend.diagnostics.rules.storage import (
     unusable_folder,
 )
 from my_backend.errors import BackendError
-from my_backend.storage import DamagedFile, StorageStatus, UnwritableFolder
+from my_backend.storage import DamagedFile, Disk, StorageStatus, UnwritableFolder
 from tests.my_backend.conftest import PROJECT
 
 
@@ -69,9 +69,18 @@ def test_files_of_a_kind_are_one_problem_of_their_project() -> None:
 
 
 def test_disk_that_is_nearly_full() -> None:
-    [problem] = disk_space_problems({"MODEL_DIR": 10**12, "CACHE_DIR": 10**8})
+    disks = (Disk(("MODEL_DIR",), 10**12), Disk(("CACHE_DIR",), 10**8))
+    [problem] = disk_space_problems(disks)
 
-    assert (problem.code, problem.message) == ("disk", "Only 0.1 GB is free on the disk that holds CACHE_DIR.")
+    assert (problem.code, problem.message) == ("disk-space", "Only 0.1 GB is free on the disk that holds CACHE_DIR.")
+    assert storage_problems(StorageStatus(disks=disks)) == [problem]
+
+
+def test_disk_without_any_space_is_one_problem() -> None:
+    full = UnwritableFolder("CACHE_DIR", Path("/cache"), "No space left on device")
+    told = storage_problems(StorageStatus((full,), disks=(Disk(("MODEL_DIR", "CACHE_DIR"), 0),)))
+
+    assert [problem.code for problem in told] == ["disk"]
 
 
 @pytest.mark.parametrize(
