@@ -1,4 +1,4 @@
-"""Checks MODEL_DIR and CACHE_DIR: writable, space left? Also checks which of the projects' files are damaged."""
+"""Checks whether MODEL_DIR and CACHE_DIR are writable and have space left, and which projects' files are damaged."""
 
 import errno
 import logging

@@ -8,6 +8,7 @@ import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from heapq import nsmallest
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -20,7 +21,7 @@ from my_backend.background import Background
 from my_backend.projects.registry import Projects
 
 RECENT_FILE = "recent.json"
-KEPT_TASKS = 500  # per project, the newest
+NEWEST, LEAST_CERTAIN = 250, 250  # tasks that are kept per project
 KEPT_URL = 2000  # characters; a longer one contains the image itself
 WRITE_SECONDS = 1.0
 
@@ -113,7 +114,7 @@ class Recent(Background):
                 kept.pop(task, None)
                 if sighting is not None:
                     kept[task] = sighting
-            after = list(kept.values())[-KEPT_TASKS:]
+            after = _worth_keeping(list(kept.values()))
             if after != before:
                 records = [asdict(one) for one in after]
                 files.write_json(folder / RECENT_FILE, records, mode=0o600, sync="data")
@@ -121,6 +122,20 @@ class Recent(Background):
 
     def _follow_failures(self, project: str, sightings: list[Sighting]) -> None:
         self._failed[project] = [one for one in sightings if one.why]
+
+
+def _worth_keeping(found: list[Sighting]) -> list[Sighting]:
+    """Returns the newest, and of the others those with the lowest scores, in the same order.
+
+    A renewal of all predictions begins with the least certain tasks, so that these are older than the others.
+    """
+    older, newest = found[:-NEWEST], found[-NEWEST:]
+
+    def doubt(one: Sighting) -> tuple[bool, float]:
+        return one.version != newest[-1].version, math.inf if one.score is None else one.score
+
+    least_certain = {one.task for one in nsmallest(LEAST_CERTAIN, older, key=doubt)}
+    return [one for one in older if one.task in least_certain] + newest
 
 
 def sightings(

@@ -69,6 +69,28 @@ def test_images_to_review_are_filtered_and_sorted(
     assert tiles(shown, f"/look{query}", "mistakes-title") == wrong
 
 
+def test_least_certain_tasks_stay_although_many_others_are_predicted_after_them(shown: Client) -> None:
+    """As a renewal predicts them: the least certain first, and each image that can't be read in its place."""
+    found = [Sighting(number, "", ("Cat",), number / 1000, "v2", at=number) for number in range(100, 900)]
+    found[3] = Sighting(103, "", version="v2", why="it can't be decoded", at=103)
+    shown.backend.recent.note(PROJECT, found)
+
+    first = [str(number) for number in range(100, 108) if number != 103]
+    assert eventually(lambda: tiles(shown, "/look", "unsure-title")[:7] == first)
+    assert tiles(shown, "/look?sort=newest", "unsure-title")[:2] == ["899", "898"]
+    assert len(shown.backend.recent.of(PROJECT)) == 500
+
+
+def test_predictions_of_older_versions_make_room_for_those_of_the_newest(shown: Client) -> None:
+    for version, numbers in (("v1", range(1000, 1400)), ("v2", range(2000, 2400))):
+        score = 0.1 if version == "v1" else 0.6
+        shown.backend.recent.note(PROJECT, [Sighting(number, "", ("Cat",), score, version) for number in numbers])
+
+    assert eventually(lambda: len(shown.backend.recent.of(PROJECT)) == 500)
+    kept = [one.task for one in shown.backend.recent.of(PROJECT)]
+    assert set(range(2000, 2400)) < set(kept)
+
+
 def test_cell_of_the_confusion_matrix_leads_to_its_images(shown: Client) -> None:
     name = shown.post("/versions", {"project": PROJECT})["live"]
     text = shown.http.get(f"{HERE}/versions/{name}", headers=HTML).text
