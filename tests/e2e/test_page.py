@@ -340,6 +340,34 @@ def test_try_says_which_version_stays_live_if_the_new_one_is_held_back(
         expect(page.locator("#took")).not_to_contain_text("is live")
 
 
+def test_try_compares_only_accuracies_that_were_measured_in_the_same_way(
+    browser: Browser, site: Site, digits: Digits
+) -> None:
+    """Only versions with many labels are updated without a new measurement, so the browser's answer is changed."""
+    changes: dict[str, Any] = {}
+
+    def change_the_newest(route: Route) -> None:
+        answer = route.fetch()
+        known = answer.json()
+        newest = max(known["details"], key=lambda one: int(one["version"].split("-")[0][1:]))
+        newest["figures"] |= changes
+        route.fulfill(response=answer, json=known)
+
+    with opened(browser, f"{site.url}/try") as page:
+        page.route("**/versions", change_the_newest)
+        page.locator("#file").set_input_files(digits[2][0])
+        expect(page.locator("#answer")).to_be_visible()
+        for changed, said in (
+            ({"labels_since": 1}, "Its accuracy isn’t known yet: a training run on all labels will measure it"),
+            ({"labels_since": 0, "groups": None}, r"Version v\d+ is live\.$"),
+            ({"groups": 1}, "the previous version’s was"),
+        ):
+            changes |= changed
+            page.locator("[name=label]:not(:checked)").first.check()
+            page.get_by_role("button", name="Save correction").click()
+            expect(page.locator("#took")).to_contain_text(re.compile(said))
+
+
 def tab_to(page: Page, text: str, id_or_name: str = "") -> None:
     """Presses Tab until the element with this text, id or name has the focus, which must be visible."""
     for _ in range(80):

@@ -118,8 +118,12 @@ export function tryImages(place) {
   async function accuracies(...versions) {
     const { details } = await post("/versions", { project });
     const [one, other] = versions.map((version) => details.find((known) => known.version === version)?.figures);
-    const comparable = one?.accuracy != null && other?.accuracy != null && one.judged_by === other.judged_by;
-    return comparable ? ` Its accuracy is ${percent(other.accuracy)}; the previous version’s was ${percent(one.accuracy)}.` : "";
+    // An update keeps the metrics of the version before it.
+    if (other?.labels_since) return " Its accuracy isn’t known yet: a training run on all labels will measure it.";
+    const measured = [one, other].every((figures) => figures?.accuracy != null && !figures.labels_since);
+    // Older versions counted near-duplicates separately, which flatters.
+    const alike = measured && one.judged_by === other.judged_by && (one.groups == null) === (other.groups == null);
+    return alike ? ` Its accuracy is ${percent(other.accuracy)}; the previous version’s was ${percent(one.accuracy)}.` : "";
   }
 
   async function end(job) {
