@@ -33,6 +33,13 @@ _MISSPELT = re.compile(r"BASIC_AUTH_(?!USER$|PASS$)(?:USER|PASS|PW|LOGIN|NAME)\w
 UNGUESSABLE = 16  # characters of a path, from which it is taken for a secret
 ALIKE = 0.88  # of 1: how similar a name is that is taken for a misspelled one, such as EPOCH for EPOCHS
 OF_OTHERS = {"HTTP_PROXY"}  # similar names that aren't misspelled, because other programs use them
+# Names that aren't as similar, but that people use for these settings.
+ALSO_CALLED = {
+    "LABEL_STUDIO_ACCESS_TOKEN": "LABEL_STUDIO_API_KEY",
+    "LABEL_STUDIO_API_TOKEN": "LABEL_STUDIO_API_KEY",
+    "LABEL_STUDIO_TOKEN": "LABEL_STUDIO_API_KEY",
+    "RETRAIN_AFTER": "RETRAIN_AFTER_ANNOTATIONS",
+}
 
 
 class Settings(BaseSettings, FetchSettings):
@@ -340,10 +347,13 @@ def misspelled_names(others: Iterable[str]) -> dict[str, str]:
     """
     known = {name.upper() for name in Settings.model_fields} | set(others)
     found = {}
-    for name in sorted(_given_names(None)):
+    given = _given_names(None)
+    for name in sorted(given):
         near = get_close_matches(name.upper(), known, n=1, cutoff=ALIKE)
         if near and name.upper() not in known | OF_OTHERS:
             found[name] = near[0]
+        elif (meant := ALSO_CALLED.get(name.upper(), "")) and meant not in map(str.upper, given):
+            found[name] = meant
     return found
 
 

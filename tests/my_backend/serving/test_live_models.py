@@ -14,6 +14,7 @@ from my_backend.label_studio.media import MediaFile, MediaRequest
 from my_backend.projects.registry import Credentials, Projects
 from my_backend.projects.versions import Versions
 from my_backend.serving.live_models import Serving
+from my_backend.settings import misspelled_names
 from testing.fake_label_studio.server import PNG, FakeLabelStudio
 from testing.waiting import eventually
 from tests.my_backend.conftest import PROJECT, Client, Serve, in_time
@@ -83,6 +84,26 @@ def test_misspelled_setting_is_named_with_the_one_that_was_meant(
         assert "EPOCH is ignored: there is no such setting. Did you mean EPOCHS?" in problems_shown(client)
         assert "TRAIN_MODE" not in problems_shown(client)
         assert "NOTHING_LIKE_IT" not in problems_shown(client)
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ({"LABEL_STUDIO_TOKEN": "x"}, {"LABEL_STUDIO_TOKEN": "LABEL_STUDIO_API_KEY"}),
+        ({"LABEL_STUDIO_ACCESS_TOKEN": "x"}, {"LABEL_STUDIO_ACCESS_TOKEN": "LABEL_STUDIO_API_KEY"}),
+        ({"RETRAIN_AFTER": "5"}, {"RETRAIN_AFTER": "RETRAIN_AFTER_ANNOTATIONS"}),
+        # Other programs' settings, and names beside the right one.
+        ({"LABEL_STUDIO_HOST": "http://studio", "LABEL_STUDIO_USER_TOKEN": "x"}, {}),
+        ({"LABEL_STUDIO_ACCESS_TOKEN": "x", "LABEL_STUDIO_API_KEY": "x"}, {}),
+    ],
+)
+def test_names_that_people_use_for_a_setting_are_found_unless_it_is_given(
+    given: dict[str, str], found: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+
+    assert misspelled_names(()) == found
 
 
 def problems_shown(client: Client) -> str:
