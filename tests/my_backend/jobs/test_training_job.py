@@ -252,9 +252,11 @@ def test_event_of_an_annotation_that_a_job_just_missed_starts_another(
         label_studio.before_tasks = miss
         client.ended(start(client))
 
-        assert eventually(lambda: [call["tasks"] for call in script.calls("fit")][:2] == [[1], [1, 2]]), script.calls(
-            "fit"
-        )
+        def learned() -> list[list[int]]:
+            return [call["tasks"] for call in script.calls("fit")]
+
+        # The event's own job may even begin to learn before the one that missed it.
+        assert eventually(lambda: [1] in learned() and learned()[-1] == [1, 2]), script.calls("fit")
         assert eventually(lambda: changes.unlearned() == 0)
 
 
