@@ -60,7 +60,7 @@ from image_classifier.settings import ClassifierSettings, Score, TrainMode
 from image_classifier.training import update
 from image_classifier.training.correction import correct
 from image_classifier.training.half_precision import (
-    is_settled,
+    is_due,
     settle_before_embedding,
     settle_precision,
     spread,
@@ -760,7 +760,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         self, labeled: Sequence[tuple[Json, TaskLabel]], tag: ImageChoices, backbone: Backbone
     ) -> None:
         """Settles the precision on some of these tasks: otherwise all would be embedded in float32, which is slower."""
-        if is_settled(_networks().lane, backbone):
+        if not is_due(_networks().lane, backbone, len(labeled)):
             return
         some = spread(labeled)
         files = self._fetch([task for task, _ in some], tag, float("inf"), logging.DEBUG)

@@ -1263,10 +1263,10 @@ def test_nobody_waits_for_the_trial_of_half_precision_if_the_images_are_embedded
         ImageClassifierAPI(CONFIG).prepare(tasks)
     settled: list[bool] = []
 
-    fit(tasks, tmp_path, publish=lambda _: settled.append(half_precision.is_settled(lane, network)))
+    fit(tasks, tmp_path, publish=lambda _: settled.append(not half_precision.is_due(lane, network, 30)))
 
     assert settled == [not prepared]
-    assert half_precision.is_settled(lane, network)
+    assert not half_precision.is_due(lane, network, 30)
     assert len(lane._cache) == 30 + 10 + 30, "each image in one precision, those of the trial in both, and thumbnails"
 
 

@@ -116,16 +116,24 @@ class InferenceLane:
             embeddings.update(found)
         return [embeddings[image.digest] for image in images]
 
-    def known(self, backbone: Backbone, digests: Sequence[str]) -> list[Embedding]:
-        """The embeddings that are stored of images with these digests; the files may be gone."""
-        return list(self._stored(backbone, digests).values())
+    def known(self, backbone: Backbone, digests: Sequence[str], *, counted: bool = True) -> list[Embedding]:
+        """The embeddings that are stored of images with these digests; the files may be gone.
+
+        `counted` among the cache's lookups.
+        """
+        return list(self._stored(backbone, digests, counted=counted).values())
 
     def fingerprint(self, backbone: Backbone) -> str:
         """Names the embeddings of a network in the precision that is chosen for it on this machine."""
         return fingerprint_of(backbone, self._precision_of(backbone))
 
     def _stored(
-        self, backbone: Backbone, digests: Sequence[str], precision: torch.dtype | None = None
+        self,
+        backbone: Backbone,
+        digests: Sequence[str],
+        precision: torch.dtype | None = None,
+        *,
+        counted: bool = True,
     ) -> dict[str, Embedding]:
         chosen = precision or self._precision_of(backbone)
         fingerprint, fallback = fingerprint_of(backbone, chosen), ""
@@ -136,7 +144,7 @@ class InferenceLane:
         # Shards come first, so that all hosts give the same answers: they have fewer digits than the cache.
         found = self._shards.get(fingerprint, digests)
         missing = [digest for digest in digests if digest not in found]
-        return found | self._cache.get(fingerprint, missing, fallback=fallback)
+        return found | self._cache.get(fingerprint, missing, fallback=fallback, counted=counted)
 
     def thumbnails(self, images: Sequence[ImageFile]) -> Tensor:
         """The thumbnails of images [n, values], by which near-duplicates are found; 0 for images that can't be decoded.

@@ -64,15 +64,17 @@ def settle_precision(lane: InferenceLane, backbone: Backbone, samples: Sequence[
 
 def settle_before_embedding(lane: InferenceLane, backbone: Backbone, samples: Sequence[Sample]) -> None:
     """Settles the precision, unless the images are embedded already: then people would only wait longer for a model."""
+    if not is_due(lane, backbone, len(samples)):
+        return
     some = spread(samples)
-    known = lane.known(backbone, [sample.image.digest for sample in some])
+    known = lane.known(backbone, [sample.image.digest for sample in some], counted=False)
     if len(known) <= len(some) / 2:
         settle_precision(lane, backbone, samples)
 
 
-def is_settled(lane: InferenceLane, backbone: Backbone) -> bool:
-    """Whether no trial is needed for this network."""
-    return not _candidates(lane, backbone)
+def is_due(lane: InferenceLane, backbone: Backbone, images: int) -> bool:
+    """Whether a trial is still to be made, and this number of images is enough for it."""
+    return images >= FEWEST_IMAGES and bool(_candidates(lane, backbone))
 
 
 def _candidates(lane: InferenceLane, backbone: Backbone) -> tuple[torch.dtype, ...]:
