@@ -59,12 +59,7 @@ from image_classifier.progress import Stages
 from image_classifier.settings import ClassifierSettings, Score, TrainMode
 from image_classifier.training import update
 from image_classifier.training.correction import correct
-from image_classifier.training.half_precision import (
-    is_due,
-    settle_before_embedding,
-    settle_precision,
-    spread,
-)
+from image_classifier.training.half_precision import is_due, settle_before_embedding, settle_precision, spread
 from image_classifier.training.hyperparameters import Hyperparameters
 from image_classifier.training.int8_trial import try_int8
 from image_classifier.training.pipeline import (
@@ -403,7 +398,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
 
     @classmethod
     def export_problem(cls) -> str:
-        """Which packages are missing for `export_onnx`."""
+        """Which packages `export_onnx` lacks, and how to install them."""
         return missing_packages()
 
     def export_onnx(self, folder: Path, tasks: Sequence[Json]) -> Json:
@@ -534,7 +529,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         output = self._save(first, live, embedded.samples, folder / "model", told, labeled)
         if publish and not checkpoint.exists():  # published before the process died
             publish(output)
-        settle_precision(_networks().lane, backbone, embedded.samples)  # if the images had been embedded before
+        settle_precision(_networks().lane, backbone, embedded.samples)  # if the trial wasn't made before
         tunes = _tunes(mode, backbone, embedded.samples)
         if kind != "full" or not (tunes or is_supported(choose_device())):
             return output
@@ -759,7 +754,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
     def _settle_precision(
         self, labeled: Sequence[tuple[Json, TaskLabel]], tag: ImageChoices, backbone: Backbone
     ) -> None:
-        """Settles the precision on some of these tasks: otherwise all would be embedded in float32, which is slower."""
+        """Chooses the precision by a trial on some of these tasks, before all are embedded: float32 is slower."""
         if not is_due(_networks().lane, backbone, len(labeled)):
             return
         some = spread(labeled)

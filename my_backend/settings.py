@@ -33,7 +33,7 @@ _MISSPELT = re.compile(r"BASIC_AUTH_(?!USER$|PASS$)(?:USER|PASS|PW|LOGIN|NAME)\w
 UNGUESSABLE = 16  # characters of a path, from which it is taken for a secret
 ALIKE = 0.88  # of 1: how similar a name is that is taken for a misspelled one, such as EPOCH for EPOCHS
 OF_OTHERS = {"HTTP_PROXY"}  # similar names that aren't misspelled, because other programs use them
-# Names that aren't as similar, but that people use for these settings.
+# Other names that people try for a setting.
 ALSO_CALLED = {
     "LABEL_STUDIO_ACCESS_TOKEN": "LABEL_STUDIO_API_KEY",
     "LABEL_STUDIO_API_TOKEN": "LABEL_STUDIO_API_KEY",

@@ -27,7 +27,7 @@ from safe_http.redaction import said
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0  # between two checks of what is in memory
-WRITE_SECONDS = 10.0  # between two attempts to write, and two looks at the free space
+WRITE_SECONDS = 10.0  # between two attempts to write, after which the free space is read
 READ_SECONDS = 600.0  # between two checks of all files
 PROBE_BYTES = 65_536
 PART_SECONDS = 86_400.0  # no write takes so long, whatever the clocks of hosts that share a folder show
@@ -54,7 +54,7 @@ class DamagedFile:
 
 @dataclass(frozen=True)
 class Disk:
-    """A file system that holds folders of ours; `settings` names them."""
+    """A file system; `settings` are the settings that name our folders on it."""
 
     settings: tuple[str, ...]
     free: int  # bytes

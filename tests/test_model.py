@@ -1251,7 +1251,7 @@ def test_first_the_head_is_published_then_all_layers_and_the_next_version_goes_o
 
 
 @pytest.mark.parametrize("prepared", [False, True])
-def test_nobody_waits_for_the_trial_of_half_precision_if_the_images_are_embedded(
+def test_trial_of_half_precision_follows_the_version_if_images_are_embedded(
     prepared: bool, shown: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
@@ -1268,6 +1268,33 @@ def test_nobody_waits_for_the_trial_of_half_precision_if_the_images_are_embedded
     assert settled == [not prepared]
     assert not half_precision.is_due(lane, network, 30)
     assert len(lane._cache) == 30 + 10 + 30, "each image in one precision, those of the trial in both, and thumbnails"
+
+
+def test_version_stays_and_the_trial_is_repeated_if_it_is_interrupted(
+    shown: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        """Ends the trial as the end of its process does."""
+
+    def die(*_: Any) -> None:
+        raise Killed
+
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    monkeypatch.setattr(half_precision, "FEWEST_IMAGES", 10)
+    lane, network = model._networks().lane, model._networks().base
+    tasks = labeled(shown[:30])
+    ImageClassifierAPI(CONFIG).prepare(tasks)
+    published: list[Json] = []
+
+    with monkeypatch.context() as dying, pytest.raises(Killed):
+        dying.setattr(half_precision, "try_precision", die)
+        fit(tasks, tmp_path / "first", publish=publishing(tmp_path, published))
+    assert all(ImageClassifierAPI(CONFIG, published[0]).predict(asked(shown[:3])))
+    assert half_precision.is_due(lane, network, 30)
+
+    fit(tasks, tmp_path / "again", publish=publishing(tmp_path, published))
+    assert not half_precision.is_due(lane, network, 30)
+    assert all(ImageClassifierAPI(CONFIG, published[1]).predict(asked(shown[:3])))
 
 
 @pytest.mark.skipif(not is_supported(torch.device("cpu")), reason="needs OpenVINO and a processor with VNNI or AMX")

@@ -97,13 +97,14 @@ class EmbeddingCache:
     ) -> dict[str, Embedding]:
         """The cached embeddings, by the image's digest (hexadecimal SHA-256); `counted` among the lookups.
 
-        An image without one has that of the fingerprint `fallback`, if given.
+        If `fallback`, another fingerprint, is given, its embedding is used for an image that has none under the first.
         """
         found: dict[str, Embedding] = {}
         with self._mended(), self._env.begin() as transaction:
             stored = transaction.cursor(self._embeddings)
+            names = [name for name in (fingerprint, fallback) if name]
             for digest in digests:
-                for name in filter(None, (fingerprint, fallback)):
+                for name in names:
                     if (embedding := _unpack(_read(stored, _key(name, digest)))) is not None:
                         found[digest] = embedding
                         break

@@ -99,8 +99,8 @@ class InferenceLane:
         """One embedding for each image, in order; an ImageError for an image that can't be decoded.
 
         Images of `background` work go after those of requests. Images not done by `deadline` (monotonic seconds) are
-        an ImageError too. With `precision`, all embeddings are of this one. Without it, new ones are of the precision
-        chosen for the network, and stored ones may be in float32.
+        an ImageError too. All embeddings are in this `precision`, if it is given. Otherwise, new ones are in the
+        precision chosen for the network, and stored ones may be in float32.
         """
         embeddings: dict[str, Embedding | ImageError] = {}
         embeddings.update(self._stored(backbone, [image.digest for image in images], precision))
@@ -117,9 +117,9 @@ class InferenceLane:
         return [embeddings[image.digest] for image in images]
 
     def known(self, backbone: Backbone, digests: Sequence[str], *, counted: bool = True) -> list[Embedding]:
-        """The embeddings that are stored of images with these digests; the files may be gone.
+        """The stored embeddings of images with these digests, whose files may be gone.
 
-        `counted` among the cache's lookups.
+        Unless `counted`, they don't appear in the number of cache lookups.
         """
         return list(self._stored(backbone, digests, counted=counted).values())
 
@@ -138,8 +138,8 @@ class InferenceLane:
         chosen = precision or self._precision_of(backbone)
         fingerprint, fallback = fingerprint_of(backbone, chosen), ""
         if precision is None and chosen not in (torch.float32, torch.int8):
-            # A half precision was chosen because it gives the same predictions: it would be a waste to embed the images
-            # of a whole project again.
+            # Half precision was chosen because predictions hardly differ, so the images of a whole project needn't be
+            # embedded again.
             fallback = fingerprint_of(backbone, torch.float32)
         # Shards come first, so that all hosts give the same answers: they have fewer digits than the cache.
         found = self._shards.get(fingerprint, digests)

@@ -63,7 +63,7 @@ def settle_precision(lane: InferenceLane, backbone: Backbone, samples: Sequence[
 
 
 def settle_before_embedding(lane: InferenceLane, backbone: Backbone, samples: Sequence[Sample]) -> None:
-    """Settles the precision, unless the images are embedded already: then people would only wait longer for a model."""
+    """Chooses the precision, unless most images are embedded already: then the trial would only delay the model."""
     if not is_due(lane, backbone, len(samples)):
         return
     some = spread(samples)
@@ -73,17 +73,17 @@ def settle_before_embedding(lane: InferenceLane, backbone: Backbone, samples: Se
 
 
 def is_due(lane: InferenceLane, backbone: Backbone, images: int) -> bool:
-    """Whether a trial is still to be made, and this number of images is enough for it."""
+    """Whether no trial has been made yet, and this number of images is enough for one."""
     return images >= FEWEST_IMAGES and bool(_candidates(lane, backbone))
 
 
 def _candidates(lane: InferenceLane, backbone: Backbone) -> tuple[torch.dtype, ...]:
-    """The precisions to try."""
+    """The half precisions to try; none if a trial has been made."""
     return lane.precisions.candidates(backbone, lane.device) if lane.precisions and not backbone.int8 else ()
 
 
 def spread(items: Sequence[Item]) -> Sequence[Item]:
-    """As many of the items as a trial needs; they are spread over all, so that all classes are likely among them."""
+    """As many items as a trial needs, from the whole list, so that all classes are likely to be among them."""
     return items[:: max(1, len(items) // MOST_IMAGES)][:MOST_IMAGES]
 
 

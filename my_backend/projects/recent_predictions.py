@@ -21,7 +21,8 @@ from my_backend.background import Background
 from my_backend.projects.registry import Projects
 
 RECENT_FILE = "recent.json"
-NEWEST, LEAST_CERTAIN = 250, 250  # tasks that are kept per project
+# Tasks that are kept per project; of the older ones, also as many of those whose image can't be read.
+NEWEST, LEAST_CERTAIN = 250, 250
 KEPT_URL = 2000  # characters; a longer one contains the image itself
 WRITE_SECONDS = 1.0
 
@@ -125,17 +126,19 @@ class Recent(Background):
 
 
 def _worth_keeping(found: list[Sighting]) -> list[Sighting]:
-    """Returns the newest, and of the others those with the lowest scores, in the same order.
+    """Returns the newest, and of the others the least certain and those whose image can't be read, in the same order.
 
     A renewal of all predictions begins with the least certain tasks, so that these are older than the others.
     """
     older, newest = found[:-NEWEST], found[-NEWEST:]
 
-    def doubt(one: Sighting) -> tuple[bool, float]:
+    def by_score(one: Sighting) -> tuple[bool, float]:
         return one.version != newest[-1].version, math.inf if one.score is None else one.score
 
-    least_certain = {one.task for one in nsmallest(LEAST_CERTAIN, older, key=doubt)}
-    return [one for one in older if one.task in least_certain] + newest
+    unread = [one for one in older if one.why][-NEWEST:]
+    least_certain = nsmallest(LEAST_CERTAIN, [one for one in older if not one.why], key=by_score)
+    kept = {one.task for one in (*unread, *least_certain)}
+    return [one for one in older if one.task in kept] + newest
 
 
 def sightings(

@@ -56,7 +56,7 @@ HINT = "The backend continues without this file and rewrites it. If the problem 
 
 def storage_problems(status: StorageStatus) -> list[Problem]:
     """Folders that can't be written, nearly full disks, and damaged files: one problem per project and kind of file."""
-    unwritable = {folder.setting for folder in status.unwritable}  # a disk without any space left is said only once
+    unwritable = {folder.setting for folder in status.unwritable}  # a full disk is reported only once
     kinds: dict[tuple[str, str], list[DamagedFile]] = {}
     for file in status.damaged:
         kind = file.place[-1] if file.place[-1] in HINTS or len(file.place) == 1 else file.place[0]

@@ -367,7 +367,7 @@ def test_network_computes_in_the_chosen_precision(
     assert 0 < np.abs(found - exact).max() < 0.05 * np.abs(exact).max()
 
 
-def test_what_is_embedded_before_a_precision_is_chosen_is_not_embedded_again(
+def test_stored_embeddings_are_used_after_half_precision_is_chosen(
     lane_with_precisions: InferenceLane, backbone: Backbone, images: list[ImageFile]
 ) -> None:
     lane = lane_with_precisions

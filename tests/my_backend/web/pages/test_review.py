@@ -78,7 +78,8 @@ def test_least_certain_tasks_stay_although_many_others_are_predicted_after_them(
     first = [str(number) for number in range(100, 108) if number != 103]
     assert eventually(lambda: tiles(shown, "/look", "unsure-title")[:7] == first)
     assert tiles(shown, "/look?sort=newest", "unsure-title")[:2] == ["899", "898"]
-    assert len(shown.backend.recent.of(PROJECT)) == 500
+    assert len(shown.backend.recent.of(PROJECT)) == 250 + 250 + 1
+    assert [one.task for one in shown.backend.recent.failed()[PROJECT]] == [103]
 
 
 def test_predictions_of_older_versions_make_room_for_those_of_the_newest(shown: Client) -> None:
