@@ -58,6 +58,7 @@ from image_classifier.pool.pool import Pool
 from image_classifier.progress import Stages
 from image_classifier.settings import ClassifierSettings, Score, TrainMode
 from image_classifier.training import update
+from image_classifier.training.all_layers import train_all_layers, trains_all_layers
 from image_classifier.training.correction import correct
 from image_classifier.training.half_precision import is_due, settle_before_embedding, settle_precision, spread
 from image_classifier.training.hyperparameters import Hyperparameters
@@ -67,12 +68,9 @@ from image_classifier.training.pipeline import (
     TooFewLabels,
     check_enough,
     embed,
-    learn_all_layers,
     learn_head,
     order_classes,
-    pays_for_all_layers,
 )
-from image_classifier.training.trial import pays
 from image_classifier.training.update import Updated, learn_changes
 from label_studio_format.annotations import Label as TaskLabel
 from label_studio_format.annotations import annotations_of, label_of
@@ -114,7 +112,6 @@ ORDER_SECONDS = 30.0  # time limit for reading images to order: the next version
 FIRST_GUESS = "first guess from ImageNet's classes, before any label"
 FASTER = "The network computes in 8-bit integers now (int8), which is faster; a trial showed the same answers."
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)  # a damaged file of a version
-AUTO_SECONDS = 3600.0  # time limit for training all layers with TRAIN_MODE=auto
 
 
 Fetched = list[ImageFile | MediaError]
@@ -475,7 +472,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         backbone = self._backbone_to_grow_from(kind)
         tasks = completions if isinstance(completions, PackedTasks) else PackedTasks(completions)
         mode = settings.train_mode
-        report = Stages(report, all_layers=kind == "full" and _tunes(mode, backbone, tasks))
+        report = Stages(report, all_layers=kind == "full" and trains_all_layers(mode, backbone, tasks))
         learned = self._learned()
         may_update = kind == "head" and self._may_update(tasks, backbone, hyperparameters)
         known = self._known_pages(learned) if may_update else {}
@@ -530,15 +527,14 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         if publish and not checkpoint.exists():  # published before the process died
             publish(output)
         settle_precision(_networks().lane, backbone, embedded.samples)  # if the trial wasn't made before
-        tunes = _tunes(mode, backbone, embedded.samples)
+        tunes = trains_all_layers(mode, backbone, embedded.samples)
         if kind != "full" or not (tunes or is_supported(choose_device())):
             return output
         best = first
         with self._holding(embedded.samples) as held:
             if tunes:
-                limit = AUTO_SECONDS if mode == "auto" else float("inf")
                 second = self._with_all_layers(
-                    first, held, labeled.corrected, hyperparameters, checkpoint, report, limit
+                    first, held, labeled.corrected, hyperparameters, checkpoint, report, mode
                 )
                 if second:
                     # Don't compare with a held-back version: all layers may have learned the same wrong labels.
@@ -566,19 +562,17 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         hyperparameters: Hyperparameters,
         checkpoint: Path,
         report: Callable[[Json], None],
-        seconds: float,
+        mode: TrainMode,
     ) -> Classifier | None:
         """The classifier after training all layers; None if a trial or the result isn't better than the head."""
         lane = _networks().lane
-        if not pays(lane, first, samples, hyperparameters, checkpoint, report):
+        second = train_all_layers(lane, first, samples, hyperparameters, checkpoint, report, mode=mode)
+        if second is None:
             return None
-        second = learn_all_layers(lane, first, samples, hyperparameters, checkpoint, report, seconds=seconds)
         second = replace(second, backbone=_networks().share(second.backbone))
-        if corrected:
-            second = _with_corrections(second, embed(lane, second.backbone, samples, report), corrected)
-        comparison = compare(lane, first, second, samples)
-        log.info("all layers compared with the head: %s", comparison)
-        return second if comparison and comparison.better else None
+        return (
+            _with_corrections(second, embed(lane, second.backbone, samples, report), corrected) if corrected else second
+        )
 
     @staticmethod
     def _in_int8(
@@ -1083,11 +1077,6 @@ class _Labeled:
         """The pages that a version has learned whose samples these are; some of the read images may be missing."""
         names = [record["name"] for record in records[len(self.unread) :]]
         return joined(self.kept, find_learned_pages(names, self.page_of, self.pages))
-
-
-def _tunes(mode: TrainMode, backbone: Backbone, images: Sized) -> bool:
-    """Whether to train all layers on this number of images."""
-    return mode == "full" or (mode == "auto" and pays_for_all_layers(backbone, images))
 
 
 def _sample(task: Json, label: TaskLabel, file: ImageFile, group: str, *, at_random: bool, multiple: bool) -> Sample:

@@ -117,7 +117,7 @@ def _reset_model() -> None:
     if not hasattr(model, "ImageClassifierAPI"):
         return
     if model._make_networks.cache_info().currsize:
-        model._networks().close()
+        model._make_networks().close()  # a test may have replaced `_networks`
     if model._default_media.cache_info().currsize:
         model._default_media()._pool.shutdown(cancel_futures=True)
     limit_pixels(MAX_PIXELS)

@@ -39,7 +39,8 @@ from image_classifier.nets.classifier import FINE_TUNED, Classifier, Head, load_
 from image_classifier.nets.int8 import is_supported
 from image_classifier.nets.weights import WeightsError
 from image_classifier.pool.pool import Pool
-from image_classifier.training import half_precision, int8_trial, pipeline, update
+from image_classifier.training import all_layers as all_layers_module
+from image_classifier.training import half_precision, int8_trial, update
 from image_classifier.training.half_precision import NEARLY
 from label_studio_format.labeling_config import parse_label_config
 from model import ImageClassifierAPI
@@ -1418,7 +1419,7 @@ def test_all_layers_are_trained_if_there_are_enough_labels_or_on_request_and_the
 ) -> None:
     monkeypatch.setenv("TRAIN_MODE", mode)
     monkeypatch.setenv("EPOCHS", "1")
-    monkeypatch.setattr(pipeline, "MIN_IMAGES_FOR_RANDOM_LAYERS", 12 if enough else 13)
+    monkeypatch.setattr(all_layers_module, "MIN_IMAGES_FOR_RANDOM_LAYERS", 12 if enough else 13)
     records: list[Json] = []
     published: list[Json] = []
     output = fit(labeled(shown[:12]), tmp_path, progress=records.append, publish=published.append)
@@ -1438,7 +1439,7 @@ def test_failed_trial_ends_the_training_with_the_head(
         asked.append(len(samples))
         return False
 
-    monkeypatch.setattr(model, "pays", pays)
+    monkeypatch.setattr(all_layers_module, "pays", pays)
     records: list[Json] = []
     published: list[Json] = []
     output = fit(labeled(shown[:12]), tmp_path, progress=records.append, publish=published.append)

@@ -21,10 +21,10 @@ from image_classifier.embedding.lane import InferenceLane
 from image_classifier.evaluation.comparison import compare
 from image_classifier.nets.classifier import Backbone, Classifier, load_backbone
 from image_classifier.nets.weights_packages import LITE0
-from image_classifier.training import trial
+from image_classifier.training import all_layers
+from image_classifier.training.all_layers import learn_all_layers, pays
 from image_classifier.training.hyperparameters import Hyperparameters
-from image_classifier.training.pipeline import Embedded, learn_all_layers, learn_head
-from image_classifier.training.trial import pays
+from image_classifier.training.pipeline import Embedded, learn_head
 
 
 def main() -> None:
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--first-split", type=int, default=FIRST_SPLIT, help="the first one's number")
     told = parser.parse_args()
     # All epochs of a trial, so that a busy machine changes nothing.
-    trial.SECONDS = float("inf")
+    all_layers.TRIAL_SECONDS = float("inf")
     data = next(each for each in embedded_tasks(told) if each.name == told.task)
     backbone = load_backbone(str(told.weights), None, LITE0)
     for split in range(told.first_split, told.first_split + told.splits):

@@ -19,10 +19,10 @@ from image_classifier.data.dataset import Sample, classes_of, held_out, targets_
 from image_classifier.data.folders import shown
 from image_classifier.data.preprocessing import ImageError
 from image_classifier.errors import UsersError
-from image_classifier.evaluation.comparison import compare
 from image_classifier.nets.classifier import Backbone, Classifier
 from image_classifier.nets.folder import FULL, HEAD, save_model
 from image_classifier.progress import Progress
+from image_classifier.training.all_layers import train_all_layers, trains_all_layers
 from image_classifier.training.head import train_head
 from image_classifier.training.hyperparameters import Hyperparameters
 from image_classifier.training.lr_finder import range_of_all_layers, range_of_head
@@ -31,17 +31,13 @@ from image_classifier.training.pipeline import (
     embed,
     learn_head,
     order_classes,
-    pays_for_all_layers,
-    tune,
 )
-from image_classifier.training.trial import pays
 
 STATE_FILE = "training.json"
 RESULTS_FILE = "results.csv"
 CURVES_FILE = "results.svg"
 RATE_CHART = "learning-rate.svg"
 CHECKPOINT_FILE = "checkpoint.safetensors"
-AUTO_SECONDS = 3600.0  # time limit for training all layers in the mode auto
 
 
 class Experiment:
@@ -119,18 +115,17 @@ class Experiment:
     ) -> dict[Sample, ImageError]:
         embedded = self._embed(bench, backbone, self._samples, progress)
         classes = order_classes(embedded.samples, (), ())
-        mode = self._recipe.training.mode
-        all_layers = mode == "full" or (mode == "auto" and pays_for_all_layers(backbone, embedded.samples))
+        all_layers = trains_all_layers(self._recipe.training.mode, backbone, embedded.samples)
         hyperparameters = self._told(backbone, embedded, classes, all_layers, progress)
         best = learn_head(backbone, embedded, classes, hyperparameters, progress)
         save_model(best, embedded.samples, self._folder / HEAD)
         if all_layers:
             try:
-                self._all_layers(bench, best, embedded, hyperparameters, hyperparameters.epochs, progress)
+                self._all_layers(bench, best, embedded.samples, hyperparameters, progress)
             except KeyboardInterrupt:
                 if self._checkpoint.exists():
                     # No more epochs: save the checkpoint's state as a model.
-                    self._all_layers(bench, best, embedded, hyperparameters, 0, uninterrupted)
+                    self._all_layers(bench, best, embedded.samples, hyperparameters, uninterrupted, more_epochs=False)
                 raise
         self._state["finished"] = True
         self._write_state()
@@ -182,30 +177,31 @@ class Experiment:
     def _all_layers(
         self,
         bench: Workbench,
-        start: Classifier,
-        embedded: Embedded,
+        head: Classifier,
+        samples: Sequence[Sample],
         told: Hyperparameters,
-        epochs: int,
         progress: Progress,
-    ) -> Classifier:
-        """The better one of `start` and the fully trained model."""
-        if not pays(bench.lane, start, embedded.samples, told, self._checkpoint, progress):
-            return self._keep(start)
-        seconds = AUTO_SECONDS if self._recipe.training.mode == "auto" else float("inf")
-        tuning = replace(told, epochs=epochs)
-        backbone = tune(start, embedded.samples, tuning, self._checkpoint, progress, seconds=seconds)
-        again = self._embed(bench, backbone, embedded.samples, progress)
-        tuned = learn_head(backbone, again, start.classes, told, progress)
-        comparison = compare(bench.lane, start, tuned, embedded.samples)
-        if not (comparison and comparison.better):
-            return self._keep(start)
-        save_model(tuned, embedded.samples, self._folder / FULL)
-        return tuned
-
-    def _keep(self, start: Classifier) -> Classifier:
-        shutil.rmtree(self._folder / FULL, ignore_errors=True)  # of an earlier interruption
-        say("training all layers was not clearly better on the held-out images: the last layer alone is kept")
-        return start
+        *,
+        more_epochs: bool = True,
+    ) -> None:
+        """Saves the model with all layers trained if it is better than the head."""
+        images = [sample.image for sample in samples]
+        tuned = train_all_layers(
+            bench.lane,
+            head,
+            samples,
+            told,
+            self._checkpoint,
+            progress,
+            mode=self._recipe.training.mode,
+            more_epochs=more_epochs,
+            prepare=lambda backbone: bench.embed_ahead(backbone, images, progress),
+        )
+        if tuned:
+            save_model(tuned, samples, self._folder / FULL)
+        else:
+            shutil.rmtree(self._folder / FULL, ignore_errors=True)  # of an earlier interruption
+            say("training all layers was not clearly better on the held-out images: the last layer alone is kept")
 
 
 def _differences(begun: dict[str, Any], now: dict[str, Any]) -> str:

@@ -1,10 +1,9 @@
-"""From labeled images to a classifier: first the head on cached embeddings, then all layers if it pays."""
+"""From labeled images to a classifier: the head, trained on cached embeddings, and its figures."""
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -37,10 +36,9 @@ from image_classifier.evaluation.metrics import (
 )
 from image_classifier.evaluation.wrong_labels import probability_of_labels
 from image_classifier.first_guess.guess import calibrated, logits_of, with_others
-from image_classifier.nets.classifier import FINE_TUNED, RANDOM, Backbone, Classifier, Mistake
+from image_classifier.nets.classifier import FINE_TUNED, Backbone, Classifier, Mistake
 from image_classifier.progress import Progress
 from image_classifier.training.cross_validation import splits
-from image_classifier.training.finetune import fine_tune
 from image_classifier.training.half_precision import settle_before_embedding
 from image_classifier.training.head import train_heads
 from image_classifier.training.hyperparameters import Hyperparameters
@@ -50,9 +48,6 @@ log = logging.getLogger(__name__)
 
 MIN_CLASSES = 2
 MIN_IMAGES_OF_A_CLASS = 2
-# With fewer labels all layers learn nothing that the head does not; random ones need many more.
-MIN_IMAGES_FOR_ALL_LAYERS = 200
-MIN_IMAGES_FOR_RANDOM_LAYERS = 2000
 MAX_MISTAKES = 5000  # that are kept, about a megabyte
 FORECAST_AGAIN = 1.2  # times as many labels as at the last forecast
 AT_ONCE = 256  # images that are embedded between two reports
@@ -334,60 +329,6 @@ def _mistakes(
         )
         for row in rows[likely.argsort(stable=True)].tolist()
     )
-
-
-def pays_for_all_layers(backbone: Backbone, samples: Sized) -> bool:
-    """Whether there are enough labels for training all layers to be worth the time."""
-    random = backbone.origin == RANDOM
-    return len(samples) >= (MIN_IMAGES_FOR_RANDOM_LAYERS if random else MIN_IMAGES_FOR_ALL_LAYERS)
-
-
-def learn_all_layers(
-    lane: InferenceLane,
-    start: Classifier,
-    samples: Sequence[Sample],
-    hyperparameters: Hyperparameters,
-    checkpoint: Path,
-    progress: Progress,
-    *,
-    seconds: float = float("inf"),
-) -> Classifier:
-    """Trains all layers from a classifier with a trained head, for at most `seconds`; then a head on the new network.
-
-    Resumes from the checkpoint if there is one.
-    """
-    backbone = tune(start, samples, hyperparameters, checkpoint, progress, seconds=seconds)
-    embedded = embed(lane, backbone, samples, progress)
-    return learn_head(backbone, embedded, start.classes, hyperparameters, progress)
-
-
-def tune(
-    start: Classifier,
-    samples: Sequence[Sample],
-    hyperparameters: Hyperparameters,
-    checkpoint: Path,
-    progress: Progress,
-    *,
-    seconds: float = float("inf"),
-) -> Backbone:
-    """Of all epochs, including those before the checkpoint, the backbone that is best on the held-out images."""
-    out = held_out(samples)
-    # Labels that nobody has looked at only say what the model said: all layers learn nothing from them.
-    training = [sample for sample, is_out in zip(samples, out, strict=True) if not is_out and sample.evaluates]
-    judged = [sample for sample, is_out in zip(samples, out, strict=True) if is_out and sample.evaluates]
-    tuned = fine_tune(
-        start.backbone,
-        start.evaluation_head,
-        training,
-        judged or training,  # with too few labels to hold any out, the best that can be said
-        start.classes,
-        hyperparameters,
-        checkpoint,
-        progress,
-        seconds=seconds,
-        to_reach=start.record["figures"]["accuracy"],
-    )
-    return tuned.backbone
 
 
 def _classes_of_answer(answer: Tensor, classes: Sequence[str]) -> frozenset[str]:

@@ -18,10 +18,8 @@ from image_classifier.training.pipeline import (
     TooFewLabels,
     check_enough,
     embed,
-    learn_all_layers,
     learn_head,
     order_classes,
-    pays_for_all_layers,
 )
 
 QUICK = Hyperparameters(epochs=8)
@@ -175,30 +173,6 @@ def test_known_classes_keep_their_places() -> None:
     samples = [Sample(image, name) for name in ("new", "b", "a", "other")]
 
     assert order_classes(samples, ("b", "gone", "a"), ("a", "new", "unused")) == ("b", "a", "new", "other")
-
-
-def test_all_layers_are_learned_and_the_head_on_top_of_them(
-    lane: InferenceLane, backbone: Backbone, samples: list[Sample], tmp_path: Path
-) -> None:
-    start = learn_head(backbone, embed(lane, backbone, samples, silent), ("red", "green", "blue"), QUICK, silent)
-
-    tuned = learn_all_layers(
-        lane, start, samples, Hyperparameters(epochs=2), tmp_path / "checkpoint.safetensors", silent
-    )
-
-    assert tuned.backbone.origin == FINE_TUNED
-    assert tuned.backbone.fingerprint != backbone.fingerprint
-    assert not torch.equal(tuned.head.weight, start.head.weight)
-    assert tuned.classes == start.classes
-
-
-@pytest.mark.parametrize(
-    ("origin", "images", "pays"), [("imagenet", 199, False), ("imagenet", 200, True), ("random", 200, False)]
-)
-def test_random_layers_need_more_labels(backbone: Backbone, origin: str, images: int, pays: bool) -> None:
-    sample = Sample(ImageFile(Path("x"), "0" * 64), "a")
-
-    assert pays_for_all_layers(replace(backbone, origin=origin), [sample] * images) is pays
 
 
 # --- embeddings without images ----------------------------------------------

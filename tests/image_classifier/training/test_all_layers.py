@@ -1,20 +1,22 @@
-"""A short trial tells whether training a pretrained network's layers can pay."""
+"""All layers are trained if that pays, which a short trial tells."""
 
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from image_classifier.data.dataset import Sample, held_out
 from image_classifier.embedding.lane import InferenceLane
 from image_classifier.evaluation.comparison import Comparison
-from image_classifier.nets.classifier import Backbone, Classifier
+from image_classifier.nets.classifier import FINE_TUNED, Backbone, Classifier
 from image_classifier.progress import ALL_LAYERS, Stages
-from image_classifier.training import trial
+from image_classifier.settings import TrainMode
+from image_classifier.training import all_layers
+from image_classifier.training.all_layers import learn_all_layers, pays, train_all_layers, trains_all_layers
 from image_classifier.training.hyperparameters import Hyperparameters
 from image_classifier.training.pipeline import embed, learn_head
-from image_classifier.training.trial import pays
 
 QUICK = Hyperparameters(epochs=2, batch_size=8)
 BETTER, WORSE = Comparison(100, 100, 0.8, 0.9, 0.01, 0.1, 0.01), Comparison(100, 100, 0.8, 0.7, 0.01, -0.1, 0.01)
@@ -55,9 +57,9 @@ def test_trial_on_a_part_decides(
         seen.append(both)
         return comparison
 
-    monkeypatch.setattr(trial, "compare", compare)
-    monkeypatch.setattr(trial, "IMAGES", 12)
-    monkeypatch.setattr(trial, "HELD_OUT_IMAGES", 7)
+    monkeypatch.setattr(all_layers, "compare", compare)
+    monkeypatch.setattr(all_layers, "TRIAL_IMAGES", 12)
+    monkeypatch.setattr(all_layers, "TRIAL_HELD_OUT_IMAGES", 7)
     records: list[dict[str, Any]] = []
 
     assert pays(lane, start, some, QUICK, tmp_path / "checkpoint", records.append) is expected
@@ -76,10 +78,10 @@ def test_trial_on_a_part_decides(
 def test_trial_is_as_short_as_it_says(
     lane: InferenceLane, start: Classifier, some: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trial, "SECONDS", 0)
+    monkeypatch.setattr(all_layers, "TRIAL_SECONDS", 0)
     records: list[dict[str, Any]] = []
     pays(lane, start, some, replace(QUICK, epochs=25), tmp_path / "checkpoint", records.append)
-    assert [(r["epoch"], r["epochs"]) for r in records if "epoch" in r] == [(1, trial.EPOCHS)]
+    assert [(r["epoch"], r["epochs"]) for r in records if "epoch" in r] == [(1, all_layers.TRIAL_EPOCHS)]
 
 
 def test_interrupted_trial_resumes(lane: InferenceLane, start: Classifier, some: list[Sample], tmp_path: Path) -> None:
@@ -113,3 +115,74 @@ def test_progress_of_the_trial_lies_between_the_head_and_all_layers() -> None:
         stages({"phase": phase, "epoch": 1, "epochs": 1})
     ends = dict(ALL_LAYERS)
     assert done == [0.13, ends["trying all layers"], ends["training all layers"]]
+
+
+def test_all_layers_are_learned_and_the_head_on_top_of_them(
+    lane: InferenceLane, start: Classifier, some: list[Sample], tmp_path: Path
+) -> None:
+    prepared: list[Backbone] = []
+
+    tuned = learn_all_layers(lane, start, some, QUICK, tmp_path / "checkpoint", ignore, prepare=prepared.append)
+
+    assert prepared == [tuned.backbone]
+    assert tuned.backbone.origin == FINE_TUNED
+    assert tuned.backbone.fingerprint != start.backbone.fingerprint
+    assert not torch.equal(tuned.head.weight, start.head.weight)
+    assert tuned.classes == start.classes
+
+
+def test_ended_training_takes_the_best_epoch_so_far(
+    lane: InferenceLane, start: Classifier, some: list[Sample], tmp_path: Path
+) -> None:
+    def stop(record: dict[str, Any]) -> None:
+        if record.get("epoch") == 1:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        learn_all_layers(lane, start, some, QUICK, tmp_path / "checkpoint", stop)
+    records: list[dict[str, Any]] = []
+    tuned = learn_all_layers(lane, start, some, QUICK, tmp_path / "checkpoint", records.append, more_epochs=False)
+    assert [record for record in records if record["phase"] == "training all layers"] == []
+    assert tuned.backbone.fingerprint != start.backbone.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("mode", "origin", "images", "expected"),
+    [
+        ("auto", "imagenet", 199, False),
+        ("auto", "imagenet", 200, True),
+        ("auto", "random", 200, False),
+        ("auto", "random", 2000, True),
+        ("full", "random", 2, True),
+        ("head", "imagenet", 2000, False),
+    ],
+)
+def test_all_layers_are_trained_if_there_are_enough_labels_or_on_request(
+    backbone: Backbone, mode: TrainMode, origin: str, images: int, expected: bool
+) -> None:
+    assert trains_all_layers(mode, replace(backbone, origin=origin), range(images)) is expected
+
+
+@pytest.mark.parametrize(("mode", "epochs"), [("auto", 1), ("full", 2)])
+@pytest.mark.parametrize(("comparison", "better"), [(BETTER, True), (WORSE, False), (None, False)])
+def test_better_one_is_kept_and_only_auto_has_a_time_limit(
+    lane: InferenceLane,
+    start: Classifier,
+    some: list[Sample],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    mode: TrainMode,
+    epochs: int,
+    comparison: Comparison | None,
+    better: bool,
+) -> None:
+    monkeypatch.setattr(all_layers, "AUTO_SECONDS", 0)
+    monkeypatch.setattr(all_layers, "pays", lambda *given: True)
+    monkeypatch.setattr(all_layers, "compare", lambda *given: comparison)
+    records: list[dict[str, Any]] = []
+
+    tuned = train_all_layers(lane, start, some, QUICK, tmp_path / "checkpoint", records.append, mode=mode)
+
+    assert (tuned is not None) is better
+    trained = [record["epoch"] for record in records if record["phase"] == "training all layers"]
+    assert trained == list(range(1, epochs + 1))

@@ -1,0 +1,172 @@
+"""From a classifier with a trained head to one with all layers trained, if that pays.
+
+Before much time is spent, a short trial tells whether training a pretrained network's layers can pay off.
+"""
+
+import logging
+from collections.abc import Callable, Sequence, Sized
+from dataclasses import replace
+from pathlib import Path
+
+from image_classifier.data.dataset import Sample, held_out
+from image_classifier.embedding.lane import InferenceLane
+from image_classifier.evaluation.comparison import compare
+from image_classifier.nets.classifier import RANDOM, Backbone, Classifier
+from image_classifier.progress import Progress, Record
+from image_classifier.settings import TrainMode
+from image_classifier.training.finetune import fine_tune
+from image_classifier.training.hyperparameters import Hyperparameters
+from image_classifier.training.pipeline import embed, learn_head
+
+log = logging.getLogger(__name__)
+
+# With fewer labels all layers learn nothing that the head does not; random ones need many more.
+MIN_IMAGES = 200
+MIN_IMAGES_FOR_RANDOM_LAYERS = 2000
+AUTO_SECONDS = 3600.0  # time limit in the mode auto
+TRIAL_IMAGES = 240  # that the trial trains on
+TRIAL_HELD_OUT_IMAGES = 400  # that it compares on
+TRIAL_EPOCHS, TRIAL_STEP_SIZE = 6, 4  # the learning rate falls after four epochs
+TRIAL_SECONDS = 60.0  # the trial ends after the epoch in which these are over
+TRIAL_CHECKPOINT = "trial.safetensors"
+
+
+def nothing(backbone: Backbone) -> None:
+    """Prepares nothing."""
+
+
+def trains_all_layers(mode: TrainMode, backbone: Backbone, images: Sized) -> bool:
+    """Whether to train all layers, too; in the mode auto, only if there are enough labeled images."""
+    enough = MIN_IMAGES_FOR_RANDOM_LAYERS if backbone.origin == RANDOM else MIN_IMAGES
+    return mode == "full" or (mode == "auto" and len(images) >= enough)
+
+
+def train_all_layers(
+    lane: InferenceLane,
+    start: Classifier,
+    samples: Sequence[Sample],
+    hyperparameters: Hyperparameters,
+    checkpoint: Path,
+    progress: Progress,
+    *,
+    mode: TrainMode,
+    more_epochs: bool = True,
+    prepare: Callable[[Backbone], object] = nothing,
+) -> Classifier | None:
+    """The classifier with all layers trained; None if a trial or the result isn't better than `start`.
+
+    For the rest see `learn_all_layers`.
+    """
+    if not pays(lane, start, samples, hyperparameters, checkpoint, progress):
+        return None
+    seconds = AUTO_SECONDS if mode == "auto" else float("inf")
+    tuned = learn_all_layers(
+        lane,
+        start,
+        samples,
+        hyperparameters,
+        checkpoint,
+        progress,
+        seconds=seconds,
+        more_epochs=more_epochs,
+        prepare=prepare,
+    )
+    comparison = compare(lane, start, tuned, samples)
+    log.info("all layers compared with the head: %s", comparison)
+    return tuned if comparison and comparison.better else None
+
+
+def pays(
+    lane: InferenceLane,
+    start: Classifier,
+    samples: Sequence[Sample],
+    hyperparameters: Hyperparameters,
+    checkpoint: Path,
+    progress: Progress,
+) -> bool:
+    """Trains the layers on a part of the images and says whether that was better than the head on the same part.
+
+    There is no trial, and the answer is yes, if the training has already begun (`checkpoint` exists), or if all layers
+    are random: these learn too slowly for a trial to tell. The trial resumes, too, from a checkpoint of its own in the
+    same folder.
+    """
+    if checkpoint.exists() or start.backbone.origin == RANDOM:
+        return True
+    tried = _part(samples, held_out(samples))
+
+    def report(record: Record) -> None:
+        # The trial trains heads, too, but these steps are too short to show.
+        shown = record if record["phase"] == "training all layers" else {}
+        progress({**shown, "phase": "trying all layers"})
+
+    short = replace(hyperparameters, epochs=min(TRIAL_EPOCHS, hyperparameters.epochs), lr_step_size=TRIAL_STEP_SIZE)
+    own = checkpoint.with_name(TRIAL_CHECKPOINT)
+    first = learn_head(
+        start.backbone, embed(lane, start.backbone, tried, report), start.classes, hyperparameters, report
+    )
+    second = learn_all_layers(lane, first, tried, short, own, report, seconds=TRIAL_SECONDS)
+    comparison = compare(lane, first, second, tried)
+    own.unlink(missing_ok=True)
+    log.info("trial of all layers on %d of %d images: %s", len(tried), len(samples), comparison)
+    return comparison is not None and comparison.better
+
+
+def _part(samples: Sequence[Sample], out: Sequence[bool]) -> list[Sample]:
+    """Some of the training and the held-out images (`out`), always the same ones."""
+    part: list[Sample] = []
+    for is_out, count in ((False, TRIAL_IMAGES), (True, TRIAL_HELD_OUT_IMAGES)):
+        side = [sample for sample, here in zip(samples, out, strict=True) if here == is_out]
+        # The digest's beginning decides what is held out.
+        part += sorted(side, key=lambda sample: sample.image.digest[::-1])[:count]
+    return part
+
+
+def learn_all_layers(
+    lane: InferenceLane,
+    start: Classifier,
+    samples: Sequence[Sample],
+    hyperparameters: Hyperparameters,
+    checkpoint: Path,
+    progress: Progress,
+    *,
+    seconds: float = float("inf"),
+    more_epochs: bool = True,
+    prepare: Callable[[Backbone], object] = nothing,
+) -> Classifier:
+    """Trains all layers from a classifier with a trained head, for at most `seconds`; then a head on the new network.
+
+    Resumes from the checkpoint if there is one; without `more_epochs`, takes the best epoch so far. The new network is
+    passed to `prepare` before it embeds the samples.
+    """
+    told = hyperparameters if more_epochs else replace(hyperparameters, epochs=0)
+    backbone = _tune(start, samples, told, checkpoint, progress, seconds)
+    prepare(backbone)
+    return learn_head(backbone, embed(lane, backbone, samples, progress), start.classes, hyperparameters, progress)
+
+
+def _tune(
+    start: Classifier,
+    samples: Sequence[Sample],
+    hyperparameters: Hyperparameters,
+    checkpoint: Path,
+    progress: Progress,
+    seconds: float,
+) -> Backbone:
+    """Of all epochs, including those before the checkpoint, the backbone that is best on the held-out images."""
+    out = held_out(samples)
+    # Labels that nobody has looked at only say what the model said: all layers learn nothing from them.
+    training = [sample for sample, is_out in zip(samples, out, strict=True) if not is_out and sample.evaluates]
+    judged = [sample for sample, is_out in zip(samples, out, strict=True) if is_out and sample.evaluates]
+    tuned = fine_tune(
+        start.backbone,
+        start.evaluation_head,
+        training,
+        judged or training,  # with too few labels to hold any out, the best that can be said
+        start.classes,
+        hyperparameters,
+        checkpoint,
+        progress,
+        seconds=seconds,
+        to_reach=start.record["figures"]["accuracy"],
+    )
+    return tuned.backbone
