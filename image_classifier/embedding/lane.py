@@ -33,6 +33,7 @@ BATCH_SIZE = 8
 GPU_BATCH_SIZE = 32  # a GPU embeds these 30 times faster than they are decoded
 BATCHES_AHEAD = 2  # per caller, decoded or waiting: enough to keep the lane busy without delaying others
 IDLE_SECONDS = 1.0  # after this, memory of the last images is returned to the system
+BUSY_SECONDS = 60.0  # between two such returns if there is always something to embed
 KEPT_TOGETHER = 512  # images whose embeddings are written to the cache together
 
 
@@ -82,6 +83,7 @@ class InferenceLane:
         ]
         self._queue: queue.PriorityQueue[tuple[int, int, _Waiting | None]] = queue.PriorityQueue()
         self._numbers = itertools.count()
+        self._gave_back_at = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
         self._thread.start()
         # If the interpreter exits while a thread computes, torch aborts the process.
@@ -231,11 +233,17 @@ class InferenceLane:
         return batch
 
     def _next(self) -> tuple[int, int, _Waiting | None]:
+        if time.monotonic() - self._gave_back_at > BUSY_SECONDS:
+            self._give_back_memory()
         try:
             return self._queue.get(timeout=IDLE_SECONDS if self._modules else None)
         except queue.Empty:
-            _give_back_memory()
+            self._give_back_memory()
             return self._queue.get()
+
+    def _give_back_memory(self) -> None:
+        _give_back_memory()
+        self._gave_back_at = time.monotonic()
 
     def _embed_batch(self, batch: list[_Waiting]) -> None:
         backbone, precision = batch[0].backbone, batch[0].precision

@@ -472,6 +472,27 @@ def test_memory_is_given_back_when_nobody_asks_any_more(
         lane.close()
 
 
+def test_memory_is_also_given_back_under_constant_load(
+    cache: EmbeddingCache,
+    network: Backbone,
+    gate: Gate,
+    grey: list[ImageFile],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given_back: list[int] = []
+    monkeypatch.setattr(lane_module, "IDLE_SECONDS", 3600)
+    monkeypatch.setattr(lane_module, "BUSY_SECONDS", 0)
+    monkeypatch.setattr(lane_module, "_give_back_memory", lambda: given_back.append(len(gate.seen)))
+    gate.open.set()
+    lane = InferenceLane(cache)
+    try:
+        lane.embed(network, grey[:3])
+        lane.embed(network, grey[3:5])
+        assert eventually(lambda: given_back[-1] == 5)
+    finally:
+        lane.close()
+
+
 def test_closing_leaves_no_thread(cache: EmbeddingCache, network: Backbone, gate: Gate, grey: list[ImageFile]) -> None:
     before = set(threading.enumerate())
     gate.open.set()

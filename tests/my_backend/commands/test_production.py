@@ -82,7 +82,7 @@ def test_socket_of_uwsgi_fits_whatever_the_folder_for_temporary_files_is(
     (tmp_path / name).mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / name))
     begun: list[list[str]] = []
-    monkeypatch.setattr(os, "execv", lambda command, arguments: begun.append(arguments))
+    monkeypatch.setattr(os, "execve", lambda command, arguments, environment: begun.append(arguments))
     monkeypatch.setattr(production, "collect_output", lambda *_: None)
 
     CliRunner().invoke(app, ["uwsgi"], catch_exceptions=False)
@@ -98,10 +98,27 @@ def test_socket_of_uwsgi_fits_whatever_the_folder_for_temporary_files_is(
         socket.parent.rmdir()
 
 
+@pytest.mark.parametrize(("own", "expected"), [(None, "4"), ("2", "2")])
+def test_uwsgi_keeps_little_freed_memory_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch, own: str | None, expected: str
+) -> None:
+    if own:
+        monkeypatch.setenv("MALLOC_ARENA_MAX", own)
+    begun: list[dict[str, str]] = []
+    monkeypatch.setattr(os, "execve", lambda command, arguments, environment: begun.append(environment))
+    monkeypatch.setattr(production, "collect_output", lambda *_: None)
+
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        CliRunner().invoke(app, ["uwsgi"], catch_exceptions=False)
+
+    assert [environment["MALLOC_ARENA_MAX"] for environment in begun] == [expected]
+
+
 def test_folder_for_temporary_files_is_used_if_its_path_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         monkeypatch.setattr(tempfile, "tempdir", folder)
-        monkeypatch.setattr(os, "execv", lambda command, arguments: None)
+        monkeypatch.setattr(os, "execve", lambda command, arguments, environment: None)
         monkeypatch.setattr(production, "collect_output", lambda *_: None)
 
         CliRunner().invoke(app, ["uwsgi"], catch_exceptions=False)
