@@ -19,7 +19,7 @@ def test_each_locked_package_has_hashes(name: str) -> None:
     ] == []
 
 
-def test_locked_packages_are_installed_only_by_the_script_that_checks_their_hashes() -> None:
+def test_locked_packages_are_installed_only_by_the_script_checking_hashes() -> None:
     for name in ("Dockerfile", "Makefile"):
         told = (ROOT / name).read_text("utf-8")
         assert "install_packages.py" in told

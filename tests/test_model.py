@@ -229,7 +229,7 @@ def test_heic_is_predicted_as_the_same_image_in_another_format(trained: Json, sh
     assert [choice(one) for one in found] == [choice(one) for one in expected]
 
 
-def test_a_task_that_cannot_be_predicted_is_empty_and_its_neighbours_are_not(trained: Json, shown: Digits) -> None:
+def test_task_that_cannot_be_predicted_is_empty_and_the_others_are_not(trained: Json, shown: Digits) -> None:
     whole = shown[0][0].read_bytes()
     bad = [
         {},
@@ -280,7 +280,7 @@ def test_the_image_is_found_by_the_value_of_the_image_tag(
     assert all(api.predict(brought))
 
 
-def test_a_task_without_an_image_says_what_was_looked_for_without_its_secrets(
+def test_task_without_an_image_names_what_was_sought_without_its_secrets(
     trained: Json, caplog: pytest.LogCaptureFixture
 ) -> None:
     value = "http://images.example/$file?sig=secret"
@@ -300,7 +300,7 @@ def test_the_same_image_in_many_tasks_is_predicted_for_each(trained: Json, shown
     assert results[0] == results[2] == results[3] != results[1] == results[4]
 
 
-def test_an_image_that_does_not_come_in_time_is_empty_and_its_neighbours_are_not(
+def test_image_that_does_not_come_in_time_is_empty_and_the_others_are_not(
     trained: Json, shown: Digits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with media_pool() as pool, socket.create_server(("127.0.0.1", 0)) as silent:
@@ -318,7 +318,7 @@ def test_an_image_that_does_not_come_in_time_is_empty_and_its_neighbours_are_not
 
 
 @pytest.mark.parametrize(("times", "reasons"), [(1, []), (2, ["unreadable"])])
-def test_an_image_that_leaves_the_cache_before_it_is_read_is_fetched_once_more(
+def test_image_that_leaves_the_cache_before_it_is_read_is_fetched_again(
     trained: Json, shown: Digits, monkeypatch: pytest.MonkeyPatch, times: int, reasons: list[str]
 ) -> None:
     left = iter(range(times))
@@ -524,7 +524,7 @@ def test_other_configs_are_not_guessed(guessing: None, label_config: str, shown:
     assert changed.predict(asked(shown[:1])) == [[]]
 
 
-def test_nothing_is_guessed_without_imagenets_layer_or_before_the_network_is_loaded(
+def test_nothing_is_guessed_without_imagenets_layer_or_a_loaded_network(
     guessing: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(model._networks(), "_imagenet", None)
@@ -671,9 +671,7 @@ def test_pool_knows_copies_of_images_that_can_be_read(shown: Digits) -> None:
     assert [sorted(pool.copies(image)) for image in range(6)] == [[2, 4, 5], [], [0, 4, 5], [], [0, 2, 5], [0, 2, 4]]
 
 
-def test_pool_works_before_the_first_version_and_suits_versions_of_the_same_network(
-    trained: Json, shown: Digits
-) -> None:
+def test_pool_works_before_the_first_version_and_suits_the_same_network(trained: Json, shown: Digits) -> None:
     untrained = ImageClassifierAPI(CONFIG)
     pool, _ = pooled(untrained, asked(shown[30:57]))
     [group] = pool.groups(untrained, range(27), {}, [], largest=30, count=1)
@@ -682,7 +680,7 @@ def test_pool_works_before_the_first_version_and_suits_versions_of_the_same_netw
     assert ImageClassifierAPI("<View/>").open_pool() is None
 
 
-def test_pool_gives_the_probabilities_of_the_model_and_what_it_is_unsure_of_first(trained: Json, shown: Digits) -> None:
+def test_pool_gives_the_models_probabilities_and_its_unsure_images_first(trained: Json, shown: Digits) -> None:
     api, tasks = ImageClassifierAPI(CONFIG, trained), asked(shown[30:57])
     pool, _ = pooled(api, tasks)
     found = pool.probabilities(api, [3, 0])
@@ -735,7 +733,7 @@ def test_export_without_its_packages_or_a_model_says_why(
         ImageClassifierAPI(CONFIG, trained).export_onnx(tmp_path, [])
 
 
-def test_picture_is_larger_than_a_thumbnail_and_never_larger_than_the_image(tmp_path: Path) -> None:
+def test_picture_is_larger_than_a_thumbnail_but_no_larger_than_the_image(tmp_path: Path) -> None:
     path = tmp_path / "large.png"
     for size, small, large in [((4000, 3000), (256, 192), (1280, 960)), ((300, 20), (256, 17), (300, 20))]:
         Image.new("RGB", size, "red").save(path)
@@ -1185,7 +1183,7 @@ def test_a_version_that_learned_scrambled_labels_is_held_back(shown: Digits, tmp
     assert fit(labeled(shown[:57]), tmp_path / "corrected", output)["held_back"] == ""
 
 
-def test_all_layers_that_learned_scrambled_labels_are_held_back_as_their_head_was(
+def test_all_layers_with_scrambled_labels_are_held_back_like_their_head(
     shown: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     live = fit(labeled(shown[:57]), tmp_path / "live")
@@ -1231,9 +1229,7 @@ def all_layers_epochs(records: list[Json]) -> list[int]:
 
 
 @pytest.mark.usefixtures("all_layers")
-def test_first_the_head_is_published_then_all_layers_and_the_next_version_goes_on_from_there(
-    shown: Digits, tmp_path: Path
-) -> None:
+def test_head_is_published_before_all_layers_which_the_next_version_keeps(shown: Digits, tmp_path: Path) -> None:
     tasks = labeled(shown[:12])
     records: list[Json] = []
     published: list[Json] = []
@@ -1252,7 +1248,7 @@ def test_first_the_head_is_published_then_all_layers_and_the_next_version_goes_o
 
 
 @pytest.mark.parametrize("prepared", [False, True])
-def test_trial_of_half_precision_follows_the_version_if_images_are_embedded(
+def test_half_precision_trial_follows_the_version_if_images_are_embedded(
     prepared: bool, shown: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
@@ -1299,7 +1295,7 @@ def test_version_stays_and_the_trial_is_repeated_if_it_is_interrupted(
 
 
 @pytest.mark.skipif(not is_supported(torch.device("cpu")), reason="needs OpenVINO and a processor with VNNI or AMX")
-def test_int8_is_tried_after_the_head_is_published_and_stays_in_later_versions(
+def test_int8_is_tried_after_a_head_goes_live_and_later_versions_keep_it(
     shown: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(int8_trial, "FEWEST_IMAGES", 20)
@@ -1341,9 +1337,7 @@ def test_known_labels_are_trained_on_again_once_openvino_is_installed(
 
 
 @pytest.mark.usefixtures("all_layers")
-def test_images_that_the_cache_loses_while_all_layers_are_trained_are_learned_all_the_same(
-    shown: Digits, tmp_path: Path
-) -> None:
+def test_images_lost_from_the_cache_while_all_layers_train_are_learned(shown: Digits, tmp_path: Path) -> None:
     contents = Path(os.environ["CACHE_DIR"]) / "media" / "contents"
     published: list[Json] = []
 
@@ -1359,7 +1353,7 @@ def test_images_that_the_cache_loses_while_all_layers_are_trained_are_learned_al
 
 
 @pytest.mark.usefixtures("all_layers")
-def test_images_that_the_cache_has_lost_before_all_layers_are_trained_are_left_out(
+def test_images_lost_from_the_cache_before_all_layers_train_are_left_out(
     shown: Digits, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     published: list[Json] = []
@@ -1414,7 +1408,7 @@ def test_a_choice_that_came_up_while_training_was_interrupted_is_learned(shown: 
 @pytest.mark.parametrize(
     ("mode", "enough", "trains"), [("auto", False, False), ("auto", True, True), ("full", False, True)]
 )
-def test_all_layers_are_trained_if_there_are_enough_labels_or_on_request_and_the_better_one_is_kept(
+def test_all_layers_train_with_enough_labels_or_on_request_better_one_wins(
     mode: str, enough: bool, trains: bool, shown: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TRAIN_MODE", mode)
@@ -1569,7 +1563,7 @@ def test_corrected_image_is_right_afterwards_and_in_later_versions(
 
 
 @pytest.mark.parametrize(("in_label_studio", "counts"), [("2026-11-20T09:00:00Z", "2"), ("2026-11-20T11:00:00Z", "0")])
-def test_of_a_correction_and_an_annotation_of_the_same_image_the_later_counts(
+def test_later_of_an_images_correction_and_annotation_counts(
     shown: Digits, tmp_path: Path, in_label_studio: str, counts: str
 ) -> None:
     path, label = shown[0]

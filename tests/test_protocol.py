@@ -115,7 +115,7 @@ def test_every_request_is_answered_as_label_studio_needs_it(
             assert eventually(lambda: client.backend.serving.version_name(project.uid).startswith("v2-"))
 
 
-def test_every_request_with_the_password_is_answered_and_events_come_without_it(
+def test_requests_with_a_password_are_answered_and_events_without_one(
     serve: Serve, recording: list[Request], trained: bool
 ) -> None:
     requests = [request for request in recording if request["phase"].startswith(GUARDED)]

@@ -112,9 +112,7 @@ def test_next_task_is_the_least_sure_ten_times_in_a_row(
 
 
 @pytest.mark.slow
-def test_older_version_that_is_activated_becomes_the_title_and_the_users_title_comes_back(
-    start: Any, label_studio: LabelStudio
-) -> None:
+def test_title_follows_activated_versions_and_the_users_comes_back(start: Any, label_studio: LabelStudio) -> None:
     backend, watched, connection, truth, others, first = start()
     label_studio.retrieve_predictions(watched.project, others)
     watched.wait_for_title(first)
@@ -175,7 +173,7 @@ def test_with_several_models_only_the_own_one_is_renamed(start: Any, label_studi
 
 
 @pytest.mark.parametrize("score", ["order", pytest.param("probability", marks=pytest.mark.slow)])
-def test_new_version_brings_all_stored_predictions_up_to_date_those_to_label_first_at_the_beginning(
+def test_new_version_refreshes_stored_predictions_in_the_labeling_order(
     score: str, start: Any, label_studio: LabelStudio
 ) -> None:
     backend, watched, connection, truth, others, first = start(RENEW_PREDICTIONS="true", SCORE=score)

@@ -166,9 +166,7 @@ def test_project_is_labeled_in_groups(browser: Browser, make_site: MakeSite) -> 
     assert sorted(task for tasks in person.seen for task in tasks) == sorted(site.truth), "each image is shown once"
 
 
-def test_copies_are_shown_labeled_and_undone_with_the_image_that_stands_for_them(
-    browser: Browser, make_site: MakeSite
-) -> None:
+def test_copies_are_shown_labeled_and_undone_with_their_image(browser: Browser, make_site: MakeSite) -> None:
     site = make_site(pictures=8, copied=2)
     with opened(browser, site.url) as page:
         person, looked_at = Person(page, site.truth), 0

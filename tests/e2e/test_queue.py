@@ -162,9 +162,7 @@ def image(task: int, digest: str, **more: Any) -> dict[str, Any]:
     return {"task": task, "digest": digest, **nothing, **more}
 
 
-def test_queue_labels_copies_with_their_image_unless_the_person_keeps_them_apart(
-    browser: Browser, make_site: MakeSite
-) -> None:
+def test_queue_labels_copies_with_their_image_unless_kept_apart(browser: Browser, make_site: MakeSite) -> None:
     site = make_site(pictures=1)
     picture = (Path(__file__).parents[2] / "docs/images/try.png").read_bytes()
     images = [

@@ -77,7 +77,7 @@ def test_legacy_token_and_basic_auth_are_enough(label_studio: LabelStudio, digit
 
 
 @pytest.mark.usefixtures("legacy_tokens")
-def test_the_token_that_setup_hands_over_is_enough_where_legacy_tokens_are_enabled(
+def test_token_from_setup_is_enough_if_legacy_tokens_are_enabled(
     label_studio: LabelStudio, digits: Digits, serve: Serve
 ) -> None:
     backend = serve(label_studio, IMAGE_SIZE="64", LABEL_STUDIO_URL="", LABEL_STUDIO_API_KEY="")
@@ -226,7 +226,7 @@ def test_a_killed_server_serves_at_once_and_ends_the_job(
     assert "resuming after epoch" in (backend.folder / "backend.log").read_text("utf-8")
 
 
-def test_annotations_made_while_the_backend_was_down_are_learned_at_its_start(
+def test_annotations_made_while_the_backend_is_down_are_learned_at_start(
     label_studio: LabelStudio, digits: Digits, serve: Serve
 ) -> None:
     backend = serve(IMAGE_SIZE="64")

@@ -281,7 +281,7 @@ NESTED = """<Choices name="c" toName="i" allowNested="true">
         ([], ""),
     ],
 )
-def test_nested_choice_is_named_by_its_leaf_or_its_path_where_leaves_are_alike(called: Any, name: str) -> None:
+def test_nested_choice_has_its_leafs_name_or_its_path_if_leaves_are_alike(called: Any, name: str) -> None:
     assert tag(NESTED).name_of(called) == name
 
 

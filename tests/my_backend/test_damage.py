@@ -226,7 +226,7 @@ def test_what_is_repaired_is_no_longer_said(make_settings: MakeSettings, serve: 
         assert eventually(lambda: "damaged" not in codes(client))
 
 
-def test_project_whose_file_is_damaged_while_it_is_served_goes_on_and_is_written_again(client: Client) -> None:
+def test_project_whose_file_is_damaged_is_still_served_and_saved_again(client: Client) -> None:
     name = client.train()
     path = client.backend.projects.folder(PROJECT) / "project.json"
     path.write_bytes(b"\0" * 50)

@@ -81,7 +81,7 @@ def test_missing_file_is_none_and_no_damage(tmp_path: Path) -> None:
         (b"[" * 100_000, "recursion limit"),
     ],
 )
-def test_damaged_record_is_listed_with_the_reason_until_it_is_written_again(
+def test_damaged_record_is_listed_with_the_reason_until_rewritten(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes, why: str
 ) -> None:
     path = tmp_path / "folder" / "pet.json"
@@ -191,7 +191,7 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monke
     assert [(child.name, child.read_text()) for child in tmp_path.iterdir()] == [("file", "old")]
 
 
-def test_file_that_windows_refuses_to_replace_while_it_is_read_is_replaced_later(
+def test_file_that_windows_cannot_replace_while_read_is_replaced_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     replaced, refusals = os.replace, [PermissionError("read by another process")] * 2

@@ -62,7 +62,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_what_is_stored_for_a_deleted_project_is_refused_and_brings_nothing_back(name: str, tmp_path: Path) -> None:
+def test_writes_to_a_deleted_project_are_refused_and_restore_nothing(name: str, tmp_path: Path) -> None:
     with pytest.raises(NotFound, match=r"project 7\.1 was deleted"):
         WRITERS[name](tmp_path)
 

@@ -96,7 +96,7 @@ def same(some: list[Any], others: list[Any]) -> bool:
     return [of(answer) for answer in some] == [of(answer) for answer in others]
 
 
-def test_backup_that_is_restored_elsewhere_serves_the_same_version_and_the_same_predictions(
+def test_backup_restored_elsewhere_serves_the_same_version_and_predictions(
     digits: list[tuple[Path, str]], tmp_path: Path, environment: dict[str, str], label_studio: FakeLabelStudio
 ) -> None:
     old, new = tmp_path / "old", tmp_path / "new"

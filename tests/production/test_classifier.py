@@ -17,7 +17,7 @@ EPOCHS = 6  # with fewer, a training might end before a test on a busy machine h
 SETTINGS = {"IMAGE_SIZE": "64", "WEIGHTS": "none", "TRAIN_MODE": "full", "EPOCHS": str(EPOCHS)}
 
 
-def test_killed_training_goes_on_from_its_checkpoint_and_what_it_learned_is_served(
+def test_killed_training_goes_on_from_its_checkpoint_and_is_served(
     digits: list[tuple[Path, str]], redis: Redis, production: MakeProduction, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))

@@ -138,7 +138,7 @@ def test_rounds_of_kills_at_random_moments(site: Site) -> None:
         print(f"{name}: training went on after {statistics.median(some):.1f} s (median), {max(some):.1f} s (worst)")
 
 
-def test_job_whose_process_is_killed_each_time_is_tried_again_and_then_said(site: Site) -> None:
+def test_job_whose_process_is_killed_each_time_is_retried_then_reported(site: Site) -> None:
     site.script.order(dies_at_attempts=[1, 2])
     job = site.wait_for(site.start_training(), "finished")
     attempts = [event.attempt for event in site.script.events("begin", kind="full")]

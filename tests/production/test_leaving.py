@@ -60,7 +60,7 @@ def test_server_that_computes_ends_without_a_crash(
     assert "my_backend.commands.shutdown: stopped" in logs, "its threads were ended before"
 
 
-def test_server_starts_with_a_long_path_for_temporary_files_and_leaves_nothing(
+def test_server_starts_with_a_long_temporary_path_and_leaves_nothing(
     redis: Redis, production: MakeProduction, script: Script, tmp_path: Path
 ) -> None:
     temporary = tmp_path / ("x" * 100)

@@ -173,7 +173,7 @@ def test_submitted_job_runs_and_says_what_came_of_it(queueing: Queueing) -> None
     assert queueing.queue.status().state == "ready"
 
 
-def test_second_submit_is_the_same_job_until_it_has_read_then_the_one_that_waits(
+def test_second_submit_is_the_same_job_until_it_has_read_then_the_waiting(
     queueing: Queueing, script: Script, label_studio: AnnotatedProjects
 ) -> None:
     script.hold("full")

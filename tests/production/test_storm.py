@@ -23,7 +23,7 @@ EVENTS = 500
 SECONDS = 5.0
 
 
-def test_storm_of_events_leaves_one_job_running_and_one_waiting_and_all_learned(
+def test_storm_leaves_a_running_and_a_waiting_job_and_all_events_learned(
     redis: Redis, production: MakeProduction, label_studio: AnnotatedProjects, script: Script
 ) -> None:
     script.order(epochs=3, epoch_seconds=0.1)

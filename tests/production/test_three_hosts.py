@@ -73,14 +73,14 @@ def test_without_the_host_of_redis_trainings_go_on_and_nothing_is_lost(tmp_path:
 
 
 @pytest.mark.slow
-def test_worker_that_lost_its_training_finds_another_at_it_and_leaves_it_alone(tmp_path: Path) -> None:
+def test_worker_that_lost_its_training_leaves_it_to_the_one_running_it(tmp_path: Path) -> None:
     report = play("worker_lost_and_back_early", tmp_path)
 
     assert report["when back"] == {"status": "started", "attempts": 2}
     assert attempts(report, "full") == [2]
 
 
-def test_worker_that_lost_its_training_publishes_nothing_over_what_came_since(tmp_path: Path) -> None:
+def test_worker_that_lost_its_training_publishes_nothing_over_later_work(tmp_path: Path) -> None:
     report = play("worker_lost_and_back_late", tmp_path)
 
     assert attempts(report, "full") == [2]

@@ -212,7 +212,7 @@ def test_settings_name_the_proxy_and_hide_its_password(
 
 
 @pytest.mark.parametrize("answer", ["", "HTTP/1.1 200 OK\r\n", "HTTP/1.1 200 OK\r\n" + "X-Drop: x\r\n" * 100_000])
-def test_proxy_whose_answer_does_not_end_is_given_up_and_its_connection_closed(answer: str) -> None:
+def test_proxy_with_an_endless_answer_is_given_up_and_disconnected(answer: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         place = f"127.0.0.1:{server.getsockname()[1]}"
 

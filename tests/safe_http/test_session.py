@@ -168,7 +168,7 @@ def test_metadata_address_inside_another_is_refused_whatever_is_allowed(form: st
         "64:ff9b:1:0:a9:fea9:fe00:0",  # of 64
     ],
 )
-def test_metadata_address_that_a_tunnel_leads_to_is_refused_whatever_is_allowed(address: str) -> None:
+def test_metadata_address_behind_a_tunnel_is_refused_whatever_is_allowed(address: str) -> None:
     refused_as_metadata(address)
 
 
@@ -260,7 +260,7 @@ def test_metadata_address_is_never_connected_to_however_it_is_written(
     assert any(words in explain(refused.value) for words in ("metadata address", "not a valid IDNA"))
 
 
-def test_name_of_a_metadata_address_is_refused_though_it_is_allowed_and_another_address_comes_first(
+def test_allowed_name_is_refused_if_any_of_its_addresses_is_for_metadata(
     start: Start, open_session: OpenSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     closed = start(ok)

@@ -202,7 +202,7 @@ def test_a_place_inside_the_folder_is_refused(name: str, folder: Path) -> None:
         moving(folder, folder.parent / "other name" / name)
 
 
-def test_a_place_that_only_a_link_or_the_working_folder_puts_inside_is_refused(
+def test_place_inside_only_by_a_link_or_the_working_folder_is_refused(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folder.parent / "link").symlink_to(folder / "cat")

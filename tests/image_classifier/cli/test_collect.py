@@ -325,7 +325,7 @@ def test_class_whose_place_is_taken_fails_alone(images: Images, run: Command) ->
     assert len(list(Path("photos/owl").iterdir())) == 1
 
 
-def test_folder_in_place_of_the_report_is_an_error_before_anything_is_fetched(images: Images, run: Command) -> None:
+def test_folder_in_place_of_the_report_is_an_error_before_fetching(images: Images, run: Command) -> None:
     Path("photos/collect.csv").mkdir(parents=True)
 
     assert "photos/collect.csv is a folder" in run("collect", images.listed(("/1.png", "cat")), "photos").error

@@ -30,7 +30,7 @@ def read(text: str, tmp_path: Path, given: Ingredients | None = None) -> Recipe:
     return read_recipe(tmp_path / "recipe.toml", given or {}, ClassifierSettings())
 
 
-def test_the_file_goes_before_the_environment_and_the_command_line_before_both(
+def test_command_line_overrides_the_file_and_the_file_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in {"EPOCHS": "1", "BATCH_SIZE": "5", "TRAIN_MODE": "head", "MOMENTUM": "0.5"}.items():

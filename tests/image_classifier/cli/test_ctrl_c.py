@@ -23,7 +23,7 @@ def test_ctrl_c_raises_at_once_and_handler_is_restored() -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_ctrl_c_that_a_library_swallows_ends_the_training_at_the_next_record() -> None:
+def test_swallowed_ctrl_c_ends_the_training_at_the_next_record() -> None:
     records: list[Any] = []
     with pytest.raises(KeyboardInterrupt), ending_on_ctrl_c(records.append) as progress:
         progress({"phase": "embedding images"})

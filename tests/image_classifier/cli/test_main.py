@@ -422,7 +422,7 @@ def test_predict_takes_names_from_stdin_and_tells_the_likeliest(
     assert [row["prediction"] for row in table] == [one["prediction"] for one in found]
 
 
-def test_an_image_that_cannot_be_read_does_not_keep_the_others_from_their_answer(
+def test_unreadable_image_does_not_keep_the_others_from_their_answer(
     run: Command, trained: Path, others: Path, tmp_path: Path
 ) -> None:
     good = sorted(others.rglob("*.png"))[0]

@@ -149,7 +149,7 @@ def test_folds_have_the_same_size_and_keep_an_image_together(drawn: list[tuple[i
         assert max(sizes) - min(sizes) <= 1
 
 
-def test_folds_do_not_depend_on_labels_and_hardly_change_when_images_are_added() -> None:
+def test_folds_ignore_labels_and_hardly_change_when_images_are_added() -> None:
     """Folds with as many images of each class would make heads look better than they are on new images."""
     samples = [sample(number, "ab"[number % 2]) for number in range(200)]
     relabeled = [replace(one, label="c") for one in samples]

@@ -416,9 +416,7 @@ def test_a_network_that_fails_tells_those_who_wait_and_goes_on(
     assert shades(lane.embed(network, grey[:20])) == list(range(20))
 
 
-def test_a_network_that_nobody_needs_any_more_goes_at_once_with_its_accelerated_form(
-    lane: InferenceLane, grey: list[ImageFile]
-) -> None:
+def test_unused_network_is_freed_at_once_with_its_accelerated_form(lane: InferenceLane, grey: list[ImageFile]) -> None:
     backbone, its_gate = gated("short-lived")
     its_gate.open.set()
     lane.embed(backbone, grey[:3])

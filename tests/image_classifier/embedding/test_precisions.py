@@ -68,7 +68,7 @@ def test_processor_without_the_chosen_precision_computes_in_float32(
     assert Precisions(tmp_path)(backbone, CPU) == torch.float32
 
 
-def test_folder_that_cannot_be_written_only_costs_other_processes_the_choice(
+def test_unwritable_folder_only_hides_the_choice_from_other_processes(
     backbone: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("in the way")

@@ -58,7 +58,7 @@ def test_labels_that_nobody_has_looked_at_do_not_pass_a_version(
     assert found.images == sum(held_out(some)[:45]) < sum(held_out(some))
 
 
-def test_images_like_those_that_the_live_version_has_learned_do_not_compare(
+def test_near_duplicates_of_what_the_live_version_learned_do_not_count(
     lane: InferenceLane, backbone: Backbone, samples: list[Sample]
 ) -> None:
     good = learn(lane, backbone, samples)
@@ -74,7 +74,7 @@ def test_images_like_those_that_the_live_version_has_learned_do_not_compare(
     assert (before.images, after.images) == (sum(out) + 1, sum(out) - 1)
 
 
-def test_classes_are_compared_by_name_on_held_out_images_of_classes_that_both_know(
+def test_classes_known_to_both_are_compared_by_name_on_held_out_images(
     lane: InferenceLane, backbone: Backbone, samples: list[Sample]
 ) -> None:
     all_three = learn(lane, backbone, samples)
@@ -88,7 +88,7 @@ def test_classes_are_compared_by_name_on_held_out_images_of_classes_that_both_kn
         assert min(found.before, found.after) > 0.9
 
 
-def test_there_is_nothing_to_compare_where_nothing_is_held_out_or_the_questions_differ(
+def test_nothing_is_compared_without_held_out_images_or_the_same_question(
     lane: InferenceLane, backbone: Backbone, samples: list[Sample]
 ) -> None:
     one = learn(lane, backbone, samples)

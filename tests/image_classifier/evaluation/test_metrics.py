@@ -157,7 +157,7 @@ def targets_as_rows(targets: Tensor) -> Tensor:
     return targets if targets.is_floating_point() else torch.eye(3)[targets]
 
 
-def test_the_calibration_error_is_the_mean_gap_between_probability_and_share_of_hits() -> None:
+def test_calibration_error_is_the_mean_gap_of_probability_and_accuracy() -> None:
     logits, targets = guesses(1, 500, 3)
     confidence, predicted = logits.softmax(1).max(1)
     hits = (predicted == targets).numpy()

@@ -436,7 +436,7 @@ def test_a_server_that_cannot_be_reached_leaves_random_weights(
     check_says_random(loaded, "(the download failed: Connection refused)", backbone, caplog)
 
 
-def test_a_host_that_is_not_known_leaves_random_weights_and_the_address_for_another_way(
+def test_unknown_host_leaves_random_weights_and_the_address_to_download(
     backbone: Backbone, weights_url: Callable[[str], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     url = "https://weights.invalid/resnet18-f37072fd.pth"

@@ -48,7 +48,7 @@ def test_images_that_look_labeled_are_no_crowd() -> None:
     assert find_crowd(vectors, rows, torch.cat([labeled, crowd.rows])) is None
 
 
-def test_few_images_are_a_crowd_only_if_there_is_no_other_way_to_label_them() -> None:
+def test_few_images_are_a_crowd_only_if_there_must_always_be_one() -> None:
     vectors, _ = clusters([3])
     assert find_crowd(vectors, torch.arange(3), NONE) is None
     crowd = find_crowd(vectors, torch.arange(3), NONE, always=True)
@@ -79,7 +79,7 @@ def test_every_image_gets_into_a_group_once(sizes: list[int], seed: int, spread:
     assert sorted(shown) == list(range(len(which)))
 
 
-def test_group_has_the_surest_first_and_ends_before_images_that_cost_more_than_they_give(
+def test_group_starts_with_the_surest_and_ends_before_costly_images(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(groups, "SMALLEST", 1)

@@ -45,7 +45,7 @@ def test_most_alike_are_those_with_the_largest_cosines() -> None:
     assert pool.most_alike(7, [], 20) == pool.most_alike(7, [7], 20) == []
 
 
-def test_map_is_that_of_all_embeddings_and_stays_while_a_few_images_are_added() -> None:
+def test_map_is_of_all_embeddings_and_stays_while_few_images_are_added() -> None:
     vectors = embeddings([0, 1, 2] * 40)
     pool = Pool("ab")
     assert pool.positions([]).shape == (0, 2)
@@ -69,7 +69,7 @@ def assert_kinds_are_apart(positions: torch.Tensor) -> None:
     assert torch.cdist(positions, centers).argmin(1).tolist() == [0, 1, 2] * (len(positions) // 3)
 
 
-def test_images_added_to_an_arranged_map_are_placed_next_to_look_alikes_and_the_others_stay() -> None:
+def test_map_puts_added_images_next_to_look_alikes_and_moves_no_others() -> None:
     vectors, pool = embeddings([0, 1, 2] * 60), Pool("ab")
     pool.arrange()  # there is nothing yet
     pool.add(vectors[:90])
@@ -130,7 +130,7 @@ def test_images_added_in_steps_are_compared_like_images_added_at_once(step: int)
         assert {kinds[one] for one in nearest[0]} == {kinds[image]}
 
 
-def test_first_images_are_of_kinds_that_nobody_knows_yet_or_that_a_model_is_unsure_of() -> None:
+def test_first_images_are_of_unknown_kinds_or_those_a_model_is_unsure_of() -> None:
     kinds = [0, 1, 2, 3] * 25
     pool = filled(kinds)
     first = pool.first(range(100), [], None, 4)
@@ -165,7 +165,7 @@ def test_groups_without_a_model_are_crowds_of_one_kind() -> None:
     assert len(rows) == len(set(rows))
 
 
-def test_groups_with_a_model_have_its_proposals_and_leave_out_labeled_images() -> None:
+def test_groups_have_the_models_proposals_and_omit_labeled_images() -> None:
     kinds = [0, 1] * 40
     pool = filled(kinds)
     asked = []

@@ -11,7 +11,7 @@ from image_classifier.data.dataset import ImageClassifierDataset, Sample
 from image_classifier.training.augmentation import Augmentation
 
 
-def test_each_look_at_an_image_differs_and_hangs_on_the_seed_and_the_name_alone(samples: list[Sample]) -> None:
+def test_views_of_an_image_differ_and_depend_only_on_the_seed_and_name(samples: list[Sample]) -> None:
     paths = [sample.image.path for sample in samples[:20]]
 
     def looks(seed: str) -> list[Tensor]:

@@ -85,7 +85,7 @@ def test_all_layers_learn(backbone: Backbone, colours: list[Sample], tmp_path: P
     assert weights(backbone) == before  # and the network that answers meanwhile has not
 
 
-def test_upper_layers_of_a_pretrained_network_learn_and_batch_statistics_stay(
+def test_pretrained_network_trains_upper_layers_without_batch_statistics(
     backbone: Backbone, colours: list[Sample], tmp_path: Path
 ) -> None:
     pretrained = replace(backbone, origin="imagenet")
@@ -242,7 +242,7 @@ def test_any_number_of_images_can_be_trained_on(
     assert all(tensor.isfinite().all() for tensor in tuned.backbone.module.state_dict().values())
 
 
-def test_a_last_batch_of_one_is_left_out_where_batch_normalization_could_not_learn_from_it(
+def test_last_batch_of_one_is_skipped_if_batch_norm_cannot_learn_from_it(
     backbone: Backbone, samples: list[Sample], tmp_path: Path
 ) -> None:
     small = make_backbone(
@@ -291,13 +291,11 @@ def test_all_layers_learn_at_a_tenth_of_the_heads_rate_and_fall_with_it(
     ("network", "size", "trained"),
     [("resnet18", 224, 176), ("resnet18", 96, 96), ("resnet18", 320, 256), ("vit_b_16", 224, 224)],
 )
-def test_large_images_are_trained_on_smaller_parts_where_the_network_takes_them(
-    network: str, size: int, trained: int
-) -> None:
+def test_large_images_train_on_smaller_parts_if_the_network_takes_them(network: str, size: int, trained: int) -> None:
     assert finetune._training_size(load_backbone("none", size, network)) == trained
 
 
-def test_frozen_layers_wait_for_their_epoch_and_an_interruption_changes_nothing(
+def test_frozen_layers_wait_for_their_epoch_in_spite_of_an_interruption(
     backbone: Backbone, samples: list[Sample], tmp_path: Path
 ) -> None:
     told = replace(FAST, freeze_epochs=2)

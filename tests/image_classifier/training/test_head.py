@@ -87,7 +87,7 @@ def test_the_head_that_sees_nothing_answers_the_frequencies() -> None:
     torch.testing.assert_close(found, torch.tensor([[0.3, 0.6, 0.1]]), rtol=0, atol=0.01)
 
 
-def test_the_head_of_several_choices_that_sees_nothing_answers_the_frequencies() -> None:
+def test_head_of_several_choices_answers_frequencies_if_it_sees_nothing() -> None:
     targets = torch.zeros(100, 4)  # one choice that no image has, and one that all have
     targets[:30, 1] = targets[:60, 2] = targets[:, 3] = 1
     head = train_head(torch.ones(100, 512), targets, 4, replace(FAST, learning_rate=1e-9), ignore)
@@ -117,7 +117,7 @@ def test_the_head_knows_how_rare_a_class_is() -> None:
     assert (head(unseen).argmax(1) == 1).float().mean() > 0.5
 
 
-def test_an_image_that_is_repeated_counts_more_and_its_class_is_no_commoner() -> None:
+def test_repeated_image_counts_more_but_its_class_is_not_more_common() -> None:
     embeddings, targets = clusters(1, images=30)
     weak = replace(FAST, learning_rate=0.0001)
     relabeled = targets.clone()
@@ -135,7 +135,7 @@ def test_an_image_that_is_repeated_counts_more_and_its_class_is_no_commoner() ->
 
 
 @pytest.mark.parametrize("multiple", [False, True])
-def test_first_of_several_heads_that_learns_all_rows_is_the_one_trained_alone(multiple: bool) -> None:
+def test_head_of_all_rows_equals_one_trained_alone_if_several_are_trained(multiple: bool) -> None:
     embeddings, indices = clusters(1, images=70)
     targets = (torch.arange(3) != indices[:, None]).float() if multiple else indices
     everything = torch.arange(70)

@@ -92,7 +92,7 @@ def test_form_is_chosen_if_answers_stay_and_embeds_under_its_own_name(
 
 
 @computes
-def test_network_that_it_harms_is_refused_until_there_are_twice_as_many_images(
+def test_harmed_network_is_refused_until_there_are_twice_as_many_images(
     lane: InferenceLane, tiny: Backbone, few: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Harmed(Int8Network):

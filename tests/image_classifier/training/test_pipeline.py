@@ -84,7 +84,7 @@ def test_forecast_comes_with_cross_validation_only(
     assert forecast(backbone, unseen) is None, "accepted predictions tell nothing"
 
 
-def test_forecast_stays_until_there_are_a_fifth_more_labels_or_other_classes(
+def test_forecast_stays_until_a_fifth_more_labels_or_other_classes(
     lane: InferenceLane, backbone: Backbone, samples: list[Sample]
 ) -> None:
     def learn(some: list[Sample], *names: str, earlier: Classifier | None = None) -> Classifier:
@@ -201,7 +201,7 @@ def test_the_figures_are_of_heads_that_have_not_seen_the_images(backbone: Backbo
     assert (found.head(embedded.embeddings).argmax(1) == wanted).float().mean() > 0.95  # it knows them by heart
 
 
-def test_many_figures_are_of_heads_that_have_not_seen_the_images_or_their_copies(backbone: Backbone) -> None:
+def test_many_figures_are_of_heads_that_saw_neither_image_nor_copies(backbone: Backbone) -> None:
     once = around("abc" * 30, noise=20)
     four = Embedded(once.samples * 4, once.embeddings.repeat(4, 1), {})
     found = learn(backbone, four, Hyperparameters())
@@ -210,7 +210,7 @@ def test_many_figures_are_of_heads_that_have_not_seen_the_images_or_their_copies
     assert found.evaluation_head.temperature == found.head.temperature
 
 
-def test_the_head_that_compares_has_not_seen_the_held_out_images_and_the_served_one_has(backbone: Backbone) -> None:
+def test_served_head_learns_held_out_images_the_comparing_one_does_not(backbone: Backbone) -> None:
     embedded = around("abc" * 20)
     out = held_out(embedded.samples)
     assert any(out)
@@ -373,7 +373,7 @@ def test_accuracy_is_that_on_the_random_sample_if_there_is_one(backbone: Backbon
         assert figures_of(backbone, embedded, at_random=rows) == plain, "too few, or all"
 
 
-def test_accuracy_is_a_little_higher_than_that_of_heads_with_four_fifths_of_the_labels(backbone: Backbone) -> None:
+def test_accuracy_is_a_little_above_that_of_heads_with_fewer_labels(backbone: Backbone) -> None:
     found = figures_of(backbone, around("abc" * 30, noise=3.0))
     right = sum(found["confusion"][number][number] for number in range(3)) / 90
     assert right + 0.01 < found["accuracy"] < right + 0.03

@@ -33,7 +33,7 @@ def versions(label_studio: FakeLabelStudio) -> set[str]:
     return {some[0][1] if len(some) == 1 else "" for some in found}
 
 
-def test_each_version_that_goes_live_is_stored_for_all_tasks_and_for_imported_ones(
+def test_each_live_version_is_stored_for_all_tasks_and_imported_ones(
     serve: Serve, label_studio: FakeLabelStudio, settings: dict[str, Any]
 ) -> None:
     for _ in range(30):

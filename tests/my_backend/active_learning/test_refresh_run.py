@@ -99,9 +99,7 @@ def scores(renewed: Renewed) -> dict[int, float]:
     return {task["id"]: one["score"] for task in renewed.tasks.all for one in task["predictions"]}
 
 
-def test_models_order_is_stored_as_scores_those_to_label_first_at_the_beginning(
-    renewed: Renewed, tmp_path: Path
-) -> None:
+def test_models_order_is_stored_as_scores_in_the_labeling_order(renewed: Renewed, tmp_path: Path) -> None:
     for score in (0.1, 0.2, 0.3, 0.4):
         renewed.tasks.add((OLD, score))
     renewed.tasks.add((OLD, 0.0), is_labeled=True)

@@ -33,7 +33,7 @@ def scores(label_studio: FakeLabelStudio, make_settings: MakeSettings, tmp_path:
     return scores
 
 
-def test_title_matters_only_where_tasks_are_sampled_by_scores_or_the_server_keeps_it(
+def test_title_matters_only_if_scores_order_tasks_or_the_server_keeps_it(
     label_studio: FakeLabelStudio, scores: Scores
 ) -> None:
     model = label_studio.backends[0]

@@ -168,9 +168,7 @@ def test_project_that_uses_no_title_of_ours_is_told_to(titled: FakeLabelStudio, 
     assert titled.project["model_version"] == SECOND
 
 
-def test_title_is_remembered_before_it_is_changed_and_missing_rights_are_named(
-    titled: FakeLabelStudio, tmp_path: Path
-) -> None:
+def test_title_is_saved_before_its_change_and_missing_rights_are_named(titled: FakeLabelStudio, tmp_path: Path) -> None:
     titled.forbids = {"/api/ml/1"}
     title = title_of(titled, tmp_path)
     status = title.look(SECOND, renewing=False)

@@ -112,7 +112,7 @@ def test_project_that_uses_another_models_predictions_is_named(
         assert label_studio.patched == []
 
 
-def test_nothing_is_asked_where_the_setting_is_off_and_no_title_is_to_come_back(client: Client) -> None:
+def test_nothing_is_asked_without_the_setting_or_a_title_to_restore(client: Client) -> None:
     unreachable = Snapshot(LabelStudio("http://127.0.0.1:1", "", SafeSession(["127.0.0.1"])), 7)
     client.backend.title_sync.look(client.backend.projects.get(PROJECT), unreachable)
     assert problems(client) == []

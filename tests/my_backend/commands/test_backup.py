@@ -180,7 +180,7 @@ def test_backup_steps_over_what_cannot_be_copied_and_says_it(
         ("stat", "corrections", ["5.1", UID]),
     ],
 )
-def test_project_that_cannot_be_read_does_not_stop_the_backup_of_the_others(
+def test_unreadable_project_does_not_stop_the_backup_of_the_others(
     model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str, name: str, copied: list[str]
 ) -> None:
     folder = model_dir / "projects" / "5.1"

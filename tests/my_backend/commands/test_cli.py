@@ -125,7 +125,7 @@ def run(environment: dict[str, str], *arguments: str, cwd: Path, **settings: str
 # Start
 
 
-def test_health_answers_before_the_model_class_is_imported_and_predict_waits_for_it(
+def test_health_answers_before_the_model_class_is_imported_predict_waits(
     start: Start, script: Script, capsys: pytest.CaptureFixture[str]
 ) -> None:
     script.block("import")
@@ -258,7 +258,7 @@ def test_server_without_redis_is_refused_where_others_use_redis(
 
 
 @pytest.mark.parametrize("command", ["serve", "worker"])
-def test_process_with_redis_is_refused_where_a_server_without_redis_runs_the_jobs(
+def test_process_with_redis_is_refused_if_a_server_runs_jobs_without_it(
     command: str, start: Start, environment: dict[str, str], tmp_path: Path
 ) -> None:
     server = start()

@@ -151,9 +151,7 @@ def test_unreadable_correction_is_trained_once_it_can_be_read(watched: Watched, 
     assert watched.look() == ["head"]
 
 
-def test_correction_that_becomes_unreadable_after_its_training_starts_nothing(
-    watched: Watched, unreadable: set[str]
-) -> None:
+def test_correction_that_is_unreadable_after_training_starts_nothing(watched: Watched, unreadable: set[str]) -> None:
     watched.correct()
     watched.learn()
     unreadable.add(f"{DIGEST}.json")

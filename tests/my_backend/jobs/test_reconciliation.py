@@ -56,7 +56,7 @@ def test_changed_annotations_are_read_and_learned(projects: Projects, label_stud
     assert projects.changes(PROJECT).tasks() is None
 
 
-def test_version_that_is_just_being_published_is_compared_at_the_next_visit(
+def test_version_that_is_being_published_is_compared_at_the_next_visit(
     projects: Projects, label_studio: FakeLabelStudio
 ) -> None:
     """Until its job has noted what it has learned, only the lock tells that it will; nobody waits for the lock."""

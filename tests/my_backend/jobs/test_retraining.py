@@ -229,7 +229,7 @@ def test_what_a_job_has_learned_is_not_trained_again_when_it_is_quiet(
     assert trained == ["7.1", "8.1"]
 
 
-def test_change_that_a_job_missed_while_it_read_is_trained_when_it_is_quiet(
+def test_change_missed_while_a_job_read_is_trained_when_it_is_quiet(
     start: Start, trained: list[str], projects: Projects, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1000.0

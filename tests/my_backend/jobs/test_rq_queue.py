@@ -205,7 +205,7 @@ def test_own_job_is_taken_with_its_own_limits_whatever_redis_says(kind: Kind, se
         assert redis.client.keys("*intermediate*") == [], "nothing waits there for RQ's maintenance"
 
 
-def test_all_embedding_jobs_of_a_project_wait_for_workers_of_full_trainings(settings: Settings, redis: Redis) -> None:
+def test_all_embedding_jobs_wait_for_workers_of_full_trainings(settings: Settings, redis: Redis) -> None:
     store = JobStore(settings.model_dir / "projects")
     ours = [new_job("7.1", kind, "test") for kind in ("full", "full", EMBED, EMBED)]
     for number, job in enumerate(ours):
@@ -220,7 +220,7 @@ def test_all_embedding_jobs_of_a_project_wait_for_workers_of_full_trainings(sett
         assert len(taken) == 3
 
 
-def test_embedding_jobs_of_a_project_can_be_claimed_at_the_same_time_and_trainings_not(settings: Settings) -> None:
+def test_embedding_jobs_of_a_project_run_side_by_side_but_trainings_do_not(settings: Settings) -> None:
     store = JobStore(settings.model_dir / "projects")
     with store.claimed(new_job("7.1", EMBED, "test")), store.claimed(new_job("7.1", EMBED, "test")):
         pass

@@ -53,7 +53,7 @@ def test_job_that_ends_badly_says_why_in_one_line(store: JobStore, error: Except
     assert (ended.error, store.get(ended.id)) == (said, ended)
 
 
-def test_shutdown_leaves_the_job_queued_with_its_folder_and_costs_no_attempt(store: JobStore) -> None:
+def test_shutdown_leaves_the_job_queued_with_its_folder_at_no_attempt(store: JobStore) -> None:
     job = submitted(store, attempts=1, futile=1)
 
     def work(running: RunningJob) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def test_job_that_took_its_process_down_too_often_is_given_up(store: JobStore) -
     assert f"died {MAX_ATTEMPTS} times" in ended.error
 
 
-def test_job_that_is_killed_now_and_then_goes_on_as_long_as_it_comes_further(store: JobStore) -> None:
+def test_job_killed_now_and_then_continues_as_long_as_it_makes_progress(store: JobStore) -> None:
     """As where workers are taken away at any time, hour after hour."""
     job = submitted(store)
 
@@ -103,7 +103,7 @@ def test_job_that_is_killed_now_and_then_goes_on_as_long_as_it_comes_further(sto
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a thread has no priority of its own")
 @pytest.mark.parametrize(("before", "after"), [(0, 10), (15, 15)])
-def test_long_training_lets_others_go_first_and_takes_no_more_than_it_was_given(before: int, after: int) -> None:
+def test_long_training_lowers_its_priority_and_never_raises_it(before: int, after: int) -> None:
     found = []
 
     def work() -> None:
@@ -246,9 +246,7 @@ def test_traces_of_a_job_whose_project_was_deleted_are_removed(
     assert folder.exists() == comes_back
 
 
-def test_nothing_of_a_living_project_is_removed_though_its_record_and_the_jobs_are_missing(
-    store: JobStore, tmp_path: Path
-) -> None:
+def test_project_is_not_removed_if_its_record_and_jobs_are_missing(store: JobStore, tmp_path: Path) -> None:
     """So many jobs ended during a long one that its record was thinned out, and project.json was lost."""
     version = tmp_path / "7.1" / "versions" / "v1-20261120T132501"
     version.mkdir(parents=True)

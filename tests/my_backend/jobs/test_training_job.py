@@ -266,7 +266,7 @@ def annotate_a_second_task(client: Client) -> None:
 
 
 @pytest.mark.parametrize("ends", ["canceled", "finished"])
-def test_early_version_in_the_place_of_one_that_knew_more_is_corrected_while_its_job_goes_on(
+def test_early_version_that_knows_less_is_corrected_while_its_job_runs(
     connected: Client, script: Script, ends: str
 ) -> None:
     script.block("full")
@@ -291,9 +291,7 @@ def test_early_version_in_the_place_of_one_that_knew_more_is_corrected_while_its
     assert (learned_tasks(connected), len(versions_of(connected).names())) == (2, 3)
 
 
-def test_correction_is_asked_for_when_nothing_says_any_more_that_it_is_learned(
-    connected: Client, script: Script
-) -> None:
+def test_correction_is_requested_if_nothing_shows_that_it_is_learned(connected: Client, script: Script) -> None:
     asked = []
     with ThreadPoolExecutor(1) as other:
         script.block("full")
@@ -336,9 +334,7 @@ def test_kill_before_it_is_noted_what_went_live_leaves_nothing_unlearned(
     assert learned_tasks(connected) == 2
 
 
-def test_correction_that_began_before_all_layers_went_live_leaves_it_to_the_next_one(
-    connected: Client, script: Script
-) -> None:
+def test_correction_begun_before_all_layers_went_live_is_left_to_the_next(connected: Client, script: Script) -> None:
     """Else it would put the network from before in the place of the one that was trained for an hour."""
     script.block("head", learn="Dog")
     head = start(connected, "head")
@@ -356,9 +352,7 @@ def test_correction_that_began_before_all_layers_went_live_leaves_it_to_the_next
     assert learned_tasks(connected) == 2
 
 
-def test_annotations_of_a_train_request_outlive_a_correction_that_was_overtaken(
-    connected: Client, script: Script
-) -> None:
+def test_annotations_of_a_train_request_outlive_an_overtaken_correction(connected: Client, script: Script) -> None:
     script.block("head")
     keep_annotations(connected.backend.projects, PROJECT, TRAIN["annotations"])
     asked: list[str] = []
@@ -446,9 +440,7 @@ def test_refused_token_is_in_the_jobs_error(serve: Serve, label_studio: FakeLabe
     assert label_studio.legacy not in job.error
 
 
-def test_annotations_of_a_train_request_go_before_label_studios_until_they_are_learned(
-    connected: Client, script: Script
-) -> None:
+def test_train_requests_annotations_override_label_studios_until_learned(connected: Client, script: Script) -> None:
     body = {"project": PROJECT, "annotations": [{"id": 9, "data": {}}]}
     script.set(fit_raises="no luck")
     connected.ended(connected.post("/train", body, 201)["job"])
@@ -460,9 +452,7 @@ def test_annotations_of_a_train_request_go_before_label_studios_until_they_are_l
     assert [call["tasks"] for call in script.calls("fit")] == [[9], [9], [1]]
 
 
-def test_annotations_of_a_train_request_that_cannot_be_learned_do_not_stand_in_the_way(
-    connected: Client, script: Script
-) -> None:
+def test_annotations_of_a_train_request_that_teach_nothing_block_nothing(connected: Client, script: Script) -> None:
     script.set(fit_says="label more images")
     failed = connected.ended(connected.post("/train", {"annotations": [{"id": 9, "data": {}}]}, 201)["job"])
     assert (failed.status, failed.error) == ("failed", "label more images")
@@ -516,9 +506,7 @@ def test_annotations_of_a_canceled_training_are_forgotten(connected: Client, scr
     assert [call["tasks"] for call in script.calls("fit")] == [[9], [1]]
 
 
-def test_annotations_of_a_training_that_is_canceled_while_it_waits_are_forgotten(
-    connected: Client, script: Script
-) -> None:
+def test_annotations_of_a_training_canceled_while_waiting_are_forgotten(connected: Client, script: Script) -> None:
     script.block("fit")
     running = start(connected)
     connected.started(running)
@@ -533,9 +521,7 @@ def test_annotations_of_a_training_that_is_canceled_while_it_waits_are_forgotten
     assert kept(connected).exists(), "these are another request's"
 
 
-def test_annotations_of_a_training_that_is_canceled_before_it_has_read_them_are_forgotten(
-    connected: Client, script: Script
-) -> None:
+def test_annotations_of_a_training_canceled_before_reading_are_forgotten(connected: Client, script: Script) -> None:
     keep_annotations(connected.backend.projects, PROJECT, TRAIN["annotations"])
     job = saved(connected, "full")
     connected.backend.job_store.request_cancel(job)
@@ -559,7 +545,7 @@ def test_annotations_of_a_training_stay_where_a_correction_is_canceled(connected
     assert [call["tasks"] for call in script.calls("fit")] == [[9], [9]]
 
 
-def test_annotations_of_a_training_stay_where_another_process_takes_it_over(connected: Client, script: Script) -> None:
+def test_annotations_of_a_training_stay_if_another_process_takes_it_over(connected: Client, script: Script) -> None:
     keep_annotations(connected.backend.projects, PROJECT, TRAIN["annotations"])
     store, job = connected.backend.job_store, saved(connected, "full")
     with ThreadPoolExecutor(1) as other:
@@ -591,7 +577,7 @@ DAMAGED = {
 
 @pytest.mark.parametrize("kind", ["head", "full"])
 @pytest.mark.parametrize("name", DAMAGED)
-def test_damaged_annotations_of_a_training_are_set_aside_and_label_studios_learned(
+def test_damaged_annotations_are_set_aside_and_label_studios_learned(
     name: str, kind: str, connected: Client, script: Script
 ) -> None:
     kept(connected).write_bytes(DAMAGED[name])
@@ -675,9 +661,7 @@ def test_annotations_that_killed_the_process_three_times_are_set_aside(connected
     assert json.loads(kept(connected).with_name(SET_ASIDE).read_text()) == TRAIN["annotations"]
 
 
-def test_annotations_with_which_the_model_fails_are_set_aside_after_three_failures(
-    connected: Client, script: Script
-) -> None:
+def test_annotations_that_fail_the_model_three_times_are_set_aside(connected: Client, script: Script) -> None:
     killed_before = replace(saved(connected, "full"), status="failed", started=1.0, futile=MAX_ATTEMPTS)
     connected.backend.job_store.save(killed_before)  # by what came before these
     keep_annotations(connected.backend.projects, PROJECT, TRAIN["annotations"])
@@ -775,9 +759,7 @@ def test_training_is_repeated_if_its_version_does_not_load(connected: Client, sc
     assert connected.ended(start(connected)).result["versions"]
 
 
-def test_training_is_repeated_if_its_version_is_damaged_and_an_earlier_one_live(
-    connected: Client, script: Script
-) -> None:
+def test_training_is_repeated_if_its_version_is_damaged_and_another_live(connected: Client, script: Script) -> None:
     [first] = connected.ended(start(connected)).result["versions"]
     script.set(given="the same")
     [second] = connected.ended(start(connected)).result["versions"]

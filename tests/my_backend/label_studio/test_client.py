@@ -324,7 +324,7 @@ def test_what_is_no_label_studio_is_doubted() -> None:
     assert str(failed.value).endswith(f"404 to GET /api/version/: is {server.url} a Label Studio server?")
 
 
-def test_personal_access_token_is_not_sent_on_to_where_label_studio_redirects(label_studio: FakeLabelStudio) -> None:
+def test_personal_access_token_does_not_follow_label_studios_redirect(label_studio: FakeLabelStudio) -> None:
     with FakeServer(lambda seen: json_reply({"access": "x"})) as stranger:
         moved = Reply(307, b"", {"Location": f"{stranger.url}/api/token/refresh/"})
         with FakeServer(lambda seen: moved) as server:

@@ -50,7 +50,7 @@ CONFIGURED = {"label_studio_url": "http://configured:8080/", "label_studio_api_k
         ({}, Credentials("http://[", "told"), None),
     ],
 )
-def test_key_goes_to_the_configured_label_studio_and_the_token_of_setup_to_the_one_that_sent_it(
+def test_key_goes_to_the_configured_url_and_setups_token_to_its_sender(
     make_settings: MakeSettings,
     settings: dict[str, str],
     credentials: Credentials | None,
@@ -61,7 +61,7 @@ def test_key_goes_to_the_configured_label_studio_and_the_token_of_setup_to_the_o
     assert (found and (found.url, found._token)) == expected
 
 
-def test_label_studio_itself_may_be_private_but_not_the_other_ports_of_its_host(
+def test_label_studio_may_be_private_but_not_other_ports_of_its_host(
     label_studio: FakeLabelStudio, make_settings: MakeSettings
 ) -> None:
     found = Connections(

@@ -393,7 +393,7 @@ SECRETS = "<AWSAccessKeyId>secret</AWSAccessKeyId><StringToSign>secret</StringTo
     ],
 )
 @pytest.mark.parametrize("signed_by_label_studio", [False, True])
-def test_error_of_a_storage_is_named_by_its_code_and_not_taken_for_label_studios(
+def test_storages_error_has_its_code_and_is_not_taken_for_label_studios(
     label_studio: FakeLabelStudio,
     open_media: OpenMedia,
     start: Start,
@@ -521,7 +521,7 @@ def test_image_that_is_too_large_is_not_stored(open_media: OpenMedia, start: Sta
     assert stored(tmp_path) == []
 
 
-def test_image_that_is_known_is_not_asked_for_again_also_by_another_process(
+def test_known_image_is_not_requested_again_even_by_another_process(
     label_studio: FakeLabelStudio, open_media: OpenMedia, pool: MediaPool
 ) -> None:
     label_studio.files[UPLOAD] = PNG
@@ -535,7 +535,7 @@ def test_image_that_is_known_is_not_asked_for_again_also_by_another_process(
 
 
 @pytest.mark.parametrize(("path", "again"), [("/a.png", True), (UPLOAD, False)])
-def test_image_is_asked_for_again_when_its_url_is_no_longer_trusted_unless_it_is_an_upload(
+def test_image_is_requested_again_after_its_trust_ends_unless_uploaded(
     open_media: OpenMedia, start: Start, monkeypatch: pytest.MonkeyPatch, path: str, again: bool
 ) -> None:
     bodies = iter([PNG, PNG + b"changed"])
@@ -614,9 +614,7 @@ def test_upload_that_a_loss_of_power_has_emptied_is_fetched_again(
     assert media.content(file.digest) == file.path
 
 
-def test_content_that_a_loss_of_power_has_cut_short_is_replaced_when_it_comes_again(
-    open_media: OpenMedia, start: Start
-) -> None:
+def test_content_truncated_by_a_loss_of_power_is_replaced_when_it_returns(open_media: OpenMedia, start: Start) -> None:
     server = start()
     open_media(None, server.host).fetch(MediaRequest(f"{server.url}/1")).path.write_bytes(PNG[:10])
 
@@ -682,7 +680,7 @@ with media.holding([Path(sys.argv[2])]):
 """
 
 
-def test_what_a_killed_process_has_held_is_let_go_and_what_another_holds_is_not(
+def test_killed_process_holds_no_images_and_a_living_one_keeps_its_own(
     open_media: OpenMedia, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(media_module, "SETTLED_SECONDS", 0.0)
@@ -707,9 +705,7 @@ def test_what_a_killed_process_has_held_is_let_go_and_what_another_holds_is_not(
 # Many at once, and deadlines
 
 
-def test_results_are_in_the_order_of_the_requests_with_an_error_for_each_that_failed(
-    open_media: OpenMedia, start: Start
-) -> None:
+def test_results_keep_the_order_of_requests_with_errors_for_failed_ones(open_media: OpenMedia, start: Start) -> None:
     def answer(seen: Seen) -> Reply:
         return Reply(404) if "missing" in seen.path else Reply(200, PNG + seen.path.encode())
 
@@ -789,9 +785,7 @@ def test_one_image_may_take_only_so_long(open_media: OpenMedia, start: Start, pa
     assert time.monotonic() - begun < 60
 
 
-def test_a_request_gets_its_images_while_others_that_nobody_waits_for_do_not_come(
-    open_media: OpenMedia, start: Start
-) -> None:
+def test_request_gets_its_images_while_those_of_an_import_hang(open_media: OpenMedia, start: Start) -> None:
     answers = threading.Event()
 
     def answer(seen: Seen) -> Reply:

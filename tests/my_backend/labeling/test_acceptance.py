@@ -91,9 +91,7 @@ def test_answers_that_do_not_fit_together_are_damaged(
         AcceptanceStore(tmp_path).answers(prepared)
 
 
-def test_labels_are_accepted_automatically_only_if_somebody_has_switched_that_on(
-    store: AcceptanceStore, tmp_path: Path
-) -> None:
+def test_labels_are_accepted_automatically_only_if_that_is_switched_on(store: AcceptanceStore, tmp_path: Path) -> None:
     assert store.automatic(PROJECT) == Automatic(on=False)
     store.switch(PROJECT, Automatic(on=True))
     assert AcceptanceStore(tmp_path).automatic(PROJECT).on

@@ -402,7 +402,7 @@ def test_finished_run_is_not_resumed(writer: Writer, labels: FakeLabels) -> None
 
 
 @pytest.mark.parametrize("writes", range(1, 6))
-def test_disk_that_is_full_in_the_middle_of_a_run_loses_and_doubles_nothing(
+def test_full_disk_in_the_middle_of_a_run_loses_and_doubles_nothing(
     writer: Writer, labels: FakeLabels, monkeypatch: pytest.MonkeyPatch, writes: int
 ) -> None:
     tasks = labels.add(10)

@@ -40,7 +40,7 @@ def test_promise_is_kept_in_at_least_95_of_100_runs(
 
 
 @pytest.mark.parametrize("alpha", [0.02, 0.05])
-def test_promise_is_kept_if_just_more_is_wrong_than_allowed_and_every_decision_is_asked(
+def test_promise_is_kept_at_every_decision_if_just_too_many_are_wrong(
     alpha: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The worst case: no threshold is better than another, and all of them are just bad enough."""
@@ -186,7 +186,7 @@ def test_bounds_of_impossible_numbers_are_refused() -> None:
             bounds(*numbers)
 
 
-def test_images_that_people_label_meanwhile_leave_fewer_wrong_answers_allowed() -> None:
+def test_images_labeled_meanwhile_leave_fewer_wrong_answers_allowed() -> None:
     """People label most of the images, and by chance only such that the model got right."""
     broken = accepted = 0
     for seed in range(200):
@@ -225,9 +225,7 @@ def test_first_decision_comes_when_one_wrong_answer_is_not_too_many(images: int,
 
 
 @pytest.mark.parametrize(("images", "mistakes"), [(500, 0), (1500, 1)])
-def test_first_decision_can_accept_in_spite_of_one_wrong_answer_unless_the_pool_is_small(
-    images: int, mistakes: int
-) -> None:
+def test_first_decision_allows_one_wrong_answer_unless_the_pool_is_small(images: int, mistakes: int) -> None:
     sample = first_sample(images, 0.02)
     wrong = np.zeros(images, bool)
     plan = make_plan(np.full(images, 0.99), 0.02, sample, 0)
@@ -239,5 +237,5 @@ def test_first_decision_can_accept_in_spite_of_one_wrong_answer_unless_the_pool_
 
 
 @pytest.mark.parametrize(("images", "alpha"), [(150, 0.02), (300, 0.01)])
-def test_pool_that_would_have_to_be_labeled_nearly_as_a_whole_has_no_sample(images: int, alpha: float) -> None:
+def test_pool_that_needs_nearly_all_labels_has_no_sample(images: int, alpha: float) -> None:
     assert first_sample(images, alpha) == 0

@@ -34,7 +34,7 @@ def groups(pool: Told, images: Sequence[int], largest: int = 10, count: int = 2)
     return chosen_groups(pool, ModelAPI(), images, largest=largest, count=count)
 
 
-def test_proposal_is_the_most_frequent_answer_and_its_surest_images_come_first() -> None:
+def test_proposal_is_the_most_frequent_answer_with_surest_images_first() -> None:
     pool = Told({1: ("Cat", 0.6), 2: ("Dog", 0.9), 3: ("Cat", 0.8), 4: ("Cat", 0.7), 5: ("Dog", 0.55)})
     [(group, copies)] = groups(pool, [5, 4, 3, 2, 1])
     assert group == LookAlikes([3, 4, 1, 5, 2], "Cat", [0.8, 0.7, 0.6, 0.45, 0.1])

@@ -83,7 +83,7 @@ def test_sample_that_was_labeled_in_another_way_is_asked_for_again(answers: Answ
     assert (sample.again, task in sample.open) == ([task], True)
 
 
-def test_tasks_labeled_or_deleted_meanwhile_are_not_accepted_and_leave_fewer_wrong_ones_allowed(
+def test_tasks_gone_meanwhile_are_not_accepted_and_fewer_may_be_wrong(
     answers: Answers,
 ) -> None:
     needed = answers.looks[0].labels

@@ -191,7 +191,7 @@ def test_damaged_count_hides_nothing_from_learning(changes: Changes, tmp_path: P
     assert known(changes) == [annotated(number) for number in (1, 2, 3, 4, 5)]
 
 
-def test_event_that_could_not_be_kept_makes_the_next_training_read_everything(changes: Changes) -> None:
+def test_event_that_was_not_kept_makes_the_next_training_read_everything(changes: Changes) -> None:
     changes.keep_tasks(PackedTasks([annotated(1)]), changes.begin_reading())
 
     changes.doubt()

@@ -63,7 +63,7 @@ def test_sample_ends_where_the_kept_tasks_end(tmp_path: Path) -> None:
     assert random_sample(tmp_path, UID, TASKS) == set(order[: NEXT - 1])
 
 
-def test_sample_tells_the_accuracy_on_all_tasks_though_hard_ones_were_labeled_first(tmp_path: Path) -> None:
+def test_sample_shows_accuracy_on_all_tasks_though_hard_ones_came_first(tmp_path: Path) -> None:
     errors, errors_of_all_labels = [], []
     for project in range(60):
         uid, random = f"{project}.1", np.random.default_rng(project)

@@ -104,7 +104,7 @@ def test_deleted_project_leaves_nothing(projects: Projects, tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_left_of_a_deleted_project_is_nobody_elses_and_goes_at_the_next_start(
+def test_leftovers_of_a_deleted_project_get_no_new_owner_and_go_at_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     projects = Projects(tmp_path / "projects")
@@ -194,7 +194,7 @@ def test_what_another_process_has_noted_is_not_undone(projects: Projects, tmp_pa
     assert Projects(tmp_path).get("7.1") == Project("7.1", "<View><Image/></View>", "Pets") == projects.get("7.1")
 
 
-def test_project_that_comes_while_others_changes_are_looked_for_is_not_taken_for_a_removed_one(
+def test_project_added_during_a_look_for_changes_is_not_seen_as_removed(
     projects: Projects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     coming = threading.Thread(target=projects.remember, args=("8.1",))
@@ -326,7 +326,7 @@ def test_project_that_another_process_deleted_is_connected_again(left: tuple[str
     assert other.credentials("7.1") == credentials
 
 
-def test_what_label_studio_says_replaces_what_another_process_was_told_meanwhile(tmp_path: Path) -> None:
+def test_newest_title_replaces_what_another_process_was_told_meanwhile(tmp_path: Path) -> None:
     server, other = Projects(tmp_path), Projects(tmp_path)
     server.remember("7.1", title="Pets")
     other.remember("7.1", title="Dogs")

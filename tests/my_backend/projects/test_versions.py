@@ -376,7 +376,7 @@ DAMAGES = ("cut short", "record gone", "folder gone", "file in its place", "link
 
 
 @pytest.mark.parametrize("how", DAMAGES)
-def test_damaged_newest_version_stops_nothing_and_its_number_never_comes_again(versions: Versions, how: str) -> None:
+def test_damaged_newest_version_stops_nothing_and_its_number_stays_used(versions: Versions, how: str) -> None:
     older, newest = publish(versions), publish(versions)
     damage(versions, newest.name, how)
 
@@ -549,7 +549,7 @@ def test_many_that_see_changed_choices_renew_once(versions: Versions) -> None:
     assert len(versions.names()) == 2
 
 
-def test_version_that_becomes_live_while_the_one_before_is_renewed_stays_live(versions: Versions) -> None:
+def test_version_that_goes_live_while_the_last_one_is_renewed_stays_live(versions: Versions) -> None:
     old, new = publish(versions, "old"), publish(versions, "new")
     versions.activate(old.name)
     renewed: list[Version | None] = []
@@ -657,7 +657,7 @@ def publisher(versions: Versions, rounds: int) -> Iterator["subprocess.Popen[byt
 
 
 @pytest.mark.parametrize("kills", [6, pytest.param(150, marks=pytest.mark.slow)])
-def test_killed_publisher_leaves_only_whole_versions_and_a_live_one_that_loads(versions: Versions, kills: int) -> None:
+def test_killed_publisher_leaves_whole_versions_and_a_live_one_that_loads(versions: Versions, kills: int) -> None:
     publish(versions)
     ended = threading.Event()
     faults: list[object] = []

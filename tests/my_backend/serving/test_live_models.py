@@ -35,9 +35,7 @@ def problems(client: Client) -> str:
         (":Model", "Empty module name"),
     ],
 )
-def test_model_class_that_cannot_be_loaded_is_said_everywhere_and_the_server_lives(
-    serve: Serve, name: str, said: str
-) -> None:
+def test_model_class_that_fails_to_load_is_reported_and_the_server_lives(serve: Serve, name: str, said: str) -> None:
     with serve(model_class=name) as client:
         client.setup()
 
@@ -122,9 +120,7 @@ def test_model_class_is_found_where_the_server_is_started(
         assert client.predict()["results"] == [[]]
 
 
-def test_version_that_cannot_be_loaded_leaves_the_live_one_and_says_so_until_another_is_activated(
-    client: Client, script: Script
-) -> None:
+def test_version_that_fails_to_load_leaves_the_live_one_and_is_reported(client: Client, script: Script) -> None:
     good = client.train()
     script.set(output={"model_dir": "/nowhere"})
     bad = client.ended(client.submit_training()).result["versions"][0]
@@ -138,9 +134,7 @@ def test_version_that_cannot_be_loaded_leaves_the_live_one_and_says_so_until_ano
     assert client.train() != bad
 
 
-def test_first_version_that_cannot_be_loaded_is_an_answer_at_once_and_not_a_wait(
-    client: Client, script: Script
-) -> None:
+def test_first_version_that_fails_to_load_is_answered_without_a_wait(client: Client, script: Script) -> None:
     script.set(output={"model_dir": "/nowhere"})
     bad = client.ended(client.submit_training()).result["versions"][0]
     assert eventually(lambda: bad in problems(client))
@@ -173,7 +167,7 @@ def test_pointer_that_was_moved_by_hand_is_followed_too(client: Client, script: 
     assert eventually(lambda: client.setup() == first)
 
 
-def test_project_that_another_process_adds_is_served_and_one_that_it_removes_is_forgotten(
+def test_project_added_elsewhere_is_served_and_a_removed_one_forgotten(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("my_backend.serving.live_models.REFRESH_SECONDS", 0.0)
@@ -329,7 +323,7 @@ def test_server_stays_ready_while_the_model_of_a_new_project_loads(client: Clien
     script.release()
 
 
-def test_version_that_cannot_be_loaded_is_tried_again_and_named_in_the_log_once(
+def test_version_that_fails_to_load_is_retried_and_logged_once(
     client: Client, script: Script, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("my_backend.serving.live_models.RETRY_SECONDS", 0.0)
@@ -347,7 +341,7 @@ def test_version_that_cannot_be_loaded_is_tried_again_and_named_in_the_log_once(
     assert caplog.text.count("can't load version") == 1
 
 
-def test_servers_that_hear_of_changed_choices_one_after_the_other_renew_the_version_once(
+def test_servers_that_hear_of_changed_choices_renew_the_version_only_once(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each would otherwise take the other's new version for an old one, until no trained version is left."""

@@ -143,7 +143,7 @@ class GuessesOnceWarm(AlwaysCat):
         return ("a guess", {"summary": "By words."}) if "Cat" in label_config and cls.go.is_set() else None
 
 
-def test_class_is_asked_for_a_first_version_again_after_its_warm_up_and_for_other_choices(serve: Serve) -> None:
+def test_class_is_asked_for_a_first_version_after_warm_up_and_new_choices(serve: Serve) -> None:
     GuessesOnceWarm.go.clear()
     with serve(model_class=f"{__name__}:GuessesOnceWarm") as client:
         client.setup(config=LABEL_CONFIG.replace("Cat", "Katze"))
@@ -206,7 +206,7 @@ def test_example_of_the_documentation_learns_and_predicts(serve: Serve, tmp_path
     assert 0.9 < results[0]["score"] <= 1
 
 
-def test_example_of_the_documentation_predicts_only_choices_that_still_exist(tmp_path: Path) -> None:
+def test_example_in_the_docs_predicts_only_choices_that_still_exist(tmp_path: Path) -> None:
     Image.new("RGB", (16, 16), "red").save(tmp_path / "red.png")
     learned = {"colors": {"Cat": [7.0, 0.0, 0.0], "Dog": [0.0, 0.0, 7.0]}}
 

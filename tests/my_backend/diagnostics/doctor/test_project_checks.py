@@ -51,9 +51,7 @@ def test_live_version_that_is_gone_and_names_that_are_no_choice(versions: Versio
     assert codes(project_checks.check_version(project, "")) == ["version-missing"]
 
 
-def test_models_folder_that_is_another_one_is_known_by_label_studios_predictions(
-    versions: Versions, tmp_path: Path
-) -> None:
+def test_wrong_models_folder_is_known_by_label_studios_predictions(versions: Versions, tmp_path: Path) -> None:
     empty = Versions(tmp_path / "empty")
     check = project_checks.check_lost_versions
     assert codes(check(Project(PROJECT), empty, ["backend", "1.0"])) == []

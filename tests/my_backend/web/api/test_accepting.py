@@ -181,7 +181,7 @@ def label_sample_of(client: Client, labels: FakeLabels) -> Any:
     return reached(client, lambda now: now["acceptable"])
 
 
-def test_audit_that_contradicts_the_promise_is_a_problem_until_the_labels_are_undone(
+def test_audit_against_the_promise_is_a_problem_until_labels_are_undone(
     client: Client, label_studio: FakeLabelStudio
 ) -> None:
     now = accepted(client, label_studio.labels)
@@ -333,7 +333,7 @@ def test_contradicted_plan_cannot_be_replaced(client: Client, label_studio: Fake
     assert "undo its labels first" in ask(client, "plan", 409, percent=5, replace=True)["error"]
 
 
-def test_labels_that_people_give_before_the_accepted_ones_are_written_end_the_promise(
+def test_labels_given_before_accepted_ones_are_written_end_the_promise(
     client: Client, label_studio: FakeLabelStudio
 ) -> None:
     labels = label_studio.labels
@@ -440,7 +440,7 @@ def test_model_that_is_often_wrong_gets_nothing_accepted(client: Client, label_s
     assert "train a better model, then plan again" in ask(client, "write", 409)["error"]
 
 
-def test_queue_withholds_answers_to_planned_tasks_until_the_plan_is_accepted_or_given_up(
+def test_queue_hides_answers_to_planned_tasks_until_the_plan_ends(
     client: Client, label_studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     labels = label_studio.labels

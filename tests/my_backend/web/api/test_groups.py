@@ -167,7 +167,7 @@ def test_copies_that_the_model_tells_apart_are_not_labeled_together(
     assert 5 in tasks_of(ask(client))[0], "now a person looks at it"
 
 
-def test_labels_count_as_soon_as_they_are_asked_for_and_come_back_after_undo(
+def test_labels_count_once_requested_and_their_tasks_return_after_undo(
     client: Client, label_studio: FakeLabelStudio, script: Script
 ) -> None:
     label_studio.labels.add(20)
@@ -225,7 +225,7 @@ def test_answers_tell_how_much_proposals_can_be_relied_on(
     assert script.calls("groups")[-1]["past"] == [[1, 1.0]]  # one exception, and one was expected: 4 x 0.25
 
 
-def test_new_tasks_appear_deleted_ones_disappear_unreadable_ones_are_counted(
+def test_new_tasks_appear_deleted_ones_go_and_unreadable_ones_are_counted(
     client: Client, label_studio: FakeLabelStudio, script: Script
 ) -> None:
     label_studio.labels.add(12)
@@ -293,7 +293,7 @@ def test_projects_and_models_without_groups_are_told_why(
     assert eventually(lambda: "needs a model class that can compare images" in (ask(client)["error"] or ""))
 
 
-def test_nothing_is_collected_before_somebody_asks_and_forgotten_after_an_hour(
+def test_images_are_collected_on_request_and_forgotten_after_an_hour(
     client: Client, label_studio: FakeLabelStudio, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     label_studio.labels.add(5)

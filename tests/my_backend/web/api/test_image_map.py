@@ -54,7 +54,7 @@ def test_map_has_a_position_for_each_image_as_soon_as_it_is_collected(
     assert (found["choices"], found["tasks"], found["unreadable"]) == (["Cat", "Dog"], 5, 1)
 
 
-def test_map_is_arranged_once_somebody_has_seen_it_and_again_with_a_fifth_more_images(
+def test_map_is_arranged_once_seen_and_again_with_a_fifth_more_images(
     client: Client, label_studio: FakeLabelStudio, script: Script
 ) -> None:
     label_studio.labels.add(10)

@@ -75,7 +75,7 @@ def test_failed_job_says_why(client: Client, script: Script) -> None:
     assert client.post("/job_status", {"job": job.id})["error"] == "RuntimeError: no luck"
 
 
-def test_canceling_a_waiting_embedding_job_stops_all_of_them_and_is_no_training(client: Client) -> None:
+def test_canceling_a_waiting_embedding_job_stops_all_and_is_no_training(client: Client) -> None:
     client.setup()
     embeddings = Embeddings(client.backend.projects.folder(PROJECT))
     embeddings.want()

@@ -57,7 +57,7 @@ def test_first_question_starts_to_collect_and_answers_at_once(
     assert len(ask(client)["images"]) == 5
 
 
-def test_images_come_in_the_models_order_and_those_on_the_way_count_as_known(
+def test_images_come_in_the_models_order_and_pending_ones_count_as_known(
     client: Client, label_studio: FakeLabelStudio, script: Script
 ) -> None:
     label_studio.labels.add(10)
@@ -91,7 +91,7 @@ def test_model_proposes_and_the_nearest_labeled_images_are_its_reasons(
     assert image["nearest"][0]["digest"] == sha256(b"8").hexdigest()
 
 
-def test_labels_count_at_once_in_the_order_and_as_reasons_and_come_back_after_undo(
+def test_labels_count_at_once_in_order_and_reasons_and_return_after_undo(
     client: Client, label_studio: FakeLabelStudio, script: Script
 ) -> None:
     label_studio.labels.add(10)
@@ -130,7 +130,7 @@ def test_image_stands_for_its_copies_unless_tasks_were_asked_for(
     assert (4, []) in copies(most=7)
 
 
-def test_every_fifth_image_is_drawn_at_random_and_the_next_training_knows_the_sample(
+def test_every_fifth_image_is_random_and_the_next_training_knows_it(
     client: Client, label_studio: FakeLabelStudio, script: Script
 ) -> None:
     label_studio.labels.add(40)
@@ -172,7 +172,7 @@ def test_full_disk_does_not_keep_images_from_being_labeled(
     assert "can't save the random order of its tasks: [Errno 28] No space left on device" in caplog.text
 
 
-def test_project_that_is_deleted_while_its_tasks_are_listed_does_not_come_back(
+def test_project_deleted_while_its_tasks_are_listed_does_not_come_back(
     client: Client, label_studio: FakeLabelStudio, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried, go_on = threading.Event(), threading.Event()
@@ -196,7 +196,7 @@ def test_project_that_is_deleted_while_its_tasks_are_listed_does_not_come_back(
     assert not folder.exists()
 
 
-def test_copy_that_is_drawn_at_random_is_replaced_by_the_image_that_stands_for_it(
+def test_randomly_drawn_copy_is_replaced_by_the_image_that_stands_for_it(
     client: Client, label_studio: FakeLabelStudio, script: Script
 ) -> None:
     label_studio.labels.add(10)
@@ -227,7 +227,7 @@ def test_tasks_that_were_asked_for_come_in_their_order(
     ask(client, 400, most=51)
 
 
-def test_labels_given_one_by_one_do_not_tell_how_good_proposals_of_groups_are(
+def test_labels_given_one_by_one_do_not_rate_the_proposals_of_groups(
     client: Client, label_studio: FakeLabelStudio, script: Script
 ) -> None:
     label_studio.labels.add(10)

@@ -38,7 +38,7 @@ def test_setup_without_a_labeling_config_keeps_the_known_one(client: Client) -> 
         ({"host": "0.0.0.0", "basic_auth_user": "u", "basic_auth_pass": "p"}, basic("u", "p"), True),
     ],
 )
-def test_label_studio_that_setup_names_is_believed_where_the_caller_is_known(
+def test_label_studio_that_setup_names_is_trusted_if_the_caller_is_known(
     serve: Serve, given: dict[str, str], headers: dict[str, str], kept: bool
 ) -> None:
     with serve(**given) as client:

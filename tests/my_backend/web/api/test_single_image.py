@@ -266,7 +266,7 @@ def test_last_word_on_an_image_counts(connected: Client, script: Script) -> None
     assert sorted(labels for _, labels in learned(script)[-1]) == [["Cat"], ["Dog"]]
 
 
-def test_choice_that_the_config_has_no_more_is_told_to_the_model_all_the_same(
+def test_choice_removed_from_the_config_is_still_passed_to_the_model(
     connected: Client, script: Script, label_studio: FakeLabelStudio
 ) -> None:
     connected.ended(retrain(connected, form(label="Dog"))["job"])
@@ -334,7 +334,7 @@ def test_correction_is_forgotten_with_its_project(client: Client) -> None:
     assert kept(client) == []
 
 
-def test_corrections_that_come_while_one_is_learned_share_the_next_training(connected: Client, script: Script) -> None:
+def test_corrections_made_while_one_is_learned_share_the_next_training(connected: Client, script: Script) -> None:
     script.block("fit")
     first = retrain(connected, form(label="Dog"))["job"]
     connected.started(first)

@@ -327,7 +327,7 @@ def test_version_that_is_deleted_while_its_size_is_taken_is_not_found(
     assert "has just been deleted" in client.get(f"{DOWNLOAD}?version={name}", 404)["error"]
 
 
-def test_size_of_an_archive_is_known_without_reading_and_old_files_are_in_it(tmp_path: Path) -> None:
+def test_archives_size_is_known_without_reading_and_old_files_are_in_it(tmp_path: Path) -> None:
     folder = tmp_path / "v1"
     folder.mkdir()
     for number, size in enumerate((0, 1, CHUNK, 3 * CHUNK + 7)):

@@ -13,7 +13,7 @@ from tests.my_backend.fake_model import OTHER_CONFIG, Script
 from tests.my_backend.web.requests_of_label_studio import DESCRIBED, START, annotated
 
 
-def test_start_training_answers_one_job_until_it_has_read_and_then_the_one_that_waits(
+def test_start_training_answers_one_job_until_it_has_read_then_the_waiting(
     serve: Serve, script: Script, label_studio: FakeLabelStudio
 ) -> None:
     may_read = threading.Event()

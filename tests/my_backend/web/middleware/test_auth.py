@@ -112,7 +112,7 @@ def test_page_under_a_name_that_anyone_may_own_needs_a_password(serve: Serve) ->
 @pytest.mark.parametrize(
     "host", ["rebound.example:9090", "rebound.example", "re_bound.example:9090", "rebound.example.:80"]
 )
-def test_page_under_a_name_that_anyone_may_own_reads_nothing_that_people_look_at(serve: Serve, host: str) -> None:
+def test_page_under_a_name_anyone_may_own_reads_nothing_meant_for_people(serve: Serve, host: str) -> None:
     def read(client: Client, headers: dict[str, str]) -> set[str]:
         paths = {path for method, path in client.routes() if method == "GET"} | {f"/projects/{PROJECT}", "/unknown"}
         answered = set()
@@ -149,7 +149,7 @@ def test_label_studio_and_prometheus_may_call_by_any_name(client: Client) -> Non
     assert client.post("/predict", {"tasks": [{"data": {}}], "project": PROJECT}, headers=by_name)["results"][0]
 
 
-def test_predictions_are_answered_while_the_disk_hangs_on_which_events_wait(client: Client) -> None:
+def test_predictions_are_answered_while_events_wait_for_a_hanging_disk(client: Client) -> None:
     client.train()
     lock = (client.backend.projects.folder(PROJECT) / ".unlearned").open("a")
     fcntl.flock(lock, fcntl.LOCK_EX)  # events wait for it, as they would for the disk

@@ -467,9 +467,7 @@ def test_two_versions_are_compared(client: Client, script: Script) -> None:
     assert "no version nothing" in words_of_error(client, f"{HERE}/versions/{second}?with=nothing")
 
 
-def test_changes_are_shown_only_between_versions_that_were_evaluated_the_same_way(
-    client: Client, script: Script
-) -> None:
+def test_changes_are_shown_only_between_versions_evaluated_the_same_way(client: Client, script: Script) -> None:
     script.set(output={"figures": FIGURES | {"judged_by": "held-out images"}})
     first = client.train()
     script.set(output={"figures": FIGURES | {"accuracy": 0.9, "judged_by": "cross-validation"}})
@@ -542,7 +540,7 @@ def submitted(origin: str, day: str, seconds: float | None) -> dict[str, Any]:
     }
 
 
-def test_page_says_how_many_predictions_people_left_unchanged_and_the_time_that_saved(client: Client) -> None:
+def test_page_shows_predictions_left_unchanged_and_the_time_they_saved(client: Client) -> None:
     scratch = [submitted("manual", "2026-11-25", 12.0)] * 5
     predicted = [
         *[submitted("prediction", "2026-11-26", 2.0)] * 9,
@@ -749,7 +747,7 @@ def test_page_bears_what_another_model_says_of_itself(client: Client, script: Sc
 # --- look -----------------------------------------------------------------------
 
 
-def test_predicted_tasks_are_shown_least_sure_first_until_they_are_annotated(client: Client, script: Script) -> None:
+def test_predicted_tasks_are_shown_least_sure_first_until_annotated(client: Client, script: Script) -> None:
     client.train()
     script.set(results=[result("Cat", 0.9), result("Dog", 0.4), []])
     client.predict({"image": "/data/upload/7/0a1b2c3d-cat.png"}, {"image": "http://x/dog.png?token=secret"}, {})
@@ -870,7 +868,7 @@ def test_other_sites_cannot_press_the_buttons(client: Client, headers: dict[str,
 
 
 @pytest.mark.parametrize("path", ["/", "/problems", HERE, f"{HERE}/images/{'0' * 64}.jpg"])
-def test_under_a_name_that_anyone_may_own_people_read_what_to_set_and_no_more(client: Client, path: str) -> None:
+def test_under_a_name_anyone_may_own_people_read_only_what_to_set(client: Client, path: str) -> None:
     client.backend.projects.remember(PROJECT, title="Pets")
 
     response = client.http.get(path, headers={**HTML, "Host": "<i>.a_b.example:9090"})
@@ -979,7 +977,7 @@ def test_what_label_studio_says_is_looked_at_again_until_it_is_mended(
         assert eventually(lambda: codes(client) == [])
 
 
-def test_without_a_token_one_problem_says_it_unless_the_one_of_setup_is_enough(
+def test_missing_token_is_one_problem_unless_setups_token_is_enough(
     serve: Serve, label_studio: FakeLabelStudio
 ) -> None:
     with serve() as client:

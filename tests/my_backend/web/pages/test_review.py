@@ -69,7 +69,7 @@ def test_images_to_review_are_filtered_and_sorted(
     assert tiles(shown, f"/look{query}", "mistakes-title") == wrong
 
 
-def test_least_certain_tasks_stay_although_many_others_are_predicted_after_them(shown: Client) -> None:
+def test_least_certain_tasks_stay_though_many_are_predicted_after_them(shown: Client) -> None:
     """As a renewal predicts them: the least certain first, and each image that can't be read in its place."""
     found = [Sighting(number, "", ("Cat",), number / 1000, "v2", at=number) for number in range(100, 900)]
     found[3] = Sighting(103, "", version="v2", why="it can't be decoded", at=103)
