@@ -121,6 +121,18 @@ def test_only_the_command_line_of_the_classifier_fetches_images() -> None:
     assert {name for name in inside if not name.startswith("image_classifier.cli.")} == set()
 
 
+def test_only_the_classifiers_command_line_reads_label_studios_formats() -> None:
+    """`pasted_values` is no format of Label Studio: all settings trim with it."""
+    users = {
+        f"{name}: {one}"
+        for name in FILES
+        if name.startswith("image_classifier.") and not name.startswith("image_classifier.cli.")
+        for one in imported_modules(name) - {"label_studio_format.pasted_values"}
+        if one.startswith("label_studio_format")
+    }
+    assert users == set()
+
+
 def test_requests_is_for_the_download_of_the_weights_alone() -> None:
     users = {name for name, tree in TREES.items() if any(one.module == "requests" for one in imports(tree))}
     assert {name for name in users if name.startswith("image_classifier")} <= {"image_classifier.nets.weights"}
@@ -235,6 +247,19 @@ def test_only_rules_say_what_is_wrong_and_they_ask_nobody() -> None:
     assert {name for name in makers if not name.startswith(RULES)} == set()
     used = {one.module for name, tree in TREES.items() if name.startswith(RULES) for one in imports(tree)}
     assert used & IMPURE == set()
+
+
+def test_only_a_command_calls_the_published_hook_without_a_new_process() -> None:
+    """The user's function may hang or crash, and no server or worker with it."""
+    callers = {
+        f"{name}.{function.name}"
+        for name, tree in TREES.items()
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef)
+        for node in ast.walk(function)
+        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in ("call_hook", "repeat_call")
+    }
+    assert callers == {"my_backend.published_hook.caller.repeat_call", "my_backend.commands.versions.hook"}
 
 
 @pytest.mark.parametrize(
