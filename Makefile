@@ -47,17 +47,17 @@ start: setup ## run the development server on http://127.0.0.1:9090 (set HOST, P
 	@exec $(BIN)/python -m my_backend serve
 
 # Two test files at a time, from both ends of the list (see tests/conftest.py); more would overload a small machine.
-PYTEST := $(BIN)/python -m pytest -m "not slow and not fuzz and not soak" -n 2 --dist loadfile --no-loadscope-reorder \
-	--durations 20
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 20
+MOST := -m "not slow and not fuzz and not soak"
 
 test: setup-dev ## run all tests except the end-to-end ones, slow ones, fuzzing and soak
-	@exec $(PYTEST) --ignore tests/e2e --ignore tests/production
+	@exec $(PYTEST) $(MOST) --ignore tests/e2e --ignore tests/production
 
 test-e2e: setup-dev ## run the tests with a real Label Studio, a browser, and the whole production mode
-	@exec $(PYTEST) tests/e2e tests/production
+	@exec $(PYTEST) $(MOST) tests/e2e tests/production
 
 test-slow: setup-dev ## run the slow tests: kills, restarts, all networks
-	@exec $(BIN)/python -m pytest -m slow --durations 20
+	@exec $(PYTEST) -m slow
 
 # Processor time of the fuzzing that is guided by coverage; see docs/project/reliability.md.
 MINUTES ?= 60
@@ -114,7 +114,7 @@ oldest: setup-dev ## run the unit tests with the oldest versions of the dependen
 	@.venv-oldest/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@$(BIN)/uv pip compile --quiet --resolution lowest-direct --all-extras pyproject.toml -o .venv-oldest/oldest.txt >/dev/null
 	@VIRTUAL_ENV=.venv-oldest $(BIN)/uv pip install --quiet --no-deps --requirement .venv-oldest/oldest.txt
-	@exec .venv-oldest/bin/python -m pytest -m "not slow and not fuzz and not soak" \
+	@exec .venv-oldest/bin/python -m pytest $(MOST) \
 		tests/label_studio_format tests/safe_http tests/image_classifier tests/my_backend
 
 release: ## make a release: make release VERSION=0.2.0; nothing leaves the machine before you push the tag
