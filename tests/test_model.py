@@ -830,7 +830,7 @@ def test_embedding_images_can_be_stopped_and_then_writes_no_file(shown: Digits, 
     assert list(tmp_path.glob("file")) == []
 
 
-def test_nothing_is_amiss_with_random_weights_that_were_asked_for() -> None:
+def test_random_weights_that_were_asked_for_are_no_problem() -> None:
     assert ImageClassifierAPI.warm_up() == ""
     said = ImageClassifierAPI.describe()
     assert (said["network"], said["weights"], said.keys()) == (
@@ -1041,7 +1041,7 @@ def test_training_on_annotations_of_another_tag_alone_names_both_tags(shown: Dig
         fit(tasks, tmp_path)
 
 
-def test_a_class_with_a_single_image_is_learned_beside_others(shown: Digits, tmp_path: Path) -> None:
+def test_a_class_with_a_single_image_is_learned_next_to_others(shown: Digits, tmp_path: Path) -> None:
     output = fit(labeled([*(one for one in shown[:20] if one[1] != "2"), shown[2]]), tmp_path)
     assert output["labels"]["2"] == 1
     (result,) = ImageClassifierAPI(CONFIG, output).predict(asked([shown[2]]))

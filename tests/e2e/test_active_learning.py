@@ -201,7 +201,7 @@ def test_new_version_refreshes_stored_predictions_in_the_labeling_order(
     wait_for_predictions(watched, imported, second)
 
 
-def test_doctor_names_blank_scores_and_mends_them(start: Any, label_studio: LabelStudio) -> None:
+def test_doctor_names_blank_scores_and_fixes_them(start: Any, label_studio: LabelStudio) -> None:
     backend, watched, _, truth, others, version = start(TITLE_IS_VERSION="false")
     assert consult(backend).problems == {}
     label_studio.retrieve_predictions(watched.project, others)

@@ -7,7 +7,7 @@ from tests.e2e.projects import Digits, Serve, make_project, wait_for_new_version
 QUICK = {"IMAGE_SIZE": "64", "WEIGHTS": "none"}
 
 
-def test_webhooks_that_are_gone_wrong_are_named_and_mended(
+def test_webhooks_that_are_gone_wrong_are_named_and_fixed(
     label_studio: LabelStudio, digits: Digits, serve: Serve
 ) -> None:
     backend = serve(**QUICK)

@@ -46,7 +46,7 @@ def test_other_ids_are_made_up(client: Client, given: str) -> None:
     assert made[0] != made[1]
 
 
-def test_errors_have_it_whoever_refuses(serve: Serve, script: Script) -> None:
+def test_errors_have_it_whatever_part_refuses(serve: Serve, script: Script) -> None:
     with serve(basic_auth_user="u", basic_auth_pass="p") as client:
         header = basic("u", "p")
         client.get("/health", 401)

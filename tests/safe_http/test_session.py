@@ -97,7 +97,7 @@ def read(response: requests.Response, max_bytes: int = 1000, seconds: float = 60
         "2606:2800:220:1:0:5efe:10.0.0.1",
     ],
 )
-def test_address_that_is_not_public_is_refused_with_the_remedy(address: str) -> None:
+def test_address_that_is_not_public_is_refused_with_the_fix(address: str) -> None:
     with pytest.raises(ForbiddenAddress, match="IMAGE_HOSTS=images"):
         check_address("images", 80, address, ())
     check_address("images", 80, address, ("images",))

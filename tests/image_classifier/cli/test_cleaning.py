@@ -329,7 +329,7 @@ def test_a_folder_that_may_not_be_changed_keeps_its_files_whole(
     assert contents(folder.parent / "away") == {}
 
 
-def test_the_place_beside_a_folder_is_a_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_place_next_to_a_folder_is_a_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "cats/in").mkdir(parents=True)
     assert place_beside(tmp_path / "cats") == tmp_path / "cats-surplus"
     (tmp_path / "cats-surplus").symlink_to("nowhere")

@@ -133,7 +133,7 @@ def test_all_layers_are_trained_on_request_and_kept_if_they_are_better(
     assert load_model(Path("out")).classifier.backbone.origin == ("fine-tuned" if better else "random")
 
 
-def test_several_labels_of_an_image_are_learned_judged_and_corrected(
+def test_several_labels_of_an_image_are_learned_evaluated_and_corrected(
     run: Command, several: Path, folder: Path, others: Path
 ) -> None:
     assert run(*TRAIN, several, "--images", folder, "--epochs", 8).status == 0
@@ -230,7 +230,7 @@ def nothing_but_broken(folder: Path) -> Path:
         (lambda f: f, ["--config", "gone.toml"], "can't read gone.toml"),
     ],
 )
-def test_train_says_in_one_sentence_what_is_amiss(
+def test_train_says_in_one_sentence_what_is_wrong(
     source: Callable[[Path], object], options: list[str], message: str, run: Command, folder: Path
 ) -> None:
     said = run(*TRAIN, source(folder), *(option.format(folder=folder) for option in options))
@@ -580,7 +580,7 @@ def test_a_model_of_few_images_does_not_forget_one_of_them(
         ("{good}", "1", ["--output", "{here}"], "already exists"),
     ],
 )
-def test_retrain_says_in_one_sentence_what_is_amiss(
+def test_retrain_says_in_one_sentence_what_is_wrong(
     image: str, label: str, options: list[str], message: str, run: Command, model: Path, others: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "bad.png").write_text("no")
@@ -759,7 +759,7 @@ def test_an_earlier_output_is_replaced_and_stays_whole_on_a_full_disk(
     assert {path.name: path.read_text() for path in Path().iterdir() if path.is_file()} == kept
 
 
-def test_retrain_keeps_what_a_person_has_put_beside_the_model(run: Command, model: Path, others: Path) -> None:
+def test_retrain_keeps_what_a_person_has_put_next_to_the_model(run: Command, model: Path, others: Path) -> None:
     run("export", model / "head", "--to", "labels")
     (model / "head/notes").mkdir()
     (model / "head/notes/mine.txt").write_text("mine")
@@ -788,7 +788,7 @@ def test_a_damaged_file_of_a_model_is_one_sentence(
     assert Path(name).name in said.error or "format None" in said.error
 
 
-def test_predict_answers_for_a_folder_with_trouble_in_it(
+def test_predict_answers_for_a_folder_with_problems_in_it(
     run: Command, trained: Path, others: Path, tmp_path: Path
 ) -> None:
     mixed = Path(shutil.copytree(others, tmp_path / "mixed"))

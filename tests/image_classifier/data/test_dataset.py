@@ -84,7 +84,7 @@ def test_about_a_fifth_is_held_out() -> None:
     assert 900 < sum(out) < 1100
 
 
-def test_an_image_is_on_the_same_side_whatever_is_beside_it() -> None:
+def test_an_image_is_on_the_same_side_whatever_is_next_to_it() -> None:
     many = [sample(number, "ab"[number % 2]) for number in range(300)]
     sides = dict(zip(many, held_out(many), strict=True))
     some = list(reversed(many[::3] + many[1::3]))

@@ -74,7 +74,7 @@ TROUBLES: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize(("spoil", "message"), TROUBLES.values(), ids=TROUBLES)
-def test_trouble_has_a_message_and_leaves_the_rest_as_it_is(
+def test_problem_has_a_message_and_leaves_the_rest_as_it_is(
     spoil: Callable[[Path], object], message: str, folder: Path
 ) -> None:
     spoil(folder)
@@ -104,7 +104,7 @@ HARMLESS: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("spoil", HARMLESS.values(), ids=HARMLESS)
-def test_what_is_unusual_but_right_is_no_trouble(spoil: Callable[[Path], object], folder: Path) -> None:
+def test_what_is_unusual_but_right_is_no_problem(spoil: Callable[[Path], object], folder: Path) -> None:
     spoil(folder)
     listing = looked_through(folder)
     assert listing.findings == []
@@ -253,9 +253,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
 
 
 @pytest.mark.parametrize(("spoil", "message"), REFUSED.values(), ids=REFUSED)
-def test_what_has_no_classes_is_refused_with_the_remedy(
-    spoil: Callable[[Path], Path], message: str, folder: Path
-) -> None:
+def test_what_has_no_classes_is_refused_with_the_fix(spoil: Callable[[Path], Path], message: str, folder: Path) -> None:
     picture(folder.parent / "test/cat/3.png", 9)
     with pytest.raises(UsersError, match=message):
         list_folder(spoil(folder))

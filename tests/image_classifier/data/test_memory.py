@@ -47,7 +47,7 @@ def test_first_to_wait_is_first_served() -> None:
         assert eventually(lambda: served == [10, 5])
 
 
-def test_total_holds_whoever_reserves() -> None:
+def test_total_holds_if_many_reserve_at_once() -> None:
     budget, lock = MemoryBudget(100), threading.Lock()
     taken, most = 0, 0
 

@@ -121,14 +121,14 @@ def test_heic_keeps_its_pixels_and_is_upright() -> None:
         ("RGBA", "TIFF", 0),
     ],
 )
-def test_each_mode_keeps_its_colours(mode: str, kind: str, tolerance: int) -> None:
+def test_each_mode_keeps_its_colors(mode: str, kind: str, tolerance: int) -> None:
     stored = quadrants().quantize(4) if mode == "P" else quadrants().convert(mode)
     data = encode(stored, kind)
     assert Image.open(io.BytesIO(data)).mode == mode
     assert np.abs(corners(open_image(data)) - AS_STORED).max() <= tolerance
 
 
-def test_lab_colours_are_converted() -> None:
+def test_lab_colors_are_converted() -> None:
     to_lab = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
     lab = ImageCms.applyTransform(quadrants(), to_lab)
     assert lab is not None
@@ -148,7 +148,7 @@ def test_sixteen_bits_are_scaled_to_eight(kind: str) -> None:
     assert grey(encode(Image.fromarray(pixels), kind)) == [[0, 0, 1], [128, 254, 255]]
 
 
-def test_sixteen_bits_of_each_colour_are_scaled_to_eight() -> None:
+def test_sixteen_bits_of_each_color_are_scaled_to_eight() -> None:
     rows = b"".join(b"\0" + struct.pack(">6H", *row) for row in ([65535, 0, 256, 0, 65535, 32768], [0] * 6))
     assert np.asarray(open_image(png(2, 2, rows, depth=16, color=2)))[0].tolist() == [[255, 0, 1], [0, 255, 128]]
 

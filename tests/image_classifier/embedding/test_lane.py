@@ -221,7 +221,7 @@ def test_what_was_embedded_before_needs_neither_network_nor_file(
     assert isinstance(lane.embed(replace(network, fingerprint="cd" * 16), grey[:1])[0], ImageError)
 
 
-def test_broken_images_do_not_fail_their_neighbours(
+def test_broken_images_do_not_fail_the_others(
     lane: InferenceLane, network: Backbone, gate: Gate, grey: list[ImageFile], tmp_path: Path
 ) -> None:
     gate.open.set()
@@ -448,7 +448,7 @@ def test_no_other_copy_of_a_network_is_kept_than_the_one_that_computes(
         lane.close()
 
 
-def test_memory_is_given_back_when_nobody_asks_any_more(
+def test_memory_is_given_back_when_nobody_asks(
     cache: EmbeddingCache,
     network: Backbone,
     gate: Gate,

@@ -39,7 +39,7 @@ def saved(backbone: Backbone, samples: list[Sample], record: dict[str, Any], sev
     return SavedModel(Path("model"), classifier, samples)
 
 
-def test_each_image_is_judged_by_a_head_that_has_not_seen_it(
+def test_each_image_is_evaluated_by_a_head_that_has_not_seen_it(
     bench: Workbench, backbone: Backbone, samples: list[Sample]
 ) -> None:
     known, unseen = samples[:40], samples[40:50]

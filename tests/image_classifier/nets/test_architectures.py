@@ -91,7 +91,7 @@ def test_network_sees_images_as_its_own_weights_did(name: str, side: int, interp
         ("maxvit_t", 100, "can't take images of 100×100 pixels"),
     ],
 )
-def test_network_that_cannot_be_had_is_named_with_the_remedy(name: str, size: int, said: str) -> None:
+def test_network_that_cannot_be_had_is_named_with_the_fix(name: str, size: int, said: str) -> None:
     with pytest.raises(WeightsError, match="NETWORK=") as refused:
         load_backbone("none", size, name)
     assert said in str(refused.value)

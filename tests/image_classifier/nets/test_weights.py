@@ -235,7 +235,7 @@ def test_what_is_no_resnet18_is_named(state: State, tmp_path: Path, make: Callab
         load_backbone(str(path), 64)
 
 
-def test_what_a_file_has_besides_the_network_is_logged(
+def test_what_a_file_has_in_addition_to_the_network_is_logged(
     state: State, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "weights.safetensors"

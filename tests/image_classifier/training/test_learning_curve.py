@@ -39,7 +39,7 @@ def test_curve_is_of_a_fifth_two_and_four_fifths(images: int, classes: int) -> N
     assert [one.more for one in forecast.expected] == sorted({100, 200, images})
 
 
-def test_heads_never_learn_the_images_they_are_judged_on() -> None:
+def test_heads_never_learn_the_images_they_are_evaluated_on() -> None:
     """Labels without any pattern can't be right by more than chance, unless they were learned by heart."""
     labels = torch.randint(4, (400,), generator=torch.Generator().manual_seed(3))
     embeddings = torch.randn(400, 600, generator=torch.Generator().manual_seed(4))

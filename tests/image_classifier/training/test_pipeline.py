@@ -40,7 +40,7 @@ def samples(colors: list[Sample]) -> list[Sample]:
 
 
 @pytest.mark.parametrize("times", [1, 4])
-def test_all_images_are_judged_by_cross_validation_however_many_there_are(
+def test_all_images_are_evaluated_by_cross_validation_at_any_number(
     lane: InferenceLane, backbone: Backbone, samples: list[Sample], times: int
 ) -> None:
     many = samples * times

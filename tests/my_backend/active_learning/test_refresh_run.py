@@ -226,7 +226,7 @@ def test_what_an_annotation_was_made_from_stays(renewed: Renewed) -> None:
     assert renewed.tasks.versions(task) == [(100, OLD), (101, LIVE)]
 
 
-def test_beside_other_models_only_known_versions_are_replaced(label_studio: FakeLabelStudio, tmp_path: Path) -> None:
+def test_with_other_models_only_known_versions_are_replaced(label_studio: FakeLabelStudio, tmp_path: Path) -> None:
     label_studio.backends.append({"id": 2, "url": "http://127.0.0.1:9091"})
     task = label_studio.predicted.add((OLD, 0.2))
     Renewed(label_studio, tmp_path).to_the_end()
@@ -242,7 +242,7 @@ def test_task_that_label_studio_asks_for_meanwhile_is_left_to_it(renewed: Renewe
     assert renewed.to_the_end() == [other, opened], "Label Studio has not stored it, after all"
 
 
-def test_backend_that_is_not_connected_any_more_is_known(label_studio: FakeLabelStudio, tmp_path: Path) -> None:
+def test_backend_that_is_no_longer_connected_is_known(label_studio: FakeLabelStudio, tmp_path: Path) -> None:
     assert Renewed(label_studio, tmp_path).run.connected
     label_studio.backends = [{"id": 2, "model_version": "0.0.1"}]
     client = LabelStudio(label_studio.url, label_studio.pat, SafeSession(["127.0.0.1"]))

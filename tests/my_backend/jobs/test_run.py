@@ -150,7 +150,7 @@ def checkpoint(store: JobStore, running: RunningJob) -> Path:
         pytest.param(lambda running, store: store.request_cancel(running.job) or running.check(), id="is canceled"),
     ],
 )
-def test_job_that_another_took_over_changes_nothing_any_more(
+def test_job_that_another_took_over_no_longer_changes_anything(
     store: JobStore, comes_back: Callable[[RunningJob, JobStore], Any]
 ) -> None:
     """As where a file server gave up the locks of a host that it did not hear of."""

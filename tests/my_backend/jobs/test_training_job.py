@@ -407,7 +407,7 @@ def test_watermark_is_from_before_the_annotations_were_read(connected: Client, l
         ),
     ],
 )
-def test_job_without_label_studio_fails_with_the_remedy(serve: Serve, given: dict[str, str], said: str) -> None:
+def test_job_without_label_studio_fails_and_names_the_fix(serve: Serve, given: dict[str, str], said: str) -> None:
     with serve(**given) as client:
         client.setup()
 

@@ -108,7 +108,7 @@ def test_url_closed_to_the_token_costs_one_more_exchange(label_studio: FakeLabel
     assert label_studio.server.paths().count(EXCHANGE) == 2
 
 
-def test_token_label_studio_takes_back_is_reported_with_the_remedy(label_studio: FakeLabelStudio) -> None:
+def test_token_label_studio_takes_back_is_reported_with_the_fix(label_studio: FakeLabelStudio) -> None:
     client = connect(label_studio)
     client.project(7)
     restart(label_studio)
@@ -219,7 +219,7 @@ def test_access_token_is_sent_as_it_is(label_studio: FakeLabelStudio) -> None:
     ],
     ids=["none", "legacy", "unknown personal access token", "unknown access token"],
 )
-def test_refused_token_is_explained_with_the_remedy(label_studio: FakeLabelStudio, token: str, said: str) -> None:
+def test_refused_token_is_explained_with_the_fix(label_studio: FakeLabelStudio, token: str, said: str) -> None:
     with pytest.raises(LabelStudioError, match=said) as refused:
         connect(label_studio, token).project(7)
 

@@ -86,7 +86,7 @@ def test_nothing_leads_to_an_address_that_is_not_public(tmp_path: Path, media: s
     assert len(report["connections"]) >= len(redirects)
 
 
-def test_name_that_is_bound_anew_is_refused(tmp_path: Path) -> None:
+def test_name_that_is_bound_again_is_refused(tmp_path: Path) -> None:
     alone = "without Label Studio"
     report = fetched_in_own_network(
         tmp_path,

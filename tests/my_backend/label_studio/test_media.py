@@ -349,7 +349,7 @@ def test_cloud_link_needs_the_tasks_id(label_studio: FakeLabelStudio, open_media
         ("0123456789abcdef0123456789abcdef01234567", UPLOAD, "set LABEL_STUDIO_API_KEY"),
     ],
 )
-def test_refusal_of_label_studio_names_the_remedy(
+def test_refusal_of_label_studio_names_the_fix(
     label_studio: FakeLabelStudio, open_media: OpenMedia, token: str | None, path: str, said: str
 ) -> None:
     problem = why_not(open_media(label_studio, token=token), path)
@@ -722,7 +722,7 @@ def test_results_keep_the_order_of_requests_with_errors_for_failed_ones(open_med
 
 
 @pytest.mark.parametrize("url", ["http://[", "http://a..b/", "http://\ud800/", "data:", "\0", "http://h:99999/"])
-def test_url_of_no_sense_does_not_hurt_its_neighbours(open_media: OpenMedia, start: Start, url: str) -> None:
+def test_url_of_no_sense_does_not_hurt_the_others(open_media: OpenMedia, start: Start, url: str) -> None:
     server = start()
 
     broken, fine = open_media(None, server.host).fetch_all([MediaRequest(url, 1), MediaRequest(server.url, 2)])

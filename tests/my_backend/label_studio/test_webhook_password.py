@@ -68,7 +68,7 @@ def test_webhook_that_is_made_after_the_first_look_is_found(guarded: Client, lab
     assert eventually(lambda: label_studio.patched)
 
 
-def test_without_a_token_the_remedy_is_told_until_an_event_has_come(
+def test_without_a_token_the_fix_is_told_until_an_event_has_come(
     serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
     with serve(basic_auth_user="user", basic_auth_pass="pässword") as client:

@@ -66,7 +66,7 @@ def test_signal_that_comes_before_it_can_hear_is_not_lost(tmp_path: Path) -> Non
         assert process.wait(60) == 128 + 15
 
 
-def test_whoever_has_no_parent_is_buried_and_not_waited_for_by_the_program(tmp_path: Path) -> None:
+def test_orphans_are_reaped_and_the_program_does_not_wait_for_them(tmp_path: Path) -> None:
     code = """
 if os.fork() == 0:  # whose own child has no parent then
     os._exit(0) if os.fork() else (time.sleep(0.1), os._exit(0))
@@ -84,7 +84,7 @@ except ChildProcessError:
         assert process.wait(60) == 0
 
 
-def test_whoever_goes_on_with_its_outputs_ends_a_while_after_the_program(tmp_path: Path) -> None:
+def test_child_that_keeps_the_outputs_ends_a_while_after_the_program(tmp_path: Path) -> None:
     with first("subprocess.Popen(['sleep', '600']); print('bye', flush=True)", tmp_path) as process:
         assert said(process) == "bye"
         assert process.wait(LAST_WORDS_SECONDS + 60) == 0

@@ -248,7 +248,7 @@ def ran(code: str, folder: Path, **settings: str) -> str:
     return done.stderr
 
 
-def test_every_line_of_a_process_is_json_whoever_wrote_it(tmp_path: Path) -> None:
+def test_every_line_of_a_process_is_json_regardless_of_its_writer(tmp_path: Path) -> None:
     written = ran(NOISE, tmp_path, LOG_FORMAT="json", LABEL_STUDIO_API_KEY=KEY)
 
     events = [json.loads(line) for line in written.splitlines()]

@@ -60,7 +60,7 @@ def test_new_installation_has_steps_to_do_and_nothing_wrong(
     assert "No problems found. Next steps:\n\n1. LABEL_STUDIO_API_KEY is not set" in output
 
 
-def test_command_names_what_is_wrong_and_mends_it_after_asking(environment: FakeLabelStudio) -> None:
+def test_command_names_what_is_wrong_and_fixes_it_after_asking(environment: FakeLabelStudio) -> None:
     environment.webhooks = []
     status, output = run()
     assert status == 1

@@ -33,7 +33,9 @@ def connect(server: FakeLabelStudio, token: str | None = None) -> LabelStudio:
         ("", "of unknown version", []),
     ],
 )
-def test_version_is_judged(label_studio: FakeLabelStudio, release: str, said: str, found: list[str]) -> None:
+def test_version_of_label_studio_is_checked(
+    label_studio: FakeLabelStudio, release: str, said: str, found: list[str]
+) -> None:
     label_studio.release = release
     check = label_studio_checks.check_release(connect(label_studio))
 

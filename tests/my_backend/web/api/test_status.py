@@ -7,7 +7,7 @@ from tests.my_backend.conftest import Client, Serve
 from tests.my_backend.fake_model import Script
 
 
-def test_health_is_up_and_says_what_is_amiss(client: Client) -> None:
+def test_health_is_up_and_lists_the_problems(client: Client) -> None:
     health = client.get("/health")
 
     assert (health["status"], health["projects"]) == ("UP", 1)

@@ -202,7 +202,7 @@ def test_page_shows_how_a_running_job_goes_and_what_waits(client: Client, script
     script.release()
 
 
-def test_curves_grow_with_the_epochs_and_begin_anew_with_a_phase(client: Client, script: Script) -> None:
+def test_curves_grow_with_the_epochs_and_begin_again_with_a_phase(client: Client, script: Script) -> None:
     script.block("fit", epochs=[{"loss": 0.9}, {"loss": 0.5, "accuracy": 0.75}])
     client.started(client.submit_training())
 
@@ -954,7 +954,7 @@ def codes(client: Client) -> list[str]:
         ({"pat": "another"}, "token"),
     ],
 )
-def test_what_label_studio_says_is_looked_at_again_until_it_is_mended(
+def test_what_label_studio_says_is_looked_at_again_until_it_is_fixed(
     serve: Serve, label_studio: FakeLabelStudio, change: dict[str, Any], found: str
 ) -> None:
     before = {name: getattr(label_studio, name) for name in change}

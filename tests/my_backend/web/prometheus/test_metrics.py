@@ -325,7 +325,7 @@ def test_tally_adds_up_what_processes_count_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "7"])
-def test_damaged_tally_begins_anew(client: Client, content: str) -> None:
+def test_damaged_tally_begins_again(client: Client, content: str) -> None:
     client.train()
     once_there(client, "ml_backend_jobs_ended_total", "full", "finished", PROJECT)
     client.backend.job_store.tally.path.write_text(content)
