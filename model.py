@@ -776,7 +776,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         return read_learned_pages(Path(self.train_output["model_dir"]) / PAGES_FILE, self._read_with(), len(learned))
 
     def _read_with(self) -> str:
-        """What the labels of tasks depend on, besides the tasks: the labeling config, a setting, and this program."""
+        """What tasks' labels depend on, apart from the tasks: the labeling config, a setting, and this program."""
         facts = [self.label_config, _settings().choices, version("image-classifier-backend")]
         return sha256(json.dumps(facts).encode()).hexdigest()
 

@@ -19,7 +19,7 @@ SMALL = (320, 240)
 def write_photographs(folder: Path, n: int, size: tuple[int, int] = CAMERA, *, seed: int = 0) -> list[tuple[str, str]]:
     """Writes `n` different JPEGs; returns the name and the label of each.
 
-    scikit-learn's two photographs, shifted at random, with a patch of the class's colour in a random place.
+    scikit-learn's two photographs, shifted at random, with a patch of the class's color in a random place.
     """
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(seed)
@@ -30,8 +30,8 @@ def write_photographs(folder: Path, n: int, size: tuple[int, int] = CAMERA, *, s
         scene = np.roll(scenes[number % len(scenes)], random.integers(0, size[1], 2), (0, 1))
         image = Image.fromarray(scene)
         left, top = random.integers(0, size[0] * 2 // 3), random.integers(0, size[1] * 2 // 3)
-        colour = tuple(np.array(Image.new("HSV", (1, 1), (label * 25, 220, 220)).convert("RGB"))[0, 0].tolist())
-        ImageDraw.Draw(image).rectangle((left, top, left + size[0] // 4, top + size[1] // 4), colour)
+        color = tuple(np.array(Image.new("HSV", (1, 1), (label * 25, 220, 220)).convert("RGB"))[0, 0].tolist())
+        ImageDraw.Draw(image).rectangle((left, top, left + size[0] // 4, top + size[1] // 4), color)
         name = f"{size[0]}-{seed}-{number:05}.jpg"
         image.save(folder / name, quality=85)
         written.append((name, LABELS[label]))

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-# Started as a script, Python looks for modules beside it, where `logs` or `status` would hide others' modules.
+# Started as a script, Python looks for modules next to it, where `logs` or `status` would hide others' modules.
 HERE = Path(__file__).resolve().parent
 sys.path[:] = [path for path in sys.path if Path(path or ".").resolve() != HERE]
 if str(HERE.parent) not in sys.path:
@@ -13,7 +13,9 @@ if str(HERE.parent) not in sys.path:
 from my_backend.commands.cli import application_for_uwsgi, serve  # noqa: E402
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="A Label Studio ML backend; see also `python -m my_backend --help`.")
+    parser = argparse.ArgumentParser(
+        description="A machine-learning backend for Label Studio; see also `python -m my_backend --help`."
+    )
     parser.add_argument("-p", "--port", type=int, help="port to listen on [PORT]")
     parser.add_argument("--host", help="address to listen on [HOST]")
     arguments = parser.parse_args()

@@ -188,6 +188,6 @@ def _why_unwritable(folder: Path) -> str:
 
 def _located(damaged: Damaged, root: Path) -> DamagedFile:
     project, *place = damaged.path.relative_to(root).parts
-    if not place:  # it lies beside the projects' folders
+    if not place:  # it is next to the projects' folders
         project, place = "", [damaged.path.name]
     return DamagedFile(project, tuple(place), damaged.path, damaged.why)

@@ -387,7 +387,7 @@ class LabelStudio:
         self.request("POST", f"/api/ml/{backend}/train", json={})
 
     def retrieve_predictions(self, project: int, tasks: Iterable[int]) -> None:
-        """Makes Label Studio request predictions for the tasks that have none from the backend's current version."""
+        """Makes Label Studio request predictions for the tasks that have none from the backend's live version."""
         action = {"selectedItems": {"all": False, "included": list(tasks)}}
         path = f"/api/dm/actions?id=retrieve_tasks_predictions&project={project}"
         self.request("POST", path, json=action)

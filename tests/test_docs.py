@@ -1,7 +1,9 @@
 """The documentation says what the code does."""
 
 import ast
+import io
 import re
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from my_backend.diagnostics.problem import CODES
 from my_backend.settings import Settings
 
 ROOT = Path(__file__).parents[1]
+PACKAGES = ("image_classifier", "label_studio_format", "my_backend", "safe_http")
 DOCS = sorted((ROOT / "docs").glob("*/*.md"))
 WITH_TESTS = ["reference/compatibility.md", "operate/security.md"]  # their rows name the tests that show them
 SETTINGS = sorted({name.upper() for model in (Settings, ClassifierSettings) for name in model.model_fields})
@@ -106,7 +109,7 @@ def test_every_module_is_in_the_picture_of_the_house() -> None:
     picture = (ROOT / "docs" / "project" / "architecture.md").read_text("utf-8")
     modules = [
         path.stem
-        for package in ("image_classifier", "label_studio_format", "my_backend", "safe_http")
+        for package in PACKAGES
         for path in (ROOT / package).rglob("*.py")
         if path.stem not in ("__init__", "__main__")
     ]
@@ -208,19 +211,41 @@ def test_every_field_of_a_log_line_is_in_the_table() -> None:
     assert [field for field in fields if f'"{field}"' not in sources and f"{field}=" not in sources] == []
 
 
-# Words that the glossary in CONTRIBUTING.md replaces: American spelling, and "fix", "again" or "if" in plain English.
-UNWANTED = re.compile(
-    r"\b(?:amiss|anew|whoever|thereof|mend(?:s|ed|ing)?|any more|labell(?:ed|ing)|behaviour|colours?|neighbours?)\b",
-    re.IGNORECASE,
-)
+IN_CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
+
+
+def unwanted_words() -> list[str]:
+    """The last columns of the glossary's tables."""
+    glossary = (ROOT / "CONTRIBUTING.md").read_text("utf-8").partition("### Glossary")[2].partition("\n#")[0]
+    return [
+        word for row in re.findall(r"^\|.*\| (.*)\|$", glossary, re.MULTILINE) for word in re.findall(r"`(.+?)`", row)
+    ]
+
+
+def python_prose(path: Path) -> str:
+    """Comments and texts; a single word may be a key of JSON, which keeps its name. Of tests only their names."""
+    source = path.read_text("utf-8")
+    if path.is_relative_to(ROOT / "tests"):
+        return "\n".join(re.findall(r"def (test_\w+)", source)).replace("_", " ")
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    comments = [token.string for token in tokens if token.type == tokenize.COMMENT]
+    constants = [node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant)]
+    return "\n".join([*comments, *(text for text in constants if isinstance(text, str) and " " in text)])
 
 
 def test_texts_keep_to_the_glossary() -> None:
-    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS]
-    packages = [ROOT / name for name in ("image_classifier", "label_studio_format", "my_backend", "safe_http")]
-    sources = [path for package in packages for path in [*package.rglob("*.py"), *package.rglob("*.html")]]
-    found = []
-    for path in [*pages, *sources, ROOT / "model.py"]:
-        prose = re.sub(r'`[^`\n]*`|"mended"', "", path.read_text("utf-8"))  # keys of JSON keep their names
-        found += [f"{path.relative_to(ROOT)}: {word}" for word in UNWANTED.findall(prose)]
-    assert found == []
+    words = unwanted_words()
+    assert {"labelled", "any more"} <= set(words)
+    any_of_them = "|".join(words).replace(" ", r"\s+")
+    unwanted = re.compile(rf"\b(?:{any_of_them})(?:s|d|ed|ing)?\b", re.IGNORECASE)
+    folders = [ROOT / name for name in (*PACKAGES, "benchmarks", "demo", "examples", "testing", "tests")]
+    sources = [ROOT / "model.py", *(path for folder in folders for path in folder.rglob("*.py"))]
+    pages = [*ROOT.glob("*.md"), *DOCS, ROOT / ".env.example", ROOT / "Makefile"]
+    pages += [path for folder in folders for kind in ("html", "js") for path in folder.rglob(f"*.{kind}")]
+    texts = {path: python_prose(path) for path in sources} | {path: path.read_text("utf-8") for path in pages}
+    found = [
+        f"{path.relative_to(ROOT)}: {word}"
+        for path, text in texts.items()
+        for word in unwanted.findall(IN_CODE.sub("", text))
+    ]
+    assert not found, "\n".join(found)

@@ -41,7 +41,7 @@ RAW_TIMEOUT = 60
 TOO_LONG = 31_000  # characters of a path; with the other headers just within uWSGI's limit
 CUT_OFF = 0  # stands for the status of an answer that did not come
 TOKEN = "a-hostile-token-"
-DAMAGED, BELIEVED, LOOP = "990000001.1", "990000002.1", "990000003.1"  # projects beside the one that is used
+DAMAGED, BELIEVED, LOOP = "990000001.1", "990000002.1", "990000003.1"  # projects next to the one that is used
 
 Json = dict[str, Any]
 

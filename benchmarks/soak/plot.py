@@ -21,7 +21,7 @@ WIDTH, HEIGHT = 960, 230
 STEPS = 4  # between the horizontal lines
 KILLS = "a worker is killed"
 REDIS = "Redis is restarted, or killed"
-COLOURS = ("#1f6fb2", "#d1642a", "#3a8f4d", "#8250a0", "#9a7b16", "#5f6b7a")
+COLORS = ("#1f6fb2", "#d1642a", "#3a8f4d", "#8250a0", "#9a7b16", "#5f6b7a")
 
 Points = list[tuple[float, float] | None]
 
@@ -96,7 +96,7 @@ def _panel(title: str, lines: dict[str, Points], record: Record, samples: Sequen
     style = Style(
         background="#ffffff",
         plot_background="#ffffff",
-        colors=(*COLOURS[: len(lines)], "#999999", "#d62728"),
+        colors=(*COLORS[: len(lines)], "#999999", "#d62728"),
         guide_stroke_color="#dddddd",
         major_guide_stroke_color="#dddddd",
         font_family="system-ui, sans-serif",

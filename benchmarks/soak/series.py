@@ -14,7 +14,7 @@ from benchmarks.soak.workload import Call, Record
 from my_backend.jobs.store import JobStore
 from my_backend.projects.versions import Versions
 
-STEADY = ("server", "worker", "head-worker", "redis")  # they have their own memory, files and threads judged
+STEADY = ("server", "worker", "head-worker", "redis")  # each is checked for its own memory, files and threads
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,7 @@ def learn_head(
     cross-validation, or the held-out ones if somebody has chosen these or the backbone was trained on the others. On
     these the probabilities are calibrated too. Cross-validation also shows what accuracy to expect on new images, now
     and with more labels. Labels that nobody has looked at don't count in the metrics, and only the served head learns
-    them. The mistakes are looked for among all images, each judged by a head that was fitted without it. The forecast
+    them. The mistakes are looked for among all images, each evaluated by a head fitted without it. The forecast
     of an `earlier` version stays until there are a fifth more labels, so that a correction needn't wait for a new one.
 
     A first `guess` is returned instead, with its own calibration, as long as its probabilities are closer to the labels

@@ -48,7 +48,7 @@ def learn_changes(
     images: Mapping[str, ImageFile],
     corrected: Collection[str],
 ) -> Updated | None:
-    """The classifier after it has learned the changed samples, too, besides the `known` ones; None if it can't.
+    """The classifier after it has learned the changed samples in addition to the `known` ones; None if it can't.
 
     `learn_head` is needed instead if there are few labels, too many changes, none, or several classes for an image; if
     labels were removed, or a class is new or gone; if an image whose digest is in `corrected` would be misclassified;

@@ -23,7 +23,7 @@ class StoredPredictions:
         self._label_studio, self._project_id = label_studio, project_id
 
     def count(self, version: str) -> int:
-        """How many unlabeled tasks have a prediction of this model version."""
+        """How many unlabeled tasks have a prediction of this version."""
         return int(self._page([_of(version)], page_size=1).get("total") or 0)
 
     def unlabeled(self, most: int) -> Iterator[tuple[list[Json], int]]:

@@ -50,7 +50,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="A Label Studio ML backend.",
+    help="A machine-learning backend for Label Studio.",
 )
 
 

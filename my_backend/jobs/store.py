@@ -79,7 +79,7 @@ class JobStore:
         return self._read(self._files(project, KINDS))
 
     def newest(self, project: str, count: int, kinds: Container[Kind] = KINDS) -> list[Job]:
-        """Returns the newest jobs, newest first; besides them it reads only records of the same second."""
+        """Returns the newest jobs, newest first; the only others that it reads are of the same second."""
         paths = sorted(self._files(project, kinds), key=_second, reverse=True)
         oldest = _second(paths[count - 1]) if len(paths) >= count else ""
         return self._read(path for path in paths if _second(path) >= oldest)[::-1][:count]

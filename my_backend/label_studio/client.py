@@ -242,7 +242,7 @@ class LabelStudio:
         return frozenset(map(str, told)) if isinstance(told, list) else None
 
     def predicted_versions(self, project_id: int) -> list[str]:
-        """The model versions that the project has stored predictions of; raises LabelStudioError."""
+        """The versions that the project has stored predictions of; raises LabelStudioError."""
         return list(self._object("GET", f"/api/projects/{project_id}/model-versions/"))
 
     def get(self, url: str, limits: Limits, deadline: float) -> requests.Response:

@@ -1,4 +1,4 @@
-"""Model versions: immutable directories, and a pointer per project that names the live version."""
+"""The versions of a project: immutable directories, and a pointer per project that names the live version."""
 
 import calendar
 import logging

@@ -31,7 +31,7 @@ def _out_of_sync(project: Project, status: ScoresStatus, title: TitleStatus) -> 
         )
     hint = (
         "Set TITLE_IS_VERSION=true: the backend then renames the model with each new version, and restores your title "
-        "when you turn the setting off. `doctor --fix` renames it once, for the current version."
+        "when you turn the setting off. `doctor --fix` renames it once, for the live version."
     )
     if status.kept:
         hint = "The running server corrects this within a minute; if it can't, `/problems` says why."

@@ -32,7 +32,7 @@ export function makeZoom(dialog, { look, move, toggle, like, apart, closed }) {
   find("out").addEventListener("click", toggle);
   find("like").addEventListener("click", like);
   find("apart").addEventListener("click", apart);
-  dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());  // beside the picture
+  dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());  // next to the picture
   dialog.addEventListener("close", closed);
 
   return { open, draw, close: () => dialog.close(), isOpen: () => dialog.open };
