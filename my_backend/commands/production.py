@@ -23,8 +23,9 @@ with suppress(ModuleNotFoundError):  # Windows
 HERE = Path(__file__).parents[1]
 QUEUE = 1024
 LONGEST_SOCKET = 103  # bytes of a socket's path, on every system
-# Each of glibc's arenas keeps tens of megabytes of freed memory, and by default there are eight for each processor.
-ARENAS = "4"
+# By default, each of glibc's arenas keeps tens of megabytes of freed memory, and there are eight for each processor.
+# MKL keeps buffers for each thread.
+KEEP_LITTLE_MEMORY = {"MALLOC_ARENA_MAX": "4", "MKL_DISABLE_FAST_MM": "1"}
 OPEN_FILES = 65_536  # one per connection, including slow ones; many systems allow a process only 1,024
 
 
@@ -48,7 +49,7 @@ def run_uwsgi(settings: Settings) -> None:
     files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(files, min(OPEN_FILES, most)), most))
     collect_output(settings, "uwsgi", settings.log_file)
-    environment = {"MALLOC_ARENA_MAX": ARENAS, **os.environ}
+    environment = KEEP_LITTLE_MEMORY | os.environ
     os.execve(command[0], command, environment)  # noqa: S606  no shell is wanted
 
 
