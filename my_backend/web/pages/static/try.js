@@ -2,6 +2,7 @@
 
 import { drawn } from "./bars.js";
 import { post } from "./press.js";
+import { showText } from "./say.js";
 
 const POLL = 150;  // milliseconds
 const PATIENCE = 120000;
@@ -40,7 +41,7 @@ export function tryImages(place) {
     try {
       await work();
     } catch (error) {
-      find("try-error").textContent = error.message;
+      showText(find("try-error"), error.message);
       show("try-error", true);
     }
     place.removeAttribute("aria-busy");
@@ -163,7 +164,7 @@ export function tryImages(place) {
         if (several !== chosen) return;
         tell(one, said);
       } catch (error) {
-        one.words.textContent = error.message;
+        showText(one.words, error.message);
       }
     }
   }

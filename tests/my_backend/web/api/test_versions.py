@@ -9,7 +9,6 @@ from typing import Any
 from zipfile import ZipFile
 
 import pytest
-from markupsafe import escape
 
 from my_backend.projects.annotation_log import Changes
 from my_backend.projects.archive import CHUNK, zipped, zipped_size
@@ -18,6 +17,7 @@ from my_backend.serving import exports
 from my_backend.serving.exports import Exports
 from my_backend.serving.model_api import ModelAPI
 from my_backend.web.api.versions import DOWNLOADS_AT_ONCE
+from my_backend.web.pages.filters import code
 from testing.waiting import eventually
 from tests.broken_disk import failing
 from tests.my_backend.conftest import PROJECT, Client, Serve, basic
@@ -136,7 +136,7 @@ def test_failed_export_says_why_and_can_be_tried_again(client: Client, script: S
     script.set(export_says="run `pip install onnx onnxscript`")
     client.post(EXPORT, {"version": name})
     assert exported(client, name, "failed")["failure"] == "run `pip install onnx onnxscript`"
-    assert "run `pip install onnx onnxscript`" in version_page(client, name)
+    assert "run <code>pip install onnx onnxscript</code>" in version_page(client, name)
     assert "Try again" in version_page(client, name)
 
     script.set()
@@ -257,7 +257,7 @@ def test_class_that_cannot_export_says_so(serve: Serve) -> None:
         name = client.train()
         refusal = "NoExport can't be exported to ONNX: it has no method `export_onnx`"
         assert client.post(EXPORT, {"version": name}, 400)["error"] == refusal
-        assert escape(refusal) in version_page(client, name)
+        assert f"{code(refusal)}." in version_page(client, name)
         assert 'id="export"' not in version_page(client, name)
 
 

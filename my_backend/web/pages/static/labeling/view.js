@@ -1,5 +1,7 @@
 // What all pages on which people label say in the same way.
 
+import { showText } from "../say.js";
+
 const find = (id) => document.getElementById(id);
 
 export const number = (value) => value.toLocaleString("en");
@@ -29,7 +31,7 @@ export function showReading(answer, problem) {
   const { state, tasks, collected, unreadable, first_guess: isGuess } = answer ?? {};
   find("first-guess").hidden = !isGuess;
   find("supply-failed").hidden = !problem;
-  find("supply-error").textContent = problem;
+  showText(find("supply-error"), problem);
   find("reading").hidden = state !== "collecting";
   find("reading-words").textContent = tasks ? `Reading images: ${number(collected)} of ${number(tasks)}` : "Listing the tasks…";
   if (tasks) find("reading-bar").value = collected / tasks;
@@ -45,7 +47,7 @@ export function showRuns(runs, isUnused, waiting = 0) {
     const [first] = failed;
     const labels = failed.reduce((total, { action, tasks, withdrawn }) => total + (action === "undo" ? withdrawn.size : tasks.length - withdrawn.size), 0);
     find("unsaved-words").textContent = `${count(labels, "label")} couldn’t be ${first.action === "undo" ? "undone" : "saved"}:`;
-    find("unsaved-why").textContent = first.error;
+    showText(find("unsaved-why"), first.error);
   }
   const [saving, undoing, saved, others] = [runs.saving() + waiting, runs.undoing(), runs.saved(), runs.others()];
   find("saving").textContent = parts(
