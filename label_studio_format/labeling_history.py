@@ -74,11 +74,17 @@ class LabelingHistory:
         return sum(day.pages + day.unseen for day in self.days)
 
     @property
-    def saved_seconds(self) -> float | None:
-        """How much longer the images with a prediction would have taken without one; None if that isn't known."""
+    def saved_by_prediction(self) -> float | None:
+        """How many seconds longer an image with a prediction would have taken without it; None if that isn't known."""
         if self.seconds_with_prediction is None or self.seconds_from_scratch is None:
             return None
-        return max(0.0, self.seconds_from_scratch - self.seconds_with_prediction) * self.predicted
+        return max(0.0, self.seconds_from_scratch - self.seconds_with_prediction)
+
+    @property
+    def saved_seconds(self) -> float | None:
+        """How much longer all images with a prediction would have taken without one; None if that isn't known."""
+        saved = self.saved_by_prediction
+        return None if saved is None else saved * self.predicted
 
 
 @dataclass(frozen=True)

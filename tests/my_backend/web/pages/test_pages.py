@@ -557,7 +557,8 @@ def submitted(origin: str, day: str, seconds: float | None) -> dict[str, Any]:
 def test_page_shows_predictions_left_unchanged_and_the_time_they_saved(client: Client) -> None:
     scratch = [submitted("manual", "2026-11-25", 12.0)] * 5
     predicted = [
-        *[submitted("prediction", "2026-11-26", 2.0)] * 9,
+        submitted("prediction", "2026-11-27", 2.0),
+        *[submitted("prediction", "2026-11-26", 2.0)] * 8,
         *[submitted("prediction-changed", "2026-11-26", 2.0)] * 3,
         *[submitted("prediction", "2026-11-26", None)] * 4,
     ]
@@ -572,8 +573,10 @@ def test_page_shows_predictions_left_unchanged_and_the_time_they_saved(client: C
         "so predictions saved about 2 minutes." in shown
     )
     assert "4 images were labeled without being opened in Label Studio." in shown
-    assert "2026-11-26 16 75% of 12 0 4 2026-11-25 5 – 0 0" in shown
-    assert client.post("/versions", {"project": PROJECT})["details"][0]["labeling_history"]["days"][1]["unchanged"] == 9
+    assert "2026-11-27 1 100% of 1 &lt; 1 min 0 0 2026-11-26 15 73% of 11 2 min 0 4 2026-11-25 5 – – 0 0" in shown, (
+        "by the same medians"
+    )
+    assert client.post("/versions", {"project": PROJECT})["details"][0]["labeling_history"]["days"][1]["unchanged"] == 8
 
 
 def version_file(client: Client, name: str) -> Path:
