@@ -838,7 +838,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         return self._write(replace(updated.classifier, mistakes=mistakes), updated.samples, folder, told, labeled)
 
     def _mistakes(self) -> list[Mistake]:
-        """The likely labeling mistakes of the live version; none if they can't be read."""
+        """The live version's disagreements with labels; none if they can't be read."""
         try:
             records = json.loads(Path(self.train_output["mistakes"]).read_text(encoding="utf-8"))
             return [Mistake(**record) for record in records]

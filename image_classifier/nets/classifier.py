@@ -204,6 +204,7 @@ class Mistake:
     predicted: tuple[str, ...]
     confidence: float  # the probability of what is wrong, 0 to 1
     learned: bool  # whether the backbone was trained on it; the head that answers never was
+    label_probability: float | None = None  # that the label is right, 0 to 1; older versions didn't record it
 
 
 @dataclass(frozen=True)

@@ -318,6 +318,7 @@ def _mistakes(
     looked_at = torch.tensor([sample.evaluates for sample in samples])
     voters = looked_at if looked_at.any() else torch.ones_like(looked_at)
     likely = probability_of_labels(logits, targets, embeddings, votes, voters, rows)
+    order = likely.argsort(stable=True)
     return tuple(
         Mistake(
             samples[row].name,
@@ -326,8 +327,9 @@ def _mistakes(
             tuple(sorted(_classes_of_answer(answers[row], classes))),
             round(float(sure[row]), 4),
             bool(learned[row]),
+            round(right, 4),
         )
-        for row in rows[likely.argsort(stable=True)].tolist()
+        for row, right in zip(rows[order].tolist(), likely[order].tolist(), strict=True)
     )
 
 

@@ -108,7 +108,7 @@ class ModelAPI:
           more come, `fit` is called with the kind `head` and the same tasks again, and should learn all of them.
           `labels_since` in `figures` says how many labels came after the others were measured
         - `settings`: what the model was made with, such as its network, by name; it is listed in the model card
-        - `mistakes`: path of a JSON file as `model.py` writes it; the page shows likely labeling mistakes from it
+        - `mistakes`: path of a JSON file as `model.py` writes it; the page shows labels from it that may be wrong
         """
         raise BadRequest(f"{type(self).__name__} can't be trained: it has no method `fit`")
 

@@ -201,7 +201,7 @@ def test_doubtful_images_lead_to_their_tasks(browser: Browser, site: Site, label
         assert link.startswith(f"{own}/projects/{site.project}/data?task=")
         expect(tiles.first.locator("img")).to_have_js_property("complete", True)
         assert tiles.first.locator("img").evaluate("image => image.naturalWidth") > 0
-        expect(page.locator("section:has(#mistakes-title) .tile").first).to_contain_text("labeled")
+        expect(page.locator("section:has(#others-title) .tile").first).to_contain_text("labeled")
 
 
 # --- for everyone ---------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Images to review: the unlabeled tasks that the model is least certain of, and likely labeling mistakes."""
+"""Images to review: unlabeled tasks that the model is least certain of, and labels that it disagrees with."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from my_backend.label_studio.media import Media, MediaFile, MediaRequest
 from my_backend.projects.recent_predictions import Sighting
-from my_backend.web.pages.versions import Mistake, VersionView, mistakes
+from my_backend.web.pages.versions import Mistake
 from safe_http.session import Origin
 
 SHOWN = 60
@@ -79,12 +79,12 @@ def _digest(media: Media, sighting: Sighting) -> str:
     return found.digest if isinstance(found, MediaFile) else ""
 
 
-def mistake_tiles(version: VersionView | None, tasks_url: str, wanted: Wanted = Wanted()) -> tuple[list[Tile], int]:
-    """Annotated tasks for which the version predicts another label, by default the least likely labels first.
+def mistake_tiles(all_found: Iterable[Mistake], tasks_url: str, wanted: Wanted) -> tuple[list[Tile], int]:
+    """Annotated tasks for which a version predicts another label, by default the least likely labels first.
 
     Also returns their number.
     """
-    found = [one for one in (mistakes(version) if version else []) if wanted.has(one.predicted, one.label)]
+    found = [one for one in all_found if wanted.has(one.predicted, one.label)]
     if wanted.sort == "sure":
         found.sort(key=lambda one: -one.confidence)
     elif wanted.sort == "newest":

@@ -196,7 +196,7 @@ class Page:
             view = project_view(self._backend, project)
             bins = shown.figures.calibration or []
             wanted = _wanted()
-            tiles, total = mistake_tiles(shown, self._tasks_url(project), wanted)
+            tiles, total = mistake_tiles(version_views.mistakes(shown), self._tasks_url(project), wanted)
             return self._render(
                 "version.html",
                 view=view,
@@ -255,7 +255,9 @@ class Page:
             url = self._tasks_url(project)
             wanted, media = _wanted(), self._backend.open_media(project)
             unsure, unsure_total = unsure_tiles(self._backend.recent.of(project.uid), media, url, wanted)
-            wrong, total = mistake_tiles(view.live, url, wanted)
+            found = version_views.mistakes(view.live) if view.live else []
+            likely, likely_total = mistake_tiles((one for one in found if one.is_likely), url, wanted)
+            others, others_total = mistake_tiles((one for one in found if not one.is_likely), url, wanted)
             return self._render(
                 "look.html",
                 view=view,
@@ -264,8 +266,12 @@ class Page:
                 choices=project.config.choices,
                 unsure=unsure,
                 unsure_total=unsure_total,
-                mistakes=wrong,
-                mistakes_total=total,
+                likely=likely,
+                likely_total=likely_total,
+                others=others,
+                others_total=others_total,
+                unlikely=version_views.UNLIKELY,
+                tells=all(one.label_probability is not None for one in found),
                 busy=view.busy,
             )
 

@@ -13,11 +13,13 @@ from my_backend import files
 from my_backend.jobs.record import read_epochs
 from my_backend.projects.metrics import ClassFigures, Figures, read_figures, read_history, read_labels
 from my_backend.projects.versions import Version, Versions
-from my_backend.web.pages.curves import Curves, Points, curves_of
+from my_backend.web.pages.curves import Curves, Points, curves_of, shown_number
 
 SHADES = 9
 REMEMBERED = 2000  # versions; they never change
 MISTAKES_FILE_BYTES = 5_000_000
+# Labels that are less likely to be right are called likely mistakes. docs/project/learning.md has the measurement.
+UNLIKELY = 0.01
 
 _RECORDS = TypeAdapter(list[Any])
 
@@ -57,6 +59,12 @@ class Mistake:
     predicted: tuple[str, ...]
     confidence: float
     learned: bool
+    label_probability: float | None  # that the label is right; None if the version doesn't say so
+
+    @property
+    def is_likely(self) -> bool:
+        """Whether the label, rather than the prediction, is likely wrong."""
+        return self.label_probability is not None and self.label_probability < UNLIKELY
 
 
 @dataclass(frozen=True)
@@ -120,7 +128,7 @@ def compared_curves(shown: VersionView, other: VersionView | None) -> dict[str, 
 
 
 def mistakes(view: VersionView) -> list[Mistake]:
-    """The mistakes found during its training, least likely labels first; none if the model doesn't record them."""
+    """The images for which it predicts another label, least likely labels first; none if it doesn't record them."""
     path = Path(view.mistakes_file) if view.mistakes_file else None
     if path is None or not path.is_file() or path.stat().st_size > MISTAKES_FILE_BYTES:
         return []
@@ -138,8 +146,9 @@ def _mistake(record: Any) -> Mistake | None:
             predicted=tuple(map(str, record["predicted"])),
             confidence=float(record["confidence"]),
             learned=bool(record["learned"]),
+            label_probability=shown_number(record.get("label_probability")),
         )
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, AttributeError):
         return None
 
 

@@ -426,3 +426,5 @@ def test_mistakes_are_ranked_by_how_unlikely_their_label_is(backbone: Backbone) 
     digests = [one.digest for one in found]
     assert digests[0] == embedded.samples[3].image.digest
     assert embedded.samples[0].image.digest in digests[1:2]
+    first, second = (one.label_probability or 0.0 for one in found[:2])
+    assert 0 < first < 0.01 < second < 0.5

@@ -17,7 +17,9 @@ HERE = f"/projects/{PROJECT}"
 PER_CLASS = {name: {"precision": 1, "recall": 1, "f1": 1, "images": 3} for name in ("Cat", "Dog")}
 
 
-def mistake(task: int, label: str, predicted: str, confidence: float) -> dict[str, Any]:
+def mistake(
+    task: int, label: str, predicted: str, confidence: float, label_probability: float | None = 0.001
+) -> dict[str, Any]:
     return {
         "name": str(task),
         "digest": "",
@@ -25,6 +27,7 @@ def mistake(task: int, label: str, predicted: str, confidence: float) -> dict[st
         "predicted": [predicted],
         "confidence": confidence,
         "learned": True,
+        "label_probability": label_probability,
     }
 
 
@@ -67,6 +70,42 @@ def test_images_to_review_are_filtered_and_sorted(
 ) -> None:
     assert tiles(shown, f"/look{query}", "unsure-title") == unsure
     assert tiles(shown, f"/look{query}", "mistakes-title") == wrong
+
+
+def test_only_very_unlikely_labels_are_called_mistakes(client: Client, script: Script) -> None:
+    likely, others = (mistake(task, "Cat", "Dog", 0.6, right) for task, right in ((1, 0.009), (2, 0.01)))
+    script.set(output={"figures": {"accuracy": 0.57}}, mistakes=[likely, others])
+    client.train()
+
+    assert tiles(client, "/look", "mistakes-title") == ["1"]
+    assert tiles(client, "/look", "others-title") == ["2"]
+    text = client.http.get(f"{HERE}/look", headers=HTML).text
+    assert "right with a probability of less than 1%" in text
+    assert "Expect most of these predictions to be wrong, not the labels. The accuracy of v1 is 57.0%." in text
+
+
+def test_version_that_does_not_say_how_likely_labels_are_calls_none_a_mistake(client: Client, script: Script) -> None:
+    older = mistake(2, "Cat", "Dog", 0.6)
+    del older["label_probability"]
+    script.set(mistakes=[mistake(1, "Cat", "Dog", 0.6, None), older])
+    client.train()
+
+    assert tiles(client, "/look", "mistakes-title") == []
+    assert tiles(client, "/look", "others-title") == ["1", "2"]
+    text = client.http.get(f"{HERE}/look", headers=HTML).text
+    assert "Not known: v1 doesn’t say how likely the labels are." in text
+    assert "Expect most of these" not in text
+
+
+def test_version_without_a_list_of_mistakes_does_not_claim_to_agree_with_all_labels(
+    client: Client, script: Script
+) -> None:
+    script.set(output={"mistakes": ""})
+    client.train()
+
+    text = client.http.get(f"{HERE}/look", headers=HTML).text
+    assert "Not known: v1 doesn’t record them." in text
+    assert "agrees with all annotations" not in text
 
 
 def test_least_certain_tasks_stay_though_many_are_predicted_after_them(shown: Client) -> None:
