@@ -221,6 +221,7 @@ class Page:
                 forecast_chart=_forecast_chart(shown),
                 tiles=tiles,
                 total=total,
+                counted=version_views.confused(shown.figures, wanted.label, wanted.predicted),
                 wanted=wanted,
                 busy=view.busy or export.state == "making",
             )

@@ -167,6 +167,12 @@ def confusion_rows(figures: Figures) -> list[tuple[str, list[Cell]]]:
     ]
 
 
+def confused(figures: Figures, label: str, predicted: str) -> int | None:
+    """How many images with this label the matrix counts under this prediction; None if it has no such cell."""
+    cells = dict(confusion_rows(figures)).get(label, [])
+    return next((cell.count for cell in cells if cell.predicted == predicted), None)
+
+
 def _shade(count: int, total: int) -> int:
     return 0 if count <= 0 else max(1, min(SHADES, round(SHADES * count / max(total, 1))))
 

@@ -144,6 +144,29 @@ def test_cell_of_the_confusion_matrix_leads_to_its_images(shown: Client) -> None
     assert tiles(shown, f"/versions/{name}", "worst-title") == ["1", "3", "2"]
 
 
+@pytest.mark.parametrize(
+    ("figures", "total", "said"),
+    [
+        ({}, 2, None),
+        ({}, 3, "counts 2 images, but 3 are recorded as mistakes. The matrix counts only images that the version was"),
+        ({}, 1, "counts 2 images, but 1 is recorded as a mistake. A version records only its most confident mistakes."),
+        ({"labels_since": 4}, 0, "but 0 are recorded as mistakes. The matrix is from before the last 4 labels were"),
+    ],
+)
+def test_page_says_why_a_cell_counts_more_or_fewer_images_than_are_shown(
+    client: Client, script: Script, figures: dict[str, Any], total: int, said: str | None
+) -> None:
+    found = [mistake(task, "Cat", "Dog", 0.6) for task in range(total)]
+    measured = {"per_class": PER_CLASS, "confusion": [[1, 2], [0, 3]], **figures}
+    script.set(output={"figures": measured}, mistakes=found)
+    name = client.train()
+
+    text = client.http.get(f"{HERE}/versions/{name}?label=Cat&predicted=Dog", headers=HTML).text
+    assert ('id="counted"' in text) is (said is not None)
+    assert said is None or said in text
+    assert 'id="counted"' not in client.http.get(f"{HERE}/versions/{name}?label=Cat", headers=HTML).text
+
+
 def test_points_of_charts_say_their_values() -> None:
     def said(chart: str) -> list[str]:
         return re.findall(r'<text[^>]*class="tip[^>]*>([^<]*)', chart)
