@@ -9,6 +9,7 @@ import pygal
 from markupsafe import Markup
 
 from my_backend.projects.metrics import Bin, Forecast
+from my_backend.web.pages.curves import Points, spread
 
 # pygal adds an import finder for its map plugins, of a kind that Python 3.12 no longer supports.
 sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, pygal.PluginImportFixer)]
@@ -19,6 +20,8 @@ NEAR_EDGE = 60  # where a point's text wouldn't fit on both sides
 WHOLE_WIDTH = 800  # of a chart that is alone in its panel
 SQUARE = 400
 MAX_LABELS = 8  # below the horizontal axis
+MAX_DOTS = 30  # of a curve; the page is loaded every second during a training
+SPARE = "spare"  # class of a dot that is left out
 
 
 def _chart(kind: Callable[..., Any], *, width: int = WIDTH, height: int = HEIGHT, **options: Any) -> Any:
@@ -52,7 +55,8 @@ def _plain(root: Element) -> Element:
             _name_point(dots, float(root.get("viewBox", "0 0 0 0").split()[2]))
     for parent in list(root.iter()):
         for child in list(parent):
-            if not isinstance(child.tag, str) or child.tag in ("defs", "title", "desc") or _is_tooltip(child):
+            is_unused = child.tag in ("defs", "title", "desc") or _is_tooltip(child) or _is_spare(child)
+            if not isinstance(child.tag, str) or is_unused:
                 parent.remove(child)
     root.attrib.pop("id", None)
     root.set("aria-hidden", "true")
@@ -79,6 +83,10 @@ def _is_tooltip(node: Element) -> bool:
     return "tooltip-overlay" in (node.get("class") or "")
 
 
+def _is_spare(node: Element) -> bool:
+    return node.get("class") == "dots" and node.find(f"circle[@class='{SPARE}']") is not None
+
+
 def _drawn(chart: Any) -> Markup:
     return Markup(chart.render(is_unicode=True))  # noqa: S704  pygal escapes what it is given
 
@@ -95,19 +103,22 @@ def accuracy_chart(versions: Sequence[tuple[str, float]]) -> Markup:
     return _drawn(chart)
 
 
-def curves(series: Mapping[str, Sequence[tuple[int, float]]], *, share: bool) -> Markup:
+def curves(series: Mapping[str, Points], *, share: bool) -> Markup:
     """A chart by epoch of the loss, or of the accuracy (a `share` from 0 to 1), of one training or more, by name."""
     epochs = sorted({epoch for points in series.values() for epoch, _ in points})
     highest = 1.0 if share else max(1e-6, *(value for points in series.values() for _, value in points))
     size = {"width": CURVE_WIDTH, "height": CURVE_HEIGHT}
-    chart = _chart(pygal.Line, **size, range=(0.0, highest), show_dots=len(epochs) < 30)
+    chart = _chart(pygal.Line, **size, range=(0.0, highest))
     chart.y_labels = _steps(0.0, highest)
     chart.value_formatter = _percent if share else "{:.2f}".format
     chart.x_labels = _thinned([str(epoch) for epoch in epochs])
+    dotted = set(spread(epochs, MAX_DOTS))
     for name, points in series.items():
         known = dict(points)
         named = f"{name}, epoch" if name else "epoch"
-        chart.add(name, [{"value": known.get(epoch), "label": f"{named} {epoch}"} for epoch in epochs])
+        values = [{"value": known.get(epoch), "label": f"{named} {epoch}"} for epoch in epochs]
+        spare: dict[str, Any] = {"node": {"class": SPARE}}
+        chart.add(name, [one if at in dotted else one | spare for at, one in zip(epochs, values, strict=True)])
     return _drawn(chart)
 
 

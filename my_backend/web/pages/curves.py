@@ -1,11 +1,12 @@
 """The loss and accuracy curves of a training, read leniently because the model class may report anything."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from my_backend.jobs.record import Epoch
 
+MOST_ROWS = 200  # of a table of values
 LARGEST = 1e15  # of the numbers that are shown; more cannot be printed, or is no number
 
 Points = list[tuple[int, float]]  # epochs and values
@@ -26,6 +27,28 @@ def curves_of(epochs: Sequence[Epoch]) -> Curves:
     phase = epochs[-1].phase
     points = {name: _points([one for one in epochs if one.phase == phase], name) for name in ("loss", "accuracy")}
     return Curves(str(phase or ""), {name: found for name, found in points.items() if found})
+
+
+@dataclass(frozen=True)
+class Table:
+    """The values of curves: a column for each by its measure (`loss` or `accuracy`) and name, a row for each epoch."""
+
+    columns: list[tuple[str, str]]
+    rows: list[tuple[int, list[float | None]]]
+
+
+def table_of(curves: Mapping[str, Mapping[str, Points]]) -> Table:
+    """The values of curves by measure and name; of many epochs, some of them."""
+    known = {(measure, name): dict(points) for measure, named in curves.items() for name, points in named.items()}
+    epochs = sorted({epoch for values in known.values() for epoch in values})
+    rows = [(epoch, [values.get(epoch) for values in known.values()]) for epoch in spread(epochs, MOST_ROWS)]
+    return Table(list(known), rows)
+
+
+def spread(epochs: Sequence[int], most: int) -> list[int]:
+    """At most so many of the epochs, at equal distances; always with the last one."""
+    every = -(-len(epochs) // most)
+    return list(epochs[:: -every or -1][::-1])
 
 
 def shown_number(value: Any) -> float | None:

@@ -22,6 +22,7 @@ from my_backend.web.middleware.auth import is_known
 from my_backend.web.pages import charts
 from my_backend.web.pages import versions as version_views
 from my_backend.web.pages.accepting import accept_view
+from my_backend.web.pages.curves import table_of
 from my_backend.web.pages.etag import entity_tag
 from my_backend.web.pages.filters import add_filters
 from my_backend.web.pages.operations import operations
@@ -145,12 +146,17 @@ class Page:
                 }
                 for job in view.running
             }
+            tables = {
+                job.job.id: table_of({name: {"": points} for name, points in job.curves.items()})
+                for job in view.running
+            }
             choices = project.config.choices
             return self._render(
                 "now.html",
                 view=view,
                 unlabeled=[name for name in choices if view.live and not view.live.labels.get(name)],
                 charts=drawn,
+                tables=tables,
                 busy=view.busy,
                 studio=self._label_studio_page(project, ""),
                 forecast_chart=_forecast_chart(view.live) if view.live else None,
@@ -196,6 +202,7 @@ class Page:
             view = project_view(self._backend, project)
             bins = shown.figures.calibration or []
             wanted = _wanted()
+            compared = version_views.compared_curves(shown, other)
             tiles, total = mistake_tiles(version_views.mistakes(shown), self._tasks_url(project), wanted)
             return self._render(
                 "version.html",
@@ -216,8 +223,9 @@ class Page:
                 bins=bins,
                 curves={
                     name: (list(series), charts.curves(series, share=name == "accuracy"))
-                    for name, series in version_views.compared_curves(shown, other).items()
+                    for name, series in compared.items()
                 },
+                values=table_of(compared),
                 forecast_chart=_forecast_chart(shown),
                 tiles=tiles,
                 total=total,

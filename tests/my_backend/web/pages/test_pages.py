@@ -225,6 +225,7 @@ def test_curves_grow_with_the_epochs_and_begin_again_with_a_phase(client: Client
 
     assert eventually(drawn)
     assert page(client).count("<svg") == 2
+    assert "Values by epoch Epoch Loss Accuracy 1 0.900 – 2 0.500 75.0%" in words(client)
     script.release()
 
 
@@ -595,7 +596,10 @@ def test_curves_of_a_version_are_shown_with_those_of_another_one(client: Client,
     shown = page(client, f"{HERE}/versions/{second}?with={first}")
     assert shown.count("v2, epoch 2: 0.25") == shown.count("v1, epoch 2: 0.50") == 1
     assert shown.count("v2, epoch 2: 50%") == shown.count("v1, epoch 2: 75%") == 1
-    assert "by epoch: v2 , v1" in words(client, f"{HERE}/versions/{second}?with={first}")
+    compared = words(client, f"{HERE}/versions/{second}?with={first}")
+    assert "by epoch: v2 , v1" in compared
+    assert "Epoch Loss v2 Loss v1 Accuracy v2 Accuracy v1 1 0.800 0.900 – – 2 0.250 0.500 50.0% 75.0%" in compared
+    assert "Values by epoch Epoch Loss Accuracy 1 0.800 – 2 0.250 50.0%" in words(client, f"{HERE}/versions/{second}")
 
 
 @pytest.mark.parametrize(

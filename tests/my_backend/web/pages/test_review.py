@@ -8,6 +8,7 @@ import pytest
 from my_backend.projects.metrics import Bin
 from my_backend.projects.recent_predictions import Sighting
 from my_backend.web.pages import charts
+from my_backend.web.pages.curves import table_of
 from testing.waiting import eventually
 from tests.my_backend.conftest import PROJECT, Client
 from tests.my_backend.fake_model import Script
@@ -174,6 +175,21 @@ def test_points_of_charts_say_their_values() -> None:
     versions = [(f"v{number}", number / 40) for number in range(1, 31)]
     assert said(charts.accuracy_chart(versions))[:2] == ["v1: 2%", "v2: 5%"]
     assert said(charts.curves({"": [(1, 0.5), (2, 0.25)]}, share=False)) == ["epoch 1: 0.50", "epoch 2: 0.25"]
+    many = said(charts.curves({"": [(epoch, 0.5) for epoch in range(1, 1001)]}, share=False))
+    assert 20 < len(many) <= 30, "some are enough to point at"
+    assert many[-1] == "epoch 1000: 0.50"
     two = charts.curves({"v2": [(1, 0.5), (2, 0.75)], "v1": [(2, 0.25)]}, share=True)
     assert said(two) == ["v2, epoch 1: 50%", "v2, epoch 2: 75%", "v1, epoch 2: 25%"]
     assert said(charts.calibration_chart([Bin(answers=4, confidence=0.8, right=0.75)])) == ["80%: 75%"]
+
+
+def test_table_of_a_curve_has_a_row_for_some_of_many_epochs_and_the_last() -> None:
+    def epochs(count: int) -> list[int]:
+        points = [(epoch, 0.5) for epoch in range(1, count + 1)]
+        return [epoch for epoch, _ in table_of({"loss": {"": points}}).rows]
+
+    assert epochs(0) == []
+    assert epochs(200) == list(range(1, 201))
+    assert epochs(201) == list(range(1, 202, 2))
+    assert epochs(10_000)[-1] == 10_000
+    assert len(epochs(10_000)) == 200
