@@ -139,6 +139,15 @@ def test_an_image_is_dropped_and_corrected(browser: Browser, site: Site, digits:
         shares = [float(text.rstrip("%")) for text in page.locator("#scores .number").all_inner_texts() if "%" in text]
         assert len(shares) == 10
         assert shares == sorted(shares, reverse=True)
+        page.get_by_role("button", name="Save correction").click()
+        expect(page.locator("#said")).to_have_text("Choose the correct label first.")
+        assert page.locator("#correction :checked").count() == 0
+        page.evaluate("""() => {
+            window.moved = [];
+            document.getElementById("scores").addEventListener("transitionrun", (event) => {
+                moved.push(event.target.closest("tr").innerText);
+            });
+        }""")
         page.get_by_role("radio", name=wrong, exact=True).check()
         page.get_by_role("button", name="Save correction").click()
 
@@ -147,6 +156,8 @@ def test_an_image_is_dropped_and_corrected(browser: Browser, site: Site, digits:
         )
         expect(page.locator("#prediction")).to_have_text(wrong)
         expect(page.locator("#before-after tbody tr")).to_have_count(10)
+        assert any(row.startswith(wrong) for row in page.evaluate("moved")), "its bar moves"
+        expect(page.locator("#correction :checked")).to_have_count(0)  # another click saves nothing
         before, after = page.locator(f"#before-after tr:has(bdi:text-is('{wrong}')) td").all_inner_texts()
         print(page.locator("#took").inner_text(), before, "→", after)
         assert float(after.rstrip("%")) > float(before.rstrip("%"))
@@ -183,8 +194,10 @@ def test_several_images_are_pasted_and_each_is_shown(browser: Browser, site: Sit
             expect(tiles.nth(number)).to_contain_text("%")
         expect(tiles.nth(3)).to_contain_text("SVG")
 
+        page.locator("#correction [name=label]").first.check()
         tiles.nth(2).click()
 
+        expect(page.locator("#correction :checked")).to_have_count(0)  # it was meant for the other image
         expect(tiles.nth(2)).to_have_attribute("aria-pressed", "true")
         expect(tiles.nth(0)).to_have_attribute("aria-pressed", "false")
         expect(page.locator("#by-version")).to_contain_text(tiles.nth(2).inner_text().split()[-1])
@@ -333,6 +346,7 @@ def test_try_says_which_version_stays_live_if_the_new_one_is_held_back(
         page.route("**/job_status", hold_back)
         page.locator("#file").set_input_files(digits[1][0])
         expect(page.locator("#answer")).to_be_visible()
+        page.locator("[name=label]").first.check()
         page.get_by_role("button", name="Save correction").click()
         expect(page.locator("#took")).to_contain_text(
             re.compile(r"Version v\d+ stays live because the new version was held back: its accuracy is lower$")
@@ -363,7 +377,8 @@ def test_try_compares_only_accuracies_that_were_measured_in_the_same_way(
             ({"groups": 1}, "the previous version’s was"),
         ):
             changes |= changed
-            page.locator("[name=label]:not(:checked)").first.check()
+            predicted = page.locator("#prediction").inner_text()
+            page.locator(f"[name=label]:not([value='{predicted}'])").first.check()
             page.get_by_role("button", name="Save correction").click()
             expect(page.locator("#took")).to_contain_text(re.compile(said))
 

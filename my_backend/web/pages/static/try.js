@@ -2,7 +2,7 @@
 
 import { drawn } from "./bars.js";
 import { post } from "./press.js";
-import { showText } from "./say.js";
+import { say, showText } from "./say.js";
 
 const POLL = 150;  // milliseconds
 const PATIENCE = 120000;
@@ -27,6 +27,7 @@ export function tryImages(place) {
   async function predict(image) {
     given = image;
     show("learned", false);
+    find("correction").reset();  // the label chosen for the image before
     await attempt(async () => {
       const said = await ask(image);
       if (given !== image) return;  // another one was chosen meanwhile
@@ -61,16 +62,27 @@ export function tryImages(place) {
     const chosen = several.find((one) => one.image === given);
     if (chosen) tell(chosen, said);
     find("by-version").textContent = `${said.confidence == null ? "" : percent(said.confidence) + " confidence, "}${said.model_version.split("-")[0]}`;
-    find("scores").tBodies[0].replaceChildren(...sorted(said.scores).map(([name, share], row) => bar(name, share, row === 0)));
-    for (const input of find("correction").elements) {
-      if (input.name === "label") input.checked = [said.prediction].flat().includes(input.value);
-    }
+    showScores(sorted(said.scores));
   }
 
-  function bar(name, share, first) {
-    const row = cells(name, drawn(share ?? 0), share == null ? "–" : percent(share));
+  // Each choice keeps its row, whose bar moves from the share that it had before.
+  function showScores(scores) {
+    const body = find("scores").tBodies[0];
+    const known = new Map([...body.rows].map((row) => [row.cells[0].textContent, row]));
+    const rows = scores.map(([name]) => known.get(name) ?? bar(name));
+    body.replaceChildren(...rows);
+    body.getBoundingClientRect();  // makes the browser notice where the bars are
+    scores.forEach(([, share], place) => {
+      const row = rows[place];
+      row.classList.toggle("first", place === 0);
+      row.querySelector("rect").setAttribute("width", `${100 * (share ?? 0)}%`);
+      row.cells[2].textContent = share == null ? "–" : percent(share);
+    });
+  }
+
+  function bar(name) {
+    const row = cells(name, drawn(0), "");
     row.cells[1].ariaHidden = "true";
-    row.classList.toggle("first", first);
     return row;
   }
 
@@ -100,6 +112,7 @@ export function tryImages(place) {
       if (ended.job_status !== "finished") throw new Error(ended.error ?? `The training run ended with the status “${ended.job_status}”.`);
       const after = await live(image, ended.result?.versions ?? []);
       if (given !== image) return;
+      find("correction").reset();
       const seconds = ((performance.now() - started) / 1000).toFixed(1);
       answer(after);
       find("before-after").tBodies[0].replaceChildren(
@@ -228,5 +241,6 @@ export function tryImages(place) {
     event.preventDefault();
     const labels = [...new FormData(event.target).getAll("label")];
     if (labels.length) correct(labels);
+    else say("Choose the correct label first.");
   });
 }
