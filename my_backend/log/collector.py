@@ -112,7 +112,7 @@ def main(descriptor: str, program: str = "") -> None:
             signal.signal(
                 number, signal.SIG_IGN
             )  # a terminal or a group sends them to all its processes, but the others may still write
-    with suppress(TimeIsUp):
+    with suppress(TimeIsUp, StopIteration):  # StopIteration: its process has died before configuring it
         lines = read_lines(int(descriptor))
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # JSON may contain lone surrogates
         collector = Collector(json.loads(next(lines)))

@@ -115,6 +115,15 @@ def test_no_odd_line_ends_the_collector(tmp_path: Path) -> None:
     assert SECRET.encode() not in shown
 
 
+def test_collector_ends_quietly_if_its_process_died_before_configuring_it() -> None:
+    reading, writing = os.pipe()
+    os.close(writing)
+    command = [sys.executable, "-c", COLLECTOR, str(ROOT), str(reading)]
+    done = subprocess.run(command, pass_fds=[reading], capture_output=True, text=True)
+    os.close(reading)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
 def test_secret_is_hidden_in_all_that_an_event_has(capsys: pytest.CaptureFixture[str]) -> None:
     event = f'{{"time": "", "level": "", "logger": "", "message": "{SECRET}", "a": {{"{SECRET}": ["{SECRET}"]}}'
     [shown] = written(f'{event}, "message": "the second one"}}'.encode(), capsys)
