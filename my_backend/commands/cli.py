@@ -1,6 +1,7 @@
 """The command line: serve, worker, uwsgi, production, publish, versions, label, embed, backup, doctor, …"""
 
 import logging
+import os
 import signal
 import socket
 import sys
@@ -21,7 +22,13 @@ from my_backend.commands.development import DevelopmentServer
 from my_backend.commands.embedding import commands as embed_commands
 from my_backend.commands.labeling import commands as label_commands
 from my_backend.commands.options import Commands, OfProject
-from my_backend.commands.production import refuse_other_systems, run_supervisor, run_uwsgi
+from my_backend.commands.production import (
+    CANNOT_LOAD,
+    REFUSAL_FILE,
+    refuse_other_systems,
+    run_supervisor,
+    run_uwsgi,
+)
 from my_backend.commands.shutdown import at_exit_of_uwsgi, leave
 from my_backend.commands.versions import commands
 from my_backend.diagnostics.doctor.report import consult
@@ -280,11 +287,24 @@ def _listen(settings: Settings) -> socket.socket:
 
 
 def application_for_uwsgi() -> Flask:
-    """Returns the application for a uWSGI process with its threads running; they stop when the process ends."""
+    """Returns the application for a uWSGI process with its threads running; they stop when the process ends.
+
+    If the model class can't be used, uWSGI ends: a server that is never ready would hide the reason.
+    """
     settings = read_settings()
     set_up_logs(settings)
-    running = Backend(settings).running()
-    backend = running.__enter__()
+    backend = Backend(settings)
+
+    def give_up(why: str) -> None:
+        if backend.serving.ready:  # existing versions are served, although no other can be trained
+            return
+        if file := os.environ.get(REFUSAL_FILE):
+            Path(file).write_text(f"The server can't start: {' '.join(why.split())}\n", encoding="utf-8")
+        leave(CANNOT_LOAD)
+
+    backend.serving.unusable = give_up
+    running = backend.running()
+    running.__enter__()
 
     def end() -> None:
         running.__exit__(None, None, None)

@@ -22,6 +22,9 @@ with suppress(ModuleNotFoundError):  # Windows
 
 HERE = Path(__file__).parents[1]
 QUEUE = 1024
+# What uWSGI's `need-app` takes for an application that can't be loaded: it ends, with this exit status.
+CANNOT_LOAD = 22
+REFUSAL_FILE = "REFUSAL_FILE"  # names the file in which a server says why it can't start
 LONGEST_SOCKET = 103  # bytes of a socket's path, on every system
 # By default, each of glibc's arenas keeps tens of megabytes of freed memory, and there are eight for each processor.
 # MKL keeps buffers for each thread.
@@ -43,13 +46,17 @@ def run_uwsgi(settings: Settings) -> None:
     refuse_other_systems()
     command = [_beside_python("uwsgi"), "--ini", str(HERE / "uwsgi.ini")]
     folder = _socket_folder()
-    command += ["--socket", f"{folder}/uwsgi.sock", "--hook-as-user-atexit", f"exec:rm -rf {folder}"]
+    refusal = Path(folder, "refusal")
+    refusal.touch()
+    command += ["--socket", f"{folder}/uwsgi.sock"]
+    # The reason is the last line of the log, after uWSGI's own.
+    command += ["--hook-as-user-atexit", f"exec:cat {refusal} >&2; rm -rf {folder}"]
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     command += ["--http", f"{host}:{settings.port}", "--listen", str(_longest_queue())]
     files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(files, min(OPEN_FILES, most)), most))
     collect_output(settings, "uwsgi", settings.log_file)
-    environment = KEEP_LITTLE_MEMORY | os.environ
+    environment = KEEP_LITTLE_MEMORY | os.environ | {REFUSAL_FILE: str(refusal)}
     os.execve(command[0], command, environment)  # noqa: S606  no shell is wanted
 
 
@@ -116,7 +123,9 @@ def run_supervisor(settings: Settings, logs: Path | None = None) -> None:
         "MODEL_DIR": str(settings.model_dir),
         "CACHE_DIR": str(settings.cache_dir),
     }
-    command = [_beside_python("supervisord"), "-c", str(HERE / "supervisord.conf")]
+    if not find_spec("supervisor"):
+        raise _not_installed("supervisor")
+    command = [sys.executable, "-m", "my_backend.commands.supervised", "-c", str(HERE / "supervisord.conf")]
     collect_output(settings, "supervisor")
     os.execve(command[0], command, os.environ | environment)  # noqa: S606
 
@@ -132,10 +141,14 @@ def _longest_queue() -> int:
 def _beside_python(name: str) -> str:
     found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
     if not found:
-        raise BackendError(
-            f"{name} is not installed: run `make setup`, or `pip install 'image-classifier-backend[production]'`"
-        )
+        raise _not_installed(name)
     return found
+
+
+def _not_installed(name: str) -> BackendError:
+    return BackendError(
+        f"{name} is not installed: run `make setup`, or `pip install 'image-classifier-backend[production]'`"
+    )
 
 
 def redis_server() -> str:

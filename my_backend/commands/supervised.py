@@ -1,0 +1,52 @@
+"""Supervisor for `make production`: it also ends, with an exit status, if the server can't start."""
+
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from supervisor import events, supervisord
+from supervisor.states import SupervisorStates
+
+START_SECONDS = 180.0  # for loading torch on a busy machine
+
+
+class Production(supervisord.Supervisor):  # type: ignore[misc]  # has no types
+    """Supervisor that gives up if the first server ends with an error; later ones are started again."""
+
+    failed = False
+    _was_up = False
+
+    def runforever(self) -> None:
+        # Not earlier: `run`, which calls this, removes all subscriptions.
+        for kind in (events.ProcessStateBackoffEvent, events.ProcessStateExitedEvent):
+            events.subscribe(kind, self._look)
+        super().runforever()
+
+    def _look(self, event: Any) -> None:
+        server = event.process
+        if server.config.name != "server" or self._was_up:
+            return
+        Production._was_up = True
+        # Supervisor has no status for a process that has ended within a second, and -1 for one that was killed.
+        if server.exitstatus is None or (server.exitstatus > 0 and server.laststop - server.laststart < START_SECONDS):
+            Production.failed = True
+            self.options.mood = SupervisorStates.SHUTDOWN
+
+
+def main() -> None:
+    supervisord.Supervisor = Production
+    supervisord.main()
+    if Production.failed:
+        with suppress(OSError, IndexError):
+            print(_last_line(Path(os.environ["LOG_DIR"], "uwsgi.log")), file=sys.stderr)
+        sys.exit(1)
+
+
+def _last_line(file: Path) -> str:
+    return file.read_text(errors="replace").splitlines()[-1]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""Production mode with settings that the model class refuses, or without a model class."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from my_backend.commands.production import CANNOT_LOAD
+from testing.process import free_port
+from testing.production import NOT_PASSED_ON, START_SECONDS, Redis
+from tests.production.conftest import ROOT
+
+START = "The server can't start: "
+INVALID = (
+    "EPOCHS",
+    "-1",
+    "Invalid settings (environment or .env): EPOCHS: Input should be greater than 0 (the value is '-1')",
+)
+UNKNOWN = ("MODEL_CLASS", "no_such_module:Model", "can't load MODEL_CLASS=no_such_module:Model: No module named")
+
+
+def run(command: str, folder: Path, **settings: str) -> tuple[int, str]:
+    """Its exit status, and its output."""
+    inherited = {name: value for name, value in os.environ.items() if name not in NOT_PASSED_ON}
+    own = {"HOST": "127.0.0.1", "PORT": str(free_port()), "MODEL_DIR": str(folder / "models")}
+    with (folder / "log").open("w+") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "my_backend", command],
+            env={**inherited, **own, "CACHE_DIR": str(folder / "cache"), "PYTHONPATH": str(ROOT), **settings},
+            cwd=folder,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            status = process.wait(START_SECONDS)
+        finally:
+            process.terminate()  # only the first process, which then ends the others
+            process.wait()
+        log.seek(0)
+        return status, log.read()
+
+
+@pytest.mark.parametrize(("name", "value", "reason"), [INVALID, UNKNOWN])
+def test_server_that_can_never_be_ready_ends_and_says_why_last(
+    redis: Redis, tmp_path: Path, name: str, value: str, reason: str
+) -> None:
+    status, log = run("uwsgi", tmp_path, REDIS_URL=redis.url, **{name: value})
+
+    assert status == CANNOT_LOAD, log
+    assert log.splitlines()[-1].startswith(START + reason), log
+
+
+@pytest.mark.parametrize(("name", "value", "reason"), [INVALID, UNKNOWN])
+def test_all_processes_end_if_the_server_cannot_start(tmp_path: Path, name: str, value: str, reason: str) -> None:
+    status, log = run("production", tmp_path, **{name: value})
+
+    assert status == 1, log
+    assert log.splitlines()[-1].startswith(START + reason), log
+    assert "stopped: redis" in log
