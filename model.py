@@ -50,7 +50,7 @@ from image_classifier.model_registry import SharedNetworks
 from image_classifier.nets.classifier import BACKBONE_FILE, FINE_TUNED, Backbone, Classifier, Mistake, choose_device
 from image_classifier.nets.folder import load_model
 from image_classifier.nets.int8 import is_supported
-from image_classifier.nets.onnx_module import missing_packages, write_onnx
+from image_classifier.nets.onnx_module import EXAMPLE, missing_packages, write_onnx
 from image_classifier.pool.copies import Copies
 from image_classifier.pool.groups import doubt_of
 from image_classifier.pool.order import labeling_order
@@ -399,8 +399,8 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         return missing_packages()
 
     def export_onnx(self, folder: Path, tasks: Sequence[Json]) -> Json:
-        """Writes `model.onnx` and `labels.txt`, and compares the exported module with the model on the tasks'
-        images.
+        """Writes `model.onnx`, `labels.txt` and a script that uses the module, and compares the module with the
+        model on the tasks' images.
 
         Raises BadRequest if a package is missing or the answers differ.
         """
@@ -414,6 +414,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         except UsersError as error:
             raise BadRequest(str(error)) from None
         (folder / "labels.txt").write_text("".join(f"{name}\n" for name in classifier.classes), encoding="utf-8")
+        shutil.copyfile(EXAMPLE, folder / "example.py")
         return asdict(compared)
 
     @property

@@ -553,7 +553,9 @@ def _right_label(label: list[str], classifier: Classifier) -> Label:
 @app.command("export", epilog="Examples:\n\nexport model --to onnx --compare photos\n\nexport model --to labels")
 def export_model(
     model: ModelFolder,
-    to: Annotated[Target, typer.Option(help="an ONNX module, or the class names in the module's order, one a line")],
+    to: Annotated[
+        Target, typer.Option(help="an ONNX module, a script that classifies images with it, or its class names")
+    ],
     output: Annotated[
         Path | None, typer.Option(metavar="FILE", help="file to write; by default in the model's folder")
     ] = None,
@@ -568,7 +570,7 @@ def export_model(
 
     The module takes uint8 RGB images \\[n, 3, side, side] and returns probabilities \\[n, classes].
     """
-    file = output or model / {"onnx": "model.onnx", "labels": "labels.txt"}[to]
+    file = output or model / {"onnx": "model.onnx", "example": "example.py", "labels": "labels.txt"}[to]
     refuse_other_kinds(file, SUFFIXES[to])
     saved = load_model(model)
     images = list(find_images([str(compare)], sys.stdin, [], Counter())) if compare else []

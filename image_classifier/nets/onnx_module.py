@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import json
 import logging
 import warnings
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from image_classifier.errors import UsersError
 from image_classifier.nets.classifier import Classifier, Head
 from image_classifier.nets.weights_packages import install
 
+EXAMPLE = Path(__file__).with_name("onnx_example.py")  # a script for people who have only the module
 PACKAGES = ("onnx", "onnxscript")  # they are large, and few people need them
 COMPARED_AT_ONCE = 3  # it also keeps every layer's output for them; must differ from the number of example images
 COMPARED_IMAGES = 10  # ONNX's reference implementation takes about a second for each
@@ -59,6 +61,8 @@ def missing_packages() -> str:
 def write_onnx(classifier: Classifier, file: Path, images: Sequence[Path] = ()) -> Compared:
     """Writes the module with torch's exporter, and compares its answers with the model's.
 
+    Its metadata has the record that EXAMPLE reads: the classes, and what to do with an image before.
+
     ONNX's reference implementation runs it on some of these images, or on random pixels if there are none. Raises
     ImageError if an image can't be read, and UsersError if the answers differ, or if ONNX's packages aren't installed.
     """
@@ -76,16 +80,18 @@ def write_onnx(classifier: Classifier, file: Path, images: Sequence[Path] = ()) 
     portable = Portable(classifier).eval()
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")  # torch's exporter warns about its own internals
-        torch.onnx.export(
+        program = torch.onnx.export(
             portable,
             (example,),
-            file,
             input_names=["images"],
             output_names=["probabilities"],
             dynamic_shapes={"pixels": {0: torch.export.Dim("n", min=1)}},
-            external_data=False,
             verbose=False,
         )
+        assert program is not None
+        read = {name: getattr(preprocessing, name) for name in ("resize_size", "crop_size", "interpolation")}
+        program.model.metadata_props["record"] = json.dumps({"classes": classifier.classes, "preprocessing": read})
+        program.save(file, external_data=False)
         module = reference.ReferenceEvaluator(str(file))
         answers = [module.run(None, {"images": piece.numpy()})[0] for piece in torch.split(other, COMPARED_AT_ONCE)]
         difference = float((torch.from_numpy(np.concatenate(answers)) - portable(other)).abs().max())

@@ -34,6 +34,7 @@ TURN_SECONDS = 1.0  # between two checks whether another server has finished its
 MOST_WAITING = 20
 COMPARED_TASKS = 20  # more than the class compares, because some images may be unreadable
 COMPARED_FILE = "compared.json"
+EXAMPLE_FILE = "example.py"
 
 State = Literal["none", "making", "ready", "failed"]
 
@@ -55,6 +56,7 @@ class Export:
     state: State
     compared: Compared | None = None
     failure: str = ""
+    has_example: bool = False
 
 
 class Exports(Background):
@@ -70,9 +72,10 @@ class Exports(Background):
         """The state of a version's export; raises NotFound."""
         versions = project.versions
         versions.get(version)
-        compared = files.read_record(versions.exported(version) / COMPARED_FILE, _COMPARED)
+        folder = versions.exported(version)
+        compared = files.read_record(folder / COMPARED_FILE, _COMPARED)
         if compared is not None:
-            return Export("ready", compared)
+            return Export("ready", compared, has_example=(folder / EXAMPLE_FILE).exists())
         if (project.uid, version) in self._waiting:
             return Export("making")
         failure = self._failures.get((project.uid, version), "")

@@ -199,9 +199,10 @@ class ModelAPI:
     def export_onnx(self, folder: Path, tasks: Sequence[Json]) -> Json:
         """Writes the model to `folder` as `model.onnx`, and its classes, in order and one a line, as `labels.txt`.
 
-        Returns `difference`, the largest difference of a probability between the module and the model, and `images`,
-        the number of the tasks' images that were compared; 0 if none could be read. Runs in a separate process, for ten
-        minutes at most. Raises BadRequest, with the reason.
+        If it also writes a script `example.py` that classifies images, the page says how to run it. Returns
+        `difference`, the largest difference of a probability between the module and the model, and `images`, the number
+        of the tasks' images that were compared; 0 if none could be read. Runs in a separate process, for ten minutes at
+        most. Raises BadRequest, with the reason.
         """
         raise NotImplementedError(f"{type(self).__name__} has no method `export_onnx`")
 

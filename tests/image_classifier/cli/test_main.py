@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from io import BytesIO, StringIO, TextIOWrapper
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
+from PIL import ExifTags, Image
 
 from image_classifier.cli.console import take_any_name
 from image_classifier.cli.main import main
@@ -867,6 +869,29 @@ def test_an_exported_onnx_module_answers_as_the_model_does(
     run("export", model, "--to", "labels", "--output", "labels.txt")
     labels = Path("labels.txt").read_text().splitlines()
     assert [one["prediction"] for one in found] == [labels[number] for number in probabilities.argmax(1)]
+
+
+def test_example_classifies_images_with_nothing_but_the_module(run: Command, trained: Path, others: Path) -> None:
+    folder = Path("exported")
+    run("export", trained, "--to", "onnx", "--output", folder / "model.onnx")
+    assert run("export", trained, "--to", "example", "--output", folder / "example.py").status == 0
+    first, second, third = sorted(others.rglob("*.png"))[:3]
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    large = Image.open(first).convert("RGB").resize((1500, 1100), Image.Resampling.BICUBIC)
+    large.save("large.jpg", exif=turned)
+    clear = Image.open(second).convert("L")
+    Image.merge("LA", (Image.new("L", clear.size), clear)).save("clear.png")
+    paths = [str(third), "large.jpg", "clear.png"]
+
+    command = [sys.executable, "-I", folder / "example.py", *paths]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+
+    lines = [line.split("\t") for line in done.stdout.splitlines()]
+    for path, one in zip(paths, json.loads(run("predict", trained, *paths, "--top", 3, "--json").out), strict=True):
+        found = {name: float(probability) for file, name, probability in lines if file == path}
+        assert found == pytest.approx(one["scores"], abs=0.01)
+        assert next(iter(found)) == one["prediction"]
 
 
 def test_onnx_module_is_compared_on_images_of_the_user(

@@ -2,9 +2,13 @@
 
 import base64
 import html
+import re
+import subprocess
 import sys
+from io import BytesIO
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 
@@ -45,7 +49,7 @@ def version_page(client: Client, name: str) -> str:
 
 
 def test_version_is_exported_unless_packages_are_missing(
-    serve: Serve, digits: Digits, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, digits: Digits, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with serve(model_class=CLASSIFIER) as client:
         name = train(client, digits)
@@ -70,4 +74,19 @@ def test_version_is_exported_unless_packages_are_missing(
         assert client.get(path)["state"] == "ready", client.get(path)
 
         monkeypatch.setitem(sys.modules, "onnx", None)
-        assert 'id="download-onnx"' in version_page(client, name), "an export that exists needs no package"
+        shown = version_page(client, name)
+        assert 'id="download-onnx"' in shown, "an export that exists needs no package"
+
+        [script] = re.findall(rf"python ({name}-onnx/example\.py) photo\.jpg", shown)
+        downloaded = client.http.get(f"/api/models/download?version={name}&to=onnx").data
+        ZipFile(BytesIO(downloaded)).extractall(tmp_path)
+        paths = [path for path, _ in digits[40:43]]
+        command = [sys.executable, "-I", tmp_path / script, *paths]
+        lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+        for path in paths:
+            predicted = client.http.post("/api/models/predict", data={"image": path.open("rb")}).json
+            assert predicted["model_version"] == name
+            found = [line.split("\t")[1:] for line in lines if line.startswith(f"{path}\t")]
+            best = list(predicted["scores"].items())[: len(found)]
+            assert [label for label, _ in found] == [label for label, _ in best]
+            assert [float(one) for _, one in found] == pytest.approx([one for _, one in best], abs=0.001)
