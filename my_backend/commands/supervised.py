@@ -16,7 +16,7 @@ class Production(supervisord.Supervisor):  # type: ignore[misc]  # has no types
     """Supervisor that gives up if the first server ends with an error; later ones are started again."""
 
     failed = False
-    _was_up = False
+    _has_ended = False
 
     def runforever(self) -> None:
         # Not earlier: `run`, which calls this, removes all subscriptions.
@@ -26,9 +26,9 @@ class Production(supervisord.Supervisor):  # type: ignore[misc]  # has no types
 
     def _look(self, event: Any) -> None:
         server = event.process
-        if server.config.name != "server" or self._was_up:
+        if server.config.name != "server" or self._has_ended:
             return
-        Production._was_up = True
+        Production._has_ended = True
         # Supervisor has no status for a process that has ended within a second, and -1 for one that was killed.
         if server.exitstatus is None or (server.exitstatus > 0 and server.laststop - server.laststart < START_SECONDS):
             Production.failed = True

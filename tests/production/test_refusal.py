@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.soak.site import Site
 from my_backend.commands.production import CANNOT_LOAD
-from testing.process import free_port
+from testing.process import answers, free_port
 from testing.production import NOT_PASSED_ON, START_SECONDS, Redis
+from testing.waiting import eventually
 from tests.production.conftest import ROOT
 
 START = "The server can't start: "
@@ -59,3 +61,11 @@ def test_all_processes_end_if_the_server_cannot_start(tmp_path: Path, name: str,
     assert status == 1, log
     assert log.splitlines()[-1].startswith(START + reason), log
     assert "stopped: redis" in log
+
+
+def test_server_that_is_killed_is_started_again(tmp_path: Path) -> None:
+    with Site(tmp_path, {"MODEL_CLASS": "examples.mean_color:MeanColor", "HOST": "127.0.0.1"}) as site:
+        master = site.processes()["server"].parent()
+        assert master
+        master.kill()
+        assert eventually(lambda: not master.is_running() and answers(f"{site.url}/ready"), START_SECONDS)
