@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 from xml.etree.ElementTree import Element
 
@@ -16,6 +17,7 @@ sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder,
 
 WIDTH, HEIGHT = 640, 200
 CURVE_WIDTH, CURVE_HEIGHT = 400, 160  # about the size at which two are shown side by side
+REACH = 14.0  # how far from a point the pointer may be
 NEAR_EDGE = 60  # where a point's text wouldn't fit on both sides
 WHOLE_WIDTH = 800  # of a chart that is alone in its panel
 SQUARE = 400
@@ -50,9 +52,11 @@ def _plain(root: Element) -> Element:
 
     The stylesheet shows a point's value while the pointer is near it.
     """
-    for dots in list(root.iter()):
-        if dots.get("class") == "dots":
-            _name_point(dots, float(root.get("viewBox", "0 0 0 0").split()[2]))
+    for series in list(root.iter()):
+        points = [one for one in series if one.get("class") == "dots" and not _is_spare(one)]
+        reach = _reach(points)
+        for dots in points:
+            _name_point(dots, float(root.get("viewBox", "0 0 0 0").split()[2]), reach)
     for parent in list(root.iter()):
         for child in list(parent):
             is_unused = child.tag in ("defs", "title", "desc") or _is_tooltip(child) or _is_spare(child)
@@ -64,19 +68,25 @@ def _plain(root: Element) -> Element:
     return root
 
 
-def _name_point(dots: Element, width: float) -> None:
-    """Adds an invisible circle, large enough to point at, and the point's name and value."""
+def _reach(points: Sequence[Element]) -> float:
+    """How far to the side a point of a series can be pointed at without covering its neighbors."""
+    places = sorted(float(circle.get("cx", 0)) for dots in points if (circle := dots.find("circle")) is not None)
+    return min([REACH, *((after - before) / 2 for before, after in pairwise(places) if after > before)])
+
+
+def _name_point(dots: Element, width: float, reach: float) -> None:
+    """Adds an invisible ellipse, large enough to point at, and the point's name and value."""
     circle = dots.find("circle")
     described = {str(one.get("class")).split()[0]: one.text or "" for one in dots.findall("desc")}
     if circle is None or "value" not in described:
         return
     x, y = float(circle.get("cx", 0)), float(circle.get("cy", 0))
-    reach = {"class": "reach", "cx": f"{x:.1f}", "cy": f"{y:.1f}", "r": "14"}
+    near = {"class": "reach", "cx": f"{x:.1f}", "cy": f"{y:.1f}", "rx": f"{reach:.1f}", "ry": f"{REACH:.0f}"}
     side = "at-start" if x < NEAR_EDGE else "at-end" if x > width - 3 * NEAR_EDGE else "at-middle"
     above = y - 10 if y > 24 else y + 20
     text = dots.makeelement("text", {"class": f"tip {side}", "x": f"{x:.1f}", "y": f"{above:.1f}"})
     text.text = ": ".join(filter(None, [described.get("label", ""), described["value"]]))
-    dots.extend([dots.makeelement("circle", reach), text])  # pygal uses lxml's elements if it is installed
+    dots.extend([dots.makeelement("ellipse", near), text])  # pygal uses lxml's elements if it is installed
 
 
 def _is_tooltip(node: Element) -> bool:

@@ -178,6 +178,9 @@ def test_points_of_charts_say_their_values() -> None:
     many = said(charts.curves({"": [(epoch, 0.5) for epoch in range(1, 1001)]}, share=False))
     assert 20 < len(many) <= 30, "some are enough to point at"
     assert many[-1] == "epoch 1000: 0.50"
+    places = re.findall(r'class="reach" cx="([^"]+)" [^>]*rx="([^"]+)"', charts.accuracy_chart(versions))
+    (one, reach), (other, _) = places[:2]
+    assert 2 * float(reach) == pytest.approx(float(other) - float(one), abs=0.2), "no point covers the next one"
     two = charts.curves({"v2": [(1, 0.5), (2, 0.75)], "v1": [(2, 0.25)]}, share=True)
     assert said(two) == ["v2, epoch 1: 50%", "v2, epoch 2: 75%", "v1, epoch 2: 25%"]
     assert said(charts.calibration_chart([Bin(answers=4, confidence=0.8, right=0.75)])) == ["80%: 75%"]
