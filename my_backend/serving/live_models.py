@@ -210,6 +210,13 @@ class Serving(Background):
         """Returns the model class; None until it is loaded."""
         return self._new_model.load() if self._imported else None
 
+    def refusal_to_train(self) -> str:
+        """Why no version can be trained; "" if the model class can do it, or isn't loaded yet."""
+        found = self.model_class
+        if found is None or found.fit is not ModelAPI.fit:
+            return ""
+        return f"{found.__name__} can't be trained: it has no method `fit`"
+
     def prepare(self, project: Project, tasks: list[Any]) -> None:
         """Passes imported tasks to the model in the background, so that they open without delay."""
         size = sum(map(_size_of, tasks))

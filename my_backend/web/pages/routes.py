@@ -137,6 +137,7 @@ class Page:
 
     def now(self, name: str) -> Response:
         project = find_project(self._backend.projects, name)
+        no_training = self._backend.serving.refusal_to_train()
 
         def render() -> str:
             view = project_view(self._backend, project)
@@ -154,6 +155,8 @@ class Page:
             return self._render(
                 "now.html",
                 view=view,
+                choices=choices,
+                no_training=no_training,
                 unlabeled=[name for name in choices if view.live and not view.live.labels.get(name)],
                 charts=drawn,
                 tables=tables,
@@ -163,7 +166,7 @@ class Page:
                 sharing=self._backend.embedding_sharing.state(project),
             )
 
-        return self._answer([project], render)
+        return self._answer([project], render, no_training)
 
     def versions(self, name: str) -> Response:
         project = find_project(self._backend.projects, name)
@@ -238,7 +241,9 @@ class Page:
 
     def try_it(self, name: str) -> Response:
         project = find_project(self._backend.projects, name)
-        config = project.config
+        config, serving = project.config, self._backend.serving
+        no_training = serving.refusal_to_train()
+        is_pretrained = serving.model_class is not None and serving.model_class.predicts_untrained
 
         def render() -> str:
             view = project_view(self._backend, project)
@@ -249,12 +254,14 @@ class Page:
                 view=view,
                 tag=tag,
                 problem=config.problem,
+                no_training=no_training,
+                is_pretrained=is_pretrained,
                 corrections=found[:SHOWN_CORRECTIONS],
                 corrections_total=len(found),
                 busy=view.busy,
             )
 
-        return self._answer([project], render)
+        return self._answer([project], render, no_training, str(is_pretrained))
 
     def look(self, name: str) -> Response:
         project = find_project(self._backend.projects, name)

@@ -41,6 +41,7 @@ class VersionView:
     mistakes_file: str
     summary: str  # what it learned from, as text
     is_first_guess: bool
+    is_untrained: bool  # the model class predicts without training
     history: LabelingHistory
     curves: Curves
 
@@ -102,6 +103,7 @@ def version_view(version: Version) -> VersionView:
         mistakes_file=str(output.get("mistakes") or ""),
         summary=str(output.get("summary") or ""),
         is_first_guess=version.is_first_guess,
+        is_untrained=not output,
         history=read_history(version.labeling_history),
         curves=curves_of(read_epochs(version.epochs)),
     )

@@ -11,6 +11,7 @@ const MOST = 100;  // images at once
 export function tryImages(place) {
   const find = (id) => document.getElementById(id);
   const project = place.dataset.project;
+  const corrected = find("correction");  // null if the model can't be trained
   let given, before;
   let several = [];  // the images that were chosen together, each with its button
 
@@ -27,7 +28,7 @@ export function tryImages(place) {
   async function predict(image) {
     given = image;
     show("learned", false);
-    find("correction").reset();  // the label chosen for the image before
+    corrected?.reset();  // the label chosen for the image before
     await attempt(async () => {
       const said = await ask(image);
       if (given !== image) return;  // another one was chosen meanwhile
@@ -112,7 +113,7 @@ export function tryImages(place) {
       if (ended.job_status !== "finished") throw new Error(ended.error ?? `The training run ended with the status “${ended.job_status}”.`);
       const after = await live(image, ended.result?.versions ?? []);
       if (given !== image) return;
-      find("correction").reset();
+      corrected.reset();
       const seconds = ((performance.now() - started) / 1000).toFixed(1);
       answer(after);
       find("before-after").tBodies[0].replaceChildren(
@@ -237,7 +238,7 @@ export function tryImages(place) {
     predict({ url });
   }
 
-  find("correction").addEventListener("submit", (event) => {
+  corrected?.addEventListener("submit", (event) => {
     event.preventDefault();
     const labels = [...new FormData(event.target).getAll("label")];
     if (labels.length) correct(labels);

@@ -16,6 +16,7 @@ from my_backend.jobs.record import EMBED, new_job
 from my_backend.label_studio.connection import read_connection
 from my_backend.projects.embeddings import Embeddings
 from my_backend.projects.recent_predictions import Sighting
+from my_backend.serving.model_api import ModelAPI
 from my_backend.web.pages import review
 from my_backend.web.pages.filters import code
 from testing.fake_label_studio.server import FakeLabelStudio
@@ -385,6 +386,56 @@ def test_versions_are_listed_with_their_figures_and_drawn(client: Client, script
     assert "Held back: clearly worse" in shown
     assert "75.0% 10.0% live" in shown
     assert f'href="{HERE}/versions/{first}"' in text
+
+
+class AlwaysCat(ModelAPI):
+    """Stands for a pretrained model that can't be trained."""
+
+    predicts_untrained = True
+
+    def predict(self, tasks: Any, **kwargs: Any) -> Any:
+        return [self.prediction("Cat", score=0.9) for _ in tasks]
+
+
+class TrainableCat(AlwaysCat):
+    def fit(self, tasks: Any, workdir: Any, **kwargs: Any) -> Any:
+        return {"trained": True}
+
+
+@pytest.mark.parametrize(
+    ("model_class", "said"),
+    [
+        ("AlwaysCat", "AlwaysCat can&#39;t be trained: it has no method fit ."),
+        ("TrainableCat", "Label images and press Start training to get all of them."),
+    ],
+)
+def test_overview_of_a_pretrained_model_says_what_there_is_and_what_there_is_not(
+    serve: Serve, model_class: str, said: str
+) -> None:
+    with serve(model_class=f"{__name__}:{model_class}") as client:
+        client.setup()
+        assert eventually(lambda: "Live v1" in words(client))
+        shown = words(client)
+        assert "Training labels 0 it predicts without training" in shown
+        assert "there is no accuracy, no forecast and no list of labels per class." in shown
+        assert said in shown
+        assert "Choices in the labeling config Cat , Dog" in shown
+        assert "can’t predict them yet" not in shown
+        can_train = model_class == "TrainableCat"
+        assert ('id="train"' in page(client)) is can_train
+        assert ('id="correction"' in page(client, f"{HERE}/try")) is can_train
+        if can_train:
+            client.train()
+            assert "doesn’t report how many labels of each class v2 has learned" in words(client)
+
+
+def test_try_does_not_ask_for_labels_if_the_model_needs_none(serve: Serve) -> None:
+    with serve(model_class=f"{__name__}:AlwaysCat") as client:
+        client.setup()
+        assert eventually(lambda: "Live v1" in words(client))
+        (client.backend.projects.folder(PROJECT) / "live").unlink()
+        assert eventually(lambda: "No model to try yet" in words(client, f"{HERE}/try"))
+        assert "predicts without training. This page changes as soon as" in words(client, f"{HERE}/try")
 
 
 def test_first_guess_is_marked_wherever_it_is_shown(client: Client, script: Script) -> None:
