@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, Route, expect
 
@@ -251,6 +252,7 @@ def test_markup_and_right_to_left_text_are_shown_as_text(
         expect(page.locator("#prediction")).to_have_css("unicode-bidi", "isolate")
 
 
+TABS = ("", "/versions", "/try", "/look", "/groups", "/map", "/queue", "/accept")
 LOOKS: dict[str, dict[str, Any]] = {
     "light": {"color_scheme": "light"},
     "dark": {"color_scheme": "dark"},
@@ -274,6 +276,10 @@ def test_axe_finds_nothing(browser: Browser, site: Site, digits: Digits, look: s
 def all_can_use(page: Page) -> None:
     found = Axe().run(page)
     assert found.violations_count == 0, f"{page.url}: {found.generate_report()}"
+    fits(page)
+
+
+def fits(page: Page) -> None:
     sideways = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
     assert sideways <= 0, f"{page.url} scrolls sideways"
 
@@ -419,3 +425,32 @@ def test_what_a_person_has_begun_stays_while_the_page_changes(
         expect(page.locator("h1 bdi")).to_have_text(title)
         expect(page.get_by_label("or enter an image URL")).to_have_value("https://half.example/typed")
         expect(page.get_by_label("or enter an image URL")).to_be_focused()
+
+
+def test_very_long_urls_make_no_page_scroll_sideways_on_a_phone(browser: Browser, site: Site) -> None:
+    long = f"http://127.0.0.1:9/{'a' * 600}.png"
+    other = {"id": 9008, "created_at": "2026-11-20T13:35:51Z", "title": long}
+    uid = "9008.1795181751"
+    for path, body in (
+        ("/setup", {"project": uid, "schema": CONFIG, "hostname": long, "access_token": "b" * 40}),
+        ("/webhook", {"action": "PROJECT_UPDATED", "project": other}),
+        ("/predict", {"project": str(site.project), "tasks": [{"id": 999_999, "data": {"image": long}}]}),
+    ):
+        requests.post(site.backend.url + path, json=body, timeout=60).raise_for_status()
+    phone: dict[str, Any] = {"viewport": {"width": 390, "height": 844}}
+    with opened(browser, f"{site.backend.url}/problems", **phone) as page:
+        expect(page.locator(".problems details").first).to_be_attached()
+        page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+        expect(page.get_by_text("a" * 100).first).to_be_visible()
+        fits(page)
+    with opened(browser, f"{site.url}/try", **phone) as page:
+        page.get_by_label("or enter an image URL").fill(long)
+        page.get_by_role("button", name="Predict").click()
+        expect(page.get_by_role("alert")).to_contain_text("a" * 100)
+        fits(page)
+    urls = [f"{base}{tab}" for base in (site.url, f"{site.backend.url}/projects/{uid}") for tab in TABS]
+    for url in (site.backend.url, f"{site.backend.url}/system", *urls):
+        with opened(browser, url, **phone) as page:
+            expect(page.locator("main section, main li").first).to_be_visible()
+            assert uid not in url or long in page.locator("h1").inner_text()
+            fits(page)
