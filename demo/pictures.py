@@ -2,8 +2,9 @@
 
     python -m demo.pictures FOLDER docs/images
 
-The folder has a subfolder for each of at most nine classes. The pictures in this repository show public-domain clip art
-from Debian's package openclipart-png; the network is EfficientNet-Lite0 (`make demo` uses it in the same way).
+The folder has a subfolder for each of at most nine classes. The screenshots in this repository show photographs from
+Debian's package tuxpaint-stamps-default: birds, fish, flowers, fruit, insects, mammals, tools and vegetables, without
+most of the drawings. The network is EfficientNet-Lite0 (`make demo` uses it in the same way).
 """
 
 import io
@@ -29,6 +30,7 @@ from testing.process import ServerError
 from testing.waiting import wait_for
 
 SIZE: ViewportSize = {"width": 1120, "height": 860}
+TITLE = "Photos"
 GROUPS = 12  # that are labeled; the moving picture shows them
 SECONDS, LAST_SECONDS = 1.2, 3.0  # how long it shows each step
 PAUSE = 2.0  # seconds until the labels have arrived at the backend
@@ -60,7 +62,7 @@ def _take_all(folder: Path, images: Images, page: Page, out: Path) -> None:
     label_studio = LabelStudio(folder / "label-studio", local_files=images.folder.parent)
     backend = Backend(folder / "backend", label_studio, TRAIN_MODE="head", RENEW_PREDICTIONS="true", **network)
     with label_studio, backend:
-        project = label_studio.create_project("Clip art", images.label_config)
+        project = label_studio.create_project(TITLE, images.label_config)
         nothing = [None] * len(images.paths)
         tasks = label_studio.add_local_images(project, images.folder, images.paths, nothing, from_name=images.from_name)
         label_studio.connect(project, backend.url)
@@ -76,13 +78,13 @@ def _take_all(folder: Path, images: Images, page: Page, out: Path) -> None:
         expect(page.locator("#grid li").first).to_be_visible()
         expect(page.locator("#reading")).to_be_hidden()
         _save_moving(person.label_groups(GROUPS), out / "groups.webp")
-        (out / "groups.png").write_bytes(person.best)
+        _save_photos(person.best, out / "group.webp")
         page.goto(f"{url}/map")
         _point_at_map(page)
-        _save(page, out / "map.png")
+        _save_photos(_shot(page), out / "map.webp")
         page.goto(f"{url}/queue")
         expect(page.locator("#picture img").first).to_be_visible()
-        _save(page, out / "queue.png")
+        _save_photos(_shot(page), out / "queue.webp")
         page.goto(url)
         _save(page, out / "overview.png")
         page.goto(f"{url}/versions/{backend.is_training(project)['model_version']}")
@@ -90,6 +92,12 @@ def _take_all(folder: Path, images: Images, page: Page, out: Path) -> None:
         page.goto(f"{url}/try")
         _correct(page, images)
         _save(page, out / "try.png")
+        wide = [task for task in set(tasks) - person.labeled if _is_wide(images.paths[tasks.index(task)])]
+        wait_for(lambda: label_studio.predictions(project).keys() >= set(wide), "the predictions in Label Studio", 600)
+        last = {task: found[-1] for task, found in label_studio.predictions(project).items()}
+        surest = max(wide, key=lambda task: max(region["score"] for region in last[task]["result"]))
+        _open_in_label_studio(page, label_studio, project, surest)
+        _save_photos(_shot(page), out / "labeling.webp")
 
 
 class _Person:
@@ -98,6 +106,7 @@ class _Person:
     def __init__(self, page: Page, truth: dict[int, str], choices: list[str], is_learned: Callable[[], bool]) -> None:
         self._page, self._truth, self._is_learned = page, truth, is_learned
         self._keys = {choice: str(number) for number, choice in enumerate(choices, 1)}
+        self.labeled: set[int] = set()
         self._best = 0, b""  # the picture that shows most images: a proposal, and images that don't belong
 
     @property
@@ -127,6 +136,7 @@ class _Person:
                 if proposed:
                     self._best = max(self._best, (len(tasks), shots[-1]))
             self._page.keyboard.press("Enter" if proposed else self._keys[usual])
+            self.labeled |= set(tasks)
             # A person takes longer, so that the next group shows what has been learned.
             expect(self._page.locator("#saving")).not_to_contain_text("Saving")
             time.sleep(PAUSE)
@@ -140,13 +150,13 @@ class _Person:
 
     def _shot(self) -> bytes:
         self._page.evaluate("document.getElementById('group').scrollIntoView()")
-        self._page.wait_for_function(LOADED)
-        return self._page.screenshot()
+        return _shot(self._page)
 
 
 def _point_at_map(page: Page) -> None:
     """Colors the map by what the model proposes, and looks at an image near its middle."""
     expect(page.locator("#map-legend li").first).to_be_visible()
+    expect(page.locator("#map-summary")).to_contain_text("near each other")
     page.locator("#map-by").get_by_text("Proposal").click()
     page.locator("#map-canvas").focus()
     for key in ("ArrowRight", "ArrowDown", "Shift+ArrowUp"):
@@ -169,11 +179,37 @@ def _correct(page: Page, images: Images) -> None:
     page.wait_for_function(LOADED)
 
 
+def _open_in_label_studio(page: Page, label_studio: LabelStudio, project: int, task: int) -> None:
+    """Logs in to Label Studio and opens a task, as a person does."""
+    page.goto(label_studio.url)
+    page.locator("input[name=email]").fill(label_studio.email)
+    page.locator("input[name=password]").fill(label_studio.password)
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("Recent Projects")).to_be_visible()
+    page.goto(f"{label_studio.url}/projects/{project}/data?task={task}")
+    expect(page.locator("input[type=checkbox]:checked, input[type=radio]:checked").first).to_be_visible()
+
+
+def _is_wide(path: Path) -> bool:
+    """Whether the choices below the image are on the screen, too."""
+    with Image.open(path) as image:
+        return image.width >= max(image.height, 300)
+
+
+def _shot(page: Page) -> bytes:
+    page.wait_for_function(LOADED)
+    return page.screenshot()
+
+
 def _save(page: Page, path: Path) -> None:
     """A picture of the page with few colors, which makes the file small."""
-    page.wait_for_function(LOADED)
-    with Image.open(io.BytesIO(page.screenshot())) as image:
+    with Image.open(io.BytesIO(_shot(page))) as image:
         image.convert("RGB").quantize(256).save(path, optimize=True)
+
+
+def _save_photos(shot: bytes, path: Path) -> None:
+    with Image.open(io.BytesIO(shot)) as image:
+        image.convert("RGB").save(path, quality=85, method=6)
 
 
 def _save_moving(shots: list[bytes], path: Path) -> None:
