@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import SGD
-from torch.optim.lr_scheduler import StepLR
+from torch.optim.lr_scheduler import LRScheduler
 
 from image_classifier.nets.state_dicts import separate
 
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 class TrainingState:
     """Everything that training needs to resume: weights, momentum, learning rate, epoch, and the best epoch so far."""
 
-    def __init__(self, module: nn.Module, optimizer: SGD, scheduler: StepLR, classes: Sequence[str]) -> None:
+    def __init__(self, module: nn.Module, optimizer: SGD, scheduler: LRScheduler, classes: Sequence[str]) -> None:
         self._module, self._optimizer, self._scheduler = module, optimizer, scheduler
         self._classes = list(classes)
         self._epochs_done = 0

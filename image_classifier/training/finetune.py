@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD
-from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import DataLoader
 
 from image_classifier.data.dataset import ImageClassifierDataset, Sample
@@ -76,7 +75,7 @@ def fine_tune(
         [{"params": body, "lr": rate}, {"params": last, "lr": HEAD_RATE * rate}],
         momentum=hyperparameters.momentum,
     )
-    scheduler = StepLR(optimizer, hyperparameters.lr_step_size, hyperparameters.lr_gamma)
+    scheduler = hyperparameters.scheduler(optimizer)
     state = TrainingState(module, optimizer, scheduler, classes)
     done = state.resume(checkpoint)
     plain = _dataset(held_out, classes, lru_cache(KEPT_IMAGES)(backbone.preprocessing))

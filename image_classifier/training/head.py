@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot, pad
 from torch.optim import SGD
-from torch.optim.lr_scheduler import StepLR
 
 from image_classifier.evaluation.metrics import loss_of
 from image_classifier.nets.classifier import Head
@@ -97,7 +96,7 @@ def train_heads(
     optimizer = SGD(
         [layers.weight], lr=HEAD_RATE * hyperparameters.learning_rate, momentum=hyperparameters.momentum, fused=True
     )
-    scheduler = StepLR(optimizer, hyperparameters.lr_step_size, hyperparameters.lr_gamma)
+    scheduler = hyperparameters.scheduler(optimizer)
     clock = Clock(hyperparameters.epochs)
     inputs = torch.cat([inputs, torch.ones(len(inputs), 1)], 1)
     for epoch in range(hyperparameters.epochs):
