@@ -13,7 +13,8 @@ import pytest
 
 from my_backend import files
 from my_backend.diagnostics.lasting import LastingProblems
-from my_backend.storage import PART_SECONDS, check_folders, remove_parts
+from my_backend.diagnostics.rules.storage import disk_space_problems
+from my_backend.storage import PART_SECONDS, Disk, check_folders, remove_parts
 from testing.fake_label_studio.server import PNG
 from testing.waiting import eventually
 from tests.broken_disk import broken_disk
@@ -75,7 +76,7 @@ def test_nearly_full_disk_is_said_before_a_write_fails(client: Client, monkeypat
     lasting = LastingProblems(client.backend.projects, client.backend.summary.problems)
     monkeypatch.setattr("my_backend.diagnostics.lasting.LASTING_SECONDS", 0.0)
     monkeypatch.setattr("my_backend.storage.WRITE_SECONDS", 0.0)
-    said = "Only 1.5 GB is free on the disk that holds MODEL_DIR and CACHE_DIR."
+    [said] = [problem.message for problem in disk_space_problems([Disk(("MODEL_DIR", "CACHE_DIR"), 1_500_000_000)])]
     with monkeypatch.context() as nearly_full:
         nearly_full.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1_500_000_000))
 

@@ -98,8 +98,7 @@ def test_no_request_is_a_server_error(client: Client, method: str, data: st.Data
     rules = [rule.rule for rule in client.http.application.url_map.iter_rules() if method in (rule.methods or ())]
     path = data.draw(st.sampled_from(rules))
     body = draw_body(data, path)
-    for name in ("<job_id>", "<path:filename>"):
-        path = path.replace(name, quote(data.draw(st.text(max_size=10))) if name in path else "")
+    path = re.sub("<[^>]+>", lambda name: quote(data.draw(st.text(max_size=10))), path)
 
     response = client.http.open(
         path, method=method, query_string={"project": data.draw(st.text(max_size=10))}, data=body
