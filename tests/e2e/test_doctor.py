@@ -7,9 +7,7 @@ from tests.e2e.projects import Digits, Serve, make_project, wait_for_new_version
 QUICK = {"IMAGE_SIZE": "64", "WEIGHTS": "none"}
 
 
-def test_webhooks_that_are_gone_wrong_are_named_and_fixed(
-    label_studio: LabelStudio, digits: Digits, serve: Serve
-) -> None:
+def test_broken_webhooks_are_named_and_fixed(label_studio: LabelStudio, digits: Digits, serve: Serve) -> None:
     backend = serve(**QUICK)
     project, _, _ = make_project(label_studio, digits, annotated=1, others=1)
     connection = label_studio.connect(project, backend.url)

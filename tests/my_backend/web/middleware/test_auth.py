@@ -50,7 +50,7 @@ def test_password_is_wanted_everywhere_but_at_ready(guarded: Client) -> None:
         {"Authorization": "\xff"},
     ],
 )
-def test_wrong_password_is_refused_with_the_way_in(guarded: Client, headers: dict[str, str]) -> None:
+def test_wrong_password_is_refused_and_says_how_to_log_in(guarded: Client, headers: dict[str, str]) -> None:
     response = guarded.http.get("/health", headers=headers)
 
     assert response.status_code == 401
