@@ -252,7 +252,20 @@ def test_markup_and_right_to_left_text_are_shown_as_text(
         expect(page.locator("#prediction")).to_have_css("unicode-bidi", "isolate")
 
 
+@pytest.mark.parametrize("width", [390, 1280])
+def test_charts_use_the_width_that_there_is(browser: Browser, site: Site, width: int) -> None:
+    first, second = site.versions
+    for path in ("/versions", f"/versions/{second}?with={first}"):
+        with opened(browser, site.url + path, viewport={"width": width, "height": 860}) as page:
+            expect(page.locator("main svg.pygal-chart").first).to_be_visible()
+            assert min(page.evaluate(SHARES_OF_WIDTH)) > 0.9
+
+
 TABS = ("", "/versions", "/try", "/look", "/groups", "/map", "/queue", "/accept")
+SHARES_OF_WIDTH = """
+[...document.querySelectorAll("main svg.pygal-chart")].map(
+  one => one.getBoundingClientRect().width / one.parentElement.getBoundingClientRect().width)
+"""
 LOOKS: dict[str, dict[str, Any]] = {
     "light": {"color_scheme": "light"},
     "dark": {"color_scheme": "dark"},

@@ -214,6 +214,7 @@ def test_page_shows_how_a_running_job_goes_and_what_waits(client: Client, script
     assert "Waiting" in shown
     assert "once more" in shown
     assert 'data-busy="training"' in shown
+    assert "Past training runs None yet." in words(client), "not below a heading that includes the running one"
     script.release()
 
 
