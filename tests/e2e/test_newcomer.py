@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -50,7 +51,7 @@ class Newcomer:
             if (ROOT / name).is_file():
                 (self.checkout / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / name, self.checkout / name)
-        (self.checkout / ".venv").symlink_to(ROOT / ".venv")  # what pip takes is not measured
+        (self.checkout / ".venv").symlink_to(sys.prefix)  # what pip takes is not measured
         (folder / "home").mkdir()
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
