@@ -115,7 +115,7 @@ def _explain(error: json.JSONDecodeError) -> str:
 
 
 def _other_json(record: Any) -> str:
-    """What a record is that is no task, with the fix."""
+    """Says why a record isn't a task, and how to get tasks."""
     if isinstance(record, dict) and {"images", "annotations", "categories"} <= record.keys():
         return "COCO has boxes but no choices; export the project as JSON"
     return "tasks have their image in `data`; export the project as JSON, not as JSON-MIN"

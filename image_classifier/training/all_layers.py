@@ -31,10 +31,6 @@ TRIAL_SECONDS = 60.0  # the trial ends after the epoch in which these are over
 TRIAL_CHECKPOINT = "trial.safetensors"
 
 
-def nothing(backbone: Backbone) -> None:
-    """Prepares nothing."""
-
-
 def trains_all_layers(mode: TrainMode, backbone: Backbone, images: Sized) -> bool:
     """Whether to train all layers, too; in the mode auto, only if there are enough labeled images."""
     enough = MIN_IMAGES_FOR_RANDOM_LAYERS if backbone.origin == RANDOM else MIN_IMAGES
@@ -51,7 +47,7 @@ def train_all_layers(
     *,
     mode: TrainMode,
     more_epochs: bool = True,
-    prepare: Callable[[Backbone], object] = nothing,
+    prepare: Callable[[Backbone], object] | None = None,
 ) -> Classifier | None:
     """The classifier with all layers trained; None if a trial or the result isn't better than `start`.
 
@@ -131,7 +127,7 @@ def learn_all_layers(
     *,
     seconds: float = float("inf"),
     more_epochs: bool = True,
-    prepare: Callable[[Backbone], object] = nothing,
+    prepare: Callable[[Backbone], object] | None = None,
 ) -> Classifier:
     """Trains all layers from a classifier with a trained head, for at most `seconds`; then a head on the new network.
 
@@ -140,7 +136,8 @@ def learn_all_layers(
     """
     told = hyperparameters if more_epochs else replace(hyperparameters, epochs=0)
     backbone = _tune(start, samples, told, checkpoint, progress, seconds)
-    prepare(backbone)
+    if prepare:
+        prepare(backbone)
     return learn_head(backbone, embed(lane, backbone, samples, progress), start.classes, hyperparameters, progress)
 
 

@@ -1,7 +1,6 @@
 """The command line: serve, worker, uwsgi, production, publish, versions, label, embed, backup, doctor, …"""
 
 import logging
-import os
 import signal
 import socket
 import sys
@@ -24,7 +23,7 @@ from my_backend.commands.labeling import commands as label_commands
 from my_backend.commands.options import Commands, OfProject
 from my_backend.commands.production import (
     CANNOT_LOAD,
-    REFUSAL_FILE,
+    note_refusal,
     refuse_other_systems,
     run_supervisor,
     run_uwsgi,
@@ -298,8 +297,7 @@ def application_for_uwsgi() -> Flask:
     def give_up(why: str) -> None:
         if backend.serving.ready:  # existing versions are served, although no other can be trained
             return
-        if file := os.environ.get(REFUSAL_FILE):
-            Path(file).write_text(f"The server can't start: {' '.join(why.split())}\n", encoding="utf-8")
+        note_refusal(why)
         leave(CANNOT_LOAD)
 
     backend.serving.unusable = give_up

@@ -60,6 +60,13 @@ def run_uwsgi(settings: Settings) -> None:
     os.execve(command[0], command, environment)  # noqa: S606  no shell is wanted
 
 
+def note_refusal(why: str) -> None:
+    """Keeps the reason why a server can't start, so that uWSGI's log ends with it; on a full disk, it doesn't."""
+    if file := os.environ.get(REFUSAL_FILE):
+        with suppress(OSError):
+            Path(file).write_text(f"The server can't start: {' '.join(why.split())}\n", encoding="utf-8")
+
+
 def _socket_folder() -> str:
     """A new folder for the socket from uWSGI's router to its threads, removed at uWSGI's exit.
 

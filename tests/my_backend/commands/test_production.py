@@ -101,6 +101,17 @@ def test_socket_of_uwsgi_fits_whatever_the_folder_for_temporary_files_is(
         shutil.rmtree(socket.parent)
 
 
+def test_reason_of_a_server_that_cannot_start_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("REFUSAL_FILE", str(tmp_path / "refusal"))
+    production.note_refusal("EPOCHS:\n  too small")
+    assert (tmp_path / "refusal").read_text() == "The server can't start: EPOCHS: too small\n"
+
+
+def test_server_that_cannot_start_also_ends_if_the_reason_cannot_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REFUSAL_FILE", "/dev/full")
+    production.note_refusal("EPOCHS: too small")
+
+
 @pytest.mark.parametrize(("own", "expected"), [(None, "4"), ("2", "2")])
 def test_uwsgi_keeps_little_freed_memory_unless_told_otherwise(
     monkeypatch: pytest.MonkeyPatch, own: str | None, expected: str
