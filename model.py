@@ -55,7 +55,7 @@ from image_classifier.pool.copies import Copies
 from image_classifier.pool.groups import doubt_of
 from image_classifier.pool.order import labeling_order
 from image_classifier.pool.pool import Pool
-from image_classifier.progress import Stages
+from image_classifier.progress import Stages, TimeLeft
 from image_classifier.settings import ClassifierSettings, Score, TrainMode
 from image_classifier.training import update
 from image_classifier.training.all_layers import train_all_layers, trains_all_layers
@@ -473,7 +473,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         backbone = self._backbone_to_grow_from(kind)
         tasks = completions if isinstance(completions, PackedTasks) else PackedTasks(completions)
         mode = settings.train_mode
-        report = Stages(report, all_layers=kind == "full" and trains_all_layers(mode, backbone, tasks))
+        report = Stages(TimeLeft(report), all_layers=kind == "full" and trains_all_layers(mode, backbone, tasks))
         learned = self._learned()
         may_update = kind == "head" and self._may_update(tasks, backbone, hyperparameters)
         known = self._known_pages(learned) if may_update else {}

@@ -1,4 +1,4 @@
-"""The overall progress of a training, from the approximate share of time that each phase takes."""
+"""How far a training is, from the approximate share of time that each phase takes, and how long it still takes."""
 
 import time
 from collections.abc import Callable
@@ -53,6 +53,25 @@ def _share(record: Record) -> float:
     if "epoch" in record:
         return float(record["epoch"] / record["epochs"])
     return 0.0
+
+
+class TimeLeft:
+    """Adds `seconds_left` to each record of a phase that counts images, from the time that its images took so far."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._phase = ""
+        self._start = 0.0
+        self._first = 0
+
+    def __call__(self, record: Record) -> None:
+        image = record.get("image", 0)
+        if record["phase"] != self._phase:
+            self._phase, self._start, self._first = record["phase"], time.monotonic(), image
+        if image > self._first:
+            each = (time.monotonic() - self._start) / (image - self._first)
+            record = {**record, "seconds_left": round(each * (record["images"] - image), 1)}
+        self._progress(record)
 
 
 class Clock:

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, 
 from rich.progress import Progress as Bars
 
 from image_classifier.data.folders import shown
-from image_classifier.progress import Progress
+from image_classifier.progress import Progress, TimeLeft
 
 LISTED = 20  # lines of a long list that are printed
 
@@ -44,7 +44,7 @@ def show_progress() -> Iterator[Progress]:
         TextColumn("{task.fields[rest]}"),
     )
     with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        yield _Shown(bars)
+        yield TimeLeft(_Shown(bars))
 
 
 class _Shown:

@@ -1,8 +1,9 @@
+import time
 from typing import Any
 
 import pytest
 
-from image_classifier.progress import Stages
+from image_classifier.progress import Stages, TimeLeft
 
 Record = dict[str, Any]
 
@@ -43,3 +44,19 @@ def test_half_of_the_epochs_of_all_layers_is_about_half_of_the_whole() -> None:
 
 def test_what_the_plan_does_not_know_changes_nothing() -> None:
     assert told([*IMAGES[:3], {"phase": "resting"}, {}], all_layers=False)[-3:] == [pytest.approx(0.6213, abs=1e-3)] * 3
+
+
+def test_time_left_is_that_of_the_images_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([100.0, 108.0, 120.0, 200.0, 300.0, 301.0])
+    found: list[Record] = []
+    add = TimeLeft(found.append)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(time, "monotonic", lambda: next(now))
+        for image in (0, 200, 400):
+            add({"phase": "fetching images", "image": image, "images": 600})
+        add({"phase": "training the head", "epoch": 1, "epochs": 2})
+        for image in (100, 200):
+            add({"phase": "embedding images", "image": image, "images": 600})
+
+    assert [record.get("seconds_left") for record in found] == [None, 16.0, 10.0, None, None, 4.0]
