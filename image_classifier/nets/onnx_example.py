@@ -44,6 +44,8 @@ def read(path: str, resize_size: int, crop_size: int, interpolation: str) -> Any
     # A large JPEG is decoded at a half, a quarter or an eighth of its size.
     file.draft(None, (int(file.width * scale), int(file.height * scale)))
     image = ImageOps.exif_transpose(file)
+    if image.mode.startswith("I;16"):  # convert() would clip 16 bits to 8 instead of scaling them
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -12,6 +12,7 @@ from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
@@ -882,7 +883,8 @@ def test_example_classifies_images_with_nothing_but_the_module(run: Command, tra
     large.save("large.jpg", exif=turned)
     clear = Image.open(second).convert("L")
     Image.merge("LA", (Image.new("L", clear.size), clear)).save("clear.png")
-    paths = [str(third), "large.jpg", "clear.png"]
+    Image.fromarray(np.asarray(clear).astype(np.uint16) << 8).save("deep.png")
+    paths = [str(third), "large.jpg", "clear.png", "deep.png"]
 
     command = [sys.executable, "-I", folder / "example.py", *paths]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
