@@ -18,6 +18,7 @@ from my_backend.log.setup import collect_output
 from my_backend.settings import Settings
 
 with suppress(ModuleNotFoundError):  # Windows
+    import fcntl
     import resource
 
 HERE = Path(__file__).parents[1]
@@ -133,8 +134,15 @@ def run_supervisor(settings: Settings, logs: Path | None = None) -> None:
     if not find_spec("supervisor"):
         raise _not_installed("supervisor")
     command = [sys.executable, "-m", "my_backend.commands.supervised", "-c", str(HERE / "supervisord.conf")]
+    _append_to_output()
     collect_output(settings, "supervisor")
     os.execve(command[0], command, os.environ | environment)  # noqa: S606
+
+
+def _append_to_output() -> None:
+    """Lets supervisor and the processes that it starts share a file as output: it opens the file once more for them."""
+    for output in (1, 2):
+        fcntl.fcntl(output, fcntl.F_SETFL, fcntl.fcntl(output, fcntl.F_GETFL) | os.O_APPEND)
 
 
 def _longest_queue() -> int:

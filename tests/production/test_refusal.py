@@ -27,7 +27,7 @@ def run(command: str, folder: Path, **settings: str) -> tuple[int, str]:
     """Its exit status, and its output."""
     inherited = {name: value for name, value in os.environ.items() if name not in NOT_PASSED_ON}
     own = {"HOST": "127.0.0.1", "PORT": str(free_port()), "MODEL_DIR": str(folder / "models")}
-    with (folder / "log").open("a+") as log:  # several processes write to it; each must append
+    with (folder / "log").open("w+") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "my_backend", command],
             env={**inherited, **own, "CACHE_DIR": str(folder / "cache"), "PYTHONPATH": str(ROOT), **settings},
