@@ -52,7 +52,9 @@ def baseline(folder: Path, epochs: int) -> Iterator[Baseline]:
     """Runs the baseline, created with `label-studio-ml init` as a user would."""
     folder.mkdir(parents=True)
     scripts = Path(sys.executable).parent
-    environment = os.environ | {
+    # Its module is called `model`, as ours is: the folder that it is in must come first.
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment = inherited | {
         "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}",
         "BASELINE_EPOCHS": str(epochs),
         "BASELINE_REPORT": str(folder / "report.json"),

@@ -283,8 +283,8 @@ def test_whatever_is_broken_in_a_file_is_a_weights_error(tmp_path: Path) -> None
         for position, byte in torch.randint(1 << 30, (3, 2), generator=random).tolist():
             data[position % len(data)] = byte % 256
         path.write_bytes(data)
-        with pytest.raises(WeightsError):  # what can be read at all is no ResNet18
-            load_backbone(str(path), 64)
+        with pytest.raises(WeightsError):  # what can be read at all is no ShuffleNet
+            load_backbone(str(path), 64, "shufflenet_v2_x0_5")
 
 
 # --- from the internet ------------------------------------------------------
