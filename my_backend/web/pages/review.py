@@ -10,8 +10,8 @@ from my_backend.projects.recent_predictions import Sighting
 from my_backend.web.pages.versions import Mistake
 from safe_http.session import Origin
 
-SHOWN = 60
-SHOWN_MISTAKES = 300
+SHOWN = 60  # images of each list; the page can show twice as many, again and again
+MOST_SHOWN = 5_000
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,12 @@ class Tile:
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which images to show, and in which order; "" stands for all, and for the default order."""
+    """Which images to show, in which order, and how many; "" stands for all, and for the default order."""
 
     label: str = ""
     predicted: str = ""
     sort: str = ""
+    shown: int = SHOWN
 
     @property
     def anything(self) -> bool:
@@ -69,7 +70,7 @@ def unsure_tiles(
             confidence=one.score,
             version=one.version,
         )
-        for one in found[:SHOWN]
+        for one in found[: wanted.shown]
     ]
     return tiles, len(found)
 
@@ -89,7 +90,7 @@ def mistake_tiles(all_found: Iterable[Mistake], tasks_url: str, wanted: Wanted) 
         found.sort(key=lambda one: -one.confidence)
     elif wanted.sort == "newest":
         found.sort(key=lambda one: -int(one.task) if one.task.isdigit() else -math.inf)
-    return [_mistake_tile(one, tasks_url) for one in found[:SHOWN_MISTAKES]], len(found)
+    return [_mistake_tile(one, tasks_url) for one in found[: wanted.shown]], len(found)
 
 
 def _mistake_tile(mistake: Mistake, tasks_url: str) -> Tile:

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
+from urllib.parse import urlencode
 
 from flask import Blueprint, Response, make_response, render_template, request, url_for
 from markupsafe import Markup
@@ -27,7 +28,15 @@ from my_backend.web.pages.etag import entity_tag
 from my_backend.web.pages.filters import add_filters
 from my_backend.web.pages.operations import operations
 from my_backend.web.pages.project import ProjectView, project_view, unreadable_view
-from my_backend.web.pages.review import SORTS, Wanted, mistake_tiles, page_of_label_studio, unsure_tiles
+from my_backend.web.pages.review import (
+    MOST_SHOWN,
+    SHOWN,
+    SORTS,
+    Wanted,
+    mistake_tiles,
+    page_of_label_studio,
+    unsure_tiles,
+)
 from my_backend.web.pages.thumbnails import Thumbnails
 
 log = logging.getLogger(__name__)
@@ -232,6 +241,7 @@ class Page:
                 forecast_chart=_forecast_chart(shown),
                 tiles=tiles,
                 total=total,
+                more_url=_more_url(wanted),
                 counted=version_views.confused(shown.figures, wanted.label, wanted.predicted),
                 wanted=wanted,
                 busy=view.busy or export.state == "making",
@@ -286,6 +296,7 @@ class Page:
                 likely_total=likely_total,
                 others=others,
                 others_total=others_total,
+                more_url=_more_url(wanted),
                 unlikely=version_views.UNLIKELY,
                 tells=all(one.label_probability is not None for one in found),
                 busy=view.busy,
@@ -410,7 +421,16 @@ class Page:
 
 def _wanted() -> Wanted:
     """The filter in the page's address."""
-    return Wanted(*(request.args.get(name) or "" for name in ("label", "predicted", "sort")))
+    label, predicted, sort = (request.args.get(name) or "" for name in ("label", "predicted", "sort"))
+    shown = request.args.get("shown", SHOWN, type=int)
+    return Wanted(label, predicted, sort, min(max(shown, SHOWN), MOST_SHOWN))
+
+
+def _more_url(wanted: Wanted) -> str:
+    """The address of this page with twice as many images in each list; "" if there would be too many."""
+    if wanted.shown >= MOST_SHOWN:
+        return ""
+    return "?" + urlencode({**request.args, "shown": 2 * wanted.shown})
 
 
 def _forecast_chart(version: version_views.VersionView) -> Markup | None:

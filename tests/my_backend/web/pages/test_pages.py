@@ -760,19 +760,32 @@ def test_choices_without_labels_are_named(client: Client, script: Script) -> Non
     assert "Choices without labels: Dog . The model can’t predict them yet." in words(client)
 
 
-def test_more_mistakes_than_are_shown_are_counted(
-    client: Client, script: Script, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(review, "SHOWN_MISTAKES", 2)
+def test_more_mistakes_are_shown_on_demand(client: Client, script: Script) -> None:
     mistake = {"digest": "", "label": ["Cat"], "predicted": ["Dog"], "confidence": 0.9, "learned": False}
-    script.set(output={"figures": FIGURES}, mistakes=[mistake | {"name": str(number)} for number in range(5)])
+    mistakes = [mistake | {"name": str(number)} for number in range(2 * review.SHOWN + 1)]
+    script.set(output={"figures": FIGURES}, mistakes=mistakes)
     name = client.train()
 
-    for path in (f"{HERE}/look", f"{HERE}/versions/{name}"):
-        shown = words(client, path)
-        assert "The first 2 of 5 are shown." in shown
-        assert "task 1" in shown
-        assert "task 2" not in shown
+    for path, tiles, kept in (
+        (f"{HERE}/look", "other", "?predicted=Dog&sort=newest"),
+        (f"{HERE}/versions/{name}", "mistake", f"?label=Cat&with={name}"),
+    ):
+        address, seen = path + kept, []
+        while address:
+            text = page(client, address)
+            seen.append(len(re.findall(rf'id="{tiles}-\d+"', text)))
+            found = re.search(rf'href="([^"]*)#{tiles}-(\d+)">Show more</a>', text)
+            assert (f"The first {seen[-1]} of {len(mistakes)} are shown." in text) is (found is not None)
+            if found:
+                assert int(found[2]) == seen[-1] + 1
+            address = path + unescape(found[1]) if found else ""
+            assert not address or address.startswith(path + kept)
+        assert seen == [review.SHOWN, 2 * review.SHOWN, len(mistakes)]
+
+
+@pytest.mark.parametrize("shown", ["-1", "0", "many", "9" * 5000])
+def test_number_of_images_that_cannot_be_is_the_usual_or_the_largest(shown: str, client: Client) -> None:
+    assert "Least certain predictions" in words(client, f"{HERE}/look?shown={shown}")
 
 
 def words_of_error(client: Client, path: str) -> str:
