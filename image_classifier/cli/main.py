@@ -579,4 +579,4 @@ def export_model(
     compared = export(saved.classifier, to, file, images)
     print(shown(file))
     if compared and compared.images:
-        say(f"largest difference of a probability on {compared.images} images: {compared.difference:.1e}")
+        say(f"largest difference in any probability across {compared.images} images: {compared.difference:.1e}")

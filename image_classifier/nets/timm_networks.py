@@ -53,7 +53,7 @@ def pretrained_weights(network: str) -> dict[str, Tensor]:
     """The network's own weights, which timm downloads and caches; raises WeightsError."""
     config = _config(network)
     if not config.has_weights:
-        raise WeightsError("timm has none for this network")
+        raise WeightsError("timm has no pretrained weights for this network")
     if config.hf_hub_id and not config.hf_hub_filename:
         hub = importlib.import_module("huggingface_hub")
         repository, _, revision = config.hf_hub_id.partition("@")

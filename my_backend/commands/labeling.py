@@ -170,7 +170,7 @@ def automatic(
     """Switch automatic acceptance on or off; it uses the backend's token."""
     with _acceptor() as (acceptor, _, projects):
         acceptor.switch(projects.find(project), on=on)
-    typer.echo(f"Labels are accepted {'as soon as a plan allows it' if on else 'only when you ask for it'}.")
+    typer.echo(f"Labels are accepted {'as soon as a plan allows it' if on else 'only when you ask'}.")
 
 
 @accept.command("undo")

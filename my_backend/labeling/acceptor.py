@@ -219,7 +219,7 @@ class Acceptor(Background):
         with self.store.changing(acceptance) as current:
             known = self._checks(current, answers, run)
             if known is None:
-                raise Conflict("can't check labels yet: the run is still writing them, has failed, or was undone")
+                raise Conflict("can't check labels: the run is still writing them, has failed, or was undone")
             if task not in current.audited and task not in known.next:
                 raise BadRequest(
                     f"task: {task} isn't next in the audit's random order; check a task listed in audit.next"

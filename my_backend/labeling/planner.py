@@ -43,7 +43,8 @@ class Planner:
             raise Conflict("there is no trained model yet: start training first")
         if live.is_first_guess:
             raise Conflict(
-                "can't plan: the model's answers are a first guess, made without labels. Label images for each choice"
+                "can't make a plan: the model's answers are a first guess, made without labels. Label images for each "
+                "choice"
             )
         found = self._pools.whole(project)
         if found is None:
@@ -79,15 +80,15 @@ class Planner:
         sample = first_sample(len(images), alpha)
         if not sample:
             raise Conflict(
-                f"can't plan: {len(images):,} different images without a label are too few for an error rate of "
-                f"{alpha:.0%}. Choose a higher error rate, or label them yourself"
+                f"can't make a plan: {len(images):,} different unlabeled images are too few for an error rate of "
+                f"{alpha:.0%}. Choose a higher error rate, or label the images yourself"
             )
         seed = self._dice.getrandbits(SEED_BITS)  # drawn after the answers are fixed
         plan = make_plan(np.array([image.probability for image in images]), alpha, sample, seed)
         if not plan.looks:
             raise Conflict(
-                f"can't plan: no sample of these {len(images):,} images could confirm an error rate of {alpha:.0%}. "
-                "Choose a higher error rate, or label them yourself"
+                f"can't make a plan: no sample of these {len(images):,} images could confirm an error rate of "
+                f"{alpha:.0%}. Choose a higher error rate, or label the images yourself"
             )
         return Answers(version, seed, images, plan.order.tolist(), plan.surest.tolist(), list(plan.looks))
 

@@ -179,7 +179,7 @@ class Pools(Background):
         pool = entry.pool if (entry := self._entries.get(project)) else None
         image = pool.image_of(task) if pool else None
         if pool is None or image is None:
-            raise NotFound(f"the image of task {task} hasn't been collected yet, or can't be read")
+            raise NotFound(f"the image of task {task} hasn't been read yet, or can't be")
         return pool.shown(image)[1]
 
     def most_alike(
@@ -195,9 +195,7 @@ class Pools(Background):
         entry = self._asked(project)
         image = entry.pool.image_of(task) if entry.pool else None
         if entry.pool is None or image is None:
-            raise NotFound(
-                f"the image of task {task} hasn't been collected yet, or can't be read: see the project's Groups page"
-            )
+            raise NotFound(f"the image of task {task} hasn't been read yet, or can't be: see the project's Groups page")
         labels = entry.pool.labels(self._runs_since(project, entry))
         with self._comparing:
             alike = entry.pool.most_alike(image, labels if unlabeled else (), count)
@@ -360,8 +358,8 @@ class Pools(Background):
         if sum(one.images.memory(one.counts()["tasks"]) for one in pools) > MOST_MEMORY:
             most = MOST_MEMORY // pool.images.memory(1)
             raise Conflict(
-                f"this server finds groups among at most {most:,} tasks, including those of other projects whose "
-                "groups were open in the last hour: split the project, or try again later"
+                f"this server can group at most {most:,} tasks at a time, including those of all projects whose groups "
+                "were open in the last hour: split the project, or try again later"
             )
 
     def _check(self) -> None:

@@ -51,7 +51,9 @@ def collect_output(settings: Settings, name: str, log_file: Path | None = None) 
         return
     if not hasattr(os, "fork"):
         if log_file is not None:
-            raise BackendError(f"LOG_FILE={log_file} doesn't work on this system: remove it, and redirect the output")
+            raise BackendError(
+                f"LOG_FILE={log_file} doesn't work on this system: unset it, and redirect the output instead"
+            )
         return
     reading, writing = os.pipe()
     orders = {

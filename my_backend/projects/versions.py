@@ -422,7 +422,7 @@ class Versions:
             live, loads = self.read_pointer(), not self._is_damaged(name)
             if isinstance(live, Damaged) and loads:
                 raise Conflict(
-                    f"can't tell which version is live: can't use {live.path} ({live.why}); activate one first"
+                    f"can't tell which version is live: can't use {live.path} ({live.why}); activate a version first"
                 )
             if name == live and loads:
                 raise Conflict(f"{name} is live: activate another version first")

@@ -42,7 +42,7 @@ SCORES = {
     "untrained": "none before the first training",
     "blank": "blank in Label Studio, which is the default; TITLE_IS_VERSION=true shows them",
     "in sync": "Label Studio shows the live version's scores",
-    "waiting": "Label Studio has few or no predictions of the live version: use Actions → Retrieve Predictions",
+    "waiting": "Label Studio has few or no predictions from the live version: use Actions → Retrieve Predictions",
     "unknown": "Label Studio doesn't know the live version yet",
     "elsewhere": "another model's, as chosen in the project's settings",
     "unused": "none, as chosen in the project's settings",

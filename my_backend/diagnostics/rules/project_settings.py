@@ -49,7 +49,7 @@ def shown_version_problems(project: Project, found: Connection, live: str) -> li
     return [
         Problem(
             "predictions-pinned",
-            f"Label Studio shows the stored predictions of {shown} in this project and doesn't request newer ones.",
+            f"Label Studio shows the stored predictions from {shown} in this project and doesn't request newer ones.",
             f"In the project's Settings → Annotation, choose the model “{titles[0]}” instead of that version.",
             project.uid,
             fixes=(Fix(f"choose the model “{titles[0]}”", ChooseModel(project.id, titles[0])),),

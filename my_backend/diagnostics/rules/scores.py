@@ -49,9 +49,15 @@ def title_problems(project: str, status: TitleStatus) -> list[Problem]:
         return [Problem("title", f"Can't change the model's title in Label Studio: {status.error}.", RETRIED, project)]
     if status.state not in ("elsewhere", "unused"):
         return []
-    message = "The project in Label Studio uses no predictions, so it shows no scores and can't sample by them."
+    message = (
+        "The project in Label Studio uses no predictions, so it shows no scores, "
+        "and uncertainty sampling can't use them."
+    )
     if status.state == "elsewhere":
-        message = f"The project in Label Studio uses the predictions of “{status.uses}”, so it samples by their scores."
+        message = (
+            f"The project in Label Studio uses the predictions from “{status.uses}”, "
+            "so uncertainty sampling uses their scores."
+        )
     hint = (
         "To use this model's predictions, open Settings → Annotation, turn on “Use predictions to prelabel tasks”, and "
         "choose this model there. Otherwise turn TITLE_IS_VERSION off."

@@ -33,7 +33,7 @@ HINTS = {
         "These annotations are used in training once the file can be read. If it stays unreadable, send POST /train "
         "again, or remove the file."
     ),
-    "jobs": "The job is ignored. Remove the file, or return to the newer release that wrote it.",
+    "jobs": "The job is ignored. Remove the file, or upgrade to the release that wrote it.",
     "state.json": "This labeling run can't continue. Restore the file from a backup, or remove the run's folder.",
     "plan.json": "This labeling run can't continue or be undone. Restore the file from a backup.",
     "acceptance.json": PLAN_LOST,
@@ -80,7 +80,7 @@ def _unwritable(folder: UnwritableFolder) -> Problem:
 def _damaged(project: str, kind: str, files: Sequence[DamagedFile]) -> Problem:
     first = files[0]
     others = len(files) - 1
-    more = f" {others} more {'file' if others == 1 else 'files'} of this kind can't be used, either." if others else ""
+    more = f" {others} more {'file' if others == 1 else 'files'} of this kind can't be used either." if others else ""
     return Problem(
         "damaged",
         f"Can't use {first.path}: {first.why.rstrip('.')}.{more}",

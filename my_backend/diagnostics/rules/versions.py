@@ -17,7 +17,7 @@ def all_versions_missing(project: str, predicted: str) -> Problem:
     """There is no version at all, but Label Studio has predictions of one."""
     return Problem(
         "version-missing",
-        f"Label Studio has predictions of {predicted}, but MODEL_DIR has no version of this project.",
+        f"Label Studio has predictions from {predicted}, but MODEL_DIR has no version of this project.",
         "Restore MODEL_DIR (is it the same folder or volume as before?), or press Start training.",
         project,
     )

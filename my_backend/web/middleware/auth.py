@@ -102,8 +102,8 @@ def require_token(settings: Settings, token: str) -> None:
     """Raises Forbidden if the caller is unknown and sends no token; Label Studio decides whether a token is valid."""
     if not (is_known(settings) or token):
         raise Forbidden(
-            "this request needs the password of this backend, or your own Label Studio token: set BASIC_AUTH_USER and "
-            'BASIC_AUTH_PASS, or send your personal access token as "token"'
+            "this request needs this backend's password or your own Label Studio token: send your personal access "
+            'token as "token", or have the operator set BASIC_AUTH_USER and BASIC_AUTH_PASS'
         )
 
 

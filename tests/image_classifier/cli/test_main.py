@@ -901,7 +901,7 @@ def test_onnx_module_is_compared_on_images_of_the_user(
 ) -> None:
     said = run("export", trained, "--to", "onnx", "--output", "model.onnx", "--compare", others)
     assert said.out == "model.onnx\n"
-    found = re.search(r"largest difference of a probability on 10 images: (\S+)", said.err)
+    found = re.search(r"largest difference in any probability across 10 images: (\S+)", said.err)
     assert found
     assert 0 <= float(found[1]) <= 1e-4
     (tmp_path / "empty").mkdir()

@@ -108,7 +108,7 @@ def test_project_that_uses_another_models_predictions_is_named(
         train(client, label_studio)
         predict(client, label_studio)
         assert eventually(lambda: problems(client, "scores-elsewhere"))
-        assert "the predictions of “Other”" in problems(client, "scores-elsewhere")[0]["what"]
+        assert "the predictions from “Other”" in problems(client, "scores-elsewhere")[0]["what"]
         assert label_studio.patched == []
 
 

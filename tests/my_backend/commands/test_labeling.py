@@ -145,7 +145,7 @@ def test_answers_are_accepted_audited_and_undone(label_studio: FakeLabelStudio, 
 
     assert "as soon as a plan allows it" in label("accept", "automatic", "--on")[1]
     assert json.loads(label("accept", "show")[1])["automatic"] is True
-    assert "only when you ask for it" in label("accept", "automatic", "--off")[1]
+    assert "only when you ask" in label("accept", "automatic", "--off")[1]
 
     audit = json.loads(label("accept", "show")[1])["audit"]
     assert "0 of 1 checks failed" in label("accept", "audit", audit["next"][0]["task"], "Cat")[1]

@@ -301,7 +301,7 @@ def test_log_file_is_refused_on_a_system_that_cannot_fork(
     monkeypatch.delattr(os, "fork")
 
     collect_output(make_settings(log_format="json"), "server")
-    with pytest.raises(BackendError, match=r"LOG_FILE=.*log doesn't work on this system: remove it"):
+    with pytest.raises(BackendError, match=r"LOG_FILE=.*log doesn't work on this system: unset it"):
         collect_output(make_settings(), "server", tmp_path / "log")
 
 

@@ -37,7 +37,7 @@ def scores(title: TitleStatus, *, kept: bool = False) -> ScoresStatus:
         (scores(TitleStatus("out of sync", MINE, "Mine"), kept=True), "scores-blank", "`/problems` says why"),
         (scores(TitleStatus("out of sync", RENAMED, "v3")), "scores-blank", "uses “v3” instead of the live version"),
         (scores(TitleStatus("elsewhere", MINE, "Other")), "", ""),
-        (scores(TitleStatus("elsewhere", MINE, "Other"), kept=True), "scores-elsewhere", "predictions of “Other”"),
+        (scores(TitleStatus("elsewhere", MINE, "Other"), kept=True), "scores-elsewhere", "predictions from “Other”"),
         (scores(TitleStatus("unused", MINE, "Mine")), "", ""),
         (scores(TitleStatus("unused", MINE, "Mine"), kept=True), "scores-elsewhere", "uses no predictions"),
     ],
@@ -62,7 +62,7 @@ def test_fix_gives_the_model_the_version_as_its_title() -> None:
     ("state", "code", "said"),
     [
         ("failed", "title", "Can't change the model's title in Label Studio: no luck. The backend keeps trying"),
-        ("elsewhere", "scores-elsewhere", "predictions of “Other”"),
+        ("elsewhere", "scores-elsewhere", "predictions from “Other”"),
         ("unused", "scores-elsewhere", "turn on “Use predictions to prelabel tasks”"),
         ("in sync", "", ""),
         ("out of sync", "", ""),

@@ -65,7 +65,7 @@ def test_files_of_a_kind_are_one_problem_of_their_project() -> None:
         (PROJECT, 0),
         ("8.1", 0),
     ]
-    assert told[0].message.endswith(". 24 more files of this kind can't be used, either.")
+    assert told[0].message.endswith(". 24 more files of this kind can't be used either.")
 
 
 def test_disk_that_is_nearly_full() -> None:

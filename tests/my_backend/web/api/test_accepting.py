@@ -590,7 +590,7 @@ def test_projects_that_can_have_no_plan_are_told_why(
     script.set(learn="Cat")
     client.train()
     assert (
-        "20 different images without a label are too few"
+        "20 different unlabeled images are too few"
         in reached(client, lambda now: "different" in (now["error"] or ""))["error"]
     )
     ask(client, "plan", percent=2)  # no sample is lost

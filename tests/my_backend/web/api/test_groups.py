@@ -261,7 +261,7 @@ def test_similar_tasks_with_their_labels(client: Client, label_studio: FakeLabel
     assert similar() == [(4, 0.5, None), (6, 0.5, "Dog"), (3, 0.3333, None)]
     assert similar(unlabeled=True) == [(4, 0.5, None), (3, 0.3333, None), (7, 0.3333, None)]
     answer = client.post("/api/labeling/similar", {"project": 7, "task": 99}, 404)
-    assert "task 99 hasn't been collected yet, or can't be read" in answer["error"]
+    assert "task 99 hasn't been read yet, or can't be" in answer["error"]
 
 
 def test_errors_are_shown_and_collecting_goes_on_after_them(
@@ -346,7 +346,7 @@ def test_no_more_tasks_are_collected_than_memory_allows(
 ) -> None:
     monkeypatch.setattr(pools, "MOST_MEMORY", 20 * 1500)
     label_studio.labels.add(21)
-    assert eventually(lambda: "groups among at most 20 tasks" in (ask(client)["error"] or ""))
+    assert eventually(lambda: "group at most 20 tasks at a time" in (ask(client)["error"] or ""))
     del label_studio.labels.tasks[21]
     assert ready(client, 20)["error"] is None
 

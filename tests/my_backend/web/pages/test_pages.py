@@ -436,7 +436,7 @@ def test_try_does_not_ask_for_labels_if_the_model_needs_none(serve: Serve) -> No
         assert eventually(lambda: "Live v1" in words(client))
         (client.backend.projects.folder(PROJECT) / "live").unlink()
         assert eventually(lambda: "No model to try yet" in words(client, f"{HERE}/try"))
-        assert "predicts without training. This page changes as soon as" in words(client, f"{HERE}/try")
+        assert "needs no training. This page updates as soon as" in words(client, f"{HERE}/try")
 
 
 def test_first_guess_is_marked_wherever_it_is_shown(client: Client, script: Script) -> None:
@@ -578,7 +578,7 @@ def test_accuracy_says_how_many_labels_came_after_it(client: Client, script: Scr
         "At least one of them has been trained on more labels since its evaluation, so changes aren’t shown." in shown
     )
     listed = words(client, f"{HERE}/versions")
-    assert "evaluated in another way" not in listed
+    assert "evaluated differently" not in listed
     script.set(output={"figures": FIGURES | {"labels_since": 1}})
     client.train()
     assert "75.0% measured before the last label was added" in words(client, HERE)
@@ -657,7 +657,7 @@ def test_curves_of_a_version_are_shown_with_those_of_another_one(client: Client,
 @pytest.mark.parametrize(
     ("epochs", "said"),
     [
-        ([{"phase": "all layers", "epoch": 1, "loss": 0.5}], "v1 was trained in another way (all layers)"),
+        ([{"phase": "all layers", "epoch": 1, "loss": 0.5}], "v1 was trained differently (all layers)"),
         ([], "v1 has no curves, so it isn’t shown here."),
         ([{"phase": "training", "epoch": 1, "loss": float("inf")}], "by epoch"),
         ([{"phase": [], "epoch": 1, "loss": {}}], "v1 has no curves"),
@@ -750,7 +750,7 @@ def test_chart_has_only_accuracies_that_can_be_compared(client: Client, script: 
         text = page(client, f"{HERE}/versions")
         assert ('id="accuracy-chart"' in text) is (number == 2)
 
-    assert "1 older version was evaluated in another way and can’t be compared." in words(client, f"{HERE}/versions")
+    assert "1 older version was evaluated differently and can’t be compared." in words(client, f"{HERE}/versions")
 
 
 def test_choices_without_labels_are_named(client: Client, script: Script) -> None:

@@ -94,7 +94,7 @@ def test_version_that_does_not_say_how_likely_labels_are_calls_none_a_mistake(cl
     assert tiles(client, "/look", "mistakes-title") == []
     assert tiles(client, "/look", "others-title") == ["1", "2"]
     text = client.http.get(f"{HERE}/look", headers=HTML).text
-    assert "Not known: v1 doesn’t say how likely the labels are." in text
+    assert "Not available: v1 doesn’t record how likely the labels are." in text
     assert "Expect most of these" not in text
 
 
@@ -105,7 +105,7 @@ def test_version_without_a_list_of_mistakes_does_not_claim_to_agree_with_all_lab
     client.train()
 
     text = client.http.get(f"{HERE}/look", headers=HTML).text
-    assert "Not known: v1 doesn’t record them." in text
+    assert "Not available: v1 doesn’t record them." in text
     assert "agrees with all annotations" not in text
 
 
