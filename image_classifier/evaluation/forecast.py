@@ -1,11 +1,14 @@
 """How accurate a classifier will be with more labels: its learning curve so far, continued."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from image_classifier.evaluation.metrics import Z95
 
 Z90 = 1.644854  # standard deviations of a normal distribution that hold 90% of it
 FEWEST_VOTES = 40  # the forecast's coverage wasn't measured with fewer
@@ -48,8 +51,27 @@ class Forecast:
         return asdict(self)
 
 
-def with_all_labels(accuracy: float, learned: float) -> float:
-    """The accuracy (0 to 1) to expect with all labels, if it is this with a share `learned` (0 to 1) of them."""
+def with_all_labels(
+    accuracy: float, low: float, high: float, learned: float, labels: int
+) -> tuple[float, float, float]:
+    """The accuracy to expect with all `labels`, and its 95% interval, from those with a share `learned` of the labels.
+
+    All are from 0 to 1. The given interval covers the noise of the images evaluated on. The result also covers that the
+    remaining labels help more or less than usual, and the chance in which labels were given.
+    """
+    if learned == 1:
+        return accuracy, low, high
+    middle, low, high = (_grown(one, learned) for one in (accuracy, low, high))
+    slope, chance = SLOPE_SPREAD * FLATTENING * math.log(1 / learned), CHANCE / math.sqrt(labels)
+    spread = Z95 * math.hypot(slope, chance) * middle * (1 - middle)  # by the derivative of the logit
+    return (
+        middle,
+        max(0.0, middle - math.hypot(middle - low, spread)),
+        min(1.0, middle + math.hypot(high - middle, spread)),
+    )
+
+
+def _grown(accuracy: float, learned: float) -> float:
     if not 0 < accuracy < 1:
         return accuracy
     odds = accuracy / (1 - accuracy) / learned ** (SLOPE * FLATTENING)

@@ -57,7 +57,8 @@ UNSEEN_WEIGHT = 0.3
 FEWEST_GROUND_TRUTHS = 20  # with fewer, the accuracy on the user's test set says too little to be shown
 FEWEST_DRAWN = 10  # with fewer images drawn at random, the accuracy on all labeled images says more
 CROSS_VALIDATION, OF_SAMPLE = "cross-validation", "cross-validation on a random sample"
-OF_A_PART = ("images", "groups", "accuracy", "accuracy_low", "accuracy_high")
+INTERVAL = ("accuracy", "accuracy_low", "accuracy_high")
+OF_A_PART = ("images", "groups", *INTERVAL)
 
 
 class TooFewLabels(ValueError):
@@ -269,7 +270,9 @@ def _figures(
         votes = [samples[row].vote for row in part.nonzero().flatten().tolist()]
         found = evaluate(logits[part], targets[part], classes, thresholds, votes).record()
         if method == CROSS_VALIDATION:
-            found |= {name: with_all_labels(found[name], learned) for name in OF_A_PART if name.startswith("accuracy")}
+            accuracy, low, high = (found[name] for name in INTERVAL)
+            expected = with_all_labels(accuracy, low, high, learned, len(samples))
+            found |= dict(zip(INTERVAL, expected, strict=True))
         return found
 
     figures = {"judged_by": method, **on(seen)}

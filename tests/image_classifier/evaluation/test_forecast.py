@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from image_classifier.evaluation.forecast import FEWEST_VOTES, Expected, forecast
+from image_classifier.evaluation.forecast import FEWEST_VOTES, Expected, forecast, with_all_labels
+from image_classifier.evaluation.metrics import wilson_interval
 
 FURTHER = (50, 100, 200, 1000)
 
@@ -105,3 +106,27 @@ def test_record_is_json_with_the_curve_so_far() -> None:
     assert record == found.record(), "it is the same after it was saved"
     assert record["labels"] == 100
     assert record["now"] < record["expected"][0]["accuracy"]
+
+
+# --- the accuracy with all labels -------------------------------------------
+
+
+@pytest.mark.parametrize("labels", [30, 300, 3000])
+def test_interval_with_all_labels_covers_more_than_the_noise_of_the_images(labels: int) -> None:
+    low, high = wilson_interval(0.7, labels)
+
+    accuracy, lower, higher = with_all_labels(0.7, low, high, 0.8, labels)
+
+    assert 0.7 < accuracy < 0.73
+    assert 1.15 * (high - low) < higher - lower < 1.8 * (high - low)
+    assert lower < accuracy < higher
+
+
+@pytest.mark.parametrize("accuracy", [0.0, 0.01, 0.99, 1.0])
+def test_interval_with_all_labels_stays_between_0_and_1(accuracy: float) -> None:
+    middle, low, high = with_all_labels(accuracy, *wilson_interval(accuracy, 10), 0.8, 10)
+    assert 0 <= low <= middle <= high <= 1
+
+
+def test_what_has_learned_all_labels_stays_the_same() -> None:
+    assert with_all_labels(0.7, 0.6, 0.8, 1, 50) == (0.7, 0.6, 0.8)
