@@ -317,10 +317,16 @@ def move(source: Path, target: Path) -> None:
         _sync(source.parent)
 
 
-def remove(path: Path) -> None:
-    """Removes a file, unless it is gone already; a power failure doesn't bring it back."""
-    path.unlink(missing_ok=True)
+def remove(path: Path) -> bool:
+    """Removes a file; a power failure doesn't bring it back. Returns False if it is gone already."""
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        removed = False
+    else:
+        removed = True
     _sync(path.parent)
+    return removed
 
 
 @contextmanager

@@ -64,13 +64,15 @@ class Corrections:
     def check(self, image: str) -> None:
         """Raises NotFound if there is no correction of this image."""
         if not any(image == path.stem for path in self._records()):
-            raise NotFound(f"there is no correction for image {image[:64]}")
+            raise _unknown(image)
 
     def remove(self, image: str) -> None:
         """Has later trainings ignore a corrected image, and deletes it; raises NotFound."""
         self.check(image)
         with unless_deleted(self._folder.parent):
-            files.remove(self._folder / f"{image}.json")  # first: labels must not outlive their image
+            # First, since labels must not outlive their image. Another process may remove them at the same time.
+            if not files.remove(self._folder / f"{image}.json"):
+                raise _unknown(image)
             files.remove(self._folder / image)
 
     def _records(self) -> list[Path]:
@@ -88,6 +90,10 @@ class Corrections:
         """Reads all labels, which lists the damaged ones."""
         for path in self._records():
             files.read_record(path, _SAID)
+
+
+def _unknown(image: str) -> NotFound:
+    return NotFound(f"there is no correction for image {image[:64]}")
 
 
 def as_tasks(corrections: Sequence[Correction], tag: ImageChoices) -> list[dict[str, Any]]:

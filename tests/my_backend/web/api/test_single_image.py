@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from my_backend.errors import NotFound
 from my_backend.projects.versions import Versions
 from testing.fake_label_studio.server import PNG, FakeLabelStudio
 from testing.http_server import FakeServer, Reply
@@ -234,6 +235,22 @@ def test_correction_stays_until_a_training_without_it_can_be_started(
         connected.post(path, {"project": 7}, 507)
     connected.ended(connected.post(path, {"project": 7}, 201)["job"])
 
+    assert kept(connected) == []
+
+
+def test_correction_is_removed_by_one_of_two_processes(connected: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    connected.ended(retrain(connected, form(label="Dog"))["job"])
+    corrections = connected.backend.projects.get(PROJECT).corrections
+    check = corrections.check
+
+    def check_before_the_other_removes(image: str) -> None:
+        check(image)
+        monkeypatch.setattr(corrections, "check", check)
+        corrections.remove(image)
+
+    monkeypatch.setattr(corrections, "check", check_before_the_other_removes)
+    with pytest.raises(NotFound, match="there is no correction for image"):
+        corrections.remove(sha256(PNG).hexdigest())
     assert kept(connected) == []
 
 
