@@ -16,7 +16,7 @@ from testing.fake_label_studio.labels import FakeLabels
 from tests.my_backend.crashes.machine import Start, TwoServers, WithLabelsAndBackups
 from tests.my_backend.crashes.world import World
 
-FEW, SOME, MANY = 6, 25, 300  # examples
+FEW, SOME, MANY = 6, 50, 300  # examples
 STEPS = 16  # of an example, besides those at its end
 MEMORY = Path("/dev/shm")
 
