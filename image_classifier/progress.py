@@ -1,4 +1,4 @@
-"""How far a training is, from the approximate share of time that each phase takes, and how long it still takes."""
+"""How far a training run is, from the approximate share of time that each phase takes; and the time left in a phase."""
 
 import time
 from collections.abc import Callable
@@ -56,18 +56,19 @@ def _share(record: Record) -> float:
 
 
 class TimeLeft:
-    """Adds `seconds_left` to each record of a phase that counts images, from the time that its images took so far."""
+    """Adds `seconds_left` to the records of phases that count images, from the time that the images took so far."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._phase = ""
         self._start = 0.0
-        self._first = 0
+        self._first = self._image = 0
 
     def __call__(self, record: Record) -> None:
         image = record.get("image", 0)
-        if record["phase"] != self._phase:
+        if record["phase"] != self._phase or image < self._image:  # one phase may follow another of the same name
             self._phase, self._start, self._first = record["phase"], time.monotonic(), image
+        self._image = image
         if image > self._first:
             each = (time.monotonic() - self._start) / (image - self._first)
             record = {**record, "seconds_left": round(each * (record["images"] - image), 1)}

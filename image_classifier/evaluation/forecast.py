@@ -56,10 +56,10 @@ def with_all_labels(
 ) -> tuple[float, float, float]:
     """The accuracy to expect with all `labels`, and its 95% interval, from those with a share `learned` of the labels.
 
-    All are from 0 to 1. The given interval covers the noise of the images evaluated on. The result also covers that the
-    remaining labels help more or less than usual, and the chance in which labels were given.
+    All but `labels` are from 0 to 1. The given interval covers only the noise of the images on which the heads were
+    evaluated. The returned one also covers how much the remaining labels help, and which images happened to be labeled.
     """
-    if learned == 1:
+    if learned == 1:  # a first guess, which doesn't depend on labels
         return accuracy, low, high
     middle, low, high = (_grown(one, learned) for one in (accuracy, low, high))
     slope, chance = SLOPE_SPREAD * FLATTENING * math.log(1 / learned), CHANCE / math.sqrt(labels)

@@ -167,7 +167,7 @@ def automatic(
     on: Annotated[bool, typer.Option("--on/--off", help="whether the running server accepts labels automatically")],
     project: OfProject = None,
 ) -> None:
-    """Switch automatic acceptance on or off; it uses the backend's token."""
+    """Turn automatic acceptance on or off; it uses the backend's token."""
     with _acceptor() as (acceptor, _, projects):
         acceptor.switch(projects.find(project), on=on)
     typer.echo(f"Labels are accepted {'as soon as a plan allows it' if on else 'only when you ask'}.")

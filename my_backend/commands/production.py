@@ -140,7 +140,7 @@ def run_supervisor(settings: Settings, logs: Path | None = None) -> None:
 
 
 def _append_to_output() -> None:
-    """Lets supervisor and the processes that it starts share a file as output: it opens the file once more for them."""
+    """Makes all output go to the end of its file, if it is one, which supervisor opens again for other processes."""
     for output in (1, 2):
         fcntl.fcntl(output, fcntl.F_SETFL, fcntl.fcntl(output, fcntl.F_GETFL) | os.O_APPEND)
 

@@ -106,7 +106,7 @@ class Automatic:
     """Whether a project's labels are accepted as soon as its plan allows it, without anyone asking."""
 
     on: bool
-    stopped: str = ""  # why the backend switched it off; "" if a person did
+    stopped: str = ""  # why the backend turned it off; "" if a person did
 
 
 _STATE = TypeAdapter(Acceptance)
@@ -170,7 +170,7 @@ class AcceptanceStore:
         return ()
 
     def automatic(self, project: str) -> Automatic:
-        """Off if nobody has switched it on, or if the file is damaged."""
+        """Off if nobody has turned it on, or if the file is damaged."""
         return files.read_record(self._root / project / FOLDER / SWITCH_FILE, _AUTOMATIC) or Automatic(False)
 
     def switch(self, project: str, automatic: Automatic) -> None:

@@ -288,7 +288,7 @@ class PlanRequest(AcceptRequest):
 
 
 class AutomaticRequest(AcceptRequest):
-    """Switches on or off that labels are accepted as soon as a plan allows it."""
+    """Turns automatic acceptance, as soon as a plan allows it, on or off."""
 
     on: bool
     """Whether labels are accepted as soon as a plan allows it."""

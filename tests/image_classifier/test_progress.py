@@ -47,16 +47,16 @@ def test_what_the_plan_does_not_know_changes_nothing() -> None:
 
 
 def test_time_left_is_that_of_the_images_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = iter([100.0, 108.0, 120.0, 200.0, 300.0, 301.0])
+    now = iter([100.0, 108.0, 120.0, 130.0, 131.0, 200.0, 300.0, 301.0])
     found: list[Record] = []
     add = TimeLeft(found.append)
 
     with monkeypatch.context() as patched:
         patched.setattr(time, "monotonic", lambda: next(now))
-        for image in (0, 200, 400):
+        for image in (0, 200, 400, 0, 100):
             add({"phase": "fetching images", "image": image, "images": 600})
         add({"phase": "training the head", "epoch": 1, "epochs": 2})
         for image in (100, 200):
             add({"phase": "embedding images", "image": image, "images": 600})
 
-    assert [record.get("seconds_left") for record in found] == [None, 16.0, 10.0, None, None, 4.0]
+    assert [record.get("seconds_left") for record in found] == [None, 16.0, 10.0, None, 5.0, None, None, 4.0]

@@ -39,7 +39,7 @@ HINTS = {
     "acceptance.json": PLAN_LOST,
     "answers.json": PLAN_LOST,
     "automatic.json": (
-        "Labels aren't accepted automatically. Switch automatic acceptance on again on the Accept page, which "
+        "Labels aren't accepted automatically. Turn automatic acceptance on again on the Accept page, which "
         "rewrites the file."
     ),
     "embeddings.json": (

@@ -203,7 +203,7 @@ class AcceptEndpoints:
 
     @endpoint("POST", "/api/labeling/accept/automatic", answers={202: Asked}, errors=(404, 409))
     def automatic(self, body: AutomaticRequest) -> tuple[Json, int]:
-        """Switches on or off that labels are accepted as soon as a plan allows it; needs the password or a token."""
+        """Turns automatic acceptance, as soon as a plan allows it, on or off; needs the password or a token."""
         return self._ask(
             body, "Accepting labels automatically", lambda project: self._acceptor.switch(project, on=body.on)
         )

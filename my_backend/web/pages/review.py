@@ -10,7 +10,7 @@ from my_backend.projects.recent_predictions import Sighting
 from my_backend.web.pages.versions import Mistake
 from safe_http.session import Origin
 
-SHOWN = 60  # images of each list; the page can show twice as many, again and again
+SHOWN = 60  # images of each list; *Show more* doubles them, up to MOST_SHOWN
 MOST_SHOWN = 5_000
 
 
@@ -30,7 +30,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which images to show, in which order, and how many; "" stands for all, and for the default order."""
+    """Which images to show, in which order, and how many. The default order and all images are ""."""
 
     label: str = ""
     predicted: str = ""

@@ -44,9 +44,9 @@ def test_page_leads_from_the_plan_to_undo(client: Client, label_studio: FakeLabe
     assert '<details id="own-token" data-keep >' in text
     assert '<details id="own-token" data-keep open>' in page(client, environ_base=ELSEWHERE)
 
-    assert buttons(text)["automatic: Switch on"] == {"project": PROJECT, "on": True}
+    assert buttons(text)["automatic: Turn on"] == {"project": PROJECT, "on": True}
     ask(client, "automatic", on=True)
-    assert buttons(page(client))["automatic: Switch off"] == {"project": PROJECT, "on": False}
+    assert buttons(page(client))["automatic: Turn off"] == {"project": PROJECT, "on": False}
     ask(client, "automatic", on=False)
 
     left = sampling(client)["sample"]["left"]
