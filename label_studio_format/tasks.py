@@ -16,7 +16,7 @@ Items = Annotated[list[Item], Field(max_length=MOST_ITEMS, fail_fast=True)]
 class TaskData(BaseModel):
     """A task."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
     id: int | None = None
     """The task's id in Label Studio; null for a task that isn't stored there."""
@@ -28,7 +28,7 @@ class TaskData(BaseModel):
 class Annotation(BaseModel):
     """An annotation."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
     result: Items[Json] | None = None
     """The annotation's results; each belongs to one tag of the labeling config."""

@@ -20,7 +20,6 @@ from my_backend.jobs.queue import JobQueue, submit_correction
 from my_backend.jobs.reconciliation import Reconciliation
 from my_backend.jobs.record import EMBED, KINDS
 from my_backend.jobs.retraining import Retraining
-from my_backend.jobs.rq_queue import RqQueue
 from my_backend.jobs.store import JobStore, claimed_model_dir
 from my_backend.jobs.thread_queue import ThreadQueue
 from my_backend.jobs.training_job import TrainingJob
@@ -135,6 +134,8 @@ class Backend:
 
     def _make_queue(self) -> JobQueue:
         if self.settings.redis:
+            from my_backend.jobs.rq_queue import RqQueue  # here, so that a server without Redis listens earlier
+
             return RqQueue(self.settings, self.job_store)
         work = TrainingJob(
             self.settings, self.projects, self.job_store, self.connections, self.new_model, self.submit_correction

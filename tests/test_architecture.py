@@ -179,14 +179,24 @@ def test_private_names_stay_in_their_module() -> None:
     assert taken == []
 
 
+# A server listens earlier without them.
+IMPORTED_LATE = {
+    ("my_backend.backend", "my_backend.jobs.rq_queue"),
+    ("my_backend.commands.console", "rich.console"),
+    ("my_backend.commands.console", "rich.progress"),
+    ("my_backend.web.pages.charts", "pygal"),
+}
+
+
 def test_imports_stand_at_the_top() -> None:
-    assert [
-        f"{name}:{one.line}: {one.module}"
+    late = {
+        (name, one.module)
         for name, tree in TREES.items()
         for node in ast.walk(tree)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
         for one in imports(node)
-    ] == []
+    }
+    assert late == IMPORTED_LATE
 
 
 def test_no_modules_need_each_other() -> None:
@@ -267,6 +277,7 @@ def test_only_a_command_calls_the_published_hook_without_a_new_process() -> None
     ("module", "unwanted"),
     [
         ("my_backend.commands.cli", {"torch", "torchvision", "PIL", "label_studio_ml", "image_classifier", "model"}),
+        ("my_backend.commands.server", {"torch", "image_classifier", "typer", "rich", "pygal", "redis", "rq"}),
         ("image_classifier.settings", {"torch", "flask"}),
     ],
 )

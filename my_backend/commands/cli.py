@@ -1,10 +1,7 @@
 """The command line: serve, worker, uwsgi, production, publish, versions, label, embed, backup, doctor, …"""
 
 import logging
-import signal
-import socket
 import sys
-import threading
 import time
 import traceback
 from importlib.metadata import version
@@ -12,36 +9,24 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from flask import Flask
 
-from my_backend.backend import Backend
+from my_backend.commands import server
 from my_backend.commands.backup import back_up
-from my_backend.commands.console import show_progress
-from my_backend.commands.development import DevelopmentServer
 from my_backend.commands.embedding import commands as embed_commands
 from my_backend.commands.labeling import commands as label_commands
 from my_backend.commands.options import Commands, OfProject
-from my_backend.commands.production import (
-    CANNOT_LOAD,
-    note_refusal,
-    refuse_other_systems,
-    run_supervisor,
-    run_uwsgi,
-)
-from my_backend.commands.shutdown import at_exit_of_uwsgi, leave
+from my_backend.commands.production import refuse_other_systems, run_supervisor, run_uwsgi
 from my_backend.commands.versions import commands
 from my_backend.diagnostics.doctor.report import consult
 from my_backend.diagnostics.doctor.server_checks import server_state
 from my_backend.errors import BackendError
 from my_backend.jobs.record import KINDS
 from my_backend.jobs.worker import is_worker_alive, work
-from my_backend.log.setup import collect_output, set_up_logs
 from my_backend.notifications.notice import Notice
 from my_backend.notifications.receiver import Receiver
 from my_backend.production_process import STOP_SECONDS, find_production
 from my_backend.serving.publishing import publish_model
-from my_backend.settings import Settings, read_settings
-from my_backend.web.app import create_app
+from my_backend.settings import read_settings
 from safe_http.redaction import redact, said
 
 log = logging.getLogger(__name__)
@@ -91,14 +76,7 @@ def serve(
     port: Annotated[int | None, typer.Option(help="port to listen on [PORT]")] = None,
 ) -> None:
     """Run the server, with trainings in the same process, until it is stopped."""
-    settings = read_settings()
-    given = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
-    try:
-        collect_output(settings, "server", settings.log_file)
-        set_up_logs(settings)
-        serve_in_this_process(settings.model_copy(update=given))
-    except BackendError as error:
-        raise SystemExit(str(error)) from None
+    server.serve(host, port)
 
 
 @app.command()
@@ -244,69 +222,3 @@ def doctor(
     if fix and as_json and not yes:
         raise typer.BadParameter("--fix asks before each change, which --json can't do: add --yes, or leave out --json")
     raise typer.Exit(consult(as_json=as_json, ask=(lambda offer: yes or typer.confirm(offer)) if fix else None))
-
-
-def serve_in_this_process(settings: Settings) -> None:
-    """The development server: one process, a thread for each request, until SIGTERM or Ctrl-C.
-
-    It also ends if the model class can't be used: a person is there to correct the settings.
-    """
-    backend = Backend(settings)
-    status = 0
-    with _listen(settings) as listening:
-        server = DevelopmentServer(create_app(backend), settings.host, listening)
-
-        def give_up(why: str) -> None:
-            nonlocal status
-            status = 1
-            server.shutdown()
-
-        backend.serving.unusable = give_up
-        with backend.running():
-            # shutdown() waits for the server's loop, which runs in this thread
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, lambda *_: threading.Thread(target=server.shutdown).start())
-            here = settings.model_copy(update={"port": server.port}).address
-            log.info("listening on %s, models in %s; open %s/ in a browser", here, settings.model_dir, here)
-            with server, show_progress(backend.job_store):
-                server.serve_forever(poll_interval=0.1)
-    leave(status)
-
-
-def _listen(settings: Settings) -> socket.socket:
-    """Opens the port before anything else starts; on failure werkzeug itself would just print and exit."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    try:
-        return socket.create_server((settings.host, settings.port), family=family, backlog=128)
-    except OSError as error:
-        why = str(error.strerror).partition(" (")[0]
-        raise SystemExit(
-            f"can't listen on {settings.host} port {settings.port} ({why}): set a different HOST or PORT"
-        ) from None
-
-
-def application_for_uwsgi() -> Flask:
-    """Returns the application for a uWSGI process with its threads running; they stop when the process ends.
-
-    If the model class can't be used, uWSGI ends: a server that is never ready would hide the reason.
-    """
-    settings = read_settings()
-    set_up_logs(settings)
-    backend = Backend(settings)
-
-    def give_up(why: str) -> None:
-        if backend.serving.ready:  # existing versions are served, although no other can be trained
-            return
-        note_refusal(why)
-        leave(CANNOT_LOAD)
-
-    backend.serving.unusable = give_up
-    running = backend.running()
-    running.__enter__()
-
-    def end() -> None:
-        running.__exit__(None, None, None)
-        leave()
-
-    at_exit_of_uwsgi(end)
-    return create_app(backend)

@@ -6,9 +6,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
-
 from my_backend.jobs.record import Job, working_for
 from my_backend.jobs.store import JobStore
 from my_backend.web.pages.training import training_view
@@ -58,6 +55,10 @@ def _lines(store: JobStore, ended: threading.Event) -> None:
 
 
 def _bars(store: JobStore, ended: threading.Event) -> None:
+    # Imported here, so that a server listens earlier.
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
     bar = Progress(
         TextColumn("{task.fields[job]}"),
         BarColumn(),

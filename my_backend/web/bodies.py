@@ -79,7 +79,7 @@ _DESCRIBED: Json = {
 class Request(BaseModel):
     """A request body; other fields that Label Studio sends are ignored. OpenAPI shows the docstrings of the fields."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True, strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
 
 
 class SetupRequest(Request):

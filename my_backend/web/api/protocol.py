@@ -33,7 +33,7 @@ ANNOTATION_EVENTS = ("ANNOTATION_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_CR
 class Prediction(BaseModel):
     """A prediction in Label Studio's format."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="allow", frozen=True)
 
     result: Annotated[list[Json], Field(min_length=1)]
     """The results in Label Studio's format."""

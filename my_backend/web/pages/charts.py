@@ -1,19 +1,15 @@
 """SVG charts, drawn on the server by pygal; their colors come from the stylesheet."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 from xml.etree.ElementTree import Element
 
-import pygal
 from markupsafe import Markup
 
 from my_backend.projects.metrics import Bin, Forecast
 from my_backend.web.pages.curves import Points, spread
-
-# pygal adds an import finder for its map plugins, of a kind that Python 3.12 no longer supports.
-sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, pygal.PluginImportFixer)]
 
 WIDTH, HEIGHT = 640, 200
 CURVE_WIDTH, CURVE_HEIGHT = 400, 160  # about the size at which two are shown side by side
@@ -26,8 +22,12 @@ MAX_DOTS = 30  # of a curve; the page is loaded every second during a training
 SPARE = "spare"  # class of a dot that is left out
 
 
-def _chart(kind: Callable[..., Any], *, width: int = WIDTH, height: int = HEIGHT, **options: Any) -> Any:
-    chart = kind(
+def _chart(kind: Literal["Line", "XY"], *, width: int = WIDTH, height: int = HEIGHT, **options: Any) -> Any:
+    import pygal  # here, so that a server listens earlier
+
+    # pygal adds an import finder for its map plugins, of a kind that Python 3.12 no longer supports.
+    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, pygal.PluginImportFixer)]
+    chart = getattr(pygal, kind)(
         no_prefix=True,
         css=(),
         js=(),
@@ -105,7 +105,7 @@ def accuracy_chart(versions: Sequence[tuple[str, float]]) -> Markup:
     """A chart of the accuracy (0 to 1) of versions, from the oldest to the newest."""
     lowest = min(accuracy for _, accuracy in versions)
     floor = int(lowest * 10 - 0.5) if lowest > 0.55 else 0  # tenths
-    chart = _chart(pygal.Line, width=WHOLE_WIDTH, range=(floor / 10, 1.0), include_x_axis=False)
+    chart = _chart("Line", width=WHOLE_WIDTH, range=(floor / 10, 1.0), include_x_axis=False)
     chart.y_labels = [tenths / 10 for tenths in range(floor, 11, 1 if floor else 2)]
     chart.x_labels = _thinned([name for name, _ in versions])
     chart.value_formatter = _percent
@@ -118,7 +118,7 @@ def curves(series: Mapping[str, Points], *, share: bool) -> Markup:
     epochs = sorted({epoch for points in series.values() for epoch, _ in points})
     highest = 1.0 if share else max(1e-6, *(value for points in series.values() for _, value in points))
     size = {"width": CURVE_WIDTH, "height": CURVE_HEIGHT}
-    chart = _chart(pygal.Line, **size, range=(0.0, highest))
+    chart = _chart("Line", **size, range=(0.0, highest))
     chart.y_labels = _steps(0.0, highest)
     chart.value_formatter = _percent if share else "{:.2f}".format
     chart.x_labels = _thinned([str(epoch) for epoch in epochs])
@@ -137,7 +137,7 @@ def forecast_chart(forecast: Forecast) -> Markup:
     expected = [(forecast.labels + one.more, one) for one in forecast.expected]
     so_far = [(point.labels, point.accuracy) for point in forecast.curve]
     last = expected[-1][0]
-    chart = _chart(pygal.XY, range=(0.0, 1.0), xrange=(0, last))
+    chart = _chart("XY", range=(0.0, 1.0), xrange=(0, last))
     chart.x_labels = [0, forecast.labels, last]
     chart.y_labels = _steps(0.0, 1.0)
     chart.value_formatter, chart.x_value_formatter = _percent, "{:.0f}".format
@@ -150,7 +150,7 @@ def forecast_chart(forecast: Forecast) -> Markup:
 
 def calibration_chart(bins: Sequence[Bin]) -> Markup:
     """A chart of how often predictions of a probability are correct; a calibrated model is on the diagonal."""
-    chart = _chart(pygal.XY, width=SQUARE, height=SQUARE, range=(0.0, 1.0), xrange=(0.0, 1.0))
+    chart = _chart("XY", width=SQUARE, height=SQUARE, range=(0.0, 1.0), xrange=(0.0, 1.0))
     chart.x_labels = chart.y_labels = _steps(0.0, 1.0)
     chart.value_formatter = chart.x_value_formatter = _percent
     chart.add("ideal", [(0, 0), (1, 1)], show_dots=False)
