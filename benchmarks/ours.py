@@ -100,11 +100,11 @@ def settings(studio: str, images: str, **others: str) -> dict[str, str]:
 
 @contextmanager
 def development(folder: Path, environment: dict[str, str]) -> Iterator[tuple[Ours, float]]:
-    """Starts the development server; measures the seconds until `/health` answers."""
+    """Starts the development server as `label-studio-ml start` does; measures the seconds until `/health` answers."""
     folder.mkdir(parents=True)
     port = free_port()
     own = {"PORT": str(port), "MODEL_DIR": str(folder / "models"), "CACHE_DIR": str(folder / "cache")}
-    command = [sys.executable, "-m", "my_backend", "serve"]
+    command = [sys.executable, str(Path(__file__).parents[1] / "my_backend" / "_wsgi.py")]
     begun = time.perf_counter()
     with Process(command, env=os.environ | own | environment, folder=folder, log=folder / "server.log") as process:
         url = f"http://127.0.0.1:{port}"
