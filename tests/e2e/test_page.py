@@ -4,12 +4,15 @@ import random
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import requests
 from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
 from playwright.sync_api import Browser, Page, Route, expect
 
 from my_backend.projects.registry import Projects
@@ -266,6 +269,24 @@ def test_charts_use_the_width_that_there_is(browser: Browser, site: Site, width:
         with opened(browser, site.url + path, viewport={"width": width, "height": 860}) as page:
             expect(page.locator("main svg.pygal-chart").first).to_be_visible()
             assert min(page.evaluate(SHARES_OF_WIDTH)) > 0.9
+
+
+def test_wide_table_has_a_shadow_only_at_the_side_to_which_it_scrolls(browser: Browser, site: Site) -> None:
+    with opened(browser, f"{site.url}/versions", viewport={"width": 390, "height": 860}) as page:
+        table = page.locator(".wide").first
+        table.locator("table").evaluate("one => Object.assign(one.style, {minWidth: '60rem', visibility: 'hidden'})")
+
+        def edges() -> tuple[float, float]:
+            """How bright the pixels at the left and right edge are, in the middle of the table."""
+            picture = Image.open(BytesIO(table.screenshot())).convert("L")
+            row = np.asarray(picture)[picture.height // 2].astype(float)
+            return row[1:4].mean(), row[-4:-1].mean()
+
+        left, right = edges()
+        table.evaluate("one => { one.scrollLeft = one.scrollWidth; }")
+        left_at_end, right_at_end = edges()
+        assert right < left - 10
+        assert left_at_end < right_at_end - 10
 
 
 TABS = ("", "/versions", "/try", "/look", "/groups", "/map", "/queue", "/accept")

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from PIL import Image
 
 from image_classifier.cli import collect as collect_module
 from image_classifier.cli.collect import CollectSettings
+from image_classifier.cli.url_list import Line
 from safe_http import download
 from safe_http.download import Downloader
 from safe_http.settings import FetchSettings
@@ -476,3 +478,13 @@ def test_collect_reads_settings_of_the_backend(monkeypatch: pytest.MonkeyPatch) 
     assert (settings.max_image_bytes, settings.max_image_pixels) == (1000, 5000)
     assert settings.https_proxy.get_secret_value() == "http://me:s3cr3t@proxy:3128"
     assert "s3cr3t" not in repr(settings)
+
+
+def test_progress_counts_images_up_to_all_of_them(images: Images, tmp_path: Path) -> None:
+    count = 3 * collect_module.PARALLEL
+    lines = [Line(number, f"{images.server.url}/{number}.png", "cat") for number in range(count)]
+    told: list[dict[str, Any]] = []
+    collect_module.collect(lines, tmp_path / "photos", CollectSettings(), told.append)
+    done = [record["image"] for record in told]
+    assert {record["images"] for record in told} == {count}
+    assert done[0] == 0 and done == sorted(done) and done[-1] > count - 2 * collect_module.PARALLEL
