@@ -157,7 +157,7 @@ def _point_at_map(page: Page) -> None:
     """Colors the map by what the model proposes, and looks at an image near its middle."""
     expect(page.locator("#map-legend li").first).to_be_visible()
     expect(page.locator("#map-summary")).to_contain_text("near each other")
-    page.locator("#map-by").get_by_text("Proposal").click()
+    page.locator("#map-by").get_by_text("Prediction").click()
     page.locator("#map-canvas").focus()
     for key in ("ArrowRight", "ArrowDown", "Shift+ArrowUp"):
         page.keyboard.press(key)

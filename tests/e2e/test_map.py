@@ -102,7 +102,7 @@ def test_axe_finds_nothing_and_nothing_scrolls_sideways(browser: Browser, make_s
     for look, options in LOOKS.items():
         with opened(browser, url(site), **options) as page:
             wait_for_all(page, 6)
-            for by in ("Proposal", "Uncertainty", "Label"):
+            for by in ("Prediction", "Uncertainty", "Label"):
                 page.locator("#map-by").get_by_text(by).click()
                 all_can_use(page)
             none = page.locator("#map-legend").get_by_role("button", name="No label")

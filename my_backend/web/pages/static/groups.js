@@ -1,4 +1,4 @@
-// Labels groups of look-alikes: shows one group, sends off its labels, and shows the next one at once.
+// Labels groups of look-alikes: shows a group, sends its labels, and immediately shows the next group.
 
 import { OUT, makeGrid } from "./groups/grid.js";
 import { heading, makeView } from "./groups/view.js";
@@ -13,9 +13,9 @@ import { count, showReading, showRuns } from "./labeling/view.js";
 import { post } from "./press.js";
 import { say } from "./say.js";
 
-const SETTLING = 300;  // milliseconds after a new group appeared in which a key still belongs to the one before
+const SETTLING = 300;  // milliseconds after a new group appears in which keys are ignored: they were meant for the group before
 const MOST = 60;  // images in a group
-const NEAREST = 3;  // labeled look-alikes that propose a label if they agree
+const NEAREST = 3;  // this many labeled look-alikes suggest a label if they agree
 
 // On the map, a person chooses the images: `map.show(isShown)` shows the map, or hides it while a group is shown, and
 // `map.noticed(answer)` gets what the server says about the project. Returns {open}, which shows chosen tasks in groups.
@@ -26,7 +26,7 @@ export function labelInGroups(place, map = null) {
   const list = find("grid");
   const steps = [];  // what the person did; see history.js. The tasks `aside` come later
   const aside = new Set();  // tasks that come later
-  let group = null;  // the one on the screen; see grid.js
+  let group = null;  // the group on the screen; see grid.js
   let keys = new Map(), choices = [], actions = 0, failures = 0, settling;
 
   let chosen = map ? [] : undefined, asked;  // tasks to choose groups from, and those that the server was asked for last
@@ -53,7 +53,7 @@ export function labelInGroups(place, map = null) {
     return { project, tasks: chosen, without: [...new Set([...there, ...runs.tasks(), ...aside])], most: MOST };
   }
 
-  // Keeps one group ready, and another one if none is on the screen.
+  // Keeps one group ready, or two if no group is on the screen.
   function take({ groups }, waiting) {
     const ready = [...waiting, ...groups.map((one) => ({ ...one, marks: new Map() }))];
     const kept = ready.slice(0, Math.max(waiting.length, group ? 1 : 2));
@@ -101,7 +101,7 @@ export function labelInGroups(place, map = null) {
     while (!group && supply.size()) show(supply.next());
   }
 
-  // Shows those of a group's images that haven't got a label in the meantime, if there are any.
+  // Shows the group's images that weren't labeled in the meantime, if there are any.
   function show(next) {
     const labeled = new Set(runs.tasks());
     const images = next.images.filter(({ task }) => !labeled.has(task));
@@ -114,7 +114,7 @@ export function labelInGroups(place, map = null) {
     grid.show(group);
   }
 
-  // Labels the rest with `choice`, and images with a choice of their own with that. Those without any come later.
+  // Labels images that have their own choice with it, and the rest with `choice`. Images without a choice come up later.
   function finish(choice) {
     if (!group || list.hasAttribute("aria-busy")) return;
     if (failures) return say("Labels from an earlier step haven’t been saved. Press Try again at the top of this page first.");
@@ -134,7 +134,7 @@ export function labelInGroups(place, map = null) {
       supply.clear();
     }
     showNext();
-    if (!supply.size()) Promise.resolve(step.run?.sent).then(supply.ask);  // so that the answer counts these labels
+    if (!supply.size()) Promise.resolve(step.run?.sent).then(supply.ask);  // so that the server's answer counts these labels
     rest(labels.length ? `${count(labeled.size, "image")} labeled.` : "Skipped.");
   }
 
@@ -177,7 +177,7 @@ export function labelInGroups(place, map = null) {
     }
   }
 
-  // Labels an image's copies together with it, or not.
+  // Switches whether an image's copies are labeled together with it.
   function apart() {
     const image = group.images[grid.current()];
     image.isApart = !image.isApart;
@@ -226,7 +226,7 @@ export function labelInGroups(place, map = null) {
     left: () => -1, right: () => 1, up: () => -grid.columns(), down: grid.columns, first: () => -Infinity, last: () => Infinity,
   };
 
-  // Returns false if the browser should do what it does with the key.
+  // Returns false if the browser should handle the key.
   function act(action, event) {
     if (!group) return action === "undo" && undo() !== false;
     if (action in moves) {
@@ -304,7 +304,7 @@ const tasksOf = (group) => group.images.flatMap(({ task, copies = [] }) => [task
 // The tasks that get an image's label.
 const labeledWith = ({ task, copies = [], isApart }) => [task, ...(isApart ? [] : copies.map((copy) => copy.task))];
 
-// What each task of a group is labeled if the rest gets `choice`; null: the rest gets no label.
+// The labels of a group's tasks if the rest gets `choice`. If it is null, the rest gets no label.
 function labelsOf(group, choice) {
   const tasks = new Map();
   for (const image of group.images) {
@@ -314,7 +314,7 @@ function labelsOf(group, choice) {
   return [...tasks].map(([label, tasks]) => ({ label, tasks }));
 }
 
-// What a step was: its choices, each with the number of images.
+// Describes a step: its choices, each with the number of images.
 function described({ run, aside }) {
   if (!run) return [`${aside.length} skipped`];
   return run.labels.flatMap(({ label, tasks }, index) => {

@@ -22,7 +22,7 @@ export function follow(changed) {
         change(new DOMParser().parseFromString(await answer.text(), "text/html"));
       } else if (answer.status === 404) {
         say("The project or version on this page no longer exists.");
-        return;  // and isn't asked for again
+        return;  // stops polling
       } else if (answer.status !== 304) throw new Error(`${answer.status}`);
       if (unreached) say("Reconnected.");
       unreached = false;

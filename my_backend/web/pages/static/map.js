@@ -14,11 +14,11 @@ import { post } from "./press.js";
 import { say } from "./say.js";
 
 const CLOSER = 1.5;
-const REACH = 14;  // pixels from a point at which it still is the one that a pointer points at
-const LOOKING = 80;  // milliseconds that a pointer rests before the image is loaded
-const OFTEN = 5000, SHARE = 20;  // least pause between requests for the map: milliseconds, and times what one takes
-const SOON = 1000;  // the same while the server arranges it
-const NAMED = 3;  // choices that are named of an area
+const REACH = 14;  // how close a pointer must be to a point, in pixels
+const LOOKING = 80;  // milliseconds that a pointer must rest before the image is loaded
+const OFTEN = 5000, SHARE = 20;  // minimum pause between requests for the map: milliseconds, and a multiple of a request's duration
+const SOON = 1000;  // the minimum in milliseconds while the server arranges the map
+const NAMED = 3;  // how many choices the text about an area names
 
 export function labelOnMap(place) {
   const find = (id) => document.getElementById(id);
@@ -26,9 +26,9 @@ export function labelOnMap(place) {
   const camera = makeCamera();
   let points = unpack({ ids: [], positions: "", labels: "", proposals: "", doubts: "" });
   let answer = null, colors = readColors();
-  let asking = false, next = 0, timer;  // of questions for the map
+  let asking = false, next = 0, timer;  // of requests for the map
   let looked = -1, loading;  // the point whose image is shown
-  let area = [];  // points that the keyboard has chosen
+  let area = [];  // points chosen with the keyboard
 
   const painted = makeCanvas(canvas, camera);
   const legend = makeLegend(find("map-by"), find("map-legend"), draw);
@@ -61,7 +61,7 @@ export function labelOnMap(place) {
   // Arranging the map begins once all images are collected.
   const isUnfinished = () => answer?.state === "ready" && answer.ids.length > 0 && !answer.arranged;
 
-  // The server tells, as often as the page asks for a group, whether the map has changed since.
+  // Each time the page asks for a group, the server's answer shows whether the map has changed.
   function noticed(said) {
     const isNew = ["collected", "labeled", "model_version", "state"].some((name) => said[name] !== answer?.[name]);
     if (!isNew || asking) return;
@@ -81,7 +81,7 @@ export function labelOnMap(place) {
       : some.length ? "The image here is already labeled." : "There are no images here.");
   }
 
-  // What is in the circle of the keyboard, in words.
+  // Describes what is in the keyboard's circle.
   function moved(ring) {
     area = ring ? inside(points, camera, circle(ring.place, ring.radius), isShown()) : [];
     painted.circle(ring);
@@ -94,10 +94,10 @@ export function labelOnMap(place) {
   }
 
   function tell(words) {
-    if (find("map-told").textContent !== words) find("map-told").textContent = words;  // it is read aloud each time
+    if (find("map-told").textContent !== words) find("map-told").textContent = words;  // screen readers read it aloud each time
   }
 
-  // The most frequent choices, of labels and proposals.
+  // The most frequent choices among labels and predictions.
   function named(some) {
     const counts = new Map();
     for (const n of some) {

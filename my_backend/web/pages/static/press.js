@@ -1,4 +1,4 @@
-// Asks the API; and buttons that change something: they post to the API, show the result, and refresh the page.
+// Sends requests to the API, and makes buttons work that change something: they post, show the result, and refresh the page.
 
 import { say } from "./say.js";
 
@@ -32,7 +32,7 @@ export function press(look) {
       const token = document.getElementById(button.dataset.token)?.value.trim();  // the person's own, kept nowhere else
       await post(button.dataset.post, { ...JSON.parse(button.dataset.body ?? "{}"), ...(token && { token }) });
       say(button.dataset.said);
-      if (button.dataset.then) return location.assign(button.dataset.then);  // its own page is gone
+      if (button.dataset.then) return location.assign(button.dataset.then);  // what this page shows no longer exists
     } catch (error) {
       say(error.message);
     }

@@ -1,4 +1,4 @@
-// Labels images one by one: shows one, takes its choice, and shows the next one at once.
+// Labels images one by one: shows an image, takes its label, and immediately shows the next image.
 
 import { makeBatches } from "./labeling/batches.js";
 import { makeChoices } from "./labeling/choices.js";
@@ -12,18 +12,18 @@ import { labeledWith, makeItem, tasksOf } from "./queue/item.js";
 import { makeView, question } from "./queue/view.js";
 import { say } from "./say.js";
 
-const AHEAD = 6, FEWEST = 3;  // images that are loaded in advance: at most, and before more are asked for
-const FRESH = 5000, LEARNING = 90000;  // milliseconds between two looks for a new model, and after a label that it may learn
-const SETTLING = 200;  // milliseconds after a new image appeared in which a key still belongs to the one before
+const AHEAD = 6, FEWEST = 3;  // images loaded in advance: at most AHEAD; with fewer than FEWEST left, the page asks for more
+const FRESH = 5000, LEARNING = 90000;  // milliseconds: how often to look for a new model, and for how long after a label
+const SETTLING = 200;  // milliseconds after a new image appears in which keys are ignored: they were meant for the image before
 
 export function labelOneByOne(place) {
   const find = (id) => document.getElementById(id);
   const { project } = place.dataset;
   const only = tasksIn(location.search);
-  const steps = [];  // what the person did; see history.js and batches.js. A step without a choice has skipped its image
+  const steps = [];  // what the person did; see history.js and batches.js. In a step without a choice, the image was skipped
   const aside = new Set();  // tasks of skipped images
   let item = null;  // the image on the screen; see item.js
-  let choice = null;  // what Enter labels it
+  let choice = null;  // the label that Enter gives it
   let keys = new Map(), choices = [], failures = 0, arrived = 0, labeled = -Infinity;
 
   const view = makeView(place, only);
@@ -47,7 +47,7 @@ export function labelOneByOne(place) {
     return { project, tasks: only, without: [...new Set([...there, ...given(), ...aside])], most: AHEAD };
   }
 
-  // What a former model has said isn't shown anymore, except of images that the person has seen.
+  // Drops predictions of a former model, except for images that the person has already seen.
   function take(said, waiting, before) {
     said.given = arrived;
     const kept = before && before.model_version !== said.model_version ? waiting.filter(({ isSeen }) => isSeen) : waiting;
@@ -107,7 +107,7 @@ export function labelOneByOne(place) {
 
   function skip() {
     if (!item) return;
-    const tasks = labeledWith(item);  // copies that the person keeps apart come on their own
+    const tasks = labeledWith(item);  // copies that the person wants to label separately come up on their own
     tasks.forEach((task) => aside.add(task));
     done({ image: item.image, tasks, choice: null, run: null, undone: false }, "Skipped.");
   }
@@ -167,7 +167,7 @@ export function labelOneByOne(place) {
 
   const acts = { label: confirm, skip, undo, search: buttons.search, right: skip, left: back, up: () => move(-1), down: () => move(1) };
 
-  // Returns false if the browser should do what it does with the key.
+  // Returns false if the browser should handle the key.
   function act(action) {
     return action in acts && (item !== null || action === "undo") && acts[action]() !== false;
   }

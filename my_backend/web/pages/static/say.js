@@ -13,7 +13,7 @@ export function say(words) {
 // Shows a text in `place`, with its parts between backticks formatted as code.
 export function showText(place, words) {
   const parts = words.split("`");
-  if (parts.length % 2 === 0) return place.replaceChildren(words);  // one isn't closed
+  if (parts.length % 2 === 0) return place.replaceChildren(words);  // a backtick has no partner
   place.replaceChildren(...parts.map((part, index) =>
     index % 2 ? Object.assign(document.createElement("code"), { textContent: part }) : part));
 }

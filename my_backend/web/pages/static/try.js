@@ -1,4 +1,4 @@
-// Tries images: shows the prediction of each, and how one changes after a correction.
+// Lets a person try images: shows the prediction for each, and how a prediction changes after a correction.
 
 import { drawn } from "./bars.js";
 import { post } from "./press.js";
@@ -28,10 +28,10 @@ export function tryImages(place) {
   async function predict(image) {
     given = image;
     show("learned", false);
-    corrected?.reset();  // the label chosen for the image before
+    corrected?.reset();  // removes the label chosen for the previous image
     await attempt(async () => {
       const said = await ask(image);
-      if (given !== image) return;  // another one was chosen meanwhile
+      if (given !== image) return;  // another image was chosen in the meantime
       before = said;
       answer(said);
     });
@@ -66,13 +66,13 @@ export function tryImages(place) {
     showScores(sorted(said.scores));
   }
 
-  // Each choice keeps its row, whose bar moves from the share that it had before.
+  // Each choice keeps its row, so its bar moves from the old share to the new one.
   function showScores(scores) {
     const body = find("scores").tBodies[0];
     const known = new Map([...body.rows].map((row) => [row.cells[0].textContent, row]));
     const rows = scores.map(([name]) => known.get(name) ?? bar(name));
     body.replaceChildren(...rows);
-    body.getBoundingClientRect();  // makes the browser notice where the bars are
+    body.getBoundingClientRect();  // makes the browser lay out the bars before they change, so that they move
     scores.forEach(([, share], place) => {
       const row = rows[place];
       row.classList.toggle("first", place === 0);
@@ -129,14 +129,14 @@ export function tryImages(place) {
     });
   }
 
-  // One correction may make the other answers worse.
+  // A correction may make other predictions worse.
   async function accuracies(...versions) {
     const { details } = await post("/versions", { project });
     const [one, other] = versions.map((version) => details.find((known) => known.version === version)?.figures);
-    // An update keeps the metrics of the version before it.
+    // An update keeps the metrics of the previous version.
     if (other?.labels_since) return " Its accuracy isn’t known yet: a training run on all labels will measure it.";
     const measured = [one, other].every((figures) => figures?.accuracy != null && !figures.labels_since);
-    // Older versions counted near-duplicates separately, which flatters.
+    // Older versions counted near-duplicates separately, which makes the accuracy look higher.
     const alike = measured && one.judged_by === other.judged_by && (one.groups == null) === (other.groups == null);
     return alike ? ` Its accuracy is ${percent(other.accuracy)}; the previous version’s was ${percent(one.accuracy)}.` : "";
   }
@@ -164,7 +164,7 @@ export function tryImages(place) {
 
   const named = (said) => [said.prediction].flat().join(" + ") || "nothing";
 
-  // The first image is shown, the others are predicted one after the other.
+  // The first image is shown; the others are predicted one after the other.
   async function take(files) {
     if (!files.length) return;
     for (const one of several) URL.revokeObjectURL(one.source);

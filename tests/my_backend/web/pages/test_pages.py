@@ -192,7 +192,7 @@ def test_page_shows_the_live_version_its_figures_and_the_jobs(client: Client, sc
     shown = words(client)
 
     assert "Live v1 Start training Accuracy 93.8% 16 held-out images" in shown
-    assert "Training labels 5 2 classes Labels not yet used 1" in shown
+    assert "Training labels 5 2 choices Labels not yet used 1" in shown
     assert name in shown
     assert "Cat 3 Dog 2" in shown
     assert re.search(r"started manually Failed [\d.]+ s RuntimeError: no luck", shown)
@@ -407,7 +407,7 @@ class TrainableCat(AlwaysCat):
     ("model_class", "said"),
     [
         ("AlwaysCat", "AlwaysCat can&#39;t be trained: it has no method fit ."),
-        ("TrainableCat", "Label images and press Start training to get all of them."),
+        ("TrainableCat", "To see them, label images and press Start training ."),
     ],
 )
 def test_overview_of_a_pretrained_model_says_what_there_is_and_what_there_is_not(
@@ -417,8 +417,8 @@ def test_overview_of_a_pretrained_model_says_what_there_is_and_what_there_is_not
         client.setup()
         assert eventually(lambda: "Live v1" in words(client))
         shown = words(client)
-        assert "Training labels 0 it predicts without training" in shown
-        assert "there is no accuracy, no forecast and no list of labels per class." in shown
+        assert "Training labels 0 the model predicts without training" in shown
+        assert "can’t show an accuracy, a forecast or the number of labels per choice." in shown
         assert said in shown
         assert "Choices in the labeling config Cat , Dog" in shown
         assert "can’t predict them yet" not in shown
@@ -427,7 +427,7 @@ def test_overview_of_a_pretrained_model_says_what_there_is_and_what_there_is_not
         assert ('id="correction"' in page(client, f"{HERE}/try")) is can_train
         if can_train:
             client.train()
-            assert "doesn’t report how many labels of each class v2 has learned" in words(client)
+            assert "doesn’t report how many labels of each choice v2 was trained on" in words(client)
 
 
 def test_try_does_not_ask_for_labels_if_the_model_needs_none(serve: Serve) -> None:
@@ -498,7 +498,7 @@ def test_forecast_is_shown_with_its_interval(client: Client, script: Script) -> 
         shown = words(client, path)
         assert "More labels Accuracy 90% interval 100 81% 74% to 86% 200 84% 76% to 89%" in shown
         assert "If the hardest images were labeled first, expect a higher accuracy." in shown
-        assert "For the current number of labels, the forecast gives 77%." in shown
+        assert "For the current number of labels, the forecast is 77%." in shown
         assert "less than half a percentage point" not in shown
 
 
@@ -590,7 +590,7 @@ def test_page_says_who_has_looked_at_the_labels(client: Client, script: Script) 
 
     for path in (HERE, f"{HERE}/versions/{name}"):
         shown = words(client, path)
-        assert "150 labeled one by one, 20 labeled in groups, 350 accepted in bulk" in shown, path
+        assert "150 labeled one by one, 20 labeled in groups, 350 accepted without review" in shown, path
     script.set(output={"figures": FIGURES, "sources": {"person": 150, "group": 0, "unseen": 0}})
     client.train()
     assert "one by one" not in words(client), "as usual"
@@ -740,7 +740,7 @@ def test_near_duplicates_are_said_to_count_once(client: Client, script: Script) 
     script.set(output={"figures": FIGURES | {"judged_by": "cross-validation", "groups": 3}})
     client.train()
 
-    assert "4 images, cross-validated; near-duplicates count once, which leaves 3" in words(client)
+    assert "4 images, cross-validated; 3 if near-duplicates count as one" in words(client)
 
 
 def test_chart_has_only_accuracies_that_can_be_compared(client: Client, script: Script) -> None:

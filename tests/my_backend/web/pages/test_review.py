@@ -81,8 +81,8 @@ def test_only_very_unlikely_labels_are_called_mistakes(client: Client, script: S
     assert tiles(client, "/look", "mistakes-title") == ["1"]
     assert tiles(client, "/look", "others-title") == ["2"]
     text = client.http.get(f"{HERE}/look", headers=HTML).text
-    assert "right with a probability of less than 1%" in text
-    assert "Expect most of these predictions to be wrong, not the labels. The accuracy of v1 is 57.0%." in text
+    assert "correct with a probability of less than 1%" in text
+    assert "In most of these cases, expect the prediction to be wrong, not the label. The accuracy of v1 is 57.0%." in text
 
 
 def test_version_that_does_not_say_how_likely_labels_are_calls_none_a_mistake(client: Client, script: Script) -> None:
@@ -95,7 +95,7 @@ def test_version_that_does_not_say_how_likely_labels_are_calls_none_a_mistake(cl
     assert tiles(client, "/look", "others-title") == ["1", "2"]
     text = client.http.get(f"{HERE}/look", headers=HTML).text
     assert "Not available: v1 doesn’t record how likely the labels are." in text
-    assert "Expect most of these" not in text
+    assert "In most of these" not in text
 
 
 def test_version_without_a_list_of_mistakes_does_not_claim_to_agree_with_all_labels(
@@ -105,7 +105,7 @@ def test_version_without_a_list_of_mistakes_does_not_claim_to_agree_with_all_lab
     client.train()
 
     text = client.http.get(f"{HERE}/look", headers=HTML).text
-    assert "Not available: v1 doesn’t record them." in text
+    assert "Not available: v1 doesn’t record its mistakes." in text
     assert "agrees with all annotations" not in text
 
 
@@ -149,9 +149,9 @@ def test_cell_of_the_confusion_matrix_leads_to_its_images(shown: Client) -> None
     ("figures", "total", "said"),
     [
         ({}, 2, None),
-        ({}, 3, "counts 2 images, but 3 are recorded as mistakes. The matrix counts only images that the version was"),
-        ({}, 1, "counts 2 images, but 1 is recorded as a mistake. A version records only its most confident mistakes."),
-        ({"labels_since": 4}, 0, "but 0 are recorded as mistakes. The matrix is from before the last 4 labels were"),
+        ({}, 3, "counts 2 images with this label and prediction, but 3 mistakes are recorded. The matrix counts"),
+        ({}, 1, "prediction, but 1 mistake is recorded. A version records only its most confident mistakes."),
+        ({"labels_since": 4}, 0, "but 0 mistakes are recorded. The matrix was measured before the last 4 labels were"),
     ],
 )
 def test_page_says_why_a_cell_counts_more_or_fewer_images_than_are_shown(

@@ -1,14 +1,14 @@
-// The grid of thumbnails: which images are taken out or have a choice of their own, and which image a key applies to.
+// The grid of thumbnails: which images are taken out or have their own choice, and which image a key applies to.
 //
-// A group is {proposal, images, marks}. `marks` maps a task to OUT if its image is taken out, or to a choice of its own.
-// Images without a mark are the rest, which gets one label.
+// A group is {proposal, images, marks}. `marks` maps a task to OUT if its image is taken out, or to its own choice.
+// The images without a mark are the rest, which gets one label.
 
 import { count } from "../labeling/view.js";
 
 export const OUT = "";
 const SIZES = 5;
 
-// `address(image)` is a thumbnail's. `edited(isAction)` is called when marks have changed, `aimed()` when `target` has.
+// `address(image)` is the thumbnail's URL. `edited(isAction)` is called when marks change, `aimed()` when `target` changes.
 export function makeGrid(list, address, { edited, aimed }) {
   let group = { images: [], marks: new Map() };
   let current = 0;  // the image that zooming and "More like this" apply to
@@ -100,7 +100,7 @@ export function makeGrid(list, address, { edited, aimed }) {
 
   const indexOf = (event) => [...list.children].indexOf(event.target.closest("[role=option]"));
 
-  // Browsers report a move, too, if the page changes under a pointer that rests: then nobody points at anything.
+  // Browsers also report a move if the page changes under a resting pointer; then nobody points at anything.
   document.addEventListener("pointermove", ({ clientX, clientY }) => {
     const here = `${clientX},${clientY}`;
     if (where && here !== where) resting = false;
@@ -167,7 +167,7 @@ export function makeGrid(list, address, { edited, aimed }) {
     change((marks) => indexes.forEach((index) => marks.set(task(index), choice)));
   }
 
-  // An image that was marked together with others gets its choice together with them.
+  // Images that were marked together get their choice together.
   const applied = () => (range.includes(target) ? range : [target]);
 
   function undo() {

@@ -1,11 +1,11 @@
-// What the page of groups says: texts, and which parts are shown.
+// The texts of the page Groups, and which of its parts are shown.
 
 import { allImages, count, label, number, parts } from "../labeling/view.js";
 
 export const heading = ({ proposal, images }) =>
   proposal ? `${proposal}?` : images.length === 1 ? "What does this image show?" : "What do these images show?";
 
-// `elsewhere` is where the images were chosen, if they were.
+// `elsewhere` names the place where the images were chosen, if a person chose them.
 export function makeView(elsewhere) {
   const find = (id) => document.getElementById(id);
 
@@ -16,8 +16,8 @@ export function makeView(elsewhere) {
     ).join(" · ");
   }
 
-  // `rest`, `out` and `own` are the numbers of a group's images without a mark, taken out, and with their own choice; each
-  // with those of its copies that get its label.
+  // `rest`, `out` and `own` are the numbers of a group's images that have no mark, are taken out, or have their own choice.
+  // Copies that get an image's label are counted with it.
   function group(group, { rest, out, own }) {
     const copies = rest + out + own - group.images.length;
     find("group-title").textContent = heading(group);
@@ -30,7 +30,7 @@ export function makeView(elsewhere) {
     label("all", rest + own ? "Take all out" : "Put all back");
   }
 
-  // What a choice would label: the images with these indexes, or all that are left.
+  // Shows what a choice would label: the images with these indexes, or all remaining images.
   function target(indexes, current, rest, isAll) {
     const strong = document.createElement("strong");
     strong.textContent = indexes.length > 1 ? `these ${number(indexes.length)} images`

@@ -1,4 +1,4 @@
-// A larger picture of one image in a dialog, in which it can be taken out or get a choice of its own.
+// A dialog with a larger picture of one image, in which the image can be taken out or get its own choice.
 
 import { copyItems, count } from "../labeling/view.js";
 

@@ -1,8 +1,8 @@
-// Labels that a person gives one by one: sent a few at a time, undone one at a time.
+// Labels given one by one: they are sent a few at a time, and can be undone individually.
 
-const MOST = 10, PAUSE = 5000;  // labels that are sent at once, and milliseconds after which they are sent anyway
+const MOST = 10, PAUSE = 5000;  // labels are sent when this many are waiting, or after this many milliseconds
 
-// A step is {tasks: [task], choice, run, undone}; see history.js. `run` is the one that writes its label.
+// A step is {tasks: [task], choice, run, undone}; see history.js. `run` is the labeling run that writes its label.
 export function makeBatches(runs) {
   let waiting = [], timer;
 
@@ -27,7 +27,7 @@ export function makeBatches(runs) {
     else waiting = waiting.filter((one) => one !== step);
   }
 
-  // Nothing is lost if the page is closed, or put aside on a phone.
+  // Nothing is lost if the page is closed, or goes to the background on a phone.
   document.addEventListener("visibilitychange", () => document.hidden && send());
   window.addEventListener("pagehide", send);
 

@@ -1,4 +1,4 @@
-// The buttons of the choices, each with its key, and the field that finds one by its name if there are more than keys.
+// The buttons of the choices, each with its key; and a field to find a choice by name if there are more choices than keys.
 
 export function makeChoices(boxes, search, press) {
   const [field] = search.getElementsByTagName("input");

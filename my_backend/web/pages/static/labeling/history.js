@@ -1,14 +1,14 @@
-// The list of the last steps, each with what became of it and a button that undoes it.
+// The list of recent steps, each with its outcome and an Undo button.
 
 import { outcome } from "./runs.js";
 
 const SHOWN = 50;
 
-// A step is {tasks, run, undone} and more. `run` writes labels for the tasks; it is null if there are none, or if the step
-// still `isWaiting` for one.
-// `describe(step)` returns the nodes that say what the step was.
+// A step is {tasks, run, undone} and more. `run` writes the tasks' labels; it is null if there are none, or if the step
+// still waits for a run (`isWaiting`).
+// `describe(step)` returns nodes that describe the step.
 export function makeHistory(list, describe, undo) {
-  const lines = new Map();  // step → its line, which is kept so that its button doesn't lose the focus
+  const lines = new Map();  // step → its line; lines are kept, so that their buttons don't lose the focus
 
   function add(step) {
     const line = document.createElement("li");

@@ -1,4 +1,4 @@
-// Which key stands for which choice, and what keys do.
+// Which key stands for which choice, and what the other keys do.
 
 const RESERVED = { a: "all", m: "like", s: "skip", z: "zoom" };
 const OTHERS = {
@@ -27,7 +27,7 @@ export function listen(isActive, act, choose) {
     const undo = (event.ctrlKey || event.metaKey) && !event.shiftKey && key.toLowerCase() === "z";
     if (!isActive() || target.closest("input, textarea, select") || event.altKey) return;
     if ((event.ctrlKey || event.metaKey) && !undo) return;
-    if ((key === "Enter" || key === " ") && target.closest("button, a, summary")) return;  // which they press
+    if ((key === "Enter" || key === " ") && target.closest("button, a, summary")) return;  // the key presses that element
     const action = undo ? "undo" : RESERVED[key.toLowerCase()] ?? OTHERS[key] ?? MOVES[key];
     if (event.repeat && !(key in MOVES)) return event.preventDefault();  // a key held down must not label the next group
     if (action ? act(action, event) : choose(key.toLowerCase())) event.preventDefault();

@@ -1,4 +1,4 @@
-// Labels on their way to Label Studio: starts runs, follows them, tries them again, and undoes them.
+// The labeling runs that write labels to Label Studio: starts them, follows them, retries them, and undoes them.
 
 import { get, post } from "../press.js";
 
@@ -30,20 +30,20 @@ export function makeRuns(project, kind, token, changed) {
 
   const sendUndo = (run) => request(run, "undo", `${PATH}/${run.id}/undo`, left(run).length ? { tasks: [...run.withdrawn] } : {});
 
-  // The server has the labels as soon as it answers; `run.sent` ends then.
+  // Once the server answers, it has the labels; `run.sent` resolves then.
   function request(run, action, url, body = {}) {
     Object.assign(run, { action, status: "queued", error: "", isSending: true, until: Date.now() + PATIENCE });
     run.sent = post(url, token() ? { ...body, token: token() } : body, { keepalive: true }).then(
       (answer) => {
         run.id = answer.run;
-        // With a token, the server first asks Label Studio about it, and until then says how the run ended before.
+        // With a token, the server first checks it with Label Studio; until then, it reports how the run ended before.
         run.old = isOpen(answer) ? null : answer.changed_at;
       },
       (error) => Object.assign(run, { status: "failed", error: error.message }),
     ).then(() => {
       run.isSending = false;
       changed();
-      follow();  // for as long as it takes, which `sent` doesn't wait for
+      follow();  // this may take long, so `sent` doesn't wait for it
     });
     changed();
   }
@@ -103,7 +103,7 @@ export function makeRuns(project, kind, token, changed) {
     isUnsent: () => runs.some((run) => !run.id && left(run).length),
     // Tasks that have a label, or will have one.
     tasks: () => runs.flatMap(left),
-    // Those of them that the server knows.
+    // The tasks among them that the server knows about.
     arrived: () => runs.filter((run) => run.id).flatMap(left),
     saving: () => sum(runs.filter((run) => isOpen(run) && !run.isWritten), (run) => Math.max(0, left(run).length - run.saved)),
     undoing: () => sum(runs.filter((run) => isOpen(run) && run.action === "undo"), (run) => Math.max(0, run.saved - left(run).length)),
@@ -112,10 +112,10 @@ export function makeRuns(project, kind, token, changed) {
   };
 }
 
-// Tasks of a run that aren't undone.
+// The tasks of a run whose labels aren't undone.
 const left = (run) => run.tasks.filter((task) => !run.withdrawn.has(task));
 
-// Whether the server does by now what was asked for last: with a token, it first asks Label Studio about that.
+// Whether the server has begun the last request: with a token, it first checks the token with Label Studio.
 function hasBegun(run, { action, withdrawn, changed_at: changed }) {
   if (changed === run.old) return false;
   if (!run.withdrawn.size) return action === "write";
@@ -123,7 +123,7 @@ function hasBegun(run, { action, withdrawn, changed_at: changed }) {
   return left(run).length > 0 && [...run.withdrawn].every((task) => withdrawn.includes(task));
 }
 
-// What became of some tasks of a run.
+// The outcome for some tasks of a run.
 export function outcome({ status, action, isWritten, others, kept }, tasks, isUndone) {
   const some = (list) => tasks.filter((task) => list.includes(task)).length;
   if (status === "failed" && (isUndone || !isWritten)) return { words: action === "undo" && isUndone ? "not undone" : "not saved", color: "bad" };

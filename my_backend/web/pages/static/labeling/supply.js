@@ -1,11 +1,11 @@
-// Asks the server what to label next, and keeps some of it ready.
+// Asks the server what to label next, and keeps a few answers ready.
 
 import { post } from "../press.js";
 
-const COLLECTING = 1500, LATER = 5000;  // milliseconds between two questions
+const COLLECTING = 1500, LATER = 5000;  // milliseconds between two requests
 
-// `body(waiting)` is the question to `url`, `take(answer, waiting)` returns what waits from then on. `isShowing()` says
-// whether something is on the screen. `changed()` is called when anything here has changed.
+// `body(waiting)` is the body of the request to `url`, and `take(answer, waiting)` returns the new waiting items. `isShowing()`
+// says whether something is on the screen. `changed()` is called when anything here has changed.
 export function makeSupply(url, { body, take, isShowing, changed }) {
   let waiting = [];  // what to show next
   let answer = null, problem = "", asking = false, again = false, timer;

@@ -1,4 +1,4 @@
-// What all pages on which people label say in the same way.
+// The texts that all labeling pages share.
 
 import { showText } from "../say.js";
 
@@ -21,12 +21,12 @@ export function copyItems(copies) {
   });
 }
 
-// The words of a button, which are its first element.
+// Sets a button's text, which is its first element.
 export function label(id, words) {
   find(id).firstElementChild.textContent = words;
 }
 
-// How far the server has read the project's images, by its last answer, and why it can't answer.
+// Shows how far the server has read the project's images, according to its last answer, and why it can't answer.
 export function showReading(answer, problem) {
   const { state, tasks, collected, unreadable, first_guess: isGuess } = answer ?? {};
   find("first-guess").hidden = !isGuess;
@@ -39,7 +39,7 @@ export function showReading(answer, problem) {
   find("unreadable").textContent = `${count(unreadable ?? 0, "image")} can’t be read and won’t be shown. See Problems for the reason.`;
 }
 
-// What became of the labels, of which some still wait for their run.
+// Shows the state of the labels; `waiting` of them aren't in a run yet.
 export function showRuns(runs, isUnused, waiting = 0) {
   const failed = runs.failed();
   find("unsaved").hidden = !failed.length;

@@ -1,10 +1,10 @@
-// Chooses images with the keyboard: a circle on the map that keys move, and make larger or smaller.
+// Chooses images with the keyboard: keys move and resize a circle on the map.
 
 const STEP = 24, GROWTH = 1.25, LEAST = 8, START = 48;  // pixels
 const CLOSER = 1.5;
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
-// `moved(circle)` is called with {place, radius}, or null if there is none anymore; `open()` for the images in it.
+// `moved(circle)` is called with {place, radius}, or with null once there is no circle; `open()` opens the images in it.
 export function makeArea(canvas, camera, { moved, changed, open }) {
   let circle = null;
 

@@ -1,6 +1,6 @@
 // Which part of the map is on the screen.
 
-const MARGIN = 16, CLOSEST = 400;  // pixels around the map; how much larger than the whole map it can be shown
+const MARGIN = 16, CLOSEST = 400;  // pixels around the map; the largest zoom
 
 // Sizes and places on the screen are in CSS pixels.
 export function makeCamera() {

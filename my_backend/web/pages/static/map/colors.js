@@ -1,6 +1,6 @@
-// The colors of the map, from the page's stylesheet: of choices, and of how unsure the model is.
+// The colors of the map, from the page's stylesheet: for choices, and for the model's uncertainty.
 
-const CHOICES = 9;  // that have a color of their own; more couldn't be told apart, also by people who are color-blind
+const CHOICES = 9;  // that have their own color; people, especially if they are color-blind, couldn't tell more colors apart
 const STEPS = 32;  // of doubt
 
 export function readColors() {

@@ -2,7 +2,7 @@
 
 const TIME = 700;  // milliseconds
 
-// `points` has its final places afterwards; `draw` is called for each frame.
+// At the end, `points` are at their new places; `draw` is called for each frame.
 export function glide(points, before, draw) {
   if (!before.count || matchMedia("(prefers-reduced-motion: reduce)").matches) return;
   const numbers = new Map(before.ids.map((id, n) => [id, n]));

@@ -1,14 +1,14 @@
-// What the colors of the map stand for, as buttons that show the images of one choice only; it counts them, too.
+// The legend of the map's colors: each button has the number of a choice's images, and shows only these.
 
 import { number } from "../labeling/view.js";
 import { classOf, ofDoubt } from "./colors.js";
 import { OTHER } from "./points.js";
 
-const WORDS = { label: ["No label", "Other labels"], proposal: ["No proposal", ""] };
+const WORDS = { label: ["No label", "Other labels"], proposal: ["No prediction", ""] };
 
-// `changed()` is called when other images are to be shown, or in other colors.
+// `changed()` is called when the images to show, or their colors, have changed.
 export function makeLegend(place, list, changed) {
-  let by = "label", only = null;  // what the colors stand for, and the one number that is shown
+  let by = "label", only = null;  // what the colors stand for, and the number of the only choice that is shown
 
   place.addEventListener("change", (event) => {
     [by, only] = [event.target.value, null];
@@ -47,7 +47,7 @@ export function makeLegend(place, list, changed) {
 
   function makeRow(value, name, count) {
     const [row, button, swatch, words, total] = ["li", "button", "span", "bdi", "span"].map((tag) => document.createElement(tag));
-    const isSpecial = only === value && value > 0 && classOf(value) === "color-none";  // it has a color while it is alone
+    const isSpecial = only === value && value > 0 && classOf(value) === "color-none";  // it gets a color while it is the only one shown
     swatch.className = `swatch ${value ? `full ${isSpecial ? "color-1" : classOf(value)}` : ""}`;
     [words.textContent, total.textContent, total.className] = [name, number(count), "number muted"];
     Object.assign(button, { type: "button", className: "quiet", ariaPressed: String(only === value) });

@@ -1,10 +1,10 @@
-// What mouse, finger and pen do on the map: one draws around images or moves the map, two fingers or the wheel zoom.
+// Mouse, touch and pen on the map: dragging draws a line around images or moves the map; two fingers or the wheel zoom.
 
 const CLICK = 5;  // pixels that a pointer may move in a click
 const WHEEL = 0.002;  // zoom for each pixel that the wheel scrolls
 
 // `moves()` says whether one finger or the mouse moves the map. `lasso(path)` is called while a line is drawn, and `drawn(path)`
-// at its end; `point(place)` if the pointer is over a place, `point(null)` if it leaves, and `tap(place)` if a place is pressed.
+// at its end; `point(place)` if the pointer is over a place, `point(null)` if it leaves the map, and `tap(place)` on a tap.
 export function followPointer(canvas, camera, { moves, changed, lasso, drawn, point, tap }) {
   const down = new Map();  // pointers that are pressed → where they are
   let path = [], moving = false;
@@ -33,7 +33,7 @@ export function followPointer(canvas, camera, { moves, changed, lasso, drawn, po
     }
   });
 
-  // The place between the fingers stays between them.
+  // The part of the map between the fingers stays between them.
   function move(id, before, now) {
     const other = [...down].find(([one]) => one !== id)?.[1];
     if (other) {

@@ -1,6 +1,6 @@
-// The points of a map, unpacked from the server's answer, and which of them are at a place.
+// The points of a map, unpacked from the server's answer; finds the points at a place.
 
-export const OTHER = 65535;  // a label that isn't one of the choices; a choice is its number, and 0 is none
+export const OTHER = 65535;  // a label that isn't one of the choices; other labels are the choice's number, and 0 is no label
 const EDGE = 65535, SURE = 255;
 
 // Positions are from 0 to 1, from the left and from the top.
@@ -39,7 +39,7 @@ export function inside(points, camera, polygon, isShown) {
 
 const range = (values) => [Math.min(...values), Math.max(...values)];
 
-// By how often a line from the place to the right crosses the border.
+// A place is inside if a line from it to the right crosses the border an odd number of times.
 function isInside(polygon, x, y) {
   let isIn = false;
   for (let n = 0, before = polygon.length - 1; n < polygon.length; before = n, n += 1) {

@@ -1,12 +1,12 @@
 // Draws many points, pixel by pixel: 100,000 take a few milliseconds on any computer, with or without a graphics card.
 
 const SOFT = 0.5;  // pixels over which an edge fades
-const COARSE = [14, 0.18], LARGEST = 6.5, GROWTH = 0.3;  // radius: fewer points are larger, and so are closer ones
+const COARSE = [14, 0.18], LARGEST = 6.5, GROWTH = 0.3;  // radius: points are larger if there are fewer of them, or if the map is zoomed in
 
 // The radius of a point in CSS pixels.
 export const radiusOf = (count, zoom) => Math.min(LARGEST, (COARSE[0] / Math.max(count, 60) ** COARSE[1]) * zoom ** GROWTH);
 
-// Draws points in an order. `styles[n]` is a point's color, as of `packed`; `isFull(n)` says whether it is a disk or a ring.
+// Draws points in the given order. `styles[n]` is a point's color, as from `packed`; `isFull(n)` says if it is a disk or a ring.
 export function drawPoints(image, { points, order, styles, isFull, camera, scale, ground }) {
   const pixels = new Uint32Array(image.data.buffer), { width, height } = image;
   pixels.fill(ground);
@@ -21,7 +21,7 @@ export function drawPoints(image, { points, order, styles, isFull, camera, scale
   }
 }
 
-// A position times the second number, plus the first, is a pixel: across, and down.
+// For each axis, an offset and a factor: the pixel of a position is the offset plus the factor times the position.
 function ends(camera, scale) {
   const [x, y] = [camera.x(0) * scale, camera.y(0) * scale];
   return [x, camera.x(1) * scale - x, y, camera.y(1) * scale - y];

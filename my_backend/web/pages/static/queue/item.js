@@ -1,4 +1,4 @@
-// An image to label, with its picture and the thumbnails of its reasons, which load as soon as it is made.
+// An image to label. Its picture and the thumbnails of similar labeled images load as soon as the item is created.
 
 // `image` is as the server describes it.
 export function makeItem(project, image) {
@@ -12,7 +12,7 @@ export function makeItem(project, image) {
   return item;
 }
 
-// The tasks of an item, and those of them that get its label.
+// All tasks of an item; and the tasks that get its label.
 export const tasksOf = ({ task, copies }) => [task, ...copies.map((copy) => copy.task)];
 export const labeledWith = (item) => (item.isApart ? [item.task] : tasksOf(item));
 

@@ -1,4 +1,4 @@
-// What the page of single images shows.
+// What the page Queue shows.
 
 import { drawn } from "../bars.js";
 import { copyItems, count, label, number, parts } from "../labeling/view.js";
@@ -11,7 +11,7 @@ export function makeView(place, only) {
   const { project, tasks: tasksUrl } = place.dataset;
   const rows = () => [...find("choice-keys").children];
   const nameOf = (row) => row.querySelector("bdi").textContent;
-  let shownCopies = null;  // whose thumbnails are in the list
+  let shownCopies = null;  // the copies whose thumbnails are in the list
   find("only").hidden = only === null;
 
   // Gives each choice's button a bar, which `show` fills.
@@ -60,12 +60,12 @@ export function makeView(place, only) {
     find("copies-list").replaceChildren(...copyItems(copies.map((copy) => ({ ...copy, link: tasksUrl && `${tasksUrl}?task=${copy.task}` }))));
   }
 
-  // Marks the choice that Enter gives.
+  // Marks the choice that Enter assigns.
   function choose({ isBroken, probabilities }, choice) {
     find("one-title").textContent = isBroken ? "This image can’t be shown" : question(choice);
     find("one-facts").textContent = choice !== null && choice in probabilities && !isBroken ? `${percent(probabilities[choice])} confidence` : "";
     find("confirm").disabled = choice === null || isBroken;
-    label("confirm", choice === null ? "No proposal" : `Label as ${choice}`);
+    label("confirm", choice === null ? "No prediction" : `Label as ${choice}`);
     for (const row of rows()) {
       const isChosen = nameOf(row) === choice;
       if (isChosen && row.ariaCurrent !== "true") scrollTo(row);
@@ -81,7 +81,7 @@ export function makeView(place, only) {
     else if (bottom > list.scrollTop + list.clientHeight) list.scrollTop = bottom - list.clientHeight;
   }
 
-  // `given` are the labels given here; the server's answer counts those that were given before it.
+  // `given` is the number of labels given on this page; the server's answer already counts those given before the request.
   function progress(said, given) {
     const labeled = said ? Math.min(said.labeled + given - said.given, said.tasks) : 0;
     find("tally").textContent = parts(
@@ -103,7 +103,7 @@ export function makeView(place, only) {
     find("show-aside").textContent = `Show the ${aside === 1 ? "image" : count(aside, "image")} again`;
   }
 
-  // What a step was, for the list of the last steps.
+  // Describes a step for the list of recent steps.
   function described({ image, tasks, choice }) {
     const picture = Object.assign(new Image(32, 32), { src: `/projects/${project}/images/${image.digest}.jpg`, alt: "" });
     const name = Object.assign(document.createElement("bdi"), { textContent: choice ?? "Skipped" });
