@@ -1,4 +1,4 @@
-"""What the page shows of accepting answers without review: the sample to label, what would be accepted, the audit."""
+"""What the page Accept shows: the sample to label, the predictions that would be accepted, and the audit."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -43,7 +43,7 @@ class AcceptView:
 
 
 def accept_view(automatic: Automatic, state: State | None, counts: Mapping[str, int], tasks_url: str) -> AcceptView:
-    """`counts` tells how far reading the project's images is; `tasks_url` is the project's page in Label Studio."""
+    """`counts` tells how many of the project's images are read; `tasks_url` is the project's page in Label Studio."""
     if state is None:
         return AcceptView(automatic)
     percent = round(100 * state.acceptance.alpha)
@@ -74,7 +74,7 @@ def accept_view(automatic: Automatic, state: State | None, counts: Mapping[str, 
         images=len(answers.images),
         plan=state.acceptance.id,
         sample=sample,
-        # Without a link: Label Studio would show the model's answer.
+        # Without a link: Label Studio would show the model's prediction.
         coming=[replace(tile, link="") for tile in tiles(sample.open[:SHOWN])] if sample else [],
         again=tiles(sample.again[:SHOWN]) if sample else [],
         labels=dict(accepted_by_choice(answers, sample).most_common()) if sample else {},

@@ -18,7 +18,7 @@ NEAR_EDGE = 60  # where a point's text wouldn't fit on both sides
 WHOLE_WIDTH = 800  # of a chart that is alone in its panel
 SQUARE = 400
 MAX_LABELS = 8  # below the horizontal axis
-MAX_DOTS = 30  # of a curve; the page is loaded every second during a training
+MAX_DOTS = 30  # of a curve; the page is loaded every second during a training run
 SPARE = "spare"  # class of a dot that is left out
 
 
@@ -114,7 +114,7 @@ def accuracy_chart(versions: Sequence[tuple[str, float]]) -> Markup:
 
 
 def curves(series: Mapping[str, Points], *, share: bool) -> Markup:
-    """A chart by epoch of the loss, or of the accuracy (a `share` from 0 to 1), of one training or more, by name."""
+    """A chart by epoch of the loss, or the accuracy (a `share` from 0 to 1), of one or more training runs, by name."""
     epochs = sorted({epoch for points in series.values() for epoch, _ in points})
     highest = 1.0 if share else max(1e-6, *(value for points in series.values() for _, value in points))
     size = {"width": CURVE_WIDTH, "height": CURVE_HEIGHT}

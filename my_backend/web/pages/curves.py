@@ -1,4 +1,4 @@
-"""The loss and accuracy curves of a training, read leniently because the model class may report anything."""
+"""The loss and accuracy curves of a training run, read leniently because the model class may report anything."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,14 +7,14 @@ from typing import Any
 from my_backend.jobs.record import Epoch
 
 MOST_ROWS = 200  # of a table of values
-LARGEST = 1e15  # of the numbers that are shown; more cannot be printed, or is no number
+LARGEST = 1e15  # of the numbers that are shown; larger values can't be printed, or aren't numbers
 
 Points = list[tuple[int, float]]  # epochs and values
 
 
 @dataclass(frozen=True)
 class Curves:
-    """The curves of a training's newest phase that had epochs, by `loss` and `accuracy` (0 to 1)."""
+    """The curves of a training run's newest phase that had epochs, by `loss` and `accuracy` (0 to 1)."""
 
     phase: str = ""
     points: dict[str, Points] = field(default_factory=dict)
@@ -38,7 +38,7 @@ class Table:
 
 
 def table_of(curves: Mapping[str, Mapping[str, Points]]) -> Table:
-    """The values of curves by measure and name; of many epochs, some of them."""
+    """The values of curves by measure and name; if there are many epochs, only for some of them."""
     known = {(measure, name): dict(points) for measure, named in curves.items() for name, points in named.items()}
     epochs = sorted({epoch for values in known.values() for epoch in values})
     rows = [(epoch, [values.get(epoch) for values in known.values()]) for epoch in spread(epochs, MOST_ROWS)]
@@ -46,7 +46,7 @@ def table_of(curves: Mapping[str, Mapping[str, Points]]) -> Table:
 
 
 def spread(epochs: Sequence[int], most: int) -> list[int]:
-    """At most so many of the epochs, at equal distances; always with the last one."""
+    """At most `most` of the epochs, evenly spaced and including the last one."""
     every = -(-len(epochs) // most)
     return list(epochs[:: -every or -1][::-1])
 

@@ -30,7 +30,7 @@ def duration(seconds: float | None) -> str:
 
 
 def moment(seconds: float) -> Markup:
-    """A time element in UTC; the script replaces its text with how long ago that was."""
+    """A time element in UTC; the script replaces its text with how long ago the time was."""
     stamp = time.gmtime(seconds)
     text = time.strftime("%Y-%m-%d %H:%M UTC", stamp)
     return Markup('<time datetime="{}" data-ago>{}</time>').format(time.strftime("%Y-%m-%dT%H:%M:%SZ", stamp), text)
@@ -46,7 +46,7 @@ def names(choices: tuple[str, ...]) -> Markup:
 def code(text: str) -> Markup:
     """The text with parts between backticks formatted as code."""
     parts = text.split("`")
-    if len(parts) % 2 == 0:  # one isn't closed
+    if len(parts) % 2 == 0:  # a backtick has no partner
         return escape(text)
     return Markup("").join(
         Markup("<code>{}</code>").format(part) if number % 2 else escape(part) for number, part in enumerate(parts)

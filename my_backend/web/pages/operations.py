@@ -1,4 +1,4 @@
-"""What the page about the API shows: the OpenAPI document as tables and examples."""
+"""What the page API shows: the OpenAPI document as tables and examples."""
 
 import json
 import shlex
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from my_backend.web.bodies import Json
 
-# The first pair whose text the path begins with.
+# Path prefix and group; the first prefix that matches counts.
 _GROUPS = (
     ("/api/labeling", "Labeling"),
     ("/api/models", "Models"),

@@ -71,7 +71,7 @@ def project_view(backend: Backend, project: Project, shown_jobs: int = SHOWN_JOB
 
 
 def unreadable_view(project: Project) -> ProjectView:
-    """What the page shows of a project whose `project_view` fails: it is there, and something is wrong with it."""
+    """What the page shows of a project whose `project_view` fails: the project exists, but can't be shown."""
     return ProjectView(
         uid=project.uid,
         id=project.id,
@@ -91,7 +91,7 @@ def _live(backend: Backend, project: Project, name: str) -> VersionView | None:
         return None
     try:
         return read_version(project.folder, name)
-    except NotFound:  # it was removed a moment ago
+    except NotFound:  # the version was removed a moment ago
         return None
 
 

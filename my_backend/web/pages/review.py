@@ -39,11 +39,11 @@ class Wanted:
 
     @property
     def anything(self) -> bool:
-        """Whether it leaves something out."""
+        """Whether the filter leaves anything out."""
         return bool(self.label or self.predicted)
 
     def has(self, predicted: tuple[str, ...], label: tuple[str, ...] = ()) -> bool:
-        """Whether an image with this prediction and label is to be shown; unlabeled images have no label to differ."""
+        """Whether to show an image with this prediction and label; the filter by label doesn't apply to unlabeled images."""
         return self.predicted in ("", *predicted) and (not label or self.label in ("", *label))
 
 

@@ -107,7 +107,7 @@ class Page:
         return self._answer(found, render)
 
     def _view(self, project: Project) -> ProjectView:
-        """One that fails costs the others nothing."""
+        """A project's view; an error in one project doesn't affect the others."""
         try:
             return project_view(self._backend, project, shown_jobs=1)
         except Exception:
@@ -139,7 +139,7 @@ class Page:
         return sorted(settings, key=lambda one: not one.given)
 
     def api(self, document: Json) -> Response:
-        """The OpenAPI document for people."""
+        """The page that shows the OpenAPI document to people."""
         return _guarded(make_response(self._render("api.html", groups=operations(document))))
 
     # --- one project --------------------------------------------------------
@@ -305,15 +305,15 @@ class Page:
         return self._answer([project], render)
 
     def groups(self, name: str) -> Response:
-        """Labels look-alikes together; its script asks the API for them."""
+        """The page on which look-alikes are labeled together; its script gets them from the API."""
         return self._labeling_page("groups.html", name)
 
     def queue(self, name: str) -> Response:
-        """Labels images one by one; its script asks the API for them."""
+        """The page on which images are labeled one by one; its script gets them from the API."""
         return self._labeling_page("queue.html", name)
 
     def map(self, name: str) -> Response:
-        """Shows all images at once, and labels those that are chosen; its script asks the API for them."""
+        """Shows all images at once, and lets people label some of them; its script gets them from the API."""
         return self._labeling_page("map.html", name)
 
     def _labeling_page(self, template: str, name: str) -> Response:
@@ -334,7 +334,7 @@ class Page:
         return any(one.code == "no-token" and one.project in ("", project.uid) for one in problems)
 
     def accept(self, name: str) -> Response:
-        """Accepts answers without review; while it is open, people's labels of the sample are read again."""
+        """Accepts predictions without review; while the page is open, people's labels for the sample are read again."""
         project = find_project(self._backend.projects, name)
         known = is_known(self._backend.settings)
         config = project.config
@@ -363,13 +363,13 @@ class Page:
         return self._jpeg(self._thumbnails.get(find_project(self._backend.projects, name), digest))
 
     def image_of_task(self, name: str, task: int) -> Response:
-        """The thumbnail of a task's image, if it is collected for labeling."""
+        """The thumbnail of a task's image, if the image was collected for labeling."""
         project = find_project(self._backend.projects, name)
         digest = self._backend.pools.digest(project.uid, task)
         return Response(status=302, headers={"Location": url_for("page.image", name=name, digest=digest)})
 
     def picture(self, name: str, digest: str) -> Response:
-        """An image that is large enough to label it."""
+        """An image that is large enough to be labeled."""
         return self._jpeg(self._thumbnails.large(find_project(self._backend.projects, name), digest))
 
     def _jpeg(self, content: bytes) -> Response:
@@ -390,7 +390,7 @@ class Page:
         return self._label_studio_page(project, f"projects/{project.id}/data")
 
     def _label_studio_page(self, project: Project, path: str) -> str:
-        """A URL with Label Studio's own name for its host, which is more likely to work in the browser than ours."""
+        """A URL with Label Studio's own name for its host, which works in a browser more often than the backend's."""
         credentials = self._backend.projects.credentials(project.uid)
         hostname = credentials.hostname if credentials else self._backend.settings.label_studio_url
         return page_of_label_studio(hostname, path)
@@ -415,7 +415,7 @@ class Page:
         return _guarded(response)
 
     def error(self, said: str) -> Response:
-        """The page that says what is wrong; without a script, because nothing on it changes."""
+        """The page that shows an error; it has no script, because nothing on it changes."""
         return _guarded(make_response(self._render("error.html", error=said)))
 
 
@@ -439,7 +439,7 @@ def _forecast_chart(version: version_views.VersionView) -> Markup | None:
 
 
 def refused(why: str) -> Response:
-    """The page for a person who may not see any other."""
+    """The page for a person who may not see any other page."""
     response = make_response(render_template("page/refused.html", error=why), 403)
     return _guarded(response)
 

@@ -34,7 +34,7 @@ class TrainingView:
     seconds_left: float | None
     seconds: float | None  # its duration, once it has ended
     versions: tuple[str, ...]
-    known_to: str  # the version that already knows what there was to learn; "" if unknown
+    known_to: str  # the version that was already trained on the same labels; "" if unknown
     curves: dict[str, Points]  # loss and accuracy of the phase's epochs
 
 
@@ -44,7 +44,7 @@ def training_view(job: Job) -> TrainingView:
     return TrainingView(
         job=job,
         status=WORDS.get(job.status, job.status),
-        # A full training decides whether training all layers pays.
+        # A full training run decides for itself whether to train all layers.
         kind="last layer" if job.kind == "head" else "",
         phase=str(progress.get("phase") or ("starting" if job.status == "started" else "")),
         detail=_detail(progress),

@@ -13,7 +13,7 @@ import { count, showReading, showRuns } from "./labeling/view.js";
 import { post } from "./press.js";
 import { say } from "./say.js";
 
-const SETTLING = 300;  // milliseconds after a new group appears in which keys are ignored: they were meant for the group before
+const SETTLING = 300;  // milliseconds in which keys are ignored after a new group appears: they were meant for the last one
 const MOST = 60;  // images in a group
 const NEAREST = 3;  // this many labeled look-alikes suggest a label if they agree
 

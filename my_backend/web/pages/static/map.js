@@ -16,7 +16,7 @@ import { say } from "./say.js";
 const CLOSER = 1.5;
 const REACH = 14;  // how close a pointer must be to a point, in pixels
 const LOOKING = 80;  // milliseconds that a pointer must rest before the image is loaded
-const OFTEN = 5000, SHARE = 20;  // minimum pause between requests for the map: milliseconds, and a multiple of a request's duration
+const OFTEN = 5000, SHARE = 20;  // minimum pause between requests: milliseconds, and a multiple of a request's duration
 const SOON = 1000;  // the minimum in milliseconds while the server arranges the map
 const NAMED = 3;  // how many choices the text about an area names
 

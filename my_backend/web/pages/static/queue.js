@@ -14,7 +14,7 @@ import { say } from "./say.js";
 
 const AHEAD = 6, FEWEST = 3;  // images loaded in advance: at most AHEAD; with fewer than FEWEST left, the page asks for more
 const FRESH = 5000, LEARNING = 90000;  // milliseconds: how often to look for a new model, and for how long after a label
-const SETTLING = 200;  // milliseconds after a new image appears in which keys are ignored: they were meant for the image before
+const SETTLING = 200;  // milliseconds in which keys are ignored after a new image appears: they were meant for the last one
 
 export function labelOneByOne(place) {
   const find = (id) => document.getElementById(id);

@@ -1,7 +1,7 @@
 // Draws many points, pixel by pixel: 100,000 take a few milliseconds on any computer, with or without a graphics card.
 
 const SOFT = 0.5;  // pixels over which an edge fades
-const COARSE = [14, 0.18], LARGEST = 6.5, GROWTH = 0.3;  // radius: points are larger if there are fewer of them, or if the map is zoomed in
+const COARSE = [14, 0.18], LARGEST = 6.5, GROWTH = 0.3;  // radius: points are larger if they are few, or if the map is zoomed in
 
 // The radius of a point in CSS pixels.
 export const radiusOf = (count, zoom) => Math.min(LARGEST, (COARSE[0] / Math.max(count, 60) ** COARSE[1]) * zoom ** GROWTH);
