@@ -43,7 +43,7 @@ class Wanted:
         return bool(self.label or self.predicted)
 
     def has(self, predicted: tuple[str, ...], label: tuple[str, ...] = ()) -> bool:
-        """Whether to show an image with this prediction and label; the label filter doesn't apply to unlabeled images."""
+        """Whether to show an image with this prediction and label; unlabeled images pass any label filter."""
         return self.predicted in ("", *predicted) and (not label or self.label in ("", *label))
 
 
