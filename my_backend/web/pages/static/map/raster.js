@@ -1,4 +1,4 @@
-// Draws many points, pixel by pixel: 100,000 take a few milliseconds on any computer, with or without a graphics card.
+// Draws many points, pixel by pixel: 100,000 take a few milliseconds on any computer, with or without a GPU.
 
 const SOFT = 0.5;  // pixels over which an edge fades
 const COARSE = [14, 0.18], LARGEST = 6.5, GROWTH = 0.3;  // radius: points are larger if they are few, or if the map is zoomed in
