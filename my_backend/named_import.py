@@ -13,7 +13,7 @@ def import_named(setting: str, value: str, example: str) -> Any:
     """Returns the object that the setting names; the working directory counts, too. Raises BackendError."""
     module_name, _, name = value.partition(":")
     if not name:
-        raise BackendError(f"{setting}={value} must be {example}")
+        raise BackendError(f"{setting}={value} is invalid: it must be {example}")
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)  # users keep their own modules in the working directory

@@ -27,7 +27,7 @@ TOLERANCE = 1e-4  # of a probability; other programs add numbers in another orde
 
 @dataclass(frozen=True)
 class Compared:
-    """The largest difference of a probability between the exported module and the model, on this many images."""
+    """The largest difference in probability between the exported module and the model, on this many images."""
 
     images: int  # 0: on random pixels
     difference: float

@@ -75,8 +75,15 @@ def serve(
     host: Annotated[str | None, typer.Option(help="address to listen on [HOST]")] = None,
     port: Annotated[int | None, typer.Option(help="port to listen on [PORT]")] = None,
 ) -> None:
-    """Run the server, with trainings in the same process, until it is stopped."""
-    server.serve(host, port)
+    """Run the server, which also runs the training jobs, until it is stopped."""
+    settings = read_settings()
+    given = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
+    try:
+        collect_output(settings, "server", settings.log_file)
+        set_up_logs(settings)
+        serve_in_this_process(settings.model_copy(update=given))
+    except BackendError as error:
+        raise SystemExit(str(error)) from None
 
 
 @app.command()
@@ -84,12 +91,12 @@ def worker(
     only: Annotated[
         Literal["head", "full"] | None,
         typer.Option(
-            help="take only jobs of this kind; a `head` worker keeps corrections from waiting, and a `full` one also "
-            "embeds images"
+            help="take only jobs of this kind; a `head` worker keeps corrections from waiting, and a `full` worker "
+            "also embeds images"
         ),
     ] = None,
 ) -> None:
-    """Run trainings for servers that share REDIS_URL and MODEL_DIR, until it is stopped."""
+    """Run training jobs for servers that share REDIS_URL and MODEL_DIR, until it is stopped."""
     settings = read_settings()
     if not settings.redis:
         raise SystemExit("A worker needs REDIS_URL or REDIS_HOST; without Redis the server runs training jobs itself.")
@@ -110,7 +117,7 @@ def healthy() -> None:
 
 @app.command()
 def uwsgi() -> None:
-    """Run the server under uWSGI; if REDIS_URL is set, workers run the trainings."""
+    """Run the server under uWSGI; if REDIS_URL is set, workers run the training jobs."""
     try:
         run_uwsgi(read_settings())
     except BackendError as error:
@@ -128,7 +135,7 @@ def production() -> None:
 
 @app.command()
 def status() -> None:
-    """Say whether `make production` and the server are running. Exit with 0 if the server is ready, else with 3."""
+    """Show whether `make production` and the server are running. Exit with 0 if the server is ready, otherwise 3."""
     settings = read_settings()
     process = find_production(settings.model_dir)
     typer.echo(f"`make production` is {f'running (process {process.pid})' if process else 'not running'}")
@@ -139,7 +146,7 @@ def status() -> None:
 
 @app.command()
 def stop() -> None:
-    """Stop `make production`. Requests in progress are answered; a training continues after the next start."""
+    """Stop `make production`. Requests in progress are answered; training continues after the next start."""
     process = find_production(read_settings().model_dir)
     if process is None:
         raise SystemExit("`make production` is not running with this MODEL_DIR")
@@ -157,7 +164,7 @@ def publish(
     model: Annotated[Path, typer.Argument(help="folder written by `python -m image_classifier train`")],
     project: OfProject = None,
 ) -> None:
-    """Make a model trained on the command line the live version of a project, whatever was live before.
+    """Publish a model that was trained on the command line. It becomes the project's live version.
 
     The project must be connected to the backend. If the backend is running, it uses the model at once.
     """
@@ -189,7 +196,7 @@ def backup(folder: Annotated[Path, typer.Argument(help="new folder to create")])
         typer.echo(f"Can't read {path}", err=True)
     typer.echo(f"Backed up to {folder}; projects: {done.projects}, versions: {done.versions}")
     if done.unreadable:
-        typer.echo("The backup lacks what can't be read. Give this user read access, then back up again.", err=True)
+        typer.echo("The backup lacks these files. Give this user read access to them, then back up again.", err=True)
         raise typer.Exit(INCOMPLETE)
 
 
@@ -210,13 +217,13 @@ def notify() -> None:
 
 @app.command()
 def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object; never ask")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object and ask no questions")] = False,
     fix: Annotated[
         bool, typer.Option("--fix", help="fix what can be fixed in Label Studio, asking before each fix")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="with --fix: fix without asking")] = False,
 ) -> None:
-    """Find problems here and in Label Studio, and say how to fix them. Exit with 0 if there are none."""
+    """Find problems in this backend and in Label Studio, and show how to fix them. Exit with 0 if there are none."""
     if yes and not fix:
         raise typer.BadParameter("--yes does nothing without --fix: add --fix")
     if fix and as_json and not yes:

@@ -19,15 +19,15 @@ from safe_http.redaction import said
 commands = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
-    help="Let all workers embed a project's images once, and all hosts use the results from MODEL_DIR.",
+    help="Embed a project's images once, on all workers, and share the embeddings among all hosts through MODEL_DIR.",
 )
 
 
 @commands.command()
 def start(project: OfProject = None) -> None:
-    """Embed the images of all tasks, and from now on those of new tasks and with new networks.
+    """Embed the images of all tasks now, and later those of new tasks; if the network changes, embed all again.
 
-    If that was started before, images that couldn't be read are tried again.
+    If embedding has already been started, images that couldn't be read are tried again.
     """
     with _sharing(project) as (sharing, chosen):
         job = sharing.start(chosen)
@@ -36,7 +36,7 @@ def start(project: OfProject = None) -> None:
 
 @commands.command()
 def stop(project: OfProject = None) -> None:
-    """Stop embedding. Embeddings that are stored stay in use, as long as the network stays the same."""
+    """Stop embedding. Stored embeddings stay in use as long as the network stays the same."""
     with _sharing(project) as (sharing, chosen):
         sharing.stop(chosen)
     typer.echo("Stopped")
@@ -57,7 +57,7 @@ def show(project: OfProject = None, as_json: AsJson = False) -> None:
             + f"; {'complete' if state.complete else 'not complete'}, jobs running: {state.running}"
         )
     else:
-        typer.echo("Not shared. To begin: python -m my_backend embed start")
+        typer.echo("The embeddings aren't shared. To start: python -m my_backend embed start")
     if state.error:
         typer.echo(f"The last job failed: {state.error}", err=True)
 

@@ -36,13 +36,13 @@ commands = typer.Typer(
 accept = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
-    help="Accept the model's answers without review if a sample shows that few are wrong; audit and undo them.",
+    help="Accept the model's predictions without review if a sample shows that few are wrong; audit or undo them.",
 )
 commands.add_typer(accept, name="accept")
 
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="run, as shown by `label list`")]
 AskToken = Annotated[
-    bool, typer.Option("--ask-token", help="ask for your own Label Studio token, which isn't stored, and use it")
+    bool, typer.Option("--ask-token", help="prompt for your own Label Studio token and use it; it isn't stored")
 ]
 _LABELS = TypeAdapter(list[LabeledTasks])
 
@@ -50,12 +50,15 @@ _LABELS = TypeAdapter(list[LabeledTasks])
 @commands.command()
 def start(
     tasks: Annotated[list[int] | None, typer.Argument(metavar="[TASK]...", help="ids of tasks in Label Studio")] = None,
-    choice: Annotated[list[str] | None, typer.Option(help="the choice, or several if the config allows that")] = None,
+    choice: Annotated[
+        list[str] | None, typer.Option(help="the choice; repeat the option if the labeling config allows several")
+    ] = None,
     file: Annotated[
-        Path | None, typer.Option(help='instead: a JSON file such as [{"label": "Dog", "tasks": [1, 2]}]')
+        Path | None,
+        typer.Option(help='instead of --choice and TASK: a JSON file such as [{"label": "Dog", "tasks": [1, 2]}]'),
     ] = None,
     one_by_one: Annotated[
-        bool, typer.Option("--one-by-one", help="a person saw each image alone, not together with others in a group")
+        bool, typer.Option("--one-by-one", help="a person saw each image alone, not in a group with others")
     ] = False,
     project: OfProject = None,
     ask_token: AskToken = False,
@@ -110,13 +113,15 @@ def resume(run: RunId, ask_token: AskToken = False) -> None:
 
 @accept.command()
 def plan(
-    percent: Annotated[int, typer.Option(help="at most this share of the accepted labels may be wrong: 1, 2 or 5")],
+    percent: Annotated[
+        int, typer.Option(help="the largest percentage of the accepted labels that may be wrong: 1, 2 or 5")
+    ],
     replace: Annotated[
         bool, typer.Option("--replace", help="discard the current plan, even if its sample isn't finished")
     ] = False,
     project: OfProject = None,
 ) -> None:
-    """Fix the live version's answers and draw the sample to label. The running server prepares it."""
+    """Record the live version's predictions and draw a random sample to label. The running server prepares the plan."""
     if percent not in PERCENTS:
         raise typer.BadParameter("choose 1, 2 or 5 percent")
     with _acceptor() as (acceptor, _, projects):
@@ -145,21 +150,21 @@ def write_accepted(project: OfProject = None, ask_token: AskToken = False) -> No
 @accept.command()
 def audit(
     task: Annotated[int, typer.Argument(help="one of the tasks that `label accept show` lists under audit.next")],
-    choice: Annotated[str, typer.Argument(help='what you see in its image; "" if no choice fits')],
+    choice: Annotated[str, typer.Argument(help='the choice that fits its image; "" if none does')],
     project: OfProject = None,
 ) -> None:
     """Check one of the accepted labels, drawn at random."""
     with _acceptor() as (acceptor, _, projects):
         checks = acceptor.check(projects.find(project), task, choice)
     if checks.bounds.contradicted:
-        verdict = ", which is more than promised: undo them"
+        verdict = ", which is more than the plan allows: undo them"
     elif not checks.is_shown:
-        verdict = "; the sample no longer supports the promise: undo them"
+        verdict = "; the sample no longer supports the guarantee: undo them"
     else:
-        verdict = ", which doesn't contradict the promise"
+        verdict = ", which doesn't contradict the guarantee"
     low, high = checks.bounds.low, checks.bounds.high
-    share = f"{low:.1%} to {high:.1%} of the labels"
-    typer.echo(f"{checks.wrong} of {checks.checked} checks failed, so {share} are wrong{verdict}.")
+    share = f"{low:.1%} to {high:.1%} of all accepted labels"
+    typer.echo(f"{checks.wrong} of {checks.checked} checked labels are wrong, so {share} are wrong{verdict}.")
 
 
 @accept.command()
@@ -175,7 +180,7 @@ def automatic(
 
 @accept.command("undo")
 def undo_accepted(project: OfProject = None, ask_token: AskToken = False) -> None:
-    """Remove the accepted labels, except those that someone has changed; if there are none yet, give up the plan."""
+    """Remove the accepted labels, except those that someone has changed; if there are none yet, discard the plan."""
     with _acceptor() as (acceptor, writer, projects):
         run = acceptor.undo(projects.find(project), _token(ask_token))
         if run is None:

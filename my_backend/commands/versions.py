@@ -72,7 +72,7 @@ def activate(version: Name, project: OfProject = None) -> None:
 
 @commands.command()
 def pin(version: Name, project: OfProject = None) -> None:
-    """Keep a version, however many newer ones there are."""
+    """Keep a version even when many newer ones exist."""
     with _versions(project) as versions:
         versions.pin(version)
         typer.echo(f"Pinned {version}")
@@ -80,7 +80,7 @@ def pin(version: Name, project: OfProject = None) -> None:
 
 @commands.command()
 def unpin(version: Name, project: OfProject = None) -> None:
-    """Let a version be removed when there are enough newer ones."""
+    """Unpin a version, so that it is removed automatically once there are enough newer ones."""
     with _versions(project) as versions:
         versions.pin(version, pinned=False)
         typer.echo(f"Unpinned {version}")
@@ -115,7 +115,7 @@ def export(
 
 @commands.command()
 def hook(version: Name, project: OfProject = None) -> None:
-    """Call the function of PUBLISHED_HOOK for a version, for example again after an error."""
+    """Call the PUBLISHED_HOOK function for a version, for example to repeat a call that failed."""
     settings = read_settings()
     if not settings.published_hook:
         raise SystemExit("Error: PUBLISHED_HOOK is not set: set it to a function, as module:function")

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 10.0
 FIRST_PAUSE, LONGEST_PAUSE = 600.0, 21_600.0  # seconds between two trainings for the same reason; it doubles each time
 SENT, IMAGES = "annotations sent with POST /train", "images"
-ALL_LABELS = "a training on all labels"
+ALL_LABELS = "a training run on all labels"
 
 
 @dataclass
@@ -133,7 +133,9 @@ class Backlog(Background):
         if lacks != {IMAGES} or self._can_read_images(project):
             kind: Kind = "full" if any(one.startswith(SENT) for one in lacks) else "head"
             is_update = any(one.startswith(ALL_LABELS) for one in lacks)
-            cause = "updates since the last training on all labels" if is_update else "changes not yet used in training"
+            cause = (
+                "updates since the last training run on all labels" if is_update else "changes not yet used in training"
+            )
             self._submit(project.uid, kind, cause)
         return _Waiting(lacks, time.monotonic() + before.pause, min(2 * before.pause, LONGEST_PAUSE))
 

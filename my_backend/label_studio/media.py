@@ -226,7 +226,7 @@ class Media:
         if url.startswith(KEPT):
             return self._read_kept(url.removeprefix(KEPT))
         if deadline <= time.monotonic():
-            raise MediaError("there was no time left to fetch it", "too_late")
+            raise MediaError("the time limit was reached before it could be fetched", "too_late")
         target = self._target(url, task_id)
         # get() sends the token to Label Studio's origin only, whatever the URL
         if self._label_studio is not None:
@@ -440,7 +440,7 @@ def _data_uri(url: str, max_bytes: int) -> bytes:
     """The content of a data: URI, as browsers read it (Fetch Standard, data: URLs)."""
     header, comma, data = url.partition("#")[0].partition(",")
     if not comma:
-        raise MediaError("it has no comma before its data")
+        raise MediaError("it has no comma between its header and its data")
     raw = _percent_decoded(data.encode())
     if _IS_BASE64.search(header):
         raw = _base64_decoded(raw, max_bytes)

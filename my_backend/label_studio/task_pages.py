@@ -94,7 +94,7 @@ def _pages(
         tasks, total = checked_page(page)
         ids = [last, *(task["id"] for task in tasks)]
         if ids != sorted(set(ids)):
-            raise LabelStudioError("Label Studio ignores the requested order of tasks", "update Label Studio")
+            raise LabelStudioError("Label Studio ignores the requested order of tasks", "upgrade Label Studio")
         more = total > len(tasks) > 0
         if tasks:
             last = tasks[-1]["id"]

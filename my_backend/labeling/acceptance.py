@@ -61,12 +61,12 @@ class Answers:
 
     def __post_init__(self) -> None:
         if not all(sorted(some) == list(range(len(self.images))) for some in (self.order, self.surest)):
-            raise ValueError("an order doesn't contain each image exactly once")
+            raise ValueError("an order of the images lacks an image or has one twice")
         if any(not image.tasks for image in self.images):
             raise ValueError("an image has no task")
         sizes = [step.size for look in self.looks for step in look.steps]
         if any(not look.steps for look in self.looks) or not all(0 < size <= len(self.images) for size in sizes):
-            raise ValueError("the steps don't fit the images")
+            raise ValueError("a step has more images than the plan, or none")
 
     @cached_property
     def by_task(self) -> dict[int, PlannedImage]:
@@ -150,8 +150,8 @@ class AcceptanceStore:
             known = files.read_record(self._folder(acceptance) / ANSWERS_FILE, _ANSWERS)
             if known is None:
                 raise Conflict(
-                    f"can't read the answers of plan {acceptance.id}: restore MODEL_DIR from a backup, or replace the "
-                    "plan"
+                    f"can't read the predictions of plan {acceptance.id}: restore MODEL_DIR from a backup, or replace "
+                    "the plan"
                 )
             while len(self._answers) >= KEPT_ANSWERS:
                 self._answers.pop(next(iter(self._answers)), None)

@@ -93,7 +93,7 @@ class Acceptor(Background):
                 "(page: Plan again; command: --replace)"
             )
         if current and current.status == "accepted" and self._is_contradicted(current, replacing=replacing):
-            raise Conflict(f"can't make a new plan: plan {current.id} doesn't keep its promise; undo its labels first")
+            raise Conflict(f"can't make a new plan: plan {current.id} misses its guarantee; undo its labels first")
         acceptance = self.store.create(project.uid, alpha)
         self._work(acceptance).asked = time.monotonic()
         self._wake()
@@ -366,7 +366,7 @@ class Acceptor(Background):
         self._reader.note_new(acceptance)
         self.store.prepared(acceptance, answers)
         tasks = sum(len(image.tasks) for image in answers.images)
-        log.info("plan %s: the answers of %s to %d tasks are final", acceptance.id, answers.version, tasks)
+        log.info("plan %s: recorded the predictions of %s for %d tasks", acceptance.id, answers.version, tasks)
 
     def _check_stop(self) -> None:
         if self._stopping:
@@ -395,7 +395,7 @@ class Acceptor(Background):
             return
         self._contradicted[project] = Contradiction(acceptance, checks)
         if self.store.automatic(project).on:
-            contradicted = "the audit contradicts the promise"
-            why = contradicted if checks.is_shown else "the sample no longer supports the promise"
+            contradicted = "the audit contradicts the guarantee"
+            why = contradicted if checks.is_shown else "the sample no longer supports the guarantee"
             self.store.switch(project, Automatic(False, why))
-            log.warning("plan %s: %s; labels aren't accepted automatically anymore", acceptance.id, why)
+            log.warning("plan %s: %s; labels are no longer accepted automatically", acceptance.id, why)

@@ -28,7 +28,7 @@ def bounds(pool: int, checked: int, wrong: int, delta: float = DELTA) -> tuple[i
     that can't be.
     """
     if not 0 <= wrong <= checked <= pool:
-        raise ValueError(f"{wrong} wrong of {checked} checked of {pool}")
+        raise ValueError(f"impossible numbers: pool {pool}, checked {checked}, wrong {wrong}")
     most = pool - (checked - wrong)
     limit = _log_mixture(pool, checked, wrong) + math.log(delta)
 

@@ -43,8 +43,8 @@ class Planner:
             raise Conflict("there is no trained model yet: start training first")
         if live.is_first_guess:
             raise Conflict(
-                "can't make a plan: the model's answers are a first guess, made without labels. Label images for each "
-                "choice"
+                "can't make a plan: the model's predictions are a first guess, made without labels. Label images for "
+                "each choice"
             )
         found = self._pools.whole(project)
         if found is None:

@@ -179,7 +179,7 @@ class Pools(Background):
         pool = entry.pool if (entry := self._entries.get(project)) else None
         image = pool.image_of(task) if pool else None
         if pool is None or image is None:
-            raise NotFound(f"the image of task {task} hasn't been read yet, or can't be")
+            raise NotFound(f"the image of task {task} hasn't been read yet, or is unreadable")
         return pool.shown(image)[1]
 
     def most_alike(
@@ -195,7 +195,9 @@ class Pools(Background):
         entry = self._asked(project)
         image = entry.pool.image_of(task) if entry.pool else None
         if entry.pool is None or image is None:
-            raise NotFound(f"the image of task {task} hasn't been read yet, or can't be: see the project's Groups page")
+            raise NotFound(
+                f"the image of task {task} hasn't been read yet, or is unreadable: see the project's Groups page"
+            )
         labels = entry.pool.labels(self._runs_since(project, entry))
         with self._comparing:
             alike = entry.pool.most_alike(image, labels if unlabeled else (), count)

@@ -126,13 +126,13 @@ class LabelingCounts:
         self.registry = CollectorRegistry()
         self._runs = Counter(
             "ml_backend_labeling_runs",
-            "Labeling runs that ended, by action and outcome.",
+            "Labeling runs that finished or failed, by action and outcome.",
             ("project", "action", "outcome"),
             registry=self.registry,
         )
         self._annotations = Counter(
             "ml_backend_labeling_annotations",
-            "Annotations that runs wrote and removed again, and tasks that they left alone.",
+            "Annotations that labeling runs wrote or removed, and tasks that they skipped.",
             ("project", "outcome"),
             registry=self.registry,
         )

@@ -40,7 +40,7 @@ State = Literal["none", "making", "ready", "failed"]
 
 
 class Compared(BaseModel):
-    """The largest difference of a probability between module and model, on this many images; 0: on random pixels."""
+    """The largest difference in probability between module and model, on this many images; 0: on random pixels."""
 
     images: int = Field(ge=0)
     difference: float = Field(ge=0, allow_inf_nan=False)
@@ -147,7 +147,7 @@ class Exports(Background):
                 shutil.copy2(card, part)
             files.write_json(part / COMPARED_FILE, compared.model_dump())
             versions.keep_exported(version, part)
-        log.info("exported %s to ONNX; largest difference of a probability: %.1e", version, compared.difference)
+        log.info("exported %s to ONNX; largest difference in probability: %.1e", version, compared.difference)
 
 
 def export_version(settings: Settings, project: str, version: str, folder: str) -> Json:

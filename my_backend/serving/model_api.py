@@ -200,7 +200,7 @@ class ModelAPI:
         """Writes the model to `folder` as `model.onnx`, and its classes, in order and one a line, as `labels.txt`.
 
         If it also writes a script `example.py` that classifies images, the page says how to run it. Returns
-        `difference`, the largest difference of a probability between the module and the model, and `images`, the number
+        `difference`, the largest difference in probability between the module and the model, and `images`, the number
         of the tasks' images that were compared; 0 if none could be read. Runs in a separate process, for ten minutes at
         most. Raises BadRequest, with the reason.
         """
@@ -209,7 +209,7 @@ class ModelAPI:
     @staticmethod
     def thumbnail(path: Path) -> bytes:
         """A small JPEG of an image file, for the page; raises ValueError if the image can't be read."""
-        raise ValueError("the model class makes no thumbnails")
+        raise ValueError("the model class has no method `thumbnail`")
 
     @classmethod
     def picture(cls, path: Path) -> bytes:

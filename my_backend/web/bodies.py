@@ -124,7 +124,7 @@ class WebhookRequest(Request):
     """The annotation that was created, changed or deleted, or a list of them."""
 
     annotations: Items[Json] | None = None
-    """The annotations of an event about several ones."""
+    """The annotations of an event that is about several annotations."""
 
     task: Json | Items[Json] | None = None
     """The task of the annotation, or a list with the task of each annotation."""
@@ -146,7 +146,7 @@ def _as_list(value: Json | list[Json] | None) -> list[Json]:
 
 
 class TrainRequest(Request):
-    """Starts a training."""
+    """Starts a training run."""
 
     project: OptionalProject = None
     """The project's uid, or only its id in Label Studio; optional if there is only one project."""
@@ -241,7 +241,7 @@ class RunRequest(Request):
     """Names whose annotations they are."""
 
     token: OwnToken = Field("", repr=False)
-    """The Label Studio token of the person whose annotations they are, by default the backend's own token; it isn't
+    """The Label Studio token of the person who will own the annotations; by default the backend's own token. It isn't
     stored."""
 
 
@@ -278,13 +278,13 @@ class UndoAcceptedRequest(AcceptRequest):
 
 
 class PlanRequest(AcceptRequest):
-    """Asks for a plan to accept answers."""
+    """Asks for a plan to accept predictions."""
 
     percent: Percent
     """The largest percentage of the accepted labels that may be wrong."""
 
     replace: bool = False
-    """Whether to give up a plan whose sample people are labeling."""
+    """Whether to discard a plan whose sample people are labeling."""
 
 
 class AutomaticRequest(AcceptRequest):
@@ -315,7 +315,7 @@ class PinRequest(VersionRequest):
     """Pins or unpins a version."""
 
     pinned: bool = True
-    """Whether the version is kept however many newer ones there are."""
+    """Whether the version is kept even when many newer ones exist."""
 
 
 class ImageRequest(ProjectRequest):

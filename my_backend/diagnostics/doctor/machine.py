@@ -90,5 +90,5 @@ def check_gpu(computes: Json) -> Check:
     if not gpus:
         return Check("GPU", "none; computing on the CPU")
     first = gpus[0]
-    said = str(first) if computes.get("device") else f"{first}; the model doesn't say whether it uses the card"
+    said = str(first) if computes.get("device") else f"{first}; the model doesn't say whether it uses the GPU"
     return Check("GPU", said, tuple(gpu_problems(first, computes)))

@@ -39,7 +39,7 @@ SAMPLED_TASKS = 200  # from each end of a project
 
 # What is said of the scores if nothing is wrong.
 SCORES = {
-    "untrained": "none before the first training",
+    "untrained": "none before the first training run",
     "blank": "blank in Label Studio, which is the default; TITLE_IS_VERSION=true shows them",
     "in sync": "Label Studio shows the live version's scores",
     "waiting": "Label Studio has few or no predictions from the live version: use Actions → Retrieve Predictions",
@@ -171,7 +171,7 @@ def check_models(project: Project, connection: Connection, live: str) -> Check:
 def check_shown(project: Project, connection: Connection, live: str) -> Check:
     """Whether Label Studio shows this backend's predictions to annotators."""
     shown = str(connection.project.get("model_version") or "")
-    said = f"those of {shown}" if shown else "none chosen yet"
+    said = f"those from {shown}" if shown else "none chosen yet"
     if connection.project.get("show_collab_predictions") is False:
         said = "none, as chosen in the project's Settings → Annotation"
     return Check("predictions shown", said, tuple(shown_version_problems(project, connection, live)))

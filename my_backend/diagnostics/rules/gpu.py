@@ -27,12 +27,12 @@ def gpu_problems(gpu: Gpu, computes: Mapping[str, Any]) -> list[Problem]:
     """A card that isn't used or is full; `computes` is the model's description of how it computes."""
     device = str(computes.get("device") or "")
     if device == "cpu":
-        hint = f"{_why_unused(gpu, computes)} If you don't want to use the card, set CUDA_VISIBLE_DEVICES=-1."
+        hint = f"{_why_unused(gpu, computes)} If you don't want to use the GPU, set CUDA_VISIBLE_DEVICES=-1."
         return [Problem("gpu", f"{gpu} is available but not used.", hint)]
     if device and gpu.free < GPU_BYTES:
         message = f"Only {gpu.free / 1e9:.1f} GB of memory is free on {gpu}."
         hint = "Stop the other programs that use it (`nvidia-smi` lists them), or set CUDA_VISIBLE_DEVICES to another "
-        return [Problem("gpu", message, f"{hint}card.")]
+        return [Problem("gpu", message, f"{hint}GPU.")]
     return []
 
 
@@ -46,7 +46,7 @@ def _why_unused(gpu: Gpu, computes: Mapping[str, Any]) -> str:
     oldest = OLDEST_DRIVER.get(int(cuda.partition(".")[0]), 0)
     if int(gpu.driver.partition(".")[0]) < oldest:
         return f"Its driver {gpu.driver} is too old for CUDA {cuda}: install {oldest} or newer."
-    return "Check CUDA_VISIBLE_DEVICES, and whether the container was started with the card (`--gpus all`)."
+    return "Check CUDA_VISIBLE_DEVICES, and whether the container was started with access to the GPU (`--gpus all`)."
 
 
 def no_driver(why: str) -> Problem:

@@ -84,8 +84,8 @@ def redis_problems(info: Json) -> list[Problem]:
     if info.get("role") == "slave":
         found.append(("It is a replica, which accepts no jobs", "Set REDIS_URL to the primary."))
     if info.get("rdb_last_bgsave_status") == "err" or info.get("aof_last_write_status") == "err":
-        hint = "Check its log: its disk is full or its folder isn't writable. Predictions still work."
-        found.append(("It can't write to its disk, and accepts no jobs until it can", hint))
+        hint = "Check Redis's log: the disk is full or the folder isn't writable. Predictions still work."
+        found.append(("It can't write to its disk, so it accepts no jobs", hint))
     limit, used = int(info.get("maxmemory") or 0), int(info.get("used_memory") or 0)
     policy = str(info.get("maxmemory_policy") or "")
     if limit and policy != "noeviction":
@@ -105,7 +105,7 @@ def redis_clock_problems(ahead: float) -> list[Problem]:
         return []
     way = "behind" if ahead > 0 else "ahead of"
     message = f"This machine's clock is {abs(ahead):.0f} s {way} Redis's."
-    return [Problem("clock", message, "Sync both with NTP: the clock decides which workers count as alive.")]
+    return [Problem("clock", message, "Synchronize both clocks with NTP: they determine which workers count as alive.")]
 
 
 def backlog_failed(project: str, error: str) -> Problem:
@@ -147,7 +147,8 @@ def waiting_problems(unfinished: Sequence[Job], idle: set[str], now: float) -> l
             Problem(
                 "jobs-wait",
                 f"All workers are busy: {queued_jobs} {minutes}.",
-                "Start another worker; with `--only head`, corrections don't have to wait for long training runs.",
+                "Start another worker. If you start it with `--only head`, corrections don't wait for long training "
+                "runs.",
             )
         ]
     return []

@@ -86,4 +86,4 @@ def clock_problems(ahead: float) -> list[Problem]:
         return []
     way = "behind" if ahead > 0 else "ahead of"
     message = f"This machine's clock is {abs(ahead):.0f} s {way} Label Studio's."
-    return [Problem("clock", message, "Sync both with NTP: the clock decides when tokens expire.")]
+    return [Problem("clock", message, "Synchronize both clocks with NTP: they determine when tokens expire.")]

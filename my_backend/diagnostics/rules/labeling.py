@@ -19,7 +19,7 @@ def run_halted(halted: HaltedRun) -> Problem:
                 f"(`… label undo {run.id}`)."
             )
         case "needs a token":
-            message = f"{what} needs a token: its token was only in the memory of a process that has ended."
+            message = f"{what} needs a token: its token was kept only in the memory of a process that has ended since."
             hint = "Resume or undo it with a token, over HTTP or with `python -m my_backend label`."
         case "waits":
             message, hint = f"{what} has to wait: {run.error}.", RETRIED
@@ -32,7 +32,8 @@ def audit_contradicts(found: Contradiction) -> Problem:
     if checks.bounds.contradicted:
         message = (
             f"At least {checks.bounds.low:.1%} of the labels that were accepted without review are wrong, "
-            f"but the limit is {acceptance.alpha:.0%}: {checks.wrong} of {checks.checked} random checks failed."
+            f"but the limit is {acceptance.alpha:.0%}: {checks.wrong} of {checks.checked} randomly checked labels are "
+            "wrong."
         )
     else:
         message = (
@@ -50,5 +51,5 @@ def audit_contradicts(found: Contradiction) -> Problem:
 
 def request_refused(project: str, refusal: Refusal) -> Problem:
     """A caller without the password asked for something that their token doesn't allow; `project` is the uid."""
-    hint = "Send the password of this backend, or the token of someone who is allowed to change the project."
+    hint = "Send this backend's password, or the Label Studio token of someone who may change the project."
     return Problem("refused", f"{refusal.what} was refused: {refusal.error}.", hint, project)

@@ -26,7 +26,7 @@ def model_count_problems(project: Project, found: Connection, live: str) -> list
         )
     else:
         return []
-    hint = "In the project's Settings → Model, remove the ones you don't want."
+    hint = "In the project's Settings → Model, remove the models that you don't want to use."
     return [Problem("several-models", message, hint, project.uid)]
 
 

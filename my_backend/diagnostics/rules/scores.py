@@ -60,7 +60,7 @@ def title_problems(project: str, status: TitleStatus) -> list[Problem]:
         )
     hint = (
         "To use this model's predictions, open Settings → Annotation, turn on “Use predictions to prelabel tasks”, and "
-        "choose this model there. Otherwise turn TITLE_IS_VERSION off."
+        "choose this model there. Otherwise turn off TITLE_IS_VERSION."
     )
     return [Problem("scores-elsewhere", message, hint, project)]
 

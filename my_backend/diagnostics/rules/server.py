@@ -4,17 +4,17 @@ from my_backend.diagnostics.problem import Problem
 
 OPEN_PROXY = Problem(
     "open-proxy",
-    "Requests come through a proxy, and no password is set: anyone the proxy lets in can start training and view "
-    "images.",
-    "Set BASIC_AUTH_USER and BASIC_AUTH_PASS, and restart the backend. Until then, it ignores the Label Studio address "
-    "in these requests.",
+    "Requests come through a proxy, and no password is set: anyone whom the proxy lets through can start training "
+    "and view images.",
+    "Set BASIC_AUTH_USER and BASIC_AUTH_PASS, and restart the backend. Until then, the backend ignores the Label "
+    "Studio address in these requests.",
 )
 
 
 def invalid_settings(error: str) -> Problem:
     """Settings that can't be used; `error` has a line for each."""
     first, *faults = error.splitlines()
-    hint = "Correct them; docs/reference/settings.md lists all settings."
+    hint = "Correct these settings; docs/reference/settings.md lists all settings."
     return Problem("settings", first, hint, details=tuple(map(str.strip, faults)))
 
 

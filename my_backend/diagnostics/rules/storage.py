@@ -112,6 +112,6 @@ def cache_problems(kind: str, place: Path) -> list[Problem]:
     """A cache on a file system that corrupts it; `kind` is the file system's type, and `place` its mount point."""
     if not kind.removeprefix("fuse.").startswith(NETWORK_FILE_SYSTEMS):
         return []
-    message = f"CACHE_DIR is on a network file system ({kind} at {place}), which corrupts its database of embeddings."
+    message = f"CACHE_DIR is on a network file system ({kind} at {place}), which damages its database of embeddings."
     hint = "Set CACHE_DIR to a folder on a local disk: nothing in it needs to be shared or kept."
     return [Problem("cache-on-network", message, hint)]

@@ -1,4 +1,4 @@
-"""The endpoints that accept a model's answers without review, with a promise about how many of them are wrong."""
+"""The endpoints that accept a model's predictions without review, with a guarantee about how many of them are wrong."""
 
 from collections.abc import Callable
 from functools import partial
@@ -51,16 +51,16 @@ class SampleLabels(Answer):
     """How many of these labels contradict the model."""
 
     left: list[int]
-    """Tasks to label, each by itself, until the next decision."""
+    """Tasks to label one by one until the next decision."""
 
     again: list[int]
-    """Those of `left` that were labeled in a group, in bulk, or with different choices."""
+    """Those of `left` whose labels don't count: given in a group or without review, or different from each other."""
 
     lost: list[int]
     """Tasks that count as wrong because they were deleted or skipped."""
 
     possible: bool
-    """False if no labels can keep the promise anymore."""
+    """Whether more labels can still show that the guarantee holds."""
 
 
 class Acceptable(Answer):
@@ -76,7 +76,7 @@ class Acceptable(Answer):
     """These images as a share of all planned images (0 to 1)."""
 
     checked: int
-    """The number of labels in the sample that are about images as sure as these."""
+    """The number of labels in the sample for images whose predictions are as certain as these."""
 
     wrong: int
     """How many of these labels contradicted the model."""
@@ -101,13 +101,13 @@ class AuditResult(Answer):
     """How many of the checked labels are wrong."""
 
     low: float
-    """The lower end of the 95% confidence interval of the share of wrong labels (0 to 1)."""
+    """The lower end of the 95% confidence interval for the share of wrong labels (0 to 1)."""
 
     high: float
     """The upper end of this interval."""
 
     contradicted: bool
-    """Whether the checks contradict the promise, or `overtaken` is so large that the sample no longer supports it."""
+    """Whether the checks contradict the guarantee, or `overtaken` is so large that the sample no longer supports it."""
 
     overtaken: int
     """The number of accepted images that people labeled or deleted before the backend wrote its labels."""
@@ -120,10 +120,10 @@ class Accepting(Answer):
     """The newest plan of a project."""
 
     status: Literal["none", "preparing", "sampling", "accepted", "undone"]
-    """The plan's state: `none` if there is no plan; one that was given up is `undone`, without a `run`."""
+    """The plan's state: `none` if there is no plan; a discarded plan is `undone`, without a `run`."""
 
     error: str | None
-    """Why the plan can't go on; null if it can."""
+    """Why the plan can't continue; null if it can."""
 
     plan: str | None
     """The plan's id."""
@@ -132,7 +132,7 @@ class Accepting(Answer):
     """The largest percentage of the accepted labels that may be wrong, with 95% confidence."""
 
     version: str | None
-    """The version whose answers the plan has fixed; null while it is `preparing`."""
+    """The version whose predictions the plan has recorded; null while it is `preparing`."""
 
     created_at: float | None
     """When the plan was made, in seconds since 1970."""
@@ -162,7 +162,7 @@ class Accepting(Answer):
     """Whether labels are accepted as soon as a plan allows it."""
 
     stopped: str | None
-    """Why the backend has switched `automatic` off; null if it hasn't."""
+    """Why the backend has turned off `automatic`; null if it hasn't."""
 
 
 NOTHING: Json = dict.fromkeys(
@@ -179,12 +179,12 @@ class AcceptEndpoints:
 
     @endpoint("GET", "/api/labeling/accept", answers={200: Accepting}, errors=(400, 404, 409), query=PROJECT_QUERY)
     def state(self, project: str | None) -> Json:
-        """The state of accepting answers without review: the sample to label, what would be accepted, the audit."""
+        """The state of the newest plan: the sample to label, what would be accepted now, and the audit."""
         return self._state(find_project(self._projects, project))
 
     @endpoint("POST", "/api/labeling/accept/plan", answers={202: Asked}, errors=(404, 409))
     def plan(self, body: PlanRequest) -> tuple[Json, int]:
-        """Fixes the live version's answers to all tasks without a label, and draws the sample to label."""
+        """Makes a plan: records the live version's predictions for unlabeled tasks, and draws the sample to label."""
         return self._ask(
             body,
             "Planning to accept labels",
@@ -203,14 +203,14 @@ class AcceptEndpoints:
 
     @endpoint("POST", "/api/labeling/accept/automatic", answers={202: Asked}, errors=(404, 409))
     def automatic(self, body: AutomaticRequest) -> tuple[Json, int]:
-        """Turns automatic acceptance, as soon as a plan allows it, on or off; needs the password or a token."""
+        """Turns automatic acceptance on or off; needs the password or a token."""
         return self._ask(
             body, "Accepting labels automatically", lambda project: self._acceptor.switch(project, on=body.on)
         )
 
     @endpoint("POST", "/api/labeling/accept/undo", answers={202: Asked}, errors=(404, 409))
     def undo(self, body: UndoAcceptedRequest) -> tuple[Json, int]:
-        """Removes the accepted labels, except those that someone changed; if there are none yet, gives up the plan.
+        """Removes the accepted labels, except those that someone changed; if there are none yet, discards the plan.
 
         Needs the password or a token.
         """

@@ -37,7 +37,7 @@ class SharedEmbeddings(Answer):
     """Why the last job failed; null if it didn't, or if all tasks are complete."""
 
     jobs: list[JobRecord]
-    """The running and queued jobs; each running one is a worker that embeds."""
+    """The running and queued jobs; each worker that is embedding runs one job."""
 
 
 class EmbeddingEndpoints:
@@ -53,7 +53,7 @@ class EmbeddingEndpoints:
 
     @endpoint("POST", "/api/embeddings/start", answers={201: StartedJob}, errors=(404, 409))
     def start(self, body: ProjectRequest) -> tuple[Json, int]:
-        """Lets workers embed a project's images once for all hosts; if they have, tries unreadable images again."""
+        """Starts embedding a project's images for all hosts; if already started, tries unreadable images again."""
         return started(self._sharing.start(find_project(self._projects, body.project)))
 
     @endpoint("POST", "/api/embeddings/stop", answers={200: SharedEmbeddings}, errors=(404,))

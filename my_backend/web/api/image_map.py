@@ -11,24 +11,24 @@ class Map(ProjectImages):
     """All collected images in two dimensions; texts with numbers are base64 of little-endian unsigned integers."""
 
     arranged: bool
-    """Whether look-alikes are near each other: the server arranges the map once all images are collected, which takes
-    some seconds; then ask again for `positions`."""
+    """Whether look-alikes are near each other. The server arranges the map once all images are collected, which takes a
+    few seconds; after that, request `positions` again."""
 
     ids: list[int]
     """The ids of the images' tasks; the fields below have a value for each of them."""
 
     positions: str
-    """Two numbers of 16 bits for each image, from the left and from the top; 65535 is the opposite edge."""
+    """Two 16-bit numbers for each image, its distance from the left and from the top; 65535 is the opposite edge."""
 
     labels: str
-    """16 bits for each image: 0 if the task has no annotation, 65535 if its annotation isn't one of `choices`,
-    otherwise the place of the choice in `choices`, counted from 1."""
+    """A 16-bit number for each image: 0 if the task has no annotation, 65535 if its annotation isn't one of `choices`,
+    otherwise the position of the choice in `choices`, counted from 1."""
 
     proposals: str
-    """16 bits for each image: the place of the most probable choice, counted from 1; 0 without a model."""
+    """A 16-bit number for each image: the position of the most probable choice, counted from 1; 0 without a model."""
 
     doubts: str
-    """8 bits for each image: how improbable the proposal is; 255 is a probability of 0."""
+    """An 8-bit number for each image: how improbable that choice is; 255 stands for a probability of 0."""
 
 
 class MapEndpoints:

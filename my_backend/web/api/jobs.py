@@ -44,14 +44,14 @@ class JobRecord(Answer):
     """The id of the HTTP request that started it."""
 
     progress: Json
-    """How far it is, as the model class reports it: for example `phase`, `epoch`, `loss`, `seconds_left`, and `done`,
-    the completed share (0 to 1)."""
+    """The job's progress, as the model class reports it: for example `phase`, `epoch`, `loss`, `seconds_left`, and
+    `done`, the completed share (0 to 1)."""
 
     error: str | None
     """Why it failed; null if it didn't."""
 
     result: Json | None
-    """What it has produced, for example the names of its `versions`; null if there is nothing."""
+    """The job's results, for example the names of its `versions`; null if there are none."""
 
     created_at: float
     """When it was submitted, in seconds since 1970."""
@@ -60,7 +60,7 @@ class JobRecord(Answer):
     """When it was started, in seconds since 1970."""
 
     ended_at: float | None
-    """When it ended, in seconds since 1970."""
+    """When it finished, failed or was canceled, in seconds since 1970."""
 
 
 class Training(ModelVersion):

@@ -49,7 +49,7 @@ class GroupImage(Answer):
     """The SHA-256 of its image."""
 
     confidence: float | None
-    """The probability that the group's proposal is right for the image (0 to 1); null if no model gives one."""
+    """The probability that the group's suggested label is right for the image (0 to 1); null without a model."""
 
     copies: list[Copy]
     """Unlabeled tasks that get the same label; they join groups only after the image has a label."""
@@ -59,10 +59,10 @@ class Group(Answer):
     """Images that probably get the same choice."""
 
     proposal: str | None
-    """The choice that the images probably get; null if they look like no labeled image."""
+    """The suggested label; null if the images don't look like any labeled image."""
 
     images: list[GroupImage]
-    """The group's images, the surest first."""
+    """The group's images, the most certain first."""
 
 
 class Groups(ProjectImages):
@@ -82,7 +82,7 @@ class SimilarImage(Answer):
     """The SHA-256 of its image."""
 
     similarity: float
-    """How similar the images are, at most 1."""
+    """How similar the two images are; 1 is the maximum."""
 
     label: str | None
     """The task's label; null if it has none."""
@@ -92,7 +92,7 @@ class SimilarImages(Answer):
     """The tasks whose images look most like a task's."""
 
     images: list[SimilarImage]
-    """The tasks, the most alike first."""
+    """The tasks, the most similar first."""
 
 
 class QueuedImage(Answer):
@@ -118,11 +118,11 @@ class QueuedImage(Answer):
 
     withheld: bool
     """Whether `proposal`, `probabilities`, `nearest` and `copies` are left empty, because the task is in the sample of
-    a plan to accept answers."""
+    a plan to accept predictions."""
 
 
 class Queue(ProjectImages):
-    """Images to label one by one; if the request has `tasks`, the numbers are of these only."""
+    """Images to label one by one; if the request has `tasks`, the numbers are for these tasks only."""
 
     images: list[QueuedImage]
     """The images, in the order in which to label them."""
@@ -135,7 +135,7 @@ class LeftAlone(Answer):
     """Tasks that were deleted."""
 
     labeled: list[int]
-    """Tasks that have an annotation which isn't the run's."""
+    """Tasks that have an annotation that this run didn't write."""
 
     changed: list[int]
     """Tasks whose annotation someone has changed since the run wrote it."""
@@ -172,7 +172,7 @@ class LabelingRun(Answer):
     """How many of these the last undo has removed."""
 
     withdrawn: list[int]
-    """Tasks that were undone alone; a run that is still writing leaves them out."""
+    """Tasks whose labels were undone individually; if the run is still writing, it skips them."""
 
     left_alone: LeftAlone
     """The tasks that the run left alone, by reason."""
@@ -229,7 +229,7 @@ class LabelingEndpoints:
 
     @endpoint("POST", "/api/labeling/similar", answers={200: SimilarImages}, errors=(404, 409))
     def similar(self, body: SimilarRequest) -> Json:
-        """The tasks whose images look most like a task's, the most alike first."""
+        """The tasks whose images look most like a task's, the most similar first."""
         project = find_project(self._projects, body.project)
         found = self._pools.most_alike(project, body.task, body.most, unlabeled=body.unlabeled)
         return {"images": [_described_similar(*one) for one in found]}

@@ -13,7 +13,7 @@ class ProjectImages(ModelVersion):
     """How many images there are, and how many are collected."""
 
     state: Literal["collecting", "ready", "failed"]
-    """Whether the images are still being collected, are ready, or collecting has failed."""
+    """Whether the images are still being collected, are ready, or couldn't be collected."""
 
     error: str | None
     """Why collecting stopped; null if it didn't."""
@@ -37,7 +37,7 @@ class ProjectImages(ModelVersion):
     """The choices of the labeling config."""
 
     first_guess: bool
-    """Whether the model's answers are a first guess, not learned from labels."""
+    """Whether the model's predictions are a first guess, not learned from labels."""
 
 
 def project_images(serving: Serving, project: Project, found: Collected) -> Json:

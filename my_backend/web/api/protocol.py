@@ -1,4 +1,4 @@
-"""The endpoints that Label Studio calls while people label: setup, predictions, events and trainings."""
+"""The endpoints that Label Studio calls while people label: setup, predictions, events and training."""
 
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
@@ -63,7 +63,7 @@ class EventTaken(Answer):
 
 
 class ProtocolEndpoints:
-    """No request waits for a training; `/predict` waits for a model that is loading."""
+    """No request waits for a training run; `/predict` waits for a model that is loading."""
 
     def __init__(self, backend: Backend, counts: RequestCounts) -> None:
         self._backend, self._counts = backend, counts
@@ -124,7 +124,7 @@ class ProtocolEndpoints:
         max_body=EVENT_BYTES,
     )
     def webhook(self, body: WebhookRequest, project: str | None) -> Json | tuple[Json, int]:
-        """Receives events and the "Start Training" button; never waits for a training."""
+        """Receives events and the "Start Training" button; never waits for a training run."""
         found = self._project_of_event(body.project, project)
         if body.action == "START_TRAINING":
             return started(self._queue.submit(found.uid, "full", "Start Training pressed"))
@@ -163,7 +163,7 @@ class ProtocolEndpoints:
 
     @endpoint("POST", "/train", "/api/models/train", answers={201: StartedJob}, errors=(404,), max_body=TASKS_BYTES)
     def train(self, body: TrainRequest) -> Json | tuple[Json, int]:
-        """Starts a training; learns from the annotated tasks in the body if there are any."""
+        """Starts a training run, which learns from the annotated tasks in the body if there are any."""
         if body.project is not None and body.annotations and "." in body.project:
             project = remember_project(self._projects, body.project, label_config=body.label_config)
         else:

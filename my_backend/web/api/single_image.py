@@ -72,7 +72,7 @@ class SingleImageEndpoints:
 
     @endpoint("POST", "/api/models/retrain", answers={201: StartedJob}, errors=(404, 422))
     def correct(self, body: CorrectionRequest, image: Image, deadline: float) -> tuple[Json, int]:
-        """Corrects the label of one image, stores it for future trainings, and starts a training."""
+        """Corrects the label of one image, stores it for future training runs, and starts one."""
         project = find_project(self._backend.projects, body.project)
         tag = self._tag(project)
         names = _choices(body.label, tag)
@@ -94,7 +94,7 @@ class SingleImageEndpoints:
 
     @endpoint("POST", "/api/models/corrections/<image>/remove", answers={201: StartedJob}, errors=(404,))
     def remove_correction(self, image: str, body: RemoveCorrectionRequest) -> tuple[Json, int]:
-        """Removes a correction, and starts a training without it."""
+        """Removes a correction, and starts a training run without it."""
         project = find_project(self._backend.projects, body.project)
         project.corrections.check(image)
         submit = partial(self._backend.queue.submit, project.uid, "head", "correction removed")
@@ -133,7 +133,7 @@ def _choices(labels: Sequence[str], tag: ImageChoices) -> list[str]:
 
 
 def _classify(model: ModelAPI, project: Project, task: Json, deadline: float) -> Json:
-    """The model's answer for the task; raises MediaError if it has none."""
+    """The model's prediction for the task; raises MediaError if it has none."""
     [answer] = model.classify([task], label_config=project.label_config, deadline=deadline)
     if "error" in answer:
         raise MediaError(answer["error"])

@@ -1,4 +1,4 @@
-"""Endpoints that say how the backend is: for probes, programs and people."""
+"""Endpoints that report the backend's state: for probes, programs and people."""
 
 from importlib.metadata import version as package_version
 from typing import Literal
@@ -36,7 +36,7 @@ class Health(Answer):
     """The number of connected projects."""
 
     model_dir: str
-    """An id of MODEL_DIR, by which the doctor knows the server."""
+    """An id of MODEL_DIR, by which the doctor recognizes the server."""
 
     problems: list[str]
     """What is wrong, and how to fix it, in one sentence each."""
@@ -55,7 +55,7 @@ class ProblemRecord(Answer):
     """How to fix it."""
 
     project: str
-    """The uid of the project that it is about; empty if it is about the server."""
+    """The uid of the project with the problem; empty if the problem is about the server."""
 
     details: list[str]
     """Names of what is affected, for example files."""

@@ -40,7 +40,7 @@ class VersionRecord(Answer):
     """Whether it is a first guess, not learned from labels."""
 
     grew_from: str | None
-    """The version that was live when its training began."""
+    """The version that was live when this one's training began."""
 
     figures: Any
     """Its metrics, as the model reported them."""
@@ -136,7 +136,7 @@ class ExportedVersion(Answer):
     were used."""
 
     difference: float | None
-    """The largest difference of the module's probabilities from the model's."""
+    """The largest difference between the module's probabilities and the model's."""
 
 
 class VersionEndpoints:

@@ -195,7 +195,7 @@ def test_bad_setting_is_named_and_ends_the_start(
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"MODEL_CLASS": "nope.Nope"}, "MODEL_CLASS=nope.Nope must be module:Class"),
+        ({"MODEL_CLASS": "nope.Nope"}, "MODEL_CLASS=nope.Nope is invalid: it must be module:Class"),
         ({"MODEL_CLASS": "picky_model:Picky"}, "EPOCHS: Input should be greater than 0"),
     ],
 )

@@ -48,7 +48,7 @@ def shown() -> dict[str, Any]:
 
 
 def test_start_submits_one_job_however_often_it_is_repeated(site: Site) -> None:
-    assert embed("show") == (0, "Not shared. To begin: python -m my_backend embed start\n")
+    assert embed("show") == (0, "The embeddings aren't shared. To start: python -m my_backend embed start\n")
     assert embed("start")[0] == embed("start")[0] == 0
     [job] = site.jobs()
     assert (job.kind, job.status, job.project) == (EMBED, "queued", PROJECT)

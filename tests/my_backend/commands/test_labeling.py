@@ -148,9 +148,9 @@ def test_answers_are_accepted_audited_and_undone(label_studio: FakeLabelStudio, 
     assert "only when you ask" in label("accept", "automatic", "--off")[1]
 
     audit = json.loads(label("accept", "show")[1])["audit"]
-    assert "0 of 1 checks failed" in label("accept", "audit", audit["next"][0]["task"], "Cat")[1]
+    assert "0 of 1 checked labels are wrong" in label("accept", "audit", audit["next"][0]["task"], "Cat")[1]
     for image in audit["next"][1:]:
         said = label("accept", "audit", image["task"], "Dog")[1]
-    assert "which is more than promised: undo them" in said
+    assert "which is more than the plan allows: undo them" in said
     assert f"{found['tasks']} undone" in label("accept", "undo")[1]
     assert label_studio.labels.marks() == set()

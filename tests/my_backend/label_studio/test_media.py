@@ -307,7 +307,7 @@ def test_blanks_in_the_key_of_a_cloud_link_are_the_keys(label_studio: FakeLabelS
         (UPLOAD, "set LABEL_STUDIO_URL"),
         ("", "set LABEL_STUDIO_URL"),
         ("file:///etc/hosts", "set LABEL_STUDIO_URL"),
-        ("data:image/png;base64", "no comma before its data"),
+        ("data:image/png;base64", "no comma between its header and its data"),
         ("data:image/png;base64,a", "base64 is invalid"),
         ("data:image/png;base64,%%%", "base64 is invalid"),
         ("data:image/png;base64,AAAA=AAA", "base64 is invalid"),

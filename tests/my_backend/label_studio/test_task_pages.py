@@ -142,7 +142,7 @@ def test_single_task_that_is_too_large_is_an_error(monkeypatch: pytest.MonkeyPat
         ({"tasks": [{"id": 1}]}, "unexpected format"),
         ({"tasks": [{"id": "1"}], "total": 1}, "unexpected format"),
         ({"tasks": [1], "total": 1}, "unexpected format"),
-        ({"tasks": [{"id": 2}, {"id": 1}], "total": 2}, "ignores the requested order .* update Label Studio"),
+        ({"tasks": [{"id": 2}, {"id": 1}], "total": 2}, "ignores the requested order .* upgrade Label Studio"),
         ({"tasks": [{"id": 1}], "total": 2}, "ignores the requested order"),  # the same page again
     ],
 )

@@ -87,7 +87,7 @@ def test_answers_that_do_not_fit_together_are_damaged(
     path = tmp_path / PROJECT / "acceptance" / prepared.id / "answers.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
 
-    with pytest.raises(Conflict, match="can't read the answers"):
+    with pytest.raises(Conflict, match="can't read the predictions"):
         AcceptanceStore(tmp_path).answers(prepared)
 
 

@@ -117,7 +117,7 @@ def test_every_image_comes_first_equally_often() -> None:
 
 @pytest.mark.parametrize(("alpha", "sample"), [(0.0, 10), (1.0, 10), (0.05, 0)])
 def test_plan_that_makes_no_sense_is_refused(alpha: float, sample: int) -> None:
-    with pytest.raises(ValueError, match="can't plan"):
+    with pytest.raises(ValueError, match="must be between 0 and 1"):
         make_plan(np.ones(100), alpha, sample, 0)
 
 

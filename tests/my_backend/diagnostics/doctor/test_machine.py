@@ -79,7 +79,7 @@ def cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("status", "printed", "computes", "said", "problem"),
     [
         (0, H100, CUDA, "NVIDIA H100 80GB HBM3 (86 GB, driver 580.82.07)", ""),
-        (0, H100, {}, "driver 580.82.07); the model doesn't say whether it uses the card", ""),
+        (0, H100, {}, "driver 580.82.07); the model doesn't say whether it uses the GPU", ""),
         (6, "No devices were found", CPU, "none; computing on the CPU", ""),
         (0, H100, CPU, "", "NVIDIA H100 80GB HBM3 (86 GB, driver 580.82.07) is available but not used."),
         (0, H100.replace("81000", "300"), CUDA, "", "Only 0.3 GB of memory is free"),

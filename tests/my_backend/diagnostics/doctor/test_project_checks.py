@@ -81,9 +81,9 @@ def test_model_that_is_asked_is_said(backends: list[Any], said: str, found: list
     ("project", "said", "found"),
     [
         ({}, "none chosen yet", []),
-        ({"model_version": "ours"}, "those of ours", []),
+        ({"model_version": "ours"}, "those from ours", []),
         ({"show_collab_predictions": False}, "none, as chosen in the project's Settings → Annotation", []),
-        ({"model_version": OLD}, f"those of {OLD}", ["predictions-pinned"]),
+        ({"model_version": OLD}, f"those from {OLD}", ["predictions-pinned"]),
     ],
 )
 def test_predictions_that_annotators_see_are_said(project: dict[str, Any], said: str, found: list[str]) -> None:

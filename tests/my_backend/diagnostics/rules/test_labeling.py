@@ -43,7 +43,7 @@ def test_contradicting_audit_is_a_problem() -> None:
 
     assert (problem.code, problem.project) == ("accepted-wrong", PROJECT)
     assert "of the labels that were accepted without review are wrong, but the limit is 2%" in problem.message
-    assert "6 of 10 random checks failed" in problem.message
+    assert "6 of 10 randomly checked labels are wrong" in problem.message
     assert "label accept undo --project 7`" in problem.hint
 
 

@@ -217,7 +217,7 @@ def test_labels_are_accepted_automatically_until_the_audit_contradicts(
     now = reached(client, lambda now: now["audit"])
     for image in now["audit"]["next"]:
         ask(client, "audit", task=image["task"], label="Dog")
-    assert (state(client)["automatic"], state(client)["stopped"]) == (False, "the audit contradicts the promise")
+    assert (state(client)["automatic"], state(client)["stopped"]) == (False, "the audit contradicts the guarantee")
     ask(client, "undo")
     reached(client, lambda now: now["status"] == "undone" and now["run"]["status"] == "finished")
     ask(client, "automatic", on=True)
@@ -257,7 +257,7 @@ def test_labels_undone_as_a_run_contradict_nothing(client: Client, label_studio:
 
 
 def contradicted(client: Client, labels: FakeLabels) -> Any:
-    """Accepted labels whose audit contradicts the promise."""
+    """Accepted labels whose audit contradicts the guarantee."""
     now = accepted(client, labels)
     while not now["audit"]["contradicted"]:
         ask(client, "audit", task=now["audit"]["next"][0]["task"], label="Dog")

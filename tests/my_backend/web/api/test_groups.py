@@ -261,7 +261,7 @@ def test_similar_tasks_with_their_labels(client: Client, label_studio: FakeLabel
     assert similar() == [(4, 0.5, None), (6, 0.5, "Dog"), (3, 0.3333, None)]
     assert similar(unlabeled=True) == [(4, 0.5, None), (3, 0.3333, None), (7, 0.3333, None)]
     answer = client.post("/api/labeling/similar", {"project": 7, "task": 99}, 404)
-    assert "task 99 hasn't been read yet, or can't be" in answer["error"]
+    assert "task 99 hasn't been read yet, or is unreadable" in answer["error"]
 
 
 def test_errors_are_shown_and_collecting_goes_on_after_them(
