@@ -110,7 +110,7 @@ THUMBNAIL, PICTURE = 256, 1280  # pixels of the longer side
 READ_AT_ONCE = 128  # tasks whose images are fetched while the previous ones are embedded
 ORDER_SECONDS = 30.0  # time limit for reading images to order: the next version will find more in the cache
 FIRST_GUESS = "first guess from ImageNet's classes, before any label"
-FASTER = "The network computes in 8-bit integers now (int8), which is faster; a trial showed the same answers."
+FASTER = "The network now computes in 8-bit integers (int8), which is faster; a trial showed the same predictions."
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)  # a damaged file of a version
 
 
@@ -152,7 +152,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
 
     @classmethod
     def untrained(cls, label_config: str) -> tuple[str, Json] | None:
-        """A first guess, if some choices are ordinary words and the network knows ImageNet's classes."""
+        """A first guess, if some of the choices are ordinary words and the network knows ImageNet's classes."""
         tag = parse_label_config(label_config, _settings().choices).image_choices
         # Loading the network may take minutes; the warm-up does it.
         guess = _guess(tag) if tag and _networks().has_base else None
@@ -176,9 +176,9 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
     ) -> list[Json | list[Any]]:
         """For each task, in order, a prediction, or `[]` if there is none.
 
-        `label_config` is the project's current one, in case it has changed; `deadline` (monotonic seconds) is when an
-        answer is due, with `[]` for unfinished tasks; `failed` is called for each image that can't be read, with the
-        reason as a sentence and as a code.
+        `label_config` is the project's current one, in case it has changed. By `deadline` (monotonic seconds) the
+        predictions are returned, with `[]` for unfinished tasks. `failed` is called for each image that can't be read,
+        with the task's position, and the reason as a sentence and as a code.
         """
         tag = self._tag(label_config)
         classifier = self._classifier
@@ -211,8 +211,8 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
     ) -> list[Json]:
         """For each task, in order, `prediction`, `confidence` and `scores` by choice; or `error`, as a sentence.
 
-        Scores are calibrated probabilities, the most likely first; `prediction` is a list if the labeling config
-        allows several choices. The other arguments are the same as for `predict`.
+        Scores are calibrated probabilities, the highest first; `prediction` is a list if the labeling config allows
+        several choices. The other arguments are the same as for `predict`.
         """
         tag = self._tag(label_config)
         classifier = self._classifier
@@ -303,7 +303,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
 
     @classmethod
     def cache_lookups(cls) -> dict[str, int]:
-        """How many embeddings this process has found in its cache (`hit`), and how many it hasn't (`miss`)."""
+        """How many embeddings this process found in its cache (`hit`), and how many it didn't (`miss`)."""
         return _networks().lookups if _make_networks.cache_info().currsize else {}
 
     @classmethod
@@ -363,7 +363,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         check: Callable[[], None] = lambda: None,
         **kwargs: Any,
     ) -> list[int] | None:
-        """Positions of unlabeled tasks, in the order in which to label them; None if SCORE asks for another score.
+        """Positions of unlabeled tasks in the order in which to label them; None if SCORE isn't `order`.
 
         Tasks whose images can't be read, or not within ORDER_SECONDS, are left out. `check` is called regularly and
         may raise to stop.
@@ -395,14 +395,14 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
 
     @classmethod
     def export_problem(cls) -> str:
-        """Which packages `export_onnx` lacks, and how to install them."""
+        """The packages that `export_onnx` lacks, and how to install them; "" if it lacks none."""
         return missing_packages()
 
     def export_onnx(self, folder: Path, tasks: Sequence[Json]) -> Json:
         """Writes `model.onnx`, `labels.txt` and a script that uses the module, and compares the module with the
         model on the tasks' images.
 
-        Raises BadRequest if a package is missing or the answers differ.
+        Raises BadRequest if a package is missing or the probabilities differ.
         """
         tag, classifier = self._tag(), self._classifier
         if tag is None or classifier is None:
@@ -457,12 +457,13 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
     ) -> Json | None:
         """Trains on annotated tasks; returns the resources of the new model, and passes them to `publish`.
 
-        `kind` is `head` to train only the last layer, quickly, or `full` for everything that TRAIN_MODE requests: then
-        the head is published first. If `given` equals that of the last full training run, returns None: all seeds are
-        fixed, so training would produce the same model. Fine-tuned layers are always trained further. `attempt` is
-        more than 1 if the process died before it completed an epoch. The accuracy on the tasks of `random_sample` is
-        reported, too. `progress` gets records with `phase`, `epoch`, `epochs`, `loss`, `accuracy`, `seconds_left`, and
-        may raise to stop. Raises TrainingError, with a message for labelers, if there are too few labels.
+        `kind` is `head` to train only the last layer, quickly, or `full` for everything that TRAIN_MODE requests; a
+        full run publishes the head first. If `given` equals that of the last full training run, returns None: all seeds
+        are fixed, so training would produce the same model. Layers that were fine-tuned before are always trained
+        further. `attempt` is more than 1 if the process died before it completed an epoch. The accuracy on the tasks of
+        `random_sample` is reported, too. `progress` gets records with `phase`, `epoch`, `epochs`, `loss`, `accuracy`,
+        `seconds_left`, and may raise to stop. Raises TrainingError, with a message for labelers, if there are too few
+        labels.
         """
         report = progress or (lambda record: None)
         config = parse_label_config(self.label_config, _settings().choices)
@@ -583,7 +584,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         hyperparameters: Hyperparameters,
         report: Callable[[Json], None],
     ) -> Classifier | None:
-        """The classifier with a network that computes in 8-bit integers; None if a trial says no, or isn't made."""
+        """The classifier with a network that computes in 8-bit integers; None if a trial rejects it or is skipped."""
         backbone = try_int8(_networks().lane, best.backbone, samples, report)
         if backbone is None:
             return None
@@ -607,7 +608,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
 
     @contextmanager
     def _holding(self, samples: Sequence[Sample]) -> Iterator[list[Sample]]:
-        """The samples, with images protected from removal meanwhile; images that the cache has lost are left out."""
+        """The samples, whose images stay in the cache meanwhile; those whose image the cache has lost are left out."""
         with self._media.holding([sample.image.path for sample in samples]) as paths:
             held = [
                 replace(sample, image=replace(sample.image, path=path))
@@ -633,7 +634,7 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         record = saved.classifier.record
         warning = saved.classifier.backbone.warning
         if (network := saved.classifier.backbone.network) != _settings().network:
-            also = f"The model is a {network}, but the next training starts from {_settings().network}: "
+            also = f"The model is a {network}, but the next training run starts from {_settings().network}: "
             also += f"set NETWORK={network} to keep the network."
             warning = f"{warning} {also}".strip()
         return {
@@ -647,9 +648,9 @@ class ImageClassifierAPI(LabelStudioMLBase):  # type: ignore[misc]  # the base c
         }
 
     def _backbone_to_grow_from(self, kind: str) -> Backbone:
-        """The live version's backbone if it was fine-tuned, or for a quick training; otherwise the settings' one.
+        """The live version's backbone if it was fine-tuned, or for a quick training run; otherwise the settings' one.
 
-        So a correction loads nothing, and changed settings take effect at the next full training.
+        This way, a correction loads nothing, and changed settings take effect with the next full training run.
         """
         live, today = self._classifier.backbone if self._classifier else None, _settings()
         if live is None or live.network != today.network:
@@ -863,7 +864,7 @@ def _given(
     backbone: Backbone,
     hyperparameters: Hyperparameters,
 ) -> str:
-    """A digest of what a full training depends on: the images' content, the labels, the network and the settings.
+    """A digest of what a full training run depends on: the images' content, the labels, the network and the settings.
 
     The tasks' ids count, too, because the mistakes name them.
     """
@@ -879,7 +880,7 @@ def _given(
 
 
 def _json_label(label: Label) -> str | list[str]:
-    """The label as JSON, in which a set of one class differs from the class: it is learned in another way."""
+    """The label as JSON; a set of one class differs from the class itself, because it is learned differently."""
     return label if isinstance(label, str) else sorted(label)
 
 
@@ -1120,7 +1121,7 @@ def _without_annotations(task: Json) -> Json:
 
 
 def _with_corrections(classifier: Classifier, embedded: Embedded, corrected: frozenset[str]) -> Classifier:
-    """Makes the served head get the corrected images right if possible; metrics and comparisons don't change."""
+    """Adjusts the served head to get the corrected images right if possible; metrics and comparisons don't change."""
     known = [row for row, sample in enumerate(embedded.samples) if sample.image.digest in corrected]
     if not known:
         return classifier
@@ -1142,7 +1143,7 @@ def _is_readable(path: Path) -> bool:
 
 
 def _guess(tag: ImageChoices, temperature: float | None = None) -> Classifier | None:
-    """What the network's own last layer says about the choices; `temperature` is that of an earlier calibration."""
+    """The predictions of the network's own last layer for the choices; `temperature` is from an earlier calibration."""
     return None if tag.multiple else _networks().first_guess(tag.spellings, temperature)
 
 
@@ -1165,14 +1166,14 @@ def _by_choices(tag: ImageChoices, tasks: Sequence[Json]) -> dict[ImageChoices, 
 
 
 def _predictions(tag: ImageChoices, answer: ChoiceProbabilities, score: Score) -> list[Json | list[Any]]:
-    """A prediction for each image; `[]` if the answer isn't one of the tag's choices."""
+    """A prediction for each image; `[]` if the predicted class isn't one of the tag's choices."""
     if not answer.names:
         return [[] for _ in answer.probabilities]
     return [tag.prediction(names, sure) if names else [] for names, sure in answer.chosen(score)]
 
 
 def _classified(answer: ChoiceProbabilities) -> Json:
-    """One image's answer in the form that `classify` returns."""
+    """One image's prediction in the form that `classify` returns."""
     if not answer.names:
         return {"error": "the model knows none of the labeling config's choices"}
     [(chosen, confidence)] = answer.chosen("probability")
@@ -1208,7 +1209,7 @@ def _no_url(task: Json, tag: ImageChoices) -> MediaError:
 
 
 def _reason(error: ImageError | MediaError) -> str:
-    """The reason code to count the error by."""
+    """The reason code under which the error is counted."""
     if isinstance(error, MediaError):
         return error.reason
     return "too_late" if isinstance(error, TooLate) else "unreadable"

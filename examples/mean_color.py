@@ -18,7 +18,7 @@ class MeanColor(ModelAPI):
     def fit(self, tasks: Any, workdir: str, **kwargs: Any) -> Any:
         colors = defaultdict(list)
         for image, choices in self.labeled_images(tasks):
-            with suppress(ImageError):  # a broken image doesn't stop the others
+            with suppress(ImageError):  # a damaged image doesn't stop the others
                 color = mean_color(image)
                 colors[choices[0]].append(color)
         return {"colors": {choice: np.mean(some, axis=0).tolist() for choice, some in colors.items()}}

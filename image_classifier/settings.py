@@ -51,7 +51,7 @@ class ClassifierSettings(BaseSettings):
     )
     batch_size: PositiveInt = Field(32, description="images per training step")
     learning_rate: PositiveFloat = Field(
-        0.001, description="learning rate of the backbone; the head uses ten times as much"
+        0.001, description="learning rate of the backbone; the head's is ten times as high"
     )
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="SGD momentum")
     lr_step_size: PositiveInt = Field(7, description="epochs between drops of the learning rate (StepLR)")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-NICENESS = 5  # of threads that decode; a long training has more, because it gives way to predictions
+NICENESS = 5  # of threads that decode; a long training run has more, because it gives way to predictions
 
 
 def let_requests_go_first() -> None:

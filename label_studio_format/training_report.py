@@ -1,4 +1,4 @@
-"""Reports which annotated tasks a training used and which it left out, as numbers and as text."""
+"""Reports which annotated tasks a training run used and which it left out, as numbers and as text."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence

@@ -143,7 +143,7 @@ class Backend:
         return ThreadQueue(self.job_store, work)
 
     def submit_correction(self, project: str) -> None:
-        """Requests a quick training, as annotation events do."""
+        """Requests a quick training run, as annotation events do."""
         submit_correction(self.queue, project)
 
     def delete(self, project: Project) -> None:

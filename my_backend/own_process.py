@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.1
 END_SECONDS = 10.0  # that the process may take to end after its answer
-NICENESS = 10  # predictions and trainings come first
+NICENESS = 10  # predictions and training runs come first
 
 Value = TypeVar("Value")
 

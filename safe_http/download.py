@@ -106,6 +106,6 @@ def _seconds_asked(response: requests.Response) -> float | None:
 
 
 def _refused(status: int, asked: float | None) -> DownloadError:
-    later = f" and asks for a wait of {asked:,.0f} s: try again later" if asked and asked > LONGEST_PAUSE else ""
+    later = f" and asks clients to wait {asked:,.0f} s: try again later" if asked and asked > LONGEST_PAUSE else ""
     reason = "too_many_requests" if status == TOO_MANY_REQUESTS else reason_of_status(status)
     return DownloadError(f"its server answered {status}{later}", reason)

@@ -69,7 +69,7 @@ def _claimed(folder: Path) -> Iterator[Path]:
         raise UsersError(f"{shown(folder)} isn't a folder: choose a folder for the images")
     state = folder / STATE_FOLDER
     if (folder / REPORT_FILE).is_dir():
-        raise UsersError(f"{shown(folder / REPORT_FILE)} is a folder, but the report goes there: rename it")
+        raise UsersError(f"{shown(folder / REPORT_FILE)} is a folder, but the report needs this name: rename it")
     if state.is_symlink():  # files are removed in it
         raise UsersError(f"{shown(state)} is a link to another folder: remove the link")
     state.mkdir(parents=True, exist_ok=True)

@@ -35,7 +35,7 @@ def say_all(things: Iterable[object], more: str) -> None:
 
 @contextmanager
 def show_progress() -> Iterator[Progress]:
-    """Shows a bar for each phase on a terminal, elsewhere a line; and a table of the epochs of full training."""
+    """Shows a bar for each phase on a terminal, otherwise a line; and a table of the epochs of full training."""
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),

@@ -1,4 +1,4 @@
-"""Ctrl-C during a training."""
+"""Ctrl-C during a training run."""
 
 import signal
 import threading

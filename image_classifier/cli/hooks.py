@@ -25,9 +25,9 @@ def load_hook(name: str) -> Hook:
     try:
         hook = getattr(importlib.import_module(module_name), function)
     except Exception as error:  # it is the user's own code
-        raise UsersError(f"can't load postprocess = {name} ({error}): write it as module.function") from error
+        raise UsersError(f"can't load postprocess = {name} ({error}): set it to module.function") from error
     if not callable(hook):
-        raise UsersError(f"postprocess = {name} isn't a function: name one, as module.function")
+        raise UsersError(f"postprocess = {name} isn't a function: set it to module.function")
     return hook  # type: ignore[no-any-return]  # it is callable
 
 

@@ -111,11 +111,11 @@ def _options(
 def collect_images(
     file: Annotated[
         Path,
-        typer.Argument(metavar="FILE.csv", help="CSV or TSV file: the URL and the class of an image in each line"),
+        typer.Argument(metavar="FILE.csv", help="CSV or TSV file with the URL and the class of an image on each line"),
     ],
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="folder for the images, in a subfolder for each class")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="folder for the images; each class gets a subfolder")],
 ) -> None:
-    """Fetch the images of a list of URLs into a folder for each class. Images already there aren't fetched again.
+    """Fetch the images in a list of URLs, and sort them into a folder for each class. Images already there are kept.
 
     The exit status is 1 if none of the lines has an image.
     """
@@ -163,7 +163,7 @@ def prepare(
 ) -> None:
     """Check a folder of images and list its problems. By default it changes nothing.
 
-    The exit status is 1 if any problem is left.
+    The exit status is 1 if any problem remains.
     """
     if to_clean + delete + (move_to is not None) > 1:
         raise typer.BadParameter("use only one of --clean, --move-to and --delete")
@@ -248,7 +248,7 @@ def train(
             "--learning-rate",
             "--lr",
             metavar="RATE|auto",
-            help="learning rate of the backbone; the head uses ten times as much [LEARNING_RATE]",
+            help="learning rate of the backbone; the head's is ten times as high [LEARNING_RATE]",
             rich_help_panel=_TRAINING,
         ),
     ] = None,
@@ -264,7 +264,9 @@ def train(
     freeze_epochs: Annotated[
         int | None,
         typer.Option(
-            metavar="N", help="train only the last layer for the first N epochs of full", rich_help_panel=_TRAINING
+            metavar="N",
+            help="with --mode full, train only the last layer for the first N epochs",
+            rich_help_panel=_TRAINING,
         ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="random seed; 0 by default", rich_help_panel=_TRAINING)] = None,
@@ -291,7 +293,7 @@ def train(
         Path | None,
         typer.Option(metavar="FILE", help="write an HTML report on the test images", rich_help_panel=_TESTING),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="continue an interrupted training")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="continue an interrupted training run")] = False,
 ) -> None:
     """Train a classifier. Its metrics are cross-validated; Ctrl-C keeps the best model so far."""
     settings = read_settings()
@@ -357,13 +359,13 @@ def _print_figures(model: SavedModel) -> None:
     images, classes = sum(record["labels"].values()), len(model.classifier.classes)
     judged = f"{_headline(record['figures'])} ({record['figures']['judged_by']})"
     unseen = record.get("sources", {}).get("unseen", 0)
-    accepted = f" ({unseen} accepted in bulk)" if unseen else ""
+    accepted = f" ({unseen} accepted without review)" if unseen else ""
     print(f"{shown(model.folder)}: {classes} classes from {images} images{accepted}; {judged}")
 
 
 def _headline(figures: dict[str, Any]) -> str:
     if "accuracy" not in figures:
-        return "accuracy unknown, since nobody has looked at any of the labels"
+        return "accuracy unknown, because nobody has reviewed any of the labels"
     low, high = figures.get("accuracy_low"), figures.get("accuracy_high")  # which older models don't have
     between = "" if low is None or high is None else f", between {low:.0%} and {high:.0%},"
     groups = figures.get("groups", figures["images"])
@@ -516,7 +518,7 @@ def retrain(
         if lost := len(others) - len(known):
             say(
                 f"{lost} of {len(others)} known images are neither in the cache nor in their original place: the model "
-                "forgets them"
+                "is retrained without them"
             )
         done = correct(classifier, kept, embeddings, corrected)
     target = output / saved.folder.name if output else saved.folder
@@ -566,7 +568,7 @@ def export_model(
         ),
     ] = None,
 ) -> None:
-    """Export a model for other programs and check that it still gives the same answers.
+    """Export a model for other programs and check that it still makes the same predictions.
 
     The module takes uint8 RGB images \\[n, 3, side, side] and returns probabilities \\[n, classes].
     """

@@ -1,4 +1,4 @@
-"""The epochs of a training as a CSV file, which grows while it trains."""
+"""The epochs of a training run as a CSV file, which grows while it trains."""
 
 import csv
 import os

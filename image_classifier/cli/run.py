@@ -41,7 +41,7 @@ CHECKPOINT_FILE = "checkpoint.safetensors"
 
 
 class Experiment:
-    """A training and its folder: `head/`, and `full/` if all layers were trained; each is a complete model."""
+    """A training run and its folder: `head/`, and `full/` if all layers were trained; each is a complete model."""
 
     def __init__(self, folder: Path, recipe: Recipe, samples: Sequence[Sample], *, resume: bool) -> None:
         """Raises UsersError if the folder is in use or contains another experiment."""
@@ -201,7 +201,10 @@ class Experiment:
             save_model(tuned, samples, self._folder / FULL)
         else:
             shutil.rmtree(self._folder / FULL, ignore_errors=True)  # of an earlier interruption
-            say("training all layers was not clearly better on the held-out images: the last layer alone is kept")
+            say(
+                "training all layers wasn't clearly better on the held-out images, so the model in which only the last "
+                "layer was trained is kept"
+            )
 
 
 def _differences(begun: dict[str, Any], now: dict[str, Any]) -> str:

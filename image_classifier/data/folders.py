@@ -162,8 +162,9 @@ def _refuse_nested(folder: Path, directories: Sequence[Path]) -> None:
     repeated = [name for name, count in names.items() if count > 1]
     if repeated:
         raise UsersError(
-            f"the class folders are one level too deep, such as {shown(directories[0].name)}/{shown(repeated[0])} in "
-            f"{shown(folder)}: pass one of its subfolders, such as {shown(directories[0])}"
+            f"the class folders of {shown(folder)} are one level too deep (for example, "
+            f"{shown(directories[0].name)}/{shown(repeated[0])}): pass one of its subfolders, such as "
+            f"{shown(directories[0])}"
         )
 
 

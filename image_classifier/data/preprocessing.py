@@ -118,7 +118,7 @@ def open_image(source: Source, wanted: int | None = None, deadline: float = floa
         if isinstance(error, OSError) and error.errno is not None:  # from the system; Pillow's own have no number
             kind = FileGone if isinstance(error, FileNotFoundError) else PerhapsSound
             raise kind(f"can't be read: {error}") from error
-        raise ImageError(f"broken image: {error}") from error
+        raise ImageError(f"damaged image: {error}") from error
 
 
 def _open(source: Source, wanted: int | None, deadline: float) -> Image.Image:

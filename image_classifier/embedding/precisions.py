@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class Precisions:
-    """Chosen precisions, on disk, since a training chooses and a server in another process uses them; thread-safe."""
+    """Chosen precisions, on disk: a training run chooses them, a server in another process uses them; thread-safe."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

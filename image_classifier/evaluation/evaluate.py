@@ -88,7 +88,10 @@ def examine_model(lane: InferenceLane, model: SavedModel, samples: Sequence[Samp
     classifier = model.classifier
     unknown = sorted({name for sample in samples for name in classes_of(sample.label)} - set(classifier.classes))
     if not classifier.head.multiple and any(len(classes_of(sample.label)) > 1 for sample in samples):
-        raise UsersError("the model predicts one class per image, but these images have several: use other images")
+        raise UsersError(
+            "the model predicts one class per image, but some of these images have several: pass images with one class "
+            "each"
+        )
     if unknown:
         raise UsersError(
             f"the model has no class {', '.join(unknown)}; its classes are {', '.join(classifier.classes)}: "

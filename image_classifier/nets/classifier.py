@@ -314,7 +314,7 @@ def load_saved_backbone(folder: Path) -> Backbone:
     try:
         bare = _without_weights(network, preprocessing.crop_size)
     except UnknownNetwork as error:
-        raise WeightsError(f"{folder} contains a model that can't be built here: {error}") from error
+        raise WeightsError(f"can't build the model in {folder}: {error}") from error
     file = folder / BACKBONE_FILE
     try:
         bare.module.load_state_dict(read_weights(file))
@@ -349,7 +349,7 @@ def load_classifier(folder: Path, backbone: Backbone) -> Classifier:
         raise WeightsError(f"{folder} contains a damaged model ({HEAD_FILE} has no {error})") from error
     fitting = (len(record["classes"]), backbone.size), (len(record["classes"]),)
     if any((one.weight.shape, one.bias.shape) != fitting for one in (head, evaluation_head)):
-        raise WeightsError(f"{folder} contains a damaged model ({HEAD_FILE} doesn't fit its network and classes)")
+        raise WeightsError(f"{folder} contains a damaged model ({HEAD_FILE} doesn't match its network and classes)")
     return Classifier(backbone, head, evaluation_head, tuple(record["classes"]), record)
 
 

@@ -30,7 +30,7 @@ TRAINING_SHARE = 0.79  # size of that square, relative to the square used for pr
 # Share of a pretrained network's parameters that are trained: the upper layers, such as ResNet18's last stage. Those
 # below see edges and textures, which a few hundred images can't improve.
 UPPER_SHARE = 0.75
-FUTILE_SECONDS = 900.0  # a training that hasn't reached the head's accuracy by then ends
+FUTILE_SECONDS = 900.0  # a training run that hasn't reached the head's accuracy by then ends
 GPU_BATCHES_AHEAD = 3  # decoded while the GPU computes; a CPU has no core left for that
 KEPT_IMAGES = 512  # held-out images that stay decoded, about 75 MB: they are evaluated after each epoch
 

@@ -1,4 +1,4 @@
-"""Starts a training if the newest version lacks something stored that no job is going to learn."""
+"""Starts a training run if the newest version lacks something stored that no job is going to learn."""
 
 import logging
 import time
@@ -22,14 +22,14 @@ from my_backend.projects.versions import Versions
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 10.0
-FIRST_PAUSE, LONGEST_PAUSE = 600.0, 21_600.0  # seconds between two trainings for the same reason; it doubles each time
+FIRST_PAUSE, LONGEST_PAUSE = 600.0, 21_600.0  # seconds from one training run to the next for the same reason; doubles
 SENT, IMAGES = "annotations sent with POST /train", "images"
 ALL_LABELS = "a training run on all labels"
 
 
 @dataclass
 class _Waiting:
-    """What a project's newest version lacks, when to start a training for it (monotonic), and the pause after that."""
+    """What a project's newest version lacks, when to start a training run for it (monotonic), and the next pause."""
 
     lacks: frozenset[str]
     due: float
@@ -40,10 +40,10 @@ class Backlog(Background):
     """Compares what is stored with what was learned.
 
     Usually the two are equal, or a job is going to learn the rest. But the job may have failed, or something couldn't
-    be read during a training: a correction, annotations that were sent, or an image whose server was down. A training
-    follows as soon as it can be read. What was lost or damaged for good starts none, and if trainings don't help, the
-    pauses between them grow. After versions that were only updated with the last labels, a training on all labels
-    follows when no more come.
+    be read during a training run: a correction, annotations that were sent, or an image whose server was down. Another
+    training run follows as soon as it can be read. Data that is lost or damaged for good starts none, and if training
+    runs don't help, the pauses between them grow. If the newest versions were only updated with the last labels, a
+    training run on all labels follows when no more labels arrive.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Backlog(Background):
         *,
         images: bool,
     ) -> None:
-        """`images` says whether images that couldn't be read start trainings, too."""
+        """`images` says whether images that couldn't be read start training runs, too."""
         super().__init__("backlog")
         self._projects, self._store, self._submit, self._open_media = projects, store, submit, open_media
         self._images = images
@@ -102,7 +102,7 @@ class Backlog(Background):
             self._failures.pop(uid, None)
 
     def _lacks(self, uid: str) -> frozenset[str]:
-        """What the newest version lacks and a training can read now, each as a unique string."""
+        """What the newest version lacks and a training run can read now, each as a unique string."""
         folder = self._projects.folder(uid)
         sent = folder / KEPT_ANNOTATIONS
         if sent.exists():
@@ -117,17 +117,17 @@ class Backlog(Background):
         if not lacks and learned.missed and self._images:
             lacks = {IMAGES}
         if lacks and not Versions(folder).has_learned():
-            return frozenset()  # users or events start the first training
+            return frozenset()  # users or events start the first training run
         return frozenset(lacks)
 
     def _wait(self, project: Project, lacks: frozenset[str], before: _Waiting | None) -> _Waiting:
-        """Starts a training if it is time; returns what to wait for next."""
+        """Starts a training run if it is time; returns what to wait for next."""
         if before is None or before.lacks != lacks:
             return _Waiting(lacks, due=0.0)  # at the next look: a request may be storing it right now
         if time.monotonic() < before.due:
             return before
         if any(job.unfinished or job.status == "canceled" for job in self._store.newest(project.uid, 1)):
-            return before  # someone who cancels a training doesn't want another one
+            return before  # someone who cancels a training run doesn't want another one
         if self._lacks(project.uid) != lacks:
             return before  # a job that has just ended may have learned it
         if lacks != {IMAGES} or self._can_read_images(project):

@@ -22,7 +22,7 @@ from my_backend.serving.model_loader import ModelFactory
 
 log = logging.getLogger(__name__)
 
-TURN_SECONDS = 300.0  # after which the worker takes a training that waits; loading a network again takes a second
+TURN_SECONDS = 300.0  # after which the worker takes a training run that waits; loading a network again takes a second
 
 Json = dict[str, Any]
 

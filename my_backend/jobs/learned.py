@@ -23,8 +23,8 @@ class Learned:
 
     `corrections` says which corrected images it knows, by digest, and when their labels were given. `missed` are images
     of annotated tasks that couldn't be read but may be later, some of them if there are many: URLs and tasks' ids.
-    `given` is a digest of everything that the model class says its last complete training depended on, and `made` that
-    training's last version; both are "" if corrections were learned since, or the class doesn't say it.
+    `given` is a digest of everything that the last complete training run depended on, according to the model class, and
+    `made` that run's last version; both are "" if corrections were learned since, or the class doesn't report it.
     `updated` is the version's name if it was only updated with the last labels, and "" if it learned all of them.
     """
 

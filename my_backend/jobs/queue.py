@@ -47,5 +47,5 @@ class JobQueue(Protocol):
 
 
 def submit_correction(queue: JobQueue, project: str) -> Job:
-    """Submits a quick training because annotations changed."""
+    """Submits a quick training run because annotations changed."""
     return queue.submit(project, "head", "annotations changed")

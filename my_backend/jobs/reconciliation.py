@@ -41,7 +41,7 @@ class Reconciliation:
 
     def _is_behind(self, project: Project, snapshot: Snapshot) -> bool:
         """Whether Label Studio has changed since the live version was trained; the job checks in detail."""
-        # Users or events start the first training.
+        # Users or events start the first training run.
         if not project.versions.has_learned() or snapshot.watermark() == learned_state(project.folder).watermark:
             return False
         # A job that is just publishing a version holds the lock until it has noted what the version has learned.

@@ -14,8 +14,8 @@ from my_backend.files import Moment
 
 Kind = Literal["head", "full", "embed"]
 Status = Literal["queued", "started", "finished", "failed", "canceled", "stopped"]
-KINDS: tuple[Kind, ...] = ("head", "full")  # of trainings; workers listen for each
-EMBED: Kind = "embed"  # embeds a project's tasks, with others of its kind; takes turns with full trainings
+KINDS: tuple[Kind, ...] = ("head", "full")  # of training runs; workers listen for each
+EMBED: Kind = "embed"  # embeds a project's tasks, with others of its kind; takes turns with full training runs
 UNFINISHED: tuple[Status, ...] = ("queued", "started")
 OUTCOMES: tuple[Status, ...] = ("finished", "failed", "canceled")
 

@@ -17,7 +17,7 @@ from my_backend.projects.registry import Projects
 log = logging.getLogger(__name__)
 
 QUIET_SECONDS = 30.0
-PACE_SECONDS = 60.0  # from one training to the next, while a person labels images one by one on the page
+PACE_SECONDS = 60.0  # from one training run to the next, while a person labels images one by one on the page
 RETRY_SECONDS = 30.0  # after a disk error
 REMEMBERED_EVENTS = 10_000
 
@@ -32,7 +32,7 @@ class Retraining(Background):
         train: Callable[[str], None],
         is_writing: Callable[[str], bool] = lambda project: False,
     ) -> None:
-        """`is_writing` tells whether a labeling run is writing to a project: then one training follows its end."""
+        """`is_writing` tells whether a labeling run is writing to a project: then one training run follows its end."""
         super().__init__("retraining", patience=math.inf)
         self._projects, self._after, self._train, self._is_writing = projects, after, train, is_writing
         # project → when to train it if nothing more comes (monotonic), and the ids of the last event
@@ -61,7 +61,7 @@ class Retraining(Background):
         try:
             unlearned = self._projects.changes(project).add(fresh)
         except OSError:
-            # If the event is sent again, it must count. Label Studio doesn't resend it, so a training reads everything.
+            # If the event is sent again, it must count. Label Studio doesn't resend it, so training reads everything.
             with self._lock:
                 for change in fresh:
                     self._seen.pop(_event(project, action, change), None)
@@ -78,7 +78,7 @@ class Retraining(Background):
     def run_ended(self, project: str, *, one_by_one: bool = False) -> None:
         """Trains what a labeling run has changed, without waiting for more events.
 
-        Runs of images that a person labels one by one end every few seconds: they cause a training once a minute.
+        Runs of images that a person labels one by one end every few seconds: they cause a training run once a minute.
         """
         if one_by_one:
             self._one_by_one[project] = time.monotonic()

@@ -152,7 +152,7 @@ def rq_queue(settings: Settings, kind: Kind, connection: Redis) -> OwnQueue:
 
 
 def _listened_for(kind: Kind) -> Kind:
-    """The kind whose queue such jobs wait in. Workers for long trainings embed, too: no other ones are needed."""
+    """The kind whose queue such jobs wait in. Workers for long training runs embed, too: no other ones are needed."""
     return "full" if kind == EMBED else kind
 
 

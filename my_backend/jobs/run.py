@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 MAX_ATTEMPTS = 3  # times in a row that its process may die before a job completes another epoch
 PROGRESS_SECONDS = 0.2  # between two writes of the progress
 MAX_POINTS = 400  # in the loss and accuracy curves; with more, every other one is dropped
-NICENESS = 10  # of long trainings
+NICENESS = 10  # of long training runs
 
 SHUTDOWN = "the server is shutting down"
 CANCELED = "it was canceled"
@@ -31,7 +31,7 @@ CANCELED = "it was canceled"
 def yield_to_others() -> None:
     """Lowers the CPU priority of the calling thread and the threads it starts.
 
-    Predictions and corrections take precedence over long trainings. Only Linux supports this for a single thread.
+    Predictions and corrections take precedence over long training runs. Only Linux supports this for a single thread.
     """
     if sys.platform == "linux":
         thread = threading.get_native_id()

@@ -28,7 +28,7 @@ _JOB = TypeAdapter(Job)
 class JobStore:
     """Job records on disk, one JSON file each; they outlive every process.
 
-    Lists have only trainings, unless other kinds are asked for.
+    Lists have only training runs, unless other kinds are asked for.
     """
 
     def __init__(self, projects_folder: Path) -> None:
@@ -110,7 +110,7 @@ class JobStore:
 
     @contextlib.contextmanager
     def claimed(self, job: Job) -> Iterator[None]:
-        """Holds a claim while a process runs a job: only one training per project and kind runs at a time.
+        """Holds a claim while a process runs a job: only one training run per project and kind runs at a time.
 
         Entering it raises InUse if another process holds it, and NotFound if the project was deleted.
         """

@@ -17,7 +17,7 @@ STOP_SECONDS = 6.0  # for a running job's next step; Docker, for example, kills 
 
 
 class ThreadQueue:
-    """Runs jobs in the server process: one thread per kind, so that no correction waits for a long training."""
+    """Runs jobs in the server process: one thread per kind, so that no correction waits for a long training run."""
 
     def __init__(self, store: JobStore, work: Work) -> None:
         self._store, self._work = store, work

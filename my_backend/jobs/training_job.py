@@ -49,7 +49,7 @@ _TASKS = TypeAdapter(list[AnnotatedTask])
 
 
 class _Overtaken(Exception):
-    """Another version went live during a quick training, or labels came while nobody was waiting for it."""
+    """Another version went live during a quick training run, or labels came while nobody was waiting for it."""
 
 
 class TrainingJob:
@@ -144,7 +144,7 @@ class TrainingJob:
         summaries = [changes.summaries.of(page, tag) for page in tasks.pages]
         changes.summaries.keep(tasks.pages)
         learned = Learned(watermark, _digest(project.label_config, summaries), known, before.missed)
-        # Events and comparisons may ask for what is already learned; trainings that people start always run.
+        # Events and comparisons may ask for what is already learned; training runs that people start always run.
         is_new = job.kind == "full" or learned.digest != before.digest or self._can_read_missed(project, before)
         progress: Callable[[Json], None] = running.progress
         if not is_new and before.updated and before.updated == project.versions.live_name():
@@ -159,7 +159,7 @@ class TrainingJob:
         return result
 
     def _giving_way(self, running: RunningJob, changed: int) -> Callable[[Json], None]:
-        """Returns the progress of a training on labels that are already served: it ends if enough others come."""
+        """Returns the progress of a training run on labels that are already served: it ends if enough others come."""
         changes, after = self._projects.changes(running.job.project), self._settings.retrain_after_annotations
 
         def progress(record: Json) -> None:
@@ -283,7 +283,7 @@ class TrainingJob:
         if output is not None and output not in outputs:
             publish(output)
         if running.job.kind == "full" and published:
-            # Only now: if the process is killed before, a training has to be repeated.
+            # Only now: if the process is killed before, a training run has to be repeated.
             with noting(folder):
                 if learned_state(folder) == noted:
                     now_given = str((output or {}).get("given") or "")
@@ -295,7 +295,7 @@ class TrainingJob:
     ) -> tuple[ModelAPI, bool]:
         """Returns the live version's model, and whether it could be loaded.
 
-        Otherwise it is an untrained one, so that a training repairs it.
+        Otherwise it is an untrained one, so that a training run repairs it.
         """
         try:
             return self._new_model(project, versions.live(), missed), True
@@ -315,7 +315,7 @@ class TrainingJob:
 def _read_kept(kept: Path) -> str:
     """Returns the annotations sent with a request; "" if there are none, or another job has learned them.
 
-    Also "" if they can't be opened at the moment: they stay, and `Backlog` starts a training once they can be.
+    Also "" if they can't be opened at the moment: they stay, and `Backlog` starts a training run once they can be.
     """
     text = files.examine(kept, bytes.decode)
     if text is None or (isinstance(text, Damaged) and text.unopened):
@@ -355,7 +355,7 @@ def keep_annotations(projects: Projects, uid: str, tasks: list[Json]) -> None:
 
 
 def forget_annotations(projects: Projects, uid: str) -> None:
-    """Removes the annotations of a training that was canceled before it started."""
+    """Removes the annotations of a training run that was canceled before it started."""
     (projects.folder(uid) / KEPT_ANNOTATIONS).unlink(missing_ok=True)
 
 

@@ -101,8 +101,8 @@ class MediaFile:
 class MediaPool:
     """The threads that fetch images and the known URLs, for all projects of a process, until `shutdown`.
 
-    Imports and trainings, which have no deadline, use a separate pool, so that an unresponsive storage can't keep the
-    requests of other projects waiting for a thread.
+    Imports and training runs, which have no deadline, use a separate pool, so that an unresponsive storage can't keep
+    the requests of other projects waiting for a thread.
     """
 
     awaited: ThreadPoolExecutor

@@ -347,7 +347,7 @@ class Pools(Background):
         yield
 
     def _keep_random_order(self, project: Project, pool: ProjectPool) -> None:
-        """Keeps the tasks that follow in the random order, for the next training, if the disk takes them."""
+        """Keeps the tasks that follow in the random order, for the next training run, if the disk takes them."""
         try:
             keep_next(project.folder, pool.first_of_random_order())
         except OSError as error:

@@ -1,7 +1,7 @@
 """Carries out labeling runs: in a thread of the server, or directly for the command line.
 
-Labeling is not a job for workers: a person waits for it, while a worker may be busy with a training for hours; and a
-token that a person gave stays in the memory of the process that got it.
+Labeling is not a job for workers: a person waits for it, while a worker may be busy with a training run for hours; and
+a token that a person gave stays in the memory of the process that got it.
 """
 
 import logging

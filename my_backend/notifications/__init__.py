@@ -1,1 +1,1 @@
-"""Tells people outside the page what happened: trained versions, failed trainings, and problems."""
+"""Tells people outside the page what happened: trained versions, failed training runs, and problems."""

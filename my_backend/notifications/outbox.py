@@ -55,7 +55,7 @@ class Outbox:
     def add(self, notices: Sequence[Notice]) -> None:
         """Takes the events that can be seen now; those that are new wait to be sent.
 
-        At the very first call, trainings that have ended before are no news, but problems are.
+        At the very first call, training runs that have ended before are no news, but problems are.
         """
         now = time.time()
         with self._changing():

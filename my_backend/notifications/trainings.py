@@ -1,4 +1,4 @@
-"""Notifications about trainings that have ended."""
+"""Notifications about training runs that have finished or failed."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -18,10 +18,10 @@ WATCHED_JOBS = 10  # the newest of each project
 
 
 class Trainings:
-    """The ended trainings of all projects, as notifications.
+    """The finished and failed training runs of all projects, as notifications.
 
-    Corrections are trained every few seconds while people label, so a version that such a training has made is no
-    news. If they fail, this is told once, until they work again.
+    Corrections are trained every few seconds while people label, so there is no notification of
+    the resulting versions. If they fail, one notification says so, until they work again.
     """
 
     def __init__(self, projects: Projects, store: JobStore) -> None:

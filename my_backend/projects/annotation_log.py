@@ -1,8 +1,8 @@
 """Annotation events of a project: how many no training has learned yet, and the resulting annotated tasks.
 
-A training that reads all annotated tasks from Label Studio keeps them here. Events then update them, so the next
+A training run that reads all annotated tasks from Label Studio keeps them here. Events then update them, so the next
 correction doesn't have to read them again; each event is applied once. If the tasks may be wrong, they are dropped, and
-the next training reads everything.
+the next training run reads everything.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ COUNT_FILE = "unlearned.json"
 TASKS_FILE = "annotated.json"
 EVENTS_FOLDER = "events"
 MAX_EVENTS = 1000  # with more, reading everything is just as fast
-MAX_EVENT_BYTES = 20_000_000  # likewise; a training holds all of them in memory
+MAX_EVENT_BYTES = 20_000_000  # likewise; a training run holds all of them in memory
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Changes:
     # --- counting -----------------------------------------------------------
 
     def unlearned(self) -> int:
-        """Returns how many annotations were created, changed or deleted since the last training."""
+        """Returns how many annotations were created, changed or deleted since the last training run."""
         changed, learned = self._counts()
         return changed - learned
 
@@ -86,7 +86,7 @@ class Changes:
         if counts is not None and not isinstance(counts, Damaged):
             return counts
         # The kept files give a lower bound. Whether all of those were learned is unknown, so one more is counted, which
-        # starts another training.
+        # starts another training run.
         known = self._highest_number_kept()
         if counts is None and known == 0:
             return 0, 0  # no event has come yet
@@ -157,13 +157,13 @@ class Changes:
                 path.unlink(missing_ok=True)
 
     def doubt(self) -> None:
-        """Handles an event that couldn't be kept: requests a training, which reads everything again."""
+        """Handles an event that couldn't be kept: requests a training run, which reads everything again."""
         with self._changing() as (changed, learned):
             self._forget()
             self._keep_counts(changed + 1, learned)
 
     def forget_tasks(self) -> None:
-        """Makes the next training read everything from Label Studio."""
+        """Makes the next training run read everything from Label Studio."""
         with self._changing():
             self._forget()
 

@@ -1,4 +1,4 @@
-"""Images corrected over HTTP: kept with their correct labels, and used in every later training."""
+"""Images corrected over HTTP: kept with their correct labels, and used in every later training run."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -67,7 +67,7 @@ class Corrections:
             raise _unknown(image)
 
     def remove(self, image: str) -> None:
-        """Has later trainings ignore a corrected image, and deletes it; raises NotFound."""
+        """Has later training runs ignore a corrected image, and deletes it; raises NotFound."""
         self.check(image)
         with unless_deleted(self._folder.parent):
             # First, since labels must not outlive their image. Another process may remove them at the same time.

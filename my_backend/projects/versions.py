@@ -151,7 +151,7 @@ class Versions:
         return None if name == UNTRAINED else self.get(name)
 
     def has_learned(self) -> bool:
-        """Returns whether labels made the live version; also if it is damaged, because a training renews it."""
+        """Returns whether labels made the live version; also if it is damaged, because a training run renews it."""
         try:
             live = self.live()
         except NotFound:

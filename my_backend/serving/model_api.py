@@ -33,22 +33,22 @@ class ModelAPI:
             def predict(self, tasks, **kwargs):
                 return [self.nearest(image) if image else [] for image in self.images(tasks, **kwargs)]
 
-    `examples/mean_color.py` has all of it. Set `MODEL_CLASS=module:Class`; the module is imported from the Python path
-    or the working directory.
+    The complete class is in `examples/mean_color.py`. Set `MODEL_CLASS=module:Class`; the module is imported from the
+    Python path or the working directory.
 
-    - What `fit` returns must be JSON. It is kept as a *version* of the project, and each instance gets that of the live
-      version as `train_output`. Files in `workdir` that it names are moved into the version.
-    - An instance serves one version of one project, from several threads at the same time. After a training, a new
+    - `fit` must return JSON. The backend keeps it as a *version* of the project, and each instance gets the live
+      version's as `train_output`. Files in `workdir` that it names are moved into the version.
+    - An instance serves one version of one project, from several threads at the same time. After a training run, a new
       instance takes over; requests in progress finish with the old one.
     - Accept `**kwargs` everywhere, so that arguments you don't need are ignored.
-    - Raise `my_backend.errors.TrainingError` in `fit` to tell people why they can't train. Any other exception fails
-      the job or the request, too, and its message is shown.
+    - Raise `my_backend.errors.TrainingError` in `fit` to tell people why training isn't possible. With any other
+      exception, the job or the request fails, too, and the exception's message is shown.
 
-    A class that isn't derived from this one can be served, too: it gets the defaults of the methods that it lacks.
+    A class that isn't derived from this one can be served, too: it gets this class's defaults for missing methods.
     """
 
     predicts_untrained = False
-    """Whether `predict` is useful before the first training, as for a pretrained model.
+    """Whether `predict` is useful before the first training run, as for a pretrained model.
 
     Then each project gets a version without training as soon as its choices are known; see `untrained`.
     """
@@ -62,7 +62,7 @@ class ModelAPI:
         choices_name: str = "",
         **kwargs: Any,
     ) -> None:
-        """`train_output` is the version's, None before the first training; `media` fetches images.
+        """`train_output` is that of the version to serve, None before the first training run; `media` fetches images.
 
         `label_config` is the project's labeling config (XML), and `choices_name` the setting `CHOICES`. For the
         argument `embeddings`, see `embed`.
@@ -75,23 +75,26 @@ class ModelAPI:
     def predict(self, tasks: Sequence[Json], **kwargs: Any) -> list[Json | list[Any]]:
         """For each task, in order, a prediction such as `self.prediction(…)` makes, or `[]` if there is none.
 
-        Arguments: `label_config`, the project's current one; `deadline`, when the answer is due, in seconds of the
-        monotonic clock; `failed(position, why, reason)`, to be called for each image that can't be read, with a
-        sentence and one of `my_backend.metrics.counters.REASONS`.
+        Arguments:
+        - `label_config`: the project's current one
+        - `deadline`: when the predictions are due, in seconds of the monotonic clock
+        - `failed(position, why, reason)`: call it for each image that can't be read, with the task's position, a
+          sentence, and one of `my_backend.metrics.counters.REASONS`
         """
         raise NotImplementedError(f"{type(self).__name__} has no method `predict`")
 
     def fit(self, tasks: Sequence[Json], workdir: str, **kwargs: Any) -> Json | None:
         """Learns from annotated tasks; returns the new version's `train_output`, None if there is nothing to publish.
 
-        `tasks` is a sequence that unpacks them while it is read, in order, because all of them may not fit in memory.
+        Read `tasks` in order: the sequence unpacks each task when you reach it, because all of them may not fit in
+        memory.
 
         Arguments:
-        - `kind`: `head` for a quick training, `full` for a complete one
-        - `given`: what the last complete training returned as `given`, if its version still exists; otherwise ""
+        - `kind`: `head` for a quick training run, `full` for a complete one
+        - `given`: what the last complete training run returned as `given`, if its version still exists; otherwise ""
         - `attempt`: 1, or more if the process died before it completed another epoch; `workdir` is as it was left
-        - `random_sample`: ids of the tasks that are a random sample of the project's images, however people chose what
-          to label: the accuracy on them holds for all images
+        - `random_sample`: ids of the tasks that are a random sample of the project's images. The accuracy on them is
+          valid for all images, no matter how people chose the other tasks to label
         - `progress(record)`: call it regularly with the job's state, such as `phase`, `epoch`, `epochs`, `loss`,
           `accuracy`, `seconds_left` and `done` (0 to 1). It raises an exception to stop the job; don't catch it
         - `publish(train_output)`: publishes a version before `fit` returns
@@ -101,20 +104,22 @@ class ModelAPI:
         Some keys of the returned dict have a meaning:
         - `held_back`: the reason why the version must not go live automatically; "" if it may
         - `figures`, `labels`, `warning`, `summary`: shown on the page
-        - `first_guess`: anything true if the answers aren't learned from labels; then they can't be accepted in bulk
-        - `given`: a text that stands for everything the training depended on. If the next full training gets the same
-          one and would make the same version, it returns None instead, and the page says that there is nothing to learn
-        - `updated`: anything true if a quick training has only updated the live version with the new labels. When no
-          more come, `fit` is called with the kind `head` and the same tasks again, and should learn all of them.
-          `labels_since` in `figures` says how many labels came after the others were measured
-        - `settings`: what the model was made with, such as its network, by name; it is listed in the model card
-        - `mistakes`: path of a JSON file as `model.py` writes it; the page shows labels from it that may be wrong
+        - `first_guess`: true if the predictions aren't learned from labels; they can't be accepted without review then
+        - `given`: a text that identifies everything the training run depended on, such as a digest. If the next full
+          training run gets the same text and would make the same version, it should return None instead; the page then
+          says that there is nothing to learn
+        - `updated`: true if a quick training run has only updated the live version with the new labels. When no more
+          labels arrive, `fit` is called again with the kind `head` and the same tasks, and should learn all of them.
+          `labels_since` in `figures` is the number of labels that were added after the metrics were measured
+        - `settings`: the settings with which the model was made, such as its network, by name; the model card lists
+          them
+        - `mistakes`: path of a JSON file as `model.py` writes it; the page shows the labels in it that may be wrong
         """
         raise BadRequest(f"{type(self).__name__} can't be trained: it has no method `fit`")
 
     @classmethod
     def untrained(cls, label_config: str) -> tuple[str, Json] | None:
-        """The trigger and `train_output` of a version without training; None if `predict` needs a training first.
+        """The trigger and `train_output` of a version without training; None if `predict` needs a training run first.
 
         The backend calls it when a project's choices become known or change, and again after `warm_up`. It must
         not take long. By default, `predicts_untrained` decides.
@@ -122,14 +127,17 @@ class ModelAPI:
         return ("the model class predicts without training", {}) if cls.predicts_untrained else None
 
     def prepare(self, tasks: Sequence[Json]) -> None:
-        """Is called with imported tasks, in the background, so that their predictions can be fast later."""
+        """Prepares for imported tasks, so that their predictions are fast later; called in the background."""
 
     def order(self, tasks: Sequence[Json], **kwargs: Any) -> list[int] | None:
-        """Positions of unlabeled tasks, those to label first at the beginning; None if predictions keep their scores.
+        """Positions of unlabeled tasks in the order in which to label them; None if predictions keep their scores.
 
         With `RENEW_PREDICTIONS` it is called in the background, once per version, with at most 10,000 tasks; Label
-        Studio gets the places as scores. Arguments: `label_config`, the project's current one; `check()`, to be called
-        regularly: it raises an exception to stop, which must not be caught.
+        Studio gets the places in this order as scores.
+
+        Arguments:
+        - `label_config`: the project's current one
+        - `check()`: call it regularly. It raises an exception to stop; don't catch it
         """
         return None
 
@@ -150,29 +158,29 @@ class ModelAPI:
     def embed(self, pages: Iterable[Sequence[Json]], file: Path, check: Callable[[], None]) -> int:
         """Writes the embeddings of tasks' images to a new file; returns how many tasks' images could be read.
 
-        Workers call it for ranges of a project's tasks. The file gets another name, in the subfolder
-        `embedding_space()` of the folder that the constructor gets as `embeddings`. All hosts read it there, and
-        instances look for embeddings in that subfolder first. `pages` may be read only once, one page of tasks at a
-        time, since their URLs may contain whole images. `check` is called regularly: it raises an exception to stop,
-        which must not be caught. Raises OSError if the file can't be written.
+        Workers call it for ranges of a project's tasks. The backend then renames the file and moves it into the
+        subfolder `embedding_space()` of the folder that the constructor gets as `embeddings`. All hosts read it there,
+        and instances look for embeddings in that subfolder first. `pages` can be read only once, one page of tasks at a
+        time, because the tasks' URLs may contain whole images. Call `check` regularly: it raises an exception to stop;
+        don't catch it. Raises OSError if the file can't be written.
         """
         raise NotImplementedError(f"{type(self).__name__} has no method `embed`")
 
     def classify(self, tasks: Sequence[Json], **kwargs: Any) -> list[Json]:
         """For each task, in order, `prediction`, `confidence` and `scores` by choice, or `error`, a sentence.
 
-        It answers for single images; the arguments are those of `predict`, without `failed`.
+        The endpoint for single images uses it; the arguments are those of `predict`, without `failed`.
         """
         return [_classified(result) for result in self.predict(tasks, **kwargs)]
 
     @classmethod
     def settings(cls) -> BaseSettings | None:
-        """The class's own settings, if it has any; the page shows them, and names misspelled ones."""
+        """The class's own settings, if it has any; the page shows them, and reports misspelled names."""
         return None
 
     @classmethod
     def warm_up(cls) -> str:
-        """Is called once after the import, in the background; returns a warning for people, or ""."""
+        """Warms up the class, once after its import, in the background; returns a warning for people, or ""."""
         return ""
 
     @classmethod
@@ -197,12 +205,12 @@ class ModelAPI:
         return ""
 
     def export_onnx(self, folder: Path, tasks: Sequence[Json]) -> Json:
-        """Writes the model to `folder` as `model.onnx`, and its classes, in order and one a line, as `labels.txt`.
+        """Writes the model to `folder` as `model.onnx`, and its classes, in order, one per line, as `labels.txt`.
 
         If it also writes a script `example.py` that classifies images, the page says how to run it. Returns
         `difference`, the largest difference in probability between the module and the model, and `images`, the number
-        of the tasks' images that were compared; 0 if none could be read. Runs in a separate process, for ten minutes at
-        most. Raises BadRequest, with the reason.
+        of the tasks' images that were compared, or 0 if none could be read. It runs in a separate process, for at most
+        ten minutes. Raises BadRequest, with the reason.
         """
         raise NotImplementedError(f"{type(self).__name__} has no method `export_onnx`")
 
@@ -218,7 +226,7 @@ class ModelAPI:
 
     @classmethod
     def cache_lookups(cls) -> dict[str, int]:
-        """How many embeddings this process has found in the model's cache (`hit`), and how many not (`miss`)."""
+        """How many embeddings this process found in the model's cache (`hit`), and how many it didn't (`miss`)."""
         return {}
 
     # --- what a class can use -------------------------------------------------
@@ -264,7 +272,7 @@ class ModelAPI:
     def prediction(self, *choices: str, score: float) -> Json | list[Any]:
         """A prediction in Label Studio's format; `score` is the probability that it is right, from 0 to 1.
 
-        It is [], no prediction, if the labeling config lacks one of the choices, because it was renamed, for example.
+        The result is `[]`, no prediction, if the labeling config lacks one of the choices, for example a renamed one.
         """
         return self.tag.prediction(choices, score) if set(choices) <= set(self.tag.choices) else []
 

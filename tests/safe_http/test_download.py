@@ -138,7 +138,7 @@ def test_retry_after_of_an_hour_is_an_error(start: Start, asked: Callable[[], st
     server, _ = start(failing(1, 503, **{"Retry-After": asked()}))
     downloader = Downloader(FetchSettings.model_validate(PATIENT), Waits())
 
-    with closing(downloader), pytest.raises(DownloadError, match=r"asks for a wait of 3,[56].. s: try again later"):
+    with closing(downloader), pytest.raises(DownloadError, match=r"asks clients to wait 3,[56].. s: try again later"):
         downloader(f"{server.url}/1.png")
 
     assert len(server.seen) == 1

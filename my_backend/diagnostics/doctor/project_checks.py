@@ -178,6 +178,6 @@ def check_shown(project: Project, connection: Connection, live: str) -> Check:
 
 
 def check_training_rule(project: Project, connection: Connection) -> Check:
-    """Whether Label Studio requests a full training after every annotation."""
+    """Whether Label Studio requests a full training run after every annotation."""
     said = "started by the button and by annotation events"
     return Check("training", said, tuple(training_rule_problems(project, connection)))

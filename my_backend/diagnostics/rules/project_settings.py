@@ -58,7 +58,7 @@ def shown_version_problems(project: Project, found: Connection, live: str) -> li
 
 
 def training_rule_problems(project: Project, found: Connection) -> list[Problem]:
-    """Label Studio requests a full training after every annotation."""
+    """Label Studio requests a full training run after every annotation."""
     if found.project.get("min_annotations_to_start_training") != 1:
         return []
     return [

@@ -80,7 +80,7 @@ class SingleImageEndpoints:
         try:
             live = self._backend.serving.live(project.uid, time.monotonic())
         except Unavailable:
-            live = None  # the training will report it if the image is broken
+            live = None  # the training will report it if the image is damaged
         if live and live.model is not None:
             _classify(live.model, project, _task(url, tag), deadline)
         project.corrections.keep(file.path.read_bytes(), file.digest, names)

@@ -44,7 +44,7 @@ def training_view(job: Job) -> TrainingView:
     return TrainingView(
         job=job,
         status=WORDS.get(job.status, job.status),
-        # A full training run decides for itself whether to train all layers.
+        # A full training run decides whether training all layers pays.
         kind="last layer" if job.kind == "head" else "",
         phase=str(progress.get("phase") or ("starting" if job.status == "started" else "")),
         detail=_detail(progress),

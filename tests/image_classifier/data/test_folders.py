@@ -175,7 +175,7 @@ def test_files_that_are_no_images_are_counted_and_no_contradictions(folder: Path
 def test_sidecars_do_not_hide_that_a_folder_holds_splits(folder: Path) -> None:
     picture(folder.parent / "test/cat/3.png", 9)
     (folder.parent / "test/notes.txt").touch()
-    with pytest.raises(UsersError, match="class folders are one level too deep"):
+    with pytest.raises(UsersError, match="are one level too deep"):
         list_folder(folder.parent)
 
 

@@ -342,7 +342,7 @@ def test_what_is_no_image_is_refused(data: bytes) -> None:
 def test_a_file_that_is_cut_short_is_refused(kind: str, options: dict[str, Any], share: float) -> None:
     data = encode(noise(), kind, **options)
     open_image(data)
-    with pytest.raises(ImageError, match=r"^(broken image: .+|not an image .+)$"):
+    with pytest.raises(ImageError, match=r"^(damaged image: .+|not an image .+)$"):
         open_image(data[: int(len(data) * share)])
 
 

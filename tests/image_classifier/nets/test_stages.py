@@ -195,13 +195,13 @@ def test_head_that_does_not_fit_the_embeddings_is_named(saved: Path, missing: di
     """`model.json` of one model, and the files of another."""
     change(saved, stages=missing)
     found = load_saved_backbone(saved)
-    with pytest.raises(WeightsError, match=r"contains a damaged model \(head\.safetensors doesn't fit its network"):
+    with pytest.raises(WeightsError, match=r"contains a damaged model \(head\.safetensors doesn't match its network"):
         load_classifier(saved, found)
 
 
 def test_head_that_does_not_fit_the_classes_is_named(saved: Path, backbone: Backbone) -> None:
     change(saved, classes=["Cat", "Dog", "Bird"])
-    with pytest.raises(WeightsError, match=r"contains a damaged model \(head\.safetensors doesn't fit its network"):
+    with pytest.raises(WeightsError, match=r"contains a damaged model \(head\.safetensors doesn't match its network"):
         load_classifier(saved, backbone)
 
 

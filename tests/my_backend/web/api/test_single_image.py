@@ -163,8 +163,8 @@ def test_model_that_can_classify_is_asked_for_all_its_scores(client: Client, scr
     script.set(classify=scores)
     assert predict(client, form()).items() >= scores.items()
 
-    script.set(classify={"error": "broken image"})
-    assert predict(client, form(), 422)["error"] == "broken image"
+    script.set(classify={"error": "damaged image"})
+    assert predict(client, form(), 422)["error"] == "damaged image"
 
 
 # What it should have been
@@ -336,7 +336,7 @@ def test_what_is_no_image_is_not_kept(client: Client, content: bytes) -> None:
 
 def test_image_that_the_model_cannot_read_is_not_kept(client: Client, script: Script) -> None:
     client.train()
-    script.set(classify={"error": "broken image: image file is truncated"})
+    script.set(classify={"error": "damaged image: image file is truncated"})
 
     assert "truncated" in retrain(client, form(label="Cat"), 422)["error"]
     assert kept(client) == []
