@@ -113,7 +113,7 @@ class _Person:
     def best(self) -> bytes:
         """Raises UsersError if no labeled group had both."""
         if not self._best[1]:
-            raise UsersError("no group with a proposal has an image that doesn't belong: use other images")
+            raise UsersError("no group with a suggested label has an image that doesn't belong: use other images")
         return self._best[1]
 
     def label_groups(self, count: int) -> list[bytes]:
@@ -154,7 +154,7 @@ class _Person:
 
 
 def _point_at_map(page: Page) -> None:
-    """Colors the map by what the model proposes, and looks at an image near its middle."""
+    """Colors the map by the predictions, and opens an image near its middle."""
     expect(page.locator("#map-legend li").first).to_be_visible()
     expect(page.locator("#map-summary")).to_contain_text("near each other")
     page.locator("#map-by").get_by_text("Prediction").click()
@@ -166,7 +166,7 @@ def _point_at_map(page: Page) -> None:
 
 
 def _correct(page: Page, images: Images) -> None:
-    """Shows images to the page until it gives a wrong answer, and corrects that."""
+    """Uploads images to the page until a prediction is wrong, and corrects that one."""
     for path, label in zip(reversed(images.paths), reversed(images.labels), strict=True):
         with page.expect_response("**/api/models/predict"):
             page.locator("#file").set_input_files(path)

@@ -17,7 +17,7 @@ __all__ = ["Model", "load_model", "train"]
 
 
 def __getattr__(name: str) -> Any:
-    """Loads these names when they are used: the settings, for one, are read without torch."""
+    """Loads these names on first use, so that reading the settings, for example, doesn't import torch."""
     if name in __all__:
         return getattr(import_module("image_classifier.api"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

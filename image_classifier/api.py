@@ -24,17 +24,17 @@ class Model:
 
     @property
     def folder(self) -> Path:
-        """The folder that has the model."""
+        """The folder that contains the model."""
         return self._saved.folder
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The classes that it tells apart."""
+        """The classes that it can predict."""
         return self._saved.classifier.classes
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """Its metrics on images that it hasn't learned, as `evaluate --json` shows them: `accuracy` and others."""
+        """Its metrics on images that it wasn't trained on, as `evaluate --json` shows them: `accuracy` and others."""
         return dict(self._saved.classifier.record["figures"])
 
     def predict(self, images: Sequence[str | Path], *, top: int = 1) -> list[Prediction]:

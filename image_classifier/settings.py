@@ -69,7 +69,7 @@ class ClassifierSettings(BaseSettings):
     score: Score = Field(
         "order",
         description="meaning of a prediction's score: `probability`, `margin`, `entropy`, or `order` (with "
-        "RENEW_PREDICTIONS, the task's place in the order to label; otherwise, the probability)",
+        "RENEW_PREDICTIONS, the task's place in the labeling order; otherwise, the probability)",
     )
     choices: str = Field(
         "", description="name of the Choices or Taxonomy tag to train on if a labeling config has several"

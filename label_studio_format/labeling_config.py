@@ -248,7 +248,7 @@ def _why_unusable(tag: Element, images: Mapping[str, Element]) -> str:
     if next(_static(tag), None) is None and not tag.get("value"):
         return "it has no <Choice>"
     if sum(1 for _ in _static(tag)) > sum(1 for _ in _affordable(_static(tag), MOST_BYTES)):
-        return "it has too many choices (the name of each one includes those of all choices above it)"
+        return "it has too many choices (each choice's name includes the names of all choices above it)"
     return ""
 
 

@@ -23,7 +23,7 @@ SHOWN_SECONDS = 600.0  # then a refusal is no longer shown: anyone can cause one
 
 @dataclass(frozen=True)
 class _Asked:
-    """Something that the owner of a token wants done."""
+    """An action that the owner of a token requested."""
 
     project: Project
     token: str
@@ -33,7 +33,7 @@ class _Asked:
 
 @dataclass(frozen=True)
 class Refusal:
-    """What was asked for, for example "Deleting the project", and why it was refused."""
+    """The requested action, for example "Deleting the project", and why it was refused."""
 
     what: str
     error: str
@@ -52,7 +52,7 @@ class TokenGate(Background):
     def ask(self, project: Project, token: str, what: str, do: Callable[[], object]) -> None:
         """Calls `do` in the background if the token's owner may change the project; raises Unavailable.
 
-        `what` says in a message what was asked for, for example "Deleting the project".
+        `what` names the action in messages, for example "Deleting the project".
         """
         redact.know([token])
         try:

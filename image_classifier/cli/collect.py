@@ -1,4 +1,4 @@
-"""Fetches the images of a list of URLs into a folder for each class; what is there isn't fetched again."""
+"""Fetches the images in a list of URLs into a folder for each class; images already there aren't fetched again."""
 
 import os
 import re
@@ -128,7 +128,7 @@ def _finish_one(waiting: set[Future[None]]) -> int:
 
 
 class _Collection:
-    """The images of a list in a folder: those that are there, and what came of the others."""
+    """The images of a list in a folder: those that are there, and what happened to the others."""
 
     def __init__(self, folder: Path, state: Path, lines: Sequence[Line]) -> None:
         self._folder, self._state, self._lines = folder, state, lines

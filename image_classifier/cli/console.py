@@ -20,7 +20,7 @@ console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 
 def say(text: object) -> None:
-    """Prints lines without what controls a terminal: they may contain words of a server or of a file."""
+    """Prints lines without terminal control characters: they may contain text from a server or a file."""
     console.print("\n".join(map(shown, str(text).split("\n"))))
 
 

@@ -556,7 +556,7 @@ def _right_label(label: list[str], classifier: Classifier) -> Label:
 def export_model(
     model: ModelFolder,
     to: Annotated[
-        Target, typer.Option(help="an ONNX module, a script that classifies images with it, or its class names")
+        Target, typer.Option(help="an ONNX module, a script that uses the module, or a list of the model's class names")
     ],
     output: Annotated[
         Path | None, typer.Option(metavar="FILE", help="file to write; by default in the model's folder")

@@ -1,4 +1,4 @@
-"""What became of the lines of a list of URLs: a report as a file, and a summary in one line."""
+"""What happened to the lines of a list of URLs: a report as a file, and a summary in one line."""
 
 import csv
 from collections import Counter
@@ -34,7 +34,7 @@ _REASONS = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a line: its image's file, or why there is none, with a word to count."""
+    """What happened to a line: its image's file, or why there is none, with a reason code to count."""
 
     line: Line
     file: Path | None = None

@@ -74,6 +74,6 @@ def _folder_samples(folder: Path) -> list[Sample]:
 
 
 def say_skipped(skipped: Counter[str]) -> None:
-    """Says which other files were in a folder of images."""
+    """Prints which other files were in a folder of images."""
     if skipped:
         say(describe_skipped(skipped))

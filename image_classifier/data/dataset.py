@@ -48,12 +48,12 @@ class Sample:
 
     @property
     def evaluates(self) -> bool:
-        """Whether the label can tell if a prediction is right: a prediction that nobody has looked at can't."""
+        """Whether the label can show that a prediction is right; a prediction accepted without review can't."""
         return self.source != "unseen"
 
     @property
     def vote(self) -> str:
-        """What it shares with its near-duplicates: they are on one side of each split and have one vote together."""
+        """The key it shares with its near-duplicates: they are on one side of each split and have one vote together."""
         return self.group or self.image.digest
 
 
@@ -177,7 +177,7 @@ def sample_of(record: Record) -> Sample:
 
 
 def source_of(record: Record) -> LabelSource:
-    """Who looked at the image of a record to label it."""
+    """Who looked at a record's image to label it."""
     source: LabelSource = record.get("source", "person")
     return source
 

@@ -1,8 +1,8 @@
 """Finds near-duplicates: bursts, frames of a video, and copies in another size, format or brightness.
 
-They would give away the answer if one were trained on and another evaluated. Embeddings don't identify them: on
-digits, those of different images are more alike (median cosine to the nearest one 0.986) than those of an image and its
-copy with a little noise (0.72), and with random weights all are alike. So small thumbnails are compared.
+Accuracy would look too high if a model were trained on one of them and evaluated on another. Embeddings don't identify
+them: on digits, those of different images are more alike (median cosine to the nearest one 0.986) than those of an
+image and its copy with a little noise (0.72), and with random weights all are alike. So small thumbnails are compared.
 """
 
 from collections.abc import Iterator, Sequence

@@ -57,7 +57,7 @@ _JPEG_END = b"\xff\xd9"
 
 
 def is_systems_own(name: str) -> bool:
-    """Whether the file or folder is the system's, and so none of the user's images or classes."""
+    """Whether the file or folder belongs to the system, so it isn't one of the user's images or classes."""
     return name.startswith(".") or name.casefold() in _SYSTEMS_OWN
 
 

@@ -262,7 +262,7 @@ def _reason(error: Exception) -> str:
 
 
 def examine(listing: Listing) -> None:
-    """Checks every file: adds findings for files that aren't images, broken or small images, and duplicates.
+    """Checks every file: adds findings for files that aren't images, damaged or small images, and duplicates.
 
     Marks files as surplus only with proof: duplicates of a readable image, and empty or truncated files. Other files
     that this program can't read stay, since other programs may read them. So do all files of an image in two classes,

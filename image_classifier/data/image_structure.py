@@ -54,7 +54,7 @@ class Picture:
 
 
 def read_structure(data: bytes) -> Picture:
-    """Reads the structure of a file; raises Unreadable. Truncated or broken files are left to the decoder."""
+    """Reads the structure of a file; raises Unreadable. Truncated or damaged files are left to the decoder."""
     try:
         if data.startswith(b"\xff\xd8\xff"):
             return _jpeg(data)

@@ -16,7 +16,7 @@ class NotInTime(Exception):
 class MemoryBudget:
     """A number of bytes that threads reserve and release.
 
-    The first to ask is the first to get them, so that many small reservations can't starve a large one.
+    First come, first served, so that many small reservations can't starve a large one.
     """
 
     def __init__(self, total: int) -> None:

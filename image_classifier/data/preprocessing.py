@@ -68,7 +68,7 @@ class PerhapsSound(ImageError):
 
 
 class FileGone(PerhapsSound):
-    """The file was there when it was listed, and isn't anymore."""
+    """The file was there when it was listed, and no longer is."""
 
 
 class TooLate(PerhapsSound):
@@ -114,7 +114,7 @@ def open_image(source: Source, wanted: int | None = None, deadline: float = floa
         raise PerhapsSound(str(error)) from error
     except MemoryError as error:
         raise PerhapsSound("not enough memory to decode it: free some, or scale the image down") from error
-    except Exception as error:  # Pillow's decoders raise whatever a broken file makes them raise
+    except Exception as error:  # Pillow's decoders raise whatever a damaged file makes them raise
         if isinstance(error, OSError) and error.errno is not None:  # from the system; Pillow's own have no number
             kind = FileGone if isinstance(error, FileNotFoundError) else PerhapsSound
             raise kind(f"can't be read: {error}") from error

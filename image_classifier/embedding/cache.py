@@ -83,7 +83,7 @@ class EmbeddingCache:
 
     @contextlib.contextmanager
     def _mended(self) -> Iterator[None]:
-        """Handles errors of the cache, so that they only cost cached embeddings."""
+        """Handles errors of the cache, so that only cached embeddings are lost."""
         opened = self._opened
         try:
             yield

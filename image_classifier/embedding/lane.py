@@ -307,7 +307,7 @@ def _left(deadline: float) -> float | None:
 
 
 def _too_late() -> TooLate:
-    return TooLate("no time was left to embed the image: try again")
+    return TooLate("the time limit was reached before the image was embedded: try again")
 
 
 def _give_back_memory() -> None:

@@ -41,7 +41,7 @@ class Comparison:
     def better(self) -> bool:
         """At least as many images are right, and probabilities are closer to the labels by more than chance explains.
 
-        Probabilities show a difference on far fewer images than the number of right answers does.
+        Probabilities show a difference on far fewer images than the number of right predictions does.
         """
         if self.groups < FEWEST_COMPARED or self.after < self.before:
             return False
@@ -55,7 +55,7 @@ def compare(
     samples: Sequence[Sample],
     learned_before: Sequence[Sample] = (),
 ) -> Comparison | None:
-    """Compares two classifiers; None if there is nothing to compare on, or if they answer different questions.
+    """Compares two classifiers; None if there are no images to compare them on, or if their tasks differ.
 
     `learned_before` are the samples that `before` was trained on: images like those that it has seen don't count,
     nor do labels that nobody has looked at.

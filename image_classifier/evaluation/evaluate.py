@@ -1,4 +1,4 @@
-"""Evaluates a saved model on labeled images: metrics, and each image's answer."""
+"""Evaluates a saved model on labeled images: metrics, and each image's prediction."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ AT_ONCE = 256  # images between two progress reports
 
 @dataclass(frozen=True)
 class Answer:
-    """The model's answer for one image, and its confidence (0 to 1)."""
+    """The prediction for one image, and its confidence (0 to 1)."""
 
     sample: Sample
     predicted: str
@@ -36,7 +36,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Examination:
-    """The metrics, each image's answer, and the images that couldn't be evaluated."""
+    """The metrics, each image's prediction, and the images that couldn't be evaluated."""
 
     classes: tuple[str, ...]
     evaluation: Evaluation
@@ -134,7 +134,7 @@ def probabilities_of(classifier: Classifier, logits: Tensor) -> Tensor:
 
 
 def answers_of(classifier: Classifier, logits: Tensor) -> list[tuple[str, float]]:
-    """The answer for each row of logits and its probability; several classes, or none, if the model allows that."""
+    """The prediction for each row of logits and its probability; several classes, or none, if the model allows that."""
     probabilities = probabilities_of(classifier, logits)
     if not classifier.head.multiple:
         sure, best = probabilities.max(1)

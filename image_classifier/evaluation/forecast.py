@@ -1,4 +1,4 @@
-"""How accurate a classifier will be with more labels: its learning curve so far, continued."""
+"""Forecasts how accurate a classifier will be with more labels, from its learning curve so far."""
 
 import math
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ class Expected:
 
 @dataclass(frozen=True)
 class Forecast:
-    """The learning curve so far, by the number of labels, and what it lets expect, by the number of further labels."""
+    """The learning curve so far, by the number of labels, and its forecast, by the number of further labels."""
 
     labels: int  # now
     curve: list[Point]
@@ -86,8 +86,8 @@ def forecast(right: NDArray[np.float64], sizes: Sequence[float], labels: int, mo
     says for how many further ones an accuracy is wanted, ascending.
 
     A Bayesian linear regression. The points share their images, so their errors are correlated. The interval covers
-    the noise of the accuracy measured now, the chance in which labels come next, and the slope's uncertainty, and so
-    it is wider the further it reaches.
+    the noise of the accuracy measured now, the random choice of the next labels, and the slope's uncertainty, so it is
+    wider for more labels.
     """
     if len(right) < FEWEST_VOTES:
         return None

@@ -1,4 +1,4 @@
-"""How good a classifier is: accuracy, per class, confusion, calibration."""
+"""How good a classifier is: accuracy, metrics per class, confusion matrix, calibration."""
 
 import math
 from collections import Counter
@@ -29,7 +29,7 @@ class ClassFigures:
 
 @dataclass(frozen=True)
 class Bin:
-    """Answers of about the same probability: their number, mean probability, and the share that is right."""
+    """Predictions of about the same probability: their number, mean probability, and the share that is right."""
 
     answers: int
     confidence: float
@@ -38,7 +38,7 @@ class Bin:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The figures of a classifier on images that it was not trained on. Near-duplicates have one vote together."""
+    """The metrics of a classifier on images that it was not trained on. Near-duplicates have one vote together."""
 
     images: int
     groups: int  # of near-duplicates; images without any are groups of one
@@ -56,7 +56,7 @@ class Evaluation:
 
 
 def predicted_targets(logits: Tensor, thresholds: Sequence[float] = ()) -> Tensor:
-    """What calibrated logits [n, classes] answer, in the form of the targets: class indices [n], or 0 and 1."""
+    """The predictions of calibrated logits [n, classes], in the form of the targets: class indices [n], or 0 and 1."""
     return (logits.sigmoid() >= torch.tensor(thresholds)).float() if thresholds else logits.argmax(1)
 
 
@@ -67,7 +67,7 @@ def hits(logits: Tensor, targets: Tensor, thresholds: Sequence[float] = ()) -> T
 
 
 def confidence_of_mistakes(logits: Tensor, targets: Tensor, thresholds: Sequence[float] = ()) -> Tensor:
-    """[n]: for a wrong answer the probability of what is wrong in it, 0 for a right one."""
+    """[n]: for a wrong prediction, the probability of the wrong part; 0 for a right prediction."""
     answers = predicted_targets(logits, thresholds)
     if not targets.is_floating_point():
         return torch.where(answers == targets, 0.0, logits.softmax(1).max(1).values)
@@ -83,7 +83,7 @@ def evaluate(
     thresholds: Sequence[float] = (),
     votes: Sequence[str] = (),
 ) -> Evaluation:
-    """Figures from calibrated logits [n, classes] and targets, class indices [n] or 0 and 1 [n, classes].
+    """Metrics from calibrated logits [n, classes] and targets, class indices [n] or 0 and 1 [n, classes].
 
     Images with the same of `votes` [n] are near-duplicates and have one vote together; without `votes`, each has its
     own. Raises ValueError for no images.
@@ -134,7 +134,7 @@ def vote_weights(votes: Sequence[str]) -> Tensor:
 
 
 def wilson_interval(share: float, images: int) -> tuple[float, float]:
-    """The 95% interval of a share that was seen on so many independent images, by Wilson's score."""
+    """The 95% interval of a share that was measured on so many independent images, by Wilson's score."""
     noise = Z95**2 / images
     center = (share + noise / 2) / (1 + noise)
     half = math.sqrt(noise * (share * (1 - share) + noise / 4)) / (1 + noise)
@@ -164,7 +164,7 @@ def _calibration(confidence: Tensor, correct: Tensor, weights: Tensor) -> tuple[
 def fit_temperature(logits: Tensor, targets: Tensor, votes: Sequence[str] = ()) -> float:
     """The temperature, from 0.05 to 20, under which the logits of held-out images are most likely.
 
-    As if one image more had been looked at, and been wrong: where all of a few are right, none is certain for that.
+    As if one more image had been evaluated, and been wrong: a few images that are all right must not give certainty.
     Images with the same of `votes` [n] count as one.
     """
     weights = vote_weights(votes) if votes else torch.ones(len(targets))

@@ -31,7 +31,7 @@ class ChoiceProbabilities:
         ]
 
     def doubt(self) -> Tensor:
-        """[n]: how unsure each answer is, from 0 to 1.
+        """[n]: how uncertain each prediction is, from 0 to 1.
 
         That is how close the second choice is to the first; if several may be right, how close a choice is to a coin
         toss.

@@ -1,4 +1,4 @@
-"""A classifier that nobody has trained: it answers with the choices that ImageNet's classes are kinds of."""
+"""A classifier without training: it predicts the choices that ImageNet's classes are kinds of."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ IMPOSSIBLE = -20.0  # the logarithm of a probability
 
 @dataclass(frozen=True)
 class GuessHead(Head):
-    """ImageNet's last layer, with only the classes that belong to a choice; it answers with choices.
+    """ImageNet's last layer, with only the classes that belong to a choice; it predicts choices.
 
     weight [classes, size] and bias [classes], grouped by choice; `sizes` is the number of classes of each choice.
     """

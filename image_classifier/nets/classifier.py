@@ -79,10 +79,10 @@ class Backbone:
 
 @dataclass(frozen=True)
 class Head:
-    """The last layer, with the temperature that makes its probabilities calibrated ones.
+    """The last layer, with the temperature that calibrates its probabilities.
 
-    weight [classes, size], bias [classes]. Where several classes may be right at once, `thresholds` says for each from
-    which probability on it is; where just one is right there are none.
+    weight [classes, size], bias [classes]. If several classes may be right at once, `thresholds` has the lowest
+    probability at which each is predicted; otherwise it is empty.
     """
 
     weight: Tensor
@@ -110,7 +110,7 @@ def make_backbone(
     warning: str = "",
     imagenet: Head | None = None,
 ) -> Backbone:
-    """A frozen backbone; its fingerprint is computed where it is not known."""
+    """A frozen backbone; its fingerprint is computed if it isn't known."""
     bare.module.eval().requires_grad_(False)
     known = fingerprint or _fingerprint(bare, network, preprocessing)
     return Backbone(bare.module, preprocessing, origin, known, network, bare.stages, warning, imagenet)
@@ -126,7 +126,7 @@ def _fingerprint(bare: Bare, network: str, preprocessing: Preprocessing) -> str:
 
 
 def load_backbone(weights: str, image_size: int | None = None, network: str = RESNET18) -> Backbone:
-    """The backbone that a first version grows from.
+    """The backbone that a first version starts from.
 
     `weights` is `imagenet` (the network's own pretrained weights), `none` (random), the path of a weights file of the
     network, or `package:` and the name of an installed package with such a file; `image_size` in pixels is the
@@ -178,7 +178,7 @@ def _imagenet(tensors: Sequence[Tensor], own: int, size: int) -> Head | None:
 
 
 def _no_weights(network: str, error: WeightsError) -> str:
-    """What to do without pretrained weights; what works with nothing but a package index comes first."""
+    """What to do without pretrained weights; first the way that needs only a package index."""
     url = weights_url(network)
     return (
         f"Can't load the ImageNet weights ({error}), so the network starts from random weights and needs more labels. "
@@ -196,7 +196,7 @@ def _random(network: str, image_size: int) -> Bare:
 
 @dataclass(frozen=True)
 class Mistake:
-    """A labeled image on which the model says something else: a wrong answer, or a wrong label."""
+    """A labeled image for which the model predicts something else: the prediction or the label is wrong."""
 
     name: str  # of the sample: a task's id, a file's name
     digest: str
@@ -209,7 +209,7 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Classifier:
-    """A trained network: backbone, head, its classes in their order, and the record of how it came about."""
+    """A trained network: backbone, head, its classes in their order, and the record of how it was made."""
 
     backbone: Backbone
     head: Head
@@ -354,7 +354,7 @@ def load_classifier(folder: Path, backbone: Backbone) -> Classifier:
 
 
 def _link(source: Path, target: Path) -> bool:
-    """A second name for an immutable file; False where the file system has none to give."""
+    """A second name for an immutable file; False if the file system doesn't support hard links."""
     try:
         os.link(source, target)
     except OSError:

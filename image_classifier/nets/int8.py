@@ -62,7 +62,7 @@ def read_form(folder: Path, network: str, digest: str) -> Int8Form | None:
     try:
         form = Int8Form(network, (folder / GRAPH_FILE).read_bytes(), (folder / WEIGHTS_FILE).read_bytes())
     except OSError as error:
-        log.warning("can't read the 8-bit form of a network, so it computes in another precision: %s", error)
+        log.warning("can't read a network's 8-bit form, so the network computes in another precision: %s", error)
         return None
     if form.digest != digest:
         log.warning("%s is damaged, so the network computes in another precision", folder / WEIGHTS_FILE)

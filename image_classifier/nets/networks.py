@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class _Library(Protocol):
-    """What a library of networks is asked for; `network` is its name in NETWORK."""
+    """The interface of a library of networks; `network` is a network's name as in NETWORK."""
 
     def build(self, network: str, image_size: int) -> Bare: ...
 

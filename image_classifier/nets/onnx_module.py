@@ -59,12 +59,12 @@ def missing_packages() -> str:
 
 
 def write_onnx(classifier: Classifier, file: Path, images: Sequence[Path] = ()) -> Compared:
-    """Writes the module with torch's exporter, and compares its answers with the model's.
+    """Writes the module with torch's exporter, and compares its probabilities with the model's.
 
-    Its metadata has the record that EXAMPLE reads: the classes, and what to do with an image before.
+    Its metadata has the record that EXAMPLE reads: the classes, and how to preprocess an image.
 
     ONNX's reference implementation runs it on some of these images, or on random pixels if there are none. Raises
-    ImageError if an image can't be read, and UsersError if the answers differ, or if ONNX's packages aren't installed.
+    ImageError if an image can't be read, and UsersError if the probabilities differ or a package is missing.
     """
     if missing := missing_packages():
         raise UsersError(missing)

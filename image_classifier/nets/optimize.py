@@ -1,4 +1,4 @@
-"""Faster versions of a network, with the same answers up to rounding."""
+"""Faster versions of a network, with the same outputs up to rounding."""
 
 import copy
 

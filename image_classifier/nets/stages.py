@@ -1,4 +1,4 @@
-"""The stages of a network, whose means make its embeddings tell more.
+"""The stages of a network, whose means make its embeddings more informative.
 
 A network's last layers keep what tells ImageNet's classes apart. What they drop, such as textures, strokes and colors,
 may be what tells a user's classes apart (Evci et al., 2022, "Head2Toe"); docs/project/learning.md has figures.

@@ -77,7 +77,7 @@ def _kind(name: str) -> str:
 
 
 def difference(state: State, wanted: Mapping[str, Tensor]) -> str:
-    """What a state dict lacks or has too much, by the first names; "" if it fits."""
+    """The first tensors that a state dict lacks or has in addition; "" if it fits."""
     missing = [name for name in wanted if name not in state and _kind(name) != COUNTER]
     unexpected = [name for name in state if name not in wanted]
     reshaped = [

@@ -48,7 +48,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
         raise WeightsError(
             f"{file} can't be read: it is damaged, or contains more than a state dict; {SAVE}"
         ) from error
-    except Exception as error:  # torch.load raises whatever a broken file makes it raise
+    except Exception as error:  # torch.load raises whatever a damaged file makes it raise
         raise WeightsError(f"{file} can't be read: {why(error)}") from error
     state = dict(flatten(loaded)) if isinstance(loaded, dict) else {}
     if not state:

@@ -1,4 +1,4 @@
-"""Fewer numbers per image that keep most of the differences: principal components."""
+"""Principal components: fewer numbers per image, which keep most of the differences."""
 
 from dataclasses import dataclass
 
@@ -26,7 +26,7 @@ class Axes:
         return embeddings @ self.weights - self.mean @ self.weights
 
     def directions(self, embeddings: Tensor) -> Tensor:
-        """Unit vectors [n, count] for embeddings [n, size]: their products say how alike two images are, 1 at most.
+        """Unit vectors [n, count] for embeddings [n, size]: their products are the similarity of two images, at most 1.
 
         The axes are scaled by the fourth root of their variance, half way to whitening: otherwise a few axes, such as
         the brightness of the background, would decide.

@@ -1,8 +1,8 @@
 """Groups of look-alikes that a person labels with one key, after giving the exceptions their own class.
 
-As long as some images look like nothing labeled, a group is a crowd of these: images that resemble each other more than
-they resemble the rest. Such crowds hardly ever mix classes, and they find the classes. Then a group has the images of
-one proposed class, the surest first. Its size gives the most labels per action (a key or a click).
+As long as some images look unlike every labeled image, a group is a crowd of these: images that resemble each other
+more than they resemble the rest. Such crowds rarely mix classes, and they reveal the classes. After that, a group has
+the images of one proposed class, the most certain first. Its size gives the most labels per action (a key or a click).
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""A map: a place in two dimensions for each image, look-alikes near each other.
+"""The map: a position in two dimensions for each image, with look-alikes near each other.
 
 t-SNE (van der Maaten & Hinton, 2008) arranges some of the images, the landmarks, and the others are placed next to
 those that they look like. It starts at the first two principal components, which makes it repeatable and keeps the

@@ -1,9 +1,9 @@
-"""The order in which to label images: first those that tell most about all others.
+"""The order in which to label images: first those that give most information about all others.
 
-This is uncertainty herding (Bae, Oliveira and Sutherland, ICLR 2025). Each next image adds most to the
-similarity of all images to the nearest labeled or chosen one; each image is weighted by how unsure the model is of it.
-Without a model all images count the same, so that the first images are typical and spread out. The closer together the
-labeled images are, the narrower the similarity becomes, and the more the model decides.
+This is uncertainty herding (Bae, Oliveira and Sutherland, ICLR 2025). Each next image adds most to the similarity of
+all images to the nearest labeled or chosen one; each image is weighted by how uncertain the model is about it. Without
+a model all images count the same, so that the first images are typical and spread out. The closer together the labeled
+images are, the narrower the similarity becomes, and the more the model decides.
 """
 
 from collections.abc import Iterator
@@ -27,8 +27,8 @@ CHOSEN_ALREADY = -1.0  # instead of what an image would add
 def labeling_order(images: Tensor, labeled: Tensor, doubt: Tensor | None = None, count: int | None = None) -> Tensor:
     """The row numbers [n] of unlabeled images, in the order in which to label them; if asked, only the first `count`.
 
-    `images` [n, size] and `labeled` [m, size] are embeddings. `doubt` [n], from 0 to 1, is how unsure the model is of
-    each unlabeled image; None if there is no model. The same arguments give the same order.
+    `images` [n, size] and `labeled` [m, size] are embeddings. `doubt` [n], from 0 to 1, is how uncertain the model is
+    about each unlabeled image; None if there is no model. The same arguments give the same order.
     """
     if len(images) == 0:
         return torch.empty(0, dtype=torch.long)

@@ -1,4 +1,4 @@
-"""Which images look like nothing that has been labeled."""
+"""Finds images that look unlike every labeled image."""
 
 import torch
 from torch import Tensor

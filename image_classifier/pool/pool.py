@@ -91,7 +91,7 @@ class Pool:
     def arrange(self, check: Callable[[], None] = lambda: None) -> None:
         """Arranges the map: look-alikes are near each other only from then on. Computes for some seconds.
 
-        It can be repeated once there are more images. `check` is called regularly, and may raise to stop.
+        It can be repeated when there are more images. `check` is called regularly, and may raise to stop.
         """
         now = self._content
         if now.count < FEWEST:
@@ -150,9 +150,9 @@ class Pool:
         return found
 
     def first(self, unlabeled: Sequence[int], known: Sequence[int], doubt: Model | None, count: int) -> list[int]:
-        """The unlabeled images to label first, at most `count`: those that tell most beyond the images `known`.
+        """The unlabeled images to label first, at most `count`: those that add most information to the images `known`.
 
-        `doubt` gives how unsure a model is of images with these embeddings [rows, size]: [rows]; None without a model.
+        `doubt` returns how uncertain a model is [rows] for images with these embeddings [rows, size]; None without it.
         """
         rows, vectors = _some(unlabeled), self._content.vectors
         if len(rows) == 0:
@@ -162,7 +162,7 @@ class Pool:
         return rows[labeling_order(embeddings, vectors[_some(known)].float(), unsure, count)].tolist()
 
     def apply(self, model: Model, images: Sequence[int]) -> Tensor:
-        """What a model says about images [n, classes]."""
+        """A model's probabilities for images [n, classes]."""
         vectors = self._content.vectors
         return torch.cat([model(vectors[block].float()) for block in torch.split(_numbers(images), BLOCK)])
 
@@ -175,7 +175,7 @@ class Pool:
         return on_map(now.places[_numbers(images)], now.extent)
 
     def most_alike(self, image: int, among: Sequence[int], count: int) -> list[tuple[int, float]]:
-        """Those of the images `among` that look most like an image, with their cosines, the most alike first."""
+        """Those of the images `among` that look most like an image, with their cosines, the most similar first."""
         directions = self._content.directions
         rows = _numbers(among)
         rows = rows[rows != image]
@@ -184,7 +184,7 @@ class Pool:
         return list(zip(rows[found.indices].tolist(), found.values.tolist(), strict=True))
 
     def strangeness(self, images: Sequence[int], labeled: Sequence[int]) -> list[float]:
-        """How little each image looks like the labeled ones, itself left out: see `outliers.strangeness`."""
+        """How little each image resembles the labeled ones except itself: see `outliers.strangeness`."""
         return strangeness(self._content.directions, _numbers(images), _numbers(labeled)).tolist()
 
 

@@ -1,6 +1,6 @@
-"""From a classifier with a trained head to one with all layers trained, if that pays.
+"""Trains all layers of a classifier with a trained head, if that makes it better.
 
-Before much time is spent, a short trial tells whether training a pretrained network's layers can pay off.
+Before that, a short trial shows whether training a pretrained network's layers can make it better.
 """
 
 import logging
@@ -80,9 +80,9 @@ def pays(
     checkpoint: Path,
     progress: Progress,
 ) -> bool:
-    """Trains the layers on a part of the images and says whether that was better than the head on the same part.
+    """Trains the layers on a part of the images; returns whether that was better than the head on the same part.
 
-    There is no trial, and the answer is yes, if the training has already begun (`checkpoint` exists), or if all layers
+    There is no trial, and the result is True, if the training has already begun (`checkpoint` exists), or if all layers
     are random: these learn too slowly for a trial to tell. The trial resumes, too, from a checkpoint of its own in the
     same folder.
     """

@@ -1,4 +1,4 @@
-"""Cross-validation of heads: each image is answered by a head that was trained without it."""
+"""Cross-validation of heads: each image is predicted by a head that was trained without it."""
 
 from collections.abc import Sequence
 

@@ -26,7 +26,7 @@ NEARLY = 0.05  # if probabilities differ by less, rounding may decide which answ
 
 @dataclass(frozen=True)
 class Trial:
-    """How answers in a half-precision format compare with those in float32, on images that the head hasn't seen."""
+    """How predictions in a half-precision format compare with those in float32, on images that the head hasn't seen."""
 
     agreement: float  # share of images with the same answer, or with one that is nearly as probable
     same: float  # share of images with exactly the same answer
@@ -96,7 +96,7 @@ def _embed(
 
 
 def try_precision(samples: Sequence[Sample], exact: Tensor, rounded: Tensor, scales: Tensor | None = None) -> Trial:
-    """Compares answers from float32 and half-precision embeddings [n, size]; heads answer only for unseen images.
+    """Compares predictions from float32 and half-precision embeddings [n, size]; heads predict only unseen images.
 
     The heads are trained on the float32 embeddings, since a head that is live when the precision changes was trained on
     these, too. `scales` is as for `train_head`.
@@ -111,7 +111,7 @@ def try_precision(samples: Sequence[Sample], exact: Tensor, rounded: Tensor, sca
 
 
 def _compare(wanted: Tensor, found: Tensor, *, multiple: bool) -> Trial:
-    """Compares the answers of calibrated logits [n, classes]."""
+    """Compares the predictions of calibrated logits [n, classes]."""
     if multiple:
         before, after = wanted.sigmoid(), found.sigmoid()
         differ = (before >= THRESHOLD) != (after >= THRESHOLD)

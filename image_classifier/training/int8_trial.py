@@ -36,7 +36,7 @@ AT_ONCE = 256  # images that are embedded between two reports
 
 @dataclass(frozen=True)
 class Int8Trial:
-    """How answers of the 8-bit form compare with those of the network, on images that the head hasn't seen."""
+    """How predictions of the 8-bit form compare with the network's, on images that the head hasn't seen."""
 
     images: int
     changed: int  # images with an answer that was clearly less probable before
@@ -45,14 +45,14 @@ class Int8Trial:
 
     @property
     def passed(self) -> bool:
-        """Whether few answers change, on these images and probably on all, and the accuracy stays the same."""
+        """Whether few predictions change, on these images and probably on all, and the accuracy stays the same."""
         few = self.changed <= MOST_CHANGED * self.images
         surely_few = binomial_tail(self.changed, self.images, SURELY_MOST_CHANGED) <= ERROR
         return few and surely_few and self.accuracy_before - self.accuracy <= MOST_LOST
 
 
 def binomial_tail(changed: int, images: int, share: float) -> float:
-    """The probability that at most `changed` of the `images` get another answer if a `share` of all images do."""
+    """The probability that at most `changed` of the `images` get another prediction if a `share` of all images do."""
     if changed > images * share:  # more than expected: never improbable enough, and long to add up
         return 1.0
     return sum(comb(images, n) * share**n * (1 - share) ** (images - n) for n in range(changed + 1))
@@ -61,10 +61,10 @@ def binomial_tail(changed: int, images: int, share: float) -> float:
 def try_int8(lane: InferenceLane, backbone: Backbone, samples: Sequence[Sample], progress: Progress) -> Backbone | None:
     """The network in its 8-bit form, if a trial on the labeled images passes; otherwise None.
 
-    There is no trial if OpenVINO isn't installed, the processor wouldn't gain from it, there are too few images, or an
-    earlier trial with these classes and more than half as many images has failed. It embeds no more than 2,000 images
-    again. If the network was trained on the images, only the held-out ones count, because its predictions for the
-    others are more confident than for new images.
+    There is no trial if OpenVINO isn't installed or wouldn't be faster on this processor, if there are too few images,
+    or if an earlier trial with these classes and more than half as many images has failed. It embeds no more than 2,000
+    images again. If the network was trained on the images, only the held-out ones count, because its predictions for
+    the others are more confident than for new images.
     """
     if backbone.int8 or not lane.precisions or not is_supported(lane.device):
         return None
@@ -97,7 +97,7 @@ def try_int8(lane: InferenceLane, backbone: Backbone, samples: Sequence[Sample],
 
 
 def _judged(backbone: Backbone, samples: Sequence[Sample]) -> list[Sample]:
-    """One image of each group of near-duplicates, of those that a person has looked at; spread over all classes."""
+    """One image of each group of near-duplicates that a person has looked at; spread over all classes."""
     seen = [
         sample
         for sample, out in zip(samples, held_out(samples), strict=True)

@@ -1,4 +1,4 @@
-"""From labeled images to a classifier: the head, trained on cached embeddings, and its figures."""
+"""Makes a classifier from labeled images: the head, trained on cached embeddings, and its metrics."""
 
 import logging
 from collections import Counter
@@ -62,7 +62,7 @@ OF_A_PART = ("images", "groups", *INTERVAL)
 
 
 class TooFewLabels(ValueError):
-    """There is too little to learn from; the message says what is missing."""
+    """There are too few labels to train on; the message says what is missing."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ OWN_CODE = "notify"  # can't be told this way
 
 
 class LastingProblems:
-    """The problems that someone has to fix, and that don't pass by themselves."""
+    """The problems that someone has to fix because they don't go away by themselves."""
 
     def __init__(self, projects: Projects, problems: Callable[[], list[Problem]]) -> None:
         self._projects, self._problems = projects, problems

@@ -173,7 +173,7 @@ class LabelStudio:
         return parsedate_to_datetime(said).timestamp() - time.time() if said else 0.0
 
     def token(self) -> Token:
-        """What the token says about itself; makes no request."""
+        """The token's kind and expiry, read from the token itself; makes no request."""
         claims = _claims(self._token) if self._token else None
         if claims is None:
             return Token("legacy token" if self._token else "", float("inf"))
@@ -234,7 +234,7 @@ class LabelStudio:
         return not response.ok and BLOCKED in answer
 
     def permissions(self) -> frozenset[str] | None:
-        """The token owner's permissions, such as `webhooks.change`; None if Label Studio doesn't say.
+        """The token owner's permissions, such as `webhooks.change`; None if Label Studio doesn't report them.
 
         Raises LabelStudioError.
         """

@@ -32,7 +32,8 @@ class Observer(Protocol):
     def look(self, project: Project, snapshot: Snapshot | None) -> None:
         """Looks at the project; the snapshot is None if its Label Studio's URL is unknown.
 
-        After a change in Label Studio it has the snapshot expire, because others look at it next. Errors are logged.
+        If it changes something in Label Studio, it makes the snapshot expire, because other observers use it next.
+        Errors are logged.
         """
 
     def forget(self, uid: str) -> None:

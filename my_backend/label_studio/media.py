@@ -283,7 +283,8 @@ class Media:
     def holding(self, paths: Sequence[Path]) -> Iterator[list[Path | None]]:
         """Paths under which cached files stay until the end, however full the cache gets; None for a missing file.
 
-        This way a training of several hours keeps its images. If a process is killed, the next one releases its files.
+        This way a training run of several hours keeps its images. If a process is killed, the next one releases its
+        files.
         """
         for left in self._held.glob("*"):
             with contextlib.suppress(OSError, files.InUse):
@@ -426,7 +427,7 @@ def _outcome(future: Future[MediaFile], request: MediaRequest) -> MediaFile | Me
 
 
 def _may_pass(error: BaseException, reason: str) -> bool:
-    """Whether the image may be there later: its server is down, or the disk returned an error."""
+    """Whether a later attempt may succeed: the image's server is down, or the disk returned an error."""
     if reason in ("unreachable", "timeout", "server_error") or isinstance(error, LabelStudioDown):
         return True
     return isinstance(error, OSError) and not isinstance(error, requests.RequestException)

@@ -10,9 +10,9 @@ Json = dict[str, Any]
 
 
 class Snapshot:
-    """Asks each question when its answer is first needed, and only once. All methods raise LabelStudioError.
+    """Makes each request when its result is first needed, and only once. All methods raise LabelStudioError.
 
-    If Label Studio doesn't respond at all, the other questions fail at once instead of waiting for it, too.
+    If Label Studio doesn't respond at all, the other requests fail at once instead of waiting for it, too.
     """
 
     def __init__(self, label_studio: LabelStudio, project_id: int) -> None:
@@ -40,7 +40,7 @@ class Snapshot:
         return str(self._answer(self.label_studio.watermark))
 
     def expire(self) -> None:
-        """Has everything asked again; call it after a change in Label Studio."""
+        """Makes all requests again when needed; call it after a change in Label Studio."""
         self._answers.clear()
 
     def _answer(self, question: Callable[[int], Any]) -> Any:

@@ -1,1 +1,1 @@
-"""Labels many tasks in Label Studio at once, if a person asks for it, and undoes that."""
+"""Labels many tasks in Label Studio at once, at a person's request, and undoes it."""

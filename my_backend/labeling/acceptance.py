@@ -1,4 +1,4 @@
-"""What auto-accept fixes before a person labels the sample, and what comes of it: records on disk."""
+"""The records of auto-accept on disk: what is fixed before a person labels the sample, and the results."""
 
 import re
 import time
@@ -24,7 +24,7 @@ FOLDER = "acceptance"  # in a project's folder
 STATE_FILE = "acceptance.json"
 ANSWERS_FILE = "answers.json"
 SWITCH_FILE = "automatic.json"
-KEPT_ANSWERS = 8  # plans whose answers stay in memory
+KEPT_ANSWERS = 8  # plans whose predictions stay in memory
 
 # Images are still to be read and the order to be drawn; a person labels the sample; a labeling run has been started; a
 # person gave the plan up before that.
@@ -36,17 +36,17 @@ _ID = re.compile(r"[0-9]{8}T[0-9]{6}\.[0-9]{6}-[0-9a-f]{6}")  # in the order of 
 
 @dataclass(frozen=True)
 class PlannedImage:
-    """An image without a label, with its near-duplicates to which the model gives the same answer."""
+    """An image without a label, with its near-duplicates for which the model predicts the same choice."""
 
     tasks: list[int]
     digest: str  # of the first task's image
     answer: str
-    probability: float  # of the answer, by the model; the lowest of all near-duplicates
+    probability: float  # of the prediction, by the model; the lowest of all near-duplicates
 
 
 @dataclass(frozen=True)
 class Answers:
-    """The answers of a version to all images without a label, and the plan for accepting them. It never changes.
+    """A version's predictions for all images without a label, and the plan for accepting them. It never changes.
 
     The plan is stored as it was drawn, so that it doesn't depend on a library's random numbers. Raises ValueError if
     the parts don't belong together.
@@ -78,7 +78,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class Acceptance:
-    """The state of one plan: what was promised, and what came of it."""
+    """The state of one plan: its guarantee, and its results."""
 
     id: str
     project: str
@@ -136,7 +136,7 @@ class AcceptanceStore:
             return self._save(Acceptance(name, project, alpha, created=now, request_id=request_id), make_folder=True)
 
     def prepared(self, acceptance: Acceptance, answers: Answers) -> Acceptance:
-        """Stores what is fixed from now on. The state comes last, so a plan that can be sampled has its answers."""
+        """Stores what is fixed from now on. The state comes last, so a plan that can be sampled has its predictions."""
         with self.changing(acceptance) as current:
             if current.status != "preparing":  # another process was faster: its order counts
                 return current
@@ -161,7 +161,7 @@ class AcceptanceStore:
     def sampled(self, project: str) -> Container[int]:
         """The tasks of a plan that waits for its sample, because any of them may become part of that.
 
-        People label these without seeing the model's answer: those who see it tend to agree with it.
+        People label these without seeing the prediction: people who see it tend to agree with it.
         """
         acceptance = self.newest(project)
         if acceptance is not None and acceptance.status == "sampling":

@@ -1,4 +1,4 @@
-"""Accepts a model's answers without review: makes the plan, reads the sample, starts the run, and follows the audit."""
+"""Accepts a model's predictions without review: makes the plan, reads the sample, starts the run, follows the audit."""
 
 import logging
 import time
@@ -31,7 +31,7 @@ UNASKED_AGAIN = 30.0  # the same if nobody asks, but labels are accepted automat
 ASKED_SECONDS = 60.0  # after the last question, nothing is read anymore
 RETRY_SECONDS = 10.0  # after an error
 
-# The answers with a plan; None while images are still being read. The third argument raises an exception to stop.
+# The predictions with a plan; None while images are still being read. The third argument raises an exception to stop.
 Prepare = Callable[[Project, float, Callable[[], None]], Answers | None]
 
 
@@ -65,7 +65,7 @@ class State:
 
 
 class Acceptor(Background):
-    """Everything that people ask for about accepting answers; its thread prepares plans and reads samples."""
+    """Handles all requests about accepting predictions; its thread prepares plans and reads samples."""
 
     def __init__(self, projects: Projects, connections: Connections, writer: Writer, prepare: Prepare) -> None:
         super().__init__("acceptor")
@@ -82,7 +82,7 @@ class Acceptor(Background):
         """Stores that a plan is wanted; it is prepared in the background.
 
         Raises Conflict if the project can't have one, or if people are labeling the sample of another one; `replacing`
-        gives that one up. Raises Conflict, too, if the audit of the last one contradicts its promise.
+        discards that one. Raises Conflict, too, if the audit of the last one contradicts its guarantee.
         """
         self._tag(project)
         self._reader.label_studio(project)
@@ -93,7 +93,9 @@ class Acceptor(Background):
                 "(page: Plan again; command: --replace)"
             )
         if current and current.status == "accepted" and self._is_contradicted(current, replacing=replacing):
-            raise Conflict(f"can't make a new plan: plan {current.id} misses its guarantee; undo its labels first")
+            raise Conflict(
+                f"can't make a new plan: plan {current.id} doesn't meet its guarantee; undo its labels first"
+            )
         acceptance = self.store.create(project.uid, alpha)
         self._work(acceptance).asked = time.monotonic()
         self._wake()
@@ -231,7 +233,7 @@ class Acceptor(Background):
         return checks
 
     def undo(self, project: Project, token: str = "", plan: str = "") -> Run | None:
-        """Starts to remove the accepted labels again; gives up a plan that waits for its sample, which needs no run.
+        """Starts to remove the accepted labels again; discards a plan that waits for its sample, without a run.
 
         Raises Conflict if there is neither, or if `plan` isn't the newest one.
         """
@@ -259,7 +261,7 @@ class Acceptor(Background):
         self._wake()
 
     def contradictions(self) -> list[Contradiction]:
-        """Audits that contradict their promise; from memory."""
+        """Audits that contradict their guarantee; from memory."""
         return list(self._contradicted.values())
 
     def _tag(self, project: Project) -> ImageChoices:
@@ -380,7 +382,7 @@ class Acceptor(Background):
             log.info("plan %s: accepted %d labels automatically (run %s)", acceptance.id, run.tasks, run.id)
 
     def _follow(self, acceptance: Acceptance) -> None:
-        """Notes whether the audit contradicts the promise."""
+        """Notes whether the audit contradicts the guarantee."""
         acceptance, run = self._with_run(acceptance)
         if run is None:
             return

@@ -1,19 +1,19 @@
-"""Which answers of a model may be accepted without review, if at most a share α of them may be wrong.
+"""Which predictions may be accepted without review, if at most a share α of them may be wrong.
 
-The promise: with 95% confidence, at most α of the accepted answers are wrong. It holds for every model, however good or
-bad its probabilities are, because it rests on a random draw alone:
+The guarantee: with 95% confidence, at most α of the accepted predictions are wrong. It holds for every model, no matter
+how good or bad its probabilities are, because it depends only on a random draw:
 
-1. The model is fixed, and with it the answer and the probability for every image without a label.
+1. The model is fixed, and with it the prediction and its probability for every image without a label.
 2. `make_plan` draws the order in which these images are to be labeled, and fixes after how many labels there will be a
    decision, and with which threshold it starts. Nobody has labeled any of them yet.
 3. A person labels the first images of that order one by one. The model doesn't learn from these labels.
-4. `decide` lowers the threshold step by step, for as long as the labels above it show that the promise is kept.
+4. `decide` lowers the threshold step by step, for as long as the labels above it show that the guarantee holds.
 
-Each step is an exact test. If some thresholds break the promise, it can be broken only if the first of these passes
+Each step is an exact test. If some thresholds break the guarantee, it can be broken only if the first of these passes
 its test, so several thresholds don't add up to more risk (fixed-sequence testing: Angelopoulos et
 al., "Learn then Test", 2021). Several decisions do: they share the 5%.
 
-Near-duplicates must be passed as one image: a hundred frames of one scene are evidence of one answer only.
+Near-duplicates must be passed as one image: a hundred frames of one scene are evidence of only one prediction.
 """
 
 import math
@@ -47,14 +47,14 @@ class Step:
 
     size: int  # images above the threshold
     checked: int  # how many of them are labeled
-    allowed: int  # the most wrong answers among all of them that keep the promise
+    allowed: int  # the most wrong predictions among all of them that keep the guarantee
 
     def passes(self, wrong: int, delta: float) -> bool:
-        """Whether so few wrong answers have a probability of at most `delta` if more are wrong than allowed."""
+        """Whether so few wrong predictions have a probability of at most `delta` if more are wrong than allowed."""
         return _tail(self.size, self.allowed + 1, self.checked, wrong) <= delta
 
     def most_wrong(self, delta: float) -> int:
-        """The largest number of wrong answers with which it passes; -1 if there is none."""
+        """The largest number of wrong predictions with which it passes; -1 if there is none."""
         return bisect_left(range(self.checked + 1), True, key=lambda wrong: not self.passes(wrong, delta)) - 1
 
 
@@ -81,19 +81,19 @@ class Plan:
 class Decision:
     """What the labels given so far allow."""
 
-    accepted: Rows  # images whose answers may be accepted, the surest first; empty if none may be yet
-    more: int  # labels until the next decision that can accept anything, if no further answer is wrong
+    accepted: Rows  # images whose predictions may be accepted, the surest first; empty if none may be yet
+    more: int  # labels until the next decision that can accept anything, if no further prediction is wrong
     checked: int = 0  # labels of images that are as sure as the accepted ones
     wrong: int = 0  # how many of them showed the model to be wrong
 
 
 @dataclass(frozen=True)
 class Audit:
-    """What random checks of the accepted answers say about all of them."""
+    """What random checks of the accepted predictions say about all of them."""
 
-    low: float  # with 95% confidence, after every check, the share of wrong answers is from here
+    low: float  # with 95% confidence, after every check, the share of wrong predictions is from here
     high: float  # to here
-    contradicted: bool  # whether more answers are wrong than was promised
+    contradicted: bool  # whether more predictions are wrong than the guarantee allows
 
 
 def make_plan(probabilities: NDArray[np.float64], alpha: float, sample: int, seed: int) -> Plan:
@@ -142,12 +142,12 @@ def first_sample(images: int, alpha: float) -> int:
 
 
 def _allowed(alpha: float, images: int) -> int:
-    """The most wrong answers among so many accepted ones that keep the promise."""
+    """The most wrong predictions among so many accepted ones that keep the guarantee."""
     return math.floor(alpha * images + 1e-9)
 
 
 def _start(steps: Sequence[Step], errors: NDArray[np.float64], delta: float) -> int:
-    """The step that is the most likely to pass if the model's estimate of its errors is about right.
+    """The step that is most likely to pass if the model's estimate of its errors is about right.
 
     A step whose images are all in the sample always passes, but the next one hardly ever does.
     """
@@ -163,7 +163,7 @@ def _start(steps: Sequence[Step], errors: NDArray[np.float64], delta: float) -> 
 
 
 def _tail(pool: int, wrong: int, checked: int, seen: int) -> float:
-    """The probability that at most `seen` of `checked` answers are wrong, if `wrong` in a pool of answers are."""
+    """The probability that at most `seen` of `checked` predictions are wrong, if `wrong` of the whole pool are."""
     least, most = max(0, wrong + checked - pool), min(seen, wrong, checked)
     if seen >= min(wrong, checked):
         return 1.0
@@ -182,14 +182,14 @@ def decide(plan: Plan, wrong: Sequence[bool], gone: Sequence[int] = ()) -> Decis
 
     Labels since the last decision that was planned don't count yet, and their images may be among the accepted ones.
     The images `gone` can't be accepted anymore, since people have labeled or deleted them meanwhile, for reasons that
-    have nothing to do with the sample. So fewer images are accepted, and of these fewer answers may be wrong.
+    have nothing to do with the sample. So fewer images are accepted, and of these fewer predictions may be wrong.
     """
     best = Decision(plan.surest[:0], len(plan.order) - len(wrong))
     lost = np.isin(plan.surest, gone)
     for look in plan.looks:
         sample = plan.order[: look.labels]
         mistaken = sample[np.flatnonzero(wrong[: look.labels])]
-        above = np.isin(plan.surest, mistaken).cumsum()  # wrong answers above each image and on it
+        above = np.isin(plan.surest, mistaken).cumsum()  # wrong predictions above each image and on it
         left = ~(lost | np.isin(plan.surest, sample))
         allowed = [_allowed(plan.alpha, int(left[: step.size].sum())) for step in look.steps]
         steps = [replace(step, allowed=most) for step, most in zip(look.steps, allowed, strict=True)]
@@ -208,7 +208,7 @@ def decide(plan: Plan, wrong: Sequence[bool], gone: Sequence[int] = ()) -> Decis
 def audit(alpha: float, accepted: int, checked: int, wrong: int) -> Audit:
     """What `checked` of the `accepted` answers, drawn at random, say; this may be asked after every check.
 
-    If the promise was kept, the probability that it is ever contradicted is at most 5%.
+    If the guarantee holds, the probability that the checks ever contradict it is at most 5%.
     """
     low, high = bounds(accepted, checked, wrong)
     return Audit(low / max(1, accepted), high / max(1, accepted), low > alpha * accepted)

@@ -1,7 +1,7 @@
-"""Bounds on the number of wrong answers in a pool of which a random part was checked; valid after every check.
+"""Bounds on the number of wrong predictions in a pool of which a random part was checked; valid after every check.
 
-Of `pool` answers, an unknown number is wrong. They are checked one by one in a random order. For any weights v that are
-fixed in advance and add up to 1, the ratio of likelihoods
+Of `pool` predictions, an unknown number is wrong. They are checked one by one in a random order. For any weights v that
+are fixed in advance and add up to 1, the ratio of likelihoods
 
     sum over k of v(k) P(checks | k are wrong)  /  P(checks | K are wrong)
 
@@ -22,7 +22,7 @@ NUMBERS = 100  # that have weight, at most
 
 
 def bounds(pool: int, checked: int, wrong: int, delta: float = DELTA) -> tuple[int, int]:
-    """The smallest and largest number of wrong answers in the whole pool if `wrong` of `checked` were wrong.
+    """The smallest and largest number of wrong predictions in the whole pool if `wrong` of `checked` were wrong.
 
     With probability 1 − `delta`, the true number is within the bounds after every check. Raises ValueError for numbers
     that can't be.
@@ -60,7 +60,7 @@ def _numbers(pool: int) -> list[int]:
 
 
 def _log_likelihood(pool: int, number: int, checked: int, wrong: int) -> float:
-    """The logarithm of the probability of one order of checks, if `number` of the pool's answers are wrong."""
+    """The logarithm of the probability of one order of checks, if `number` of the pool's predictions are wrong."""
     wrong_left, right_left = number - wrong, pool - number - (checked - wrong)
     if wrong_left < 0 or right_left < 0:
         return -math.inf

@@ -20,7 +20,7 @@ class Checks:
     bounds: Audit
     next: dict[int, PlannedImage]  # by the task to look at
     overtaken: int  # accepted images that people labeled or deleted before the backend wrote its labels
-    is_shown: bool  # the sample still shows that the promise is kept for those that were written
+    is_shown: bool  # the sample still shows that the guarantee holds for those that were written
 
     @property
     def contradicted(self) -> bool:
@@ -30,7 +30,7 @@ class Checks:
 
 @dataclass(frozen=True)
 class Contradiction:
-    """An audit that contradicts the promise."""
+    """An audit that contradicts the guarantee."""
 
     acceptance: Acceptance
     checks: Checks
@@ -39,8 +39,8 @@ class Contradiction:
 def checks_of(acceptance: Acceptance, answers: Answers, run: Run) -> Checks | None:
     """What the audit says; None unless the labels are written. A task that the run left alone wasn't accepted.
 
-    If that happened to many, the others may not be enough: fewer wrong answers are allowed among them. Only checks from
-    the beginning of the random order count, so that nobody can choose which images are checked.
+    If that happened to many tasks, the others may not be enough: fewer wrong predictions are allowed among them. Only
+    checks from the beginning of the random order count, so that nobody can choose which images are checked.
     """
     if run.status != "finished" or (run.action == "undo" and not run.withdrawn):
         return None
@@ -66,7 +66,7 @@ def checks_of(acceptance: Acceptance, answers: Answers, run: Run) -> Checks | No
 
 
 def _is_shown(acceptance: Acceptance, answers: Answers, lost: set[int]) -> bool:
-    """Whether the sample would have allowed to accept the images without those of the tasks `lost`."""
+    """Whether the sample would have allowed accepting the images without those of the tasks `lost`."""
     numbers = {task: number for number, image in enumerate(answers.images) for task in image.tasks}
     gone = {numbers[task] for task in lost if task in numbers}
     allowed = decide(answers.plan(acceptance.alpha), acceptance.sample, [*acceptance.gone, *gone]).accepted

@@ -16,7 +16,7 @@ def chosen_groups(
 ) -> list[tuple[LookAlikes, Copies]]:
     """The first groups of the images, at most `count`, with the copies of each image.
 
-    The proposal is the model's most frequent answer for the images that are left; the surest come first. Images that
+    The suggested label is the most frequent prediction for the images that are left; the surest come first. Images that
     aren't chosen don't count as copies.
     """
     answers = dict(zip(images, pool.answers(model, images), strict=False))

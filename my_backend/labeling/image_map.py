@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 FAR, UNSURE = 65535, 255  # the right and the lower edge of the map; a doubt of 1
-NONE, OTHER = 0, 65535  # instead of a choice: no label or answer; a label that isn't one of the choices
+NONE, OTHER = 0, 65535  # instead of a choice: no label or prediction; a label that isn't one of the choices
 
 
 @dataclass(frozen=True)
 class ImageMap:
-    """One value for each image: `positions` are from -1 to 1, and `answers` what a model says and how probable it is.
+    """One value for each image: `positions` are from -1 to 1, and `answers` are choices with their probabilities.
 
     `labels` are those of annotated tasks, as `TaskLabels`. Without a model, there are no `answers`.
     """

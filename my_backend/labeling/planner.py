@@ -1,4 +1,4 @@
-"""Fixes a model's answers to all images without a label, and draws the order in which a sample of them is labeled."""
+"""Records a model's predictions for all images without a label, and draws the random order of the sample to label."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -33,7 +33,7 @@ class Planner:
         self._dice = SystemRandom()
 
     def prepare(self, project: Project, alpha: float, check: Callable[[], None]) -> Answers | None:
-        """The answers of the live version with a plan; None while images are still being read.
+        """The live version's predictions with a plan; None while images are still being read.
 
         `check` raises an exception to stop. Raises LabelStudioError, Conflict if there is nothing to plan, and
         Unavailable if the model can't be loaded.
@@ -83,7 +83,7 @@ class Planner:
                 f"can't make a plan: {len(images):,} different unlabeled images are too few for an error rate of "
                 f"{alpha:.0%}. Choose a higher error rate, or label the images yourself"
             )
-        seed = self._dice.getrandbits(SEED_BITS)  # drawn after the answers are fixed
+        seed = self._dice.getrandbits(SEED_BITS)  # drawn after the predictions are fixed
         plan = make_plan(np.array([image.probability for image in images]), alpha, sample, seed)
         if not plan.looks:
             raise Conflict(
@@ -99,7 +99,7 @@ def _as_one(
     groups: Sequence[str | None],
     answers: Sequence[tuple[str, float]],
 ) -> list[PlannedImage]:
-    """Near-duplicates with the same answer as one image, the least sure of them deciding how sure it is."""
+    """Near-duplicates with the same predicted choice as one image, which is as certain as the least certain of them."""
     members: dict[tuple[str, str], list[int]] = {}
     for row, (group, (answer, _)) in enumerate(zip(groups, answers, strict=True)):
         if group is not None:

@@ -1,4 +1,4 @@
-"""Collects the images of projects in the background, and finds those among them that a person labels next.
+"""Collects the images of projects in the background, and finds those to label next.
 
 A project is collected once a person wants to label its images, and is forgotten if nobody asks for an hour. Everything
 is in memory: Label Studio has the tasks, and the caches of images and embeddings make collecting them again quick.
@@ -47,7 +47,7 @@ class Collected:
 
     `labeled` and `counts` (see `ProjectPool.counts`) are those of some tasks only, if some were asked for.
 
-    `error` says why collecting stopped, and what to do; it is tried again while somebody asks.
+    `error` says why collecting stopped, and what to do; it is tried again as long as someone asks for the images.
     """
 
     ready: bool  # all images are collected
@@ -319,7 +319,7 @@ class Pools(Background):
         if entry.pool is None or not self._is_current(project, entry.pool, model):
             images = model.open_pool()
             if images is None:
-                raise Conflict("labeling here needs a model class that can compare images, but this one can't")
+                raise Conflict("Groups, Queue and Map need a model class that can compare images, but this one can't")
             entry.pool, entry.ready = ProjectPool(project, tag, model, images), False
         pool, listed_from, began = entry.pool, time.time(), time.monotonic()
         pool.begin_listing()

@@ -202,7 +202,7 @@ class ProjectPool:
         images, tasks = [image for image, _ in there], [task for _, task in there]
         positions = self.images.positions(images)
         if len(positions) < len(images):
-            raise Conflict("this model class doesn't place images on a map: label them in Groups or Queue")
+            raise Conflict("this model class can't arrange images on a map: label them in Groups or Queue")
         return ImageMap(tasks, positions, labels, self.images.answers(model, images), self.is_arranged())
 
     def _stand_ins(self, unlabeled: Sequence[int], among: Container[int]) -> list[int]:

@@ -1,4 +1,4 @@
-"""What people's labels of a plan's tasks say: whether answers may be accepted, and which labels are missing."""
+"""What people's labels of a plan's tasks say: whether predictions may be accepted, and which labels are missing."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -58,7 +58,7 @@ class Sample:
 
     @property
     def hopeless(self) -> bool:
-        """Whether no further labels can keep the promise."""
+        """Whether no further labels can show that the guarantee holds."""
         return not len(self.decision.accepted) and not self.open
 
 
@@ -75,7 +75,7 @@ def judge(answers: Answers, alpha: float, told: Mapping[int, Told]) -> Sample:
     gone = [number for number, image in enumerate(answers.images) if not _free_tasks(image, told)]
     decision = decide(plan, wrong, gone)
     left = len(images) - len(wrong)
-    # A decision after all images would accept none: then nothing that is labeled can keep the promise.
+    # A decision after all images would accept none: then no labels can show that the guarantee holds.
     coming = [] if decision.more >= left else images[len(wrong) : len(wrong) + decision.more]
     asked = [_shown(image, told) for image in coming if _is_right(image, told) is None]
     lost = [_shown(image, told) for image in images[: len(wrong)] if _state(image, told) != "labeled"]
@@ -99,7 +99,7 @@ def accepted_by_choice(answers: Answers, sample: Sample) -> Counter[str]:
 
 
 def examples(answers: Answers, sample: Sample) -> dict[int, PlannedImage]:
-    """Some of the images whose answers would be accepted, by one of their tasks; the plan's order is random."""
+    """Some of the images whose predictions would be accepted, by one of their tasks; the plan's order is random."""
     numbers = islice((number for number in answers.order if number in sample.free), EXAMPLES)
     return {sample.free[number][0]: answers.images[number] for number in numbers}
 
@@ -125,7 +125,7 @@ def _state(image: PlannedImage, told: Mapping[int, Told]) -> TaskState:
 
 
 def _is_right(image: PlannedImage, told: Mapping[int, Told]) -> bool | None:
-    """Whether the sample shows the model's answer to be right; None if the image isn't labeled yet."""
+    """Whether the sample shows the prediction to be right; None if the image isn't labeled yet."""
     match _state(image, told):
         case "labeled":
             return _told(_shown(image, told), told).choice == image.answer

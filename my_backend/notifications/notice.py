@@ -18,7 +18,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Notice:
-    """Something that people want to know; `key` is the same whenever the same event is seen again."""
+    """An event to notify people of; `key` is the same whenever the same event is seen again."""
 
     key: str
     event: Event

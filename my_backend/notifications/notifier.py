@@ -1,4 +1,4 @@
-"""A thread that notices what people want to know, and sends it to NOTIFY_URL."""
+"""A thread that sends notifications of new events to NOTIFY_URL."""
 
 import logging
 import time
@@ -48,7 +48,7 @@ class Notifier(Background):
         return LOOK_SECONDS
 
     def _send(self, receiver: Receiver) -> None:
-        """Sends what is waiting, unless another server is doing that; after a failure the next try has to wait."""
+        """Sends what is waiting, unless another server is doing that; after a failure the next attempt has to wait."""
         try:
             with self._outbox.sending():
                 for notice in self._outbox.waiting():

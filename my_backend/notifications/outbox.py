@@ -25,7 +25,7 @@ MOST_WAITING = 100
 
 @dataclass(frozen=True)
 class _State:
-    """`seen` has the time at which each known event was last seen, by its key; `failure` is why the last try failed."""
+    """`seen` has the time at which each known event was last seen, by its key; `failure` says why sending failed."""
 
     seen: dict[str, Moment] = field(default_factory=dict)
     waiting: list[Notice] = field(default_factory=list)
@@ -38,7 +38,7 @@ _STATE = TypeAdapter(_State)
 class Outbox:
     """Takes each event once, whichever servers see it, and keeps it until it is sent or stale.
 
-    If the disk can't be written, the state is kept in memory, because people want to know about that, too.
+    If the disk can't be written, the state is kept in memory, because people must be notified of that problem, too.
     """
 
     def __init__(self, projects_folder: Path) -> None:
@@ -55,7 +55,7 @@ class Outbox:
     def add(self, notices: Sequence[Notice]) -> None:
         """Takes the events that can be seen now; those that are new wait to be sent.
 
-        At the very first call, training runs that have ended before are no news, but problems are.
+        At the very first call, training runs that ended earlier count as known, but problems don't.
         """
         now = time.time()
         with self._changing():
@@ -74,7 +74,7 @@ class Outbox:
         return _fresh((self._read() or _State()).waiting)
 
     def failure(self) -> str:
-        """Why the last try to send failed; "" if it didn't."""
+        """Why the last attempt to send failed; "" if it didn't."""
         return (self._read() or _State()).failure
 
     def done(self, notice: Notice, failure: str = "") -> None:
@@ -82,7 +82,7 @@ class Outbox:
         self._change(lambda state: replace(state, waiting=_without(state.waiting, notice), failure=failure))
 
     def failed(self, why: str) -> None:
-        """Notes why a try failed; the event keeps waiting."""
+        """Notes why an attempt failed; the event keeps waiting."""
         self._change(lambda state: state if state.failure == why else replace(state, failure=why))
 
     def sending(self) -> AbstractContextManager[None]:
@@ -113,7 +113,7 @@ class Outbox:
 
 @contextmanager
 def _holding(lock: AbstractContextManager[None]) -> Iterator[None]:
-    """Holds the lock if possible: on a read-only disk, two servers may rather send the same than none anything."""
+    """Holds the lock if possible: on a read-only disk, sending twice is better than not at all."""
     with ExitStack() as held:
         with suppress(OSError):
             held.enter_context(lock)

@@ -1,4 +1,4 @@
-"""Recently predicted tasks and their outcomes, which the page shows without asking Label Studio."""
+"""Recently predicted tasks and their outcomes, which the page shows without a request to Label Studio."""
 
 import logging
 import math
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Sighting:
-    """An unannotated task that a prediction was requested for: the prediction, or why there is none."""
+    """An unannotated task for which a prediction was requested: the prediction, or why there is none."""
 
     task: int
     url: str  # of its image
@@ -128,7 +128,7 @@ class Recent(Background):
 def _worth_keeping(found: list[Sighting]) -> list[Sighting]:
     """Returns the newest, and of the others the least certain and those whose image can't be read, in the same order.
 
-    A renewal of all predictions begins with the least certain tasks, so that these are older than the others.
+    A refresh of all predictions begins with the least certain tasks, so these are older than the others.
     """
     older, newest = found[:-NEWEST], found[-NEWEST:]
 

@@ -44,7 +44,7 @@ class _Described:
 
 @dataclass(frozen=True)
 class Credentials:
-    """A Label Studio's address and token, as sent to `/setup`."""
+    """The address and the token of a Label Studio server, as sent to `/setup`."""
 
     hostname: str
     access_token: str = field(repr=False)

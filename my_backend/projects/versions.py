@@ -63,7 +63,7 @@ class Version:
 
     @property
     def is_first_guess(self) -> bool:
-        """Returns whether its answers aren't learned from labels."""
+        """Returns whether its predictions aren't learned from labels."""
         return bool(self.train_output.get("first_guess"))
 
     @property

@@ -42,7 +42,7 @@ _CALLS = TypeAdapter(dict[str, Calls])
 class PublishedHook(Background):
     """Calls the function in a separate process, one call at a time. Nothing waits for it.
 
-    A call is recorded once it has ended, so it is repeated if the server stops meanwhile. A failed one isn't repeated.
+    A call is recorded once it has ended, so it is repeated if the server stops meanwhile. A failed call isn't repeated.
     """
 
     def __init__(self, settings: Settings, projects: Projects) -> None:
@@ -148,7 +148,7 @@ def _read(root: Path) -> dict[str, Calls] | None:
 
 
 def _note(root: Path, project: str, calls: Calls) -> None:
-    """Notes a project's calls; raises OSError, also if those of the other projects are lost: then all begins again."""
+    """Notes a project's calls; raises OSError, also if those of other projects are lost: then all begin again."""
     with files.locked(root / ".published-hook-file"):
         known, noted = project_folders(root), _read(root)
         if noted is None:

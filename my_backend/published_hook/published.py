@@ -1,4 +1,4 @@
-"""The published version as the function of PUBLISHED_HOOK gets it, and the call."""
+"""The published version as the PUBLISHED_HOOK function gets it, and the call of the function."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ class Published:
     folder: Path  # the model's files, `version.json`, and the model card as `README.md`
     metrics: dict[str, float]  # those of METRICS that the model class reports, from 0 to 1
     labels: dict[str, int]  # the number of labels per class
-    epochs: list[Epoch]  # of the training: phase, epoch, loss and accuracy
+    epochs: list[Epoch]  # of the training run: phase, epoch, loss and accuracy
     learning_curve: list[Point]  # the accuracy with fewer labels
     card: str  # the model card, Markdown
     url: str  # the version's page; "" if the backend doesn't know its own address

@@ -51,7 +51,7 @@ _COMPARED = TypeAdapter(Compared)
 
 @dataclass(frozen=True)
 class Export:
-    """A version's ONNX module; `failure` is why the last try failed."""
+    """A version's ONNX module; `failure` is why the last attempt failed."""
 
     state: State
     compared: Compared | None = None

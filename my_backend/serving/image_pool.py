@@ -1,4 +1,4 @@
-"""What a model class offers to compare the images of a project: groups of look-alikes, and what looks like an image."""
+"""What a model class provides to compare the images of a project: groups of look-alikes, and similar images."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,7 +10,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class LookAlikes:
-    """Images that probably get the same choice, by their numbers in the pool, the surest first."""
+    """Images that probably get the same choice, by their numbers in the pool, the most certain first."""
 
     images: list[int]
     proposal: str | None  # the choice; None if there is no proposal
@@ -20,19 +20,19 @@ class LookAlikes:
 class ImagePool(ABC):
     """The images of a project, labeled or not, by the numbers in which they were added, from 0.
 
-    One thread at a time adds images, while others ask.
+    Only one thread at a time adds images; others may read meanwhile.
     """
 
     @abstractmethod
     def suits(self, model: Any) -> bool:
-        """Whether an instance of the model class can say something about these images without reading them again."""
+        """Whether an instance of the model class can predict these images without reading them again."""
 
     @abstractmethod
     def add(self, tasks: Sequence[Json], check: Callable[[], None]) -> list[str | None]:
         """Adds the tasks' images, and returns the SHA-256 (hexadecimal) of each; None for one that can't be read.
 
         Those that can be read get the next numbers; after an exception, none of them has one. `check` is called
-        regularly: it raises an exception to stop, which must not be caught.
+        regularly: it raises an exception to stop; don't catch it.
         """
 
     @abstractmethod
@@ -46,18 +46,18 @@ class ImagePool(ABC):
         largest: int,
         count: int,
     ) -> list[LookAlikes]:
-        """The groups that a person labels next, at most `count`, none of the images in two of them.
+        """The groups to label next, at most `count`; no image is in two of them.
 
         `model` is an instance of the model class for which `suits` is true. `labels` are choices by image. `past` has,
-        for each earlier group with a proposal, how many images had another choice, and how many were expected to. No
-        group has more than `largest` images.
+        for each earlier group with a suggested label, how many images got another choice, and how many were expected
+        to. No group has more than `largest` images.
         """
 
     @abstractmethod
     def first(self, model: Any, unlabeled: Sequence[int], known: Sequence[int], count: int) -> list[int]:
-        """Those of the unlabeled images that a person labels first, at most `count`, in this order.
+        """The unlabeled images to label first, at most `count`, in this order.
 
-        `model` is as for `groups`. `known` are the images that have a label, or get one before these.
+        `model` is as for `groups`. `known` are the images that have a label, or will get one before these.
         """
 
     @abstractmethod
@@ -66,7 +66,7 @@ class ImagePool(ABC):
 
     @abstractmethod
     def answers(self, model: Any, images: Sequence[int]) -> list[tuple[str, float]]:
-        """The choice that a model gives to each image, and how probable it says it is; [] if it knows no choice.
+        """The choice that a model predicts for each image, and its probability; [] if the model knows no choice.
 
         `model` is like that of `groups`.
         """
@@ -75,12 +75,12 @@ class ImagePool(ABC):
     def near_duplicates(self, tasks: Iterable[Json], check: Callable[[], None]) -> list[str | None]:
         """The group of near-duplicates that each task's image belongs to, by any name; None if it can't be read.
 
-        `tasks` may be read only once, a part at a time, since their URLs may contain whole images. `check` is like that
-        of `add`.
+        `tasks` can be read only once, a part at a time, because their URLs may contain whole images. `check` is like
+        that of `add`.
         """
 
     def copies(self, image: int) -> Sequence[int]:
-        """The other images in the pool that show the same, so that one label is right for all; by default none."""
+        """The other images in the pool that show the same thing, so one label is right for all; by default none."""
         return ()
 
     def positions(self, images: Sequence[int]) -> Sequence[tuple[float, float]]:
@@ -88,14 +88,14 @@ class ImagePool(ABC):
         return ()
 
     def arrange(self, check: Callable[[], None]) -> None:  # noqa: B027  the default is to do nothing
-        """Finds better positions for the images there are now, which may take a minute; by default, there are none.
+        """Finds better positions for the images in the pool, which may take a minute; by default does nothing.
 
-        Called by the thread that adds images, once somebody has asked for the map, and again when there are a fifth
+        Called by the thread that adds images, once someone has requested the map, and again when there are a fifth
         more images. `check` is like that of `add`.
         """
 
     def strangeness(self, images: Sequence[int], labeled: Sequence[int]) -> Sequence[float]:
-        """How little each image looks like the labeled ones, itself left out, by any measure.
+        """How little each image resembles the labeled ones except itself, by any measure.
 
         By default, images aren't compared: [].
         """
@@ -107,4 +107,4 @@ class ImagePool(ABC):
 
     @abstractmethod
     def most_alike(self, image: int, among: Sequence[int], count: int) -> list[tuple[int, float]]:
-        """Those of the images `among` that look most like an image, and how much, at most 1; the most alike first."""
+        """The images in `among` most similar to an image, with their similarity (at most 1), the most similar first."""

@@ -36,7 +36,7 @@ REFRESH_SECONDS = 2.0  # between two checks for projects added by other processe
 
 @dataclass(frozen=True)
 class Live:
-    """The model that answers for a project, and its version."""
+    """The model that predicts a project's tasks, and its version."""
 
     name: str
     model: ModelAPI | None  # None before the first version
@@ -44,7 +44,7 @@ class Live:
     warning: str = ""  # the warning in the version's record
     made_by: dict[str, str] = field(default_factory=dict)  # as in the version's record
     credentials: Credentials | None = None  # for fetching its images
-    is_first_guess: bool = False  # whether its answers aren't learned from labels
+    is_first_guess: bool = False  # whether its predictions aren't learned from labels
 
     def predict(
         self,
@@ -56,8 +56,8 @@ class Live:
     ) -> list[Json | list[Any]]:
         """Returns for each task, in order, a prediction that Label Studio can store, or `[]` if there is none.
 
-        `deadline` (monotonic) is when an answer is due; `failed(position, why, reason)` is called for images that can't
-        be read.
+        `deadline` (monotonic) is when the predictions are due; `failed(position, why, reason)` is called for
+        images that can't be read.
         """
         if self.model is None or not tasks:
             return [[] for _ in tasks]
@@ -88,7 +88,7 @@ def _with_finite_score(scored: Json) -> Json:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What should answer for a project: a version's name, and the credentials for its images."""
+    """What should serve a project: a version's name, and the credentials for its images."""
 
     name: str
     credentials: Credentials | None
@@ -111,7 +111,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class ServingStatus:
-    """Why models can't be loaded, and warnings that those which are loaded give about themselves."""
+    """Why models can't be loaded, and the warnings of the loaded ones."""
 
     import_error: str = ""  # of the model class
     misspelled: Mapping[str, str] = field(default_factory=dict)  # names of settings as given, and probably meant
@@ -160,7 +160,7 @@ class Serving(Background):
     def live(self, project: str, deadline: float) -> Live:
         """The project's live model; waits for one that is being loaded, until `deadline` (monotonic).
 
-        Raises Unavailable where it cannot be loaded, or not in time.
+        Raises Unavailable if it can't be loaded, or not in time.
         """
         live = self._live.get(project)
         if live is None:
@@ -175,7 +175,7 @@ class Serving(Background):
         return live
 
     def is_first_guess(self, project: str) -> bool:
-        """Returns whether the answers of the project's live model aren't learned from labels; never waits."""
+        """Returns whether the predictions of the project's live model aren't learned from labels; never waits."""
         live = self._live.get(project)
         return live is not None and live.is_first_guess
 
@@ -295,7 +295,7 @@ class Serving(Background):
         self._ready = True
 
     def _read_pointer(self, project: Project) -> None:
-        """Notes what should answer; while the pointer is damaged, that is what answered before."""
+        """Notes what should serve each project; while a pointer is damaged, that is what served it before."""
         name = project.versions.read_pointer()
         if isinstance(name, Damaged):
             known = self._wanted.get(project.uid)

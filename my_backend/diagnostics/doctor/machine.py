@@ -1,4 +1,4 @@
-"""Checks of the machine that the backend runs on: folders, disk space, and graphics card."""
+"""Checks of the machine that the backend runs on: folders, disk space, and GPU."""
 
 import os
 import subprocess
@@ -57,11 +57,11 @@ def _mounted(folder: Path, mounts: Path) -> tuple[Path, str]:
 
 
 class NoDriver(RuntimeError):
-    """The driver doesn't respond although there is, or was, a card; the message is the driver's."""
+    """The driver doesn't respond although there is, or was, a GPU; the message is the driver's."""
 
 
 def find_gpus() -> list[Gpu]:
-    """The NVIDIA cards; none if nvidia-smi isn't installed. Raises NoDriver."""
+    """The NVIDIA GPUs; none if nvidia-smi isn't installed. Raises NoDriver."""
     command = [NVIDIA_SMI, "--query-gpu=name,driver_version,memory.total,memory.free", "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=NVIDIA_SECONDS)
@@ -80,7 +80,7 @@ def find_gpus() -> list[Gpu]:
 
 
 def check_gpu(computes: Json) -> Check:
-    """Whether an available graphics card is used; `computes` is the model's description of how it computes."""
+    """Whether an available GPU is used; `computes` is the model's description of how it computes."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return Check("GPU", "not used because CUDA_VISIBLE_DEVICES excludes it")
     try:

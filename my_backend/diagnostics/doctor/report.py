@@ -18,7 +18,7 @@ FIRST_STEPS = {"no-token", "no-project"}  # of every new installation
 def consult(*, as_json: bool, ask: Callable[[str], bool] | None) -> int:
     """Runs the checks, prints the results, and applies the fixes that `ask` agrees to.
 
-    Returns the exit status: 0 if nothing is wrong, or nothing is anymore, otherwise 1.
+    Returns the exit status: 0 if there are no problems, or none after the fixes, otherwise 1.
     """
     checks = _look(quietly=as_json)
     failed: list[str] = []

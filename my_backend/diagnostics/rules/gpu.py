@@ -1,4 +1,4 @@
-"""Problems with graphics cards."""
+"""Problems with GPUs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ OLDEST_DRIVER = {11: 450, 12: 525, 13: 580}  # by the major version of the CUDA 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A graphics card; memory in bytes."""
+    """A GPU; memory in bytes."""
 
     name: str
     driver: str
@@ -24,7 +24,7 @@ class Gpu:
 
 
 def gpu_problems(gpu: Gpu, computes: Mapping[str, Any]) -> list[Problem]:
-    """A card that isn't used or is full; `computes` is the model's description of how it computes."""
+    """A GPU that isn't used or is full; `computes` is the model's description of how it computes."""
     device = str(computes.get("device") or "")
     if device == "cpu":
         hint = f"{_why_unused(gpu, computes)} If you don't want to use the GPU, set CUDA_VISIBLE_DEVICES=-1."
@@ -50,7 +50,7 @@ def _why_unused(gpu: Gpu, computes: Mapping[str, Any]) -> str:
 
 
 def no_driver(why: str) -> Problem:
-    """The driver doesn't respond although there is, or was, a card; `why` is its message."""
+    """The driver doesn't respond although there is, or was, a GPU; `why` is its message."""
     return Problem(
         "gpu",
         f"The NVIDIA driver isn't responding: {why.rstrip('.')}.",

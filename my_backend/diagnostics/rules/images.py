@@ -21,7 +21,7 @@ def image_problems(project: str, failed: Sequence[Sighting]) -> list[Problem]:
         Problem(
             "images",
             f"{images} no prediction because {they} couldn't be read.",
-            f"Fix or remove {them}. The backend tries an image again when Label Studio next asks for its prediction.",
+            f"Fix or remove {them}. The backend tries again when Label Studio next requests the prediction.",
             project,
             (*details[-NAMED_IMAGES:][::-1], *more),
         )

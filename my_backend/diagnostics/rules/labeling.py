@@ -1,4 +1,4 @@
-"""Problems with labeling runs, and with what callers asked for with their own token."""
+"""Problems with labeling runs, and with requests that callers made with their own token."""
 
 from my_backend.diagnostics.problem import Problem
 from my_backend.diagnostics.rules.scores import RETRIED
@@ -27,7 +27,7 @@ def run_halted(halted: HaltedRun) -> Problem:
 
 
 def audit_contradicts(found: Contradiction) -> Problem:
-    """Accepted labels to undo: the audit contradicts the promise, or the sample no longer supports it."""
+    """Accepted labels to undo: the audit contradicts the guarantee, or the sample no longer supports it."""
     checks, acceptance = found.checks, found.acceptance
     if checks.bounds.contradicted:
         message = (

@@ -39,7 +39,7 @@ class Health(Answer):
     """An id of MODEL_DIR, by which the doctor recognizes the server."""
 
     problems: list[str]
-    """What is wrong, and how to fix it, in one sentence each."""
+    """Each problem and its fix, in one sentence each."""
 
 
 class ProblemRecord(Answer):

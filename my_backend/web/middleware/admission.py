@@ -1,4 +1,4 @@
-"""Resources that requests share and hold until their answers are sent: threads, and memory for bodies."""
+"""Resources that requests share and hold until their responses are sent: threads, and memory for bodies."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""What the page Accept shows: the sample to label, the predictions that would be accepted, and the audit."""
+"""What the Accept page shows: the sample to label, what would be accepted, the audit."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace

@@ -107,7 +107,7 @@ class Page:
         return self._answer(found, render)
 
     def _view(self, project: Project) -> ProjectView:
-        """A project's view; an error in one project doesn't affect the others."""
+        """A project whose view fails doesn't affect the others."""
         try:
             return project_view(self._backend, project, shown_jobs=1)
         except Exception:
@@ -334,7 +334,7 @@ class Page:
         return any(one.code == "no-token" and one.project in ("", project.uid) for one in problems)
 
     def accept(self, name: str) -> Response:
-        """Accepts predictions without review; while the page is open, people's labels for the sample are read again."""
+        """Accepts predictions without review; while it is open, people's labels of the sample are read again."""
         project = find_project(self._backend.projects, name)
         known = is_known(self._backend.settings)
         config = project.config
@@ -439,7 +439,7 @@ def _forecast_chart(version: version_views.VersionView) -> Markup | None:
 
 
 def refused(why: str) -> Response:
-    """The page for a person who may not see any other page."""
+    """The page for people who aren't allowed to see any other page."""
     response = make_response(render_template("page/refused.html", error=why), 403)
     return _guarded(response)
 

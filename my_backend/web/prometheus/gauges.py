@@ -80,7 +80,7 @@ class Gauges:
             workers.add_metric([kind], listening.get(kind, 0))
         yield from (number, age, workers)
         if self._backend.settings.redis:
-            redis = _gauge("ml_backend_redis_up", "Whether Redis answers.")
+            redis = _gauge("ml_backend_redis_up", "Whether Redis responds.")
             redis.add_metric([], bool(listening))
             yield redis
 
@@ -103,7 +103,7 @@ class Gauges:
         judged = _gauge("ml_backend_live_judged_images", "Number of images behind the accuracy.", "project")
         since = _gauge(
             "ml_backend_live_labels_since_evaluation",
-            "Labels that the live version has learned after its accuracy was measured.",
+            "Labels that the live version has learned since its accuracy was measured.",
             "project",
         )
         forecast = _gauge(

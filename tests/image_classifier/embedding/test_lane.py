@@ -398,7 +398,7 @@ def test_at_the_deadline_what_is_done_is_answered(
         assert not busy.done()
         assert shades(found[:1]) == [0]
         assert isinstance(found[1], ImageError)
-        assert "no time was left" in str(found[1])
+        assert "the time limit was reached" in str(found[1])
         gate.open.set()
         assert shades(busy.result(60)) == list(range(1, 60))
     assert shades(lane.embed(network, grey[100:101])) == [100]

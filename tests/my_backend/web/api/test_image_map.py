@@ -157,4 +157,4 @@ def test_projects_and_model_classes_without_a_map_are_told_why(
     label_studio.labels.add(2)
     ready(client, 2)
     script.set(no_map=True)
-    assert "doesn't place images on a map" in ask(client, 409)["error"]
+    assert "can't arrange images on a map" in ask(client, 409)["error"]
