@@ -1,1 +1,1 @@
-"""`make demo`: the whole loop with a real Label Studio and real images."""
+"""`make demo`: the whole workflow with a real Label Studio and real images."""

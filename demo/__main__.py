@@ -39,24 +39,22 @@ class Project:
 
 
 def main(
-    port: Annotated[int, typer.Option(help="Port of the backend; if it is in use, another free port.")] = 9090,
-    label_studio_port: Annotated[
-        int, typer.Option(help="Port of Label Studio; if it is in use, another free port.")
-    ] = 8080,
+    port: Annotated[int, typer.Option(help="Port of the backend; if it is in use, a free port.")] = 9090,
+    label_studio_port: Annotated[int, typer.Option(help="Port of Label Studio; if it is in use, a free port.")] = 8080,
     keep: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="An empty folder for all files, which is kept at the end.")
+        Path | None, typer.Option(metavar="DIR", help="Keep all files in this folder, which must be empty.")
     ] = None,
     images: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
             help="Your own images instead of the digits: a folder with a subfolder for each class. Nothing in it is "
-            "changed; of more than 2,000 images, 2,000 are used.",
+            "changed; if it has more than 2,000 images, 2,000 of them are used.",
         ),
     ] = None,
     once: Annotated[bool, typer.Option("--once", metavar="", help="Exit after printing the results.")] = False,
 ) -> None:
-    """Show the whole loop on real images: annotate, train, predict. Then keep running until Ctrl-C."""
+    """Annotate, train and predict real images in a real Label Studio. Then keep running until Ctrl-C."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     try:

@@ -76,7 +76,7 @@ def label_of(task: Json, tag: ImageChoices) -> Label:
 
 
 def source_of(annotation: Json) -> Source:
-    """Who has looked at the image, by what Label Studio 1.23 stores.
+    """Who has looked at the image, according to what Label Studio 1.23 stores.
 
     *Create Annotations From Predictions* leaves `lead_time` empty, the editor fills it in. An annotation that was
     imported or created over the API without a prediction counts as a person's.

@@ -29,7 +29,7 @@ class LabelingDay:
 
     In Label Studio's editor, one by one: `unchanged` accepted the prediction, `changed` corrected it, and `scratch`
     had none. `pages` were made on this backend's pages, and `unseen` are predictions that became annotations without
-    anybody opening the image.
+    anyone opening the image.
     """
 
     day: str

@@ -1,1 +1,1 @@
-"""Serves any LabelStudioMLBase: Label Studio's protocol, jobs and versions. Knows nothing of learning."""
+"""Serves any LabelStudioMLBase: Label Studio's protocol, jobs and versions. Contains no machine learning."""

@@ -1,4 +1,4 @@
-"""The door: `label-studio-ml start my_backend`, and uWSGI."""
+"""The entry points for `label-studio-ml start my_backend` and for uWSGI."""
 
 import argparse
 import gc

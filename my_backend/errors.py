@@ -6,7 +6,7 @@ from safe_http.redaction import redact
 class BackendError(Exception):
     """An error that a user can fix; the message says what is wrong and what to do.
 
-    Model classes raise some with texts of other libraries, so the message never shows a secret.
+    The texts may come from other libraries, so secrets are removed from the message.
     """
 
     status = 500
@@ -87,11 +87,11 @@ class TokenRefused(LabelStudioError):
 
 
 class NotDelivered(BackendError):
-    """NOTIFY_URL didn't take a notification; it may later."""
+    """The receiver at NOTIFY_URL didn't accept a notification; it may do so later."""
 
 
 class NotificationRefused(NotDelivered):
-    """NOTIFY_URL will never take this notification."""
+    """The receiver at NOTIFY_URL will never accept this notification."""
 
 
 class MediaError(BackendError):
@@ -111,7 +111,7 @@ class TrainingError(BackendError):
 
 
 class Stopped(BackendError):
-    """Raised inside work in the background to end it: it was canceled, or the process is shutting down."""
+    """Raised inside background work to end it: it was canceled, or the process is shutting down."""
 
     status = 409
 

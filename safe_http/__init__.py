@@ -1,4 +1,4 @@
 """HTTP to hosts that users name: allowed addresses only, within limits, and no secret in any text.
 
-Needs nothing of the rest: the backend and the command line both use it.
+Independent of the other packages: the backend and the command line both use it.
 """

@@ -31,7 +31,7 @@ def is_image(body: bytes) -> bool:
 
 
 def what_came(body: bytes) -> str:
-    """Describes the content, and says what to do about it if that is known."""
+    """Describes the content, and says how to fix it if that is known."""
     if not body:
         return "the file is empty"
     if body[4:8] == b"ftyp":

@@ -81,7 +81,7 @@ class Redactor:
             self._sort_forms()
 
     def forget(self, secrets: Iterable[str]) -> None:
-        """Stops hiding secrets that nobody in this process has anymore."""
+        """Stops hiding secrets that nothing in this process uses any longer."""
         with self._changing:
             for secret in set(secrets):
                 if self._holders[secret] <= 1:

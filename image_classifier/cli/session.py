@@ -88,8 +88,9 @@ def refuse_to_forget(known: Sequence[Sample], left: Sequence[Sample], corrected:
     if len(most) > NAMED:
         named.append(f"images of {len(most) - NAMED} more classes")
     raise UsersError(
-        f"retraining would lose what the model has learned: {', '.join(named)} (such as {example}) are neither in the "
-        "cache nor in their original place: restore them, set CACHE_DIR to the cache that has them, or train again"
+        f"retraining would lose what the model has learned, because {', '.join(named)} (such as {example}) are "
+        "neither in the cache nor in their original place: restore them, set CACHE_DIR to the cache that has them, or "
+        "train again"
     )
 
 

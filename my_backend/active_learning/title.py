@@ -89,7 +89,7 @@ class Title:
         stored = predictions.count(live)
         older = uses if is_version_name(uses) and is_newer(live, uses) and not renewing else ""
         # Label Studio serves tasks with predictions of the named version. While the new one has only a few, sorting by
-        # the old one's scores is better. After a rollback the newer version's scores aren't used anymore.
+        # the old one's scores is better. After a rollback the newer version's scores are no longer used.
         enough = stored > 0 and (not older or 2 * stored >= predictions.count(older))
         return TitleStatus("out of sync" if enough else "waiting", own, uses)
 

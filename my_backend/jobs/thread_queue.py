@@ -30,7 +30,7 @@ class ThreadQueue:
         ]
 
     def start(self) -> None:
-        """Runs the jobs that an earlier process left unfinished, then submitted ones."""
+        """Runs the jobs that an earlier process left unfinished, then newly submitted ones."""
         for job in self._store.all():
             if job.unfinished:
                 if job.status == "started":

@@ -49,7 +49,7 @@ _TASKS = TypeAdapter(list[AnnotatedTask])
 
 
 class _Overtaken(Exception):
-    """Another version went live during a quick training run, or labels came while nobody was waiting for it."""
+    """Another version went live during a quick training run, or new labels arrived while nobody was waiting for it."""
 
 
 class TrainingJob:

@@ -188,7 +188,7 @@ class TrainingWorker(Worker):
     def setup_work_horse_signals(self) -> None:
         super().setup_work_horse_signals()  # type: ignore[no-untyped-call]
         signal.signal(signal.SIGUSR1, _shut_down)
-        # If the worker is killed, its job ends at the next step, as on a stop: nothing would track it anymore.
+        # If the worker is killed, its job ends at the next step, as on a stop: nothing would track it any longer.
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGUSR1)
         if os.getppid() != self.pid:

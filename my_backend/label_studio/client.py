@@ -21,7 +21,7 @@ from safe_http.session import Limits, Origin, SafeSession, TooLarge, explain, re
 log = logging.getLogger(__name__)
 
 ANSWER_BYTES = 50_000_000
-# Label Studio's access tokens are valid for 300 s; one that is about to expire isn't used anymore.
+# Label Studio's access tokens are valid for 300 s; one that is about to expire is no longer used.
 TOKEN_MARGIN = 30.0
 REFUSED_SECONDS = 30.0  # between exchanges after a rejected token: perhaps no token may read this URL
 

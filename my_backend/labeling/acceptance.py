@@ -92,7 +92,7 @@ class Acceptance:
     checked: int = 0  # labels of the sample that the decision rests on
     wrong: int = 0  # how many of them showed the model to be wrong
     sample: list[bool] = field(default_factory=list)  # whether each label of the sample showed this, in order
-    gone: list[int] = field(default_factory=list)  # positions of images that couldn't be accepted anymore
+    gone: list[int] = field(default_factory=list)  # positions of images that could no longer be accepted
     audited: dict[int, str] = field(default_factory=dict)  # task → what a person sees in its image; "" for no choice
     request_id: str = ""  # of the HTTP request that asked for it
 

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 10.0  # between looks for plans that another process was asked for
 READ_AGAIN = 3.0  # seconds after which the sample is read again while somebody asks
 UNASKED_AGAIN = 30.0  # the same if nobody asks, but labels are accepted automatically
-ASKED_SECONDS = 60.0  # after the last question, nothing is read anymore
+ASKED_SECONDS = 60.0  # after the last request; then reading stops
 RETRY_SECONDS = 10.0  # after an error
 
 # The predictions with a plan; None while images are still being read. The third argument raises an exception to stop.

@@ -47,7 +47,7 @@ def write(run: Run, plan: Sequence[Labels], tag: ImageChoices, tasks: ProjectTas
     tasks.remove_predictions()
     if run.attempts > 1:
         # A request of an earlier attempt may have been in progress in Label Studio when this one began. Without its
-        # predictions, it can't create anything anymore.
+        # predictions, it can no longer create anything.
         outcome = _Outcome()
         for batch in _batches(plan):
             run = progress(outcome.of(run))

@@ -181,7 +181,7 @@ def decide(plan: Plan, wrong: Sequence[bool], gone: Sequence[int] = ()) -> Decis
     """The decision after the first labels in the plan's order, from whether each showed the model to be wrong.
 
     Labels since the last decision that was planned don't count yet, and their images may be among the accepted ones.
-    The images `gone` can't be accepted anymore, since people have labeled or deleted them meanwhile, for reasons that
+    The images `gone` can no longer be accepted, since people have labeled or deleted them meanwhile, for reasons that
     have nothing to do with the sample. So fewer images are accepted, and of these fewer predictions may be wrong.
     """
     best = Decision(plan.surest[:0], len(plan.order) - len(wrong))

@@ -43,7 +43,7 @@ MODEL_SECONDS = 60.0  # for the live model to load
 
 @dataclass(frozen=True)
 class Collected:
-    """What is known of a project's images, and how far collecting them is.
+    """What is known about a project's images, and how many are collected.
 
     `labeled` and `counts` (see `ProjectPool.counts`) are those of some tasks only, if some were asked for.
 
@@ -170,7 +170,7 @@ class Pools(Background):
         return entry.pool, entry.pool.labels(self._runs_since(project, entry))
 
     def counts(self, project: str) -> dict[str, int]:
-        """How far collecting a project's images is, as `ProjectPool.counts`; zeros if nobody has asked for it."""
+        """How many of a project's images are collected, as `ProjectPool.counts`; zeros if nobody has requested them."""
         entry = self._entries.get(project)
         return entry.pool.counts() if entry and entry.pool else {"tasks": 0, "collected": 0, "unreadable": 0}
 
@@ -204,7 +204,7 @@ class Pools(Background):
         return [(*entry.pool.shown(one), cosine, labels.get(entry.pool.shown(one)[0])) for one, cosine in alike]
 
     def note_answers(self, project: str, labels: Sequence[Labels]) -> None:
-        """Notes what a person has labeled, which tells how much proposals can be relied on."""
+        """Notes what a person has labeled, which shows how reliable suggested labels are."""
         entry = self._entries.get(project)
         if entry and entry.pool:
             entry.pool.note_answers(labels)
@@ -281,7 +281,7 @@ class Pools(Background):
 
     @staticmethod
     def _is_due(entry: _Entry) -> bool:
-        """Whether there is something to do; a project is listed again only if somebody has asked since."""
+        """Whether there is something to do; a project is listed again only if someone has asked since."""
         is_listed = entry.due > time.monotonic() or entry.due > entry.asked
         return entry.work is not None or not is_listed or (entry.ready and entry.wants_map)
 

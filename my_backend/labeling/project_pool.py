@@ -1,4 +1,4 @@
-"""What is known of the tasks of a project: their images, and their labels including those being written."""
+"""What is known about the tasks of a project: their images, and their labels including those being written."""
 
 import threading
 from collections import deque
@@ -28,7 +28,7 @@ TaskLabels = dict[int, str | None]  # of annotated tasks; None if there is no si
 
 @dataclass(frozen=True)
 class QueuedImage:
-    """An image to label: its number in the pool, the probability of each choice, and what speaks for these.
+    """An image to label: its number in the pool, the probability of each choice, and the evidence for these.
 
     `nearest` has the labeled images that look most like it, with the similarity; {} and [] before the first labels.
     `copies` are the unlabeled images that get the same label.
@@ -49,7 +49,7 @@ class Group:
 
 
 class ProjectPool:
-    """The tasks of a project, filled by one thread and asked by others."""
+    """The tasks of a project, filled by one thread and read by others."""
 
     def __init__(self, project: Project, tag: ImageChoices, model: ModelAPI, images: ImagePool) -> None:
         """`images` is an empty pool that `model` has opened."""
@@ -92,7 +92,7 @@ class ProjectPool:
             self._labels |= {task["id"]: labels[task["id"]] for task in tasks if task["id"] in labels}
 
     def end_listing(self) -> None:
-        """Forgets tasks and labels that the listing hasn't noted: they don't exist anymore."""
+        """Forgets tasks and labels that the listing hasn't noted: they no longer exist."""
         ids, self._labels = self._listed
         if ids != set(self._random_order):
             self._random_order = in_random_order(self._uid, ids)
@@ -214,9 +214,9 @@ class ProjectPool:
         ]
 
     def _copies(self, model: ModelAPI, images: Sequence[int], among: Container[int]) -> list[list[int]]:
-        """For each image, those copies among the others to which the model gives the same answer.
+        """For each image, its copies among the others for which the model predicts the same choice.
 
-        If it tells them apart, a person has to look at each of them.
+        If the predictions differ, a person has to look at each of them.
         """
         copies = [[copy for copy in self.images.copies(image) if copy in among] for image in images]
         asked = [one for image, some in zip(images, copies, strict=True) if some for one in (image, *some)]
@@ -242,8 +242,8 @@ class ProjectPool:
     ) -> list[QueuedImage]:
         """The images to label next, one by one: unlabeled ones, except those of the tasks `without`.
 
-        `only` are the tasks to choose from, in this order, copies or not. Without them, the images that tell most
-        beyond the labeled ones come first, and every fifth one is the next of the project's random order; left-out
+        `only` are the tasks to choose from, in this order, copies or not. Without them, the images that add most
+        information come first, and every fifth one is the next of the project's random order; left-out
         tasks count as labeled, because they get their label earlier.
         """
         left_out, there = set(without), self._there()
@@ -284,7 +284,7 @@ class ProjectPool:
         return {task: image for task, image in there.items() if task not in labels}
 
     def note_answers(self, labels: Sequence[Labels]) -> None:
-        """Notes what a person has answered to proposals."""
+        """Notes which labels people gave to images with a suggested label."""
         answers = [(choices, self._proposed.pop(task, None)) for choices, task in _planned(labels)]
         told = [(choices, *proposed) for choices, proposed in answers if proposed]
         if told:

@@ -29,7 +29,7 @@ class Told:
 
 
 def told_by(task: Json, tag: ImageChoices) -> Told:
-    """What a task's annotations say. Only those count that a person made while looking at this image alone."""
+    """What a task's annotations say. Only annotations that a person made while looking at this image alone count."""
     annotations = annotations_of(task)
     if not annotations:
         return Told("free")
@@ -44,8 +44,8 @@ def told_by(task: Json, tag: ImageChoices) -> Told:
 class Sample:
     """What the first images of a plan's order show.
 
-    An image counts as wrong if nobody can say anymore what it shows: its tasks were deleted, or a person skipped it.
-    Leaving it out would favor the model, since such images are hard ones more often than not.
+    An image counts as wrong if nobody can tell what it shows: its tasks were deleted, or a person skipped it.
+    Leaving it out would favor the model, because such images are usually hard ones.
     """
 
     wrong: list[bool]  # of the images at the beginning of the order, up to the first one without a label
@@ -54,7 +54,7 @@ class Sample:
     again: list[int]  # those of them that were labeled, but not by themselves
     lost: list[int]  # tasks that count as wrong since they were deleted or skipped
     free: dict[int, list[int]] = field(repr=False)  # the tasks without annotations of each accepted image
-    gone: list[int] = field(repr=False)  # positions of images that can't be accepted anymore
+    gone: list[int] = field(repr=False)  # positions of images that can no longer be accepted
 
     @property
     def hopeless(self) -> bool:

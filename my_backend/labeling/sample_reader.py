@@ -1,4 +1,4 @@
-"""Reads from Label Studio what people have labeled of the tasks of plans, and keeps it in memory."""
+"""Reads people's labels of the tasks of plans from Label Studio, and keeps them in memory."""
 
 import time
 from collections.abc import Callable, Collection
@@ -48,7 +48,7 @@ class SampleReader:
         self._of(acceptance).complete = True
 
     def keep(self, plans: Collection[Acceptance]) -> None:
-        """Forgets what is known of other plans."""
+        """Forgets what is known about other plans."""
         self._known = {(one.project, one.id): self._of(one) for one in plans}
 
     def read_again(self, project: Project, acceptance: Acceptance, tag: ImageChoices, check: Check) -> None:

@@ -57,7 +57,7 @@ HaltedState = Literal["failed", "needs a token", "waits"]
 
 @dataclass(frozen=True)
 class HaltedRun:
-    """A run that isn't finished, and why it doesn't go on at the moment."""
+    """A run that isn't finished, and why it doesn't continue at the moment."""
 
     run: Run
     state: HaltedState
@@ -111,7 +111,7 @@ class Writer(Background):
         return self._queued(self.store.undo(run, tasks, own_token=bool(token)), token)
 
     def resume(self, run_id: str, token: str = "") -> Run:
-        """Continues what a run was asked to do. Raises NotFound, or Conflict if nothing is left to do."""
+        """Continues a run's last requested action. Raises NotFound, or Conflict if nothing is left to do."""
         run = self.store.get(run_id)
         if run.status == "finished":
             raise Conflict(f"labeling run {run.id} has finished: nothing is left to resume")
@@ -141,7 +141,7 @@ class Writer(Background):
         return self.store.is_claimed(project)
 
     def halted(self) -> list[HaltedRun]:
-        """Runs that can't go on; from memory."""
+        """Runs that can't continue; from memory."""
         return list(self._halted.values())
 
     # --- the thread ---------------------------------------------------------

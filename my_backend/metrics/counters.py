@@ -120,7 +120,7 @@ class EmbeddingCounts:
 
 
 class LabelingCounts:
-    """Counts of labeling runs that ended."""
+    """Counts of labeling runs that finished or failed."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -153,13 +153,13 @@ class LabelingCounts:
 
 
 class JobCounts:
-    """Counts of jobs that ended."""
+    """Counts of jobs that finished, failed or were canceled."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._ended = Counter(
             "ml_backend_jobs_ended",
-            "Jobs that ended, by outcome.",
+            "Jobs that finished, failed or were canceled, by outcome.",
             ("project", "kind", "outcome"),
             registry=self.registry,
         )

@@ -78,7 +78,7 @@ class Outbox:
         return (self._read() or _State()).failure
 
     def done(self, notice: Notice, failure: str = "") -> None:
-        """Notes that the event needn't be sent anymore; `failure` says why the receiver has refused it."""
+        """Notes that the event no longer needs to be sent; `failure` says why the receiver has refused it."""
         self._change(lambda state: replace(state, waiting=_without(state.waiting, notice), failure=failure))
 
     def failed(self, why: str) -> None:

@@ -1,4 +1,4 @@
-"""Annotation events of a project: how many no training has learned yet, and the resulting annotated tasks.
+"""Annotation events of a project: how many no training run has learned yet, and the resulting annotated tasks.
 
 A training run that reads all annotated tasks from Label Studio keeps them here. Events then update them, so the next
 correction doesn't have to read them again; each event is applied once. If the tasks may be wrong, they are dropped, and

@@ -1,4 +1,4 @@
-"""The embeddings of a project's tasks that all hosts share: whether people want them, and which there are.
+"""The embeddings of a project's tasks that all hosts share: whether people want them, and which exist.
 
 Tasks are divided into ranges of their ids, each with a file. The name of a file says everything about it, so the files
 themselves are the record of what is done, and no process can leave another record that contradicts them.
@@ -27,7 +27,7 @@ RANGE_TASKS = 2_000  # task ids of a range: with ResNet18, half a minute on two 
 
 @dataclass(frozen=True)
 class Wanted:
-    """That people want a project's embeddings to be shared, and what workers know about them."""
+    """The request to share a project's embeddings, and what workers know about them."""
 
     since: Moment  # when people last asked for them
     version: str = ""  # the live version when a worker last looked
@@ -59,7 +59,7 @@ class Range:
     def is_done(self, newest: int, since: float) -> bool:
         """Whether there is nothing to do if `newest` is the project's newest task.
 
-        Images that couldn't be read are tried again once people have asked for that, at `since`.
+        Images that couldn't be read are tried again if people have requested that after the last attempt, at `since`.
         """
         is_whole = self.through >= min(last_of(self.number), newest)
         return is_whole and (self.images == self.tasks or files.changed_ns(self.path) >= since * 1e9)
@@ -67,7 +67,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Totals:
-    """What the finished ranges of a space have together."""
+    """The totals of the finished ranges of a space."""
 
     ranges: int
     tasks: int
@@ -106,7 +106,7 @@ class Embeddings:
     # --- what people want ---------------------------------------------------
 
     def wanted(self) -> Wanted | None:
-        """None if nobody wants them, or no longer."""
+        """None if nobody wants shared embeddings, or no longer."""
         return files.read_record(self._project_folder / WANTED_FILE, _WANTED)
 
     def want(self) -> None:
@@ -115,12 +115,12 @@ class Embeddings:
             self._write(replace(self.wanted() or Wanted(0.0), since=time.time(), complete=False))
 
     def stop(self) -> None:
-        """Notes that nobody wants them anymore; those that there are stay."""
+        """Notes that nobody wants them any longer; existing ones stay."""
         with self._changing():
             files.remove(self._project_folder / WANTED_FILE)
 
     def begin(self, version: str, space: str, tasks: int) -> Wanted | None:
-        """Notes what a worker is about to embed; returns None if nobody wants that anymore.
+        """Notes what a worker is about to embed; returns None if nobody wants it any longer.
 
         Raises Conflict if other workers embed the same version in another space: each would undo the others' work.
         """

@@ -33,7 +33,7 @@ class ClassFigures(BaseModel):
 
 
 class Bin(BaseModel):
-    """Answers of about the same confidence, and the share of them that is correct."""
+    """Predictions of about the same confidence, and the share of them that is correct."""
 
     answers: int
     confidence: float
