@@ -265,7 +265,7 @@ def train(
         int | None,
         typer.Option(
             metavar="N",
-            help="with --mode full, train only the last layer for the first N epochs",
+            help="when training all layers, train only the last one for the first N epochs",
             rich_help_panel=_TRAINING,
         ),
     ] = None,
@@ -486,7 +486,7 @@ def retrain(
     img: Annotated[Path, typer.Option(metavar="FILE", help="image that the model gets wrong")],
     label: Annotated[
         list[str],
-        typer.Option(metavar="LABEL", help="its correct class; repeat the option if the model predicts several"),
+        typer.Option(metavar="LABEL", help="its correct class; repeat the option if the image has several"),
     ],
     output: Annotated[
         Path | None, typer.Option(metavar="DIR", help="folder for the new model; by default it replaces the old one")

@@ -1,4 +1,4 @@
-"""Bodies of requests as models whose validation errors name the bad field; pure."""
+"""Bodies of requests, as models whose validation errors name the invalid field; no side effects."""
 
 from itertools import zip_longest
 from typing import Annotated, Any, Literal
@@ -191,8 +191,8 @@ class GroupsRequest(ProjectRequest):
     """Asks for groups of look-alikes."""
 
     tasks: Items[TaskId] | None = None
-    """Tasks that a person has chosen: only these are in groups. By default all tasks, and the groups that give the most
-    labels per action come first."""
+    """Tasks that a person has chosen: only these are put into groups. By default all tasks, with those groups first in
+    which one action labels the most tasks."""
 
     without: Items[TaskId] = Field(default_factory=list)
     """Tasks to leave out."""
@@ -205,7 +205,7 @@ class QueueRequest(ProjectRequest):
     """Asks for images to label one by one."""
 
     tasks: Items[TaskId] | None = None
-    """The tasks to choose from, in this order. By default all tasks, and those that help most come first."""
+    """The tasks to choose from, in this order. By default all tasks, with the most informative images first."""
 
     without: Items[TaskId] = Field(default_factory=list)
     """Tasks to leave out."""
@@ -234,11 +234,11 @@ class LabeledTasks(Request):
     """The choice, or a list of choices if the labeling config allows several."""
 
     tasks: Annotated[Items[TaskId], Field(min_length=1)]
-    """The tasks that get it."""
+    """The tasks that get this label."""
 
 
 class RunRequest(Request):
-    """Names whose annotations they are."""
+    """Names the person who will own the annotations."""
 
     token: OwnToken = Field("", repr=False)
     """The Label Studio token of the person who will own the annotations; by default the backend's own token. It isn't
@@ -263,7 +263,7 @@ class LabelRequest(ProjectRequest, RunRequest):
 
 
 class AcceptRequest(RunRequest):
-    """Names the project whose answers are to be accepted, or whose accepted labels are to be undone."""
+    """Names the project whose predictions are to be accepted, or whose accepted labels are to be undone."""
 
     project: ProjectUid
     """The project's uid, or only its id in Label Studio; required even if there is only one project, because many
@@ -288,7 +288,7 @@ class PlanRequest(AcceptRequest):
 
 
 class AutomaticRequest(AcceptRequest):
-    """Turns automatic acceptance, as soon as a plan allows it, on or off."""
+    """Turns automatic acceptance on or off."""
 
     on: bool
     """Whether labels are accepted as soon as a plan allows it."""

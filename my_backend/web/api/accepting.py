@@ -171,7 +171,7 @@ NOTHING: Json = dict.fromkeys(
 
 
 class AcceptEndpoints:
-    """No request calls Label Studio: a thread prepares plans and reads samples, another one writes."""
+    """No request calls Label Studio: one thread prepares plans and reads samples, and another writes the labels."""
 
     def __init__(self, backend: Backend) -> None:
         self._settings, self._projects, self._gate = backend.settings, backend.projects, backend.token_gate

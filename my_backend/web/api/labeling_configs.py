@@ -23,7 +23,7 @@ class Validity(Answer):
 
 
 class LabelingConfigEndpoints:
-    """Needs no project."""
+    """Works without a project."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings

@@ -91,7 +91,7 @@ class StatusEndpoints:
 
     @endpoint("GET", "/", answers={200: Health}, page=True)
     def home(self) -> Json | Response:
-        """The page for browsers, `/health` for programs."""
+        """The web page for browsers, the response of `/health` for programs."""
         return self._page.projects() if wants_page() else self.health()
 
     @endpoint("GET", "/health", answers={200: Health})
@@ -110,7 +110,7 @@ class StatusEndpoints:
 
     @endpoint("GET", "/problems", answers={200: Problems}, former_paths=("/troubles",), page=True)
     def problems(self) -> Json | Response:
-        """Problems and their fixes: a page for browsers, JSON with stable codes for programs; alias: `/troubles`."""
+        """Problems and their fixes: a page for browsers, JSON with stable codes for programs; also at `/troubles`."""
         if wants_page():
             return self._page.problems()
         return {"troubles": [problem.record() for problem in self._backend.summary.problems()]}
