@@ -76,14 +76,7 @@ def serve(
     port: Annotated[int | None, typer.Option(help="port to listen on [PORT]")] = None,
 ) -> None:
     """Run the server, which also runs the training jobs, until it is stopped."""
-    settings = read_settings()
-    given = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
-    try:
-        collect_output(settings, "server", settings.log_file)
-        set_up_logs(settings)
-        serve_in_this_process(settings.model_copy(update=given))
-    except BackendError as error:
-        raise SystemExit(str(error)) from None
+    server.serve(host, port)
 
 
 @app.command()
