@@ -290,7 +290,7 @@ def test_projects_and_models_without_groups_are_told_why(
     answer = client.post("/api/labeling/groups", {"project": "9.1"}, 409)
     assert "there are no images to label here: " in answer["error"]
     script.set(no_pool=True)
-    assert eventually(lambda: "needs a model class that can compare images" in (ask(client)["error"] or ""))
+    assert eventually(lambda: "need a model class that can compare images" in (ask(client)["error"] or ""))
 
 
 def test_images_are_collected_on_request_and_forgotten_after_an_hour(
