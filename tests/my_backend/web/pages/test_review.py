@@ -82,7 +82,7 @@ def test_only_very_unlikely_labels_are_called_mistakes(client: Client, script: S
     assert tiles(client, "/look", "others-title") == ["2"]
     text = client.http.get(f"{HERE}/look", headers=HTML).text
     assert "correct with a probability of less than 1%" in text
-    assert "expect the prediction to be wrong, not the label. The accuracy of v1 is 57.0%." in text
+    assert "the prediction is probably wrong, not the label. The accuracy of v1 is 57.0%." in text
 
 
 def test_version_that_does_not_say_how_likely_labels_are_calls_none_a_mistake(client: Client, script: Script) -> None:
