@@ -43,11 +43,13 @@ class ClassifierSettings(BaseSettings):
     )
     train_mode: TrainMode = Field(
         "auto",
-        description="`head`: train the last layer; `full`: then also train all layers, and keep them if they are "
-        "clearly better; `auto`: `full` if there are enough labels",
+        description="`head`: train the last layer; `full`: train the last layer, then all layers, and keep "
+        "the second result if it is clearly better; `auto`: `full` if there are enough labels",
     )
     epochs: PositiveInt = Field(
-        25, description="passes over the training images; for the last layer, each takes at least 12 steps"
+        25,
+        description="passes over the training images; when the last layer is trained, each pass takes at least "
+        "12 steps",
     )
     batch_size: PositiveInt = Field(32, description="images per training step")
     learning_rate: PositiveFloat = Field(
@@ -59,7 +61,7 @@ class ClassifierSettings(BaseSettings):
         0.1, description="factor applied to the learning rate at each drop (StepLR)"
     )
     max_image_pixels: PositiveInt = Field(
-        178_956_970, description="most pixels an image may have; MAX_IMAGE_MEMORY limits its memory, too"
+        178_956_970, description="most pixels an image may have; MAX_IMAGE_MEMORY also limits the memory it needs"
     )
     max_image_memory: PositiveInt = Field(
         1_500_000_000,
@@ -75,7 +77,8 @@ class ClassifierSettings(BaseSettings):
         "", description="name of the Choices or Taxonomy tag to train on if a labeling config has several"
     )
     cache_dir: Path = Field(
-        Path("~/.cache/image-classifier"), description="cached embeddings; one per host, never on NFS"
+        Path("~/.cache/image-classifier"),
+        description="folder for cached embeddings; each host needs its own, never on NFS",
     )
 
     @model_validator(mode="before")

@@ -34,4 +34,4 @@ def check_visible(value: str) -> None:
 def check_token(token: str) -> None:
     """Raises ValueError if the token can't be sent in an HTTP header; the message doesn't show the token."""
     if not TOKEN.fullmatch(token):
-        raise ValueError("contains a character that can't be in a token: copy just the token again, as a single line")
+        raise ValueError("contains a character that can't be in a token: copy the token again, as a single line")

@@ -56,9 +56,10 @@ class Settings(BaseSettings, FetchSettings):
 
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all interfaces")
     port: Annotated[int, Field(ge=1, le=65535)] = Field(9090, description="port to listen on")
-    model_dir: Path = Field(Path("data"), description="versions, jobs and projects; back this up")
+    model_dir: Path = Field(Path("data"), description="folder for versions, jobs and projects; back it up")
     cache_dir: Path = Field(
-        Path("~/.cache/image-classifier"), description="cached images and embeddings; one per host, never on NFS"
+        Path("~/.cache/image-classifier"),
+        description="folder for cached images and embeddings; each host needs its own, never on NFS",
     )
     model_class: str = Field(
         "model:ImageClassifierAPI", description="LabelStudioMLBase class to serve, as module:Class"
@@ -108,7 +109,8 @@ class Settings(BaseSettings, FetchSettings):
     log_format: Literal["text", "json"] = Field("text", description="`text`, or `json` for one JSON object per line")
 
     log_file: Path | None = Field(
-        None, description="also log to this file, with rotation; if several processes share it, only the first writes"
+        None,
+        description="also log to this file, with rotation; if several processes share it, only the first one writes",
     )
 
     def model_post_init(self, context: Any, /) -> None:

@@ -117,7 +117,7 @@ def collect_images(
 ) -> None:
     """Fetch the images in a list of URLs, and sort them into a folder for each class. Images already there are kept.
 
-    The exit status is 1 if none of the lines has an image.
+    The exit status is 1 if no image could be fetched.
     """
     settings = read_settings_of(CollectSettings)
     limit_pixels(settings.max_image_pixels)
@@ -203,7 +203,7 @@ def _may_delete(surplus: Sequence[Finding], folder: Path, *, yes: bool) -> bool:
         return True
     if not sys.stdin.isatty():
         say(
-            "Nothing deleted: there is no terminal to ask for confirmation. Add --yes, or use "
+            "Nothing deleted: there is no terminal in which to ask for confirmation. Add --yes, or use "
             f"`prepare {shown(folder)} --clean` to move the files"
         )
         return False
@@ -492,7 +492,7 @@ def retrain(
         Path | None, typer.Option(metavar="DIR", help="folder for the new model; by default it replaces the old one")
     ] = None,
 ) -> None:
-    """Teach a model one corrected image: train its last layer again on all images it knows and on this one."""
+    """Correct a model with one image: train its last layer again on all images it knows and on this one."""
     saved = load_model(model)
     classifier = saved.classifier
     said = _right_label(label, classifier)
@@ -556,7 +556,7 @@ def _right_label(label: list[str], classifier: Classifier) -> Label:
 def export_model(
     model: ModelFolder,
     to: Annotated[
-        Target, typer.Option(help="an ONNX module, a script that uses the module, or a list of the model's class names")
+        Target, typer.Option(help="an ONNX model, a script that uses it, or a list of the model's class names")
     ],
     output: Annotated[
         Path | None, typer.Option(metavar="FILE", help="file to write; by default in the model's folder")
@@ -564,13 +564,15 @@ def export_model(
     compare: Annotated[
         Path | None,
         typer.Option(
-            metavar="IMAGE|DIR", help="compare the predictions on some of these images, and print the difference"
+            metavar="IMAGE|DIR",
+            help="compare the exported model's predictions with the original's on some of these "
+            "images, and print the largest difference",
         ),
     ] = None,
 ) -> None:
     """Export a model for other programs and check that it still makes the same predictions.
 
-    The module takes uint8 RGB images \\[n, 3, side, side] and returns probabilities \\[n, classes].
+    The exported model takes uint8 RGB images \\[n, 3, side, side] and returns probabilities \\[n, classes].
     """
     file = output or model / {"onnx": "model.onnx", "example": "example.py", "labels": "labels.txt"}[to]
     refuse_other_kinds(file, SUFFIXES[to])

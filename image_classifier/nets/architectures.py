@@ -22,7 +22,7 @@ _UNFIT = {
     "googlenet": "needs auxiliary outputs for training, which are not supported",
     "inception_v3": "needs auxiliary outputs for training, which are not supported",
     "mnasnet": "does not load weights from safetensors files",
-    "squeezenet": "does not end in a linear layer, but training starts with such a layer",
+    "squeezenet": "does not end in a linear layer, which is trained first here",
 }
 # DenseNet's weights use older layer names than the network.
 _OLD_DENSE_LAYER = re.compile(r"\A(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..*)")

@@ -84,12 +84,12 @@ def worker(
     only: Annotated[
         Literal["head", "full"] | None,
         typer.Option(
-            help="take only jobs of this kind; a `head` worker keeps corrections from waiting, and a `full` worker "
-            "also embeds images"
+            help="take only jobs of this kind; with a `head` worker, corrections never wait for long jobs; a "
+            "`full` worker also embeds images"
         ),
     ] = None,
 ) -> None:
-    """Run training jobs for servers that share REDIS_URL and MODEL_DIR, until it is stopped."""
+    """Run a worker for the training jobs of servers that share REDIS_URL and MODEL_DIR, until it is stopped."""
     settings = read_settings()
     if not settings.redis:
         raise SystemExit("A worker needs REDIS_URL or REDIS_HOST; without Redis the server runs training jobs itself.")
@@ -167,7 +167,8 @@ def publish(
         raise SystemExit(f"Error: {said(error)}") from None
     if done.unknown:
         typer.echo(
-            f"The labeling config has no choice for {', '.join(done.unknown)}; the backend won't predict these.",
+            f"The labeling config has no choice for {', '.join(done.unknown)}; the backend won't predict "
+            "these classes.",
             err=True,
         )
     typer.echo(f"{done.version.name} is live in project {done.project.uid}")
@@ -175,9 +176,11 @@ def publish(
 
 @app.command()
 def backup(folder: Annotated[Path, typer.Argument(help="new folder to create")]) -> None:
-    """Copy MODEL_DIR as it is now, while everything keeps running. To restore, start on a copy of the backup.
+    """Copy MODEL_DIR as it is now, while everything keeps running.
 
-    Exit with 3 if the backup lacks something that couldn't be read, and with 1 if there is no backup.
+    To restore, start the backend with MODEL_DIR set to a copy of the backup.
+
+    Exit with 3 if the backup lacks something that couldn't be read, and with 1 if no backup could be made.
     """
     try:
         done = back_up(read_settings().model_dir, folder)

@@ -19,7 +19,8 @@ from safe_http.redaction import said
 commands = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
-    help="Embed a project's images once, on all workers, and share the embeddings among all hosts through MODEL_DIR.",
+    help="Embed each of a project's images only once: all workers share the work, and all hosts share the embeddings "
+    "through MODEL_DIR.",
 )
 
 

@@ -30,7 +30,7 @@ UNKNOWN = {"tasks": 0, "collected": 0}  # how many images the server has read
 BUSY_SECONDS = 0.2  # while another process writes to the project
 
 commands = typer.Typer(
-    cls=Commands, no_args_is_help=True, help="Label many tasks in Label Studio at once, and undo it."
+    cls=Commands, no_args_is_help=True, help="Label many tasks in Label Studio at once, or undo such labels."
 )
 
 accept = typer.Typer(
@@ -63,7 +63,10 @@ def start(
     project: OfProject = None,
     ask_token: AskToken = False,
 ) -> None:
-    """Label tasks that nobody has labeled yet, as the owner of the backend's token or of yours."""
+    """Label tasks that nobody has labeled yet.
+
+    The annotations belong to the owner of the backend's token or, with --ask-token, to you.
+    """
     if bool(file) is bool(tasks and choice):
         raise typer.BadParameter("give --choice and the ids of tasks, or --file")
     with _writer() as (writer, projects):
@@ -140,7 +143,10 @@ def show_plan(project: OfProject = None) -> None:
 
 @accept.command("write")
 def write_accepted(project: OfProject = None, ask_token: AskToken = False) -> None:
-    """Write the labels that may be accepted to Label Studio, as the owner of the backend's token or of yours."""
+    """Write to Label Studio the labels that may be accepted.
+
+    They belong to the owner of the backend's token or, with --ask-token, to you.
+    """
     with _acceptor() as (acceptor, writer, projects):
         chosen = projects.find(project)
         _read_again(acceptor, chosen)
@@ -153,7 +159,7 @@ def audit(
     choice: Annotated[str, typer.Argument(help='the choice that fits its image; "" if none does')],
     project: OfProject = None,
 ) -> None:
-    """Check one of the accepted labels, drawn at random."""
+    """Record your check of an accepted label that was drawn at random."""
     with _acceptor() as (acceptor, _, projects):
         checks = acceptor.check(projects.find(project), task, choice)
     if checks.bounds.contradicted:

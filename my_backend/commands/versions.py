@@ -21,7 +21,7 @@ from safe_http.redaction import said
 commands = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
-    help="List, show, activate, pin, delete and export a project's versions, and call PUBLISHED_HOOK for one.",
+    help="List, show, activate, pin, delete and export a project's versions, and call PUBLISHED_HOOK for a version.",
 )
 
 Name = Annotated[str, typer.Argument(metavar="VERSION", help="version name, as shown by `versions list`")]

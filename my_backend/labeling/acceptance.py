@@ -61,7 +61,7 @@ class Answers:
 
     def __post_init__(self) -> None:
         if not all(sorted(some) == list(range(len(self.images))) for some in (self.order, self.surest)):
-            raise ValueError("an order of the images lacks an image or has one twice")
+            raise ValueError("an order of the images omits an image or contains one twice")
         if any(not image.tasks for image in self.images):
             raise ValueError("an image has no task")
         sizes = [step.size for look in self.looks for step in look.steps]

@@ -90,7 +90,7 @@ class Acceptor(Background):
         if current and self._is_unfinished(current) and not replacing:
             raise Conflict(
                 f"can't make a new plan: plan {current.id} isn't finished. Accept its labels first, or replace it "
-                "(page: Plan again; command: --replace)"
+                "(on the page, press Plan again; on the command line, add --replace)"
             )
         if current and current.status == "accepted" and self._is_contradicted(current, replacing=replacing):
             raise Conflict(
@@ -164,7 +164,7 @@ class Acceptor(Background):
         found = self._state(acceptance) if acceptance else None
         if found is None or found.answers is None or found.acceptance.status != "sampling":
             raise Conflict(
-                "can't accept labels: there is no plan whose sample is being labeled. Make a plan, and label its sample"
+                "can't accept labels: no plan has a sample that is being labeled. Make a plan, and label its sample"
             )
         if found.sample is None:
             raise Unavailable(found.error or "the sample is still being read from Label Studio: try again in a moment")
@@ -173,7 +173,7 @@ class Acceptor(Background):
             more = (
                 f"label {decision.more:,} more tasks of the sample"
                 if found.sample.open
-                else "train a better model, then plan again"
+                else "train a better model, then make a new plan"
             )
             raise Conflict(f"no labels can be accepted yet at this error rate: {more}")
         labels: dict[str, list[int]] = defaultdict(list)

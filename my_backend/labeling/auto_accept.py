@@ -103,7 +103,9 @@ def make_plan(probabilities: NDArray[np.float64], alpha: float, sample: int, see
     isn't between 0 and 1, or `sample` isn't positive.
     """
     if not 0 < alpha < 1 or sample < 1:
-        raise ValueError(f"the error rate must be between 0 and 1, and the sample positive, not {alpha} and {sample}")
+        raise ValueError(
+            f"the error rate must be between 0 and 1 (not {alpha}), and the sample must be positive (not {sample})"
+        )
     images = len(probabilities)
     order = np.random.default_rng(seed).permutation(images)
     surest = np.argsort(-probabilities, kind="stable")

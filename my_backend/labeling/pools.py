@@ -227,7 +227,9 @@ class Pools(Background):
                 f"there are no images to label here: {config.problem or 'the project has no labeling config yet'}"
             )
         if config.image_choices.multiple:
-            raise Conflict("images get one choice each here, but this labeling config allows several choices per image")
+            raise Conflict(
+                "Groups, Queue, Map and Accept give each image one choice, but this labeling config allows several"
+            )
         return config.image_choices
 
     def _asked(self, project: Project) -> _Entry:

@@ -259,7 +259,7 @@ class Writer(Background):
 
     def _label_studio(self, run: Run) -> LabelStudio:
         if run.own_token and run.id not in self._tokens:
-            raise TakenOver("another process has its token")
+            raise TakenOver("another process has the run's token")
         token = self._tokens[run.id] if run.own_token else ""
         return self._connections.needed(self._projects.credentials(run.project), token)
 

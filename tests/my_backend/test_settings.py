@@ -250,7 +250,7 @@ def test_token_with_an_odd_character_is_refused_without_being_shown(
 ) -> None:
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", key)
 
-    with pytest.raises(SystemExit, match=r"LABEL_STUDIO_API_KEY: .*copy just the token again") as ended:
+    with pytest.raises(SystemExit, match=r"LABEL_STUDIO_API_KEY: .*copy the token again") as ended:
         read_settings()
     assert "0123456789" not in str(ended.value)
 

@@ -193,9 +193,9 @@ def test_health_says_that_no_worker_listens(site: Site) -> None:
     assert "worker" not in site.problems()
 
     site.workers[""].stop()
-    assert eventually(lambda: "No worker is listening for full jobs" in site.problems())
+    assert eventually(lambda: "No worker is listening for `full` jobs" in site.problems())
     site.workers["head"].kill()
-    assert eventually(lambda: "No worker is listening for head or full jobs" in site.problems())
+    assert eventually(lambda: "No worker is listening for `head` or `full` jobs" in site.problems())
     site.start_worker()
     assert eventually(lambda: "worker" not in site.problems())
 

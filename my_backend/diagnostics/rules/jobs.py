@@ -68,7 +68,7 @@ def worker_problems(workers: Mapping[Kind, int], queues: Sequence[str] = ()) -> 
     return [
         Problem(
             "no-worker",
-            f"No worker is listening for {' or '.join(kinds)} jobs; they will stay queued.",
+            f"No worker is listening for {' or '.join(f'`{kind}`' for kind in kinds)} jobs; they will stay queued.",
             "Start one with `python -m my_backend worker` and the server's REDIS_URL, RQ_QUEUE_NAME and MODEL_DIR.",
             details=(others,) if queues else (),
         )

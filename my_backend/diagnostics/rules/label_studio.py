@@ -48,7 +48,7 @@ def no_token(url: str = "") -> Problem:
 
 def access_token() -> Problem:
     """The token is a short-lived access token, for which the others are exchanged."""
-    message = "LABEL_STUDIO_API_KEY is an access token, which expires after a few minutes."
+    message = "LABEL_STUDIO_API_KEY is a short-lived access token, which expires after a few minutes."
     return Problem("token-short", message, f"Instead, {HOW_TO_MAKE_A_TOKEN}.")
 
 

@@ -19,7 +19,7 @@ def run_halted(halted: HaltedRun) -> Problem:
                 f"(`… label undo {run.id}`)."
             )
         case "needs a token":
-            message = f"{what} needs a token: its token was kept only in the memory of a process that has ended since."
+            message = f"{what} needs a token: its token was kept only in the memory of a process that has since ended."
             hint = "Resume or undo it with a token, over HTTP or with `python -m my_backend label`."
         case "waits":
             message, hint = f"{what} has to wait: {run.error}.", RETRIED

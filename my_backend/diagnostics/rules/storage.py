@@ -72,8 +72,8 @@ def _unwritable(folder: UnwritableFolder) -> Problem:
     return Problem(
         "disk",
         f"Can't write to {folder.setting}={folder.path}: {folder.why}.",
-        "Free up disk space, or find out why the disk is read-only. Until then predictions continue, but no "
-        "training run starts and annotation events are refused; afterwards all annotations are read again.",
+        "Free up disk space, or find out why the disk is read-only. Until this is fixed, predictions continue, "
+        "but no training run starts and annotation events are refused; afterwards all annotations are read again.",
     )
 
 

@@ -214,7 +214,7 @@ class VersionEndpoints:
         """A version as a ZIP file: its own files, for `image_classifier` or `publish` elsewhere, or its ONNX module."""
         name = _named(version)
         if to not in (None, "onnx"):
-            raise BadRequest("`to` must be onnx, or be left out for the version's own files")
+            raise BadRequest("`to` must be onnx; leave it out to get the version's own files")
         if not self._downloads.hold():  # slow clients would keep other requests out for hours
             raise Unavailable(f"{self._downloads.size} downloads are in progress: try again later")
         versions = self._find(project)[1]

@@ -660,7 +660,7 @@ def test_prepare_deletes_after_a_question_alone(run: Command, spoiled: Path, mon
     monkeypatch.setattr("sys.stdin", StringIO("y\n"))
     said = run("prepare", spoiled, "--delete")
     assert (said.status, names(spoiled)) == (1, before)
-    assert "Nothing deleted: there is no terminal to ask for confirmation. Add --yes" in said.err
+    assert "Nothing deleted: there is no terminal in which to ask for confirmation. Add --yes" in said.err
     for answer in ("n\n", "\n", ""):
         monkeypatch.setattr("sys.stdin", Terminal(answer))
         said = run("prepare", spoiled, "--delete")

@@ -28,8 +28,8 @@ BOTH = {"head": 1, "full": 2}
         (QueueStatus("unreachable", why="Error 111."), "redis", "Redis is unreachable (Error 111). Predictions"),
         (QueueStatus("failed", why="odd"), "redis", "Can't compare the job records with Redis: odd."),
         (QueueStatus("replica", {"head": 0, "full": 0}), "redis", "read-only replica. Predictions continue"),
-        (QueueStatus("no worker", {"head": 0, "full": 0}), "no-worker", "listening for head or full jobs"),
-        (QueueStatus("no worker", {"head": 1, "full": 0}), "no-worker", "listening for full jobs"),
+        (QueueStatus("no worker", {"head": 0, "full": 0}), "no-worker", "listening for `head` or `full` jobs"),
+        (QueueStatus("no worker", {"head": 1, "full": 0}), "no-worker", "listening for `full` jobs"),
         (QueueStatus("refused a job", BOTH), "foreign-job", "something else is writing to this Redis"),
     ],
 )

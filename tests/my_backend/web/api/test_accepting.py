@@ -149,7 +149,7 @@ def test_sample_is_labeled_the_rest_accepted_audited_and_undone(client: Client, 
     assert (now["status"], now["run"]["kind"], now["run"]["written"]) == ("accepted", "accepted", left)
     assert labels.marks() == {f"image-classifier:accepted {run}"}
     assert all(len(some) == 1 for some in labels.choices().values())
-    assert "there is no plan whose sample is being labeled" in ask(client, "write", 409)["error"]
+    assert "no plan has a sample that is being labeled" in ask(client, "write", 409)["error"]
 
     audit = now["audit"]
     assert (audit["accepted"], audit["checked"], audit["wrong"], audit["contradicted"]) == (left, 0, 0, False)
@@ -437,7 +437,7 @@ def test_model_that_is_often_wrong_gets_nothing_accepted(client: Client, label_s
     now = label_sample(client, label_studio.labels, "Dog")
     assert (now["acceptable"], now["sample"]["possible"]) == (None, False)
     assert now["sample"]["wrong"] == now["sample"]["labeled"] > 0
-    assert "train a better model, then plan again" in ask(client, "write", 409)["error"]
+    assert "train a better model, then make a new plan" in ask(client, "write", 409)["error"]
 
 
 def test_queue_hides_answers_to_planned_tasks_until_the_plan_ends(
@@ -599,7 +599,7 @@ def test_projects_that_can_have_no_plan_are_told_why(
     answer = client.post("/api/labeling/accept/plan", {"project": "8.1", "percent": 5}, 409)
     assert "one choice per image" in answer["error"]
     assert client.post("/api/labeling/accept/plan", {"project": 7, "percent": 3}, 400)
-    for what, words in (("write", "there is no plan whose sample is being labeled"), ("undo", "nothing to undo")):
+    for what, words in (("write", "no plan has a sample that is being labeled"), ("undo", "nothing to undo")):
         assert words in ask(client, what, 409)["error"]
     assert "nothing to check" in ask(client, "audit", 409, task=1, label="Cat")["error"]
 

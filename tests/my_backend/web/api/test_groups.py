@@ -285,7 +285,7 @@ def test_projects_and_models_without_groups_are_told_why(
     assert client.post("/api/labeling/groups", {"project": 8}, 404)
     client.backend.projects.remember("8.1", label_config=SEVERAL)
     answer = client.post("/api/labeling/groups", {"project": "8.1"}, 409)
-    assert "this labeling config allows several choices per image" in answer["error"]
+    assert "this labeling config allows several" in answer["error"]
     client.backend.projects.remember("9.1", label_config="<View/>")
     answer = client.post("/api/labeling/groups", {"project": "9.1"}, 409)
     assert "there are no images to label here: " in answer["error"]

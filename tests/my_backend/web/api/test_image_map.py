@@ -153,7 +153,7 @@ def test_projects_and_model_classes_without_a_map_are_told_why(
 ) -> None:
     assert client.post("/api/labeling/map", {"project": 8}, 404)
     client.backend.projects.remember("8.1", label_config=SEVERAL)
-    assert "several choices per image" in client.post("/api/labeling/map", {"project": "8.1"}, 409)["error"]
+    assert "labeling config allows several" in client.post("/api/labeling/map", {"project": "8.1"}, 409)["error"]
     label_studio.labels.add(2)
     ready(client, 2)
     script.set(no_map=True)

@@ -120,7 +120,7 @@ def test_version_is_exported_to_onnx_once_and_elsewhere(client: Client, script: 
     assert call["tasks"] == [1], "the project's annotated task"
     assert call["process"] != os.getpid()
     shown = version_page(client, name)
-    assert "On 1 image of this project, the file’s probabilities differ from the model’s by 1.5e-06 at most." in shown
+    assert "On 1 image of this project, the file’s probabilities differ from the model’s by at most 1.5e-06." in shown
     link = re.search(r'id="download-onnx" href="([^"]+)"', shown)
     assert link
     answer = client.http.get(link[1].replace("&amp;", "&"))
