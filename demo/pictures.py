@@ -53,6 +53,7 @@ def main(
         page = context.new_page()
         page.set_default_timeout(120_000)
         expect.set_options(timeout=120_000)
+        out.mkdir(parents=True, exist_ok=True)
         _take_all(Path(name), own_images(images), page, out)
         browser.close()
 
