@@ -159,7 +159,7 @@ def test_with_several_models_only_the_own_one_is_renamed(start: Any, label_studi
     second = wait_for_new_version(backend, watched.project, first)
     label_studio.retrieve_predictions(watched.project, others)
     wait_for(
-        lambda: any("predictions of “Other”" in problem for problem in backend.health()["problems"]), "the problem"
+        lambda: any("predictions from “Other”" in problem for problem in backend.health()["problems"]), "the problem"
     )
     assert (watched.titles(), watched.uses()) == ({connection: first, other: "Other"}, "Other")
 
