@@ -1,6 +1,6 @@
 """The server: in this process with its training runs, or as an application for uWSGI.
 
-It imports neither typer nor rich, so that it listens early.
+This module imports neither typer nor rich, so that the server listens early.
 """
 
 import logging
@@ -24,10 +24,10 @@ log = logging.getLogger(__name__)
 
 
 def serve(host: str | None, port: int | None) -> None:
-    """The development server: one process, a thread for each request, until SIGTERM or Ctrl-C.
+    """Runs the development server, with a thread for each request, until SIGTERM or Ctrl-C.
 
-    `host` and `port` replace the settings. It also ends if the model class can't be used: a person is there to correct
-    the settings.
+    `host` and `port` override the settings. If the model class can't be used, the server ends, too: a person is there
+    to correct the settings. Raises SystemExit, with the reason, if it can't start.
     """
     settings = read_settings()
     given = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
@@ -63,7 +63,7 @@ def _serve(settings: Settings) -> None:
 
 
 def _listen(settings: Settings) -> socket.socket:
-    """Opens the port before anything else starts; on failure werkzeug itself would just print and exit."""
+    """Opens the port before anything else starts; if that fails, Werkzeug itself would only print a line and exit."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
         return socket.create_server((settings.host, settings.port), family=family, backlog=128)

@@ -3,7 +3,8 @@
 import ast
 import inspect
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import cache
 from itertools import pairwise
 
 from pydantic import BaseModel
@@ -53,21 +54,32 @@ class _Described(GenerateJsonSchema):
     def model_schema(self, schema: ModelSchema) -> JsonSchemaValue:
         described = super().model_schema(schema)
         model: type[BaseModel] = schema["cls"]
-        for part in model.__mro__[::-1]:
-            if issubclass(part, BaseModel) and part is not BaseModel:
-                for name, docstring in _docstrings_of_fields(part).items():
-                    described["properties"][model.model_fields[name].alias or name]["description"] = docstring
+        docstrings = {
+            name: docstring
+            for part in model.__mro__[::-1]
+            if issubclass(part, BaseModel)
+            for name, docstring in _docstrings_of_fields(part).items()
+        }
+        for name in model.model_fields.keys() & docstrings:
+            described["properties"][model.model_fields[name].alias or name]["description"] = docstrings[name]
         return described
 
 
-def _docstrings_of_fields(model: type[BaseModel]) -> dict[str, str]:
-    """The docstrings below the fields that this class declares itself, by the fields' names."""
-    (definition,) = ast.parse(inspect.getsource(model)).body
+@cache
+def _docstrings_of_fields(model: type[BaseModel]) -> Mapping[str, str]:
+    """The docstrings below the fields that this class declares itself, by name; none if its source code is gone."""
+    try:
+        (definition,) = ast.parse(inspect.getsource(model)).body
+    except (OSError, SyntaxError):  # the package is being replaced by another release, for example
+        return {}
     assert isinstance(definition, ast.ClassDef)
     return {
-        ast.unparse(field.target): inspect.cleandoc(str(text.value.value))
+        ast.unparse(field.target): inspect.cleandoc(text.value.value)
         for field, text in pairwise(definition.body)
-        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(text, ast.Expr)
+        and isinstance(text.value, ast.Constant)
+        and isinstance(text.value.value, str)
     }
 
 

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
+from functools import cache
 from itertools import pairwise
 from typing import Any, Literal
 from xml.etree.ElementTree import Element
@@ -22,12 +23,17 @@ MAX_DOTS = 30  # of a curve; the page is loaded every second during a training r
 SPARE = "spare"  # class of a dot that is left out
 
 
-def _chart(kind: Literal["Line", "XY"], *, width: int = WIDTH, height: int = HEIGHT, **options: Any) -> Any:
+@cache
+def _pygal() -> Any:
     import pygal  # here, so that a server listens earlier
 
-    # pygal adds an import finder for its map plugins, of a kind that Python 3.12 no longer supports.
+    # It adds an import finder for its map plugins, of a kind that Python 3.12 no longer supports.
     sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, pygal.PluginImportFixer)]
-    chart = getattr(pygal, kind)(
+    return pygal
+
+
+def _chart(kind: Literal["Line", "XY"], *, width: int = WIDTH, height: int = HEIGHT, **options: Any) -> Any:
+    chart = getattr(_pygal(), kind)(
         no_prefix=True,
         css=(),
         js=(),

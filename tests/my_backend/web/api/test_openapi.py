@@ -1,6 +1,11 @@
+import inspect
 import re
 from typing import Any
+from unittest.mock import Mock
 
+import pytest
+
+from my_backend.web.api import openapi
 from tests.my_backend.conftest import Client, Serve, basic
 
 
@@ -85,3 +90,14 @@ def test_image_may_be_uploaded_or_named(client: Client) -> None:
     named = schema_of(client, content["application/json"]["schema"]["allOf"][0])
     assert set(form) - {"image"} == set(named["properties"])
     assert set(form) == {"image", "url", "label", "project"}
+
+
+def test_descriptions_are_left_out_if_the_source_code_is_gone(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    described = client.get("/openapi.json")["components"]["schemas"]["Error"]["properties"]["error"]
+    assert described["description"].startswith("A sentence")
+    monkeypatch.setattr(openapi, "_docstrings_of_fields", openapi._docstrings_of_fields.__wrapped__)
+    monkeypatch.setattr(inspect, "getsource", Mock(side_effect=OSError("could not get source code")))
+
+    without = client.get("/openapi.json")["components"]["schemas"]["Error"]["properties"]["error"]
+
+    assert without == {key: value for key, value in described.items() if key != "description"}
