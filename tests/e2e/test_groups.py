@@ -290,6 +290,23 @@ def test_key_pressed_twice_labels_one_group(browser: Browser, make_site: MakeSit
         person.wait_until_saved(f"{len(first)} labels saved.")
 
 
+def test_keys_count_as_soon_as_an_enlarged_image_is_closed(browser: Browser, make_site: MakeSite) -> None:
+    """Browsers report a closed dialog with their next frame, which a busy machine delays."""
+    site = make_site(pictures=24)
+    with opened(browser, site.url) as page:
+        Person(page, site.truth).tasks()
+        for close in ("z", "Escape"):
+            page.locator("#grid").focus()
+            page.evaluate(
+                """(keys) => keys.forEach((key) =>
+                    document.activeElement.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true})))""",
+                ["Home", "z", close, "ArrowRight", "ArrowRight"],
+            )
+            page.evaluate("() => new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
+            expect(page.get_by_role("dialog")).not_to_be_visible()
+            assert page.locator("#applies").inner_text() == "Choices apply to image 2"
+
+
 def test_more_like_this_leads_back(browser: Browser, make_site: MakeSite) -> None:
     site = make_site()
     with opened(browser, site.url) as page:

@@ -221,7 +221,7 @@ export function labelInGroups(place, map = null) {
     larger: () => grid.resize(1), smaller: () => grid.resize(-1), leave: () => grid.aim(null),
     take: () => grid.target() !== null && grid.toggle(grid.target()),
   };
-  const inZoom = { like, undo, take: acts.take, zoom: zoom.close };
+  const inZoom = { like, undo, take: acts.take, zoom: zoom.close, leave: zoom.close };
   const moves = {
     left: () => -1, right: () => 1, up: () => -grid.columns(), down: grid.columns, first: () => -Infinity, last: () => Infinity,
   };

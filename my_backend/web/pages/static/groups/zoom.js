@@ -5,6 +5,7 @@ import { copyItems, count } from "../labeling/view.js";
 export function makeZoom(dialog, { look, move, toggle, like, apart, closed }) {
   const find = (part) => dialog.querySelector(`[data-part=${part}]`);
   const picture = new Image();
+  let shown = false;
   find("picture").append(picture);
 
   function draw() {
@@ -24,16 +25,29 @@ export function makeZoom(dialog, { look, move, toggle, like, apart, closed }) {
   function open() {
     draw();
     dialog.showModal();
+    shown = true;
   }
 
-  find("close").addEventListener("click", () => dialog.close());
+  function close() {
+    dialog.close();
+    ended();
+  }
+
+  // Browsers report a closed dialog only with their next frame. Keys pressed in the meantime belong to what follows.
+  function ended() {
+    if (!shown || dialog.open) return;
+    shown = false;
+    closed();
+  }
+
+  find("close").addEventListener("click", close);
   find("previous").addEventListener("click", () => move(-1));
   find("next").addEventListener("click", () => move(1));
   find("out").addEventListener("click", toggle);
   find("like").addEventListener("click", like);
   find("apart").addEventListener("click", apart);
-  dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());  // next to the picture
-  dialog.addEventListener("close", closed);
+  dialog.addEventListener("click", (event) => event.target === dialog && close());  // next to the picture
+  dialog.addEventListener("close", ended);  // closed by the browser
 
-  return { open, draw, close: () => dialog.close(), isOpen: () => dialog.open };
+  return { open, draw, close, isOpen: () => dialog.open };
 }
