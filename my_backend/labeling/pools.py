@@ -54,7 +54,7 @@ class Collected:
     error: str
     counts: dict[str, int]
     labeled: int
-    choices: Sequence[str]
+    tag: ImageChoices
     pool: ProjectPool | None  # None before the first image
     labels: TaskLabels
 
@@ -116,6 +116,7 @@ class Pools(Background):
         `chosen` are tasks that the person has chosen: only these are in groups. Never waits for Label Studio. Raises
         Conflict if the labeling config doesn't offer one choice per image.
         """
+        self._check_one_choice(project)
         found = self._collected(project)
         if found.pool is None:
             return found, []
@@ -131,7 +132,7 @@ class Pools(Background):
     ) -> tuple[Collected, list[QueuedImage]]:
         """The images that a person labels next, one by one; `only` are the tasks to choose from, in this order.
 
-        Otherwise like `groups`.
+        Images may get several choices; otherwise like `groups`.
         """
         found = self._collected(project, only)
         if found.pool is None:
@@ -145,6 +146,7 @@ class Pools(Background):
 
         The map is arranged once all of them are collected. Raises Conflict also if the model class has no map.
         """
+        self._check_one_choice(project)
         found = self._collected(project)
         if found.pool is None:
             return found, ImageMap([], [], {}, [])
@@ -161,7 +163,7 @@ class Pools(Background):
 
         Raises Conflict like `groups`, or if collecting the images has stopped.
         """
-        self._tag(project)
+        self._check_one_choice(project)
         entry = self._asked(project)
         if entry.error:
             raise Conflict(entry.error)
@@ -189,7 +191,7 @@ class Pools(Background):
 
         `unlabeled` leaves out tasks that have an annotation.
 
-        Raises NotFound if the task's image isn't collected, and Conflict like `groups`.
+        Raises NotFound if the task's image isn't collected, and Conflict like `queue`.
         """
         self._tag(project)
         entry = self._asked(project)
@@ -215,10 +217,10 @@ class Pools(Background):
         pool = entry.pool
         if pool is None:
             nothing = {"tasks": 0, "collected": 0, "unreadable": 0}
-            return Collected(False, entry.error, nothing, 0, tag.choices, None, {})
+            return Collected(False, entry.error, nothing, 0, tag, None, {})
         labels = pool.labels(self._runs_since(project, entry))
         labeled = len(labels if only is None else labels.keys() & set(only))
-        return Collected(entry.ready, entry.error, pool.counts(only), labeled, tag.choices, pool, labels)
+        return Collected(entry.ready, entry.error, pool.counts(only), labeled, tag, pool, labels)
 
     def _tag(self, project: Project) -> ImageChoices:
         config = project.config
@@ -226,11 +228,14 @@ class Pools(Background):
             raise Conflict(
                 f"there are no images to label here: {config.problem or 'the project has no labeling config yet'}"
             )
-        if config.image_choices.multiple:
-            raise Conflict(
-                "Groups, Queue, Map and Accept give each image one choice, but this labeling config allows several"
-            )
         return config.image_choices
+
+    def _check_one_choice(self, project: Project) -> None:
+        if self._tag(project).multiple:
+            raise Conflict(
+                "Groups, Map and Accept give each image one choice, but this labeling config allows several: label the "
+                "images in Queue"
+            )
 
     def _asked(self, project: Project) -> _Entry:
         with self._lock:

@@ -20,21 +20,25 @@ from my_backend.serving.model_api import ModelAPI
 
 RECENT = 10  # groups whose exceptions are remembered
 REASONS = 3  # labeled images that are shown with an image to label
+LIKELY = 0.5  # the probability at which a choice is suggested if several are allowed, as in predictions
 ARRANGED_AGAIN = 1.2  # the map is arranged again once there are this many times more images
 
 Json = dict[str, Any]
-TaskLabels = dict[int, str | None]  # of annotated tasks; None if there is no single choice, as for skipped ones
+# Of annotated tasks: the choice, or several, separated by commas; None if there is no choice, as for skipped tasks.
+TaskLabels = dict[int, str | None]
 
 
 @dataclass(frozen=True)
 class QueuedImage:
     """An image to label: its number in the pool, the probability of each choice, and the evidence for these.
 
-    `nearest` has the labeled images that look most like it, with the similarity; {} and [] before the first labels.
-    `copies` are the unlabeled images that get the same label.
+    `suggested` are the choices to suggest, or None without a model. `nearest` has the labeled images that look most
+    like it, with the similarity; {} and [] before the first labels. `copies` are the unlabeled images that get the same
+    label.
     """
 
     image: int
+    suggested: list[str] | None
     probabilities: dict[str, float]
     nearest: list[tuple[int, float]]
     copies: list[int]
@@ -81,8 +85,7 @@ class ProjectPool:
         for task in tasks:
             ids.add(task["id"])
             if annotations_of(task):
-                label = label_of(task, self.tag)
-                labels[task["id"]] = next(iter(label.choices)) if label.outcome == "used" else None
+                labels[task["id"]] = _joined(label_of(task, self.tag).choices)
         with self._lock:
             for task in tasks:
                 if task["id"] not in self._tasks:
@@ -155,7 +158,7 @@ class ProjectPool:
                 if is_undone and task not in kept:
                     labels.pop(task, None)
                 elif task not in labels:
-                    labels[task] = choices[0] if task not in kept and len(choices) == 1 else None
+                    labels[task] = None if task in kept else _joined(choices)
         return labels
 
     def groups(
@@ -214,13 +217,14 @@ class ProjectPool:
         ]
 
     def _copies(self, model: ModelAPI, images: Sequence[int], among: Container[int]) -> list[list[int]]:
-        """For each image, its copies among the others for which the model predicts the same choice.
+        """For each image, its copies among the others for which the model predicts the same.
 
         If the predictions differ, a person has to look at each of them.
         """
         copies = [[copy for copy in self.images.copies(image) if copy in among] for image in images]
         asked = [one for image, some in zip(images, copies, strict=True) if some for one in (image, *some)]
-        answers = dict(zip(asked, (name for name, _ in self.images.answers(model, asked)), strict=False))
+        said = self.images.probabilities(model, asked)
+        answers = {image: self._suggested(one) for image, one in zip(asked, said, strict=True)}
         return [
             [copy for copy in some if answers.get(copy) == answers.get(image)]
             for image, some in zip(images, copies, strict=True)
@@ -261,9 +265,17 @@ class ProjectPool:
             copies = [[] for _ in images]
         labeled = [image for image, task in there if labels.get(task) is not None]
         return [
-            QueuedImage(image, probabilities, self.images.most_alike(image, labeled, REASONS), some)
-            for image, probabilities, some in zip(images, self.images.probabilities(model, images), copies, strict=True)
+            QueuedImage(image, self._suggested(said), said, self.images.most_alike(image, labeled, REASONS), some)
+            for image, said, some in zip(images, self.images.probabilities(model, images), copies, strict=True)
         ]
+
+    def _suggested(self, probabilities: Mapping[str, float]) -> list[str] | None:
+        """The most probable choice, or all likely ones if several are allowed; None without a model."""
+        if not probabilities:
+            return None
+        if self.tag.multiple:
+            return [choice for choice, probability in probabilities.items() if probability >= LIKELY]
+        return [max(probabilities, key=probabilities.__getitem__)]
 
     def _drawn(self, among: Container[int]) -> Iterator[int]:
         """Those of the images `among` in the project's random order; for a copy, the image that stands for it."""
@@ -308,3 +320,7 @@ class ProjectPool:
 
 def _planned(plan: Sequence[Labels]) -> Iterator[tuple[list[str], int]]:
     return ((one.choices, task) for one in plan for task in one.tasks)
+
+
+def _joined(choices: Iterable[str]) -> str | None:
+    return ", ".join(sorted(choices)) or None

@@ -300,8 +300,8 @@ def check_labels(tag: ImageChoices, labels: Sequence[Labels]) -> None:
             f"labels: the labeling config has no choice {', '.join(unknown[:5])[:200]}; it has "
             f"{', '.join(tag.choices[:20])[:500]}"
         )
-    if any(not one.choices or (len(one.choices) > 1 and not tag.multiple) for one in labels):
-        raise BadRequest("labels: give each task one choice, or several if the labeling config allows that")
+    if not tag.multiple and any(len(one.choices) != 1 for one in labels):
+        raise BadRequest("labels: give each task one choice; this labeling config doesn't allow several, or none")
     tasks = [task for one in labels for task in one.tasks]
     if not tasks:
         raise BadRequest("labels: there are no tasks to label")

@@ -37,10 +37,12 @@ class FakeLabels:
             self.touch(number)
         return new
 
-    def annotate(self, task: int, choice: str, **fields: Any) -> Json:
-        """An annotation as a person submits it in the browser."""
-        region = {"from_name": "animal", "to_name": "image", "type": "choices", "value": {"choices": [choice]}}
-        return self._annotate(task, [region], updated_by=1, lead_time=2.0, parent_prediction=None, **fields)
+    def annotate(self, task: int, *choices: str, **fields: Any) -> Json:
+        """An annotation as a person submits it in the browser; without a region if nothing is selected."""
+        region = {"from_name": "animal", "to_name": "image", "type": "choices", "value": {"choices": list(choices)}}
+        return self._annotate(
+            task, [region] if choices else [], updated_by=1, lead_time=2.0, parent_prediction=None, **fields
+        )
 
     def change(self, task: int, choice: str) -> None:
         """A person opens the task's annotation and saves another choice."""

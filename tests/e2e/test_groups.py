@@ -134,7 +134,7 @@ MakeSite = Callable[..., Site]
 
 @pytest.fixture
 def make_site(label_studio: LabelStudio, backend: Backend, tmp_path: Path) -> MakeSite:
-    def make(backend: Backend = backend, pictures: int = PICTURES, copied: int = 0) -> Site:
+    def make(backend: Backend = backend, pictures: int = PICTURES, copied: int = 0, config: str = CONFIG) -> Site:
         """`copied` pictures have two smaller copies each."""
         names = [name for _, name in zip(range(pictures), list(COLORS) * pictures, strict=False)]
         paths = [draw(tmp_path, name, number) for number, name in enumerate(names)]
@@ -142,7 +142,7 @@ def make_site(label_studio: LabelStudio, backend: Backend, tmp_path: Path) -> Ma
             names.append(names[number])
             paths.append(tmp_path / f"{number} {side}.jpg")
             Image.open(paths[number]).resize((side, side)).save(paths[-1])
-        project = label_studio.create_project("colors", CONFIG)
+        project = label_studio.create_project("colors", config)
         tasks = label_studio.upload_images(project, paths)
         label_studio.connect(project, backend.url)
         return Site(label_studio, backend, project, dict(zip(tasks, names, strict=True)))

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
-from label_studio_format.annotations import source_of
+from label_studio_format.annotations import label_of, source_of
+from label_studio_format.labeling_config import parse_label_config
 from testing.backend import Backend
 from testing.label_studio import LabelStudio
 from testing.waiting import wait_for
 from tests.e2e.browser import opened
-from tests.e2e.test_groups import COLORS, KEYS, LOOKS, SETTINGS, MakeSite, Site, make_site
+from tests.e2e.test_groups import COLORS, CONFIG, KEYS, LOOKS, SETTINGS, MakeSite, Site, make_site
 from tests.e2e.test_page import all_can_use
 
 __all__ = ["make_site"]
@@ -126,6 +127,51 @@ def test_20_images_are_labeled_by_keys_alone(browser: Browser, make_site: MakeSi
     print(f"{person.confirmed} of 20 proposals confirmed, {trainings(site)} training")
 
 
+def test_images_get_several_choices_or_none_by_keys_alone(browser: Browser, make_site: MakeSite) -> None:
+    site = make_site(pictures=6, config=CONFIG.replace("<Choices ", '<Choices choice="multiple" '))
+    expected: dict[int, list[str]] = {}
+    with opened(browser, url(site)) as page:
+        person = Person(page, site)
+        for keys, choices in (
+            ("1", ["Red"]),
+            ("13", ["Blue", "Red"]),
+            ("", []),
+            ("2323", []),
+            ("1213", ["Blue", "Green"]),
+        ):
+            expected[person.task()] = choices
+            expect(page.locator("#confirm")).to_contain_text("Label with no choice")
+            for key in keys:
+                page.keyboard.press(key)
+            expect(page.locator("#choice-keys [aria-pressed=true]")).to_have_count(len(choices))
+            person.press("Enter")
+        [undone] = [task for task, choices in expected.items() if choices == ["Blue", "Green"]]
+        person.press("Backspace")
+        assert person.task() == undone
+        page.get_by_role("button", name="Green").click()
+        expect(page.locator("#one-title")).to_have_text("Green?")
+        expect(page.locator("#confirm")).to_contain_text("Label as Green")
+        expected[undone] = ["Green"]
+        all_can_use(page)
+        person.press("Enter")
+        expect(page.locator("#history li").first).to_contain_text("Green")
+        expect(page.locator("#history li").nth(2)).to_contain_text("No choice")
+        expect(page.locator("#saving")).to_have_text("5 labels saved.")
+    tag = parse_label_config(site.label_studio.project(site.project)["label_config"]).image_choices
+    assert tag
+    labels = {task["id"]: label_of(task, tag) for task in site.label_studio.export(site.project)}
+    assert {task: sorted(label.choices) for task, label in labels.items() if label.outcome == "used"} == expected
+    assert {label.source for label in labels.values() if label.outcome == "used"} == {"person"}
+    wait_for(lambda: site.backend.is_training(site.project)["model_version"] != "untrained", "a model", 3 * PACE)
+    with opened(browser, url(site)) as page:
+        person = Person(page, site)
+        person.task()
+        expect(page.locator("#confirm")).not_to_contain_text("No prediction")
+        expect(page.locator("#choice-keys .number").first).to_contain_text("%")
+    with opened(browser, url(site).replace("/queue", "/groups")) as page:
+        expect(page.locator("#supply-error")).to_contain_text("label the images in Queue")
+
+
 def test_axe_finds_nothing_and_nothing_scrolls_sideways(browser: Browser, make_site: MakeSite) -> None:
     site = make_site(pictures=6)
     for look, options in LOOKS.items():
@@ -146,7 +192,7 @@ def test_axe_finds_nothing_and_nothing_scrolls_sideways(browser: Browser, make_s
 
 NOTHING: dict[str, Any] = {
     "state": "ready", "error": None, "tasks": 5, "collected": 5, "unreadable": 0, "labeled": 2, "unlabeled": 3,
-    "choices": ["7", *(f"Kind {n}" for n in range(60))], "model_version": "untrained", "images": [],
+    "multiple": False, "choices": ["7", *(f"Kind {n}" for n in range(60))], "model_version": "untrained", "images": [],
 }  # fmt: skip
 
 
@@ -251,7 +297,7 @@ def test_queue_shows_only_tasks_in_the_address_and_labels_no_broken_image(
         assert sent[0] == {
             "project": sent[0]["project"],
             "kind": "single",
-            "labels": [{"label": "Kind 57", "tasks": [3]}],
+            "labels": [{"label": ["Kind 57"], "tasks": [3]}],
         }
         expect(page.locator("#pause-why")).to_have_text("You skipped 1 image.")
         page.get_by_role("button", name="Show the image again").click()

@@ -252,8 +252,14 @@ class FakePool(ImagePool):
         return sorted(unlabeled, reverse=True)[:count]
 
     def probabilities(self, model: FakeModel, images: Sequence[int]) -> list[dict[str, float]]:
-        others = {"Cat": "Dog", "Dog": "Cat"}
-        return [{others[model.learned]: 0.25, model.learned: 0.75} if model.learned else {} for _ in images]
+        if not model.learned:
+            return [{} for _ in images]
+        likely = _script().orders().get("likely")  # choices, if several are allowed
+        if likely is not None:
+            some = _script().orders().get("likely_of", {})  # those of some images
+            each = [some.get(str(image), likely) for image in images]
+            return [{choice: 0.75 if choice in one else 0.25 for choice in ("Cat", "Dog")} for one in each]
+        return [dict.fromkeys(("Cat", "Dog"), 0.25) | {said: 0.75} for said, _ in self.answers(model, images)]
 
     def answers(self, model: FakeModel, images: Sequence[int]) -> list[tuple[str, float]]:
         if not model.learned:

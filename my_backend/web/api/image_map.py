@@ -43,4 +43,4 @@ class MapEndpoints:
         project = find_project(self._projects, body.project)
         found, images = self._pools.map(project)
         told = project_images(self._serving, project, found)
-        return {**told, "arranged": images.arranged, **images.packed(found.choices)}
+        return {**told, "arranged": images.arranged, **images.packed(found.tag.choices)}

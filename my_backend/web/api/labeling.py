@@ -6,8 +6,9 @@ from functools import partial
 
 from my_backend import context
 from my_backend.backend import Backend
+from my_backend.labeling.pools import Collected
 from my_backend.labeling.project_pool import Group as PoolGroup
-from my_backend.labeling.project_pool import ProjectPool, TaskLabels
+from my_backend.labeling.project_pool import ProjectPool
 from my_backend.labeling.project_pool import QueuedImage as PoolImage
 from my_backend.labeling.runs import Action, Labels, Run, RunKind, RunStatus
 from my_backend.web.api.answers import Answer
@@ -85,7 +86,7 @@ class SimilarImage(Answer):
     """How similar the two images are; 1 is the maximum."""
 
     label: str | None
-    """The task's label; null if it has none."""
+    """The task's label, or its labels, separated by commas; null if it has none."""
 
 
 class SimilarImages(Answer):
@@ -104,8 +105,9 @@ class QueuedImage(Answer):
     digest: str
     """The SHA-256 of its image."""
 
-    proposal: str | None
-    """The most probable choice; null without a model."""
+    proposal: str | list[str] | None
+    """The most probable choice; if the labeling config allows several, all choices with a probability of at least 0.5.
+    Null without a model."""
 
     probabilities: dict[str, float]
     """The probability of each choice that the model knows (0 to 1)."""
@@ -123,6 +125,9 @@ class QueuedImage(Answer):
 
 class Queue(ProjectImages):
     """Images to label one by one; if the request has `tasks`, the numbers are for these tasks only."""
+
+    multiple: bool
+    """Whether the labeling config allows several choices for an image."""
 
     images: list[QueuedImage]
     """The images, in the order in which to label them."""
@@ -224,7 +229,8 @@ class LabelingEndpoints:
         sampled = self._plans.sampled(project.uid)
         return {
             **project_images(self._serving, project, found),
-            "images": [_described_image(image, found.pool, found.labels, sampled) for image in images if found.pool],
+            "multiple": found.tag.multiple,
+            "images": [_described_image(image, found, found.pool, sampled) for image in images if found.pool],
         }
 
     @endpoint("POST", "/api/labeling/similar", answers={200: SimilarImages}, errors=(404, 409))
@@ -297,17 +303,18 @@ def _described_copies(copies: Sequence[int], pool: ProjectPool, sampled: Contain
     return [{"task": task, "digest": digest} for task, digest in shown if task not in sampled]
 
 
-def _described_image(queued: PoolImage, pool: ProjectPool, labels: TaskLabels, sampled: Container[int]) -> Json:
+def _described_image(queued: PoolImage, found: Collected, pool: ProjectPool, sampled: Container[int]) -> Json:
     task, digest = pool.shown(queued.image)
     if task in sampled:
-        queued = replace(queued, probabilities={}, nearest=[], copies=[])
+        queued = replace(queued, suggested=None, probabilities={}, nearest=[], copies=[])
     nearest = [(*pool.shown(image), cosine) for image, cosine in queued.nearest]
+    suggested = queued.suggested
     return {
         "task": task,
         "digest": digest,
-        "proposal": max(queued.probabilities, key=queued.probabilities.__getitem__, default=None),
+        "proposal": suggested if suggested is None or found.tag.multiple else suggested[0],
         "probabilities": {choice: round(probability, 4) for choice, probability in queued.probabilities.items()},
-        "nearest": [_described_similar(*one, labels.get(one[0])) for one in nearest],
+        "nearest": [_described_similar(*one, found.labels.get(one[0])) for one in nearest],
         "copies": _described_copies(queued.copies, pool, sampled),
         "withheld": task in sampled,
     }

@@ -48,7 +48,7 @@ def project_images(serving: Serving, project: Project, found: Collected) -> Json
         **found.counts,
         "labeled": found.labeled,
         "unlabeled": max(0, found.counts["tasks"] - found.labeled),
-        "choices": list(found.choices),
+        "choices": list(found.tag.choices),
         "first_guess": serving.is_first_guess(project.uid),
         "model_version": serving.version_name(project.uid),
     }

@@ -9,7 +9,7 @@ import { makeSupply } from "./labeling/supply.js";
 import { makeToken } from "./labeling/token.js";
 import { showReading, showRuns } from "./labeling/view.js";
 import { labeledWith, makeItem, tasksOf } from "./queue/item.js";
-import { makeView, question } from "./queue/view.js";
+import { makeView, named, question } from "./queue/view.js";
 import { say } from "./say.js";
 
 const AHEAD = 6, FEWEST = 3;  // images loaded in advance: at most AHEAD; with fewer than FEWEST left, the page asks for more
@@ -20,11 +20,11 @@ export function labelOneByOne(place) {
   const find = (id) => document.getElementById(id);
   const { project } = place.dataset;
   const only = tasksIn(location.search);
-  const steps = [];  // what the person did; see history.js and batches.js. In a step without a choice, the image was skipped
+  const steps = [];  // what the person did; see history.js and batches.js. In a step with null as its label, the image was skipped
   const aside = new Set();  // tasks of skipped images
   let item = null;  // the image on the screen; see item.js
-  let choice = null;  // the label that Enter gives it
-  let keys = new Map(), choices = [], failures = 0, arrived = 0, labeled = -Infinity;
+  let chosen = [];  // the label that Enter gives it: a choice, or any number of them if several are allowed
+  let isSeveral = false, keys = new Map(), choices = [], failures = 0, arrived = 0, labeled = -Infinity;
 
   const view = makeView(place, only);
   const token = makeToken(place, () => {
@@ -34,7 +34,7 @@ export function labelOneByOne(place) {
   const runs = makeRuns(project, "single", token.value, draw);
   const batches = makeBatches(runs);
   const history = makeHistory(find("history"), view.described, undoStep);
-  const buttons = makeChoices([find("choice-keys")], find("find-choice"), label);
+  const buttons = makeChoices([find("choice-keys")], find("find-choice"), choose);
   const supply = makeSupply("/api/labeling/queue", { body, take, isShowing: () => item !== null, changed: supplied });
 
   // --- from image to image ----------------------------------------------------
@@ -56,11 +56,11 @@ export function labelOneByOne(place) {
 
   function supplied() {
     const said = supply.answer();
-    if (said && String(said.choices) !== String(choices)) {
-      choices = said.choices;
+    if (said && String([said.multiple, ...said.choices]) !== String([isSeveral, ...choices])) {
+      [choices, isSeveral] = [said.choices, said.multiple];
       keys = assignKeys(choices);
       buttons.show(keys, choices);
-      view.choices();
+      view.choices(isSeveral);
       if (item) show(item);
     }
     if (!item && supply.size()) {
@@ -83,7 +83,7 @@ export function labelOneByOne(place) {
     item = next;
     const labeled = new Set(given());
     item.copies = item.copies.filter(({ task }) => !labeled.has(task));
-    choice = item.proposal;
+    chosen = item.suggested.filter((choice) => choices.includes(choice));
     item.isSeen = true;
     view.show(item);
     find("one").setAttribute("aria-busy", "true");
@@ -94,22 +94,22 @@ export function labelOneByOne(place) {
     });
   }
 
-  function label(name) {
+  function label(names) {
     if (!item || find("one").hasAttribute("aria-busy")) return;
     // An image that nobody can see must not get a label.
     if (item.isBroken) return say("This image can’t be shown. Skip it, and label it in Label Studio.");
     if (failures) return say("Labels from an earlier step haven’t been saved. Press Try again at the top of this page first.");
-    const step = { image: item.image, tasks: labeledWith(item), choice: name, run: null, undone: false };
+    const step = { image: item.image, tasks: labeledWith(item), label: names, run: null, undone: false };
     batches.add(step);
     labeled = Date.now();
-    done(step, `Labeled ${name}.`);
+    done(step, `Labeled ${named(names)}.`);
   }
 
   function skip() {
     if (!item) return;
     const tasks = labeledWith(item);  // copies that the person wants to label separately come up on their own
     tasks.forEach((task) => aside.add(task));
-    done({ image: item.image, tasks, choice: null, run: null, undone: false }, "Skipped.");
+    done({ image: item.image, tasks, label: null, run: null, undone: false }, "Skipped.");
   }
 
   function done(step, words) {
@@ -123,7 +123,7 @@ export function labelOneByOne(place) {
   function undoStep(step) {
     if (step.undone) return;
     step.undone = true;
-    if (step.choice === null) step.tasks.forEach((task) => aside.delete(task));
+    if (step.label === null) step.tasks.forEach((task) => aside.delete(task));
     else batches.undo(step);
     if (item) supply.putFirst(item);
     show(makeItem(project, step.image));
@@ -132,7 +132,7 @@ export function labelOneByOne(place) {
 
   // Says what happened, and moves the focus to what comes next.
   function rest(words) {
-    find("told").textContent = item ? `${words} ${question(choice)}` : words;
+    find("told").textContent = item ? `${words} ${asks()}` : words;
     draw();
     const next = item ? find("one") : find("pause");
     next.focus({ preventScroll: true });
@@ -142,11 +142,21 @@ export function labelOneByOne(place) {
 
   // --- what keys and buttons do -----------------------------------------------
 
+  const asks = () => question(chosen, item.isSuggested);
   const last = () => steps.findLast((step) => !step.undone);
 
   function confirm() {
-    if (choice === null) say("Press the key for the correct choice.");
-    else label(choice);
+    if (chosen.length || isSeveral) label(chosen);
+    else say("Press the key for the correct choice.");
+  }
+
+  // A choice's key or button labels the image; if several choices are allowed, it selects the choice or deselects it.
+  function choose(choice) {
+    if (!isSeveral) return label([choice]);
+    if (!item) return;
+    chosen = choices.filter((one) => (one === choice) !== chosen.includes(one));
+    find("told").textContent = asks();
+    draw();
   }
 
   function undo() {
@@ -154,14 +164,15 @@ export function labelOneByOne(place) {
   }
 
   function back() {
-    if (last()?.choice === null) undo();
+    if (last()?.label === null) undo();
     else if (last()) say("⌫ undoes the last label.");
   }
 
   function move(by) {
-    const index = choices.indexOf(choice);
-    choice = choices[index < 0 ? (by < 0 ? choices.length - 1 : 0) : Math.min(Math.max(index + by, 0), choices.length - 1)];
-    find("told").textContent = question(choice);
+    if (isSeveral) return false;
+    const index = choices.indexOf(chosen[0]);
+    chosen = [choices[index < 0 ? (by < 0 ? choices.length - 1 : 0) : Math.min(Math.max(index + by, 0), choices.length - 1)]];
+    find("told").textContent = asks();
     draw();
   }
 
@@ -173,7 +184,7 @@ export function labelOneByOne(place) {
   }
 
   function chooseByKey(key) {
-    if (keys.has(key)) label(keys.get(key));
+    if (keys.has(key)) choose(keys.get(key));
     return keys.has(key);
   }
 
@@ -182,6 +193,7 @@ export function labelOneByOne(place) {
     confirm, skip, undo, apart: () => { item.isApart = !item.isApart; draw(); }, "supply-again": supply.ask, "unsaved-again": runs.retryAll,
     "show-aside": () => { aside.clear(); supply.ask(); },
   })) find(id).addEventListener("click", () => press());
+  find("choice-keys").addEventListener("mousedown", (event) => event.preventDefault());  // a clicked choice must not take Enter
   window.addEventListener("beforeunload", (event) => failures && event.preventDefault());
 
   // --- what the page shows ------------------------------------------------------
@@ -201,7 +213,7 @@ export function labelOneByOne(place) {
     find("one").hidden = !item || token.isMissing();
     find("pause").hidden = item !== null || token.isMissing() || !said;
     if (item) {
-      view.choose(item, choice);
+      view.choose(item, chosen, isSeveral);
       view.copies(item);
     } else if (said) view.pause(said, supply.isAsking(), aside.size);
   }

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from label_studio_format.annotations import annotations_of
 from my_backend.labeling import pools
 from my_backend.labeling.project_pool import ProjectPool
 from my_backend.projects.random_order import in_random_order, keep_next, random_sample
@@ -240,11 +241,50 @@ def test_labels_given_one_by_one_do_not_rate_the_proposals_of_groups(
     assert script.calls("groups")[-1]["past"] == []
 
 
-def test_projects_without_one_choice_per_image_are_told_why(client: Client, label_studio: FakeLabelStudio) -> None:
+def test_projects_without_choices_are_told_why(client: Client) -> None:
     assert client.post("/api/labeling/queue", {"project": 8}, 404)
-    for uid, config, why in (
-        ("8.1", SEVERAL, "this labeling config allows several"),
-        ("9.1", "<View/>", "there are no images to label here: "),
-    ):
-        client.backend.projects.remember(uid, label_config=config)
-        assert why in client.post("/api/labeling/queue", {"project": uid}, 409)["error"]
+    client.backend.projects.remember("9.1", label_config="<View/>")
+    answer = client.post("/api/labeling/queue", {"project": "9.1"}, 409)
+    assert "there are no images to label here: " in answer["error"]
+
+
+def test_images_may_get_several_choices_or_none(client: Client, label_studio: FakeLabelStudio, script: Script) -> None:
+    uid = client.backend.projects.find(PROJECT).uid
+    client.backend.projects.remember(uid, label_config=SEVERAL)
+    label_studio.labels.add(10)
+    label_studio.labels.annotate(6, "Dog", "Cat")
+    label_studio.labels.annotate(7, "Cat")
+    label_studio.labels.annotate(8)  # none of the choices
+    found = ready(client, 10, most=1)
+    assert (found["multiple"], found["labeled"]) == (True, 3)
+    assert found["images"][0]["proposal"] is None
+    script.set(learn="Dog", likely=["Cat", "Dog"])
+    client.train()
+    [image] = ask(client, most=1)["images"]
+    assert (image["task"], image["proposal"]) == (10, ["Cat", "Dog"])
+    assert [(one["task"], one["label"]) for one in image["nearest"]] == [(7, "Cat"), (6, "Cat, Dog")]
+    script.set(learn="Dog", likely=[])
+    [image] = ask(client, most=1)["images"]
+    assert (image["proposal"], image["probabilities"]) == ([], {"Cat": 0.25, "Dog": 0.25})
+    wanted = [{"label": ["Dog", "Cat"], "tasks": [10]}, {"label": [], "tasks": [9]}, {"label": "Cat", "tasks": [5]}]
+    run = client.post("/api/labeling/runs", {"project": 7, "kind": "single", "labels": wanted}, 202)["run"]
+    found = ask(client, most=1)
+    assert (tasks_of(found), found["labeled"]) == ([4], 6)
+    assert [(one["task"], one["label"]) for one in found["images"][0]["nearest"]][:1] == [(5, "Cat")]
+    end(client, run)
+    written = {task: annotations_of(label_studio.labels.tasks[task])[0]["result"][0]["value"] for task in (10, 9, 5)}
+    assert written == {10: {"choices": ["Dog", "Cat"]}, 9: {"choices": []}, 5: {"choices": ["Cat"]}}
+
+
+def test_copies_get_the_same_choices_only_if_the_model_predicts_that(
+    client: Client, label_studio: FakeLabelStudio, script: Script
+) -> None:
+    """One copy may have a choice more than the other, although the same choice is the most probable one."""
+    uid = client.backend.projects.find(PROJECT).uid
+    client.backend.projects.remember(uid, label_config=SEVERAL)
+    label_studio.labels.add(10)
+    script.set(learn="Dog", copies=[[9, 8], [7, 6]], likely=["Dog"], likely_of={"8": ["Cat", "Dog"]})
+    client.train()
+    images = ready(client, 10)["images"]
+    assert {image["task"]: [copy["task"] for copy in image["copies"]] for image in images}[7] == [8]
+    assert not any(image["copies"] for image in images if image["task"] in (9, 10))

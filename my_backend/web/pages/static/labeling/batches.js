@@ -2,7 +2,7 @@
 
 const MOST = 10, PAUSE = 5000;  // labels are sent when this many are waiting, or after this many milliseconds
 
-// A step is {tasks: [task], choice, run, undone}; see history.js. `run` is the labeling run that writes its label.
+// A step is {tasks: [task], label: [choice], run, undone}; see history.js. `run` is the labeling run that writes its label.
 export function makeBatches(runs) {
   let waiting = [], timer;
 
@@ -15,9 +15,12 @@ export function makeBatches(runs) {
   function send() {
     clearTimeout(timer);
     timer = undefined;
-    const choices = new Map();
-    for (const { choice, tasks } of waiting) choices.set(choice, [...(choices.get(choice) ?? []), ...tasks]);
-    const run = waiting.length ? runs.start([...choices].map(([label, tasks]) => ({ label, tasks }))) : null;
+    const labels = new Map();
+    for (const { label, tasks } of waiting) {
+      const same = labels.get(JSON.stringify(label)) ?? { label, tasks: [] };
+      labels.set(JSON.stringify(label), { label, tasks: [...same.tasks, ...tasks] });
+    }
+    const run = waiting.length ? runs.start([...labels.values()]) : null;
     for (const step of waiting) Object.assign(step, { run, isWaiting: false });
     waiting = [];
   }

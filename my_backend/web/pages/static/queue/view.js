@@ -3,7 +3,10 @@
 import { drawn } from "../bars.js";
 import { copyItems, count, label, number, parts } from "../labeling/view.js";
 
-export const question = (choice) => (choice === null ? "What does this image show?" : `${choice}?`);
+const list = new Intl.ListFormat("en");
+export const named = (choices) => list.format(choices) || "with no choice";
+export const question = (chosen, isSuggested) =>
+  chosen.length ? `${named(chosen)}?` : isSuggested ? "None of the choices?" : "What does this image show?";
 const percent = (share) => `${Math.round(100 * share)}%`;
 
 export function makeView(place, only) {
@@ -15,7 +18,8 @@ export function makeView(place, only) {
   find("only").hidden = only === null;
 
   // Gives each choice's button a bar, which `show` fills.
-  function choices() {
+  function choices(isSeveral) {
+    for (const part of document.querySelectorAll("#queue [data-several]")) part.hidden = (part.dataset.several === "yes") !== isSeveral;
     for (const row of rows()) {
       const [bar, share] = [drawn(0), Object.assign(document.createElement("span"), { className: "number" })];
       bar.ariaHidden = "true";
@@ -60,16 +64,18 @@ export function makeView(place, only) {
     find("copies-list").replaceChildren(...copyItems(copies.map((copy) => ({ ...copy, link: tasksUrl && `${tasksUrl}?task=${copy.task}` }))));
   }
 
-  // Marks the choice that Enter assigns.
-  function choose({ isBroken, probabilities }, choice) {
-    find("one-title").textContent = isBroken ? "This image can’t be shown" : question(choice);
-    find("one-facts").textContent = choice !== null && choice in probabilities && !isBroken ? `${percent(probabilities[choice])} confidence` : "";
-    find("confirm").disabled = choice === null || isBroken;
-    label("confirm", choice === null ? "No prediction" : `Label as ${choice}`);
+  // Marks the choices that Enter assigns.
+  function choose({ isBroken, isSuggested, probabilities }, chosen, isSeveral) {
+    const [choice] = chosen;
+    find("one-title").textContent = isBroken ? "This image can’t be shown" : question(chosen, isSuggested);
+    find("one-facts").textContent = !isSeveral && choice in probabilities && !isBroken ? `${percent(probabilities[choice])} confidence` : "";
+    find("confirm").disabled = isBroken || !(chosen.length || isSeveral);
+    label("confirm", chosen.length || isSeveral ? `Label ${chosen.length ? "as " : ""}${named(chosen)}` : "No prediction");
     for (const row of rows()) {
-      const isChosen = nameOf(row) === choice;
-      if (isChosen && row.ariaCurrent !== "true") scrollTo(row);
-      row.ariaCurrent = isChosen ? "true" : null;
+      const isChosen = chosen.includes(nameOf(row));
+      if (isChosen && !isSeveral && row.ariaCurrent !== "true") scrollTo(row);
+      row.ariaCurrent = isChosen && !isSeveral ? "true" : null;
+      row.ariaPressed = isSeveral ? String(isChosen) : null;
     }
   }
 
@@ -104,9 +110,9 @@ export function makeView(place, only) {
   }
 
   // Describes a step for the list of recent steps.
-  function described({ image, tasks, choice }) {
+  function described({ image, tasks, label: names }) {
     const picture = Object.assign(new Image(32, 32), { src: `/projects/${project}/images/${image.digest}.jpg`, alt: "" });
-    const name = Object.assign(document.createElement("bdi"), { textContent: choice ?? "Skipped" });
+    const name = Object.assign(document.createElement("bdi"), { textContent: names === null ? "Skipped" : list.format(names) || "No choice" });
     return [picture, name, ...(tasks.length > 1 ? [` + ${count(tasks.length - 1, "copy", "copies")}`] : [])];
   }
 
