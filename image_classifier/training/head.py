@@ -50,6 +50,7 @@ def train_head(
     )[0]
 
 
+@one_thread()  # throughout: after each shared operation, torch's other thread would keep its processor busy for a while
 def train_heads(
     embeddings: Tensor,
     targets: Tensor,
@@ -100,17 +101,16 @@ def train_heads(
     clock = Clock(hyperparameters.epochs)
     inputs = torch.cat([inputs, torch.ones(len(inputs), 1)], 1)
     for epoch in range(hyperparameters.epochs):
-        with one_thread():
-            batches = _batches(a_pass, size, steps, generator)
-            lengths, order = torch.tensor([len(batch) for batch in batches]), torch.cat(batches)
-            shares = counts.T[order] / lengths.repeat_interleave(lengths)[:, None]
-            # Selected for the whole epoch, since each small operation in a step takes about as long as a large one.
-            small = (torch.split(each, lengths.tolist()) for each in (wanted[order, None], shares[..., None]))
-            for batch, answers, share in zip(batches, *small, strict=True):
-                layers.set_gradient(inputs[batch], answers, share)
-                optimizer.step()
+        batches = _batches(a_pass, size, steps, generator)
+        lengths, order = torch.tensor([len(batch) for batch in batches]), torch.cat(batches)
+        shares = counts[:, order] / lengths.repeat_interleave(lengths)
+        # Selected for the whole epoch, since each small operation in a step takes about as long as a large one.
+        small = (torch.split(each, lengths.tolist(), -1) for each in (wanted[order].T, shares[:, None]))
+        for batch, answers, share in zip(batches, *small, strict=True):
+            layers.set_gradient(inputs.index_select(0, batch), answers, share)
+            optimizer.step()
         scheduler.step()
-        loss = float(loss_of(layers(inputs, slice(1))[own[0], 0], targets[own[0]]))
+        loss = float(loss_of(layers(inputs, slice(1))[0].T[own[0]], targets[own[0]]))
         progress({"phase": "training the head", "loss": loss, **clock.after(epoch)})
     return layers.heads(center)
 
@@ -138,22 +138,22 @@ class _Layers:
         self.weight = pad(bias[..., None], (inputs.shape[1], 0))
 
     def __call__(self, inputs: Tensor, heads: slice = slice(None)) -> Tensor:
-        """The logits of these heads [n, heads, classes]."""
+        """The logits of these heads [heads, classes, n]."""
         weight = self.weight[heads]
-        at_zero = (weight @ self._mean[heads].mT)[..., 0]
-        return (inputs @ weight.flatten(0, 1).T).view(-1, *at_zero.shape) - at_zero
+        at_zero = weight @ self._mean[heads].mT
+        return (weight.flatten(0, 1) @ inputs.T).view(*weight.shape[:2], -1) - at_zero
 
     def set_gradient(self, inputs: Tensor, wanted: Tensor, shares: Tensor) -> None:
-        """The gradient of `loss_of` for a batch [b, size + 1] and its `wanted` 0 and 1 [b, 1, classes].
+        """The gradient of `loss_of` for a batch [b, size + 1] and its `wanted` 0 and 1 [classes, b].
 
-        Each image has its share [b, heads, 1] of each head's loss. A correction waits for thousands of these, and
+        Each image has its share [heads, 1, b] of each head's loss. A correction waits for thousands of these, and
         autograd would take three times as long. For both losses, the gradient at the logits is the answer minus what
         is wanted. It is that for standardized inputs, so the weight's is divided by the standard deviation twice.
         """
         logits = self(inputs)
-        answers = logits.sigmoid() if self._multiple else logits.softmax(2)
+        answers = logits.sigmoid() if self._multiple else logits.softmax(1)
         gradient = (answers - wanted) * shares
-        total = (gradient.flatten(1).T @ inputs).view_as(self.weight)
+        total = (gradient.flatten(0, 1) @ inputs).view_as(self.weight)
         total.addcmul_(total[..., -1:].clone(), self._mean, value=-1).div_(self._variance)
         self.weight.grad = total.addcmul_(self.weight, self._decay)
 
