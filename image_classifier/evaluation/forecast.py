@@ -61,7 +61,7 @@ def with_all_labels(
     """
     if learned == 1:  # a first guess, which doesn't depend on labels
         return accuracy, low, high
-    middle, low, high = (_grown(one, learned) for one in (accuracy, low, high))
+    middle, low, high = (grown(one, learned) for one in (accuracy, low, high))
     slope, chance = SLOPE_SPREAD * FLATTENING * math.log(1 / learned), CHANCE / math.sqrt(labels)
     spread = Z95 * math.hypot(slope, chance) * middle * (1 - middle)  # by the derivative of the logit
     return (
@@ -71,10 +71,11 @@ def with_all_labels(
     )
 
 
-def _grown(accuracy: float, learned: float) -> float:
-    if not 0 < accuracy < 1:
-        return accuracy
-    odds = accuracy / (1 - accuracy) / learned ** (SLOPE * FLATTENING)
+def grown(share: float, learned: float) -> float:
+    """The accuracy or mean F1 to expect with all labels, from those with a share `learned` of them; all from 0 to 1."""
+    if not 0 < share < 1:
+        return share
+    odds = share / (1 - share) / learned ** (SLOPE * FLATTENING)
     return float(odds / (1 + odds))
 
 

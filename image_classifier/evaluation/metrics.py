@@ -19,7 +19,10 @@ THRESHOLD = 0.5
 
 @dataclass(frozen=True)
 class ClassFigures:
-    """Precision, recall and F1 (0 to 1) of one class, and how many images of it were looked at."""
+    """Precision, recall and F1 (0 to 1) of one class, and by how many images of it they were measured.
+
+    Without any, they are 0 and mean nothing.
+    """
 
     precision: float
     recall: float
@@ -45,7 +48,7 @@ class Evaluation:
     accuracy: float  # share of images that are right, with all their classes
     accuracy_low: float  # in 95 of 100 cases the true accuracy is from here
     accuracy_high: float  # to here
-    macro_f1: float  # mean of the classes' F1, of those that the images show
+    macro_f1: float  # mean of the classes' F1, of those that were measured
     calibration_error: float  # expected, 0 to 1: how far probabilities are from the share that is right
     per_class: dict[str, ClassFigures]
     confusion: list[list[int]]  # [true class][predicted class], in order; empty where several may be right
@@ -82,11 +85,14 @@ def evaluate(
     classes: Sequence[str],
     thresholds: Sequence[float] = (),
     votes: Sequence[str] = (),
+    known: Tensor | None = None,
 ) -> Evaluation:
     """Metrics from calibrated logits [n, classes] and targets, class indices [n] or 0 and 1 [n, classes].
 
     Images with the same of `votes` [n] are near-duplicates and have one vote together; without `votes`, each has its
-    own. Raises ValueError for no images.
+    own. `known` [n, classes] says whether an image's logits come from a head that has learned the class, by default
+    always: a class's F1 isn't measured by images for which no head could have predicted it. Raises ValueError for no
+    images.
     """
     if len(targets) == 0:
         raise ValueError("no images to evaluate on")
@@ -105,9 +111,10 @@ def evaluate(
         confusion = torch.bincount(targets * size + answers, minlength=size * size).reshape(size, size).tolist()
         bins, error = _calibration(logits.softmax(1).max(1).values, answers == targets, weights)
     found, said, shown = ((weights[:, None] * one).sum(0).tolist() for one in (truth & predicted, predicted, truth))
+    measured = truth if known is None else truth & known
     per_class = {
         name: _figures(*of_class)
-        for name, *of_class in zip(classes, found, said, shown, truth.sum(0).tolist(), strict=True)
+        for name, *of_class in zip(classes, found, said, shown, measured.sum(0).tolist(), strict=True)
     }
     f1 = [figures.f1 for figures in per_class.values() if figures.images]
     groups = len(set(votes)) if votes else len(targets)

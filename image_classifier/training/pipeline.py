@@ -9,6 +9,7 @@ from typing import Any, get_args
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from image_classifier.data.dataset import (
     FOLDS,
@@ -24,7 +25,7 @@ from image_classifier.data.dataset import (
 from image_classifier.data.preprocessing import ImageError
 from image_classifier.embedding.lane import InferenceLane
 from image_classifier.evaluation.evaluate import grouped
-from image_classifier.evaluation.forecast import with_all_labels
+from image_classifier.evaluation.forecast import grown, with_all_labels
 from image_classifier.evaluation.metrics import (
     THRESHOLD,
     brier_score,
@@ -159,11 +160,12 @@ def learn_head(
         head for some in together for head in train_heads(*taught, some, weights=weights, scales=scales)
     )
     logits = judged(embeddings)  # these stay if all samples are of one image, so that there is nothing to fold
-    for (fold, _), head in zip(cross_validated, fold_heads, strict=True):
-        logits[fold] = head(embeddings[fold])
+    judges = torch.ones(len(samples), dtype=torch.long)  # the part in `trained_on` of the head that judges each image
+    for number, ((fold, _), head) in enumerate(zip(cross_validated, fold_heads, strict=True), start=2):
+        logits[fold], judges[fold] = head(embeddings[fold]), number
     if out.any() and (is_split(samples) or backbone.origin == FINE_TUNED):
         method, seen = "held-out images", out
-        logits[out] = judged(embeddings[out])
+        logits[out], judges[out] = judged(embeddings[out]), 1
     else:
         method, seen = CROSS_VALIDATION, everything
     seen = seen & looked_at
@@ -178,14 +180,16 @@ def learn_head(
             to_beat = brier_score(logits[seen] / temperature, targets[seen], votes)
             if kept := calibrated(guess, embeddings[seen], labels, votes, to_beat):
                 return _with_figures(kept, samples, embeddings, seen, votes, method, hyperparameters)
-        figures = _figures(samples, logits / temperature, targets, seen, classes, thresholds, method)
+        shown = targets.bool() if thresholds else one_hot(targets, len(classes)).bool()
+        known = torch.stack([shown[part].any(0) for part in trained_on])[judges]
+        figures = _figures(samples, logits / temperature, targets, seen, classes, thresholds, method, known)
         if method == CROSS_VALIDATION:
             right = hits(logits[seen], targets[seen], thresholds)
             drawn = _random_sample(samples, seen)
-            known = embeddings[seen], targets[seen], len(classes), hyperparameters, numbers[seen], right, votes
+            looked = embeddings[seen], targets[seen], len(classes), hyperparameters, numbers[seen], right, votes
             if still := _forecast_of(earlier, classes, len(right), is_of_sample=drawn is not None):
                 figures["forecast"] = still
-            elif expected := forecast_accuracy(*known, thresholds, scales, None if drawn is None else drawn[seen]):
+            elif expected := forecast_accuracy(*looked, thresholds, scales, None if drawn is None else drawn[seen]):
                 figures["forecast"] = expected.record()
         progress({"phase": "evaluating", "accuracy": figures["accuracy"]})
     logits /= temperature
@@ -209,7 +213,7 @@ def _with_figures(
     labels = [sample.label for sample in samples]
     classes = with_others(guess.classes, [str(label) for label in labels])
     logits, targets = logits_of(guess, embeddings, classes), targets_of(labels, classes)
-    figures = _figures(samples, logits, targets, seen, classes, (), method, learned=1)
+    figures = _figures(samples, logits, targets, seen, classes, (), method, share=1)
     record = {"figures": figures, **count_labels(samples, classes), "settings": hyperparameters.record()}
     mistakes = _mistakes(samples, embeddings, logits, targets, torch.zeros(len(samples), dtype=torch.bool), classes, ())
     return replace(guess, record=record, mistakes=mistakes)
@@ -255,12 +259,13 @@ def _figures(
     classes: Sequence[str],
     thresholds: Sequence[float],
     method: str,
-    learned: float = (FOLDS - 1) / FOLDS,
+    known: Tensor | None = None,
+    share: float = (FOLDS - 1) / FOLDS,
 ) -> dict[str, Any]:
     """The figures of calibrated logits [n, classes] on the images `seen` [n].
 
-    In cross-validation, heads have learned a share `learned` of the labels, and the version's all of them, so its
-    accuracy is a little higher.
+    `known` [n, classes] is as in `evaluate`. In cross-validation, heads have learned a `share` of the labels, and the
+    version's all of them, so its accuracy and mean F1 are a little higher.
     The accuracy on the user's test set is added if that has enough of the images. If enough of them are a random sample
     of the project, the accuracy is that on the sample, since the others may have been chosen for being hard, and the
     one on all of them is added.
@@ -268,11 +273,12 @@ def _figures(
 
     def on(part: Tensor) -> dict[str, Any]:
         votes = [samples[row].vote for row in part.nonzero().flatten().tolist()]
-        found = evaluate(logits[part], targets[part], classes, thresholds, votes).record()
+        known_of = None if known is None else known[part]
+        found = evaluate(logits[part], targets[part], classes, thresholds, votes, known_of).record()
         if method == CROSS_VALIDATION:
             accuracy, low, high = (found[name] for name in INTERVAL)
-            expected = with_all_labels(accuracy, low, high, learned, len(samples))
-            found |= dict(zip(INTERVAL, expected, strict=True))
+            expected = with_all_labels(accuracy, low, high, share, len(samples))
+            found |= dict(zip(INTERVAL, expected, strict=True)) | {"macro_f1": grown(found["macro_f1"], share)}
         return found
 
     figures = {"judged_by": method, **on(seen)}

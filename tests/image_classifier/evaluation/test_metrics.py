@@ -47,6 +47,17 @@ def test_the_figures_are_scikit_learns(images: int, classes: int) -> None:
     assert found.macro_f1 == pytest.approx(f1_score(targets, predicted, labels=shown, average="macro", zero_division=0))
 
 
+def test_class_is_measured_only_by_images_whose_head_could_have_predicted_it() -> None:
+    logits, targets = guesses(1, 200, 3)
+    known = torch.ones(200, 3, dtype=torch.bool)
+    known[:, 2] = targets != 2
+    found = evaluate(logits, targets, ["a", "b", "c"], known=known)
+    plain = evaluate(logits, targets, ["a", "b", "c"])
+    assert [found.per_class[name].images for name in "abc"] == [*torch.bincount(targets).tolist()[:2], 0]
+    assert found.macro_f1 == pytest.approx((plain.per_class["a"].f1 + plain.per_class["b"].f1) / 2)
+    assert (found.accuracy, found.confusion) == (plain.accuracy, plain.confusion)
+
+
 def several(seed: int, images: int, classes: int) -> tuple[Tensor, Tensor]:
     """Logits that lean towards targets of which several, or none, are right."""
     generator = torch.Generator().manual_seed(seed)

@@ -53,6 +53,33 @@ def test_all_images_are_evaluated_by_cross_validation_at_any_number(
     assert classifier.record["labels"] == dict.fromkeys(("red", "green", "blue"), 30 * times)
 
 
+@pytest.mark.parametrize("copies", [1, 3])
+def test_class_that_no_head_could_predict_has_no_f1_and_counts_in_no_mean(
+    lane: InferenceLane, backbone: Backbone, samples: list[Sample], copies: int
+) -> None:
+    """The head that judges a class's only image, or all near-duplicates of it, has learned none."""
+    of = {name: [sample for sample in samples if sample.label == name] for name in ("red", "green", "blue")}
+    embedded = embed(lane, backbone, [*of["red"], *of["green"], *of["blue"][:copies]], silent)
+    one = embedded.samples[60].image.digest
+    alike = [replace(sample, group=one) if sample.label == "blue" else sample for sample in embedded.samples]
+    figures = learn_head(backbone, replace(embedded, samples=alike), tuple(of), QUICK, silent).record["figures"]
+    assert [figures["per_class"][name]["images"] for name in of] == [30, 30, 0]
+    assert figures["images"] == 60 + copies
+    f1 = [figures["per_class"][name]["f1"] for name in of]
+    assert f1[2] == 0
+    assert figures["macro_f1"] >= (f1[0] + f1[1]) / 2
+
+
+def test_mean_f1_is_that_of_all_labels_like_the_accuracy(
+    lane: InferenceLane, backbone: Backbone, samples: list[Sample]
+) -> None:
+    mixed = [replace(sample, label="red") if n % 4 == 0 else sample for n, sample in enumerate(samples)]
+    embedded = embed(lane, backbone, mixed, silent)
+    figures = learn_head(backbone, embedded, ("red", "green", "blue"), QUICK, silent).record["figures"]
+    f1 = [one["f1"] for one in figures["per_class"].values()]
+    assert sum(f1) / 3 < figures["macro_f1"] < sum(f1) / 3 + 0.1
+
+
 def test_held_out_images_judge_if_the_backbone_was_trained_on_the_others(
     lane: InferenceLane, backbone: Backbone, samples: list[Sample]
 ) -> None:
