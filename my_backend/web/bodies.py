@@ -231,7 +231,7 @@ class LabeledTasks(Request):
     """Tasks that get the same label."""
 
     label: Label
-    """The choice, or a list of choices if the labeling config allows several."""
+    """The choice, or a list of choices if the labeling config allows several; an empty list if none is right."""
 
     tasks: Annotated[Items[TaskId], Field(min_length=1)]
     """The tasks that get this label."""

@@ -83,7 +83,8 @@ export function labelOneByOne(place) {
     item = next;
     const labeled = new Set(given());
     item.copies = item.copies.filter(({ task }) => !labeled.has(task));
-    chosen = item.suggested.filter((choice) => choices.includes(choice));
+    // The labeling config may have changed since the item came.
+    chosen = item.suggested.filter((choice) => choices.includes(choice)).slice(0, isSeveral ? choices.length : 1);
     item.isSeen = true;
     view.show(item);
     find("one").setAttribute("aria-busy", "true");
