@@ -87,7 +87,7 @@ demo: setup-dev ## try this backend with a real Label Studio and digits, or your
 bench: setup-dev ## measure the speed, compared with a plain baseline and LitServe (about 16 minutes)
 	@exec $(BIN)/python -m benchmarks --json benchmark.json
 
-bench-quick: setup-dev ## compare the speed of the hot paths with the kept figures (two to four minutes)
+bench-quick: setup-dev ## compare the speed of the hot paths with the kept figures (one to four minutes)
 	@exec $(BIN)/python -m benchmarks.quick
 
 bench-learning: setup-dev ## measure accuracy with few labels on real images (PICTURES and WEIGHTS: see docs/project/learning.md)

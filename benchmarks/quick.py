@@ -1,4 +1,4 @@
-"""Measures the hot paths in two to four minutes, and compares them with the figures kept in quick.json.
+"""Measures the hot paths in one to four minutes, and compares them with the figures kept in quick.json.
 
     python -m benchmarks.quick [--keep]
 
